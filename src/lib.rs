@@ -1,0 +1,3 @@
+//! `sagad`: a lease coordinator for long-running work that leaves things behind.
+
+pub mod proto;

@@ -1,0 +1,3 @@
+//! The `sagad` binary: arguments → config → run → exit code.
+
+fn main() {}
