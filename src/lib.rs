@@ -1,3 +1,5 @@
 //! `sagad`: a lease coordinator for long-running work that leaves things behind.
 
+pub mod domain;
 pub mod proto;
+pub mod store;
