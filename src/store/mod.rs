@@ -4,11 +4,13 @@
 //! writer thread that owns the writing connection, and a [`Reader`] for everything that only looks.
 
 pub mod error;
+pub mod handle;
 pub mod query;
 pub mod reader;
 pub mod tail;
 
 pub use error::StoreError;
+pub use handle::Store;
 pub use query::{Cursor, EventQuery, Filter, ListQuery, Moment, QueueCounts, SagaKey, SagaPage, Stats};
 pub use reader::Reader;
 pub use tail::Tail;
