@@ -26,6 +26,27 @@ pub enum StaleCause {
     ProgressTimeout,
 }
 
+impl StaleCause {
+    /// Its name in the history, as in the contract without the prefix.
+    pub const fn name(self) -> &'static str {
+        match self {
+            StaleCause::Ttl => "TTL",
+            StaleCause::ExecutionTimeout => "EXECUTION_TIMEOUT",
+            StaleCause::ProgressTimeout => "PROGRESS_TIMEOUT",
+        }
+    }
+}
+
+impl LeasePurpose {
+    /// Its name in the history, as in the contract without the prefix.
+    pub const fn name(self) -> &'static str {
+        match self {
+            LeasePurpose::Execute => "EXECUTE",
+            LeasePurpose::Compensate => "COMPENSATE",
+        }
+    }
+}
+
 /// How a lease's holder ended it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HolderEnd {
@@ -39,6 +60,27 @@ pub enum HolderEnd {
     Compensated,
     /// By `Quarantine`.
     Quarantined,
+}
+
+impl HolderEnd {
+    const ALL: [HolderEnd; 5] =
+        [HolderEnd::Released, HolderEnd::Completed, HolderEnd::Failed, HolderEnd::Compensated, HolderEnd::Quarantined];
+
+    /// Its name in the history.
+    pub const fn name(self) -> &'static str {
+        match self {
+            HolderEnd::Released => "RELEASE",
+            HolderEnd::Completed => "COMPLETE",
+            HolderEnd::Failed => "FAIL",
+            HolderEnd::Compensated => "COMPENSATE",
+            HolderEnd::Quarantined => "QUARANTINE",
+        }
+    }
+
+    /// What a name in the history stands for.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|end| end.name() == name)
+    }
 }
 
 /// Where a lease stands.

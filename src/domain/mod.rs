@@ -7,7 +7,11 @@
 pub mod bounds;
 pub mod command;
 pub mod compensation;
+pub mod draft;
+pub mod due;
 pub mod event;
+mod free;
+mod held;
 pub mod ids;
 pub mod lease;
 pub mod policy;
@@ -15,3 +19,4 @@ pub mod rejection;
 pub mod saga;
 pub mod text;
 pub mod time;
+pub mod transition;
