@@ -6,7 +6,7 @@ use super::{
 };
 
 /// What a lease is for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum LeasePurpose {
     /// To do the work.
     #[default]

@@ -1,0 +1,408 @@
+//! One command: load → what is due → the rules → write. The same for every backend.
+
+use std::collections::HashSet;
+
+use crate::domain::{
+    bounds::{ANSWER_KEPT, REVISION_MAX},
+    command::{
+        Answer, Change, Command, Creation, FreeVerb, HeldVerb, Holder, LeaseAnswer, Purge, Purged, QueueStatus,
+        Request, RequestKey, SetPaused, Verb,
+    },
+    draft::Draft,
+    event::Event,
+    ids::{FencingToken, QueueName, Revision},
+    lease::{Absence, LeasePurpose},
+    rejection::{Refusal, Rejection},
+    saga::Saga,
+    time::Timestamp,
+    transition::{Accepted, EarlierLease, apply_due, cancel_reason, check_lease, create, next_due, transition},
+};
+
+use super::{
+    StoreError,
+    agenda::Agenda,
+    query::SagaKey,
+    rows::{Derived, Opening, RowId, Rows, RowsError, StoredAnswer},
+    waiters::Wake,
+};
+
+/// What a command came to.
+pub type Outcome = Result<Answer, StoreError>;
+
+/// The rules at work on one store. It is driven by the writer: `begin`, commands, `commit` or `rollback`.
+pub struct Engine<R> {
+    /// The facts.
+    pub rows: R,
+    /// What is due when.
+    pub agenda: Agenda,
+    /// The coordinator's last absence.
+    pub absence: Absence,
+    /// Queues that give nothing to `ClaimNext`.
+    pub(super) paused: HashSet<QueueName>,
+    /// The revision of the next event.
+    next_revision: Revision,
+    /// What became claimable since this was last looked at.
+    pub(super) woken: Vec<Wake>,
+    /// What this transaction added to the history.
+    events: Vec<Event>,
+    /// The sagas that this transaction wrote, and what it began with: for undoing it in memory.
+    touched: Vec<RowId>,
+    began_at: Revision,
+    paused_before: Option<HashSet<QueueName>>,
+}
+
+impl<R: Rows> Engine<R> {
+    /// The rules on a store that has been opened, back from `absence`.
+    pub fn new(rows: R, opening: Opening, absence: Absence) -> Self {
+        let mut agenda = Agenda::default();
+        for (id, due) in opening.due {
+            agenda.set(id, Some(due), &absence);
+        }
+        Engine {
+            rows,
+            agenda,
+            absence,
+            paused: opening.paused.into_iter().collect(),
+            next_revision: opening.next_revision,
+            woken: Vec::new(),
+            events: Vec::new(),
+            touched: Vec::new(),
+            began_at: opening.next_revision,
+            paused_before: None,
+        }
+    }
+
+    /// The coordinator is back from an absence.
+    pub fn returned(&mut self, absence: Absence) {
+        self.absence = absence;
+        self.agenda.after_absence(&absence);
+    }
+
+    /// The revision that the next event gets.
+    pub fn next_revision(&self) -> Revision {
+        self.next_revision
+    }
+
+    /// Begins a transaction.
+    pub fn begin(&mut self) -> Result<(), RowsError> {
+        self.began_at = self.next_revision;
+        self.rows.begin()
+    }
+
+    /// Makes the transaction durable and returns what it added to the history.
+    pub fn commit(&mut self) -> Result<Vec<Event>, RowsError> {
+        self.rows.commit()?;
+        self.touched.clear();
+        self.paused_before = None;
+        Ok(std::mem::take(&mut self.events))
+    }
+
+    /// Undoes the transaction, in the store and in memory.
+    pub fn rollback(&mut self) -> Result<(), RowsError> {
+        self.rows.rollback()?;
+        self.next_revision = self.began_at;
+        self.events.clear();
+        self.woken.clear();
+        if let Some(paused) = self.paused_before.take() {
+            self.paused = paused;
+        }
+        self.rows.begin()?;
+        for id in std::mem::take(&mut self.touched) {
+            let due = self.rows.load(id)?.and_then(|saga| next_due(&saga, saga.update_time, &self.absence));
+            self.agenda.set(id, due, &self.absence);
+        }
+        self.rows.rollback()
+    }
+
+    /// Executes a command at `now`. (`ClaimNext` is [`Self::claim_next`].) An error that concerns this command alone
+    /// is its outcome; any other ends the transaction.
+    pub fn execute(&mut self, request: &Request, now: Timestamp) -> Result<Outcome, RowsError> {
+        match self.try_execute(request, now) {
+            Err(RowsError::Corrupt(what)) => Ok(Err(StoreError::Corrupt(what))),
+            Err(other) => Err(other),
+            Ok(outcome) => Ok(outcome),
+        }
+    }
+
+    fn try_execute(&mut self, request: &Request, now: Timestamp) -> Result<Outcome, RowsError> {
+        if let Some(replayed) = self.replay(request, now)? {
+            return Ok(replayed);
+        }
+        if self.next_revision.0 >= REVISION_MAX {
+            return Ok(Err(StoreError::Unavailable("all revisions below 2^53 are used up".into())));
+        }
+        match &request.command {
+            Command::Create(creations) => self.create(creations, request.key, now),
+            Command::Change(change) => self.change(change, request.key, now),
+            Command::SetPaused(wish) => self.set_paused(wish, now).map(Ok),
+            Command::Purge(purge) => self.purge(purge, now).map(Ok),
+            Command::ClaimNext(wish) => {
+                let sagas = self.claim_next(wish, request.key, now)?;
+                Ok(Ok(Answer::Sagas(sagas)))
+            }
+        }
+    }
+
+    fn create(
+        &mut self,
+        creations: &[Creation],
+        key: Option<RequestKey>,
+        now: Timestamp,
+    ) -> Result<Outcome, RowsError> {
+        for (index, creation) in creations.iter().enumerate() {
+            if let Some(field) = self.rows.taken(&creation.task_id, &creation.saga_id)? {
+                return Ok(refuse(Refusal {
+                    task_id: Some(creation.task_id.clone()),
+                    state: None,
+                    index: Some(index),
+                    why: Rejection::SagaExists { field },
+                }));
+            }
+        }
+        let mut sagas = Vec::with_capacity(creations.len());
+        let mut kept = Vec::with_capacity(creations.len());
+        for creation in creations {
+            let (saga, event) = create(creation.clone(), now, self.next_revision);
+            self.next_revision = self.next_revision.after(1);
+            let derived = self.derive(&saga, now);
+            let id = self.rows.insert(&saga, &derived)?;
+            self.rows.append(id, &event)?;
+            self.events.push(event);
+            self.note(id, &saga, &derived);
+            kept.push((id, None));
+            sagas.push(saga);
+        }
+        self.keep(key, kept, now)?;
+        Ok(Ok(Answer::Sagas(sagas)))
+    }
+
+    fn change(&mut self, change: &Change, key: Option<RequestKey>, now: Timestamp) -> Result<Outcome, RowsError> {
+        let Some((id, before)) = self.rows.find(&SagaKey::Task(change.task_id.clone()))? else {
+            let task_id = Some(change.task_id.clone());
+            return Ok(refuse(Refusal { task_id, state: None, index: None, why: Rejection::SagaNotFound }));
+        };
+        let earlier = self.earlier_lease(id, &before, &change.verb)?;
+        let mut draft = self.draft(before.clone(), now);
+        let verdict = transition(&mut draft, &change.verb, earlier.as_ref());
+        // What was due is due, though the command be refused.
+        self.save(id, &before, &mut draft)?;
+        let accepted = match verdict {
+            Ok(accepted) => accepted,
+            Err(why) => {
+                return Ok(refuse(Refusal {
+                    task_id: Some(change.task_id.clone()),
+                    state: Some(draft.saga.state),
+                    index: None,
+                    why,
+                }));
+            }
+        };
+        if accepted == Accepted::Changed {
+            let token = if is_claim(&change.verb) { draft.saga.lease.as_ref().map(|lease| lease.token) } else { None };
+            self.keep(key, vec![(id, token)], now)?;
+        }
+        Ok(Ok(answer(&change.verb, draft.saga)))
+    }
+
+    /// The lease that a call names, if it is not the saga's last one.
+    fn earlier_lease(&mut self, id: RowId, saga: &Saga, verb: &Verb) -> Result<Option<EarlierLease>, RowsError> {
+        let Verb::Held(holder, verb) = verb else { return Ok(None) };
+        let is_earlier = saga.lease.as_ref().is_some_and(|lease| holder.token < lease.token);
+        // A heartbeat is never taken for a repetition, and there are too many of them to look further.
+        if !is_earlier || matches!(verb, HeldVerb::Heartbeat { .. }) {
+            return Ok(None);
+        }
+        Ok(EarlierLease::from_events(&self.rows.events_of_lease(id, holder.token)?, holder.token))
+    }
+
+    /// A draft to which what is due has been applied.
+    pub(super) fn draft(&self, saga: Saga, now: Timestamp) -> Draft {
+        let mut draft = Draft::begin(saga, now, self.absence, self.next_revision);
+        apply_due(&mut draft);
+        draft
+    }
+
+    /// Writes what a draft changed.
+    pub(super) fn save(&mut self, id: RowId, before: &Saga, draft: &mut Draft) -> Result<(), RowsError> {
+        if *before == draft.saga {
+            return Ok(());
+        }
+        let derived = self.derive(&draft.saga, draft.now);
+        self.rows.update(id, before, &draft.saga, &derived)?;
+        for event in draft.events.drain(..) {
+            self.rows.append(id, &event)?;
+            self.events.push(event);
+        }
+        self.next_revision = draft.next_revision();
+        self.note(id, &draft.saga, &derived);
+        Ok(())
+    }
+
+    fn derive(&self, saga: &Saga, now: Timestamp) -> Derived {
+        Derived { ready: saga.ready_for(now, &self.absence), due: next_due(saga, now, &self.absence) }
+    }
+
+    /// Follows in memory what has just been written.
+    fn note(&mut self, id: RowId, saga: &Saga, derived: &Derived) {
+        self.agenda.set(id, derived.due, &self.absence);
+        self.touched.push(id);
+        if let Some(purpose) = derived.ready {
+            self.woken.push(Wake::Ready(purpose, saga.spec.queue.clone()));
+        }
+        if let Some(reservation) = &saga.reservation {
+            self.woken.push(Wake::Reserved(reservation.assignee.clone(), saga.spec.queue.clone()));
+        }
+    }
+
+    /// Applies what is due by `now`, to at most `limit` sagas; returns whether that was all.
+    pub fn sweep(&mut self, now: Timestamp, limit: usize) -> Result<bool, RowsError> {
+        for _ in 0..limit {
+            let Some(id) = self.agenda.due_by(now) else { return Ok(true) };
+            let Some(before) = self.load_readable(id)? else {
+                self.agenda.set(id, None, &self.absence);
+                continue;
+            };
+            let mut draft = self.draft(before.clone(), now);
+            if before == draft.saga {
+                // Nothing happened to it, but it may have become claimable.
+                let derived = self.derive(&before, now);
+                self.rows.update(id, &before, &before, &derived)?;
+                self.note(id, &before, &derived);
+            } else {
+                self.save(id, &before, &mut draft)?;
+            }
+        }
+        Ok(self.agenda.due_by(now).is_none())
+    }
+
+    /// A saga that can be read: one that can't must not keep the others from what is due to them.
+    pub(super) fn load_readable(&mut self, id: RowId) -> Result<Option<Saga>, RowsError> {
+        match self.rows.load(id) {
+            Err(RowsError::Corrupt(what)) => {
+                tracing::error!(row = id.0, what, "a stored saga can't be read and is passed over");
+                Ok(None)
+            }
+            loaded => loaded,
+        }
+    }
+
+    /// The answer to a request that was answered before.
+    fn replay(&mut self, request: &Request, now: Timestamp) -> Result<Option<Outcome>, RowsError> {
+        let Some(key) = request.key else { return Ok(None) };
+        let Some(stored) = self.rows.answer(&key.id)? else { return Ok(None) };
+        if now.since(stored.time) >= ANSWER_KEPT {
+            return Ok(None);
+        }
+        if stored.digest != key.digest {
+            return Ok(Some(refuse(Refusal::plain(Rejection::RequestIdReused))));
+        }
+        let mut sagas = Vec::with_capacity(stored.sagas.len());
+        for (id, token) in stored.sagas {
+            let Some(before) = self.rows.load(id)? else {
+                if matches!(request.command, Command::Change(_)) {
+                    return Ok(Some(refuse(Refusal::plain(Rejection::SagaNotFound))));
+                }
+                continue;
+            };
+            let mut draft = self.draft(before.clone(), now);
+            self.save(id, &before, &mut draft)?;
+            if let Some(why) = token.and_then(|token| lease_error(&draft, request, token)) {
+                if matches!(request.command, Command::ClaimNext(_)) {
+                    continue;
+                }
+                let (task_id, state) = (Some(draft.saga.spec.task_id.clone()), Some(draft.saga.state));
+                return Ok(Some(refuse(Refusal { task_id, state, index: None, why })));
+            }
+            sagas.push(draft.saga);
+        }
+        Ok(Some(Ok(match (&request.command, sagas.len()) {
+            (Command::Change(change), 1) => answer(&change.verb, sagas.remove(0)),
+            _ => Answer::Sagas(sagas),
+        })))
+    }
+
+    /// Stores the answer to a request that can be repeated.
+    pub(super) fn keep(
+        &mut self,
+        key: Option<RequestKey>,
+        sagas: Vec<(RowId, Option<FencingToken>)>,
+        time: Timestamp,
+    ) -> Result<(), RowsError> {
+        match key {
+            Some(RequestKey { id, digest }) if !sagas.is_empty() => {
+                self.rows.keep_answer(&id, &StoredAnswer { digest, time, sagas })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn set_paused(&mut self, wish: &SetPaused, now: Timestamp) -> Result<Answer, RowsError> {
+        let status = QueueStatus {
+            queue: wish.queue.clone(),
+            paused: wish.paused,
+            actor: Some(wish.actor.clone()),
+            reason: wish.reason.clone(),
+            change_time: Some(now),
+        };
+        self.rows.set_paused(&status)?;
+        self.paused_before.get_or_insert_with(|| self.paused.clone());
+        if wish.paused {
+            self.paused.insert(wish.queue.clone());
+        } else {
+            self.paused.remove(&wish.queue);
+            for purpose in [LeasePurpose::Execute, LeasePurpose::Compensate] {
+                self.woken.push(Wake::Ready(purpose, wish.queue.clone()));
+            }
+        }
+        Ok(Answer::Queue(status))
+    }
+
+    fn purge(&mut self, purge: &Purge, now: Timestamp) -> Result<Answer, RowsError> {
+        let before = now.minus(purge.older_than);
+        let mut ids = self.rows.purgeable(&purge.states, before, purge.max_sagas + 1)?;
+        let more = ids.len() > purge.max_sagas;
+        ids.truncate(purge.max_sagas);
+        let mut purged = Purged { sagas: ids.len(), more, ..Purged::default() };
+        for id in ids {
+            if purge.validate_only {
+                purged.events += self.rows.count_events(id)?;
+            } else {
+                let (events, newest) = self.rows.remove(id)?;
+                purged.events += events;
+                purged.through = purged.through.max(newest);
+            }
+        }
+        if purged.through > Revision::ZERO {
+            self.rows.compact(purged.through)?;
+        }
+        Ok(Answer::Purged(purged))
+    }
+}
+
+/// What a repeated claim's lease is answered with, if it no longer stands.
+fn lease_error(draft: &Draft, request: &Request, token: FencingToken) -> Option<Rejection> {
+    let owner = match &request.command {
+        Command::ClaimNext(wish) => wish.owner.clone(),
+        Command::Change(Change { verb: Verb::Free(FreeVerb::Claim { owner, .. }), .. }) => owner.clone(),
+        Command::Change(_) | Command::Create(_) | Command::SetPaused(_) | Command::Purge(_) => return None,
+    };
+    check_lease(draft, &Holder { owner, token }).err()
+}
+
+fn is_claim(verb: &Verb) -> bool {
+    matches!(verb, Verb::Free(FreeVerb::Claim { .. }))
+}
+
+fn answer(verb: &Verb, saga: Saga) -> Answer {
+    match (verb, &saga.lease) {
+        (Verb::Held(_, HeldVerb::Heartbeat { .. }), Some(lease)) => {
+            Answer::Lease(LeaseAnswer { lease: lease.clone(), cancel_reason: cancel_reason(&saga) })
+        }
+        (Verb::Held(..) | Verb::Free(_), _) => Answer::Saga(Box::new(saga)),
+    }
+}
+
+/// A refusal as an outcome.
+pub(super) fn refuse(refusal: Refusal) -> Outcome {
+    Err(StoreError::Refused(Box::new(refusal)))
+}

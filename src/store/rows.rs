@@ -1,0 +1,141 @@
+//! The writing half of the seam: what a backend must be able to keep. It decides nothing: [`super::execute`] loads
+//! through this, lets the rules decide, and writes through this, the same way for every backend.
+//!
+//! A backend with several coordinators locks what `find` and `load` return until `commit`, and takes revisions and the
+//! time from the database; nothing above this trait changes for it.
+
+use crate::domain::{
+    command::QueueStatus,
+    event::Event,
+    ids::{FencingToken, OwnerId, QueueName, Revision, SagaId, TaskId},
+    lease::LeasePurpose,
+    saga::{Saga, State},
+    text::Kind,
+    time::Timestamp,
+    transition::Due,
+};
+
+use super::query::SagaKey;
+
+/// A saga's place in the order of creation. Never given twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RowId(pub i64);
+
+/// Why rows can't be read or written.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum RowsError {
+    /// No room: the transaction did not happen.
+    #[error("the disk is full")]
+    Full,
+    /// A stored row that makes no sense. Other rows may.
+    #[error("a stored row can't be read: {0}")]
+    Corrupt(String),
+    /// The store can't be relied upon any more; a commit that failed this way may have happened.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// What is kept of the answer to a request with a `request_id`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredAnswer {
+    /// Of the request's content.
+    pub digest: [u8; 16],
+    /// When it was given.
+    pub time: Timestamp,
+    /// The sagas in it, each with the token of its lease if the request was a claim.
+    pub sagas: Vec<(RowId, Option<FencingToken>)>,
+}
+
+/// What is derived from a saga for finding it again, beside what it says itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Derived {
+    /// For which purpose `ClaimNext` may hand it out.
+    pub ready: Option<LeasePurpose>,
+    /// When something is due next.
+    pub due: Option<Due>,
+}
+
+/// What a store knows when it is opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Opening {
+    /// The newest event's revision.
+    pub head: Revision,
+    /// The next event gets this one: above every revision ever given.
+    pub next_revision: Revision,
+    /// The newest time in the store.
+    pub last_time: Timestamp,
+    /// What is due to which saga.
+    pub due: Vec<(RowId, Due)>,
+    /// Queues that give nothing.
+    pub paused: Vec<QueueName>,
+}
+
+/// A candidate for `ClaimNext`: its priority and place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Higher first.
+    pub priority: i32,
+    /// Earlier first.
+    pub id: RowId,
+}
+
+/// Facts under one transaction at a time.
+pub trait Rows: Send + 'static {
+    /// Begins a transaction. Nothing below is called outside one.
+    fn begin(&mut self) -> Result<(), RowsError>;
+    /// Makes the transaction durable: when it returns, a power cut does not undo it.
+    fn commit(&mut self) -> Result<(), RowsError>;
+    /// Undoes the transaction.
+    fn rollback(&mut self) -> Result<(), RowsError>;
+    /// Does bounded housekeeping between transactions; `idle` tells that nobody waits.
+    fn maintain(&mut self, idle: bool) -> Result<(), RowsError>;
+    /// Makes sure that revisions below `through` are never given again, whatever of the log is lost.
+    fn reserve_revisions(&mut self, through: Revision) -> Result<(), RowsError>;
+    /// Ends in good order: the last revision given was `last`, and nothing needs to be skipped at the next start.
+    fn close(&mut self, last: Revision) -> Result<(), RowsError>;
+
+    /// A saga by one of its ids.
+    fn find(&mut self, key: &SagaKey) -> Result<Option<(RowId, Saga)>, RowsError>;
+    /// A saga by its place.
+    fn load(&mut self, id: RowId) -> Result<Option<Saga>, RowsError>;
+    /// Which of the two ids is taken, if any: the field's name.
+    fn taken(&mut self, task_id: &TaskId, saga_id: &SagaId) -> Result<Option<&'static str>, RowsError>;
+    /// Adds a saga.
+    fn insert(&mut self, saga: &Saga, derived: &Derived) -> Result<RowId, RowsError>;
+    /// Replaces what can change of a saga.
+    fn update(&mut self, id: RowId, before: &Saga, after: &Saga, derived: &Derived) -> Result<(), RowsError>;
+    /// Appends to the history.
+    fn append(&mut self, id: RowId, event: &Event) -> Result<(), RowsError>;
+    /// The events of one saga that carry this token.
+    fn events_of_lease(&mut self, id: RowId, token: FencingToken) -> Result<Vec<Event>, RowsError>;
+
+    /// Sagas of a queue reserved for an owner, by priority, then creation.
+    fn reserved(&mut self, owner: &OwnerId, queue: &QueueName) -> Result<Vec<Candidate>, RowsError>;
+    /// Ready sagas of a queue, by priority, then creation: at most `limit`. For compensation, `kinds` that are not empty
+    /// must cover all that is pending.
+    fn ready(
+        &mut self,
+        purpose: LeasePurpose,
+        queue: &QueueName,
+        kinds: &[Kind],
+        limit: usize,
+    ) -> Result<Vec<Candidate>, RowsError>;
+
+    /// The stored answer to a request.
+    fn answer(&mut self, id: &[u8; 16]) -> Result<Option<StoredAnswer>, RowsError>;
+    /// Stores the answer to a request.
+    fn keep_answer(&mut self, id: &[u8; 16], answer: &StoredAnswer) -> Result<(), RowsError>;
+    /// Forgets at most `limit` answers given before a time.
+    fn forget_answers(&mut self, before: Timestamp, limit: usize) -> Result<usize, RowsError>;
+
+    /// Keeps whether a queue is paused, by whom and why.
+    fn set_paused(&mut self, status: &QueueStatus) -> Result<(), RowsError>;
+    /// Terminal sagas in these states, unchanged since before a time, oldest first: at most `limit`.
+    fn purgeable(&mut self, states: &[State], before: Timestamp, limit: usize) -> Result<Vec<RowId>, RowsError>;
+    /// How many events a saga has.
+    fn count_events(&mut self, id: RowId) -> Result<usize, RowsError>;
+    /// Removes a saga with its events; returns how many there were, and the newest of them.
+    fn remove(&mut self, id: RowId) -> Result<(usize, Revision), RowsError>;
+    /// Keeps that the history up to here has gaps.
+    fn compact(&mut self, through: Revision) -> Result<(), RowsError>;
+}

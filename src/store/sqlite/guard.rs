@@ -1,0 +1,221 @@
+//! Before the store is opened: is this a place and a file that it may be opened in?
+//!
+//! What is refused here is left as it was found.
+
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io,
+    path::{Path, PathBuf},
+};
+
+use rusqlite::{Connection, OpenFlags};
+
+/// Marks a database as sagad's: "saga" in ASCII.
+pub const APPLICATION_ID: i32 = 0x7361_6761;
+/// The version of the schema that this program reads and writes.
+pub const SCHEMA_VERSION: i32 = 1;
+
+/// Why a store was not opened. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The directory can't be used.
+    #[error("the data directory {path} can't be used: {error}; choose another with --data or mend its permissions")]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// Another daemon has it open.
+    #[error(
+        "the data directory {path} is in use by another sagad (it holds {lock}); stop that one first or choose \
+         another directory with --data"
+    )]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+        /// The lock file.
+        lock: PathBuf,
+    },
+    /// File locks and syncs can't be relied on there.
+    #[error(
+        "the data directory {path} is on a network file system ({kind}), whose locks and syncs can't be relied on; \
+         choose a directory on a local disk with --data"
+    )]
+    NetworkFileSystem {
+        /// The directory.
+        path: PathBuf,
+        /// Which file system.
+        kind: &'static str,
+    },
+    /// Some other program's database.
+    #[error(
+        "{path} is a database of another program (application id {found:#x}); sagad has not touched it; choose \
+         another directory with --data"
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// Its application id.
+        found: i32,
+    },
+    /// Written by a later version.
+    #[error(
+        "{path} was written by a newer sagad (schema {found}, this one knows up to {SCHEMA_VERSION}); install that \
+         version or a later one; nothing was changed"
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its schema's version.
+        found: i32,
+    },
+    /// Not a database, or no longer.
+    #[error(
+        "{path} is damaged: {what}; nothing was changed; keep a copy of it with its -wal file, and start from a backup"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// It can't be read or written.
+    #[error("{path} can't be opened: {what}")]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        what: String,
+    },
+}
+
+/// File systems whose locks or syncs pass through a network, by the numbers of statfs(2).
+const NETWORK_FILE_SYSTEMS: &[(u32, &str)] = &[
+    (0x6969, "NFS"),
+    (0x517B, "SMB"),
+    (0xFF53_4D42, "CIFS"),
+    (0xFE53_4D42, "SMB2"),
+    (0x5346_414F, "AFS"),
+    (0x7375_7245, "Coda"),
+    (0x00C3_6400, "Ceph"),
+    (0x0BD0_0BD0, "Lustre"),
+    (0x0102_1997, "9P"),
+    (0x4750_4653, "GPFS"),
+];
+
+/// The name of a network file system, by its number.
+pub fn network_file_system(number: u32) -> Option<&'static str> {
+    NETWORK_FILE_SYSTEMS.iter().find(|(known, _)| *known == number).map(|(_, name)| *name)
+}
+
+/// Makes the directory if need be, checks its file system, and takes its lock. The lock lasts as long as the file.
+///
+/// It is a file of its own, since opening and closing the database's file would drop SQLite's locks on it.
+pub fn take_directory(path: &Path) -> Result<File, OpenError> {
+    let unusable = |error| OpenError::Directory { path: path.to_owned(), error };
+    std::fs::create_dir_all(path).map_err(unusable)?;
+    let info = rustix::fs::statfs(path).map_err(|e| unusable(e.into()))?;
+    // The number is 32 bits wide, whatever the width of the field.
+    if let Some(kind) = network_file_system(info.f_type as u32) {
+        return Err(OpenError::NetworkFileSystem { path: path.to_owned(), kind });
+    }
+    let lock = path.join("sagad.lock");
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&lock).map_err(unusable)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Locked { path: path.to_owned(), lock }),
+        Err(TryLockError::Error(error)) => Err(unusable(error)),
+    }
+}
+
+/// What is found where the database is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing yet.
+    Nothing,
+    /// A database of sagad's, with its schema's version.
+    Ours(i32),
+}
+
+/// Looks at a database without changing it.
+pub fn inspect(path: &Path) -> Result<Found, OpenError> {
+    let size = match path.metadata() {
+        Ok(metadata) => metadata.len(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) => return Err(OpenError::Unusable { path: path.to_owned(), what: error.to_string() }),
+    };
+    let damaged = |error: rusqlite::Error| open_error(path, &error);
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(damaged)?;
+    let pragma = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(damaged);
+    let objects = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
+    let objects = objects.map_err(damaged)?;
+    let (application, version) = (pragma("application_id")? as i32, pragma("user_version")? as i32);
+    if application == 0 && version == 0 && objects == 0 {
+        return Ok(Found::Nothing);
+    }
+    if application != APPLICATION_ID {
+        return Err(OpenError::Foreign { path: path.to_owned(), found: application });
+    }
+    if version > SCHEMA_VERSION {
+        return Err(OpenError::Newer { path: path.to_owned(), found: version });
+    }
+    let expected = pragma("page_count")? * pragma("page_size")?;
+    let log = path.with_extension("db-wal").metadata().map_or(0, |metadata| metadata.len());
+    if log == 0 && (size as i64) < expected {
+        let what = format!("it is {size} bytes long where {expected} are expected");
+        return Err(OpenError::Damaged { path: path.to_owned(), what });
+    }
+    Ok(Found::Ours(version))
+}
+
+/// What an error of SQLite's on a file means to whoever opens it.
+pub fn open_error(path: &Path, error: &rusqlite::Error) -> OpenError {
+    use rusqlite::ErrorCode;
+    let (path, what) = (path.to_owned(), error.to_string());
+    match error.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => OpenError::Damaged { path, what },
+        _ => OpenError::Unusable { path, what },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p8_network_file_systems_are_known() {
+        assert_eq!(network_file_system(0x6969), Some("NFS"));
+        assert_eq!(network_file_system(0xFF53_4D42), Some("CIFS"));
+        assert_eq!(network_file_system(0xEF53), None, "ext4 is local");
+    }
+
+    #[test]
+    fn p8_a_second_daemon_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = take_directory(dir.path()).unwrap();
+        assert!(matches!(take_directory(dir.path()), Err(OpenError::Locked { .. })));
+        drop(first);
+        take_directory(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn p8_what_is_not_ours_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sagad.db");
+        assert_eq!(inspect(&path).unwrap(), Found::Nothing);
+
+        std::fs::write(&path, b"this is no database at all, but it is long enough to look at").unwrap();
+        assert!(matches!(inspect(&path), Err(OpenError::Damaged { .. })));
+
+        std::fs::remove_file(&path).unwrap();
+        let other = Connection::open(&path).unwrap();
+        other.execute_batch("PRAGMA application_id = 7; CREATE TABLE t (x);").unwrap();
+        let before = std::fs::read(&path).unwrap();
+        assert!(matches!(inspect(&path), Err(OpenError::Foreign { found: 7, .. })));
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+
+        other.execute_batch(&format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 99;")).unwrap();
+        assert!(matches!(inspect(&path), Err(OpenError::Newer { found: 99, .. })));
+    }
+}

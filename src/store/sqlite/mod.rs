@@ -1,0 +1,173 @@
+//! The SQLite backend: one file in WAL mode, synced at each commit; one writing connection, a pool of reading ones.
+
+mod checkpoint;
+mod codec;
+pub mod guard;
+mod reader;
+mod rows;
+mod sql;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::AtomicU64},
+};
+
+use parking_lot::RwLock;
+use rusqlite::{Connection, OptionalExtension};
+
+use crate::{
+    clock::Clock,
+    domain::{
+        ids::{QueueName, Revision},
+        lease::Absence,
+        time::{Span, Timestamp},
+        transition::Due,
+    },
+};
+
+use self::{
+    checkpoint::{Checkpoints, Gate},
+    guard::{APPLICATION_ID, Found, OpenError, SCHEMA_VERSION, inspect, open_error, take_directory},
+    reader::SqliteReader,
+    rows::SqliteRows,
+};
+use super::{
+    Store, Tail,
+    handle::Shared,
+    rows::{Opening, RowId},
+    writer::{self, WriterBounds, WriterThread},
+};
+
+/// The schema's versions, each from the one before.
+const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_begin.sql")];
+const _: () = assert!(MIGRATIONS.len() == SCHEMA_VERSION as usize, "each version of the schema has its migration");
+
+/// How to open a store.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The directory; made if it is not there.
+    pub data: PathBuf,
+    /// How long leases from before an absence of the coordinator stand at least from its return on.
+    pub restart_grace: Span,
+    /// Most changes that wait for the writer.
+    pub queue: usize,
+    /// Most changes in one transaction.
+    pub batch: usize,
+    /// Reading connections.
+    pub readers: usize,
+    /// Most held `ClaimNext` calls.
+    pub max_waiting: usize,
+    /// The log's bound, in bytes.
+    pub max_wal_bytes: u64,
+}
+
+/// Opens the store, or makes it, and starts its writer. Blocks while an older schema is brought up to date.
+pub fn open(options: &Options, clock: Arc<dyn Clock>) -> Result<(Store, WriterThread), OpenError> {
+    let lock = take_directory(&options.data)?;
+    let path = options.data.join("sagad.db");
+    let (rows, opening, gate) = open_rows(&path, options.max_wal_bytes)?;
+    clock.advance_to(opening.last_time);
+
+    let now = clock.now();
+    // Whatever was running when the last run ended has been without a coordinator since.
+    let absence = Absence { returned_at: now, grace: options.restart_grace };
+    let shared = Arc::new(Shared {
+        tail: Tail::starting_at(opening.head),
+        absence: RwLock::new(absence),
+        waiting: AtomicU64::new(0),
+        clock,
+    });
+    let reader = SqliteReader::open(path.clone(), options.readers, gate)
+        .map_err(|e| OpenError::Unusable { path: path.clone(), what: e.to_string() })?;
+    let description = format!("sqlite {} at {}", rusqlite::version(), path.display());
+    let (store, messages) = Store::new(options.queue, Arc::new(reader), options.readers, shared.clone(), &description);
+    let bounds =
+        WriterBounds { batch: options.batch, waiting: options.max_waiting, restart_grace: options.restart_grace };
+    let writer = writer::spawn(rows, opening, messages, shared, bounds, lock)
+        .map_err(|e| OpenError::Unusable { path, what: e.to_string() })?;
+    Ok((store, writer))
+}
+
+/// Opens the writing connection and reads what the engine has to know. For [`open`], and for tests that drive an engine
+/// themselves.
+pub fn open_rows(path: &Path, max_wal_bytes: u64) -> Result<(SqliteRows, Opening, Gate), OpenError> {
+    let found = inspect(path)?;
+    let failed = |error: rusqlite::Error| open_error(path, &error);
+    let mut connection = Connection::open(path).map_err(failed)?;
+    connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
+    connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
+    connection.pragma_update(None, "foreign_keys", true).map_err(failed)?;
+    connection.pragma_update(None, "cache_size", -65536).map_err(failed)?;
+    migrate(&mut connection, found).map_err(failed)?;
+    let opening = opening(&mut connection).map_err(failed)?;
+    let last_row = last_row(&connection).map_err(failed)?;
+    let gate = Gate::default();
+    let checkpoints = Checkpoints::take_over(&mut connection, max_wal_bytes, gate.clone())
+        .map_err(|e| OpenError::Unusable { path: path.to_owned(), what: e.to_string() })?;
+    Ok((SqliteRows::new(connection, checkpoints, last_row), opening, gate))
+}
+
+/// Brings the schema up to date, one version a transaction.
+fn migrate(connection: &mut Connection, found: Found) -> Result<(), rusqlite::Error> {
+    let have = match found {
+        Found::Nothing => 0,
+        Found::Ours(version) => version as usize,
+    };
+    for (version, migration) in MIGRATIONS.iter().enumerate().skip(have) {
+        let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        transaction.execute_batch(migration)?;
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.pragma_update(None, "user_version", version as i64 + 1)?;
+        transaction.commit()?;
+        tracing::info!(version = version + 1, "the store's schema was brought up to date");
+    }
+    Ok(())
+}
+
+/// Reads what is known at the start. Revisions that an earlier run may have given, and of which a lost tail of the log
+/// would leave no trace, are never given again: the next one is above all that were reserved, and those in between are
+/// kept as a gap in which no watch can resume.
+fn opening(connection: &mut Connection) -> Result<Opening, rusqlite::Error> {
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let number = |sql: &str| {
+        let value = transaction.query_row(sql, [], |row| row.get::<_, Option<i64>>(0)).optional();
+        value.map(|value| value.flatten().unwrap_or(0))
+    };
+    let meta = |key: &str| transaction.query_row(sql::META, [key], |row| row.get::<_, i64>(0));
+    let head = number(sql::HEAD)?.max(meta("compacted")?);
+    let next_revision = (head + 1).max(meta("revision_floor")?);
+    if next_revision > head + 1 {
+        transaction.execute(sql::ADD_GAP, [head, next_revision - 1])?;
+    }
+    let last_time = number(sql::LAST_EVENT_TIME)?.max(number(sql::LAST_HEARTBEAT_TIME)?).max(meta("last_time")?);
+    let mut due = Vec::new();
+    let mut paused = Vec::new();
+    {
+        let mut statement = transaction.prepare(sql::DUE)?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let running_since = row.get::<_, Option<i64>>(2)?.map(Timestamp::from_micros);
+            due.push((RowId(row.get(0)?), Due { at: Timestamp::from_micros(row.get(1)?), running_since }));
+        }
+        let mut statement = transaction.prepare(sql::PAUSED)?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            paused.extend(QueueName::parse(&row.get::<_, String>(0)?).ok());
+        }
+    }
+    transaction.commit()?;
+    Ok(Opening {
+        head: Revision(head),
+        next_revision: Revision(next_revision),
+        // Later than anything in the store, so that an absence is told from what happens after it.
+        last_time: Timestamp::from_micros(last_time + 1),
+        due,
+        paused,
+    })
+}
+
+fn last_row(connection: &Connection) -> Result<i64, rusqlite::Error> {
+    let floor: i64 = connection.query_row(sql::META, ["row_floor"], |row| row.get(0))?;
+    let last: i64 = connection.query_row(sql::LAST_ROW, [], |row| row.get(0))?;
+    Ok(floor.max(last))
+}

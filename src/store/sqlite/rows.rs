@@ -1,0 +1,489 @@
+//! The writing connection: what the engine loads and writes.
+
+use std::collections::HashMap;
+
+use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
+
+use crate::domain::{
+    command::QueueStatus,
+    compensation::Compensation,
+    event::{Event, StaleMark},
+    ids::{FencingToken, OwnerId, QueueName, Revision, SagaId, TaskId},
+    lease::{LeasePurpose, Standing},
+    saga::{Saga, State},
+    text::Kind,
+    time::Timestamp,
+};
+
+use super::{
+    super::{
+        query::SagaKey,
+        rows::{Candidate, Derived, RowId, Rows, RowsError, StoredAnswer},
+    },
+    checkpoint::Checkpoints,
+    codec::{self, Coded, mark_code, ready_code, standing_code},
+    sql,
+};
+
+/// SQLite as the engine sees it.
+pub struct SqliteRows {
+    connection: Connection,
+    checkpoints: Checkpoints,
+    /// The next saga's place.
+    next_row: i64,
+    /// The numbers of queues that are known to be stored.
+    queues: HashMap<QueueName, i64>,
+    /// Those stored in this transaction, which a rollback forgets.
+    new_queues: Vec<QueueName>,
+    began_at_row: i64,
+}
+
+/// What an error of SQLite's means for the transaction and the store.
+pub fn rows_error(error: rusqlite::Error) -> RowsError {
+    match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DiskFull) => RowsError::Full,
+        _ => RowsError::Broken(error.to_string()),
+    }
+}
+
+/// The compensations of a saga.
+pub fn compensations(connection: &Connection, id: RowId) -> Result<Vec<Compensation>, RowsError> {
+    let mut statement = connection.prepare_cached(sql::COMPENSATIONS).map_err(rows_error)?;
+    let mut rows = statement.query([id.0]).map_err(rows_error)?;
+    let mut all = Vec::new();
+    while let Some(row) = rows.next().map_err(rows_error)? {
+        all.push(codec::compensation(row)?);
+    }
+    Ok(all)
+}
+
+/// A saga by a statement with one parameter.
+pub fn one_saga(
+    connection: &Connection,
+    sql: &'static str,
+    key: impl rusqlite::ToSql,
+) -> Result<Option<(RowId, Saga)>, RowsError> {
+    let mut statement = connection.prepare_cached(sql).map_err(rows_error)?;
+    let mut rows = statement.query([key]).map_err(rows_error)?;
+    let Some(row) = rows.next().map_err(rows_error)? else { return Ok(None) };
+    let (id, mut saga, count) = codec::saga(row)?;
+    if count > 0 {
+        saga.compensations = compensations(connection, id)?;
+    }
+    Ok(Some((id, saga)))
+}
+
+/// A saga by one of its ids.
+pub fn find(connection: &Connection, key: &SagaKey) -> Result<Option<(RowId, Saga)>, RowsError> {
+    match key {
+        SagaKey::Task(id) => one_saga(connection, sql::SAGA_BY_TASK, id.as_str()),
+        SagaKey::Saga(id) => one_saga(connection, sql::SAGA_BY_SAGA, id.as_str()),
+    }
+}
+
+/// The rows of `sql::EVENTS` and the like.
+pub fn events(statement: &mut CachedStatement<'_>, params: impl rusqlite::Params) -> Result<Vec<Event>, RowsError> {
+    let mut rows = statement.query(params).map_err(rows_error)?;
+    let mut events = Vec::new();
+    while let Some(row) = rows.next().map_err(rows_error)? {
+        events.push(codec::event(row)?);
+    }
+    Ok(events)
+}
+
+/// Texts as a JSON array, for `json_each`.
+pub fn json_array<'a>(texts: impl Iterator<Item = &'a str>) -> String {
+    serde_json::Value::from(texts.collect::<Vec<_>>()).to_string()
+}
+
+impl SqliteRows {
+    /// The rows behind a writing connection, whose newest saga has place `last_row`.
+    pub fn new(connection: Connection, checkpoints: Checkpoints, last_row: i64) -> Self {
+        connection.set_prepared_statement_cache_capacity(64);
+        SqliteRows {
+            connection,
+            checkpoints,
+            next_row: last_row + 1,
+            queues: HashMap::new(),
+            new_queues: Vec::new(),
+            began_at_row: last_row + 1,
+        }
+    }
+
+    fn execute(&self, sql: &'static str, params: impl rusqlite::Params) -> Result<usize, RowsError> {
+        self.connection.prepare_cached(sql).and_then(|mut s| s.execute(params)).map_err(rows_error)
+    }
+
+    fn exists(&self, sql: &'static str, key: &str) -> Result<bool, RowsError> {
+        self.connection.prepare_cached(sql).and_then(|mut s| s.exists([key])).map_err(rows_error)
+    }
+
+    /// A queue's number, if it is stored.
+    fn queue(&mut self, name: &QueueName) -> Result<Option<i64>, RowsError> {
+        if let Some(id) = self.queues.get(name) {
+            return Ok(Some(*id));
+        }
+        let found = self
+            .connection
+            .prepare_cached(sql::QUEUE_ID)
+            .and_then(|mut s| s.query_row([name.as_str()], |row| row.get::<_, i64>(0)).optional());
+        let found = found.map_err(rows_error)?;
+        if let Some(id) = found {
+            self.queues.insert(name.clone(), id);
+        }
+        Ok(found)
+    }
+
+    fn queue_or_new(&mut self, name: &QueueName) -> Result<i64, RowsError> {
+        if let Some(id) = self.queue(name)? {
+            return Ok(id);
+        }
+        self.execute(sql::INSERT_QUEUE, [name.as_str()])?;
+        let id = self.connection.last_insert_rowid();
+        self.queues.insert(name.clone(), id);
+        self.new_queues.push(name.clone());
+        Ok(id)
+    }
+
+    fn candidates(&self, sql: &'static str, params: impl rusqlite::Params) -> Result<Vec<Candidate>, RowsError> {
+        let mut statement = self.connection.prepare_cached(sql).map_err(rows_error)?;
+        let found = statement
+            .query_map(params, |row| Ok(Candidate { priority: row.get(0)?, id: RowId(row.get(1)?) }))
+            .and_then(Iterator::collect);
+        found.map_err(rows_error)
+    }
+
+    fn put_compensations(&self, id: RowId, before: &[Compensation], after: &[Compensation]) -> Result<(), RowsError> {
+        for (index, compensation) in after.iter().enumerate() {
+            if before.get(index) == Some(compensation) {
+                continue;
+            }
+            let spec = &compensation.spec;
+            self.execute(
+                sql::PUT_COMPENSATION,
+                params![
+                    id.0,
+                    compensation.position,
+                    spec.kind.as_str(),
+                    spec.target.as_str(),
+                    spec.reason.as_str(),
+                    compensation.state.code(),
+                    compensation.attempts,
+                    compensation.last_error.as_str(),
+                    compensation.settled_by.as_deref(),
+                    compensation.settle_time.map(Timestamp::micros),
+                    compensation.registered_under.map(|token| token.0),
+                    compensation.recorded_under.map(|token| token.0),
+                ],
+            )?;
+        }
+        Ok(())
+    }
+
+    fn update_lease(&self, id: RowId, saga: &Saga, derived: &Derived) -> Result<(), RowsError> {
+        let Some(lease) = &saga.lease else { return Ok(()) };
+        let (due_at, due_since) = due_columns(derived);
+        let params = params![
+            id.0,
+            due_at,
+            due_since,
+            lease.heartbeat_time.micros(),
+            lease.expire_time.micros(),
+            lease.ttl.micros(),
+            lease.limit.code(),
+            lease.progress_time.micros(),
+        ];
+        self.execute(sql::UPDATE_LEASE, params).map(drop)
+    }
+
+    fn update_work(&self, id: RowId, saga: &Saga, derived: &Derived) -> Result<(), RowsError> {
+        let (due_at, due_since) = due_columns(derived);
+        let micros = |time: Option<Timestamp>| time.map(Timestamp::micros);
+        let lease = saga.lease.as_ref();
+        let expired = lease.and_then(|lease| match lease.standing {
+            Standing::Expired { at, revision } => Some((at.micros(), revision.0)),
+            Standing::Held | Standing::EndedByHolder(_) | Standing::EndedByOther => None,
+        });
+        let params = params![
+            id.0,
+            saga.state.code(),
+            ready_code(derived.ready),
+            due_at,
+            due_since,
+            saga.revision.0,
+            saga.attempt,
+            saga.expirations,
+            saga.failures,
+            saga.compensations.len(),
+            saga.update_time.micros(),
+            micros(saga.end_time),
+            micros(saga.not_before),
+            micros(saga.settle_until),
+            micros(saga.idle_since),
+            lease.map(|lease| lease.token.0),
+            lease.map(|lease| lease.purpose.code()),
+            lease.map(|lease| lease.acquire_time.micros()),
+            lease.map(|lease| lease.heartbeat_time.micros()),
+            lease.map(|lease| lease.expire_time.micros()),
+            lease.map(|lease| lease.ttl.micros()),
+            lease.map(|lease| lease.limit.code()),
+            lease.map(|lease| lease.progress_time.micros()),
+            lease.map(|lease| standing_code(lease.standing)),
+            expired.map(|(at, _)| at),
+            expired.map(|(_, revision)| revision),
+            lease.map(|lease| lease.owner.as_str()),
+            saga.reservation.as_ref().map(|r| r.assignee.as_str()),
+            saga.reservation.as_ref().map(|r| r.expire_time.micros()),
+            saga.cancel.as_ref().map(|cancel| cancel.actor.as_str()),
+            saga.cancel.as_ref().map(|cancel| cancel.reason.as_str()),
+            saga.terminal_reason.as_ref().map(|reason| reason.as_str()),
+        ];
+        self.execute(sql::UPDATE_WORK, params).map(drop)
+    }
+}
+
+fn due_columns(derived: &Derived) -> (Option<i64>, Option<i64>) {
+    let due = derived.due;
+    (due.map(|due| due.at.micros()), due.and_then(|due| due.running_since).map(Timestamp::micros))
+}
+
+impl Rows for SqliteRows {
+    fn begin(&mut self) -> Result<(), RowsError> {
+        self.began_at_row = self.next_row;
+        self.execute("BEGIN IMMEDIATE", []).map(drop)
+    }
+
+    fn commit(&mut self) -> Result<(), RowsError> {
+        self.execute("COMMIT", [])?;
+        self.new_queues.clear();
+        Ok(())
+    }
+
+    fn rollback(&mut self) -> Result<(), RowsError> {
+        self.next_row = self.began_at_row;
+        for queue in self.new_queues.drain(..) {
+            self.queues.remove(&queue);
+        }
+        // Some errors, a full disk among them, have rolled it back already.
+        if self.connection.is_autocommit() { Ok(()) } else { self.execute("ROLLBACK", []).map(drop) }
+    }
+
+    fn maintain(&mut self, idle: bool) -> Result<(), RowsError> {
+        self.checkpoints.keep_bounded(&self.connection, idle)
+    }
+
+    fn reserve_revisions(&mut self, through: Revision) -> Result<(), RowsError> {
+        self.execute(sql::RAISE_META, params!["revision_floor", through.0])?;
+        self.checkpoints.force(&self.connection)
+    }
+
+    fn close(&mut self, last: Revision) -> Result<(), RowsError> {
+        self.execute(sql::SET_META, params!["revision_floor", last.0])?;
+        self.checkpoints.force(&self.connection)
+    }
+
+    fn find(&mut self, key: &SagaKey) -> Result<Option<(RowId, Saga)>, RowsError> {
+        find(&self.connection, key)
+    }
+
+    fn load(&mut self, id: RowId) -> Result<Option<Saga>, RowsError> {
+        Ok(one_saga(&self.connection, sql::SAGA_BY_ROW, id.0)?.map(|(_, saga)| saga))
+    }
+
+    fn taken(&mut self, task_id: &TaskId, saga_id: &SagaId) -> Result<Option<&'static str>, RowsError> {
+        if self.exists(sql::TASK_TAKEN, task_id.as_str())? {
+            return Ok(Some("task_id"));
+        }
+        Ok(self.exists(sql::SAGA_TAKEN, saga_id.as_str())?.then_some("saga_id"))
+    }
+
+    fn insert(&mut self, saga: &Saga, derived: &Derived) -> Result<RowId, RowsError> {
+        let spec = &saga.spec;
+        let policy = &spec.policy;
+        let queue = self.queue_or_new(&spec.queue)?;
+        let id = self.next_row;
+        self.next_row += 1;
+        self.execute(
+            sql::INSERT_SAGA,
+            params![
+                id,
+                spec.task_id.as_str(),
+                spec.saga_id.as_str(),
+                queue,
+                spec.priority,
+                spec.issue,
+                spec.branch.as_str(),
+                spec.worktree.as_str(),
+                codec::json(spec.labels.pairs()),
+                spec.retry_of.as_ref().map(TaskId::as_str),
+                spec.create_time.micros(),
+                policy.on_stale.code(),
+                policy.max_expirations,
+                policy.on_failure.code(),
+                policy.max_attempts,
+                policy.retry_backoff.micros(),
+                policy.retry_backoff_max.micros(),
+                policy.execution_timeout.map(|t| t.micros()),
+                policy.progress_timeout.map(|t| t.micros()),
+                policy.settle.micros(),
+                policy.compensation_timeout.micros(),
+                &spec.payload.bytes()[..],
+            ],
+        )?;
+        let (due_at, due_since) = due_columns(derived);
+        self.execute(
+            sql::INSERT_WORK,
+            params![
+                id,
+                queue,
+                spec.priority,
+                saga.state.code(),
+                ready_code(derived.ready),
+                due_at,
+                due_since,
+                saga.revision.0,
+                saga.compensations.len(),
+                saga.update_time.micros(),
+                saga.not_before.map(Timestamp::micros),
+            ],
+        )?;
+        self.put_compensations(RowId(id), &[], &saga.compensations)?;
+        Ok(RowId(id))
+    }
+
+    fn update(&mut self, id: RowId, before: &Saga, after: &Saga, derived: &Derived) -> Result<(), RowsError> {
+        // Only heartbeats leave the revision as it is, and they neither begin nor end anything.
+        if before.revision == after.revision && before.lease != after.lease {
+            self.update_lease(id, after, derived)?;
+        } else {
+            self.update_work(id, after, derived)?;
+            self.put_compensations(id, &before.compensations, &after.compensations)?;
+        }
+        if before.progress != after.progress {
+            self.execute(sql::UPDATE_PROGRESS, params![id.0, &after.progress.bytes()[..]])?;
+        }
+        if before.result != after.result {
+            self.execute(sql::UPDATE_RESULT, params![id.0, &after.result.bytes()[..]])?;
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, id: RowId, event: &Event) -> Result<(), RowsError> {
+        let (owner, expire_time, cause) = match &event.mark {
+            Some(StaleMark::Stale { owner, expire_time, cause, .. }) => {
+                (Some(owner.as_str()), Some(expire_time.micros()), Some(cause.code()))
+            }
+            Some(StaleMark::Resolved(_)) | None => (None, None, None),
+        };
+        let params = params![
+            event.revision.0,
+            id.0,
+            event.time.micros(),
+            event.kind.code(),
+            event.from_state.map(Coded::code),
+            event.to_state.code(),
+            event.token.map(|token| token.0),
+            mark_code(event.mark.as_ref()),
+            owner,
+            expire_time,
+            cause,
+            event.actor.as_ref().map(|actor| actor.as_str()),
+            &*event.reason,
+            codec::json(&event.details),
+        ];
+        self.execute(sql::INSERT_EVENT, params).map(drop)
+    }
+
+    fn events_of_lease(&mut self, id: RowId, token: FencingToken) -> Result<Vec<Event>, RowsError> {
+        let mut statement = self.connection.prepare_cached(sql::EVENTS_OF_LEASE).map_err(rows_error)?;
+        events(&mut statement, [id.0, token.0])
+    }
+
+    fn reserved(&mut self, owner: &OwnerId, queue: &QueueName) -> Result<Vec<Candidate>, RowsError> {
+        let Some(queue) = self.queue(queue)? else { return Ok(Vec::new()) };
+        self.candidates(sql::RESERVED, params![owner.as_str(), queue])
+    }
+
+    fn ready(
+        &mut self,
+        purpose: LeasePurpose,
+        queue: &QueueName,
+        kinds: &[Kind],
+        limit: usize,
+    ) -> Result<Vec<Candidate>, RowsError> {
+        let Some(queue) = self.queue(queue)? else { return Ok(Vec::new()) };
+        if kinds.is_empty() {
+            return self.candidates(sql::READY, params![purpose.code(), queue, limit]);
+        }
+        let kinds = json_array(kinds.iter().map(Kind::as_str));
+        self.candidates(sql::READY_OF_KINDS, params![purpose.code(), queue, limit, kinds])
+    }
+
+    fn answer(&mut self, id: &[u8; 16]) -> Result<Option<StoredAnswer>, RowsError> {
+        let mut statement = self.connection.prepare_cached(sql::ANSWER).map_err(rows_error)?;
+        let found = statement
+            .query_row([&id[..]], |row| Ok((row.get::<_, [u8; 16]>(0)?, row.get(1)?, row.get::<_, String>(2)?)))
+            .optional()
+            .map_err(rows_error)?;
+        let Some((digest, time, sagas)) = found else { return Ok(None) };
+        let sagas: Vec<(i64, Option<i64>)> =
+            serde_json::from_str(&sagas).map_err(|e| RowsError::Corrupt(format!("a stored answer: {e}")))?;
+        let sagas = sagas.into_iter().map(|(id, token)| (RowId(id), token.map(FencingToken))).collect();
+        Ok(Some(StoredAnswer { digest, time: Timestamp::from_micros(time), sagas }))
+    }
+
+    fn keep_answer(&mut self, id: &[u8; 16], answer: &StoredAnswer) -> Result<(), RowsError> {
+        let sagas: Vec<(i64, Option<i64>)> =
+            answer.sagas.iter().map(|(id, token)| (id.0, token.map(|token| token.0))).collect();
+        let sagas = serde_json::to_string(&sagas).map_err(|e| RowsError::Broken(e.to_string()))?;
+        let params = params![&id[..], &answer.digest[..], answer.time.micros(), sagas];
+        self.execute(sql::KEEP_ANSWER, params).map(drop)
+    }
+
+    fn forget_answers(&mut self, before: Timestamp, limit: usize) -> Result<usize, RowsError> {
+        self.execute(sql::FORGET_ANSWERS, params![before.micros(), limit])
+    }
+
+    fn set_paused(&mut self, status: &QueueStatus) -> Result<(), RowsError> {
+        self.queue_or_new(&status.queue)?;
+        let params = params![
+            status.queue.as_str(),
+            status.paused,
+            status.actor.as_ref().map(|actor| actor.as_str()),
+            status.reason.as_str(),
+            status.change_time.map(Timestamp::micros),
+        ];
+        self.execute(sql::SET_PAUSED, params).map(drop)
+    }
+
+    fn purgeable(&mut self, states: &[State], before: Timestamp, limit: usize) -> Result<Vec<RowId>, RowsError> {
+        let states = serde_json::Value::from(states.iter().map(|state| state.code()).collect::<Vec<_>>()).to_string();
+        let mut statement = self.connection.prepare_cached(sql::PURGEABLE).map_err(rows_error)?;
+        let found = statement
+            .query_map(params![before.micros(), states, limit], |row| row.get(0).map(RowId))
+            .and_then(Iterator::collect);
+        found.map_err(rows_error)
+    }
+
+    fn count_events(&mut self, id: RowId) -> Result<usize, RowsError> {
+        let mut statement = self.connection.prepare_cached(sql::COUNT_EVENTS).map_err(rows_error)?;
+        statement.query_row([id.0], |row| row.get(0)).map_err(rows_error)
+    }
+
+    fn remove(&mut self, id: RowId) -> Result<(usize, Revision), RowsError> {
+        let newest = {
+            let mut statement = self.connection.prepare_cached(sql::COUNT_EVENTS).map_err(rows_error)?;
+            statement.query_row([id.0], |row| row.get(1).map(Revision)).map_err(rows_error)?
+        };
+        let events = self.execute(sql::REMOVE_EVENTS, [id.0])?;
+        for sql in [sql::REMOVE_COMPENSATIONS, sql::REMOVE_WORK, sql::REMOVE_SAGA] {
+            self.execute(sql, [id.0])?;
+        }
+        self.execute(sql::RAISE_META, params!["row_floor", id.0])?;
+        Ok((events, newest))
+    }
+
+    fn compact(&mut self, through: Revision) -> Result<(), RowsError> {
+        self.execute(sql::RAISE_META, params!["compacted", through.0]).map(drop)
+    }
+}

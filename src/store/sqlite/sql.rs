@@ -1,0 +1,166 @@
+//! Every statement, named and gathered. None is built at run time, and no rule hides in one.
+
+macro_rules! saga_columns {
+    ($payload:literal, $progress:literal, $result:literal) => {
+        concat!(
+            "SELECT s.id, s.task_id, s.saga_id, q.name, s.priority, s.issue, s.branch, s.worktree, s.labels, \
+             s.retry_of, s.create_time, s.on_stale, s.max_expirations, s.on_failure, s.max_attempts, \
+             s.retry_backoff, s.retry_backoff_max, s.execution_timeout, s.progress_timeout, s.settle, \
+             s.compensation_timeout, ",
+            $payload,
+            ", w.state, w.revision, w.attempt, w.expirations, w.failures, w.compensations, w.update_time, \
+             w.end_time, w.not_before, w.settle_until, w.idle_since, w.lease_token, w.lease_purpose, \
+             w.lease_acquire, w.lease_heartbeat, w.lease_expire, w.lease_ttl, w.lease_limit, \
+             w.lease_progress_time, w.lease_standing, w.expired_at, w.expired_revision, w.lease_owner, \
+             w.assignee, w.reserved_until, w.cancel_actor, w.cancel_reason, w.terminal_reason, ",
+            $progress,
+            ", ",
+            $result,
+            " FROM saga s JOIN work w ON w.id = s.id JOIN queue q ON q.id = s.queue "
+        )
+    };
+}
+
+macro_rules! whole_saga {
+    ($tail:literal) => {
+        concat!(saga_columns!("s.payload", "w.progress", "w.result"), $tail)
+    };
+}
+
+macro_rules! brief_saga {
+    ($tail:literal) => {
+        concat!(saga_columns!("x''", "x''", "x''"), $tail)
+    };
+}
+
+macro_rules! events {
+    ($tail:literal) => {
+        concat!(
+            "SELECT e.revision, s.task_id, s.saga_id, q.name, e.time, e.kind, e.actor, e.reason, e.from_state, \
+             e.to_state, e.token, e.details, e.mark, e.owner, e.expire_time, e.cause \
+             FROM event e JOIN saga s ON s.id = e.saga JOIN queue q ON q.id = s.queue ",
+            $tail
+        )
+    };
+}
+
+pub const SAGA_BY_TASK: &str = whole_saga!("WHERE s.task_id = ?1");
+pub const SAGA_BY_SAGA: &str = whole_saga!("WHERE s.saga_id = ?1");
+pub const SAGA_BY_ROW: &str = whole_saga!("WHERE s.id = ?1");
+
+pub const TASK_TAKEN: &str = "SELECT 1 FROM saga WHERE task_id = ?1";
+pub const SAGA_TAKEN: &str = "SELECT 1 FROM saga WHERE saga_id = ?1";
+
+/// Pages of all sagas, and of those in flight, in order of creation and the other way round.
+pub const LIST: &str = brief_saga!("WHERE w.id > ?1 ORDER BY w.id LIMIT ?2");
+pub const LIST_NEWEST: &str = brief_saga!("WHERE w.id < ?1 ORDER BY w.id DESC LIMIT ?2");
+pub const LIST_IN_FLIGHT: &str = brief_saga!("WHERE w.id > ?1 AND w.state < 5 ORDER BY w.id LIMIT ?2");
+pub const LIST_IN_FLIGHT_NEWEST: &str = brief_saga!("WHERE w.id < ?1 AND w.state < 5 ORDER BY w.id DESC LIMIT ?2");
+
+/// Stale sagas in order of their lease_expired events.
+pub const STALE: &str = whole_saga!(
+    "WHERE w.expired_revision > ?1 AND w.expired_revision <= ?2 \
+     AND (?3 IS NULL OR q.name IN (SELECT value FROM json_each(?3))) ORDER BY w.expired_revision LIMIT ?4"
+);
+
+pub const COMPENSATIONS: &str = "SELECT position, kind, target, reason, state, attempts, last_error, settled_by, \
+     settle_time, registered_under, recorded_under FROM compensation WHERE saga = ?1 ORDER BY position";
+pub const PUT_COMPENSATION: &str = "INSERT OR REPLACE INTO compensation (saga, position, kind, target, reason, state, \
+     attempts, last_error, settled_by, settle_time, registered_under, recorded_under) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+
+pub const INSERT_SAGA: &str = "INSERT INTO saga (id, task_id, saga_id, queue, priority, issue, branch, worktree, \
+     labels, retry_of, create_time, on_stale, max_expirations, on_failure, max_attempts, retry_backoff, \
+     retry_backoff_max, execution_timeout, progress_timeout, settle, compensation_timeout, payload) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)";
+pub const INSERT_WORK: &str = "INSERT INTO work (id, queue, priority, state, ready, due_at, due_since, revision, \
+     attempt, expirations, failures, compensations, update_time, not_before, progress, result) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0, 0, 0, ?9, ?10, ?11, x'', x'')";
+/// Everything that can change.
+pub const UPDATE_WORK: &str = "UPDATE work SET state = ?2, ready = ?3, due_at = ?4, due_since = ?5, revision = ?6, \
+     attempt = ?7, expirations = ?8, failures = ?9, compensations = ?10, update_time = ?11, end_time = ?12, \
+     not_before = ?13, settle_until = ?14, idle_since = ?15, lease_token = ?16, lease_purpose = ?17, \
+     lease_acquire = ?18, lease_heartbeat = ?19, lease_expire = ?20, lease_ttl = ?21, lease_limit = ?22, \
+     lease_progress_time = ?23, lease_standing = ?24, expired_at = ?25, expired_revision = ?26, lease_owner = ?27, \
+     assignee = ?28, reserved_until = ?29, cancel_actor = ?30, cancel_reason = ?31, terminal_reason = ?32 \
+     WHERE id = ?1";
+/// What a heartbeat changes.
+pub const UPDATE_LEASE: &str = "UPDATE work SET due_at = ?2, due_since = ?3, lease_heartbeat = ?4, lease_expire = ?5, \
+     lease_ttl = ?6, lease_limit = ?7, lease_progress_time = ?8 WHERE id = ?1";
+pub const UPDATE_PROGRESS: &str = "UPDATE work SET progress = ?2 WHERE id = ?1";
+pub const UPDATE_RESULT: &str = "UPDATE work SET result = ?2 WHERE id = ?1";
+
+pub const INSERT_EVENT: &str = "INSERT INTO event (revision, saga, time, kind, from_state, to_state, token, mark, \
+     owner, expire_time, cause, actor, reason, details) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
+pub const EVENTS_OF_LEASE: &str = events!("WHERE e.saga = ?1 AND e.token = ?2 ORDER BY e.revision");
+pub const EVENTS_OF_TASK: &str = events!(
+    "WHERE e.saga = (SELECT id FROM saga WHERE task_id = ?1) AND e.revision > ?2 AND e.revision <= ?3 \
+             ORDER BY e.revision LIMIT ?4"
+);
+pub const EVENTS: &str = events!(
+    "WHERE e.revision > ?1 AND e.revision <= ?2 AND (?3 IS NULL OR q.name IN (SELECT value FROM json_each(?3))) \
+     ORDER BY e.revision LIMIT ?4"
+);
+pub const EVENTS_MARKED: &str = events!(
+    "WHERE e.mark > 0 AND e.revision > ?1 AND e.revision <= ?2 \
+     AND (?3 IS NULL OR q.name IN (SELECT value FROM json_each(?3))) ORDER BY e.revision LIMIT ?4"
+);
+/// Where a bounded stretch of the history ends.
+pub const EVENTS_WINDOW: &str =
+    "SELECT revision FROM event WHERE revision > ?1 AND revision <= ?2 ORDER BY revision LIMIT 1 OFFSET ?3";
+
+pub const RESERVED: &str =
+    "SELECT priority, id FROM work WHERE assignee = ?1 AND queue = ?2 ORDER BY priority DESC, id";
+pub const READY: &str =
+    "SELECT priority, id FROM work WHERE ready = ?1 AND queue = ?2 ORDER BY priority DESC, id LIMIT ?3";
+pub const READY_OF_KINDS: &str = "SELECT priority, id FROM work WHERE ready = ?1 AND queue = ?2 AND NOT EXISTS ( \
+     SELECT 1 FROM compensation c WHERE c.saga = work.id AND c.state IN (1, 3) \
+     AND c.kind NOT IN (SELECT value FROM json_each(?4))) ORDER BY priority DESC, id LIMIT ?3";
+
+pub const QUEUE_ID: &str = "SELECT id FROM queue WHERE name = ?1";
+pub const INSERT_QUEUE: &str = "INSERT INTO queue (name) VALUES (?1)";
+pub const SET_PAUSED: &str = "UPDATE queue SET paused = ?2, actor = ?3, reason = ?4, change_time = ?5 WHERE name = ?1";
+pub const QUEUES: &str = "SELECT name, paused, actor, reason, change_time FROM queue ORDER BY name";
+pub const PAUSED: &str = "SELECT name FROM queue WHERE paused = 1";
+
+pub const ANSWER: &str = "SELECT digest, time, sagas FROM answer WHERE request_id = ?1";
+pub const KEEP_ANSWER: &str = "INSERT OR REPLACE INTO answer (request_id, digest, time, sagas) VALUES (?1, ?2, ?3, ?4)";
+/// The oldest are the first: only so many are looked at.
+pub const FORGET_ANSWERS: &str = "DELETE FROM answer WHERE n IN ( \
+     SELECT n FROM (SELECT n, time FROM answer ORDER BY n LIMIT ?2) WHERE time <= ?1)";
+
+pub const PURGEABLE: &str = "SELECT id FROM work WHERE state >= 5 AND update_time < ?1 \
+     AND state IN (SELECT value FROM json_each(?2)) ORDER BY update_time, id LIMIT ?3";
+pub const COUNT_EVENTS: &str = "SELECT count(*), coalesce(max(revision), 0) FROM event WHERE saga = ?1";
+pub const REMOVE_EVENTS: &str = "DELETE FROM event WHERE saga = ?1";
+pub const REMOVE_COMPENSATIONS: &str = "DELETE FROM compensation WHERE saga = ?1";
+pub const REMOVE_WORK: &str = "DELETE FROM work WHERE id = ?1";
+pub const REMOVE_SAGA: &str = "DELETE FROM saga WHERE id = ?1";
+
+pub const META: &str = "SELECT value FROM meta WHERE key = ?1";
+pub const RAISE_META: &str = "UPDATE meta SET value = max(value, ?2) WHERE key = ?1";
+pub const SET_META: &str = "UPDATE meta SET value = ?2 WHERE key = ?1";
+
+pub const ADD_GAP: &str = "INSERT OR REPLACE INTO gap (after_revision, through) VALUES (?1, ?2)";
+/// The gap that a revision lies in, if any.
+pub const GAP_AT: &str = "SELECT 1 FROM (SELECT through FROM gap WHERE after_revision < ?1 \
+     ORDER BY after_revision DESC LIMIT 1) WHERE through >= ?1";
+
+pub const HEAD: &str = "SELECT coalesce(max(revision), 0) FROM event";
+pub const LAST_EVENT_TIME: &str = "SELECT time FROM event ORDER BY revision DESC LIMIT 1";
+pub const LAST_HEARTBEAT_TIME: &str = "SELECT max(lease_heartbeat) FROM work WHERE state < 5";
+pub const LAST_ROW: &str = "SELECT coalesce(max(id), 0) FROM saga";
+pub const DUE: &str = "SELECT id, due_at, due_since FROM work WHERE due_at IS NOT NULL";
+
+pub const COUNTS: &str = "SELECT q.name, w.state, count(*) FROM work w JOIN queue q ON q.id = w.queue \
+     GROUP BY w.queue, w.state";
+pub const READY_COUNTS: &str = "SELECT q.name, count(*), min(max(s.create_time, coalesce(w.not_before, 0))) \
+     FROM work w JOIN saga s ON s.id = w.id JOIN queue q ON q.id = w.queue WHERE w.ready = 1 GROUP BY w.queue";
+pub const STALE_COUNTS: &str = "SELECT q.name, count(*) FROM work w JOIN queue q ON q.id = w.queue \
+     WHERE w.expired_revision IS NOT NULL GROUP BY w.queue";
+
+/// Copies what it can without waiting.
+pub const CHECKPOINT_PASSIVE: &str = "PRAGMA wal_checkpoint(PASSIVE)";
+/// Copies everything, and lets the next commit begin the log anew.
+pub const CHECKPOINT_RESTART: &str = "PRAGMA wal_checkpoint(RESTART)";

@@ -1,0 +1,118 @@
+//! Held `ClaimNext` calls, served in order of arrival. A call that waits is on no disk: when the coordinator ends, it is
+//! answered that it did not happen.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use tokio::sync::oneshot;
+
+use crate::domain::{
+    command::{Answer, ClaimNext, RequestKey},
+    ids::{OwnerId, QueueName},
+    lease::LeasePurpose,
+    time::Timestamp,
+};
+
+use super::StoreError;
+
+/// A held call.
+pub struct Waiter {
+    /// What it wants.
+    pub wish: ClaimNext,
+    /// Its `request_id`, if given.
+    pub key: Option<RequestKey>,
+    /// When it is answered that there was none.
+    pub deadline: Timestamp,
+    /// Where its answer goes.
+    pub answer: oneshot::Sender<Result<Answer, StoreError>>,
+}
+
+/// What became claimable.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Wake {
+    /// Something in a queue, by anyone.
+    Ready(LeasePurpose, QueueName),
+    /// Something in a queue, by one owner.
+    Reserved(OwnerId, QueueName),
+}
+
+/// The held calls.
+#[derive(Default)]
+pub struct Waiters {
+    calls: BTreeMap<u64, Waiter>,
+    by_queue: HashMap<(LeasePurpose, QueueName), BTreeSet<u64>>,
+    deadlines: BTreeSet<(Timestamp, u64)>,
+    arrived: u64,
+}
+
+impl Waiters {
+    /// Holds a call.
+    pub fn hold(&mut self, waiter: Waiter) {
+        self.arrived += 1;
+        for queue in &waiter.wish.queues {
+            self.by_queue.entry((waiter.wish.purpose, queue.clone())).or_default().insert(self.arrived);
+        }
+        self.deadlines.insert((waiter.deadline, self.arrived));
+        self.calls.insert(self.arrived, waiter);
+    }
+
+    /// How many calls are held.
+    pub fn len(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// When the next held call is to be answered that there was none.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// The calls that what became claimable may serve, in order of arrival.
+    pub fn interested(&self, wake: &Wake) -> Vec<u64> {
+        match wake {
+            Wake::Ready(purpose, queue) => {
+                self.by_queue.get(&(*purpose, queue.clone())).into_iter().flatten().copied().collect()
+            }
+            Wake::Reserved(owner, queue) => {
+                let calls = self.by_queue.get(&(LeasePurpose::Execute, queue.clone())).into_iter().flatten();
+                calls.copied().filter(|call| self.calls[call].wish.owner == *owner).collect()
+            }
+        }
+    }
+
+    /// A held call, unless its caller has gone away: such a call is let go.
+    pub fn get(&mut self, call: u64) -> Option<&Waiter> {
+        if self.calls.get(&call)?.answer.is_closed() {
+            self.take(call);
+            return None;
+        }
+        self.calls.get(&call)
+    }
+
+    /// Lets a call go.
+    pub fn take(&mut self, call: u64) -> Option<Waiter> {
+        let waiter = self.calls.remove(&call)?;
+        self.deadlines.remove(&(waiter.deadline, call));
+        for queue in &waiter.wish.queues {
+            let key = (waiter.wish.purpose, queue.clone());
+            if let Some(calls) = self.by_queue.get_mut(&key) {
+                calls.remove(&call);
+                if calls.is_empty() {
+                    self.by_queue.remove(&key);
+                }
+            }
+        }
+        Some(waiter)
+    }
+
+    /// Lets a call go whose time is up by `now`.
+    pub fn take_overdue(&mut self, now: Timestamp) -> Option<Waiter> {
+        let (_, call) = *self.deadlines.first().filter(|(at, _)| *at <= now)?;
+        self.take(call)
+    }
+
+    /// Lets every call go.
+    pub fn take_all(&mut self) -> Vec<Waiter> {
+        self.by_queue.clear();
+        self.deadlines.clear();
+        std::mem::take(&mut self.calls).into_values().collect()
+    }
+}

@@ -1,0 +1,377 @@
+//! The one writer thread: it owns the writing connection, and every change reaches it through one bounded queue.
+//!
+//! A turn of its loop takes what waits, executes it in one transaction, commits, answers, and publishes: a batch is what
+//! queued up while the last one was written, without artificial delay. Answers never precede the commit. Due leases are
+//! processed behind what was queued before them.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    thread,
+    time::Duration,
+};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use tokio::sync::oneshot;
+
+use crate::domain::{
+    bounds::{ABSENCE, ANSWER_KEPT},
+    command::{Answer, ClaimNext, Command, RequestKey},
+    event::Event,
+    lease::Absence,
+    time::{Span, Timestamp},
+};
+
+use super::{
+    StoreError,
+    claim::let_go,
+    execute::{Engine, Outcome},
+    handle::{Message, Shared, Submission},
+    rows::{Opening, Rows, RowsError},
+    waiters::{Waiter, Waiters},
+};
+
+/// How often an idle writer looks up: often enough to notice its own absence of [`ABSENCE`].
+const LOOK_UP: Span = Span::from_millis(250);
+/// Most sagas that one transaction sweeps: about 20 ms of work, so that callers don't wait longer behind a sweep.
+const SWEEP: usize = 500;
+/// Most answers that one transaction forgets.
+const FORGET: usize = 5000;
+/// How often it looks for answers to forget.
+const FORGET_EVERY: Span = Span::from_secs(1);
+/// When a caller who met a full disk should try again.
+const FULL_RETRY: Span = Span::from_secs(5);
+/// When a caller who met too many held claims should try again.
+const HOLD_RETRY: Span = Span::from_secs(1);
+/// Revisions are reserved in blocks of this size: large enough to sync the reservation seldom, small enough that 2^53
+/// lasts for 500 million starts.
+const RESERVE: usize = 1 << 24;
+
+/// Why the writer ended early.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("the store failed: {0}")]
+pub struct WriterFailure(pub String);
+
+/// The running writer thread.
+pub struct WriterThread {
+    ended: oneshot::Receiver<Result<(), WriterFailure>>,
+}
+
+impl WriterThread {
+    /// Resolves when the thread has ended: fine after `Store::close`, else with what failed.
+    pub async fn ended(&mut self) -> Result<(), WriterFailure> {
+        (&mut self.ended).await.unwrap_or_else(|_| Err(WriterFailure("the writer thread panicked".into())))
+    }
+}
+
+/// What bounds the writer.
+#[derive(Clone, Copy, Debug)]
+pub struct WriterBounds {
+    /// Most changes in one transaction.
+    pub batch: usize,
+    /// Most held claims.
+    pub waiting: usize,
+    /// How long leases stand at least after an absence.
+    pub restart_grace: Span,
+}
+
+/// Starts the writer on an opened backend. What guards the backend against others is let go when the writer has ended.
+pub(super) fn spawn<R: Rows>(
+    rows: R,
+    opening: Opening,
+    messages: Receiver<Message>,
+    shared: Arc<Shared>,
+    bounds: WriterBounds,
+    guard: impl Send + 'static,
+) -> Result<WriterThread, std::io::Error> {
+    let (done, ended) = oneshot::channel();
+    thread::Builder::new().name("sagad-writer".into()).spawn(move || {
+        let reserved = opening.next_revision.after(RESERVE);
+        let now = shared.clock.now();
+        let absence = *shared.absence.read();
+        let mut writer = Writer {
+            engine: Engine::new(rows, opening, absence),
+            messages,
+            waiters: Waiters::default(),
+            bounds,
+            time: now,
+            last_able: now,
+            forgot_at: now,
+            disk_was_full: false,
+            draining: false,
+            reserved,
+            shared,
+        };
+        let result = writer.run().map_err(|failure| WriterFailure(failure.to_string()));
+        writer.release_all();
+        drop(writer);
+        drop(guard);
+        // Nobody may be waiting for the end.
+        let _ = done.send(result);
+    })?;
+    Ok(WriterThread { ended })
+}
+
+struct Writer<R> {
+    engine: Engine<R>,
+    messages: Receiver<Message>,
+    shared: Arc<Shared>,
+    waiters: Waiters,
+    bounds: WriterBounds,
+    /// The time of the last command or sweep: no later one has an earlier time.
+    time: Timestamp,
+    /// When the writer was last known to be able to write.
+    last_able: Timestamp,
+    forgot_at: Timestamp,
+    disk_was_full: bool,
+    draining: bool,
+    reserved: crate::domain::ids::Revision,
+}
+
+/// An outcome on its way to its caller.
+type Answered = (oneshot::Sender<Outcome>, Outcome);
+
+impl<R: Rows> Writer<R> {
+    fn run(&mut self) -> Result<(), RowsError> {
+        self.engine.rows.reserve_revisions(self.reserved)?;
+        loop {
+            let first = self.wait();
+            self.notice_absence();
+            if self.disk_was_full && !self.has_room()? {
+                if let Some(message) = first {
+                    self.refuse_for_lack_of_room(message);
+                }
+                continue;
+            }
+            let mut batch = Vec::new();
+            let mut closing = false;
+            // Whatever arrives after this instant is not in the batch, so nothing due by it overtakes the queue.
+            let now = self.shared.clock.now();
+            let mut next = first;
+            while let Some(message) = next {
+                match message {
+                    Message::Submit(submission) => batch.push(submission),
+                    Message::Drain => self.drain(),
+                    Message::Close => closing = true,
+                }
+                if closing || batch.len() >= self.bounds.batch {
+                    break;
+                }
+                next = self.messages.try_recv().ok();
+            }
+            let drained = batch.len() < self.bounds.batch;
+            self.turn(batch, drained.then_some(now))?;
+            if closing {
+                let last = self.engine.next_revision();
+                return self.engine.rows.close(last);
+            }
+            self.keep_house()?;
+        }
+    }
+
+    /// What is to be done between transactions.
+    fn keep_house(&mut self) -> Result<(), RowsError> {
+        let mut done = self.engine.rows.maintain(self.messages.is_empty());
+        if done.is_ok() && self.engine.next_revision().after(RESERVE / 2) > self.reserved {
+            let through = self.engine.next_revision().after(RESERVE);
+            done = self.engine.rows.reserve_revisions(through);
+            if done.is_ok() {
+                self.reserved = through;
+            }
+        }
+        if done == Err(RowsError::Full) {
+            self.disk_was_full = true;
+            return Ok(());
+        }
+        done
+    }
+
+    /// Waits for a message, but not beyond what is due next.
+    fn wait(&self) -> Option<Message> {
+        let now = self.shared.clock.now();
+        let mut until = now.plus(LOOK_UP);
+        // While the disk is full nothing can be done about what is due.
+        let due = [self.engine.agenda.next(), self.waiters.next_deadline()];
+        for due in due.into_iter().flatten().filter(|_| !self.disk_was_full) {
+            until = until.min(due);
+        }
+        match self.messages.recv_timeout(until.since(now).to_std().max(Duration::from_micros(1))) {
+            Ok(message) => Some(message),
+            Err(RecvTimeoutError::Timeout) => None,
+            // Every handle is gone, so nobody can ever ask again.
+            Err(RecvTimeoutError::Disconnected) => Some(Message::Close),
+        }
+    }
+
+    /// After the coordinator was away, leases that wait for their heartbeat get their grace.
+    fn notice_absence(&mut self) {
+        let now = self.shared.clock.now();
+        let away = now.since(self.last_able);
+        if away > ABSENCE && !self.disk_was_full {
+            let absence = Absence { returned_at: now, grace: self.bounds.restart_grace };
+            tracing::warn!(away = %away, grace = %absence.grace, "the coordinator was away; leases get their grace");
+            *self.shared.absence.write() = absence;
+            self.engine.returned(absence);
+        }
+        if !self.disk_was_full {
+            self.last_able = now;
+        }
+    }
+
+    /// Whether the disk, once full, takes a write again.
+    fn has_room(&mut self) -> Result<bool, RowsError> {
+        match self.engine.rows.reserve_revisions(self.reserved) {
+            Ok(()) => {
+                tracing::info!("the disk has room again");
+                self.disk_was_full = false;
+                self.notice_absence();
+                Ok(true)
+            }
+            Err(RowsError::Full) => Ok(false),
+            Err(other) => Err(other),
+        }
+    }
+
+    fn refuse_for_lack_of_room(&mut self, message: Message) {
+        match message {
+            Message::Submit(submission) => {
+                let _ = submission.answer.send(Err(StoreError::Full { retry_after: FULL_RETRY }));
+            }
+            Message::Drain => self.drain(),
+            Message::Close => {}
+        }
+    }
+
+    /// One transaction: the batch, then what is due by `sweep_to`, or by the last arrival if more waits.
+    fn turn(&mut self, batch: Vec<Submission>, sweep_to: Option<Timestamp>) -> Result<(), RowsError> {
+        self.answer_overdue();
+        if batch.is_empty() && self.engine.agenda.due_by(self.shared.clock.now()).is_none() {
+            return Ok(());
+        }
+        let mut answered = Vec::with_capacity(batch.len());
+        let mut unanswered = batch.into_iter();
+        let executed = self.execute_all(&mut unanswered, sweep_to, &mut answered);
+        match executed {
+            Ok(events) => {
+                for (caller, outcome) in answered {
+                    // A caller that went away is not told; what it asked for happened all the same.
+                    let _ = caller.send(outcome);
+                }
+                self.shared.tail.publish(events);
+                self.shared.waiting.store(self.waiters.len() as u64, Ordering::Relaxed);
+                Ok(())
+            }
+            Err((error, committing)) => {
+                let outcome = self.failed(&error, committing);
+                let callers = answered.into_iter().map(|(caller, _)| caller).chain(unanswered.map(|s| s.answer));
+                for caller in callers {
+                    let _ = caller.send(Err(outcome.clone()));
+                }
+                if error == RowsError::Full { Ok(()) } else { Err(error) }
+            }
+        }
+    }
+
+    /// Executes and commits; an error tells whether it was the commit that failed.
+    fn execute_all(
+        &mut self,
+        batch: &mut impl Iterator<Item = Submission>,
+        sweep_to: Option<Timestamp>,
+        answered: &mut Vec<Answered>,
+    ) -> Result<Vec<Event>, (RowsError, bool)> {
+        let before = |error| (error, false);
+        self.engine.begin().map_err(before)?;
+        for submission in batch {
+            self.time = self.time.max(submission.arrival);
+            match self.execute(&submission) {
+                Ok(Some(outcome)) => answered.push((submission.answer, outcome)),
+                Ok(None) => self.hold(submission, answered),
+                Err(error) => {
+                    answered.push((submission.answer, Err(StoreError::OutcomeUnknown)));
+                    return Err(before(error));
+                }
+            }
+            self.serve(answered).map_err(before)?;
+        }
+        self.time = self.time.max(sweep_to.unwrap_or(self.time));
+        self.engine.sweep(self.time, SWEEP).map_err(before)?;
+        self.serve(answered).map_err(before)?;
+        if self.time.since(self.forgot_at) >= FORGET_EVERY {
+            self.forgot_at = self.time;
+            self.engine.rows.forget_answers(self.time.minus(ANSWER_KEPT), FORGET).map_err(before)?;
+        }
+        self.engine.commit().map_err(|error| (error, true))
+    }
+
+    /// Executes one command; `None` if it is to be held.
+    fn execute(&mut self, submission: &Submission) -> Result<Option<Outcome>, RowsError> {
+        let outcome = self.engine.execute(&submission.request, self.time)?;
+        let held = match (&submission.request.command, &outcome) {
+            (Command::ClaimNext(wish), Ok(Answer::Sagas(sagas))) => sagas.is_empty() && wish.wait > Span::ZERO,
+            _ => false,
+        };
+        Ok(if held { None } else { Some(outcome) })
+    }
+
+    /// Holds a claim that found nothing, if there is room and time for it.
+    fn hold(&mut self, submission: Submission, answered: &mut Vec<Answered>) {
+        let Some((wish, key)) = held_wish(submission.request) else { return };
+        let deadline = submission.arrival.plus(wish.wait);
+        if self.draining {
+            answered.push((submission.answer, Err(StoreError::ShuttingDown)));
+        } else if self.waiters.len() >= self.bounds.waiting {
+            answered.push((submission.answer, Err(StoreError::Overloaded { retry_after: HOLD_RETRY })));
+        } else {
+            self.waiters.hold(Waiter { wish, key, deadline, answer: submission.answer });
+        }
+    }
+
+    fn serve(&mut self, answered: &mut Vec<Answered>) -> Result<(), RowsError> {
+        for (waiter, answer) in self.engine.serve(&mut self.waiters, self.time)? {
+            answered.push((waiter.answer, Ok(answer)));
+        }
+        Ok(())
+    }
+
+    fn answer_overdue(&mut self) {
+        let now = self.shared.clock.now();
+        while let Some(waiter) = self.waiters.take_overdue(now) {
+            let_go(waiter, Ok(Answer::Sagas(Vec::new())));
+        }
+        self.shared.waiting.store(self.waiters.len() as u64, Ordering::Relaxed);
+    }
+
+    fn drain(&mut self) {
+        self.draining = true;
+        self.release_all();
+    }
+
+    fn release_all(&mut self) {
+        for waiter in self.waiters.take_all() {
+            let_go(waiter, Err(StoreError::ShuttingDown));
+        }
+    }
+
+    /// What the callers of a failed transaction are told.
+    fn failed(&mut self, error: &RowsError, committing: bool) -> StoreError {
+        match error {
+            RowsError::Full => {
+                tracing::error!("the disk is full; changes are refused until it has room");
+                self.disk_was_full = true;
+                match self.engine.rollback() {
+                    Ok(()) => StoreError::Full { retry_after: FULL_RETRY },
+                    Err(worse) => StoreError::Unavailable(worse.to_string()),
+                }
+            }
+            // A commit that failed may have happened: the row can be there when the store is opened again.
+            RowsError::Broken(_) if committing => StoreError::OutcomeUnknown,
+            RowsError::Broken(what) | RowsError::Corrupt(what) => StoreError::Unavailable(what.clone()),
+        }
+    }
+}
+
+fn held_wish(request: crate::domain::command::Request) -> Option<(ClaimNext, Option<RequestKey>)> {
+    match request.command {
+        Command::ClaimNext(wish) => Some((wish, request.key)),
+        Command::Create(_) | Command::Change(_) | Command::SetPaused(_) | Command::Purge(_) => None,
+    }
+}
