@@ -311,7 +311,8 @@ jq -s -r '
         if $e.type == "EVENT_TYPE_CLAIMED" then
             (if .held then .bad += ["\($e.taskId): \($e.actor) claimed a lease that was held"] else . end) | .held = true
         elif $e.type | IN("EVENT_TYPE_RELEASED", "EVENT_TYPE_LEASE_EXPIRED", "EVENT_TYPE_COMPLETED", "EVENT_TYPE_FAILED",
-            "EVENT_TYPE_RETRY_SCHEDULED", "EVENT_TYPE_COMPENSATED", "EVENT_TYPE_QUARANTINED") then .held = false
+            "EVENT_TYPE_RETRY_SCHEDULED", "EVENT_TYPE_COMPENSATING", "EVENT_TYPE_COMPENSATED",
+            "EVENT_TYPE_QUARANTINED") then .held = false
         else . end) | .bad[]
 ' "$dir/history" >"$dir/double"
 [[ ! -s $dir/double ]] || fail "the history shows two owners at once: $(<"$dir/double")"
