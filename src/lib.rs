@@ -1,3 +1,6 @@
 //! `sagad`: a lease coordinator for long-running work that leaves things behind.
 
+pub mod clock;
+pub mod domain;
 pub mod proto;
+pub mod store;

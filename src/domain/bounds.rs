@@ -1,0 +1,117 @@
+//! Every bound of the contract, once: the parser enforces them, `GetServerInfo` reports them.
+
+use super::time::Span;
+
+/// Longest id (task, saga, owner, assignee), in bytes: long enough for a URL path, short enough to index.
+pub const ID_BYTES: usize = 200;
+/// Longest queue name, in bytes.
+pub const QUEUE_BYTES: usize = 100;
+/// Longest actor, in bytes.
+pub const ACTOR_BYTES: usize = 200;
+/// Longest compensation kind, in bytes.
+pub const KIND_BYTES: usize = 100;
+/// Longest target, branch, worktree, note or reason, in bytes.
+pub const TEXT_BYTES: usize = 4 * 1024;
+/// Most labels, or details of a note.
+pub const LABELS: usize = 64;
+/// Longest key of a label or detail, in bytes.
+pub const LABEL_KEY_BYTES: usize = 63;
+/// Longest value of a label or detail, in bytes.
+pub const LABEL_VALUE_BYTES: usize = 256;
+/// Most compensations of one saga.
+pub const COMPENSATIONS: usize = 128;
+/// Longest payload, result or progress, in bytes each: what is larger belongs in a blob store, with its address here.
+pub const BLOB_BYTES: usize = 64 * 1024;
+/// Shortest lease or reservation: below it a scheduler's hiccup would cost the lease.
+pub const TTL_MIN: Span = Span::from_millis(100);
+/// Longest lease or reservation.
+pub const TTL_MAX: Span = Span::from_secs(24 * 3600);
+/// The lease's length when none is given.
+pub const TTL_DEFAULT: Span = Span::from_secs(30);
+/// Longest delay or timeout.
+pub const DELAY_MAX: Span = Span::from_secs(30 * 24 * 3600);
+/// Largest count in a policy.
+pub const COUNT_MAX: i32 = 1_000_000;
+/// Most sagas created by one batch.
+pub const BATCH_SAGAS: usize = 1000;
+/// Largest batch, in bytes of its encoded request.
+pub const BATCH_BYTES: usize = 2 * 1024 * 1024;
+/// Most sagas that one `ClaimNext` returns.
+pub const CLAIM_SAGAS: usize = 100;
+/// Most queues that one request may name.
+pub const QUEUES: usize = 100;
+/// Longest time that `ClaimNext` waits.
+pub const WAIT_MAX: Span = Span::from_secs(60);
+/// What a held `ClaimNext` leaves of its caller's own deadline, so that the empty answer still arrives.
+pub const WAIT_MARGIN: Span = Span::from_millis(100);
+/// Page size when none is given.
+pub const PAGE_DEFAULT: usize = 100;
+/// Largest page.
+pub const PAGE_MAX: usize = 1000;
+/// Largest answer, in encoded bytes: pages and claims end earlier, below the 4 MiB that clients accept by default.
+pub const ANSWER_BYTES: usize = 3 * 1024 * 1024;
+/// How long the answer to a `request_id` is kept.
+pub const ANSWER_KEPT: Span = Span::from_secs(3600);
+/// Most sagas that one `PurgeSagas` removes.
+pub const PURGE_SAGAS: usize = 100_000;
+/// How many sagas `PurgeSagas` removes when nothing is said.
+pub const PURGE_DEFAULT: usize = 1000;
+/// Longest absence of the coordinator that needs no grace for the leases it keeps.
+pub const ABSENCE: Span = Span::from_secs(1);
+/// Tokens and revisions stay below this, so that they survive a JSON number.
+pub const REVISION_MAX: i64 = 1 << 53;
+
+/// One bound, as `GetServerInfo` shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// The bound's name, in snake case.
+    pub name: &'static str,
+    /// Its value, in `unit`.
+    pub value: i64,
+    /// `bytes`, `count` or `microseconds`.
+    pub unit: &'static str,
+    /// What it bounds.
+    pub meaning: &'static str,
+}
+
+const fn bytes(name: &'static str, value: usize, meaning: &'static str) -> Bound {
+    Bound { name, value: value as i64, unit: "bytes", meaning }
+}
+
+const fn count(name: &'static str, value: usize, meaning: &'static str) -> Bound {
+    Bound { name, value: value as i64, unit: "count", meaning }
+}
+
+const fn span(name: &'static str, value: Span, meaning: &'static str) -> Bound {
+    Bound { name, value: value.micros(), unit: "microseconds", meaning }
+}
+
+/// The contract's bounds, in the order in which they are shown.
+pub const ALL: &[Bound] = &[
+    bytes("id_bytes", ID_BYTES, "longest task, saga, owner or assignee id"),
+    bytes("queue_bytes", QUEUE_BYTES, "longest queue name"),
+    bytes("actor_bytes", ACTOR_BYTES, "longest actor"),
+    bytes("kind_bytes", KIND_BYTES, "longest compensation kind"),
+    bytes("text_bytes", TEXT_BYTES, "longest target, branch, worktree, note or reason"),
+    count("labels", LABELS, "most labels or details"),
+    bytes("label_key_bytes", LABEL_KEY_BYTES, "longest key of a label or detail"),
+    bytes("label_value_bytes", LABEL_VALUE_BYTES, "longest value of a label or detail"),
+    count("compensations", COMPENSATIONS, "most compensations of a saga"),
+    bytes("blob_bytes", BLOB_BYTES, "longest payload, result or progress"),
+    span("ttl_min", TTL_MIN, "shortest lease or reservation"),
+    span("ttl_max", TTL_MAX, "longest lease or reservation"),
+    span("ttl_default", TTL_DEFAULT, "lease or reservation when none is given"),
+    span("delay_max", DELAY_MAX, "longest delay, backoff or timeout"),
+    count("count_max", COUNT_MAX as usize, "largest count in a policy"),
+    count("batch_sagas", BATCH_SAGAS, "most sagas in BatchCreateSagas"),
+    bytes("batch_bytes", BATCH_BYTES, "largest BatchCreateSagas request"),
+    count("claim_sagas", CLAIM_SAGAS, "most sagas in ClaimNext"),
+    count("queues", QUEUES, "most queues in one request"),
+    span("wait_max", WAIT_MAX, "longest wait of ClaimNext"),
+    count("page_default", PAGE_DEFAULT, "page size when none is given"),
+    count("page_max", PAGE_MAX, "largest page"),
+    bytes("answer_bytes", ANSWER_BYTES, "largest answer"),
+    span("answer_kept", ANSWER_KEPT, "how long the answer to a request_id is kept"),
+    count("purge_sagas", PURGE_SAGAS, "most sagas in PurgeSagas"),
+    span("absence", ABSENCE, "longest absence of the coordinator that needs no grace"),
+];

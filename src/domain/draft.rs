@@ -1,0 +1,207 @@
+//! A saga while it is being changed: what it will be, and the events that say so.
+//!
+//! A change first looks, then alters: whoever returns a rejection has altered nothing. Each event is emitted after the
+//! alteration that it stands for, so that its states and its meaning for watchers can be read off the saga.
+
+use std::collections::BTreeMap;
+
+use super::{
+    event::{Event, EventType, Resolution, StaleMark},
+    ids::{FencingToken, Revision},
+    lease::{Absence, HolderEnd, Lease, LeasePurpose, StaleCause, Standing},
+    saga::{Saga, State},
+    text::{Actor, Text},
+    time::{Span, Timestamp},
+};
+
+/// A saga on its way to its next version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Draft {
+    /// What it is by now.
+    pub saga: Saga,
+    /// What happened on the way, in order.
+    pub events: Vec<Event>,
+    /// The time of all of it.
+    pub now: Timestamp,
+    /// The coordinator's last absence.
+    pub absence: Absence,
+    next_revision: Revision,
+    reported_stale: bool,
+}
+
+/// Who and why, for an event.
+pub(super) struct Said<'a> {
+    pub actor: Option<&'a Actor>,
+    pub reason: &'a str,
+}
+
+/// Name and value of what else an event tells.
+pub(super) type Details<'a> = &'a [(&'a str, String)];
+
+impl Draft {
+    /// Begins to change a saga; its first event gets `next_revision`.
+    pub fn begin(saga: Saga, now: Timestamp, absence: Absence, next_revision: Revision) -> Self {
+        let reported_stale = saga.reported_stale().is_some();
+        Draft { saga, events: Vec::new(), now, absence, next_revision, reported_stale }
+    }
+
+    /// The revision that the next event will get.
+    pub fn next_revision(&self) -> Revision {
+        self.next_revision
+    }
+
+    /// Appends the event of an alteration that has just been made.
+    pub(super) fn emit(
+        &mut self,
+        kind: EventType,
+        from: State,
+        said: Said<'_>,
+        token: Option<FencingToken>,
+        details: Details<'_>,
+    ) {
+        let mark = self.mark(kind, token);
+        let details: BTreeMap<String, String> = details.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect();
+        self.events.push(Event {
+            revision: self.next_revision,
+            task_id: self.saga.spec.task_id.clone(),
+            saga_id: self.saga.spec.saga_id.clone(),
+            queue: self.saga.spec.queue.clone(),
+            time: self.now,
+            kind,
+            actor: said.actor.cloned(),
+            reason: said.reason.into(),
+            from_state: Some(from),
+            to_state: self.saga.state,
+            token,
+            details,
+            mark,
+        });
+        self.saga.revision = self.next_revision;
+        self.saga.update_time = self.now;
+        self.next_revision = self.next_revision.after(1);
+    }
+
+    /// What the event means to those who watch stale sagas: it begins staleness, ends it, or neither.
+    fn mark(&mut self, kind: EventType, token: Option<FencingToken>) -> Option<StaleMark> {
+        let stale_now = self.saga.reported_stale().is_some();
+        let was_stale = std::mem::replace(&mut self.reported_stale, stale_now);
+        match (was_stale, stale_now) {
+            (false, true) => {
+                let lease = self.saga.lease.as_ref()?;
+                debug_assert_eq!(token, Some(lease.token));
+                Some(StaleMark::Stale {
+                    owner: lease.owner.clone(),
+                    token: lease.token,
+                    expire_time: lease.expire_time,
+                    cause: lease.limit,
+                })
+            }
+            (true, false) => Some(StaleMark::Resolved(match (kind, self.saga.state) {
+                (EventType::Claimed, _) => Resolution::Reclaimed,
+                (_, State::Planned | State::Dispatched | State::Running) => Resolution::Requeued,
+                (_, State::Compensating) => Resolution::Compensating,
+                (_, State::Completed | State::Failed | State::Compensated | State::Quarantined) => Resolution::Terminal,
+            })),
+            (true, true) | (false, false) => None,
+        }
+    }
+
+    /// The lease that stands, if it is neither ended nor expired.
+    pub(super) fn live_lease(&self) -> Option<&Lease> {
+        self.saga.live_lease(self.now, &self.absence)
+    }
+
+    /// How long until an instant.
+    pub(super) fn until(&self, instant: Timestamp) -> Span {
+        instant.since(self.now)
+    }
+
+    /// The last lease's token.
+    pub(super) fn token(&self) -> Option<FencingToken> {
+        self.saga.lease.as_ref().map(|lease| lease.token)
+    }
+
+    /// The holder ends its lease.
+    pub(super) fn end_by_holder(&mut self, end: HolderEnd) {
+        if let Some(lease) = &mut self.saga.lease {
+            lease.standing = Standing::EndedByHolder(end);
+        }
+    }
+
+    /// Anyone but the holder ends the lease; one that its holder has ended stays so.
+    pub(super) fn end_by_other(&mut self) {
+        if let Some(lease) = &mut self.saga.lease {
+            match lease.standing {
+                Standing::Held | Standing::Expired { .. } => lease.standing = Standing::EndedByOther,
+                Standing::EndedByHolder(_) | Standing::EndedByOther => {}
+            }
+        }
+    }
+
+    /// Waiting for a worker, from `not_before` on.
+    pub(super) fn become_planned(&mut self, not_before: Option<Timestamp>) {
+        self.saga.state = State::Planned;
+        self.saga.reservation = None;
+        self.saga.not_before = not_before;
+    }
+
+    /// To be undone, from `not_before` on; the time until somebody must have moved it on counts from `since`.
+    pub(super) fn become_compensating(&mut self, not_before: Option<Timestamp>, since: Timestamp) {
+        self.saga.state = State::Compensating;
+        self.saga.reservation = None;
+        self.saga.not_before = not_before;
+        self.saga.idle_since = Some(since);
+    }
+
+    /// The end. An empty reason is replaced by the state's name.
+    pub(super) fn become_terminal(&mut self, state: State, reason: &Text) {
+        debug_assert!(state.is_terminal());
+        let saga = &mut self.saga;
+        saga.state = state;
+        saga.terminal_reason = Some(if reason.is_empty() { Text::own(state.name()) } else { reason.clone() });
+        saga.end_time = Some(self.now);
+        saga.reservation = None;
+        saga.not_before = None;
+        saga.settle_until = None;
+        saga.idle_since = None;
+    }
+
+    /// When a lease of length `ttl` ends, if extended now, and what bounds that.
+    pub(super) fn clamp(
+        &self,
+        purpose: LeasePurpose,
+        acquire_time: Timestamp,
+        progress_time: Timestamp,
+        ttl: Span,
+    ) -> (Timestamp, StaleCause) {
+        let mut bound = (self.now.plus(ttl), StaleCause::Ttl);
+        match purpose {
+            LeasePurpose::Compensate => {}
+            LeasePurpose::Execute => {
+                let policy = &self.saga.spec.policy;
+                let limits = [
+                    (policy.execution_timeout, acquire_time, StaleCause::ExecutionTimeout),
+                    (policy.progress_timeout, progress_time, StaleCause::ProgressTimeout),
+                ];
+                for (timeout, from, cause) in limits {
+                    if let Some(end) = timeout.map(|timeout| from.plus(timeout)).filter(|end| *end < bound.0) {
+                        bound = (end, cause);
+                    }
+                }
+            }
+        }
+        bound
+    }
+}
+
+impl<'a> Said<'a> {
+    /// By somebody, with a reason.
+    pub(super) fn by(actor: &'a Actor, reason: &'a Text) -> Self {
+        Said { actor: Some(actor), reason: reason.as_str() }
+    }
+}
+
+/// An owner as the actor of an event: every id is printable and within an actor's bound.
+pub(super) fn actor_of(owner: &super::ids::OwnerId) -> Actor {
+    Actor::parse(owner.as_str()).expect("an id is within the bounds of an actor")
+}

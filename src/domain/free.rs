@@ -1,0 +1,287 @@
+//! What can be asked for without holding the lease: to reserve, to claim, to decide, to cancel, to annotate.
+
+use super::{
+    command::{FreeVerb, RecoveryDecision},
+    compensation::CompensationState,
+    draft::{Draft, Said, actor_of},
+    event::EventType,
+    held::{settled, unsettled},
+    ids::{FencingToken, OwnerId},
+    lease::{Lease, LeasePurpose, Standing},
+    rejection::Rejection,
+    saga::{CancelRequest, Reservation, State},
+    text::{Actor, Labels, Text},
+    time::Span,
+    transition::{Accepted, wrong_state},
+};
+
+/// Judges a call of anyone's, and makes its change.
+pub(super) fn apply(draft: &mut Draft, verb: &FreeVerb) -> Result<Accepted, Rejection> {
+    match verb {
+        FreeVerb::Annotate { .. } => {}
+        FreeVerb::Dispatch { .. }
+        | FreeVerb::Claim { .. }
+        | FreeVerb::WaiveCompensation { .. }
+        | FreeVerb::Quarantine { .. }
+        | FreeVerb::Recover { .. }
+        | FreeVerb::RequestCancel { .. } => {
+            if draft.saga.state.is_terminal() {
+                return Err(Rejection::SagaTerminal);
+            }
+        }
+    }
+    match verb {
+        FreeVerb::Annotate { actor, note, details, terminal_reason } => {
+            annotate(draft, actor, note, details, terminal_reason.as_ref())
+        }
+        FreeVerb::Dispatch { assignee, ttl, actor, reason } => dispatch(draft, assignee, *ttl, actor, reason),
+        FreeVerb::Claim { owner, ttl, purpose, reason } => {
+            claimable(draft, owner, *purpose)?;
+            take_lease(draft, owner, *ttl, *purpose, reason);
+            Ok(Accepted::Changed)
+        }
+        FreeVerb::WaiveCompensation { position, actor, reason } => waive(draft, *position, actor, reason),
+        FreeVerb::Quarantine { actor, reason, revoke_lease } => quarantine(draft, actor, reason, *revoke_lease),
+        FreeVerb::Recover { decision, actor, reason, token, validate_only } => {
+            recoverable(draft, *decision, *token)?;
+            if *validate_only {
+                return Ok(Accepted::Repeated);
+            }
+            recover(draft, *decision, actor, reason);
+            Ok(Accepted::Changed)
+        }
+        FreeVerb::RequestCancel { actor, reason, revoke_lease } => Ok(cancel(draft, actor, reason, *revoke_lease)),
+    }
+}
+
+fn dispatch(
+    draft: &mut Draft,
+    assignee: &OwnerId,
+    ttl: Span,
+    actor: &Actor,
+    reason: &Text,
+) -> Result<Accepted, Rejection> {
+    let from = draft.saga.state;
+    match from {
+        State::Planned | State::Dispatched => {}
+        State::Running
+        | State::Compensating
+        | State::Completed
+        | State::Failed
+        | State::Compensated
+        | State::Quarantined => return Err(wrong_state(&format!("the saga is {}", from.name()))),
+    }
+    let expire_time = draft.now.plus(ttl);
+    draft.saga.state = State::Dispatched;
+    draft.saga.reservation = Some(Reservation { assignee: assignee.clone(), expire_time });
+    let details = [("assignee", assignee.to_string()), ("expire_time", expire_time.to_string())];
+    draft.emit(EventType::Dispatched, from, Said::by(actor, reason), None, &details);
+    Ok(Accepted::Changed)
+}
+
+/// Whether a lease can be taken now. The order of the refusals is part of the contract.
+fn claimable(draft: &Draft, owner: &OwnerId, purpose: LeasePurpose) -> Result<(), Rejection> {
+    let saga = &draft.saga;
+    if purpose == LeasePurpose::Execute {
+        if saga.state == State::Compensating {
+            return Err(wrong_state("the saga is COMPENSATING, which is one-way"));
+        }
+        if saga.cancel.is_some() {
+            return Err(wrong_state("its cancellation was requested"));
+        }
+    }
+    if let Some(lease) = draft.live_lease() {
+        return Err(lease_held(draft, lease));
+    }
+    let for_others = |r: &&Reservation| purpose == LeasePurpose::Compensate || r.assignee != *owner;
+    if let Some(reservation) = saga.reservation.as_ref().filter(for_others) {
+        return Err(Rejection::DispatchedElsewhere {
+            assignee: reservation.assignee.clone(),
+            expire_time: reservation.expire_time,
+            retry_after: draft.until(reservation.expire_time),
+        });
+    }
+    // A claim for compensation makes the delay of a planned saga pointless; the delay of one that is already being
+    // undone was asked for by whoever gave it back.
+    let delay_counts = purpose == LeasePurpose::Execute || saga.state == State::Compensating;
+    if let Some(not_before) = saga.not_before.filter(|ready| delay_counts && draft.now < *ready) {
+        return Err(Rejection::NotReady { not_before, retry_after: draft.until(not_before) });
+    }
+    let settling = saga.settle_until.filter(|until| purpose == LeasePurpose::Compensate && draft.now < *until);
+    if let Some(settle_until) = settling {
+        return Err(Rejection::Settling { settle_until, retry_after: draft.until(settle_until) });
+    }
+    Ok(())
+}
+
+fn lease_held(draft: &Draft, lease: &Lease) -> Rejection {
+    Rejection::LeaseHeld {
+        owner: lease.owner.clone(),
+        token: lease.token,
+        expire_time: lease.expire_time,
+        retry_after: draft.until(lease.effective_expiry(&draft.absence)),
+    }
+}
+
+fn take_lease(draft: &mut Draft, owner: &OwnerId, ttl: Span, purpose: LeasePurpose, reason: &Text) {
+    let from = draft.saga.state;
+    let now = draft.now;
+    let token = FencingToken::from(draft.next_revision());
+    let (expire_time, limit) = draft.clamp(purpose, now, now, ttl);
+    draft.saga.lease = Some(Lease {
+        owner: owner.clone(),
+        token,
+        purpose,
+        acquire_time: now,
+        heartbeat_time: now,
+        expire_time,
+        ttl,
+        limit,
+        progress_time: now,
+        standing: Standing::Held,
+    });
+    match purpose {
+        LeasePurpose::Execute => {
+            draft.saga.attempt += 1;
+            draft.saga.state = State::Running;
+            draft.saga.idle_since = None;
+        }
+        LeasePurpose::Compensate => {
+            draft.saga.state = State::Compensating;
+            draft.saga.idle_since = Some(now);
+        }
+    }
+    draft.saga.reservation = None;
+    draft.saga.not_before = None;
+    draft.saga.settle_until = None;
+    let details = [
+        ("purpose", purpose.name().to_owned()),
+        ("expire_time", expire_time.to_string()),
+        ("attempt", draft.saga.attempt.to_string()),
+    ];
+    draft.emit(EventType::Claimed, from, Said::by(&actor_of(owner), reason), Some(token), &details);
+}
+
+fn waive(draft: &mut Draft, position: u32, actor: &Actor, reason: &Text) -> Result<Accepted, Rejection> {
+    if draft.saga.state != State::Compensating {
+        return Err(wrong_state(&format!("the saga is {}", draft.saga.state.name())));
+    }
+    let index = unsettled(&draft.saga, position)?;
+    let now = draft.now;
+    draft.saga.idle_since = Some(now);
+    waive_at(draft, index, actor, reason);
+    Ok(Accepted::Changed)
+}
+
+fn waive_at(draft: &mut Draft, index: usize, actor: &Actor, reason: &Text) {
+    let compensation = &mut draft.saga.compensations[index];
+    compensation.state = CompensationState::Waived;
+    compensation.settled_by = Some(actor.as_str().into());
+    compensation.settle_time = Some(draft.now);
+    settled(draft, index, "WAIVED", Said::by(actor, reason), None);
+}
+
+fn quarantine(draft: &mut Draft, actor: &Actor, reason: &Text, revoke: bool) -> Result<Accepted, Rejection> {
+    if let Some(lease) = draft.live_lease().filter(|_| !revoke) {
+        return Err(lease_held(draft, lease));
+    }
+    let (from, token) = (draft.saga.state, draft.token());
+    draft.end_by_other();
+    draft.become_terminal(State::Quarantined, reason);
+    draft.emit(EventType::Quarantined, from, Said::by(actor, reason), token, &[]);
+    Ok(Accepted::Changed)
+}
+
+fn recoverable(draft: &Draft, decision: RecoveryDecision, token: Option<FencingToken>) -> Result<(), Rejection> {
+    let saga = &draft.saga;
+    match decision {
+        RecoveryDecision::Requeue if saga.state == State::Compensating => {
+            return Err(wrong_state("the saga is COMPENSATING, which is one-way"));
+        }
+        RecoveryDecision::Requeue if saga.cancel.is_some() => {
+            return Err(wrong_state("its cancellation was requested"));
+        }
+        RecoveryDecision::Requeue | RecoveryDecision::Compensate | RecoveryDecision::Quarantine => {}
+    }
+    let last = draft.token();
+    if !saga.is_stale(draft.now, &draft.absence) || token.is_some_and(|token| Some(token) != last) {
+        return Err(Rejection::NotStale { token: last });
+    }
+    Ok(())
+}
+
+fn recover(draft: &mut Draft, decision: RecoveryDecision, actor: &Actor, reason: &Text) {
+    let (from, token, now) = (draft.saga.state, draft.token(), draft.now);
+    let details = [("decision", decision.name().to_owned())];
+    draft.emit(EventType::RecoveryDecided, from, Said::by(actor, reason), token, &details);
+    draft.end_by_other();
+    let kind = match decision {
+        RecoveryDecision::Requeue => {
+            draft.become_planned(None);
+            EventType::Requeued
+        }
+        RecoveryDecision::Compensate => {
+            draft.become_compensating(None, now);
+            EventType::Compensating
+        }
+        RecoveryDecision::Quarantine => {
+            draft.become_terminal(State::Quarantined, reason);
+            EventType::Quarantined
+        }
+    };
+    draft.emit(kind, from, Said::by(actor, reason), token, &[]);
+}
+
+fn cancel(draft: &mut Draft, actor: &Actor, reason: &Text, revoke: bool) -> Accepted {
+    let from = draft.saga.state;
+    if from == State::Compensating {
+        // What a cancellation asks for is under way.
+        return Accepted::Repeated;
+    }
+    let live = draft.live_lease().is_some();
+    let asked_before = draft.saga.cancel.is_some();
+    if asked_before && live && !revoke {
+        return Accepted::Repeated;
+    }
+    let token = draft.token();
+    if !asked_before {
+        draft.saga.cancel = Some(CancelRequest { actor: actor.clone(), reason: reason.clone() });
+    }
+    let details = [("revoke_lease", revoke.to_string())];
+    draft.emit(EventType::CancelRequested, from, Said::by(actor, reason), token, &details);
+    if draft.saga.lease.is_none() {
+        for index in (0..draft.saga.compensations.len()).rev() {
+            waive_at(draft, index, actor, &Text::own(&format!("never started: {reason}")));
+        }
+        draft.become_terminal(State::Compensated, reason);
+        draft.emit(EventType::Compensated, from, Said::by(actor, reason), None, &[]);
+    } else if !live || revoke {
+        draft.end_by_other();
+        let now = draft.now;
+        draft.become_compensating(None, now);
+        draft.emit(EventType::Compensating, from, Said::by(actor, reason), token, &[]);
+    }
+    Accepted::Changed
+}
+
+fn annotate(
+    draft: &mut Draft,
+    actor: &Actor,
+    note: &Text,
+    details: &Labels,
+    terminal_reason: Option<&Text>,
+) -> Result<Accepted, Rejection> {
+    let state = draft.saga.state;
+    let mut told: Vec<(&str, String)> =
+        details.pairs().iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+    if let Some(amended) = terminal_reason {
+        if !state.is_terminal() {
+            return Err(wrong_state(&format!("the saga is {}: it has no terminal reason yet", state.name())));
+        }
+        let before = draft.saga.terminal_reason.replace(amended.clone()).unwrap_or_default();
+        told.push(("previous_terminal_reason", before.to_string()));
+        told.push(("terminal_reason", amended.to_string()));
+    }
+    draft.emit(EventType::Annotated, state, Said::by(actor, note), None, &told);
+    Ok(Accepted::Changed)
+}

@@ -1,0 +1,22 @@
+//! The rules, pure: no clock, no randomness, no storage, no network. Time is an argument, ids and revisions are given.
+//!
+//! Read in this order: [`ids`], [`time`] and [`text`] are values that can't be invalid; [`lease`], [`compensation`],
+//! [`policy`], [`saga`] and [`event`] are the facts; [`command`] is what can be asked; [`rejection`] is every refusal;
+//! [`due`] is what happens by itself; [`transition`] is the one table of rules.
+
+pub mod bounds;
+pub mod command;
+pub mod compensation;
+pub mod draft;
+pub mod due;
+pub mod event;
+mod free;
+mod held;
+pub mod ids;
+pub mod lease;
+pub mod policy;
+pub mod rejection;
+pub mod saga;
+pub mod text;
+pub mod time;
+pub mod transition;

@@ -1,0 +1,186 @@
+//! Free text, labels and bytes, each within its bound.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{
+    bounds::{ACTOR_BYTES, BLOB_BYTES, KIND_BYTES, LABEL_KEY_BYTES, LABEL_VALUE_BYTES, LABELS, TEXT_BYTES},
+    ids::Malformed,
+};
+
+fn within(value: &str, max: usize) -> Result<(), Malformed> {
+    if value.len() > max {
+        return Err(Malformed(format!("is {} bytes long; at most {max} are allowed", value.len())));
+    }
+    Ok(())
+}
+
+fn printable(value: &str, max: usize) -> Result<Arc<str>, Malformed> {
+    if value.is_empty() {
+        return Err(Malformed("is required".into()));
+    }
+    within(value, max)?;
+    if let Some(bad) = value.chars().find(|c| c.is_control()) {
+        return Err(Malformed(format!("holds {bad:?}; only printable characters are allowed")));
+    }
+    Ok(value.into())
+}
+
+macro_rules! printable {
+    ($(#[$doc:meta])* $name:ident, $max:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Parses it; the error says what is wrong.
+            pub fn parse(value: &str) -> Result<Self, Malformed> {
+                printable(value, $max).map($name)
+            }
+
+            /// It as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+printable!(
+    /// Who did something: a person, a worker, or `sagad` itself. 1 to 200 bytes, printable.
+    Actor, ACTOR_BYTES
+);
+printable!(
+    /// What sort of undo a compensation is: a handler's name. 1 to 100 bytes, printable.
+    Kind, KIND_BYTES
+);
+
+impl Actor {
+    /// The coordinator itself, deciding by a saga's policy.
+    pub fn coordinator() -> Self {
+        Actor("sagad".into())
+    }
+}
+
+/// Up to 4 KiB of text, empty allowed: a reason, a note, a target, a branch, a worktree.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Text(Arc<str>);
+
+impl Text {
+    /// Parses a text; the error says by how much it is too long.
+    pub fn parse(value: &str) -> Result<Self, Malformed> {
+        within(value, TEXT_BYTES)?;
+        Ok(Text(value.into()))
+    }
+
+    /// A text of the coordinator's own, cut at the bound if what it quotes made it too long.
+    pub fn own(value: &str) -> Self {
+        let mut end = value.len().min(TEXT_BYTES);
+        while !value.is_char_boundary(end) {
+            end -= 1;
+        }
+        Text(value[..end].into())
+    }
+
+    /// It as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether nothing was said.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Up to 64 KiB of bytes that mean something to workers only.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Blob(Bytes);
+
+impl Blob {
+    /// Takes the bytes; the error says by how much they are too many.
+    pub fn parse(value: Bytes) -> Result<Self, Malformed> {
+        if value.len() > BLOB_BYTES {
+            return Err(Malformed(format!("is {} bytes long; at most {BLOB_BYTES} are allowed", value.len())));
+        }
+        Ok(Blob(value))
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &Bytes {
+        &self.0
+    }
+}
+
+/// Labels of a saga, or details of a note: up to 64 pairs, keys of 1 to 63 bytes, values of up to 256.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Labels(BTreeMap<String, String>);
+
+impl Labels {
+    /// Checks the pairs; an error carries the key it is about, or none when there are too many.
+    pub fn parse(pairs: BTreeMap<String, String>) -> Result<Self, Vec<(Option<String>, Malformed)>> {
+        let mut wrong = Vec::new();
+        if pairs.len() > LABELS {
+            wrong.push((None, Malformed(format!("has {} entries; at most {LABELS} are allowed", pairs.len()))));
+        }
+        for (key, value) in &pairs {
+            if let Err(e) = printable(key, LABEL_KEY_BYTES) {
+                wrong.push((Some(key.clone()), Malformed(format!("key {}", e.0))));
+            }
+            if let Err(e) = within(value, LABEL_VALUE_BYTES) {
+                wrong.push((Some(key.clone()), Malformed(format!("value {}", e.0))));
+            }
+        }
+        if wrong.is_empty() { Ok(Labels(pairs)) } else { Err(wrong) }
+    }
+
+    /// The pairs, in order of their keys.
+    pub fn pairs(&self) -> &BTreeMap<String, String> {
+        &self.0
+    }
+
+    /// Whether every pair of `wanted` is among these.
+    pub fn contains_all(&self, wanted: &Labels) -> bool {
+        wanted.0.iter().all(|(key, value)| self.0.get(key) == Some(value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_text_is_cut_at_a_character() {
+        let long = "ä".repeat(TEXT_BYTES);
+        assert!(Text::own(&long).as_str().len() <= TEXT_BYTES);
+        assert!(Text::parse(&long).is_err());
+    }
+
+    #[test]
+    fn labels_name_what_is_wrong() {
+        let pairs = BTreeMap::from([("k".repeat(64), "v".into()), ("ok".into(), "v".repeat(257))]);
+        let wrong = Labels::parse(pairs).unwrap_err();
+        assert_eq!(wrong.len(), 2);
+        assert!(wrong.iter().any(|(key, _)| key.as_deref() == Some("ok")));
+    }
+
+    #[test]
+    fn actors_are_printable() {
+        assert!(Actor::parse("Jo Müller <jo@example.org>").is_ok());
+        assert!(Actor::parse("a\nb").is_err());
+        assert!(Actor::parse("").is_err());
+    }
+}

@@ -1,0 +1,179 @@
+//! [`Store`]: what the floors above hold. Changes go through a bounded queue to the one writer thread; reads run on
+//! the blocking pool, as many at once as there are reading connections.
+
+use std::{path::PathBuf, sync::Arc};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+use parking_lot::RwLock;
+use tokio::sync::{Semaphore, oneshot};
+
+use crate::{
+    clock::Clock,
+    domain::{
+        command::{Answer, QueueStatus, Request},
+        event::Event,
+        ids::{QueueName, Revision},
+        lease::Absence,
+        saga::Saga,
+        time::{Span, Timestamp},
+    },
+};
+
+use super::{EventQuery, ListQuery, Moment, Reader, SagaKey, SagaPage, Stats, StoreError, Tail};
+
+/// When a caller that found the queue full should try again: by then the writer has worked most of it off.
+const OVERLOAD_RETRY: Span = Span::from_millis(100);
+
+/// What reaches the writer.
+pub(super) enum Message {
+    /// A change, with the time of its arrival.
+    Submit(Submission),
+    /// Held claims are to be let go, and no more are to be held.
+    Drain,
+    /// The last message: answer what came before and end.
+    Close,
+}
+
+/// A change on its way to the writer.
+pub(super) struct Submission {
+    pub(super) request: Request,
+    pub(super) arrival: Timestamp,
+    pub(super) answer: oneshot::Sender<Result<Answer, StoreError>>,
+}
+
+/// What the writer and the handles share.
+pub(super) struct Shared {
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) tail: Tail,
+    /// The last absence, written by the writer alone.
+    pub(super) absence: RwLock<Absence>,
+    /// Held claims, written by the writer alone.
+    pub(super) waiting: std::sync::atomic::AtomicU64,
+}
+
+/// A handle on an open store; cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    intake: Sender<Message>,
+    reader: Arc<dyn Reader>,
+    reads: Arc<Semaphore>,
+    shared: Arc<Shared>,
+    description: Arc<str>,
+}
+
+impl Store {
+    pub(super) fn new(
+        queue: usize,
+        reader: Arc<dyn Reader>,
+        reads: usize,
+        shared: Arc<Shared>,
+        description: &str,
+    ) -> (Self, Receiver<Message>) {
+        let (intake, messages) = crossbeam_channel::bounded(queue);
+        let store =
+            Store { intake, reader, reads: Arc::new(Semaphore::new(reads)), shared, description: description.into() };
+        (store, messages)
+    }
+
+    /// Submits a change and waits for its commit. When the future is dropped, the change may still happen.
+    pub async fn submit(&self, request: Request) -> Result<Answer, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let submission = Submission { request, arrival: self.shared.clock.now(), answer };
+        match self.intake.try_send(Message::Submit(submission)) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => return Err(StoreError::Overloaded { retry_after: OVERLOAD_RETRY }),
+            Err(TrySendError::Disconnected(_)) => return Err(StoreError::ShuttingDown),
+        }
+        // The writer answers everything it takes up. If it is gone without an answer, it ended between taking and
+        // committing, or died: the caller has to assume either.
+        answered.await.unwrap_or(Err(StoreError::OutcomeUnknown))
+    }
+
+    /// The saga as it is now.
+    pub async fn get(&self, key: SagaKey) -> Result<Option<Saga>, StoreError> {
+        self.read(move |reader| reader.get(&key)).await
+    }
+
+    /// A page of sagas.
+    pub async fn list(&self, query: ListQuery) -> Result<SagaPage, StoreError> {
+        self.read(move |reader| reader.list(&query)).await
+    }
+
+    /// A stretch of the history.
+    pub async fn events(&self, query: EventQuery) -> Result<Vec<Event>, StoreError> {
+        self.read(move |reader| reader.events(&query)).await
+    }
+
+    /// Sagas reported stale, in order of their `lease_expired` revisions, each with it.
+    pub async fn stale(
+        &self,
+        queues: Vec<QueueName>,
+        after: Revision,
+        through: Revision,
+        limit: usize,
+    ) -> Result<Vec<(Revision, Saga)>, StoreError> {
+        self.read(move |reader| reader.stale(&queues, after, through, limit)).await
+    }
+
+    /// Counts of everything.
+    pub async fn stats(&self) -> Result<Stats, StoreError> {
+        let moment = self.moment();
+        let queues = self.read(move |reader| reader.counts(&moment)).await?;
+        Ok(Stats {
+            queues,
+            waiting: self.shared.waiting.load(std::sync::atomic::Ordering::Relaxed),
+            revision: self.shared.tail.head(),
+            writer_queue_depth: self.intake.len() as u64,
+        })
+    }
+
+    /// All queues.
+    pub async fn queues(&self) -> Result<Vec<QueueStatus>, StoreError> {
+        self.read(Reader::queues).await
+    }
+
+    /// Writes a consistent copy to a new file; returns the newest revision in it.
+    pub async fn backup(&self, path: PathBuf) -> Result<Revision, StoreError> {
+        self.read(move |reader| reader.backup(&path)).await
+    }
+
+    /// This moment on the coordinator's clock.
+    pub fn moment(&self) -> Moment {
+        Moment { now: self.shared.clock.now(), absence: *self.shared.absence.read() }
+    }
+
+    /// The end of the history, for those who follow it.
+    pub fn tail(&self) -> &Tail {
+        &self.shared.tail
+    }
+
+    /// What the store is, for people: the backend and its version.
+    pub fn description(&self) -> &str {
+        &self.description
+    }
+
+    /// Lets held claims go, and holds no more. Blocks while the queue is full.
+    pub fn drain(&self) {
+        // A writer that is gone holds no claims.
+        let _ = self.intake.send(Message::Drain);
+    }
+
+    /// Ends the writer once it has answered what was submitted before. Blocks while the queue is full.
+    pub fn close(&self) {
+        let _ = self.intake.send(Message::Close);
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&dyn Reader) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let permit = self.reads.clone().acquire_owned().await.map_err(|_| StoreError::ShuttingDown)?;
+        let reader = self.reader.clone();
+        tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            look(&*reader)
+        })
+        .await
+        .unwrap_or_else(|gone| Err(StoreError::Unavailable(format!("a read ended early: {gone}"))))
+    }
+}

@@ -1,0 +1,47 @@
+//! The reading half of the seam: what each backend must answer. Every call blocks for a bounded time and sees only
+//! what is durable.
+
+use crate::domain::{
+    command::QueueStatus,
+    event::Event,
+    ids::{QueueName, Revision},
+    saga::Saga,
+};
+
+use super::{
+    error::StoreError,
+    query::{EventQuery, ListQuery, Moment, QueueCounts, SagaKey, SagaPage},
+};
+
+/// Reads from committed snapshots.
+pub trait Reader: Send + Sync + 'static {
+    /// The saga as it is now, if there is one.
+    fn get(&self, key: &SagaKey) -> Result<Option<Saga>, StoreError>;
+
+    /// A page of sagas.
+    fn list(&self, query: &ListQuery) -> Result<SagaPage, StoreError>;
+
+    /// A stretch of the history. Fails when part of it is compacted, or when it begins at a revision that was never
+    /// given.
+    fn events(&self, query: &EventQuery) -> Result<Vec<Event>, StoreError>;
+
+    /// Sagas that are reported stale with a `lease_expired` event after `after` and up to `through`, in its order, each
+    /// with that event's revision. At most `limit`.
+    fn stale(
+        &self,
+        queues: &[QueueName],
+        after: Revision,
+        through: Revision,
+        limit: usize,
+    ) -> Result<Vec<(Revision, Saga)>, StoreError>;
+
+    /// Counts by queue, in order of name.
+    fn counts(&self, moment: &Moment) -> Result<Vec<QueueCounts>, StoreError>;
+
+    /// All queues that hold sagas or were ever paused, in order of name.
+    fn queues(&self) -> Result<Vec<QueueStatus>, StoreError>;
+
+    /// Writes a consistent copy of the whole store to a new file, at a pace that leaves the writer its disk; returns
+    /// the newest revision in it.
+    fn backup(&self, path: &std::path::Path) -> Result<Revision, StoreError>;
+}
