@@ -23,7 +23,12 @@ lint:
     cargo fmt --check
     cargo clippy --all-targets --locked -- -D warnings
     buf lint proto
+    buf breaking proto --against proto/baseline.binpb
     shellcheck .ci/run examples/*.sh tests/*.sh
+
+# Makes the contract as it is now the one that `buf breaking` guards: after an extension, never to get a breakage through
+baseline:
+    buf build proto --exclude-source-info -o proto/baseline.binpb
 
 # The coordinator on 127.0.0.1:7420, with its data in ./sagad-data
 serve *FLAGS:
