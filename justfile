@@ -1,5 +1,8 @@
 # What is done often. `just --list` shows it.
 
+# Tools that `.ci/run` has installed are found here, as it finds them
+export PATH := env("SAGAD_CI_TOOLS", env("HOME") / ".cache/sagad-ci") / "bin:" + env("PATH")
+
 # The recipes that there are
 default:
     @just --list
