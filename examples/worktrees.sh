@@ -169,7 +169,7 @@ cat >"$dir/stop-orphan" <<'SCRIPT'
 set -euo pipefail
 read -r pid task token <"$1"
 # The number may be another process's by now.
-is_the_job() { tr '\0' '\n' <"/proc/$pid/environ" 2>/dev/null | grep -qxF -e "SAGAD_TASK_ID=$task"; }
+is_the_job() { { tr '\0' '\n' <"/proc/$pid/environ"; } 2>/dev/null | grep -qxF -e "SAGAD_TASK_ID=$task"; }
 if is_the_job; then
     # Its process group too, if it leads one.
     kill -KILL -- "-$pid" 2>/dev/null || kill -KILL "$pid" 2>/dev/null || true
