@@ -1,0 +1,38 @@
+# What is done often. `just --list` shows it.
+
+# Tools that `.ci/run` has installed are found here, as it finds them
+export PATH := env("SAGAD_CI_TOOLS", env("HOME") / ".cache/sagad-ci") / "bin:" + env("PATH")
+
+# The recipes that there are
+default:
+    @just --list
+
+# Exactly what CI runs: looks, and changes no source
+verify:
+    .ci/run
+
+# Formats, and repairs what can be repaired without a decision
+fix:
+    cargo fmt
+    cargo clippy --fix --allow-dirty --allow-staged --all-targets --locked
+    buf format -w proto
+
+# The tests, or those whose name contains NAME
+test *NAME:
+    cargo test --locked {{ NAME }}
+
+# Formatting and lints only
+lint:
+    cargo fmt --check
+    cargo clippy --all-targets --locked -- -D warnings
+    buf lint proto
+    buf breaking proto --against proto/baseline.binpb
+    shellcheck .ci/run examples/*.sh tests/*.sh
+
+# Makes the contract as it is now the one that `buf breaking` guards: after an extension, never to get a breakage through
+baseline:
+    buf build proto --exclude-source-info -o proto/baseline.binpb
+
+# The coordinator on 127.0.0.1:7420, with its data in ./sagad-data
+serve *FLAGS:
+    cargo run --release -- serve {{ FLAGS }}

@@ -1,0 +1,67 @@
+//! The session of the README is run as it stands there, against a real daemon.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+#[path = "support/tools.rs"]
+mod tools;
+
+const SAGAD: &str = env!("CARGO_BIN_EXE_sagad");
+
+/// A daemon that is killed when the test is over, however it ends.
+struct Daemon(Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Daemon {
+    /// Starts it on any free port; returns it with its address.
+    fn start(data: &std::path::Path) -> (Self, String) {
+        let mut child = Command::new(SAGAD)
+            .args(["serve", "--listen", "127.0.0.1:0", "--data"])
+            .arg(data)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the binary under test can be run");
+        let stdout = child.stdout.take().expect("it is piped");
+        let daemon = Daemon(child);
+        let (sender, first_line) = mpsc::channel();
+        // The thread goes on reading to the end, so that the daemon never waits for a reader.
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        let line = first_line.recv_timeout(Duration::from_secs(30)).expect("the daemon says where it serves");
+        let address = line.strip_prefix("sagad: serving gRPC on ").expect("its first line says where it serves");
+        (daemon, address.to_owned())
+    }
+}
+
+#[test]
+fn the_readme_does_what_it_shows() {
+    if !tools::are_there(&["bash", "grpcurl", "jq"]) {
+        return;
+    }
+    let data = tempfile::tempdir().unwrap();
+    let (_daemon, address) = Daemon::start(data.path());
+    let root = env!("CARGO_MANIFEST_DIR");
+    let status = Command::new("bash")
+        .arg(format!("{root}/tests/readme.sh"))
+        .arg(format!("{root}/README.md"))
+        .arg(address)
+        .env("PATH", tools::path_with(SAGAD))
+        .current_dir(data.path())
+        .status()
+        .unwrap();
+    assert!(status.success(), "the README shows what does not happen");
+}

@@ -1,0 +1,39 @@
+//! Programs that some tests run, and what happens where they are not installed.
+
+use std::{
+    env,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// Whether all of these can be run. If not, says loudly that the test is skipped; in CI (`CI=true`) that is a failure.
+pub fn are_there(names: &[&str]) -> bool {
+    let directories = directories();
+    let missing: Vec<_> =
+        names.iter().filter(|name| !directories.iter().any(|directory| directory.join(name).is_file())).collect();
+    if missing.is_empty() {
+        return true;
+    }
+    assert!(env::var_os("CI").is_none_or(|ci| ci != "true"), "not installed, but needed in CI: {missing:?}");
+    eprintln!("!!! SKIPPED, NOTHING WAS TESTED: not installed: {missing:?} !!!");
+    false
+}
+
+/// `PATH`, with the directory of the binary under test before it and the one where `go install` puts programs behind.
+pub fn path_with(binary: &str) -> OsString {
+    let mut all = vec![Path::new(binary).parent().expect("a binary lies in a directory").to_owned()];
+    all.extend(directories());
+    env::join_paths(all).expect("parts of PATH can be joined")
+}
+
+fn directories() -> Vec<PathBuf> {
+    let mut all: Vec<PathBuf> = env::var_os("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default();
+    if let Ok(output) = Command::new("go").args(["env", "GOPATH"]).output() {
+        let gopath = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        if !gopath.is_empty() {
+            all.push(Path::new(&gopath).join("bin"));
+        }
+    }
+    all
+}
