@@ -6,4 +6,5 @@ pub mod domain;
 pub mod listen;
 pub mod logs;
 pub mod proto;
+pub mod serve;
 pub mod store;

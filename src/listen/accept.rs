@@ -37,6 +37,7 @@ impl Accept for TcpListener {
 pub(super) struct Door<A> {
     source: Arc<A>,
     places: Arc<Semaphore>,
+    max_connections: usize,
     preface_timeout: Duration,
     lines: Lines,
     greeted: mpsc::Sender<io::Result<Connection>>,
@@ -49,8 +50,9 @@ impl<A: Accept> Door<A> {
         lines: Lines,
         greeted: mpsc::Sender<io::Result<Connection>>,
     ) -> Self {
-        let places = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
-        Door { source, places, preface_timeout: limits.preface_timeout, lines, greeted }
+        let ListenLimits { max_connections, preface_timeout } = limits;
+        let places = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
+        Door { source, places, max_connections, preface_timeout, lines, greeted }
     }
 
     /// Accepts until nobody takes the connections any more.
@@ -58,8 +60,9 @@ impl<A: Accept> Door<A> {
         let mut greetings = JoinSet::new();
         let mut shortage = Shortage::default();
         let mut full = false;
-        while !self.greeted.is_closed() {
+        loop {
             let accepted = tokio::select! {
+                () = self.greeted.closed() => return,
                 // Ended greetings are collected at once, or a burst would leave its memory behind.
                 Some(_) = greetings.join_next() => continue,
                 accepted = self.next(&mut full) => accepted,
@@ -86,9 +89,11 @@ impl<A: Accept> Door<A> {
 
     /// Waits for a free place, and then for a connection that takes it.
     async fn next(&self, full: &mut bool) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-        if self.places.available_permits() > 0 {
+        let free = self.places.available_permits();
+        // An episode ends with an eighth free: at the bound, where connections come and go, each would begin a new one.
+        if free > self.max_connections / 8 {
             *full = false;
-        } else if !*full {
+        } else if free == 0 && !*full {
             *full = true;
             warn!("all connections are taken; further ones wait until one ends (max_connections)");
         }
