@@ -1,5 +1,7 @@
 //! The accept loop against real sockets: peers that say nothing, half of it, something else, or too much at once.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::time::Duration;
 
 use sagad::listen::{ListenLimits, Listening, listen};

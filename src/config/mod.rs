@@ -23,8 +23,8 @@ use source::Sources;
 pub const LISTEN: &str = "127.0.0.1:7420";
 /// Where the store lies when nothing is said.
 pub const DATA: &str = "./sagad-data";
-/// How long leases are kept after the coordinator was away: three heartbeats of the default ttl's third would be 30 s,
-/// one is 10 s, and a worker that is alive sends one within it.
+/// How long leases are kept after the coordinator was away: a worker with the default ttl of 30 s heartbeats every 10 s,
+/// so each one that is alive does so within it.
 pub const RESTART_GRACE: Span = Span::from_secs(10);
 /// Longest restart grace: beyond an hour it hides dead workers instead of forgiving live ones.
 pub const RESTART_GRACE_MAX: Span = Span::from_secs(3600);

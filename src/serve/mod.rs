@@ -137,6 +137,11 @@ async fn failed(store: &mut Opened) -> BoxError {
     }
 }
 
+/// What of a grace is the connections', and what is left for the store: the calls have the rest.
+fn part_of(grace: Duration) -> Duration {
+    LINGER.min(grace / 4)
+}
+
 /// What has to end.
 struct Ending {
     grace: Duration,
@@ -150,12 +155,14 @@ impl Ending {
     async fn without_store(self) {
         self.health.end().await;
         self.streams.cancel();
-        self.front.end(time::sleep(LINGER.min(self.grace / 4)).deadline(), LINGER.min(self.grace / 4)).await;
+        let part = part_of(self.grace);
+        self.front.end(time::sleep(part).deadline(), part).await;
     }
 
     /// Ends all that faces clients, once it has answered them, and then the store.
     async fn with_store(self, store: Opened) -> Result<(), ServeError> {
-        let part = LINGER.min(self.grace / 4);
+        let part = part_of(self.grace);
+        // The timer's own end, so that each step is measured against the same one.
         let deadline = time::sleep(self.grace).deadline();
         self.health.end().await;
         self.streams.cancel();
