@@ -1,6 +1,10 @@
 //! `sagad`: a lease coordinator for long-running work that leaves things behind.
 
 pub mod clock;
+pub mod config;
 pub mod domain;
+pub mod listen;
+pub mod logs;
 pub mod proto;
+pub mod serve;
 pub mod store;

@@ -1,0 +1,124 @@
+//! The flags of `sagad serve`.
+
+use std::path::PathBuf;
+
+/// Runs the coordinator.
+///
+/// Every setting is a flag, a variable (`SAGAD_` and the flag's name: `SAGAD_RESTART_GRACE`) and a key of the TOML file
+/// (`restart_grace = "10s"`). The flag wins over the variable, the variable over the file. Lengths of time read `500ms`,
+/// `30s`, `5m`, `1h30m`; sizes are bytes or read `512KiB`, `64MiB`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
+pub struct ServeArgs {
+    /// Address and port to listen on; port 0 is any free one [default: 127.0.0.1:7420]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<String>,
+    /// Directory that holds the store; created if absent [default: ./sagad-data]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<String>,
+    /// How long leases are kept after the coordinator was away, 0 to 1h [default: 10s]
+    #[arg(long, value_name = "DURATION")]
+    pub restart_grace: Option<String>,
+    /// How long ending may take after SIGTERM, 1s to 10m [default: 10s]
+    #[arg(long, value_name = "DURATION")]
+    pub drain_grace: Option<String>,
+    /// TOML file with any of these settings (SAGAD_CONFIG)
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// How log lines on stderr look: text or json [default: text]
+    #[arg(long, value_name = "text|json")]
+    pub log_format: Option<String>,
+    /// Which log lines are written, such as info or sagad=debug,info [default: info]
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+    /// Listen beyond this machine without TLS and authentication
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub insecure: Option<String>,
+    /// Most connections at a time; further ones wait [default: 10240]
+    #[arg(long, value_name = "COUNT", help_heading = "Limits")]
+    pub max_connections: Option<String>,
+    /// How long a new connection may take to speak HTTP/2 [default: 5s]
+    #[arg(long, value_name = "DURATION", help_heading = "Limits")]
+    pub preface_timeout: Option<String>,
+    /// Most calls and streams at a time on one connection [default: 1024]
+    #[arg(long, value_name = "COUNT", help_heading = "Limits")]
+    pub max_concurrent_streams: Option<String>,
+    /// How often a quiet connection is asked whether its peer is there [default: 20s]
+    #[arg(long, value_name = "DURATION", help_heading = "Limits")]
+    pub keepalive_interval: Option<String>,
+    /// How long the peer may take to answer that [default: 10s]
+    #[arg(long, value_name = "DURATION", help_heading = "Limits")]
+    pub keepalive_timeout: Option<String>,
+    /// Largest request message [default: 4MiB]
+    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
+    pub max_message_bytes: Option<String>,
+    /// Most watches and other open streams at a time [default: 4096]
+    #[arg(long, value_name = "COUNT", help_heading = "Limits")]
+    pub max_watches: Option<String>,
+    /// Most ClaimNext calls that wait for a saga at a time [default: 10000]
+    #[arg(long, value_name = "COUNT", help_heading = "Limits")]
+    pub max_waiting: Option<String>,
+    /// Most changes that wait for the writer; further ones are refused [default: 8192]
+    #[arg(long, value_name = "COUNT", help_heading = "Limits")]
+    pub writer_queue: Option<String>,
+    /// Most changes in one transaction [default: 1024]
+    #[arg(long, value_name = "COUNT", help_heading = "Limits")]
+    pub writer_batch: Option<String>,
+    /// Connections to the store that read [default: 4]
+    #[arg(long, value_name = "COUNT", help_heading = "Limits")]
+    pub readers: Option<String>,
+    /// Largest write-ahead log [default: 64MiB]
+    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
+    pub max_wal_bytes: Option<String>,
+}
+
+/// All keys: of the file as they are, of the environment in capitals behind `SAGAD_`, of the command line with dashes.
+pub(super) const KEYS: [&str; 19] = [
+    "listen",
+    "data",
+    "restart_grace",
+    "drain_grace",
+    "log_format",
+    "log",
+    "insecure",
+    "max_connections",
+    "preface_timeout",
+    "max_concurrent_streams",
+    "keepalive_interval",
+    "keepalive_timeout",
+    "max_message_bytes",
+    "max_watches",
+    "max_waiting",
+    "writer_queue",
+    "writer_batch",
+    "readers",
+    "max_wal_bytes",
+];
+
+impl ServeArgs {
+    /// What the command line says about a key.
+    pub(super) fn given(&self, key: &str) -> Option<String> {
+        let field = match key {
+            "listen" => &self.listen,
+            "data" => &self.data,
+            "restart_grace" => &self.restart_grace,
+            "drain_grace" => &self.drain_grace,
+            "log_format" => &self.log_format,
+            "log" => &self.log,
+            "insecure" => &self.insecure,
+            "max_connections" => &self.max_connections,
+            "preface_timeout" => &self.preface_timeout,
+            "max_concurrent_streams" => &self.max_concurrent_streams,
+            "keepalive_interval" => &self.keepalive_interval,
+            "keepalive_timeout" => &self.keepalive_timeout,
+            "max_message_bytes" => &self.max_message_bytes,
+            "max_watches" => &self.max_watches,
+            "max_waiting" => &self.max_waiting,
+            "writer_queue" => &self.writer_queue,
+            "writer_batch" => &self.writer_batch,
+            "readers" => &self.readers,
+            "max_wal_bytes" => &self.max_wal_bytes,
+            _ => &None,
+        };
+        field.clone()
+    }
+}

@@ -1,0 +1,94 @@
+//! What can be wrong with a configuration, and who said it.
+
+use std::{fmt, io, net::SocketAddr, path::PathBuf};
+
+/// Where a value comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A flag of the command line, with its dashes.
+    Flag(String),
+    /// An environment variable.
+    Variable(String),
+    /// A key of the configuration file.
+    Key {
+        /// The file.
+        file: PathBuf,
+        /// The key.
+        key: String,
+    },
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Flag(flag) => f.write_str(flag),
+            Origin::Variable(variable) => f.write_str(variable),
+            Origin::Key { file, key } => write!(f, "{key} in {}", file.display()),
+        }
+    }
+}
+
+/// Why there is no configuration. The text says what to change.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A value that can't be used.
+    #[error("{origin}: {value:?} {problem}")]
+    Invalid {
+        /// Who said it.
+        origin: Origin,
+        /// What was said.
+        value: String,
+        /// What is wrong with it; continues a sentence that begins with the value.
+        problem: String,
+    },
+    /// A variable that is not text.
+    #[error("{variable}: its value is not UTF-8")]
+    NotText {
+        /// The variable.
+        variable: String,
+    },
+    /// The file can't be read.
+    #[error("the configuration file {} can't be read: {source}", file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is not TOML.
+    #[error("the configuration file {} is not valid TOML: {problem}", file.display())]
+    Malformed {
+        /// The file.
+        file: PathBuf,
+        /// Where and why.
+        problem: String,
+    },
+    /// The file has a key that means nothing.
+    #[error("the configuration file {} has an unknown key: {key} (known: {known})", file.display())]
+    UnknownKey {
+        /// The file.
+        file: PathBuf,
+        /// The key.
+        key: String,
+        /// All keys there are.
+        known: String,
+    },
+    /// Anyone on the network could use the daemon.
+    #[error(
+        "listening on {listen} would let everyone who reaches this machine read, claim and cancel every saga: this \
+         version has neither TLS nor authentication (they come in a later one). Listen on 127.0.0.1 behind a proxy or \
+         a tunnel that has both, or accept it with --insecure (SAGAD_INSECURE=true, insecure = true)"
+    )]
+    Exposed {
+        /// The address.
+        listen: SocketAddr,
+    },
+    /// A default that can't be used: a mistake in the program, kept from being a panic.
+    #[error("the default {value:?} {problem}")]
+    Default {
+        /// The default.
+        value: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+}

@@ -1,0 +1,154 @@
+//! What the daemon bounds, so that no client and no backlog can take it down. Each default has its reason beside it.
+
+use crate::domain::{
+    bounds::{BATCH_BYTES, Bound},
+    time::Span,
+};
+
+use super::{ConfigError, source::Sources, value};
+
+/// Most connections: 10,000 clients and some for people. Each costs a descriptor and some 20 KiB.
+const MAX_CONNECTIONS: u64 = 10_240;
+/// Time for the HTTP/2 preface: a client sends it with its first packet, so 5 s allow for a few lost ones.
+const PREFACE_TIMEOUT: Span = Span::from_secs(5);
+/// Most streams on one connection. Clients make further calls wait, heartbeats too, so it has to lie above the held
+/// `ClaimNext` calls of one process.
+const MAX_CONCURRENT_STREAMS: u64 = 1024;
+/// How often a connection is probed: with the timeout, a dead peer is found within the default ttl of 30 s.
+const KEEPALIVE_INTERVAL: Span = Span::from_secs(20);
+/// Time for the answer to a probe: several round trips of the worst networks.
+const KEEPALIVE_TIMEOUT: Span = Span::from_secs(10);
+/// Largest request message: gRPC's own default, and twice the largest batch.
+const MAX_MESSAGE_BYTES: u64 = 4 << 20;
+/// The least that lets the largest batch through, with its framing.
+const MAX_MESSAGE_BYTES_MIN: u64 = BATCH_BYTES as u64 + (64 << 10);
+/// Most open streams: each holds a task and up to one page of events (about 1 MiB at worst, KiBs as a rule).
+const MAX_WATCHES: u64 = 4096;
+/// Most held claims: one for each worker of a fleet as large as the connections allow.
+const MAX_WAITING: u64 = 10_000;
+/// Most changes that wait for the writer: a fifth of a second's work at full speed. What waits longer is better refused.
+const WRITER_QUEUE: u64 = 8192;
+/// Most changes in one transaction: a commit stays below about 10 ms, so the first in it does not wait for the last.
+const WRITER_BATCH: u64 = 1024;
+/// Reading connections: as many as a small machine has cores; each has a page cache of its own.
+const READERS: u64 = 4;
+/// Most reading connections: beyond, they wait for the disk and only hold memory.
+const READERS_MAX: u64 = 64;
+/// Largest write-ahead log: large enough to seldom restart it, small enough to be read back in under a second.
+const MAX_WAL_BYTES: u64 = 64 << 20;
+
+/// Descriptors that are not for connections: the store's files (three for each of its connections, backups), standard
+/// streams, the runtime, the listener.
+const DESCRIPTORS_KEPT: u64 = 64;
+/// Descriptors of one reading connection: the database, its WAL and its shared memory.
+const DESCRIPTORS_PER_READER: u64 = 3;
+
+/// The daemon's bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most connections at a time; further ones wait to be accepted.
+    pub max_connections: usize,
+    /// How long a new connection may take to send the HTTP/2 preface.
+    pub preface_timeout: Span,
+    /// Most calls and streams at a time on one connection.
+    pub max_concurrent_streams: u32,
+    /// How often a connection is asked whether its peer is there.
+    pub keepalive_interval: Span,
+    /// How long the peer may take to answer that.
+    pub keepalive_timeout: Span,
+    /// Largest request message, in bytes.
+    pub max_message_bytes: usize,
+    /// Most open streams at a time.
+    pub max_watches: usize,
+    /// Most held `ClaimNext` calls at a time.
+    pub max_waiting: usize,
+    /// Most changes that wait for the writer.
+    pub writer_queue: usize,
+    /// Most changes in one transaction.
+    pub writer_batch: usize,
+    /// Connections to the store that read.
+    pub readers: usize,
+    /// Largest write-ahead log, in bytes.
+    pub max_wal_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            max_connections: MAX_CONNECTIONS as usize,
+            preface_timeout: PREFACE_TIMEOUT,
+            max_concurrent_streams: MAX_CONCURRENT_STREAMS as u32,
+            keepalive_interval: KEEPALIVE_INTERVAL,
+            keepalive_timeout: KEEPALIVE_TIMEOUT,
+            max_message_bytes: MAX_MESSAGE_BYTES as usize,
+            max_watches: MAX_WATCHES as usize,
+            max_waiting: MAX_WAITING as usize,
+            writer_queue: WRITER_QUEUE as usize,
+            writer_batch: WRITER_BATCH as usize,
+            readers: READERS as usize,
+            max_wal_bytes: MAX_WAL_BYTES,
+        }
+    }
+}
+
+impl Limits {
+    pub(super) fn read(sources: &Sources<'_>) -> Result<Self, ConfigError> {
+        let count = |key, default: u64, most| Ok(sources.read(key, value::count(1, most))?.unwrap_or(default) as usize);
+        let span = |key, default, least, most| {
+            Ok(sources.read(key, value::span(Span::from_millis(least), Span::from_secs(most)))?.unwrap_or(default))
+        };
+        let size = |key, default, least, most| Ok(sources.read(key, value::size(least, most))?.unwrap_or(default));
+        Ok(Limits {
+            max_connections: count("max_connections", MAX_CONNECTIONS, 1_000_000)?,
+            preface_timeout: span("preface_timeout", PREFACE_TIMEOUT, 100, 60)?,
+            max_concurrent_streams: count("max_concurrent_streams", MAX_CONCURRENT_STREAMS, 100_000)? as u32,
+            keepalive_interval: span("keepalive_interval", KEEPALIVE_INTERVAL, 1000, 3600)?,
+            keepalive_timeout: span("keepalive_timeout", KEEPALIVE_TIMEOUT, 1000, 600)?,
+            max_message_bytes: size("max_message_bytes", MAX_MESSAGE_BYTES, MAX_MESSAGE_BYTES_MIN, 64 << 20)? as usize,
+            max_watches: count("max_watches", MAX_WATCHES, 1_000_000)?,
+            max_waiting: count("max_waiting", MAX_WAITING, 1_000_000)?,
+            writer_queue: count("writer_queue", WRITER_QUEUE, 1_000_000)?,
+            writer_batch: count("writer_batch", WRITER_BATCH, 100_000)?,
+            readers: count("readers", READERS, READERS_MAX)?,
+            max_wal_bytes: size("max_wal_bytes", MAX_WAL_BYTES, 1 << 20, 1 << 40)?,
+        })
+    }
+
+    /// Lowers `max_connections` to what a limit on open files leaves for it. Returns what to warn of.
+    pub fn fit_to_descriptors(&mut self, open_files: u64) -> Option<String> {
+        let kept = DESCRIPTORS_KEPT + DESCRIPTORS_PER_READER * self.readers as u64;
+        let left = usize::try_from(open_files.saturating_sub(kept).max(1)).unwrap_or(usize::MAX);
+        if self.max_connections <= left {
+            return None;
+        }
+        let wanted = std::mem::replace(&mut self.max_connections, left);
+        Some(format!(
+            "max_connections is {left} instead of {wanted}: this process may open {open_files} files (ulimit -n, \
+             LimitNOFILE), {kept} of which are kept for the store"
+        ))
+    }
+
+    pub(super) fn bounds(&self) -> Vec<Bound> {
+        let count = |name, value: usize, meaning| Bound { name, value: value as i64, unit: "count", meaning };
+        let bytes = |name, value: u64, meaning| Bound { name, value: value as i64, unit: "bytes", meaning };
+        vec![
+            count("max_connections", self.max_connections, "most connections; further ones wait to be accepted"),
+            span_bound("preface_timeout", self.preface_timeout, "time for a new connection's HTTP/2 preface"),
+            count("max_concurrent_streams", self.max_concurrent_streams as usize, "most calls on one connection"),
+            span_bound("keepalive_interval", self.keepalive_interval, "time between probes of a connection"),
+            span_bound("keepalive_timeout", self.keepalive_timeout, "time for a peer's answer to a probe"),
+            bytes("max_message_bytes", self.max_message_bytes as u64, "largest request message"),
+            count("max_watches", self.max_watches, "most open streams"),
+            count("max_waiting", self.max_waiting, "most held ClaimNext calls"),
+            count("writer_queue", self.writer_queue, "most changes that wait for the writer"),
+            count("writer_batch", self.writer_batch, "most changes in one transaction"),
+            count("readers", self.readers, "connections to the store that read"),
+            bytes("max_wal_bytes", self.max_wal_bytes, "largest write-ahead log"),
+        ]
+    }
+}
+
+/// A length as `GetServerInfo` shows it.
+pub(super) fn span_bound(name: &'static str, value: Span, meaning: &'static str) -> Bound {
+    Bound { name, value: value.micros(), unit: "microseconds", meaning }
+}

@@ -1,0 +1,111 @@
+//! What the daemon is told: flags, `SAGAD_…` variables and a TOML file become one validated [`Config`]. Every
+//! operational limit and its default stands here; the contract's own bounds stand in [`crate::domain::bounds`].
+
+mod args;
+mod error;
+mod limits;
+mod source;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+use std::{net::SocketAddr, path::PathBuf};
+
+pub use args::ServeArgs;
+pub use error::{ConfigError, Origin};
+pub use limits::Limits;
+
+use crate::domain::{bounds::Bound, time::Span};
+use source::Sources;
+
+/// Where the daemon listens when nothing is said: this machine only.
+pub const LISTEN: &str = "127.0.0.1:7420";
+/// Where the store lies when nothing is said.
+pub const DATA: &str = "./sagad-data";
+/// How long leases are kept after the coordinator was away: a worker with the default ttl of 30 s heartbeats every 10 s,
+/// so each one that is alive does so within it.
+pub const RESTART_GRACE: Span = Span::from_secs(10);
+/// Longest restart grace: beyond an hour it hides dead workers instead of forgiving live ones.
+pub const RESTART_GRACE_MAX: Span = Span::from_secs(3600);
+/// How long the daemon may take to end: below the half minute after which service managers kill.
+pub const DRAIN_GRACE: Span = Span::from_secs(10);
+/// Shortest drain grace: what closing connections and the store may take by themselves.
+pub const DRAIN_GRACE_MIN: Span = Span::from_secs(1);
+/// Longest drain grace.
+pub const DRAIN_GRACE_MAX: Span = Span::from_secs(600);
+/// What is logged when nothing is said.
+pub const LOG: &str = "info";
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// An object a line, for collectors.
+    Json,
+}
+
+/// All that the daemon is told, validated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The address to listen on. Port 0: any free one.
+    pub listen: SocketAddr,
+    /// The directory that holds the store.
+    pub data: PathBuf,
+    /// How long leases are kept after the coordinator was away. Up to [`RESTART_GRACE_MAX`], zero allowed.
+    pub restart_grace: Span,
+    /// How long the daemon may take to end, [`DRAIN_GRACE_MIN`] to [`DRAIN_GRACE_MAX`].
+    pub drain_grace: Span,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// Which of them are written: a filter of `tracing_subscriber::EnvFilter` that is known to parse.
+    pub log: String,
+    /// Listen beyond this machine, though there is neither TLS nor authentication.
+    pub insecure: bool,
+    /// What the daemon bounds.
+    pub limits: Limits,
+}
+
+impl Config {
+    /// Merges a command line with the process's environment and the file that either names.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with the flag, variable or key that said it.
+    pub fn load(args: &ServeArgs) -> Result<Self, ConfigError> {
+        Self::merge(args, &|variable| std::env::var_os(variable))
+    }
+
+    /// The same with any environment.
+    pub(crate) fn merge(args: &ServeArgs, environment: &source::Environment<'_>) -> Result<Self, ConfigError> {
+        let sources = Sources::gather(args, environment)?;
+        let config = Config {
+            listen: sources.read("listen", value::address)?.map_or_else(|| value::known(LISTEN, value::address), Ok)?,
+            data: sources.read("data", value::path)?.unwrap_or_else(|| DATA.into()),
+            restart_grace: sources
+                .read("restart_grace", value::span(Span::ZERO, RESTART_GRACE_MAX))?
+                .unwrap_or(RESTART_GRACE),
+            drain_grace: sources
+                .read("drain_grace", value::span(DRAIN_GRACE_MIN, DRAIN_GRACE_MAX))?
+                .unwrap_or(DRAIN_GRACE),
+            log_format: sources.read("log_format", value::log_format)?.unwrap_or_default(),
+            log: sources.read("log", value::log_filter)?.unwrap_or_else(|| LOG.to_owned()),
+            insecure: sources.read("insecure", value::flag)?.unwrap_or(false),
+            limits: Limits::read(&sources)?,
+        };
+        // An IPv4 address in IPv6 clothes is the same address.
+        if !config.insecure && !config.listen.ip().to_canonical().is_loopback() {
+            return Err(ConfigError::Exposed { listen: config.listen });
+        }
+        Ok(config)
+    }
+
+    /// What is configured and bounds something, as `GetServerInfo` shows it behind the contract's bounds.
+    pub fn bounds(&self) -> Vec<Bound> {
+        let mut bounds =
+            vec![limits::span_bound("drain_grace", self.drain_grace, "longest time that the daemon takes to end")];
+        bounds.extend(self.limits.bounds());
+        bounds
+    }
+}

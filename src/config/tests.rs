@@ -1,0 +1,148 @@
+//! Precedence, and every way to be wrong.
+
+use std::{collections::HashMap, ffi::OsString, io::Write, os::unix::ffi::OsStringExt};
+
+use clap::{Args, Command, FromArgMatches};
+
+use super::{args::KEYS, *};
+
+fn args(line: &[&str]) -> ServeArgs {
+    let command = ServeArgs::augment_args(Command::new("serve").no_binary_name(true));
+    ServeArgs::from_arg_matches(&command.try_get_matches_from(line).unwrap()).unwrap()
+}
+
+fn merge(line: &[&str], variables: &[(&str, &str)], file: Option<&str>) -> Result<Config, ConfigError> {
+    let mut args = args(line);
+    let mut stored = tempfile::NamedTempFile::new().unwrap();
+    if let Some(text) = file {
+        stored.write_all(text.as_bytes()).unwrap();
+        args.config = Some(stored.path().to_owned());
+    }
+    let variables: HashMap<_, _> = variables.iter().map(|(name, value)| (*name, OsString::from(value))).collect();
+    Config::merge(&args, &|name| variables.get(name).cloned())
+}
+
+fn problem(line: &[&str], variables: &[(&str, &str)], file: Option<&str>) -> String {
+    merge(line, variables, file).unwrap_err().to_string()
+}
+
+#[test]
+fn nothing_said_gives_the_defaults() {
+    let config = merge(&[], &[], None).unwrap();
+    let expected = Config {
+        listen: LISTEN.parse().unwrap(),
+        data: DATA.into(),
+        restart_grace: RESTART_GRACE,
+        drain_grace: DRAIN_GRACE,
+        log_format: LogFormat::Text,
+        log: LOG.to_owned(),
+        insecure: false,
+        limits: Limits::default(),
+    };
+    assert_eq!(config, expected);
+}
+
+#[test]
+fn a_flag_wins_over_a_variable_and_that_over_the_file() {
+    let file = Some("restart_grace = \"1s\"\ndata = \"/file\"\nreaders = 7\ninsecure = true\n");
+    let variables = [("SAGAD_RESTART_GRACE", "2s"), ("SAGAD_DATA", "/variable"), ("SAGAD_INSECURE", "false")];
+    let config = merge(&["--restart-grace", "3s"], &variables, file).unwrap();
+    assert_eq!(config.restart_grace, Span::from_secs(3));
+    assert_eq!(config.data, PathBuf::from("/variable"));
+    assert_eq!(config.limits.readers, 7);
+    assert!(!config.insecure);
+    assert!(merge(&["--insecure"], &variables, file).unwrap().insecure);
+    assert!(!merge(&["--insecure=false"], &[], file).unwrap().insecure);
+}
+
+#[test]
+fn every_key_can_be_said_in_all_three_ways() {
+    for key in KEYS {
+        let (value, default) = match key {
+            "listen" => ("[::1]:7", LISTEN),
+            "data" => ("/d", DATA),
+            "log_format" => ("json", "text"),
+            "log" => ("debug", LOG),
+            "insecure" => ("true", "false"),
+            "max_message_bytes" | "max_wal_bytes" => ("5MiB", "4MiB"),
+            _ if key.ends_with("grace") || key.ends_with("timeout") || key.ends_with("interval") => ("9s", "8s"),
+            _ => ("17", "16"),
+        };
+        let base = merge(&[], &[], None).unwrap();
+        let flag = format!("--{}={value}", key.replace('_', "-"));
+        let variable = format!("SAGAD_{}", key.to_uppercase());
+        let by_flag = merge(&[&flag], &[(&variable, default)], None).unwrap();
+        let by_variable = merge(&[], &[(&variable, value)], Some(&format!("{key} = {default:?}"))).unwrap();
+        let by_file = merge(&[], &[], Some(&format!("{key} = {value:?}"))).unwrap();
+        assert_ne!(by_flag, base, "{key}");
+        assert_eq!(by_flag, by_variable, "{key}");
+        assert_eq!(by_flag, by_file, "{key}");
+    }
+}
+
+#[test]
+fn errors_name_who_said_what() {
+    assert!(problem(&["--restart-grace", "2h"], &[], None).starts_with("--restart-grace: \"2h\" is more than"));
+    assert!(problem(&[], &[("SAGAD_DRAIN_GRACE", "11m")], None).starts_with("SAGAD_DRAIN_GRACE: \"11m\" is more than"));
+    assert!(problem(&["--drain-grace", "0"], &[], None).contains("is less than 1s"));
+    let text = problem(&[], &[], Some("listen = \"localhost:1\""));
+    assert!(text.starts_with("listen in /") && text.contains("\"localhost:1\" is not an IP address"), "{text}");
+    assert!(problem(&[], &[], Some("readers = 0")).contains("\"0\" is less than 1"));
+    assert!(problem(&[], &[], Some("readers = -1")).contains("\"-1\" is not a whole number"));
+    assert!(problem(&[], &[], Some("restart_grace = 10")).contains("\"10\" is not a length of time"));
+    assert!(problem(&[], &[], Some("restart_grace = 1.5")).contains("TOML float"));
+    assert!(problem(&["--log", "a=b=c"], &[], None).starts_with("--log: \"a=b=c\" is not a log filter"));
+    assert!(problem(&["--max-message-bytes", "2MiB"], &[], None).contains("is less than"));
+    assert!(problem(&["--insecure=perhaps"], &[], None).starts_with("--insecure: \"perhaps\""));
+    assert!(problem(&["--data", ""], &[], None).starts_with("--data: \"\" is empty"));
+}
+
+#[test]
+fn the_file_must_exist_parse_and_hold_known_keys() {
+    let unknown = problem(&[], &[], Some("restart-grace = \"1s\""));
+    assert!(unknown.contains("unknown key: restart-grace") && unknown.contains("restart_grace"), "{unknown}");
+    assert!(problem(&[], &[], Some("[limits]\nreaders = 1")).contains("unknown key: limits"));
+    assert!(problem(&[], &[], Some("readers = ")).contains("not valid TOML"));
+    assert!(problem(&["--config", "/nowhere/sagad.toml"], &[], None).contains("/nowhere/sagad.toml can't be read"));
+    assert!(problem(&[], &[("SAGAD_CONFIG", "/nowhere/sagad.toml")], None).contains("can't be read"));
+    assert!(merge(&[], &[("SAGAD_CONFIG", "/nowhere/sagad.toml")], Some("")).is_ok(), "the flag wins here, too");
+}
+
+#[test]
+fn variables_of_others_and_empty_ones_mean_nothing() {
+    let variables = [("SAGAD_SERVER", "http://elsewhere"), ("SAGAD_TOKEN", "7"), ("SAGAD_LISTEN", "")];
+    assert_eq!(merge(&[], &variables, None).unwrap(), merge(&[], &[], None).unwrap());
+    let not_text = |_: &str| Some(OsString::from_vec(vec![0xff]));
+    let error = Config::merge(&ServeArgs::default(), &not_text).unwrap_err();
+    assert_eq!(error.to_string(), "SAGAD_CONFIG: its value is not UTF-8");
+}
+
+#[test]
+fn beyond_loopback_it_wants_to_be_told_twice() {
+    for outside in ["0.0.0.0:1", "[::]:1", "192.0.2.1:1", "[::ffff:192.0.2.1]:1"] {
+        let text = problem(&["--listen", outside], &[], None);
+        assert!(text.contains("TLS") && text.contains("--insecure") && text.contains(outside), "{text}");
+        assert!(merge(&["--listen", outside, "--insecure"], &[], None).is_ok());
+    }
+    for inside in ["127.0.0.1:0", "127.8.8.8:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+        assert!(merge(&["--listen", inside], &[], None).is_ok(), "{inside}");
+    }
+}
+
+#[test]
+fn connections_stay_below_the_limit_on_open_files() {
+    let mut limits = Limits::default();
+    assert_eq!(limits.fit_to_descriptors(1 << 20), None);
+    let warning = limits.fit_to_descriptors(1024).unwrap();
+    assert_eq!(limits.max_connections, 1024 - 64 - 12);
+    assert!(warning.contains("948 instead of 10240"), "{warning}");
+    limits.fit_to_descriptors(3);
+    assert_eq!(limits.max_connections, 1);
+}
+
+#[test]
+fn each_bound_is_shown() {
+    let names: Vec<_> = merge(&[], &[], None).unwrap().bounds().iter().map(|bound| bound.name).collect();
+    let expected = KEYS.iter().filter(|key| **key == "drain_grace" || KEYS[7..].contains(key));
+    assert!(names.iter().eq(expected), "{names:?}");
+}

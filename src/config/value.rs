@@ -1,0 +1,140 @@
+//! Text to values: one parser for each kind, whoever said it. A parser's error continues a sentence that begins with
+//! the value.
+
+use std::{fmt::Display, net::SocketAddr, path::PathBuf};
+
+use tracing_subscriber::EnvFilter;
+
+use crate::domain::time::Span;
+
+use super::{ConfigError, LogFormat};
+
+/// What a parser returns.
+pub(super) type Parsed<T> = Result<T, String>;
+
+/// A default through its parser.
+pub(super) fn known<T>(value: &'static str, parse: impl Fn(&str) -> Parsed<T>) -> Result<T, ConfigError> {
+    parse(value).map_err(|problem| ConfigError::Default { value, problem })
+}
+
+/// An IP address and a port.
+pub(super) fn address(text: &str) -> Parsed<SocketAddr> {
+    text.parse().map_err(|_| "is not an IP address with a port, such as 127.0.0.1:7420 or [::1]:7420".to_owned())
+}
+
+/// A path.
+pub(super) fn path(text: &str) -> Parsed<PathBuf> {
+    if text.is_empty() { Err("is empty: a directory is needed".to_owned()) } else { Ok(text.into()) }
+}
+
+/// `text` or `json`.
+pub(super) fn log_format(text: &str) -> Parsed<LogFormat> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("is neither text nor json".to_owned()),
+    }
+}
+
+/// A filter for log lines.
+pub(super) fn log_filter(text: &str) -> Parsed<String> {
+    match EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("is not a log filter, such as info or sagad=debug,info: {error}")),
+    }
+}
+
+/// Yes or no.
+pub(super) fn flag(text: &str) -> Parsed<bool> {
+    match text {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err("is neither true nor false".to_owned()),
+    }
+}
+
+/// A length within bounds, both included.
+pub(super) fn span(least: Span, most: Span) -> impl Fn(&str) -> Parsed<Span> {
+    move |text| {
+        // The one number that needs no unit.
+        let length = if text == "0" { Ok(std::time::Duration::ZERO) } else { humantime::parse_duration(text) };
+        let length = length.map_err(|_| "is not a length of time, such as 500ms, 30s, 5m or 1h30m".to_owned())?;
+        let span = i64::try_from(length.as_micros()).ok().and_then(Span::from_micros);
+        within(span.ok_or_else(|| format!("is more than {most}"))?, least, most)
+    }
+}
+
+/// A count within bounds, both included.
+pub(super) fn count(least: u64, most: u64) -> impl Fn(&str) -> Parsed<u64> {
+    move |text| within(text.parse().map_err(|_| "is not a whole number".to_owned())?, least, most)
+}
+
+/// A number of bytes, with or without a binary unit, within bounds, both included.
+pub(super) fn size(least: u64, most: u64) -> impl Fn(&str) -> Parsed<u64> {
+    const UNITS: [(&str, u64); 3] = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+    move |text| {
+        let (digits, unit) = UNITS
+            .iter()
+            .find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?.trim_end(), *unit)))
+            .unwrap_or((text, 1));
+        let bytes = digits.parse::<u64>().ok().and_then(|count| count.checked_mul(unit));
+        let bytes = bytes.ok_or_else(|| "is not a size, such as 67108864, 512KiB or 64MiB".to_owned())?;
+        if bytes < least {
+            Err(format!("is less than {least} bytes"))
+        } else if bytes > most {
+            Err(format!("is more than {most} bytes"))
+        } else {
+            Ok(bytes)
+        }
+    }
+}
+
+fn within<T: PartialOrd + Display>(value: T, least: T, most: T) -> Parsed<T> {
+    if value < least {
+        Err(format!("is less than {least}"))
+    } else if value > most {
+        Err(format!("is more than {most}"))
+    } else {
+        Ok(value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_take_binary_units() {
+        let size = size(1024, 1 << 40);
+        assert_eq!(size("67108864"), Ok(64 << 20));
+        assert_eq!(size("64MiB"), Ok(64 << 20));
+        assert_eq!(size("1 KiB"), Ok(1024));
+        assert_eq!(size("1GiB"), Ok(1 << 30));
+        for bad in ["", "MiB", "64MB", "-1KiB", "1.5MiB", "99999999999999999999", "99999999999GiB", "1023", "1025GiB"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn lengths_read_as_on_the_command_line() {
+        let span = span(Span::ZERO, Span::from_secs(3600));
+        assert_eq!(span("0"), Ok(Span::ZERO));
+        assert_eq!(span("0s"), Ok(Span::ZERO));
+        assert_eq!(span("1m30s"), Ok(Span::from_secs(90)));
+        assert_eq!(span("250ms"), Ok(Span::from_millis(250)));
+        for bad in ["", "10", "-1s", "ten", "61m", "1000000000y"] {
+            assert!(span(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn other_values_say_what_they_want() {
+        assert!(address("localhost:7420").unwrap_err().contains("127.0.0.1:7420"));
+        assert!(address("[::1]:0").is_ok());
+        assert!(log_filter("sagad=debug,info").is_ok());
+        assert!(log_filter("sagad=loud").unwrap_err().contains("log filter"));
+        assert!(log_format("xml").is_err() && path("").is_err() && flag("yes").is_err());
+        assert!(count(1, 9)("0").is_err() && count(1, 9)("10").is_err() && count(1, 9)("x").is_err());
+        assert_eq!(count(1, 9)("9"), Ok(9));
+    }
+}

@@ -1,0 +1,229 @@
+//! The accept loop, and what it does when the machine is short of something.
+
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tracing::{debug, info, warn};
+
+use super::{
+    ListenLimits,
+    connection::{Connection, Lines, PREFACE},
+};
+
+/// The first wait after a failed accept: long enough for a busy server to free a descriptor, too short to be noticed.
+const WAIT_MIN: Duration = Duration::from_millis(50);
+/// The longest wait: how late the first client is served when the shortage ends.
+const WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// Where connections come from.
+pub(super) trait Accept: Send + Sync + 'static {
+    /// The next connection. Loses none when dropped before it is ready.
+    fn accept(&self) -> impl Future<Output = io::Result<(TcpStream, SocketAddr)>> + Send;
+}
+
+impl Accept for TcpListener {
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        TcpListener::accept(self).await
+    }
+}
+
+/// One listener with its bounds.
+pub(super) struct Door<A> {
+    source: Arc<A>,
+    places: Arc<Semaphore>,
+    max_connections: usize,
+    preface_timeout: Duration,
+    lines: Lines,
+    greeted: mpsc::Sender<io::Result<Connection>>,
+}
+
+impl<A: Accept> Door<A> {
+    pub(super) fn new(
+        source: Arc<A>,
+        limits: ListenLimits,
+        lines: Lines,
+        greeted: mpsc::Sender<io::Result<Connection>>,
+    ) -> Self {
+        let ListenLimits { max_connections, preface_timeout } = limits;
+        let places = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
+        Door { source, places, max_connections, preface_timeout, lines, greeted }
+    }
+
+    /// Accepts until nobody takes the connections any more.
+    pub(super) async fn accept_all(self) {
+        let mut greetings = JoinSet::new();
+        let mut shortage = Shortage::default();
+        let mut full = false;
+        loop {
+            let accepted = tokio::select! {
+                () = self.greeted.closed() => return,
+                // Ended greetings are collected at once, or a burst would leave its memory behind.
+                Some(_) = greetings.join_next() => continue,
+                accepted = self.next(&mut full) => accepted,
+            };
+            match accepted {
+                Ok((stream, peer, place)) => {
+                    if shortage.accepted() {
+                        info!("accepting connections again");
+                    }
+                    greetings.spawn(self.greet(stream, peer, place));
+                }
+                // The peer was gone before it was accepted: that took it off the backlog, so nothing can spin.
+                Err(error) if is_the_peers(&error) => debug!(%error, "a connection ended before it was accepted"),
+                Err(error) => {
+                    let (wait, first) = shortage.failed();
+                    if first {
+                        warn!(%error, "can't accept connections; trying again, at most a second apart");
+                    }
+                    sleep(wait).await;
+                }
+            }
+        }
+    }
+
+    /// Waits for a free place, and then for a connection that takes it.
+    async fn next(&self, full: &mut bool) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+        let free = self.places.available_permits();
+        // An episode ends with an eighth free: at the bound, where connections come and go, each would begin a new one.
+        if free > self.max_connections / 8 {
+            *full = false;
+        } else if free == 0 && !*full {
+            *full = true;
+            warn!("all connections are taken; further ones wait until one ends (max_connections)");
+        }
+        let place = self.places.clone().acquire_owned().await.map_err(io::Error::other)?;
+        let (stream, peer) = self.source.accept().await?;
+        Ok((stream, peer, place))
+    }
+
+    /// Reads the preface and hands the connection on. Whatever goes wrong, the connection is closed.
+    fn greet(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        place: OwnedSemaphorePermit,
+    ) -> impl Future<Output = ()> + use<A> {
+        let (lines, greeted, within) = (self.lines.clone(), self.greeted.clone(), self.preface_timeout);
+        async move {
+            // Without it a small answer waits for the peer's delayed acknowledgement: 40 ms.
+            if let Err(error) = stream.set_nodelay(true) {
+                debug!(%peer, %error, "TCP_NODELAY could not be set");
+            }
+            let mut stream = stream;
+            match timeout(within, read_preface(&mut stream)).await {
+                Ok(Ok(())) => {
+                    let connection = Connection::new(stream, peer, place, &lines);
+                    // The server takes no more: it is ending, and the connection with it.
+                    let _ = greeted.send(Ok(connection)).await;
+                }
+                Ok(Err(error)) => debug!(%peer, %error, "closed: no HTTP/2"),
+                Err(_) => debug!(%peer, "closed: no HTTP/2 preface in time"),
+            }
+        }
+    }
+}
+
+/// Reads exactly the preface, and gives up at the first byte that differs.
+async fn read_preface(stream: &mut TcpStream) -> io::Result<()> {
+    let mut buffer = [0; PREFACE.len()];
+    let mut seen = 0;
+    while seen < PREFACE.len() {
+        let read = stream.read(&mut buffer[seen..]).await?;
+        if read == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer closed it"));
+        }
+        if buffer[seen..seen + read] != PREFACE[seen..seen + read] {
+            // The first byte of a TLS handshake record.
+            let tls = buffer[0] == 0x16;
+            let problem =
+                if tls { "the peer speaks TLS, this port does not" } else { "the peer speaks another protocol" };
+            return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+        }
+        seen += read;
+    }
+    Ok(())
+}
+
+/// Whether an accept failed because of the one connection it would have returned.
+fn is_the_peers(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+}
+
+/// How long to wait between failing accepts. One success does not end an episode: at the limit, where each connection
+/// that ends lets one more in, that would log every other attempt.
+#[derive(Debug, Default)]
+struct Shortage {
+    wait: Duration,
+}
+
+impl Shortage {
+    /// An accept failed: how long to wait, and whether this begins an episode.
+    fn failed(&mut self) -> (Duration, bool) {
+        let first = self.wait.is_zero();
+        self.wait = (self.wait * 2).clamp(WAIT_MIN, WAIT_MAX);
+        (self.wait, first)
+    }
+
+    /// An accept succeeded: whether this ends an episode.
+    fn accepted(&mut self) -> bool {
+        let in_episode = !self.wait.is_zero();
+        self.wait /= 2;
+        if self.wait < WAIT_MIN {
+            self.wait = Duration::ZERO;
+        }
+        in_episode && self.wait.is_zero()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_a_second_and_an_episode_is_told_once() {
+        let mut shortage = Shortage::default();
+        assert!(!shortage.accepted());
+        assert_eq!(shortage.failed(), (WAIT_MIN, true));
+        assert_eq!(shortage.failed(), (WAIT_MIN * 2, false));
+        for _ in 0..10 {
+            assert!(!shortage.failed().1);
+        }
+        assert_eq!(shortage.wait, WAIT_MAX);
+        assert!(!shortage.accepted(), "one success is not the end of it");
+        assert!(!shortage.failed().1);
+        let successes = (1..10).find(|_| shortage.accepted());
+        assert!(successes.is_some_and(|count| count > 1));
+        assert_eq!(shortage.failed(), (WAIT_MIN, true));
+    }
+
+    /// Fails as a process without descriptors does, at once and each time.
+    struct Exhausted(AtomicUsize);
+
+    impl Accept for Exhausted {
+        async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Err(io::Error::from_raw_os_error(24))
+        }
+    }
+
+    #[tokio::test]
+    async fn without_descriptors_it_waits_instead_of_spinning() {
+        let source = Arc::new(Exhausted(AtomicUsize::new(0)));
+        let (greeted, _incoming) = mpsc::channel(1);
+        let limits = ListenLimits { max_connections: 1, preface_timeout: Duration::from_secs(5) };
+        let door = Door::new(source.clone(), limits, Lines::default(), greeted);
+        assert!(timeout(Duration::from_secs(1), door.accept_all()).await.is_err(), "it goes on for ever");
+        // At 0, 50, 150, 350 and 750 ms.
+        let attempts = source.0.load(Ordering::Relaxed);
+        assert!((2..=5).contains(&attempts), "{attempts} attempts in a second");
+    }
+}

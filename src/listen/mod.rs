@@ -1,0 +1,60 @@
+//! The listening socket: our own accept loop, in front of the gRPC server.
+//!
+//! What a server's usual loop lacks: it spins a whole core when the process is out of file descriptors, it takes any
+//! number of connections, and it waits for ever for a peer that says nothing. Here every connection is counted, has to
+//! send the HTTP/2 preface in time before the server hears of it, and can be cut from outside when the daemon ends.
+//!
+//! Beyond the bound, connections *wait to be accepted*, in order of arrival in the kernel's backlog, rather than being
+//! accepted and closed. There is one coordinator, so a client that is turned away can only come back later, and a gRPC
+//! client's backoff grows to minutes: longer than most leases. Waiting, it gets the first place that is free, and a
+//! flood costs no churn. Silent peers give their places back after the preface timeout.
+
+mod accept;
+mod connection;
+
+use std::{io, sync::Arc, time::Duration};
+
+use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+
+pub use connection::{Connection, Lines};
+
+/// Greeted connections that the server has not picked up yet: a burst's worth. It picks them up at once, so more would
+/// only hide that it does not.
+const GREETED: usize = 64;
+
+/// What bounds the connections of one listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenLimits {
+    /// Most connections at a time, greeted or not.
+    pub max_connections: usize,
+    /// How long a connection may take to send the HTTP/2 preface.
+    pub preface_timeout: Duration,
+}
+
+/// An open door: a running accept loop.
+#[derive(Debug)]
+pub struct Listening {
+    /// The connections that have sent their preface.
+    pub incoming: ReceiverStream<io::Result<Connection>>,
+    /// All of those that are open.
+    pub lines: Lines,
+    /// The loop itself. It ends when it is told to, or when nobody takes its connections any more.
+    pub accepting: JoinHandle<()>,
+}
+
+/// Accepts connections until `stop` is cancelled. The socket is closed then, with all connections that have not sent
+/// their preface; greeted ones live on.
+pub fn listen(listener: TcpListener, limits: ListenLimits, stop: CancellationToken) -> Listening {
+    let lines = Lines::default();
+    let (greeted, incoming) = mpsc::channel(GREETED);
+    let accepting = tokio::spawn({
+        let door = accept::Door::new(Arc::new(listener), limits, lines.clone(), greeted);
+        async move {
+            // Dropping the loop drops the socket and the connections that are not greeted yet.
+            let _ = stop.run_until_cancelled_owned(door.accept_all()).await;
+        }
+    });
+    Listening { incoming: ReceiverStream::new(incoming), lines, accepting }
+}

@@ -1,0 +1,145 @@
+//! All that faces clients: the accept loop, the gRPC server with its settings, and the calls in flight.
+
+use std::{
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::Request;
+use tokio::{
+    net::TcpListener,
+    task::JoinHandle,
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TrackedFuture},
+};
+use tonic::{body::Body, service::RoutesBuilder, transport::Server};
+use tower::{Layer, Service};
+use tracing::{info, warn};
+
+use super::ServeError;
+use crate::{
+    config::Limits,
+    listen::{Lines, ListenLimits, listen},
+    proto::DESCRIPTORS,
+};
+
+/// Largest set of request headers: room for tokens and traces.
+const HEADER_BYTES: u32 = 16 << 10;
+/// Streams that a client may have cancelled before they were looked at, until its connection is ended ("rapid reset").
+/// Clients that cancel a hundred calls at once exist; those that flood reach any number.
+const RESET_STREAMS: usize = 128;
+/// Time for cut connections to notice: they are woken, so it takes a moment of CPU each.
+const CUT: Duration = Duration::from_millis(500);
+
+/// A running server.
+pub(super) struct Front {
+    serving: JoinHandle<Result<(), tonic::transport::Error>>,
+    accepting: JoinHandle<()>,
+    lines: Lines,
+    calls: TaskTracker,
+    closing: CancellationToken,
+}
+
+impl Front {
+    /// Serves `routes`, and reflection beside them.
+    pub(super) fn start(limits: &Limits, listener: TcpListener, mut routes: RoutesBuilder) -> Result<Self, ServeError> {
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        routes.add_service(reflection().build_v1()?);
+        routes.add_service(reflection().build_v1alpha()?);
+
+        let closing = CancellationToken::new();
+        let calls = TaskTracker::new();
+        let door = listen(
+            listener,
+            ListenLimits { max_connections: limits.max_connections, preface_timeout: limits.preface_timeout.to_std() },
+            closing.clone(),
+        );
+        let server = server(limits).layer(InFlight { calls: calls.clone() }).serve_with_incoming_shutdown(
+            routes.routes().prepare(),
+            door.incoming,
+            closing.clone().cancelled_owned(),
+        );
+        let serving = tokio::spawn(server);
+        Ok(Front { serving, accepting: door.accepting, lines: door.lines, calls, closing })
+    }
+
+    /// Ready if the server stops by itself. It has no reason to.
+    pub(super) async fn failed(&mut self) {
+        // The accept loop ends, too, when the server takes no more connections.
+        if let Err(error) = (&mut self.accepting).await {
+            warn!(%error, "the accept loop ended early");
+        }
+    }
+
+    /// Closes the socket, tells clients to go, waits until `answered_by` for calls in flight, then at most `linger` for
+    /// connections to close, and cuts the rest. Streams are to be ended by others; they are not calls in flight.
+    pub(super) async fn end(mut self, answered_by: Instant, linger: Duration) {
+        self.closing.cancel();
+        self.calls.close();
+        if timeout_at(answered_by, self.calls.wait()).await.is_err() {
+            warn!(calls = self.calls.len(), "some calls are not answered in time");
+        }
+        if timeout(linger, &mut self.serving).await.is_ok() {
+            return;
+        }
+        let connections = self.lines.cut_all();
+        info!(connections, "cut the connections that did not close in time");
+        if timeout(CUT, &mut self.serving).await.is_err() {
+            self.serving.abort();
+        }
+    }
+}
+
+/// The server's settings. Its own timeouts and concurrency limits stay off: they do not bound streams. So does the
+/// maximum age of connections: with a grace it cuts them without a GOAWAY.
+fn server(limits: &Limits) -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(limits.keepalive_interval.to_std()))
+        .http2_keepalive_timeout(Some(limits.keepalive_timeout.to_std()))
+        .http2_adaptive_window(Some(false))
+        .max_concurrent_streams(limits.max_concurrent_streams)
+        .http2_max_header_list_size(HEADER_BYTES)
+        .http2_max_pending_accept_reset_streams(Some(RESET_STREAMS))
+}
+
+/// Counts calls from their headers to the handler's answer. A stream's answer is its beginning.
+#[derive(Clone)]
+struct InFlight {
+    calls: TaskTracker,
+}
+
+impl<S> Layer<S> for InFlight {
+    type Service = Counted<S>;
+
+    fn layer(&self, inner: S) -> Counted<S> {
+        Counted { inner, calls: self.calls.clone() }
+    }
+}
+
+/// A service whose calls are counted.
+#[derive(Clone)]
+struct Counted<S> {
+    inner: S,
+    calls: TaskTracker,
+}
+
+impl<S: Service<Request<Body>>> Service<Request<Body>> for Counted<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = TrackedFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        self.calls.track_future(self.inner.call(request))
+    }
+}

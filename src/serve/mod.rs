@@ -1,0 +1,191 @@
+//! FLOOR 4: the daemon from its start to its end: what listens, what is behind it, and who ends first.
+//!
+//! The port answers from the beginning: health checks say `NOT_SERVING` and calls `STORE_UNAVAILABLE` until the store is
+//! open. The end has an order, too, in which nobody has to be waited for longer than its part of the grace:
+//!
+//! 1. Health says `NOT_SERVING`, and its watches end, so that balancers and scripts look elsewhere.
+//! 2. Nothing is accepted any more; what has not sent its preface is closed; clients are told to go (GOAWAY).
+//! 3. Held `ClaimNext` calls are let go, streams end with `UNAVAILABLE`; calls in flight are answered.
+//! 4. Connections close, as their peers see the end; those that do not within a second are cut.
+//! 5. The store is closed, after the last answer: nothing that was accepted is left without one.
+
+mod backend;
+mod front;
+mod health;
+mod process;
+
+#[cfg(test)]
+mod tests;
+
+use std::{future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+
+use tokio::{net::TcpListener, task, time};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{clock::Clock, config::Config};
+use backend::{Backend, BoxError, Opened};
+use front::Front;
+use health::Health;
+
+pub use process::{command, serve};
+
+/// The longest that connections may take to close once their calls are answered, and the least that is left for the
+/// store: a live peer needs a round trip, and a dead one is not worth more.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Why the daemon ended, other than by being told to.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The listening socket can't be used.
+    #[error("the listening socket can't be used: {0}")]
+    Listener(io::Error),
+    /// The contract's descriptors can't be served: a mistake in the build.
+    #[error("reflection can't be served: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// The store did not open. Its own text says what to do.
+    #[error("{0}")]
+    Open(BoxError),
+    /// The store failed while serving.
+    #[error(
+        "the store failed: {0}. The daemon ended, because what follows could not be promised. Every change that was \
+         acknowledged is on disk. Look at the disk and its free space, verify the store with `sagad check --data DIR`, \
+         and start again, or restore a backup if it is damaged"
+    )]
+    Store(BoxError),
+    /// The accept loop ended by itself: a mistake in the program.
+    #[error("connections are not accepted any more: the accept loop ended by itself")]
+    Accepting,
+}
+
+/// Serves until `shutdown` is ready or the store fails, and returns when everything has ended: after a shutdown within
+/// the configured grace, whatever the peers do.
+///
+/// # Errors
+/// The store can't be opened, or failed.
+pub async fn run(
+    config: Config,
+    listener: TcpListener,
+    clock: Arc<dyn Clock>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let backend = backend::sqlite(&config, clock);
+    run_with(&config, listener, backend, |_| {}, shutdown).await
+}
+
+/// [`run`] with any backend; `announce` is called once calls are served.
+async fn run_with(
+    config: &Config,
+    listener: TcpListener,
+    backend: Backend,
+    announce: impl FnOnce(SocketAddr),
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let address = listener.local_addr().map_err(ServeError::Listener)?;
+    let mut shutdown = pin!(shutdown);
+    let streams = CancellationToken::new();
+    let (health, health_service) = Health::not_serving().await;
+    let mut routes = (backend.services)(streams.clone());
+    routes.add_service(health_service);
+    let mut front = Front::start(&config.limits, listener, routes)?;
+
+    let opened = tokio::select! {
+        opened = task::spawn_blocking(backend.open) => match opened {
+            Ok(Ok(store)) => Ok(Some(store)),
+            Ok(Err(error)) => Err(ServeError::Open(error)),
+            Err(panic) => Err(ServeError::Open(format!("opening the store ended early: {panic}").into())),
+        },
+        // The thread that opens it goes on until the process ends, which is as safe as a crash.
+        () = &mut shutdown => Ok(None),
+    };
+    let (outcome, store) = match opened {
+        Ok(Some(mut store)) => {
+            health.serving().await;
+            info!(%address, "serving");
+            announce(address);
+            let outcome = tokio::select! {
+                () = &mut shutdown => Ok(()),
+                failure = failed(&mut store) => Err(ServeError::Store(failure)),
+                () = front.failed() => Err(ServeError::Accepting),
+            };
+            (outcome, Some(store))
+        }
+        Ok(None) => (Ok(()), None),
+        Err(error) => (Err(error), None),
+    };
+    info!("ending");
+    let ending = Ending { grace: config.drain_grace.to_std(), health, streams, front };
+    match (outcome, store) {
+        // A store that failed answers nothing more, and can't be closed.
+        (Err(error @ ServeError::Store(_)), _) => {
+            ending.without_store().await;
+            Err(error)
+        }
+        (outcome, Some(store)) => outcome.and(ending.with_store(store).await),
+        (outcome, None) => {
+            ending.without_store().await;
+            outcome
+        }
+    }
+}
+
+/// Why the store ended by itself, when it does.
+async fn failed(store: &mut Opened) -> BoxError {
+    match store.ended.as_mut().await {
+        Ok(()) => "it was closed by another".into(),
+        Err(failure) => failure,
+    }
+}
+
+/// What of a grace is the connections', and what is left for the store: the calls have the rest.
+fn part_of(grace: Duration) -> Duration {
+    LINGER.min(grace / 4)
+}
+
+/// What has to end.
+struct Ending {
+    grace: Duration,
+    health: Health,
+    streams: CancellationToken,
+    front: Front,
+}
+
+impl Ending {
+    /// Ends all that faces clients; whatever they still wait for is answered by itself.
+    async fn without_store(self) {
+        self.health.end().await;
+        self.streams.cancel();
+        let part = part_of(self.grace);
+        self.front.end(time::sleep(part).deadline(), part).await;
+    }
+
+    /// Ends all that faces clients, once it has answered them, and then the store.
+    async fn with_store(self, store: Opened) -> Result<(), ServeError> {
+        let part = part_of(self.grace);
+        // The timer's own end, so that each step is measured against the same one.
+        let deadline = time::sleep(self.grace).deadline();
+        self.health.end().await;
+        self.streams.cancel();
+        // Letting held claims go blocks while the writer's queue is full: the calls in that queue are waited for, too.
+        let draining = task::spawn_blocking(store.drain);
+        self.front.end(deadline - 2 * part, part).await;
+
+        let mut ended = store.ended;
+        let closing = async {
+            // The order matters: nothing may follow the message that closes. Neither can fail but by a panic, after
+            // which the writer's end says what there is to say.
+            let _ = draining.await;
+            let _ = task::spawn_blocking(store.close).await;
+            ended.as_mut().await
+        };
+        match time::timeout_at(deadline, closing).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(failure)) => Err(ServeError::Store(failure)),
+            Err(_) => {
+                // All that was acknowledged is synced; the next start does what is left.
+                warn!("the store takes longer to close than the grace allows; ending without");
+                Ok(())
+            }
+        }
+    }
+}

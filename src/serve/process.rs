@@ -1,0 +1,150 @@
+//! `sagad serve`: the process around [`super::run`]: its limits, its threads, its signals, its exit code.
+
+use std::{
+    io::{self, Write},
+    net::SocketAddr,
+    process::ExitCode,
+    sync::Arc,
+};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    runtime::Runtime,
+    signal::unix::{Signal, SignalKind, signal},
+};
+use tracing::{Level, error, info, warn};
+
+use super::{backend, run_with};
+use crate::{
+    clock::SystemClock,
+    config::{Config, LogFormat, ServeArgs},
+    logs,
+};
+
+/// The process failed.
+const FAILED: u8 = 1;
+/// The command line, a variable or the file is wrong.
+const USAGE: u8 = 2;
+/// Connections that the kernel keeps until they are accepted (it takes less where `net.core.somaxconn` is lower).
+/// Beyond the bound on connections this is where clients wait.
+const BACKLOG: u32 = 4096;
+
+/// `sagad serve`: from its arguments to its exit code. 0: told to end; 1: failed; 2: wrong usage.
+pub fn command(args: &ServeArgs) -> ExitCode {
+    match Config::load(args) {
+        Ok(config) => serve(config),
+        Err(error) => {
+            eprintln!("sagad: {error}");
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+/// Runs the daemon in this process until SIGTERM or SIGINT. Its first line on stdout says where it serves, once it does.
+pub fn serve(config: Config) -> ExitCode {
+    if let Err(error) = logs::start(config.log_format, &config.log) {
+        eprintln!("sagad: {error}");
+        return ExitCode::from(USAGE);
+    }
+    let format = config.log_format;
+    match until_told(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The reason has to be seen, though the filter hides log lines, and as JSON where a collector reads.
+            if format == LogFormat::Json && tracing::enabled!(Level::ERROR) {
+                error!(%error, "failed");
+            } else {
+                eprintln!("sagad: {error}");
+            }
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn until_told(mut config: Config) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    if let Some(warning) = raise_open_files().and_then(|limit| config.limits.fit_to_descriptors(limit)) {
+        warn!("{warning}");
+    }
+    let runtime = runtime().map_err(|error| format!("threads can't be started: {error}"))?;
+    let outcome = runtime.block_on(async {
+        // Before anything else, so that a signal during a long start is not lost.
+        let signals = Signals::install().map_err(|error| format!("signals can't be handled: {error}"))?;
+        let listener = bind(config.listen).map_err(|error| {
+            format!("can't listen on {}: {error}. Another address can be given with --listen", config.listen)
+        })?;
+        let backend = backend::sqlite(&config, Arc::new(SystemClock::start()));
+        run_with(&config, listener, backend, announce, signals.first()).await?;
+        Ok(())
+    });
+    // What still blocks (a read, a store that was being opened) ends with the process.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// The network's threads. The writer has its own.
+fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread().thread_name("sagad-net").enable_all().build()
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A restart must not wait for the old connections' TIME_WAIT.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+fn announce(address: SocketAddr) {
+    let mut out = io::stdout().lock();
+    // Who closed stdout does not want to know; that is no reason to end.
+    if let Err(error) = writeln!(out, "sagad: serving gRPC on {address}").and_then(|()| out.flush()) {
+        info!(%error, "stdout can't be written to");
+    }
+}
+
+/// Raises the limit on open files as far as it goes: the usual soft limit of 1024 is there for programs that use
+/// `select`. Returns the limit, if there is one.
+fn raise_open_files() -> Option<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return limit.current;
+    }
+    match setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        Ok(()) => limit.maximum,
+        Err(error) => {
+            warn!(%error, "the limit on open files stays as it is");
+            limit.current
+        }
+    }
+}
+
+/// The signals that end the daemon.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn install() -> io::Result<Self> {
+        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Ready at the first; the second ends the process at once. That is as safe as a crash: nothing acknowledged is lost.
+    async fn first(mut self) {
+        let name = self.next().await;
+        info!(signal = name, "told to end");
+        tokio::spawn(async move {
+            let name = self.next().await;
+            eprintln!("sagad: second signal ({name}): ending at once");
+            std::process::exit(FAILED.into());
+        });
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
