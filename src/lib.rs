@@ -2,5 +2,7 @@
 
 pub mod clock;
 pub mod domain;
+pub mod grpc;
 pub mod proto;
 pub mod store;
+pub mod watch;
