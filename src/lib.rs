@@ -3,8 +3,10 @@
 pub mod clock;
 pub mod config;
 pub mod domain;
+pub mod grpc;
 pub mod listen;
 pub mod logs;
 pub mod proto;
 pub mod serve;
 pub mod store;
+pub mod watch;

@@ -40,6 +40,8 @@ pub const BATCH_BYTES: usize = 2 * 1024 * 1024;
 pub const CLAIM_SAGAS: usize = 100;
 /// Most queues that one request may name.
 pub const QUEUES: usize = 100;
+/// Most compensation kinds that one `ClaimNext` may name.
+pub const KINDS: usize = 128;
 /// Longest time that `ClaimNext` waits.
 pub const WAIT_MAX: Span = Span::from_secs(60);
 /// What a held `ClaimNext` leaves of its caller's own deadline, so that the empty answer still arrives.
@@ -107,6 +109,7 @@ pub const ALL: &[Bound] = &[
     bytes("batch_bytes", BATCH_BYTES, "largest BatchCreateSagas request"),
     count("claim_sagas", CLAIM_SAGAS, "most sagas in ClaimNext"),
     count("queues", QUEUES, "most queues in one request"),
+    count("kinds", KINDS, "most compensation kinds in ClaimNext"),
     span("wait_max", WAIT_MAX, "longest wait of ClaimNext"),
     count("page_default", PAGE_DEFAULT, "page size when none is given"),
     count("page_max", PAGE_MAX, "largest page"),

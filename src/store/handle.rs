@@ -142,6 +142,11 @@ impl Store {
         Moment { now: self.shared.clock.now(), absence: *self.shared.absence.read() }
     }
 
+    /// The wall clock's UTC, for showing how far the coordinator's clock is from it.
+    pub fn utc(&self) -> Timestamp {
+        self.shared.clock.utc()
+    }
+
     /// The end of the history, for those who follow it.
     pub fn tail(&self) -> &Tail {
         &self.shared.tail

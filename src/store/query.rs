@@ -107,8 +107,11 @@ pub struct EventQuery {
     pub after: Revision,
     /// Up to this revision.
     pub through: Revision,
-    /// At most so many.
+    /// At most so many; fewer only when there are no more.
     pub limit: usize,
+    /// Of one saga that is still there: its own history is whole, whatever else was compacted. So `after` is a place
+    /// only, and is not checked.
+    pub whole: bool,
 }
 
 /// The counts of one queue.

@@ -22,7 +22,7 @@ pub trait Reader: Send + Sync + 'static {
     fn list(&self, query: &ListQuery) -> Result<SagaPage, StoreError>;
 
     /// A stretch of the history. Fails when part of it is compacted, or when it begins at a revision that was never
-    /// given.
+    /// given; but not when it is asked for as a `whole` saga's.
     fn events(&self, query: &EventQuery) -> Result<Vec<Event>, StoreError>;
 
     /// Sagas that are reported stale with a `lease_expired` event after `after` and up to `through`, in its order, each

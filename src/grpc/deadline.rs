@@ -1,0 +1,70 @@
+//! The caller's own deadline, which a held `ClaimNext` must not outlast.
+
+use tonic::metadata::MetadataMap;
+
+use crate::domain::{bounds::WAIT_MARGIN, time::Span};
+
+/// How long a call may be held: `wait`, but the answer has to leave before the caller's deadline.
+pub fn bounded_wait(wait: Span, metadata: &MetadataMap) -> Span {
+    match timeout(metadata) {
+        None => wait,
+        Some(timeout) => {
+            let left = timeout.micros() - WAIT_MARGIN.micros();
+            wait.min(Span::from_micros(left).unwrap_or(Span::ZERO))
+        }
+    }
+}
+
+/// The `grpc-timeout` header: up to eight digits and a unit. One that can't be read is none, as elsewhere in gRPC.
+/// (https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md)
+fn timeout(metadata: &MetadataMap) -> Option<Span> {
+    let value = metadata.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let amount: i64 = digits.parse().ok()?;
+    let micros = match unit {
+        "H" => amount * 3_600_000_000,
+        "M" => amount * 60_000_000,
+        "S" => amount * 1_000_000,
+        "m" => amount * 1000,
+        "u" => amount,
+        "n" => amount / 1000,
+        _ => return None,
+    };
+    Span::from_micros(micros)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn wait(timeout: &str) -> i64 {
+        let mut metadata = MetadataMap::new();
+        metadata.insert("grpc-timeout", timeout.parse().unwrap());
+        bounded_wait(Span::from_secs(60), &metadata).micros() / 1000
+    }
+
+    #[test]
+    fn a_wait_ends_before_the_deadline() {
+        assert_eq!(bounded_wait(Span::from_secs(60), &MetadataMap::new()), Span::from_secs(60));
+        assert_eq!(wait("5S"), 4900);
+        assert_eq!(wait("5000m"), 4900);
+        assert_eq!(wait("50m"), 0);
+        assert_eq!(wait("99999999H"), 60_000);
+        assert_eq!(wait("1M"), 59_900);
+        for unreadable in ["", "S", "5", "5x", "-5S", "123456789S"] {
+            assert_eq!(wait(unreadable), 60_000, "{unreadable}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_panics(value in "[ -~]{0,12}") {
+            wait(&value);
+        }
+    }
+}

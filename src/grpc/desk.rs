@@ -1,0 +1,213 @@
+//! [`Desk`]: where requests are taken in and answers handed out, the same for every rpc.
+
+use tonic::{Code, Response, Status, metadata::MetadataMap};
+use tracing::{debug, info};
+
+use crate::{
+    domain::{
+        command::{Answer, Command, FreeVerb, LeaseAnswer, Request, Verb},
+        rejection::Refusal,
+        saga::Saga,
+        text::Actor,
+    },
+    proto::{self, BatchCreateSagasRequest, ClaimNextRequest},
+    store::{Store, StoreError},
+};
+
+use super::{
+    StoreSlot,
+    deadline::bounded_wait,
+    parse::{self, Change, Violations},
+    render,
+    status::Problem,
+};
+
+/// The store, once there is one, and what is done around each request; cheap to clone.
+#[derive(Clone)]
+pub(super) struct Desk {
+    slot: StoreSlot,
+}
+
+impl Desk {
+    pub(super) fn new(slot: StoreSlot) -> Self {
+        Desk { slot }
+    }
+
+    pub(super) fn slot(&self) -> &StoreSlot {
+        &self.slot
+    }
+
+    /// The store, for an rpc that only looks.
+    pub(super) fn store(&self) -> Result<&Store, Problem> {
+        self.slot.get()
+    }
+
+    /// Parses a request, has it carried out, and answers when it is committed. Once submitted, the change no longer
+    /// depends on its caller: if the caller goes away and this future with it, the writer goes on.
+    pub(super) async fn change<M: Change>(&self, message: M) -> Result<Answer, Problem> {
+        self.submit(M::RPC, parse::request(message)).await
+    }
+
+    /// Has a parsed request carried out.
+    pub(super) async fn submit(
+        &self,
+        rpc: &'static str,
+        parsed: Result<Request, Violations>,
+    ) -> Result<Answer, Problem> {
+        let request = match parsed {
+            Ok(request) => request,
+            Err(violations) => {
+                let problem = Problem::from(violations);
+                refused(rpc, "", &problem);
+                return Err(problem);
+            }
+        };
+        let subject = subject(&request.command);
+        let decider = decider(&request.command).cloned();
+        let outcome = self.carry_out(rpc, &subject, request).await;
+        match (&outcome, decider) {
+            (Ok(_), Some(actor)) => info!(rpc, task_id = subject, actor = actor.as_str(), "decided"),
+            (Ok(_), None) => {}
+            (Err(problem), _) => refused(rpc, &subject, problem),
+        }
+        outcome
+    }
+
+    async fn carry_out(&self, rpc: &'static str, subject: &str, request: Request) -> Result<Answer, Problem> {
+        let store = self.slot.get()?;
+        let begun = store.moment().now;
+        let outcome = store.submit(request).await;
+        let micros = store.moment().now.since(begun).micros();
+        debug!(rpc, task_id = subject, accepted = outcome.is_ok(), micros, "request");
+        outcome.map_err(|error| match error {
+            // The path of a field has no index where there is no batch.
+            StoreError::Refused(refusal) if rpc != BatchCreateSagasRequest::RPC => {
+                StoreError::Refused(Box::new(Refusal { index: None, ..*refusal })).into()
+            }
+            error => error.into(),
+        })
+    }
+
+    /// A change whose answer is one saga.
+    pub(super) async fn change_saga<M: Change>(&self, message: M) -> Result<Option<proto::Saga>, Problem> {
+        let saga = match self.change(message).await? {
+            Answer::Saga(saga) => *saga,
+            Answer::Sagas(mut sagas) => match (sagas.pop(), sagas.is_empty()) {
+                (Some(saga), true) => saga,
+                (Some(_) | None, _) => return Err(unexpected(M::RPC)),
+            },
+            Answer::Lease(_) | Answer::Queue(_) | Answer::Purged(_) => return Err(unexpected(M::RPC)),
+        };
+        Ok(self.render(&[saga])?.pop())
+    }
+
+    /// A change whose answer is any number of sagas.
+    pub(super) async fn change_sagas<M: Change>(&self, message: M) -> Result<Vec<proto::Saga>, Problem> {
+        self.sagas(M::RPC, parse::request(message)).await
+    }
+
+    /// `ClaimNext`, which is held no longer than its caller's deadline allows.
+    pub(super) async fn claim_next(
+        &self,
+        message: ClaimNextRequest,
+        metadata: &MetadataMap,
+    ) -> Result<Vec<proto::Saga>, Problem> {
+        let mut parsed = parse::request(message);
+        if let Ok(Request { command: Command::ClaimNext(claim), .. }) = &mut parsed {
+            claim.wait = bounded_wait(claim.wait, metadata);
+        }
+        self.sagas(ClaimNextRequest::RPC, parsed).await
+    }
+
+    async fn sagas(&self, rpc: &'static str, parsed: Result<Request, Violations>) -> Result<Vec<proto::Saga>, Problem> {
+        match self.submit(rpc, parsed).await? {
+            Answer::Sagas(sagas) => self.render(&sagas),
+            Answer::Saga(saga) => self.render(&[*saga]),
+            Answer::Lease(_) | Answer::Queue(_) | Answer::Purged(_) => Err(unexpected(rpc)),
+        }
+    }
+
+    /// A change whose answer is a lease: a heartbeat.
+    pub(super) async fn heartbeat<M: Change>(&self, message: M) -> Result<LeaseAnswer, Problem> {
+        match self.change(message).await? {
+            Answer::Lease(answer) => Ok(answer),
+            Answer::Saga(_) | Answer::Sagas(_) | Answer::Queue(_) | Answer::Purged(_) => Err(unexpected(M::RPC)),
+        }
+    }
+
+    fn render(&self, sagas: &[Saga]) -> Result<Vec<proto::Saga>, Problem> {
+        let moment = self.slot.get()?.moment();
+        Ok(sagas.iter().map(|saga| render::saga::saga(saga, &moment)).collect())
+    }
+
+    /// Answers an rpc that only looks.
+    pub(super) async fn look<T>(
+        &self,
+        rpc: &'static str,
+        subject: &str,
+        look: impl Future<Output = Result<T, Problem>>,
+    ) -> Result<Response<T>, Status> {
+        let begun = self.slot.get().map(|store| store.moment().now);
+        match look.await {
+            Ok(answer) => {
+                if let (Ok(begun), Ok(store)) = (begun, self.slot.get()) {
+                    let micros = store.moment().now.since(begun).micros();
+                    debug!(rpc, task_id = subject, accepted = true, micros, "request");
+                }
+                Ok(Response::new(answer))
+            }
+            Err(problem) => {
+                refused(rpc, subject, &problem);
+                Err(problem.into())
+            }
+        }
+    }
+}
+
+/// The store answered with something that the command has no use for. The change was made, but can't be shown.
+pub(super) fn unexpected(rpc: &'static str) -> Problem {
+    tracing::error!(rpc, "the store's answer has another form than the request's");
+    Problem::from(StoreError::OutcomeUnknown)
+}
+
+/// Notes a refusal.
+pub(super) fn refused(rpc: &'static str, subject: &str, problem: &Problem) {
+    let Problem { code, reason, message, .. } = problem;
+    match code {
+        Code::DataLoss | Code::Unknown => tracing::error!(rpc, task_id = subject, reason, message, "failed"),
+        _ => info!(rpc, task_id = subject, reason, message, "refused"),
+    }
+}
+
+/// What a command is about, for the log.
+fn subject(command: &Command) -> String {
+    match command {
+        Command::Create(creations) => match creations.as_slice() {
+            [one] => one.task_id.to_string(),
+            many => format!("{} sagas", many.len()),
+        },
+        Command::ClaimNext(claim) => claim.owner.to_string(),
+        Command::Change(change) => change.task_id.to_string(),
+        Command::SetPaused(pause) => pause.queue.to_string(),
+        Command::Purge(_) => String::new(),
+    }
+}
+
+/// Who decides something by a command, if it is a decision.
+fn decider(command: &Command) -> Option<&Actor> {
+    match command {
+        Command::SetPaused(pause) => Some(&pause.actor),
+        Command::Purge(purge) => Some(&purge.actor),
+        Command::Create(_) | Command::ClaimNext(_) => None,
+        Command::Change(change) => match &change.verb {
+            Verb::Held(_, _) => None,
+            Verb::Free(verb) => match verb {
+                FreeVerb::WaiveCompensation { actor, .. }
+                | FreeVerb::Quarantine { actor, .. }
+                | FreeVerb::RequestCancel { actor, .. } => Some(actor),
+                FreeVerb::Recover { actor, validate_only, .. } => (!validate_only).then_some(actor),
+                FreeVerb::Dispatch { .. } | FreeVerb::Claim { .. } | FreeVerb::Annotate { .. } => None,
+            },
+        },
+    }
+}

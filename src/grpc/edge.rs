@@ -1,0 +1,164 @@
+//! Errors that the gRPC library makes by itself, before or beside a handler: given the form that every error has.
+//!
+//! A message that can't be decoded is `INTERNAL` there, one that is too large `OUT_OF_RANGE`; both are the request's
+//! fault, and by the contract `INVALID_ARGUMENT`.
+
+use std::task::{Context, Poll};
+
+use futures::{TryFutureExt, future::MapOk};
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+
+use super::status::Problem;
+
+/// Wraps the whole server, so that every error carries one `ErrorInfo`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ErrorLayer;
+
+/// What [`ErrorLayer`] makes of a service.
+#[derive(Clone, Debug)]
+pub struct WithErrorInfo<S>(S);
+
+impl<S> Layer<S> for ErrorLayer {
+    type Service = WithErrorInfo<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        WithErrorInfo(inner)
+    }
+}
+
+impl<S, Req, Body> Service<http::Request<Req>> for WithErrorInfo<S>
+where
+    S: Service<http::Request<Req>, Response = http::Response<Body>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = MapOk<S::Future, fn(http::Response<Body>) -> http::Response<Body>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Req>) -> Self::Future {
+        self.0.call(request).map_ok(complete_response)
+    }
+}
+
+/// Only answers without a body have their status in the header: those that a handler refused, and the library's own.
+fn complete_response<Body>(mut response: http::Response<Body>) -> http::Response<Body> {
+    if let Some(status) = Status::from_header_map(response.headers())
+        && status.code() != Code::Ok
+        && status.details().is_empty()
+    {
+        // What can't be written as a header stays as it was.
+        let _ = complete(&status).add_header(response.headers_mut());
+    }
+    response
+}
+
+/// The status with an `ErrorInfo`, and with the contract's code, unless it has details already.
+pub fn complete(status: &Status) -> Status {
+    if !status.details().is_empty() {
+        return status.clone();
+    }
+    let message = status.message();
+    let problem = match status.code() {
+        Code::Internal | Code::OutOfRange | Code::ResourceExhausted | Code::InvalidArgument => malformed(message),
+        code => Problem::new(code, reason(code), message),
+    };
+    problem.into()
+}
+
+fn malformed(message: &str) -> Problem {
+    let mut problem =
+        Problem::new(Code::InvalidArgument, "INVALID_ARGUMENT", format!("the request could not be read: {message}"));
+    let field = field_path(message);
+    if !field.is_empty() {
+        problem = problem.with("field", &field);
+    }
+    problem.violations.push((field, super::status::cut(message.to_owned(), 400)));
+    problem
+}
+
+/// The path of the field that could not be decoded, out of the decoder's message: `… message: A.b: B.c: why`.
+fn field_path(message: &str) -> String {
+    let Some((_, trail)) = message.split_once("message: ") else { return String::new() };
+    let is_word = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    let fields = trail.split(": ").map_while(|step| match step.split_once('.') {
+        Some((message, field)) if is_word(message) && is_word(field) => Some(field),
+        Some(_) | None => None,
+    });
+    fields.collect::<Vec<_>>().join(".")
+}
+
+fn reason(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "OUTCOME_UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "OVERLOADED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "STORE_UNAVAILABLE",
+        Code::DataLoss => "CORRUPT",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+    use tonic_types::StatusExt;
+
+    use super::*;
+    use crate::proto::CreateSagaRequest;
+
+    fn completed(status: Status) -> (Code, String, Vec<String>) {
+        let status = complete(&status);
+        let details = status.get_error_details();
+        let fields = details.bad_request().map(|bad| bad.field_violations.iter().map(|v| v.field.clone()).collect());
+        (status.code(), details.error_info().unwrap().reason.clone(), fields.unwrap_or_default())
+    }
+
+    #[test]
+    fn what_cannot_be_decoded_names_its_field() {
+        // Field 11, a policy, whose field 5, a duration, is cut off.
+        let error = CreateSagaRequest::decode(&[0x5a, 2, 0x2a, 9][..]).unwrap_err();
+        let (code, reason, fields) = completed(Status::internal(error.to_string()));
+        assert_eq!((code, reason.as_str()), (Code::InvalidArgument, "INVALID_ARGUMENT"));
+        assert_eq!(fields.len(), 1);
+        assert!(fields[0].starts_with("policy"), "{fields:?} {error}");
+    }
+
+    #[test]
+    fn what_is_too_large_is_invalid_and_names_the_limit() {
+        let text = "Error, decoded message length too large: found 9 bytes, the limit is: 4 bytes";
+        let status = complete(&Status::out_of_range(text));
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().contains("limit is: 4 bytes"));
+    }
+
+    #[test]
+    fn an_unknown_rpc_stays_unimplemented() {
+        assert_eq!(completed(Status::unimplemented("")).0, Code::Unimplemented);
+        assert_eq!(completed(Status::unimplemented("")).1, "UNIMPLEMENTED");
+    }
+
+    #[test]
+    fn our_own_errors_are_left_alone() {
+        let own: Status = Problem::overloaded("x", crate::domain::time::Span::ZERO).into();
+        assert_eq!(complete(&own).code(), Code::ResourceExhausted);
+        let mut response = http::Response::new(());
+        Status::unimplemented("").add_header(response.headers_mut()).unwrap();
+        let status = Status::from_header_map(complete_response(response).headers()).unwrap();
+        assert_eq!(status.get_error_details().error_info().unwrap().reason, "UNIMPLEMENTED");
+    }
+}

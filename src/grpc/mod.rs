@@ -1,0 +1,70 @@
+//! FLOOR 3: the contract, on the wire. Requests are parsed in ([`parse`]), facts are rendered out ([`render`]), and
+//! errors have one table ([`status`], [`refusal`]). The only user of the generated types on the daemon's side.
+
+mod admin_service;
+mod backup;
+mod deadline;
+mod desk;
+pub mod edge;
+mod keep_alive;
+mod looks;
+pub mod page_token;
+mod pages;
+pub mod parse;
+pub mod refusal;
+pub mod render;
+mod saga_service;
+mod slot;
+pub mod status;
+mod streams;
+
+use std::path::PathBuf;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    domain::time::Span,
+    proto::{admin_service_server::AdminServiceServer, saga_service_server::SagaServiceServer},
+};
+
+pub use admin_service::Admin;
+pub use edge::ErrorLayer;
+pub use saga_service::Sagas;
+pub use slot::StoreSlot;
+
+/// How much clients may have open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GrpcLimits {
+    /// Open `WatchStale` and `WatchEvents` streams, together.
+    pub max_watches: usize,
+    /// Open `KeepAlive` streams.
+    pub max_keepalives: usize,
+    /// Largest message that is read, in bytes.
+    pub max_message_bytes: usize,
+}
+
+/// What the services need to know of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerFacts {
+    /// How long leases are spared after the coordinator was away: told by `GetServerInfo`.
+    pub restart_grace: Span,
+    /// An existing directory with room for a copy of the store, which `Backup` makes there before it is streamed.
+    pub backup_dir: PathBuf,
+}
+
+/// Both services over the store that will be in the slot. When `stop` is cancelled, their streams end with
+/// `SHUTTING_DOWN`; other calls are answered. [`ErrorLayer`] has to be laid over the server that they are added to.
+pub fn services(
+    slot: StoreSlot,
+    facts: ServerFacts,
+    limits: GrpcLimits,
+    stop: CancellationToken,
+) -> (SagaServiceServer<Sagas>, AdminServiceServer<Admin>) {
+    let desk = desk::Desk::new(slot);
+    let sagas = Sagas::new(desk.clone(), limits, stop.clone());
+    let admin = Admin::new(desk, facts, stop);
+    (
+        SagaServiceServer::new(sagas).max_decoding_message_size(limits.max_message_bytes),
+        AdminServiceServer::new(admin).max_decoding_message_size(limits.max_message_bytes),
+    )
+}

@@ -1,0 +1,104 @@
+//! Pages of sagas and of history: as many as were asked for, as many as there are, or as many as fit into one answer.
+
+use crate::{
+    domain::{
+        bounds::PAGE_MAX,
+        ids::Revision,
+        rejection::{Refusal, Rejection},
+    },
+    proto,
+    store::{Cursor, EventQuery, ListQuery, SagaKey, Store, StoreError},
+};
+
+use super::{
+    page_token,
+    parse::queries::{History, Listing},
+    render::{self, Room},
+    status::Problem,
+};
+
+/// Sagas read at once: each can be over a MiB, and many listings may run at a time.
+const SAGAS_READ: usize = 100;
+
+/// A page of sagas.
+pub(super) async fn sagas(store: &Store, listing: Listing) -> Result<proto::ListSagasResponse, Problem> {
+    let moment = store.moment();
+    let mut room = Room::new();
+    let mut sagas = Vec::new();
+    let mut after = listing.after;
+    let limit = listing.limit.min(PAGE_MAX);
+    let more = loop {
+        let step = (limit - sagas.len()).min(SAGAS_READ);
+        if step == 0 {
+            break true;
+        }
+        let (filter, newest_first) = (listing.filter.clone(), listing.newest_first);
+        let page = store.list(ListQuery { filter, newest_first, after, limit: step, moment }).await?;
+        let read = page.sagas.len();
+        if !add(&mut sagas, &mut after, &mut room, page.sagas, &moment) {
+            break true;
+        }
+        let Some(next) = page.next else { break false };
+        after = Some(next);
+        if read < step {
+            // The store looked at as many as it does at once: the caller decides whether to go on.
+            break true;
+        }
+    };
+    let next = if more { after } else { None };
+    let next_page_token = next.map(|Cursor(place)| page_token::write(listing.digest, place)).unwrap_or_default();
+    Ok(proto::ListSagasResponse { sagas, next_page_token })
+}
+
+/// Adds what fits; false: not everything did.
+fn add(
+    sagas: &mut Vec<proto::Saga>,
+    after: &mut Option<Cursor>,
+    room: &mut Room,
+    page: Vec<(Cursor, crate::domain::saga::Saga)>,
+    moment: &crate::store::Moment,
+) -> bool {
+    for (place, saga) in page {
+        let saga = render::saga::listed(&saga, moment);
+        if !room.take(&saga) {
+            return false;
+        }
+        sagas.push(saga);
+        *after = Some(place);
+    }
+    true
+}
+
+/// A page of one saga's history.
+pub(super) async fn events(store: &Store, history: History) -> Result<proto::ListEventsResponse, Problem> {
+    let History { task_id, after, limit, digest } = history;
+    if store.get(SagaKey::Task(task_id.clone())).await?.is_none() {
+        let refusal = Refusal { task_id: Some(task_id), ..Refusal::plain(Rejection::SagaNotFound) };
+        return Err(StoreError::Refused(Box::new(refusal)).into());
+    }
+    let limit = limit.min(PAGE_MAX);
+    let query = EventQuery {
+        task_id: Some(task_id),
+        after,
+        through: Revision(i64::MAX),
+        // One more tells whether another page follows.
+        limit: limit + 1,
+        whole: true,
+        ..EventQuery::default()
+    };
+    let read = store.events(query).await?;
+    let mut room = Room::new();
+    let mut last = after;
+    let mut events = Vec::with_capacity(read.len().min(limit));
+    for event in read.iter().take(limit) {
+        let message = render::event::event(event);
+        if !room.take(&message) {
+            break;
+        }
+        events.push(message);
+        last = event.revision;
+    }
+    let more = events.len() < read.len();
+    let next_page_token = if more { page_token::write(digest, last.0) } else { String::new() };
+    Ok(proto::ListEventsResponse { events, next_page_token })
+}

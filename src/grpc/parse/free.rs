@@ -1,0 +1,173 @@
+//! What people and recoverers ask for, and the requests of operators that change something.
+
+use crate::{
+    domain::{
+        bounds::{PURGE_DEFAULT, PURGE_SAGAS},
+        command::{
+            Change as SagaChange, Command, FreeVerb, HeldVerb, Holder, Purge, RecoveryDecision, SetPaused, Verb,
+        },
+        ids::{Malformed, OwnerId, QueueName, TaskId},
+        saga::State,
+        text::{Actor, Text},
+        time::Span,
+    },
+    proto,
+};
+
+use super::{
+    Change, Violations,
+    queries::states,
+    values::{DURATION_MAX, required, unknown},
+};
+
+/// The requests of anyone but a lease's holder: how each becomes its verb.
+macro_rules! free {
+    ($request:ident, $rpc:literal, |$message:ident, $violations:ident| $verb:expr) => {
+        impl Change for proto::$request {
+            const RPC: &'static str = $rpc;
+
+            fn take_request_id(&mut self) -> String {
+                std::mem::take(&mut self.request_id)
+            }
+
+            fn parse(self, $violations: &mut Violations) -> Option<Command> {
+                let $message = self;
+                let task_id = $violations.check("task_id", TaskId::parse(&$message.task_id));
+                let verb = $verb;
+                Some(Command::Change(SagaChange { task_id: task_id?, verb }))
+            }
+        }
+    };
+}
+
+free!(WaiveCompensationRequest, "WaiveCompensation", |message, v| {
+    let position = v.position(message.position);
+    let actor = v.check("actor", Actor::parse(&message.actor));
+    let reason = v.required_text("reason", &message.reason);
+    Verb::Free(FreeVerb::WaiveCompensation { position: position?, actor: actor?, reason: reason? })
+});
+
+free!(QuarantineRequest, "Quarantine", |message, v| quarantine(&message, v)?);
+
+free!(RecoverRequest, "Recover", |message, v| {
+    let decision = v.check("decision", decision(message.decision));
+    let actor = v.check("actor", Actor::parse(&message.actor));
+    let reason = v.required_text("reason", &message.reason);
+    let token = v.token_or_none(message.fencing_token);
+    Verb::Free(FreeVerb::Recover {
+        decision: decision?,
+        actor: actor?,
+        reason: reason?,
+        token: token?,
+        validate_only: message.validate_only,
+    })
+});
+
+free!(RequestCancelRequest, "RequestCancel", |message, v| {
+    let actor = v.check("actor", Actor::parse(&message.actor));
+    let reason = v.required_text("reason", &message.reason);
+    Verb::Free(FreeVerb::RequestCancel { actor: actor?, reason: reason?, revoke_lease: message.revoke_lease })
+});
+
+free!(AnnotateRequest, "Annotate", |message, v| {
+    if message.note.is_empty() && message.details.is_empty() && message.terminal_reason.is_empty() {
+        v.add("note", "is required, or details, or terminal_reason: there is nothing to annotate");
+    }
+    let actor = v.check("actor", Actor::parse(&message.actor));
+    let note = v.check("note", Text::parse(&message.note));
+    let details = v.labels("details", message.details);
+    let terminal_reason = v.optional("terminal_reason", &message.terminal_reason, Text::parse);
+    Verb::Free(FreeVerb::Annotate { actor: actor?, note: note?, details: details?, terminal_reason: terminal_reason? })
+});
+
+/// Either by the holder of the lease or by a person: exactly one of the two.
+fn quarantine(message: &proto::QuarantineRequest, v: &mut Violations) -> Option<Verb> {
+    let reason = v.required_text("reason", &message.reason);
+    let by_holder = !message.owner_id.is_empty() || message.fencing_token != 0;
+    match (by_holder, message.actor.is_empty()) {
+        (false, true) => {
+            v.add("actor", "is required, or owner_id and fencing_token");
+            None
+        }
+        (true, false) => {
+            v.add("actor", "must be absent when owner_id and fencing_token are given");
+            None
+        }
+        (true, true) => {
+            if message.revoke_lease {
+                v.add("revoke_lease", "is for a person: it needs actor instead of owner_id and fencing_token");
+            }
+            let owner = v.check("owner_id", OwnerId::parse(&message.owner_id));
+            let token = v.token(message.fencing_token);
+            let holder = Holder { owner: owner?, token: token? };
+            Some(Verb::Held(holder, HeldVerb::Quarantine { reason: reason? }))
+        }
+        (false, false) => {
+            let actor = v.check("actor", Actor::parse(&message.actor))?;
+            let revoke_lease = message.revoke_lease;
+            Some(Verb::Free(FreeVerb::Quarantine { actor, reason: reason?, revoke_lease }))
+        }
+    }
+}
+
+fn decision(value: i32) -> Result<RecoveryDecision, Malformed> {
+    match proto::RecoveryDecision::try_from(value).map_err(|_| unknown(value))? {
+        proto::RecoveryDecision::Unspecified => Err(required()),
+        proto::RecoveryDecision::Requeue => Ok(RecoveryDecision::Requeue),
+        proto::RecoveryDecision::Compensate => Ok(RecoveryDecision::Compensate),
+        proto::RecoveryDecision::Quarantine => Ok(RecoveryDecision::Quarantine),
+    }
+}
+
+/// The two requests that pause or resume a queue.
+macro_rules! set_paused {
+    ($request:ident, $rpc:literal, $paused:literal) => {
+        impl Change for proto::$request {
+            const RPC: &'static str = $rpc;
+
+            fn take_request_id(&mut self) -> String {
+                String::new()
+            }
+
+            fn parse(self, v: &mut Violations) -> Option<Command> {
+                let queue = v.check("queue", QueueName::parse(&self.queue));
+                let actor = v.check("actor", Actor::parse(&self.actor));
+                let reason = v.check("reason", Text::parse(&self.reason));
+                Some(Command::SetPaused(SetPaused { queue: queue?, paused: $paused, actor: actor?, reason: reason? }))
+            }
+        }
+    };
+}
+
+set_paused!(PauseQueueRequest, "PauseQueue", true);
+set_paused!(ResumeQueueRequest, "ResumeQueue", false);
+
+/// The whole purge that was asked for; its steps are made by the service.
+pub fn purge(request: &proto::PurgeSagasRequest) -> Result<Purge, Violations> {
+    let mut v = Violations::default();
+    let purge = parse_purge(request, &mut v);
+    v.unless_any(purge)
+}
+
+fn parse_purge(request: &proto::PurgeSagasRequest, v: &mut Violations) -> Option<Purge> {
+    let states = states(&request.states, true, v);
+    if request.older_than.is_none() {
+        v.add("older_than", "is required; zero means all");
+    }
+    let older_than = v.span("older_than", request.older_than.as_ref(), Span::ZERO, DURATION_MAX);
+    let max_sagas = v.count("max_sagas", request.max_sagas, PURGE_SAGAS, PURGE_DEFAULT);
+    let actor = v.check("actor", Actor::parse(&request.actor));
+    let reason = v.check("reason", Text::parse(&request.reason));
+    let mut states = states?;
+    if states.is_empty() {
+        states = State::ALL.into_iter().filter(|state| state.is_terminal()).collect();
+    }
+    Some(Purge {
+        states,
+        older_than: older_than?,
+        max_sagas: max_sagas?,
+        actor: actor?,
+        reason: reason?,
+        validate_only: request.validate_only,
+    })
+}

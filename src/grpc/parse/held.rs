@@ -1,0 +1,143 @@
+//! What the holder of a lease asks for, each with `task_id`, `owner_id` and `fencing_token`.
+
+use crate::{
+    domain::{
+        bounds::{TTL_MAX, TTL_MIN},
+        command::{Change as SagaChange, Command, HeldVerb, Holder, Verb},
+        compensation::CompensationOutcome,
+        ids::{Malformed, OwnerId, TaskId},
+        text::Text,
+    },
+    proto,
+};
+
+use super::{
+    Change, Violations,
+    create::{compensations, delay},
+    values::{required, unknown},
+};
+
+/// The saga and the lease under which a call is made.
+struct Lease {
+    task_id: Option<TaskId>,
+    owner: Option<OwnerId>,
+    token: Option<crate::domain::ids::FencingToken>,
+}
+
+impl Lease {
+    fn parse(task_id: &str, owner_id: &str, fencing_token: i64, v: &mut Violations) -> Self {
+        Lease {
+            task_id: v.check("task_id", TaskId::parse(task_id)),
+            owner: v.check("owner_id", OwnerId::parse(owner_id)),
+            token: v.token(fencing_token),
+        }
+    }
+
+    fn command(self, verb: HeldVerb) -> Option<Command> {
+        let holder = Holder { owner: self.owner?, token: self.token? };
+        Some(Command::Change(SagaChange { task_id: self.task_id?, verb: Verb::Held(holder, verb) }))
+    }
+}
+
+/// The requests under a lease that can carry a `request_id`: how each becomes its verb.
+macro_rules! held {
+    ($request:ident, $rpc:literal, |$message:ident, $violations:ident| $verb:expr) => {
+        impl Change for proto::$request {
+            const RPC: &'static str = $rpc;
+
+            fn take_request_id(&mut self) -> String {
+                std::mem::take(&mut self.request_id)
+            }
+
+            fn parse(self, $violations: &mut Violations) -> Option<Command> {
+                let $message = self;
+                let lease = Lease::parse(&$message.task_id, &$message.owner_id, $message.fencing_token, $violations);
+                lease.command($verb)
+            }
+        }
+    };
+}
+
+impl Change for proto::HeartbeatRequest {
+    const RPC: &'static str = "Heartbeat";
+
+    fn take_request_id(&mut self) -> String {
+        String::new()
+    }
+
+    fn parse(self, v: &mut Violations) -> Option<Command> {
+        let lease = Lease::parse(&self.task_id, &self.owner_id, self.fencing_token, v);
+        let ttl = match &self.ttl {
+            None => Some(None),
+            ttl @ Some(_) => v.span("ttl", ttl.as_ref(), TTL_MIN, TTL_MAX).map(Some),
+        };
+        let progress = match self.progress {
+            None => Some(None),
+            Some(progress) => v.blob("progress", progress).map(Some),
+        };
+        lease.command(HeldVerb::Heartbeat { ttl: ttl?, progress: progress? })
+    }
+}
+
+impl Change for proto::KeepAliveRequest {
+    const RPC: &'static str = "KeepAlive";
+
+    fn take_request_id(&mut self) -> String {
+        String::new()
+    }
+
+    fn parse(self, v: &mut Violations) -> Option<Command> {
+        proto::HeartbeatRequest {
+            task_id: self.task_id,
+            owner_id: self.owner_id,
+            fencing_token: self.fencing_token,
+            ttl: self.ttl,
+            progress: self.progress,
+        }
+        .parse(v)
+    }
+}
+
+held!(ReleaseRequest, "Release", |message, v| {
+    let delay = delay(message.delay.as_ref(), v);
+    let reason = v.check("reason", Text::parse(&message.reason));
+    HeldVerb::Release { delay: delay?, reason: reason? }
+});
+
+held!(RegisterCompensationRequest, "RegisterCompensation", |message, v| {
+    if message.compensations.is_empty() {
+        v.add("compensations", "is required");
+    }
+    HeldVerb::RegisterCompensation { compensations: compensations(message.compensations, v)? }
+});
+
+held!(CompleteRequest, "Complete", |message, v| {
+    let result = v.blob("result", message.result);
+    let reason = v.check("reason", Text::parse(&message.reason));
+    HeldVerb::Complete { result: result?, reason: reason? }
+});
+
+held!(FailRequest, "Fail", |message, v| {
+    let reason = v.required_text("reason", &message.reason);
+    let compensations = compensations(message.compensations, v);
+    HeldVerb::Fail { reason: reason?, compensations: compensations?, retryable: message.retryable }
+});
+
+held!(RecordCompensationRequest, "RecordCompensation", |message, v| {
+    let position = v.position(message.position);
+    let outcome = v.check("outcome", outcome(message.outcome));
+    let detail = v.check("detail", Text::parse(&message.detail));
+    HeldVerb::RecordCompensation { position: position?, outcome: outcome?, detail: detail? }
+});
+
+held!(CompensateRequest, "Compensate", |message, v| {
+    HeldVerb::Compensate { reason: v.check("reason", Text::parse(&message.reason))? }
+});
+
+fn outcome(value: i32) -> Result<CompensationOutcome, Malformed> {
+    match proto::CompensationOutcome::try_from(value).map_err(|_| unknown(value))? {
+        proto::CompensationOutcome::Unspecified => Err(required()),
+        proto::CompensationOutcome::Done => Ok(CompensationOutcome::Done),
+        proto::CompensationOutcome::Failed => Ok(CompensationOutcome::Failed),
+    }
+}

@@ -1,0 +1,87 @@
+//! [`Violations`]: everything that is wrong with one request.
+
+use std::fmt::Display;
+
+use crate::{domain::ids::Malformed, grpc::status::cut};
+
+/// Longest path and longest description, in bytes: a path can quote a label's key.
+const ENTRY_BYTES: usize = 160;
+/// What all entries together may take, in bytes: they travel in a header, of which some clients accept 8 KiB at most.
+const LIST_BYTES: usize = 3 * 1024;
+
+/// What is wrong with a request, by proto path, in order of discovery.
+#[derive(Debug, Default)]
+pub struct Violations {
+    prefix: String,
+    list: Vec<(String, String)>,
+    bytes: usize,
+    left_out: usize,
+}
+
+impl Violations {
+    /// Adds one.
+    pub fn add(&mut self, field: impl Display, wrong: impl Into<String>) {
+        let entry = (cut(format!("{}{field}", self.prefix), ENTRY_BYTES), cut(wrong.into(), ENTRY_BYTES));
+        let bytes = entry.0.len() + entry.1.len();
+        if self.bytes + bytes > LIST_BYTES {
+            self.left_out += 1;
+        } else {
+            self.bytes += bytes;
+            self.list.push(entry);
+        }
+    }
+
+    /// The value, or none and what is wrong with it.
+    pub fn check<T>(&mut self, field: impl Display, parsed: Result<T, Malformed>) -> Option<T> {
+        parsed.map_err(|malformed| self.add(field, malformed.0)).ok()
+    }
+
+    /// Parses a part of the request, whose fields are named behind `prefix`.
+    pub fn within<T>(&mut self, prefix: impl Display, parse: impl FnOnce(&mut Self) -> T) -> T {
+        let outer = self.prefix.len();
+        self.prefix.push_str(&prefix.to_string());
+        let parsed = parse(self);
+        self.prefix.truncate(outer);
+        parsed
+    }
+
+    /// Whether nothing is wrong.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty() && self.left_out == 0
+    }
+
+    /// The parsed value if nothing is wrong; else what is.
+    pub fn unless_any<T>(self, parsed: Option<T>) -> Result<T, Self> {
+        match parsed {
+            Some(value) if self.is_empty() => Ok(value),
+            // A parser that yields nothing has said why.
+            Some(_) | None => Err(self),
+        }
+    }
+
+    /// All of them, as many as an answer can carry; the last entry then counts the others.
+    pub fn into_list(mut self) -> Vec<(String, String)> {
+        if self.left_out > 0 {
+            self.list.push((String::new(), format!("and {} more violations", self.left_out)));
+        }
+        self.list
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn they_are_named_by_path_and_bounded() {
+        let mut violations = Violations::default();
+        violations.within("requests[3].", |v| v.within("compensations[2].", |v| v.add("kind", "is required")));
+        assert_eq!(violations.list, [("requests[3].compensations[2].kind".to_owned(), "is required".to_owned())]);
+        for i in 0..10_000 {
+            violations.add(format_args!("labels[{}{i}]", "ä".repeat(1000)), "wrong ".repeat(1000));
+        }
+        let list = violations.into_list();
+        assert!(list.iter().map(|(field, wrong)| field.len() + wrong.len()).sum::<usize>() < LIST_BYTES + 100);
+        assert!(list.last().unwrap().1.ends_with("more violations"));
+    }
+}

@@ -1,0 +1,178 @@
+//! Refusals of the rules as the contract's table has them: one exhaustive match.
+
+use tonic::Code;
+
+use crate::domain::{
+    bounds::COMPENSATIONS,
+    ids::FencingToken,
+    rejection::{Refusal, Rejection, StandingLease},
+    text::Text,
+};
+
+use super::status::{Problem, cut, rfc3339};
+
+/// Longest list of kinds in a message, in bytes.
+const KINDS_BYTES: usize = 200;
+
+/// What a worker is to do whose heartbeat was refused while its lease stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Directive {
+    /// Go on, until the lease's expiry.
+    Continue,
+    /// Stop, for this reason.
+    Cancel(Text),
+}
+
+/// A refusal with what is known of its saga.
+pub fn problem(refusal: &Refusal) -> Problem {
+    let mut problem = reason(refusal);
+    if let Some(task_id) = &refusal.task_id {
+        problem = problem.with("task_id", task_id);
+    }
+    if let Some(state) = refusal.state {
+        problem = problem.with("state", state.name());
+    }
+    if let Some(index) = refusal.index {
+        problem = problem.with("index", index);
+    }
+    problem
+}
+
+fn precondition(reason: &'static str, message: impl Into<String>) -> Problem {
+    Problem::new(Code::FailedPrecondition, reason, message)
+}
+
+fn aborted(reason: &'static str, message: impl Into<String>) -> Problem {
+    Problem::new(Code::Aborted, reason, message)
+}
+
+/// The one match over every refusal there is.
+fn reason(refusal: &Refusal) -> Problem {
+    match &refusal.why {
+        Rejection::SagaNotFound => {
+            Problem::new(Code::NotFound, "SAGA_NOT_FOUND", "there is no such saga: check the id; it may be purged")
+        }
+        Rejection::CompensationNotFound { position } => Problem::new(
+            Code::NotFound,
+            "COMPENSATION_NOT_FOUND",
+            format!("the saga has no compensation at position {position}: get it to see which it has"),
+        )
+        .with("position", position),
+        Rejection::SagaExists { field } => exists(field, refusal.index),
+        Rejection::RequestIdReused => Problem::new(
+            Code::AlreadyExists,
+            "REQUEST_ID_REUSED",
+            "this request_id came with other content before: a new request needs a new one",
+        )
+        .with("field", "request_id"),
+        Rejection::SagaTerminal => precondition("SAGA_TERMINAL", format!("{}: it does not change", ended(refusal))),
+        Rejection::LeaseHeld { owner, token, expire_time, retry_after } => {
+            precondition("LEASE_HELD", format!("a live lease of {owner} stands until {}", rfc3339(*expire_time)))
+                .with("owner_id", owner)
+                .with("fencing_token", token)
+                .with_time("expire_time", *expire_time)
+                .retry_after(*retry_after)
+        }
+        Rejection::DispatchedElsewhere { assignee, expire_time, retry_after } => precondition(
+            "DISPATCHED_ELSEWHERE",
+            format!("the saga is reserved for {assignee} until {}", rfc3339(*expire_time)),
+        )
+        .with("assignee", assignee)
+        .with_time("expire_time", *expire_time)
+        .retry_after(*retry_after),
+        Rejection::NotReady { not_before, retry_after } => {
+            precondition("NOT_READY", format!("the saga can't be claimed before {}", rfc3339(*not_before)))
+                .with_time("not_before", *not_before)
+                .retry_after(*retry_after)
+        }
+        Rejection::Settling { settle_until, retry_after } => precondition(
+            "SETTLING",
+            format!("the last effects of the lease that ran out may arrive until {}", rfc3339(*settle_until)),
+        )
+        .with_time("settle_until", *settle_until)
+        .retry_after(*retry_after),
+        Rejection::WrongState { detail } => precondition("WRONG_STATE", detail.to_string()),
+        Rejection::NotStale { token } => not_stale(*token),
+        Rejection::CompensationRequired => precondition(
+            "COMPENSATION_REQUIRED",
+            "failing needs a compensation record: register one, give one with Fail, or quarantine",
+        ),
+        Rejection::CompensationPending { kinds } => precondition(
+            "COMPENSATION_PENDING",
+            format!("not undone yet: {}; record or waive each first", cut(kinds.to_string(), KINDS_BYTES)),
+        )
+        .with("kinds", kinds),
+        Rejection::CompensationOrder { first } => precondition(
+            "COMPENSATION_ORDER",
+            format!("undo runs in reverse: position {first} has to be done or waived first"),
+        )
+        .with("position", first),
+        Rejection::CompensationLimit => {
+            precondition("COMPENSATION_LIMIT", format!("a saga has at most {COMPENSATIONS} compensations"))
+        }
+        Rejection::LeaseNotExtended(lease) => {
+            stands("LEASE_NOT_EXTENDED", "the heartbeat would not extend the lease: send a longer ttl, or later", lease)
+        }
+        Rejection::ExecutionTimeout(lease) => {
+            stands("EXECUTION_TIMEOUT", "the lease has reached its execution_timeout: finish before it expires", lease)
+        }
+        Rejection::ProgressTimeout(lease) => {
+            stands("PROGRESS_TIMEOUT", "no change of progress within progress_timeout: report one, or finish", lease)
+        }
+        Rejection::LeaseExpired { expire_time } => {
+            aborted("LEASE_EXPIRED", format!("the lease ran out at {}: stop", rfc3339(*expire_time)))
+                .with_time("expire_time", *expire_time)
+        }
+        Rejection::LeaseSuperseded => {
+            aborted("LEASE_SUPERSEDED", "a later lease, a decision or a revocation ended this lease: stop")
+        }
+        Rejection::NotOwner { owner } => {
+            aborted("NOT_OWNER", format!("the lease is {owner}'s: stop")).with("owner_id", owner)
+        }
+        Rejection::NoLease => {
+            aborted("NO_LEASE", "this token was never given for this saga, or its lease was given back: stop")
+        }
+    }
+}
+
+fn exists(field: &'static str, index: Option<usize>) -> Problem {
+    let path = match index {
+        Some(index) => format!("requests[{index}].{field}"),
+        None => field.to_owned(),
+    };
+    Problem::new(
+        Code::AlreadyExists,
+        "SAGA_EXISTS",
+        format!("{path} is taken by another saga, which is untouched: use another id, or get that saga"),
+    )
+    .with("field", path)
+}
+
+fn ended(refusal: &Refusal) -> String {
+    match refusal.state {
+        Some(state) => format!("the saga is {}", state.name().to_lowercase()),
+        None => "the saga has ended".to_owned(),
+    }
+}
+
+fn not_stale(token: Option<FencingToken>) -> Problem {
+    match token {
+        Some(token) => precondition(
+            "NOT_STALE",
+            format!("not stale, or stale under another lease; its last lease is {token}: get the saga, decide anew"),
+        )
+        .with("fencing_token", token),
+        None => precondition("NOT_STALE", "the saga is not stale: no lease of it ran out"),
+    }
+}
+
+/// A heartbeat that changed nothing: the worker learns until when its lease stands, and whether to go on.
+fn stands(reason: &'static str, message: &str, lease: &StandingLease) -> Problem {
+    let problem = precondition(reason, message).with_time("expire_time", lease.expire_time);
+    let (mut problem, directive) = match &lease.cancel_reason {
+        None => (problem.with("directive", "CONTINUE"), Directive::Continue),
+        Some(why) => (problem.with("directive", "CANCEL").with("cancel_reason", why), Directive::Cancel(why.clone())),
+    };
+    problem.directive = Some(directive);
+    problem
+}

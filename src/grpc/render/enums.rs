@@ -1,0 +1,104 @@
+//! Enums, one exhaustive match each.
+
+use crate::{
+    domain::{
+        compensation::CompensationState,
+        event::{EventType, Resolution},
+        lease::{LeasePurpose, StaleCause},
+        policy::{FailureAction, StaleAction},
+        saga::State,
+    },
+    proto,
+};
+
+/// A saga's state.
+pub fn state(state: State) -> proto::SagaState {
+    match state {
+        State::Planned => proto::SagaState::Planned,
+        State::Dispatched => proto::SagaState::Dispatched,
+        State::Running => proto::SagaState::Running,
+        State::Compensating => proto::SagaState::Compensating,
+        State::Completed => proto::SagaState::Completed,
+        State::Failed => proto::SagaState::Failed,
+        State::Compensated => proto::SagaState::Compensated,
+        State::Quarantined => proto::SagaState::Quarantined,
+    }
+}
+
+/// What a lease is for.
+pub fn purpose(purpose: LeasePurpose) -> proto::LeasePurpose {
+    match purpose {
+        LeasePurpose::Execute => proto::LeasePurpose::Execute,
+        LeasePurpose::Compensate => proto::LeasePurpose::Compensate,
+    }
+}
+
+/// How far a compensation is.
+pub fn compensation_state(state: CompensationState) -> proto::CompensationState {
+    match state {
+        CompensationState::Pending => proto::CompensationState::Pending,
+        CompensationState::Done => proto::CompensationState::Done,
+        CompensationState::Failed => proto::CompensationState::Failed,
+        CompensationState::Waived => proto::CompensationState::Waived,
+    }
+}
+
+/// What an expiry leads to.
+pub fn stale_action(action: StaleAction) -> proto::StaleAction {
+    match action {
+        StaleAction::Hold => proto::StaleAction::Hold,
+        StaleAction::Requeue => proto::StaleAction::Requeue,
+        StaleAction::Compensate => proto::StaleAction::Compensate,
+        StaleAction::Quarantine => proto::StaleAction::Quarantine,
+    }
+}
+
+/// What the last failure leads to.
+pub fn failure_action(action: FailureAction) -> proto::FailureAction {
+    match action {
+        FailureAction::Fail => proto::FailureAction::Fail,
+        FailureAction::Compensate => proto::FailureAction::Compensate,
+    }
+}
+
+/// What happened.
+pub fn event_type(kind: EventType) -> proto::EventType {
+    match kind {
+        EventType::Created => proto::EventType::Created,
+        EventType::Dispatched => proto::EventType::Dispatched,
+        EventType::Claimed => proto::EventType::Claimed,
+        EventType::Released => proto::EventType::Released,
+        EventType::Requeued => proto::EventType::Requeued,
+        EventType::LeaseExpired => proto::EventType::LeaseExpired,
+        EventType::RecoveryDecided => proto::EventType::RecoveryDecided,
+        EventType::CancelRequested => proto::EventType::CancelRequested,
+        EventType::CompensationRegistered => proto::EventType::CompensationRegistered,
+        EventType::CompensationSettled => proto::EventType::CompensationSettled,
+        EventType::Compensating => proto::EventType::Compensating,
+        EventType::Completed => proto::EventType::Completed,
+        EventType::Failed => proto::EventType::Failed,
+        EventType::RetryScheduled => proto::EventType::RetryScheduled,
+        EventType::Compensated => proto::EventType::Compensated,
+        EventType::Quarantined => proto::EventType::Quarantined,
+        EventType::Annotated => proto::EventType::Annotated,
+    }
+}
+
+/// What bounded a lease that ran out.
+pub fn stale_cause(cause: StaleCause) -> proto::StaleCause {
+    match cause {
+        StaleCause::Ttl => proto::StaleCause::Ttl,
+        StaleCause::ExecutionTimeout => proto::StaleCause::ExecutionTimeout,
+        StaleCause::ProgressTimeout => proto::StaleCause::ProgressTimeout,
+    }
+}
+
+/// What became of a stale saga.
+pub fn resolution(resolution: Resolution) -> proto::Resolution {
+    match resolution {
+        Resolution::Reclaimed => proto::Resolution::Reclaimed,
+        Resolution::Requeued => proto::Resolution::Requeued,
+        Resolution::Compensating => proto::Resolution::Compensating,
+        Resolution::Terminal => proto::Resolution::Terminal,
+    }
+}

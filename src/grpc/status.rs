@@ -1,0 +1,192 @@
+//! Errors as the contract shows them: each has one code, one reason, metadata, and says in words what to do.
+//!
+//! Everything that goes wrong becomes a [`Problem`] first: a [`Problem`] becomes a `Status`, or fills an answer of
+//! `KeepAlive`. Its size is bounded, because it travels in a header, of which some clients accept 8 KiB at most.
+
+use std::collections::{BTreeMap, HashMap};
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+use crate::{
+    domain::time::{Span, Timestamp},
+    store::StoreError,
+};
+
+use super::{parse::Violations, refusal};
+
+/// The domain of every `ErrorInfo`.
+pub const DOMAIN: &str = "sagad";
+/// Longest message, in bytes: three times as long once percent-encoded.
+const MESSAGE_BYTES: usize = 512;
+/// Longest value in the metadata, in bytes: enough for any id and actor.
+const VALUE_BYTES: usize = 600;
+/// When to try again after the coordinator ended or could not reach its store.
+const UNAVAILABLE_RETRY: Span = Span::from_secs(1);
+
+/// One error, before it is put on the wire.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Problem {
+    /// As `google.rpc.Code`.
+    pub code: Code,
+    /// As in the contract's table.
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+    /// For programs.
+    pub metadata: BTreeMap<&'static str, String>,
+    /// When trying again makes sense.
+    pub retry_after: Option<Span>,
+    /// What is wrong with the request, by proto path.
+    pub violations: Vec<(String, String)>,
+    /// What a worker must know whose heartbeat was refused while its lease stands: why it is to stop, if it is.
+    pub directive: Option<refusal::Directive>,
+}
+
+impl Problem {
+    /// A problem of which nothing more is known.
+    pub fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
+        Problem {
+            code,
+            reason,
+            message: cut(message.into(), MESSAGE_BYTES),
+            metadata: BTreeMap::new(),
+            retry_after: None,
+            violations: Vec::new(),
+            directive: None,
+        }
+    }
+
+    /// Adds a fact for programs.
+    #[must_use]
+    pub fn with(mut self, key: &'static str, value: impl ToString) -> Self {
+        self.metadata.insert(key, cut(value.to_string(), VALUE_BYTES));
+        self
+    }
+
+    /// Adds a time, as RFC 3339.
+    #[must_use]
+    pub fn with_time(self, key: &'static str, time: Timestamp) -> Self {
+        self.with(key, rfc3339(time))
+    }
+
+    /// Says when to try again.
+    #[must_use]
+    pub fn retry_after(mut self, span: Span) -> Self {
+        self.retry_after = Some(span);
+        self
+    }
+
+    /// Too much of something is open or waiting: it did not happen.
+    pub fn overloaded(message: impl Into<String>, retry_after: Span) -> Self {
+        Problem::new(Code::ResourceExhausted, "OVERLOADED", message).retry_after(retry_after)
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Refused(refusal) => refusal::problem(&refusal),
+            StoreError::Overloaded { retry_after } => {
+                Problem::overloaded("too many requests are waiting; nothing was changed: try again", retry_after)
+            }
+            StoreError::Full { retry_after } => Problem::new(
+                Code::ResourceExhausted,
+                "STORE_FULL",
+                "the coordinator's disk is full; nothing was changed: make room, then try again",
+            )
+            .retry_after(retry_after),
+            StoreError::ShuttingDown => Problem::new(
+                Code::Unavailable,
+                "SHUTTING_DOWN",
+                "the coordinator is shutting down; nothing was changed: try again once it is back",
+            )
+            .retry_after(UNAVAILABLE_RETRY),
+            StoreError::Unavailable(why) => Problem::new(
+                Code::Unavailable,
+                "STORE_UNAVAILABLE",
+                format!("the store is not available; nothing was changed: try again ({why})"),
+            )
+            .retry_after(UNAVAILABLE_RETRY),
+            StoreError::OutcomeUnknown => Problem::new(
+                Code::Unknown,
+                "OUTCOME_UNKNOWN",
+                "whether the change was committed is not known: repeat it with the same request_id, or look",
+            ),
+            StoreError::Corrupt(what) => Problem::new(
+                Code::DataLoss,
+                "CORRUPT",
+                format!("the store is damaged: stop the coordinator and run `sagad check` ({what})"),
+            ),
+            StoreError::Compacted { oldest } => Problem::new(
+                Code::OutOfRange,
+                "REVISION_COMPACTED",
+                format!("the history below revision {oldest} is not kept any more: begin anew, or at {oldest}"),
+            )
+            .with("oldest_revision", oldest),
+            StoreError::UnknownRevision { head } => Problem::new(
+                Code::OutOfRange,
+                "REVISION_UNKNOWN",
+                format!("no event has this revision; the newest is {head}: begin anew without after_revision"),
+            )
+            .with("head_revision", head),
+        }
+    }
+}
+
+impl From<Violations> for Problem {
+    fn from(violations: Violations) -> Self {
+        let violations = violations.into_list();
+        let message = match violations.as_slice() {
+            [] => "the request is malformed".to_owned(),
+            [(field, wrong)] => format!("{field} {wrong}"),
+            [(field, wrong), more @ ..] => format!("{field} {wrong} (and {} more)", more.len()),
+        };
+        let mut problem = Problem::new(Code::InvalidArgument, "INVALID_ARGUMENT", message);
+        if let Some((field, _)) = violations.first() {
+            problem = problem.with("field", field);
+        }
+        problem.violations = violations;
+        problem
+    }
+}
+
+impl From<Problem> for Status {
+    fn from(problem: Problem) -> Self {
+        let metadata: HashMap<String, String> =
+            problem.metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let mut details = ErrorDetails::with_error_info(problem.reason, DOMAIN, metadata);
+        if let Some(span) = problem.retry_after {
+            details.set_retry_info(Some(span.to_std()));
+        }
+        if !problem.violations.is_empty() {
+            let violations: Vec<FieldViolation> =
+                problem.violations.into_iter().map(|(field, wrong)| FieldViolation::new(field, wrong)).collect();
+            details.set_bad_request(violations);
+        }
+        Status::with_error_details(problem.code, problem.message, details)
+    }
+}
+
+/// A time as programs read it: RFC 3339, UTC, microseconds.
+pub fn rfc3339(time: Timestamp) -> String {
+    match chrono::DateTime::from_timestamp_micros(time.micros()) {
+        Some(time) => time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true),
+        // Beyond the calendar: only a damaged row can hold such a time.
+        None => time.micros().to_string(),
+    }
+}
+
+/// `text` with at most `max` bytes, the cut marked.
+pub fn cut(mut text: String, max: usize) -> String {
+    const MARK: &str = "…";
+    if text.len() > max {
+        let mut end = max.saturating_sub(MARK.len());
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push_str(MARK);
+    }
+    text
+}

@@ -1,0 +1,61 @@
+//! Following all events.
+
+use std::sync::Arc;
+
+use futures::{Stream, stream};
+
+use crate::{
+    domain::{
+        event::Event,
+        ids::{QueueName, Revision, TaskId},
+    },
+    store::{Store, StoreError},
+};
+
+use super::follower::{Follower, Step, Which};
+
+/// What a watcher of events sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EventItem {
+    /// An event.
+    Event(Arc<Event>),
+    /// Nothing more happened up to here that is wanted.
+    Bookmark(Revision),
+}
+
+enum At {
+    Begin { store: Store, which: Which, after: Option<Revision> },
+    Tail(Follower),
+}
+
+/// Follows the history of a saga, of some queues, or of all: first a bookmark where it begins, then what comes after
+/// that, then bookmarks while nothing does. `after` absent: from now on.
+///
+/// Fails at once when `after` is not in the history any more, or never was; ends never.
+pub fn watch_events(
+    store: Store,
+    task_id: Option<TaskId>,
+    queues: Vec<QueueName>,
+    after: Option<Revision>,
+) -> impl Stream<Item = Result<EventItem, StoreError>> + Send + 'static {
+    let which = Which { task_id, queues, marked_only: false };
+    stream::try_unfold(At::Begin { store, which, after }, async |at| match at {
+        At::Begin { store, which, after } => {
+            let follower = match after {
+                Some(after) => Follower::resume(store, which, after).await?,
+                None => {
+                    let head = store.tail().head();
+                    Follower::behind(store, which, head)
+                }
+            };
+            Ok(Some((EventItem::Bookmark(follower.position()), At::Tail(follower))))
+        }
+        At::Tail(mut follower) => {
+            let item = match follower.next().await? {
+                Step::Event(event) => EventItem::Event(event),
+                Step::Quiet(revision) => EventItem::Bookmark(revision),
+            };
+            Ok(Some((item, At::Tail(follower))))
+        }
+    })
+}

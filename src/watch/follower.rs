@@ -1,0 +1,170 @@
+//! [`Follower`]: one position in the history that moves on.
+
+use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
+
+use futures::FutureExt;
+use tokio::{sync::watch, time::Sleep};
+
+use crate::{
+    domain::{
+        event::Event,
+        ids::{QueueName, Revision, TaskId},
+    },
+    store::{EventQuery, Store, StoreError},
+};
+
+/// Events read at once: enough to keep a reader busy, little enough to hold for each of many watchers.
+const PAGE: usize = 128;
+/// How long nothing is said before a bookmark: a little below the 10 s that are promised, for the way to the client.
+const BOOKMARK_AFTER: Duration = Duration::from_secs(9);
+
+/// Which events are followed.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Which {
+    /// Of this saga alone.
+    pub(super) task_id: Option<TaskId>,
+    /// Of these queues alone; empty: of all.
+    pub(super) queues: Vec<QueueName>,
+    /// Only those that begin or end staleness.
+    pub(super) marked_only: bool,
+}
+
+impl Which {
+    fn wants(&self, event: &Event) -> bool {
+        self.task_id.as_ref().is_none_or(|task_id| *task_id == event.task_id)
+            && (self.queues.is_empty() || self.queues.contains(&event.queue))
+            && (!self.marked_only || event.mark.is_some())
+    }
+
+    fn query(&self, after: Revision, through: Revision, limit: usize) -> EventQuery {
+        EventQuery {
+            task_id: self.task_id.clone(),
+            queues: self.queues.clone(),
+            marked_only: self.marked_only,
+            after,
+            through,
+            limit,
+            ..EventQuery::default()
+        }
+    }
+}
+
+/// What comes next.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// An event.
+    Event(Arc<Event>),
+    /// Nothing for a while: everything up to here was sent or is not wanted.
+    Quiet(Revision),
+}
+
+/// A position in the history, and what follows it.
+pub(super) struct Follower {
+    store: Store,
+    which: Which,
+    /// Everything up to here was handed out, or is not wanted.
+    position: Revision,
+    /// Wanted events that were read and not handed out yet: one page at most.
+    page: VecDeque<Arc<Event>>,
+    /// The position once the page is handed out.
+    page_end: Revision,
+    head: watch::Receiver<Revision>,
+    /// Runs since something was last handed out, as far as the watcher waited since then.
+    quiet: Option<Pin<Box<Sleep>>>,
+}
+
+impl Follower {
+    /// Begins behind a revision that was handed out before. Fails when what follows is not kept, or when no event had
+    /// that revision.
+    pub(super) async fn resume(store: Store, which: Which, after: Revision) -> Result<Self, StoreError> {
+        let begin = Which::default().query(after, Revision(i64::MAX), 1);
+        store.events(begin).await?;
+        Ok(Follower::behind(store, which, after))
+    }
+
+    /// Begins behind a revision that is known to be in the history.
+    pub(super) fn behind(store: Store, which: Which, position: Revision) -> Self {
+        let head = store.tail().subscribe();
+        Follower { store, which, position, page: VecDeque::new(), page_end: position, head, quiet: None }
+    }
+
+    /// Where it is.
+    pub(super) fn position(&self) -> Revision {
+        self.position
+    }
+
+    /// The store that it follows.
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The next event that is wanted, or a sign of life.
+    pub(super) async fn next(&mut self) -> Result<Step, StoreError> {
+        loop {
+            if let Some(event) = self.page.pop_front() {
+                self.position = event.revision;
+                self.quiet = None;
+                return Ok(Step::Event(event));
+            }
+            self.position = self.page_end;
+            if self.is_due().await {
+                return Ok(self.sign_of_life());
+            }
+            // Looked at before the ring is: what is published in between wakes the wait below.
+            let head = *self.head.borrow_and_update();
+            let more = match self.store.tail().after(self.position, PAGE) {
+                Some(events) => self.take_from_ring(events),
+                None => self.take_from_store(head).await?,
+            };
+            if !more && !self.wait().await? {
+                return Ok(self.sign_of_life());
+            }
+        }
+    }
+
+    fn take_from_ring(&mut self, events: Vec<Arc<Event>>) -> bool {
+        let Some(last) = events.last() else { return false };
+        self.page_end = last.revision;
+        self.page = events.into_iter().filter(|event| self.which.wants(event)).collect();
+        true
+    }
+
+    /// For a watcher that fell behind the ring.
+    async fn take_from_store(&mut self, head: Revision) -> Result<bool, StoreError> {
+        let events = self.store.events(self.which.query(self.position, head, PAGE)).await?;
+        // A short page is the last one up to the head.
+        self.page_end = match events.last() {
+            Some(last) if events.len() >= PAGE => last.revision,
+            Some(_) | None => head.max(self.position),
+        };
+        self.page = events.into_iter().map(Arc::new).collect();
+        Ok(self.page_end > self.position)
+    }
+
+    /// Waits for something to be published; false: nothing was for a while.
+    async fn wait(&mut self) -> Result<bool, StoreError> {
+        let quiet = self.quiet.get_or_insert_with(begin_quiet);
+        tokio::select! {
+            changed = self.head.changed() => match changed {
+                Ok(()) => Ok(true),
+                // The tail lives as long as its store, which this follower holds.
+                Err(_) => Err(StoreError::ShuttingDown),
+            },
+            () = quiet => Ok(false),
+        }
+    }
+
+    /// Whether nothing was handed out for a while, though other events keep this watcher from waiting.
+    async fn is_due(&mut self) -> bool {
+        self.quiet.get_or_insert_with(begin_quiet).now_or_never().is_some()
+    }
+
+    fn sign_of_life(&mut self) -> Step {
+        self.quiet = None;
+        Step::Quiet(self.position)
+    }
+}
+
+fn begin_quiet() -> Pin<Box<Sleep>> {
+    Box::pin(tokio::time::sleep(BOOKMARK_AFTER))
+}

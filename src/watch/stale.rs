@@ -1,0 +1,194 @@
+//! Following which sagas are stale.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use futures::{Stream, stream};
+
+use crate::{
+    domain::{
+        event::{Event, Resolution, StaleMark},
+        ids::{FencingToken, OwnerId, QueueName, Revision, TaskId},
+        lease::StaleCause,
+        saga::Saga,
+        time::Timestamp,
+    },
+    store::{SagaKey, Store, StoreError},
+};
+
+use super::follower::{Follower, Step, Which};
+
+/// Sagas read at once for a snapshot: each can be over a MiB, and a page is held for each watcher.
+const SNAPSHOT_PAGE: usize = 16;
+
+/// What a watcher of stale sagas sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StaleItem {
+    /// A saga became stale.
+    Stale {
+        /// Of its `lease_expired` event.
+        revision: Revision,
+        /// As it is now; none if it was purged.
+        saga: Option<Box<Saga>>,
+        /// Which.
+        task_id: TaskId,
+        /// Whose lease ran out.
+        owner: OwnerId,
+        /// The lease's token.
+        token: FencingToken,
+        /// When the lease ended.
+        expire_time: Timestamp,
+        /// What bounded it.
+        cause: StaleCause,
+    },
+    /// A saga ceased to be stale.
+    Resolved {
+        /// Of the event that did it.
+        revision: Revision,
+        /// Which.
+        task_id: TaskId,
+        /// What became of it.
+        resolution: Resolution,
+    },
+    /// Nothing more happened up to here.
+    Bookmark {
+        /// Up to where.
+        revision: Revision,
+        /// Whether the snapshot is complete with it.
+        snapshot_end: bool,
+    },
+}
+
+/// Where a watch is. Each step hands out one item.
+enum At {
+    Begin { store: Store, queues: Vec<QueueName>, after: Option<Revision>, snapshot_only: bool },
+    Snapshot(Snapshot),
+    Tail(Follower),
+    End,
+}
+
+struct Snapshot {
+    store: Store,
+    queues: Vec<QueueName>,
+    /// Sagas that are reported stale later belong to the tail.
+    through: Revision,
+    position: Revision,
+    page: VecDeque<(Revision, Saga)>,
+    /// Whether the page is the last one.
+    complete: bool,
+    only: bool,
+}
+
+/// Follows which sagas of some queues (none named: of all) are stale. `after` absent: first all that are so now, each
+/// with the revision of its `lease_expired` event and in their order, then a bookmark with `snapshot_end`; then, unless
+/// it is `snapshot_only`, what happens next. Otherwise what happened after that revision, and then what happens next.
+///
+/// Every revision received is safe to resume from, in the middle of a snapshot too: what was stale up to it was handed
+/// out, and what happened after it is in the history.
+pub fn watch_stale(
+    store: Store,
+    queues: Vec<QueueName>,
+    after: Option<Revision>,
+    snapshot_only: bool,
+) -> impl Stream<Item = Result<StaleItem, StoreError>> + Send + 'static {
+    stream::try_unfold(At::Begin { store, queues, after, snapshot_only }, step)
+}
+
+async fn step(mut at: At) -> Result<Option<(StaleItem, At)>, StoreError> {
+    loop {
+        at = match at {
+            At::Begin { store, queues, after: Some(after), snapshot_only: _ } => {
+                At::Tail(Follower::resume(store, marks(queues), after).await?)
+            }
+            At::Begin { store, queues, after: None, snapshot_only } => {
+                // The head comes first: what happens while the snapshot is read is in the tail behind it.
+                let through = store.tail().head();
+                At::Snapshot(Snapshot {
+                    store,
+                    queues,
+                    through,
+                    position: Revision::ZERO,
+                    page: VecDeque::new(),
+                    complete: false,
+                    only: snapshot_only,
+                })
+            }
+            At::Snapshot(mut snapshot) => match snapshot.next().await? {
+                Some(item) => return Ok(Some((item, At::Snapshot(snapshot)))),
+                None => {
+                    let item = StaleItem::Bookmark { revision: snapshot.through, snapshot_end: true };
+                    return Ok(Some((item, snapshot.behind())));
+                }
+            },
+            At::Tail(mut follower) => {
+                let item = match follower.next().await? {
+                    Step::Quiet(revision) => StaleItem::Bookmark { revision, snapshot_end: false },
+                    Step::Event(event) => match tail_item(follower.store(), &event).await? {
+                        Some(item) => item,
+                        None => {
+                            at = At::Tail(follower);
+                            continue;
+                        }
+                    },
+                };
+                return Ok(Some((item, At::Tail(follower))));
+            }
+            At::End => return Ok(None),
+        };
+    }
+}
+
+impl Snapshot {
+    async fn next(&mut self) -> Result<Option<StaleItem>, StoreError> {
+        if self.page.is_empty() && !self.complete {
+            let page = self.store.stale(self.queues.clone(), self.position, self.through, SNAPSHOT_PAGE).await?;
+            self.complete = page.len() < SNAPSHOT_PAGE;
+            self.page = page.into();
+        }
+        let Some((revision, saga)) = self.page.pop_front() else { return Ok(None) };
+        self.position = revision;
+        let Some(lease) = &saga.lease else {
+            return Err(StoreError::Corrupt(format!("{} is reported stale without a lease", saga.task_id())));
+        };
+        Ok(Some(StaleItem::Stale {
+            revision,
+            task_id: saga.task_id().clone(),
+            owner: lease.owner.clone(),
+            token: lease.token,
+            expire_time: lease.expire_time,
+            cause: lease.limit,
+            saga: Some(Box::new(saga)),
+        }))
+    }
+
+    /// What comes behind the snapshot.
+    fn behind(self) -> At {
+        if self.only { At::End } else { At::Tail(Follower::behind(self.store, marks(self.queues), self.through)) }
+    }
+}
+
+fn marks(queues: Vec<QueueName>) -> Which {
+    Which { task_id: None, queues, marked_only: true }
+}
+
+/// What an event means to a watcher; none if nothing.
+async fn tail_item(store: &Store, event: &Arc<Event>) -> Result<Option<StaleItem>, StoreError> {
+    let (revision, task_id) = (event.revision, event.task_id.clone());
+    match &event.mark {
+        None => Ok(None),
+        Some(StaleMark::Resolved(resolution)) => {
+            Ok(Some(StaleItem::Resolved { revision, task_id, resolution: *resolution }))
+        }
+        Some(StaleMark::Stale { owner, token, expire_time, cause }) => {
+            let saga = store.get(SagaKey::Task(task_id.clone())).await?;
+            Ok(Some(StaleItem::Stale {
+                revision,
+                saga: saga.map(Box::new),
+                task_id,
+                owner: owner.clone(),
+                token: *token,
+                expire_time: *expire_time,
+                cause: *cause,
+            }))
+        }
+    }
+}
