@@ -1,3 +1,4 @@
 //! `sagad`: a lease coordinator for long-running work that leaves things behind.
 
+pub mod client;
 pub mod proto;
