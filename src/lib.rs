@@ -1,5 +1,7 @@
 //! `sagad`: a lease coordinator for long-running work that leaves things behind.
 
+pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod domain;

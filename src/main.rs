@@ -1,3 +1,7 @@
-//! The `sagad` binary: arguments → config → run → exit code.
+//! The `sagad` binary: arguments → run → exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sagad::cli::run(std::env::args_os())
+}

@@ -1,0 +1,202 @@
+//! The verbs of `AdminService`: queues that are paused and resumed, old sagas purged, the server described.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use comfy_table::Cell;
+
+use super::{
+    args::{self, ActorArg},
+    context::Context,
+    errors::CliError,
+    output::{alarming, fine},
+    tables::Facts,
+    text::{length, or_dash, printable, stamp, when},
+};
+use crate::{
+    client::convert::{from_proto, to_proto},
+    proto::{
+        GetServerInfoRequest, GetServerInfoResponse, ListQueuesRequest, PauseQueueRequest, PurgeSagasRequest,
+        PurgeSagasResponse, Queue, ResumeQueueRequest, SagaState,
+    },
+};
+
+/// What `queues` takes: nothing.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  sagad queues")]
+pub struct QueuesArgs {}
+
+/// Lists queues.
+pub async fn queues(context: &Context) -> Result<(), CliError> {
+    let answer = context.admin(ListQueuesRequest {}, |mut c, r| async move { c.list_queues(r).await }).await?;
+    context.output.rows(&answer.queues, Some(&["QUEUE", "STATE", "SINCE", "BY", "REASON"]), |queue| {
+        vec![
+            Cell::new(printable(&queue.queue)),
+            if queue.paused { alarming("paused".to_owned()) } else { fine("open".to_owned()) },
+            Cell::new(stamp(queue.change_time.as_ref())),
+            Cell::new(or_dash(&queue.actor)),
+            Cell::new(or_dash(&queue.reason)),
+        ]
+    })
+}
+
+/// What `pause` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  sagad pause builds --reason 'the registry is down'")]
+pub struct PauseArgs {
+    /// The queue.
+    queue: String,
+    /// Why.
+    #[arg(long, default_value = "")]
+    reason: String,
+    #[command(flatten)]
+    actor: ActorArg,
+}
+
+/// Stops handing out a queue's sagas.
+pub async fn pause(context: &Context, args: PauseArgs) -> Result<(), CliError> {
+    let request = PauseQueueRequest { queue: args.queue, actor: args.actor.or_me(), reason: args.reason };
+    let answer = context.admin(request, |mut c, r| async move { c.pause_queue(r).await }).await?;
+    context.output.message(&answer.queue.unwrap_or_default(), queue_line)
+}
+
+/// What `resume` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  sagad resume builds --reason 'the registry is back'")]
+pub struct ResumeArgs {
+    /// The queue.
+    queue: String,
+    /// Why.
+    #[arg(long, default_value = "")]
+    reason: String,
+    #[command(flatten)]
+    actor: ActorArg,
+}
+
+/// Hands out a queue's sagas again.
+pub async fn resume(context: &Context, args: ResumeArgs) -> Result<(), CliError> {
+    let request = ResumeQueueRequest { queue: args.queue, actor: args.actor.or_me(), reason: args.reason };
+    let answer = context.admin(request, |mut c, r| async move { c.resume_queue(r).await }).await?;
+    context.output.message(&answer.queue.unwrap_or_default(), queue_line)
+}
+
+fn queue_line(queue: &Queue) -> String {
+    format!("{}  {}", printable(&queue.queue), if queue.paused { "paused" } else { "open" })
+}
+
+/// A terminal state.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+#[allow(missing_docs, reason = "each is the state of the same name")]
+enum TerminalState {
+    Completed,
+    Failed,
+    Compensated,
+    Quarantined,
+}
+
+/// What `purge` takes.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  sagad purge --state completed,compensated --older-than 30days --reason 'retention' --dry-run\n  \
+                        sagad purge --state completed --older-than 30days --reason 'retention'"
+)]
+pub struct PurgeArgs {
+    /// In these terminal states; repeatable, or separated by commas.
+    #[arg(long = "state", value_enum, value_delimiter = ',', required = true)]
+    states: Vec<TerminalState>,
+    /// Not changed for so long.
+    #[arg(long, value_name = "DURATION", value_parser = args::duration)]
+    older_than: Duration,
+    /// At most so many [default: all]
+    #[arg(long, value_name = "COUNT")]
+    max: Option<i32>,
+    /// Why.
+    #[arg(long, default_value = "")]
+    reason: String,
+    /// Only count them.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    actor: ActorArg,
+}
+
+/// Removes old terminal sagas, in the coordinator's steps.
+pub async fn purge(context: &Context, args: PurgeArgs) -> Result<(), CliError> {
+    let states = args.states.iter().map(|state| match state {
+        TerminalState::Completed => SagaState::Completed.into(),
+        TerminalState::Failed => SagaState::Failed.into(),
+        TerminalState::Compensated => SagaState::Compensated.into(),
+        TerminalState::Quarantined => SagaState::Quarantined.into(),
+    });
+    let mut request = PurgeSagasRequest {
+        states: states.collect(),
+        older_than: Some(to_proto(args.older_than)),
+        max_sagas: args.max.unwrap_or_default(),
+        actor: args.actor.or_me(),
+        reason: args.reason,
+        validate_only: args.dry_run,
+    };
+    let mut total = PurgeSagasResponse::default();
+    loop {
+        let step = context.admin(request.clone(), |mut c, r| async move { c.purge_sagas(r).await }).await?;
+        total.purged_sagas += step.purged_sagas;
+        total.purged_events += step.purged_events;
+        total.more = step.more;
+        let left = args.max.map(|max| i64::from(max) - total.purged_sagas);
+        // A step that removed nothing would be followed by another such step.
+        if !step.more || args.dry_run || step.purged_sagas == 0 || left.is_some_and(|left| left <= 0) {
+            break;
+        }
+        request.max_sagas = left.and_then(|left| i32::try_from(left).ok()).unwrap_or_default();
+    }
+    context.output.message(&total, |total| {
+        let verb = if args.dry_run { "would purge" } else { "purged" };
+        let more = if total.more { ", and there are more" } else { "" };
+        format!("{verb} {} sagas and {} events{more}", total.purged_sagas, total.purged_events)
+    })
+}
+
+/// What `info` takes: nothing.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  sagad info\n  sagad info -o json | jq .bounds")]
+pub struct InfoArgs {}
+
+/// Describes the server.
+pub async fn info(context: &Context) -> Result<(), CliError> {
+    let answer = context.admin(GetServerInfoRequest {}, |mut c, r| async move { c.get_server_info(r).await }).await?;
+    context.output.message(&answer, info_text)
+}
+
+fn info_text(info: &GetServerInfoResponse) -> String {
+    let mut facts = Facts::default();
+    facts
+        .add("version", printable(&info.version))
+        .add("store", printable(&info.store))
+        .add("started", info.start_time.as_ref().map(when).unwrap_or_default())
+        .add("clock", info.current_time.as_ref().map(when).unwrap_or_default())
+        .add("clock offset", info.clock_offset.as_ref().map(offset).unwrap_or_default())
+        .add("restart grace", info.restart_grace.as_ref().map(|grace| length(from_proto(grace))).unwrap_or_default());
+    for bound in &info.bounds {
+        let (name, unit) = (printable(&bound.name), printable(&bound.unit));
+        facts.add("bound", format!("{name} {} {unit}  {}", bound.value, printable(&bound.meaning)));
+    }
+    facts.text()
+}
+
+/// A signed length: the coordinator's clock may be ahead of UTC or behind it.
+fn offset(offset: &prost_types::Duration) -> String {
+    let behind = offset.seconds < 0 || offset.nanos < 0;
+    let size = prost_types::Duration { seconds: offset.seconds.saturating_abs(), nanos: offset.nanos.saturating_abs() };
+    format!("{}{}", if behind { "-" } else { "" }, length(from_proto(&size)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_may_be_behind() {
+        assert_eq!(offset(&prost_types::Duration { seconds: -2, nanos: 0 }), "-2s");
+        assert_eq!(offset(&prost_types::Duration { seconds: 0, nanos: 5_000_000 }), "5ms");
+    }
+}

@@ -1,0 +1,203 @@
+//! Values and groups of arguments that several commands share.
+
+use std::{collections::BTreeMap, fs, io::Read, time::Duration};
+
+use bytes::Bytes;
+use clap::{Args, ValueEnum};
+use uuid::Uuid;
+
+use super::{actor, errors::CliError};
+use crate::{
+    client::LeaseKey,
+    proto::{CompensationSpec, LeasePurpose, SagaState},
+};
+
+/// A length such as `30s`, `5m`, `1h30m`, `250ms`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error} (write it as 30s, 5m or 1h30m)"))
+}
+
+/// `KEY=VALUE`; the value may be empty.
+pub fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        Some(_) | None => Err("write it as KEY=VALUE".to_owned()),
+    }
+}
+
+/// `KIND=TARGET`, neither empty. The target may contain further `=`.
+pub fn kind_target(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((kind, target)) if !kind.is_empty() && !target.is_empty() => Ok((kind.to_owned(), target.to_owned())),
+        Some(_) | None => Err("write it as KIND=TARGET".to_owned()),
+    }
+}
+
+/// The compensations of `--compensate`, all with the same reason.
+pub fn compensations(given: Vec<(String, String)>, reason: &str) -> Vec<CompensationSpec> {
+    given.into_iter().map(|(kind, target)| CompensationSpec { kind, target, reason: reason.to_owned() }).collect()
+}
+
+/// Labels or details; of a repeated key the last counts.
+pub fn map(given: Vec<(String, String)>) -> BTreeMap<String, String> {
+    given.into_iter().collect()
+}
+
+/// Bytes given as text, as `@FILE`, or as `@-` for standard input. A text that begins with `@` is written `@@…`.
+pub fn content(text: Option<String>) -> Result<Bytes, CliError> {
+    let Some(text) = text else { return Ok(Bytes::new()) };
+    let Some(path) = text.strip_prefix('@') else { return Ok(Bytes::from(text)) };
+    if path.starts_with('@') {
+        return Ok(Bytes::from(path.to_owned()));
+    }
+    let read = match path {
+        "-" => {
+            let mut bytes = Vec::new();
+            std::io::stdin().read_to_end(&mut bytes).map(|_| bytes)
+        }
+        path => fs::read(path),
+    };
+    read.map(Bytes::from).map_err(|error| CliError::Usage(format!("can't read {path}: {error}")))
+}
+
+/// The id that makes a change safe to repeat.
+#[derive(Clone, Debug, Args)]
+pub struct RequestIdArg {
+    /// A UUID that makes the call safe to repeat for an hour: the same id changes nothing twice [default: a new one]
+    #[arg(long, value_name = "UUID")]
+    request_id: Option<Uuid>,
+}
+
+impl RequestIdArg {
+    /// The given one.
+    pub fn given(&self) -> Option<Uuid> {
+        self.request_id
+    }
+
+    /// The given one, or a new one.
+    pub fn or_new(&self) -> String {
+        self.request_id.unwrap_or_else(Uuid::new_v4).to_string()
+    }
+}
+
+/// Which lease a call is made under. `sagad work` sets the variables for the command that it runs.
+#[derive(Clone, Debug, Args)]
+pub struct LeaseArgs {
+    /// The saga's task id.
+    #[arg(value_name = "ID", env = "SAGAD_TASK_ID")]
+    task_id: String,
+    /// Who holds the lease.
+    #[arg(long, env = "SAGAD_OWNER", value_name = "ID")]
+    owner: String,
+    /// The lease's fencing token.
+    #[arg(long, env = "SAGAD_TOKEN")]
+    token: i64,
+}
+
+impl LeaseArgs {
+    /// The key of that lease.
+    pub fn key(&self) -> LeaseKey {
+        LeaseKey { task_id: self.task_id.clone(), owner_id: self.owner.clone(), fencing_token: self.token }
+    }
+}
+
+/// Who decided, for the history.
+#[derive(Clone, Debug, Args)]
+pub struct ActorArg {
+    /// Who does this, for the history [default: USER@HOST]
+    #[arg(long, env = "SAGAD_ACTOR")]
+    actor: Option<String>,
+}
+
+impl ActorArg {
+    /// The given one, or this user on this machine.
+    pub fn or_me(&self) -> String {
+        self.actor.clone().unwrap_or_else(actor::me)
+    }
+}
+
+/// What a lease is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Purpose {
+    /// To do the work.
+    #[default]
+    Execute,
+    /// To undo it.
+    Compensate,
+}
+
+impl From<Purpose> for LeasePurpose {
+    fn from(purpose: Purpose) -> Self {
+        match purpose {
+            Purpose::Execute => LeasePurpose::Execute,
+            Purpose::Compensate => LeasePurpose::Compensate,
+        }
+    }
+}
+
+/// A state, as given on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs, reason = "each is the state of the same name")]
+pub enum State {
+    Planned,
+    Dispatched,
+    Running,
+    Compensating,
+    Completed,
+    Failed,
+    Compensated,
+    Quarantined,
+}
+
+impl From<State> for SagaState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Planned => SagaState::Planned,
+            State::Dispatched => SagaState::Dispatched,
+            State::Running => SagaState::Running,
+            State::Compensating => SagaState::Compensating,
+            State::Completed => SagaState::Completed,
+            State::Failed => SagaState::Failed,
+            State::Compensated => SagaState::Compensated,
+            State::Quarantined => SagaState::Quarantined,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_people_write_them() {
+        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5_400)));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        for wrong in ["30", "", "soon", "-1s", "9999999999999999999999s"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_target_may_contain_equals_signs() {
+        assert_eq!(kind_target("url=http://x/?a=b"), Ok(("url".to_owned(), "http://x/?a=b".to_owned())));
+        for wrong in ["branch", "=x", "branch=", ""] {
+            assert!(kind_target(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(key_value("k="), Ok(("k".to_owned(), String::new())));
+    }
+
+    #[test]
+    fn content_is_text_or_a_file() {
+        let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+        file.write_all(b"\x00\xff").expect("written");
+        let read = |text: String| content(Some(text));
+        assert_eq!(read("plain".to_owned()).expect("text"), "plain");
+        assert_eq!(read("@@at".to_owned()).expect("text"), "@at");
+        assert_eq!(read(format!("@{}", file.path().display())).expect("a file"), &b"\x00\xff"[..]);
+        assert!(matches!(read("@/nowhere/at/all".to_owned()), Err(CliError::Usage(_))));
+        assert!(content(None).expect("nothing").is_empty());
+    }
+}

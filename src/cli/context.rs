@@ -1,0 +1,66 @@
+//! What every client command works with: a connection, a deadline, and somewhere to write.
+
+use std::{future::Future, time::Duration};
+
+use tonic::{Request, Response, Status, transport::Channel};
+
+use super::{errors::CliError, output::Output};
+use crate::{
+    client::{
+        Client,
+        retry::{Again, retry},
+        time,
+    },
+    proto::{admin_service_client::AdminServiceClient, saga_service_client::SagaServiceClient},
+};
+
+/// A command's surroundings.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The coordinator.
+    pub client: Client,
+    /// Standard output.
+    pub output: Output,
+}
+
+impl Context {
+    /// A context for the coordinator at `server`; nothing is sent yet.
+    pub fn new(server: &str, timeout: Duration, output: Output) -> Result<Self, CliError> {
+        let client = Client::new(server, timeout).map_err(|error| CliError::Usage(error.to_string()))?;
+        Ok(Self { client, output })
+    }
+
+    /// One call to `SagaService`. A coordinator that says "not now" is asked again until the deadline; one that does
+    /// not answer is reported at once, for a person is waiting.
+    pub async fn call<Q, A, F, Fut>(&self, request: Q, method: F) -> Result<A, CliError>
+    where
+        Q: Clone,
+        F: Fn(SagaServiceClient<Channel>, Request<Q>) -> Fut,
+        Fut: Future<Output = Result<Response<A>, Status>>,
+    {
+        let give_up = time::now() + self.client.timeout();
+        Ok(self.client.call(request, Again::NotNow, || give_up, method).await?)
+    }
+
+    /// The same for a change: should its outcome stay unknown, the error tells the id to repeat it with.
+    pub async fn change<Q, A, F, Fut>(&self, request_id: &str, request: Q, method: F) -> Result<A, CliError>
+    where
+        Q: Clone,
+        F: Fn(SagaServiceClient<Channel>, Request<Q>) -> Fut,
+        Fut: Future<Output = Result<Response<A>, Status>>,
+    {
+        self.call(request, method).await.map_err(|error| error.repeatable_with(request_id))
+    }
+
+    /// One call to `AdminService`.
+    pub async fn admin<Q, A, F, Fut>(&self, request: Q, method: F) -> Result<A, CliError>
+    where
+        Q: Clone,
+        F: Fn(AdminServiceClient<Channel>, Request<Q>) -> Fut,
+        Fut: Future<Output = Result<Response<A>, Status>>,
+    {
+        let give_up = time::now() + self.client.timeout();
+        let call = || method(self.client.admin(), self.client.unary(request.clone()));
+        Ok(retry(Again::NotNow, || give_up, call).await?.into_inner())
+    }
+}

@@ -1,0 +1,249 @@
+//! `sagad create`: one saga from flags, or many from a file.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::{
+    args::{self, RequestIdArg},
+    context::Context,
+    errors::CliError,
+    import, tables,
+};
+use crate::{
+    client::convert::to_proto,
+    proto::{CreateSagaRequest, FailureAction, Policy, StaleAction},
+};
+
+/// What `create` takes.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  sagad create --task-id fix-7 --queue builds --issue 7 --branch fix-7 --compensate branch=fix-7\n  \
+                        sagad create --queue mail --payload @letter.json --max-attempts 5 --on-stale requeue\n  \
+                        sagad create --from sagas.jsonl --request-id 6f1c2f0e-6f0e-4b6e-9d53-0f0a6b9f5f11\n  \
+                        generate | sagad create --from -"
+)]
+pub struct CreateArgs {
+    /// Create many: each line of this file (`-`: standard input) is a CreateSagaRequest in proto3 JSON.
+    #[arg(long, value_name = "FILE", conflicts_with = "one")]
+    from: Option<String>,
+    #[command(flatten)]
+    one: One,
+    #[command(flatten)]
+    policy: PolicyArgs,
+    #[command(flatten)]
+    request_id: RequestIdArg,
+}
+
+/// One saga.
+#[derive(Debug, Args)]
+#[group(id = "one", multiple = true)]
+struct One {
+    /// Its id, for good [default: a new one]
+    #[arg(long, value_name = "ID")]
+    task_id: Option<String>,
+    /// The id of the saga it is part of [default: the task id]
+    #[arg(long, value_name = "ID")]
+    saga_id: Option<String>,
+    /// The queue it waits in [default: default]
+    #[arg(long)]
+    queue: Option<String>,
+    /// Higher is claimed first.
+    #[arg(long, allow_negative_numbers = true)]
+    priority: Option<i32>,
+    /// The issue it is about.
+    #[arg(long, allow_negative_numbers = true)]
+    issue: Option<i64>,
+    /// The branch it works on.
+    #[arg(long)]
+    branch: Option<String>,
+    /// The worktree it works in.
+    #[arg(long)]
+    worktree: Option<String>,
+    /// A label; repeatable.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = args::key_value)]
+    labels: Vec<(String, String)>,
+    /// What the worker gets: text, @FILE, or @- for standard input.
+    #[arg(long, value_name = "TEXT|@FILE")]
+    payload: Option<String>,
+    /// How to undo what the work leaves behind; repeatable, undone in reverse order.
+    #[arg(long = "compensate", value_name = "KIND=TARGET", value_parser = args::kind_target)]
+    compensations: Vec<(String, String)>,
+    /// Why these have to be undone, for all of them.
+    #[arg(long, value_name = "REASON", requires = "compensations")]
+    compensate_reason: Option<String>,
+    /// Not to be claimed before this has passed.
+    #[arg(long, value_name = "DURATION", value_parser = args::duration)]
+    delay: Option<Duration>,
+    /// The task id that this one resubmits.
+    #[arg(long, value_name = "ID")]
+    retry_of: Option<String>,
+}
+
+/// What happens by itself.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Policy")]
+#[group(id = "policies", multiple = true, conflicts_with = "from")]
+struct PolicyArgs {
+    /// When an execution lease runs out [default: hold]
+    #[arg(long, value_enum)]
+    on_stale: Option<OnStale>,
+    /// Under `requeue`, the expiry that compensates instead [default: 3]
+    #[arg(long, value_name = "COUNT")]
+    max_expirations: Option<i32>,
+    /// When it fails and no retry is left [default: fail]
+    #[arg(long, value_enum)]
+    on_failure: Option<OnFailure>,
+    /// How many retryable failures end it [default: 1]
+    #[arg(long, value_name = "COUNT")]
+    max_attempts: Option<i32>,
+    /// The first pause before a retry, doubling [default: 1s]
+    #[arg(long, value_name = "DURATION", value_parser = args::duration)]
+    retry_backoff: Option<Duration>,
+    /// The longest pause before a retry [default: 5m]
+    #[arg(long, value_name = "DURATION", value_parser = args::duration)]
+    retry_backoff_max: Option<Duration>,
+    /// The longest one execution lease may last, however often it heartbeats [default: none]
+    #[arg(long, value_name = "DURATION", value_parser = args::duration)]
+    execution_timeout: Option<Duration>,
+    /// The longest an execution lease may last without a change of progress [default: none]
+    #[arg(long, value_name = "DURATION", value_parser = args::duration)]
+    progress_timeout: Option<Duration>,
+    /// After a lease ran out, how long undoing waits for the worker's last effects [default: none]
+    #[arg(long, value_name = "DURATION", value_parser = args::duration)]
+    settle: Option<Duration>,
+    /// Compensating without a lease and without a result for so long, it is quarantined [default: 24h]
+    #[arg(long, value_name = "DURATION", value_parser = args::duration)]
+    compensation_timeout: Option<Duration>,
+}
+
+/// What happens when an execution lease runs out.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum OnStale {
+    /// It is reported, and a claim by id or a decision moves it on.
+    Hold,
+    /// It is planned again.
+    Requeue,
+    /// It is compensated.
+    Compensate,
+    /// It is parked for a person.
+    Quarantine,
+}
+
+/// What happens when it fails for good.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum OnFailure {
+    /// It is failed, which is final.
+    Fail,
+    /// It is compensated.
+    Compensate,
+}
+
+impl PolicyArgs {
+    /// The policy; `None` where no flag was given, so that the coordinator's defaults hold.
+    fn policy(&self) -> Option<Policy> {
+        let on_stale = self.on_stale.map_or(StaleAction::Unspecified, |action| match action {
+            OnStale::Hold => StaleAction::Hold,
+            OnStale::Requeue => StaleAction::Requeue,
+            OnStale::Compensate => StaleAction::Compensate,
+            OnStale::Quarantine => StaleAction::Quarantine,
+        });
+        let on_failure = self.on_failure.map_or(FailureAction::Unspecified, |action| match action {
+            OnFailure::Fail => FailureAction::Fail,
+            OnFailure::Compensate => FailureAction::Compensate,
+        });
+        let policy = Policy {
+            on_stale: on_stale.into(),
+            max_expirations: self.max_expirations.unwrap_or_default(),
+            on_failure: on_failure.into(),
+            max_attempts: self.max_attempts.unwrap_or_default(),
+            retry_backoff: self.retry_backoff.map(to_proto),
+            retry_backoff_max: self.retry_backoff_max.map(to_proto),
+            execution_timeout: self.execution_timeout.map(to_proto),
+            progress_timeout: self.progress_timeout.map(to_proto),
+            settle: self.settle.map(to_proto),
+            compensation_timeout: self.compensation_timeout.map(to_proto),
+        };
+        (policy != Policy::default()).then_some(policy)
+    }
+}
+
+/// Creates one or many.
+pub async fn run(context: &Context, args: CreateArgs) -> Result<(), CliError> {
+    if let Some(file) = args.from {
+        return import::run(context, &file, args.request_id.given()).await;
+    }
+    let request_id = args.request_id.or_new();
+    let request = request(args.one, args.policy.policy(), request_id.clone())?;
+    let answer = context.change(&request_id, request, |mut c, r| async move { c.create_saga(r).await }).await?;
+    context.output.message(&answer.saga.unwrap_or_default(), tables::summary)
+}
+
+fn request(one: One, policy: Option<Policy>, request_id: String) -> Result<CreateSagaRequest, CliError> {
+    let reason = one.compensate_reason.unwrap_or_default();
+    Ok(CreateSagaRequest {
+        task_id: one.task_id.unwrap_or_default(),
+        saga_id: one.saga_id.unwrap_or_default(),
+        queue: one.queue.unwrap_or_default(),
+        priority: one.priority.unwrap_or_default(),
+        issue: one.issue,
+        branch: one.branch.unwrap_or_default(),
+        worktree: one.worktree.unwrap_or_default(),
+        labels: args::map(one.labels),
+        payload: args::content(one.payload)?,
+        compensations: args::compensations(one.compensations, &reason),
+        policy,
+        delay: one.delay.map(to_proto),
+        retry_of: one.retry_of.unwrap_or_default(),
+        request_id,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, FromArgMatches, Parser};
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: CreateArgs,
+    }
+
+    fn parse(line: &str) -> Result<CreateArgs, clap::Error> {
+        let matches = Line::command().try_get_matches_from(line.split(' '))?;
+        Line::from_arg_matches(&matches).map(|line| line.args)
+    }
+
+    #[test]
+    fn flags_become_the_request() {
+        let args = parse(
+            "x --task-id t --priority -5 --label a=1 --label b= --compensate branch=x --compensate dir=/a=b \
+             --compensate-reason why --on-stale requeue --settle 1h30m --delay 5m",
+        )
+        .expect("valid");
+        let request = request(args.one, args.policy.policy(), "id".to_owned()).expect("no file to read");
+        assert_eq!(request.priority, -5);
+        assert_eq!(request.labels.len(), 2);
+        assert_eq!(request.compensations[1].target, "/a=b");
+        assert!(request.compensations.iter().all(|compensation| compensation.reason == "why"));
+        let policy = request.policy.expect("given");
+        assert_eq!(policy.on_stale(), StaleAction::Requeue);
+        assert_eq!(policy.settle.expect("given").seconds, 5_400);
+        assert_eq!(policy.retry_backoff, None);
+    }
+
+    #[test]
+    fn without_policy_flags_there_is_no_policy() {
+        assert_eq!(parse("x --task-id t").expect("valid").policy.policy(), None);
+    }
+
+    #[test]
+    fn many_and_one_exclude_each_other() {
+        assert!(parse("x --from f --task-id t").is_err());
+        assert!(parse("x --from f --settle 1s").is_err());
+        assert!(parse("x --compensate-reason why").is_err());
+        assert!(parse("x --from f").is_ok());
+    }
+}

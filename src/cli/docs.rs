@@ -1,0 +1,69 @@
+//! `sagad completions` and `sagad man`: generated from the same definition that parses the command line.
+
+use std::{fs, io::Write, path::PathBuf};
+
+use clap::{Args, CommandFactory};
+use clap_complete::Shell;
+use clap_mangen::Man;
+
+use super::{Cli, errors::CliError};
+
+/// What `completions` takes.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  sagad completions bash > /etc/bash_completion.d/sagad\n  sagad completions zsh > ~/.zfunc/_sagad"
+)]
+pub struct CompletionsArgs {
+    /// The shell.
+    #[arg(value_enum)]
+    shell: Shell,
+}
+
+/// Prints a completion script.
+pub fn completions(args: &CompletionsArgs) -> Result<(), CliError> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "sagad", &mut script);
+    print(&script)
+}
+
+/// What `man` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  sagad man | man -l -\n  sagad man --dir /usr/local/share/man/man1")]
+pub struct ManArgs {
+    /// Write a page for each command into this directory instead.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+}
+
+/// Prints the manual page, or writes all of them.
+pub fn man(args: &ManArgs) -> Result<(), CliError> {
+    if let Some(dir) = &args.dir {
+        let failed = |error: std::io::Error| CliError::Failed(format!("can't write to {}: {error}", dir.display()));
+        fs::create_dir_all(dir).map_err(failed)?;
+        return clap_mangen::generate_to(Cli::command(), dir).map_err(failed);
+    }
+    let mut page = Vec::new();
+    Man::new(Cli::command()).render(&mut page)?;
+    print(&page)
+}
+
+fn print(bytes: &[u8]) -> Result<(), CliError> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(bytes)?;
+    stdout.flush()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_written_for_each_command() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        man(&ManArgs { dir: Some(dir.path().to_owned()) }).expect("written");
+        for page in ["sagad.1", "sagad-work.1", "sagad-compensate.1"] {
+            assert!(dir.path().join(page).exists(), "{page}");
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! `sagad create --from`: many sagas from lines of JSON, in batches. A batch is created whole or not at all; with
+//! `--request-id` its own id follows from that one and its place, so that a broken run is repeated without harm.
+
+use std::{
+    io::{self, IsTerminal},
+    time::Duration,
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use prost::Message;
+use sha2::{Digest, Sha256};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
+use uuid::{Builder, Uuid};
+
+use super::{
+    context::Context,
+    errors::CliError,
+    json,
+    output::{Format, notice},
+};
+use crate::{
+    client::{Refusal, retry::Again, time},
+    proto::{BatchCreateSagasRequest, CreateSagaRequest},
+};
+
+/// The coordinator takes 1,000 sagas and 2 MiB at a time; the bytes stay well below that, as all of a batch waits
+/// for it.
+const BATCH_SAGAS_MAX: usize = 1_000;
+const BATCH_BYTES_MAX: usize = 3 << 19;
+
+/// A line is at most a saga of 64 KiB of payload in base64, and its other fields; beyond this it is another file.
+const LINE_BYTES_MAX: usize = 4 << 20;
+
+/// A batch that meets a busy or restarting coordinator is repeated for so long.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Lines read and not sent yet.
+#[derive(Default)]
+struct Batch {
+    requests: Vec<CreateSagaRequest>,
+    /// The line that each came from, from 1.
+    lines: Vec<u64>,
+    bytes: usize,
+}
+
+impl Batch {
+    fn has_room_for(&self, request: &CreateSagaRequest) -> bool {
+        self.requests.is_empty()
+            || (self.requests.len() < BATCH_SAGAS_MAX && self.bytes + cost(request) <= BATCH_BYTES_MAX)
+    }
+
+    fn push(&mut self, request: CreateSagaRequest, line: u64) {
+        self.bytes += cost(&request);
+        self.requests.push(request);
+        self.lines.push(line);
+    }
+}
+
+/// A request's length in a batch, its tag and length prefix included.
+fn cost(request: &CreateSagaRequest) -> usize {
+    request.encoded_len() + 6
+}
+
+/// Creates what the file names.
+pub async fn run(context: &Context, file: &str, request_id: Option<Uuid>) -> Result<(), CliError> {
+    let unreadable = |error: io::Error| CliError::Usage(format!("can't read {file}: {error}"));
+    let (mut lines, length): (Box<dyn AsyncBufRead + Unpin + Send>, Option<u64>) = if file == "-" {
+        (Box::new(BufReader::new(tokio::io::stdin())), None)
+    } else {
+        let opened = tokio::fs::File::open(file).await.map_err(unreadable)?;
+        let length = opened.metadata().await.map_err(unreadable)?.len();
+        (Box::new(BufReader::new(opened)), Some(length))
+    };
+    let bar = progress(length);
+    let mut import = Import { context, request_id, batches: 0, created: 0 };
+    let mut batch = Batch::default();
+    let mut line = Vec::new();
+    let mut number = 0;
+    while read_line(&mut *lines, &mut line).await.map_err(unreadable)? {
+        number += 1;
+        bar.inc(line.len() as u64);
+        let at = |wrong: &str| CliError::Usage(format!("line {number}: {wrong}"));
+        let text = std::str::from_utf8(&line).map_err(|_| at("not UTF-8"))?.trim();
+        if text.is_empty() {
+            continue;
+        }
+        if line.len() > LINE_BYTES_MAX {
+            return Err(at("too long"));
+        }
+        let request: CreateSagaRequest = json::parse(text).map_err(|error| at(&error))?;
+        if !batch.has_room_for(&request) {
+            import.send(std::mem::take(&mut batch)).await?;
+        }
+        batch.push(request, number);
+    }
+    if !batch.requests.is_empty() {
+        import.send(batch).await?;
+    }
+    bar.finish_and_clear();
+    if context.output.format() == Format::Text {
+        notice(&format!("created {} sagas", import.created));
+    }
+    Ok(())
+}
+
+/// Reads a line; false at the end. It stops reading one that is far too long, rather than fill the memory.
+async fn read_line(lines: &mut (dyn AsyncBufRead + Unpin + Send), line: &mut Vec<u8>) -> io::Result<bool> {
+    line.clear();
+    loop {
+        let available = lines.fill_buf().await?;
+        if available.is_empty() {
+            return Ok(!line.is_empty());
+        }
+        let (taken, ended) = match available.iter().position(|byte| *byte == b'\n') {
+            Some(end) => (end + 1, true),
+            None => (available.len(), false),
+        };
+        line.extend_from_slice(&available[..taken]);
+        lines.consume(taken);
+        if ended || line.len() > LINE_BYTES_MAX {
+            return Ok(true);
+        }
+    }
+}
+
+/// A bar by bytes where the length is known, on a terminal only.
+fn progress(length: Option<u64>) -> ProgressBar {
+    match length {
+        Some(length) if io::stderr().is_terminal() => {
+            let template = "{wide_bar} {bytes}/{total_bytes} {eta}";
+            let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            ProgressBar::new(length).with_style(style)
+        }
+        Some(_) | None => ProgressBar::hidden(),
+    }
+}
+
+struct Import<'a> {
+    context: &'a Context,
+    request_id: Option<Uuid>,
+    batches: u64,
+    created: usize,
+}
+
+impl Import<'_> {
+    async fn send(&mut self, batch: Batch) -> Result<(), CliError> {
+        let request_id = match self.request_id {
+            Some(id) => batch_id(id, self.batches),
+            None => Uuid::new_v4(),
+        };
+        self.batches += 1;
+        let request = BatchCreateSagasRequest { requests: batch.requests, request_id: request_id.to_string() };
+        let give_up = time::now() + PATIENCE;
+        let call = self.context.client.call(
+            request,
+            Again::Unknown,
+            || give_up,
+            |mut c, r| async move { c.batch_create_sagas(r).await },
+        );
+        let answer = match call.await {
+            Ok(answer) => answer,
+            Err(status) => return Err(self.failed(&Refusal::from(&status), &batch.lines)),
+        };
+        self.created += answer.sagas.len();
+        for saga in answer.sagas {
+            self.context.output.message(&saga, |saga| saga.task_id.clone())?;
+        }
+        Ok(())
+    }
+
+    /// The error with lines in place of indices, and how far it got.
+    fn failed(&self, refusal: &Refusal, lines: &[u64]) -> CliError {
+        let mut refusal = refusal.clone();
+        let mut named: Vec<u64> = Vec::new();
+        for (field, _) in &mut refusal.violations {
+            if let Some((index, rest)) = index_of(field)
+                && let Some(line) = lines.get(index)
+            {
+                named.push(*line);
+                *field = format!("line {line}{rest}");
+            }
+        }
+        let index = refusal.metadata.get("index").and_then(|index| index.parse::<usize>().ok());
+        let index = index.or_else(|| refusal.metadata.get("field").and_then(|field| index_of(field)).map(|at| at.0));
+        named.extend(index.and_then(|index| lines.get(index)));
+        let place = match (named.first(), lines.first(), lines.last()) {
+            (Some(line), _, _) => format!("line {line}"),
+            (None, Some(first), Some(last)) => format!("lines {first} to {last}"),
+            (None, _, _) => "the last batch".to_owned(),
+        };
+        refusal.message = format!("{place}: {} ({} sagas created before)", refusal.message, self.created);
+        let request_id = self.request_id.map(|id| id.to_string());
+        CliError::Call { refusal: Box::new(refusal), request_id }
+    }
+}
+
+/// The index in `requests[7].queue`, and what follows it.
+fn index_of(field: &str) -> Option<(usize, &str)> {
+    let (index, rest) = field.strip_prefix("requests[")?.split_once(']')?;
+    Some((index.parse().ok()?, rest))
+}
+
+/// The id of a batch: the same for the same run and place.
+fn batch_id(run: Uuid, place: u64) -> Uuid {
+    let mut digest = Sha256::new();
+    digest.update(b"sagad create --from");
+    digest.update(run.as_bytes());
+    digest.update(place.to_be_bytes());
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest.finalize()[..16]);
+    Builder::from_custom_bytes(bytes).into_uuid()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn batches_are_bounded_by_number_and_bytes() {
+        let mut batch = Batch::default();
+        let large = CreateSagaRequest { payload: Bytes::from(vec![0; 60_000]), ..CreateSagaRequest::default() };
+        let mut count = 0;
+        while batch.has_room_for(&large) {
+            batch.push(large.clone(), count);
+            count += 1;
+        }
+        assert!(
+            BatchCreateSagasRequest { requests: batch.requests, request_id: String::new() }.encoded_len() <= 3 << 19
+        );
+        assert_eq!(count, 26);
+        let mut batch = Batch::default();
+        let small = CreateSagaRequest::default();
+        (0..1_000).for_each(|line| batch.push(small.clone(), line));
+        assert!(!batch.has_room_for(&small));
+    }
+
+    #[test]
+    fn batch_ids_follow_from_the_run_and_the_place() {
+        let run = Uuid::from_u128(7);
+        assert_eq!(batch_id(run, 1), batch_id(run, 1));
+        assert_ne!(batch_id(run, 1), batch_id(run, 2));
+        assert_ne!(batch_id(run, 1), batch_id(Uuid::from_u128(8), 1));
+    }
+
+    #[test]
+    fn indices_become_lines() {
+        assert_eq!(index_of("requests[12].compensations[0].kind"), Some((12, ".compensations[0].kind")));
+        assert_eq!(index_of("queue"), None);
+    }
+
+    #[tokio::test]
+    async fn lines_are_read_whole_and_bounded() {
+        let mut input: &[u8] = b"one\ntwo";
+        let mut line = Vec::new();
+        assert!(read_line(&mut input, &mut line).await.expect("readable") && line == b"one\n");
+        assert!(read_line(&mut input, &mut line).await.expect("readable") && line == b"two");
+        assert!(!read_line(&mut input, &mut line).await.expect("readable"));
+    }
+}

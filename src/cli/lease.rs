@@ -1,0 +1,350 @@
+//! The rpcs of a worker, each by hand: claim, heartbeat, report. In the environment of `sagad work` they need no
+//! arguments to name the lease.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::{
+    actor,
+    args::{self, LeaseArgs, Purpose, RequestIdArg},
+    context::Context,
+    errors::CliError,
+    output::{Format, notice},
+    tables,
+    text::printable,
+};
+use crate::{
+    client::{LeaseKey, convert::to_proto},
+    proto::{
+        ClaimNextRequest, ClaimRequest, CompensateRequest, CompensationOutcome, CompleteRequest, Directive,
+        FailRequest, HeartbeatRequest, HeartbeatResponse, LeasePurpose, RecordCompensationRequest,
+        RegisterCompensationRequest, ReleaseRequest, Saga,
+    },
+};
+
+fn show(context: &Context, saga: Option<Saga>) -> Result<(), CliError> {
+    context.output.message(&saga.unwrap_or_default(), tables::summary)
+}
+
+/// What `claim` takes.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  sagad claim fix-7 --owner me --ttl 5m\n  sagad claim fix-7 --purpose compensate -o json | jq -r .lease.fencingToken"
+)]
+pub struct ClaimArgs {
+    /// The saga's task id.
+    #[arg(value_name = "ID")]
+    task_id: String,
+    /// Who claims it [default: a name for this process]
+    #[arg(long, env = "SAGAD_OWNER", value_name = "ID")]
+    owner: Option<String>,
+    /// The lease's length [default: the server's, 30s]
+    #[arg(long, value_name = "DURATION", value_parser = args::duration)]
+    ttl: Option<Duration>,
+    /// What the lease is for.
+    #[arg(long, value_enum, default_value = "execute")]
+    purpose: Purpose,
+    /// Why, for the history.
+    #[arg(long, default_value = "")]
+    reason: String,
+    #[command(flatten)]
+    request_id: RequestIdArg,
+}
+
+/// Takes one saga.
+pub async fn claim(context: &Context, args: ClaimArgs) -> Result<(), CliError> {
+    let id = args.request_id.or_new();
+    let request = ClaimRequest {
+        task_id: args.task_id,
+        owner_id: args.owner.unwrap_or_else(actor::worker),
+        ttl: args.ttl.map(to_proto),
+        purpose: LeasePurpose::from(args.purpose).into(),
+        reason: args.reason,
+        request_id: id.clone(),
+    };
+    show(context, context.change(&id, request, |mut c, r| async move { c.claim(r).await }).await?.saga)
+}
+
+/// What `claim-next` takes.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  sagad claim-next --queue builds --owner me\n  sagad claim-next --queue builds --wait 8s --max 5 -o json"
+)]
+pub struct ClaimNextArgs {
+    /// The queues; repeatable, or separated by commas.
+    #[arg(long = "queue", value_delimiter = ',', required = true, value_name = "QUEUE")]
+    queues: Vec<String>,
+    /// Who claims [default: a name for this process]
+    #[arg(long, env = "SAGAD_OWNER", value_name = "ID")]
+    owner: Option<String>,
+    /// The leases' length [default: the server's, 30s]
+    #[arg(long, value_name = "DURATION", value_parser = args::duration)]
+    ttl: Option<Duration>,
+    /// At most so many.
+    #[arg(long, default_value_t = 1, value_name = "COUNT")]
+    max: i32,
+    /// How long to wait for one; --timeout comes on top.
+    #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = args::duration)]
+    wait: Duration,
+    /// What the leases are for.
+    #[arg(long, value_enum, default_value = "execute")]
+    purpose: Purpose,
+    /// Only sagas all of whose pending compensations are of these kinds; repeatable.
+    #[arg(long = "kind", value_name = "KIND")]
+    kinds: Vec<String>,
+    #[command(flatten)]
+    request_id: RequestIdArg,
+}
+
+/// Takes the next sagas of some queues. None is no error, and prints nothing.
+pub async fn claim_next(context: &Context, args: ClaimNextArgs) -> Result<(), CliError> {
+    let id = args.request_id.or_new();
+    let request = ClaimNextRequest {
+        queues: args.queues,
+        owner_id: args.owner.unwrap_or_else(actor::worker),
+        ttl: args.ttl.map(to_proto),
+        max_sagas: args.max,
+        wait: (!args.wait.is_zero()).then(|| to_proto(args.wait)),
+        purpose: LeasePurpose::from(args.purpose).into(),
+        compensation_kinds: args.kinds,
+        request_id: id.clone(),
+    };
+    let deadline = context.client.timeout().saturating_add(args.wait);
+    let call = context.change(&id, request, |mut c, mut r| async move {
+        r.set_timeout(deadline);
+        c.claim_next(r).await
+    });
+    let sagas = call.await?.sagas;
+    if sagas.is_empty() && context.output.format() == Format::Text {
+        notice("nothing to claim");
+    }
+    sagas.into_iter().try_for_each(|saga| show(context, Some(saga)))
+}
+
+/// What `heartbeat` takes.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  sagad heartbeat fix-7 --owner me --token 42\n  sagad heartbeat --progress 'step 3 of 5'   # within sagad work"
+)]
+pub struct HeartbeatArgs {
+    #[command(flatten)]
+    lease: LeaseArgs,
+    /// A new length for the lease [default: as it is]
+    #[arg(long, value_name = "DURATION", value_parser = args::duration)]
+    ttl: Option<Duration>,
+    /// How far the work is: text, @FILE, or @- for standard input.
+    #[arg(long, value_name = "TEXT|@FILE")]
+    progress: Option<String>,
+}
+
+/// Extends a lease.
+pub async fn heartbeat(context: &Context, args: HeartbeatArgs) -> Result<(), CliError> {
+    let LeaseKey { task_id, owner_id, fencing_token } = args.lease.key();
+    let progress = args.progress.map(|text| args::content(Some(text))).transpose()?;
+    let request = HeartbeatRequest { task_id, owner_id, fencing_token, ttl: args.ttl.map(to_proto), progress };
+    let answer = context.call(request, |mut c, r| async move { c.heartbeat(r).await }).await?;
+    context.output.message(&answer, heartbeat_text)
+}
+
+fn heartbeat_text(answer: &HeartbeatResponse) -> String {
+    let lease = answer.lease.as_ref().map(tables::lease_line).unwrap_or_default();
+    match answer.directive() {
+        Directive::Cancel => format!("{lease}; CANCEL: {}", printable(&answer.cancel_reason)),
+        Directive::Continue | Directive::Unspecified => lease,
+    }
+}
+
+/// What `release` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  sagad release fix-7 --owner me --token 42 --delay 5m --reason 'disk full'")]
+pub struct ReleaseArgs {
+    #[command(flatten)]
+    lease: LeaseArgs,
+    /// Not to be claimed again before this has passed.
+    #[arg(long, value_name = "DURATION", value_parser = args::duration)]
+    delay: Option<Duration>,
+    /// Why, for the history.
+    #[arg(long, default_value = "")]
+    reason: String,
+    #[command(flatten)]
+    request_id: RequestIdArg,
+}
+
+/// Gives a lease back.
+pub async fn release(context: &Context, args: ReleaseArgs) -> Result<(), CliError> {
+    let LeaseKey { task_id, owner_id, fencing_token } = args.lease.key();
+    let request_id = args.request_id.or_new();
+    let id = request_id.clone();
+    let delay = args.delay.map(to_proto);
+    let request = ReleaseRequest { task_id, owner_id, fencing_token, delay, reason: args.reason, request_id };
+    show(context, context.change(&id, request, |mut c, r| async move { c.release(r).await }).await?.saga)
+}
+
+/// What `complete` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  sagad complete fix-7 --owner me --token 42 --result @out.json")]
+pub struct CompleteArgs {
+    #[command(flatten)]
+    lease: LeaseArgs,
+    /// What came out of it: text, @FILE, or @- for standard input.
+    #[arg(long, value_name = "TEXT|@FILE")]
+    result: Option<String>,
+    /// A remark for the history.
+    #[arg(long, default_value = "")]
+    reason: String,
+    #[command(flatten)]
+    request_id: RequestIdArg,
+}
+
+/// Reports a saga as done.
+pub async fn complete(context: &Context, args: CompleteArgs) -> Result<(), CliError> {
+    let LeaseKey { task_id, owner_id, fencing_token } = args.lease.key();
+    let request_id = args.request_id.or_new();
+    let id = request_id.clone();
+    let result = args::content(args.result)?;
+    let request = CompleteRequest { task_id, owner_id, fencing_token, result, reason: args.reason, request_id };
+    show(context, context.change(&id, request, |mut c, r| async move { c.complete(r).await }).await?.saga)
+}
+
+/// What `fail` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  sagad fail fix-7 --owner me --token 42 --reason 'tests fail' --retryable\n  \
+                        sagad fail fix-7 --owner me --token 42 --reason 'no access' --compensate branch=fix-7")]
+pub struct FailArgs {
+    #[command(flatten)]
+    lease: LeaseArgs,
+    /// Why.
+    #[arg(long)]
+    reason: String,
+    /// Another try may succeed.
+    #[arg(long)]
+    retryable: bool,
+    /// What has to be undone and is not registered yet; repeatable.
+    #[arg(long = "compensate", value_name = "KIND=TARGET", value_parser = args::kind_target)]
+    compensations: Vec<(String, String)>,
+    /// Why these have to be undone, for all of them.
+    #[arg(long, value_name = "REASON", default_value = "")]
+    compensate_reason: String,
+    #[command(flatten)]
+    request_id: RequestIdArg,
+}
+
+/// Reports a saga as failed.
+pub async fn fail(context: &Context, args: FailArgs) -> Result<(), CliError> {
+    let LeaseKey { task_id, owner_id, fencing_token } = args.lease.key();
+    let id = args.request_id.or_new();
+    let request = FailRequest {
+        task_id,
+        owner_id,
+        fencing_token,
+        reason: args.reason,
+        compensations: args::compensations(args.compensations, &args.compensate_reason),
+        retryable: args.retryable,
+        request_id: id.clone(),
+    };
+    show(context, context.change(&id, request, |mut c, r| async move { c.fail(r).await }).await?.saga)
+}
+
+/// What `register-compensation` takes.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  sagad register-compensation fix-7 --owner me --token 42 --compensate branch=fix-7\n  \
+                        sagad register-compensation --compensate worktree=/tmp/fix-7   # within sagad work"
+)]
+pub struct RegisterArgs {
+    #[command(flatten)]
+    lease: LeaseArgs,
+    /// How to undo what comes next; repeatable, undone in reverse order.
+    #[arg(long = "compensate", value_name = "KIND=TARGET", value_parser = args::kind_target, required = true)]
+    compensations: Vec<(String, String)>,
+    /// Why these have to be undone, for all of them.
+    #[arg(long, alias = "compensate-reason", default_value = "")]
+    reason: String,
+    #[command(flatten)]
+    request_id: RequestIdArg,
+}
+
+/// Registers compensations.
+pub async fn register(context: &Context, args: RegisterArgs) -> Result<(), CliError> {
+    let LeaseKey { task_id, owner_id, fencing_token } = args.lease.key();
+    let request_id = args.request_id.or_new();
+    let id = request_id.clone();
+    let compensations = args::compensations(args.compensations, &args.reason);
+    let request = RegisterCompensationRequest { task_id, owner_id, fencing_token, compensations, request_id };
+    let call = context.change(&id, request, |mut c, r| async move { c.register_compensation(r).await });
+    show(context, call.await?.saga)
+}
+
+/// The outcome of a compensation.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Outcome {
+    /// What it names is undone.
+    Done,
+    /// It failed; it may be tried again.
+    Failed,
+}
+
+/// What `record-compensation` takes.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  sagad record-compensation fix-7 --owner me --token 57 --position 2 --outcome done"
+)]
+pub struct RecordArgs {
+    #[command(flatten)]
+    lease: LeaseArgs,
+    /// Which one; the latest that is neither done nor waived comes first.
+    #[arg(long)]
+    position: i32,
+    /// How it went.
+    #[arg(long, value_enum)]
+    outcome: Outcome,
+    /// What was done, or what went wrong.
+    #[arg(long, default_value = "")]
+    detail: String,
+    #[command(flatten)]
+    request_id: RequestIdArg,
+}
+
+/// Records the outcome of one compensation.
+pub async fn record(context: &Context, args: RecordArgs) -> Result<(), CliError> {
+    let LeaseKey { task_id, owner_id, fencing_token } = args.lease.key();
+    let id = args.request_id.or_new();
+    let outcome = match args.outcome {
+        Outcome::Done => CompensationOutcome::Done,
+        Outcome::Failed => CompensationOutcome::Failed,
+    };
+    let request = RecordCompensationRequest {
+        task_id,
+        owner_id,
+        fencing_token,
+        position: args.position,
+        outcome: outcome.into(),
+        detail: args.detail,
+        request_id: id.clone(),
+    };
+    let call = context.change(&id, request, |mut c, r| async move { c.record_compensation(r).await });
+    show(context, call.await?.saga)
+}
+
+/// What `compensated` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  sagad compensated fix-7 --owner me --token 57")]
+pub struct CompensatedArgs {
+    #[command(flatten)]
+    lease: LeaseArgs,
+    /// A remark for the history.
+    #[arg(long, default_value = "")]
+    reason: String,
+    #[command(flatten)]
+    request_id: RequestIdArg,
+}
+
+/// Finishes a compensating saga: the rpc `Compensate`, whose name the recovery worker has.
+pub async fn compensated(context: &Context, args: CompensatedArgs) -> Result<(), CliError> {
+    let LeaseKey { task_id, owner_id, fencing_token } = args.lease.key();
+    let request_id = args.request_id.or_new();
+    let id = request_id.clone();
+    let request = CompensateRequest { task_id, owner_id, fencing_token, reason: args.reason, request_id };
+    show(context, context.change(&id, request, |mut c, r| async move { c.compensate(r).await }).await?.saga)
+}

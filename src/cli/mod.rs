@@ -1,0 +1,255 @@
+//! The commands of the binary that are clients of the API, a file for each or for a tight group: what is on the
+//! command line, where each command goes, and how the process ends.
+
+mod actor;
+mod admin;
+mod args;
+mod compensate;
+mod context;
+mod create;
+mod docs;
+pub mod errors;
+mod health;
+mod import;
+mod json;
+mod lease;
+mod look;
+mod operate;
+mod output;
+mod process;
+mod signals;
+mod tables;
+mod text;
+mod watch;
+mod work;
+
+use std::{ffi::OsString, process::ExitCode, time::Duration};
+
+use clap::{Parser, Subcommand, error::ErrorKind};
+
+use crate::client::connect::DEFAULT_SERVER;
+use context::Context;
+use errors::CliError;
+use output::{Format, Output};
+
+/// A lease coordinator for long-running work that leaves things behind.
+///
+/// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused by a rule (a held lease, a terminal saga), 4 not found,
+/// 5 unreachable.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sagad",
+    version,
+    propagate_version = true,
+    after_help = "Examples:\n  sagad create --queue builds --branch fix-7 --compensate branch=fix-7\n  \
+                  sagad work --queue builds -- ./build.sh\n  sagad list --in-flight\n  sagad watch --stale"
+)]
+pub struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every client command takes.
+#[derive(Clone, Debug, clap::Args)]
+pub struct GlobalArgs {
+    /// The coordinator's address.
+    #[arg(long, global = true, env = "SAGAD_SERVER", default_value = DEFAULT_SERVER, value_name = "URL", help_heading = "Global options")]
+    server: String,
+    /// Tables and sentences for people, or proto3 JSON, one object a line.
+    #[arg(short, long, global = true, value_enum, default_value = "text", help_heading = "Global options")]
+    output: Format,
+    /// How long one call may take.
+    #[arg(long, global = true, default_value = "10s", value_parser = args::duration, value_name = "DURATION", help_heading = "Global options")]
+    timeout: Duration,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create a saga, or many from a file.
+    Create(Box<create::CreateArgs>),
+    /// Show one saga.
+    Get(look::GetArgs),
+    /// List sagas.
+    List(look::ListArgs),
+    /// Show what happened to a saga.
+    History(look::HistoryArgs),
+    /// Count sagas by queue and state.
+    Stats(look::StatsArgs),
+    /// Follow stale sagas, or all events.
+    Watch(watch::WatchArgs),
+    /// Run a command for each saga of a queue.
+    Work(work::WorkArgs),
+    /// Undo what sagas left behind, with a command for each kind of compensation.
+    Compensate(compensate::CompensateArgs),
+    /// Take one saga under a lease.
+    Claim(lease::ClaimArgs),
+    /// Take the next sagas of a queue under leases.
+    ClaimNext(lease::ClaimNextArgs),
+    /// Extend a lease.
+    Heartbeat(lease::HeartbeatArgs),
+    /// Give a lease back.
+    Release(lease::ReleaseArgs),
+    /// Report a saga as done.
+    Complete(lease::CompleteArgs),
+    /// Report a saga as failed.
+    Fail(lease::FailArgs),
+    /// Register what undoes an effect, before the effect.
+    RegisterCompensation(lease::RegisterArgs),
+    /// Record the outcome of one compensation.
+    RecordCompensation(lease::RecordArgs),
+    /// Finish a compensating saga whose compensations are all done or waived.
+    Compensated(lease::CompensatedArgs),
+    /// Reserve a saga for one worker.
+    Dispatch(operate::DispatchArgs),
+    /// Decide on a stale saga.
+    Recover(operate::RecoverArgs),
+    /// Declare a compensation not needed.
+    Waive(operate::WaiveArgs),
+    /// Park a saga for a person.
+    Quarantine(operate::QuarantineArgs),
+    /// Ask for a saga to be cancelled.
+    Cancel(operate::CancelArgs),
+    /// Add a note to a saga, or amend its reason.
+    Annotate(operate::AnnotateArgs),
+    /// List queues.
+    Queues(admin::QueuesArgs),
+    /// Stop handing out a queue's sagas.
+    Pause(admin::PauseArgs),
+    /// Hand out a queue's sagas again.
+    Resume(admin::ResumeArgs),
+    /// Remove old terminal sagas.
+    Purge(admin::PurgeArgs),
+    /// Show the server's version, clock and bounds.
+    Info(admin::InfoArgs),
+    /// Ask whether the server is serving.
+    Health(health::HealthArgs),
+    /// Print a completion script for a shell.
+    Completions(docs::CompletionsArgs),
+    /// Print the manual page.
+    Man(docs::ManArgs),
+}
+
+/// Runs the command line and says how the process ends.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error, &arguments),
+    };
+    let format = cli.global.output;
+    let server = cli.global.server.clone();
+    match start(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error.report(format, &server);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Help and version go to stdout and are a success; the rest is wrong usage, as JSON where that was asked for.
+fn usage(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
+    let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    if !asked && errors::wants_json(arguments) {
+        let error = CliError::Usage(error.render().to_string().trim_end().to_owned());
+        error.report(Format::Json, "");
+        return ExitCode::from(error.exit_code());
+    }
+    // A closed pipe is nothing to complain about, and there is nowhere else to do so.
+    error.print().ok();
+    if asked { ExitCode::SUCCESS } else { ExitCode::from(errors::USAGE) }
+}
+
+fn start(cli: Cli) -> Result<(), CliError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let result = runtime.block_on(dispatch(cli));
+    // A thread that still reads standard input must not hold up the end.
+    runtime.shutdown_background();
+    result
+}
+
+async fn dispatch(cli: Cli) -> Result<(), CliError> {
+    let output = Output::new(cli.global.output);
+    let context = || Context::new(&cli.global.server, cli.global.timeout, output);
+    match cli.command {
+        Command::Create(args) => create::run(&context()?, *args).await,
+        Command::Get(args) => look::get(&context()?, args).await,
+        Command::List(args) => look::list(&context()?, args).await,
+        Command::History(args) => look::history(&context()?, args).await,
+        Command::Stats(_) => look::stats(&context()?).await,
+        Command::Watch(args) => watch::run(&context()?, args).await,
+        Command::Work(args) => work::run(&context()?, args).await,
+        Command::Compensate(args) => compensate::run(&context()?, args).await,
+        Command::Claim(args) => lease::claim(&context()?, args).await,
+        Command::ClaimNext(args) => lease::claim_next(&context()?, args).await,
+        Command::Heartbeat(args) => lease::heartbeat(&context()?, args).await,
+        Command::Release(args) => lease::release(&context()?, args).await,
+        Command::Complete(args) => lease::complete(&context()?, args).await,
+        Command::Fail(args) => lease::fail(&context()?, args).await,
+        Command::RegisterCompensation(args) => lease::register(&context()?, args).await,
+        Command::RecordCompensation(args) => lease::record(&context()?, args).await,
+        Command::Compensated(args) => lease::compensated(&context()?, args).await,
+        Command::Dispatch(args) => operate::dispatch(&context()?, args).await,
+        Command::Recover(args) => operate::recover(&context()?, args).await,
+        Command::Waive(args) => operate::waive(&context()?, args).await,
+        Command::Quarantine(args) => operate::quarantine(&context()?, args).await,
+        Command::Cancel(args) => operate::cancel(&context()?, args).await,
+        Command::Annotate(args) => operate::annotate(&context()?, args).await,
+        Command::Queues(_) => admin::queues(&context()?).await,
+        Command::Pause(args) => admin::pause(&context()?, args).await,
+        Command::Resume(args) => admin::resume(&context()?, args).await,
+        Command::Purge(args) => admin::purge(&context()?, args).await,
+        Command::Info(_) => admin::info(&context()?).await,
+        Command::Health(args) => health::run(&context()?, args).await,
+        Command::Completions(args) => docs::completions(&args),
+        Command::Man(args) => docs::man(&args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains(&format!("sagad {}", command.get_name())), "{} has no example", command.get_name());
+        }
+    }
+
+    #[test]
+    fn global_flags_go_before_or_after_the_command() {
+        for line in ["sagad -o json --timeout 1m30s get t-1", "sagad get t-1 --timeout 90s -ojson"] {
+            let cli = Cli::try_parse_from(line.split(' ')).expect("both places are fine");
+            assert_eq!(cli.global.timeout, Duration::from_secs(90));
+            assert_eq!(cli.global.output, Format::Json);
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_told() {
+        for line in [
+            "sagad",
+            "sagad get",
+            "sagad get t-1 --timeout 30",
+            "sagad work -- true",
+            "sagad work --queue q",
+            "sagad recover t-1 --reason r",
+            "sagad watch --events --snapshot",
+            "sagad create --on-stale sometimes",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+}

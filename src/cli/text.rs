@@ -1,0 +1,120 @@
+//! Words for people: times with how far away they are, lengths, and text that can do nothing to a terminal.
+
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use prost_types::Timestamp;
+
+use crate::client::{convert, time};
+
+/// Text from the store, with control characters escaped: none of it may move a cursor or fake a line.
+pub fn printable(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { escape(c) } else { vec![c] }).collect()
+}
+
+/// The same where lines are welcome.
+pub fn multiline(text: &str) -> String {
+    text.lines().map(printable).collect::<Vec<_>>().join("\n")
+}
+
+fn escape(c: char) -> Vec<char> {
+    c.escape_default().collect()
+}
+
+/// Bytes: as text where they are short printable text, else their number.
+pub fn content(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if text.len() <= 400 => printable(text),
+        Ok(_) | Err(_) => format!("{} bytes", bytes.len()),
+    }
+}
+
+/// A length in at most two units: `1h 30m`, `12s`, `250ms`.
+pub fn length(length: Duration) -> String {
+    if length.is_zero() {
+        return "0s".to_owned();
+    }
+    let rounded = if length >= Duration::from_secs(10) {
+        Duration::from_secs(length.as_secs())
+    } else if length >= Duration::from_millis(1) {
+        Duration::from_millis(u64::try_from(length.as_millis()).unwrap_or(u64::MAX))
+    } else {
+        length
+    };
+    let text = humantime::format_duration(rounded).to_string();
+    text.split(' ').take(2).collect::<Vec<_>>().join(" ")
+}
+
+/// How far `at` is from `now`: `in 12s`, `3m ago`, `now`.
+pub fn relative(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
+    let away = at - now;
+    let coarse = |length: Duration| {
+        let text = self::length(Duration::from_secs(length.as_secs().max(1)));
+        text.split(' ').next().unwrap_or_default().to_owned()
+    };
+    match (away.to_std(), (-away).to_std()) {
+        (Ok(ahead), _) if !ahead.is_zero() => format!("in {}", coarse(ahead)),
+        (_, Ok(ago)) if !ago.is_zero() => format!("{} ago", coarse(ago)),
+        (_, _) => "now".to_owned(),
+    }
+}
+
+/// A time in full: RFC 3339 in UTC, and how far away it is.
+pub fn when(at: &Timestamp) -> String {
+    match convert::to_utc(at) {
+        Some(at) => format!("{} ({})", at.to_rfc3339_opts(SecondsFormat::Millis, true), relative(at, time::utc_now())),
+        None => "a time outside of the calendar".to_owned(),
+    }
+}
+
+/// A time in full, for columns and lines.
+pub fn stamp(at: Option<&Timestamp>) -> String {
+    let at = at.and_then(convert::to_utc);
+    at.map_or_else(|| "-".to_owned(), |at| at.to_rfc3339_opts(SecondsFormat::Millis, true))
+}
+
+/// Only how far away a time is.
+pub fn away(at: Option<&Timestamp>) -> String {
+    at.and_then(convert::to_utc).map_or_else(|| "-".to_owned(), |at| relative(at, time::utc_now()))
+}
+
+/// The last part of an enum value's name: `SAGA_STATE_RUNNING` after `SAGA_STATE_` as `running`.
+pub fn word(name: &str, prefix: &str) -> String {
+    name.strip_prefix(prefix).unwrap_or(name).to_ascii_lowercase().replace('_', "-")
+}
+
+/// A dash where there is nothing.
+pub fn or_dash(text: &str) -> String {
+    if text.is_empty() { "-".to_owned() } else { printable(text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_by_their_distance() {
+        let now = DateTime::from_timestamp(1_000_000, 0).expect("in the calendar");
+        let told = |seconds| relative(now + chrono::TimeDelta::seconds(seconds), now);
+        assert_eq!(told(12), "in 12s");
+        assert_eq!(told(-185), "3m ago");
+        assert_eq!(told(0), "now");
+        assert_eq!(told(-90_000), "1day ago");
+    }
+
+    #[test]
+    fn lengths_are_short() {
+        assert_eq!(length(Duration::from_secs(5_400)), "1h 30m");
+        assert_eq!(length(Duration::from_millis(12_345)), "12s");
+        assert_eq!(length(Duration::from_millis(250)), "250ms");
+        assert_eq!(length(Duration::ZERO), "0s");
+    }
+
+    #[test]
+    fn nothing_from_the_store_reaches_the_terminal_raw() {
+        assert_eq!(printable("a\u{1b}[2Jb\nc"), "a\\u{1b}[2Jb\\nc");
+        assert_eq!(printable("größe 猫"), "größe 猫");
+        assert_eq!(content(&[0xff, 0xfe]), "2 bytes");
+        assert_eq!(content(b"{\"a\":1}"), "{\"a\":1}");
+    }
+}

@@ -1,0 +1,126 @@
+//! `ClaimNext`, over and over: patient with a coordinator that is away, and careful not to leave behind a lease that
+//! nobody knows of when it is told to stop.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use uuid::Uuid;
+
+use super::{
+    Client, Happened, LeaseKey, Note, Notes, Refusal,
+    connect::with_timeout,
+    convert,
+    retry::Backoff,
+    time::{self, Moment},
+};
+use crate::proto::{ClaimNextRequest, LeasePurpose, ReleaseRequest, Saga};
+
+/// No call waits longer in the coordinator. Also at most a third of the ttl, so that a lease granted at the end of
+/// the wait still has most of its length when it is counted from the sending.
+const WAIT_MAX: Duration = Duration::from_secs(20);
+
+/// How long cleaning up after a broken-off wait may take; what it misses runs out by itself.
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The answer to one round of asking.
+pub(super) enum Claimed {
+    /// These are ours, by a claim first sent at that moment. None: there is nothing to claim.
+    Sagas(Vec<Saga>, Moment),
+    /// We were told to stop.
+    Stopped,
+}
+
+pub(super) struct Claims {
+    pub client: Client,
+    pub queues: Vec<String>,
+    pub owner_id: String,
+    pub ttl: Duration,
+    pub purpose: LeasePurpose,
+    /// Whether to wait in the coordinator for something to claim.
+    pub wait: bool,
+    /// How long the coordinator may be away before that is an error; `None`: for ever.
+    pub patience: Option<Duration>,
+    pub notes: Notes,
+}
+
+impl Claims {
+    /// Asks for up to `max` sagas, until the coordinator answers or `stop` is set. Its refusals are errors.
+    pub async fn next(&self, max: usize, stop: &CancellationToken) -> Result<Claimed, Status> {
+        let wait = if self.wait { WAIT_MAX.min(self.ttl / 3) } else { Duration::ZERO };
+        let mut request = ClaimNextRequest {
+            queues: self.queues.clone(),
+            owner_id: self.owner_id.clone(),
+            ttl: Some(convert::to_proto(self.ttl)),
+            max_sagas: i32::try_from(max.min(100)).unwrap_or(100),
+            wait: self.wait.then(|| convert::to_proto(wait)),
+            purpose: self.purpose.into(),
+            // Kinds are not narrowed: one that nobody handles is parked by whoever claims it, rather than left lying.
+            compensation_kinds: Vec::new(),
+            request_id: Uuid::new_v4().to_string(),
+        };
+        let asked = time::now();
+        let mut backoff = Backoff::default();
+        let mut away = false;
+        loop {
+            let call = with_timeout(request.clone(), wait + self.client.timeout());
+            let mut sagas = self.client.sagas();
+            let answer = tokio::select! {
+                biased;
+                answer = sagas.claim_next(call) => answer,
+                () = stop.cancelled() => {
+                    self.give_back(&mut request).await;
+                    return Ok(Claimed::Stopped);
+                }
+            };
+            let status = match answer {
+                Ok(answer) => {
+                    if away {
+                        (self.notes)(Note::Reachable);
+                    }
+                    return Ok(Claimed::Sagas(answer.into_inner().sagas, asked));
+                }
+                Err(status) => status,
+            };
+            let refusal = Refusal::from(&status);
+            let delay = backoff.delay().max(refusal.retry_after.unwrap_or_default());
+            let spent = self.patience.is_some_and(|patience| (time::now() + delay).since(asked) > patience);
+            if refusal.happened == Happened::Refused || spent {
+                return Err(status);
+            }
+            if !away {
+                away = true;
+                (self.notes)(Note::Unreachable { reason: refusal.message });
+            }
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = stop.cancelled() => {
+                    self.give_back(&mut request).await;
+                    return Ok(Claimed::Stopped);
+                }
+            }
+        }
+    }
+
+    /// A call broken off may have claimed. Repeating it with its `request_id` shows what, and that is given back.
+    async fn give_back(&self, request: &mut ClaimNextRequest) {
+        request.wait = None;
+        let cleanup = async {
+            let mut sagas = self.client.sagas();
+            let Ok(answer) = sagas.claim_next(with_timeout(request.clone(), CLEANUP_TIMEOUT)).await else { return };
+            for key in answer.into_inner().sagas.iter().filter_map(LeaseKey::of) {
+                let release = ReleaseRequest {
+                    task_id: key.task_id,
+                    owner_id: key.owner_id,
+                    fencing_token: key.fencing_token,
+                    delay: None,
+                    reason: "the worker was told to stop before it began".to_owned(),
+                    request_id: Uuid::new_v4().to_string(),
+                };
+                // What is not given back runs out: nothing further to do about an error.
+                sagas.release(with_timeout(release, CLEANUP_TIMEOUT)).await.ok();
+            }
+        };
+        tokio::time::timeout(CLEANUP_TIMEOUT, cleanup).await.ok();
+    }
+}

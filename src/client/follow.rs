@@ -1,0 +1,136 @@
+//! A server stream with revisions, followed for ever: when it breaks it is opened again after the last revision seen,
+//! so that nothing comes twice and nothing is missed.
+
+use std::{future::Future, pin::Pin, time::Duration};
+
+use tonic::{Status, Streaming};
+
+use super::{Client, Happened, Refusal, retry::Backoff};
+use crate::proto::{WatchEventsRequest, WatchEventsResponse, WatchStaleRequest, WatchStaleResponse};
+
+/// Bookmarks come at least every ten seconds; a stream silent for three times that is taken for dead.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// An answer that carries a revision to resume after.
+pub trait Revisioned {
+    /// The revision; 0 when it carries none.
+    fn revision(&self) -> i64;
+}
+
+impl Revisioned for WatchStaleResponse {
+    fn revision(&self) -> i64 {
+        self.revision
+    }
+}
+
+impl Revisioned for WatchEventsResponse {
+    fn revision(&self) -> i64 {
+        self.revision
+    }
+}
+
+/// What following a stream brings.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Followed<T> {
+    /// An answer.
+    Item(T),
+    /// The stream broke; the next call opens it again, after a pause.
+    Broken(String),
+    /// The coordinator ended the stream: a snapshot is complete.
+    End,
+}
+
+type Opening<T> = Pin<Box<dyn Future<Output = Result<Streaming<T>, Status>> + Send>>;
+type Open<T> = Box<dyn FnMut(Option<i64>) -> Opening<T> + Send>;
+
+/// A stream being followed.
+pub struct Follow<T> {
+    open: Open<T>,
+    /// Whether a stream that ends or breaks is opened again. A snapshot is not: half of one can't be resumed.
+    resume: bool,
+    after: Option<i64>,
+    stream: Option<Streaming<T>>,
+    connected_once: bool,
+    pause: Option<Duration>,
+    backoff: Backoff,
+}
+
+impl Follow<WatchStaleResponse> {
+    /// `WatchStale`, from where the request says; with `snapshot_only` it ends after the snapshot.
+    pub fn stale(client: &Client, request: WatchStaleRequest) -> Self {
+        let (client, resume, after) = (client.clone(), !request.snapshot_only, request.after_revision);
+        let open = move |after_revision| -> Opening<WatchStaleResponse> {
+            let request = WatchStaleRequest { after_revision, ..request.clone() };
+            let mut sagas = client.sagas();
+            Box::pin(async move { sagas.watch_stale(request).await.map(tonic::Response::into_inner) })
+        };
+        Self::new(Box::new(open), resume, after)
+    }
+}
+
+impl Follow<WatchEventsResponse> {
+    /// `WatchEvents`, from where the request says.
+    pub fn events(client: &Client, request: WatchEventsRequest) -> Self {
+        let (client, after) = (client.clone(), request.after_revision);
+        let open = move |after_revision| -> Opening<WatchEventsResponse> {
+            let request = WatchEventsRequest { after_revision, ..request.clone() };
+            let mut sagas = client.sagas();
+            Box::pin(async move { sagas.watch_events(request).await.map(tonic::Response::into_inner) })
+        };
+        Self::new(Box::new(open), true, after)
+    }
+}
+
+impl<T: Revisioned> Follow<T> {
+    fn new(open: Open<T>, resume: bool, after: Option<i64>) -> Self {
+        Self { open, resume, after, stream: None, connected_once: false, pause: None, backoff: Backoff::default() }
+    }
+
+    /// The revision after which the stream would be opened again.
+    pub fn after(&self) -> Option<i64> {
+        self.after
+    }
+
+    /// The next thing to happen. Errors are the coordinator's refusals, and failing to reach it the first time.
+    /// Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Result<Followed<T>, Status> {
+        if let Some(pause) = self.pause {
+            tokio::time::sleep(pause).await;
+            self.pause = None;
+        }
+        let stream = match &mut self.stream {
+            Some(stream) => stream,
+            None => match (self.open)(self.after).await {
+                Ok(stream) => {
+                    self.connected_once = true;
+                    self.stream.insert(stream)
+                }
+                Err(status) => return self.broken(status),
+            },
+        };
+        let message = tokio::time::timeout(SILENCE_MAX, stream.message()).await;
+        match message.unwrap_or_else(|_| Err(Status::unavailable("the stream fell silent"))) {
+            Ok(Some(item)) => {
+                self.backoff.reset();
+                if item.revision() > 0 {
+                    self.after = Some(item.revision());
+                }
+                Ok(Followed::Item(item))
+            }
+            Ok(None) if !self.resume => Ok(Followed::End),
+            // A coordinator that shuts down may end its streams without an error.
+            Ok(None) => self.broken(Status::unavailable("the coordinator ended the stream")),
+            Err(status) => self.broken(status),
+        }
+    }
+
+    fn broken(&mut self, status: Status) -> Result<Followed<T>, Status> {
+        self.stream = None;
+        let refusal = Refusal::from(&status);
+        if refusal.happened == Happened::Refused || !self.resume || !self.connected_once {
+            return Err(status);
+        }
+        self.pause = Some(self.backoff.delay().max(refusal.retry_after.unwrap_or_default()));
+        Ok(Followed::Broken(refusal.message))
+    }
+}

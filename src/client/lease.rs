@@ -1,0 +1,407 @@
+//! The lease keeper: heartbeats from a task of its own, and the moment from which the work must stop.
+//!
+//! The deadline is this machine's own: a lease reaches from the moment the last *accepted* heartbeat was *sent*, for
+//! the length the coordinator granted. The coordinator counts from when it received it, so this end is never later
+//! than its end, whatever the clocks of the two say and however long the answer took.
+//!
+//! | answer to a heartbeat | meaning |
+//! |---|---|
+//! | accepted | the deadline moves on; a `CANCEL` directive is passed on |
+//! | none, `UNAVAILABLE`, … | unknown: work on until the deadline, try again soon |
+//! | `LEASE_NOT_EXTENDED`, `EXECUTION_TIMEOUT`, `PROGRESS_TIMEOUT` | the lease stands until the expiry it has |
+//! | `ABORTED`, `SAGA_TERMINAL`, not found | the lease is lost: stop at once |
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::{Code, Status};
+
+use super::{
+    Client, Refusal,
+    connect::with_timeout,
+    convert,
+    retry::Backoff,
+    time::{self, Moment},
+};
+use crate::proto::{Directive, HeartbeatRequest, HeartbeatResponse, Lease, Saga};
+
+/// Heartbeats are not sent more often, however short the lease.
+const INTERVAL_MIN: Duration = Duration::from_millis(20);
+
+/// After an unanswered heartbeat the next try waits at most this long.
+const RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// What every call under a lease names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseKey {
+    /// The saga.
+    pub task_id: String,
+    /// Who holds it.
+    pub owner_id: String,
+    /// Which of its leases.
+    pub fencing_token: i64,
+}
+
+impl LeaseKey {
+    /// The key of a saga's lease; `None` when it never had one.
+    pub fn of(saga: &Saga) -> Option<Self> {
+        let lease = saga.lease.as_ref()?;
+        Some(Self {
+            task_id: saga.task_id.clone(),
+            owner_id: lease.owner_id.clone(),
+            fencing_token: lease.fencing_token,
+        })
+    }
+}
+
+/// What a lease's holder may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LeaseStatus {
+    /// Work on.
+    Held,
+    /// Someone asked for the saga to be cancelled: stop and report a failure. The lease is still held, and kept.
+    Cancelled(String),
+    /// The lease is someone else's, or may be from now on: stop at once, report nothing.
+    Lost(String),
+}
+
+/// Keeps one lease by heartbeats until it is dropped, which neither releases nor ends the lease.
+///
+/// ```no_run
+/// # use sagad::client::{Client, LeaseKeeper, LeaseStatus, time};
+/// # use sagad::proto::{ClaimRequest, Saga};
+/// # async fn example(client: Client, request: ClaimRequest) -> Result<(), Box<dyn std::error::Error>> {
+/// let asked = time::now();
+/// let saga = client.sagas().claim(client.unary(request)).await?.into_inner().saga.ok_or("no saga")?;
+/// let keeper = LeaseKeeper::start(&client, &saga, asked).await?;
+/// let mut status = keeper.status();
+/// tokio::select! {
+///     () = async { /* the work */ } => {}
+///     Ok(lost) = status.wait_for(|status| matches!(status, LeaseStatus::Lost(_))) => println!("stop: {:?}", *lost),
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct LeaseKeeper {
+    key: LeaseKey,
+    shared: Arc<Shared>,
+    status: watch::Receiver<LeaseStatus>,
+    _stop: DropGuard,
+}
+
+/// A lease was lost before work on it began.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct LeaseLost(pub String);
+
+#[derive(Debug)]
+struct Shared {
+    deadline: Mutex<Moment>,
+    progress: Mutex<Option<Bytes>>,
+}
+
+impl LeaseKeeper {
+    /// Starts to keep the lease of a saga just claimed. `asked` is the moment the claim was first sent.
+    ///
+    /// A claim that waited in the coordinator, or was repeated, was sent long before the lease began. Then one
+    /// heartbeat is made first to learn where the lease stands; it takes a round trip, or fails with the lease lost.
+    pub async fn start(client: &Client, saga: &Saga, asked: Moment) -> Result<Self, LeaseLost> {
+        let lost = || LeaseLost(format!("{} has no lease", saga.task_id));
+        let key = LeaseKey::of(saga).ok_or_else(lost)?;
+        let lease = saga.lease.clone().ok_or_else(lost)?;
+        let mut grant = Grant::new(&lease, asked);
+        let received = time::now();
+        if grant.deadline.since(received) < grant.length / 2 {
+            confirm(client, &key, &mut grant, received).await?;
+        }
+        let shared = Arc::new(Shared { deadline: Mutex::new(grant.deadline), progress: Mutex::new(None) });
+        let (sender, status) = watch::channel(LeaseStatus::Held);
+        let stop = CancellationToken::new();
+        let keeping = Keeping {
+            client: client.clone(),
+            key: key.clone(),
+            shared: Arc::clone(&shared),
+            status: sender,
+            grant,
+            backoff: Backoff::new(INTERVAL_MIN, RETRY_MAX),
+        };
+        tokio::spawn(keeping.run(stop.clone()));
+        Ok(Self { key, shared, status, _stop: stop.drop_guard() })
+    }
+
+    /// The lease being kept.
+    pub fn key(&self) -> &LeaseKey {
+        &self.key
+    }
+
+    /// The status, to look at or to wait on.
+    pub fn status(&self) -> watch::Receiver<LeaseStatus> {
+        self.status.clone()
+    }
+
+    /// When the lease is over unless another heartbeat is accepted before.
+    pub fn deadline(&self) -> Moment {
+        *self.shared.deadline.lock()
+    }
+
+    /// Sends `progress` (at most 64 KiB) with the next heartbeat; under a `progress_timeout` only a change counts.
+    pub fn set_progress(&self, progress: Bytes) {
+        *self.shared.progress.lock() = Some(progress);
+    }
+}
+
+/// What the coordinator last granted.
+#[derive(Clone, Debug)]
+struct Grant {
+    deadline: Moment,
+    /// How long the grant was: the ttl, or less where a timeout clamped it.
+    length: Duration,
+    interval: Duration,
+    /// The same end on the coordinator's clock, to be compared with its other times only.
+    expire_time: Option<DateTime<Utc>>,
+}
+
+impl Grant {
+    fn new(lease: &Lease, sent: Moment) -> Self {
+        let ttl = lease.ttl.as_ref().map(convert::from_proto).unwrap_or_default();
+        let length = match (&lease.heartbeat_time, &lease.expire_time) {
+            (Some(start), Some(end)) => convert::between(start, end),
+            (None, _) | (_, None) => ttl,
+        };
+        let advice = lease.heartbeat_interval.as_ref().map(convert::from_proto).unwrap_or_default();
+        let interval = if advice.is_zero() { ttl / 3 } else { advice };
+        Self {
+            deadline: sent + length,
+            length,
+            interval: interval.max(INTERVAL_MIN),
+            expire_time: lease.expire_time.as_ref().and_then(convert::to_utc),
+        }
+    }
+
+    /// The lease stands until `expire_time` of the coordinator's clock: later than known when the answer to an
+    /// accepted heartbeat was lost. The difference of two of its times holds on our clock as well.
+    fn stands_until(&mut self, expire_time: DateTime<Utc>) {
+        if let Some(known) = self.expire_time
+            && let Ok(further) = (expire_time - known).to_std()
+        {
+            self.deadline = self.deadline + further;
+            self.expire_time = Some(expire_time);
+        }
+    }
+}
+
+/// What the answer to a heartbeat means.
+#[derive(Debug)]
+enum Verdict {
+    Extended(Grant, Option<String>),
+    Stands(Option<DateTime<Utc>>, Option<String>),
+    Unknown(String),
+    Lost(String),
+}
+
+fn judge(answer: Result<HeartbeatResponse, Status>, sent: Moment) -> Verdict {
+    let status = match answer {
+        Ok(HeartbeatResponse { lease: Some(lease), directive, cancel_reason }) => {
+            let cancel = directive == Directive::Cancel as i32;
+            return Verdict::Extended(Grant::new(&lease, sent), cancel.then_some(cancel_reason));
+        }
+        Ok(HeartbeatResponse { lease: None, .. }) => return Verdict::Unknown("an answer without a lease".to_owned()),
+        Err(status) => status,
+    };
+    let refusal = Refusal::from(&status);
+    let why = format!("{}: {}", refusal.reason, refusal.message);
+    match (refusal.code, refusal.reason.as_str()) {
+        (_, "LEASE_NOT_EXTENDED" | "EXECUTION_TIMEOUT" | "PROGRESS_TIMEOUT") => {
+            let directive = refusal.metadata.get("directive").map_or("", String::as_str);
+            let cancel = directive
+                .ends_with("CANCEL")
+                .then(|| refusal.metadata.get("cancel_reason").cloned().unwrap_or_default());
+            Verdict::Stands(refusal.metadata.get("expire_time").and_then(|time| convert::parse_utc(time)), cancel)
+        }
+        (Code::Aborted | Code::FailedPrecondition | Code::NotFound, _) => Verdict::Lost(why),
+        _ => Verdict::Unknown(why),
+    }
+}
+
+async fn beat(client: &Client, key: &LeaseKey, progress: Option<Bytes>, timeout: Duration) -> Verdict {
+    let request = HeartbeatRequest {
+        task_id: key.task_id.clone(),
+        owner_id: key.owner_id.clone(),
+        fencing_token: key.fencing_token,
+        ttl: None,
+        progress,
+    };
+    let sent = time::now();
+    let answer = client.sagas().heartbeat(with_timeout(request, timeout)).await;
+    judge(answer.map(tonic::Response::into_inner), sent)
+}
+
+/// An unanswered heartbeat must leave time for another.
+fn beat_timeout(client: &Client, grant: &Grant) -> Duration {
+    client.timeout().min((grant.length / 2).max(RETRY_MAX))
+}
+
+/// Learns where a lease stands whose beginning is not known on our clock.
+async fn confirm(client: &Client, key: &LeaseKey, grant: &mut Grant, received: Moment) -> Result<(), LeaseLost> {
+    let mut backoff = Backoff::new(INTERVAL_MIN, RETRY_MAX);
+    let latest = received + grant.length;
+    loop {
+        match beat(client, key, None, beat_timeout(client, grant)).await {
+            Verdict::Extended(extended, _) => {
+                *grant = extended;
+                return Ok(());
+            }
+            Verdict::Stands(expire_time, _) => {
+                // It lives, but no time of ours is tied to it. The wall clocks' word is the best there is: at worst
+                // the next heartbeat, a third of the lease away, corrects it.
+                let left = expire_time.or(grant.expire_time).map(|end| end - time::utc_now());
+                let left = left.and_then(|left| left.to_std().ok()).unwrap_or_default();
+                grant.deadline = time::now() + left.min(grant.length);
+                return Ok(());
+            }
+            Verdict::Lost(reason) => return Err(LeaseLost(reason)),
+            Verdict::Unknown(reason) => {
+                let delay = backoff.delay();
+                if time::now() + delay >= latest {
+                    return Err(LeaseLost(format!("no heartbeat was accepted in time: {reason}")));
+                }
+                tokio::time::sleep(delay).await;
+            }
+        }
+    }
+}
+
+struct Keeping {
+    client: Client,
+    key: LeaseKey,
+    shared: Arc<Shared>,
+    status: watch::Sender<LeaseStatus>,
+    grant: Grant,
+    backoff: Backoff,
+}
+
+impl Keeping {
+    async fn run(mut self, stop: CancellationToken) {
+        let mut next = time::now() + self.grant.interval;
+        let mut trouble = None;
+        loop {
+            let progress = self.shared.progress.lock().clone();
+            let timeout = beat_timeout(&self.client, &self.grant);
+            let verdict = tokio::select! {
+                // The deadline comes first: after it, not even an answer that is already here may prolong the work.
+                biased;
+                () = stop.cancelled() => return,
+                () = time::sleep_until(self.grant.deadline) => {
+                    let reason = trouble.unwrap_or_else(|| "not extended".to_owned());
+                    return self.lose(format!("the lease ran out ({reason})"));
+                }
+                verdict = async {
+                    time::sleep_until(next).await;
+                    beat(&self.client, &self.key, progress.clone(), timeout).await
+                } => verdict,
+            };
+            match self.apply(verdict, progress, &mut trouble) {
+                Some(pause) => next = time::now() + pause,
+                None => return,
+            }
+        }
+    }
+
+    /// Takes a verdict in; answers with the pause before the next heartbeat, or `None` when the lease is lost.
+    fn apply(&mut self, verdict: Verdict, sent: Option<Bytes>, trouble: &mut Option<String>) -> Option<Duration> {
+        let cancel = match verdict {
+            Verdict::Extended(grant, cancel) => {
+                self.grant = grant;
+                *trouble = None;
+                let mut progress = self.shared.progress.lock();
+                if *progress == sent {
+                    *progress = None;
+                }
+                cancel
+            }
+            Verdict::Stands(expire_time, cancel) => {
+                if let Some(expire_time) = expire_time {
+                    self.grant.stands_until(expire_time);
+                }
+                *trouble = Some("the coordinator extends it no further".to_owned());
+                cancel
+            }
+            Verdict::Unknown(reason) => {
+                *trouble = Some(reason);
+                return Some(self.backoff.delay().min(self.grant.interval));
+            }
+            Verdict::Lost(reason) => {
+                self.lose(reason);
+                return None;
+            }
+        };
+        self.backoff.reset();
+        *self.shared.deadline.lock() = self.grant.deadline;
+        if let Some(reason) = cancel {
+            self.status.send_if_modified(|status| {
+                let first = *status == LeaseStatus::Held;
+                if first {
+                    *status = LeaseStatus::Cancelled(reason);
+                }
+                first
+            });
+        }
+        Some(self.grant.interval)
+    }
+
+    fn lose(&self, reason: String) {
+        self.status.send_replace(LeaseStatus::Lost(reason));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::{ErrorDetails, StatusExt};
+
+    use super::*;
+
+    fn refused(code: Code, reason: &str, metadata: &[(&str, &str)]) -> Verdict {
+        let metadata: Vec<(String, String)> =
+            metadata.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let details = ErrorDetails::with_error_info(reason, "sagad", metadata);
+        judge(Err(Status::with_error_details(code, "no", details)), time::now())
+    }
+
+    #[test]
+    fn every_refusal_has_its_meaning() {
+        assert!(matches!(refused(Code::Aborted, "LEASE_SUPERSEDED", &[]), Verdict::Lost(_)));
+        assert!(matches!(refused(Code::FailedPrecondition, "SAGA_TERMINAL", &[]), Verdict::Lost(_)));
+        assert!(matches!(refused(Code::NotFound, "SAGA_NOT_FOUND", &[]), Verdict::Lost(_)));
+        assert!(matches!(refused(Code::Unavailable, "SHUTTING_DOWN", &[]), Verdict::Unknown(_)));
+        assert!(matches!(refused(Code::Unknown, "OUTCOME_UNKNOWN", &[]), Verdict::Unknown(_)));
+        let metadata = [("directive", "DIRECTIVE_CANCEL"), ("expire_time", "2026-01-02T03:04:05Z")];
+        match refused(Code::FailedPrecondition, "EXECUTION_TIMEOUT", &metadata) {
+            Verdict::Stands(Some(_), Some(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_grant_counts_from_when_it_was_asked_for() {
+        let at = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+        let lease = Lease {
+            heartbeat_time: at(100),
+            expire_time: at(110),
+            ttl: Some(convert::to_proto(Duration::from_secs(30))),
+            ..Lease::default()
+        };
+        let sent = time::now();
+        let mut grant = Grant::new(&lease, sent);
+        assert_eq!(grant.deadline, sent + Duration::from_secs(10), "a clamped grant is shorter than its ttl");
+        assert_eq!(grant.interval, Duration::from_secs(10));
+        grant.stands_until(convert::to_utc(&at(115).expect("a time")).expect("in the calendar"));
+        assert_eq!(grant.deadline, sent + Duration::from_secs(15));
+        grant.stands_until(convert::to_utc(&at(111).expect("a time")).expect("in the calendar"));
+        assert_eq!(grant.deadline, sent + Duration::from_secs(15), "an older expiry changes nothing");
+    }
+}

@@ -1,0 +1,124 @@
+//! What a worker tells whoever runs it: one line for each thing that happened to a saga it had.
+
+use std::{fmt, sync::Arc};
+
+use crate::proto::{Saga, SagaState};
+
+/// Where notes go. Called from the worker's tasks, so it must not block.
+pub type Notes = Arc<dyn Fn(Note) + Send + Sync>;
+
+/// Something that happened in a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// A saga was taken.
+    Claimed {
+        /// Which one.
+        task_id: String,
+        /// Its queue.
+        queue: String,
+        /// How many claims for execution it has had.
+        attempt: i32,
+        /// The lease's fencing token.
+        fencing_token: i64,
+    },
+    /// The coordinator has taken the outcome.
+    Finished {
+        /// Which one.
+        task_id: String,
+        /// What it is now.
+        state: SagaState,
+        /// What was reported.
+        reason: String,
+    },
+    /// The lease was lost: its work was ended, and nothing was reported.
+    Lost {
+        /// Which one.
+        task_id: String,
+        /// Why.
+        reason: String,
+    },
+    /// The outcome could not be reported; the lease will run out.
+    NotReported {
+        /// Which one.
+        task_id: String,
+        /// What was to be reported, and why it was not.
+        reason: String,
+    },
+    /// A compensation was settled, or an attempt at it failed.
+    Compensation {
+        /// Which saga.
+        task_id: String,
+        /// Which of its compensations.
+        position: i32,
+        /// Its kind.
+        kind: String,
+        /// What went wrong; `None` when it is done.
+        error: Option<String>,
+    },
+    /// Someone else has it, or it needs no recovery any more.
+    Skipped {
+        /// Which one.
+        task_id: String,
+        /// Why.
+        reason: String,
+    },
+    /// The coordinator does not answer; it is asked again until it does.
+    Unreachable {
+        /// The last error.
+        reason: String,
+    },
+    /// The coordinator answers again.
+    Reachable,
+}
+
+impl Note {
+    /// A saga was taken.
+    pub fn claimed(saga: &Saga) -> Self {
+        Note::Claimed {
+            task_id: saga.task_id.clone(),
+            queue: saga.queue.clone(),
+            attempt: saga.attempt,
+            fencing_token: saga.lease.as_ref().map_or(0, |lease| lease.fencing_token),
+        }
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Note::Claimed { task_id, queue, attempt, fencing_token } => {
+                write!(f, "claimed {task_id} (queue {queue}, attempt {attempt}, token {fencing_token})")
+            }
+            Note::Finished { task_id, state, reason } => {
+                write!(f, "{} {task_id}", state_name(*state))?;
+                if reason.is_empty() { Ok(()) } else { write!(f, ": {reason}") }
+            }
+            Note::Lost { task_id, reason } => write!(f, "lost {task_id}: {reason}"),
+            Note::NotReported { task_id, reason } => write!(f, "not reported {task_id}: {reason}"),
+            Note::Compensation { task_id, position, kind, error: None } => {
+                write!(f, "undone {task_id}: compensation {position} ({kind})")
+            }
+            Note::Compensation { task_id, position, kind, error: Some(error) } => {
+                write!(f, "undo failed {task_id}: compensation {position} ({kind}): {error}")
+            }
+            Note::Skipped { task_id, reason } => write!(f, "skipped {task_id}: {reason}"),
+            Note::Unreachable { reason } => write!(f, "coordinator does not answer, trying again: {reason}"),
+            Note::Reachable => write!(f, "coordinator answers again"),
+        }
+    }
+}
+
+/// The word for a state that people see: `planned`, `running`, …
+pub fn state_name(state: SagaState) -> &'static str {
+    match state {
+        SagaState::Unspecified => "unknown",
+        SagaState::Planned => "planned",
+        SagaState::Dispatched => "dispatched",
+        SagaState::Running => "running",
+        SagaState::Compensating => "compensating",
+        SagaState::Completed => "completed",
+        SagaState::Failed => "failed",
+        SagaState::Compensated => "compensated",
+        SagaState::Quarantined => "quarantined",
+    }
+}

@@ -1,0 +1,179 @@
+//! Undoing one saga under its lease: every compensation that is neither done nor waived, the highest position first.
+
+use std::time::Duration;
+
+use tonic::Status;
+use uuid::Uuid;
+
+use super::{CompensationHandler, Recovery, Undo, Undone};
+use crate::{
+    client::{
+        LeaseKeeper, LeaseKey, Note, Refusal,
+        retry::{Again, Backoff},
+        worker,
+    },
+    proto::{
+        CompensateRequest, Compensation, CompensationOutcome, CompensationState, RecordCompensationRequest, Saga,
+        SagaState,
+    },
+};
+
+/// The pause before a failed compensation is tried again, while the lease is kept.
+const PAUSE_FIRST: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// Why undoing a saga ended without its being compensated.
+enum Ended {
+    /// The lease is lost.
+    Lost(String),
+    /// The worker has to end; the lease is given back.
+    Stopped(String),
+    /// A person has to look at it.
+    Park(String),
+    /// The coordinator did not take an outcome.
+    Refused(Status),
+}
+
+/// Undoes a saga and reports how that ended.
+pub(super) async fn undo_all<H: CompensationHandler>(recovery: &Recovery<H>, saga: Saga, lease: &LeaseKeeper) -> Note {
+    let task_id = saga.task_id.clone();
+    let client = &recovery.client;
+    let ended = match undo_each(recovery, saga, lease).await {
+        Ok(()) => match compensate(recovery, lease).await {
+            Ok(saga) => {
+                return Note::Finished { task_id, state: saga.state(), reason: String::new() };
+            }
+            Err(status) => Ended::Refused(status),
+        },
+        Err(ended) => ended,
+    };
+    let (answer, reason) = match ended {
+        Ended::Lost(reason) => return Note::Lost { task_id, reason },
+        Ended::Stopped(reason) => (worker::release(client, lease, reason.clone()).await, reason),
+        Ended::Park(reason) => (worker::quarantine(client, lease, reason.clone()).await, reason),
+        Ended::Refused(status) => (Err(status), "compensation".to_owned()),
+    };
+    match answer {
+        Ok(saga) => Note::Finished { task_id, state: saga.map_or(SagaState::Unspecified, |s| s.state()), reason },
+        Err(status) => {
+            let refusal = Refusal::from(&status);
+            Note::NotReported { task_id, reason: format!("{reason} ({}: {})", refusal.reason, refusal.message) }
+        }
+    }
+}
+
+async fn undo_each<H: CompensationHandler>(
+    recovery: &Recovery<H>,
+    mut saga: Saga,
+    lease: &LeaseKeeper,
+) -> Result<(), Ended> {
+    let mut backoff = Backoff::new(PAUSE_FIRST, PAUSE_MAX);
+    let mut last = 0;
+    while let Some(compensation) = next_pending(&saga).cloned() {
+        if compensation.position != last {
+            backoff.reset();
+            last = compensation.position;
+        }
+        let (position, kind) = (compensation.position, &compensation.kind);
+        if !recovery.handler.handles(kind) {
+            return Err(Ended::Park(format!("no handler for compensation {position} of kind `{kind}`")));
+        }
+        if compensation.attempts >= recovery.options.attempts {
+            let (attempts, error) = (compensation.attempts, &compensation.last_error);
+            let reason = format!("compensation {position} of kind `{kind}` failed {attempts} times, at last: {error}");
+            return Err(Ended::Park(reason));
+        }
+        let kill = &recovery.shutdown.kill;
+        let undone = recovery.handler.undo(Undo { saga: &saga, compensation: &compensation, lease, kill }).await;
+        let (outcome, detail) = match undone {
+            Undone::Done(detail) => (CompensationOutcome::Done, detail),
+            Undone::Failed(detail) => (CompensationOutcome::Failed, detail),
+            Undone::Stopped(reason) if kill.is_cancelled() => return Err(Ended::Stopped(reason)),
+            Undone::Stopped(reason) => return Err(Ended::Lost(reason)),
+        };
+        saga = record(recovery, lease, position, outcome, detail.clone()).await.map_err(Ended::Refused)?;
+        let failed = outcome == CompensationOutcome::Failed;
+        let task_id = saga.task_id.clone();
+        let error = failed.then_some(detail);
+        (recovery.notes)(Note::Compensation { task_id, position, kind: kind.clone(), error });
+        if failed && next_pending(&saga).is_some_and(|next| next.attempts < recovery.options.attempts) {
+            tokio::select! {
+                () = tokio::time::sleep(backoff.delay()) => {}
+                reason = worker::lost(lease) => return Err(Ended::Lost(reason)),
+                () = kill.cancelled() => return Err(Ended::Stopped("the worker was told to end".to_owned())),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The compensation to undo next; `None` when all are done or waived.
+fn next_pending(saga: &Saga) -> Option<&Compensation> {
+    let pending = saga.compensations.iter().filter(|compensation| match compensation.state() {
+        CompensationState::Done | CompensationState::Waived => false,
+        CompensationState::Pending | CompensationState::Failed | CompensationState::Unspecified => true,
+    });
+    pending.max_by_key(|compensation| compensation.position)
+}
+
+async fn record<H>(
+    recovery: &Recovery<H>,
+    lease: &LeaseKeeper,
+    position: i32,
+    outcome: CompensationOutcome,
+    detail: String,
+) -> Result<Saga, Status> {
+    let LeaseKey { task_id, owner_id, fencing_token } = lease.key().clone();
+    let request = RecordCompensationRequest {
+        task_id,
+        owner_id,
+        fencing_token,
+        position,
+        outcome: outcome.into(),
+        detail,
+        // One for each attempt: two failures are two, though they look the same.
+        request_id: Uuid::new_v4().to_string(),
+    };
+    let give_up = worker::give_up(lease);
+    let call = recovery
+        .client
+        .call(request, Again::Unknown, give_up, |mut c, r| async move { c.record_compensation(r).await });
+    call.await?.saga.ok_or_else(|| Status::internal("an answer without a saga"))
+}
+
+async fn compensate<H>(recovery: &Recovery<H>, lease: &LeaseKeeper) -> Result<Saga, Status> {
+    let LeaseKey { task_id, owner_id, fencing_token } = lease.key().clone();
+    let request_id = Uuid::new_v4().to_string();
+    let request = CompensateRequest { task_id, owner_id, fencing_token, reason: String::new(), request_id };
+    let give_up = worker::give_up(lease);
+    let call = recovery.client.call(request, Again::Unknown, give_up, |mut c, r| async move { c.compensate(r).await });
+    call.await?.saga.ok_or_else(|| Status::internal("an answer without a saga"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn undo_runs_from_the_latest_that_is_neither_done_nor_waived() {
+        let compensation = |position, state: CompensationState| Compensation {
+            position,
+            state: state.into(),
+            ..Compensation::default()
+        };
+        let mut saga = Saga {
+            compensations: vec![
+                compensation(1, CompensationState::Pending),
+                compensation(2, CompensationState::Failed),
+                compensation(3, CompensationState::Waived),
+                compensation(4, CompensationState::Done),
+            ],
+            ..Saga::default()
+        };
+        assert_eq!(next_pending(&saga).map(|next| next.position), Some(2));
+        saga.compensations.truncate(1);
+        assert_eq!(next_pending(&saga).map(|next| next.position), Some(1));
+        saga.compensations.clear();
+        assert!(next_pending(&saga).is_none());
+    }
+}

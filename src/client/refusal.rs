@@ -1,0 +1,146 @@
+//! An error of the coordinator, taken apart: its reason and metadata, and above all whether the call happened.
+
+use std::{collections::BTreeMap, error::Error, time::Duration};
+
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+/// What an error says about whether the call took effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Happened {
+    /// The coordinator judged the call and refused it: nothing changed, and repeating it as it is won't help.
+    Refused,
+    /// The coordinator could not take the call now: nothing changed, later it may.
+    NotNow,
+    /// No answer came, or one that leaves it open. Only a repeat with the same `request_id` tells.
+    Unknown,
+}
+
+/// A `Status` with its `google.rpc` details read out.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// The gRPC code.
+    pub code: Code,
+    /// The `ErrorInfo`'s reason such as `LEASE_HELD`; without one, the code's name such as `UNAVAILABLE`.
+    pub reason: String,
+    /// The message for a person.
+    pub message: String,
+    /// The `ErrorInfo`'s metadata, such as `owner_id` and `expire_time`.
+    pub metadata: BTreeMap<String, String>,
+    /// A malformed request's violations: proto path and what is wrong there.
+    pub violations: Vec<(String, String)>,
+    /// How long to wait before another try, when the coordinator says so.
+    pub retry_after: Option<Duration>,
+    /// Whether the call took effect.
+    pub happened: Happened,
+}
+
+impl Refusal {
+    /// Whether this is the coordinator's refusal for `reason`.
+    pub fn is(&self, reason: &str) -> bool {
+        self.reason == reason
+    }
+
+    /// Whether the coordinator could not be talked to at all: no connection, or no answer in time.
+    pub fn is_unreachable(&self) -> bool {
+        self.happened == Happened::Unknown && self.reason != "OUTCOME_UNKNOWN" || matches!(self.code, Code::Unavailable)
+    }
+}
+
+impl From<&Status> for Refusal {
+    fn from(status: &Status) -> Self {
+        let info = status.get_details_error_info();
+        let happened = match (&info, status.code()) {
+            // Errors without the coordinator's own word come from the transport, or from a proxy in between.
+            (Some(info), _) if info.reason == "OUTCOME_UNKNOWN" => Happened::Unknown,
+            (Some(_), Code::Unavailable | Code::ResourceExhausted) => Happened::NotNow,
+            (Some(_), _) => Happened::Refused,
+            (None, _) if status.source().is_some() => Happened::Unknown,
+            (None, Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::Unknown | Code::Internal) => {
+                Happened::Unknown
+            }
+            (None, Code::ResourceExhausted) => Happened::NotNow,
+            (None, _) => Happened::Refused,
+        };
+        let violations = status.get_details_bad_request().map(|bad| bad.field_violations).unwrap_or_default();
+        let (reason, metadata) = match info {
+            Some(info) => (info.reason, info.metadata.into_iter().collect()),
+            None => (code_name(status.code()).to_owned(), BTreeMap::new()),
+        };
+        Self {
+            code: status.code(),
+            reason,
+            message: message_of(status),
+            metadata,
+            violations: violations.into_iter().map(|violation| (violation.field, violation.description)).collect(),
+            retry_after: status.get_details_retry_info().and_then(|info| info.retry_delay),
+            happened,
+        }
+    }
+}
+
+/// The status' message, with the innermost cause of a transport error, which is the one that says something
+/// ("Connection refused").
+fn message_of(status: &Status) -> String {
+    let mut message = status.message().to_owned();
+    let mut cause = status.source();
+    while let Some(inner) = cause.and_then(Error::source) {
+        cause = Some(inner);
+    }
+    if let Some(cause) = cause.map(ToString::to_string).filter(|cause| !message.contains(cause.as_str())) {
+        message = if message.is_empty() { cause } else { format!("{message}: {cause}") };
+    }
+    message
+}
+
+/// The name of a code as `google.rpc.Code` has it.
+pub fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+
+    fn with_reason(code: Code, reason: &str) -> Status {
+        Status::with_error_details(code, "no", ErrorDetails::with_error_info(reason, "sagad", [("state", "x")]))
+    }
+
+    #[test]
+    fn the_coordinators_word_tells_whether_it_happened() {
+        let happened = |status: &Status| Refusal::from(status).happened;
+        assert_eq!(happened(&with_reason(Code::Unavailable, "SHUTTING_DOWN")), Happened::NotNow);
+        assert_eq!(happened(&with_reason(Code::ResourceExhausted, "OVERLOADED")), Happened::NotNow);
+        assert_eq!(happened(&with_reason(Code::Unknown, "OUTCOME_UNKNOWN")), Happened::Unknown);
+        assert_eq!(happened(&with_reason(Code::Aborted, "LEASE_EXPIRED")), Happened::Refused);
+        assert_eq!(happened(&Status::unavailable("a proxy says so")), Happened::Unknown);
+        assert_eq!(happened(&Status::deadline_exceeded("late")), Happened::Unknown);
+    }
+
+    #[test]
+    fn without_details_the_codes_name_is_the_reason() {
+        let refusal = Refusal::from(&Status::unimplemented("what?"));
+        assert_eq!(refusal.reason, "UNIMPLEMENTED");
+        assert!(!refusal.is_unreachable());
+    }
+}

@@ -1,0 +1,182 @@
+//! Trying again: with the same request, and so the same `request_id`, after a delay that doubles, is jittered, and is
+//! never shorter than what the coordinator asked for.
+
+use std::{future::Future, time::Duration};
+
+use tonic::{Request, Response, Status, transport::Channel};
+
+use super::{
+    Client, Happened, Refusal,
+    connect::with_timeout,
+    time::{self, Moment},
+};
+use crate::proto::saga_service_client::SagaServiceClient;
+
+/// A delay that doubles up to a bound. Half of it is random, so that clients which failed together don't return
+/// together.
+#[derive(Clone, Debug)]
+pub struct Backoff {
+    first: Duration,
+    next: Duration,
+    max: Duration,
+}
+
+impl Backoff {
+    /// Starts at `first` and grows to `max`.
+    pub fn new(first: Duration, max: Duration) -> Self {
+        let first = first.min(max);
+        Self { first, next: first, max }
+    }
+
+    /// The next delay: between half of and all of the present step.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use sagad::client::retry::Backoff;
+    /// let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    /// assert!(backoff.delay() <= Duration::from_millis(100));
+    /// assert!(backoff.delay() >= Duration::from_millis(100));
+    /// ```
+    pub fn delay(&mut self) -> Duration {
+        let step = self.next;
+        self.next = step.saturating_mul(2).min(self.max);
+        step.mul_f64(rand::random_range(0.5..=1.0))
+    }
+
+    /// Begins anew, after a success.
+    pub fn reset(&mut self) {
+        self.next = self.first;
+    }
+}
+
+impl Default for Backoff {
+    /// From a tenth of a second to five: short enough for a restart of the coordinator to go unnoticed.
+    fn default() -> Self {
+        Self::new(Duration::from_millis(100), Duration::from_secs(5))
+    }
+}
+
+/// Which errors are worth another try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// Only those by which the coordinator says that it did not happen. A person's call: an address that does not
+    /// answer is reported at once.
+    NotNow,
+    /// Those that leave it open too. For calls that are safe to repeat: reads, and calls with a `request_id`.
+    Unknown,
+}
+
+impl Again {
+    fn includes(self, happened: Happened) -> bool {
+        match (happened, self) {
+            (Happened::Refused, _) | (Happened::Unknown, Again::NotNow) => false,
+            (Happened::NotNow, _) | (Happened::Unknown, Again::Unknown) => true,
+        }
+    }
+}
+
+/// Makes `call` until it succeeds, is refused, or `give_up` has come, and answers with the last outcome. `give_up` is
+/// asked before each further try, so that it may move, as a lease's deadline does.
+pub async fn retry<T, F, Fut>(again: Again, give_up: impl Fn() -> Moment, mut call: F) -> Result<T, Status>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<T, Status>>,
+{
+    let mut backoff = Backoff::default();
+    loop {
+        let status = match call().await {
+            Ok(answer) => return Ok(answer),
+            Err(status) => status,
+        };
+        let refusal = Refusal::from(&status);
+        let delay = backoff.delay().max(refusal.retry_after.unwrap_or_default());
+        if !again.includes(refusal.happened) || time::now() + delay >= give_up() {
+            return Err(status);
+        }
+        tokio::time::sleep(delay).await;
+    }
+}
+
+impl Client {
+    /// Makes one `SagaService` call, again as `again` says until `give_up`, each try with this client's deadline.
+    ///
+    /// ```no_run
+    /// # use sagad::client::{Client, retry::Again, time};
+    /// # use sagad::proto::GetStatsRequest;
+    /// # async fn example(client: Client) -> Result<(), tonic::Status> {
+    /// let give_up = time::now() + client.timeout();
+    /// let stats = client
+    ///     .call(GetStatsRequest {}, Again::Unknown, || give_up, |mut sagas, request| async move {
+    ///         sagas.get_stats(request).await
+    ///     })
+    ///     .await?;
+    /// println!("{} ready", stats.ready);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn call<Q, A, F, Fut>(
+        &self,
+        request: Q,
+        again: Again,
+        give_up: impl Fn() -> Moment,
+        method: F,
+    ) -> Result<A, Status>
+    where
+        Q: Clone,
+        F: Fn(SagaServiceClient<Channel>, Request<Q>) -> Fut,
+        Fut: Future<Output = Result<Response<A>, Status>>,
+    {
+        retry(again, give_up, || method(self.sagas(), with_timeout(request.clone(), self.timeout())))
+            .await
+            .map(Response::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    fn soon() -> Moment {
+        time::now() + Duration::from_secs(5)
+    }
+
+    #[tokio::test]
+    async fn what_did_not_happen_is_tried_again() {
+        let tries = Cell::new(0);
+        let answer = retry(Again::NotNow, soon, || {
+            tries.set(tries.get() + 1);
+            let this = tries.get();
+            async move { if this < 3 { Err(Status::resource_exhausted("full")) } else { Ok(this) } }
+        })
+        .await;
+        assert_eq!(answer.expect("the third try succeeds"), 3);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_and_a_silent_peer_are_reported_at_once() {
+        for (status, again) in [
+            (Status::failed_precondition("no"), Again::Unknown),
+            (Status::unavailable("connection refused"), Again::NotNow),
+        ] {
+            let tries = Cell::new(0);
+            let answer: Result<(), Status> = retry(again, soon, || {
+                tries.set(tries.get() + 1);
+                let status = status.clone();
+                async move { Err(status) }
+            })
+            .await;
+            assert!(answer.is_err());
+            assert_eq!(tries.get(), 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn it_gives_up_in_time() {
+        let end = time::now();
+        let answer: Result<(), Status> =
+            retry(Again::Unknown, || end, || async { Err(Status::unavailable("gone")) }).await;
+        assert!(answer.is_err());
+    }
+}

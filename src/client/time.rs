@@ -1,0 +1,85 @@
+//! The client's clocks. Leases are measured on one that no step of the wall clock moves and that goes on counting
+//! while the machine sleeps: a laptop that wakes up must find its lease gone, not paused.
+
+// The one file of the client that reads a clock; everything else is handed a `Moment`.
+#![allow(clippy::disallowed_methods)]
+
+use std::{
+    ops::{Add, Sub},
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+use rustix::time::{ClockId, clock_gettime};
+
+/// Linux stops `CLOCK_MONOTONIC` in suspend, and has `CLOCK_BOOTTIME` beside it; elsewhere monotonic must do.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const CLOCK: ClockId = ClockId::Boottime;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const CLOCK: ClockId = ClockId::Monotonic;
+
+/// The runtime's timers stop in suspend, so a long sleep looks at the clock this often.
+const LONGEST_NAP: Duration = Duration::from_secs(1);
+
+/// A point in time of this machine since it started; comparable within it only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(Duration);
+
+impl Moment {
+    /// How long after `earlier` this is; zero when it is not after it.
+    pub fn since(self, earlier: Moment) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+impl Add<Duration> for Moment {
+    type Output = Moment;
+
+    fn add(self, length: Duration) -> Moment {
+        Moment(self.0.saturating_add(length))
+    }
+}
+
+impl Sub<Duration> for Moment {
+    type Output = Moment;
+
+    fn sub(self, length: Duration) -> Moment {
+        Moment(self.0.saturating_sub(length))
+    }
+}
+
+/// The present moment.
+pub fn now() -> Moment {
+    let time = clock_gettime(CLOCK);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    let nanos = u32::try_from(time.tv_nsec).unwrap_or(0);
+    Moment(Duration::new(seconds, nanos))
+}
+
+/// The wall clock: for showing times to people, never for deciding about a lease.
+pub fn utc_now() -> DateTime<Utc> {
+    Utc::now()
+}
+
+/// Sleeps until `moment`, at most a second late after the machine was suspended.
+pub async fn sleep_until(moment: Moment) {
+    loop {
+        let left = moment.since(now());
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left.min(LONGEST_NAP)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_never_go_below_zero() {
+        let moment = now();
+        assert_eq!(moment.since(moment + Duration::from_secs(1)), Duration::ZERO);
+        assert_eq!((moment + Duration::from_secs(2)).since(moment), Duration::from_secs(2));
+    }
+}

@@ -1,0 +1,284 @@
+//! The worker: claims sagas from queues, hands each to a [`Handler`] while its lease is kept, and reports the outcome.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use uuid::Uuid;
+
+use super::{
+    Client, LeaseKeeper, LeaseKey, LeaseStatus, Note, Notes, Refusal, Shutdown,
+    claims::{Claimed, Claims},
+    retry::Again,
+    time::Moment,
+};
+use crate::proto::{
+    CompensationSpec, CompleteRequest, FailRequest, LeasePurpose, QuarantineRequest, ReleaseRequest, Saga,
+};
+
+/// An outcome is reported until the lease's deadline has passed by this much: the coordinator accepts late results
+/// from a lease that nothing has ended, and it may be away for a restart just then.
+pub const REPORT_GRACE: Duration = Duration::from_secs(60);
+
+/// How often a draining worker looks again while something still runs here.
+const DRAIN_POLL: Duration = Duration::from_secs(1);
+
+/// With `drain`, a coordinator that is away for so long is an error, as whoever waits for the end should know.
+pub(super) const DRAIN_PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a worker takes, and how.
+#[derive(Clone, Debug)]
+pub struct WorkerOptions {
+    /// The queues to claim from, at least one.
+    pub queues: Vec<String>,
+    /// Who claims; unique to this worker.
+    pub owner_id: String,
+    /// The leases' length, 100 ms to 24 h.
+    pub ttl: Duration,
+    /// How many sagas at a time, at least 1.
+    pub concurrency: usize,
+    /// End when there is nothing to claim and nothing runs here, rather than wait for more.
+    pub drain: bool,
+}
+
+/// One claimed saga, as its handler sees it.
+#[derive(Debug)]
+pub struct Task {
+    /// The saga as it was when it was claimed.
+    pub saga: Saga,
+    /// Its lease. Look at its status: from `Lost` on the work is someone else's.
+    pub lease: LeaseKeeper,
+    /// Set when the worker was told to end at once: stop, and answer [`Outcome::Released`].
+    pub kill: CancellationToken,
+}
+
+/// How the work on a saga ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// It is done.
+    Completed {
+        /// What came out of it, at most 64 KiB.
+        result: Bytes,
+        /// A remark for the history.
+        reason: String,
+    },
+    /// It failed. Where failing for good needs a compensation and there is none, the saga is quarantined.
+    Failed {
+        /// Why, not empty.
+        reason: String,
+        /// Whether another try may succeed.
+        retryable: bool,
+        /// What has to be undone and is not registered yet.
+        compensations: Vec<CompensationSpec>,
+    },
+    /// It was not finished and is given back for another worker.
+    Released {
+        /// Why.
+        reason: String,
+    },
+    /// The lease was lost: nothing is reported.
+    Abandoned {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The work.
+pub trait Handler: Send + Sync + 'static {
+    /// Does the work of one saga. To be stopped when `task.lease` says `Cancelled` or `Lost`, and on `task.kill`.
+    fn run(&self, task: &Task) -> impl Future<Output = Outcome> + Send;
+}
+
+/// Works until told to stop, or with `drain` until there is nothing left. Running work is awaited before it returns.
+///
+/// # Errors
+///
+/// The coordinator's refusal of a claim (an invalid queue, no permission); with `drain`, also its being away for a
+/// minute. Without, it is waited for.
+pub async fn run<H: Handler>(
+    client: Client,
+    options: WorkerOptions,
+    handler: Arc<H>,
+    shutdown: Shutdown,
+    notes: Notes,
+) -> Result<(), Status> {
+    let claims = Claims {
+        client: client.clone(),
+        queues: options.queues.clone(),
+        owner_id: options.owner_id.clone(),
+        ttl: options.ttl,
+        purpose: LeasePurpose::Execute,
+        wait: !options.drain,
+        patience: options.drain.then_some(DRAIN_PATIENCE),
+        notes: Arc::clone(&notes),
+    };
+    let slots = Arc::new(Semaphore::new(options.concurrency.max(1)));
+    let mut running = JoinSet::new();
+    let result = loop {
+        while running.try_join_next().is_some() {}
+        let Some(mut permits) = free_slots(&slots, &shutdown).await else { break Ok(()) };
+        let (sagas, asked) = match claims.next(permits.len(), &shutdown.drain).await {
+            Ok(Claimed::Sagas(sagas, asked)) => (sagas, asked),
+            Ok(Claimed::Stopped) => break Ok(()),
+            Err(status) => break Err(status),
+        };
+        if sagas.is_empty() && options.drain {
+            drop(permits);
+            while running.try_join_next().is_some() {}
+            if running.is_empty() {
+                break Ok(());
+            }
+            // What runs here may fail and be planned again, so it is not over yet.
+            tokio::time::timeout(DRAIN_POLL, running.join_next()).await.ok();
+            continue;
+        }
+        for saga in sagas {
+            let work = work_on(client.clone(), saga, asked, Arc::clone(&handler), shutdown.clone(), Arc::clone(&notes));
+            let permit = permits.pop();
+            running.spawn(async move {
+                work.await;
+                drop(permit);
+            });
+        }
+    };
+    while running.join_next().await.is_some() {}
+    result
+}
+
+/// Waits for a free slot and takes all that are free; `None` when told to stop.
+async fn free_slots(slots: &Arc<Semaphore>, shutdown: &Shutdown) -> Option<Vec<OwnedSemaphorePermit>> {
+    let first = tokio::select! {
+        biased;
+        () = shutdown.drain.cancelled() => return None,
+        permit = Arc::clone(slots).acquire_owned() => permit.ok()?,
+    };
+    let mut permits = vec![first];
+    while let Ok(permit) = Arc::clone(slots).try_acquire_owned() {
+        permits.push(permit);
+    }
+    Some(permits)
+}
+
+async fn work_on<H: Handler>(
+    client: Client,
+    saga: Saga,
+    asked: Moment,
+    handler: Arc<H>,
+    shutdown: Shutdown,
+    notes: Notes,
+) {
+    let task_id = saga.task_id.clone();
+    let lease = match LeaseKeeper::start(&client, &saga, asked).await {
+        Ok(lease) => lease,
+        Err(lost) => return notes(Note::Lost { task_id, reason: lost.0 }),
+    };
+    notes(Note::claimed(&saga));
+    let task = Task { saga, lease, kill: shutdown.kill };
+    let outcome = handler.run(&task).await;
+    notes(report(&client, &task.lease, outcome).await);
+}
+
+/// Reports how the work under a lease ended, again until the coordinator has taken or refused it, or until
+/// [`REPORT_GRACE`] after the lease's deadline. Heartbeats go on meanwhile.
+pub async fn report(client: &Client, lease: &LeaseKeeper, outcome: Outcome) -> Note {
+    let task_id = lease.key().task_id.clone();
+    let key = lease.key().clone();
+    let (answer, reason) = match outcome {
+        Outcome::Completed { result, reason } => (complete(client, lease, key, result, reason.clone()).await, reason),
+        Outcome::Failed { reason, retryable, compensations } => {
+            let failed = fail(client, lease, key, reason.clone(), retryable, compensations).await;
+            match failed {
+                Err(status) if Refusal::from(&status).is("COMPENSATION_REQUIRED") => {
+                    (quarantine(client, lease, reason.clone()).await, reason)
+                }
+                other => (other, reason),
+            }
+        }
+        Outcome::Released { reason } => (release(client, lease, reason.clone()).await, reason),
+        Outcome::Abandoned { reason } => return Note::Lost { task_id, reason },
+    };
+    match answer {
+        Ok(saga) => Note::Finished { task_id, state: saga.unwrap_or_default().state(), reason },
+        Err(status) => {
+            let refusal = Refusal::from(&status);
+            Note::NotReported { task_id, reason: format!("{reason} ({}: {})", refusal.reason, refusal.message) }
+        }
+    }
+}
+
+async fn complete(
+    client: &Client,
+    lease: &LeaseKeeper,
+    LeaseKey { task_id, owner_id, fencing_token }: LeaseKey,
+    result: Bytes,
+    reason: String,
+) -> Result<Option<Saga>, Status> {
+    let request_id = Uuid::new_v4().to_string();
+    let request = CompleteRequest { task_id, owner_id, fencing_token, result, reason, request_id };
+    let call = client.call(request, Again::Unknown, give_up(lease), |mut c, r| async move { c.complete(r).await });
+    call.await.map(|answer| answer.saga)
+}
+
+async fn fail(
+    client: &Client,
+    lease: &LeaseKeeper,
+    LeaseKey { task_id, owner_id, fencing_token }: LeaseKey,
+    reason: String,
+    retryable: bool,
+    compensations: Vec<CompensationSpec>,
+) -> Result<Option<Saga>, Status> {
+    let request_id = Uuid::new_v4().to_string();
+    let request = FailRequest { task_id, owner_id, fencing_token, reason, compensations, retryable, request_id };
+    let call = client.call(request, Again::Unknown, give_up(lease), |mut c, r| async move { c.fail(r).await });
+    call.await.map(|answer| answer.saga)
+}
+
+/// Parks the saga for a person, as its holder.
+pub async fn quarantine(client: &Client, lease: &LeaseKeeper, reason: String) -> Result<Option<Saga>, Status> {
+    let LeaseKey { task_id, owner_id, fencing_token } = lease.key().clone();
+    let request_id = Uuid::new_v4().to_string();
+    let request =
+        QuarantineRequest { task_id, reason, owner_id, fencing_token, request_id, ..QuarantineRequest::default() };
+    let call = client.call(request, Again::Unknown, give_up(lease), |mut c, r| async move { c.quarantine(r).await });
+    call.await.map(|answer| answer.saga)
+}
+
+/// Gives the lease back. Unlike the others this is refused once the lease has expired, so it is not tried for longer.
+pub async fn release(client: &Client, lease: &LeaseKeeper, reason: String) -> Result<Option<Saga>, Status> {
+    let LeaseKey { task_id, owner_id, fencing_token } = lease.key().clone();
+    let request_id = Uuid::new_v4().to_string();
+    let request = ReleaseRequest { task_id, owner_id, fencing_token, delay: None, reason, request_id };
+    let deadline = || lease.deadline();
+    let call = client.call(request, Again::Unknown, deadline, |mut c, r| async move { c.release(r).await });
+    call.await.map(|answer| answer.saga)
+}
+
+/// Until when a late result is tried. The deadline moves while heartbeats are accepted.
+pub(super) fn give_up(lease: &LeaseKeeper) -> impl Fn() -> Moment + '_ {
+    || lease.deadline() + REPORT_GRACE
+}
+
+/// Waits until the lease says that the work must stop: cancelled or lost.
+pub async fn must_stop(lease: &LeaseKeeper) -> LeaseStatus {
+    let mut status = lease.status();
+    let stopped = status.wait_for(|status| *status != LeaseStatus::Held).await;
+    match stopped {
+        Ok(status) => status.clone(),
+        Err(_) => LeaseStatus::Lost("its heartbeats ended".to_owned()),
+    }
+}
+
+/// Waits until the lease is lost; a request to cancel does not count.
+pub async fn lost(lease: &LeaseKeeper) -> String {
+    let mut status = lease.status();
+    let lost = status.wait_for(|status| matches!(status, LeaseStatus::Lost(_))).await;
+    match lost.map(|status| status.clone()) {
+        Ok(LeaseStatus::Lost(reason)) => reason,
+        Ok(LeaseStatus::Held | LeaseStatus::Cancelled(_)) | Err(_) => "its heartbeats ended".to_owned(),
+    }
+}
