@@ -50,7 +50,11 @@ pub fn next_due(saga: &Saga, now: Timestamp, absence: &Absence) -> Option<Due> {
     let later = |instant: Option<Timestamp>| instant.filter(|t| *t > now).map(Due::fixed);
     match saga.state {
         State::Planned => later(saga.not_before),
-        State::Dispatched => saga.reservation.as_ref().map(|r| Due::fixed(r.expire_time)),
+        // Its assignee can take it once its delay has passed.
+        State::Dispatched => {
+            let ends = saga.reservation.as_ref().map(|reservation| Due::fixed(reservation.expire_time));
+            [later(saga.not_before), ends].into_iter().flatten().min_by_key(|due| due.at)
+        }
         State::Running => held_until(saga),
         State::Compensating => held_until(saga).or_else(|| {
             let candidates = [later(saga.not_before.max(saga.settle_until)), compensation_deadline(saga)];
@@ -125,36 +129,10 @@ fn expire_lease(draft: &mut Draft) {
 
 /// What becomes of a running saga whose lease ran out at `at`: a cancellation that was asked for, else its policy.
 fn follow_policy(draft: &mut Draft, at: Timestamp) {
-    let policy = &draft.saga.spec.policy;
-    let (action, reason) = match (&draft.saga.cancel, policy.on_stale) {
-        (Some(cancel), _) => {
-            // A person decided to undo it; that there is nothing to undo does not change the decision.
-            let reason = format!("cancelled by {}: {}", cancel.actor, cancel.reason);
-            decide(draft, "COMPENSATE", &reason);
-            draft.end_by_other();
-            draft.become_compensating(None, at);
-            emit_own(draft, EventType::Compensating, State::Running, &reason, &[]);
-            return;
-        }
-        (None, StaleAction::Hold) => return,
-        (None, StaleAction::Requeue) if draft.saga.expirations >= policy.max_expirations => (
-            StaleAction::Compensate,
-            format!(
-                "policy: on_stale is REQUEUE, and this was expiration {} of {}",
-                draft.saga.expirations, policy.max_expirations
-            ),
-        ),
-        (None, StaleAction::Requeue) => (StaleAction::Requeue, "policy: on_stale is REQUEUE".to_owned()),
-        (None, StaleAction::Compensate) => (StaleAction::Compensate, "policy: on_stale is COMPENSATE".to_owned()),
-        (None, StaleAction::Quarantine) => (StaleAction::Quarantine, "policy: on_stale is QUARANTINE".to_owned()),
-    };
-    let (action, reason) = match action {
-        StaleAction::Compensate if draft.saga.compensations.is_empty() => {
-            (StaleAction::Quarantine, format!("{reason}; there is no compensation to run"))
-        }
-        StaleAction::Hold | StaleAction::Requeue | StaleAction::Compensate | StaleAction::Quarantine => {
-            (action, reason)
-        }
+    let (action, reason) = match &draft.saga.cancel {
+        // A person decided to undo it; that there is nothing to undo does not change the decision.
+        Some(cancel) => (StaleAction::Compensate, format!("cancelled by {}: {}", cancel.actor, cancel.reason)),
+        None => policy_action(&draft.saga),
     };
     match action {
         StaleAction::Hold => {}
@@ -175,6 +153,28 @@ fn follow_policy(draft: &mut Draft, at: Timestamp) {
             quarantine(draft, State::Running, &reason);
         }
     }
+}
+
+/// What the policy makes of an expiry that was just counted, and why.
+fn policy_action(saga: &Saga) -> (StaleAction, String) {
+    let policy = &saga.spec.policy;
+    let (action, reason) = match policy.on_stale {
+        StaleAction::Hold => (StaleAction::Hold, String::new()),
+        StaleAction::Requeue if saga.expirations >= policy.max_expirations => (
+            StaleAction::Compensate,
+            format!(
+                "policy: on_stale is REQUEUE, and this was expiration {} of {}",
+                saga.expirations, policy.max_expirations
+            ),
+        ),
+        StaleAction::Requeue => (StaleAction::Requeue, "policy: on_stale is REQUEUE".to_owned()),
+        StaleAction::Compensate => (StaleAction::Compensate, "policy: on_stale is COMPENSATE".to_owned()),
+        StaleAction::Quarantine => (StaleAction::Quarantine, "policy: on_stale is QUARANTINE".to_owned()),
+    };
+    if action == StaleAction::Compensate && saga.compensations.is_empty() {
+        return (StaleAction::Quarantine, format!("{reason}; there is no compensation to run"));
+    }
+    (action, reason)
 }
 
 fn give_up_compensating(draft: &mut Draft) {

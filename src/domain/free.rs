@@ -5,7 +5,6 @@ use super::{
     compensation::CompensationState,
     draft::{Draft, Said, actor_of},
     event::EventType,
-    held::{settled, unsettled},
     ids::{FencingToken, OwnerId},
     lease::{Lease, LeasePurpose, Standing},
     rejection::Rejection,
@@ -13,6 +12,7 @@ use super::{
     text::{Actor, Labels, Text},
     time::Span,
     transition::{Accepted, wrong_state},
+    undo::{settled, unsettled},
 };
 
 /// Judges a call of anyone's, and makes its change.
@@ -221,7 +221,10 @@ fn recover(draft: &mut Draft, decision: RecoveryDecision, actor: &Actor, reason:
             EventType::Requeued
         }
         RecoveryDecision::Compensate => {
-            draft.become_compensating(None, now);
+            // A decision settles nothing: for a saga that is being undone already, the time until somebody must have
+            // moved it on goes on counting.
+            let since = draft.saga.idle_since.filter(|_| from == State::Compensating).unwrap_or(now);
+            draft.become_compensating(None, since);
             EventType::Compensating
         }
         RecoveryDecision::Quarantine => {
@@ -278,9 +281,10 @@ fn annotate(
         if !state.is_terminal() {
             return Err(wrong_state(&format!("the saga is {}: it has no terminal reason yet", state.name())));
         }
-        let before = draft.saga.terminal_reason.replace(amended.clone()).unwrap_or_default();
-        told.push(("previous_terminal_reason", before.to_string()));
+        let amended = if amended.is_empty() { Text::own(state.name()) } else { amended.clone() };
         told.push(("terminal_reason", amended.to_string()));
+        let before = draft.saga.terminal_reason.replace(amended).unwrap_or_default();
+        told.push(("previous_terminal_reason", before.to_string()));
     }
     draft.emit(EventType::Annotated, state, Said::by(actor, note), None, &told);
     Ok(Accepted::Changed)

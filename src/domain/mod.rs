@@ -4,6 +4,7 @@
 //! [`policy`], [`saga`] and [`event`] are the facts; [`command`] is what can be asked; [`rejection`] is every refusal;
 //! [`due`] is what happens by itself; [`transition`] is the one table of rules.
 
+mod admission;
 pub mod bounds;
 pub mod command;
 pub mod compensation;
@@ -20,3 +21,4 @@ pub mod saga;
 pub mod text;
 pub mod time;
 pub mod transition;
+mod undo;

@@ -26,7 +26,8 @@ pub enum FailureAction {
     Compensate,
 }
 
-/// A saga's policy. Counts are at least 1; lengths are bounded by [`super::bounds::DELAY_MAX`].
+/// A saga's policy. Counts are at least 1; lengths are bounded by [`super::bounds::DELAY_MAX`]; the timeouts, where
+/// there are any, are longer than zero, so that a lease never ends where it begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// What an expiry leads to.
@@ -72,11 +73,9 @@ impl Policy {
     /// The wait before the retry that follows the `failures`-th retryable failure.
     pub fn backoff(&self, failures: u32) -> Span {
         let mut wait = self.retry_backoff;
-        for _ in 1..failures {
-            if wait >= self.retry_backoff_max {
-                break;
-            }
-            wait = wait.doubled();
+        // 64 doublings pass every maximum there is; a wait of zero never gets there.
+        for _ in 1..failures.min(64) {
+            wait = wait.doubled().min(self.retry_backoff_max);
         }
         wait.min(self.retry_backoff_max)
     }

@@ -17,8 +17,9 @@ use super::{
 };
 
 pub use super::{
+    admission::check_lease,
     due::{Due, apply_due, next_due},
-    held::{cancel_reason, check_lease},
+    held::cancel_reason,
 };
 
 /// How a command was accepted.
