@@ -27,7 +27,7 @@ use std::{ffi::OsString, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand, error::ErrorKind};
 
-use crate::client::connect::DEFAULT_SERVER;
+use crate::{client::connect::DEFAULT_SERVER, config::ServeArgs};
 use context::Context;
 use errors::CliError;
 use output::{Format, Output};
@@ -65,9 +65,19 @@ pub struct GlobalArgs {
     timeout: Duration,
 }
 
-/// The commands.
+/// The commands: the daemon itself, and its clients.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run the coordinator.
+    Serve(Box<ServeArgs>),
+    /// A client of the API.
+    #[command(flatten)]
+    Client(ClientCommand),
+}
+
+/// The commands that are clients of the API.
+#[derive(Debug, Subcommand)]
+pub enum ClientCommand {
     /// Create a saga, or many from a file.
     Create(Box<create::CreateArgs>),
     /// Show one saga.
@@ -139,9 +149,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error, &arguments),
     };
+    let command = match cli.command {
+        Command::Serve(args) => return crate::serve::command(&args),
+        Command::Client(command) => command,
+    };
     let format = cli.global.output;
     let server = cli.global.server.clone();
-    match start(cli) {
+    match start(cli.global, command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error.report(format, &server);
@@ -163,49 +177,49 @@ fn usage(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
     if asked { ExitCode::SUCCESS } else { ExitCode::from(errors::USAGE) }
 }
 
-fn start(cli: Cli) -> Result<(), CliError> {
+fn start(global: GlobalArgs, command: ClientCommand) -> Result<(), CliError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let result = runtime.block_on(dispatch(cli));
+    let result = runtime.block_on(dispatch(global, command));
     // A thread that still reads standard input must not hold up the end.
     runtime.shutdown_background();
     result
 }
 
-async fn dispatch(cli: Cli) -> Result<(), CliError> {
-    let output = Output::new(cli.global.output);
-    let context = || Context::new(&cli.global.server, cli.global.timeout, output);
-    match cli.command {
-        Command::Create(args) => create::run(&context()?, *args).await,
-        Command::Get(args) => look::get(&context()?, args).await,
-        Command::List(args) => look::list(&context()?, args).await,
-        Command::History(args) => look::history(&context()?, args).await,
-        Command::Stats(_) => look::stats(&context()?).await,
-        Command::Watch(args) => watch::run(&context()?, args).await,
-        Command::Work(args) => work::run(&context()?, args).await,
-        Command::Compensate(args) => compensate::run(&context()?, args).await,
-        Command::Claim(args) => lease::claim(&context()?, args).await,
-        Command::ClaimNext(args) => lease::claim_next(&context()?, args).await,
-        Command::Heartbeat(args) => lease::heartbeat(&context()?, args).await,
-        Command::Release(args) => lease::release(&context()?, args).await,
-        Command::Complete(args) => lease::complete(&context()?, args).await,
-        Command::Fail(args) => lease::fail(&context()?, args).await,
-        Command::RegisterCompensation(args) => lease::register(&context()?, args).await,
-        Command::RecordCompensation(args) => lease::record(&context()?, args).await,
-        Command::Compensated(args) => lease::compensated(&context()?, args).await,
-        Command::Dispatch(args) => operate::dispatch(&context()?, args).await,
-        Command::Recover(args) => operate::recover(&context()?, args).await,
-        Command::Waive(args) => operate::waive(&context()?, args).await,
-        Command::Quarantine(args) => operate::quarantine(&context()?, args).await,
-        Command::Cancel(args) => operate::cancel(&context()?, args).await,
-        Command::Annotate(args) => operate::annotate(&context()?, args).await,
-        Command::Queues(_) => admin::queues(&context()?).await,
-        Command::Pause(args) => admin::pause(&context()?, args).await,
-        Command::Resume(args) => admin::resume(&context()?, args).await,
-        Command::Purge(args) => admin::purge(&context()?, args).await,
-        Command::Info(_) => admin::info(&context()?).await,
-        Command::Health(args) => health::run(&context()?, args).await,
-        Command::Completions(args) => docs::completions(&args),
-        Command::Man(args) => docs::man(&args),
+async fn dispatch(global: GlobalArgs, command: ClientCommand) -> Result<(), CliError> {
+    let output = Output::new(global.output);
+    let context = || Context::new(&global.server, global.timeout, output);
+    match command {
+        ClientCommand::Create(args) => create::run(&context()?, *args).await,
+        ClientCommand::Get(args) => look::get(&context()?, args).await,
+        ClientCommand::List(args) => look::list(&context()?, args).await,
+        ClientCommand::History(args) => look::history(&context()?, args).await,
+        ClientCommand::Stats(_) => look::stats(&context()?).await,
+        ClientCommand::Watch(args) => watch::run(&context()?, args).await,
+        ClientCommand::Work(args) => work::run(&context()?, args).await,
+        ClientCommand::Compensate(args) => compensate::run(&context()?, args).await,
+        ClientCommand::Claim(args) => lease::claim(&context()?, args).await,
+        ClientCommand::ClaimNext(args) => lease::claim_next(&context()?, args).await,
+        ClientCommand::Heartbeat(args) => lease::heartbeat(&context()?, args).await,
+        ClientCommand::Release(args) => lease::release(&context()?, args).await,
+        ClientCommand::Complete(args) => lease::complete(&context()?, args).await,
+        ClientCommand::Fail(args) => lease::fail(&context()?, args).await,
+        ClientCommand::RegisterCompensation(args) => lease::register(&context()?, args).await,
+        ClientCommand::RecordCompensation(args) => lease::record(&context()?, args).await,
+        ClientCommand::Compensated(args) => lease::compensated(&context()?, args).await,
+        ClientCommand::Dispatch(args) => operate::dispatch(&context()?, args).await,
+        ClientCommand::Recover(args) => operate::recover(&context()?, args).await,
+        ClientCommand::Waive(args) => operate::waive(&context()?, args).await,
+        ClientCommand::Quarantine(args) => operate::quarantine(&context()?, args).await,
+        ClientCommand::Cancel(args) => operate::cancel(&context()?, args).await,
+        ClientCommand::Annotate(args) => operate::annotate(&context()?, args).await,
+        ClientCommand::Queues(_) => admin::queues(&context()?).await,
+        ClientCommand::Pause(args) => admin::pause(&context()?, args).await,
+        ClientCommand::Resume(args) => admin::resume(&context()?, args).await,
+        ClientCommand::Purge(args) => admin::purge(&context()?, args).await,
+        ClientCommand::Info(_) => admin::info(&context()?).await,
+        ClientCommand::Health(args) => health::run(&context()?, args).await,
+        ClientCommand::Completions(args) => docs::completions(&args),
+        ClientCommand::Man(args) => docs::man(&args),
     }
 }
 

@@ -51,7 +51,7 @@ impl Admin {
             current_time: Some(time(now)),
             clock_offset: Some(signed(ahead)),
             restart_grace: Some(span(self.facts.restart_grace)),
-            bounds: bounds::ALL.iter().map(server::bound).collect(),
+            bounds: bounds::ALL.iter().chain(&self.facts.bounds).map(server::bound).collect(),
         })
     }
 

@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    domain::time::Span,
+    domain::{bounds::Bound, time::Span},
     proto::{admin_service_server::AdminServiceServer, saga_service_server::SagaServiceServer},
 };
 
@@ -50,6 +50,8 @@ pub struct ServerFacts {
     pub restart_grace: Span,
     /// An existing directory with room for a copy of the store, which `Backup` makes there before it is streamed.
     pub backup_dir: PathBuf,
+    /// What is configured and bounds something, beside the contract's bounds: told by `GetServerInfo`.
+    pub bounds: Vec<Bound>,
 }
 
 /// Both services over the store that will be in the slot. When `stop` is cancelled, their streams end with

@@ -6,7 +6,12 @@ use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 
-use crate::{clock::Clock, config::Config};
+use crate::{
+    clock::Clock,
+    config::Config,
+    grpc::{self, GrpcLimits, ServerFacts, StoreSlot},
+    store::sqlite::{self, Options},
+};
 
 /// Any failure, with a text that says what to do.
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -31,16 +36,15 @@ pub(super) struct Opened {
 
 /// The coordinator's services on a store in SQLite.
 pub(super) fn sqlite(config: &Config, clock: Arc<dyn Clock>) -> Backend {
-    use placeholder::{GrpcLimits, StoreSlot, grpc_services, open};
-
-    let slot = StoreSlot::default();
+    let slot = StoreSlot::new();
+    let facts =
+        ServerFacts { restart_grace: config.restart_grace, backup_dir: config.data.clone(), bounds: config.bounds() };
     let limits = GrpcLimits {
-        max_message_bytes: config.limits.max_message_bytes,
         max_watches: config.limits.max_watches,
-        restart_grace: config.restart_grace,
-        bounds: config.bounds(),
+        max_keepalives: config.limits.max_watches,
+        max_message_bytes: config.limits.max_message_bytes,
     };
-    let options = placeholder::Options {
+    let options = Options {
         data: config.data.clone(),
         restart_grace: config.restart_grace,
         queue: config.limits.writer_queue,
@@ -52,10 +56,15 @@ pub(super) fn sqlite(config: &Config, clock: Arc<dyn Clock>) -> Backend {
     Backend {
         services: Box::new({
             let slot = slot.clone();
-            move |stop| grpc_services(slot, limits, stop)
+            move |stop| {
+                let (sagas, admin) = grpc::services(slot, facts, limits, stop);
+                let mut routes = RoutesBuilder::default();
+                routes.add_service(sagas).add_service(admin);
+                routes
+            }
         }),
         open: Box::new(move || {
-            let (store, mut writer) = open(options, clock)?;
+            let (store, mut writer) = sqlite::open(&options, clock)?;
             slot.set(store.clone());
             let (drained, closed) = (store.clone(), store);
             Ok(Opened {
@@ -64,73 +73,5 @@ pub(super) fn sqlite(config: &Config, clock: Arc<dyn Clock>) -> Backend {
                 ended: Box::pin(async move { writer.ended().await.map_err(BoxError::from) }),
             })
         }),
-    }
-}
-
-/// The names and signatures of what other branches bring: to be replaced by `crate::grpc` and `crate::store::sqlite`.
-#[allow(dead_code, reason = "goes when the branches meet")]
-mod placeholder {
-    use std::{
-        path::PathBuf,
-        sync::{Arc, OnceLock},
-    };
-
-    use tokio_util::sync::CancellationToken;
-    use tonic::service::RoutesBuilder;
-
-    use crate::{
-        clock::Clock,
-        domain::{bounds::Bound, time::Span},
-        store::Store,
-    };
-
-    #[derive(Clone, Default)]
-    pub(super) struct StoreSlot(Arc<OnceLock<Store>>);
-
-    impl StoreSlot {
-        pub(super) fn set(&self, store: Store) -> bool {
-            self.0.set(store).is_ok()
-        }
-    }
-
-    pub(super) struct GrpcLimits {
-        pub(super) max_message_bytes: usize,
-        pub(super) max_watches: usize,
-        pub(super) restart_grace: Span,
-        pub(super) bounds: Vec<Bound>,
-    }
-
-    pub(super) fn grpc_services(_slot: StoreSlot, _limits: GrpcLimits, _stop: CancellationToken) -> RoutesBuilder {
-        RoutesBuilder::default()
-    }
-
-    pub(super) struct Options {
-        pub(super) data: PathBuf,
-        pub(super) restart_grace: Span,
-        pub(super) queue: usize,
-        pub(super) batch: usize,
-        pub(super) readers: usize,
-        pub(super) max_waiting: usize,
-        pub(super) max_wal_bytes: u64,
-    }
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("this build has no store")]
-    pub(super) struct OpenError;
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("{0}")]
-    pub(super) struct WriterFailure(pub(super) String);
-
-    pub(super) enum WriterThread {}
-
-    impl WriterThread {
-        pub(super) async fn ended(&mut self) -> Result<(), WriterFailure> {
-            match *self {}
-        }
-    }
-
-    pub(super) fn open(_options: Options, _clock: Arc<dyn Clock>) -> Result<(Store, WriterThread), OpenError> {
-        Err(OpenError)
     }
 }

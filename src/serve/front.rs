@@ -22,6 +22,7 @@ use tracing::{info, warn};
 use super::ServeError;
 use crate::{
     config::Limits,
+    grpc::ErrorLayer,
     listen::{Lines, ListenLimits, listen},
     proto::DESCRIPTORS,
 };
@@ -61,11 +62,10 @@ impl Front {
             ListenLimits { max_connections: limits.max_connections, preface_timeout: limits.preface_timeout.to_std() },
             closing.clone(),
         );
-        let server = server(limits).layer(InFlight { calls: calls.clone() }).serve_with_incoming_shutdown(
-            routes.routes().prepare(),
-            door.incoming,
-            closing.clone().cancelled_owned(),
-        );
+        let server = server(limits)
+            .layer(InFlight { calls: calls.clone() })
+            .layer(ErrorLayer)
+            .serve_with_incoming_shutdown(routes.routes().prepare(), door.incoming, closing.clone().cancelled_owned());
         let serving = tokio::spawn(server);
         Ok(Front { serving, accepting: door.accepting, lines: door.lines, calls, closing })
     }
