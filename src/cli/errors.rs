@@ -191,8 +191,12 @@ mod tests {
 
     use super::*;
 
+    fn metadata(key: &str, value: &str) -> std::collections::HashMap<String, String> {
+        [(key.to_owned(), value.to_owned())].into()
+    }
+
     fn refused(code: Code, reason: &str) -> CliError {
-        let details = ErrorDetails::with_error_info(reason, "sagad", [("owner_id", "worker-7")]);
+        let details = ErrorDetails::with_error_info(reason, "sagad", metadata("owner_id", "worker-7"));
         Status::with_error_details(code, "no", details).into()
     }
 
@@ -214,7 +218,7 @@ mod tests {
 
     #[test]
     fn people_are_told_the_facts() {
-        let mut details = ErrorDetails::with_error_info("INVALID_ARGUMENT", "sagad", [("state", "running")]);
+        let mut details = ErrorDetails::with_error_info("INVALID_ARGUMENT", "sagad", metadata("state", "running"));
         details.add_bad_request_violation("compensations[2].kind", "is empty");
         details.add_bad_request_violation("ttl", "is\u{1b}[31m negative");
         details.set_retry_info(Some(Duration::from_secs(12)));

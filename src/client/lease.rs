@@ -366,7 +366,7 @@ mod tests {
     use super::*;
 
     fn refused(code: Code, reason: &str, metadata: &[(&str, &str)]) -> Verdict {
-        let metadata: Vec<(String, String)> =
+        let metadata: std::collections::HashMap<String, String> =
             metadata.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let details = ErrorDetails::with_error_info(reason, "sagad", metadata);
         judge(Err(Status::with_error_details(code, "no", details)), time::now())

@@ -123,7 +123,11 @@ mod tests {
     use super::*;
 
     fn with_reason(code: Code, reason: &str) -> Status {
-        Status::with_error_details(code, "no", ErrorDetails::with_error_info(reason, "sagad", [("state", "x")]))
+        Status::with_error_details(
+            code,
+            "no",
+            ErrorDetails::with_error_info(reason, "sagad", std::collections::HashMap::new()),
+        )
     }
 
     #[test]
