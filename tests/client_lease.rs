@@ -2,6 +2,7 @@
 
 #![allow(missing_docs)]
 
+#[allow(dead_code)]
 mod fake;
 
 use std::{sync::Arc, time::Duration};

@@ -99,7 +99,7 @@ impl CliError {
             CliError::ClosedPipe => return None,
         };
         let message = text::printable(&refusal.message);
-        let mut told = if refusal.is_unreachable() {
+        let mut told = if refusal.unreachable {
             format!("sagad: no answer from {server}: {message}")
         } else if refusal.message.is_empty() {
             format!("sagad: {}", refusal.reason)
@@ -169,7 +169,7 @@ fn code_of(refusal: &Refusal) -> u8 {
         Code::InvalidArgument => USAGE,
         Code::FailedPrecondition | Code::Aborted | Code::AlreadyExists | Code::OutOfRange => REFUSED,
         Code::NotFound => NOT_FOUND,
-        _ if refusal.is_unreachable() => UNREACHABLE,
+        _ if refusal.unreachable => UNREACHABLE,
         _ => FAILED,
     }
 }

@@ -1,6 +1,8 @@
 //! A coordinator of a few lines that answers as its test says: what the client must do can then be seen without a
 //! daemon, and with errors that a daemon gives only when it is in trouble.
 
+pub mod binary;
+
 use std::{
     collections::HashMap,
     pin::Pin,
@@ -31,7 +33,8 @@ macro_rules! fake {
         pub struct Fake {
             $(pub $rpc: Script<$request, $response>,)*
             pub delay: Duration,
-            pub watch_stale: Vec<WatchStaleResponse>,
+            pub watch_stale: Script<WatchStaleRequest, Vec<WatchStaleResponse>>,
+            pub watches: Mutex<Vec<WatchStaleRequest>>,
             pub calls: Mutex<Vec<Seen>>,
         }
 
@@ -47,7 +50,8 @@ macro_rules! fake {
                 Self {
                     $($rpc: Box::new(|_, _| unscripted()),)*
                     delay: Duration::ZERO,
-                    watch_stale: Vec::new(),
+                    watch_stale: Box::new(|_, _| unscripted()),
+                    watches: Mutex::default(),
                     calls: Mutex::default(),
                 }
             }
@@ -84,10 +88,16 @@ macro_rules! fake {
 
             async fn watch_stale(
                 &self,
-                _: Request<WatchStaleRequest>,
+                request: Request<WatchStaleRequest>,
             ) -> Result<Response<Self::WatchStaleStream>, Status> {
-                let items: Vec<_> = self.0.watch_stale.iter().cloned().map(Ok).collect();
-                Ok(Response::new(Box::pin(tokio_stream::iter(items))))
+                let request = request.into_inner();
+                let number = {
+                    let mut watches = self.0.watches.lock().expect("no test panics while it holds this");
+                    watches.push(request.clone());
+                    watches.len() - 1
+                };
+                let items = (self.0.watch_stale)(number, &request)?;
+                Ok(Response::new(Box::pin(tokio_stream::iter(items.into_iter().map(Ok)))))
             }
 
             async fn watch_events(
@@ -102,6 +112,7 @@ macro_rules! fake {
 
 fake! {
     scripted {
+        batch_create_sagas: BatchCreateSagasRequest -> BatchCreateSagasResponse,
         heartbeat: HeartbeatRequest -> HeartbeatResponse,
         claim: ClaimRequest -> ClaimResponse,
         claim_next: ClaimNextRequest -> ClaimNextResponse,
@@ -115,7 +126,6 @@ fake! {
     }
     absent {
         create_saga: CreateSagaRequest -> CreateSagaResponse,
-        batch_create_sagas: BatchCreateSagasRequest -> BatchCreateSagasResponse,
         get_saga: GetSagaRequest -> GetSagaResponse,
         dispatch: DispatchRequest -> DispatchResponse,
         register_compensation: RegisterCompensationRequest -> RegisterCompensationResponse,
@@ -156,6 +166,13 @@ pub fn refusal(code: Code, reason: &str, metadata: &[(&str, &str)]) -> Status {
     let metadata: HashMap<String, String> =
         metadata.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     Status::with_error_details(code, "refused", ErrorDetails::with_error_info(reason, "sagad", metadata))
+}
+
+/// The same, to be repeated after a pause.
+pub fn refusal_for_now(code: Code, reason: &str, pause: Duration) -> Status {
+    let mut details = ErrorDetails::with_error_info(reason, "sagad", HashMap::new());
+    details.set_retry_info(Some(pause));
+    Status::with_error_details(code, "refused for now", details)
 }
 
 /// A lease granted at `granted_ms` of the fake's clock for `ttl_ms`.
