@@ -99,7 +99,7 @@ impl CliError {
             CliError::ClosedPipe => return None,
         };
         let message = text::printable(&refusal.message);
-        let mut told = if refusal.is_unreachable() {
+        let mut told = if refusal.unreachable {
             format!("sagad: no answer from {server}: {message}")
         } else if refusal.message.is_empty() {
             format!("sagad: {}", refusal.reason)
@@ -169,7 +169,7 @@ fn code_of(refusal: &Refusal) -> u8 {
         Code::InvalidArgument => USAGE,
         Code::FailedPrecondition | Code::Aborted | Code::AlreadyExists | Code::OutOfRange => REFUSED,
         Code::NotFound => NOT_FOUND,
-        _ if refusal.is_unreachable() => UNREACHABLE,
+        _ if refusal.unreachable => UNREACHABLE,
         _ => FAILED,
     }
 }
@@ -191,8 +191,12 @@ mod tests {
 
     use super::*;
 
+    fn metadata(key: &str, value: &str) -> std::collections::HashMap<String, String> {
+        [(key.to_owned(), value.to_owned())].into()
+    }
+
     fn refused(code: Code, reason: &str) -> CliError {
-        let details = ErrorDetails::with_error_info(reason, "sagad", [("owner_id", "worker-7")]);
+        let details = ErrorDetails::with_error_info(reason, "sagad", metadata("owner_id", "worker-7"));
         Status::with_error_details(code, "no", details).into()
     }
 
@@ -214,7 +218,7 @@ mod tests {
 
     #[test]
     fn people_are_told_the_facts() {
-        let mut details = ErrorDetails::with_error_info("INVALID_ARGUMENT", "sagad", [("state", "running")]);
+        let mut details = ErrorDetails::with_error_info("INVALID_ARGUMENT", "sagad", metadata("state", "running"));
         details.add_bad_request_violation("compensations[2].kind", "is empty");
         details.add_bad_request_violation("ttl", "is\u{1b}[31m negative");
         details.set_retry_info(Some(Duration::from_secs(12)));

@@ -40,7 +40,6 @@ use output::{Format, Output};
 #[command(
     name = "sagad",
     version,
-    propagate_version = true,
     after_help = "Examples:\n  sagad create --queue builds --branch fix-7 --compensate branch=fix-7\n  \
                   sagad work --queue builds -- ./build.sh\n  sagad list --in-flight\n  sagad watch --stale"
 )]

@@ -33,17 +33,14 @@ pub struct Refusal {
     pub retry_after: Option<Duration>,
     /// Whether the call took effect.
     pub happened: Happened,
+    /// Whether no coordinator could be talked to: no connection, no answer in time, or it is about to go.
+    pub unreachable: bool,
 }
 
 impl Refusal {
     /// Whether this is the coordinator's refusal for `reason`.
     pub fn is(&self, reason: &str) -> bool {
         self.reason == reason
-    }
-
-    /// Whether the coordinator could not be talked to at all: no connection, or no answer in time.
-    pub fn is_unreachable(&self) -> bool {
-        self.happened == Happened::Unknown && self.reason != "OUTCOME_UNKNOWN" || matches!(self.code, Code::Unavailable)
     }
 }
 
@@ -75,6 +72,8 @@ impl From<&Status> for Refusal {
             violations: violations.into_iter().map(|violation| (violation.field, violation.description)).collect(),
             retry_after: status.get_details_retry_info().and_then(|info| info.retry_delay),
             happened,
+            unreachable: status.source().is_some()
+                || matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled),
         }
     }
 }
@@ -123,7 +122,11 @@ mod tests {
     use super::*;
 
     fn with_reason(code: Code, reason: &str) -> Status {
-        Status::with_error_details(code, "no", ErrorDetails::with_error_info(reason, "sagad", [("state", "x")]))
+        Status::with_error_details(
+            code,
+            "no",
+            ErrorDetails::with_error_info(reason, "sagad", std::collections::HashMap::new()),
+        )
     }
 
     #[test]
@@ -141,6 +144,8 @@ mod tests {
     fn without_details_the_codes_name_is_the_reason() {
         let refusal = Refusal::from(&Status::unimplemented("what?"));
         assert_eq!(refusal.reason, "UNIMPLEMENTED");
-        assert!(!refusal.is_unreachable());
+        assert!(!refusal.unreachable);
+        assert!(!Refusal::from(&Status::internal("a bug")).unreachable);
+        assert!(Refusal::from(&Status::deadline_exceeded("late")).unreachable);
     }
 }
