@@ -240,7 +240,7 @@ say "a watcher, a recoverer, $WORKERS workers; then $VICTIM is killed"
 ) 2>"$dir/watch.log" &
 pids+=("$!")
 "$SAGAD" compensate --queue worktrees --stale --owner recoverer \
-    --handler remove-worktree="$dir/remove-worktree" --handler delete-branch="$dir/delete-branch" \
+    --handler remove-worktree="'$dir/remove-worktree'" --handler delete-branch="'$dir/delete-branch'" \
     >"$dir/compensate.log" 2>&1 &
 pids+=("$!")
 : >"$HOLD"
