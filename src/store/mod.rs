@@ -4,6 +4,8 @@
 //! writer thread that owns the writing connection, and a [`Reader`] for everything that only looks.
 
 pub mod error;
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod handle;
 pub mod query;
 pub mod reader;
