@@ -7,6 +7,8 @@ pub mod agenda;
 pub mod claim;
 pub mod error;
 pub mod execute;
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod handle;
 pub mod query;
 pub mod reader;
