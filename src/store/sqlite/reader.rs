@@ -84,9 +84,10 @@ impl SqliteReader {
 
     /// Looks at one snapshot.
     fn look<T>(&self, look: impl FnOnce(&Connection) -> Result<T, RowsError>) -> Result<T, StoreError> {
-        let _open = self.gate.read();
         let mut connection =
             self.pool.get().map_err(|e| StoreError::Unavailable(format!("no reading connection: {e}")))?;
+        // Only now: the gate must not stay open for a read that still waits for its connection.
+        let _open = self.gate.read();
         let snapshot = connection.transaction().map_err(|e| read_error(rows_error(e)))?;
         look(&snapshot).map_err(read_error)
     }
@@ -270,8 +271,8 @@ impl Reader for SqliteReader {
     fn backup(&self, path: &std::path::Path) -> Result<Revision, StoreError> {
         let unavailable = |error: rusqlite::Error| StoreError::Unavailable(format!("the backup failed: {error}"));
         let mut copy = Connection::open(path).map_err(unavailable)?;
-        // Not through the gate: the online backup takes a short snapshot for each step, and begins anew by itself when
-        // the store has changed meanwhile.
+        // Not through the gate, which would be open for as long as the copy takes. One snapshot, or the copy would begin
+        // anew with each commit; the log grows meanwhile.
         let connection = self.pool.get().map_err(|e| StoreError::Unavailable(e.to_string()))?;
         {
             let snapshot = connection.unchecked_transaction().map_err(unavailable)?;
