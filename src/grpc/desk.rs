@@ -197,7 +197,7 @@ fn subject(command: &Command) -> String {
 fn decider(command: &Command) -> Option<&Actor> {
     match command {
         Command::SetPaused(pause) => Some(&pause.actor),
-        Command::Purge(purge) => Some(&purge.actor),
+        Command::Purge(purge) => (!purge.validate_only).then_some(&purge.actor),
         Command::Create(_) | Command::ClaimNext(_) => None,
         Command::Change(change) => match &change.verb {
             Verb::Held(_, _) => None,
