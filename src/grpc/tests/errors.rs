@@ -170,7 +170,7 @@ fn a_refused_heartbeat_still_carries_its_directive() {
         [(false, Directive::Continue), (true, Directive::Cancel(Text::parse("not needed").unwrap()))]
     {
         let refusal = Refusal::plain(Rejection::LeaseNotExtended(standing(cancel)));
-        assert_eq!(Problem::from(StoreError::Refused(Box::new(refusal))).directive, Some(directive));
+        assert_eq!(Problem::from(StoreError::Refused(Box::new(refusal))).directive, Some(Box::new(directive)));
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     grpc::{
         pages,
         parse::queries,
-        render::saga::{listed, saga},
+        render::saga::{listed, saga, sagas},
     },
     proto,
     store::{
@@ -108,6 +108,26 @@ fn lists_leave_the_bytes_out() {
     assert_eq!((whole.payload.len(), whole.progress.len(), whole.result.len()), (65_536, 65_536, 65_536));
     assert_eq!((entry.payload.len(), entry.progress.len(), entry.result.len()), (0, 0, 0));
     assert!(whole.encoded_len() < ANSWER_BYTES);
+}
+
+#[test]
+fn a_repeat_fits_however_its_sagas_have_grown() {
+    use prost::Message;
+    let bytes_only = |task_id: &str| Saga { compensations: Vec::new(), ..large(task_id) };
+    let grown =
+        |count: usize, one: &dyn Fn(&str) -> Saga| -> Vec<Saga> { (0..count).map(|i| one(&format!("t{i}"))).collect() };
+    for (sagas_now, shown_as) in [
+        (grown(2, &large), (65_536, 128, "q")),
+        (grown(20, &bytes_only), (0, 0, "q")),
+        (grown(100, &large), (0, 0, "")),
+    ] {
+        let shown = sagas(&sagas_now, &at(0));
+        assert_eq!(shown.len(), sagas_now.len(), "one for each");
+        let first = &shown[0];
+        assert_eq!((first.payload.len(), first.compensations.len(), first.queue.as_str()), shown_as);
+        let answer = proto::BatchCreateSagasResponse { sagas: shown };
+        assert!(answer.encoded_len() <= ANSWER_BYTES);
+    }
 }
 
 fn open(sagas: Vec<Saga>) -> Store {
