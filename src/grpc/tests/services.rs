@@ -120,7 +120,9 @@ async fn a_changed_saga_comes_back_whole() {
             Ok(Answer::Sagas(creations.iter().map(|creation| planned(creation.task_id.as_str(), "q")).collect()))
         }
         Command::ClaimNext(_) => Ok(Answer::Sagas(Vec::new())),
-        _ => Ok(Answer::Saga(Box::new(running("t", "q", None)))),
+        Command::Change(_) | Command::SetPaused(_) | Command::Purge(_) => {
+            Ok(Answer::Saga(Box::new(running("t", "q", None))))
+        }
     })
     .await;
     let request = proto::CreateSagaRequest { task_id: "a".into(), ..Default::default() };
