@@ -45,7 +45,8 @@ async fn serve() -> Served {
     let slot = StoreSlot::new();
     let stop = CancellationToken::new();
     let backups = tempfile::tempdir().unwrap();
-    let facts = ServerFacts { restart_grace: Span::from_secs(10), backup_dir: backups.path().to_owned() };
+    let facts =
+        ServerFacts { restart_grace: Span::from_secs(10), backup_dir: backups.path().to_owned(), bounds: Vec::new() };
     let (sagas, admin) = services(slot.clone(), facts, LIMITS, stop.clone());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
