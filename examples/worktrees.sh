@@ -209,6 +209,7 @@ chmod +x "$dir"/{note,job,stop-orphan,remove-worktree,delete-branch}
 # -------------------------------------------------------------------------------------------------------- the coordinator
 
 say "the coordinator"
+: >"$dir/serve.out"
 "$SAGAD" serve --listen 127.0.0.1:0 --data "$dir/data" >"$dir/serve.out" 2>"$dir/serve.log" &
 daemon=$!
 pids+=("$daemon")
@@ -257,6 +258,7 @@ until_true "$VICTIM is in the middle of its work" test -e "$HALFWAY"
 dead=$(<"$HALFWAY")
 kill -KILL "$victim"
 killed_ns=$(date +%s%N)
+wait "$victim" 2>/dev/null || true
 echo "killed $VICTIM in the middle of $dead; its orphan runs on"
 
 for pid in "${workers[@]}"; do
