@@ -1,5 +1,7 @@
 //! The rules of the contract, tested through the domain's public face: no store, no network, time is an argument.
 
+#![allow(clippy::unwrap_used, reason = "a test says by panicking that something is wrong")]
+
 mod admission;
 mod compensations;
 mod deadlines;

@@ -13,9 +13,12 @@ use super::{
     world::{TTL, World, blob, owner, secs, text},
 };
 
+/// How a holder ends its lease.
+type End = fn(&Holder) -> Verb;
+
 #[test]
 fn each_end_is_repeated_by_its_own_rpc_only() {
-    let ends: [(fn() -> World, fn(&Holder) -> Verb); 5] = [
+    let ends: [(fn() -> World, End); 5] = [
         (running, release),
         (running, |h| complete(h, "result")),
         (running, fail),
