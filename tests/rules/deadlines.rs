@@ -52,12 +52,23 @@ fn m4_a_lease_ends_at_its_expiry() {
 }
 
 #[test]
-fn m5_a_saga_is_stale_from_its_expiry_on() {
-    for w in [running(), undoing()] {
-        let end = w.lease().expire_time;
-        let stale = [end.minus(us(1)), end, end.plus(us(1))].map(|now| w.saga.is_stale(now, &w.absence));
-        assert_eq!(stale, [false, true, true]);
-    }
+fn m5_whoever_only_looks_sees_a_saga_by_the_clock() {
+    let look = |w: &World, at: Timestamp| {
+        [at.minus(us(1)), at, at.plus(us(1))].map(|now| {
+            let live = w.saga.live_lease(now, &w.absence).is_some();
+            (w.saga.is_stale(now, &w.absence), live, w.saga.ready_for(now, &w.absence).is_some())
+        })
+    };
+    let (held, stale) = ((false, true, false), (true, false, false));
+    assert_eq!(look(&running(), START.plus(TTL)), [held, stale, stale]);
+    let claimable = (true, false, true);
+    assert_eq!(look(&undoing(), START.plus(TTL)), [held, claimable, claimable]);
+    let (waits, ready) = ((false, false, false), (false, false, true));
+    assert_eq!(look(&World::with(Policy::default(), &[], TTL), START.plus(TTL)), [waits, ready, ready]);
+    let mut w = World::new(Policy { on_stale: StaleAction::Compensate, settle: secs(10), ..Policy::default() });
+    w.claim("w");
+    w.wait(TTL);
+    assert_eq!(look(&w, START.plus(secs(40))), [waits, ready, ready]);
 }
 
 #[test]
