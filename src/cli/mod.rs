@@ -69,6 +69,8 @@ pub struct GlobalArgs {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the coordinator.
+    #[command(after_help = "Examples:\n  sagad serve\n  sagad serve --listen 127.0.0.1:0 --data /var/lib/sagad\n  \
+                            sagad serve --config /etc/sagad/sagad.toml --log-format json")]
     Serve(Box<ServeArgs>),
     /// A client of the API.
     #[command(flatten)]
