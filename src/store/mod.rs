@@ -10,6 +10,7 @@ pub mod execute;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod handle;
+pub mod memory;
 pub mod query;
 pub mod reader;
 pub mod rows;

@@ -34,7 +34,7 @@ use self::{
     rows::SqliteRows,
 };
 use super::{
-    Store, Tail,
+    Reader, Store, Tail,
     handle::Shared,
     rows::{Opening, RowId},
     writer::{self, WriterBounds, WriterThread},
@@ -79,8 +79,7 @@ pub fn open(options: &Options, clock: Arc<dyn Clock>) -> Result<(Store, WriterTh
         waiting: AtomicU64::new(0),
         clock,
     });
-    let reader = SqliteReader::open(path.clone(), options.readers, gate)
-        .map_err(|e| OpenError::Unusable { path: path.clone(), what: e.to_string() })?;
+    let reader = open_reader(&path, options.readers, gate)?;
     let description = format!("sqlite {} at {}", rusqlite::version(), path.display());
     let (store, messages) = Store::new(options.queue, Arc::new(reader), options.readers, shared.clone(), &description);
     let bounds =
@@ -107,6 +106,12 @@ pub fn open_rows(path: &Path, max_wal_bytes: u64) -> Result<(SqliteRows, Opening
     let checkpoints = Checkpoints::take_over(&mut connection, max_wal_bytes, gate.clone())
         .map_err(|e| OpenError::Unusable { path: path.to_owned(), what: e.to_string() })?;
     Ok((SqliteRows::new(connection, checkpoints, last_row), opening, gate))
+}
+
+/// The reading half of an opened file. For [`open`], and for tests that drive an engine themselves.
+pub fn open_reader(path: &Path, size: usize, gate: Gate) -> Result<impl Reader + use<>, OpenError> {
+    let unusable = |e: r2d2::Error| OpenError::Unusable { path: path.to_owned(), what: e.to_string() };
+    SqliteReader::open(path.to_owned(), size, gate).map_err(unusable)
 }
 
 /// Brings the schema up to date, one version a transaction.

@@ -97,7 +97,8 @@ pub const INSERT_EVENT: &str = "INSERT INTO event (revision, saga, time, kind, f
 pub const EVENTS_OF_LEASE: &str = events!("WHERE e.saga = ?1 AND e.token = ?2 ORDER BY e.revision");
 pub const EVENTS_OF_TASK: &str = events!(
     "WHERE e.saga = (SELECT id FROM saga WHERE task_id = ?1) AND e.revision > ?2 AND e.revision <= ?3 \
-             ORDER BY e.revision LIMIT ?4"
+     AND (?5 = 0 OR e.mark > 0) AND (?6 IS NULL OR q.name IN (SELECT value FROM json_each(?6))) \
+     ORDER BY e.revision LIMIT ?4"
 );
 pub const EVENTS: &str = events!(
     "WHERE e.revision > ?1 AND e.revision <= ?2 AND (?3 IS NULL OR q.name IN (SELECT value FROM json_each(?3))) \
