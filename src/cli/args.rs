@@ -101,6 +101,45 @@ impl LeaseArgs {
     }
 }
 
+/// What a worker takes, whatever it does with the sagas.
+#[derive(Clone, Debug, Args)]
+pub struct WorkerArgs {
+    /// The queues to claim from; repeatable, or separated by commas.
+    #[arg(long = "queue", value_delimiter = ',', required = true, value_name = "QUEUE")]
+    pub queues: Vec<String>,
+    /// Who claims; unique to this worker [default: a name for this process]
+    #[arg(long, value_name = "ID")]
+    owner: Option<String>,
+    /// The length of leases: a dead worker's saga is free again after this.
+    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = duration)]
+    pub ttl: Duration,
+    /// How long a command that is to end has between TERM and KILL.
+    #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = duration)]
+    pub kill_after: Duration,
+}
+
+impl WorkerArgs {
+    /// The given owner, or a name for this process.
+    pub fn owner(&self) -> String {
+        self.owner.clone().unwrap_or_else(actor::worker)
+    }
+}
+
+/// A person's decision on a saga, for the history.
+#[derive(Clone, Debug, Args)]
+pub struct DecisionArgs {
+    /// The saga's task id.
+    #[arg(value_name = "ID")]
+    pub task_id: String,
+    /// Why, for the history.
+    #[arg(long)]
+    pub reason: String,
+    #[command(flatten)]
+    pub actor: ActorArg,
+    #[command(flatten)]
+    pub request_id: RequestIdArg,
+}
+
 /// Who decided, for the history.
 #[derive(Clone, Debug, Args)]
 pub struct ActorArg {

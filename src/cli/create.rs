@@ -8,7 +8,7 @@ use super::{
     args::{self, RequestIdArg},
     context::Context,
     errors::CliError,
-    import, tables,
+    import,
 };
 use crate::{
     client::convert::to_proto,
@@ -176,7 +176,7 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), CliError> {
     let request_id = args.request_id.or_new();
     let request = request(args.one, args.policy.policy(), request_id.clone())?;
     let answer = context.change(&request_id, request, |mut c, r| async move { c.create_saga(r).await }).await?;
-    context.output.message(&answer.saga.unwrap_or_default(), tables::summary)
+    context.saga(answer.saga)
 }
 
 fn request(one: One, policy: Option<Policy>, request_id: String) -> Result<CreateSagaRequest, CliError> {
