@@ -108,6 +108,9 @@ impl CliError {
         } else {
             format!("sagad: {message} ({})", refusal.reason)
         };
+        if refusal.unsent {
+            told.push_str("\n  start it with `sagad serve`, or name another with --server or SAGAD_SERVER");
+        }
         for (field, description) in &refusal.violations {
             // The only one is the message, as a rule.
             if refusal.violations.len() == 1 && refusal.message.contains(description.as_str()) {

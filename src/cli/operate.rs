@@ -80,10 +80,6 @@ pub struct RecoverArgs {
     /// Only say whether it would be done.
     #[arg(long)]
     dry_run: bool,
-    #[command(flatten)]
-    actor: ActorArg,
-    #[command(flatten)]
-    request_id: RequestIdArg,
 }
 
 /// Decides on a stale saga.
@@ -115,10 +111,6 @@ pub struct WaiveArgs {
     /// Which compensation.
     #[arg(long)]
     position: i32,
-    #[command(flatten)]
-    actor: ActorArg,
-    #[command(flatten)]
-    request_id: RequestIdArg,
 }
 
 /// Declares a compensation not needed.
@@ -186,10 +178,6 @@ pub struct CancelArgs {
     /// Don't wait for the worker: its lease ends now.
     #[arg(long)]
     revoke_lease: bool,
-    #[command(flatten)]
-    actor: ActorArg,
-    #[command(flatten)]
-    request_id: RequestIdArg,
 }
 
 /// Asks for a saga to be cancelled.

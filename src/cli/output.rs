@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::ValueEnum;
-use comfy_table::{Attribute, Cell, Color, ColumnConstraint, ContentArrangement, Row, Table, presets};
+use comfy_table::{Attribute, Cell, Color, ColumnConstraint, ContentArrangement, Row, Table, Width, presets};
 
 use super::{
     errors::CliError,
@@ -15,6 +15,9 @@ use super::{
 
 /// A terminal that says it is narrower than this does not know its width, or is better off with whole lines.
 const WIDTH_MIN: u16 = 40;
+
+/// What is left of the last column where the others leave it no room: enough to say something.
+const LAST_COLUMN_MIN: u16 = 12;
 
 /// The form of results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -102,9 +105,11 @@ impl Output {
         let last = table.column_count().saturating_sub(1);
         for (index, column) in table.column_iter_mut().enumerate() {
             column.set_padding((0, if index == last { 0 } else { 2 }));
-            if index != last {
-                column.set_constraint(ColumnConstraint::ContentWidth);
-            }
+            column.set_constraint(if index == last {
+                ColumnConstraint::LowerBoundary(Width::Fixed(LAST_COLUMN_MIN))
+            } else {
+                ColumnConstraint::ContentWidth
+            });
         }
         if let Some(width) = self.width {
             table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width).set_truncation_indicator("…");

@@ -83,9 +83,20 @@ pub fn stamp(at: Option<&Timestamp>) -> String {
     at.map_or_else(|| "-".to_owned(), |at| at.to_rfc3339_opts(SecondsFormat::Millis, true))
 }
 
-/// Only how far away a time is.
+/// Only how far away a time is, to the nearest unit: for columns.
 pub fn away(at: Option<&Timestamp>) -> String {
-    at.and_then(convert::to_utc).map_or_else(|| "-".to_owned(), |at| relative(at, time::utc_now()))
+    at.and_then(convert::to_utc).map_or_else(|| "-".to_owned(), |at| roughly(at, time::utc_now()))
+}
+
+fn roughly(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
+    let micros = (at - now).abs().to_std().unwrap_or_default().as_micros();
+    let mut units = UNITS.iter().take_while(|(_, unit)| *unit >= 1_000_000);
+    let largest = units.find(|(name, unit)| micros >= *unit || (*name == "s" && micros * 2 >= *unit));
+    match largest.map(|(name, unit)| (name, (micros + unit / 2) / unit)) {
+        Some((name, count)) if at > now => format!("in {count}{name}"),
+        Some((name, count)) => format!("{count}{name} ago"),
+        None => "now".to_owned(),
+    }
 }
 
 /// The last part of an enum value's name: `SAGA_STATE_RUNNING` after `SAGA_STATE_` as `running`.
@@ -111,6 +122,9 @@ mod tests {
         assert_eq!(told(0), "now");
         assert_eq!(told(-90_000), "1d 1h ago");
         assert_eq!(relative(now + chrono::TimeDelta::milliseconds(299_900), now), "in 5m");
+        assert_eq!(roughly(now + chrono::TimeDelta::milliseconds(299_900), now), "in 5m");
+        assert_eq!(roughly(now - chrono::TimeDelta::seconds(40), now), "40s ago");
+        assert_eq!(roughly(now, now), "now");
         assert_eq!(relative(now - chrono::TimeDelta::milliseconds(30), now), "now");
     }
 
