@@ -108,7 +108,7 @@ pub struct PurgeArgs {
     #[arg(long, value_name = "DURATION", value_parser = args::duration)]
     older_than: Duration,
     /// At most so many [default: all]
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = args::count)]
     max: Option<i32>,
     /// Why.
     #[arg(long, default_value = "", hide_default_value = true)]

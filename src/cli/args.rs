@@ -17,6 +17,14 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error} (write it as 30s, 5m or 1h30m)"))
 }
 
+/// A count of at least 1. In the contract 0 is "as by default", and whoever writes 0 does not mean that.
+pub fn count(text: &str) -> Result<i32, String> {
+    match text.parse() {
+        Ok(count) if count >= 1 => Ok(count),
+        Ok(_) | Err(_) => Err("write a number of at least 1".to_owned()),
+    }
+}
+
 /// `KEY=VALUE`; the value may be empty.
 pub fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {

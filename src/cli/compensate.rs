@@ -38,7 +38,7 @@ pub struct CompensateArgs {
     #[arg(long)]
     drain: bool,
     /// After so many failures of one compensation its saga is quarantined.
-    #[arg(long, default_value_t = 3, value_name = "COUNT", value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(long, default_value_t = 3, value_name = "COUNT", value_parser = args::count)]
     attempts: i32,
     /// How many sagas at a time; with --stale, as many stale ones on top.
     #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..))]

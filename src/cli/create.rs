@@ -89,13 +89,13 @@ struct PolicyArgs {
     #[arg(long, value_enum)]
     on_stale: Option<OnStale>,
     /// Under `requeue`, the expiry that compensates instead [default: 3]
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = args::count)]
     max_expirations: Option<i32>,
     /// When it fails and no retry is left [default: fail]
     #[arg(long, value_enum)]
     on_failure: Option<OnFailure>,
     /// How many retryable failures end it [default: 1]
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = args::count)]
     max_attempts: Option<i32>,
     /// The first pause before a retry, doubling [default: 1s]
     #[arg(long, value_name = "DURATION", value_parser = args::duration)]

@@ -78,7 +78,7 @@ pub struct ClaimNextArgs {
     #[arg(long, value_name = "DURATION", value_parser = args::duration)]
     ttl: Option<Duration>,
     /// At most so many.
-    #[arg(long, default_value_t = 1, value_name = "COUNT")]
+    #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = args::count)]
     max: i32,
     /// How long to wait for one; --timeout comes on top.
     #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = args::duration)]

@@ -56,11 +56,18 @@ fn held(saga: &Saga) -> Option<&Lease> {
     saga.lease.as_ref().filter(held)
 }
 
+/// Why it ended, where that is more than the state's name, which stands in for a reason that was not given.
+fn reason(saga: &Saga) -> Option<&str> {
+    let reason = saga.terminal_reason.as_str();
+    let given = !reason.is_empty() && !reason.eq_ignore_ascii_case(state_name(saga.state()));
+    given.then_some(reason)
+}
+
 /// What a saga is about, or why it ended.
 fn subject(saga: &Saga) -> String {
     let mut parts = Vec::new();
     if matches!(saga.state(), SagaState::Quarantined | SagaState::Failed) {
-        parts.push(saga.terminal_reason.chars().take(40).collect());
+        parts.push(reason(saga).unwrap_or_default().chars().take(40).collect());
     }
     if let Some(issue) = saga.issue {
         parts.push(format!("#{issue}"));
@@ -102,8 +109,8 @@ pub fn summary(saga: &Saga) -> String {
     if saga.state() == SagaState::Dispatched {
         write!(line, "  {}", reservation(saga)).ok();
     }
-    if !saga.terminal_reason.is_empty() {
-        write!(line, "  {}", printable(&saga.terminal_reason)).ok();
+    if let Some(reason) = reason(saga) {
+        write!(line, "  {}", printable(reason)).ok();
     }
     line
 }
@@ -155,7 +162,7 @@ pub fn saga_in_full(saga: &Saga) -> String {
         .add("task", printable(&saga.task_id))
         .add("saga", printable(&saga.saga_id))
         .add("state", state_text(saga))
-        .add("reason", printable(&saga.terminal_reason))
+        .add("reason", reason(saga).map(printable).unwrap_or_default())
         .add("queue", printable(&saga.queue))
         .add("priority", number(saga.priority))
         .add("issue", saga.issue.map(|issue| issue.to_string()).unwrap_or_default())
