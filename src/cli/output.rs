@@ -17,7 +17,7 @@ use super::{
 const WIDTH_MIN: u16 = 40;
 
 /// What is left of the last column where the others leave it no room: enough to say something.
-const LAST_COLUMN_MIN: u16 = 12;
+const LAST_COLUMN_MIN: u16 = 10;
 
 /// The form of results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

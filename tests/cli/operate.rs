@@ -104,7 +104,7 @@ fn the_actor_is_the_user_on_this_machine_unless_told() {
     let d = Daemon::start();
     let ran = |task: &str, user: Option<&str>, actor: Option<&str>| {
         let mut command = d.command(&format!("create --task-id {task}"));
-        assert!(command.status().unwrap().success());
+        assert!(command.output().unwrap().status.success());
         let mut command = d.command(&format!("quarantine {task} --reason r"));
         command.env_remove("USER").env_remove("LOGNAME");
         user.map(|user| command.env("USER", user));

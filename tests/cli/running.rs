@@ -87,6 +87,14 @@ impl Running {
         Ran { code: code.unwrap_or(-1), out: self.out().join("\n"), err: self.err().join("\n") }
     }
 
+    /// TERM twice, for a worker that should not wait for what it runs, and its end. Two that are sent without a look
+    /// in between may arrive as one.
+    pub fn end_now(self) -> Ran {
+        self.signal(Signal::TERM);
+        self.await_err(&["taking nothing new"]);
+        self.term()
+    }
+
     /// TERM, and its end.
     pub fn term(self) -> Ran {
         self.signal(Signal::TERM);

@@ -23,7 +23,7 @@ fn a_snapshot_tells_what_is_stale_now_and_ends() {
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 2, "{text}");
     assert!(lines[0].contains("stale     a  queue one  owner gone") && lines[0].contains("cause ttl"), "{text}");
-    assert!(lines[0].contains(&format!("token {token}  expired 2")) && lines[0].contains(" ago)"), "{text}");
+    assert!(lines[0].contains(&format!("token {token}  expired 2")) && lines[0].contains("Z ("), "{text}");
     assert_eq!(d.ok("watch --snapshot --queue two").lines().count(), 1);
     let items = d.json("watch --snapshot");
     assert_eq!(items[0]["stale"]["saga"]["state"], "SAGA_STATE_RUNNING");

@@ -44,9 +44,7 @@ fn a_revoked_lease_kills_the_whole_group_and_reports_nothing() {
     // The worker goes on with the next.
     d.ok("create --task-id t-2 --queue q");
     work.await_err(&["claimed t-2"]);
-    work.signal(Signal::TERM);
-    work.signal(Signal::TERM);
-    let ran = work.finish();
+    let ran = work.end_now();
     assert!(!ran.err.contains("not reported"), "{}", ran.err);
     let saga = d.get("t-1");
     assert_eq!((&saga["state"], &saga["terminalReason"]), (&"SAGA_STATE_QUARANTINED".into(), &"needs a look".into()));
