@@ -22,7 +22,7 @@ export VICTIM
 say() { printf '\n== %s\n' "$*"; }
 fail() {
     printf '\nFAILED: %s\n' "$*" >&2
-    tail -n 20 "$dir"/*.log >&2 || true
+    tail -n 20 "$dir"/*.log >&2 2>/dev/null || true
     exit 1
 }
 gone() { ! kill -0 "$1" 2>/dev/null; }
@@ -209,6 +209,7 @@ chmod +x "$dir"/{note,job,stop-orphan,remove-worktree,delete-branch}
 # -------------------------------------------------------------------------------------------------------- the coordinator
 
 say "the coordinator"
+: >"$dir/serve.out"
 "$SAGAD" serve --listen 127.0.0.1:0 --data "$dir/data" >"$dir/serve.out" 2>"$dir/serve.log" &
 daemon=$!
 pids+=("$daemon")
@@ -250,7 +251,11 @@ for ((n = 1; n <= WORKERS; n++)); do
         >"$dir/worker-$n.log" 2>&1 &
     workers+=("$!")
     pids+=("$!")
-    if [[ worker-$n == "$VICTIM" ]]; then victim=$!; fi
+    if [[ worker-$n == "$VICTIM" ]]; then
+        victim=$!
+        # Its death is no news to this shell.
+        disown "$victim"
+    fi
 done
 
 until_true "$VICTIM is in the middle of its work" test -e "$HALFWAY"

@@ -87,7 +87,7 @@ impl<R: Rows> Engine<R> {
         // Serving one call may make further sagas claimable: what it found overdue.
         while let Some(wake) = self.woken.pop() {
             self.woken.retain(|other| *other != wake);
-            if waiters.len() == 0 || self.is_paused(&wake) {
+            if waiters.is_empty() || self.is_paused(&wake) {
                 continue;
             }
             for call in waiters.interested(&wake) {

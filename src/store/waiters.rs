@@ -55,6 +55,11 @@ impl Waiters {
         self.calls.insert(self.arrived, waiter);
     }
 
+    /// Whether no call is held.
+    pub fn is_empty(&self) -> bool {
+        self.calls.is_empty()
+    }
+
     /// How many calls are held.
     pub fn len(&self) -> usize {
         self.calls.len()

@@ -1,7 +1,7 @@
 //! Every situation that a command can meet: the state, how the last lease stands, what was asked for.
 
 use sagad::domain::{
-    command::RecoveryDecision,
+    command::{Holder, RecoveryDecision, Verb},
     lease::{HolderEnd, Standing},
     policy::{FailureAction, Policy, StaleAction},
     saga::State,
@@ -64,19 +64,10 @@ impl Situation {
             }
             Situation::DispatchedNew => drop(w.ok(dispatch("w", TTL))),
             Situation::DispatchedToOther => drop(w.ok(dispatch("x", TTL))),
-            Situation::DispatchedReleased => {
-                w = released();
-                w.ok(dispatch("w", TTL));
-            }
-            Situation::DispatchedRequeued => {
-                w = requeued();
-                w.ok(dispatch("w", TTL));
-            }
+            Situation::DispatchedReleased => w = after(released(), |_| dispatch("w", TTL)),
+            Situation::DispatchedRequeued => w = after(requeued(), |_| dispatch("w", TTL)),
             Situation::RunningLive => w = running(),
-            Situation::RunningCancelled => {
-                w = running();
-                w.ok(cancel(false));
-            }
+            Situation::RunningCancelled => w = after(running(), |_| cancel(false)),
             Situation::RunningStale => w = stale(),
             Situation::RunningSettling => {
                 w = on_stale(StaleAction::Hold, secs(60));
@@ -84,33 +75,21 @@ impl Situation {
                 w.wait(TTL);
             }
             Situation::CompensatingFailed => w = compensating(),
-            Situation::CompensatingDecided => {
-                w = stale();
-                w.ok(recover(RecoveryDecision::Compensate));
-            }
-            Situation::CompensatingReleased => {
-                w = undoing();
-                w.ok(release(&w.holder()));
-            }
-            Situation::CompensatingDelayed => {
-                w = undoing();
-                w.ok(release_for(&w.holder(), secs(60)));
-            }
+            Situation::CompensatingDecided => w = after(stale(), |_| recover(RecoveryDecision::Compensate)),
+            Situation::CompensatingReleased => w = after(undoing(), release),
+            Situation::CompensatingDelayed => w = after(undoing(), |h| release_for(h, secs(60))),
             Situation::CompensatingLive => w = undoing(),
             Situation::CompensatingSettled => w = settled(),
             Situation::CompensatingStale => {
                 w = undoing();
                 w.wait(TTL);
             }
-            Situation::CompletedByHolder => w = ended(running(), |h| complete(h, "result")),
-            Situation::FailedByHolder => w = ended(running(), fail),
-            Situation::CompensatedByHolder => w = ended(settled(), compensate),
+            Situation::CompletedByHolder => w = after(running(), |h| complete(h, "result")),
+            Situation::FailedByHolder => w = after(running(), fail),
+            Situation::CompensatedByHolder => w = after(settled(), compensate),
             Situation::CompensatedUnclaimed => drop(w.ok(cancel(false))),
-            Situation::QuarantinedByHolder => w = ended(running(), park_held),
-            Situation::QuarantinedByPerson => {
-                w = running();
-                w.ok(park(true));
-            }
+            Situation::QuarantinedByHolder => w = after(running(), park_held),
+            Situation::QuarantinedByPerson => w = after(running(), |_| park(true)),
             Situation::QuarantinedByPolicy => {
                 w = on_stale(StaleAction::Quarantine, Span::ZERO);
                 w.claim("w");
@@ -214,8 +193,9 @@ pub fn settled() -> World {
     w
 }
 
-fn ended(mut w: World, end: impl Fn(&sagad::domain::command::Holder) -> sagad::domain::command::Verb) -> World {
-    w.ok(end(&w.holder()));
+/// One command later.
+fn after(mut w: World, verb: impl Fn(&Holder) -> Verb) -> World {
+    w.ok(verb(&w.holder()));
     w
 }
 

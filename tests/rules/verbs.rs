@@ -79,20 +79,16 @@ pub fn dispatch(assignee: &str, ttl: Span) -> Verb {
     Verb::Free(FreeVerb::Dispatch { assignee: owner(assignee), ttl, actor: actor("ann"), reason: text("yours") })
 }
 
-fn claim_verb(by: &str, ttl: Span, purpose: LeasePurpose) -> Verb {
+pub fn claim(by: &str) -> Verb {
+    claim_for(by, TTL, LeasePurpose::Execute)
+}
+
+pub fn claim_for(by: &str, ttl: Span, purpose: LeasePurpose) -> Verb {
     Verb::Free(FreeVerb::Claim { owner: owner(by), ttl, purpose, reason: text("") })
 }
 
-pub fn claim(by: &str) -> Verb {
-    claim_verb(by, TTL, LeasePurpose::Execute)
-}
-
-pub fn claim_for(by: &str, ttl: Span) -> Verb {
-    claim_verb(by, ttl, LeasePurpose::Execute)
-}
-
 pub fn claim_undo(by: &str) -> Verb {
-    claim_verb(by, TTL, LeasePurpose::Compensate)
+    claim_for(by, TTL, LeasePurpose::Compensate)
 }
 
 pub fn waive(position: u32) -> Verb {

@@ -1,9 +1,11 @@
 //! The SQLite backend: one file in WAL mode, synced at each commit; one writing connection, a pool of reading ones.
 
+pub mod check;
 mod checkpoint;
 mod codec;
 pub mod guard;
 mod reader;
+pub mod restore;
 mod rows;
 mod sql;
 

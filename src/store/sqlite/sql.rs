@@ -1,7 +1,7 @@
 //! Every statement, named and gathered. None is built at run time, and no rule hides in one.
 
 macro_rules! saga_columns {
-    ($payload:literal, $progress:literal, $result:literal) => {
+    ($payload:literal, $progress:literal, $result:literal $(, $more:literal)?) => {
         concat!(
             "SELECT s.id, s.task_id, s.saga_id, q.name, s.priority, s.issue, s.branch, s.worktree, s.labels, \
              s.retry_of, s.create_time, s.on_stale, s.max_expirations, s.on_failure, s.max_attempts, \
@@ -16,14 +16,15 @@ macro_rules! saga_columns {
             $progress,
             ", ",
             $result,
+            $(", ", $more,)?
             " FROM saga s JOIN work w ON w.id = s.id JOIN queue q ON q.id = s.queue "
         )
     };
 }
 
 macro_rules! whole_saga {
-    ($tail:literal) => {
-        concat!(saga_columns!("s.payload", "w.progress", "w.result"), $tail)
+    ($tail:literal $(, $more:literal)?) => {
+        concat!(saga_columns!("s.payload", "w.progress", "w.result" $(, $more)?), $tail)
     };
 }
 
@@ -164,3 +165,14 @@ pub const STALE_COUNTS: &str = "SELECT q.name, count(*) FROM work w JOIN queue q
 pub const CHECKPOINT_PASSIVE: &str = "PRAGMA wal_checkpoint(PASSIVE)";
 /// Copies everything, and lets the next commit begin the log anew.
 pub const CHECKPOINT_RESTART: &str = "PRAGMA wal_checkpoint(RESTART)";
+
+/// Verification: SQLite's own, and what it does not know.
+pub const INTEGRITY_CHECK: &str = "PRAGMA integrity_check(100)";
+pub const FOREIGN_KEY_CHECK: &str = "PRAGMA foreign_key_check";
+pub const SAGAS_WITHOUT_WORK: &str = "SELECT id FROM saga WHERE id NOT IN (SELECT id FROM work)";
+pub const EVENTS_IN_GAPS: &str =
+    "SELECT e.revision FROM gap g JOIN event e ON e.revision > g.after_revision AND e.revision <= g.through";
+pub const EVENTS_OUT_OF_TIME: &str = "SELECT revision FROM (SELECT revision, time, lag(time) OVER (ORDER BY revision) \
+     AS before FROM event) WHERE time < before";
+pub const ALL_SAGAS: &str = whole_saga!("ORDER BY s.id", "w.due_at");
+pub const EVENTS_OF_ROW: &str = events!("WHERE e.saga = ?1 ORDER BY e.revision");
