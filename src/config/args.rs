@@ -8,13 +8,6 @@ use std::path::PathBuf;
 /// (`restart_grace = "10s"`). The flag wins over the variable, the variable over the file. Lengths of time read `500ms`,
 /// `30s`, `5m`, `1h30m`; sizes are bytes or read `512KiB`, `64MiB`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
-#[command(
-    after_help = "Examples:\n  sagad serve\n  sagad serve --listen 127.0.0.1:0 --data /var/lib/sagad --log-format json\n  \
-                        SAGAD_RESTART_GRACE=30s sagad serve --config /etc/sagad.toml\n\n\
-                        Every setting is a flag, a variable (SAGAD_ and the flag's name: SAGAD_RESTART_GRACE) and a key\n\
-                        of the TOML file (restart_grace = \"10s\"). The flag wins over the variable, the variable over\n\
-                        the file. The first line on stdout is `sagad: serving gRPC on ADDRESS`."
-)]
 pub struct ServeArgs {
     /// Address and port to listen on; port 0 is any free one [default: 127.0.0.1:7420]
     #[arg(long, value_name = "ADDRESS")]
