@@ -62,6 +62,8 @@ impl CliError {
     /// Adds the id to repeat a change with.
     pub fn repeatable_with(self, id: &str) -> Self {
         match self {
+            // What was never sent did not happen, and a person's call is not tried again after it was.
+            CliError::Call { refusal, .. } if refusal.unsent => CliError::Call { refusal, request_id: None },
             CliError::Call { refusal, .. } => CliError::Call { refusal, request_id: Some(id.to_owned()) },
             CliError::Usage(_) | CliError::Failed(_) | CliError::ClosedPipe => self,
         }
@@ -106,10 +108,21 @@ impl CliError {
         } else {
             format!("sagad: {message} ({})", refusal.reason)
         };
+        if refusal.unsent {
+            told.push_str("\n  start it with `sagad serve`, or name another with --server or SAGAD_SERVER");
+        }
         for (field, description) in &refusal.violations {
+            // The only one is the message, as a rule.
+            if refusal.violations.len() == 1 && refusal.message.contains(description.as_str()) {
+                continue;
+            }
             write!(told, "\n  {}: {}", text::printable(field), text::printable(description)).ok();
         }
         for (key, value) in &refusal.metadata {
+            // The violations' first field.
+            if key == "field" && !refusal.violations.is_empty() {
+                continue;
+            }
             write!(told, "\n  {}: {}", text::printable(key), fact(value)).ok();
         }
         if let Some(delay) = refusal.retry_after {

@@ -17,6 +17,7 @@ use super::{
     errors::CliError,
     json,
     output::{Format, notice},
+    text,
 };
 use crate::{
     client::{Refusal, retry::Again, time},
@@ -75,9 +76,13 @@ pub async fn run(context: &Context, file: &str, request_id: Option<Uuid>) -> Res
     let result = import.all(lines, file).await;
     import.bar.finish_and_clear();
     if context.output.format() == Format::Text && (result.is_ok() || import.created > 0) {
-        notice(&format!("created {} sagas", import.created));
+        notice(&format!("created {}", counted(import.created)));
     }
     result
+}
+
+fn counted(sagas: usize) -> String {
+    text::counted(i64::try_from(sagas).unwrap_or(i64::MAX), "saga")
 }
 
 type Lines = Box<dyn AsyncBufRead + Unpin + Send>;
@@ -138,11 +143,11 @@ impl Import<'_> {
             if line.len() > LINE_BYTES_MAX {
                 return Err(at("too long"));
             }
-            let text = std::str::from_utf8(&line).map_err(|_| at("not UTF-8"))?.trim();
-            if text.is_empty() {
+            let content = std::str::from_utf8(&line).map_err(|_| at("not UTF-8"))?.trim();
+            if content.is_empty() {
                 continue;
             }
-            let request: CreateSagaRequest = json::parse(text).map_err(|error| at(&error))?;
+            let request: CreateSagaRequest = json::parse(content).map_err(|error| at(&error))?;
             if !batch.has_room_for(&request) {
                 self.send(std::mem::take(&mut batch)).await?;
             }
@@ -196,7 +201,7 @@ impl Import<'_> {
             (None, Some(first), Some(last)) => format!("lines {first} to {last}"),
             (None, _, _) => "the last batch".to_owned(),
         };
-        refusal.message = format!("{place}: {} ({} sagas created before)", refusal.message, self.created);
+        refusal.message = format!("{place}: {} ({} created before)", refusal.message, counted(self.created));
         let request_id = self.request_id.map(|id| id.to_string());
         CliError::Call { refusal: Box::new(refusal), request_id }
     }

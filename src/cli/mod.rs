@@ -70,7 +70,10 @@ pub struct GlobalArgs {
 pub enum Command {
     /// Run the coordinator.
     #[command(after_help = "Examples:\n  sagad serve\n  sagad serve --listen 127.0.0.1:0 --data /var/lib/sagad\n  \
-                            sagad serve --config /etc/sagad/sagad.toml --log-format json")]
+                            sagad serve --config /etc/sagad/sagad.toml --log-format json\n\n\
+                            Every setting is a flag, a variable (SAGAD_ and the flag's name: SAGAD_RESTART_GRACE) and a\n\
+                            key of the TOML file (restart_grace = \"10s\"). The flag wins over the variable, the\n\
+                            variable over the file.")]
     Serve(Box<ServeArgs>),
     /// A client of the API.
     #[command(flatten)]

@@ -35,6 +35,8 @@ pub struct Refusal {
     pub happened: Happened,
     /// Whether no coordinator could be talked to: no connection, no answer in time, or it is about to go.
     pub unreachable: bool,
+    /// Whether no connection could be made, so that nothing was sent. An earlier try of the same call may have been.
+    pub unsent: bool,
 }
 
 impl Refusal {
@@ -72,6 +74,7 @@ impl From<&Status> for Refusal {
             violations: violations.into_iter().map(|violation| (violation.field, violation.description)).collect(),
             retry_after: status.get_details_retry_info().and_then(|info| info.retry_delay),
             happened,
+            unsent: causes(status).any(|cause| cause.is::<tonic::ConnectError>()),
             unreachable: status.source().is_some()
                 || matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled),
         }
@@ -82,14 +85,17 @@ impl From<&Status> for Refusal {
 /// ("Connection refused").
 fn message_of(status: &Status) -> String {
     let mut message = status.message().to_owned();
-    let mut cause = status.source();
-    while let Some(inner) = cause.and_then(Error::source) {
-        cause = Some(inner);
-    }
-    if let Some(cause) = cause.map(ToString::to_string).filter(|cause| !message.contains(cause.as_str())) {
+    if let Some(cause) =
+        causes(status).last().map(ToString::to_string).filter(|cause| !message.contains(cause.as_str()))
+    {
         message = if message.is_empty() { cause } else { format!("{message}: {cause}") };
     }
     message
+}
+
+/// The causes of a status, from the outermost to the innermost.
+fn causes(status: &Status) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    std::iter::successors(status.source(), |cause| <dyn Error>::source(*cause))
 }
 
 /// The name of a code as `google.rpc.Code` has it.
