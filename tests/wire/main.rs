@@ -1,0 +1,14 @@
+//! The contract over the wire: the real binary, real clients, real sockets. One target, so that it is linked once.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod errors;
+mod lifecycle;
+mod race;
+mod recovery;
+mod restart;
+mod serving;
+mod terminal;
