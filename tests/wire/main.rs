@@ -5,10 +5,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bounds;
 mod errors;
+mod keep_alive;
 mod lifecycle;
+mod order;
 mod race;
 mod recovery;
+mod request_id;
 mod restart;
 mod serving;
 mod terminal;
