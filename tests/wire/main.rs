@@ -7,6 +7,7 @@ mod support;
 
 mod bounds;
 mod errors;
+mod follow;
 mod keep_alive;
 mod lifecycle;
 mod order;
@@ -16,3 +17,5 @@ mod request_id;
 mod restart;
 mod serving;
 mod terminal;
+mod watch_stale;
+mod watching;
