@@ -1,0 +1,290 @@
+//! The daemon as a process: started, told to end, killed, started again on the same store and port.
+
+use std::{
+    ffi::OsString,
+    io::{BufRead, BufReader, Read},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex, mpsc},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tonic::transport::{Channel, Endpoint};
+
+use super::{Api, PATIENCE, now};
+
+const SAGAD: &str = env!("CARGO_BIN_EXE_sagad");
+/// What the first line on stdout begins with.
+const SERVING: &str = "sagad: serving gRPC on ";
+
+/// How a daemon is started.
+#[derive(Clone)]
+pub struct Launch {
+    /// Where the store is.
+    pub data: PathBuf,
+    /// Where it listens.
+    pub listen: String,
+    /// Further arguments of `serve`.
+    pub args: Vec<String>,
+    /// A program with its arguments that runs the daemon, such as `strace -D …`. It must become the daemon.
+    pub wrapper: Vec<OsString>,
+}
+
+impl Launch {
+    /// On any free port.
+    pub fn on(data: &Path) -> Self {
+        Launch { data: data.to_owned(), listen: "127.0.0.1:0".into(), args: Vec::new(), wrapper: Vec::new() }
+    }
+
+    /// With further arguments.
+    pub fn args(mut self, args: &[&str]) -> Self {
+        self.args.extend(args.iter().map(|arg| (*arg).to_owned()));
+        self
+    }
+
+    /// Starts the process, and does not wait for anything.
+    pub fn spawn(&self) -> Process {
+        let mut words: Vec<OsString> = self.wrapper.clone();
+        words.extend([SAGAD, "serve", "--listen", &self.listen, "--data"].map(OsString::from));
+        words.push(self.data.clone().into());
+        words.extend(self.args.iter().map(OsString::from));
+        let mut child = Command::new(&words[0])
+            .args(&words[1..])
+            .env_remove("SAGAD_SERVER")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary under test can be run");
+        let (sender, lines) = mpsc::channel();
+        let stdout = child.stdout.take().unwrap();
+        // Both pipes are read to their ends, so that the daemon never waits for a reader.
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        let log = Arc::new(Mutex::new(String::new()));
+        let reading = read_all(child.stderr.take().unwrap(), log.clone());
+        Process { child, lines, log, reading: Some(reading) }
+    }
+
+    /// Starts it and waits until it serves. A port that was given may be busy for a moment: then it is tried again.
+    pub fn start(self) -> Daemon {
+        let begun = now();
+        loop {
+            let mut process = self.spawn();
+            match process.address() {
+                Some(address) => return Daemon { launch: self, process, address, _own: None },
+                None => {
+                    let (status, log) = process.last_words();
+                    let busy = log.contains("can't listen on") && begun.elapsed() < PATIENCE;
+                    assert!(busy, "the daemon did not start: {status}\n{log}");
+                    thread::sleep(Duration::from_millis(100));
+                }
+            }
+        }
+    }
+}
+
+fn read_all(mut pipe: impl Read + Send + 'static, into: Arc<Mutex<String>>) -> JoinHandle<()> {
+    thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(read @ 1..) = pipe.read(&mut buffer) {
+            into.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..read]));
+        }
+    })
+}
+
+/// A daemon's process, whether it serves or not. It is killed when the test is over, however it ends.
+pub struct Process {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+    log: Arc<Mutex<String>>,
+    reading: Option<JoinHandle<()>>,
+}
+
+impl Process {
+    /// Where it serves, once it says so; none if it ended.
+    pub fn address(&mut self) -> Option<SocketAddr> {
+        match self.lines.recv_timeout(PATIENCE) {
+            Ok(line) => Some(line.strip_prefix(SERVING).expect("the first line on stdout").parse().unwrap()),
+            Err(mpsc::RecvTimeoutError::Disconnected) => None,
+            Err(mpsc::RecvTimeoutError::Timeout) => panic!("the daemon neither serves nor ends:\n{}", self.log()),
+        }
+    }
+
+    /// Its number.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// What it wrote to stderr so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Sends it a signal; one that has ended takes none.
+    pub fn signal(&self, signal: Signal) {
+        let _ = kill_process(self.pid(), signal);
+    }
+
+    /// Whether it has ended, and how.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// Waits for its end, while clients in this process go on, since it waits for them; returns how it ended and all
+    /// that it wrote to stderr.
+    pub async fn end(&mut self) -> (ExitStatus, String) {
+        let begun = now();
+        while self.has_ended().is_none() {
+            assert!(begun.elapsed() < PATIENCE, "the daemon does not end:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        self.last_words()
+    }
+
+    /// How it ended, or is about to, and all that it wrote to stderr.
+    fn last_words(&mut self) -> (ExitStatus, String) {
+        let status = self.child.wait().unwrap();
+        if let Some(reading) = self.reading.take() {
+            reading.join().unwrap();
+        }
+        (status, self.log())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("--- the daemon's log ---\n{}", self.log());
+        }
+    }
+}
+
+/// A daemon that serves, or did.
+pub struct Daemon {
+    launch: Launch,
+    process: Process,
+    address: SocketAddr,
+    /// The directory that was made for it alone.
+    _own: Option<TempDir>,
+}
+
+impl Daemon {
+    /// A daemon with a new store.
+    pub fn start() -> Self {
+        Daemon::start_with(&[])
+    }
+
+    /// The same with further arguments.
+    pub fn start_with(args: &[&str]) -> Self {
+        let own = tempfile::tempdir().unwrap();
+        let mut daemon = Launch::on(own.path()).args(args).start();
+        daemon._own = Some(own);
+        daemon
+    }
+
+    /// Where it serves.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where its store is.
+    pub fn data(&self) -> &Path {
+        &self.launch.data
+    }
+
+    /// Its process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// A connection of its own.
+    pub async fn channel(&self) -> Channel {
+        connect(self.address).await
+    }
+
+    /// Clients on a connection of their own.
+    pub async fn api(&self) -> Api {
+        Api::new(self.channel().await)
+    }
+
+    /// Tells it to end, and does not wait.
+    pub fn tell_to_end(&self) {
+        self.process.signal(Signal::TERM);
+    }
+
+    /// Tells it to end and waits until it has; it has to end well. Returns its log.
+    pub async fn terminate(&mut self) -> String {
+        self.tell_to_end();
+        let (status, log) = self.process.end().await;
+        assert_eq!(status.code(), Some(0), "{log}");
+        log
+    }
+
+    /// Ends it as a crash does.
+    pub async fn kill(&mut self) {
+        self.process.signal(Signal::KILL);
+        self.process.end().await;
+    }
+
+    /// Starts it again, after its end, on the same store and the same port.
+    pub fn start_again(&mut self) {
+        self.launch.listen = self.address.to_string();
+        let again = self.launch.clone().start();
+        self.process = again.process;
+    }
+
+    /// Ends it, in one way or the other.
+    pub async fn end(&mut self, how: End) {
+        match how {
+            End::Told => drop(self.terminate().await),
+            End::Killed => self.kill().await,
+        }
+    }
+
+    /// Ends it, in one way or the other, and starts it again.
+    pub async fn restart(&mut self, how: End) {
+        self.end(how).await;
+        self.start_again();
+    }
+
+    /// Replaces its arguments from the next start on.
+    pub fn set_args(&mut self, args: &[&str]) {
+        self.launch.args = args.iter().map(|arg| (*arg).to_owned()).collect();
+    }
+
+    /// How it is started.
+    pub fn launch(&self) -> &Launch {
+        &self.launch
+    }
+}
+
+/// How a daemon ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// By SIGTERM.
+    Told,
+    /// By SIGKILL.
+    Killed,
+}
+
+/// A connection, as soon as somebody listens there.
+pub async fn connect(address: SocketAddr) -> Channel {
+    let begun = now();
+    loop {
+        match Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await {
+            Ok(channel) => return channel,
+            Err(error) => assert!(begun.elapsed() < PATIENCE, "{address}: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -1,0 +1,21 @@
+//! The contract over the wire: the real binary, real clients, real sockets. One target, so that it is linked once.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bounds;
+mod errors;
+mod follow;
+mod keep_alive;
+mod lifecycle;
+mod order;
+mod race;
+mod recovery;
+mod request_id;
+mod restart;
+mod serving;
+mod terminal;
+mod watch_stale;
+mod watching;
