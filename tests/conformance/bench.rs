@@ -100,7 +100,8 @@ impl Bench {
             }
             Place::Sqlite(dir) => {
                 let data = dir.path().to_owned();
-                let options = sqlite::Options { data, restart_grace, queue, batch, readers, max_waiting, max_wal_bytes };
+                let options =
+                    sqlite::Options { data, restart_grace, queue, batch, readers, max_waiting, max_wal_bytes };
                 sqlite::open(&options, as_clock).unwrap()
             }
         };
