@@ -111,9 +111,14 @@ impl Bench {
 
     /// The directory of a store on disk.
     pub fn data(&self) -> PathBuf {
+        self.keep().path().to_owned()
+    }
+
+    /// The directory, to be kept beyond the store's end.
+    pub fn keep(&self) -> Arc<TempDir> {
         match &self.place {
             Place::Memory(_) => panic!("in memory"),
-            Place::Sqlite(dir) => dir.path().to_owned(),
+            Place::Sqlite(dir) => dir.clone(),
         }
     }
 

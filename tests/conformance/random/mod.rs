@@ -6,16 +6,18 @@ mod commands;
 mod dice;
 mod sides;
 
+use std::collections::BTreeSet;
+
 use sagad::{
     domain::{
-        command::{Command, Request, RequestKey},
+        command::{Answer, Command, Request, RequestKey},
         ids::{OwnerId, Revision},
         lease::Absence,
         saga::{Saga, State},
         text::Labels,
         time::{Span, Timestamp},
     },
-    store::{Cursor, EventQuery, Filter, ListQuery, Moment, Reader, SagaKey},
+    store::{Cursor, EventQuery, Filter, ListQuery, Moment, Reader, SagaKey, StoreError},
 };
 
 use self::{
@@ -36,13 +38,65 @@ fn setting(name: &str, default: u64) -> u64 {
 fn random_commands_have_the_same_outcome() {
     let first_seed = setting("CONFORMANCE_SEED", 1);
     let wanted = setting("CONFORMANCE_COMMANDS", 10_000) as usize;
+    let mut seen = BTreeSet::new();
     for (seed, begun) in (first_seed..).zip((0..wanted).step_by(RUN)) {
         let _named = Named { seed, commands: RUN.min(wanted - begun) };
         let mut twins = Twins::new(seed);
         twins.run(RUN.min(wanted - begun));
+        seen.append(&mut twins.seen);
         twins.finish();
     }
+    if wanted >= 10_000 {
+        // Else it compares less than it seems to.
+        let missing: Vec<_> = WORTH_SEEING.iter().filter(|what| !seen.contains(**what)).collect();
+        assert!(missing.is_empty(), "never happened: {missing:?}");
+    }
 }
+
+/// What must have happened in a run of some length: every event, every refusal but one that takes 128 compensations.
+const WORTH_SEEING: &[&str] = &[
+    "Created",
+    "Dispatched",
+    "Claimed",
+    "Released",
+    "Requeued",
+    "LeaseExpired",
+    "RecoveryDecided",
+    "CancelRequested",
+    "CompensationRegistered",
+    "CompensationSettled",
+    "Compensating",
+    "Completed",
+    "Failed",
+    "RetryScheduled",
+    "Compensated",
+    "Quarantined",
+    "Annotated",
+    "SagaNotFound",
+    "CompensationNotFound",
+    "SagaExists",
+    "RequestIdReused",
+    "SagaTerminal",
+    "LeaseHeld",
+    "DispatchedElsewhere",
+    "NotReady",
+    "Settling",
+    "WrongState",
+    "NotStale",
+    "CompensationRequired",
+    "CompensationPending",
+    "CompensationOrder",
+    "LeaseNotExtended",
+    "ExecutionTimeout",
+    "ProgressTimeout",
+    "LeaseExpired",
+    "LeaseSuperseded",
+    "NotOwner",
+    "NoLease",
+    "a held call is answered",
+    "a purge",
+    "a rollback",
+];
 
 /// Says how to repeat a run that fails.
 struct Named {
@@ -68,6 +122,8 @@ struct Twins {
     requests: Vec<Request>,
     executed: usize,
     compared_through: Revision,
+    /// What happened, by name.
+    seen: BTreeSet<String>,
 }
 
 impl Twins {
@@ -82,6 +138,7 @@ impl Twins {
             requests: Vec::new(),
             executed: 0,
             compared_through: Revision::ZERO,
+            seen: BTreeSet::new(),
         }
     }
 
@@ -174,6 +231,7 @@ impl Twins {
             let found = self.sqlite.execute(&request, self.now);
             assert_eq!(found, expected, "command {}: {request:#?}", self.executed);
             self.executed += 1;
+            self.note(&expected);
         }
         if self.dice.once_in(2) {
             let limit = *self.dice.pick(&[1, 1000]);
@@ -185,14 +243,33 @@ impl Twins {
             assert_eq!(self.sqlite.forget(before, limit), self.memory.forget(before, limit));
         }
         if self.dice.once_in(10) {
+            self.seen.insert("a rollback".to_owned());
             self.memory.roll_back();
             self.sqlite.roll_back();
         } else {
             let expected = self.memory.commit();
+            self.seen.extend(expected.iter().map(|event| format!("{:?}", event.kind)));
             assert_eq!(self.sqlite.commit(), expected, "what is published after {}", self.executed);
         }
         assert_eq!(self.sqlite.engine().next_revision(), self.memory.engine().next_revision());
         self.compare_sagas();
+    }
+
+    fn note(&mut self, (outcome, served): &sides::Executed) {
+        if served.iter().any(|(_, outcome)| outcome.is_ok()) {
+            self.seen.insert("a held call is answered".to_owned());
+        }
+        match outcome {
+            Some(Err(StoreError::Refused(refusal))) => {
+                let name = format!("{:?}", refusal.why);
+                self.seen.extend(name.split([' ', '(', '{']).next().map(str::to_owned));
+            }
+            Some(Ok(Answer::Purged(purged))) if purged.through > Revision::ZERO => {
+                self.seen.insert("a purge".to_owned());
+            }
+            Some(Ok(_)) | None => {}
+            Some(Err(other)) => panic!("{other:?}"),
+        }
     }
 
     fn be_away(&mut self) {

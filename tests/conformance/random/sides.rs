@@ -71,7 +71,7 @@ impl Disk for SqliteDisk {
 }
 
 /// An outcome, and which held calls were answered after it with what.
-type Executed = (Option<Outcome>, Vec<(ClaimNext, Outcome)>);
+pub type Executed = (Option<Outcome>, Vec<(ClaimNext, Outcome)>);
 
 struct Open<R> {
     engine: Engine<R>,
