@@ -6,7 +6,7 @@ use sagad::domain::{
     },
     compensation::{CompensationOutcome, CompensationSpec},
     ids::{FencingToken, SagaId},
-    lease::LeasePurpose,
+    lease::{LeasePurpose, Standing},
     policy::{FailureAction, Policy, StaleAction},
     saga::{Saga, State},
     text::Text,
@@ -69,7 +69,7 @@ fn one_creation(dice: &mut Dice, n: usize) -> Creation {
 }
 
 fn compensations(dice: &mut Dice) -> Vec<CompensationSpec> {
-    specs(&dice.some(&KINDS))
+    if dice.once_in(2) { Vec::new() } else { specs(&dice.some(&KINDS)) }
 }
 
 fn policy(dice: &mut Dice) -> Policy {
@@ -82,7 +82,7 @@ fn policy(dice: &mut Dice) -> Policy {
         retry_backoff: dice.span(),
         retry_backoff_max: dice.span(),
         execution_timeout: dice.once_in(4).then(|| dice.span()),
-        progress_timeout: dice.once_in(4).then(|| dice.span()),
+        progress_timeout: dice.once_in(2).then(|| dice.span()),
         settle: if dice.once_in(3) { dice.span() } else { Span::ZERO },
         compensation_timeout: if dice.once_in(3) { dice.span() } else { Span::from_secs(24 * 3600) },
     }
@@ -123,9 +123,15 @@ fn purge(dice: &mut Dice) -> Purge {
 }
 
 fn change(dice: &mut Dice, verb: impl FnOnce(&mut Dice, Option<&Saga>) -> Verb, known: &[Option<Saga>]) -> Command {
-    let n = dice.below(TASKS);
+    let held: Vec<_> = (0..TASKS).filter(|n| known[*n].as_ref().is_some_and(|saga| is_held(saga))).collect();
+    // Mostly one that somebody is at work on: the others refuse nearly everything.
+    let n = if held.is_empty() || dice.once_in(3) { dice.below(TASKS) } else { *dice.pick(&held) };
     let verb = verb(dice, known[n].as_ref());
     Command::Change(Change { task_id: task(&name(n)), verb })
+}
+
+fn is_held(saga: &Saga) -> bool {
+    saga.lease.as_ref().is_some_and(|lease| lease.standing == Standing::Held)
 }
 
 fn free(dice: &mut Dice) -> FreeVerb {
@@ -168,10 +174,10 @@ fn held(dice: &mut Dice, saga: Option<&Saga>) -> Verb {
         _ => {}
     }
     let reason = text(dice.word(&["", "why"]));
-    let verb = match dice.below(13) {
+    let verb = match dice.below(14) {
         0..=2 => HeldVerb::Heartbeat {
             ttl: dice.once_in(2).then(|| dice.span()),
-            progress: dice.once_in(2).then(|| blob(dice.word(&["", "half", "most"]))),
+            progress: dice.once_in(3).then(|| blob(dice.word(&["", "half", "most"]))),
         },
         3 => HeldVerb::Release { delay: if dice.once_in(2) { dice.span() } else { Span::ZERO }, reason },
         4 => HeldVerb::RegisterCompensation { compensations: compensations(dice) },
