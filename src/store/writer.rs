@@ -344,10 +344,7 @@ impl<R: Rows> Writer<R> {
     /// Executes one command; `None` if it is to be held.
     fn execute(&mut self, submission: &Submission) -> Result<Option<Outcome>, RowsError> {
         let outcome = self.engine.execute(&submission.request, self.time)?;
-        let held = match (&submission.request.command, &outcome) {
-            (Command::ClaimNext(wish), Ok(Answer::Sagas(sagas))) => sagas.is_empty() && wish.wait > Span::ZERO,
-            _ => false,
-        };
+        let held = self.engine.is_to_wait(&submission.request, &outcome, self.time)?;
         Ok(if held { None } else { Some(outcome) })
     }
 
@@ -357,7 +354,7 @@ impl<R: Rows> Writer<R> {
         let deadline = submission.arrival.plus(wish.wait);
         if self.draining {
             answered.push((submission.answer, Err(StoreError::ShuttingDown)));
-        } else if self.waiters.len() >= self.bounds.waiting {
+        } else if self.waiters.len() >= self.bounds.waiting && !self.waiters.forget_gone() {
             answered.push((submission.answer, Err(StoreError::Overloaded { retry_after: HOLD_RETRY })));
         } else {
             self.waiters.hold(Waiter { wish, key, deadline, answer: submission.answer });
@@ -365,8 +362,8 @@ impl<R: Rows> Writer<R> {
     }
 
     fn serve(&mut self, answered: &mut Vec<Answered>) -> Result<(), RowsError> {
-        for (waiter, answer) in self.engine.serve(&mut self.waiters, self.time)? {
-            answered.push((waiter.answer, Ok(answer)));
+        for (waiter, outcome) in self.engine.serve(&mut self.waiters, self.time)? {
+            answered.push((waiter.answer, outcome));
         }
         Ok(())
     }

@@ -100,7 +100,8 @@ impl Bench {
             }
             Place::Sqlite(dir) => {
                 let data = dir.path().to_owned();
-                let options = sqlite::Options { data, restart_grace, queue, batch, readers, max_waiting, max_wal_bytes };
+                let options =
+                    sqlite::Options { data, restart_grace, queue, batch, readers, max_waiting, max_wal_bytes };
                 sqlite::open(&options, as_clock).unwrap()
             }
         };
@@ -110,9 +111,14 @@ impl Bench {
 
     /// The directory of a store on disk.
     pub fn data(&self) -> PathBuf {
+        self.keep().path().to_owned()
+    }
+
+    /// The directory, to be kept beyond the store's end.
+    pub fn keep(&self) -> Arc<TempDir> {
         match &self.place {
             Place::Memory(_) => panic!("in memory"),
-            Place::Sqlite(dir) => dir.path().to_owned(),
+            Place::Sqlite(dir) => dir.clone(),
         }
     }
 

@@ -83,7 +83,8 @@ pub fn secs(n: u32) -> Span {
 
 /// One compensation per kind; its target is named after it.
 pub fn specs(kinds: &[&str]) -> Vec<CompensationSpec> {
-    let spec = |name: &&str| CompensationSpec { kind: kind(name), target: text(&format!("/{name}")), reason: text("r") };
+    let spec =
+        |name: &&str| CompensationSpec { kind: kind(name), target: text(&format!("/{name}")), reason: text("r") };
     kinds.iter().map(spec).collect()
 }
 
@@ -249,4 +250,3 @@ pub fn key_of(id: u8, command: &Command) -> RequestKey {
     digest[..8].copy_from_slice(&hasher.finish().to_le_bytes());
     RequestKey { id: [id; 16], digest }
 }
-

@@ -36,7 +36,10 @@ fn m1_everything_said_is_kept(bench: Bench) {
     whole.policy.settle = us(3);
     let created = bench.sagas(create([whole.clone()])).remove(0);
     assert_eq!(created.state, State::Planned);
-    assert_eq!(created.compensations.iter().map(|c| &c.spec).collect::<Vec<_>>(), whole.compensations.iter().collect::<Vec<_>>());
+    assert_eq!(
+        created.compensations.iter().map(|c| &c.spec).collect::<Vec<_>>(),
+        whole.compensations.iter().collect::<Vec<_>>()
+    );
     assert_eq!(bench.get("t-1"), Some(created.clone()));
     let by_saga = bench.wait(bench.store.get(SagaKey::Saga(whole.saga_id.clone()))).unwrap();
     assert_eq!(by_saga, Some(created.clone()));
@@ -151,11 +154,15 @@ fn revisions_and_tokens_only_grow(bench: Bench) {
             assert_eq!(beat.lease.expire_time, bench.now().plus(TTL));
             let after = bench.get(id).unwrap();
             assert_eq!((after.revision, after.update_time), (claimed.revision, claimed.update_time));
-            bench.saga(held(&claimed, sagad::domain::command::HeldVerb::Release { delay: secs(0), reason: Text::default() }));
+            bench.saga(held(
+                &claimed,
+                sagad::domain::command::HeldVerb::Release { delay: secs(0), reason: Text::default() },
+            ));
         }
     }
     let revisions: Vec<_> = bench.history().iter().map(|event| event.revision).collect();
     assert!(revisions.windows(2).all(|pair| pair[0] < pair[1]));
     assert_eq!(revisions.len(), 22);
+    bench.settle();
     assert_eq!(bench.store.tail().head(), *revisions.last().unwrap());
 }

@@ -53,7 +53,8 @@ const SITUATIONS: &[(&str, fn(&Bench) -> Saga)] = &[
         saga
     }),
     ("retried", |b| {
-        let policy = Policy { max_attempts: 3, retry_backoff: TTL, on_failure: FailureAction::Fail, ..Policy::default() };
+        let policy =
+            Policy { max_attempts: 3, retry_backoff: TTL, on_failure: FailureAction::Fail, ..Policy::default() };
         let saga = running(b, policy);
         b.saga(fail(&saga, true));
         saga

@@ -72,6 +72,7 @@ fn the_wait_ends(bench: Bench) {
     assert!(long.is_held());
     bench.sagas(create([creation("a")]));
     assert_eq!(long.tasks(), ["a"]);
+    bench.settle();
     assert_eq!(bench.wait(bench.store.stats()).unwrap().waiting, 0);
 }
 

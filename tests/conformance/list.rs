@@ -125,10 +125,7 @@ fn stale_by_the_clock(bench: Bench) {
     bench.settle();
     assert_eq!(ids(&bench, Filter { stale_only: true, ..Filter::default() }), ["a"]);
     let later = sagad::store::Moment { now: bench.now().plus(us(1)), ..bench.store.moment() };
-    let query = ListQuery {
-        moment: later,
-        ..query(&bench, Filter { stale_only: true, ..Filter::default() })
-    };
+    let query = ListQuery { moment: later, ..query(&bench, Filter { stale_only: true, ..Filter::default() }) };
     assert_eq!(bench.list(query).sagas.len(), 2);
 }
 

@@ -94,6 +94,7 @@ fn everything_is_counted(bench: Bench) {
         [(State::Planned, 1), (State::Dispatched, 1), (State::Running, 1), (State::Compensating, 1)]
     );
     assert_eq!((of("q").ready, of("q").stale, of("p").ready, of("p").stale), (1, 2, 1, 0));
+    bench.settle();
     let stats = bench.wait(bench.store.stats()).unwrap();
     assert_eq!(stats.revision, bench.history().last().unwrap().revision);
     assert_eq!((stats.waiting, stats.writer_queue_depth), (0, 0));

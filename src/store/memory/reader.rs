@@ -15,9 +15,7 @@ use crate::domain::{
 };
 
 use super::{
-    super::{
-        Cursor, EventQuery, ListQuery, Moment, QueueCounts, Reader, SagaKey, SagaPage, StoreError, rows::RowId,
-    },
+    super::{Cursor, EventQuery, ListQuery, Moment, QueueCounts, Reader, SagaKey, SagaPage, StoreError, rows::RowId},
     Facts, Record,
 };
 
@@ -54,9 +52,8 @@ impl Facts {
         let in_state = |state| records.iter().filter(|record| record.saga.state == state).count() as u64;
         let counted = State::ALL.into_iter().map(|state| (state, in_state(state)));
         let ready: Vec<_> = records.iter().filter(|r| r.derived.ready == Some(LeasePurpose::Execute)).collect();
-        let since = |record: &&&Record| {
-            record.saga.spec.create_time.max(record.saga.not_before.unwrap_or(Timestamp::ZERO))
-        };
+        let since =
+            |record: &&&Record| record.saga.spec.create_time.max(record.saga.not_before.unwrap_or(Timestamp::ZERO));
         QueueCounts {
             status: status.clone(),
             states: counted.filter(|(_, count)| *count > 0).collect(),

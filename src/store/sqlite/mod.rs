@@ -27,11 +27,12 @@ use crate::{
     },
 };
 
+pub use self::rows::SqliteRows;
+
 use self::{
     checkpoint::{Checkpoints, Gate},
     guard::{APPLICATION_ID, Found, OpenError, SCHEMA_VERSION, inspect, open_error, take_directory},
     reader::SqliteReader,
-    rows::SqliteRows,
 };
 use super::{
     Reader, Store, Tail,
