@@ -32,10 +32,10 @@ pub fn launch(data: &Path, trace: &Path, options: &[&str]) -> Launch {
 /// The lines of a trace whose daemon has ended, once they are all there.
 pub fn lines(trace: &Path, pid: rustix::process::Pid) -> Vec<String> {
     let begun = now();
-    let end = format!("{} +++ ", pid.as_raw_nonzero());
+    let begin = format!("{} ", pid.as_raw_nonzero());
     loop {
         let text = fs::read_to_string(trace).unwrap_or_default();
-        if text.lines().any(|line| line.starts_with(&end)) {
+        if text.lines().any(|line| line.starts_with(&begin) && line.contains(" +++ ")) {
             return text.lines().map(str::to_owned).collect();
         }
         assert!(begun.elapsed() < PATIENCE, "the trace has no end:\n{text}");

@@ -6,6 +6,8 @@
 mod support;
 
 mod bounds;
+mod disk;
+mod drain;
 mod errors;
 mod follow;
 mod keep_alive;

@@ -190,16 +190,50 @@ async fn p7_every_way_out_of_staleness_is_told() {
 }
 
 #[tokio::test]
-async fn p7_a_purged_saga_is_told_without_itself() {
+async fn p7_a_saga_that_moved_on_is_told_as_it_is_now() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
-    let saga = api.stale(create("t"), "w").await;
-    api.create_saga(create("other")).await.unwrap();
+    let stale = api.stale(create("t"), "w").await;
+    let done = api.complete(key(&stale).complete()).await.unwrap();
     let mut stream = api.watch_stale(after(0)).await.unwrap();
-    // Not read yet: it is purged before the watcher comes to it, or just behind; both are allowed, an error is not.
-    api.complete(key(&saga).complete()).await.unwrap();
     let answer = next(&mut stream).await;
-    assert_eq!(answer.revision, saga.revision);
+    let Some(Item::Stale(item)) = answer.item else { panic!("{answer:?}") };
+    assert_eq!((answer.revision, item.fencing_token), (stale.revision, key(&stale).fencing_token));
+    assert_eq!(item.saga, Some(done));
+    assert!(matches!(next(&mut stream).await.item, Some(Item::Resolved(_))));
+}
+
+#[tokio::test]
+async fn p7_a_watcher_without_news_gets_a_bookmark_every_ten_seconds() {
+    let daemon = Daemon::start();
+    let api = daemon.api().await;
+    let queues = || vec!["quiet".into()];
+    let mut stale = api.watch_stale(WatchStaleRequest { queues: queues(), ..Default::default() }).await.unwrap();
+    next(&mut stale).await;
+    let request = WatchEventsRequest { queues: queues(), ..Default::default() };
+    let mut events = api.watch_events(request).await.unwrap();
+    events.message().await.unwrap().unwrap();
+    let begun = now();
+    // Others' events are no news for this one, but its bookmark may move past them.
+    let busy = async {
+        loop {
+            api.create_saga(CreateSagaRequest::default()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let bookmarks = async { (next(&mut stale).await, events.message().await.unwrap().unwrap()) };
+    let (stale, events) = tokio::select! {
+        both = bookmarks => both,
+        () = busy => unreachable!(),
+    };
+    let took = begun.elapsed();
+    assert_eq!(stale.item, Some(Item::Bookmark(Bookmark { snapshot_end: false })));
+    assert!(matches!(events.item, Some(watch_events_response::Item::Bookmark(_))));
+    assert!(stale.revision > 0 && events.revision > 0, "they move past what is not wanted");
+    assert!(took < Duration::from_secs(12), "{took:?}");
+    for revision in [stale.revision, events.revision] {
+        api.watch_stale(after(revision)).await.unwrap();
+    }
 }
 
 /// How late each of ten sagas was told to be stale, in microseconds, the middle one.

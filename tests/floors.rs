@@ -1,0 +1,317 @@
+//! The floors of the house, read off the sources: what may use what. Tests inside the sources may use anything.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// What each part of the crate may use of the others.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("domain", &[]),
+    ("clock", &["domain"]),
+    ("config", &["domain"]),
+    ("logs", &["config"]),
+    ("listen", &[]),
+    ("proto", &[]),
+    ("store", &["domain", "clock"]),
+    ("watch", &["store", "domain"]),
+    ("grpc", &["watch", "store", "domain", "clock", "proto"]),
+    ("serve", &["grpc", "watch", "store", "domain", "clock", "config", "logs", "listen", "proto"]),
+    ("client", &["proto"]),
+    ("cli", &["serve", "client", "proto", "config", "store", "domain", "clock", "logs"]),
+];
+
+/// What the domain may use of other crates: what only holds data, and the calendar, by which a time is written.
+const PURE: &[&str] = &["std", "bytes", "chrono::DateTime", "chrono::SecondsFormat"];
+/// What of `std` is no data: clocks, files, the network, threads, and maps whose order is random.
+const IMPURE_STD: &[&str] =
+    &["time::Instant", "time::SystemTime", "fs", "net", "io", "thread", "process", "env", "sync::mpsc"];
+/// Crates that are not for the store.
+const NOT_IN_STORE: &[&str] = &["tonic", "prost", "tower", "http", "hyper", "clap"];
+
+/// One source file.
+struct Source {
+    path: PathBuf,
+    /// Its place in the crate, such as `store::sqlite::rows`.
+    module: Vec<String>,
+    /// What it names by path, from the crate's root (`crate`) or another crate on.
+    paths: BTreeSet<String>,
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn sources() -> Vec<Source> {
+    let mut files = Vec::new();
+    collect(&root().join("src"), &mut files);
+    assert!(files.len() > 50, "the sources are there");
+    files.into_iter().filter(|path| path.file_name().unwrap() != "tests.rs").map(read).collect()
+}
+
+fn collect(directory: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            if path.file_name().unwrap() != "tests" {
+                collect(&path, files);
+            }
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+fn read(path: PathBuf) -> Source {
+    let inside = path.strip_prefix(root().join("src")).unwrap().with_extension("");
+    let mut module: Vec<_> = inside.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
+    if module.last().is_some_and(|last| last == "mod" || (module.len() == 1 && last == "lib")) {
+        module.pop();
+    }
+    let code = without_tests(&without_comments(&fs::read_to_string(&path).unwrap()));
+    let paths = paths(&code).into_iter().filter_map(|path| resolve(&path, &module)).collect();
+    Source { path, module, paths }
+}
+
+fn without_comments(text: &str) -> String {
+    // A `//` inside a string is an address; what follows it on its line names no path.
+    text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+}
+
+/// Without what stands behind the first module of tests: they come last.
+fn without_tests(code: &str) -> String {
+    match code.find("#[cfg(test)]\nmod tests {") {
+        Some(begin) => code[..begin].to_owned(),
+        None => code.to_owned(),
+    }
+}
+
+/// All paths in some code: those of `use`, with their braces expanded, and those that stand in the code.
+fn paths(code: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut rest = code;
+    let mut others = String::new();
+    while let Some(begin) = find_use(rest) {
+        others.push_str(&rest[..begin]);
+        let end = begin + rest[begin..].find(';').expect("a use ends with a semicolon");
+        let tree = rest[begin..end].trim_start().trim_start_matches("use ");
+        expand("", &tree.split_whitespace().collect::<Vec<_>>().join(" "), &mut found);
+        rest = &rest[end + 1..];
+    }
+    others.push_str(rest);
+    let is_part = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+    found.extend(others.split(|c| !is_part(c)).filter(|word| word.contains("::")).map(str::to_owned));
+    found
+}
+
+/// Where the next `use` begins, at the beginning of a line.
+fn find_use(code: &str) -> Option<usize> {
+    let mut place = 0;
+    for line in code.split_inclusive('\n') {
+        let words = line.trim_start();
+        let visible = words.strip_prefix("pub").map_or(words, |rest| {
+            rest.strip_prefix('(').and_then(|rest| rest.split_once(')')).map_or(rest, |(_, rest)| rest).trim_start()
+        });
+        if visible.starts_with("use ") {
+            return Some(place + (line.len() - visible.len()));
+        }
+        place += line.len();
+    }
+    None
+}
+
+/// `a::{b, c::{d, e}}` as `a::b`, `a::c::d`, `a::c::e`.
+fn expand(prefix: &str, tree: &str, found: &mut Vec<String>) {
+    let tree = tree.trim();
+    let Some(brace) = tree.find('{') else {
+        let path = tree.split(" as ").next().unwrap_or_default().trim();
+        if !path.is_empty() {
+            found.push(format!("{prefix}{path}"));
+        }
+        return;
+    };
+    let inner = &tree[brace + 1..tree.rfind('}').expect("a brace is closed")];
+    let prefix = format!("{prefix}{}", &tree[..brace]);
+    let (mut depth, mut begin) = (0, 0);
+    for (place, c) in inner.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                expand(&prefix, &inner[begin..place], found);
+                begin = place + 1;
+            }
+            _ => {}
+        }
+    }
+    expand(&prefix, &inner[begin..], found);
+}
+
+/// A path from the crate's root on, or from another crate's; none if it begins with a name that is in scope.
+fn resolve(path: &str, module: &[String]) -> Option<String> {
+    let mut parts: Vec<_> = path.split("::").collect();
+    let first = *parts.first()?;
+    if first == "super" {
+        let mut place = module.to_vec();
+        while parts.first() == Some(&"super") {
+            parts.remove(0);
+            place.pop();
+        }
+        let rest = place.iter().map(String::as_str).chain(parts).collect::<Vec<_>>().join("::");
+        return Some(format!("crate::{rest}"));
+    }
+    let named = first == "crate" || crates().contains(first);
+    named.then(|| path.to_owned())
+}
+
+/// The names under which code knows other crates: the dependencies', and the standard library's.
+fn crates() -> &'static BTreeSet<String> {
+    static NAMES: std::sync::OnceLock<BTreeSet<String>> = std::sync::OnceLock::new();
+    NAMES.get_or_init(|| {
+        let manifest: toml::Table = fs::read_to_string(root().join("Cargo.toml")).unwrap().parse().unwrap();
+        let dependencies = manifest["dependencies"].as_table().unwrap().keys().map(|name| name.replace('-', "_"));
+        dependencies.chain(["std", "core", "alloc"].map(str::to_owned)).collect()
+    })
+}
+
+impl Source {
+    /// Which part of the crate it belongs to; none of them are `main` and the list of modules.
+    fn part(&self) -> Option<&str> {
+        self.module.first().map(String::as_str).filter(|part| *part != "main")
+    }
+
+    /// What it uses of a part of the crate, or of another crate.
+    fn uses(&self, name: &str) -> Option<&String> {
+        self.paths.iter().find(|path| *path == name || path.starts_with(&format!("{name}::")))
+    }
+}
+
+fn of_part(name: &str) -> Vec<Source> {
+    let sources: Vec<_> = sources().into_iter().filter(|source| source.part() == Some(name)).collect();
+    assert!(!sources.is_empty(), "there is no {name}");
+    sources
+}
+
+#[test]
+fn paths_are_read() {
+    let code = "pub(super) use a::{b, c::{self, d as e}};\nuse super::x;\nfn f() -> crate::y::Z { std::fs::read(1) }\n";
+    assert_eq!(paths(code), ["a::b", "a::c::self", "a::c::d", "super::x", "crate::y::Z", "std::fs::read"]);
+    let module = ["store".to_owned(), "sqlite".to_owned(), "rows".to_owned()];
+    assert_eq!(resolve("super::super::rows::Rows", &module).unwrap(), "crate::store::rows::Rows");
+    assert_eq!(resolve("super::sql", &module).unwrap(), "crate::store::sqlite::sql");
+    assert_eq!(resolve("Self::new", &module), None);
+}
+
+#[test]
+fn each_part_uses_only_what_lies_below_it() {
+    let parts: BTreeSet<_> = sources().iter().filter_map(|source| source.part().map(str::to_owned)).collect();
+    let known: BTreeSet<_> = MAY_USE.iter().map(|(part, _)| (*part).to_owned()).collect();
+    assert_eq!(parts, known, "each part of the crate has its place");
+    for source in sources() {
+        let Some(part) = source.part() else { continue };
+        let (_, allowed) = MAY_USE.iter().find(|(name, _)| *name == part).unwrap();
+        for (other, _) in MAY_USE {
+            if *other == part || allowed.contains(other) {
+                continue;
+            }
+            let used = source.uses(&format!("crate::{other}"));
+            assert_eq!(used, None, "{}: {part} must not use {other}", source.path.display());
+        }
+    }
+}
+
+#[test]
+fn no_part_is_above_itself() {
+    for (part, allowed) in MAY_USE {
+        let mut below: BTreeSet<&str> = allowed.iter().copied().collect();
+        let mut size = 0;
+        while size != below.len() {
+            size = below.len();
+            for (name, lower) in MAY_USE {
+                if below.contains(name) {
+                    below.extend(*lower);
+                }
+            }
+        }
+        assert!(!below.contains(part), "{part} is below itself");
+    }
+}
+
+#[test]
+fn the_domain_is_pure() {
+    for source in of_part("domain") {
+        for path in &source.paths {
+            let below = |name: &&str| path == *name || path.starts_with(&format!("{name}::"));
+            let pure = path.starts_with("crate::") || PURE.iter().any(below);
+            assert!(pure, "{}: the domain must not use {path}", source.path.display());
+            for impure in IMPURE_STD {
+                let inside = path.strip_prefix("std::").is_some_and(|path| path.starts_with(impure));
+                assert!(!inside, "{}: the domain must not use {path}", source.path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_store_knows_nothing_of_the_wire() {
+    for source in of_part("store") {
+        for name in NOT_IN_STORE {
+            assert_eq!(source.uses(name), None, "{}", source.path.display());
+        }
+    }
+}
+
+#[test]
+fn only_the_sqlite_store_speaks_sql() {
+    for source in sources() {
+        let inside = source.module.starts_with(&["store".to_owned(), "sqlite".to_owned()]);
+        // `check` and `restore` look at a store that no daemon has open.
+        let offline = source.part() == Some("cli");
+        if !inside && !offline {
+            assert_eq!(source.uses("rusqlite"), None, "{}", source.path.display());
+        }
+    }
+}
+
+#[test]
+fn generated_types_stay_at_the_edge() {
+    for source in sources() {
+        let Some(part) = source.part() else { continue };
+        let used: Vec<_> = source.paths.iter().filter(|path| path.starts_with("crate::proto")).collect();
+        match part {
+            "grpc" | "client" | "cli" | "proto" => {}
+            // The descriptors for reflection, and the services' names for health.
+            "serve" => {
+                for path in used {
+                    let named = path == "crate::proto::DESCRIPTORS" || path.contains("_server");
+                    assert!(named, "{}: {path}", source.path.display());
+                }
+            }
+            _ => assert_eq!(used, Vec::<&String>::new(), "{}", source.path.display()),
+        }
+    }
+}
+
+#[test]
+fn clocks_are_forbidden_and_only_two_files_are_excepted() {
+    let clippy = fs::read_to_string(root().join("clippy.toml")).unwrap();
+    for clock in
+        ["chrono::Utc::now", "std::time::SystemTime::now", "std::time::Instant::now", "tokio::time::Instant::now"]
+    {
+        assert!(clippy.contains(&format!("path = \"{clock}\"")), "clippy.toml does not forbid {clock}");
+    }
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    assert!(manifest.contains("disallowed_methods = \"warn\""), "the lint is on");
+    let mut files = Vec::new();
+    collect(&root().join("src"), &mut files);
+    let excepted: BTreeSet<_> = files
+        .into_iter()
+        .filter(|path| fs::read_to_string(path).unwrap().contains("clippy::disallowed_methods"))
+        .map(|path| path.strip_prefix(root().join("src")).unwrap().display().to_string())
+        .collect();
+    // The coordinator's clock, and the one by which a client measures its own waiting.
+    assert_eq!(excepted, ["client/time.rs", "clock.rs"].map(str::to_owned).into());
+}

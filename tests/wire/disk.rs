@@ -1,0 +1,119 @@
+//! What is acknowledged is on the disk, and a disk that fails ends the daemon.
+
+use std::{
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use crate::support::*;
+
+const CALLS: usize = 40;
+
+#[allow(clippy::disallowed_methods, reason = "held against the times of a trace")]
+fn wall_clock() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap()
+}
+
+/// A line of a trace made with `-ttt -T -y`.
+struct Traced {
+    begun: Duration,
+    ended: Duration,
+    is_sync: bool,
+}
+
+impl Traced {
+    /// The write or sync of the log that a line shows, if it shows one that succeeded.
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split_whitespace();
+        let time: f64 = words.nth(1)?.parse().ok()?;
+        let call = words.next()?;
+        let is_sync = call.starts_with("fsync(") || call.starts_with("fdatasync(");
+        if !(is_sync || call.starts_with("pwrite64(")) || !line.contains("sagad.db-wal>") || line.contains(" = -1") {
+            return None;
+        }
+        let took: f64 = line.rsplit_once('<')?.1.strip_suffix('>')?.parse().ok()?;
+        Some(Traced { begun: Duration::from_secs_f64(time), ended: Duration::from_secs_f64(time + took), is_sync })
+    }
+}
+
+#[tokio::test]
+async fn p2_a_sync_of_the_log_lies_before_every_answer() {
+    if !strace::is_usable() {
+        return;
+    }
+    let own = tempfile::tempdir().unwrap();
+    let trace = own.path().join("trace");
+    let options = ["-ttt", "-T", "-y", "-e", "trace=pwrite64,fsync,fdatasync"];
+    let mut daemon = strace::launch(&own.path().join("data"), &trace, &options).start();
+    let pid = daemon.process().pid();
+    let api = daemon.api().await;
+    let mut windows = Vec::new();
+    let mut last = None;
+    for i in 0..CALLS {
+        let begun = wall_clock();
+        // Every kind of change: made, claimed, heartbeaten, completed.
+        match (i % 4, &last) {
+            (1, _) => last = Some(api.claim(claim(&format!("t-{}", i - 1), "w", 60_000)).await.unwrap()),
+            (2, Some(saga)) => drop(api.heartbeat(key(saga).heartbeat()).await.unwrap()),
+            (3, Some(saga)) => drop(api.complete(key(saga).complete()).await.unwrap()),
+            _ => drop(api.create_saga(create(&format!("t-{i}"))).await.unwrap()),
+        }
+        windows.push((begun, wall_clock()));
+    }
+    daemon.terminate().await;
+    let traced: Vec<_> = strace::lines(&trace, pid).iter().filter_map(|line| Traced::parse(line)).collect();
+    for (call, (sent, answered)) in windows.iter().enumerate() {
+        let during = traced.iter().filter(|traced| traced.begun >= *sent && traced.ended <= *answered);
+        let during: Vec<_> = during.map(|traced| traced.is_sync).collect();
+        assert!(during.contains(&false), "call {call} wrote nothing to the log");
+        assert_eq!(during.last(), Some(&true), "call {call} was answered before its last write was synced");
+    }
+}
+
+/// Starts it where the `n`th and each later sync of a thread fails, and makes sagas until it ends. Returns the ids that
+/// were acknowledged.
+async fn until_the_disk_fails(data: &Path, n: usize) -> Vec<String> {
+    let trace = data.with_extension("trace");
+    let inject = format!("inject=fsync,fdatasync:error=EIO:when={n}+");
+    let launch = strace::launch(data, &trace, &["-e", "trace=fsync,fdatasync", "-e", &inject]);
+    let mut process = launch.spawn();
+    let mut acknowledged = Vec::new();
+    if let Some(address) = process.address() {
+        let api = Api::new(daemon::connect(address).await);
+        for i in 0..200 {
+            let task_id = format!("t-{n}-{i}");
+            match api.create_saga(create(&task_id)).await {
+                Ok(_) => acknowledged.push(task_id),
+                Err(_) => break,
+            }
+        }
+        assert!(acknowledged.len() < 200, "sync {n} did not fail");
+    }
+    let (status, log) = process.end().await;
+    assert!(status.code().is_some_and(|code| code != 0), "sync {n}: {status}\n{log}");
+    let said = log.lines().filter(|line| line.starts_with("sagad: ")).collect::<Vec<_>>();
+    assert_eq!(said.len(), 1, "one clear message: {log}");
+    assert!(said[0].contains("disk I/O error") || said[0].contains("the store failed"), "{log}");
+    acknowledged
+}
+
+#[tokio::test]
+async fn p3_when_the_disk_fails_it_ends_and_what_it_acknowledged_is_there() {
+    if !strace::is_usable() {
+        return;
+    }
+    let own = tempfile::tempdir().unwrap();
+    let data = own.path().join("data");
+    let mut acknowledged = Vec::new();
+    // From the first sync of a new store, over those of opening one, to those of a run.
+    for n in (1..=14).chain([17, 25]) {
+        acknowledged.extend(until_the_disk_fails(&data, n).await);
+        let mut daemon = Launch::on(&data).start();
+        let api = daemon.api().await;
+        for task_id in &acknowledged {
+            assert!(api.find(task_id).await.unwrap().is_some(), "{task_id} was acknowledged before sync {n} failed");
+        }
+        daemon.terminate().await;
+    }
+    assert!(acknowledged.len() > 10, "{}", acknowledged.len());
+}
