@@ -201,7 +201,14 @@ impl Import<'_> {
             (None, Some(first), Some(last)) => format!("lines {first} to {last}"),
             (None, _, _) => "the last batch".to_owned(),
         };
-        refusal.message = format!("{place}: {} ({} created before)", refusal.message, counted(self.created));
+        // Their place in the batch tells nobody anything.
+        let index = refusal.metadata.remove("index");
+        if refusal.metadata.get("field").is_some_and(|field| index_of(field).is_some()) {
+            refusal.metadata.remove("field");
+        }
+        let message =
+            index.map_or(refusal.message.clone(), |at| refusal.message.replace(&format!("requests[{at}]."), ""));
+        refusal.message = format!("{place}: {message} ({} created before)", counted(self.created));
         let request_id = self.request_id.map(|id| id.to_string());
         CliError::Call { refusal: Box::new(refusal), request_id }
     }

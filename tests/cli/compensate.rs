@@ -87,7 +87,7 @@ fn stale_running_sagas_are_left_alone_unless_asked_for() {
 fn stale_sagas_are_taken_over_as_they_come() {
     let d = Daemon::start();
     let undo = d.spawn("compensate --queue q --stale --handler 'branch=echo $SAGAD_TARGET >> log'");
-    d.stale("t-1", "--queue q --compensate branch=one");
+    d.expiring("t-1", "--queue q --compensate branch=one");
     d.await_state("t-1", "compensated");
     d.compensating("t-2", "--queue q --compensate branch=two");
     d.await_state("t-2", "compensated");
@@ -118,7 +118,8 @@ fn several_at_a_time() {
     for number in 0..3 {
         d.compensating(&format!("t-{number}"), "--queue q --compensate branch=x");
     }
-    let script = d.script("undo", "echo . >> begun; while [ \"$(wc -l < begun)\" -lt 3 ]; do sleep 0.05; done");
+    let script =
+        d.script("undo", "echo . >> begun; while [ -e undo ] && [ \"$(wc -l < begun)\" -lt 3 ]; do sleep 0.05; done");
     let undo = d.spawn(&format!("compensate --queue q --concurrency 3 --handler branch={script}"));
     until("all three to be undone", || d.json("list --state compensated").len() == 3);
     assert_eq!(undo.term().code, 0);

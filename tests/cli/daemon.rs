@@ -192,10 +192,15 @@ impl Daemon {
 
     /// A saga whose lease, for 200 ms, has run out.
     pub fn stale(&self, id: &str, flags: &str) -> String {
-        self.ok(&format!("create --task-id {id} {flags}"));
-        let token = self.claim(id, "gone", "--ttl 200ms");
+        let token = self.expiring(id, flags);
         self.await_stale(id);
         token
+    }
+
+    /// A saga whose lease, for 200 ms, nobody will extend.
+    pub fn expiring(&self, id: &str, flags: &str) -> String {
+        self.ok(&format!("create --task-id {id} {flags}"));
+        self.claim(id, "gone", "--ttl 200ms")
     }
 
     /// A saga that waits to be compensated: it had an owner `w`, and these compensations.

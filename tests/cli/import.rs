@@ -34,7 +34,14 @@ fn a_file_is_created_in_batches_and_a_repeat_creates_nothing_twice() {
     // Without the id the same file is refused, and the batch that is refused created nothing.
     let anew = d.run("create --from sagas.jsonl");
     assert_eq!(anew.code, 3, "{}", anew.err);
-    assert!(anew.err.contains("SAGA_EXISTS") && anew.err.contains("0 sagas created before"), "{}", anew.err);
+    assert!(
+        anew.err.starts_with("sagad: line 1: task_id is taken")
+            && anew.err.contains("SAGA_EXISTS")
+            && !anew.err.contains("requests[")
+            && anew.err.contains("0 sagas created before"),
+        "{}",
+        anew.err
+    );
 }
 
 #[test]

@@ -13,7 +13,7 @@ fn handlers(d: &Daemon) -> String {
     let script = d.script(
         "undo",
         "echo \"$SAGAD_OWNER $SAGAD_KIND\" >> log\n\
-         [ \"$SAGAD_KIND\" != b ] || while [ ! -e go ]; do sleep 0.05; done",
+         [ \"$SAGAD_KIND\" != b ] || while [ ! -e go ] && [ -e undo ]; do sleep 0.05; done",
     );
     format!("--handler a={script} --handler b={script} --handler c={script}")
 }
@@ -23,7 +23,7 @@ fn another_goes_on_where_a_killed_one_was() {
     let d = Daemon::start();
     d.compensating("t-1", THREE);
     let flags = handlers(&d);
-    let first = d.spawn(&format!("compensate --queue q --owner first --ttl 1s {flags}"));
+    let first = d.spawn(&format!("compensate --queue q --owner first --ttl 3s {flags}"));
     until("the first to be at b", || d.lines("log") == ["first c", "first b"]);
     first.signal(Signal::KILL);
     fs::write(d.file("go"), "").unwrap();
@@ -53,7 +53,7 @@ fn a_second_term_gives_the_saga_back() {
 fn a_first_term_finishes_the_saga() {
     let d = Daemon::start();
     d.compensating("t-1", THREE);
-    let first = d.spawn(&format!("compensate --queue q --ttl 3s {}", handlers(&d)));
+    let first = d.spawn(&format!("compensate --queue q --ttl 9s {}", handlers(&d)));
     until("the first to be at b", || d.lines("log").len() == 2);
     first.signal(Signal::TERM);
     first.await_err(&["taking nothing new"]);
@@ -66,7 +66,7 @@ fn a_first_term_finishes_the_saga() {
 fn a_killed_daemon_costs_nothing() {
     let mut d = Daemon::start();
     d.compensating("t-1", THREE);
-    let undo = d.spawn(&format!("compensate --queue q --owner me --ttl 3s {}", handlers(&d)));
+    let undo = d.spawn(&format!("compensate --queue q --owner me --ttl 9s {}", handlers(&d)));
     until("it to be at b", || d.lines("log").len() == 2);
     d.restart(Signal::KILL);
     fs::write(d.file("go"), "").unwrap();
@@ -79,7 +79,7 @@ fn a_killed_daemon_costs_nothing() {
 fn a_handler_under_a_lost_lease_is_ended_and_nothing_recorded() {
     let d = Daemon::start();
     d.compensating("t-1", THREE);
-    let undo = d.spawn(&format!("compensate --queue q --ttl 1s --kill-after 200ms {}", handlers(&d)));
+    let undo = d.spawn(&format!("compensate --queue q --ttl 4s --kill-after 200ms {}", handlers(&d)));
     until("it to be at b", || d.lines("log").len() == 2);
     d.ok("quarantine t-1 --reason 'needs a look' --revoke-lease");
     undo.await_err(&["lost t-1: "]);

@@ -8,7 +8,10 @@ use crate::daemon::{Daemon, until};
 
 /// A job that says that it runs, and ends when the file `go` is there.
 fn waiting(d: &Daemon) -> String {
-    d.script("job", "echo \"$SAGAD_TASK_ID\" >> ready; while [ ! -e go ]; do sleep 0.05; done; echo end >> ready")
+    d.script(
+        "job",
+        "echo \"$SAGAD_TASK_ID\" >> ready; while [ ! -e go ] && [ -e job ]; do sleep 0.05; done; echo end >> ready",
+    )
 }
 
 #[test]
@@ -30,7 +33,7 @@ fn a_first_term_lets_the_job_end_and_takes_nothing_new() {
     let d = Daemon::start();
     d.ok("create --task-id a --queue q");
     d.ok("create --task-id b --queue q");
-    let work = d.spawn(&format!("work --queue q --ttl 2s -- {}", waiting(&d)));
+    let work = d.spawn(&format!("work --queue q --ttl 9s -- {}", waiting(&d)));
     until("the job to run", || d.lines("ready") == ["a"]);
     work.signal(Signal::TERM);
     work.await_err(&["taking nothing new"]);
@@ -75,7 +78,7 @@ fn a_worker_that_waits_for_work_ends_at_once() {
 fn survives(by: Signal) {
     let mut d = Daemon::start();
     d.ok("create --task-id a --queue q");
-    let work = d.spawn(&format!("work --queue q --ttl 3s -- {}", waiting(&d)));
+    let work = d.spawn(&format!("work --queue q --ttl 9s -- {}", waiting(&d)));
     until("the job to run", || d.lines("ready") == ["a"]);
     let token = d.get("a")["lease"]["fencingToken"].clone();
     d.restart(by);

@@ -6,14 +6,16 @@ use rustix::process::Signal;
 
 use crate::daemon::{Daemon, until};
 
-/// A job that tells its processes: itself, a child, and a grandchild that ignores TERM.
+/// Whatever becomes of its test, a job ends with the directory that it is in.
+///
+/// This one tells its processes: itself, a child, and a grandchild that ignores TERM.
 fn stubborn(d: &Daemon) -> String {
     d.script(
         "job",
         "echo $$ >> pids\n\
          sh -c 'sleep 120 & echo $! >> pids; wait' &\n\
          echo $! >> pids\n\
-         sh -c 'trap \"\" TERM; echo $$ >> pids; echo ready >> ready; while :; do sleep 0.1; done' &\n\
+         sh -c 'trap \"\" TERM; echo $$ >> pids; echo ready >> ready; while [ -e job ]; do sleep 0.1; done' &\n\
          wait",
     )
 }
@@ -35,7 +37,7 @@ fn a_revoked_lease_kills_the_whole_group_and_reports_nothing() {
     let d = Daemon::start();
     d.ok("create --task-id t-1 --queue q --compensate branch=x");
     let script = stubborn(&d);
-    let work = d.spawn(&format!("work --queue q --ttl 3s --kill-after 500ms -- {script}"));
+    let work = d.spawn(&format!("work --queue q --ttl 6s --kill-after 500ms -- {script}"));
     until("the job to be there", || !d.lines("ready").is_empty() && d.lines("pids").len() == 4);
     assert!(d.lines("pids").iter().all(|pid| runs(pid)));
     d.ok("quarantine t-1 --reason 'needs a look' --revoke-lease");
@@ -56,7 +58,7 @@ fn a_worker_that_slept_past_its_lease_kills_its_job_and_reports_nothing() {
     let d = Daemon::start();
     d.ok("create --task-id t-1 --queue q --on-stale requeue");
     let script = stubborn(&d);
-    let work = d.spawn(&format!("work --queue q --owner sleeper --ttl 1500ms -- {script}"));
+    let work = d.spawn(&format!("work --queue q --owner sleeper --ttl 3s -- {script}"));
     until("the job to be there", || !d.lines("ready").is_empty() && d.lines("pids").len() == 4);
     work.signal(Signal::STOP);
     d.await_state("t-1", "planned");
@@ -75,8 +77,8 @@ fn a_worker_that_slept_past_its_lease_kills_its_job_and_reports_nothing() {
 fn a_job_that_ended_in_the_meantime_is_not_reported_over_an_heirs() {
     let d = Daemon::start();
     d.ok("create --task-id t-1 --queue q --on-stale requeue");
-    let script = d.script("job", "echo $$ > pids; while [ ! -e go ]; do sleep 0.05; done");
-    let work = d.spawn(&format!("work --queue q --ttl 1500ms -- {script}"));
+    let script = d.script("job", "echo $$ > pids; while [ ! -e go ] && [ -e job ]; do sleep 0.05; done");
+    let work = d.spawn(&format!("work --queue q --ttl 3s -- {script}"));
     until("the job to be there", || !d.lines("pids").is_empty());
     work.signal(Signal::STOP);
     d.await_state("t-1", "planned");
@@ -96,8 +98,9 @@ fn a_job_that_ended_in_the_meantime_is_not_reported_over_an_heirs() {
 fn a_cancel_ends_the_job_and_its_effects_are_to_be_undone() {
     let d = Daemon::start();
     d.ok("create --task-id t-1 --queue q --compensate branch=x");
-    let script = d.script("job", "trap 'echo term >> told; exit 0' TERM; echo . > ready; while :; do sleep 0.05; done");
-    let work = d.spawn(&format!("work --queue q --ttl 1500ms -- {script}"));
+    let script =
+        d.script("job", "trap 'echo term >> told; exit 0' TERM; echo . > ready; while [ -e job ]; do sleep 0.05; done");
+    let work = d.spawn(&format!("work --queue q --ttl 6s -- {script}"));
     until("the job to be there", || !d.lines("ready").is_empty());
     d.ok("cancel t-1 --reason 'not needed'");
     work.await_err(&["compensating t-1: cancelled: not needed"]);
@@ -112,11 +115,11 @@ fn a_cancelled_job_that_ignores_term_is_killed_while_its_lease_is_kept() {
     let d = Daemon::start();
     d.ok("create --task-id t-1 --queue q --compensate branch=x");
     let script = stubborn(&d);
-    let work = d.spawn(&format!("work --queue q --ttl 1s --kill-after 2500ms -- {script}"));
+    let work = d.spawn(&format!("work --queue q --ttl 3s --kill-after 5s -- {script}"));
     until("the job to be there", || !d.lines("ready").is_empty() && d.lines("pids").len() == 4);
     d.ok("cancel t-1 --reason 'not needed'");
     // Longer than the lease is, were it not kept.
-    thread::sleep(Duration::from_millis(1_500));
+    thread::sleep(Duration::from_millis(3_500));
     assert_eq!(d.get("t-1")["stale"], serde_json::Value::Null);
     work.await_err(&["compensating t-1: cancelled: not needed"]);
     all_gone(&d);
