@@ -4,6 +4,8 @@ pub mod check;
 mod checkpoint;
 mod codec;
 pub mod guard;
+#[cfg(test)]
+mod plans;
 mod reader;
 pub mod restore;
 mod rows;
