@@ -114,9 +114,10 @@ pub const EVENTS_WINDOW: &str =
 
 pub const RESERVED: &str =
     "SELECT priority, id FROM work WHERE assignee = ?1 AND queue = ?2 ORDER BY priority DESC, id";
+/// `ready > 0` says nothing new, but without it SQLite does not see that the index has every row with `ready = ?1`.
 pub const READY: &str =
-    "SELECT priority, id FROM work WHERE ready = ?1 AND queue = ?2 ORDER BY priority DESC, id LIMIT ?3";
-pub const READY_OF_KINDS: &str = "SELECT priority, id FROM work WHERE ready = ?1 AND queue = ?2 AND NOT EXISTS ( \
+    "SELECT priority, id FROM work WHERE ready = ?1 AND ready > 0 AND queue = ?2 ORDER BY priority DESC, id LIMIT ?3";
+pub const READY_OF_KINDS: &str = "SELECT priority, id FROM work WHERE ready = ?1 AND ready > 0 AND queue = ?2 AND NOT EXISTS ( \
      SELECT 1 FROM compensation c WHERE c.saga = work.id AND c.state IN (1, 3) \
      AND c.kind NOT IN (SELECT value FROM json_each(?4))) ORDER BY priority DESC, id LIMIT ?3";
 
@@ -158,7 +159,8 @@ pub const DUE: &str = "SELECT id, due_at, due_since FROM work WHERE due_at IS NO
 pub const COUNTS: &str = "SELECT q.name, w.state, count(*) FROM work w JOIN queue q ON q.id = w.queue \
      GROUP BY w.queue, w.state";
 pub const READY_COUNTS: &str = "SELECT q.name, count(*), min(max(s.create_time, coalesce(w.not_before, 0))) \
-     FROM work w JOIN saga s ON s.id = w.id JOIN queue q ON q.id = w.queue WHERE w.ready = 1 GROUP BY w.queue";
+     FROM work w JOIN saga s ON s.id = w.id JOIN queue q ON q.id = w.queue \
+     WHERE w.ready = 1 AND w.ready > 0 GROUP BY w.queue";
 pub const STALE_COUNTS: &str = "SELECT q.name, count(*) FROM work w JOIN queue q ON q.id = w.queue \
      WHERE w.expired_revision IS NOT NULL GROUP BY w.queue";
 
