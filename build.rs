@@ -12,10 +12,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(FILES, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    let mut names = prost_build::Config::new();
+    // A message's name tells the codec whether it is a request.
+    names.enable_type_names();
     tonic_prost_build::configure()
         // Ordered maps make the encoding of a message, and so the digest of a repeated request, the same each time.
         .btree_map(".")
         .bytes(".")
-        .compile_fds(descriptors)?;
+        .codec_path("crate::proto::codec::BoundedCodec")
+        .compile_fds_with_config(descriptors, names)?;
     Ok(())
 }

@@ -13,7 +13,7 @@
 #   KEEP    set: the directory with repository, logs and ledger is kept
 set -euo pipefail
 
-readonly SAGAS=20 WORKERS=4 VICTIM=worker-2 TTL_S=3 PATIENCE_S=90
+readonly SAGAS=20 WORKERS=4 VICTIM=worker-2 TTL_S=3 PATIENCE_S=240
 root=$(cd "$(dirname "$0")/.." && pwd)
 dir=$(mktemp -d "${TMPDIR:-/tmp}/sagad-worktrees.XXXXXX")
 export LEDGER=$dir/ledger REPO=$dir/repo TRUNK=$dir/trunk TREES=$dir/trees HOLD=$dir/hold HALFWAY=$dir/halfway
@@ -22,7 +22,7 @@ export VICTIM
 say() { printf '\n== %s\n' "$*"; }
 fail() {
     printf '\nFAILED: %s\n' "$*" >&2
-    tail -n 20 "$dir"/*.log >&2 || true
+    tail -n 20 "$dir"/*.log >&2 2>/dev/null || true
     exit 1
 }
 gone() { ! kill -0 "$1" 2>/dev/null; }
@@ -209,6 +209,7 @@ chmod +x "$dir"/{note,job,stop-orphan,remove-worktree,delete-branch}
 # -------------------------------------------------------------------------------------------------------- the coordinator
 
 say "the coordinator"
+: >"$dir/serve.out"
 "$SAGAD" serve --listen 127.0.0.1:0 --data "$dir/data" >"$dir/serve.out" 2>"$dir/serve.log" &
 daemon=$!
 pids+=("$daemon")
@@ -240,7 +241,7 @@ say "a watcher, a recoverer, $WORKERS workers; then $VICTIM is killed"
 ) 2>"$dir/watch.log" &
 pids+=("$!")
 "$SAGAD" compensate --queue worktrees --stale --owner recoverer \
-    --handler remove-worktree="$dir/remove-worktree" --handler delete-branch="$dir/delete-branch" \
+    --handler remove-worktree="'$dir/remove-worktree'" --handler delete-branch="'$dir/delete-branch'" \
     >"$dir/compensate.log" 2>&1 &
 pids+=("$!")
 : >"$HOLD"
@@ -250,7 +251,11 @@ for ((n = 1; n <= WORKERS; n++)); do
         >"$dir/worker-$n.log" 2>&1 &
     workers+=("$!")
     pids+=("$!")
-    if [[ worker-$n == "$VICTIM" ]]; then victim=$!; fi
+    if [[ worker-$n == "$VICTIM" ]]; then
+        victim=$!
+        # Its death is no news to this shell.
+        disown "$victim"
+    fi
 done
 
 until_true "$VICTIM is in the middle of its work" test -e "$HALFWAY"

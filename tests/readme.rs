@@ -30,6 +30,7 @@ impl Daemon {
             .args(["serve", "--listen", "127.0.0.1:0", "--data"])
             .arg(data)
             .stdout(Stdio::piped())
+            .stderr(Stdio::null())
             .spawn()
             .expect("the binary under test can be run");
         let stdout = child.stdout.take().expect("it is piped");
@@ -55,13 +56,12 @@ fn the_readme_does_what_it_shows() {
     let data = tempfile::tempdir().unwrap();
     let (_daemon, address) = Daemon::start(data.path());
     let root = env!("CARGO_MANIFEST_DIR");
-    let status = Command::new("bash")
-        .arg(format!("{root}/tests/readme.sh"))
-        .arg(format!("{root}/README.md"))
-        .arg(address)
-        .env("PATH", tools::path_with(SAGAD))
-        .current_dir(data.path())
-        .status()
-        .unwrap();
-    assert!(status.success(), "the README shows what does not happen");
+    tools::must_succeed(
+        Command::new("bash")
+            .arg(format!("{root}/tests/readme.sh"))
+            .arg(format!("{root}/README.md"))
+            .arg(address)
+            .env("PATH", tools::path_with(SAGAD))
+            .current_dir(data.path()),
+    );
 }

@@ -12,11 +12,10 @@ fn a_killed_worker_leaves_no_worktree_and_no_branch() {
     if !tools::are_there(&["bash", "git", "jq", "flock"]) {
         return;
     }
-    let status = Command::new("bash")
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/worktrees.sh"))
-        .env("SAGAD", SAGAD)
-        .env("PATH", tools::path_with(SAGAD))
-        .status()
-        .unwrap();
-    assert!(status.success(), "examples/worktrees.sh failed; its output says why");
+    tools::must_succeed(
+        Command::new("bash")
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/worktrees.sh"))
+            .env("SAGAD", SAGAD)
+            .env("PATH", tools::path_with(SAGAD)),
+    );
 }

@@ -5,7 +5,9 @@ use std::env;
 /// `USER@HOST`, for the history.
 pub fn me() -> String {
     let user = ["USER", "LOGNAME"].iter().find_map(|name| env::var(name).ok()).filter(|user| !user.is_empty());
-    let name = format!("{}@{}", user.as_deref().unwrap_or("unknown"), host());
+    // A service or a container may have no names at all, but it has an id.
+    let user = user.unwrap_or_else(|| format!("uid-{}", rustix::process::getuid().as_raw()));
+    let name = format!("{user}@{}", host());
     // Actors are at most 200 bytes of printable text, and neither a user nor a host should be more.
     name.chars().filter(|c| !c.is_control()).take(50).collect()
 }

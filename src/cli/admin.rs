@@ -9,14 +9,14 @@ use super::{
     args::{self, ActorArg},
     context::Context,
     errors::CliError,
-    output::{alarming, fine},
+    output::{Format, alarming, fine, notice},
     tables::Facts,
-    text::{length, or_dash, printable, stamp, when},
+    text::{counted, exact, length, or_dash, printable, stamp, when},
 };
 use crate::{
     client::convert::{from_proto, to_proto},
     proto::{
-        GetServerInfoRequest, GetServerInfoResponse, ListQueuesRequest, PauseQueueRequest, PurgeSagasRequest,
+        Bound, GetServerInfoRequest, GetServerInfoResponse, ListQueuesRequest, PauseQueueRequest, PurgeSagasRequest,
         PurgeSagasResponse, Queue, ResumeQueueRequest, SagaState,
     },
 };
@@ -29,6 +29,10 @@ pub struct QueuesArgs {}
 /// Lists queues.
 pub async fn queues(context: &Context) -> Result<(), CliError> {
     let answer = context.admin(ListQueuesRequest {}, |mut c, r| async move { c.list_queues(r).await }).await?;
+    if answer.queues.is_empty() && context.output.format() == Format::Text {
+        notice("no queues yet");
+        return Ok(());
+    }
     context.output.rows(&answer.queues, Some(&["QUEUE", "STATE", "SINCE", "BY", "REASON"]), |queue| {
         vec![
             Cell::new(printable(&queue.queue)),
@@ -47,7 +51,7 @@ pub struct PauseArgs {
     /// The queue.
     queue: String,
     /// Why.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     reason: String,
     #[command(flatten)]
     actor: ActorArg,
@@ -67,7 +71,7 @@ pub struct ResumeArgs {
     /// The queue.
     queue: String,
     /// Why.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     reason: String,
     #[command(flatten)]
     actor: ActorArg,
@@ -108,10 +112,10 @@ pub struct PurgeArgs {
     #[arg(long, value_name = "DURATION", value_parser = args::duration)]
     older_than: Duration,
     /// At most so many [default: all]
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = args::count)]
     max: Option<i32>,
     /// Why.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     reason: String,
     /// Only count them.
     #[arg(long)]
@@ -152,7 +156,7 @@ pub async fn purge(context: &Context, args: PurgeArgs) -> Result<(), CliError> {
     context.output.message(&total, |total| {
         let verb = if args.dry_run { "would purge" } else { "purged" };
         let more = if total.more { ", and there are more" } else { "" };
-        format!("{verb} {} sagas and {} events{more}", total.purged_sagas, total.purged_events)
+        format!("{verb} {} and {}{more}", counted(total.purged_sagas, "saga"), counted(total.purged_events, "event"))
     })
 }
 
@@ -164,7 +168,14 @@ pub struct InfoArgs {}
 /// Describes the server.
 pub async fn info(context: &Context) -> Result<(), CliError> {
     let answer = context.admin(GetServerInfoRequest {}, |mut c, r| async move { c.get_server_info(r).await }).await?;
-    context.output.message(&answer, info_text)
+    context.output.message(&answer, info_text)?;
+    match context.output.format() {
+        Format::Json => Ok(()),
+        Format::Text => {
+            context.output.line("")?;
+            context.output.tabulate(&answer.bounds, Some(&["BOUND", "VALUE", "MEANING"]), bound_row)
+        }
+    }
 }
 
 fn info_text(info: &GetServerInfoResponse) -> String {
@@ -173,14 +184,35 @@ fn info_text(info: &GetServerInfoResponse) -> String {
         .add("version", printable(&info.version))
         .add("store", printable(&info.store))
         .add("started", info.start_time.as_ref().map(when).unwrap_or_default())
-        .add("clock", info.current_time.as_ref().map(when).unwrap_or_default())
-        .add("clock offset", info.clock_offset.as_ref().map(offset).unwrap_or_default())
+        .add("clock", clock(info))
         .add("restart grace", info.restart_grace.as_ref().map(|grace| length(from_proto(grace))).unwrap_or_default());
-    for bound in &info.bounds {
-        let (name, unit) = (printable(&bound.name), printable(&bound.unit));
-        facts.add("bound", format!("{name} {} {unit}  {}", bound.value, printable(&bound.meaning)));
-    }
     facts.text()
+}
+
+fn bound_row(bound: &Bound) -> Vec<Cell> {
+    vec![Cell::new(printable(&bound.name)), Cell::new(bound_value(bound)), Cell::new(printable(&bound.meaning))]
+}
+
+/// A bound as people read it: `24h`, `64 KiB`, `1000`.
+fn bound_value(bound: &Bound) -> String {
+    const UNITS: [(i64, &str); 2] = [(1 << 20, "MiB"), (1 << 10, "KiB")];
+    match bound.unit.as_str() {
+        "microseconds" => exact(Duration::from_micros(u64::try_from(bound.value).unwrap_or(0))),
+        "bytes" => {
+            let unit = UNITS.iter().find(|(size, _)| bound.value >= *size && bound.value % size == 0);
+            unit.map_or_else(
+                || format!("{} bytes", bound.value),
+                |(size, name)| format!("{} {name}", bound.value / size),
+            )
+        }
+        "count" => bound.value.to_string(),
+        other => format!("{} {}", bound.value, printable(other)),
+    }
+}
+
+fn clock(info: &GetServerInfoResponse) -> String {
+    let offset = info.clock_offset.as_ref().map(|length| format!(" ({} from UTC)", offset(length)));
+    stamp(info.current_time.as_ref()) + &offset.unwrap_or_default()
 }
 
 /// A signed length: the coordinator's clock may be ahead of UTC or behind it.
@@ -198,5 +230,14 @@ mod tests {
     fn the_clock_may_be_behind() {
         assert_eq!(offset(&prost_types::Duration { seconds: -2, nanos: 0 }), "-2s");
         assert_eq!(offset(&prost_types::Duration { seconds: 0, nanos: 5_000_000 }), "5ms");
+    }
+
+    #[test]
+    fn bounds_are_read_at_a_glance() {
+        let told = |value, unit: &str| bound_value(&Bound { value, unit: unit.to_owned(), ..Bound::default() });
+        assert_eq!(told(86_400_000_000, "microseconds"), "1d");
+        assert_eq!(told(65_536, "bytes"), "64 KiB");
+        assert_eq!(told(200, "bytes"), "200 bytes");
+        assert_eq!(told(1_000, "count"), "1000");
     }
 }

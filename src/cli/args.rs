@@ -17,6 +17,14 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error} (write it as 30s, 5m or 1h30m)"))
 }
 
+/// A count of at least 1. In the contract 0 is "as by default", and whoever writes 0 does not mean that.
+pub fn count(text: &str) -> Result<i32, String> {
+    match text.parse() {
+        Ok(count) if count >= 1 => Ok(count),
+        Ok(_) | Err(_) => Err("write a number of at least 1".to_owned()),
+    }
+}
+
 /// `KEY=VALUE`; the value may be empty.
 pub fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -99,6 +107,45 @@ impl LeaseArgs {
     pub fn key(&self) -> LeaseKey {
         LeaseKey { task_id: self.task_id.clone(), owner_id: self.owner.clone(), fencing_token: self.token }
     }
+}
+
+/// What a worker takes, whatever it does with the sagas.
+#[derive(Clone, Debug, Args)]
+pub struct WorkerArgs {
+    /// The queues to claim from; repeatable, or separated by commas.
+    #[arg(long = "queue", value_delimiter = ',', required = true, value_name = "QUEUE")]
+    pub queues: Vec<String>,
+    /// Who claims; unique to this worker [default: a name for this process]
+    #[arg(long, value_name = "ID")]
+    owner: Option<String>,
+    /// The length of leases: a dead worker's saga is free again after this.
+    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = duration)]
+    pub ttl: Duration,
+    /// How long a command that is to end has between TERM and KILL.
+    #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = duration)]
+    pub kill_after: Duration,
+}
+
+impl WorkerArgs {
+    /// The given owner, or a name for this process.
+    pub fn owner(&self) -> String {
+        self.owner.clone().unwrap_or_else(actor::worker)
+    }
+}
+
+/// A person's decision on a saga, for the history.
+#[derive(Clone, Debug, Args)]
+pub struct DecisionArgs {
+    /// The saga's task id.
+    #[arg(value_name = "ID")]
+    pub task_id: String,
+    /// Why, for the history.
+    #[arg(long)]
+    pub reason: String,
+    #[command(flatten)]
+    pub actor: ActorArg,
+    #[command(flatten)]
+    pub request_id: RequestIdArg,
 }
 
 /// Who decided, for the history.

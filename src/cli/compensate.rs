@@ -5,7 +5,12 @@ use std::{collections::BTreeMap, time::Duration};
 
 use clap::Args;
 
-use super::{actor, args, context::Context, errors::CliError, process, signals, work};
+use super::{
+    args::{self, WorkerArgs},
+    context::Context,
+    errors::CliError,
+    process, signals, work,
+};
 use crate::client::{
     recovery::{self, CompensationHandler, RecoveryOptions, Undo, Undone},
     time, worker,
@@ -21,9 +26,8 @@ use crate::client::{
                         SAGAD_REASON, and its saga where `sagad work` has it. It may be run more than once, so it\n\
                         must succeed when there is nothing left to undo. Exit code 0: done, any other: failed.")]
 pub struct CompensateArgs {
-    /// The queues to recover; repeatable, or separated by commas.
-    #[arg(long = "queue", value_delimiter = ',', required = true, value_name = "QUEUE")]
-    queues: Vec<String>,
+    #[command(flatten)]
+    worker: WorkerArgs,
     /// The shell command that undoes compensations of a kind; repeatable.
     #[arg(long = "handler", value_name = "KIND=COMMAND", value_parser = args::kind_target)]
     handlers: Vec<(String, String)>,
@@ -34,20 +38,11 @@ pub struct CompensateArgs {
     #[arg(long)]
     drain: bool,
     /// After so many failures of one compensation its saga is quarantined.
-    #[arg(long, default_value_t = 3, value_name = "COUNT", value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(long, default_value_t = 3, value_name = "COUNT", value_parser = args::count)]
     attempts: i32,
-    /// Who recovers; unique to this worker [default: a name for this process]
-    #[arg(long, value_name = "ID")]
-    owner: Option<String>,
-    /// The length of leases.
-    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = args::duration)]
-    ttl: Duration,
     /// How many sagas at a time; with --stale, as many stale ones on top.
     #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..))]
     concurrency: u16,
-    /// How long a handler that is to end has between TERM and KILL.
-    #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = args::duration)]
-    kill_after: Duration,
 }
 
 /// Recovers until told to stop, or until there is nothing left.
@@ -60,16 +55,16 @@ pub async fn run(context: &Context, args: CompensateArgs) -> Result<(), CliError
     }
     let shutdown = signals::listen()?;
     let options = RecoveryOptions {
-        queues: args.queues,
-        owner_id: args.owner.unwrap_or_else(actor::worker),
-        ttl: args.ttl,
+        owner_id: args.worker.owner(),
+        queues: args.worker.queues,
+        ttl: args.worker.ttl,
         concurrency: usize::from(args.concurrency),
         stale: args.stale,
         drain: args.drain,
         attempts: args.attempts,
     };
     let server = context.client.server().to_owned();
-    let handler = Commands { commands, server, kill_after: args.kill_after };
+    let handler = Commands { commands, server, kill_after: args.worker.kill_after };
     recovery::run(context.client.clone(), options, handler, shutdown, work::notes()).await?;
     Ok(())
 }

@@ -4,14 +4,14 @@ use std::{future::Future, time::Duration};
 
 use tonic::{Request, Response, Status, transport::Channel};
 
-use super::{errors::CliError, output::Output};
+use super::{errors::CliError, output::Output, tables};
 use crate::{
     client::{
         Client,
         retry::{Again, retry},
         time,
     },
-    proto::{admin_service_client::AdminServiceClient, saga_service_client::SagaServiceClient},
+    proto::{Saga, admin_service_client::AdminServiceClient, saga_service_client::SagaServiceClient},
 };
 
 /// A command's surroundings.
@@ -28,6 +28,11 @@ impl Context {
     pub fn new(server: &str, timeout: Duration, output: Output) -> Result<Self, CliError> {
         let client = Client::new(server, timeout).map_err(|error| CliError::Usage(error.to_string()))?;
         Ok(Self { client, output })
+    }
+
+    /// Shows the saga that a change answered with.
+    pub fn saga(&self, saga: Option<Saga>) -> Result<(), CliError> {
+        self.output.message(&saga.unwrap_or_default(), tables::summary)
     }
 
     /// One call to `SagaService`. A coordinator that says "not now" is asked again until the deadline; one that does

@@ -8,7 +8,7 @@ use super::{
     args::{self, RequestIdArg},
     context::Context,
     errors::CliError,
-    import, tables,
+    import,
 };
 use crate::{
     client::convert::to_proto,
@@ -89,13 +89,13 @@ struct PolicyArgs {
     #[arg(long, value_enum)]
     on_stale: Option<OnStale>,
     /// Under `requeue`, the expiry that compensates instead [default: 3]
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = args::count)]
     max_expirations: Option<i32>,
     /// When it fails and no retry is left [default: fail]
     #[arg(long, value_enum)]
     on_failure: Option<OnFailure>,
     /// How many retryable failures end it [default: 1]
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = args::count)]
     max_attempts: Option<i32>,
     /// The first pause before a retry, doubling [default: 1s]
     #[arg(long, value_name = "DURATION", value_parser = args::duration)]
@@ -176,7 +176,7 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), CliError> {
     let request_id = args.request_id.or_new();
     let request = request(args.one, args.policy.policy(), request_id.clone())?;
     let answer = context.change(&request_id, request, |mut c, r| async move { c.create_saga(r).await }).await?;
-    context.output.message(&answer.saga.unwrap_or_default(), tables::summary)
+    context.saga(answer.saga)
 }
 
 fn request(one: One, policy: Option<Policy>, request_id: String) -> Result<CreateSagaRequest, CliError> {

@@ -62,6 +62,8 @@ impl CliError {
     /// Adds the id to repeat a change with.
     pub fn repeatable_with(self, id: &str) -> Self {
         match self {
+            // What was never sent did not happen, and a person's call is not tried again after it was.
+            CliError::Call { refusal, .. } if refusal.unsent => CliError::Call { refusal, request_id: None },
             CliError::Call { refusal, .. } => CliError::Call { refusal, request_id: Some(id.to_owned()) },
             CliError::Usage(_) | CliError::Failed(_) | CliError::ClosedPipe => self,
         }
@@ -99,17 +101,28 @@ impl CliError {
             CliError::ClosedPipe => return None,
         };
         let message = text::printable(&refusal.message);
-        let mut told = if refusal.is_unreachable() {
+        let mut told = if refusal.unreachable {
             format!("sagad: no answer from {server}: {message}")
         } else if refusal.message.is_empty() {
             format!("sagad: {}", refusal.reason)
         } else {
             format!("sagad: {message} ({})", refusal.reason)
         };
+        if refusal.unsent {
+            told.push_str("\n  start it with `sagad serve`, or name another with --server or SAGAD_SERVER");
+        }
         for (field, description) in &refusal.violations {
+            // The only one is the message, as a rule.
+            if refusal.violations.len() == 1 && refusal.message.contains(description.as_str()) {
+                continue;
+            }
             write!(told, "\n  {}: {}", text::printable(field), text::printable(description)).ok();
         }
         for (key, value) in &refusal.metadata {
+            // The violations' first field.
+            if key == "field" && !refusal.violations.is_empty() {
+                continue;
+            }
             write!(told, "\n  {}: {}", text::printable(key), fact(value)).ok();
         }
         if let Some(delay) = refusal.retry_after {
@@ -169,7 +182,7 @@ fn code_of(refusal: &Refusal) -> u8 {
         Code::InvalidArgument => USAGE,
         Code::FailedPrecondition | Code::Aborted | Code::AlreadyExists | Code::OutOfRange => REFUSED,
         Code::NotFound => NOT_FOUND,
-        _ if refusal.is_unreachable() => UNREACHABLE,
+        _ if refusal.unreachable => UNREACHABLE,
         _ => FAILED,
     }
 }
@@ -191,8 +204,12 @@ mod tests {
 
     use super::*;
 
+    fn metadata(key: &str, value: &str) -> std::collections::HashMap<String, String> {
+        [(key.to_owned(), value.to_owned())].into()
+    }
+
     fn refused(code: Code, reason: &str) -> CliError {
-        let details = ErrorDetails::with_error_info(reason, "sagad", [("owner_id", "worker-7")]);
+        let details = ErrorDetails::with_error_info(reason, "sagad", metadata("owner_id", "worker-7"));
         Status::with_error_details(code, "no", details).into()
     }
 
@@ -214,7 +231,7 @@ mod tests {
 
     #[test]
     fn people_are_told_the_facts() {
-        let mut details = ErrorDetails::with_error_info("INVALID_ARGUMENT", "sagad", [("state", "running")]);
+        let mut details = ErrorDetails::with_error_info("INVALID_ARGUMENT", "sagad", metadata("state", "running"));
         details.add_bad_request_violation("compensations[2].kind", "is empty");
         details.add_bad_request_violation("ttl", "is\u{1b}[31m negative");
         details.set_retry_info(Some(Duration::from_secs(12)));

@@ -17,6 +17,7 @@ use super::{
     errors::CliError,
     json,
     output::{Format, notice},
+    text,
 };
 use crate::{
     client::{Refusal, retry::Again, time},
@@ -64,44 +65,27 @@ fn cost(request: &CreateSagaRequest) -> usize {
 /// Creates what the file names.
 pub async fn run(context: &Context, file: &str, request_id: Option<Uuid>) -> Result<(), CliError> {
     let unreadable = |error: io::Error| CliError::Usage(format!("can't read {file}: {error}"));
-    let (mut lines, length): (Box<dyn AsyncBufRead + Unpin + Send>, Option<u64>) = if file == "-" {
+    let (lines, length): (Lines, Option<u64>) = if file == "-" {
         (Box::new(BufReader::new(tokio::io::stdin())), None)
     } else {
         let opened = tokio::fs::File::open(file).await.map_err(unreadable)?;
         let length = opened.metadata().await.map_err(unreadable)?.len();
         (Box::new(BufReader::new(opened)), Some(length))
     };
-    let bar = progress(length);
-    let mut import = Import { context, request_id, batches: 0, created: 0 };
-    let mut batch = Batch::default();
-    let mut line = Vec::new();
-    let mut number = 0;
-    while read_line(&mut *lines, &mut line).await.map_err(unreadable)? {
-        number += 1;
-        bar.inc(line.len() as u64);
-        let at = |wrong: &str| CliError::Usage(format!("line {number}: {wrong}"));
-        let text = std::str::from_utf8(&line).map_err(|_| at("not UTF-8"))?.trim();
-        if text.is_empty() {
-            continue;
-        }
-        if line.len() > LINE_BYTES_MAX {
-            return Err(at("too long"));
-        }
-        let request: CreateSagaRequest = json::parse(text).map_err(|error| at(&error))?;
-        if !batch.has_room_for(&request) {
-            import.send(std::mem::take(&mut batch)).await?;
-        }
-        batch.push(request, number);
+    let mut import = Import { context, request_id, bar: progress(length), batches: 0, created: 0 };
+    let result = import.all(lines, file).await;
+    import.bar.finish_and_clear();
+    if context.output.format() == Format::Text && (result.is_ok() || import.created > 0) {
+        notice(&format!("created {}", counted(import.created)));
     }
-    if !batch.requests.is_empty() {
-        import.send(batch).await?;
-    }
-    bar.finish_and_clear();
-    if context.output.format() == Format::Text {
-        notice(&format!("created {} sagas", import.created));
-    }
-    Ok(())
+    result
 }
+
+fn counted(sagas: usize) -> String {
+    text::counted(i64::try_from(sagas).unwrap_or(i64::MAX), "saga")
+}
+
+type Lines = Box<dyn AsyncBufRead + Unpin + Send>;
 
 /// Reads a line; false at the end. It stops reading one that is far too long, rather than fill the memory.
 async fn read_line(lines: &mut (dyn AsyncBufRead + Unpin + Send), line: &mut Vec<u8>) -> io::Result<bool> {
@@ -138,11 +122,40 @@ fn progress(length: Option<u64>) -> ProgressBar {
 struct Import<'a> {
     context: &'a Context,
     request_id: Option<Uuid>,
+    bar: ProgressBar,
     batches: u64,
     created: usize,
 }
 
 impl Import<'_> {
+    async fn all(&mut self, mut lines: Lines, file: &str) -> Result<(), CliError> {
+        let mut batch = Batch::default();
+        let mut line = Vec::new();
+        let mut number = 0;
+        loop {
+            let read = read_line(&mut *lines, &mut line).await;
+            if !read.map_err(|error| CliError::Usage(format!("can't read {file}: {error}")))? {
+                break;
+            }
+            number += 1;
+            self.bar.inc(line.len() as u64);
+            let at = |wrong: &str| CliError::Usage(format!("line {number}: {wrong}"));
+            if line.len() > LINE_BYTES_MAX {
+                return Err(at("too long"));
+            }
+            let content = std::str::from_utf8(&line).map_err(|_| at("not UTF-8"))?.trim();
+            if content.is_empty() {
+                continue;
+            }
+            let request: CreateSagaRequest = json::parse(content).map_err(|error| at(&error))?;
+            if !batch.has_room_for(&request) {
+                self.send(std::mem::take(&mut batch)).await?;
+            }
+            batch.push(request, number);
+        }
+        if batch.requests.is_empty() { Ok(()) } else { self.send(batch).await }
+    }
+
     async fn send(&mut self, batch: Batch) -> Result<(), CliError> {
         let request_id = match self.request_id {
             Some(id) => batch_id(id, self.batches),
@@ -162,10 +175,10 @@ impl Import<'_> {
             Err(status) => return Err(self.failed(&Refusal::from(&status), &batch.lines)),
         };
         self.created += answer.sagas.len();
-        for saga in answer.sagas {
-            self.context.output.message(&saga, |saga| saga.task_id.clone())?;
-        }
-        Ok(())
+        let output = self.context.output;
+        let show = || answer.sagas.iter().try_for_each(|saga| output.message(saga, |saga| saga.task_id.clone()));
+        // Lines and the bar may share a terminal.
+        self.bar.suspend(show)
     }
 
     /// The error with lines in place of indices, and how far it got.
@@ -188,7 +201,14 @@ impl Import<'_> {
             (None, Some(first), Some(last)) => format!("lines {first} to {last}"),
             (None, _, _) => "the last batch".to_owned(),
         };
-        refusal.message = format!("{place}: {} ({} sagas created before)", refusal.message, self.created);
+        // Their place in the batch tells nobody anything.
+        let index = refusal.metadata.remove("index");
+        if refusal.metadata.get("field").is_some_and(|field| index_of(field).is_some()) {
+            refusal.metadata.remove("field");
+        }
+        let message =
+            index.map_or(refusal.message.clone(), |at| refusal.message.replace(&format!("requests[{at}]."), ""));
+        refusal.message = format!("{place}: {message} ({} created before)", counted(self.created));
         let request_id = self.request_id.map(|id| id.to_string());
         CliError::Call { refusal: Box::new(refusal), request_id }
     }

@@ -19,13 +19,9 @@ use crate::{
     proto::{
         ClaimNextRequest, ClaimRequest, CompensateRequest, CompensationOutcome, CompleteRequest, Directive,
         FailRequest, HeartbeatRequest, HeartbeatResponse, LeasePurpose, RecordCompensationRequest,
-        RegisterCompensationRequest, ReleaseRequest, Saga,
+        RegisterCompensationRequest, ReleaseRequest,
     },
 };
-
-fn show(context: &Context, saga: Option<Saga>) -> Result<(), CliError> {
-    context.output.message(&saga.unwrap_or_default(), tables::summary)
-}
 
 /// What `claim` takes.
 #[derive(Debug, Args)]
@@ -46,7 +42,7 @@ pub struct ClaimArgs {
     #[arg(long, value_enum, default_value = "execute")]
     purpose: Purpose,
     /// Why, for the history.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     reason: String,
     #[command(flatten)]
     request_id: RequestIdArg,
@@ -63,7 +59,7 @@ pub async fn claim(context: &Context, args: ClaimArgs) -> Result<(), CliError> {
         reason: args.reason,
         request_id: id.clone(),
     };
-    show(context, context.change(&id, request, |mut c, r| async move { c.claim(r).await }).await?.saga)
+    context.saga(context.change(&id, request, |mut c, r| async move { c.claim(r).await }).await?.saga)
 }
 
 /// What `claim-next` takes.
@@ -82,7 +78,7 @@ pub struct ClaimNextArgs {
     #[arg(long, value_name = "DURATION", value_parser = args::duration)]
     ttl: Option<Duration>,
     /// At most so many.
-    #[arg(long, default_value_t = 1, value_name = "COUNT")]
+    #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = args::count)]
     max: i32,
     /// How long to wait for one; --timeout comes on top.
     #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = args::duration)]
@@ -119,7 +115,7 @@ pub async fn claim_next(context: &Context, args: ClaimNextArgs) -> Result<(), Cl
     if sagas.is_empty() && context.output.format() == Format::Text {
         notice("nothing to claim");
     }
-    sagas.into_iter().try_for_each(|saga| show(context, Some(saga)))
+    sagas.into_iter().try_for_each(|saga| context.saga(Some(saga)))
 }
 
 /// What `heartbeat` takes.
@@ -149,6 +145,7 @@ pub async fn heartbeat(context: &Context, args: HeartbeatArgs) -> Result<(), Cli
 
 fn heartbeat_text(answer: &HeartbeatResponse) -> String {
     let lease = answer.lease.as_ref().map(tables::lease_line).unwrap_or_default();
+    let lease = format!("lease of {lease}");
     match answer.directive() {
         Directive::Cancel => format!("{lease}; CANCEL: {}", printable(&answer.cancel_reason)),
         Directive::Continue | Directive::Unspecified => lease,
@@ -165,7 +162,7 @@ pub struct ReleaseArgs {
     #[arg(long, value_name = "DURATION", value_parser = args::duration)]
     delay: Option<Duration>,
     /// Why, for the history.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     reason: String,
     #[command(flatten)]
     request_id: RequestIdArg,
@@ -178,7 +175,7 @@ pub async fn release(context: &Context, args: ReleaseArgs) -> Result<(), CliErro
     let id = request_id.clone();
     let delay = args.delay.map(to_proto);
     let request = ReleaseRequest { task_id, owner_id, fencing_token, delay, reason: args.reason, request_id };
-    show(context, context.change(&id, request, |mut c, r| async move { c.release(r).await }).await?.saga)
+    context.saga(context.change(&id, request, |mut c, r| async move { c.release(r).await }).await?.saga)
 }
 
 /// What `complete` takes.
@@ -191,7 +188,7 @@ pub struct CompleteArgs {
     #[arg(long, value_name = "TEXT|@FILE")]
     result: Option<String>,
     /// A remark for the history.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     reason: String,
     #[command(flatten)]
     request_id: RequestIdArg,
@@ -204,7 +201,7 @@ pub async fn complete(context: &Context, args: CompleteArgs) -> Result<(), CliEr
     let id = request_id.clone();
     let result = args::content(args.result)?;
     let request = CompleteRequest { task_id, owner_id, fencing_token, result, reason: args.reason, request_id };
-    show(context, context.change(&id, request, |mut c, r| async move { c.complete(r).await }).await?.saga)
+    context.saga(context.change(&id, request, |mut c, r| async move { c.complete(r).await }).await?.saga)
 }
 
 /// What `fail` takes.
@@ -224,7 +221,7 @@ pub struct FailArgs {
     #[arg(long = "compensate", value_name = "KIND=TARGET", value_parser = args::kind_target)]
     compensations: Vec<(String, String)>,
     /// Why these have to be undone, for all of them.
-    #[arg(long, value_name = "REASON", default_value = "")]
+    #[arg(long, value_name = "REASON", default_value = "", hide_default_value = true)]
     compensate_reason: String,
     #[command(flatten)]
     request_id: RequestIdArg,
@@ -243,7 +240,7 @@ pub async fn fail(context: &Context, args: FailArgs) -> Result<(), CliError> {
         retryable: args.retryable,
         request_id: id.clone(),
     };
-    show(context, context.change(&id, request, |mut c, r| async move { c.fail(r).await }).await?.saga)
+    context.saga(context.change(&id, request, |mut c, r| async move { c.fail(r).await }).await?.saga)
 }
 
 /// What `register-compensation` takes.
@@ -259,7 +256,7 @@ pub struct RegisterArgs {
     #[arg(long = "compensate", value_name = "KIND=TARGET", value_parser = args::kind_target, required = true)]
     compensations: Vec<(String, String)>,
     /// Why these have to be undone, for all of them.
-    #[arg(long, alias = "compensate-reason", default_value = "")]
+    #[arg(long, alias = "compensate-reason", default_value = "", hide_default_value = true)]
     reason: String,
     #[command(flatten)]
     request_id: RequestIdArg,
@@ -273,7 +270,7 @@ pub async fn register(context: &Context, args: RegisterArgs) -> Result<(), CliEr
     let compensations = args::compensations(args.compensations, &args.reason);
     let request = RegisterCompensationRequest { task_id, owner_id, fencing_token, compensations, request_id };
     let call = context.change(&id, request, |mut c, r| async move { c.register_compensation(r).await });
-    show(context, call.await?.saga)
+    context.saga(call.await?.saga)
 }
 
 /// The outcome of a compensation.
@@ -300,7 +297,7 @@ pub struct RecordArgs {
     #[arg(long, value_enum)]
     outcome: Outcome,
     /// What was done, or what went wrong.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     detail: String,
     #[command(flatten)]
     request_id: RequestIdArg,
@@ -324,7 +321,7 @@ pub async fn record(context: &Context, args: RecordArgs) -> Result<(), CliError>
         request_id: id.clone(),
     };
     let call = context.change(&id, request, |mut c, r| async move { c.record_compensation(r).await });
-    show(context, call.await?.saga)
+    context.saga(call.await?.saga)
 }
 
 /// What `compensated` takes.
@@ -334,7 +331,7 @@ pub struct CompensatedArgs {
     #[command(flatten)]
     lease: LeaseArgs,
     /// A remark for the history.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     reason: String,
     #[command(flatten)]
     request_id: RequestIdArg,
@@ -346,5 +343,5 @@ pub async fn compensated(context: &Context, args: CompensatedArgs) -> Result<(),
     let request_id = args.request_id.or_new();
     let id = request_id.clone();
     let request = CompensateRequest { task_id, owner_id, fencing_token, reason: args.reason, request_id };
-    show(context, context.change(&id, request, |mut c, r| async move { c.compensate(r).await }).await?.saga)
+    context.saga(context.change(&id, request, |mut c, r| async move { c.compensate(r).await }).await?.saga)
 }

@@ -127,7 +127,7 @@ pub async fn history(context: &Context, args: HistoryArgs) -> Result<(), CliErro
     loop {
         let page = context.call(request.clone(), |mut c, r| async move { c.list_events(r).await }).await?;
         for event in &page.events {
-            context.output.message(event, tables::event_line)?;
+            context.output.message(event, tables::history_line)?;
         }
         if page.next_page_token.is_empty() {
             return Ok(());

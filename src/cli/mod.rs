@@ -18,6 +18,7 @@ mod operate;
 mod output;
 mod process;
 mod signals;
+mod store;
 mod tables;
 mod text;
 mod watch;
@@ -40,7 +41,6 @@ use output::{Format, Output};
 #[command(
     name = "sagad",
     version,
-    propagate_version = true,
     after_help = "Examples:\n  sagad create --queue builds --branch fix-7 --compensate branch=fix-7\n  \
                   sagad work --queue builds -- ./build.sh\n  sagad list --in-flight\n  sagad watch --stale"
 )]
@@ -69,6 +69,11 @@ pub struct GlobalArgs {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the coordinator.
+    #[command(after_help = "Examples:\n  sagad serve\n  sagad serve --listen 127.0.0.1:0 --data /var/lib/sagad\n  \
+                            sagad serve --config /etc/sagad/sagad.toml --log-format json\n\n\
+                            Every setting is a flag, a variable (SAGAD_ and the flag's name: SAGAD_RESTART_GRACE) and a\n\
+                            key of the TOML file (restart_grace = \"10s\"). The flag wins over the variable, the\n\
+                            variable over the file.")]
     Serve(Box<ServeArgs>),
     /// A client of the API.
     #[command(flatten)]
@@ -132,6 +137,12 @@ pub enum ClientCommand {
     Resume(admin::ResumeArgs),
     /// Remove old terminal sagas.
     Purge(admin::PurgeArgs),
+    /// Write a consistent copy of the running store to a file.
+    Backup(store::BackupArgs),
+    /// Make a new store from a copy.
+    Restore(store::RestoreArgs),
+    /// Verify a store that no daemon is running on.
+    Check(store::CheckArgs),
     /// Show the server's version, clock and bounds.
     Info(admin::InfoArgs),
     /// Ask whether the server is serving.
@@ -216,6 +227,9 @@ async fn dispatch(global: GlobalArgs, command: ClientCommand) -> Result<(), CliE
         ClientCommand::Pause(args) => admin::pause(&context()?, args).await,
         ClientCommand::Resume(args) => admin::resume(&context()?, args).await,
         ClientCommand::Purge(args) => admin::purge(&context()?, args).await,
+        ClientCommand::Backup(args) => store::backup(&context()?, args).await,
+        ClientCommand::Restore(args) => store::restore(&output, &args),
+        ClientCommand::Check(args) => store::check(&output, &args),
         ClientCommand::Info(_) => admin::info(&context()?).await,
         ClientCommand::Health(args) => health::run(&context()?, args).await,
         ClientCommand::Completions(args) => docs::completions(&args),

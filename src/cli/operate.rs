@@ -5,22 +5,17 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::{
-    args::{self, ActorArg, RequestIdArg},
+    args::{self, ActorArg, DecisionArgs, RequestIdArg},
     context::Context,
     errors::CliError,
-    tables,
 };
 use crate::{
     client::convert::to_proto,
     proto::{
         AnnotateRequest, DispatchRequest, QuarantineRequest, RecoverRequest, RecoveryDecision, RequestCancelRequest,
-        Saga, WaiveCompensationRequest,
+        WaiveCompensationRequest,
     },
 };
-
-fn show(context: &Context, saga: Option<Saga>) -> Result<(), CliError> {
-    context.output.message(&saga.unwrap_or_default(), tables::summary)
-}
 
 /// What `dispatch` takes.
 #[derive(Debug, Args)]
@@ -36,7 +31,7 @@ pub struct DispatchArgs {
     #[arg(long, value_name = "DURATION", value_parser = args::duration)]
     ttl: Option<Duration>,
     /// Why, for the history.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     reason: String,
     #[command(flatten)]
     actor: ActorArg,
@@ -55,7 +50,7 @@ pub async fn dispatch(context: &Context, args: DispatchArgs) -> Result<(), CliEr
         reason: args.reason,
         request_id: id.clone(),
     };
-    show(context, context.change(&id, request, |mut c, r| async move { c.dispatch(r).await }).await?.saga)
+    context.saga(context.change(&id, request, |mut c, r| async move { c.dispatch(r).await }).await?.saga)
 }
 
 /// A decision on a stale saga.
@@ -74,77 +69,61 @@ enum Decision {
 #[command(after_help = "Examples:\n  sagad recover fix-7 --decision requeue --reason 'the host was rebooted'\n  \
                         sagad recover fix-7 --decision compensate --reason 'gone' --token 42 --dry-run")]
 pub struct RecoverArgs {
-    /// The saga's task id.
-    #[arg(value_name = "ID")]
-    task_id: String,
+    #[command(flatten)]
+    what: DecisionArgs,
     /// What to do with it.
     #[arg(long, value_enum)]
     decision: Decision,
-    /// Why, for the history.
-    #[arg(long)]
-    reason: String,
     /// Only if it is stale under this fencing token, so that a later worker is not run over [default: any]
     #[arg(long)]
     token: Option<i64>,
     /// Only say whether it would be done.
     #[arg(long)]
     dry_run: bool,
-    #[command(flatten)]
-    actor: ActorArg,
-    #[command(flatten)]
-    request_id: RequestIdArg,
 }
 
 /// Decides on a stale saga.
 pub async fn recover(context: &Context, args: RecoverArgs) -> Result<(), CliError> {
-    let id = args.request_id.or_new();
+    let id = args.what.request_id.or_new();
     let decision = match args.decision {
         Decision::Requeue => RecoveryDecision::Requeue,
         Decision::Compensate => RecoveryDecision::Compensate,
         Decision::Quarantine => RecoveryDecision::Quarantine,
     };
     let request = RecoverRequest {
-        task_id: args.task_id,
+        task_id: args.what.task_id,
         decision: decision.into(),
-        actor: args.actor.or_me(),
-        reason: args.reason,
+        actor: args.what.actor.or_me(),
+        reason: args.what.reason,
         fencing_token: args.token.unwrap_or_default(),
         validate_only: args.dry_run,
         request_id: id.clone(),
     };
-    show(context, context.change(&id, request, |mut c, r| async move { c.recover(r).await }).await?.saga)
+    context.saga(context.change(&id, request, |mut c, r| async move { c.recover(r).await }).await?.saga)
 }
 
 /// What `waive` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sagad waive fix-7 --position 2 --reason 'the worktree was on a lost disk'")]
 pub struct WaiveArgs {
-    /// The saga's task id.
-    #[arg(value_name = "ID")]
-    task_id: String,
+    #[command(flatten)]
+    what: DecisionArgs,
     /// Which compensation.
     #[arg(long)]
     position: i32,
-    /// Why it is not needed, for the history.
-    #[arg(long)]
-    reason: String,
-    #[command(flatten)]
-    actor: ActorArg,
-    #[command(flatten)]
-    request_id: RequestIdArg,
 }
 
 /// Declares a compensation not needed.
 pub async fn waive(context: &Context, args: WaiveArgs) -> Result<(), CliError> {
-    let id = args.request_id.or_new();
+    let id = args.what.request_id.or_new();
     let request = WaiveCompensationRequest {
-        task_id: args.task_id,
+        task_id: args.what.task_id,
         position: args.position,
-        actor: args.actor.or_me(),
-        reason: args.reason,
+        actor: args.what.actor.or_me(),
+        reason: args.what.reason,
         request_id: id.clone(),
     };
-    show(context, context.change(&id, request, |mut c, r| async move { c.waive_compensation(r).await }).await?.saga)
+    context.saga(context.change(&id, request, |mut c, r| async move { c.waive_compensation(r).await }).await?.saga)
 }
 
 /// What `quarantine` takes.
@@ -186,7 +165,7 @@ pub async fn quarantine(context: &Context, args: QuarantineArgs) -> Result<(), C
         revoke_lease: args.revoke_lease,
         request_id: id.clone(),
     };
-    show(context, context.change(&id, request, |mut c, r| async move { c.quarantine(r).await }).await?.saga)
+    context.saga(context.change(&id, request, |mut c, r| async move { c.quarantine(r).await }).await?.saga)
 }
 
 /// What `cancel` takes.
@@ -194,32 +173,24 @@ pub async fn quarantine(context: &Context, args: QuarantineArgs) -> Result<(), C
 #[command(after_help = "Examples:\n  sagad cancel fix-7 --reason 'the issue was closed'\n  \
                         sagad cancel fix-7 --reason 'runs amok' --revoke-lease")]
 pub struct CancelArgs {
-    /// The saga's task id.
-    #[arg(value_name = "ID")]
-    task_id: String,
-    /// Why, for the worker and for the history.
-    #[arg(long)]
-    reason: String,
+    #[command(flatten)]
+    what: DecisionArgs,
     /// Don't wait for the worker: its lease ends now.
     #[arg(long)]
     revoke_lease: bool,
-    #[command(flatten)]
-    actor: ActorArg,
-    #[command(flatten)]
-    request_id: RequestIdArg,
 }
 
 /// Asks for a saga to be cancelled.
 pub async fn cancel(context: &Context, args: CancelArgs) -> Result<(), CliError> {
-    let id = args.request_id.or_new();
+    let id = args.what.request_id.or_new();
     let request = RequestCancelRequest {
-        task_id: args.task_id,
-        actor: args.actor.or_me(),
-        reason: args.reason,
+        task_id: args.what.task_id,
+        actor: args.what.actor.or_me(),
+        reason: args.what.reason,
         revoke_lease: args.revoke_lease,
         request_id: id.clone(),
     };
-    show(context, context.change(&id, request, |mut c, r| async move { c.request_cancel(r).await }).await?.saga)
+    context.saga(context.change(&id, request, |mut c, r| async move { c.request_cancel(r).await }).await?.saga)
 }
 
 /// What `annotate` takes.
@@ -257,5 +228,5 @@ pub async fn annotate(context: &Context, args: AnnotateArgs) -> Result<(), CliEr
         terminal_reason: args.terminal_reason.unwrap_or_default(),
         request_id: id.clone(),
     };
-    show(context, context.change(&id, request, |mut c, r| async move { c.annotate(r).await }).await?.saga)
+    context.saga(context.change(&id, request, |mut c, r| async move { c.annotate(r).await }).await?.saga)
 }

@@ -6,23 +6,24 @@ use std::{
 };
 
 use clap::ValueEnum;
-use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
+use comfy_table::{Attribute, Cell, Color, ColumnConstraint, ContentArrangement, Row, Table, Width, presets};
 
 use super::{
     errors::CliError,
     json::{self, Named},
 };
 
-/// The width that tables are laid out for where no terminal says.
-#[cfg(test)]
-const PLAIN_WIDTH: usize = 100;
+/// A terminal that says it is narrower than this does not know its width, or is better off with whole lines.
+const WIDTH_MIN: u16 = 40;
+
+/// What is left of the last column where the others leave it no room: enough to say something.
+const LAST_COLUMN_MIN: u16 = 10;
 
 /// The form of results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs, reason = "a comment on each would be shown in every command's help")]
 pub enum Format {
-    /// For people.
     Text,
-    /// For programs.
     Json,
 }
 
@@ -30,7 +31,8 @@ pub enum Format {
 #[derive(Clone, Copy, Debug)]
 pub struct Output {
     format: Format,
-    terminal: bool,
+    /// A terminal's columns, where they are known.
+    width: Option<u16>,
     colour: bool,
 }
 
@@ -40,7 +42,8 @@ impl Output {
         let terminal = io::stdout().is_terminal();
         let unwanted = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
-        Self { format, terminal, colour: terminal && !unwanted && !dumb }
+        let width = terminal.then(|| Table::new().width()).flatten().filter(|width| *width >= WIDTH_MIN);
+        Self { format, width, colour: terminal && !unwanted && !dumb }
     }
 
     /// The form.
@@ -56,7 +59,7 @@ impl Output {
         }
     }
 
-    /// Messages: as JSON one a line, or as one table; people are told when there are none.
+    /// Messages: as JSON one a line, or as one table.
     pub fn rows<M: Named>(
         &self,
         messages: &[M],
@@ -78,8 +81,13 @@ impl Output {
     ) -> Result<(), CliError> {
         let mut table = self.table(header);
         for item in items {
-            table.add_row(row(item));
+            let mut row = Row::from(row(item));
+            if self.width.is_some() {
+                row.max_height(1);
+            }
+            table.add_row(row);
         }
+        self.lay_out(&mut table);
         self.line(&trimmed(&table))
     }
 
@@ -91,16 +99,27 @@ impl Output {
         Ok(())
     }
 
-    /// An empty table. On a terminal it is fitted to its width; elsewhere rows stay whole, for `grep` and `awk`.
+    /// Columns without a margin on the left. On a terminal the last one is cut short where the line would be too
+    /// long, and no other: ids are there to be copied. Elsewhere rows stay whole, for `grep` and `awk`.
+    fn lay_out(&self, table: &mut Table) {
+        let last = table.column_count().saturating_sub(1);
+        for (index, column) in table.column_iter_mut().enumerate() {
+            column.set_padding((0, if index == last { 0 } else { 2 }));
+            column.set_constraint(if index == last {
+                ColumnConstraint::LowerBoundary(Width::Fixed(LAST_COLUMN_MIN))
+            } else {
+                ColumnConstraint::ContentWidth
+            });
+        }
+        if let Some(width) = self.width {
+            table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width).set_truncation_indicator("…");
+        }
+    }
+
+    /// An empty table.
     fn table(&self, header: Option<&[&str]>) -> Table {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
-        if self.terminal {
-            table.set_content_arrangement(ContentArrangement::Dynamic);
-            if let Some(width) = table.width() {
-                table.set_width(width);
-            }
-        }
         if self.colour {
             table.enforce_styling();
         } else {
@@ -113,13 +132,9 @@ impl Output {
     }
 }
 
-/// The table without the padding that its style puts around it.
+/// The table without blanks at the ends of its lines.
 fn trimmed(table: &Table) -> String {
-    let lines = table.lines().map(|line| {
-        let line = line.strip_prefix(' ').map(ToOwned::to_owned).unwrap_or(line);
-        line.trim_end().to_owned()
-    });
-    lines.collect::<Vec<_>>().join("\n")
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
 /// A cell that stands out: red for what needs a person.
@@ -147,13 +162,28 @@ pub fn notice(text: &str) {
 mod tests {
     use super::*;
 
+    fn laid_out(width: Option<u16>, rows: &[[&str; 2]]) -> String {
+        let output = Output { format: Format::Text, width, colour: false };
+        let mut table = output.table(Some(&["A", "B"]));
+        for row in rows {
+            let mut row = Row::from(*row);
+            table.add_row(row.max_height(1).clone());
+        }
+        output.lay_out(&mut table);
+        trimmed(&table)
+    }
+
     #[test]
     fn columns_align_by_width_and_not_by_bytes() {
-        let output = Output { format: Format::Text, terminal: false, colour: false };
-        let mut table = output.table(Some(&["A", "B"]));
-        table.add_row(["猫", "x"]).add_row(["größe", "y"]);
-        let text = trimmed(&table);
-        assert_eq!(text, "A      B\n猫     x\ngröße  y");
-        assert!(text.lines().all(|line| line.len() <= PLAIN_WIDTH));
+        assert_eq!(laid_out(None, &[["猫", "x"], ["größe", "y"]]), "A      B\n猫     x\ngröße  y");
+    }
+
+    #[test]
+    fn on_a_terminal_only_the_last_column_is_cut_short() {
+        let id = "01a20351-8651-7485-8291-f48890a93860";
+        let text = laid_out(Some(50), &[[id, "a branch with a rather long name"]]);
+        let row = text.lines().nth(1).expect("a header and a row");
+        assert!(row.starts_with(id) && row.ends_with('…') && row.chars().count() <= 50, "{text}");
+        assert_eq!(text.lines().count(), 2, "{text}");
     }
 }

@@ -1,33 +1,31 @@
 //! How sagas and their events look to people: rows of a list, one saga in full, one line about a change.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
 use comfy_table::Cell;
 
 use super::{
     output::{alarming, busy, fine},
-    text::{away, content, length, or_dash, printable, stamp, when, word},
+    text::{away, content, counted, exact, or_dash, printable, stamp, when, word},
 };
 use crate::{
     client::{convert, note::state_name},
-    proto::{
-        Compensation, CompensationState, EventType, FailureAction, Lease, LeasePurpose, Policy, Saga, SagaEvent,
-        SagaState, StaleAction,
-    },
+    proto::{Compensation, CompensationState, EventType, Lease, LeasePurpose, Policy, Saga, SagaEvent, SagaState},
 };
 
 /// The columns of a list of sagas.
-pub const SAGA_COLUMNS: &[&str] = &["TASK", "STATE", "QUEUE", "OWNER", "LEASE ENDS", "TRY", "UPDATED", "WHAT"];
+pub const SAGA_COLUMNS: &[&str] = &["TASK", "STATE", "QUEUE", "OWNER", "UNTIL", "TRY", "UPDATED", "WHAT"];
 
 /// A row of a list of sagas.
 pub fn saga_row(saga: &Saga) -> Vec<Cell> {
-    let lease = saga.lease.as_ref().filter(|_| in_flight(saga.state()));
+    let lease_ends = held(saga).and_then(|lease| lease.expire_time.as_ref());
+    let reserved = saga.dispatch_expire_time.as_ref().filter(|_| saga.state() == SagaState::Dispatched);
     vec![
         Cell::new(printable(&saga.task_id)),
         state_cell(saga),
         Cell::new(printable(&saga.queue)),
         Cell::new(or_dash(owner(saga))),
-        Cell::new(away(lease.and_then(|lease| lease.expire_time.as_ref()))),
+        Cell::new(away(lease_ends.or(reserved))),
         Cell::new(saga.attempt),
         Cell::new(away(saga.update_time.as_ref())),
         Cell::new(or_dash(&subject(saga))),
@@ -35,18 +33,41 @@ pub fn saga_row(saga: &Saga) -> Vec<Cell> {
 }
 
 fn owner(saga: &Saga) -> &str {
-    match (&saga.lease, saga.state()) {
+    match (held(saga), saga.state()) {
         (_, SagaState::Dispatched) => &saga.assignee,
-        (Some(lease), SagaState::Running | SagaState::Compensating) => &lease.owner_id,
-        (_, _) => "",
+        (Some(lease), _) => &lease.owner_id,
+        (None, _) => "",
     }
+}
+
+/// The lease, unless it can be seen to have ended: a saga shows its last one as well.
+fn held(saga: &Saga) -> Option<&Lease> {
+    let held = |lease: &&Lease| match saga.state() {
+        SagaState::Running => true,
+        SagaState::Compensating => lease.purpose() == LeasePurpose::Compensate,
+        SagaState::Unspecified
+        | SagaState::Planned
+        | SagaState::Dispatched
+        | SagaState::Completed
+        | SagaState::Failed
+        | SagaState::Compensated
+        | SagaState::Quarantined => false,
+    };
+    saga.lease.as_ref().filter(held)
+}
+
+/// Why it ended, where that is more than the state's name, which stands in for a reason that was not given.
+fn reason(saga: &Saga) -> Option<&str> {
+    let reason = saga.terminal_reason.as_str();
+    let given = !reason.is_empty() && !reason.eq_ignore_ascii_case(state_name(saga.state()));
+    given.then_some(reason)
 }
 
 /// What a saga is about, or why it ended.
 fn subject(saga: &Saga) -> String {
     let mut parts = Vec::new();
     if matches!(saga.state(), SagaState::Quarantined | SagaState::Failed) {
-        parts.push(saga.terminal_reason.chars().take(40).collect());
+        parts.push(reason(saga).unwrap_or_default().chars().take(40).collect());
     }
     if let Some(issue) = saga.issue {
         parts.push(format!("#{issue}"));
@@ -56,22 +77,11 @@ fn subject(saga: &Saga) -> String {
     parts.join(" ")
 }
 
-fn in_flight(state: SagaState) -> bool {
-    match state {
-        SagaState::Planned | SagaState::Dispatched | SagaState::Running | SagaState::Compensating => true,
-        SagaState::Unspecified
-        | SagaState::Completed
-        | SagaState::Failed
-        | SagaState::Compensated
-        | SagaState::Quarantined => false,
-    }
-}
-
 fn state_text(saga: &Saga) -> String {
     let mut text = state_name(saga.state()).to_owned();
     if saga.stale {
         text.push_str(" STALE");
-    } else if saga.cancel_requested && in_flight(saga.state()) {
+    } else if saga.cancel_requested && saga.state() == SagaState::Running {
         text.push_str(" CANCEL");
     }
     text
@@ -93,30 +103,35 @@ fn state_cell(saga: &Saga) -> Cell {
 /// One line about a saga, for the answer to a change.
 pub fn summary(saga: &Saga) -> String {
     let mut line = format!("{}  {}  queue {}", printable(&saga.task_id), state_text(saga), printable(&saga.queue));
-    match (&saga.lease, saga.state()) {
-        (Some(lease), SagaState::Running | SagaState::Compensating) => {
-            write!(line, "  {}", lease_line(lease)).ok();
-        }
-        (_, SagaState::Dispatched) => {
-            let until = away(saga.dispatch_expire_time.as_ref());
-            write!(line, "  for {} until {until}", printable(&saga.assignee)).ok();
-        }
-        (_, _) => {}
+    if let Some(lease) = held(saga) {
+        write!(line, "  lease of {}", lease_line(lease)).ok();
     }
-    if !saga.terminal_reason.is_empty() {
-        write!(line, "  {}", printable(&saga.terminal_reason)).ok();
+    if saga.state() == SagaState::Dispatched {
+        write!(line, "  {}", reservation(saga)).ok();
+    }
+    if let Some(reason) = reason(saga) {
+        write!(line, "  {}", printable(reason)).ok();
     }
     line
 }
 
-/// One line about a lease.
+fn reservation(saga: &Saga) -> String {
+    let until = saga.dispatch_expire_time.as_ref().map_or_else(|| "-".to_owned(), when);
+    format!("reserved for {} until {until}", printable(&saga.assignee))
+}
+
+/// Whose a lease is, and until when.
 pub fn lease_line(lease: &Lease) -> String {
+    let ends = lease.expire_time.as_ref().map_or_else(|| "-".to_owned(), when);
+    format!("{}, ends {ends}", holder(lease))
+}
+
+fn holder(lease: &Lease) -> String {
     let purpose = match lease.purpose() {
         LeasePurpose::Compensate => " to compensate",
         LeasePurpose::Execute | LeasePurpose::Unspecified => "",
     };
-    let ends = lease.expire_time.as_ref().map_or_else(|| "-".to_owned(), when);
-    format!("lease of {}{purpose}, token {}, ends {ends}", printable(&lease.owner_id), lease.fencing_token)
+    format!("{}{purpose}, token {}", printable(&lease.owner_id), lease.fencing_token)
 }
 
 /// Names and values, one a line, values aligned, empty ones left out.
@@ -147,21 +162,20 @@ pub fn saga_in_full(saga: &Saga) -> String {
         .add("task", printable(&saga.task_id))
         .add("saga", printable(&saga.saga_id))
         .add("state", state_text(saga))
-        .add("reason", printable(&saga.terminal_reason))
+        .add("reason", reason(saga).map(printable).unwrap_or_default())
         .add("queue", printable(&saga.queue))
         .add("priority", number(saga.priority))
         .add("issue", saga.issue.map(|issue| issue.to_string()).unwrap_or_default())
         .add("branch", printable(&saga.branch))
         .add("worktree", printable(&saga.worktree))
         .add("labels", labels(&saga.labels))
-        .add("lease", saga.lease.as_ref().map(lease_line).unwrap_or_default())
+        .add(if held(saga).is_some() { "lease" } else { "last lease" }, lease_fact(saga))
         .add("heartbeat", saga.lease.as_ref().map(|lease| time(&lease.heartbeat_time)).unwrap_or_default());
     if saga.cancel_requested {
         facts.add("cancel", format!("requested: {}", printable(&saga.cancel_reason)));
     }
-    if !saga.assignee.is_empty() {
-        facts
-            .add("dispatched", format!("to {}, until {}", printable(&saga.assignee), time(&saga.dispatch_expire_time)));
+    if saga.state() == SagaState::Dispatched {
+        facts.add("dispatched", reservation(saga));
     }
     facts
         .add(
@@ -182,6 +196,15 @@ pub fn saga_in_full(saga: &Saga) -> String {
         facts.add("compensation", compensation_line(compensation));
     }
     facts.text()
+}
+
+fn lease_fact(saga: &Saga) -> String {
+    match (&saga.lease, held(saga)) {
+        (Some(_), Some(lease)) => lease_line(lease),
+        // When it would have ended is of no interest any more.
+        (Some(lease), None) => holder(lease),
+        (None, _) => String::new(),
+    }
 }
 
 fn number(number: i32) -> String {
@@ -211,7 +234,8 @@ fn compensation_line(compensation: &Compensation) -> String {
         write!(line, " ({})", printable(&compensation.reason)).ok();
     }
     if compensation.attempts > 0 {
-        write!(line, ", failed {} times: {}", compensation.attempts, printable(&compensation.last_error)).ok();
+        let times = counted(compensation.attempts, "time");
+        write!(line, ", failed {times}: {}", printable(&compensation.last_error)).ok();
     }
     if let Some(at) = &compensation.settle_time {
         write!(line, ", by {} {}", printable(&compensation.settled_by), when(at)).ok();
@@ -219,30 +243,30 @@ fn compensation_line(compensation: &Compensation) -> String {
     line
 }
 
+/// What differs from the coordinator's defaults; the most important of these where nothing does.
 fn policy_line(policy: &Policy) -> String {
-    let mut parts = Vec::new();
-    if policy.on_stale() != StaleAction::Unspecified {
-        parts.push(format!("on-stale {}", word(policy.on_stale().as_str_name(), "STALE_ACTION_")));
-    }
-    if policy.on_failure() != FailureAction::Unspecified {
-        parts.push(format!("on-failure {}", word(policy.on_failure().as_str_name(), "FAILURE_ACTION_")));
-    }
-    let counts = [("max-expirations", policy.max_expirations), ("max-attempts", policy.max_attempts)];
-    parts.extend(counts.iter().filter(|(_, count)| *count > 0).map(|(name, count)| format!("{name} {count}")));
-    let lengths = [
-        ("retry-backoff", &policy.retry_backoff),
-        ("retry-backoff-max", &policy.retry_backoff_max),
-        ("execution-timeout", &policy.execution_timeout),
-        ("progress-timeout", &policy.progress_timeout),
-        ("settle", &policy.settle),
-        ("compensation-timeout", &policy.compensation_timeout),
+    const DAY_SECONDS: u64 = 86_400;
+    let stale = word(policy.on_stale().as_str_name(), "STALE_ACTION_");
+    let failure = word(policy.on_failure().as_str_name(), "FAILURE_ACTION_");
+    let count = |count: i32| if count == 0 { String::new() } else { count.to_string() };
+    let seconds = |length: &Option<prost_types::Duration>| length.as_ref().map(convert::from_proto).map(exact);
+    let default = |seconds| exact(Duration::from_secs(seconds));
+    let fields = [
+        ("on-stale", stale, "hold".to_owned()),
+        ("max-expirations", count(policy.max_expirations), "3".to_owned()),
+        ("on-failure", failure, "fail".to_owned()),
+        ("max-attempts", count(policy.max_attempts), "1".to_owned()),
+        ("retry-backoff", seconds(&policy.retry_backoff).unwrap_or_default(), default(1)),
+        ("retry-backoff-max", seconds(&policy.retry_backoff_max).unwrap_or_default(), default(300)),
+        ("execution-timeout", seconds(&policy.execution_timeout).unwrap_or_default(), String::new()),
+        ("progress-timeout", seconds(&policy.progress_timeout).unwrap_or_default(), String::new()),
+        ("settle", seconds(&policy.settle).unwrap_or_default(), default(0)),
+        ("compensation-timeout", seconds(&policy.compensation_timeout).unwrap_or_default(), default(DAY_SECONDS)),
     ];
-    for (name, value) in lengths {
-        if let Some(value) = value {
-            parts.push(format!("{name} {}", length(convert::from_proto(value))));
-        }
-    }
-    parts.join(", ")
+    let unset = |value: &str| value.is_empty() || value == "unspecified";
+    let own = fields.iter().filter(|(_, value, default)| !unset(value) && value != default);
+    let own: Vec<String> = own.map(|(name, value, _)| format!("{name} {value}")).collect();
+    if own.is_empty() { "default: on-stale hold, on-failure fail, max-attempts 1".to_owned() } else { own.join(", ") }
 }
 
 /// The word for a kind of event.
@@ -253,18 +277,25 @@ pub fn event_name(event: &SagaEvent) -> String {
     }
 }
 
-/// One event in a line.
+/// One event in a line, its saga named.
 pub fn event_line(event: &SagaEvent) -> String {
-    let mut line = format!(
-        "{:<8} {}  {:<23} {}",
-        event.revision,
-        stamp(event.time.as_ref()),
-        event_name(event),
-        printable(&event.task_id)
-    );
-    if event.from_state != event.to_state {
-        write!(line, "  {} -> {}", state_name(event.from_state()), state_name(event.to_state())).ok();
-    }
+    let task_id = format!("  {}", printable(&event.task_id));
+    event_parts(event, &task_id)
+}
+
+/// One event in a line of its saga's history.
+pub fn history_line(event: &SagaEvent) -> String {
+    event_parts(event, "")
+}
+
+fn event_parts(event: &SagaEvent, task_id: &str) -> String {
+    let name = event_name(event);
+    let mut line = format!("{:<8} {}  {name:<23}{task_id}", event.revision, stamp(event.time.as_ref()));
+    match (event.from_state(), event.to_state()) {
+        (SagaState::Unspecified, to) => write!(line, "  -> {}", state_name(to)).ok(),
+        (from, to) if from != to => write!(line, "  {} -> {}", state_name(from), state_name(to)).ok(),
+        (_, _) => None,
+    };
     if !event.actor.is_empty() {
         write!(line, "  by {}", printable(&event.actor)).ok();
     }
@@ -277,12 +308,13 @@ pub fn event_line(event: &SagaEvent) -> String {
     if !event.details.is_empty() {
         write!(line, "  [{}]", labels(&event.details)).ok();
     }
-    line
+    line.trim_end().to_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::{FailureAction, StaleAction};
 
     fn saga() -> Saga {
         Saga {
@@ -319,6 +351,33 @@ mod tests {
     }
 
     #[test]
+    fn a_policy_is_told_by_what_is_not_default() {
+        let length = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+        let mut policy = Policy {
+            on_stale: StaleAction::Hold.into(),
+            on_failure: FailureAction::Fail.into(),
+            max_expirations: 3,
+            max_attempts: 1,
+            retry_backoff: length(1),
+            retry_backoff_max: length(300),
+            compensation_timeout: length(86_400),
+            ..Policy::default()
+        };
+        assert!(policy_line(&policy).starts_with("default: on-stale hold"));
+        assert!(policy_line(&Policy::default()).starts_with("default"));
+        (policy.max_attempts, policy.settle) = (3, length(5_415));
+        assert_eq!(policy_line(&policy), "max-attempts 3, settle 1h 30m 15s");
+    }
+
+    #[test]
+    fn a_lease_that_has_ended_holds_nothing() {
+        let ended = Saga { state: SagaState::Compensating.into(), stale: false, ..saga() };
+        assert_eq!(owner(&ended), "");
+        assert!(saga_in_full(&ended).contains("last lease    w-1, token 12\n"));
+        assert!(saga_in_full(&saga()).contains("\nlease         w-1, token 12, ends"));
+    }
+
+    #[test]
     fn events_are_one_line() {
         let event = SagaEvent {
             revision: 7,
@@ -327,7 +386,10 @@ mod tests {
             reason: "two\nlines".to_owned(),
             ..SagaEvent::default()
         };
+        assert!(history_line(&event).len() < event_line(&event).len(), "a history needs no task ids");
         let line = event_line(&event);
+        let created = SagaEvent { to_state: SagaState::Planned.into(), ..SagaEvent::default() };
+        assert!(history_line(&created).ends_with("  -> planned"));
         assert!(line.contains("lease-expired") && line.contains("two\\nlines") && !line.contains('\n'), "{line}");
     }
 }

@@ -29,34 +29,44 @@ pub fn content(bytes: &[u8]) -> String {
     }
 }
 
-/// A length in at most two units: `1h 30m`, `12s`, `250ms`.
-pub fn length(length: Duration) -> String {
-    if length.is_zero() {
-        return "0s".to_owned();
+/// The units of lengths, in microseconds.
+const UNITS: [(&str, u128); 6] =
+    [("d", 86_400_000_000), ("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1_000), ("us", 1)];
+
+/// A length to the microsecond, in as many units as that takes: `1h 30m 15s`, `250ms`.
+pub fn exact(length: Duration) -> String {
+    let mut left = length.as_micros();
+    let mut parts = Vec::new();
+    for (unit, micros) in UNITS {
+        if left >= micros {
+            parts.push(format!("{}{unit}", left / micros));
+            left %= micros;
+        }
     }
-    let rounded = if length >= Duration::from_secs(10) {
-        Duration::from_secs(length.as_secs())
-    } else if length >= Duration::from_millis(1) {
-        Duration::from_millis(u64::try_from(length.as_millis()).unwrap_or(u64::MAX))
-    } else {
-        length
-    };
-    let text = humantime::format_duration(rounded).to_string();
-    text.split(' ').take(2).collect::<Vec<_>>().join(" ")
+    if parts.is_empty() { "0s".to_owned() } else { parts.join(" ") }
 }
 
-/// How far `at` is from `now`: `in 12s`, `3m ago`, `now`.
+/// A length in at most two units: `1h 30m`, `12s`, `250ms`.
+pub fn length(length: Duration) -> String {
+    let whole = if length >= Duration::from_secs(10) { Duration::from_secs(length.as_secs()) } else { length };
+    exact(whole).split(' ').take(2).collect::<Vec<_>>().join(" ")
+}
+
+/// How far `at` is from `now`: `in 12s`, `3m 5s ago`, `now` within half a second.
 pub fn relative(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
+    let rounded = |length: Duration| Duration::from_secs((length + Duration::from_millis(500)).as_secs());
     let away = at - now;
-    let coarse = |length: Duration| {
-        let text = self::length(Duration::from_secs(length.as_secs().max(1)));
-        text.split(' ').next().unwrap_or_default().to_owned()
-    };
-    match (away.to_std(), (-away).to_std()) {
-        (Ok(ahead), _) if !ahead.is_zero() => format!("in {}", coarse(ahead)),
-        (_, Ok(ago)) if !ago.is_zero() => format!("{} ago", coarse(ago)),
+    match (away.to_std().map(rounded), (-away).to_std().map(rounded)) {
+        (Ok(ahead), _) if !ahead.is_zero() => format!("in {}", length(ahead)),
+        (_, Ok(ago)) if !ago.is_zero() => format!("{} ago", length(ago)),
         (_, _) => "now".to_owned(),
     }
+}
+
+/// `1 saga`, `2 sagas`.
+pub fn counted(count: impl Into<i64>, what: &str) -> String {
+    let count = count.into();
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// A time in full: RFC 3339 in UTC, and how far away it is.
@@ -73,9 +83,20 @@ pub fn stamp(at: Option<&Timestamp>) -> String {
     at.map_or_else(|| "-".to_owned(), |at| at.to_rfc3339_opts(SecondsFormat::Millis, true))
 }
 
-/// Only how far away a time is.
+/// Only how far away a time is, to the nearest unit: for columns.
 pub fn away(at: Option<&Timestamp>) -> String {
-    at.and_then(convert::to_utc).map_or_else(|| "-".to_owned(), |at| relative(at, time::utc_now()))
+    at.and_then(convert::to_utc).map_or_else(|| "-".to_owned(), |at| roughly(at, time::utc_now()))
+}
+
+fn roughly(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
+    let micros = (at - now).abs().to_std().unwrap_or_default().as_micros();
+    let mut units = UNITS.iter().take_while(|(_, unit)| *unit >= 1_000_000);
+    let largest = units.find(|(name, unit)| micros >= *unit || (*name == "s" && micros * 2 >= *unit));
+    match largest.map(|(name, unit)| (name, (micros + unit / 2) / unit)) {
+        Some((name, count)) if at > now => format!("in {count}{name}"),
+        Some((name, count)) => format!("{count}{name} ago"),
+        None => "now".to_owned(),
+    }
 }
 
 /// The last part of an enum value's name: `SAGA_STATE_RUNNING` after `SAGA_STATE_` as `running`.
@@ -97,9 +118,14 @@ mod tests {
         let now = DateTime::from_timestamp(1_000_000, 0).expect("in the calendar");
         let told = |seconds| relative(now + chrono::TimeDelta::seconds(seconds), now);
         assert_eq!(told(12), "in 12s");
-        assert_eq!(told(-185), "3m ago");
+        assert_eq!(told(-185), "3m 5s ago");
         assert_eq!(told(0), "now");
-        assert_eq!(told(-90_000), "1day ago");
+        assert_eq!(told(-90_000), "1d 1h ago");
+        assert_eq!(relative(now + chrono::TimeDelta::milliseconds(299_900), now), "in 5m");
+        assert_eq!(roughly(now + chrono::TimeDelta::milliseconds(299_900), now), "in 5m");
+        assert_eq!(roughly(now - chrono::TimeDelta::seconds(40), now), "40s ago");
+        assert_eq!(roughly(now, now), "now");
+        assert_eq!(relative(now - chrono::TimeDelta::milliseconds(30), now), "now");
     }
 
     #[test]
@@ -107,7 +133,10 @@ mod tests {
         assert_eq!(length(Duration::from_secs(5_400)), "1h 30m");
         assert_eq!(length(Duration::from_millis(12_345)), "12s");
         assert_eq!(length(Duration::from_millis(250)), "250ms");
+        assert_eq!(length(Duration::from_millis(1_250)), "1s 250ms");
         assert_eq!(length(Duration::ZERO), "0s");
+        assert_eq!(exact(Duration::from_secs(93_784)), "1d 2h 3m 4s");
+        assert_eq!(counted(1, "saga") + ", " + &counted(0, "event"), "1 saga, 0 events");
     }
 
     #[test]

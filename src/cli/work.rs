@@ -6,7 +6,7 @@ use bytes::Bytes;
 use clap::Args;
 
 use super::{
-    actor, args,
+    args::WorkerArgs,
     context::Context,
     errors::CliError,
     output::notice,
@@ -32,24 +32,14 @@ const RETRYABLE: i32 = 75;
                         Exit code 0 completes the saga, 75 fails it retryably, any other fails it.\n\
                         A first SIGTERM or SIGINT lets running commands end, a second ends them.")]
 pub struct WorkArgs {
-    /// The queues to work on; repeatable, or separated by commas.
-    #[arg(long = "queue", value_delimiter = ',', required = true, value_name = "QUEUE")]
-    queues: Vec<String>,
-    /// Who works; unique to this worker [default: a name for this process]
-    #[arg(long, value_name = "ID")]
-    owner: Option<String>,
-    /// The length of leases: a dead worker's saga is free again after this.
-    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = args::duration)]
-    ttl: Duration,
+    #[command(flatten)]
+    worker: WorkerArgs,
     /// How many commands at a time.
     #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..))]
     concurrency: u16,
     /// End when the queue is empty.
     #[arg(long)]
     drain: bool,
-    /// How long a command that is to end has between TERM and KILL.
-    #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = args::duration)]
-    kill_after: Duration,
     /// The command, and its arguments.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -64,9 +54,9 @@ pub fn notes() -> Notes {
 pub async fn run(context: &Context, args: WorkArgs) -> Result<(), CliError> {
     let shutdown = signals::listen()?;
     let options = WorkerOptions {
-        queues: args.queues,
-        owner_id: args.owner.unwrap_or_else(actor::worker),
-        ttl: args.ttl,
+        owner_id: args.worker.owner(),
+        queues: args.worker.queues,
+        ttl: args.worker.ttl,
         concurrency: usize::from(args.concurrency),
         drain: args.drain,
     };
@@ -75,7 +65,7 @@ pub async fn run(context: &Context, args: WorkArgs) -> Result<(), CliError> {
         program: program.clone(),
         arguments: arguments.to_vec(),
         server: context.client.server().to_owned(),
-        kill_after: args.kill_after,
+        kill_after: args.worker.kill_after,
     };
     worker::run(context.client.clone(), options, Arc::new(handler), shutdown, notes()).await?;
     Ok(())

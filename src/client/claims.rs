@@ -16,9 +16,12 @@ use super::{
 };
 use crate::proto::{ClaimNextRequest, LeasePurpose, ReleaseRequest, Saga};
 
-/// No call waits longer in the coordinator. Also at most a third of the ttl, so that a lease granted at the end of
-/// the wait still has most of its length when it is counted from the sending.
+/// No call waits longer in the coordinator. Where it may be, it is a third of the ttl: a lease granted at the end of
+/// the wait then still has most of its length when it is counted from the sending, and needs no confirmation.
 const WAIT_MAX: Duration = Duration::from_secs(20);
+
+/// Nor is the coordinator asked more often than this when there is nothing to claim.
+const WAIT_MIN: Duration = Duration::from_secs(1);
 
 /// How long cleaning up after a broken-off wait may take; what it misses runs out by itself.
 const CLEANUP_TIMEOUT: Duration = Duration::from_secs(2);
@@ -47,7 +50,7 @@ pub(super) struct Claims {
 impl Claims {
     /// Asks for up to `max` sagas, until the coordinator answers or `stop` is set. Its refusals are errors.
     pub async fn next(&self, max: usize, stop: &CancellationToken) -> Result<Claimed, Status> {
-        let wait = if self.wait { WAIT_MAX.min(self.ttl / 3) } else { Duration::ZERO };
+        let wait = if self.wait { (self.ttl / 3).clamp(WAIT_MIN, WAIT_MAX) } else { Duration::ZERO };
         let mut request = ClaimNextRequest {
             queues: self.queues.clone(),
             owner_id: self.owner_id.clone(),

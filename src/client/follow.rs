@@ -8,8 +8,9 @@ use tonic::{Status, Streaming};
 use super::{Client, Happened, Refusal, retry::Backoff};
 use crate::proto::{WatchEventsRequest, WatchEventsResponse, WatchStaleRequest, WatchStaleResponse};
 
-/// Bookmarks come at least every ten seconds; a stream silent for three times that is taken for dead.
-const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// `WatchStale` sends a bookmark at least every ten seconds; silent for three times that it is taken for dead. Events
+/// have no such promise, and must do with the channel's pings.
+const STALE_SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// An answer that carries a revision to resume after.
 pub trait Revisioned {
@@ -49,6 +50,7 @@ pub struct Follow<T> {
     /// Whether a stream that ends or breaks is opened again. A snapshot is not: half of one can't be resumed.
     resume: bool,
     after: Option<i64>,
+    silence_max: Option<Duration>,
     stream: Option<Streaming<T>>,
     connected_once: bool,
     pause: Option<Duration>,
@@ -64,7 +66,7 @@ impl Follow<WatchStaleResponse> {
             let mut sagas = client.sagas();
             Box::pin(async move { sagas.watch_stale(request).await.map(tonic::Response::into_inner) })
         };
-        Self::new(Box::new(open), resume, after)
+        Self::new(Box::new(open), resume, after, Some(STALE_SILENCE_MAX))
     }
 }
 
@@ -77,13 +79,22 @@ impl Follow<WatchEventsResponse> {
             let mut sagas = client.sagas();
             Box::pin(async move { sagas.watch_events(request).await.map(tonic::Response::into_inner) })
         };
-        Self::new(Box::new(open), true, after)
+        Self::new(Box::new(open), true, after, None)
     }
 }
 
 impl<T: Revisioned> Follow<T> {
-    fn new(open: Open<T>, resume: bool, after: Option<i64>) -> Self {
-        Self { open, resume, after, stream: None, connected_once: false, pause: None, backoff: Backoff::default() }
+    fn new(open: Open<T>, resume: bool, after: Option<i64>, silence_max: Option<Duration>) -> Self {
+        Self {
+            open,
+            resume,
+            after,
+            silence_max,
+            stream: None,
+            connected_once: false,
+            pause: None,
+            backoff: Backoff::default(),
+        }
     }
 
     /// The revision after which the stream would be opened again.
@@ -108,8 +119,13 @@ impl<T: Revisioned> Follow<T> {
                 Err(status) => return self.broken(status),
             },
         };
-        let message = tokio::time::timeout(SILENCE_MAX, stream.message()).await;
-        match message.unwrap_or_else(|_| Err(Status::unavailable("the stream fell silent"))) {
+        let message = match self.silence_max {
+            Some(silence) => tokio::time::timeout(silence, stream.message())
+                .await
+                .unwrap_or_else(|_| Err(Status::unavailable("the stream fell silent"))),
+            None => stream.message().await,
+        };
+        match message {
             Ok(Some(item)) => {
                 self.backoff.reset();
                 if item.revision() > 0 {

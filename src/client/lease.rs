@@ -14,26 +14,17 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tonic::{Code, Status};
 
 use super::{
-    Client, Refusal,
-    connect::with_timeout,
-    convert,
+    Client,
+    heartbeat::{Grant, INTERVAL_MIN, RETRY_MAX, Verdict, beat, beat_timeout},
     retry::Backoff,
     time::{self, Moment},
 };
-use crate::proto::{Directive, HeartbeatRequest, HeartbeatResponse, Lease, Saga};
-
-/// Heartbeats are not sent more often, however short the lease.
-const INTERVAL_MIN: Duration = Duration::from_millis(20);
-
-/// After an unanswered heartbeat the next try waits at most this long.
-const RETRY_MAX: Duration = Duration::from_secs(1);
+use crate::proto::Saga;
 
 /// What every call under a lease names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,97 +146,6 @@ impl LeaseKeeper {
     }
 }
 
-/// What the coordinator last granted.
-#[derive(Clone, Debug)]
-struct Grant {
-    deadline: Moment,
-    /// How long the grant was: the ttl, or less where a timeout clamped it.
-    length: Duration,
-    interval: Duration,
-    /// The same end on the coordinator's clock, to be compared with its other times only.
-    expire_time: Option<DateTime<Utc>>,
-}
-
-impl Grant {
-    fn new(lease: &Lease, sent: Moment) -> Self {
-        let ttl = lease.ttl.as_ref().map(convert::from_proto).unwrap_or_default();
-        let length = match (&lease.heartbeat_time, &lease.expire_time) {
-            (Some(start), Some(end)) => convert::between(start, end),
-            (None, _) | (_, None) => ttl,
-        };
-        let advice = lease.heartbeat_interval.as_ref().map(convert::from_proto).unwrap_or_default();
-        let interval = if advice.is_zero() { ttl / 3 } else { advice };
-        Self {
-            deadline: sent + length,
-            length,
-            interval: interval.max(INTERVAL_MIN),
-            expire_time: lease.expire_time.as_ref().and_then(convert::to_utc),
-        }
-    }
-
-    /// The lease stands until `expire_time` of the coordinator's clock: later than known when the answer to an
-    /// accepted heartbeat was lost. The difference of two of its times holds on our clock as well.
-    fn stands_until(&mut self, expire_time: DateTime<Utc>) {
-        if let Some(known) = self.expire_time
-            && let Ok(further) = (expire_time - known).to_std()
-        {
-            self.deadline = self.deadline + further;
-            self.expire_time = Some(expire_time);
-        }
-    }
-}
-
-/// What the answer to a heartbeat means.
-#[derive(Debug)]
-enum Verdict {
-    Extended(Grant, Option<String>),
-    Stands(Option<DateTime<Utc>>, Option<String>),
-    Unknown(String),
-    Lost(String),
-}
-
-fn judge(answer: Result<HeartbeatResponse, Status>, sent: Moment) -> Verdict {
-    let status = match answer {
-        Ok(HeartbeatResponse { lease: Some(lease), directive, cancel_reason }) => {
-            let cancel = directive == Directive::Cancel as i32;
-            return Verdict::Extended(Grant::new(&lease, sent), cancel.then_some(cancel_reason));
-        }
-        Ok(HeartbeatResponse { lease: None, .. }) => return Verdict::Unknown("an answer without a lease".to_owned()),
-        Err(status) => status,
-    };
-    let refusal = Refusal::from(&status);
-    let why = format!("{}: {}", refusal.reason, refusal.message);
-    match (refusal.code, refusal.reason.as_str()) {
-        (_, "LEASE_NOT_EXTENDED" | "EXECUTION_TIMEOUT" | "PROGRESS_TIMEOUT") => {
-            let directive = refusal.metadata.get("directive").map_or("", String::as_str);
-            let cancel = directive
-                .ends_with("CANCEL")
-                .then(|| refusal.metadata.get("cancel_reason").cloned().unwrap_or_default());
-            Verdict::Stands(refusal.metadata.get("expire_time").and_then(|time| convert::parse_utc(time)), cancel)
-        }
-        (Code::Aborted | Code::FailedPrecondition | Code::NotFound, _) => Verdict::Lost(why),
-        _ => Verdict::Unknown(why),
-    }
-}
-
-async fn beat(client: &Client, key: &LeaseKey, progress: Option<Bytes>, timeout: Duration) -> Verdict {
-    let request = HeartbeatRequest {
-        task_id: key.task_id.clone(),
-        owner_id: key.owner_id.clone(),
-        fencing_token: key.fencing_token,
-        ttl: None,
-        progress,
-    };
-    let sent = time::now();
-    let answer = client.sagas().heartbeat(with_timeout(request, timeout)).await;
-    judge(answer.map(tonic::Response::into_inner), sent)
-}
-
-/// An unanswered heartbeat must leave time for another.
-fn beat_timeout(client: &Client, grant: &Grant) -> Duration {
-    client.timeout().min((grant.length / 2).max(RETRY_MAX))
-}
-
 /// Learns where a lease stands whose beginning is not known on our clock.
 async fn confirm(client: &Client, key: &LeaseKey, grant: &mut Grant, received: Moment) -> Result<(), LeaseLost> {
     let mut backoff = Backoff::new(INTERVAL_MIN, RETRY_MAX);
@@ -356,52 +256,5 @@ impl Keeping {
 
     fn lose(&self, reason: String) {
         self.status.send_replace(LeaseStatus::Lost(reason));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tonic_types::{ErrorDetails, StatusExt};
-
-    use super::*;
-
-    fn refused(code: Code, reason: &str, metadata: &[(&str, &str)]) -> Verdict {
-        let metadata: Vec<(String, String)> =
-            metadata.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        let details = ErrorDetails::with_error_info(reason, "sagad", metadata);
-        judge(Err(Status::with_error_details(code, "no", details)), time::now())
-    }
-
-    #[test]
-    fn every_refusal_has_its_meaning() {
-        assert!(matches!(refused(Code::Aborted, "LEASE_SUPERSEDED", &[]), Verdict::Lost(_)));
-        assert!(matches!(refused(Code::FailedPrecondition, "SAGA_TERMINAL", &[]), Verdict::Lost(_)));
-        assert!(matches!(refused(Code::NotFound, "SAGA_NOT_FOUND", &[]), Verdict::Lost(_)));
-        assert!(matches!(refused(Code::Unavailable, "SHUTTING_DOWN", &[]), Verdict::Unknown(_)));
-        assert!(matches!(refused(Code::Unknown, "OUTCOME_UNKNOWN", &[]), Verdict::Unknown(_)));
-        let metadata = [("directive", "DIRECTIVE_CANCEL"), ("expire_time", "2026-01-02T03:04:05Z")];
-        match refused(Code::FailedPrecondition, "EXECUTION_TIMEOUT", &metadata) {
-            Verdict::Stands(Some(_), Some(_)) => {}
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_grant_counts_from_when_it_was_asked_for() {
-        let at = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
-        let lease = Lease {
-            heartbeat_time: at(100),
-            expire_time: at(110),
-            ttl: Some(convert::to_proto(Duration::from_secs(30))),
-            ..Lease::default()
-        };
-        let sent = time::now();
-        let mut grant = Grant::new(&lease, sent);
-        assert_eq!(grant.deadline, sent + Duration::from_secs(10), "a clamped grant is shorter than its ttl");
-        assert_eq!(grant.interval, Duration::from_secs(10));
-        grant.stands_until(convert::to_utc(&at(115).expect("a time")).expect("in the calendar"));
-        assert_eq!(grant.deadline, sent + Duration::from_secs(15));
-        grant.stands_until(convert::to_utc(&at(111).expect("a time")).expect("in the calendar"));
-        assert_eq!(grant.deadline, sent + Duration::from_secs(15), "an older expiry changes nothing");
     }
 }

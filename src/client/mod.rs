@@ -17,6 +17,7 @@ mod claims;
 pub mod connect;
 pub mod convert;
 pub mod follow;
+mod heartbeat;
 pub mod lease;
 pub mod note;
 pub mod recovery;

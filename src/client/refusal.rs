@@ -33,17 +33,16 @@ pub struct Refusal {
     pub retry_after: Option<Duration>,
     /// Whether the call took effect.
     pub happened: Happened,
+    /// Whether no coordinator could be talked to: no connection, no answer in time, or it is about to go.
+    pub unreachable: bool,
+    /// Whether no connection could be made, so that nothing was sent. An earlier try of the same call may have been.
+    pub unsent: bool,
 }
 
 impl Refusal {
     /// Whether this is the coordinator's refusal for `reason`.
     pub fn is(&self, reason: &str) -> bool {
         self.reason == reason
-    }
-
-    /// Whether the coordinator could not be talked to at all: no connection, or no answer in time.
-    pub fn is_unreachable(&self) -> bool {
-        self.happened == Happened::Unknown && self.reason != "OUTCOME_UNKNOWN" || matches!(self.code, Code::Unavailable)
     }
 }
 
@@ -75,6 +74,9 @@ impl From<&Status> for Refusal {
             violations: violations.into_iter().map(|violation| (violation.field, violation.description)).collect(),
             retry_after: status.get_details_retry_info().and_then(|info| info.retry_delay),
             happened,
+            unsent: causes(status).any(|cause| cause.is::<tonic::ConnectError>()),
+            unreachable: status.source().is_some()
+                || matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled),
         }
     }
 }
@@ -83,14 +85,17 @@ impl From<&Status> for Refusal {
 /// ("Connection refused").
 fn message_of(status: &Status) -> String {
     let mut message = status.message().to_owned();
-    let mut cause = status.source();
-    while let Some(inner) = cause.and_then(Error::source) {
-        cause = Some(inner);
-    }
-    if let Some(cause) = cause.map(ToString::to_string).filter(|cause| !message.contains(cause.as_str())) {
+    if let Some(cause) =
+        causes(status).last().map(ToString::to_string).filter(|cause| !message.contains(cause.as_str()))
+    {
         message = if message.is_empty() { cause } else { format!("{message}: {cause}") };
     }
     message
+}
+
+/// The causes of a status, from the outermost to the innermost.
+fn causes(status: &Status) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    std::iter::successors(status.source(), |cause| <dyn Error>::source(*cause))
 }
 
 /// The name of a code as `google.rpc.Code` has it.
@@ -123,7 +128,11 @@ mod tests {
     use super::*;
 
     fn with_reason(code: Code, reason: &str) -> Status {
-        Status::with_error_details(code, "no", ErrorDetails::with_error_info(reason, "sagad", [("state", "x")]))
+        Status::with_error_details(
+            code,
+            "no",
+            ErrorDetails::with_error_info(reason, "sagad", std::collections::HashMap::new()),
+        )
     }
 
     #[test]
@@ -141,6 +150,8 @@ mod tests {
     fn without_details_the_codes_name_is_the_reason() {
         let refusal = Refusal::from(&Status::unimplemented("what?"));
         assert_eq!(refusal.reason, "UNIMPLEMENTED");
-        assert!(!refusal.is_unreachable());
+        assert!(!refusal.unreachable);
+        assert!(!Refusal::from(&Status::internal("a bug")).unreachable);
+        assert!(Refusal::from(&Status::deadline_exceeded("late")).unreachable);
     }
 }

@@ -30,47 +30,49 @@ fn parse_name(value: &str, max: usize) -> Result<Arc<str>, Malformed> {
     Ok(value.into())
 }
 
-macro_rules! name {
-    ($(#[$doc:meta])* $name:ident, $max:expr) => {
+/// A text that is valid by its making: parsed by one function, or not there.
+macro_rules! parsed_text {
+    ($(#[$doc:meta])* $name:ident, $parse:expr) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(Arc<str>);
+        pub struct $name(std::sync::Arc<str>);
 
         impl $name {
-            /// Parses a name; the error says what is wrong with it.
-            pub fn parse(value: &str) -> Result<Self, Malformed> {
-                parse_name(value, $max).map($name)
+            /// Parses it; the error says what is wrong with it.
+            pub fn parse(value: &str) -> Result<Self, $crate::domain::ids::Malformed> {
+                $parse(value).map($name)
             }
 
-            /// The name as text.
+            /// It as text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(&self.0)
             }
         }
     };
 }
+pub(super) use parsed_text;
 
-name!(
+parsed_text!(
     /// A task's id: unique among all stored sagas.
-    TaskId, ID_BYTES
+    TaskId, |value| parse_name(value, ID_BYTES)
 );
-name!(
+parsed_text!(
     /// A saga's id: unique among all stored sagas; the task's id unless given.
-    SagaId, ID_BYTES
+    SagaId, |value| parse_name(value, ID_BYTES)
 );
-name!(
+parsed_text!(
     /// Who holds a lease, or for whom a saga is reserved.
-    OwnerId, ID_BYTES
+    OwnerId, |value| parse_name(value, ID_BYTES)
 );
-name!(
+parsed_text!(
     /// A queue's name.
-    QueueName, QUEUE_BYTES
+    QueueName, |value| parse_name(value, QUEUE_BYTES)
 );
 
 impl TaskId {

@@ -2,7 +2,8 @@
 //!
 //! Read in this order: [`ids`], [`time`] and [`text`] are values that can't be invalid; [`lease`], [`compensation`],
 //! [`policy`], [`saga`] and [`event`] are the facts; [`command`] is what can be asked; [`rejection`] is every refusal;
-//! [`due`] is what happens by itself; [`transition`] is the one table of rules.
+//! [`due`] is what happens by itself; [`transition`] is the one table of rules: `admission` says who holds a lease, `held`
+//! and `undo` what the holder can do, `free` what everybody can.
 
 mod admission;
 pub mod bounds;

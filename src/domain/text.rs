@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     bounds::{ACTOR_BYTES, BLOB_BYTES, KIND_BYTES, LABEL_KEY_BYTES, LABEL_VALUE_BYTES, LABELS, TEXT_BYTES},
-    ids::Malformed,
+    ids::{Malformed, parsed_text},
 };
 
 fn within(value: &str, max: usize) -> Result<(), Malformed> {
@@ -27,39 +27,13 @@ fn printable(value: &str, max: usize) -> Result<Arc<str>, Malformed> {
     Ok(value.into())
 }
 
-macro_rules! printable {
-    ($(#[$doc:meta])* $name:ident, $max:expr) => {
-        $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(Arc<str>);
-
-        impl $name {
-            /// Parses it; the error says what is wrong.
-            pub fn parse(value: &str) -> Result<Self, Malformed> {
-                printable(value, $max).map($name)
-            }
-
-            /// It as text.
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-    };
-}
-
-printable!(
+parsed_text!(
     /// Who did something: a person, a worker, or `sagad` itself. 1 to 200 bytes, printable.
-    Actor, ACTOR_BYTES
+    Actor, |value| printable(value, ACTOR_BYTES)
 );
-printable!(
+parsed_text!(
     /// What sort of undo a compensation is: a handler's name. 1 to 100 bytes, printable.
-    Kind, KIND_BYTES
+    Kind, |value| printable(value, KIND_BYTES)
 );
 
 impl Actor {

@@ -57,7 +57,7 @@ impl Admin {
 
     async fn list(&self) -> Result<proto::ListQueuesResponse, Problem> {
         let queues = self.desk.store()?.queues().await?;
-        Ok(proto::ListQueuesResponse { queues: queues.iter().map(server::queue).collect() })
+        Ok(server::queues(&queues))
     }
 
     async fn set_paused<M: Change>(&self, message: M) -> Result<Option<proto::Queue>, Problem> {

@@ -5,6 +5,7 @@ use tracing::{debug, info};
 
 use crate::{
     domain::{
+        bounds::ID_BYTES,
         command::{Answer, Command, FreeVerb, LeaseAnswer, Request, Verb},
         rejection::Refusal,
         saga::Saga,
@@ -19,7 +20,7 @@ use super::{
     deadline::bounded_wait,
     parse::{self, Change, Violations},
     render,
-    status::Problem,
+    status::{Problem, cut},
 };
 
 /// The store, once there is one, and what is done around each request; cheap to clone.
@@ -137,7 +138,7 @@ impl Desk {
 
     fn render(&self, sagas: &[Saga]) -> Result<Vec<proto::Saga>, Problem> {
         let moment = self.slot.get()?.moment();
-        Ok(sagas.iter().map(|saga| render::saga::saga(saga, &moment)).collect())
+        Ok(render::saga::sagas(sagas, &moment))
     }
 
     /// Answers an rpc that only looks.
@@ -147,6 +148,8 @@ impl Desk {
         subject: &str,
         look: impl Future<Output = Result<T, Problem>>,
     ) -> Result<Response<T>, Status> {
+        // As the caller sent it, so of any length.
+        let subject = cut(subject.to_owned(), ID_BYTES);
         let begun = self.slot.get().map(|store| store.moment().now);
         match look.await {
             Ok(answer) => {
@@ -157,7 +160,7 @@ impl Desk {
                 Ok(Response::new(answer))
             }
             Err(problem) => {
-                refused(rpc, subject, &problem);
+                refused(rpc, &subject, &problem);
                 Err(problem.into())
             }
         }
@@ -197,7 +200,7 @@ fn subject(command: &Command) -> String {
 fn decider(command: &Command) -> Option<&Actor> {
     match command {
         Command::SetPaused(pause) => Some(&pause.actor),
-        Command::Purge(purge) => Some(&purge.actor),
+        Command::Purge(purge) => (!purge.validate_only).then_some(&purge.actor),
         Command::Create(_) | Command::ClaimNext(_) => None,
         Command::Change(change) => match &change.verb {
             Verb::Held(_, _) => None,

@@ -61,7 +61,7 @@ async fn answer(desk: &Desk, item: proto::KeepAliveRequest) -> proto::KeepAliveR
 }
 
 fn refused(task_id: String, problem: Problem) -> proto::KeepAliveResponse {
-    let (directive, cancel_reason) = match problem.directive {
+    let (directive, cancel_reason) = match problem.directive.map(|directive| *directive) {
         None => (Directive::Unspecified, String::new()),
         Some(refusal::Directive::Continue) => (Directive::Continue, String::new()),
         Some(refusal::Directive::Cancel(why)) => (Directive::Cancel, why.to_string()),
@@ -73,7 +73,7 @@ fn refused(task_id: String, problem: Problem) -> proto::KeepAliveResponse {
         cancel_reason,
         code: problem.code.into(),
         reason: problem.reason.to_owned(),
-        message: problem.message,
+        message: problem.message.into(),
     }
 }
 

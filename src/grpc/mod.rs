@@ -17,6 +17,8 @@ mod saga_service;
 mod slot;
 pub mod status;
 mod streams;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 

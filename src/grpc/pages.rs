@@ -23,7 +23,7 @@ const SAGAS_READ: usize = 100;
 /// A page of sagas.
 pub(super) async fn sagas(store: &Store, listing: Listing) -> Result<proto::ListSagasResponse, Problem> {
     let moment = store.moment();
-    let mut room = Room::new();
+    let mut room = Room::whole();
     let mut sagas = Vec::new();
     let mut after = listing.after;
     let limit = listing.limit.min(PAGE_MAX);
@@ -87,7 +87,7 @@ pub(super) async fn events(store: &Store, history: History) -> Result<proto::Lis
         ..EventQuery::default()
     };
     let read = store.events(query).await?;
-    let mut room = Room::new();
+    let mut room = Room::whole();
     let mut last = after;
     let mut events = Vec::with_capacity(read.len().min(limit));
     for event in read.iter().take(limit) {

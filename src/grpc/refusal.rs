@@ -173,6 +173,6 @@ fn stands(reason: &'static str, message: &str, lease: &StandingLease) -> Problem
         None => (problem.with("directive", "CONTINUE"), Directive::Continue),
         Some(why) => (problem.with("directive", "CANCEL").with("cancel_reason", why), Directive::Cancel(why.clone())),
     };
-    problem.directive = Some(directive);
+    problem.directive = Some(Box::new(directive));
     problem
 }

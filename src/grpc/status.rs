@@ -32,7 +32,7 @@ pub struct Problem {
     /// As in the contract's table.
     pub reason: &'static str,
     /// For people.
-    pub message: String,
+    pub message: Box<str>,
     /// For programs.
     pub metadata: BTreeMap<&'static str, String>,
     /// When trying again makes sense.
@@ -40,7 +40,7 @@ pub struct Problem {
     /// What is wrong with the request, by proto path.
     pub violations: Vec<(String, String)>,
     /// What a worker must know whose heartbeat was refused while its lease stands: why it is to stop, if it is.
-    pub directive: Option<refusal::Directive>,
+    pub directive: Option<Box<refusal::Directive>>,
 }
 
 impl Problem {
@@ -49,7 +49,7 @@ impl Problem {
         Problem {
             code,
             reason,
-            message: cut(message.into(), MESSAGE_BYTES),
+            message: cut(message.into(), MESSAGE_BYTES).into(),
             metadata: BTreeMap::new(),
             retry_after: None,
             violations: Vec::new(),

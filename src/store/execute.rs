@@ -11,7 +11,7 @@ use crate::domain::{
     draft::Draft,
     event::Event,
     ids::{FencingToken, QueueName, Revision},
-    lease::{Absence, LeasePurpose},
+    lease::Absence,
     rejection::{Refusal, Rejection},
     saga::Saga,
     time::Timestamp,
@@ -286,13 +286,25 @@ impl<R: Rows> Engine<R> {
         }
     }
 
+    /// What is kept of the answer to a request that was answered less than an hour ago.
+    fn stored_answer(
+        &mut self,
+        key: Option<RequestKey>,
+        now: Timestamp,
+    ) -> Result<Option<(RequestKey, StoredAnswer)>, RowsError> {
+        let Some(key) = key else { return Ok(None) };
+        let stored = self.rows.answer(&key.id)?;
+        Ok(stored.filter(|stored| now.since(stored.time) < ANSWER_KEPT).map(|stored| (key, stored)))
+    }
+
+    /// Whether a request was answered before.
+    pub(super) fn is_answered(&mut self, key: Option<RequestKey>, now: Timestamp) -> Result<bool, RowsError> {
+        Ok(self.stored_answer(key, now)?.is_some())
+    }
+
     /// The answer to a request that was answered before.
     fn replay(&mut self, request: &Request, now: Timestamp) -> Result<Option<Outcome>, RowsError> {
-        let Some(key) = request.key else { return Ok(None) };
-        let Some(stored) = self.rows.answer(&key.id)? else { return Ok(None) };
-        if now.since(stored.time) >= ANSWER_KEPT {
-            return Ok(None);
-        }
+        let Some((key, stored)) = self.stored_answer(request.key, now)? else { return Ok(None) };
         if stored.digest != key.digest {
             return Ok(Some(refuse(Refusal::plain(Rejection::RequestIdReused))));
         }
@@ -350,9 +362,7 @@ impl<R: Rows> Engine<R> {
             self.paused.insert(wish.queue.clone());
         } else {
             self.paused.remove(&wish.queue);
-            for purpose in [LeasePurpose::Execute, LeasePurpose::Compensate] {
-                self.woken.push(Wake::Ready(purpose, wish.queue.clone()));
-            }
+            self.woken.push(Wake::Resumed(wish.queue.clone()));
         }
         Ok(Answer::Queue(status))
     }

@@ -7,7 +7,10 @@ pub mod agenda;
 pub mod claim;
 pub mod error;
 pub mod execute;
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod handle;
+pub mod memory;
 pub mod query;
 pub mod reader;
 pub mod rows;

@@ -38,7 +38,7 @@ pub trait Reader: Send + Sync + 'static {
     /// Counts by queue, in order of name.
     fn counts(&self, moment: &Moment) -> Result<Vec<QueueCounts>, StoreError>;
 
-    /// All queues that hold sagas or were ever paused, in order of name.
+    /// All queues that ever held a saga or were paused, in order of name.
     fn queues(&self) -> Result<Vec<QueueStatus>, StoreError>;
 
     /// Writes a consistent copy of the whole store to a new file, at a pace that leaves the writer its disk; returns

@@ -89,10 +89,12 @@ pub trait Rows: Send + 'static {
     fn rollback(&mut self) -> Result<(), RowsError>;
     /// Does bounded housekeeping between transactions; `idle` tells that nobody waits.
     fn maintain(&mut self, idle: bool) -> Result<(), RowsError>;
-    /// Makes sure that revisions below `through` are never given again, whatever of the log is lost.
-    fn reserve_revisions(&mut self, through: Revision) -> Result<(), RowsError>;
-    /// Ends in good order: the last revision given was `last`, and nothing needs to be skipped at the next start.
-    fn close(&mut self, last: Revision) -> Result<(), RowsError>;
+    /// Makes sure that revisions below `through` are never given again, whatever of the log is lost. False: a read was
+    /// in the way for too long, and it is not sure yet.
+    fn reserve_revisions(&mut self, through: Revision) -> Result<bool, RowsError>;
+    /// Ends in good order at a time: the next revision would have been `next`, and nothing needs to be skipped at the
+    /// next start.
+    fn close(&mut self, next: Revision, now: Timestamp) -> Result<(), RowsError>;
 
     /// A saga by one of its ids.
     fn find(&mut self, key: &SagaKey) -> Result<Option<(RowId, Saga)>, RowsError>;

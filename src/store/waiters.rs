@@ -1,7 +1,10 @@
 //! Held `ClaimNext` calls, served in order of arrival. A call that waits is on no disk: when the coordinator ends, it is
 //! answered that it did not happen.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Bound,
+};
 
 use tokio::sync::oneshot;
 
@@ -13,6 +16,9 @@ use crate::domain::{
 };
 
 use super::StoreError;
+
+/// How many calls are looked at for whether their callers are gone: so few that it costs the writer nothing to speak of.
+const LOOK_AT: usize = 128;
 
 /// A held call.
 pub struct Waiter {
@@ -33,6 +39,18 @@ pub enum Wake {
     Ready(LeasePurpose, QueueName),
     /// Something in a queue, by one owner.
     Reserved(OwnerId, QueueName),
+    /// Whatever is in a queue that was paused.
+    Resumed(QueueName),
+}
+
+impl Wake {
+    /// Whether a call that finds nothing shows that no other call finds anything.
+    pub fn is_for_anyone(&self) -> bool {
+        match self {
+            Wake::Ready(..) => true,
+            Wake::Reserved(..) | Wake::Resumed(_) => false,
+        }
+    }
 }
 
 /// The held calls.
@@ -42,6 +60,8 @@ pub struct Waiters {
     by_queue: HashMap<(LeasePurpose, QueueName), BTreeSet<u64>>,
     deadlines: BTreeSet<(Timestamp, u64)>,
     arrived: u64,
+    /// The last call that was looked at for whether its caller is gone.
+    looked_at: u64,
 }
 
 impl Waiters {
@@ -53,6 +73,11 @@ impl Waiters {
         }
         self.deadlines.insert((waiter.deadline, self.arrived));
         self.calls.insert(self.arrived, waiter);
+    }
+
+    /// Whether no call is held.
+    pub fn is_empty(&self) -> bool {
+        self.calls.is_empty()
     }
 
     /// How many calls are held.
@@ -67,13 +92,18 @@ impl Waiters {
 
     /// The calls that what became claimable may serve, in order of arrival.
     pub fn interested(&self, wake: &Wake) -> Vec<u64> {
+        let waiting_for = |purpose: LeasePurpose, queue: &QueueName| {
+            self.by_queue.get(&(purpose, queue.clone())).into_iter().flatten().copied()
+        };
         match wake {
-            Wake::Ready(purpose, queue) => {
-                self.by_queue.get(&(*purpose, queue.clone())).into_iter().flatten().copied().collect()
-            }
+            Wake::Ready(purpose, queue) => waiting_for(*purpose, queue).collect(),
             Wake::Reserved(owner, queue) => {
-                let calls = self.by_queue.get(&(LeasePurpose::Execute, queue.clone())).into_iter().flatten();
-                calls.copied().filter(|call| self.calls[call].wish.owner == *owner).collect()
+                waiting_for(LeasePurpose::Execute, queue).filter(|call| self.calls[call].wish.owner == *owner).collect()
+            }
+            Wake::Resumed(queue) => {
+                let either =
+                    waiting_for(LeasePurpose::Execute, queue).chain(waiting_for(LeasePurpose::Compensate, queue));
+                either.collect::<BTreeSet<_>>().into_iter().collect()
             }
         }
     }
@@ -101,6 +131,20 @@ impl Waiters {
             }
         }
         Some(waiter)
+    }
+
+    /// Looks at some of the calls, at others each time, and lets those go whose callers have gone away; returns whether
+    /// there were any.
+    pub fn forget_gone(&mut self) -> bool {
+        let behind = (Bound::Excluded(self.looked_at), Bound::Unbounded);
+        let calls = self.calls.range(behind).chain(self.calls.range(..=self.looked_at)).take(LOOK_AT);
+        let looked_at: Vec<_> = calls.map(|(call, waiter)| (*call, waiter.answer.is_closed())).collect();
+        self.looked_at = looked_at.last().map_or(0, |(call, _)| *call);
+        let before = self.calls.len();
+        for (call, _) in looked_at.into_iter().filter(|(_, is_gone)| *is_gone) {
+            self.take(call);
+        }
+        self.calls.len() < before
     }
 
     /// Lets a call go whose time is up by `now`.

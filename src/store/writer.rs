@@ -17,6 +17,7 @@ use crate::domain::{
     bounds::{ABSENCE, ANSWER_KEPT},
     command::{Answer, ClaimNext, Command, RequestKey},
     event::Event,
+    ids::Revision,
     lease::Absence,
     time::{Span, Timestamp},
 };
@@ -45,6 +46,8 @@ const HOLD_RETRY: Span = Span::from_secs(1);
 /// Revisions are reserved in blocks of this size: large enough to sync the reservation seldom, small enough that 2^53
 /// lasts for 500 million starts.
 const RESERVE: usize = 1 << 24;
+/// After how many revisions a reservation that a read was in the way of is tried again.
+const RESERVE_RETRY: usize = 1 << 16;
 
 /// Why the writer ended early.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -86,6 +89,7 @@ pub(super) fn spawn<R: Rows>(
     let (done, ended) = oneshot::channel();
     thread::Builder::new().name("sagad-writer".into()).spawn(move || {
         let reserved = opening.next_revision.after(RESERVE);
+        let reserve_at = opening.next_revision.after(RESERVE / 2);
         let now = shared.clock.now();
         let absence = *shared.absence.read();
         let mut writer = Writer {
@@ -99,10 +103,11 @@ pub(super) fn spawn<R: Rows>(
             disk_was_full: false,
             draining: false,
             reserved,
+            reserve_at,
             shared,
         };
         let result = writer.run().map_err(|failure| WriterFailure(failure.to_string()));
-        writer.release_all();
+        writer.refuse_the_rest();
         drop(writer);
         drop(guard);
         // Nobody may be waiting for the end.
@@ -124,7 +129,10 @@ struct Writer<R> {
     forgot_at: Timestamp,
     disk_was_full: bool,
     draining: bool,
-    reserved: crate::domain::ids::Revision,
+    /// No revision from here on may be given before it is reserved.
+    reserved: Revision,
+    /// When to reserve more.
+    reserve_at: Revision,
 }
 
 /// An outcome on its way to its caller.
@@ -132,13 +140,20 @@ type Answered = (oneshot::Sender<Outcome>, Outcome);
 
 impl<R: Rows> Writer<R> {
     fn run(&mut self) -> Result<(), RowsError> {
-        self.engine.rows.reserve_revisions(self.reserved)?;
+        if !self.engine.rows.reserve_revisions(self.reserved)? {
+            return Err(RowsError::Broken(
+                "another process reads the database and keeps its log from being checkpointed".into(),
+            ));
+        }
         loop {
             let first = self.wait();
             self.notice_absence();
             if self.disk_was_full && !self.has_room()? {
-                if let Some(message) = first {
-                    self.refuse_for_lack_of_room(message);
+                match first {
+                    // There is no room to end in good order, and no need to: the next start skips what was reserved.
+                    Some(Message::Close) => return Ok(()),
+                    Some(message) => self.refuse_for_lack_of_room(message),
+                    None => {}
                 }
                 continue;
             }
@@ -162,7 +177,7 @@ impl<R: Rows> Writer<R> {
             self.turn(batch, drained.then_some(now))?;
             if closing {
                 let last = self.engine.next_revision();
-                return self.engine.rows.close(last);
+                return self.engine.rows.close(last, self.shared.clock.now());
             }
             self.keep_house()?;
         }
@@ -170,19 +185,33 @@ impl<R: Rows> Writer<R> {
 
     /// What is to be done between transactions.
     fn keep_house(&mut self) -> Result<(), RowsError> {
-        let mut done = self.engine.rows.maintain(self.messages.is_empty());
-        if done.is_ok() && self.engine.next_revision().after(RESERVE / 2) > self.reserved {
-            let through = self.engine.next_revision().after(RESERVE);
-            done = self.engine.rows.reserve_revisions(through);
-            if done.is_ok() {
-                self.reserved = through;
-            }
-        }
+        let done = self.engine.rows.maintain(self.messages.is_empty()).and_then(|()| self.reserve_more());
         if done == Err(RowsError::Full) {
             self.disk_was_full = true;
             return Ok(());
         }
         done
+    }
+
+    /// Reserves the next block of revisions when half of this one is used up. A long read that is in the way has until
+    /// the block's end.
+    fn reserve_more(&mut self) -> Result<(), RowsError> {
+        let next = self.engine.next_revision();
+        if next < self.reserve_at {
+            return Ok(());
+        }
+        let through = next.after(RESERVE);
+        if self.engine.rows.reserve_revisions(through)? {
+            self.reserved = through;
+            self.reserve_at = next.after(RESERVE / 2);
+        } else if next.after(RESERVE_RETRY) > self.reserved {
+            return Err(RowsError::Broken(
+                "no revisions can be reserved: a read has been in the way for millions".into(),
+            ));
+        } else {
+            self.reserve_at = next.after(RESERVE_RETRY);
+        }
+        Ok(())
     }
 
     /// Waits for a message, but not beyond what is due next.
@@ -220,7 +249,7 @@ impl<R: Rows> Writer<R> {
     /// Whether the disk, once full, takes a write again.
     fn has_room(&mut self) -> Result<bool, RowsError> {
         match self.engine.rows.reserve_revisions(self.reserved) {
-            Ok(()) => {
+            Ok(_) => {
                 tracing::info!("the disk has room again");
                 self.disk_was_full = false;
                 self.notice_absence();
@@ -238,6 +267,16 @@ impl<R: Rows> Writer<R> {
             }
             Message::Drain => self.drain(),
             Message::Close => {}
+        }
+    }
+
+    /// Answers what was not taken up before the end.
+    fn refuse_the_rest(&mut self) {
+        self.release_all();
+        for message in self.messages.try_iter() {
+            if let Message::Submit(submission) = message {
+                let _ = submission.answer.send(Err(StoreError::ShuttingDown));
+            }
         }
     }
 
@@ -305,10 +344,7 @@ impl<R: Rows> Writer<R> {
     /// Executes one command; `None` if it is to be held.
     fn execute(&mut self, submission: &Submission) -> Result<Option<Outcome>, RowsError> {
         let outcome = self.engine.execute(&submission.request, self.time)?;
-        let held = match (&submission.request.command, &outcome) {
-            (Command::ClaimNext(wish), Ok(Answer::Sagas(sagas))) => sagas.is_empty() && wish.wait > Span::ZERO,
-            _ => false,
-        };
+        let held = self.engine.is_to_wait(&submission.request, &outcome, self.time)?;
         Ok(if held { None } else { Some(outcome) })
     }
 
@@ -318,7 +354,7 @@ impl<R: Rows> Writer<R> {
         let deadline = submission.arrival.plus(wish.wait);
         if self.draining {
             answered.push((submission.answer, Err(StoreError::ShuttingDown)));
-        } else if self.waiters.len() >= self.bounds.waiting {
+        } else if self.waiters.len() >= self.bounds.waiting && !self.waiters.forget_gone() {
             answered.push((submission.answer, Err(StoreError::Overloaded { retry_after: HOLD_RETRY })));
         } else {
             self.waiters.hold(Waiter { wish, key, deadline, answer: submission.answer });
@@ -326,8 +362,8 @@ impl<R: Rows> Writer<R> {
     }
 
     fn serve(&mut self, answered: &mut Vec<Answered>) -> Result<(), RowsError> {
-        for (waiter, answer) in self.engine.serve(&mut self.waiters, self.time)? {
-            answered.push((waiter.answer, Ok(answer)));
+        for (waiter, outcome) in self.engine.serve(&mut self.waiters, self.time)? {
+            answered.push((waiter.answer, outcome));
         }
         Ok(())
     }

@@ -11,3 +11,6 @@ mod stale;
 
 pub use events::{EventItem, watch_events};
 pub use stale::{StaleItem, watch_stale};
+
+#[cfg(test)]
+mod tests;

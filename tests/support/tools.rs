@@ -3,6 +3,7 @@
 use std::{
     env,
     ffi::OsString,
+    io::{self, Write},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -16,8 +17,16 @@ pub fn are_there(names: &[&str]) -> bool {
         return true;
     }
     assert!(env::var_os("CI").is_none_or(|ci| ci != "true"), "not installed, but needed in CI: {missing:?}");
-    eprintln!("!!! SKIPPED, NOTHING WAS TESTED: not installed: {missing:?} !!!");
+    // Not by eprintln!, which nobody sees of a test that passes.
+    let _ = writeln!(io::stderr(), "\n!!! SKIPPED, NOTHING WAS TESTED: not installed: {missing:?} !!!");
     false
+}
+
+/// Runs a script; shows what it said if it fails.
+pub fn must_succeed(script: &mut Command) {
+    let output = script.output().expect("bash is there");
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{}\n{}\n{}", output.status, said(&output.stdout), said(&output.stderr));
 }
 
 /// `PATH`, with the directory of the binary under test before it and the one where `go install` puts programs behind.

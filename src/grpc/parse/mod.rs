@@ -13,6 +13,11 @@ pub mod queries;
 pub mod values;
 pub mod violations;
 
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
+
 pub use key::request;
 pub use violations::Violations;
 

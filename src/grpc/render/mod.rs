@@ -48,8 +48,8 @@ pub struct Room {
 }
 
 impl Room {
-    /// An empty answer.
-    pub fn new() -> Self {
+    /// An empty answer's.
+    pub fn whole() -> Self {
         Room { left: ANSWER_BYTES - REST_BYTES }
     }
 

@@ -12,9 +12,36 @@ use crate::{
 };
 
 use super::{
+    Room,
     enums::{compensation_state, failure_action, purpose, stale_action, state},
     span, time,
 };
+
+/// Sagas with everything, if that fits into one answer. It does where they were just created or claimed; a repeat
+/// answers with the same sagas as they are now, and they may have grown: then without payload, progress and result, or
+/// else with no more than what names them and tells their state.
+pub fn sagas(sagas: &[Saga], moment: &Moment) -> Vec<proto::Saga> {
+    let forms: [fn(&Saga, &Moment) -> proto::Saga; 2] = [saga, listed];
+    for form in forms {
+        let mut room = Room::whole();
+        let shown: Vec<proto::Saga> =
+            sagas.iter().map(|one| form(one, moment)).take_while(|shown| room.take(shown)).collect();
+        if shown.len() == sagas.len() {
+            return shown;
+        }
+    }
+    sagas.iter().map(named).collect()
+}
+
+fn named(saga: &Saga) -> proto::Saga {
+    proto::Saga {
+        task_id: saga.spec.task_id.to_string(),
+        saga_id: saga.spec.saga_id.to_string(),
+        state: state(saga.state).into(),
+        revision: saga.revision.0,
+        ..proto::Saga::default()
+    }
+}
 
 /// A saga with everything; whether it is stale is judged at the moment.
 pub fn saga(saga: &Saga, moment: &Moment) -> proto::Saga {

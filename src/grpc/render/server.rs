@@ -1,17 +1,19 @@
 //! Counts, queues and bounds.
 
+use prost::Message;
+
 use crate::{
     domain::{bounds::Bound, command::QueueStatus},
     proto,
     store::{QueueCounts, Stats},
 };
 
-use super::{enums::state, span, time};
+use super::{Room, enums::state, span, time};
 
 /// The counts of everything.
 pub fn stats(stats: &Stats) -> proto::GetStatsResponse {
     proto::GetStatsResponse {
-        queues: stats.queues.iter().map(queue_stats).collect(),
+        queues: fitting(stats.queues.iter().map(queue_stats)),
         ready: stats.queues.iter().map(|queue| signed(queue.ready)).sum(),
         stale: stats.queues.iter().map(|queue| signed(queue.stale)).sum(),
         waiting: signed(stats.waiting),
@@ -38,6 +40,17 @@ fn queue_stats(counts: &QueueCounts) -> proto::QueueStats {
 
 fn signed(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// All queues, in order of name.
+pub fn queues(statuses: &[QueueStatus]) -> proto::ListQueuesResponse {
+    proto::ListQueuesResponse { queues: fitting(statuses.iter().map(queue)) }
+}
+
+/// As many as fit into one answer, which are some ten thousand: a client could not take more.
+fn fitting<T: Message>(entries: impl Iterator<Item = T>) -> Vec<T> {
+    let mut room = Room::whole();
+    entries.take_while(|entry| room.take(entry)).collect()
 }
 
 /// A queue.

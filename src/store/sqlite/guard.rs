@@ -138,6 +138,17 @@ pub enum Found {
     Ours(i32),
 }
 
+/// Opens a database to look at it. Even a reader makes a log and its index beside a database that is to have them; so,
+/// unless there is a log to be read, SQLite is told that nothing changes, and needs neither.
+fn open_untouched(path: &Path, has_log: bool) -> Result<Connection, rusqlite::Error> {
+    let Some(path_as_text) = path.to_str().filter(|_| !has_log) else {
+        return Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY);
+    };
+    let escaped = path_as_text.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+    Connection::open_with_flags(format!("file:{escaped}?immutable=1"), flags)
+}
+
 /// Looks at a database without changing it.
 pub fn inspect(path: &Path) -> Result<Found, OpenError> {
     let size = match path.metadata() {
@@ -146,7 +157,8 @@ pub fn inspect(path: &Path) -> Result<Found, OpenError> {
         Err(error) => return Err(OpenError::Unusable { path: path.to_owned(), what: error.to_string() }),
     };
     let damaged = |error: rusqlite::Error| open_error(path, &error);
-    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(damaged)?;
+    let log = path.with_extension("db-wal").metadata().map_or(0, |metadata| metadata.len());
+    let connection = open_untouched(path, log > 0).map_err(damaged)?;
     let pragma = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(damaged);
     let objects = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
     let objects = objects.map_err(damaged)?;
@@ -161,7 +173,6 @@ pub fn inspect(path: &Path) -> Result<Found, OpenError> {
         return Err(OpenError::Newer { path: path.to_owned(), found: version });
     }
     let expected = pragma("page_count")? * pragma("page_size")?;
-    let log = path.with_extension("db-wal").metadata().map_or(0, |metadata| metadata.len());
     if log == 0 && (size as i64) < expected {
         let what = format!("it is {size} bytes long where {expected} are expected");
         return Err(OpenError::Damaged { path: path.to_owned(), what });

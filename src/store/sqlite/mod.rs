@@ -1,9 +1,13 @@
 //! The SQLite backend: one file in WAL mode, synced at each commit; one writing connection, a pool of reading ones.
 
+pub mod check;
 mod checkpoint;
 mod codec;
 pub mod guard;
+#[cfg(test)]
+mod plans;
 mod reader;
+pub mod restore;
 mod rows;
 mod sql;
 
@@ -25,14 +29,15 @@ use crate::{
     },
 };
 
+pub use self::rows::SqliteRows;
+
 use self::{
     checkpoint::{Checkpoints, Gate},
     guard::{APPLICATION_ID, Found, OpenError, SCHEMA_VERSION, inspect, open_error, take_directory},
     reader::SqliteReader,
-    rows::SqliteRows,
 };
 use super::{
-    Store, Tail,
+    Reader, Store, Tail,
     handle::Shared,
     rows::{Opening, RowId},
     writer::{self, WriterBounds, WriterThread},
@@ -77,8 +82,7 @@ pub fn open(options: &Options, clock: Arc<dyn Clock>) -> Result<(Store, WriterTh
         waiting: AtomicU64::new(0),
         clock,
     });
-    let reader = SqliteReader::open(path.clone(), options.readers, gate)
-        .map_err(|e| OpenError::Unusable { path: path.clone(), what: e.to_string() })?;
+    let reader = open_reader(&path, options.readers, gate)?;
     let description = format!("sqlite {} at {}", rusqlite::version(), path.display());
     let (store, messages) = Store::new(options.queue, Arc::new(reader), options.readers, shared.clone(), &description);
     let bounds =
@@ -105,6 +109,12 @@ pub fn open_rows(path: &Path, max_wal_bytes: u64) -> Result<(SqliteRows, Opening
     let checkpoints = Checkpoints::take_over(&mut connection, max_wal_bytes, gate.clone())
         .map_err(|e| OpenError::Unusable { path: path.to_owned(), what: e.to_string() })?;
     Ok((SqliteRows::new(connection, checkpoints, last_row), opening, gate))
+}
+
+/// The reading half of an opened file. For [`open`], and for tests that drive an engine themselves.
+pub fn open_reader(path: &Path, size: usize, gate: Gate) -> Result<impl Reader + use<>, OpenError> {
+    let unusable = |e: r2d2::Error| OpenError::Unusable { path: path.to_owned(), what: e.to_string() };
+    SqliteReader::open(path.to_owned(), size, gate).map_err(unusable)
 }
 
 /// Brings the schema up to date, one version a transaction.

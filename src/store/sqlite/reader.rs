@@ -84,9 +84,10 @@ impl SqliteReader {
 
     /// Looks at one snapshot.
     fn look<T>(&self, look: impl FnOnce(&Connection) -> Result<T, RowsError>) -> Result<T, StoreError> {
-        let _open = self.gate.read();
         let mut connection =
             self.pool.get().map_err(|e| StoreError::Unavailable(format!("no reading connection: {e}")))?;
+        // Only now: the gate must not stay open for a read that still waits for its connection.
+        let _open = self.gate.read();
         let snapshot = connection.transaction().map_err(|e| read_error(rows_error(e)))?;
         look(&snapshot).map_err(read_error)
     }
@@ -109,19 +110,42 @@ fn head(connection: &Connection) -> Result<Revision, RowsError> {
     head.map(Revision).map_err(rows_error)
 }
 
-/// Whether the history can be resumed behind a revision.
-fn check_position(connection: &Connection, query: &EventQuery) -> Result<Result<(), StoreError>, RowsError> {
+/// Whether the history can be read on from behind a revision.
+fn check_position(connection: &Connection, after: Revision) -> Result<Result<(), StoreError>, RowsError> {
     let oldest = Revision(meta(connection, "compacted")?);
-    // A saga's own history is there whole as long as the saga is.
-    if query.task_id.is_none() && query.after < oldest {
+    if after < oldest {
         return Ok(Err(StoreError::Compacted { oldest }));
     }
-    let in_gap = connection.prepare_cached(sql::GAP_AT).and_then(|mut s| s.exists([query.after.0]));
+    let in_gap = connection.prepare_cached(sql::GAP_AT).and_then(|mut s| s.exists([after.0]));
     let head = head(connection)?.max(oldest);
-    if query.after > head || in_gap.map_err(rows_error)? {
+    if after > head || in_gap.map_err(rows_error)? {
         return Ok(Err(StoreError::UnknownRevision { head }));
     }
     Ok(Ok(()))
+}
+
+/// At most `limit` events behind `from`, and the revision up to which they were looked for.
+fn stretch(
+    connection: &Connection,
+    query: &EventQuery,
+    from: Revision,
+    limit: usize,
+) -> Result<(Vec<Event>, Revision), RowsError> {
+    let queues = queue_filter(&query.queues);
+    let through = query.through.0;
+    if let Some(task_id) = &query.task_id {
+        let params = params![task_id.as_str(), from.0, through, limit, query.marked_only, queues];
+        let mut statement = connection.prepare_cached(sql::EVENTS_OF_TASK).map_err(rows_error)?;
+        return Ok((events(&mut statement, params)?, query.through));
+    }
+    // A filter that wants little must not make one snapshot last.
+    let end = connection
+        .prepare_cached(sql::EVENTS_WINDOW)
+        .and_then(|mut s| s.query_row(params![from.0, through, ROWS_PER_SNAPSHOT], |row| row.get(0)).optional());
+    let end = end.map_err(rows_error)?.unwrap_or(through);
+    let statement = if query.marked_only { sql::EVENTS_MARKED } else { sql::EVENTS };
+    let mut statement = connection.prepare_cached(statement).map_err(rows_error)?;
+    Ok((events(&mut statement, params![from.0, end, queues, limit])?, Revision(end)))
 }
 
 fn queue_filter(queues: &[QueueName]) -> Option<String> {
@@ -187,34 +211,23 @@ impl Reader for SqliteReader {
     }
 
     fn events(&self, query: &EventQuery) -> Result<Vec<Event>, StoreError> {
-        self.look(|connection| check_position(connection, query))??;
-        if let Some(task_id) = &query.task_id {
-            return self.look(|connection| {
-                let mut statement = connection.prepare_cached(sql::EVENTS_OF_TASK).map_err(rows_error)?;
-                events(&mut statement, params![task_id.as_str(), query.after.0, query.through.0, query.limit])
-            });
+        let (mut found, mut from) = (Vec::new(), query.after);
+        loop {
+            let (events, end) = self.look(|connection| {
+                // In the same snapshot, each time: what was purged meanwhile must not be passed over in silence.
+                if !query.whole
+                    && let Err(gone) = check_position(connection, from)?
+                {
+                    return Ok(Err(gone));
+                }
+                stretch(connection, query, from, query.limit - found.len()).map(Ok)
+            })??;
+            found.extend(events);
+            from = end;
+            if found.len() >= query.limit || from >= query.through {
+                return Ok(found);
+            }
         }
-        let queues = queue_filter(&query.queues);
-        let statement = if query.marked_only { sql::EVENTS_MARKED } else { sql::EVENTS };
-        let (mut found, mut from) = (Vec::new(), query.after.0);
-        // A filter that wants little must not make one snapshot last: it is applied to one stretch after the other.
-        while found.len() < query.limit && from < query.through.0 {
-            let stretch = self.look(|connection| {
-                let end = connection
-                    .prepare_cached(sql::EVENTS_WINDOW)
-                    .and_then(|mut s| {
-                        s.query_row(params![from, query.through.0, ROWS_PER_SNAPSHOT], |row| row.get(0)).optional()
-                    })
-                    .map_err(rows_error)?
-                    .unwrap_or(query.through.0);
-                let mut statement = connection.prepare_cached(statement).map_err(rows_error)?;
-                let limit = query.limit - found.len();
-                Ok((events(&mut statement, params![from, end, queues, limit])?, end))
-            })?;
-            found.extend(stretch.0);
-            from = stretch.1;
-        }
-        Ok(found)
     }
 
     fn stale(
@@ -270,8 +283,8 @@ impl Reader for SqliteReader {
     fn backup(&self, path: &std::path::Path) -> Result<Revision, StoreError> {
         let unavailable = |error: rusqlite::Error| StoreError::Unavailable(format!("the backup failed: {error}"));
         let mut copy = Connection::open(path).map_err(unavailable)?;
-        // Not through the gate: the online backup takes a short snapshot for each step, and begins anew by itself when
-        // the store has changed meanwhile.
+        // Not through the gate, which would be open for as long as the copy takes. One snapshot, or the copy would begin
+        // anew with each commit; the log grows meanwhile.
         let connection = self.pool.get().map_err(|e| StoreError::Unavailable(e.to_string()))?;
         {
             let snapshot = connection.unchecked_transaction().map_err(unavailable)?;

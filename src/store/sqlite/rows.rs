@@ -272,14 +272,15 @@ impl Rows for SqliteRows {
         self.checkpoints.keep_bounded(&self.connection, idle)
     }
 
-    fn reserve_revisions(&mut self, through: Revision) -> Result<(), RowsError> {
+    fn reserve_revisions(&mut self, through: Revision) -> Result<bool, RowsError> {
         self.execute(sql::RAISE_META, params!["revision_floor", through.0])?;
-        self.checkpoints.force(&self.connection)
+        self.checkpoints.restart(&self.connection)
     }
 
-    fn close(&mut self, last: Revision) -> Result<(), RowsError> {
-        self.execute(sql::SET_META, params!["revision_floor", last.0])?;
-        self.checkpoints.force(&self.connection)
+    fn close(&mut self, next: Revision, now: Timestamp) -> Result<(), RowsError> {
+        self.execute(sql::RAISE_META, params!["last_time", now.micros()])?;
+        self.execute(sql::SET_META, params!["revision_floor", next.0])?;
+        self.checkpoints.restart(&self.connection).map(drop)
     }
 
     fn find(&mut self, key: &SagaKey) -> Result<Option<(RowId, Saga)>, RowsError> {

@@ -1,7 +1,7 @@
 //! Every statement, named and gathered. None is built at run time, and no rule hides in one.
 
 macro_rules! saga_columns {
-    ($payload:literal, $progress:literal, $result:literal) => {
+    ($payload:literal, $progress:literal, $result:literal $(, $more:literal)?) => {
         concat!(
             "SELECT s.id, s.task_id, s.saga_id, q.name, s.priority, s.issue, s.branch, s.worktree, s.labels, \
              s.retry_of, s.create_time, s.on_stale, s.max_expirations, s.on_failure, s.max_attempts, \
@@ -16,14 +16,15 @@ macro_rules! saga_columns {
             $progress,
             ", ",
             $result,
+            $(", ", $more,)?
             " FROM saga s JOIN work w ON w.id = s.id JOIN queue q ON q.id = s.queue "
         )
     };
 }
 
 macro_rules! whole_saga {
-    ($tail:literal) => {
-        concat!(saga_columns!("s.payload", "w.progress", "w.result"), $tail)
+    ($tail:literal $(, $more:literal)?) => {
+        concat!(saga_columns!("s.payload", "w.progress", "w.result" $(, $more)?), $tail)
     };
 }
 
@@ -96,7 +97,8 @@ pub const INSERT_EVENT: &str = "INSERT INTO event (revision, saga, time, kind, f
 pub const EVENTS_OF_LEASE: &str = events!("WHERE e.saga = ?1 AND e.token = ?2 ORDER BY e.revision");
 pub const EVENTS_OF_TASK: &str = events!(
     "WHERE e.saga = (SELECT id FROM saga WHERE task_id = ?1) AND e.revision > ?2 AND e.revision <= ?3 \
-             ORDER BY e.revision LIMIT ?4"
+     AND (?5 = 0 OR e.mark > 0) AND (?6 IS NULL OR q.name IN (SELECT value FROM json_each(?6))) \
+     ORDER BY e.revision LIMIT ?4"
 );
 pub const EVENTS: &str = events!(
     "WHERE e.revision > ?1 AND e.revision <= ?2 AND (?3 IS NULL OR q.name IN (SELECT value FROM json_each(?3))) \
@@ -112,9 +114,10 @@ pub const EVENTS_WINDOW: &str =
 
 pub const RESERVED: &str =
     "SELECT priority, id FROM work WHERE assignee = ?1 AND queue = ?2 ORDER BY priority DESC, id";
+/// `ready > 0` says nothing new, but without it SQLite does not see that the index has every row with `ready = ?1`.
 pub const READY: &str =
-    "SELECT priority, id FROM work WHERE ready = ?1 AND queue = ?2 ORDER BY priority DESC, id LIMIT ?3";
-pub const READY_OF_KINDS: &str = "SELECT priority, id FROM work WHERE ready = ?1 AND queue = ?2 AND NOT EXISTS ( \
+    "SELECT priority, id FROM work WHERE ready = ?1 AND ready > 0 AND queue = ?2 ORDER BY priority DESC, id LIMIT ?3";
+pub const READY_OF_KINDS: &str = "SELECT priority, id FROM work WHERE ready = ?1 AND ready > 0 AND queue = ?2 AND NOT EXISTS ( \
      SELECT 1 FROM compensation c WHERE c.saga = work.id AND c.state IN (1, 3) \
      AND c.kind NOT IN (SELECT value FROM json_each(?4))) ORDER BY priority DESC, id LIMIT ?3";
 
@@ -156,7 +159,8 @@ pub const DUE: &str = "SELECT id, due_at, due_since FROM work WHERE due_at IS NO
 pub const COUNTS: &str = "SELECT q.name, w.state, count(*) FROM work w JOIN queue q ON q.id = w.queue \
      GROUP BY w.queue, w.state";
 pub const READY_COUNTS: &str = "SELECT q.name, count(*), min(max(s.create_time, coalesce(w.not_before, 0))) \
-     FROM work w JOIN saga s ON s.id = w.id JOIN queue q ON q.id = w.queue WHERE w.ready = 1 GROUP BY w.queue";
+     FROM work w JOIN saga s ON s.id = w.id JOIN queue q ON q.id = w.queue \
+     WHERE w.ready = 1 AND w.ready > 0 GROUP BY w.queue";
 pub const STALE_COUNTS: &str = "SELECT q.name, count(*) FROM work w JOIN queue q ON q.id = w.queue \
      WHERE w.expired_revision IS NOT NULL GROUP BY w.queue";
 
@@ -164,3 +168,14 @@ pub const STALE_COUNTS: &str = "SELECT q.name, count(*) FROM work w JOIN queue q
 pub const CHECKPOINT_PASSIVE: &str = "PRAGMA wal_checkpoint(PASSIVE)";
 /// Copies everything, and lets the next commit begin the log anew.
 pub const CHECKPOINT_RESTART: &str = "PRAGMA wal_checkpoint(RESTART)";
+
+/// Verification: SQLite's own, and what it does not know.
+pub const INTEGRITY_CHECK: &str = "PRAGMA integrity_check(100)";
+pub const FOREIGN_KEY_CHECK: &str = "PRAGMA foreign_key_check";
+pub const SAGAS_WITHOUT_WORK: &str = "SELECT id FROM saga WHERE id NOT IN (SELECT id FROM work)";
+pub const EVENTS_IN_GAPS: &str =
+    "SELECT e.revision FROM gap g JOIN event e ON e.revision > g.after_revision AND e.revision <= g.through";
+pub const EVENTS_OUT_OF_TIME: &str = "SELECT revision FROM (SELECT revision, time, lag(time) OVER (ORDER BY revision) \
+     AS before FROM event) WHERE time < before";
+pub const ALL_SAGAS: &str = whole_saga!("ORDER BY s.id", "w.due_at");
+pub const EVENTS_OF_ROW: &str = events!("WHERE e.saga = ?1 ORDER BY e.revision");

@@ -2,6 +2,8 @@
 //! Used by [`crate::grpc`] on the daemon's side and by `client` and `cli` on the other; nothing else sees these types.
 #![allow(missing_docs, clippy::all)]
 
+pub mod codec;
+
 tonic::include_proto!("sagad.v1");
 
 /// The encoded `FileDescriptorSet` of the contract and of what it imports: served by reflection, and used to

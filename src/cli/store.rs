@@ -1,0 +1,161 @@
+//! The verbs on whole stores: a copy of a running one, a new one from a copy, and the verification of one at rest.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use serde_json::json;
+
+use super::{
+    context::Context,
+    errors::CliError,
+    output::{Format, Output},
+};
+use crate::{
+    proto::{BackupRequest, BackupResponse},
+    store::sqlite::{
+        check::{self, Report},
+        restore,
+    },
+};
+
+/// What `backup` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  sagad backup sagad-2026-11-22.db\n  sagad backup /mnt/backups/sagad.db --force")]
+pub struct BackupArgs {
+    /// The file to make.
+    file: PathBuf,
+    /// Replace the file if it is there.
+    #[arg(long)]
+    force: bool,
+}
+
+/// Writes a consistent copy of the running store to a file. The file has its name only once it is whole and synced.
+pub async fn backup(context: &Context, args: BackupArgs) -> Result<(), CliError> {
+    if args.file.exists() && !args.force {
+        return Err(CliError::Failed(format!("{} is there already; --force replaces it", args.file.display())));
+    }
+    let mut name = args.file.clone().into_os_string();
+    name.push(".partial");
+    let partial = PathBuf::from(name);
+    let received = receive(context, &partial).await;
+    let (bytes, revision) = match received {
+        Ok(received) => received,
+        Err(error) => {
+            // Half a copy is of no use to anyone, and what there is to say is said by the error.
+            fs::remove_file(&partial).ok();
+            return Err(error);
+        }
+    };
+    fs::rename(&partial, &args.file).and_then(|()| sync_directory(&args.file)).map_err(at(&args.file))?;
+    let file = args.file.display().to_string();
+    match context.output.format() {
+        Format::Json => context.output.line(&json!({"file": file, "bytes": bytes, "revision": revision}).to_string()),
+        Format::Text => context.output.line(&format!("{file}: {bytes} bytes, up to revision {revision}")),
+    }
+}
+
+async fn receive(context: &Context, partial: &Path) -> Result<(u64, i64), CliError> {
+    let mut pieces = context.client.admin().backup(BackupRequest {}).await?.into_inner();
+    let mut file = OpenOptions::new().create(true).write(true).truncate(true).open(partial).map_err(at(partial))?;
+    let (mut bytes, mut last) = (0, BackupResponse::default());
+    while let Some(piece) = pieces.message().await? {
+        file.write_all(&piece.chunk).map_err(at(partial))?;
+        bytes += piece.chunk.len() as u64;
+        last = piece;
+    }
+    if i64::try_from(bytes) != Ok(last.total_bytes) {
+        return Err(CliError::Failed(format!("the copy ended after {bytes} of {} bytes", last.total_bytes)));
+    }
+    file.sync_all().map_err(at(partial))?;
+    Ok((bytes, last.revision))
+}
+
+/// What `restore` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  sagad restore sagad-2026-11-22.db --data ./sagad-data\n\n\
+                  The directory must hold no store. Tokens and revisions continue far above the copy's, so that none \
+                  that was given after the copy was made is given again; watchers begin anew.")]
+pub struct RestoreArgs {
+    /// The copy, made by `sagad backup`.
+    file: PathBuf,
+    /// The directory for the new store.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+}
+
+/// Makes a store from a copy.
+pub fn restore(output: &Output, args: &RestoreArgs) -> Result<(), CliError> {
+    let restored = restore::restore(&args.file, &args.data).map_err(|error| CliError::Failed(error.to_string()))?;
+    let (report, next) = (&restored.report, restored.next_revision.0);
+    let data = args.data.display().to_string();
+    match output.format() {
+        Format::Json => output.line(
+            &json!({"data": data, "sagas": report.sagas, "events": report.events, "nextRevision": next}).to_string(),
+        ),
+        Format::Text => output.line(&format!(
+            "{data}: {} sagas, {} events; tokens and revisions go on from {next}",
+            report.sagas, report.events
+        )),
+    }
+}
+
+/// What `check` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  sagad check --data ./sagad-data\n\nThe daemon must not be running on it. \
+                  Nothing is changed. Exit code 1 when something is wrong.")]
+pub struct CheckArgs {
+    /// The store's directory.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+}
+
+/// Verifies a store at rest.
+pub fn check(output: &Output, args: &CheckArgs) -> Result<(), CliError> {
+    let report = check::check(&args.data).map_err(|error| CliError::Failed(error.to_string()))?;
+    tell(output, &report)?;
+    match report.problem_count {
+        0 => Ok(()),
+        1 => Err(CliError::Failed("the store has a problem; keep a copy of it, and restore a backup".into())),
+        many => {
+            Err(CliError::Failed(format!("the store has {many} problems; keep a copy of it, and restore a backup")))
+        }
+    }
+}
+
+fn tell(output: &Output, report: &Report) -> Result<(), CliError> {
+    match output.format() {
+        Format::Json => output.line(
+            &json!({
+                "sagas": report.sagas,
+                "events": report.events,
+                "revision": report.head.0,
+                "problemCount": report.problem_count,
+                "problems": report.problems,
+            })
+            .to_string(),
+        ),
+        Format::Text => {
+            report.problems.iter().try_for_each(|problem| output.line(problem))?;
+            let verdict = if report.problem_count == 0 { "nothing is wrong" } else { "damaged" };
+            output.line(&format!(
+                "{} sagas, {} events, up to revision {}: {verdict}",
+                report.sagas, report.events, report.head
+            ))
+        }
+    }
+}
+
+/// An error with the file that it is about.
+fn at(path: &Path) -> impl FnOnce(io::Error) -> CliError {
+    let path = path.display().to_string();
+    move |error| CliError::Failed(format!("{path}: {error}"))
+}
+
+fn sync_directory(file: &Path) -> io::Result<()> {
+    let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(directory)?.sync_all()
+}

@@ -1,0 +1,5 @@
+//! The error table, the rendering, and the services as a client meets them.
+
+mod errors;
+mod rendering;
+mod services;

@@ -1,0 +1,214 @@
+//! Facts as clients see them.
+
+use std::sync::Arc;
+
+use crate::{
+    domain::{
+        bounds::ANSWER_BYTES,
+        compensation::{Compensation, CompensationSpec},
+        ids::{OwnerId, Revision},
+        lease::Absence,
+        saga::{CancelRequest, Reservation, Saga, Spec, State},
+        text::{Actor, Blob, Kind, Text},
+        time::{Span, Timestamp},
+    },
+    grpc::{
+        pages,
+        parse::queries,
+        render::saga::{listed, saga, sagas},
+    },
+    proto,
+    store::{
+        Moment, Store, StoreError,
+        fake::{FakeReader, planned, running},
+    },
+};
+
+const THEN: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
+
+fn at(seconds: u32) -> Moment {
+    Moment { now: THEN.plus(Span::from_secs(seconds)), absence: Absence::default() }
+}
+
+#[test]
+fn stale_is_judged_at_the_moment() {
+    let running = running("t", "q", None);
+    assert!(!saga(&running, &at(29)).stale);
+    assert!(saga(&running, &at(30)).stale);
+    let graced = Absence { returned_at: at(29).now, grace: Span::from_secs(10) };
+    assert!(!saga(&running, &Moment { absence: graced, ..at(35) }).stale);
+    assert!(saga(&running, &Moment { absence: graced, ..at(39) }).stale);
+}
+
+#[test]
+fn a_lease_advises_how_often_to_heartbeat() {
+    let lease = saga(&running("t", "q", None), &at(0)).lease.unwrap();
+    assert_eq!((lease.owner_id.as_str(), lease.fencing_token), ("worker-1", 1));
+    assert_eq!(lease.heartbeat_interval, Some(prost_types::Duration { seconds: 10, nanos: 0 }));
+    assert_eq!(lease.purpose(), proto::LeasePurpose::Execute);
+}
+
+#[test]
+fn a_reservation_is_shown_while_dispatched() {
+    let reservation = Reservation { assignee: OwnerId::parse("w").unwrap(), expire_time: at(5).now };
+    let dispatched = Saga { state: State::Dispatched, reservation: Some(reservation), ..planned("t", "q") };
+    let shown = saga(&dispatched, &at(0));
+    assert_eq!((shown.assignee.as_str(), shown.dispatch_expire_time.unwrap().seconds), ("w", 1_700_000_005));
+    let shown = saga(&Saga { state: State::Running, ..dispatched }, &at(0));
+    assert_eq!((shown.assignee.as_str(), shown.dispatch_expire_time), ("", None));
+}
+
+#[test]
+fn an_absent_terminal_reason_is_the_name_of_the_state() {
+    let ended = |state, reason: Option<&str>| {
+        let terminal_reason = reason.map(|reason| Text::parse(reason).unwrap());
+        saga(&Saga { state, terminal_reason, ..planned("t", "q") }, &at(0)).terminal_reason
+    };
+    assert_eq!(ended(State::Completed, None), "COMPLETED");
+    assert_eq!(ended(State::Quarantined, Some("")), "QUARANTINED");
+    assert_eq!(ended(State::Failed, Some("out of disk")), "out of disk");
+    assert_eq!(ended(State::Running, None), "");
+}
+
+#[test]
+fn what_is_absent_stays_absent_and_the_policy_is_whole() {
+    let shown = saga(&planned("t", "q"), &at(0));
+    assert_eq!((shown.lease, shown.end_time, shown.not_before, shown.issue), (None, None, None, None));
+    assert!(!shown.cancel_requested);
+    let policy = shown.policy.unwrap();
+    assert_eq!((policy.on_stale(), policy.max_attempts), (proto::StaleAction::Hold, 1));
+    assert_eq!(policy.compensation_timeout.unwrap().seconds, 86_400);
+    assert_eq!((policy.execution_timeout, policy.progress_timeout), (None, None));
+
+    let cancel = CancelRequest { actor: Actor::parse("Jo").unwrap(), reason: Text::parse("why").unwrap() };
+    let shown = saga(&Saga { cancel: Some(cancel), ..planned("t", "q") }, &at(0));
+    assert_eq!((shown.cancel_requested, shown.cancel_reason.as_str()), (true, "why"));
+}
+
+/// About as large as a saga can be.
+fn large(task_id: &str) -> Saga {
+    let text = |fill: &str| Text::parse(&fill.repeat(4096)).unwrap();
+    let compensations = (1..=128)
+        .map(|position| {
+            let kind = Kind::parse("k").unwrap();
+            Compensation::pending(position, CompensationSpec { kind, target: text("t"), reason: text("r") }, None)
+        })
+        .collect();
+    let small = planned(task_id, "q");
+    let blob = || Blob::parse(vec![7; 64 * 1024].into()).unwrap();
+    let spec = Spec { payload: blob(), ..Spec::clone(&small.spec) };
+    Saga { spec: Arc::new(spec), compensations, progress: blob(), result: blob(), ..small }
+}
+
+#[test]
+fn lists_leave_the_bytes_out() {
+    use prost::Message;
+    let large = large("t");
+    let (whole, entry) = (saga(&large, &at(0)), listed(&large, &at(0)));
+    assert_eq!((whole.payload.len(), whole.progress.len(), whole.result.len()), (65_536, 65_536, 65_536));
+    assert_eq!((entry.payload.len(), entry.progress.len(), entry.result.len()), (0, 0, 0));
+    assert!(whole.encoded_len() < ANSWER_BYTES);
+}
+
+#[test]
+fn a_repeat_fits_however_its_sagas_have_grown() {
+    use prost::Message;
+    let bytes_only = |task_id: &str| Saga { compensations: Vec::new(), ..large(task_id) };
+    let grown =
+        |count: usize, one: &dyn Fn(&str) -> Saga| -> Vec<Saga> { (0..count).map(|i| one(&format!("t{i}"))).collect() };
+    for (sagas_now, shown_as) in [
+        (grown(2, &large), (65_536, 128, "q")),
+        (grown(20, &bytes_only), (0, 0, "q")),
+        (grown(100, &large), (0, 0, "")),
+    ] {
+        let shown = sagas(&sagas_now, &at(0));
+        assert_eq!(shown.len(), sagas_now.len(), "one for each");
+        let first = &shown[0];
+        assert_eq!((first.payload.len(), first.compensations.len(), first.queue.as_str()), shown_as);
+        let answer = proto::BatchCreateSagasResponse { sagas: shown };
+        assert!(answer.encoded_len() <= ANSWER_BYTES);
+    }
+}
+
+fn open(sagas: Vec<Saga>) -> Store {
+    let reader = FakeReader::default();
+    reader.0.lock().sagas = sagas;
+    reader.open(|_| Err(StoreError::ShuttingDown)).0
+}
+
+async fn list_all(store: &Store, filter: proto::ListSagasRequest) -> (Vec<String>, usize) {
+    use prost::Message;
+    let (mut seen, mut pages, mut page_token) = (Vec::new(), 0, String::new());
+    loop {
+        let request = proto::ListSagasRequest { page_token, ..filter.clone() };
+        let page = pages::sagas(store, queries::list_sagas(request).unwrap()).await.unwrap();
+        assert!(page.encoded_len() <= ANSWER_BYTES, "{}", page.encoded_len());
+        seen.extend(page.sagas.into_iter().map(|saga| saga.task_id));
+        pages += 1;
+        if page.next_page_token.is_empty() {
+            return (seen, pages);
+        }
+        page_token = page.next_page_token;
+    }
+}
+
+#[tokio::test]
+async fn pages_end_where_they_are_full() {
+    let names: Vec<String> = (0..10).map(|i| format!("t{i}")).collect();
+    let store = open(names.iter().map(|name| large(name)).collect());
+    let (seen, pages) = list_all(&store, proto::ListSagasRequest::default()).await;
+    assert_eq!(seen, names);
+    assert_eq!(pages, 5, "two fit into each");
+
+    let names: Vec<String> = (0..2500).map(|i| format!("t{i}")).collect();
+    let store = open(names.iter().map(|name| planned(name, "q")).collect());
+    for (page_size, expected) in [(0, 25), (1000, 3), (999, 3), (1, 2500)] {
+        let request = proto::ListSagasRequest { page_size, ..Default::default() };
+        let (seen, pages) = list_all(&store, request).await;
+        assert_eq!((seen.len(), pages), (2500, expected));
+        assert_eq!(seen, names);
+    }
+}
+
+#[tokio::test]
+async fn a_history_is_listed_in_pages() {
+    use crate::domain::event::{Event, EventType};
+    let reader = FakeReader::default();
+    let saga = planned("t", "q");
+    let event = |revision: i64| Event {
+        revision: Revision(revision),
+        task_id: saga.spec.task_id.clone(),
+        saga_id: saga.spec.saga_id.clone(),
+        queue: saga.spec.queue.clone(),
+        time: THEN,
+        kind: EventType::Annotated,
+        actor: None,
+        reason: "r".repeat(4096).into(),
+        from_state: None,
+        to_state: State::Planned,
+        token: None,
+        details: Default::default(),
+        mark: None,
+    };
+    reader.0.lock().events = (1..=2000).map(event).collect();
+    reader.0.lock().oldest = Revision(1500);
+    reader.0.lock().sagas = vec![saga.clone()];
+    let (store, _) = reader.open(|_| Err(StoreError::ShuttingDown));
+    let (mut seen, mut page_token) = (Vec::new(), String::new());
+    loop {
+        use prost::Message;
+        let request = proto::ListEventsRequest { task_id: "t".into(), page_size: 1000, page_token };
+        let page = pages::events(&store, queries::list_events(request).unwrap()).await.unwrap();
+        assert!(page.encoded_len() <= ANSWER_BYTES);
+        seen.extend(page.events.into_iter().map(|event| event.revision));
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        page_token = page.next_page_token;
+    }
+    assert_eq!(seen, (1..=2000).collect::<Vec<i64>>(), "whatever else is compacted");
+
+    let request = proto::ListEventsRequest { task_id: "nobody".into(), ..Default::default() };
+    let missing = pages::events(&store, queries::list_events(request).unwrap()).await.unwrap_err();
+    assert_eq!(missing.reason, "SAGA_NOT_FOUND");
+}

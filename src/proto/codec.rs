@@ -1,0 +1,163 @@
+//! Decoding with a bound on what a message becomes in memory.
+//!
+//! An empty element of a repeated field is two bytes on the wire and, decoded, up to five hundred: a request of 4 MiB could
+//! become a gigabyte before any rule sees it. So the fields of a request are counted before it is decoded. Answers are
+//! not counted: a client trusts its coordinator.
+
+use prost::{
+    Message, Name,
+    bytes::Buf,
+    encoding::{decode_key, decode_varint, wire_type::WireType},
+};
+use tonic::{
+    Status,
+    codec::{BufferSettings, Codec, DecodeBuf, Decoder},
+};
+use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
+
+use crate::domain::bounds::{BATCH_SAGAS, COMPENSATIONS, LABELS};
+
+/// Most fields of a request, elements of repeated ones counted one by one: the largest batch, and room for the rest.
+const FIELDS: usize = BATCH_SAGAS + 200;
+/// Most fields of all of a request's messages together: that batch, with every bound reached in each of its sagas.
+const INNER_FIELDS: usize = BATCH_SAGAS * (COMPENSATIONS + LABELS + 32);
+
+/// The codec that the generated code uses: prost's, behind the count.
+#[derive(Clone, Copy, Debug)]
+pub struct BoundedCodec<T, U>(std::marker::PhantomData<(T, U)>);
+
+impl<T, U> Default for BoundedCodec<T, U> {
+    fn default() -> Self {
+        BoundedCodec(std::marker::PhantomData)
+    }
+}
+
+impl<T, U> Codec for BoundedCodec<T, U>
+where
+    T: Message + Send + 'static,
+    U: Message + Name + Default + Send + 'static,
+{
+    type Encode = T;
+    type Decode = U;
+    type Encoder = ProstEncoder<T>;
+    type Decoder = BoundedDecoder<U>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        ProstCodec::<T, U>::default().encoder()
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        BoundedDecoder(ProstCodec::<T, U>::default().decoder())
+    }
+}
+
+/// A decoder that refuses requests with too many fields.
+#[derive(Clone, Debug)]
+pub struct BoundedDecoder<U>(ProstDecoder<U>);
+
+impl<U: Message + Name + Default> Decoder for BoundedDecoder<U> {
+    type Item = U;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
+        if U::NAME.ends_with("Request") {
+            let (fields, inner) = count(buffer.chunk());
+            if fields > FIELDS || inner > INNER_FIELDS {
+                return Err(Status::invalid_argument(format!(
+                    "the request holds {fields} fields and {inner} in them; at most {FIELDS} and {INNER_FIELDS} are read"
+                )));
+            }
+        }
+        self.0.decode(buffer)
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        self.0.buffer_settings()
+    }
+}
+
+/// Counts a message's fields, and those of what may be messages in it. What is malformed ends the count: the decoder
+/// will say what is wrong.
+fn count(message: &[u8]) -> (usize, usize) {
+    let (mut fields, mut inner) = (0, 0);
+    for content in Fields(message) {
+        fields += 1;
+        inner += Fields(content).count();
+        if fields > FIELDS || inner > INNER_FIELDS {
+            break;
+        }
+    }
+    (fields, inner)
+}
+
+/// The contents of a message's fields, one after the other; empty for numbers.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let (_, wire_type) = decode_key(&mut self.0).ok()?;
+        let length = match wire_type {
+            WireType::Varint => {
+                decode_varint(&mut self.0).ok()?;
+                return Some(&[]);
+            }
+            WireType::SixtyFourBit => 8,
+            WireType::ThirtyTwoBit => 4,
+            WireType::LengthDelimited => usize::try_from(decode_varint(&mut self.0).ok()?).ok()?,
+            // Groups are of the past; nothing in the contract is one.
+            WireType::StartGroup | WireType::EndGroup => return None,
+        };
+        let (content, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(content)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::proto::{BatchCreateSagasRequest, CompensationSpec, CreateSagaRequest, Policy};
+
+    #[test]
+    fn fields_are_counted_on_two_floors() {
+        let request = CreateSagaRequest {
+            task_id: "t".into(),
+            priority: 7,
+            compensations: vec![CompensationSpec { kind: "k".into(), target: "t".into(), reason: "r".into() }; 3],
+            policy: Some(Policy { max_attempts: 3, ..Policy::default() }),
+            ..CreateSagaRequest::default()
+        };
+        // "t" is 0x74, the key of a group's end: no field.
+        assert_eq!(count(&request.encode_to_vec()), (6, 3 * 3 + 1));
+    }
+
+    #[test]
+    fn the_largest_batch_is_within_the_bounds() {
+        let spec = CompensationSpec { kind: "k".into(), ..CompensationSpec::default() };
+        let request = CreateSagaRequest { compensations: vec![spec; COMPENSATIONS], ..CreateSagaRequest::default() };
+        let batch = BatchCreateSagasRequest { requests: vec![request; BATCH_SAGAS], request_id: "x".into() };
+        let (fields, inner) = count(&batch.encode_to_vec());
+        assert!(fields <= FIELDS && inner <= INNER_FIELDS, "{fields} {inner}");
+    }
+
+    #[test]
+    fn p10_a_flood_of_empty_elements_is_counted_no_further_than_needed() {
+        let empty =
+            BatchCreateSagasRequest { requests: vec![CreateSagaRequest::default(); 100_000], ..Default::default() };
+        assert_eq!(count(&empty.encode_to_vec()).0, FIELDS + 1);
+    }
+
+    proptest! {
+        #[test]
+        fn p12_no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
+            count(&bytes);
+        }
+    }
+}

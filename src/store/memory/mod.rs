@@ -1,0 +1,158 @@
+//! The reference backend: facts in memory, kept as plainly as possible, so that it can be believed by reading.
+//!
+//! It is for tests, which run the same commands here and on disk and compare every answer. Whatever it does slowly, it
+//! does slowly on purpose: it searches instead of keeping indexes.
+
+mod reader;
+mod rows;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicU64},
+};
+
+use parking_lot::RwLock;
+
+use crate::{
+    clock::Clock,
+    domain::{
+        command::QueueStatus,
+        event::Event,
+        ids::{QueueName, Revision},
+        lease::Absence,
+        saga::Saga,
+        time::{Span, Timestamp},
+    },
+};
+
+use super::{
+    Reader, Store, Tail,
+    handle::Shared,
+    rows::{Derived, Opening, RowId, StoredAnswer},
+    writer::{self, WriterBounds, WriterThread},
+};
+
+pub use self::rows::MemoryRows;
+
+/// How to open a store in memory; as in [`super::sqlite::Options`].
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How long leases from before an absence of the coordinator stand at least from its return on.
+    pub restart_grace: Span,
+    /// Most changes that wait for the writer.
+    pub queue: usize,
+    /// Most changes in one transaction.
+    pub batch: usize,
+    /// Reads at a time.
+    pub readers: usize,
+    /// Most held `ClaimNext` calls.
+    pub max_waiting: usize,
+}
+
+/// What a disk would hold. It outlives the stores that are opened on it; clones are the same disk.
+#[derive(Clone, Default)]
+pub struct Memory {
+    committed: Arc<RwLock<Facts>>,
+}
+
+/// Opens a store on memory of its own and starts its writer.
+pub fn open(options: &Options, clock: Arc<dyn Clock>) -> Result<(Store, WriterThread), std::io::Error> {
+    Memory::default().open(options, clock)
+}
+
+impl Memory {
+    /// Opens a store on what is there and starts its writer. One at a time: nothing guards against a second.
+    pub fn open(&self, options: &Options, clock: Arc<dyn Clock>) -> Result<(Store, WriterThread), std::io::Error> {
+        let (rows, opening) = self.open_rows();
+        clock.advance_to(opening.last_time);
+        let absence = Absence { returned_at: clock.now(), grace: options.restart_grace };
+        let shared = Arc::new(Shared {
+            tail: Tail::starting_at(opening.head),
+            absence: RwLock::new(absence),
+            waiting: AtomicU64::new(0),
+            clock,
+        });
+        let (store, messages) =
+            Store::new(options.queue, Arc::new(self.reader()), options.readers, shared.clone(), "memory");
+        let bounds =
+            WriterBounds { batch: options.batch, waiting: options.max_waiting, restart_grace: options.restart_grace };
+        let writer = writer::spawn(rows, opening, messages, shared, bounds, ())?;
+        Ok((store, writer))
+    }
+
+    /// The writing half and what an engine has to know. For those who drive an engine themselves.
+    pub fn open_rows(&self) -> (MemoryRows, Opening) {
+        let mut committed = self.committed.write();
+        let opening = committed.opening();
+        (MemoryRows::new(committed.clone(), self.committed.clone()), opening)
+    }
+
+    /// The reading half.
+    pub fn reader(&self) -> impl Reader + use<> {
+        reader::MemoryReader { committed: self.committed.clone() }
+    }
+}
+
+/// A saga with what is derived from it.
+#[derive(Clone)]
+struct Record {
+    saga: Saga,
+    derived: Derived,
+}
+
+/// Everything that is kept.
+#[derive(Clone, Default)]
+struct Facts {
+    /// In order of creation.
+    sagas: BTreeMap<RowId, Arc<Record>>,
+    /// The history, each event with the place of its saga.
+    events: BTreeMap<Revision, (RowId, Arc<Event>)>,
+    /// By `request_id`, each with its place in the order in which they were given.
+    answers: BTreeMap<[u8; 16], (u64, StoredAnswer)>,
+    queues: BTreeMap<QueueName, QueueStatus>,
+    /// Revisions that no event has: above the first, up to and including the second.
+    gaps: BTreeMap<Revision, Revision>,
+    numbers: Numbers,
+}
+
+/// What is kept about the store as a whole.
+#[derive(Clone, Copy, Default)]
+struct Numbers {
+    /// The place of the newest saga that there ever was.
+    last_row: i64,
+    /// How many answers were ever stored.
+    answers: u64,
+    /// The newest event that was purged.
+    compacted: Revision,
+    /// Every revision ever given is below this.
+    revision_floor: Revision,
+    /// The clock's time when the store was last closed.
+    last_time: Timestamp,
+}
+
+impl Facts {
+    /// The newest event's revision, purged ones included.
+    fn head(&self) -> Revision {
+        let newest = self.events.last_key_value().map(|(revision, _)| *revision);
+        newest.unwrap_or_default().max(self.numbers.compacted)
+    }
+
+    fn opening(&mut self) -> Opening {
+        let head = self.head();
+        let next_revision = head.after(1).max(self.numbers.revision_floor);
+        if next_revision > head.after(1) {
+            self.gaps.insert(head, Revision(next_revision.0 - 1));
+        }
+        let last_event = self.events.values().next_back().map(|(_, event)| event.time);
+        let in_flight = self.sagas.values().map(|record| &record.saga).filter(|saga| !saga.state.is_terminal());
+        let last_heartbeat = in_flight.filter_map(|saga| Some(saga.lease.as_ref()?.heartbeat_time)).max();
+        let last_time = [last_event, last_heartbeat, Some(self.numbers.last_time)].into_iter().flatten().max();
+        Opening {
+            head,
+            next_revision,
+            last_time: last_time.unwrap_or_default().plus(Span::from_micros(1).unwrap_or_default()),
+            due: self.sagas.iter().filter_map(|(id, record)| Some((*id, record.derived.due?))).collect(),
+            paused: self.queues.values().filter(|queue| queue.paused).map(|queue| queue.queue.clone()).collect(),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The reading half: searches the committed facts.
+
+use std::{path::Path, sync::Arc};
+
+use parking_lot::RwLock;
+
+use crate::domain::{
+    command::QueueStatus,
+    event::Event,
+    ids::{QueueName, Revision},
+    lease::LeasePurpose,
+    saga::{Saga, Spec, State},
+    text::Blob,
+    time::Timestamp,
+};
+
+use super::{
+    super::{Cursor, EventQuery, ListQuery, Moment, QueueCounts, Reader, SagaKey, SagaPage, StoreError, rows::RowId},
+    Facts, Record,
+};
+
+pub(super) struct MemoryReader {
+    pub(super) committed: Arc<RwLock<Facts>>,
+}
+
+impl Facts {
+    pub(super) fn find(&self, key: &SagaKey) -> Option<(RowId, &Saga)> {
+        let is_it = |saga: &Saga| match key {
+            SagaKey::Task(id) => saga.spec.task_id == *id,
+            SagaKey::Saga(id) => saga.spec.saga_id == *id,
+        };
+        self.sagas.iter().map(|(id, record)| (*id, &record.saga)).find(|(_, saga)| is_it(saga))
+    }
+
+    /// Whether the history can be resumed behind a revision.
+    fn check_position(&self, after: Revision) -> Result<(), StoreError> {
+        let oldest = self.numbers.compacted;
+        if after < oldest {
+            return Err(StoreError::Compacted { oldest });
+        }
+        let head = self.head();
+        let in_gap = self.gaps.iter().any(|(below, through)| *below < after && after <= *through);
+        if after > head || in_gap {
+            return Err(StoreError::UnknownRevision { head });
+        }
+        Ok(())
+    }
+
+    fn counts_of(&self, status: &QueueStatus, moment: &Moment) -> QueueCounts {
+        let records: Vec<&Record> =
+            self.sagas.values().map(|r| &**r).filter(|r| r.saga.spec.queue == status.queue).collect();
+        let in_state = |state| records.iter().filter(|record| record.saga.state == state).count() as u64;
+        let counted = State::ALL.into_iter().map(|state| (state, in_state(state)));
+        let ready: Vec<_> = records.iter().filter(|r| r.derived.ready == Some(LeasePurpose::Execute)).collect();
+        let since =
+            |record: &&&Record| record.saga.spec.create_time.max(record.saga.not_before.unwrap_or(Timestamp::ZERO));
+        QueueCounts {
+            status: status.clone(),
+            states: counted.filter(|(_, count)| *count > 0).collect(),
+            ready: ready.len() as u64,
+            stale: records.iter().filter(|record| record.saga.reported_stale().is_some()).count() as u64,
+            oldest_ready_age: ready.iter().map(since).min().map(|since| moment.now.since(since)),
+        }
+    }
+}
+
+/// A saga without its blobs.
+fn brief(saga: &Saga) -> Saga {
+    let spec = Arc::new(Spec { payload: Blob::default(), ..Spec::clone(&saga.spec) });
+    Saga { spec, progress: Blob::default(), result: Blob::default(), ..saga.clone() }
+}
+
+impl Reader for MemoryReader {
+    fn get(&self, key: &SagaKey) -> Result<Option<Saga>, StoreError> {
+        Ok(self.committed.read().find(key).map(|(_, saga)| saga.clone()))
+    }
+
+    fn list(&self, query: &ListQuery) -> Result<SagaPage, StoreError> {
+        let facts = self.committed.read();
+        let mut sagas: Vec<_> = facts.sagas.iter().map(|(id, record)| (Cursor(id.0), &record.saga)).collect();
+        if query.newest_first {
+            sagas.reverse();
+        }
+        let beyond = |cursor: Cursor, after: Cursor| if query.newest_first { cursor < after } else { cursor > after };
+        sagas.retain(|(cursor, saga)| {
+            query.after.is_none_or(|after| beyond(*cursor, after)) && query.filter.matches(saga, &query.moment)
+        });
+        let more = sagas.len() > query.limit;
+        sagas.truncate(query.limit);
+        let next = sagas.last().map(|(cursor, _)| *cursor).filter(|_| more);
+        Ok(SagaPage { sagas: sagas.into_iter().map(|(cursor, saga)| (cursor, brief(saga))).collect(), next })
+    }
+
+    fn events(&self, query: &EventQuery) -> Result<Vec<Event>, StoreError> {
+        let facts = self.committed.read();
+        if !query.whole {
+            facts.check_position(query.after)?;
+        }
+        let wanted = |event: &&Arc<Event>| {
+            event.revision > query.after
+                && event.revision <= query.through
+                && query.task_id.as_ref().is_none_or(|task_id| *task_id == event.task_id)
+                && (query.queues.is_empty() || query.queues.contains(&event.queue))
+                && (!query.marked_only || event.mark.is_some())
+        };
+        let events = facts.events.values().map(|(_, event)| event).filter(wanted);
+        Ok(events.take(query.limit).map(|event| Event::clone(event)).collect())
+    }
+
+    fn stale(
+        &self,
+        queues: &[QueueName],
+        after: Revision,
+        through: Revision,
+        limit: usize,
+    ) -> Result<Vec<(Revision, Saga)>, StoreError> {
+        let facts = self.committed.read();
+        let mut stale: Vec<_> = facts
+            .sagas
+            .values()
+            .map(|record| &record.saga)
+            .filter(|saga| queues.is_empty() || queues.contains(&saga.spec.queue))
+            .filter_map(|saga| Some((saga.reported_stale()?, saga.clone())))
+            .filter(|(revision, _)| *revision > after && *revision <= through)
+            .collect();
+        stale.sort_by_key(|(revision, _)| *revision);
+        stale.truncate(limit);
+        Ok(stale)
+    }
+
+    fn counts(&self, moment: &Moment) -> Result<Vec<QueueCounts>, StoreError> {
+        let facts = self.committed.read();
+        Ok(facts.queues.values().map(|status| facts.counts_of(status, moment)).collect())
+    }
+
+    fn queues(&self) -> Result<Vec<QueueStatus>, StoreError> {
+        Ok(self.committed.read().queues.values().cloned().collect())
+    }
+
+    fn backup(&self, _path: &Path) -> Result<Revision, StoreError> {
+        Err(StoreError::Unavailable("what is in memory only can't be backed up".into()))
+    }
+}

@@ -1,0 +1,76 @@
+//! That each statement finds its rows by the index that was made for it.
+
+use rusqlite::Connection;
+
+use super::{MIGRATIONS, sql};
+
+/// What SQLite says it will do, a line for each table.
+fn plan(statement: &str) -> Vec<String> {
+    let connection = Connection::open_in_memory().unwrap();
+    for migration in MIGRATIONS {
+        connection.execute_batch(migration).unwrap();
+    }
+    let mut explained = connection.prepare(&format!("EXPLAIN QUERY PLAN {statement}")).unwrap();
+    // Unbound parameters are NULL, which the plan does not depend on.
+    explained.raw_query().mapped(|row| row.get("detail")).map(Result::unwrap).collect()
+}
+
+/// Looks neither through a whole table nor sorts what it finds.
+fn is_bounded(line: &str) -> bool {
+    let of_a_request = line.starts_with("SCAN json_each") || line.starts_with("SCAN (subquery");
+    (!line.starts_with("SCAN") || of_a_request) && !line.contains("TEMP B-TREE FOR ORDER BY")
+}
+
+#[test]
+fn each_statement_uses_its_index() {
+    let mut wrong = Vec::new();
+    for (name, statement, index) in [
+        ("READY", sql::READY, "INDEX work_ready (ready=? AND queue=?)"),
+        ("READY_OF_KINDS", sql::READY_OF_KINDS, "INDEX work_ready (ready=? AND queue=?)"),
+        ("RESERVED", sql::RESERVED, "INDEX work_reserved (assignee=? AND queue=?)"),
+        ("STALE", sql::STALE, "INDEX work_stale (expired_revision>? AND expired_revision<?)"),
+        ("LIST", sql::LIST, "w USING INTEGER PRIMARY KEY (rowid>?)"),
+        ("LIST_NEWEST", sql::LIST_NEWEST, "w USING INTEGER PRIMARY KEY (rowid<?)"),
+        ("LIST_IN_FLIGHT", sql::LIST_IN_FLIGHT, "INDEX work_in_flight (id>?)"),
+        ("LIST_IN_FLIGHT_NEWEST", sql::LIST_IN_FLIGHT_NEWEST, "INDEX work_in_flight (id<?)"),
+        ("PURGEABLE", sql::PURGEABLE, "INDEX work_terminal (update_time<?)"),
+        ("EVENTS", sql::EVENTS, "e USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
+        ("EVENTS_WINDOW", sql::EVENTS_WINDOW, "event USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
+        ("EVENTS_OF_TASK", sql::EVENTS_OF_TASK, "INDEX event_of_saga (saga=? AND revision>? AND revision<?)"),
+        ("EVENTS_OF_LEASE", sql::EVENTS_OF_LEASE, "INDEX event_of_saga (saga=?)"),
+        ("EVENTS_MARKED", sql::EVENTS_MARKED, "INDEX event_marked (revision>? AND revision<?)"),
+        ("COUNT_EVENTS", sql::COUNT_EVENTS, "INDEX event_of_saga (saga=?)"),
+        ("REMOVE_EVENTS", sql::REMOVE_EVENTS, "INDEX event_of_saga (saga=?)"),
+        ("REMOVE_COMPENSATIONS", sql::REMOVE_COMPENSATIONS, "compensation USING PRIMARY KEY (saga=?)"),
+        ("COMPENSATIONS", sql::COMPENSATIONS, "compensation USING PRIMARY KEY (saga=?)"),
+        ("SAGA_BY_TASK", sql::SAGA_BY_TASK, "INDEX sqlite_autoindex_saga_1 (task_id=?)"),
+        ("SAGA_BY_SAGA", sql::SAGA_BY_SAGA, "INDEX sqlite_autoindex_saga_2 (saga_id=?)"),
+        ("SAGA_BY_ROW", sql::SAGA_BY_ROW, "s USING INTEGER PRIMARY KEY (rowid=?)"),
+        ("TASK_TAKEN", sql::TASK_TAKEN, "INDEX sqlite_autoindex_saga_1 (task_id=?)"),
+        ("SAGA_TAKEN", sql::SAGA_TAKEN, "INDEX sqlite_autoindex_saga_2 (saga_id=?)"),
+        ("UPDATE_WORK", sql::UPDATE_WORK, "work USING INTEGER PRIMARY KEY (rowid=?)"),
+        ("UPDATE_LEASE", sql::UPDATE_LEASE, "work USING INTEGER PRIMARY KEY (rowid=?)"),
+        ("ANSWER", sql::ANSWER, "INDEX sqlite_autoindex_answer_1 (request_id=?)"),
+        ("QUEUE_ID", sql::QUEUE_ID, "INDEX sqlite_autoindex_queue_1 (name=?)"),
+        ("READY_COUNTS", sql::READY_COUNTS, "INDEX work_ready (ready=?)"),
+        ("STALE_COUNTS", sql::STALE_COUNTS, "INDEX work_stale (expired_revision>?)"),
+        ("GAP_AT", sql::GAP_AT, "gap USING INTEGER PRIMARY KEY (rowid<?)"),
+    ] {
+        let plan = plan(statement);
+        if !plan.iter().any(|line| line.contains(index)) || !plan.iter().all(|line| is_bounded(line)) {
+            wrong.push(format!("{name} is to use {index}: {plan:#?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn what_reads_from_one_end_needs_no_sorting() {
+    // They scan, but in the order of the table's key, and end after as many rows as they are to see.
+    for (name, statement) in
+        [("FORGET_ANSWERS", sql::FORGET_ANSWERS), ("LAST_EVENT_TIME", sql::LAST_EVENT_TIME), ("HEAD", sql::HEAD)]
+    {
+        let plan = plan(statement);
+        assert!(!plan.iter().any(|line| line.contains("TEMP B-TREE")), "{name}: {plan:#?}");
+    }
+}

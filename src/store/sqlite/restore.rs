@@ -1,0 +1,148 @@
+//! A store anew from a copy.
+//!
+//! The copy does not know what the lost store did after it: tokens were given that it has not seen. So everything it
+//! gives from now on lies far above whatever the lost store can have given, and positions in the lost history are known
+//! not to exist.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    path::{Path, PathBuf},
+};
+
+use rusqlite::Connection;
+
+use crate::domain::ids::Revision;
+
+use super::{
+    check::{Report, check_file},
+    guard::{OpenError, open_error, take_directory},
+    sql,
+};
+
+/// How far revisions jump: more than a store gives in a day at the highest rate, for each day of a year between the
+/// copy and the loss; and 2^53 lasts for thousands of restores.
+const JUMP: i64 = 1 << 40;
+
+/// Why nothing was restored.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The directory or the copy can't be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// There is a store already.
+    #[error("{path} exists already; sagad restores into an empty directory only, so that no store is lost by mistake")]
+    Exists {
+        /// The database.
+        path: PathBuf,
+    },
+    /// The copy is not whole.
+    #[error("the copy {path} is damaged, and nothing was restored: {problem}")]
+    Damaged {
+        /// The copy.
+        path: PathBuf,
+        /// The first thing that is wrong with it.
+        problem: String,
+    },
+    /// Files can't be copied or synced.
+    #[error("{path}: {error}")]
+    Io {
+        /// What was being written or read.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+/// What was restored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restored {
+    /// What the verification of the copy counted.
+    pub report: Report,
+    /// The next revision, and the next token, is at least this.
+    pub next_revision: Revision,
+}
+
+/// Makes a store in `data` from `copy`, verified first and synced before it is there under its name.
+pub fn restore(copy: &Path, data: &Path) -> Result<Restored, RestoreError> {
+    let _lock = take_directory(data)?;
+    let path = data.join("sagad.db");
+    for existing in [path.clone(), data.join("sagad.db-wal")] {
+        if existing.exists() {
+            return Err(RestoreError::Exists { path: existing });
+        }
+    }
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |error| RestoreError::Io { path, error }
+    };
+    // Under another name until it is whole: a restore that is cut off leaves no store behind that could be taken for one.
+    let partial = data.join("sagad.db.partial");
+    copy_file(copy, &partial).map_err(io(copy))?;
+    let report = check_file(&partial)?;
+    if let Some(problem) = report.problems.first() {
+        let problem = problem.clone();
+        std::fs::remove_file(&partial).map_err(io(&partial))?;
+        return Err(RestoreError::Damaged { path: copy.to_owned(), problem });
+    }
+    let next_revision = jump(&partial, report.head).map_err(|e| open_error(&partial, &e))?;
+    File::open(&partial).and_then(|file| file.sync_all()).map_err(io(&partial))?;
+    std::fs::rename(&partial, &path).map_err(io(&path))?;
+    File::open(data).and_then(|directory| directory.sync_all()).map_err(io(data))?;
+    Ok(Restored { report, next_revision })
+}
+
+fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
+    let mut source = File::open(from)?;
+    let mut target = OpenOptions::new().create(true).write(true).truncate(true).open(to)?;
+    io::copy(&mut source, &mut target).map(drop)
+}
+
+/// Lifts revisions above all that were given since the copy.
+fn jump(path: &Path, head: Revision) -> Result<Revision, rusqlite::Error> {
+    let connection = Connection::open(path)?;
+    // No log beside the file: it is to be whole by itself until it has its name.
+    connection.pragma_update(None, "journal_mode", "DELETE")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    let floor: i64 = connection.query_row(sql::META, ["revision_floor"], |row| row.get(0))?;
+    let next = floor.max(head.0 + 1).saturating_add(JUMP);
+    connection.execute(sql::RAISE_META, rusqlite::params!["revision_floor", next])?;
+    connection.close().map_err(|(_, error)| error)?;
+    Ok(Revision(next))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sqlite::open_rows;
+
+    fn healthy_copy(dir: &Path) -> PathBuf {
+        let copy = dir.join("copy");
+        drop(open_rows(&copy, 1 << 20).unwrap());
+        Connection::open(&copy).unwrap().execute_batch(include_str!("healthy.sql")).unwrap();
+        copy
+    }
+
+    #[test]
+    fn p9_revisions_jump_and_the_lost_ones_are_a_gap() {
+        let dir = tempfile::tempdir().unwrap();
+        let copy = healthy_copy(dir.path());
+        let data = dir.path().join("data");
+        let restored = restore(&copy, &data).unwrap();
+        assert_eq!(restored.report.sagas, 1);
+        let (_, opening, _) = open_rows(&data.join("sagad.db"), 1 << 20).unwrap();
+        assert_eq!((opening.head, opening.next_revision), (Revision(2), restored.next_revision));
+        assert!(opening.next_revision.0 > JUMP);
+        assert!(matches!(restore(&copy, &data), Err(RestoreError::Exists { .. })));
+    }
+
+    #[test]
+    fn a_damaged_copy_is_refused_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let copy = healthy_copy(dir.path());
+        Connection::open(&copy).unwrap().execute_batch("UPDATE work SET revision = 1").unwrap();
+        let data = dir.path().join("data");
+        assert!(matches!(restore(&copy, &data), Err(RestoreError::Damaged { .. })));
+        assert!(!data.join("sagad.db").exists() && !data.join("sagad.db.partial").exists());
+    }
+}

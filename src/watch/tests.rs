@@ -1,0 +1,368 @@
+//! Watches over a fake reader and the real tail: cut off and resumed, slow, filtered, silent.
+
+use std::{pin::Pin, time::Duration};
+
+use futures::{FutureExt, Stream, StreamExt};
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    domain::{
+        event::{Event, EventType, Resolution, StaleMark},
+        ids::{FencingToken, OwnerId, QueueName, Revision, TaskId},
+        lease::StaleCause,
+        saga::State,
+        time::Timestamp,
+    },
+    store::{
+        Store, StoreError,
+        fake::{FakeReader, running},
+    },
+};
+
+type Watch<T> = Pin<Box<dyn Stream<Item = Result<T, StoreError>> + Send>>;
+
+fn queue(i: u8) -> QueueName {
+    QueueName::parse(&format!("q{i}")).unwrap()
+}
+
+/// An event of one of four sagas in one of two queues; every third one marks.
+fn event(revision: i64) -> Event {
+    let saga = revision % 4;
+    let mark = match revision % 6 {
+        0 => Some(StaleMark::Stale {
+            owner: OwnerId::parse("worker-1").unwrap(),
+            token: FencingToken(revision),
+            expire_time: Timestamp::from_micros(revision),
+            cause: StaleCause::Ttl,
+        }),
+        3 => Some(StaleMark::Resolved(Resolution::Requeued)),
+        _ => None,
+    };
+    let task_id = TaskId::parse(&format!("t{saga}")).unwrap();
+    Event {
+        revision: Revision(revision),
+        saga_id: task_id.to_saga_id(),
+        task_id,
+        queue: queue((saga % 2) as u8),
+        time: Timestamp::from_micros(revision),
+        kind: EventType::Annotated,
+        actor: None,
+        reason: "".into(),
+        from_state: Some(State::Running),
+        to_state: State::Running,
+        token: None,
+        details: Default::default(),
+        mark,
+    }
+}
+
+fn open(reader: &FakeReader) -> Store {
+    reader.open(|_| Err(StoreError::ShuttingDown)).0
+}
+
+fn follow(store: &Store, queues: &[QueueName], after: Option<Revision>) -> Watch<EventItem> {
+    Box::pin(watch_events(store.clone(), None, queues.to_vec(), after))
+}
+
+fn follow_stale(store: &Store, after: Option<Revision>, snapshot_only: bool) -> Watch<StaleItem> {
+    Box::pin(watch_stale(store.clone(), Vec::new(), after, snapshot_only))
+}
+
+fn revision_of(item: &StaleItem) -> Revision {
+    match item {
+        StaleItem::Stale { revision, .. }
+        | StaleItem::Resolved { revision, .. }
+        | StaleItem::Bookmark { revision, .. } => *revision,
+    }
+}
+
+/// What a watch sends until it has nothing more for a second.
+async fn drained<T>(watch: &mut Watch<T>) -> Vec<T> {
+    let mut items = Vec::new();
+    while let Ok(Some(item)) = tokio::time::timeout(Duration::from_secs(1), watch.next()).await {
+        items.push(item.unwrap());
+    }
+    items
+}
+
+fn revisions(items: &[EventItem]) -> Vec<i64> {
+    items
+        .iter()
+        .filter_map(|item| match item {
+            EventItem::Event(event) => Some(event.revision.0),
+            EventItem::Bookmark(_) => None,
+        })
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_begins_with_a_bookmark_and_follows() {
+    let reader = FakeReader::default();
+    reader.0.lock().events = (1..=5).map(event).collect();
+    let store = open(&reader);
+    let mut watch = follow(&store, &[], None);
+    assert_eq!(watch.next().await, Some(Ok(EventItem::Bookmark(Revision(5)))));
+    assert!(watch.next().now_or_never().is_none());
+    reader.publish(&store, vec![event(7), event(9)]);
+    assert_eq!(revisions(&drained(&mut watch).await), [7, 9]);
+
+    let mut all = follow(&store, &[], Some(Revision::ZERO));
+    assert_eq!(all.next().await, Some(Ok(EventItem::Bookmark(Revision::ZERO))));
+    assert_eq!(revisions(&drained(&mut all).await), [1, 2, 3, 4, 5, 7, 9]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_saga_and_one_queue_can_be_followed() {
+    let reader = FakeReader::default();
+    reader.0.lock().events = (1..=400).map(event).collect();
+    let store = open(&reader);
+    let task_id = TaskId::parse("t2").unwrap();
+    let mut one: Watch<EventItem> =
+        Box::pin(watch_events(store.clone(), Some(task_id), Vec::new(), Some(Revision(10))));
+    let mut odd = follow(&store, &[queue(1)], Some(Revision(10)));
+    reader.publish(&store, (401..=600).map(event).collect());
+    let expected = |wanted: fn(i64) -> bool| (11..=600).filter(|r| wanted(*r)).collect::<Vec<i64>>();
+    assert_eq!(revisions(&drained(&mut one).await), expected(|r| r % 4 == 2));
+    assert_eq!(revisions(&drained(&mut odd).await), expected(|r| r % 2 == 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_compacted_or_unknown_ends_it_at_once() {
+    let reader = FakeReader::default();
+    reader.0.lock().events = (1..=20).map(event).collect();
+    reader.0.lock().oldest = Revision(10);
+    let store = open(&reader);
+    let compacted = StoreError::Compacted { oldest: Revision(10) };
+    let unknown = StoreError::UnknownRevision { head: Revision(20) };
+    assert_eq!(follow(&store, &[], Some(Revision(9))).next().await, Some(Err(compacted.clone())));
+    assert_eq!(follow_stale(&store, Some(Revision(9)), false).next().await, Some(Err(compacted)));
+    assert_eq!(follow(&store, &[], Some(Revision(21))).next().await, Some(Err(unknown.clone())));
+    let mut watch = follow_stale(&store, Some(Revision(21)), false);
+    assert_eq!(watch.next().await, Some(Err(unknown)));
+    assert_eq!(watch.next().await, None);
+    assert_eq!(revisions(&drained(&mut follow(&store, &[], Some(Revision(10)))).await).len(), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_watcher_is_served_from_the_store() {
+    let reader = FakeReader::default();
+    let store = open(&reader);
+    let mut watch = follow(&store, &[], None);
+    assert_eq!(watch.next().await, Some(Ok(EventItem::Bookmark(Revision::ZERO))));
+    for batch in 0..100 {
+        // More than the ring keeps, all in all.
+        reader.publish(&store, (batch * 100 + 1..=batch * 100 + 100).map(event).collect());
+    }
+    assert!(store.tail().after(Revision(1), 1).is_none(), "the ring has moved on");
+    assert_eq!(revisions(&drained(&mut watch).await), (1..=10_000).collect::<Vec<i64>>());
+    assert!(reader.0.lock().event_reads < 30, "it came back to the ring");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_purge_that_overtakes_a_slow_watcher_is_told() {
+    let reader = FakeReader::default();
+    let store = open(&reader);
+    let mut watch = follow(&store, &[], None);
+    watch.next().await;
+    reader.publish(&store, (1..=10_000).map(event).collect());
+    reader.0.lock().oldest = Revision(50);
+    assert_eq!(watch.next().await, Some(Err(StoreError::Compacted { oldest: Revision(50) })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn bookmarks_tell_how_far_it_is_while_nothing_is_wanted() {
+    let reader = FakeReader::default();
+    let store = open(&reader);
+    let task_id = TaskId::parse("nobody").unwrap();
+    let mut watch: Watch<EventItem> = Box::pin(watch_events(store.clone(), Some(task_id), Vec::new(), None));
+    assert_eq!(watch.next().await, Some(Ok(EventItem::Bookmark(Revision::ZERO))));
+
+    // Others' events keep it busy, but don't put the bookmark off.
+    let others = async {
+        for revision in 1..=100 {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            reader.publish(&store, vec![event(revision)]);
+        }
+    };
+    let mine = async {
+        let mut bookmarks = Vec::new();
+        for _ in 0..5 {
+            let item = tokio::time::timeout(Duration::from_secs(10), watch.next()).await.expect("within 10 s");
+            bookmarks.push(item.unwrap().unwrap());
+        }
+        bookmarks
+    };
+    let ((), bookmarks) = tokio::join!(others, mine);
+    let mut last = -1;
+    for bookmark in bookmarks {
+        let EventItem::Bookmark(revision) = bookmark else { panic!("{bookmark:?}") };
+        assert!(revision.0 > last && revision <= store.tail().head());
+        last = revision.0;
+    }
+    assert!(last > 80, "{last}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_comes_in_order_and_then_the_tail() {
+    let reader = FakeReader::default();
+    reader.0.lock().events = (1..=100).map(event).collect();
+    // In another order than that of their expiries, and more than a page of them.
+    reader.0.lock().sagas = (1..=40).map(|i| running(&format!("s{i}"), "q0", Some(Revision((i * 37) % 41)))).collect();
+    let store = open(&reader);
+    let mut watch = follow_stale(&store, None, false);
+    let mut seen = Vec::new();
+    for _ in 0..40 {
+        let item = watch.next().await.unwrap().unwrap();
+        assert!(matches!(&item, StaleItem::Stale { saga: Some(_), .. }), "{item:?}");
+        seen.push(revision_of(&item).0);
+    }
+    assert_eq!(seen, (1..=40).collect::<Vec<i64>>());
+    let end = StaleItem::Bookmark { revision: Revision(100), snapshot_end: true };
+    assert_eq!(watch.next().await, Some(Ok(end.clone())));
+
+    reader.publish(&store, (101..=103).map(event).collect());
+    let stale = watch.next().await.unwrap().unwrap();
+    assert!(matches!(&stale, StaleItem::Stale { saga: None, revision: Revision(102), .. }), "purged: {stale:?}");
+    let bookmark = tokio::time::timeout(Duration::from_secs(10), watch.next()).await.unwrap();
+    assert_eq!(bookmark, Some(Ok(StaleItem::Bookmark { revision: Revision(103), snapshot_end: false })));
+
+    let only: Vec<_> = follow_stale(&store, None, true).collect().await;
+    assert_eq!(only.len(), 41);
+    let end = StaleItem::Bookmark { revision: Revision(103), snapshot_end: true };
+    assert_eq!(only.last(), Some(&Ok(end)));
+}
+
+/// One thing that happens while a watcher is there.
+#[derive(Clone, Copy, Debug)]
+enum Happening {
+    /// So many events are committed together, with a gap of so many revisions before them.
+    Publish(u8, u8),
+    /// The watcher takes so many items.
+    Take(u8),
+    /// It is cut off, and resumes from the last revision it received.
+    Cut,
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        3 => (1_u8..40, 0_u8..3).prop_map(|(count, gap)| Happening::Publish(count, gap)),
+        3 => (1_u8..60).prop_map(Happening::Take),
+        2 => Just(Happening::Cut),
+    ]
+}
+
+/// Runs a watcher through what happens; returns the events it saw, and those there were.
+async fn watched(kept: i64, happenings: Vec<Happening>, only_odd: bool) -> (Vec<i64>, Vec<i64>) {
+    let reader = FakeReader::default();
+    reader.0.lock().events = (1..=kept).map(event).collect();
+    let store = open(&reader);
+    let queues = if only_odd { vec![queue(1)] } else { Vec::new() };
+    let mut position = Revision::ZERO;
+    let mut head = kept;
+    let mut seen = Vec::new();
+    let mut watch = follow(&store, &queues, Some(position));
+    for happening in happenings {
+        match happening {
+            Happening::Publish(count, gap) => {
+                let first = head + i64::from(gap) + 1;
+                head = first + i64::from(count) - 1;
+                reader.publish(&store, (first..=head).map(event).collect());
+            }
+            Happening::Cut => watch = follow(&store, &queues, Some(position)),
+            Happening::Take(count) => {
+                for _ in 0..count {
+                    let Ok(item) = tokio::time::timeout(Duration::from_millis(10), watch.next()).await else { break };
+                    take(item.unwrap().unwrap(), &mut position, &mut seen);
+                }
+            }
+        }
+    }
+    for item in drained(&mut watch).await {
+        take(item, &mut position, &mut seen);
+    }
+    let there = reader.0.lock().events.iter().map(|e| e.revision.0).filter(|r| !only_odd || r % 2 == 1).collect();
+    (seen, there)
+}
+
+fn take(item: EventItem, position: &mut Revision, seen: &mut Vec<i64>) {
+    let revision = match item {
+        EventItem::Event(event) => {
+            seen.push(event.revision.0);
+            event.revision
+        }
+        EventItem::Bookmark(revision) => revision,
+    };
+    assert!(revision >= *position, "positions never go back");
+    *position = revision;
+}
+
+/// The same for a watcher of stale sagas.
+async fn watched_stale(happenings: Vec<Happening>) -> (Vec<i64>, Vec<i64>) {
+    let reader = FakeReader::default();
+    let store = open(&reader);
+    let (mut position, mut head) = (Revision::ZERO, 0);
+    let mut seen = Vec::new();
+    let mut watch = follow_stale(&store, None, false);
+    let nothing = StaleItem::Bookmark { revision: Revision::ZERO, snapshot_end: true };
+    assert_eq!(watch.next().await, Some(Ok(nothing)));
+    for happening in happenings.into_iter().chain([Happening::Take(u8::MAX); 8]) {
+        match happening {
+            Happening::Publish(count, gap) => {
+                let first = head + i64::from(gap) + 1;
+                head = first + i64::from(count) - 1;
+                reader.publish(&store, (first..=head).map(event).collect());
+            }
+            Happening::Cut => watch = follow_stale(&store, Some(position), false),
+            Happening::Take(count) => {
+                for _ in 0..count {
+                    let Ok(item) = tokio::time::timeout(Duration::from_millis(10), watch.next()).await else { break };
+                    let item = item.unwrap().unwrap();
+                    position = revision_of(&item).max(position);
+                    match item {
+                        StaleItem::Stale { revision, .. } | StaleItem::Resolved { revision, .. } => {
+                            seen.push(revision.0)
+                        }
+                        StaleItem::Bookmark { .. } => {}
+                    }
+                }
+            }
+        }
+    }
+    let there = reader.0.lock().events.iter().map(|e| e.revision.0).filter(|r| r % 3 == 0).collect();
+    (seen, there)
+}
+
+fn run<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(work)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn the_record_of_a_watcher_that_is_cut_off_equals_the_history(
+        kept in 0_i64..300,
+        happenings in prop::collection::vec(happening(), 0..60),
+        only_odd: bool,
+    ) {
+        let (seen, there) = run(watched(kept, happenings, only_odd));
+        prop_assert_eq!(seen, there);
+    }
+
+    #[test]
+    fn so_does_that_of_a_watcher_of_stale_sagas(happenings in prop::collection::vec(happening(), 0..60)) {
+        let (seen, there) = run(watched_stale(happenings));
+        prop_assert_eq!(seen, there);
+    }
+}
+
+#[test]
+fn streams_can_move_between_threads() {
+    fn sendable<T: Send + 'static>(_: T) {}
+    let reader = FakeReader::default();
+    let store = open(&reader);
+    sendable(watch_events(store.clone(), None, Vec::new(), None));
+    sendable(watch_stale(store, Vec::new(), None, false));
+}

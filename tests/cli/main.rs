@@ -1,0 +1,21 @@
+//! Every command of `sagad` that is a client, through the real binary, against a real daemon.
+
+// `clippy.toml` allows it within `#[test]` only, and what the tests share is as much of a test.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod daemon;
+mod running;
+
+mod admin;
+mod compensate;
+mod create;
+mod import;
+mod lease;
+mod look;
+mod operate;
+mod takeover;
+mod usage;
+mod watch;
+mod work;
+mod work_end;
+mod work_lost;

@@ -1,0 +1,252 @@
+//! Values and commands, as short as the cases want them.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use sagad::domain::{
+    command::{
+        Change, ClaimNext, Command, Creation, FreeVerb, HeldVerb, Holder, Purge, RecoveryDecision, RequestKey,
+        SetPaused, Verb,
+    },
+    compensation::{CompensationOutcome, CompensationSpec},
+    ids::{OwnerId, QueueName, TaskId},
+    lease::LeasePurpose,
+    policy::Policy,
+    saga::{Saga, State},
+    text::{Actor, Blob, Kind, Labels, Text},
+    time::Span,
+};
+
+/// What is a command, or the content of one.
+pub trait ToCommand {
+    fn command(self) -> Command;
+}
+
+impl ToCommand for Command {
+    fn command(self) -> Command {
+        self
+    }
+}
+
+impl ToCommand for ClaimNext {
+    fn command(self) -> Command {
+        Command::ClaimNext(self)
+    }
+}
+
+impl ToCommand for Purge {
+    fn command(self) -> Command {
+        Command::Purge(self)
+    }
+}
+
+pub const TTL: Span = Span::from_secs(30);
+
+pub fn text(s: &str) -> Text {
+    Text::parse(s).unwrap()
+}
+
+pub fn actor(s: &str) -> Actor {
+    Actor::parse(s).unwrap()
+}
+
+pub fn owner(s: &str) -> OwnerId {
+    OwnerId::parse(s).unwrap()
+}
+
+pub fn queue(s: &str) -> QueueName {
+    QueueName::parse(s).unwrap()
+}
+
+pub fn task(s: &str) -> TaskId {
+    TaskId::parse(s).unwrap()
+}
+
+pub fn kind(s: &str) -> Kind {
+    Kind::parse(s).unwrap()
+}
+
+pub fn blob(s: &str) -> Blob {
+    Blob::parse(s.to_owned().into()).unwrap()
+}
+
+pub fn labels(pairs: &[(&str, &str)]) -> Labels {
+    Labels::parse(pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()).unwrap()
+}
+
+pub fn us(micros: i64) -> Span {
+    Span::from_micros(micros).unwrap()
+}
+
+pub fn secs(n: u32) -> Span {
+    Span::from_secs(n)
+}
+
+/// One compensation per kind; its target is named after it.
+pub fn specs(kinds: &[&str]) -> Vec<CompensationSpec> {
+    let spec =
+        |name: &&str| CompensationSpec { kind: kind(name), target: text(&format!("/{name}")), reason: text("r") };
+    kinds.iter().map(spec).collect()
+}
+
+/// A saga to be, with nothing special about it.
+pub fn creation(id: &str) -> Creation {
+    let task_id = task(id);
+    Creation {
+        saga_id: task_id.to_saga_id(),
+        task_id,
+        queue: queue("q"),
+        priority: 0,
+        issue: None,
+        branch: Text::default(),
+        worktree: Text::default(),
+        labels: Labels::default(),
+        payload: Blob::default(),
+        compensations: Vec::new(),
+        policy: Policy::default(),
+        delay: Span::ZERO,
+        retry_of: None,
+    }
+}
+
+/// A saga in this queue with this priority.
+pub fn placed(id: &str, in_queue: &str, priority: i32) -> Creation {
+    Creation { queue: queue(in_queue), priority, ..creation(id) }
+}
+
+/// A saga with a compensation of each kind.
+pub fn undoable(id: &str, kinds: &[&str]) -> Creation {
+    Creation { compensations: specs(kinds), ..creation(id) }
+}
+
+pub fn create(creations: impl IntoIterator<Item = Creation>) -> Command {
+    Command::Create(creations.into_iter().collect())
+}
+
+pub fn free(id: &str, verb: FreeVerb) -> Command {
+    Command::Change(Change { task_id: task(id), verb: Verb::Free(verb) })
+}
+
+/// By the holder of the saga's last lease.
+pub fn held(saga: &Saga, verb: HeldVerb) -> Command {
+    let lease = saga.lease.as_ref().expect("it was claimed");
+    let holder = Holder { owner: lease.owner.clone(), token: lease.token };
+    Command::Change(Change { task_id: saga.spec.task_id.clone(), verb: Verb::Held(holder, verb) })
+}
+
+pub fn claim_with(id: &str, by: &str, purpose: LeasePurpose, ttl: Span) -> Command {
+    free(id, FreeVerb::Claim { owner: owner(by), ttl, purpose, reason: Text::default() })
+}
+
+pub fn claim(id: &str, by: &str) -> Command {
+    claim_with(id, by, LeasePurpose::Execute, TTL)
+}
+
+pub fn claim_undo(id: &str, by: &str) -> Command {
+    claim_with(id, by, LeasePurpose::Compensate, TTL)
+}
+
+pub fn dispatch(id: &str, to: &str, ttl: Span) -> Command {
+    free(id, FreeVerb::Dispatch { assignee: owner(to), ttl, actor: actor("op"), reason: Text::default() })
+}
+
+pub fn cancel(id: &str) -> Command {
+    free(id, FreeVerb::RequestCancel { actor: actor("op"), reason: text("not wanted"), revoke_lease: true })
+}
+
+pub fn park(id: &str) -> Command {
+    free(id, FreeVerb::Quarantine { actor: actor("op"), reason: text("odd"), revoke_lease: true })
+}
+
+pub fn waive(id: &str, position: u32) -> Command {
+    free(id, FreeVerb::WaiveCompensation { position, actor: actor("op"), reason: text("not needed") })
+}
+
+pub fn recover(id: &str, decision: RecoveryDecision) -> Command {
+    let (actor, reason) = (actor("op"), text("decided"));
+    free(id, FreeVerb::Recover { decision, actor, reason, token: None, validate_only: false })
+}
+
+pub fn annotate(id: &str, note: &str) -> Command {
+    let (details, terminal_reason) = (Labels::default(), None);
+    free(id, FreeVerb::Annotate { actor: actor("op"), note: text(note), details, terminal_reason })
+}
+
+pub fn amend(id: &str, reason: &str) -> Command {
+    let terminal_reason = Some(text(reason));
+    let (note, details) = (text("amended"), labels(&[("ticket", "7")]));
+    free(id, FreeVerb::Annotate { actor: actor("op"), note, details, terminal_reason })
+}
+
+pub fn complete(saga: &Saga) -> Command {
+    held(saga, HeldVerb::Complete { result: blob("done"), reason: Text::default() })
+}
+
+pub fn heartbeat(saga: &Saga) -> Command {
+    held(saga, HeldVerb::Heartbeat { ttl: None, progress: None })
+}
+
+pub fn release(saga: &Saga, delay: Span) -> Command {
+    held(saga, HeldVerb::Release { delay, reason: Text::default() })
+}
+
+pub fn fail(saga: &Saga, retryable: bool) -> Command {
+    held(saga, HeldVerb::Fail { reason: text("broken"), compensations: specs(&["fallback"]), retryable })
+}
+
+pub fn register(saga: &Saga, kinds: &[&str]) -> Command {
+    held(saga, HeldVerb::RegisterCompensation { compensations: specs(kinds) })
+}
+
+pub fn record(saga: &Saga, position: u32, outcome: CompensationOutcome) -> Command {
+    held(saga, HeldVerb::RecordCompensation { position, outcome, detail: text("seen") })
+}
+
+pub fn compensate(saga: &Saga) -> Command {
+    held(saga, HeldVerb::Compensate { reason: Text::default() })
+}
+
+/// One saga for execution, from these queues, without waiting.
+pub fn next(queues: &[&str], by: &str) -> ClaimNext {
+    ClaimNext {
+        queues: queues.iter().map(|name| queue(name)).collect(),
+        owner: owner(by),
+        ttl: TTL,
+        max_sagas: 1,
+        wait: Span::ZERO,
+        purpose: LeasePurpose::Execute,
+        kinds: Vec::new(),
+    }
+}
+
+/// One saga for execution from `q`, waiting for a while.
+pub fn waiting(by: &str) -> ClaimNext {
+    ClaimNext { wait: secs(60), ..next(&["q"], by) }
+}
+
+/// One saga to undo from `q`, with these kinds of handlers.
+pub fn next_undo(by: &str, kinds: &[&str]) -> ClaimNext {
+    let kinds = kinds.iter().map(|name| kind(name)).collect();
+    ClaimNext { purpose: LeasePurpose::Compensate, kinds, ..next(&["q"], by) }
+}
+
+pub fn pause(name: &str, paused: bool) -> Command {
+    Command::SetPaused(SetPaused { queue: queue(name), paused, actor: actor("op"), reason: text("rollout") })
+}
+
+pub fn purge(older_than: Span, max_sagas: usize) -> Purge {
+    let states = State::ALL.into_iter().filter(|state| state.is_terminal()).collect();
+    Purge { states, older_than, max_sagas, actor: actor("op"), reason: text("old"), validate_only: false }
+}
+
+/// The key of a request: its id, and a digest of its content, in which how long it waits does not count.
+pub fn key_of(id: u8, command: &Command) -> RequestKey {
+    let mut content = command.clone();
+    if let Command::ClaimNext(wish) = &mut content {
+        wish.wait = Span::ZERO;
+    }
+    let mut digest = [0; 16];
+    let mut hasher = DefaultHasher::new();
+    format!("{content:?}").hash(&mut hasher);
+    digest[..8].copy_from_slice(&hasher.finish().to_le_bytes());
+    RequestKey { id: [id; 16], digest }
+}

@@ -1,0 +1,200 @@
+//! Calls that are repeated under their `request_id`.
+
+use sagad::domain::{
+    command::{Command, FreeVerb, RecoveryDecision},
+    compensation::CompensationOutcome,
+    lease::LeasePurpose,
+    rejection::Rejection,
+    saga::State,
+};
+
+use super::{
+    bench::{Bench, refusal_of, saga_of, sagas_of, task_of},
+    build::*,
+};
+
+on_every_backend! {
+    every_change_can_be_repeated
+    other_content_is_refused
+    it_is_forgotten_after_an_hour
+    refusals_are_not_kept
+    empty_answers_are_not_kept
+    a_claim_is_repeated_while_it_is_live
+    claims_of_several_are_repeated_while_they_are_live
+    a_repetition_shows_the_saga_as_it_is_now
+    purged_sagas_are_left_out
+    the_wait_is_not_content
+    answers_survive_reopening
+}
+
+/// Every change but heartbeats: each makes a situation around the saga `a` and returns the command.
+const CHANGES: &[(&str, fn(&Bench) -> Command)] = &[
+    ("create", |_| create([creation("n")])),
+    ("batch", |_| create([creation("n"), creation("m")])),
+    ("dispatch", |_| dispatch("a", "w", TTL)),
+    ("claim", |_| claim("a", "w")),
+    ("claim to undo", |_| claim_undo("a", "w")),
+    ("claim next", |_| next(&["q"], "w").command()),
+    ("release", |b| release(&b.saga(claim("a", "w")), secs(1))),
+    ("register", |b| register(&b.saga(claim("a", "w")), &["y", "z"])),
+    ("complete", |b| complete(&b.saga(claim("a", "w")))),
+    ("fail", |b| fail(&b.saga(claim("a", "w")), false)),
+    ("record done", |b| record(&b.saga(claim_undo("a", "w")), 1, CompensationOutcome::Done)),
+    ("record failed", |b| record(&b.saga(claim_undo("a", "w")), 1, CompensationOutcome::Failed)),
+    ("waive", |b| {
+        b.saga(claim_undo("a", "w"));
+        waive("a", 1)
+    }),
+    ("compensate", |b| {
+        let claimed = b.saga(claim_undo("a", "w"));
+        b.saga(waive("a", 1));
+        compensate(&claimed)
+    }),
+    ("quarantine", |_| park("a")),
+    ("recover", |b| {
+        b.saga(claim("a", "w"));
+        b.advance(TTL);
+        recover("a", RecoveryDecision::Requeue)
+    }),
+    ("cancel", |_| cancel("a")),
+    ("annotate", |_| annotate("a", "hm")),
+];
+
+fn situation(bench: &Bench, make: fn(&Bench) -> Command) -> Command {
+    bench.sagas(create([undoable("a", &["x"])]));
+    make(bench)
+}
+
+fn every_change_can_be_repeated(bench: Bench) {
+    for (name, make) in CHANGES {
+        let bench = bench.fresh();
+        let command = situation(&bench, *make);
+        let first = bench.submit_as(1, command.clone());
+        assert!(first.is_ok(), "{name}: {first:?}");
+        let history = bench.history();
+        bench.advance(secs(1));
+        let again = bench.submit_as(1, command.clone());
+        assert_eq!(again, first, "{name}");
+        assert_eq!(bench.history(), history, "{name} happened twice");
+    }
+}
+
+fn other_content_is_refused(bench: Bench) {
+    for (name, make) in CHANGES {
+        let bench = bench.fresh();
+        let command = situation(&bench, *make);
+        bench.submit_as(1, command).unwrap();
+        let history = bench.history();
+        let other = bench.submit_as(1, annotate("a", "something else"));
+        assert_eq!(refusal_of(other), Rejection::RequestIdReused, "{name}");
+        assert_eq!(bench.history(), history, "{name}");
+        bench.submit_as(2, annotate("a", "something else")).unwrap();
+    }
+}
+
+fn it_is_forgotten_after_an_hour(bench: Bench) {
+    bench.sagas(create([creation("a")]));
+    bench.submit_as(1, annotate("a", "first")).unwrap();
+    bench.tick(us(3_599_999_999));
+    assert_eq!(refusal_of(bench.submit_as(1, annotate("a", "second"))), Rejection::RequestIdReused);
+    bench.tick(us(1));
+    bench.submit_as(1, annotate("a", "second")).unwrap();
+    assert_eq!(bench.history().len(), 3);
+    // The new answer is kept from then on.
+    assert_eq!(refusal_of(bench.submit_as(1, annotate("a", "third"))), Rejection::RequestIdReused);
+    bench.advance(secs(3600));
+    bench.submit_as(1, annotate("a", "third")).unwrap();
+}
+
+fn refusals_are_not_kept(bench: Bench) {
+    assert_eq!(refusal_of(bench.submit_as(1, claim("a", "w"))), Rejection::SagaNotFound);
+    bench.sagas(create([creation("a")]));
+    saga_of(bench.submit_as(1, claim("a", "w")));
+    assert!(matches!(refusal_of(bench.submit_as(2, claim("a", "v"))), Rejection::LeaseHeld { .. }));
+    saga_of(bench.submit_as(2, annotate("a", "another content")));
+}
+
+fn empty_answers_are_not_kept(bench: Bench) {
+    assert_eq!(sagas_of(bench.submit_as(1, next(&["q"], "w"))), []);
+    bench.sagas(create([creation("a")]));
+    assert_eq!(sagas_of(bench.submit_as(1, next(&["q"], "w"))).len(), 1);
+}
+
+fn a_claim_is_repeated_while_it_is_live(bench: Bench) {
+    bench.sagas(create(["a", "b", "c"].map(creation)));
+    let a = saga_of(bench.submit_as(1, claim("a", "w")));
+    bench.tick(us(TTL.micros() - 1));
+    assert_eq!(saga_of(bench.submit_as(1, claim("a", "w"))), a);
+    bench.tick(us(1));
+    assert!(matches!(refusal_of(bench.submit_as(1, claim("a", "w"))), Rejection::LeaseExpired { .. }));
+    assert_eq!(bench.history().len(), 5, "what was due was done");
+    bench.saga(claim("a", "v"));
+    assert_eq!(refusal_of(bench.submit_as(1, claim("a", "w"))), Rejection::LeaseSuperseded);
+
+    let b = saga_of(bench.submit_as(2, claim("b", "w")));
+    bench.saga(complete(&b));
+    assert_eq!(refusal_of(bench.submit_as(2, claim("b", "w"))), Rejection::SagaTerminal);
+    let c = saga_of(bench.submit_as(3, claim("c", "w")));
+    bench.saga(release(&c, secs(0)));
+    assert_eq!(refusal_of(bench.submit_as(3, claim("c", "w"))), Rejection::NoLease);
+}
+
+fn claims_of_several_are_repeated_while_they_are_live(bench: Bench) {
+    bench.sagas(create(["a", "b", "c", "d"].map(creation)));
+    let all = sagad::domain::command::ClaimNext { max_sagas: 3, ..next(&["q"], "w") };
+    let got = sagas_of(bench.submit_as(1, all.clone()));
+    assert_eq!(got.len(), 3);
+    bench.saga(release(&got[1], secs(0)));
+    let again = sagas_of(bench.submit_as(1, all.clone()));
+    assert_eq!(again.iter().map(task_of).collect::<Vec<_>>(), ["a", "c"]);
+    bench.advance(TTL);
+    assert_eq!(sagas_of(bench.submit_as(1, all)), []);
+    assert_eq!(bench.get("d").unwrap().state, State::Planned);
+}
+
+fn a_repetition_shows_the_saga_as_it_is_now(bench: Bench) {
+    let created = sagas_of(bench.submit_as(1, create([creation("a")])));
+    bench.saga(claim_with("a", "w", LeasePurpose::Execute, secs(5)));
+    let running = sagas_of(bench.submit_as(1, create([creation("a")])));
+    assert_ne!(running, created);
+    bench.tick(secs(5));
+    let stale = sagas_of(bench.submit_as(1, create([creation("a")])));
+    assert!(stale[0].reported_stale().is_some(), "what was due was done");
+    assert_eq!(bench.get("a").as_ref(), Some(&stale[0]));
+}
+
+fn purged_sagas_are_left_out(bench: Bench) {
+    sagas_of(bench.submit_as(1, create(["a", "b"].map(creation))));
+    saga_of(bench.submit_as(2, claim("a", "w")));
+    sagas_of(bench.submit_as(3, next(&["q"], "w")));
+    saga_of(bench.submit_as(4, annotate("a", "note")));
+    bench.saga(park("a"));
+    bench.tick(us(1));
+    assert_eq!(bench.purged(purge(secs(0), 10)).sagas, 1);
+    // Another saga may have its id by now: it is not the one that was answered with.
+    bench.sagas(create([creation("a")]));
+    let left = sagas_of(bench.submit_as(1, create(["a", "b"].map(creation))));
+    assert_eq!(left.iter().map(task_of).collect::<Vec<_>>(), ["b"]);
+    assert_eq!(refusal_of(bench.submit_as(2, claim("a", "w"))), Rejection::SagaNotFound);
+    assert_eq!(refusal_of(bench.submit_as(4, annotate("a", "note"))), Rejection::SagaNotFound);
+    assert_eq!(bench.get("a").unwrap().attempt, 0);
+}
+
+fn the_wait_is_not_content(bench: Bench) {
+    bench.sagas(create(["a", "b"].map(creation)));
+    let first = sagas_of(bench.submit_as(1, next(&["q"], "w")));
+    assert_eq!(sagas_of(bench.submit_as(1, waiting("w"))), first);
+}
+
+fn answers_survive_reopening(bench: Bench) {
+    bench.sagas(create([undoable("a", &["x"])]));
+    let claimed = saga_of(bench.submit_as(1, claim_undo("a", "w")));
+    let failed = record(&claimed, 1, CompensationOutcome::Failed);
+    let recorded = saga_of(bench.submit_as(2, failed.clone()));
+    let bench = bench.reopened();
+    assert_eq!(saga_of(bench.submit_as(1, claim_undo("a", "w"))), recorded);
+    assert_eq!(saga_of(bench.submit_as(2, failed)), recorded);
+    assert_eq!(recorded.compensations[0].attempts, 1);
+    let other = free("a", FreeVerb::Quarantine { actor: actor("op"), reason: text("r"), revoke_lease: false });
+    assert_eq!(refusal_of(bench.submit_as(2, other)), Rejection::RequestIdReused);
+}

@@ -1,0 +1,30 @@
+//! The binary under test, run as a shell would run it.
+
+use std::{process::Stdio, time::Duration};
+
+use tokio::process::{Child, Command};
+
+/// Starts the binary.
+pub fn spawn(server: &str, arguments: &[&str]) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_sagad"))
+        .args(arguments)
+        .env("SAGAD_SERVER", server)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("the binary runs")
+}
+
+/// Runs the binary to its end; its exit code, stdout and stderr.
+pub async fn run(server: &str, arguments: &[&str]) -> (i32, String, String) {
+    finish(spawn(server, arguments)).await
+}
+
+/// Waits for its end: exit code, stdout and stderr.
+pub async fn finish(child: Child) -> (i32, String, String) {
+    let output = tokio::time::timeout(Duration::from_secs(20), child.wait_with_output());
+    let output = output.await.expect("it ends in time").expect("it ran");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+    (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+}

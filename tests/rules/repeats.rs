@@ -1,0 +1,163 @@
+//! A call under a lease repeated by the lease that made it: accepted, and nothing changes.
+
+use sagad::domain::{
+    command::{FreeVerb, HeldVerb, Holder, Verb},
+    lease::HolderEnd,
+    saga::State,
+    transition::EarlierLease,
+};
+
+use super::{
+    situations::{Situation, compensating, running, settled, undoing},
+    verbs::*,
+    world::{TTL, World, blob, owner, secs, text},
+};
+
+/// How a holder ends its lease.
+type End = fn(&Holder) -> Verb;
+
+#[test]
+fn each_end_is_repeated_by_its_own_rpc_only() {
+    let ends: [(fn() -> World, End); 5] = [
+        (running, release),
+        (running, |h| complete(h, "result")),
+        (running, fail),
+        (settled, compensate),
+        (running, park_held),
+    ];
+    for (n, (world, end)) in ends.into_iter().enumerate() {
+        let mut w = world();
+        let h = w.holder();
+        w.ok(end(&h));
+        for (m, (_, again)) in ends.into_iter().enumerate() {
+            if m == n {
+                w.repeated(again(&h));
+                w.wait(secs(3600));
+                w.repeated(again(&h));
+            } else {
+                w.refused(again(&h));
+            }
+        }
+    }
+}
+
+#[test]
+fn reasons_are_not_compared_but_results_are() {
+    let mut w = running();
+    let h = w.holder();
+    w.ok(complete(&h, "result"));
+    let other_reason = HeldVerb::Complete { result: blob("result"), reason: text("said differently") };
+    w.repeated(Verb::Held(h.clone(), other_reason));
+    assert_eq!(w.why(complete(&h, "other")), "SAGA_TERMINAL");
+    assert_eq!(w.saga.result, blob("result"));
+}
+
+#[test]
+fn repeats_are_accepted_after_a_later_lease_and_after_the_end() {
+    let mut w = running();
+    let first = w.holder();
+    w.ok(register(&first, &["bucket"]));
+    w.ok(release(&first));
+    let second = w.claim("x");
+    w.repeated(release(&first));
+    w.repeated(register(&first, &["bucket"]));
+    assert_eq!(w.why(register(&first, &["volume"])), "LEASE_SUPERSEDED");
+    w.ok(complete(&second, "result"));
+    w.repeated(release(&first));
+    w.repeated(register(&first, &["bucket"]));
+    assert_eq!(w.why(complete(&first, "result")), "LEASE_SUPERSEDED", "the same result, but not its own");
+}
+
+#[test]
+fn a_failure_is_repeated_after_a_later_lease_and_after_the_end() {
+    let mut w = compensating();
+    let first = w.holder();
+    let second = w.claim_undo("x");
+    w.repeated(fail(&first));
+    w.repeated(retry(&first));
+    assert_eq!(w.why(release(&first)), "LEASE_SUPERSEDED");
+    w.ok(failed(&second, 2));
+    w.ok(done(&second, 2));
+    w.ok(release(&second));
+    let third = w.claim_undo("y");
+    w.repeated(done(&second, 2));
+    assert_eq!(w.why(failed(&second, 2)), "LEASE_SUPERSEDED");
+    assert_eq!(w.why(done(&second, 1)), "LEASE_SUPERSEDED");
+    assert_eq!(w.why(done(&third, 2)), "WRONG_STATE", "another lease's");
+    w.ok(failed(&third, 1));
+    w.ok(park_held(&third));
+    w.repeated(done(&second, 2));
+    w.repeated(failed(&third, 1));
+    w.repeated(fail(&first));
+    w.repeated(park_held(&third));
+    assert_eq!(w.saga.compensations[0].attempts, 1);
+}
+
+#[test]
+fn a_failed_undo_counts_each_time_while_the_lease_can_report() {
+    let mut w = undoing();
+    let h = w.holder();
+    w.ok(failed(&h, 2));
+    w.ok(failed(&h, 2));
+    w.ok(release(&h));
+    w.repeated(failed(&h, 2));
+    assert_eq!(w.saga.compensations[1].attempts, 2);
+}
+
+#[test]
+fn a_registration_is_repeated_while_live_late_and_after_the_end() {
+    let mut w = running();
+    let h = w.holder();
+    w.ok(register(&h, &["bucket"]));
+    w.repeated(register(&h, &["bucket"]));
+    // What came with the creation was no change then, and is none now.
+    w.repeated(register(&h, &["branch", "bucket"]));
+    w.repeated(register(&h, &["branch"]));
+    w.wait(TTL);
+    w.repeated(register(&h, &["branch", "bucket"]));
+    assert_eq!(w.why(register(&h, &["branch"])), "LEASE_EXPIRED");
+    assert_eq!(w.why(register(&h, &["bucket", "volume"])), "LEASE_EXPIRED");
+    w.ok(complete(&h, ""));
+    w.repeated(register(&h, &["bucket"]));
+    assert_eq!(w.saga.compensations.len(), 3);
+}
+
+#[test]
+fn heartbeats_are_never_repeats() {
+    let mut w = Situation::CompletedByHolder.world();
+    let h = w.holder();
+    assert_eq!(w.why(heartbeat(&h)), "SAGA_TERMINAL");
+}
+
+#[test]
+fn a_cancel_request_is_repeated_without_change() {
+    let mut w = running();
+    w.ok(cancel(false));
+    w.repeated(cancel(false));
+    w.ok(cancel(true));
+    w.repeated(cancel(true));
+    w.repeated(cancel(false));
+    assert_eq!(w.state(), State::Compensating);
+}
+
+#[test]
+fn an_earlier_lease_is_read_off_its_events() {
+    let mut w = running();
+    let released = w.holder();
+    w.ok(release(&released));
+    let expired = w.claim("x");
+    w.wait(TTL);
+    let failed_lease = w.claim("y");
+    w.ok(retry(&failed_lease));
+    // A note may say what it likes: it belongs to no lease.
+    w.ok(annotate_with("note", &[("ended_by", "COMPLETE")], None));
+    let read = |h: &Holder| EarlierLease::from_events(&w.events, h.token);
+    let lease = |by: &str, end| Some(EarlierLease { owner: owner(by), end });
+    assert_eq!(read(&released), lease("w", Some(HolderEnd::Released)));
+    assert_eq!(read(&expired), lease("x", None));
+    assert_eq!(read(&failed_lease), lease("y", Some(HolderEnd::Failed)));
+    assert_eq!(read(&Holder { token: super::world::NEVER_GIVEN, ..released.clone() }), None);
+    let foreign =
+        Verb::Free(FreeVerb::Claim { owner: owner("z"), ttl: TTL, purpose: Default::default(), reason: text("") });
+    assert_eq!(w.earlier(&foreign), None);
+}

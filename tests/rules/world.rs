@@ -1,0 +1,248 @@
+//! A saga with its history, on a clock that moves when told.
+
+use sagad::domain::{
+    command::{Creation, Holder, Verb},
+    compensation::CompensationSpec,
+    draft::Draft,
+    event::{Event, EventType},
+    ids::{FencingToken, OwnerId, QueueName, Revision, TaskId},
+    lease::{Absence, Lease},
+    policy::Policy,
+    rejection::Rejection,
+    saga::{Saga, State},
+    text::{Actor, Blob, Kind, Labels, Text},
+    time::{Span, Timestamp},
+    transition::{Accepted, EarlierLease, apply_due, create, transition},
+};
+
+/// When every test's saga is created.
+pub const START: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
+/// How long a lease lasts unless a test says otherwise.
+pub const TTL: Span = Span::from_secs(30);
+/// A token that no lease here ever gets.
+pub const NEVER_GIVEN: FencingToken = FencingToken(1 << 40);
+
+pub fn us(micros: i64) -> Span {
+    Span::from_micros(micros).expect("a length is not negative")
+}
+
+pub fn secs(n: u32) -> Span {
+    Span::from_secs(n)
+}
+
+pub fn text(s: &str) -> Text {
+    Text::parse(s).unwrap()
+}
+
+pub fn actor(s: &str) -> Actor {
+    Actor::parse(s).unwrap()
+}
+
+pub fn owner(s: &str) -> OwnerId {
+    OwnerId::parse(s).unwrap()
+}
+
+pub fn blob(s: &str) -> Blob {
+    Blob::parse(s.to_owned().into()).unwrap()
+}
+
+/// One compensation per kind; its target is named after it.
+pub fn specs(kinds: &[&str]) -> Vec<CompensationSpec> {
+    let spec = |kind: &&str| CompensationSpec {
+        kind: Kind::parse(kind).unwrap(),
+        target: text(&format!("/{kind}")),
+        reason: text("left behind"),
+    };
+    kinds.iter().map(spec).collect()
+}
+
+/// The contract's name of a refusal.
+pub fn reason(rejection: &Rejection) -> &'static str {
+    match rejection {
+        Rejection::SagaNotFound => "SAGA_NOT_FOUND",
+        Rejection::CompensationNotFound { .. } => "COMPENSATION_NOT_FOUND",
+        Rejection::SagaExists { .. } => "SAGA_EXISTS",
+        Rejection::RequestIdReused => "REQUEST_ID_REUSED",
+        Rejection::SagaTerminal => "SAGA_TERMINAL",
+        Rejection::LeaseHeld { .. } => "LEASE_HELD",
+        Rejection::DispatchedElsewhere { .. } => "DISPATCHED_ELSEWHERE",
+        Rejection::NotReady { .. } => "NOT_READY",
+        Rejection::Settling { .. } => "SETTLING",
+        Rejection::WrongState { .. } => "WRONG_STATE",
+        Rejection::NotStale { .. } => "NOT_STALE",
+        Rejection::CompensationRequired => "COMPENSATION_REQUIRED",
+        Rejection::CompensationPending { .. } => "COMPENSATION_PENDING",
+        Rejection::CompensationOrder { .. } => "COMPENSATION_ORDER",
+        Rejection::CompensationLimit => "COMPENSATION_LIMIT",
+        Rejection::LeaseNotExtended(_) => "LEASE_NOT_EXTENDED",
+        Rejection::ExecutionTimeout(_) => "EXECUTION_TIMEOUT",
+        Rejection::ProgressTimeout(_) => "PROGRESS_TIMEOUT",
+        Rejection::LeaseExpired { .. } => "LEASE_EXPIRED",
+        Rejection::LeaseSuperseded => "LEASE_SUPERSEDED",
+        Rejection::NotOwner { .. } => "NOT_OWNER",
+        Rejection::NoLease => "NO_LEASE",
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct World {
+    pub saga: Saga,
+    pub now: Timestamp,
+    pub absence: Absence,
+    /// The saga's whole history.
+    pub events: Vec<Event>,
+}
+
+impl World {
+    /// A planned saga with these compensations.
+    pub fn with(policy: Policy, kinds: &[&str], delay: Span) -> Self {
+        let task_id = TaskId::parse("task").unwrap();
+        let creation = Creation {
+            saga_id: task_id.to_saga_id(),
+            task_id,
+            queue: QueueName::default(),
+            priority: 0,
+            issue: None,
+            branch: text("fix"),
+            worktree: text("/tmp/fix"),
+            labels: Labels::default(),
+            payload: Blob::default(),
+            compensations: specs(kinds),
+            policy,
+            delay,
+            retry_of: None,
+        };
+        let (saga, event) = create(creation, START, Revision(1));
+        World { saga, now: START, absence: Absence::default(), events: vec![event] }
+    }
+
+    /// A planned saga with two compensations: `worktree` at position 1, `branch` at position 2.
+    pub fn new(policy: Policy) -> Self {
+        Self::with(policy, &["worktree", "branch"], Span::ZERO)
+    }
+
+    /// A planned saga with none.
+    pub fn bare(policy: Policy) -> Self {
+        Self::with(policy, &[], Span::ZERO)
+    }
+
+    /// What a store does with a command: what is due, then the judgement, then one commit. Whatever is refused, or
+    /// accepted as a repetition, has changed nothing.
+    pub fn attempt(&mut self, verb: &Verb) -> Result<Accepted, Rejection> {
+        let mut draft = self.draft();
+        apply_due(&mut draft);
+        let before = draft.clone();
+        let outcome = transition(&mut draft, verb, self.earlier(verb).as_ref());
+        if outcome != Ok(Accepted::Changed) {
+            assert_eq!(draft, before, "{verb:?} was answered with {outcome:?}, and changed something");
+        }
+        self.commit(draft);
+        outcome
+    }
+
+    /// A command that must be accepted and change something; returns the events of it and of what was due.
+    pub fn ok(&mut self, verb: Verb) -> Vec<Event> {
+        let known = self.events.len();
+        assert_eq!(self.attempt(&verb), Ok(Accepted::Changed), "{verb:?}");
+        self.events[known..].to_vec()
+    }
+
+    /// A command that must be accepted without changing anything.
+    pub fn repeated(&mut self, verb: Verb) {
+        assert_eq!(self.attempt(&verb), Ok(Accepted::Repeated), "{verb:?}");
+    }
+
+    /// A command that must be refused.
+    pub fn refused(&mut self, verb: Verb) -> Rejection {
+        match self.attempt(&verb) {
+            Ok(accepted) => panic!("{verb:?} was accepted: {accepted:?}"),
+            Err(rejection) => rejection,
+        }
+    }
+
+    /// A command that must be refused, by the contract's name of the refusal.
+    pub fn why(&mut self, verb: Verb) -> &'static str {
+        reason(&self.refused(verb))
+    }
+
+    /// Takes a lease for execution, which must be possible.
+    pub fn claim(&mut self, by: &str) -> Holder {
+        self.ok(super::verbs::claim(by));
+        self.holder()
+    }
+
+    /// Takes a lease for compensation, which must be possible.
+    pub fn claim_undo(&mut self, by: &str) -> Holder {
+        self.ok(super::verbs::claim_undo(by));
+        self.holder()
+    }
+
+    /// Applies what is due by now; returns its events.
+    pub fn due(&mut self) -> Vec<Event> {
+        let known = self.events.len();
+        let mut draft = self.draft();
+        apply_due(&mut draft);
+        self.commit(draft);
+        self.events[known..].to_vec()
+    }
+
+    /// Lets time pass, and applies what is due then.
+    pub fn wait(&mut self, span: Span) -> Vec<Event> {
+        self.now = self.now.plus(span);
+        self.due()
+    }
+
+    /// The same saga at another time, with nothing applied.
+    pub fn at(&self, now: Timestamp) -> Self {
+        World { now, ..self.clone() }
+    }
+
+    /// The same saga after the coordinator came back now.
+    pub fn after_absence(&self, grace: Span) -> Self {
+        World { absence: Absence { returned_at: self.now, grace }, ..self.clone() }
+    }
+
+    /// A draft that begins here.
+    pub fn draft(&self) -> Draft {
+        Draft::begin(self.saga.clone(), self.now, self.absence, self.saga.revision.after(1))
+    }
+
+    /// Takes a draft over.
+    pub fn commit(&mut self, draft: Draft) {
+        self.saga = draft.saga;
+        self.events.extend(draft.events);
+    }
+
+    pub fn earlier(&self, verb: &Verb) -> Option<EarlierLease> {
+        match verb {
+            Verb::Held(holder, _) => EarlierLease::from_events(&self.events, holder.token),
+            Verb::Free(_) => None,
+        }
+    }
+
+    /// The holder of the last lease; of one that was never given, if there is none.
+    pub fn holder(&self) -> Holder {
+        match &self.saga.lease {
+            Some(lease) => Holder { owner: lease.owner.clone(), token: lease.token },
+            None => Holder { owner: owner("w"), token: NEVER_GIVEN },
+        }
+    }
+
+    pub fn lease(&self) -> &Lease {
+        self.saga.lease.as_ref().expect("it was claimed")
+    }
+
+    pub fn state(&self) -> State {
+        self.saga.state
+    }
+}
+
+/// What happened, in order.
+pub fn kinds(events: &[Event]) -> Vec<EventType> {
+    events.iter().map(|event| event.kind).collect()
+}
+
+/// What the last event says of staleness.
+pub fn marks(events: &[Event]) -> Vec<Option<sagad::domain::event::StaleMark>> {
+    events.iter().map(|event| event.mark.clone()).collect()
+}
