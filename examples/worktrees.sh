@@ -13,7 +13,7 @@
 #   KEEP    set: the directory with repository, logs and ledger is kept
 set -euo pipefail
 
-readonly SAGAS=20 WORKERS=4 VICTIM=worker-2 TTL_S=3 PATIENCE_S=90
+readonly SAGAS=20 WORKERS=4 VICTIM=worker-2 TTL_S=3 PATIENCE_S=240
 root=$(cd "$(dirname "$0")/.." && pwd)
 dir=$(mktemp -d "${TMPDIR:-/tmp}/sagad-worktrees.XXXXXX")
 export LEDGER=$dir/ledger REPO=$dir/repo TRUNK=$dir/trunk TREES=$dir/trees HOLD=$dir/hold HALFWAY=$dir/halfway

@@ -15,7 +15,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("config", &["domain"]),
     ("logs", &["config"]),
     ("listen", &[]),
-    ("proto", &[]),
+    ("proto", &["domain"]),
     ("store", &["domain", "clock"]),
     ("watch", &["store", "domain"]),
     ("grpc", &["watch", "store", "domain", "clock", "proto"]),
@@ -314,4 +314,24 @@ fn clocks_are_forbidden_and_only_two_files_are_excepted() {
         .collect();
     // The coordinator's clock, and the one by which a client measures its own waiting.
     assert_eq!(excepted, ["client/time.rs", "clock.rs"].map(str::to_owned).into());
+}
+
+/// The table of promises in `ARCHITECTURE.md`: M1 to M16 are there, and each file that is named has a test of that name.
+#[test]
+fn each_promise_has_the_tests_that_are_told() {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let mut promised = 0;
+    for row in text.lines().filter(|line| line.starts_with("| M")) {
+        let cells: Vec<&str> = row.split(" | ").collect();
+        promised += 1;
+        assert_eq!(cells[0], format!("| M{promised}"), "the promises are in order");
+        let files: Vec<&str> = cells[2].split('`').filter(|cell| cell.ends_with(".rs")).collect();
+        let named = format!("fn m{promised}_");
+        let shown = |file: &&&str| fs::read_to_string(root().join(file)).unwrap().contains(&named);
+        assert!(files.iter().any(|file| shown(&file)), "M{promised} is shown by no test");
+        for file in files.iter().filter(|file| file.starts_with("tests/") && file.matches('/').count() > 1) {
+            assert!(shown(&file), "{file} has no test of M{promised}");
+        }
+    }
+    assert_eq!(promised, 16);
 }

@@ -9,7 +9,7 @@ use super::{
     args::{self, ActorArg},
     context::Context,
     errors::CliError,
-    output::{Format, alarming, fine},
+    output::{Format, alarming, fine, notice},
     tables::Facts,
     text::{counted, exact, length, or_dash, printable, stamp, when},
 };
@@ -29,6 +29,10 @@ pub struct QueuesArgs {}
 /// Lists queues.
 pub async fn queues(context: &Context) -> Result<(), CliError> {
     let answer = context.admin(ListQueuesRequest {}, |mut c, r| async move { c.list_queues(r).await }).await?;
+    if answer.queues.is_empty() && context.output.format() == Format::Text {
+        notice("no queues yet");
+        return Ok(());
+    }
     context.output.rows(&answer.queues, Some(&["QUEUE", "STATE", "SINCE", "BY", "REASON"]), |queue| {
         vec![
             Cell::new(printable(&queue.queue)),

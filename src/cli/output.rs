@@ -59,7 +59,7 @@ impl Output {
         }
     }
 
-    /// Messages: as JSON one a line, or as one table; people are told when there are none.
+    /// Messages: as JSON one a line, or as one table.
     pub fn rows<M: Named>(
         &self,
         messages: &[M],

@@ -36,7 +36,7 @@ pub struct WatchArgs {
     #[arg(long, value_name = "ID", requires = "events")]
     task: Option<String>,
     /// What happened after this revision, nothing twice and nothing missed; 0: from the beginning.
-    #[arg(long, value_name = "REVISION")]
+    #[arg(long, value_name = "REVISION", allow_negative_numbers = true)]
     after: Option<i64>,
     /// What is stale now, then end.
     #[arg(long, conflicts_with_all = ["events", "after"])]

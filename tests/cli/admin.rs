@@ -9,6 +9,7 @@ use crate::daemon::{Daemon, sagad};
 #[test]
 fn a_paused_queue_gives_nothing_out_until_it_is_resumed() {
     let d = Daemon::start();
+    assert_eq!(d.run("queues").err, "sagad: no queues yet\n");
     d.ok("create --task-id t-1 --queue builds");
     assert_eq!(d.ok("pause builds --reason 'the registry is down' --actor ann"), "builds  paused\n");
     assert_eq!(d.json("claim-next --queue builds").len(), 0);

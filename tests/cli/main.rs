@@ -1,6 +1,7 @@
 //! Every command of `sagad` that is a client, through the real binary, against a real daemon.
 
-#![allow(missing_docs)]
+// `clippy.toml` allows it within `#[test]` only, and what the tests share is as much of a test.
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod daemon;
 mod running;

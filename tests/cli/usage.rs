@@ -140,7 +140,7 @@ fn on_a_terminal(d: &Daemon, line: &str, no_color: Option<&str>) -> Option<Strin
 #[test]
 fn colours_and_fitting_are_for_terminals() {
     let d = Daemon::start();
-    let id = "01a20351-8651-7485-8291-f48890a93860";
+    let id = "a-task-with-an-id-that-is-long";
     d.ok(&format!("create --task-id {id} --branch a-branch-with-a-name-of-30-letters"));
     d.stale("late", "");
     assert!(!d.ok("list").contains('\u{1b}'), "piped: plain");

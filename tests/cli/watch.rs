@@ -54,6 +54,7 @@ fn it_follows_and_resumes_where_it_was() {
     let (first, again) = (seen.iter().filter(|item| item["bookmark"].is_null()).skip(1), items.iter());
     assert!(first.map(revision).eq(again.map(revision)));
     d.refused(3, "REVISION_UNKNOWN", "watch --after 4711");
+    d.refused(2, "INVALID_ARGUMENT", "watch --after -1");
 }
 
 /// Both watches are kept over this way of ending the daemon.

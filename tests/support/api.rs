@@ -134,14 +134,21 @@ impl Api {
         self.until_stale(&task_id).await
     }
 
-    /// Waits until a saga is stale, and its history says so: by the clock it is a moment before.
+    /// Waits until a saga is stale, and its history and its watchers know it: by the clock it is a moment before.
     pub async fn until_stale(&self, task_id: &str) -> Saga {
         super::eventually(&format!("{task_id} is stale"), || async {
             let last = self.history(task_id).await.pop()?;
             let saga = self.get(task_id).await;
-            (last.r#type() == EventType::LeaseExpired && saga.stale).then_some(saga)
+            let published = self.stats().await.revision >= saga.revision;
+            (last.r#type() == EventType::LeaseExpired && saga.stale && published).then_some(saga)
         })
         .await
+    }
+
+    /// Waits until watchers are told of a revision, which is a moment after its caller was answered.
+    pub async fn until_published(&self, revision: i64) {
+        super::eventually("it is published", || async { (self.stats().await.revision >= revision).then_some(()) })
+            .await;
     }
 
     /// Waits until a saga is as wanted.

@@ -242,7 +242,7 @@ async fn m9_nothing_but_its_own_verbs_touches_a_live_lease() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let saga = api.running("t", "w").await;
-    let (task_id, actor, reason) = || -> (String, String, String) { ("t".into(), "ada".into(), "why".into()) }();
+    let [task_id, actor, reason] = ["t", "ada", "why"].map(str::to_owned);
     let refusals = [
         api.create_saga(create("t")).await.reason(),
         api.claim(claim("t", "w", 60_000)).await.reason(),

@@ -37,7 +37,7 @@ async fn every_call(api: &Api) -> Vec<(&'static str, &'static str, Call)> {
         api.create_saga(held(task_id, &["a"])).await.unwrap();
         key(&api.claim(undo(task_id)).await.unwrap())
     };
-    let (actor, reason) = || -> (String, String) { ("ada".into(), "why".into()) }();
+    let [actor, reason] = ["ada", "why"].map(str::to_owned);
     for task_id in ["dispatch", "claim", "annotate"] {
         api.create_saga(create(task_id)).await.unwrap();
     }
@@ -193,7 +193,12 @@ async fn p1_a_repeat_after_a_crash_has_exactly_one_effect() {
             let (made, note, next) = calls;
             tokio::join!(first.create_saga(made), first.annotate(note), first.claim_next(next))
         });
-        tokio::time::sleep(Duration::from_micros(u64::from(round) * 700)).await;
+        // Some at once, some after the answers, most in between.
+        if round % 4 == 3 {
+            eventually("the answers", || async { before.is_finished().then_some(()) }).await;
+        } else if round > 4 {
+            tokio::time::sleep(Duration::from_micros(u64::from(round) * 500)).await;
+        }
         daemon.restart(End::Killed).await;
         let before = before.await.unwrap();
 

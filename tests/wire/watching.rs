@@ -96,6 +96,7 @@ async fn p7_events_begin_with_a_bookmark_and_go_on_from_there() {
     assert!(matches!(first.item, Some(watch_events_response::Item::Bookmark(_))));
 
     let saga = api.running("t", "w").await;
+    api.until_published(saga.revision).await;
     let mut now_on = api.watch_events(WatchEventsRequest::default()).await.unwrap();
     assert_eq!(now_on.message().await.unwrap().unwrap().revision, saga.revision);
     let mut from = Stream::Events.open(&api, Some(1)).await.unwrap();
