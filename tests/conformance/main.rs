@@ -1,5 +1,7 @@
 //! One suite for every backend: what a store answers, keeps and forgets, on the reference in memory and on SQLite.
 
+#![allow(clippy::unwrap_used, reason = "a test says by panicking that something is wrong")]
+
 /// Makes each case a test on every backend.
 macro_rules! on_every_backend {
     ($($case:ident)*) => {

@@ -219,6 +219,7 @@ fn p8_what_is_not_ours_or_not_whole_is_refused_and_untouched() {
     };
     let foreign = with_pragma("PRAGMA application_id = 77");
     let newer = with_pragma("PRAGMA user_version = 99");
+    let last_page_lost = good[..good.len() - 4096].to_vec();
     let truncated = good[..good.len() / 2].to_vec();
     let mut no_header = good.clone();
     no_header[..16].fill(0);
@@ -228,6 +229,7 @@ fn p8_what_is_not_ours_or_not_whole_is_refused_and_untouched() {
         ("foreign", foreign),
         ("newer", newer),
         ("truncated", truncated),
+        ("last page lost", last_page_lost),
         ("no header", no_header),
         ("torn schema", torn_schema),
         ("text", b"this is no database, whatever its name says".to_vec()),

@@ -52,7 +52,9 @@ fn creations(dice: &mut Dice) -> Vec<Creation> {
 }
 
 fn one_creation(dice: &mut Dice, n: usize) -> Creation {
-    let base = placed(&name(n), dice.word(&QUEUES), *dice.pick(&[0, 0, 1, -1]));
+    // Now and then one that is new, for what is kept of queues when a transaction is rolled back.
+    let in_queue = if dice.once_in(6) { format!("rare{}", dice.below(20)) } else { dice.word(&QUEUES).to_owned() };
+    let base = placed(&name(n), &in_queue, *dice.pick(&[0, 0, 1, -1]));
     let other = dice.once_in(10).then(|| SagaId::parse(&name(TASKS + n % 3)).unwrap());
     Creation {
         saga_id: other.unwrap_or(base.saga_id.clone()),
