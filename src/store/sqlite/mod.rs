@@ -29,7 +29,9 @@ use crate::{
 
 use self::{
     checkpoint::{Checkpoints, Gate},
-    guard::{APPLICATION_ID, Found, OpenError, SCHEMA_VERSION, inspect, open_error, take_directory},
+    guard::{
+        APPLICATION_ID, Found, OpenError, SCHEMA_VERSION, inspect, open_error, refuse_unrestored, take_directory,
+    },
     reader::SqliteReader,
     rows::SqliteRows,
 };
@@ -66,6 +68,7 @@ pub struct Options {
 /// Opens the store, or makes it, and starts its writer. Blocks while an older schema is brought up to date.
 pub fn open(options: &Options, clock: Arc<dyn Clock>) -> Result<(Store, WriterThread), OpenError> {
     let lock = take_directory(&options.data)?;
+    refuse_unrestored(&options.data)?;
     let path = options.data.join("sagad.db");
     let (rows, opening, gate) = open_rows(&path, options.max_wal_bytes)?;
     clock.advance_to(opening.last_time);
@@ -98,6 +101,11 @@ pub fn open_rows(path: &Path, max_wal_bytes: u64) -> Result<(SqliteRows, Opening
     let mut connection = Connection::open(path).map_err(failed)?;
     connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
+    // What the test that looks for this sync has to find.
+    #[cfg(feature = "mutants")]
+    if std::env::var_os("SAGAD_MUTANT").is_some_and(|mutant| mutant == "synchronous-normal") {
+        connection.pragma_update(None, "synchronous", "NORMAL").map_err(failed)?;
+    }
     connection.pragma_update(None, "foreign_keys", true).map_err(failed)?;
     connection.pragma_update(None, "cache_size", -65536).map_err(failed)?;
     migrate(&mut connection, found).map_err(failed)?;

@@ -16,7 +16,7 @@ use crate::domain::ids::Revision;
 
 use super::{
     check::{Report, check_file},
-    guard::{OpenError, open_error, take_directory},
+    guard::{OpenError, open_error, partial, take_directory},
     sql,
 };
 
@@ -77,7 +77,7 @@ pub fn restore(copy: &Path, data: &Path) -> Result<Restored, RestoreError> {
         move |error| RestoreError::Io { path, error }
     };
     // Under another name until it is whole: a restore that is cut off leaves no store behind that could be taken for one.
-    let partial = data.join("sagad.db.partial");
+    let partial = partial(data);
     copy_file(copy, &partial).map_err(io(copy))?;
     let report = check_file(&partial)?;
     if let Some(problem) = report.problems.first() {
