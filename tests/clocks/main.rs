@@ -31,8 +31,7 @@ async fn claimed(sagas: &mut Sagas, task_id: &str, ttl_ms: i64) -> Saga {
 
 async fn claim(sagas: &mut Sagas, task_id: &str, owner_id: &str, ttl_ms: i64) -> Result<Saga, Status> {
     let ttl = Some(prost_types::Duration { seconds: ttl_ms / 1000, nanos: (ttl_ms % 1000) as i32 * 1_000_000 });
-    let request =
-        ClaimRequest { task_id: task_id.into(), owner_id: owner_id.into(), ttl, ..ClaimRequest::default() };
+    let request = ClaimRequest { task_id: task_id.into(), owner_id: owner_id.into(), ttl, ..ClaimRequest::default() };
     Ok(sagas.claim(request).await?.into_inner().saga.unwrap())
 }
 

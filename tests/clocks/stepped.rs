@@ -111,7 +111,11 @@ async fn p6_time_goes_on_over_a_restart_with_the_wall_clock_back() {
         let held = claimed(&mut sagas, "held", 20_000).await;
         let before = annotate(&mut sagas, "held").await;
         let last = micros(&before.update_time.unwrap());
-        if killed { daemon.kill() } else { drop(daemon.terminate()) }
+        if killed {
+            daemon.kill()
+        } else {
+            drop(daemon.terminate())
+        }
 
         fs::write(&offset, "-86400").unwrap();
         let (mut daemon, address) = launch(&library, &data, &offset).start();
@@ -124,7 +128,7 @@ async fn p6_time_goes_on_over_a_restart_with_the_wall_clock_back() {
         assert_eq!(reason(&status), "LEASE_HELD");
         assert_eq!(get(&mut sagas, "held").await.lease.unwrap().expire_time, held.lease.clone().unwrap().expire_time);
         heartbeat(&mut sagas, &held).await.expect("the lease goes on");
-        leases_keep_their_length(&mut sagas, "a day back").await;
+        leases_keep_their_length(&mut sagas, "a-day-back").await;
         annotate(&mut sagas, "held").await;
         daemon.terminate();
         // The check holds event times against each other, over all sagas.

@@ -6,24 +6,38 @@ use rustix::process::Signal;
 use sagad::proto::{watch_stale_response::Item, *};
 
 use crate::{
-    claim, claimed,
-    daemon::{self, Launch, reason},
+    claim,
+    daemon::{self, Launch, Sagas, reason},
     heartbeat, micros, ran_out,
 };
 
-const LEASES: usize = 40;
+const LEASES: usize = 12;
+
+/// Sagas that are all claimed by one call, so that their leases end at one time.
+async fn claimed_at_once(sagas: &mut Sagas, seconds: i64) -> Vec<Saga> {
+    let requests = (0..LEASES).map(|n| CreateSagaRequest { task_id: format!("task-{n}"), ..Default::default() });
+    let request = BatchCreateSagasRequest { requests: requests.collect(), ..BatchCreateSagasRequest::default() };
+    sagas.batch_create_sagas(request).await.unwrap();
+    let request = ClaimNextRequest {
+        queues: vec!["default".into()],
+        owner_id: "owner".into(),
+        ttl: Some(prost_types::Duration { seconds, nanos: 0 }),
+        max_sagas: LEASES as i32,
+        ..ClaimNextRequest::default()
+    };
+    let held = sagas.claim_next(request).await.unwrap().into_inner().sagas;
+    assert_eq!(held.len(), LEASES);
+    held
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p6_nobody_runs_out_when_a_stopped_daemon_comes_back() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
-    let (mut daemon, address) = Launch::on(&data).arg("--restart-grace=3s").start();
+    let (mut daemon, address) = Launch::on(&data).arg("--restart-grace=8s").start();
     let mut sagas = daemon::sagas(address).await;
     let mut stale = sagas.watch_stale(WatchStaleRequest::default()).await.unwrap().into_inner();
-    let mut held = Vec::new();
-    for number in 0..LEASES {
-        held.push(claimed(&mut sagas, &format!("task-{number}"), 3000).await);
-    }
+    let held = claimed_at_once(&mut sagas, 3).await;
     daemon.signal(Signal::STOP);
     tokio::time::sleep(Duration::from_secs(5)).await;
     // Heartbeats that were sent meanwhile wait in the socket.
@@ -40,13 +54,13 @@ async fn p6_nobody_runs_out_when_a_stopped_daemon_comes_back() {
         assert_eq!(reason(&status), "LEASE_HELD", "{status:?}");
         heartbeat(&mut sagas, saga).await.expect("a heartbeat is accepted in the grace");
     }
-    assert!(back.elapsed() < Duration::from_secs(2), "too slow to tell: {:?}", back.elapsed());
     let request = ListSagasRequest { stale_only: true, ..ListSagasRequest::default() };
     let listed = sagas.list_sagas(request).await.unwrap().into_inner().sagas;
     assert!(listed.is_empty(), "sagas in grace are not stale: {}", listed.len());
+    assert!(back.elapsed() < Duration::from_secs(7), "too slow to tell: {:?}", back.elapsed());
 
     // Those that are renewed go on; the others run out, and not before the grace is over.
-    while back.elapsed() < Duration::from_millis(5500) {
+    while back.elapsed() < Duration::from_millis(10_500) {
         for saga in &held[..LEASES / 2] {
             heartbeat(&mut sagas, saga).await.expect("it goes on");
         }
@@ -58,8 +72,8 @@ async fn p6_nobody_runs_out_when_a_stopped_daemon_comes_back() {
     for saga in &held[LEASES / 2..] {
         let over = ran_out(&mut sagas, &saga.task_id).await.expect("the grace is over");
         let expiry = micros(saga.lease.as_ref().unwrap().expire_time.as_ref().unwrap());
-        // Stopped for 5.1 s of a lease of 3 s: 2 s after its expiry it was back, and gave 3 s of grace.
-        assert!(over - expiry > 4_500_000, "{}: reported {} µs after its expiry", saga.task_id, over - expiry);
+        // Stopped for 5.1 s of a lease of 3 s: 2 s after its expiry it was back, and gave 8 s of grace.
+        assert!(over - expiry > 9_500_000, "{}: reported {} µs after its expiry", saga.task_id, over - expiry);
     }
     let mut reported = 0;
     while let Ok(Ok(Some(answer))) = tokio::time::timeout(Duration::from_millis(500), stale.message()).await {
@@ -74,13 +88,10 @@ async fn p6_nobody_runs_out_when_a_stopped_daemon_comes_back() {
 async fn p6_nobody_runs_out_over_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
-    let launch = Launch::on(&data).arg("--restart-grace=2s");
+    let launch = Launch::on(&data).arg("--restart-grace=5s");
     let (mut daemon, address) = launch.start();
     let mut sagas = daemon::sagas(address).await;
-    let mut held = Vec::new();
-    for number in 0..10 {
-        held.push(claimed(&mut sagas, &format!("task-{number}"), 1000).await);
-    }
+    let held = claimed_at_once(&mut sagas, 1).await;
     daemon.kill();
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let (mut daemon, address) = launch.start();
@@ -91,8 +102,8 @@ async fn p6_nobody_runs_out_over_a_restart() {
         assert_eq!(reason(&status), "LEASE_HELD", "{status:?}");
     }
     heartbeat(&mut sagas, &held[0]).await.expect("a heartbeat is accepted in the grace");
-    assert!(back.elapsed() < Duration::from_secs(2), "too slow to tell: {:?}", back.elapsed());
-    tokio::time::sleep(Duration::from_millis(2800)).await;
+    assert!(back.elapsed() < Duration::from_secs(5), "too slow to tell: {:?}", back.elapsed());
+    tokio::time::sleep(Duration::from_millis(6000)).await;
     for saga in &held[1..] {
         assert!(ran_out(&mut sagas, &saga.task_id).await.is_some(), "the grace is over, once");
         claim(&mut sagas, &saga.task_id, "other", 1000).await.expect("another may have it");

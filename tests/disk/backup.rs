@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use sagad::proto::GetStatsRequest;
+use sagad::proto::{BatchCreateSagasRequest, CreateSagaRequest, GetStatsRequest};
 
 use crate::{
     daemon::{self, Launch, backup, check, run},
@@ -64,8 +64,14 @@ async fn a_backup_under_load_is_consistent() {
     let directory = tempfile::tempdir().unwrap();
     let (mut daemon, address) = Launch::on(&directory.path().join("data")).start();
     let mut sagas = daemon::sagas(address).await;
-    for number in 0..500 {
-        create(&mut sagas, &format!("before-{number}"), 60 << 10).await.unwrap();
+    for batch in 0..16 {
+        let one = |n: usize| CreateSagaRequest {
+            task_id: format!("before-{}", batch * 30 + n),
+            payload: vec![b'x'; 60 << 10].into(),
+            ..CreateSagaRequest::default()
+        };
+        let request = BatchCreateSagasRequest { requests: (0..30).map(one).collect(), request_id: String::new() };
+        sagas.batch_create_sagas(request).await.unwrap();
     }
     let ((), quiet) = under_load(address, 0, tokio::time::sleep(Duration::from_secs(2))).await;
     let before = sagas.get_stats(GetStatsRequest {}).await.unwrap().into_inner().revision;

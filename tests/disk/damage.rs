@@ -105,7 +105,8 @@ async fn p8_a_damaged_page_is_found_by_check() {
         let check = run(&["check", "--data", data.to_str().unwrap()]);
         found += u32::from(check.status.code() == Some(1));
         assert!(contents(&data)["sagad.db"] == before["sagad.db"], "check changed the file");
-        let restored = run(&["restore", file.to_str().unwrap(), "--data", directory.path().join("r").to_str().unwrap()]);
+        let restored =
+            run(&["restore", file.to_str().unwrap(), "--data", directory.path().join("r").to_str().unwrap()]);
         assert!(!restored.status.success(), "a damaged copy was restored (page {page}): {restored:?}");
         if page % 5 == 0 {
             let mut daemon = Launch::on(&data).spawn();
@@ -135,7 +136,8 @@ async fn p8_foreign_and_newer_files_are_refused() {
 
     let other = directory.path().join("text");
     fs::create_dir(&other).unwrap();
-    fs::write(other.join("sagad.db"), "this is a letter, and long enough to be looked at as a database might be").unwrap();
+    fs::write(other.join("sagad.db"), "this is a letter, and long enough to be looked at as a database might be")
+        .unwrap();
     refused(&other, &["damaged", "backup"]);
 }
 

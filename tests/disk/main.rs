@@ -4,9 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it has to be")]
 
 mod backup;
-mod damage;
 #[path = "../torture/daemon.rs"]
 mod daemon;
+mod damage;
 mod errors;
 mod full;
 mod lost;

@@ -95,7 +95,8 @@ impl Client {
     fn check_growth(&self, op: &Op, answer: &Answer, told_before: i64) {
         let Answer::Sagas(sagas) = answer else { return };
         for saga in sagas {
-            let repeated = matches!(op, Op::Cancel(_) | Op::Register(_));
+            // What is so already is accepted and changes nothing.
+            let repeated = matches!(op, Op::Cancel(_) | Op::Register(_) | Op::Release(_));
             assert!(
                 saga.revision > told_before || repeated,
                 "{} answered with revision {}, though {told_before} was given before",
@@ -152,9 +153,7 @@ impl Client {
                 return self.choose();
             }
         }
-        let planned = |id: &&String| {
-            matches!(self.known[*id].state(), SagaState::Planned | SagaState::Dispatched)
-        };
+        let planned = |id: &&String| matches!(self.known[*id].state(), SagaState::Planned | SagaState::Dispatched);
         let planned: Vec<String> = self.active.iter().filter(planned).cloned().collect();
         choose::change(&mut self.rng, &self.known[&task_id], &self.owner, &planned)
     }

@@ -182,7 +182,7 @@ async fn p1_a_backup_that_was_cut_off_leaves_nothing_behind() {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        thread::sleep(Duration::from_millis(20 + 12 * round));
+        thread::sleep(Duration::from_millis(20 + 70 * round));
         daemon.kill();
         let output = backup.wait_with_output().unwrap();
         assert_eq!(output.status.success(), file.exists(), "half a copy under its name, or none: {output:?}");

@@ -157,7 +157,7 @@ async fn work_and_kill(
     clients: Vec<Client>,
 ) -> Vec<Client> {
     let working: Vec<_> = clients.into_iter().map(|client| tokio::spawn(client.work(address))).collect();
-    let most = if rng.random_bool(0.3) { 20_000 } else { 500_000 };
+    let most = if rng.random_bool(0.3) { 100_000 } else { 1_200_000 };
     tokio::time::sleep(Duration::from_micros(rng.random_range(0..most))).await;
     assert!(!daemon.has_ended(), "the daemon ended by itself:\n{}", daemon.log());
     daemon.kill();

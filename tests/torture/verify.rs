@@ -22,7 +22,8 @@ pub async fn verify(sagas: &mut Sagas, clients: &mut [Client]) -> (u64, u64) {
             if touched.contains(&known.task_id) {
                 continue;
             }
-            let current = listed.get(&known.task_id).unwrap_or_else(|| panic!("an acknowledged saga is lost: {known:?}"));
+            let current =
+                listed.get(&known.task_id).unwrap_or_else(|| panic!("an acknowledged saga is lost: {known:?}"));
             if without_contents(known) != *current {
                 let (current, events) = look(sagas, known).await;
                 assert!(events.is_empty(), "nobody asked for this change of {known:?}: {events:?}");
@@ -43,7 +44,10 @@ pub async fn verify(sagas: &mut Sagas, clients: &mut [Client]) -> (u64, u64) {
 pub async fn verify_contents(sagas: &mut Sagas, clients: &[Client]) {
     for known in clients.iter().flat_map(|client| client.known.values()) {
         let current = get(sagas, &known.task_id).await.unwrap_or_else(|| panic!("lost: {known:?}"));
-        assert_eq!((&known.payload, &known.progress, &known.result), (&current.payload, &current.progress, &current.result));
+        assert_eq!(
+            (&known.payload, &known.progress, &known.result),
+            (&current.payload, &current.progress, &current.result)
+        );
     }
 }
 
@@ -67,7 +71,11 @@ async fn settle(sagas: &mut Sagas, client: &mut Client, op: Op) -> bool {
                 (is_changed(&op, known, &current, &events), Some(current))
             }
         };
-        if happened { changed += 1 } else { unchanged += 1 }
+        if happened {
+            changed += 1
+        } else {
+            unchanged += 1
+        }
         if let Some(current) = current {
             client.learn(current);
         }
