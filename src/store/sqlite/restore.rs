@@ -27,6 +27,9 @@ const JUMP: i64 = 1 << 40;
 /// from the same copy lies above all that was given after the first.
 const JUMP_PER_SECOND: i64 = 1 << 20;
 
+/// 2026-01-01, in microseconds: from when a copy without events may be.
+const BEFORE_ANY_COPY: i64 = 1_767_225_600_000_000;
+
 /// Why nothing was restored.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
@@ -128,7 +131,7 @@ fn jump(path: &Path, head: Revision, now: Timestamp) -> Result<Revision, rusqlit
     connection.pragma_update(None, "synchronous", "FULL")?;
     let floor: i64 = connection.query_row(sql::META, ["revision_floor"], |row| row.get(0))?;
     let last_event: Option<i64> = connection.query_row(sql::LAST_EVENT_TIME, [], |row| row.get(0)).optional()?;
-    let copied_at = Timestamp::from_micros(last_event.unwrap_or(now.micros()));
+    let copied_at = Timestamp::from_micros(last_event.unwrap_or(BEFORE_ANY_COPY));
     let seconds = now.since(copied_at).micros().max(0) / 1_000_000;
     let next = floor.max(head.0 + 1).saturating_add(JUMP).saturating_add(seconds.saturating_mul(JUMP_PER_SECOND));
     connection.execute(sql::RAISE_META, rusqlite::params!["revision_floor", next])?;
