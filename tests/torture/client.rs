@@ -96,7 +96,7 @@ impl Client {
         let Answer::Sagas(sagas) = answer else { return };
         for saga in sagas {
             // What is so already is accepted and changes nothing.
-            let repeated = matches!(op, Op::Cancel(_) | Op::Register(_) | Op::Release(_));
+            let repeated = matches!(op, Op::Cancel(_) | Op::Register(_) | Op::Release(_) | Op::Record(_));
             assert!(
                 saga.revision > told_before || repeated,
                 "{} answered with revision {}, though {told_before} was given before",
