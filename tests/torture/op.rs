@@ -13,6 +13,7 @@ pub enum Answer {
 
 /// One call that changes something. Each but a heartbeat carries a `request_id`.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "there are few of them at a time")]
 pub enum Op {
     Create(CreateSagaRequest),
     Batch(BatchCreateSagasRequest),
