@@ -23,9 +23,6 @@ use super::{
 /// How far revisions jump: more than a store gives in a day at the highest rate, for each day of a year between the
 /// copy and the loss; and 2^53 lasts for thousands of restores.
 const JUMP: i64 = 1 << 40;
-/// How much further they jump for each second since the copy was made: more than a store gives in one. So a second restore
-/// from the same copy lies above all that was given after the first.
-const JUMP_PER_SECOND: i64 = 1 << 20;
 
 /// 2026-01-01, in microseconds: from when a copy without events may be.
 const BEFORE_ANY_COPY: i64 = 1_767_225_600_000_000;
@@ -132,8 +129,9 @@ fn jump(path: &Path, head: Revision, now: Timestamp) -> Result<Revision, rusqlit
     let floor: i64 = connection.query_row(sql::META, ["revision_floor"], |row| row.get(0))?;
     let last_event: Option<i64> = connection.query_row(sql::LAST_EVENT_TIME, [], |row| row.get(0)).optional()?;
     let copied_at = Timestamp::from_micros(last_event.unwrap_or(BEFORE_ANY_COPY));
-    let seconds = now.since(copied_at).micros().max(0) / 1_000_000;
-    let next = floor.max(head.0 + 1).saturating_add(JUMP).saturating_add(seconds.saturating_mul(JUMP_PER_SECOND));
+    // One more for each microsecond since then, which is more than a store gives: so a second restore from the same copy
+    // lies above all that was given after the first.
+    let next = floor.max(head.0 + 1).saturating_add(JUMP).saturating_add(now.since(copied_at).micros());
     connection.execute(sql::RAISE_META, rusqlite::params!["revision_floor", next])?;
     connection.close().map_err(|(_, error)| error)?;
     Ok(Revision(next))
