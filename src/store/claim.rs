@@ -2,7 +2,7 @@
 
 use crate::domain::{
     bounds::{ANSWER_BYTES, CLAIM_SAGAS},
-    command::{Answer, ClaimNext, FreeVerb, RequestKey, Verb},
+    command::{Answer, ClaimNext, Command, FreeVerb, Request, RequestKey, Verb},
     lease::LeasePurpose,
     saga::Saga,
     text::Text,
@@ -12,7 +12,7 @@ use crate::domain::{
 
 use super::{
     StoreError,
-    execute::Engine,
+    execute::{Engine, Outcome},
     rows::{Candidate, RowId, Rows, RowsError},
     waiters::{Waiter, Waiters, Wake},
 };
@@ -82,7 +82,7 @@ impl<R: Rows> Engine<R> {
 
     /// Serves held calls with what became claimable, in order of their arrival. Their answers are to be given after the
     /// commit.
-    pub fn serve(&mut self, waiters: &mut Waiters, now: Timestamp) -> Result<Vec<(Waiter, Answer)>, RowsError> {
+    pub fn serve(&mut self, waiters: &mut Waiters, now: Timestamp) -> Result<Vec<(Waiter, Outcome)>, RowsError> {
         let mut served = Vec::new();
         // Serving one call may make further sagas claimable: what it found overdue.
         while let Some(wake) = self.woken.pop() {
@@ -93,9 +93,16 @@ impl<R: Rows> Engine<R> {
             for call in waiters.interested(&wake) {
                 let Some(waiter) = waiters.get(call) else { continue };
                 let (wish, key) = (waiter.wish.clone(), waiter.key);
+                // Its caller may have repeated it while it was held, and one of the two been served since.
+                let request = Request { command: Command::ClaimNext(wish), key };
+                if let Some(outcome) = self.replay(&request, now)? {
+                    served.extend(waiters.take(call).map(|waiter| (waiter, outcome)));
+                    continue;
+                }
+                let Command::ClaimNext(wish) = request.command else { continue };
                 let sagas = self.claim_next(&wish, key, now)?;
                 if !sagas.is_empty() {
-                    served.extend(waiters.take(call).map(|waiter| (waiter, Answer::Sagas(sagas))));
+                    served.extend(waiters.take(call).map(|waiter| (waiter, Ok(Answer::Sagas(sagas)))));
                 } else if wish.kinds.is_empty() {
                     // Nothing is left for anyone who is as little choosy.
                     break;

@@ -287,7 +287,7 @@ impl<R: Rows> Engine<R> {
     }
 
     /// The answer to a request that was answered before.
-    fn replay(&mut self, request: &Request, now: Timestamp) -> Result<Option<Outcome>, RowsError> {
+    pub(super) fn replay(&mut self, request: &Request, now: Timestamp) -> Result<Option<Outcome>, RowsError> {
         let Some(key) = request.key else { return Ok(None) };
         let Some(stored) = self.rows.answer(&key.id)? else { return Ok(None) };
         if now.since(stored.time) >= ANSWER_KEPT {

@@ -365,8 +365,8 @@ impl<R: Rows> Writer<R> {
     }
 
     fn serve(&mut self, answered: &mut Vec<Answered>) -> Result<(), RowsError> {
-        for (waiter, answer) in self.engine.serve(&mut self.waiters, self.time)? {
-            answered.push((waiter.answer, Ok(answer)));
+        for (waiter, outcome) in self.engine.serve(&mut self.waiters, self.time)? {
+            answered.push((waiter.answer, outcome));
         }
         Ok(())
     }
