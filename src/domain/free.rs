@@ -1,5 +1,7 @@
 //! What can be asked for without holding the lease: to reserve, to claim, to decide, to cancel, to annotate.
 
+use crate::mutants::{self, Mutant};
+
 use super::{
     command::{FreeVerb, RecoveryDecision},
     compensation::CompensationState,
@@ -90,7 +92,7 @@ fn claimable(draft: &Draft, owner: &OwnerId, purpose: LeasePurpose) -> Result<()
             return Err(wrong_state("its cancellation was requested"));
         }
     }
-    if let Some(lease) = draft.live_lease() {
+    if let Some(lease) = draft.live_lease().filter(|_| !mutants::on(Mutant::ClaimIgnoresExpiry)) {
         return Err(lease_held(draft, lease));
     }
     let for_others = |r: &&Reservation| purpose == LeasePurpose::Compensate || r.assignee != *owner;
