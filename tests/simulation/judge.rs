@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use sagad::{
     domain::{
         command::{Answer, Command, FreeVerb, HeldVerb, Holder, Request, Verb},
+        compensation::CompensationSpec,
         event::{Event, EventType},
         ids::{FencingToken, OwnerId, Revision, TaskId},
         lease::Absence,
@@ -344,6 +345,11 @@ impl Judge {
             } else {
                 self.counts.late += u64::from(reaches.is_some_and(|reaches| done.now >= reaches));
                 record.done.push((holder.token, name));
+                // A failure registers what it names, so that registering it is a repeat from then on.
+                if let HeldVerb::Fail { compensations, .. } = verb {
+                    let register = |spec: &CompensationSpec| (holder.token, registering(std::slice::from_ref(spec)));
+                    record.done.extend(compensations.iter().map(register));
+                }
             }
         } else {
             self.counts.repeats += 1;
@@ -425,12 +431,16 @@ fn accepted_late(verb: &HeldVerb) -> bool {
     !matches!(verb, HeldVerb::Heartbeat { .. } | HeldVerb::Release { .. } | HeldVerb::RegisterCompensation { .. })
 }
 
+fn registering(specs: &[CompensationSpec]) -> String {
+    format!("register {specs:?}")
+}
+
 /// What makes two calls under a lease the same.
 fn fingerprint(verb: &HeldVerb) -> String {
     match verb {
         HeldVerb::Heartbeat { .. } => "heartbeat".into(),
         HeldVerb::Release { .. } => "release".into(),
-        HeldVerb::RegisterCompensation { compensations } => format!("register {compensations:?}"),
+        HeldVerb::RegisterCompensation { compensations } => registering(compensations),
         HeldVerb::Complete { result, .. } => format!("complete {result:?}"),
         HeldVerb::Fail { .. } => "fail".into(),
         HeldVerb::RecordCompensation { position, outcome, .. } => format!("record {position} {outcome:?}"),

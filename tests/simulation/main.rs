@@ -7,6 +7,7 @@
 //!
 //!   SIM_STEPS=n    how many steps, all in all (default 200,000)
 //!   SIM_SEED=s     the first seed; a failure prints the seed with which it is repeated
+//!   SIM_TRACE=t    tells what is asked and answered about the saga whose id contains this
 //!   SIM_WORLD=n    steps in one world, before the next begins with the next seed (default 50,000)
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test says by panicking that something is wrong")]

@@ -60,6 +60,9 @@ pub struct Worker {
     pub wake: u64,
     pub pending: Option<Pending>,
     pub job: Option<Job>,
+    /// Whether it asks for a lease of another length while it holds one. Not where the wall clock is stepped forward
+    /// during an absence: there a heartbeat that counts as an extension may end the lease sooner in true time.
+    changes_ttl: bool,
     pub sabotage: Sabotage,
 }
 
@@ -75,7 +78,7 @@ pub enum Act {
 }
 
 impl Worker {
-    pub fn new(n: usize, rng: &mut Rng, sabotage: Sabotage) -> Self {
+    pub fn new(n: usize, rng: &mut Rng, changes_ttl: bool, sabotage: Sabotage) -> Self {
         let role = match n % 10 {
             0 => Role::Recover,
             1..=3 => Role::Compensate,
@@ -89,6 +92,7 @@ impl Worker {
             wake: 0,
             pending: None,
             job: None,
+            changes_ttl,
             sabotage,
         }
     }
@@ -162,7 +166,7 @@ impl Worker {
         job.steps -= 1;
         match rng.below(10) {
             0 | 1 => self.held(HeldVerb::RegisterCompensation { compensations: vec![spec(rng)] }, false),
-            2 => {
+            2 if self.changes_ttl => {
                 let progress = Some(Blob::parse(format!("{}", rng.below(100)).into()).unwrap());
                 self.held(HeldVerb::Heartbeat { ttl: Some(ttl(rng)), progress }, false)
             }
@@ -211,15 +215,15 @@ impl Worker {
                     HeldVerb::Release { delay: Span::ZERO, reason }
                 }
                 (_, 1..=6) => HeldVerb::Heartbeat { ttl: None, progress: None },
+                (None, _) | (_, 8) => {
+                    job.finishing = job.unsettled.is_empty();
+                    HeldVerb::Compensate { reason }
+                }
                 (Some(last), n) => {
                     let position = if n == 7 { 1 } else { *last };
                     let failed = rng.chance(150);
                     let outcome = if failed { CompensationOutcome::Failed } else { CompensationOutcome::Done };
                     HeldVerb::RecordCompensation { position, outcome, detail: reason }
-                }
-                (None, _) => {
-                    job.finishing = true;
-                    HeldVerb::Compensate { reason }
                 }
             },
         };

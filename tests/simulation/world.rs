@@ -41,7 +41,7 @@ pub enum From {
 }
 
 /// A call on its way.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Call {
     pub id: u64,
     pub from: From,
@@ -151,6 +151,7 @@ pub struct World {
     steps_forward: bool,
     pub faults: Faults,
     pub steps: BTreeMap<&'static str, u64>,
+    traced: Option<String>,
     sabotage: Sabotage,
     runtime: Runtime,
 }
@@ -164,7 +165,7 @@ impl World {
         let (disk, mut judge) = (Disk::default(), Judge::default());
         let queues: Vec<_> = ["a", "b", "c"].into_iter().map(|name| QueueName::parse(name).unwrap()).collect();
         let daemon = Daemon::start(&disk, START, START, grace, sabotage, &mut judge);
-        let workers = (0..WORKERS).map(|n| Worker::new(n, &mut rng, sabotage)).collect();
+        let workers = (0..WORKERS).map(|n| Worker::new(n, &mut rng, !steps_forward, sabotage)).collect();
         let watched = |n: usize| if n % 3 == 2 { vec![queues[n % 2].clone()] } else { Vec::new() };
         let mut world = World {
             now: START,
@@ -187,6 +188,7 @@ impl World {
             steps_forward,
             faults: Faults::default(),
             steps: BTreeMap::new(),
+            traced: std::env::var("SIM_TRACE").ok(),
             sabotage,
             runtime: tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap(),
             rng,
@@ -279,7 +281,18 @@ impl World {
         }
     }
 
+    /// Tells what concerns the saga that `SIM_TRACE` names.
+    fn trace(&self, what: &str, about: &dyn std::fmt::Debug) {
+        if let Some(wanted) = &self.traced {
+            let about = format!("{about:?}");
+            if about.contains(wanted) {
+                eprintln!("{:>10} us: {what}: {about}", self.now - START);
+            }
+        }
+    }
+
     pub fn send(&mut self, call: Call) {
+        self.trace("sent", &call);
         if let Some(delay) = self.delay() {
             self.after(delay, Happening::Arrive(Box::new(call)));
         }
@@ -293,6 +306,7 @@ impl World {
     }
 
     fn arrive(&mut self, call: Call) {
+        self.trace("arrives", &call);
         match &mut self.daemon {
             Some(daemon) => {
                 daemon.arrive(call, self.now);
@@ -536,6 +550,7 @@ impl World {
     }
 
     fn answered(&mut self, call: Call, outcome: &Outcome) {
+        self.trace("answered", &(&call, outcome));
         let From::Worker(n, incarnation) = call.from else { return };
         if self.workers[n].incarnation != incarnation {
             return;

@@ -46,7 +46,12 @@ impl Op {
 #[serde(rename_all = "snake_case", tag = "outcome")]
 pub enum Outcome {
     /// Accepted: the saga's state, its last lease's token and its revision in the answer (0: not told).
-    Ok { state: String, token: i64, revision: i64 },
+    Ok {
+        state: String,
+        #[serde(rename = "answered_token")]
+        token: i64,
+        revision: i64,
+    },
     /// Refused with this reason: it did not happen.
     Refused { reason: String },
     /// It may have happened, may yet happen, or never will.
