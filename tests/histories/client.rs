@@ -54,7 +54,7 @@ where
         match tokio::time::timeout(SENDING, send()).await {
             Ok(Ok(answer)) => return Ok(answer.into_inner()),
             Ok(Err(status)) => match refusal(&status) {
-                Some(reason) if reason == "SHUTTING_DOWN" || reason == "OVERLOADED" => {}
+                Some(reason) if ["SHUTTING_DOWN", "OVERLOADED", "STORE_UNAVAILABLE"].contains(&reason.as_str()) => {}
                 Some(_) if ambiguous => return Err(Outcome::Unknown),
                 Some(reason) => return Err(Outcome::Refused { reason }),
                 None => ambiguous = true,

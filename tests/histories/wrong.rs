@@ -6,7 +6,7 @@ use super::support_history::{
     record::{self, Call, Op, Outcome},
 };
 
-const TTL_US: i64 = 1000_000;
+const TTL_US: i64 = 1_000_000;
 
 fn call(owner: &str, op: Op, start_us: i64, end_us: i64, outcome: Outcome) -> Call {
     Call { task: "t".into(), owner: owner.into(), op, start_us, end_us, outcome }

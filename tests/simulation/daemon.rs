@@ -50,7 +50,7 @@ enum To {
 
 /// What was executed, for the judge, once it is committed.
 enum Logged {
-    Command(Request, Outcome),
+    Command(Box<Request>, Outcome),
     Served(Vec<(Request, Outcome)>),
     Swept(bool),
 }
@@ -207,7 +207,7 @@ impl Daemon {
                 answered.push((To::Call(Box::new(call)), Err(StoreError::OutcomeUnknown)));
                 return executed.map(|_| None);
             };
-            self.log(log, Logged::Command(call.request.clone(), outcome.clone()));
+            self.log(log, Logged::Command(Box::new(call.request.clone()), outcome.clone()));
             match (&call.request.command, &outcome) {
                 (Command::ClaimNext(wish), Ok(Answer::Sagas(sagas))) if sagas.is_empty() && wish.wait > Span::ZERO => {
                     self.hold(call, arrival, answered);
