@@ -13,13 +13,16 @@ use std::{
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use tokio::sync::oneshot;
 
-use crate::domain::{
-    bounds::{ABSENCE, ANSWER_KEPT},
-    command::{Answer, ClaimNext, Command, RequestKey},
-    event::Event,
-    ids::Revision,
-    lease::Absence,
-    time::{Span, Timestamp},
+use crate::{
+    domain::{
+        bounds::{ABSENCE, ANSWER_KEPT},
+        command::{Answer, ClaimNext, Command, RequestKey},
+        event::Event,
+        ids::Revision,
+        lease::Absence,
+        time::{Span, Timestamp},
+    },
+    mutants::{self, Mutant},
 };
 
 use super::{
@@ -337,6 +340,10 @@ impl<R: Rows> Writer<R> {
         if self.time.since(self.forgot_at) >= FORGET_EVERY {
             self.forgot_at = self.time;
             self.engine.rows.forget_answers(self.time.minus(ANSWER_KEPT), FORGET).map_err(before)?;
+        }
+        if mutants::on(Mutant::AnswerBeforeCommit) {
+            answered.drain(..).for_each(|(caller, outcome)| drop(caller.send(outcome)));
+            thread::sleep(Duration::from_millis(5));
         }
         self.engine.commit().map_err(|error| (error, true))
     }

@@ -27,6 +27,7 @@ use crate::{
         time::{Span, Timestamp},
         transition::Due,
     },
+    mutants::{self, Mutant},
 };
 
 pub use self::rows::SqliteRows;
@@ -107,9 +108,7 @@ pub fn open_rows(path: &Path, max_wal_bytes: u64) -> Result<(SqliteRows, Opening
     let mut connection = Connection::open(path).map_err(failed)?;
     connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
-    // What the test that looks for this sync has to find.
-    #[cfg(feature = "mutants")]
-    if std::env::var_os("SAGAD_MUTANT").is_some_and(|mutant| mutant == "synchronous-normal") {
+    if mutants::on(Mutant::SynchronousNormal) {
         connection.pragma_update(None, "synchronous", "NORMAL").map_err(failed)?;
     }
     connection.pragma_update(None, "foreign_keys", true).map_err(failed)?;
