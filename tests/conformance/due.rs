@@ -24,8 +24,11 @@ on_every_backend! {
     p6_an_absence_gives_grace
 }
 
+/// Its name, and how it comes about.
+type Situation = (&'static str, fn(&Bench) -> Saga);
+
 /// Situations in which something falls due after 30 s; each leaves the saga `a`, as it was last.
-const SITUATIONS: &[(&str, fn(&Bench) -> Saga)] = &[
+const SITUATIONS: &[Situation] = &[
     ("delayed", |b| {
         let mut late = undoable("a", &["x"]);
         late.delay = TTL;

@@ -27,8 +27,11 @@ on_every_backend! {
     answers_survive_reopening
 }
 
+/// A change's name, and how its situation comes about.
+type NamedChange = (&'static str, fn(&Bench) -> Command);
+
 /// Every change but heartbeats: each makes a situation around the saga `a` and returns the command.
-const CHANGES: &[(&str, fn(&Bench) -> Command)] = &[
+const CHANGES: &[NamedChange] = &[
     ("create", |_| create([creation("n")])),
     ("batch", |_| create([creation("n"), creation("m")])),
     ("dispatch", |_| dispatch("a", "w", TTL)),

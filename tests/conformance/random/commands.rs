@@ -125,7 +125,7 @@ fn purge(dice: &mut Dice) -> Purge {
 }
 
 fn change(dice: &mut Dice, verb: impl FnOnce(&mut Dice, Option<&Saga>) -> Verb, known: &[Option<Saga>]) -> Command {
-    let held: Vec<_> = (0..TASKS).filter(|n| known[*n].as_ref().is_some_and(|saga| is_held(saga))).collect();
+    let held: Vec<_> = (0..TASKS).filter(|n| known[*n].as_ref().is_some_and(is_held)).collect();
     // Mostly one that somebody is at work on: the others refuse nearly everything.
     let n = if held.is_empty() || dice.once_in(3) { dice.below(TASKS) } else { *dice.pick(&held) };
     let verb = verb(dice, known[n].as_ref());
