@@ -383,8 +383,11 @@ impl World {
         self.watchers.iter_mut().for_each(Watcher::cut_off);
         if self.rng.chance(400) {
             self.faults.clock_steps += 1;
-            let forward = if self.steps_forward { 3_600_000_000 } else { 1 };
-            self.wall = self.rng.between(-3_600_000_000, forward);
+            self.wall = match self.steps_forward {
+                true => self.rng.between(-3_600_000_000, 3_600_000_000),
+                // Back only: a step forward, be it one back to the right time, cuts short what a grace does not cover.
+                false => self.wall - self.rng.between(0, 600_000_000),
+            };
         }
         let long = self.rng.chance(60);
         let away = self.rng.between(1000, if long { 20_000_000 } else { 400_000 });
