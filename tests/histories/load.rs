@@ -82,7 +82,8 @@ impl Load {
         while clients.join_next().await.transpose().expect("no client fails").is_some() {}
         // Until no lease is left that could run out.
         tokio::time::sleep(TTL * 4).await;
-        let (history, head) = history(sagas.clone(), &all.lock().unwrap().clone()).await;
+        let created = all.lock().unwrap().clone();
+        let (history, head) = history(sagas.clone(), &created).await;
         stop.send_replace(head);
         let (mut watched, mut cuts) = (Vec::new(), 0);
         while let Some(record) = watchers.join_next().await.transpose().expect("no watcher fails") {

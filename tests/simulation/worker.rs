@@ -60,6 +60,8 @@ pub struct Worker {
     pub wake: u64,
     pub pending: Option<Pending>,
     pub job: Option<Job>,
+    /// The leases that it had.
+    had: Vec<(TaskId, FencingToken)>,
     /// Whether it asks for a lease of another length while it holds one. Not where the wall clock is stepped forward
     /// during an absence: there a heartbeat that counts as an extension may end the lease sooner in true time.
     changes_ttl: bool,
@@ -92,6 +94,7 @@ impl Worker {
             wake: 0,
             pending: None,
             job: None,
+            had: Vec::new(),
             changes_ttl,
             sabotage,
         }
@@ -116,6 +119,7 @@ impl Worker {
     /// Takes a saga that it was given.
     pub fn take(&mut self, saga: &Saga, first_sent: i64, rng: &mut Rng) {
         let Some(lease) = &saga.lease else { return };
+        self.had.push((saga.task_id().clone(), lease.token));
         self.job = Some(Job {
             task: saga.task_id().clone(),
             token: lease.token,
@@ -148,6 +152,9 @@ impl Worker {
 
     /// What it does next, given that nothing is pending.
     pub fn act(&mut self, now: i64, queues: &[QueueName], rng: &mut Rng) -> Act {
+        if let Some(call) = self.confused(rng) {
+            return call;
+        }
         let local = self.local(now);
         let Some(job) = &mut self.job else {
             return if self.role == Role::Recover { Act::Recover } else { self.ask(queues, rng) };
@@ -172,6 +179,23 @@ impl Worker {
             }
             _ => self.held(HeldVerb::Heartbeat { ttl: None, progress: None }, false),
         }
+    }
+
+    /// It takes up again what it had before, or speaks with the token of an earlier lease of the same saga.
+    fn confused(&self, rng: &mut Rng) -> Option<Act> {
+        if self.had.is_empty() || !rng.chance(60) {
+            return None;
+        }
+        let latest = self.had.len().min(4) as u64;
+        let (task, token) = &self.had[self.had.len() - 1 - rng.below(latest) as usize];
+        let Some(job) = &self.job else { return Some(Act::Call(self.claim(task.clone(), rng), true)) };
+        if job.task != *task || job.token == *token {
+            return None;
+        }
+        let holder = Holder { owner: self.owner.clone(), token: *token };
+        let result = Blob::parse("late".into()).unwrap();
+        let verb = HeldVerb::Complete { result, reason: Text::default() };
+        Some(Act::Call(Command::Change(Change { task_id: task.clone(), verb: Verb::Held(holder, verb) }), false))
     }
 
     fn ask(&self, queues: &[QueueName], rng: &mut Rng) -> Act {

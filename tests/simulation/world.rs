@@ -1,6 +1,9 @@
 //! The world: true time, the network, faults, and everybody who takes part. Nothing here depends on anything but the
 //! seed.
 
+mod faults;
+mod life;
+
 use std::{
     cmp::Ordering,
     collections::{BTreeMap, BinaryHeap, HashMap},
@@ -8,9 +11,8 @@ use std::{
 
 use sagad::{
     domain::{
-        command::{Answer, Command, Request, RequestKey},
+        command::{Command, Request, RequestKey},
         ids::{FencingToken, QueueName},
-        rejection::Rejection,
         time::Span,
     },
     store::{StoreError, execute::Outcome},
@@ -25,7 +27,7 @@ use super::{
     rng::Rng,
     sabotage::Sabotage,
     watcher::Watcher,
-    worker::{Act, Pending, Worker},
+    worker::Worker,
 };
 
 const WORKERS: usize = 200;
@@ -370,94 +372,6 @@ impl World {
         self.schedule_turn(next.max(self.busy_until));
     }
 
-    fn crash(&mut self) {
-        self.faults.crashes += 1;
-        self.daemon = None;
-        self.writing = None;
-        self.disk.0.lock().undo();
-        self.down();
-    }
-
-    /// The coordinator is away for a while.
-    fn down(&mut self) {
-        self.watchers.iter_mut().for_each(Watcher::cut_off);
-        if self.rng.chance(400) {
-            self.faults.clock_steps += 1;
-            let forward = if self.steps_forward { 3_600_000_000 } else { 1 };
-            self.wall = self.rng.between(-3_600_000_000, forward);
-        }
-        let long = self.rng.chance(60);
-        let away = self.rng.between(1000, if long { 20_000_000 } else { 400_000 });
-        self.after(away, Happening::Restart);
-    }
-
-    fn restart(&mut self) {
-        self.judge.compare(&self.disk.0.lock());
-        let utc = self.now + self.wall;
-        self.disk.0.lock().full_after = None;
-        self.daemon = Some(Daemon::start(&self.disk, self.now, utc, self.grace, self.sabotage, &mut self.judge));
-        self.schedule_turn(self.now);
-    }
-
-    fn fault(&mut self) {
-        let delay = self.rng.between(50_000, 600_000);
-        self.after(delay, Happening::Fault);
-        match self.rng.below(30) {
-            0 if self.daemon.is_some() => self.crash(),
-            1 => self.closes = true,
-            2 | 3 => {
-                self.faults.stalls += 1;
-                let long = self.rng.chance(300);
-                self.busy_until = self.now + self.rng.between(100_000, if long { 15_000_000 } else { 2_000_000 });
-                if self.writing.is_none() && self.daemon.is_some() {
-                    self.schedule_turn(self.busy_until);
-                }
-            }
-            4 => {
-                self.faults.full += 1;
-                self.disk.0.lock().full_after = Some(self.rng.below(20) as u32);
-            }
-            5..=14 => self.disk.0.lock().full_after = None,
-            15..=22 => self.crash_worker(),
-            23..=27 => {
-                self.faults.cuts += 1;
-                let n = self.rng.below(WATCHERS as u64) as usize;
-                self.watchers[n].cut_off();
-            }
-            _ => self.judge.compare(&self.disk.0.lock()),
-        }
-    }
-
-    fn close(&mut self) {
-        self.closes = false;
-        let Some(daemon) = self.daemon.take() else { return };
-        self.faults.closes += 1;
-        for call in daemon.close(self.now) {
-            self.answer(call, Err(StoreError::ShuttingDown));
-        }
-        self.down();
-    }
-
-    fn crash_worker(&mut self) {
-        self.faults.worker_crashes += 1;
-        let n = self.rng.below(WORKERS as u64) as usize;
-        self.stop_working(n);
-        self.hang_up(n);
-        let worker = &mut self.workers[n];
-        worker.incarnation += 1;
-        (worker.pending, worker.job) = (None, None);
-        let away = self.rng.between(1000, 10_000_000);
-        self.wake_after(n, away);
-    }
-
-    /// Its connection is closed, which the coordinator may learn or not.
-    fn hang_up(&mut self, n: usize) {
-        let told = self.rng.chance(500);
-        if let Some(daemon) = self.daemon.as_mut().filter(|_| told) {
-            daemon.held.retain(|(_, call)| !matches!(call.from, From::Worker(worker, _) if worker == n));
-        }
-    }
-
     fn watch(&mut self, n: usize) {
         let delay = self.rng.between(50_000, 1_000_000);
         self.after(delay, Happening::Watch(n));
@@ -467,159 +381,5 @@ impl World {
         let seen = self.watchers[n].seen;
         self.watchers[n].watch(&self.runtime, &daemon.store, &self.disk, limit, skip);
         self.faults.watched += self.watchers[n].seen - seen;
-    }
-
-    fn wake(&mut self, n: usize) {
-        if let Some(pending) = self.workers[n].pending.clone() {
-            if self.rng.chance(700) {
-                self.hang_up(n);
-                return self.call(n, pending.id, pending.request, pending.first_sent);
-            }
-            // It gives up, and does not know whether it happened.
-            self.hang_up(n);
-            self.workers[n].pending = None;
-        }
-        if self.rng.chance(30) {
-            self.faults.pauses += 1;
-            let pause = self.rng.between(1_000_000, 20_000_000);
-            return self.wake_after(n, pause);
-        }
-        match self.workers[n].act(self.now, &self.queues, &mut self.rng) {
-            Act::Call(command, keyed) => {
-                let (id, request) = self.request(command, keyed);
-                self.call(n, id, request, self.now);
-            }
-            Act::Recover => match people::stale(self) {
-                Some(task) => {
-                    let command = self.workers[n].claim(task, &mut self.rng);
-                    let keyed = self.rng.chance(700);
-                    let (id, request) = self.request(command, keyed);
-                    self.call(n, id, request, self.now);
-                }
-                None => self.wake_after(n, 200_000),
-            },
-            Act::Drop => {
-                self.stop_working(n);
-                self.workers[n].job = None;
-                self.wake_after(n, 1000);
-            }
-            Act::Nothing => self.wake_after(n, 1000),
-        }
-    }
-
-    fn call(&mut self, n: usize, id: u64, request: Request, first_sent: i64) {
-        let patience = self.rng.between(5_000, 1_500_000);
-        let worker = &mut self.workers[n];
-        let incarnation = worker.incarnation;
-        worker.pending = Some(Pending { id, request: request.clone(), first_sent });
-        if worker.job.as_ref().is_some_and(|job| job.finishing) {
-            self.stop_working(n);
-        }
-        self.send(Call { id, from: From::Worker(n, incarnation), request, sent: self.now });
-        self.wake_after(n, patience);
-    }
-
-    fn stop_working(&mut self, n: usize) {
-        let Some(job) = &self.workers[n].job else { return };
-        if let Some(place) = self.judge.place(&job.task)
-            && self.active.get(&place).is_some_and(|active| active.worker == n && active.token == job.token)
-        {
-            self.active.remove(&place);
-        }
-    }
-
-    /// A worker believes from now on that it may work until its own deadline. Nobody else may believe so too.
-    fn work(&mut self, n: usize) {
-        let worker = &self.workers[n];
-        let Some(job) = worker.job.as_ref().filter(|job| !job.finishing) else { return };
-        let until = worker.true_time(job.until);
-        if until <= self.now || self.judge.revoked.contains(&job.token) {
-            return;
-        }
-        let (Some(place), token) = (self.judge.place(&job.task), job.token) else { return };
-        if let Some(other) = self.active.insert(place, Active { worker: n, token, until }) {
-            let both = (other.worker != n || other.token != token) && other.until > self.now;
-            assert!(
-                !both,
-                "P5: w{} and w{n} work on {:?} at once, {} us",
-                other.worker,
-                job.task,
-                other.until - self.now
-            );
-        }
-    }
-
-    fn answered(&mut self, call: Call, outcome: &Outcome) {
-        self.trace("answered", &(&call, outcome));
-        let From::Worker(n, incarnation) = call.from else { return };
-        if self.workers[n].incarnation != incarnation {
-            return;
-        }
-        let pending = self.workers[n].pending.take_if(|pending| pending.id == call.id);
-        let first_sent = pending.as_ref().map(|pending| pending.first_sent);
-        match outcome {
-            Ok(Answer::Sagas(sagas)) => {
-                if let (Some(saga), Some(sent), None) = (sagas.first(), first_sent, &self.workers[n].job) {
-                    self.workers[n].take(saga, sent, &mut self.rng);
-                    self.work(n);
-                }
-            }
-            Ok(Answer::Saga(saga)) => match (&self.workers[n].job, first_sent) {
-                (None, Some(sent)) if saga.lease.as_ref().is_some_and(|l| l.owner == self.workers[n].owner) => {
-                    if matches!(&call.request.command, Command::Change(change) if people::is_claim(&change.verb)) {
-                        self.workers[n].take(saga, sent, &mut self.rng);
-                        self.work(n);
-                    }
-                }
-                (Some(job), Some(_)) if job.task == *saga.task_id() => {
-                    self.stop_working(n);
-                    self.workers[n].learn(saga);
-                    self.work(n);
-                }
-                (None | Some(_), _) => {}
-            },
-            Ok(Answer::Lease(answer)) => {
-                let length = answer.lease.expire_time.since(answer.lease.heartbeat_time);
-                let until = self.workers[n].deadline(call.sent, length);
-                let job = self.workers[n].job.as_mut().filter(|job| job.token == answer.lease.token);
-                if let Some(job) = job {
-                    job.until = job.until.max(until);
-                    if answer.cancel_reason.is_some() {
-                        self.workers[n].cancel();
-                    }
-                    self.work(n);
-                }
-            }
-            Ok(Answer::Queue(_) | Answer::Purged(_)) => {}
-            Err(error) if pending.is_some() => self.refused(n, error),
-            Err(_) => {}
-        }
-        if pending.is_some() {
-            let rest = match &self.workers[n].job {
-                Some(job) => self.rng.between(500, job.ttl / 3),
-                None if outcome.is_ok() => self.rng.between(500, 300_000),
-                None => self.rng.between(100_000, 1_000_000),
-            };
-            self.wake_after(n, rest);
-        }
-    }
-
-    fn refused(&mut self, n: usize, error: &StoreError) {
-        let StoreError::Refused(refusal) = error else { return };
-        let over = matches!(
-            refusal.why,
-            Rejection::LeaseExpired { .. }
-                | Rejection::LeaseSuperseded
-                | Rejection::NotOwner { .. }
-                | Rejection::NoLease
-                | Rejection::SagaTerminal
-        );
-        if over {
-            self.stop_working(n);
-            self.workers[n].job = None;
-        } else if self.workers[n].job.as_ref().is_some_and(|job| job.finishing) {
-            // What it sent before may yet arrive and end the lease, so it can't go back to work.
-            self.workers[n].job = None;
-        }
     }
 }
