@@ -37,6 +37,15 @@ pub enum OpenError {
         /// The lock file.
         lock: PathBuf,
     },
+    /// A restore into the directory did not come to its end.
+    #[error(
+        "{partial} is what a restore left that was cut off: there is no store here yet; run `sagad restore` again, or \
+         remove that file to begin with an empty store"
+    )]
+    Unrestored {
+        /// What is left of it.
+        partial: PathBuf,
+    },
     /// File locks and syncs can't be relied on there.
     #[error(
         "the data directory {path} is on a network file system ({kind}), whose locks and syncs can't be relied on; \
@@ -127,6 +136,34 @@ pub fn take_directory(path: &Path) -> Result<File, OpenError> {
         Err(TryLockError::WouldBlock) => Err(OpenError::Locked { path: path.to_owned(), lock }),
         Err(TryLockError::Error(error)) => Err(unusable(error)),
     }
+}
+
+/// Where a restore makes its store until it is whole.
+pub fn partial(data: &Path) -> PathBuf {
+    data.join("sagad.db.partial")
+}
+
+/// Refuses to begin an empty store where one was being restored: it would give tokens that were given before.
+pub fn refuse_unrestored(data: &Path) -> Result<(), OpenError> {
+    let partial = partial(data);
+    if partial.exists() && !data.join("sagad.db").exists() {
+        return Err(OpenError::Unrestored { partial });
+    }
+    Ok(())
+}
+
+/// Removes an unfinished database with what SQLite keeps beside it. A journal that is left would be played back into
+/// the next file of that name.
+pub fn remove_database(path: &Path) -> io::Result<()> {
+    for suffix in ["-journal", "-wal", "-shm", ""] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        match std::fs::remove_file(&name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
 }
 
 /// What is found where the database is to be.

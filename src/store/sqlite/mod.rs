@@ -29,7 +29,10 @@ use crate::{
 
 use self::{
     checkpoint::{Checkpoints, Gate},
-    guard::{APPLICATION_ID, Found, OpenError, SCHEMA_VERSION, inspect, open_error, take_directory},
+    guard::{
+        APPLICATION_ID, Found, OpenError, SCHEMA_VERSION, inspect, open_error, refuse_unrestored, remove_database,
+        take_directory,
+    },
     reader::SqliteReader,
     rows::SqliteRows,
 };
@@ -66,6 +69,7 @@ pub struct Options {
 /// Opens the store, or makes it, and starts its writer. Blocks while an older schema is brought up to date.
 pub fn open(options: &Options, clock: Arc<dyn Clock>) -> Result<(Store, WriterThread), OpenError> {
     let lock = take_directory(&options.data)?;
+    refuse_unrestored(&options.data)?;
     let path = options.data.join("sagad.db");
     let (rows, opening, gate) = open_rows(&path, options.max_wal_bytes)?;
     clock.advance_to(opening.last_time);
