@@ -177,19 +177,28 @@ pub enum Found {
 
 /// Looks at a database without changing it.
 pub fn inspect(path: &Path) -> Result<Found, OpenError> {
+    let log = path.with_extension("db-wal").metadata().map_or(0, |metadata| metadata.len());
+    let is_damaged = |what: &str| OpenError::Damaged { path: path.to_owned(), what: what.to_owned() };
     let size = match path.metadata() {
+        // A store has its name only once it is whole, so that this is what is left of one.
+        Ok(metadata) if metadata.len() == 0 => return Err(is_damaged("it is empty")),
         Ok(metadata) => metadata.len(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && log == 0 => return Ok(Found::Nothing),
+        // SQLite would throw the log away, beginning anew.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(is_damaged("it is gone, though its -wal file is there"));
+        }
         Err(error) => return Err(OpenError::Unusable { path: path.to_owned(), what: error.to_string() }),
     };
     let damaged = |error: rusqlite::Error| open_error(path, &error);
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(damaged)?;
     let pragma = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(damaged);
+    // The schema has to be readable, whosever it is.
     let objects = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
     let objects = objects.map_err(damaged)?;
     let (application, version) = (pragma("application_id")? as i32, pragma("user_version")? as i32);
     if application == 0 && version == 0 && objects == 0 {
-        return Ok(Found::Nothing);
+        return Err(is_damaged("it holds nothing"));
     }
     if application != APPLICATION_ID {
         return Err(OpenError::Foreign { path: path.to_owned(), found: application });
@@ -198,7 +207,6 @@ pub fn inspect(path: &Path) -> Result<Found, OpenError> {
         return Err(OpenError::Newer { path: path.to_owned(), found: version });
     }
     let expected = pragma("page_count")? * pragma("page_size")?;
-    let log = path.with_extension("db-wal").metadata().map_or(0, |metadata| metadata.len());
     if log == 0 && (size as i64) < expected {
         let what = format!("it is {size} bytes long where {expected} are expected");
         return Err(OpenError::Damaged { path: path.to_owned(), what });

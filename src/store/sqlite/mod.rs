@@ -97,7 +97,10 @@ pub fn open(options: &Options, clock: Arc<dyn Clock>) -> Result<(Store, WriterTh
 /// Opens the writing connection and reads what the engine has to know. For [`open`], and for tests that drive an engine
 /// themselves.
 pub fn open_rows(path: &Path, max_wal_bytes: u64) -> Result<(SqliteRows, Opening, Gate), OpenError> {
-    let found = inspect(path)?;
+    let found = match inspect(path)? {
+        Found::Nothing => make(path)?,
+        found @ Found::Ours(_) => found,
+    };
     let failed = |error: rusqlite::Error| open_error(path, &error);
     let mut connection = Connection::open(path).map_err(failed)?;
     connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
@@ -111,6 +114,26 @@ pub fn open_rows(path: &Path, max_wal_bytes: u64) -> Result<(SqliteRows, Opening
     let checkpoints = Checkpoints::take_over(&mut connection, max_wal_bytes, gate.clone())
         .map_err(|e| OpenError::Unusable { path: path.to_owned(), what: e.to_string() })?;
     Ok((SqliteRows::new(connection, checkpoints, last_row), opening, gate))
+}
+
+/// Makes an empty store. It has its name only once it is whole and synced: so what has the name and is no store is
+/// damaged, and is not taken for one that was never begun.
+fn make(path: &Path) -> Result<Found, OpenError> {
+    let unfinished = path.with_extension("db.new");
+    let failed = |error: rusqlite::Error| open_error(&unfinished, &error);
+    let io = |error: std::io::Error| OpenError::Unusable { path: path.to_owned(), what: error.to_string() };
+    remove_database(&unfinished).map_err(io)?;
+    let mut connection = Connection::open(&unfinished).map_err(failed)?;
+    // No log beside the file: it is to be whole by itself.
+    connection.pragma_update(None, "journal_mode", "DELETE").map_err(failed)?;
+    connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
+    migrate(&mut connection, Found::Nothing).map_err(failed)?;
+    connection.close().map_err(|(_, error)| failed(error))?;
+    std::fs::File::open(&unfinished).and_then(|file| file.sync_all()).map_err(io)?;
+    std::fs::rename(&unfinished, path).map_err(io)?;
+    let directory = path.parent().unwrap_or(Path::new("."));
+    std::fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)?;
+    Ok(Found::Ours(SCHEMA_VERSION))
 }
 
 /// Brings the schema up to date, one version a transaction.
