@@ -82,16 +82,21 @@ pub struct WriterBounds {
 
 /// Starts the writer on an opened backend. What guards the backend against others is let go when the writer has ended.
 pub(super) fn spawn<R: Rows>(
-    rows: R,
+    mut rows: R,
     opening: Opening,
     messages: Receiver<Message>,
     shared: Arc<Shared>,
     bounds: WriterBounds,
     guard: impl Send + 'static,
 ) -> Result<WriterThread, std::io::Error> {
+    let reserved = opening.next_revision.after(RESERVE);
+    // Before anyone can read: a backup that began at once would be in the way.
+    if !rows.reserve_revisions(reserved).map_err(std::io::Error::other)? {
+        let what = "another process reads the database and keeps its log from being checkpointed";
+        return Err(std::io::Error::other(what));
+    }
     let (done, ended) = oneshot::channel();
     thread::Builder::new().name("sagad-writer".into()).spawn(move || {
-        let reserved = opening.next_revision.after(RESERVE);
         let reserve_at = opening.next_revision.after(RESERVE / 2);
         let now = shared.clock.now();
         let absence = *shared.absence.read();
@@ -143,11 +148,6 @@ type Answered = (oneshot::Sender<Outcome>, Outcome);
 
 impl<R: Rows> Writer<R> {
     fn run(&mut self) -> Result<(), RowsError> {
-        if !self.engine.rows.reserve_revisions(self.reserved)? {
-            return Err(RowsError::Broken(
-                "another process reads the database and keeps its log from being checkpointed".into(),
-            ));
-        }
         loop {
             let first = self.wait();
             self.notice_absence();

@@ -1,7 +1,7 @@
 //! Kills at moments that chance seldom hits: at each call to the kernel that writes, while a store is made, while it is
 //! opened again, while one is restored; and while a backup streams.
 //!
-//! `strace` kills the process at its N-th call. By itself a few N are taken; `TORTURE_EVERY=1` takes each.
+//! `strace` kills the process at its N-th call. By itself some N are taken; `TORTURE_EVERY=1` takes each.
 
 use std::{
     path::Path,
@@ -22,8 +22,10 @@ use crate::{
 const WRITES: &str = "write,pwrite64,fsync,fdatasync,ftruncate,fallocate,unlink,rename,renameat,renameat2,mkdir,\
                       copy_file_range,sendfile";
 
-fn stride(default: u64) -> usize {
-    number_from_environment("TORTURE_EVERY").unwrap_or(default).max(1) as usize
+/// Every so many calls, from any on: what one run leaves out, another takes.
+fn calls(stride: usize) -> impl Iterator<Item = usize> {
+    let stride = number_from_environment("TORTURE_EVERY").map_or(stride, |every| every.max(1) as usize);
+    (rand::random_range(1..=stride)..).step_by(stride)
 }
 
 fn kill_at(call: usize) -> [String; 4] {
@@ -43,7 +45,7 @@ async fn p1_a_store_whose_making_was_cut_off_is_made_by_the_next_start() {
         return;
     }
     let mut killed = 0;
-    for call in (1..).step_by(stride(4)) {
+    for call in calls(4) {
         let directory = tempfile::tempdir().unwrap();
         let data = directory.path().join("data");
         let options = kill_at(call);
@@ -84,7 +86,7 @@ async fn p1_a_start_that_was_cut_off_loses_nothing() {
     }
     daemon.kill();
     let mut killed = 0;
-    for call in (1..).step_by(stride(3)) {
+    for call in calls(3) {
         let data = directory.path().join(format!("data-{call}"));
         copy_data(&begun, &data);
         let options = kill_at(call);
@@ -125,7 +127,7 @@ async fn p9_a_restore_that_was_cut_off_leaves_no_store() {
     std::fs::write(&copy, backup(address).await.expect("a backup")).unwrap();
     daemon.terminate();
     let mut killed = 0;
-    for call in (1..).step_by(stride(1)) {
+    for call in calls(2) {
         let data = directory.path().join(format!("data-{call}"));
         let ended = Command::new("strace")
             .args(["-f", "-q", "-o", "/dev/null"])

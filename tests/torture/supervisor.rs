@@ -137,7 +137,7 @@ pub async fn run(plan: Plan) -> Tally {
 /// Kills a daemon that has just been started: on its way to serving, or right behind it.
 fn kill_early(rng: &mut StdRng, launch: &Launch, tally: &mut Tally) {
     let mut daemon = launch.spawn();
-    let served = daemon.address_within(Duration::from_micros(rng.random_range(0..40_000))).is_some();
+    let served = daemon.address_within(Duration::from_micros(rng.random_range(0..25_000))).is_some();
     daemon.kill();
     tally.kills += 1;
     tally.early += u64::from(!served);

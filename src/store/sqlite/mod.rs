@@ -140,6 +140,8 @@ fn make(path: &Path) -> Result<Found, OpenError> {
     connection.pragma_update(None, "journal_mode", "DELETE").map_err(failed)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
     migrate(&mut connection, Found::Nothing).map_err(failed)?;
+    // Not later, under its name: a switch that is cut off leaves a journal, which no look at the file gets past.
+    connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
     connection.close().map_err(|(_, error)| failed(error))?;
     std::fs::File::open(&unfinished).and_then(|file| file.sync_all()).map_err(io)?;
     std::fs::rename(&unfinished, path).map_err(io)?;
