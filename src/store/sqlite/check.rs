@@ -16,7 +16,7 @@ use super::{
     super::rows::{RowId, RowsError},
     codec,
     guard::{Found, OpenError, inspect, open_error, take_directory},
-    rows::{compensations, events, rows_error},
+    load::{compensations, events, rows_error},
     sql,
 };
 

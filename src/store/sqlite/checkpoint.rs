@@ -15,7 +15,7 @@ use std::{
 use parking_lot::RwLock;
 use rusqlite::Connection;
 
-use super::{super::rows::RowsError, rows::rows_error, sql};
+use super::{super::rows::RowsError, load::rows_error, sql};
 
 /// Pages of 4 KiB that gather before a checkpoint: 4 MiB, about what a disk writes in the time of a few syncs.
 const GATHERED_PAGES: u64 = 1024;

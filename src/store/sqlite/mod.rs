@@ -3,7 +3,9 @@
 pub mod check;
 mod checkpoint;
 mod codec;
+mod codes;
 pub mod guard;
+mod load;
 #[cfg(test)]
 mod plans;
 mod reader;

@@ -21,8 +21,9 @@ use super::{
         rows::{RowId, RowsError},
     },
     checkpoint::Gate,
-    codec::{self, Coded},
-    rows::{compensations, events, find, json_array, rows_error},
+    codec,
+    codes::Coded,
+    load::{compensations, events, find, json_array, rows_error},
     sql,
 };
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::domain::{
     command::QueueStatus,
@@ -21,7 +21,9 @@ use super::{
         rows::{Candidate, Derived, RowId, Rows, RowsError, StoredAnswer},
     },
     checkpoint::Checkpoints,
-    codec::{self, Coded, mark_code, ready_code, standing_code},
+    codec,
+    codes::{Coded, mark_code, ready_code, standing_code},
+    load::{self, events, json_array, rows_error},
     sql,
 };
 
@@ -36,64 +38,6 @@ pub struct SqliteRows {
     /// Those stored in this transaction, which a rollback forgets.
     new_queues: Vec<QueueName>,
     began_at_row: i64,
-}
-
-/// What an error of SQLite's means for the transaction and the store.
-pub fn rows_error(error: rusqlite::Error) -> RowsError {
-    match error.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::DiskFull) => RowsError::Full,
-        _ => RowsError::Broken(error.to_string()),
-    }
-}
-
-/// The compensations of a saga.
-pub fn compensations(connection: &Connection, id: RowId) -> Result<Vec<Compensation>, RowsError> {
-    let mut statement = connection.prepare_cached(sql::COMPENSATIONS).map_err(rows_error)?;
-    let mut rows = statement.query([id.0]).map_err(rows_error)?;
-    let mut all = Vec::new();
-    while let Some(row) = rows.next().map_err(rows_error)? {
-        all.push(codec::compensation(row)?);
-    }
-    Ok(all)
-}
-
-/// A saga by a statement with one parameter.
-pub fn one_saga(
-    connection: &Connection,
-    sql: &'static str,
-    key: impl rusqlite::ToSql,
-) -> Result<Option<(RowId, Saga)>, RowsError> {
-    let mut statement = connection.prepare_cached(sql).map_err(rows_error)?;
-    let mut rows = statement.query([key]).map_err(rows_error)?;
-    let Some(row) = rows.next().map_err(rows_error)? else { return Ok(None) };
-    let (id, mut saga, count) = codec::saga(row)?;
-    if count > 0 {
-        saga.compensations = compensations(connection, id)?;
-    }
-    Ok(Some((id, saga)))
-}
-
-/// A saga by one of its ids.
-pub fn find(connection: &Connection, key: &SagaKey) -> Result<Option<(RowId, Saga)>, RowsError> {
-    match key {
-        SagaKey::Task(id) => one_saga(connection, sql::SAGA_BY_TASK, id.as_str()),
-        SagaKey::Saga(id) => one_saga(connection, sql::SAGA_BY_SAGA, id.as_str()),
-    }
-}
-
-/// The rows of `sql::EVENTS` and the like.
-pub fn events(statement: &mut CachedStatement<'_>, params: impl rusqlite::Params) -> Result<Vec<Event>, RowsError> {
-    let mut rows = statement.query(params).map_err(rows_error)?;
-    let mut events = Vec::new();
-    while let Some(row) = rows.next().map_err(rows_error)? {
-        events.push(codec::event(row)?);
-    }
-    Ok(events)
-}
-
-/// Texts as a JSON array, for `json_each`.
-pub fn json_array<'a>(texts: impl Iterator<Item = &'a str>) -> String {
-    serde_json::Value::from(texts.collect::<Vec<_>>()).to_string()
 }
 
 impl SqliteRows {
@@ -284,11 +228,11 @@ impl Rows for SqliteRows {
     }
 
     fn find(&mut self, key: &SagaKey) -> Result<Option<(RowId, Saga)>, RowsError> {
-        find(&self.connection, key)
+        load::find(&self.connection, key)
     }
 
     fn load(&mut self, id: RowId) -> Result<Option<Saga>, RowsError> {
-        Ok(one_saga(&self.connection, sql::SAGA_BY_ROW, id.0)?.map(|(_, saga)| saga))
+        Ok(load::one_saga(&self.connection, sql::SAGA_BY_ROW, id.0)?.map(|(_, saga)| saga))
     }
 
     fn taken(&mut self, task_id: &TaskId, saga_id: &SagaId) -> Result<Option<&'static str>, RowsError> {
