@@ -27,7 +27,7 @@ lint:
     cargo clippy --all-targets --locked -- -D warnings
     buf lint proto
     buf breaking proto --against proto/baseline.binpb
-    shellcheck .ci/run examples/*.sh tests/*.sh
+    shellcheck .ci/run .ci/mutants examples/*.sh tests/*.sh
 
 # Makes the contract as it is now the one that `buf breaking` guards: after an extension, never to get a breakage through
 baseline:

@@ -8,6 +8,7 @@ pub mod domain;
 pub mod grpc;
 pub mod listen;
 pub mod logs;
+pub mod mutants;
 pub mod proto;
 pub mod serve;
 pub mod store;

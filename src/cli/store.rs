@@ -15,6 +15,7 @@ use super::{
     output::{Format, Output},
 };
 use crate::{
+    clock::{Clock, SystemClock},
     proto::{BackupRequest, BackupResponse},
     store::sqlite::{
         check::{self, Report},
@@ -89,7 +90,9 @@ pub struct RestoreArgs {
 
 /// Makes a store from a copy.
 pub fn restore(output: &Output, args: &RestoreArgs) -> Result<(), CliError> {
-    let restored = restore::restore(&args.file, &args.data).map_err(|error| CliError::Failed(error.to_string()))?;
+    let now = SystemClock::start().now();
+    let restored =
+        restore::restore(&args.file, &args.data, now).map_err(|error| CliError::Failed(error.to_string()))?;
     let (report, next) = (&restored.report, restored.next_revision.0);
     let data = args.data.display().to_string();
     match output.format() {

@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use crate::mutants::{self, Mutant};
+
 use crate::domain::{
     bounds::{ANSWER_KEPT, REVISION_MAX},
     command::{
@@ -11,7 +13,7 @@ use crate::domain::{
     draft::Draft,
     event::Event,
     ids::{FencingToken, QueueName, Revision},
-    lease::Absence,
+    lease::{Absence, Standing},
     rejection::{Refusal, Rejection},
     saga::Saga,
     time::Timestamp,
@@ -183,7 +185,8 @@ impl<R: Rows> Engine<R> {
         };
         let earlier = self.earlier_lease(id, &before, &change.verb)?;
         let mut draft = self.draft(before.clone(), now);
-        let verdict = transition(&mut draft, &change.verb, earlier.as_ref());
+        let tampered = tamper(&change.verb, &mut draft);
+        let verdict = transition(&mut draft, tampered.as_ref().unwrap_or(&change.verb), earlier.as_ref());
         // What was due is due, though the command be refused.
         self.save(id, &before, &mut draft)?;
         let accepted = match verdict {
@@ -397,6 +400,21 @@ fn lease_error(draft: &Draft, request: &Request, token: FencingToken) -> Option<
         Command::Change(_) | Command::Create(_) | Command::SetPaused(_) | Command::Purge(_) => return None,
     };
     check_lease(draft, &Holder { owner, token }).err()
+}
+
+/// What a daemon that is broken on purpose judges instead.
+fn tamper(verb: &Verb, draft: &mut Draft) -> Option<Verb> {
+    let lease = draft.saga.lease.as_mut()?;
+    if mutants::on(Mutant::ClaimIgnoresExpiry) && is_claim(verb) {
+        lease.standing = Standing::EndedByOther;
+    }
+    match verb {
+        Verb::Held(_, complete @ HeldVerb::Complete { .. }) if mutants::on(Mutant::CompleteIgnoresToken) => {
+            let last = Holder { owner: lease.owner.clone(), token: lease.token };
+            Some(Verb::Held(last, complete.clone()))
+        }
+        Verb::Held(..) | Verb::Free(_) => None,
+    }
 }
 
 fn is_claim(verb: &Verb) -> bool {

@@ -75,6 +75,18 @@ impl Store {
         (store, messages)
     }
 
+    /// A store that only looks at what somebody else writes and publishes to its tail, from behind `head`: for a
+    /// simulation, which drives the engine itself.
+    pub fn looking_on(reader: Arc<dyn Reader>, clock: Arc<dyn Clock>, head: Revision) -> Self {
+        let shared = Arc::new(Shared {
+            clock,
+            tail: Tail::starting_at(head),
+            absence: RwLock::default(),
+            waiting: std::sync::atomic::AtomicU64::new(0),
+        });
+        Self::new(1, reader, 1, shared, "looking on").0
+    }
+
     /// Submits a change and waits for its commit. When the future is dropped, the change may still happen.
     pub async fn submit(&self, request: Request) -> Result<Answer, StoreError> {
         let (answer, answered) = oneshot::channel();

@@ -13,13 +13,16 @@ use std::{
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use tokio::sync::oneshot;
 
-use crate::domain::{
-    bounds::{ABSENCE, ANSWER_KEPT},
-    command::{Answer, ClaimNext, Command, RequestKey},
-    event::Event,
-    ids::Revision,
-    lease::Absence,
-    time::{Span, Timestamp},
+use crate::{
+    domain::{
+        bounds::{ABSENCE, ANSWER_KEPT},
+        command::{Answer, ClaimNext, Command, RequestKey},
+        event::Event,
+        ids::Revision,
+        lease::Absence,
+        time::{Span, Timestamp},
+    },
+    mutants::{self, Mutant},
 };
 
 use super::{
@@ -79,16 +82,21 @@ pub struct WriterBounds {
 
 /// Starts the writer on an opened backend. What guards the backend against others is let go when the writer has ended.
 pub(super) fn spawn<R: Rows>(
-    rows: R,
+    mut rows: R,
     opening: Opening,
     messages: Receiver<Message>,
     shared: Arc<Shared>,
     bounds: WriterBounds,
     guard: impl Send + 'static,
 ) -> Result<WriterThread, std::io::Error> {
+    let reserved = opening.next_revision.after(RESERVE);
+    // Before anyone can read: a backup that began at once would be in the way.
+    if !rows.reserve_revisions(reserved).map_err(std::io::Error::other)? {
+        let what = "another process reads the database and keeps its log from being checkpointed";
+        return Err(std::io::Error::other(what));
+    }
     let (done, ended) = oneshot::channel();
     thread::Builder::new().name("sagad-writer".into()).spawn(move || {
-        let reserved = opening.next_revision.after(RESERVE);
         let reserve_at = opening.next_revision.after(RESERVE / 2);
         let now = shared.clock.now();
         let absence = *shared.absence.read();
@@ -140,11 +148,6 @@ type Answered = (oneshot::Sender<Outcome>, Outcome);
 
 impl<R: Rows> Writer<R> {
     fn run(&mut self) -> Result<(), RowsError> {
-        if !self.engine.rows.reserve_revisions(self.reserved)? {
-            return Err(RowsError::Broken(
-                "another process reads the database and keeps its log from being checkpointed".into(),
-            ));
-        }
         loop {
             let first = self.wait();
             self.notice_absence();
@@ -337,6 +340,10 @@ impl<R: Rows> Writer<R> {
         if self.time.since(self.forgot_at) >= FORGET_EVERY {
             self.forgot_at = self.time;
             self.engine.rows.forget_answers(self.time.minus(ANSWER_KEPT), FORGET).map_err(before)?;
+        }
+        if mutants::on(Mutant::AnswerBeforeCommit) {
+            answered.drain(..).for_each(|(caller, outcome)| drop(caller.send(outcome)));
+            thread::sleep(Duration::from_millis(5));
         }
         self.engine.commit().map_err(|error| (error, true))
     }

@@ -10,6 +10,7 @@ use crate::{
         event::Event,
         ids::{QueueName, Revision, TaskId},
     },
+    mutants::{self, Mutant},
     store::{EventQuery, Store, StoreError},
 };
 
@@ -79,6 +80,7 @@ impl Follower {
     pub(super) async fn resume(store: Store, which: Which, after: Revision) -> Result<Self, StoreError> {
         let begin = Which::default().query(after, Revision(i64::MAX), 1);
         store.events(begin).await?;
+        let after = if mutants::on(Mutant::WatchSkipsAtResume) { store.tail().head() } else { after };
         Ok(Follower::behind(store, which, after))
     }
 

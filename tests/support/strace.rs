@@ -13,8 +13,7 @@ pub fn is_usable() -> bool {
     if tried.status.success() {
         return true;
     }
-    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "strace is needed in CI: {tried:?}");
-    eprintln!("!!! SKIPPED, NOTHING WAS TESTED: strace can't trace here: {tried:?} !!!");
+    tools::skip(&format!("strace can't trace here: {tried:?}"));
     false
 }
 

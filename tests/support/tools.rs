@@ -17,9 +17,20 @@ pub fn are_there(names: &[&str]) -> bool {
         return true;
     }
     assert!(env::var_os("CI").is_none_or(|ci| ci != "true"), "not installed, but needed in CI: {missing:?}");
-    // Not by eprintln!, which nobody sees of a test that passes.
-    let _ = writeln!(io::stderr(), "\n!!! SKIPPED, NOTHING WAS TESTED: not installed: {missing:?} !!!");
+    say_skipped(&format!("not installed: {missing:?}"));
     false
+}
+
+/// Says loudly that a test tests nothing here; in CI (`CI=true`) that is a failure.
+#[allow(dead_code, reason = "each test target uses a part of it")]
+pub fn skip(why: &str) {
+    assert!(env::var_os("CI").is_none_or(|ci| ci != "true"), "needed in CI: {why}");
+    say_skipped(why);
+}
+
+fn say_skipped(why: &str) {
+    // Not by eprintln!, which nobody sees of a test that passes.
+    let _ = writeln!(io::stderr(), "\n!!! SKIPPED, NOTHING WAS TESTED: {why} !!!");
 }
 
 /// Runs a script; shows what it said if it fails.

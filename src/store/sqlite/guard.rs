@@ -37,6 +37,15 @@ pub enum OpenError {
         /// The lock file.
         lock: PathBuf,
     },
+    /// A restore into the directory did not come to its end.
+    #[error(
+        "{partial} is what a restore left that was cut off: there is no store here yet; run `sagad restore` again, or \
+         remove that file to begin with an empty store"
+    )]
+    Unrestored {
+        /// What is left of it.
+        partial: PathBuf,
+    },
     /// File locks and syncs can't be relied on there.
     #[error(
         "the data directory {path} is on a network file system ({kind}), whose locks and syncs can't be relied on; \
@@ -129,6 +138,34 @@ pub fn take_directory(path: &Path) -> Result<File, OpenError> {
     }
 }
 
+/// Where a restore makes its store until it is whole.
+pub fn partial(data: &Path) -> PathBuf {
+    data.join("sagad.db.partial")
+}
+
+/// Refuses to begin an empty store where one was being restored: it would give tokens that were given before.
+pub fn refuse_unrestored(data: &Path) -> Result<(), OpenError> {
+    let partial = partial(data);
+    if partial.exists() && !data.join("sagad.db").exists() {
+        return Err(OpenError::Unrestored { partial });
+    }
+    Ok(())
+}
+
+/// Removes an unfinished database with what SQLite keeps beside it. A journal that is left would be played back into
+/// the next file of that name.
+pub fn remove_database(path: &Path) -> io::Result<()> {
+    for suffix in ["-journal", "-wal", "-shm", ""] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        match std::fs::remove_file(&name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
 /// What is found where the database is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
@@ -151,20 +188,29 @@ fn open_untouched(path: &Path, has_log: bool) -> Result<Connection, rusqlite::Er
 
 /// Looks at a database without changing it.
 pub fn inspect(path: &Path) -> Result<Found, OpenError> {
+    let log = path.with_extension("db-wal").metadata().map_or(0, |metadata| metadata.len());
+    let is_damaged = |what: &str| OpenError::Damaged { path: path.to_owned(), what: what.to_owned() };
     let size = match path.metadata() {
+        // A store has its name only once it is whole, so that this is what is left of one.
+        Ok(metadata) if metadata.len() == 0 => return Err(is_damaged("it is empty")),
         Ok(metadata) => metadata.len(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && log == 0 => return Ok(Found::Nothing),
+        // SQLite would throw the log away, beginning anew.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(is_damaged("it is gone, though its -wal file is there"));
+        }
         Err(error) => return Err(OpenError::Unusable { path: path.to_owned(), what: error.to_string() }),
     };
     let damaged = |error: rusqlite::Error| open_error(path, &error);
     let log = path.with_extension("db-wal").metadata().map_or(0, |metadata| metadata.len());
     let connection = open_untouched(path, log > 0).map_err(damaged)?;
     let pragma = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(damaged);
+    // The schema has to be readable, whosever it is.
     let objects = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
     let objects = objects.map_err(damaged)?;
     let (application, version) = (pragma("application_id")? as i32, pragma("user_version")? as i32);
     if application == 0 && version == 0 && objects == 0 {
-        return Ok(Found::Nothing);
+        return Err(is_damaged("it holds nothing"));
     }
     if application != APPLICATION_ID {
         return Err(OpenError::Foreign { path: path.to_owned(), found: application });

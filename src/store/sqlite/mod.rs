@@ -27,13 +27,17 @@ use crate::{
         time::{Span, Timestamp},
         transition::Due,
     },
+    mutants::{self, Mutant},
 };
 
 pub use self::rows::SqliteRows;
 
 use self::{
     checkpoint::{Checkpoints, Gate},
-    guard::{APPLICATION_ID, Found, OpenError, SCHEMA_VERSION, inspect, open_error, take_directory},
+    guard::{
+        APPLICATION_ID, Found, OpenError, SCHEMA_VERSION, inspect, open_error, refuse_unrestored, remove_database,
+        take_directory,
+    },
     reader::SqliteReader,
 };
 use super::{
@@ -69,6 +73,7 @@ pub struct Options {
 /// Opens the store, or makes it, and starts its writer. Blocks while an older schema is brought up to date.
 pub fn open(options: &Options, clock: Arc<dyn Clock>) -> Result<(Store, WriterThread), OpenError> {
     let lock = take_directory(&options.data)?;
+    refuse_unrestored(&options.data)?;
     let path = options.data.join("sagad.db");
     let (rows, opening, gate) = open_rows(&path, options.max_wal_bytes)?;
     clock.advance_to(opening.last_time);
@@ -95,11 +100,17 @@ pub fn open(options: &Options, clock: Arc<dyn Clock>) -> Result<(Store, WriterTh
 /// Opens the writing connection and reads what the engine has to know. For [`open`], and for tests that drive an engine
 /// themselves.
 pub fn open_rows(path: &Path, max_wal_bytes: u64) -> Result<(SqliteRows, Opening, Gate), OpenError> {
-    let found = inspect(path)?;
+    let found = match inspect(path)? {
+        Found::Nothing => make(path)?,
+        found @ Found::Ours(_) => found,
+    };
     let failed = |error: rusqlite::Error| open_error(path, &error);
     let mut connection = Connection::open(path).map_err(failed)?;
     connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
+    if mutants::on(Mutant::SynchronousNormal) {
+        connection.pragma_update(None, "synchronous", "NORMAL").map_err(failed)?;
+    }
     connection.pragma_update(None, "foreign_keys", true).map_err(failed)?;
     connection.pragma_update(None, "cache_size", -65536).map_err(failed)?;
     migrate(&mut connection, found).map_err(failed)?;
@@ -115,6 +126,28 @@ pub fn open_rows(path: &Path, max_wal_bytes: u64) -> Result<(SqliteRows, Opening
 pub fn open_reader(path: &Path, size: usize, gate: Gate) -> Result<impl Reader + use<>, OpenError> {
     let unusable = |e: r2d2::Error| OpenError::Unusable { path: path.to_owned(), what: e.to_string() };
     SqliteReader::open(path.to_owned(), size, gate).map_err(unusable)
+}
+
+/// Makes an empty store. It has its name only once it is whole and synced: so what has the name and is no store is
+/// damaged, and is not taken for one that was never begun.
+fn make(path: &Path) -> Result<Found, OpenError> {
+    let unfinished = path.with_extension("db.new");
+    let failed = |error: rusqlite::Error| open_error(&unfinished, &error);
+    let io = |error: std::io::Error| OpenError::Unusable { path: path.to_owned(), what: error.to_string() };
+    remove_database(&unfinished).map_err(io)?;
+    let mut connection = Connection::open(&unfinished).map_err(failed)?;
+    // No log beside the file: it is to be whole by itself.
+    connection.pragma_update(None, "journal_mode", "DELETE").map_err(failed)?;
+    connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
+    migrate(&mut connection, Found::Nothing).map_err(failed)?;
+    // Not later, under its name: a switch that is cut off leaves a journal, which no look at the file gets past.
+    connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
+    connection.close().map_err(|(_, error)| failed(error))?;
+    std::fs::File::open(&unfinished).and_then(|file| file.sync_all()).map_err(io)?;
+    std::fs::rename(&unfinished, path).map_err(io)?;
+    let directory = path.parent().unwrap_or(Path::new("."));
+    std::fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)?;
+    Ok(Found::Ours(SCHEMA_VERSION))
 }
 
 /// Brings the schema up to date, one version a transaction.

@@ -288,6 +288,8 @@ impl Reader for SqliteReader {
         let connection = self.pool.get().map_err(|e| StoreError::Unavailable(e.to_string()))?;
         {
             let snapshot = connection.unchecked_transaction().map_err(unavailable)?;
+            // A transaction has no snapshot before its first read.
+            head(&snapshot).map_err(read_error)?;
             let backup = rusqlite::backup::Backup::new(&snapshot, &mut copy).map_err(unavailable)?;
             backup.run_to_completion(BACKUP_PAGES, BACKUP_PAUSE, None).map_err(unavailable)?;
         }

@@ -10,19 +10,22 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 
-use crate::domain::ids::Revision;
+use crate::domain::{ids::Revision, time::Timestamp};
 
 use super::{
     check::{Report, check_file},
-    guard::{OpenError, open_error, take_directory},
+    guard::{OpenError, open_error, partial, remove_database, take_directory},
     sql,
 };
 
 /// How far revisions jump: more than a store gives in a day at the highest rate, for each day of a year between the
 /// copy and the loss; and 2^53 lasts for thousands of restores.
 const JUMP: i64 = 1 << 40;
+
+/// 2026-01-01, in microseconds: from when a copy without events may be.
+const BEFORE_ANY_COPY: i64 = 1_767_225_600_000_000;
 
 /// Why nothing was restored.
 #[derive(Debug, thiserror::Error)]
@@ -63,8 +66,9 @@ pub struct Restored {
     pub next_revision: Revision,
 }
 
-/// Makes a store in `data` from `copy`, verified first and synced before it is there under its name.
-pub fn restore(copy: &Path, data: &Path) -> Result<Restored, RestoreError> {
+/// Makes a store in `data` from `copy`, verified first and synced before it is there under its name. `now` is what tells
+/// two restores from one copy apart.
+pub fn restore(copy: &Path, data: &Path, now: Timestamp) -> Result<Restored, RestoreError> {
     let _lock = take_directory(data)?;
     let path = data.join("sagad.db");
     for existing in [path.clone(), data.join("sagad.db-wal")] {
@@ -77,19 +81,37 @@ pub fn restore(copy: &Path, data: &Path) -> Result<Restored, RestoreError> {
         move |error| RestoreError::Io { path, error }
     };
     // Under another name until it is whole: a restore that is cut off leaves no store behind that could be taken for one.
-    let partial = data.join("sagad.db.partial");
+    let partial = partial(data);
+    remove_database(&partial).map_err(io(&partial))?;
     copy_file(copy, &partial).map_err(io(copy))?;
-    let report = check_file(&partial)?;
-    if let Some(problem) = report.problems.first() {
-        let problem = problem.clone();
-        std::fs::remove_file(&partial).map_err(io(&partial))?;
-        return Err(RestoreError::Damaged { path: copy.to_owned(), problem });
-    }
-    let next_revision = jump(&partial, report.head).map_err(|e| open_error(&partial, &e))?;
+    let report = match whole(&partial, copy) {
+        Ok(report) => report,
+        Err(refused) => {
+            remove_database(&partial).map_err(io(&partial))?;
+            return Err(refused);
+        }
+    };
+    let next_revision = jump(&partial, report.head, now).map_err(|e| open_error(&partial, &e))?;
     File::open(&partial).and_then(|file| file.sync_all()).map_err(io(&partial))?;
     std::fs::rename(&partial, &path).map_err(io(&path))?;
     File::open(data).and_then(|directory| directory.sync_all()).map_err(io(data))?;
     Ok(Restored { report, next_revision })
+}
+
+/// Verifies what was copied, in the name of the copy that it was made from.
+fn whole(partial: &Path, copy: &Path) -> Result<Report, RestoreError> {
+    let path = copy.to_owned();
+    let mut report = match check_file(partial) {
+        Ok(report) => report,
+        Err(OpenError::Damaged { what, .. }) => return Err(RestoreError::Damaged { path, problem: what }),
+        Err(OpenError::Foreign { found, .. }) => return Err(OpenError::Foreign { path, found }.into()),
+        Err(OpenError::Newer { found, .. }) => return Err(OpenError::Newer { path, found }.into()),
+        Err(other) => return Err(other.into()),
+    };
+    if report.problems.is_empty() {
+        return Ok(report);
+    }
+    Err(RestoreError::Damaged { path, problem: report.problems.swap_remove(0) })
 }
 
 fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
@@ -99,14 +121,20 @@ fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// Lifts revisions above all that were given since the copy.
-fn jump(path: &Path, head: Revision) -> Result<Revision, rusqlite::Error> {
+fn jump(path: &Path, head: Revision, now: Timestamp) -> Result<Revision, rusqlite::Error> {
     let connection = Connection::open(path)?;
     // No log beside the file: it is to be whole by itself until it has its name.
     connection.pragma_update(None, "journal_mode", "DELETE")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     let floor: i64 = connection.query_row(sql::META, ["revision_floor"], |row| row.get(0))?;
-    let next = floor.max(head.0 + 1).saturating_add(JUMP);
+    let last_event: Option<i64> = connection.query_row(sql::LAST_EVENT_TIME, [], |row| row.get(0)).optional()?;
+    let copied_at = Timestamp::from_micros(last_event.unwrap_or(BEFORE_ANY_COPY));
+    // One more for each microsecond since then, which is more than a store gives: so a second restore from the same copy
+    // lies above all that was given after the first.
+    let next = floor.max(head.0 + 1).saturating_add(JUMP).saturating_add(now.since(copied_at).micros());
     connection.execute(sql::RAISE_META, rusqlite::params!["revision_floor", next])?;
+    // Not later, under its name: a switch that is cut off leaves a journal, which no look at the file gets past.
+    connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.close().map_err(|(_, error)| error)?;
     Ok(Revision(next))
 }
@@ -115,6 +143,8 @@ fn jump(path: &Path, head: Revision) -> Result<Revision, rusqlite::Error> {
 mod tests {
     use super::*;
     use crate::store::sqlite::open_rows;
+
+    const NOW: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
 
     fn healthy_copy(dir: &Path) -> PathBuf {
         let copy = dir.join("copy");
@@ -128,12 +158,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let copy = healthy_copy(dir.path());
         let data = dir.path().join("data");
-        let restored = restore(&copy, &data).unwrap();
+        let restored = restore(&copy, &data, NOW).unwrap();
         assert_eq!(restored.report.sagas, 1);
         let (_, opening, _) = open_rows(&data.join("sagad.db"), 1 << 20).unwrap();
         assert_eq!((opening.head, opening.next_revision), (Revision(2), restored.next_revision));
         assert!(opening.next_revision.0 > JUMP);
-        assert!(matches!(restore(&copy, &data), Err(RestoreError::Exists { .. })));
+        assert!(matches!(restore(&copy, &data, NOW), Err(RestoreError::Exists { .. })));
     }
 
     #[test]
@@ -142,7 +172,7 @@ mod tests {
         let copy = healthy_copy(dir.path());
         Connection::open(&copy).unwrap().execute_batch("UPDATE work SET revision = 1").unwrap();
         let data = dir.path().join("data");
-        assert!(matches!(restore(&copy, &data), Err(RestoreError::Damaged { .. })));
+        assert!(matches!(restore(&copy, &data, NOW), Err(RestoreError::Damaged { .. })));
         assert!(!data.join("sagad.db").exists() && !data.join("sagad.db.partial").exists());
     }
 }

@@ -114,8 +114,7 @@ impl SmallDisk {
         if done.as_ref().is_ok_and(|done| done.status.success()) {
             return Some(disk);
         }
-        assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "a tmpfs is needed in CI: {done:?}");
-        eprintln!("!!! SKIPPED, NOTHING WAS TESTED: a tmpfs can't be mounted: {done:?} !!!");
+        tools::skip(&format!("a tmpfs can't be mounted: {done:?}"));
         None
     }
 

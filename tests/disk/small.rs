@@ -1,0 +1,71 @@
+//! Requests in short.
+
+use std::path::Path;
+
+use sagad::proto::*;
+use tonic::Status;
+
+use crate::daemon::{Launch, Sagas, sagas};
+
+pub fn seconds(seconds: i64) -> Option<prost_types::Duration> {
+    Some(prost_types::Duration { seconds, nanos: 0 })
+}
+
+/// Makes a saga with a payload.
+pub async fn create(sagas: &mut Sagas, task_id: &str, payload_bytes: usize) -> Result<Saga, Status> {
+    let payload = vec![b'x'; payload_bytes].into();
+    let request = CreateSagaRequest { task_id: task_id.into(), payload, ..CreateSagaRequest::default() };
+    Ok(sagas.create_saga(request).await?.into_inner().saga.expect("the answer carries it"))
+}
+
+pub async fn claim(sagas: &mut Sagas, task_id: &str, ttl_s: i64) -> Result<Saga, Status> {
+    let request = ClaimRequest {
+        task_id: task_id.into(),
+        owner_id: "owner".into(),
+        ttl: seconds(ttl_s),
+        ..ClaimRequest::default()
+    };
+    Ok(sagas.claim(request).await?.into_inner().saga.expect("the answer carries it"))
+}
+
+pub async fn heartbeat(sagas: &mut Sagas, saga: &Saga) -> Result<Lease, Status> {
+    let lease = saga.lease.clone().expect("it was claimed");
+    let request = HeartbeatRequest {
+        task_id: saga.task_id.clone(),
+        owner_id: lease.owner_id,
+        fencing_token: lease.fencing_token,
+        ..HeartbeatRequest::default()
+    };
+    Ok(sagas.heartbeat(request).await?.into_inner().lease.expect("the answer carries it"))
+}
+
+pub async fn annotate(sagas: &mut Sagas, task_id: &str, note: &str) -> Result<Saga, Status> {
+    let request = AnnotateRequest {
+        task_id: task_id.into(),
+        actor: "somebody".into(),
+        note: note.into(),
+        ..AnnotateRequest::default()
+    };
+    Ok(sagas.annotate(request).await?.into_inner().saga.expect("the answer carries it"))
+}
+
+pub async fn get(sagas: &mut Sagas, task_id: &str) -> Result<Saga, Status> {
+    let request = GetSagaRequest { task_id: task_id.into(), ..GetSagaRequest::default() };
+    Ok(sagas.get_saga(request).await?.into_inner().saga.expect("the answer carries it"))
+}
+
+/// A store with some sagas, each claimed and annotated, whose daemon was killed: its log holds them. Returns the highest
+/// revision that was told.
+pub async fn killed_store(data: &Path, count: usize) -> i64 {
+    let (mut daemon, address) = Launch::on(data).start();
+    let mut client = sagas(address).await;
+    let mut told = 0;
+    for number in 0..count {
+        let task_id = format!("task-{number}");
+        create(&mut client, &task_id, 2000).await.unwrap();
+        claim(&mut client, &task_id, 3600).await.unwrap();
+        told = annotate(&mut client, &task_id, "noted").await.unwrap().revision;
+    }
+    daemon.kill();
+    told
+}

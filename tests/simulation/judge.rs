@@ -1,0 +1,450 @@
+//! What must hold, judged from the outside: from the history, from what was answered, and from an account of its own of
+//! who holds what. It shares no code with the rules beyond their types.
+
+use std::collections::{HashMap, HashSet};
+
+use sagad::{
+    domain::{
+        command::{Answer, Command, FreeVerb, HeldVerb, Holder, Request, Verb},
+        compensation::CompensationSpec,
+        event::{Event, EventType},
+        ids::{FencingToken, OwnerId, Revision, TaskId},
+        lease::Absence,
+        rejection::Rejection,
+        saga::{Saga, State},
+        time::Timestamp,
+    },
+    store::{StoreError, execute::Outcome},
+};
+
+use super::disk::Facts;
+
+/// The last lease of a saga, until something ends it.
+struct Held {
+    owner: OwnerId,
+    token: FencingToken,
+    /// When it was last renewed: the arrival of what renewed it.
+    renewed: Timestamp,
+    expire: Timestamp,
+    /// The true time of the renewal.
+    renewed_true: i64,
+    reported: bool,
+}
+
+/// One saga, as far as the history and the answers tell.
+struct Record {
+    state: State,
+    last_token: FencingToken,
+    lease: Option<Held>,
+    /// By position: whether it is settled.
+    settled: Vec<bool>,
+    revision: Revision,
+    /// What was acknowledged: that this revision is there, and that this lease reaches so far.
+    acknowledged: Revision,
+    promised: Option<(FencingToken, Timestamp)>,
+    /// What the leases before did, for telling a repeat.
+    done: Vec<(FencingToken, String)>,
+}
+
+/// One executed command: its time, its outcome, and the events it made.
+pub struct Executed<'a> {
+    pub request: &'a Request,
+    pub outcome: &'a Outcome,
+    pub events: &'a [Event],
+    pub now: Timestamp,
+    /// The true time of `now`.
+    pub true_time: i64,
+}
+
+/// How often things happened: what never happens in a simulation is not tested by it.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    pub commands: u64,
+    pub refused: u64,
+    pub events: u64,
+    pub claims: u64,
+    pub heartbeats: u64,
+    pub repeats: u64,
+    pub replays: u64,
+    pub expired: u64,
+    pub late: u64,
+    pub revoked: u64,
+    pub by_state: HashMap<&'static str, u64>,
+    pub by_refusal: HashMap<String, u64>,
+}
+
+#[derive(Default)]
+pub struct Judge {
+    index: HashMap<TaskId, usize>,
+    sagas: Vec<Record>,
+    head: Revision,
+    newest: Timestamp,
+    requests: HashSet<[u8; 16]>,
+    /// Leases ended by somebody else while they were live: their holders can't know yet.
+    pub revoked: HashSet<FencingToken>,
+    pub absence: Absence,
+    pub counts: Counts,
+}
+
+impl Judge {
+    pub fn place(&self, task: &TaskId) -> Option<usize> {
+        self.index.get(task).copied()
+    }
+
+    /// When a lease may count as expired.
+    fn reaches(&self, held: &Held) -> Timestamp {
+        if held.reported {
+            // An absence gives nothing back.
+            return Timestamp::ZERO;
+        }
+        let Absence { returned_at, grace } = self.absence;
+        if held.renewed < returned_at { held.expire.max(returned_at.plus(grace)) } else { held.expire }
+    }
+
+    /// What a committed command, or a sweep, came to.
+    pub fn executed(&mut self, done: &Executed<'_>) {
+        self.counts.commands += 1;
+        let mut others = 0;
+        for event in done.events {
+            self.event(event, done);
+            others += u32::from(event.actor.as_ref().is_none_or(|actor| actor.as_str() != "sagad"));
+        }
+        match done.outcome {
+            Ok(answer) => self.accepted(done, answer, others),
+            Err(StoreError::Refused(refusal)) => {
+                self.counts.refused += 1;
+                assert_eq!(others, 0, "a refused command left events: {:?} {:?}", done.request, done.events);
+                let name = format!("{:?}", refusal.why);
+                let name = name.split([' ', '(', '{']).next().unwrap_or_default().to_owned();
+                *self.counts.by_refusal.entry(name).or_default() += 1;
+                if refusal.why == Rejection::RequestIdReused {
+                    assert!(done.request.key.is_some());
+                }
+            }
+            Err(other) => panic!("a committed command was answered with {other:?}"),
+        }
+    }
+
+    /// What was given to calls that were held: the events of all of them, then the answers.
+    pub fn served(&mut self, served: &[(Request, Outcome)], events: &[Event], now: Timestamp, true_time: i64) {
+        let Some((first, _)) = served.first() else {
+            return self.swept(events, now, true_time, false);
+        };
+        let outcome = Ok(Answer::Sagas(Vec::new()));
+        let done = Executed { request: first, outcome: &outcome, events, now, true_time };
+        events.iter().for_each(|event| self.event(event, &done));
+        let mut claims = events.iter().filter(|event| event.kind == EventType::Claimed).count();
+        for (request, outcome) in served {
+            let Ok(answer @ Answer::Sagas(sagas)) = outcome else { panic!("{outcome:?}") };
+            let used = request.key.is_some_and(|key| self.requests.contains(&key.id));
+            if !used {
+                claims -= sagas.len();
+            }
+            self.accepted(&Executed { request, outcome, events: &[], now, true_time }, answer, 0);
+        }
+        assert_eq!(claims, 0, "a request_id took effect twice: {served:?}");
+    }
+
+    /// What a sweep did: only what is due.
+    pub fn swept(&mut self, events: &[Event], now: Timestamp, true_time: i64, complete: bool) {
+        let request = Request { command: Command::Create(Vec::new()), key: None };
+        let outcome = Ok(Answer::Sagas(Vec::new()));
+        let done = Executed { request: &request, outcome: &outcome, events, now, true_time };
+        for event in events {
+            assert!(event.actor.as_ref().is_some_and(|actor| actor.as_str() == "sagad"), "a sweep decides: {event:?}");
+            self.event(event, &done);
+        }
+        if complete {
+            let overdue = |record: &&Record| {
+                record.lease.as_ref().is_some_and(|held| !held.reported && self.reaches(held) <= now)
+            };
+            assert!(self.sagas.iter().filter(overdue).count() == 0, "P6: a due lease was not reported by the sweep");
+        }
+    }
+
+    fn event(&mut self, event: &Event, done: &Executed<'_>) {
+        self.counts.events += 1;
+        assert!(event.revision > self.head, "revisions only grow: {} after {}", event.revision, self.head);
+        assert!(event.time >= self.newest, "time goes back: {} after {}", event.time, self.newest);
+        (self.head, self.newest) = (event.revision, event.time);
+        if event.kind == EventType::Created {
+            return self.created(event);
+        }
+        let place = self.index[&event.task_id];
+        let record = &self.sagas[place];
+        assert_eq!(event.from_state, Some(record.state), "the history has no gaps: {event:?}");
+        if record.state.is_terminal() {
+            assert!(event.kind == EventType::Annotated, "a terminal saga changed: {event:?}");
+        }
+        match event.kind {
+            EventType::Claimed => self.claimed(place, event, done),
+            EventType::LeaseExpired => self.expired(place, event, done),
+            EventType::CompensationRegistered => self.sagas[place].settled.push(false),
+            EventType::CompensationSettled => self.settled(place, event),
+            EventType::Released
+            | EventType::Requeued
+            | EventType::RetryScheduled
+            | EventType::Compensating
+            | EventType::Completed
+            | EventType::Failed
+            | EventType::Compensated
+            | EventType::Quarantined => self.ended(place, event, done),
+            EventType::Created
+            | EventType::Dispatched
+            | EventType::RecoveryDecided
+            | EventType::CancelRequested
+            | EventType::Annotated => {}
+        }
+        let record = &mut self.sagas[place];
+        if event.to_state == State::Compensated {
+            assert!(record.settled.iter().all(|settled| *settled), "compensated, but not all is settled: {event:?}");
+        }
+        if event.to_state != record.state && event.to_state.is_terminal() {
+            *self.counts.by_state.entry(event.to_state.name()).or_default() += 1;
+        }
+        record.state = event.to_state;
+        record.revision = event.revision;
+    }
+
+    fn created(&mut self, event: &Event) {
+        let place = self.sagas.len();
+        assert!(self.index.insert(event.task_id.clone(), place).is_none(), "created twice: {event:?}");
+        let compensations = event.details["compensations"].parse().unwrap();
+        self.sagas.push(Record {
+            state: State::Planned,
+            last_token: FencingToken(0),
+            lease: None,
+            settled: vec![false; compensations],
+            revision: event.revision,
+            acknowledged: Revision::ZERO,
+            promised: None,
+            done: Vec::new(),
+        });
+    }
+
+    fn claimed(&mut self, place: usize, event: &Event, done: &Executed<'_>) {
+        self.counts.claims += 1;
+        let token = event.token.expect("a claim has a token");
+        assert_eq!(token, FencingToken::from(event.revision), "a token is its event's revision");
+        let record = &self.sagas[place];
+        assert!(token > record.last_token, "P9: tokens only grow: {token} after {}", record.last_token);
+        if let Some(held) = &record.lease {
+            assert!(held.reported, "P5: {} lost a lease that was not over: {event:?}", held.owner);
+        }
+        let owner = OwnerId::parse(event.actor.as_ref().unwrap().as_str()).unwrap();
+        let (renewed, renewed_true) = (done.now, done.true_time);
+        let record = &mut self.sagas[place];
+        record.last_token = token;
+        // How far it reaches is in the answer.
+        record.lease = Some(Held { owner, token, renewed, expire: Timestamp::MAX, renewed_true, reported: false });
+    }
+
+    fn expired(&mut self, place: usize, event: &Event, done: &Executed<'_>) {
+        self.counts.expired += 1;
+        let held = self.sagas[place].lease.as_ref().expect("only a lease can expire");
+        assert_eq!(event.token, Some(held.token));
+        assert!(!held.reported, "expired twice: {event:?}");
+        let until = self.reaches(held);
+        assert!(event.time >= until, "P6: {} expired early, before {until}: {event:?}", held.owner);
+        let length = held.expire.since(held.renewed).micros();
+        assert!(
+            done.true_time >= held.renewed_true + length,
+            "P6: {} expired after {} of {length} us in true time",
+            held.owner,
+            done.true_time - held.renewed_true,
+        );
+        self.sagas[place].lease.as_mut().unwrap().reported = true;
+    }
+
+    fn settled(&mut self, place: usize, event: &Event) {
+        let position: usize = event.details["position"].parse().unwrap();
+        let settled = &mut self.sagas[place].settled;
+        assert!(!settled[position - 1], "settled is final: {event:?}");
+        if event.details["outcome"] != "FAILED" {
+            let in_reverse = settled[position..].iter().all(|later| *later);
+            assert!(in_reverse || event.details["outcome"] == "WAIVED", "undo runs in reverse: {event:?}");
+            settled[position - 1] = true;
+        }
+    }
+
+    fn ended(&mut self, place: usize, event: &Event, done: &Executed<'_>) {
+        let Some(held) = &self.sagas[place].lease else { return };
+        let by_holder = event.actor.as_ref().is_some_and(|actor| actor.as_str() == held.owner.as_str());
+        if !by_holder && done.now < self.reaches(held) {
+            let revoked = match &done.request.command {
+                Command::Change(change) => match &change.verb {
+                    Verb::Free(
+                        FreeVerb::Quarantine { revoke_lease, .. } | FreeVerb::RequestCancel { revoke_lease, .. },
+                    ) => *revoke_lease,
+                    Verb::Free(_) | Verb::Held(..) => false,
+                },
+                Command::Create(_) | Command::ClaimNext(_) | Command::SetPaused(_) | Command::Purge(_) => false,
+            };
+            assert!(revoked, "P5: a live lease of {} was ended: {event:?}", held.owner);
+            self.counts.revoked += 1;
+            self.revoked.insert(held.token);
+        }
+        self.sagas[place].lease = None;
+    }
+
+    fn accepted(&mut self, done: &Executed<'_>, answer: &Answer, others: u32) {
+        if let Some(key) = done.request.key {
+            let sagas = match answer {
+                Answer::Sagas(sagas) => !sagas.is_empty(),
+                Answer::Saga(_) => others > 0,
+                Answer::Lease(_) | Answer::Queue(_) | Answer::Purged(_) => false,
+            };
+            if self.requests.contains(&key.id) {
+                self.counts.replays += 1;
+                assert_eq!(others, 0, "a request_id took effect twice: {:?} {:?}", done.request, done.events);
+            } else if sagas {
+                self.requests.insert(key.id);
+            }
+        }
+        match &done.request.command {
+            Command::Change(change) => {
+                let place = self.index[&change.task_id];
+                if let Verb::Held(holder, verb) = &change.verb {
+                    self.accepted_of_lease(place, holder, verb, done, others);
+                }
+                match answer {
+                    Answer::Saga(saga) => self.renewed(place, saga, done),
+                    Answer::Lease(answer) => self.extended(place, answer.lease.expire_time, done),
+                    Answer::Sagas(_) | Answer::Queue(_) | Answer::Purged(_) => panic!("{answer:?}"),
+                }
+            }
+            Command::ClaimNext(wish) => {
+                let Answer::Sagas(sagas) = answer else { panic!("{answer:?}") };
+                for saga in sagas {
+                    let place = self.index[saga.task_id()];
+                    let lease = saga.lease.as_ref().expect("claimed");
+                    assert_eq!(lease.owner, wish.owner);
+                    assert_eq!(lease.token, self.sagas[place].last_token, "P5: an answer gives a lease that is over");
+                    self.renewed(place, saga, done);
+                }
+            }
+            Command::Create(_) | Command::SetPaused(_) | Command::Purge(_) => {}
+        }
+    }
+
+    /// P5: what a lease does is accepted only while it is the last one; before that, only what it did already.
+    fn accepted_of_lease(&mut self, place: usize, holder: &Holder, verb: &HeldVerb, done: &Executed<'_>, others: u32) {
+        let name = fingerprint(verb);
+        let reaches = self.sagas[place].lease.as_ref().map(|held| self.reaches(held));
+        let record = &mut self.sagas[place];
+        let heartbeat = matches!(verb, HeldVerb::Heartbeat { .. });
+        if others > 0 || heartbeat {
+            assert_eq!(holder.token, record.last_token, "P5: accepted from a lease that is over: {:?}", done.request);
+            if let (Some(reaches), false) = (reaches, accepted_late(verb)) {
+                assert!(done.now < reaches, "accepted from an expired lease: {:?}", done.request);
+            }
+            if heartbeat {
+                let held = record.lease.as_ref().expect("a heartbeat is for a lease that stands");
+                assert!(held.owner == holder.owner && !held.reported, "{:?}", done.request);
+                self.counts.heartbeats += 1;
+            } else {
+                self.counts.late += u64::from(reaches.is_some_and(|reaches| done.now >= reaches));
+                record.done.push((holder.token, name));
+                // A failure registers what it names, so that registering it is a repeat from then on.
+                if let HeldVerb::Fail { compensations, .. } = verb {
+                    let register = |spec: &CompensationSpec| (holder.token, registering(std::slice::from_ref(spec)));
+                    record.done.extend(compensations.iter().map(register));
+                }
+            }
+        } else {
+            self.counts.repeats += 1;
+            // What somebody else registered before may be registered again by the lease that stands.
+            let known = matches!(verb, HeldVerb::RegisterCompensation { .. }) && holder.token == record.last_token;
+            assert!(
+                known || record.done.iter().any(|(token, earlier)| *token == holder.token && *earlier == name),
+                "accepted as a repeat of what was never done: {:?}",
+                done.request
+            );
+        }
+    }
+
+    /// The lease in an answer: how far it reaches.
+    fn renewed(&mut self, place: usize, saga: &Saga, done: &Executed<'_>) {
+        let record = &mut self.sagas[place];
+        assert_eq!((saga.state, saga.revision), (record.state, record.revision), "an answer is the saga as it is");
+        if let (Some(held), Some(lease)) = (&mut record.lease, &saga.lease)
+            && held.expire == Timestamp::MAX
+        {
+            assert_eq!((held.token, &held.owner), (lease.token, &lease.owner));
+            assert!(lease.expire_time > done.now, "a lease never ends where it begins");
+            held.expire = lease.expire_time;
+        }
+    }
+
+    fn extended(&mut self, place: usize, expire: Timestamp, done: &Executed<'_>) {
+        let held = self.sagas[place].lease.as_mut().expect("extended");
+        assert!(expire > held.expire, "a heartbeat extends");
+        (held.expire, held.renewed, held.renewed_true) = (expire, done.now, done.true_time);
+    }
+
+    /// An answer leaves the coordinator: from here on the client may rely on it.
+    pub fn acknowledged(&mut self, outcome: &Outcome, task: Option<&TaskId>) {
+        let Ok(answer) = outcome else { return };
+        match answer {
+            Answer::Saga(saga) => self.promise(saga),
+            Answer::Sagas(sagas) => sagas.iter().for_each(|saga| self.promise(saga)),
+            Answer::Lease(answer) => {
+                let place = task.and_then(|task| self.place(task)).expect("a heartbeat is for a saga");
+                self.sagas[place].promised = Some((answer.lease.token, answer.lease.expire_time));
+            }
+            Answer::Queue(_) | Answer::Purged(_) => {}
+        }
+    }
+
+    fn promise(&mut self, saga: &Saga) {
+        let place = self.index[saga.task_id()];
+        let record = &mut self.sagas[place];
+        record.acknowledged = record.acknowledged.max(saga.revision);
+        if let Some(lease) = &saga.lease {
+            let promised = record.promised.filter(|(token, _)| *token >= lease.token);
+            let until = promised.map_or(lease.expire_time, |(_, until)| until.max(lease.expire_time));
+            record.promised = Some((lease.token, until));
+        }
+    }
+
+    /// P1: after a crash, and now and then, what is stored is what was acknowledged and what the history says.
+    pub fn compare(&self, facts: &Facts) {
+        assert_eq!(facts.sagas.len(), self.sagas.len(), "sagas were lost, or came from nowhere");
+        for (saga, _) in &facts.sagas {
+            let record = &self.sagas[self.index[saga.task_id()]];
+            let id = saga.task_id();
+            assert!(saga.revision >= record.acknowledged, "P1: an acknowledged change of {id:?} is lost");
+            assert_eq!((saga.state, saga.revision), (record.state, record.revision), "{id:?}");
+            let settled: Vec<bool> = saga.compensations.iter().map(|c| c.is_settled()).collect();
+            assert_eq!(settled, record.settled, "{id:?}");
+            if let (Some((token, until)), Some(lease)) = (record.promised, &saga.lease) {
+                assert!(lease.token >= token, "P1: an acknowledged lease of {id:?} is lost");
+                assert!(lease.token > token || lease.expire_time >= until, "P1: an acknowledged heartbeat is lost");
+            }
+            let stale = record.lease.as_ref().is_some_and(|held| held.reported) && !record.state.is_terminal();
+            assert_eq!(saga.reported_stale().is_some(), stale, "{id:?}");
+        }
+    }
+}
+
+fn accepted_late(verb: &HeldVerb) -> bool {
+    !matches!(verb, HeldVerb::Heartbeat { .. } | HeldVerb::Release { .. } | HeldVerb::RegisterCompensation { .. })
+}
+
+fn registering(specs: &[CompensationSpec]) -> String {
+    format!("register {specs:?}")
+}
+
+/// What makes two calls under a lease the same.
+fn fingerprint(verb: &HeldVerb) -> String {
+    match verb {
+        HeldVerb::Heartbeat { .. } => "heartbeat".into(),
+        HeldVerb::Release { .. } => "release".into(),
+        HeldVerb::RegisterCompensation { compensations } => registering(compensations),
+        HeldVerb::Complete { result, .. } => format!("complete {result:?}"),
+        HeldVerb::Fail { .. } => "fail".into(),
+        HeldVerb::RecordCompensation { position, outcome, .. } => format!("record {position} {outcome:?}"),
+        HeldVerb::Compensate { .. } => "compensate".into(),
+        HeldVerb::Quarantine { .. } => "quarantine".into(),
+    }
+}

@@ -1,0 +1,148 @@
+//! Who creates sagas, and who decides about them.
+
+use sagad::domain::{
+    command::{Change, Command, Creation, FreeVerb, RecoveryDecision, SetPaused, Verb},
+    ids::{OwnerId, TaskId},
+    policy::{FailureAction, Policy, StaleAction},
+    saga::State,
+    text::{Actor, Blob, Labels, Text},
+    time::Span,
+};
+
+use super::{
+    rng::Rng,
+    worker::{spec, ttl},
+    world::{Call, From, World},
+};
+
+/// So many sagas are kept in flight.
+const IN_FLIGHT: u64 = 300;
+
+pub fn is_claim(verb: &Verb) -> bool {
+    matches!(verb, Verb::Free(FreeVerb::Claim { .. }))
+}
+
+fn timeout(rng: &mut Rng, per_mille: u64) -> Option<Span> {
+    let wanted = rng.chance(per_mille);
+    wanted.then(|| Span::from_micros(rng.between(200_000, 20_000_000)).unwrap())
+}
+
+fn policy(rng: &mut Rng) -> Policy {
+    let actions = [StaleAction::Hold, StaleAction::Requeue, StaleAction::Compensate, StaleAction::Quarantine];
+    Policy {
+        on_stale: rng.pick(&actions),
+        max_expirations: 1 + rng.below(3) as u32,
+        on_failure: if rng.chance(600) { FailureAction::Compensate } else { FailureAction::Fail },
+        max_attempts: 1 + rng.below(3) as u32,
+        retry_backoff: Span::from_millis(rng.below(500) as u32),
+        retry_backoff_max: Span::from_secs(2),
+        execution_timeout: timeout(rng, 200),
+        progress_timeout: timeout(rng, 200),
+        settle: timeout(rng, 200).unwrap_or_default(),
+        compensation_timeout: Span::from_secs(5 + rng.below(60) as u32),
+    }
+}
+
+/// Keeps some sagas in flight.
+pub fn create(world: &mut World) {
+    let over: u64 = world.judge.counts.by_state.values().sum();
+    let there = world.disk.0.lock().sagas.len() as u64;
+    if there - over >= IN_FLIGHT {
+        return;
+    }
+    let mut creations = Vec::new();
+    for _ in 0..1 + world.rng.below(8) {
+        let rng = &mut world.rng;
+        let task_id = TaskId::parse(&format!("t{:x}", rng.next())).unwrap();
+        let mut compensations = Vec::new();
+        for _ in 0..rng.below(3) {
+            let new = spec(rng);
+            if !compensations.contains(&new) {
+                compensations.push(new);
+            }
+        }
+        creations.push(Creation {
+            saga_id: task_id.to_saga_id(),
+            task_id,
+            queue: world.queues[rng.below(3) as usize].clone(),
+            priority: rng.below(3) as i32,
+            issue: None,
+            branch: Text::default(),
+            worktree: Text::default(),
+            labels: Labels::default(),
+            payload: Blob::default(),
+            compensations,
+            policy: policy(rng),
+            delay: if rng.chance(200) { Span::from_millis(rng.below(3000) as u32) } else { Span::ZERO },
+            retry_of: None,
+        });
+    }
+    send(world, Command::Create(creations), true);
+}
+
+/// A saga, preferably one of the newer ones, in one of these states if there is one nearby.
+fn some(world: &mut World, wanted: impl Fn(&sagad::domain::saga::Saga) -> bool) -> Option<TaskId> {
+    let facts = world.disk.0.lock();
+    let there = facts.sagas.len() as u64;
+    for _ in 0..20 {
+        let back = world.rng.below(300.min(there));
+        let (saga, _) = facts.sagas.get(there.checked_sub(1 + back)? as usize)?;
+        if wanted(saga) {
+            return Some(saga.task_id().clone());
+        }
+    }
+    None
+}
+
+pub fn stale(world: &mut World) -> Option<TaskId> {
+    some(world, |saga| saga.reported_stale().is_some())
+}
+
+/// A person does something.
+pub fn act(world: &mut World) {
+    let actor = Actor::parse("person").unwrap();
+    let reason = Text::parse("simulated").unwrap();
+    let revoke_lease = world.rng.chance(300);
+    let what = world.rng.below(20);
+    let task = match what {
+        0..=5 => stale(world),
+        6..=8 => some(world, |saga| saga.state == State::Compensating),
+        9..=12 => some(world, |saga| saga.state == State::Planned),
+        _ => some(world, |saga| !saga.state.is_terminal() || saga.revision.0 % 7 == 0),
+    };
+    let decisions = [RecoveryDecision::Requeue, RecoveryDecision::Compensate, RecoveryDecision::Quarantine];
+    let verb = match what {
+        0..=5 => {
+            let decision = world.rng.pick(&decisions);
+            FreeVerb::Recover { decision, actor, reason, token: None, validate_only: false }
+        }
+        6..=8 => FreeVerb::WaiveCompensation { position: 1 + world.rng.below(3) as u32, actor, reason },
+        9..=12 => {
+            let assignee = OwnerId::parse(&format!("w{}", world.rng.below(200))).unwrap();
+            FreeVerb::Dispatch { assignee, ttl: ttl(&mut world.rng), actor, reason }
+        }
+        13 | 14 => FreeVerb::RequestCancel { actor, reason, revoke_lease },
+        15 => FreeVerb::Quarantine { actor, reason, revoke_lease },
+        16 => {
+            let queue = world.queues[world.rng.below(3) as usize].clone();
+            let paused = world.rng.chance(300);
+            return send(world, Command::SetPaused(SetPaused { queue, paused, actor, reason }), false);
+        }
+        _ => {
+            let terminal_reason = world.rng.chance(500).then(|| reason.clone());
+            FreeVerb::Annotate { actor, note: reason, details: Labels::default(), terminal_reason }
+        }
+    };
+    if let Some(task_id) = task {
+        let keyed = world.rng.chance(700);
+        send(world, Command::Change(Change { task_id, verb: Verb::Free(verb) }), keyed);
+    }
+}
+
+/// Sends it once, or twice: a person who got no answer presses the button again.
+fn send(world: &mut World, command: Command, keyed: bool) {
+    let (id, request) = world.request(command, keyed);
+    for _ in 0..1 + u32::from(keyed && world.rng.chance(300)) {
+        world.send(Call { id, from: From::Person, request: request.clone(), sent: world.now });
+    }
+}

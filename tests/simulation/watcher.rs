@@ -1,0 +1,153 @@
+//! Watchers that are cut off and resume from the last revision they saw: their record must equal the history (P7).
+
+use std::{pin::Pin, time::Duration};
+
+use futures::{Stream, StreamExt};
+use sagad::{
+    domain::{
+        event::{Event, StaleMark},
+        ids::{QueueName, Revision},
+    },
+    store::{Store, StoreError},
+    watch::{EventItem, StaleItem, watch_events, watch_stale},
+};
+use tokio::runtime::Runtime;
+
+use super::disk::{Disk, Facts};
+
+enum Item {
+    /// A wanted event, whole if the watch sends it whole.
+    Event(Revision, Option<Box<Event>>),
+    /// Everything up to here was sent; true: as a snapshot.
+    Through(Revision, bool),
+}
+
+type Items = Pin<Box<dyn Stream<Item = Result<Item, StoreError>>>>;
+
+/// One watcher, and how far its record goes.
+pub struct Watcher {
+    queues: Vec<QueueName>,
+    stale: bool,
+    items: Option<Items>,
+    position: Option<Revision>,
+    /// In a snapshot only what is stale now is sent.
+    in_snapshot: bool,
+    snapshot: Vec<Revision>,
+    pub seen: u64,
+}
+
+impl Watcher {
+    pub fn new(queues: Vec<QueueName>, stale: bool) -> Self {
+        Watcher { queues, stale, items: None, position: None, in_snapshot: false, snapshot: Vec::new(), seen: 0 }
+    }
+
+    pub fn cut_off(&mut self) {
+        self.items = None;
+    }
+
+    fn begin(&mut self, store: &Store, skip: bool) -> Items {
+        let mut after = self.position;
+        if let (Some(after), true) = (&mut after, skip) {
+            *after = store.tail().head();
+        }
+        if self.stale {
+            self.in_snapshot = after.is_none();
+            self.snapshot.clear();
+            Box::pin(watch_stale(store.clone(), self.queues.clone(), after, false).map(|item| {
+                Ok(match item? {
+                    StaleItem::Stale { revision, .. } | StaleItem::Resolved { revision, .. } => {
+                        Item::Event(revision, None)
+                    }
+                    StaleItem::Bookmark { revision, snapshot_end } => Item::Through(revision, snapshot_end),
+                })
+            }))
+        } else {
+            let after = after.or(Some(Revision::ZERO));
+            Box::pin(watch_events(store.clone(), None, self.queues.clone(), after).map(|item| {
+                Ok(match item? {
+                    EventItem::Event(event) => Item::Event(event.revision, Some(Box::new(Event::clone(&event)))),
+                    EventItem::Bookmark(revision) => Item::Through(revision, false),
+                })
+            }))
+        }
+    }
+
+    /// Takes at most `limit` items, and compares them with the history.
+    pub fn watch(&mut self, runtime: &Runtime, store: &Store, disk: &Disk, limit: usize, skip: bool) {
+        let mut items = match self.items.take() {
+            Some(items) => items,
+            None => self.begin(store, skip),
+        };
+        let (taken, quiet) = runtime.block_on(async {
+            let mut taken = Vec::new();
+            while taken.len() < limit {
+                match tokio::time::timeout(Duration::from_millis(1), items.next()).await {
+                    Ok(item) => taken.push(item.expect("a watch has no end").expect("a watch does not fail")),
+                    Err(_) => return (taken, true),
+                }
+            }
+            (taken, false)
+        });
+        self.items = Some(items);
+        let facts = disk.0.lock();
+        for item in taken {
+            self.compare(item, &facts);
+        }
+        if quiet && let Some(position) = self.position {
+            let missed = self.wanted(&facts, position, facts.head());
+            assert!(missed.is_none(), "P7: a watcher at {position} was not sent {missed:?}");
+        }
+    }
+
+    /// The first event of its concern behind a revision.
+    fn wanted<'a>(&self, facts: &'a Facts, after: Revision, through: Revision) -> Option<&'a Event> {
+        let until = facts.after(after).iter().take_while(|event| event.revision <= through);
+        let mut wanted = until.filter(|event| self.queues.is_empty() || self.queues.contains(&event.queue));
+        wanted.find(|event| !self.stale || event.mark.is_some())
+    }
+
+    /// What is still stale, and was when the snapshot began, must have been in it.
+    fn complete(&self, through: Revision, facts: &Facts) {
+        for (saga, _) in &facts.sagas {
+            if let Some(revision) = saga.reported_stale().filter(|revision| *revision <= through)
+                && (self.queues.is_empty() || self.queues.contains(&saga.spec.queue))
+            {
+                assert!(self.snapshot.contains(&revision), "P7: a snapshot lacks {:?}", saga.task_id());
+            }
+        }
+    }
+
+    fn compare(&mut self, item: Item, facts: &Facts) {
+        let position = self.position.unwrap_or(Revision::ZERO);
+        match item {
+            Item::Event(revision, event) if self.in_snapshot => {
+                assert!(event.is_none() && revision > position, "P7: a snapshot is in order");
+                let there = facts.after(Revision(revision.0 - 1)).first().expect("it happened");
+                assert!(there.revision == revision && matches!(there.mark, Some(StaleMark::Stale { .. })), "{there:?}");
+                self.snapshot.push(revision);
+                self.position = Some(revision);
+            }
+            Item::Event(revision, event) => {
+                self.seen += 1;
+                let next = self.wanted(facts, position, revision).expect("P7: it happened");
+                assert_eq!(next.revision, revision, "P7: a watcher at {position} missed {next:?}");
+                if let Some(event) = event {
+                    assert_eq!(*event, *next, "P7: sent as it happened");
+                }
+                self.position = Some(revision);
+            }
+            Item::Through(revision, snapshot_end) => {
+                assert!(revision >= position && revision <= facts.head(), "P7: bookmarks never go back");
+                if !self.in_snapshot {
+                    let missed = self.wanted(facts, position, revision);
+                    assert!(missed.is_none(), "P7: a bookmark at {revision} passes over {missed:?}");
+                }
+                if snapshot_end {
+                    self.complete(revision, facts);
+                }
+                self.in_snapshot &= !snapshot_end;
+                self.position = Some(revision);
+            }
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! A worker: asks for work, heartbeats, keeps to its own deadline or is paused past it, repeats what was not answered,
+//! and comes back from the dead. What it decides is here; the world carries it out.
+
+use sagad::domain::{
+    command::{Change, ClaimNext, Command, FreeVerb, HeldVerb, Holder, Request, Verb},
+    compensation::{CompensationOutcome, CompensationSpec},
+    ids::{FencingToken, OwnerId, QueueName, TaskId},
+    lease::LeasePurpose,
+    saga::{Saga, State},
+    text::{Blob, Kind, Text},
+    time::Span,
+};
+
+use super::{rng::Rng, sabotage::Sabotage};
+
+/// Clocks of workers are at most so many parts in a million too fast or too slow.
+pub const DRIFT_PPM: i64 = 10_000;
+/// So much of a lease, in parts of a million, a worker leaves unused, because its clock may be slow.
+pub const MARGIN_PPM: i64 = 20_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Execute,
+    Compensate,
+    /// Claims what is stale, by id, or decides on it.
+    Recover,
+}
+
+/// A call that is not answered yet.
+#[derive(Clone)]
+pub struct Pending {
+    pub id: u64,
+    pub request: Request,
+    /// When it was first sent.
+    pub first_sent: i64,
+}
+
+/// What a worker works on.
+#[derive(Clone)]
+pub struct Job {
+    pub task: TaskId,
+    pub token: FencingToken,
+    pub purpose: LeasePurpose,
+    /// By the worker's own clock.
+    pub until: i64,
+    pub ttl: i64,
+    steps: u64,
+    /// It stopped working and says so.
+    pub finishing: bool,
+    cancelled: bool,
+    unsettled: Vec<u32>,
+}
+
+pub struct Worker {
+    pub owner: OwnerId,
+    pub role: Role,
+    ppm: i64,
+    pub incarnation: u32,
+    /// What wakes it next: what has another number is void.
+    pub wake: u64,
+    pub pending: Option<Pending>,
+    pub job: Option<Job>,
+    /// The leases that it had.
+    had: Vec<(TaskId, FencingToken)>,
+    /// Whether it asks for a lease of another length while it holds one. Not where the wall clock is stepped forward
+    /// during an absence: there a heartbeat that counts as an extension may end the lease sooner in true time.
+    changes_ttl: bool,
+    pub sabotage: Sabotage,
+}
+
+/// What a worker does next.
+pub enum Act {
+    /// Sends this, with a `request_id` or without.
+    Call(Command, bool),
+    /// Looks for a stale saga.
+    Recover,
+    /// Forgets its job.
+    Drop,
+    Nothing,
+}
+
+impl Worker {
+    pub fn new(n: usize, rng: &mut Rng, changes_ttl: bool, sabotage: Sabotage) -> Self {
+        let role = match n % 10 {
+            0 => Role::Recover,
+            1..=3 => Role::Compensate,
+            _ => Role::Execute,
+        };
+        Worker {
+            owner: OwnerId::parse(&format!("w{n}")).unwrap(),
+            role,
+            ppm: rng.between(-DRIFT_PPM, DRIFT_PPM + 1),
+            incarnation: 0,
+            wake: 0,
+            pending: None,
+            job: None,
+            had: Vec::new(),
+            changes_ttl,
+            sabotage,
+        }
+    }
+
+    /// Its own clock at a true time.
+    pub fn local(&self, now: i64) -> i64 {
+        (i128::from(now) * i128::from(1_000_000 + self.ppm) / 1_000_000) as i64
+    }
+
+    /// The true time at which its own clock shows this.
+    pub fn true_time(&self, local: i64) -> i64 {
+        (i128::from(local) * 1_000_000 / i128::from(1_000_000 + self.ppm)) as i64
+    }
+
+    /// Until when it works on a lease of a length that it asked for at a true time, by its own clock.
+    pub fn deadline(&self, sent: i64, length: Span) -> i64 {
+        let margin = if self.sabotage == Sabotage::WorkersOverstay { -MARGIN_PPM } else { MARGIN_PPM };
+        self.local(sent) + (i128::from(length.micros()) * i128::from(1_000_000 - margin) / 1_000_000) as i64
+    }
+
+    /// Takes a saga that it was given.
+    pub fn take(&mut self, saga: &Saga, first_sent: i64, rng: &mut Rng) {
+        let Some(lease) = &saga.lease else { return };
+        self.had.push((saga.task_id().clone(), lease.token));
+        self.job = Some(Job {
+            task: saga.task_id().clone(),
+            token: lease.token,
+            purpose: lease.purpose,
+            until: self.deadline(first_sent, lease.expire_time.since(lease.heartbeat_time)),
+            ttl: lease.ttl.micros(),
+            steps: rng.below(12),
+            finishing: false,
+            cancelled: false,
+            unsettled: unsettled(saga),
+        });
+    }
+
+    /// What an answer says of the saga it works on.
+    pub fn learn(&mut self, saga: &Saga) {
+        if let Some(job) = &mut self.job {
+            job.unsettled = unsettled(saga);
+            let over = saga.state.is_terminal() || saga.lease.as_ref().is_none_or(|lease| lease.token != job.token);
+            if over || (job.purpose == LeasePurpose::Execute && saga.state != State::Running) {
+                self.job = None;
+            }
+        }
+    }
+
+    pub fn cancel(&mut self) {
+        if let Some(job) = &mut self.job {
+            job.cancelled = true;
+        }
+    }
+
+    /// What it does next, given that nothing is pending.
+    pub fn act(&mut self, now: i64, queues: &[QueueName], rng: &mut Rng) -> Act {
+        if let Some(call) = self.confused(rng) {
+            return call;
+        }
+        let local = self.local(now);
+        let Some(job) = &mut self.job else {
+            return if self.role == Role::Recover { Act::Recover } else { self.ask(queues, rng) };
+        };
+        if local >= job.until && !job.finishing {
+            // It has stopped working. It may try to get the lease back, or to hand in what it has.
+            return match rng.below(4) {
+                0 => Act::Drop,
+                1 => self.held(HeldVerb::Heartbeat { ttl: None, progress: None }, false),
+                _ => self.finish(rng),
+            };
+        }
+        if job.finishing || job.cancelled || job.steps == 0 || job.purpose == LeasePurpose::Compensate {
+            return self.finish(rng);
+        }
+        job.steps -= 1;
+        match rng.below(10) {
+            0 | 1 => self.held(HeldVerb::RegisterCompensation { compensations: vec![spec(rng)] }, false),
+            2 if self.changes_ttl => {
+                let progress = Some(Blob::parse(format!("{}", rng.below(100)).into()).unwrap());
+                self.held(HeldVerb::Heartbeat { ttl: Some(ttl(rng)), progress }, false)
+            }
+            _ => self.held(HeldVerb::Heartbeat { ttl: None, progress: None }, false),
+        }
+    }
+
+    /// It takes up again what it had before, or speaks with the token of an earlier lease of the same saga.
+    fn confused(&self, rng: &mut Rng) -> Option<Act> {
+        if self.had.is_empty() || !rng.chance(60) {
+            return None;
+        }
+        let latest = self.had.len().min(4) as u64;
+        let (task, token) = &self.had[self.had.len() - 1 - rng.below(latest) as usize];
+        let Some(job) = &self.job else { return Some(Act::Call(self.claim(task.clone(), rng), true)) };
+        if job.task != *task || job.token == *token {
+            return None;
+        }
+        let holder = Holder { owner: self.owner.clone(), token: *token };
+        let result = Blob::parse("late".into()).unwrap();
+        let verb = HeldVerb::Complete { result, reason: Text::default() };
+        Some(Act::Call(Command::Change(Change { task_id: task.clone(), verb: Verb::Held(holder, verb) }), false))
+    }
+
+    fn ask(&self, queues: &[QueueName], rng: &mut Rng) -> Act {
+        let purpose = if self.role == Role::Compensate { LeasePurpose::Compensate } else { LeasePurpose::Execute };
+        let some = rng.chance(200);
+        let kinds = if some { vec![kind(0), kind(1), kind(2)] } else { Vec::new() };
+        let first = rng.below(queues.len() as u64) as usize;
+        let queues = if rng.chance(500) { queues.to_vec() } else { vec![queues[first].clone()] };
+        let wish = ClaimNext {
+            queues,
+            owner: self.owner.clone(),
+            ttl: ttl(rng),
+            max_sagas: 1 + usize::from(rng.chance(50)),
+            wait: if rng.chance(500) { Span::from_millis(rng.below(5000) as u32) } else { Span::ZERO },
+            purpose,
+            kinds: if purpose == LeasePurpose::Compensate { kinds } else { Vec::new() },
+        };
+        Act::Call(Command::ClaimNext(wish), rng.chance(800))
+    }
+
+    /// The next of the calls that lead to the end of its job.
+    fn finish(&mut self, rng: &mut Rng) -> Act {
+        let Some(job) = &mut self.job else { return Act::Nothing };
+        let reason = Text::parse("simulated").unwrap();
+        let verb = match job.purpose {
+            LeasePurpose::Execute => {
+                job.finishing = true;
+                let number = rng.below(3);
+                match rng.below(20) {
+                    0..=9 if !job.cancelled => {
+                        HeldVerb::Complete { result: Blob::parse(number.to_string().into()).unwrap(), reason }
+                    }
+                    0..=12 => HeldVerb::Release { delay: Span::from_millis(rng.below(500) as u32), reason },
+                    13..=18 => HeldVerb::Fail { reason, compensations: vec![spec(rng)], retryable: rng.chance(500) },
+                    _ => HeldVerb::Quarantine { reason },
+                }
+            }
+            LeasePurpose::Compensate => match (job.unsettled.last(), rng.below(40)) {
+                (_, 0) => {
+                    job.finishing = true;
+                    HeldVerb::Release { delay: Span::ZERO, reason }
+                }
+                (_, 1..=6) => HeldVerb::Heartbeat { ttl: None, progress: None },
+                (None, _) | (_, 8) => {
+                    job.finishing = job.unsettled.is_empty();
+                    HeldVerb::Compensate { reason }
+                }
+                (Some(last), n) => {
+                    let position = if n == 7 { 1 } else { *last };
+                    let failed = rng.chance(150);
+                    let outcome = if failed { CompensationOutcome::Failed } else { CompensationOutcome::Done };
+                    HeldVerb::RecordCompensation { position, outcome, detail: reason }
+                }
+            },
+        };
+        let keyed = matches!(verb, HeldVerb::RecordCompensation { .. }) && rng.chance(700);
+        self.held(verb, keyed)
+    }
+
+    fn held(&self, verb: HeldVerb, keyed: bool) -> Act {
+        let Some(job) = &self.job else { return Act::Nothing };
+        let holder = Holder { owner: self.owner.clone(), token: job.token };
+        Act::Call(Command::Change(Change { task_id: job.task.clone(), verb: Verb::Held(holder, verb) }), keyed)
+    }
+
+    /// Claims a stale saga, by its id.
+    pub fn claim(&self, task_id: TaskId, rng: &mut Rng) -> Command {
+        let purpose = if rng.chance(500) { LeasePurpose::Compensate } else { LeasePurpose::Execute };
+        let reason = Text::default();
+        let claim = FreeVerb::Claim { owner: self.owner.clone(), ttl: ttl(rng), purpose, reason };
+        Command::Change(Change { task_id, verb: Verb::Free(claim) })
+    }
+}
+
+fn unsettled(saga: &Saga) -> Vec<u32> {
+    saga.compensations.iter().filter(|c| !c.is_settled()).map(|c| c.position).collect()
+}
+
+/// A lease's length: from the shortest there is to ten seconds.
+pub fn ttl(rng: &mut Rng) -> Span {
+    let short = rng.chance(600);
+    Span::from_micros(rng.between(100_000, if short { 1_000_000 } else { 10_000_000 })).unwrap()
+}
+
+fn kind(n: u64) -> Kind {
+    Kind::parse(["worktree", "branch", "port", "file"][n as usize]).unwrap()
+}
+
+pub fn spec(rng: &mut Rng) -> CompensationSpec {
+    let target = Text::parse(["/a", "/b", "/c"][rng.below(3) as usize]).unwrap();
+    CompensationSpec { kind: kind(rng.below(4)), target, reason: Text::default() }
+}

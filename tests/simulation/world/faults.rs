@@ -1,0 +1,101 @@
+//! What goes wrong: the coordinator dies, ends, stalls, or finds no room; workers die; watchers are cut off.
+
+use sagad::store::StoreError;
+
+use super::{
+    super::{daemon::Daemon, watcher::Watcher},
+    From, Happening, WATCHERS, WORKERS, World,
+};
+
+impl World {
+    pub(super) fn crash(&mut self) {
+        self.faults.crashes += 1;
+        self.daemon = None;
+        self.writing = None;
+        self.disk.0.lock().undo();
+        self.down();
+    }
+
+    /// The coordinator is away for a while.
+    pub(super) fn down(&mut self) {
+        self.watchers.iter_mut().for_each(Watcher::cut_off);
+        if self.rng.chance(400) {
+            self.faults.clock_steps += 1;
+            self.wall = match self.steps_forward {
+                true => self.rng.between(-3_600_000_000, 3_600_000_000),
+                // Back only: a step forward, be it one back to the right time, cuts short what a grace does not cover.
+                false => self.wall - self.rng.between(0, 600_000_000),
+            };
+        }
+        let long = self.rng.chance(60);
+        let away = self.rng.between(1000, if long { 20_000_000 } else { 400_000 });
+        self.after(away, Happening::Restart);
+    }
+
+    pub(super) fn restart(&mut self) {
+        self.judge.compare(&self.disk.0.lock());
+        let utc = self.now + self.wall;
+        self.disk.0.lock().full_after = None;
+        self.daemon = Some(Daemon::start(&self.disk, self.now, utc, self.grace, self.sabotage, &mut self.judge));
+        self.schedule_turn(self.now);
+    }
+
+    pub(super) fn fault(&mut self) {
+        let delay = self.rng.between(50_000, 600_000);
+        self.after(delay, Happening::Fault);
+        match self.rng.below(30) {
+            0 if self.daemon.is_some() => self.crash(),
+            1 => self.closes = true,
+            2 | 3 => {
+                self.faults.stalls += 1;
+                let long = self.rng.chance(300);
+                self.busy_until = self.now + self.rng.between(100_000, if long { 15_000_000 } else { 2_000_000 });
+                if self.writing.is_none() && self.daemon.is_some() {
+                    self.schedule_turn(self.busy_until);
+                }
+            }
+            4 => {
+                self.faults.full += 1;
+                self.disk.0.lock().full_after = Some(self.rng.below(20) as u32);
+            }
+            5..=14 => self.disk.0.lock().full_after = None,
+            15..=22 => self.crash_worker(),
+            23..=27 => {
+                self.faults.cuts += 1;
+                let n = self.rng.below(WATCHERS as u64) as usize;
+                self.watchers[n].cut_off();
+            }
+            _ => self.judge.compare(&self.disk.0.lock()),
+        }
+    }
+
+    pub(super) fn close(&mut self) {
+        self.closes = false;
+        let Some(daemon) = self.daemon.take() else { return };
+        self.faults.closes += 1;
+        for call in daemon.close(self.now) {
+            self.answer(call, Err(StoreError::ShuttingDown));
+        }
+        self.down();
+    }
+
+    pub(super) fn crash_worker(&mut self) {
+        self.faults.worker_crashes += 1;
+        let n = self.rng.below(WORKERS as u64) as usize;
+        self.stop_working(n);
+        self.hang_up(n);
+        let worker = &mut self.workers[n];
+        worker.incarnation += 1;
+        (worker.pending, worker.job) = (None, None);
+        let away = self.rng.between(1000, 10_000_000);
+        self.wake_after(n, away);
+    }
+
+    /// Its connection is closed, which the coordinator may learn or not.
+    pub(super) fn hang_up(&mut self, n: usize) {
+        let told = self.rng.chance(500);
+        if let Some(daemon) = self.daemon.as_mut().filter(|_| told) {
+            daemon.held.retain(|(_, call)| !matches!(call.from, From::Worker(worker, _) if worker == n));
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! The recorder: calls with their times, as they are written to a file and read back.
+
+use std::{
+    io::{self, BufRead, Write},
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use serde::{Deserialize, Serialize};
+
+/// What was asked of one saga.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "op")]
+pub enum Op {
+    Create,
+    /// A lease of so many microseconds, by the saga's id, for execution.
+    Claim {
+        ttl_us: i64,
+    },
+    Heartbeat {
+        token: i64,
+    },
+    Release {
+        token: i64,
+    },
+    Complete {
+        token: i64,
+        result: String,
+    },
+    /// A look at it.
+    Get,
+}
+
+impl Op {
+    /// The lease that it names.
+    pub fn token(&self) -> Option<i64> {
+        match self {
+            Op::Heartbeat { token } | Op::Release { token } | Op::Complete { token, .. } => Some(*token),
+            Op::Create | Op::Claim { .. } | Op::Get => None,
+        }
+    }
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "outcome")]
+pub enum Outcome {
+    /// Accepted: the saga's state, its last lease's token and its revision in the answer (0: not told).
+    Ok {
+        state: String,
+        #[serde(rename = "answered_token")]
+        token: i64,
+        revision: i64,
+    },
+    /// Refused with this reason: it did not happen.
+    Refused { reason: String },
+    /// It may have happened, may yet happen, or never will.
+    Unknown,
+}
+
+/// One call.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Call {
+    pub task: String,
+    pub owner: String,
+    #[serde(flatten)]
+    pub op: Op,
+    /// When it was first sent, in microseconds since the recording began.
+    pub start_us: i64,
+    /// When its last answer came; for one whose outcome is unknown, when its caller gave up.
+    pub end_us: i64,
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+/// A call that is under way.
+#[must_use]
+pub struct Open {
+    task: String,
+    owner: String,
+    op: Op,
+    start_us: i64,
+}
+
+/// Takes calls down, from any number of threads.
+#[derive(Clone)]
+pub struct Recorder {
+    began: Instant,
+    calls: Arc<Mutex<Vec<Call>>>,
+}
+
+impl Recorder {
+    #[allow(clippy::disallowed_methods, reason = "a record of real calls has real times")]
+    pub fn start() -> Self {
+        Recorder { began: Instant::now(), calls: Arc::default() }
+    }
+
+    /// Microseconds since the recording began.
+    pub fn now_us(&self) -> i64 {
+        self.began.elapsed().as_micros() as i64
+    }
+
+    /// To be called before the call is first sent.
+    pub fn begin(&self, task: &str, owner: &str, op: Op) -> Open {
+        Open { task: task.into(), owner: owner.into(), op, start_us: self.now_us() }
+    }
+
+    /// To be called once what came of it is known, or will not be.
+    pub fn end(&self, open: Open, outcome: Outcome) {
+        let Open { task, owner, op, start_us } = open;
+        let call = Call { task, owner, op, start_us, end_us: self.now_us(), outcome };
+        self.calls.lock().unwrap().push(call);
+    }
+
+    /// All that has ended so far.
+    pub fn calls(&self) -> Vec<Call> {
+        self.calls.lock().unwrap().clone()
+    }
+}
+
+/// Writes calls as JSON lines.
+pub fn write(calls: &[Call], mut to: impl Write) -> io::Result<()> {
+    for call in calls {
+        writeln!(to, "{}", serde_json::to_string(call)?)?;
+    }
+    Ok(())
+}
+
+/// Reads them back.
+pub fn read(from: impl BufRead) -> io::Result<Vec<Call>> {
+    from.lines().map(|line| Ok(serde_json::from_str(&line?)?)).collect()
+}
