@@ -17,7 +17,7 @@ async fn m1_a_saga_is_created_planned_and_its_ids_are_unique() {
         priority: -7,
         issue: Some(0),
         branch: "feature/ä".into(),
-        worktree: "/work/trees/1".into(),
+        worktree: "/tmp/trees/1".into(),
         labels: [("team".to_owned(), "core".to_owned())].into(),
         payload: vec![0, 255, 1].into(),
         compensations: vec![compensation("worktree"), compensation("branch")],
@@ -27,7 +27,7 @@ async fn m1_a_saga_is_created_planned_and_its_ids_are_unique() {
     assert_eq!(saga.state(), SagaState::Planned);
     assert_eq!((saga.task_id.as_str(), saga.saga_id.as_str(), saga.queue.as_str()), ("task", "saga", "builds"));
     assert_eq!((saga.priority, saga.issue), (-7, Some(0)));
-    assert_eq!((saga.branch.as_str(), saga.worktree.as_str()), ("feature/ä", "/work/trees/1"));
+    assert_eq!((saga.branch.as_str(), saga.worktree.as_str()), ("feature/ä", "/tmp/trees/1"));
     assert_eq!((&saga.labels, &saga.payload), (&request.labels, &request.payload));
     assert!(saga.lease.is_none() && !saga.stale && saga.end_time.is_none());
     let registered: Vec<_> = saga
