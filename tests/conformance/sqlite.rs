@@ -69,6 +69,15 @@ fn copy_dir(from: &Path) -> Arc<TempDir> {
     Arc::new(to)
 }
 
+/// Ends what runs beside a test, were it by a panic.
+struct Stop(Arc<AtomicBool>);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn m10_reopening_preserves_everything() {
     let bench = Bench::sqlite();
@@ -302,6 +311,7 @@ fn the_log_stays_within_its_bound() {
     let bench = Bench::sqlite_with(Setup { max_wal_bytes: bound, ..Setup::default() });
     let log = bench.data().join("sagad.db-wal");
     let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Stop(stop.clone());
     // Two that overlap: there is always one with a snapshot.
     let readers: Vec<_> = (0..2)
         .map(|_| {
@@ -324,7 +334,7 @@ fn the_log_stays_within_its_bound() {
         bench.sagas(create([large]));
         largest = largest.max(fs::metadata(&log).unwrap().len());
     }
-    stop.store(true, Ordering::Relaxed);
+    drop(stopped);
     assert!(readers.into_iter().all(|reader| reader.join().unwrap() > 0));
     // What one transaction adds comes on top.
     assert!(largest <= bound + (1 << 20), "{largest} bytes");
@@ -343,6 +353,7 @@ fn a_backup_under_load_is_consistent() {
         large
     })));
     let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Stop(stop.clone());
     let load = {
         let (store, stop, handle) = (bench.store.clone(), stop.clone(), bench.runtime.handle().clone());
         std::thread::spawn(move || {
@@ -360,7 +371,7 @@ fn a_backup_under_load_is_consistent() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let copy = dir.path().join("sagad.db");
     let head = bench.wait(bench.store.backup(copy.clone())).unwrap();
-    stop.store(true, Ordering::Relaxed);
+    drop(stopped);
     assert!(load.join().unwrap() > 0);
     assert_eq!(sqlite::check::check_file(&copy).unwrap().problems, Vec::<String>::new());
 

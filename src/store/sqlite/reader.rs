@@ -289,6 +289,8 @@ impl Reader for SqliteReader {
         let connection = self.pool.get().map_err(|e| StoreError::Unavailable(e.to_string()))?;
         {
             let snapshot = connection.unchecked_transaction().map_err(unavailable)?;
+            // It begins with its first read; without one, each step of the copy would take a snapshot of its own.
+            head(&snapshot).map_err(read_error)?;
             // A transaction has no snapshot before its first read.
             head(&snapshot).map_err(read_error)?;
             let backup = rusqlite::backup::Backup::new(&snapshot, &mut copy).map_err(unavailable)?;
