@@ -291,8 +291,6 @@ impl Reader for SqliteReader {
             let snapshot = connection.unchecked_transaction().map_err(unavailable)?;
             // It begins with its first read; without one, each step of the copy would take a snapshot of its own.
             head(&snapshot).map_err(read_error)?;
-            // A transaction has no snapshot before its first read.
-            head(&snapshot).map_err(read_error)?;
             let backup = rusqlite::backup::Backup::new(&snapshot, &mut copy).map_err(unavailable)?;
             backup.run_to_completion(BACKUP_PAGES, BACKUP_PAUSE, None).map_err(unavailable)?;
         }
