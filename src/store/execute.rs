@@ -311,13 +311,19 @@ impl<R: Rows> Engine<R> {
         if stored.digest != key.digest {
             return Ok(Some(refuse(Refusal::plain(Rejection::RequestIdReused))));
         }
+        // An answer of several sagas goes on without those that were purged since.
+        let of_several = match &request.command {
+            Command::ClaimNext(_) => true,
+            Command::Create(creations) => creations.len() > 1,
+            Command::Change(_) | Command::SetPaused(_) | Command::Purge(_) => false,
+        };
         let mut sagas = Vec::with_capacity(stored.sagas.len());
         for (id, token) in stored.sagas {
             let Some(before) = self.rows.load(id)? else {
-                if matches!(request.command, Command::Change(_)) {
-                    return Ok(Some(refuse(Refusal::plain(Rejection::SagaNotFound))));
+                if of_several {
+                    continue;
                 }
-                continue;
+                return Ok(Some(refuse(Refusal::plain(Rejection::SagaNotFound))));
             };
             let mut draft = self.draft(before.clone(), now);
             self.save(id, &before, &mut draft)?;
@@ -330,9 +336,16 @@ impl<R: Rows> Engine<R> {
             }
             sagas.push(draft.saga);
         }
-        Ok(Some(Ok(match (&request.command, sagas.len()) {
-            (Command::Change(change), 1) => answer(&change.verb, sagas.remove(0)),
-            _ => Answer::Sagas(sagas),
+        Ok(Some(Ok(match (&request.command, sagas.as_slice()) {
+            (Command::Change(change), [saga]) => answer(&change.verb, saga.clone()),
+            (
+                Command::Change(_)
+                | Command::Create(_)
+                | Command::ClaimNext(_)
+                | Command::SetPaused(_)
+                | Command::Purge(_),
+                _,
+            ) => Answer::Sagas(sagas),
         })))
     }
 

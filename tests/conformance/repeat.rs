@@ -171,13 +171,16 @@ fn purged_sagas_are_left_out(bench: Bench) {
     saga_of(bench.submit_as(2, claim("a", "w")));
     sagas_of(bench.submit_as(3, next(&["q"], "w")));
     saga_of(bench.submit_as(4, annotate("a", "note")));
+    sagas_of(bench.submit_as(5, create([creation("c")])));
     bench.saga(park("a"));
+    bench.saga(park("c"));
     bench.tick(us(1));
-    assert_eq!(bench.purged(purge(secs(0), 10)).sagas, 1);
+    assert_eq!(bench.purged(purge(secs(0), 10)).sagas, 2);
     // Another saga may have its id by now: it is not the one that was answered with.
     bench.sagas(create([creation("a")]));
     let left = sagas_of(bench.submit_as(1, create(["a", "b"].map(creation))));
     assert_eq!(left.iter().map(task_of).collect::<Vec<_>>(), ["b"]);
+    assert_eq!(refusal_of(bench.submit_as(5, create([creation("c")]))), Rejection::SagaNotFound);
     assert_eq!(refusal_of(bench.submit_as(2, claim("a", "w"))), Rejection::SagaNotFound);
     assert_eq!(refusal_of(bench.submit_as(4, annotate("a", "note"))), Rejection::SagaNotFound);
     assert_eq!(bench.get("a").unwrap().attempt, 0);
