@@ -136,7 +136,8 @@ mkdir -p reports
 {
     echo "# $SAGAD_BRANCH"
     git log --format='%an' | sort | uniq -c
-    git grep -I -c '' | sort -t: -k2,2nr | head -n 5
+    # sed reads to the end: a `head` that stops early would end `sort` by a signal, and so the job.
+    git grep -I -c '' | sort -t: -k2,2nr | sed -n 1,5p
 } >"reports/$SAGAD_ISSUE.md"
 git add -A
 git commit --quiet -m "reports: issue $SAGAD_ISSUE"
@@ -169,7 +170,7 @@ cat >"$dir/stop-orphan" <<'SCRIPT'
 set -euo pipefail
 read -r pid task token <"$1"
 # The number may be another process's by now.
-is_the_job() { { tr '\0' '\n' <"/proc/$pid/environ"; } 2>/dev/null | grep -qxF -e "SAGAD_TASK_ID=$task"; }
+is_the_job() { { tr '\0' '\n' <"/proc/$pid/environ"; } 2>/dev/null | grep -xF -e "SAGAD_TASK_ID=$task" >/dev/null; }
 if is_the_job; then
     # Its process group too, if it leads one.
     kill -KILL -- "-$pid" 2>/dev/null || kill -KILL "$pid" 2>/dev/null || true
@@ -336,7 +337,7 @@ while read -r id late_us told_us; do
     ((late_us >= 0 && late_us <= 1000000)) || fail "$id: reported $late_us us after its lease had run out"
     echo "$id: reported as stale $((late_us / 1000)) ms after its lease had run out"
     if [[ $id == "$dead" ]]; then
-        heard_ns=$(grep -F "\"$dead\"" "$dir/stale" | head -n 1 | cut -d' ' -f1)
+        heard_ns=$(grep -m 1 -F "\"$dead\"" "$dir/stale" | cut -d' ' -f1)
         ((told_us * 1000 - killed_ns <= (TTL_S + 1) * 1000000000)) || fail "$id: stale too long after the kill"
         ((heard_ns - killed_ns <= (TTL_S + 1) * 1000000000)) || fail "$id: heard of too long after the kill"
         echo "$id: heard of $(((heard_ns - killed_ns) / 1000000)) ms after the kill, with a ttl of $TTL_S s"
