@@ -152,6 +152,7 @@ impl<R: Rows> Writer<R> {
             let first = self.wait();
             self.notice_absence();
             if self.disk_was_full && !self.has_room()? {
+                self.answer_overdue();
                 match first {
                     // There is no room to end in good order, and no need to: the next start skips what was reserved.
                     Some(Message::Close) => return Ok(()),
