@@ -172,9 +172,10 @@ impl Daemon {
         until(&format!("{id} to be {state}"), || self.state(id) == state);
     }
 
-    /// Waits until its lease has run out.
+    /// Waits until watchers know that a saga is stale: by the clock it is so a moment before the writer has said it.
     pub fn await_stale(&self, id: &str) {
-        until(&format!("{id} to be stale"), || self.get(id)["stale"] == true);
+        let named = format!("\"taskId\":\"{id}\"");
+        until(&format!("{id} is reported stale"), || self.ok("watch --snapshot -o json").contains(&named));
     }
 
     /// The kinds of what happened to it, in order.
