@@ -153,46 +153,30 @@ impl Reader for FakeReader {
 /// A planned saga that nothing has happened to.
 pub(crate) fn planned(task_id: &str, queue: &str) -> Saga {
     use crate::domain::{
+        command::Creation,
         ids::TaskId,
         policy::Policy,
-        saga::{Spec, State},
         text::{Blob, Labels, Text},
+        time::Span,
+        transition::create,
     };
     let task_id = TaskId::parse(task_id).unwrap();
-    let now = Timestamp::from_micros(1_700_000_000_000_000);
-    Saga {
-        spec: Arc::new(Spec {
-            saga_id: task_id.to_saga_id(),
-            task_id,
-            queue: QueueName::parse(queue).unwrap(),
-            priority: 0,
-            issue: None,
-            branch: Text::default(),
-            worktree: Text::default(),
-            labels: Labels::default(),
-            payload: Blob::default(),
-            policy: Policy::default(),
-            retry_of: None,
-            create_time: now,
-        }),
-        state: State::Planned,
+    let creation = Creation {
+        saga_id: task_id.to_saga_id(),
+        task_id,
+        queue: QueueName::parse(queue).unwrap(),
+        priority: 0,
+        issue: None,
+        branch: Text::default(),
+        worktree: Text::default(),
+        labels: Labels::default(),
+        payload: Blob::default(),
         compensations: Vec::new(),
-        lease: None,
-        reservation: None,
-        cancel: None,
-        attempt: 0,
-        expirations: 0,
-        failures: 0,
-        progress: Blob::default(),
-        result: Blob::default(),
-        terminal_reason: None,
-        update_time: now,
-        end_time: None,
-        not_before: None,
-        settle_until: None,
-        idle_since: None,
-        revision: Revision(1),
-    }
+        policy: Policy::default(),
+        delay: Span::ZERO,
+        retry_of: None,
+    };
+    create(creation, Timestamp::from_micros(1_700_000_000_000_000), Revision(1)).0
 }
 
 /// A running saga with a lease that was reported expired with an event of this revision; `None`: that is live.
