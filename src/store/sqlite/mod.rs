@@ -1,5 +1,6 @@
 //! The SQLite backend: one file in WAL mode, synced at each commit; one writing connection, a pool of reading ones.
 
+mod cache;
 pub mod check;
 mod checkpoint;
 mod codec;

@@ -20,6 +20,7 @@ use super::{
         query::SagaKey,
         rows::{Candidate, Derived, RowId, Rows, RowsError, StoredAnswer},
     },
+    cache::SagaCache,
     checkpoint::Checkpoints,
     codec,
     codes::{Coded, mark_code, ready_code, standing_code},
@@ -38,6 +39,7 @@ pub struct SqliteRows {
     /// Those stored in this transaction, which a rollback forgets.
     new_queues: Vec<QueueName>,
     began_at_row: i64,
+    cache: SagaCache,
 }
 
 impl SqliteRows {
@@ -51,6 +53,7 @@ impl SqliteRows {
             queues: HashMap::new(),
             new_queues: Vec::new(),
             began_at_row: last_row + 1,
+            cache: SagaCache::default(),
         }
     }
 
@@ -87,6 +90,10 @@ impl SqliteRows {
         self.queues.insert(name.clone(), id);
         self.new_queues.push(name.clone());
         Ok(id)
+    }
+
+    fn read(&self, id: RowId) -> Result<Option<Saga>, RowsError> {
+        Ok(load::one_saga(&self.connection, sql::SAGA_BY_ROW, id.0)?.map(|(_, saga)| saga))
     }
 
     fn candidates(&self, sql: &'static str, params: impl rusqlite::Params) -> Result<Vec<Candidate>, RowsError> {
@@ -205,6 +212,7 @@ impl Rows for SqliteRows {
 
     fn rollback(&mut self) -> Result<(), RowsError> {
         self.next_row = self.began_at_row;
+        self.cache.clear();
         for queue in self.new_queues.drain(..) {
             self.queues.remove(&queue);
         }
@@ -228,11 +236,36 @@ impl Rows for SqliteRows {
     }
 
     fn find(&mut self, key: &SagaKey) -> Result<Option<(RowId, Saga)>, RowsError> {
-        load::find(&self.connection, key)
+        if let SagaKey::Task(task_id) = key
+            && let Some(id) = self.cache.place(task_id)
+        {
+            if let Some(saga) = self.load(id)? {
+                return Ok(Some((id, saga)));
+            }
+            // It was purged.
+            self.cache.forget_place(task_id);
+        }
+        let found = load::find(&self.connection, key)?;
+        if let Some((id, saga)) = &found {
+            self.cache.keep(*id, saga);
+        }
+        Ok(found)
     }
 
     fn load(&mut self, id: RowId) -> Result<Option<Saga>, RowsError> {
-        Ok(load::one_saga(&self.connection, sql::SAGA_BY_ROW, id.0)?.map(|(_, saga)| saga))
+        if let Some(saga) = self.cache.saga(id) {
+            debug_assert_eq!(
+                Ok(Some(&saga)),
+                self.read(id).as_ref().map(Option::as_ref),
+                "what is kept is what is stored"
+            );
+            return Ok(Some(saga));
+        }
+        let read = self.read(id)?;
+        if let Some(saga) = &read {
+            self.cache.keep(id, saga);
+        }
+        Ok(read)
     }
 
     fn taken(&mut self, task_id: &TaskId, saga_id: &SagaId) -> Result<Option<&'static str>, RowsError> {
@@ -293,6 +326,7 @@ impl Rows for SqliteRows {
             ],
         )?;
         self.put_compensations(RowId(id), &[], &saga.compensations)?;
+        self.cache.keep(RowId(id), saga);
         Ok(RowId(id))
     }
 
@@ -310,6 +344,7 @@ impl Rows for SqliteRows {
         if before.result != after.result {
             self.execute(sql::UPDATE_RESULT, params![id.0, &after.result.bytes()[..]])?;
         }
+        self.cache.keep(id, after);
         Ok(())
     }
 
@@ -425,6 +460,7 @@ impl Rows for SqliteRows {
             self.execute(sql, [id.0])?;
         }
         self.execute(sql::RAISE_META, params!["row_floor", id.0])?;
+        self.cache.forget(id);
         Ok((events, newest))
     }
 

@@ -1,0 +1,90 @@
+//! What the writer has lately read or written, so that it need not be read again: sagas in flight, and where each task's
+//! saga is. The one writer is the only one that changes rows, so nothing here is ever out of date; what is not here is
+//! in the database.
+
+use quick_cache::{Weighter, unsync::Cache};
+
+use crate::domain::{ids::TaskId, saga::Saga};
+
+use super::super::rows::RowId;
+
+/// Bytes of sagas that are kept: some 30,000 of a kilobyte each.
+const SAGA_BYTES: u64 = 32 << 20;
+/// Places that are kept: about 150 bytes each.
+const PLACES: usize = 65_536;
+/// What a saga takes beside its texts and bytes: itself, its specification, its entry.
+const SAGA_ITSELF: usize = 1024;
+/// What a compensation takes beside its texts.
+const COMPENSATION_ITSELF: usize = 256;
+
+/// Weighs a saga by the memory that it takes.
+#[derive(Clone)]
+struct Bytes;
+
+impl Weighter<RowId, Saga> for Bytes {
+    fn weight(&self, _: &RowId, saga: &Saga) -> u64 {
+        let spec = &saga.spec;
+        let texts = spec.branch.as_str().len() + spec.worktree.as_str().len();
+        let labels: usize = spec.labels.pairs().iter().map(|(key, value)| key.len() + value.len() + 64).sum();
+        let bytes = spec.payload.bytes().len() + saga.progress.bytes().len() + saga.result.bytes().len();
+        let undo = saga.compensations.iter().map(|c| {
+            let spec = &c.spec;
+            let texts = spec.kind.as_str().len() + spec.target.as_str().len() + spec.reason.as_str().len();
+            texts + c.last_error.as_str().len() + COMPENSATION_ITSELF
+        });
+        (SAGA_ITSELF + texts + labels + bytes + undo.sum::<usize>()) as u64
+    }
+}
+
+/// Sagas in flight, as the transaction under way has them.
+pub struct SagaCache {
+    sagas: Cache<RowId, Saga, Bytes>,
+    places: Cache<TaskId, RowId>,
+}
+
+impl Default for SagaCache {
+    fn default() -> Self {
+        let expected = SAGA_BYTES as usize / SAGA_ITSELF;
+        SagaCache { sagas: Cache::with_weighter(expected, SAGA_BYTES, Bytes), places: Cache::new(PLACES) }
+    }
+}
+
+impl SagaCache {
+    /// A task's place. What was there may have been removed since.
+    pub fn place(&self, task_id: &TaskId) -> Option<RowId> {
+        self.places.get(task_id).copied()
+    }
+
+    /// The saga at a place.
+    pub fn saga(&self, id: RowId) -> Option<Saga> {
+        self.sagas.get(&id).cloned()
+    }
+
+    /// Keeps a saga as it has been read or written. An ended one is seldom asked for again, and makes room instead.
+    pub fn keep(&mut self, id: RowId, saga: &Saga) {
+        if saga.state.is_terminal() {
+            self.sagas.remove(&id);
+            return;
+        }
+        if self.place(saga.task_id()) != Some(id) {
+            self.places.insert(saga.task_id().clone(), id);
+        }
+        self.sagas.insert(id, saga.clone());
+    }
+
+    /// Forgets what was removed.
+    pub fn forget(&mut self, id: RowId) {
+        self.sagas.remove(&id);
+    }
+
+    /// Forgets that a task's saga was at a place.
+    pub fn forget_place(&mut self, task_id: &TaskId) {
+        self.places.remove(task_id);
+    }
+
+    /// Forgets everything: a transaction was undone.
+    pub fn clear(&mut self) {
+        self.sagas.clear();
+        self.places.clear();
+    }
+}
