@@ -38,7 +38,7 @@ CREATE TABLE saga (
     issue       INTEGER,
     branch      TEXT NOT NULL,
     worktree    TEXT NOT NULL,
-    labels      TEXT NOT NULL CHECK (json_valid(labels)),
+    labels      TEXT NOT NULL CHECK (labels = '{}' OR json_valid(labels)),
     retry_of    TEXT,
     create_time INTEGER NOT NULL,
     on_stale    INTEGER NOT NULL CHECK (on_stale BETWEEN 1 AND 4),
@@ -60,7 +60,7 @@ CREATE TABLE work (
     queue         INTEGER NOT NULL,
     priority      INTEGER NOT NULL,
     state         INTEGER NOT NULL CHECK (state BETWEEN 1 AND 8),
-    ready         INTEGER NOT NULL CHECK (ready IN (0, 1, 2)),
+    ready         INTEGER NOT NULL CHECK (ready BETWEEN 0 AND 2),
     due_at        INTEGER,
     due_since     INTEGER,
     revision      INTEGER NOT NULL,
@@ -151,7 +151,7 @@ CREATE TABLE event (
     cause      INTEGER,
     actor      TEXT,
     reason     TEXT NOT NULL,
-    details    TEXT NOT NULL CHECK (json_valid(details))
+    details    TEXT NOT NULL CHECK (details = '{}' OR json_valid(details))
 ) STRICT;
 
 -- ListEvents and purging: a saga's own history.
