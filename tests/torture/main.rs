@@ -10,6 +10,7 @@
 mod choose;
 mod client;
 mod daemon;
+mod migrations;
 mod moments;
 mod op;
 mod supervisor;

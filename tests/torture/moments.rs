@@ -23,17 +23,17 @@ const WRITES: &str = "write,pwrite64,fsync,fdatasync,ftruncate,fallocate,unlink,
                       copy_file_range,sendfile";
 
 /// Every so many calls, from any on: what one run leaves out, another takes.
-fn calls(stride: usize) -> impl Iterator<Item = usize> {
+pub fn calls(stride: usize) -> impl Iterator<Item = usize> {
     let stride = number_from_environment("TORTURE_EVERY").map_or(stride, |every| every.max(1) as usize);
     (rand::random_range(1..=stride)..).step_by(stride)
 }
 
-fn kill_at(call: usize) -> [String; 4] {
+pub fn kill_at(call: usize) -> [String; 4] {
     ["-e".into(), format!("trace={WRITES}"), "-e".into(), format!("inject={WRITES}:signal=KILL:when={call}")]
 }
 
 /// Makes a saga, which shows that the store works; returns its revision.
-async fn make_one(address: std::net::SocketAddr, payload_bytes: usize) -> i64 {
+pub async fn make_one(address: std::net::SocketAddr, payload_bytes: usize) -> i64 {
     let request = CreateSagaRequest { payload: vec![7; payload_bytes].into(), ..CreateSagaRequest::default() };
     let saga = daemon::sagas(address).await.create_saga(request).await.expect("it takes a saga").into_inner().saga;
     saga.expect("the answer carries it").revision

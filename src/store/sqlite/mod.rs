@@ -7,6 +7,7 @@ mod codec;
 mod codes;
 pub mod guard;
 mod load;
+pub mod migrate;
 #[cfg(test)]
 mod plans;
 mod reader;
@@ -38,9 +39,9 @@ pub use self::rows::SqliteRows;
 use self::{
     checkpoint::{Checkpoints, Gate},
     guard::{
-        APPLICATION_ID, Found, OpenError, SCHEMA_VERSION, inspect, open_error, refuse_unrestored, remove_database,
-        take_directory,
+        Found, OpenError, SCHEMA_VERSION, inspect, open_error, refuse_unrestored, remove_database, take_directory,
     },
+    migrate::{MIGRATIONS, migrate},
     reader::SqliteReader,
 };
 use super::{
@@ -49,10 +50,6 @@ use super::{
     rows::{Opening, RowId},
     writer::{self, WriterBounds, WriterThread},
 };
-
-/// The schema's versions, each from the one before.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_begin.sql")];
-const _: () = assert!(MIGRATIONS.len() == SCHEMA_VERSION as usize, "each version of the schema has its migration");
 
 /// How to open a store.
 #[derive(Clone, Debug)]
@@ -116,7 +113,7 @@ pub fn open_rows(path: &Path, max_wal_bytes: u64) -> Result<(SqliteRows, Opening
     }
     connection.pragma_update(None, "foreign_keys", true).map_err(failed)?;
     connection.pragma_update(None, "cache_size", -65536).map_err(failed)?;
-    migrate(&mut connection, found).map_err(failed)?;
+    migrate(&mut connection, found, MIGRATIONS).map_err(failed)?;
     let opening = opening(&mut connection).map_err(failed)?;
     let last_row = last_row(&connection).map_err(failed)?;
     let gate = Gate::default();
@@ -142,7 +139,7 @@ fn make(path: &Path) -> Result<Found, OpenError> {
     // No log beside the file: it is to be whole by itself.
     connection.pragma_update(None, "journal_mode", "DELETE").map_err(failed)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
-    migrate(&mut connection, Found::Nothing).map_err(failed)?;
+    migrate(&mut connection, Found::Nothing, MIGRATIONS).map_err(failed)?;
     // Not later, under its name: a switch that is cut off leaves a journal, which no look at the file gets past.
     connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
     connection.close().map_err(|(_, error)| failed(error))?;
@@ -151,23 +148,6 @@ fn make(path: &Path) -> Result<Found, OpenError> {
     let directory = path.parent().unwrap_or(Path::new("."));
     std::fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)?;
     Ok(Found::Ours(SCHEMA_VERSION))
-}
-
-/// Brings the schema up to date, one version a transaction.
-fn migrate(connection: &mut Connection, found: Found) -> Result<(), rusqlite::Error> {
-    let have = match found {
-        Found::Nothing => 0,
-        Found::Ours(version) => version as usize,
-    };
-    for (version, migration) in MIGRATIONS.iter().enumerate().skip(have) {
-        let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        transaction.execute_batch(migration)?;
-        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-        transaction.pragma_update(None, "user_version", version as i64 + 1)?;
-        transaction.commit()?;
-        tracing::info!(version = version + 1, "the store's schema was brought up to date");
-    }
-    Ok(())
 }
 
 /// Reads what is known at the start. Revisions that an earlier run may have given, and of which a lost tail of the log

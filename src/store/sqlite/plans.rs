@@ -2,7 +2,7 @@
 
 use rusqlite::Connection;
 
-use super::{MIGRATIONS, sql};
+use super::{migrate::MIGRATIONS, sql};
 
 /// What SQLite says it will do, a line for each table.
 fn plan(statement: &str) -> Vec<String> {

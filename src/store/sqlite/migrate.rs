@@ -1,0 +1,83 @@
+//! The schema's versions, and the way from one to the next.
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::guard::{APPLICATION_ID, Found, SCHEMA_VERSION};
+
+/// The schema's versions, each from the one before.
+pub const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_begin.sql")];
+const _: () = assert!(MIGRATIONS.len() == SCHEMA_VERSION as usize, "each version of the schema has its migration");
+
+/// Brings a database that was found to the newest of these versions, one version a transaction: cut off at any moment,
+/// it has some version whole, and the next start goes on from there. Of use beyond [`MIGRATIONS`] to tests alone.
+///
+/// # Errors
+/// SQLite's. The versions before the one that failed stay.
+pub fn migrate(connection: &mut Connection, found: Found, migrations: &[&str]) -> Result<(), rusqlite::Error> {
+    let have = match found {
+        Found::Nothing => 0,
+        Found::Ours(version) => version as usize,
+    };
+    for (version, migration) in migrations.iter().enumerate().skip(have) {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        transaction.execute_batch(migration)?;
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.pragma_update(None, "user_version", version as i64 + 1)?;
+        transaction.commit()?;
+        tracing::info!(version = version + 1, "the store's schema was brought up to date");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The schema as it is, with its version, and what a table holds.
+    fn state(connection: &Connection) -> (i64, Vec<String>, Vec<i64>) {
+        let version = connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+        let mut statement = connection.prepare("SELECT coalesce(sql, name) FROM sqlite_schema ORDER BY name").unwrap();
+        let schema = statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        let mut statement = connection.prepare("SELECT value FROM meta ORDER BY key").unwrap();
+        let values = statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        (version, schema, values)
+    }
+
+    /// A store of the first version.
+    fn first() -> Connection {
+        let mut connection = Connection::open_in_memory().unwrap();
+        migrate(&mut connection, Found::Nothing, &MIGRATIONS[..1]).unwrap();
+        connection
+    }
+
+    const SECOND: &str = "CREATE TABLE second (x INTEGER) STRICT; UPDATE meta SET value = value + 1000;";
+    const THIRD: &str = "ALTER TABLE second RENAME TO third;";
+
+    #[test]
+    fn each_version_is_made_from_the_one_before_once() {
+        let mut connection = first();
+        let (version, _, values) = state(&connection);
+        assert_eq!(version, 1);
+        let all = [MIGRATIONS[0], SECOND, THIRD];
+        migrate(&mut connection, Found::Ours(1), &all).unwrap();
+        let migrated = state(&connection);
+        assert_eq!(migrated.0, 3);
+        assert!(migrated.1.iter().any(|sql| sql.contains("third")), "{migrated:?}");
+        assert_eq!(migrated.2, values.iter().map(|value| value + 1000).collect::<Vec<_>>(), "once");
+        migrate(&mut connection, Found::Ours(3), &all).unwrap();
+        assert_eq!(state(&connection), migrated, "there is nothing left to do");
+    }
+
+    #[test]
+    fn a_version_that_fails_half_way_leaves_the_one_before_whole() {
+        let mut connection = first();
+        migrate(&mut connection, Found::Ours(1), &[MIGRATIONS[0], SECOND]).unwrap();
+        let before = state(&connection);
+        let broken = "CREATE TABLE third (x INTEGER) STRICT; DROP TABLE second; UPDATE meta SET value = 0;
+                      INSERT INTO nowhere VALUES (1);";
+        assert!(migrate(&mut connection, Found::Ours(2), &[MIGRATIONS[0], SECOND, broken]).is_err());
+        assert_eq!(state(&connection), before);
+        migrate(&mut connection, Found::Ours(2), &[MIGRATIONS[0], SECOND, THIRD]).unwrap();
+        assert_eq!(state(&connection).0, 3, "mended, it goes on from there");
+    }
+}

@@ -1,0 +1,111 @@
+//! Kills while a store is brought to a newer version of its schema: at each call to the kernel that writes. So far there is
+//! one version only; the second is made up here. It is this test's own program that migrates, and is killed.
+
+use std::{env, fs, path::Path, process::Command};
+
+use rusqlite::Connection;
+use sagad::store::sqlite::{
+    guard::{Found, inspect},
+    migrate::{MIGRATIONS, migrate},
+};
+
+use crate::{
+    daemon::{self, Launch, check, copy_data},
+    moments::{calls, kill_at, make_one},
+    tools,
+};
+
+/// Changes every saga, and more than fits into one page.
+const SECOND: &str = "CREATE TABLE second (saga INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT;
+                      INSERT INTO second SELECT id, hex(zeroblob(3000)) FROM saga;
+                      UPDATE meta SET value = value + 1000 WHERE key = 'revision_floor';";
+const STORE: &str = "SAGAD_TEST_STORE_TO_MIGRATE";
+
+/// A database as the daemon opens it.
+fn open(store: &Path) -> Connection {
+    let connection = Connection::open(store).unwrap();
+    connection.pragma_update(None, "journal_mode", "WAL").unwrap();
+    connection.pragma_update(None, "synchronous", "FULL").unwrap();
+    connection
+}
+
+/// The schema's version, how many sagas have their second row, and the floor of revisions.
+fn state(store: &Path) -> (i64, i64, i64) {
+    let connection = open(store);
+    let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    let version = number("PRAGMA user_version");
+    let there = number("SELECT count(*) FROM sqlite_schema WHERE name = 'second'") == 1;
+    assert_eq!(there, version == 2, "a table of version 2 in version {version}");
+    let rows = if there { number("SELECT count(*) FROM second JOIN saga ON saga = id") } else { 0 };
+    assert_eq!(connection.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0)).unwrap(), "ok");
+    (version, rows, number("SELECT value FROM meta WHERE key = 'revision_floor'"))
+}
+
+/// What the killed process does; not a test of its own.
+#[test]
+#[ignore = "it is started by the other test"]
+fn migrates_a_store_of_another_test() {
+    let Some(store) = env::var_os(STORE) else { return };
+    let migrated = migrate(&mut open(store.as_ref()), Found::Ours(1), &[MIGRATIONS[0], SECOND]);
+    migrated.expect("it is brought up to date");
+}
+
+#[tokio::test]
+async fn p1_a_migration_that_was_cut_off_is_done_by_the_next() {
+    const SAGAS: i64 = 40;
+    if !tools::are_there(&["strace"]) {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let begun = directory.path().join("begun");
+    let (mut daemon, address) = Launch::on(&begun).start();
+    for _ in 0..SAGAS {
+        make_one(address, 5000).await;
+    }
+    // Some of it is in the log alone.
+    daemon.kill();
+    let (_, _, floor) = state(&copied(&begun, &directory.path().join("looked-at")));
+    let (mut before, mut after) = (0, 0);
+    for call in calls(4) {
+        let store = copied(&begun, &directory.path().join(format!("data-{call}")));
+        let ended = Command::new("strace")
+            .args(["-f", "-q", "-o", "/dev/null"])
+            .args(kill_at(call))
+            .arg("--")
+            .arg(env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "migrations::migrates_a_store_of_another_test"])
+            .env(STORE, &store)
+            .output()
+            .unwrap();
+        match state(&store) {
+            (1, 0, same) if same == floor => before += 1,
+            (2, SAGAS, raised) if raised == floor + 1000 => after += 1,
+            other => panic!("half a migration, killed at call {call}: {other:?}"),
+        }
+        let version = state(&store).0;
+        if version == 1 {
+            // As it was, it is a store like any other.
+            let copy = copied(store.parent().unwrap(), &directory.path().join(format!("copy-{call}")));
+            assert_eq!(inspect(&copy).unwrap(), Found::Ours(1));
+            check(copy.parent().unwrap());
+        }
+        migrate(&mut open(&store), Found::Ours(version as i32), &[MIGRATIONS[0], SECOND]).unwrap();
+        assert_eq!(state(&store), (2, SAGAS, floor + 1000), "killed at call {call}");
+        // To this program it is a newer one's.
+        let data = store.parent().unwrap();
+        fs::remove_file(data.join("sagad.lock")).ok();
+        let (status, log) = Launch::on(data).refused();
+        assert!(status.code() == Some(1) && log.contains("newer"), "{log}");
+        if ended.status.success() {
+            break;
+        }
+    }
+    eprintln!("killed while migrating: {before} times it had not happened, {after} times it had (the last one unhurt)");
+    assert!(before > 5 && after > 0, "too few calls were hit: {before}, {after}");
+    daemon::check(&begun);
+}
+
+fn copied(from: &Path, to: &Path) -> std::path::PathBuf {
+    copy_data(from, to);
+    to.join("sagad.db")
+}
