@@ -11,7 +11,7 @@ use crate::{
     client::{
         Happened, Note, Refusal, convert,
         follow::{Follow, Followed},
-        retry::{Again, Backoff},
+        retry::{Again, Backoff, retry},
         time::{self, Moment},
         worker::DRAIN_PATIENCE,
     },
@@ -126,7 +126,9 @@ async fn claim<H>(recovery: &Recovery<H>, task_id: &str) -> Result<Claim, Status
         request_id: Uuid::new_v4().to_string(),
     };
     let asked = time::now();
-    let give_up = || asked + recovery.client.timeout();
+    // One that follows is told of it again; one that drains has nobody to tell it.
+    let patience = if recovery.options.drain { DRAIN_PATIENCE } else { recovery.client.timeout() };
+    let give_up = || asked + patience;
     let call = recovery.client.call(request, Again::Unknown, give_up, |mut c, r| async move { c.claim(r).await });
     let status = match call.await {
         Ok(answer) => {
@@ -200,11 +202,16 @@ async fn left_over<H>(recovery: &Recovery<H>) -> Result<Vec<String>, Status> {
             snapshot_only: true,
             ..WatchStaleRequest::default()
         };
-        let mut watch = Follow::stale(&recovery.client, snapshot);
-        let mut waiting = BTreeMap::new();
-        while let Followed::Item(item) = watch.next().await? {
-            take_in(item, &mut waiting);
-        }
+        let look = || async {
+            let mut watch = Follow::stale(&recovery.client, snapshot.clone());
+            let mut waiting = BTreeMap::new();
+            while let Followed::Item(item) = watch.next().await? {
+                take_in(item, &mut waiting);
+            }
+            Ok(waiting)
+        };
+        // Half a snapshot can't be resumed: it is begun again.
+        let waiting = retry(Again::Unknown, || started + DRAIN_PATIENCE, look).await?;
         found.extend(waiting.into_keys());
     }
     Ok(found)
