@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it has to be")]
 
+mod checkpoints;
 mod choose;
 mod client;
 mod daemon;
