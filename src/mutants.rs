@@ -12,6 +12,10 @@ pub enum Mutant {
     CompleteIgnoresToken,
     /// A claim takes a lease that is live.
     ClaimIgnoresExpiry,
+    /// The outcome of an undo is accepted under any lease that the saga ever had.
+    RecordIgnoresToken,
+    /// `ClaimNext` gives out what is being undone under a live lease.
+    ClaimNextIgnoresLease,
     /// Commits are not synced.
     SynchronousNormal,
     /// A watcher that resumes misses what happened while it was away.
@@ -25,6 +29,8 @@ impl Mutant {
             Mutant::AnswerBeforeCommit => "answer-before-commit",
             Mutant::CompleteIgnoresToken => "complete-ignores-token",
             Mutant::ClaimIgnoresExpiry => "claim-ignores-expiry",
+            Mutant::RecordIgnoresToken => "record-ignores-token",
+            Mutant::ClaimNextIgnoresLease => "claim-next-ignores-lease",
             Mutant::SynchronousNormal => "synchronous-normal",
             Mutant::WatchSkipsAtResume => "watch-skips-at-resume",
         }

@@ -2,11 +2,13 @@
 
 use std::collections::HashSet;
 
+use crate::mutants::{self, Mutant};
+
 use crate::domain::{
     bounds::{ANSWER_BYTES, CLAIM_SAGAS},
     command::{Answer, ClaimNext, Command, FreeVerb, Request, RequestKey, Verb},
     ids::FencingToken,
-    lease::LeasePurpose,
+    lease::{LeasePurpose, Standing},
     saga::Saga,
     text::Text,
     time::{Span, Timestamp},
@@ -74,6 +76,11 @@ impl<R: Rows> Engine<R> {
                 return Ok(true);
             }
             let mut draft = self.draft(before.clone(), now);
+            if mutants::on(Mutant::ClaimNextIgnoresLease)
+                && let Some(lease) = &mut draft.saga.lease
+            {
+                lease.standing = Standing::EndedByOther;
+            }
             let claim = FreeVerb::Claim {
                 owner: wish.owner.clone(),
                 ttl: wish.ttl,

@@ -13,9 +13,9 @@ use crate::domain::{
     draft::Draft,
     event::Event,
     ids::{FencingToken, QueueName, Revision},
-    lease::{Absence, Standing},
+    lease::{Absence, LeasePurpose, Standing},
     rejection::{Refusal, Rejection},
-    saga::Saga,
+    saga::{Saga, State},
     time::Timestamp,
     transition::{Accepted, EarlierLease, apply_due, cancel_reason, check_lease, create, next_due, transition},
 };
@@ -242,7 +242,9 @@ impl<R: Rows> Engine<R> {
     }
 
     fn derive(&self, saga: &Saga, now: Timestamp) -> Derived {
-        Derived { ready: saga.ready_for(now, &self.absence), due: next_due(saga, now, &self.absence) }
+        let given_out_twice = mutants::on(Mutant::ClaimNextIgnoresLease) && saga.state == State::Compensating;
+        let ready = if given_out_twice { Some(LeasePurpose::Compensate) } else { saga.ready_for(now, &self.absence) };
+        Derived { ready, due: next_due(saga, now, &self.absence) }
     }
 
     /// Follows in memory what has just been written.
@@ -425,6 +427,10 @@ fn tamper(verb: &Verb, draft: &mut Draft) -> Option<Verb> {
         Verb::Held(_, complete @ HeldVerb::Complete { .. }) if mutants::on(Mutant::CompleteIgnoresToken) => {
             let last = Holder { owner: lease.owner.clone(), token: lease.token };
             Some(Verb::Held(last, complete.clone()))
+        }
+        Verb::Held(_, record @ HeldVerb::RecordCompensation { .. }) if mutants::on(Mutant::RecordIgnoresToken) => {
+            let last = Holder { owner: lease.owner.clone(), token: lease.token };
+            Some(Verb::Held(last, record.clone()))
         }
         Verb::Held(..) | Verb::Free(_) => None,
     }

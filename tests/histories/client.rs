@@ -6,7 +6,7 @@ use sagad::proto::{saga_service_client::SagaServiceClient, *};
 use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt;
 
-use super::support_history::record::{Op, Outcome, Recorder};
+use super::support_history::record::{Op, Outcome, Purpose, Recorder};
 
 pub type Sagas = SagaServiceClient<Channel>;
 
@@ -14,6 +14,8 @@ pub type Sagas = SagaServiceClient<Channel>;
 const SENDING: Duration = Duration::from_millis(1500);
 /// How often it is sent before the caller gives up.
 const SENDINGS: usize = 30;
+/// Where all sagas are.
+const QUEUE: &str = "q";
 /// The lease that everybody asks for.
 pub const TTL: Duration = Duration::from_millis(300);
 
@@ -22,6 +24,36 @@ pub struct Client {
     pub sagas: Sagas,
     pub recorder: Recorder,
     pub owner: String,
+}
+
+/// A lease, as its holder knows it.
+pub struct Held {
+    pub task: String,
+    pub token: i64,
+    pub purpose: Purpose,
+    /// The positions of what is still to be undone.
+    pub open: Vec<i32>,
+}
+
+impl Held {
+    fn of(saga: &Saga) -> Self {
+        let lease = saga.lease.clone().unwrap_or_default();
+        let undo = lease.purpose() == LeasePurpose::Compensate;
+        let open = saga.compensations.iter().filter(|c| c.state() != CompensationState::Done).map(|c| c.position);
+        Held {
+            task: saga.task_id.clone(),
+            token: lease.fencing_token,
+            purpose: if undo { Purpose::Compensate } else { Purpose::Execute },
+            open: open.collect(),
+        }
+    }
+}
+
+fn wire(purpose: Purpose) -> i32 {
+    match purpose {
+        Purpose::Execute => LeasePurpose::Execute.into(),
+        Purpose::Compensate => LeasePurpose::Compensate.into(),
+    }
 }
 
 /// The contract's reason, if the coordinator refused: then it did not happen.
@@ -45,14 +77,22 @@ fn ttl() -> Option<prost_types::Duration> {
 }
 
 /// Sends it until it is answered. What is refused after a sending whose fate is not known may have happened.
-async fn until_answered<T, F>(mut send: impl FnMut() -> F, sendings: usize) -> Result<T, Outcome>
+async fn until_answered<T, F>(send: impl FnMut() -> F, sendings: usize) -> Result<T, Outcome>
+where
+    F: Future<Output = Result<tonic::Response<T>, Status>>,
+{
+    answered_or_not(send, sendings).await.map(|(answer, _)| answer)
+}
+
+/// The same, with whether the fate of an earlier sending is not known.
+async fn answered_or_not<T, F>(mut send: impl FnMut() -> F, sendings: usize) -> Result<(T, bool), Outcome>
 where
     F: Future<Output = Result<tonic::Response<T>, Status>>,
 {
     let mut ambiguous = false;
     for _ in 0..sendings {
         match tokio::time::timeout(SENDING, send()).await {
-            Ok(Ok(answer)) => return Ok(answer.into_inner()),
+            Ok(Ok(answer)) => return Ok((answer.into_inner(), ambiguous)),
             Ok(Err(status)) => match refusal(&status) {
                 Some(reason) if ["SHUTTING_DOWN", "OVERLOADED", "STORE_UNAVAILABLE"].contains(&reason.as_str()) => {}
                 Some(_) if ambiguous => return Err(Outcome::Unknown),
@@ -64,6 +104,35 @@ where
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
     Err(Outcome::Unknown)
+}
+
+fn spec(target: &str) -> CompensationSpec {
+    CompensationSpec { kind: "undo".into(), target: target.into(), reason: "made".into() }
+}
+
+/// Calls under a lease, each with what it says beyond whose it is.
+macro_rules! under_lease {
+    ($($name:ident($rpc:ident: $request:ident $(, $argument:ident: $type:ty)*)
+        { $($field:ident: $value:expr),* } Op::$op:ident { $($known:ident),* };)*) => {
+        $(
+            pub async fn $name(&self, task: &str, token: i64 $(, $argument: $type)*) -> Outcome {
+                let request = $request {
+                    task_id: task.to_owned(),
+                    owner_id: self.owner.clone(),
+                    fencing_token: token,
+                    request_id: Self::request_id(),
+                    $($field: $value,)*
+                    ..$request::default()
+                };
+                let send = || {
+                    let (mut sagas, request) = (self.sagas.clone(), request.clone());
+                    async move { sagas.$rpc(request).await }
+                };
+                let work = async { Ok(told(until_answered(send, SENDINGS).await?.saga)) };
+                self.recorded(task, Op::$op { token $(, $known)* }, work).await
+            }
+        )*
+    };
 }
 
 impl Client {
@@ -79,8 +148,14 @@ impl Client {
     }
 
     pub async fn create(&self, task: &str) -> Outcome {
-        let task_id = task.to_owned();
-        let request = CreateSagaRequest { task_id, request_id: Self::request_id(), ..CreateSagaRequest::default() };
+        let request = CreateSagaRequest {
+            task_id: task.to_owned(),
+            queue: QUEUE.into(),
+            compensations: vec![spec("made at first")],
+            policy: Some(Policy { on_failure: FailureAction::Compensate.into(), ..Policy::default() }),
+            request_id: Self::request_id(),
+            ..CreateSagaRequest::default()
+        };
         let sagas = self.sagas.clone();
         let send = || {
             let (mut sagas, request) = (sagas.clone(), request.clone());
@@ -89,16 +164,66 @@ impl Client {
         self.recorded(task, Op::Create, async { Ok(told(until_answered(send, SENDINGS).await?.saga)) }).await
     }
 
-    pub async fn claim(&self, task: &str) -> Outcome {
-        let (task_id, owner_id) = (task.to_owned(), self.owner.clone());
-        let request_id = Self::request_id();
-        let request = ClaimRequest { task_id, owner_id, ttl: ttl(), request_id, ..ClaimRequest::default() };
+    /// By its id.
+    pub async fn claim(&self, task: &str, purpose: Purpose) -> Result<Held, Outcome> {
+        let request = ClaimRequest {
+            task_id: task.to_owned(),
+            owner_id: self.owner.clone(),
+            ttl: ttl(),
+            purpose: wire(purpose),
+            request_id: Self::request_id(),
+            ..ClaimRequest::default()
+        };
         let send = || {
             let (mut sagas, request) = (self.sagas.clone(), request.clone());
             async move { sagas.claim(request).await }
         };
-        let op = Op::Claim { ttl_us: TTL.as_micros() as i64 };
-        self.recorded(task, op, async { Ok(told(until_answered(send, SENDINGS).await?.saga)) }).await
+        let open = self.recorder.begin(task, &self.owner, Op::Claim { ttl_us: TTL.as_micros() as i64, purpose });
+        match until_answered(send, SENDINGS).await {
+            Ok(answer) => {
+                let held = answer.saga.as_ref().map(Held::of);
+                self.recorder.end(open, told(answer.saga));
+                Ok(held.expect("the answer carries the saga"))
+            }
+            Err(outcome) => {
+                self.recorder.end(open, outcome.clone());
+                Err(outcome)
+            }
+        }
+    }
+
+    /// Whichever is next. None found after a sending whose fate is not known: one may have been claimed, and lost again.
+    pub async fn claim_next(&self, purpose: Purpose, wait: Duration) -> Option<Held> {
+        let request = ClaimNextRequest {
+            queues: vec![QUEUE.into()],
+            owner_id: self.owner.clone(),
+            ttl: ttl(),
+            wait: Some(prost_types::Duration { seconds: 0, nanos: wait.as_nanos() as i32 }),
+            purpose: wire(purpose),
+            request_id: Self::request_id(),
+            ..ClaimNextRequest::default()
+        };
+        let send = || {
+            let (mut sagas, request) = (self.sagas.clone(), request.clone());
+            async move { sagas.claim_next(request).await }
+        };
+        let open = self.recorder.begin("", &self.owner, Op::Claim { ttl_us: TTL.as_micros() as i64, purpose });
+        let (mut answer, ambiguous) = match answered_or_not(send, SENDINGS).await {
+            Ok((answer, ambiguous)) => (answer.sagas, ambiguous),
+            Err(outcome) => {
+                self.recorder.end(open, outcome);
+                return None;
+            }
+        };
+        let Some(saga) = answer.pop() else {
+            let none =
+                if ambiguous { Outcome::Unknown } else { Outcome::Refused { reason: "nothing to claim".into() } };
+            self.recorder.end(open, none);
+            return None;
+        };
+        let held = Held::of(&saga);
+        self.recorder.end(open.of(&held.task), told(Some(saga)));
+        Some(held)
     }
 
     pub async fn heartbeat(&self, task: &str, token: i64) -> Outcome {
@@ -117,29 +242,18 @@ impl Client {
         self.recorded(task, Op::Heartbeat { token }, work).await
     }
 
-    pub async fn release(&self, task: &str, token: i64) -> Outcome {
-        let (task_id, owner_id) = (task.to_owned(), self.owner.clone());
-        let request = ReleaseRequest { task_id, owner_id, fencing_token: token, ..ReleaseRequest::default() };
-        let send = || {
-            let (mut sagas, request) = (self.sagas.clone(), request.clone());
-            async move { sagas.release(request).await }
-        };
-        let work = async { Ok(told(until_answered(send, SENDINGS).await?.saga)) };
-        self.recorded(task, Op::Release { token }, work).await
-    }
-
-    pub async fn complete(&self, task: &str, token: i64) -> Outcome {
-        let (task_id, owner_id) = (task.to_owned(), self.owner.clone());
-        let result = format!("by {token}");
-        let bytes = result.clone().into_bytes().into();
-        let request =
-            CompleteRequest { task_id, owner_id, fencing_token: token, result: bytes, ..CompleteRequest::default() };
-        let send = || {
-            let (mut sagas, request) = (self.sagas.clone(), request.clone());
-            async move { sagas.complete(request).await }
-        };
-        let work = async { Ok(told(until_answered(send, SENDINGS).await?.saga)) };
-        self.recorded(task, Op::Complete { token, result }, work).await
+    under_lease! {
+        release(release: ReleaseRequest) {} Op::Release {};
+        complete(complete: CompleteRequest, result: String) { result: result.clone().into() } Op::Complete { result };
+        register(register_compensation: RegisterCompensationRequest, target: &str) {
+            compensations: vec![spec(target)]
+        } Op::Register {};
+        fail(fail: FailRequest) { reason: "it broke".into() } Op::Fail {};
+        record(record_compensation: RecordCompensationRequest, position: i32, done: bool) {
+            position: position,
+            outcome: if done { CompensationOutcome::Done } else { CompensationOutcome::Failed }.into()
+        } Op::Record { position, done };
+        compensate(compensate: CompensateRequest) {} Op::Compensate {};
     }
 
     pub async fn get(&self, task: &str) -> Outcome {

@@ -15,11 +15,11 @@ use tokio_stream::StreamExt;
 use tonic::transport::Endpoint;
 
 use super::{
-    client::{Client, Sagas, TTL},
+    client::{Client, Held, Sagas, TTL},
     daemon::Daemon,
     support_history::{
         check::{self, Seen},
-        record::{self, Call, Outcome, Recorder},
+        record::{self, Call, Outcome, Purpose, Recorder},
     },
 };
 
@@ -51,6 +51,7 @@ fn seen(event: &SagaEvent) -> Seen {
         task: event.task_id.clone(),
         kind: event.r#type().as_str_name().trim_start_matches("EVENT_TYPE_").to_owned(),
         token: event.fencing_token,
+        actor: event.actor.clone(),
     }
 }
 
@@ -142,10 +143,17 @@ async fn live(client: Client, mut rng: StdRng, tasks: Tasks, all: Tasks, until_u
             continue;
         }
         let task = known[rng.random_range(0..known.len())].clone();
-        match client.claim(&task).await {
-            Outcome::Ok { token, .. } => work(&client, &mut rng, &task, token, &tasks).await,
-            Outcome::Refused { reason } if reason == "SAGA_TERMINAL" => tasks.lock().unwrap().retain(|t| *t != task),
-            Outcome::Refused { .. } | Outcome::Unknown => {
+        let purpose = if rng.random_bool(0.4) { Purpose::Compensate } else { Purpose::Execute };
+        let held = match rng.random_range(0..10) {
+            0..3 => client.claim_next(purpose, Duration::ZERO).await,
+            3..6 => client.claim_next(purpose, Duration::from_millis(rng.random_range(50..500))).await,
+            // By id, not so many come to be undone that never ran.
+            n => claim(&client, &task, if n == 6 { purpose } else { Purpose::Execute }, &tasks).await,
+        };
+        match held {
+            Some(held) if held.purpose == Purpose::Compensate => undo(&client, &mut rng, held, &tasks).await,
+            Some(held) => work(&client, &mut rng, held, &tasks).await,
+            None => {
                 if rng.random_bool(0.3) {
                     client.get(&task).await;
                 }
@@ -155,23 +163,75 @@ async fn live(client: Client, mut rng: StdRng, tasks: Tasks, all: Tasks, until_u
     }
 }
 
-/// Works under a lease, which it may sleep through.
-async fn work(client: &Client, rng: &mut StdRng, task: &str, token: i64, tasks: &Tasks) {
-    for _ in 0..rng.random_range(0..5) {
+async fn claim(client: &Client, task: &str, purpose: Purpose, tasks: &Tasks) -> Option<Held> {
+    match client.claim(task, purpose).await {
+        Ok(held) => Some(held),
+        Err(Outcome::Refused { reason }) if reason == "SAGA_TERMINAL" => {
+            tasks.lock().unwrap().retain(|t| t != task);
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+/// Heartbeats a few times under a lease, which it may sleep through.
+async fn linger(client: &Client, rng: &mut StdRng, held: &Held) {
+    for _ in 0..rng.random_range(0..4) {
         let long = rng.random_bool(0.25);
         let pause = if long { rng.random_range(350..800) } else { rng.random_range(5..120) };
         tokio::time::sleep(Duration::from_millis(pause)).await;
         if rng.random_bool(0.7) {
-            client.heartbeat(task, token).await;
+            client.heartbeat(&held.task, held.token).await;
         }
     }
-    if rng.random_bool(0.5) {
-        client.release(task, token).await;
-    } else if let Outcome::Ok { .. } = client.complete(task, token).await {
-        if rng.random_bool(0.5) {
-            client.complete(task, token).await;
+}
+
+/// Works, and gives back, completes or fails.
+async fn work(client: &Client, rng: &mut StdRng, held: Held, tasks: &Tasks) {
+    let (task, token) = (held.task.as_str(), held.token);
+    linger(client, rng, &held).await;
+    if rng.random_bool(0.2) {
+        client.register(task, token, &format!("made under {token}")).await;
+    }
+    match rng.random_range(0..10) {
+        0..4 => drop(client.release(task, token).await),
+        4..7 => drop(client.fail(task, token).await),
+        _ => {
+            let result = format!("by {token}");
+            if let Outcome::Ok { .. } = client.complete(task, token, result.clone()).await {
+                if rng.random_bool(0.5) {
+                    client.complete(task, token, result).await;
+                }
+                tasks.lock().unwrap().retain(|t| t != task);
+            }
         }
-        tasks.lock().unwrap().retain(|t| t != task);
+    }
+}
+
+/// Undoes in reverse, though now and then in the wrong order, too soon, or past its ttl.
+async fn undo(client: &Client, rng: &mut StdRng, mut held: Held, tasks: &Tasks) {
+    let (task, token) = (held.task.clone(), held.token);
+    let mut failed = false;
+    while let Some(last) = held.open.last().copied() {
+        linger(client, rng, &held).await;
+        match rng.random_range(0..12) {
+            0 => drop(client.record(&task, token, held.open[0], true).await),
+            1 => drop(client.compensate(&task, token).await),
+            2 => return drop(client.release(&task, token).await),
+            3 if !failed => {
+                failed = true;
+                client.record(&task, token, last, false).await;
+            }
+            _ => {
+                if !matches!(client.record(&task, token, last, true).await, Outcome::Ok { .. }) {
+                    return;
+                }
+                held.open.pop();
+            }
+        }
+    }
+    if let Outcome::Ok { .. } = client.compensate(&task, token).await {
+        tasks.lock().unwrap().retain(|t| *t != task);
     }
 }
 

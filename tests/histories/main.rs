@@ -48,6 +48,8 @@ async fn each_broken_daemon_is_caught() {
         ("answer-before-commit", "P1"),
         ("complete-ignores-token", "P5"),
         ("claim-ignores-expiry", "P5"),
+        ("claim-next-ignores-lease", "P5"),
+        ("record-ignores-token", "P5"),
         ("watch-skips-at-resume", "P7"),
     ];
     for (mutant, promise) in mutants {

@@ -3,7 +3,7 @@
 use super::support_history::{
     check::{self, Seen},
     linear::disorder,
-    record::{self, Call, Op, Outcome},
+    record::{self, Call, Op, Outcome, Purpose},
 };
 
 const TTL_US: i64 = 1_000_000;
@@ -21,7 +21,7 @@ fn created() -> Call {
 }
 
 fn claim(owner: &str, token: i64, start_us: i64) -> Call {
-    call(owner, Op::Claim { ttl_us: TTL_US }, start_us, start_us + 10, ok("RUNNING", token))
+    call(owner, Op::Claim { ttl_us: TTL_US, purpose: Purpose::Execute }, start_us, start_us + 10, ok("RUNNING", token))
 }
 
 fn complete(owner: &str, token: i64, start_us: i64) -> Call {
@@ -29,8 +29,24 @@ fn complete(owner: &str, token: i64, start_us: i64) -> Call {
     call(owner, op, start_us, start_us + 10, ok("COMPLETED", token))
 }
 
+/// Failed under lease 2, and claimed to be undone under this token.
+fn failed_and_claimed(token: i64) -> Vec<Call> {
+    let fail = call("a", Op::Fail { token: 2 }, 200, 210, ok("COMPENSATING", 2));
+    let op = Op::Claim { ttl_us: TTL_US, purpose: Purpose::Compensate };
+    vec![created(), claim("a", 2, 100), fail, call("b", op, 300, 310, ok("COMPENSATING", token))]
+}
+
+fn record(owner: &str, token: i64, start_us: i64) -> Call {
+    let op = Op::Record { token, position: 1, done: true };
+    call(owner, op, start_us, start_us + 10, ok("COMPENSATING", token))
+}
+
+fn compensate(owner: &str, token: i64, start_us: i64) -> Call {
+    call(owner, Op::Compensate { token }, start_us, start_us + 10, ok("COMPENSATED", token))
+}
+
 fn event(revision: i64, kind: &str) -> Seen {
-    Seen { revision, task: "t".into(), kind: kind.into(), token: revision }
+    Seen { revision, task: "t".into(), kind: kind.into(), token: revision, actor: "w".into() }
 }
 
 fn complains(calls: &[Call], of: &str) {
@@ -66,9 +82,9 @@ fn a_history_in_order_is_accepted() {
 
 #[test]
 fn an_unknown_outcome_may_explain_what_follows_or_not() {
-    let lost = call("a", Op::Claim { ttl_us: TTL_US }, 100, 200, Outcome::Unknown);
+    let lost = call("a", Op::Claim { ttl_us: TTL_US, purpose: Purpose::Execute }, 100, 200, Outcome::Unknown);
     let held = Outcome::Refused { reason: "LEASE_HELD".into() };
-    let refused = call("b", Op::Claim { ttl_us: TTL_US }, 300, 310, held);
+    let refused = call("b", Op::Claim { ttl_us: TTL_US, purpose: Purpose::Execute }, 300, 310, held);
     assert_eq!(disorder(&[created(), lost.clone(), refused.clone()]), None);
     assert_eq!(disorder(&[created(), lost, claim("b", 3, 300)]), None);
     assert!(disorder(&[created(), refused]).is_some(), "nobody can have held it");
@@ -85,6 +101,43 @@ fn what_is_wrong_is_found() {
     complains(&[created()], "P1: acknowledged, but not in the history");
     let late_look = call("c", Op::Get, 3_000_000, 3_000_010, ok("RUNNING", 2));
     complains(&[created(), claim("a", 2, 100), complete("a", 2, 200), late_look], "no order");
+}
+
+#[test]
+fn undoing_has_an_order_too() {
+    let begun = failed_and_claimed(5);
+    let early = Outcome::Refused { reason: "COMPENSATION_PENDING".into() };
+    let too_soon = call("b", Op::Compensate { token: 5 }, 350, 360, early);
+    let right = [too_soon, record("b", 5, 400), compensate("b", 5, 500), compensate("b", 5, 600)];
+    assert_eq!(disorder(&[begun.clone(), right.to_vec()].concat()), None);
+    // Compensated with nothing undone; undone under another's lease; a second lease while the first is live; a
+    // refusal for what is undone already.
+    let late = Outcome::Refused { reason: "COMPENSATION_PENDING".into() };
+    let second = Op::Claim { ttl_us: TTL_US, purpose: Purpose::Compensate };
+    for wrong in [
+        vec![compensate("b", 5, 400)],
+        vec![record("a", 2, 400)],
+        vec![call("c", second, 400, 410, ok("COMPENSATING", 9))],
+        vec![record("b", 5, 400), call("b", Op::Compensate { token: 5 }, 500, 510, late)],
+    ] {
+        assert!(disorder(&[begun.clone(), wrong.clone()].concat()).is_some(), "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_claim_of_the_next_that_nobody_heard_of_is_found_in_the_history() {
+    let next = Op::Claim { ttl_us: TTL_US, purpose: Purpose::Execute };
+    let unheard = Call { task: String::new(), ..call("w", next.clone(), 100, 200, Outcome::Unknown) };
+    let held = Outcome::Refused { reason: "LEASE_HELD".into() };
+    let refused = call("b", next, 300, 310, held);
+    let calls = [created(), unheard, refused];
+    let created = Seen { token: 0, ..event(1, "CREATED") };
+    assert_eq!(check::all(&calls, &[created.clone(), event(2, "CLAIMED")], &[]), Vec::<String>::new());
+    let complaints = check::all(&calls, &[created], &[]);
+    assert!(
+        complaints.iter().any(|complaint| complaint.contains("no order")),
+        "nobody can have held it: {complaints:?}"
+    );
 }
 
 #[test]

@@ -15,11 +15,13 @@ pub struct Seen {
     /// The event's type as in the contract, without the prefix: `CLAIMED`.
     pub kind: String,
     pub token: i64,
+    pub actor: String,
 }
 
 /// Everything at once: the calls, the coordinator's whole history, and the record of each watcher, which began at the
 /// beginning and was cut off and resumed any number of times.
 pub fn all(calls: &[Call], history: &[Seen], watched: &[Vec<Seen>]) -> Vec<String> {
+    let calls = &attributed(calls, history);
     let mut complaints = acknowledged(calls, history);
     complaints.extend(tokens(calls, history));
     complaints.extend(exclusion(calls));
@@ -27,6 +29,18 @@ pub fn all(calls: &[Call], history: &[Seen], watched: &[Vec<Seen>]) -> Vec<Strin
     complaints.extend(order(calls));
     complaints.extend(watched.iter().flat_map(|record| record_is_history(record, history)));
     complaints
+}
+
+/// A `ClaimNext` whose answer was never heard may have claimed any saga. Which, the history tells: each claim there that
+/// nobody was told of may be any of its owner's such calls.
+fn attributed(calls: &[Call], history: &[Seen]) -> Vec<Call> {
+    let told: HashSet<i64> = calls.iter().filter_map(granted).map(|(token, _)| token).collect();
+    let (unheard, mut all): (Vec<Call>, Vec<Call>) = calls.iter().cloned().partition(|call| call.task.is_empty());
+    for claimed in history.iter().filter(|seen| seen.kind == "CLAIMED" && !told.contains(&seen.token)) {
+        let possible = unheard.iter().filter(|call| call.outcome == Outcome::Unknown && call.owner == claimed.actor);
+        all.extend(possible.map(|call| Call { task: claimed.task.clone(), ..call.clone() }));
+    }
+    all
 }
 
 fn by_task(calls: &[Call]) -> BTreeMap<&str, Vec<&Call>> {
@@ -39,7 +53,7 @@ fn by_task(calls: &[Call]) -> BTreeMap<&str, Vec<&Call>> {
 
 fn granted(call: &Call) -> Option<(i64, i64)> {
     match (&call.op, &call.outcome) {
-        (Op::Claim { ttl_us }, Outcome::Ok { token, .. }) => Some((*token, *ttl_us)),
+        (Op::Claim { ttl_us, .. }, Outcome::Ok { token, .. }) => Some((*token, *ttl_us)),
         _ => None,
     }
 }
@@ -59,6 +73,10 @@ pub fn acknowledged(calls: &[Call], history: &[Seen]) -> Vec<String> {
             Op::Claim { .. } => ("CLAIMED", granted(call).map_or(0, |(token, _)| token)),
             Op::Release { token } => ("RELEASED", *token),
             Op::Complete { token, .. } => ("COMPLETED", *token),
+            Op::Register { token } => ("COMPENSATION_REGISTERED", *token),
+            Op::Fail { token } => ("COMPENSATING", *token),
+            Op::Record { token, .. } => ("COMPENSATION_SETTLED", *token),
+            Op::Compensate { token } => ("COMPENSATED", *token),
             Op::Heartbeat { .. } | Op::Get => continue,
         };
         if !there.contains(&(call.task.as_str(), expected.0, expected.1)) {
@@ -105,7 +123,7 @@ pub fn exclusion(calls: &[Call]) -> Vec<String> {
         let ttls: HashMap<i64, i64> = calls.iter().filter_map(|call| granted(call)).collect();
         let ended: HashMap<i64, i64> = calls
             .iter()
-            .filter(|call| matches!(call.op, Op::Release { .. } | Op::Complete { .. }))
+            .filter(|call| call.op.ends_lease())
             .filter_map(|call| Some((call.op.token()?, call.start_us)))
             .fold(HashMap::new(), |mut first, (token, at)| {
                 first.entry(token).and_modify(|known: &mut i64| *known = (*known).min(at)).or_insert(at);
@@ -115,7 +133,14 @@ pub fn exclusion(calls: &[Call]) -> Vec<String> {
             let token = match &renewal.op {
                 Op::Claim { .. } => granted(renewal).map(|(token, _)| token),
                 Op::Heartbeat { token } => Some(*token),
-                Op::Create | Op::Release { .. } | Op::Complete { .. } | Op::Get => None,
+                Op::Create
+                | Op::Release { .. }
+                | Op::Complete { .. }
+                | Op::Register { .. }
+                | Op::Fail { .. }
+                | Op::Record { .. }
+                | Op::Compensate { .. }
+                | Op::Get => None,
             };
             let Some((token, ttl)) = token.and_then(|token| Some((token, *ttls.get(&token)?))) else { continue };
             let until = (renewal.start_us + ttl).min(ended.get(&token).copied().unwrap_or(i64::MAX));

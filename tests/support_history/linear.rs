@@ -2,12 +2,13 @@
 //! gives just the answers that were given. (Wing and Gong, "Testing and verifying concurrent objects", 1993; with Lowe's
 //! memory of what was tried, "Testing for linearizability", 2017)
 //!
-//! The model is that of a saga that is created, claimed by id, heartbeat, released and completed, with the policy `HOLD`:
-//! nothing happens to it by itself but that a lease runs out, which may be at any time from its renewal plus its ttl on.
+//! The model is that of a saga that is created, claimed, heartbeat, released and completed, or fails and is undone, with
+//! the policies `HOLD` and `COMPENSATE`: nothing happens to it by itself but that a lease runs out, which may be at any
+//! time from its renewal plus its ttl on.
 
 use std::collections::{BTreeSet, HashSet};
 
-use super::record::{Call, Op, Outcome};
+use super::record::{Call, Op, Outcome, Purpose};
 
 /// Two clocks of one machine, compared over a restart, may differ by so much.
 pub const SLACK_US: i64 = 1000;
@@ -19,12 +20,16 @@ struct Model {
     /// The last lease, and below which no later one may be. An unknown claim that happened has no token that is known.
     token: i64,
     anonymous: bool,
+    /// Whether its holder has not given it back. It may have run out.
+    leased: bool,
     owner: String,
     /// The earliest instant at which the last lease can have been over.
     over_us: i64,
     ttl_us: i64,
-    released: BTreeSet<i64>,
-    result: String,
+    /// By what leases were given back.
+    ended: BTreeSet<Op>,
+    /// For each compensation under which lease it was undone.
+    undone: Vec<Option<i64>>,
 }
 
 /// A group of bits: which calls are in the order already.
@@ -67,7 +72,10 @@ fn matters(call: &Call) -> bool {
     match &call.outcome {
         Outcome::Refused { reason } => matches!(
             (&call.op, reason.as_str()),
-            (Op::Claim { .. }, "LEASE_HELD") | (_, "SAGA_TERMINAL") | (_, "LEASE_SUPERSEDED")
+            (Op::Claim { .. }, "LEASE_HELD" | "WRONG_STATE")
+                | (Op::Compensate { .. }, "COMPENSATION_PENDING")
+                | (Op::Record { .. }, "COMPENSATION_ORDER")
+                | (_, "SAGA_TERMINAL" | "LEASE_SUPERSEDED")
         ),
         Outcome::Unknown => call.op != Op::Get,
         Outcome::Ok { .. } => true,
@@ -85,55 +93,104 @@ fn step(model: &Model, call: &Call) -> Option<Model> {
 
 fn refused(model: &Model, call: &Call, reason: &str) -> bool {
     match reason {
-        "LEASE_HELD" => model.state == "RUNNING",
-        "SAGA_TERMINAL" => model.state == "COMPLETED",
+        "LEASE_HELD" => model.leased,
+        "SAGA_TERMINAL" => ["COMPLETED", "COMPENSATED"].contains(&model.state),
+        "WRONG_STATE" => model.state == "COMPENSATING",
+        "COMPENSATION_PENDING" => model.state == "COMPENSATING" && model.undone.contains(&None),
+        "COMPENSATION_ORDER" => {
+            let Op::Record { position, .. } = call.op else { return false };
+            model.state == "COMPENSATING" && model.undone.iter().skip(position as usize).any(Option::is_none)
+        }
         _ => call.op.token().is_none_or(|token| token < model.token || model.anonymous),
     }
 }
 
 fn accepted(model: &Model, call: &Call, answer: Option<(&String, i64)>) -> Option<Model> {
     let mut next = model.clone();
-    let is_last = |token: i64| model.token == token && !model.anonymous && model.owner == call.owner;
+    let is_holder = |token: i64| model.leased && model.token == token && !model.anonymous && model.owner == call.owner;
+    // What ended a lease may be repeated by its holder, whatever has become of the saga.
+    if let Some(token) = call.op.token().filter(|_| call.op.ends_lease()) {
+        if model.ended.contains(&call.op) {
+            return Some(next);
+        }
+        if !is_holder(token) {
+            return None;
+        }
+        next.leased = false;
+        next.ended.insert(call.op.clone());
+    }
+    let all_undone = |from: usize| !model.undone.iter().skip(from).any(Option::is_none);
     match &call.op {
         Op::Create => {
             if !model.state.is_empty() {
                 return None;
             }
-            next.state = "PLANNED";
+            (next.state, next.undone) = ("PLANNED", vec![None]);
         }
-        Op::Claim { ttl_us } => {
-            let free =
-                model.state == "PLANNED" || (model.state == "RUNNING" && ended(call) >= model.over_us - SLACK_US);
-            if !free || answer.is_some_and(|(_, token)| token <= model.token) {
+        Op::Claim { ttl_us, purpose } => {
+            let free = !model.leased || ended(call) >= model.over_us - SLACK_US;
+            let possible = match (model.state, purpose) {
+                ("PLANNED", _) => true,
+                ("RUNNING", _) | ("COMPENSATING", Purpose::Compensate) => free,
+                _ => false,
+            };
+            if !possible || answer.is_some_and(|(_, token)| token <= model.token) {
                 return None;
             }
-            (next.state, next.owner, next.ttl_us) = ("RUNNING", call.owner.clone(), *ttl_us);
+            next.state = if *purpose == Purpose::Execute { "RUNNING" } else { "COMPENSATING" };
+            (next.leased, next.owner, next.ttl_us) = (true, call.owner.clone(), *ttl_us);
             next.over_us = call.start_us + ttl_us;
             next.anonymous = answer.is_none();
             next.token = answer.map_or(model.token, |(_, token)| token);
         }
         Op::Heartbeat { token } => {
-            if model.state != "RUNNING" || !is_last(*token) {
+            if !is_holder(*token) {
                 return None;
             }
             next.over_us = next.over_us.max(call.start_us + model.ttl_us);
         }
-        Op::Release { token } => {
-            if model.released.contains(token) {
+        Op::Release { .. } => {
+            if model.state == "RUNNING" {
+                next.state = "PLANNED";
+            }
+        }
+        Op::Complete { .. } => {
+            if model.state != "RUNNING" {
+                return None;
+            }
+            next.state = "COMPLETED";
+        }
+        Op::Register { token } => {
+            if model.state != "RUNNING" || !is_holder(*token) {
+                return None;
+            }
+            next.undone.push(None);
+        }
+        Op::Fail { .. } => {
+            if model.state != "RUNNING" {
+                return None;
+            }
+            next.state = "COMPENSATING";
+        }
+        Op::Record { token, position, done } => {
+            let place = usize::try_from(*position).ok()?.checked_sub(1)?;
+            let known = model.undone.get(place)?;
+            if *done && *known == Some(*token) {
                 return Some(next);
             }
-            if model.state != "RUNNING" || !is_last(*token) {
+            let open = known.is_none() && all_undone(place + 1);
+            if model.state != "COMPENSATING" || !is_holder(*token) || !open {
                 return None;
             }
-            next.state = "PLANNED";
-            next.released.insert(*token);
+            if *done {
+                next.undone[place] = Some(*token);
+            }
         }
-        Op::Complete { token, result } => {
-            let again = model.state == "COMPLETED" && is_last(*token) && model.result == *result;
-            if !again && (model.state != "RUNNING" || !is_last(*token)) {
+        Op::Compensate { .. } => {
+            if model.state != "COMPENSATING" || !all_undone(0) {
                 return None;
             }
-            (next.state, next.result) = ("COMPLETED", result.clone());
+            next.state = "COMPENSATED";
         }
         Op::Get => {
             let (state, token) = answer?;

@@ -8,14 +8,27 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+/// What a lease is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    #[default]
+    Execute,
+    Compensate,
+}
+
 /// What was asked of one saga.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "op")]
 pub enum Op {
+    /// With one compensation, at position 1, and to be undone when it fails.
     Create,
-    /// A lease of so many microseconds, by the saga's id, for execution.
+    /// A lease of so many microseconds. One by `ClaimNext` has no saga until it is answered; so it is recorded under the
+    /// one that it got, or under none (see [`Open::of`]).
     Claim {
         ttl_us: i64,
+        #[serde(default)]
+        purpose: Purpose,
     },
     Heartbeat {
         token: i64,
@@ -27,6 +40,23 @@ pub enum Op {
         token: i64,
         result: String,
     },
+    /// One more compensation, which nobody else registers.
+    Register {
+        token: i64,
+    },
+    /// For good: it is to be undone.
+    Fail {
+        token: i64,
+    },
+    /// How an attempt to undo went; a failed one is recorded once under a lease.
+    Record {
+        token: i64,
+        position: i32,
+        done: bool,
+    },
+    Compensate {
+        token: i64,
+    },
     /// A look at it.
     Get,
 }
@@ -35,8 +65,27 @@ impl Op {
     /// The lease that it names.
     pub fn token(&self) -> Option<i64> {
         match self {
-            Op::Heartbeat { token } | Op::Release { token } | Op::Complete { token, .. } => Some(*token),
+            Op::Heartbeat { token }
+            | Op::Release { token }
+            | Op::Complete { token, .. }
+            | Op::Register { token }
+            | Op::Fail { token }
+            | Op::Record { token, .. }
+            | Op::Compensate { token } => Some(*token),
             Op::Create | Op::Claim { .. } | Op::Get => None,
+        }
+    }
+
+    /// Whether the lease is given back with it, one way or the other.
+    pub fn ends_lease(&self) -> bool {
+        match self {
+            Op::Release { .. } | Op::Complete { .. } | Op::Fail { .. } | Op::Compensate { .. } => true,
+            Op::Create
+            | Op::Claim { .. }
+            | Op::Heartbeat { .. }
+            | Op::Register { .. }
+            | Op::Record { .. }
+            | Op::Get => false,
         }
     }
 }
@@ -80,6 +129,13 @@ pub struct Open {
     owner: String,
     op: Op,
     start_us: i64,
+}
+
+impl Open {
+    /// The same, now that it is known which saga it was about.
+    pub fn of(self, task: &str) -> Self {
+        Open { task: task.into(), ..self }
+    }
 }
 
 /// Takes calls down, from any number of threads.
