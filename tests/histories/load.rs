@@ -143,7 +143,7 @@ async fn live(client: Client, mut rng: StdRng, tasks: Tasks, all: Tasks, until_u
             continue;
         }
         let task = known[rng.random_range(0..known.len())].clone();
-        let purpose = if rng.random_bool(0.4) { Purpose::Compensate } else { Purpose::Execute };
+        let purpose = if rng.random_bool(0.3) { Purpose::Compensate } else { Purpose::Execute };
         let held = match rng.random_range(0..10) {
             0..3 => client.claim_next(purpose, Duration::ZERO).await,
             3..6 => client.claim_next(purpose, Duration::from_millis(rng.random_range(50..500))).await,
@@ -174,28 +174,32 @@ async fn claim(client: &Client, task: &str, purpose: Purpose, tasks: &Tasks) -> 
     }
 }
 
-/// Heartbeats a few times under a lease, which it may sleep through.
-async fn linger(client: &Client, rng: &mut StdRng, held: &Held) {
+/// Heartbeats a few times under a lease; returns whether it slept through it.
+async fn linger(client: &Client, rng: &mut StdRng, held: &Held) -> bool {
+    let mut overslept = false;
     for _ in 0..rng.random_range(0..4) {
         let long = rng.random_bool(0.25);
         let pause = if long { rng.random_range(350..800) } else { rng.random_range(5..120) };
         tokio::time::sleep(Duration::from_millis(pause)).await;
+        overslept |= long;
         if rng.random_bool(0.7) {
             client.heartbeat(&held.task, held.token).await;
         }
     }
+    overslept
 }
 
 /// Works, and gives back, completes or fails.
 async fn work(client: &Client, rng: &mut StdRng, held: Held, tasks: &Tasks) {
     let (task, token) = (held.task.as_str(), held.token);
-    linger(client, rng, &held).await;
+    let overslept = linger(client, rng, &held).await;
     if rng.random_bool(0.2) {
         client.register(task, token, &format!("made under {token}")).await;
     }
-    match rng.random_range(0..10) {
-        0..4 => drop(client.release(task, token).await),
-        4..7 => drop(client.fail(task, token).await),
+    // Late results are what there is most to be found out about.
+    match rng.random_range(if overslept { 5..10 } else { 0..10 }) {
+        0..3 => drop(client.release(task, token).await),
+        3..6 => drop(client.fail(task, token).await),
         _ => {
             let result = format!("by {token}");
             if let Outcome::Ok { .. } = client.complete(task, token, result.clone()).await {
