@@ -115,6 +115,7 @@ macro_rules! under_lease {
     ($($name:ident($rpc:ident: $request:ident $(, $argument:ident: $type:ty)*)
         { $($field:ident: $value:expr),* } Op::$op:ident { $($known:ident),* };)*) => {
         $(
+            #[allow(clippy::needless_update, reason = "some requests have more fields than these")]
             pub async fn $name(&self, task: &str, token: i64 $(, $argument: $type)*) -> Outcome {
                 let request = $request {
                     task_id: task.to_owned(),
