@@ -33,6 +33,20 @@ use context::Context;
 use errors::CliError;
 use output::{Format, Output};
 
+/// A line of `create --from`, for the fuzzer: with the feature `fuzzing`, which no release has.
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    /// The request that the line is.
+    pub fn line(line: &str) -> Result<crate::proto::CreateSagaRequest, String> {
+        super::json::parse(line)
+    }
+
+    /// The line that a request would be.
+    pub fn rendered(request: &crate::proto::CreateSagaRequest) -> Option<String> {
+        super::json::render(request).ok()
+    }
+}
+
 /// A lease coordinator for long-running work that leaves things behind.
 ///
 /// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused by a rule (a held lease, a terminal saga), 4 not found,

@@ -19,6 +19,19 @@ pub use limits::Limits;
 use crate::domain::{bounds::Bound, time::Span};
 use source::Sources;
 
+/// The merge with any environment, for the fuzzer: with the feature `fuzzing`, which no release has.
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    use std::ffi::OsString;
+
+    use super::{Config, ConfigError, ServeArgs};
+
+    /// Merges a command line with an environment and the file that either names.
+    pub fn merge(args: &ServeArgs, environment: &dyn Fn(&str) -> Option<OsString>) -> Result<Config, ConfigError> {
+        Config::merge(args, environment)
+    }
+}
+
 /// Where the daemon listens when nothing is said: this machine only.
 pub const LISTEN: &str = "127.0.0.1:7420";
 /// Where the store lies when nothing is said.

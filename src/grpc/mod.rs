@@ -34,6 +34,12 @@ pub use edge::ErrorLayer;
 pub use saga_service::Sagas;
 pub use slot::StoreSlot;
 
+/// The reading of a call's own deadline, for the fuzzer: with the feature `fuzzing`, which no release has.
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    pub use super::deadline::bounded_wait;
+}
+
 /// How much clients may have open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GrpcLimits {

@@ -61,6 +61,8 @@ impl<U: Message + Name + Default> Decoder for BoundedDecoder<U> {
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
         if U::NAME.ends_with("Request") {
+            #[cfg(feature = "fuzzing")]
+            super::seeds::keep(U::NAME, buffer.chunk());
             let (fields, inner) = count(buffer.chunk());
             if fields > FIELDS || inner > INNER_FIELDS {
                 return Err(Status::invalid_argument(format!(

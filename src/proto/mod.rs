@@ -3,6 +3,8 @@
 #![allow(missing_docs, clippy::all)]
 
 pub mod codec;
+#[cfg(feature = "fuzzing")]
+mod seeds;
 
 tonic::include_proto!("sagad.v1");
 

@@ -36,6 +36,12 @@ use crate::{
 
 pub use self::rows::SqliteRows;
 
+/// The decoding of single rows, for the fuzzer: with the feature `fuzzing`, which no release has.
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    pub use super::codec::{compensation, event, saga};
+}
+
 use self::{
     checkpoint::{Checkpoints, Gate},
     guard::{
