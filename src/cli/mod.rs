@@ -17,6 +17,8 @@ mod look;
 mod operate;
 mod output;
 mod process;
+#[cfg(test)]
+mod properties;
 mod signals;
 mod store;
 mod tables;

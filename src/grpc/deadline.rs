@@ -39,8 +39,10 @@ fn timeout(metadata: &MetadataMap) -> Option<Span> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use tonic::metadata::AsciiMetadataValue;
 
     use super::*;
+    use crate::domain::bounds::WAIT_MAX;
 
     fn wait(timeout: &str) -> i64 {
         let mut metadata = MetadataMap::new();
@@ -63,8 +65,25 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_header_panics(value in "[ -~]{0,12}") {
-            wait(&value);
+        fn p12_no_header_makes_a_wait_longer(value in prop_oneof!["[ -~]{0,12}".prop_map(String::into_bytes),
+            prop::collection::vec(any::<u8>(), 0..40)])
+        {
+            let mut metadata = MetadataMap::new();
+            // What is no header never gets here.
+            if let Ok(value) = AsciiMetadataValue::try_from(&value[..]) {
+                metadata.insert("grpc-timeout", value);
+            }
+            prop_assert!(bounded_wait(WAIT_MAX, &metadata) <= WAIT_MAX);
+        }
+
+        #[test]
+        fn p12_a_deadline_is_kept(amount in 0..100_000_000_i64, unit in 0..6_usize) {
+            let (letter, nanos) = [
+                ("H", 3_600_000_000_000), ("M", 60_000_000_000), ("S", 1_000_000_000), ("m", 1_000_000), ("u", 1000),
+                ("n", 1_i128),
+            ][unit];
+            let left = i128::from(amount) * nanos / 1_000_000 - 100;
+            prop_assert_eq!(i128::from(wait(&format!("{amount}{letter}"))), left.clamp(0, 60_000));
         }
     }
 }

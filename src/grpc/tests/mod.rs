@@ -3,3 +3,4 @@
 mod errors;
 mod rendering;
 mod services;
+mod sizes;

@@ -1,0 +1,269 @@
+//! What holds for every request that was let in, said once more and otherwise than where it is enforced.
+
+use std::collections::HashSet;
+
+use crate::{
+    domain::{
+        bounds::{self, Bound},
+        command::{Command, Creation, FreeVerb, HeldVerb, Purge, Verb},
+        compensation::CompensationSpec,
+        policy::Policy,
+        saga::State,
+        text::{Blob, Labels},
+        time::Span,
+    },
+    grpc::parse::queries::{History, Listing, Watch},
+};
+
+/// A bound as `GetServerInfo` tells it.
+fn told(name: &str) -> i64 {
+    let found = bounds::ALL.iter().find(|Bound { name: known, .. }| *known == name);
+    found.map(|bound| bound.value).expect("the bound is told")
+}
+
+fn at_most(name: &str, value: usize) {
+    assert!(value as i64 <= told(name), "{value} is more than {name}");
+}
+
+fn id(value: &str) {
+    at_most("id_bytes", value.len());
+    name(value);
+}
+
+fn queue(value: &str) {
+    at_most("queue_bytes", value.len());
+    name(value);
+}
+
+/// Safe in a URL, a file name's part and a shell word.
+fn name(value: &str) {
+    let safe = |b: u8| b.is_ascii_alphanumeric() || b"._:/@+-".contains(&b);
+    assert!(value.bytes().all(safe) && !value.contains(".."), "{value:?}");
+    assert!(value.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric), "{value:?}");
+}
+
+fn printable(bound: &str, value: &str) {
+    at_most(bound, value.len());
+    assert!(!value.is_empty() && !value.contains(char::is_control), "{value:?}");
+}
+
+fn text(value: &str) {
+    at_most("text_bytes", value.len());
+}
+
+fn needed(value: &str) {
+    assert!(!value.is_empty());
+    text(value);
+}
+
+fn blob(value: &Blob) {
+    at_most("blob_bytes", value.bytes().len());
+}
+
+fn labels(labels: &Labels) {
+    at_most("labels", labels.pairs().len());
+    for (key, value) in labels.pairs() {
+        printable("label_key_bytes", key);
+        at_most("label_value_bytes", value.len());
+    }
+}
+
+fn between(least: i64, value: Span, most: &str) {
+    assert!(least <= value.micros() && value.micros() <= told(most), "{value} is not within {least} and {most}");
+}
+
+fn ttl(value: Span) {
+    between(told("ttl_min"), value, "ttl_max");
+}
+
+fn compensations(specs: &[CompensationSpec]) {
+    at_most("compensations", specs.len());
+    let each_once: HashSet<_> = specs.iter().map(|spec| (spec.kind.as_str(), spec.target.as_str())).collect();
+    assert_eq!(each_once.len(), specs.len());
+    for spec in specs {
+        printable("kind_bytes", spec.kind.as_str());
+        text(spec.target.as_str());
+        text(spec.reason.as_str());
+    }
+}
+
+fn policy(policy: &Policy) {
+    for count in [policy.max_attempts, policy.max_expirations] {
+        assert!(1 <= count && i64::from(count) <= told("count_max"), "{count}");
+    }
+    for length in [policy.retry_backoff, policy.retry_backoff_max, policy.settle] {
+        between(0, length, "delay_max");
+    }
+    for timeout in [policy.execution_timeout, policy.progress_timeout, Some(policy.compensation_timeout)] {
+        if let Some(timeout) = timeout {
+            between(1, timeout, "delay_max");
+        }
+    }
+}
+
+fn creation(creation: &Creation) {
+    id(creation.task_id.as_str());
+    id(creation.saga_id.as_str());
+    queue(creation.queue.as_str());
+    text(creation.branch.as_str());
+    text(creation.worktree.as_str());
+    labels(&creation.labels);
+    blob(&creation.payload);
+    compensations(&creation.compensations);
+    policy(&creation.policy);
+    between(0, creation.delay, "delay_max");
+    if let Some(earlier) = &creation.retry_of {
+        id(earlier.as_str());
+    }
+}
+
+/// Holds a command to the bounds of the contract.
+pub fn command(command: &Command) {
+    match command {
+        Command::Create(creations) => {
+            at_most("batch_sagas", creations.len());
+            let tasks: HashSet<_> = creations.iter().map(|c| &c.task_id).collect();
+            let sagas: HashSet<_> = creations.iter().map(|c| &c.saga_id).collect();
+            assert!(!creations.is_empty() && tasks.len() == creations.len() && sagas.len() == creations.len());
+            creations.iter().for_each(creation);
+        }
+        Command::ClaimNext(claim) => {
+            at_most("queues", claim.queues.len());
+            let once: HashSet<_> = claim.queues.iter().collect();
+            assert!(!claim.queues.is_empty() && once.len() == claim.queues.len());
+            claim.queues.iter().for_each(|name| queue(name.as_str()));
+            id(claim.owner.as_str());
+            ttl(claim.ttl);
+            at_most("claim_sagas", claim.max_sagas);
+            assert!(claim.max_sagas > 0);
+            between(0, claim.wait, "wait_max");
+            at_most("kinds", claim.kinds.len());
+            claim.kinds.iter().for_each(|kind| printable("kind_bytes", kind.as_str()));
+        }
+        Command::Change(change) => {
+            id(change.task_id.as_str());
+            match &change.verb {
+                Verb::Held(holder, verb) => {
+                    id(holder.owner.as_str());
+                    token(holder.token.0);
+                    held(verb);
+                }
+                Verb::Free(verb) => free(verb),
+            }
+        }
+        Command::SetPaused(pause) => {
+            queue(pause.queue.as_str());
+            printable("actor_bytes", pause.actor.as_str());
+            text(pause.reason.as_str());
+        }
+        Command::Purge(wanted) => purge(wanted),
+    }
+}
+
+fn token(token: i64) {
+    assert!(0 < token && token < bounds::REVISION_MAX, "{token}");
+}
+
+fn held(verb: &HeldVerb) {
+    match verb {
+        HeldVerb::Heartbeat { ttl: length, progress } => {
+            length.iter().for_each(|length| ttl(*length));
+            progress.iter().for_each(blob);
+        }
+        HeldVerb::Release { delay, reason } => {
+            between(0, *delay, "delay_max");
+            text(reason.as_str());
+        }
+        HeldVerb::RegisterCompensation { compensations: specs } => {
+            assert!(!specs.is_empty());
+            compensations(specs);
+        }
+        HeldVerb::Complete { result, reason } => {
+            blob(result);
+            text(reason.as_str());
+        }
+        HeldVerb::Fail { reason, compensations: specs, retryable: _ } => {
+            needed(reason.as_str());
+            compensations(specs);
+        }
+        HeldVerb::RecordCompensation { position, outcome: _, detail } => {
+            assert!(*position > 0);
+            text(detail.as_str());
+        }
+        HeldVerb::Compensate { reason } => text(reason.as_str()),
+        HeldVerb::Quarantine { reason } => needed(reason.as_str()),
+    }
+}
+
+fn free(verb: &FreeVerb) {
+    match verb {
+        FreeVerb::Dispatch { assignee, ttl: length, actor, reason } => {
+            id(assignee.as_str());
+            ttl(*length);
+            printable("actor_bytes", actor.as_str());
+            text(reason.as_str());
+        }
+        FreeVerb::Claim { owner, ttl: length, purpose: _, reason } => {
+            id(owner.as_str());
+            ttl(*length);
+            text(reason.as_str());
+        }
+        FreeVerb::WaiveCompensation { position, actor, reason } => {
+            assert!(*position > 0);
+            printable("actor_bytes", actor.as_str());
+            needed(reason.as_str());
+        }
+        FreeVerb::Recover { decision: _, actor, reason, token: about, validate_only: _ } => {
+            printable("actor_bytes", actor.as_str());
+            needed(reason.as_str());
+            about.iter().for_each(|about| token(about.0));
+        }
+        FreeVerb::Quarantine { actor, reason, revoke_lease: _ }
+        | FreeVerb::RequestCancel { actor, reason, revoke_lease: _ } => {
+            printable("actor_bytes", actor.as_str());
+            needed(reason.as_str());
+        }
+        FreeVerb::Annotate { actor, note, details, terminal_reason } => {
+            printable("actor_bytes", actor.as_str());
+            text(note.as_str());
+            labels(details);
+            terminal_reason.iter().for_each(|reason| needed(reason.as_str()));
+            assert!(!note.is_empty() || !details.pairs().is_empty() || terminal_reason.is_some());
+        }
+    }
+}
+
+/// Holds a purge to the bounds of the contract.
+pub fn purge(purge: &Purge) {
+    assert!(!purge.states.is_empty() && purge.states.iter().all(|state| state.is_terminal()));
+    assert_eq!(purge.states.iter().collect::<HashSet<_>>().len(), purge.states.len());
+    at_most("purge_sagas", purge.max_sagas);
+    assert!(purge.max_sagas > 0);
+    printable("actor_bytes", purge.actor.as_str());
+    text(purge.reason.as_str());
+}
+
+/// Holds a listing to the bounds of the contract.
+pub fn listing(listing: &Listing) {
+    page(listing.limit);
+    assert!(listing.filter.states.len() <= State::ALL.len());
+    at_most("queues", listing.filter.queues.len());
+    labels(&listing.filter.labels);
+}
+
+/// Holds a page of a history to the bounds of the contract.
+pub fn history(history: &History) {
+    page(history.limit);
+    id(history.task_id.as_str());
+}
+
+/// Holds a watch to the bounds of the contract.
+pub fn watch(watch: &Watch) {
+    at_most("queues", watch.queues.len());
+    assert!(watch.after.is_none_or(|after| after.0 >= 0));
+}
+
+fn page(limit: usize) {
+    assert!(0 < limit);
+    at_most("page_max", limit);
+}

@@ -1,0 +1,124 @@
+//! Fields of requests out of random numbers.
+
+use std::collections::BTreeMap;
+
+use prost_types::Duration;
+
+use crate::proto::{CompensationSpec, CreateSagaRequest, Policy};
+
+/// Draws fields of requests out of random numbers: valid ones, absent ones, and each kind of bad one.
+pub struct Dice(std::vec::IntoIter<u64>);
+
+impl Dice {
+    pub fn new(rolls: Vec<u64>) -> Self {
+        Dice(rolls.into_iter())
+    }
+
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0.next().unwrap_or(0) % sides
+    }
+
+    pub fn text(&mut self) -> String {
+        const TEXTS: [&str; 14] = [
+            "",
+            "t",
+            "task-1",
+            "a/b@c",
+            "-",
+            "..",
+            "a..b",
+            "ä",
+            " ",
+            "\0",
+            "\u{202e}x",
+            "0190d7f0-0000-7000-8000-000000000000",
+            "%",
+            "a\nb",
+        ];
+        match self.roll(16) {
+            14 => "x".repeat(201 + self.roll(5000) as usize),
+            15 => "💥".repeat(self.roll(20_000) as usize),
+            i => TEXTS[i as usize].to_owned(),
+        }
+    }
+
+    pub fn texts(&mut self) -> Vec<String> {
+        (0..self.count()).map(|_| self.text()).collect()
+    }
+
+    pub fn count(&mut self) -> u64 {
+        [0, 1, 2, 5, 130][self.roll(5) as usize]
+    }
+
+    pub fn number(&mut self) -> i64 {
+        [0, 1, -1, 2, 7, 100, 1001, i64::MIN, i64::MAX, 1 << 53, (1 << 53) - 1][self.roll(11) as usize]
+    }
+
+    pub fn small(&mut self) -> i32 {
+        [0, 1, -1, 2, 3, 5, 8, 9, 101, i32::MIN, i32::MAX][self.roll(11) as usize]
+    }
+
+    pub fn smalls(&mut self) -> Vec<i32> {
+        (0..self.count()).map(|_| self.small()).collect()
+    }
+
+    pub fn length(&mut self) -> Option<Duration> {
+        match self.roll(4) {
+            0 => None,
+            1 => Some(Duration { seconds: 30, nanos: 0 }),
+            _ => Some(Duration { seconds: self.number(), nanos: self.small().wrapping_mul(100_000_001) }),
+        }
+    }
+
+    pub fn bytes(&mut self) -> bytes::Bytes {
+        vec![7; [0, 3, 65_536, 65_537][self.roll(4) as usize]].into()
+    }
+
+    pub fn pairs(&mut self) -> BTreeMap<String, String> {
+        (0..self.count()).map(|_| (self.text(), self.text())).collect()
+    }
+
+    pub fn specs(&mut self) -> Vec<CompensationSpec> {
+        (0..self.count())
+            .map(|_| CompensationSpec { kind: self.text(), target: self.text(), reason: self.text() })
+            .collect()
+    }
+
+    pub fn flag(&mut self) -> bool {
+        self.roll(2) == 1
+    }
+
+    pub fn policy(&mut self) -> Option<Policy> {
+        self.flag().then(|| Policy {
+            on_stale: self.small(),
+            max_expirations: self.small(),
+            on_failure: self.small(),
+            max_attempts: self.small(),
+            retry_backoff: self.length(),
+            retry_backoff_max: self.length(),
+            execution_timeout: self.length(),
+            progress_timeout: self.length(),
+            settle: self.length(),
+            compensation_timeout: self.length(),
+        })
+    }
+
+    pub fn create(&mut self) -> CreateSagaRequest {
+        CreateSagaRequest {
+            task_id: self.text(),
+            saga_id: self.text(),
+            queue: self.text(),
+            priority: self.small(),
+            issue: Some(self.number()),
+            branch: self.text(),
+            worktree: self.text(),
+            labels: self.pairs(),
+            payload: self.bytes(),
+            compensations: self.specs(),
+            policy: self.policy(),
+            delay: self.length(),
+            retry_of: self.text(),
+            request_id: self.text(),
+        }
+    }
+}
