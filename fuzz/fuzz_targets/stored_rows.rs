@@ -1,0 +1,148 @@
+//! Stored rows: columns of any content become an error that names row and column, or a saga that can be shown; and any
+//! saga that is written is read as it was.
+#![no_main]
+
+use std::cell::RefCell;
+
+use arbitrary::{Arbitrary, Result, Unstructured};
+use libfuzzer_sys::{Corpus, fuzz_target};
+use rusqlite::{Connection, Row, params_from_iter, types::Value};
+use sagad::{
+    domain::{ids::FencingToken, time::Timestamp},
+    grpc::render,
+    store::{
+        SagaKey,
+        rows::{Rows, RowsError},
+        sqlite::fuzzing::{compensation, event, saga},
+    },
+};
+use sagad_fuzz::sagas::{self, Stored};
+
+thread_local! {
+    static STORED: RefCell<Stored> = RefCell::new(Stored::empty());
+    static PLAIN: Connection = Connection::open_in_memory().expect("a database in memory");
+}
+
+#[derive(Arbitrary, Debug)]
+enum Column<'a> {
+    Null,
+    Small(u8),
+    Integer(i64),
+    Real(f64),
+    Text(&'a str),
+    Blob(&'a [u8]),
+}
+
+impl Column<'_> {
+    fn value(self) -> Value {
+        match self {
+            Column::Null => Value::Null,
+            Column::Small(number) => Value::Integer(number.into()),
+            Column::Integer(number) => Value::Integer(number),
+            Column::Real(number) => Value::Real(number),
+            Column::Text(text) => Value::Text(text.to_owned()),
+            Column::Blob(bytes) => Value::Blob(bytes.to_owned()),
+        }
+    }
+}
+
+/// Columns in order, which are what a sound row has where the bytes run out: `t` stands for a text, `n` for a number
+/// that is 1, `o` for nothing, `b` for bytes, `j` for a map.
+fn columns(u: &mut Unstructured<'_>, sound: &str) -> Result<Vec<Value>> {
+    // Most columns of a row are sound, or no decoder would get beyond the first.
+    let broken: u64 = u.arbitrary()?;
+    let mut all = Vec::new();
+    for (place, kind) in sound.chars().enumerate() {
+        let one = if broken >> (place % 64) & 1 == 1 {
+            u.arbitrary::<Column<'_>>()?.value()
+        } else {
+            match kind {
+                't' => Value::Text("t".to_owned()),
+                'n' => Value::Integer(1),
+                'b' => Value::Blob(Vec::new()),
+                'j' => Value::Text("{}".to_owned()),
+                _ => Value::Null,
+            }
+        };
+        all.push(one);
+    }
+    Ok(all)
+}
+
+/// Reads a row that has these columns.
+fn read<T>(
+    columns: Vec<Value>,
+    read: impl FnOnce(&Row<'_>) -> std::result::Result<T, RowsError>,
+) -> std::result::Result<T, RowsError> {
+    PLAIN.with(|connection| {
+        let places: Vec<String> = (1..=columns.len()).map(|place| format!("?{place} AS c{place}")).collect();
+        let sql = format!("SELECT {}", places.join(", "));
+        let mut statement = connection.prepare_cached(&sql).expect("a plain statement");
+        let mut rows = statement.query(params_from_iter(columns)).expect("a plain query");
+        read(rows.next().expect("a row").expect("one row"))
+    })
+}
+
+fn judge<T>(read: std::result::Result<T, RowsError>) -> Option<T> {
+    match read {
+        Ok(value) => Some(value),
+        Err(RowsError::Corrupt(what)) => {
+            assert!(what.starts_with("row ") && what.contains(", column c"), "{what}");
+            None
+        }
+        Err(RowsError::Full | RowsError::Broken(_)) => panic!("a damaged row is no broken store"),
+    }
+}
+
+fn damaged(u: &mut Unstructured<'_>) -> Result<()> {
+    match u.int_in_range(0..=2)? {
+        0 => {
+            let row = columns(u, "ntttnottjonnnnnnnoonnbnnnnnnnoooonnnnnnnnnootooooobb")?;
+            if let Some((_, found, _)) = judge(read(row, saga)) {
+                let moment = STORED.with_borrow(Stored::moment);
+                render::saga::saga(&found, &moment);
+                sagas::derived(&found, moment.now);
+            }
+        }
+        1 => drop(judge(read(columns(u, "ntttnntoooo")?, compensation))),
+        _ => {
+            if let Some(found) = judge(read(columns(u, "ntttnnotonnjntnn")?, event)) {
+                render::event::event(&found);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn written(u: &mut Unstructured<'_>) -> Result<()> {
+    let (before, _) = sagas::created(u)?;
+    let after = sagas::changed(u, &before)?;
+    let happened = sagas::event(u, &before)?;
+    let now: i64 = u.arbitrary()?;
+    STORED.with_borrow_mut(|stored| {
+        let rows = stored.rows();
+        let said = "the store takes what the rules may make";
+        rows.begin().expect(said);
+        let id = rows.insert(&before, &sagas::derived(&before, Timestamp::from_micros(now))).expect(said);
+        assert_eq!(rows.load(id), Ok(Some(before.clone())));
+        rows.update(id, &before, &after, &sagas::derived(&after, Timestamp::from_micros(now))).expect(said);
+        assert_eq!(rows.find(&SagaKey::Task(after.spec.task_id.clone())), Ok(Some((id, after.clone()))));
+        assert_eq!(rows.find(&SagaKey::Saga(after.spec.saga_id.clone())), Ok(Some((id, after))));
+        rows.append(id, &happened).expect(said);
+        let token = happened.token.unwrap_or(FencingToken(0));
+        let found = rows.events_of_lease(id, token).expect(said);
+        assert_eq!(found, if happened.token.is_some() { vec![happened] } else { Vec::new() });
+        rows.rollback().expect(said);
+    });
+    Ok(())
+}
+
+fuzz_target!(|bytes: &[u8]| -> Corpus {
+    let mut u = Unstructured::new(bytes);
+    let done = match u.arbitrary() {
+        Ok(true) => damaged(&mut u),
+        Ok(false) => written(&mut u),
+        Err(error) => Err(error),
+    };
+    if done.is_ok() { Corpus::Keep } else { Corpus::Reject }
+});

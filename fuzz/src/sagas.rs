@@ -1,0 +1,299 @@
+//! Sagas made of random bytes, whatever may be stored of them; and a store in a temporary directory.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use arbitrary::{Result, Unstructured};
+use bytes::Bytes;
+use sagad::{
+    domain::{
+        command::Creation,
+        compensation::{Compensation, CompensationSpec, CompensationState},
+        event::{Event, EventType, Resolution, StaleMark},
+        ids::{FencingToken, Malformed, OwnerId, QueueName, Revision, SagaId, TaskId},
+        lease::{Absence, HolderEnd, Lease, LeasePurpose, StaleCause, Standing},
+        policy::{FailureAction, Policy, StaleAction},
+        saga::{CancelRequest, Reservation, Saga, State},
+        text::{Actor, Blob, Kind, Labels, Text},
+        time::{Span, Timestamp},
+        transition,
+    },
+    store::{
+        Moment, Reader,
+        rows::{Derived, Rows},
+        sqlite::{self, SqliteRows},
+    },
+};
+
+/// Before anything that happens to the saga.
+const CREATED: Revision = Revision(1);
+
+/// A value, if what the bytes say can be one; else the other one.
+fn or<T>(
+    parsed: std::result::Result<T, Malformed>,
+    other: &str,
+    parse: impl Fn(&str) -> std::result::Result<T, Malformed>,
+) -> T {
+    parsed.or_else(|_| parse(other)).expect("the other one is well formed")
+}
+
+macro_rules! words {
+    ($($name:ident: $type:ident, $other:literal;)*) => {
+        $(fn $name(u: &mut Unstructured<'_>) -> Result<$type> {
+            Ok(or($type::parse(u.arbitrary::<&str>()?), $other, $type::parse))
+        })*
+    };
+}
+
+words! {
+    task_id: TaskId, "task-1";
+    saga_id: SagaId, "saga-1";
+    owner: OwnerId, "worker-1";
+    queue: QueueName, "default";
+    actor: Actor, "Jo Müller";
+    kind: Kind, "remove-worktree";
+    text: Text, "";
+}
+
+fn maybe<T>(u: &mut Unstructured<'_>, some: impl FnOnce(&mut Unstructured<'_>) -> Result<T>) -> Result<Option<T>> {
+    if u.arbitrary()? { some(u).map(Some) } else { Ok(None) }
+}
+
+fn span(u: &mut Unstructured<'_>, least: i64) -> Result<Span> {
+    Ok(Span::from_micros(u.int_in_range(least..=i64::MAX)?).unwrap_or_default())
+}
+
+fn time(u: &mut Unstructured<'_>) -> Result<Timestamp> {
+    u.arbitrary().map(Timestamp::from_micros)
+}
+
+fn blob(u: &mut Unstructured<'_>) -> Result<Blob> {
+    let bytes = Bytes::copy_from_slice(u.arbitrary()?);
+    Ok(Blob::parse(bytes).unwrap_or_default())
+}
+
+fn pairs(u: &mut Unstructured<'_>) -> Result<BTreeMap<String, String>> {
+    u.arbitrary()
+}
+
+fn policy(u: &mut Unstructured<'_>) -> Result<Policy> {
+    Ok(Policy {
+        on_stale: *u.choose(&[
+            StaleAction::Hold,
+            StaleAction::Requeue,
+            StaleAction::Compensate,
+            StaleAction::Quarantine,
+        ])?,
+        max_expirations: u.int_in_range(1..=u32::MAX)?,
+        on_failure: *u.choose(&[FailureAction::Fail, FailureAction::Compensate])?,
+        max_attempts: u.int_in_range(1..=u32::MAX)?,
+        retry_backoff: span(u, 0)?,
+        retry_backoff_max: span(u, 0)?,
+        execution_timeout: maybe(u, |u| span(u, 1))?,
+        progress_timeout: maybe(u, |u| span(u, 1))?,
+        settle: span(u, 0)?,
+        compensation_timeout: span(u, 1)?,
+    })
+}
+
+fn specs(u: &mut Unstructured<'_>) -> Result<Vec<CompensationSpec>> {
+    (0..u.int_in_range(0..=4)?)
+        .map(|_| Ok(CompensationSpec { kind: kind(u)?, target: text(u)?, reason: text(u)? }))
+        .collect()
+}
+
+/// A saga as it is when it is created.
+pub fn created(u: &mut Unstructured<'_>) -> Result<(Saga, Event)> {
+    let creation = Creation {
+        task_id: task_id(u)?,
+        saga_id: saga_id(u)?,
+        queue: queue(u)?,
+        priority: u.arbitrary()?,
+        issue: u.arbitrary()?,
+        branch: text(u)?,
+        worktree: text(u)?,
+        labels: Labels::parse(pairs(u)?).unwrap_or_default(),
+        payload: blob(u)?,
+        compensations: specs(u)?,
+        policy: policy(u)?,
+        delay: span(u, 0)?,
+        retry_of: maybe(u, task_id)?,
+    };
+    Ok(transition::create(creation, time(u)?, CREATED))
+}
+
+fn lease(u: &mut Unstructured<'_>, state: State) -> Result<Lease> {
+    let ends =
+        [HolderEnd::Released, HolderEnd::Completed, HolderEnd::Failed, HolderEnd::Compensated, HolderEnd::Quarantined];
+    let held = matches!(state, State::Running | State::Compensating);
+    let standing = match u.int_in_range(0..=3)? {
+        0 if held => Standing::Held,
+        1 if held => Standing::Expired { at: time(u)?, revision: Revision(u.arbitrary()?) },
+        2 => Standing::EndedByOther,
+        _ => Standing::EndedByHolder(*u.choose(&ends)?),
+    };
+    let acquired = u.int_in_range(i64::MIN..=i64::MAX - 1)?;
+    Ok(Lease {
+        owner: owner(u)?,
+        token: FencingToken(u.int_in_range(1..=i64::MAX)?),
+        purpose: *u.choose(&[LeasePurpose::Execute, LeasePurpose::Compensate])?,
+        acquire_time: Timestamp::from_micros(acquired),
+        heartbeat_time: time(u)?,
+        expire_time: Timestamp::from_micros(u.int_in_range(acquired + 1..=i64::MAX)?),
+        ttl: span(u, 1)?,
+        limit: *u.choose(&[StaleCause::Ttl, StaleCause::ExecutionTimeout, StaleCause::ProgressTimeout])?,
+        progress_time: time(u)?,
+        standing,
+    })
+}
+
+fn settle(u: &mut Unstructured<'_>, compensation: &mut Compensation) -> Result<()> {
+    use CompensationState::{Done, Failed, Pending, Waived};
+    compensation.state = *u.choose(&[Pending, Done, Failed, Waived])?;
+    compensation.attempts = u.arbitrary()?;
+    compensation.last_error = text(u)?;
+    if compensation.is_settled() {
+        compensation.settled_by = Some(u.arbitrary::<&str>()?.into());
+        compensation.settle_time = Some(time(u)?);
+    }
+    compensation.recorded_under = u.arbitrary::<Option<i64>>()?.map(FencingToken);
+    Ok(())
+}
+
+/// What may have become of a saga since, within what the schema's checks say of it.
+pub fn changed(u: &mut Unstructured<'_>, created: &Saga) -> Result<Saga> {
+    let mut saga = created.clone();
+    let state = *u.choose(&State::ALL)?;
+    let token = u.arbitrary::<Option<i64>>()?.map(FencingToken);
+    for spec in specs(u)? {
+        let position = saga.compensations.len() as u32 + 1;
+        saga.compensations.push(Compensation::pending(position, spec, token));
+    }
+    if state == State::Failed && saga.compensations.is_empty() {
+        saga.compensations.push(Compensation::pending(
+            1,
+            CompensationSpec { kind: kind(u)?, target: text(u)?, reason: text(u)? },
+            token,
+        ));
+    }
+    for compensation in &mut saga.compensations {
+        settle(u, compensation)?;
+    }
+    let leased = state == State::Running || u.arbitrary()?;
+    saga.lease = if leased { Some(lease(u, state)?) } else { None };
+    if state == State::Dispatched {
+        saga.reservation = Some(Reservation { assignee: owner(u)?, expire_time: time(u)? });
+    }
+    saga.cancel = maybe(u, |u| Ok(CancelRequest { actor: actor(u)?, reason: text(u)? }))?;
+    (saga.attempt, saga.expirations, saga.failures) = u.arbitrary()?;
+    (saga.progress, saga.result) = (blob(u)?, blob(u)?);
+    if state.is_terminal() {
+        saga.terminal_reason = Some(text(u)?);
+        saga.end_time = Some(time(u)?);
+    }
+    saga.update_time = time(u)?;
+    saga.not_before = maybe(u, time)?;
+    saga.settle_until = maybe(u, time)?;
+    saga.idle_since = maybe(u, time)?;
+    saga.state = state;
+    saga.revision = Revision(u.int_in_range(CREATED.0 + 1..=i64::MAX)?);
+    Ok(saga)
+}
+
+/// Anything that may have happened to a saga.
+pub fn event(u: &mut Unstructured<'_>, saga: &Saga) -> Result<Event> {
+    let kinds = [EventType::Claimed, EventType::LeaseExpired, EventType::Annotated, EventType::Quarantined];
+    let marks = [Resolution::Reclaimed, Resolution::Requeued, Resolution::Compensating, Resolution::Terminal];
+    let mut token = u.arbitrary::<Option<i64>>()?.map(FencingToken);
+    let mark = match u.int_in_range(0..=2)? {
+        0 => None,
+        1 => Some(StaleMark::Resolved(*u.choose(&marks)?)),
+        _ => {
+            let lost = FencingToken(u.arbitrary()?);
+            token = Some(lost);
+            let cause = *u.choose(&[StaleCause::Ttl, StaleCause::ExecutionTimeout, StaleCause::ProgressTimeout])?;
+            Some(StaleMark::Stale { owner: owner(u)?, token: lost, expire_time: time(u)?, cause })
+        }
+    };
+    Ok(Event {
+        revision: Revision(u.int_in_range(2..=(1 << 53) - 1)?),
+        task_id: saga.spec.task_id.clone(),
+        saga_id: saga.spec.saga_id.clone(),
+        queue: saga.spec.queue.clone(),
+        time: time(u)?,
+        kind: *u.choose(&kinds)?,
+        actor: maybe(u, actor)?,
+        reason: u.arbitrary::<&str>()?.into(),
+        from_state: if u.arbitrary()? { Some(*u.choose(&State::ALL)?) } else { None },
+        to_state: *u.choose(&State::ALL)?,
+        token,
+        details: pairs(u)?,
+        mark,
+    })
+}
+
+/// What is derived from a saga; the schema wants it to agree with the state.
+pub fn derived(saga: &Saga, now: Timestamp) -> Derived {
+    let absence = Absence::default();
+    let ready = saga.ready_for(now, &absence);
+    Derived { ready, due: transition::next_due(saga, now, &absence) }
+}
+
+/// A store in a temporary directory, which goes with it.
+pub struct Stored {
+    rows: SqliteRows,
+    reader: Arc<dyn Reader>,
+    /// Removed when this is dropped.
+    directory: tempfile::TempDir,
+}
+
+impl Stored {
+    /// An empty one.
+    pub fn empty() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("sagad.db");
+        let (rows, _, gate) = sqlite::open_rows(&path, 1 << 20).expect("a new store");
+        let reader = Arc::new(sqlite::open_reader(&path, 1, gate).expect("its reader"));
+        Stored { rows, reader, directory }
+    }
+
+    /// One with three planned sagas, `t0` to `t2`.
+    pub fn with_a_few() -> Self {
+        let mut stored = Self::empty();
+        stored.rows.begin().expect("a transaction");
+        for place in 0..3_i64 {
+            let mut seed = Unstructured::new(&[]);
+            let (mut saga, mut event) = created(&mut seed).expect("an empty seed gives a plain saga");
+            let task_id = TaskId::parse(&format!("t{place}")).expect("an id");
+            let mut spec = (*saga.spec).clone();
+            spec.saga_id = task_id.to_saga_id();
+            spec.task_id = task_id;
+            saga.spec = Arc::new(spec);
+            saga.revision = Revision(place + 1);
+            event.revision = saga.revision;
+            let id = stored.rows.insert(&saga, &derived(&saga, Timestamp::ZERO)).expect("it is inserted");
+            stored.rows.append(id, &event).expect("so is its event");
+        }
+        stored.rows.commit().expect("committed");
+        stored
+    }
+
+    /// The writing half.
+    pub fn rows(&mut self) -> &mut SqliteRows {
+        &mut self.rows
+    }
+
+    /// The reading half.
+    pub fn reader(&self) -> &dyn Reader {
+        &*self.reader
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> PathBuf {
+        self.directory.path().join("sagad.db")
+    }
+
+    /// A moment to look at it.
+    pub fn moment(&self) -> Moment {
+        Moment { now: Timestamp::from_micros(1_800_000_000_000_000), absence: Absence::default() }
+    }
+}
