@@ -14,6 +14,7 @@ verify:
 # Formats, and repairs what can be repaired without a decision
 fix:
     cargo fmt
+    cargo fmt --manifest-path fuzz/Cargo.toml
     cargo clippy --fix --allow-dirty --allow-staged --all-targets --locked
     buf format -w proto
 
@@ -27,7 +28,12 @@ lint:
     cargo clippy --all-targets --locked -- -D warnings
     buf lint proto
     buf breaking proto --against proto/baseline.binpb
-    shellcheck .ci/run .ci/mutants examples/*.sh tests/*.sh
+    cargo fmt --check --manifest-path fuzz/Cargo.toml
+    shellcheck .ci/run .ci/mutants .ci/fuzz examples/*.sh fuzz/*.sh tests/*.sh
+
+# Fuzzes each target for SECONDS; cargo-fuzz is found where `.ci/run` has installed it
+fuzz SECONDS="10":
+    FUZZ_SECONDS={{ SECONDS }} .ci/fuzz
 
 # Makes the contract as it is now the one that `buf breaking` guards: after an extension, never to get a breakage through
 baseline:
