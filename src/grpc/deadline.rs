@@ -65,7 +65,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn p12_no_header_makes_a_wait_longer(value in prop_oneof!["[ -~]{0,12}".prop_map(String::into_bytes),
+        fn p12_no_header_makes_a_wait_longer(value in prop_oneof!["[ -~]{0,12}|[0-9]{1,9}[HMSmun]".prop_map(String::into_bytes),
             prop::collection::vec(any::<u8>(), 0..40)])
         {
             let mut metadata = MetadataMap::new();

@@ -70,18 +70,18 @@ never_panics! {
     p12_create: CreateSagaRequest by change, |d| d.create();
     p12_batch_create: BatchCreateSagasRequest by change, |d| BatchCreateSagasRequest {
         requests: (0..d.count()).map(|_| d.create()).collect(),
-        request_id: d.text(),
+        request_id: d.absent(),
     };
     p12_dispatch: DispatchRequest by change, |d| DispatchRequest {
-        task_id: d.text(), assignee: d.text(), ttl: d.length(), actor: d.text(), reason: d.text(), request_id: d.text(),
+        task_id: d.text(), assignee: d.text(), ttl: d.length(), actor: d.text(), reason: d.text(), request_id: d.absent(),
     };
     p12_claim: ClaimRequest by change, |d| ClaimRequest {
         task_id: d.text(), owner_id: d.text(), ttl: d.length(), purpose: d.small(), reason: d.text(),
-        request_id: d.text(),
+        request_id: d.absent(),
     };
     p12_claim_next: ClaimNextRequest by change, |d| ClaimNextRequest {
         queues: d.texts(), owner_id: d.text(), ttl: d.length(), max_sagas: d.small(), wait: d.length(),
-        purpose: d.small(), compensation_kinds: d.texts(), request_id: d.text(),
+        purpose: d.small(), compensation_kinds: d.texts(), request_id: d.absent(),
     };
     p12_heartbeat: HeartbeatRequest by change, |d| HeartbeatRequest {
         task_id: d.text(), owner_id: d.text(), fencing_token: d.number(), ttl: d.length(), progress: Some(d.bytes()),
@@ -91,44 +91,44 @@ never_panics! {
     };
     p12_release: ReleaseRequest by change, |d| ReleaseRequest {
         task_id: d.text(), owner_id: d.text(), fencing_token: d.number(), delay: d.length(), reason: d.text(),
-        request_id: d.text(),
+        request_id: d.absent(),
     };
     p12_register: RegisterCompensationRequest by change, |d| RegisterCompensationRequest {
         task_id: d.text(), owner_id: d.text(), fencing_token: d.number(), compensations: d.specs(),
-        request_id: d.text(),
+        request_id: d.absent(),
     };
     p12_complete: CompleteRequest by change, |d| CompleteRequest {
         task_id: d.text(), owner_id: d.text(), fencing_token: d.number(), result: d.bytes(), reason: d.text(),
-        request_id: d.text(),
+        request_id: d.absent(),
     };
     p12_fail: FailRequest by change, |d| FailRequest {
         task_id: d.text(), owner_id: d.text(), fencing_token: d.number(), reason: d.text(), compensations: d.specs(),
-        retryable: d.flag(), request_id: d.text(),
+        retryable: d.flag(), request_id: d.absent(),
     };
     p12_record: RecordCompensationRequest by change, |d| RecordCompensationRequest {
         task_id: d.text(), owner_id: d.text(), fencing_token: d.number(), position: d.small(), outcome: d.small(),
-        detail: d.text(), request_id: d.text(),
+        detail: d.text(), request_id: d.absent(),
     };
     p12_waive: WaiveCompensationRequest by change, |d| WaiveCompensationRequest {
-        task_id: d.text(), position: d.small(), actor: d.text(), reason: d.text(), request_id: d.text(),
+        task_id: d.text(), position: d.small(), actor: d.text(), reason: d.text(), request_id: d.absent(),
     };
     p12_compensate: CompensateRequest by change, |d| CompensateRequest {
-        task_id: d.text(), owner_id: d.text(), fencing_token: d.number(), reason: d.text(), request_id: d.text(),
+        task_id: d.text(), owner_id: d.text(), fencing_token: d.number(), reason: d.text(), request_id: d.absent(),
     };
     p12_quarantine: QuarantineRequest by change, |d| QuarantineRequest {
         task_id: d.text(), reason: d.text(), owner_id: d.text(), fencing_token: d.number(), actor: d.text(),
-        revoke_lease: d.flag(), request_id: d.text(),
+        revoke_lease: d.flag(), request_id: d.absent(),
     };
     p12_recover: RecoverRequest by change, |d| RecoverRequest {
         task_id: d.text(), decision: d.small(), actor: d.text(), reason: d.text(), fencing_token: d.number(),
-        validate_only: d.flag(), request_id: d.text(),
+        validate_only: d.flag(), request_id: d.absent(),
     };
     p12_cancel: RequestCancelRequest by change, |d| RequestCancelRequest {
-        task_id: d.text(), actor: d.text(), reason: d.text(), revoke_lease: d.flag(), request_id: d.text(),
+        task_id: d.text(), actor: d.text(), reason: d.text(), revoke_lease: d.flag(), request_id: d.absent(),
     };
     p12_annotate: AnnotateRequest by change, |d| AnnotateRequest {
         task_id: d.text(), actor: d.text(), note: d.text(), details: d.pairs(), terminal_reason: d.text(),
-        request_id: d.text(),
+        request_id: d.absent(),
     };
     p12_pause: PauseQueueRequest by change, |d| PauseQueueRequest { queue: d.text(), actor: d.text(), reason: d.text() };
     p12_resume: ResumeQueueRequest by change, |d| ResumeQueueRequest { queue: d.text(), actor: d.text(), reason: d.text() };
@@ -138,11 +138,11 @@ never_panics! {
     p12_list: ListSagasRequest by |m| queries::list_sagas(m).map(|listing| bounds::listing(&listing)), |d| ListSagasRequest {
         states: d.smalls(), queues: d.texts(), owner_id: d.text(), labels: d.pairs(), issue: Some(d.number()),
         stale_only: d.flag(), in_flight_only: d.flag(), newest_first: d.flag(), page_size: d.small(),
-        page_token: d.text(),
+        page_token: d.absent(),
     };
     p12_events: ListEventsRequest by |m| queries::list_events(m).map(|history| bounds::history(&history)),
     |d| ListEventsRequest {
-        task_id: d.text(), page_size: d.small(), page_token: d.text(),
+        task_id: d.text(), page_size: d.small(), page_token: d.absent(),
     };
     p12_watch_stale: WatchStaleRequest by |m| queries::watch_stale(&m).map(|watch| bounds::watch(&watch)),
     |d| WatchStaleRequest {
