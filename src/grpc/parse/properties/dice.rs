@@ -92,9 +92,12 @@ impl Dice {
     }
 
     pub fn length(&mut self) -> Option<Duration> {
-        match self.roll(4) {
+        match self.roll(6) {
             0 => None,
             1 => Some(Duration { seconds: 30, nanos: 0 }),
+            // A little too long: for a lease, for a delay.
+            2 => Some(Duration { seconds: 24 * 3600 + 1, nanos: 0 }),
+            3 => Some(Duration { seconds: 30 * 24 * 3600, nanos: 1000 }),
             _ => Some(Duration { seconds: self.number(), nanos: self.small().wrapping_mul(100_000_001) }),
         }
     }
