@@ -94,10 +94,9 @@ fn policy(policy: &Policy) {
     for length in [policy.retry_backoff, policy.retry_backoff_max, policy.settle] {
         between(0, length, "delay_max");
     }
-    for timeout in [policy.execution_timeout, policy.progress_timeout, Some(policy.compensation_timeout)] {
-        if let Some(timeout) = timeout {
-            between(1, timeout, "delay_max");
-        }
+    let timeouts = [policy.execution_timeout, policy.progress_timeout, Some(policy.compensation_timeout)];
+    for timeout in timeouts.into_iter().flatten() {
+        between(1, timeout, "delay_max");
     }
 }
 
