@@ -4,6 +4,7 @@
 mod actor;
 mod admin;
 mod args;
+mod bench;
 mod compensate;
 mod context;
 mod create;
@@ -28,7 +29,7 @@ mod work;
 
 use std::{ffi::OsString, process::ExitCode, time::Duration};
 
-use clap::{Parser, Subcommand, error::ErrorKind};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind, parser::ValueSource};
 
 use crate::{client::connect::DEFAULT_SERVER, config::ServeArgs};
 use context::Context;
@@ -73,6 +74,9 @@ pub struct GlobalArgs {
     /// The coordinator's address.
     #[arg(long, global = true, env = "SAGAD_SERVER", default_value = DEFAULT_SERVER, value_name = "URL", help_heading = "Global options")]
     server: String,
+    /// Whether that was named on the command line: load is put on nobody's daemon by a variable.
+    #[arg(skip)]
+    server_named: bool,
     /// Tables and sentences for people, or proto3 JSON, one object a line.
     #[arg(short, long, global = true, value_enum, default_value = "text", help_heading = "Global options")]
     output: Format,
@@ -159,6 +163,8 @@ pub enum ClientCommand {
     Restore(store::RestoreArgs),
     /// Verify a store that no daemon is running on.
     Check(store::CheckArgs),
+    /// Measure how fast a daemon is, under load.
+    Bench(Box<bench::BenchArgs>),
     /// Show the server's version, clock and bounds.
     Info(admin::InfoArgs),
     /// Ask whether the server is serving.
@@ -172,7 +178,7 @@ pub enum ClientCommand {
 /// Runs the command line and says how the process ends.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let cli = match Cli::try_parse_from(&arguments) {
+    let cli = match parse(&arguments) {
         Ok(cli) => cli,
         Err(error) => return usage(&error, &arguments),
     };
@@ -189,6 +195,14 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
+    let mut command = Cli::command();
+    let matches = command.try_get_matches_from_mut(arguments)?;
+    let mut cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+    cli.global.server_named = matches.value_source("server") == Some(ValueSource::CommandLine);
+    Ok(cli)
 }
 
 /// Help and version go to stdout and are a success; the rest is wrong usage, as JSON where that was asked for.
@@ -246,6 +260,7 @@ async fn dispatch(global: GlobalArgs, command: ClientCommand) -> Result<(), CliE
         ClientCommand::Backup(args) => store::backup(&context()?, args).await,
         ClientCommand::Restore(args) => store::restore(&output, &args),
         ClientCommand::Check(args) => store::check(&output, &args),
+        ClientCommand::Bench(args) => bench::run(&output, global.server_named.then_some(&*global.server), *args).await,
         ClientCommand::Info(_) => admin::info(&context()?).await,
         ClientCommand::Health(args) => health::run(&context()?, args).await,
         ClientCommand::Completions(args) => docs::completions(&args),
@@ -255,8 +270,6 @@ async fn dispatch(global: GlobalArgs, command: ClientCommand) -> Result<(), CliE
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

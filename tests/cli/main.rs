@@ -7,6 +7,7 @@ mod daemon;
 mod running;
 
 mod admin;
+mod bench;
 mod compensate;
 mod create;
 mod import;

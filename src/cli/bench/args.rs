@@ -1,0 +1,236 @@
+//! What is on the command line of `sagad bench`, and what it comes to.
+
+use std::{path::PathBuf, thread, time::Duration};
+
+use clap::{Args, ValueEnum, value_parser};
+
+use crate::cli::{args::duration, errors::CliError};
+
+/// Cycles a second for which sagas are made unless told otherwise, of one client and of all together: above what either
+/// was seen to do.
+const CYCLES_PER_CLIENT: u64 = 1_500;
+const CYCLES: u64 = 25_000;
+/// The same for modes that only claim.
+const CLAIMS_PER_CLIENT: u64 = 4_000;
+const CLAIMS: u64 = 60_000;
+/// More than this is made only when asked for: it takes a minute.
+const PRELOAD_MAX: u64 = 2_000_000;
+/// Heartbeats in flight on each stream of `keepalive`, unless told otherwise.
+const IN_FLIGHT: u32 = 64;
+/// How long leases of the peers that it is compared with last: no run outlasts a cycle.
+const CYCLE_TTL: Duration = Duration::from_secs(30);
+/// Leases that are only taken must not end while it measures.
+const LONG_TTL: Duration = Duration::from_secs(12 * 3600);
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Claim, Heartbeat, Complete: three changes for each saga
+    Cycle,
+    /// CreateSaga
+    Create,
+    /// Claim, by id
+    Claim,
+    /// ClaimNext, on one queue
+    ClaimNext,
+    /// Heartbeat
+    Heartbeat,
+    /// Heartbeats over one KeepAlive stream for each connection
+    Keepalive,
+    /// From the sending of a change to its event at each of the clients, who all watch
+    Watch,
+    /// An empty call: Health/Check
+    Echo,
+}
+
+impl Mode {
+    /// Its name, as on the command line.
+    pub fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+}
+
+/// How the ids of sagas follow each other, and in which order they are claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Ids {
+    /// In order of creation, as UUIDv7 are
+    Ordered,
+    /// Random ids, claimed in random order
+    Random,
+}
+
+/// What `bench` takes.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:\n  sagad bench\n  sagad bench --mode cycle --clients 256 --preload 1000000\n  \
+                  sagad bench --mode echo --clients 256 -o json\n  \
+                  sagad bench --clients 256 --duration 10m --readers 2 --watchers 10\n  \
+                  sagad bench --rate 20000 --expiring 1000\n\n\
+                  Without --server it starts a daemon of its own in a temporary directory, with the SAGAD_… settings of\n\
+                  the environment, and ends it; SAGAD_SERVER is not looked at. With --server it leaves its sagas there,\n\
+                  in queues of its own. `-o json` prints one object: times in microseconds, sizes in bytes.")]
+pub struct BenchArgs {
+    /// What is measured.
+    #[arg(long, value_enum, default_value = "cycle")]
+    mode: Mode,
+    /// Calls in flight at a time [default: 64; of keepalive 64 for each connection]
+    #[arg(long, value_name = "COUNT", value_parser = value_parser!(u32).range(1..=100_000))]
+    clients: Option<u32>,
+    /// Connections among which the clients are dealt.
+    #[arg(long, value_name = "COUNT", default_value = "16", value_parser = value_parser!(u32).range(1..=10_000))]
+    connections: u32,
+    /// Threads among which the connections are dealt, each with a runtime of its own [default: one for each core]
+    #[arg(long, value_name = "COUNT", value_parser = value_parser!(u32).range(1..=256))]
+    threads: Option<u32>,
+    /// How long it measures.
+    #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = duration)]
+    duration: Duration,
+    /// How long it runs before that.
+    #[arg(long, default_value = "2s", value_name = "DURATION", value_parser = duration)]
+    warmup: Duration,
+    /// Sagas created before it begins; when none is left it ends early [default: what the mode can use up]
+    #[arg(long, value_name = "COUNT")]
+    preload: Option<u64>,
+    /// The order of ids, and of claims.
+    #[arg(long, value_enum, default_value = "ordered")]
+    ids: Ids,
+    /// Changes a second, all clients together [default: as many as there can be]
+    #[arg(long, value_name = "COUNT", value_parser = value_parser!(u32).range(1..))]
+    rate: Option<u32>,
+    /// Send a fresh request id with every change that takes one.
+    #[arg(long)]
+    request_ids: bool,
+    /// Leases that are live all the while, of further sagas.
+    #[arg(long, value_name = "COUNT", default_value = "0", help_heading = "Beside the load")]
+    leases: u32,
+    /// Clients who list all sagas, over and over.
+    #[arg(long, value_name = "COUNT", default_value = "0", help_heading = "Beside the load")]
+    readers: u32,
+    /// Clients who follow all events.
+    #[arg(long, value_name = "COUNT", default_value = "0", help_heading = "Beside the load")]
+    watchers: u32,
+    /// Leases a second that end; how late a watcher learns of it is reported.
+    #[arg(long, value_name = "COUNT", default_value = "0", help_heading = "Beside the load")]
+    expiring: u32,
+    /// Where the temporary directory is made, and syncs are timed [default: the system's]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Start the daemon once more at the end, on what is stored, and time it to its first answer.
+    #[arg(long)]
+    restart: bool,
+}
+
+/// What is to be done, with every default filled in.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "each is the argument of the same name")]
+pub struct Plan {
+    pub mode: Mode,
+    pub clients: u32,
+    /// No more than there are clients.
+    pub connections: u32,
+    /// No more than there are connections.
+    pub threads: u32,
+    pub duration: Duration,
+    pub warmup: Duration,
+    pub preload: u64,
+    pub ids: Ids,
+    pub rate: Option<u32>,
+    pub request_ids: bool,
+    pub leases: u32,
+    pub readers: u32,
+    pub watchers: u32,
+    pub expiring: u32,
+    pub dir: Option<PathBuf>,
+    pub restart: bool,
+}
+
+impl Plan {
+    /// The plan for these arguments; `own` tells that the daemon is one of its own.
+    ///
+    /// # Errors
+    /// Wrong usage: too few sagas, or what needs a daemon of its own.
+    pub fn of(args: BenchArgs, own: bool) -> Result<Self, CliError> {
+        let wrong = |what: &str| Err(CliError::Usage(what.to_owned()));
+        let in_flight = if args.mode == Mode::Keepalive { args.connections * IN_FLIGHT } else { IN_FLIGHT };
+        let clients = args.clients.unwrap_or(in_flight);
+        if args.duration.is_zero() {
+            return wrong("--duration has to be longer than nothing");
+        }
+        if args.restart && !own {
+            return wrong("--restart is for a daemon of its own: leave out --server");
+        }
+        let cores = thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1));
+        let connections = args.connections.min(clients);
+        let mut plan = Plan {
+            mode: args.mode,
+            clients,
+            connections,
+            threads: args.threads.unwrap_or(cores).min(connections),
+            duration: args.duration,
+            warmup: args.warmup,
+            preload: 0,
+            ids: args.ids,
+            rate: args.rate,
+            request_ids: args.request_ids,
+            leases: args.leases,
+            readers: args.readers,
+            watchers: args.watchers,
+            expiring: args.expiring,
+            dir: args.dir,
+            restart: args.restart,
+        };
+        plan.preload = args.preload.unwrap_or_else(|| plan.used_up());
+        let least = match plan.mode {
+            Mode::Heartbeat | Mode::Keepalive => u64::from(clients),
+            Mode::Cycle | Mode::Claim | Mode::ClaimNext => 1,
+            Mode::Create | Mode::Watch | Mode::Echo => 0,
+        };
+        if plan.preload < least {
+            return wrong(&format!("--mode {} needs --preload {least} or more", plan.mode.name()));
+        }
+        Ok(plan)
+    }
+
+    /// The same daemon's empty call with nothing beside it, one at a time.
+    pub fn echo(&self, duration: Duration) -> Self {
+        let rest = self.clone();
+        let (warmup, rate) = (duration / 4, None);
+        Plan { mode: Mode::Echo, clients: 1, connections: 1, threads: 1, duration, warmup, rate, ..rest }
+    }
+
+    /// The length of the leases that it measures with.
+    pub fn ttl(&self) -> Duration {
+        match self.mode {
+            Mode::Cycle => CYCLE_TTL,
+            Mode::Create
+            | Mode::Claim
+            | Mode::ClaimNext
+            | Mode::Heartbeat
+            | Mode::Keepalive
+            | Mode::Watch
+            | Mode::Echo => LONG_TTL,
+        }
+    }
+
+    /// How many changes one turn of a client makes.
+    pub fn changes_a_turn(&self) -> u32 {
+        if self.mode == Mode::Cycle { 3 } else { 1 }
+    }
+
+    /// How long it runs, with a second for what is between the parts.
+    pub fn seconds(&self) -> u64 {
+        (self.warmup + self.duration).as_secs() + 1
+    }
+
+    /// Sagas that it can use up.
+    fn used_up(&self) -> u64 {
+        let clients = u64::from(self.clients);
+        let a_second = match self.mode {
+            Mode::Cycle => CYCLES.min(CYCLES_PER_CLIENT * clients),
+            Mode::Claim | Mode::ClaimNext => CLAIMS.min(CLAIMS_PER_CLIENT * clients),
+            Mode::Heartbeat | Mode::Keepalive => return clients,
+            Mode::Create | Mode::Watch | Mode::Echo => return 0,
+        };
+        let paced = self.rate.map_or(u64::MAX, |rate| u64::from(rate / self.changes_a_turn()) + clients);
+        (a_second.min(paced) * (self.seconds() + 1)).min(PRELOAD_MAX)
+    }
+}

@@ -1,0 +1,192 @@
+//! What goes on beside the load: clients who list, clients who follow, and leases that end.
+
+use std::{sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::{sync::oneshot, task::JoinSet};
+use tonic::Status;
+
+use super::{
+    args::Plan,
+    load::{self, Shared},
+    record::Times,
+};
+use crate::{
+    cli::errors::CliError,
+    client::{
+        Client,
+        connect::DEFAULT_TIMEOUT,
+        convert::{to_proto, to_utc},
+        time,
+    },
+    proto::{
+        ClaimNextRequest, GetServerInfoRequest, ListSagasRequest, WatchEventsRequest, WatchStaleRequest,
+        watch_events_response, watch_stale_response,
+    },
+};
+
+/// Most sagas of a page.
+const PAGE: i32 = 1_000;
+/// Most sagas of one `ClaimNext`.
+const CLAIMED_AT_ONCE: u64 = 100;
+/// How often leases that are to end are taken.
+const TICK: Duration = Duration::from_millis(10);
+/// How long they last.
+const ENDING: Duration = Duration::from_secs(1);
+
+/// What was seen beside the load, while it was measured and before.
+pub struct Seen {
+    /// Pages that were listed.
+    pub pages: u64,
+    /// Sagas on them.
+    pub listed: u64,
+    /// Events that were followed.
+    pub events: u64,
+    /// From the end of a lease to its watcher, within the window.
+    pub late: Times,
+}
+
+/// What is going on.
+pub struct Beside {
+    ended: Option<oneshot::Receiver<Result<Seen, CliError>>>,
+}
+
+impl Beside {
+    /// Starts what the plan has; `ending` is the queue of sagas whose leases are to end.
+    pub fn start(shared: &Arc<Shared>, ending: String) -> Result<Self, CliError> {
+        if Self::parties(&shared.plan) == 0 {
+            return Ok(Beside { ended: None });
+        }
+        let thread = load::on_a_thread("bench-beside".to_owned(), all(shared.clone(), ending))?;
+        Ok(Beside { ended: Some(thread) })
+    }
+
+    /// How many say that they are ready.
+    pub fn parties(plan: &Plan) -> u32 {
+        plan.readers + plan.watchers + u32::from(plan.expiring > 0)
+    }
+
+    /// How many sagas have leases that end in a run.
+    pub fn ending(plan: &Plan) -> u64 {
+        // Three seconds more: from the start of the load to the end of its last call.
+        u64::from(plan.expiring) * (plan.seconds() + 3)
+    }
+
+    /// What was seen, once it has ended; nothing if there was nothing.
+    pub async fn end(self) -> Result<Option<Seen>, CliError> {
+        match self.ended {
+            Some(thread) => load::ended(thread).await.map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+type SharedSeen = Arc<Mutex<Seen>>;
+
+async fn all(shared: Arc<Shared>, ending: String) -> Result<Seen, CliError> {
+    let seen = Arc::new(Mutex::new(Seen { pages: 0, listed: 0, events: 0, late: Times::new()? }));
+    let client = || Client::new(&shared.server, DEFAULT_TIMEOUT).map_err(|error| CliError::Usage(error.to_string()));
+    let mut tasks: JoinSet<Result<(), Status>> = JoinSet::new();
+    for _ in 0..shared.plan.readers {
+        tasks.spawn(list(client()?, shared.clone(), seen.clone()));
+    }
+    for _ in 0..shared.plan.watchers {
+        tasks.spawn(follow(client()?, shared.clone(), seen.clone()));
+    }
+    if shared.plan.expiring > 0 {
+        tasks.spawn(hear(client()?, shared.clone(), ending.clone(), seen.clone()));
+        tasks.spawn(take(client()?, shared.clone(), ending));
+    }
+    let first = tokio::select! {
+        Some(first) = tasks.join_next() => Some(first),
+        () = shared.window.over.cancelled() => None,
+    };
+    match first {
+        None | Some(Ok(Ok(()))) => {}
+        Some(Ok(Err(status))) => return Err(status.into()),
+        Some(Err(error)) => return Err(CliError::Failed(format!("what goes on beside ended early: {error}"))),
+    }
+    tasks.shutdown().await;
+    let mut seen = seen.lock();
+    let late = std::mem::replace(&mut seen.late, Times::new()?);
+    Ok(Seen { pages: seen.pages, listed: seen.listed, events: seen.events, late })
+}
+
+/// Lists all sagas, page by page, over and over.
+async fn list(client: Client, shared: Arc<Shared>, seen: SharedSeen) -> Result<(), Status> {
+    shared.window.ready();
+    let mut page_token = String::new();
+    loop {
+        let request = ListSagasRequest { page_size: PAGE, page_token, ..Default::default() };
+        let answer = client.sagas().list_sagas(client.unary(request)).await?.into_inner();
+        let mut seen = seen.lock();
+        seen.pages += 1;
+        seen.listed += answer.sagas.len() as u64;
+        page_token = answer.next_page_token;
+    }
+}
+
+/// Follows all events.
+async fn follow(client: Client, shared: Arc<Shared>, seen: SharedSeen) -> Result<(), Status> {
+    let mut events = client.sagas().watch_events(WatchEventsRequest::default()).await?.into_inner();
+    shared.window.ready();
+    while let Some(answer) = events.message().await? {
+        match answer.item {
+            Some(watch_events_response::Item::Event(_)) => seen.lock().events += 1,
+            Some(watch_events_response::Item::Bookmark(_)) | None => {}
+        }
+    }
+    Ok(())
+}
+
+/// Takes leases that are left to end.
+async fn take(client: Client, shared: Arc<Shared>, queue: String) -> Result<(), Status> {
+    let (window, a_second) = (&shared.window, u128::from(shared.plan.expiring));
+    let begun = window.now();
+    let mut taken = 0;
+    let mut calls: JoinSet<Result<(), Status>> = JoinSet::new();
+    let mut timer = tokio::time::interval(TICK);
+    loop {
+        timer.tick().await;
+        let due = u64::try_from(u128::from(window.now() - begun) * a_second / 1_000_000_000).unwrap_or(0);
+        while taken < due {
+            let count = (due - taken).min(CLAIMED_AT_ONCE);
+            taken += count;
+            let (mut sagas, request) = (client.sagas(), claim(&queue, count));
+            calls.spawn(async move { sagas.claim_next(request).await.map(drop) });
+        }
+        while let Some(ended) = calls.try_join_next() {
+            ended.map_err(|error| Status::internal(error.to_string()))??;
+        }
+    }
+}
+
+fn claim(queue: &str, count: u64) -> ClaimNextRequest {
+    ClaimNextRequest {
+        queues: vec![queue.to_owned()],
+        owner_id: "bench-gone".to_owned(),
+        ttl: Some(to_proto(ENDING)),
+        max_sagas: i32::try_from(count).unwrap_or(1),
+        ..Default::default()
+    }
+}
+
+/// Hears of leases that ended, and how late. Both clocks are of this machine, or the figure means nothing.
+async fn hear(client: Client, shared: Arc<Shared>, queue: String, seen: SharedSeen) -> Result<(), Status> {
+    let info = client.admin().get_server_info(client.unary(GetServerInfoRequest {})).await?.into_inner();
+    let ahead = info.clock_offset.map_or(0, |offset| offset.seconds * 1_000_000_000 + i64::from(offset.nanos));
+    let ahead = chrono::TimeDelta::nanoseconds(ahead);
+    let request = WatchStaleRequest { queues: vec![queue], ..Default::default() };
+    let mut stale = client.sagas().watch_stale(request).await?.into_inner();
+    shared.window.ready();
+    while let Some(answer) = stale.message().await? {
+        let (now, at) = (shared.window.now(), time::utc_now());
+        let Some(watch_stale_response::Item::Stale(told)) = answer.item else { continue };
+        let Some(end) = told.expire_time.as_ref().and_then(to_utc) else { continue };
+        let late = (at + ahead - end).to_std().unwrap_or_default();
+        if shared.window.covers(now, now) {
+            seen.lock().late.record(u64::try_from(late.as_nanos()).unwrap_or(u64::MAX));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,138 @@
+//! A daemon of the bench's own: the same binary in a temporary directory, on a free port of the loopback. It ends when the
+//! bench does, by an interrupt or a panic too.
+
+use std::{
+    env, fs,
+    io::{self, BufRead, BufReader},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::usage::Wal;
+use crate::{
+    cli::errors::CliError,
+    client::{Client, connect::DEFAULT_TIMEOUT, time},
+    proto::GetSagaRequest,
+};
+
+/// How long the daemon may take to end; its own grace is 10 s.
+const END: Duration = Duration::from_secs(20);
+/// Between two looks at whether it has.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// A running daemon, and its directory, which goes when this does.
+pub struct Daemon {
+    child: Child,
+    address: String,
+    wal: Wal,
+    dir: TempDir,
+}
+
+/// Makes a temporary directory in `dir`, or where the system has them.
+pub fn temporary(dir: Option<&Path>) -> Result<TempDir, CliError> {
+    let place = dir.map_or_else(env::temp_dir, Path::to_owned);
+    let made = tempfile::Builder::new().prefix("sagad-bench-").tempdir_in(&place);
+    made.map_err(|error| CliError::Usage(format!("can't make a directory in {}: {error}", place.display())))
+}
+
+impl Daemon {
+    /// Starts it in this directory. It has answered once this returns; with it how long that took.
+    pub async fn start(dir: TempDir) -> Result<(Self, Duration), CliError> {
+        let begun = time::now();
+        let (child, address) = spawn(dir.path())?;
+        let wal = Wal::watch(dir.path().join("data/sagad.db-wal"));
+        // From here on it ends with this.
+        let daemon = Daemon { child, address, wal, dir };
+        daemon.first_answer().await?;
+        Ok((daemon, time::now().since(begun)))
+    }
+
+    /// Ends it and starts it again on what it has stored; with it how long that took to its first answer.
+    pub async fn again(mut self) -> Result<(Self, Duration), CliError> {
+        self.end();
+        let begun = time::now();
+        (self.child, self.address) = spawn(self.dir.path())?;
+        self.first_answer().await?;
+        Ok((self, time::now().since(begun)))
+    }
+
+    /// Its address, as for `--server`.
+    pub fn server(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its write-ahead log.
+    pub fn wal(&self) -> &Wal {
+        &self.wal
+    }
+
+    /// That there is no such saga is an answer, for which the store has been asked.
+    async fn first_answer(&self) -> Result<(), CliError> {
+        let client = Client::new(&self.server(), DEFAULT_TIMEOUT).map_err(|e| CliError::Failed(e.to_string()))?;
+        let request = GetSagaRequest { task_id: "none".to_owned(), ..Default::default() };
+        match client.sagas().get_saga(client.unary(request)).await {
+            Ok(_) => Ok(()),
+            Err(status) if status.code() == tonic::Code::NotFound => Ok(()),
+            Err(status) => Err(status.into()),
+        }
+    }
+
+    /// Ends it, in good order if it can.
+    fn end(&mut self) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        // One that has ended already has not been waited for, so the number is still its own.
+        pid.map(|pid| kill_process(pid, Signal::TERM));
+        let until = time::now() + END;
+        while matches!(self.child.try_wait(), Ok(None)) && time::now() < until {
+            thread::sleep(LOOK);
+        }
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Starts the process; returns once it says where it serves.
+fn spawn(dir: &Path) -> Result<(Child, String), CliError> {
+    let log: PathBuf = dir.join("log");
+    let mut child = Command::new(env::current_exe()?)
+        .args(["serve", "--listen", "127.0.0.1:0", "--data"])
+        .arg(dir.join("data"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(fs::File::create(&log)?)
+        // An interrupt at the terminal is for the bench, which then ends it.
+        .process_group(0)
+        .spawn()?;
+    let mut line = String::new();
+    let read = match child.stdout.take() {
+        Some(stdout) => BufReader::new(stdout).read_line(&mut line),
+        None => Err(io::Error::other("it has no standard output")),
+    };
+    match (read, line.trim_end().strip_prefix("sagad: serving gRPC on ")) {
+        (Ok(_), Some(address)) => Ok((child, address.to_owned())),
+        (_, _) => {
+            child.kill().ok();
+            child.wait().ok();
+            let told = fs::read_to_string(&log).unwrap_or_default();
+            let last = told.lines().last().unwrap_or("it said nothing");
+            Err(CliError::Failed(format!("the daemon did not start: {last}")))
+        }
+    }
+}

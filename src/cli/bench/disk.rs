@@ -1,0 +1,68 @@
+//! What one `fdatasync` costs in a directory: a block that is there already is written and synced, over and over, as the
+//! write-ahead log's blocks are at best. Nothing that answers after a sync can be faster.
+
+use std::{
+    fs::{File, OpenOptions},
+    os::unix::fs::FileExt,
+    path::Path,
+    time::Duration,
+};
+
+use rustix::fs::{fdatasync, statfs};
+
+use super::record::Times;
+use crate::{cli::errors::CliError, client::time};
+
+/// A page of the store.
+const BLOCK: [u8; 4096] = [0x5a; 4096];
+/// Blocks of the file.
+const BLOCKS: u64 = 256;
+/// At least and at most so many syncs, of which the most that take no longer than this are made.
+const SYNCS: std::ops::RangeInclusive<u32> = 20..=2000;
+const LENGTH: Duration = Duration::from_millis(500);
+/// File systems that are memory (`statfs`, `f_type`): tmpfs and ramfs.
+const IN_MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6];
+
+/// Times of syncs in this directory. Blocks for half a second.
+pub fn syncs(dir: &Path) -> Result<Times, CliError> {
+    let path = dir.join("fdatasync");
+    let file = OpenOptions::new().create(true).truncate(true).write(true).open(&path)?;
+    let times = timed(&file);
+    std::fs::remove_file(&path)?;
+    times
+}
+
+fn timed(file: &File) -> Result<Times, CliError> {
+    (0..BLOCKS).try_for_each(|block| file.write_all_at(&BLOCK, block * BLOCK.len() as u64))?;
+    file.sync_all()?;
+    let mut times = Times::new()?;
+    let until = time::now() + LENGTH;
+    for sync in 0..*SYNCS.end() {
+        if sync >= *SYNCS.start() && time::now() >= until {
+            break;
+        }
+        file.write_all_at(&BLOCK, u64::from(sync) % BLOCKS * BLOCK.len() as u64)?;
+        let start = time::now();
+        fdatasync(file).map_err(std::io::Error::from)?;
+        times.record(u64::try_from(time::now().since(start).as_nanos()).unwrap_or(u64::MAX));
+    }
+    Ok(times)
+}
+
+/// Whether what is stored here is in memory, where a sync costs nothing.
+pub fn in_memory(dir: &Path) -> bool {
+    statfs(dir).is_ok_and(|system| IN_MEMORY.iter().any(|kind| *kind == i64::from(system.f_type)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn syncs_are_timed_and_leave_nothing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let times = syncs(dir.path()).expect("it can be written");
+        assert!(times.count() >= u64::from(*SYNCS.start()) && times.max_micros() > 0.0);
+        assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 0);
+    }
+}

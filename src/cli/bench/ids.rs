@@ -1,0 +1,130 @@
+//! The names of a run's sagas, and the order in which they are claimed. Both follow from a number, so that ten million of
+//! them take no memory.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use uuid::Builder;
+
+use super::args::Ids;
+
+/// The sagas that a run created before it measures, given out one by one.
+pub struct Stock {
+    run: u64,
+    ids: Ids,
+    total: u64,
+    stride: u64,
+    given: AtomicU64,
+}
+
+impl Stock {
+    /// So many sagas of the run with this number.
+    pub fn new(run: u32, ids: Ids, total: u64) -> Self {
+        Stock { run: run.into(), ids, total, stride: stride(total), given: AtomicU64::new(0) }
+    }
+
+    /// How many there are.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// The queue that they are in.
+    pub fn queue(&self) -> String {
+        format!("bench-{:08x}", self.run)
+    }
+
+    /// The id of the saga that is created as the `n`th.
+    pub fn task_id(&self, n: u64) -> String {
+        match self.ids {
+            Ids::Ordered => format!("b{:08x}-{n:010}", self.run),
+            Ids::Random => {
+                let mut bytes = [0; 16];
+                bytes[..8].copy_from_slice(&mix(n ^ (self.run << 32)).to_be_bytes());
+                bytes[8..].copy_from_slice(&mix(n.wrapping_add(self.run)).to_be_bytes());
+                Builder::from_random_bytes(bytes).into_uuid().to_string()
+            }
+        }
+    }
+
+    /// The id of one that nobody has got yet; none when all are given.
+    pub fn next(&self) -> Option<String> {
+        let place = self.given.fetch_add(1, Ordering::Relaxed);
+        (place < self.total).then(|| self.task_id(self.nth(place)))
+    }
+
+    /// Which one is given as the `place`th.
+    fn nth(&self, place: u64) -> u64 {
+        match self.ids {
+            Ids::Ordered => place,
+            Ids::Random => {
+                let product = u128::from(place) * u128::from(self.stride);
+                u64::try_from(product % u128::from(self.total)).unwrap_or(place)
+            }
+        }
+    }
+}
+
+/// A step that visits every one of `total` before it comes back to the first, with neighbours in time far apart in place:
+/// each dirties a page of its own, which is what is hard on a store about a random order.
+fn stride(total: u64) -> u64 {
+    // The golden ratio's part of the whole, in integers.
+    let about = u128::from(total) * 618_034 / 1_000_000;
+    let mut stride = u64::try_from(about).unwrap_or(1).max(1);
+    while common_divisor(stride, total) > 1 {
+        stride += 1;
+    }
+    stride
+}
+
+fn common_divisor(mut a: u64, mut b: u64) -> u64 {
+    while b > 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}
+
+/// A number for each number, none twice, in no visible order (the finalizer of SplitMix64).
+fn mix(n: u64) -> u64 {
+    let n = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    n ^ (n >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn all(ids: Ids, total: u64) -> Vec<String> {
+        let stock = Stock::new(7, ids, total);
+        std::iter::from_fn(|| stock.next()).collect()
+    }
+
+    #[test]
+    fn each_is_given_once_and_was_created() {
+        for ids in [Ids::Ordered, Ids::Random] {
+            for total in [0, 1, 2, 3, 10, 1000, 1024, 4999] {
+                let stock = Stock::new(7, ids, total);
+                let created: BTreeSet<_> = (0..total).map(|n| stock.task_id(n)).collect();
+                let given = all(ids, total);
+                assert_eq!(given.len() as u64, total, "{ids:?} {total}");
+                assert_eq!(given.into_iter().collect::<BTreeSet<_>>(), created, "{ids:?} {total}");
+            }
+        }
+    }
+
+    #[test]
+    fn ordered_ones_sort_as_they_were_created_and_random_ones_do_not() {
+        let sorted = |ids| all(ids, 100).windows(2).filter(|pair| pair[0] < pair[1]).count();
+        assert_eq!(sorted(Ids::Ordered), 99);
+        assert!((25..75).contains(&sorted(Ids::Random)), "{}", sorted(Ids::Random));
+    }
+
+    #[test]
+    fn random_neighbours_in_time_are_far_apart() {
+        let stock = Stock::new(7, Ids::Random, 1000);
+        let places: Vec<u64> = (0..1000).map(|place| stock.nth(place)).collect();
+        assert!(places.windows(2).all(|pair| pair[0].abs_diff(pair[1]) > 300));
+    }
+}

@@ -1,0 +1,197 @@
+//! `sagad bench`: load on a daemon, of its own or another's, and what came of it. What is measured is fixed, down to the
+//! client's threads, so that two runs can be compared; the figures are from calls that lie within the window.
+
+mod args;
+mod beside;
+mod daemon;
+mod disk;
+mod fill;
+mod ids;
+mod load;
+mod progress;
+mod record;
+mod report;
+mod streams;
+mod turns;
+mod usage;
+mod window;
+
+use std::{path::Path, process, sync::Arc, time::Duration};
+
+use tempfile::TempDir;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::spawn_blocking,
+};
+use tonic_health::pb::HealthCheckRequest;
+
+pub use args::BenchArgs;
+use args::{Ids, Plan};
+use beside::Beside;
+use daemon::Daemon;
+use ids::Stock;
+use load::{Load, Shared};
+use progress::Progress;
+use record::{Tally, Times};
+use report::{Report, Server};
+use window::{Closing, Window};
+
+use super::{
+    errors::CliError,
+    output::{Output, notice},
+};
+use crate::client::{Client, connect::DEFAULT_TIMEOUT};
+
+/// How long the empty call is measured alone.
+const ECHO: Duration = Duration::from_millis(500);
+
+/// Measures the daemon at `server`, or one of its own.
+///
+/// # Errors
+/// Wrong usage; no daemon answers or starts; not one call succeeded within the window; interrupted.
+pub async fn run(output: &Output, server: Option<&str>, args: BenchArgs) -> Result<(), CliError> {
+    let plan = Plan::of(args, server.is_none())?;
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    // Whatever is dropped here ends what it began: the daemon, its directory, the window of the load.
+    tokio::select! {
+        report = bench(plan, server) => report?.show(output),
+        _ = terminate.recv() => Err(CliError::Failed("interrupted".to_owned())),
+        _ = interrupt.recv() => Err(CliError::Failed("interrupted".to_owned())),
+    }
+}
+
+/// Where the load goes.
+struct Target {
+    server: String,
+    daemon: Option<Daemon>,
+    facts: Server,
+    fdatasync: Option<Times>,
+}
+
+async fn bench(plan: Plan, server: Option<&str>) -> Result<Report, CliError> {
+    let mut target = match server {
+        Some(server) => another(server, plan.dir.as_deref()).await?,
+        None => own(plan.dir.as_deref()).await?,
+    };
+    let progress = Progress::new();
+    let client = Client::new(&target.server, DEFAULT_TIMEOUT).map_err(|error| CliError::Usage(error.to_string()))?;
+    let shared = |plan: &Plan| {
+        let stock = Stock::new(rand::random(), plan.ids, plan.preload);
+        Arc::new(Shared { plan: plan.clone(), server: target.server.clone(), stock, window: Window::new() })
+    };
+    let (empty, _) = measure(&shared(&plan.echo(ECHO)), String::new(), &Progress::new(), || ()).await?;
+    let empty = empty.0.overall()?;
+
+    let run = shared(&plan);
+    fill::create(&client, &run.stock, &progress).await?;
+    let held = Stock::new(rand::random(), Ids::Ordered, plan.leases.into());
+    fill::create(&client, &held, &progress).await?;
+    fill::lease(&client, &held.queue(), plan.leases, &progress).await?;
+    let ending = Stock::new(rand::random(), Ids::Ordered, Beside::ending(&plan));
+    fill::create(&client, &ending, &progress).await?;
+
+    let pid = target.daemon.as_ref().map(Daemon::pid);
+    let cpu = || (pid.and_then(usage::cpu_seconds), usage::cpu_seconds(process::id()));
+    let ((tally, beside), [before, after]) = measure(&run, ending.queue(), &progress, cpu).await?;
+    let seconds = run.window.length().as_secs_f64();
+    let overall = tally.overall()?;
+    if overall.count() == 0 {
+        let why = tally.first_error.unwrap_or_else(|| "it was over before it began: try more --preload".to_owned());
+        return Err(CliError::Failed(format!("not one call was measured: {why}")));
+    }
+    let spent = |before: Option<f64>, after: Option<f64>| Some(after? - before?);
+    if let Some(daemon) = target.daemon.take() {
+        let facts = &mut target.facts;
+        facts.cpu_seconds = spent(before.0, after.0);
+        facts.cpu_cores = facts.cpu_seconds.map(|cpu| cpu / seconds);
+        facts.rss_bytes = usage::rss_bytes(daemon.pid());
+        facts.wal_bytes = daemon.wal().bytes();
+        facts.wal_bytes_max = daemon.wal().bytes_max();
+        if plan.restart {
+            let (daemon, took) = daemon.again().await?;
+            facts.restart_ms = Some(took.as_secs_f64() * 1e3);
+            facts.restart_rss_bytes = usage::rss_bytes(daemon.pid());
+        }
+    }
+    let client_cores = spent(before.1, after.1).map(|cpu| cpu / seconds);
+    let server = server.is_none().then_some(target.facts);
+    let fdatasync = target.fdatasync;
+    Ok(Report { plan, seconds, tally, overall, empty, fdatasync, server, client_cores, beside })
+}
+
+/// A daemon of one's own, in a directory whose syncs were timed.
+async fn own(dir: Option<&Path>) -> Result<Target, CliError> {
+    let dir = daemon::temporary(dir)?;
+    if disk::in_memory(dir.path()) {
+        notice("the directory is in memory, where nothing is synced: name one on a disk with --dir");
+    }
+    let (dir, fdatasync) = syncs(dir).await?;
+    let (daemon, took) = Daemon::start(dir).await?;
+    let start_ms = took.as_secs_f64() * 1e3;
+    let facts = Server { start_ms, rss_idle_bytes: usage::rss_bytes(daemon.pid()), ..Server::default() };
+    Ok(Target { server: daemon.server(), daemon: Some(daemon), facts, fdatasync: Some(fdatasync) })
+}
+
+/// Somebody else's daemon, if it answers. Its disk is that of `dir`, if one is named.
+async fn another(server: &str, dir: Option<&Path>) -> Result<Target, CliError> {
+    let client = Client::new(server, DEFAULT_TIMEOUT).map_err(|error| CliError::Usage(error.to_string()))?;
+    client.health().check(client.unary(HealthCheckRequest::default())).await?;
+    let fdatasync = match dir {
+        Some(dir) => Some(syncs(daemon::temporary(Some(dir))?).await?.1),
+        None => None,
+    };
+    Ok(Target { server: server.to_owned(), daemon: None, facts: Server::default(), fdatasync })
+}
+
+async fn syncs(dir: TempDir) -> Result<(TempDir, Times), CliError> {
+    let timed = spawn_blocking(move || disk::syncs(dir.path()).map(|times| (dir, times)));
+    timed.await.map_err(|error| CliError::Failed(error.to_string()))?
+}
+
+/// Runs the load, and what goes on beside it, through its window; `look` is called as it begins and as it ends.
+async fn measure<T>(
+    shared: &Arc<Shared>,
+    ending: String,
+    progress: &Progress,
+    look: impl Fn() -> T,
+) -> Result<((Tally, Option<beside::Seen>), [T; 2]), CliError> {
+    let (plan, window) = (&shared.plan, &shared.window);
+    let closing = Closing(window);
+    let beside = if ending.is_empty() { None } else { Some(Beside::start(shared, ending)?) };
+    let parties = Load::parties(plan) + if beside.is_some() { Beside::parties(plan) } else { 0 };
+    let load = Load::start(shared)?;
+    let through = async {
+        let begun = async {
+            window.all_ready(parties).await;
+            progress.sleep(plan.warmup, "warming up").await;
+        };
+        tokio::select! {
+            () = begun => {}
+            () = window.over.cancelled() => {}
+        }
+        let before = look();
+        window.open(plan.duration);
+        tokio::select! {
+            () = progress.sleep(plan.duration, "measuring") => {}
+            () = window.over.cancelled() => {}
+        }
+        let after = look();
+        drop(closing);
+        [before, after]
+    };
+    let ended = async {
+        match beside {
+            Some(beside) => tokio::try_join!(load.end(), beside.end()),
+            None => load.end().await.map(|tally| (tally, None)),
+        }
+    };
+    // What ends early ends with an error, or with nothing left to do, which closes the window.
+    let (looks, seen) = tokio::join!(through, async {
+        let seen = ended.await;
+        if seen.is_err() {
+            window.close();
+        }
+        seen
+    });
+    Ok((seen?, looks))
+}

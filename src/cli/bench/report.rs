@@ -1,0 +1,181 @@
+//! What is told in the end: one JSON object for programs, a table for people.
+
+use comfy_table::Cell;
+use serde_json::{Value, json};
+
+use super::{
+    args::{Ids, Plan},
+    beside::Seen,
+    record::{Tally, Times},
+};
+use crate::cli::{
+    errors::CliError,
+    output::{Format, Output},
+    text,
+};
+
+/// What the daemon cost; only known of one's own.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Server {
+    /// Processor time while it was measured, in seconds.
+    pub cpu_seconds: Option<f64>,
+    /// The same as a number of cores.
+    pub cpu_cores: Option<f64>,
+    /// Resident memory at the end of the measurement.
+    pub rss_bytes: Option<u64>,
+    /// Resident memory once it had answered for the first time.
+    pub rss_idle_bytes: Option<u64>,
+    /// The write-ahead log at the end of the measurement.
+    pub wal_bytes: u64,
+    /// The largest that it has been, preloading included.
+    pub wal_bytes_max: u64,
+    /// From its start to its first answer, in milliseconds: on an empty store, and on what the run left.
+    pub start_ms: f64,
+    /// See `start_ms`; nothing unless it was asked for.
+    pub restart_ms: Option<f64>,
+    /// Resident memory after that.
+    pub restart_rss_bytes: Option<u64>,
+}
+
+/// Everything that was measured.
+pub struct Report {
+    pub plan: Plan,
+    /// How long it measured, in seconds.
+    pub seconds: f64,
+    pub tally: Tally,
+    pub overall: Times,
+    /// Empty calls with nothing beside them.
+    pub empty: Times,
+    /// Nothing where the daemon's disk is not known.
+    pub fdatasync: Option<Times>,
+    pub server: Option<Server>,
+    /// Processor time of this process while it was measured, as a number of cores.
+    pub client_cores: Option<f64>,
+    pub beside: Option<Seen>,
+}
+
+impl Report {
+    /// Tells it.
+    pub fn show(&self, output: &Output) -> Result<(), CliError> {
+        match output.format() {
+            Format::Json => output.line(&self.json().to_string()),
+            Format::Text => self.text(output),
+        }
+    }
+
+    fn ops_per_s(&self) -> f64 {
+        rounded(count(self.overall.count()) / self.seconds.max(1e-9))
+    }
+
+    fn json(&self) -> Value {
+        let plan = &self.plan;
+        let mut latency = self.overall.json();
+        latency["rpcs"] = self.tally.rpcs().map(|(name, times)| (name.to_owned(), times.json())).collect();
+        let server = self.server.map(|server| {
+            json!({
+                "cpu_seconds": server.cpu_seconds.map(rounded), "cpu_cores": server.cpu_cores.map(rounded),
+                "rss_bytes": server.rss_bytes, "rss_idle_bytes": server.rss_idle_bytes,
+                "wal_bytes": server.wal_bytes, "wal_bytes_max": server.wal_bytes_max,
+                "start_ms": rounded(server.start_ms), "restart_ms": server.restart_ms.map(rounded),
+                "restart_rss_bytes": server.restart_rss_bytes,
+            })
+        });
+        let beside = self.beside.as_ref().map(|seen| {
+            json!({
+                "pages": seen.pages, "sagas_listed": seen.listed, "events": seen.events,
+                "expiry_us": (seen.late.count() > 0).then(|| seen.late.json()),
+            })
+        });
+        json!({
+            "mode": plan.mode.name(),
+            "clients": plan.clients,
+            "connections": plan.connections,
+            "threads": plan.threads,
+            "preload": plan.preload,
+            "ids": match plan.ids { Ids::Ordered => "ordered", Ids::Random => "random" },
+            "request_ids": plan.request_ids,
+            "rate": plan.rate,
+            "leases": plan.leases,
+            "readers": plan.readers,
+            "watchers": plan.watchers,
+            "expiring": plan.expiring,
+            "duration_s": rounded(self.seconds),
+            "ops": self.overall.count(),
+            "ops_per_s": self.ops_per_s(),
+            "errors": self.tally.errors,
+            "first_error": self.tally.first_error,
+            "latency_us": latency,
+            "empty_us": self.empty.json(),
+            "fdatasync_us": self.fdatasync.as_ref().map(Times::json),
+            "server": server,
+            "client_cores": self.client_cores.map(rounded),
+            "beside": beside,
+        })
+    }
+
+    fn text(&self, output: &Output) -> Result<(), CliError> {
+        let plan = &self.plan;
+        output.line(&format!(
+            "{:.0} ops/s: {}, {} clients on {} connections for {:.1} s, {} errors",
+            self.ops_per_s(),
+            plan.mode.name(),
+            plan.clients,
+            plan.connections,
+            self.seconds,
+            self.tally.errors
+        ))?;
+        if let Some(error) = &self.tally.first_error {
+            output.line(&format!("the first error: {}", text::printable(error)))?;
+        }
+        let all = [("all", &self.overall), ("empty call, alone", &self.empty)];
+        let sync = self.fdatasync.as_ref().map(|times| ("fdatasync", times));
+        let late = self.beside.as_ref().map(|seen| ("lease's end to watcher", &seen.late));
+        let rows: Vec<(&str, &Times)> =
+            self.tally.rpcs().chain(all).chain(sync).chain(late.filter(|(_, times)| times.count() > 0)).collect();
+        output.line("")?;
+        let header = ["MICROSECONDS", "COUNT", "P50", "P90", "P99", "P99.9", "MAX"];
+        output.tabulate(&rows, Some(&header), |(name, times)| {
+            let micros = [0.5, 0.9, 0.99, 0.999].map(|part| times.micros(part).min(times.max_micros()));
+            let numbers = micros.into_iter().chain([times.max_micros()]).map(|micros| format!("{micros:.1}"));
+            [(*name).to_owned(), times.count().to_string()].into_iter().chain(numbers).map(Cell::new).collect()
+        })?;
+        let facts = self.facts();
+        output.line("")?;
+        output.tabulate(&facts, None, |(name, value)| vec![Cell::new(name), Cell::new(value)])
+    }
+
+    /// What is no time of a call.
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        let cores = |cores: Option<f64>| cores.map_or("not known".to_owned(), |cores| format!("{cores:.2} cores"));
+        let mut facts = vec![("bench CPU", cores(self.client_cores))];
+        if let Some(server) = &self.server {
+            facts.push(("daemon CPU", cores(server.cpu_cores)));
+            facts.push(("daemon memory", format!("{} (idle {})", mib(server.rss_bytes), mib(server.rss_idle_bytes))));
+            let wal = (mib(Some(server.wal_bytes)), mib(Some(server.wal_bytes_max)));
+            facts.push(("write-ahead log", format!("{} (at most {})", wal.0, wal.1)));
+            facts.push(("start to first answer", format!("{:.1} ms", server.start_ms)));
+            if let Some(restart) = server.restart_ms {
+                facts.push(("the same, again", format!("{restart:.1} ms, then {}", mib(server.restart_rss_bytes))));
+            }
+        }
+        if let Some(seen) = &self.beside {
+            facts.push(("listed", format!("{} sagas on {} pages", seen.listed, seen.pages)));
+            facts.push(("followed", format!("{} events", seen.events)));
+        }
+        facts
+    }
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn count(count: u64) -> f64 {
+    count as f64
+}
+
+/// To a thousandth.
+fn rounded(number: f64) -> f64 {
+    (number * 1000.0).round() / 1000.0
+}
+
+fn mib(bytes: Option<u64>) -> String {
+    bytes.map_or("not known".to_owned(), |bytes| format!("{:.1} MiB", count(bytes) / 1_048_576.0))
+}

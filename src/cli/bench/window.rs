@@ -1,0 +1,125 @@
+//! When it is measured: from a moment to a moment, both set while the load is running, so that neither its beginning nor
+//! its end is in the figures.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::client::time::{self, Moment};
+
+/// The time that is measured. Times within a run are nanoseconds since its beginning.
+pub struct Window {
+    begun: Moment,
+    from: AtomicU64,
+    to: AtomicU64,
+    ready: Semaphore,
+    /// Set when it is over: whoever waits for something stops waiting.
+    pub over: CancellationToken,
+}
+
+impl Window {
+    /// One that has not begun.
+    pub fn new() -> Self {
+        Window {
+            begun: time::now(),
+            from: AtomicU64::new(u64::MAX),
+            to: AtomicU64::new(u64::MAX),
+            ready: Semaphore::new(0),
+            over: CancellationToken::new(),
+        }
+    }
+
+    /// This moment.
+    pub fn now(&self) -> u64 {
+        nanos(time::now().since(self.begun))
+    }
+
+    /// Whoever has connected and has what it needs says so.
+    pub fn ready(&self) {
+        self.ready.add_permits(1);
+    }
+
+    /// Waits for so many to be ready.
+    pub async fn all_ready(&self, count: u32) {
+        // It is never closed.
+        if let Ok(permits) = self.ready.acquire_many(count).await {
+            permits.forget();
+        }
+    }
+
+    /// Begins now, for so long.
+    pub fn open(&self, length: Duration) {
+        let now = self.now();
+        // What ended it before it began stays.
+        self.to.fetch_min(now.saturating_add(nanos(length)), Ordering::Relaxed);
+        self.from.store(now, Ordering::Relaxed);
+    }
+
+    /// Ends it now, unless it has ended.
+    pub fn close(&self) {
+        self.to.fetch_min(self.now(), Ordering::Relaxed);
+        self.over.cancel();
+    }
+
+    /// Whether it is over by this moment.
+    pub fn is_over(&self, now: u64) -> bool {
+        now >= self.to.load(Ordering::Relaxed)
+    }
+
+    /// Whether all of a call lies in it.
+    pub fn covers(&self, start: u64, end: u64) -> bool {
+        start >= self.from.load(Ordering::Relaxed) && end <= self.to.load(Ordering::Relaxed)
+    }
+
+    /// How long it was; zero if it ended before it began.
+    pub fn length(&self) -> Duration {
+        let (from, to) = (self.from.load(Ordering::Relaxed), self.to.load(Ordering::Relaxed));
+        Duration::from_nanos(to.saturating_sub(from))
+    }
+}
+
+/// Ends the window when the run ends, however it ends: the threads of the load look at it.
+pub struct Closing<'a>(pub &'a Window);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// As a number; five hundred years fit.
+fn nanos(length: Duration) -> u64 {
+    u64::try_from(length.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_lies_in_it_is_covered() {
+        let window = Window::new();
+        assert!(!window.covers(0, 1), "it has not begun");
+        assert!(!window.is_over(window.now()));
+        window.open(Duration::from_secs(60));
+        let now = window.now();
+        assert!(window.covers(now, now + 1) && !window.covers(0, now));
+        assert!(!window.covers(now, now + 61_000_000_000) && window.is_over(now + 61_000_000_000));
+        window.close();
+        assert!(window.is_over(window.now()) && window.over.is_cancelled());
+        assert!(window.length() < Duration::from_secs(60));
+    }
+
+    #[test]
+    fn what_ended_before_it_began_measured_nothing() {
+        let window = Window::new();
+        window.close();
+        std::thread::sleep(Duration::from_millis(2));
+        window.open(Duration::from_secs(1));
+        assert_eq!(window.length(), Duration::ZERO);
+    }
+}
