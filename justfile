@@ -29,7 +29,8 @@ lint:
     buf lint proto
     buf breaking proto --against proto/baseline.binpb
     cargo fmt --check --manifest-path fuzz/Cargo.toml
-    shellcheck .ci/run .ci/mutants .ci/fuzz examples/*.sh fuzz/*.sh tests/*.sh
+    shellcheck -x .ci/run .ci/mutants .ci/fuzz .ci/instructions examples/*.sh fuzz/*.sh tests/*.sh benches/compare \
+        benches/peers/beanstalkd benches/peers/etcd benches/peers/postgres benches/peers/redis
 
 # Fuzzes each target for SECONDS; cargo-fuzz is found where `.ci/run` has installed it
 fuzz SECONDS="10":
@@ -42,3 +43,11 @@ baseline:
 # The coordinator on 127.0.0.1:7420, with its data in ./sagad-data
 serve *FLAGS:
     cargo run --release -- serve {{ FLAGS }}
+
+# The benches of the rules, the codec and the writer, or those whose name contains NAME; whole systems: `sagad bench`
+bench *NAME:
+    cargo bench --locked --bench rules --bench codec --bench writer -- {{ NAME }}
+
+# sagad and its peers in turn on this machine, as one table
+compare *FLAGS:
+    benches/compare {{ FLAGS }}

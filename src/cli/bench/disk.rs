@@ -21,7 +21,7 @@ const BLOCKS: u64 = 256;
 const SYNCS: std::ops::RangeInclusive<u32> = 20..=2000;
 const LENGTH: Duration = Duration::from_millis(500);
 /// File systems that are memory (`statfs`, `f_type`): tmpfs and ramfs.
-const IN_MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6];
+const IN_MEMORY: [u32; 2] = [0x0102_1994, 0x8584_58f6];
 
 /// Times of syncs in this directory. Blocks for half a second.
 pub fn syncs(dir: &Path) -> Result<Times, CliError> {
@@ -51,7 +51,7 @@ fn timed(file: &File) -> Result<Times, CliError> {
 
 /// Whether what is stored here is in memory, where a sync costs nothing.
 pub fn in_memory(dir: &Path) -> bool {
-    statfs(dir).is_ok_and(|system| IN_MEMORY.iter().any(|kind| *kind == i64::from(system.f_type)))
+    statfs(dir).is_ok_and(|system| IN_MEMORY.contains(&(system.f_type as u32)))
 }
 
 #[cfg(test)]

@@ -1,0 +1,168 @@
+//! What the benches share: the engine on a store in SQLite, without network or threads, driven as the writer drives it, through
+//! cycles of claim, heartbeat, complete.
+
+#![allow(
+    dead_code,
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "each bench uses a part; a bench that fails has to panic"
+)]
+
+use std::path::Path;
+
+use sagad::{
+    domain::{
+        command::{Answer, Change, Command, Creation, FreeVerb, HeldVerb, Holder, Request, Verb},
+        ids::{FencingToken, OwnerId, QueueName, TaskId},
+        lease::{Absence, LeasePurpose},
+        policy::Policy,
+        text::{Blob, Labels, Text},
+        time::{Span, Timestamp},
+    },
+    store::{
+        execute::Engine,
+        query::SagaKey,
+        rows::Rows,
+        sqlite::{SqliteRows, open_rows},
+    },
+};
+
+/// Commands of one transaction, as with so many clients.
+pub const BATCH: u64 = 256;
+/// Changes of one saga in a cycle.
+pub const CHANGES: u64 = 3;
+
+const START: i64 = 1_700_000_000_000_000;
+const TTL: Span = Span::from_secs(30);
+const MAX_WAL_BYTES: u64 = 64 << 20;
+
+/// When a bench's saga is created.
+pub fn start() -> Timestamp {
+    Timestamp::from_micros(START)
+}
+
+pub fn task(n: u64) -> TaskId {
+    TaskId::parse(&format!("bench-{n:010}")).unwrap()
+}
+
+fn owner(n: u64) -> OwnerId {
+    OwnerId::parse(&format!("worker-{}", n % BATCH)).unwrap()
+}
+
+/// A saga to be, with nothing special about it.
+pub fn creation(task_id: TaskId) -> Creation {
+    Creation {
+        saga_id: task_id.to_saga_id(),
+        task_id,
+        queue: QueueName::parse("bench").unwrap(),
+        priority: 0,
+        issue: None,
+        branch: Text::default(),
+        worktree: Text::default(),
+        labels: Labels::default(),
+        payload: Blob::default(),
+        compensations: Vec::new(),
+        policy: Policy::default(),
+        delay: Span::ZERO,
+        retry_of: None,
+    }
+}
+
+pub fn claim(n: u64) -> Verb {
+    let (purpose, reason) = (LeasePurpose::Execute, Text::default());
+    Verb::Free(FreeVerb::Claim { owner: owner(n), ttl: TTL, purpose, reason })
+}
+
+pub fn heartbeat(n: u64, token: FencingToken) -> Verb {
+    Verb::Held(Holder { owner: owner(n), token }, HeldVerb::Heartbeat { ttl: None, progress: None })
+}
+
+pub fn complete(n: u64, token: FencingToken) -> Verb {
+    let verb = HeldVerb::Complete { result: Blob::default(), reason: Text::default() };
+    Verb::Held(Holder { owner: owner(n), token }, verb)
+}
+
+/// An engine on a store, and how far it has got.
+pub struct Cycles {
+    engine: Engine<SqliteRows>,
+    now: i64,
+    created: u64,
+    completed: u64,
+}
+
+impl Cycles {
+    /// On a new store in this directory.
+    pub fn on(dir: &Path) -> Self {
+        let (rows, opening, _) = open_rows(&dir.join("bench.db"), MAX_WAL_BYTES).unwrap();
+        let absence = Absence { returned_at: start(), grace: Span::ZERO };
+        Cycles { engine: Engine::new(rows, opening, absence), now: START, created: 0, completed: 0 }
+    }
+
+    /// Creates so many sagas.
+    pub fn create(&mut self, count: u64) {
+        let last = self.created + count;
+        while self.created < last {
+            let upto = (self.created + 1000).min(last);
+            let creations = (self.created..upto).map(|n| creation(task(n))).collect();
+            self.transaction([Command::Create(creations)]);
+            self.created = upto;
+        }
+    }
+
+    /// A batch of sagas through their cycle, in order of creation: three transactions of [`BATCH`] changes.
+    pub fn cycle(&mut self) {
+        let sagas = self.completed..self.completed + BATCH;
+        assert!(sagas.end <= self.created, "enough sagas were created");
+        let claims = sagas.clone().map(|n| change(n, claim(n)));
+        let tokens: Vec<FencingToken> = self.transaction(claims).iter().map(token).collect();
+        for verb in [heartbeat, complete] {
+            self.transaction(sagas.clone().zip(&tokens).map(|(n, token)| change(n, verb(n, *token))));
+        }
+        self.completed = sagas.end;
+    }
+
+    /// How many sagas have not been through their cycle.
+    pub fn left(&self) -> u64 {
+        self.created - self.completed
+    }
+
+    /// Reads a saga's row.
+    pub fn find(&mut self, n: u64) {
+        let found = self.engine.rows.find(&SagaKey::Task(task(n))).unwrap();
+        assert!(found.is_some());
+    }
+
+    pub fn begin(&mut self) {
+        self.engine.begin().unwrap();
+    }
+
+    pub fn rollback(&mut self) {
+        self.engine.rollback().unwrap();
+    }
+
+    fn transaction(&mut self, commands: impl IntoIterator<Item = Command>) -> Vec<Answer> {
+        self.now += 1000;
+        let now = Timestamp::from_micros(self.now);
+        self.engine.begin().unwrap();
+        let execute = |command| {
+            let request = Request { command, key: None };
+            self.engine.execute(&request, now).unwrap().unwrap()
+        };
+        let answers = commands.into_iter().map(execute).collect();
+        self.engine.sweep(now, 500).unwrap();
+        self.engine.commit().unwrap();
+        self.engine.rows.maintain(false).unwrap();
+        answers
+    }
+}
+
+fn change(n: u64, verb: Verb) -> Command {
+    Command::Change(Change { task_id: task(n), verb })
+}
+
+fn token(answer: &Answer) -> FencingToken {
+    match answer {
+        Answer::Saga(saga) => saga.lease.as_ref().unwrap().token,
+        other => panic!("no saga: {other:?}"),
+    }
+}
