@@ -1,6 +1,6 @@
 //! Frames that cost their sender next to nothing, without end.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use tokio::task::JoinSet;
 
@@ -64,6 +64,25 @@ async fn withstand(
 async fn p10_floods_of_pings() {
     withstand("pings", true, |_| frame(PING, 0, 0, &[7; 8])).await;
     withstand("pings, answers not read", false, |_| frame(PING, 0, 0, &[7; 8])).await;
+}
+
+/// A flood of frames that ask for nothing is read with pauses, so that what it costs is bounded on any machine.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p10_a_flood_slows_itself_down() {
+    let siege = Siege::begin("pings, counted", &[]).await;
+    let mut raw = Raw::connect(siege.daemon.address()).await.unwrap().reading();
+    let begun = now();
+    let pings = frame(PING, 0, 0, &[7; 8]).repeat(1000);
+    while begun.elapsed() < Duration::from_millis(1500) {
+        let _ = tokio::time::timeout(Duration::from_millis(100), raw.send(&pings)).await;
+    }
+    let answered = raw.seen.pongs.load(Relaxed) as f64;
+    // 2,048 are free, 64 more after each pause of 10 ms, and a quarter of one for each answer.
+    let allowed = (2048.0 + 6400.0 * begun.elapsed().as_secs_f64()) / 0.7 + 2000.0;
+    println!("{answered} pings answered in {:?}, of at most {allowed:.0}", begun.elapsed());
+    assert!(answered > 2000.0 && answered < allowed, "{answered}");
+    drop(raw);
+    siege.end(96).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

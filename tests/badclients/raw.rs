@@ -31,6 +31,7 @@ pub const CONTINUATION: u8 = 9;
 pub const UNKNOWN: u8 = 0x77;
 
 pub const END_STREAM: u8 = 1;
+pub const ACK: u8 = 1;
 pub const END_HEADERS: u8 = 4;
 
 /// `SETTINGS_INITIAL_WINDOW_SIZE`: what we let the daemon send on each stream.
@@ -95,6 +96,8 @@ pub struct Seen {
     pub headers: AtomicU64,
     pub resets: AtomicU64,
     pub data_bytes: AtomicU64,
+    /// Answers to our pings.
+    pub pongs: AtomicU64,
     /// What it added to the windows of streams.
     pub window: AtomicU64,
     pub goaway: AtomicBool,
@@ -194,6 +197,7 @@ async fn look(mut read: OwnedReadHalf, seen: &Seen) -> io::Result<()> {
         match head[3] {
             DATA => drop(seen.data_bytes.fetch_add(length as u64, Relaxed)),
             HEADERS => drop(seen.headers.fetch_add(1, Relaxed)),
+            PING if head[4] == ACK => drop(seen.pongs.fetch_add(1, Relaxed)),
             RST_STREAM => drop(seen.resets.fetch_add(1, Relaxed)),
             WINDOW_UPDATE if head[5..] != [0; 4] => {
                 let more = u32::from_be_bytes(payload[..4].try_into().unwrap());

@@ -57,7 +57,9 @@ impl Arriving {
             }
         } else if self.whole > 1 || (self.whole == 1 && self.messages.is_within()) {
             let text = "this call takes one message, and more were sent; nothing was changed";
-            return Err(Problem::new(Code::InvalidArgument, "INVALID_ARGUMENT", text));
+            let mut problem = Problem::new(Code::InvalidArgument, "INVALID_ARGUMENT", text);
+            problem.violations.push((String::new(), text.to_owned()));
+            return Err(problem);
         }
         self.call.charge(data.len()).map_err(|verdict| problem(&self.call, verdict))
     }
