@@ -15,6 +15,7 @@ use tokio::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
+    sync::Mutex,
     task::JoinHandle,
 };
 
@@ -109,7 +110,7 @@ pub struct Seen {
 /// A connection that has greeted.
 pub struct Raw {
     pub seen: Arc<Seen>,
-    write: OwnedWriteHalf,
+    write: Arc<Mutex<OwnedWriteHalf>>,
     unread: Option<OwnedReadHalf>,
     reading: Option<JoinHandle<()>>,
     next: u32,
@@ -129,15 +130,16 @@ impl Raw {
         let settings: Vec<u8> =
             settings.iter().flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat()).collect();
         write.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &settings)].concat()).await?;
+        let write = Arc::new(Mutex::new(write));
         Ok(Raw { seen: Arc::default(), write, unread: Some(read), reading: None, next: 1 })
     }
 
     /// The same, and reads what the daemon sends from now on.
     pub fn reading(mut self) -> Self {
-        let seen = self.seen.clone();
+        let (seen, write) = (self.seen.clone(), self.write.clone());
         let read = self.unread.take().unwrap();
         self.reading = Some(tokio::spawn(async move {
-            let _ = look(read, &seen).await;
+            let _ = look(read, &write, &seen).await;
             seen.closed.store(true, Relaxed);
         }));
         self
@@ -145,7 +147,7 @@ impl Raw {
 
     /// Sends frames as they are.
     pub async fn send(&mut self, frames: &[u8]) -> io::Result<()> {
-        self.write.write_all(frames).await
+        self.write.lock().await.write_all(frames).await
     }
 
     /// The number of a new stream.
@@ -186,7 +188,7 @@ impl Drop for Raw {
 }
 
 /// Reads frames until the end, and answers what asks whether we are there.
-async fn look(mut read: OwnedReadHalf, seen: &Seen) -> io::Result<()> {
+async fn look(mut read: OwnedReadHalf, write: &Mutex<OwnedWriteHalf>, seen: &Seen) -> io::Result<()> {
     let mut payload = vec![0; 16 << 10];
     loop {
         let mut head = [0; 9];
@@ -198,6 +200,8 @@ async fn look(mut read: OwnedReadHalf, seen: &Seen) -> io::Result<()> {
             DATA => drop(seen.data_bytes.fetch_add(length as u64, Relaxed)),
             HEADERS => drop(seen.headers.fetch_add(1, Relaxed)),
             PING if head[4] == ACK => drop(seen.pongs.fetch_add(1, Relaxed)),
+            // They look alive, so that it is not for this that they are cut.
+            PING => write.lock().await.write_all(&frame(PING, ACK, 0, payload)).await?,
             RST_STREAM => drop(seen.resets.fetch_add(1, Relaxed)),
             WINDOW_UPDATE if head[5..] != [0; 4] => {
                 let more = u32::from_be_bytes(payload[..4].try_into().unwrap());

@@ -29,7 +29,7 @@ async fn p10_answers_that_are_not_taken() {
     let size = api.list_sagas(ListSagasRequest { page_size: 1000, ..Default::default() }).await.unwrap().encoded_len();
     assert!(size > 512 << 10, "{size}");
     let mut peers = Vec::new();
-    for place in 0..sized(20, 200) {
+    for place in 0..sized(30, 200) {
         // Shut altogether, or open for a single byte, which lets the whole answer into the library's buffer.
         let window = u32::from(place % 2 == 0);
         let mut raw = Raw::with(siege.daemon.address(), &[(INITIAL_WINDOW, window)]).await.unwrap().reading();
@@ -42,7 +42,7 @@ async fn p10_answers_that_are_not_taken() {
     eventually("all are cut", || async { peers.iter().all(Raw::is_over).then_some(()) }).await;
     drop((peers, api));
     // 64 MiB, what is being made at the time, and what the allocator keeps of it.
-    siege.end(320).await;
+    siege.end(240).await;
 }
 
 /// Peers that don't read their sockets at all, and ask without end.
