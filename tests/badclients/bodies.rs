@@ -34,8 +34,8 @@ impl HttpBody for Half {
     }
 }
 
-/// What the daemon says to a call whose request is this piece.
-async fn half_a_call(api: &Api, path: &str, piece: &[u8]) -> Result<Status, Status> {
+/// How the daemon begins to answer a call whose request is this piece.
+async fn begin(api: &Api, path: &str, piece: &[u8]) -> Result<http::Response<Body>, Status> {
     let request = http::Request::post(format!("http://daemon{path}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
@@ -44,8 +44,21 @@ async fn half_a_call(api: &Api, path: &str, piece: &[u8]) -> Result<Status, Stat
     let mut channel = api.channel.clone();
     let failed = |error: tonic::transport::Error| Status::unknown(error.to_string());
     poll_fn(|cx| channel.poll_ready(cx)).await.map_err(failed)?;
-    let response = timeout(PATIENCE, channel.call(request)).await.expect("it is answered").map_err(failed)?;
+    timeout(PATIENCE, channel.call(request)).await.expect("it is answered").map_err(failed)
+}
+
+/// What it says to such a call.
+async fn half_a_call(api: &Api, path: &str, piece: &[u8]) -> Result<Status, Status> {
+    let response = begin(api, path, piece).await?;
     Ok(Status::from_header_map(response.headers()).expect("it is refused"))
+}
+
+/// The end of an answer, if it comes within a second and a half.
+async fn end_of(answer: http::Response<Body>) -> Option<Status> {
+    let mut body = answer.into_body();
+    let frame = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
+    let frame = timeout(Duration::from_millis(1500), frame).await.ok()?.unwrap().unwrap();
+    Status::from_header_map(frame.trailers_ref().unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -65,9 +78,11 @@ async fn p10_a_request_that_does_not_arrive_is_given_up() {
     }
     assert!(begun.elapsed() >= Duration::from_millis(1500), "each had its time");
     // A stream may say nothing between its items, and its items have to be whole in time.
-    let silent = half_a_call(&api, "/sagad.v1.SagaService/KeepAlive", b"");
-    let waits = timeout(Duration::from_millis(1500), silent).await;
-    assert!(waits.is_err(), "it waits for the next item: {waits:?}");
+    let stream = "/sagad.v1.SagaService/KeepAlive";
+    let silent = end_of(begin(&api, stream, b"").await.unwrap()).await;
+    assert!(silent.is_none(), "{silent:?}");
+    let half = end_of(begin(&api, stream, &[0, 0, 0, 0, 9, 1]).await.unwrap()).await;
+    assert_eq!(half.map(|told| told.code()), Some(Code::DeadlineExceeded));
     drop(api);
     siege.end(96).await;
 }

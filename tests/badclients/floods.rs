@@ -14,7 +14,7 @@ pub async fn flood(
     reads: bool,
     frames: impl Fn(&mut Raw) -> Vec<u8> + Clone + Send + 'static,
 ) -> (u64, u64) {
-    let lasting = sized(Duration::from_millis(1500), Duration::from_secs(10));
+    let lasting = sized(Duration::from_millis(800), Duration::from_secs(10));
     let mut floods = JoinSet::new();
     for _ in 0..connections {
         let frames = frames.clone();

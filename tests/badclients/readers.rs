@@ -7,7 +7,7 @@ use sagad::proto::*;
 
 use super::{raw::*, siege::Siege, sized, support::*};
 
-/// Sagas whose list is large: each with 64 KiB.
+/// Sagas whose list is large: each has some 30 KiB of labels and compensations.
 async fn large_sagas(api: &Api, count: usize) {
     for i in 0..count {
         let labels = (0..64).map(|label| (format!("label-{label}"), "v".repeat(250))).collect();
