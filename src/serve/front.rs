@@ -122,6 +122,7 @@ fn call_limits(limits: &Limits) -> CallLimits {
     CallLimits {
         request_timeout: limits.request_timeout.to_std(),
         answer_timeout: limits.answer_timeout.to_std(),
+        max_message_bytes: limits.max_message_bytes,
         max_calls: limits.max_calls,
         max_call_bytes: limits.max_call_bytes,
     }

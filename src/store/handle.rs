@@ -232,3 +232,20 @@ impl Store {
         .unwrap_or_else(|gone| Err(StoreError::Unavailable(format!("a read ended early: {gone}"))))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p10_large_changes_share_a_room_and_small_ones_need_none() {
+        let taken = Arc::default();
+        let half = Room::take(&taken, QUEUE_BYTES / 2).unwrap();
+        let _other = Room::take(&taken, QUEUE_BYTES / 2).unwrap();
+        assert!(Room::take(&taken, SMALL_BYTES + 1).is_none());
+        let _small = Room::take(&taken, SMALL_BYTES).unwrap();
+        drop(half);
+        assert!(Room::take(&taken, QUEUE_BYTES / 4).is_some());
+        assert_eq!(taken.load(Ordering::Relaxed), QUEUE_BYTES / 2 + SMALL_BYTES, "what was refused took nothing");
+    }
+}

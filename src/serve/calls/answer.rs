@@ -11,7 +11,7 @@ use http_body::{Body as HttpBody, Frame};
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Status, body::Body};
 
-use super::ledger::{Call, Given};
+use super::call::{Call, Given};
 
 /// A body that is being sent.
 pub(super) struct Leaving {

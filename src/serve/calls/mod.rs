@@ -13,6 +13,7 @@
 //! within a round trip, so they are the last to be hit. (The idea is that of the SYN cache: drop the oldest half-open one.)
 
 mod answer;
+mod call;
 mod layer;
 mod ledger;
 mod methods;
@@ -30,6 +31,8 @@ pub(super) struct CallLimits {
     pub(super) request_timeout: Duration,
     /// How long a client may take no answer while there are some for it.
     pub(super) answer_timeout: Duration,
+    /// Largest message that is read.
+    pub(super) max_message_bytes: usize,
     /// Most calls and streams at a time, until their answers are taken.
     pub(super) max_calls: usize,
     /// Most bytes of messages that are being received, carried out or not taken yet.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tonic::{Code, Status, body::Body};
 
-use super::ledger::{Call, Verdict, Wait};
+use super::call::{Call, Verdict, Wait};
 use crate::{domain::time::Span, grpc::status::Problem};
 
 /// When to try again after a request was given up for lack of room.
@@ -45,15 +45,15 @@ impl Arriving {
         Poll::Ready(Some(Err(problem.into())))
     }
 
+    /// A message is on the account for its whole length from its prefix on: the library makes room for all of it then.
     fn account(&mut self, data: &Bytes) -> Result<(), Problem> {
-        let whole = self.messages.feed(data);
+        let Fed { whole, begun } = self.messages.feed(data);
         self.whole = self.whole.saturating_add(whole);
         if self.many {
             if whole > 0 {
-                // What is whole goes on to its handler. Of what follows it the beginning is not counted.
+                // What is whole goes on to its handler; its length stays on the account until the next one.
                 self.wait = None;
                 self.call.discharge();
-                return Ok(());
             }
         } else if self.whole > 1 || (self.whole == 1 && self.messages.is_within()) {
             let text = "this call takes one message, and more were sent; nothing was changed";
@@ -61,7 +61,9 @@ impl Arriving {
             problem.violations.push((String::new(), text.to_owned()));
             return Err(problem);
         }
-        self.call.charge(data.len()).map_err(|verdict| problem(&self.call, verdict))
+        // What is too large is refused by the library, which makes no room for it.
+        let begun = if begun > self.call.limits().max_message_bytes { 0 } else { begun };
+        self.call.charge(begun).map_err(|verdict| problem(&self.call, verdict))
     }
 }
 
@@ -122,7 +124,7 @@ fn problem(call: &Call, verdict: Verdict) -> Problem {
             "DEADLINE_EXCEEDED",
             format!(
                 "the request did not arrive within {:?}; it was not carried out (request_timeout)",
-                call.request_timeout()
+                call.limits().request_timeout
             ),
         ),
         Verdict::NoRoom => Problem::overloaded(
@@ -130,6 +132,15 @@ fn problem(call: &Call, verdict: Verdict) -> Problem {
             RETRY,
         ),
     }
+}
+
+/// What came with a piece of a body.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Fed {
+    /// Messages that became whole.
+    whole: usize,
+    /// The lengths, together, of those whose prefixes became whole.
+    begun: usize,
 }
 
 /// Where in the messages of a body its end is.
@@ -143,9 +154,9 @@ struct Messages {
 }
 
 impl Messages {
-    /// Goes on; returns how many messages became whole.
-    fn feed(&mut self, mut data: &[u8]) -> usize {
-        let mut whole = 0;
+    /// Goes on over what has arrived.
+    fn feed(&mut self, mut data: &[u8]) -> Fed {
+        let mut fed = Fed::default();
         while !data.is_empty() {
             if self.prefix < PREFIX {
                 // The first byte is the flag: shifted out by the four behind it.
@@ -154,6 +165,7 @@ impl Messages {
                 data = &data[1..];
                 if self.prefix == PREFIX {
                     self.lacking = self.length as usize;
+                    fed.begun = fed.begun.saturating_add(self.lacking);
                 }
             } else {
                 let step = self.lacking.min(data.len());
@@ -162,10 +174,10 @@ impl Messages {
             }
             if self.prefix == PREFIX && self.lacking == 0 {
                 *self = Messages::default();
-                whole += 1;
+                fed.whole += 1;
             }
         }
-        whole
+        fed
     }
 
     /// Whether a message has begun and is not whole.
@@ -183,13 +195,14 @@ mod tests {
         let body = [&[0, 0, 0, 0, 0][..], &[0, 0, 0, 0, 3, 7, 7, 7], &[1, 0, 0, 1, 0], &[9; 256], &[0, 0]].concat();
         for size in 1..=body.len() {
             let mut messages = Messages::default();
-            let whole: usize = body.chunks(size).map(|piece| messages.feed(piece)).sum();
-            assert_eq!(whole, 3, "{size}");
+            let fed: Vec<Fed> = body.chunks(size).map(|piece| messages.feed(piece)).collect();
+            assert_eq!(fed.iter().map(|fed| fed.whole).sum::<usize>(), 3, "{size}");
+            assert_eq!(fed.iter().map(|fed| fed.begun).sum::<usize>(), 3 + 256, "{size}");
             assert!(messages.is_within(), "two bytes of the next prefix");
         }
         let mut messages = Messages::default();
         assert!(!messages.is_within());
-        assert_eq!(messages.feed(&body[..13]), 2);
+        assert_eq!(messages.feed(&body[..13]), Fed { whole: 2, begun: 3 });
         assert!(!messages.is_within());
     }
 }
