@@ -70,7 +70,7 @@ async fn a_greeting_in_pieces_is_read_whole_and_seen_again() {
     connection.read_exact(&mut seen).await.unwrap();
     assert_eq!(&seen[..24], PREFACE);
     assert_eq!(&seen[24..], b"and more");
-    assert_eq!(connection.connect_info().remote_addr, Some(client.local_addr().unwrap()));
+    assert_eq!(connection.connect_info().peer(), client.local_addr().unwrap());
 
     connection.write_all(b"hello").await.unwrap();
     let mut answer = [0; 5];

@@ -51,7 +51,19 @@ pub struct ServeArgs {
     /// Largest request message [default: 4MiB]
     #[arg(long, value_name = "SIZE", help_heading = "Limits")]
     pub max_message_bytes: Option<String>,
-    /// Most watches and other open streams at a time [default: 4096]
+    /// How long a request may take to arrive, an item of a KeepAlive stream, too [default: 30s]
+    #[arg(long, value_name = "DURATION", help_heading = "Limits")]
+    pub request_timeout: Option<String>,
+    /// How long a client may take none of the answers that are there for it; watches wait for ever [default: 1m]
+    #[arg(long, value_name = "DURATION", help_heading = "Limits")]
+    pub answer_timeout: Option<String>,
+    /// Most calls and open streams at a time on all connections [default: 32768]
+    #[arg(long, value_name = "COUNT", help_heading = "Limits")]
+    pub max_calls: Option<String>,
+    /// Memory for requests that are received or carried out, and for answers that are not taken yet [default: 256MiB]
+    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
+    pub max_call_bytes: Option<String>,
+    /// Most open streams at a time: of watches, of KeepAlive, of all others [default: 4096]
     #[arg(long, value_name = "COUNT", help_heading = "Limits")]
     pub max_watches: Option<String>,
     /// Most ClaimNext calls that wait for a saga at a time [default: 10000]
@@ -72,7 +84,7 @@ pub struct ServeArgs {
 }
 
 /// All keys: of the file as they are, of the environment in capitals behind `SAGAD_`, of the command line with dashes.
-pub(super) const KEYS: [&str; 19] = [
+pub(super) const KEYS: [&str; 23] = [
     "listen",
     "data",
     "restart_grace",
@@ -86,6 +98,10 @@ pub(super) const KEYS: [&str; 19] = [
     "keepalive_interval",
     "keepalive_timeout",
     "max_message_bytes",
+    "request_timeout",
+    "answer_timeout",
+    "max_calls",
+    "max_call_bytes",
     "max_watches",
     "max_waiting",
     "writer_queue",
@@ -111,6 +127,10 @@ impl ServeArgs {
             "keepalive_interval" => &self.keepalive_interval,
             "keepalive_timeout" => &self.keepalive_timeout,
             "max_message_bytes" => &self.max_message_bytes,
+            "request_timeout" => &self.request_timeout,
+            "answer_timeout" => &self.answer_timeout,
+            "max_calls" => &self.max_calls,
+            "max_call_bytes" => &self.max_call_bytes,
             "max_watches" => &self.max_watches,
             "max_waiting" => &self.max_waiting,
             "writer_queue" => &self.writer_queue,

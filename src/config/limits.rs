@@ -22,6 +22,19 @@ const KEEPALIVE_TIMEOUT: Span = Span::from_secs(10);
 const MAX_MESSAGE_BYTES: u64 = 4 << 20;
 /// The least that lets the largest batch through, with its framing.
 const MAX_MESSAGE_BYTES_MIN: u64 = BATCH_BYTES as u64 + (64 << 10);
+/// Time for a request to arrive: the largest one at 1.2 Mbit/s. It can be this long because it isn't what bounds memory.
+const REQUEST_TIMEOUT: Span = Span::from_secs(30);
+/// Time for a client to take an answer, or a part of one: twice that, because clients stop to think.
+const ANSWER_TIMEOUT: Span = Span::from_secs(60);
+/// Most calls and streams on all connections: as many `ClaimNext` calls, watches and KeepAlive streams as there may be
+/// (10,000 + 2 x 4096), and 14,000 calls in passing. Each costs some 10 KiB.
+const MAX_CALLS: u64 = 32_768;
+/// Most bytes of messages on their way in or out: 64 of the largest requests, 85 of the largest answers.
+const MAX_CALL_BYTES: u64 = 256 << 20;
+/// The least: the largest message that can be allowed has to fit.
+const MAX_CALL_BYTES_MIN: u64 = MAX_MESSAGE_BYTES_MAX;
+/// Largest `max_message_bytes`.
+const MAX_MESSAGE_BYTES_MAX: u64 = 64 << 20;
 /// Most open streams: each holds a task and up to one page of events (about 1 MiB at worst, KiBs as a rule).
 const MAX_WATCHES: u64 = 4096;
 /// Most held claims: one for each worker of a fleet as large as the connections allow.
@@ -58,6 +71,14 @@ pub struct Limits {
     pub keepalive_timeout: Span,
     /// Largest request message, in bytes.
     pub max_message_bytes: usize,
+    /// How long a request may take to arrive.
+    pub request_timeout: Span,
+    /// How long a client may leave answers untaken.
+    pub answer_timeout: Span,
+    /// Most calls and streams at a time, on all connections.
+    pub max_calls: usize,
+    /// Most bytes of messages that are received, carried out or not taken yet.
+    pub max_call_bytes: usize,
     /// Most open streams at a time.
     pub max_watches: usize,
     /// Most held `ClaimNext` calls at a time.
@@ -81,6 +102,10 @@ impl Default for Limits {
             keepalive_interval: KEEPALIVE_INTERVAL,
             keepalive_timeout: KEEPALIVE_TIMEOUT,
             max_message_bytes: MAX_MESSAGE_BYTES as usize,
+            request_timeout: REQUEST_TIMEOUT,
+            answer_timeout: ANSWER_TIMEOUT,
+            max_calls: MAX_CALLS as usize,
+            max_call_bytes: MAX_CALL_BYTES as usize,
             max_watches: MAX_WATCHES as usize,
             max_waiting: MAX_WAITING as usize,
             writer_queue: WRITER_QUEUE as usize,
@@ -104,7 +129,16 @@ impl Limits {
             max_concurrent_streams: count("max_concurrent_streams", MAX_CONCURRENT_STREAMS, 100_000)? as u32,
             keepalive_interval: span("keepalive_interval", KEEPALIVE_INTERVAL, 1000, 3600)?,
             keepalive_timeout: span("keepalive_timeout", KEEPALIVE_TIMEOUT, 1000, 600)?,
-            max_message_bytes: size("max_message_bytes", MAX_MESSAGE_BYTES, MAX_MESSAGE_BYTES_MIN, 64 << 20)? as usize,
+            max_message_bytes: size(
+                "max_message_bytes",
+                MAX_MESSAGE_BYTES,
+                MAX_MESSAGE_BYTES_MIN,
+                MAX_MESSAGE_BYTES_MAX,
+            )? as usize,
+            request_timeout: span("request_timeout", REQUEST_TIMEOUT, 100, 600)?,
+            answer_timeout: span("answer_timeout", ANSWER_TIMEOUT, 1000, 3600)?,
+            max_calls: count("max_calls", MAX_CALLS, 10_000_000)?,
+            max_call_bytes: size("max_call_bytes", MAX_CALL_BYTES, MAX_CALL_BYTES_MIN, 1 << 40)? as usize,
             max_watches: count("max_watches", MAX_WATCHES, 1_000_000)?,
             max_waiting: count("max_waiting", MAX_WAITING, 1_000_000)?,
             writer_queue: count("writer_queue", WRITER_QUEUE, 1_000_000)?,
@@ -138,6 +172,10 @@ impl Limits {
             span_bound("keepalive_interval", self.keepalive_interval, "time between probes of a connection"),
             span_bound("keepalive_timeout", self.keepalive_timeout, "time for a peer's answer to a probe"),
             bytes("max_message_bytes", self.max_message_bytes as u64, "largest request message"),
+            span_bound("request_timeout", self.request_timeout, "time for a request to arrive"),
+            span_bound("answer_timeout", self.answer_timeout, "time for a client to take an answer"),
+            count("max_calls", self.max_calls, "most calls on all connections"),
+            bytes("max_call_bytes", self.max_call_bytes as u64, "most bytes of requests and answers on their way"),
             count("max_watches", self.max_watches, "most open streams"),
             count("max_waiting", self.max_waiting, "most held ClaimNext calls"),
             count("writer_queue", self.writer_queue, "most changes that wait for the writer"),

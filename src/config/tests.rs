@@ -64,6 +64,7 @@ fn every_key_can_be_said_in_all_three_ways() {
             "log_format" => ("json", "text"),
             "log" => ("debug", LOG),
             "insecure" => ("true", "false"),
+            "max_call_bytes" => ("128MiB", "64MiB"),
             "max_message_bytes" | "max_wal_bytes" => ("5MiB", "4MiB"),
             _ if key.ends_with("grace") || key.ends_with("timeout") || key.ends_with("interval") => ("9s", "8s"),
             _ => ("17", "16"),
@@ -145,4 +146,35 @@ fn each_bound_is_shown() {
     let names: Vec<_> = merge(&[], &[], None).unwrap().bounds().iter().map(|bound| bound.name).collect();
     let expected = KEYS.iter().filter(|key| **key == "drain_grace" || KEYS[7..].contains(key));
     assert!(names.iter().eq(expected), "{names:?}");
+}
+
+/// What the help says is the default of a limit, by key.
+fn told_defaults() -> HashMap<String, String> {
+    let command = ServeArgs::augment_args(Command::new("serve"));
+    let limits = command.get_arguments().filter(|arg| arg.get_help_heading() == Some("Limits"));
+    let told = limits.map(|arg| {
+        let help = arg.get_help().unwrap().to_string();
+        let default = help.split_once("[default: ").and_then(|(_, rest)| rest.strip_suffix(']')).expect("a default");
+        (arg.get_id().to_string(), default.to_owned())
+    });
+    told.collect()
+}
+
+#[test]
+fn the_help_tells_the_defaults() {
+    let base = merge(&[], &[], None).unwrap();
+    for (key, default) in told_defaults() {
+        let flag = format!("--{}={default}", key.replace('_', "-"));
+        assert_eq!(merge(&[&flag], &[], None).unwrap(), base, "{flag}");
+    }
+}
+
+#[test]
+fn the_table_of_limits_is_whole() {
+    let rows = include_str!("../../docs/limits.md").lines().filter(|line| line.starts_with("| `"));
+    let rows = rows.map(|row| {
+        let cells: Vec<_> = row.split('|').map(str::trim).collect();
+        (cells[1].trim_matches('`').to_owned(), cells[2].to_owned())
+    });
+    assert_eq!(rows.collect::<HashMap<_, _>>(), told_defaults());
 }

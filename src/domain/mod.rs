@@ -23,3 +23,4 @@ pub mod text;
 pub mod time;
 pub mod transition;
 mod undo;
+mod weight;

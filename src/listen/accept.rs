@@ -13,7 +13,8 @@ use tracing::{debug, info, warn};
 
 use super::{
     ListenLimits,
-    connection::{Connection, Lines, PREFACE},
+    connection::{Connection, PREFACE},
+    lines::Lines,
 };
 
 /// The first wait after a failed accept: long enough for a busy server to free a descriptor, too short to be noticed.

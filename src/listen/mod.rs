@@ -11,6 +11,8 @@
 
 mod accept;
 mod connection;
+mod frames;
+mod lines;
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -18,7 +20,8 @@ use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-pub use connection::{Connection, Lines};
+pub use connection::Connection;
+pub use lines::{Line, Lines};
 
 /// Greeted connections that the server has not picked up yet: a burst's worth. It picks them up at once, so more would
 /// only hide that it does not.

@@ -13,13 +13,16 @@ use tokio::{
 };
 use tokio_util::{
     sync::CancellationToken,
-    task::{TaskTracker, task_tracker::TrackedFuture},
+    task::{AbortOnDropHandle, TaskTracker, task_tracker::TrackedFuture},
 };
 use tonic::{body::Body, service::RoutesBuilder, transport::Server};
 use tower::{Layer, Service};
 use tracing::{info, warn};
 
-use super::ServeError;
+use super::{
+    ServeError,
+    calls::{CallLimits, CallsLayer, Ledger},
+};
 use crate::{
     config::Limits,
     grpc::ErrorLayer,
@@ -27,11 +30,24 @@ use crate::{
     proto::DESCRIPTORS,
 };
 
-/// Largest set of request headers: room for tokens and traces.
-const HEADER_BYTES: u32 = 16 << 10;
-/// Streams that a client may have cancelled before they were looked at, until its connection is ended ("rapid reset").
-/// Clients that cancel a hundred calls at once exist; those that flood reach any number.
+/// Largest set of request headers: gRPC's own default, with room for tokens and traces.
+const HEADER_BYTES: u32 = 8 << 10;
+/// Streams that a client may have cancelled before they were looked at, until its connection is ended ("rapid reset",
+/// CVE-2023-44487). Clients that cancel a hundred calls at once exist; those that flood reach any number.
 const RESET_STREAMS: usize = 128;
+/// Streams of a connection that we had to reset because of an error of its client, until the connection is ended ("made
+/// you reset", CVE-2025-8671). The gRPC library sets no limit. A correct client never causes one.
+const ERROR_RESETS: usize = 64;
+/// What a client may send on a stream before we took it. A KeepAlive stream whose answers are not read holds as much;
+/// 64 KiB at a time let 5 MiB a second through where a round trip takes 12 ms, and are the protocol's own default.
+const STREAM_WINDOW: u32 = 64 << 10;
+/// The same for a whole connection: 16 streams at full speed.
+const CONNECTION_WINDOW: u32 = 1 << 20;
+/// What of it each call needs: half of a connection's window is what small frames may cost, at 256 bytes each, before the
+/// library ends the connection as a flood ("tiny frames"). As many calls as are allowed may each send one at a time.
+const WINDOW_PER_CALL: u32 = 1024;
+/// Largest frame: the protocol's least, so that no connection buffers more than this before it understands it.
+const FRAME_BYTES: u32 = 16 << 10;
 /// Time for cut connections to notice: they are woken, so it takes a moment of CPU each.
 const CUT: Duration = Duration::from_millis(500);
 
@@ -42,6 +58,8 @@ pub(super) struct Front {
     lines: Lines,
     calls: TaskTracker,
     closing: CancellationToken,
+    /// Gives up what is late, until this is dropped.
+    _time: AbortOnDropHandle<()>,
 }
 
 impl Front {
@@ -62,12 +80,15 @@ impl Front {
             ListenLimits { max_connections: limits.max_connections, preface_timeout: limits.preface_timeout.to_std() },
             closing.clone(),
         );
+        let ledger = Ledger::new(call_limits(limits), door.lines.clone());
         let server = server(limits)
+            .layer(CallsLayer::new(ledger.clone(), limits.max_watches)?)
             .layer(InFlight { calls: calls.clone() })
             .layer(ErrorLayer)
             .serve_with_incoming_shutdown(routes.routes().prepare(), door.incoming, closing.clone().cancelled_owned());
         let serving = tokio::spawn(server);
-        Ok(Front { serving, accepting: door.accepting, lines: door.lines, calls, closing })
+        let _time = AbortOnDropHandle::new(tokio::spawn(ledger.watch_time()));
+        Ok(Front { serving, accepting: door.accepting, lines: door.lines, calls, closing, _time })
     }
 
     /// Ready if the server stops by itself. It has no reason to.
@@ -97,16 +118,33 @@ impl Front {
     }
 }
 
+fn call_limits(limits: &Limits) -> CallLimits {
+    CallLimits {
+        request_timeout: limits.request_timeout.to_std(),
+        answer_timeout: limits.answer_timeout.to_std(),
+        max_message_bytes: limits.max_message_bytes,
+        max_calls: limits.max_calls,
+        max_call_bytes: limits.max_call_bytes,
+    }
+}
+
 /// The server's settings. Its own timeouts and concurrency limits stay off: they do not bound streams. So does the
-/// maximum age of connections: with a grace it cuts them without a GOAWAY.
+/// maximum age of connections: with a grace it cuts them without a GOAWAY. How much of an answer the library may buffer
+/// can't be set: a call's answer is handed to it in one piece, on the call's account.
 fn server(limits: &Limits) -> Server {
     Server::builder()
         .http2_keepalive_interval(Some(limits.keepalive_interval.to_std()))
         .http2_keepalive_timeout(Some(limits.keepalive_timeout.to_std()))
         .http2_adaptive_window(Some(false))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(
+            CONNECTION_WINDOW.max(limits.max_concurrent_streams.saturating_mul(WINDOW_PER_CALL)),
+        )
+        .max_frame_size(FRAME_BYTES)
         .max_concurrent_streams(limits.max_concurrent_streams)
         .http2_max_header_list_size(HEADER_BYTES)
         .http2_max_pending_accept_reset_streams(Some(RESET_STREAMS))
+        .http2_max_local_error_reset_streams(Some(ERROR_RESETS))
 }
 
 /// Counts calls from their headers to the handler's answer. A stream's answer is its beginning.

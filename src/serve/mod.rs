@@ -10,6 +10,7 @@
 //! 5. The store is closed, after the last answer: nothing that was accepted is left without one.
 
 mod backend;
+mod calls;
 mod front;
 mod health;
 mod process;
@@ -43,6 +44,9 @@ pub enum ServeError {
     /// The contract's descriptors can't be served: a mistake in the build.
     #[error("reflection can't be served: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// What is served does not describe itself: a mistake in the build.
+    #[error("the descriptors of what is served can't be read: {0}")]
+    Descriptors(#[from] prost_reflect::DescriptorError),
     /// The store did not open. Its own text says what to do.
     #[error("{0}")]
     Open(BoxError),

@@ -1,7 +1,13 @@
 //! [`Store`]: what the floors above hold. Changes go through a bounded queue to the one writer thread; reads run on
 //! the blocking pool, as many at once as there are reading connections.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use parking_lot::RwLock;
@@ -23,6 +29,11 @@ use super::{EventQuery, ListQuery, Moment, Reader, SagaKey, SagaPage, Stats, Sto
 
 /// When a caller that found the queue full should try again: by then the writer has worked most of it off.
 const OVERLOAD_RETRY: Span = Span::from_millis(100);
+/// Most memory of the changes that wait for the writer or are being written: some twenty of the largest batches. A caller
+/// that goes away leaves its change in the queue, so what bounds calls does not bound this.
+const QUEUE_BYTES: usize = 128 << 20;
+/// A change that is no larger is not refused for that: as many as fit into the queue hold little.
+const SMALL_BYTES: usize = 4 << 10;
 
 /// What reaches the writer.
 pub(super) enum Message {
@@ -39,6 +50,29 @@ pub(super) struct Submission {
     pub(super) request: Request,
     pub(super) arrival: Timestamp,
     pub(super) answer: oneshot::Sender<Result<Answer, StoreError>>,
+    /// Held until the change is written and answered.
+    _room: Room,
+}
+
+/// A part of the memory that changes may hold; given back when it is dropped.
+struct Room {
+    taken: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Room {
+    /// None: there is none left.
+    fn take(taken: &Arc<AtomicUsize>, bytes: usize) -> Option<Self> {
+        let room = Room { taken: taken.clone(), bytes };
+        let all = taken.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        (bytes <= SMALL_BYTES || all <= QUEUE_BYTES).then_some(room)
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.taken.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// What the writer and the handles share.
@@ -55,6 +89,7 @@ pub(super) struct Shared {
 #[derive(Clone)]
 pub struct Store {
     intake: Sender<Message>,
+    taken: Arc<AtomicUsize>,
     reader: Arc<dyn Reader>,
     reads: Arc<Semaphore>,
     shared: Arc<Shared>,
@@ -70,8 +105,8 @@ impl Store {
         description: &str,
     ) -> (Self, Receiver<Message>) {
         let (intake, messages) = crossbeam_channel::bounded(queue);
-        let store =
-            Store { intake, reader, reads: Arc::new(Semaphore::new(reads)), shared, description: description.into() };
+        let (taken, reads) = (Arc::default(), Arc::new(Semaphore::new(reads)));
+        let store = Store { intake, taken, reader, reads, shared, description: description.into() };
         (store, messages)
     }
 
@@ -89,8 +124,11 @@ impl Store {
 
     /// Submits a change and waits for its commit. When the future is dropped, the change may still happen.
     pub async fn submit(&self, request: Request) -> Result<Answer, StoreError> {
+        let Some(_room) = Room::take(&self.taken, request.command.weight()) else {
+            return Err(StoreError::Overloaded { retry_after: OVERLOAD_RETRY });
+        };
         let (answer, answered) = oneshot::channel();
-        let submission = Submission { request, arrival: self.shared.clock.now(), answer };
+        let submission = Submission { request, arrival: self.shared.clock.now(), answer, _room };
         match self.intake.try_send(Message::Submit(submission)) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => return Err(StoreError::Overloaded { retry_after: OVERLOAD_RETRY }),
@@ -192,5 +230,22 @@ impl Store {
         })
         .await
         .unwrap_or_else(|gone| Err(StoreError::Unavailable(format!("a read ended early: {gone}"))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p10_large_changes_share_a_room_and_small_ones_need_none() {
+        let taken = Arc::default();
+        let half = Room::take(&taken, QUEUE_BYTES / 2).unwrap();
+        let _other = Room::take(&taken, QUEUE_BYTES / 2).unwrap();
+        assert!(Room::take(&taken, SMALL_BYTES + 1).is_none());
+        let _small = Room::take(&taken, SMALL_BYTES).unwrap();
+        drop(half);
+        assert!(Room::take(&taken, QUEUE_BYTES / 4).is_some());
+        assert_eq!(taken.load(Ordering::Relaxed), QUEUE_BYTES / 2 + SMALL_BYTES, "what was refused took nothing");
     }
 }

@@ -1,0 +1,62 @@
+//! How much memory a command holds, roughly: for what bounds the commands that wait.
+
+use super::{
+    command::{Change, Command, Creation, FreeVerb, HeldVerb, Verb},
+    compensation::CompensationSpec,
+    text::Labels,
+};
+
+/// What anything costs beside its text: the struct, the allocations.
+const EACH: usize = 200;
+
+impl Command {
+    /// About how many bytes it holds. Ids and short texts are taken for a fixed amount.
+    pub fn weight(&self) -> usize {
+        match self {
+            Command::Create(creations) => creations.iter().map(creation).sum(),
+            Command::ClaimNext(claim) => EACH + (claim.queues.len() + claim.kinds.len()) * EACH,
+            Command::Change(Change { verb: Verb::Held(_, verb), .. }) => EACH + held(verb),
+            Command::Change(Change { verb: Verb::Free(verb), .. }) => EACH + free(verb),
+            Command::SetPaused(_) | Command::Purge(_) => EACH,
+        }
+    }
+}
+
+fn creation(creation: &Creation) -> usize {
+    let texts = creation.branch.as_str().len() + creation.worktree.as_str().len() + creation.payload.bytes().len();
+    2 * EACH + texts + labels(&creation.labels) + compensations(&creation.compensations)
+}
+
+fn held(verb: &HeldVerb) -> usize {
+    match verb {
+        HeldVerb::Heartbeat { progress, .. } => progress.as_ref().map_or(0, |progress| progress.bytes().len()),
+        HeldVerb::RegisterCompensation { compensations: specs } | HeldVerb::Fail { compensations: specs, .. } => {
+            compensations(specs)
+        }
+        HeldVerb::Complete { result, .. } => result.bytes().len(),
+        HeldVerb::Release { reason, .. } | HeldVerb::Compensate { reason } | HeldVerb::Quarantine { reason } => {
+            reason.as_str().len()
+        }
+        HeldVerb::RecordCompensation { detail, .. } => detail.as_str().len(),
+    }
+}
+
+fn free(verb: &FreeVerb) -> usize {
+    match verb {
+        FreeVerb::Dispatch { reason, .. }
+        | FreeVerb::Claim { reason, .. }
+        | FreeVerb::WaiveCompensation { reason, .. }
+        | FreeVerb::Quarantine { reason, .. }
+        | FreeVerb::Recover { reason, .. }
+        | FreeVerb::RequestCancel { reason, .. } => reason.as_str().len(),
+        FreeVerb::Annotate { note, details, .. } => note.as_str().len() + labels(details),
+    }
+}
+
+fn compensations(specs: &[CompensationSpec]) -> usize {
+    specs.iter().map(|spec| EACH + spec.target.as_str().len() + spec.reason.as_str().len()).sum()
+}
+
+fn labels(labels: &Labels) -> usize {
+    labels.pairs().iter().map(|(key, value)| EACH + key.len() + value.len()).sum()
+}

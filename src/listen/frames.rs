@@ -1,0 +1,137 @@
+//! Frames that cost their sender next to nothing and ask for nothing: floods of them slow themselves down.
+//!
+//! HTTP/2 lets a client send PING, SETTINGS, PRIORITY, WINDOW_UPDATE, RST_STREAM and frames of unknown types without end,
+//! and the library answers each as fast as it can (CVE-2019-9512, -9514, -9515, CVE-2023-44487). Such frames are counted
+//! here, as the bytes go by. Whoever sends more of them than what it receives explains is read with pauses: its own
+//! traffic waits, nobody else's, and no honest client loses its connection over a burst. Calls themselves are not
+//! counted.
+
+/// So many are free at the beginning: every call that a connection may have is cancelled at once, for instance.
+const FREE: i64 = 2048;
+/// The most that what was written can save up.
+const FREE_MAX: i64 = 8192;
+/// Bytes written that explain one frame: clients enlarge a window once for some KiB, and a little message is 64 bytes.
+const BYTES_PER_FRAME: i64 = 64;
+/// Frames for each pause. With pauses of 10 ms that is 6,400 a second.
+const FRAMES_PER_PAUSE: i64 = 64;
+
+/// Bytes of a frame's header.
+const HEAD: usize = 9;
+
+/// The frames of one connection's peer.
+#[derive(Debug)]
+pub(super) struct Frames {
+    head: [u8; HEAD],
+    /// Bytes of the header that were seen.
+    seen: usize,
+    /// Bytes of the payload that are still to come.
+    payload: usize,
+    /// Frames that are free.
+    free: i64,
+    /// Bytes written that have not freed a frame yet.
+    written: i64,
+}
+
+impl Frames {
+    pub(super) fn new() -> Self {
+        Frames { head: [0; HEAD], seen: 0, payload: 0, free: FREE, written: 0 }
+    }
+
+    /// Bytes were read from the peer, behind its preface. Returns how many pauses they cost.
+    pub(super) fn read(&mut self, mut bytes: &[u8]) -> u32 {
+        let mut idle = 0;
+        while !bytes.is_empty() {
+            if self.payload > 0 {
+                let step = self.payload.min(bytes.len());
+                self.payload -= step;
+                bytes = &bytes[step..];
+                continue;
+            }
+            let step = (HEAD - self.seen).min(bytes.len());
+            self.head[self.seen..self.seen + step].copy_from_slice(&bytes[..step]);
+            self.seen += step;
+            bytes = &bytes[step..];
+            if self.seen == HEAD {
+                let [a, b, c, kind, flags, ..] = self.head;
+                self.payload = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+                self.seen = 0;
+                idle += i64::from(is_idle(kind, flags));
+            }
+        }
+        self.free -= idle;
+        if idle == 0 || self.free >= 0 {
+            return 0;
+        }
+        let pauses = (-self.free) / FRAMES_PER_PAUSE;
+        self.free += pauses * FRAMES_PER_PAUSE;
+        u32::try_from(pauses).unwrap_or(u32::MAX)
+    }
+
+    /// Bytes were written to the peer.
+    pub(super) fn wrote(&mut self, bytes: usize) {
+        self.written += i64::try_from(bytes).unwrap_or(i64::MAX / 2);
+        self.free = (self.free + self.written / BYTES_PER_FRAME).min(FREE_MAX.max(self.free));
+        self.written %= BYTES_PER_FRAME;
+    }
+}
+
+/// Whether a frame asks for nothing. Answers to our own PING and SETTINGS are asked for; DATA, HEADERS and CONTINUATION
+/// have bounds of their own.
+fn is_idle(kind: u8, flags: u8) -> bool {
+    const ACK: u8 = 1;
+    match kind {
+        // DATA, HEADERS, PUSH_PROMISE, GOAWAY, CONTINUATION: the last but one ends the connection, that before is refused.
+        0 | 1 | 5 | 7 | 9 => false,
+        // SETTINGS, PING.
+        4 | 6 => flags & ACK == 0,
+        // PRIORITY, RST_STREAM, WINDOW_UPDATE, and all that is unknown.
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {
+        let length = (payload as u32).to_be_bytes();
+        [&[length[1], length[2], length[3], kind, flags, 0, 0, 0, 1][..], &vec![6; payload]].concat()
+    }
+
+    #[test]
+    fn pings_pause_and_answers_to_ours_do_not() {
+        let mut frames = Frames::new();
+        assert_eq!(frames.read(&frame(6, 0, 8).repeat(FREE as usize)), 0);
+        assert_eq!(frames.read(&frame(6, 0, 8).repeat(FRAMES_PER_PAUSE as usize)), 1);
+        assert_eq!(frames.read(&frame(6, 1, 8).repeat(10_000)), 0);
+        assert_eq!(frames.read(&frame(0, 0, 1).repeat(10_000)), 0);
+        assert_eq!(frames.read(&frame(0x77, 0, 0).repeat(640)), 10);
+    }
+
+    #[test]
+    fn what_is_written_explains_them() {
+        let mut frames = Frames::new();
+        for _ in 0..100_000 {
+            frames.wrote(100);
+            assert_eq!(frames.read(&frame(8, 0, 4)), 0);
+        }
+        // But no more than so many in advance.
+        frames.wrote(1 << 30);
+        assert!(frames.read(&frame(8, 0, 4).repeat(2 * FREE_MAX as usize)) > 100);
+    }
+
+    proptest! {
+        #[test]
+        fn p12_the_cuts_do_not_matter(kinds in proptest::collection::vec((0_u8..12, 0_u8..2, 0_usize..40), 0..200), size in 1_usize..50) {
+            let bytes: Vec<u8> = kinds.iter().flat_map(|(kind, flags, payload)| frame(*kind, *flags, *payload)).collect();
+            let (mut whole, mut cut) = (Frames::new(), Frames::new());
+            whole.read(&bytes);
+            bytes.chunks(size).for_each(|piece| {
+                cut.read(piece);
+            });
+            prop_assert_eq!(whole.free, cut.free);
+        }
+    }
+}

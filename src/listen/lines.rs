@@ -1,0 +1,174 @@
+//! The list of all greeted connections: by it they can be cut, and it tells which of them owe what.
+//!
+//! A line's accounts are kept by the floor above, which knows of calls: how many there are, how many answers the peer has
+//! not taken yet, how many bytes those hold. Time is counted in ticks, which whoever keeps the accounts makes.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use futures::task::AtomicWaker;
+use parking_lot::Mutex;
+
+/// The state of one connection that others may change.
+#[derive(Debug)]
+pub struct Line {
+    peer: SocketAddr,
+    cut: AtomicBool,
+    /// The task that drives the connection: one and the same for both directions.
+    waker: AtomicWaker,
+    /// Calls and streams on it.
+    calls: AtomicUsize,
+    /// Answers of unary calls that the peer has not taken.
+    untaken: AtomicUsize,
+    /// When it last took anything, or when the first of what it has to take was given: in ticks.
+    taken_at: AtomicU64,
+    /// Bytes of answers and of streams that the peer has not taken.
+    bytes: AtomicUsize,
+}
+
+impl Line {
+    fn new(peer: SocketAddr) -> Self {
+        Line {
+            peer,
+            cut: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+            calls: AtomicUsize::new(0),
+            untaken: AtomicUsize::new(0),
+            taken_at: AtomicU64::new(0),
+            bytes: AtomicUsize::new(0),
+        }
+    }
+
+    /// Who is at the other end.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    pub(super) fn whole(&self) -> io::Result<()> {
+        if self.is_cut() { Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cut by the daemon")) } else { Ok(()) }
+    }
+
+    /// Pending, unless the line is cut: now, or with a wake-up later.
+    pub(super) fn park<T>(&self, cx: &Context<'_>) -> Poll<io::Result<T>> {
+        self.waker.register(cx.waker());
+        // It may have been cut between the first look and the registration.
+        match self.whole() {
+            Ok(()) => Poll::Pending,
+            Err(cut) => Poll::Ready(Err(cut)),
+        }
+    }
+
+    /// Ends the connection, whatever its peer does: its next read or write fails, and one that waits fails now.
+    pub fn cut(&self) {
+        self.cut.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Whether it was cut.
+    pub fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Acquire)
+    }
+
+    /// A call begins; returns how many there are now.
+    pub fn begin_call(&self) -> usize {
+        self.calls.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// A call has ended, its answer taken or given up.
+    pub fn end_call(&self) {
+        self.calls.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Bytes were handed to the connection; `answer`: they are the answer of a unary call.
+    pub fn give(&self, bytes: usize, answer: bool, tick: u64) {
+        if self.bytes.fetch_add(bytes, Ordering::Relaxed) == 0 {
+            self.taken_at.store(tick, Ordering::Relaxed);
+        }
+        self.untaken.fetch_add(usize::from(answer), Ordering::Relaxed);
+    }
+
+    /// The peer took them, or they were given up. Returns how many of the bytes were still on the account.
+    pub fn take(&self, bytes: usize, answer: bool, tick: u64) -> usize {
+        self.taken_at.store(tick, Ordering::Relaxed);
+        self.untaken.fetch_sub(usize::from(answer), Ordering::Relaxed);
+        let left = |held: usize| Some(held.saturating_sub(bytes));
+        let before = self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
+        before.unwrap_or_else(|held| held).min(bytes)
+    }
+
+    /// Bytes that the peer has not taken.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Takes the bytes off the account, because the line is being cut; returns how many there were.
+    pub fn write_off(&self) -> usize {
+        self.bytes.swap(0, Ordering::Relaxed)
+    }
+
+    /// Bytes that the peer has left untaken, without taking any, since `tick` or longer.
+    pub fn untaken_since(&self, tick: u64) -> usize {
+        if self.taken_at.load(Ordering::Relaxed) <= tick { self.bytes() } else { 0 }
+    }
+
+    /// Answers of unary calls that the peer has left untaken, without taking anything, since `tick` or longer.
+    pub fn answers_since(&self, tick: u64) -> usize {
+        if self.taken_at.load(Ordering::Relaxed) <= tick { self.untaken.load(Ordering::Relaxed) } else { 0 }
+    }
+}
+
+/// All greeted connections that are open.
+#[derive(Clone, Debug, Default)]
+pub struct Lines(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    next: AtomicU64,
+    open: Mutex<HashMap<u64, Arc<Line>>>,
+}
+
+impl Lines {
+    pub(super) fn add(&self, peer: SocketAddr) -> (u64, Arc<Line>) {
+        let id = self.0.next.fetch_add(1, Ordering::Relaxed);
+        let line = Arc::new(Line::new(peer));
+        self.0.open.lock().insert(id, line.clone());
+        (id, line)
+    }
+
+    pub(super) fn remove(&self, id: u64) {
+        let mut open = self.0.open.lock();
+        open.remove(&id);
+        // The table of a flood is given back when the flood is over.
+        if open.capacity() > 1024 && open.len() < open.capacity() / 8 {
+            open.shrink_to_fit();
+        }
+    }
+
+    /// How many are open.
+    pub fn open(&self) -> usize {
+        self.0.open.lock().len()
+    }
+
+    /// All that are open and not cut.
+    pub fn whole(&self) -> Vec<Arc<Line>> {
+        self.0.open.lock().values().filter(|line| !line.is_cut()).cloned().collect()
+    }
+
+    /// Ends all that are open, whatever their peers do. Returns how many there were.
+    pub fn cut_all(&self) -> usize {
+        // Waking a task may drop its connection, which takes the lock.
+        let lines: Vec<_> = self.0.open.lock().values().cloned().collect();
+        for line in &lines {
+            line.cut();
+        }
+        lines.len()
+    }
+}

@@ -1,0 +1,60 @@
+//! An answer's body: what is handed to the connection stays on the call's account until the peer has taken it.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame};
+use tokio::sync::OwnedSemaphorePermit;
+use tonic::{Status, body::Body};
+
+use super::call::{Call, Given};
+
+/// A body that is being sent.
+pub(super) struct Leaving {
+    inner: Body,
+    call: Arc<Call>,
+    /// It is a stream: its client may read it as slowly as it likes.
+    many: bool,
+    _seat: Option<OwnedSemaphorePermit>,
+}
+
+impl Leaving {
+    pub(super) fn new(inner: Body, call: Arc<Call>, many: bool, seat: Option<OwnedSemaphorePermit>) -> Self {
+        Leaving { inner, call, many, _seat: seat }
+    }
+}
+
+impl HttpBody for Leaving {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        Pin::new(&mut this.inner).poll_frame(cx).map_ok(|frame| {
+            frame.map_data(|bytes| {
+                let given = this.call.give(bytes.len(), !this.many);
+                Bytes::from_owner(Held { bytes, _given: given })
+            })
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+}
+
+/// Bytes that are dropped when they have been written to the socket, or their stream or connection has ended.
+struct Held {
+    bytes: Bytes,
+    _given: Given,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}

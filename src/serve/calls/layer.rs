@@ -1,0 +1,117 @@
+//! The layer that opens an account for each call.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures::{
+    TryFutureExt,
+    future::{self, Either, Ready},
+};
+use http::{
+    HeaderMap, HeaderName, Request, Response,
+    header::{AUTHORIZATION, CONTENT_TYPE, TE},
+};
+use tokio::sync::Semaphore;
+use tonic::{Status, body::Body};
+use tower::{Layer, Service};
+
+use super::{Ledger, answer::Leaving, methods::Methods, request::Arriving};
+use crate::{domain::time::Span, grpc::status::Problem, listen::Line};
+
+/// When to try again after there was no place.
+const RETRY: Span = Span::from_secs(1);
+
+/// Lays the ledger over a server.
+#[derive(Clone)]
+pub(in crate::serve) struct CallsLayer {
+    ledger: Arc<Ledger>,
+    methods: Arc<Methods>,
+    seats: Arc<Semaphore>,
+}
+
+impl CallsLayer {
+    /// For all that is served.
+    ///
+    /// # Errors
+    /// A descriptor that can't be read: a mistake in the build.
+    pub(in crate::serve) fn new(
+        ledger: Arc<Ledger>,
+        max_other_streams: usize,
+    ) -> Result<Self, prost_reflect::DescriptorError> {
+        let seats = Arc::new(Semaphore::new(max_other_streams.min(Semaphore::MAX_PERMITS)));
+        Ok(CallsLayer { ledger, methods: Arc::new(Methods::of_all_services()?), seats })
+    }
+}
+
+impl<S> Layer<S> for CallsLayer {
+    type Service = Accounted<S>;
+
+    fn layer(&self, inner: S) -> Accounted<S> {
+        Accounted { inner, office: self.clone() }
+    }
+}
+
+/// A service whose calls have accounts.
+#[derive(Clone)]
+pub(in crate::serve) struct Accounted<S> {
+    inner: S,
+    office: CallsLayer,
+}
+
+impl<S> Service<Request<Body>> for Accounted<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future =
+        Either<Ready<Result<Response<Body>, S::Error>>, future::BoxFuture<'static, Result<Response<Body>, S::Error>>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let CallsLayer { ledger, methods, seats } = &self.office;
+        let Some(call) = ledger.begin(request.extensions().get::<Arc<Line>>()) else {
+            return refuse("too many calls are open; nothing was changed: try again (max_calls)");
+        };
+        let form = methods.form(request.uri().path());
+        let seat = match form.needs_seat.then(|| seats.clone().try_acquire_owned()) {
+            None => None,
+            Some(Ok(seat)) => Some(seat),
+            Some(Err(_)) => return refuse("too many streams are open: close some, or try again (max_watches)"),
+        };
+        let mut request = request;
+        shed(request.headers_mut());
+        let arriving = call.clone();
+        let request = request.map(|body| Body::new(Arriving::new(body, arriving, form.many_requests)));
+        let answered = self
+            .inner
+            .call(request)
+            .map_ok(move |response| response.map(|body| Body::new(Leaving::new(body, call, form.many_answers, seat))));
+        Either::Right(Box::pin(answered))
+    }
+}
+
+/// Headers that most calls have. With more, those that nobody reads are dropped: small ones cost the most memory, three
+/// times what they are on the wire, and a call can last.
+const FEW_HEADERS: usize = 16;
+
+fn shed(headers: &mut HeaderMap) {
+    if headers.len() > FEW_HEADERS {
+        let read =
+            |name: &HeaderName| name.as_str().starts_with("grpc-") || [CONTENT_TYPE, TE, AUTHORIZATION].contains(name);
+        let kept = headers.iter().filter(|(name, _)| read(name)).map(|(name, value)| (name.clone(), value.clone()));
+        *headers = kept.collect();
+    }
+}
+
+fn refuse<F, E>(why: &str) -> Either<Ready<Result<Response<Body>, E>>, F> {
+    let status: Status = Problem::overloaded(why, RETRY).into();
+    Either::Left(future::ready(Ok(status.into_http())))
+}

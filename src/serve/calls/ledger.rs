@@ -1,0 +1,196 @@
+//! [`Ledger`]: the accounts of all calls, and who has to go when they are full.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tracing::{debug, warn};
+
+use super::{
+    CallLimits,
+    call::{Call, Verdict},
+};
+use crate::listen::{Line, Lines};
+
+/// Calls on one connection that are its fair share: once three quarters of all places are taken, those who have more get
+/// none of the last quarter. A worker has a few; a flood has as many as it can.
+const FAIR_CALLS: usize = 64;
+/// The part of the room that one connection's unread answers may take: 16 MiB of 256, five of the largest answers.
+const SHARE: usize = 16;
+/// Bytes of a call that are counted and never refused: heartbeats have to get through whatever else is going on.
+const SMALL_BYTES: usize = 4 << 10;
+/// How often time is looked at. A request younger than that is nobody's victim: what is honest has arrived by then.
+const TICK: Duration = Duration::from_millis(100);
+/// After so many ticks without taking anything a peer is stalled, and may be cut when there is no room.
+const STALLED_TICKS: u64 = 10;
+
+/// The accounts of all calls.
+pub(in crate::serve) struct Ledger {
+    pub(super) limits: CallLimits,
+    lines: Lines,
+    pub(super) calls: AtomicUsize,
+    pub(super) bytes: AtomicUsize,
+    pub(super) ticks: AtomicU64,
+    /// Calls whose requests have begun to arrive, the oldest first.
+    pub(super) arriving: Mutex<Arriving>,
+    /// Whether the present shortage was told.
+    told: AtomicBool,
+}
+
+/// Calls whose requests are arriving, by number, each with the tick at which that began.
+#[derive(Default)]
+pub(super) struct Arriving {
+    pub(super) next: u64,
+    pub(super) calls: BTreeMap<u64, (u64, Arc<Call>)>,
+}
+
+impl Ledger {
+    pub(in crate::serve) fn new(limits: CallLimits, lines: Lines) -> Arc<Self> {
+        Arc::new(Ledger {
+            limits,
+            lines,
+            calls: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            ticks: AtomicU64::new(0),
+            arriving: Mutex::default(),
+            told: AtomicBool::new(false),
+        })
+    }
+
+    /// A call begins on a line. None: there is no place, and nobody who has to give his up.
+    pub(super) fn begin(self: &Arc<Self>, line: Option<&Arc<Line>>) -> Option<Arc<Call>> {
+        let mine = line.map_or(0, |line| line.begin_call());
+        let all = self.calls.fetch_add(1, Relaxed) + 1;
+        let call = Call::of(self.clone(), line.cloned());
+        let max = self.limits.max_calls;
+        let greedy = all > max / 4 * 3 && mine > FAIR_CALLS;
+        if (all > max || greedy) && !self.give_one_up(None) && !self.cut_stalled() {
+            self.tell("calls", max);
+            return None;
+        }
+        Some(call)
+    }
+
+    /// Takes bytes onto a call's account. The verdict, if there is no room.
+    pub(super) fn charge(self: &Arc<Self>, call: &Arc<Call>, bytes: usize) -> Result<(), Verdict> {
+        let mine = call.add(bytes);
+        let all = self.bytes.fetch_add(bytes, Relaxed) + bytes;
+        if mine <= SMALL_BYTES || all <= self.limits.max_call_bytes {
+            return Ok(());
+        }
+        while self.bytes.load(Relaxed) > self.limits.max_call_bytes {
+            if !self.give_one_up(Some(call)) && !self.cut_stalled() {
+                self.tell("bytes of their messages", self.limits.max_call_bytes);
+                call.discharge();
+                return Err(Verdict::NoRoom);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes room after an answer was handed out, which can't be refused any more. So for this, and not for a request,
+    /// whoever holds a large part of the room is cut even before he has stalled.
+    pub(super) fn make_room_for_answers(&self) {
+        while self.bytes.load(Relaxed) > self.limits.max_call_bytes {
+            if !self.give_one_up(None) && !self.cut_stalled() && !self.cut_greedy() {
+                return;
+            }
+        }
+    }
+
+    /// Gives up the oldest call whose request is arriving, though not the one that needs the room; false: there is none.
+    fn give_one_up(&self, but: Option<&Arc<Call>>) -> bool {
+        let now = self.ticks.load(Relaxed);
+        let mut arriving = self.arriving.lock();
+        let others = |call: &Arc<Call>| but.is_none_or(|but| !Arc::ptr_eq(call, but));
+        let oldest = arriving.calls.iter().find(|(_, (_, call))| others(call));
+        let Some(number) = oldest.filter(|(_, (since, _))| since + 1 < now).map(|(number, _)| *number) else {
+            return false;
+        };
+        let gone = arriving.calls.remove(&number);
+        // Waking a task may end it, which takes the lock.
+        drop(arriving);
+        if let Some((_, call)) = gone {
+            call.give_up(Verdict::NoRoom);
+        }
+        true
+    }
+
+    /// Cuts the connection that leaves the most unread, of those that have stalled; false: none has.
+    fn cut_stalled(&self) -> bool {
+        let Some(moment) = self.ticks.load(Relaxed).checked_sub(STALLED_TICKS) else { return false };
+        let lines = self.lines.whole();
+        let stalled = lines.iter().filter(|line| line.untaken_since(moment) > 0);
+        let Some(worst) = stalled.max_by_key(|line| line.bytes()) else { return false };
+        self.cut(worst, "it has stalled, and what it leaves unread takes the room of others");
+        true
+    }
+
+    /// Cuts the connection that leaves the most unread, if that is more than its share of the room.
+    fn cut_greedy(&self) -> bool {
+        let lines = self.lines.whole();
+        let worst = lines.iter().max_by_key(|line| line.bytes());
+        let Some(worst) = worst.filter(|line| line.bytes() > self.limits.max_call_bytes / SHARE) else { return false };
+        self.cut(worst, "what it leaves unread takes the room of others");
+        true
+    }
+
+    fn cut(&self, line: &Line, why: &'static str) {
+        debug!(peer = %line.peer(), bytes = line.bytes(), why, "cut a connection");
+        line.cut();
+        self.bytes.fetch_sub(line.write_off(), Relaxed);
+    }
+
+    fn tell(&self, what: &'static str, max: usize) {
+        if !self.told.swap(true, Relaxed) {
+            warn!(max, "too many {what}; further calls are refused until some end (max_calls, max_call_bytes)");
+        }
+    }
+
+    /// Gives up what is late, for ever.
+    pub(in crate::serve) async fn watch_time(self: Arc<Self>) {
+        let request = in_ticks(self.limits.request_timeout);
+        let answer = in_ticks(self.limits.answer_timeout);
+        loop {
+            tokio::time::sleep(TICK).await;
+            let now = self.ticks.fetch_add(1, Relaxed) + 1;
+            // What began in the middle of a tick gets the whole of its time.
+            for call in self.arriving_since(now.saturating_sub(request + 1)) {
+                call.give_up(Verdict::Late);
+            }
+            if now > answer {
+                for line in self.lines.whole().iter().filter(|line| line.answers_since(now - answer - 1) > 0) {
+                    self.cut(line, "it takes no answers (answer_timeout)");
+                }
+            }
+            if self.calls.load(Relaxed) < self.limits.max_calls / 4 * 3
+                && self.bytes.load(Relaxed) < self.limits.max_call_bytes / 4 * 3
+            {
+                self.told.store(false, Relaxed);
+            }
+        }
+    }
+
+    /// Takes out those that have been arriving since a tick, or longer.
+    fn arriving_since(&self, tick: u64) -> Vec<Arc<Call>> {
+        let mut arriving = self.arriving.lock();
+        let mut late = Vec::new();
+        while let Some(first) = arriving.calls.first_entry() {
+            if first.get().0 > tick || tick == 0 {
+                break;
+            }
+            late.push(first.remove().1);
+        }
+        late
+    }
+}
+
+fn in_ticks(length: Duration) -> u64 {
+    length.as_micros().div_ceil(TICK.as_micros()).try_into().unwrap_or(u64::MAX / 2)
+}

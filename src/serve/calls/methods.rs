@@ -1,0 +1,78 @@
+//! Which calls are streams, read off the descriptors of all that is served.
+
+use std::collections::HashMap;
+
+use prost_reflect::DescriptorPool;
+
+use crate::proto::DESCRIPTORS;
+
+/// Of what form a call is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Form {
+    /// The client sends any number of messages.
+    pub(super) many_requests: bool,
+    /// So does the server.
+    pub(super) many_answers: bool,
+    /// The call is not the contract's, and a stream: nothing else bounds how many are open.
+    pub(super) needs_seat: bool,
+}
+
+/// The calls that are streams, by path; all others have one request and one answer.
+#[derive(Debug, Default)]
+pub(super) struct Methods(HashMap<String, Form>);
+
+impl Methods {
+    /// Those of the contract, of health and of reflection.
+    ///
+    /// # Errors
+    /// A descriptor that can't be read: a mistake in the build.
+    pub(super) fn of_all_services() -> Result<Self, prost_reflect::DescriptorError> {
+        let mut methods = Methods::default();
+        let all = [
+            DESCRIPTORS,
+            tonic_health::pb::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+        ];
+        for set in all {
+            for service in DescriptorPool::decode(set)?.services() {
+                for method in service.methods() {
+                    let (many_requests, many_answers) = (method.is_client_streaming(), method.is_server_streaming());
+                    if many_requests || many_answers {
+                        let needs_seat = service.package_name() != "sagad.v1";
+                        let path = format!("/{}/{}", service.full_name(), method.name());
+                        methods.0.insert(path, Form { many_requests, many_answers, needs_seat });
+                    }
+                }
+            }
+        }
+        Ok(methods)
+    }
+
+    /// The form of the call with this path. An unknown one has one request and is refused.
+    pub(super) fn form(&self, path: &str) -> Form {
+        self.0.get(path).copied().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_are_known_by_their_paths() {
+        let methods = Methods::of_all_services().unwrap();
+        let form = |path: &str| {
+            let Form { many_requests, many_answers, needs_seat } = methods.form(path);
+            (many_requests, many_answers, needs_seat)
+        };
+        assert_eq!(form("/sagad.v1.SagaService/Claim"), (false, false, false));
+        assert_eq!(form("/sagad.v1.SagaService/KeepAlive"), (true, true, false));
+        assert_eq!(form("/sagad.v1.SagaService/WatchStale"), (false, true, false));
+        assert_eq!(form("/grpc.health.v1.Health/Watch"), (false, true, true));
+        for version in ["v1", "v1alpha"] {
+            let path = format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo");
+            assert_eq!(form(&path), (true, true, true));
+        }
+    }
+}

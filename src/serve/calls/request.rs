@@ -1,0 +1,208 @@
+//! A request's body: counted, and given up when its client takes too long with it.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use tonic::{Code, Status, body::Body};
+
+use super::call::{Call, Verdict, Wait};
+use crate::{domain::time::Span, grpc::status::Problem};
+
+/// When to try again after a request was given up for lack of room.
+const RETRY: Span = Span::from_secs(1);
+/// A message's prefix: a flag, and four bytes of length. (gRPC over HTTP/2, Length-Prefixed-Message)
+const PREFIX: usize = 5;
+
+/// A body that is being received.
+pub(super) struct Arriving {
+    inner: Body,
+    call: Arc<Call>,
+    /// It is a stream: each of its messages is a request of its own.
+    many: bool,
+    messages: Messages,
+    /// Messages that have arrived.
+    whole: usize,
+    wait: Option<Wait>,
+    over: bool,
+}
+
+impl Arriving {
+    pub(super) fn new(inner: Body, call: Arc<Call>, many: bool) -> Self {
+        Arriving { inner, call, many, messages: Messages::default(), whole: 0, wait: None, over: false }
+    }
+
+    /// What ends it early.
+    fn give_up(&mut self, problem: Problem) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        self.wait = None;
+        self.over = true;
+        // What has arrived is freed, and what still arrives is thrown away.
+        self.inner = Body::empty();
+        Poll::Ready(Some(Err(problem.into())))
+    }
+
+    /// A message is on the account for its whole length from its prefix on: the library makes room for all of it then.
+    fn account(&mut self, data: &Bytes) -> Result<(), Problem> {
+        let Fed { whole, begun } = self.messages.feed(data);
+        self.whole = self.whole.saturating_add(whole);
+        if self.many {
+            if whole > 0 {
+                // What is whole goes on to its handler; its length stays on the account until the next one.
+                self.wait = None;
+                self.call.discharge();
+            }
+        } else if self.whole > 1 || (self.whole == 1 && self.messages.is_within()) {
+            let text = "this call takes one message, and more were sent; nothing was changed";
+            let mut problem = Problem::new(Code::InvalidArgument, "INVALID_ARGUMENT", text);
+            problem.violations.push((String::new(), text.to_owned()));
+            return Err(problem);
+        }
+        // What is too large is refused by the library, which makes no room for it.
+        let begun = if begun > self.call.limits().max_message_bytes { 0 } else { begun };
+        self.call.charge(begun).map_err(|verdict| problem(&self.call, verdict))
+    }
+}
+
+impl HttpBody for Arriving {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        if this.over {
+            return Poll::Ready(None);
+        }
+        match Pin::new(&mut this.inner).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref()
+                    && let Err(problem) = this.account(data)
+                {
+                    return this.give_up(problem);
+                }
+                if this.inner.is_end_stream() {
+                    this.wait = None;
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(end) => {
+                this.wait = None;
+                Poll::Ready(end)
+            }
+            Poll::Pending => {
+                // A stream may be silent between its messages for as long as it likes.
+                if !this.many || this.messages.is_within() {
+                    this.wait.get_or_insert_with(|| this.call.arriving());
+                }
+                match this.call.verdict(cx.waker()) {
+                    None => Poll::Pending,
+                    Some(verdict) => {
+                        let problem = problem(&this.call, verdict);
+                        this.give_up(problem)
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.over || self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+fn problem(call: &Call, verdict: Verdict) -> Problem {
+    match verdict {
+        Verdict::Late => Problem::new(
+            Code::DeadlineExceeded,
+            "DEADLINE_EXCEEDED",
+            format!(
+                "the request did not arrive within {:?}; it was not carried out (request_timeout)",
+                call.limits().request_timeout
+            ),
+        ),
+        Verdict::NoRoom => Problem::overloaded(
+            "too many requests are being received; this one was not carried out: try again (max_calls, max_call_bytes)",
+            RETRY,
+        ),
+    }
+}
+
+/// What came with a piece of a body.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Fed {
+    /// Messages that became whole.
+    whole: usize,
+    /// The lengths, together, of those whose prefixes became whole.
+    begun: usize,
+}
+
+/// Where in the messages of a body its end is.
+#[derive(Debug, Default)]
+struct Messages {
+    /// Bytes of the prefix that were seen.
+    prefix: usize,
+    length: u32,
+    /// Bytes that the message lacks, once its prefix is there.
+    lacking: usize,
+}
+
+impl Messages {
+    /// Goes on over what has arrived.
+    fn feed(&mut self, mut data: &[u8]) -> Fed {
+        let mut fed = Fed::default();
+        while !data.is_empty() {
+            if self.prefix < PREFIX {
+                // The first byte is the flag: shifted out by the four behind it.
+                self.length = self.length << 8 | u32::from(data[0]);
+                self.prefix += 1;
+                data = &data[1..];
+                if self.prefix == PREFIX {
+                    self.lacking = self.length as usize;
+                    fed.begun = fed.begun.saturating_add(self.lacking);
+                }
+            } else {
+                let step = self.lacking.min(data.len());
+                self.lacking -= step;
+                data = &data[step..];
+            }
+            if self.prefix == PREFIX && self.lacking == 0 {
+                *self = Messages::default();
+                fed.whole += 1;
+            }
+        }
+        fed
+    }
+
+    /// Whether a message has begun and is not whole.
+    fn is_within(&self) -> bool {
+        self.prefix > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_told_apart_however_they_are_cut() {
+        let body = [&[0, 0, 0, 0, 0][..], &[0, 0, 0, 0, 3, 7, 7, 7], &[1, 0, 0, 1, 0], &[9; 256], &[0, 0]].concat();
+        for size in 1..=body.len() {
+            let mut messages = Messages::default();
+            let fed: Vec<Fed> = body.chunks(size).map(|piece| messages.feed(piece)).collect();
+            assert_eq!(fed.iter().map(|fed| fed.whole).sum::<usize>(), 3, "{size}");
+            assert_eq!(fed.iter().map(|fed| fed.begun).sum::<usize>(), 3 + 256, "{size}");
+            assert!(messages.is_within(), "two bytes of the next prefix");
+        }
+        let mut messages = Messages::default();
+        assert!(!messages.is_within());
+        assert_eq!(messages.feed(&body[..13]), Fed { whole: 2, begun: 3 });
+        assert!(!messages.is_within());
+    }
+}

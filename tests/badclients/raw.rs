@@ -1,0 +1,217 @@
+//! HTTP/2 by hand, so that it can be done wrong (RFC 9113; header blocks as literals without indexing, RFC 7541).
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::Mutex,
+    task::JoinHandle,
+};
+
+pub const DATA: u8 = 0;
+pub const HEADERS: u8 = 1;
+pub const PRIORITY: u8 = 2;
+pub const RST_STREAM: u8 = 3;
+pub const SETTINGS: u8 = 4;
+pub const PING: u8 = 6;
+pub const GOAWAY: u8 = 7;
+pub const WINDOW_UPDATE: u8 = 8;
+pub const CONTINUATION: u8 = 9;
+/// A kind that nobody knows.
+pub const UNKNOWN: u8 = 0x77;
+
+pub const END_STREAM: u8 = 1;
+pub const ACK: u8 = 1;
+pub const END_HEADERS: u8 = 4;
+
+/// `SETTINGS_INITIAL_WINDOW_SIZE`: what we let the daemon send on each stream.
+pub const INITIAL_WINDOW: u16 = 4;
+
+/// An rpc without a required field, whose answer is small.
+pub const STATS: &str = "/sagad.v1.SagaService/GetStats";
+/// An rpc whose answer can be large.
+pub const LIST: &str = "/sagad.v1.SagaService/ListSagas";
+/// An rpc whose request can be large.
+pub const BATCH: &str = "/sagad.v1.SagaService/BatchCreateSagas";
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// One frame.
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32).to_be_bytes();
+    let mut frame = vec![length[1], length[2], length[3], kind, flags];
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// A header block with one field more than needed for each of `more`.
+pub fn block(path: &str, more: &[(String, String)]) -> Vec<u8> {
+    let mut block = Vec::new();
+    let fixed = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", path),
+        (":authority", "daemon"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ];
+    for (name, value) in fixed.into_iter().chain(more.iter().map(|(name, value)| (&**name, &**value))) {
+        block.push(0);
+        for text in [name, value] {
+            assert!(text.len() < 127, "one byte tells the length");
+            block.push(text.len() as u8);
+            block.extend(text.as_bytes());
+        }
+    }
+    block
+}
+
+/// A message with gRPC's prefix.
+pub fn message(content: &[u8]) -> Vec<u8> {
+    let mut message = vec![0];
+    message.extend((content.len() as u32).to_be_bytes());
+    message.extend(content);
+    message
+}
+
+/// Lets the daemon send as much as there can be on all streams together.
+pub fn wide_open() -> Vec<u8> {
+    frame(WINDOW_UPDATE, 0, 0, &0x7fff_0000_u32.to_be_bytes())
+}
+
+/// What the daemon has sent.
+#[derive(Debug, Default)]
+pub struct Seen {
+    pub headers: AtomicU64,
+    pub resets: AtomicU64,
+    pub data_bytes: AtomicU64,
+    /// Answers to our pings.
+    pub pongs: AtomicU64,
+    /// What it added to the windows of streams.
+    pub window: AtomicU64,
+    pub goaway: AtomicBool,
+    /// Why, if it said so.
+    pub goaway_code: AtomicU32,
+    pub closed: AtomicBool,
+}
+
+/// A connection that has greeted.
+pub struct Raw {
+    pub seen: Arc<Seen>,
+    write: Arc<Mutex<OwnedWriteHalf>>,
+    unread: Option<OwnedReadHalf>,
+    reading: Option<JoinHandle<()>>,
+    next: u32,
+}
+
+impl Raw {
+    /// Greets with the default settings, and does not read.
+    pub async fn connect(address: SocketAddr) -> io::Result<Self> {
+        Raw::with(address, &[]).await
+    }
+
+    /// Greets with some settings, and does not read.
+    pub async fn with(address: SocketAddr, settings: &[(u16, u32)]) -> io::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let (read, mut write) = stream.into_split();
+        let settings: Vec<u8> =
+            settings.iter().flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat()).collect();
+        write.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &settings)].concat()).await?;
+        let write = Arc::new(Mutex::new(write));
+        Ok(Raw { seen: Arc::default(), write, unread: Some(read), reading: None, next: 1 })
+    }
+
+    /// The same, and reads what the daemon sends from now on.
+    pub fn reading(mut self) -> Self {
+        let (seen, write) = (self.seen.clone(), self.write.clone());
+        let read = self.unread.take().unwrap();
+        self.reading = Some(tokio::spawn(async move {
+            let _ = look(read, &write, &seen).await;
+            seen.closed.store(true, Relaxed);
+        }));
+        self
+    }
+
+    /// Sends frames as they are.
+    pub async fn send(&mut self, frames: &[u8]) -> io::Result<()> {
+        self.write.lock().await.write_all(frames).await
+    }
+
+    /// The number of a new stream.
+    pub fn stream(&mut self) -> u32 {
+        let stream = self.next;
+        self.next += 2;
+        stream
+    }
+
+    /// Begins a call, whose message is still to come.
+    pub async fn begin(&mut self, path: &str) -> io::Result<u32> {
+        let stream = self.stream();
+        self.send(&frame(HEADERS, END_HEADERS, stream, &block(path, &[]))).await?;
+        Ok(stream)
+    }
+
+    /// A whole call.
+    pub async fn call(&mut self, path: &str, content: &[u8]) -> io::Result<u32> {
+        let stream = self.stream();
+        let mut frames = frame(HEADERS, END_HEADERS, stream, &block(path, &[]));
+        frames.extend(frame(DATA, END_STREAM, stream, &message(content)));
+        self.send(&frames).await?;
+        Ok(stream)
+    }
+
+    /// Whether the daemon has ended the connection.
+    pub fn is_over(&self) -> bool {
+        self.seen.closed.load(Relaxed)
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        if let Some(reading) = &self.reading {
+            reading.abort();
+        }
+    }
+}
+
+/// Reads frames until the end, and answers what asks whether we are there.
+async fn look(mut read: OwnedReadHalf, write: &Mutex<OwnedWriteHalf>, seen: &Seen) -> io::Result<()> {
+    let mut payload = vec![0; 16 << 10];
+    loop {
+        let mut head = [0; 9];
+        read.read_exact(&mut head).await?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let payload = &mut payload[..length];
+        read.read_exact(payload).await?;
+        match head[3] {
+            DATA => drop(seen.data_bytes.fetch_add(length as u64, Relaxed)),
+            HEADERS => drop(seen.headers.fetch_add(1, Relaxed)),
+            PING if head[4] == ACK => drop(seen.pongs.fetch_add(1, Relaxed)),
+            // They look alive, so that it is not for this that they are cut.
+            PING => write.lock().await.write_all(&frame(PING, ACK, 0, payload)).await?,
+            RST_STREAM => drop(seen.resets.fetch_add(1, Relaxed)),
+            WINDOW_UPDATE if head[5..] != [0; 4] => {
+                let more = u32::from_be_bytes(payload[..4].try_into().unwrap());
+                seen.window.fetch_add(more.into(), Relaxed);
+            }
+            GOAWAY => {
+                seen.goaway_code.store(u32::from_be_bytes(payload[4..8].try_into().unwrap()), Relaxed);
+                seen.goaway.store(true, Relaxed);
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! A thousand watchers, of which half don't read.
+
+use std::time::Duration;
+
+use sagad::proto::*;
+use tokio::task::JoinSet;
+
+use super::{siege::Siege, sized, support::*};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p10_a_thousand_watchers_of_which_half_do_not_read() {
+    const WATCHERS: usize = 1000;
+    /// On one connection: those that don't read would fill the window of those that do.
+    const TOGETHER: usize = 50;
+    const BATCH: usize = 100;
+    let batches = sized(4, 40);
+    let siege = Siege::begin("1,000 watchers, half don't read", &[]).await;
+    let (mut deaf, mut reading) = (Vec::new(), JoinSet::new());
+    let from_now = WatchEventsRequest { queues: vec!["watched".into()], ..Default::default() };
+    for group in 0..WATCHERS / TOGETHER {
+        let api = siege.daemon.api().await;
+        for _ in 0..TOGETHER {
+            let mut watch = api.watch_events(from_now.clone()).await.unwrap();
+            if group % 2 == 0 {
+                deaf.push(watch);
+                continue;
+            }
+            reading.spawn(async move {
+                let mut seen = 0;
+                while seen < batches * BATCH {
+                    let answer = watch.message().await.unwrap().expect("it goes on");
+                    seen += usize::from(matches!(answer.item, Some(watch_events_response::Item::Event(_))));
+                }
+            });
+        }
+    }
+    let api = siege.daemon.api().await;
+    let begun = now();
+    for batch in 0..batches {
+        let saga = |i| CreateSagaRequest { queue: "watched".into(), ..create(&format!("w-{batch}-{i}")) };
+        let requests = (0..BATCH).map(saga).collect();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        api.batch_create_sagas(BatchCreateSagasRequest { requests, ..Default::default() }).await.unwrap();
+    }
+    while let Some(read) = tokio::time::timeout(4 * PATIENCE, reading.join_next()).await.expect("they are served") {
+        read.unwrap();
+    }
+    println!(
+        "{} events to each of {} watchers in {:.1} s",
+        batches * BATCH,
+        WATCHERS / 2,
+        begun.elapsed().as_secs_f64()
+    );
+    siege.hold(2).await;
+    drop((deaf, api));
+    siege.end(512).await;
+}
