@@ -181,6 +181,5 @@ fn weight(saga: &Saga) -> usize {
 
 /// What a held call is answered with when it is let go.
 pub fn let_go(waiter: Waiter, with: Result<Answer, StoreError>) {
-    // A caller that went away needs no answer.
-    let _ = waiter.answer.send(with);
+    waiter.answer.send(with);
 }

@@ -11,7 +11,7 @@ use std::{
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use parking_lot::RwLock;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 
 use crate::{
     clock::Clock,
@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-use super::{EventQuery, ListQuery, Moment, Reader, SagaKey, SagaPage, Stats, StoreError, Tail};
+use super::{EventQuery, ListQuery, Moment, Reader, SagaKey, SagaPage, Stats, StoreError, Tail, post::Reply};
 
 /// When a caller that found the queue full should try again: by then the writer has worked most of it off.
 const OVERLOAD_RETRY: Span = Span::from_millis(100);
@@ -49,7 +49,7 @@ pub(super) enum Message {
 pub(super) struct Submission {
     pub(super) request: Request,
     pub(super) arrival: Timestamp,
-    pub(super) answer: oneshot::Sender<Result<Answer, StoreError>>,
+    pub(super) answer: Reply,
     /// Held until the change is written and answered.
     _room: Room,
 }
@@ -127,7 +127,7 @@ impl Store {
         let Some(_room) = Room::take(&self.taken, request.command.weight()) else {
             return Err(StoreError::Overloaded { retry_after: OVERLOAD_RETRY });
         };
-        let (answer, answered) = oneshot::channel();
+        let (answer, answered) = Reply::expected();
         let submission = Submission { request, arrival: self.shared.clock.now(), answer, _room };
         match self.intake.try_send(Message::Submit(submission)) {
             Ok(()) => {}

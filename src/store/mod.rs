@@ -11,6 +11,7 @@ pub mod execute;
 pub(crate) mod fake;
 pub mod handle;
 pub mod memory;
+pub mod post;
 pub mod query;
 pub mod reader;
 pub mod rows;

@@ -6,16 +6,14 @@ use std::{
     ops::Bound,
 };
 
-use tokio::sync::oneshot;
-
 use crate::domain::{
-    command::{Answer, ClaimNext, RequestKey},
+    command::{ClaimNext, RequestKey},
     ids::{OwnerId, QueueName},
     lease::LeasePurpose,
     time::Timestamp,
 };
 
-use super::StoreError;
+use super::post::Reply;
 
 /// How many calls are looked at for whether their callers are gone: so few that it costs the writer nothing to speak of.
 const LOOK_AT: usize = 128;
@@ -29,7 +27,7 @@ pub struct Waiter {
     /// When it is answered that there was none.
     pub deadline: Timestamp,
     /// Where its answer goes.
-    pub answer: oneshot::Sender<Result<Answer, StoreError>>,
+    pub answer: Reply,
 }
 
 /// What became claimable.

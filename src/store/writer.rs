@@ -30,6 +30,7 @@ use super::{
     claim::let_go,
     execute::{Engine, Outcome},
     handle::{Message, Shared, Submission},
+    post::{Reply, send_all},
     rows::{Opening, Rows, RowsError},
     waiters::{Waiter, Waiters},
 };
@@ -144,7 +145,7 @@ struct Writer<R> {
 }
 
 /// An outcome on its way to its caller.
-type Answered = (oneshot::Sender<Outcome>, Outcome);
+type Answered = (Reply, Outcome);
 
 impl<R: Rows> Writer<R> {
     fn run(&mut self) -> Result<(), RowsError> {
@@ -267,7 +268,7 @@ impl<R: Rows> Writer<R> {
     fn refuse_for_lack_of_room(&mut self, message: Message) {
         match message {
             Message::Submit(submission) => {
-                let _ = submission.answer.send(Err(StoreError::Full { retry_after: FULL_RETRY }));
+                submission.answer.send(Err(StoreError::Full { retry_after: FULL_RETRY }));
             }
             Message::Drain => self.drain(),
             Message::Close => {}
@@ -279,7 +280,7 @@ impl<R: Rows> Writer<R> {
         self.release_all();
         for message in self.messages.try_iter() {
             if let Message::Submit(submission) = message {
-                let _ = submission.answer.send(Err(StoreError::ShuttingDown));
+                submission.answer.send(Err(StoreError::ShuttingDown));
             }
         }
     }
@@ -295,10 +296,7 @@ impl<R: Rows> Writer<R> {
         let executed = self.execute_all(&mut unanswered, sweep_to, &mut answered);
         match executed {
             Ok(events) => {
-                for (caller, outcome) in answered {
-                    // A caller that went away is not told; what it asked for happened all the same.
-                    let _ = caller.send(outcome);
-                }
+                send_all(answered);
                 self.shared.tail.publish(events);
                 self.shared.waiting.store(self.waiters.len() as u64, Ordering::Relaxed);
                 Ok(())
@@ -306,9 +304,7 @@ impl<R: Rows> Writer<R> {
             Err((error, committing)) => {
                 let outcome = self.failed(&error, committing);
                 let callers = answered.into_iter().map(|(caller, _)| caller).chain(unanswered.map(|s| s.answer));
-                for caller in callers {
-                    let _ = caller.send(Err(outcome.clone()));
-                }
+                callers.for_each(|caller| caller.send(Err(outcome.clone())));
                 if error == RowsError::Full { Ok(()) } else { Err(error) }
             }
         }
@@ -343,7 +339,7 @@ impl<R: Rows> Writer<R> {
             self.engine.rows.forget_answers(self.time.minus(ANSWER_KEPT), FORGET).map_err(before)?;
         }
         if mutants::on(Mutant::AnswerBeforeCommit) {
-            answered.drain(..).for_each(|(caller, outcome)| drop(caller.send(outcome)));
+            answered.drain(..).for_each(|(caller, outcome)| caller.send(outcome));
             thread::sleep(Duration::from_millis(5));
         }
         self.engine.commit().map_err(|error| (error, true))

@@ -16,6 +16,7 @@ use sagad::{
     store::{
         Store, StoreError,
         execute::{Engine, Outcome},
+        post::Reply,
         rows::{Rows, RowsError},
         waiters::{Waiter, Waiters},
     },
@@ -45,7 +46,7 @@ pub struct Batch {
 /// Where an answer goes: straight to its caller, or to a call that was held.
 enum To {
     Call(Box<Call>),
-    Held(oneshot::Sender<Outcome>),
+    Held(Reply),
 }
 
 /// What was executed, for the judge, once it is committed.
@@ -160,8 +161,7 @@ impl Daemon {
             self.notice_absence(now, judge);
         }
         while let Some(waiter) = self.waiters.take_overdue(self.clock(now)) {
-            // A caller that is gone needs no answer.
-            let _ = waiter.answer.send(Ok(Answer::Sagas(Vec::new())));
+            waiter.answer.send(Ok(Answer::Sagas(Vec::new())));
         }
         let mut answered = Vec::new();
         if !batch.calls.is_empty() || self.engine.agenda.due_by(self.clock(now)).is_some() {
@@ -240,7 +240,7 @@ impl Daemon {
             let overloaded = Err(StoreError::Overloaded { retry_after: RETRY });
             return answered.push((To::Call(Box::new(call)), overloaded));
         }
-        let (answer, receiver) = oneshot::channel();
+        let (answer, receiver) = Reply::expected();
         let deadline = arrival.plus(wish.wait);
         self.waiters.hold(Waiter { wish: wish.clone(), key: call.request.key, deadline, answer });
         self.held.push((receiver, call));
@@ -280,8 +280,7 @@ impl Daemon {
         for (to, outcome) in answered {
             match to {
                 To::Call(call) => answers.push((*call, outcome)),
-                // A caller that is gone needs no answer.
-                To::Held(sender) => drop(sender.send(outcome)),
+                To::Held(reply) => reply.send(outcome),
             }
         }
         let mut waiting = Vec::new();

@@ -13,6 +13,7 @@ use sagad::{
         Reader,
         execute::{Engine, Outcome},
         memory::{Memory, MemoryRows},
+        post::Reply,
         rows::{Opening, Rows},
         sqlite,
         waiters::{Waiter, Waiters},
@@ -123,7 +124,7 @@ impl<D: Disk> Side<D> {
         let is_to_wait = self.engine_mut().is_to_wait(request, &outcome, now).unwrap();
         let outcome = match &request.command {
             Command::ClaimNext(wish) if is_to_wait => {
-                let (answer, caller) = oneshot::channel();
+                let (answer, caller) = Reply::expected();
                 self.callers.push(caller);
                 let (wish, deadline) = (wish.clone(), now.plus(wish.wait));
                 self.waiters.hold(Waiter { wish, key: request.key, deadline, answer });

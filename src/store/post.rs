@@ -1,0 +1,131 @@
+//! The way back: outcomes from the writer to whoever asked.
+//!
+//! To wake a thread that sleeps costs a call to the kernel, and a batch has hundreds of outcomes for a few threads. So
+//! each network thread has a letterbox: the writer puts a batch's outcomes into it and rings once, and the thread hands
+//! them to its own tasks, which it can wake without the kernel.
+
+use std::{cell::RefCell, sync::Arc};
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use super::execute::Outcome;
+
+/// After how many letters a thread is rung for again: it begins with the first while the others are still put in.
+const SLICE: usize = 64;
+
+thread_local! {
+    /// The letterbox of the thread that asks, if it has one.
+    static HERE: RefCell<Option<Arc<Letterbox>>> = const { RefCell::new(None) };
+}
+
+/// Where the outcomes for one thread arrive.
+#[derive(Default)]
+struct Letterbox {
+    letters: Mutex<Vec<(oneshot::Sender<Outcome>, Outcome)>>,
+    bell: Notify,
+}
+
+/// Gives this thread a letterbox, and empties it for as long as this runs. For a thread that runs nothing but one
+/// single-threaded runtime; whoever asks from another thread is answered directly.
+pub async fn receive_here() {
+    let letterbox = Arc::new(Letterbox::default());
+    HERE.set(Some(letterbox.clone()));
+    loop {
+        letterbox.bell.notified().await;
+        let letters = std::mem::take(&mut *letterbox.letters.lock());
+        for (to, outcome) in letters {
+            // A caller that went away is not told; what it asked for happened all the same.
+            let _ = to.send(outcome);
+        }
+    }
+}
+
+/// Where one outcome goes.
+pub struct Reply {
+    to: oneshot::Sender<Outcome>,
+    by: Option<Arc<Letterbox>>,
+}
+
+impl Reply {
+    /// To whoever waits for it on this thread.
+    pub fn expected() -> (Self, oneshot::Receiver<Outcome>) {
+        let (to, expected) = oneshot::channel();
+        (Reply { to, by: HERE.with_borrow(Clone::clone) }, expected)
+    }
+
+    /// Answers by itself.
+    pub fn send(self, outcome: Outcome) {
+        let _ = self.to.send(outcome);
+    }
+
+    /// Whether nobody waits any more.
+    pub fn is_closed(&self) -> bool {
+        self.to.is_closed()
+    }
+}
+
+/// Answers a batch, in order for each thread.
+pub fn send_all(answered: Vec<(Reply, Outcome)>) {
+    let mut bags: Vec<(Arc<Letterbox>, Vec<(oneshot::Sender<Outcome>, Outcome)>)> = Vec::new();
+    for (Reply { to, by }, outcome) in answered {
+        let Some(by) = by else {
+            let _ = to.send(outcome);
+            continue;
+        };
+        let place = bags.iter().position(|(letterbox, _)| Arc::ptr_eq(letterbox, &by)).unwrap_or_else(|| {
+            bags.push((by, Vec::new()));
+            bags.len() - 1
+        });
+        let (letterbox, bag) = &mut bags[place];
+        bag.push((to, outcome));
+        if bag.len() == SLICE {
+            letterbox.put(bag);
+        }
+    }
+    for (letterbox, mut bag) in bags {
+        letterbox.put(&mut bag);
+    }
+}
+
+impl Letterbox {
+    fn put(&self, bag: &mut Vec<(oneshot::Sender<Outcome>, Outcome)>) {
+        if bag.is_empty() {
+            return;
+        }
+        self.letters.lock().append(bag);
+        self.bell.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StoreError;
+
+    #[tokio::test]
+    async fn outcomes_reach_those_who_asked_through_a_letterbox_and_without() {
+        let (direct, expected_directly) = Reply::expected();
+        let emptied = tokio::spawn(receive_here());
+        tokio::task::yield_now().await;
+        let (replies, expected): (Vec<_>, Vec<_>) = (0..3 * SLICE + 1).map(|_| Reply::expected()).unzip();
+        assert!(replies.iter().all(|reply| reply.by.is_some()));
+        let outcome = || Err(StoreError::ShuttingDown);
+        let answered = std::iter::once(direct).chain(replies).map(|reply| (reply, outcome())).collect();
+        std::thread::spawn(move || send_all(answered)).join().unwrap();
+        assert!(matches!(expected_directly.await, Ok(Err(StoreError::ShuttingDown))));
+        for expected in expected {
+            assert!(matches!(expected.await, Ok(Err(StoreError::ShuttingDown))));
+        }
+        emptied.abort();
+    }
+
+    #[test]
+    fn a_caller_that_went_away_is_noticed() {
+        let (reply, expected) = Reply::expected();
+        assert!(!reply.is_closed());
+        drop(expected);
+        assert!(reply.is_closed());
+        reply.send(Err(StoreError::ShuttingDown));
+    }
+}
