@@ -19,10 +19,13 @@ thread_local! {
     static HERE: RefCell<Option<Arc<Letterbox>>> = const { RefCell::new(None) };
 }
 
+/// An outcome on its way to one task.
+type Letter = (oneshot::Sender<Outcome>, Outcome);
+
 /// Where the outcomes for one thread arrive.
 #[derive(Default)]
 struct Letterbox {
-    letters: Mutex<Vec<(oneshot::Sender<Outcome>, Outcome)>>,
+    letters: Mutex<Vec<Letter>>,
     bell: Notify,
 }
 
@@ -67,7 +70,7 @@ impl Reply {
 
 /// Answers a batch, in order for each thread.
 pub fn send_all(answered: Vec<(Reply, Outcome)>) {
-    let mut bags: Vec<(Arc<Letterbox>, Vec<(oneshot::Sender<Outcome>, Outcome)>)> = Vec::new();
+    let mut bags: Vec<(Arc<Letterbox>, Vec<Letter>)> = Vec::new();
     for (Reply { to, by }, outcome) in answered {
         let Some(by) = by else {
             let _ = to.send(outcome);
@@ -89,7 +92,7 @@ pub fn send_all(answered: Vec<(Reply, Outcome)>) {
 }
 
 impl Letterbox {
-    fn put(&self, bag: &mut Vec<(oneshot::Sender<Outcome>, Outcome)>) {
+    fn put(&self, bag: &mut Vec<Letter>) {
         if bag.is_empty() {
             return;
         }

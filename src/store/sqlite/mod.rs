@@ -21,7 +21,7 @@ use std::{
 };
 
 use parking_lot::RwLock;
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, config::DbConfig};
 
 use crate::{
     clock::Clock,
@@ -117,6 +117,7 @@ pub fn open_rows(path: &Path, max_wal_bytes: u64) -> Result<(SqliteRows, Opening
     if mutants::on(Mutant::SynchronousNormal) {
         connection.pragma_update(None, "synchronous", "NORMAL").map_err(failed)?;
     }
+    keep_plans(&connection).map_err(failed)?;
     connection.pragma_update(None, "foreign_keys", true).map_err(failed)?;
     connection.pragma_update(None, "cache_size", -65536).map_err(failed)?;
     migrate(&mut connection, found, MIGRATIONS).map_err(failed)?;
@@ -126,6 +127,12 @@ pub fn open_rows(path: &Path, max_wal_bytes: u64) -> Result<(SqliteRows, Opening
     let checkpoints = Checkpoints::take_over(&mut connection, max_wal_bytes, gate.clone())
         .map_err(|e| OpenError::Unusable { path: path.to_owned(), what: e.to_string() })?;
     Ok((SqliteRows::new(connection, checkpoints, last_row), opening, gate))
+}
+
+/// Plans a connection's statements once. Otherwise a statement on a table with a partial index is planned anew whenever a
+/// parameter is bound, in case its value makes the index fit; ours say what makes it fit.
+fn keep_plans(connection: &Connection) -> Result<(), rusqlite::Error> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
 }
 
 /// The reading half of an opened file. For [`open`], and for tests that drive an engine themselves.

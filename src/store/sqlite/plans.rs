@@ -2,11 +2,12 @@
 
 use rusqlite::Connection;
 
-use super::{migrate::MIGRATIONS, sql};
+use super::{keep_plans, migrate::MIGRATIONS, sql};
 
 /// What SQLite says it will do, a line for each table.
 fn plan(statement: &str) -> Vec<String> {
     let connection = Connection::open_in_memory().unwrap();
+    keep_plans(&connection).unwrap();
     for migration in MIGRATIONS {
         connection.execute_batch(migration).unwrap();
     }

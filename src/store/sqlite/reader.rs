@@ -23,6 +23,7 @@ use super::{
     checkpoint::Gate,
     codec,
     codes::Coded,
+    keep_plans,
     load::{compensations, events, find, json_array, rows_error},
     sql,
 };
@@ -48,6 +49,7 @@ impl ManageConnection for ReadConnections {
         // Read-write, since a reader of a WAL database may have to make its index; `query_only` keeps it from writing.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&self.path, flags)?;
+        keep_plans(&connection)?;
         connection.pragma_update(None, "query_only", true)?;
         connection.pragma_update(None, "wal_autocheckpoint", 0)?;
         connection.busy_timeout(Duration::from_secs(5))?;
