@@ -66,7 +66,7 @@ async fn p10_sockets_that_are_not_read() {
     let before = peers.len();
     eventually("their connections are ended", || async { (address.descriptors() < before).then_some(()) }).await;
     drop(peers);
-    // The library keeps what it needed for a connection's streams for as long as that is open: 1.5 MiB each here.
+    // The library keeps what it needed for a connection's streams for as long as that is open: 2 MiB each here.
     siege.end(sized(256, 512)).await;
 }
 
