@@ -35,7 +35,7 @@ async fn p10_ten_thousand_connections() {
     println!("{wanted} idle connections: {each:.1} KiB each, {:.2} cores", share.so_far());
     siege.hold(2).await;
     drop(idle);
-    siege.end(512).await;
+    siege.end(384).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
