@@ -53,5 +53,5 @@ async fn p10_a_thousand_watchers_of_which_half_do_not_read() {
     );
     siege.hold(2).await;
     drop((deaf, api));
-    siege.end(192).await;
+    siege.end(sized(96, 160)).await;
 }
