@@ -10,6 +10,7 @@ use sagad::listen::{ListenLimits, listen};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
+    runtime::Handle,
     time::{sleep, timeout},
 };
 use tokio_stream::StreamExt;
@@ -37,7 +38,7 @@ async fn without_descriptors_it_neither_spins_nor_forgets_who_waits() {
     assert!(!all.is_empty());
 
     let limits = ListenLimits { max_connections: 10, preface_timeout: Duration::from_secs(5) };
-    let mut door = listen(listener, limits, CancellationToken::new());
+    let mut door = listen(listener, limits, &[Handle::current()], CancellationToken::new());
     let before = cpu_time();
     sleep(Duration::from_millis(600)).await;
     let used = cpu_time() - before;
@@ -46,6 +47,6 @@ async fn without_descriptors_it_neither_spins_nor_forgets_who_waits() {
 
     drop(all);
     for _ in clients {
-        timeout(Duration::from_secs(5), door.incoming.next()).await.unwrap().unwrap().unwrap();
+        timeout(Duration::from_secs(5), door.incoming[0].next()).await.unwrap().unwrap().unwrap();
     }
 }

@@ -8,6 +8,7 @@ use sagad::listen::{ListenLimits, Listening, listen};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    runtime::Handle,
     time::{sleep, timeout},
 };
 use tokio_stream::StreamExt;
@@ -25,7 +26,11 @@ async fn open(
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
-    (listen(listener, ListenLimits { max_connections, preface_timeout }, stop.clone()), address, stop)
+    (
+        listen(listener, ListenLimits { max_connections, preface_timeout }, &[Handle::current()], stop.clone()),
+        address,
+        stop,
+    )
 }
 
 /// Whether the other side has closed the connection, in an orderly way or not.
@@ -39,7 +44,7 @@ async fn silent_and_half_greetings_end_after_the_timeout() {
     let mut silent = TcpStream::connect(address).await.unwrap();
     let mut half = TcpStream::connect(address).await.unwrap();
     half.write_all(&PREFACE[..10]).await.unwrap();
-    assert!(timeout(NOT_YET, door.incoming.next()).await.is_err(), "the server does not hear of them");
+    assert!(timeout(NOT_YET, door.incoming[0].next()).await.is_err(), "the server does not hear of them");
     assert!(is_closed(&mut silent).await);
     assert!(is_closed(&mut half).await);
     assert_eq!(door.lines.open(), 0);
@@ -64,7 +69,7 @@ async fn a_greeting_in_pieces_is_read_whole_and_seen_again() {
         client.write_all(piece).await.unwrap();
         sleep(Duration::from_millis(5)).await;
     }
-    let mut connection = timeout(SOON, door.incoming.next()).await.unwrap().unwrap().unwrap();
+    let mut connection = timeout(SOON, door.incoming[0].next()).await.unwrap().unwrap().unwrap();
     client.write_all(b"and more").await.unwrap();
     let mut seen = [0; 32];
     connection.read_exact(&mut seen).await.unwrap();
@@ -87,12 +92,12 @@ async fn beyond_the_bound_connections_wait_for_a_place() {
         client.write_all(PREFACE).await.unwrap();
         clients.push(client);
     }
-    let first = timeout(SOON, door.incoming.next()).await.unwrap().unwrap().unwrap();
-    let _second = timeout(SOON, door.incoming.next()).await.unwrap().unwrap().unwrap();
-    assert!(timeout(NOT_YET, door.incoming.next()).await.is_err(), "there is no third place");
+    let first = timeout(SOON, door.incoming[0].next()).await.unwrap().unwrap().unwrap();
+    let _second = timeout(SOON, door.incoming[0].next()).await.unwrap().unwrap().unwrap();
+    assert!(timeout(NOT_YET, door.incoming[0].next()).await.is_err(), "there is no third place");
     assert_eq!(door.lines.open(), 2);
     drop(first);
-    timeout(SOON, door.incoming.next()).await.unwrap().unwrap().unwrap();
+    timeout(SOON, door.incoming[0].next()).await.unwrap().unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -101,7 +106,7 @@ async fn silent_peers_give_their_places_back() {
     let _silent = [TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap()];
     let mut client = TcpStream::connect(address).await.unwrap();
     client.write_all(PREFACE).await.unwrap();
-    timeout(SOON, door.incoming.next()).await.unwrap().unwrap().unwrap();
+    timeout(SOON, door.incoming[0].next()).await.unwrap().unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -111,7 +116,7 @@ async fn stopping_closes_the_socket_and_what_is_not_greeted() {
     half.write_all(&PREFACE[..23]).await.unwrap();
     let mut greeted = TcpStream::connect(address).await.unwrap();
     greeted.write_all(PREFACE).await.unwrap();
-    let mut connection = timeout(SOON, door.incoming.next()).await.unwrap().unwrap().unwrap();
+    let mut connection = timeout(SOON, door.incoming[0].next()).await.unwrap().unwrap().unwrap();
 
     stop.cancel();
     timeout(SOON, door.accepting).await.unwrap().unwrap();
@@ -129,7 +134,7 @@ async fn a_cut_wakes_a_reader_and_a_writer_that_wait() {
         let mut client = TcpStream::connect(address).await.unwrap();
         client.write_all(PREFACE).await.unwrap();
         clients.push(client);
-        let mut connection = timeout(SOON, door.incoming.next()).await.unwrap().unwrap().unwrap();
+        let mut connection = timeout(SOON, door.incoming[0].next()).await.unwrap().unwrap().unwrap();
         waiting.push(tokio::spawn(async move {
             let mut buffer = vec![0; 1 << 20];
             loop {

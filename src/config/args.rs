@@ -75,6 +75,9 @@ pub struct ServeArgs {
     /// Most changes in one transaction [default: 1024]
     #[arg(long, value_name = "COUNT", help_heading = "Limits")]
     pub writer_batch: Option<String>,
+    /// Threads that serve connections; 0: one for each processor, at most 16 [default: 0]
+    #[arg(long, value_name = "COUNT", help_heading = "Limits")]
+    pub network_threads: Option<String>,
     /// Connections to the store that read [default: 4]
     #[arg(long, value_name = "COUNT", help_heading = "Limits")]
     pub readers: Option<String>,
@@ -84,7 +87,7 @@ pub struct ServeArgs {
 }
 
 /// All keys: of the file as they are, of the environment in capitals behind `SAGAD_`, of the command line with dashes.
-pub(super) const KEYS: [&str; 23] = [
+pub(super) const KEYS: [&str; 24] = [
     "listen",
     "data",
     "restart_grace",
@@ -106,6 +109,7 @@ pub(super) const KEYS: [&str; 23] = [
     "max_waiting",
     "writer_queue",
     "writer_batch",
+    "network_threads",
     "readers",
     "max_wal_bytes",
 ];
@@ -135,6 +139,7 @@ impl ServeArgs {
             "max_waiting" => &self.max_waiting,
             "writer_queue" => &self.writer_queue,
             "writer_batch" => &self.writer_batch,
+            "network_threads" => &self.network_threads,
             "readers" => &self.readers,
             "max_wal_bytes" => &self.max_wal_bytes,
             _ => &None,

@@ -43,6 +43,8 @@ const MAX_WAITING: u64 = 10_000;
 const WRITER_QUEUE: u64 = 8192;
 /// Most changes in one transaction: a commit stays below about 10 ms, so the first in it does not wait for the last.
 const WRITER_BATCH: u64 = 1024;
+/// Most threads that serve connections: the writer keeps up with no more.
+const NETWORK_THREADS_MAX: u64 = 16;
 /// Reading connections: as many as a small machine has cores; each has a page cache of its own.
 const READERS: u64 = 4;
 /// Most reading connections: beyond, they wait for the disk and only hold memory.
@@ -53,6 +55,8 @@ const MAX_WAL_BYTES: u64 = 64 << 20;
 /// Descriptors that are not for connections: the store's files (three for each of its connections, backups), standard
 /// streams, the runtime, the listener.
 const DESCRIPTORS_KEPT: u64 = 64;
+/// Descriptors of one network thread: its event queue, its waker and what signals need.
+const DESCRIPTORS_PER_THREAD: u64 = 4;
 /// Descriptors of one reading connection: the database, its WAL and its shared memory.
 const DESCRIPTORS_PER_READER: u64 = 3;
 
@@ -87,10 +91,19 @@ pub struct Limits {
     pub writer_queue: usize,
     /// Most changes in one transaction.
     pub writer_batch: usize,
+    /// Threads that serve connections.
+    pub network_threads: usize,
     /// Connections to the store that read.
     pub readers: usize,
     /// Largest write-ahead log, in bytes.
     pub max_wal_bytes: u64,
+}
+
+/// How many threads serve connections where so many were asked for; 0: one for each processor.
+fn network_threads(wanted: u64) -> usize {
+    let processors = || std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
+    let count = if wanted == 0 { processors() } else { wanted };
+    count.min(NETWORK_THREADS_MAX) as usize
 }
 
 impl Default for Limits {
@@ -110,6 +123,7 @@ impl Default for Limits {
             max_waiting: MAX_WAITING as usize,
             writer_queue: WRITER_QUEUE as usize,
             writer_batch: WRITER_BATCH as usize,
+            network_threads: network_threads(0),
             readers: READERS as usize,
             max_wal_bytes: MAX_WAL_BYTES,
         }
@@ -143,6 +157,9 @@ impl Limits {
             max_waiting: count("max_waiting", MAX_WAITING, 1_000_000)?,
             writer_queue: count("writer_queue", WRITER_QUEUE, 1_000_000)?,
             writer_batch: count("writer_batch", WRITER_BATCH, 100_000)?,
+            network_threads: network_threads(
+                sources.read("network_threads", value::count(0, NETWORK_THREADS_MAX))?.unwrap_or(0),
+            ),
             readers: count("readers", READERS, READERS_MAX)?,
             max_wal_bytes: size("max_wal_bytes", MAX_WAL_BYTES, 1 << 20, 1 << 40)?,
         })
@@ -150,7 +167,8 @@ impl Limits {
 
     /// Lowers `max_connections` to what a limit on open files leaves for it. Returns what to warn of.
     pub fn fit_to_descriptors(&mut self, open_files: u64) -> Option<String> {
-        let kept = DESCRIPTORS_KEPT + DESCRIPTORS_PER_READER * self.readers as u64;
+        let for_threads = DESCRIPTORS_PER_THREAD * self.network_threads as u64;
+        let kept = DESCRIPTORS_KEPT + DESCRIPTORS_PER_READER * self.readers as u64 + for_threads;
         let left = usize::try_from(open_files.saturating_sub(kept).max(1)).unwrap_or(usize::MAX);
         if self.max_connections <= left {
             return None;
@@ -180,6 +198,7 @@ impl Limits {
             count("max_waiting", self.max_waiting, "most held ClaimNext calls"),
             count("writer_queue", self.writer_queue, "most changes that wait for the writer"),
             count("writer_batch", self.writer_batch, "most changes in one transaction"),
+            count("network_threads", self.network_threads, "threads that serve connections"),
             count("readers", self.readers, "connections to the store that read"),
             bytes("max_wal_bytes", self.max_wal_bytes, "largest write-ahead log"),
         ]

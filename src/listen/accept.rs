@@ -5,7 +5,7 @@ use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::AsyncReadExt,
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -14,6 +14,7 @@ use tracing::{debug, info, warn};
 use super::{
     ListenLimits,
     connection::{Connection, PREFACE},
+    deal::{Hall, closed, emptiest},
     lines::Lines,
 };
 
@@ -41,19 +42,14 @@ pub(super) struct Door<A> {
     max_connections: usize,
     preface_timeout: Duration,
     lines: Lines,
-    greeted: mpsc::Sender<io::Result<Connection>>,
+    halls: Vec<Hall>,
 }
 
 impl<A: Accept> Door<A> {
-    pub(super) fn new(
-        source: Arc<A>,
-        limits: ListenLimits,
-        lines: Lines,
-        greeted: mpsc::Sender<io::Result<Connection>>,
-    ) -> Self {
+    pub(super) fn new(source: Arc<A>, limits: ListenLimits, lines: Lines, halls: Vec<Hall>) -> Self {
         let ListenLimits { max_connections, preface_timeout } = limits;
         let places = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
-        Door { source, places, max_connections, preface_timeout, lines, greeted }
+        Door { source, places, max_connections, preface_timeout, lines, halls }
     }
 
     /// Accepts until nobody takes the connections any more.
@@ -63,7 +59,7 @@ impl<A: Accept> Door<A> {
         let mut full = false;
         loop {
             let accepted = tokio::select! {
-                () = self.greeted.closed() => return,
+                () = closed(&self.halls) => return,
                 // Ended greetings are collected at once, or a burst would leave its memory behind.
                 Some(_) = greetings.join_next() => continue,
                 accepted = self.next(&mut full) => accepted,
@@ -73,7 +69,8 @@ impl<A: Accept> Door<A> {
                     if shortage.accepted() {
                         info!("accepting connections again");
                     }
-                    greetings.spawn(self.greet(stream, peer, place));
+                    let Some(hall) = emptiest(&self.halls) else { return };
+                    greetings.spawn_on(self.greet(stream, peer, place, hall), hall.runtime());
                 }
                 // The peer was gone before it was accepted: that took it off the backlog, so nothing can spin.
                 Err(error) if is_the_peers(&error) => debug!(%error, "a connection ended before it was accepted"),
@@ -109,17 +106,24 @@ impl<A: Accept> Door<A> {
         stream: TcpStream,
         peer: SocketAddr,
         place: OwnedSemaphorePermit,
+        hall: &Hall,
     ) -> impl Future<Output = ()> + use<A> {
-        let (lines, greeted, within) = (self.lines.clone(), self.greeted.clone(), self.preface_timeout);
+        let (lines, within, entry) = (self.lines.clone(), self.preface_timeout, hall.enter());
+        // It leaves the event queue of this runtime for that of the one that will serve it.
+        let stream = stream.into_std();
         async move {
+            let (greeted, seat) = entry;
+            let mut stream = match stream.and_then(TcpStream::from_std) {
+                Ok(stream) => stream,
+                Err(error) => return debug!(%peer, %error, "closed: it can't be waited for"),
+            };
             // Without it a small answer waits for the peer's delayed acknowledgement: 40 ms.
             if let Err(error) = stream.set_nodelay(true) {
                 debug!(%peer, %error, "TCP_NODELAY could not be set");
             }
-            let mut stream = stream;
             match timeout(within, read_preface(&mut stream)).await {
                 Ok(Ok(())) => {
-                    let connection = Connection::new(stream, peer, place, &lines);
+                    let connection = Connection::new(stream, peer, (place, seat), &lines);
                     // The server takes no more: it is ending, and the connection with it.
                     let _ = greeted.send(Ok(connection)).await;
                 }
@@ -219,9 +223,10 @@ mod tests {
     #[tokio::test]
     async fn without_descriptors_it_waits_instead_of_spinning() {
         let source = Arc::new(Exhausted(AtomicUsize::new(0)));
-        let (greeted, _incoming) = mpsc::channel(1);
+        let (greeted, _incoming) = tokio::sync::mpsc::channel(1);
+        let halls = vec![Hall::new(tokio::runtime::Handle::current(), greeted)];
         let limits = ListenLimits { max_connections: 1, preface_timeout: Duration::from_secs(5) };
-        let door = Door::new(source.clone(), limits, Lines::default(), greeted);
+        let door = Door::new(source.clone(), limits, Lines::default(), halls);
         assert!(timeout(Duration::from_secs(1), door.accept_all()).await.is_err(), "it goes on for ever");
         // At 0, 50, 150, 350 and 750 ms.
         let attempts = source.0.load(Ordering::Relaxed);

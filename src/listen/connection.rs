@@ -18,6 +18,7 @@ use tokio::{
 use tonic::transport::server::Connected;
 
 use super::{
+    deal::Seat,
     frames::Frames,
     lines::{Line, Lines},
 };
@@ -40,12 +41,12 @@ pub struct Connection {
     line: Arc<Line>,
     id: u64,
     lines: Lines,
-    _place: OwnedSemaphorePermit,
+    _place: (OwnedSemaphorePermit, Seat),
 }
 
 impl Connection {
     /// Takes over a stream whose preface has been read.
-    pub(super) fn new(stream: TcpStream, peer: SocketAddr, place: OwnedSemaphorePermit, lines: &Lines) -> Self {
+    pub(super) fn new(stream: TcpStream, peer: SocketAddr, place: (OwnedSemaphorePermit, Seat), lines: &Lines) -> Self {
         let (id, line) = lines.add(peer);
         Connection {
             stream,

@@ -11,12 +11,13 @@
 
 mod accept;
 mod connection;
+mod deal;
 mod frames;
 mod lines;
 
 use std::{io, sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
+use tokio::{net::TcpListener, runtime::Handle, sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
@@ -39,25 +40,31 @@ pub struct ListenLimits {
 /// An open door: a running accept loop.
 #[derive(Debug)]
 pub struct Listening {
-    /// The connections that have sent their preface.
-    pub incoming: ReceiverStream<io::Result<Connection>>,
+    /// The connections that have sent their preface, for each runtime that they are dealt to.
+    pub incoming: Vec<ReceiverStream<io::Result<Connection>>>,
     /// All of those that are open.
     pub lines: Lines,
     /// The loop itself. It ends when it is told to, or when nobody takes its connections any more.
     pub accepting: JoinHandle<()>,
 }
 
-/// Accepts connections until `stop` is cancelled. The socket is closed then, with all connections that have not sent
-/// their preface; greeted ones live on.
-pub fn listen(listener: TcpListener, limits: ListenLimits, stop: CancellationToken) -> Listening {
+/// Accepts connections until `stop` is cancelled, and deals them among these runtimes. The socket is closed then, with
+/// all connections that have not sent their preface; greeted ones live on.
+pub fn listen(listener: TcpListener, limits: ListenLimits, halls: &[Handle], stop: CancellationToken) -> Listening {
     let lines = Lines::default();
-    let (greeted, incoming) = mpsc::channel(GREETED);
+    let (halls, incoming) = halls
+        .iter()
+        .map(|runtime| {
+            let (greeted, incoming) = mpsc::channel(GREETED);
+            (deal::Hall::new(runtime.clone(), greeted), ReceiverStream::new(incoming))
+        })
+        .unzip();
     let accepting = tokio::spawn({
-        let door = accept::Door::new(Arc::new(listener), limits, lines.clone(), greeted);
+        let door = accept::Door::new(Arc::new(listener), limits, lines.clone(), halls);
         async move {
             // Dropping the loop drops the socket and the connections that are not greeted yet.
             let _ = stop.run_until_cancelled_owned(door.accept_all()).await;
         }
     });
-    Listening { incoming: ReceiverStream::new(incoming), lines, accepting }
+    Listening { incoming, lines, accepting }
 }

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future::join_all;
 use http::Request;
 use tokio::{
     net::TcpListener,
@@ -22,6 +23,7 @@ use tracing::{info, warn};
 use super::{
     ServeError,
     calls::{CallLimits, CallsLayer, Ledger},
+    threads::Threads,
 };
 use crate::{
     config::Limits,
@@ -53,7 +55,7 @@ const CUT: Duration = Duration::from_millis(500);
 
 /// A running server.
 pub(super) struct Front {
-    serving: JoinHandle<Result<(), tonic::transport::Error>>,
+    serving: JoinHandle<()>,
     accepting: JoinHandle<()>,
     lines: Lines,
     calls: TaskTracker,
@@ -64,7 +66,12 @@ pub(super) struct Front {
 
 impl Front {
     /// Serves `routes`, and reflection beside them.
-    pub(super) fn start(limits: &Limits, listener: TcpListener, mut routes: RoutesBuilder) -> Result<Self, ServeError> {
+    pub(super) fn start(
+        limits: &Limits,
+        listener: TcpListener,
+        threads: &Threads,
+        mut routes: RoutesBuilder,
+    ) -> Result<Self, ServeError> {
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(DESCRIPTORS)
@@ -78,15 +85,23 @@ impl Front {
         let door = listen(
             listener,
             ListenLimits { max_connections: limits.max_connections, preface_timeout: limits.preface_timeout.to_std() },
+            threads.handles(),
             closing.clone(),
         );
         let ledger = Ledger::new(call_limits(limits), door.lines.clone());
         let server = server(limits)
             .layer(CallsLayer::new(ledger.clone(), limits.max_watches)?)
             .layer(InFlight { calls: calls.clone() })
-            .layer(ErrorLayer)
-            .serve_with_incoming_shutdown(routes.routes().prepare(), door.incoming, closing.clone().cancelled_owned());
-        let serving = tokio::spawn(server);
+            .layer(ErrorLayer);
+        let routes = routes.routes().prepare();
+        let served = threads.handles().iter().zip(door.incoming).map(|(runtime, incoming)| {
+            let (server, routes, closing) = (server.clone(), routes.clone(), closing.clone());
+            let serving =
+                async move { server.serve_with_incoming_shutdown(routes, incoming, closing.cancelled_owned()).await };
+            AbortOnDropHandle::new(runtime.spawn(serving))
+        });
+        let served = join_all(served);
+        let serving = tokio::spawn(async move { drop(served.await) });
         let _time = AbortOnDropHandle::new(tokio::spawn(ledger.watch_time()));
         Ok(Front { serving, accepting: door.accepting, lines: door.lines, calls, closing, _time })
     }

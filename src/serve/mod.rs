@@ -14,6 +14,7 @@ mod calls;
 mod front;
 mod health;
 mod process;
+mod threads;
 
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ use crate::{clock::Clock, config::Config};
 use backend::{Backend, BoxError, Opened};
 use front::Front;
 use health::Health;
+use threads::Threads;
 
 pub use process::{command, serve};
 
@@ -74,13 +76,14 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let backend = backend::sqlite(&config, clock);
-    run_with(&config, listener, backend, |_| {}, shutdown).await
+    run_with(&config, listener, &Threads::here(), backend, |_| {}, shutdown).await
 }
 
-/// [`run`] with any backend; `announce` is called once calls are served.
+/// [`run`] with any backend and threads; `announce` is called once calls are served.
 async fn run_with(
     config: &Config,
     listener: TcpListener,
+    threads: &Threads,
     backend: Backend,
     announce: impl FnOnce(SocketAddr),
     shutdown: impl Future<Output = ()>,
@@ -91,7 +94,7 @@ async fn run_with(
     let (health, health_service) = Health::not_serving().await;
     let mut routes = (backend.services)(streams.clone());
     routes.add_service(health_service);
-    let mut front = Front::start(&config.limits, listener, routes)?;
+    let mut front = Front::start(&config.limits, listener, threads, routes)?;
 
     let opened = tokio::select! {
         opened = task::spawn_blocking(backend.open) => match opened {

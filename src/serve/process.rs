@@ -15,7 +15,7 @@ use tokio::{
 };
 use tracing::{Level, error, info, warn};
 
-use super::{backend, run_with};
+use super::{backend, run_with, threads::Threads};
 use crate::{
     clock::SystemClock,
     config::{Config, LogFormat, ServeArgs},
@@ -66,7 +66,9 @@ fn until_told(mut config: Config) -> Result<(), Box<dyn std::error::Error + Send
     if let Some(warning) = raise_open_files().and_then(|limit| config.limits.fit_to_descriptors(limit)) {
         warn!("{warning}");
     }
-    let runtime = runtime().map_err(|error| format!("threads can't be started: {error}"))?;
+    let no_threads = |error| format!("threads can't be started: {error}");
+    let threads = Threads::start(config.limits.network_threads).map_err(no_threads)?;
+    let runtime = runtime().map_err(no_threads)?;
     let outcome = runtime.block_on(async {
         // Before anything else, so that a signal during a long start is not lost.
         let signals = Signals::install().map_err(|error| format!("signals can't be handled: {error}"))?;
@@ -74,7 +76,7 @@ fn until_told(mut config: Config) -> Result<(), Box<dyn std::error::Error + Send
             format!("can't listen on {}: {error}. Another address can be given with --listen", config.listen)
         })?;
         let backend = backend::sqlite(&config, Arc::new(SystemClock::start()));
-        run_with(&config, listener, backend, announce, signals.first()).await?;
+        run_with(&config, listener, &threads, backend, announce, signals.first()).await?;
         Ok(())
     });
     // What still blocks (a read, a store that was being opened) ends with the process.
@@ -82,9 +84,9 @@ fn until_told(mut config: Config) -> Result<(), Box<dyn std::error::Error + Send
     outcome
 }
 
-/// The network's threads. The writer has its own.
+/// What accepts connections and waits for signals. Those who serve, and the writer, have threads of their own.
 fn runtime() -> io::Result<Runtime> {
-    tokio::runtime::Builder::new_multi_thread().thread_name("sagad-net").enable_all().build()
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {

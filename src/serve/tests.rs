@@ -101,7 +101,8 @@ impl Daemon {
         let told = shutdown.clone().cancelled_owned();
         let backend = double(opening, failing);
         let run = tokio::spawn(async move {
-            run_with(&config, listener, backend, |address| announce.send(address).unwrap(), told).await
+            run_with(&config, listener, &Threads::here(), backend, |address| announce.send(address).unwrap(), told)
+                .await
         });
         Daemon { address, open, fail: Some(fail), shutdown, announced, run }
     }

@@ -1,0 +1,80 @@
+//! How connections are dealt among the runtimes that serve them: each to the one that has the fewest.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use futures::future::select_all;
+use tokio::{runtime::Handle, sync::mpsc};
+
+use super::Connection;
+
+/// A runtime that serves connections.
+pub(super) struct Hall {
+    runtime: Handle,
+    greeted: mpsc::Sender<io::Result<Connection>>,
+    seated: Arc<AtomicUsize>,
+}
+
+/// One connection's share of a runtime, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Seat(Arc<AtomicUsize>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Hall {
+    pub(super) fn new(runtime: Handle, greeted: mpsc::Sender<io::Result<Connection>>) -> Self {
+        Hall { runtime, greeted, seated: Arc::default() }
+    }
+
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    /// A seat, and where its connection is taken in once it is greeted.
+    pub(super) fn enter(&self) -> (mpsc::Sender<io::Result<Connection>>, Seat) {
+        self.seated.fetch_add(1, Ordering::Relaxed);
+        (self.greeted.clone(), Seat(self.seated.clone()))
+    }
+}
+
+/// The one with the fewest connections.
+pub(super) fn emptiest(halls: &[Hall]) -> Option<&Hall> {
+    halls.iter().min_by_key(|hall| hall.seated.load(Ordering::Relaxed))
+}
+
+/// Ready when one of them takes no more: then the server is ending, or has failed.
+pub(super) async fn closed(halls: &[Hall]) {
+    if !halls.is_empty() {
+        select_all(halls.iter().map(|hall| Box::pin(hall.greeted.closed()))).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn each_connection_goes_where_there_are_the_fewest() {
+        let hall = || Hall::new(Handle::current(), mpsc::channel(1).0);
+        let halls = [hall(), hall(), hall()];
+        let place = |hall: &Hall| halls.iter().position(|other| std::ptr::eq(other, hall)).unwrap();
+        let mut seats: Vec<_> = (0..6)
+            .map(|_| {
+                let hall = emptiest(&halls).unwrap();
+                (place(hall), hall.enter().1)
+            })
+            .collect();
+        assert_eq!(seats.iter().map(|(place, _)| *place).collect::<Vec<_>>(), [0, 1, 2, 0, 1, 2]);
+        seats.retain(|(place, _)| *place != 1);
+        assert_eq!(place(emptiest(&halls).unwrap()), 1, "who leaves makes room");
+    }
+}
