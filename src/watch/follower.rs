@@ -103,6 +103,8 @@ impl Follower {
     /// The next event that is wanted, or a sign of life.
     pub(super) async fn next(&mut self) -> Result<Step, StoreError> {
         loop {
+            // Whoever has much to tell lets the other tasks of its thread have their turn.
+            tokio::task::coop::consume_budget().await;
             if let Some(event) = self.page.pop_front() {
                 self.position = event.revision;
                 self.quiet = None;

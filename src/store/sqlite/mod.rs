@@ -119,7 +119,7 @@ pub fn open_rows(path: &Path, max_wal_bytes: u64) -> Result<(SqliteRows, Opening
     }
     keep_plans(&connection).map_err(failed)?;
     connection.pragma_update(None, "foreign_keys", true).map_err(failed)?;
-    connection.pragma_update(None, "cache_size", -65536).map_err(failed)?;
+    connection.pragma_update(None, "cache_size", -16384).map_err(failed)?;
     migrate(&mut connection, found, MIGRATIONS).map_err(failed)?;
     let opening = opening(&mut connection).map_err(failed)?;
     let last_row = last_row(&connection).map_err(failed)?;
