@@ -43,8 +43,10 @@ const MAX_WAITING: u64 = 10_000;
 const WRITER_QUEUE: u64 = 8192;
 /// Most changes in one transaction: a commit stays below about 10 ms, so the first in it does not wait for the last.
 const WRITER_BATCH: u64 = 1024;
-/// Most threads that serve connections: the writer keeps up with no more.
-const NETWORK_THREADS_MAX: u64 = 16;
+/// Most threads that serve connections, if nobody says how many: the writer keeps up with no more.
+const NETWORK_THREADS: u64 = 16;
+/// Most threads that serve connections.
+const NETWORK_THREADS_MAX: u64 = 64;
 /// Reading connections: as many as a small machine has cores; each has a page cache of its own.
 const READERS: u64 = 4;
 /// Most reading connections: beyond, they wait for the disk and only hold memory.
@@ -102,8 +104,7 @@ pub struct Limits {
 /// How many threads serve connections where so many were asked for; 0: one for each processor.
 fn network_threads(wanted: u64) -> usize {
     let processors = || std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
-    let count = if wanted == 0 { processors() } else { wanted };
-    count.min(NETWORK_THREADS_MAX) as usize
+    (if wanted == 0 { processors().min(NETWORK_THREADS) } else { wanted }) as usize
 }
 
 impl Default for Limits {

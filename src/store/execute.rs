@@ -5,26 +5,26 @@ use std::collections::HashSet;
 use crate::mutants::{self, Mutant};
 
 use crate::domain::{
-    bounds::{ANSWER_KEPT, REVISION_MAX},
+    bounds::REVISION_MAX,
     command::{
         Answer, Change, Command, Creation, FreeVerb, HeldVerb, Holder, LeaseAnswer, Purge, Purged, QueueStatus,
         Request, RequestKey, SetPaused, Verb,
     },
     draft::Draft,
     event::Event,
-    ids::{FencingToken, QueueName, Revision},
+    ids::{QueueName, Revision},
     lease::{Absence, LeasePurpose, Standing},
     rejection::{Refusal, Rejection},
     saga::{Saga, State},
     time::Timestamp,
-    transition::{Accepted, EarlierLease, apply_due, cancel_reason, check_lease, create, next_due, transition},
+    transition::{Accepted, EarlierLease, apply_due, cancel_reason, create, next_due, transition},
 };
 
 use super::{
     StoreError,
     agenda::Agenda,
     query::SagaKey,
-    rows::{Derived, Opening, RowId, Rows, RowsError, StoredAnswer},
+    rows::{Derived, Opening, RowId, Rows, RowsError},
     waiters::Wake,
 };
 
@@ -291,81 +291,6 @@ impl<R: Rows> Engine<R> {
         }
     }
 
-    /// What is kept of the answer to a request that was answered less than an hour ago.
-    fn stored_answer(
-        &mut self,
-        key: Option<RequestKey>,
-        now: Timestamp,
-    ) -> Result<Option<(RequestKey, StoredAnswer)>, RowsError> {
-        let Some(key) = key else { return Ok(None) };
-        let stored = self.rows.answer(&key.id)?;
-        Ok(stored.filter(|stored| now.since(stored.time) < ANSWER_KEPT).map(|stored| (key, stored)))
-    }
-
-    /// Whether a request was answered before.
-    pub(super) fn is_answered(&mut self, key: Option<RequestKey>, now: Timestamp) -> Result<bool, RowsError> {
-        Ok(self.stored_answer(key, now)?.is_some())
-    }
-
-    /// The answer to a request that was answered before.
-    fn replay(&mut self, request: &Request, now: Timestamp) -> Result<Option<Outcome>, RowsError> {
-        let Some((key, stored)) = self.stored_answer(request.key, now)? else { return Ok(None) };
-        if stored.digest != key.digest {
-            return Ok(Some(refuse(Refusal::plain(Rejection::RequestIdReused))));
-        }
-        // An answer of several sagas goes on without those that were purged since.
-        let of_several = match &request.command {
-            Command::ClaimNext(_) => true,
-            Command::Create(creations) => creations.len() > 1,
-            Command::Change(_) | Command::SetPaused(_) | Command::Purge(_) => false,
-        };
-        let mut sagas = Vec::with_capacity(stored.sagas.len());
-        for (id, token) in stored.sagas {
-            let Some(before) = self.rows.load(id)? else {
-                if of_several {
-                    continue;
-                }
-                return Ok(Some(refuse(Refusal::plain(Rejection::SagaNotFound))));
-            };
-            let mut draft = self.draft(before.clone(), now);
-            self.save(id, &before, &mut draft)?;
-            if let Some(why) = token.and_then(|token| lease_error(&draft, request, token)) {
-                if matches!(request.command, Command::ClaimNext(_)) {
-                    continue;
-                }
-                let (task_id, state) = (Some(draft.saga.spec.task_id.clone()), Some(draft.saga.state));
-                return Ok(Some(refuse(Refusal { task_id, state, index: None, why })));
-            }
-            sagas.push(draft.saga);
-        }
-        Ok(Some(Ok(match (&request.command, sagas.as_slice()) {
-            (Command::Change(change), [saga]) => answer(&change.verb, saga.clone()),
-            (
-                Command::Change(_)
-                | Command::Create(_)
-                | Command::ClaimNext(_)
-                | Command::SetPaused(_)
-                | Command::Purge(_),
-                _,
-            ) => Answer::Sagas(sagas),
-        })))
-    }
-
-    /// Stores the answer to a request that can be repeated.
-    pub(super) fn keep(
-        &mut self,
-        key: Option<RequestKey>,
-        sagas: Vec<(RowId, Option<FencingToken>)>,
-        time: Timestamp,
-    ) -> Result<(), RowsError> {
-        match key {
-            Some(RequestKey { id, digest }) if !sagas.is_empty() => {
-                self.rows.keep_answer(&id, &StoredAnswer { digest, time, sagas })
-            }
-            Some(_) | None => Ok(()),
-        }
-    }
-
     fn set_paused(&mut self, wish: &SetPaused, now: Timestamp) -> Result<Answer, RowsError> {
         let status = QueueStatus {
             queue: wish.queue.clone(),
@@ -407,16 +332,6 @@ impl<R: Rows> Engine<R> {
     }
 }
 
-/// What a repeated claim's lease is answered with, if it no longer stands.
-fn lease_error(draft: &Draft, request: &Request, token: FencingToken) -> Option<Rejection> {
-    let owner = match &request.command {
-        Command::ClaimNext(wish) => wish.owner.clone(),
-        Command::Change(Change { verb: Verb::Free(FreeVerb::Claim { owner, .. }), .. }) => owner.clone(),
-        Command::Change(_) | Command::Create(_) | Command::SetPaused(_) | Command::Purge(_) => return None,
-    };
-    check_lease(draft, &Holder { owner, token }).err()
-}
-
 /// What a daemon that is broken on purpose judges instead.
 fn tamper(verb: &Verb, draft: &mut Draft) -> Option<Verb> {
     let lease = draft.saga.lease.as_mut()?;
@@ -440,7 +355,8 @@ fn is_claim(verb: &Verb) -> bool {
     matches!(verb, Verb::Free(FreeVerb::Claim { .. }))
 }
 
-fn answer(verb: &Verb, saga: Saga) -> Answer {
+/// What an accepted change is answered with.
+pub(super) fn answer(verb: &Verb, saga: Saga) -> Answer {
     match (verb, &saga.lease) {
         (Verb::Held(_, HeldVerb::Heartbeat { .. }), Some(lease)) => {
             Answer::Lease(LeaseAnswer { lease: lease.clone(), cancel_reason: cancel_reason(&saga) })

@@ -14,6 +14,7 @@ pub mod memory;
 pub mod post;
 pub mod query;
 pub mod reader;
+mod repeat;
 pub mod rows;
 pub mod sqlite;
 pub mod tail;

@@ -14,6 +14,7 @@ mod reader;
 pub mod restore;
 mod rows;
 mod sql;
+mod write;
 
 use std::{
     path::{Path, PathBuf},

@@ -6,10 +6,9 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::domain::{
     command::QueueStatus,
-    compensation::Compensation,
-    event::{Event, StaleMark},
+    event::Event,
     ids::{FencingToken, OwnerId, QueueName, Revision, SagaId, TaskId},
-    lease::{LeasePurpose, Standing},
+    lease::LeasePurpose,
     saga::{Saga, State},
     text::Kind,
     time::Timestamp,
@@ -22,8 +21,7 @@ use super::{
     },
     cache::SagaCache,
     checkpoint::Checkpoints,
-    codec,
-    codes::{Coded, mark_code, ready_code, standing_code},
+    codes::Coded,
     load::{self, events, json_array, rows_error},
     sql,
 };
@@ -57,7 +55,7 @@ impl SqliteRows {
         }
     }
 
-    fn execute(&self, sql: &'static str, params: impl rusqlite::Params) -> Result<usize, RowsError> {
+    pub(super) fn execute(&self, sql: &'static str, params: impl rusqlite::Params) -> Result<usize, RowsError> {
         self.connection.prepare_cached(sql).and_then(|mut s| s.execute(params)).map_err(rows_error)
     }
 
@@ -103,99 +101,6 @@ impl SqliteRows {
             .and_then(Iterator::collect);
         found.map_err(rows_error)
     }
-
-    fn put_compensations(&self, id: RowId, before: &[Compensation], after: &[Compensation]) -> Result<(), RowsError> {
-        for (index, compensation) in after.iter().enumerate() {
-            if before.get(index) == Some(compensation) {
-                continue;
-            }
-            let spec = &compensation.spec;
-            self.execute(
-                sql::PUT_COMPENSATION,
-                params![
-                    id.0,
-                    compensation.position,
-                    spec.kind.as_str(),
-                    spec.target.as_str(),
-                    spec.reason.as_str(),
-                    compensation.state.code(),
-                    compensation.attempts,
-                    compensation.last_error.as_str(),
-                    compensation.settled_by.as_deref(),
-                    compensation.settle_time.map(Timestamp::micros),
-                    compensation.registered_under.map(|token| token.0),
-                    compensation.recorded_under.map(|token| token.0),
-                ],
-            )?;
-        }
-        Ok(())
-    }
-
-    fn update_lease(&self, id: RowId, saga: &Saga, derived: &Derived) -> Result<(), RowsError> {
-        let Some(lease) = &saga.lease else { return Ok(()) };
-        let (due_at, due_since) = due_columns(derived);
-        let params = params![
-            id.0,
-            due_at,
-            due_since,
-            lease.heartbeat_time.micros(),
-            lease.expire_time.micros(),
-            lease.ttl.micros(),
-            lease.limit.code(),
-            lease.progress_time.micros(),
-        ];
-        self.execute(sql::UPDATE_LEASE, params).map(drop)
-    }
-
-    fn update_work(&self, id: RowId, saga: &Saga, derived: &Derived) -> Result<(), RowsError> {
-        let (due_at, due_since) = due_columns(derived);
-        let micros = |time: Option<Timestamp>| time.map(Timestamp::micros);
-        let lease = saga.lease.as_ref();
-        let expired = lease.and_then(|lease| match lease.standing {
-            Standing::Expired { at, revision } => Some((at.micros(), revision.0)),
-            Standing::Held | Standing::EndedByHolder(_) | Standing::EndedByOther => None,
-        });
-        let params = params![
-            id.0,
-            saga.state.code(),
-            ready_code(derived.ready),
-            due_at,
-            due_since,
-            saga.revision.0,
-            saga.attempt,
-            saga.expirations,
-            saga.failures,
-            saga.compensations.len(),
-            saga.update_time.micros(),
-            micros(saga.end_time),
-            micros(saga.not_before),
-            micros(saga.settle_until),
-            micros(saga.idle_since),
-            lease.map(|lease| lease.token.0),
-            lease.map(|lease| lease.purpose.code()),
-            lease.map(|lease| lease.acquire_time.micros()),
-            lease.map(|lease| lease.heartbeat_time.micros()),
-            lease.map(|lease| lease.expire_time.micros()),
-            lease.map(|lease| lease.ttl.micros()),
-            lease.map(|lease| lease.limit.code()),
-            lease.map(|lease| lease.progress_time.micros()),
-            lease.map(|lease| standing_code(lease.standing)),
-            expired.map(|(at, _)| at),
-            expired.map(|(_, revision)| revision),
-            lease.map(|lease| lease.owner.as_str()),
-            saga.reservation.as_ref().map(|r| r.assignee.as_str()),
-            saga.reservation.as_ref().map(|r| r.expire_time.micros()),
-            saga.cancel.as_ref().map(|cancel| cancel.actor.as_str()),
-            saga.cancel.as_ref().map(|cancel| cancel.reason.as_str()),
-            saga.terminal_reason.as_ref().map(|reason| reason.as_str()),
-        ];
-        self.execute(sql::UPDATE_WORK, params).map(drop)
-    }
-}
-
-fn due_columns(derived: &Derived) -> (Option<i64>, Option<i64>) {
-    let due = derived.due;
-    (due.map(|due| due.at.micros()), due.and_then(|due| due.running_since).map(Timestamp::micros))
 }
 
 impl Rows for SqliteRows {
@@ -276,58 +181,14 @@ impl Rows for SqliteRows {
     }
 
     fn insert(&mut self, saga: &Saga, derived: &Derived) -> Result<RowId, RowsError> {
-        let spec = &saga.spec;
-        let policy = &spec.policy;
-        let queue = self.queue_or_new(&spec.queue)?;
-        let id = self.next_row;
+        let queue = self.queue_or_new(&saga.spec.queue)?;
+        let id = RowId(self.next_row);
         self.next_row += 1;
-        self.execute(
-            sql::INSERT_SAGA,
-            params![
-                id,
-                spec.task_id.as_str(),
-                spec.saga_id.as_str(),
-                queue,
-                spec.priority,
-                spec.issue,
-                spec.branch.as_str(),
-                spec.worktree.as_str(),
-                codec::json(spec.labels.pairs()),
-                spec.retry_of.as_ref().map(TaskId::as_str),
-                spec.create_time.micros(),
-                policy.on_stale.code(),
-                policy.max_expirations,
-                policy.on_failure.code(),
-                policy.max_attempts,
-                policy.retry_backoff.micros(),
-                policy.retry_backoff_max.micros(),
-                policy.execution_timeout.map(|t| t.micros()),
-                policy.progress_timeout.map(|t| t.micros()),
-                policy.settle.micros(),
-                policy.compensation_timeout.micros(),
-                &spec.payload.bytes()[..],
-            ],
-        )?;
-        let (due_at, due_since) = due_columns(derived);
-        self.execute(
-            sql::INSERT_WORK,
-            params![
-                id,
-                queue,
-                spec.priority,
-                saga.state.code(),
-                ready_code(derived.ready),
-                due_at,
-                due_since,
-                saga.revision.0,
-                saga.compensations.len(),
-                saga.update_time.micros(),
-                saga.not_before.map(Timestamp::micros),
-            ],
-        )?;
-        self.put_compensations(RowId(id), &[], &saga.compensations)?;
-        self.cache.keep(RowId(id), saga);
-        Ok(RowId(id))
+        self.insert_saga(id, queue, &saga.spec)?;
+        self.insert_work(id, queue, saga, derived)?;
+        self.put_compensations(id, &[], &saga.compensations)?;
+        self.cache.keep(id, saga);
+        Ok(id)
     }
 
     fn update(&mut self, id: RowId, before: &Saga, after: &Saga, derived: &Derived) -> Result<(), RowsError> {
@@ -349,29 +210,7 @@ impl Rows for SqliteRows {
     }
 
     fn append(&mut self, id: RowId, event: &Event) -> Result<(), RowsError> {
-        let (owner, expire_time, cause) = match &event.mark {
-            Some(StaleMark::Stale { owner, expire_time, cause, .. }) => {
-                (Some(owner.as_str()), Some(expire_time.micros()), Some(cause.code()))
-            }
-            Some(StaleMark::Resolved(_)) | None => (None, None, None),
-        };
-        let params = params![
-            event.revision.0,
-            id.0,
-            event.time.micros(),
-            event.kind.code(),
-            event.from_state.map(Coded::code),
-            event.to_state.code(),
-            event.token.map(|token| token.0),
-            mark_code(event.mark.as_ref()),
-            owner,
-            expire_time,
-            cause,
-            event.actor.as_ref().map(|actor| actor.as_str()),
-            &*event.reason,
-            codec::json(&event.details),
-        ];
-        self.execute(sql::INSERT_EVENT, params).map(drop)
+        self.insert_event(id, event)
     }
 
     fn events_of_lease(&mut self, id: RowId, token: FencingToken) -> Result<Vec<Event>, RowsError> {
