@@ -1,5 +1,7 @@
 //! `sagad watch`: what is stale and what becomes of it, and all events; over restarts of the daemon.
 
+use std::process::Command;
+
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -116,7 +118,11 @@ fn events_are_followed_by_queue_and_task() {
 #[test]
 fn an_interrupt_ends_it() {
     let d = Daemon::start();
-    let watch = d.spawn("watch -o json");
+    // Whoever runs the tests in the background may have had the signal ignored, which is inherited.
+    let mut command = Command::new("env");
+    let sagad = env!("CARGO_BIN_EXE_sagad");
+    command.args(["--default-signal=INT", sagad, "watch", "-o", "json", "--server", &d.url()]);
+    let watch = Running::start(command);
     watch.await_out(&["bookmark"]);
     watch.signal(Signal::INT);
     assert_eq!(watch.finish().err, "");
