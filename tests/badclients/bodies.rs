@@ -94,19 +94,18 @@ async fn p10_slow_requests_hold_nothing_for_long() {
     for _ in 0..sized(20, 200) {
         let mut raw = Raw::connect(siege.daemon.address()).await.unwrap().reading();
         for _ in 0..20 {
-            let stream = raw.begin(STATS).await.unwrap();
-            raw.send(&frame(DATA, 0, stream, &[0])).await.unwrap();
+            raw.begin(STATS).await.unwrap();
         }
         peers.push(raw);
     }
-    let begun = now();
-    while begun.elapsed() < Duration::from_secs(2) {
+    // It is never whole: that would be another reason to refuse it.
+    for byte in &message(&[0x0a; 200])[..10] {
         for raw in &mut peers {
             for stream in 0..20 {
-                let _ = raw.send(&frame(DATA, 0, stream * 2 + 1, &[0])).await;
+                let _ = raw.send(&frame(DATA, 0, stream * 2 + 1, &[*byte])).await;
             }
         }
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
     eventually("all are given up", || async {
         peers.iter().all(|raw| raw.seen.headers.load(Relaxed) >= 20).then_some(())
@@ -155,6 +154,19 @@ async fn p10_halves_of_large_requests_share_a_bounded_room() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p10_messages_at_and_over_the_limit() {
     let siege = Siege::begin("messages of 4 MiB", &[]).await;
+    // What is too large is refused as soon as it is announced; what is not is waited for.
+    let announced = |length: usize| [&[0][..], &(length as u32).to_be_bytes()].concat();
+    let api = siege.daemon.api().await;
+    let told = half_a_call(&api, BATCH, &announced(4 * MIB + 1)).await.unwrap();
+    assert_eq!(
+        (told.code(), &*told.get_error_details().error_info().unwrap().reason),
+        (Code::InvalidArgument, "INVALID_ARGUMENT")
+    );
+    assert!(told.message().contains("too large"), "{told:?}");
+    let allowed = announced(4 * MIB);
+    let waits = timeout(Duration::from_millis(300), half_a_call(&api, BATCH, &allowed)).await;
+    assert!(waits.is_err(), "{waits:?}");
+    drop(api);
     let mut calls = tokio::task::JoinSet::new();
     for place in 0..sized(40, 400) {
         let api = siege.daemon.api().await;

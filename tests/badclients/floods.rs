@@ -81,6 +81,24 @@ async fn p10_a_flood_slows_itself_down() {
     println!("{answered} pings answered in {:?}, of at most {allowed:.0}", begun.elapsed());
     assert!(answered > 2000.0 && answered < allowed, "{answered}");
     drop(raw);
+    // Of the others, what stands behind so many of them has to wait for more than half of the pauses that they cost.
+    let updates = frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]);
+    let settings = frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0]);
+    let priorities = frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 3]);
+    let kinds = [
+        ("settings", settings),
+        ("priorities", priorities),
+        ("unknown", frame(UNKNOWN, 0, 0, &[])),
+        ("updates", updates),
+    ];
+    for (what, one) in kinds {
+        let mut raw = Raw::connect(siege.daemon.address()).await.unwrap().reading();
+        let begun = now();
+        raw.send(&[one.repeat(2048 + 6400), frame(PING, 0, 0, &[7; 8])].concat()).await.unwrap();
+        eventually("it is answered", || async { (raw.seen.pongs.load(Relaxed) > 0).then_some(()) }).await;
+        println!("{what}: {:?} for a second of pauses", begun.elapsed());
+        assert!(begun.elapsed() > Duration::from_millis(500), "{what} are read without pauses");
+    }
     siege.end(96).await;
 }
 
@@ -115,14 +133,43 @@ async fn p10_floods_of_empty_and_tiny_frames() {
     withstand("data frames of one byte", true, on_one_stream(&[7])).await;
 }
 
+/// Tiny frames of a stream that the daemon does not read, because its answers are not taken: nothing but their number
+/// bounds what they cost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p10_tiny_frames_that_pile_up() {
+    let siege = Siege::begin("tiny frames that pile up", &[]).await;
+    let mut peers = Vec::new();
+    for _ in 0..sized(4, 16) {
+        let mut raw = Raw::with(siege.daemon.address(), &[(INITIAL_WINDOW, 0)]).await.unwrap().reading();
+        for _ in 0..4 {
+            let Ok(stream) = raw.begin("/sagad.v1.SagaService/KeepAlive").await else { break };
+            let frames = frame(DATA, 0, stream, &[0]).repeat(1000);
+            // Its window is 64 KiB.
+            for _ in 0..60 {
+                let _ = raw.send(&frames).await;
+            }
+        }
+        peers.push(raw);
+    }
+    siege.hold(2).await;
+    eventually("all are ended", || async { peers.iter().all(Raw::is_over).then_some(()) }).await;
+    for raw in &peers {
+        // Whoever was still sending may have lost the daemon's last word.
+        assert!([0, ENHANCE_YOUR_CALM].contains(&raw.seen.goaway_code.load(Relaxed)));
+    }
+    drop(peers);
+    siege.end(128).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p10_floods_of_resets() {
     // CVE-2023-44487: a call is begun and cancelled at once, so that it never counts as open.
-    withstand("rapid resets", true, |raw| {
+    let ended = withstand("rapid resets", true, |raw| {
         let stream = raw.stream();
         [frame(HEADERS, END_HEADERS, stream, &block(STATS, &[])), frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])].concat()
     })
     .await;
+    assert!(ended > 0, "such a connection is ended");
     // CVE-2025-8671: the client errs on purpose, so that it is the daemon that resets. Here by a window that overflows.
     let ended = withstand("made to reset", true, |raw| {
         let stream = raw.stream();

@@ -7,24 +7,45 @@ use tokio::time::sleep;
 
 use super::{floods::flood, raw::*, siege::Siege, sized, support::*};
 
-/// Sends header blocks without their ends over four connections; each of them is to be ended by the daemon.
+/// Sends header blocks without their ends over four connections; each of them is to be ended by the daemon. Their fields
+/// are such as any call may have: an error in them would end the connection anyway.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p10_headers_without_end() {
-    let siege = Siege::begin("CONTINUATION without end", &[]).await;
-    let (sent, ended) = flood(siege.daemon.address(), sized(4, 16), true, |raw| match raw.stream() {
-        1 => frame(HEADERS, 0, 1, &block(STATS, &[])),
-        _ => frame(CONTINUATION, 0, 1, &block("/more", &[])),
-    })
-    .await;
-    println!("{sent} frames, {ended} connections ended");
-    assert!(ended > 0, "such a connection is ended");
-    siege.end(128).await;
+    let value_without_end = [&[0, 1, b'x', 0x7f][..], &[0xff, 0xff, 0xff, 0x7f], &[b'v'; 16 << 10][..16_376]].concat();
+    let attacks: [(_, Vec<u8>, Vec<u8>); 3] = [
+        ("nothing", Vec::new(), Vec::new()),
+        ("fields", Vec::new(), field(("x", "y"))),
+        ("a value", value_without_end, vec![b'v'; 16 << 10]),
+    ];
+    for (what, first, next) in attacks {
+        let siege = Siege::begin("CONTINUATION without end", &[]).await;
+        let (sent, ended) = flood(siege.daemon.address(), sized(4, 16), true, move |raw| match raw.stream() {
+            1 => [frame(HEADERS, 0, 1, &block(STATS, &[])), frame(CONTINUATION, 0, 1, &first)].concat(),
+            _ => frame(CONTINUATION, 0, 1, &next),
+        })
+        .await;
+        println!("{what}: {sent} frames, {ended} connections ended");
+        siege.end(128).await;
+        assert!(ended > 0, "such a connection is ended: {what}");
+    }
 }
 
 /// Lists of headers that are larger than allowed (8 KiB), in calls that are whole otherwise.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p10_lists_of_headers_that_are_too_long() {
     let siege = Siege::begin("long lists of headers", &[]).await;
+    let api = siege.daemon.api().await;
+    for (fields, refused) in [(50, false), (100, true)] {
+        let mut request = tonic::Request::new(GetStatsRequest {});
+        for i in 0..fields {
+            let name = format!("x-{i}").parse::<tonic::metadata::AsciiMetadataKey>().unwrap();
+            request.metadata_mut().insert(name, "v".repeat(100).parse().unwrap());
+        }
+        let told = api.sagas.clone().get_stats(request).await;
+        let because = told.as_ref().err().map(|told| told.message().contains("431"));
+        assert_eq!(because, refused.then_some(true), "{fields}: {told:?}");
+    }
+    drop(api);
     let more: Vec<_> = (0..200).map(|i| (format!("x-{i}"), "v".repeat(100))).collect();
     let long = block(STATS, &more);
     assert!(long.len() > 16 << 10);

@@ -35,6 +35,9 @@ pub const END_STREAM: u8 = 1;
 pub const ACK: u8 = 1;
 pub const END_HEADERS: u8 = 4;
 
+/// The error of a connection that asked for too much.
+pub const ENHANCE_YOUR_CALM: u32 = 11;
+
 /// `SETTINGS_INITIAL_WINDOW_SIZE`: what we let the daemon send on each stream.
 pub const INITIAL_WINDOW: u16 = 4;
 
@@ -58,8 +61,7 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 /// A header block with one field more than needed for each of `more`.
 pub fn block(path: &str, more: &[(String, String)]) -> Vec<u8> {
-    let mut block = Vec::new();
-    let fixed = [
+    let needed = [
         (":method", "POST"),
         (":scheme", "http"),
         (":path", path),
@@ -67,15 +69,18 @@ pub fn block(path: &str, more: &[(String, String)]) -> Vec<u8> {
         ("content-type", "application/grpc"),
         ("te", "trailers"),
     ];
-    for (name, value) in fixed.into_iter().chain(more.iter().map(|(name, value)| (&**name, &**value))) {
-        block.push(0);
-        for text in [name, value] {
-            assert!(text.len() < 127, "one byte tells the length");
-            block.push(text.len() as u8);
-            block.extend(text.as_bytes());
-        }
+    needed.into_iter().chain(more.iter().map(|(name, value)| (&**name, &**value))).flat_map(field).collect()
+}
+
+/// One field of a header block.
+pub fn field((name, value): (&str, &str)) -> Vec<u8> {
+    let mut field = vec![0];
+    for text in [name, value] {
+        assert!(text.len() < 127, "one byte tells the length");
+        field.push(text.len() as u8);
+        field.extend(text.as_bytes());
     }
-    block
+    field
 }
 
 /// A message with gRPC's prefix.
