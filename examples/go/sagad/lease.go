@@ -7,6 +7,7 @@ package sagad
 import (
 	"bytes"
 	"context"
+	_ "embed"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -36,6 +37,11 @@ const (
 	retryMax   = 2 * time.Second
 )
 
+// What the library may retry by itself: sagad's proto/service_config.json.
+//
+//go:embed service_config.json
+var serviceConfig string
+
 // Heartbeats are not sent more often, however short the lease.
 const heartbeatMin = 20 * time.Millisecond
 
@@ -52,8 +58,7 @@ func Dial(server string) (*grpc.ClientConn, error) {
 	return grpc.NewClient(address.Host,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithNoProxy(),
-		// Call knows more about what may be tried again, and for how long, than the library does.
-		grpc.WithDisableRetry(),
+		grpc.WithDefaultServiceConfig(serviceConfig),
 		// By default it takes up to two minutes to notice that the coordinator is back: longer than most leases.
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},

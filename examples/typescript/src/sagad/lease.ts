@@ -7,6 +7,7 @@
  */
 
 import { randomUUID } from "node:crypto";
+import { readFileSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import {
   isMainThread,
@@ -46,8 +47,8 @@ const HEARTBEAT_MIN_MS = 20;
 // ------------------------------------------------------------------------------------------------------------- connection
 
 const CHANNEL: ChannelOptions = {
-  // `call` knows more about what may be tried again, and for how long, than the library does.
-  "grpc.enable_retries": 0,
+  // What the library may retry by itself: sagad's proto/service_config.json.
+  "grpc.service_config": readFileSync(new URL("../gen/service_config.json", import.meta.url), "utf8"),
   "grpc.enable_http_proxy": 0,
   // By default it takes up to two minutes to notice that the coordinator is back: longer than most leases.
   "grpc.initial_reconnect_backoff_ms": 100,
