@@ -13,6 +13,7 @@ import java.util.concurrent.Executors;
 import java.util.concurrent.ScheduledExecutorService;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
+import java.util.function.BooleanSupplier;
 import sagad.v1.SagaOuterClass.SagaState;
 import sagad.v1.SagaServiceGrpc.SagaServiceBlockingStub;
 import sagad.v1.SagaServiceOuterClass.RecoverRequest;
@@ -141,9 +142,9 @@ public final class WatcherMain {
     }
 
     /** Waits for the next answer, but not for ever. */
-    boolean over(java.util.function.BooleanSupplier hasNext) {
-      var end =
-          timer.schedule(() -> context.cancel(new TimeoutException("the stream fell silent")), SILENCE_MAX_SECONDS, TimeUnit.SECONDS);
+    boolean over(BooleanSupplier hasNext) {
+      Runnable cancel = () -> context.cancel(new TimeoutException("the stream fell silent"));
+      var end = timer.schedule(cancel, SILENCE_MAX_SECONDS, TimeUnit.SECONDS);
       try {
         return hasNext.getAsBoolean();
       } finally {
@@ -192,13 +193,14 @@ public final class WatcherMain {
       return;
     }
     boolean left = stale.getSaga().getCompensationsCount() > 0;
+    String reason = "its worker is gone, and " + (left ? "may have left something behind" : "left nothing behind");
     var decision = left ? RecoveryDecision.RECOVERY_DECISION_COMPENSATE : RecoveryDecision.RECOVERY_DECISION_REQUEUE;
     var request =
         RecoverRequest.newBuilder()
             .setTaskId(stale.getTaskId())
             .setDecision(decision)
             .setActor(settings.owner())
-            .setReason(left ? "its worker is gone, and may have left something behind" : "its worker is gone, and left nothing behind")
+            .setReason(reason)
             // About this lease and no other: a worker that has come back is not run over.
             .setFencingToken(stale.getFencingToken())
             .setRequestId(Sagad.newId())

@@ -69,7 +69,8 @@ public final class Sagad implements AutoCloseable {
    */
   public Sagad(String server) {
     URI address = URI.create(server);
-    if (!"http".equals(address.getScheme()) || address.getHost() == null || address.getPort() < 0 || address.getPort() > 65_535) {
+    boolean hasPort = address.getPort() >= 0 && address.getPort() <= 65_535;
+    if (!"http".equals(address.getScheme()) || address.getHost() == null || !hasPort) {
       throw new IllegalArgumentException("'" + server + "' is not an address of the form http://HOST:PORT");
     }
     channel =
@@ -192,7 +193,7 @@ public final class Sagad implements AutoCloseable {
 
     public final Code code;
 
-    /** The ErrorInfo's reason, such as {@code LEASE_EXPIRED}; without one, the name of the code, such as {@code UNAVAILABLE}. */
+    /** The ErrorInfo's reason, such as {@code LEASE_EXPIRED}; without one, the code's name, such as {@code UNAVAILABLE}. */
     public final String reason;
 
     public final transient Map<String, String> metadata;
@@ -368,8 +369,8 @@ public final class Sagad implements AutoCloseable {
     }
 
     /**
-     * Throws when the work has to stop. To be asked before each effect: it looks at the clock itself, so that a process that was
-     * suspended finds out before it does anything else.
+     * Throws when the work has to stop. To be asked before each effect: it looks at the clock itself, so that a process that
+     * was suspended finds out before it does anything else.
      */
     public synchronized void check() throws Stop {
       checkDeadline();
@@ -550,7 +551,8 @@ public final class Sagad implements AutoCloseable {
               return Verdict.GONE;
             }
             default -> {
-              events.emit("heartbeat_unknown", "task_id", saga.getTaskId(), "code", refusal.code.name(), "reason", refusal.reason);
+              String code = refusal.code.name();
+              events.emit("heartbeat_unknown", "task_id", saga.getTaskId(), "code", code, "reason", refusal.reason);
               retryAfter = refusal.retryAfter;
               return Verdict.UNKNOWN;
             }
