@@ -129,3 +129,18 @@ fn blocks_are_found_under_their_heading() {
     assert_eq!(shell_blocks(text, "A"), ["one\n"]);
     assert_eq!(shell_blocks(text, "B"), ["## A\ntwo\n"]);
 }
+
+/// Another version would be built once more, and not be looked at by `cargo deny`.
+#[test]
+fn rust_uses_the_versions_that_the_daemon_uses() {
+    let versions = |path: &str| -> std::collections::BTreeSet<(String, String)> {
+        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+        let lock: toml::Table = text.parse().unwrap();
+        let text = |package: &toml::Value, key: &str| package[key].as_str().unwrap().to_owned();
+        let all = lock["package"].as_array().unwrap().iter();
+        all.map(|package| (text(package, "name"), text(package, "version"))).collect()
+    };
+    let (ours, theirs) = (versions("Cargo.lock"), versions("examples/rust/Cargo.lock"));
+    let others: Vec<_> = theirs.difference(&ours).filter(|(name, _)| name != "sagad-example").collect();
+    assert!(others.is_empty(), "copy Cargo.lock to examples/rust/ and build there: {others:?}");
+}
