@@ -186,7 +186,7 @@ func keep(ctx context.Context, sagas pb.SagaServiceClient, saga *pb.Saga, asked 
 	// begins, tells where it stands.
 	if received := time.Now(); lease.deadline.Sub(received) < lease.length/2 {
 		lease.deadline = received.Add(lease.length)
-		lease.beatUntil(beats, true)
+		lease.beatUntil(ctx, true)
 	}
 	lease.beating.Go(func() { lease.beatUntil(beats, false) })
 	return lease

@@ -18,6 +18,8 @@ import (
 
 	pb "example.com/worker/gen/sagad/v1"
 	"example.com/worker/sagad"
+	"golang.org/x/text/cases"
+	"golang.org/x/text/language"
 )
 
 // removeDir is the kind of the compensation that removes a report's directory.
@@ -80,7 +82,7 @@ func writeReport(events *slog.Logger) sagad.Work {
 			if err := obey(n, line); err != nil {
 				return nil, err
 			}
-			upper := strings.ToUpper(line)
+			upper := cases.Upper(language.Und).String(line)
 			text := fmt.Sprintf("%d %x %s\n", n, sha256.Sum256([]byte(upper)), upper)
 			// Right before each effect: after this nothing may take long.
 			if err := lease.Check(); err != nil {
