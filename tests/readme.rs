@@ -53,7 +53,7 @@ fn does_what_it_shows(page: &str) {
     if !tools::are_there(&["bash", "grpcurl", "jq"]) {
         return;
     }
-    let data = tempfile::tempdir().unwrap();
+    let data = tempfile::tempdir().expect("a directory can be made");
     let (_daemon, address) = Daemon::start(data.path());
     let root = env!("CARGO_MANIFEST_DIR");
     tools::must_succeed(

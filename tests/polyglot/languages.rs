@@ -18,15 +18,17 @@ pub struct Language {
     pub title: &'static str,
     /// What has to be installed.
     pub tools: &'static [&'static str],
+    /// Whether its gRPC library reads `proto/service_config.json`.
+    pub has_service_config: bool,
 }
 
 /// All of them.
 pub const LANGUAGES: &[Language] = &[
-    Language { name: "python", title: "Python", tools: &["bash", "python3"] },
-    Language { name: "go", title: "Go", tools: &["bash", "go"] },
-    Language { name: "typescript", title: "TypeScript", tools: &["bash", "node", "npm"] },
-    Language { name: "java", title: "Java", tools: &["bash", "java", "mvn"] },
-    Language { name: "rust", title: "Rust", tools: &["bash", "cargo"] },
+    Language { name: "python", title: "Python", tools: &["bash", "python3"], has_service_config: true },
+    Language { name: "go", title: "Go", tools: &["bash", "go"], has_service_config: true },
+    Language { name: "typescript", title: "TypeScript", tools: &["bash", "node", "npm"], has_service_config: true },
+    Language { name: "java", title: "Java", tools: &["bash", "java", "mvn"], has_service_config: true },
+    Language { name: "rust", title: "Rust", tools: &["bash", "cargo"], has_service_config: false },
 ];
 
 /// Which of a language's programs.
