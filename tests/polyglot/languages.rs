@@ -45,7 +45,8 @@ pub enum Role {
 impl Language {
     /// Where it lies.
     pub fn directory(&self) -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(self.name)
+        let here = || Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+        std::env::var_os("POLYGLOT_EXAMPLES").map_or_else(here, PathBuf::from).join(self.name)
     }
 
     /// The one `sh` block under a heading of its README.
