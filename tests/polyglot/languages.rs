@@ -18,15 +18,17 @@ pub struct Language {
     pub title: &'static str,
     /// What has to be installed.
     pub tools: &'static [&'static str],
+    /// Whether its gRPC library reads `proto/service_config.json`.
+    pub has_service_config: bool,
 }
 
 /// All of them.
 pub const LANGUAGES: &[Language] = &[
-    Language { name: "python", title: "Python", tools: &["bash", "python3"] },
-    Language { name: "go", title: "Go", tools: &["bash", "go"] },
-    Language { name: "typescript", title: "TypeScript", tools: &["bash", "node", "npm"] },
-    Language { name: "java", title: "Java", tools: &["bash", "java", "mvn"] },
-    Language { name: "rust", title: "Rust", tools: &["bash", "cargo"] },
+    Language { name: "python", title: "Python", tools: &["bash", "python3"], has_service_config: true },
+    Language { name: "go", title: "Go", tools: &["bash", "go"], has_service_config: true },
+    Language { name: "typescript", title: "TypeScript", tools: &["bash", "node", "npm"], has_service_config: true },
+    Language { name: "java", title: "Java", tools: &["bash", "java", "mvn"], has_service_config: true },
+    Language { name: "rust", title: "Rust", tools: &["bash", "cargo"], has_service_config: false },
 ];
 
 /// Which of a language's programs.
@@ -43,7 +45,8 @@ pub enum Role {
 impl Language {
     /// Where it lies.
     pub fn directory(&self) -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(self.name)
+        let here = || Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+        std::env::var_os("POLYGLOT_EXAMPLES").map_or_else(here, PathBuf::from).join(self.name)
     }
 
     /// The one `sh` block under a heading of its README.
@@ -128,4 +131,19 @@ fn blocks_are_found_under_their_heading() {
     let text = "## A\n```sh\none\n```\n```console\nno\n```\n## B\n```sh\n## A\ntwo\n```\n## A b\n```sh\nno\n```\n";
     assert_eq!(shell_blocks(text, "A"), ["one\n"]);
     assert_eq!(shell_blocks(text, "B"), ["## A\ntwo\n"]);
+}
+
+/// Another version would be built once more, and not be looked at by `cargo deny`.
+#[test]
+fn rust_uses_the_versions_that_the_daemon_uses() {
+    let versions = |path: &str| -> std::collections::BTreeSet<(String, String)> {
+        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+        let lock: toml::Table = text.parse().unwrap();
+        let text = |package: &toml::Value, key: &str| package[key].as_str().unwrap().to_owned();
+        let all = lock["package"].as_array().unwrap().iter();
+        all.map(|package| (text(package, "name"), text(package, "version"))).collect()
+    };
+    let (ours, theirs) = (versions("Cargo.lock"), versions("examples/rust/Cargo.lock"));
+    let others: Vec<_> = theirs.difference(&ours).filter(|(name, _)| name != "sagad-example").collect();
+    assert!(others.is_empty(), "copy Cargo.lock to examples/rust/ and build there: {others:?}");
 }

@@ -14,7 +14,9 @@ use serde_json::Value;
 use crate::support::now;
 
 /// How long a test waits for what has to happen. It only ever runs out when something is wrong, so it is generous.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+fn patience() -> Duration {
+    Duration::from_secs(std::env::var("POLYGLOT_PATIENCE").map_or(60, |seconds| seconds.parse().unwrap()))
+}
 
 /// All that a program has written.
 #[derive(Default)]
@@ -95,7 +97,7 @@ impl Program {
                 return event;
             }
             assert!(ended.is_none(), "{} has ended ({ended:?}) before: {what}{}", self.name, self.story());
-            assert!(begun.elapsed() < PATIENCE, "{}: waited in vain: {what}{}", self.name, self.story());
+            assert!(begun.elapsed() < patience(), "{}: waited in vain: {what}{}", self.name, self.story());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -139,7 +141,7 @@ impl Program {
                 assert!(strange.is_empty(), "{} wrote to stdout what is no event: {strange:?}", self.name);
                 return status.code().unwrap_or_else(|| panic!("{}: {status}{}", self.name, self.story()));
             }
-            assert!(begun.elapsed() < PATIENCE, "{} does not end{}", self.name, self.story());
+            assert!(begun.elapsed() < patience(), "{} does not end{}", self.name, self.story());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }

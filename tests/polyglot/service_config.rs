@@ -1,11 +1,42 @@
-//! `proto/service_config.json`: what gRPC libraries retry by themselves. That they accept it is seen in the languages, whose
-//! workers all use it; here it is that it says the right thing.
+//! `proto/service_config.json`: what gRPC libraries retry by themselves. That it says the right thing, and that the libraries do
+//! as it says.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use prost::Message;
 use prost_types::FileDescriptorSet;
 use serde_json::Value;
+use tonic::Code;
+
+use crate::{
+    fake::{Fake, refusal_for_now},
+    languages::{Language, Role},
+    program::Program,
+    support::eventually,
+};
+
+/// Longer than the test: within it a helper, which heeds this, does not try again. So whoever does is the library.
+const COME_BACK_IN: Duration = Duration::from_secs(600);
+
+/// A worker of a coordinator that refuses each claim for now.
+async fn refused(language: &'static Language, code: Code, reason: &'static str) -> (Program, std::sync::Arc<Fake>) {
+    let claim_next = Box::new(move |_, _: &_| Err(refusal_for_now(code, reason, COME_BACK_IN)));
+    let (client, fake) = Fake { claim_next, ..Fake::default() }.start().await;
+    let mut command = language.command(Role::Worker);
+    command.env("SAGAD_SERVER", client.server()).env("SAGAD_OWNER", "w").env("SAGAD_TTL", "30");
+    (Program::start(format!("{} worker `w`", language.name), command), fake)
+}
+
+/// The language's library takes the config: it repeats what is `UNAVAILABLE`, a few times, and nothing else.
+pub async fn is_heeded(language: &'static Language) {
+    let (_worker, fake) = refused(language, Code::Unavailable, "SHUTTING_DOWN").await;
+    eventually("the library tries again", || async { (fake.seen().len() >= 4).then_some(()) }).await;
+    let (_worker, other) = refused(language, Code::ResourceExhausted, "OVERLOADED").await;
+    eventually("it asks", || async { (!other.seen().is_empty()).then_some(()) }).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(other.seen().len(), 1, "nothing else is repeated");
+    assert_eq!(fake.seen().len(), 4, "nor is that without end");
+}
 
 fn config() -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("proto/service_config.json");
