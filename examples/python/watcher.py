@@ -105,7 +105,9 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: watcher.stop.set())
     watching.start()
-    watching.join()
+    # As in worker.py: a signal may not wake this thread, which alone handles it.
+    while watching.is_alive():
+        watching.join(timeout=0.2)
     return code
 
 

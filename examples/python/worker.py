@@ -146,12 +146,14 @@ def main(arguments: list[str]) -> int:
             print(f"the coordinator refuses: {refusal}", file=sys.stderr)
             code = 1
 
-    # The main thread is left to the signals: Python handles them nowhere else.
+    # The main thread is left to the signals: Python handles them nowhere else. The system may give one to another thread,
+    # as it does with those that came while the process was suspended; so the main thread has to wake up by itself, too.
     working = Thread(target=run, name="worker")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())
     working.start()
-    working.join()
+    while working.is_alive():
+        working.join(timeout=0.2)
     return code
 
 

@@ -9,6 +9,7 @@ use crate::{
     languages::{Language, Role},
     program::Program,
     scene::Scene,
+    support::{eventually, now},
 };
 
 fn cancel(task_id: &str, revoke_lease: bool) -> RequestCancelRequest {
@@ -101,11 +102,20 @@ pub async fn drained(language: &'static Language) {
     let saga = scene.api.get("waits").await;
     assert_eq!((saga.state(), saga.failures, saga.expirations), (SagaState::Planned, 0, 0));
 
-    // One that has nothing to do is gone long before a wait in the coordinator would be over.
-    let mut idle = scene.worker("third", "120").await;
-    idle.until_of("claimed", "waits").await;
-    idle.signal(Signal::TERM);
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    idle.signal(Signal::INT);
-    idle.drained().await;
+    // Both while it is suspended, so that it finds them when it wakes up.
+    let mut worker = scene.worker("third", "120").await;
+    worker.until_line("waits", 1).await;
+    for signal in [Signal::STOP, Signal::TERM, Signal::INT, Signal::CONT] {
+        worker.signal(signal);
+    }
+    worker.until_of("released", "waits").await;
+    worker.drained().await;
+
+    // One that has nothing to do is gone long before its wait in the coordinator would be over.
+    let mut idle = scene.ready(Role::Worker, "fourth", &[("SAGAD_TTL", "120"), ("SAGAD_QUEUES", "empty,void")]).await;
+    let waits = || async { (scene.api.stats().await.waiting > 0).then_some(()) };
+    eventually("it waits", waits).await;
+    let begun = now();
+    idle.drain().await;
+    assert!(begun.elapsed() < Duration::from_secs(15), "it waited {:?}", begun.elapsed());
 }
