@@ -239,9 +239,8 @@ impl Keeping {
         let mut next = time::now() + self.grant.interval;
         let mut trouble = None;
         loop {
-            let progress = self.shared.progress.lock().clone();
             let timeout = beat_timeout(&self.client, &self.grant);
-            let verdict = tokio::select! {
+            let (verdict, progress) = tokio::select! {
                 // The deadline comes first: after it, not even an answer that is already here may prolong the work.
                 biased;
                 () = stop.cancelled() => return,
@@ -251,7 +250,9 @@ impl Keeping {
                 }
                 verdict = async {
                     time::sleep_until(next).await;
-                    beat(&self.client, &self.key, progress.clone(), timeout).await
+                    // As it is now, and not as it was when the last heartbeat was answered.
+                    let progress = self.shared.progress.lock().clone();
+                    (beat(&self.client, &self.key, progress.clone(), timeout).await, progress)
                 } => verdict,
             };
             match self.apply(verdict, progress, &mut trouble) {

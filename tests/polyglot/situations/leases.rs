@@ -16,7 +16,7 @@ pub async fn killed(language: &'static Language) {
     let scene = Scene::new(language).await;
     let mut watcher = scene.ready(Role::Watcher, "the-watcher", &[]).await;
     let mut compensator = scene.ready(Role::Compensator, "the-compensator", &[("SAGAD_TTL", "10")]).await;
-    let mut worker = scene.worker("the-worker", "2").await;
+    let mut worker = scene.worker("the-worker", "5").await;
     scene.make(scene.long("t", 600, 100)).await;
     worker.until_line("t", 2).await;
     let token = worker.of("claimed", "t")[0]["fencing_token"].clone();
@@ -48,8 +48,8 @@ pub async fn killed(language: &'static Language) {
 /// Suspended past its lease, while another worker does the work. When it wakes up it is refused, and changes nothing.
 pub async fn suspended(language: &'static Language) {
     let scene = Scene::new(language).await;
-    let lines = ["word"; 40];
-    let mut zombie = scene.worker("zombie", "2").await;
+    let lines = ["word"; 60];
+    let mut zombie = scene.worker("zombie", "5").await;
     scene.make(scene.report("t", &lines, 50)).await;
     zombie.until_line("t", 2).await;
     zombie.signal(Signal::STOP);
@@ -65,7 +65,7 @@ pub async fn suspended(language: &'static Language) {
     };
     scene.api.recover(decision).await.unwrap();
 
-    let mut other = scene.worker("other", "10").await;
+    let mut other = scene.worker("other", "15").await;
     other.until_line("t", 3).await;
     // It wakes up while the other is at it: a line of its own now would be in the other's report.
     zombie.signal(Signal::CONT);
@@ -91,8 +91,8 @@ pub async fn suspended(language: &'static Language) {
 /// Busy for longer than its lease: heartbeats come from elsewhere.
 pub async fn busy(language: &'static Language) {
     let scene = Scene::new(language).await;
-    let lines = ["one", "!spin 7000", "three"];
-    let mut worker = scene.worker("w", "5").await;
+    let lines = ["one", "!spin 8000", "three"];
+    let mut worker = scene.worker("w", "6").await;
     scene.make(scene.report("t", &lines, 0)).await;
     worker.until_of("completed", "t").await;
     scene.assert_completed("t", &lines, 1).await;
