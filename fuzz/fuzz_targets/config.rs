@@ -15,30 +15,6 @@ thread_local! {
         RefCell::new(ServeArgs::augment_args(Command::new("serve").no_binary_name(true)));
 }
 
-/// What an error may name.
-const KEYS: [&str; 20] = [
-    "listen",
-    "data",
-    "restart_grace",
-    "drain_grace",
-    "log_format",
-    "log",
-    "insecure",
-    "max_connections",
-    "preface_timeout",
-    "max_concurrent_streams",
-    "keepalive_interval",
-    "keepalive_timeout",
-    "max_message_bytes",
-    "max_watches",
-    "max_waiting",
-    "writer_queue",
-    "writer_batch",
-    "readers",
-    "max_wal_bytes",
-    "config",
-];
-
 fn judge(config: &Config) {
     assert!(config.restart_grace <= RESTART_GRACE_MAX);
     assert!(DRAIN_GRACE_MIN <= config.drain_grace && config.drain_grace <= DRAIN_GRACE_MAX);
@@ -54,7 +30,7 @@ fn judge(config: &Config) {
 
 fn refused(error: &ConfigError) {
     let text = error.to_string();
-    let named = KEYS.iter().any(|key| {
+    let named = fuzzing::KEYS.iter().any(|key| {
         [(*key).to_owned(), format!("--{}", key.replace('_', "-")), format!("SAGAD_{}", key.to_uppercase())]
             .iter()
             .any(|name| text.contains(name.as_str()))

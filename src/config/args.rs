@@ -87,7 +87,7 @@ pub struct ServeArgs {
 }
 
 /// All keys: of the file as they are, of the environment in capitals behind `SAGAD_`, of the command line with dashes.
-pub(super) const KEYS: [&str; 24] = [
+pub const KEYS: [&str; 24] = [
     "listen",
     "data",
     "restart_grace",

@@ -19,11 +19,12 @@ pub use limits::Limits;
 use crate::domain::{bounds::Bound, time::Span};
 use source::Sources;
 
-/// The merge with any environment, for the fuzzer: with the feature `fuzzing`, which no release has.
+/// The keys, and the merge with any environment, for the fuzzer: with the feature `fuzzing`, which no release has.
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing {
     use std::ffi::OsString;
 
+    pub use super::args::KEYS;
     use super::{Config, ConfigError, ServeArgs};
 
     /// Merges a command line with an environment and the file that either names.

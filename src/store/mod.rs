@@ -10,6 +10,7 @@ pub mod execute;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod handle;
+mod inbox;
 pub mod memory;
 pub mod post;
 pub mod query;

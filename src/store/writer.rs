@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::Receiver;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -30,6 +30,7 @@ use super::{
     claim::let_go,
     execute::{Engine, Outcome},
     handle::{Message, Shared, Submission},
+    inbox::Inbox,
     post::{Reply, send_all},
     rows::{Opening, Rows, RowsError},
     waiters::{Waiter, Waiters},
@@ -103,7 +104,7 @@ pub(super) fn spawn<R: Rows>(
         let absence = *shared.absence.read();
         let mut writer = Writer {
             engine: Engine::new(rows, opening, absence),
-            messages,
+            inbox: Inbox::new(messages, Arc::clone(&shared.clock)),
             waiters: Waiters::default(),
             bounds,
             time: now,
@@ -127,7 +128,7 @@ pub(super) fn spawn<R: Rows>(
 
 struct Writer<R> {
     engine: Engine<R>,
-    messages: Receiver<Message>,
+    inbox: Inbox,
     shared: Arc<Shared>,
     waiters: Waiters,
     bounds: WriterBounds,
@@ -176,8 +177,9 @@ impl<R: Rows> Writer<R> {
                 if closing || batch.len() >= self.bounds.batch {
                     break;
                 }
-                next = self.messages.try_recv().ok();
+                next = self.inbox.take();
             }
+            self.inbox.turned(batch.len());
             let drained = batch.len() < self.bounds.batch;
             self.turn(batch, drained.then_some(now))?;
             if closing {
@@ -190,7 +192,7 @@ impl<R: Rows> Writer<R> {
 
     /// What is to be done between transactions.
     fn keep_house(&mut self) -> Result<(), RowsError> {
-        let done = self.engine.rows.maintain(self.messages.is_empty()).and_then(|()| self.reserve_more());
+        let done = self.engine.rows.maintain(self.inbox.is_empty()).and_then(|()| self.reserve_more());
         if done == Err(RowsError::Full) {
             self.disk_was_full = true;
             return Ok(());
@@ -220,7 +222,7 @@ impl<R: Rows> Writer<R> {
     }
 
     /// Waits for a message, but not beyond what is due next.
-    fn wait(&self) -> Option<Message> {
+    fn wait(&mut self) -> Option<Message> {
         let now = self.shared.clock.now();
         let mut until = now.plus(LOOK_UP);
         // While the disk is full nothing can be done about what is due.
@@ -228,12 +230,7 @@ impl<R: Rows> Writer<R> {
         for due in due.into_iter().flatten().filter(|_| !self.disk_was_full) {
             until = until.min(due);
         }
-        match self.messages.recv_timeout(until.since(now).to_std().max(Duration::from_micros(1))) {
-            Ok(message) => Some(message),
-            Err(RecvTimeoutError::Timeout) => None,
-            // Every handle is gone, so nobody can ever ask again.
-            Err(RecvTimeoutError::Disconnected) => Some(Message::Close),
-        }
+        self.inbox.wait(until)
     }
 
     /// After the coordinator was away, leases that wait for their heartbeat get their grace.
@@ -278,7 +275,7 @@ impl<R: Rows> Writer<R> {
     /// Answers what was not taken up before the end.
     fn refuse_the_rest(&mut self) {
         self.release_all();
-        for message in self.messages.try_iter() {
+        while let Some(message) = self.inbox.take() {
             if let Message::Submit(submission) = message {
                 submission.answer.send(Err(StoreError::ShuttingDown));
             }
