@@ -268,6 +268,10 @@ class Cell {
     Atomics.store(this.#deadline, 0, BigInt(Math.floor(moment * 1_000)));
   }
 
+  get working(): boolean {
+    return Atomics.load(this.#phase, 0) === Cell.WORKING;
+  }
+
   get lost(): boolean {
     return Atomics.load(this.#phase, 0) === Cell.LOST;
   }
@@ -302,6 +306,7 @@ export class Heartbeats {
   async keep(sagas: SagaServiceClient, saga: Saga, asked: number, end: AbortSignal): Promise<Lease> {
     const { port1, port2 } = new MessageChannel();
     const cell = new Cell();
+    cell.deadline = now() + lengthOf(saga.lease); // until the thread has looked closer
     const lease = new Lease(sagas, saga, cell, port1, end);
     const keep: Keep = { key: lease.key, lease: saga.lease!, asked, cell: cell.buffer, port: port2 };
     this.#thread.postMessage(keep, [port2]);
@@ -451,6 +456,11 @@ function instant(time: Timestamp | undefined): number {
   return time ? Number(time.seconds) * 1_000 + time.nanos / 1e6 : 0;
 }
 
+/** How long a grant was: the ttl, or less where a timeout of the policy clamped it. */
+function lengthOf(lease: LeaseMessage | undefined): number {
+  return instant(lease?.expireTime) - instant(lease?.heartbeatTime);
+}
+
 // ------------------------------------------------------------------------------------------------- the heartbeats' thread
 
 /**
@@ -561,8 +571,7 @@ class Keeping {
   /** Takes in what the answer to a call that was sent at that moment granted. */
   #grant(lease: LeaseMessage | undefined, sent: number): void {
     this.#expireTime = instant(lease?.expireTime);
-    // Less than the ttl where a timeout of the policy clamped it.
-    this.#length = this.#expireTime - instant(lease?.heartbeatTime);
+    this.#length = lengthOf(lease);
     this.#interval = Math.max(milliseconds(lease?.heartbeatInterval), HEARTBEAT_MIN_MS);
     this.#cell.deadline = sent + this.#length;
   }
@@ -583,7 +592,7 @@ class Keeping {
   }
 
   #cancel(reason: string): void {
-    if (this.#toldToCancel) return;
+    if (this.#toldToCancel || !this.#cell.working) return;
     this.#toldToCancel = true;
     emit("cancelled", { task_id: this.#key.taskId, reason });
     this.#tell({ cancelled: reason });

@@ -1,5 +1,6 @@
 package example;
 
+import com.google.gson.JsonArray;
 import com.google.gson.JsonElement;
 import com.google.gson.JsonObject;
 import com.google.gson.JsonParser;
@@ -41,13 +42,17 @@ final class Report {
       try {
         JsonObject order = JsonParser.parseString(payload).getAsJsonObject();
         var lines = new ArrayList<String>();
-        for (JsonElement line : order.getAsJsonArray("lines")) {
+        if (!(order.get("lines") instanceof JsonArray given)) {
+          throw new IllegalArgumentException("lines is no list");
+        }
+        for (JsonElement line : given) {
           lines.add(text(line));
         }
         JsonElement pause = order.get("pause_ms");
         return new Order(text(order.get("dir")), lines, pause == null ? 0 : pause.getAsLong());
       } catch (RuntimeException e) {
-        throw new Failure("the payload can't be read: " + e, false);
+        String problem = String.valueOf(e.getMessage()).lines().findFirst().orElse("");
+        throw new Failure("the payload can't be read: " + problem, false);
       }
     }
 

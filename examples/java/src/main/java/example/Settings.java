@@ -65,7 +65,10 @@ record Settings(Sagad sagad, List<String> queues, String owner, Duration ttl) {
         throw new SettingException("SAGAD_QUEUES: '" + queue + "' is no name of a queue");
       }
     }
-    String owner = get("SAGAD_OWNER", "java-" + host() + "-" + ProcessHandle.current().pid());
+    String owner = get("SAGAD_OWNER", "");
+    if (owner.isEmpty()) {
+      owner = "java-" + host() + "-" + ProcessHandle.current().pid();
+    }
     if (owner.length() > 200 || !NAME.matcher(owner).matches()) {
       throw new SettingException("SAGAD_OWNER: '" + owner + "' is no id");
     }
