@@ -115,11 +115,11 @@ fn a_variable_names_no_daemon_to_put_load_on() {
 #[test]
 fn ids_rates_and_what_goes_on_beside_are_as_asked_for() {
     let dir = tempfile::tempdir().unwrap();
-    let line = "--ids random --request-ids --preload 3000 --rate 300 --duration 2s --warmup 1s --clients 4 --connections 2 \
+    let line = "--ids random --request-ids --preload 3000 --rate 60 --duration 2s --warmup 1s --clients 4 --connections 2 \
                 --leases 150 --readers 1 --watchers 2 --expiring 50 --restart";
     let report = reported(own(dir.path(), line), line);
     assert_eq!((&report["ids"], &report["preload"]), (&"random".into(), &3000.into()));
-    assert!(number(&report["ops_per_s"]) <= 400.0, "no faster than the rate: {report}");
+    assert!(number(&report["ops_per_s"]) <= 90.0, "no faster than the rate: {report}");
     let beside = &report["beside"];
     for figure in ["pages", "sagas_listed", "events"] {
         assert!(number(&beside[figure]) > 0.0, "{figure} in {beside}");
