@@ -146,6 +146,21 @@ async fn a_cancel_in_a_refusal_counts_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn progress_goes_with_the_next_heartbeat() {
+    let (keeper, fake, _) = keep(Fake { heartbeat: Box::new(|number, _| accepted(number)), ..Fake::default() }).await;
+    // Long after the keeper began to wait for it.
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    keeper.set_progress("half".into());
+    while fake.seen().is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    match &fake.seen()[0] {
+        Seen::heartbeat(first) => assert_eq!(first.progress.as_deref(), Some(&b"half"[..])),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn progress_is_sent_until_it_is_accepted() {
     let heartbeat =
         Box::new(|number, _: &_| if number == 0 { Err(Status::unavailable("gone")) } else { accepted(number) });
