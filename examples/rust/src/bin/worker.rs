@@ -1,11 +1,6 @@
 //! A worker that writes reports into directories; `worker compensate` removes those of sagas that are undone.
 
-use std::{
-    path::Path,
-    process::ExitCode,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use sagad::client::{
     Beat, Client, LeaseKeeper, LeaseLost, LeaseStatus, Note, Notes, Report as Call, Shutdown,
@@ -183,8 +178,8 @@ fn obey(line: &str) -> Result<(), Broken> {
             let length = Duration::from_millis(argument.parse().unwrap_or(0));
             // What blocks must say so: else it may hold up the task that sends the heartbeats.
             block_in_place(|| {
-                let begun = Instant::now();
-                while begun.elapsed() < length {
+                let begun = time::now();
+                while time::now().since(begun) < length {
                     std::hint::spin_loop();
                 }
             });
