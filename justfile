@@ -15,6 +15,7 @@ verify:
 fix:
     cargo fmt
     cargo fmt --manifest-path fuzz/Cargo.toml
+    cargo fmt --manifest-path examples/rust/Cargo.toml
     cargo clippy --fix --allow-dirty --allow-staged --all-targets --locked
     buf format -w proto
 
@@ -29,8 +30,13 @@ lint:
     buf lint proto
     buf breaking proto --against proto/baseline.binpb
     cargo fmt --check --manifest-path fuzz/Cargo.toml
+    cargo fmt --check --manifest-path examples/rust/Cargo.toml
     shellcheck -x .ci/run .ci/mutants .ci/fuzz .ci/instructions examples/*.sh fuzz/*.sh tests/*.sh benches/compare \
         benches/peers/beanstalkd benches/peers/etcd benches/peers/postgres benches/peers/redis
+
+# The workers of the languages named (all) through the situations named (all): `just polyglot python,go killed`
+polyglot LANGUAGES="" SITUATIONS="":
+    POLYGLOT={{ LANGUAGES }} POLYGLOT_ONLY={{ SITUATIONS }} cargo test --locked --test polyglot -- --nocapture
 
 # Fuzzes each target for SECONDS; cargo-fuzz is found where `.ci/run` has installed it
 fuzz SECONDS="10":

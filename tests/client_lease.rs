@@ -31,7 +31,7 @@ async fn keep(fake: Fake) -> (LeaseKeeper, Arc<Fake>, time::Moment) {
 }
 
 async fn lost(keeper: &LeaseKeeper) -> String {
-    tokio::time::timeout(Duration::from_secs(10), worker::lost(keeper)).await.expect("it is lost in time")
+    tokio::time::timeout(Duration::from_secs(10), worker::lost(keeper)).await.expect("it is lost in time").to_string()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -46,6 +46,19 @@ async fn accepted_heartbeats_keep_it() {
     drop(keeper);
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(fake.seen().len() <= beats + 2, "heartbeats end with their keeper");
+}
+
+/// On one thread, which the work holds on to: nobody has noticed that the deadline has passed, as after a suspension.
+#[tokio::test]
+async fn a_check_looks_at_the_clock_itself() {
+    let (keeper, _fake, _) = keep(Fake { heartbeat: Box::new(|number, _| accepted(number)), ..Fake::default() }).await;
+    assert_eq!(keeper.check(), LeaseStatus::Held);
+    std::thread::sleep(Duration::from_millis(TTL_MS as u64 + 50));
+    assert_eq!(*keeper.status().borrow(), LeaseStatus::Held, "no other task had a turn");
+    match keeper.check() {
+        LeaseStatus::Lost(lost) => assert_eq!(lost.reason, "DEADLINE"),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -133,6 +146,21 @@ async fn a_cancel_in_a_refusal_counts_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn progress_goes_with_the_next_heartbeat() {
+    let (keeper, fake, _) = keep(Fake { heartbeat: Box::new(|number, _| accepted(number)), ..Fake::default() }).await;
+    // Long after the keeper began to wait for it.
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    keeper.set_progress("half".into());
+    while fake.seen().is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    match &fake.seen()[0] {
+        Seen::heartbeat(first) => assert_eq!(first.progress.as_deref(), Some(&b"half"[..])),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn progress_is_sent_until_it_is_accepted() {
     let heartbeat =
         Box::new(|number, _: &_| if number == 0 { Err(Status::unavailable("gone")) } else { accepted(number) });
@@ -164,5 +192,5 @@ async fn a_claim_that_waited_is_confirmed_before_work_begins() {
     let heartbeat = Box::new(|_, _: &_| Err(refusal(Code::Aborted, "LEASE_EXPIRED", &[])));
     let (client, _fake) = Fake { heartbeat, ..Fake::default() }.start().await;
     let lost = LeaseKeeper::start(&client, &saga(TTL_MS), long_ago).await.expect_err("no work begins under it");
-    assert!(lost.0.contains("LEASE_EXPIRED"), "{lost}");
+    assert!(lost.reason == "LEASE_EXPIRED", "{lost}");
 }

@@ -1,4 +1,4 @@
-//! The session of the README is run as it stands there, against a real daemon.
+//! The session of the README, and the recipes of `docs/debugging.md`, are run as they stand there, against a real daemon.
 
 use std::{
     io::{BufRead, BufReader},
@@ -48,20 +48,30 @@ impl Daemon {
     }
 }
 
-#[test]
-fn the_readme_does_what_it_shows() {
+/// Runs a page's blocks against a daemon of its own.
+fn does_what_it_shows(page: &str) {
     if !tools::are_there(&["bash", "grpcurl", "jq"]) {
         return;
     }
-    let data = tempfile::tempdir().unwrap();
+    let data = tempfile::tempdir().expect("a directory can be made");
     let (_daemon, address) = Daemon::start(data.path());
     let root = env!("CARGO_MANIFEST_DIR");
     tools::must_succeed(
         Command::new("bash")
             .arg(format!("{root}/tests/readme.sh"))
-            .arg(format!("{root}/README.md"))
+            .arg(format!("{root}/{page}"))
             .arg(address)
             .env("PATH", tools::path_with(SAGAD))
             .current_dir(data.path()),
     );
+}
+
+#[test]
+fn the_readme_does_what_it_shows() {
+    does_what_it_shows("README.md");
+}
+
+#[test]
+fn the_recipes_for_debugging_do_what_they_show() {
+    does_what_it_shows("docs/debugging.md");
 }

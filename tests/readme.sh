@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Runs the `sh` blocks of the README, in order and in one shell, as a reader would who pastes them one by one, and compares what
-# each prints with the `json` or `text` block that follows it.
+# Runs the `sh` blocks of a page such as the README, in order and in one shell, as a reader would who pastes them one by one,
+# and compares what each prints with the `json` or `text` block that follows it.
 #
-#   readme.sh README ADDRESS    a coordinator serves at ADDRESS (host:port); sagad, grpcurl and jq are on PATH
+#   readme.sh PAGE ADDRESS    a coordinator serves at ADDRESS (host:port); sagad, grpcurl and jq are on PATH
 set -euo pipefail
 readme=$1
 address=$2

@@ -9,9 +9,11 @@ use super::{
     args::{self, WorkerArgs},
     context::Context,
     errors::CliError,
-    process, signals, work,
+    output::notice,
+    process, work,
 };
 use crate::client::{
+    Shutdown,
     recovery::{self, CompensationHandler, RecoveryOptions, Undo, Undone},
     time, worker,
 };
@@ -53,7 +55,7 @@ pub async fn run(context: &Context, args: CompensateArgs) -> Result<(), CliError
             return Err(CliError::Usage(format!("two handlers for kind `{kind}`")));
         }
     }
-    let shutdown = signals::listen()?;
+    let shutdown = Shutdown::on_signals(notice)?;
     let options = RecoveryOptions {
         owner_id: args.worker.owner(),
         queues: args.worker.queues,
@@ -61,6 +63,7 @@ pub async fn run(context: &Context, args: CompensateArgs) -> Result<(), CliError
         concurrency: usize::from(args.concurrency),
         stale: args.stale,
         drain: args.drain,
+        kinds: Vec::new(),
         attempts: args.attempts,
     };
     let server = context.client.server().to_owned();
@@ -104,9 +107,9 @@ impl CompensationHandler for Commands {
                 Ok(status) => Undone::Failed(process::describe(status)),
                 Err(error) => Undone::Failed(format!("could not wait for sh: {error}")),
             },
-            reason = worker::lost(lease) => {
+            lost = worker::lost(lease) => {
                 running.end(lease.deadline().min(time::now() + self.kill_after)).await;
-                Undone::Stopped(reason)
+                Undone::Stopped(lost.to_string())
             }
             () = kill.cancelled() => {
                 running.end(time::now() + self.kill_after).await;

@@ -20,7 +20,6 @@ mod output;
 mod process;
 #[cfg(test)]
 mod properties;
-mod signals;
 mod store;
 mod tables;
 mod text;

@@ -11,11 +11,10 @@ use super::{
     errors::CliError,
     output::notice,
     process::{self, Running},
-    signals,
     text::printable,
 };
 use crate::client::{
-    LeaseStatus, Notes, time,
+    LeaseLost, LeaseStatus, Notes, Shutdown, time,
     worker::{self, Handler, Outcome, Task, WorkerOptions},
 };
 
@@ -52,7 +51,7 @@ pub fn notes() -> Notes {
 
 /// Works until told to stop, or until the queue is empty.
 pub async fn run(context: &Context, args: WorkArgs) -> Result<(), CliError> {
-    let shutdown = signals::listen()?;
+    let shutdown = Shutdown::on_signals(notice)?;
     let options = WorkerOptions {
         owner_id: args.worker.owner(),
         queues: args.worker.queues,
@@ -108,7 +107,7 @@ impl CommandHandler {
         };
         match ending {
             LeaseStatus::Cancelled(reason) => self.cancel(task, running, &reason).await,
-            LeaseStatus::Lost(reason) => self.abandon(task, running, reason).await,
+            LeaseStatus::Lost(lost) => self.abandon(task, running, lost).await,
             LeaseStatus::Held => failed("stopped for no reason".to_owned(), true),
         }
     }
@@ -128,9 +127,9 @@ impl CommandHandler {
     }
 
     /// From its deadline on the saga may be another worker's, so the command gets no time beyond it.
-    async fn abandon(&self, task: &Task, running: &mut Running, reason: String) -> Outcome {
+    async fn abandon(&self, task: &Task, running: &mut Running, lost: LeaseLost) -> Outcome {
         running.end(task.lease.deadline().min(time::now() + self.kill_after)).await;
-        Outcome::Abandoned { reason }
+        Outcome::Abandoned(lost)
     }
 }
 

@@ -40,6 +40,8 @@ pub(super) struct Claims {
     pub owner_id: String,
     pub ttl: Duration,
     pub purpose: LeasePurpose,
+    /// Only sagas whose pending compensations are all of these kinds; empty: any.
+    pub kinds: Vec<String>,
     /// Whether to wait in the coordinator for something to claim.
     pub wait: bool,
     /// How long the coordinator may be away before that is an error; `None`: for ever.
@@ -58,8 +60,7 @@ impl Claims {
             max_sagas: i32::try_from(max.min(100)).unwrap_or(100),
             wait: self.wait.then(|| convert::to_proto(wait)),
             purpose: self.purpose.into(),
-            // Kinds are not narrowed: one that nobody handles is parked by whoever claims it, rather than left lying.
-            compensation_kinds: Vec::new(),
+            compensation_kinds: self.kinds.clone(),
             request_id: Uuid::new_v4().to_string(),
         };
         let asked = time::now();

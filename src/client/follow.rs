@@ -45,6 +45,28 @@ type Opening<T> = Pin<Box<dyn Future<Output = Result<Streaming<T>, Status>> + Se
 type Open<T> = Box<dyn FnMut(Option<i64>) -> Opening<T> + Send>;
 
 /// A stream being followed.
+///
+/// ```no_run
+/// use sagad::client::{Client, follow::{Follow, Followed}};
+/// use sagad::proto::{WatchStaleRequest, watch_stale_response::Item};
+///
+/// # async fn example(client: Client, kept: Option<i64>) -> Result<(), tonic::Status> {
+/// // `kept` is the last revision of the run before; without one it begins with a snapshot.
+/// let mut stale = Follow::stale(&client, WatchStaleRequest { after_revision: kept, ..Default::default() });
+/// loop {
+///     match stale.next().await? {
+///         Followed::Item(item) => {
+///             if let Some(Item::Stale(stale)) = item.item {
+///                 println!("{} is stale under {}: decide", stale.task_id, stale.fencing_token);
+///             }
+///             // Keep `item.revision` now that the item is dealt with.
+///         }
+///         Followed::Broken(why) => eprintln!("{why}: it is opened again by the next call"),
+///         Followed::End => return Ok(()),
+///     }
+/// }
+/// # }
+/// ```
 pub struct Follow<T> {
     open: Open<T>,
     /// Whether a stream that ends or breaks is opened again. A snapshot is not: half of one can't be resumed.

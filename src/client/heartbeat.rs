@@ -7,9 +7,10 @@ use chrono::{DateTime, Utc};
 use tonic::{Code, Status};
 
 use super::{
-    Client, LeaseKey, Refusal,
+    Client, LeaseKey, LeaseLost, Refusal,
     connect::with_timeout,
     convert,
+    refusal::code_name,
     time::{self, Moment},
 };
 use crate::proto::{Directive, HeartbeatRequest, HeartbeatResponse, Lease};
@@ -65,8 +66,16 @@ impl Grant {
 pub(super) enum Verdict {
     Extended(Grant, Option<String>),
     Stands(Option<DateTime<Utc>>, Option<String>),
-    Unknown(String),
-    Lost(String),
+    Unknown(Unknown),
+    Lost(LeaseLost),
+}
+
+/// A heartbeat without a clear answer.
+#[derive(Debug)]
+pub(super) struct Unknown {
+    /// The code's name, such as `UNAVAILABLE`.
+    pub code: &'static str,
+    pub why: String,
 }
 
 fn judge(answer: Result<HeartbeatResponse, Status>, sent: Moment) -> Verdict {
@@ -75,7 +84,10 @@ fn judge(answer: Result<HeartbeatResponse, Status>, sent: Moment) -> Verdict {
             let cancel = directive == Directive::Cancel as i32;
             return Verdict::Extended(Grant::new(&lease, sent), cancel.then_some(cancel_reason));
         }
-        Ok(HeartbeatResponse { lease: None, .. }) => return Verdict::Unknown("an answer without a lease".to_owned()),
+        Ok(HeartbeatResponse { lease: None, .. }) => {
+            let why = "an answer without a lease".to_owned();
+            return Verdict::Unknown(Unknown { code: code_name(Code::Internal), why });
+        }
         Err(status) => status,
     };
     let refusal = Refusal::from(&status);
@@ -88,8 +100,10 @@ fn judge(answer: Result<HeartbeatResponse, Status>, sent: Moment) -> Verdict {
                 .then(|| refusal.metadata.get("cancel_reason").cloned().unwrap_or_default());
             Verdict::Stands(refusal.metadata.get("expire_time").and_then(|time| convert::parse_utc(time)), cancel)
         }
-        (Code::Aborted | Code::FailedPrecondition | Code::NotFound, _) => Verdict::Lost(why),
-        _ => Verdict::Unknown(why),
+        (Code::Aborted | Code::FailedPrecondition | Code::NotFound, _) if refusal.judged => {
+            Verdict::Lost(LeaseLost { reason: refusal.reason, message: why })
+        }
+        (code, _) => Verdict::Unknown(Unknown { code: code_name(code), why }),
     }
 }
 
@@ -131,6 +145,8 @@ mod tests {
         assert!(matches!(refused(Code::NotFound, "SAGA_NOT_FOUND", &[]), Verdict::Lost(_)));
         assert!(matches!(refused(Code::Unavailable, "SHUTTING_DOWN", &[]), Verdict::Unknown(_)));
         assert!(matches!(refused(Code::Unknown, "OUTCOME_UNKNOWN", &[]), Verdict::Unknown(_)));
+        let proxy = judge(Err(Status::not_found("no such host")), time::now());
+        assert!(matches!(proxy, Verdict::Unknown(_)), "without its word it is not the coordinator's");
         let metadata = [("directive", "DIRECTIVE_CANCEL"), ("expire_time", "2026-01-02T03:04:05Z")];
         match refused(Code::FailedPrecondition, "EXECUTION_TIMEOUT", &metadata) {
             Verdict::Stands(Some(_), Some(_)) => {}

@@ -9,7 +9,7 @@
 //! | accepted | the deadline moves on; a `CANCEL` directive is passed on |
 //! | none, `UNAVAILABLE`, … | unknown: work on until the deadline, try again soon |
 //! | `LEASE_NOT_EXTENDED`, `EXECUTION_TIMEOUT`, `PROGRESS_TIMEOUT` | the lease stands until the expiry it has |
-//! | `ABORTED`, `SAGA_TERMINAL`, not found | the lease is lost: stop at once |
+//! | `ABORTED`, `SAGA_TERMINAL`, not found, by the coordinator's own word | the lease is lost: stop at once |
 
 use std::{sync::Arc, time::Duration};
 
@@ -57,7 +57,16 @@ pub enum LeaseStatus {
     /// Someone asked for the saga to be cancelled: stop and report a failure. The lease is still held, and kept.
     Cancelled(String),
     /// The lease is someone else's, or may be from now on: stop at once, report nothing.
-    Lost(String),
+    Lost(LeaseLost),
+}
+
+/// What became of one heartbeat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Beat {
+    /// It was accepted: the lease reaches to this moment.
+    Accepted(Moment),
+    /// It had no clear answer, for which stands the name of a gRPC code. The work goes on.
+    Unknown(&'static str),
 }
 
 /// Keeps one lease by heartbeats until it is dropped, which neither releases nor ends the lease.
@@ -74,6 +83,10 @@ pub enum LeaseStatus {
 ///     () = async { /* the work */ } => {}
 ///     Ok(lost) = status.wait_for(|status| matches!(status, LeaseStatus::Lost(_))) => println!("stop: {:?}", *lost),
 /// }
+/// // Before each effect: the clock itself is asked, should this process have been suspended.
+/// if keeper.check() == LeaseStatus::Held {
+///     // the effect
+/// }
 /// # Ok(())
 /// # }
 /// ```
@@ -82,13 +95,28 @@ pub struct LeaseKeeper {
     key: LeaseKey,
     shared: Arc<Shared>,
     status: watch::Receiver<LeaseStatus>,
+    beats: watch::Receiver<Option<Beat>>,
     _stop: DropGuard,
 }
 
-/// A lease was lost before work on it began.
+/// Why a lease is not held any more.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct LeaseLost(pub String);
+#[error("{message}")]
+pub struct LeaseLost {
+    /// The reason of the coordinator's refusal, such as `LEASE_SUPERSEDED`, or [`DEADLINE`].
+    pub reason: String,
+    /// In words.
+    pub message: String,
+}
+
+/// The reason of a lease that was not extended in time, as far as its holder knows.
+pub const DEADLINE: &str = "DEADLINE";
+
+impl LeaseLost {
+    pub(super) fn deadline(message: impl Into<String>) -> Self {
+        LeaseLost { reason: DEADLINE.to_owned(), message: message.into() }
+    }
+}
 
 #[derive(Debug)]
 struct Shared {
@@ -102,7 +130,7 @@ impl LeaseKeeper {
     /// A claim that waited in the coordinator, or was repeated, was sent long before the lease began. Then one
     /// heartbeat is made first to learn where the lease stands; it takes a round trip, or fails with the lease lost.
     pub async fn start(client: &Client, saga: &Saga, asked: Moment) -> Result<Self, LeaseLost> {
-        let lost = || LeaseLost(format!("{} has no lease", saga.task_id));
+        let lost = || LeaseLost::deadline(format!("{} has no lease", saga.task_id));
         let key = LeaseKey::of(saga).ok_or_else(lost)?;
         let lease = saga.lease.clone().ok_or_else(lost)?;
         let mut grant = Grant::new(&lease, asked);
@@ -112,17 +140,19 @@ impl LeaseKeeper {
         }
         let shared = Arc::new(Shared { deadline: Mutex::new(grant.deadline), progress: Mutex::new(None) });
         let (sender, status) = watch::channel(LeaseStatus::Held);
+        let (beating, beats) = watch::channel(None);
         let stop = CancellationToken::new();
         let keeping = Keeping {
             client: client.clone(),
             key: key.clone(),
             shared: Arc::clone(&shared),
             status: sender,
+            beats: beating,
             grant,
             backoff: Backoff::new(INTERVAL_MIN, RETRY_MAX),
         };
         tokio::spawn(keeping.run(stop.clone()));
-        Ok(Self { key, shared, status, _stop: stop.drop_guard() })
+        Ok(Self { key, shared, status, beats, _stop: stop.drop_guard() })
     }
 
     /// The lease being kept.
@@ -133,6 +163,23 @@ impl LeaseKeeper {
     /// The status, to look at or to wait on.
     pub fn status(&self) -> watch::Receiver<LeaseStatus> {
         self.status.clone()
+    }
+
+    /// The status at this moment, by the clock itself: a process that was suspended learns here that its deadline has
+    /// passed, before its heartbeats have noticed. To be asked before each effect.
+    pub fn check(&self) -> LeaseStatus {
+        let status = self.status.borrow().clone();
+        match status {
+            LeaseStatus::Held | LeaseStatus::Cancelled(_) if time::now() >= self.deadline() => {
+                LeaseStatus::Lost(LeaseLost::deadline("the lease ran out"))
+            }
+            status => status,
+        }
+    }
+
+    /// What became of the last heartbeat; `None` before the first. For telling people, not for deciding.
+    pub fn beats(&self) -> watch::Receiver<Option<Beat>> {
+        self.beats.clone()
     }
 
     /// When the lease is over unless another heartbeat is accepted before.
@@ -164,11 +211,12 @@ async fn confirm(client: &Client, key: &LeaseKey, grant: &mut Grant, received: M
                 grant.deadline = time::now() + left.min(grant.length);
                 return Ok(());
             }
-            Verdict::Lost(reason) => return Err(LeaseLost(reason)),
-            Verdict::Unknown(reason) => {
+            Verdict::Lost(lost) => return Err(lost),
+            Verdict::Unknown(unknown) => {
                 let delay = backoff.delay();
                 if time::now() + delay >= latest {
-                    return Err(LeaseLost(format!("no heartbeat was accepted in time: {reason}")));
+                    let why = unknown.why;
+                    return Err(LeaseLost::deadline(format!("no heartbeat was accepted in time: {why}")));
                 }
                 tokio::time::sleep(delay).await;
             }
@@ -181,6 +229,7 @@ struct Keeping {
     key: LeaseKey,
     shared: Arc<Shared>,
     status: watch::Sender<LeaseStatus>,
+    beats: watch::Sender<Option<Beat>>,
     grant: Grant,
     backoff: Backoff,
 }
@@ -190,19 +239,20 @@ impl Keeping {
         let mut next = time::now() + self.grant.interval;
         let mut trouble = None;
         loop {
-            let progress = self.shared.progress.lock().clone();
             let timeout = beat_timeout(&self.client, &self.grant);
-            let verdict = tokio::select! {
+            let (verdict, progress) = tokio::select! {
                 // The deadline comes first: after it, not even an answer that is already here may prolong the work.
                 biased;
                 () = stop.cancelled() => return,
                 () = time::sleep_until(self.grant.deadline) => {
                     let reason = trouble.unwrap_or_else(|| "not extended".to_owned());
-                    return self.lose(format!("the lease ran out ({reason})"));
+                    return self.lose(LeaseLost::deadline(format!("the lease ran out ({reason})")));
                 }
                 verdict = async {
                     time::sleep_until(next).await;
-                    beat(&self.client, &self.key, progress.clone(), timeout).await
+                    // As it is now, and not as it was when the last heartbeat was answered.
+                    let progress = self.shared.progress.lock().clone();
+                    (beat(&self.client, &self.key, progress.clone(), timeout).await, progress)
                 } => verdict,
             };
             match self.apply(verdict, progress, &mut trouble) {
@@ -216,6 +266,7 @@ impl Keeping {
     fn apply(&mut self, verdict: Verdict, sent: Option<Bytes>, trouble: &mut Option<String>) -> Option<Duration> {
         let cancel = match verdict {
             Verdict::Extended(grant, cancel) => {
+                self.beats.send_replace(Some(Beat::Accepted(grant.deadline)));
                 self.grant = grant;
                 *trouble = None;
                 let mut progress = self.shared.progress.lock();
@@ -231,12 +282,13 @@ impl Keeping {
                 *trouble = Some("the coordinator extends it no further".to_owned());
                 cancel
             }
-            Verdict::Unknown(reason) => {
-                *trouble = Some(reason);
+            Verdict::Unknown(unknown) => {
+                self.beats.send_replace(Some(Beat::Unknown(unknown.code)));
+                *trouble = Some(unknown.why);
                 return Some(self.backoff.delay().min(self.grant.interval));
             }
-            Verdict::Lost(reason) => {
-                self.lose(reason);
+            Verdict::Lost(lost) => {
+                self.lose(lost);
                 return None;
             }
         };
@@ -254,7 +306,7 @@ impl Keeping {
         Some(self.grant.interval)
     }
 
-    fn lose(&self, reason: String) {
-        self.status.send_replace(LeaseStatus::Lost(reason));
+    fn lose(&self, lost: LeaseLost) {
+        self.status.send_replace(LeaseStatus::Lost(lost));
     }
 }

@@ -9,7 +9,11 @@
 //! - [`lease`]: heartbeats from a task of their own, and the moment from which work must stop;
 //! - [`worker`]: claim, work, report;
 //! - [`recovery`]: claim what is to be undone, undo it in reverse, report;
-//! - [`follow`]: a watch that resumes where it broke.
+//! - [`follow`]: a watch that resumes where it broke;
+//! - [`Shutdown`]: draining at SIGTERM.
+//!
+//! Where to begin: [`worker::run`] for work, [`recovery::run`] for undoing it, [`follow::Follow::stale`] for deciding about
+//! what is stale, and [`LeaseKeeper`] for a program that claims by itself. `examples/rust` has all of them.
 //!
 //! `sagad work` and `sagad compensate` are thin layers over [`worker`] and [`recovery`].
 
@@ -23,21 +27,12 @@ pub mod note;
 pub mod recovery;
 pub mod refusal;
 pub mod retry;
+mod shutdown;
 pub mod time;
 pub mod worker;
 
 pub use connect::Client;
-pub use lease::{LeaseKeeper, LeaseKey, LeaseStatus};
-pub use note::{Note, Notes};
+pub use lease::{Beat, LeaseKeeper, LeaseKey, LeaseLost, LeaseStatus};
+pub use note::{Note, Notes, Report};
 pub use refusal::{Happened, Refusal};
-
-use tokio_util::sync::CancellationToken;
-
-/// How a running worker is told to end; cloning it gives another handle on the same two switches.
-#[derive(Clone, Debug, Default)]
-pub struct Shutdown {
-    /// Set: nothing new is claimed, what runs is let run to its end.
-    pub drain: CancellationToken,
-    /// Set: what runs is ended too, and its leases are given back.
-    pub kill: CancellationToken,
-}
+pub use shutdown::Shutdown;

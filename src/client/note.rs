@@ -2,6 +2,9 @@
 
 use std::{fmt, sync::Arc};
 
+use tonic::Status;
+
+use super::{LeaseLost, Refusal};
 use crate::proto::{Saga, SagaState};
 
 /// Where notes go. Called from the worker's tasks, so it must not block.
@@ -25,6 +28,8 @@ pub enum Note {
     Finished {
         /// Which one.
         task_id: String,
+        /// How it was reported.
+        report: Report,
         /// What it is now.
         state: SagaState,
         /// What was reported.
@@ -35,14 +40,20 @@ pub enum Note {
         /// Which one.
         task_id: String,
         /// Why.
-        reason: String,
+        lost: LeaseLost,
     },
     /// The outcome could not be reported; the lease will run out.
     NotReported {
         /// Which one.
         task_id: String,
-        /// What was to be reported, and why it was not.
+        /// What was to be reported.
+        report: Report,
+        /// What was to be said.
         reason: String,
+        /// The reason of the last answer, such as `SAGA_TERMINAL` or `UNAVAILABLE`.
+        refusal: String,
+        /// That answer in words.
+        message: String,
     },
     /// A compensation was settled, or an attempt at it failed.
     Compensation {
@@ -71,7 +82,54 @@ pub enum Note {
     Reachable,
 }
 
+/// The calls by which a holder tells how it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// `Complete`.
+    Complete,
+    /// `Fail`.
+    Fail,
+    /// `Release`.
+    Release,
+    /// `Quarantine`.
+    Quarantine,
+    /// `RecordCompensation`.
+    RecordCompensation,
+    /// `Compensate`.
+    Compensate,
+}
+
+impl Report {
+    /// The rpc's name.
+    pub fn rpc(self) -> &'static str {
+        match self {
+            Report::Complete => "Complete",
+            Report::Fail => "Fail",
+            Report::Release => "Release",
+            Report::Quarantine => "Quarantine",
+            Report::RecordCompensation => "RecordCompensation",
+            Report::Compensate => "Compensate",
+        }
+    }
+}
+
 impl Note {
+    /// What came of a report.
+    pub(super) fn reported(
+        task_id: String,
+        report: Report,
+        reason: String,
+        answer: Result<Option<Saga>, Status>,
+    ) -> Self {
+        match answer {
+            Ok(saga) => Note::Finished { task_id, report, state: saga.unwrap_or_default().state(), reason },
+            Err(status) => {
+                let Refusal { reason: refusal, message, .. } = Refusal::from(&status);
+                Note::NotReported { task_id, report, reason, refusal, message }
+            }
+        }
+    }
+
     /// A saga was taken.
     pub fn claimed(saga: &Saga) -> Self {
         Note::Claimed {
@@ -89,12 +147,15 @@ impl fmt::Display for Note {
             Note::Claimed { task_id, queue, attempt, fencing_token } => {
                 write!(f, "claimed {task_id} (queue {queue}, attempt {attempt}, token {fencing_token})")
             }
-            Note::Finished { task_id, state, reason } => {
+            Note::Finished { task_id, state, reason, report: _ } => {
                 write!(f, "{} {task_id}", state_name(*state))?;
                 if reason.is_empty() { Ok(()) } else { write!(f, ": {reason}") }
             }
-            Note::Lost { task_id, reason } => write!(f, "lost {task_id}: {reason}"),
-            Note::NotReported { task_id, reason } => write!(f, "not reported {task_id}: {reason}"),
+            Note::Lost { task_id, lost } => write!(f, "lost {task_id}: {lost}"),
+            Note::NotReported { task_id, report, reason, refusal, message } => {
+                let what = if reason.is_empty() { report.rpc() } else { reason };
+                write!(f, "not reported {task_id}: {what} ({refusal}: {message})")
+            }
             Note::Compensation { task_id, position, kind, error: None } => {
                 write!(f, "undone {task_id}: compensation {position} ({kind})")
             }

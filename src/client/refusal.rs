@@ -33,6 +33,8 @@ pub struct Refusal {
     pub retry_after: Option<Duration>,
     /// Whether the call took effect.
     pub happened: Happened,
+    /// Whether it is the coordinator's own word (it has an `ErrorInfo`), and not the transport's or a proxy's.
+    pub judged: bool,
     /// Whether no coordinator could be talked to: no connection, no answer in time, or it is about to go.
     pub unreachable: bool,
     /// Whether no connection could be made, so that nothing was sent. An earlier try of the same call may have been.
@@ -62,6 +64,7 @@ impl From<&Status> for Refusal {
             (None, _) => Happened::Refused,
         };
         let violations = status.get_details_bad_request().map(|bad| bad.field_violations).unwrap_or_default();
+        let judged = info.is_some();
         let (reason, metadata) = match info {
             Some(info) => (info.reason, info.metadata.into_iter().collect()),
             None => (code_name(status.code()).to_owned(), BTreeMap::new()),
@@ -74,6 +77,7 @@ impl From<&Status> for Refusal {
             violations: violations.into_iter().map(|violation| (violation.field, violation.description)).collect(),
             retry_after: status.get_details_retry_info().and_then(|info| info.retry_delay),
             happened,
+            judged,
             unsent: causes(status).any(|cause| cause.is::<tonic::ConnectError>()),
             unreachable: status.source().is_some()
                 || matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled),

@@ -12,13 +12,14 @@ use tonic::Status;
 use uuid::Uuid;
 
 use super::{
-    Client, LeaseKeeper, LeaseKey, LeaseStatus, Note, Notes, Refusal, Shutdown,
+    Client, LeaseKeeper, LeaseKey, LeaseLost, LeaseStatus, Note, Notes, Refusal, Report, Shutdown,
     claims::{Claimed, Claims},
     retry::Again,
     time::Moment,
 };
 use crate::proto::{
-    CompensationSpec, CompleteRequest, FailRequest, LeasePurpose, QuarantineRequest, ReleaseRequest, Saga,
+    CompensationSpec, CompleteRequest, FailRequest, LeasePurpose, QuarantineRequest, RegisterCompensationRequest,
+    ReleaseRequest, Saga, saga_service_client::SagaServiceClient,
 };
 
 /// An outcome is reported until the lease's deadline has passed by this much: the coordinator accepts late results
@@ -82,10 +83,7 @@ pub enum Outcome {
         reason: String,
     },
     /// The lease was lost: nothing is reported.
-    Abandoned {
-        /// Why.
-        reason: String,
-    },
+    Abandoned(LeaseLost),
 }
 
 /// The work.
@@ -95,6 +93,58 @@ pub trait Handler: Send + Sync + 'static {
 }
 
 /// Works until told to stop, or with `drain` until there is nothing left. Running work is awaited before it returns.
+/// The runtime has to be one with several threads if the work ever blocks: heartbeats are a task of their own.
+///
+/// ```no_run
+/// use std::{sync::Arc, time::Duration};
+///
+/// use sagad::client::{
+///     Client, LeaseStatus, Shutdown,
+///     connect::{DEFAULT_SERVER, DEFAULT_TIMEOUT},
+///     worker::{self, Handler, Outcome, Task, WorkerOptions},
+/// };
+/// use sagad::proto::CompensationSpec;
+///
+/// struct Tables(Client);
+///
+/// impl Handler for Tables {
+///     async fn run(&self, task: &Task) -> Outcome {
+///         let undo = CompensationSpec { kind: "drop-table".into(), target: "t_42".into(), ..Default::default() };
+///         // Before the effect.
+///         if let Err(status) = worker::register(&self.0, &task.lease, vec![undo]).await {
+///             return Outcome::Failed { reason: status.to_string(), retryable: true, compensations: Vec::new() };
+///         }
+///         for step in 0..100 {
+///             // Before each effect; it looks at the clock itself.
+///             match task.lease.check() {
+///                 LeaseStatus::Lost(lost) => return Outcome::Abandoned(lost),
+///                 LeaseStatus::Cancelled(reason) => {
+///                     return Outcome::Failed { reason, retryable: false, compensations: Vec::new() };
+///                 }
+///                 LeaseStatus::Held => {}
+///             }
+///             // One effect, to which the fencing token goes along.
+///             task.lease.set_progress(format!("{step}/100").into());
+///         }
+///         Outcome::Completed { result: "done".into(), reason: String::new() }
+///     }
+/// }
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let client = Client::new(DEFAULT_SERVER, DEFAULT_TIMEOUT)?;
+/// let options = WorkerOptions {
+///     queues: vec!["default".into()],
+///     owner_id: format!("my-host:{}", std::process::id()),
+///     ttl: Duration::from_secs(30),
+///     concurrency: 4,
+///     drain: false,
+/// };
+/// let shutdown = Shutdown::on_signals(|notice| eprintln!("{notice}"))?;
+/// let notes = Arc::new(|note| println!("{note}"));
+/// worker::run(client.clone(), options, Arc::new(Tables(client)), shutdown, notes).await?;
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 ///
@@ -113,6 +163,7 @@ pub async fn run<H: Handler>(
         owner_id: options.owner_id.clone(),
         ttl: options.ttl,
         purpose: LeasePurpose::Execute,
+        kinds: Vec::new(),
         wait: !options.drain,
         patience: options.drain.then_some(DRAIN_PATIENCE),
         notes: Arc::clone(&notes),
@@ -175,7 +226,7 @@ async fn work_on<H: Handler>(
     let task_id = saga.task_id.clone();
     let lease = match LeaseKeeper::start(&client, &saga, asked).await {
         Ok(lease) => lease,
-        Err(lost) => return notes(Note::Lost { task_id, reason: lost.0 }),
+        Err(lost) => return notes(Note::Lost { task_id, lost }),
     };
     notes(Note::claimed(&saga));
     let task = Task { saga, lease, kill: shutdown.kill };
@@ -188,27 +239,42 @@ async fn work_on<H: Handler>(
 pub async fn report(client: &Client, lease: &LeaseKeeper, outcome: Outcome) -> Note {
     let task_id = lease.key().task_id.clone();
     let key = lease.key().clone();
-    let (answer, reason) = match outcome {
-        Outcome::Completed { result, reason } => (complete(client, lease, key, result, reason.clone()).await, reason),
+    let (report, answer, reason) = match outcome {
+        Outcome::Completed { result, reason } => {
+            (Report::Complete, complete(client, lease, key, result, reason.clone()).await, reason)
+        }
         Outcome::Failed { reason, retryable, compensations } => {
             let failed = fail(client, lease, key, reason.clone(), retryable, compensations).await;
             match failed {
                 Err(status) if Refusal::from(&status).is("COMPENSATION_REQUIRED") => {
-                    (quarantine(client, lease, reason.clone()).await, reason)
+                    (Report::Quarantine, quarantine(client, lease, reason.clone()).await, reason)
                 }
-                other => (other, reason),
+                other => (Report::Fail, other, reason),
             }
         }
-        Outcome::Released { reason } => (release(client, lease, reason.clone()).await, reason),
-        Outcome::Abandoned { reason } => return Note::Lost { task_id, reason },
+        Outcome::Released { reason } => (Report::Release, release(client, lease, reason.clone()).await, reason),
+        Outcome::Abandoned(lost) => return Note::Lost { task_id, lost },
     };
-    match answer {
-        Ok(saga) => Note::Finished { task_id, state: saga.unwrap_or_default().state(), reason },
-        Err(status) => {
-            let refusal = Refusal::from(&status);
-            Note::NotReported { task_id, reason: format!("{reason} ({}: {})", refusal.reason, refusal.message) }
-        }
-    }
+    Note::reported(task_id, report, reason, answer)
+}
+
+/// Registers compensations: before the effects that they undo. Tried until the lease's deadline.
+///
+/// # Errors
+///
+/// The coordinator's refusal; `ABORTED` among them means that the lease is lost. Or that no answer came in time: then it
+/// is not known whether they are registered, and there must be no effect.
+pub async fn register(
+    client: &Client,
+    lease: &LeaseKeeper,
+    compensations: Vec<CompensationSpec>,
+) -> Result<Saga, Status> {
+    let LeaseKey { task_id, owner_id, fencing_token } = lease.key().clone();
+    let request_id = Uuid::new_v4().to_string();
+    let request = RegisterCompensationRequest { task_id, owner_id, fencing_token, compensations, request_id };
+    let send = |mut c: SagaServiceClient<_>, r| async move { c.register_compensation(r).await };
+    let answer = client.call(request, Again::Unknown, || lease.deadline(), send).await?;
+    answer.saga.ok_or_else(|| Status::internal("an answer without a saga"))
 }
 
 async fn complete(
@@ -269,16 +335,16 @@ pub async fn must_stop(lease: &LeaseKeeper) -> LeaseStatus {
     let stopped = status.wait_for(|status| *status != LeaseStatus::Held).await;
     match stopped {
         Ok(status) => status.clone(),
-        Err(_) => LeaseStatus::Lost("its heartbeats ended".to_owned()),
+        Err(_) => LeaseStatus::Lost(LeaseLost::deadline("its heartbeats ended")),
     }
 }
 
 /// Waits until the lease is lost; a request to cancel does not count.
-pub async fn lost(lease: &LeaseKeeper) -> String {
+pub async fn lost(lease: &LeaseKeeper) -> LeaseLost {
     let mut status = lease.status();
     let lost = status.wait_for(|status| matches!(status, LeaseStatus::Lost(_))).await;
     match lost.map(|status| status.clone()) {
-        Ok(LeaseStatus::Lost(reason)) => reason,
-        Ok(LeaseStatus::Held | LeaseStatus::Cancelled(_)) | Err(_) => "its heartbeats ended".to_owned(),
+        Ok(LeaseStatus::Lost(lost)) => lost,
+        Ok(LeaseStatus::Held | LeaseStatus::Cancelled(_)) | Err(_) => LeaseLost::deadline("its heartbeats ended"),
     }
 }

@@ -142,6 +142,7 @@ pub fn recovery_options(owner: &str, drain: bool) -> RecoveryOptions {
         concurrency: CONCURRENCY,
         stale: true,
         drain,
+        kinds: Vec::new(),
         attempts: 1,
     }
 }

@@ -1,10 +1,14 @@
 //! What any client finds: the contract by reflection, health, and one writer.
 
-use std::{collections::BTreeSet, fs};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use futures::stream;
 use prost::Message;
-use prost_types::FileDescriptorProto;
+use prost_types::{FileDescriptorProto, FileDescriptorSet};
 use sagad::proto::*;
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
@@ -58,6 +62,53 @@ macro_rules! reflection {
             }
         }
     };
+}
+
+/// The files of `proto/`, as this build has compiled them (it is made again when one of them changes), and what they import.
+fn compiled() -> BTreeMap<String, FileDescriptorProto> {
+    let set = FileDescriptorSet::decode(DESCRIPTORS).unwrap();
+    let files: BTreeMap<_, _> = set.file.into_iter().map(|file| (file.name().to_owned(), file)).collect();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("proto");
+    for file in fs::read_dir(root.join("sagad/v1")).unwrap() {
+        let path = file.unwrap().path();
+        let name = path.strip_prefix(&root).unwrap().to_str().unwrap();
+        assert!(files.contains_key(name), "{name} is compiled");
+    }
+    files
+}
+
+/// What a client without any file gets by reflection is the contract, whole: messages, fields, numbers, and what they
+/// import.
+#[tokio::test]
+async fn m16_the_published_descriptors_are_those_of_the_protos() {
+    use tonic_reflection::pb::v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+    };
+    let daemon = Daemon::start();
+    let mut client = ServerReflectionClient::new(daemon.channel().await);
+    let mut wanted = compiled();
+    for file in wanted.values_mut() {
+        file.source_code_info = None;
+    }
+    assert!(wanted.len() >= 5, "what they import is among them");
+    let ask = |name: &String| ServerReflectionRequest {
+        message_request: Some(MessageRequest::FileByFilename(name.clone())),
+        ..Default::default()
+    };
+    let requests: Vec<_> = wanted.keys().map(ask).collect();
+    let mut answers = client.server_reflection_info(stream::iter(requests)).await.unwrap().into_inner();
+    let mut published = BTreeMap::new();
+    for _ in &wanted {
+        let answer = answers.message().await.unwrap().unwrap().message_response.unwrap();
+        let MessageResponse::FileDescriptorResponse(answer) = answer else { panic!("{answer:?}") };
+        for bytes in answer.file_descriptor_proto {
+            let mut file = FileDescriptorProto::decode(bytes.as_ref()).unwrap();
+            file.source_code_info = None;
+            published.insert(file.name().to_owned(), file);
+        }
+    }
+    assert_eq!(published, wanted);
 }
 
 reflection!(m16_reflection_v1_lists_the_services_and_serves_their_files, v1);

@@ -42,6 +42,9 @@ pub struct RecoveryOptions {
     /// End when there is nothing left to compensate, rather than wait for more. What has to settle first is waited
     /// for; what another worker holds is not.
     pub drain: bool,
+    /// Take only sagas whose pending compensations are all of these kinds. Empty: any, and a kind without a handler parks
+    /// its saga rather than leave it lying. It has no bearing on those that come by `stale`.
+    pub kinds: Vec<String>,
     /// After so many recorded failures of one compensation, those of earlier workers included, the saga is parked.
     pub attempts: i32,
 }
@@ -92,6 +95,46 @@ struct Recovery<H> {
 /// Recovers until told to stop, or with `drain` until there is nothing left. Running undos are awaited before it
 /// returns.
 ///
+/// ```no_run
+/// use std::{sync::Arc, time::Duration};
+///
+/// use sagad::client::{
+///     Client, Shutdown,
+///     recovery::{self, CompensationHandler, RecoveryOptions, Undo, Undone},
+/// };
+///
+/// struct Files;
+///
+/// impl CompensationHandler for Files {
+///     fn handles(&self, kind: &str) -> bool {
+///         kind == "remove-file"
+///     }
+///
+///     async fn undo(&self, undo: Undo<'_>) -> Undone {
+///         match std::fs::remove_file(&undo.compensation.target) {
+///             // Whoever undid it before may have died before it was recorded.
+///             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Undone::Failed(error.to_string()),
+///             Err(_) | Ok(()) => Undone::Done(String::new()),
+///         }
+///     }
+/// }
+///
+/// # async fn example(client: Client) -> Result<(), tonic::Status> {
+/// let options = RecoveryOptions {
+///     queues: vec!["default".into()],
+///     owner_id: format!("my-host:{}", std::process::id()),
+///     ttl: Duration::from_secs(30),
+///     concurrency: 1,
+///     stale: true,
+///     drain: false,
+///     kinds: Vec::new(),
+///     attempts: 3,
+/// };
+/// recovery::run(client, options, Files, Shutdown::default(), Arc::new(|note| println!("{note}"))).await?;
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 ///
 /// The coordinator's refusal of a claim or a watch (an invalid queue, no permission); with `drain`, also its being
@@ -131,6 +174,7 @@ async fn claim_next<H: CompensationHandler>(recovery: &Arc<Recovery<H>>) -> Resu
         owner_id: options.owner_id.clone(),
         ttl: options.ttl,
         purpose: LeasePurpose::Compensate,
+        kinds: options.kinds.clone(),
         wait: !options.drain,
         patience: options.drain.then_some(DRAIN_PATIENCE),
         notes: Arc::clone(&recovery.notes),
@@ -192,7 +236,7 @@ impl<'a, H: CompensationHandler> Pool<'a, H> {
                     let note = undo::undo_all(&recovery, saga, &lease).await;
                     (recovery.notes)(note);
                 }
-                Err(lost) => (recovery.notes)(Note::Lost { task_id, reason: lost.0 }),
+                Err(lost) => (recovery.notes)(Note::Lost { task_id, lost }),
             }
         });
     }

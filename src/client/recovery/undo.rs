@@ -8,14 +8,11 @@ use uuid::Uuid;
 use super::{CompensationHandler, Recovery, Undo, Undone};
 use crate::{
     client::{
-        LeaseKeeper, LeaseKey, Note, Refusal,
+        LeaseKeeper, LeaseKey, LeaseLost, LeaseStatus, Note, Report,
         retry::{Again, Backoff},
         worker,
     },
-    proto::{
-        CompensateRequest, Compensation, CompensationOutcome, CompensationState, RecordCompensationRequest, Saga,
-        SagaState,
-    },
+    proto::{CompensateRequest, Compensation, CompensationOutcome, CompensationState, RecordCompensationRequest, Saga},
 };
 
 /// The pause before a failed compensation is tried again, while the lease is kept.
@@ -25,13 +22,13 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Why undoing a saga ended without its being compensated.
 enum Ended {
     /// The lease is lost.
-    Lost(String),
+    Lost(LeaseLost),
     /// The worker has to end; the lease is given back.
     Stopped(String),
     /// A person has to look at it.
     Park(String),
     /// The coordinator did not take an outcome.
-    Refused(Status),
+    Refused(Report, Status),
 }
 
 /// Undoes a saga and reports how that ended.
@@ -40,26 +37,18 @@ pub(super) async fn undo_all<H: CompensationHandler>(recovery: &Recovery<H>, sag
     let client = &recovery.client;
     let ended = match undo_each(recovery, saga, lease).await {
         Ok(()) => match compensate(recovery, lease).await {
-            Ok(saga) => {
-                return Note::Finished { task_id, state: saga.state(), reason: String::new() };
-            }
-            Err(status) => Ended::Refused(status),
+            Ok(saga) => return Note::reported(task_id, Report::Compensate, String::new(), Ok(Some(saga))),
+            Err(status) => Ended::Refused(Report::Compensate, status),
         },
         Err(ended) => ended,
     };
-    let (answer, reason) = match ended {
-        Ended::Lost(reason) => return Note::Lost { task_id, reason },
-        Ended::Stopped(reason) => (worker::release(client, lease, reason.clone()).await, reason),
-        Ended::Park(reason) => (worker::quarantine(client, lease, reason.clone()).await, reason),
-        Ended::Refused(status) => (Err(status), "compensation".to_owned()),
+    let (report, answer, reason) = match ended {
+        Ended::Lost(lost) => return Note::Lost { task_id, lost },
+        Ended::Stopped(reason) => (Report::Release, worker::release(client, lease, reason.clone()).await, reason),
+        Ended::Park(reason) => (Report::Quarantine, worker::quarantine(client, lease, reason.clone()).await, reason),
+        Ended::Refused(report, status) => (report, Err(status), "compensation".to_owned()),
     };
-    match answer {
-        Ok(saga) => Note::Finished { task_id, state: saga.map_or(SagaState::Unspecified, |s| s.state()), reason },
-        Err(status) => {
-            let refusal = Refusal::from(&status);
-            Note::NotReported { task_id, reason: format!("{reason} ({}: {})", refusal.reason, refusal.message) }
-        }
-    }
+    Note::reported(task_id, report, reason, answer)
 }
 
 async fn undo_each<H: CompensationHandler>(
@@ -89,9 +78,17 @@ async fn undo_each<H: CompensationHandler>(
             Undone::Done(detail) => (CompensationOutcome::Done, detail),
             Undone::Failed(detail) => (CompensationOutcome::Failed, detail),
             Undone::Stopped(reason) if kill.is_cancelled() => return Err(Ended::Stopped(reason)),
-            Undone::Stopped(reason) => return Err(Ended::Lost(reason)),
+            Undone::Stopped(reason) => {
+                let lost = match lease.check() {
+                    LeaseStatus::Lost(lost) => lost,
+                    LeaseStatus::Held | LeaseStatus::Cancelled(_) => LeaseLost::deadline(reason),
+                };
+                return Err(Ended::Lost(lost));
+            }
         };
-        saga = record(recovery, lease, position, outcome, detail.clone()).await.map_err(Ended::Refused)?;
+        saga = record(recovery, lease, position, outcome, detail.clone())
+            .await
+            .map_err(|status| Ended::Refused(Report::RecordCompensation, status))?;
         let failed = outcome == CompensationOutcome::Failed;
         let task_id = saga.task_id.clone();
         let error = failed.then_some(detail);
@@ -99,7 +96,7 @@ async fn undo_each<H: CompensationHandler>(
         if failed && next_pending(&saga).is_some_and(|next| next.attempts < recovery.options.attempts) {
             tokio::select! {
                 () = tokio::time::sleep(backoff.delay()) => {}
-                reason = worker::lost(lease) => return Err(Ended::Lost(reason)),
+                lost = worker::lost(lease) => return Err(Ended::Lost(lost)),
                 () = kill.cancelled() => return Err(Ended::Stopped("the worker was told to end".to_owned())),
             }
         }

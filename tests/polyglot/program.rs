@@ -1,0 +1,185 @@
+//! One of the programs as a process: what it writes is gathered, it can be waited for, it gets signals.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::support::now;
+
+/// How long a test waits for what has to happen. It only ever runs out when something is wrong, so it is generous.
+fn patience() -> Duration {
+    Duration::from_secs(std::env::var("POLYGLOT_PATIENCE").map_or(60, |seconds| seconds.parse().unwrap()))
+}
+
+/// All that a program has written.
+#[derive(Default)]
+struct Written {
+    events: Vec<Value>,
+    /// Lines of stdout that are no events.
+    strange: Vec<String>,
+    stderr: String,
+}
+
+/// A running program. It is killed when the test is over, however it ends.
+pub struct Program {
+    child: Child,
+    name: String,
+    written: Arc<Mutex<Written>>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl Program {
+    /// Starts it.
+    pub fn start(name: String, mut command: Command) -> Self {
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("bash is there");
+        let written = Arc::new(Mutex::new(Written::default()));
+        let (stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let (events, errors) = (written.clone(), written.clone());
+        // Both pipes are read to their ends, so that the program never waits for a reader.
+        let readers = vec![
+            thread::spawn(move || {
+                for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                    let mut written = events.lock().unwrap();
+                    match serde_json::from_str::<Value>(&line) {
+                        Ok(event) if event["event"].is_string() => written.events.push(event),
+                        Ok(_) | Err(_) => written.strange.push(line),
+                    }
+                }
+            }),
+            thread::spawn(move || {
+                let mut buffer = [0; 4096];
+                while let Ok(read @ 1..) = stderr.read(&mut buffer) {
+                    errors.lock().unwrap().stderr.push_str(&String::from_utf8_lossy(&buffer[..read]));
+                }
+            }),
+        ];
+        Program { child, name, written, readers }
+    }
+
+    /// The events so far, in order.
+    pub fn events(&self) -> Vec<Value> {
+        self.written.lock().unwrap().events.clone()
+    }
+
+    /// What it wrote to stderr so far.
+    pub fn stderr(&self) -> String {
+        self.written.lock().unwrap().stderr.clone()
+    }
+
+    /// The events of one name so far.
+    pub fn all(&self, name: &str) -> Vec<Value> {
+        self.events().into_iter().filter(|event| event["event"] == name).collect()
+    }
+
+    /// The events of one name about one saga so far.
+    pub fn of(&self, name: &str, task_id: &str) -> Vec<Value> {
+        self.all(name).into_iter().filter(|event| event["task_id"] == task_id).collect()
+    }
+
+    /// Waits for the first event that is wanted.
+    pub async fn until(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let begun = now();
+        loop {
+            // Asked before the events are: what it wrote before it ended is there.
+            let ended = self.child.try_wait().unwrap();
+            if ended.is_some() {
+                self.gather();
+            }
+            if let Some(event) = self.events().into_iter().find(&wanted) {
+                return event;
+            }
+            assert!(ended.is_none(), "{} has ended ({ended:?}) before: {what}{}", self.name, self.story());
+            assert!(begun.elapsed() < patience(), "{}: waited in vain: {what}{}", self.name, self.story());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Waits for the first event of that name.
+    pub async fn until_event(&mut self, name: &str) -> Value {
+        self.until(name, |event| event["event"] == name).await
+    }
+
+    /// Waits for the first event of that name about a saga.
+    pub async fn until_of(&mut self, name: &str, task_id: &str) -> Value {
+        let what = format!("{name} of {task_id}");
+        self.until(&what, |event| event["event"] == name && event["task_id"] == task_id).await
+    }
+
+    /// Waits until it has written a line of the report.
+    pub async fn until_line(&mut self, task_id: &str, n: u64) {
+        let what = format!("line {n} of {task_id}");
+        self.until(&what, |event| event["event"] == "line" && event["task_id"] == task_id && event["n"] == n).await;
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("it runs");
+    }
+
+    /// Kills it, and waits until it is gone.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.gather();
+    }
+
+    /// Waits for its end; returns its exit code.
+    pub async fn end(&mut self) -> i32 {
+        let begun = now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                self.gather();
+                let strange = self.written.lock().unwrap().strange.clone();
+                assert!(strange.is_empty(), "{} wrote to stdout what is no event: {strange:?}", self.name);
+                return status.code().unwrap_or_else(|| panic!("{}: {status}{}", self.name, self.story()));
+            }
+            assert!(begun.elapsed() < patience(), "{} does not end{}", self.name, self.story());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Waits for an end that was asked for: its last event says so.
+    pub async fn drained(&mut self) {
+        let code = self.end().await;
+        let last = self.events().pop().unwrap_or_default();
+        assert_eq!((code, &last["event"]), (0, &Value::from("drained")), "{}{}", self.name, self.story());
+    }
+
+    /// Tells it to end, and waits until it has.
+    pub async fn drain(&mut self) {
+        self.signal(Signal::TERM);
+        self.drained().await;
+    }
+
+    fn gather(&mut self) {
+        for reader in self.readers.drain(..) {
+            reader.join().unwrap();
+        }
+    }
+
+    /// All that it wrote, for whoever has to find out what went wrong.
+    pub fn story(&self) -> String {
+        let written = self.written.lock().unwrap();
+        let events: Vec<_> = written.events.iter().map(Value::to_string).collect();
+        let (events, strange) = (events.join("\n"), written.strange.join("\n"));
+        format!("\n--- {} wrote ---\n{events}\n{strange}\n--- stderr ---\n{}", self.name, written.stderr)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("{}", self.story());
+        }
+    }
+}
