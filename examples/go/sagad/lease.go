@@ -78,6 +78,8 @@ type Refusal struct {
 	Metadata map[string]string
 	// RetryAfter is how long the coordinator asks to wait before another try.
 	RetryAfter time.Duration
+	// Judged tells that this is the coordinator's own word, not the transport's or a proxy's.
+	Judged bool
 	// Again tells that the call may be tried again with the same request_id: it did not happen, or that is not known.
 	Again bool
 }
@@ -86,7 +88,7 @@ func (r *Refusal) Error() string { return r.Reason + ": " + r.Message }
 
 // LeaseGone tells that the lease that the call named is over: whoever holds it stops.
 func (r *Refusal) LeaseGone() bool {
-	return r.Code == codes.Aborted || r.Reason == "SAGA_TERMINAL" || r.Reason == "SAGA_NOT_FOUND"
+	return r.Judged && r.Code == codes.Aborted || r.Reason == "SAGA_TERMINAL" || r.Reason == "SAGA_NOT_FOUND"
 }
 
 // RefusalOf takes an error of a call apart.
@@ -105,6 +107,7 @@ func RefusalOf(err error) *Refusal {
 			refusal.RetryAfter = detail.GetRetryDelay().AsDuration()
 		}
 	}
+	refusal.Judged = refusal.Reason != ""
 	switch st.Code() {
 	case codes.Unavailable, codes.DeadlineExceeded, codes.ResourceExhausted:
 		refusal.Again = true
@@ -354,7 +357,7 @@ func (l *Lease) beat(ctx context.Context, first bool) (verdict, time.Duration) {
 			l.cancel(refusal.Metadata["cancel_reason"])
 		}
 		return answered, 0
-	case refusal.Code == codes.Aborted || refusal.Code == codes.FailedPrecondition || refusal.Code == codes.NotFound:
+	case refusal.Judged && (refusal.Code == codes.Aborted || refusal.Code == codes.FailedPrecondition || refusal.Code == codes.NotFound):
 		l.lose(refusal.Reason)
 		return gone, 0
 	default:

@@ -111,6 +111,8 @@ export class Refusal extends Error {
   readonly metadata: Record<string, string> = {};
   /** How long the coordinator asks to wait before another try. */
   readonly retryAfter: number = 0;
+  /** Whether this is the coordinator's own word, not the transport's or a proxy's. */
+  readonly judged: boolean;
   /** Whether the call may be tried again with the same `request_id`: it did not happen, or that is not known. */
   readonly again: boolean;
 
@@ -131,6 +133,7 @@ export class Refusal extends Error {
         }
       }
     }
+    this.judged = told !== undefined;
     this.reason = told ?? this.codeName;
     switch (code) {
       case status.UNAVAILABLE:
@@ -142,7 +145,7 @@ export class Refusal extends Error {
       case status.INTERNAL:
       case status.CANCELLED:
         // Without the coordinator's own word it is the transport's, or a proxy's.
-        this.again = told === undefined || told === "OUTCOME_UNKNOWN";
+        this.again = !this.judged || told === "OUTCOME_UNKNOWN";
         break;
       default:
         this.again = false;
@@ -162,7 +165,7 @@ export class Refusal extends Error {
 
   /** Whether the lease that the call named is over: whoever holds it stops. */
   get leaseGone(): boolean {
-    return this.code === status.ABORTED || this.reason === "SAGA_TERMINAL" || this.reason === "SAGA_NOT_FOUND";
+    return (this.judged && this.code === status.ABORTED) || this.reason === "SAGA_TERMINAL" || this.reason === "SAGA_NOT_FOUND";
   }
 }
 
@@ -552,7 +555,7 @@ class Keeping {
           }
           return "stands";
       }
-      if ([status.ABORTED, status.FAILED_PRECONDITION, status.NOT_FOUND].includes(refusal.code)) {
+      if (refusal.judged && [status.ABORTED, status.FAILED_PRECONDITION, status.NOT_FOUND].includes(refusal.code)) {
         return this.#lose(refusal.reason);
       }
       emit("heartbeat_unknown", { task_id: this.#key.taskId, code: refusal.codeName, reason: refusal.reason });

@@ -201,6 +201,9 @@ public final class Sagad implements AutoCloseable {
     /** How long the coordinator asks to wait before another try. */
     public final Duration retryAfter;
 
+    /** Whether this is the coordinator's own word, not the transport's or a proxy's. */
+    public final boolean judged;
+
     /** Whether the call may be tried again with the same {@code request_id}: it did not happen, or that is not known. */
     public final boolean again;
 
@@ -220,23 +223,23 @@ public final class Sagad implements AutoCloseable {
       } catch (InvalidProtocolBufferException e) {
         addSuppressed(e); // the code is enough
       }
-      boolean told = !info.getReason().isEmpty();
+      judged = !info.getReason().isEmpty();
       code = cause.getStatus().getCode();
-      reason = told ? info.getReason() : code.name();
+      reason = judged ? info.getReason() : code.name();
       metadata = info.getMetadataMap();
       retryAfter = wait;
       again =
           switch (code) {
             case UNAVAILABLE, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED -> true;
             // Without the coordinator's own word it is the transport's, or a proxy's.
-            case UNKNOWN, INTERNAL, CANCELLED -> !told || reason.equals("OUTCOME_UNKNOWN");
+            case UNKNOWN, INTERNAL, CANCELLED -> !judged || reason.equals("OUTCOME_UNKNOWN");
             default -> false;
           };
     }
 
     /** Whether the lease that the call named is over: whoever holds it stops. */
     public boolean leaseGone() {
-      return code == Code.ABORTED || reason.equals("SAGA_TERMINAL") || reason.equals("SAGA_NOT_FOUND");
+      return judged && code == Code.ABORTED || reason.equals("SAGA_TERMINAL") || reason.equals("SAGA_NOT_FOUND");
     }
   }
 
@@ -545,7 +548,7 @@ public final class Sagad implements AutoCloseable {
           return Verdict.STANDS;
         }
         default -> {
-          switch (refusal.code) {
+          switch (refusal.judged ? refusal.code : Code.UNKNOWN) {
             case ABORTED, FAILED_PRECONDITION, NOT_FOUND -> {
               lose(refusal.reason);
               return Verdict.GONE;
