@@ -15,6 +15,8 @@ pub enum Origin {
         file: PathBuf,
         /// The key.
         key: String,
+        /// The line that it begins on, from 1.
+        line: usize,
     },
 }
 
@@ -23,7 +25,7 @@ impl fmt::Display for Origin {
         match self {
             Origin::Flag(flag) => f.write_str(flag),
             Origin::Variable(variable) => f.write_str(variable),
-            Origin::Key { file, key } => write!(f, "{key} in {}", file.display()),
+            Origin::Key { file, key, line } => write!(f, "{key} in {}:{line}", file.display()),
         }
     }
 }

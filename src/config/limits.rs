@@ -5,7 +5,7 @@ use crate::domain::{
     time::Span,
 };
 
-use super::{ConfigError, source::Sources, value};
+use super::{ConfigError, setting, source::Sources, value};
 
 /// Most connections: 10,000 clients and some for people. Each costs a descriptor and some 20 KiB.
 const MAX_CONNECTIONS: u64 = 10_240;
@@ -133,11 +133,13 @@ impl Default for Limits {
 
 impl Limits {
     pub(super) fn read(sources: &Sources<'_>) -> Result<Self, ConfigError> {
-        let count = |key, default: u64, most| Ok(sources.read(key, value::count(1, most))?.unwrap_or(default) as usize);
-        let span = |key, default, least, most| {
-            Ok(sources.read(key, value::span(Span::from_millis(least), Span::from_secs(most)))?.unwrap_or(default))
+        let count = |key, default, most| {
+            sources.read(key, default, value::count(1, most), setting::count).map(|count| count as usize)
         };
-        let size = |key, default, least, most| Ok(sources.read(key, value::size(least, most))?.unwrap_or(default));
+        let span = |key, default, least, most| {
+            sources.read(key, default, value::span(Span::from_millis(least), Span::from_secs(most)), setting::span)
+        };
+        let size = |key, default, least, most| sources.read(key, default, value::size(least, most), setting::size);
         Ok(Limits {
             max_connections: count("max_connections", MAX_CONNECTIONS, 1_000_000)?,
             preface_timeout: span("preface_timeout", PREFACE_TIMEOUT, 100, 60)?,
@@ -158,9 +160,12 @@ impl Limits {
             max_waiting: count("max_waiting", MAX_WAITING, 1_000_000)?,
             writer_queue: count("writer_queue", WRITER_QUEUE, 1_000_000)?,
             writer_batch: count("writer_batch", WRITER_BATCH, 100_000)?,
-            network_threads: network_threads(
-                sources.read("network_threads", value::count(0, NETWORK_THREADS_MAX))?.unwrap_or(0),
-            ),
+            network_threads: network_threads(sources.read(
+                "network_threads",
+                0,
+                value::count(0, NETWORK_THREADS_MAX),
+                setting::count,
+            )?),
             readers: count("readers", READERS, READERS_MAX)?,
             max_wal_bytes: size("max_wal_bytes", MAX_WAL_BYTES, 1 << 20, 1 << 40)?,
         })

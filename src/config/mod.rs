@@ -4,8 +4,10 @@
 mod args;
 mod error;
 mod limits;
+mod setting;
 mod source;
 mod value;
+mod warnings;
 
 #[cfg(test)]
 mod tests;
@@ -15,6 +17,7 @@ use std::{net::SocketAddr, path::PathBuf};
 pub use args::ServeArgs;
 pub use error::{ConfigError, Origin};
 pub use limits::Limits;
+pub use setting::{Setting, SettingValue};
 
 use crate::domain::{bounds::Bound, time::Span};
 use source::Sources;
@@ -82,31 +85,62 @@ pub struct Config {
     pub limits: Limits,
 }
 
+/// A configuration with where it comes from.
+#[derive(Clone, Debug)]
+pub struct Explained {
+    /// What the daemon goes by.
+    pub config: Config,
+    /// The file, if one was named.
+    pub file: Option<PathBuf>,
+    /// Each key with its value and who said that.
+    pub settings: Vec<Setting>,
+}
+
+impl Explained {
+    /// Merges as [`Config::load`] does.
+    ///
+    /// # Errors
+    /// Those of [`Config::load`].
+    pub fn load(args: &ServeArgs) -> Result<Self, ConfigError> {
+        Self::merge(args, &|variable| std::env::var_os(variable))
+    }
+
+    /// The same with any environment.
+    fn merge(args: &ServeArgs, environment: &source::Environment<'_>) -> Result<Self, ConfigError> {
+        let sources = Sources::gather(args, environment)?;
+        let config = Config::read(&sources)?;
+        let (file, settings) = sources.told();
+        Ok(Explained { config, file, settings })
+    }
+}
+
 impl Config {
     /// Merges a command line with the process's environment and the file that either names.
     ///
     /// # Errors
     /// The first thing that is wrong, with the flag, variable or key that said it.
     pub fn load(args: &ServeArgs) -> Result<Self, ConfigError> {
-        Self::merge(args, &|variable| std::env::var_os(variable))
+        Explained::load(args).map(|explained| explained.config)
     }
 
     /// The same with any environment.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn merge(args: &ServeArgs, environment: &source::Environment<'_>) -> Result<Self, ConfigError> {
-        let sources = Sources::gather(args, environment)?;
+        Explained::merge(args, environment).map(|explained| explained.config)
+    }
+
+    fn read(sources: &Sources<'_>) -> Result<Self, ConfigError> {
+        let span = |key, default, least, most| sources.read(key, default, value::span(least, most), setting::span);
+        let listen = value::known(LISTEN, value::address)?;
         let config = Config {
-            listen: sources.read("listen", value::address)?.map_or_else(|| value::known(LISTEN, value::address), Ok)?,
-            data: sources.read("data", value::path)?.unwrap_or_else(|| DATA.into()),
-            restart_grace: sources
-                .read("restart_grace", value::span(Span::ZERO, RESTART_GRACE_MAX))?
-                .unwrap_or(RESTART_GRACE),
-            drain_grace: sources
-                .read("drain_grace", value::span(DRAIN_GRACE_MIN, DRAIN_GRACE_MAX))?
-                .unwrap_or(DRAIN_GRACE),
-            log_format: sources.read("log_format", value::log_format)?.unwrap_or_default(),
-            log: sources.read("log", value::log_filter)?.unwrap_or_else(|| LOG.to_owned()),
-            insecure: sources.read("insecure", value::flag)?.unwrap_or(false),
-            limits: Limits::read(&sources)?,
+            listen: sources.read("listen", listen, value::address, setting::text)?,
+            data: sources.read("data", DATA.into(), value::path, |path: &PathBuf| setting::text(&path.display()))?,
+            restart_grace: span("restart_grace", RESTART_GRACE, Span::ZERO, RESTART_GRACE_MAX)?,
+            drain_grace: span("drain_grace", DRAIN_GRACE, DRAIN_GRACE_MIN, DRAIN_GRACE_MAX)?,
+            log_format: sources.read("log_format", LogFormat::default(), value::log_format, setting::log_format)?,
+            log: sources.read("log", LOG.to_owned(), value::log_filter, setting::text)?,
+            insecure: sources.read("insecure", false, value::flag, setting::flag)?,
+            limits: Limits::read(sources)?,
         };
         // An IPv4 address in IPv6 clothes is the same address.
         if !config.insecure && !config.listen.ip().to_canonical().is_loopback() {

@@ -1,46 +1,77 @@
 //! Who said what: a flag wins over a variable, a variable over the file.
 
-use std::{
-    ffi::OsString,
-    path::{Path, PathBuf},
+use std::{cell::RefCell, collections::BTreeMap, ffi::OsString, path::PathBuf};
+
+use toml::{Spanned, Value};
+
+use super::{
+    ConfigError, Origin, ServeArgs, Setting, SettingValue,
+    args::KEYS,
+    setting::{HIDDEN, SECRETS},
+    value::Parsed,
 };
-
-use toml::{Table, Value};
-
-use super::{ConfigError, Origin, ServeArgs, args::KEYS, value::Parsed};
 
 /// Looks up an environment variable.
 pub(crate) type Environment<'a> = dyn Fn(&str) -> Option<OsString> + 'a;
 
-/// All places that values come from.
+/// All places that values come from, and what was found there.
 pub(super) struct Sources<'a> {
     args: &'a ServeArgs,
     environment: &'a Environment<'a>,
-    file: Option<(PathBuf, Table)>,
+    file: Option<File>,
+    secrets: &'a [&'a str],
+    settings: RefCell<Vec<Setting>>,
+}
+
+/// The file: its keys with where they stand.
+struct File {
+    path: PathBuf,
+    text: String,
+    table: BTreeMap<Spanned<String>, Value>,
 }
 
 impl<'a> Sources<'a> {
     /// Reads the file, if `--config` or `SAGAD_CONFIG` names one, and refuses keys that mean nothing.
     pub(super) fn gather(args: &'a ServeArgs, environment: &'a Environment<'a>) -> Result<Self, ConfigError> {
-        let mut sources = Sources { args, environment, file: None };
+        let settings = RefCell::new(Vec::with_capacity(KEYS.len()));
+        let mut sources = Sources { args, environment, file: None, secrets: SECRETS, settings };
         let named = match &args.config {
             Some(file) => Some(file.clone()),
             None => sources.variable("config")?.map(|(_, file)| file.into()),
         };
         if let Some(file) = named {
-            let table = read(&file)?;
-            sources.file = Some((file, table));
+            sources.file = Some(read(file)?);
         }
         Ok(sources)
     }
 
-    /// The value of a key, from whoever may say it first.
-    pub(super) fn read<T>(&self, key: &str, parse: impl Fn(&str) -> Parsed<T>) -> Result<Option<T>, ConfigError> {
-        let Some((origin, value)) = self.find(key)? else { return Ok(None) };
-        match parse(&value) {
-            Ok(parsed) => Ok(Some(parsed)),
-            Err(problem) => Err(ConfigError::Invalid { origin, value, problem }),
-        }
+    /// The value of a key, from whoever may say it first. What it is, and who said it, is kept for those who ask.
+    pub(super) fn read<T>(
+        &self,
+        key: &'static str,
+        default: T,
+        parse: impl Fn(&str) -> Parsed<T>,
+        show: impl Fn(&T) -> SettingValue,
+    ) -> Result<T, ConfigError> {
+        let secret = self.secrets.contains(&key);
+        let (value, origin) = match self.find(key)? {
+            None => (default, None),
+            Some((origin, said)) => match parse(&said) {
+                Ok(value) => (value, Some(origin)),
+                Err(problem) => {
+                    let value = if secret { HIDDEN.to_owned() } else { said };
+                    return Err(ConfigError::Invalid { origin, value, problem });
+                }
+            },
+        };
+        let shown = (!secret).then(|| show(&value));
+        self.settings.borrow_mut().push(Setting { key, value: shown, origin });
+        Ok(value)
+    }
+
+    /// The file, if one was named, and all that was read, in that order.
+    pub(super) fn told(self) -> (Option<PathBuf>, Vec<Setting>) {
+        (self.file.map(|file| file.path), self.settings.into_inner())
     }
 
     fn find(&self, key: &str) -> Result<Option<(Origin, String)>, ConfigError> {
@@ -50,16 +81,17 @@ impl<'a> Sources<'a> {
         if let Some(found) = self.variable(key)? {
             return Ok(Some(found));
         }
-        let Some((file, table)) = &self.file else { return Ok(None) };
-        let Some(value) = table.get(key) else { return Ok(None) };
-        let origin = Origin::Key { file: file.clone(), key: key.to_owned() };
+        let Some(file) = &self.file else { return Ok(None) };
+        let Some((at, value)) = file.table.get_key_value(key) else { return Ok(None) };
+        let line = 1 + file.text.bytes().take(at.span().start).filter(|byte| *byte == b'\n').count();
+        let origin = Origin::Key { file: file.path.clone(), key: key.to_owned(), line };
         match value {
             Value::String(text) => Ok(Some((origin, text.clone()))),
             Value::Integer(number) => Ok(Some((origin, number.to_string()))),
             Value::Boolean(flag) => Ok(Some((origin, flag.to_string()))),
             Value::Float(_) | Value::Datetime(_) | Value::Array(_) | Value::Table(_) => Err(ConfigError::Invalid {
                 origin,
-                value: value.to_string(),
+                value: if self.secrets.contains(&key) { HIDDEN.to_owned() } else { value.to_string() },
                 problem: format!("is a TOML {}; a string, an integer or a boolean is needed", value.type_str()),
             }),
         }
@@ -77,15 +109,45 @@ impl<'a> Sources<'a> {
     }
 }
 
-fn read(file: &Path) -> Result<Table, ConfigError> {
-    let text =
-        std::fs::read_to_string(file).map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })?;
-    let table: Table = text.parse().map_err(|error: toml::de::Error| ConfigError::Malformed {
-        file: file.to_owned(),
-        problem: error.to_string().trim_end().to_owned(),
-    })?;
-    match table.keys().find(|key| !KEYS.contains(&key.as_str())) {
-        None => Ok(table),
-        Some(key) => Err(ConfigError::UnknownKey { file: file.to_owned(), key: key.clone(), known: KEYS.join(", ") }),
+fn read(path: PathBuf) -> Result<File, ConfigError> {
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(source) => return Err(ConfigError::Unreadable { file: path, source }),
+    };
+    let table: BTreeMap<Spanned<String>, Value> = match toml::from_str(&text) {
+        Ok(table) => table,
+        Err(error) => {
+            let problem = error.to_string().trim_end().to_owned();
+            return Err(ConfigError::Malformed { file: path, problem });
+        }
+    };
+    match table.keys().find(|key| !KEYS.contains(&key.get_ref().as_str())) {
+        None => Ok(File { path, text, table }),
+        Some(key) => Err(ConfigError::UnknownKey { file: path, key: key.get_ref().clone(), known: KEYS.join(", ") }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{setting, value},
+        *,
+    };
+
+    #[test]
+    fn a_secret_is_neither_shown_nor_told_by_an_error() {
+        let args =
+            ServeArgs { log: Some("hush".to_owned()), log_format: Some("hush".to_owned()), ..ServeArgs::default() };
+        let mut sources = Sources::gather(&args, &|_| None).unwrap();
+        sources.secrets = &["log", "log_format", "data"];
+        assert_eq!(sources.read("log", String::new(), |text| Ok(text.to_owned()), setting::text).unwrap(), "hush");
+        let error = sources.read("log_format", Default::default(), value::log_format, setting::log_format).unwrap_err();
+        assert_eq!(error.to_string(), "--log-format: \"(secret)\" is neither text nor json");
+        let table = toml::from_str("data = ['hush']").unwrap();
+        sources.file = Some(File { path: "f".into(), text: String::new(), table });
+        let error = sources.read("data", String::new(), |text| Ok(text.to_owned()), setting::text).unwrap_err();
+        assert!(error.to_string().starts_with("data in f:1: \"(secret)\" is a TOML array"), "{error}");
+        let (_, settings) = sources.told();
+        assert!(settings.iter().all(|setting| setting.shown() == "(secret)") && settings.len() == 1, "{settings:?}");
     }
 }

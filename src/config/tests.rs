@@ -1,5 +1,7 @@
 //! Precedence, and every way to be wrong.
 
+mod deploy;
+
 use std::{collections::HashMap, ffi::OsString, io::Write, os::unix::ffi::OsStringExt};
 
 use clap::{Args, Command, FromArgMatches};
@@ -89,7 +91,9 @@ fn errors_name_who_said_what() {
     assert!(problem(&[], &[("SAGAD_DRAIN_GRACE", "11m")], None).starts_with("SAGAD_DRAIN_GRACE: \"11m\" is more than"));
     assert!(problem(&["--drain-grace", "0"], &[], None).contains("is less than 1s"));
     let text = problem(&[], &[], Some("listen = \"localhost:1\""));
-    assert!(text.starts_with("listen in /") && text.contains("\"localhost:1\" is not an IP address"), "{text}");
+    assert!(text.starts_with("listen in /") && text.contains(":1: \"localhost:1\" is not an IP address"), "{text}");
+    let text = problem(&[], &[], Some("# A comment\nreaders = 4\n\n  'restart_grace' = 7\n"));
+    assert!(text.starts_with("restart_grace in /") && text.contains(":4: \"7\" is not a length"), "{text}");
     assert!(problem(&[], &[], Some("readers = 0")).contains("\"0\" is less than 1"));
     assert!(problem(&[], &[], Some("readers = -1")).contains("\"-1\" is not a whole number"));
     assert!(problem(&[], &[], Some("restart_grace = 10")).contains("\"10\" is not a length of time"));
@@ -105,6 +109,9 @@ fn the_file_must_exist_parse_and_hold_known_keys() {
     let unknown = problem(&[], &[], Some("restart-grace = \"1s\""));
     assert!(unknown.contains("unknown key: restart-grace") && unknown.contains("restart_grace"), "{unknown}");
     assert!(problem(&[], &[], Some("[limits]\nreaders = 1")).contains("unknown key: limits"));
+    assert!(problem(&[], &[], Some("limits.readers = 1")).contains("unknown key: limits"));
+    assert!(problem(&[], &[], Some("\n[readers]\nx = 1")).contains(":2: \"{ x = 1 }\" is a TOML table"));
+    assert!(problem(&[], &[], Some("readers = 1\nreaders = 1")).contains("duplicate key"));
     assert!(problem(&[], &[], Some("readers = ")).contains("not valid TOML"));
     assert!(problem(&["--config", "/nowhere/sagad.toml"], &[], None).contains("/nowhere/sagad.toml can't be read"));
     assert!(problem(&[], &[("SAGAD_CONFIG", "/nowhere/sagad.toml")], None).contains("can't be read"));

@@ -9,6 +9,9 @@ use crate::domain::time::Span;
 
 use super::{ConfigError, LogFormat};
 
+/// The units of sizes, the smallest first.
+pub(super) const SIZE_UNITS: [(&str, u64); 3] = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+
 /// What a parser returns.
 pub(super) type Parsed<T> = Result<T, String>;
 
@@ -71,9 +74,8 @@ pub(super) fn count(least: u64, most: u64) -> impl Fn(&str) -> Parsed<u64> {
 
 /// A number of bytes, with or without a binary unit, within bounds, both included.
 pub(super) fn size(least: u64, most: u64) -> impl Fn(&str) -> Parsed<u64> {
-    const UNITS: [(&str, u64); 3] = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
     move |text| {
-        let (digits, unit) = UNITS
+        let (digits, unit) = SIZE_UNITS
             .iter()
             .find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?.trim_end(), *unit)))
             .unwrap_or((text, 1));

@@ -1,0 +1,93 @@
+//! What is valid and yet hardly meant, for whoever asks before the daemon starts.
+
+use super::{Explained, Setting, args::KEYS};
+
+/// Letters that may be wrong in a variable's name, where the key is long enough to be told from other words.
+const SLIPS: usize = 2;
+/// Keys of fewer letters are no further than one slip from what is meant for them.
+const SHORT: usize = 6;
+
+impl Explained {
+    /// What should be looked at. `variables` are the names of those that are set, sagad's and all others.
+    pub fn warnings(&self, variables: impl IntoIterator<Item = String>) -> Vec<String> {
+        let mut warnings: Vec<String> = self.needless_insecure().into_iter().collect();
+        warnings
+            .extend(["max_concurrent_streams", "max_watches", "max_waiting"].iter().filter_map(|key| self.beyond(key)));
+        warnings.extend(variables.into_iter().filter_map(|name| misspelt(&name)));
+        warnings
+    }
+
+    fn needless_insecure(&self) -> Option<String> {
+        let listen = self.config.listen;
+        let needless = self.config.insecure && listen.ip().to_canonical().is_loopback();
+        needless.then(|| {
+            format!(
+                "insecure has no effect while listen is {listen}, which only this machine reaches. Leave it out, so that \
+                 another address is not opened to everyone by mistake"
+            )
+        })
+    }
+
+    /// A bound that somebody set above the one on all calls, which count in both.
+    fn beyond(&self, key: &str) -> Option<String> {
+        let limits = &self.config.limits;
+        let value = match key {
+            "max_concurrent_streams" => limits.max_concurrent_streams as usize,
+            "max_watches" => limits.max_watches,
+            _ => limits.max_waiting,
+        };
+        let origin = self.setting(key)?.origin.as_ref()?;
+        let most = limits.max_calls;
+        (value > most).then(|| format!("{origin}: {value} is never reached, because max_calls is {most}"))
+    }
+
+    fn setting(&self, key: &str) -> Option<&Setting> {
+        self.settings.iter().find(|setting| setting.key == key)
+    }
+}
+
+/// A variable that is nearly one of the daemon's. Unlike the keys of the file, variables can't be refused for being
+/// unknown: workers have some of their own, and so have service managers.
+fn misspelt(name: &str) -> Option<String> {
+    let key = name.to_lowercase().strip_prefix("sagad_")?.to_owned();
+    let known = |wanted: &str| name == format!("SAGAD_{}", wanted.to_uppercase());
+    let mut keys = KEYS.iter().copied().chain(["config"]);
+    if keys.clone().any(known) {
+        return None;
+    }
+    let near = |wanted: &&str| {
+        let slips = if wanted.len() < SHORT { 1 } else { SLIPS };
+        strsim::osa_distance(&key, wanted) <= slips
+    };
+    let meant = keys.find(near)?.to_uppercase();
+    Some(format!("the variable {} means nothing to sagad; is SAGAD_{meant} meant?", name.escape_debug()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slips_are_noticed_and_other_words_are_not() {
+        for (name, meant) in [
+            ("SAGAD_RESTART_GRCE", "SAGAD_RESTART_GRACE"),
+            ("SAGAD_RESTRT_GRCE", "SAGAD_RESTART_GRACE"),
+            ("SAGAD_RESTARTGRACE", "SAGAD_RESTART_GRACE"),
+            ("SAGAD_MAX_CALL", "SAGAD_MAX_CALLS"),
+            ("SAGAD_LISTNE", "SAGAD_LISTEN"),
+            ("SAGAD_CONFG", "SAGAD_CONFIG"),
+            ("SAGAD_DATE", "SAGAD_DATA"),
+            ("sagad_log", "SAGAD_LOG"),
+        ] {
+            assert!(misspelt(name).is_some_and(|text| text.contains(name) && text.contains(meant)), "{name}");
+        }
+        // The clients', the workers', the tests', and what Kubernetes sets for a service of that name.
+        let others = "SERVER TOKEN OWNER ACTOR TASK_ID SAGA_ID QUEUE ATTEMPT ISSUE BRANCH WORKTREE PAYLOAD_FILE KIND \
+                      TARGET REASON POSITION MUTANT SEEDS CI_TOOLS PORT SERVICE_HOST SERVICE_PORT PORT_7420_TCP";
+        let others = others.split_whitespace().map(|name| format!("SAGAD_{name}"));
+        let ours = KEYS.iter().map(|key| format!("SAGAD_{}", key.to_uppercase()));
+        for name in others.chain(ours).chain(["SAGAD_CONFIG", "PATH", "SAGAD_", "LISTEN"].map(str::to_owned)) {
+            assert_eq!(misspelt(&name), None);
+        }
+    }
+}
