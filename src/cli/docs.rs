@@ -62,7 +62,7 @@ mod tests {
     fn a_page_is_written_for_each_command() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         man(&ManArgs { dir: Some(dir.path().to_owned()) }).expect("written");
-        for page in ["sagad.1", "sagad-work.1", "sagad-compensate.1"] {
+        for page in ["sagad.1", "sagad-work.1", "sagad-compensate.1", "sagad-config-show.1"] {
             assert!(dir.path().join(page).exists(), "{page}");
         }
     }

@@ -6,6 +6,7 @@ mod admin;
 mod args;
 mod bench;
 mod compensate;
+mod config;
 mod context;
 mod create;
 mod docs;
@@ -92,7 +93,7 @@ pub enum Command {
                             sagad serve --config /etc/sagad/sagad.toml --log-format json\n\n\
                             Every setting is a flag, a variable (SAGAD_ and the flag's name: SAGAD_RESTART_GRACE) and a\n\
                             key of the TOML file (restart_grace = \"10s\"). The flag wins over the variable, the\n\
-                            variable over the file.")]
+                            variable over the file. `sagad config` checks and shows what comes of it.")]
     Serve(Box<ServeArgs>),
     /// A client of the API.
     #[command(flatten)]
@@ -162,6 +163,8 @@ pub enum ClientCommand {
     Restore(store::RestoreArgs),
     /// Verify a store that no daemon is running on.
     Check(store::CheckArgs),
+    /// Check or show the coordinator's configuration.
+    Config(config::ConfigArgs),
     /// Measure how fast a daemon is, under load.
     Bench(Box<bench::BenchArgs>),
     /// Show the server's version, clock and bounds.
@@ -259,6 +262,7 @@ async fn dispatch(global: GlobalArgs, command: ClientCommand) -> Result<(), CliE
         ClientCommand::Backup(args) => store::backup(&context()?, args).await,
         ClientCommand::Restore(args) => store::restore(&output, &args),
         ClientCommand::Check(args) => store::check(&output, &args),
+        ClientCommand::Config(args) => config::run(&output, &args),
         ClientCommand::Bench(args) => bench::run(&output, global.server_named.then_some(&*global.server), *args).await,
         ClientCommand::Info(_) => admin::info(&context()?).await,
         ClientCommand::Health(args) => health::run(&context()?, args).await,

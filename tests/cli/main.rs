@@ -9,6 +9,7 @@ mod running;
 mod admin;
 mod bench;
 mod compensate;
+mod config;
 mod create;
 mod import;
 mod lease;

@@ -10,7 +10,7 @@ use crate::{
 /// Every command of the contract's command line.
 const COMMANDS: &str = "serve create get list history stats watch work compensate claim claim-next heartbeat release \
     complete fail register-compensation record-compensation compensated dispatch recover waive quarantine cancel \
-    annotate queues pause resume purge backup restore check bench info health completions man";
+    annotate queues pause resume purge backup restore check config bench info health completions man";
 
 fn alone(line: &str) -> Ran {
     Ran::of(sagad(line))

@@ -1,0 +1,109 @@
+//! `sagad config`: what `sagad serve` would go by, without starting anything. Flags, variables and the file are read by the
+//! same code as there.
+
+use std::env;
+
+use clap::{Args, Subcommand};
+use comfy_table::Cell;
+use serde_json::{Map, Value, json};
+
+use super::{
+    errors::CliError,
+    output::{Format, Output, notice},
+    text::printable,
+};
+use crate::config::{Explained, Origin, ServeArgs, Setting, SettingValue};
+
+/// What `config` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  sagad config check --config /etc/sagad/sagad.toml\n  sagad config show\n\n\
+                        Both take the flags of `sagad serve`, and read its variables and its file as it would.")]
+pub struct ConfigArgs {
+    #[command(subcommand)]
+    command: ConfigCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Say whether `sagad serve` would take its configuration.
+    #[command(after_help = "Examples:\n  sagad config check --config /etc/sagad/sagad.toml\n  \
+                            SAGAD_LISTEN=10.0.0.7:7420 sagad config check -o json\n\n\
+                            Nothing is started, and no data directory is touched. What is valid and yet hardly meant is\n\
+                            told on stderr. Exit codes: 0 valid, 2 not, with the error that `sagad serve` would give.")]
+    Check(Box<ServeArgs>),
+    /// Show each setting, its value, and who said so.
+    #[command(after_help = "Examples:\n  sagad config show --config /etc/sagad/sagad.toml\n  \
+                            sagad config show -o json | jq -r .listen.value\n  \
+                            sagad config show -o json | jq 'map_values(select(.from != \"default\"))'\n\n\
+                            Values are shown as the file takes them.")]
+    Show(Box<ServeArgs>),
+}
+
+/// Checks or shows the configuration.
+///
+/// # Errors
+/// A configuration that `sagad serve` would refuse, in the same words, as wrong usage.
+pub fn run(output: &Output, args: &ConfigArgs) -> Result<(), CliError> {
+    match &args.command {
+        ConfigCommand::Check(args) => check(output, &load(args)?),
+        ConfigCommand::Show(args) => show(output, &load(args)?),
+    }
+}
+
+fn load(args: &ServeArgs) -> Result<Explained, CliError> {
+    Explained::load(args).map_err(|error| CliError::Usage(error.to_string()))
+}
+
+fn check(output: &Output, explained: &Explained) -> Result<(), CliError> {
+    let warnings = explained.warnings(env::vars_os().filter_map(|(name, _)| name.into_string().ok()));
+    let file = explained.file.as_ref().map(|file| file.display().to_string());
+    match output.format() {
+        Format::Json => output.line(&json!({ "file": file, "warnings": warnings }).to_string()),
+        Format::Text => {
+            warnings.iter().for_each(|warning| notice(&format!("warning: {}", printable(warning))));
+            let file = file.map_or_else(|| "no file".to_owned(), |file| format!("file {}", printable(&file)));
+            output.line(&format!("the configuration is fine ({file})"))
+        }
+    }
+}
+
+fn show(output: &Output, explained: &Explained) -> Result<(), CliError> {
+    let settings = &explained.settings;
+    match output.format() {
+        Format::Json => {
+            let settings: Map<_, _> = settings.iter().map(|setting| (setting.key.to_owned(), json(setting))).collect();
+            output.line(&Value::Object(settings).to_string())
+        }
+        Format::Text => output.tabulate(settings, Some(&["KEY", "VALUE", "FROM"]), |setting| {
+            [setting.key.to_owned(), setting.shown(), from(setting)].map(Cell::new).into()
+        }),
+    }
+}
+
+fn from(setting: &Setting) -> String {
+    match &setting.origin {
+        None => "default".to_owned(),
+        Some(Origin::Flag(flag)) => format!("flag {flag}"),
+        Some(Origin::Variable(variable)) => format!("variable {variable}"),
+        Some(Origin::Key { file, line, .. }) => format!("file {}:{line}", printable(&file.display().to_string())),
+    }
+}
+
+/// A setting for programs. A secret has no value.
+fn json(setting: &Setting) -> Value {
+    let mut told = match &setting.origin {
+        None => json!({ "from": "default" }),
+        Some(Origin::Flag(flag)) => json!({ "from": "flag", "flag": flag }),
+        Some(Origin::Variable(variable)) => json!({ "from": "variable", "variable": variable }),
+        Some(Origin::Key { file, line, .. }) => {
+            json!({ "from": "file", "file": file.display().to_string(), "line": line })
+        }
+    };
+    told["value"] = match &setting.value {
+        None => Value::Null,
+        Some(SettingValue::Text(text)) => json!(text),
+        Some(SettingValue::Count(count)) => json!(count),
+        Some(SettingValue::Flag(flag)) => json!(flag),
+    };
+    told
+}
