@@ -88,10 +88,11 @@ impl Language {
             Role::Compensator => lines[1],
             Role::Watcher => lines[2],
         };
-        let mut command = Command::new("bash");
+        // Whoever runs the tests in the background may have SIGINT ignored, which is inherited, and which Java then keeps.
+        let mut command = Command::new("env");
         command
             // `exec`: signals are for the program, not for a shell around it.
-            .args(["-c", &format!("exec {line}")])
+            .args(["--default-signal=INT,TERM", "bash", "-c", &format!("exec {line}")])
             .current_dir(self.directory())
             .env("CARGO_TARGET_DIR", target());
         command
