@@ -56,7 +56,8 @@ async fn each_broken_daemon_is_caught() {
         let mut tries = 0;
         loop {
             tries += 1;
-            assert!(tries <= 5, "{mutant} was not caught");
+            // A machine that is busy otherwise may leave the kills little to strike at.
+            assert!(tries <= 12, "{mutant} was not caught");
             let ran = Load { mutant: Some(mutant), seed: tries, ..healthy() }.run().await;
             let caught = ran.complaints.iter().find(|complaint| complaint.starts_with(promise));
             if let Some(complaint) = caught {
