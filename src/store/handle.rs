@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -82,7 +82,22 @@ pub(super) struct Shared {
     /// The last absence, written by the writer alone.
     pub(super) absence: RwLock<Absence>,
     /// Held claims, written by the writer alone.
-    pub(super) waiting: std::sync::atomic::AtomicU64,
+    pub(super) waiting: AtomicU64,
+    /// When the writer's loop last turned, in microseconds; written by the writer alone.
+    pub(super) turned: AtomicI64,
+}
+
+impl Shared {
+    /// What a store begins with whose history ends at `head`.
+    pub(super) fn new(clock: Arc<dyn Clock>, head: Revision, absence: Absence) -> Arc<Self> {
+        Arc::new(Shared {
+            tail: Tail::starting_at(head),
+            absence: RwLock::new(absence),
+            waiting: AtomicU64::new(0),
+            turned: AtomicI64::new(clock.now().micros()),
+            clock,
+        })
+    }
 }
 
 /// A handle on an open store; cheap to clone.
@@ -113,13 +128,7 @@ impl Store {
     /// A store that only looks at what somebody else writes and publishes to its tail, from behind `head`: for a
     /// simulation, which drives the engine itself.
     pub fn looking_on(reader: Arc<dyn Reader>, clock: Arc<dyn Clock>, head: Revision) -> Self {
-        let shared = Arc::new(Shared {
-            clock,
-            tail: Tail::starting_at(head),
-            absence: RwLock::default(),
-            waiting: std::sync::atomic::AtomicU64::new(0),
-        });
-        Self::new(1, reader, 1, shared, "looking on").0
+        Self::new(1, reader, 1, Shared::new(clock, head, Absence::default()), "looking on").0
     }
 
     /// Submits a change and waits for its commit. When the future is dropped, the change may still happen.
@@ -171,7 +180,7 @@ impl Store {
         let queues = self.read(move |reader| reader.counts(&moment)).await?;
         Ok(Stats {
             queues,
-            waiting: self.shared.waiting.load(std::sync::atomic::Ordering::Relaxed),
+            waiting: self.shared.waiting.load(Ordering::Relaxed),
             revision: self.shared.tail.head(),
             writer_queue_depth: self.intake.len() as u64,
         })
@@ -190,6 +199,13 @@ impl Store {
     /// This moment on the coordinator's clock.
     pub fn moment(&self) -> Moment {
         Moment { now: self.shared.clock.now(), absence: *self.shared.absence.read() }
+    }
+
+    /// How long ago the writer's loop last turned. It does every 250 ms when there is nothing to do; a step of it takes some
+    /// tens of milliseconds, and a sync as long as the disk takes. So a silence of many seconds means a disk that hangs, a
+    /// machine that stood still, or a mistake in the program. It grows from the writer's end on, too.
+    pub fn silence(&self) -> Span {
+        self.shared.clock.now().since(Timestamp::from_micros(self.shared.turned.load(Ordering::Relaxed)))
     }
 
     /// The wall clock's UTC, for showing how far the coordinator's clock is from it.
@@ -235,7 +251,27 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
+    use std::{thread, time::Duration};
+
     use super::*;
+    use crate::{clock::ManualClock, store::memory};
+
+    #[test]
+    fn silence_is_the_time_since_the_writer_last_turned() {
+        let clock = Arc::new(ManualClock::default());
+        let options = memory::Options { restart_grace: Span::ZERO, queue: 1, batch: 1, readers: 1, max_waiting: 1 };
+        let (store, mut writer) = memory::open(&options, Arc::<ManualClock>::clone(&clock) as Arc<dyn Clock>).unwrap();
+        let minute = Span::from_secs(60);
+        clock.advance(minute);
+        // An idle writer looks up by itself.
+        while store.silence() > Span::ZERO {
+            thread::sleep(Duration::from_millis(5));
+        }
+        store.close();
+        futures::executor::block_on(writer.ended()).unwrap();
+        clock.advance(minute);
+        assert_eq!(store.silence(), minute, "whoever has ended turns no more");
+    }
 
     #[test]
     fn p10_large_changes_share_a_room_and_small_ones_need_none() {

@@ -236,6 +236,7 @@ impl<R: Rows> Writer<R> {
     /// After the coordinator was away, leases that wait for their heartbeat get their grace.
     fn notice_absence(&mut self) {
         let now = self.shared.clock.now();
+        self.shared.turned.store(now.micros(), Ordering::Relaxed);
         let away = now.since(self.last_able);
         if away > ABSENCE && !self.disk_was_full {
             let absence = Absence { returned_at: now, grace: self.bounds.restart_grace };
