@@ -9,6 +9,7 @@ use tonic::service::RoutesBuilder;
 use crate::{
     clock::Clock,
     config::Config,
+    domain::time::Span,
     grpc::{self, GrpcLimits, ServerFacts, StoreSlot},
     store::sqlite::{self, Options},
 };
@@ -32,6 +33,8 @@ pub(super) struct Opened {
     pub(super) close: Box<dyn FnOnce() + Send>,
     /// Ready when the writer has ended; an error if it was not told to, or failed at it.
     pub(super) ended: BoxFuture<'static, Result<(), BoxError>>,
+    /// How long ago the writer last turned.
+    pub(super) silence: Arc<dyn Fn() -> Span + Send + Sync>,
 }
 
 /// The coordinator's services on a store in SQLite.
@@ -66,11 +69,12 @@ pub(super) fn sqlite(config: &Config, clock: Arc<dyn Clock>) -> Backend {
         open: Box::new(move || {
             let (store, mut writer) = sqlite::open(&options, clock)?;
             slot.set(store.clone());
-            let (drained, closed) = (store.clone(), store);
+            let (drained, closed) = (store.clone(), store.clone());
             Ok(Opened {
                 drain: Box::new(move || drained.drain()),
                 close: Box::new(move || closed.close()),
                 ended: Box::pin(async move { writer.ended().await.map_err(BoxError::from) }),
+                silence: Arc::new(move || store.silence()),
             })
         }),
     }

@@ -13,6 +13,7 @@ mod backend;
 mod calls;
 mod front;
 mod health;
+mod notify;
 mod process;
 mod threads;
 
@@ -29,6 +30,7 @@ use crate::{clock::Clock, config::Config};
 use backend::{Backend, BoxError, Opened};
 use front::Front;
 use health::Health;
+use notify::Manager;
 use threads::Threads;
 
 pub use process::{command, serve};
@@ -76,15 +78,16 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let backend = backend::sqlite(&config, clock);
-    run_with(&config, listener, &Threads::here(), backend, |_| {}, shutdown).await
+    run_with(&config, listener, &Threads::here(), backend, &Manager::nobody(), |_| {}, shutdown).await
 }
 
-/// [`run`] with any backend and threads; `announce` is called once calls are served.
+/// [`run`] with any backend and threads, and a service manager; `announce` is called once calls are served.
 async fn run_with(
     config: &Config,
     listener: TcpListener,
     threads: &Threads,
     backend: Backend,
+    manager: &Manager,
     announce: impl FnOnce(SocketAddr),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
@@ -104,16 +107,19 @@ async fn run_with(
         },
         // The thread that opens it goes on until the process ends, which is as safe as a crash.
         () = &mut shutdown => Ok(None),
+        never = manager.opening() => match never {},
     };
     let (outcome, store) = match opened {
         Ok(Some(mut store)) => {
             health.serving().await;
             info!(%address, "serving");
             announce(address);
+            let silence = Arc::clone(&store.silence);
             let outcome = tokio::select! {
                 () = &mut shutdown => Ok(()),
                 failure = failed(&mut store) => Err(ServeError::Store(failure)),
                 () = front.failed() => Err(ServeError::Accepting),
+                never = manager.serving(address, || silence()) => match never {},
             };
             (outcome, Some(store))
         }
@@ -121,6 +127,7 @@ async fn run_with(
         Err(error) => (Err(error), None),
     };
     info!("ending");
+    manager.ending(config.drain_grace.to_std());
     let ending = Ending { grace: config.drain_grace.to_std(), health, streams, front };
     match (outcome, store) {
         // A store that failed answers nothing more, and can't be closed.

@@ -15,7 +15,7 @@ use tokio::{
 };
 use tracing::{Level, error, info, warn};
 
-use super::{backend, run_with, threads::Threads};
+use super::{backend, notify::Manager, run_with, threads::Threads};
 use crate::{
     clock::SystemClock,
     config::{Config, LogFormat, ServeArgs},
@@ -76,7 +76,8 @@ fn until_told(mut config: Config) -> Result<(), Box<dyn std::error::Error + Send
             format!("can't listen on {}: {error}. Another address can be given with --listen", config.listen)
         })?;
         let backend = backend::sqlite(&config, Arc::new(SystemClock::start()));
-        run_with(&config, listener, &threads, backend, announce, signals.first()).await?;
+        let manager = Manager::of_this_process();
+        run_with(&config, listener, &threads, backend, &manager, announce, signals.first()).await?;
         Ok(())
     });
     // What still blocks (a read, a store that was being opened) ends with the process.

@@ -101,8 +101,8 @@ impl Daemon {
         let told = shutdown.clone().cancelled_owned();
         let backend = double(opening, failing);
         let run = tokio::spawn(async move {
-            run_with(&config, listener, &Threads::here(), backend, |address| announce.send(address).unwrap(), told)
-                .await
+            let announce = |address| announce.send(address).unwrap();
+            run_with(&config, listener, &Threads::here(), backend, &Manager::nobody(), announce, told).await
         });
         Daemon { address, open, fail: Some(fail), shutdown, announced, run }
     }
@@ -153,6 +153,7 @@ fn double(opening: mpsc::Receiver<Result<(), BoxError>>, failing: oneshot::Recei
                 }),
                 close: Box::new(move || close.send(()).unwrap()),
                 ended: ended.boxed(),
+                silence: Arc::new(|| Span::ZERO),
             })
         }),
     }
