@@ -1,5 +1,5 @@
-//! Kills while a store is brought to a newer version of its schema: at each call to the kernel that writes. So far there is
-//! one version only; the second is made up here. It is this test's own program that migrates, and is killed.
+//! Kills while a store is brought to a newer version of its schema: at each call to the kernel that writes. The newer
+//! version is made up here, so that it changes much. It is this test's own program that migrates, and is killed.
 
 use std::{env, fs, path::Path, process::Command};
 
@@ -15,11 +15,20 @@ use crate::{
     tools,
 };
 
+/// The version that this program's stores have.
+const NOW: i64 = MIGRATIONS.len() as i64;
+/// The one that is made up.
+const NEXT: i64 = NOW + 1;
 /// Changes every saga, and more than fits into one page.
-const SECOND: &str = "CREATE TABLE second (saga INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT;
+const CHANGE: &str = "CREATE TABLE second (saga INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT;
                       INSERT INTO second SELECT id, hex(zeroblob(3000)) FROM saga;
                       UPDATE meta SET value = value + 1000 WHERE key = 'revision_floor';";
 const STORE: &str = "SAGAD_TEST_STORE_TO_MIGRATE";
+
+/// All versions with the one that is made up.
+fn with_next() -> Vec<&'static str> {
+    MIGRATIONS.iter().copied().chain([CHANGE]).collect()
+}
 
 /// A database as the daemon opens it.
 fn open(store: &Path) -> Connection {
@@ -35,7 +44,7 @@ fn state(store: &Path) -> (i64, i64, i64) {
     let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
     let version = number("PRAGMA user_version");
     let there = number("SELECT count(*) FROM sqlite_schema WHERE name = 'second'") == 1;
-    assert_eq!(there, version == 2, "a table of version 2 in version {version}");
+    assert_eq!(there, version == NEXT, "a table of version {NEXT} in version {version}");
     let rows = if there { number("SELECT count(*) FROM second JOIN saga ON saga = id") } else { 0 };
     assert_eq!(connection.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0)).unwrap(), "ok");
     (version, rows, number("SELECT value FROM meta WHERE key = 'revision_floor'"))
@@ -46,7 +55,7 @@ fn state(store: &Path) -> (i64, i64, i64) {
 #[ignore = "it is started by the other test"]
 fn migrates_a_store_of_another_test() {
     let Some(store) = env::var_os(STORE) else { return };
-    let migrated = migrate(&mut open(store.as_ref()), Found::Ours(1), &[MIGRATIONS[0], SECOND]);
+    let migrated = migrate(&mut open(store.as_ref()), Found::Ours(NOW as i32), &with_next());
     migrated.expect("it is brought up to date");
 }
 
@@ -78,19 +87,19 @@ async fn p1_a_migration_that_was_cut_off_is_done_by_the_next() {
             .output()
             .unwrap();
         match state(&store) {
-            (1, 0, same) if same == floor => before += 1,
-            (2, SAGAS, raised) if raised == floor + 1000 => after += 1,
+            (NOW, 0, same) if same == floor => before += 1,
+            (NEXT, SAGAS, raised) if raised == floor + 1000 => after += 1,
             other => panic!("half a migration, killed at call {call}: {other:?}"),
         }
         let version = state(&store).0;
-        if version == 1 {
+        if version == NOW {
             // As it was, it is a store like any other.
             let copy = copied(store.parent().unwrap(), &directory.path().join(format!("copy-{call}")));
-            assert_eq!(inspect(&copy).unwrap(), Found::Ours(1));
+            assert_eq!(inspect(&copy).unwrap(), Found::Ours(NOW as i32));
             check(copy.parent().unwrap());
         }
-        migrate(&mut open(&store), Found::Ours(version as i32), &[MIGRATIONS[0], SECOND]).unwrap();
-        assert_eq!(state(&store), (2, SAGAS, floor + 1000), "killed at call {call}");
+        migrate(&mut open(&store), Found::Ours(version as i32), &with_next()).unwrap();
+        assert_eq!(state(&store), (NEXT, SAGAS, floor + 1000), "killed at call {call}");
         // To this program it is a newer one's.
         let data = store.parent().unwrap();
         fs::remove_file(data.join("sagad.lock")).ok();

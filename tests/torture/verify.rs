@@ -1,6 +1,6 @@
 //! After a restart: what the ledger says against what the daemon has.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use sagad::proto::*;
 use tonic::Code;
@@ -37,7 +37,29 @@ pub async fn verify(sagas: &mut Sagas, clients: &mut [Client]) -> (u64, u64) {
     let total: usize = clients.iter().map(|client| client.known.len()).sum();
     let now = list(sagas).await.len();
     assert_eq!(now, total, "sagas that nobody knows of are there");
+    verify_counts(sagas).await;
     (happened, not)
+}
+
+/// What is counted without looking at the sagas is what is there.
+async fn verify_counts(sagas: &mut Sagas) {
+    // Leases that run out between the two looks may change it.
+    for _ in 0..20 {
+        let stats = sagas.get_stats(GetStatsRequest {}).await.unwrap().into_inner();
+        let listed = list(sagas).await;
+        if sagas.get_stats(GetStatsRequest {}).await.unwrap().into_inner().revision != stats.revision {
+            continue;
+        }
+        let mut there = BTreeMap::new();
+        listed.values().for_each(|saga| *there.entry((saga.queue.clone(), saga.state)).or_insert(0) += 1);
+        let counted = stats
+            .queues
+            .iter()
+            .flat_map(|queue| queue.states.iter().map(|count| ((queue.queue.clone(), count.state), count.count)));
+        assert_eq!(counted.collect::<BTreeMap<_, _>>(), there, "what is counted, and what is there");
+        return;
+    }
+    panic!("the store does not come to rest");
 }
 
 /// Reads again what each client knows, contents included.

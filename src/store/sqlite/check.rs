@@ -1,6 +1,6 @@
 //! Verifying a store that no daemon has open: SQLite's own structures, every row, and what holds across tables.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use rusqlite::{Connection, OpenFlags, Row};
 
@@ -14,7 +14,7 @@ use crate::domain::{
 
 use super::{
     super::rows::{RowId, RowsError},
-    codec,
+    codec, counts,
     guard::{Found, OpenError, inspect, open_error, take_directory},
     load::{compensations, events, rows_error},
     sql,
@@ -118,6 +118,7 @@ fn check_numbers(connection: &Connection, report: &mut Report) -> Result<(), rus
             report.head
         ));
     }
+    check_counts(connection, report)?;
     each(connection, sql::EVENTS_IN_GAPS, |row| {
         report.add(format!("event {}: lies in a gap of revisions that were never given", row.get::<_, i64>(0)?));
         Ok(())
@@ -126,6 +127,20 @@ fn check_numbers(connection: &Connection, report: &mut Report) -> Result<(), rus
         report.add(format!("event {}: is older than the event before it", row.get::<_, i64>(0)?));
         Ok(())
     })
+}
+
+/// The counts that are kept are those of the rows.
+fn check_counts(connection: &Connection, report: &mut Report) -> Result<(), rusqlite::Error> {
+    let (Some(kept), found) = (counts::stored(connection)?, counts::scan(connection)?) else { return Ok(()) };
+    let queues: BTreeSet<_> = kept.keys().chain(found.keys()).collect();
+    for queue in queues {
+        let (kept, found) = (kept.get(queue).copied(), found.get(queue).copied());
+        let (kept, found) = (kept.unwrap_or_default(), found.unwrap_or_default());
+        if kept != found {
+            report.add(format!("queue_count: queue {queue} is counted as {kept}, but has {found}"));
+        }
+    }
+    Ok(())
 }
 
 fn check_sagas(connection: &Connection, report: &mut Report) -> Result<(), RowsError> {
@@ -251,6 +266,8 @@ mod tests {
             ("UPDATE event SET from_state = 4 WHERE revision = 2", "does not begin where"),
             ("UPDATE event SET time = 1 WHERE revision = 2", "is older than"),
             ("UPDATE meta SET value = 2 WHERE key = 'revision_floor'", "reserved below 2"),
+            ("INSERT INTO queue_count VALUES (1, 0, 0, 1, 0, 0, 0, 0, 0)", "counted as RUNNING 2, but has RUNNING 1"),
+            ("UPDATE meta SET value = 2 WHERE key = 'counted'", "counted as nothing, but has RUNNING 1"),
             ("INSERT INTO gap VALUES (1, 5)", "lies in a gap"),
         ] {
             let problems = broken_by(statement);

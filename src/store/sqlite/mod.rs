@@ -5,12 +5,14 @@ pub mod check;
 mod checkpoint;
 mod codec;
 mod codes;
+mod counts;
 pub mod guard;
 mod load;
 pub mod migrate;
 #[cfg(test)]
 mod plans;
 mod reader;
+mod ready;
 pub mod restore;
 mod rows;
 mod sql;
@@ -44,6 +46,7 @@ pub mod fuzzing {
 
 use self::{
     checkpoint::{Checkpoints, Gate},
+    counts::{Counts, Tally},
     guard::{
         Found, OpenError, SCHEMA_VERSION, inspect, open_error, refuse_unrestored, remove_database, take_directory,
     },
@@ -81,14 +84,14 @@ pub fn open(options: &Options, clock: Arc<dyn Clock>) -> Result<(Store, WriterTh
     let lock = take_directory(&options.data)?;
     refuse_unrestored(&options.data)?;
     let path = options.data.join("sagad.db");
-    let (rows, opening, gate) = open_rows(&path, options.max_wal_bytes)?;
+    let (rows, opening, beside) = open_rows(&path, options.max_wal_bytes)?;
     clock.advance_to(opening.last_time);
 
     let now = clock.now();
     // Whatever was running when the last run ended has been without a coordinator since.
     let absence = Absence { returned_at: now, grace: options.restart_grace };
     let shared = Shared::new(clock, opening.head, absence);
-    let reader = open_reader(&path, options.readers, gate)?;
+    let reader = open_reader(&path, options.readers, beside)?;
     let description = format!("sqlite {} at {}", rusqlite::version(), path.display());
     let (store, messages) = Store::new(options.queue, Arc::new(reader), options.readers, shared.clone(), &description);
     let bounds =
@@ -98,9 +101,16 @@ pub fn open(options: &Options, clock: Arc<dyn Clock>) -> Result<(Store, WriterTh
     Ok((store, writer))
 }
 
+/// What the reading half shares with the writing one, beside the file.
+#[derive(Clone)]
+pub struct Beside {
+    gate: Gate,
+    counts: Counts,
+}
+
 /// Opens the writing connection and reads what the engine has to know. For [`open`], and for tests that drive an engine
 /// themselves.
-pub fn open_rows(path: &Path, max_wal_bytes: u64) -> Result<(SqliteRows, Opening, Gate), OpenError> {
+pub fn open_rows(path: &Path, max_wal_bytes: u64) -> Result<(SqliteRows, Opening, Beside), OpenError> {
     let found = match inspect(path)? {
         Found::Nothing => make(path)?,
         found @ Found::Ours(_) => found,
@@ -116,12 +126,14 @@ pub fn open_rows(path: &Path, max_wal_bytes: u64) -> Result<(SqliteRows, Opening
     connection.pragma_update(None, "foreign_keys", true).map_err(failed)?;
     connection.pragma_update(None, "cache_size", -16384).map_err(failed)?;
     migrate(&mut connection, found, MIGRATIONS).map_err(failed)?;
-    let opening = opening(&mut connection).map_err(failed)?;
+    let (opening, counted) = opening(&mut connection).map_err(failed)?;
+    let tally = Tally::new(counted, opening.head);
+    let counts = tally.committed();
     let last_row = last_row(&connection).map_err(failed)?;
     let gate = Gate::default();
     let checkpoints = Checkpoints::take_over(&mut connection, max_wal_bytes, gate.clone())
         .map_err(|e| OpenError::Unusable { path: path.to_owned(), what: e.to_string() })?;
-    Ok((SqliteRows::new(connection, checkpoints, last_row), opening, gate))
+    Ok((SqliteRows::new(connection, checkpoints, last_row, tally), opening, Beside { gate, counts }))
 }
 
 /// Plans a connection's statements once. Otherwise a statement on a table with a partial index is planned anew whenever a
@@ -131,9 +143,9 @@ fn keep_plans(connection: &Connection) -> Result<(), rusqlite::Error> {
 }
 
 /// The reading half of an opened file. For [`open`], and for tests that drive an engine themselves.
-pub fn open_reader(path: &Path, size: usize, gate: Gate) -> Result<impl Reader + use<>, OpenError> {
+pub fn open_reader(path: &Path, size: usize, beside: Beside) -> Result<impl Reader + use<>, OpenError> {
     let unusable = |e: r2d2::Error| OpenError::Unusable { path: path.to_owned(), what: e.to_string() };
-    SqliteReader::open(path.to_owned(), size, gate).map_err(unusable)
+    SqliteReader::open(path.to_owned(), size, beside).map_err(unusable)
 }
 
 /// Makes an empty store. It has its name only once it is whole and synced: so what has the name and is no store is
@@ -161,7 +173,7 @@ fn make(path: &Path) -> Result<Found, OpenError> {
 /// Reads what is known at the start. Revisions that an earlier run may have given, and of which a lost tail of the log
 /// would leave no trace, are never given again: the next one is above all that were reserved, and those in between are
 /// kept as a gap in which no watch can resume.
-fn opening(connection: &mut Connection) -> Result<Opening, rusqlite::Error> {
+fn opening(connection: &mut Connection) -> Result<(Opening, counts::ByQueue), rusqlite::Error> {
     let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     let number = |sql: &str| {
         let value = transaction.query_row(sql, [], |row| row.get::<_, Option<i64>>(0)).optional();
@@ -189,15 +201,17 @@ fn opening(connection: &mut Connection) -> Result<Opening, rusqlite::Error> {
             paused.extend(QueueName::parse(&row.get::<_, String>(0)?).ok());
         }
     }
+    let counted = counts::open(&transaction)?;
     transaction.commit()?;
-    Ok(Opening {
+    let opening = Opening {
         head: Revision(head),
         next_revision: Revision(next_revision),
         // Later than anything in the store, so that an absence is told from what happens after it.
         last_time: Timestamp::from_micros(last_time + 1),
         due,
         paused,
-    })
+    };
+    Ok((opening, counted))
 }
 
 fn last_row(connection: &Connection) -> Result<i64, rusqlite::Error> {

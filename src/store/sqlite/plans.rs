@@ -53,8 +53,11 @@ fn each_statement_uses_its_index() {
         ("UPDATE_LEASE", sql::UPDATE_LEASE, "work USING INTEGER PRIMARY KEY (rowid=?)"),
         ("ANSWER", sql::ANSWER, "INDEX sqlite_autoindex_answer_1 (request_id=?)"),
         ("QUEUE_ID", sql::QUEUE_ID, "INDEX sqlite_autoindex_queue_1 (name=?)"),
-        ("READY_COUNTS", sql::READY_COUNTS, "INDEX work_ready (ready=?)"),
+        ("READY_COUNTS", sql::READY_COUNTS, "COVERING INDEX work_ready (ready=?)"),
+        ("READY_PRIORITY", sql::READY_PRIORITY, "COVERING INDEX work_ready (ready=? AND queue=? AND priority<?)"),
+        ("READY_SINCE", sql::READY_SINCE, "INDEX work_ready (ready=? AND queue=? AND priority=?)"),
         ("STALE_COUNTS", sql::STALE_COUNTS, "INDEX work_stale (expired_revision>?)"),
+        ("MOVES_BEHIND", sql::MOVES_BEHIND, "e USING INTEGER PRIMARY KEY (rowid>?)"),
         ("GAP_AT", sql::GAP_AT, "gap USING INTEGER PRIMARY KEY (rowid<?)"),
     ] {
         let plan = plan(statement);

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
+use parking_lot::Mutex;
 use r2d2::{ManageConnection, Pool};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
@@ -9,7 +10,7 @@ use crate::domain::{
     command::QueueStatus,
     event::Event,
     ids::{QueueName, Revision},
-    saga::{Saga, State},
+    saga::Saga,
     text::{Actor, Text},
     time::Timestamp,
 };
@@ -20,11 +21,9 @@ use super::{
         query::Cursor,
         rows::{RowId, RowsError},
     },
-    checkpoint::Gate,
-    codec,
-    codes::Coded,
-    keep_plans,
+    Beside, codec, keep_plans,
     load::{compensations, events, find, json_array, rows_error},
+    ready::{LookAtReady, Ready, count_ready},
     sql,
 };
 
@@ -70,19 +69,31 @@ impl ManageConnection for ReadConnections {
 /// SQLite as those who only look see it.
 pub struct SqliteReader {
     pool: Pool<ReadConnections>,
-    gate: Gate,
+    beside: Beside,
+    ready: Mutex<Option<LookAtReady>>,
 }
 
 impl SqliteReader {
     /// A pool of `size` reading connections.
-    pub fn open(path: PathBuf, size: usize, gate: Gate) -> Result<Self, r2d2::Error> {
+    pub fn open(path: PathBuf, size: usize, beside: Beside) -> Result<Self, r2d2::Error> {
         let pool = Pool::builder()
             .max_size(size as u32)
             .min_idle(Some(0))
             .test_on_check_out(false)
             .connection_timeout(CONNECTION_WAIT)
             .build(ReadConnections { path })?;
-        Ok(SqliteReader { pool, gate })
+        Ok(SqliteReader { pool, beside, ready: Mutex::default() })
+    }
+
+    /// What is ready, by queue.
+    fn ready(&self, connection: &Connection, now: Timestamp) -> Result<BTreeMap<i64, Ready>, RowsError> {
+        let known = self.ready.lock().clone();
+        if let Some(known) = known.filter(|known| known.holds_at(now)) {
+            return Ok(known.by_queue);
+        }
+        let look = count_ready(connection, now)?;
+        *self.ready.lock() = Some(look.clone());
+        Ok(look.by_queue)
     }
 
     /// Looks at one snapshot.
@@ -90,7 +101,7 @@ impl SqliteReader {
         let mut connection =
             self.pool.get().map_err(|e| StoreError::Unavailable(format!("no reading connection: {e}")))?;
         // Only now: the gate must not stay open for a read that still waits for its connection.
-        let _open = self.gate.read();
+        let _open = self.beside.gate.read();
         let snapshot = connection.transaction().map_err(|e| read_error(rows_error(e)))?;
         look(&snapshot).map_err(read_error)
     }
@@ -246,41 +257,28 @@ impl Reader for SqliteReader {
     }
 
     fn counts(&self, moment: &Moment) -> Result<Vec<QueueCounts>, StoreError> {
+        // First what is in memory: every queue in it is then in the snapshot, too.
+        let mut counted = self.beside.counts.lock().clone();
         self.look(|connection| {
-            let mut counts: BTreeMap<String, QueueCounts> = BTreeMap::new();
-            for status in queue_statuses(connection)? {
-                let name = status.queue.to_string();
-                let empty = QueueCounts { status, states: Vec::new(), ready: 0, stale: 0, oldest_ready_age: None };
-                counts.insert(name, empty);
+            let ready = self.ready(connection, moment.now)?;
+            let mut all = Vec::new();
+            for (id, status) in queue_statuses(connection)? {
+                let count = counted.remove(&id).unwrap_or_default();
+                let ready = ready.get(&id).copied().unwrap_or_default();
+                all.push(QueueCounts {
+                    status,
+                    states: count.states(),
+                    ready: ready.sagas,
+                    stale: count.stale(),
+                    oldest_ready_age: ready.since.map(|since| moment.now.since(since)),
+                });
             }
-            each(connection, sql::COUNTS, |row| {
-                let (name, code, count): (String, i64, u64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-                if let (Some(queue), Some(state)) = (counts.get_mut(&name), State::decode(code)) {
-                    queue.states.push((state, count));
-                }
-                Ok(())
-            })?;
-            each(connection, sql::READY_COUNTS, |row| {
-                let (name, count, since): (String, u64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-                if let Some(queue) = counts.get_mut(&name) {
-                    queue.ready = count;
-                    queue.oldest_ready_age = Some(moment.now.since(Timestamp::from_micros(since)));
-                }
-                Ok(())
-            })?;
-            each(connection, sql::STALE_COUNTS, |row| {
-                let (name, count): (String, u64) = (row.get(0)?, row.get(1)?);
-                if let Some(queue) = counts.get_mut(&name) {
-                    queue.stale = count;
-                }
-                Ok(())
-            })?;
-            Ok(counts.into_values().collect())
+            Ok(all)
         })
     }
 
     fn queues(&self) -> Result<Vec<QueueStatus>, StoreError> {
-        self.look(queue_statuses)
+        self.look(|connection| Ok(queue_statuses(connection)?.into_iter().map(|(_, status)| status).collect()))
     }
 
     fn backup(&self, path: &std::path::Path) -> Result<Revision, StoreError> {
@@ -300,20 +298,8 @@ impl Reader for SqliteReader {
     }
 }
 
-fn each(
-    connection: &Connection,
-    statement: &'static str,
-    mut seen: impl FnMut(&rusqlite::Row<'_>) -> Result<(), rusqlite::Error>,
-) -> Result<(), RowsError> {
-    let mut statement = connection.prepare_cached(statement).map_err(rows_error)?;
-    let mut rows = statement.query([]).map_err(rows_error)?;
-    while let Some(row) = rows.next().map_err(rows_error)? {
-        seen(row).map_err(rows_error)?;
-    }
-    Ok(())
-}
-
-fn queue_statuses(connection: &Connection) -> Result<Vec<QueueStatus>, RowsError> {
+/// All queues with their numbers.
+fn queue_statuses(connection: &Connection) -> Result<Vec<(i64, QueueStatus)>, RowsError> {
     let corrupt = |e: crate::domain::ids::Malformed| RowsError::Corrupt(format!("a queue: {}", e.0));
     let mut statement = connection.prepare_cached(sql::QUEUES).map_err(rows_error)?;
     let mut rows = statement.query([]).map_err(rows_error)?;
@@ -323,13 +309,14 @@ fn queue_statuses(connection: &Connection) -> Result<Vec<QueueStatus>, RowsError
         let actor: Option<String> = row.get(2).map_err(rows_error)?;
         let reason: String = row.get(3).map_err(rows_error)?;
         let change_time: Option<i64> = row.get(4).map_err(rows_error)?;
-        all.push(QueueStatus {
+        let status = QueueStatus {
             queue: QueueName::parse(&name).map_err(corrupt)?,
             paused: row.get(1).map_err(rows_error)?,
             actor: actor.map(|actor| Actor::parse(&actor)).transpose().map_err(corrupt)?,
             reason: Text::parse(&reason).map_err(corrupt)?,
             change_time: change_time.map(Timestamp::from_micros),
-        });
+        };
+        all.push((row.get(5).map_err(rows_error)?, status));
     }
     Ok(all)
 }

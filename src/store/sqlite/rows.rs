@@ -22,6 +22,7 @@ use super::{
     cache::SagaCache,
     checkpoint::Checkpoints,
     codes::Coded,
+    counts::Tally,
     load::{self, events, json_array, rows_error},
     sql,
 };
@@ -38,11 +39,12 @@ pub struct SqliteRows {
     new_queues: Vec<QueueName>,
     began_at_row: i64,
     cache: SagaCache,
+    tally: Tally,
 }
 
 impl SqliteRows {
     /// The rows behind a writing connection, whose newest saga has place `last_row`.
-    pub fn new(connection: Connection, checkpoints: Checkpoints, last_row: i64) -> Self {
+    pub(super) fn new(connection: Connection, checkpoints: Checkpoints, last_row: i64, tally: Tally) -> Self {
         connection.set_prepared_statement_cache_capacity(64);
         SqliteRows {
             connection,
@@ -52,6 +54,7 @@ impl SqliteRows {
             new_queues: Vec::new(),
             began_at_row: last_row + 1,
             cache: SagaCache::default(),
+            tally,
         }
     }
 
@@ -106,17 +109,21 @@ impl SqliteRows {
 impl Rows for SqliteRows {
     fn begin(&mut self) -> Result<(), RowsError> {
         self.began_at_row = self.next_row;
+        self.tally.begin();
         self.execute("BEGIN IMMEDIATE", []).map(drop)
     }
 
     fn commit(&mut self) -> Result<(), RowsError> {
+        self.tally.store_if_due(&self.connection)?;
         self.execute("COMMIT", [])?;
+        self.tally.commit();
         self.new_queues.clear();
         Ok(())
     }
 
     fn rollback(&mut self) -> Result<(), RowsError> {
         self.next_row = self.began_at_row;
+        self.tally.rollback();
         self.cache.clear();
         for queue in self.new_queues.drain(..) {
             self.queues.remove(&queue);
@@ -135,8 +142,11 @@ impl Rows for SqliteRows {
     }
 
     fn close(&mut self, next: Revision, now: Timestamp) -> Result<(), RowsError> {
+        self.begin()?;
         self.execute(sql::RAISE_META, params!["last_time", now.micros()])?;
         self.execute(sql::SET_META, params!["revision_floor", next.0])?;
+        self.tally.store(&self.connection)?;
+        self.commit()?;
         self.checkpoints.restart(&self.connection).map(drop)
     }
 
@@ -187,6 +197,7 @@ impl Rows for SqliteRows {
         self.insert_saga(id, queue, &saga.spec)?;
         self.insert_work(id, queue, saga, derived)?;
         self.put_compensations(id, &[], &saga.compensations)?;
+        self.tally.added(queue, saga);
         self.cache.keep(id, saga);
         Ok(id)
     }
@@ -205,11 +216,17 @@ impl Rows for SqliteRows {
         if before.result != after.result {
             self.execute(sql::UPDATE_RESULT, params![id.0, &after.result.bytes()[..]])?;
         }
+        if Tally::is_moved(before, after)
+            && let Some(queue) = self.queue(&after.spec.queue)?
+        {
+            self.tally.moved(queue, before, after);
+        }
         self.cache.keep(id, after);
         Ok(())
     }
 
     fn append(&mut self, id: RowId, event: &Event) -> Result<(), RowsError> {
+        self.tally.told(event.revision);
         self.insert_event(id, event)
     }
 
@@ -294,6 +311,11 @@ impl Rows for SqliteRows {
             let mut statement = self.connection.prepare_cached(sql::COUNT_EVENTS).map_err(rows_error)?;
             statement.query_row([id.0], |row| row.get(1).map(Revision)).map_err(rows_error)?
         };
+        let (queue, state) = {
+            let mut statement = self.connection.prepare_cached(sql::COUNTED_AS).map_err(rows_error)?;
+            statement.query_row([id.0], |row| Ok((row.get(0)?, row.get(1)?))).map_err(rows_error)?
+        };
+        self.tally.removed(queue, state);
         let events = self.execute(sql::REMOVE_EVENTS, [id.0])?;
         for sql in [sql::REMOVE_COMPENSATIONS, sql::REMOVE_WORK, sql::REMOVE_SAGA] {
             self.execute(sql, [id.0])?;

@@ -124,7 +124,7 @@ pub const READY_OF_KINDS: &str = "SELECT priority, id FROM work WHERE ready = ?1
 pub const QUEUE_ID: &str = "SELECT id FROM queue WHERE name = ?1";
 pub const INSERT_QUEUE: &str = "INSERT INTO queue (name) VALUES (?1)";
 pub const SET_PAUSED: &str = "UPDATE queue SET paused = ?2, actor = ?3, reason = ?4, change_time = ?5 WHERE name = ?1";
-pub const QUEUES: &str = "SELECT name, paused, actor, reason, change_time FROM queue ORDER BY name";
+pub const QUEUES: &str = "SELECT name, paused, actor, reason, change_time, id FROM queue ORDER BY name";
 pub const PAUSED: &str = "SELECT name FROM queue WHERE paused = 1";
 
 pub const ANSWER: &str = "SELECT digest, time, sagas FROM answer WHERE request_id = ?1";
@@ -135,6 +135,7 @@ pub const FORGET_ANSWERS: &str = "DELETE FROM answer WHERE n IN ( \
 
 pub const PURGEABLE: &str = "SELECT id FROM work WHERE state >= 5 AND update_time < ?1 \
      AND state IN (SELECT value FROM json_each(?2)) ORDER BY update_time, id LIMIT ?3";
+pub const COUNTED_AS: &str = "SELECT queue, state FROM work WHERE id = ?1";
 pub const COUNT_EVENTS: &str = "SELECT count(*), coalesce(max(revision), 0) FROM event WHERE saga = ?1";
 pub const REMOVE_EVENTS: &str = "DELETE FROM event WHERE saga = ?1";
 pub const REMOVE_COMPENSATIONS: &str = "DELETE FROM compensation WHERE saga = ?1";
@@ -156,13 +157,24 @@ pub const LAST_HEARTBEAT_TIME: &str = "SELECT max(lease_heartbeat) FROM work WHE
 pub const LAST_ROW: &str = "SELECT coalesce(max(id), 0) FROM saga";
 pub const DUE: &str = "SELECT id, due_at, due_since FROM work WHERE due_at IS NOT NULL";
 
-pub const COUNTS: &str = "SELECT q.name, w.state, count(*) FROM work w JOIN queue q ON q.id = w.queue \
-     GROUP BY w.queue, w.state";
-pub const READY_COUNTS: &str = "SELECT q.name, count(*), min(max(s.create_time, coalesce(w.not_before, 0))) \
-     FROM work w JOIN saga s ON s.id = w.id JOIN queue q ON q.id = w.queue \
-     WHERE w.ready = 1 AND w.ready > 0 GROUP BY w.queue";
-pub const STALE_COUNTS: &str = "SELECT q.name, count(*) FROM work w JOIN queue q ON q.id = w.queue \
-     WHERE w.expired_revision IS NOT NULL GROUP BY w.queue";
+/// What is counted once in a store's life, and by the verification.
+pub const SCANNED_COUNTS: &str = "SELECT queue, state, count(*) FROM work GROUP BY queue, state";
+pub const STORED_COUNTS: &str = "SELECT queue, planned, dispatched, running, compensating, completed, failed, \
+     compensated, quarantined FROM queue_count";
+pub const PUT_COUNT: &str = "INSERT OR REPLACE INTO queue_count (queue, planned, dispatched, running, compensating, \
+     completed, failed, compensated, quarantined) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+/// How many sagas went from which state to which behind a revision.
+pub const MOVES_BEHIND: &str = "SELECT s.queue, e.from_state, e.to_state, count(*) FROM event e \
+     JOIN saga s ON s.id = e.saga WHERE e.revision > ?1 AND e.from_state IS NOT e.to_state GROUP BY 1, 2, 3";
+pub const STALE_COUNTS: &str = "SELECT queue, count(*) FROM work WHERE expired_revision IS NOT NULL GROUP BY queue";
+/// The index has all that this looks at.
+pub const READY_COUNTS: &str = "SELECT queue, count(*) FROM work WHERE ready = 1 AND ready > 0 GROUP BY queue";
+/// The next lower priority of what is ready in a queue.
+pub const READY_PRIORITY: &str = "SELECT priority FROM work WHERE ready = 1 AND ready > 0 AND queue = ?1 \
+     AND priority < ?2 ORDER BY priority DESC LIMIT 1";
+/// What is ready with a priority, in order of creation: when it was created, and since when it is ready.
+pub const READY_SINCE: &str = "SELECT s.create_time, max(s.create_time, coalesce(w.not_before, 0)) FROM work w \
+     JOIN saga s ON s.id = w.id WHERE w.ready = 1 AND w.ready > 0 AND w.queue = ?1 AND w.priority = ?2 ORDER BY w.id";
 
 /// Copies what it can without waiting.
 pub const CHECKPOINT_PASSIVE: &str = "PRAGMA wal_checkpoint(PASSIVE)";

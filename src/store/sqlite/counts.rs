@@ -1,0 +1,348 @@
+//! How many sagas of each queue are in each state, without looking at their rows.
+//!
+//! The writer keeps the counts in memory: what a transaction changes is gathered while it lasts and added once it is
+//! durable, so that one that fails leaves no trace, and readers never see what may yet be undone. Now and then they are
+//! stored by a transaction that is written anyway, with the revision that they are true for; the next start adds what the
+//! events behind that revision tell. A transaction that removes events stores them itself, since later nobody could add
+//! what those told.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, mem,
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::domain::{
+    ids::Revision,
+    saga::{Saga, State},
+};
+
+use super::{super::rows::RowsError, codes::Coded, load::rows_error, sql};
+
+/// After how many events they are stored again: a start reads that many in some 30 ms.
+const STORE_EVERY: usize = 20_000;
+/// Of each state, in the order of its code, which begins with one.
+const STATES: usize = 8;
+
+/// The counts of one queue, or what changes in them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    states: [i64; STATES],
+    stale: i64,
+}
+
+impl Count {
+    fn add(&mut self, other: &Count) {
+        for (mine, more) in self.states.iter_mut().zip(other.states) {
+            *mine += more;
+        }
+        self.stale += other.stale;
+    }
+
+    /// Adds to a state by its code; a code that no state has changes nothing.
+    fn add_to(&mut self, code: i64, more: i64) {
+        if let Some(count) = usize::try_from(code - 1).ok().and_then(|index| self.states.get_mut(index)) {
+            *count += more;
+        }
+    }
+
+    fn holds_none(&self) -> bool {
+        *self == Count::default()
+    }
+
+    /// How many sagas are in each state; states without any are left out.
+    pub fn states(&self) -> Vec<(State, u64)> {
+        let counted = (1..).zip(self.states).filter(|(_, count)| *count > 0);
+        counted.filter_map(|(code, count)| Some((State::decode(code)?, count.unsigned_abs()))).collect()
+    }
+
+    /// How many are reported stale.
+    pub fn stale(&self) -> u64 {
+        self.stale.max(0).unsigned_abs()
+    }
+}
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counted = (1..).zip(self.states).filter(|(_, count)| *count != 0);
+        let told: Vec<_> =
+            counted.filter_map(|(code, count)| Some(format!("{} {count}", State::decode(code)?.name()))).collect();
+        f.write_str(if told.is_empty() { "nothing" } else { "" })?;
+        f.write_str(&told.join(", "))
+    }
+}
+
+/// Counts by the number of the queue.
+pub type ByQueue = BTreeMap<i64, Count>;
+
+/// What is committed, for those who read.
+pub type Counts = Arc<Mutex<ByQueue>>;
+
+/// The writer's side.
+#[derive(Default)]
+pub struct Tally {
+    committed: Counts,
+    /// What the transaction under way changes: of few queues, so they are searched.
+    changes: Vec<(i64, Count)>,
+    /// Queues whose stored counts are out of date.
+    unstored: BTreeSet<i64>,
+    /// Events since they were stored.
+    events: usize,
+    /// The newest event, of the transaction under way, too.
+    newest: Revision,
+    /// Whether this transaction has to store them.
+    must_store: bool,
+    stores: bool,
+    /// For undoing this transaction.
+    began_at: (usize, Revision),
+}
+
+impl Tally {
+    /// Of a store whose sagas have been counted; the newest event ever is `head`.
+    pub fn new(counted: ByQueue, head: Revision) -> Self {
+        // All are stored again when first they are: then whatever was wrong before is not kept.
+        let unstored = counted.keys().copied().collect();
+        let committed = Arc::new(Mutex::new(counted));
+        Tally { committed, unstored, newest: head, began_at: (0, head), ..Tally::default() }
+    }
+
+    /// What readers look at.
+    pub fn committed(&self) -> Counts {
+        self.committed.clone()
+    }
+
+    fn of(&mut self, queue: i64) -> &mut Count {
+        let at = self.changes.iter().position(|(known, _)| *known == queue).unwrap_or_else(|| {
+            self.changes.push((queue, Count::default()));
+            self.changes.len() - 1
+        });
+        &mut self.changes[at].1
+    }
+
+    /// A saga is new.
+    pub fn added(&mut self, queue: i64, saga: &Saga) {
+        self.of(queue).add_to(saga.state.code(), 1);
+    }
+
+    /// Whether a change of a saga changes what is counted.
+    pub fn is_moved(before: &Saga, after: &Saga) -> bool {
+        before.state != after.state || before.reported_stale().is_some() != after.reported_stale().is_some()
+    }
+
+    /// A saga has changed.
+    pub fn moved(&mut self, queue: i64, before: &Saga, after: &Saga) {
+        let count = self.of(queue);
+        count.add_to(before.state.code(), -1);
+        count.add_to(after.state.code(), 1);
+        count.stale += i64::from(after.reported_stale().is_some()) - i64::from(before.reported_stale().is_some());
+    }
+
+    /// A saga in a terminal state, by its code, is gone with its events.
+    pub fn removed(&mut self, queue: i64, state: i64) {
+        self.of(queue).add_to(state, -1);
+        self.must_store = true;
+    }
+
+    /// An event was appended.
+    pub fn told(&mut self, revision: Revision) {
+        self.events += 1;
+        self.newest = revision;
+    }
+
+    /// A transaction begins.
+    pub fn begin(&mut self) {
+        self.began_at = (self.events, self.newest);
+    }
+
+    /// Before the commit: stores the counts within the transaction, if it is time to.
+    pub fn store_if_due(&mut self, connection: &Connection) -> Result<(), RowsError> {
+        if self.must_store || self.events >= STORE_EVERY { self.store(connection) } else { Ok(()) }
+    }
+
+    /// Stores the counts within the transaction.
+    pub fn store(&mut self, connection: &Connection) -> Result<(), RowsError> {
+        let mut wanted = self.unstored.clone();
+        wanted.extend(self.changes.iter().map(|(queue, _)| queue));
+        let committed = self.committed.lock();
+        for queue in wanted {
+            let mut count = committed.get(&queue).copied().unwrap_or_default();
+            self.changes.iter().filter(|(changed, _)| *changed == queue).for_each(|(_, change)| count.add(change));
+            put(connection, queue, &count).map_err(rows_error)?;
+        }
+        set_counted(connection, self.newest).map_err(rows_error)?;
+        self.stores = true;
+        Ok(())
+    }
+
+    /// Behind the commit: what it changed counts.
+    pub fn commit(&mut self) {
+        if mem::take(&mut self.stores) {
+            self.unstored.clear();
+            self.events = 0;
+        } else {
+            self.unstored.extend(self.changes.iter().map(|(queue, _)| queue));
+        }
+        self.must_store = false;
+        if !self.changes.is_empty() {
+            let mut committed = self.committed.lock();
+            for (queue, change) in self.changes.drain(..) {
+                committed.entry(queue).or_default().add(&change);
+            }
+        }
+    }
+
+    /// The transaction did not happen.
+    pub fn rollback(&mut self) {
+        self.changes.clear();
+        (self.events, self.newest) = self.began_at;
+        self.must_store = false;
+        self.stores = false;
+    }
+}
+
+/// Reads the stored counts and adds what happened since; counts all rows where that was never done, and stores what came of
+/// it. Within a transaction that may write.
+pub fn open(connection: &Connection) -> Result<ByQueue, rusqlite::Error> {
+    if let Some(counted) = stored(connection)? {
+        return with_stale(connection, counted);
+    }
+    let counted = scan(connection)?;
+    for (queue, count) in &counted {
+        put(connection, *queue, count)?;
+    }
+    let head: i64 = connection.query_row(sql::HEAD, [], |row| row.get(0))?;
+    set_counted(connection, Revision(head))?;
+    with_stale(connection, counted)
+}
+
+/// The stored counts with what the events behind them tell; none: nobody has counted yet.
+pub fn stored(connection: &Connection) -> Result<Option<ByQueue>, rusqlite::Error> {
+    // An older schema does not know of them.
+    let through = connection.query_row(sql::META, ["counted"], |row| row.get::<_, i64>(0)).optional()?;
+    let Some(through) = through.filter(|through| *through >= 0) else { return Ok(None) };
+    let mut counted = ByQueue::new();
+    each(connection, sql::STORED_COUNTS, [], |row| {
+        let count: &mut Count = counted.entry(row.get(0)?).or_default();
+        for (index, count) in count.states.iter_mut().enumerate() {
+            *count = row.get(index + 1)?;
+        }
+        Ok(())
+    })?;
+    each(connection, sql::MOVES_BEHIND, [through], |row| {
+        let count = counted.entry(row.get(0)?).or_default();
+        let sagas: i64 = row.get(3)?;
+        if let Some(from) = row.get::<_, Option<i64>>(1)? {
+            count.add_to(from, -sagas);
+        }
+        count.add_to(row.get(2)?, sagas);
+        Ok(())
+    })?;
+    counted.retain(|_, count| !count.holds_none());
+    Ok(Some(counted))
+}
+
+/// Counts the rows.
+pub fn scan(connection: &Connection) -> Result<ByQueue, rusqlite::Error> {
+    let mut counted = ByQueue::new();
+    each(connection, sql::SCANNED_COUNTS, [], |row| {
+        counted.entry(row.get(0)?).or_default().add_to(row.get(1)?, row.get(2)?);
+        Ok(())
+    })?;
+    Ok(counted)
+}
+
+/// Those that are stale have an index of their own.
+fn with_stale(connection: &Connection, mut counted: ByQueue) -> Result<ByQueue, rusqlite::Error> {
+    each(connection, sql::STALE_COUNTS, [], |row| {
+        counted.entry(row.get(0)?).or_default().stale = row.get(1)?;
+        Ok(())
+    })?;
+    Ok(counted)
+}
+
+fn put(connection: &Connection, queue: i64, count: &Count) -> Result<(), rusqlite::Error> {
+    let [planned, dispatched, running, compensating, completed, failed, compensated, quarantined] = count.states;
+    let params =
+        params![queue, planned, dispatched, running, compensating, completed, failed, compensated, quarantined];
+    connection.prepare_cached(sql::PUT_COUNT)?.execute(params).map(drop)
+}
+
+fn set_counted(connection: &Connection, through: Revision) -> Result<(), rusqlite::Error> {
+    connection.prepare_cached(sql::SET_META)?.execute(params!["counted", through.0]).map(drop)
+}
+
+fn each(
+    connection: &Connection,
+    statement: &'static str,
+    params: impl rusqlite::Params,
+    mut seen: impl FnMut(&rusqlite::Row<'_>) -> Result<(), rusqlite::Error>,
+) -> Result<(), rusqlite::Error> {
+    let mut statement = connection.prepare(statement)?;
+    let mut rows = statement.query(params)?;
+    while let Some(row) = rows.next()? {
+        seen(row)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{guard::Found, migrate};
+    use super::*;
+
+    fn states(counted: &ByQueue, queue: i64) -> Vec<(State, u64)> {
+        counted.get(&queue).copied().unwrap_or_default().states()
+    }
+
+    /// A store with one running saga, whose schema has this version.
+    fn healthy(version: usize) -> Connection {
+        let mut connection = Connection::open_in_memory().unwrap();
+        migrate::migrate(&mut connection, Found::Nothing, &migrate::MIGRATIONS[..version]).unwrap();
+        connection.execute_batch(include_str!("healthy.sql")).unwrap();
+        connection
+    }
+
+    #[test]
+    fn a_store_from_before_is_counted_once() {
+        let mut connection = healthy(1);
+        assert_eq!(stored(&connection), Ok(None), "the verification has nothing to verify");
+        migrate::migrate(&mut connection, Found::Ours(1), migrate::MIGRATIONS).unwrap();
+        assert_eq!(stored(&connection), Ok(None));
+        let counted = open(&connection).unwrap();
+        assert_eq!(states(&counted, 1), [(State::Running, 1)]);
+        // What is not told by an event is not noticed: the rows are not looked at again.
+        connection.execute_batch("DELETE FROM event; DELETE FROM compensation; DELETE FROM work;").unwrap();
+        assert_eq!(open(&connection).unwrap(), counted);
+    }
+
+    #[test]
+    fn they_are_stored_when_enough_has_happened() {
+        let connection = healthy(migrate::MIGRATIONS.len());
+        let mut tally = Tally::new(open(&connection).unwrap(), Revision(2));
+        let through = || connection.query_row(sql::META, ["counted"], |row| row.get::<_, i64>(0)).unwrap();
+        assert_eq!(through(), 2);
+        for revision in 1..=STORE_EVERY as i64 {
+            tally.begin();
+            tally.told(Revision(2 + revision));
+            tally.of(1).add_to(State::Failed.code(), 1);
+            tally.store_if_due(&connection).unwrap();
+            let now = revision == STORE_EVERY as i64;
+            assert_eq!(through(), if now { 2 + revision } else { 2 });
+            tally.commit();
+        }
+        let expected = [(State::Running, 1), (State::Failed, STORE_EVERY as u64)];
+        assert_eq!(states(&stored(&connection).unwrap().unwrap(), 1), expected);
+        assert_eq!(states(&tally.committed().lock(), 1), expected);
+
+        tally.begin();
+        tally.removed(1, State::Failed.code());
+        tally.rollback();
+        tally.begin();
+        tally.store_if_due(&connection).unwrap();
+        tally.commit();
+        assert_eq!(states(&tally.committed().lock(), 1), expected, "what was rolled back is forgotten");
+    }
+}
