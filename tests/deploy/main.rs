@@ -5,6 +5,7 @@
 #[path = "../torture/daemon.rs"]
 mod daemon;
 mod notify;
+mod systemd;
 #[allow(dead_code, reason = "each of the targets that share this uses a part")]
 #[path = "../support/tools.rs"]
 mod tools;

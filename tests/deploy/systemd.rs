@@ -1,0 +1,136 @@
+//! The units: what they allow is what the daemon, and the backup, are seen to need.
+
+use std::{
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use crate::{
+    daemon::{self, Launch, SAGAD},
+    tools,
+};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// What a command has to begin with to run under the filter of a unit, as a user who is not root; none if that can't be
+/// done here.
+fn confined(unit: &str) -> Option<Vec<PathBuf>> {
+    // Debian's own Python: the library is a package of Debian's.
+    let python = PathBuf::from("/usr/bin/python3");
+    if !tools::are_there(&["systemd-analyze"]) {
+        return None;
+    }
+    let imported = Command::new(&python).args(["-c", "import seccomp"]).output();
+    if !imported.is_ok_and(|output| output.status.success()) {
+        tools::skip("Debian's python3-seccomp is not installed");
+        return None;
+    }
+    let mut words = Vec::new();
+    if rustix::process::geteuid().is_root() {
+        // SQLite gives its files to their directory's owner where it is root. The daemon is not.
+        words.extend(["unshare", "--user", "--map-user=65534", "--map-group=65534", "--"].map(PathBuf::from));
+    }
+    words.extend([python, root().join("tests/deploy/confine.py"), root().join("deploy/systemd").join(unit)]);
+    Some(words)
+}
+
+fn succeeds(command: &mut Command) -> Output {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {output:?}");
+    output
+}
+
+/// A client command of the binary, from outside.
+fn sagad(address: &str, words: &str) {
+    succeeds(Command::new(SAGAD).args(["--server", address]).args(words.split(' ')));
+}
+
+#[test]
+fn the_unit_lets_the_daemon_do_all_that_it_does() {
+    let Some(confined) = confined("sagad.service") else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let mut launch = Launch::on(&directory.path().join("data"));
+    // Small, so that it is restarted: that is work, too.
+    launch = launch.arg("--max-wal-bytes=1MiB");
+    launch.wrapper = confined.into_iter().map(Into::into).collect();
+    for _again in 0..2 {
+        let (mut daemon, address) = launch.start();
+        let server = format!("http://{address}");
+        let copy = directory.path().join("copy.db");
+        for mode in ["cycle", "keepalive"] {
+            sagad(&server, &format!("bench --mode {mode} --clients 8 --connections 2 --duration 1s --warmup 0s --preload 500"));
+        }
+        sagad(&server, "create --queue confined --compensate undo=it");
+        sagad(&server, "work --queue confined --drain -- true");
+        sagad(&server, "stats");
+        sagad(&server, "health");
+        sagad(&server, &format!("backup --force {}", copy.display()));
+        daemon.terminate();
+    }
+    daemon::check(&launch.data);
+}
+
+#[test]
+fn the_backup_s_unit_lets_it_copy_and_try_the_copy() {
+    let Some(confined) = confined("sagad-backup.service") else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let (daemon, address) = Launch::on(&directory.path().join("data")).start();
+    let server = format!("http://{address}");
+    let copies = directory.path().join("copies");
+    let script = root().join("deploy/systemd/sagad-backup");
+    let backup = |keep: &str, server: &str| {
+        let mut command = Command::new(&confined[0]);
+        command.args(&confined[1..]).arg(&script).arg(&copies).arg(keep);
+        command.env("SAGAD_SERVER", server).env("PATH", tools::path_with(SAGAD)).output().unwrap()
+    };
+    let names = || {
+        let entries = std::fs::read_dir(&copies).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    // Older ones, and something that is none of its business.
+    std::fs::create_dir(&copies).unwrap();
+    for name in ["sagad-20200101T000000Z.db", "sagad-20210101T000000Z.db", "sagad-before-upgrade.db"] {
+        std::fs::write(copies.join(name), "").unwrap();
+    }
+    let output = backup("2", &server);
+    assert!(output.status.success(), "{output:?}");
+    let made = String::from_utf8(output.stdout).unwrap();
+    let kept = names();
+    assert_eq!(kept.len(), 3, "{kept:?}");
+    assert_eq!(kept[0], "sagad-20210101T000000Z.db", "the oldest is gone");
+    assert_eq!(kept[2], "sagad-before-upgrade.db", "what is not its own stays");
+    assert!(made.trim_end().ends_with(&kept[1]), "{made} {kept:?}");
+
+    // Nothing is removed for a copy that was not made, and nothing is left of it.
+    drop(daemon);
+    assert!(!backup("1", &server).status.success());
+    assert_eq!(names(), kept);
+    assert_eq!(backup("0", &server).status.code(), Some(2));
+}
+
+#[test]
+fn what_a_unit_does_not_let_through_is_noticed() {
+    let Some(confined) = confined("sagad.service") else { return };
+    // By this test's own interpreter, so that there is nothing else to go wrong.
+    for (call, signal) in [
+        ("os.getpid()", None),
+        ("os.chroot('/')", Some(libc_sigsys())),
+        ("socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)", Some(libc_sigsys())),
+        ("mmap.mmap(-1, 4096, prot=mmap.PROT_WRITE | mmap.PROT_EXEC)", Some(libc_sigsys())),
+    ] {
+        let python = format!("import mmap, os, socket; {call}");
+        let output =
+            Command::new(&confined[0]).args(&confined[1..]).arg("/usr/bin/python3").args(["-c", &python]).output();
+        let output = output.unwrap();
+        assert_eq!(output.status.signal(), signal, "{call}: {output:?}");
+    }
+}
+
+fn libc_sigsys() -> i32 {
+    rustix::process::Signal::SYS.as_raw()
+}
