@@ -1,11 +1,8 @@
 //! A store for the tests of the floors above: facts in memory, a real tail, and a writer that answers as it is told.
 
-use std::{
-    path::Path,
-    sync::{Arc, atomic::AtomicU64},
-};
+use std::{path::Path, sync::Arc};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 
 use crate::{
     clock::{Clock, ManualClock},
@@ -20,7 +17,7 @@ use crate::{
 };
 
 use super::{
-    Cursor, EventQuery, ListQuery, Moment, QueueCounts, Reader, SagaKey, SagaPage, Store, StoreError, Tail,
+    Cursor, EventQuery, ListQuery, Moment, QueueCounts, Reader, SagaKey, SagaPage, Store, StoreError,
     handle::{Message, Shared},
 };
 
@@ -49,12 +46,8 @@ impl FakeReader {
     ) -> (Store, Arc<ManualClock>) {
         let clock = Arc::new(ManualClock::at(Timestamp::from_micros(1_700_000_000_000_000)));
         let head = self.0.lock().events.last().map_or(Revision::ZERO, |event| event.revision);
-        let shared = Arc::new(Shared {
-            clock: Arc::<ManualClock>::clone(&clock) as Arc<dyn Clock>,
-            tail: Tail::starting_at(head),
-            absence: RwLock::new(Absence::default()),
-            waiting: AtomicU64::new(0),
-        });
+        let as_clock = Arc::<ManualClock>::clone(&clock) as Arc<dyn Clock>;
+        let shared = Shared::new(as_clock, head, Absence::default(), Arc::default());
         let (store, messages) = Store::new(1024, Arc::new(self.clone()), 4, shared, "fake 1");
         std::thread::spawn(move || {
             for message in messages {

@@ -6,10 +6,7 @@
 mod reader;
 mod rows;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, atomic::AtomicU64},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::RwLock;
 
@@ -26,7 +23,7 @@ use crate::{
 };
 
 use super::{
-    Reader, Store, Tail,
+    Reader, Store,
     handle::Shared,
     rows::{Derived, Opening, RowId, StoredAnswer},
     writer::{self, WriterBounds, WriterThread},
@@ -66,12 +63,7 @@ impl Memory {
         let (rows, opening) = self.open_rows();
         clock.advance_to(opening.last_time);
         let absence = Absence { returned_at: clock.now(), grace: options.restart_grace };
-        let shared = Arc::new(Shared {
-            tail: Tail::starting_at(opening.head),
-            absence: RwLock::new(absence),
-            waiting: AtomicU64::new(0),
-            clock,
-        });
+        let shared = Shared::new(clock, opening.head, absence, Arc::default());
         let (store, messages) =
             Store::new(options.queue, Arc::new(self.reader()), options.readers, shared.clone(), "memory");
         let bounds =

@@ -18,10 +18,9 @@ mod write;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, atomic::AtomicU64},
+    sync::Arc,
 };
 
-use parking_lot::RwLock;
 use rusqlite::{Connection, OptionalExtension, config::DbConfig};
 
 use crate::{
@@ -52,7 +51,7 @@ use self::{
     reader::SqliteReader,
 };
 use super::{
-    Reader, Store, Tail,
+    Reader, Store,
     handle::Shared,
     rows::{Opening, RowId},
     writer::{self, WriterBounds, WriterThread},
@@ -88,12 +87,7 @@ pub fn open(options: &Options, clock: Arc<dyn Clock>) -> Result<(Store, WriterTh
     let now = clock.now();
     // Whatever was running when the last run ended has been without a coordinator since.
     let absence = Absence { returned_at: now, grace: options.restart_grace };
-    let shared = Arc::new(Shared {
-        tail: Tail::starting_at(opening.head),
-        absence: RwLock::new(absence),
-        waiting: AtomicU64::new(0),
-        clock,
-    });
+    let shared = Shared::new(clock, opening.head, absence, rows.log_meter());
     let reader = open_reader(&path, options.readers, gate)?;
     let description = format!("sqlite {} at {}", rusqlite::version(), path.display());
     let (store, messages) = Store::new(options.queue, Arc::new(reader), options.readers, shared.clone(), &description);
