@@ -49,6 +49,29 @@ pub enum EventType {
     Annotated,
 }
 
+impl EventType {
+    /// All of them, in the order of their places.
+    pub const ALL: [EventType; 17] = [
+        EventType::Created,
+        EventType::Dispatched,
+        EventType::Claimed,
+        EventType::Released,
+        EventType::Requeued,
+        EventType::LeaseExpired,
+        EventType::RecoveryDecided,
+        EventType::CancelRequested,
+        EventType::CompensationRegistered,
+        EventType::CompensationSettled,
+        EventType::Compensating,
+        EventType::Completed,
+        EventType::Failed,
+        EventType::RetryScheduled,
+        EventType::Compensated,
+        EventType::Quarantined,
+        EventType::Annotated,
+    ];
+}
+
 /// What became of a stale saga.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Resolution {

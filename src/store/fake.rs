@@ -46,7 +46,8 @@ impl FakeReader {
     ) -> (Store, Arc<ManualClock>) {
         let clock = Arc::new(ManualClock::at(Timestamp::from_micros(1_700_000_000_000_000)));
         let head = self.0.lock().events.last().map_or(Revision::ZERO, |event| event.revision);
-        let shared = Shared::new(Arc::<ManualClock>::clone(&clock) as Arc<dyn Clock>, head, Absence::default());
+        let as_clock = Arc::<ManualClock>::clone(&clock) as Arc<dyn Clock>;
+        let shared = Shared::new(as_clock, head, Absence::default(), Arc::default());
         let (store, messages) = Store::new(1024, Arc::new(self.clone()), 4, shared, "fake 1");
         std::thread::spawn(move || {
             for message in messages {

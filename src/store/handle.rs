@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -25,7 +25,11 @@ use crate::{
     },
 };
 
-use super::{EventQuery, ListQuery, Moment, Reader, SagaKey, SagaPage, Stats, StoreError, Tail, post::Reply};
+use super::{
+    EventQuery, ListQuery, Moment, Reader, SagaKey, SagaPage, Stats, StoreError, Tail,
+    post::Reply,
+    vitals::{LogMeter, Meter, Vitals, WatchKind, Watching},
+};
 
 /// When a caller that found the queue full should try again: by then the writer has worked most of it off.
 const OVERLOAD_RETRY: Span = Span::from_millis(100);
@@ -83,20 +87,16 @@ pub(super) struct Shared {
     pub(super) absence: RwLock<Absence>,
     /// Held claims, written by the writer alone.
     pub(super) waiting: AtomicU64,
-    /// When the writer's loop last turned, in microseconds; written by the writer alone.
-    pub(super) turned: AtomicI64,
+    /// What is measured.
+    pub(super) meter: Meter,
 }
 
 impl Shared {
-    /// What a store begins with whose history ends at `head`.
-    pub(super) fn new(clock: Arc<dyn Clock>, head: Revision, absence: Absence) -> Arc<Self> {
-        Arc::new(Shared {
-            tail: Tail::starting_at(head),
-            absence: RwLock::new(absence),
-            waiting: AtomicU64::new(0),
-            turned: AtomicI64::new(clock.now().micros()),
-            clock,
-        })
+    /// For a store whose newest event is at `head`, back from an absence, with what its backend tells of its log.
+    pub(super) fn new(clock: Arc<dyn Clock>, head: Revision, absence: Absence, log: Arc<LogMeter>) -> Arc<Self> {
+        let meter = Meter::new(clock.now()).with_log(log);
+        let (tail, absence) = (Tail::starting_at(head), RwLock::new(absence));
+        Arc::new(Shared { clock, tail, absence, waiting: AtomicU64::new(0), meter })
     }
 }
 
@@ -128,19 +128,27 @@ impl Store {
     /// A store that only looks at what somebody else writes and publishes to its tail, from behind `head`: for a
     /// simulation, which drives the engine itself.
     pub fn looking_on(reader: Arc<dyn Reader>, clock: Arc<dyn Clock>, head: Revision) -> Self {
-        Self::new(1, reader, 1, Shared::new(clock, head, Absence::default()), "looking on").0
+        let shared = Shared::new(clock, head, Absence::default(), Arc::default());
+        Self::new(1, reader, 1, shared, "looking on").0
     }
 
     /// Submits a change and waits for its commit. When the future is dropped, the change may still happen.
     pub async fn submit(&self, request: Request) -> Result<Answer, StoreError> {
+        let refused = &self.shared.meter.refused;
         let Some(_room) = Room::take(&self.taken, request.command.weight()) else {
+            refused.no_room.fetch_add(1, Ordering::Relaxed);
             return Err(StoreError::Overloaded { retry_after: OVERLOAD_RETRY });
         };
         let (answer, answered) = Reply::expected();
-        let submission = Submission { request, arrival: self.shared.clock.now(), answer, _room };
+        let arrival = self.shared.clock.now();
+        self.shared.meter.asked(&request.command, arrival);
+        let submission = Submission { request, arrival, answer, _room };
         match self.intake.try_send(Message::Submit(submission)) {
             Ok(()) => {}
-            Err(TrySendError::Full(_)) => return Err(StoreError::Overloaded { retry_after: OVERLOAD_RETRY }),
+            Err(TrySendError::Full(_)) => {
+                refused.queue_full.fetch_add(1, Ordering::Relaxed);
+                return Err(StoreError::Overloaded { retry_after: OVERLOAD_RETRY });
+            }
             Err(TrySendError::Disconnected(_)) => return Err(StoreError::ShuttingDown),
         }
         // The writer answers everything it takes up. If it is gone without an answer, it ended between taking and
@@ -196,16 +204,34 @@ impl Store {
         self.read(move |reader| reader.backup(&path)).await
     }
 
-    /// This moment on the coordinator's clock.
-    pub fn moment(&self) -> Moment {
-        Moment { now: self.shared.clock.now(), absence: *self.shared.absence.read() }
+    /// What the store measures of itself. Reads a few hundred numbers; never waits for the writer.
+    pub fn vitals(&self) -> Vitals {
+        let shared = &self.shared;
+        Vitals {
+            waiting: shared.waiting.load(Ordering::Relaxed),
+            writer_queue_depth: self.intake.len() as u64,
+            writer_queue_max: self.intake.capacity().unwrap_or(0) as u64,
+            head: shared.tail.head(),
+            ..shared.meter.read(shared.clock.now(), shared.clock.utc())
+        }
     }
 
     /// How long ago the writer's loop last turned. It does every 250 ms when there is nothing to do; a step of it takes some
     /// tens of milliseconds, and a sync as long as the disk takes. So a silence of many seconds means a disk that hangs, a
     /// machine that stood still, or a mistake in the program. It grows from the writer's end on, too.
     pub fn silence(&self) -> Span {
-        self.shared.clock.now().since(Timestamp::from_micros(self.shared.turned.load(Ordering::Relaxed)))
+        self.shared.meter.silence(self.shared.clock.now())
+    }
+
+    /// A watch is opened, with everything up to a position handed out, until what this returns is dropped. No queues: of
+    /// all; `one_task`: of one saga alone.
+    pub fn watching(&self, kind: WatchKind, queues: Vec<QueueName>, one_task: bool, position: Revision) -> Watching {
+        self.shared.meter.watches.open(kind, queues, one_task, position)
+    }
+
+    /// This moment on the coordinator's clock.
+    pub fn moment(&self) -> Moment {
+        Moment { now: self.shared.clock.now(), absence: *self.shared.absence.read() }
     }
 
     /// The wall clock's UTC, for showing how far the coordinator's clock is from it.

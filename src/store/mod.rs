@@ -19,6 +19,7 @@ mod repeat;
 pub mod rows;
 pub mod sqlite;
 pub mod tail;
+pub mod vitals;
 pub mod waiters;
 pub mod writer;
 

@@ -33,6 +33,7 @@ use super::{
     inbox::Inbox,
     post::{Reply, send_all},
     rows::{Opening, Rows, RowsError},
+    vitals::{Batch, Tally},
     waiters::{Waiter, Waiters},
 };
 
@@ -145,6 +146,13 @@ struct Writer<R> {
     reserve_at: Revision,
 }
 
+/// A batch that is on disk.
+struct Committed {
+    events: Vec<Event>,
+    commit_begun: Timestamp,
+    committed: Timestamp,
+}
+
 /// An outcome on its way to its caller.
 type Answered = (Reply, Outcome);
 
@@ -194,7 +202,7 @@ impl<R: Rows> Writer<R> {
     fn keep_house(&mut self) -> Result<(), RowsError> {
         let done = self.engine.rows.maintain(self.inbox.is_empty()).and_then(|()| self.reserve_more());
         if done == Err(RowsError::Full) {
-            self.disk_was_full = true;
+            self.disk_is_full(true);
             return Ok(());
         }
         done
@@ -236,9 +244,16 @@ impl<R: Rows> Writer<R> {
     /// After the coordinator was away, leases that wait for their heartbeat get their grace.
     fn notice_absence(&mut self) {
         let now = self.shared.clock.now();
-        self.shared.turned.store(now.micros(), Ordering::Relaxed);
+        let meter = &self.shared.meter;
+        meter.turned(now);
+        if meter.is_to_compare_clocks(now)
+            && let Some(step) = meter.compare_clocks(now, self.shared.clock.utc())
+        {
+            tracing::warn!(step_ms = step / 1000, "the machine's wall clock was stepped; leases don't depend on it");
+        }
         let away = now.since(self.last_able);
         if away > ABSENCE && !self.disk_was_full {
+            meter.absent(away, now);
             let absence = Absence { returned_at: now, grace: self.bounds.restart_grace };
             tracing::warn!(away = %away, grace = %absence.grace, "the coordinator was away; leases get their grace");
             *self.shared.absence.write() = absence;
@@ -254,7 +269,7 @@ impl<R: Rows> Writer<R> {
         match self.engine.rows.reserve_revisions(self.reserved) {
             Ok(_) => {
                 tracing::info!("the disk has room again");
-                self.disk_was_full = false;
+                self.disk_is_full(false);
                 self.notice_absence();
                 Ok(true)
             }
@@ -263,9 +278,15 @@ impl<R: Rows> Writer<R> {
         }
     }
 
+    fn disk_is_full(&mut self, full: bool) {
+        self.disk_was_full = full;
+        self.shared.meter.disk_is_full(full);
+    }
+
     fn refuse_for_lack_of_room(&mut self, message: Message) {
         match message {
             Message::Submit(submission) => {
+                self.shared.meter.refused.disk_full.fetch_add(1, Ordering::Relaxed);
                 submission.answer.send(Err(StoreError::Full { retry_after: FULL_RETRY }));
             }
             Message::Drain => self.drain(),
@@ -289,21 +310,29 @@ impl<R: Rows> Writer<R> {
         if batch.is_empty() && self.engine.agenda.due_by(self.shared.clock.now()).is_none() {
             return Ok(());
         }
-        let mut answered = Vec::with_capacity(batch.len());
+        let (changes, begun) = (batch.len(), self.shared.clock.now());
+        let mut answered = Vec::with_capacity(changes);
         let mut unanswered = batch.into_iter();
         let executed = self.execute_all(&mut unanswered, sweep_to, &mut answered);
         match executed {
-            Ok(events) => {
+            Ok(Committed { events, commit_begun, committed }) => {
                 send_all(answered);
+                let tally = Tally::of(&events);
                 self.shared.tail.publish(events);
                 self.shared.waiting.store(self.waiters.len() as u64, Ordering::Relaxed);
+                let answered = self.shared.clock.now();
+                self.shared.meter.batch(Batch { changes, begun, commit_begun, committed, answered }, tally);
                 Ok(())
             }
             Err((error, committing)) => {
                 let outcome = self.failed(&error, committing);
                 let callers = answered.into_iter().map(|(caller, _)| caller).chain(unanswered.map(|s| s.answer));
-                callers.for_each(|caller| caller.send(Err(outcome.clone())));
-                if error == RowsError::Full { Ok(()) } else { Err(error) }
+                let told = callers.map(|caller| caller.send(Err(outcome.clone()))).count() as u64;
+                if error != RowsError::Full {
+                    return Err(error);
+                }
+                self.shared.meter.refused.disk_full.fetch_add(told, Ordering::Relaxed);
+                Ok(())
             }
         }
     }
@@ -314,7 +343,7 @@ impl<R: Rows> Writer<R> {
         batch: &mut impl Iterator<Item = Submission>,
         sweep_to: Option<Timestamp>,
         answered: &mut Vec<Answered>,
-    ) -> Result<Vec<Event>, (RowsError, bool)> {
+    ) -> Result<Committed, (RowsError, bool)> {
         let before = |error| (error, false);
         self.engine.begin().map_err(before)?;
         for submission in batch {
@@ -340,7 +369,9 @@ impl<R: Rows> Writer<R> {
             answered.drain(..).for_each(|(caller, outcome)| caller.send(outcome));
             thread::sleep(Duration::from_millis(5));
         }
-        self.engine.commit().map_err(|error| (error, true))
+        let commit_begun = self.shared.clock.now();
+        let events = self.engine.commit().map_err(|error| (error, true))?;
+        Ok(Committed { events, commit_begun, committed: self.shared.clock.now() })
     }
 
     /// Executes one command; `None` if it is to be held.
@@ -357,6 +388,7 @@ impl<R: Rows> Writer<R> {
         if self.draining {
             answered.push((submission.answer, Err(StoreError::ShuttingDown)));
         } else if self.waiters.len() >= self.bounds.waiting && !self.waiters.forget_gone() {
+            self.shared.meter.refused.too_many_waiting.fetch_add(1, Ordering::Relaxed);
             answered.push((submission.answer, Err(StoreError::Overloaded { retry_after: HOLD_RETRY })));
         } else {
             self.waiters.hold(Waiter { wish, key, deadline, answer: submission.answer });
@@ -394,7 +426,7 @@ impl<R: Rows> Writer<R> {
         match error {
             RowsError::Full => {
                 tracing::error!("the disk is full; changes are refused until it has room");
-                self.disk_was_full = true;
+                self.disk_is_full(true);
                 match self.engine.rollback() {
                     Ok(()) => StoreError::Full { retry_after: FULL_RETRY },
                     Err(worse) => StoreError::Unavailable(worse.to_string()),

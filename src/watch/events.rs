@@ -9,7 +9,10 @@ use crate::{
         event::Event,
         ids::{QueueName, Revision, TaskId},
     },
-    store::{Store, StoreError},
+    store::{
+        Store, StoreError,
+        vitals::{WatchKind, Watching},
+    },
 };
 
 use super::follower::{Follower, Step, Which};
@@ -24,7 +27,7 @@ pub enum EventItem {
 }
 
 enum At {
-    Begin { store: Store, which: Which, after: Option<Revision> },
+    Begin { store: Store, which: Which, after: Option<Revision>, watching: Watching },
     Tail(Follower),
 }
 
@@ -38,14 +41,16 @@ pub fn watch_events(
     queues: Vec<QueueName>,
     after: Option<Revision>,
 ) -> impl Stream<Item = Result<EventItem, StoreError>> + Send + 'static {
+    let from = after.unwrap_or_else(|| store.tail().head());
+    let watching = store.watching(WatchKind::Events, queues.clone(), task_id.is_some(), from);
     let which = Which { task_id, queues, marked_only: false };
-    stream::try_unfold(At::Begin { store, which, after }, async |at| match at {
-        At::Begin { store, which, after } => {
+    stream::try_unfold(At::Begin { store, which, after, watching }, async |at| match at {
+        At::Begin { store, which, after, watching } => {
             let follower = match after {
-                Some(after) => Follower::resume(store, which, after).await?,
+                Some(after) => Follower::resume(store, which, after, watching).await?,
                 None => {
                     let head = store.tail().head();
-                    Follower::behind(store, which, head)
+                    Follower::behind(store, which, head, watching)
                 }
             };
             Ok(Some((EventItem::Bookmark(follower.position()), At::Tail(follower))))

@@ -11,7 +11,7 @@ use crate::{
         ids::{QueueName, Revision, TaskId},
     },
     mutants::{self, Mutant},
-    store::{EventQuery, Store, StoreError},
+    store::{EventQuery, Store, StoreError, vitals::Watching},
 };
 
 /// Events read at once: enough to keep a reader busy, little enough to hold for each of many watchers.
@@ -72,22 +72,29 @@ pub(super) struct Follower {
     head: watch::Receiver<Revision>,
     /// Runs since something was last handed out, as far as the watcher waited since then.
     quiet: Option<Pin<Box<Sleep>>>,
+    /// Tells how far it has come.
+    watching: Watching,
 }
 
 impl Follower {
     /// Begins behind a revision that was handed out before. Fails when what follows is not kept, or when no event had
     /// that revision.
-    pub(super) async fn resume(store: Store, which: Which, after: Revision) -> Result<Self, StoreError> {
+    pub(super) async fn resume(
+        store: Store,
+        which: Which,
+        after: Revision,
+        watching: Watching,
+    ) -> Result<Self, StoreError> {
         let begin = Which::default().query(after, Revision(i64::MAX), 1);
         store.events(begin).await?;
         let after = if mutants::on(Mutant::WatchSkipsAtResume) { store.tail().head() } else { after };
-        Ok(Follower::behind(store, which, after))
+        Ok(Follower::behind(store, which, after, watching))
     }
 
     /// Begins behind a revision that is known to be in the history.
-    pub(super) fn behind(store: Store, which: Which, position: Revision) -> Self {
+    pub(super) fn behind(store: Store, which: Which, position: Revision, watching: Watching) -> Self {
         let head = store.tail().subscribe();
-        Follower { store, which, position, page: VecDeque::new(), page_end: position, head, quiet: None }
+        Follower { store, which, position, page: VecDeque::new(), page_end: position, head, quiet: None, watching }
     }
 
     /// Where it is.
@@ -106,11 +113,11 @@ impl Follower {
             // Whoever has much to tell lets the other tasks of its thread have their turn.
             tokio::task::coop::consume_budget().await;
             if let Some(event) = self.page.pop_front() {
-                self.position = event.revision;
+                self.moved_to(event.revision);
                 self.quiet = None;
                 return Ok(Step::Event(event));
             }
-            self.position = self.page_end;
+            self.moved_to(self.page_end);
             if self.is_due().await {
                 return Ok(self.sign_of_life());
             }
@@ -124,6 +131,11 @@ impl Follower {
                 return Ok(self.sign_of_life());
             }
         }
+    }
+
+    fn moved_to(&mut self, position: Revision) {
+        self.position = position;
+        self.watching.at(position);
     }
 
     fn take_from_ring(&mut self, events: Vec<Arc<Event>>) -> bool {

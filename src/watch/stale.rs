@@ -12,7 +12,10 @@ use crate::{
         saga::Saga,
         time::Timestamp,
     },
-    store::{SagaKey, Store, StoreError},
+    store::{
+        SagaKey, Store, StoreError,
+        vitals::{WatchKind, Watching},
+    },
 };
 
 use super::follower::{Follower, Step, Which};
@@ -60,7 +63,7 @@ pub enum StaleItem {
 
 /// Where a watch is. Each step hands out one item.
 enum At {
-    Begin { store: Store, queues: Vec<QueueName>, after: Option<Revision>, snapshot_only: bool },
+    Begin { store: Store, queues: Vec<QueueName>, after: Option<Revision>, snapshot_only: bool, watching: Watching },
     Snapshot(Snapshot),
     Tail(Follower),
     End,
@@ -76,6 +79,7 @@ struct Snapshot {
     /// Whether the page is the last one.
     complete: bool,
     only: bool,
+    watching: Watching,
 }
 
 /// Follows which sagas of some queues (none named: of all) are stale. `after` absent: first all that are so now, each
@@ -90,16 +94,19 @@ pub fn watch_stale(
     after: Option<Revision>,
     snapshot_only: bool,
 ) -> impl Stream<Item = Result<StaleItem, StoreError>> + Send + 'static {
-    stream::try_unfold(At::Begin { store, queues, after, snapshot_only }, step)
+    // A snapshot counts as having come as far as it shows.
+    let from = after.unwrap_or_else(|| store.tail().head());
+    let watching = store.watching(WatchKind::Stale, queues.clone(), false, from);
+    stream::try_unfold(At::Begin { store, queues, after, snapshot_only, watching }, step)
 }
 
 async fn step(mut at: At) -> Result<Option<(StaleItem, At)>, StoreError> {
     loop {
         at = match at {
-            At::Begin { store, queues, after: Some(after), snapshot_only: _ } => {
-                At::Tail(Follower::resume(store, marks(queues), after).await?)
+            At::Begin { store, queues, after: Some(after), snapshot_only: _, watching } => {
+                At::Tail(Follower::resume(store, marks(queues), after, watching).await?)
             }
-            At::Begin { store, queues, after: None, snapshot_only } => {
+            At::Begin { store, queues, after: None, snapshot_only, watching } => {
                 // The head comes first: what happens while the snapshot is read is in the tail behind it.
                 let through = store.tail().head();
                 At::Snapshot(Snapshot {
@@ -110,6 +117,7 @@ async fn step(mut at: At) -> Result<Option<(StaleItem, At)>, StoreError> {
                     page: VecDeque::new(),
                     complete: false,
                     only: snapshot_only,
+                    watching,
                 })
             }
             At::Snapshot(mut snapshot) => match snapshot.next().await? {
@@ -162,7 +170,10 @@ impl Snapshot {
 
     /// What comes behind the snapshot.
     fn behind(self) -> At {
-        if self.only { At::End } else { At::Tail(Follower::behind(self.store, marks(self.queues), self.through)) }
+        if self.only {
+            return At::End;
+        }
+        At::Tail(Follower::behind(self.store, marks(self.queues), self.through, self.watching))
     }
 }
 

@@ -28,3 +28,4 @@ mod queues;
 mod random;
 mod repeat;
 mod sqlite;
+mod vitals;

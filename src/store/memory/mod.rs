@@ -63,7 +63,7 @@ impl Memory {
         let (rows, opening) = self.open_rows();
         clock.advance_to(opening.last_time);
         let absence = Absence { returned_at: clock.now(), grace: options.restart_grace };
-        let shared = Shared::new(clock, opening.head, absence);
+        let shared = Shared::new(clock, opening.head, absence, Arc::default());
         let (store, messages) =
             Store::new(options.queue, Arc::new(self.reader()), options.readers, shared.clone(), "memory");
         let bounds =

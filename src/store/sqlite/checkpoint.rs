@@ -5,17 +5,21 @@
 //! writer shut the gate to new reads, let the ones under way end (they are bounded), and start the log anew.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use parking_lot::RwLock;
 use rusqlite::Connection;
 
-use super::{super::rows::RowsError, load::rows_error, sql};
+use super::{
+    super::{
+        rows::RowsError,
+        vitals::{Checkpoint, LogMeter, Outcome},
+    },
+    load::rows_error,
+    sql,
+};
 
 /// Pages of 4 KiB that gather before a checkpoint: 4 MiB, about what a disk writes in the time of a few syncs.
 const GATHERED_PAGES: u64 = 1024;
@@ -34,8 +38,8 @@ pub type Gate = Arc<RwLock<()>>;
 
 /// Keeps the log bounded.
 pub struct Checkpoints {
-    /// Pages in the log, as of the last commit.
-    log_pages: Arc<AtomicU64>,
+    /// Bytes of the log's pages, as of the last commit, and what became of checkpoints.
+    meter: Arc<LogMeter>,
     /// Pages in the log when it was last copied.
     copied: u64,
     max_pages: u64,
@@ -48,26 +52,30 @@ impl Checkpoints {
     /// Takes over the checkpoints of a writing connection; the log is to stay below `max_bytes`.
     pub fn take_over(connection: &mut Connection, max_bytes: u64, gate: Gate) -> Result<Self, RowsError> {
         connection.pragma_update(None, "wal_autocheckpoint", 0).map_err(rows_error)?;
-        let log_pages = Arc::new(AtomicU64::new(0));
-        let seen = log_pages.clone();
+        let meter = Arc::new(LogMeter::default());
+        let seen = meter.clone();
         connection
             .wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages: std::ffi::c_int| {
-                seen.store(pages.unsigned_abs().into(), Ordering::Relaxed);
+                seen.bytes.store(u64::from(pages.unsigned_abs()) * PAGE_BYTES, Ordering::Relaxed);
                 Ok(())
             }))
             .map_err(rows_error)?;
         connection.busy_timeout(BUSY_WAIT).map_err(rows_error)?;
         let max_pages = max_bytes / PAGE_BYTES;
-        Ok(Checkpoints { log_pages, copied: 0, max_pages, retry_at: max_pages, gate })
+        Ok(Checkpoints { meter, copied: 0, max_pages, retry_at: max_pages, gate })
+    }
+
+    /// Where it is told what the log holds, and what became of checkpoints.
+    pub fn meter(&self) -> Arc<LogMeter> {
+        self.meter.clone()
     }
 
     /// Copies what has gathered, if it is enough; starts the log anew, if it has reached its bound.
     pub fn keep_bounded(&mut self, connection: &Connection, idle: bool) -> Result<(), RowsError> {
-        let pages = self.log_pages.load(Ordering::Relaxed);
+        let pages = self.meter.bytes.load(Ordering::Relaxed) / PAGE_BYTES;
         if pages < self.copied {
             // The log has begun anew by itself, as it does when all of it was copied and nobody reads it.
-            self.copied = 0;
-            self.retry_at = self.max_pages;
+            self.begun_anew();
         }
         if pages >= self.retry_at {
             if !self.restart(connection)? {
@@ -76,7 +84,7 @@ impl Checkpoints {
                 tracing::warn!(log_pages = pages, "a long read keeps the database's log from being started anew");
             }
         } else if pages - self.copied >= if idle { GATHERED_PAGES_IDLE } else { GATHERED_PAGES } {
-            self.run(connection, sql::CHECKPOINT_PASSIVE)?;
+            self.run(connection, Checkpoint::Passive)?;
             self.copied = pages;
         }
         Ok(())
@@ -88,20 +96,38 @@ impl Checkpoints {
         let gate = self.gate.clone();
         let _shut = gate.write();
         connection.busy_timeout(RESTART_WAIT).map_err(rows_error)?;
-        let done = self.run(connection, sql::CHECKPOINT_RESTART);
+        let done = self.run(connection, Checkpoint::Restart);
         connection.busy_timeout(BUSY_WAIT).map_err(rows_error)?;
         if done? {
             return Ok(false);
         }
-        self.copied = 0;
-        self.retry_at = self.max_pages;
-        self.log_pages.store(0, Ordering::Relaxed);
+        self.begun_anew();
+        self.meter.bytes.store(0, Ordering::Relaxed);
         Ok(true)
     }
 
+    fn begun_anew(&mut self) {
+        self.copied = 0;
+        self.retry_at = self.max_pages;
+        self.meter.begun.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Runs a checkpoint; returns whether something was in its way.
-    fn run(&self, connection: &Connection, checkpoint: &'static str) -> Result<bool, RowsError> {
-        let busy = connection.prepare_cached(checkpoint).and_then(|mut s| s.query_row([], |row| row.get::<_, i64>(0)));
-        busy.map(|busy| busy != 0).map_err(rows_error)
+    fn run(&self, connection: &Connection, kind: Checkpoint) -> Result<bool, RowsError> {
+        let statement = match kind {
+            Checkpoint::Passive => sql::CHECKPOINT_PASSIVE,
+            Checkpoint::Restart => sql::CHECKPOINT_RESTART,
+        };
+        let busy = connection.prepare_cached(statement).and_then(|mut s| s.query_row([], |row| row.get::<_, i64>(0)));
+        let busy = busy.map(|busy| busy != 0).map_err(rows_error);
+        self.meter.checkpointed(
+            kind,
+            match &busy {
+                Ok(false) => Outcome::Done,
+                Ok(true) => Outcome::Busy,
+                Err(_) => Outcome::Failed,
+            },
+        );
+        busy
     }
 }

@@ -1,6 +1,6 @@
 //! The writing connection: what the engine loads and writes.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -18,6 +18,7 @@ use super::{
     super::{
         query::SagaKey,
         rows::{Candidate, Derived, RowId, Rows, RowsError, StoredAnswer},
+        vitals::LogMeter,
     },
     cache::SagaCache,
     checkpoint::Checkpoints,
@@ -56,6 +57,11 @@ impl SqliteRows {
             cache: SagaCache::default(),
             tally,
         }
+    }
+
+    /// What the log and its checkpoints are noted in.
+    pub(in crate::store) fn log_meter(&self) -> Arc<LogMeter> {
+        self.checkpoints.meter()
     }
 
     pub(super) fn execute(&self, sql: &'static str, params: impl rusqlite::Params) -> Result<usize, RowsError> {

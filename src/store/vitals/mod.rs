@@ -1,0 +1,375 @@
+//! What the store measures of itself, for those who watch over it: [`super::Store::vitals`] tells it at a glance.
+//!
+//! The writer notes a few numbers for each batch, none for each change, into atomics that anyone may read at any time
+//! without stopping it. So a glance may see one number of a batch and not yet another. All counts begin with the process.
+
+mod histogram;
+mod queues;
+mod snapshot;
+mod watches;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed},
+};
+
+use crate::domain::{
+    command::{ClaimNext, Command},
+    event::{Event, EventType},
+    ids::QueueName,
+    lease::LeasePurpose,
+    saga::State,
+    time::{Span, Timestamp},
+};
+
+pub use histogram::{Buckets, Minute};
+pub use queues::{Asking, QueueVitals};
+pub use snapshot::{Checkpoint, ClockVitals, LogVitals, Outcome, Refusals, Vitals, WatchVitals};
+pub use watches::{WatchKind, Watching};
+
+use histogram::{BATCH_SIZES, Histogram, MICROS, Sliding};
+use queues::Queues;
+use watches::Watches;
+
+/// By how much the wall clock has to leave the coordinator's within [`STEP_LOOK`] to have been stepped: a clock that is only
+/// slewed moves by half a millisecond a second.
+const STEP: i64 = 250_000;
+/// How often the clocks are compared.
+const STEP_LOOK: Span = Span::from_secs(1);
+/// No time yet.
+const NEVER: i64 = i64::MIN;
+
+/// What is measured, by those who measure it.
+#[derive(Debug)]
+pub(super) struct Meter {
+    changes: AtomicU64,
+    batch_sizes: Histogram,
+    batch_micros: Histogram,
+    commit_micros: Histogram,
+    batch_minute: Sliding,
+    commit_minute: Sliding,
+    disk_full: AtomicBool,
+    pub(super) refused: RefusedMeter,
+    events: [AtomicU64; EventType::ALL.len()],
+    queues: Queues,
+    turned_at: AtomicI64,
+    absences: AbsenceMeter,
+    steps: StepMeter,
+    pub(super) watches: Arc<Watches>,
+    log: Arc<LogMeter>,
+    log_begun_seen: AtomicU64,
+    log_begun_at: AtomicI64,
+}
+
+/// Requests that were turned away for lack of room.
+#[derive(Debug, Default)]
+pub(super) struct RefusedMeter {
+    pub(super) queue_full: AtomicU64,
+    pub(super) no_room: AtomicU64,
+    pub(super) too_many_waiting: AtomicU64,
+    pub(super) disk_full: AtomicU64,
+}
+
+#[derive(Debug)]
+struct AbsenceMeter {
+    count: AtomicU64,
+    last: AtomicI64,
+    longest: AtomicI64,
+    last_at: AtomicI64,
+}
+
+/// The wall clock, as it was seen from the coordinator's.
+#[derive(Debug)]
+struct StepMeter {
+    count: AtomicU64,
+    last: AtomicI64,
+    last_at: AtomicI64,
+    looked_at: AtomicI64,
+    distance: AtomicI64,
+}
+
+/// What a backend tells of its log and its checkpoints.
+#[derive(Debug, Default)]
+pub struct LogMeter {
+    /// Bytes in the log that are not free for reuse.
+    pub(super) bytes: AtomicU64,
+    /// How often the log was started anew.
+    pub(super) begun: AtomicU64,
+    /// By kind and outcome.
+    pub(super) checkpoints: [[AtomicU64; 3]; 2],
+}
+
+impl LogMeter {
+    /// A checkpoint has ended.
+    pub(super) fn checkpointed(&self, kind: Checkpoint, outcome: Outcome) {
+        self.checkpoints[kind as usize][outcome as usize].fetch_add(1, Relaxed);
+    }
+}
+
+/// A batch that was committed, by its times.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Batch {
+    pub(super) changes: usize,
+    pub(super) begun: Timestamp,
+    pub(super) commit_begun: Timestamp,
+    pub(super) committed: Timestamp,
+    pub(super) answered: Timestamp,
+}
+
+impl Meter {
+    /// Begins to measure at `now`.
+    pub(super) fn new(now: Timestamp) -> Self {
+        Meter {
+            changes: AtomicU64::new(0),
+            batch_sizes: Histogram::new(BATCH_SIZES),
+            batch_micros: Histogram::new(MICROS),
+            commit_micros: Histogram::new(MICROS),
+            batch_minute: Sliding::default(),
+            commit_minute: Sliding::default(),
+            disk_full: AtomicBool::new(false),
+            refused: RefusedMeter::default(),
+            events: Default::default(),
+            queues: Queues::default(),
+            turned_at: AtomicI64::new(now.micros()),
+            absences: AbsenceMeter {
+                count: AtomicU64::new(0),
+                last: AtomicI64::new(0),
+                longest: AtomicI64::new(0),
+                last_at: AtomicI64::new(NEVER),
+            },
+            steps: StepMeter {
+                count: AtomicU64::new(0),
+                last: AtomicI64::new(0),
+                last_at: AtomicI64::new(NEVER),
+                looked_at: AtomicI64::new(NEVER),
+                distance: AtomicI64::new(0),
+            },
+            watches: Arc::default(),
+            log: Arc::default(),
+            log_begun_seen: AtomicU64::new(0),
+            log_begun_at: AtomicI64::new(NEVER),
+        }
+    }
+
+    /// The same, for a backend that tells of its log.
+    pub(super) fn with_log(self, log: Arc<LogMeter>) -> Self {
+        Meter { log, ..self }
+    }
+
+    /// The writer has turned: it is there.
+    pub(super) fn turned(&self, now: Timestamp) {
+        self.turned_at.store(now.micros(), Relaxed);
+    }
+
+    /// How long the writer has not turned.
+    pub(super) fn silence(&self, now: Timestamp) -> Span {
+        now.since(Timestamp::from_micros(self.turned_at.load(Relaxed)))
+    }
+
+    /// A batch is on disk and answered.
+    pub(super) fn batch(&self, batch: Batch, events: Tally) {
+        let micros = |span: Span| u64::try_from(span.micros()).unwrap_or(0);
+        let whole = micros(batch.answered.since(batch.begun));
+        let commit = micros(batch.committed.since(batch.commit_begun));
+        self.changes.fetch_add(batch.changes as u64, Relaxed);
+        self.batch_sizes.record(batch.changes as u64);
+        self.batch_micros.record(whole);
+        self.commit_micros.record(commit);
+        self.batch_minute.record(batch.answered, whole);
+        self.commit_minute.record(batch.answered, commit);
+        for (counter, count) in self.events.iter().zip(events.kinds).filter(|(_, count)| *count > 0) {
+            counter.fetch_add(count, Relaxed);
+        }
+        for (queue, what) in events.rare {
+            self.queues.count(&queue, what);
+        }
+        let begun = self.log.begun.load(Relaxed);
+        if self.log_begun_seen.swap(begun, Relaxed) != begun {
+            self.log_begun_at.store(batch.answered.micros(), Relaxed);
+        }
+    }
+
+    /// The disk is full, or has room again.
+    pub(super) fn disk_is_full(&self, full: bool) {
+        self.disk_full.store(full, Relaxed);
+    }
+
+    /// The coordinator was away.
+    pub(super) fn absent(&self, away: Span, now: Timestamp) {
+        self.absences.count.fetch_add(1, Relaxed);
+        self.absences.last.store(away.micros(), Relaxed);
+        self.absences.longest.fetch_max(away.micros(), Relaxed);
+        self.absences.last_at.store(now.micros(), Relaxed);
+    }
+
+    /// Whether it is time to compare the clocks.
+    pub(super) fn is_to_compare_clocks(&self, now: Timestamp) -> bool {
+        let looked_at = self.steps.looked_at.load(Relaxed);
+        looked_at == NEVER || now.since(Timestamp::from_micros(looked_at)) >= STEP_LOOK
+    }
+
+    /// Compares the wall clock with the coordinator's; returns by how much it was stepped since the last time, if it was.
+    pub(super) fn compare_clocks(&self, now: Timestamp, utc: Timestamp) -> Option<i64> {
+        let distance = utc.micros().saturating_sub(now.micros());
+        let first = self.steps.looked_at.swap(now.micros(), Relaxed) == NEVER;
+        let step = distance.saturating_sub(self.steps.distance.swap(distance, Relaxed));
+        if first || step.abs() < STEP {
+            return None;
+        }
+        self.steps.count.fetch_add(1, Relaxed);
+        self.steps.last.store(step, Relaxed);
+        self.steps.last_at.store(now.micros(), Relaxed);
+        Some(step)
+    }
+
+    /// A request is on its way. What claims for compensation ask for is kept: which kinds somebody handles.
+    pub(super) fn asked(&self, command: &Command, now: Timestamp) {
+        if let Command::ClaimNext(wish @ ClaimNext { purpose: LeasePurpose::Compensate, .. }) = command {
+            self.queues.asked(wish, now);
+        }
+    }
+
+    /// All of it.
+    pub(super) fn read(&self, now: Timestamp, utc: Timestamp) -> Vitals {
+        let time = |at: &AtomicI64| Some(at.load(Relaxed)).filter(|at| *at != NEVER).map(Timestamp::from_micros);
+        let span = |length: &AtomicI64| Span::from_micros(length.load(Relaxed)).unwrap_or(Span::ZERO);
+        let (queues, other_queues, asking) = self.queues.read();
+        let count = |counter: &AtomicU64| counter.load(Relaxed);
+        Vitals {
+            time: now,
+            changes: count(&self.changes),
+            batch_sizes: self.batch_sizes.read(),
+            batch_micros: self.batch_micros.read(),
+            commit_micros: self.commit_micros.read(),
+            batch_minute: self.batch_minute.read(now),
+            commit_minute: self.commit_minute.read(now),
+            disk_full: self.disk_full.load(Relaxed),
+            refusals: Refusals {
+                queue_full: count(&self.refused.queue_full),
+                no_room: count(&self.refused.no_room),
+                too_many_waiting: count(&self.refused.too_many_waiting),
+                disk_full: count(&self.refused.disk_full),
+            },
+            events: EventType::ALL.into_iter().zip(self.events.iter().map(count)).collect(),
+            queues,
+            other_queues,
+            asking,
+            turned_at: Timestamp::from_micros(self.turned_at.load(Relaxed)),
+            clock: ClockVitals {
+                distance: utc.micros().saturating_sub(now.micros()),
+                steps: count(&self.steps.count),
+                last_step: self.steps.last.load(Relaxed),
+                last_step_at: time(&self.steps.last_at),
+                absences: count(&self.absences.count),
+                last_absence: span(&self.absences.last),
+                longest_absence: span(&self.absences.longest),
+                last_absence_at: time(&self.absences.last_at),
+            },
+            log: LogVitals {
+                bytes: count(&self.log.bytes),
+                begun: count(&self.log.begun),
+                begun_at: time(&self.log_begun_at),
+                checkpoints: Checkpoint::ALL
+                    .into_iter()
+                    .flat_map(|kind| Outcome::ALL.map(|outcome| (kind, outcome)))
+                    .map(|(kind, outcome)| {
+                        (kind, outcome, count(&self.log.checkpoints[kind as usize][outcome as usize]))
+                    })
+                    .collect(),
+            },
+            watches: self.watches.read(),
+            waiting: 0,
+            writer_queue_depth: 0,
+            writer_queue_max: 0,
+            head: Default::default(),
+        }
+    }
+}
+
+/// What is counted of a queue when it happens: seldom, beside all else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rare {
+    /// A lease for execution ran out.
+    ExecutionExpired,
+    /// A lease for compensation ran out.
+    CompensationExpired,
+    /// A saga was parked for a person.
+    Quarantined,
+}
+
+/// The events of one batch, counted.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    kinds: [u64; EventType::ALL.len()],
+    rare: Vec<(QueueName, Rare)>,
+}
+
+impl Tally {
+    /// Counts them.
+    pub(super) fn of(events: &[Event]) -> Self {
+        let mut tally = Tally::default();
+        for event in events {
+            tally.kinds[event.kind as usize] += 1;
+            if let Some(rare) = rare(event) {
+                tally.rare.push((event.queue.clone(), rare));
+            }
+        }
+        tally
+    }
+}
+
+fn rare(event: &Event) -> Option<Rare> {
+    if event.kind == EventType::Quarantined {
+        Some(Rare::Quarantined)
+    } else if event.kind != EventType::LeaseExpired {
+        None
+    } else if event.from_state == Some(State::Compensating) {
+        Some(Rare::CompensationExpired)
+    } else {
+        Some(Rare::ExecutionExpired)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(micros: i64) -> Timestamp {
+        Timestamp::from_micros(micros)
+    }
+
+    #[test]
+    fn every_kind_of_event_has_its_own_place() {
+        for (place, kind) in EventType::ALL.into_iter().enumerate() {
+            assert_eq!(kind as usize, place);
+        }
+    }
+
+    #[test]
+    fn a_step_is_told_from_a_slew() {
+        let meter = Meter::new(at(0));
+        assert!(meter.is_to_compare_clocks(at(0)));
+        assert_eq!(meter.compare_clocks(at(0), at(7_000_000)), None, "the first look knows no other");
+        assert!(!meter.is_to_compare_clocks(at(999_999)));
+        assert!(meter.is_to_compare_clocks(at(1_000_000)));
+        assert_eq!(meter.compare_clocks(at(1_000_000), at(8_100_000)), None, "slewed by a tenth of a second");
+        assert_eq!(meter.compare_clocks(at(2_000_000), at(-90_900_000)), Some(-100_000_000));
+        assert_eq!(meter.compare_clocks(at(3_000_000), at(-89_900_000)), None, "once");
+        let clock = meter.read(at(3_000_000), at(-89_900_000)).clock;
+        assert_eq!((clock.steps, clock.last_step, clock.last_step_at), (1, -100_000_000, Some(at(2_000_000))));
+        assert_eq!(clock.distance, -92_900_000);
+    }
+
+    #[test]
+    fn absences_and_turns_are_kept() {
+        let meter = Meter::new(at(0));
+        meter.absent(Span::from_secs(9), at(10));
+        meter.absent(Span::from_secs(4), at(20));
+        meter.turned(at(30));
+        let vitals = meter.read(at(50), at(50));
+        let clock = &vitals.clock;
+        assert_eq!((clock.absences, clock.last_absence_at), (2, Some(at(20))));
+        assert_eq!((clock.last_absence, clock.longest_absence), (Span::from_secs(4), Span::from_secs(9)));
+        assert_eq!((meter.silence(at(50)).micros(), vitals.turned_at), (20, at(30)));
+    }
+}

@@ -1,0 +1,174 @@
+//! What is counted by queue, and who handles which compensations there. Both are bounded: whoever makes up queues gets no
+//! memory for it.
+
+use std::collections::{BTreeMap, HashMap};
+
+use parking_lot::Mutex;
+
+use crate::domain::{
+    command::ClaimNext,
+    ids::QueueName,
+    text::Kind,
+    time::{Span, Timestamp},
+};
+
+use super::Rare;
+
+/// Queues that are told apart. The others are counted together.
+const QUEUES: usize = 200;
+/// Kinds of compensations that are kept of a queue.
+const KINDS: usize = 64;
+/// A claim for compensation is forgotten after this: whoever handles compensations asks again within seconds.
+const ASKED_KEPT: Span = Span::from_secs(3600);
+
+/// What happened in a queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueVitals {
+    /// Leases for execution that ran out.
+    pub execution_expired: u64,
+    /// Leases for compensation that ran out.
+    pub compensation_expired: u64,
+    /// Sagas that were parked for a person.
+    pub quarantined: u64,
+}
+
+impl QueueVitals {
+    fn count(&mut self, what: Rare) {
+        match what {
+            Rare::ExecutionExpired => self.execution_expired += 1,
+            Rare::CompensationExpired => self.compensation_expired += 1,
+            Rare::Quarantined => self.quarantined += 1,
+        }
+    }
+}
+
+/// What a `ClaimNext` for compensation asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asking {
+    /// In which queue.
+    pub queue: QueueName,
+    /// Which kind; none: any.
+    pub kind: Option<Kind>,
+    /// When somebody last did.
+    pub last: Timestamp,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Queues {
+    counts: Mutex<(HashMap<QueueName, QueueVitals>, QueueVitals)>,
+    asked: Mutex<HashMap<QueueName, HashMap<Option<Kind>, Timestamp>>>,
+}
+
+impl Queues {
+    pub(super) fn count(&self, queue: &QueueName, what: Rare) {
+        let (queues, others) = &mut *self.counts.lock();
+        if queues.len() < QUEUES || queues.contains_key(queue) {
+            queues.entry(queue.clone()).or_default().count(what);
+        } else {
+            others.count(what);
+        }
+    }
+
+    pub(super) fn asked(&self, wish: &ClaimNext, now: Timestamp) {
+        let mut asked = self.asked.lock();
+        for queue in &wish.queues {
+            if asked.len() >= QUEUES && !asked.contains_key(queue) {
+                asked.retain(|_, kinds| kinds.values().any(|last| now.since(*last) < ASKED_KEPT));
+                if asked.len() >= QUEUES {
+                    continue;
+                }
+            }
+            let kinds = asked.entry(queue.clone()).or_default();
+            let any = wish.kinds.is_empty().then_some(None);
+            for kind in any.into_iter().chain(wish.kinds.iter().cloned().map(Some)) {
+                if kinds.len() >= KINDS && !kinds.contains_key(&kind) {
+                    kinds.retain(|_, last| now.since(*last) < ASKED_KEPT);
+                }
+                if kinds.len() < KINDS || kinds.contains_key(&kind) {
+                    kinds.insert(kind, now);
+                }
+            }
+        }
+    }
+
+    /// By queue, in order of name; those that are not told apart; and what was asked for.
+    pub(super) fn read(&self) -> (Vec<(QueueName, QueueVitals)>, QueueVitals, Vec<Asking>) {
+        let (queues, others) = {
+            let counts = self.counts.lock();
+            (counts.0.iter().map(|(queue, counts)| (queue.clone(), *counts)).collect::<BTreeMap<_, _>>(), counts.1)
+        };
+        let mut asking: Vec<_> = self
+            .asked
+            .lock()
+            .iter()
+            .flat_map(|(queue, kinds)| {
+                kinds.iter().map(|(kind, last)| Asking { queue: queue.clone(), kind: kind.clone(), last: *last })
+            })
+            .collect();
+        asking.sort_by(|a, b| (&a.queue, &a.kind).cmp(&(&b.queue, &b.kind)));
+        (queues.into_iter().collect(), others, asking)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{ids::OwnerId, lease::LeasePurpose};
+
+    fn queue(number: usize) -> QueueName {
+        QueueName::parse(&format!("q{number:04}")).unwrap()
+    }
+
+    fn at(secs: i64) -> Timestamp {
+        Timestamp::from_micros(secs * 1_000_000)
+    }
+
+    #[test]
+    fn p10_a_thousand_queues_are_not_all_told_apart_and_none_is_lost() {
+        let queues = Queues::default();
+        for number in 0..1000 {
+            queues.count(&queue(number), Rare::ExecutionExpired);
+            queues.count(&queue(0), Rare::Quarantined);
+        }
+        let (told, others, _) = queues.read();
+        assert_eq!((told.len(), told[0].0.clone()), (QUEUES, queue(0)));
+        assert_eq!(told[0].1, QueueVitals { execution_expired: 1, compensation_expired: 0, quarantined: 1000 });
+        assert_eq!(others.execution_expired, 1000 - QUEUES as u64);
+    }
+
+    fn wish(queues: impl IntoIterator<Item = usize>, kinds: &[&str]) -> ClaimNext {
+        ClaimNext {
+            queues: queues.into_iter().map(queue).collect(),
+            owner: OwnerId::parse("w").unwrap(),
+            ttl: Span::from_secs(1),
+            max_sagas: 1,
+            wait: Span::ZERO,
+            purpose: LeasePurpose::Compensate,
+            kinds: kinds.iter().map(|kind| Kind::parse(kind).unwrap()).collect(),
+        }
+    }
+
+    #[test]
+    fn p10_what_is_asked_for_is_kept_within_bounds_and_forgotten() {
+        let queues = Queues::default();
+        queues.asked(&wish([0], &["a", "b"]), at(1));
+        queues.asked(&wish([0], &["a"]), at(2));
+        queues.asked(&wish([1], &[]), at(3));
+        let told = |queues: &Queues| {
+            let (_, _, asking) = queues.read();
+            asking.into_iter().map(|a| (a.queue, a.kind.map(|kind| kind.to_string()), a.last)).collect::<Vec<_>>()
+        };
+        let (a, b) = (Some("a".to_owned()), Some("b".to_owned()));
+        assert_eq!(told(&queues), [(queue(0), a, at(2)), (queue(0), b, at(1)), (queue(1), None, at(3))]);
+        for number in 0..500 {
+            queues.asked(&wish([number], &[]), at(4));
+            queues.asked(&wish([0], &[&format!("k{number}")]), at(4));
+        }
+        let (_, _, asking) = queues.read();
+        assert_eq!(asking.iter().filter(|a| a.queue == queue(0)).count(), KINDS);
+        assert_eq!(asking.len(), KINDS + QUEUES - 1);
+        queues.asked(&wish([700], &["new"]), at(5000));
+        assert!(told(&queues).iter().any(|(name, _, _)| *name == queue(700)), "those of long ago make room");
+        assert_eq!(told(&queues).len(), 1);
+    }
+}

@@ -1,0 +1,94 @@
+//! Which watches are open, on what, and how far each has come.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use parking_lot::Mutex;
+
+use crate::domain::ids::{QueueName, Revision};
+
+use super::WatchVitals;
+
+/// What is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum WatchKind {
+    /// Stale sagas.
+    Stale,
+    /// Events.
+    Events,
+}
+
+impl WatchKind {
+    /// All of them.
+    pub const ALL: [WatchKind; 2] = [WatchKind::Stale, WatchKind::Events];
+}
+
+/// The open watches.
+#[derive(Debug, Default)]
+pub(in crate::store) struct Watches {
+    next: AtomicU64,
+    open: Mutex<HashMap<u64, Arc<Entry>>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    kind: WatchKind,
+    queues: Vec<QueueName>,
+    one_task: bool,
+    position: AtomicI64,
+}
+
+/// An open watch, until it is dropped.
+#[derive(Debug)]
+pub struct Watching {
+    all: Arc<Watches>,
+    number: u64,
+    entry: Arc<Entry>,
+}
+
+impl Watching {
+    /// Everything up to here was handed out, or is not wanted.
+    pub fn at(&self, position: Revision) {
+        self.entry.position.store(position.0, Relaxed);
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.all.open.lock().remove(&self.number);
+    }
+}
+
+impl Watches {
+    /// A watch is opened at a position. No queues: all of them; `one_task`: of one saga alone.
+    pub(in crate::store) fn open(
+        self: &Arc<Self>,
+        kind: WatchKind,
+        queues: Vec<QueueName>,
+        one_task: bool,
+        position: Revision,
+    ) -> Watching {
+        let number = self.next.fetch_add(1, Relaxed);
+        let entry = Arc::new(Entry { kind, queues, one_task, position: AtomicI64::new(position.0) });
+        self.open.lock().insert(number, entry.clone());
+        Watching { all: self.clone(), number, entry }
+    }
+
+    pub(super) fn read(&self) -> Vec<WatchVitals> {
+        let open = self.open.lock();
+        let mut watches: Vec<_> = open.iter().collect();
+        watches.sort_by_key(|(number, _)| **number);
+        let read = |entry: &Arc<Entry>| WatchVitals {
+            kind: entry.kind,
+            queues: entry.queues.clone(),
+            one_task: entry.one_task,
+            position: Revision(entry.position.load(Relaxed)),
+        };
+        watches.into_iter().map(|(_, entry)| read(entry)).collect()
+    }
+}
