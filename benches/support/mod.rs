@@ -145,7 +145,7 @@ impl Cycles {
         let now = Timestamp::from_micros(self.now);
         self.engine.begin().unwrap();
         let execute = |command| {
-            let request = Request { command, key: None };
+            let request = Request { command, key: None, by: None };
             self.engine.execute(&request, now).unwrap().unwrap()
         };
         let answers = commands.into_iter().map(execute).collect();

@@ -66,7 +66,7 @@ pub fn assert_complete() {
 fn change<M: Change + Name + Default + Clone + PartialEq + Debug + 'static>(bytes: &[u8]) {
     let Some(message) = decoded::<M>(bytes) else { return };
     match parse::request(message.clone()) {
-        Ok(Request { command, key }) => {
+        Ok(Request { command, key, by: _ }) => {
             bounds::command(&command);
             let again = decoded::<M>(&message.encode_to_vec()).expect("what was read can be written and read");
             assert_eq!(again, message);

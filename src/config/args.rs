@@ -30,9 +30,24 @@ pub struct ServeArgs {
     /// Which log lines are written, such as info or sagad=debug,info [default: info]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
-    /// Listen beyond this machine without TLS and authentication
+    /// Listen beyond this machine though TLS or principals are missing
     #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub insecure: Option<String>,
+    /// PEM file with the certificate of the server and those between it and its CA: then TLS is spoken [default: none]
+    #[arg(long, value_name = "FILE", help_heading = "Security")]
+    pub tls_cert: Option<String>,
+    /// PEM file with the private key of that certificate [default: none]
+    #[arg(long, value_name = "FILE", help_heading = "Security")]
+    pub tls_key: Option<String>,
+    /// PEM file with the CAs of clients: then each client needs a certificate of theirs [default: none]
+    #[arg(long, value_name = "FILE", help_heading = "Security")]
+    pub tls_client_ca: Option<String>,
+    /// TOML file with who may call, and what: then every call but health needs a principal [default: none]
+    #[arg(long, value_name = "FILE", help_heading = "Security")]
+    pub principals: Option<String>,
+    /// Let clients ask what rpcs there are, as grpcurl does [default: true]
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", require_equals = true, help_heading = "Security")]
+    pub reflection: Option<String>,
     /// Most connections at a time; further ones wait [default: 10240]
     #[arg(long, value_name = "COUNT", help_heading = "Limits")]
     pub max_connections: Option<String>,
@@ -87,7 +102,7 @@ pub struct ServeArgs {
 }
 
 /// All keys: of the file as they are, of the environment in capitals behind `SAGAD_`, of the command line with dashes.
-pub const KEYS: [&str; 24] = [
+pub const KEYS: [&str; 29] = [
     "listen",
     "data",
     "restart_grace",
@@ -95,6 +110,11 @@ pub const KEYS: [&str; 24] = [
     "log_format",
     "log",
     "insecure",
+    "tls_cert",
+    "tls_key",
+    "tls_client_ca",
+    "principals",
+    "reflection",
     "max_connections",
     "preface_timeout",
     "max_concurrent_streams",
@@ -125,6 +145,11 @@ impl ServeArgs {
             "log_format" => &self.log_format,
             "log" => &self.log,
             "insecure" => &self.insecure,
+            "tls_cert" => &self.tls_cert,
+            "tls_key" => &self.tls_key,
+            "tls_client_ca" => &self.tls_client_ca,
+            "principals" => &self.principals,
+            "reflection" => &self.reflection,
             "max_connections" => &self.max_connections,
             "preface_timeout" => &self.preface_timeout,
             "max_concurrent_streams" => &self.max_concurrent_streams,

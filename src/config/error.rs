@@ -75,15 +75,25 @@ pub enum ConfigError {
         /// All keys there are.
         known: String,
     },
-    /// Anyone on the network could use the daemon.
+    /// Anyone on the network could use the daemon, or read what it is told.
     #[error(
-        "listening on {listen} would let everyone who reaches this machine read, claim and cancel every saga: this \
-         version has neither TLS nor authentication (they come in a later one). Listen on 127.0.0.1 behind a proxy or \
-         a tunnel that has both, or accept it with --insecure (SAGAD_INSECURE=true, insecure = true)"
+        "listening on {listen}, which other machines reach, needs TLS and principals, and {missing}. Give them (see \
+         docs/security.md), listen on 127.0.0.1 behind a proxy or a tunnel that has both, or accept it with --insecure \
+         (SAGAD_INSECURE=true, insecure = true)"
     )]
     Exposed {
         /// The address.
         listen: SocketAddr,
+        /// What is missing, and what follows from that.
+        missing: &'static str,
+    },
+    /// One setting makes no sense without another.
+    #[error("{origin} needs {missing} as well")]
+    Incomplete {
+        /// Who said the one.
+        origin: Origin,
+        /// The key of the other.
+        missing: &'static str,
     },
     /// A default that can't be used: a mistake in the program, kept from being a panic.
     #[error("the default {value:?} {problem}")]

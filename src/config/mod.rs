@@ -4,6 +4,7 @@
 mod args;
 mod error;
 mod limits;
+mod security;
 mod setting;
 mod source;
 mod value;
@@ -17,6 +18,7 @@ use std::{net::SocketAddr, path::PathBuf};
 pub use args::ServeArgs;
 pub use error::{ConfigError, Origin};
 pub use limits::Limits;
+pub use security::{Security, TlsFiles};
 pub use setting::{Setting, SettingValue};
 
 use crate::domain::{bounds::Bound, time::Span};
@@ -79,8 +81,10 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Which of them are written: a filter of `tracing_subscriber::EnvFilter` that is known to parse.
     pub log: String,
-    /// Listen beyond this machine, though there is neither TLS nor authentication.
+    /// Listen beyond this machine, though TLS or principals are missing.
     pub insecure: bool,
+    /// The files that say who may connect and call.
+    pub security: Security,
     /// What the daemon bounds.
     pub limits: Limits,
 }
@@ -140,13 +144,21 @@ impl Config {
             log_format: sources.read("log_format", LogFormat::default(), value::log_format, setting::log_format)?,
             log: sources.read("log", LOG.to_owned(), value::log_filter, setting::text)?,
             insecure: sources.read("insecure", false, value::flag, setting::flag)?,
+            security: Security::read(sources)?,
             limits: Limits::read(sources)?,
         };
-        // An IPv4 address in IPv6 clothes is the same address.
-        if !config.insecure && !config.listen.ip().to_canonical().is_loopback() {
-            return Err(ConfigError::Exposed { listen: config.listen });
+        match config.security.missing() {
+            Some(missing) if config.is_exposed() && !config.insecure => {
+                return Err(ConfigError::Exposed { listen: config.listen, missing });
+            }
+            Some(_) | None => {}
         }
         Ok(config)
+    }
+
+    /// Whether other machines may reach the port. An IPv4 address in IPv6 clothes is the same address.
+    pub fn is_exposed(&self) -> bool {
+        !self.listen.ip().to_canonical().is_loopback()
     }
 
     /// What is configured and bounds something, as `GetServerInfo` shows it behind the contract's bounds.

@@ -1,6 +1,6 @@
 //! A setting as it is in effect, for people who ask: its value in the syntax of the file, and who said it.
 
-use std::fmt;
+use std::{fmt, path::PathBuf};
 
 use super::{LogFormat, Origin, value::SIZE_UNITS};
 use crate::domain::time::Span;
@@ -66,6 +66,11 @@ fn quoted(text: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 /// What reads as its own text.
 pub(super) fn text(value: &impl ToString) -> SettingValue {
     SettingValue::Text(value.to_string())
+}
+
+/// A file, or none.
+pub(super) fn file(value: &Option<PathBuf>) -> SettingValue {
+    SettingValue::Text(value.as_ref().map(|file| file.display().to_string()).unwrap_or_default())
 }
 
 /// `text` or `json`.

@@ -69,6 +69,11 @@ impl<'a> Sources<'a> {
         Ok(value)
     }
 
+    /// Who said the value of a key that was read.
+    pub(super) fn origin(&self, key: &str) -> Option<Origin> {
+        self.settings.borrow().iter().find(|setting| setting.key == key)?.origin.clone()
+    }
+
     /// The file, if one was named, and all that was read, in that order.
     pub(super) fn told(self) -> (Option<PathBuf>, Vec<Setting>) {
         (self.file.map(|file| file.path), self.settings.into_inner())

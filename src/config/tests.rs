@@ -39,6 +39,7 @@ fn nothing_said_gives_the_defaults() {
         log_format: LogFormat::Text,
         log: LOG.to_owned(),
         insecure: false,
+        security: Security::default(),
         limits: Limits::default(),
     };
     assert_eq!(config, expected);
@@ -60,12 +61,18 @@ fn a_flag_wins_over_a_variable_and_that_over_the_file() {
 #[test]
 fn every_key_can_be_said_in_all_three_ways() {
     for key in KEYS {
+        // A pair: see below.
+        if key.starts_with("tls_") {
+            continue;
+        }
         let (value, default) = match key {
             "listen" => ("[::1]:7", LISTEN),
             "data" => ("/d", DATA),
             "log_format" => ("json", "text"),
             "log" => ("debug", LOG),
             "insecure" => ("true", "false"),
+            "reflection" => ("false", "true"),
+            "principals" => ("/p", ""),
             // Beyond what any machine has by default.
             "network_threads" => ("61", "60"),
             "max_call_bytes" => ("128MiB", "64MiB"),
@@ -140,6 +147,25 @@ fn beyond_loopback_it_wants_to_be_told_twice() {
 }
 
 #[test]
+fn tls_and_principals_are_needed_together_beyond_loopback() {
+    let tls = ["--tls-cert=/c", "--tls-key=/k"];
+    let outside = ["--listen", "192.0.2.1:1"];
+    let said = |more: &[&str]| problem(&[&outside[..], more].concat(), &[], None);
+    assert!(said(&[]).contains("both are missing"), "{}", said(&[]));
+    assert!(said(&tls).contains("principals are missing"), "{}", said(&tls));
+    assert!(said(&["--principals=/p"]).contains("TLS is missing"));
+    let both = [&outside[..], &tls, &["--principals=/p"]].concat();
+    let config = merge(&both, &[], None).unwrap();
+    let files = TlsFiles { cert: "/c".into(), key: "/k".into(), client_ca: None };
+    assert_eq!(config.security, Security { tls: Some(files), principals: Some("/p".into()), reflection: true });
+    assert!(problem(&["--tls-cert", "/c"], &[], None).contains("--tls-cert needs tls_key"));
+    assert!(problem(&[], &[("SAGAD_TLS_KEY", "/k")], None).contains("SAGAD_TLS_KEY needs tls_cert"));
+    assert!(problem(&[], &[], Some("tls_client_ca = '/a'")).contains("tls_client_ca in"));
+    let ca = [&tls[..], &["--tls-client-ca=/a"]].concat();
+    assert_eq!(merge(&ca, &[], None).unwrap().security.tls.unwrap().client_ca, Some("/a".into()));
+}
+
+#[test]
 fn connections_stay_below_the_limit_on_open_files() {
     let mut limits = Limits::default();
     assert_eq!(limits.fit_to_descriptors(1 << 20), None);
@@ -154,7 +180,7 @@ fn connections_stay_below_the_limit_on_open_files() {
 #[test]
 fn each_bound_is_shown() {
     let names: Vec<_> = merge(&[], &[], None).unwrap().bounds().iter().map(|bound| bound.name).collect();
-    let expected = KEYS.iter().filter(|key| **key == "drain_grace" || KEYS[7..].contains(key));
+    let expected = KEYS.iter().filter(|key| **key == "drain_grace" || told_defaults().contains_key(**key));
     assert!(names.iter().eq(expected), "{names:?}");
 }
 

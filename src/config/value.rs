@@ -30,6 +30,11 @@ pub(super) fn path(text: &str) -> Parsed<PathBuf> {
     if text.is_empty() { Err("is empty: a directory is needed".to_owned()) } else { Ok(text.into()) }
 }
 
+/// A file; the empty text is none.
+pub(super) fn file(text: &str) -> Parsed<Option<PathBuf>> {
+    Ok(Some(text).filter(|text| !text.is_empty()).map(PathBuf::from))
+}
+
 /// `text` or `json`.
 pub(super) fn log_format(text: &str) -> Parsed<LogFormat> {
     match text {

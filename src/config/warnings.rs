@@ -1,6 +1,6 @@
 //! What is valid and yet hardly meant, for whoever asks before the daemon starts.
 
-use super::{Explained, Setting, args::KEYS};
+use super::{Config, Explained, Setting, args::KEYS};
 
 /// Letters that may be wrong in a variable's name, where the key is long enough to be told from other words.
 const SLIPS: usize = 2;
@@ -10,7 +10,8 @@ const SHORT: usize = 6;
 impl Explained {
     /// What should be looked at. `variables` are the names of those that are set, sagad's and all others.
     pub fn warnings(&self, variables: impl IntoIterator<Item = String>) -> Vec<String> {
-        let mut warnings: Vec<String> = self.needless_insecure().into_iter().collect();
+        let mut warnings: Vec<String> =
+            self.needless_insecure().into_iter().chain(self.config.tokens_in_the_open()).collect();
         warnings
             .extend(["max_concurrent_streams", "max_watches", "max_waiting"].iter().filter_map(|key| self.beyond(key)));
         warnings.extend(variables.into_iter().filter_map(|name| misspelt(&name)));
@@ -19,13 +20,20 @@ impl Explained {
 
     fn needless_insecure(&self) -> Option<String> {
         let listen = self.config.listen;
-        let needless = self.config.insecure && listen.ip().to_canonical().is_loopback();
-        needless.then(|| {
-            format!(
+        if !self.config.insecure {
+            None
+        } else if !self.config.is_exposed() {
+            Some(format!(
                 "insecure has no effect while listen is {listen}, which only this machine reaches. Leave it out, so that \
                  another address is not opened to everyone by mistake"
-            )
-        })
+            ))
+        } else if self.config.security.missing().is_none() {
+            let why = "insecure has no effect beside TLS and principals. Leave it out, so that the port is not opened to \
+                       everyone should one of them be taken away by mistake";
+            Some(why.to_owned())
+        } else {
+            None
+        }
     }
 
     /// A bound that somebody set above the one on all calls, which count in both.
@@ -43,6 +51,19 @@ impl Explained {
 
     fn setting(&self, key: &str) -> Option<&Setting> {
         self.settings.iter().find(|setting| setting.key == key)
+    }
+}
+
+impl Config {
+    /// Tokens that travel where others can read them.
+    pub fn tokens_in_the_open(&self) -> Option<String> {
+        let open = self.is_exposed() && self.security.tls.is_none() && self.security.principals.is_some();
+        open.then(|| {
+            format!(
+                "without TLS on {}, every token is sent in plain text: whoever reads one on the way can use it",
+                self.listen
+            )
+        })
     }
 }
 

@@ -1,10 +1,13 @@
 //! Every change that can be asked for, validated: what is here is well formed and within bounds.
 
+use std::sync::Arc;
+
 use super::{
     compensation::{CompensationOutcome, CompensationSpec},
     ids::{FencingToken, OwnerId, QueueName, Revision, SagaId, TaskId},
     lease::{Lease, LeasePurpose},
     policy::Policy,
+    principal::Behalf,
     saga::{Saga, State},
     text::{Actor, Blob, Kind, Labels, Text},
     time::{Span, Timestamp},
@@ -298,6 +301,8 @@ pub struct Request {
     pub command: Command,
     /// The caller's `request_id`, if given.
     pub key: Option<RequestKey>,
+    /// On whose behalf; none where callers are not known.
+    pub by: Option<Arc<Behalf>>,
 }
 
 /// A `request_id` with a digest of what it came with.

@@ -10,7 +10,7 @@ pub struct Malformed(pub String);
 
 /// One to `max` bytes of `[A-Za-z0-9._:/@+-]`, beginning with a letter or digit, without `..`: safe in a URL, a file
 /// name's part and a shell word.
-fn parse_name(value: &str, max: usize) -> Result<Arc<str>, Malformed> {
+pub(super) fn parse_name(value: &str, max: usize) -> Result<Arc<str>, Malformed> {
     let bytes = value.as_bytes();
     if bytes.is_empty() {
         return Err(Malformed("is required".into()));

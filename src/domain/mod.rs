@@ -17,6 +17,7 @@ mod held;
 pub mod ids;
 pub mod lease;
 pub mod policy;
+pub mod principal;
 pub mod rejection;
 pub mod saga;
 pub mod text;

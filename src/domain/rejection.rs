@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    ids::{FencingToken, OwnerId, TaskId},
+    ids::{FencingToken, OwnerId, QueueName, TaskId},
     saga::State,
     text::Text,
     time::{Span, Timestamp},
@@ -135,4 +135,9 @@ pub enum Rejection {
     },
     /// There is no such lease.
     NoLease,
+    /// The caller may not touch this queue.
+    NotPermitted {
+        /// Which.
+        queue: QueueName,
+    },
 }

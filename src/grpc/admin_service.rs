@@ -13,11 +13,12 @@ use crate::{
 
 use super::{
     ServerFacts, backup,
-    desk::{Desk, unexpected},
-    parse::{Change, free},
+    caller::Visitor,
+    desk::{Desk, refused, unexpected},
+    parse::{self, Change, free},
     render::{count, server, signed, span, time},
     status::Problem,
-    streams::{Answers, Seats},
+    streams::{Answers, End, Seats},
 };
 
 /// Sagas purged by one command: what the writer does at a stretch while others wait behind it.
@@ -40,8 +41,8 @@ impl Admin {
         Admin { desk, facts, backups: Seats::new(1, "backups"), stop }
     }
 
-    async fn server_info(&self) -> Result<proto::GetServerInfoResponse, Problem> {
-        let store = self.desk.store()?;
+    async fn server_info(&self, visitor: &Visitor) -> Result<proto::GetServerInfoResponse, Problem> {
+        let store = self.desk.store(&visitor.permit("GetServerInfo", false)?)?;
         let now = store.moment().now;
         let ahead = now.micros().saturating_sub(store.utc().micros());
         Ok(proto::GetServerInfoResponse {
@@ -55,29 +56,34 @@ impl Admin {
         })
     }
 
-    async fn list(&self) -> Result<proto::ListQueuesResponse, Problem> {
-        let queues = self.desk.store()?.queues().await?;
+    async fn list(&self, visitor: &Visitor) -> Result<proto::ListQueuesResponse, Problem> {
+        let queues = self.desk.store(&visitor.permit("ListQueues", false)?)?.queues().await?;
         Ok(server::queues(&queues))
     }
 
-    async fn set_paused<M: Change>(&self, message: M) -> Result<Option<proto::Queue>, Problem> {
-        match self.desk.change(message).await? {
+    async fn set_paused<M: Change>(&self, request: Request<M>) -> Result<Option<proto::Queue>, Problem> {
+        match self.desk.change(request).await? {
             Answer::Queue(status) => Ok(Some(server::queue(&status))),
             Answer::Saga(_) | Answer::Sagas(_) | Answer::Lease(_) | Answer::Purged(_) => Err(unexpected(M::RPC)),
         }
     }
 
     /// Purges in steps, each a command of its own, so that others are served in between.
-    async fn purge(&self, request: &proto::PurgeSagasRequest) -> Result<Purged, Problem> {
+    async fn purge(&self, request: Request<proto::PurgeSagasRequest>) -> Result<Purged, Problem> {
         const RPC: &str = "PurgeSagas";
-        let whole = free::purge(request)?;
+        let (visitor, mut request) = self.desk.open(RPC, request)?;
+        if let Some(principal) = visitor.name() {
+            parse::sign(principal, &mut request.actor);
+        }
+        let whole = free::purge(&request)?;
         let mut total = Purged::default();
         loop {
             let left = whole.max_sagas - total.sagas;
             // What is only counted is not gone in the next step, so it is counted in one.
             let max_sagas = if whole.validate_only { left } else { left.min(PURGE_STEP) };
             let command = Command::Purge(Purge { max_sagas, ..whole.clone() });
-            let purged = match self.desk.submit(RPC, Ok(command::Request { command, key: None })).await? {
+            let request = command::Request { command, key: None, by: None };
+            let purged = match self.desk.submit(RPC, &visitor, Ok(request)).await? {
                 Answer::Purged(purged) => purged,
                 Answer::Saga(_) | Answer::Sagas(_) | Answer::Lease(_) | Answer::Queue(_) => {
                     return Err(unexpected(RPC));
@@ -95,26 +101,31 @@ impl Admin {
 
 #[tonic::async_trait]
 impl AdminService for Admin {
-    async fn get_server_info(&self, _: Request<proto::GetServerInfoRequest>) -> Outcome<proto::GetServerInfoResponse> {
-        self.desk.look("GetServerInfo", "", self.server_info()).await
+    async fn get_server_info(
+        &self,
+        request: Request<proto::GetServerInfoRequest>,
+    ) -> Outcome<proto::GetServerInfoResponse> {
+        let (visitor, _) = self.desk.open("GetServerInfo", request)?;
+        self.desk.look("GetServerInfo", "", &visitor, self.server_info(&visitor)).await
     }
 
     async fn pause_queue(&self, request: Request<proto::PauseQueueRequest>) -> Outcome<proto::PauseQueueResponse> {
-        let queue = self.set_paused(request.into_inner()).await?;
+        let queue = self.set_paused(request).await?;
         Ok(Response::new(proto::PauseQueueResponse { queue }))
     }
 
     async fn resume_queue(&self, request: Request<proto::ResumeQueueRequest>) -> Outcome<proto::ResumeQueueResponse> {
-        let queue = self.set_paused(request.into_inner()).await?;
+        let queue = self.set_paused(request).await?;
         Ok(Response::new(proto::ResumeQueueResponse { queue }))
     }
 
-    async fn list_queues(&self, _: Request<proto::ListQueuesRequest>) -> Outcome<proto::ListQueuesResponse> {
-        self.desk.look("ListQueues", "", self.list()).await
+    async fn list_queues(&self, request: Request<proto::ListQueuesRequest>) -> Outcome<proto::ListQueuesResponse> {
+        let (visitor, _) = self.desk.open("ListQueues", request)?;
+        self.desk.look("ListQueues", "", &visitor, self.list(&visitor)).await
     }
 
     async fn purge_sagas(&self, request: Request<proto::PurgeSagasRequest>) -> Outcome<proto::PurgeSagasResponse> {
-        let purged = self.purge(&request.into_inner()).await?;
+        let purged = self.purge(request).await?;
         Ok(Response::new(proto::PurgeSagasResponse {
             purged_sagas: count(purged.sagas),
             purged_events: count(purged.events),
@@ -124,10 +135,14 @@ impl AdminService for Admin {
 
     type BackupStream = Answers<proto::BackupResponse>;
 
-    async fn backup(&self, _: Request<proto::BackupRequest>) -> Outcome<Self::BackupStream> {
-        let store = self.desk.store()?.clone();
+    async fn backup(&self, request: Request<proto::BackupRequest>) -> Outcome<Self::BackupStream> {
+        const RPC: &str = "Backup";
+        let (visitor, _) = self.desk.open(RPC, request)?;
+        let permit = visitor.permit(RPC, false).inspect_err(|problem| refused(RPC, "", problem))?;
+        let store = self.desk.store(&permit)?.clone();
         let seat = self.backups.take()?;
-        tracing::info!(rpc = "Backup", "request");
-        Ok(Response::new(backup::stream(store, self.facts.backup_dir.clone(), seat, self.stop.clone())))
+        tracing::info!(rpc = RPC, "request");
+        let end = End::new(&self.stop, &visitor, RPC);
+        Ok(Response::new(backup::stream(store, self.facts.backup_dir.clone(), seat, end)))
     }
 }

@@ -22,7 +22,6 @@ use tokio::{
     },
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::time::Span,
@@ -30,7 +29,11 @@ use crate::{
     store::{Store, StoreError},
 };
 
-use super::{desk::refused, status::Problem, streams::Answers};
+use super::{
+    desk::refused,
+    status::Problem,
+    streams::{Answers, End},
+};
 
 /// Bytes of a piece: far below what clients accept, large enough to be read at the disk's pace.
 const CHUNK_BYTES: usize = 1024 * 1024;
@@ -50,7 +53,7 @@ pub(super) fn stream(
     store: Store,
     directory: PathBuf,
     seat: OwnedSemaphorePermit,
-    stop: CancellationToken,
+    early: End,
 ) -> Answers<proto::BackupResponse> {
     let (pieces, answers) = mpsc::channel(CHUNKS_AHEAD);
     // How it ended has its own way to the client, so that no full channel can make a broken copy look whole.
@@ -58,7 +61,7 @@ pub(super) fn stream(
     tokio::spawn(async move {
         let outcome = tokio::select! {
             outcome = make_and_send(store, directory, pieces) => outcome,
-            () = stop.cancelled() => Err(Problem::from(StoreError::ShuttingDown)),
+            () = early.clone().comes() => Err(early.why().unwrap_or_else(|| StoreError::ShuttingDown.into())),
         };
         if let Err(problem) = &outcome {
             refused("Backup", "", problem);

@@ -1,6 +1,6 @@
 //! [`Desk`]: where requests are taken in and answers handed out, the same for every rpc.
 
-use tonic::{Code, Response, Status, metadata::MetadataMap};
+use tonic::{Code, Extensions, Response, Status, metadata::MetadataMap};
 use tracing::{debug, info};
 
 use crate::{
@@ -17,6 +17,7 @@ use crate::{
 
 use super::{
     StoreSlot,
+    caller::{Permit, Visitor},
     deadline::bounded_wait,
     parse::{self, Change, Violations},
     render,
@@ -27,45 +28,63 @@ use super::{
 #[derive(Clone)]
 pub(super) struct Desk {
     slot: StoreSlot,
+    /// Calls have to come with a principal.
+    callers_known: bool,
 }
 
 impl Desk {
-    pub(super) fn new(slot: StoreSlot) -> Self {
-        Desk { slot }
+    pub(super) fn new(slot: StoreSlot, callers_known: bool) -> Self {
+        Desk { slot, callers_known }
     }
 
     pub(super) fn slot(&self) -> &StoreSlot {
         &self.slot
     }
 
-    /// The store, for an rpc that only looks.
-    pub(super) fn store(&self) -> Result<&Store, Problem> {
+    /// The store, for an rpc that only looks, and is permitted.
+    pub(super) fn store(&self, _permitted: &Permit) -> Result<&Store, Problem> {
         self.slot.get()
+    }
+
+    /// Who calls, and what is asked.
+    pub(super) fn open<M>(&self, rpc: &'static str, request: tonic::Request<M>) -> Result<(Visitor, M), Problem> {
+        let (_, extensions, message) = request.into_parts();
+        Ok((self.visitor(rpc, &extensions)?, message))
+    }
+
+    /// Who calls.
+    pub(super) fn visitor(&self, rpc: &'static str, extensions: &Extensions) -> Result<Visitor, Problem> {
+        Visitor::of(extensions, rpc, self.callers_known).inspect_err(|problem| refused(rpc, "", problem))
     }
 
     /// Parses a request, has it carried out, and answers when it is committed. Once submitted, the change no longer
     /// depends on its caller: if the caller goes away and this future with it, the writer goes on.
-    pub(super) async fn change<M: Change>(&self, message: M) -> Result<Answer, Problem> {
-        self.submit(M::RPC, parse::request(message)).await
+    pub(super) async fn change<M: Change>(&self, request: tonic::Request<M>) -> Result<Answer, Problem> {
+        let (visitor, message) = self.open(M::RPC, request)?;
+        self.change_for(&visitor, message).await
     }
 
-    /// Has a parsed request carried out.
+    /// The same for a caller that is known already.
+    pub(super) async fn change_for<M: Change>(&self, visitor: &Visitor, message: M) -> Result<Answer, Problem> {
+        self.submit(M::RPC, visitor, parse::request_of(message, visitor.name())).await
+    }
+
+    /// Has a parsed request carried out, if its caller may ask for it.
     pub(super) async fn submit(
         &self,
         rpc: &'static str,
+        visitor: &Visitor,
         parsed: Result<Request, Violations>,
     ) -> Result<Answer, Problem> {
-        let request = match parsed {
-            Ok(request) => request,
-            Err(violations) => {
-                let problem = Problem::from(violations);
-                refused(rpc, "", &problem);
-                return Err(problem);
-            }
-        };
+        let permitted = parsed.map_err(Problem::from).and_then(|mut request| {
+            request.by = visitor.permit_command(rpc, &request.command)?.by;
+            Ok(request)
+        });
+        let request = permitted.inspect_err(|problem| refused(rpc, "", problem))?;
         let subject = subject(&request.command);
         let decider = decider(&request.command).cloned();
         let outcome = self.carry_out(rpc, &subject, request).await;
+        let outcome = outcome.map_err(|problem| visitor.complete(problem, rpc));
         match (&outcome, decider) {
             (Ok(_), Some(actor)) => info!(rpc, task_id = subject, actor = actor.as_str(), "decided"),
             (Ok(_), None) => {}
@@ -90,8 +109,11 @@ impl Desk {
     }
 
     /// A change whose answer is one saga.
-    pub(super) async fn change_saga<M: Change>(&self, message: M) -> Result<Option<proto::Saga>, Problem> {
-        let saga = match self.change(message).await? {
+    pub(super) async fn change_saga<M: Change>(
+        &self,
+        request: tonic::Request<M>,
+    ) -> Result<Option<proto::Saga>, Problem> {
+        let saga = match self.change(request).await? {
             Answer::Saga(saga) => *saga,
             Answer::Sagas(mut sagas) => match (sagas.pop(), sagas.is_empty()) {
                 (Some(saga), true) => saga,
@@ -103,8 +125,12 @@ impl Desk {
     }
 
     /// A change whose answer is any number of sagas.
-    pub(super) async fn change_sagas<M: Change>(&self, message: M) -> Result<Vec<proto::Saga>, Problem> {
-        self.sagas(M::RPC, parse::request(message)).await
+    pub(super) async fn change_sagas<M: Change>(
+        &self,
+        request: tonic::Request<M>,
+    ) -> Result<Vec<proto::Saga>, Problem> {
+        let (visitor, message) = self.open(M::RPC, request)?;
+        self.sagas(M::RPC, &visitor, parse::request_of(message, visitor.name())).await
     }
 
     /// `ClaimNext`, which is held no longer than its caller's deadline allows.
@@ -112,16 +138,23 @@ impl Desk {
         &self,
         message: ClaimNextRequest,
         metadata: &MetadataMap,
+        extensions: &Extensions,
     ) -> Result<Vec<proto::Saga>, Problem> {
-        let mut parsed = parse::request(message);
+        let visitor = self.visitor(ClaimNextRequest::RPC, extensions)?;
+        let mut parsed = parse::request_of(message, visitor.name());
         if let Ok(Request { command: Command::ClaimNext(claim), .. }) = &mut parsed {
             claim.wait = bounded_wait(claim.wait, metadata);
         }
-        self.sagas(ClaimNextRequest::RPC, parsed).await
+        self.sagas(ClaimNextRequest::RPC, &visitor, parsed).await
     }
 
-    async fn sagas(&self, rpc: &'static str, parsed: Result<Request, Violations>) -> Result<Vec<proto::Saga>, Problem> {
-        match self.submit(rpc, parsed).await? {
+    async fn sagas(
+        &self,
+        rpc: &'static str,
+        visitor: &Visitor,
+        parsed: Result<Request, Violations>,
+    ) -> Result<Vec<proto::Saga>, Problem> {
+        match self.submit(rpc, visitor, parsed).await? {
             Answer::Sagas(sagas) => self.render(&sagas),
             Answer::Saga(saga) => self.render(&[*saga]),
             Answer::Lease(_) | Answer::Queue(_) | Answer::Purged(_) => Err(unexpected(rpc)),
@@ -129,8 +162,8 @@ impl Desk {
     }
 
     /// A change whose answer is a lease: a heartbeat.
-    pub(super) async fn heartbeat<M: Change>(&self, message: M) -> Result<LeaseAnswer, Problem> {
-        match self.change(message).await? {
+    pub(super) async fn heartbeat<M: Change>(&self, visitor: &Visitor, message: M) -> Result<LeaseAnswer, Problem> {
+        match self.change_for(visitor, message).await? {
             Answer::Lease(answer) => Ok(answer),
             Answer::Saga(_) | Answer::Sagas(_) | Answer::Queue(_) | Answer::Purged(_) => Err(unexpected(M::RPC)),
         }
@@ -146,6 +179,7 @@ impl Desk {
         &self,
         rpc: &'static str,
         subject: &str,
+        visitor: &Visitor,
         look: impl Future<Output = Result<T, Problem>>,
     ) -> Result<Response<T>, Status> {
         // As the caller sent it, so of any length.
@@ -160,6 +194,7 @@ impl Desk {
                 Ok(Response::new(answer))
             }
             Err(problem) => {
+                let problem = visitor.complete(problem, rpc);
                 refused(rpc, &subject, &problem);
                 Err(problem.into())
             }

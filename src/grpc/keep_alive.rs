@@ -4,17 +4,17 @@
 //! that a client's heartbeats share the writer's batches; a client that doesn't read its answers is not read either.
 
 use futures::StreamExt;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
-use tonic::Streaming;
+use tonic::{Request, Streaming};
 
 use crate::proto::{self, Directive};
 
 use super::{
-    desk::Desk,
+    caller::Visitor,
+    desk::{self, Desk},
     edge, refusal, render,
     status::Problem,
-    streams::{self, Answers},
+    streams::{self, Answers, End, Seats},
 };
 
 /// Heartbeats of one stream that are being carried out: a fraction of the writer's queue, so that one client can't
@@ -23,30 +23,37 @@ const IN_FLIGHT: usize = 64;
 
 /// Answers each item. What was taken up before `stop` is still answered.
 pub(super) fn answers(
-    desk: Desk,
-    items: Streaming<proto::KeepAliveRequest>,
-    seat: OwnedSemaphorePermit,
-    stop: CancellationToken,
-) -> Answers<proto::KeepAliveResponse> {
-    let answers = streams::until_stopped(items, stop.clone())
+    desk: &Desk,
+    request: Request<Streaming<proto::KeepAliveRequest>>,
+    seats: &Seats,
+    stop: &CancellationToken,
+) -> Result<Answers<proto::KeepAliveResponse>, Problem> {
+    const RPC: &str = "KeepAlive";
+    let (visitor, items) = desk.open(RPC, request)?;
+    visitor.permit(RPC, true).inspect_err(|problem| desk::refused(RPC, "", problem))?;
+    let seat = seats.take()?;
+    let end = End::new(stop, &visitor, RPC);
+    let desk = desk.clone();
+    let answers = end
+        .cuts(items)
         .map(move |item| {
-            let desk = desk.clone();
+            let (desk, visitor) = (desk.clone(), visitor.clone());
             async move {
                 match item {
-                    Ok(item) => Ok(answer(&desk, item).await),
+                    Ok(item) => Ok(answer(&desk, &visitor, item).await),
                     // The stream itself is broken: nothing behind this can be read.
                     Err(status) => Err(edge::complete(&status)),
                 }
             }
         })
         .buffered(IN_FLIGHT);
-    streams::answers(answers, seat, stop)
+    Ok(streams::answers(answers, seat, end))
 }
 
-async fn answer(desk: &Desk, item: proto::KeepAliveRequest) -> proto::KeepAliveResponse {
+async fn answer(desk: &Desk, visitor: &Visitor, item: proto::KeepAliveRequest) -> proto::KeepAliveResponse {
     // As sent, also when it is malformed; though not when it is larger than any id.
     let task_id = super::status::cut(item.task_id.clone(), 2 * crate::domain::bounds::ID_BYTES);
-    match desk.heartbeat(item).await {
+    match desk.heartbeat(visitor, item).await {
         Ok(answer) => proto::KeepAliveResponse {
             task_id,
             lease: Some(render::saga::lease(&answer.lease)),

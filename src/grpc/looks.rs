@@ -2,6 +2,7 @@
 
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
+use tonic::Request;
 
 use crate::{
     domain::rejection::{Refusal, Rejection},
@@ -11,23 +12,32 @@ use crate::{
 };
 
 use super::{
+    caller::Visitor,
     desk::{Desk, refused},
     pages,
     parse::queries,
     render,
     status::Problem,
-    streams::{self, Answers, Seats},
+    streams::{self, Answers, End, Seats},
 };
 
-pub(super) async fn get_saga(desk: &Desk, request: &proto::GetSagaRequest) -> Result<proto::GetSagaResponse, Problem> {
+pub(super) async fn get_saga(
+    desk: &Desk,
+    visitor: &Visitor,
+    request: &proto::GetSagaRequest,
+) -> Result<proto::GetSagaResponse, Problem> {
     let key = queries::get_saga(request)?;
-    let store = desk.store()?;
+    let permit = visitor.permit("GetSaga", false)?;
+    let store = desk.store(&permit)?;
     let task_id = match &key {
         SagaKey::Task(task_id) => Some(task_id.clone()),
         SagaKey::Saga(_) => None,
     };
     match store.get(key).await? {
-        Some(saga) => Ok(proto::GetSagaResponse { saga: Some(render::saga::saga(&saga, &store.moment())) }),
+        Some(saga) => {
+            permit.check_queue(&saga.spec.queue)?;
+            Ok(proto::GetSagaResponse { saga: Some(render::saga::saga(&saga, &store.moment())) })
+        }
         None => {
             let refusal = Refusal { task_id, ..Refusal::plain(Rejection::SagaNotFound) };
             Err(StoreError::Refused(Box::new(refusal)).into())
@@ -37,69 +47,83 @@ pub(super) async fn get_saga(desk: &Desk, request: &proto::GetSagaRequest) -> Re
 
 pub(super) async fn list_sagas(
     desk: &Desk,
+    visitor: &Visitor,
     request: proto::ListSagasRequest,
 ) -> Result<proto::ListSagasResponse, Problem> {
-    let listing = queries::list_sagas(request)?;
-    pages::sagas(desk.store()?, listing).await
+    let mut listing = queries::list_sagas(request)?;
+    let permit = visitor.permit("ListSagas", false)?;
+    listing.filter.queues = permit.confine(listing.filter.queues)?;
+    pages::sagas(desk.store(&permit)?, listing).await
 }
 
 pub(super) async fn list_events(
     desk: &Desk,
+    visitor: &Visitor,
     request: proto::ListEventsRequest,
 ) -> Result<proto::ListEventsResponse, Problem> {
     let history = queries::list_events(request)?;
-    pages::events(desk.store()?, history).await
+    let permit = visitor.permit("ListEvents", false)?;
+    pages::events(desk.store(&permit)?, history, |saga| permit.check_queue(&saga.spec.queue)).await
 }
 
-pub(super) async fn get_stats(desk: &Desk) -> Result<proto::GetStatsResponse, Problem> {
-    let stats = desk.store()?.stats().await?;
+pub(super) async fn get_stats(desk: &Desk, visitor: &Visitor) -> Result<proto::GetStatsResponse, Problem> {
+    let stats = desk.store(&visitor.permit("GetStats", false)?)?.stats().await?;
     Ok(render::server::stats(&stats))
 }
 
 pub(super) fn watch_stale(
     desk: &Desk,
-    request: &proto::WatchStaleRequest,
+    request: Request<proto::WatchStaleRequest>,
     seats: &Seats,
     stop: &CancellationToken,
 ) -> Result<Answers<proto::WatchStaleResponse>, Problem> {
     const RPC: &str = "WatchStale";
+    let (visitor, request) = desk.open(RPC, request)?;
+    let end = End::new(stop, &visitor, RPC);
     let begin = || {
-        let queries::Watch { task_id: _, queues, after } = queries::watch_stale(request)?;
-        let store = desk.store()?.clone();
+        let queries::Watch { task_id: _, queues, after } = queries::watch_stale(&request)?;
+        let permit = visitor.permit(RPC, false)?;
+        let queues = permit.confine(queues)?;
+        let store = desk.store(&permit)?.clone();
         let seat = seats.take()?;
         let clock = store.clone();
         let items = watch::watch_stale(store, queues, after, request.snapshot_only);
-        let items = streams::until_stopped(items, stop.clone()).map(move |item| match item {
+        let items = end.cuts(items).map(move |item| match item {
             Ok(item) => Ok(render::watch::stale_item(item, &clock.moment())),
             Err(error) => Err(ended(RPC, error)),
         });
-        Ok(streams::answers(items, seat, stop.clone()))
+        Ok(streams::answers(items, seat, end))
     };
-    opened(RPC, begin())
+    opened(RPC, &visitor, begin())
 }
 
 pub(super) fn watch_events(
     desk: &Desk,
-    request: &proto::WatchEventsRequest,
+    request: Request<proto::WatchEventsRequest>,
     seats: &Seats,
     stop: &CancellationToken,
 ) -> Result<Answers<proto::WatchEventsResponse>, Problem> {
     const RPC: &str = "WatchEvents";
+    let (visitor, request) = desk.open(RPC, request)?;
+    let end = End::new(stop, &visitor, RPC);
     let begin = || {
-        let queries::Watch { task_id, queues, after } = queries::watch_events(request)?;
-        let store = desk.store()?.clone();
+        let queries::Watch { task_id, queues, after } = queries::watch_events(&request)?;
+        let permit = visitor.permit(RPC, false)?;
+        let queues = permit.confine(queues)?;
+        let store = desk.store(&permit)?.clone();
         let seat = seats.take()?;
         let items = watch::watch_events(store, task_id, queues, after);
-        let items = streams::until_stopped(items, stop.clone()).map(|item| match item {
+        let items = end.cuts(items).map(|item| match item {
             Ok(item) => Ok(render::watch::event_item(item)),
             Err(error) => Err(ended(RPC, error)),
         });
-        Ok(streams::answers(items, seat, stop.clone()))
+        Ok(streams::answers(items, seat, end))
     };
-    opened(RPC, begin())
+    opened(RPC, &visitor, begin())
 }
 
-fn opened<T>(rpc: &'static str, stream: Result<Answers<T>, Problem>) -> Result<Answers<T>, Problem> {
+fn opened<T>(rpc: &'static str, visitor: &Visitor, stream: Result<Answers<T>, Problem>) -> Result<Answers<T>, Problem> {
+    let stream = stream.map_err(|problem| visitor.complete(problem, rpc));
     match &stream {
         Ok(_) => tracing::debug!(rpc, accepted = true, "request"),
         Err(problem) => refused(rpc, "", problem),

@@ -3,6 +3,7 @@
 
 mod admin_service;
 mod backup;
+pub mod caller;
 mod deadline;
 mod desk;
 pub mod edge;
@@ -11,6 +12,7 @@ mod looks;
 pub mod page_token;
 mod pages;
 pub mod parse;
+pub mod permits;
 pub mod refusal;
 pub mod render;
 mod saga_service;
@@ -30,6 +32,7 @@ use crate::{
 };
 
 pub use admin_service::Admin;
+pub use caller::Caller;
 pub use edge::ErrorLayer;
 pub use saga_service::Sagas;
 pub use slot::StoreSlot;
@@ -49,6 +52,8 @@ pub struct GrpcLimits {
     pub max_keepalives: usize,
     /// Largest message that is read, in bytes.
     pub max_message_bytes: usize,
+    /// Every call has to carry a [`Caller`]: a layer in front of the services finds out who it is.
+    pub callers_known: bool,
 }
 
 /// What the services need to know of the configuration.
@@ -70,7 +75,7 @@ pub fn services(
     limits: GrpcLimits,
     stop: CancellationToken,
 ) -> (SagaServiceServer<Sagas>, AdminServiceServer<Admin>) {
-    let desk = desk::Desk::new(slot);
+    let desk = desk::Desk::new(slot, limits.callers_known);
     let sagas = Sagas::new(desk.clone(), limits, stop.clone());
     let admin = Admin::new(desk, facts, stop);
     (

@@ -5,6 +5,7 @@ use crate::{
         bounds::PAGE_MAX,
         ids::Revision,
         rejection::{Refusal, Rejection},
+        saga::Saga,
     },
     proto,
     store::{Cursor, EventQuery, ListQuery, SagaKey, Store, StoreError},
@@ -55,7 +56,7 @@ fn add(
     sagas: &mut Vec<proto::Saga>,
     after: &mut Option<Cursor>,
     room: &mut Room,
-    page: Vec<(Cursor, crate::domain::saga::Saga)>,
+    page: Vec<(Cursor, Saga)>,
     moment: &crate::store::Moment,
 ) -> bool {
     for (place, saga) in page {
@@ -69,12 +70,19 @@ fn add(
     true
 }
 
-/// A page of one saga's history.
-pub(super) async fn events(store: &Store, history: History) -> Result<proto::ListEventsResponse, Problem> {
+/// A page of one saga's history, if the caller may see it.
+pub(super) async fn events(
+    store: &Store,
+    history: History,
+    may_see: impl FnOnce(&Saga) -> Result<(), Problem>,
+) -> Result<proto::ListEventsResponse, Problem> {
     let History { task_id, after, limit, digest } = history;
-    if store.get(SagaKey::Task(task_id.clone())).await?.is_none() {
-        let refusal = Refusal { task_id: Some(task_id), ..Refusal::plain(Rejection::SagaNotFound) };
-        return Err(StoreError::Refused(Box::new(refusal)).into());
+    match store.get(SagaKey::Task(task_id.clone())).await? {
+        Some(saga) => may_see(&saga)?,
+        None => {
+            let refusal = Refusal { task_id: Some(task_id), ..Refusal::plain(Rejection::SagaNotFound) };
+            return Err(StoreError::Refused(Box::new(refusal)).into());
+        }
     }
     let limit = limit.min(PAGE_MAX);
     let query = EventQuery {

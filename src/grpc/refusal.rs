@@ -132,6 +132,12 @@ fn reason(refusal: &Refusal) -> Problem {
         Rejection::NoLease => {
             aborted("NO_LEASE", "this token was never given for this saga, or its lease was given back: stop")
         }
+        Rejection::NotPermitted { queue } => Problem::new(
+            Code::PermissionDenied,
+            "PERMISSION_DENIED",
+            format!("the queue {queue} is not among those of this principal: its entry has to name it"),
+        )
+        .with("queue", queue),
     }
 }
 

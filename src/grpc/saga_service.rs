@@ -37,7 +37,7 @@ impl Sagas {
 #[tonic::async_trait]
 impl SagaService for Sagas {
     async fn create_saga(&self, request: Request<proto::CreateSagaRequest>) -> Outcome<proto::CreateSagaResponse> {
-        let saga = self.desk.change_saga(request.into_inner()).await?;
+        let saga = self.desk.change_saga(request).await?;
         Ok(Response::new(proto::CreateSagaResponse { saga }))
     }
 
@@ -45,38 +45,40 @@ impl SagaService for Sagas {
         &self,
         request: Request<proto::BatchCreateSagasRequest>,
     ) -> Outcome<proto::BatchCreateSagasResponse> {
-        let sagas = self.desk.change_sagas(request.into_inner()).await?;
+        let sagas = self.desk.change_sagas(request).await?;
         Ok(Response::new(proto::BatchCreateSagasResponse { sagas }))
     }
 
     async fn get_saga(&self, request: Request<proto::GetSagaRequest>) -> Outcome<proto::GetSagaResponse> {
-        let request = request.into_inner();
+        let (visitor, request) = self.desk.open("GetSaga", request)?;
         let subject = format!("{}{}", request.task_id, request.saga_id);
-        self.desk.look("GetSaga", &subject, looks::get_saga(&self.desk, &request)).await
+        self.desk.look("GetSaga", &subject, &visitor, looks::get_saga(&self.desk, &visitor, &request)).await
     }
 
     async fn list_sagas(&self, request: Request<proto::ListSagasRequest>) -> Outcome<proto::ListSagasResponse> {
-        self.desk.look("ListSagas", "", looks::list_sagas(&self.desk, request.into_inner())).await
+        let (visitor, request) = self.desk.open("ListSagas", request)?;
+        self.desk.look("ListSagas", "", &visitor, looks::list_sagas(&self.desk, &visitor, request)).await
     }
 
     async fn dispatch(&self, request: Request<proto::DispatchRequest>) -> Outcome<proto::DispatchResponse> {
-        let saga = self.desk.change_saga(request.into_inner()).await?;
+        let saga = self.desk.change_saga(request).await?;
         Ok(Response::new(proto::DispatchResponse { saga }))
     }
 
     async fn claim(&self, request: Request<proto::ClaimRequest>) -> Outcome<proto::ClaimResponse> {
-        let saga = self.desk.change_saga(request.into_inner()).await?;
+        let saga = self.desk.change_saga(request).await?;
         Ok(Response::new(proto::ClaimResponse { saga }))
     }
 
     async fn claim_next(&self, request: Request<proto::ClaimNextRequest>) -> Outcome<proto::ClaimNextResponse> {
-        let (metadata, _, message) = request.into_parts();
-        let sagas = self.desk.claim_next(message, &metadata).await?;
+        let (metadata, extensions, message) = request.into_parts();
+        let sagas = self.desk.claim_next(message, &metadata, &extensions).await?;
         Ok(Response::new(proto::ClaimNextResponse { sagas }))
     }
 
     async fn heartbeat(&self, request: Request<proto::HeartbeatRequest>) -> Outcome<proto::HeartbeatResponse> {
-        let answer = self.desk.heartbeat(request.into_inner()).await?;
+        let (visitor, message) = self.desk.open("Heartbeat", request)?;
+        let answer = self.desk.heartbeat(&visitor, message).await?;
         Ok(Response::new(proto::HeartbeatResponse {
             lease: Some(render::saga::lease(&answer.lease)),
             directive: keep_alive::directive(answer.cancel_reason.is_some()).into(),
@@ -87,13 +89,12 @@ impl SagaService for Sagas {
     type KeepAliveStream = Answers<proto::KeepAliveResponse>;
 
     async fn keep_alive(&self, request: Request<Streaming<proto::KeepAliveRequest>>) -> Outcome<Self::KeepAliveStream> {
-        let seat = self.keepalives.take()?;
-        let answers = keep_alive::answers(self.desk.clone(), request.into_inner(), seat, self.stop.clone());
+        let answers = keep_alive::answers(&self.desk, request, &self.keepalives, &self.stop)?;
         Ok(Response::new(answers))
     }
 
     async fn release(&self, request: Request<proto::ReleaseRequest>) -> Outcome<proto::ReleaseResponse> {
-        let saga = self.desk.change_saga(request.into_inner()).await?;
+        let saga = self.desk.change_saga(request).await?;
         Ok(Response::new(proto::ReleaseResponse { saga }))
     }
 
@@ -101,17 +102,17 @@ impl SagaService for Sagas {
         &self,
         request: Request<proto::RegisterCompensationRequest>,
     ) -> Outcome<proto::RegisterCompensationResponse> {
-        let saga = self.desk.change_saga(request.into_inner()).await?;
+        let saga = self.desk.change_saga(request).await?;
         Ok(Response::new(proto::RegisterCompensationResponse { saga }))
     }
 
     async fn complete(&self, request: Request<proto::CompleteRequest>) -> Outcome<proto::CompleteResponse> {
-        let saga = self.desk.change_saga(request.into_inner()).await?;
+        let saga = self.desk.change_saga(request).await?;
         Ok(Response::new(proto::CompleteResponse { saga }))
     }
 
     async fn fail(&self, request: Request<proto::FailRequest>) -> Outcome<proto::FailResponse> {
-        let saga = self.desk.change_saga(request.into_inner()).await?;
+        let saga = self.desk.change_saga(request).await?;
         Ok(Response::new(proto::FailResponse { saga }))
     }
 
@@ -119,7 +120,7 @@ impl SagaService for Sagas {
         &self,
         request: Request<proto::RecordCompensationRequest>,
     ) -> Outcome<proto::RecordCompensationResponse> {
-        let saga = self.desk.change_saga(request.into_inner()).await?;
+        let saga = self.desk.change_saga(request).await?;
         Ok(Response::new(proto::RecordCompensationResponse { saga }))
     }
 
@@ -127,22 +128,22 @@ impl SagaService for Sagas {
         &self,
         request: Request<proto::WaiveCompensationRequest>,
     ) -> Outcome<proto::WaiveCompensationResponse> {
-        let saga = self.desk.change_saga(request.into_inner()).await?;
+        let saga = self.desk.change_saga(request).await?;
         Ok(Response::new(proto::WaiveCompensationResponse { saga }))
     }
 
     async fn compensate(&self, request: Request<proto::CompensateRequest>) -> Outcome<proto::CompensateResponse> {
-        let saga = self.desk.change_saga(request.into_inner()).await?;
+        let saga = self.desk.change_saga(request).await?;
         Ok(Response::new(proto::CompensateResponse { saga }))
     }
 
     async fn quarantine(&self, request: Request<proto::QuarantineRequest>) -> Outcome<proto::QuarantineResponse> {
-        let saga = self.desk.change_saga(request.into_inner()).await?;
+        let saga = self.desk.change_saga(request).await?;
         Ok(Response::new(proto::QuarantineResponse { saga }))
     }
 
     async fn recover(&self, request: Request<proto::RecoverRequest>) -> Outcome<proto::RecoverResponse> {
-        let saga = self.desk.change_saga(request.into_inner()).await?;
+        let saga = self.desk.change_saga(request).await?;
         Ok(Response::new(proto::RecoverResponse { saga }))
     }
 
@@ -150,36 +151,37 @@ impl SagaService for Sagas {
         &self,
         request: Request<proto::RequestCancelRequest>,
     ) -> Outcome<proto::RequestCancelResponse> {
-        let saga = self.desk.change_saga(request.into_inner()).await?;
+        let saga = self.desk.change_saga(request).await?;
         Ok(Response::new(proto::RequestCancelResponse { saga }))
     }
 
     async fn annotate(&self, request: Request<proto::AnnotateRequest>) -> Outcome<proto::AnnotateResponse> {
-        let saga = self.desk.change_saga(request.into_inner()).await?;
+        let saga = self.desk.change_saga(request).await?;
         Ok(Response::new(proto::AnnotateResponse { saga }))
     }
 
     type WatchStaleStream = Answers<proto::WatchStaleResponse>;
 
     async fn watch_stale(&self, request: Request<proto::WatchStaleRequest>) -> Outcome<Self::WatchStaleStream> {
-        let items = looks::watch_stale(&self.desk, &request.into_inner(), &self.watches, &self.stop)?;
+        let items = looks::watch_stale(&self.desk, request, &self.watches, &self.stop)?;
         Ok(Response::new(items))
     }
 
     type WatchEventsStream = Answers<proto::WatchEventsResponse>;
 
     async fn watch_events(&self, request: Request<proto::WatchEventsRequest>) -> Outcome<Self::WatchEventsStream> {
-        let items = looks::watch_events(&self.desk, &request.into_inner(), &self.watches, &self.stop)?;
+        let items = looks::watch_events(&self.desk, request, &self.watches, &self.stop)?;
         Ok(Response::new(items))
     }
 
     async fn list_events(&self, request: Request<proto::ListEventsRequest>) -> Outcome<proto::ListEventsResponse> {
-        let request = request.into_inner();
+        let (visitor, request) = self.desk.open("ListEvents", request)?;
         let subject = request.task_id.clone();
-        self.desk.look("ListEvents", &subject, looks::list_events(&self.desk, request)).await
+        self.desk.look("ListEvents", &subject, &visitor, looks::list_events(&self.desk, &visitor, request)).await
     }
 
-    async fn get_stats(&self, _: Request<proto::GetStatsRequest>) -> Outcome<proto::GetStatsResponse> {
-        self.desk.look("GetStats", "", looks::get_stats(&self.desk)).await
+    async fn get_stats(&self, request: Request<proto::GetStatsRequest>) -> Outcome<proto::GetStatsResponse> {
+        let (visitor, _) = self.desk.open("GetStats", request)?;
+        self.desk.look("GetStats", "", &visitor, looks::get_stats(&self.desk, &visitor)).await
     }
 }

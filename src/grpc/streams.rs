@@ -9,7 +9,7 @@ use tonic::Status;
 
 use crate::{domain::time::Span, store::StoreError};
 
-use super::status::Problem;
+use super::{caller::Visitor, permits, status::Problem};
 
 /// When to try again after too many streams were open: they last long.
 const RETRY: Span = Span::from_secs(1);
@@ -38,25 +38,57 @@ impl Seats {
     }
 }
 
-/// The items until the coordinator stops.
-pub(super) fn until_stopped<S: Stream>(items: S, stop: CancellationToken) -> impl Stream<Item = S::Item> {
-    items.take_until(stop.cancelled_owned())
+/// What ends a stream before its time.
+#[derive(Clone)]
+pub(super) struct End {
+    /// The coordinator stops.
+    stop: CancellationToken,
+    /// The caller is not who it was.
+    revoked: CancellationToken,
+    rpc: &'static str,
 }
 
-/// The answers; behind them `SHUTTING_DOWN` if the coordinator stops. The seat is held until the stream is dropped.
+impl End {
+    pub(super) fn new(stop: &CancellationToken, visitor: &Visitor, rpc: &'static str) -> Self {
+        End { stop: stop.clone(), revoked: visitor.revoked(), rpc }
+    }
+
+    /// The items until then.
+    pub(super) fn cuts<S: Stream>(&self, items: S) -> impl Stream<Item = S::Item> + use<S> {
+        items.take_until(self.clone().comes())
+    }
+
+    /// Ready then.
+    pub(super) async fn comes(self) {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = self.revoked.cancelled() => {}
+        }
+    }
+
+    /// Why, if it has come.
+    pub(super) fn why(&self) -> Option<Problem> {
+        if self.stop.is_cancelled() {
+            Some(Problem::from(StoreError::ShuttingDown))
+        } else if self.revoked.is_cancelled() {
+            tracing::info!(rpc = self.rpc, "ended a stream: its caller's principal was changed, or is no more");
+            Some(permits::unauthenticated(self.rpc))
+        } else {
+            None
+        }
+    }
+}
+
+/// The answers; behind them why they ended, if it was before their time. The seat is held until the stream is dropped.
 pub(super) fn answers<T: Send + 'static>(
     answers: impl Stream<Item = Result<T, Status>> + Send + 'static,
     seat: OwnedSemaphorePermit,
-    stop: CancellationToken,
+    end: End,
 ) -> Answers<T> {
-    let end = future::lazy(move |_| stop.is_cancelled().then(|| Err(shutting_down()))).into_stream();
+    let end = future::lazy(move |_| end.why().map(|why| Err(why.into()))).into_stream();
     let answers = answers.chain(end.filter_map(future::ready));
     Box::pin(answers.map(move |answer| {
         let _held = &seat;
         answer
     }))
-}
-
-fn shutting_down() -> Status {
-    Problem::from(StoreError::ShuttingDown).into()
 }

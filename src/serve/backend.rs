@@ -46,6 +46,7 @@ pub(super) fn sqlite(config: &Config, clock: Arc<dyn Clock>) -> Backend {
         max_watches: config.limits.max_watches,
         max_keepalives: config.limits.max_watches,
         max_message_bytes: config.limits.max_message_bytes,
+        callers_known: config.security.principals.is_some(),
     };
     let options = Options {
         data: config.data.clone(),

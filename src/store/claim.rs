@@ -136,7 +136,11 @@ impl<R: Rows> Engine<R> {
                 let Some(waiter) = waiters.get(call) else { continue };
                 let any_kind = waiter.wish.kinds.is_empty();
                 // Like any request: another call with the same request_id may have been answered meanwhile.
-                let request = Request { command: Command::ClaimNext(waiter.wish.clone()), key: waiter.key };
+                let request = Request {
+                    command: Command::ClaimNext(waiter.wish.clone()),
+                    key: waiter.key,
+                    by: waiter.by.clone(),
+                };
                 let outcome = self.execute(&request, now)?;
                 if !self.is_to_wait(&request, &outcome, now)? {
                     served.extend(waiters.take(call).map(|waiter| (waiter, outcome)));

@@ -1,6 +1,6 @@
 //! One command: load → what is due → the rules → write. The same for every backend.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use crate::mutants::{self, Mutant};
 
@@ -8,12 +8,13 @@ use crate::domain::{
     bounds::REVISION_MAX,
     command::{
         Answer, Change, Command, Creation, FreeVerb, HeldVerb, Holder, LeaseAnswer, Purge, Purged, QueueStatus,
-        Request, RequestKey, SetPaused, Verb,
+        Request, SetPaused, Verb,
     },
     draft::Draft,
     event::Event,
     ids::{QueueName, Revision},
     lease::{Absence, LeasePurpose, Standing},
+    principal::{Behalf, Scope},
     rejection::{Refusal, Rejection},
     saga::{Saga, State},
     time::Timestamp,
@@ -127,6 +128,9 @@ impl<R: Rows> Engine<R> {
     }
 
     fn try_execute(&mut self, request: &Request, now: Timestamp) -> Result<Outcome, RowsError> {
+        if let Some(refused) = out_of_scope(request) {
+            return Ok(refused);
+        }
         if let Some(replayed) = self.replay(request, now)? {
             return Ok(replayed);
         }
@@ -134,8 +138,8 @@ impl<R: Rows> Engine<R> {
             return Ok(Err(StoreError::Unavailable("all revisions below 2^53 are used up".into())));
         }
         match &request.command {
-            Command::Create(creations) => self.create(creations, request.key, now),
-            Command::Change(change) => self.change(change, request.key, now),
+            Command::Create(creations) => self.create(creations, request, now),
+            Command::Change(change) => self.change(change, request, now),
             Command::SetPaused(wish) => self.set_paused(wish, now).map(Ok),
             Command::Purge(purge) => self.purge(purge, now).map(Ok),
             Command::ClaimNext(wish) => {
@@ -145,12 +149,7 @@ impl<R: Rows> Engine<R> {
         }
     }
 
-    fn create(
-        &mut self,
-        creations: &[Creation],
-        key: Option<RequestKey>,
-        now: Timestamp,
-    ) -> Result<Outcome, RowsError> {
+    fn create(&mut self, creations: &[Creation], request: &Request, now: Timestamp) -> Result<Outcome, RowsError> {
         for (index, creation) in creations.iter().enumerate() {
             if let Some(field) = self.rows.taken(&creation.task_id, &creation.saga_id)? {
                 return Ok(refuse(Refusal {
@@ -164,7 +163,8 @@ impl<R: Rows> Engine<R> {
         let mut sagas = Vec::with_capacity(creations.len());
         let mut kept = Vec::with_capacity(creations.len());
         for creation in creations {
-            let (saga, event) = create(creation.clone(), now, self.next_revision);
+            let (saga, mut event) = create(creation.clone(), now, self.next_revision);
+            event.actor = request.by.as_ref().map(|by| by.actor.clone());
             self.next_revision = self.next_revision.after(1);
             let derived = self.derive(&saga, now);
             let id = self.rows.insert(&saga, &derived)?;
@@ -174,15 +174,19 @@ impl<R: Rows> Engine<R> {
             kept.push((id, None));
             sagas.push(saga);
         }
-        self.keep(key, kept, now)?;
+        self.keep(request.key, kept, now)?;
         Ok(Ok(Answer::Sagas(sagas)))
     }
 
-    fn change(&mut self, change: &Change, key: Option<RequestKey>, now: Timestamp) -> Result<Outcome, RowsError> {
+    fn change(&mut self, change: &Change, request: &Request, now: Timestamp) -> Result<Outcome, RowsError> {
         let Some((id, before)) = self.rows.find(&SagaKey::Task(change.task_id.clone()))? else {
             let task_id = Some(change.task_id.clone());
             return Ok(refuse(Refusal { task_id, state: None, index: None, why: Rejection::SagaNotFound }));
         };
+        if let Some(why) = denied(&request.by, &before.spec.queue) {
+            let task_id = Some(change.task_id.clone());
+            return Ok(refuse(Refusal { task_id, state: None, index: None, why }));
+        }
         let earlier = self.earlier_lease(id, &before, &change.verb)?;
         let mut draft = self.draft(before.clone(), now);
         let tampered = tamper(&change.verb, &mut draft);
@@ -202,7 +206,7 @@ impl<R: Rows> Engine<R> {
         };
         if accepted == Accepted::Changed {
             let token = if is_claim(&change.verb) { draft.saga.lease.as_ref().map(|lease| lease.token) } else { None };
-            self.keep(key, vec![(id, token)], now)?;
+            self.keep(request.key, vec![(id, token)], now)?;
         }
         Ok(Ok(answer(&change.verb, draft.saga)))
     }
@@ -329,6 +333,34 @@ impl<R: Rows> Engine<R> {
             self.rows.compact(purged.through)?;
         }
         Ok(Answer::Purged(purged))
+    }
+}
+
+/// Why somebody may not touch a queue, if so.
+pub(super) fn denied(by: &Option<Arc<Behalf>>, queue: &QueueName) -> Option<Rejection> {
+    match by.as_ref().map(|by| &by.scope) {
+        None | Some(Scope::All) => None,
+        Some(scope @ Scope::Only(_)) => {
+            (!scope.allows(queue)).then(|| Rejection::NotPermitted { queue: queue.clone() })
+        }
+    }
+}
+
+/// Refuses what names a foreign queue, before it is looked whether it was asked before or can be done.
+fn out_of_scope(request: &Request) -> Option<Outcome> {
+    match &request.command {
+        Command::Create(creations) => creations.iter().enumerate().find_map(|(index, creation)| {
+            let why = denied(&request.by, &creation.queue)?;
+            let task_id = Some(creation.task_id.clone());
+            Some(refuse(Refusal { task_id, state: None, index: Some(index), why }))
+        }),
+        Command::ClaimNext(wish) => {
+            let why = wish.queues.iter().find_map(|queue| denied(&request.by, queue))?;
+            Some(refuse(Refusal::plain(why)))
+        }
+        Command::SetPaused(wish) => denied(&request.by, &wish.queue).map(|why| refuse(Refusal::plain(why))),
+        // The saga tells its queue once it is loaded; a purge goes over all of them.
+        Command::Change(_) | Command::Purge(_) => None,
     }
 }
 

@@ -11,7 +11,7 @@ use crate::domain::{
 };
 
 use super::{
-    execute::{Engine, Outcome, answer, refuse},
+    execute::{Engine, Outcome, answer, denied, refuse},
     rows::{RowId, Rows, RowsError, StoredAnswer},
 };
 
@@ -52,6 +52,11 @@ impl<R: Rows> Engine<R> {
                 }
                 return Ok(Some(refuse(Refusal::plain(Rejection::SagaNotFound))));
             };
+            // The caller's queues may be fewer than they were.
+            if let Some(why) = denied(&request.by, &before.spec.queue) {
+                let task_id = Some(before.spec.task_id.clone());
+                return Ok(Some(refuse(Refusal { task_id, state: None, index: None, why })));
+            }
             let mut draft = self.draft(before.clone(), now);
             self.save(id, &before, &mut draft)?;
             if let Some(why) = token.and_then(|token| lease_error(&draft, request, token)) {

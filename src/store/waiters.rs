@@ -4,12 +4,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     ops::Bound,
+    sync::Arc,
 };
 
 use crate::domain::{
     command::{ClaimNext, RequestKey},
     ids::{OwnerId, QueueName},
     lease::LeasePurpose,
+    principal::Behalf,
     time::Timestamp,
 };
 
@@ -24,6 +26,8 @@ pub struct Waiter {
     pub wish: ClaimNext,
     /// Its `request_id`, if given.
     pub key: Option<RequestKey>,
+    /// On whose behalf, if that is known.
+    pub by: Option<Arc<Behalf>>,
     /// When it is answered that there was none.
     pub deadline: Timestamp,
     /// Where its answer goes.

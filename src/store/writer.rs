@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use crate::{
     domain::{
         bounds::{ABSENCE, ANSWER_KEPT},
-        command::{Answer, ClaimNext, Command, RequestKey},
+        command::{Answer, ClaimNext, Command, Request},
         event::Event,
         ids::Revision,
         lease::Absence,
@@ -383,7 +383,8 @@ impl<R: Rows> Writer<R> {
 
     /// Holds a claim that found nothing, if there is room and time for it.
     fn hold(&mut self, submission: Submission, answered: &mut Vec<Answered>) {
-        let Some((wish, key)) = held_wish(submission.request) else { return };
+        let Request { command, key, by } = submission.request;
+        let Some(wish) = held_wish(command) else { return };
         let deadline = submission.arrival.plus(wish.wait);
         if self.draining {
             answered.push((submission.answer, Err(StoreError::ShuttingDown)));
@@ -391,7 +392,7 @@ impl<R: Rows> Writer<R> {
             self.shared.meter.refused.too_many_waiting.fetch_add(1, Ordering::Relaxed);
             answered.push((submission.answer, Err(StoreError::Overloaded { retry_after: HOLD_RETRY })));
         } else {
-            self.waiters.hold(Waiter { wish, key, deadline, answer: submission.answer });
+            self.waiters.hold(Waiter { wish, key, by, deadline, answer: submission.answer });
         }
     }
 
@@ -439,9 +440,9 @@ impl<R: Rows> Writer<R> {
     }
 }
 
-fn held_wish(request: crate::domain::command::Request) -> Option<(ClaimNext, Option<RequestKey>)> {
-    match request.command {
-        Command::ClaimNext(wish) => Some((wish, request.key)),
+fn held_wish(command: Command) -> Option<ClaimNext> {
+    match command {
+        Command::ClaimNext(wish) => Some(wish),
         Command::Create(_) | Command::Change(_) | Command::SetPaused(_) | Command::Purge(_) => None,
     }
 }

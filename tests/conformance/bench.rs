@@ -156,14 +156,14 @@ impl Bench {
 
     /// Submits a command.
     pub fn submit(&self, command: impl ToCommand) -> Result<Answer, StoreError> {
-        self.wait(self.store.submit(Request { command: command.command(), key: None }))
+        self.wait(self.store.submit(Request { command: command.command(), key: None, by: None }))
     }
 
     /// Submits a command with the `request_id` that this number stands for.
     pub fn submit_as(&self, id: u8, command: impl ToCommand) -> Result<Answer, StoreError> {
         let command = command.command();
         let key = Some(key_of(id, &command));
-        self.wait(self.store.submit(Request { command, key }))
+        self.wait(self.store.submit(Request { command, key, by: None }))
     }
 
     /// A command that changes one saga and is accepted.
@@ -218,13 +218,13 @@ impl Bench {
 
     /// Submits a command that is to be held.
     pub fn hold(&self, command: impl ToCommand) -> Held<'_> {
-        self.hold_request(Request { command: command.command(), key: None })
+        self.hold_request(Request { command: command.command(), key: None, by: None })
     }
 
     pub fn hold_as(&self, id: u8, command: impl ToCommand) -> Held<'_> {
         let command = command.command();
         let key = Some(key_of(id, &command));
-        self.hold_request(Request { command, key })
+        self.hold_request(Request { command, key, by: None })
     }
 
     fn hold_request(&self, request: Request) -> Held<'_> {
@@ -236,7 +236,7 @@ impl Bench {
 
     /// Submits a command without looking whether the writer has taken it up.
     pub fn hold_unsettled(&self, command: impl ToCommand) -> Held<'_> {
-        let mut held = self.begin(Request { command: command.command(), key: None });
+        let mut held = self.begin(Request { command: command.command(), key: None, by: None });
         held.poll();
         held
     }

@@ -94,7 +94,8 @@ fn m3_one_of_many_gets_it(bench: Bench) {
     let calls: Vec<_> = (0..50)
         .map(|n| {
             let store = bench.store.clone();
-            let request = sagad::domain::command::Request { command: claim("a", &format!("w{n}")), key: None };
+            let request =
+                sagad::domain::command::Request { command: claim("a", &format!("w{n}")), key: None, by: None };
             bench.runtime.spawn(async move { store.submit(request).await })
         })
         .collect();

@@ -365,7 +365,9 @@ fn a_backup_under_load_is_consistent() {
                 }
                 let command =
                     create([undoable(&format!("load-{n}-a"), &["x"]), undoable(&format!("load-{n}-b"), &["x"])]);
-                handle.block_on(store.submit(sagad::domain::command::Request { command, key: None })).unwrap();
+                handle
+                    .block_on(store.submit(sagad::domain::command::Request { command, key: None, by: None }))
+                    .unwrap();
             }
             unreachable!()
         })

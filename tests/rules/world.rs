@@ -81,6 +81,7 @@ pub fn reason(rejection: &Rejection) -> &'static str {
         Rejection::LeaseSuperseded => "LEASE_SUPERSEDED",
         Rejection::NotOwner { .. } => "NOT_OWNER",
         Rejection::NoLease => "NO_LEASE",
+        Rejection::NotPermitted { .. } => "PERMISSION_DENIED",
     }
 }
 

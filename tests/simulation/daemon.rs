@@ -242,14 +242,14 @@ impl Daemon {
         }
         let (answer, receiver) = Reply::expected();
         let deadline = arrival.plus(wish.wait);
-        self.waiters.hold(Waiter { wish: wish.clone(), key: call.request.key, deadline, answer });
+        self.waiters.hold(Waiter { wish: wish.clone(), key: call.request.key, by: None, deadline, answer });
         self.held.push((receiver, call));
     }
 
     fn serve(&mut self, answered: &mut Vec<(To, Outcome)>, log: &mut Vec<Entry>) -> Result<(), RowsError> {
         let mut all = Vec::new();
         for (waiter, outcome) in self.engine.serve(&mut self.waiters, self.time)? {
-            let request = Request { command: Command::ClaimNext(waiter.wish), key: waiter.key };
+            let request = Request { command: Command::ClaimNext(waiter.wish), key: waiter.key, by: None };
             all.push((request, outcome.clone()));
             answered.push((To::Held(waiter.answer), outcome));
         }

@@ -147,7 +147,7 @@ impl Judge {
 
     /// What a sweep did: only what is due.
     pub fn swept(&mut self, events: &[Event], now: Timestamp, true_time: i64, complete: bool) {
-        let request = Request { command: Command::Create(Vec::new()), key: None };
+        let request = Request { command: Command::Create(Vec::new()), key: None, by: None };
         let outcome = Ok(Answer::Sagas(Vec::new()));
         let done = Executed { request: &request, outcome: &outcome, events, now, true_time };
         for event in events {

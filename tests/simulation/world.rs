@@ -304,7 +304,7 @@ impl World {
     pub fn request(&mut self, command: Command, keyed: bool) -> (u64, Request) {
         self.calls += 1;
         let id = u128::from(self.calls).to_be_bytes();
-        (self.calls, Request { command, key: keyed.then_some(RequestKey { id, digest: id }) })
+        (self.calls, Request { command, key: keyed.then_some(RequestKey { id, digest: id }), by: None })
     }
 
     fn arrive(&mut self, call: Call) {

@@ -78,7 +78,18 @@ fn the_file_says_why_and_tells_the_bounds() {
             assert!(!takes(&format!("{less}{unit}")), "{key} may be less than {least}");
         }
     }
-    let unbounded = ["listen", "data", "insecure", "log_format", "log"];
+    let unbounded = [
+        "listen",
+        "data",
+        "insecure",
+        "log_format",
+        "log",
+        "tls_cert",
+        "tls_key",
+        "tls_client_ca",
+        "principals",
+        "reflection",
+    ];
     let rest: Vec<_> = KEYS.iter().filter(|key| !bounded.iter().any(|bounded| bounded == *key)).collect();
     assert!(rest.iter().all(|key| unbounded.contains(key)), "no bounds are told for one of {rest:?}");
 }
@@ -116,4 +127,8 @@ fn what_is_hardly_meant_is_warned_of() {
     let both = warnings("max_calls = 9\nmax_watches = 10\nmax_concurrent_streams = 10");
     assert!(both[0].starts_with("max_concurrent_streams") && both[1].starts_with("max_watches"), "{both:?}");
     assert!(warnings("insecure = true")[0].contains("insecure has no effect"));
+    let exposed = "insecure = true\nlisten = \"192.0.2.1:1\"\nprincipals = \"/p\"";
+    assert!(warnings(exposed)[0].contains("plain text"), "{:?}", warnings(exposed));
+    let needless = format!("{exposed}\ntls_cert = \"/c\"\ntls_key = \"/k\"");
+    assert!(warnings(&needless)[0].contains("beside TLS and principals"));
 }

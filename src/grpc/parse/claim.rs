@@ -23,6 +23,10 @@ impl Change for proto::DispatchRequest {
         std::mem::take(&mut self.request_id)
     }
 
+    fn actor(&mut self) -> Option<&mut String> {
+        Some(&mut self.actor)
+    }
+
     fn parse(self, v: &mut Violations) -> Option<Command> {
         let task_id = v.check("task_id", TaskId::parse(&self.task_id));
         let assignee = v.check("assignee", OwnerId::parse(&self.assignee));

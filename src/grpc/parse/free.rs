@@ -30,6 +30,10 @@ macro_rules! free {
                 std::mem::take(&mut self.request_id)
             }
 
+            fn actor(&mut self) -> Option<&mut String> {
+                self.asker()
+            }
+
             fn parse(self, $violations: &mut Violations) -> Option<Command> {
                 let $message = self;
                 let task_id = $violations.check("task_id", TaskId::parse(&$message.task_id));
@@ -80,6 +84,33 @@ free!(AnnotateRequest, "Annotate", |message, v| {
     Verb::Free(FreeVerb::Annotate { actor: actor?, note: note?, details: details?, terminal_reason: terminal_reason? })
 });
 
+/// Who asks for something, by a field of the request.
+trait Asks {
+    /// The field; none where the request is a lease holder's.
+    fn asker(&mut self) -> Option<&mut String>;
+}
+
+macro_rules! asks {
+    ($($request:ident)*) => {
+        $(
+            impl Asks for proto::$request {
+                fn asker(&mut self) -> Option<&mut String> {
+                    Some(&mut self.actor)
+                }
+            }
+        )*
+    };
+}
+
+asks!(WaiveCompensationRequest RecoverRequest RequestCancelRequest AnnotateRequest);
+
+impl Asks for proto::QuarantineRequest {
+    fn asker(&mut self) -> Option<&mut String> {
+        let by_holder = !self.owner_id.is_empty() || self.fencing_token != 0;
+        (!by_holder).then_some(&mut self.actor)
+    }
+}
+
 /// Either by the holder of the lease or by a person: exactly one of the two.
 fn quarantine(message: &proto::QuarantineRequest, v: &mut Violations) -> Option<Verb> {
     let reason = v.required_text("reason", &message.reason);
@@ -127,6 +158,10 @@ macro_rules! set_paused {
 
             fn take_request_id(&mut self) -> String {
                 String::new()
+            }
+
+            fn actor(&mut self) -> Option<&mut String> {
+                Some(&mut self.actor)
             }
 
             fn parse(self, v: &mut Violations) -> Option<Command> {

@@ -3,21 +3,48 @@
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::domain::command::{Request, RequestKey};
+use crate::domain::{
+    command::{Request, RequestKey},
+    principal::PrincipalName,
+};
 
 use super::{Change, Violations};
 
 /// The store's request, or everything that is wrong with it.
-pub fn request<M: Change>(mut message: M) -> Result<Request, Violations> {
+pub fn request<M: Change>(message: M) -> Result<Request, Violations> {
+    request_of(message, None)
+}
+
+/// The same of a principal, where callers are known: it is named in the history, and a `request_id` is its own, so that
+/// nobody is answered with what another asked for.
+pub fn request_of<M: Change>(mut message: M, principal: Option<&PrincipalName>) -> Result<Request, Violations> {
     let mut violations = Violations::default();
     let id = message.take_request_id();
     // Before anything is filled in: the digest is of what the caller sent, not of the ids made for it here.
-    let key = key(&id, &message, &mut violations);
+    let key = key(&id, &message, principal, &mut violations);
+    if let (Some(principal), Some(actor)) = (principal, message.actor()) {
+        sign(principal, actor);
+    }
     let command = message.parse(&mut violations);
-    violations.unless_any(command).map(|command| Request { command, key })
+    violations.unless_any(command).map(|command| Request { command, key, by: None })
 }
 
-fn key<M: Change>(id: &str, message: &M, violations: &mut Violations) -> Option<RequestKey> {
+/// Writes into a request who asks: the principal, and whom it names beside itself.
+pub fn sign(principal: &PrincipalName, actor: &mut String) {
+    let name = principal.as_str();
+    if actor.is_empty() {
+        name.clone_into(actor);
+    } else if actor != name {
+        *actor = format!("{name} for {actor}");
+    }
+}
+
+fn key<M: Change>(
+    id: &str,
+    message: &M,
+    principal: Option<&PrincipalName>,
+    violations: &mut Violations,
+) -> Option<RequestKey> {
     if id.is_empty() {
         return None;
     }
@@ -25,8 +52,16 @@ fn key<M: Change>(id: &str, message: &M, violations: &mut Violations) -> Option<
         violations.add("request_id", "is not a UUID");
         return None;
     };
-    let whole = Sha256::new().chain_update(M::RPC).chain_update([0]).chain_update(message.content()).finalize();
-    let mut digest = [0; 16];
-    digest.copy_from_slice(&whole[..16]);
-    Some(RequestKey { id: id.into_bytes(), digest })
+    let id = match principal {
+        None => id.into_bytes(),
+        Some(principal) => first_half(Sha256::new().chain_update(id.as_bytes()).chain_update(principal.as_str())),
+    };
+    let whole = Sha256::new().chain_update(M::RPC).chain_update([0]).chain_update(message.content());
+    Some(RequestKey { id, digest: first_half(whole) })
+}
+
+fn first_half(hash: Sha256) -> [u8; 16] {
+    let mut half = [0; 16];
+    half.copy_from_slice(&hash.finalize()[..16]);
+    half
 }

@@ -18,7 +18,7 @@ mod properties;
 #[cfg(test)]
 mod tests;
 
-pub use key::request;
+pub use key::{request, request_of, sign};
 pub use violations::Violations;
 
 use prost::Message;
@@ -37,6 +37,11 @@ pub trait Change: Message + Sized {
     /// `request_id` was taken out.
     fn content(&self) -> Vec<u8> {
         self.encode_to_vec()
+    }
+
+    /// The field that names who asks, where there is one and it is to be filled in.
+    fn actor(&mut self) -> Option<&mut String> {
+        None
     }
 
     /// The command; none if there were violations.

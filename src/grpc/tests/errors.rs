@@ -7,7 +7,7 @@ use tonic_types::StatusExt;
 
 use crate::{
     domain::{
-        ids::{FencingToken, OwnerId, Revision, TaskId},
+        ids::{FencingToken, OwnerId, QueueName, Revision, TaskId},
         rejection::{Refusal, Rejection, StandingLease},
         saga::State,
         text::Text,
@@ -52,12 +52,13 @@ fn every_rejection() -> Vec<Rejection> {
         Rejection::LeaseSuperseded,
         Rejection::NotOwner { owner: owner() },
         Rejection::NoLease,
+        Rejection::NotPermitted { queue: QueueName::default() },
     ]
 }
 
 /// The row of the table, whether it carries a `RetryInfo`, and what its metadata must have.
 fn row(rejection: &Rejection) -> (Code, &'static str, bool, &'static [&'static str]) {
-    use Code::{Aborted, AlreadyExists, FailedPrecondition, NotFound};
+    use Code::{Aborted, AlreadyExists, FailedPrecondition, NotFound, PermissionDenied};
     match rejection {
         Rejection::SagaNotFound => (NotFound, "SAGA_NOT_FOUND", false, &[]),
         Rejection::CompensationNotFound { .. } => (NotFound, "COMPENSATION_NOT_FOUND", false, &["position"]),
@@ -89,6 +90,7 @@ fn row(rejection: &Rejection) -> (Code, &'static str, bool, &'static [&'static s
         Rejection::LeaseSuperseded => (Aborted, "LEASE_SUPERSEDED", false, &[]),
         Rejection::NotOwner { .. } => (Aborted, "NOT_OWNER", false, &["owner_id"]),
         Rejection::NoLease => (Aborted, "NO_LEASE", false, &[]),
+        Rejection::NotPermitted { .. } => (PermissionDenied, "PERMISSION_DENIED", false, &["queue"]),
     }
 }
 

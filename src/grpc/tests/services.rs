@@ -38,7 +38,8 @@ struct Served {
     backups: tempfile::TempDir,
 }
 
-const LIMITS: GrpcLimits = GrpcLimits { max_watches: 2, max_keepalives: 1, max_message_bytes: 4 * 1024 * 1024 };
+const LIMITS: GrpcLimits =
+    GrpcLimits { max_watches: 2, max_keepalives: 1, max_message_bytes: 4 * 1024 * 1024, callers_known: false };
 
 /// Serves with an empty slot.
 async fn serve() -> Served {

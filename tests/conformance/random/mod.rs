@@ -205,7 +205,7 @@ impl Twins {
             }
             Command::Create(_) | Command::ClaimNext(_) | Command::Change(_) => None,
         };
-        let request = Request { command, key };
+        let request = Request { command, key, by: None };
         if request.key.is_some() {
             if self.requests.len() == 8 {
                 self.requests.remove(0);
@@ -288,7 +288,7 @@ impl Twins {
             let (known, now) = (self.known(), self.now);
             self.memory.begin();
             self.sqlite.begin();
-            let request = Request { command: commands::command(&mut self.dice, &known), key: None };
+            let request = Request { command: commands::command(&mut self.dice, &known), key: None, by: None };
             assert_eq!(self.sqlite.execute(&request, now), self.memory.execute(&request, now));
         }
         let absence = Absence { returned_at: self.now, grace: Span::from_secs(1) };

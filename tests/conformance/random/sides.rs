@@ -127,7 +127,7 @@ impl<D: Disk> Side<D> {
                 let (answer, caller) = Reply::expected();
                 self.callers.push(caller);
                 let (wish, deadline) = (wish.clone(), now.plus(wish.wait));
-                self.waiters.hold(Waiter { wish, key: request.key, deadline, answer });
+                self.waiters.hold(Waiter { wish, key: request.key, by: None, deadline, answer });
                 None
             }
             Command::ClaimNext(_)

@@ -1,0 +1,70 @@
+//! The files that say who may connect and call: named here, read where they are used.
+
+use std::path::PathBuf;
+
+use super::{ConfigError, setting, source::Sources, value};
+
+/// Who may connect and call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Security {
+    /// TLS is spoken; else plain HTTP/2.
+    pub tls: Option<TlsFiles>,
+    /// Who may call, and what; none: everybody, everything.
+    pub principals: Option<PathBuf>,
+    /// Clients may ask what rpcs there are.
+    pub reflection: bool,
+}
+
+/// PEM files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The server's certificate, and those between it and its CA.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// The CAs of clients, each of which then needs a certificate.
+    pub client_ca: Option<PathBuf>,
+}
+
+impl Default for Security {
+    fn default() -> Self {
+        Security { tls: None, principals: None, reflection: true }
+    }
+}
+
+impl Security {
+    pub(super) fn read(sources: &Sources<'_>) -> Result<Self, ConfigError> {
+        let file = |key| sources.read(key, None, value::file, setting::file);
+        let (cert, key, client_ca) = (file("tls_cert")?, file("tls_key")?, file("tls_client_ca")?);
+        let needs = |given: &str, missing| match sources.origin(given) {
+            Some(origin) => Err(ConfigError::Incomplete { origin, missing }),
+            None => Ok(None),
+        };
+        let tls = match (cert, key, client_ca) {
+            (Some(cert), Some(key), client_ca) => Some(TlsFiles { cert, key, client_ca }),
+            (Some(_), None, _) => needs("tls_cert", "tls_key")?,
+            (None, Some(_), _) => needs("tls_key", "tls_cert")?,
+            (None, None, Some(_)) => needs("tls_client_ca", "tls_cert")?,
+            (None, None, None) => None,
+        };
+        let principals = file("principals")?;
+        let reflection = sources.read("reflection", true, value::flag, setting::flag)?;
+        Ok(Security { tls, principals, reflection })
+    }
+
+    /// What other machines should not reach the port without, and what follows from that.
+    pub(super) fn missing(&self) -> Option<&'static str> {
+        match (&self.tls, &self.principals) {
+            (Some(_), Some(_)) => None,
+            (None, None) => Some(
+                "both are missing (tls_cert and tls_key, principals): everyone could read, claim and cancel every saga",
+            ),
+            (None, Some(_)) => {
+                Some("TLS is missing (tls_cert and tls_key): whoever is on the way could read the tokens, and use them")
+            }
+            (Some(_), None) => {
+                Some("principals are missing (principals): everyone could read, claim and cancel every saga")
+            }
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Who may call what: one closed table, rpc × role. What is not in it is denied. (A test holds it to the descriptors.)
+
+use tonic::Code;
+
+use crate::domain::{
+    command::{Command, HeldVerb, Verb},
+    ids::OwnerId,
+    principal::{
+        Principal,
+        Role::{self, Admin, Operator, Reader, Worker},
+        Scope,
+    },
+};
+
+use super::status::Problem;
+
+/// What the table says of one rpc.
+#[derive(Clone, Copy, Debug)]
+pub struct Rule {
+    /// The service, with its package.
+    pub service: &'static str,
+    /// The rpc.
+    pub rpc: &'static str,
+    /// Who may call it; for `Quarantine`: as a person.
+    pub roles: &'static [Role],
+    /// Who may call it as the holder of the saga's lease, where that makes a difference.
+    pub as_holder: Option<&'static [Role]>,
+}
+
+const SAGAS: &str = "sagad.v1.SagaService";
+const ADMIN: &str = "sagad.v1.AdminService";
+
+/// Anyone who is known.
+const EVERYONE: &[Role] = &[Worker, Operator, Reader, Admin];
+/// Looking at everything.
+const LOOKING: &[Role] = &[Operator, Reader, Admin];
+/// Working under leases.
+const WORKING: &[Role] = &[Worker, Admin];
+/// Making sagas.
+const CREATING: &[Role] = &[Worker, Operator, Admin];
+/// A person's decisions.
+const DECIDING: &[Role] = &[Operator, Admin];
+/// What concerns the whole store.
+const KEEPING: &[Role] = &[Admin];
+
+const fn sagas(rpc: &'static str, roles: &'static [Role]) -> Rule {
+    Rule { service: SAGAS, rpc, roles, as_holder: None }
+}
+
+const fn admin(rpc: &'static str, roles: &'static [Role]) -> Rule {
+    Rule { service: ADMIN, rpc, roles, as_holder: None }
+}
+
+/// The table.
+pub const TABLE: &[Rule] = &[
+    sagas("CreateSaga", CREATING),
+    sagas("BatchCreateSagas", CREATING),
+    sagas("GetSaga", EVERYONE),
+    sagas("ListSagas", EVERYONE),
+    sagas("Dispatch", DECIDING),
+    sagas("Claim", WORKING),
+    sagas("ClaimNext", WORKING),
+    sagas("Heartbeat", WORKING),
+    sagas("KeepAlive", WORKING),
+    sagas("Release", WORKING),
+    sagas("RegisterCompensation", WORKING),
+    sagas("Complete", WORKING),
+    sagas("Fail", WORKING),
+    sagas("RecordCompensation", WORKING),
+    sagas("WaiveCompensation", DECIDING),
+    sagas("Compensate", WORKING),
+    Rule { as_holder: Some(WORKING), ..sagas("Quarantine", DECIDING) },
+    sagas("Recover", DECIDING),
+    sagas("RequestCancel", DECIDING),
+    sagas("Annotate", DECIDING),
+    sagas("WatchStale", EVERYONE),
+    sagas("WatchEvents", EVERYONE),
+    sagas("ListEvents", EVERYONE),
+    sagas("GetStats", LOOKING),
+    admin("GetServerInfo", EVERYONE),
+    admin("PauseQueue", DECIDING),
+    admin("ResumeQueue", DECIDING),
+    admin("ListQueues", LOOKING),
+    admin("PurgeSagas", KEEPING),
+    admin("Backup", KEEPING),
+];
+
+/// Whether a path is one of the table's.
+pub fn knows(path: &str) -> bool {
+    let Some((service, rpc)) = path.strip_prefix('/').and_then(|path| path.split_once('/')) else { return false };
+    TABLE.iter().any(|rule| rule.service == service && rule.rpc == rpc)
+}
+
+/// Where somebody may call an rpc; `as_holder`: of a lease that the request names.
+///
+/// # Errors
+/// `PERMISSION_DENIED`, with the roles that would do.
+pub(super) fn scope(principal: &Principal, rpc: &str, as_holder: bool) -> Result<Scope, Problem> {
+    let rule = TABLE.iter().find(|rule| rule.rpc == rpc);
+    let wanted = rule.map_or(&[][..], |rule| rule.as_holder.filter(|_| as_holder).unwrap_or(rule.roles));
+    let mut granted = principal.roles.iter().filter(|role| wanted.contains(role)).peekable();
+    if granted.peek().is_none() {
+        let roles = wanted.iter().map(|role| role.name()).collect::<Vec<_>>().join(", ");
+        let text = format!("{} may not call {rpc}: it needs one of the roles {roles}", principal.name);
+        return Err(denied(principal, rpc, text).with("roles", roles));
+    }
+    // What only the worker in somebody may do, it may do in the worker's queues.
+    let confined = granted.all(|role| *role == Worker);
+    Ok(if confined { principal.queues.clone() } else { Scope::All })
+}
+
+/// Checks that a command's leases would be held under the principal's own name, whatever its roles: so every event in
+/// the history is somebody's.
+pub(super) fn check_owner(principal: &Principal, rpc: &str, command: &Command) -> Result<(), Problem> {
+    match owner(command) {
+        Some(owner) if !principal.may_own_as(owner) => {
+            let name = &principal.name;
+            let text = format!("owner_id {owner} is not the principal's: it has to be {name}, or begin with {name}/");
+            Err(denied(principal, rpc, text).with("field", "owner_id"))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Whether a command is one of a lease's holder.
+pub(super) fn is_held(command: &Command) -> bool {
+    match command {
+        Command::Change(change) => match &change.verb {
+            Verb::Held(..) => true,
+            Verb::Free(_) => false,
+        },
+        Command::Create(_) | Command::ClaimNext(_) | Command::SetPaused(_) | Command::Purge(_) => false,
+    }
+}
+
+/// Who would hold the lease, or says to.
+fn owner(command: &Command) -> Option<&OwnerId> {
+    use crate::domain::command::FreeVerb;
+    match command {
+        Command::ClaimNext(wish) => Some(&wish.owner),
+        Command::Change(change) => match &change.verb {
+            Verb::Held(
+                holder,
+                HeldVerb::Heartbeat { .. }
+                | HeldVerb::Release { .. }
+                | HeldVerb::RegisterCompensation { .. }
+                | HeldVerb::Complete { .. }
+                | HeldVerb::Fail { .. }
+                | HeldVerb::RecordCompensation { .. }
+                | HeldVerb::Compensate { .. }
+                | HeldVerb::Quarantine { .. },
+            ) => Some(&holder.owner),
+            Verb::Free(FreeVerb::Claim { owner, .. }) => Some(owner),
+            Verb::Free(
+                FreeVerb::Dispatch { .. }
+                | FreeVerb::WaiveCompensation { .. }
+                | FreeVerb::Quarantine { .. }
+                | FreeVerb::Recover { .. }
+                | FreeVerb::RequestCancel { .. }
+                | FreeVerb::Annotate { .. },
+            ) => None,
+        },
+        Command::Create(_) | Command::SetPaused(_) | Command::Purge(_) => None,
+    }
+}
+
+/// A denial, with what is known of it.
+pub(super) fn denied(principal: &Principal, rpc: &str, text: String) -> Problem {
+    Problem::new(Code::PermissionDenied, "PERMISSION_DENIED", text).with("principal", &principal.name).with("rpc", rpc)
+}
+
+/// A call without a principal. Which part of it was wrong is not said.
+pub fn unauthenticated(rpc: &str) -> Problem {
+    let text = "the call carries no valid credentials: send `authorization: Bearer TOKEN`, or a client certificate that \
+                stands for a principal";
+    Problem::new(Code::Unauthenticated, "UNAUTHENTICATED", text).with("rpc", rpc)
+}
+
+/// A path that the table does not know.
+pub fn unknown(principal: &Principal, rpc: &str) -> Problem {
+    denied(principal, rpc, "there is no such rpc that anybody may call".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use prost_reflect::DescriptorPool;
+
+    use super::*;
+    use crate::{
+        domain::{ids::QueueName, principal::PrincipalName},
+        proto::DESCRIPTORS,
+    };
+
+    #[test]
+    fn the_table_has_each_rpc_of_the_contract_once() {
+        let pool = DescriptorPool::decode(DESCRIPTORS).unwrap();
+        let contract: BTreeSet<_> = pool
+            .services()
+            .flat_map(|service| {
+                service
+                    .methods()
+                    .map(|rpc| format!("/{}/{}", rpc.parent_service().full_name(), rpc.name()))
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        let table: BTreeSet<_> = TABLE.iter().map(|rule| format!("/{}/{}", rule.service, rule.rpc)).collect();
+        assert_eq!(table, contract);
+        assert_eq!(TABLE.len(), table.len(), "one rule each");
+        assert!(table.iter().all(|path| knows(path)));
+        for unknown in ["", "/", "/sagad.v1.SagaService/", "/sagad.v1.SagaService/Nothing", "/x/GetSaga", "GetSaga"] {
+            assert!(!knows(unknown), "{unknown}");
+        }
+        assert!(TABLE.iter().all(|rule| rule.roles.contains(&Admin)), "an admin may call everything");
+    }
+
+    #[test]
+    fn roles_add_up_and_only_the_worker_is_confined() {
+        let queues = Scope::Only([QueueName::default()].into());
+        let with = |roles: &[Role]| Principal {
+            name: PrincipalName::parse("p").unwrap(),
+            roles: roles.to_vec(),
+            queues: queues.clone(),
+        };
+        assert_eq!(scope(&with(&[Worker]), "GetSaga", false).unwrap(), queues);
+        assert_eq!(scope(&with(&[Worker, Reader]), "GetSaga", false).unwrap(), Scope::All);
+        assert_eq!(scope(&with(&[Worker, Reader]), "Claim", false).unwrap(), queues);
+        assert_eq!(scope(&with(&[Admin, Worker]), "Claim", false).unwrap(), Scope::All);
+        assert!(scope(&with(&[Worker]), "Quarantine", false).is_err());
+        assert_eq!(scope(&with(&[Worker]), "Quarantine", true).unwrap(), queues);
+        assert!(scope(&with(&[Operator]), "Quarantine", true).is_err());
+        assert!(scope(&with(&[Admin]), "Nothing", false).is_err());
+        let problem = scope(&with(&[Reader]), "Claim", false).unwrap_err();
+        assert_eq!((problem.reason, problem.metadata["roles"].as_str()), ("PERMISSION_DENIED", "worker, admin"));
+    }
+}
