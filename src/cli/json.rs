@@ -26,14 +26,21 @@ macro_rules! named {
 }
 
 named!(
+    AnnotateRequest,
     CreateSagaRequest,
     GetServerInfoResponse,
     GetStatsResponse,
     HeartbeatResponse,
+    PauseQueueRequest,
     PurgeSagasResponse,
+    QuarantineRequest,
     Queue,
+    RecoverRequest,
+    RequestCancelRequest,
+    ResumeQueueRequest,
     Saga,
     SagaEvent,
+    WaiveCompensationRequest,
     WatchEventsResponse,
     WatchStaleResponse,
 );

@@ -24,6 +24,7 @@ mod properties;
 mod store;
 mod tables;
 mod text;
+mod top;
 mod watch;
 mod work;
 
@@ -165,6 +166,8 @@ pub enum ClientCommand {
     Check(store::CheckArgs),
     /// Check or show the coordinator's configuration.
     Config(config::ConfigArgs),
+    /// Watch queues, leases and stale sagas live, and act on them.
+    Top(top::TopArgs),
     /// Measure how fast a daemon is, under load.
     Bench(Box<bench::BenchArgs>),
     /// Show the server's version, clock and bounds.
@@ -263,6 +266,7 @@ async fn dispatch(global: GlobalArgs, command: ClientCommand) -> Result<(), CliE
         ClientCommand::Restore(args) => store::restore(&output, &args),
         ClientCommand::Check(args) => store::check(&output, &args),
         ClientCommand::Config(args) => config::run(&output, &args),
+        ClientCommand::Top(args) => top::run(&context()?, args).await,
         ClientCommand::Bench(args) => bench::run(&output, global.server_named.then_some(&*global.server), *args).await,
         ClientCommand::Info(_) => admin::info(&context()?).await,
         ClientCommand::Health(args) => health::run(&context()?, args).await,

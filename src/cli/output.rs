@@ -51,6 +51,11 @@ impl Output {
         self.format
     }
 
+    /// A terminal's columns, where they are known.
+    pub fn width(&self) -> Option<u16> {
+        self.width
+    }
+
     /// A message: as JSON, or as the text that `text` makes of it.
     pub fn message<M: Named>(&self, message: &M, text: impl FnOnce(&M) -> String) -> Result<(), CliError> {
         match self.format {

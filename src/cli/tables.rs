@@ -32,7 +32,8 @@ pub fn saga_row(saga: &Saga) -> Vec<Cell> {
     ]
 }
 
-fn owner(saga: &Saga) -> &str {
+/// Who holds it, or for whom it is reserved; empty: nobody.
+pub fn owner(saga: &Saga) -> &str {
     match (held(saga), saga.state()) {
         (_, SagaState::Dispatched) => &saga.assignee,
         (Some(lease), _) => &lease.owner_id,
@@ -41,7 +42,7 @@ fn owner(saga: &Saga) -> &str {
 }
 
 /// The lease, unless it can be seen to have ended: a saga shows its last one as well.
-fn held(saga: &Saga) -> Option<&Lease> {
+pub fn held(saga: &Saga) -> Option<&Lease> {
     let held = |lease: &&Lease| match saga.state() {
         SagaState::Running => true,
         SagaState::Compensating => lease.purpose() == LeasePurpose::Compensate,
@@ -64,7 +65,7 @@ fn reason(saga: &Saga) -> Option<&str> {
 }
 
 /// What a saga is about, or why it ended.
-fn subject(saga: &Saga) -> String {
+pub fn subject(saga: &Saga) -> String {
     let mut parts = Vec::new();
     if matches!(saga.state(), SagaState::Quarantined | SagaState::Failed) {
         parts.push(reason(saga).unwrap_or_default().chars().take(40).collect());
@@ -77,7 +78,8 @@ fn subject(saga: &Saga) -> String {
     parts.join(" ")
 }
 
-fn state_text(saga: &Saga) -> String {
+/// The state, and what is remarkable about it.
+pub fn state_text(saga: &Saga) -> String {
     let mut text = state_name(saga.state()).to_owned();
     if saga.stale {
         text.push_str(" STALE");
@@ -126,7 +128,8 @@ pub fn lease_line(lease: &Lease) -> String {
     format!("{}, ends {ends}", holder(lease))
 }
 
-fn holder(lease: &Lease) -> String {
+/// Whose a lease is, for what, and its token.
+pub fn holder(lease: &Lease) -> String {
     let purpose = match lease.purpose() {
         LeasePurpose::Compensate => " to compensate",
         LeasePurpose::Execute | LeasePurpose::Unspecified => "",
@@ -211,7 +214,8 @@ fn number(number: i32) -> String {
     if number == 0 { String::new() } else { number.to_string() }
 }
 
-fn labels<'a>(map: impl IntoIterator<Item = (&'a String, &'a String)>) -> String {
+/// `key=value` pairs.
+pub fn labels<'a>(map: impl IntoIterator<Item = (&'a String, &'a String)>) -> String {
     let pairs = map.into_iter().map(|(key, value)| format!("{}={}", printable(key), printable(value)));
     pairs.collect::<Vec<_>>().join(" ")
 }
@@ -244,7 +248,7 @@ fn compensation_line(compensation: &Compensation) -> String {
 }
 
 /// What differs from the coordinator's defaults; the most important of these where nothing does.
-fn policy_line(policy: &Policy) -> String {
+pub fn policy_line(policy: &Policy) -> String {
     const DAY_SECONDS: u64 = 86_400;
     let stale = word(policy.on_stale().as_str_name(), "STALE_ACTION_");
     let failure = word(policy.on_failure().as_str_name(), "FAILURE_ACTION_");

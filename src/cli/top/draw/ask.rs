@@ -1,0 +1,95 @@
+//! A verb on its way, over the rest of the screen: what is asked, what will be sent, what came of it.
+
+use ratatui::{
+    Frame,
+    layout::Rect,
+    style::{Modifier, Style},
+    text::Line,
+    widgets::{Clear, Paragraph, Wrap},
+};
+
+use super::{ALARM, BUSY, DIM, block};
+use crate::cli::{
+    text::printable,
+    top::{
+        ask::{Ask, Stage},
+        verb::Action,
+    },
+};
+
+/// Draws it in the middle of an area.
+pub fn draw(frame: &mut Frame, area: Rect, ask: &Ask) {
+    let lines = lines(ask);
+    let width = area.width.min(100);
+    let inside = usize::from(width.saturating_sub(2)).max(1);
+    let rows: usize = lines.iter().map(|line| line.width().div_ceil(inside).max(1)).sum();
+    // Words that don't fit move to the next line whole, so that a wrapped text takes more than its characters do.
+    let height = u16::try_from(rows + rows / 4 + 2).unwrap_or(u16::MAX).min(area.height);
+    let place = Rect { x: area.x + (area.width - width) / 2, y: area.y + (area.height - height) / 2, width, height };
+    frame.render_widget(Clear, place);
+    let title = format!("{}: {}", ask.verb.title(), printable(ask.subject.name()));
+    frame.render_widget(Paragraph::new(lines).block(block(title, true)).wrap(Wrap { trim: false }), place);
+}
+
+fn lines(ask: &Ask) -> Vec<Line<'static>> {
+    let bold = Style::new().add_modifier(Modifier::BOLD);
+    let keys = |text: &'static str| Line::styled(text, DIM);
+    match &ask.stage {
+        Stage::Decision => vec![
+            Line::styled("r  plan it again, for another worker", bold),
+            Line::styled("c  undo what it left behind", bold),
+            Line::styled("x  park it for a person", bold),
+            keys("Esc: leave"),
+        ],
+        Stage::Position => vec![
+            Line::styled(format!("position of the compensation: {}_", ask.position), bold),
+            keys("Enter: on   Esc: leave"),
+        ],
+        Stage::Reason => vec![
+            Line::styled(format!("{}: {}_", ask.verb.asks(), printable(&ask.reason)), bold),
+            keys("Enter: on   Esc: leave"),
+        ],
+        Stage::Confirm(typed) => {
+            let mut lines = sent(&ask.action());
+            lines.push(Line::raw(""));
+            if ask.verb.is_hard() {
+                let name = printable(ask.subject.name());
+                lines.push(Line::styled(
+                    "A live worker loses its lease. What it is doing goes on until it notices.",
+                    ALARM,
+                ));
+                lines.push(Line::styled(format!("type {name} and Enter to do it: {}_", printable(typed)), bold));
+                lines.push(keys("Esc: leave"));
+            } else {
+                lines.push(Line::styled("y: do it   n, Esc: leave", bold));
+            }
+            lines
+        }
+        Stage::Sending => {
+            let mut lines = sent(&ask.action());
+            lines.push(Line::styled("sent, waiting for the answer...", BUSY));
+            lines
+        }
+        Stage::Refused(why) => {
+            let mut lines = vec![Line::styled("NOT DONE", ALARM)];
+            lines.extend(why.lines().map(|line| Line::raw(line.to_owned())));
+            lines.push(keys("any key: leave"));
+            lines
+        }
+        Stage::Unknown(why) => {
+            let mut lines = vec![Line::styled("NO ANSWER: it may have been done, or not", ALARM)];
+            lines.extend(why.lines().map(|line| Line::raw(line.to_owned())));
+            lines.extend(sent(&ask.action()));
+            lines.push(Line::styled("y: send the very same again, which does it once at most   Esc: leave", bold));
+            lines
+        }
+    }
+}
+
+/// The request, word for word.
+fn sent(action: &Action) -> Vec<Line<'static>> {
+    match action.rendered() {
+        Ok((rpc, json)) => vec![Line::raw(format!("will send {rpc}:")), Line::raw(printable(&json))],
+        Err(error) => vec![Line::styled(error.text("").unwrap_or_default(), ALARM)],
+    }
+}

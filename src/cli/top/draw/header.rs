@@ -1,0 +1,81 @@
+//! The top of the screen: the coordinator, how old what one sees is, and the totals.
+
+use ratatui::{
+    style::{Modifier, Style},
+    text::{Line, Span},
+};
+
+use super::{ALARM, BUSY, DIM, FINE, PLAIN, words};
+use crate::{
+    cli::{text::printable, top::model::Model},
+    proto::{GetStatsResponse, SagaState},
+};
+
+/// Most lines of each of its two parts, however narrow the screen is.
+const LINES_MAX: usize = 3;
+/// A clock that is further from UTC than this stands out: certificates and people's clocks are no further apart.
+const OFFSET_FINE: f64 = 1.0;
+
+/// Its lines.
+pub fn lines(model: &Model, width: u16) -> Vec<Line<'static>> {
+    let mut lines = words::flow(daemon(model), width, LINES_MAX);
+    lines.extend(words::flow(totals(model), width, LINES_MAX));
+    lines
+}
+
+fn daemon(model: &Model) -> Vec<Span<'static>> {
+    let bold = Style::new().add_modifier(Modifier::BOLD);
+    let server = Span::styled(printable(&model.settings.server), bold);
+    let Some(sight) = &model.sight else { return vec![server, link(model)] };
+    let info = &sight.info;
+    let started = info.start_time.as_ref().map_or(0, crate::cli::top::sight::micros);
+    let mut facts = vec![
+        Span::styled(format!("sagad {}", printable(&info.version)), bold),
+        server,
+        link(model),
+        Span::raw(format!("up {}", words::short(sight.clock.at(model.now) - started))),
+        Span::raw(format!("revision {}", sight.stats.revision)),
+    ];
+    if let Some(offset) = &info.clock_offset {
+        let off = (offset.seconds as f64 + f64::from(offset.nanos) / 1e9).abs() > OFFSET_FINE;
+        facts.push(Span::styled(format!("clock {}", words::offset(offset)), if off { ALARM } else { PLAIN }));
+    }
+    facts
+}
+
+/// Whether it answers, and how old what one sees is.
+fn link(model: &Model) -> Span<'static> {
+    let age = model.sight.as_ref().map(|sight| model.now.since(sight.seen));
+    let age = age.map(|age| words::short(i64::try_from(age.as_micros()).unwrap_or(i64::MAX)));
+    match (&model.blind, age) {
+        (None, None) => Span::styled("asking...", BUSY),
+        (None, Some(age)) => Span::styled(format!("live, {age} old"), FINE),
+        (Some(why), None) => Span::styled(format!("NO ANSWER: {why}"), ALARM),
+        (Some(why), Some(age)) => Span::styled(format!("NO ANSWER, {age} OLD: {why}"), ALARM),
+    }
+}
+
+fn totals(model: &Model) -> Vec<Span<'static>> {
+    let Some(GetStatsResponse { queues, ready, stale, waiting, oldest_ready_age, writer_queue_depth, .. }) =
+        model.sight.as_ref().map(|sight| &sight.stats)
+    else {
+        return Vec::new();
+    };
+    let count = |state: SagaState| {
+        let states = queues.iter().flat_map(|queue| &queue.states).filter(|count| count.state() == state);
+        states.map(|count| count.count).sum::<i64>()
+    };
+    let quarantined = count(SagaState::Quarantined);
+    let oldest = oldest_ready_age.as_ref().filter(|_| *ready > 0);
+    let oldest = oldest.map(|age| format!(" (oldest {})", words::length(Some(age)))).unwrap_or_default();
+    let alarm = |number: i64| if number > 0 { ALARM } else { DIM };
+    vec![
+        Span::raw(format!("{ready} ready{oldest}")),
+        Span::raw(format!("{} running", count(SagaState::Running))),
+        Span::raw(format!("{} compensating", count(SagaState::Compensating))),
+        Span::styled(format!("{stale} stale"), alarm(*stale)),
+        Span::styled(format!("{quarantined} quarantined"), if quarantined > 0 { BUSY } else { DIM }),
+        Span::raw(format!("{waiting} waiting claims")),
+        Span::raw(format!("writer queue {writer_queue_depth}")),
+    ]
+}

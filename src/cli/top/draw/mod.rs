@@ -1,0 +1,145 @@
+//! From the model to the screen. Pure: the same model on the same size is the same screen.
+
+mod ask;
+mod detail;
+mod header;
+mod help;
+mod queues;
+mod sagas;
+mod table;
+mod words;
+
+#[cfg(test)]
+mod tests;
+
+use ratatui::{
+    Frame,
+    buffer::Buffer,
+    layout::{Constraint, Layout, Rect},
+    style::{Color, Modifier, Style},
+    text::Line,
+    widgets::{Block, Paragraph},
+};
+
+use super::model::{Focus, Model, Typing};
+
+/// What the terminal can show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Looks {
+    /// More than ASCII.
+    pub unicode: bool,
+    /// Colours.
+    pub colour: bool,
+}
+
+/// From this height on there is room for queues and sagas at once.
+const BOTH_FROM: u16 = 18;
+/// Queues shown above the sagas, unless the keys are for them.
+const QUEUES_SHOWN: u16 = 6;
+
+/// What needs a person.
+const ALARM: Style = Style::new().fg(Color::Red).add_modifier(Modifier::BOLD);
+/// What is under way.
+const BUSY: Style = Style::new().fg(Color::Yellow);
+/// What is fine.
+const FINE: Style = Style::new().fg(Color::Green);
+/// What is there for the sake of completeness.
+const DIM: Style = Style::new().fg(Color::DarkGray);
+/// Nothing special.
+const PLAIN: Style = Style::new();
+
+/// Draws everything.
+pub fn draw(frame: &mut Frame, model: &Model, looks: Looks) {
+    let all = frame.area();
+    let header = header::lines(model, all.width);
+    let height = u16::try_from(header.len()).unwrap_or(u16::MAX);
+    let [top, body, bottom] =
+        Layout::vertical([Constraint::Length(height), Constraint::Min(0), Constraint::Length(1)]).areas(all);
+    frame.render_widget(Paragraph::new(header), top);
+    let (queues, sagas) = halves(model, body);
+    if let Some(area) = queues {
+        queues::draw(frame, area, model);
+    }
+    if let Some(area) = sagas {
+        match &model.query.detail {
+            Some(task_id) => detail::draw(frame, area, model, task_id),
+            None => sagas::draw(frame, area, model),
+        }
+    }
+    frame.render_widget(Paragraph::new(foot(model)), bottom);
+    if let Some(ask) = &model.ask {
+        ask::draw(frame, body, ask);
+    }
+    if model.help {
+        help::draw(frame, all);
+    }
+    plain(frame.buffer_mut(), looks);
+}
+
+/// Where the queues go and where the sagas; on a low screen only that which the keys are for.
+fn halves(model: &Model, body: Rect) -> (Option<Rect>, Option<Rect>) {
+    if model.query.detail.is_some() {
+        return (None, Some(body));
+    }
+    if body.height < BOTH_FROM {
+        return match model.focus {
+            Focus::Queues => (Some(body), None),
+            Focus::Sagas => (None, Some(body)),
+        };
+    }
+    let rows = u16::try_from(model.queues().len()).unwrap_or(u16::MAX).max(1);
+    let shown = match model.focus {
+        Focus::Queues => rows.min(body.height / 2),
+        Focus::Sagas => rows.min(QUEUES_SHOWN),
+    };
+    // The heading and the borders.
+    let [queues, sagas] = Layout::vertical([Constraint::Length(shown + 3), Constraint::Min(0)]).areas(body);
+    (Some(queues), Some(sagas))
+}
+
+/// A frame around a part of the screen; that which the keys are for stands out.
+fn block(title: String, focused: bool) -> Block<'static> {
+    let style = if focused { Style::new().add_modifier(Modifier::BOLD) } else { DIM };
+    Block::bordered().title(Line::styled(format!(" {title} "), style)).border_style(style)
+}
+
+/// The line at the bottom: what is being typed, what came of the last key, or which keys there are.
+fn foot(model: &Model) -> Line<'static> {
+    match &model.typing {
+        Some(Typing::Text(text)) => return Line::raw(format!("look for: {text}_   Enter: do   Esc: don't")),
+        Some(Typing::Queues(text)) => return Line::raw(format!("only queues (a,b): {text}_   Enter: do   Esc: don't")),
+        None => {}
+    }
+    if !model.notice.is_empty() {
+        return Line::styled(model.notice.clone(), Style::new().add_modifier(Modifier::BOLD));
+    }
+    let keys = match (&model.query.detail, model.focus, model.settings.read_only) {
+        (Some(_), _, true) => "Esc back  j/k scroll  ? help  q quit  (read-only)",
+        (Some(_), _, false) => "Esc back  r recover  c cancel  x quarantine  w waive  a note  ? help  q quit",
+        (None, Focus::Sagas, true) => "Enter look  1-6 view  / find  s sort  Tab queues  ? help  q quit  (read-only)",
+        (None, Focus::Sagas, false) => {
+            "? help  q quit  Enter look  r recover  c cancel  x quarantine  1-6 view  / find  s sort  Tab queues"
+        }
+        (None, Focus::Queues, true) => "Enter its sagas  Tab sagas  ? help  q quit  (read-only)",
+        (None, Focus::Queues, false) => "Enter its sagas  p pause/resume  Tab sagas  ? help  q quit",
+    };
+    Line::styled(keys, DIM)
+}
+
+/// Takes from the screen what the terminal can't show, or is not to.
+fn plain(buffer: &mut Buffer, looks: Looks) {
+    for cell in &mut buffer.content {
+        if !looks.colour {
+            (cell.fg, cell.bg) = (Color::Reset, Color::Reset);
+        }
+        if !looks.unicode && !cell.symbol().is_ascii() {
+            cell.set_symbol(match cell.symbol() {
+                "─" => "-",
+                "│" => "|",
+                "┌" | "┐" | "└" | "┘" => "+",
+                "…" => "~",
+                _ => "?",
+            });
+        }
+    }
+}

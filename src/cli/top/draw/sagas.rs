@@ -1,0 +1,115 @@
+//! The sagas of the page, whose leases count down between two looks.
+
+use ratatui::{Frame, layout::Rect, style::Style};
+
+use super::{
+    ALARM, BUSY, DIM, FINE, PLAIN, block,
+    table::{self, Cell, Column, figures, text},
+    words,
+};
+use crate::{
+    cli::{
+        tables,
+        text::{or_dash, printable},
+        top::{
+            model::{Focus, Model},
+            sight::micros,
+        },
+    },
+    proto::{Saga, SagaState},
+};
+
+const COLUMNS: &[Column] = &[
+    text("TASK", 99, 44),
+    text("STATE", 80, 20),
+    text("QUEUE", 60, 24),
+    text("OWNER", 70, 32),
+    figures("LEFT", 95),
+    figures("TRY", 40),
+    figures("CHANGED", 50),
+    text("WHAT", 30, 80),
+];
+
+/// Draws them.
+pub fn draw(frame: &mut Frame, area: Rect, model: &Model) {
+    let rows: Vec<Vec<Cell>> = model.rows().into_iter().map(|saga| row(model, saga)).collect();
+    let focused = model.focus == Focus::Sagas;
+    let chosen = model.saga.name.as_ref().filter(|_| focused).map(|_| model.saga.row);
+    let title = title(model, rows.len());
+    table::draw(frame, area, block(title, focused), COLUMNS, rows, chosen);
+}
+
+fn title(model: &Model, rows: usize) -> String {
+    let more = model.sight.as_ref().is_some_and(|sight| !sight.page.next_page_token.is_empty());
+    let mut title = format!("{}: {rows}", model.query.view.name());
+    if !model.pages.is_empty() || more {
+        title.push_str(&format!(", page {}{}", model.pages.len() + 1, if more { " (> next)" } else { "" }));
+    }
+    if model.sort != super::super::model::Sort::Created || model.reversed {
+        let by = if more || !model.pages.is_empty() { "on this page by" } else { "by" };
+        let reversed = if model.reversed { ", reversed" } else { "" };
+        title.push_str(&format!(", {by} {}{reversed}", model.sort.name()));
+    }
+    if model.query.newest_first {
+        title.push_str(", newest first");
+    }
+    if !model.query.queues.is_empty() {
+        title.push_str(&format!(", only queue {}", printable(&model.query.queues.join(","))));
+    }
+    if !model.query.text.is_empty() {
+        title.push_str(&format!(", with \"{}\"", printable(&model.query.text)));
+    }
+    title
+}
+
+fn row(model: &Model, saga: &Saga) -> Vec<Cell> {
+    let (left, style) = left(model, saga);
+    let changed = saga.update_time.as_ref().zip(model.sight.as_ref());
+    let changed = changed.map(|(at, sight)| words::short(sight.clock.at(model.now) - micros(at)));
+    vec![
+        (printable(&saga.task_id), PLAIN),
+        (tables::state_text(saga), state_style(saga)),
+        (printable(&saga.queue), PLAIN),
+        (or_dash(tables::owner(saga)), PLAIN),
+        (left, style),
+        (saga.attempt.to_string(), PLAIN),
+        (changed.unwrap_or_default(), DIM),
+        (what(saga), DIM),
+    ]
+}
+
+/// What it is about; and of one that was asked to end, why.
+fn what(saga: &Saga) -> String {
+    let subject = printable(&tables::subject(saga));
+    if saga.cancel_requested { format!("{subject} cancel: {}", printable(&saga.cancel_reason)) } else { subject }
+}
+
+/// The time that is left to a lease or a reservation, or for how long a lease has been over. By the coordinator's
+/// clock: it alone decides whether a lease has run out.
+pub fn left(model: &Model, saga: &Saga) -> (String, Style) {
+    let lease = tables::held(saga).and_then(|lease| lease.expire_time.as_ref());
+    let reserved = saga.dispatch_expire_time.as_ref().filter(|_| saga.state() == SagaState::Dispatched);
+    let (Some(end), Some(sight)) = (lease.or(reserved), &model.sight) else { return ("-".to_owned(), DIM) };
+    let left = micros(end) - sight.clock.at(model.now);
+    let over = || words::short(-left);
+    match (saga.stale, left) {
+        (true, _) => (format!("over {}", over()), ALARM),
+        // The look was before its end, or it has grace after a restart: the next look tells.
+        (false, ..0) => (format!("due {}", over()), BUSY),
+        (false, 0..3_000_000) => (words::short(left), BUSY),
+        (false, _) => (words::short(left), PLAIN),
+    }
+}
+
+/// The colour of a state.
+pub fn state_style(saga: &Saga) -> Style {
+    match saga.state() {
+        SagaState::Failed | SagaState::Quarantined | SagaState::Unspecified => ALARM,
+        SagaState::Planned | SagaState::Dispatched | SagaState::Running | SagaState::Compensating if saga.stale => {
+            ALARM
+        }
+        SagaState::Compensating | SagaState::Dispatched => BUSY,
+        SagaState::Running | SagaState::Completed | SagaState::Compensated => FINE,
+        SagaState::Planned => PLAIN,
+    }
+}

@@ -1,0 +1,136 @@
+//! A table that fits: each column as wide as its widest cell, and where there is no room for all of them, the least
+//! important ones are left out, rather than all of them cut.
+
+use ratatui::{
+    Frame,
+    layout::{Constraint, Rect},
+    style::{Modifier, Style},
+    text::{Line, Span},
+    widgets::{Block, Row, Table, TableState},
+};
+
+/// A column.
+pub struct Column {
+    /// Its heading.
+    pub title: &'static str,
+    /// How much it matters: the lowest go first. No two of a table are the same.
+    pub weight: u8,
+    /// Whether it holds numbers, which end below each other.
+    pub right: bool,
+    /// The widest it gets.
+    pub most: usize,
+}
+
+/// A column of text.
+pub const fn text(title: &'static str, weight: u8, most: usize) -> Column {
+    Column { title, weight, right: false, most }
+}
+
+/// A column of numbers.
+pub const fn figures(title: &'static str, weight: u8) -> Column {
+    Column { title, weight, right: true, most: 12 }
+}
+
+/// A cell.
+pub type Cell = (String, Style);
+
+/// Draws it into a block. `chosen` is the row that stands out, if the keys are for this table.
+pub fn draw(
+    frame: &mut Frame,
+    area: Rect,
+    block: Block<'static>,
+    columns: &[Column],
+    rows: Vec<Vec<Cell>>,
+    chosen: Option<usize>,
+) {
+    let inside = usize::from(block.inner(area).width);
+    let widths = widths(columns, &rows, inside);
+    let shown: Vec<usize> = (0..columns.len()).filter(|index| widths[*index] > 0).collect();
+    let line = |text: String, style: Style, index: usize| {
+        let text = cut(&text, widths[index]);
+        let line = Line::from(Span::styled(text, style));
+        if columns[index].right { line.right_aligned() } else { line }
+    };
+    let bold = Style::new().add_modifier(Modifier::BOLD);
+    let header = shown.iter().map(|index| line(columns[*index].title.to_owned(), bold, *index));
+    let header = Row::new(header.collect::<Vec<_>>());
+    let body = rows.into_iter().map(|row| {
+        let cells = row.into_iter().enumerate().filter(|(index, _)| widths[*index] > 0);
+        Row::new(cells.map(|(index, (text, style))| line(text, style, index)).collect::<Vec<_>>())
+    });
+    let constraints = shown.iter().map(|index| Constraint::Length(u16::try_from(widths[*index]).unwrap_or(u16::MAX)));
+    let table = Table::new(body, constraints)
+        .header(header)
+        .block(block)
+        .column_spacing(2)
+        .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
+    let mut state = TableState::new().with_selected(chosen);
+    frame.render_stateful_widget(table, area, &mut state);
+}
+
+/// The width of each column; zero: left out.
+fn widths(columns: &[Column], rows: &[Vec<Cell>], room: usize) -> Vec<usize> {
+    let width = |text: &str| Span::raw(text.to_owned()).width();
+    let widest = |index: usize| rows.iter().map(|row| width(&row[index].0)).max().unwrap_or(0);
+    let mut widths: Vec<usize> = columns
+        .iter()
+        .enumerate()
+        .map(|(index, column)| widest(index).max(width(column.title)).min(column.most))
+        .collect();
+    let all = |widths: &[usize]| widths.iter().filter(|width| **width > 0).map(|width| width + 2).sum::<usize>();
+    loop {
+        let needed = all(&widths).saturating_sub(2);
+        if needed <= room {
+            return widths;
+        }
+        let left = (0..columns.len()).filter(|index| widths[*index] > 0);
+        let (Some(least), Some(most)) =
+            (left.clone().min_by_key(|index| columns[*index].weight), left.max_by_key(|index| columns[*index].weight))
+        else {
+            return widths;
+        };
+        if least == most {
+            widths[most] = room;
+            return widths;
+        }
+        widths[least] = 0;
+    }
+}
+
+/// The text, at most so wide; cut ones end in `…`.
+pub fn cut(text: &str, width: usize) -> String {
+    if Span::raw(text.to_owned()).width() <= width {
+        return text.to_owned();
+    }
+    let mut kept = String::new();
+    for c in text.chars() {
+        kept.push(c);
+        if Span::raw(kept.clone()).width() >= width {
+            kept.pop();
+            break;
+        }
+    }
+    kept + "…"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_important_column_goes_first() {
+        let columns = [text("TASK", 9, 40), figures("TRY", 1), text("OWNER", 5, 40)];
+        let row = ["fix-7", "1", "worker-3"].map(|cell| (cell.to_owned(), Style::new())).to_vec();
+        assert_eq!(widths(&columns, &[row.clone()], 40), [5, 3, 8]);
+        assert_eq!(widths(&columns, &[row.clone()], 17), [5, 0, 8]);
+        assert_eq!(widths(&columns, &[row.clone()], 10), [5, 0, 0]);
+        assert_eq!(widths(&columns, &[row], 3), [3, 0, 0]);
+    }
+
+    #[test]
+    fn cut_text_says_so() {
+        assert_eq!(cut("worker-3", 8), "worker-3");
+        assert_eq!(cut("worker-3", 5), "work…");
+        assert_eq!(cut("猫猫猫", 4), "猫…");
+    }
+}

@@ -1,0 +1,303 @@
+//! Screens, drawn and read.
+
+use std::time::Duration;
+
+use ratatui::{Terminal, backend::TestBackend, style::Modifier};
+use uuid::Uuid;
+
+use super::{Looks, draw};
+use crate::{
+    cli::top::{
+        ask::Sent,
+        keys::Key,
+        model::{Effect, Message, Model, Settings},
+        query::{Query, View},
+        sight::{Counts, Detail, Page, ServerClock, Sight, Stretch},
+        verb::Action,
+    },
+    client::time::{self, Moment},
+    proto::{
+        Compensation, GetServerInfoResponse, GetStatsResponse, Lease, QueueStats, Saga, SagaEvent, SagaState,
+        StateCount,
+    },
+};
+
+/// The coordinator's time, years away from ours.
+const SERVER_SECONDS: i64 = 1_000_000;
+
+fn stamp(seconds: i64) -> Option<prost_types::Timestamp> {
+    Some(prost_types::Timestamp { seconds: SERVER_SECONDS + seconds, nanos: 0 })
+}
+
+fn saga(id: &str, ends: i64, stale: bool) -> Saga {
+    let lease =
+        Lease { owner_id: format!("worker-of-{id}"), fencing_token: 42, expire_time: stamp(ends), ..Lease::default() };
+    Saga {
+        task_id: id.to_owned(),
+        queue: "builds".to_owned(),
+        state: SagaState::Running.into(),
+        stale,
+        lease: Some(lease),
+        attempt: 1,
+        branch: "größe".to_owned(),
+        update_time: stamp(-9),
+        ..Saga::default()
+    }
+}
+
+fn sight(model: &Model, at: Moment, sagas: Vec<Saga>) -> Sight {
+    let queue = |name: &str, paused| QueueStats {
+        queue: name.to_owned(),
+        paused,
+        ready: 3,
+        stale: 1,
+        states: vec![StateCount { state: SagaState::Running.into(), count: 2 }],
+        ..QueueStats::default()
+    };
+    let queues = vec![queue("builds", false), queue("tests", true)];
+    Sight {
+        number: model.query.number,
+        info: GetServerInfoResponse {
+            version: "9.9.9".to_owned(),
+            start_time: stamp(-3600),
+            clock_offset: Some(prost_types::Duration { seconds: -90, nanos: 0 }),
+            ..GetServerInfoResponse::default()
+        },
+        stats: GetStatsResponse { queues, ready: 6, stale: 2, revision: 77, ..GetStatsResponse::default() },
+        queues: Vec::new(),
+        page: Page { sagas, next_page_token: String::new() },
+        detail: None,
+        clock: ServerClock::told(&stamp(0).expect("set"), at, at),
+        seen: at,
+    }
+}
+
+fn model(read_only: bool) -> (Model, Moment) {
+    let at = time::now();
+    let settings = Settings { server: "http://s:1".to_owned(), actor: "me@here".to_owned(), read_only };
+    (Model::new(settings, Query::default(), at), at)
+}
+
+fn seen(model: &mut Model, at: Moment, sagas: Vec<Saga>) {
+    let sight = sight(model, at, sagas);
+    model.update(at, Message::Seen(Box::new(sight)));
+}
+
+fn press(model: &mut Model, keys: &str) -> Vec<Effect> {
+    let mut effects = Vec::new();
+    for c in keys.chars() {
+        let key = match c {
+            '\n' => Key::Enter,
+            '\t' => Key::Tab,
+            '\u{1b}' => Key::Escape,
+            c => Key::Char(c),
+        };
+        effects.extend(model.update(model.now, Message::Key(key, Uuid::from_u128(5))));
+    }
+    effects
+}
+
+fn rendered(model: &Model, width: u16, height: u16, looks: Looks) -> Terminal<TestBackend> {
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("a screen");
+    terminal.draw(|frame| draw(frame, model, looks)).expect("drawn");
+    terminal
+}
+
+fn screen(model: &Model, width: u16, height: u16) -> String {
+    let terminal = rendered(model, width, height, Looks { unicode: true, colour: true });
+    let rows = terminal.backend().buffer().content.chunks(usize::from(width));
+    rows.map(|row| row.iter().map(|cell| cell.symbol()).collect::<String>() + "\n").collect()
+}
+
+fn line_of<'a>(screen: &'a str, part: &str) -> &'a str {
+    screen.lines().find(|line| line.contains(part)).unwrap_or_else(|| panic!("no {part} in\n{screen}"))
+}
+
+#[test]
+fn a_wide_screen_shows_daemon_queues_and_leases() {
+    let (mut model, at) = model(false);
+    seen(&mut model, at, vec![saga("fix-7", 30, false), saga("fix-8", -5, true)]);
+    let counts = Counts { created: 4, ..Counts::default() };
+    let stretch = Stretch { end: at, length: Duration::from_secs(2), counts: [("builds".to_owned(), counts)].into() };
+    model.update(at, Message::Happened(stretch));
+    let text = screen(&model, 160, 40);
+    for part in ["sagad 9.9.9", "http://s:1", "up 1h 00m", "revision 77", "clock -90.000s", "live, 0ms old", "2 stale"]
+    {
+        assert!(text.contains(part), "{part}:\n{text}");
+    }
+    assert!(line_of(&text, "builds ").contains("2.0"), "four in two seconds:\n{text}");
+    assert!(line_of(&text, "tests PAUSED").contains("  0  "), "nothing:\n{text}");
+    assert!(line_of(&text, "fix-7").contains("30.0s") && line_of(&text, "fix-7").contains("worker-of-fix-7"), "{text}");
+    assert!(
+        line_of(&text, "fix-8").contains("running STALE") && line_of(&text, "fix-8").contains("over 5.0s"),
+        "{text}"
+    );
+}
+
+#[test]
+fn leases_count_down_between_two_looks_by_the_coordinators_clock() {
+    let (mut model, at) = model(false);
+    seen(&mut model, at, vec![saga("fix-7", 30, false)]);
+    model.update(at + Duration::from_secs(12), Message::Tick);
+    let text = screen(&model, 160, 40);
+    assert!(line_of(&text, "fix-7").contains("18.0s"), "{text}");
+    assert!(text.contains("live, 12.0s old"), "{text}");
+    model.update(at + Duration::from_secs(40), Message::Blind("connection refused".to_owned()));
+    let text = screen(&model, 160, 40);
+    assert!(text.contains("NO ANSWER, 40.0s OLD: connection refused"), "{text}");
+    assert!(line_of(&text, "fix-7").contains("due 10.0s"), "whether it is stale, only the coordinator says:\n{text}");
+    let sight = sight(&model, at + Duration::from_secs(41), Vec::new());
+    model.update(at + Duration::from_secs(41), Message::Seen(Box::new(sight)));
+    assert!(screen(&model, 160, 40).contains("live, 0ms old"), "it answers again");
+}
+
+#[test]
+fn a_narrow_or_low_screen_shows_what_matters_most() {
+    let (mut model, at) = model(false);
+    seen(&mut model, at, vec![saga("fix-7", 30, false)]);
+    let text = screen(&model, 60, 24);
+    assert!(line_of(&text, "fix-7").contains("30.0s") && text.contains("READY") && !text.contains("WHAT"), "{text}");
+    let low = screen(&model, 60, 14);
+    assert!(low.contains("fix-7") && !low.contains("READY"), "{low}");
+    press(&mut model, "\t");
+    let low = screen(&model, 60, 14);
+    assert!(low.contains("READY") && !low.contains("fix-7"), "{low}");
+    // Nothing that a terminal can be is too small to be drawn on.
+    for (width, height) in [(1, 1), (3, 2), (20, 5), (500, 200)] {
+        press(&mut model, "?");
+        screen(&model, width, height);
+        press(&mut model, "?\tx");
+        screen(&model, width, height);
+        press(&mut model, "\u{1b}");
+    }
+}
+
+#[test]
+fn without_unicode_and_colours_nothing_of_either_is_sent() {
+    let (mut model, at) = model(false);
+    seen(&mut model, at, vec![saga("fix-8", -5, true)]);
+    let terminal = rendered(&model, 160, 40, Looks { unicode: false, colour: false });
+    let buffer = terminal.backend().buffer();
+    assert!(buffer.content.iter().all(|cell| cell.symbol().is_ascii()));
+    assert!(buffer.content.iter().all(|cell| cell.fg == super::Color::Reset && cell.bg == super::Color::Reset));
+    assert!(buffer.content.iter().any(|cell| cell.modifier.contains(Modifier::REVERSED)), "the chosen row stands out");
+    let coloured = rendered(&model, 160, 40, Looks { unicode: true, colour: true });
+    let buffer = coloured.backend().buffer();
+    assert!(
+        buffer.content.iter().any(|cell| cell.fg == super::Color::Red)
+            && !buffer.content.iter().all(|cell| cell.symbol().is_ascii())
+    );
+}
+
+#[test]
+fn the_chosen_saga_stays_chosen_and_a_neighbour_never_takes_its_place() {
+    let (mut model, at) = model(false);
+    seen(&mut model, at, vec![saga("a", 30, false), saga("b", 20, true), saga("c", 10, false)]);
+    press(&mut model, "j");
+    assert_eq!(model.saga.name.as_deref(), Some("b"));
+    seen(&mut model, at, vec![saga("new", 9, false), saga("a", 30, false), saga("b", 20, true)]);
+    assert_eq!((model.saga.name.as_deref(), model.saga.row), (Some("b"), 2));
+    press(&mut model, "ss");
+    assert_eq!(model.saga.name.as_deref(), Some("b"), "whatever the order is");
+    seen(&mut model, at, vec![saga("new", 9, false), saga("a", 30, false)]);
+    assert_eq!(model.saga.name, None);
+    press(&mut model, "x");
+    assert_eq!((model.ask.is_none(), model.notice.as_str()), (true, "choose a saga first"));
+}
+
+#[test]
+fn a_verb_shows_what_it_sends_and_sends_that_once() {
+    let (mut model, at) = model(false);
+    seen(&mut model, at, vec![saga("fix-8", -5, true)]);
+    assert_eq!(press(&mut model, "rrrebooted\n"), []);
+    let text = screen(&model, 160, 40);
+    for part in
+        ["will send Recover:", "\"taskId\":\"fix-8\"", "\"reason\":\"rebooted\"", "\"fencingToken\":\"42\"", "y: do it"]
+    {
+        assert!(text.contains(part), "{part}:\n{text}");
+    }
+    let effects = press(&mut model, "yyy");
+    assert!(matches!(&effects[..], [Effect::Send(action)] if matches!(**action, Action::Recover(_))), "{effects:?}");
+    let effects = model.update(at, Message::Sent(Sent::Refused("it came back (NOT_STALE)".to_owned())));
+    assert!(matches!(&effects[..], [Effect::Look(_)]), "it looks, and sends nothing: {effects:?}");
+    assert!(screen(&model, 160, 40).contains("it came back (NOT_STALE)"));
+    press(&mut model, "\n");
+    assert!(model.ask.is_none());
+}
+
+#[test]
+fn read_only_means_it() {
+    let (mut model, at) = model(true);
+    seen(&mut model, at, vec![saga("fix-8", -5, true)]);
+    for key in ["r", "c", "C", "x", "X", "w", "a", "p", "\tp"] {
+        assert_eq!(press(&mut model, key), []);
+        assert!(model.ask.is_none(), "{key}");
+        assert!(model.notice.contains("--read-only"), "{key}");
+    }
+}
+
+#[test]
+fn views_filters_and_pages_ask_for_something_else() {
+    let (mut model, at) = model(false);
+    let query = |effects: Vec<Effect>| match effects.into_iter().next_back() {
+        Some(Effect::Look(query)) => query,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(query(press(&mut model, "2")).view, View::Stale);
+    assert_eq!(query(press(&mut model, "/wor\n")).text, "wor");
+    assert_eq!(query(press(&mut model, "fa, b\n")).queues, ["a", "b"]);
+    let cleared = query(press(&mut model, "\u{1b}"));
+    assert!(cleared.text.is_empty() && cleared.queues.is_empty());
+    assert_eq!(press(&mut model, ">"), [], "there is no further page");
+    let mut sight = sight(&model, at, vec![saga("a", 1, false)]);
+    sight.page.next_page_token = "second".to_owned();
+    // An answer to an earlier question is not shown.
+    model.update(at, Message::Seen(Box::new(Sight { number: 0, ..sight.clone() })));
+    assert!(model.sight.is_none());
+    model.update(at, Message::Seen(Box::new(sight)));
+    assert_eq!(query(press(&mut model, ">")).page_token, "second");
+    // The page went empty: back to the one before.
+    let empty = Sight { page: Page::default(), ..super::tests::sight(&model, at, Vec::new()) };
+    assert_eq!(query(model.update(at, Message::Seen(Box::new(empty)))).page_token, "");
+    assert!(model.pages.is_empty());
+}
+
+#[test]
+fn a_saga_is_looked_at_closely() {
+    let (mut model, at) = model(false);
+    let mut looked_at = saga("fix-7", 30, false);
+    seen(&mut model, at, vec![looked_at.clone()]);
+    assert!(matches!(&press(&mut model, "\n")[..], [Effect::Look(query)] if query.detail.as_deref() == Some("fix-7")));
+    assert!(screen(&model, 100, 40).contains("asking..."));
+    looked_at.compensations = vec![Compensation {
+        position: 1,
+        kind: "branch".to_owned(),
+        target: "fix\u{1b}[2J".to_owned(),
+        state: 1,
+        ..Compensation::default()
+    }];
+    looked_at.progress = b"half\nsecond line".to_vec().into();
+    let events = vec![SagaEvent { revision: 70, actor: "somebody".to_owned(), r#type: 3, ..SagaEvent::default() }];
+    let mut sight = sight(&model, at, Vec::new());
+    sight.detail = Some(Detail { saga: Some(looked_at), events, cut: true });
+    model.update(at, Message::Seen(Box::new(sight)));
+    let text = screen(&model, 100, 40);
+    for part in ["pending branch fix\\u{1b}[2J", "by somebody", "progress     half", "30.0s", "sagad history fix-7"] {
+        assert!(text.contains(part), "{part}:\n{text}");
+    }
+    assert!(!text.contains("second line"), "{text}");
+    press(&mut model, "anoted\n");
+    assert!(screen(&model, 100, 40).contains("will send Annotate:"), "verbs are for the saga that is looked at");
+}
+
+#[test]
+fn control_c_leaves_from_anywhere() {
+    let (mut model, at) = model(false);
+    seen(&mut model, at, vec![saga("fix-8", -5, true)]);
+    for keys in ["", "?", "/abc", "r", "\u{1b}rr"] {
+        press(&mut model, keys);
+        let effects = model.update(at, Message::Key(Key::Interrupt, Uuid::nil()));
+        assert_eq!(effects, [Effect::Leave], "{keys}");
+    }
+    assert_eq!(press(&mut model, "\u{1b}\u{1b}q"), [Effect::Leave]);
+}

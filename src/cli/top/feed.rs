@@ -1,0 +1,204 @@
+//! The only part of `sagad top` that talks to the coordinator: looks, listens to events, and sends what was confirmed.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::sync::{mpsc, watch};
+use tonic::{Status, Streaming};
+
+use super::{
+    ask::Sent,
+    model::Message,
+    query::{PAGE_SIZE, Query, SEARCH_ANSWERS},
+    sight::{Counts, Detail, Page, ServerClock, Sight, Stretch},
+    verb::Action,
+};
+use crate::{
+    cli::{errors::CliError, tables, text::printable},
+    client::{Client, Happened, Refusal, retry::Backoff, time},
+    proto::{
+        GetSagaRequest, GetServerInfoRequest, GetServerInfoResponse, GetStatsRequest, ListEventsRequest,
+        ListQueuesRequest, Queue, Saga, WatchEventsRequest, WatchEventsResponse, watch_events_response::Item,
+    },
+};
+
+/// Events kept of a history, and how many answers are read to come to its end.
+const EVENTS_KEPT: usize = 500;
+const EVENT_ANSWERS: usize = 5;
+/// How often events are counted up.
+const STRETCH: Duration = Duration::from_secs(1);
+/// Queues whose rates are known: a bound for a coordinator that has ever new ones.
+const QUEUES_MAX: usize = 1_000;
+
+/// Looks once.
+pub async fn look(client: &Client, query: &Query) -> Result<Sight, Status> {
+    let (told, stats, queues, page, detail) = tokio::try_join!(
+        server(client),
+        async { Ok(client.sagas().get_stats(client.unary(GetStatsRequest {})).await?.into_inner()) },
+        async { Ok(client.admin().list_queues(client.unary(ListQueuesRequest {})).await?.into_inner()) },
+        page(client, query),
+        detail(client, query.detail.as_deref()),
+    )?;
+    let (info, clock) = told;
+    let queues: Vec<Queue> = queues.queues;
+    Ok(Sight { number: query.number, info, stats, queues, page, detail, clock, seen: time::now() })
+}
+
+async fn server(client: &Client) -> Result<(GetServerInfoResponse, ServerClock), Status> {
+    let asked = time::now();
+    let info = client.admin().get_server_info(client.unary(GetServerInfoRequest {})).await?.into_inner();
+    let told = info.current_time.unwrap_or_default();
+    Ok((info, ServerClock::told(&told, asked, time::now())))
+}
+
+/// A page of sagas. With a text to look for, what does not have it is passed over, within a bound; the page ends early
+/// then, and the next one goes on.
+async fn page(client: &Client, query: &Query) -> Result<Page, Status> {
+    let mut page = Page { sagas: Vec::new(), next_page_token: query.page_token.clone() };
+    for _ in 0..SEARCH_ANSWERS {
+        let request = client.unary(query.request(page.next_page_token));
+        let answer = client.sagas().list_sagas(request).await?.into_inner();
+        page.sagas.extend(answer.sagas.into_iter().filter(|saga| query.matches(saga)));
+        page.next_page_token = answer.next_page_token;
+        if page.sagas.len() >= PAGE_SIZE || page.next_page_token.is_empty() {
+            break;
+        }
+    }
+    Ok(page)
+}
+
+async fn detail(client: &Client, task_id: Option<&str>) -> Result<Option<Detail>, Status> {
+    let Some(task_id) = task_id else { return Ok(None) };
+    let request = GetSagaRequest { task_id: task_id.to_owned(), ..GetSagaRequest::default() };
+    let saga: Saga = match client.sagas().get_saga(client.unary(request)).await {
+        Ok(answer) => answer.into_inner().saga.unwrap_or_default(),
+        Err(status) if Refusal::from(&status).is("SAGA_NOT_FOUND") => {
+            return Ok(Some(Detail { saga: None, events: Vec::new(), cut: false }));
+        }
+        Err(status) => return Err(status),
+    };
+    let mut request = ListEventsRequest { task_id: task_id.to_owned(), page_size: 1000, page_token: String::new() };
+    let (mut events, mut cut) = (Vec::new(), false);
+    for _ in 0..EVENT_ANSWERS {
+        let answer = client.sagas().list_events(client.unary(request.clone())).await?.into_inner();
+        events.extend(answer.events);
+        request.page_token = answer.next_page_token;
+        if request.page_token.is_empty() {
+            break;
+        }
+    }
+    // A history of more than this is seen from its beginning: the end could not be reached in bounded time.
+    cut |= !request.page_token.is_empty() || events.len() > EVENTS_KEPT;
+    let begin = events.len().saturating_sub(EVENTS_KEPT);
+    Ok(Some(Detail { saga: Some(saga), events: events.split_off(begin), cut }))
+}
+
+/// Looks again and again: after `interval`, or at once when another query is given. Ends with its receiver.
+pub async fn eyes(
+    client: Client,
+    mut queries: watch::Receiver<Query>,
+    interval: Duration,
+    messages: mpsc::Sender<Message>,
+) {
+    loop {
+        let query = queries.borrow_and_update().clone();
+        let looked = tokio::select! {
+            looked = look(&client, &query) => looked,
+            // What is not wanted any more is not waited for.
+            changed = queries.changed() => match changed {
+                Ok(()) => continue,
+                Err(_) => return,
+            },
+        };
+        let message = match looked {
+            Ok(sight) => Message::Seen(Box::new(sight)),
+            Err(status) => Message::Blind(why(&Refusal::from(&status))),
+        };
+        if messages.send(message).await.is_err() {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(interval) => {}
+            changed = queries.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// In one line.
+fn why(refusal: &Refusal) -> String {
+    if refusal.message.is_empty() { refusal.reason.clone() } else { printable(&refusal.message) }
+}
+
+/// Counts events, from now on and again from now on when the stream ends: a rate is of the present. Ends with its
+/// receiver.
+pub async fn ears(client: Client, queues: Vec<String>, messages: mpsc::Sender<Message>) {
+    let mut backoff = Backoff::default();
+    while !messages.is_closed() {
+        let request = WatchEventsRequest { queues: queues.clone(), ..WatchEventsRequest::default() };
+        if let Ok(events) = client.sagas().watch_events(request).await {
+            backoff.reset();
+            // However it ends, it is opened again.
+            listen(events.into_inner(), &messages).await;
+        }
+        tokio::time::sleep(backoff.delay()).await;
+    }
+}
+
+async fn listen(mut events: Streaming<WatchEventsResponse>, messages: &mpsc::Sender<Message>) -> Option<()> {
+    let mut ticks = tokio::time::interval(STRETCH);
+    let mut begun = time::now();
+    let mut counts: BTreeMap<String, Counts> = BTreeMap::new();
+    loop {
+        tokio::select! {
+            event = events.message() => {
+                let Some(Item::Event(event)) = event.ok()??.item else { continue };
+                let known = counts.contains_key(&event.queue);
+                if known || counts.len() < QUEUES_MAX {
+                    let kind = event.r#type();
+                    counts.entry(event.queue).or_default().count(kind);
+                }
+            }
+            _ = ticks.tick() => {
+                let end = time::now();
+                let length = end.since(begun);
+                begun = end;
+                let counts = std::mem::take(&mut counts);
+                messages.send(Message::Happened(Stretch { end, length, counts })).await.ok()?;
+            }
+        }
+    }
+}
+
+/// Sends an action, once: whatever comes of it, nothing is sent again unasked.
+pub async fn act(client: &Client, action: Action) -> Sent {
+    let (mut sagas, mut admin) = (client.sagas(), client.admin());
+    let saga = |saga: Option<Saga>| {
+        let saga = saga.unwrap_or_default();
+        format!("done: {} is {}", printable(&saga.task_id), tables::state_text(&saga))
+    };
+    let queue = |queue: Option<Queue>| {
+        let queue = queue.unwrap_or_default();
+        format!("done: {} is {}", printable(&queue.queue), if queue.paused { "paused" } else { "open" })
+    };
+    let answer = match action {
+        Action::Recover(r) => sagas.recover(client.unary(r)).await.map(|a| saga(a.into_inner().saga)),
+        Action::Cancel(r) => sagas.request_cancel(client.unary(r)).await.map(|a| saga(a.into_inner().saga)),
+        Action::Quarantine(r) => sagas.quarantine(client.unary(r)).await.map(|a| saga(a.into_inner().saga)),
+        Action::Waive(r) => sagas.waive_compensation(client.unary(r)).await.map(|a| saga(a.into_inner().saga)),
+        Action::Annotate(r) => sagas.annotate(client.unary(r)).await.map(|a| saga(a.into_inner().saga)),
+        Action::Pause(r) => admin.pause_queue(client.unary(r)).await.map(|a| queue(a.into_inner().queue)),
+        Action::Resume(r) => admin.resume_queue(client.unary(r)).await.map(|a| queue(a.into_inner().queue)),
+    };
+    match answer {
+        Ok(done) => Sent::Done(done),
+        Err(status) => {
+            let Refusal { happened, unsent, .. } = Refusal::from(&status);
+            let told = CliError::from(status).text(client.server()).unwrap_or_default();
+            let told = told.strip_prefix("sagad: ").unwrap_or(&told).to_owned();
+            match happened {
+                Happened::Refused | Happened::NotNow => Sent::Refused(told),
+                Happened::Unknown if unsent => Sent::Refused(told),
+                Happened::Unknown => Sent::Unknown(told),
+            }
+        }
+    }
+}

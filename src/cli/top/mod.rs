@@ -1,0 +1,165 @@
+//! `sagad top`: queues, leases and stale sagas as they are now, and the operator's verbs on keys.
+//!
+//! What the screen knows and what a key does is pure ([`model`], `update`, [`ask`]), and so is drawing (`draw`). Around
+//! it: the terminal, and what talks to the coordinator (`feed`).
+
+mod ask;
+mod draw;
+mod feed;
+mod keys;
+mod model;
+mod once;
+mod query;
+mod sight;
+mod terminal;
+mod update;
+mod verb;
+
+use std::time::Duration;
+
+use clap::Args;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+};
+
+use super::{
+    args::{self, ActorArg},
+    context::Context,
+    errors::CliError,
+    output::{Format, notice},
+};
+use crate::client::time;
+use ask::Stage;
+use draw::Looks;
+use model::{Effect, Message, Model, Settings};
+use query::{Query, View};
+use terminal::Screen;
+
+/// How often times on the screen go on.
+const TICK: Duration = Duration::from_millis(250);
+/// Messages that wait for the screen; whoever sends more waits.
+const MESSAGES: usize = 64;
+/// The shortest interval: each look reads the counts and a page.
+const INTERVAL_MIN: Duration = Duration::from_millis(100);
+
+/// What `top` takes.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  sagad top\n  sagad top --queue builds --view stale\n  sagad top --read-only --interval 5s\n  \
+                        sagad top --once\n  sagad top --once -o json | jq .stats.stale\n\n\
+                        Keys: ? shows them. Each verb asks for a reason, shows the request that it is going to send, and\n\
+                        wants a yes; what takes work from a live worker wants the saga's id typed. Times that are left\n\
+                        to leases are told by the server's clock. Colours go with NO_COLOR, lines and dots with a\n\
+                        locale that is not UTF-8.\n\n\
+                        Exit codes: 0 left, 2 there is no terminal; with --once as the other commands'."
+)]
+pub struct TopArgs {
+    /// Only these queues; repeatable, or separated by commas.
+    #[arg(long = "queue", value_delimiter = ',', value_name = "QUEUE")]
+    queues: Vec<String>,
+    /// Which sagas to begin with.
+    #[arg(long, value_enum, default_value = "running")]
+    view: View,
+    /// How often to look at the server; 100ms and more.
+    #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = interval)]
+    interval: Duration,
+    /// Change nothing from here, whichever key is pressed.
+    #[arg(long)]
+    read_only: bool,
+    /// Print one screen as text, or with `-o json` what is on it, and end.
+    #[arg(long)]
+    once: bool,
+    #[command(flatten)]
+    actor: ActorArg,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = args::duration(text)?;
+    if interval >= INTERVAL_MIN { Ok(interval) } else { Err("look every 100ms at most".to_owned()) }
+}
+
+/// Shows the screen until it is left.
+pub async fn run(context: &Context, args: TopArgs) -> Result<(), CliError> {
+    let server = context.client.server().to_owned();
+    let settings = Settings { server, actor: args.actor.or_me(), read_only: args.read_only };
+    let query = Query { view: args.view, queues: args.queues, ..Query::default() };
+    let model = Model::new(settings, query, time::now());
+    if args.once {
+        let sight = feed::look(&context.client, &model.query).await?;
+        return once::print(&context.output, model, sight);
+    }
+    if context.output.format() == Format::Json {
+        return Err(CliError::Usage(
+            "-o json goes with --once; a stream of events is `sagad watch -o json`".to_owned(),
+        ));
+    }
+    if !terminal::is_there() {
+        let told = "top needs a terminal; without one: `sagad stats`, `sagad list`, or `sagad top --once`";
+        return Err(CliError::Usage(told.to_owned()));
+    }
+    live(context, model, args.interval).await
+}
+
+async fn live(context: &Context, mut model: Model, interval: Duration) -> Result<(), CliError> {
+    let looks = Looks::here();
+    let (sender, mut messages) = mpsc::channel(MESSAGES);
+    let (queries, asked) = watch::channel(model.query.clone());
+    end_on_signals(&sender)?;
+    let mut screen = Screen::take()?;
+    terminal::read_keys(sender.clone());
+    tokio::spawn(feed::eyes(context.client.clone(), asked, interval, sender.clone()));
+    tokio::spawn(feed::ears(context.client.clone(), model.query.queues.clone(), sender.clone()));
+    let mut on = true;
+    while on {
+        screen.show(&model, looks)?;
+        let mut next = tokio::select! {
+            message = messages.recv() => message,
+            () = tokio::time::sleep(TICK) => Some(Message::Tick),
+        };
+        // All that has come is taken in before it is drawn again.
+        while let Some(message) = next {
+            for effect in model.update(time::now(), message) {
+                match effect {
+                    Effect::Look(query) => drop(queries.send_replace(query)),
+                    Effect::Send(action) => {
+                        let (client, sender) = (context.client.clone(), sender.clone());
+                        tokio::spawn(
+                            async move { sender.send(Message::Sent(feed::act(&client, *action).await)).await },
+                        );
+                    }
+                    Effect::Leave => on = false,
+                }
+            }
+            next = messages.try_recv().ok();
+        }
+    }
+    drop(screen);
+    tell_what_is_open(&model);
+    Ok(())
+}
+
+/// The terminal's end, and those who ask for ours.
+fn end_on_signals(sender: &mpsc::Sender<Message>) -> Result<(), CliError> {
+    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup(), SignalKind::quit()] {
+        let (mut signals, sender) = (signal(kind)?, sender.clone());
+        tokio::spawn(async move {
+            signals.recv().await;
+            sender.send(Message::Told).await.ok();
+        });
+    }
+    Ok(())
+}
+
+/// Whoever leaves before the answer came is told what may have been done.
+fn tell_what_is_open(model: &Model) {
+    let Some(ask) = &model.ask else { return };
+    match ask.stage {
+        Stage::Sending | Stage::Unknown(_) => {
+            if let Ok((rpc, request)) = ask.action().rendered() {
+                notice(&format!("no answer came to this {rpc}, which may have been done: {request}"));
+            }
+        }
+        Stage::Decision | Stage::Position | Stage::Reason | Stage::Confirm(_) | Stage::Refused(_) => {}
+    }
+}

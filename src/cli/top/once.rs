@@ -1,0 +1,64 @@
+//! `sagad top --once`: the screen as text, or what is on it as JSON.
+
+use ratatui::{Terminal, backend::TestBackend};
+use serde_json::{Value, json};
+
+use super::{
+    draw::{self, Looks},
+    model::{Message, Model},
+    sight::Sight,
+};
+use crate::{
+    cli::{
+        errors::CliError,
+        json::{self, Named},
+        output::{Format, Output},
+    },
+    client::time,
+};
+
+/// Columns where there is no terminal to ask.
+const WIDTH: u16 = 120;
+/// Lines beside the rows: the header at its highest, two tables' headings and borders, the line at the bottom.
+const OTHER_LINES: usize = 6 + 3 + 3 + 1;
+
+/// Prints it.
+pub fn print(output: &Output, mut model: Model, sight: Sight) -> Result<(), CliError> {
+    if output.format() == Format::Json {
+        return output.line(&data(&model, &sight)?.to_string());
+    }
+    let rows = OTHER_LINES + sight.stats.queues.len() + sight.page.sagas.len();
+    model.update(time::now(), Message::Seen(Box::new(sight)));
+    let height = u16::try_from(rows).unwrap_or(u16::MAX);
+    let lines = screen(&model, output.width().unwrap_or(WIDTH), height)?;
+    output.line(&lines.join("\n"))
+}
+
+/// The lines of a screen, without the one of the keys and without empty ones at its end.
+fn screen(model: &Model, width: u16, height: u16) -> Result<Vec<String>, CliError> {
+    let failed = |error: std::convert::Infallible| CliError::Failed(error.to_string());
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).map_err(failed)?;
+    let looks = Looks { colour: false, ..Looks::here() };
+    terminal.draw(|frame| draw::draw(frame, model, looks)).map_err(failed)?;
+    let buffer = terminal.backend().buffer();
+    let rows = buffer.content.chunks(usize::from(width.max(1)));
+    let mut lines: Vec<String> =
+        rows.map(|row| row.iter().map(|cell| cell.symbol()).collect::<String>().trim_end().to_owned()).collect();
+    lines.pop();
+    Ok(lines)
+}
+
+fn data(model: &Model, sight: &Sight) -> Result<Value, CliError> {
+    Ok(json!({
+        "server": model.settings.server,
+        "info": value(&sight.info)?,
+        "stats": value(&sight.stats)?,
+        "queues": sight.queues.iter().map(value).collect::<Result<Vec<_>, _>>()?,
+        "sagas": sight.page.sagas.iter().map(value).collect::<Result<Vec<_>, _>>()?,
+        "more": !sight.page.next_page_token.is_empty(),
+    }))
+}
+
+fn value<M: Named>(message: &M) -> Result<Value, CliError> {
+    serde_json::from_str(&json::render(message)?).map_err(|error| CliError::Failed(error.to_string()))
+}

@@ -1,0 +1,164 @@
+//! The terminal: taken for as long as the screen is shown, and given back on every way out, a panic's included.
+
+use std::{
+    env,
+    io::{self, IsTerminal, Stdout, Write},
+    panic, thread,
+    time::Duration,
+};
+
+use ratatui::{
+    Terminal,
+    backend::CrosstermBackend,
+    crossterm::{
+        cursor::{Hide, Show},
+        event::{self, DisableBracketedPaste, EnableBracketedPaste, Event},
+        execute,
+        terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode},
+    },
+};
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use super::{
+    draw::{self, Looks},
+    keys,
+    model::{Message, Model},
+};
+
+/// How long the thread that reads keys waits before it looks whether anybody still wants them.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// Whether there is a terminal to show a screen on, and to take keys from.
+pub fn is_there() -> bool {
+    let dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
+    io::stdout().is_terminal() && io::stdin().is_terminal() && !dumb
+}
+
+impl Looks {
+    /// As the environment says: `NO_COLOR`, and whether the locale's characters are UTF-8.
+    pub fn here() -> Self {
+        let colour = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let set = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().filter_map(|name| env::var(name).ok());
+        Looks { unicode: is_utf8(set), colour }
+    }
+}
+
+/// Whether a locale is one with UTF-8: the first that is set counts.
+fn is_utf8(mut set: impl Iterator<Item = String>) -> bool {
+    let locale = set.find(|locale| !locale.is_empty()).unwrap_or_default().to_ascii_lowercase();
+    locale.contains("utf-8") || locale.contains("utf8")
+}
+
+/// Gives the terminal back when it is dropped.
+struct Given<W: Write>(W);
+
+impl<W: Write> Drop for Given<W> {
+    fn drop(&mut self) {
+        give_back(&mut self.0);
+    }
+}
+
+/// To the shell, as it was. To a terminal that is gone it can't be given back.
+fn give_back(out: &mut impl Write) {
+    disable_raw_mode().ok();
+    execute!(out, DisableBracketedPaste, LeaveAlternateScreen, Show).ok();
+}
+
+/// The terminal, taken.
+pub struct Screen {
+    terminal: Terminal<CrosstermBackend<Stdout>>,
+    _given: Given<Stdout>,
+}
+
+impl Screen {
+    /// Takes it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn take() -> io::Result<Self> {
+        // Before the message of a panic: on the other screen nobody would see it.
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            give_back(&mut io::stdout());
+            before(info);
+        }));
+        let given = Given(io::stdout());
+        enable_raw_mode()?;
+        execute!(io::stdout(), EnterAlternateScreen, EnableBracketedPaste, Hide)?;
+        Ok(Screen { terminal: Terminal::new(CrosstermBackend::new(io::stdout()))?, _given: given })
+    }
+
+    /// Shows the model.
+    ///
+    /// # Errors
+    /// The system's: the terminal is gone.
+    pub fn show(&mut self, model: &Model, looks: Looks) -> io::Result<()> {
+        self.terminal.draw(|frame| draw::draw(frame, model, looks)).map(|_| ())
+    }
+}
+
+/// Sends what is typed, until nobody wants it any more.
+pub fn read_keys(messages: mpsc::Sender<Message>) {
+    thread::spawn(move || {
+        while !messages.is_closed() {
+            let read = match event::poll(PATIENCE) {
+                Ok(true) => event::read(),
+                Ok(false) => continue,
+                Err(error) => Err(error),
+            };
+            let message = match read {
+                Ok(Event::Key(key)) => keys::read(&key).map(|key| Message::Key(key, Uuid::new_v4())),
+                Ok(Event::Paste(text)) => Some(Message::Paste(text)),
+                Ok(Event::Resize(..)) => Some(Message::Tick),
+                Ok(Event::FocusGained | Event::FocusLost | Event::Mouse(_)) => None,
+                // The terminal is gone.
+                Err(_) => Some(Message::Told),
+            };
+            let told = matches!(message, Some(Message::Told));
+            if message.is_some_and(|message| messages.blocking_send(message).is_err()) || told {
+                return;
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_panic_gives_the_terminal_back() {
+        let out = Shared::default();
+        let taken = out.clone();
+        let ended = panic::catch_unwind(panic::AssertUnwindSafe(move || {
+            let _given = Given(taken);
+            panic!("as a mistake in drawing would");
+        }));
+        assert!(ended.is_err());
+        let written = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
+        assert!(written.contains("\u{1b}[?1049l") && written.contains("\u{1b}[?25h"), "{written:?}");
+    }
+
+    #[test]
+    fn the_first_locale_that_is_set_counts() {
+        let is = |set: &[&str]| is_utf8(set.iter().map(|locale| (*locale).to_owned()));
+        assert!(is(&["en_US.UTF-8"]) && is(&["", "C.utf8"]));
+        assert!(!is(&["C", "en_US.UTF-8"]) && !is(&[]) && !is(&["POSIX"]));
+    }
+}

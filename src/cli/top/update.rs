@@ -1,0 +1,261 @@
+//! What each key does.
+
+use uuid::Uuid;
+
+use super::{
+    ask::{Ask, Step, pointless},
+    keys::Key,
+    model::{Effect, Focus, Model, Typing, view},
+    verb::{Subject, Verb},
+};
+use crate::proto::RecoveryDecision;
+
+/// Rows that a page key moves by.
+const PAGE_ROWS: isize = 20;
+
+impl Model {
+    pub(super) fn key(&mut self, key: Key, id: Uuid) -> Vec<Effect> {
+        if self.help {
+            self.help = false;
+            return Vec::new();
+        }
+        if let Some(ask) = &mut self.ask {
+            return match ask.key(key) {
+                Step::Stay => Vec::new(),
+                Step::Leave => {
+                    self.ask = None;
+                    Vec::new()
+                }
+                Step::Send(action) => vec![Effect::Send(action)],
+            };
+        }
+        if self.typing.is_some() {
+            return self.type_on(key);
+        }
+        self.notice.clear();
+        match key {
+            Key::Char(c) => self.letter(c, id),
+            Key::Enter => self.open(),
+            Key::Escape => self.back(),
+            Key::Tab => {
+                self.focus = match self.focus {
+                    Focus::Sagas => Focus::Queues,
+                    Focus::Queues => Focus::Sagas,
+                };
+                Vec::new()
+            }
+            Key::Up => self.step(-1),
+            Key::Down => self.step(1),
+            Key::PageUp => self.step(-PAGE_ROWS),
+            Key::PageDown => self.step(PAGE_ROWS),
+            Key::Home => self.step(isize::MIN / 2),
+            Key::End => self.step(isize::MAX / 2),
+            Key::Backspace => Vec::new(),
+            Key::Interrupt => vec![Effect::Leave],
+        }
+    }
+
+    fn letter(&mut self, c: char, id: Uuid) -> Vec<Effect> {
+        match c {
+            'q' => return vec![Effect::Leave],
+            '?' | 'h' => self.help = true,
+            'k' => return self.step(-1),
+            'j' => return self.step(1),
+            'g' => return self.step(isize::MIN / 2),
+            'G' => return self.step(isize::MAX / 2),
+            '/' => self.typing = Some(Typing::Text(self.query.text.clone())),
+            'f' => self.typing = Some(Typing::Queues(self.query.queues.join(","))),
+            's' | 'S' => {
+                if c == 's' {
+                    self.sort = self.sort.next();
+                } else {
+                    self.reversed = !self.reversed;
+                }
+                self.follow();
+            }
+            'o' => return self.first_page(|query| query.newest_first = !query.newest_first),
+            '>' => return self.next_page(),
+            '<' => return self.previous_page(),
+            ' ' => return self.look(|_| {}),
+            'r' => self.begin(Verb::Recover(RecoveryDecision::Unspecified), id),
+            'c' | 'C' => self.begin(Verb::Cancel { revoke: c == 'C' }, id),
+            'x' | 'X' => self.begin(Verb::Quarantine { revoke: c == 'X' }, id),
+            'w' => self.begin(Verb::Waive, id),
+            'a' => self.begin(Verb::Annotate, id),
+            'p' => self.pause(id),
+            other => {
+                if let Some(view) = view(other) {
+                    self.focus = Focus::Sagas;
+                    return self.first_page(|query| (query.view, query.detail) = (view, None));
+                }
+            }
+        }
+        Vec::new()
+    }
+
+    /// Asks for the first page of something else.
+    fn first_page(&mut self, change: impl FnOnce(&mut super::query::Query)) -> Vec<Effect> {
+        self.pages.clear();
+        self.saga = super::model::Chosen::default();
+        self.look(|query| {
+            query.page_token.clear();
+            change(query);
+        })
+    }
+
+    fn next_page(&mut self) -> Vec<Effect> {
+        let next = self.sight.as_ref().map(|sight| sight.page.next_page_token.clone()).filter(|next| !next.is_empty());
+        // An answer to an earlier query has the token of another listing.
+        let current = self.sight.as_ref().is_some_and(|sight| sight.number == self.query.number);
+        let Some(next) = next.filter(|_| current) else { return Vec::new() };
+        self.pages.push(self.query.page_token.clone());
+        self.saga = super::model::Chosen::default();
+        self.look(|query| query.page_token = next)
+    }
+
+    fn previous_page(&mut self) -> Vec<Effect> {
+        let Some(before) = self.pages.pop() else { return Vec::new() };
+        self.saga = super::model::Chosen::default();
+        self.look(|query| query.page_token = before)
+    }
+
+    fn step(&mut self, by: isize) -> Vec<Effect> {
+        if self.query.detail.is_some() {
+            self.scroll = self.scroll.saturating_add_signed(by).min(self.scroll_max());
+            return Vec::new();
+        }
+        match self.focus {
+            Focus::Sagas => {
+                let names: Vec<String> = self.rows().iter().map(|saga| saga.task_id.clone()).collect();
+                let last = self.saga.row + 1 >= names.len();
+                if by == 1 && last && self.saga.name.is_some() {
+                    return self.next_page();
+                }
+                self.saga.step(by, names.iter().map(String::as_str));
+            }
+            Focus::Queues => {
+                let names: Vec<String> = self.queues().into_iter().map(str::to_owned).collect();
+                self.queue.step(by, names.iter().map(String::as_str));
+            }
+        }
+        Vec::new()
+    }
+
+    /// Lines of the closest look, roughly: more are never there.
+    fn scroll_max(&self) -> usize {
+        let detail = self.sight.as_ref().and_then(|sight| sight.detail.as_ref());
+        detail.map_or(0, |detail| {
+            let compensations = detail.saga.as_ref().map_or(0, |saga| saga.compensations.len());
+            (30 + compensations + detail.events.len()).saturating_sub(5)
+        })
+    }
+
+    fn open(&mut self) -> Vec<Effect> {
+        match self.focus {
+            Focus::Sagas => {
+                let Some(name) = self.saga.name.clone().filter(|_| self.query.detail.is_none()) else {
+                    return Vec::new();
+                };
+                self.scroll = 0;
+                self.look(|query| query.detail = Some(name))
+            }
+            Focus::Queues => {
+                let Some(queue) = self.queue.name.clone() else { return Vec::new() };
+                self.focus = Focus::Sagas;
+                self.first_page(|query| query.queues = vec![queue])
+            }
+        }
+    }
+
+    /// Out of the closest look; then out of the filters.
+    fn back(&mut self) -> Vec<Effect> {
+        if self.query.detail.is_some() {
+            return self.look(|query| query.detail = None);
+        }
+        if self.query.queues.is_empty() && self.query.text.is_empty() {
+            return Vec::new();
+        }
+        self.first_page(|query| {
+            query.queues.clear();
+            query.text.clear();
+        })
+    }
+
+    fn type_on(&mut self, key: Key) -> Vec<Effect> {
+        let Some(typing) = &mut self.typing else { return Vec::new() };
+        let (Typing::Text(typed) | Typing::Queues(typed)) = typing;
+        match key {
+            Key::Char(c) if typed.len() < 200 => typed.push(c),
+            Key::Backspace => drop(typed.pop()),
+            Key::Escape => self.typing = None,
+            Key::Enter => match self.typing.take() {
+                Some(Typing::Text(text)) => return self.first_page(|query| query.text = text),
+                Some(Typing::Queues(text)) => {
+                    let queues = text.split(',').map(str::trim).filter(|queue| !queue.is_empty());
+                    let queues = queues.map(str::to_owned).collect();
+                    return self.first_page(|query| query.queues = queues);
+                }
+                None => {}
+            },
+            Key::Char(_)
+            | Key::Tab
+            | Key::Up
+            | Key::Down
+            | Key::PageUp
+            | Key::PageDown
+            | Key::Home
+            | Key::End
+            | Key::Interrupt => {}
+        }
+        Vec::new()
+    }
+
+    /// The saga that a verb is for: the one that is looked at closely, or the chosen one.
+    fn subject(&self) -> Option<Subject> {
+        let sight = self.sight.as_ref()?;
+        let saga = match &self.query.detail {
+            Some(task_id) => sight.detail.as_ref()?.saga.as_ref().filter(|saga| saga.task_id == *task_id)?,
+            None => {
+                let name = self.saga.name.as_ref()?;
+                sight.page.sagas.iter().find(|saga| saga.task_id == *name)?
+            }
+        };
+        Some(Subject::Saga(Box::new(saga.clone())))
+    }
+
+    fn begin(&mut self, verb: Verb, id: Uuid) {
+        if self.settings.read_only {
+            "nothing is changed from here: --read-only".clone_into(&mut self.notice);
+            return;
+        }
+        let Some(subject) = self.subject() else {
+            "choose a saga first".clone_into(&mut self.notice);
+            return;
+        };
+        match pointless(verb, &subject) {
+            Some(why) => self.notice = format!("{}: {why}", subject.name()),
+            None => self.ask = Some(Ask::new(verb, subject, &self.settings.actor, id)),
+        }
+    }
+
+    /// Pauses a queue, or resumes a paused one: the chosen one, or that of the chosen saga.
+    fn pause(&mut self, id: Uuid) {
+        if self.settings.read_only {
+            "nothing is changed from here: --read-only".clone_into(&mut self.notice);
+            return;
+        }
+        let queue = match (self.focus, self.subject()) {
+            (Focus::Queues, _) => self.queue.name.clone(),
+            (Focus::Sagas, Some(Subject::Saga(saga))) => Some(saga.queue),
+            (Focus::Sagas, Some(Subject::Queue(_)) | None) => None,
+        };
+        let Some(queue) = queue else {
+            "choose a queue first: Tab".clone_into(&mut self.notice);
+            return;
+        };
+        let stats = self.sight.iter().flat_map(|sight| &sight.stats.queues);
+        let paused = stats.filter(|stats| stats.queue == queue).any(|stats| stats.paused);
+        let verb = if paused { Verb::Resume } else { Verb::Pause };
+        self.ask = Some(Ask::new(verb, Subject::Queue(queue), &self.settings.actor, id));
+    }
+}

@@ -1,0 +1,201 @@
+//! What an operator can do from the screen: which request that is, word for word, and what confirms it.
+
+use uuid::Uuid;
+
+use crate::{
+    cli::{errors::CliError, json},
+    proto::{
+        AnnotateRequest, PauseQueueRequest, QuarantineRequest, RecoverRequest, RecoveryDecision, RequestCancelRequest,
+        ResumeQueueRequest, Saga, WaiveCompensationRequest,
+    },
+};
+
+/// A verb.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Decide on a stale saga.
+    Recover(RecoveryDecision),
+    /// Ask for a saga to be cancelled; or take it from its worker at once.
+    Cancel {
+        /// At once.
+        revoke: bool,
+    },
+    /// Park a saga; even out of a live lease.
+    Quarantine {
+        /// Even then.
+        revoke: bool,
+    },
+    /// Declare a compensation as not needed.
+    Waive,
+    /// Add a note.
+    Annotate,
+    /// Let a queue give nothing.
+    Pause,
+    /// Let it give again.
+    Resume,
+}
+
+impl Verb {
+    /// What is about to be done, as a heading.
+    pub fn title(self) -> &'static str {
+        match self {
+            Verb::Recover(RecoveryDecision::Requeue) => "recover: plan it again",
+            Verb::Recover(RecoveryDecision::Compensate) => "recover: undo it",
+            Verb::Recover(RecoveryDecision::Quarantine) => "recover: park it",
+            Verb::Recover(RecoveryDecision::Unspecified) => "recover",
+            Verb::Cancel { revoke: false } => "cancel",
+            Verb::Cancel { revoke: true } => "cancel, and take it from its worker NOW",
+            Verb::Quarantine { revoke: false } => "quarantine",
+            Verb::Quarantine { revoke: true } => "quarantine, and take it from its worker NOW",
+            Verb::Waive => "waive a compensation",
+            Verb::Annotate => "annotate",
+            Verb::Pause => "pause the queue",
+            Verb::Resume => "resume the queue",
+        }
+    }
+
+    /// What is asked for: most want a reason, a note is one.
+    pub fn asks(self) -> &'static str {
+        match self {
+            Verb::Annotate => "note",
+            Verb::Recover(_)
+            | Verb::Cancel { .. }
+            | Verb::Quarantine { .. }
+            | Verb::Waive
+            | Verb::Pause
+            | Verb::Resume => "reason",
+        }
+    }
+
+    /// Whether the subject's name has to be typed: a live worker loses its work.
+    pub fn is_hard(self) -> bool {
+        match self {
+            Verb::Cancel { revoke } | Verb::Quarantine { revoke } => revoke,
+            Verb::Recover(_) | Verb::Waive | Verb::Annotate | Verb::Pause | Verb::Resume => false,
+        }
+    }
+}
+
+/// A request that is ready to be sent. Sent again it is the same, `request_id` and all, so that it happens once.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "each is the request of its name")]
+pub enum Action {
+    Recover(RecoverRequest),
+    Cancel(RequestCancelRequest),
+    Quarantine(QuarantineRequest),
+    Waive(WaiveCompensationRequest),
+    Annotate(AnnotateRequest),
+    Pause(PauseQueueRequest),
+    Resume(ResumeQueueRequest),
+}
+
+/// What a verb is done to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Subject {
+    /// A saga as it was seen.
+    Saga(Box<Saga>),
+    /// A queue.
+    Queue(String),
+}
+
+impl Subject {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        match self {
+            Subject::Saga(saga) => &saga.task_id,
+            Subject::Queue(queue) => queue,
+        }
+    }
+}
+
+/// The request of a verb.
+pub fn action(verb: Verb, subject: &Subject, position: i32, actor: &str, reason: &str, id: Uuid) -> Action {
+    let (name, actor, reason) = (subject.name().to_owned(), actor.to_owned(), reason.to_owned());
+    let request_id = id.to_string();
+    match verb {
+        Verb::Recover(decision) => Action::Recover(RecoverRequest {
+            task_id: name,
+            decision: decision.into(),
+            actor,
+            reason,
+            // Of the lease that was seen to have run out, so that a worker that came back is not run over.
+            fencing_token: token(subject),
+            validate_only: false,
+            request_id,
+        }),
+        Verb::Cancel { revoke } => {
+            Action::Cancel(RequestCancelRequest { task_id: name, actor, reason, revoke_lease: revoke, request_id })
+        }
+        Verb::Quarantine { revoke } => Action::Quarantine(QuarantineRequest {
+            task_id: name,
+            reason,
+            actor,
+            revoke_lease: revoke,
+            request_id,
+            ..QuarantineRequest::default()
+        }),
+        Verb::Waive => Action::Waive(WaiveCompensationRequest { task_id: name, position, actor, reason, request_id }),
+        Verb::Annotate => Action::Annotate(AnnotateRequest {
+            task_id: name,
+            actor,
+            note: reason,
+            request_id,
+            ..AnnotateRequest::default()
+        }),
+        Verb::Pause => Action::Pause(PauseQueueRequest { queue: name, actor, reason }),
+        Verb::Resume => Action::Resume(ResumeQueueRequest { queue: name, actor, reason }),
+    }
+}
+
+fn token(subject: &Subject) -> i64 {
+    match subject {
+        Subject::Saga(saga) => saga.lease.as_ref().map_or(0, |lease| lease.fencing_token),
+        Subject::Queue(_) => 0,
+    }
+}
+
+impl Action {
+    /// The rpc's name and the request in its JSON form: what `grpcurl -d` would take.
+    pub fn rendered(&self) -> Result<(&'static str, String), CliError> {
+        Ok(match self {
+            Action::Recover(request) => ("Recover", json::render(request)?),
+            Action::Cancel(request) => ("RequestCancel", json::render(request)?),
+            Action::Quarantine(request) => ("Quarantine", json::render(request)?),
+            Action::Waive(request) => ("WaiveCompensation", json::render(request)?),
+            Action::Annotate(request) => ("Annotate", json::render(request)?),
+            Action::Pause(request) => ("PauseQueue", json::render(request)?),
+            Action::Resume(request) => ("ResumeQueue", json::render(request)?),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::Lease;
+
+    #[test]
+    fn a_decision_is_bound_to_the_lease_that_was_seen() {
+        let lease = Some(Lease { fencing_token: 42, ..Lease::default() });
+        let saga = Subject::Saga(Box::new(Saga { task_id: "t-1".to_owned(), lease, ..Saga::default() }));
+        let verb = Verb::Recover(RecoveryDecision::Requeue);
+        let (rpc, json) = action(verb, &saga, 0, "me@here", "rebooted", Uuid::nil()).rendered().expect("JSON");
+        assert_eq!(rpc, "Recover");
+        for part in [
+            r#""taskId":"t-1""#,
+            r#""fencingToken":"42""#,
+            "RECOVERY_DECISION_REQUEUE",
+            r#""reason":"rebooted""#,
+            r#""actor":"me@here""#,
+            "00000000-0000-0000-0000-000000000000",
+        ] {
+            assert!(json.contains(part), "{part}: {json}");
+        }
+    }
+
+    #[test]
+    fn only_what_takes_work_from_a_live_worker_is_hard() {
+        assert!(Verb::Cancel { revoke: true }.is_hard() && Verb::Quarantine { revoke: true }.is_hard());
+        assert!(!Verb::Cancel { revoke: false }.is_hard() && !Verb::Pause.is_hard());
+    }
+}
