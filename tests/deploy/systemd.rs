@@ -80,7 +80,7 @@ fn the_backup_s_unit_lets_it_copy_and_try_the_copy() {
     let (daemon, address) = Launch::on(&directory.path().join("data")).start();
     let server = format!("http://{address}");
     let copies = directory.path().join("copies");
-    let script = root().join("deploy/systemd/sagad-backup");
+    let script = root().join("deploy/systemd/sagad-rotate-backups");
     let backup = |keep: &str, server: &str| {
         let mut command = Command::new(&confined[0]);
         command.args(&confined[1..]).arg(&script).arg(&copies).arg(keep);

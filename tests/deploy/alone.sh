@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Runs the image's file system without a container engine: read-only but for /data, as the image's user, with no program in
+# it but sagad, no /proc, no network but loopback. As root.
+#
+#   alone.sh DIRECTORY      what deploy/docker/build made
+set -euo pipefail
+out=$1
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+mkdir "$work/copies"
+chown 65532:65532 "$work/copies"
+
+# The mounts end with the namespace, and so do all its processes.
+unshare --mount --net --ipc --pid --fork --kill-child bash -euo pipefail -s "$out" "$work" <<'INSIDE'
+out=$1 work=$2
+ip link set lo up
+root=$work/root
+mkdir "$root"
+mount --bind "$out" "$root"
+mount -o remount,bind,ro "$root"
+mount -t tmpfs -o size=64m,uid=65532,gid=65532,mode=0700 data "$root/data"
+in() { env -i SAGAD_DATA=/data chroot --userspec=65532:65532 "$root" /sagad "$@"; }
+
+if touch "$root/written" 2>/dev/null; then echo "the root can be written to" >&2; exit 1; fi
+in serve >"$work/stdout" 2>"$work/log" &
+for ((i = 0; i < 300; i++)); do
+    if in health >/dev/null 2>&1; then break; fi
+    sleep 0.1
+done
+in health | grep -qx serving || { cat "$work/log" >&2; exit 1; }
+in create --task-id alone >/dev/null
+in claim alone --owner nobody -o json | grep -q SAGA_STATE_RUNNING
+in backup /data/copy.db >/dev/null
+in restore /data/copy.db --data /data/again >/dev/null
+in check --data /data/again >/dev/null
+[[ $(stat -c '%u:%g %a' "$root/data/sagad.db") == "65532:65532 600" ]]
+pid=$(pgrep --exact --newest sagad)
+kill -TERM "$pid"
+wait %1
+INSIDE
