@@ -72,7 +72,13 @@ pub fn contract() -> Vec<Rpc> {
 }
 
 /// Calls it with these values of the `authorization` header; of a stream, reads what comes first.
-pub async fn call(channel: &Channel, path: &str, streams: bool, message: Vec<u8>, headers: &[&str]) -> Result<(), Status> {
+pub async fn call(
+    channel: &Channel,
+    path: &str,
+    streams: bool,
+    message: Vec<u8>,
+    headers: &[&str],
+) -> Result<(), Status> {
     let mut client = Grpc::new(channel.clone());
     client.ready().await.unwrap();
     let path: PathAndQuery = path.parse().unwrap();

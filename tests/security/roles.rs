@@ -68,7 +68,9 @@ fn request(rpc: &str, name: &str) -> Vec<u8> {
         "Heartbeat" => bytes!(HeartbeatRequest { task_id, owner_id, fencing_token }),
         "KeepAlive" => bytes!(KeepAliveRequest { task_id, owner_id, fencing_token }),
         "Release" => bytes!(ReleaseRequest { task_id, owner_id, fencing_token }),
-        "RegisterCompensation" => bytes!(RegisterCompensationRequest { task_id, owner_id, fencing_token, compensations }),
+        "RegisterCompensation" => {
+            bytes!(RegisterCompensationRequest { task_id, owner_id, fencing_token, compensations })
+        }
         "Complete" => bytes!(CompleteRequest { task_id, owner_id, fencing_token }),
         "Fail" => bytes!(FailRequest { task_id, owner_id, fencing_token, reason }),
         "RecordCompensation" => {
@@ -104,7 +106,10 @@ async fn what_is_in_the_table_is_allowed_and_nothing_else() {
             let header = format!("Bearer {}", token(role));
             let answer = raw::call(&channel, &rpc.path, rpc.streams, request(name, role), &[&header]).await;
             let code = answer.as_ref().err().map(tonic::Status::code);
-            assert!(!matches!(code, Some(Code::InvalidArgument | Code::Unauthenticated)), "{name} by {role}: {answer:?}");
+            assert!(
+                !matches!(code, Some(Code::InvalidArgument | Code::Unauthenticated)),
+                "{name} by {role}: {answer:?}"
+            );
             if letter == '-' {
                 let problem = Problem::of(&answer.expect_err(&format!("{name} by {role}")));
                 assert_eq!(problem.reason, "PERMISSION_DENIED", "{name} by {role}");
@@ -150,7 +155,10 @@ async fn a_path_that_nobody_knows_is_denied_to_everyone() {
     let house = House::start(&everyone());
     let channel = house.daemon.channel().await;
     for path in ["/sagad.v1.SagaService/DropEverything", "/sagad.v1.OtherService/GetSaga", "/x/y"] {
-        assert_eq!(Problem::of(&raw::call(&channel, path, false, Vec::new(), &[]).await.unwrap_err()).reason, "UNAUTHENTICATED");
+        assert_eq!(
+            Problem::of(&raw::call(&channel, path, false, Vec::new(), &[]).await.unwrap_err()).reason,
+            "UNAUTHENTICATED"
+        );
         let header = format!("Bearer {}", token("admin"));
         let answer = raw::call(&channel, path, false, Vec::new(), &[&header]).await;
         assert_eq!(Problem::of(&answer.unwrap_err()).reason, "PERMISSION_DENIED", "{path}");
