@@ -27,7 +27,7 @@ async fn open(
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
     (
-        listen(listener, ListenLimits { max_connections, preface_timeout }, &[Handle::current()], stop.clone()),
+        listen(listener, ListenLimits { max_connections, preface_timeout }, None, &[Handle::current()], stop.clone()),
         address,
         stop,
     )

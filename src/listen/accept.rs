@@ -16,6 +16,7 @@ use super::{
     connection::{Connection, PREFACE},
     deal::{Hall, closed, emptiest},
     lines::Lines,
+    tls::{Certificate, Stream, Tls},
 };
 
 /// The first wait after a failed accept: long enough for a busy server to free a descriptor, too short to be noticed.
@@ -41,15 +42,16 @@ pub(super) struct Door<A> {
     places: Arc<Semaphore>,
     max_connections: usize,
     preface_timeout: Duration,
+    tls: Option<Tls>,
     lines: Lines,
     halls: Vec<Hall>,
 }
 
 impl<A: Accept> Door<A> {
-    pub(super) fn new(source: Arc<A>, limits: ListenLimits, lines: Lines, halls: Vec<Hall>) -> Self {
+    pub(super) fn new(source: Arc<A>, limits: ListenLimits, tls: Option<Tls>, lines: Lines, halls: Vec<Hall>) -> Self {
         let ListenLimits { max_connections, preface_timeout } = limits;
         let places = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
-        Door { source, places, max_connections, preface_timeout, lines, halls }
+        Door { source, places, max_connections, preface_timeout, tls, lines, halls }
     }
 
     /// Accepts until nobody takes the connections any more.
@@ -100,7 +102,7 @@ impl<A: Accept> Door<A> {
         Ok((stream, peer, place))
     }
 
-    /// Reads the preface and hands the connection on. Whatever goes wrong, the connection is closed.
+    /// Shakes hands, reads the preface and hands the connection on. Whatever goes wrong, the connection is closed.
     fn greet(
         &self,
         stream: TcpStream,
@@ -108,12 +110,13 @@ impl<A: Accept> Door<A> {
         place: OwnedSemaphorePermit,
         hall: &Hall,
     ) -> impl Future<Output = ()> + use<A> {
-        let (lines, within, entry) = (self.lines.clone(), self.preface_timeout, hall.enter());
+        let (tls, lines) = (self.tls.clone(), self.lines.clone());
+        let (within, entry) = (self.preface_timeout, hall.enter());
         // It leaves the event queue of this runtime for that of the one that will serve it.
         let stream = stream.into_std();
         async move {
             let (greeted, seat) = entry;
-            let mut stream = match stream.and_then(TcpStream::from_std) {
+            let stream = match stream.and_then(TcpStream::from_std) {
                 Ok(stream) => stream,
                 Err(error) => return debug!(%peer, %error, "closed: it can't be waited for"),
             };
@@ -121,9 +124,9 @@ impl<A: Accept> Door<A> {
             if let Err(error) = stream.set_nodelay(true) {
                 debug!(%peer, %error, "TCP_NODELAY could not be set");
             }
-            match timeout(within, read_preface(&mut stream)).await {
-                Ok(Ok(())) => {
-                    let connection = Connection::new(stream, peer, (place, seat), &lines);
+            match timeout(within, greeting(stream, tls)).await {
+                Ok(Ok((stream, certificate))) => {
+                    let connection = Connection::new(stream, peer, certificate, (place, seat), &lines);
                     // The server takes no more: it is ending, and the connection with it.
                     let _ = greeted.send(Ok(connection)).await;
                 }
@@ -134,8 +137,18 @@ impl<A: Accept> Door<A> {
     }
 }
 
+/// All that comes before the first frame.
+async fn greeting(stream: TcpStream, tls: Option<Tls>) -> io::Result<(Stream, Option<Certificate>)> {
+    let (mut stream, certificate) = match tls {
+        None => (Stream::Plain(stream), None),
+        Some(tls) => tls.accept(stream).await?,
+    };
+    read_preface(&mut stream).await?;
+    Ok((stream, certificate))
+}
+
 /// Reads exactly the preface, and gives up at the first byte that differs.
-async fn read_preface(stream: &mut TcpStream) -> io::Result<()> {
+async fn read_preface(stream: &mut Stream) -> io::Result<()> {
     let mut buffer = [0; PREFACE.len()];
     let mut seen = 0;
     while seen < PREFACE.len() {
@@ -226,7 +239,7 @@ mod tests {
         let (greeted, _incoming) = tokio::sync::mpsc::channel(1);
         let halls = vec![Hall::new(tokio::runtime::Handle::current(), greeted)];
         let limits = ListenLimits { max_connections: 1, preface_timeout: Duration::from_secs(5) };
-        let door = Door::new(source.clone(), limits, Lines::default(), halls);
+        let door = Door::new(source.clone(), limits, None, Lines::default(), halls);
         assert!(timeout(Duration::from_secs(1), door.accept_all()).await.is_err(), "it goes on for ever");
         // At 0, 50, 150, 350 and 750 ms.
         let attempts = source.0.load(Ordering::Relaxed);

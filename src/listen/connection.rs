@@ -11,7 +11,6 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     sync::OwnedSemaphorePermit,
     time::{Sleep, sleep},
 };
@@ -21,6 +20,7 @@ use super::{
     deal::Seat,
     frames::Frames,
     lines::{Line, Lines},
+    tls::{Certificate, Stream},
 };
 
 /// What every HTTP/2 client sends first (RFC 9113, section 3.4).
@@ -32,7 +32,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// A connection that has sent its preface. Its reader sees the preface again; its place is free when it is dropped.
 #[derive(Debug)]
 pub struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     /// How much of the preface its reader has seen.
     replayed: usize,
     frames: Frames,
@@ -46,8 +46,14 @@ pub struct Connection {
 
 impl Connection {
     /// Takes over a stream whose preface has been read.
-    pub(super) fn new(stream: TcpStream, peer: SocketAddr, place: (OwnedSemaphorePermit, Seat), lines: &Lines) -> Self {
-        let (id, line) = lines.add(peer);
+    pub(super) fn new(
+        stream: Stream,
+        peer: SocketAddr,
+        certificate: Option<Certificate>,
+        place: (OwnedSemaphorePermit, Seat),
+        lines: &Lines,
+    ) -> Self {
+        let (id, line) = lines.add(peer, certificate);
         Connection {
             stream,
             replayed: 0,
@@ -141,13 +147,22 @@ impl AsyncWrite for Connection {
         self.stream.is_write_vectored()
     }
 
-    // A TCP stream has nothing to flush, and its shutdown does not wait: neither needs to be cut.
+    // A TCP stream has nothing to flush, and its shutdown does not wait. One with TLS does both: it has encrypted bytes
+    // of its own to write, which its peer may leave unread.
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        match Pin::new(&mut this.stream).poll_flush(cx) {
+            Poll::Ready(flushed) => Poll::Ready(flushed),
+            Poll::Pending => this.line.park(cx),
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        let this = self.get_mut();
+        match Pin::new(&mut this.stream).poll_shutdown(cx) {
+            Poll::Ready(shut) => Poll::Ready(shut),
+            Poll::Pending => this.line.park(cx),
+        }
     }
 }

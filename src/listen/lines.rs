@@ -17,10 +17,13 @@ use std::{
 use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 
+use super::tls::Certificate;
+
 /// The state of one connection that others may change.
 #[derive(Debug)]
 pub struct Line {
     peer: SocketAddr,
+    certificate: Option<Certificate>,
     cut: AtomicBool,
     /// The task that drives the connection: one and the same for both directions.
     waker: AtomicWaker,
@@ -35,9 +38,10 @@ pub struct Line {
 }
 
 impl Line {
-    fn new(peer: SocketAddr) -> Self {
+    fn new(peer: SocketAddr, certificate: Option<Certificate>) -> Self {
         Line {
             peer,
+            certificate,
             cut: AtomicBool::new(false),
             waker: AtomicWaker::new(),
             calls: AtomicUsize::new(0),
@@ -50,6 +54,11 @@ impl Line {
     /// Who is at the other end.
     pub fn peer(&self) -> SocketAddr {
         self.peer
+    }
+
+    /// The certificate that it showed, if one was asked for.
+    pub fn certificate(&self) -> Option<&Certificate> {
+        self.certificate.as_ref()
     }
 
     pub(super) fn whole(&self) -> io::Result<()> {
@@ -136,9 +145,9 @@ struct Inner {
 }
 
 impl Lines {
-    pub(super) fn add(&self, peer: SocketAddr) -> (u64, Arc<Line>) {
+    pub(super) fn add(&self, peer: SocketAddr, certificate: Option<Certificate>) -> (u64, Arc<Line>) {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
-        let line = Arc::new(Line::new(peer));
+        let line = Arc::new(Line::new(peer, certificate));
         self.0.open.lock().insert(id, line.clone());
         (id, line)
     }

@@ -14,6 +14,7 @@ mod connection;
 mod deal;
 mod frames;
 mod lines;
+mod tls;
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use connection::Connection;
 pub use lines::{Line, Lines};
+pub use tls::{Certificate, Tls};
 
 /// Greeted connections that the server has not picked up yet: a burst's worth. It picks them up at once, so more would
 /// only hide that it does not.
@@ -33,7 +35,7 @@ const GREETED: usize = 64;
 pub struct ListenLimits {
     /// Most connections at a time, greeted or not.
     pub max_connections: usize,
-    /// How long a connection may take to send the HTTP/2 preface.
+    /// How long a connection may take to send the HTTP/2 preface, the TLS handshake included.
     pub preface_timeout: Duration,
 }
 
@@ -49,8 +51,14 @@ pub struct Listening {
 }
 
 /// Accepts connections until `stop` is cancelled, and deals them among these runtimes. The socket is closed then, with
-/// all connections that have not sent their preface; greeted ones live on.
-pub fn listen(listener: TcpListener, limits: ListenLimits, halls: &[Handle], stop: CancellationToken) -> Listening {
+/// all connections that have not sent their preface; greeted ones live on. With `tls` each has to shake hands first.
+pub fn listen(
+    listener: TcpListener,
+    limits: ListenLimits,
+    tls: Option<Tls>,
+    halls: &[Handle],
+    stop: CancellationToken,
+) -> Listening {
     let lines = Lines::default();
     let (halls, incoming) = halls
         .iter()
@@ -60,7 +68,7 @@ pub fn listen(listener: TcpListener, limits: ListenLimits, halls: &[Handle], sto
         })
         .unzip();
     let accepting = tokio::spawn({
-        let door = accept::Door::new(Arc::new(listener), limits, lines.clone(), halls);
+        let door = accept::Door::new(Arc::new(listener), limits, tls, lines.clone(), halls);
         async move {
             // Dropping the loop drops the socket and the connections that are not greeted yet.
             let _ = stop.run_until_cancelled_owned(door.accept_all()).await;

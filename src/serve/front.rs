@@ -22,6 +22,7 @@ use tracing::{info, warn};
 
 use super::{
     ServeError,
+    auth::{GuardLayer, Loaded},
     calls::{CallLimits, CallsLayer, Ledger},
     threads::Threads,
 };
@@ -62,15 +63,18 @@ pub(super) struct Front {
     closing: CancellationToken,
     /// Gives up what is late, until this is dropped.
     _time: AbortOnDropHandle<()>,
+    /// Keeps certificates and principals as their files are.
+    _fresh: AbortOnDropHandle<()>,
 }
 
 impl Front {
-    /// Serves `routes`, and reflection beside them.
+    /// Serves `routes`, and reflection beside them, to those who are let in.
     pub(super) fn start(
         limits: &Limits,
         listener: TcpListener,
         threads: &Threads,
         mut routes: RoutesBuilder,
+        security: &Loaded,
     ) -> Result<Self, ServeError> {
         let reflection = || {
             tonic_reflection::server::Builder::configure()
@@ -79,14 +83,17 @@ impl Front {
                 // For whoever renders an error's details.
                 .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         };
-        routes.add_service(reflection().build_v1()?);
-        routes.add_service(reflection().build_v1alpha()?);
+        if security.reflection {
+            routes.add_service(reflection().build_v1()?);
+            routes.add_service(reflection().build_v1alpha()?);
+        }
 
         let closing = CancellationToken::new();
         let calls = TaskTracker::new();
         let door = listen(
             listener,
             ListenLimits { max_connections: limits.max_connections, preface_timeout: limits.preface_timeout.to_std() },
+            security.tls.clone(),
             threads.handles(),
             closing.clone(),
         );
@@ -94,7 +101,8 @@ impl Front {
         let server = server(limits)
             .layer(CallsLayer::new(ledger.clone(), limits.max_watches)?)
             .layer(InFlight { calls: calls.clone() })
-            .layer(ErrorLayer);
+            .layer(ErrorLayer)
+            .layer(GuardLayer(security.guard.clone()));
         let routes = routes.routes().prepare();
         let served = threads.handles().iter().zip(door.incoming).map(|(runtime, incoming)| {
             let (server, routes, closing) = (server.clone(), routes.clone(), closing.clone());
@@ -105,7 +113,8 @@ impl Front {
         let served = join_all(served);
         let serving = tokio::spawn(async move { drop(served.await) });
         let _time = AbortOnDropHandle::new(tokio::spawn(ledger.watch_time()));
-        Ok(Front { serving, accepting: door.accepting, lines: door.lines, calls, closing, _time })
+        let _fresh = AbortOnDropHandle::new(tokio::spawn(security.keep_fresh()));
+        Ok(Front { serving, accepting: door.accepting, lines: door.lines, calls, closing, _time, _fresh })
     }
 
     /// Ready if the server stops by itself. It has no reason to.

@@ -9,6 +9,7 @@
 //! 4. Connections close, as their peers see the end; those that do not within a second are cut.
 //! 5. The store is closed, after the last answer: nothing that was accepted is left without one.
 
+pub mod auth;
 mod backend;
 mod calls;
 mod front;
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{clock::Clock, config::Config};
+use auth::{Loaded, SecurityError};
 use backend::{Backend, BoxError, Opened};
 use front::Front;
 use health::Health;
@@ -51,6 +53,9 @@ pub enum ServeError {
     /// What is served does not describe itself: a mistake in the build.
     #[error("the descriptors of what is served can't be read: {0}")]
     Descriptors(#[from] prost_reflect::DescriptorError),
+    /// A certificate, a key or the file of principals can't be used.
+    #[error("{0}")]
+    Security(#[from] SecurityError),
     /// The store did not open. Its own text says what to do.
     #[error("{0}")]
     Open(BoxError),
@@ -77,27 +82,36 @@ pub async fn run(
     clock: Arc<dyn Clock>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
+    let security = Loaded::read(&config.security, &clock)?;
     let backend = backend::sqlite(&config, clock);
-    run_with(&config, listener, &Threads::here(), backend, &Manager::nobody(), |_| {}, shutdown).await
+    let port = Port { listener, security };
+    run_with(&config, port, &Threads::here(), backend, &Manager::nobody(), |_| {}, shutdown).await
+}
+
+/// Where it listens, and who is let in.
+struct Port {
+    listener: TcpListener,
+    security: Loaded,
 }
 
 /// [`run`] with any backend and threads, and a service manager; `announce` is called once calls are served.
 async fn run_with(
     config: &Config,
-    listener: TcpListener,
+    port: Port,
     threads: &Threads,
     backend: Backend,
     manager: &Manager,
     announce: impl FnOnce(SocketAddr),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
+    let Port { listener, security } = port;
     let address = listener.local_addr().map_err(ServeError::Listener)?;
     let mut shutdown = pin!(shutdown);
     let streams = CancellationToken::new();
     let (health, health_service) = Health::not_serving().await;
     let mut routes = (backend.services)(streams.clone());
     routes.add_service(health_service);
-    let mut front = Front::start(&config.limits, listener, threads, routes)?;
+    let mut front = Front::start(&config.limits, listener, threads, routes, &security)?;
 
     let opened = tokio::select! {
         opened = task::spawn_blocking(backend.open) => match opened {

@@ -12,12 +12,13 @@ use tokio::{
     net::{TcpListener, TcpSocket},
     runtime::Runtime,
     signal::unix::{Signal, SignalKind, signal},
+    sync::Notify,
 };
 use tracing::{Level, error, info, warn};
 
-use super::{backend, notify::Manager, run_with, threads::Threads};
+use super::{Port, auth::Loaded, backend, notify::Manager, run_with, threads::Threads};
 use crate::{
-    clock::SystemClock,
+    clock::{Clock, SystemClock},
     config::{Config, LogFormat, ServeArgs},
     logs,
 };
@@ -48,7 +49,16 @@ pub fn serve(config: Config) -> ExitCode {
         return ExitCode::from(USAGE);
     }
     let format = config.log_format;
-    match until_told(config) {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+    let security = match Loaded::read(&config.security, &clock) {
+        Ok(security) => security,
+        Err(error) => {
+            eprintln!("sagad: {error}");
+            return ExitCode::from(USAGE);
+        }
+    };
+    security.warnings.iter().chain(&config.tokens_in_the_open()).for_each(|warning| warn!("{warning}"));
+    match until_told(config, security, clock) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The reason has to be seen, though the filter hides log lines, and as JSON where a collector reads.
@@ -62,7 +72,11 @@ pub fn serve(config: Config) -> ExitCode {
     }
 }
 
-fn until_told(mut config: Config) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+fn until_told(
+    mut config: Config,
+    security: Loaded,
+    clock: Arc<dyn Clock>,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     if let Some(warning) = raise_open_files().and_then(|limit| config.limits.fit_to_descriptors(limit)) {
         warn!("{warning}");
     }
@@ -75,9 +89,10 @@ fn until_told(mut config: Config) -> Result<(), Box<dyn std::error::Error + Send
         let listener = bind(config.listen).map_err(|error| {
             format!("can't listen on {}: {error}. Another address can be given with --listen", config.listen)
         })?;
-        let backend = backend::sqlite(&config, Arc::new(SystemClock::start()));
-        let manager = Manager::of_this_process();
-        run_with(&config, listener, &threads, backend, &manager, announce, signals.first()).await?;
+        tokio::spawn(hang_ups(signals.hang_up, security.again.clone()));
+        let backend = backend::sqlite(&config, clock);
+        let (manager, port) = (Manager::of_this_process(), Port { listener, security });
+        run_with(&config, port, &threads, backend, &manager, announce, signals.ending.first()).await?;
         Ok(())
     });
     // What still blocks (a read, a store that was being opened) ends with the process.
@@ -122,17 +137,33 @@ fn raise_open_files() -> Option<u64> {
     }
 }
 
-/// The signals that end the daemon.
+/// Each SIGHUP has the files read that can change while the daemon runs. Without this it would end it.
+async fn hang_ups(mut signal: Signal, again: Arc<Notify>) {
+    while signal.recv().await.is_some() {
+        again.notify_one();
+    }
+}
+
+/// The signals that mean something to the daemon.
 struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
+    ending: EndingSignals,
+    hang_up: Signal,
 }
 
 impl Signals {
     fn install() -> io::Result<Self> {
-        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok(Signals { ending: EndingSignals { terminate, interrupt }, hang_up: signal(SignalKind::hangup())? })
     }
+}
 
+/// Those that end it.
+struct EndingSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl EndingSignals {
     /// Ready at the first; the second ends the process at once. That is as safe as a crash: nothing acknowledged is lost.
     async fn first(mut self) {
         let name = self.next().await;

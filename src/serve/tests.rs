@@ -19,6 +19,7 @@ use tonic_reflection::pb::v1::{
 
 use super::*;
 use crate::{
+    clock::SystemClock,
     config::ServeArgs,
     domain::time::Span,
     proto::{
@@ -101,8 +102,10 @@ impl Daemon {
         let told = shutdown.clone().cancelled_owned();
         let backend = double(opening, failing);
         let run = tokio::spawn(async move {
+            let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+            let port = Port { listener, security: Loaded::read(&config.security, &clock).unwrap() };
             let announce = |address| announce.send(address).unwrap();
-            run_with(&config, listener, &Threads::here(), backend, &Manager::nobody(), announce, told).await
+            run_with(&config, port, &Threads::here(), backend, &Manager::nobody(), announce, told).await
         });
         Daemon { address, open, fail: Some(fail), shutdown, announced, run }
     }

@@ -1,0 +1,122 @@
+//! The `authorization` header, and what a token looks like.
+
+use http::{HeaderMap, header::AUTHORIZATION};
+use sha2::{Digest, Sha256};
+
+use super::file::TokenHash;
+
+/// Longest token: more than any of ours, and than most of others'.
+const TOKEN_BYTES: usize = 1024;
+/// How a token of ours begins, so that what looks for secrets in files finds it. The separator is in no name.
+const PREFIX: &str = "sagad~";
+
+/// What a call brings along.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presented<'a> {
+    /// Nothing.
+    None,
+    /// One token.
+    Token(&'a [u8]),
+    /// Something else.
+    Malformed,
+}
+
+/// The token in a call's headers.
+pub fn presented(headers: &HeaderMap) -> Presented<'_> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Presented::None,
+        (Some(value), None) => token(value.as_bytes()).map_or(Presented::Malformed, Presented::Token),
+        (Some(_), Some(_)) => Presented::Malformed,
+    }
+}
+
+/// `Bearer TOKEN`, the first word in any case. (RFC 6750, section 2.1; RFC 9110, section 11.1)
+fn token(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, rest) = value.split_at_checked("Bearer".len())?;
+    if !scheme.eq_ignore_ascii_case(b"Bearer") || rest.first() != Some(&b' ') {
+        return None;
+    }
+    let token = rest.trim_ascii();
+    let plain = !token.is_empty() && token.len() <= TOKEN_BYTES && token.iter().all(u8::is_ascii_graphic);
+    plain.then_some(token)
+}
+
+/// What is kept of a token.
+pub fn hash(token: &[u8]) -> TokenHash {
+    Sha256::digest(token).into()
+}
+
+/// A token: the prefix, a principal's name, and 32 random bytes as base64url.
+pub fn make(name: &str, random: &[u8; 32]) -> String {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+    format!("{PREFIX}{name}~{}", URL_SAFE_NO_PAD.encode(random))
+}
+
+/// The name in a token of ours.
+pub fn name(token: &str) -> Option<&str> {
+    let (name, secret) = token.strip_prefix(PREFIX)?.split_once('~')?;
+    (!name.is_empty() && !secret.is_empty() && !secret.contains('~')).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(values: &[&[u8]]) -> Option<Vec<u8>> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(AUTHORIZATION, HeaderValue::from_bytes(value).unwrap());
+        }
+        match presented(&headers) {
+            Presented::None => Some(Vec::new()),
+            Presented::Token(token) => Some(token.to_vec()),
+            Presented::Malformed => None,
+        }
+    }
+
+    #[test]
+    fn one_bearer_token_is_read() {
+        assert_eq!(read(&[]), Some(Vec::new()));
+        for good in ["Bearer abc", "bearer abc", "BEARER   abc ", "Bearer abc\t"] {
+            assert_eq!(read(&[good.as_bytes()]), Some(b"abc".to_vec()), "{good}");
+        }
+        for bad in ["", "abc", "Bearer", "Bearer ", "Bearerabc", "Basic abc", "Bearer a b", "Bearer\tabc", "Token abc"]
+        {
+            assert_eq!(read(&[bad.as_bytes()]), None, "{bad}");
+        }
+        assert_eq!(read(&[b"Bearer \xff"]), None);
+        assert_eq!(read(&[b"Bearer a", b"Bearer a"]), None);
+        let long = format!("Bearer {}", "a".repeat(TOKEN_BYTES + 1));
+        assert_eq!(read(&[long.as_bytes()]), None);
+    }
+
+    #[test]
+    fn a_token_tells_whose_it_is() {
+        let token = make("ci/build@x.y:1+2_3-4", &[0xff; 32]);
+        assert_eq!(token.len(), "sagad~ci/build@x.y:1+2_3-4~".len() + 43);
+        assert_eq!(name(&token), Some("ci/build@x.y:1+2_3-4"));
+        for other in ["", "sagad~", "sagad~a", "sagad~a~", "sagad~~x", "sagad~a~b~c", "other~a~b"] {
+            assert_eq!(name(other), None, "{other}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn p12_no_header_makes_it_panic(value in prop::collection::vec(any::<u8>(), 0..60), scheme in "[Bb]earer ") {
+            for value in [value.clone(), [scheme.into_bytes(), value].concat()] {
+                // What is no header never gets here.
+                if let Ok(value) = HeaderValue::from_bytes(&value) {
+                    let mut headers = HeaderMap::new();
+                    headers.insert(AUTHORIZATION, value);
+                    if let Presented::Token(token) = presented(&headers) {
+                        prop_assert!(!token.is_empty() && token.iter().all(u8::is_ascii_graphic));
+                    }
+                }
+            }
+        }
+    }
+}

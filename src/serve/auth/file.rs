@@ -1,0 +1,309 @@
+//! The file of principals: TOML to entries, or the first thing that is wrong with it, by line, entry and field.
+//!
+//! Nothing of the file is quoted but names that are well formed: somebody may have pasted a token where none belongs.
+
+use std::collections::{HashMap, HashSet};
+
+use chrono::DateTime;
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use crate::domain::{
+    bounds::QUEUES,
+    ids::{Malformed, QueueName},
+    principal::{Principal, PrincipalName, Role, Scope},
+    time::Timestamp,
+};
+
+/// Most entries: each call is compared with the tokens of all of them.
+const PRINCIPALS: usize = 1000;
+/// Most tokens of an entry: rotation needs two.
+const TOKENS: usize = 8;
+/// Longest name in a certificate: that of a host, with a scheme and a path.
+const CERTIFICATE_BYTES: usize = 512;
+/// How a token's hash begins.
+pub const HASH_PREFIX: &str = "sha256:";
+const FIELDS: [&str; 6] = ["name", "roles", "queues", "tokens", "certificate", "not_after"];
+
+/// The SHA-256 of a token.
+pub type TokenHash = [u8; 32];
+
+/// One entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Who.
+    pub principal: Principal,
+    /// The hashes of its tokens.
+    pub tokens: Vec<TokenHash>,
+    /// The name in the client certificates that stand for it.
+    pub certificate: Option<String>,
+    /// From when on it is refused.
+    pub not_after: Option<Timestamp>,
+}
+
+/// What is wrong with the file.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {what}")]
+pub struct Wrong {
+    /// Where, from 1.
+    pub line: usize,
+    /// Which entry and field, and what is wrong with it.
+    pub what: String,
+}
+
+/// One place in the file.
+type Value<'a> = Spanned<DeValue<'a>>;
+
+/// Reads the file.
+///
+/// # Errors
+/// The first thing that is wrong with it.
+pub fn parse(text: &str) -> Result<Vec<Entry>, Wrong> {
+    let at = |place: usize| 1 + text.bytes().take(place).filter(|byte| *byte == b'\n').count();
+    let table = DeTable::parse(text).map_err(|error| {
+        // Its own words quote the line.
+        let line = error.span().map_or(1, |span| at(span.start));
+        Wrong { line, what: "is not valid TOML (or says something twice)".to_owned() }
+    })?;
+    let mut entries = Vec::new();
+    let mut seen = Seen::default();
+    for (key, value) in table.get_ref() {
+        let wrong = |place: usize, what: &str| Wrong { line: at(place), what: what.to_owned() };
+        if key.get_ref() != "principal" {
+            let text = format!("unknown key{}; an entry begins with [[principal]]", quoted(key.get_ref()));
+            return Err(wrong(key.span().start, &text));
+        }
+        let Some(list) = value.get_ref().as_array() else {
+            return Err(wrong(key.span().start, "principal has to be a list: an entry begins with [[principal]]"));
+        };
+        if list.len() > PRINCIPALS {
+            return Err(wrong(key.span().start, &format!("there are over {PRINCIPALS} principals")));
+        }
+        for (index, value) in list.iter().enumerate() {
+            let Some(table) = value.get_ref().as_table() else {
+                return Err(wrong(value.span().start, "principal has to be a list of tables"));
+            };
+            let reader = Reader { table, place: value.span().start, at: &at, name: format!("principal {}", index + 1) };
+            entries.push(reader.entry(&mut seen)?);
+        }
+    }
+    if entries.is_empty() {
+        // Were it taken for "nobody", a file caught half-written would end every stream.
+        return Err(Wrong { line: 1, what: "there is no [[principal]]".to_owned() });
+    }
+    Ok(entries)
+}
+
+/// A key, if it looks like one.
+fn quoted(key: &str) -> String {
+    let plain = key.len() <= 20 && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    if plain { format!(" `{key}`") } else { String::new() }
+}
+
+/// What must be there once, with whose it is.
+#[derive(Default)]
+struct Seen {
+    names: HashSet<String>,
+    tokens: HashMap<TokenHash, String>,
+    certificates: HashMap<String, String>,
+}
+
+struct Reader<'a, A> {
+    table: &'a DeTable<'a>,
+    place: usize,
+    at: &'a A,
+    name: String,
+}
+
+impl<A: Fn(usize) -> usize> Reader<'_, A> {
+    fn wrong(&self, place: usize, what: impl std::fmt::Display) -> Wrong {
+        Wrong { line: (self.at)(place), what: format!("{}: {what}", self.name) }
+    }
+
+    fn field(&self, key: &str) -> Option<&Value<'_>> {
+        self.table.iter().find(|(known, _)| known.get_ref() == key).map(|(_, value)| value)
+    }
+
+    fn text<'v>(&self, field: &str, value: &'v Value<'_>) -> Result<&'v str, Wrong> {
+        value
+            .get_ref()
+            .as_str()
+            .ok_or_else(|| self.wrong(value.span().start, format_args!("{field}: has to be a string")))
+    }
+
+    fn texts<'v>(&self, field: &str, value: &'v Value<'_>) -> Result<Vec<(usize, &'v str)>, Wrong> {
+        let list = value.get_ref().as_array();
+        let list =
+            list.ok_or_else(|| self.wrong(value.span().start, format_args!("{field}: has to be a list of strings")))?;
+        list.iter().map(|value| Ok((value.span().start, self.text(field, value)?))).collect()
+    }
+
+    fn entry(mut self, seen: &mut Seen) -> Result<Entry, Wrong> {
+        let name = self.principal_name(seen)?;
+        if let Some((key, _)) = self.table.iter().find(|(key, _)| !FIELDS.contains(&key.get_ref().as_ref())) {
+            let known = FIELDS.join(", ");
+            let text = format!("unknown key{} (known: {known})", quoted(key.get_ref()));
+            return Err(self.wrong(key.span().start, text));
+        }
+        let roles = self.roles()?;
+        let queues = self.queues(roles.contains(&Role::Worker))?;
+        let tokens = self.tokens(seen)?;
+        let certificate = self.certificate(seen)?;
+        let not_after = self.not_after()?;
+        if tokens.is_empty() && certificate.is_none() {
+            return Err(
+                self.wrong(self.place, "tokens: it has neither tokens nor a certificate, so nobody could be it")
+            );
+        }
+        Ok(Entry { principal: Principal { name, roles, queues }, tokens, certificate, not_after })
+    }
+
+    fn principal_name(&mut self, seen: &mut Seen) -> Result<PrincipalName, Wrong> {
+        let Some(value) = self.field("name") else { return Err(self.wrong(self.place, "name: is missing")) };
+        let (place, text) = (value.span().start, self.text("name", value)?);
+        // Not in the parser's words: they may quote a character of what is no name.
+        let name = PrincipalName::parse(text).map_err(|Malformed(_)| {
+            let form =
+                "has to be 1 to 64 letters, digits and . _ : / @ + -, beginning with a letter or digit, without '..'";
+            self.wrong(place, format_args!("name: {form}"))
+        })?;
+        if !seen.names.insert(name.to_string()) {
+            return Err(self.wrong(place, format_args!("name: there is another principal `{name}`")));
+        }
+        self.name = format!("principal `{name}`");
+        Ok(name)
+    }
+
+    fn roles(&self) -> Result<Vec<Role>, Wrong> {
+        let known = Role::ALL.map(Role::name).join(", ");
+        let Some(value) = self.field("roles") else {
+            return Err(self.wrong(self.place, format_args!("roles: is missing (there are {known})")));
+        };
+        let mut roles = Vec::new();
+        for (place, text) in self.texts("roles", value)? {
+            let role = Role::parse(text);
+            let role = role
+                .ok_or_else(|| self.wrong(place, format_args!("roles: there is no such role (there are {known})")))?;
+            if roles.contains(&role) {
+                return Err(self.wrong(place, format_args!("roles: {} is there twice", role.name())));
+            }
+            roles.push(role);
+        }
+        if roles.is_empty() {
+            return Err(self.wrong(value.span().start, format_args!("roles: is empty (there are {known})")));
+        }
+        Ok(roles)
+    }
+
+    fn queues(&self, worker: bool) -> Result<Scope, Wrong> {
+        let value = match (self.field("queues"), worker) {
+            (Some(value), true) => value,
+            (None, true) => {
+                return Err(self.wrong(self.place, "queues: is missing: a worker needs queues, or \"*\" for all"));
+            }
+            (Some(value), false) => {
+                return Err(
+                    self.wrong(value.span().start, "queues: is for the role worker only, and it has not that role")
+                );
+            }
+            (None, false) => return Ok(Scope::All),
+        };
+        if value.get_ref().as_str() == Some("*") {
+            return Ok(Scope::All);
+        }
+        let mut queues = Vec::new();
+        for (place, text) in self.texts("queues", value)? {
+            if text == "*" {
+                return Err(self.wrong(place, "queues: \"*\" stands for all, alone: queues = \"*\""));
+            }
+            let queue = QueueName::parse(text);
+            let queue = queue.map_err(|Malformed(_)| self.wrong(place, "queues: one of them is no name of a queue"))?;
+            if queues.contains(&queue) {
+                return Err(self.wrong(place, format_args!("queues: {queue} is there twice")));
+            }
+            queues.push(queue);
+        }
+        match queues.len() {
+            0 => Err(self.wrong(value.span().start, "queues: is empty: a worker needs queues, or \"*\" for all")),
+            1..=QUEUES => Ok(Scope::Only(queues.into())),
+            _ => Err(self.wrong(
+                value.span().start,
+                format_args!("queues: there are over {QUEUES}: take \"*\", or two principals"),
+            )),
+        }
+    }
+
+    fn tokens(&self, seen: &mut Seen) -> Result<Vec<TokenHash>, Wrong> {
+        let Some(value) = self.field("tokens") else { return Ok(Vec::new()) };
+        let mut tokens = Vec::new();
+        for (place, text) in self.texts("tokens", value)? {
+            let hash = parse_hash(text).ok_or_else(|| {
+                let form = "has to be the hash of a token, \"sha256:\" and 64 digits (`sagad token hash` makes it)";
+                self.wrong(place, format_args!("tokens: {form}"))
+            })?;
+            if let Some(other) = seen.tokens.insert(hash, self.name.clone()) {
+                return Err(self.wrong(place, format_args!("tokens: the token is one of {other}, too")));
+            }
+            tokens.push(hash);
+        }
+        if tokens.len() > TOKENS {
+            return Err(self.wrong(value.span().start, format_args!("tokens: there are over {TOKENS}")));
+        }
+        Ok(tokens)
+    }
+
+    fn certificate(&self, seen: &mut Seen) -> Result<Option<String>, Wrong> {
+        let Some(value) = self.field("certificate") else { return Ok(None) };
+        let (place, text) = (value.span().start, self.text("certificate", value)?);
+        if text.is_empty() || text.len() > CERTIFICATE_BYTES || text.chars().any(char::is_control) {
+            let text = format!("certificate: has to be 1 to {CERTIFICATE_BYTES} bytes of a name, on one line");
+            return Err(self.wrong(place, text));
+        }
+        if let Some(other) = seen.certificates.insert(text.to_owned(), self.name.clone()) {
+            return Err(self.wrong(place, format_args!("certificate: the same name stands for {other}")));
+        }
+        Ok(Some(text.to_owned()))
+    }
+
+    fn not_after(&self) -> Result<Option<Timestamp>, Wrong> {
+        let Some(value) = self.field("not_after") else { return Ok(None) };
+        // As a TOML date-time, without quotes; the offset may not be left out.
+        let time = value.get_ref().as_datetime().map(ToString::to_string);
+        let time = time.and_then(|time| DateTime::parse_from_rfc3339(&time).ok());
+        let time = time.ok_or_else(|| {
+            let form = "has to be a date and time with its offset, unquoted, such as 2030-01-31T12:00:00Z";
+            self.wrong(value.span().start, format_args!("not_after: {form}"))
+        })?;
+        Ok(Some(Timestamp::from_micros(time.timestamp_micros())))
+    }
+}
+
+/// `sha256:` and 64 hexadecimal digits.
+fn parse_hash(text: &str) -> Option<TokenHash> {
+    let digits = text.strip_prefix(HASH_PREFIX)?;
+    if digits.len() != 64 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut hash = [0; 32];
+    for (byte, pair) in hash.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(hash)
+}
+
+/// A hash as the file has it.
+pub fn show_hash(hash: &TokenHash) -> String {
+    use std::fmt::Write;
+    let mut text = HASH_PREFIX.to_owned();
+    for byte in hash {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+#[cfg(test)]
+#[path = "file_tests.rs"]
+mod tests;

@@ -1,0 +1,182 @@
+//! Who may connect, and who may call: certificates, tokens, principals; and that they are read anew when they change.
+//!
+//! What a principal may do is not decided here but in `grpc::permits` (which rpcs) and in the store (which queues).
+
+pub mod bearer;
+pub mod file;
+mod guard;
+mod reload;
+mod table;
+mod tls;
+
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tokio::sync::Notify;
+
+use crate::{
+    clock::Clock,
+    config::{Config, Security},
+    domain::time::{Span, Timestamp},
+    listen::Tls,
+};
+use table::Table;
+use tls::Pems;
+
+pub(super) use guard::{Guard, GuardLayer};
+
+/// Largest file of principals: a thousand with all that they may have.
+const FILE_BYTES: u64 = 4 << 20;
+/// How long before its end a certificate is warned about.
+const SOON: Span = Span::from_secs(30 * 24 * 3600);
+
+/// A file that can't be used. Nothing of its content is in the text but the names of principals.
+#[derive(Debug, thiserror::Error)]
+#[error("{key}: {} {problem}", file.display())]
+pub struct SecurityError {
+    key: &'static str,
+    file: PathBuf,
+    problem: String,
+}
+
+impl SecurityError {
+    fn new(key: &'static str, file: &Path, problem: impl Into<String>) -> Self {
+        SecurityError { key, file: file.to_owned(), problem: problem.into() }
+    }
+}
+
+/// What was loaded, and is kept fresh.
+pub(super) struct Loaded {
+    /// Finds out who calls; none: nobody needs to be known.
+    pub(super) guard: Option<Arc<Guard>>,
+    /// What connections are made with; none: they are plain.
+    pub(super) tls: Option<Tls>,
+    /// Clients may ask what rpcs there are.
+    pub(super) reflection: bool,
+    /// What should be looked at.
+    pub(super) warnings: Vec<String>,
+    /// Told when the files are to be read at once.
+    pub(super) again: Arc<Notify>,
+    files: Security,
+    seen: Seen,
+}
+
+/// The files' bytes, when they were last looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Seen {
+    pems: Option<Pems>,
+    principals: Option<Vec<u8>>,
+}
+
+impl Loaded {
+    /// Reads all files.
+    ///
+    /// # Errors
+    /// The first that can't be used.
+    pub(super) fn read(files: &Security, clock: &Arc<dyn Clock>) -> Result<Self, SecurityError> {
+        let seen = Seen { pems: read_pems(files)?, principals: read_principals(files)? };
+        let mut warnings = open_files(files);
+        let tls = match (&files.tls, &seen.pems) {
+            (Some(files), Some(pems)) => {
+                let made = tls::make(files, pems)?;
+                warnings.extend(made.ends.iter().filter_map(|(key, end)| runs_out(key, *end, clock.utc())));
+                Some(Tls::new(made.config))
+            }
+            (None, _) | (_, None) => None,
+        };
+        let guard = match (&files.principals, &seen.principals) {
+            (Some(file), Some(bytes)) => {
+                let table = Table::succeeding(&Table::default(), entries(file, bytes)?);
+                Some(Arc::new(Guard::new(table, clock.clone())))
+            }
+            (None, _) | (_, None) => None,
+        };
+        let (reflection, again) = (files.reflection, Arc::default());
+        Ok(Loaded { guard, tls, reflection, warnings, again, files: files.clone(), seen })
+    }
+}
+
+/// Reads what `sagad serve` would, and says what should be looked at.
+///
+/// # Errors
+/// The first file that can't be used, or whose certificate has run out: the daemon would start with it, and no client
+/// would connect.
+pub fn check(config: &Config, clock: &Arc<dyn Clock>) -> Result<Vec<String>, SecurityError> {
+    let loaded = Loaded::read(&config.security, clock)?;
+    let mut warnings = loaded.warnings;
+    let now = clock.utc();
+    if let (Some(files), Some(pems)) = (&config.security.tls, &loaded.seen.pems) {
+        for (key, end) in tls::make(files, pems)?.ends {
+            if end <= now {
+                let file = if key == "tls_cert" { Some(&files.cert) } else { files.client_ca.as_ref() };
+                let problem = format!("holds a certificate that ran out at {}", crate::grpc::status::rfc3339(end));
+                return Err(SecurityError::new(key, file.unwrap_or(&files.cert), problem));
+            }
+        }
+    }
+    if let (Some(file), Some(bytes)) = (&config.security.principals, &loaded.seen.principals) {
+        let over = entries(file, bytes)?.into_iter().filter(|entry| entry.not_after.is_some_and(|end| end <= now));
+        warnings
+            .extend(over.map(|entry| format!("principals: the not_after of `{}` has passed", entry.principal.name)));
+    }
+    Ok(warnings)
+}
+
+fn runs_out(key: &str, end: Timestamp, now: Timestamp) -> Option<String> {
+    let when = crate::grpc::status::rfc3339(end);
+    if end <= now {
+        Some(format!("{key}: the certificate ran out at {when}: clients refuse it"))
+    } else if end < now.plus(SOON) {
+        Some(format!("{key}: the certificate runs out at {when}"))
+    } else {
+        None
+    }
+}
+
+/// Files that more people can read, or change, than should.
+fn open_files(files: &Security) -> Vec<String> {
+    let mode = |file: &Path| std::fs::metadata(file).map_or(0, |about| about.permissions().mode());
+    let mut warnings = Vec::new();
+    if let Some(tls) = &files.tls
+        && mode(&tls.key) & 0o007 != 0
+    {
+        warnings.push(format!("tls_key: everyone on this machine can read {}: chmod 600", tls.key.display()));
+    }
+    if let Some(file) = &files.principals
+        && mode(file) & 0o002 != 0
+    {
+        warnings.push(format!("principals: everyone on this machine can change {}: chmod 644", file.display()));
+    }
+    warnings
+}
+
+fn entries(file: &Path, bytes: &[u8]) -> Result<Vec<file::Entry>, SecurityError> {
+    let wrong = |problem: String| SecurityError::new("principals", file, problem);
+    let text = std::str::from_utf8(bytes).map_err(|_| wrong("is not UTF-8".to_owned()))?;
+    file::parse(text).map_err(|error| wrong(error.to_string()))
+}
+
+fn read_pems(files: &Security) -> Result<Option<Pems>, SecurityError> {
+    let Some(tls) = &files.tls else { return Ok(None) };
+    let client_ca = tls.client_ca.as_ref().map(|file| read("tls_client_ca", file)).transpose()?;
+    Ok(Some(Pems { cert: read("tls_cert", &tls.cert)?, key: read("tls_key", &tls.key)?, client_ca }))
+}
+
+fn read_principals(files: &Security) -> Result<Option<Vec<u8>>, SecurityError> {
+    files.principals.as_ref().map(|file| read("principals", file)).transpose()
+}
+
+fn read(key: &'static str, file: &Path) -> Result<Vec<u8>, SecurityError> {
+    use std::io::Read;
+    let unreadable = |error: std::io::Error| SecurityError::new(key, file, format!("can't be read: {error}"));
+    let mut bytes = Vec::new();
+    let open = std::fs::File::open(file).map_err(unreadable)?;
+    open.take(FILE_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > FILE_BYTES {
+        return Err(SecurityError::new(key, file, format!("is over {FILE_BYTES} bytes long")));
+    }
+    Ok(bytes)
+}

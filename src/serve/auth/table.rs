@@ -1,0 +1,232 @@
+//! The principals in force: found by a token or a certificate, replaced as a whole.
+
+use std::{collections::HashMap, sync::Arc};
+
+use subtle::{ConditionallySelectable, ConstantTimeEq};
+use tokio_util::sync::CancellationToken;
+
+use super::file::{Entry, TokenHash};
+use crate::{
+    domain::{principal::Principal, time::Timestamp},
+    grpc::Caller,
+};
+
+/// Why nobody was found, for the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unknown {
+    /// No credentials came with the call.
+    Nothing,
+    /// The header is not one bearer token.
+    Malformed,
+    /// No principal has this token.
+    Token,
+    /// No principal has this certificate.
+    Certificate,
+    /// The names in the certificate stand for several.
+    Ambiguous,
+    /// The certificate has run out since the connection was made.
+    CertificateExpired,
+    /// The principal's `not_after` has passed.
+    Expired,
+}
+
+impl Unknown {
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Unknown::Nothing => "no credentials",
+            Unknown::Malformed => "the authorization header is not one bearer token",
+            Unknown::Token => "no principal has this token",
+            Unknown::Certificate => "no principal has this certificate",
+            Unknown::Ambiguous => "the certificate stands for several principals",
+            Unknown::CertificateExpired => "the certificate has run out",
+            Unknown::Expired => "the principal's not_after has passed",
+        }
+    }
+}
+
+/// What somebody can show: each stands for one principal.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Credential {
+    Token(TokenHash),
+    Certificate(String),
+}
+
+/// A principal, by one of its credentials.
+struct Member {
+    principal: Arc<Principal>,
+    not_after: Option<Timestamp>,
+    /// Cancelled when the credential stands for this principal no more. Streams end by it.
+    revoked: CancellationToken,
+}
+
+/// All of them.
+#[derive(Default)]
+pub(super) struct Table {
+    tokens: Vec<(TokenHash, Member)>,
+    certificates: HashMap<String, Member>,
+}
+
+impl Table {
+    /// The table of a file that takes the place of another: what stands in both goes on.
+    pub(super) fn succeeding(old: &Table, entries: Vec<Entry>) -> Self {
+        let mut table = Table::default();
+        for Entry { principal, tokens, certificate, not_after } in entries {
+            let principal = Arc::new(principal);
+            let member = |credential: Credential| {
+                let before = old.member(&credential).filter(|before| before.principal == principal);
+                let going_on = before.map(|before| before.revoked.clone()).filter(|revoked| !revoked.is_cancelled());
+                Member { principal: principal.clone(), not_after, revoked: going_on.unwrap_or_default() }
+            };
+            table.tokens.extend(tokens.into_iter().map(|hash| (hash, member(Credential::Token(hash)))));
+            table.certificates.extend(certificate.map(|name| (name.clone(), member(Credential::Certificate(name)))));
+        }
+        table
+    }
+
+    fn member(&self, credential: &Credential) -> Option<&Member> {
+        match credential {
+            Credential::Token(hash) => self.tokens.iter().find(|(other, _)| other == hash).map(|(_, member)| member),
+            Credential::Certificate(name) => self.certificates.get(name),
+        }
+    }
+
+    fn members(&self) -> impl Iterator<Item = &Member> {
+        self.tokens.iter().map(|(_, member)| member).chain(self.certificates.values())
+    }
+
+    /// Ends what stood in this table and does not in its successor.
+    pub(super) fn end_all_but(&self, successor: &Table) {
+        let credentials = self
+            .tokens
+            .iter()
+            .map(|(hash, member)| (Credential::Token(*hash), member))
+            .chain(self.certificates.iter().map(|(name, member)| (Credential::Certificate(name.clone()), member)));
+        for (credential, member) in credentials {
+            // A credential that stands for somebody with other rights is another one.
+            if successor.member(&credential).is_none_or(|later| later.principal != member.principal) {
+                member.revoked.cancel();
+            }
+        }
+    }
+
+    /// Ends what has run out.
+    pub(super) fn expire(&self, now: Timestamp) {
+        self.members().filter(|member| member.is_over(now)).for_each(|member| member.revoked.cancel());
+    }
+
+    /// How many principals there are.
+    pub(super) fn len(&self) -> usize {
+        let names: std::collections::HashSet<_> = self.members().map(|member| member.principal.name.as_str()).collect();
+        names.len()
+    }
+
+    /// Whose token this is. Each is compared, and each byte of it: how long that takes tells nothing.
+    pub(super) fn by_token(&self, hash: &TokenHash, now: Timestamp) -> Result<Caller, Unknown> {
+        let mut place = u64::MAX;
+        for (index, (known, _)) in (0..).zip(&self.tokens) {
+            place.conditional_assign(&index, known.ct_eq(hash));
+        }
+        let found = usize::try_from(place).ok().and_then(|place| self.tokens.get(place));
+        found.ok_or(Unknown::Token)?.1.caller(now)
+    }
+
+    /// For whom a certificate with these names stands.
+    pub(super) fn by_certificate(&self, names: &[String], now: Timestamp) -> Result<Caller, Unknown> {
+        let mut found = names.iter().filter_map(|name| self.certificates.get(name));
+        let first = found.next().ok_or(Unknown::Certificate)?;
+        if found.any(|other| other.principal != first.principal) {
+            return Err(Unknown::Ambiguous);
+        }
+        first.caller(now)
+    }
+}
+
+impl Member {
+    fn is_over(&self, now: Timestamp) -> bool {
+        self.not_after.is_some_and(|end| now >= end)
+    }
+
+    fn caller(&self, now: Timestamp) -> Result<Caller, Unknown> {
+        if self.is_over(now) {
+            return Err(Unknown::Expired);
+        }
+        Ok(Caller { principal: self.principal.clone(), revoked: self.revoked.clone() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::auth::file::parse;
+
+    const THEN: Timestamp = Timestamp::from_micros(1_000_000);
+
+    fn table(old: &Table, text: &str) -> Table {
+        let table = Table::succeeding(old, parse(text).unwrap());
+        old.end_all_but(&table);
+        table
+    }
+
+    fn entry(name: &str, roles: &str, digit: char, more: &str) -> String {
+        let hash = String::from(digit).repeat(64);
+        format!("[[principal]]\nname = '{name}'\nroles = [{roles}]\ntokens = ['sha256:{hash}']\n{more}\n")
+    }
+
+    #[test]
+    fn the_right_one_of_many_is_found() {
+        let text: String =
+            ('0'..='9').map(|n| entry(&format!("p{n}"), "'reader'", n, &format!("certificate = 'c{n}'"))).collect();
+        let table = table(&Table::default(), &text);
+        assert_eq!(table.len(), 10);
+        for n in 0..10_u8 {
+            let caller = table.by_token(&[n << 4 | n; 32], THEN).unwrap();
+            assert_eq!(caller.principal.name.as_str(), format!("p{n}"));
+            let caller = table.by_certificate(&["x".into(), format!("c{n}")], THEN).unwrap();
+            assert_eq!(caller.principal.name.as_str(), format!("p{n}"));
+        }
+        assert_eq!(table.by_token(&[0xaa; 32], THEN).unwrap_err(), Unknown::Token);
+        let mut near = [0x11; 32];
+        near[31] = 0x10;
+        assert_eq!(table.by_token(&near, THEN).unwrap_err(), Unknown::Token);
+        assert_eq!(table.by_certificate(&["c1".into(), "c2".into()], THEN).unwrap_err(), Unknown::Ambiguous);
+        assert_eq!(table.by_certificate(&[], THEN).unwrap_err(), Unknown::Certificate);
+        assert_eq!(Table::default().by_token(&[0; 32], THEN).unwrap_err(), Unknown::Token);
+    }
+
+    #[test]
+    fn what_is_unchanged_goes_on_and_the_rest_ends() {
+        let first = table(
+            &Table::default(),
+            &[entry("a", "'reader'", '1', ""), entry("b", "'reader'", '2', ""), entry("c", "'reader'", '3', "")]
+                .concat(),
+        );
+        let callers = [1, 2, 3].map(|n: u8| first.by_token(&[n << 4 | n; 32], THEN).unwrap());
+        // `b` gets another role, `c` another token.
+        let second = table(
+            &first,
+            &[
+                entry("a", "'reader'", '1', "not_after = 2100-01-01T00:00:00Z"),
+                entry("b", "'admin'", '2', ""),
+                entry("c", "'reader'", '4', ""),
+            ]
+            .concat(),
+        );
+        assert_eq!(callers.map(|caller| caller.revoked.is_cancelled()), [false, true, true]);
+        assert!(!second.by_token(&[0x22; 32], THEN).unwrap().revoked.is_cancelled());
+        assert_eq!(second.by_token(&[0x33; 32], THEN).unwrap_err(), Unknown::Token);
+    }
+
+    #[test]
+    fn who_has_run_out_is_refused_and_ended_until_there_is_more_time() {
+        let first = table(&Table::default(), &entry("a", "'reader'", '1', "not_after = 1970-01-01T00:00:02Z"));
+        let end = Timestamp::from_micros(2_000_000);
+        let caller = first.by_token(&[0x11; 32], THEN).unwrap();
+        first.expire(THEN);
+        assert!(!caller.revoked.is_cancelled());
+        first.expire(end);
+        assert!(caller.revoked.is_cancelled());
+        assert_eq!(first.by_token(&[0x11; 32], end).unwrap_err(), Unknown::Expired);
+        let second = table(&first, &entry("a", "'reader'", '1', "not_after = 1970-01-01T00:00:03Z"));
+        assert!(!second.by_token(&[0x11; 32], end).unwrap().revoked.is_cancelled());
+    }
+}

@@ -1,0 +1,17 @@
+//! Who may connect and who may call: the real binary, with certificates, tokens and principals.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod people;
+mod pki;
+mod raw;
+
+mod authentication;
+mod history;
+mod reload;
+mod roles;
+mod scopes;
+mod tls;
