@@ -32,6 +32,7 @@ fn problem(line: &[&str], variables: &[(&str, &str)], file: Option<&str>) -> Str
 fn nothing_said_gives_the_defaults() {
     let config = merge(&[], &[], None).unwrap();
     let expected = Config {
+        ops_listen: None,
         listen: LISTEN.parse().unwrap(),
         data: DATA.into(),
         restart_grace: RESTART_GRACE,

@@ -9,6 +9,7 @@ mod desk;
 pub mod edge;
 mod keep_alive;
 mod looks;
+mod notes;
 pub mod page_token;
 mod pages;
 pub mod parse;
@@ -34,6 +35,7 @@ use crate::{
 pub use admin_service::Admin;
 pub use caller::Caller;
 pub use edge::ErrorLayer;
+pub use notes::Notes;
 pub use saga_service::Sagas;
 pub use slot::StoreSlot;
 

@@ -11,7 +11,10 @@ use crate::{
     config::Config,
     domain::time::Span,
     grpc::{self, GrpcLimits, ServerFacts, StoreSlot},
-    store::sqlite::{self, Options},
+    store::{
+        Store,
+        sqlite::{self, Options},
+    },
 };
 
 /// Any failure, with a text that says what to do.
@@ -21,6 +24,8 @@ pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub(super) struct Backend {
     /// The services. They are there before the store is. The token ends their streams.
     pub(super) services: Box<dyn FnOnce(CancellationToken) -> RoutesBuilder + Send>,
+    /// What tells the time of calls.
+    pub(super) clock: Arc<dyn Clock>,
     /// Opens the store and hands it to the services. Blocks.
     pub(super) open: Box<dyn FnOnce() -> Result<Opened, BoxError> + Send>,
 }
@@ -33,6 +38,8 @@ pub(super) struct Opened {
     pub(super) close: Box<dyn FnOnce() + Send>,
     /// Ready when the writer has ended; an error if it was not told to, or failed at it.
     pub(super) ended: BoxFuture<'static, Result<(), BoxError>>,
+    /// The store itself, for whoever tells of it.
+    pub(super) store: Option<Store>,
     /// How long ago the writer last turned.
     pub(super) silence: Arc<dyn Fn() -> Span + Send + Sync>,
 }
@@ -67,6 +74,7 @@ pub(super) fn sqlite(config: &Config, clock: Arc<dyn Clock>) -> Backend {
                 routes
             }
         }),
+        clock: clock.clone(),
         open: Box::new(move || {
             let (store, mut writer) = sqlite::open(&options, clock)?;
             slot.set(store.clone());
@@ -75,6 +83,7 @@ pub(super) fn sqlite(config: &Config, clock: Arc<dyn Clock>) -> Backend {
                 drain: Box::new(move || drained.drain()),
                 close: Box::new(move || closed.close()),
                 ended: Box::pin(async move { writer.ended().await.map_err(BoxError::from) }),
+                store: Some(store.clone()),
                 silence: Arc::new(move || store.silence()),
             })
         }),

@@ -141,6 +141,7 @@ fn double(opening: mpsc::Receiver<Result<(), BoxError>>, failing: oneshot::Recei
             routes.add_service(AdminServiceServer::new(Double { drained, streams }));
             routes
         }),
+        clock: Arc::new(SystemClock::start()),
         open: Box::new(move || {
             opening.recv().unwrap_or_else(|_| Err("the test is over".into()))?;
             let (close, closed) = oneshot::channel();
@@ -156,6 +157,7 @@ fn double(opening: mpsc::Receiver<Result<(), BoxError>>, failing: oneshot::Recei
                 }),
                 close: Box::new(move || close.send(()).unwrap()),
                 ended: ended.boxed(),
+                store: None,
                 silence: Arc::new(|| Span::ZERO),
             })
         }),
