@@ -21,6 +21,7 @@ pub mod status;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod vitals;
 
 use std::path::PathBuf;
 

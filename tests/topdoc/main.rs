@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it has to be")]
 
+mod doctor;
 mod once;
 #[path = "../support/mod.rs"]
 mod support;
 mod tmux;
 mod top;
+mod vitals;
