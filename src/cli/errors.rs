@@ -38,6 +38,8 @@ pub enum CliError {
     Usage(String),
     /// Anything else.
     Failed(String),
+    /// It was told already, on standard output; with the exit code that goes with it.
+    Told(u8),
     /// Whoever read our output has gone, which is how `sagad list | head` ends.
     ClosedPipe,
 }
@@ -65,7 +67,7 @@ impl CliError {
             // What was never sent did not happen, and a person's call is not tried again after it was.
             CliError::Call { refusal, .. } if refusal.unsent => CliError::Call { refusal, request_id: None },
             CliError::Call { refusal, .. } => CliError::Call { refusal, request_id: Some(id.to_owned()) },
-            CliError::Usage(_) | CliError::Failed(_) | CliError::ClosedPipe => self,
+            CliError::Usage(_) | CliError::Failed(_) | CliError::Told(_) | CliError::ClosedPipe => self,
         }
     }
 
@@ -75,6 +77,7 @@ impl CliError {
             CliError::Call { refusal, .. } => code_of(refusal),
             CliError::Usage(_) => USAGE,
             CliError::Failed(_) => FAILED,
+            CliError::Told(code) => *code,
             CliError::ClosedPipe => 0,
         }
     }
@@ -98,7 +101,7 @@ impl CliError {
             CliError::Usage(message) | CliError::Failed(message) => {
                 return Some(format!("sagad: {}", text::multiline(message)));
             }
-            CliError::ClosedPipe => return None,
+            CliError::Told(_) | CliError::ClosedPipe => return None,
         };
         let message = text::printable(&refusal.message);
         let mut told = if refusal.unreachable {
@@ -159,7 +162,7 @@ impl CliError {
             }
             CliError::Usage(message) => local("INVALID_ARGUMENT", "USAGE", message),
             CliError::Failed(message) => local("UNKNOWN", "FAILED", message),
-            CliError::ClosedPipe => return None,
+            CliError::Told(_) | CliError::ClosedPipe => return None,
         };
         Some(json!({ "error": error }).to_string())
     }

@@ -30,6 +30,7 @@ named!(
     CreateSagaRequest,
     GetServerInfoResponse,
     GetStatsResponse,
+    GetVitalsResponse,
     HeartbeatResponse,
     PauseQueueRequest,
     PurgeSagasResponse,

@@ -10,6 +10,7 @@ mod config;
 mod context;
 mod create;
 mod docs;
+mod doctor;
 pub mod errors;
 mod health;
 mod import;
@@ -168,6 +169,8 @@ pub enum ClientCommand {
     Config(config::ConfigArgs),
     /// Watch queues, leases and stale sagas live, and act on them.
     Top(top::TopArgs),
+    /// Say what is wrong with a running server and the work on it, and what to do.
+    Doctor(doctor::DoctorArgs),
     /// Measure how fast a daemon is, under load.
     Bench(Box<bench::BenchArgs>),
     /// Show the server's version, clock and bounds.
@@ -267,6 +270,7 @@ async fn dispatch(global: GlobalArgs, command: ClientCommand) -> Result<(), CliE
         ClientCommand::Check(args) => store::check(&output, &args),
         ClientCommand::Config(args) => config::run(&output, &args),
         ClientCommand::Top(args) => top::run(&context()?, args).await,
+        ClientCommand::Doctor(args) => doctor::run(&context()?, args).await,
         ClientCommand::Bench(args) => bench::run(&output, global.server_named.then_some(&*global.server), *args).await,
         ClientCommand::Info(_) => admin::info(&context()?).await,
         ClientCommand::Health(args) => health::run(&context()?, args).await,

@@ -22,6 +22,7 @@ pub mod status;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod vitals;
 
 use std::path::PathBuf;
 

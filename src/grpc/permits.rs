@@ -83,6 +83,7 @@ pub const TABLE: &[Rule] = &[
     admin("ListQueues", LOOKING),
     admin("PurgeSagas", KEEPING),
     admin("Backup", KEEPING),
+    admin("GetVitals", LOOKING),
 ];
 
 /// Whether a path is one of the table's.

@@ -71,6 +71,10 @@ impl AdminService for Double {
         pending().await
     }
 
+    async fn get_vitals(&self, _: Request<GetVitalsRequest>) -> Result<Response<GetVitalsResponse>, Status> {
+        pending().await
+    }
+
     async fn purge_sagas(&self, _: Request<PurgeSagasRequest>) -> Result<Response<PurgeSagasResponse>, Status> {
         pending().await
     }

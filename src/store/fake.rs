@@ -54,7 +54,7 @@ impl FakeReader {
                 match message {
                     // A caller that is gone needs no answer.
                     Message::Submit(submission) => submission.answer.send(respond(submission.request)),
-                    Message::Drain => {}
+                    Message::Tell(_) | Message::Drain => {}
                     Message::Close => break,
                 }
             }
