@@ -198,7 +198,7 @@ async fn a_history_is_listed_in_pages() {
     loop {
         use prost::Message;
         let request = proto::ListEventsRequest { task_id: "t".into(), page_size: 1000, page_token };
-        let page = pages::events(&store, queries::list_events(request).unwrap()).await.unwrap();
+        let page = pages::events(&store, queries::list_events(request).unwrap(), |_| Ok(())).await.unwrap();
         assert!(page.encoded_len() <= ANSWER_BYTES);
         seen.extend(page.events.into_iter().map(|event| event.revision));
         if page.next_page_token.is_empty() {
@@ -209,6 +209,6 @@ async fn a_history_is_listed_in_pages() {
     assert_eq!(seen, (1..=2000).collect::<Vec<i64>>(), "whatever else is compacted");
 
     let request = proto::ListEventsRequest { task_id: "nobody".into(), ..Default::default() };
-    let missing = pages::events(&store, queries::list_events(request).unwrap()).await.unwrap_err();
+    let missing = pages::events(&store, queries::list_events(request).unwrap(), |_| Ok(())).await.unwrap_err();
     assert_eq!(missing.reason, "SAGA_NOT_FOUND");
 }
