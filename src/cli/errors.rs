@@ -128,6 +128,15 @@ impl CliError {
             }
             write!(told, "\n  {}: {}", text::printable(key), fact(value)).ok();
         }
+        match refusal.code {
+            Code::Unauthenticated => told.push_str(
+                "\n  name a file with a token by --token-file or SAGAD_TOKEN_FILE, or a certificate by --cert and --key",
+            ),
+            Code::PermissionDenied => {
+                told.push_str("\n  the roles and queues of a principal stand in the coordinator's file of principals");
+            }
+            _ => {}
+        }
         if let Some(delay) = refusal.retry_after {
             write!(told, "\n  try again in {}", text::length(delay)).ok();
         }
@@ -183,7 +192,9 @@ fn fact(value: &str) -> String {
 fn code_of(refusal: &Refusal) -> u8 {
     match refusal.code {
         Code::InvalidArgument => USAGE,
-        Code::FailedPrecondition | Code::Aborted | Code::AlreadyExists | Code::OutOfRange => REFUSED,
+        Code::FailedPrecondition | Code::Aborted | Code::AlreadyExists | Code::OutOfRange | Code::PermissionDenied => {
+            REFUSED
+        }
         Code::NotFound => NOT_FOUND,
         _ if refusal.unreachable => UNREACHABLE,
         _ => FAILED,
@@ -226,6 +237,8 @@ mod tests {
         assert_eq!(refused(Code::Unavailable, "SHUTTING_DOWN").exit_code(), UNREACHABLE);
         assert_eq!(refused(Code::ResourceExhausted, "STORE_FULL").exit_code(), FAILED);
         assert_eq!(refused(Code::Unknown, "OUTCOME_UNKNOWN").exit_code(), FAILED);
+        assert_eq!(refused(Code::PermissionDenied, "PERMISSION_DENIED").exit_code(), REFUSED);
+        assert_eq!(refused(Code::Unauthenticated, "UNAUTHENTICATED").exit_code(), FAILED);
         assert_eq!(CliError::from(Status::unavailable("refused")).exit_code(), UNREACHABLE);
         assert_eq!(CliError::from(Status::deadline_exceeded("late")).exit_code(), UNREACHABLE);
         assert_eq!(CliError::Usage(String::new()).exit_code(), USAGE);

@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod deployed;
 mod load;
 mod logs;
 mod metrics;
