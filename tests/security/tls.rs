@@ -176,7 +176,7 @@ async fn a_certificate_is_a_principal_and_a_token_decides() {
 #[tokio::test]
 async fn new_connections_get_the_new_certificate_and_old_ones_live_on() {
     let (old, new) = (Ca::new(), Ca::new());
-    let mut site = Site::start(&old, &[]);
+    let site = Site::start(&old, &[]);
     let kept = connect(site.address(), &old, None).await.unwrap();
     let mut watch =
         Client::new(kept.clone(), None).sagas.watch_stale(WatchStaleRequest::default()).await.unwrap().into_inner();
