@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Holds the Kubernetes objects to each other, and to the daemon's configuration in them.
 
-    kubernetes.py RENDERED.yaml SAGAD     RENDERED: what `kustomize build` made; SAGAD: the binary
+    kubernetes.py RENDERED.yaml SAGAD SECRETS     RENDERED: what `kustomize build` made; SAGAD: the binary; SECRETS: a
+                                                  directory with what is in the secrets, in directories called as the volumes
 """
 
 import os
@@ -114,6 +115,9 @@ def main():
         holds(scope.get(key) == value, f"{key} is {value}")
 
     with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+        # Its files, as they would be mounted.
+        for name in ("tls", "principals"):
+            text = text.replace(f'"{mounts[name]}/', f'"{os.path.abspath(sys.argv[3])}/{name}/')
         file.write(text)
         file.flush()
         checked = subprocess.run([sagad, "config", "check", "--config", file.name], capture_output=True, text=True)
