@@ -73,6 +73,46 @@ systemctl start sagad-backup
 copies=(/var/lib/sagad-backup/sagad-*.db)
 [[ -s ${copies[0]} && $(stat -c '%U %a' "${copies[0]}") == "sagad 600" ]] || fail "no copy: ${copies[*]}"
 
+say "secured, as docs/operations.md says; reloaded without a restart; backed up with a token"
+cp -a /etc/sagad/sagad.toml /tmp/open.toml
+# jo is made now, ann after the start.
+sagad token jo --role admin --out /etc/sagad/backup.token 2>/etc/sagad/principals.toml
+cp /certificates/{ca,server}.crt /certificates/server.key /etc/sagad/
+chown root:sagad /etc/sagad/{server.key,principals.toml,backup.token}
+chmod 640 /etc/sagad/{server.key,principals.toml,backup.token}
+cat >>/etc/sagad/sagad.toml <<'END'
+tls_cert = "/etc/sagad/server.crt"
+tls_key = "/etc/sagad/server.key"
+principals = "/etc/sagad/principals.toml"
+END
+cat >/etc/sagad/client.env <<'END'
+SAGAD_SERVER=https://127.0.0.1:7420
+SAGAD_CA=/etc/sagad/ca.crt
+SAGAD_TOKEN_FILE=/etc/sagad/backup.token
+END
+systemctl restart sagad
+# shellcheck source=/dev/null
+secured() (
+    set -a
+    source /etc/sagad/client.env
+    "$@"
+)
+! sagad stats >/dev/null 2>&1 || fail "it answers without TLS"
+! secured env -u SAGAD_TOKEN_FILE sagad stats >/dev/null 2>&1 || fail "it answers without a token"
+secured sagad stats >/dev/null || fail "it does not answer a token"
+pid=$(property sagad MainPID)
+sagad token ann --role reader --out /root/ann.token 2>>/etc/sagad/principals.toml
+systemctl reload sagad
+eventually "a principal of after the start" secured sagad stats --token-file /root/ann.token
+[[ $(property sagad MainPID) == "$pid" ]] || fail "reloading restarted it"
+rm /var/lib/sagad-backup/*
+systemctl start sagad-backup
+copies=(/var/lib/sagad-backup/sagad-*.db)
+[[ -s ${copies[0]} ]] || fail "no copy with a token: ${copies[*]}"
+cp -a /tmp/open.toml /etc/sagad/sagad.toml
+rm /etc/sagad/client.env
+systemctl restart sagad
+
 say "lost, and restored from the copy"
 systemctl stop sagad
 [[ $(property sagad Result) == success && $(property sagad ExecMainStatus) == 0 ]] || fail "it did not end well"
