@@ -31,8 +31,10 @@ lint:
     buf breaking proto --against proto/baseline.binpb
     cargo fmt --check --manifest-path fuzz/Cargo.toml
     cargo fmt --check --manifest-path examples/rust/Cargo.toml
-    shellcheck -x .ci/run .ci/mutants .ci/fuzz .ci/instructions examples/*.sh fuzz/*.sh tests/*.sh benches/compare \
-        benches/peers/beanstalkd benches/peers/etcd benches/peers/postgres benches/peers/redis
+    shellcheck -x .ci/run .ci/mutants .ci/fuzz .ci/instructions .ci/deploy examples/*.sh fuzz/*.sh tests/*.sh benches/compare \
+        benches/peers/beanstalkd benches/peers/etcd benches/peers/postgres benches/peers/redis \
+        deploy/dist deploy/docker/build deploy/debian/postinst deploy/debian/postrm deploy/systemd/sagad-rotate-backups \
+        tests/deploy/*.sh
 
 # The workers of the languages named (all) through the situations named (all): `just polyglot python,go killed`
 polyglot LANGUAGES="" SITUATIONS="":
@@ -41,6 +43,17 @@ polyglot LANGUAGES="" SITUATIONS="":
 # Fuzzes each target for SECONDS; cargo-fuzz is found where `.ci/run` has installed it
 fuzz SECONDS="10":
     FUZZ_SECONDS={{ SECONDS }} .ci/fuzz
+
+# The Debian package, in target/debian; needs cargo-deb
+package:
+    cargo build --release --locked
+    deploy/dist target/release/sagad target/dist
+    cargo deb --no-build
+
+# Checks what is in deploy/ by doing it, all of it or the parts named (units dist package image kubernetes compose); as root
+deploy *PARTS:
+    cargo build --release --locked
+    .ci/deploy {{ PARTS }}
 
 # Makes the contract as it is now the one that `buf breaking` guards: after an extension, never to get a breakage through
 baseline:
