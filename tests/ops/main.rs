@@ -12,3 +12,4 @@ mod logs;
 mod metrics;
 mod page;
 mod probes;
+mod traces;
