@@ -314,7 +314,7 @@ fn sagas(sheet: &mut Sheet, kept: &Kept, vitals: &Vitals) {
         "Sagas whose lease ran out and that nobody has decided on",
         by_queue(|sums| sums.stale as f64),
     );
-    let oldest = |sums: &Sums| sums.oldest_ready_micros.map_or(0.0, |oldest| seconds(oldest));
+    let oldest = |sums: &Sums| sums.oldest_ready_micros.map_or(0.0, seconds);
     let oldest: Vec<_> = queues.iter().map(|(queue, sums)| (label("queue", queue.clone()), oldest(sums))).collect();
     sheet.gauge(
         "sagad_oldest_ready_age_seconds",
