@@ -164,6 +164,8 @@ pub enum ClientCommand {
     Restore(store::RestoreArgs),
     /// Verify a store that no daemon is running on.
     Check(store::CheckArgs),
+    /// Give back the room that a store which is not in use does not need.
+    Vacuum(store::VacuumArgs),
     /// Check or show the coordinator's configuration.
     Config(config::ConfigArgs),
     /// Watch queues, leases and stale sagas live, and act on them.
@@ -265,6 +267,7 @@ async fn dispatch(global: GlobalArgs, command: ClientCommand) -> Result<(), CliE
         ClientCommand::Backup(args) => store::backup(&context()?, args).await,
         ClientCommand::Restore(args) => store::restore(&output, &args),
         ClientCommand::Check(args) => store::check(&output, &args),
+        ClientCommand::Vacuum(args) => store::vacuum(&output, &args),
         ClientCommand::Config(args) => config::run(&output, &args),
         ClientCommand::Top(args) => top::run(&context()?, args).await,
         ClientCommand::Bench(args) => bench::run(&output, global.server_named.then_some(&*global.server), *args).await,

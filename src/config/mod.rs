@@ -4,6 +4,7 @@
 mod args;
 mod error;
 mod limits;
+mod retention;
 mod security;
 mod setting;
 mod source;
@@ -18,6 +19,7 @@ use std::{net::SocketAddr, path::PathBuf};
 pub use args::ServeArgs;
 pub use error::{ConfigError, Origin};
 pub use limits::Limits;
+pub use retention::Retention;
 pub use security::{Security, TlsFiles};
 pub use setting::{Setting, SettingValue};
 
@@ -85,6 +87,8 @@ pub struct Config {
     pub insecure: bool,
     /// The files that say who may connect and call.
     pub security: Security,
+    /// What is kept for how long.
+    pub retention: Retention,
     /// What the daemon bounds.
     pub limits: Limits,
 }
@@ -146,6 +150,7 @@ impl Config {
             insecure: sources.read("insecure", false, value::flag, setting::flag)?,
             security: Security::read(sources)?,
             limits: Limits::read(sources)?,
+            retention: Retention::read(sources)?,
         };
         match config.security.missing() {
             Some(missing) if config.is_exposed() && !config.insecure => {

@@ -12,10 +12,12 @@
 pub mod auth;
 mod backend;
 mod calls;
+mod export;
 mod front;
 mod health;
 mod notify;
 mod process;
+mod retention;
 mod threads;
 
 #[cfg(test)]
@@ -128,6 +130,7 @@ async fn run_with(
             health.serving().await;
             info!(%address, "serving");
             announce(address);
+            tokio::spawn((store.retention)(streams.clone()));
             let silence = Arc::clone(&store.silence);
             let outcome = tokio::select! {
                 () = &mut shutdown => Ok(()),

@@ -109,6 +109,10 @@ impl Reader for FakeReader {
         Ok(facts.events.iter().filter(wanted).take(query.limit).cloned().collect())
     }
 
+    fn ended(&self, _: State, _: Timestamp, _: usize) -> Result<Vec<Saga>, StoreError> {
+        Ok(Vec::new())
+    }
+
     fn stale(
         &self,
         queues: &[QueueName],
