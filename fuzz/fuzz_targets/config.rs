@@ -18,7 +18,8 @@ thread_local! {
 fn judge(config: &Config) {
     assert!(config.restart_grace <= RESTART_GRACE_MAX);
     assert!(DRAIN_GRACE_MIN <= config.drain_grace && config.drain_grace <= DRAIN_GRACE_MAX);
-    assert!(config.insecure || config.listen.ip().to_canonical().is_loopback());
+    let secured = config.security.tls.is_some() && config.security.principals.is_some();
+    assert!(config.insecure || secured || config.listen.ip().to_canonical().is_loopback());
     assert!(!config.data.as_os_str().is_empty());
     for bound in config.bounds() {
         assert!(bound.value > 0, "{}: {}", bound.name, bound.value);

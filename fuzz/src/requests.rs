@@ -54,7 +54,7 @@ rpcs! {
         WatchStaleRequest => |m| queries::watch_stale(&m).map(|watch| bounds::watch(&watch)),
         WatchEventsRequest => |m| queries::watch_events(&m).map(|watch| bounds::watch(&watch)),
         PurgeSagasRequest => |m| free::purge(&m).map(|purge| bounds::purge(&purge));
-    empty: GetStatsRequest GetServerInfoRequest ListQueuesRequest BackupRequest;
+    empty: GetStatsRequest GetServerInfoRequest GetVitalsRequest ListQueuesRequest BackupRequest;
 }
 
 /// Ends the run if an rpc of the contract is not fuzzed.

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{actor, errors::CliError};
 use crate::{
-    client::LeaseKey,
+    client::{ClientOptions, LeaseKey},
     proto::{CompensationSpec, LeasePurpose, SagaState},
 };
 
@@ -115,7 +115,7 @@ pub struct WorkerArgs {
     /// The queues to claim from; repeatable, or separated by commas.
     #[arg(long = "queue", value_delimiter = ',', required = true, value_name = "QUEUE")]
     pub queues: Vec<String>,
-    /// Who claims; unique to this worker [default: a name for this process]
+    /// Who claims; unique to this worker [default: a name for this process, behind that of the token's principal]
     #[arg(long, value_name = "ID")]
     owner: Option<String>,
     /// The length of leases: a dead worker's saga is free again after this.
@@ -127,9 +127,12 @@ pub struct WorkerArgs {
 }
 
 impl WorkerArgs {
-    /// The given owner, or a name for this process.
-    pub fn owner(&self) -> String {
-        self.owner.clone().unwrap_or_else(actor::worker)
+    /// The given owner, or a name for this process: below the principal that the token names, as the coordinator wants it.
+    pub fn owner(&self, options: &ClientOptions) -> String {
+        self.owner.clone().unwrap_or_else(|| match options.principal() {
+            Some(principal) => format!("{principal}/{}", actor::worker()),
+            None => actor::worker(),
+        })
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
     process, work,
 };
 use crate::client::{
-    Shutdown,
+    ClientOptions, Shutdown,
     recovery::{self, CompensationHandler, RecoveryOptions, Undo, Undone},
     time, worker,
 };
@@ -57,7 +57,7 @@ pub async fn run(context: &Context, args: CompensateArgs) -> Result<(), CliError
     }
     let shutdown = Shutdown::on_signals(notice)?;
     let options = RecoveryOptions {
-        owner_id: args.worker.owner(),
+        owner_id: args.worker.owner(&context.options),
         queues: args.worker.queues,
         ttl: args.worker.ttl,
         concurrency: usize::from(args.concurrency),
@@ -66,15 +66,14 @@ pub async fn run(context: &Context, args: CompensateArgs) -> Result<(), CliError
         kinds: Vec::new(),
         attempts: args.attempts,
     };
-    let server = context.client.server().to_owned();
-    let handler = Commands { commands, server, kill_after: args.worker.kill_after };
+    let handler = Commands { commands, options: context.options.clone(), kill_after: args.worker.kill_after };
     recovery::run(context.client.clone(), options, handler, shutdown, work::notes()).await?;
     Ok(())
 }
 
 struct Commands {
     commands: BTreeMap<String, String>,
-    server: String,
+    options: ClientOptions,
     kill_after: Duration,
 }
 
@@ -88,7 +87,7 @@ impl CompensationHandler for Commands {
         let Some(command) = self.commands.get(&compensation.kind) else {
             return Undone::Failed(format!("no handler for kind `{}`", compensation.kind));
         };
-        let mut environment = process::environment(saga, lease, &self.server);
+        let mut environment = process::environment(saga, lease, &self.options);
         environment.extend([
             ("SAGAD_KIND", compensation.kind.clone().into()),
             ("SAGAD_TARGET", compensation.target.clone().into()),

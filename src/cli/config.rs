@@ -1,7 +1,7 @@
 //! `sagad config`: what `sagad serve` would go by, without starting anything. Flags, variables and the file are read by the
 //! same code as there.
 
-use std::env;
+use std::{env, sync::Arc};
 
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
@@ -12,7 +12,11 @@ use super::{
     output::{Format, Output, notice},
     text::printable,
 };
-use crate::config::{Explained, Origin, ServeArgs, Setting, SettingValue};
+use crate::{
+    clock::{Clock, SystemClock},
+    config::{Explained, Origin, ServeArgs, Setting, SettingValue},
+    serve::auth,
+};
 
 /// What `config` takes.
 #[derive(Debug, Args)]
@@ -28,8 +32,9 @@ enum ConfigCommand {
     /// Say whether `sagad serve` would take its configuration.
     #[command(after_help = "Examples:\n  sagad config check --config /etc/sagad/sagad.toml\n  \
                             SAGAD_LISTEN=10.0.0.7:7420 sagad config check -o json\n\n\
-                            Nothing is started, and no data directory is touched. What is valid and yet hardly meant is\n\
-                            told on stderr. Exit codes: 0 valid, 2 not, with the error that `sagad serve` would give.")]
+                            Nothing is started, and no data directory is touched. Certificates, keys and principals are\n\
+                            read, too: what has run out is an error here. What is valid and yet hardly meant is told on\n\
+                            stderr. Exit codes: 0 valid, 2 not, with the error that `sagad serve` would give.")]
     Check(Box<ServeArgs>),
     /// Show each setting, its value, and who said so.
     #[command(after_help = "Examples:\n  sagad config show --config /etc/sagad/sagad.toml\n  \
@@ -55,7 +60,10 @@ fn load(args: &ServeArgs) -> Result<Explained, CliError> {
 }
 
 fn check(output: &Output, explained: &Explained) -> Result<(), CliError> {
-    let warnings = explained.warnings(env::vars_os().filter_map(|(name, _)| name.into_string().ok()));
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+    let files = auth::check(&explained.config, &clock).map_err(|error| CliError::Usage(error.to_string()))?;
+    let mut warnings = explained.warnings(env::vars_os().filter_map(|(name, _)| name.into_string().ok()));
+    warnings.extend(files);
     let file = explained.file.as_ref().map(|file| file.display().to_string());
     match output.format() {
         Format::Json => output.line(&json!({ "file": file, "warnings": warnings }).to_string()),

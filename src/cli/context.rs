@@ -1,13 +1,17 @@
 //! What every client command works with: a connection, a deadline, and somewhere to write.
 
-use std::{future::Future, time::Duration};
+use std::future::Future;
 
-use tonic::{Request, Response, Status, transport::Channel};
+use tonic::{Request, Response, Status};
 
-use super::{errors::CliError, output::Output, tables};
+use super::{
+    errors::CliError,
+    output::{Output, notice},
+    tables,
+};
 use crate::{
     client::{
-        Client,
+        Client, ClientOptions, Wire,
         retry::{Again, retry},
         time,
     },
@@ -19,15 +23,20 @@ use crate::{
 pub struct Context {
     /// The coordinator.
     pub client: Client,
+    /// How it is reached, and as whom.
+    pub options: ClientOptions,
     /// Standard output.
     pub output: Output,
 }
 
 impl Context {
-    /// A context for the coordinator at `server`; nothing is sent yet.
-    pub fn new(server: &str, timeout: Duration, output: Output) -> Result<Self, CliError> {
-        let client = Client::new(server, timeout).map_err(|error| CliError::Usage(error.to_string()))?;
-        Ok(Self { client, output })
+    /// A context for a coordinator; nothing is sent yet.
+    pub fn new(options: ClientOptions, output: Output) -> Result<Self, CliError> {
+        let client = Client::connect(&options).map_err(|error| CliError::Usage(error.to_string()))?;
+        if let Some(warning) = options.warning() {
+            notice(&format!("warning: {warning}"));
+        }
+        Ok(Self { client, options, output })
     }
 
     /// Shows the saga that a change answered with.
@@ -40,7 +49,7 @@ impl Context {
     pub async fn call<Q, A, F, Fut>(&self, request: Q, method: F) -> Result<A, CliError>
     where
         Q: Clone,
-        F: Fn(SagaServiceClient<Channel>, Request<Q>) -> Fut,
+        F: Fn(SagaServiceClient<Wire>, Request<Q>) -> Fut,
         Fut: Future<Output = Result<Response<A>, Status>>,
     {
         let give_up = time::now() + self.client.timeout();
@@ -51,7 +60,7 @@ impl Context {
     pub async fn change<Q, A, F, Fut>(&self, request_id: &str, request: Q, method: F) -> Result<A, CliError>
     where
         Q: Clone,
-        F: Fn(SagaServiceClient<Channel>, Request<Q>) -> Fut,
+        F: Fn(SagaServiceClient<Wire>, Request<Q>) -> Fut,
         Fut: Future<Output = Result<Response<A>, Status>>,
     {
         self.call(request, method).await.map_err(|error| error.repeatable_with(request_id))
@@ -61,7 +70,7 @@ impl Context {
     pub async fn admin<Q, A, F, Fut>(&self, request: Q, method: F) -> Result<A, CliError>
     where
         Q: Clone,
-        F: Fn(AdminServiceClient<Channel>, Request<Q>) -> Fut,
+        F: Fn(AdminServiceClient<Wire>, Request<Q>) -> Fut,
         Fut: Future<Output = Result<Response<A>, Status>>,
     {
         let give_up = time::now() + self.client.timeout();

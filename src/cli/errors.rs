@@ -38,6 +38,8 @@ pub enum CliError {
     Usage(String),
     /// Anything else.
     Failed(String),
+    /// It was told already, on standard output; with the exit code that goes with it.
+    Told(u8),
     /// Whoever read our output has gone, which is how `sagad list | head` ends.
     ClosedPipe,
 }
@@ -65,7 +67,7 @@ impl CliError {
             // What was never sent did not happen, and a person's call is not tried again after it was.
             CliError::Call { refusal, .. } if refusal.unsent => CliError::Call { refusal, request_id: None },
             CliError::Call { refusal, .. } => CliError::Call { refusal, request_id: Some(id.to_owned()) },
-            CliError::Usage(_) | CliError::Failed(_) | CliError::ClosedPipe => self,
+            CliError::Usage(_) | CliError::Failed(_) | CliError::Told(_) | CliError::ClosedPipe => self,
         }
     }
 
@@ -75,6 +77,7 @@ impl CliError {
             CliError::Call { refusal, .. } => code_of(refusal),
             CliError::Usage(_) => USAGE,
             CliError::Failed(_) => FAILED,
+            CliError::Told(code) => *code,
             CliError::ClosedPipe => 0,
         }
     }
@@ -98,7 +101,7 @@ impl CliError {
             CliError::Usage(message) | CliError::Failed(message) => {
                 return Some(format!("sagad: {}", text::multiline(message)));
             }
-            CliError::ClosedPipe => return None,
+            CliError::Told(_) | CliError::ClosedPipe => return None,
         };
         let message = text::printable(&refusal.message);
         let mut told = if refusal.unreachable {
@@ -124,6 +127,15 @@ impl CliError {
                 continue;
             }
             write!(told, "\n  {}: {}", text::printable(key), fact(value)).ok();
+        }
+        match refusal.code {
+            Code::Unauthenticated => told.push_str(
+                "\n  name a file with a token by --token-file or SAGAD_TOKEN_FILE, or a certificate by --cert and --key",
+            ),
+            Code::PermissionDenied => {
+                told.push_str("\n  the roles and queues of a principal stand in the coordinator's file of principals");
+            }
+            _ => {}
         }
         if let Some(delay) = refusal.retry_after {
             write!(told, "\n  try again in {}", text::length(delay)).ok();
@@ -159,7 +171,7 @@ impl CliError {
             }
             CliError::Usage(message) => local("INVALID_ARGUMENT", "USAGE", message),
             CliError::Failed(message) => local("UNKNOWN", "FAILED", message),
-            CliError::ClosedPipe => return None,
+            CliError::Told(_) | CliError::ClosedPipe => return None,
         };
         Some(json!({ "error": error }).to_string())
     }
@@ -180,7 +192,9 @@ fn fact(value: &str) -> String {
 fn code_of(refusal: &Refusal) -> u8 {
     match refusal.code {
         Code::InvalidArgument => USAGE,
-        Code::FailedPrecondition | Code::Aborted | Code::AlreadyExists | Code::OutOfRange => REFUSED,
+        Code::FailedPrecondition | Code::Aborted | Code::AlreadyExists | Code::OutOfRange | Code::PermissionDenied => {
+            REFUSED
+        }
         Code::NotFound => NOT_FOUND,
         _ if refusal.unreachable => UNREACHABLE,
         _ => FAILED,
@@ -223,6 +237,8 @@ mod tests {
         assert_eq!(refused(Code::Unavailable, "SHUTTING_DOWN").exit_code(), UNREACHABLE);
         assert_eq!(refused(Code::ResourceExhausted, "STORE_FULL").exit_code(), FAILED);
         assert_eq!(refused(Code::Unknown, "OUTCOME_UNKNOWN").exit_code(), FAILED);
+        assert_eq!(refused(Code::PermissionDenied, "PERMISSION_DENIED").exit_code(), REFUSED);
+        assert_eq!(refused(Code::Unauthenticated, "UNAUTHENTICATED").exit_code(), FAILED);
         assert_eq!(CliError::from(Status::unavailable("refused")).exit_code(), UNREACHABLE);
         assert_eq!(CliError::from(Status::deadline_exceeded("late")).exit_code(), UNREACHABLE);
         assert_eq!(CliError::Usage(String::new()).exit_code(), USAGE);

@@ -10,6 +10,7 @@ mod config;
 mod context;
 mod create;
 mod docs;
+mod doctor;
 pub mod errors;
 mod health;
 mod import;
@@ -24,15 +25,19 @@ mod properties;
 mod store;
 mod tables;
 mod text;
+mod token;
 mod top;
 mod watch;
 mod work;
 
-use std::{ffi::OsString, process::ExitCode, time::Duration};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind, parser::ValueSource};
 
-use crate::{client::connect::DEFAULT_SERVER, config::ServeArgs};
+use crate::{
+    client::{ClientOptions, connect::DEFAULT_SERVER},
+    config::ServeArgs,
+};
 use context::Context;
 use errors::CliError;
 use output::{Format, Output};
@@ -53,8 +58,8 @@ pub mod fuzzing {
 
 /// A lease coordinator for long-running work that leaves things behind.
 ///
-/// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused by a rule (a held lease, a terminal saga), 4 not found,
-/// 5 unreachable.
+/// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused by a rule (a held lease, a terminal saga) or for
+/// lack of a role, 4 not found, 5 unreachable.
 #[derive(Debug, Parser)]
 #[command(
     name = "sagad",
@@ -78,12 +83,43 @@ pub struct GlobalArgs {
     /// Whether that was named on the command line: load is put on nobody's daemon by a variable.
     #[arg(skip)]
     server_named: bool,
+    /// File with the CAs that may have signed the coordinator's certificate [default: this machine's].
+    #[arg(long, global = true, env = "SAGAD_CA", value_name = "FILE", help_heading = "Global options")]
+    ca: Option<PathBuf>,
+    /// File with a certificate of one's own, for coordinators that ask for one.
+    #[arg(long, global = true, env = "SAGAD_CERT", value_name = "FILE", help_heading = "Global options")]
+    cert: Option<PathBuf>,
+    /// File with the key of that certificate.
+    #[arg(long, global = true, env = "SAGAD_KEY", value_name = "FILE", help_heading = "Global options")]
+    key: Option<PathBuf>,
+    /// File with a token, for coordinators that want to know who calls.
+    #[arg(long, global = true, env = "SAGAD_TOKEN_FILE", value_name = "FILE", help_heading = "Global options")]
+    token_file: Option<PathBuf>,
+    /// Send the token over http:// to other machines, too.
+    #[arg(long, global = true, help_heading = "Global options")]
+    insecure_token: bool,
     /// Tables and sentences for people, or proto3 JSON, one object a line.
     #[arg(short, long, global = true, value_enum, default_value = "text", help_heading = "Global options")]
     output: Format,
     /// How long one call may take.
     #[arg(long, global = true, default_value = "10s", value_parser = args::duration, value_name = "DURATION", help_heading = "Global options")]
     timeout: Duration,
+}
+
+impl GlobalArgs {
+    /// How the coordinator is reached. An empty variable is how a container's environment says nothing.
+    fn options(&self) -> ClientOptions {
+        let file = |file: &Option<PathBuf>| file.clone().filter(|file| !file.as_os_str().is_empty());
+        ClientOptions {
+            server: self.server.clone(),
+            timeout: self.timeout,
+            ca: file(&self.ca),
+            cert: file(&self.cert),
+            key: file(&self.key),
+            token_file: file(&self.token_file),
+            insecure_token: self.insecure_token,
+        }
+    }
 }
 
 /// The commands: the daemon itself, and its clients.
@@ -166,10 +202,14 @@ pub enum ClientCommand {
     Check(store::CheckArgs),
     /// Give back the room that a store which is not in use does not need.
     Vacuum(store::VacuumArgs),
+    /// Make a token for a principal, and the entry with its hash.
+    Token(token::TokenArgs),
     /// Check or show the coordinator's configuration.
     Config(config::ConfigArgs),
     /// Watch queues, leases and stale sagas live, and act on them.
     Top(top::TopArgs),
+    /// Say what is wrong with a running server and the work on it, and what to do.
+    Doctor(doctor::DoctorArgs),
     /// Measure how fast a daemon is, under load.
     Bench(Box<bench::BenchArgs>),
     /// Show the server's version, clock and bounds.
@@ -235,7 +275,7 @@ fn start(global: GlobalArgs, command: ClientCommand) -> Result<(), CliError> {
 
 async fn dispatch(global: GlobalArgs, command: ClientCommand) -> Result<(), CliError> {
     let output = Output::new(global.output);
-    let context = || Context::new(&global.server, global.timeout, output);
+    let context = || Context::new(global.options(), output);
     match command {
         ClientCommand::Create(args) => create::run(&context()?, *args).await,
         ClientCommand::Get(args) => look::get(&context()?, args).await,
@@ -268,9 +308,11 @@ async fn dispatch(global: GlobalArgs, command: ClientCommand) -> Result<(), CliE
         ClientCommand::Restore(args) => store::restore(&output, &args),
         ClientCommand::Check(args) => store::check(&output, &args),
         ClientCommand::Vacuum(args) => store::vacuum(&output, &args),
+        ClientCommand::Token(args) => token::run(&output, &args),
         ClientCommand::Config(args) => config::run(&output, &args),
         ClientCommand::Top(args) => top::run(&context()?, args).await,
-        ClientCommand::Bench(args) => bench::run(&output, global.server_named.then_some(&*global.server), *args).await,
+        ClientCommand::Doctor(args) => doctor::run(&context()?, args).await,
+        ClientCommand::Bench(args) => bench::run(&output, global.server_named.then(|| global.options()), *args).await,
         ClientCommand::Info(_) => admin::info(&context()?).await,
         ClientCommand::Health(args) => health::run(&context()?, args).await,
         ClientCommand::Completions(args) => docs::completions(&args),

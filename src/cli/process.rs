@@ -17,7 +17,7 @@ use tokio::process::{Child, Command};
 
 use crate::{
     client::{
-        LeaseKeeper,
+        ClientOptions, LeaseKeeper,
         time::{self, Moment},
     },
     proto::Saga,
@@ -35,9 +35,9 @@ pub struct Running {
 }
 
 /// The environment that tells a command about its saga.
-pub fn environment(saga: &Saga, lease: &LeaseKeeper, server: &str) -> Vec<(&'static str, OsString)> {
+pub fn environment(saga: &Saga, lease: &LeaseKeeper, options: &ClientOptions) -> Vec<(&'static str, OsString)> {
     let key = lease.key();
-    vec![
+    let mut environment = vec![
         ("SAGAD_TASK_ID", saga.task_id.clone().into()),
         ("SAGAD_SAGA_ID", saga.saga_id.clone().into()),
         ("SAGAD_QUEUE", saga.queue.clone().into()),
@@ -47,8 +47,20 @@ pub fn environment(saga: &Saga, lease: &LeaseKeeper, server: &str) -> Vec<(&'sta
         ("SAGAD_WORKTREE", saga.worktree.clone().into()),
         ("SAGAD_OWNER", key.owner_id.clone().into()),
         ("SAGAD_TOKEN", key.fencing_token.to_string().into()),
-        ("SAGAD_SERVER", server.into()),
-    ]
+        ("SAGAD_SERVER", options.server.clone().into()),
+    ];
+    environment.extend(credentials(options));
+    environment
+}
+
+/// The files by which the command calls as its worker does, wherever it changes its directory to.
+fn credentials(options: &ClientOptions) -> impl Iterator<Item = (&'static str, OsString)> {
+    let ClientOptions { ca, cert, key, token_file, .. } = options;
+    let files = [("SAGAD_CA", ca), ("SAGAD_CERT", cert), ("SAGAD_KEY", key), ("SAGAD_TOKEN_FILE", token_file)];
+    files.into_iter().filter_map(|(variable, file)| {
+        let file = file.as_ref()?;
+        Some((variable, std::path::absolute(file).unwrap_or_else(|_| file.clone()).into()))
+    })
 }
 
 /// Starts a command. Its output goes where ours goes; it has no input, as there may be several.

@@ -69,6 +69,17 @@ pub fn counted(count: impl Into<i64>, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
+/// A size as people read it: `20.0 MiB`.
+pub fn bytes(bytes: i64) -> String {
+    const UNITS: [(&str, f64); 4] =
+        [("TiB", 1_099_511_627_776.0), ("GiB", 1_073_741_824.0), ("MiB", 1_048_576.0), ("KiB", 1024.0)];
+    let bytes = bytes as f64;
+    match UNITS.iter().find(|(_, size)| bytes >= *size) {
+        Some((unit, size)) => format!("{:.1} {unit}", bytes / size),
+        None => format!("{bytes} bytes"),
+    }
+}
+
 /// A time in full: RFC 3339 in UTC, and how far away it is.
 pub fn when(at: &Timestamp) -> String {
     match convert::to_utc(at) {
@@ -136,6 +147,7 @@ mod tests {
         assert_eq!(length(Duration::from_millis(1_250)), "1s 250ms");
         assert_eq!(length(Duration::ZERO), "0s");
         assert_eq!(exact(Duration::from_secs(93_784)), "1d 2h 3m 4s");
+        assert_eq!(bytes(20 << 20) + ", " + &bytes(1_536) + ", " + &bytes(7), "20.0 MiB, 1.5 KiB, 7 bytes");
         assert_eq!(counted(1, "saga") + ", " + &counted(0, "event"), "1 saga, 0 events");
     }
 

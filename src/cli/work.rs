@@ -14,7 +14,7 @@ use super::{
     text::printable,
 };
 use crate::client::{
-    LeaseLost, LeaseStatus, Notes, Shutdown, time,
+    ClientOptions, LeaseLost, LeaseStatus, Notes, Shutdown, time,
     worker::{self, Handler, Outcome, Task, WorkerOptions},
 };
 
@@ -27,7 +27,8 @@ const RETRYABLE: i32 = 75;
                         sagad work --queue builds --concurrency 4 --ttl 1m -- sh -c 'make -C \"$SAGAD_WORKTREE\"'\n  \
                         sagad work --queue nightly --drain -- ./nightly.sh\n\n\
                         The command finds its saga in SAGAD_TASK_ID, SAGAD_SAGA_ID, SAGAD_ISSUE, SAGAD_BRANCH,\n\
-                        SAGAD_WORKTREE, SAGAD_PAYLOAD_FILE, SAGAD_OWNER, SAGAD_TOKEN and SAGAD_SERVER.\n\
+                        SAGAD_WORKTREE, SAGAD_PAYLOAD_FILE, SAGAD_OWNER, SAGAD_TOKEN and SAGAD_SERVER, and the\n\
+                        files of the global options in SAGAD_CA, SAGAD_CERT, SAGAD_KEY and SAGAD_TOKEN_FILE.\n\
                         Exit code 0 completes the saga, 75 fails it retryably, any other fails it.\n\
                         A first SIGTERM or SIGINT lets running commands end, a second ends them.")]
 pub struct WorkArgs {
@@ -53,7 +54,7 @@ pub fn notes() -> Notes {
 pub async fn run(context: &Context, args: WorkArgs) -> Result<(), CliError> {
     let shutdown = Shutdown::on_signals(notice)?;
     let options = WorkerOptions {
-        owner_id: args.worker.owner(),
+        owner_id: args.worker.owner(&context.options),
         queues: args.worker.queues,
         ttl: args.worker.ttl,
         concurrency: usize::from(args.concurrency),
@@ -63,7 +64,7 @@ pub async fn run(context: &Context, args: WorkArgs) -> Result<(), CliError> {
     let handler = CommandHandler {
         program: program.clone(),
         arguments: arguments.to_vec(),
-        server: context.client.server().to_owned(),
+        options: context.options.clone(),
         kill_after: args.worker.kill_after,
     };
     worker::run(context.client.clone(), options, Arc::new(handler), shutdown, notes()).await?;
@@ -73,13 +74,13 @@ pub async fn run(context: &Context, args: WorkArgs) -> Result<(), CliError> {
 struct CommandHandler {
     program: String,
     arguments: Vec<String>,
-    server: String,
+    options: ClientOptions,
     kill_after: Duration,
 }
 
 impl Handler for CommandHandler {
     async fn run(&self, task: &Task) -> Outcome {
-        let environment = process::environment(&task.saga, &task.lease, &self.server);
+        let environment = process::environment(&task.saga, &task.lease, &self.options);
         match process::start(&self.program, &self.arguments, environment, &task.saga.payload) {
             Ok(mut running) => self.follow(task, &mut running).await,
             // A worker that can't start the command should not burn the saga: another one may have it installed.

@@ -1,14 +1,11 @@
-//! One channel to the coordinator: plain HTTP/2, no batching delay, pings that notice a dead peer, bounded messages.
+//! One channel to the coordinator: HTTP/2, plain or over TLS, no batching delay, pings that notice a dead peer, bounded messages.
 
-use std::time::Duration;
+use std::{error::Error, path::PathBuf, time::Duration};
 
-use thiserror::Error;
-use tonic::{
-    Request,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Request, transport::Endpoint};
 use tonic_health::pb::health_client::HealthClient;
 
+use super::credentials::{ClientOptions, Wire};
 use crate::proto::{admin_service_client::AdminServiceClient, saga_service_client::SagaServiceClient};
 
 /// Where the daemon listens unless told otherwise.
@@ -28,17 +25,40 @@ const PING_INTERVAL: Duration = Duration::from_secs(5);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why no channel could be made; nothing has been sent.
-#[derive(Debug, Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The address is not `http://HOST:PORT`.
-    #[error("`{0}` is not an address of the form http://HOST:PORT")]
+    /// The address is neither `http://HOST:PORT` nor `https://HOST:PORT`.
+    #[error("`{0}` is not an address of the form http://HOST:PORT or https://HOST:PORT")]
     Address(String),
+    /// A file with a certificate, a key or a token can't be used. Nothing of its content is told.
+    #[error("{} {problem}", file.display())]
+    File {
+        /// Which.
+        file: PathBuf,
+        /// Why.
+        problem: String,
+    },
+    /// What only makes sense with TLS was given without.
+    #[error("{0} is given, but the address is no https:// address")]
+    NeedsTls(&'static str),
+    /// A certificate without its key, or a key without its certificate.
+    #[error("a certificate (--cert) and its key (--key) need each other")]
+    HalfAPair,
+    /// The token could be read on its way.
+    #[error(
+        "a token is not sent over http:// to another machine, where it can be read on the way: use https://, or accept it \
+         with --insecure-token"
+    )]
+    TokenInTheOpen,
+    /// The certificates or the key are none.
+    #[error("the certificates or the key can't be used: {0}")]
+    Tls(String),
 }
 
 /// A handle on the coordinator, cheap to clone. It connects with the first call, and again whenever it must.
 #[derive(Clone, Debug)]
 pub struct Client {
-    channel: Channel,
+    wire: Wire,
     server: String,
     timeout: Duration,
 }
@@ -56,11 +76,42 @@ impl Client {
     /// # });
     /// ```
     pub fn new(server: &str, timeout: Duration) -> Result<Self, ConnectError> {
-        let wrong = || ConnectError::Address(server.to_owned());
-        let endpoint = Endpoint::from_shared(server.to_owned()).map_err(|_| wrong())?;
-        if endpoint.uri().scheme_str() != Some("http") || endpoint.uri().authority().is_none() {
+        Client::connect(&ClientOptions { server: server.to_owned(), timeout, ..ClientOptions::default() })
+    }
+
+    /// A client with credentials, over TLS if the address says so. To be called within a tokio runtime; files are read,
+    /// and nothing is sent yet.
+    ///
+    /// ```
+    /// # tokio::runtime::Runtime::new().expect("a runtime").block_on(async {
+    /// # let token = tempfile::NamedTempFile::new().expect("a file");
+    /// # std::fs::write(token.path(), "sagad~ci~secret").expect("written");
+    /// use sagad::client::{Client, ClientOptions};
+    ///
+    /// let options = ClientOptions {
+    ///     server: "https://coordinator.example:7420".to_owned(),
+    ///     // A file with what `sagad token` printed.
+    ///     token_file: Some(token.path().to_owned()),
+    ///     ..ClientOptions::default()
+    /// };
+    /// assert!(Client::connect(&options).is_ok());
+    /// // Over plain HTTP a token does not leave the machine.
+    /// let plain = ClientOptions { server: "http://coordinator.example:7420".to_owned(), ..options };
+    /// assert!(Client::connect(&plain).is_err());
+    /// # });
+    /// ```
+    pub fn connect(options: &ClientOptions) -> Result<Self, ConnectError> {
+        let ClientOptions { server, timeout, .. } = options;
+        let wrong = || ConnectError::Address(server.clone());
+        let mut endpoint = Endpoint::from_shared(server.clone()).map_err(|_| wrong())?;
+        let uri = endpoint.uri().clone();
+        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.authority().is_none() {
             return Err(wrong());
         }
+        if let Some(tls) = options.tls(&uri)? {
+            endpoint = endpoint.tls_config(tls).map_err(|error| ConnectError::Tls(told(&error)))?;
+        }
+        let token = options.token(&uri)?;
         let channel = endpoint
             .user_agent(concat!("sagad/", env!("CARGO_PKG_VERSION")))
             .map_err(|_| wrong())?
@@ -69,7 +120,7 @@ impl Client {
             .http2_keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT)
             .connect_lazy();
-        Ok(Self { channel, server: server.to_owned(), timeout })
+        Ok(Self { wire: Wire { channel, token }, server: server.clone(), timeout: *timeout })
     }
 
     /// The address as it was given.
@@ -83,28 +134,37 @@ impl Client {
     }
 
     /// `sagad.v1.SagaService`.
-    pub fn sagas(&self) -> SagaServiceClient<Channel> {
-        SagaServiceClient::new(self.channel.clone())
+    pub fn sagas(&self) -> SagaServiceClient<Wire> {
+        SagaServiceClient::new(self.wire.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// `sagad.v1.AdminService`.
-    pub fn admin(&self) -> AdminServiceClient<Channel> {
-        AdminServiceClient::new(self.channel.clone())
+    pub fn admin(&self) -> AdminServiceClient<Wire> {
+        AdminServiceClient::new(self.wire.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// `grpc.health.v1.Health`.
-    pub fn health(&self) -> HealthClient<Channel> {
-        HealthClient::new(self.channel.clone())
+    pub fn health(&self) -> HealthClient<Wire> {
+        HealthClient::new(self.wire.clone())
     }
 
     /// A unary request with this client's deadline, which the coordinator is told too.
     pub fn unary<T>(&self, message: T) -> Request<T> {
         with_timeout(message, self.timeout)
     }
+}
+
+/// The innermost cause, which is the one that says something.
+fn told(error: &tonic::transport::Error) -> String {
+    let mut cause: &dyn Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
 }
 
 /// A request that ends after `timeout`.
@@ -119,10 +179,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn only_plain_http_addresses_are_taken() {
-        for server in ["https://host:1", "host:7420", "", "http://", "ftp://host"] {
+    async fn only_http_addresses_are_taken() {
+        for server in ["grpc://host:1", "host:7420", "", "http://", "ftp://host"] {
             assert!(Client::new(server, DEFAULT_TIMEOUT).is_err(), "{server}");
         }
-        assert!(Client::new("http://[::1]:7420", DEFAULT_TIMEOUT).is_ok());
+        for server in ["http://[::1]:7420", "https://host:1"] {
+            assert!(Client::new(server, DEFAULT_TIMEOUT).is_ok(), "{server}");
+        }
     }
 }

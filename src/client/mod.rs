@@ -3,7 +3,8 @@
 //! The generated clients in [`crate::proto`] are enough to make calls. What they don't give is the part that is
 //! easy to get wrong, and that lives here:
 //!
-//! - [`connect`]: a channel that notices a dead peer, with a deadline on every unary call;
+//! - [`connect`]: a channel that notices a dead peer, with a deadline on every unary call, over TLS and with a token if
+//!   [`ClientOptions`] say so;
 //! - [`refusal`]: an error's reason and metadata, and whether the call happened;
 //! - [`retry`]: trying again, jittered, with the same `request_id`;
 //! - [`lease`]: heartbeats from a task of their own, and the moment from which work must stop;
@@ -20,6 +21,7 @@
 mod claims;
 pub mod connect;
 pub mod convert;
+mod credentials;
 pub mod follow;
 mod heartbeat;
 pub mod lease;
@@ -32,6 +34,7 @@ pub mod time;
 pub mod worker;
 
 pub use connect::Client;
+pub use credentials::{ClientOptions, Wire};
 pub use lease::{Beat, LeaseKeeper, LeaseKey, LeaseLost, LeaseStatus};
 pub use note::{Note, Notes, Report};
 pub use refusal::{Happened, Refusal};

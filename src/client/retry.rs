@@ -3,10 +3,10 @@
 
 use std::{future::Future, time::Duration};
 
-use tonic::{Request, Response, Status, transport::Channel};
+use tonic::{Request, Response, Status};
 
 use super::{
-    Client, Happened, Refusal,
+    Client, Happened, Refusal, Wire,
     connect::with_timeout,
     time::{self, Moment},
 };
@@ -123,7 +123,7 @@ impl Client {
     ) -> Result<A, Status>
     where
         Q: Clone,
-        F: Fn(SagaServiceClient<Channel>, Request<Q>) -> Fut,
+        F: Fn(SagaServiceClient<Wire>, Request<Q>) -> Fut,
         Fut: Future<Output = Result<Response<A>, Status>>,
     {
         retry(again, give_up, || method(self.sagas(), with_timeout(request.clone(), self.timeout())))

@@ -48,6 +48,9 @@ pub struct ServeArgs {
     /// Let clients ask what rpcs there are, as grpcurl does [default: true]
     #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", require_equals = true, help_heading = "Security")]
     pub reflection: Option<String>,
+    /// Address and port for metrics and probes, without authentication; none: they are off [default: none]
+    #[arg(long, value_name = "ADDRESS")]
+    pub ops_listen: Option<String>,
     /// Most connections at a time; further ones wait [default: 10240]
     #[arg(long, value_name = "COUNT", help_heading = "Limits")]
     pub max_connections: Option<String>,
@@ -117,7 +120,7 @@ pub struct ServeArgs {
 }
 
 /// All keys: of the file as they are, of the environment in capitals behind `SAGAD_`, of the command line with dashes.
-pub const KEYS: [&str; 34] = [
+pub const KEYS: [&str; 35] = [
     "listen",
     "data",
     "restart_grace",
@@ -130,6 +133,7 @@ pub const KEYS: [&str; 34] = [
     "tls_client_ca",
     "principals",
     "reflection",
+    "ops_listen",
     "max_connections",
     "preface_timeout",
     "max_concurrent_streams",
@@ -170,6 +174,7 @@ impl ServeArgs {
             "tls_client_ca" => &self.tls_client_ca,
             "principals" => &self.principals,
             "reflection" => &self.reflection,
+            "ops_listen" => &self.ops_listen,
             "max_connections" => &self.max_connections,
             "preface_timeout" => &self.preface_timeout,
             "max_concurrent_streams" => &self.max_concurrent_streams,

@@ -89,6 +89,8 @@ pub struct Config {
     pub security: Security,
     /// What is kept for how long.
     pub retention: Retention,
+    /// Where metrics and probes are served, if they are. Port 0: any free one.
+    pub ops_listen: Option<SocketAddr>,
     /// What the daemon bounds.
     pub limits: Limits,
 }
@@ -149,6 +151,7 @@ impl Config {
             log: sources.read("log", LOG.to_owned(), value::log_filter, setting::text)?,
             insecure: sources.read("insecure", false, value::flag, setting::flag)?,
             security: Security::read(sources)?,
+            ops_listen: sources.read("ops_listen", None, value::address_or_none, setting::optional)?,
             limits: Limits::read(sources)?,
             retention: Retention::read(sources)?,
         };

@@ -73,6 +73,11 @@ pub(super) fn file(value: &Option<PathBuf>) -> SettingValue {
     SettingValue::Text(value.as_ref().map(|file| file.display().to_string()).unwrap_or_default())
 }
 
+/// What reads as its own text, or as an empty one where it is absent.
+pub(super) fn optional<T: ToString>(value: &Option<T>) -> SettingValue {
+    SettingValue::Text(value.as_ref().map(ToString::to_string).unwrap_or_default())
+}
+
 /// `text` or `json`.
 pub(super) fn log_format(value: &LogFormat) -> SettingValue {
     let word = match value {

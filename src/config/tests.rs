@@ -32,6 +32,7 @@ fn problem(line: &[&str], variables: &[(&str, &str)], file: Option<&str>) -> Str
 fn nothing_said_gives_the_defaults() {
     let config = merge(&[], &[], None).unwrap();
     let expected = Config {
+        ops_listen: None,
         listen: LISTEN.parse().unwrap(),
         data: DATA.into(),
         restart_grace: RESTART_GRACE,
@@ -40,6 +41,7 @@ fn nothing_said_gives_the_defaults() {
         log: LOG.to_owned(),
         insecure: false,
         security: Security::default(),
+        retention: Retention::default(),
         limits: Limits::default(),
     };
     assert_eq!(config, expected);

@@ -25,6 +25,11 @@ pub(super) fn address(text: &str) -> Parsed<SocketAddr> {
     text.parse().map_err(|_| "is not an IP address with a port, such as 127.0.0.1:7420 or [::1]:7420".to_owned())
 }
 
+/// An IP address and a port, or nothing at all.
+pub(super) fn address_or_none(text: &str) -> Parsed<Option<SocketAddr>> {
+    if text.is_empty() { Ok(None) } else { address(text).map(Some) }
+}
+
 /// A path.
 pub(super) fn path(text: &str) -> Parsed<PathBuf> {
     if text.is_empty() { Err("is empty: a directory is needed".to_owned()) } else { Ok(text.into()) }

@@ -11,8 +11,12 @@ const SHORT: usize = 6;
 impl Explained {
     /// What should be looked at. `variables` are the names of those that are set, sagad's and all others.
     pub fn warnings(&self, variables: impl IntoIterator<Item = String>) -> Vec<String> {
-        let mut warnings: Vec<String> =
-            self.needless_insecure().into_iter().chain(self.config.tokens_in_the_open()).collect();
+        let mut warnings: Vec<String> = self
+            .needless_insecure()
+            .into_iter()
+            .chain(self.config.tokens_in_the_open())
+            .chain(self.exposed_ops())
+            .collect();
         warnings
             .extend(["max_concurrent_streams", "max_watches", "max_waiting"].iter().filter_map(|key| self.beyond(key)));
         warnings.extend(self.short_retention());
@@ -36,6 +40,16 @@ impl Explained {
         } else {
             None
         }
+    }
+
+    fn exposed_ops(&self) -> Option<String> {
+        let ops = self.config.ops_listen?;
+        (!ops.ip().to_canonical().is_loopback()).then(|| {
+            format!(
+                "ops_listen is {ops}, beyond this machine, and has no authentication: whoever reaches it reads the names of \
+                 queues, counts and times. Let nothing but a private network reach it"
+            )
+        })
     }
 
     /// A bound that somebody set above the one on all calls, which count in both.

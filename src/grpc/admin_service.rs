@@ -19,6 +19,7 @@ use super::{
     render::{count, server, signed, span, time},
     status::Problem,
     streams::{Answers, End, Seats},
+    vitals::{self, Machine},
 };
 
 /// Sagas purged by one command: what the writer does at a stretch while others wait behind it.
@@ -54,6 +55,14 @@ impl Admin {
             restart_grace: Some(span(self.facts.restart_grace)),
             bounds: bounds::ALL.iter().chain(&self.facts.bounds).map(server::bound).collect(),
         })
+    }
+
+    async fn vitals(&self, visitor: &Visitor) -> Result<proto::GetVitalsResponse, Problem> {
+        let store = self.desk.store(&visitor.permit("GetVitals", false)?)?.clone();
+        let data = self.facts.backup_dir.clone();
+        // What the file system is asked may take as long as a disk that hangs: not on a thread that serves others.
+        let machine = tokio::task::spawn_blocking(move || Machine::look(&data)).await.unwrap_or_default();
+        Ok(vitals::answer(&store, &self.facts, machine).await)
     }
 
     async fn list(&self, visitor: &Visitor) -> Result<proto::ListQueuesResponse, Problem> {
@@ -122,6 +131,11 @@ impl AdminService for Admin {
     async fn list_queues(&self, request: Request<proto::ListQueuesRequest>) -> Outcome<proto::ListQueuesResponse> {
         let (visitor, _) = self.desk.open("ListQueues", request)?;
         self.desk.look("ListQueues", "", &visitor, self.list(&visitor)).await
+    }
+
+    async fn get_vitals(&self, request: Request<proto::GetVitalsRequest>) -> Outcome<proto::GetVitalsResponse> {
+        let (visitor, _) = self.desk.open("GetVitals", request)?;
+        self.desk.look("GetVitals", "", &visitor, self.vitals(&visitor)).await
     }
 
     async fn purge_sagas(&self, request: Request<proto::PurgeSagasRequest>) -> Outcome<proto::PurgeSagasResponse> {

@@ -19,6 +19,7 @@ use super::{
     StoreSlot,
     caller::{Permit, Visitor},
     deadline::bounded_wait,
+    notes,
     parse::{self, Change, Violations},
     render,
     status::{Problem, cut},
@@ -95,10 +96,12 @@ impl Desk {
 
     async fn carry_out(&self, rpc: &'static str, subject: &str, request: Request) -> Result<Answer, Problem> {
         let store = self.slot.get()?;
-        let begun = store.moment().now;
+        let told = notes::about(subject);
         let outcome = store.submit(request).await;
-        let micros = store.moment().now.since(begun).micros();
-        debug!(rpc, task_id = subject, accepted = outcome.is_ok(), micros, "request");
+        // An item of a stream, which has no end of its own to be told of.
+        if !told {
+            debug!(rpc, task_id = subject, accepted = outcome.is_ok(), "item");
+        }
         outcome.map_err(|error| match error {
             // The path of a field has no index where there is no batch.
             StoreError::Refused(refusal) if rpc != BatchCreateSagasRequest::RPC => {
@@ -184,15 +187,9 @@ impl Desk {
     ) -> Result<Response<T>, Status> {
         // As the caller sent it, so of any length.
         let subject = cut(subject.to_owned(), ID_BYTES);
-        let begun = self.slot.get().map(|store| store.moment().now);
+        notes::about(&subject);
         match look.await {
-            Ok(answer) => {
-                if let (Ok(begun), Ok(store)) = (begun, self.slot.get()) {
-                    let micros = store.moment().now.since(begun).micros();
-                    debug!(rpc, task_id = subject, accepted = true, micros, "request");
-                }
-                Ok(Response::new(answer))
-            }
+            Ok(answer) => Ok(Response::new(answer)),
             Err(problem) => {
                 let problem = visitor.complete(problem, rpc);
                 refused(rpc, &subject, &problem);
@@ -212,8 +209,8 @@ pub(super) fn unexpected(rpc: &'static str) -> Problem {
 pub(super) fn refused(rpc: &'static str, subject: &str, problem: &Problem) {
     let Problem { code, reason, message, .. } = problem;
     match code {
-        Code::DataLoss | Code::Unknown => tracing::error!(rpc, task_id = subject, reason, message, "failed"),
-        _ => info!(rpc, task_id = subject, reason, message, "refused"),
+        Code::DataLoss | Code::Unknown => tracing::error!(rpc, task_id = subject, reason, why = &**message, "failed"),
+        _ => info!(rpc, task_id = subject, reason, why = &**message, "refused"),
     }
 }
 

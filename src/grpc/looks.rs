@@ -125,7 +125,8 @@ pub(super) fn watch_events(
 fn opened<T>(rpc: &'static str, visitor: &Visitor, stream: Result<Answers<T>, Problem>) -> Result<Answers<T>, Problem> {
     let stream = stream.map_err(|problem| visitor.complete(problem, rpc));
     match &stream {
-        Ok(_) => tracing::debug!(rpc, accepted = true, "request"),
+        // Its end is told when it comes.
+        Ok(_) => tracing::debug!(rpc, "opened"),
         Err(problem) => refused(rpc, "", problem),
     }
     stream

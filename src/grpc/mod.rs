@@ -10,6 +10,7 @@ pub mod edge;
 pub mod export;
 mod keep_alive;
 mod looks;
+mod notes;
 pub mod page_token;
 mod pages;
 pub mod parse;
@@ -22,6 +23,7 @@ pub mod status;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod vitals;
 
 use std::path::PathBuf;
 
@@ -35,6 +37,7 @@ use crate::{
 pub use admin_service::Admin;
 pub use caller::Caller;
 pub use edge::ErrorLayer;
+pub use notes::Notes;
 pub use saga_service::Sagas;
 pub use slot::StoreSlot;
 

@@ -83,6 +83,7 @@ pub const TABLE: &[Rule] = &[
     admin("ListQueues", LOOKING),
     admin("PurgeSagas", KEEPING),
     admin("Backup", KEEPING),
+    admin("GetVitals", LOOKING),
 ];
 
 /// Whether a path is one of the table's.
@@ -213,6 +214,23 @@ mod tests {
             assert!(!knows(unknown), "{unknown}");
         }
         assert!(TABLE.iter().all(|rule| rule.roles.contains(&Admin)), "an admin may call everything");
+    }
+
+    /// `docs/security.md` has a row for each rule, with a `yes` for each role.
+    #[test]
+    fn the_table_of_the_documents_is_this_one() {
+        let row = |rpc: &str, note: &str, roles: &[Role]| {
+            let cells = [Worker, Operator, Reader, Admin].map(|role| if roles.contains(&role) { " yes" } else { "" });
+            format!("| `{rpc}`{note} |{} |", cells.join(" |"))
+        };
+        let mut expected = Vec::new();
+        for rule in TABLE {
+            expected.extend(rule.as_holder.map(|roles| row(rule.rpc, " by the lease's holder", roles)));
+            expected.push(row(rule.rpc, "", rule.roles));
+        }
+        let text = include_str!("../../docs/security.md");
+        let rows: Vec<_> = text.lines().filter(|line| line.starts_with("| `")).collect();
+        assert_eq!(rows, expected);
     }
 
     #[test]

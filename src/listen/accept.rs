@@ -15,7 +15,7 @@ use super::{
     ListenLimits,
     connection::{Connection, PREFACE},
     deal::{Hall, closed, emptiest},
-    lines::Lines,
+    lines::{Lines, Refusal},
     tls::{Certificate, Stream, Tls},
 };
 
@@ -71,6 +71,7 @@ impl<A: Accept> Door<A> {
                     if shortage.accepted() {
                         info!("accepting connections again");
                     }
+                    self.lines.accepted();
                     let Some(hall) = emptiest(&self.halls) else { return };
                     greetings.spawn_on(self.greet(stream, peer, place, hall), hall.runtime());
                 }
@@ -130,20 +131,26 @@ impl<A: Accept> Door<A> {
                     // The server takes no more: it is ending, and the connection with it.
                     let _ = greeted.send(Ok(connection)).await;
                 }
-                Ok(Err(error)) => debug!(%peer, %error, "closed: no HTTP/2"),
-                Err(_) => debug!(%peer, "closed: no HTTP/2 preface in time"),
+                Ok(Err((why, error))) => {
+                    lines.refused(why);
+                    debug!(%peer, %error, "closed: no HTTP/2");
+                }
+                Err(_) => {
+                    lines.refused(Refusal::TooLate);
+                    debug!(%peer, "closed: no HTTP/2 preface in time");
+                }
             }
         }
     }
 }
 
 /// All that comes before the first frame.
-async fn greeting(stream: TcpStream, tls: Option<Tls>) -> io::Result<(Stream, Option<Certificate>)> {
+async fn greeting(stream: TcpStream, tls: Option<Tls>) -> Result<(Stream, Option<Certificate>), (Refusal, io::Error)> {
     let (mut stream, certificate) = match tls {
         None => (Stream::Plain(stream), None),
-        Some(tls) => tls.accept(stream).await?,
+        Some(tls) => tls.accept(stream).await.map_err(|error| (Refusal::NoTls, error))?,
     };
-    read_preface(&mut stream).await?;
+    read_preface(&mut stream).await.map_err(|error| (Refusal::NoHttp2, error))?;
     Ok((stream, certificate))
 }
 

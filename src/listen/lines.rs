@@ -25,6 +25,8 @@ pub struct Line {
     peer: SocketAddr,
     certificate: Option<Certificate>,
     cut: AtomicBool,
+    /// Where cuts are counted.
+    cuts: Arc<AtomicU64>,
     /// The task that drives the connection: one and the same for both directions.
     waker: AtomicWaker,
     /// Calls and streams on it.
@@ -38,11 +40,12 @@ pub struct Line {
 }
 
 impl Line {
-    fn new(peer: SocketAddr, certificate: Option<Certificate>) -> Self {
+    fn new(peer: SocketAddr, certificate: Option<Certificate>, cuts: Arc<AtomicU64>) -> Self {
         Line {
             peer,
             certificate,
             cut: AtomicBool::new(false),
+            cuts,
             waker: AtomicWaker::new(),
             calls: AtomicUsize::new(0),
             untaken: AtomicUsize::new(0),
@@ -77,7 +80,9 @@ impl Line {
 
     /// Ends the connection, whatever its peer does: its next read or write fails, and one that waits fails now.
     pub fn cut(&self) {
-        self.cut.store(true, Ordering::Release);
+        if !self.cut.swap(true, Ordering::Release) {
+            self.cuts.fetch_add(1, Ordering::Relaxed);
+        }
         self.waker.wake();
     }
 
@@ -141,13 +146,72 @@ pub struct Lines(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     next: AtomicU64,
+    accepted: AtomicU64,
+    no_tls: AtomicU64,
+    no_http2: AtomicU64,
+    too_late: AtomicU64,
+    cut: Arc<AtomicU64>,
     open: Mutex<HashMap<u64, Arc<Line>>>,
 }
 
+/// What became of connections, since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Accepted.
+    pub accepted: u64,
+    /// Closed, because no TLS connection came about.
+    pub no_tls: u64,
+    /// Closed, because their peers spoke no HTTP/2 or went away before.
+    pub no_http2: u64,
+    /// Closed, because nothing of HTTP/2 came in time.
+    pub too_late: u64,
+    /// Cut by the daemon later.
+    pub cut: u64,
+}
+
+/// Why a connection was not greeted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// No TLS connection came about.
+    NoTls,
+    /// It does not speak HTTP/2.
+    NoHttp2,
+    /// It said too little in time.
+    TooLate,
+}
+
 impl Lines {
+    /// A connection was accepted.
+    pub(super) fn accepted(&self) {
+        self.0.accepted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One was closed before it was greeted.
+    pub(super) fn refused(&self, why: Refusal) {
+        let counter = match why {
+            Refusal::NoTls => &self.0.no_tls,
+            Refusal::NoHttp2 => &self.0.no_http2,
+            Refusal::TooLate => &self.0.too_late,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What became of connections.
+    pub fn counts(&self) -> Counts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let inner = &self.0;
+        Counts {
+            accepted: read(&inner.accepted),
+            no_tls: read(&inner.no_tls),
+            no_http2: read(&inner.no_http2),
+            too_late: read(&inner.too_late),
+            cut: read(&inner.cut),
+        }
+    }
+
     pub(super) fn add(&self, peer: SocketAddr, certificate: Option<Certificate>) -> (u64, Arc<Line>) {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
-        let line = Arc::new(Line::new(peer, certificate));
+        let line = Arc::new(Line::new(peer, certificate, self.0.cut.clone()));
         self.0.open.lock().insert(id, line.clone());
         (id, line)
     }

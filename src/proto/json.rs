@@ -29,6 +29,7 @@ named!(
     CreateSagaRequest,
     GetServerInfoResponse,
     GetStatsResponse,
+    GetVitalsResponse,
     HeartbeatResponse,
     PauseQueueRequest,
     PurgeSagasResponse,

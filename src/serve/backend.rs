@@ -11,7 +11,10 @@ use crate::{
     config::Config,
     domain::time::Span,
     grpc::{self, GrpcLimits, ServerFacts, StoreSlot},
-    store::sqlite::{self, Options},
+    store::{
+        Store,
+        sqlite::{self, Options},
+    },
 };
 
 use super::retention;
@@ -23,6 +26,8 @@ pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub(super) struct Backend {
     /// The services. They are there before the store is. The token ends their streams.
     pub(super) services: Box<dyn FnOnce(CancellationToken) -> RoutesBuilder + Send>,
+    /// What tells the time of calls.
+    pub(super) clock: Arc<dyn Clock>,
     /// Opens the store and hands it to the services. Blocks.
     pub(super) open: Box<dyn FnOnce() -> Result<Opened, BoxError> + Send>,
 }
@@ -37,6 +42,8 @@ pub(super) struct Opened {
     pub(super) retention: Box<dyn Fn(CancellationToken) -> BoxFuture<'static, ()> + Send + Sync>,
     /// Ready when the writer has ended; an error if it was not told to, or failed at it.
     pub(super) ended: BoxFuture<'static, Result<(), BoxError>>,
+    /// The store itself, for whoever tells of it.
+    pub(super) store: Option<Store>,
     /// How long ago the writer last turned.
     pub(super) silence: Arc<dyn Fn() -> Span + Send + Sync>,
 }
@@ -72,6 +79,7 @@ pub(super) fn sqlite(config: &Config, clock: Arc<dyn Clock>) -> Backend {
                 routes
             }
         }),
+        clock: clock.clone(),
         open: Box::new(move || {
             let (store, mut writer) = sqlite::open(&options, clock)?;
             slot.set(store.clone());
@@ -82,6 +90,7 @@ pub(super) fn sqlite(config: &Config, clock: Arc<dyn Clock>) -> Backend {
                 drain: Box::new(move || drained.drain()),
                 close: Box::new(move || closed.close()),
                 ended: Box::pin(async move { writer.ended().await.map_err(BoxError::from) }),
+                store: Some(store.clone()),
                 silence: Arc::new(move || store.silence()),
             })
         }),

@@ -24,6 +24,7 @@ use super::{
     ServeError,
     auth::{GuardLayer, Loaded},
     calls::{CallLimits, CallsLayer, Ledger},
+    observe::ObserveLayer,
     threads::Threads,
 };
 use crate::{
@@ -75,6 +76,7 @@ impl Front {
         threads: &Threads,
         mut routes: RoutesBuilder,
         security: &Loaded,
+        observe: ObserveLayer,
     ) -> Result<Self, ServeError> {
         let reflection = || {
             tonic_reflection::server::Builder::configure()
@@ -99,6 +101,7 @@ impl Front {
         );
         let ledger = Ledger::new(call_limits(limits), door.lines.clone());
         let server = server(limits)
+            .layer(observe)
             .layer(CallsLayer::new(ledger.clone(), limits.max_watches)?)
             .layer(InFlight { calls: calls.clone() })
             .layer(ErrorLayer)
@@ -115,6 +118,11 @@ impl Front {
         let _time = AbortOnDropHandle::new(tokio::spawn(ledger.watch_time()));
         let _fresh = AbortOnDropHandle::new(tokio::spawn(security.keep_fresh()));
         Ok(Front { serving, accepting: door.accepting, lines: door.lines, calls, closing, _time, _fresh })
+    }
+
+    /// The clients' connections.
+    pub(super) fn lines(&self) -> Lines {
+        self.lines.clone()
     }
 
     /// Ready if the server stops by itself. It has no reason to.

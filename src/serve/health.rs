@@ -21,11 +21,17 @@ pub(super) struct Health {
 
 impl Health {
     /// A health service that says `NOT_SERVING`, and its reporting side. (A new reporter says `SERVING`.)
-    pub(super) async fn not_serving() -> (Self, HealthServer<impl HealthApi>) {
+    pub(super) async fn not_serving() -> (Self, HealthServer<impl HealthApi + use<>>) {
         let health = Health { reporter: HealthReporter::new() };
         health.say(ServingStatus::NotServing).await;
-        let service = HealthService::from_health_reporter(health.reporter.clone());
-        (health, HealthServer::new(service).max_decoding_message_size(MESSAGE_BYTES))
+        let service = health.service();
+        (health, service)
+    }
+
+    /// A service that says the same.
+    pub(super) fn service(&self) -> HealthServer<impl HealthApi + use<>> {
+        let service = HealthService::from_health_reporter(self.reporter.clone());
+        HealthServer::new(service).max_decoding_message_size(MESSAGE_BYTES)
     }
 
     /// From now on it says `SERVING`.

@@ -16,6 +16,8 @@ mod export;
 mod front;
 mod health;
 mod notify;
+mod observe;
+mod ops;
 mod process;
 mod retention;
 mod threads;
@@ -35,6 +37,8 @@ use backend::{Backend, BoxError, Opened};
 use front::Front;
 use health::Health;
 use notify::Manager;
+use observe::ObserveLayer;
+use ops::{Facts, Ops};
 use threads::Threads;
 
 pub use process::{command, serve};
@@ -49,6 +53,16 @@ pub enum ServeError {
     /// The listening socket can't be used.
     #[error("the listening socket can't be used: {0}")]
     Listener(io::Error),
+    /// The operators' address can't be listened on.
+    #[error(
+        "can't listen on {address} for metrics and probes: {source}. Another address can be given with --ops-listen"
+    )]
+    OpsListener {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
     /// The contract's descriptors can't be served: a mistake in the build.
     #[error("reflection can't be served: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -113,7 +127,19 @@ async fn run_with(
     let (health, health_service) = Health::not_serving().await;
     let mut routes = (backend.services)(streams.clone());
     routes.add_service(health_service);
-    let mut front = Front::start(&config.limits, listener, threads, routes, &security)?;
+    let ops = start_ops(config, &backend.clock)?;
+    let meters = ops.as_ref().map(|(ops, _)| ops.meters.clone());
+    let observe = ObserveLayer { meters, clock: backend.clock };
+    let mut front = Front::start(&config.limits, listener, threads, routes, &security, observe)?;
+    // Until this is dropped, behind all else.
+    let ops = match ops {
+        None => None,
+        Some((ops, socket)) => {
+            ops.connections_are(front.lines());
+            let serving = ops.serve(socket, health.service()).map_err(ServeError::Listener)?;
+            Some((ops, serving))
+        }
+    };
 
     let opened = tokio::select! {
         opened = task::spawn_blocking(backend.open) => match opened {
@@ -127,6 +153,9 @@ async fn run_with(
     };
     let (outcome, store) = match opened {
         Ok(Some(mut store)) => {
+            if let (Some((ops, _)), Some(store)) = (&ops, store.store.take()) {
+                ops.opened(store);
+            }
             health.serving().await;
             info!(%address, "serving");
             announce(address);
@@ -145,6 +174,9 @@ async fn run_with(
     };
     info!("ending");
     manager.ending(config.drain_grace.to_std());
+    if let Some((ops, _)) = &ops {
+        ops.ending();
+    }
     let ending = Ending { grace: config.drain_grace.to_std(), health, streams, front };
     match (outcome, store) {
         // A store that failed answers nothing more, and can't be closed.
@@ -158,6 +190,18 @@ async fn run_with(
             outcome
         }
     }
+}
+
+/// The operators' listener, if there is to be one.
+fn start_ops(config: &Config, clock: &Arc<dyn Clock>) -> Result<Option<(Arc<Ops>, TcpListener)>, ServeError> {
+    let Some(address) = config.ops_listen else { return Ok(None) };
+    let socket = process::bind(address).map_err(|source| ServeError::OpsListener { address, source })?;
+    let facts = Facts {
+        data: config.data.clone(),
+        max_wal_bytes: config.limits.max_wal_bytes,
+        max_connections: config.limits.max_connections,
+    };
+    Ok(Some((Ops::new(facts, &**clock)?, socket)))
 }
 
 /// Why the store ended by itself, when it does.

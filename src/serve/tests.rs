@@ -71,6 +71,10 @@ impl AdminService for Double {
         pending().await
     }
 
+    async fn get_vitals(&self, _: Request<GetVitalsRequest>) -> Result<Response<GetVitalsResponse>, Status> {
+        pending().await
+    }
+
     async fn purge_sagas(&self, _: Request<PurgeSagasRequest>) -> Result<Response<PurgeSagasResponse>, Status> {
         pending().await
     }
@@ -141,6 +145,7 @@ fn double(opening: mpsc::Receiver<Result<(), BoxError>>, failing: oneshot::Recei
             routes.add_service(AdminServiceServer::new(Double { drained, streams }));
             routes
         }),
+        clock: Arc::new(SystemClock::start()),
         open: Box::new(move || {
             opening.recv().unwrap_or_else(|_| Err("the test is over".into()))?;
             let (close, closed) = oneshot::channel();
@@ -156,6 +161,8 @@ fn double(opening: mpsc::Receiver<Result<(), BoxError>>, failing: oneshot::Recei
                 }),
                 close: Box::new(move || close.send(()).unwrap()),
                 ended: ended.boxed(),
+                store: None,
+                retention: Box::new(|_| async {}.boxed()),
                 silence: Arc::new(|| Span::ZERO),
             })
         }),

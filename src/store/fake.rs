@@ -11,7 +11,7 @@ use crate::{
         event::Event,
         ids::{QueueName, Revision},
         lease::Absence,
-        saga::Saga,
+        saga::{Saga, State},
         time::Timestamp,
     },
 };
@@ -54,7 +54,7 @@ impl FakeReader {
                 match message {
                     // A caller that is gone needs no answer.
                     Message::Submit(submission) => submission.answer.send(respond(submission.request)),
-                    Message::Drain => {}
+                    Message::Tell(_) | Message::Drain => {}
                     Message::Close => break,
                 }
             }

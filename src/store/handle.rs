@@ -7,11 +7,12 @@ use std::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use parking_lot::RwLock;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::{
     clock::Clock,
@@ -29,6 +30,7 @@ use super::{
     EventQuery, ListQuery, Moment, Reader, SagaKey, SagaPage, Stats, StoreError, Tail,
     post::Reply,
     vitals::{LogMeter, Meter, Vitals, WatchKind, Watching},
+    waiters::Waiting,
 };
 
 /// When a caller that found the queue full should try again: by then the writer has worked most of it off.
@@ -39,10 +41,15 @@ const QUEUE_BYTES: usize = 128 << 20;
 /// A change that is no larger is not refused for that: as many as fit into the queue hold little.
 const SMALL_BYTES: usize = 4 << 10;
 
+/// How long the writer is given to tell of held claims: a batch or two, with a slow disk.
+const TELLING: Duration = Duration::from_millis(500);
+
 /// What reaches the writer.
 pub(super) enum Message {
     /// A change, with the time of its arrival.
     Submit(Submission),
+    /// Held claims are to be told of.
+    Tell(oneshot::Sender<Vec<Waiting>>),
     /// Held claims are to be let go, and no more are to be held.
     Drain,
     /// The last message: answer what came before and end.
@@ -232,6 +239,14 @@ impl Store {
     /// all; `one_task`: of one saga alone.
     pub fn watching(&self, kind: WatchKind, queues: Vec<QueueName>, one_task: bool, position: Revision) -> Watching {
         self.shared.meter.watches.open(kind, queues, one_task, position)
+    }
+
+    /// Which claims are held, by queue and purpose: a question to the writer, which it answers between two batches.
+    /// `None`: it does not within a moment, or its queue is full.
+    pub async fn waiting(&self) -> Option<Vec<Waiting>> {
+        let (answer, told) = oneshot::channel();
+        self.intake.try_send(Message::Tell(answer)).ok()?;
+        tokio::time::timeout(TELLING, told).await.ok()?.ok()
     }
 
     /// This moment on the coordinator's clock.

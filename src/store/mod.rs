@@ -29,4 +29,5 @@ pub use query::{Cursor, EventQuery, Filter, ListQuery, Moment, QueueCounts, Saga
 pub use reader::Reader;
 pub use sqlite::guard::OpenError;
 pub use tail::Tail;
+pub use waiters::Waiting;
 pub use writer::{WriterBounds, WriterFailure, WriterThread};

@@ -34,7 +34,7 @@ use super::{
     post::{Reply, send_all},
     rows::{Opening, Rows, RowsError},
     vitals::{Batch, Tally},
-    waiters::{Waiter, Waiters},
+    waiters::{Waiter, Waiters, Waiting},
 };
 
 /// How often an idle writer looks up: often enough to notice its own absence of [`ABSENCE`].
@@ -188,6 +188,7 @@ impl<R: Rows> Writer<R> {
             while let Some(message) = next {
                 match message {
                     Message::Submit(submission) => batch.push(submission),
+                    Message::Tell(answer) => self.tell(answer),
                     Message::Drain => self.drain(),
                     Message::Close => closing = true,
                 }
@@ -206,6 +207,11 @@ impl<R: Rows> Writer<R> {
             self.keep_house()?;
             self.shrink()?;
         }
+    }
+
+    /// Tells of held claims. Whoever asked may have stopped waiting.
+    fn tell(&self, answer: oneshot::Sender<Vec<Waiting>>) {
+        let _ = answer.send(self.waiters.tell());
     }
 
     /// What is to be done between transactions.
@@ -315,6 +321,7 @@ impl<R: Rows> Writer<R> {
                 self.shared.meter.refused.disk_full.fetch_add(1, Ordering::Relaxed);
                 submission.answer.send(Err(StoreError::Full { retry_after: FULL_RETRY }));
             }
+            Message::Tell(answer) => self.tell(answer),
             Message::Drain => self.drain(),
             Message::Close => {}
         }

@@ -37,9 +37,9 @@ fn batches_and_changes_are_counted(bench: Bench) {
     bench.saga(claim("a", "w"));
     assert!(bench.submit(claim("a", "x")).is_err());
     let after = vitals(&bench);
-    // Three of ours, and those of settling: refused ones are judged, too.
+    // Three of ours, and up to three of settling: refused ones are judged, too.
     let changes = after.changes - before.changes;
-    assert!((4..=5).contains(&changes), "{changes}");
+    assert!((4..=6).contains(&changes), "{changes}");
     assert_eq!(after.changes - before.changes, after.batch_sizes.sum - before.batch_sizes.sum);
     let batches = after.batch_sizes.count() - before.batch_sizes.count();
     assert_eq!(batches, changes, "one after the other");

@@ -61,7 +61,10 @@ fn the_unit_lets_the_daemon_do_all_that_it_does() {
         let server = format!("http://{address}");
         let copy = directory.path().join("copy.db");
         for mode in ["cycle", "keepalive"] {
-            sagad(&server, &format!("bench --mode {mode} --clients 8 --connections 2 --duration 1s --warmup 0s --preload 500"));
+            sagad(
+                &server,
+                &format!("bench --mode {mode} --clients 8 --connections 2 --duration 1s --warmup 0s --preload 500"),
+            );
         }
         sagad(&server, "create --queue confined --compensate undo=it");
         sagad(&server, "work --queue confined --drain -- true");

@@ -10,8 +10,11 @@ mod pki;
 mod raw;
 
 mod authentication;
+mod cli;
+mod docs;
 mod history;
 mod reload;
 mod roles;
 mod scopes;
+mod secrets;
 mod tls;

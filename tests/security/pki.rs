@@ -36,6 +36,22 @@ impl Ca {
         self.sign(CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap())
     }
 
+    /// For 127.0.0.1, until the first day of a year.
+    pub fn server_until(&self, year: i32) -> Pair {
+        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(year - 1, 1, 1);
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        self.sign(params)
+    }
+
+    /// For 127.0.0.1, for so many days.
+    #[allow(clippy::disallowed_methods, reason = "a certificate that is about to run out begins now")]
+    pub fn server_for_days(&self, days: u64) -> Pair {
+        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        params.not_after = (std::time::SystemTime::now() + std::time::Duration::from_secs(days * 24 * 3600)).into();
+        self.sign(params)
+    }
+
     /// For a client with this common name and, if not empty, this URI.
     pub fn client(&self, name: &str, uri: &str) -> Pair {
         let mut params = CertificateParams::new(Vec::new()).unwrap();

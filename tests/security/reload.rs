@@ -35,7 +35,7 @@ async fn a_new_file_is_in_force_soon_and_a_broken_one_never() {
         house.rewrite(broken);
         house.daemon.process().signal(Signal::HUP);
         eventually("the error is told", || async {
-            let log = house.daemon.process().log();
+            let log = house.daemon.log();
             let told = log.matches("ERROR").count();
             (told >= 1 && log.contains("principals.toml line ")).then_some(())
         })
@@ -45,7 +45,7 @@ async fn a_new_file_is_in_force_soon_and_a_broken_one_never() {
     }
     std::fs::remove_file(&house.file).unwrap();
     house.daemon.process().signal(Signal::HUP);
-    eventually("it is missed", || async { house.daemon.process().log().contains("can't be read").then_some(()) }).await;
+    eventually("it is missed", || async { house.daemon.log().contains("can't be read").then_some(()) }).await;
     info(&new).await.unwrap();
     house.rewrite(&entry("new", "['reader']", ""));
     until(&old, Some(Code::Unauthenticated)).await;
@@ -141,7 +141,7 @@ async fn sighup_ends_nothing() {
     for _ in 0..3 {
         daemon.process().signal(Signal::HUP);
     }
-    eventually("it is told", || async { daemon.process().log().contains("nothing to read anew").then_some(()) }).await;
+    eventually("it is told", || async { daemon.log().contains("nothing to read anew").then_some(()) }).await;
     daemon.api().await.stats().await;
     daemon.terminate().await;
 }

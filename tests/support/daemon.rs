@@ -207,6 +207,11 @@ impl Daemon {
         &mut self.process
     }
 
+    /// What it wrote to stderr so far.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
     /// A connection of its own.
     pub async fn channel(&self) -> Channel {
         connect(self.address).await

@@ -1,6 +1,6 @@
 //! What tests need that talk to a real daemon: the process itself, clients, requests in short, and errors taken apart.
 
-#![allow(dead_code, reason = "each test target uses a part of it")]
+#![allow(dead_code, unused_imports, reason = "each test target uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 pub mod api;

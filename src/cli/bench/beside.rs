@@ -15,7 +15,6 @@ use crate::{
     cli::errors::CliError,
     client::{
         Client,
-        connect::DEFAULT_TIMEOUT,
         convert::{to_proto, to_utc},
         time,
     },
@@ -85,7 +84,7 @@ type SharedSeen = Arc<Mutex<Seen>>;
 
 async fn all(shared: Arc<Shared>, ending: String) -> Result<Seen, CliError> {
     let seen = Arc::new(Mutex::new(Seen { pages: 0, listed: 0, events: 0, late: Times::new()? }));
-    let client = || Client::new(&shared.server, DEFAULT_TIMEOUT).map_err(|error| CliError::Usage(error.to_string()));
+    let client = || Client::connect(&shared.options).map_err(|error| CliError::Usage(error.to_string()));
     let mut tasks: JoinSet<Result<(), Status>> = JoinSet::new();
     for _ in 0..shared.plan.readers {
         tasks.spawn(list(client()?, shared.clone(), seen.clone()));

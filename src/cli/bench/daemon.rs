@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use super::usage::Wal;
 use crate::{
     cli::errors::CliError,
-    client::{Client, connect::DEFAULT_TIMEOUT, time},
+    client::{Client, ClientOptions, time},
     proto::GetSagaRequest,
 };
 
@@ -62,9 +62,9 @@ impl Daemon {
         Ok((self, time::now().since(begun)))
     }
 
-    /// Its address, as for `--server`.
-    pub fn server(&self) -> String {
-        format!("http://{}", self.address)
+    /// How it is reached.
+    pub fn options(&self) -> ClientOptions {
+        ClientOptions { server: format!("http://{}", self.address), ..ClientOptions::default() }
     }
 
     /// Its process.
@@ -79,7 +79,7 @@ impl Daemon {
 
     /// That there is no such saga is an answer, for which the store has been asked.
     async fn first_answer(&self) -> Result<(), CliError> {
-        let client = Client::new(&self.server(), DEFAULT_TIMEOUT).map_err(|e| CliError::Failed(e.to_string()))?;
+        let client = Client::connect(&self.options()).map_err(|e| CliError::Failed(e.to_string()))?;
         let request = GetSagaRequest { task_id: "none".to_owned(), ..Default::default() };
         match client.sagas().get_saga(client.unary(request)).await {
             Ok(_) => Ok(()),

@@ -47,7 +47,7 @@ pub async fn create(client: &Client, stock: &Stock, progress: &Progress) -> Resu
         .await
 }
 
-type Sagas = crate::proto::saga_service_client::SagaServiceClient<tonic::transport::Channel>;
+type Sagas = crate::proto::saga_service_client::SagaServiceClient<crate::client::Wire>;
 
 /// Takes so many leases from a queue, of which it must have that many sagas.
 pub async fn lease(client: &Client, queue: &str, count: u32, progress: &Progress) -> Result<(), CliError> {

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     cli::errors::CliError,
-    client::{Client, connect::DEFAULT_TIMEOUT},
+    client::{Client, ClientOptions},
 };
 
 /// How long calls that are in flight at the end may take to come back.
@@ -31,7 +31,7 @@ pub struct Shared {
     /// What is to be done.
     pub plan: Plan,
     /// Where.
-    pub server: String,
+    pub options: ClientOptions,
     /// The sagas that are there for it.
     pub stock: Stock,
     /// When it is measured.
@@ -114,7 +114,7 @@ async fn clients(shared: Arc<Shared>, thread: u32) -> Result<Tally, CliError> {
     let mut tasks: JoinSet<Result<(), CliError>> = JoinSet::new();
     let mut creators = Vec::new();
     for connection in (thread..plan.connections).step_by(plan.threads as usize) {
-        let client = Client::new(&shared.server, DEFAULT_TIMEOUT).map_err(|e| CliError::Usage(e.to_string()))?;
+        let client = Client::connect(&shared.options).map_err(|e| CliError::Usage(e.to_string()))?;
         let lane = |number| Lane { number, client: client.clone(), tally: tally.clone(), shared: shared.clone() };
         let numbers = || (connection..plan.clients).step_by(plan.connections as usize);
         match plan.mode {

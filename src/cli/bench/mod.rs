@@ -40,7 +40,7 @@ use super::{
     errors::CliError,
     output::{Output, notice},
 };
-use crate::client::{Client, connect::DEFAULT_TIMEOUT};
+use crate::client::{Client, ClientOptions, connect::DEFAULT_TIMEOUT};
 
 /// How long the empty call is measured alone.
 const ECHO: Duration = Duration::from_millis(500);
@@ -49,7 +49,7 @@ const ECHO: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// Wrong usage; no daemon answers or starts; not one call succeeded within the window; interrupted.
-pub async fn run(output: &Output, server: Option<&str>, args: BenchArgs) -> Result<(), CliError> {
+pub async fn run(output: &Output, server: Option<ClientOptions>, args: BenchArgs) -> Result<(), CliError> {
     let plan = Plan::of(args, server.is_none())?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     // Whatever is dropped here ends what it began: the daemon, its directory, the window of the load.
@@ -62,22 +62,23 @@ pub async fn run(output: &Output, server: Option<&str>, args: BenchArgs) -> Resu
 
 /// Where the load goes.
 struct Target {
-    server: String,
+    options: ClientOptions,
     daemon: Option<Daemon>,
     facts: Server,
     fdatasync: Option<Times>,
 }
 
-async fn bench(plan: Plan, server: Option<&str>) -> Result<Report, CliError> {
+async fn bench(plan: Plan, server: Option<ClientOptions>) -> Result<Report, CliError> {
+    let is_own = server.is_none();
     let mut target = match server {
-        Some(server) => another(server, plan.dir.as_deref()).await?,
+        Some(options) => another(options, plan.dir.as_deref()).await?,
         None => own(plan.dir.as_deref()).await?,
     };
     let progress = Progress::new();
-    let client = Client::new(&target.server, DEFAULT_TIMEOUT).map_err(|error| CliError::Usage(error.to_string()))?;
+    let client = Client::connect(&target.options).map_err(|error| CliError::Usage(error.to_string()))?;
     let shared = |plan: &Plan| {
         let stock = Stock::new(rand::random(), plan.ids, plan.preload);
-        Arc::new(Shared { plan: plan.clone(), server: target.server.clone(), stock, window: Window::new() })
+        Arc::new(Shared { plan: plan.clone(), options: target.options.clone(), stock, window: Window::new() })
     };
     let (empty, _) = measure(&shared(&plan.echo(ECHO)), String::new(), &Progress::new(), || ()).await?;
     let empty = empty.0.overall()?;
@@ -114,7 +115,7 @@ async fn bench(plan: Plan, server: Option<&str>) -> Result<Report, CliError> {
         }
     }
     let client_cores = spent(before.1, after.1).map(|cpu| cpu / seconds);
-    let server = server.is_none().then_some(target.facts);
+    let server = is_own.then_some(target.facts);
     let fdatasync = target.fdatasync;
     Ok(Report { plan, seconds, tally, overall, empty, fdatasync, server, client_cores, beside })
 }
@@ -129,18 +130,19 @@ async fn own(dir: Option<&Path>) -> Result<Target, CliError> {
     let (daemon, took) = Daemon::start(dir).await?;
     let start_ms = took.as_secs_f64() * 1e3;
     let facts = Server { start_ms, rss_idle_bytes: usage::rss_bytes(daemon.pid()), ..Server::default() };
-    Ok(Target { server: daemon.server(), daemon: Some(daemon), facts, fdatasync: Some(fdatasync) })
+    Ok(Target { options: daemon.options(), daemon: Some(daemon), facts, fdatasync: Some(fdatasync) })
 }
 
 /// Somebody else's daemon, if it answers. Its disk is that of `dir`, if one is named.
-async fn another(server: &str, dir: Option<&Path>) -> Result<Target, CliError> {
-    let client = Client::new(server, DEFAULT_TIMEOUT).map_err(|error| CliError::Usage(error.to_string()))?;
+async fn another(options: ClientOptions, dir: Option<&Path>) -> Result<Target, CliError> {
+    let options = ClientOptions { timeout: DEFAULT_TIMEOUT, ..options };
+    let client = Client::connect(&options).map_err(|error| CliError::Usage(error.to_string()))?;
     client.health().check(client.unary(HealthCheckRequest::default())).await?;
     let fdatasync = match dir {
         Some(dir) => Some(syncs(daemon::temporary(Some(dir))?).await?.1),
         None => None,
     };
-    Ok(Target { server: server.to_owned(), daemon: None, facts: Server::default(), fdatasync })
+    Ok(Target { options, daemon: None, facts: Server::default(), fdatasync })
 }
 
 async fn syncs(dir: TempDir) -> Result<(TempDir, Times), CliError> {

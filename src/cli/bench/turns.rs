@@ -2,14 +2,14 @@
 
 use std::{future::Future, time::Duration};
 
-use tonic::{Response, Status, transport::Channel};
+use tonic::{Response, Status};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use uuid::Uuid;
 
 use super::{args::Mode, load::Lane, record::Rpc};
 use crate::{
     cli::errors::CliError,
-    client::{LeaseKey, convert::to_proto},
+    client::{LeaseKey, Wire, convert::to_proto},
     proto::{
         ClaimNextRequest, ClaimRequest, CompleteRequest, CreateSagaRequest, HeartbeatRequest,
         saga_service_client::SagaServiceClient,
@@ -80,8 +80,8 @@ impl Pace {
 /// A client and what it holds.
 struct Turns {
     lane: Lane,
-    sagas: SagaServiceClient<Channel>,
-    health: HealthClient<Channel>,
+    sagas: SagaServiceClient<Wire>,
+    health: HealthClient<Wire>,
     /// The lease that it heartbeats.
     lease: Option<LeaseKey>,
     /// Sagas that it created.

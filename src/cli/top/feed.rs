@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use tokio::sync::{mpsc, watch};
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::{
     ask::Sent,
@@ -16,8 +16,9 @@ use crate::{
     cli::{errors::CliError, tables, text::printable},
     client::{Client, Happened, Refusal, retry::Backoff, time},
     proto::{
-        GetSagaRequest, GetServerInfoRequest, GetServerInfoResponse, GetStatsRequest, ListEventsRequest,
-        ListQueuesRequest, Queue, Saga, WatchEventsRequest, WatchEventsResponse, watch_events_response::Item,
+        GetSagaRequest, GetServerInfoRequest, GetServerInfoResponse, GetStatsRequest, GetVitalsRequest,
+        GetVitalsResponse, ListEventsRequest, ListQueuesRequest, Queue, Saga, WatchEventsRequest, WatchEventsResponse,
+        watch_events_response::Item,
     },
 };
 
@@ -31,16 +32,17 @@ const QUEUES_MAX: usize = 1_000;
 
 /// Looks once.
 pub async fn look(client: &Client, query: &Query) -> Result<Sight, Status> {
-    let (told, stats, queues, page, detail) = tokio::try_join!(
+    let (told, stats, queues, vitals, page, detail) = tokio::try_join!(
         server(client),
         async { Ok(client.sagas().get_stats(client.unary(GetStatsRequest {})).await?.into_inner()) },
         async { Ok(client.admin().list_queues(client.unary(ListQueuesRequest {})).await?.into_inner()) },
+        vitals(client),
         page(client, query),
         detail(client, query.detail.as_deref()),
     )?;
     let (info, clock) = told;
     let queues: Vec<Queue> = queues.queues;
-    Ok(Sight { number: query.number, info, stats, queues, page, detail, clock, seen: time::now() })
+    Ok(Sight { number: query.number, info, stats, queues, vitals, page, detail, clock, seen: time::now() })
 }
 
 async fn server(client: &Client) -> Result<(GetServerInfoResponse, ServerClock), Status> {
@@ -48,6 +50,15 @@ async fn server(client: &Client) -> Result<(GetServerInfoResponse, ServerClock),
     let info = client.admin().get_server_info(client.unary(GetServerInfoRequest {})).await?.into_inner();
     let told = info.current_time.unwrap_or_default();
     Ok((info, ServerClock::told(&told, asked, time::now())))
+}
+
+/// What a daemon that does not know the question does not tell is left out, and so is what this caller may not know.
+async fn vitals(client: &Client) -> Result<Option<GetVitalsResponse>, Status> {
+    match client.admin().get_vitals(client.unary(GetVitalsRequest {})).await {
+        Ok(vitals) => Ok(Some(vitals.into_inner())),
+        Err(status) if matches!(status.code(), Code::Unimplemented | Code::PermissionDenied) => Ok(None),
+        Err(status) => Err(status),
+    }
 }
 
 /// A page of sagas. With a text to look for, what does not have it is passed over, within a bound; the page ends early

@@ -10,7 +10,7 @@ mod keys;
 mod model;
 mod once;
 mod query;
-mod sight;
+pub mod sight;
 mod terminal;
 mod update;
 mod verb;

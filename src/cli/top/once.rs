@@ -20,7 +20,7 @@ use crate::{
 /// Columns where there is no terminal to ask.
 const WIDTH: u16 = 120;
 /// Lines beside the rows: the header at its highest, two tables' headings and borders, the line at the bottom.
-const OTHER_LINES: usize = 6 + 3 + 3 + 1;
+const OTHER_LINES: usize = 9 + 3 + 3 + 1;
 
 /// Prints it.
 pub fn print(output: &Output, mut model: Model, sight: Sight) -> Result<(), CliError> {
@@ -53,6 +53,7 @@ fn data(model: &Model, sight: &Sight) -> Result<Value, CliError> {
         "server": model.settings.server,
         "info": value(&sight.info)?,
         "stats": value(&sight.stats)?,
+        "vitals": sight.vitals.as_ref().map(value).transpose()?,
         "queues": sight.queues.iter().map(value).collect::<Result<Vec<_>, _>>()?,
         "sagas": sight.page.sagas.iter().map(value).collect::<Result<Vec<_>, _>>()?,
         "more": !sight.page.next_page_token.is_empty(),

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     client::time::Moment,
-    proto::{EventType, GetServerInfoResponse, GetStatsResponse, Queue, Saga, SagaEvent},
+    proto::{EventType, GetServerInfoResponse, GetStatsResponse, GetVitalsResponse, Queue, Saga, SagaEvent},
 };
 
 /// The coordinator's clock, told by its last answer and continued on this machine's monotonic one: this machine's wall
@@ -69,6 +69,8 @@ pub struct Sight {
     pub stats: GetStatsResponse,
     /// Who paused what.
     pub queues: Vec<Queue>,
+    /// How it fares; none: it is older than the question, or does not tell this caller.
+    pub vitals: Option<GetVitalsResponse>,
     /// The sagas.
     pub page: Page,
     /// The one that is looked at closely.

@@ -90,6 +90,7 @@ fn the_file_says_why_and_tells_the_bounds() {
         "principals",
         "reflection",
         "retention_export",
+        "ops_listen",
     ];
     let rest: Vec<_> = KEYS.iter().filter(|key| !bounded.iter().any(|bounded| bounded == *key)).collect();
     assert!(rest.iter().all(|key| unbounded.contains(key)), "no bounds are told for one of {rest:?}");
@@ -127,6 +128,8 @@ fn what_is_hardly_meant_is_warned_of() {
     assert!(warning.starts_with("max_waiting in /") && warning.contains(":2: 9001") && warning.contains("9000"));
     let both = warnings("max_calls = 9\nmax_watches = 10\nmax_concurrent_streams = 10");
     assert!(both[0].starts_with("max_concurrent_streams") && both[1].starts_with("max_watches"), "{both:?}");
+    assert_eq!(warnings("ops_listen = \"127.0.0.1:7421\""), [""; 0]);
+    assert!(warnings("ops_listen = \"0.0.0.0:7421\"")[0].contains("ops_listen is 0.0.0.0:7421, beyond this machine"));
     assert!(warnings("insecure = true")[0].contains("insecure has no effect"));
     let exposed = "insecure = true\nlisten = \"192.0.2.1:1\"\nprincipals = \"/p\"";
     assert!(warnings(exposed)[0].contains("plain text"), "{:?}", warnings(exposed));

@@ -17,16 +17,16 @@ pub(super) struct Form {
     pub(super) needs_seat: bool,
 }
 
-/// The calls that are streams, by path; all others have one request and one answer.
+/// The forms of all calls, by path.
 #[derive(Debug, Default)]
-pub(super) struct Methods(HashMap<String, Form>);
+pub(in crate::serve) struct Methods(HashMap<String, Form>);
 
 impl Methods {
     /// Those of the contract, of health and of reflection.
     ///
     /// # Errors
     /// A descriptor that can't be read: a mistake in the build.
-    pub(super) fn of_all_services() -> Result<Self, prost_reflect::DescriptorError> {
+    pub(in crate::serve) fn of_all_services() -> Result<Self, prost_reflect::DescriptorError> {
         let mut methods = Methods::default();
         let all = [
             DESCRIPTORS,
@@ -38,11 +38,9 @@ impl Methods {
             for service in DescriptorPool::decode(set)?.services() {
                 for method in service.methods() {
                     let (many_requests, many_answers) = (method.is_client_streaming(), method.is_server_streaming());
-                    if many_requests || many_answers {
-                        let needs_seat = service.package_name() != "sagad.v1";
-                        let path = format!("/{}/{}", service.full_name(), method.name());
-                        methods.0.insert(path, Form { many_requests, many_answers, needs_seat });
-                    }
+                    let needs_seat = (many_requests || many_answers) && service.package_name() != "sagad.v1";
+                    let path = format!("/{}/{}", service.full_name(), method.name());
+                    methods.0.insert(path, Form { many_requests, many_answers, needs_seat });
                 }
             }
         }
@@ -52,6 +50,11 @@ impl Methods {
     /// The form of the call with this path. An unknown one has one request and is refused.
     pub(super) fn form(&self, path: &str) -> Form {
         self.0.get(path).copied().unwrap_or_default()
+    }
+
+    /// All paths, each with whether its calls are streams.
+    pub(in crate::serve) fn paths(&self) -> impl Iterator<Item = (&str, bool)> {
+        self.0.iter().map(|(path, form)| (path.as_str(), form.many_requests || form.many_answers))
     }
 }
 

@@ -23,6 +23,7 @@ use std::time::Duration;
 
 pub(super) use layer::CallsLayer;
 pub(super) use ledger::Ledger;
+pub(super) use methods::Methods;
 
 /// The bounds.
 #[derive(Clone, Copy, Debug)]

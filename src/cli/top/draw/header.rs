@@ -7,8 +7,11 @@ use ratatui::{
 
 use super::{ALARM, BUSY, DIM, FINE, PLAIN, words};
 use crate::{
-    cli::{text::printable, top::model::Model},
-    proto::{GetStatsResponse, SagaState},
+    cli::{
+        text::{bytes, printable},
+        top::model::Model,
+    },
+    proto::{GetStatsResponse, GetVitalsResponse, SagaState},
 };
 
 /// Most lines of each of its two parts, however narrow the screen is.
@@ -20,7 +23,32 @@ const OFFSET_FINE: f64 = 1.0;
 pub fn lines(model: &Model, width: u16) -> Vec<Line<'static>> {
     let mut lines = words::flow(daemon(model), width, LINES_MAX);
     lines.extend(words::flow(totals(model), width, LINES_MAX));
+    let vitals = model.sight.as_ref().and_then(|sight| sight.vitals.as_ref());
+    lines.extend(words::flow(vitals.map(machine).unwrap_or_default(), width, LINES_MAX));
     lines
+}
+
+/// How it fares, as far as it tells.
+fn machine(vitals: &GetVitalsResponse) -> Vec<Span<'static>> {
+    let mut facts = Vec::new();
+    match vitals.commits.as_ref().filter(|commits| commits.count > 0) {
+        Some(commits) => facts.push(Span::raw(format!(
+            "commits p50 {} p99 {} max {}",
+            words::length(commits.p50.as_ref()),
+            words::length(commits.p99.as_ref()),
+            words::length(commits.max.as_ref())
+        ))),
+        None => facts.push(Span::styled("no commits for a minute", DIM)),
+    }
+    if let Some(log) = &vitals.log {
+        let style = if log.max_bytes > 0 && log.bytes >= log.max_bytes { ALARM } else { PLAIN };
+        facts.push(Span::styled(format!("log {} of {}", bytes(log.bytes), bytes(log.max_bytes)), style));
+    }
+    if let Some(disk) = &vitals.disk {
+        let style = if vitals.disk_full { ALARM } else { PLAIN };
+        facts.push(Span::styled(format!("store {}, {} free", bytes(disk.store_bytes), bytes(disk.free_bytes)), style));
+    }
+    facts
 }
 
 fn daemon(model: &Model) -> Vec<Span<'static>> {

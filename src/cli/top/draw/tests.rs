@@ -17,8 +17,8 @@ use crate::{
     },
     client::time::{self, Moment},
     proto::{
-        Compensation, GetServerInfoResponse, GetStatsResponse, Lease, QueueStats, Saga, SagaEvent, SagaState,
-        StateCount,
+        Compensation, GetServerInfoResponse, GetStatsResponse, GetVitalsResponse, Lease, Log, QueueStats, Saga,
+        SagaEvent, SagaState, StateCount,
     },
 };
 
@@ -65,6 +65,10 @@ fn sight(model: &Model, at: Moment, sagas: Vec<Saga>) -> Sight {
         },
         stats: GetStatsResponse { queues, ready: 6, stale: 2, revision: 77, ..GetStatsResponse::default() },
         queues: Vec::new(),
+        vitals: Some(GetVitalsResponse {
+            log: Some(Log { bytes: 20 << 20, max_bytes: 64 << 20, ..Log::default() }),
+            ..GetVitalsResponse::default()
+        }),
         page: Page { sagas, next_page_token: String::new() },
         detail: None,
         clock: ServerClock::told(&stamp(0).expect("set"), at, at),
@@ -121,8 +125,17 @@ fn a_wide_screen_shows_daemon_queues_and_leases() {
     let stretch = Stretch { end: at, length: Duration::from_secs(2), counts: [("builds".to_owned(), counts)].into() };
     model.update(at, Message::Happened(stretch));
     let text = screen(&model, 160, 40);
-    for part in ["sagad 9.9.9", "http://s:1", "up 1h 00m", "revision 77", "clock -90.000s", "live, 0ms old", "2 stale"]
-    {
+    for part in [
+        "sagad 9.9.9",
+        "http://s:1",
+        "up 1h 00m",
+        "revision 77",
+        "clock -90.000s",
+        "live, 0ms old",
+        "2 stale",
+        "log 20.0 MiB of 64.0 MiB",
+        "no commits",
+    ] {
         assert!(text.contains(part), "{part}:\n{text}");
     }
     assert!(line_of(&text, "builds ").contains("2.0"), "four in two seconds:\n{text}");

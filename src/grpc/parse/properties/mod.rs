@@ -159,7 +159,8 @@ never_panics! {
 }
 
 /// Requests that say nothing, in which nothing can be wrong.
-const EMPTY: [&str; 4] = ["BackupRequest", "GetServerInfoRequest", "GetStatsRequest", "ListQueuesRequest"];
+const EMPTY: [&str; 5] =
+    ["BackupRequest", "GetServerInfoRequest", "GetStatsRequest", "GetVitalsRequest", "ListQueuesRequest"];
 
 #[test]
 fn p12_every_request_has_a_property() {

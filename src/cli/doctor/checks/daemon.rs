@@ -1,0 +1,177 @@
+//! The daemon itself: its version, its writer, its load, its clock.
+
+use std::time::Duration;
+
+use super::super::{
+    facts::Facts,
+    finding::{Finding, Severity, length, seconds},
+};
+use crate::{
+    cli::text::{self, counted},
+    proto::{GetVitalsResponse, Refusals},
+};
+
+/// An idle writer turns four times a second, and the slowest disk that is not broken syncs within this.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// A queue that is half full is no peak any more: one batch takes all that waits.
+const QUEUE_SHARE: f64 = 0.5;
+/// A machine that keeps its clock by NTP is off by milliseconds.
+const OFFSET_FINE: f64 = 1.0;
+/// From here on, times in the history and in logs of other machines don't go together any more.
+const OFFSET_WRONG: f64 = 60.0;
+/// What happened longer ago is history.
+const LATELY: Duration = Duration::from_secs(3600);
+/// Open files, as a part of those that are allowed.
+const FILES_MANY: f64 = 0.8;
+const FILES_TOO_MANY: f64 = 0.95;
+
+pub(super) fn version(facts: &Facts) -> Vec<Finding> {
+    let (ours, theirs) = (&facts.client_version, &facts.info.version);
+    if ours == theirs && facts.vitals.is_some() {
+        return Vec::new();
+    }
+    vec![Finding {
+        check: "version",
+        severity: Severity::Warning,
+        seen: format!("this sagad is {ours}, the daemon is {theirs}"),
+        why: "What one of them knows of, the other may not: checks may be missing, and flags be refused.",
+        mend: format!("install the same version for both: `sagad --version` is to say {theirs}"),
+    }]
+}
+
+pub(super) fn writer(facts: &Facts) -> Vec<Finding> {
+    let silence = facts.vitals.as_ref().map(|vitals| length(vitals.writer_silence.as_ref())).unwrap_or_default();
+    if silence < SILENCE_MAX {
+        return Vec::new();
+    }
+    vec![Finding {
+        check: "writer",
+        severity: Severity::Problem,
+        seen: format!("the writer has not turned for {}", text::length(silence)),
+        why: "Nothing is changed meanwhile, heartbeats included. It waits for the disk, or gets no CPU.",
+        mend: "look at the disk: `iostat -x 1`, `dmesg | tail`; and at the daemon's log".to_owned(),
+    }]
+}
+
+fn turned_away(vitals: Option<&GetVitalsResponse>) -> i64 {
+    let refusals = vitals.and_then(|vitals| vitals.refusals).unwrap_or_default();
+    let Refusals { queue_full, no_room, too_many_waiting, disk_full: _ } = refusals;
+    queue_full + no_room + too_many_waiting
+}
+
+pub(super) fn overload(facts: &Facts) -> Vec<Finding> {
+    let Some(vitals) = &facts.vitals else { return Vec::new() };
+    let (depth, max) = (vitals.writer_queue_depth, vitals.writer_queue_max.max(1));
+    let all = turned_away(Some(vitals));
+    let now = all - facts.vitals_before.as_ref().map_or(all, |before| turned_away(Some(before)));
+    let full = depth as f64 >= max as f64 * QUEUE_SHARE;
+    if !full && all == 0 {
+        return Vec::new();
+    }
+    let severity = if now > 0 || full { Severity::Problem } else { Severity::Note };
+    let seen = format!(
+        "{depth} of {max} places in the writer's queue are taken; {} turned away since the start, {now} of them while \
+         this was looked at",
+        if all == 1 { "1 change was".to_owned() } else { format!("{all} changes were") }
+    );
+    vec![Finding {
+        check: "overload",
+        severity,
+        seen,
+        why: "What is turned away is tried again later by its client; a heartbeat that comes too late loses its lease.",
+        mend: "fewer or slower clients, longer leases (--ttl), or a faster disk; what it bears: `sagad bench`"
+            .to_owned(),
+    }]
+}
+
+pub(super) fn clock(facts: &Facts) -> Vec<Finding> {
+    let off = seconds(facts.info.clock_offset.as_ref());
+    let clock = facts.vitals.as_ref().and_then(|vitals| vitals.clock).unwrap_or_default();
+    let stepped = clock.steps > 0 && facts.since(clock.last_step_time.as_ref()) < LATELY;
+    if off.abs() < OFFSET_FINE && !stepped {
+        return Vec::new();
+    }
+    let mut seen = format!("the coordinator's clock is {off:+.1} s from the machine's UTC");
+    if clock.steps > 0 {
+        let (last, ago) = (seconds(clock.last_step.as_ref()), facts.since(clock.last_step_time.as_ref()));
+        let times = counted(clock.steps, "time");
+        seen.push_str(&format!(
+            "; the machine's was stepped {times} in this run, last by {last:+.1} s, {} ago",
+            text::length(ago)
+        ));
+    }
+    let severity = if off.abs() >= OFFSET_WRONG {
+        Severity::Problem
+    } else if off.abs() >= OFFSET_FINE {
+        Severity::Warning
+    } else {
+        // It was stepped there and back.
+        Severity::Note
+    };
+    vec![Finding {
+        check: "clock",
+        severity,
+        seen,
+        why: "Leases keep their length, as the coordinator does not follow such steps; but times in the history differ \
+              from those in other logs.",
+        mend:
+            "see that the machine keeps time (`timedatectl`); a restart of the daemon takes UTC on again, unless the \
+               store has later times"
+                .to_owned(),
+    }]
+}
+
+pub(super) fn absences(facts: &Facts) -> Vec<Finding> {
+    let clock = facts.vitals.as_ref().and_then(|vitals| vitals.clock).unwrap_or_default();
+    let ago = facts.since(clock.last_absence_time.as_ref());
+    if clock.absences == 0 || ago >= LATELY {
+        return Vec::new();
+    }
+    let span = |span: Option<&prost_types::Duration>| text::length(length(span));
+    vec![Finding {
+        check: "absences",
+        severity: Severity::Warning,
+        seen: format!(
+            "the daemon was away {} in this run, last for {} ({} ago), at most for {}",
+            counted(clock.absences, "time"),
+            span(clock.last_absence.as_ref()),
+            text::length(ago),
+            span(clock.longest_absence.as_ref()),
+        ),
+        why: "It was stopped, got no CPU, or hung in a write. Leases were spared, but for so long nobody was served.",
+        mend: "look for a suspended machine, a stolen CPU (`vmstat 1`, column st) or a hanging disk (`iostat -x 1`)"
+            .to_owned(),
+    }]
+}
+
+pub(super) fn grace(facts: &Facts) -> Vec<Finding> {
+    let left = facts.vitals.as_ref().and_then(|vitals| vitals.restart_grace_left.as_ref());
+    let Some(left) = left else { return Vec::new() };
+    vec![Finding {
+        check: "grace",
+        severity: Severity::Note,
+        seen: format!(
+            "leases from before the daemon was away are spared for another {}",
+            text::length(length(Some(left)))
+        ),
+        why: "Until then dead workers are not told from living ones, so nothing of theirs goes stale.",
+        mend: "wait; how long it lasts is --restart-grace of `sagad serve`".to_owned(),
+    }]
+}
+
+pub(super) fn open_files(facts: &Facts) -> Vec<Finding> {
+    let Some(vitals) = &facts.vitals else { return Vec::new() };
+    let share = vitals.open_files as f64 / vitals.open_files_max.max(1) as f64;
+    if vitals.open_files_max == 0 || share < FILES_MANY {
+        return Vec::new();
+    }
+    vec![Finding {
+        check: "open-files",
+        severity: if share >= FILES_TOO_MANY { Severity::Problem } else { Severity::Warning },
+        seen: format!("{} of {} files and connections are open", vitals.open_files, vitals.open_files_max),
+        why: "Each client is a connection. When none is left, new clients wait, and backups fail.",
+        mend: "raise the limit (LimitNOFILE= of the unit, or `ulimit -n`), or look for clients that open connections \
+               and keep them"
+            .to_owned(),
+    }]
+}

@@ -1,0 +1,215 @@
+//! Each check on facts: silent on good ones, and loud on its own bad ones alone.
+
+use std::time::Duration;
+
+use super::{
+    super::{facts::Facts, finding::Severity},
+    ALL,
+};
+use crate::proto::{
+    AskedKind, ClockVitals, Compensation, Disk, GetServerInfoResponse, GetStatsResponse, GetVitalsResponse, Lease,
+    LeasePurpose, Log, Policy, QueueStats, Refusals, Saga, SagaState, StaleWatches, StateCount, Timings,
+};
+
+const NOW: i64 = 1_000_000;
+
+fn stamp(ago: i64) -> Option<prost_types::Timestamp> {
+    Some(prost_types::Timestamp { seconds: NOW - ago, nanos: 0 })
+}
+
+fn span(millis: i64) -> Option<prost_types::Duration> {
+    Some(prost_types::Duration { seconds: millis / 1000, nanos: (millis % 1000) as i32 * 1_000_000 })
+}
+
+/// A busy daemon with which all is well: a backlog that somebody works on, a stale saga that somebody watches for, one
+/// that is being undone.
+fn healthy() -> Facts {
+    let queue = QueueStats {
+        queue: "builds".to_owned(),
+        ready: 300,
+        stale: 1,
+        oldest_ready_age: span(3_600_000),
+        states: vec![StateCount { state: SagaState::Completed.into(), count: 1_000_000 }],
+        ..QueueStats::default()
+    };
+    let vitals = GetVitalsResponse {
+        commits: Some(Timings { count: 9_000, p50: span(1), p99: span(20), max: span(300) }),
+        writer_queue_depth: 40,
+        writer_queue_max: 4096,
+        writer_silence: span(250),
+        refusals: Some(Refusals::default()),
+        log: Some(Log { bytes: 20 << 20, max_bytes: 64 << 20, restarts: 5, ..Log::default() }),
+        disk: Some(Disk { free_bytes: 50 << 30, total_bytes: 100 << 30, store_bytes: 1 << 30 }),
+        clock: Some(ClockVitals::default()),
+        stale_watches: vec![StaleWatches { queue: "builds".to_owned(), count: 1 }],
+        asked_kinds: vec![AskedKind { queue: "builds".to_owned(), kind: "branch".to_owned(), last_time: stamp(3000) }],
+        open_files: 200,
+        open_files_max: 1024,
+        ..GetVitalsResponse::default()
+    };
+    let held = lease(100, LeasePurpose::Execute);
+    Facts {
+        client_version: "1".to_owned(),
+        info: GetServerInfoResponse {
+            version: "1".to_owned(),
+            current_time: stamp(0),
+            clock_offset: span(40),
+            ..GetServerInfoResponse::default()
+        },
+        vitals_before: Some(vitals.clone()),
+        vitals: Some(vitals),
+        stats: GetStatsResponse { queues: vec![queue], ..GetStatsResponse::default() },
+        stale: vec![Saga { stale: true, lease: held, ..saga("stale", SagaState::Running, 100) }],
+        compensating: vec![undoing(600)],
+        dispatched: vec![saga("dispatched", SagaState::Dispatched, 5)],
+        worked_on: [("builds".to_owned(), true)].into(),
+        patience: Duration::from_secs(60),
+        ..Facts::default()
+    }
+}
+
+fn lease(ended_ago: i64, purpose: LeasePurpose) -> Option<Lease> {
+    Some(Lease {
+        owner_id: "w-1".to_owned(),
+        expire_time: stamp(ended_ago),
+        purpose: purpose.into(),
+        ..Lease::default()
+    })
+}
+
+fn saga(id: &str, state: SagaState, changed_ago: i64) -> Saga {
+    let (task_id, queue, update_time) = (id.to_owned(), "builds".to_owned(), stamp(changed_ago));
+    Saga { task_id, queue, state: state.into(), update_time, ..Saga::default() }
+}
+
+fn undoing(changed_ago: i64) -> Saga {
+    let compensation = Compensation { position: 1, kind: "branch".to_owned(), state: 1, ..Compensation::default() };
+    let policy = Some(Policy { compensation_timeout: span(86_400_000), ..Policy::default() });
+    Saga { compensations: vec![compensation], policy, ..saga("undoing", SagaState::Compensating, changed_ago) }
+}
+
+/// What is found after a change of the healthy facts: which checks, and how bad.
+fn found(change: impl FnOnce(&mut Facts)) -> Vec<(&'static str, Severity)> {
+    let mut facts = healthy();
+    change(&mut facts);
+    let findings = ALL.iter().flat_map(|(name, check)| {
+        let findings = check(&facts);
+        assert!(findings.iter().all(|finding| finding.check == *name), "{findings:?}");
+        findings
+    });
+    findings.map(|finding| (finding.check, finding.severity)).collect()
+}
+
+fn vitals(facts: &mut Facts) -> &mut GetVitalsResponse {
+    facts.vitals.as_mut().expect("set")
+}
+
+#[test]
+fn a_healthy_busy_daemon_has_nothing() {
+    assert_eq!(found(|_| {}), []);
+}
+
+#[test]
+fn the_daemon_itself() {
+    use Severity::{Note, Problem, Warning};
+    assert_eq!(found(|f| f.info.version = "2".to_owned()), [("version", Warning)]);
+    assert_eq!(found(|f| vitals(f).writer_silence = span(9_000)), [("writer", Problem)]);
+    assert_eq!(found(|f| vitals(f).writer_queue_depth = 3_000), [("overload", Problem)]);
+    let refusals = || Some(Refusals { queue_full: 7, ..Refusals::default() });
+    assert_eq!(found(|f| vitals(f).refusals = refusals()), [("overload", Problem)], "just now");
+    let before = found(|f| {
+        vitals(f).refusals = refusals();
+        f.vitals_before = f.vitals.clone();
+    });
+    assert_eq!(before, [("overload", Note)], "some time before");
+    assert_eq!(found(|f| f.info.clock_offset = span(-5_000)), [("clock", Warning)]);
+    assert_eq!(found(|f| f.info.clock_offset = span(3_600_000)), [("clock", Problem)]);
+    let stepped =
+        |ago| ClockVitals { steps: 2, last_step: span(-90_000), last_step_time: stamp(ago), ..Default::default() };
+    assert_eq!(found(|f| vitals(f).clock = Some(stepped(60))), [("clock", Note)]);
+    assert_eq!(found(|f| vitals(f).clock = Some(stepped(7_200))), []);
+    let away = |ago| ClockVitals { absences: 1, last_absence_time: stamp(ago), ..ClockVitals::default() };
+    assert_eq!(found(|f| vitals(f).clock = Some(away(60))), [("absences", Warning)]);
+    assert_eq!(found(|f| vitals(f).clock = Some(away(7_200))), []);
+    assert_eq!(found(|f| vitals(f).restart_grace_left = span(900)), [("grace", Note)]);
+    assert_eq!(found(|f| vitals(f).open_files = 900), [("open-files", Warning)]);
+    assert_eq!(found(|f| vitals(f).open_files = 1_000), [("open-files", Problem)]);
+}
+
+#[test]
+fn its_disk() {
+    use Severity::{Note, Problem, Warning};
+    let commits = |count, p99, max| Some(Timings { count, p50: span(1), p99: span(p99), max: span(max) });
+    assert_eq!(found(|f| vitals(f).commits = commits(0, 0, 0)), [("disk-speed", Note)]);
+    assert_eq!(found(|f| vitals(f).commits = commits(9, 80, 90)), [("disk-speed", Warning)]);
+    assert_eq!(found(|f| vitals(f).commits = commits(9, 20, 1_500)), [("disk-speed", Warning)]);
+    assert_eq!(found(|f| vitals(f).commits = commits(9, 700, 900)), [("disk-speed", Problem)]);
+    let disk = |free: i64, store: i64| Some(Disk { free_bytes: free, total_bytes: 100 << 30, store_bytes: store });
+    assert_eq!(found(|f| vitals(f).disk = disk(100 << 20, 1 << 20)), [("disk-space", Problem)]);
+    assert_eq!(found(|f| vitals(f).disk_full = true), [("disk-space", Problem)]);
+    assert_eq!(found(|f| vitals(f).disk = disk(1 << 30, 1 << 20)), [("disk-space", Warning)]);
+    assert_eq!(found(|f| vitals(f).disk = disk(10 << 30, 15 << 30)), [("disk-space", Warning)]);
+    let log = |bytes: i64, blocked_restarts| Log { bytes, max_bytes: 64 << 20, blocked_restarts, ..Log::default() };
+    assert_eq!(found(|f| vitals(f).log = Some(log(70 << 20, 3))), [("wal", Problem)]);
+    assert_eq!(found(|f| vitals(f).log = Some(log(70 << 20, 0))), [("wal", Note)]);
+    assert_eq!(found(|f| vitals(f).log = Some(log(10 << 20, 3))), [], "it began anew since");
+    assert_eq!(found(|f| f.stats.queues[0].states[0].count = 9_000_000), [("store-size", Warning)]);
+}
+
+#[test]
+fn its_queues() {
+    use Severity::{Problem, Warning};
+    assert_eq!(found(|f| f.worked_on = [("builds".to_owned(), false)].into()), [("stuck-queue", Problem)]);
+    let young = found(|f| {
+        f.worked_on = [("builds".to_owned(), false)].into();
+        f.stats.queues[0].oldest_ready_age = span(2_000);
+    });
+    assert_eq!(young, [], "a worker may be about to come");
+    assert_eq!(found(|f| f.stats.queues[0].paused = true), [("paused-queue", Warning)]);
+    assert_eq!(found(|f| f.dispatched = vec![saga("d", SagaState::Dispatched, 90)]), [("dispatched", Warning)]);
+}
+
+#[test]
+fn what_dead_workers_left() {
+    use Severity::{Problem, Warning};
+    assert_eq!(found(|f| vitals(f).stale_watches.clear()), [("stale", Problem)]);
+    let other = vec![StaleWatches { queue: "other".to_owned(), count: 1 }];
+    assert_eq!(found(|f| vitals(f).stale_watches = other), [("stale", Problem)], "another queue's watcher is none");
+    let every = vec![StaleWatches { queue: String::new(), count: 1 }];
+    assert_eq!(found(|f| vitals(f).stale_watches = every), [], "that of all queues is one");
+    let long = |f: &mut Facts| f.stale[0].lease = lease(900, LeasePurpose::Execute);
+    assert_eq!(found(long), [("stale", Warning)], "watched for, and nothing is decided");
+    let fresh = found(|f| {
+        vitals(f).stale_watches.clear();
+        f.stale[0].lease = lease(5, LeasePurpose::Execute);
+    });
+    assert_eq!(fresh, []);
+
+    let asked =
+        |queue: &str, kind: &str| vec![AskedKind { queue: queue.into(), kind: kind.into(), last_time: stamp(9) }];
+    assert_eq!(found(|f| vitals(f).asked_kinds.clear()), [("compensation-kinds", Problem)]);
+    assert_eq!(found(|f| vitals(f).asked_kinds = asked("builds", "worktree")), [("compensation-kinds", Problem)]);
+    assert_eq!(found(|f| vitals(f).asked_kinds = asked("other", "branch")), [("compensation-kinds", Problem)]);
+    assert_eq!(found(|f| vitals(f).asked_kinds = asked("builds", "")), [], "whoever takes any kind takes this one");
+    let live = found(|f| {
+        vitals(f).asked_kinds.clear();
+        f.compensating[0].lease = lease(-30, LeasePurpose::Compensate);
+    });
+    assert_eq!(live, [], "somebody is at it");
+    assert_eq!(found(|f| f.compensating = vec![undoing(80_000)]), [("compensation-timeout", Problem)]);
+    let parked = StateCount { state: SagaState::Quarantined.into(), count: 2 };
+    assert_eq!(found(|f| f.stats.queues[0].states.push(parked)), [("quarantined", Warning)]);
+}
+
+#[test]
+fn an_older_daemon_is_judged_by_what_it_tells() {
+    assert_eq!(found(|f| f.vitals = None), [("version", Severity::Warning)]);
+}
+
+#[test]
+fn names_are_told_once() {
+    let mut names: Vec<_> = ALL.iter().map(|(name, _)| *name).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), ALL.len());
+}

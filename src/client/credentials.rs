@@ -1,0 +1,254 @@
+//! Whom a client trusts, and what it shows of itself: a certificate, a token.
+
+use std::{
+    fmt, fs,
+    net::IpAddr,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{HeaderValue, Uri, header::AUTHORIZATION};
+use parking_lot::Mutex;
+use tonic::{
+    body::Body,
+    transport::{Certificate, Channel, ClientTlsConfig, Identity},
+};
+use tower::Service;
+
+use super::{
+    connect::{ConnectError, DEFAULT_SERVER, DEFAULT_TIMEOUT},
+    time::{self, Moment},
+};
+
+/// How often a file with a token is looked at, while calls are made.
+const LOOK: Duration = Duration::from_secs(1);
+/// Longest token: what the coordinator takes.
+const TOKEN_BYTES: usize = 1024;
+
+/// How a coordinator is reached, and as whom. Its defaults are those of a coordinator on the same machine that knows
+/// nobody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientOptions {
+    /// `http://HOST:PORT`, or `https://HOST:PORT`.
+    pub server: String,
+    /// After which a unary call ends.
+    pub timeout: Duration,
+    /// PEM file with the CAs that may have signed the coordinator's certificate; none: those of this machine.
+    pub ca: Option<PathBuf>,
+    /// PEM file with a certificate of one's own. Read once.
+    pub cert: Option<PathBuf>,
+    /// PEM file with its key.
+    pub key: Option<PathBuf>,
+    /// File with a token on its first line. Read anew within a second when it changes.
+    pub token_file: Option<PathBuf>,
+    /// Send the token over `http://` to other machines, too, where it can be read on the way.
+    pub insecure_token: bool,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        ClientOptions {
+            server: DEFAULT_SERVER.to_owned(),
+            timeout: DEFAULT_TIMEOUT,
+            ca: None,
+            cert: None,
+            key: None,
+            token_file: None,
+            insecure_token: false,
+        }
+    }
+}
+
+impl ClientOptions {
+    /// The principal that the token in the file names, if it is a token of `sagad token`.
+    pub fn principal(&self) -> Option<String> {
+        let token = read_token(self.token_file.as_deref()?).ok()?;
+        let (name, _) = token.strip_prefix("sagad~")?.split_once('~')?;
+        (!name.is_empty()).then(|| name.to_owned())
+    }
+
+    /// What should be looked at: a file with a token that everyone can read.
+    pub fn warning(&self) -> Option<String> {
+        let file = self.token_file.as_ref()?;
+        let mode = fs::metadata(file).ok()?.permissions().mode();
+        let open = mode & 0o007 != 0;
+        open.then(|| format!("everyone on this machine can read the token in {}: chmod 600", file.display()))
+    }
+
+    pub(super) fn tls(&self, uri: &Uri) -> Result<Option<ClientTlsConfig>, ConnectError> {
+        let is_tls = uri.scheme_str() == Some("https");
+        for (given, what) in [(&self.ca, "a CA"), (&self.cert, "a certificate"), (&self.key, "a key")] {
+            if given.is_some() && !is_tls {
+                return Err(ConnectError::NeedsTls(what));
+            }
+        }
+        if !is_tls {
+            return Ok(None);
+        }
+        let mut tls = match &self.ca {
+            Some(file) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(file)?)),
+            None => ClientTlsConfig::new().with_native_roots(),
+        };
+        match (&self.cert, &self.key) {
+            (Some(cert), Some(key)) => tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?)),
+            (None, None) => {}
+            (Some(_), None) | (None, Some(_)) => return Err(ConnectError::HalfAPair),
+        }
+        Ok(Some(tls))
+    }
+
+    pub(super) fn token(&self, uri: &Uri) -> Result<Option<Arc<TokenFile>>, ConnectError> {
+        let Some(file) = &self.token_file else { return Ok(None) };
+        let plain = uri.scheme_str() != Some("https");
+        if plain && !self.insecure_token && !is_here(uri.host().unwrap_or_default()) {
+            return Err(ConnectError::TokenInTheOpen);
+        }
+        TokenFile::open(file).map(|file| Some(Arc::new(file)))
+    }
+}
+
+/// Whether a host is this machine, as far as its name tells.
+fn is_here(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.to_canonical().is_loopback())
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, ConnectError> {
+    fs::read(file)
+        .map_err(|error| ConnectError::File { file: file.to_owned(), problem: format!("can't be read: {error}") })
+}
+
+fn read_token(file: &Path) -> Result<String, ConnectError> {
+    let wrong = |problem: &str| ConnectError::File { file: file.to_owned(), problem: problem.to_owned() };
+    let text = String::from_utf8(read(file)?).map_err(|_| wrong("holds no token: it is not text"))?;
+    let token = text.lines().next().unwrap_or_default().trim();
+    if token.is_empty() || token.len() > TOKEN_BYTES || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(wrong("holds no token on its first line"));
+    }
+    Ok(token.to_owned())
+}
+
+/// A token in a file, and the header that it makes.
+pub(super) struct TokenFile {
+    file: PathBuf,
+    state: Mutex<(HeaderValue, Moment)>,
+}
+
+impl fmt::Debug for TokenFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenFile").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+impl TokenFile {
+    fn open(file: &Path) -> Result<Self, ConnectError> {
+        let header = header(file)?;
+        Ok(TokenFile { file: file.to_owned(), state: Mutex::new((header, time::now())) })
+    }
+
+    /// The header as the file has it. A file that can't be read just now leaves it as it was.
+    fn header(&self) -> HeaderValue {
+        let mut state = self.state.lock();
+        let now = time::now();
+        if now.since(state.1) >= LOOK {
+            state.1 = now;
+            if let Ok(header) = header(&self.file) {
+                state.0 = header;
+            }
+        }
+        state.0.clone()
+    }
+}
+
+fn header(file: &Path) -> Result<HeaderValue, ConnectError> {
+    let mut header = HeaderValue::try_from(format!("Bearer {}", read_token(file)?))
+        .map_err(|_| ConnectError::File { file: file.to_owned(), problem: "holds no token".to_owned() })?;
+    // Kept out of the compression's table, and out of what is printed.
+    header.set_sensitive(true);
+    Ok(header)
+}
+
+/// A channel that adds the token to each call, if there is one.
+#[derive(Clone, Debug)]
+pub struct Wire {
+    pub(super) channel: Channel,
+    pub(super) token: Option<Arc<TokenFile>>,
+}
+
+impl Service<http::Request<Body>> for Wire {
+    type Response = http::Response<Body>;
+    type Error = tonic::transport::Error;
+    type Future = <Channel as Service<http::Request<Body>>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.channel.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        if let Some(token) = &self.token {
+            request.headers_mut().insert(AUTHORIZATION, token.header());
+        }
+        self.channel.call(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(text: &str) -> (tempfile::NamedTempFile, ClientOptions) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), text).unwrap();
+        let options = ClientOptions { token_file: Some(file.path().to_owned()), ..ClientOptions::default() };
+        (file, options)
+    }
+
+    #[test]
+    fn a_token_stays_on_this_machine_or_under_tls() {
+        let (_file, options) = token("sagad~ci~secret\n");
+        let may = |server: &str, insecure_token| {
+            let options = ClientOptions { insecure_token, ..options.clone() };
+            options.token(&server.parse().unwrap()).is_ok()
+        };
+        for here in
+            ["http://127.0.0.1:1", "http://[::1]:1", "http://localhost:1", "https://example.org", "https://10.0.0.1"]
+        {
+            assert!(may(here, false), "{here}");
+        }
+        for away in
+            ["http://10.0.0.1:1", "http://example.org", "http://localhost.example.org", "http://[2001:db8::1]:1"]
+        {
+            assert!(!may(away, false) && may(away, true), "{away}");
+        }
+        let shown = format!("{:?}", options.token(&"http://[::1]:1".parse().unwrap()).unwrap());
+        assert!(!shown.contains("secret"), "{shown}");
+        assert_eq!(options.principal().as_deref(), Some("ci"));
+    }
+
+    #[test]
+    fn what_is_no_token_is_told_without_being_shown() {
+        for text in ["", "\n", "sagad~ci~secret with more", "sécret"] {
+            let (_file, options) = token(text);
+            let error = options.token(&"http://[::1]:1".parse().unwrap()).unwrap_err().to_string();
+            assert!(error.contains("holds no token") && !error.contains("cret"), "{error}");
+            assert_eq!(options.principal(), None);
+        }
+        let (file, options) = token("other");
+        assert_eq!(options.warning(), None);
+        fs::set_permissions(file.path(), fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(options.warning().unwrap().contains("chmod 600"));
+    }
+
+    #[test]
+    fn certificates_are_for_tls() {
+        let options = ClientOptions { ca: Some("/ca".into()), ..ClientOptions::default() };
+        let error = options.tls(&"http://[::1]:1".parse().unwrap()).unwrap_err();
+        assert!(error.to_string().contains("https://"), "{error}");
+        let options = ClientOptions { cert: Some("/c".into()), ..ClientOptions::default() };
+        let error = options.tls(&"https://[::1]:1".parse().unwrap()).unwrap_err();
+        assert!(matches!(error, ConnectError::HalfAPair));
+    }
+}

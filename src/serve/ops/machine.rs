@@ -1,0 +1,79 @@
+//! What the machine tells: of this process, and of the disk.
+
+use std::{fs, path::Path};
+
+/// What the kernel knows of this process. Absent is what it does not tell.
+#[derive(Debug, Default)]
+pub(super) struct Process {
+    pub(super) cpu_seconds: Option<f64>,
+    pub(super) resident_bytes: Option<u64>,
+    pub(super) virtual_bytes: Option<u64>,
+    pub(super) threads: Option<u64>,
+    pub(super) open_files: Option<u64>,
+    pub(super) max_open_files: Option<u64>,
+}
+
+impl Process {
+    /// As it is now.
+    pub(super) fn now() -> Self {
+        let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        // The second field is the name in brackets, with any character in it.
+        let fields: Vec<&str> =
+            stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
+        // Numbered as in proc(5), where the third field is the first behind the name.
+        let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+        let ticks = rustix::param::clock_ticks_per_second().max(1) as f64;
+        let cpu = field(14).zip(field(15)).map(|(user, system)| (user + system) as f64 / ticks);
+        let files = fs::read_dir("/proc/self/fd").ok();
+        Process {
+            cpu_seconds: cpu,
+            resident_bytes: field(24).map(|pages| pages * rustix::param::page_size() as u64),
+            virtual_bytes: field(23),
+            threads: field(20),
+            // One of them is the directory itself.
+            open_files: files.map(|files| (files.count() as u64).saturating_sub(1)),
+            max_open_files: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
+        }
+    }
+}
+
+/// The disk that the data lies on, and what the store has of it.
+#[derive(Debug, Default)]
+pub(super) struct Disk {
+    pub(super) free_bytes: Option<u64>,
+    pub(super) size_bytes: Option<u64>,
+    pub(super) database_bytes: Option<u64>,
+    pub(super) wal_file_bytes: Option<u64>,
+}
+
+impl Disk {
+    /// As it is now. Names are looked up and nothing is opened: closing the database's file would drop SQLite's locks.
+    pub(super) fn now(data: &Path) -> Self {
+        let room = rustix::fs::statvfs(data).ok();
+        let length = |name: &str| fs::metadata(data.join(name)).ok().map(|file| file.len());
+        Disk {
+            free_bytes: room.as_ref().map(|room| room.f_bavail.saturating_mul(room.f_frsize)),
+            size_bytes: room.as_ref().map(|room| room.f_blocks.saturating_mul(room.f_frsize)),
+            database_bytes: length("sagad.db"),
+            wal_file_bytes: length("sagad.db-wal"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_tells_of_this_process_and_its_disk() {
+        let process = Process::now();
+        assert!(process.cpu_seconds.is_some() && process.threads.is_some_and(|threads| threads > 0), "{process:?}");
+        assert!(process.resident_bytes.is_some_and(|bytes| bytes > 1 << 20 && bytes < 1 << 40), "{process:?}");
+        assert!(process.open_files.is_some_and(|files| files > 2), "{process:?}");
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("sagad.db"), [0; 77]).unwrap();
+        let disk = Disk::now(dir.path());
+        assert_eq!((disk.database_bytes, disk.wal_file_bytes), (Some(77), None));
+        assert!(disk.free_bytes.unwrap() <= disk.size_bytes.unwrap(), "{disk:?}");
+    }
+}

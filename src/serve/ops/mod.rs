@@ -1,0 +1,169 @@
+//! The listener for those who operate the daemon: `/metrics`, `/livez`, `/readyz`, and gRPC health without TLS, for probes
+//! that can't do it. A port of its own, so that it can be kept from clients, and answers when theirs is full.
+//!
+//! It has no authentication, and tells the names of queues but no task's id. It is the first to say that the daemon is
+//! ending, and the last to go.
+
+mod gather;
+mod listener;
+mod machine;
+mod pages;
+mod sheet;
+mod stats;
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use tokio::net::TcpListener;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::info;
+
+use super::{calls::Methods, observe::Meters};
+use crate::{
+    clock::Clock,
+    domain::time::{Span, Timestamp},
+    listen::Lines,
+    store::Store,
+};
+use stats::StatsKept;
+
+/// How long the writer may not turn before the daemon is said to be neither live nor ready: longer than any sync of a disk
+/// that works, shorter than the patience of those who probe.
+const SILENCE: Span = Span::from_secs(10);
+
+/// What the listener tells of, filled in as the daemon starts.
+pub(super) struct Ops {
+    data: PathBuf,
+    max_wal_bytes: u64,
+    max_connections: usize,
+    started: Timestamp,
+    pub(super) meters: Arc<Meters>,
+    lines: OnceLock<Lines>,
+    store: OnceLock<Store>,
+    stats: StatsKept,
+    ending: AtomicBool,
+}
+
+/// What of the configuration is told.
+pub(super) struct Facts {
+    pub(super) data: PathBuf,
+    pub(super) max_wal_bytes: u64,
+    pub(super) max_connections: usize,
+}
+
+impl Ops {
+    /// Begins to count.
+    ///
+    /// # Errors
+    /// A descriptor that can't be read: a mistake in the build.
+    pub(super) fn new(facts: Facts, clock: &dyn Clock) -> Result<Arc<Self>, prost_reflect::DescriptorError> {
+        let Facts { data, max_wal_bytes, max_connections } = facts;
+        Ok(Arc::new(Ops {
+            data,
+            max_wal_bytes,
+            max_connections,
+            started: clock.utc(),
+            meters: Arc::new(Meters::of(Methods::of_all_services()?.paths())),
+            lines: OnceLock::new(),
+            store: OnceLock::new(),
+            stats: StatsKept::default(),
+            ending: AtomicBool::new(false),
+        }))
+    }
+
+    /// Serves until what this returns is dropped.
+    pub(super) fn serve<H: listener::HealthService>(
+        self: &Arc<Self>,
+        socket: TcpListener,
+        health: H,
+    ) -> io::Result<AbortOnDropHandle<()>> {
+        let address = socket.local_addr()?;
+        info!(%address, "serving metrics and probes");
+        Ok(AbortOnDropHandle::new(tokio::spawn(listener::accept_all(socket, self.clone(), health))))
+    }
+
+    /// The clients' connections are these.
+    pub(super) fn connections_are(&self, lines: Lines) {
+        // There is one door.
+        let _ = self.lines.set(lines);
+    }
+
+    /// The store is open.
+    pub(super) fn opened(&self, store: Store) {
+        let _ = self.store.set(store);
+    }
+
+    /// From now on it is not ready any more.
+    pub(super) fn ending(&self) {
+        self.ending.store(true, Relaxed);
+    }
+
+    /// Each thing that has to be so for the daemon to be live, or ready, and whether it is.
+    fn checks(&self) -> Vec<Check> {
+        let silence = self.store.get().map(Store::silence);
+        let turning = silence.is_none_or(|silence| silence <= SILENCE);
+        let ending = self.ending.load(Relaxed);
+        let seconds = silence.map_or(0, |silence| silence.micros() / 1_000_000);
+        vec![
+            Check {
+                what: "the writer turns",
+                wrong: format!("the writer has not turned for {seconds} s"),
+                ok: turning,
+                live: true,
+            },
+            Check {
+                what: "the store is open",
+                wrong: "the store is not open yet".to_owned(),
+                ok: silence.is_some(),
+                live: false,
+            },
+            Check { what: "the daemon stays", wrong: "the daemon is ending".to_owned(), ok: !ending, live: false },
+        ]
+    }
+}
+
+/// One thing that has to be so.
+struct Check {
+    what: &'static str,
+    wrong: String,
+    ok: bool,
+    /// Without it a restart is needed; else it is only not ready.
+    live: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{clock::ManualClock, store::memory};
+
+    #[test]
+    fn it_is_live_while_the_writer_turns_and_ready_while_it_stays() {
+        let clock = Arc::new(ManualClock::default());
+        let facts = Facts { data: ".".into(), max_wal_bytes: 1, max_connections: 1 };
+        let ops = Ops::new(facts, &*clock).unwrap();
+        let wrong = |ops: &Ops| {
+            let checks = ops.checks();
+            checks.into_iter().filter(|check| !check.ok).map(|check| (check.wrong, check.live)).collect::<Vec<_>>()
+        };
+        assert_eq!(wrong(&ops), [("the store is not open yet".to_owned(), false)]);
+        let options = memory::Options { restart_grace: Span::ZERO, queue: 1, batch: 1, readers: 1, max_waiting: 1 };
+        let (store, mut writer) = memory::open(&options, clock.clone()).unwrap();
+        ops.opened(store.clone());
+        assert_eq!(wrong(&ops), []);
+        // A writer that has ended turns as little as one that hangs.
+        store.close();
+        futures::executor::block_on(writer.ended()).unwrap();
+        clock.advance(SILENCE);
+        assert_eq!(wrong(&ops), []);
+        clock.advance(Span::from_secs(1));
+        assert_eq!(wrong(&ops), [("the writer has not turned for 11 s".to_owned(), true)]);
+        ops.ending();
+        assert_eq!(wrong(&ops).len(), 2);
+    }
+}

@@ -1,0 +1,66 @@
+//! The pages: what is asked for, and what is told.
+
+use http::{
+    HeaderValue, Method, Response, StatusCode,
+    header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE},
+    request::Parts,
+};
+use tonic::body::Body;
+
+use super::{Check, Ops, gather, sheet::Form};
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// Answers a request.
+pub(super) async fn answer(ops: &Ops, request: &Parts) -> Response<Body> {
+    if request.method != Method::GET && request.method != Method::HEAD {
+        let mut refused = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".to_owned());
+        refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return refused;
+    }
+    let verbose = request.uri.query().is_some_and(|query| query.split('&').any(|part| part.starts_with("verbose")));
+    match request.uri.path() {
+        "/metrics" => metrics(ops, request).await,
+        "/livez" => state(ops.checks().into_iter().filter(|check| check.live).collect(), verbose),
+        "/readyz" => state(ops.checks(), verbose),
+        _ => page(StatusCode::NOT_FOUND, TEXT, "there are /metrics, /livez and /readyz\n".to_owned()),
+    }
+}
+
+async fn metrics(ops: &Ops, request: &Parts) -> Response<Body> {
+    let wants_open = request
+        .headers
+        .get_all(ACCEPT)
+        .iter()
+        .any(|accept| accept.to_str().is_ok_and(|accept| accept.contains("application/openmetrics-text")));
+    let form = if wants_open { Form::OpenMetrics } else { Form::Prometheus };
+    match gather::all(ops).await.written(form) {
+        Ok(text) => page(StatusCode::OK, form.content_type(), text),
+        // Only a label that can't be written, which none of ours is.
+        Err(error) => page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("the metrics can't be written: {error}\n")),
+    }
+}
+
+/// All well, or the first thing that is not. `verbose`: each thing on a line of its own.
+fn state(checks: Vec<Check>, verbose: bool) -> Response<Body> {
+    let wrong = checks.iter().find(|check| !check.ok);
+    let status = if wrong.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let lines = checks.iter().map(|check| {
+        let (mark, text) = if check.ok { ('+', check.what) } else { ('-', check.wrong.as_str()) };
+        format!("[{mark}] {text}\n")
+    });
+    let text = if verbose {
+        lines.collect()
+    } else {
+        wrong.map_or_else(|| "ok\n".to_owned(), |check| format!("{}\n", check.wrong))
+    };
+    page(status, TEXT, text)
+}
+
+fn page(status: StatusCode, kind: &'static str, text: String) -> Response<Body> {
+    let mut response = Response::new(Body::new(http_body_util::Full::from(text)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

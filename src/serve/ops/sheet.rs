@@ -1,0 +1,197 @@
+//! [`Sheet`]: all metrics of one moment, and the two forms in which they are written.
+
+use std::{collections::HashSet, fmt};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text::encode},
+    metrics::MetricType,
+    registry::{Registry, Unit},
+};
+
+/// The forms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+    /// Prometheus's own text, 0.0.4: for those that don't ask for the other.
+    Prometheus,
+}
+
+impl Form {
+    pub(super) fn content_type(self) -> &'static str {
+        match self {
+            Form::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Form::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
+
+/// Names and values of labels.
+pub(super) type Labels = Vec<(&'static str, String)>;
+
+/// A value.
+#[derive(Clone, Debug)]
+pub(super) enum Value {
+    Counter(f64),
+    Gauge(f64),
+    /// The buckets, each with its largest value and how many are in it alone, the last without end; and the sum.
+    Histogram(Vec<(f64, u64)>, f64),
+}
+
+impl Value {
+    fn write(&self, to: &mut MetricEncoder<'_>) -> Result<(), fmt::Error> {
+        match self {
+            Value::Counter(value) => to.encode_counter::<NoLabelSet, _, f64>(value, None),
+            Value::Gauge(value) => to.encode_gauge(value),
+            Value::Histogram(buckets, sum) => {
+                let count = buckets.iter().map(|(_, count)| count).sum();
+                to.encode_histogram::<NoLabelSet>(*sum, count, buckets, None)
+            }
+        }
+    }
+}
+
+/// A metric with its values.
+#[derive(Debug)]
+pub(super) struct Family {
+    /// Without its unit, and without the `_total` of counters.
+    pub(super) name: &'static str,
+    pub(super) help: &'static str,
+    pub(super) unit: Option<Unit>,
+    pub(super) kind: MetricType,
+    pub(super) values: Vec<(Labels, Value)>,
+}
+
+/// All metrics.
+#[derive(Debug, Default)]
+pub(super) struct Sheet(Vec<Family>);
+
+impl Sheet {
+    /// Adds a metric that only grows.
+    pub(super) fn counter(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        values: impl IntoIterator<Item = (Labels, f64)>,
+    ) {
+        let values = values.into_iter().map(|(labels, value)| (labels, Value::Counter(value))).collect();
+        let (name, unit) = split(name);
+        self.0.push(Family { name, help, unit, kind: MetricType::Counter, values });
+    }
+
+    /// Adds a metric that goes up and down.
+    pub(super) fn gauge(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        values: impl IntoIterator<Item = (Labels, f64)>,
+    ) {
+        let values = values.into_iter().map(|(labels, value)| (labels, Value::Gauge(value))).collect();
+        let (name, unit) = split(name);
+        self.0.push(Family { name, help, unit, kind: MetricType::Gauge, values });
+    }
+
+    /// Adds distributions: bounds and sum as they are counted, to be divided by `scale`.
+    pub(super) fn histogram<'a>(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        scale: f64,
+        values: impl IntoIterator<Item = (Labels, &'a [u64], Vec<u64>, u64)>,
+    ) {
+        let values = values.into_iter().map(|(labels, bounds, counts, sum)| {
+            let bounds = bounds.iter().map(|bound| *bound as f64 / scale).chain([f64::INFINITY]);
+            (labels, Value::Histogram(bounds.zip(counts).collect(), sum as f64 / scale))
+        });
+        let (name, unit) = split(name);
+        self.0.push(Family { name, help, unit, kind: MetricType::Histogram, values: values.collect() });
+    }
+
+    /// All of it as text.
+    pub(super) fn written(self, form: Form) -> Result<String, fmt::Error> {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(self));
+        let mut text = String::with_capacity(64 << 10);
+        encode(&mut text, &registry)?;
+        Ok(match form {
+            Form::OpenMetrics => text,
+            Form::Prometheus => to_prometheus(&text),
+        })
+    }
+}
+
+/// The unit that a name ends with, apart.
+fn split(name: &'static str) -> (&'static str, Option<Unit>) {
+    if let Some(name) = name.strip_suffix("_seconds") {
+        (name, Some(Unit::Seconds))
+    } else if let Some(name) = name.strip_suffix("_bytes") {
+        (name, Some(Unit::Bytes))
+    } else {
+        (name, None)
+    }
+}
+
+impl Collector for Sheet {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        for family in self.0.iter().filter(|family| !family.values.is_empty()) {
+            let mut metric = encoder.encode_descriptor(family.name, family.help, family.unit.as_ref(), family.kind)?;
+            for (labels, value) in &family.values {
+                if labels.is_empty() {
+                    value.write(&mut metric)?;
+                } else {
+                    value.write(&mut metric.encode_family(labels)?)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// OpenMetrics as Prometheus's text: it knows no units and no end, and describes a counter under its name with `_total`.
+fn to_prometheus(text: &str) -> String {
+    let kinds = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"));
+    let counters: HashSet<&str> = kinds.collect();
+    let mut written = String::with_capacity(text.len());
+    for line in text.lines() {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some("EOF" | "UNIT"), _, _) => continue,
+            (Some("#"), Some(what), Some(name), Some(rest)) if counters.contains(name) => {
+                written.push_str(&format!("# {what} {name}_total {rest}"));
+            }
+            _ => written.push_str(line),
+        }
+        written.push('\n');
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sheet() -> Sheet {
+        let mut sheet = Sheet::default();
+        let label = |queue: &str| vec![("queue", queue.to_owned())];
+        sheet.counter("a_things", "Things", [(label("q\"\\\n1"), 2.0), (label("q2"), 3.0)]);
+        sheet.gauge("a_room_bytes", "Room", [(Vec::new(), 1.5)]);
+        sheet.gauge("nothing", "Nothing", []);
+        sheet.histogram("a_time_seconds", "Time", 1e6, [(Vec::new(), &[1_000_000_u64][..], vec![2, 1], 5_000_000)]);
+        sheet
+    }
+
+    #[test]
+    fn it_is_written_in_both_forms() {
+        let open = "# HELP a_things Things\n# TYPE a_things counter\na_things_total{queue=\"q\\\"\\\\\\n1\"} 2.0\n\
+             a_things_total{queue=\"q2\"} 3.0\n\
+             # HELP a_room_bytes Room\n# TYPE a_room_bytes gauge\n# UNIT a_room_bytes bytes\na_room_bytes 1.5\n\
+             # HELP a_time_seconds Time\n# TYPE a_time_seconds histogram\n# UNIT a_time_seconds seconds\n\
+             a_time_seconds_sum 5.0\na_time_seconds_count 3\n\
+             a_time_seconds_bucket{le=\"1.0\"} 2\na_time_seconds_bucket{le=\"+Inf\"} 3\n# EOF\n";
+        assert_eq!(sheet().written(Form::OpenMetrics).unwrap(), open);
+        let text = sheet().written(Form::Prometheus).unwrap();
+        assert!(text.contains("# HELP a_things_total Things\n# TYPE a_things_total counter\n"), "{text}");
+        assert!(!text.contains("UNIT") && !text.contains("EOF") && text.contains("\na_room_bytes 1.5\n"), "{text}");
+    }
+}

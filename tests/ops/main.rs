@@ -1,0 +1,13 @@
+//! What operators are told, by the real daemon: metrics, probes, logs, traces, and what is made of them in `deploy/`.
+
+#![allow(clippy::unwrap_used, reason = "a test says by panicking that something is wrong")]
+
+#[allow(unused_imports, reason = "a part of it is used here")]
+#[path = "../support/mod.rs"]
+mod support;
+
+mod load;
+mod logs;
+mod metrics;
+mod page;
+mod probes;

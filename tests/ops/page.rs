@@ -1,0 +1,117 @@
+//! A daemon with the operators' listener, and what it answers there.
+
+use std::{
+    collections::BTreeMap,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    thread,
+    time::Duration,
+};
+
+use crate::support::{Daemon, PATIENCE, now};
+
+/// A daemon that is watched over.
+pub struct Watched {
+    pub daemon: Daemon,
+    pub ops: SocketAddr,
+}
+
+/// What was answered.
+#[derive(Debug)]
+pub struct Page {
+    pub status: u16,
+    pub kind: String,
+    pub text: String,
+}
+
+impl Watched {
+    pub async fn start(args: &[&str]) -> Self {
+        let mut daemon = Daemon::start_with(&[&["--ops-listen", "127.0.0.1:0"], args].concat());
+        // The line is written before calls are served, and read by another thread.
+        let begun = now();
+        let ops = loop {
+            match address(&daemon.process().log()) {
+                Some(ops) => break ops,
+                None => assert!(begun.elapsed() < PATIENCE, "it does not say where it serves metrics"),
+            }
+            thread::sleep(Duration::from_millis(5));
+        };
+        Watched { daemon, ops }
+    }
+
+    pub fn get(&self, path: &str) -> Page {
+        get(self.ops, path, "")
+    }
+
+    pub fn metrics(&self) -> Metrics {
+        let page = self.get("/metrics");
+        assert_eq!(page.status, 200, "{page:?}");
+        Metrics(page.text)
+    }
+}
+
+/// Where the listener is, as the log tells.
+pub fn address(log: &str) -> Option<SocketAddr> {
+    let line = log.lines().find(|line| line.contains("serving metrics and probes"))?;
+    let (_, rest) = line.split_once("address")?;
+    let end = |c: char| !(c.is_ascii_digit() || c == '.' || c == ':');
+    rest.trim_start_matches(['=', '"', ':']).split(end).next()?.parse().ok()
+}
+
+/// Asks for a page as any HTTP client would, with further headers.
+pub fn get(ops: SocketAddr, path: &str, headers: &str) -> Page {
+    ask(ops, &format!("GET {path} HTTP/1.1\r\nHost: ops\r\n{headers}Connection: close\r\n\r\n"))
+}
+
+pub fn ask(ops: SocketAddr, request: &str) -> Page {
+    let mut stream = TcpStream::connect(ops).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, text) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
+    let kind = head.lines().find_map(|line| line.strip_prefix("content-type: ")).unwrap_or_default().to_owned();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Page { status, kind, text: text.to_owned() }
+}
+
+/// Metrics in Prometheus's text.
+pub struct Metrics(pub String);
+
+impl Metrics {
+    /// Each series with its value.
+    pub fn series(&self) -> BTreeMap<&str, f64> {
+        let lines = self.0.lines().filter(|line| !line.starts_with('#'));
+        lines.map(|line| line.rsplit_once(' ').unwrap()).map(|(name, value)| (name, value.parse().unwrap())).collect()
+    }
+
+    /// The value of a series; labels as they are written.
+    pub fn value(&self, series: &str) -> Option<f64> {
+        self.series().get(series).copied()
+    }
+
+    /// The types of all metrics.
+    pub fn types(&self) -> BTreeMap<&str, &str> {
+        let types = self.0.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        types.map(|line| line.split_once(' ').unwrap()).collect()
+    }
+
+    /// The names of a metric's labels, in order; `le` left out.
+    pub fn labels(&self, metric: &str) -> Vec<String> {
+        let mut names: Vec<String> = Vec::new();
+        for line in self.0.lines().filter(|line| !line.starts_with('#')) {
+            let Some((name, labels)) = line.split_once('{') else { continue };
+            let base = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+            if name != metric && base != metric {
+                continue;
+            }
+            let labels = labels.rsplit_once('}').unwrap().0;
+            for label in labels.split("\",").map(|label| label.split_once('=').unwrap().0) {
+                if label != "le" && !names.iter().any(|known| known == label) {
+                    names.push(label.to_owned());
+                }
+            }
+        }
+        names
+    }
+}
