@@ -145,17 +145,22 @@ async fn live(sagas: &mut Sagas, tally: &Tally, rng: &mut StdRng, task_id: &str)
         };
         tally.take("Heartbeat", sagas.heartbeat(heartbeat).await)?;
     }
-    let task_id = task_id.to_owned();
+    let (task_id, owner) = (task_id.to_owned(), owner_id.clone());
     match end {
         0 | 1 => {
             let complete = CompleteRequest { task_id, owner_id, fencing_token, ..Default::default() };
             tally.take("Complete", sagas.complete(complete).await)?;
         }
-        2 | UNDONE => {
-            let (task_id, owner_id) = (task_id.clone(), owner_id.clone());
+        2 => {
             let reason = "it can't be done".to_owned();
             let fail = FailRequest { task_id, owner_id, fencing_token, reason, ..Default::default() };
             tally.take("Fail", sagas.fail(fail).await)?;
+        }
+        UNDONE => {
+            let reason = "it has to be undone".to_owned();
+            let fail = FailRequest { task_id: task_id.clone(), owner_id, fencing_token, reason, ..Default::default() };
+            tally.take("Fail", sagas.fail(fail).await)?;
+            undo(sagas, tally, &task_id, &owner).await?;
         }
         _ => {
             let reason = "somebody has to look".to_owned();
@@ -163,7 +168,7 @@ async fn live(sagas: &mut Sagas, tally: &Tally, rng: &mut StdRng, task_id: &str)
             tally.take("Quarantine", sagas.quarantine(park).await)?;
         }
     }
-    if end == UNDONE { undo(sagas, tally, &task_id, &owner_id).await } else { Some(()) }
+    Some(())
 }
 
 /// Undoes what a saga left: it ends compensated.

@@ -82,11 +82,8 @@ async fn p7_what_is_of_age_goes_and_watches_learn_it() {
     assert_eq!((refused.code(), reason(&refused)), (Code::OutOfRange, "REVISION_COMPACTED".to_owned()));
     let mut resumed = client.watch_events(watch(old.revision)).await.unwrap().into_inner();
     annotate(&mut client, "parked", "seen").await.unwrap();
-    until("what follows is told", || {
-        let next = resumed.message();
-        async { next.await.unwrap().unwrap().item.is_some() }
-    })
-    .await;
+    let told = async { while resumed.message().await.unwrap().unwrap().item.is_none() {} };
+    tokio::time::timeout(PATIENCE, told).await.expect("what follows is told");
     let log = daemon.terminate();
     assert!(log.contains("sagas that were of age were purged"), "{log}");
     crate::daemon::check(directory.path());
