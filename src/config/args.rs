@@ -108,10 +108,25 @@ pub struct ServeArgs {
     /// Largest write-ahead log [default: 64MiB]
     #[arg(long, value_name = "SIZE", help_heading = "Limits")]
     pub max_wal_bytes: Option<String>,
+    /// How long completed sagas are kept after their last change, 1s to 10years [default: forever]
+    #[arg(long, value_name = "DURATION", help_heading = "Retention")]
+    pub retain_completed: Option<String>,
+    /// The same for failed ones [default: forever]
+    #[arg(long, value_name = "DURATION", help_heading = "Retention")]
+    pub retain_failed: Option<String>,
+    /// The same for compensated ones [default: forever]
+    #[arg(long, value_name = "DURATION", help_heading = "Retention")]
+    pub retain_compensated: Option<String>,
+    /// The same for quarantined ones [default: forever]
+    #[arg(long, value_name = "DURATION", help_heading = "Retention")]
+    pub retain_quarantined: Option<String>,
+    /// Existing directory in which each saga is written, as a line of JSON, before it is purged [default: none]
+    #[arg(long, value_name = "DIR", help_heading = "Retention")]
+    pub retention_export: Option<String>,
 }
 
 /// All keys: of the file as they are, of the environment in capitals behind `SAGAD_`, of the command line with dashes.
-pub const KEYS: [&str; 32] = [
+pub const KEYS: [&str; 37] = [
     "listen",
     "data",
     "restart_grace",
@@ -144,6 +159,11 @@ pub const KEYS: [&str; 32] = [
     "network_threads",
     "readers",
     "max_wal_bytes",
+    "retain_completed",
+    "retain_failed",
+    "retain_compensated",
+    "retain_quarantined",
+    "retention_export",
 ];
 
 impl ServeArgs {
@@ -182,6 +202,11 @@ impl ServeArgs {
             "network_threads" => &self.network_threads,
             "readers" => &self.readers,
             "max_wal_bytes" => &self.max_wal_bytes,
+            "retain_completed" => &self.retain_completed,
+            "retain_failed" => &self.retain_failed,
+            "retain_compensated" => &self.retain_compensated,
+            "retain_quarantined" => &self.retain_quarantined,
+            "retention_export" => &self.retention_export,
             _ => &None,
         };
         field.clone()

@@ -4,6 +4,7 @@
 mod args;
 mod error;
 mod limits;
+mod retention;
 mod security;
 mod setting;
 mod source;
@@ -18,6 +19,7 @@ use std::{net::SocketAddr, path::PathBuf};
 pub use args::ServeArgs;
 pub use error::{ConfigError, Origin};
 pub use limits::Limits;
+pub use retention::Retention;
 pub use security::{Security, TlsFiles};
 pub use setting::{Setting, SettingValue};
 
@@ -87,6 +89,8 @@ pub struct Config {
     pub insecure: bool,
     /// The files that say who may connect and call.
     pub security: Security,
+    /// What is kept for how long.
+    pub retention: Retention,
     /// Where metrics and probes are served, if they are. Port 0: any free one.
     pub ops_listen: Option<SocketAddr>,
     /// The collector that traces are sent to by OTLP over gRPC, if there is one.
@@ -157,6 +161,7 @@ impl Config {
             otlp_endpoint: sources.read("otlp_endpoint", None, value::url_or_none, setting::optional)?,
             trace_sample: sources.read("trace_sample", TRACE_SAMPLE, value::share, setting::text)?,
             limits: Limits::read(sources)?,
+            retention: Retention::read(sources)?,
         };
         match config.security.missing() {
             Some(missing) if config.is_exposed() && !config.insecure => {

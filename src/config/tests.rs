@@ -43,6 +43,7 @@ fn nothing_said_gives_the_defaults() {
         log: LOG.to_owned(),
         insecure: false,
         security: Security::default(),
+        retention: Retention::default(),
         limits: Limits::default(),
     };
     assert_eq!(config, expected);

@@ -55,6 +55,17 @@ pub(super) fn path(text: &str) -> Parsed<PathBuf> {
     if text.is_empty() { Err("is empty: a directory is needed".to_owned()) } else { Ok(text.into()) }
 }
 
+/// A length within bounds, both included; none: `forever`.
+pub(super) fn age(least: Span, most: Span) -> impl Fn(&str) -> Parsed<Option<Span>> {
+    move |text| {
+        if text == "forever" {
+            Ok(None)
+        } else {
+            span(least, most)(text).map(Some).map_err(|e| format!("{e}; nor is it forever"))
+        }
+    }
+}
+
 /// A file; the empty text is none.
 pub(super) fn file(text: &str) -> Parsed<Option<PathBuf>> {
     Ok(Some(text).filter(|text| !text.is_empty()).map(PathBuf::from))

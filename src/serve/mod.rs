@@ -12,12 +12,14 @@
 pub mod auth;
 mod backend;
 mod calls;
+mod export;
 mod front;
 mod health;
 mod notify;
 mod observe;
 mod ops;
 mod process;
+mod retention;
 mod threads;
 mod trace;
 
@@ -170,6 +172,7 @@ async fn run_with(
             health.serving().await;
             info!(%address, "serving");
             announce(address);
+            tokio::spawn((store.retention)(streams.clone()));
             let silence = Arc::clone(&store.silence);
             let outcome = tokio::select! {
                 () = &mut shutdown => Ok(()),

@@ -21,7 +21,7 @@ use crate::{
         event::Event,
         ids::{QueueName, Revision},
         lease::Absence,
-        saga::Saga,
+        saga::{Saga, State},
         time::{Span, Timestamp},
     },
 };
@@ -197,6 +197,11 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<(Revision, Saga)>, StoreError> {
         self.read(move |reader| reader.stale(&queues, after, through, limit)).await
+    }
+
+    /// Sagas in a terminal state, unchanged since before a time, the longest first: at most `limit`, with their contents.
+    pub async fn ended(&self, state: State, before: Timestamp, limit: usize) -> Result<Vec<Saga>, StoreError> {
+        self.read(move |reader| reader.ended(state, before, limit)).await
     }
 
     /// Counts of everything.

@@ -89,6 +89,7 @@ fn the_file_says_why_and_tells_the_bounds() {
         "tls_client_ca",
         "principals",
         "reflection",
+        "retention_export",
         "ops_listen",
         "otlp_endpoint",
         "trace_sample",
