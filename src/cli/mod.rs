@@ -200,6 +200,8 @@ pub enum ClientCommand {
     Restore(store::RestoreArgs),
     /// Verify a store that no daemon is running on.
     Check(store::CheckArgs),
+    /// Give back the room that a store which is not in use does not need.
+    Vacuum(store::VacuumArgs),
     /// Make a token for a principal, and the entry with its hash.
     Token(token::TokenArgs),
     /// Check or show the coordinator's configuration.
@@ -305,6 +307,7 @@ async fn dispatch(global: GlobalArgs, command: ClientCommand) -> Result<(), CliE
         ClientCommand::Backup(args) => store::backup(&context()?, args).await,
         ClientCommand::Restore(args) => store::restore(&output, &args),
         ClientCommand::Check(args) => store::check(&output, &args),
+        ClientCommand::Vacuum(args) => store::vacuum(&output, &args),
         ClientCommand::Token(args) => token::run(&output, &args),
         ClientCommand::Config(args) => config::run(&output, &args),
         ClientCommand::Top(args) => top::run(&context()?, args).await,

@@ -19,7 +19,7 @@ use crate::{
     proto::{BackupRequest, BackupResponse},
     store::sqlite::{
         check::{self, Report},
-        restore,
+        restore, vacuum,
     },
 };
 
@@ -129,6 +129,28 @@ pub fn check(output: &Output, args: &CheckArgs) -> Result<(), CliError> {
     }
 }
 
+/// What `vacuum` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  sagad vacuum --data ./sagad-data\n\nThe daemon must not be running on it. \
+                  The store is written anew beside itself, so the disk needs room for twice of what is in it. Cut off at \
+                  any moment, the store is as it was. A store that was made by version 0.1.0 gives room back by itself \
+                  from then on.")]
+pub struct VacuumArgs {
+    /// The store's directory.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+}
+
+/// Gives back what room a store at rest does not need.
+pub fn vacuum(output: &Output, args: &VacuumArgs) -> Result<(), CliError> {
+    let vacuumed = vacuum::vacuum(&args.data).map_err(|error| CliError::Failed(error.to_string()))?;
+    let (before, after, data) = (vacuumed.before, vacuumed.after, args.data.display().to_string());
+    match output.format() {
+        Format::Json => output.line(&json!({"data": data, "bytesBefore": before, "bytes": after}).to_string()),
+        Format::Text => output.line(&format!("{data}: {after} bytes, {before} before")),
+    }
+}
+
 fn tell(output: &Output, report: &Report) -> Result<(), CliError> {
     match output.format() {
         Format::Json => output.line(
@@ -136,6 +158,8 @@ fn tell(output: &Output, report: &Report) -> Result<(), CliError> {
                 "sagas": report.sagas,
                 "events": report.events,
                 "revision": report.head.0,
+                "bytes": report.bytes,
+                "freeBytes": report.free_bytes,
                 "problemCount": report.problem_count,
                 "problems": report.problems,
             })
@@ -143,6 +167,14 @@ fn tell(output: &Output, report: &Report) -> Result<(), CliError> {
         ),
         Format::Text => {
             report.problems.iter().try_for_each(|problem| output.line(problem))?;
+            if report.has_much_room() {
+                let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+                let (free, all) = (mib(report.free_bytes), mib(report.bytes));
+                output.line(&format!(
+                    "{free} of {all} MiB hold nothing; a store of this version gives them back by itself, or all at once by \
+                     `sagad vacuum`"
+                ))?;
+            }
             let verdict = if report.problem_count == 0 { "nothing is wrong" } else { "damaged" };
             output.line(&format!(
                 "{} sagas, {} events, up to revision {}: {verdict}",

@@ -51,6 +51,12 @@ pub struct ServeArgs {
     /// Address and port for metrics and probes, without authentication; none: they are off [default: none]
     #[arg(long, value_name = "ADDRESS")]
     pub ops_listen: Option<String>,
+    /// Collector that traces are sent to by OTLP over gRPC, such as http://127.0.0.1:4317; none: no traces [default: none]
+    #[arg(long, value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
+    /// Share of calls that are traced though their client does not say so, 0 to 1 [default: 0.01]
+    #[arg(long, value_name = "SHARE")]
+    pub trace_sample: Option<String>,
     /// Most connections at a time; further ones wait [default: 10240]
     #[arg(long, value_name = "COUNT", help_heading = "Limits")]
     pub max_connections: Option<String>,
@@ -102,10 +108,25 @@ pub struct ServeArgs {
     /// Largest write-ahead log [default: 64MiB]
     #[arg(long, value_name = "SIZE", help_heading = "Limits")]
     pub max_wal_bytes: Option<String>,
+    /// How long completed sagas are kept after their last change, 1s to 10years [default: forever]
+    #[arg(long, value_name = "DURATION", help_heading = "Retention")]
+    pub retain_completed: Option<String>,
+    /// The same for failed ones [default: forever]
+    #[arg(long, value_name = "DURATION", help_heading = "Retention")]
+    pub retain_failed: Option<String>,
+    /// The same for compensated ones [default: forever]
+    #[arg(long, value_name = "DURATION", help_heading = "Retention")]
+    pub retain_compensated: Option<String>,
+    /// The same for quarantined ones [default: forever]
+    #[arg(long, value_name = "DURATION", help_heading = "Retention")]
+    pub retain_quarantined: Option<String>,
+    /// Existing directory in which each saga is written, as a line of JSON, before it is purged [default: none]
+    #[arg(long, value_name = "DIR", help_heading = "Retention")]
+    pub retention_export: Option<String>,
 }
 
 /// All keys: of the file as they are, of the environment in capitals behind `SAGAD_`, of the command line with dashes.
-pub const KEYS: [&str; 30] = [
+pub const KEYS: [&str; 37] = [
     "listen",
     "data",
     "restart_grace",
@@ -119,6 +140,8 @@ pub const KEYS: [&str; 30] = [
     "principals",
     "reflection",
     "ops_listen",
+    "otlp_endpoint",
+    "trace_sample",
     "max_connections",
     "preface_timeout",
     "max_concurrent_streams",
@@ -136,6 +159,11 @@ pub const KEYS: [&str; 30] = [
     "network_threads",
     "readers",
     "max_wal_bytes",
+    "retain_completed",
+    "retain_failed",
+    "retain_compensated",
+    "retain_quarantined",
+    "retention_export",
 ];
 
 impl ServeArgs {
@@ -155,6 +183,8 @@ impl ServeArgs {
             "principals" => &self.principals,
             "reflection" => &self.reflection,
             "ops_listen" => &self.ops_listen,
+            "otlp_endpoint" => &self.otlp_endpoint,
+            "trace_sample" => &self.trace_sample,
             "max_connections" => &self.max_connections,
             "preface_timeout" => &self.preface_timeout,
             "max_concurrent_streams" => &self.max_concurrent_streams,
@@ -172,6 +202,11 @@ impl ServeArgs {
             "network_threads" => &self.network_threads,
             "readers" => &self.readers,
             "max_wal_bytes" => &self.max_wal_bytes,
+            "retain_completed" => &self.retain_completed,
+            "retain_failed" => &self.retain_failed,
+            "retain_compensated" => &self.retain_compensated,
+            "retain_quarantined" => &self.retain_quarantined,
+            "retention_export" => &self.retention_export,
             _ => &None,
         };
         field.clone()

@@ -102,6 +102,11 @@ pub(super) fn span(value: &Span) -> SettingValue {
     SettingValue::Text(humantime::format_duration(value.to_std()).to_string().replace(' ', ""))
 }
 
+/// A length, or `forever`.
+pub(super) fn age(value: &Option<Span>) -> SettingValue {
+    value.as_ref().map_or_else(|| SettingValue::Text("forever".to_owned()), span)
+}
+
 /// A size in the largest unit that it is a multiple of.
 pub(super) fn size(value: &u64) -> SettingValue {
     let unit = SIZE_UNITS.iter().rev().find(|(_, unit)| *value > 0 && value.is_multiple_of(*unit));

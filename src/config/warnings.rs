@@ -1,6 +1,7 @@
 //! What is valid and yet hardly meant, for whoever asks before the daemon starts.
 
 use super::{Config, Explained, Setting, args::KEYS};
+use crate::domain::bounds::ANSWER_KEPT;
 
 /// Letters that may be wrong in a variable's name, where the key is long enough to be told from other words.
 const SLIPS: usize = 2;
@@ -18,6 +19,7 @@ impl Explained {
             .collect();
         warnings
             .extend(["max_concurrent_streams", "max_watches", "max_waiting"].iter().filter_map(|key| self.beyond(key)));
+        warnings.extend(self.short_retention());
         warnings.extend(variables.into_iter().filter_map(|name| misspelt(&name)));
         warnings
     }
@@ -61,6 +63,18 @@ impl Explained {
         let origin = self.setting(key)?.origin.as_ref()?;
         let most = limits.max_calls;
         (value > most).then(|| format!("{origin}: {value} is never reached, because max_calls is {most}"))
+    }
+
+    /// An age at which sagas go while answers that name them are kept still.
+    fn short_retention(&self) -> Option<String> {
+        let (state, age) = self.config.retention.ages().into_iter().min_by_key(|(_, age)| *age)?;
+        (age < ANSWER_KEPT).then(|| {
+            let state = state.name().to_lowercase();
+            format!(
+                "retain_{state} is {age}: within an hour a request may be repeated by its request_id, and whoever does so \
+                 will not find the saga"
+            )
+        })
     }
 
     fn setting(&self, key: &str) -> Option<&Setting> {

@@ -284,6 +284,8 @@ pub struct Purge {
     pub states: Vec<State>,
     /// Unchanged for longer than this.
     pub older_than: Span,
+    /// These alone, each if it still has this revision; empty: all that match.
+    pub only: Vec<(TaskId, Revision)>,
     /// At most so many.
     pub max_sagas: usize,
     /// Who asks.

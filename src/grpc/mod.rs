@@ -7,6 +7,7 @@ pub mod caller;
 mod deadline;
 mod desk;
 pub mod edge;
+pub mod export;
 mod keep_alive;
 mod looks;
 mod notes;

@@ -3,6 +3,7 @@
 #![allow(missing_docs, clippy::all)]
 
 pub mod codec;
+pub mod json;
 #[cfg(feature = "fuzzing")]
 mod seeds;
 

@@ -17,6 +17,8 @@ use crate::{
     },
 };
 
+use super::retention;
+
 /// Any failure, with a text that says what to do.
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -36,6 +38,8 @@ pub(super) struct Opened {
     pub(super) drain: Box<dyn FnOnce() + Send>,
     /// Ends the writer, once all before it is answered. Blocks.
     pub(super) close: Box<dyn FnOnce() + Send>,
+    /// Purges what comes of age, until the token is cancelled.
+    pub(super) retention: Box<dyn Fn(CancellationToken) -> BoxFuture<'static, ()> + Send + Sync>,
     /// Ready when the writer has ended; an error if it was not told to, or failed at it.
     pub(super) ended: BoxFuture<'static, Result<(), BoxError>>,
     /// The store itself, for whoever tells of it.
@@ -55,6 +59,7 @@ pub(super) fn sqlite(config: &Config, clock: Arc<dyn Clock>) -> Backend {
         max_message_bytes: config.limits.max_message_bytes,
         callers_known: config.security.principals.is_some(),
     };
+    let retained = config.retention.clone();
     let options = Options {
         data: config.data.clone(),
         restart_grace: config.restart_grace,
@@ -79,7 +84,9 @@ pub(super) fn sqlite(config: &Config, clock: Arc<dyn Clock>) -> Backend {
             let (store, mut writer) = sqlite::open(&options, clock)?;
             slot.set(store.clone());
             let (drained, closed) = (store.clone(), store.clone());
+            let kept = store.clone();
             Ok(Opened {
+                retention: Box::new(move |stop| Box::pin(retention::keep(kept.clone(), retained.clone(), stop))),
                 drain: Box::new(move || drained.drain()),
                 close: Box::new(move || closed.close()),
                 ended: Box::pin(async move { writer.ended().await.map_err(BoxError::from) }),

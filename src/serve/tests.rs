@@ -162,6 +162,7 @@ fn double(opening: mpsc::Receiver<Result<(), BoxError>>, failing: oneshot::Recei
                 close: Box::new(move || close.send(()).unwrap()),
                 ended: ended.boxed(),
                 store: None,
+                retention: Box::new(|_| async {}.boxed()),
                 silence: Arc::new(|| Span::ZERO),
             })
         }),

@@ -25,9 +25,13 @@ use super::{
     StoreError,
     agenda::Agenda,
     query::SagaKey,
-    rows::{Derived, Opening, RowId, Rows, RowsError},
+    rows::{Derived, Opening, Removed, RowId, Rows, RowsError},
     waiters::Wake,
 };
+
+/// From how many removed rows on a purge leaves the rest to the next: a few milliseconds of the writer's time, however many
+/// compensations and events each saga has. One saga is removed at least.
+const PURGE_ROWS: usize = 1000;
 
 /// What a command came to.
 pub type Outcome = Result<Answer, StoreError>;
@@ -314,21 +318,44 @@ impl<R: Rows> Engine<R> {
         Ok(Answer::Queue(status))
     }
 
+    /// Those of a purge's chosen sagas that are as they were when they were chosen.
+    fn unchanged(&mut self, purge: &Purge, before: Timestamp) -> Result<Vec<RowId>, RowsError> {
+        let mut found = Vec::with_capacity(purge.only.len());
+        for (task_id, revision) in &purge.only {
+            let Some((id, saga)) = self.rows.find(&SagaKey::Task(task_id.clone()))? else { continue };
+            let is_ended = saga.state.is_terminal() && purge.states.contains(&saga.state);
+            if is_ended && saga.revision == *revision && saga.update_time < before {
+                found.push(id);
+            }
+        }
+        Ok(found)
+    }
+
     fn purge(&mut self, purge: &Purge, now: Timestamp) -> Result<Answer, RowsError> {
         let before = now.minus(purge.older_than);
-        let mut ids = self.rows.purgeable(&purge.states, before, purge.max_sagas + 1)?;
+        let mut ids = if purge.only.is_empty() {
+            self.rows.purgeable(&purge.states, before, purge.max_sagas + 1)?
+        } else {
+            self.unchanged(purge, before)?
+        };
         let more = ids.len() > purge.max_sagas;
         ids.truncate(purge.max_sagas);
-        let mut purged = Purged { sagas: ids.len(), more, ..Purged::default() };
+        let mut purged = Purged { more, ..Purged::default() };
+        let (all, mut rows) = (ids.len(), 0);
         for id in ids {
             if purge.validate_only {
                 purged.events += self.rows.count_events(id)?;
+            } else if rows >= PURGE_ROWS {
+                break;
             } else {
-                let (events, newest) = self.rows.remove(id)?;
+                let Removed { events, compensations, newest } = self.rows.remove(id)?;
+                rows += 1 + events + compensations;
                 purged.events += events;
                 purged.through = purged.through.max(newest);
             }
+            purged.sagas += 1;
         }
+        purged.more |= purged.sagas < all;
         if purged.through > Revision::ZERO {
             self.rows.compact(purged.through)?;
         }

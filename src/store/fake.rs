@@ -11,7 +11,7 @@ use crate::{
         event::Event,
         ids::{QueueName, Revision},
         lease::Absence,
-        saga::Saga,
+        saga::{Saga, State},
         time::Timestamp,
     },
 };
@@ -107,6 +107,10 @@ impl Reader for FakeReader {
                 && (!query.marked_only || event.mark.is_some())
         };
         Ok(facts.events.iter().filter(wanted).take(query.limit).cloned().collect())
+    }
+
+    fn ended(&self, _: State, _: Timestamp, _: usize) -> Result<Vec<Saga>, StoreError> {
+        Ok(Vec::new())
     }
 
     fn stale(

@@ -5,7 +5,8 @@ use crate::domain::{
     command::QueueStatus,
     event::Event,
     ids::{QueueName, Revision},
-    saga::Saga,
+    saga::{Saga, State},
+    time::Timestamp,
 };
 
 use super::{
@@ -34,6 +35,9 @@ pub trait Reader: Send + Sync + 'static {
         through: Revision,
         limit: usize,
     ) -> Result<Vec<(Revision, Saga)>, StoreError>;
+
+    /// Sagas in a terminal state, unchanged since before a time, the longest first: at most `limit`, with their contents.
+    fn ended(&self, state: State, before: Timestamp, limit: usize) -> Result<Vec<Saga>, StoreError>;
 
     /// Counts by queue, in order of name.
     fn counts(&self, moment: &Moment) -> Result<Vec<QueueCounts>, StoreError>;

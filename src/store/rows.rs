@@ -55,6 +55,17 @@ pub struct Derived {
     pub due: Option<Due>,
 }
 
+/// What was removed with a saga.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// How many events.
+    pub events: usize,
+    /// How many compensations.
+    pub compensations: usize,
+    /// The newest of the events.
+    pub newest: Revision,
+}
+
 /// What a store knows when it is opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Opening {
@@ -89,6 +100,9 @@ pub trait Rows: Send + 'static {
     fn rollback(&mut self) -> Result<(), RowsError>;
     /// Does bounded housekeeping between transactions; `idle` tells that nobody waits.
     fn maintain(&mut self, idle: bool) -> Result<(), RowsError>;
+    /// Gives a little of the room that nobody needs back to the file system, between transactions; returns whether there
+    /// is more to be given back.
+    fn shrink(&mut self) -> Result<bool, RowsError>;
     /// Makes sure that revisions below `through` are never given again, whatever of the log is lost. False: a read was
     /// in the way for too long, and it is not sure yet.
     fn reserve_revisions(&mut self, through: Revision) -> Result<bool, RowsError>;
@@ -136,8 +150,8 @@ pub trait Rows: Send + 'static {
     fn purgeable(&mut self, states: &[State], before: Timestamp, limit: usize) -> Result<Vec<RowId>, RowsError>;
     /// How many events a saga has.
     fn count_events(&mut self, id: RowId) -> Result<usize, RowsError>;
-    /// Removes a saga with its events; returns how many there were, and the newest of them.
-    fn remove(&mut self, id: RowId) -> Result<(usize, Revision), RowsError>;
+    /// Removes a saga with all that is its own.
+    fn remove(&mut self, id: RowId) -> Result<Removed, RowsError>;
     /// Keeps that the history up to here has gaps.
     fn compact(&mut self, through: Revision) -> Result<(), RowsError>;
 }

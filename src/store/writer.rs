@@ -33,7 +33,7 @@ use super::{
     inbox::Inbox,
     post::{Reply, send_all},
     rows::{Opening, Rows, RowsError},
-    vitals::{Batch, Tally},
+    vitals::{Batch, Step, Tally, Timing},
     waiters::{Waiter, Waiters, Waiting},
 };
 
@@ -45,6 +45,10 @@ const SWEEP: usize = 500;
 const FORGET: usize = 5000;
 /// How often it looks for answers to forget.
 const FORGET_EVERY: Span = Span::from_secs(1);
+/// How often it looks whether there is room to be given back to the file system …
+const SHRINK_EVERY: Span = Span::from_secs(1);
+/// … and how long it rests at least between two steps of that.
+const SHRINK_REST: Span = Span::from_millis(5);
 /// When a caller who met a full disk should try again.
 const FULL_RETRY: Span = Span::from_secs(5);
 /// When a caller who met too many held claims should try again.
@@ -111,6 +115,8 @@ pub(super) fn spawn<R: Rows>(
             time: now,
             last_able: now,
             forgot_at: now,
+            shrink_at: now,
+            shrinks: false,
             disk_was_full: false,
             draining: false,
             reserved,
@@ -138,6 +144,9 @@ struct Writer<R> {
     /// When the writer was last known to be able to write.
     last_able: Timestamp,
     forgot_at: Timestamp,
+    /// When to see again whether there is room to be given back, and whether there was more when it was last seen.
+    shrink_at: Timestamp,
+    shrinks: bool,
     disk_was_full: bool,
     draining: bool,
     /// No revision from here on may be given before it is reserved.
@@ -196,6 +205,7 @@ impl<R: Rows> Writer<R> {
                 return self.engine.rows.close(last, self.shared.clock.now());
             }
             self.keep_house()?;
+            self.shrink()?;
         }
     }
 
@@ -212,6 +222,22 @@ impl<R: Rows> Writer<R> {
             return Ok(());
         }
         done
+    }
+
+    /// Gives room back to the file system, a little at a time and for a tenth of the writer's time at most.
+    fn shrink(&mut self) -> Result<(), RowsError> {
+        // The time of this turn's beginning will do.
+        if self.last_able < self.shrink_at || self.disk_was_full {
+            return Ok(());
+        }
+        let begun = self.shared.clock.now();
+        self.shrinks = self.engine.rows.shrink()?;
+        let done = self.shared.clock.now();
+        let took = done.since(begun).micros();
+        let rest =
+            if self.shrinks { Span::from_micros(took.saturating_mul(9)).unwrap_or(SHRINK_EVERY) } else { SHRINK_EVERY };
+        self.shrink_at = done.plus(rest.max(SHRINK_REST));
+        Ok(())
     }
 
     /// Reserves the next block of revisions when half of this one is used up. A long read that is in the way has until
@@ -240,7 +266,7 @@ impl<R: Rows> Writer<R> {
         let now = self.shared.clock.now();
         let mut until = now.plus(LOOK_UP);
         // While the disk is full nothing can be done about what is due.
-        let due = [self.engine.agenda.next(), self.waiters.next_deadline()];
+        let due = [self.engine.agenda.next(), self.waiters.next_deadline(), self.shrinks.then_some(self.shrink_at)];
         for due in due.into_iter().flatten().filter(|_| !self.disk_was_full) {
             until = until.min(due);
         }
@@ -353,9 +379,18 @@ impl<R: Rows> Writer<R> {
     ) -> Result<Committed, (RowsError, bool)> {
         let before = |error| (error, false);
         self.engine.begin().map_err(before)?;
+        let mut timed: Vec<Arc<Timing>> = Vec::new();
         for submission in batch {
             self.time = self.time.max(submission.arrival);
-            match self.execute(&submission) {
+            if let Some(timing) = &submission.timing {
+                timing.reached(Step::Taken, self.shared.clock.now());
+            }
+            let executed = self.execute(&submission);
+            if let Some(timing) = &submission.timing {
+                timing.reached(Step::Judged, self.shared.clock.now());
+                timed.push(timing.clone());
+            }
+            match executed {
                 Ok(Some(outcome)) => answered.push((submission.answer, outcome)),
                 Ok(None) => self.hold(submission, answered),
                 Err(error) => {
@@ -378,7 +413,12 @@ impl<R: Rows> Writer<R> {
         }
         let commit_begun = self.shared.clock.now();
         let events = self.engine.commit().map_err(|error| (error, true))?;
-        Ok(Committed { events, commit_begun, committed: self.shared.clock.now() })
+        let committed = self.shared.clock.now();
+        for timing in timed {
+            timing.reached(Step::Committing, commit_begun);
+            timing.reached(Step::Committed, committed);
+        }
+        Ok(Committed { events, commit_begun, committed })
     }
 
     /// Executes one command; `None` if it is to be held.

@@ -235,7 +235,8 @@ pub fn pause(name: &str, paused: bool) -> Command {
 
 pub fn purge(older_than: Span, max_sagas: usize) -> Purge {
     let states = State::ALL.into_iter().filter(|state| state.is_terminal()).collect();
-    Purge { states, older_than, max_sagas, actor: actor("op"), reason: text("old"), validate_only: false }
+    let only = Vec::new();
+    Purge { states, older_than, only, max_sagas, actor: actor("op"), reason: text("old"), validate_only: false }
 }
 
 /// The key of a request: its id, and a digest of its content, in which how long it waits does not count.

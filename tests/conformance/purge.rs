@@ -15,6 +15,9 @@ on_every_backend! {
     only_terminal_ones_and_old_ones
     the_longest_unchanged_first_and_no_more_than_asked_for
     looking_removes_nothing
+    what_is_chosen_goes_if_it_is_as_it_was
+    many_rows_are_removed_in_steps
+    the_ended_are_found_oldest_first
     p7_the_history_below_is_compacted
     ids_are_free_again_and_places_are_not
 }
@@ -69,6 +72,60 @@ fn looking_removes_nothing(bench: Bench) {
     assert_eq!(bench.purged(look), Purged { sagas: 1, events: 2, more: true, through: Revision::ZERO });
     assert_eq!(bench.history(), history);
     assert!(bench.events(EventQuery { through: Revision(i64::MAX), limit: 9, ..EventQuery::default() }).is_ok());
+}
+
+fn what_is_chosen_goes_if_it_is_as_it_was(bench: Bench) {
+    for id in ["a", "b", "other"] {
+        ended(&bench, id);
+    }
+    bench.sagas(create([creation("planned")]));
+    let chosen = |id: &str| (task(id), bench.get(id).unwrap().revision);
+    let only = vec![chosen("a"), chosen("b"), (task("never"), Revision(1)), chosen("planned")];
+    bench.saga(annotate("b", "not yet"));
+    bench.tick(us(1));
+    let purged = bench.purged(Purge { only: only.clone(), ..purge(secs(0), 10) });
+    assert_eq!((purged.sagas, purged.more), (1, false));
+    assert!(bench.get("a").is_none());
+    assert!(["b", "other", "planned"].iter().all(|id| bench.get(id).is_some()));
+    let others = Purge { states: vec![State::Completed], only: vec![chosen("b")], ..purge(secs(0), 10) };
+    assert_eq!(bench.purged(others).sagas, 0, "it is in another state");
+    let young = Purge { only: vec![chosen("b")], ..purge(secs(10), 10) };
+    assert_eq!(bench.purged(young).sagas, 0, "it was changed too lately");
+}
+
+fn many_rows_are_removed_in_steps(bench: Bench) {
+    let kinds: Vec<_> = (0..128).map(|n| format!("k{n}")).collect();
+    let kinds: Vec<_> = kinds.iter().map(String::as_str).collect();
+    for n in 0..10 {
+        let id = format!("saga-{n}");
+        bench.sagas(create([undoable(&id, &kinds)]));
+        bench.saga(park(&id));
+    }
+    bench.tick(us(1));
+    // Each has 128 compensations, two events and itself; the eighth passes a thousand.
+    let first = bench.purged(purge(secs(0), 100));
+    assert_eq!((first.sagas, first.events, first.more), (8, 16, true));
+    assert!(bench.get("saga-7").is_none() && bench.get("saga-8").is_some());
+    let second = bench.purged(purge(secs(0), 100));
+    assert_eq!((second.sagas, second.more), (2, false));
+    assert!(bench.wait(bench.store.stats()).unwrap().queues.iter().all(|queue| queue.states.is_empty()));
+}
+
+fn the_ended_are_found_oldest_first(bench: Bench) {
+    bench.sagas(create(["a", "b", "c", "d"].map(creation)));
+    for id in ["c", "a", "d"] {
+        bench.saga(park(id));
+        bench.advance(us(1));
+    }
+    let find = |state, limit| {
+        let found = bench.wait(bench.store.ended(state, bench.now(), limit)).unwrap();
+        found.iter().map(|saga| saga.task_id().to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(find(State::Quarantined, 2), ["c", "a"]);
+    assert_eq!(find(State::Completed, 2), [""; 0]);
+    bench.saga(annotate("c", "look"));
+    bench.advance(us(1));
+    assert_eq!(find(State::Quarantined, 9), ["a", "d", "c"]);
 }
 
 fn p7_the_history_below_is_compacted(bench: Bench) {

@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says by panicking that something is wrong")]
 
-#[allow(unused_imports, reason = "a part of it is used here")]
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -12,3 +11,4 @@ mod logs;
 mod metrics;
 mod page;
 mod probes;
+mod traces;

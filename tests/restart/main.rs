@@ -13,7 +13,6 @@ mod plain;
 mod roles;
 mod shipped;
 mod streams;
-#[allow(unused_imports, reason = "the other target that shares it uses them all")]
 #[path = "../support/mod.rs"]
 mod support;
 mod workers;

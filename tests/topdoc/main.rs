@@ -4,7 +4,6 @@
 
 mod doctor;
 mod once;
-#[allow(unused_imports, reason = "each target uses a part of it")]
 #[path = "../support/mod.rs"]
 mod support;
 mod tmux;

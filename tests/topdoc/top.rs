@@ -34,7 +34,7 @@ async fn a_saga_goes_stale_is_recovered_by_keys_and_runs_again() {
     top.until_shown(&["reason: _"]);
     top.type_text("the host was rebooted");
     top.press(&["Enter"]);
-    top.until_shown(&["will send Recover", "\"taskId\":\"fix-7\"", "RECOVERY_DECISION_REQUEUE", "y: do it"]);
+    top.until_shown(&["will send Recover", "\"taskId\": \"fix-7\"", "RECOVERY_DECISION_REQUEUE", "y: do it"]);
     assert!(api.get("fix-7").await.stale, "nothing is sent before the yes");
     top.press(&["y"]);
     top.until_shown(&["done: fix-7 is planned"]);
@@ -73,7 +73,7 @@ async fn a_refusal_is_shown_and_a_live_worker_loses_its_lease_only_by_name() {
     top.until_shown(&["reason: _"]);
     top.type_text("runs amok");
     top.press(&["Enter"]);
-    top.until_shown(&["\"revokeLease\":true", "type fix-7"]);
+    top.until_shown(&["\"revokeLease\": true", "type fix-7"]);
     top.type_text("y");
     top.press(&["Enter"]);
     top.until_shown(&["do it: y_"]);

@@ -200,6 +200,7 @@ fn parse_purge(request: &proto::PurgeSagasRequest, v: &mut Violations) -> Option
     Some(Purge {
         states,
         older_than: older_than?,
+        only: Vec::new(),
         max_sagas: max_sagas?,
         actor: actor?,
         reason: reason?,

@@ -107,6 +107,14 @@ impl Reader for MemoryReader {
         Ok(events.take(query.limit).map(|event| Event::clone(event)).collect())
     }
 
+    fn ended(&self, state: State, before: Timestamp, limit: usize) -> Result<Vec<Saga>, StoreError> {
+        let facts = self.committed.read();
+        let sagas = facts.sagas.iter().map(|(id, record)| (*id, &record.saga));
+        let mut ended: Vec<_> = sagas.filter(|(_, saga)| saga.state == state && saga.update_time < before).collect();
+        ended.sort_by_key(|(id, saga)| (saga.update_time, *id));
+        Ok(ended.into_iter().take(limit).map(|(_, saga)| saga.clone()).collect())
+    }
+
     fn stale(
         &self,
         queues: &[QueueName],

@@ -18,7 +18,7 @@ use crate::domain::{
 use super::{
     super::{
         query::SagaKey,
-        rows::{Candidate, Derived, RowId, Rows, RowsError, StoredAnswer},
+        rows::{Candidate, Derived, Removed, RowId, Rows, RowsError, StoredAnswer},
     },
     Facts, Record,
 };
@@ -113,6 +113,10 @@ impl Rows for MemoryRows {
 
     fn maintain(&mut self, _idle: bool) -> Result<(), RowsError> {
         Ok(())
+    }
+
+    fn shrink(&mut self) -> Result<bool, RowsError> {
+        Ok(false)
     }
 
     fn reserve_revisions(&mut self, through: Revision) -> Result<bool, RowsError> {
@@ -244,15 +248,15 @@ impl Rows for MemoryRows {
         Ok(self.events_of(id).len())
     }
 
-    fn remove(&mut self, id: RowId) -> Result<(usize, Revision), RowsError> {
+    fn remove(&mut self, id: RowId) -> Result<Removed, RowsError> {
         let events = self.events_of(id);
         for revision in &events {
             self.touched.push(Touched::Event(*revision));
             self.working.events.remove(revision);
         }
         self.touched.push(Touched::Saga(id));
-        self.working.sagas.remove(&id);
-        Ok((events.len(), events.last().copied().unwrap_or_default()))
+        let compensations = self.working.sagas.remove(&id).map_or(0, |record| record.saga.compensations.len());
+        Ok(Removed { events: events.len(), compensations, newest: events.last().copied().unwrap_or_default() })
     }
 
     fn compact(&mut self, through: Revision) -> Result<(), RowsError> {

@@ -14,9 +14,11 @@ use crate::domain::{
 
 use super::{
     super::rows::{RowId, RowsError},
+    checkpoint::PAGE_BYTES,
     codec, counts,
     guard::{Found, OpenError, inspect, open_error, take_directory},
     load::{compensations, events, rows_error},
+    shrink::Room,
     sql,
 };
 
@@ -32,6 +34,10 @@ pub struct Report {
     pub events: u64,
     /// The newest event.
     pub head: Revision,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Of them, what holds nothing.
+    pub free_bytes: u64,
     /// What is wrong, a sentence each: the first hundred.
     pub problems: Vec<String>,
     /// How many problems there are.
@@ -39,6 +45,11 @@ pub struct Report {
 }
 
 impl Report {
+    /// Whether so much holds nothing that it is worth giving back.
+    pub fn has_much_room(&self) -> bool {
+        Room::of_bytes(self.free_bytes, self.bytes).is_much()
+    }
+
     fn add(&mut self, problem: String) {
         self.problem_count += 1;
         if self.problems.len() < TOLD {
@@ -65,6 +76,9 @@ pub fn check_file(path: &Path) -> Result<Report, OpenError> {
     let failed = |error: rusqlite::Error| open_error(path, &error);
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(failed)?;
     let mut report = Report::default();
+    let room = Room::of(&connection).map_err(|e| OpenError::Unusable { path: path.to_owned(), what: e.to_string() })?;
+    report.bytes = room.all.unsigned_abs() * PAGE_BYTES;
+    report.free_bytes = room.free.unsigned_abs() * PAGE_BYTES;
     check_structures(&connection, &mut report).map_err(failed)?;
     // What is broken below can't be relied on to be read above.
     if report.problem_count == 0 {

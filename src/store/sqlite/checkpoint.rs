@@ -25,7 +25,8 @@ use super::{
 const GATHERED_PAGES: u64 = 1024;
 /// The same while nobody waits: then it disturbs nobody.
 const GATHERED_PAGES_IDLE: u64 = 256;
-const PAGE_BYTES: u64 = 4096;
+/// SQLite's default, which stores are made with.
+pub const PAGE_BYTES: u64 = 4096;
 /// How long the writer waits for the locks of other processes, which tools take for moments.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
 /// How long it waits for reads that don't come through the gate before it lets the log grow further.
@@ -52,6 +53,9 @@ impl Checkpoints {
     /// Takes over the checkpoints of a writing connection; the log is to stay below `max_bytes`.
     pub fn take_over(connection: &mut Connection, max_bytes: u64, gate: Gate) -> Result<Self, RowsError> {
         connection.pragma_update(None, "wal_autocheckpoint", 0).map_err(rows_error)?;
+        // What a long read made of the log's file is cut off again when the log begins anew.
+        let limit = i64::try_from(max_bytes).unwrap_or(i64::MAX);
+        connection.pragma_update(None, "journal_size_limit", limit).map_err(rows_error)?;
         let meter = Arc::new(LogMeter::default());
         let seen = meter.clone();
         connection
@@ -88,6 +92,11 @@ impl Checkpoints {
             self.copied = pages;
         }
         Ok(())
+    }
+
+    /// Whether the log holds more than half of its bound, so that what can wait should.
+    pub fn is_behind(&self) -> bool {
+        self.meter.bytes.load(Ordering::Relaxed) / PAGE_BYTES > self.max_pages / 2
     }
 
     /// Copies everything and makes the next commit start the log anew. Waits for the bounded reads under way, and a

@@ -15,7 +15,9 @@ mod reader;
 mod ready;
 pub mod restore;
 mod rows;
+mod shrink;
 mod sql;
+pub mod vacuum;
 mod write;
 
 use std::{
@@ -159,6 +161,8 @@ fn make(path: &Path) -> Result<Found, OpenError> {
     // No log beside the file: it is to be whole by itself.
     connection.pragma_update(None, "journal_mode", "DELETE").map_err(failed)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
+    // Before the first table, or it takes a copy of everything: so that pages can be given back.
+    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(failed)?;
     migrate(&mut connection, Found::Nothing, MIGRATIONS).map_err(failed)?;
     // Not later, under its name: a switch that is cut off leaves a journal, which no look at the file gets past.
     connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;

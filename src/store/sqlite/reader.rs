@@ -10,7 +10,7 @@ use crate::domain::{
     command::QueueStatus,
     event::Event,
     ids::{QueueName, Revision},
-    saga::Saga,
+    saga::{Saga, State},
     text::{Actor, Text},
     time::Timestamp,
 };
@@ -21,7 +21,9 @@ use super::{
         query::Cursor,
         rows::{RowId, RowsError},
     },
-    Beside, codec, keep_plans,
+    Beside, codec,
+    codes::Coded,
+    keep_plans,
     load::{compensations, events, find, json_array, rows_error},
     ready::{LookAtReady, Ready, count_ready},
     sql,
@@ -242,6 +244,11 @@ impl Reader for SqliteReader {
                 return Ok(found);
             }
         }
+    }
+
+    fn ended(&self, state: State, before: Timestamp, limit: usize) -> Result<Vec<Saga>, StoreError> {
+        let found = self.look(|c| sagas(c, sql::ENDED, params![state.code(), before.micros(), limit]))?;
+        Ok(found.into_iter().map(|(_, saga)| saga).collect())
     }
 
     fn stale(

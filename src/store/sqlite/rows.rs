@@ -17,7 +17,7 @@ use crate::domain::{
 use super::{
     super::{
         query::SagaKey,
-        rows::{Candidate, Derived, RowId, Rows, RowsError, StoredAnswer},
+        rows::{Candidate, Derived, Removed, RowId, Rows, RowsError, StoredAnswer},
         vitals::LogMeter,
     },
     cache::SagaCache,
@@ -25,6 +25,7 @@ use super::{
     codes::Coded,
     counts::Tally,
     load::{self, events, json_array, rows_error},
+    shrink::Shrinking,
     sql,
 };
 
@@ -41,6 +42,7 @@ pub struct SqliteRows {
     began_at_row: i64,
     cache: SagaCache,
     tally: Tally,
+    shrinking: Shrinking,
 }
 
 impl SqliteRows {
@@ -56,6 +58,7 @@ impl SqliteRows {
             began_at_row: last_row + 1,
             cache: SagaCache::default(),
             tally,
+            shrinking: Shrinking::default(),
         }
     }
 
@@ -140,6 +143,14 @@ impl Rows for SqliteRows {
 
     fn maintain(&mut self, idle: bool) -> Result<(), RowsError> {
         self.checkpoints.keep_bounded(&self.connection, idle)
+    }
+
+    fn shrink(&mut self) -> Result<bool, RowsError> {
+        // What a long read keeps in the log is not added to.
+        if self.checkpoints.is_behind() {
+            return Ok(true);
+        }
+        self.shrinking.step(&self.connection)
     }
 
     fn reserve_revisions(&mut self, through: Revision) -> Result<bool, RowsError> {
@@ -299,12 +310,18 @@ impl Rows for SqliteRows {
     }
 
     fn purgeable(&mut self, states: &[State], before: Timestamp, limit: usize) -> Result<Vec<RowId>, RowsError> {
-        let states = serde_json::Value::from(states.iter().map(|state| state.code()).collect::<Vec<_>>()).to_string();
         let mut statement = self.connection.prepare_cached(sql::PURGEABLE).map_err(rows_error)?;
-        let found = statement
-            .query_map(params![before.micros(), states, limit], |row| row.get(0).map(RowId))
-            .and_then(Iterator::collect);
-        found.map_err(rows_error)
+        let mut found = Vec::new();
+        // State by state, so that those of one which is kept for ever are not looked at each time.
+        for state in states {
+            let params = params![state.code(), before.micros(), limit];
+            let of_state = statement.query_map(params, |row| Ok((row.get::<_, i64>(1)?, RowId(row.get(0)?))));
+            let of_state = of_state.and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(rows_error)?;
+            found.extend(of_state);
+        }
+        found.sort_unstable();
+        found.truncate(limit);
+        Ok(found.into_iter().map(|(_, id)| id).collect())
     }
 
     fn count_events(&mut self, id: RowId) -> Result<usize, RowsError> {
@@ -312,7 +329,7 @@ impl Rows for SqliteRows {
         statement.query_row([id.0], |row| row.get(0)).map_err(rows_error)
     }
 
-    fn remove(&mut self, id: RowId) -> Result<(usize, Revision), RowsError> {
+    fn remove(&mut self, id: RowId) -> Result<Removed, RowsError> {
         let newest = {
             let mut statement = self.connection.prepare_cached(sql::COUNT_EVENTS).map_err(rows_error)?;
             statement.query_row([id.0], |row| row.get(1).map(Revision)).map_err(rows_error)?
@@ -323,12 +340,13 @@ impl Rows for SqliteRows {
         };
         self.tally.removed(queue, state);
         let events = self.execute(sql::REMOVE_EVENTS, [id.0])?;
-        for sql in [sql::REMOVE_COMPENSATIONS, sql::REMOVE_WORK, sql::REMOVE_SAGA] {
+        let compensations = self.execute(sql::REMOVE_COMPENSATIONS, [id.0])?;
+        for sql in [sql::REMOVE_WORK, sql::REMOVE_SAGA] {
             self.execute(sql, [id.0])?;
         }
         self.execute(sql::RAISE_META, params!["row_floor", id.0])?;
         self.cache.forget(id);
-        Ok((events, newest))
+        Ok(Removed { events, compensations, newest })
     }
 
     fn compact(&mut self, through: Revision) -> Result<(), RowsError> {

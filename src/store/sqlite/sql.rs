@@ -133,8 +133,12 @@ pub const KEEP_ANSWER: &str = "INSERT OR REPLACE INTO answer (request_id, digest
 pub const FORGET_ANSWERS: &str = "DELETE FROM answer WHERE n IN ( \
      SELECT n FROM (SELECT n, time FROM answer ORDER BY n LIMIT ?2) WHERE time <= ?1)";
 
-pub const PURGEABLE: &str = "SELECT id FROM work WHERE state >= 5 AND update_time < ?1 \
-     AND state IN (SELECT value FROM json_each(?2)) ORDER BY update_time, id LIMIT ?3";
+/// `state >= 5` says nothing new, but without it SQLite does not see that the index has every row with `state = ?1`.
+pub const PURGEABLE: &str = "SELECT id, update_time FROM work WHERE state = ?1 AND state >= 5 AND update_time < ?2 \
+     ORDER BY update_time, id LIMIT ?3";
+/// The same, with all that is told of them before they go.
+pub const ENDED: &str =
+    whole_saga!("WHERE w.state = ?1 AND w.state >= 5 AND w.update_time < ?2 ORDER BY w.update_time, w.id LIMIT ?3");
 pub const COUNTED_AS: &str = "SELECT queue, state FROM work WHERE id = ?1";
 pub const COUNT_EVENTS: &str = "SELECT count(*), coalesce(max(revision), 0) FROM event WHERE saga = ?1";
 pub const REMOVE_EVENTS: &str = "DELETE FROM event WHERE saga = ?1";
@@ -180,6 +184,18 @@ pub const READY_SINCE: &str = "SELECT s.create_time, max(s.create_time, coalesce
 pub const CHECKPOINT_PASSIVE: &str = "PRAGMA wal_checkpoint(PASSIVE)";
 /// Copies everything, and lets the next commit begin the log anew.
 pub const CHECKPOINT_RESTART: &str = "PRAGMA wal_checkpoint(RESTART)";
+
+/// Pages that hold nothing, and all pages.
+pub const FREE_PAGES: &str = "PRAGMA freelist_count";
+pub const PAGES: &str = "PRAGMA page_count";
+/// The same, and cuts the log's file to nothing.
+pub const CHECKPOINT_TRUNCATE: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
+/// Writes everything anew, without empty pages.
+pub const VACUUM: &str = "VACUUM";
+/// One step of giving pages back. A page that is not empty goes elsewhere first, so it writes up to some two hundred: a few
+/// milliseconds.
+pub const GIVE_BACK: &str = "PRAGMA incremental_vacuum(64)";
+pub const AUTO_VACUUM: &str = "PRAGMA auto_vacuum";
 
 /// Verification: SQLite's own, and what it does not know.
 pub const INTEGRITY_CHECK: &str = "PRAGMA integrity_check(100)";

@@ -116,6 +116,7 @@ fn purge(dice: &mut Dice) -> Purge {
     }
     Purge {
         states,
+        only: Vec::new(),
         older_than: *dice.pick(&[Span::ZERO, Span::from_secs(1), Span::from_secs(60)]),
         max_sagas: *dice.pick(&[1, 2, 100]),
         actor: actor("op"),

@@ -12,4 +12,8 @@ CREATE TABLE queue_count (
     quarantined  INTEGER NOT NULL
 ) STRICT;
 
+-- PurgeSagas and retention: those of a state, the longest unchanged first.
+DROP INDEX work_terminal;
+CREATE INDEX work_terminal ON work (state, update_time) WHERE state >= 5;
+
 INSERT INTO meta (key, value) VALUES ('counted', -1);

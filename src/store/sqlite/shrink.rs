@@ -1,0 +1,101 @@
+//! Giving room back: pages that purges have emptied leave the end of the file, a few at a time.
+//!
+//! Only stores that were made for it can ([`super::make`]; `sagad vacuum` makes an older one so). Empty pages are used again
+//! by whatever is written next, so it begins only where they are a good part of the file, and leaves some.
+
+use rusqlite::Connection;
+
+use super::{super::rows::RowsError, checkpoint::PAGE_BYTES, load::rows_error, sql};
+
+/// It begins when one page in so many is empty …
+const BEGIN_AT: i64 = 4;
+/// … and there are so many of them at least (4 MiB) …
+const BEGIN_PAGES: i64 = 1024;
+/// … and ends when only one in so many is.
+const END_AT: i64 = 10;
+
+/// Whether empty pages are being given back.
+#[derive(Debug, Default)]
+pub struct Shrinking {
+    /// Whether this store can.
+    can: Option<bool>,
+    is_under_way: bool,
+}
+
+/// How much room there is that nobody needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Room {
+    /// Pages that hold nothing.
+    pub free: i64,
+    /// All pages.
+    pub all: i64,
+}
+
+impl Room {
+    /// Reads it from the file's first page.
+    pub fn of(connection: &Connection) -> Result<Self, RowsError> {
+        let number = |sql| connection.prepare_cached(sql).and_then(|mut s| s.query_row([], |row| row.get(0)));
+        let read = number(sql::FREE_PAGES).and_then(|free| Ok(Room { free, all: number(sql::PAGES)? }));
+        read.map_err(rows_error)
+    }
+
+    /// From bytes.
+    pub fn of_bytes(free: u64, all: u64) -> Self {
+        let pages = |bytes: u64| i64::try_from(bytes / PAGE_BYTES).unwrap_or(i64::MAX);
+        Room { free: pages(free), all: pages(all) }
+    }
+
+    /// Whether it is so much that it is worth giving back.
+    pub fn is_much(&self) -> bool {
+        self.free >= BEGIN_PAGES && self.free >= self.all / BEGIN_AT
+    }
+
+    fn is_little(&self) -> bool {
+        self.free < BEGIN_PAGES / 4 || self.free < self.all / END_AT
+    }
+}
+
+impl Shrinking {
+    /// Gives back a few pages if there are many; returns whether there are more to be given back. On a full disk nothing
+    /// is: whoever writes next finds that out.
+    pub fn step(&mut self, connection: &Connection) -> Result<bool, RowsError> {
+        let can = match self.can {
+            Some(can) => can,
+            None => connection.query_row(sql::AUTO_VACUUM, [], |row| row.get::<_, i64>(0)).map_err(rows_error)? == 2,
+        };
+        self.can = Some(can);
+        if !can {
+            return Ok(false);
+        }
+        let room = Room::of(connection)?;
+        if !self.is_under_way && room.is_much() {
+            tracing::info!(free_pages = room.free, pages = room.all, "giving free pages back to the file system");
+            self.is_under_way = true;
+        }
+        if !self.is_under_way {
+            return Ok(false);
+        }
+        match give_back(connection) {
+            Ok(()) => {}
+            Err(RowsError::Full) => {
+                self.is_under_way = false;
+                return Ok(false);
+            }
+            Err(other) => return Err(other),
+        }
+        let room = Room::of(connection)?;
+        self.is_under_way = !room.is_little();
+        if !self.is_under_way {
+            tracing::info!(free_pages = room.free, pages = room.all, "free pages were given back");
+        }
+        Ok(self.is_under_way)
+    }
+}
+
+/// One step. The pragma gives back one page each time it is asked for a row.
+fn give_back(connection: &Connection) -> Result<(), RowsError> {
+    let mut statement = connection.prepare_cached(sql::GIVE_BACK).map_err(rows_error)?;
+    let mut rows = statement.query([]).map_err(rows_error)?;
+    while rows.next().map_err(rows_error)?.is_some() {}
+    Ok(())
+}

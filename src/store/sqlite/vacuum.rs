@@ -1,0 +1,95 @@
+//! Giving all free room back at once, on a store that no daemon has open; and making an older store able to do so by itself.
+//!
+//! SQLite writes the whole store anew, in one transaction: cut off, nothing has happened.
+
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::{
+    SCHEMA_VERSION,
+    guard::{Found, OpenError, inspect, open_error, refuse_unrestored, take_directory},
+    sql,
+};
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vacuumed {
+    /// Bytes of the database before.
+    pub before: u64,
+    /// Bytes of it now.
+    pub after: u64,
+}
+
+/// Makes the store in a directory as small as it can be, and able to give room back while it is in use. Needs as much room
+/// beside the store as it will have, and as much again for the log.
+///
+/// # Errors
+/// There is no store, it is in use or can't be used, or the disk is full: then it is as it was.
+pub fn vacuum(data: &Path) -> Result<Vacuumed, OpenError> {
+    let path = data.join("sagad.db");
+    if !path.exists() {
+        return Err(OpenError::Unusable { path, what: "there is no store here".into() });
+    }
+    let _lock = take_directory(data)?;
+    refuse_unrestored(data)?;
+    let unusable = |what: String| OpenError::Unusable { path: path.clone(), what };
+    match inspect(&path)? {
+        Found::Ours(version) if version == SCHEMA_VERSION => {}
+        Found::Ours(_) => return Err(unusable("it is of an older version: start the daemon on it once".into())),
+        Found::Nothing => return Err(unusable("there is no store in it".into())),
+    }
+    let size = || path.metadata().map(|metadata| metadata.len()).map_err(|e| unusable(e.to_string()));
+    let before = size()?;
+    write_anew(&path).map_err(|error| open_error(&path, &error))?;
+    Ok(Vacuumed { before, after: size()? })
+}
+
+fn write_anew(path: &Path) -> Result<(), rusqlite::Error> {
+    let connection = Connection::open(path)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    connection.execute_batch(sql::VACUUM)?;
+    connection.query_row(sql::CHECKPOINT_TRUNCATE, [], |_| Ok(()))?;
+    connection.close().map_err(|(_, error)| error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::open_rows;
+    use super::*;
+
+    #[test]
+    fn a_store_from_before_is_shrunk_and_can_then_shrink_by_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sagad.db");
+        drop(open_rows(&path, 1 << 20).unwrap());
+        let connection = Connection::open(&path).unwrap();
+        connection.execute_batch(include_str!("healthy.sql")).unwrap();
+        // As stores were made before.
+        connection.execute_batch("PRAGMA auto_vacuum = NONE; VACUUM;").unwrap();
+        connection.execute_batch("CREATE TABLE big AS SELECT hex(zeroblob(2000000)) AS x; DROP TABLE big").unwrap();
+        drop(connection);
+        let report = super::super::check::check(dir.path()).unwrap();
+        assert!(report.free_bytes > 3_000_000 && report.problem_count == 0, "{report:?}");
+
+        let vacuumed = vacuum(dir.path()).unwrap();
+        assert!(vacuumed.before > 4_000_000 && vacuumed.after < 300_000, "{vacuumed:?}");
+        let report = super::super::check::check(dir.path()).unwrap();
+        assert_eq!((report.free_bytes, report.sagas, report.problem_count), (0, 1, 0));
+        let mode = Connection::open(&path).unwrap().query_row(sql::AUTO_VACUUM, [], |row| row.get::<_, i64>(0));
+        assert_eq!(mode, Ok(2));
+    }
+
+    #[test]
+    fn what_is_no_store_or_in_use_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(vacuum(dir.path()).unwrap_err().to_string().contains("no store"));
+        drop(open_rows(&dir.path().join("sagad.db"), 1 << 20).unwrap());
+        let lock = take_directory(dir.path()).unwrap();
+        assert!(matches!(vacuum(dir.path()), Err(OpenError::Locked { .. })));
+        drop(lock);
+        vacuum(dir.path()).unwrap();
+    }
+}

@@ -1,0 +1,114 @@
+//! What the daemon uses, from time to time, and whether it grows.
+
+use std::{fmt, fs, path::PathBuf, time::Duration};
+
+/// Of samples behind the warm-up, the first and the last so many are compared by their medians.
+const COMPARED: usize = 15;
+/// What memory may grow by per call between them, and what it may move by in any case.
+const BYTES_PER_CALL: u64 = 400;
+const MEMORY_NOISE: u64 = 2 << 20;
+/// More than that it may not grow, however many calls there were.
+const MEMORY_MOST: u64 = 12 << 20;
+/// What the files may move by: what is waiting to be purged varies with the load.
+const FILE_NOISE: u64 = 1 << 20;
+/// Connections that are open at the moment, and threads for reads.
+const COUNT_NOISE: u64 = 12;
+
+/// Where to look.
+pub struct Gauge {
+    pid: i32,
+    data: PathBuf,
+}
+
+/// What was found.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    seconds: f64,
+    calls: u64,
+    sagas: i64,
+    database: u64,
+    log: u64,
+    memory: u64,
+    files: u64,
+    threads: u64,
+}
+
+impl Gauge {
+    pub fn of(pid: i32, data: &std::path::Path) -> Self {
+        Gauge { pid, data: data.to_owned() }
+    }
+
+    pub fn sample(&self, at: Duration, calls: u64, sagas: i64) -> Sample {
+        let size = |name: &str| self.data.join(name).metadata().map_or(0, |metadata| metadata.len());
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).expect("the daemon is there");
+        let field = |name: &str| -> u64 {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().unwrap()
+        };
+        Sample {
+            seconds: at.as_secs_f64(),
+            calls,
+            sagas,
+            database: size("sagad.db"),
+            log: size("sagad.db-wal"),
+            memory: field("VmRSS") << 10,
+            files: fs::read_dir(format!("/proc/{}/fd", self.pid)).unwrap().count() as u64,
+            threads: field("Threads"),
+        }
+    }
+}
+
+/// All that was found, in order.
+#[derive(Default)]
+pub struct Samples(Vec<Sample>);
+
+impl Samples {
+    pub fn add(&mut self, sample: Sample) {
+        self.0.push(sample);
+    }
+
+    /// Leaves them where they can be looked at.
+    pub fn keep(&self) {
+        let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/soak");
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("samples.tsv"), self.to_string()).unwrap();
+    }
+
+    /// Panics if something grows.
+    pub fn judge(&self, log_bound: u64) {
+        let (first, last) = (&self.0[COMPARED..2 * COMPARED], &self.0[self.0.len() - COMPARED..]);
+        let median = |samples: &[Sample], of: fn(&Sample) -> u64| {
+            let mut values: Vec<_> = samples.iter().map(of).collect();
+            values.sort_unstable();
+            values[values.len() / 2]
+        };
+        let calls = median(last, |s| s.calls) - median(first, |s| s.calls);
+        let memory = (calls * BYTES_PER_CALL).min(MEMORY_MOST) + MEMORY_NOISE;
+        let compare = |what, of: fn(&Sample) -> u64, noise: fn(u64) -> u64, more: u64| {
+            let (before, after) = (median(first, of), median(last, of));
+            let most = before + noise(before) + more;
+            assert!(
+                after <= most,
+                "{what} grows: {before} at first, {after} at last, {calls} calls later; {most} is let pass"
+            );
+        };
+        compare("memory", |s| s.memory, |_| 0, memory);
+        compare("the database", |s| s.database, |before| before / 4, FILE_NOISE);
+        compare("the number of open files", |s| s.files, |_| 0, COUNT_NOISE);
+        compare("the number of threads", |s| s.threads, |_| 0, COUNT_NOISE);
+        let longest = self.0.iter().map(|sample| sample.log).max().unwrap();
+        assert!(longest <= log_bound + log_bound / 4, "the log reached {longest} bytes; its bound is {log_bound}");
+    }
+}
+
+impl fmt::Display for Samples {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "seconds\tcalls\tsagas\tdatabase_kib\tlog_kib\tmemory_kib\tfiles\tthreads")?;
+        for s in &self.0 {
+            let (seconds, calls, sagas, files, threads) = (s.seconds, s.calls, s.sagas, s.files, s.threads);
+            let [database, log, memory] = [s.database, s.log, s.memory].map(|bytes| bytes >> 10);
+            writeln!(f, "{seconds:.1}\t{calls}\t{sagas}\t{database}\t{log}\t{memory}\t{files}\t{threads}")?;
+        }
+        Ok(())
+    }
+}
