@@ -75,3 +75,8 @@ fn the_readme_does_what_it_shows() {
 fn the_recipes_for_debugging_do_what_they_show() {
     does_what_it_shows("docs/debugging.md");
 }
+
+#[test]
+fn the_page_on_operating_does_what_it_shows() {
+    does_what_it_shows("docs/operations.md");
+}

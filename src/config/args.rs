@@ -51,6 +51,12 @@ pub struct ServeArgs {
     /// Address and port for metrics and probes, without authentication; none: they are off [default: none]
     #[arg(long, value_name = "ADDRESS")]
     pub ops_listen: Option<String>,
+    /// Collector that traces are sent to by OTLP over gRPC, such as http://127.0.0.1:4317; none: no traces [default: none]
+    #[arg(long, value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
+    /// Share of calls that are traced though their client does not say so, 0 to 1 [default: 0.01]
+    #[arg(long, value_name = "SHARE")]
+    pub trace_sample: Option<String>,
     /// Most connections at a time; further ones wait [default: 10240]
     #[arg(long, value_name = "COUNT", help_heading = "Limits")]
     pub max_connections: Option<String>,
@@ -120,7 +126,7 @@ pub struct ServeArgs {
 }
 
 /// All keys: of the file as they are, of the environment in capitals behind `SAGAD_`, of the command line with dashes.
-pub const KEYS: [&str; 35] = [
+pub const KEYS: [&str; 37] = [
     "listen",
     "data",
     "restart_grace",
@@ -134,6 +140,8 @@ pub const KEYS: [&str; 35] = [
     "principals",
     "reflection",
     "ops_listen",
+    "otlp_endpoint",
+    "trace_sample",
     "max_connections",
     "preface_timeout",
     "max_concurrent_streams",
@@ -175,6 +183,8 @@ impl ServeArgs {
             "principals" => &self.principals,
             "reflection" => &self.reflection,
             "ops_listen" => &self.ops_listen,
+            "otlp_endpoint" => &self.otlp_endpoint,
+            "trace_sample" => &self.trace_sample,
             "max_connections" => &self.max_connections,
             "preface_timeout" => &self.preface_timeout,
             "max_concurrent_streams" => &self.max_concurrent_streams,

@@ -55,6 +55,8 @@ pub const DRAIN_GRACE: Span = Span::from_secs(10);
 pub const DRAIN_GRACE_MIN: Span = Span::from_secs(1);
 /// Longest drain grace.
 pub const DRAIN_GRACE_MAX: Span = Span::from_secs(600);
+/// The share of calls that are traced when nothing is said: enough to see what is usual, little enough to cost nothing.
+pub const TRACE_SAMPLE: f64 = 0.01;
 /// What is logged when nothing is said.
 pub const LOG: &str = "info";
 
@@ -91,6 +93,10 @@ pub struct Config {
     pub retention: Retention,
     /// Where metrics and probes are served, if they are. Port 0: any free one.
     pub ops_listen: Option<SocketAddr>,
+    /// The collector that traces are sent to by OTLP over gRPC, if there is one.
+    pub otlp_endpoint: Option<String>,
+    /// The share of calls that are traced though their client does not say so: 0 to 1.
+    pub trace_sample: f64,
     /// What the daemon bounds.
     pub limits: Limits,
 }
@@ -152,6 +158,8 @@ impl Config {
             insecure: sources.read("insecure", false, value::flag, setting::flag)?,
             security: Security::read(sources)?,
             ops_listen: sources.read("ops_listen", None, value::address_or_none, setting::optional)?,
+            otlp_endpoint: sources.read("otlp_endpoint", None, value::url_or_none, setting::optional)?,
+            trace_sample: sources.read("trace_sample", TRACE_SAMPLE, value::share, setting::text)?,
             limits: Limits::read(sources)?,
             retention: Retention::read(sources)?,
         };

@@ -33,6 +33,8 @@ fn nothing_said_gives_the_defaults() {
     let config = merge(&[], &[], None).unwrap();
     let expected = Config {
         ops_listen: None,
+        otlp_endpoint: None,
+        trace_sample: 0.01,
         listen: LISTEN.parse().unwrap(),
         data: DATA.into(),
         restart_grace: RESTART_GRACE,
@@ -75,6 +77,9 @@ fn every_key_can_be_said_in_all_three_ways() {
             "insecure" => ("true", "false"),
             "reflection" => ("false", "true"),
             "principals" => ("/p", ""),
+            "ops_listen" => ("[::1]:7", ""),
+            "otlp_endpoint" => ("http://[::1]:7", ""),
+            "trace_sample" => ("0.5", "0.25"),
             // Beyond what any machine has by default.
             "network_threads" => ("61", "60"),
             "max_call_bytes" => ("128MiB", "64MiB"),

@@ -30,6 +30,26 @@ pub(super) fn address_or_none(text: &str) -> Parsed<Option<SocketAddr>> {
     if text.is_empty() { Ok(None) } else { address(text).map(Some) }
 }
 
+/// The address of a gRPC server, or nothing at all.
+pub(super) fn url_or_none(text: &str) -> Parsed<Option<String>> {
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    match rest {
+        None if text.is_empty() => Ok(None),
+        Some(rest) if rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '[') && !rest.contains('@') => {
+            Ok(Some(text.to_owned()))
+        }
+        Some(_) | None => {
+            Err("is not an address such as http://127.0.0.1:4317 or https://collector.example:4317".to_owned())
+        }
+    }
+}
+
+/// A share of a whole.
+pub(super) fn share(text: &str) -> Parsed<f64> {
+    let share = text.parse::<f64>().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "is not a share between 0 and 1, such as \"0.01\"".to_owned())
+}
+
 /// A path.
 pub(super) fn path(text: &str) -> Parsed<PathBuf> {
     if text.is_empty() { Err("is empty: a directory is needed".to_owned()) } else { Ok(text.into()) }

@@ -97,7 +97,8 @@ impl Desk {
     async fn carry_out(&self, rpc: &'static str, subject: &str, request: Request) -> Result<Answer, Problem> {
         let store = self.slot.get()?;
         let told = notes::about(subject);
-        let outcome = store.submit(request).await;
+        let timing = notes::traced(&request.command);
+        let outcome = store.submit_timed(request, timing).await;
         // An item of a stream, which has no end of its own to be told of.
         if !told {
             debug!(rpc, task_id = subject, accepted = outcome.is_ok(), "item");

@@ -21,6 +21,7 @@ mod ops;
 mod process;
 mod retention;
 mod threads;
+mod trace;
 
 #[cfg(test)]
 mod tests;
@@ -40,6 +41,7 @@ use notify::Manager;
 use observe::ObserveLayer;
 use ops::{Facts, Ops};
 use threads::Threads;
+use trace::{FLUSH, SpanCounts, Tracer};
 
 pub use process::{command, serve};
 
@@ -63,6 +65,9 @@ pub enum ServeError {
         /// Why.
         source: io::Error,
     },
+    /// Traces can't be sent to such an address.
+    #[error("traces can't be sent to otlp_endpoint: {0}")]
+    Traces(tonic::transport::Error),
     /// The contract's descriptors can't be served: a mistake in the build.
     #[error("reflection can't be served: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -127,9 +132,17 @@ async fn run_with(
     let (health, health_service) = Health::not_serving().await;
     let mut routes = (backend.services)(streams.clone());
     routes.add_service(health_service);
-    let ops = start_ops(config, &backend.clock)?;
+    let spans = Arc::new(SpanCounts::default());
+    let ops = start_ops(config, &backend.clock, &spans)?;
+    let (tracer, sending) = match &config.otlp_endpoint {
+        None => (None, None),
+        Some(address) => {
+            let (tracer, sending) = Tracer::to(address, config.trace_sample, spans).map_err(ServeError::Traces)?;
+            (Some(tracer), Some(sending))
+        }
+    };
     let meters = ops.as_ref().map(|(ops, _)| ops.meters.clone());
-    let observe = ObserveLayer { meters, clock: backend.clock };
+    let observe = ObserveLayer { meters, tracer, clock: backend.clock };
     let mut front = Front::start(&config.limits, listener, threads, routes, &security, observe)?;
     // Until this is dropped, behind all else.
     let ops = match ops {
@@ -177,8 +190,11 @@ async fn run_with(
     if let Some((ops, _)) = &ops {
         ops.ending();
     }
-    let ending = Ending { grace: config.drain_grace.to_std(), health, streams, front };
-    match (outcome, store) {
+    let whole = config.drain_grace.to_std();
+    // The last traces have their part of the grace, too.
+    let grace = if sending.is_some() { whole - FLUSH.min(whole / 4) } else { whole };
+    let ending = Ending { grace, health, streams, front };
+    let outcome = match (outcome, store) {
         // A store that failed answers nothing more, and can't be closed.
         (Err(error @ ServeError::Store(_)), _) => {
             ending.without_store().await;
@@ -189,17 +205,26 @@ async fn run_with(
             ending.without_store().await;
             outcome
         }
+    };
+    if let Some(sending) = sending {
+        sending.end(whole - grace).await;
     }
+    outcome
 }
 
 /// The operators' listener, if there is to be one.
-fn start_ops(config: &Config, clock: &Arc<dyn Clock>) -> Result<Option<(Arc<Ops>, TcpListener)>, ServeError> {
+fn start_ops(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+    spans: &Arc<SpanCounts>,
+) -> Result<Option<(Arc<Ops>, TcpListener)>, ServeError> {
     let Some(address) = config.ops_listen else { return Ok(None) };
     let socket = process::bind(address).map_err(|source| ServeError::OpsListener { address, source })?;
     let facts = Facts {
         data: config.data.clone(),
         max_wal_bytes: config.limits.max_wal_bytes,
         max_connections: config.limits.max_connections,
+        spans: spans.clone(),
     };
     Ok(Some((Ops::new(facts, &**clock)?, socket)))
 }

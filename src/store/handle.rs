@@ -29,7 +29,7 @@ use crate::{
 use super::{
     EventQuery, ListQuery, Moment, Reader, SagaKey, SagaPage, Stats, StoreError, Tail,
     post::Reply,
-    vitals::{LogMeter, Meter, Vitals, WatchKind, Watching},
+    vitals::{LogMeter, Meter, Step, Timing, Vitals, WatchKind, Watching},
     waiters::Waiting,
 };
 
@@ -61,6 +61,8 @@ pub(super) struct Submission {
     pub(super) request: Request,
     pub(super) arrival: Timestamp,
     pub(super) answer: Reply,
+    /// Where it is noted how far it is, if somebody asked for that.
+    pub(super) timing: Option<Arc<Timing>>,
     /// Held until the change is written and answered.
     _room: Room,
 }
@@ -141,6 +143,11 @@ impl Store {
 
     /// Submits a change and waits for its commit. When the future is dropped, the change may still happen.
     pub async fn submit(&self, request: Request) -> Result<Answer, StoreError> {
+        self.submit_timed(request, None).await
+    }
+
+    /// The same, with a record of when it got where.
+    pub async fn submit_timed(&self, request: Request, timing: Option<Arc<Timing>>) -> Result<Answer, StoreError> {
         let refused = &self.shared.meter.refused;
         let Some(_room) = Room::take(&self.taken, request.command.weight()) else {
             refused.no_room.fetch_add(1, Ordering::Relaxed);
@@ -149,7 +156,10 @@ impl Store {
         let (answer, answered) = Reply::expected();
         let arrival = self.shared.clock.now();
         self.shared.meter.asked(&request.command, arrival);
-        let submission = Submission { request, arrival, answer, _room };
+        if let Some(timing) = &timing {
+            timing.reached(Step::Queued, arrival);
+        }
+        let submission = Submission { request, arrival, answer, timing, _room };
         match self.intake.try_send(Message::Submit(submission)) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => {

@@ -33,7 +33,7 @@ use super::{
     inbox::Inbox,
     post::{Reply, send_all},
     rows::{Opening, Rows, RowsError},
-    vitals::{Batch, Tally},
+    vitals::{Batch, Step, Tally, Timing},
     waiters::{Waiter, Waiters, Waiting},
 };
 
@@ -379,9 +379,18 @@ impl<R: Rows> Writer<R> {
     ) -> Result<Committed, (RowsError, bool)> {
         let before = |error| (error, false);
         self.engine.begin().map_err(before)?;
+        let mut timed: Vec<Arc<Timing>> = Vec::new();
         for submission in batch {
             self.time = self.time.max(submission.arrival);
-            match self.execute(&submission) {
+            if let Some(timing) = &submission.timing {
+                timing.reached(Step::Taken, self.shared.clock.now());
+            }
+            let executed = self.execute(&submission);
+            if let Some(timing) = &submission.timing {
+                timing.reached(Step::Judged, self.shared.clock.now());
+                timed.push(timing.clone());
+            }
+            match executed {
                 Ok(Some(outcome)) => answered.push((submission.answer, outcome)),
                 Ok(None) => self.hold(submission, answered),
                 Err(error) => {
@@ -404,7 +413,12 @@ impl<R: Rows> Writer<R> {
         }
         let commit_begun = self.shared.clock.now();
         let events = self.engine.commit().map_err(|error| (error, true))?;
-        Ok(Committed { events, commit_begun, committed: self.shared.clock.now() })
+        let committed = self.shared.clock.now();
+        for timing in timed {
+            timing.reached(Step::Committing, commit_begun);
+            timing.reached(Step::Committed, committed);
+        }
+        Ok(Committed { events, commit_begun, committed })
     }
 
     /// Executes one command; `None` if it is to be held.

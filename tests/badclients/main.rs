@@ -15,7 +15,6 @@ mod raw;
 mod readers;
 mod siege;
 #[path = "../support/mod.rs"]
-#[allow(unused_imports, reason = "one part of it is of use here")]
 mod support;
 mod watchers;
 

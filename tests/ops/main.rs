@@ -2,12 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says by panicking that something is wrong")]
 
-#[allow(unused_imports, reason = "a part of it is used here")]
 #[path = "../support/mod.rs"]
 mod support;
 
+mod deployed;
 mod load;
 mod logs;
 mod metrics;
 mod page;
 mod probes;
+mod traces;

@@ -96,6 +96,11 @@ impl Metrics {
         types.map(|line| line.split_once(' ').unwrap()).collect()
     }
 
+    /// The names of all labels.
+    pub fn labels_anywhere(&self) -> Vec<String> {
+        self.types().into_keys().flat_map(|name| self.labels(name)).collect()
+    }
+
     /// The names of a metric's labels, in order; `le` left out.
     pub fn labels(&self, metric: &str) -> Vec<String> {
         let mut names: Vec<String> = Vec::new();

@@ -283,7 +283,7 @@ fn beyond_the_machine_both_are_needed() {
     ] {
         let mut launch = Launch::on(directory.path()).args(&more);
         launch.listen = "0.0.0.0:0".to_owned();
-        let mut daemon = launch.start();
+        let daemon = launch.start();
         assert_eq!(daemon.log().contains("in plain text"), warned);
     }
 }

@@ -42,6 +42,7 @@ const TABLE: &[(&str, &str)] = &[
     ("ListQueues", "-ora"),
     ("PurgeSagas", "---a"),
     ("Backup", "---a"),
+    ("GetVitals", "-ora"),
     ("Quarantine as holder", "w--a"),
 ];
 const ROLES: [&str; 4] = ["worker", "operator", "reader", "admin"];
@@ -87,7 +88,9 @@ fn request(rpc: &str, name: &str) -> Vec<u8> {
         "PauseQueue" => bytes!(PauseQueueRequest { queue, actor }),
         "ResumeQueue" => bytes!(ResumeQueueRequest { queue, actor }),
         "PurgeSagas" => bytes!(PurgeSagasRequest { older_than: crate::support::secs(1), actor, validate_only: true }),
-        "ListSagas" | "WatchEvents" | "GetStats" | "GetServerInfo" | "ListQueues" | "Backup" => Vec::new(),
+        "ListSagas" | "WatchEvents" | "GetStats" | "GetServerInfo" | "GetVitals" | "ListQueues" | "Backup" => {
+            Vec::new()
+        }
         other => panic!("no request of {other} is known here: add it, and its row to the table"),
     }
 }

@@ -92,11 +92,14 @@ fn says(address: SocketAddr, bytes: &[u8]) -> (Vec<u8>, Duration) {
     (answer, begun.elapsed())
 }
 
-/// A ClientHello of this version with one cipher suite of that time.
+/// A ClientHello of this version that lacks nothing which version 1.2 needs: ECDHE with ECDSA and AES, P-256, SHA-256.
 fn hello(version: u8) -> Vec<u8> {
     let mut body = vec![3, version];
     body.extend([7; 32]);
-    body.extend([0, 0, 4, 0xc0, 0x13, 0xc0, 0x09, 1, 0]);
+    body.extend([0, 0, 2, 0xc0, 0x2b, 1, 0]);
+    let extensions = [0, 13, 0, 4, 0, 2, 4, 3, 0, 10, 0, 4, 0, 2, 0, 23, 0, 11, 0, 2, 1, 0];
+    body.extend([0, extensions.len() as u8]);
+    body.extend(extensions);
     let length = body.len() as u8;
     [&[0x16, 3, 1, 0, length + 4, 1, 0, 0, length][..], &body].concat()
 }
@@ -111,6 +114,8 @@ async fn old_versions_and_silent_peers_are_closed() {
         // An alert: fatal, protocol_version.
         assert!(answer.len() >= 7 && answer[0] == 0x15 && answer[5..7] == [2, 70], "TLS 1.{}: {answer:?}", version - 1);
     }
+    let (answer, _) = tokio::task::spawn_blocking(move || says(address, &hello(3))).await.unwrap();
+    assert_eq!(answer[0], 0x16, "the same of TLS 1.2 is answered: {answer:?}");
     // As many as there are places, silent before and in the middle of the handshake: each gives its place back.
     let half = &hello(3)[..20];
     let silent: Vec<_> = (0..8)
@@ -176,7 +181,7 @@ async fn a_certificate_is_a_principal_and_a_token_decides() {
 #[tokio::test]
 async fn new_connections_get_the_new_certificate_and_old_ones_live_on() {
     let (old, new) = (Ca::new(), Ca::new());
-    let mut site = Site::start(&old, &[]);
+    let site = Site::start(&old, &[]);
     let kept = connect(site.address(), &old, None).await.unwrap();
     let mut watch =
         Client::new(kept.clone(), None).sagas.watch_stale(WatchStaleRequest::default()).await.unwrap().into_inner();

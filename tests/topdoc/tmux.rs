@@ -52,9 +52,14 @@ impl Tmux {
         self.told(&["capture-pane", "-p"])
     }
 
-    /// The same with the codes of colours.
-    pub fn coloured_screen(&self) -> String {
-        self.told(&["capture-pane", "-p", "-e"])
+    /// Whether anything on it has a colour other than the terminal's own.
+    pub fn is_coloured(&self) -> bool {
+        let screen = self.told(&["capture-pane", "-p", "-e"]);
+        let codes = screen.split("\u{1b}[").skip(1).filter_map(|code| code.split('m').next());
+        codes.flat_map(|code| code.split(';')).any(|code| {
+            let code: u8 = code.parse().unwrap_or(0);
+            (30..=38).contains(&code) || (90..=97).contains(&code)
+        })
     }
 
     /// Presses keys by their names.

@@ -10,6 +10,7 @@ mod keys;
 mod model;
 mod once;
 mod query;
+mod rows;
 pub mod sight;
 mod terminal;
 mod update;

@@ -6,6 +6,7 @@ use super::{
     ask::{Ask, Step, pointless},
     keys::Key,
     model::{Effect, Focus, Model, Typing, view},
+    rows::Chosen,
     verb::{Subject, Verb},
 };
 use crate::proto::RecoveryDecision;
@@ -96,7 +97,7 @@ impl Model {
     /// Asks for the first page of something else.
     fn first_page(&mut self, change: impl FnOnce(&mut super::query::Query)) -> Vec<Effect> {
         self.pages.clear();
-        self.saga = super::model::Chosen::default();
+        self.saga = Chosen::default();
         self.look(|query| {
             query.page_token.clear();
             change(query);
@@ -109,13 +110,13 @@ impl Model {
         let current = self.sight.as_ref().is_some_and(|sight| sight.number == self.query.number);
         let Some(next) = next.filter(|_| current) else { return Vec::new() };
         self.pages.push(self.query.page_token.clone());
-        self.saga = super::model::Chosen::default();
+        self.saga = Chosen::default();
         self.look(|query| query.page_token = next)
     }
 
     fn previous_page(&mut self) -> Vec<Effect> {
         let Some(before) = self.pages.pop() else { return Vec::new() };
-        self.saga = super::model::Chosen::default();
+        self.saga = Chosen::default();
         self.look(|query| query.page_token = before)
     }
 

@@ -91,6 +91,8 @@ fn the_file_says_why_and_tells_the_bounds() {
         "reflection",
         "retention_export",
         "ops_listen",
+        "otlp_endpoint",
+        "trace_sample",
     ];
     let rest: Vec<_> = KEYS.iter().filter(|key| !bounded.iter().any(|bounded| bounded == *key)).collect();
     assert!(rest.iter().all(|key| unbounded.contains(key)), "no bounds are told for one of {rest:?}");

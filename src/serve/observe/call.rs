@@ -10,7 +10,13 @@ use super::{
     layer::ObserveLayer,
     meters::{CODES, Meters},
 };
-use crate::{clock::Clock, domain::time::Timestamp, grpc::Notes, listen::Line};
+use crate::{
+    clock::Clock,
+    domain::time::{Span, Timestamp},
+    grpc::Notes,
+    listen::Line,
+    serve::trace::{CallSpan, Context, Tracer, sample},
+};
 
 /// Who reads log lines of calls.
 pub(super) const TARGET: &str = "sagad::calls";
@@ -20,16 +26,18 @@ pub(super) struct Call {
     clock: Arc<dyn Clock>,
     begun: Timestamp,
     meters: Option<(Arc<Meters>, usize)>,
-    line: Option<LogLine>,
+    told: Option<Told>,
     ended: bool,
 }
 
-/// What the call's log line tells beside its end.
-struct LogLine {
-    path: String,
+/// What is told of the call by itself: in a log line, in a trace, or in both.
+struct Told {
+    rpc: String,
     peer: Option<SocketAddr>,
     trace_id: Option<String>,
     notes: Arc<Notes>,
+    logged: bool,
+    traced: Option<(Tracer, Context)>,
 }
 
 impl Call {
@@ -37,25 +45,30 @@ impl Call {
     pub(super) fn begin(layer: &ObserveLayer, request: &Request<Body>) -> Option<Self> {
         let path = request.uri().path();
         let meters = layer.meters.as_ref().map(|meters| (meters.clone(), meters.place(path)));
-        let line = tracing::enabled!(target: TARGET, Level::DEBUG).then(|| LogLine {
-            path: path.trim_start_matches('/').to_owned(),
+        let logged = tracing::enabled!(target: TARGET, Level::DEBUG);
+        let traced =
+            layer.tracer.as_ref().and_then(|tracer| Some((tracer.clone(), sample(request.headers(), tracer.share)?)));
+        let told = (logged || traced.is_some()).then(|| Told {
+            rpc: path.trim_start_matches('/').to_owned(),
             peer: request.extensions().get::<Arc<Line>>().map(|line| line.peer()),
             trace_id: trace_id(request.headers()).map(str::to_owned),
-            notes: Arc::default(),
+            notes: Notes::new(traced.is_some()),
+            logged,
+            traced,
         });
-        if meters.is_none() && line.is_none() {
+        if meters.is_none() && told.is_none() {
             return None;
         }
         if let Some((meters, place)) = &meters {
             meters.begin(*place);
         }
         let clock = layer.clock.clone();
-        Some(Call { begun: clock.now(), clock, meters, line, ended: false })
+        Some(Call { begun: clock.now(), clock, meters, told, ended: false })
     }
 
     /// Where its handler notes what it is about, if anyone reads that.
     pub(super) fn notes(&self) -> Option<Arc<Notes>> {
-        self.line.as_ref().map(|line| line.notes.clone())
+        self.told.as_ref().map(|told| told.notes.clone())
     }
 
     /// Looks for its end in headers or trailers.
@@ -69,17 +82,29 @@ impl Call {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        let took = self.clock.now().since(self.begun);
+        let ended = self.clock.now();
+        let took = ended.since(self.begun);
         if let Some((meters, place)) = &self.meters {
             meters.end(*place, code, took);
         }
-        if let Some(LogLine { path, peer, trace_id, notes }) = &self.line {
-            let peer = peer.map(|peer| peer.to_string());
-            let task_id = notes.subject();
-            let (rpc, code, micros) = (path.as_str(), CODES[code as usize], took.micros());
-            let (task_id, trace_id) = (task_id.as_deref(), trace_id.as_deref());
-            debug!(target: TARGET, rpc, code, task_id, micros, peer = peer.as_deref(), trace_id, "call");
+        let Some(told) = &self.told else { return };
+        if told.logged {
+            told.log(code, took);
         }
+        if let Some((tracer, context)) = &told.traced {
+            let distance = self.clock.utc().micros().saturating_sub(self.clock.now().micros());
+            let (rpc, peer, notes, code_name) = (told.rpc.as_str(), told.peer, &*told.notes, CODES[code as usize]);
+            CallSpan { context, rpc, peer, code, code_name, begun: self.begun, ended, distance, notes }.send(tracer);
+        }
+    }
+}
+
+impl Told {
+    fn log(&self, code: Code, took: Span) {
+        let (peer, task_id) = (self.peer.map(|peer| peer.to_string()), self.notes.subject());
+        let (peer, task_id, trace_id) = (peer.as_deref(), task_id.as_deref(), self.trace_id.as_deref());
+        let (rpc, code, micros) = (self.rpc.as_str(), CODES[code as usize], took.micros());
+        debug!(target: TARGET, rpc, code, task_id, micros, peer, trace_id, "call");
     }
 }
 

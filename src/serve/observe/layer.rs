@@ -13,13 +13,15 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 
 use super::{body::Observed, call::Call, meters::Meters};
-use crate::{clock::Clock, grpc::Notes};
+use crate::{clock::Clock, grpc::Notes, serve::trace::Tracer};
 
 /// Looks at all calls of a server.
 #[derive(Clone)]
 pub(in crate::serve) struct ObserveLayer {
     /// Where they are counted, if they are.
     pub(in crate::serve) meters: Option<Arc<Meters>>,
+    /// What takes spans, if there is such a one.
+    pub(in crate::serve) tracer: Option<Tracer>,
     /// What tells how long they take.
     pub(in crate::serve) clock: Arc<dyn Clock>,
 }

@@ -37,6 +37,7 @@ pub(super) async fn all(ops: &Ops) -> Sheet {
     disk(&mut sheet, ops);
     calls(&mut sheet, ops);
     connections(&mut sheet, ops);
+    spans(&mut sheet, ops);
     if let Some(store) = ops.store.get() {
         let kept = ops.stats.read(store).await;
         // Behind the counts, which may have taken a while.
@@ -143,6 +144,18 @@ fn connections(sheet: &mut Sheet, ops: &Ops) {
         "Client connections that the daemon ended: no TLS, no HTTP/2, too late, cut",
         ended,
     );
+}
+
+fn spans(sheet: &mut Sheet, ops: &Ops) {
+    let spans = &ops.spans;
+    sheet.counter(
+        "sagad_spans_exported",
+        "Spans of traces that the collector took",
+        one(spans.exported.load(Relaxed) as f64),
+    );
+    let dropped = [("queue_full", &spans.queue_full), ("not_taken", &spans.not_taken)];
+    let dropped = dropped.map(|(reason, count)| (label("reason", reason), count.load(Relaxed) as f64));
+    sheet.counter("sagad_spans_dropped", "Spans that were dropped, because the collector is slow or away", dropped);
 }
 
 fn histogram(sheet: &mut Sheet, name: &'static str, help: &'static str, scale: f64, buckets: &Buckets) {

@@ -24,7 +24,7 @@ use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 
-use super::{calls::Methods, observe::Meters};
+use super::{calls::Methods, observe::Meters, trace::SpanCounts};
 use crate::{
     clock::Clock,
     domain::time::{Span, Timestamp},
@@ -47,6 +47,7 @@ pub(super) struct Ops {
     lines: OnceLock<Lines>,
     store: OnceLock<Store>,
     stats: StatsKept,
+    spans: Arc<SpanCounts>,
     ending: AtomicBool,
 }
 
@@ -55,6 +56,7 @@ pub(super) struct Facts {
     pub(super) data: PathBuf,
     pub(super) max_wal_bytes: u64,
     pub(super) max_connections: usize,
+    pub(super) spans: Arc<SpanCounts>,
 }
 
 impl Ops {
@@ -63,7 +65,7 @@ impl Ops {
     /// # Errors
     /// A descriptor that can't be read: a mistake in the build.
     pub(super) fn new(facts: Facts, clock: &dyn Clock) -> Result<Arc<Self>, prost_reflect::DescriptorError> {
-        let Facts { data, max_wal_bytes, max_connections } = facts;
+        let Facts { data, max_wal_bytes, max_connections, spans } = facts;
         Ok(Arc::new(Ops {
             data,
             max_wal_bytes,
@@ -73,6 +75,7 @@ impl Ops {
             lines: OnceLock::new(),
             store: OnceLock::new(),
             stats: StatsKept::default(),
+            spans,
             ending: AtomicBool::new(false),
         }))
     }
@@ -145,7 +148,7 @@ mod tests {
     #[test]
     fn it_is_live_while_the_writer_turns_and_ready_while_it_stays() {
         let clock = Arc::new(ManualClock::default());
-        let facts = Facts { data: ".".into(), max_wal_bytes: 1, max_connections: 1 };
+        let facts = Facts { data: ".".into(), max_wal_bytes: 1, max_connections: 1, spans: Arc::default() };
         let ops = Ops::new(facts, &*clock).unwrap();
         let wrong = |ops: &Ops| {
             let checks = ops.checks();

@@ -6,6 +6,7 @@
 mod histogram;
 mod queues;
 mod snapshot;
+mod timing;
 mod watches;
 
 use std::sync::{
@@ -25,6 +26,7 @@ use crate::domain::{
 pub use histogram::{Buckets, Minute};
 pub use queues::{Asking, QueueVitals};
 pub use snapshot::{Checkpoint, ClockVitals, LogVitals, Outcome, Refusals, Vitals, WatchVitals};
+pub use timing::{Step, Timing};
 pub use watches::{WatchKind, Watching};
 
 use histogram::{BATCH_SIZES, Histogram, MICROS, Sliding};

@@ -91,7 +91,9 @@ pub(super) fn clock(facts: &Facts) -> Vec<Finding> {
     if off.abs() < OFFSET_FINE && !stepped {
         return Vec::new();
     }
-    let mut seen = format!("the coordinator's clock is {off:+.1} s from the machine's UTC");
+    // There is no such thing as a minus of nothing.
+    let told = if off.abs() < 0.05 { 0.0 } else { off };
+    let mut seen = format!("the coordinator's clock is {told:+.1} s from the machine's UTC");
     if clock.steps > 0 {
         let (last, ago) = (seconds(clock.last_step.as_ref()), facts.since(clock.last_step_time.as_ref()));
         let times = counted(clock.steps, "time");

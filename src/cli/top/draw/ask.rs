@@ -86,10 +86,13 @@ fn lines(ask: &Ask) -> Vec<Line<'static>> {
     }
 }
 
-/// The request, word for word.
+/// The request, word for word: a field a line.
 fn sent(action: &Action) -> Vec<Line<'static>> {
-    match action.rendered() {
-        Ok((rpc, json)) => vec![Line::raw(format!("will send {rpc}:")), Line::raw(printable(&json))],
-        Err(error) => vec![Line::styled(error.text("").unwrap_or_default(), ALARM)],
-    }
+    let (rpc, fields) = match action.rendered() {
+        Ok((rpc, json)) => (rpc, serde_json::from_str::<serde_json::Map<_, _>>(&json).unwrap_or_default()),
+        Err(error) => return vec![Line::styled(error.text("").unwrap_or_default(), ALARM)],
+    };
+    let mut lines = vec![Line::raw(format!("will send {rpc}:"))];
+    lines.extend(fields.iter().map(|(name, value)| Line::raw(printable(&format!("  \"{name}\": {value}")))));
+    lines
 }

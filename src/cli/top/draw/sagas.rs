@@ -13,6 +13,7 @@ use crate::{
         text::{or_dash, printable},
         top::{
             model::{Focus, Model},
+            rows::Sort,
             sight::micros,
         },
     },
@@ -45,7 +46,7 @@ fn title(model: &Model, rows: usize) -> String {
     if !model.pages.is_empty() || more {
         title.push_str(&format!(", page {}{}", model.pages.len() + 1, if more { " (> next)" } else { "" }));
     }
-    if model.sort != super::super::model::Sort::Created || model.reversed {
+    if model.sort != Sort::Created || model.reversed {
         let by = if more || !model.pages.is_empty() { "on this page by" } else { "by" };
         let reversed = if model.reversed { ", reversed" } else { "" };
         title.push_str(&format!(", {by} {}{reversed}", model.sort.name()));

@@ -121,10 +121,11 @@ mod tests {
     fn the_least_important_column_goes_first() {
         let columns = [text("TASK", 9, 40), figures("TRY", 1), text("OWNER", 5, 40)];
         let row = ["fix-7", "1", "worker-3"].map(|cell| (cell.to_owned(), Style::new())).to_vec();
-        assert_eq!(widths(&columns, std::slice::from_ref(&row), 40), [5, 3, 8]);
-        assert_eq!(widths(&columns, std::slice::from_ref(&row), 17), [5, 0, 8]);
-        assert_eq!(widths(&columns, std::slice::from_ref(&row), 10), [5, 0, 0]);
-        assert_eq!(widths(&columns, &[row], 3), [3, 0, 0]);
+        let rows = [row];
+        assert_eq!(widths(&columns, &rows, 40), [5, 3, 8]);
+        assert_eq!(widths(&columns, &rows, 17), [5, 0, 8]);
+        assert_eq!(widths(&columns, &rows, 10), [5, 0, 0]);
+        assert_eq!(widths(&columns, &rows, 3), [3, 0, 0]);
     }
 
     #[test]

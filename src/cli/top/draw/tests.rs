@@ -224,9 +224,13 @@ fn a_verb_shows_what_it_sends_and_sends_that_once() {
     seen(&mut model, at, vec![saga("fix-8", -5, true)]);
     assert_eq!(press(&mut model, "rrrebooted\n"), []);
     let text = screen(&model, 160, 40);
-    for part in
-        ["will send Recover:", "\"taskId\":\"fix-8\"", "\"reason\":\"rebooted\"", "\"fencingToken\":\"42\"", "y: do it"]
-    {
+    for part in [
+        "will send Recover:",
+        "\"taskId\": \"fix-8\"",
+        "\"reason\": \"rebooted\"",
+        "\"fencingToken\": \"42\"",
+        "y: do it",
+    ] {
         assert!(text.contains(part), "{part}:\n{text}");
     }
     let effects = press(&mut model, "yyy");

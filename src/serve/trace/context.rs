@@ -1,0 +1,98 @@
+//! Which trace a call belongs to, as its client says (W3C Trace Context), and whether it is sampled.
+
+use http::HeaderMap;
+use rand::RngExt;
+
+/// The place of one call's span.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::serve) struct Context {
+    pub(super) trace_id: [u8; 16],
+    /// The client's span; none: the call begins a trace.
+    pub(super) parent: Option<[u8; 8]>,
+    pub(super) state: String,
+}
+
+/// The longest `tracestate` that is passed on. (W3C Trace Context, 3.3.1.5)
+const STATE_BYTES: usize = 512;
+
+/// Where a call's span belongs; none: it is not sampled. A client that traces decides for its calls; of the others a
+/// `share` is sampled.
+pub(in crate::serve) fn sample(headers: &HeaderMap, share: f64) -> Option<Context> {
+    if let Some((trace_id, parent, sampled)) = parent(headers) {
+        return sampled.then(|| Context { trace_id, parent: Some(parent), state: state(headers) });
+    }
+    let mut random = rand::rng();
+    let sampled = random.random_bool(share.clamp(0.0, 1.0));
+    sampled.then(|| Context { trace_id: random.random(), parent: None, state: String::new() })
+}
+
+/// The trace, the span, and whether it is sampled. What is malformed is as if it were not there.
+fn parent(headers: &HeaderMap) -> Option<([u8; 16], [u8; 8], bool)> {
+    let mut parts = headers.get("traceparent")?.to_str().ok()?.split('-');
+    let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let ([version], [flags]) = (bytes::<1>(version)?, bytes::<1>(flags)?);
+    // Later versions may have more parts; this one has not.
+    if version == 0xff || (version == 0 && parts.next().is_some()) {
+        return None;
+    }
+    let (trace, span) = (bytes::<16>(trace)?, bytes::<8>(span)?);
+    (trace != [0; 16] && span != [0; 8]).then_some((trace, span, flags & 1 == 1))
+}
+
+/// Lower-case hexadecimal digits, exactly so many.
+fn bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
+    if text.len() != 2 * N || !text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (place, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * place..2 * place + 2], 16).ok()?;
+    }
+    Some(bytes)
+}
+
+fn state(headers: &HeaderMap) -> String {
+    let states: Vec<_> = headers.get_all("tracestate").iter().filter_map(|state| state.to_str().ok()).collect();
+    let state = states.join(",");
+    if state.len() > STATE_BYTES { String::new() } else { state }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+
+    fn sampled(value: &str, share: f64) -> Option<Context> {
+        let mut headers = HeaderMap::new();
+        headers.insert("traceparent", value.parse().unwrap());
+        headers.insert("tracestate", "a=b".parse().unwrap());
+        sample(&headers, share)
+    }
+
+    #[test]
+    fn a_client_that_traces_decides() {
+        let context = sampled(&format!("00-{TRACE}-b7ad6b7169203331-01"), 0.0).unwrap();
+        assert_eq!((context.trace_id[0], context.trace_id[15], context.state.as_str()), (0x0a, 0x9c, "a=b"));
+        assert_eq!(context.parent, Some([0xb7, 0xad, 0x6b, 0x71, 0x69, 0x20, 0x33, 0x31]));
+        assert_eq!(sampled(&format!("00-{TRACE}-b7ad6b7169203331-00"), 1.0), None);
+        assert!(sampled(&format!("01-{TRACE}-b7ad6b7169203331-01-more"), 0.0).is_some(), "a later version");
+    }
+
+    #[test]
+    fn p12_what_is_malformed_is_not_there() {
+        for bad in [
+            "",
+            "00",
+            "00-x-y-01",
+            &format!("ff-{TRACE}-b7ad6b7169203331-01"),
+            &format!("00-{TRACE}-b7ad6b7169203331-01-more"),
+            &format!("00-{}-b7ad6b7169203331-01", TRACE.to_uppercase()),
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            &format!("00-{TRACE}-0000000000000000-01"),
+        ] {
+            assert_eq!(sampled(bad, 0.0), None, "{bad}");
+            assert!(sampled(bad, 1.0).is_some_and(|context| context.parent.is_none()), "{bad}");
+        }
+    }
+}
