@@ -21,7 +21,7 @@ use sagad::{
     },
     store::{
         EventQuery, ListQuery, Moment, QueueCounts, Reader, SagaKey, SagaPage, StoreError,
-        rows::{Candidate, Derived, Opening, RowId, Rows, RowsError, StoredAnswer},
+        rows::{Candidate, Derived, Opening, Removed, RowId, Rows, RowsError, StoredAnswer},
     },
 };
 
@@ -356,8 +356,12 @@ impl Rows for DiskRows {
         Ok(0)
     }
 
-    fn remove(&mut self, _: RowId) -> Result<(usize, Revision), RowsError> {
-        Ok((0, Revision::ZERO))
+    fn remove(&mut self, _: RowId) -> Result<Removed, RowsError> {
+        Ok(Removed::default())
+    }
+
+    fn shrink(&mut self) -> Result<bool, RowsError> {
+        Ok(false)
     }
 
     fn compact(&mut self, _: Revision) -> Result<(), RowsError> {
@@ -407,6 +411,10 @@ impl Reader for Disk {
             .collect();
         stale.sort_by_key(|(revision, _)| *revision);
         Ok(stale.into_iter().take(limit).map(|(revision, saga)| (revision, saga.clone())).collect())
+    }
+
+    fn ended(&self, _: State, _: Timestamp, _: usize) -> Result<Vec<Saga>, StoreError> {
+        Ok(Vec::new())
     }
 
     fn counts(&self, _: &Moment) -> Result<Vec<QueueCounts>, StoreError> {
