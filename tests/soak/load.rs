@@ -231,6 +231,7 @@ async fn watch_stale(address: SocketAddr, tally: Arc<Tally>) {
             let mut stream = stream.into_inner();
             let _ = tokio::time::timeout(Duration::from_millis(700), stream.message()).await;
         }
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 

@@ -155,7 +155,8 @@ impl Small {
         if mounted.is_ok_and(|output| output.status.success()) {
             return Some(Small(at.to_owned()));
         }
-        eprintln!("skipped: no file system can be mounted here");
+        assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "a tmpfs has to be mounted in CI, as root");
+        eprintln!("!!! SKIPPED, NOTHING WAS TESTED: a tmpfs can't be mounted !!!");
         None
     }
 }
