@@ -84,6 +84,8 @@ fn every_key_can_be_said_in_all_three_ways() {
             "network_threads" => ("61", "60"),
             "max_call_bytes" => ("128MiB", "64MiB"),
             "max_message_bytes" | "max_wal_bytes" => ("5MiB", "4MiB"),
+            "retention_export" => ("/e", ""),
+            _ if key.starts_with("retain_") => ("9d", "forever"),
             _ if key.ends_with("grace") || key.ends_with("timeout") || key.ends_with("interval") => ("9s", "8s"),
             _ => ("17", "16"),
         };

@@ -23,7 +23,6 @@ mod proxy;
 mod scene;
 mod service_config;
 mod situations;
-#[allow(unused_imports, reason = "the other targets that share it use them all")]
 #[path = "../support/mod.rs"]
 mod support;
 mod table;
