@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Why litestream is not used beside a daemon, with the best settings that were found (litestream.yml): docs/operations.md tells
+# Why litestream is not used beside a daemon, with settings that bound its log (litestream.yml): docs/operations.md tells
 # what this shows, and it fails when that is no longer so. Not a part of CI: it is about another program, which takes minutes
 # to build.
 #
