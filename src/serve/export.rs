@@ -34,7 +34,7 @@ impl Export {
     /// Nothing of these lines counts as written. The directory is not made: where it is missing, another file system may
     /// be meant to be there.
     pub(super) fn append(&self, lines: &str, now: Timestamp) -> io::Result<()> {
-        let (mut file, is_new) = self.open(now)?;
+        let mut file = self.open(now)?;
         let end = whole_lines(&mut file)?;
         file.set_len(end)?;
         file.seek(SeekFrom::Start(end))?;
@@ -44,11 +44,12 @@ impl Export {
             let _ = file.set_len(end);
             return Err(error);
         }
-        if is_new { File::open(&self.directory)?.sync_all() } else { Ok(()) }
+        // Each time: an earlier one may have made the file and failed before it came to this.
+        File::open(&self.directory)?.sync_all()
     }
 
-    /// The day's newest file, or the next if that is full; whether it is new.
-    fn open(&self, now: Timestamp) -> io::Result<(File, bool)> {
+    /// The day's newest file, or the next if that is full.
+    fn open(&self, now: Timestamp) -> io::Result<File> {
         let day = now.to_string().chars().take_while(|c| *c != 'T').collect::<String>();
         for number in 1.. {
             let path = self.directory.join(match number {
@@ -64,7 +65,7 @@ impl Export {
             if size.is_none_or(|size| size < self.file_bytes) {
                 let mut options = OpenOptions::new();
                 options.read(true).write(true).create(true).truncate(false).mode(0o600);
-                return Ok((options.open(&path)?, size.is_none()));
+                return options.open(&path);
             }
         }
         Err(io::Error::other("there are too many files"))

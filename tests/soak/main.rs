@@ -15,11 +15,15 @@ mod shrink;
 #[allow(dead_code, reason = "its other users need the rest")]
 #[path = "../disk/small.rs"]
 mod small;
+#[allow(dead_code, reason = "its other users need the rest")]
+#[path = "../support/tools.rs"]
+mod tools;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use daemon::{Launch, now};
+use daemon::{Launch, PATIENCE, now};
 use load::Load;
+use sagad::proto::{GetStatsRequest, SagaState};
 use samples::{Gauge, Samples};
 
 /// The log's bound in this test: small, so that it is reached again and again.
@@ -29,6 +33,24 @@ const SAMPLES: u32 = 60;
 
 fn setting(name: &str, default: f64) -> f64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
+}
+
+/// Waits until all that has ended was purged.
+async fn until_gone(address: SocketAddr) {
+    use SagaState::{Compensated, Completed, Failed, Quarantined};
+    let (mut sagas, begun) = (daemon::sagas(address).await, now());
+    loop {
+        let stats = sagas.get_stats(GetStatsRequest {}).await.unwrap().into_inner();
+        let states = stats.queues.iter().flat_map(|queue| &queue.states).filter(|state| state.count > 0);
+        let ended = |state: SagaState| [Completed, Failed, Compensated, Quarantined].contains(&state);
+        let left: Vec<_> = states.filter(|state| ended(state.state())).collect();
+        if left.is_empty() {
+            return;
+        }
+        // The longest age, and what a busy machine takes.
+        assert!(begun.elapsed() < 2 * PATIENCE, "they are never purged: {left:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -56,6 +78,7 @@ async fn nothing_grows_under_load_with_churn() {
         samples.add(gauge.sample(begun.elapsed(), load.done(), load.stored(address).await));
     }
     let failures = load.end().await;
+    until_gone(address).await;
     println!("{samples}");
     samples.keep();
     println!("{:.0} s: {} calls", begun.elapsed().as_secs_f64(), load.done());

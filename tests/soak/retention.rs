@@ -1,7 +1,9 @@
 //! Retention by the real daemon: what goes and what stays, what watches are told, and what is exported first.
 
 use std::{
+    collections::BTreeMap,
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -13,6 +15,7 @@ use tonic::Code;
 use crate::{
     daemon::{Launch, PATIENCE, Sagas, now, reason, sagas},
     small::{annotate, claim, create, get},
+    tools,
 };
 
 /// Waits until something holds.
@@ -58,6 +61,7 @@ fn exported(directory: &Path) -> Vec<Value> {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         assert_eq!(path.extension().unwrap(), "jsonl");
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o077, 0, "nobody else reads it");
         lines.extend(fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()));
     }
     lines
@@ -112,6 +116,86 @@ async fn a_saga_is_exported_before_it_goes() {
     let types: Vec<_> = events.iter().map(|event| event["type"].as_str().unwrap()).collect();
     assert_eq!(types, ["EVENT_TYPE_CREATED", "EVENT_TYPE_CLAIMED", "EVENT_TYPE_COMPLETED"]);
     daemon.terminate();
+}
+
+#[tokio::test]
+async fn each_state_has_its_age() {
+    let directory = tempfile::tempdir().unwrap();
+    let launch = Launch::on(directory.path()).arg("--retain-completed=1h").arg("--retain-quarantined=1s");
+    let (mut daemon, address) = launch.start();
+    let mut client = sagas(address).await;
+    completed(&mut client, "young").await;
+    parked(&mut client, "old").await;
+    until("the parked one is gone", || is_gone(&client, "old")).await;
+    get(&mut client, "young").await.expect("it stays, though it is older than the one that went");
+    let stats = client.get_stats(GetStatsRequest {}).await.unwrap().into_inner();
+    let mut counts: Vec<_> = stats.queues[0].states.iter().map(|count| (count.state(), count.count)).collect();
+    counts.retain(|(_, count)| *count > 0);
+    assert_eq!(counts, [(SagaState::Completed, 1)]);
+    daemon.terminate();
+}
+
+/// More than one step exports.
+#[tokio::test]
+async fn all_that_goes_is_exported_once_and_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let (data, export) = (directory.path().join("data"), directory.path().join("export"));
+    fs::create_dir(&export).unwrap();
+    let (mut daemon, address) = Launch::on(&data).start();
+    let mut client = sagas(address).await;
+    let mut ended = BTreeMap::new();
+    for number in 0..150 {
+        let saga = completed(&mut client, &format!("done-{number}")).await;
+        ended.insert(saga.task_id, saga.revision.to_string());
+    }
+    daemon.terminate();
+    let launch =
+        Launch::on(&data).arg("--retain-completed=1s").arg(&format!("--retention-export={}", export.display()));
+    let (mut daemon, address) = launch.start();
+    let client = sagas(address).await;
+    for task_id in ended.keys() {
+        until("it is gone", || is_gone(&client, task_id)).await;
+    }
+    daemon.terminate();
+    let lines = exported(&export);
+    assert_eq!(lines.len(), ended.len());
+    let told = lines.iter().map(|line| {
+        assert_eq!(line["events"].as_array().unwrap().len(), 3, "{line}");
+        let text = |field: &str| line["saga"][field].as_str().unwrap().to_owned();
+        (text("taskId"), text("revision"))
+    });
+    assert_eq!(told.collect::<BTreeMap<_, _>>(), ended);
+}
+
+#[tokio::test]
+async fn an_export_is_on_disk_before_the_purge_is_written() {
+    if !tools::are_there(&["strace"]) {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let (data, export) = (directory.path().join("data"), directory.path().join("export"));
+    fs::create_dir(&export).unwrap();
+    let trace = directory.path().join("trace");
+    let (mut daemon, address) = Launch::on(&data)
+        .arg("--retain-completed=1s")
+        .arg(&format!("--retention-export={}", export.display()))
+        .traced(&trace, &["-y", "-s", "0", "-e", "trace=write,pwrite64,fsync,fdatasync"])
+        .start();
+    let client = sagas(address).await;
+    completed(&mut client.clone(), "done").await;
+    until("it is gone", || is_gone(&client, "done")).await;
+    daemon.terminate();
+    until("the trace has its end", || async { fs::read_to_string(&trace).unwrap().contains(" +++ exited") }).await;
+    let text = fs::read_to_string(&trace).unwrap();
+    // What follows the export, up to the next change of the store: that is the purge.
+    let mut lines = text.lines().filter(|line| !line.contains("resumed>"));
+    lines.find(|line| line.contains("write(") && line.contains(".jsonl>")).expect("it is exported");
+    let is_purge = |line: &&str| line.contains("pwrite64(") && line.contains("sagad.db-wal>");
+    let between: Vec<_> = lines.take_while(|line| !is_purge(line)).collect();
+    for path in [".jsonl>".to_owned(), format!("{}>", export.display())] {
+        let is_synced = between.iter().any(|line| line.contains("sync(") && line.contains(&path));
+        assert!(is_synced, "{path} is not synced: {between:#?}");
+    }
 }
 
 #[tokio::test]

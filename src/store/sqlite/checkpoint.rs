@@ -94,9 +94,18 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Whether the log holds more than half of its bound, so that what can wait should.
-    pub fn is_behind(&self) -> bool {
-        self.meter.bytes.load(Ordering::Relaxed) / PAGE_BYTES > self.max_pages / 2
+    /// Whether a read keeps more than half of the log's bound in it, so that what can wait should. Where all of it can be
+    /// copied, the next commit begins it anew.
+    pub fn is_held(&mut self, connection: &Connection) -> Result<bool, RowsError> {
+        let pages = self.meter.bytes.load(Ordering::Relaxed) / PAGE_BYTES;
+        if pages <= self.max_pages / 2 {
+            return Ok(false);
+        }
+        let copied = connection.prepare_cached(sql::CHECKPOINT_PASSIVE).and_then(|mut statement| {
+            statement
+                .query_row([], |row| Ok(row.get::<_, i64>(0)? == 0 && row.get::<_, i64>(1)? == row.get::<_, i64>(2)?))
+        });
+        Ok(!copied.map_err(rows_error)?)
     }
 
     /// Copies everything and makes the next commit start the log anew. Waits for the bounded reads under way, and a

@@ -146,9 +146,11 @@ impl Rows for SqliteRows {
     }
 
     fn shrink(&mut self) -> Result<bool, RowsError> {
-        // What a long read keeps in the log is not added to.
-        if self.checkpoints.is_behind() {
-            return Ok(true);
+        // What a long read keeps in the log is not added to; it may take long, so this is seen only now and then.
+        match self.checkpoints.is_held(&self.connection) {
+            Ok(false) => {}
+            Ok(true) | Err(RowsError::Full) => return Ok(false),
+            Err(other) => return Err(other),
         }
         self.shrinking.step(&self.connection)
     }
