@@ -19,22 +19,25 @@ mkdir "$root"
 mount --bind "$out" "$root"
 mount -o remount,bind,ro "$root"
 mount -t tmpfs -o size=64m,uid=65532,gid=65532,mode=0700 data "$root/data"
-in() { env -i SAGAD_DATA=/data SAGAD_OPS_LISTEN=127.0.0.1:7421 chroot --userspec=65532:65532 "$root" /sagad "$@"; }
+# Without any environment env itself would not find it.
+chroot=$(command -v chroot)
+inside=(env -i SAGAD_DATA=/data SAGAD_OPS_LISTEN=127.0.0.1:7421 "$chroot" --userspec=65532:65532 "$root" /sagad)
+alone() { "${inside[@]}" "$@"; }
 
 if touch "$root/written" 2>/dev/null; then echo "the root can be written to" >&2; exit 1; fi
-in serve >"$work/stdout" 2>"$work/log" &
+"${inside[@]}" serve >"$work/stdout" 2>"$work/log" &
+daemon=$!
 for ((i = 0; i < 300; i++)); do
-    if in --server http://127.0.0.1:7421 health >/dev/null 2>&1; then break; fi
+    if alone --server http://127.0.0.1:7421 health >/dev/null 2>&1; then break; fi
     sleep 0.1
 done
-in --server http://127.0.0.1:7421 health | grep -qx serving || { cat "$work/log" >&2; exit 1; }
-in create --task-id alone >/dev/null
-in claim alone --owner nobody -o json | grep -q SAGA_STATE_RUNNING
-in backup /data/copy.db >/dev/null
-in restore /data/copy.db --data /data/again >/dev/null
-in check --data /data/again >/dev/null
+alone --server http://127.0.0.1:7421 health | grep -qx serving || { cat "$work/log" >&2; exit 1; }
+alone create --task-id alone >/dev/null
+alone claim alone --owner nobody -o json | grep -q SAGA_STATE_RUNNING
+alone backup /data/copy.db >/dev/null
+alone restore /data/copy.db --data /data/again >/dev/null
+alone check --data /data/again >/dev/null
 [[ $(stat -c '%u:%g %a' "$root/data/sagad.db") == "65532:65532 600" ]]
-pid=$(pgrep --exact --newest sagad)
-kill -TERM "$pid"
-wait %1
+kill -TERM "$daemon"
+wait "$daemon"
 INSIDE

@@ -3,6 +3,7 @@
 use std::{
     fs,
     net::SocketAddr,
+    os::unix::fs::MetadataExt,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -105,6 +106,10 @@ async fn a_backup_under_load_is_consistent() {
         assert!(restored.status.success(), "{restored:?}");
         check(&data);
         let (mut daemon, address) = Launch::on(&data).start();
+        for file in [data.join("sagad.db"), data.join("sagad.db-wal"), directory.path().join("data/sagad.db")] {
+            let mode = fs::metadata(&file).unwrap().mode() & 0o777;
+            assert_eq!(mode, 0o600, "{} is nobody else's to read", file.display());
+        }
         let mut sagas = daemon::sagas(address).await;
         let revision = sagas.get_stats(GetStatsRequest {}).await.unwrap().into_inner().revision;
         assert!(revision >= before, "what was acknowledged before the backup is in it: {revision} {before}");

@@ -5,6 +5,7 @@
 use std::{
     fs::{File, OpenOptions, TryLockError},
     io,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -164,6 +165,11 @@ pub fn remove_database(path: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Makes the file of a database, which nobody else may read: SQLite gives what it keeps beside it the same mode.
+pub fn make_database(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// What is found where the database is to be.

@@ -50,7 +50,8 @@ use self::{
     checkpoint::{Checkpoints, Gate},
     counts::{Counts, Tally},
     guard::{
-        Found, OpenError, SCHEMA_VERSION, inspect, open_error, refuse_unrestored, remove_database, take_directory,
+        Found, OpenError, SCHEMA_VERSION, inspect, make_database, open_error, refuse_unrestored, remove_database,
+        take_directory,
     },
     migrate::{MIGRATIONS, migrate},
     reader::SqliteReader,
@@ -157,6 +158,7 @@ fn make(path: &Path) -> Result<Found, OpenError> {
     let failed = |error: rusqlite::Error| open_error(&unfinished, &error);
     let io = |error: std::io::Error| OpenError::Unusable { path: path.to_owned(), what: error.to_string() };
     remove_database(&unfinished).map_err(io)?;
+    make_database(&unfinished).map_err(io)?;
     let mut connection = Connection::open(&unfinished).map_err(failed)?;
     // No log beside the file: it is to be whole by itself.
     connection.pragma_update(None, "journal_mode", "DELETE").map_err(failed)?;

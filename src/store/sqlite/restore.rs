@@ -5,7 +5,7 @@
 //! not to exist.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io,
     path::{Path, PathBuf},
 };
@@ -16,7 +16,7 @@ use crate::domain::{ids::Revision, time::Timestamp};
 
 use super::{
     check::{Report, check_file},
-    guard::{OpenError, open_error, partial, remove_database, take_directory},
+    guard::{OpenError, make_database, open_error, partial, remove_database, take_directory},
     sql,
 };
 
@@ -116,7 +116,7 @@ fn whole(partial: &Path, copy: &Path) -> Result<Report, RestoreError> {
 
 fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
     let mut source = File::open(from)?;
-    let mut target = OpenOptions::new().create(true).write(true).truncate(true).open(to)?;
+    let mut target = make_database(to)?;
     io::copy(&mut source, &mut target).map(drop)
 }
 
