@@ -48,7 +48,7 @@ fuzz SECONDS="10":
 package:
     cargo build --release --locked
     deploy/dist target/release/sagad target/dist
-    cargo deb --no-build
+    cargo deb --no-build --strip
 
 # Checks what is in deploy/ by doing it, all of it or the parts named (units dist package image kubernetes compose); as root
 deploy *PARTS:
