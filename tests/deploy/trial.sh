@@ -147,5 +147,6 @@ dpkg --purge sagad >/dev/null 2>&1
 [[ ! -e /etc/sagad/sagad.toml && -e /var/lib/sagad/sagad.db ]] || fail "purging removed too much, or too little"
 dpkg --install "$package" >/dev/null
 SAGAD_PURGE_DATA=yes dpkg --purge sagad >/dev/null 2>&1
-[[ ! -e /var/lib/sagad && ! -e /var/lib/sagad-backup ]] || fail "the store is left though it was said"
+[[ ! -e /var/lib/sagad ]] || fail "the store is left though it was said"
+[[ -n $(ls /var/lib/sagad-backup) ]] || fail "purging took the backups"
 echo "the package is as it should be"

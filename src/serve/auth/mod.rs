@@ -143,7 +143,7 @@ fn open_files(files: &Security) -> Vec<String> {
     if let Some(tls) = &files.tls
         && mode(&tls.key) & 0o007 != 0
     {
-        warnings.push(format!("tls_key: everyone on this machine can read {}: chmod 600", tls.key.display()));
+        warnings.push(format!("tls_key: everyone on this machine can read {}: chmod o-rwx", tls.key.display()));
     }
     if let Some(file) = &files.principals
         && mode(file) & 0o002 != 0
