@@ -145,7 +145,13 @@ dpkg --remove sagad >/dev/null
 [[ -e /etc/sagad/sagad.toml && -e /var/lib/sagad/sagad.db ]] || fail "removing removed too much"
 dpkg --purge sagad >/dev/null 2>&1
 [[ ! -e /etc/sagad/sagad.toml && -e /var/lib/sagad/sagad.db ]] || fail "purging removed too much, or too little"
+! systemctl is-active --quiet sagad-backup.timer || fail "the timer outlives the package"
 dpkg --install "$package" >/dev/null
+! systemctl is-active --quiet sagad-backup.timer || fail "a purge forgets that the timer was wanted"
+systemctl enable --quiet --now sagad-backup.timer
+dpkg --remove sagad >/dev/null
+dpkg --install "$package" >/dev/null
+systemctl is-active --quiet sagad-backup.timer || fail "the timer is not started with the package"
 SAGAD_PURGE_DATA=yes dpkg --purge sagad >/dev/null 2>&1
 [[ ! -e /var/lib/sagad ]] || fail "the store is left though it was said"
 [[ -n $(ls /var/lib/sagad-backup) ]] || fail "purging took the backups"
