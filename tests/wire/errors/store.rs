@@ -217,11 +217,11 @@ pub async fn outcome_unknown() -> Option<Problem> {
     }
     let own = tempfile::tempdir().unwrap();
     let trace = own.path().join("trace");
-    // Late enough for the start: the count is each thread's own.
+    // Late enough for the start, whatever it migrates: the count is each thread's own.
     let mut daemon = strace::launch(
         &own.path().join("data"),
         &trace,
-        &["-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:error=EIO:when=20+"],
+        &["-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:error=EIO:when=100+"],
     )
     .start();
     let api = daemon.api().await;
