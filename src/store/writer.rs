@@ -4,6 +4,8 @@
 //! queued up while the last one was written, without artificial delay. Answers never precede the commit. Due leases are
 //! processed behind what was queued before them.
 
+mod house;
+
 use std::{
     sync::{Arc, atomic::Ordering},
     thread,
@@ -15,11 +17,10 @@ use tokio::sync::oneshot;
 
 use crate::{
     domain::{
-        bounds::{ABSENCE, ANSWER_KEPT},
+        bounds::ANSWER_KEPT,
         command::{Answer, ClaimNext, Command, Request},
         event::Event,
         ids::Revision,
-        lease::Absence,
         time::{Span, Timestamp},
     },
     mutants::{self, Mutant},
@@ -37,7 +38,7 @@ use super::{
     waiters::{Waiter, Waiters, Waiting},
 };
 
-/// How often an idle writer looks up: often enough to notice its own absence of [`ABSENCE`].
+/// How often an idle writer looks up: often enough to notice its own absence.
 const LOOK_UP: Span = Span::from_millis(250);
 /// Most sagas that one transaction sweeps: about 20 ms of work, so that callers don't wait longer behind a sweep.
 const SWEEP: usize = 500;
@@ -45,10 +46,6 @@ const SWEEP: usize = 500;
 const FORGET: usize = 5000;
 /// How often it looks for answers to forget.
 const FORGET_EVERY: Span = Span::from_secs(1);
-/// How often it looks whether there is room to be given back to the file system …
-const SHRINK_EVERY: Span = Span::from_secs(1);
-/// … and how long it rests at least between two steps of that.
-const SHRINK_REST: Span = Span::from_millis(5);
 /// When a caller who met a full disk should try again.
 const FULL_RETRY: Span = Span::from_secs(5);
 /// When a caller who met too many held claims should try again.
@@ -56,9 +53,6 @@ const HOLD_RETRY: Span = Span::from_secs(1);
 /// Revisions are reserved in blocks of this size: large enough to sync the reservation seldom, small enough that 2^53
 /// lasts for 500 million starts.
 const RESERVE: usize = 1 << 24;
-/// After how many revisions a reservation that a read was in the way of is tried again.
-const RESERVE_RETRY: usize = 1 << 16;
-
 /// Why the writer ended early.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("the store failed: {0}")]
@@ -214,53 +208,6 @@ impl<R: Rows> Writer<R> {
         let _ = answer.send(self.waiters.tell());
     }
 
-    /// What is to be done between transactions.
-    fn keep_house(&mut self) -> Result<(), RowsError> {
-        let done = self.engine.rows.maintain(self.inbox.is_empty()).and_then(|()| self.reserve_more());
-        if done == Err(RowsError::Full) {
-            self.disk_is_full(true);
-            return Ok(());
-        }
-        done
-    }
-
-    /// Gives room back to the file system, a little at a time and for a tenth of the writer's time at most.
-    fn shrink(&mut self) -> Result<(), RowsError> {
-        // The time of this turn's beginning will do.
-        if self.last_able < self.shrink_at || self.disk_was_full {
-            return Ok(());
-        }
-        let begun = self.shared.clock.now();
-        self.shrinks = self.engine.rows.shrink()?;
-        let done = self.shared.clock.now();
-        let took = done.since(begun).micros();
-        let rest =
-            if self.shrinks { Span::from_micros(took.saturating_mul(9)).unwrap_or(SHRINK_EVERY) } else { SHRINK_EVERY };
-        self.shrink_at = done.plus(rest.max(SHRINK_REST));
-        Ok(())
-    }
-
-    /// Reserves the next block of revisions when half of this one is used up. A long read that is in the way has until
-    /// the block's end.
-    fn reserve_more(&mut self) -> Result<(), RowsError> {
-        let next = self.engine.next_revision();
-        if next < self.reserve_at {
-            return Ok(());
-        }
-        let through = next.after(RESERVE);
-        if self.engine.rows.reserve_revisions(through)? {
-            self.reserved = through;
-            self.reserve_at = next.after(RESERVE / 2);
-        } else if next.after(RESERVE_RETRY) > self.reserved {
-            return Err(RowsError::Broken(
-                "no revisions can be reserved: a read has been in the way for millions".into(),
-            ));
-        } else {
-            self.reserve_at = next.after(RESERVE_RETRY);
-        }
-        Ok(())
-    }
-
     /// Waits for a message, but not beyond what is due next.
     fn wait(&mut self) -> Option<Message> {
         let now = self.shared.clock.now();
@@ -271,48 +218,6 @@ impl<R: Rows> Writer<R> {
             until = until.min(due);
         }
         self.inbox.wait(until)
-    }
-
-    /// After the coordinator was away, leases that wait for their heartbeat get their grace.
-    fn notice_absence(&mut self) {
-        let now = self.shared.clock.now();
-        let meter = &self.shared.meter;
-        meter.turned(now);
-        if meter.is_to_compare_clocks(now)
-            && let Some(step) = meter.compare_clocks(now, self.shared.clock.utc())
-        {
-            tracing::warn!(step_ms = step / 1000, "the machine's wall clock was stepped; leases don't depend on it");
-        }
-        let away = now.since(self.last_able);
-        if away > ABSENCE && !self.disk_was_full {
-            meter.absent(away, now);
-            let absence = Absence { returned_at: now, grace: self.bounds.restart_grace };
-            tracing::warn!(away = %away, grace = %absence.grace, "the coordinator was away; leases get their grace");
-            *self.shared.absence.write() = absence;
-            self.engine.returned(absence);
-        }
-        if !self.disk_was_full {
-            self.last_able = now;
-        }
-    }
-
-    /// Whether the disk, once full, takes a write again.
-    fn has_room(&mut self) -> Result<bool, RowsError> {
-        match self.engine.rows.reserve_revisions(self.reserved) {
-            Ok(_) => {
-                tracing::info!("the disk has room again");
-                self.disk_is_full(false);
-                self.notice_absence();
-                Ok(true)
-            }
-            Err(RowsError::Full) => Ok(false),
-            Err(other) => Err(other),
-        }
-    }
-
-    fn disk_is_full(&mut self, full: bool) {
-        self.disk_was_full = full;
-        self.shared.meter.disk_is_full(full);
     }
 
     fn refuse_for_lack_of_room(&mut self, message: Message) {
