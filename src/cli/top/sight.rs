@@ -52,7 +52,7 @@ pub struct Page {
 pub struct Detail {
     /// The saga in full; none: there is none (any more).
     pub saga: Option<Saga>,
-    /// The newest last.
+    /// In order: of a long history a part.
     pub events: Vec<SagaEvent>,
     /// Whether the history has more events than are here.
     pub cut: bool,

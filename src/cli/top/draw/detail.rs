@@ -32,9 +32,9 @@ pub fn draw(frame: &mut Frame, area: Rect, model: &Model, task_id: &str) {
                 lines.push(Line::styled("none", DIM));
             }
             lines.extend(saga.compensations.iter().map(compensation));
-            lines.push(heading("HISTORY, the newest last"));
+            lines.push(heading("HISTORY, in order"));
             if *cut {
-                lines.push(Line::styled(format!("... what came before: sagad history {}", printable(task_id)), DIM));
+                lines.push(Line::styled(format!("... there is more: sagad history {}", printable(task_id)), DIM));
             }
             lines.extend(events.iter().map(|event| Line::raw(tables::history_line(event))));
             lines
