@@ -23,6 +23,10 @@ fix:
 test *NAME:
     cargo test --locked {{ NAME }}
 
+# The tests that `cargo test` leaves out, or those of them whose name contains NAME
+slow *NAME:
+    .ci/slow {{ NAME }}
+
 # Formatting and lints only
 lint:
     cargo fmt --check
@@ -31,7 +35,7 @@ lint:
     buf breaking proto --against proto/baseline.binpb
     cargo fmt --check --manifest-path fuzz/Cargo.toml
     cargo fmt --check --manifest-path examples/rust/Cargo.toml
-    shellcheck -x .ci/run .ci/mutants .ci/fuzz .ci/instructions .ci/deploy examples/*.sh fuzz/*.sh tests/*.sh benches/compare \
+    shellcheck -x .ci/run .ci/slow .ci/mutants .ci/fuzz .ci/instructions .ci/deploy examples/*.sh fuzz/*.sh tests/*.sh benches/compare \
         benches/peers/beanstalkd benches/peers/etcd benches/peers/postgres benches/peers/redis \
         deploy/dist deploy/docker/build deploy/debian/postinst deploy/debian/postrm deploy/systemd/sagad-rotate-backups \
         tests/deploy/*.sh
@@ -46,13 +50,13 @@ fuzz SECONDS="10":
 
 # The Debian package, in target/debian; needs cargo-deb
 package:
-    cargo build --release --locked
-    deploy/dist target/release/sagad target/dist
-    cargo deb --no-build --strip
+    cargo build --profile dist --locked
+    deploy/dist target/dist/sagad target/package
+    cargo deb --profile dist --no-build --strip
 
 # Checks what is in deploy/ by doing it, all of it or the parts named (units dist package image kubernetes compose); as root
 deploy *PARTS:
-    cargo build --release --locked
+    cargo build --profile dist --locked
     .ci/deploy {{ PARTS }}
 
 # Makes the contract as it is now the one that `buf breaking` guards: after an extension, never to get a breakage through
@@ -65,7 +69,7 @@ serve *FLAGS:
 
 # The benches of the rules, the codec and the writer, or those whose name contains NAME; whole systems: `sagad bench`
 bench *NAME:
-    cargo bench --locked --bench rules --bench codec --bench writer -- {{ NAME }}
+    cargo bench --profile dist --locked --bench rules --bench codec --bench writer -- {{ NAME }}
 
 # sagad and its peers in turn on this machine, as one table
 compare *FLAGS:

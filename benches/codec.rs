@@ -66,7 +66,7 @@ fn answers(c: &mut Criterion) {
     });
     group.bench_function("Heartbeat", |b| {
         b.iter(|| {
-            let lease = Some(render::saga::lease(black_box(&lease)));
+            let lease = Some(render::saga::lease(black_box(&lease), &moment));
             HeartbeatResponse { lease, directive: 1, ..Default::default() }.encode_to_vec()
         });
     });

@@ -185,12 +185,19 @@ cat >"$dir/remove-worktree" <<'SCRIPT'
 # A compensation may be run again after it was interrupted: it is about what is to be gone, not about what to do.
 set -euo pipefail
 here=$(dirname "$0")
-task=$(basename "$SAGAD_TARGET")
-if [[ -e $SAGAD_TARGET.pid ]]; then "$here/stop-orphan" "$SAGAD_TARGET.pid"; fi
+# Whoever may hold the saga chose the target, and this acts with rights of its own: so it removes a worktree, and nothing else,
+# wherever links and `..` lead.
+target=$(realpath -m -- "$SAGAD_TARGET" 2>/dev/null || echo /)
+if [[ $(dirname "$target") != "$(realpath -- "$TREES")" ]]; then
+    echo "refused: '$SAGAD_TARGET' is no directory in $TREES" >&2
+    exit 1
+fi
+task=$(basename "$target")
+if [[ -e $target.pid ]]; then "$here/stop-orphan" "$target.pid"; fi
 "$here/note" "$task" start "undo/$SAGAD_KIND"
 exec 9>"$REPO.lock"
 flock 9
-rm -rf "$SAGAD_TARGET"
+rm -rf -- "$target"
 git -C "$REPO" worktree prune
 exec 9>&-
 "$here/note" "$task" end "undo/$SAGAD_KIND"
@@ -199,6 +206,11 @@ SCRIPT
 cat >"$dir/delete-branch" <<'SCRIPT'
 #!/usr/bin/env bash
 set -euo pipefail
+# As above: the branches of this work, and no other.
+if [[ $SAGAD_TARGET != work/* || $SAGAD_TARGET == *..* ]]; then
+    echo "refused: '$SAGAD_TARGET' is no branch of this work" >&2
+    exit 1
+fi
 exec 9>"$REPO.lock"
 flock 9
 if git -C "$REPO" show-ref --quiet --verify "refs/heads/$SAGAD_TARGET"; then

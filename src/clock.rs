@@ -6,7 +6,10 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use crate::domain::time::{Span, Timestamp};
+use crate::{
+    domain::time::{Span, Timestamp},
+    mutants::{self, Mutant},
+};
 
 /// Tells the coordinator's time.
 pub trait Clock: Send + Sync + 'static {
@@ -36,11 +39,14 @@ impl SystemClock {
 
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
-        Timestamp::from_micros(boot_time_micros() + self.offset.load(Ordering::Acquire))
+        if mutants::on(Mutant::WallClock) {
+            return self.utc();
+        }
+        Timestamp::from_micros(boot_time_micros().saturating_add(self.offset.load(Ordering::Acquire)))
     }
 
     fn advance_to(&self, time: Timestamp) {
-        self.offset.fetch_max(time.micros() - boot_time_micros(), Ordering::AcqRel);
+        self.offset.fetch_max(time.micros().saturating_sub(boot_time_micros()), Ordering::AcqRel);
     }
 
     fn utc(&self) -> Timestamp {

@@ -9,6 +9,7 @@ pub mod grpc;
 pub mod listen;
 pub mod logs;
 pub mod mutants;
+pub mod private_files;
 pub mod proto;
 pub mod serve;
 pub mod store;

@@ -1,10 +1,50 @@
-//! Log lines: to stderr, as text or JSON, with UTC times. Results go to stdout, so that the two never mix.
+//! What the daemon says: log lines and messages to stderr, as text or JSON with UTC times, and results to stdout, so that
+//! the two never mix. Nobody who says something waits for whoever reads it: see [`Output`].
 
-use std::io::{self, IsTerminal};
+mod output;
 
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    fmt::Write,
+    io::{self, IsTerminal},
+    panic,
+    sync::LazyLock,
+    thread,
+};
 
-use crate::config::LogFormat;
+use tracing::field::Field;
+use tracing_subscriber::{
+    field::MakeExt,
+    filter::Targets,
+    fmt::{self, FormatFields, format, format::Writer},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
+
+use crate::{
+    config::LogFormat,
+    domain::characters::{Printing, printable_lines},
+};
+pub use output::{JsonLines, Line, Output, Reports};
+
+/// Where log lines and messages go.
+static STDERR: LazyLock<Output> = LazyLock::new(|| {
+    let reports = Reports {
+        dropped: |lines| tracing::warn!(lines, "lines of the log were dropped: whoever reads it was too slow"),
+        // Nothing could be told about it.
+        failed: |_| {},
+    };
+    Output::start("sagad-stderr", output::without_lock(io::stderr()), reports)
+});
+/// Where results go.
+static STDOUT: LazyLock<Output> = LazyLock::new(|| {
+    let reports = Reports {
+        dropped: |_| {},
+        // Whoever closed stdout doesn't want to know; that is no reason to end.
+        failed: |error| tracing::info!(%error, "stdout can't be written to"),
+    };
+    Output::start("sagad-stdout", output::without_lock(io::stdout()), reports)
+});
 
 /// Why there are no logs.
 #[derive(Debug, thiserror::Error)]
@@ -22,19 +62,85 @@ pub enum LogError {
     SetUp,
 }
 
-/// Sends the process's log lines to stderr. Colours only for a terminal, and not with `NO_COLOR`.
+/// Sends the process's log lines to stderr, and the messages of panics. Colours only for a terminal, and not with
+/// `NO_COLOR`.
 ///
 /// # Errors
 /// A filter that does not parse, or logging that was set up before.
 pub fn start(format: LogFormat, filter: &str) -> Result<(), LogError> {
-    let lines = EnvFilter::try_new(filter)
+    let lines = filter
+        .parse::<Targets>()
         .map_err(|error| LogError::Filter { filter: filter.to_owned(), problem: error.to_string() })?;
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let registry = tracing_subscriber::registry().with(lines);
-    // The default timer writes UTC with microseconds, as RFC 3339 has it.
+    // The default timer writes UTC with microseconds, as RFC 3339 has it. Errors of the layer itself would be printed,
+    // and printing waits; there are none, as an output takes everything.
+    let layer = fmt::layer().log_internal_errors(false);
     let started = match format {
-        LogFormat::Text => registry.with(fmt::layer().with_writer(io::stderr).with_ansi(colours)).try_init(),
-        LogFormat::Json => registry.with(fmt::layer().json().flatten_event(true).with_writer(io::stderr)).try_init(),
+        LogFormat::Text => {
+            registry.with(layer.with_writer(STDERR.clone()).with_ansi(colours).fmt_fields(fields())).try_init()
+        }
+        LogFormat::Json => {
+            registry.with(layer.with_writer(JsonLines(STDERR.clone())).json().flatten_event(true)).try_init()
+        }
     };
-    started.map_err(|_| LogError::SetUp)
+    started.map_err(|_| LogError::SetUp)?;
+    // The standard hook prints to stderr itself, and waits for it.
+    panic::set_hook(Box::new(move |info| {
+        let backtrace = Backtrace::capture();
+        let thread = thread::current();
+        let name = thread.name().unwrap_or("<unnamed>");
+        let backtrace =
+            if backtrace.status() == BacktraceStatus::Captured { format!("\n{backtrace}") } else { String::new() };
+        fail(format, &format!("thread '{name}' {info}{backtrace}"));
+    }));
+    Ok(())
+}
+
+/// The fields of a line of the text log, as the default has them, but with everything escaped that can't be shown: texts of
+/// callers are among them, which must not look like a line of their own.
+fn fields() -> impl for<'writer> FormatFields<'writer> {
+    let field = |writer: &mut Writer<'_>, field: &Field, value: &dyn std::fmt::Debug| {
+        if field.name() != "message" {
+            let (begin, between, end) = if writer.has_ansi_escapes() {
+                ("\u{1b}[3m", "\u{1b}[0m\u{1b}[2m=", "\u{1b}[0m")
+            } else {
+                ("", "=", "")
+            };
+            write!(writer, "{begin}{}{between}{end}", field.name().trim_start_matches("r#"))?;
+        }
+        write!(Printing(writer), "{value:?}")
+    };
+    format::debug_fn(field).delimited(" ")
+}
+
+/// Says on stderr why something failed: as a log line where a collector reads JSON, else by itself, so that it is seen
+/// though the filter hides log lines.
+pub fn fail(format: LogFormat, error: &str) {
+    if format == LogFormat::Json && tracing::enabled!(tracing::Level::ERROR) {
+        tracing::error!(error, "failed");
+    } else {
+        say(error);
+    }
+}
+
+/// Writes a message to stderr.
+pub fn say(message: &str) {
+    STDERR.push(format!("sagad: {}\n", printable_lines(message)).as_bytes());
+}
+
+/// Writes a result to stdout.
+pub fn answer(line: &str) {
+    STDOUT.push(format!("{}\n", printable_lines(line)).as_bytes());
+}
+
+/// Lines of the log that were dropped, because whoever reads it was too slow.
+pub fn dropped_lines() -> u64 {
+    STDERR.dropped()
+}
+
+/// Waits for what was said to be written; a second for each output at most. For the end of the process.
+pub fn flush() {
+    STDOUT.flush();
+    STDERR.flush();
 }

@@ -1,40 +1,98 @@
-//! Faults that the history checker is tried on: it has to find each of them in a daemon that has it.
+//! Faults that the tests are tried on: each promise has at least one, and a test that has to fail on it (`.ci/mutants`; the
+//! table is in `docs/reliability.md`).
 //!
 //! They exist only with the feature `mutants`, which no release has, and there the variable `SAGAD_MUTANT` chooses one.
 //! Without the feature [`on`] is a constant, and nothing is left of the places that ask it.
 
-/// A fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mutant {
-    /// Answers leave before the commit.
-    AnswerBeforeCommit,
-    /// `Complete` is accepted under any lease that the saga ever had.
-    CompleteIgnoresToken,
-    /// A claim takes a lease that is live.
-    ClaimIgnoresExpiry,
-    /// The outcome of an undo is accepted under any lease that the saga ever had.
-    RecordIgnoresToken,
-    /// `ClaimNext` gives out what is being undone under a live lease.
-    ClaimNextIgnoresLease,
-    /// Commits are not synced.
-    SynchronousNormal,
-    /// A watcher that resumes misses what happened while it was away.
-    WatchSkipsAtResume,
+macro_rules! mutants {
+    ($($(#[$what:meta])+ $mutant:ident = $name:literal,)+) => {
+        /// A fault.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Mutant {
+            $($(#[$what])+ $mutant,)+
+        }
+
+        impl Mutant {
+            /// All of them.
+            pub const ALL: &[Mutant] = &[$(Mutant::$mutant),+];
+
+            /// Its name in `SAGAD_MUTANT`.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Mutant::$mutant => $name,)+
+                }
+            }
+        }
+    };
 }
 
-impl Mutant {
-    /// Its name in `SAGAD_MUTANT`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Mutant::AnswerBeforeCommit => "answer-before-commit",
-            Mutant::CompleteIgnoresToken => "complete-ignores-token",
-            Mutant::ClaimIgnoresExpiry => "claim-ignores-expiry",
-            Mutant::RecordIgnoresToken => "record-ignores-token",
-            Mutant::ClaimNextIgnoresLease => "claim-next-ignores-lease",
-            Mutant::SynchronousNormal => "synchronous-normal",
-            Mutant::WatchSkipsAtResume => "watch-skips-at-resume",
-        }
-    }
+mutants! {
+    /// Answers leave before the commit.
+    AnswerBeforeCommit = "answer-before-commit",
+    /// What was answered is not kept for the same request again.
+    AnswersNotKept = "answers-not-kept",
+    /// Commits are not synced.
+    SynchronousNormal = "synchronous-normal",
+    /// A failing disk is taken for a full one.
+    FailingDiskIsFull = "failing-disk-is-full",
+    /// It is not looked whether the store's files are still there.
+    StoreGoneUnnoticed = "store-gone-unnoticed",
+    /// A disk that was full stays so.
+    FullForEver = "full-for-ever",
+    /// `Complete` is accepted under any lease that the saga ever had.
+    CompleteIgnoresToken = "complete-ignores-token",
+    /// A claim takes a lease that is live.
+    ClaimIgnoresExpiry = "claim-ignores-expiry",
+    /// The outcome of an undo is accepted under any lease that the saga ever had.
+    RecordIgnoresToken = "record-ignores-token",
+    /// A heartbeat is accepted under any lease that the saga ever had.
+    HeartbeatIgnoresToken = "heartbeat-ignores-token",
+    /// `ClaimNext` gives out what is being undone under a live lease.
+    ClaimNextIgnoresLease = "claim-next-ignores-lease",
+    /// The coordinator's clock is the wall clock.
+    WallClock = "wall-clock",
+    /// The coordinator does not notice that it was away.
+    AbsenceUnnoticed = "absence-unnoticed",
+    /// It notices at the beginning of a turn only, and takes its time until it has drained the queue.
+    AbsenceUnnoticedWhileDraining = "absence-unnoticed-while-draining",
+    /// A restart is no absence.
+    RestartWithoutGrace = "restart-without-grace",
+    /// A watcher that resumes misses what happened while it was away.
+    WatchSkipsAtResume = "watch-skips-at-resume",
+    /// A database of another program is taken for one of ours.
+    ForeignFileTaken = "foreign-file-taken",
+    /// The lock of the data directory is not taken.
+    LockNotTaken = "lock-not-taken",
+    /// Revisions are given without being reserved.
+    RevisionsNotReserved = "revisions-not-reserved",
+    /// Connections that say nothing are kept.
+    SilentConnectionsKept = "silent-connections-kept",
+    /// A watch holds as many items as it reads at once, however large.
+    WatchPagesUnbounded = "watch-pages-unbounded",
+    /// Streams end without an error when the coordinator does.
+    StreamsEndUnsaid = "streams-end-unsaid",
+    /// Violations don't name their field.
+    ViolationsUnnamed = "violations-unnamed",
+    /// Whoever logs waits until it is written.
+    LogWaits = "log-waits",
+    /// A transaction does all that is due.
+    SweepsUnbounded = "sweeps-unbounded",
+    /// Queues that a principal may not see are open to it.
+    ScopesIgnored = "scopes-ignored",
+    /// Streams of a principal that was taken away go on.
+    RevokedStreamsGoOn = "revoked-streams-go-on",
+    /// What a worker's command started goes on without the worker.
+    CommandOutlivesWorker = "command-outlives-worker",
+    /// A worker claims before it knows whether its program can be run.
+    ClaimsWithoutProgram = "claims-without-program",
+    /// A terminal saga can be claimed.
+    TerminalSagasChange = "terminal-sagas-change",
+    /// A saga is compensated whatever is still to be undone.
+    CompensatedTooEarly = "compensated-too-early",
+    /// What is due is done when somebody asks, and not otherwise.
+    SweepsOnlyWhenAsked = "sweeps-only-when-asked",
+    /// The history does not tell who decided.
+    DecisionsUnsigned = "decisions-unsigned",
 }
 
 /// Whether this process has the fault.

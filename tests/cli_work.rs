@@ -24,7 +24,7 @@ fn one_saga(saga: Saga) -> Fake {
     Fake {
         claim_next: Box::new(move |number, _| {
             let sagas = if number == 0 { vec![saga.clone()] } else { Vec::new() };
-            Ok(ClaimNextResponse { sagas })
+            Ok(ClaimNextResponse { sagas, ..Default::default() })
         }),
         heartbeat: Box::new(|number, _| {
             let lease = Some(lease(200 * (number as i64 + 1), TTL_MS));
@@ -73,6 +73,31 @@ async fn it_heartbeats_while_the_command_runs() {
     assert_eq!(code, 0, "{stderr}");
     let beats = fake.seen().iter().filter(|seen| matches!(seen, Seen::heartbeat(_))).count();
     assert!((4..=9).contains(&beats), "{beats} heartbeats in 1.5 s, one each 200 ms");
+}
+
+/// The lease's length is 6 s, of which the claim took 3.2: counted from its sending there was less than half of it left, which a
+/// heartbeat would have to confirm.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_came_after_a_wait_counts_from_its_end() {
+    for (waited, beats) in [(Some(prost_types::Duration { seconds: 3, nanos: 200_000_000 }), 0), (None, 1)] {
+        let mut fake = one_saga(saga(6_000));
+        fake.delay = Duration::from_millis(3_200);
+        let claim = std::mem::replace(&mut fake.claim_next, Box::new(|_, _| fake::unscripted()));
+        fake.claim_next = Box::new(move |number, request| Ok(ClaimNextResponse { waited, ..claim(number, request)? }));
+        let (client, fake) = fake.start().await;
+        let child = spawn(client.server(), &["work", "--queue", "q", "--ttl", "12s", "--", "sleep", "9"]);
+        let begun = async {
+            while !fake.seen().iter().any(|seen| matches!(seen, Seen::claim_next(_))) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), begun).await.expect("it claims");
+        // Long enough for a confirmation, which is made at once, and too short for the first heartbeat, after 2 s.
+        tokio::time::sleep(Duration::from_millis(4_300)).await;
+        let seen = fake.seen().iter().filter(|seen| matches!(seen, Seen::heartbeat(_))).count();
+        assert_eq!(seen, beats, "{waited:?}");
+        drop(child);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -167,7 +192,7 @@ async fn a_first_term_lets_the_command_end_and_a_second_gives_the_saga_back() {
 async fn a_claim_that_comes_too_late_is_given_back() {
     let mut fake = one_saga(saga(TTL_MS));
     fake.delay = Duration::from_millis(800);
-    fake.claim_next = Box::new(|_, _| Ok(ClaimNextResponse { sagas: vec![saga(TTL_MS)] }));
+    fake.claim_next = Box::new(|_, _| Ok(ClaimNextResponse { sagas: vec![saga(TTL_MS)], ..Default::default() }));
     let (client, fake) = fake.start().await;
     let child = spawn(client.server(), &["work", "--queue", "q", "--", "true"]);
     tokio::time::sleep(Duration::from_millis(400)).await;

@@ -37,7 +37,11 @@ async fn without_descriptors_it_neither_spins_nor_forgets_who_waits() {
     }
     assert!(!all.is_empty());
 
-    let limits = ListenLimits { max_connections: 10, preface_timeout: Duration::from_secs(5) };
+    let limits = ListenLimits {
+        max_connections: 10,
+        preface_timeout: Duration::from_secs(5),
+        auth_timeout: Duration::from_secs(30),
+    };
     let mut door = listen(listener, limits, None, &[Handle::current()], CancellationToken::new());
     let before = cpu_time();
     sleep(Duration::from_millis(600)).await;

@@ -8,21 +8,24 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use sagad::mutants::Mutant;
+
 /// What each part of the crate may use of the others.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("domain", &[]),
-    ("clock", &["domain"]),
+    ("clock", &["domain", "mutants"]),
     ("config", &["domain"]),
-    ("logs", &["config"]),
-    ("listen", &[]),
+    ("private_files", &[]),
+    ("logs", &["config", "domain", "mutants"]),
+    ("listen", &["mutants"]),
     ("proto", &["domain"]),
     ("mutants", &[]),
-    ("store", &["domain", "clock", "mutants"]),
+    ("store", &["domain", "clock", "mutants", "private_files"]),
     ("watch", &["store", "domain", "mutants"]),
-    ("grpc", &["watch", "store", "domain", "clock", "proto"]),
-    ("serve", &["grpc", "watch", "store", "domain", "clock", "config", "logs", "listen", "proto"]),
+    ("grpc", &["watch", "store", "domain", "clock", "proto", "private_files", "mutants"]),
+    ("serve", &["grpc", "watch", "store", "domain", "clock", "config", "logs", "listen", "proto", "private_files"]),
     ("client", &["proto"]),
-    ("cli", &["serve", "client", "proto", "config", "store", "domain", "clock", "logs"]),
+    ("cli", &["serve", "client", "proto", "config", "store", "domain", "clock", "logs", "private_files", "mutants"]),
 ];
 
 /// What the domain may use of other crates: what only holds data, and the calendar, by which a time is written.
@@ -277,6 +280,69 @@ fn only_the_sqlite_store_speaks_sql() {
     }
 }
 
+/// Code, without comments and tests, that holds one of these words: files by their paths below `src/`.
+fn files_with(words: &[&str]) -> BTreeSet<String> {
+    let holds = |code: &str| words.iter().any(|word| code.contains(word));
+    let mut files = Vec::new();
+    collect(&root().join("src"), &mut files);
+    // Modules that are compiled for tests alone.
+    files.retain(|path| !["tests.rs", "fake.rs", "plans.rs"].contains(&path.file_name().unwrap().to_str().unwrap()));
+    let code = |path: &PathBuf| without_tests(&without_comments(&fs::read_to_string(path).unwrap()));
+    files.retain(|path| holds(&code(path)));
+    files.iter().map(|path| path.strip_prefix(root().join("src")).unwrap().display().to_string()).collect()
+}
+
+/// Files are made for their owner alone, and not through links: there is one module for it.
+#[test]
+fn files_are_written_by_one_module() {
+    let made = files_with(&[
+        "File::create",
+        "File::options",
+        "OpenOptions",
+        "DirBuilder",
+        "create_dir(",
+        "create_dir_all",
+        "fs::write",
+        "fs::copy",
+        "fs::rename",
+        "hard_link",
+        "os::unix::fs::symlink",
+        "set_permissions",
+        "tempfile::tempfile",
+        "tempfile::tempdir",
+        "tempfile::Builder",
+        "NamedTempFile",
+        "TempDir::new",
+    ]);
+    // Seeds for the fuzzer: with a feature that no release has.
+    assert_eq!(made, ["private_files.rs", "proto/seeds.rs"].map(str::to_owned).into());
+}
+
+/// A connection that trusts nothing, and makes no file: there is one module for it.
+#[test]
+fn databases_are_opened_by_one_module() {
+    let opened = files_with(&["Connection::open"]);
+    assert_eq!(opened, ["store/sqlite/connection.rs"].map(str::to_owned).into());
+}
+
+/// What is printed is escaped where it is printed: by tables and lines of results, messages, logs, and the screen.
+#[test]
+fn few_files_write_to_a_terminal() {
+    let printing = files_with(&["stdout()", "stderr()", "println!", "print!(", "comfy_table::Cell"]);
+    let known = [
+        "cli/admin.rs",          // the question before a purge, in numbers
+        "cli/bench/progress.rs", // whether it is a terminal
+        "cli/docs.rs",           // manual pages and completions
+        "cli/import.rs",         // whether it is a terminal
+        "cli/notices.rs",
+        "cli/output.rs",
+        "cli/token.rs", // the entry of a principal, whose name has no such characters
+        "cli/top/terminal.rs",
+        "logs.rs",
+    ];
+    assert_eq!(printing, known.map(str::to_owned).into());
+}
+
 #[test]
 fn generated_types_stay_at_the_edge() {
     for source in sources() {
@@ -335,4 +401,46 @@ fn each_promise_has_the_tests_that_are_told() {
         }
     }
     assert_eq!(promised, 17);
+}
+
+/// The table of promises and faults: `docs/reliability.md` has the rows that `.ci/mutants` tries, each fault is in one of them, and
+/// each test is where it is said to be.
+#[test]
+fn each_fault_has_a_test_that_is_tried_on_it() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let script = read(".ci/mutants");
+    let (_, table) = script.split_once("TABLE='\n").expect("the script's table");
+    let (table, _) = table.split_once('\'').unwrap();
+    let tried: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    let document = read("docs/reliability.md");
+    let rows = document.lines().filter(|line| line.starts_with("| P") || line.starts_with("| M"));
+    let told: Vec<Vec<&str>> = rows
+        .map(|row| row.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`')).collect::<Vec<_>>())
+        .filter(|cells| cells.len() == 4)
+        .collect();
+    assert_eq!(told, tried, "docs/reliability.md and .ci/mutants");
+
+    let faults: BTreeSet<_> = Mutant::ALL.iter().map(|mutant| mutant.name()).collect();
+    assert_eq!(
+        tried.iter().map(|row| row[1]).collect::<BTreeSet<_>>(),
+        faults,
+        "each fault is tried, and there is no other"
+    );
+    let histories = read("tests/histories/main.rs");
+    for row in &tried {
+        let [promise, fault, target, test] = row[..] else { panic!("{row:?}") };
+        let mut files = Vec::new();
+        collect(&root().join("tests").join(target), &mut files);
+        let defined = format!("fn {test}(");
+        let found = files.iter().any(|file| fs::read_to_string(file).unwrap().contains(&defined));
+        assert!(found, "tests/{target} has no {test}");
+        if target == "histories" {
+            assert!(histories.contains(&format!("(\"{fault}\", \"{promise}\")")), "{test} does not try {fault}");
+        }
+    }
+    // The promises of several coordinators, and of PostgreSQL, have no code yet.
+    for number in (1..=18).filter(|number| ![15, 16].contains(number)) {
+        let promise = format!("P{number}");
+        assert!(tried.iter().any(|row| row[0] == promise), "{promise} has no fault");
+    }
 }

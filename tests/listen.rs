@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use sagad::listen::{ListenLimits, Listening, listen};
+use sagad::listen::{Connection, ListenLimits, Listening, Peer, listen};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -19,6 +19,11 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const SOON: Duration = Duration::from_secs(5);
 const NOT_YET: Duration = Duration::from_millis(150);
 
+/// Without a limit on the time until the first call.
+fn limits(max_connections: usize, preface_timeout: Duration) -> ListenLimits {
+    ListenLimits { max_connections, preface_timeout, auth_timeout: Duration::from_secs(3600) }
+}
+
 async fn open(
     max_connections: usize,
     preface_timeout: Duration,
@@ -27,7 +32,7 @@ async fn open(
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
     (
-        listen(listener, ListenLimits { max_connections, preface_timeout }, None, &[Handle::current()], stop.clone()),
+        listen(listener, limits(max_connections, preface_timeout), None, &[Handle::current()], stop.clone()),
         address,
         stop,
     )
@@ -75,7 +80,7 @@ async fn a_greeting_in_pieces_is_read_whole_and_seen_again() {
     connection.read_exact(&mut seen).await.unwrap();
     assert_eq!(&seen[..24], PREFACE);
     assert_eq!(&seen[24..], b"and more");
-    assert_eq!(connection.connect_info().peer(), client.local_addr().unwrap());
+    assert_eq!(connection.connect_info().peer(), Peer::Tcp(client.local_addr().unwrap()));
 
     connection.write_all(b"hello").await.unwrap();
     let mut answer = [0; 5];
@@ -83,21 +88,166 @@ async fn a_greeting_in_pieces_is_read_whole_and_seen_again() {
     assert_eq!(&answer, b"hello");
 }
 
+/// A client that has sent its preface, and its connection.
+async fn greeted(door: &mut Listening, address: std::net::SocketAddr) -> (TcpStream, Connection) {
+    let mut client = TcpStream::connect(address).await.unwrap();
+    client.write_all(PREFACE).await.unwrap();
+    let mut connection = timeout(SOON, door.incoming[0].next()).await.unwrap().unwrap().unwrap();
+    connection.read_exact(&mut [0; PREFACE.len()]).await.unwrap();
+    (client, connection)
+}
+
 #[tokio::test]
 async fn beyond_the_bound_connections_wait_for_a_place() {
     let (mut door, address, _stop) = open(2, Duration::from_secs(3600)).await;
-    let mut clients = Vec::new();
-    for _ in 0..3 {
-        let mut client = TcpStream::connect(address).await.unwrap();
-        client.write_all(PREFACE).await.unwrap();
-        clients.push(client);
-    }
-    let first = timeout(SOON, door.incoming[0].next()).await.unwrap().unwrap().unwrap();
-    let _second = timeout(SOON, door.incoming[0].next()).await.unwrap().unwrap().unwrap();
+    let (_a, first) = greeted(&mut door, address).await;
+    first.connect_info().authenticated(None);
+    let (_b, second) = greeted(&mut door, address).await;
+    second.connect_info().authenticated(None);
+    let mut third = TcpStream::connect(address).await.unwrap();
+    third.write_all(PREFACE).await.unwrap();
     assert!(timeout(NOT_YET, door.incoming[0].next()).await.is_err(), "there is no third place");
     assert_eq!(door.lines.open(), 2);
     drop(first);
     timeout(SOON, door.incoming[0].next()).await.unwrap().unwrap().unwrap();
+}
+
+/// Whether the daemon has cut this connection.
+async fn is_cut(connection: &mut Connection) -> bool {
+    matches!(timeout(SOON, connection.read(&mut [0; 1])).await, Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionAborted)
+}
+
+#[tokio::test]
+async fn at_the_bound_the_oldest_without_a_call_goes() {
+    let (mut door, address, _stop) = open(3, Duration::from_secs(3600)).await;
+    let (_a, mut called) = greeted(&mut door, address).await;
+    called.connect_info().authenticated(None);
+    // Half a preface is no call, and goes first, because it is older.
+    let mut half = TcpStream::connect(address).await.unwrap();
+    half.write_all(&PREFACE[..10]).await.unwrap();
+    sleep(NOT_YET).await;
+    let (_b, mut idle) = greeted(&mut door, address).await;
+    let (_c, next) = greeted(&mut door, address).await;
+    assert!(is_closed(&mut half).await);
+    next.connect_info().authenticated(None);
+    let (_d, last) = greeted(&mut door, address).await;
+    assert!(is_cut(&mut idle).await, "the next that waits for its first call");
+    last.connect_info().authenticated(None);
+    drop(idle);
+    assert!(timeout(NOT_YET, called.read(&mut [0; 1])).await.is_err(), "nobody who made a call goes for another");
+    let counts = door.lines.counts();
+    assert_eq!((counts.displaced, counts.cut, counts.unauthenticated), (2, 0, 0));
+}
+
+#[tokio::test]
+async fn without_a_call_in_time_it_is_closed_and_so_is_one_whose_caller_is_gone() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
+    let limits = ListenLimits { auth_timeout: Duration::from_secs(1), ..limits(10, SOON) };
+    let mut door = listen(listener, limits, None, &[Handle::current()], stop.clone());
+    let (_a, mut idle) = greeted(&mut door, address).await;
+    let (_b, mut called) = greeted(&mut door, address).await;
+    let caller = CancellationToken::new();
+    called.connect_info().authenticated(Some(("a", &caller)));
+    assert!(is_cut(&mut idle).await);
+    assert!(timeout(Duration::from_secs(2), called.read(&mut [0; 1])).await.is_err(), "it goes on");
+    // A second after it was seen that the principal is gone, which is looked for every two seconds.
+    caller.cancel();
+    assert!(is_cut(&mut called).await);
+    assert_eq!(door.lines.counts().unauthenticated, 2);
+}
+
+/// An address of its own on this machine, so that the daemon can tell it from others.
+async fn connect_from(own: [u8; 4], to: std::net::SocketAddr) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind((std::net::Ipv4Addr::from(own), 0).into()).unwrap();
+    socket.connect(to).await.unwrap()
+}
+
+#[tokio::test]
+async fn addresses_without_a_call_get_no_more_than_their_share() {
+    let (mut door, address, _stop) = open(16, Duration::from_secs(3600)).await;
+    let (_a, called) = greeted(&mut door, address).await;
+    called.connect_info().authenticated(None);
+    // Two of the 16 places are kept for 127.0.0.1.
+    let mut known = Vec::new();
+    for _ in 0..2 {
+        known.push(TcpStream::connect(address).await.unwrap());
+    }
+    let mut strangers = Vec::new();
+    for _ in 0..50 {
+        strangers.push(connect_from([127, 0, 0, 9], address).await);
+    }
+    assert!(is_closed(&mut strangers[30]).await);
+    for stream in &mut known {
+        assert!(timeout(NOT_YET, stream.read(&mut [0; 1])).await.is_err(), "a known address is not displaced");
+    }
+    // 16 places, of which strangers can have 14, less the call and the two.
+    sleep(NOT_YET).await;
+    assert_eq!(door.lines.counts().displaced, 50 - 13);
+    drop(called);
+}
+
+/// Whether a connection is open after a moment.
+async fn is_open(connection: &mut Connection) -> bool {
+    timeout(Duration::from_millis(20), connection.read(&mut [0; 1])).await.is_err()
+}
+
+/// A greeted connection from an address, on which a call was let in.
+async fn called_from(door: &mut Listening, own: [u8; 4], address: std::net::SocketAddr) -> (TcpStream, Connection) {
+    let mut client = connect_from(own, address).await;
+    client.write_all(PREFACE).await.unwrap();
+    let mut connection = timeout(SOON, door.incoming[0].next()).await.unwrap().unwrap().unwrap();
+    connection.read_exact(&mut [0; PREFACE.len()]).await.unwrap();
+    connection.connect_info().authenticated(None);
+    (client, connection)
+}
+
+#[tokio::test]
+async fn who_has_most_connections_loses_the_idlest_to_whoever_has_fewer() {
+    const GREEDY: [u8; 4] = [127, 0, 0, 5];
+    let (mut door, address, _stop) = open(16, Duration::from_secs(3600)).await;
+    let mut greedy = Vec::new();
+    for _ in 0..16 {
+        let one = called_from(&mut door, GREEDY, address).await;
+        one.1.connect_info().begin_call();
+        greedy.push(one);
+    }
+    // 14 of the 16 places are for good. Of the other two the last has no call running.
+    greedy[15].1.connect_info().end_call();
+    // Without a call, a stranger has closed what is beyond the share only, and then itself.
+    let mut strangers = Vec::new();
+    for _ in 0..5 {
+        strangers.push(connect_from([127, 0, 0, 9], address).await);
+    }
+    assert!(is_cut(&mut greedy[15].1).await && is_cut(&mut greedy[14].1).await);
+    greedy.truncate(14);
+    assert!(is_closed(&mut strangers[0]).await && is_closed(&mut strangers[2]).await);
+    for (_, connection) in &mut greedy {
+        assert!(is_open(connection).await);
+    }
+    drop(strangers);
+    sleep(NOT_YET).await;
+    // Another one makes calls: it gets places of who has most, the idlest first, up to as many as that has.
+    greedy[3].1.connect_info().end_call();
+    let (mut others, mut surplus) = (Vec::new(), None);
+    for number in 0..7 {
+        others.push(called_from(&mut door, [127, 0, 0, 6], address).await);
+        // More of the greedy one push out what is surplus, which is all its own.
+        for _ in 0..2 {
+            let more = called_from(&mut door, GREEDY, address).await;
+            more.1.connect_info().begin_call();
+            surplus = Some(more);
+        }
+        if number == 0 {
+            assert!(is_cut(&mut greedy[3].1).await, "no call was running there");
+        }
+    }
+    for (_, connection) in &mut others {
+        assert!(is_open(connection).await);
+    }
+    assert_eq!(door.lines.counts().cut, 0);
+    drop(surplus);
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! The session of the README, and the recipes of `docs/debugging.md`, are run as they stand there, against a real daemon.
+//! The session of the README, and the recipes of `docs/debugging.md`, are run as they stand there, against a real daemon; and the
+//! figures of `docs/limits.md` are computed.
 
 use std::{
     io::{BufRead, BufReader},
@@ -8,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+#[path = "readme/figures.rs"]
+mod figures;
 #[path = "support/tools.rs"]
 mod tools;
 
@@ -50,9 +53,6 @@ impl Daemon {
 
 /// Runs a page's blocks against a daemon of its own.
 fn does_what_it_shows(page: &str) {
-    if !tools::are_there(&["bash", "grpcurl", "jq"]) {
-        return;
-    }
     let data = tempfile::tempdir().expect("a directory can be made");
     let (_daemon, address) = Daemon::start(data.path());
     let root = env!("CARGO_MANIFEST_DIR");
@@ -67,16 +67,19 @@ fn does_what_it_shows(page: &str) {
 }
 
 #[test]
+#[cfg_attr(any(without_bash, without_grpcurl, without_jq), ignore = "needs bash, grpcurl and jq")]
 fn the_readme_does_what_it_shows() {
     does_what_it_shows("README.md");
 }
 
 #[test]
+#[cfg_attr(any(without_bash, without_grpcurl, without_jq), ignore = "needs bash, grpcurl and jq")]
 fn the_recipes_for_debugging_do_what_they_show() {
     does_what_it_shows("docs/debugging.md");
 }
 
 #[test]
+#[cfg_attr(any(without_bash, without_grpcurl, without_jq), ignore = "needs bash, grpcurl and jq")]
 fn the_page_on_operating_does_what_it_shows() {
     does_what_it_shows("docs/operations.md");
 }

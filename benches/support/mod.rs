@@ -78,13 +78,14 @@ pub fn heartbeat(n: u64, token: FencingToken) -> Verb {
 }
 
 pub fn complete(n: u64, token: FencingToken) -> Verb {
-    let verb = HeldVerb::Complete { result: Blob::default(), reason: Text::default() };
+    let verb = HeldVerb::Complete { result: Blob::default(), reason: Text::default(), progress: None };
     Verb::Held(Holder { owner: owner(n), token }, verb)
 }
 
 /// An engine on a store, and how far it has got.
 pub struct Cycles {
     engine: Engine<SqliteRows>,
+    run: Run,
     now: i64,
     created: u64,
     completed: u64,
@@ -95,7 +96,7 @@ impl Cycles {
     pub fn on(dir: &Path) -> Self {
         let (rows, opening, _) = open_rows(&dir.join("bench.db"), MAX_WAL_BYTES).unwrap();
         let absence = Absence { returned_at: start(), grace: Span::ZERO };
-        Cycles { engine: Engine::new(rows, opening, absence), now: START, created: 0, completed: 0 }
+        Cycles { engine: Engine::new(rows.into_rows(), opening, absence), run, now: START, created: 0, completed: 0 }
     }
 
     /// Creates so many sagas.
@@ -140,20 +141,31 @@ impl Cycles {
         self.engine.rollback().unwrap();
     }
 
+    /// Runs commands as one batch of the writer's, by what [`Self::run_by`] said.
     fn transaction(&mut self, commands: impl IntoIterator<Item = Command>) -> Vec<Answer> {
         self.now += 1000;
-        let now = Timestamp::from_micros(self.now);
-        self.engine.begin().unwrap();
-        let execute = |command| {
-            let request = Request { command, key: None, by: None };
-            self.engine.execute(&request, now).unwrap().unwrap()
-        };
-        let answers = commands.into_iter().map(execute).collect();
-        self.engine.sweep(now, 500).unwrap();
-        self.engine.commit().unwrap();
-        self.engine.rows.maintain(false).unwrap();
-        answers
+        let request = |command| Request { command, key: None, by: None };
+        let requests: Vec<Request> = commands.into_iter().map(request).collect();
+        (self.run)(&mut self.engine, &requests, Timestamp::from_micros(self.now))
     }
+
+    /// What runs each batch from now on.
+    pub fn run_by(&mut self, run: Run) {
+        self.run = run;
+    }
+}
+
+/// Runs a batch.
+pub type Run = fn(&mut Engine<SqliteRows>, &[Request], Timestamp) -> Vec<Answer>;
+
+/// What the writer does with a batch.
+pub fn run(engine: &mut Engine<SqliteRows>, requests: &[Request], now: Timestamp) -> Vec<Answer> {
+    engine.begin().unwrap();
+    let answers = requests.iter().map(|request| engine.execute(request, now).unwrap().unwrap()).collect();
+    engine.sweep(now).unwrap();
+    engine.commit().unwrap();
+    engine.rows.maintain(false).unwrap();
+    answers
 }
 
 fn change(n: u64, verb: Verb) -> Command {

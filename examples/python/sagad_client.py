@@ -5,13 +5,14 @@ To be copied together with `sagad_worker.py`. Both need the client that is gener
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Any, TypeVar, cast
 
 import grpc
@@ -28,6 +29,10 @@ CALL_TIMEOUT = 5.0
 #: A quiet stream of stale sagas brings a bookmark every ten seconds; silent for longer than this it is taken for dead.
 STALE_SILENCE_MAX = 30.0
 
+#: While the coordinator does not answer, that is said again after so many seconds.
+SAY_AGAIN = 10.0
+
+_log = logging.getLogger("sagad")
 _MESSAGE_BYTES_MAX = 4 << 20
 # CLOCK_MONOTONIC stands still while the machine sleeps; a laptop that wakes up must find its lease gone, not paused.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -123,6 +128,31 @@ class Backoff:
         self._step = self._first
 
 
+class Outage:
+    """Logs what is waited for while the coordinator does not answer: at once, then every ten seconds; and when it answers.
+
+    As warnings, which Python writes to stderr where logging is not set up.
+    """
+
+    def __init__(self, server: str) -> None:
+        self._server, self._lock, self._said = server, Lock(), 0.0
+
+    def waiting(self, why: object) -> None:
+        """A call was not answered, or not taken, and is tried again."""
+        with self._lock:
+            if self._said and now() - self._said < SAY_AGAIN:
+                return
+            self._said = now()
+        _log.warning("waiting for the coordinator at %s: %s", self._server, why)
+
+    def over(self) -> None:
+        """The coordinator has answered."""
+        with self._lock:
+            said, self._said = self._said, 0.0
+        if said:
+            _log.warning("the coordinator at %s answers", self._server)
+
+
 class Coordinator:
     """A connection to the coordinator, for any number of threads. It reconnects by itself."""
 
@@ -140,22 +170,9 @@ class Coordinator:
         ]
         if service_config:
             options.append(("grpc.service_config", service_config))
+        self.outage = Outage(server)
         self.channel = grpc.insecure_channel(server.removeprefix("http://").rstrip("/"), options)
         self.sagas = SagaServiceStub(self.channel)
-
-    def connect(self, stop: Event) -> bool:
-        """Waits until there is a connection; False when `stop` was set before."""
-        ready = grpc.channel_ready_future(self.channel)
-        try:
-            while not stop.is_set():
-                try:
-                    ready.result(timeout=0.2)
-                    return True
-                except grpc.FutureTimeoutError:
-                    pass
-            return False
-        finally:
-            ready.cancel()
 
     def call(
         self,
@@ -175,9 +192,13 @@ class Coordinator:
         while True:
             timeout = min(CALL_TIMEOUT, max(give_up() - now(), 0.05))
             try:
-                return method(request, timeout=timeout)
+                answer = method(request, timeout=timeout)
+                self.outage.over()
+                return answer
             except grpc.RpcError as error:
                 refusal = Refusal.of(error)
+            if refusal.happened is not Happened.REFUSED:
+                self.outage.waiting(refusal)
             delay = max(backoff.delay(), refusal.retry_after)
             if refusal.happened is Happened.REFUSED or now() + delay >= give_up() or stop.wait(delay):
                 raise refusal
@@ -224,6 +245,7 @@ def follow_stale(
         try:
             for item in stream:
                 watchdog.fed()
+                coordinator.outage.over()
                 backoff.reset()
                 yield item
                 if item.revision:
@@ -240,6 +262,7 @@ def follow_stale(
             place.forget()
         elif refusal and refusal.happened is Happened.REFUSED:
             raise refusal
+        coordinator.outage.waiting(refusal or "it ended the stream")
         reconnecting(place.value)
         stop.wait(max(backoff.delay(), refusal.retry_after if refusal else 0.0))
 

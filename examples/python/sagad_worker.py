@@ -76,7 +76,7 @@ class Lease(AbstractContextManager["Lease"]):
     def __init__(
         self, coordinator: Coordinator, saga: saga_pb2.Saga, asked: float, events: Events, kill: Event
     ) -> None:
-        """`asked` is the moment at which the claim was first sent."""
+        """`asked` is the moment at which the claim was first sent, plus how long it was held in the coordinator."""
         self._coordinator, self._events, self._kill = coordinator, events, kill
         self.task_id, self.owner_id = saga.task_id, saga.lease.owner_id
         self.fencing_token = saga.lease.fencing_token
@@ -87,7 +87,7 @@ class Lease(AbstractContextManager["Lease"]):
         self._finishing = False
         self._progress: bytes | None = None
         self._take(saga.lease, asked)
-        # A claim that waited, or was repeated, was sent long before the lease began: ask where it stands.
+        # A claim that was repeated was first sent long before the lease began: ask where it stands.
         self._confirm = self.deadline - now() < self._length / 2
         self._thread = Thread(target=self._run, name=f"heartbeat {self.task_id}", daemon=True)
 
@@ -126,9 +126,15 @@ class Lease(AbstractContextManager["Lease"]):
             self._wake.wait(min(max(left, 0.0), 0.05))
 
     def set_progress(self, progress: bytes) -> None:
-        """Sends it with the next heartbeat, at most 64 KiB."""
+        """Sends it with the next heartbeat or with the report of the end, at most 64 KiB."""
         with self._lock:
             self._progress = progress
+
+    @property
+    def unsent_progress(self) -> bytes | None:
+        """What no accepted heartbeat has carried yet."""
+        with self._lock:
+            return self._progress
 
     @property
     def is_lost(self) -> bool:
@@ -196,6 +202,7 @@ class Lease(AbstractContextManager["Lease"]):
             answer = self._coordinator.sagas.Heartbeat(request, timeout=max(timeout, 0.01))
         except grpc.RpcError as error:
             return self._refused(Refusal.of(error))
+        self._coordinator.outage.over()
         # After the deadline, not even an answer that is already here may prolong the work.
         self._look_at_the_clock()
         if self.is_lost:
@@ -219,6 +226,7 @@ class Lease(AbstractContextManager["Lease"]):
             self.lose(refusal.reason)
             return True
         self._events("heartbeat_unknown", task_id=self.task_id, code=refusal.code.name)
+        self._coordinator.outage.waiting(refusal)
         return False
 
     def _stands(self, expire_time: str) -> None:
@@ -307,17 +315,20 @@ class Worker:
 
     def run(self) -> None:
         """Works until it is told to stop. Raises a `Refusal` when the coordinator refuses to let it claim."""
-        if self._coordinator.connect(self._drain):
-            self._events("ready")
+        # The first claim does not wait: its answer tells that there is a connection.
+        wait = 0.0
         while not self._drain.is_set():
             asked = now()
-            saga = self._claim()
+            saga, held = self._claim(wait)
+            if not wait and not self._drain.is_set():
+                self._events("ready")
+            wait = min(max(self._ttl / 3, _WAIT_MIN), _WAIT_MAX)
             if saga:
-                self._hold(saga, asked)
+                self._hold(saga, asked + held)
         self._events("drained")
 
-    def _claim(self) -> saga_pb2.Saga | None:
-        wait = min(max(self._ttl / 3, _WAIT_MIN), _WAIT_MAX)
+    def _claim(self, wait: float) -> tuple[saga_pb2.Saga | None, float]:
+        """A saga, and how long the claim was held until its lease was given."""
         request = pb.ClaimNextRequest(
             queues=self._queues,
             owner_id=self._owner_id,
@@ -334,18 +345,20 @@ class Worker:
             if self._drain.is_set():
                 self._waiting.cancel()
             try:
-                sagas = self._waiting.result().sagas
-                return sagas[0] if sagas else None
+                answer = self._waiting.result()
+                self._coordinator.outage.over()
+                return answer.sagas[0] if answer.sagas else None, answer.waited.ToNanoseconds() / 1e9
             except grpc.FutureCancelledError:
                 pass
             except grpc.RpcError as error:
                 refusal = Refusal.of(error)
                 if refusal.happened is Happened.REFUSED:
                     raise refusal from None
+                self._coordinator.outage.waiting(refusal)
                 self._drain.wait(max(backoff.delay(), refusal.retry_after))
             if self._drain.is_set():
                 self._give_back(request)
-                return None
+                return None, 0.0
 
     def _give_back(self, request: pb.ClaimNextRequest) -> None:
         """A call broken off may have claimed. Repeating it with its `request_id` shows what."""
@@ -400,7 +413,9 @@ class Worker:
         else:
             if lease.is_lost:
                 raise LeaseLost
-            request = pb.CompleteRequest(**lease.key, result=result, request_id=str(uuid.uuid4()))
+            request = pb.CompleteRequest(
+                **lease.key, result=result, progress=lease.unsent_progress, request_id=str(uuid.uuid4())
+            )
             self._report(lease, "completed", "Complete", request)
 
     def _compensate(self, task: Task) -> None:
@@ -456,7 +471,13 @@ class Worker:
             lease.sleep(pause.delay())
 
     def _fail(self, lease: Lease, reason: str, *, retryable: bool) -> None:
-        request = pb.FailRequest(**lease.key, reason=reason[:1000], retryable=retryable, request_id=str(uuid.uuid4()))
+        request = pb.FailRequest(
+            **lease.key,
+            reason=reason[:1000],
+            retryable=retryable,
+            progress=lease.unsent_progress,
+            request_id=str(uuid.uuid4()),
+        )
         refusal = self._report(lease, "failed", "Fail", request, refusals=("COMPENSATION_REQUIRED",))
         if refusal:
             self._quarantine(lease, reason)
@@ -466,7 +487,12 @@ class Worker:
         self._report(lease, "quarantined", "Quarantine", request)
 
     def _release(self, lease: Lease) -> None:
-        request = pb.ReleaseRequest(**lease.key, reason="the worker was told to end", request_id=str(uuid.uuid4()))
+        request = pb.ReleaseRequest(
+            **lease.key,
+            reason="the worker was told to end",
+            progress=lease.unsent_progress,
+            request_id=str(uuid.uuid4()),
+        )
         # Refused once the lease has expired, so it is not tried for longer.
         self._report(lease, "released", "Release", request, grace=0.0)
 

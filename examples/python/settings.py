@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import sys
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from threading import Lock
 from typing import NoReturn
 
 _SERVICE_CONFIG = Path(__file__).resolve().parents[2] / "proto" / "service_config.json"
+_LENGTH = re.compile(r"([0-9]*\.?[0-9]+)(ms|s|m|h)?")
+_UNIT_MS = {"ms": 1, "s": 1_000, None: 1_000, "m": 60_000, "h": 3_600_000}
 _printing = Lock()
 
 
@@ -37,17 +40,15 @@ class Settings:
         if not all(queues):
             _wrong("SAGAD_QUEUES", os.environ["SAGAD_QUEUES"], "it names queues, separated by commas")
         ttl_text = os.environ.get("SAGAD_TTL") or "30"
-        try:
-            ttl = float(ttl_text)
-        except ValueError:
-            ttl = 0.0
-        if not 0.1 <= ttl <= 86_400:
-            _wrong("SAGAD_TTL", ttl_text, "it is a number of seconds, from 0.1 to 86400")
+        length = _LENGTH.fullmatch(ttl_text)
+        ttl_ms = float(length[1]) * _UNIT_MS[length[2]] if length else 0.0
+        if not 100 <= ttl_ms <= 86_400_000:
+            _wrong("SAGAD_TTL", ttl_text, "it is a length such as 30, 30s, 500ms, 2m or 1h, from 100ms to 24h")
         return cls(
             server=server,
             queues=queues,
             owner_id=os.environ.get("SAGAD_OWNER") or f"python-{socket.gethostname()}-{os.getpid()}",
-            ttl=ttl,
+            ttl=ttl_ms / 1000,
             revision_file=os.environ.get("SAGAD_REVISION_FILE") or None,
             service_config=_SERVICE_CONFIG.read_text(),
         )

@@ -6,7 +6,9 @@ use std::{cell::RefCell, collections::HashMap, ffi::OsString, fs, os::unix::ffi:
 
 use clap::{Args, Command, FromArgMatches};
 use libfuzzer_sys::fuzz_target;
-use sagad::config::{Config, ConfigError, DRAIN_GRACE_MAX, DRAIN_GRACE_MIN, RESTART_GRACE_MAX, ServeArgs, fuzzing};
+use sagad::config::{
+    Config, ConfigError, DRAIN_GRACE_MAX, DRAIN_GRACE_MIN, Listen, RESTART_GRACE_MAX, ServeArgs, fuzzing,
+};
 use tempfile::TempDir;
 
 thread_local! {
@@ -19,7 +21,7 @@ fn judge(config: &Config) {
     assert!(config.restart_grace <= RESTART_GRACE_MAX);
     assert!(DRAIN_GRACE_MIN <= config.drain_grace && config.drain_grace <= DRAIN_GRACE_MAX);
     let secured = config.security.tls.is_some() && config.security.principals.is_some();
-    assert!(config.insecure || secured || config.listen.ip().to_canonical().is_loopback());
+    assert!(config.insecure || secured || !is_exposed(&config.listen));
     assert!(!config.data.as_os_str().is_empty());
     for bound in config.bounds() {
         assert!(bound.value > 0, "{}: {}", bound.name, bound.value);
@@ -27,6 +29,13 @@ fn judge(config: &Config) {
     let mut limits = config.limits;
     limits.fit_to_descriptors(1024);
     assert!(1 <= limits.max_connections);
+}
+
+fn is_exposed(listen: &Listen) -> bool {
+    match listen {
+        Listen::Address(address) => !address.ip().to_canonical().is_loopback(),
+        Listen::Name { .. } | Listen::Unix(_) => listen.is_exposed(),
+    }
 }
 
 fn refused(error: &ConfigError) {

@@ -33,12 +33,14 @@ pub struct Rpc {
 }
 
 macro_rules! rpcs {
-    (changes: $($change:ident)*; looks: $($look:ident => $parse:expr),*; empty: $($empty:ident)*;) => {
+    (changes: $($change:ident)*; looks: $($look:ident => $parse:expr),*; empty: $($empty:ident)*;
+     later: $($later:ident => $judge:expr),*;) => {
         /// Every rpc. The corpus tells them by their places here: new ones come last.
         pub const RPCS: &[Rpc] = &[
             $(Rpc { request: stringify!($change), run: change::<proto::$change> },)*
             $(Rpc { request: stringify!($look), run: |bytes| look::<proto::$look, _>(bytes, $parse) },)*
             $(Rpc { request: stringify!($empty), run: |bytes| look::<proto::$empty, _>(bytes, |_| Ok(())) },)*
+            $(Rpc { request: stringify!($later), run: |bytes| look::<proto::$later, _>(bytes, $judge) },)*
         ];
     };
 }
@@ -53,8 +55,10 @@ rpcs! {
         ListEventsRequest => |m| queries::list_events(m).map(|history| bounds::history(&history)),
         WatchStaleRequest => |m| queries::watch_stale(&m).map(|watch| bounds::watch(&watch)),
         WatchEventsRequest => |m| queries::watch_events(&m).map(|watch| bounds::watch(&watch)),
+        ListQueuesRequest => |m| queries::list_queues(m).map(|wanted| bounds::queues(&wanted)),
         PurgeSagasRequest => |m| free::purge(&m).map(|purge| bounds::purge(&purge));
-    empty: GetStatsRequest GetServerInfoRequest GetVitalsRequest ListQueuesRequest BackupRequest;
+    empty: GetStatsRequest GetServerInfoRequest GetVitalsRequest BackupRequest;
+    later: RevokePrincipalRequest => |m| free::revoke_principal(&m).map(|wanted| bounds::revocation(&wanted));
 }
 
 /// Ends the run if an rpc of the contract is not fuzzed.

@@ -6,6 +6,7 @@ use arbitrary::{Result, Unstructured};
 use bytes::Bytes;
 use sagad::{
     domain::{
+        bounds::{HAPPENED_MAX, REVISION_MAX, STORED_LENGTH_MAX, STORED_TIME_MAX},
         command::Creation,
         compensation::{Compensation, CompensationSpec, CompensationState},
         event::{Event, EventType, Resolution, StaleMark},
@@ -59,11 +60,15 @@ fn maybe<T>(u: &mut Unstructured<'_>, some: impl FnOnce(&mut Unstructured<'_>) -
 }
 
 fn span(u: &mut Unstructured<'_>, least: i64) -> Result<Span> {
-    Ok(Span::from_micros(u.int_in_range(least..=i64::MAX)?).unwrap_or_default())
+    Ok(Span::from_micros(u.int_in_range(least..=STORED_LENGTH_MAX)?).unwrap_or_default())
 }
 
 fn time(u: &mut Unstructured<'_>) -> Result<Timestamp> {
-    u.arbitrary().map(Timestamp::from_micros)
+    u.int_in_range(0..=HAPPENED_MAX).map(Timestamp::from_micros)
+}
+
+fn token(u: &mut Unstructured<'_>) -> Result<FencingToken> {
+    u.int_in_range(1..=REVISION_MAX - 1).map(FencingToken)
 }
 
 fn blob(u: &mut Unstructured<'_>) -> Result<Blob> {
@@ -127,18 +132,18 @@ fn lease(u: &mut Unstructured<'_>, state: State) -> Result<Lease> {
     let held = matches!(state, State::Running | State::Compensating);
     let standing = match u.int_in_range(0..=3)? {
         0 if held => Standing::Held,
-        1 if held => Standing::Expired { at: time(u)?, revision: Revision(u.arbitrary()?) },
+        1 if held => Standing::Expired { at: time(u)?, revision: Revision(token(u)?.0) },
         2 => Standing::EndedByOther,
         _ => Standing::EndedByHolder(*u.choose(&ends)?),
     };
-    let acquired = u.int_in_range(i64::MIN..=i64::MAX - 1)?;
+    let acquired = u.int_in_range(0..=HAPPENED_MAX)?;
     Ok(Lease {
         owner: owner(u)?,
-        token: FencingToken(u.int_in_range(1..=i64::MAX)?),
+        token: token(u)?,
         purpose: *u.choose(&[LeasePurpose::Execute, LeasePurpose::Compensate])?,
         acquire_time: Timestamp::from_micros(acquired),
         heartbeat_time: time(u)?,
-        expire_time: Timestamp::from_micros(u.int_in_range(acquired + 1..=i64::MAX)?),
+        expire_time: Timestamp::from_micros(u.int_in_range(acquired + 1..=STORED_TIME_MAX)?),
         ttl: span(u, 1)?,
         limit: *u.choose(&[StaleCause::Ttl, StaleCause::ExecutionTimeout, StaleCause::ProgressTimeout])?,
         progress_time: time(u)?,
@@ -155,7 +160,7 @@ fn settle(u: &mut Unstructured<'_>, compensation: &mut Compensation) -> Result<(
         compensation.settled_by = Some(u.arbitrary::<&str>()?.into());
         compensation.settle_time = Some(time(u)?);
     }
-    compensation.recorded_under = u.arbitrary::<Option<i64>>()?.map(FencingToken);
+    compensation.recorded_under = maybe(u, token)?;
     Ok(())
 }
 
@@ -163,16 +168,16 @@ fn settle(u: &mut Unstructured<'_>, compensation: &mut Compensation) -> Result<(
 pub fn changed(u: &mut Unstructured<'_>, created: &Saga) -> Result<Saga> {
     let mut saga = created.clone();
     let state = *u.choose(&State::ALL)?;
-    let token = u.arbitrary::<Option<i64>>()?.map(FencingToken);
+    let under = maybe(u, token)?;
     for spec in specs(u)? {
         let position = saga.compensations.len() as u32 + 1;
-        saga.compensations.push(Compensation::pending(position, spec, token));
+        saga.compensations.push(Compensation::pending(position, spec, under));
     }
     if state == State::Failed && saga.compensations.is_empty() {
         saga.compensations.push(Compensation::pending(
             1,
             CompensationSpec { kind: kind(u)?, target: text(u)?, reason: text(u)? },
-            token,
+            under,
         ));
     }
     for compensation in &mut saga.compensations {
@@ -195,7 +200,7 @@ pub fn changed(u: &mut Unstructured<'_>, created: &Saga) -> Result<Saga> {
     saga.settle_until = maybe(u, time)?;
     saga.idle_since = maybe(u, time)?;
     saga.state = state;
-    saga.revision = Revision(u.int_in_range(CREATED.0 + 1..=i64::MAX)?);
+    saga.revision = Revision(u.int_in_range(CREATED.0 + 1..=REVISION_MAX - 1)?);
     Ok(saga)
 }
 
@@ -203,19 +208,19 @@ pub fn changed(u: &mut Unstructured<'_>, created: &Saga) -> Result<Saga> {
 pub fn event(u: &mut Unstructured<'_>, saga: &Saga) -> Result<Event> {
     let kinds = [EventType::Claimed, EventType::LeaseExpired, EventType::Annotated, EventType::Quarantined];
     let marks = [Resolution::Reclaimed, Resolution::Requeued, Resolution::Compensating, Resolution::Terminal];
-    let mut token = u.arbitrary::<Option<i64>>()?.map(FencingToken);
+    let mut of_lease = maybe(u, token)?;
     let mark = match u.int_in_range(0..=2)? {
         0 => None,
         1 => Some(StaleMark::Resolved(*u.choose(&marks)?)),
         _ => {
-            let lost = FencingToken(u.arbitrary()?);
-            token = Some(lost);
+            let lost = token(u)?;
+            of_lease = Some(lost);
             let cause = *u.choose(&[StaleCause::Ttl, StaleCause::ExecutionTimeout, StaleCause::ProgressTimeout])?;
             Some(StaleMark::Stale { owner: owner(u)?, token: lost, expire_time: time(u)?, cause })
         }
     };
     Ok(Event {
-        revision: Revision(u.int_in_range(2..=(1 << 53) - 1)?),
+        revision: Revision(u.int_in_range(2..=REVISION_MAX - 1)?),
         task_id: saga.spec.task_id.clone(),
         saga_id: saga.spec.saga_id.clone(),
         queue: saga.spec.queue.clone(),
@@ -225,7 +230,7 @@ pub fn event(u: &mut Unstructured<'_>, saga: &Saga) -> Result<Event> {
         reason: u.arbitrary::<&str>()?.into(),
         from_state: if u.arbitrary()? { Some(*u.choose(&State::ALL)?) } else { None },
         to_state: *u.choose(&State::ALL)?,
-        token,
+        token: of_lease,
         details: pairs(u)?,
         mark,
     })
@@ -253,7 +258,7 @@ impl Stored {
         let path = directory.path().join("sagad.db");
         let (rows, _, gate) = sqlite::open_rows(&path, 1 << 20).expect("a new store");
         let reader = Arc::new(sqlite::open_reader(&path, 1, gate).expect("its reader"));
-        Stored { rows, reader, directory }
+        Stored { rows: rows.into_rows(), reader, directory }
     }
 
     /// One with three planned sagas, `t0` to `t2`.

@@ -1,15 +1,17 @@
 //! The verbs of `AdminService`: queues that are paused and resumed, old sagas purged, the server described.
 
-use std::time::Duration;
+use std::{
+    io::{self, BufRead, IsTerminal, Read, Write},
+    time::Duration,
+};
 
 use clap::{Args, ValueEnum};
-use comfy_table::Cell;
 
 use super::{
     args::{self, ActorArg},
     context::Context,
     errors::CliError,
-    output::{Format, alarming, fine, notice},
+    output::{Cell, Columns, Format, alarming, fine, notice},
     tables::Facts,
     text::{counted, exact, length, or_dash, printable, stamp, when},
 };
@@ -21,35 +23,59 @@ use crate::{
     },
 };
 
+/// Longest answer that is read from a terminal: a yes or a no.
+const ANSWER_BYTES: u64 = 64;
+
 /// What `queues` takes: nothing.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sagad queues")]
 pub struct QueuesArgs {}
 
+const QUEUE_COLUMNS: Columns =
+    Columns { names: &["QUEUE", "STATE", "SINCE", "BY", "REASON"], spare: &["SINCE", "BY", "REASON"] };
+
 /// Lists queues.
 pub async fn queues(context: &Context) -> Result<(), CliError> {
-    let answer = context.admin(ListQueuesRequest {}, |mut c, r| async move { c.list_queues(r).await }).await?;
-    if answer.queues.is_empty() && context.output.format() == Format::Text {
-        notice("no queues yet");
-        return Ok(());
+    let mut request = ListQueuesRequest::default();
+    let mut is_first = true;
+    loop {
+        let page = context.admin(request, |mut c, r| async move { c.list_queues(r).await }).await?;
+        if !page.queues.is_empty() {
+            context.output.rows(&page.queues, &QUEUE_COLUMNS, is_first, queue_row)?;
+            is_first = false;
+        }
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request = ListQueuesRequest { page_token: page.next_page_token, ..ListQueuesRequest::default() };
     }
-    context.output.rows(&answer.queues, Some(&["QUEUE", "STATE", "SINCE", "BY", "REASON"]), |queue| {
-        vec![
-            Cell::new(printable(&queue.queue)),
-            if queue.paused { alarming("paused".to_owned()) } else { fine("open".to_owned()) },
-            Cell::new(stamp(queue.change_time.as_ref())),
-            Cell::new(or_dash(&queue.actor)),
-            Cell::new(or_dash(&queue.reason)),
-        ]
-    })
+    if is_first && context.output.format() == Format::Text {
+        notice("no queues yet");
+    }
+    Ok(())
+}
+
+fn queue_row(queue: &Queue) -> Vec<Cell> {
+    vec![
+        Cell::new(printable(&queue.queue)),
+        if queue.paused { alarming("paused".to_owned()) } else { fine("open".to_owned()) },
+        Cell::new(stamp(queue.change_time.as_ref())),
+        Cell::new(or_dash(&queue.actor)),
+        Cell::new(or_dash(&queue.reason)),
+    ]
 }
 
 /// What `pause` takes.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  sagad pause builds --reason 'the registry is down'")]
+#[command(after_help = "Examples:\n  sagad pause builds --reason 'the registry is down'\n  \
+                  sagad pause next-week --create --reason 'not before monday'\n\n\
+                  Claims by id, heartbeats and policies go on.")]
 pub struct PauseArgs {
     /// The queue.
     queue: String,
+    /// Pause it though it never had a saga: what is created in it waits.
+    #[arg(long)]
+    create: bool,
     /// Why.
     #[arg(long, default_value = "", hide_default_value = true)]
     reason: String,
@@ -59,8 +85,10 @@ pub struct PauseArgs {
 
 /// Stops handing out a queue's sagas.
 pub async fn pause(context: &Context, args: PauseArgs) -> Result<(), CliError> {
-    let request = PauseQueueRequest { queue: args.queue, actor: args.actor.or_me(), reason: args.reason };
-    let answer = context.admin(request, |mut c, r| async move { c.pause_queue(r).await }).await?;
+    let must_exist = !args.create;
+    let request = PauseQueueRequest { queue: args.queue, actor: args.actor.or_me(), reason: args.reason, must_exist };
+    let answer = context.admin(request, |mut c, r| async move { c.pause_queue(r).await }).await;
+    let answer = answer.map_err(|error| no_such_queue(error, "; --create pauses it all the same"))?;
     context.output.message(&answer.queue.unwrap_or_default(), queue_line)
 }
 
@@ -79,9 +107,23 @@ pub struct ResumeArgs {
 
 /// Hands out a queue's sagas again.
 pub async fn resume(context: &Context, args: ResumeArgs) -> Result<(), CliError> {
-    let request = ResumeQueueRequest { queue: args.queue, actor: args.actor.or_me(), reason: args.reason };
-    let answer = context.admin(request, |mut c, r| async move { c.resume_queue(r).await }).await?;
+    let request =
+        ResumeQueueRequest { queue: args.queue, actor: args.actor.or_me(), reason: args.reason, must_exist: true };
+    let answer = context.admin(request, |mut c, r| async move { c.resume_queue(r).await }).await;
+    let answer = answer.map_err(|error| no_such_queue(error, ""))?;
     context.output.message(&answer.queue.unwrap_or_default(), queue_line)
+}
+
+/// The coordinator's error about a queue that is not there, with what can be done from here.
+fn no_such_queue(error: CliError, hint: &str) -> CliError {
+    match error {
+        CliError::Call { mut refusal, request_id } if refusal.is("QUEUE_NOT_FOUND") => {
+            let queue = refusal.metadata.remove("queue").unwrap_or_default();
+            refusal.message = format!("the queue {queue} never had a saga and was never paused: check its name{hint}");
+            CliError::Call { refusal, request_id }
+        }
+        other => other,
+    }
 }
 
 fn queue_line(queue: &Queue) -> String {
@@ -102,7 +144,9 @@ enum TerminalState {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  sagad purge --state completed,compensated --older-than 30days --reason 'retention' --dry-run\n  \
-                        sagad purge --state completed --older-than 30days --reason 'retention'"
+                        sagad purge --state completed --older-than 30days --reason 'retention' --yes\n\n\
+                        What is purged is gone for good, with its history. On a terminal it says how much that is and asks;\n\
+                        elsewhere it wants --yes."
 )]
 pub struct PurgeArgs {
     /// In these terminal states; repeatable, or separated by commas.
@@ -114,12 +158,15 @@ pub struct PurgeArgs {
     /// At most so many [default: all]
     #[arg(long, value_name = "COUNT", value_parser = args::count)]
     max: Option<i32>,
-    /// Why.
-    #[arg(long, default_value = "", hide_default_value = true)]
+    /// Why, for the coordinator's log.
+    #[arg(long)]
     reason: String,
     /// Only count them.
     #[arg(long)]
     dry_run: bool,
+    /// Don't ask.
+    #[arg(long, conflicts_with = "dry_run")]
+    yes: bool,
     #[command(flatten)]
     actor: ActorArg,
 }
@@ -140,13 +187,16 @@ pub async fn purge(context: &Context, args: PurgeArgs) -> Result<(), CliError> {
         reason: args.reason,
         validate_only: args.dry_run,
     };
+    if !args.dry_run && !args.yes && !confirmed(context, &request).await? {
+        return Err(CliError::Failed("nothing was purged".to_owned()));
+    }
     let mut total = PurgeSagasResponse::default();
     loop {
         let step = context.admin(request.clone(), |mut c, r| async move { c.purge_sagas(r).await }).await?;
-        total.purged_sagas += step.purged_sagas;
-        total.purged_events += step.purged_events;
+        total.purged_sagas = total.purged_sagas.saturating_add(step.purged_sagas);
+        total.purged_events = total.purged_events.saturating_add(step.purged_events);
         total.more = step.more;
-        let left = args.max.map(|max| i64::from(max) - total.purged_sagas);
+        let left = args.max.map(|max| i64::from(max).saturating_sub(total.purged_sagas));
         // A step that removed nothing would be followed by another such step.
         if !step.more || args.dry_run || step.purged_sagas == 0 || left.is_some_and(|left| left <= 0) {
             break;
@@ -155,9 +205,28 @@ pub async fn purge(context: &Context, args: PurgeArgs) -> Result<(), CliError> {
     }
     context.output.message(&total, |total| {
         let verb = if args.dry_run { "would purge" } else { "purged" };
-        let more = if total.more { ", and there are more" } else { "" };
-        format!("{verb} {} and {}{more}", counted(total.purged_sagas, "saga"), counted(total.purged_events, "event"))
+        format!("{verb} {}", amount(total))
     })
+}
+
+fn amount(total: &PurgeSagasResponse) -> String {
+    let more = if total.more { ", and there are more" } else { "" };
+    format!("{} and {}{more}", counted(total.purged_sagas, "saga"), counted(total.purged_events, "event"))
+}
+
+/// Says what would be purged, and asks whoever sits at the terminal.
+async fn confirmed(context: &Context, request: &PurgeSagasRequest) -> Result<bool, CliError> {
+    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+        let told =
+            "what is purged is gone for good: add --yes to purge without being asked, or --dry-run to count first";
+        return Err(CliError::Usage(told.to_owned()));
+    }
+    let request = PurgeSagasRequest { validate_only: true, ..request.clone() };
+    let total = context.admin(request, |mut c, r| async move { c.purge_sagas(r).await }).await?;
+    write!(io::stderr(), "sagad: purge {} for good? [y/N] ", amount(&total))?;
+    let mut answer = String::new();
+    io::stdin().lock().take(ANSWER_BYTES).read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 /// What `info` takes: nothing.

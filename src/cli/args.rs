@@ -1,6 +1,6 @@
 //! Values and groups of arguments that several commands share.
 
-use std::{collections::BTreeMap, fs, io::Read, time::Duration};
+use std::{collections::BTreeMap, fs::File, io::Read, time::Duration};
 
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
@@ -12,9 +12,36 @@ use crate::{
     proto::{CompensationSpec, LeasePurpose, SagaState},
 };
 
-/// A length such as `30s`, `5m`, `1h30m`, `250ms`.
+/// The longest length of time that is taken: more than anybody waits for, and the sum of several fits into every clock,
+/// timer and header.
+const DURATION_MAX: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
+
+/// The longest that one call may take, and the shortest: longer ones are watches, and in less not even this machine answers.
+const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
+const TIMEOUT_MIN: Duration = Duration::from_millis(1);
+
+/// The most that is read as a payload, a result or progress. The coordinator takes less, and says how much.
+const CONTENT_BYTES: u64 = 4 << 20;
+
+/// A length such as `30s`, `5m`, `1h30m`, `250ms`, of 100 years at most.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| format!("{error} (write it as 30s, 5m or 1h30m)"))
+    let length = humantime::parse_duration(text).map_err(|error| format!("{error} (write it as 30s, 5m or 1h30m)"))?;
+    if length > DURATION_MAX { Err("is more than 100 years".to_owned()) } else { Ok(length) }
+}
+
+/// How long a call may take.
+pub fn timeout(text: &str) -> Result<Duration, String> {
+    between(text, TIMEOUT_MIN, TIMEOUT_MAX)
+}
+
+/// A length within bounds, both included.
+pub fn between(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
+    let told = |length: Duration| humantime::format_duration(length).to_string();
+    match duration(text)? {
+        length if length < least => Err(format!("is less than {}", told(least))),
+        length if length > most => Err(format!("is more than {}", told(most))),
+        length => Ok(length),
+    }
 }
 
 /// A count of at least 1. In the contract 0 is "as by default", and whoever writes 0 does not mean that.
@@ -58,14 +85,18 @@ pub fn content(text: Option<String>) -> Result<Bytes, CliError> {
     if path.starts_with('@') {
         return Ok(Bytes::from(path.to_owned()));
     }
+    let mut bytes = Vec::new();
     let read = match path {
-        "-" => {
-            let mut bytes = Vec::new();
-            std::io::stdin().read_to_end(&mut bytes).map(|_| bytes)
-        }
-        path => fs::read(path),
+        "-" => std::io::stdin().take(CONTENT_BYTES + 1).read_to_end(&mut bytes),
+        path => File::open(path).and_then(|file| file.take(CONTENT_BYTES + 1).read_to_end(&mut bytes)),
     };
-    read.map(Bytes::from).map_err(|error| CliError::Usage(format!("can't read {path}: {error}")))
+    match read {
+        Err(error) => Err(CliError::Usage(format!("can't read {path}: {error}"))),
+        Ok(length) if length as u64 > CONTENT_BYTES => {
+            Err(CliError::Usage(format!("{path} has more than {} MiB", CONTENT_BYTES >> 20)))
+        }
+        Ok(_) => Ok(Bytes::from(bytes)),
+    }
 }
 
 /// The id that makes a change safe to repeat.
@@ -118,7 +149,7 @@ pub struct WorkerArgs {
     /// Who claims; unique to this worker [default: a name for this process, behind that of the token's principal]
     #[arg(long, value_name = "ID")]
     owner: Option<String>,
-    /// The length of leases: a dead worker's saga is free again after this.
+    /// The length of leases: so long after a worker's death its saga is stale, and its policy or a decision moves it on.
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = duration)]
     pub ttl: Duration,
     /// How long a command that is to end has between TERM and KILL.
@@ -225,9 +256,12 @@ mod tests {
         assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
         assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5_400)));
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
-        for wrong in ["30", "", "soon", "-1s", "9999999999999999999999s"] {
+        for wrong in ["30", "", "soon", "-1s", "9999999999999999999999s", "99999999999999h", "101y"] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
+        assert!(duration("100y").is_ok());
+        assert_eq!(timeout("25h"), Err("is more than 1day".to_owned()));
+        assert_eq!(timeout("0s"), Err("is less than 1ms".to_owned()));
     }
 
     #[test]
@@ -248,6 +282,9 @@ mod tests {
         assert_eq!(read("@@at".to_owned()).expect("text"), "@at");
         assert_eq!(read(format!("@{}", file.path().display())).expect("a file"), &b"\x00\xff"[..]);
         assert!(matches!(read("@/nowhere/at/all".to_owned()), Err(CliError::Usage(_))));
+        assert!(
+            matches!(read("@/dev/zero".to_owned()), Err(CliError::Usage(told)) if told.contains("more than 4 MiB"))
+        );
         assert!(content(None).expect("nothing").is_empty());
     }
 }

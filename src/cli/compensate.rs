@@ -10,13 +10,17 @@ use super::{
     context::Context,
     errors::CliError,
     output::notice,
-    process, work,
+    process::{self, CommandLine, Ended},
+    program, work,
 };
 use crate::client::{
     ClientOptions, Shutdown,
     recovery::{self, CompensationHandler, RecoveryOptions, Undo, Undone},
     time, worker,
 };
+
+/// What runs the handlers.
+const SHELL: &str = "sh";
 
 /// What `compensate` takes.
 #[derive(Debug, Args)]
@@ -26,7 +30,10 @@ use crate::client::{
                         sagad compensate --queue builds --handler branch=./delete-branch.sh --drain\n\n\
                         A handler is run with sh -c and finds what to undo in SAGAD_KIND, SAGAD_TARGET and\n\
                         SAGAD_REASON, and its saga where `sagad work` has it. It may be run more than once, so it\n\
-                        must succeed when there is nothing left to undo. Exit code 0: done, any other: failed.")]
+                        must succeed when there is nothing left to undo. Whoever may hold the saga chose the\n\
+                        target: check that it is one of yours. Exit code 0: done, any other: failed.\n\
+                        One that can't be started counts as no attempt. When a handler has ended, processes that\n\
+                        it leaves running in its group are ended before its outcome is recorded.")]
 pub struct CompensateArgs {
     #[command(flatten)]
     worker: WorkerArgs,
@@ -55,6 +62,8 @@ pub async fn run(context: &Context, args: CompensateArgs) -> Result<(), CliError
             return Err(CliError::Usage(format!("two handlers for kind `{kind}`")));
         }
     }
+    program::find(SHELL).map_err(CliError::Usage)?;
+    process::can_make_files().map_err(CliError::Failed)?;
     let shutdown = Shutdown::on_signals(notice)?;
     let options = RecoveryOptions {
         owner_id: args.worker.owner(&context.options),
@@ -94,26 +103,39 @@ impl CompensationHandler for Commands {
             ("SAGAD_REASON", compensation.reason.clone().into()),
             ("SAGAD_POSITION", compensation.position.to_string().into()),
         ]);
-        let arguments = ["-c".to_owned(), command.clone()];
-        let mut running = match process::start("sh", &arguments, environment, &saga.payload) {
+        if let Some(reason) = process::unpassable(&environment) {
+            return Undone::Failed(reason);
+        }
+        let command = CommandLine {
+            program: SHELL.into(),
+            arguments: vec!["-c".into(), command.into()],
+            kill_after: self.kill_after,
+        };
+        let mut running = match process::start(&command, environment, saga, lease.deadlines()).await {
             Ok(running) => running,
-            Err(error) => return Undone::Failed(format!("could not run sh: {error}")),
+            // The compensation had no part in it, so it does not count as an attempt.
+            Err(reason) => return Undone::NotStarted(reason),
         };
         tokio::select! {
             biased;
-            ended = running.wait() => match ended {
-                Ok(status) if status.success() => Undone::Done(String::new()),
-                Ok(status) => Undone::Failed(process::describe(status)),
-                Err(error) => Undone::Failed(format!("could not wait for sh: {error}")),
-            },
+            ended = running.wait() => undone(ended),
             lost = worker::lost(lease) => {
-                running.end(lease.deadline().min(time::now() + self.kill_after)).await;
+                running.end(lease.deadline().min(time::now() + self.kill_after)).await.ok();
                 Undone::Stopped(lost.to_string())
             }
             () = kill.cancelled() => {
-                running.end(time::now() + self.kill_after).await;
+                running.end(time::now() + self.kill_after).await.ok();
                 Undone::Stopped("the worker was told to end".to_owned())
             }
         }
+    }
+}
+
+fn undone(ended: Result<Ended, String>) -> Undone {
+    match ended {
+        Ok(ended) if ended.by_deadline => Undone::Stopped("it was ended at the deadline of its lease".to_owned()),
+        Ok(ended) if ended.status.success() => Undone::Done(String::new()),
+        Ok(ended) => Undone::Failed(process::describe(ended.status)),
+        Err(reason) => Undone::Failed(reason),
     }
 }

@@ -4,12 +4,11 @@
 use std::{env, sync::Arc};
 
 use clap::{Args, Subcommand};
-use comfy_table::Cell;
 use serde_json::{Map, Value, json};
 
 use super::{
     errors::CliError,
-    output::{Format, Output, notice},
+    output::{Cell, CommandKind, Format, Output, notice},
     text::printable,
 };
 use crate::{
@@ -25,6 +24,16 @@ use crate::{
 pub struct ConfigArgs {
     #[command(subcommand)]
     command: ConfigCommand,
+}
+
+impl ConfigArgs {
+    /// Whether its exit code is the answer, or what it prints.
+    pub fn kind(&self) -> CommandKind {
+        match self.command {
+            ConfigCommand::Check(_) => CommandKind::Check,
+            ConfigCommand::Show(_) => CommandKind::Query,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -21,12 +21,17 @@ use crate::{
     after_help = "Examples:\n  sagad create --task-id fix-7 --queue builds --issue 7 --branch fix-7 --compensate branch=fix-7\n  \
                         sagad create --queue mail --payload @letter.json --max-attempts 5 --on-stale requeue\n  \
                         sagad create --from sagas.jsonl --request-id 6f1c2f0e-6f0e-4b6e-9d53-0f0a6b9f5f11\n  \
-                        generate | sagad create --from -"
+                        generate | sagad create --from -\n  sagad create --from sagas.jsonl --skip-existing\n\n\
+                        With --from sagas are created in batches of up to 1,000, each whole or not at all. An error names the\n\
+                        line, and how many sagas were created before."
 )]
 pub struct CreateArgs {
     /// Create many: each line of this file (`-`: standard input) is a CreateSagaRequest in proto3 JSON.
     #[arg(long, value_name = "FILE", conflicts_with = "one")]
     from: Option<String>,
+    /// Skip each line whose taskId a saga has already, whatever else the two say: so a broken import is continued.
+    #[arg(long, requires = "from", conflicts_with_all = ["request_id", "one", "policies"])]
+    skip_existing: bool,
     #[command(flatten)]
     one: One,
     #[command(flatten)]
@@ -39,16 +44,16 @@ pub struct CreateArgs {
 #[derive(Debug, Args)]
 #[group(id = "one", multiple = true)]
 struct One {
-    /// Its id, for good [default: a new one]
+    /// Its id, which no other saga of the store has [default: a new one]
     #[arg(long, value_name = "ID")]
     task_id: Option<String>,
-    /// The id of the saga it is part of [default: the task id]
+    /// A second id, by which other systems know it; no other saga has it [default: the task id]
     #[arg(long, value_name = "ID")]
     saga_id: Option<String>,
     /// The queue it waits in [default: default]
     #[arg(long)]
     queue: Option<String>,
-    /// Higher is claimed first.
+    /// claim-next hands out the highest first [default: 0]
     #[arg(long, allow_negative_numbers = true)]
     priority: Option<i32>,
     /// The issue it is about.
@@ -72,10 +77,10 @@ struct One {
     /// Why these have to be undone, for all of them.
     #[arg(long, value_name = "REASON", requires = "compensations")]
     compensate_reason: Option<String>,
-    /// Not to be claimed before this has passed.
+    /// Not to be claimed for execution before this has passed.
     #[arg(long, value_name = "DURATION", value_parser = args::duration)]
     delay: Option<Duration>,
-    /// The task id that this one resubmits.
+    /// The task id of a saga that this one repeats, for the record: nothing is copied from it, nor need it exist.
     #[arg(long, value_name = "ID")]
     retry_of: Option<String>,
 }
@@ -88,7 +93,7 @@ struct PolicyArgs {
     /// When an execution lease runs out [default: hold]
     #[arg(long, value_enum)]
     on_stale: Option<OnStale>,
-    /// Under `requeue`, the expiry that compensates instead [default: 3]
+    /// Under `requeue`, the expiry that leads to compensating instead [default: 3]
     #[arg(long, value_name = "COUNT", value_parser = args::count)]
     max_expirations: Option<i32>,
     /// When it fails and no retry is left [default: fail]
@@ -124,7 +129,7 @@ enum OnStale {
     Hold,
     /// It is planned again.
     Requeue,
-    /// It is compensated.
+    /// It is compensated: at once where no compensation was ever registered.
     Compensate,
     /// It is parked for a person.
     Quarantine,
@@ -135,7 +140,7 @@ enum OnStale {
 enum OnFailure {
     /// It is failed, which is final.
     Fail,
-    /// It is compensated.
+    /// It is compensated: at once where no compensation was ever registered.
     Compensate,
 }
 
@@ -171,7 +176,7 @@ impl PolicyArgs {
 /// Creates one or many.
 pub async fn run(context: &Context, args: CreateArgs) -> Result<(), CliError> {
     if let Some(file) = args.from {
-        return import::run(context, &file, args.request_id.given()).await;
+        return import::run(context, &file, args.request_id.given(), args.skip_existing).await;
     }
     let request_id = args.request_id.or_new();
     let request = request(args.one, args.policy.policy(), request_id.clone())?;
@@ -245,5 +250,8 @@ mod tests {
         assert!(parse("x --from f --settle 1s").is_err());
         assert!(parse("x --compensate-reason why").is_err());
         assert!(parse("x --from f").is_ok());
+        assert!(parse("x --from f --skip-existing").is_ok());
+        assert!(parse("x --skip-existing").is_err());
+        assert!(parse(&format!("x --from f --skip-existing --request-id {}", uuid::Uuid::nil())).is_err());
     }
 }

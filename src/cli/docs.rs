@@ -1,12 +1,17 @@
 //! `sagad completions` and `sagad man`: generated from the same definition that parses the command line.
 
-use std::{fs, io::Write, path::PathBuf};
+use std::{
+    env, fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
 use super::{Cli, errors::CliError};
+use crate::private_files;
 
 /// What `completions` takes.
 #[derive(Debug, Args)]
@@ -39,12 +44,23 @@ pub struct ManArgs {
 pub fn man(args: &ManArgs) -> Result<(), CliError> {
     if let Some(dir) = &args.dir {
         let failed = |error: std::io::Error| CliError::Failed(format!("can't write to {}: {error}", dir.display()));
-        fs::create_dir_all(dir).map_err(failed)?;
-        return clap_mangen::generate_to(Cli::command(), dir).map_err(failed);
+        return write_pages(dir).map_err(failed);
     }
     let mut page = Vec::new();
     Man::new(Cli::command()).render(&mut page)?;
     print(&page)
+}
+
+/// The generator follows links and overwrites what it finds, so it writes into a directory of ours.
+fn write_pages(dir: &Path) -> io::Result<()> {
+    let made = private_files::temporary_directory(&env::temp_dir(), "sagad-man-")?;
+    clap_mangen::generate_to(Cli::command(), made.path())?;
+    private_files::create_public_directories(dir)?;
+    for page in fs::read_dir(made.path())? {
+        let page = page?;
+        private_files::write_public(&dir.join(page.file_name()), &fs::read(page.path())?)?;
+    }
+    Ok(())
 }
 
 fn print(bytes: &[u8]) -> Result<(), CliError> {

@@ -1,17 +1,15 @@
 //! How a command fails: what stderr says, for people or as JSON, and the exit code.
 
-use std::{
-    collections::BTreeMap,
-    ffi::OsString,
-    fmt::Write as _,
-    io::{self, Write as _},
-};
+use std::{collections::BTreeMap, ffi::OsString, fmt::Write as _, io};
 
 use serde_json::json;
 use tonic::{Code, Status};
 
-use super::{output::Format, text};
-use crate::client::{Happened, Refusal, convert, time};
+use super::{advice, notices, output::Format, text};
+use crate::{
+    client::{ClientOptions, Happened, Refusal, WorkerError, convert, time},
+    domain::characters,
+};
 
 /// It failed.
 pub const FAILED: u8 = 1;
@@ -50,6 +48,15 @@ impl From<Status> for CliError {
     }
 }
 
+impl From<WorkerError> for CliError {
+    fn from(error: WorkerError) -> Self {
+        match error {
+            WorkerError::Coordinator(status) => status.into(),
+            error @ WorkerError::CannotStart { .. } => CliError::Failed(error.to_string()),
+        }
+    }
+}
+
 impl From<io::Error> for CliError {
     fn from(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
@@ -82,20 +89,38 @@ impl CliError {
         }
     }
 
-    /// Tells stderr.
-    pub fn report(&self, format: Format, server: &str) {
-        let text = match format {
-            Format::Json => self.json(),
-            Format::Text => self.text(server),
+    /// Tells stderr, behind the messages that came before. `asked` is how the coordinator was asked: what to do about it depends on that.
+    pub fn report(&self, format: Format, asked: &ClientOptions) {
+        let text = match (format, self) {
+            (Format::Json, _) => self.json(),
+            (Format::Text, CliError::Call { refusal, .. }) => {
+                self.advised(&asked.server, advice::on(refusal, asked).as_deref())
+            }
+            (Format::Text, CliError::Usage(_) | CliError::Failed(_) | CliError::Told(_) | CliError::ClosedPipe) => {
+                self.text(&asked.server)
+            }
         };
         if let Some(text) = text {
-            // There is nowhere left to complain about stderr.
-            writeln!(io::stderr(), "{text}").ok();
+            notices::line(&text);
         }
     }
 
     /// For people: the message, then a line for each violation and each useful fact.
     pub fn text(&self, server: &str) -> Option<String> {
+        let advice = match self {
+            CliError::Call { refusal, .. } if refusal.unsent => Some(advice::NOT_THERE),
+            CliError::Call { refusal, .. } if refusal.code == Code::Unauthenticated => Some(advice::NO_CREDENTIALS),
+            CliError::Call { .. }
+            | CliError::Usage(_)
+            | CliError::Failed(_)
+            | CliError::Told(_)
+            | CliError::ClosedPipe => None,
+        };
+        self.advised(server, advice)
+    }
+
+    /// The same, with a line on what to do.
+    fn advised(&self, server: &str, advice: Option<&str>) -> Option<String> {
         let (refusal, request_id) = match self {
             CliError::Call { refusal, request_id } => (refusal, request_id),
             CliError::Usage(message) | CliError::Failed(message) => {
@@ -111,9 +136,6 @@ impl CliError {
         } else {
             format!("sagad: {message} ({})", refusal.reason)
         };
-        if refusal.unsent {
-            told.push_str("\n  start it with `sagad serve`, or name another with --server or SAGAD_SERVER");
-        }
         for (field, description) in &refusal.violations {
             // The only one is the message, as a rule.
             if refusal.violations.len() == 1 && refusal.message.contains(description.as_str()) {
@@ -128,14 +150,11 @@ impl CliError {
             }
             write!(told, "\n  {}: {}", text::printable(key), fact(value)).ok();
         }
-        match refusal.code {
-            Code::Unauthenticated => told.push_str(
-                "\n  name a file with a token by --token-file or SAGAD_TOKEN_FILE, or a certificate by --cert and --key",
-            ),
-            Code::PermissionDenied => {
-                told.push_str("\n  the roles and queues of a principal stand in the coordinator's file of principals");
-            }
-            _ => {}
+        if let Some(advice) = advice {
+            write!(told, "\n  {advice}").ok();
+        }
+        if refusal.code == Code::PermissionDenied {
+            told.push_str("\n  the roles and queues of a principal stand in the coordinator's file of principals");
         }
         if let Some(delay) = refusal.retry_after {
             write!(told, "\n  try again in {}", text::length(delay)).ok();
@@ -173,7 +192,7 @@ impl CliError {
             CliError::Failed(message) => local("UNKNOWN", "FAILED", message),
             CliError::Told(_) | CliError::ClosedPipe => return None,
         };
-        Some(json!({ "error": error }).to_string())
+        Some(characters::json(&json!({ "error": error }).to_string()).into_owned())
     }
 }
 

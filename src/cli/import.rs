@@ -1,11 +1,14 @@
 //! `sagad create --from`: many sagas from lines of JSON, in batches. A batch is created whole or not at all; with
-//! `--request-id` its own id follows from that one and its place, so that a broken run is repeated without harm.
+//! `--request-id` its own id follows from that one and its place, so that a broken run is repeated without harm within the hour
+//! for which the coordinator knows the id. With `--skip-existing` it is continued at any time.
 
 use std::{
+    collections::HashSet,
     io::{self, IsTerminal},
     time::Duration,
 };
 
+use futures::{StreamExt, TryStreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 use prost::Message;
 use sha2::{Digest, Sha256};
@@ -21,7 +24,7 @@ use super::{
 };
 use crate::{
     client::{Refusal, retry::Again, time},
-    proto::{BatchCreateSagasRequest, CreateSagaRequest},
+    proto::{BatchCreateSagasRequest, CreateSagaRequest, GetSagaRequest},
 };
 
 /// The coordinator takes 1,000 sagas and 2 MiB at a time; the bytes stay well below that, as all of a batch waits
@@ -35,6 +38,9 @@ const LINE_BYTES_MAX: usize = 4 << 20;
 /// A batch that meets a busy or restarting coordinator is repeated for so long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Sagas that are looked up at a time, to see which of a batch exist: enough to hide the way there and back, and no load.
+const LOOKUPS: usize = 16;
+
 /// Lines read and not sent yet.
 #[derive(Default)]
 struct Batch {
@@ -42,6 +48,8 @@ struct Batch {
     /// The line that each came from, from 1.
     lines: Vec<u64>,
     bytes: usize,
+    /// The task ids among them.
+    ids: HashSet<String>,
 }
 
 impl Batch {
@@ -52,8 +60,19 @@ impl Batch {
 
     fn push(&mut self, request: CreateSagaRequest, line: u64) {
         self.bytes += cost(&request);
+        self.ids.insert(request.task_id.clone());
         self.requests.push(request);
         self.lines.push(line);
+    }
+
+    /// Drops the requests for which `exists` is true, by their place; how many there were.
+    fn drop_where(&mut self, exists: &[bool]) -> usize {
+        let before = self.requests.len();
+        let mut places = exists.iter();
+        self.requests.retain(|_| places.next() != Some(&true));
+        let mut places = exists.iter();
+        self.lines.retain(|_| places.next() != Some(&true));
+        before - self.requests.len()
     }
 }
 
@@ -63,7 +82,7 @@ fn cost(request: &CreateSagaRequest) -> usize {
 }
 
 /// Creates what the file names.
-pub async fn run(context: &Context, file: &str, request_id: Option<Uuid>) -> Result<(), CliError> {
+pub async fn run(context: &Context, file: &str, request_id: Option<Uuid>, skip_existing: bool) -> Result<(), CliError> {
     let unreadable = |error: io::Error| CliError::Usage(format!("can't read {file}: {error}"));
     let (lines, length): (Lines, Option<u64>) = if file == "-" {
         (Box::new(BufReader::new(tokio::io::stdin())), None)
@@ -72,11 +91,13 @@ pub async fn run(context: &Context, file: &str, request_id: Option<Uuid>) -> Res
         let length = opened.metadata().await.map_err(unreadable)?.len();
         (Box::new(BufReader::new(opened)), Some(length))
     };
-    let mut import = Import { context, request_id, bar: progress(length), batches: 0, created: 0 };
+    let bar = progress(length);
+    let mut import = Import { context, request_id, skip_existing, bar, batches: 0, created: 0, skipped: 0 };
     let result = import.all(lines, file).await;
     import.bar.finish_and_clear();
     if context.output.format() == Format::Text && (result.is_ok() || import.created > 0) {
-        notice(&format!("created {}", counted(import.created)));
+        let skipped = if skip_existing { format!(", skipped {} that exist", import.skipped) } else { String::new() };
+        notice(&format!("created {}{skipped}", counted(import.created)));
     }
     result
 }
@@ -122,9 +143,11 @@ fn progress(length: Option<u64>) -> ProgressBar {
 struct Import<'a> {
     context: &'a Context,
     request_id: Option<Uuid>,
+    skip_existing: bool,
     bar: ProgressBar,
     batches: u64,
     created: usize,
+    skipped: usize,
 }
 
 impl Import<'_> {
@@ -143,26 +166,78 @@ impl Import<'_> {
             if line.len() > LINE_BYTES_MAX {
                 return Err(at("too long"));
             }
-            let content = std::str::from_utf8(&line).map_err(|_| at("not UTF-8"))?.trim();
+            let content = std::str::from_utf8(&line).map_err(|_| at("not UTF-8"))?;
+            // Editors on Windows put this mark at the head of a file; further down it is no JSON.
+            let content =
+                if number == 1 { content.strip_prefix('\u{feff}').unwrap_or(content) } else { content }.trim();
             if content.is_empty() {
                 continue;
             }
             let request: CreateSagaRequest = json::parse(content).map_err(|error| at(&error))?;
+            if self.skip_existing && request.task_id.is_empty() {
+                return Err(at("--skip-existing needs a taskId on each line: a saga without one is new in each run"));
+            }
             if !batch.has_room_for(&request) {
                 self.send(std::mem::take(&mut batch)).await?;
             }
-            batch.push(request, number);
+            if self.skip_existing && batch.ids.contains(&request.task_id) {
+                self.skipped += 1;
+            } else {
+                batch.push(request, number);
+            }
         }
         if batch.requests.is_empty() { Ok(()) } else { self.send(batch).await }
     }
 
-    async fn send(&mut self, batch: Batch) -> Result<(), CliError> {
+    /// Creates what is in the batch; with `--skip-existing`, what of it does not exist.
+    async fn send(&mut self, mut batch: Batch) -> Result<(), CliError> {
+        while !batch.requests.is_empty() {
+            let refusal = match self.create(&batch).await? {
+                Ok(()) => return Ok(()),
+                Err(refusal) => refusal,
+            };
+            let skip = self.skip_existing && refusal.reason == "SAGA_EXISTS";
+            let existing = if skip { self.existing(&batch).await? } else { Vec::new() };
+            let dropped = batch.drop_where(&existing);
+            // What is refused though none of its task ids exists has the saga id of another.
+            if dropped == 0 {
+                return Err(self.failed(&refusal, &batch.lines));
+            }
+            self.skipped += dropped;
+        }
+        Ok(())
+    }
+
+    /// Which of a batch's task ids a saga has, by their place.
+    async fn existing(&self, batch: &Batch) -> Result<Vec<bool>, CliError> {
+        let ids = batch.requests.iter().map(|request| request.task_id.clone());
+        stream::iter(ids).map(|task_id| self.exists(task_id)).buffered(LOOKUPS).try_collect().await
+    }
+
+    async fn exists(&self, task_id: String) -> Result<bool, CliError> {
+        let request = GetSagaRequest { task_id, saga_id: String::new() };
+        let give_up = time::now() + PATIENCE;
+        let call = self.context.client.call(
+            request,
+            Again::Unknown,
+            || give_up,
+            |mut c, r| async move { c.get_saga(r).await },
+        );
+        match call.await {
+            Ok(_) => Ok(true),
+            Err(status) if Refusal::from(&status).reason == "SAGA_NOT_FOUND" => Ok(false),
+            Err(status) => Err(status.into()),
+        }
+    }
+
+    /// Creates all of the batch and shows it, or says why the coordinator refused.
+    async fn create(&mut self, batch: &Batch) -> Result<Result<(), Refusal>, CliError> {
         let request_id = match self.request_id {
             Some(id) => batch_id(id, self.batches),
             None => Uuid::new_v4(),
         };
         self.batches += 1;
-        let request = BatchCreateSagasRequest { requests: batch.requests, request_id: request_id.to_string() };
+        let request = BatchCreateSagasRequest { requests: batch.requests.clone(), request_id: request_id.to_string() };
         let give_up = time::now() + PATIENCE;
         let call = self.context.client.call(
             request,
@@ -172,13 +247,13 @@ impl Import<'_> {
         );
         let answer = match call.await {
             Ok(answer) => answer,
-            Err(status) => return Err(self.failed(&Refusal::from(&status), &batch.lines)),
+            Err(status) => return Ok(Err(Refusal::from(&status))),
         };
         self.created += answer.sagas.len();
-        let output = self.context.output;
+        let output = &self.context.output;
         let show = || answer.sagas.iter().try_for_each(|saga| output.message(saga, |saga| saga.task_id.clone()));
         // Lines and the bar may share a terminal.
-        self.bar.suspend(show)
+        self.bar.suspend(show).map(Ok)
     }
 
     /// The error with lines in place of indices, and how far it got.
@@ -208,7 +283,12 @@ impl Import<'_> {
         }
         let message =
             index.map_or(refusal.message.clone(), |at| refusal.message.replace(&format!("requests[{at}]."), ""));
-        refusal.message = format!("{place}: {message} ({} created before)", counted(self.created));
+        let hint = if refusal.reason == "SAGA_EXISTS" && !self.skip_existing {
+            "; --skip-existing skips sagas that exist"
+        } else {
+            ""
+        };
+        refusal.message = format!("{place}: {message} ({} created before{hint})", counted(self.created));
         let request_id = self.request_id.map(|id| id.to_string());
         CliError::Call { refusal: Box::new(refusal), request_id }
     }

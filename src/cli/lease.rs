@@ -80,13 +80,13 @@ pub struct ClaimNextArgs {
     /// At most so many.
     #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = args::count)]
     max: i32,
-    /// How long to wait for one; --timeout comes on top.
+    /// How long to wait for one, up to 60s; --timeout comes on top.
     #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = args::duration)]
     wait: Duration,
     /// What the leases are for.
     #[arg(long, value_enum, default_value = "execute")]
     purpose: Purpose,
-    /// Only sagas all of whose pending compensations are of these kinds; repeatable.
+    /// With --purpose compensate: only sagas all of whose pending compensations are of these kinds; repeatable.
     #[arg(long = "kind", value_name = "KIND")]
     kinds: Vec<String>,
     #[command(flatten)]
@@ -174,7 +174,8 @@ pub async fn release(context: &Context, args: ReleaseArgs) -> Result<(), CliErro
     let request_id = args.request_id.or_new();
     let id = request_id.clone();
     let delay = args.delay.map(to_proto);
-    let request = ReleaseRequest { task_id, owner_id, fencing_token, delay, reason: args.reason, request_id };
+    let request =
+        ReleaseRequest { task_id, owner_id, fencing_token, delay, reason: args.reason, request_id, progress: None };
     context.saga(context.change(&id, request, |mut c, r| async move { c.release(r).await }).await?.saga)
 }
 
@@ -200,7 +201,8 @@ pub async fn complete(context: &Context, args: CompleteArgs) -> Result<(), CliEr
     let request_id = args.request_id.or_new();
     let id = request_id.clone();
     let result = args::content(args.result)?;
-    let request = CompleteRequest { task_id, owner_id, fencing_token, result, reason: args.reason, request_id };
+    let request =
+        CompleteRequest { task_id, owner_id, fencing_token, result, reason: args.reason, request_id, progress: None };
     context.saga(context.change(&id, request, |mut c, r| async move { c.complete(r).await }).await?.saga)
 }
 
@@ -239,6 +241,7 @@ pub async fn fail(context: &Context, args: FailArgs) -> Result<(), CliError> {
         compensations: args::compensations(args.compensations, &args.compensate_reason),
         retryable: args.retryable,
         request_id: id.clone(),
+        progress: None,
     };
     context.saga(context.change(&id, request, |mut c, r| async move { c.fail(r).await }).await?.saga)
 }

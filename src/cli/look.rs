@@ -1,15 +1,14 @@
 //! The commands that look: `get`, `list`, `history`, `stats`.
 
 use clap::Args;
-use comfy_table::Cell;
 
 use super::{
     args::{self, State},
     context::Context,
     errors::CliError,
-    output::{Format, notice},
+    output::{Cell, Columns, Format, notice},
     tables,
-    text::{length, printable},
+    text::{counted, length, printable, total},
 };
 use crate::{
     client::convert,
@@ -53,7 +52,7 @@ pub struct ListArgs {
     /// Only in these queues; repeatable, or separated by commas.
     #[arg(long = "queue", value_delimiter = ',', value_name = "QUEUE")]
     queues: Vec<String>,
-    /// Only those that this worker holds.
+    /// Only those whose lease, the current or the last, is this worker's.
     #[arg(long, value_name = "ID")]
     owner: Option<String>,
     /// Only with this label; repeatable, all must match.
@@ -91,21 +90,21 @@ pub async fn list(context: &Context, args: ListArgs) -> Result<(), CliError> {
         page_size: 0,
         page_token: String::new(),
     };
-    let mut header = Some(tables::SAGA_COLUMNS);
+    let mut first = true;
     while left > 0 {
         request.page_size = i32::try_from(left.min(PAGE_SIZE_MAX)).unwrap_or(0);
         let page = context.call(request.clone(), |mut c, r| async move { c.list_sagas(r).await }).await?;
         let shown = &page.sagas[..page.sagas.len().min(left)];
         left -= shown.len();
         if !shown.is_empty() {
-            context.output.rows(shown, header.take(), tables::saga_row)?;
+            context.output.rows(shown, &tables::SAGA_COLUMNS, std::mem::take(&mut first), tables::saga_row)?;
         }
         if page.next_page_token.is_empty() {
             break;
         }
         request.page_token = page.next_page_token;
     }
-    if header.is_some() && context.output.format() == Format::Text && args.limit != Some(0) {
+    if first && context.output.format() == Format::Text && args.limit != Some(0) {
         notice("no sagas match");
     }
     Ok(())
@@ -127,7 +126,7 @@ pub async fn history(context: &Context, args: HistoryArgs) -> Result<(), CliErro
     loop {
         let page = context.call(request.clone(), |mut c, r| async move { c.list_events(r).await }).await?;
         for event in &page.events {
-            context.output.message(event, tables::history_line)?;
+            context.output.parts(event, tables::history_parts)?;
         }
         if page.next_page_token.is_empty() {
             return Ok(());
@@ -148,18 +147,20 @@ pub async fn stats(context: &Context) -> Result<(), CliError> {
         return context.output.message(&stats, |_| String::new());
     }
     if !stats.queues.is_empty() {
-        context.output.tabulate(&stats.queues, Some(STATS_COLUMNS), stats_row)?;
+        context.output.tabulate_what_fits(&stats.queues, &STATS_COLUMNS, true, stats_row)?;
     }
     context.output.line(&totals(&stats))
 }
 
-const STATS_COLUMNS: &[&str] =
-    &["QUEUE", "READY", "OLDEST", "STALE", "PLAN", "DISP", "RUN", "COMP", "DONE", "FAILED", "UNDONE", "QUAR"];
+const STATS_COLUMNS: Columns = Columns {
+    names: &["QUEUE", "READY", "OLDEST", "STALE", "PLAN", "DISP", "RUN", "COMP", "DONE", "FAILED", "UNDONE", "QUAR"],
+    spare: &["UNDONE", "DISP", "DONE", "PLAN", "FAILED", "COMP", "OLDEST", "QUAR"],
+};
 
 fn stats_row(queue: &QueueStats) -> Vec<Cell> {
     let count = |state: SagaState| {
         let counts = queue.states.iter().filter(|count| count.state() == state);
-        Cell::new(counts.map(|count| count.count).sum::<i64>())
+        Cell::new(total(counts.map(|count| count.count)))
     };
     let name = printable(&queue.queue);
     let age = queue.oldest_ready_age.as_ref().map(convert::from_proto).filter(|_| queue.ready > 0);
@@ -182,8 +183,12 @@ fn stats_row(queue: &QueueStats) -> Vec<Cell> {
 fn totals(stats: &GetStatsResponse) -> String {
     let age = stats.oldest_ready_age.as_ref().map(convert::from_proto).filter(|_| stats.ready > 0);
     let age = age.map(|age| format!(" (the oldest for {})", length(age))).unwrap_or_default();
+    let left_out = match stats.omitted_queues {
+        0 => String::new(),
+        count => format!("; {} left out, those without sagas in flight first", counted(count, "queue")),
+    };
     format!(
-        "{} ready{age}, {} stale, {} waiting; revision {}, writer queue {}",
+        "{} ready{age}, {} stale, {} waiting; revision {}, writer queue {}{left_out}",
         stats.ready, stats.stale, stats.waiting, stats.revision, stats.writer_queue_depth
     )
 }
@@ -198,7 +203,16 @@ mod tests {
         let state = SagaState::Running.into();
         let queue = QueueStats { states: vec![StateCount { state, count: 3 }], ..QueueStats::default() };
         let row = stats_row(&queue);
-        assert_eq!(row.len(), STATS_COLUMNS.len());
+        assert_eq!(row.len(), STATS_COLUMNS.names.len());
+        assert!(STATS_COLUMNS.spare.iter().all(|spare| STATS_COLUMNS.names.contains(spare)));
         assert_eq!(row[6].content(), "3");
+    }
+
+    #[test]
+    fn totals_say_what_is_left_out() {
+        let stats = GetStatsResponse { ready: 3, ..GetStatsResponse::default() };
+        assert_eq!(totals(&stats), "3 ready, 0 stale, 0 waiting; revision 0, writer queue 0");
+        let cut = GetStatsResponse { omitted_queues: 34_626, ..stats };
+        assert!(totals(&cut).ends_with("; 34626 queues left out, those without sagas in flight first"));
     }
 }

@@ -3,6 +3,7 @@
 
 mod actor;
 mod admin;
+mod advice;
 mod args;
 mod bench;
 mod compensate;
@@ -17,12 +18,17 @@ mod import;
 mod json;
 mod lease;
 mod look;
+mod notices;
 mod operate;
 mod output;
+mod paused;
 mod process;
+mod program;
+mod progress;
 #[cfg(test)]
 mod properties;
 mod store;
+mod supervise;
 mod tables;
 mod text;
 mod token;
@@ -30,17 +36,20 @@ mod top;
 mod watch;
 mod work;
 
-use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
+use std::{env, ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind, parser::ValueSource};
+use clap::{
+    CommandFactory, FromArgMatches, Parser, Subcommand, builder::Resettable, error::ErrorKind, parser::ValueSource,
+};
 
 use crate::{
     client::{ClientOptions, connect::DEFAULT_SERVER},
     config::ServeArgs,
+    domain::characters,
 };
 use context::Context;
 use errors::CliError;
-use output::{Format, Output};
+use output::{CommandKind, Format, Output, OutputArg};
 
 /// A line of `create --from`, for the fuzzer: with the feature `fuzzing`, which no release has.
 #[cfg(feature = "fuzzing")]
@@ -77,7 +86,7 @@ pub struct Cli {
 /// What every client command takes.
 #[derive(Clone, Debug, clap::Args)]
 pub struct GlobalArgs {
-    /// The coordinator's address.
+    /// The coordinator's address: http://HOST:PORT, https://HOST:PORT, or unix:PATH for a socket.
     #[arg(long, global = true, env = "SAGAD_SERVER", default_value = DEFAULT_SERVER, value_name = "URL", help_heading = "Global options")]
     server: String,
     /// Whether that was named on the command line: load is put on nobody's daemon by a variable.
@@ -98,25 +107,24 @@ pub struct GlobalArgs {
     /// Send the token over http:// to other machines, too.
     #[arg(long, global = true, help_heading = "Global options")]
     insecure_token: bool,
-    /// Tables and sentences for people, or proto3 JSON, one object a line.
+    /// Tables and sentences for people, as wide as the terminal or with all columns, or proto3 JSON, one object a line.
     #[arg(short, long, global = true, value_enum, default_value = "text", help_heading = "Global options")]
-    output: Format,
-    /// How long one call may take.
-    #[arg(long, global = true, default_value = "10s", value_parser = args::duration, value_name = "DURATION", help_heading = "Global options")]
+    output: OutputArg,
+    /// How long one call may take, 1ms to 24h.
+    #[arg(long, global = true, default_value = "10s", value_parser = args::timeout, value_name = "DURATION", help_heading = "Global options")]
     timeout: Duration,
 }
 
 impl GlobalArgs {
-    /// How the coordinator is reached. An empty variable is how a container's environment says nothing.
+    /// How the coordinator is reached.
     fn options(&self) -> ClientOptions {
-        let file = |file: &Option<PathBuf>| file.clone().filter(|file| !file.as_os_str().is_empty());
         ClientOptions {
             server: self.server.clone(),
             timeout: self.timeout,
-            ca: file(&self.ca),
-            cert: file(&self.cert),
-            key: file(&self.key),
-            token_file: file(&self.token_file),
+            ca: self.ca.clone(),
+            cert: self.cert.clone(),
+            key: self.key.clone(),
+            token_file: self.token_file.clone(),
             insecure_token: self.insecure_token,
         }
     }
@@ -184,13 +192,15 @@ pub enum ClientCommand {
     Quarantine(operate::QuarantineArgs),
     /// Ask for a saga to be cancelled.
     Cancel(operate::CancelArgs),
+    /// End the leases, streams and waiting calls of a principal.
+    Revoke(operate::RevokeArgs),
     /// Add a note to a saga, or amend its reason.
     Annotate(operate::AnnotateArgs),
     /// List queues.
     Queues(admin::QueuesArgs),
-    /// Stop handing out a queue's sagas.
+    /// Stop handing out a queue's sagas by claim-next.
     Pause(admin::PauseArgs),
-    /// Hand out a queue's sagas again.
+    /// Hand out a paused queue's sagas again.
     Resume(admin::ResumeArgs),
     /// Remove old terminal sagas.
     Purge(admin::PurgeArgs),
@@ -222,9 +232,61 @@ pub enum ClientCommand {
     Man(docs::ManArgs),
 }
 
+impl ClientCommand {
+    /// What it is for: a command that changes something does not stop because nobody reads its output.
+    fn kind(&self) -> CommandKind {
+        match self {
+            ClientCommand::Get(_)
+            | ClientCommand::List(_)
+            | ClientCommand::History(_)
+            | ClientCommand::Stats(_)
+            | ClientCommand::Watch(_)
+            | ClientCommand::Queues(_)
+            | ClientCommand::Top(_)
+            | ClientCommand::Info(_)
+            | ClientCommand::Completions(_)
+            | ClientCommand::Man(_) => CommandKind::Query,
+            ClientCommand::Config(args) => args.kind(),
+            ClientCommand::Check(_) | ClientCommand::Doctor(_) | ClientCommand::Health(_) => CommandKind::Check,
+            ClientCommand::Create(_)
+            | ClientCommand::Work(_)
+            | ClientCommand::Compensate(_)
+            | ClientCommand::Claim(_)
+            | ClientCommand::ClaimNext(_)
+            | ClientCommand::Heartbeat(_)
+            | ClientCommand::Release(_)
+            | ClientCommand::Complete(_)
+            | ClientCommand::Fail(_)
+            | ClientCommand::RegisterCompensation(_)
+            | ClientCommand::RecordCompensation(_)
+            | ClientCommand::Compensated(_)
+            | ClientCommand::Dispatch(_)
+            | ClientCommand::Recover(_)
+            | ClientCommand::Waive(_)
+            | ClientCommand::Quarantine(_)
+            | ClientCommand::Cancel(_)
+            | ClientCommand::Revoke(_)
+            | ClientCommand::Annotate(_)
+            | ClientCommand::Pause(_)
+            | ClientCommand::Resume(_)
+            | ClientCommand::Purge(_)
+            | ClientCommand::Backup(_)
+            | ClientCommand::Restore(_)
+            | ClientCommand::Vacuum(_)
+            // What it prints is a secret that exists nowhere else.
+            | ClientCommand::Token(_)
+            // It creates sagas, on a daemon of others too.
+            | ClientCommand::Bench(_) => CommandKind::Change,
+        }
+    }
+}
+
 /// Runs the command line and says how the process ends.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if let Some(code) = supervise::run(&arguments) {
+        return code;
+    }
     let cli = match parse(&arguments) {
         Ok(cli) => cli,
         Err(error) => return usage(&error, &arguments),
@@ -233,23 +295,46 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Serve(args) => return crate::serve::command(&args),
         Command::Client(command) => command,
     };
-    let format = cli.global.output;
-    let server = cli.global.server.clone();
-    match start(cli.global, command) {
+    let format = cli.global.output.format();
+    let asked = cli.global.options();
+    let last_wait = command.last_wait();
+    if last_wait.is_some()
+        && let Some(code) = supervise::as_init(&arguments)
+    {
+        return code;
+    }
+    let code = match start(cli.global, command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            error.report(format, &server);
+            error.report(format, &asked);
             ExitCode::from(error.exit_code())
         }
+    };
+    notices::finish(last_wait);
+    code
+}
+
+impl ClientCommand {
+    /// How long its end may wait for the reader of its messages: without limit, but for the workers, which are told to end by
+    /// whoever runs them. A worker that waited for ever would be killed then, or hold up a shutdown.
+    fn last_wait(&self) -> Option<Duration> {
+        matches!(self, ClientCommand::Work(_) | ClientCommand::Compensate(_)).then_some(notices::LAST_WAIT)
     }
 }
 
 fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
-    let mut command = Cli::command();
+    let mut command = without_empty_variables(Cli::command());
     let matches = command.try_get_matches_from_mut(arguments)?;
     let mut cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
     cli.global.server_named = matches.value_source("server") == Some(ValueSource::CommandLine);
     Ok(cli)
+}
+
+/// A variable that is set to nothing counts as not set: that is how a container's environment says nothing.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |arg: &clap::Arg| arg.get_env().and_then(env::var_os).is_some_and(|value| value.is_empty());
+    let without = |arg: clap::Arg| if is_empty(&arg) { arg.env(Resettable::Reset) } else { arg };
+    command.mut_args(without).mut_subcommands(without_empty_variables)
 }
 
 /// Help and version go to stdout and are a success; the rest is wrong usage, as JSON where that was asked for.
@@ -257,8 +342,16 @@ fn usage(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
     let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
     if !asked && errors::wants_json(arguments) {
         let error = CliError::Usage(error.render().to_string().trim_end().to_owned());
-        error.report(Format::Json, "");
+        error.report(Format::Json, &ClientOptions::default());
+        notices::finish(None);
         return ExitCode::from(error.exit_code());
+    }
+    let plain = error.render().to_string();
+    if !asked && plain.contains(|c| c != '\n' && characters::is_unprintable(c)) {
+        // What was given is quoted, and must not do anything to a terminal.
+        notices::line(plain.trim_end());
+        notices::finish(None);
+        return ExitCode::from(errors::USAGE);
     }
     // A closed pipe is nothing to complain about, and there is nowhere else to do so.
     error.print().ok();
@@ -274,8 +367,13 @@ fn start(global: GlobalArgs, command: ClientCommand) -> Result<(), CliError> {
 }
 
 async fn dispatch(global: GlobalArgs, command: ClientCommand) -> Result<(), CliError> {
-    let output = Output::new(global.output);
-    let context = || Context::new(global.options(), output);
+    let output = Output::new(global.output, command.kind());
+    let result = run_command(&global, &output, command).await;
+    output.finish(result)
+}
+
+async fn run_command(global: &GlobalArgs, output: &Output, command: ClientCommand) -> Result<(), CliError> {
+    let context = || Context::new(global.options(), output.clone());
     match command {
         ClientCommand::Create(args) => create::run(&context()?, *args).await,
         ClientCommand::Get(args) => look::get(&context()?, args).await,
@@ -299,20 +397,21 @@ async fn dispatch(global: GlobalArgs, command: ClientCommand) -> Result<(), CliE
         ClientCommand::Waive(args) => operate::waive(&context()?, args).await,
         ClientCommand::Quarantine(args) => operate::quarantine(&context()?, args).await,
         ClientCommand::Cancel(args) => operate::cancel(&context()?, args).await,
+        ClientCommand::Revoke(args) => operate::revoke(&context()?, args).await,
         ClientCommand::Annotate(args) => operate::annotate(&context()?, args).await,
         ClientCommand::Queues(_) => admin::queues(&context()?).await,
         ClientCommand::Pause(args) => admin::pause(&context()?, args).await,
         ClientCommand::Resume(args) => admin::resume(&context()?, args).await,
         ClientCommand::Purge(args) => admin::purge(&context()?, args).await,
         ClientCommand::Backup(args) => store::backup(&context()?, args).await,
-        ClientCommand::Restore(args) => store::restore(&output, &args),
-        ClientCommand::Check(args) => store::check(&output, &args),
-        ClientCommand::Vacuum(args) => store::vacuum(&output, &args),
-        ClientCommand::Token(args) => token::run(&output, &args),
-        ClientCommand::Config(args) => config::run(&output, &args),
+        ClientCommand::Restore(args) => store::restore(output, &args),
+        ClientCommand::Check(args) => store::check(output, &args),
+        ClientCommand::Vacuum(args) => store::vacuum(output, &args),
+        ClientCommand::Token(args) => token::run(output, &args),
+        ClientCommand::Config(args) => config::run(output, &args),
         ClientCommand::Top(args) => top::run(&context()?, args).await,
         ClientCommand::Doctor(args) => doctor::run(&context()?, args).await,
-        ClientCommand::Bench(args) => bench::run(&output, global.server_named.then(|| global.options()), *args).await,
+        ClientCommand::Bench(args) => bench::run(output, global.server_named.then(|| global.options()), *args).await,
         ClientCommand::Info(_) => admin::info(&context()?).await,
         ClientCommand::Health(args) => health::run(&context()?, args).await,
         ClientCommand::Completions(args) => docs::completions(&args),
@@ -342,7 +441,7 @@ mod tests {
         for line in ["sagad -o json --timeout 1m30s get t-1", "sagad get t-1 --timeout 90s -ojson"] {
             let cli = Cli::try_parse_from(line.split(' ')).expect("both places are fine");
             assert_eq!(cli.global.timeout, Duration::from_secs(90));
-            assert_eq!(cli.global.output, Format::Json);
+            assert_eq!(cli.global.output, OutputArg::Json);
         }
     }
 

@@ -8,14 +8,21 @@ use super::{
     args::{self, ActorArg, DecisionArgs, RequestIdArg},
     context::Context,
     errors::CliError,
+    output::notice,
+    text::{counted, printable},
 };
 use crate::{
     client::convert::to_proto,
     proto::{
         AnnotateRequest, DispatchRequest, QuarantineRequest, RecoverRequest, RecoveryDecision, RequestCancelRequest,
-        WaiveCompensationRequest,
+        RevokePrincipalRequest, RevokePrincipalResponse, WaiveCompensationRequest,
     },
 };
+
+/// Most leases that one call of `revoke` ends: so few that it is answered well before it counts as lost …
+const REVOKED_AT_ONCE: i32 = 2_000;
+/// … and that it counts, which is much faster.
+const REVOKE_COUNTED: i32 = 100_000;
 
 /// What `dispatch` takes.
 #[derive(Debug, Args)]
@@ -56,7 +63,7 @@ pub async fn dispatch(context: &Context, args: DispatchArgs) -> Result<(), CliEr
 /// A decision on a stale saga.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Decision {
-    /// Plan it again, for another worker.
+    /// Plan it again, for any worker.
     Requeue,
     /// Undo what it left behind.
     Compensate,
@@ -229,4 +236,66 @@ pub async fn annotate(context: &Context, args: AnnotateArgs) -> Result<(), CliEr
         request_id: id.clone(),
     };
     context.saga(context.change(&id, request, |mut c, r| async move { c.annotate(r).await }).await?.saga)
+}
+
+/// What `revoke` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  sagad revoke builders --reason 'its token was in a public log'\n  \
+                        sagad revoke builders --reason 'just looking' --dry-run\n\n\
+                        Take the principal, or the token that leaked, out of the coordinator's file of principals first:\n\
+                        whoever is still known can call and claim again at once. The sagas are stale then: their policies\n\
+                        decide, or `sagad recover` does.")]
+pub struct RevokeArgs {
+    /// The principal, known to the coordinator or not: its calls and streams end, and the leases of every owner with its
+    /// name, or with its name and what follows a slash.
+    principal: String,
+    /// Why, for the history.
+    #[arg(long)]
+    reason: String,
+    /// At most so many leases [default: all]
+    #[arg(long, value_name = "COUNT", value_parser = args::count)]
+    max: Option<i32>,
+    /// Only count the leases.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    actor: ActorArg,
+}
+
+/// Ends whatever a principal has, in the coordinator's steps.
+pub async fn revoke(context: &Context, args: RevokeArgs) -> Result<(), CliError> {
+    let mut request = RevokePrincipalRequest {
+        principal: args.principal.clone(),
+        actor: args.actor.or_me(),
+        reason: args.reason,
+        max_leases: args.max.unwrap_or(if args.dry_run { REVOKE_COUNTED } else { REVOKED_AT_ONCE }),
+        validate_only: args.dry_run,
+    };
+    let mut total = RevokePrincipalResponse::default();
+    loop {
+        let left = args.max.map(|max| max.saturating_sub(i32::try_from(total.revoked_leases).unwrap_or(i32::MAX)));
+        if !args.dry_run {
+            request.max_leases = left.map_or(REVOKED_AT_ONCE, |left| left.min(REVOKED_AT_ONCE));
+        }
+        let step = context.admin(request.clone(), |mut c, r| async move { c.revoke_principal(r).await }).await?;
+        let revoked_leases = total.revoked_leases.saturating_add(step.revoked_leases);
+        total = RevokePrincipalResponse { revoked_leases, ..step };
+        let enough = args.max.is_some_and(|max| total.revoked_leases >= i64::from(max));
+        // A step that ended nothing would be followed by another such step.
+        if !step.more || args.dry_run || step.revoked_leases == 0 || enough {
+            break;
+        }
+    }
+    let principal = printable(&args.principal);
+    if total.known {
+        notice(&format!(
+            "the coordinator knows {principal}: it can call and claim again, unless it is taken out of the file of \
+             principals or gets other credentials there"
+        ));
+    }
+    context.output.message(&total, |total| {
+        let verb = if args.dry_run { "would revoke" } else { "revoked" };
+        let more = if total.more { ", and there are more" } else { "" };
+        format!("{verb} {} of {principal}{more}", counted(total.revoked_leases, "lease"))
+    })
 }

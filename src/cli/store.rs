@@ -1,7 +1,6 @@
 //! The verbs on whole stores: a copy of a running one, a new one from a copy, and the verification of one at rest.
 
 use std::{
-    fs::{self, File, OpenOptions},
     io::{self, Write},
     path::{Path, PathBuf},
 };
@@ -16,6 +15,7 @@ use super::{
 };
 use crate::{
     clock::{Clock, SystemClock},
+    private_files::NewFile,
     proto::{BackupRequest, BackupResponse},
     store::sqlite::{
         check::{self, Report},
@@ -36,22 +36,17 @@ pub struct BackupArgs {
 
 /// Writes a consistent copy of the running store to a file. The file has its name only once it is whole and synced.
 pub async fn backup(context: &Context, args: BackupArgs) -> Result<(), CliError> {
-    if args.file.exists() && !args.force {
-        return Err(CliError::Failed(format!("{} is there already; --force replaces it", args.file.display())));
+    if args.file.symlink_metadata().is_ok() && !args.force {
+        return Err(is_there(&args.file));
     }
-    let mut name = args.file.clone().into_os_string();
-    name.push(".partial");
-    let partial = PathBuf::from(name);
-    let received = receive(context, &partial).await;
-    let (bytes, revision) = match received {
-        Ok(received) => received,
-        Err(error) => {
-            // Half a copy is of no use to anyone, and what there is to say is said by the error.
-            fs::remove_file(&partial).ok();
-            return Err(error);
-        }
-    };
-    fs::rename(&partial, &args.file).and_then(|()| sync_directory(&args.file)).map_err(at(&args.file))?;
+    // With a random name until it is whole, so that two backups to one name don't disturb each other. Half a copy is of no
+    // use to anyone: on each way out but one its file is removed.
+    let mut partial = NewFile::beside(&args.file).map_err(at(&args.file))?;
+    let (bytes, revision) = receive(context, &mut partial).await?;
+    partial.place(args.force).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => is_there(&args.file),
+        _ => at(&args.file)(error),
+    })?;
     let file = args.file.display().to_string();
     match context.output.format() {
         Format::Json => context.output.line(&json!({"file": file, "bytes": bytes, "revision": revision}).to_string()),
@@ -59,19 +54,23 @@ pub async fn backup(context: &Context, args: BackupArgs) -> Result<(), CliError>
     }
 }
 
-async fn receive(context: &Context, partial: &Path) -> Result<(u64, i64), CliError> {
+fn is_there(file: &Path) -> CliError {
+    CliError::Failed(format!("{} is there already; --force replaces it", file.display()))
+}
+
+async fn receive(context: &Context, partial: &mut NewFile) -> Result<(u64, i64), CliError> {
     let mut pieces = context.client.admin().backup(BackupRequest {}).await?.into_inner();
-    let mut file = OpenOptions::new().create(true).write(true).truncate(true).open(partial).map_err(at(partial))?;
+    let path = partial.path().to_owned();
+    let file = partial.file();
     let (mut bytes, mut last) = (0, BackupResponse::default());
     while let Some(piece) = pieces.message().await? {
-        file.write_all(&piece.chunk).map_err(at(partial))?;
+        file.write_all(&piece.chunk).map_err(at(&path))?;
         bytes += piece.chunk.len() as u64;
         last = piece;
     }
     if i64::try_from(bytes) != Ok(last.total_bytes) {
         return Err(CliError::Failed(format!("the copy ended after {bytes} of {} bytes", last.total_bytes)));
     }
-    file.sync_all().map_err(at(partial))?;
     Ok((bytes, last.revision))
 }
 
@@ -188,9 +187,4 @@ fn tell(output: &Output, report: &Report) -> Result<(), CliError> {
 fn at(path: &Path) -> impl FnOnce(io::Error) -> CliError {
     let path = path.display().to_string();
     move |error| CliError::Failed(format!("{path}: {error}"))
-}
-
-fn sync_directory(file: &Path) -> io::Result<()> {
-    let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(directory)?.sync_all()
 }

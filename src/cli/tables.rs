@@ -2,23 +2,27 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use comfy_table::Cell;
-
 use super::{
-    output::{alarming, busy, fine},
-    text::{away, content, counted, exact, or_dash, printable, stamp, when, word},
+    output::{Cell, Columns, LinePart, alarming, busy, fine},
+    text::{away, content, counted, exact, or_dash, printable, short_stamp, stamp, when, word},
 };
 use crate::{
     client::{convert, note::state_name},
-    proto::{Compensation, CompensationState, EventType, Lease, LeasePurpose, Policy, Saga, SagaEvent, SagaState},
+    proto::{
+        Compensation, CompensationState, EventType, Lease, LeasePurpose, LeaseStanding, Policy, Saga, SagaEvent,
+        SagaState,
+    },
 };
 
 /// The columns of a list of sagas.
-pub const SAGA_COLUMNS: &[&str] = &["TASK", "STATE", "QUEUE", "OWNER", "UNTIL", "TRY", "UPDATED", "WHAT"];
+pub const SAGA_COLUMNS: Columns = Columns {
+    names: &["TASK", "STATE", "QUEUE", "OWNER", "UNTIL", "TRY", "UPDATED", "WHAT"],
+    spare: &["TRY", "UPDATED", "QUEUE", "OWNER", "UNTIL", "WHAT"],
+};
 
 /// A row of a list of sagas.
 pub fn saga_row(saga: &Saga) -> Vec<Cell> {
-    let lease_ends = held(saga).and_then(|lease| lease.expire_time.as_ref());
+    let lease_ends = held(saga).and_then(ends);
     let reserved = saga.dispatch_expire_time.as_ref().filter(|_| saga.state() == SagaState::Dispatched);
     vec![
         Cell::new(printable(&saga.task_id)),
@@ -83,6 +87,8 @@ pub fn state_text(saga: &Saga) -> String {
     let mut text = state_name(saga.state()).to_owned();
     if saga.stale {
         text.push_str(" STALE");
+    } else if held(saga).is_some_and(has_grace) {
+        text.push_str(" GRACE");
     } else if saga.cancel_requested && saga.state() == SagaState::Running {
         text.push_str(" CANCEL");
     }
@@ -122,10 +128,31 @@ fn reservation(saga: &Saga) -> String {
     format!("reserved for {} until {until}", printable(&saga.assignee))
 }
 
+/// When a lease counts as expired; an older coordinator does not tell the grace.
+fn ends(lease: &Lease) -> Option<&prost_types::Timestamp> {
+    lease.effective_expire_time.as_ref().or(lease.expire_time.as_ref())
+}
+
+/// Whether a lease stands beyond its expiry, since the coordinator was away.
+fn has_grace(lease: &Lease) -> bool {
+    lease.standing() == LeaseStanding::Held && ends(lease) != lease.expire_time.as_ref()
+}
+
 /// Whose a lease is, and until when.
 pub fn lease_line(lease: &Lease) -> String {
-    let ends = lease.expire_time.as_ref().map_or_else(|| "-".to_owned(), when);
-    format!("{}, ends {ends}", holder(lease))
+    let time = |time: Option<&prost_types::Timestamp>| time.map_or_else(|| "-".to_owned(), when);
+    let expires = match lease.standing() {
+        LeaseStanding::Expired => "expired",
+        LeaseStanding::Held
+        | LeaseStanding::Unspecified
+        | LeaseStanding::EndedByHolder
+        | LeaseStanding::EndedByOther => "expires",
+    };
+    let mut line = format!("{}, {expires} {}", holder(lease), time(lease.expire_time.as_ref()));
+    if has_grace(lease) {
+        write!(line, " (grace until {})", time(ends(lease))).ok();
+    }
+    line
 }
 
 /// Whose a lease is, for what, and its token.
@@ -204,8 +231,12 @@ pub fn saga_in_full(saga: &Saga) -> String {
 fn lease_fact(saga: &Saga) -> String {
     match (&saga.lease, held(saga)) {
         (Some(_), Some(lease)) => lease_line(lease),
-        // When it would have ended is of no interest any more.
-        (Some(lease), None) => holder(lease),
+        // When it would have expired is of no interest any more.
+        (Some(lease), None) => match lease.standing() {
+            LeaseStanding::EndedByHolder => format!("{}, ended by its holder", holder(lease)),
+            LeaseStanding::EndedByOther => format!("{}, taken from its holder", holder(lease)),
+            LeaseStanding::Held | LeaseStanding::Expired | LeaseStanding::Unspecified => holder(lease),
+        },
         (None, _) => String::new(),
     }
 }
@@ -281,38 +312,45 @@ pub fn event_name(event: &SagaEvent) -> String {
     }
 }
 
-/// One event in a line, its saga named.
-pub fn event_line(event: &SagaEvent) -> String {
-    let task_id = format!("  {}", printable(&event.task_id));
-    event_parts(event, &task_id)
-}
-
 /// One event in a line of its saga's history.
 pub fn history_line(event: &SagaEvent) -> String {
-    event_parts(event, "")
+    let parts: Vec<String> = history_parts(event, false).into_iter().map(|part| part.text).collect();
+    parts.join("  ").trim_end().to_owned()
 }
 
-fn event_parts(event: &SagaEvent, task_id: &str) -> String {
-    let name = event_name(event);
-    let mut line = format!("{:<8} {}  {name:<23}{task_id}", event.revision, stamp(event.time.as_ref()));
+/// One event in a line, its saga named.
+pub fn event_line(event: &SagaEvent) -> String {
+    let mut parts: Vec<String> = history_parts(event, false).into_iter().map(|part| part.text).collect();
+    parts.insert(3, printable(&event.task_id));
+    parts.join("  ").trim_end().to_owned()
+}
+
+/// The parts of a line of a saga's history; for a narrow terminal without the revision, and to the second.
+pub fn history_parts(event: &SagaEvent, narrow: bool) -> Vec<LinePart> {
+    let part = |text: String, spare| LinePart { text, spare };
+    let mut parts = vec![
+        part(if narrow { String::new() } else { format!("{:<7}", event.revision) }, Some((2, "REVISION"))),
+        part(if narrow { short_stamp(event.time.as_ref()) } else { stamp(event.time.as_ref()) }, None),
+        part(format!("{:<23}", event_name(event)), None),
+    ];
     match (event.from_state(), event.to_state()) {
-        (SagaState::Unspecified, to) => write!(line, "  -> {}", state_name(to)).ok(),
-        (from, to) if from != to => write!(line, "  {} -> {}", state_name(from), state_name(to)).ok(),
-        (_, _) => None,
+        (SagaState::Unspecified, to) => parts.push(part(format!("-> {}", state_name(to)), None)),
+        (from, to) if from != to => parts.push(part(format!("{} -> {}", state_name(from), state_name(to)), None)),
+        (_, _) => {}
     };
     if !event.actor.is_empty() {
-        write!(line, "  by {}", printable(&event.actor)).ok();
+        parts.push(part(format!("by {}", printable(&event.actor)), Some((3, "ACTOR"))));
     }
     if event.fencing_token > 0 {
-        write!(line, "  token {}", event.fencing_token).ok();
+        parts.push(part(format!("token {}", event.fencing_token), Some((1, "TOKEN"))));
     }
     if !event.reason.is_empty() {
-        write!(line, "  {}", printable(&event.reason)).ok();
+        parts.push(part(printable(&event.reason), None));
     }
     if !event.details.is_empty() {
-        write!(line, "  [{}]", labels(&event.details)).ok();
+        parts.push(part(format!("[{}]", labels(&event.details)), Some((0, "DETAILS"))));
     }
-    line.trim_end().to_owned()
+    parts
 }
 
 #[cfg(test)]
@@ -351,7 +389,8 @@ mod tests {
 
     #[test]
     fn rows_have_the_headers_columns() {
-        assert_eq!(saga_row(&saga()).len(), SAGA_COLUMNS.len());
+        assert_eq!(saga_row(&saga()).len(), SAGA_COLUMNS.names.len());
+        assert!(SAGA_COLUMNS.spare.iter().all(|spare| SAGA_COLUMNS.names.contains(spare)));
     }
 
     #[test]
@@ -378,7 +417,7 @@ mod tests {
         let ended = Saga { state: SagaState::Compensating.into(), stale: false, ..saga() };
         assert_eq!(owner(&ended), "");
         assert!(saga_in_full(&ended).contains("last lease    w-1, token 12\n"));
-        assert!(saga_in_full(&saga()).contains("\nlease         w-1, token 12, ends"));
+        assert!(saga_in_full(&saga()).contains("\nlease         w-1, token 12, expires -\n"));
     }
 
     #[test]

@@ -4,21 +4,22 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use prost_types::Timestamp;
+use ratatui::text::Span;
 
-use crate::client::{convert, time};
+use crate::{
+    client::{convert, time},
+    domain::characters,
+};
 
-/// Text from the store, with control characters escaped: none of it may move a cursor or fake a line.
+/// Text from the store in one line, with everything escaped that can't be shown: none of it may move a cursor, fake a line or
+/// turn what stands behind it.
 pub fn printable(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { escape(c) } else { vec![c] }).collect()
+    characters::printable(text).into_owned()
 }
 
 /// The same where lines are welcome.
 pub fn multiline(text: &str) -> String {
-    text.lines().map(printable).collect::<Vec<_>>().join("\n")
-}
-
-fn escape(c: char) -> Vec<char> {
-    c.escape_default().collect()
+    characters::printable_lines(text).into_owned()
 }
 
 /// Bytes: as text where they are short printable text, else their number.
@@ -46,10 +47,22 @@ pub fn exact(length: Duration) -> String {
     if parts.is_empty() { "0s".to_owned() } else { parts.join(" ") }
 }
 
-/// A length in at most two units: `1h 30m`, `12s`, `250ms`.
+/// A length as people read it, rounded: `1h 30m`, `12s`, `1.3s`, `250ms`.
 pub fn length(length: Duration) -> String {
-    let whole = if length >= Duration::from_secs(10) { Duration::from_secs(length.as_secs()) } else { length };
-    exact(whole).split(' ').take(2).collect::<Vec<_>>().join(" ")
+    let micros = length.as_micros();
+    match micros {
+        0..1_000 => exact(length),
+        1_000..999_500 => format!("{}ms", (micros + 500) / 1_000),
+        999_500..9_950_000 => {
+            let tenths = (micros + 50_000) / 100_000;
+            if tenths.is_multiple_of(10) {
+                format!("{}s", tenths / 10)
+            } else {
+                format!("{}.{}s", tenths / 10, tenths % 10)
+            }
+        }
+        _ => exact(Duration::from_secs(length.as_secs())).split(' ').take(2).collect::<Vec<_>>().join(" "),
+    }
 }
 
 /// How far `at` is from `now`: `in 12s`, `3m 5s ago`, `now` within half a second.
@@ -61,6 +74,11 @@ pub fn relative(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
         (_, Ok(ago)) if !ago.is_zero() => format!("{} ago", length(ago)),
         (_, _) => "now".to_owned(),
     }
+}
+
+/// The sum of what a coordinator told, or the largest number there is.
+pub fn total(numbers: impl Iterator<Item = i64>) -> i64 {
+    numbers.fold(0, i64::saturating_add)
 }
 
 /// `1 saga`, `2 sagas`.
@@ -94,6 +112,12 @@ pub fn stamp(at: Option<&Timestamp>) -> String {
     at.map_or_else(|| "-".to_owned(), |at| at.to_rfc3339_opts(SecondsFormat::Millis, true))
 }
 
+/// A time in UTC to the second, without its year, for narrow lines.
+pub fn short_stamp(at: Option<&Timestamp>) -> String {
+    let at = at.and_then(convert::to_utc);
+    at.map_or_else(|| "-".to_owned(), |at| at.format("%m-%d %H:%M:%S").to_string())
+}
+
 /// Only how far away a time is, to the nearest unit: for columns.
 pub fn away(at: Option<&Timestamp>) -> String {
     at.and_then(convert::to_utc).map_or_else(|| "-".to_owned(), |at| roughly(at, time::utc_now()))
@@ -108,6 +132,27 @@ fn roughly(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
         Some((name, count)) => format!("{count}{name} ago"),
         None => "now".to_owned(),
     }
+}
+
+/// How many columns of a terminal a text takes.
+pub fn columns(text: &str) -> usize {
+    Span::raw(text).width()
+}
+
+/// The text, at most so wide; cut ones end in `…`.
+pub fn cut(text: &str, width: usize) -> String {
+    if columns(text) <= width {
+        return text.to_owned();
+    }
+    let mut kept = String::new();
+    for c in text.chars() {
+        kept.push(c);
+        if columns(&kept) >= width {
+            kept.pop();
+            break;
+        }
+    }
+    kept + "…"
 }
 
 /// The last part of an enum value's name: `SAGA_STATE_RUNNING` after `SAGA_STATE_` as `running`.
@@ -144,11 +189,23 @@ mod tests {
         assert_eq!(length(Duration::from_secs(5_400)), "1h 30m");
         assert_eq!(length(Duration::from_millis(12_345)), "12s");
         assert_eq!(length(Duration::from_millis(250)), "250ms");
-        assert_eq!(length(Duration::from_millis(1_250)), "1s 250ms");
+        assert_eq!(length(Duration::from_micros(467_736)), "468ms");
+        assert_eq!(length(Duration::from_micros(736)), "736us");
+        assert_eq!(length(Duration::from_micros(999_700)), "1s");
+        assert_eq!(length(Duration::from_millis(1_260)), "1.3s");
+        assert_eq!(length(Duration::from_millis(9_960)), "9s");
+        assert_eq!(length(Duration::from_secs(9)), "9s");
         assert_eq!(length(Duration::ZERO), "0s");
         assert_eq!(exact(Duration::from_secs(93_784)), "1d 2h 3m 4s");
         assert_eq!(bytes(20 << 20) + ", " + &bytes(1_536) + ", " + &bytes(7), "20.0 MiB, 1.5 KiB, 7 bytes");
         assert_eq!(counted(1, "saga") + ", " + &counted(0, "event"), "1 saga, 0 events");
+    }
+
+    #[test]
+    fn cut_text_says_so() {
+        assert_eq!(cut("worker-3", 8), "worker-3");
+        assert_eq!(cut("worker-3", 5), "work…");
+        assert_eq!(cut("猫猫猫", 4), "猫…");
     }
 
     #[test]

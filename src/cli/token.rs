@@ -2,9 +2,7 @@
 //! programs on the machine could read.
 
 use std::{
-    fs::OpenOptions,
     io::{Read, Write},
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -20,6 +18,7 @@ use crate::{
         ids::{Malformed, QueueName},
         principal::PrincipalName,
     },
+    private_files,
     serve::auth::{bearer, file},
 };
 
@@ -97,6 +96,9 @@ fn make(output: &Output, args: &TokenArgs) -> Result<(), CliError> {
     let wrong = |what: &str, why: &str| CliError::Usage(format!("{what} {why}"));
     let name = PrincipalName::parse(args.name.as_deref().unwrap_or_default())
         .map_err(|Malformed(why)| wrong("the name", &why))?;
+    if name.is_the_coordinators() {
+        return Err(wrong("the name", "is the coordinator's own in the history: take another"));
+    }
     let token = bearer::make(name.as_str(), &rand::random());
     let hash = file::show_hash(&bearer::hash(token.as_bytes()));
     let entry = entry(&name, args, &hash)?;
@@ -152,8 +154,10 @@ fn write_new(path: &Path, token: &str) -> Result<(), CliError> {
             if error.kind() == std::io::ErrorKind::AlreadyExists { ": remove it first, or name another" } else { "" };
         CliError::Failed(format!("can't write {}: {error}{hint}", path.display()))
     };
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-    writeln!(file, "{token}").and_then(|()| file.sync_all()).map_err(failed)
+    // Under its name from the beginning, so that a second one fails at once; a token cut short by a crash is no token.
+    let mut file = private_files::create_new(path).map_err(failed)?;
+    let synced = writeln!(file, "{token}").and_then(|()| file.sync_all());
+    synced.and_then(|()| private_files::sync_directory(private_files::directory_of(path))).map_err(failed)
 }
 
 fn hash(output: &Output) -> Result<(), CliError> {

@@ -1,6 +1,6 @@
 //! `sagad work`: a worker from any program. The protocol is [`crate::client::worker`]'s; here the program is run.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use clap::Args;
@@ -10,11 +10,14 @@ use super::{
     context::Context,
     errors::CliError,
     output::notice,
-    process::{self, Running},
+    process::{self, CommandLine, Ended, Running},
+    program,
+    progress::ProgressFile,
     text::printable,
 };
 use crate::client::{
-    ClientOptions, LeaseLost, LeaseStatus, Notes, Shutdown, time,
+    ClientOptions, LeaseLost, LeaseStatus, Notes, Shutdown, convert,
+    time::{self, Moment},
     worker::{self, Handler, Outcome, Task, WorkerOptions},
 };
 
@@ -29,8 +32,16 @@ const RETRYABLE: i32 = 75;
                         The command finds its saga in SAGAD_TASK_ID, SAGAD_SAGA_ID, SAGAD_ISSUE, SAGAD_BRANCH,\n\
                         SAGAD_WORKTREE, SAGAD_PAYLOAD_FILE, SAGAD_OWNER, SAGAD_TOKEN and SAGAD_SERVER, and the\n\
                         files of the global options in SAGAD_CA, SAGAD_CERT, SAGAD_KEY and SAGAD_TOKEN_FILE.\n\
-                        Exit code 0 completes the saga, 75 fails it retryably, any other fails it.\n\
-                        A first SIGTERM or SIGINT lets running commands end, a second ends them.")]
+                        SAGAD_PROGRESS_FILE holds the progress of the attempt before; what the command writes\n\
+                        there, up to 64 KiB, is sent with heartbeats and with the outcome.\n\n\
+                        Exit code 0 completes the saga. 75 is a failure that another try may mend: it is tried again\n\
+                        as the saga's policy says. Any other is a failure for good: where compensations are\n\
+                        registered the saga fails or is compensated, as its policy says; where none is, it is\n\
+                        quarantined. A command that can't be started costs the saga nothing.\n\n\
+                        When the command has ended, processes that it leaves running in its group are ended, by\n\
+                        TERM and after --kill-after by KILL, before its outcome is reported. The group ends also\n\
+                        when the worker dies, and when its lease runs out.\n\n\
+                        A first SIGTERM, SIGINT, SIGHUP or SIGQUIT lets running commands end, a second ends them.")]
 pub struct WorkArgs {
     #[command(flatten)]
     worker: WorkerArgs,
@@ -61,30 +72,47 @@ pub async fn run(context: &Context, args: WorkArgs) -> Result<(), CliError> {
         drain: args.drain,
     };
     let (program, arguments) = args.command.split_first().ok_or_else(|| CliError::Usage("no command".to_owned()))?;
-    let handler = CommandHandler {
-        program: program.clone(),
-        arguments: arguments.to_vec(),
-        options: context.options.clone(),
+    program::find(program).map_err(CliError::Usage)?;
+    process::can_make_files().map_err(CliError::Failed)?;
+    let command = CommandLine {
+        program: program.into(),
+        arguments: arguments.iter().map(Into::into).collect(),
         kill_after: args.worker.kill_after,
     };
+    let handler = CommandHandler { command, options: context.options.clone() };
     worker::run(context.client.clone(), options, Arc::new(handler), shutdown, notes()).await?;
     Ok(())
 }
 
 struct CommandHandler {
-    program: String,
-    arguments: Vec<String>,
+    command: CommandLine,
     options: ClientOptions,
-    kill_after: Duration,
 }
 
 impl Handler for CommandHandler {
     async fn run(&self, task: &Task) -> Outcome {
         let environment = process::environment(&task.saga, &task.lease, &self.options);
-        match process::start(&self.program, &self.arguments, environment, &task.saga.payload) {
-            Ok(mut running) => self.follow(task, &mut running).await,
-            // A worker that can't start the command should not burn the saga: another one may have it installed.
-            Err(error) => failed(format!("could not run {}: {error}", self.program), true),
+        if let Some(reason) = process::unpassable(&environment) {
+            // It is the saga's fault, and stays so whoever tries.
+            return failed(reason, false);
+        }
+        let started = process::start(&self.command, environment, &task.saga, task.lease.deadlines());
+        match started.await {
+            Ok(mut running) => {
+                let mut progress = ProgressFile::new(running.progress_file(), task.saga.progress.clone());
+                let interval = task.saga.lease.as_ref().and_then(|lease| lease.heartbeat_interval.as_ref());
+                let interval = interval.map(convert::from_proto).unwrap_or_default();
+                let outcome = tokio::select! {
+                    biased;
+                    outcome = self.follow(task, &mut running) => outcome,
+                    never = progress.follow(&task.lease, interval) => match never {},
+                };
+                // What it wrote last goes with the report.
+                progress.look(&task.lease).await;
+                outcome
+            }
+            // The saga had no part in it: another worker may have what is missing here.
+            Err(reason) => Outcome::NotStarted { reason },
         }
     }
 }
@@ -94,15 +122,10 @@ impl CommandHandler {
         let ending = tokio::select! {
             // A command that has ended has an outcome, whatever else happened at the same time.
             biased;
-            ended = running.wait() => {
-                return match ended {
-                    Ok(status) => outcome(status),
-                    Err(error) => failed(format!("could not wait for {}: {error}", self.program), false),
-                };
-            }
+            ended = running.wait() => return outcome(task, ended),
             status = worker::must_stop(&task.lease) => status,
             () = task.kill.cancelled() => {
-                running.end(time::now() + self.kill_after).await;
+                running.end(self.kill_at()).await.ok();
                 return Outcome::Released { reason: "the worker was told to end".to_owned() };
             }
         };
@@ -113,9 +136,13 @@ impl CommandHandler {
         }
     }
 
+    fn kill_at(&self) -> Moment {
+        time::now() + self.command.kill_after
+    }
+
     /// The lease is still kept while the command ends, but may be lost over it.
     async fn cancel(&self, task: &Task, running: &mut Running, reason: &str) -> Outcome {
-        let kill_at = time::now() + self.kill_after;
+        let kill_at = self.kill_at();
         let lost = tokio::select! {
             biased;
             _ = running.end(kill_at) => None,
@@ -129,7 +156,7 @@ impl CommandHandler {
 
     /// From its deadline on the saga may be another worker's, so the command gets no time beyond it.
     async fn abandon(&self, task: &Task, running: &mut Running, lost: LeaseLost) -> Outcome {
-        running.end(task.lease.deadline().min(time::now() + self.kill_after)).await;
+        running.end(task.lease.deadline().min(self.kill_at())).await.ok();
         Outcome::Abandoned(lost)
     }
 }
@@ -138,7 +165,28 @@ fn failed(reason: String, retryable: bool) -> Outcome {
     Outcome::Failed { reason, retryable, compensations: Vec::new() }
 }
 
-fn outcome(status: std::process::ExitStatus) -> Outcome {
+fn outcome(task: &Task, ended: Result<Ended, String>) -> Outcome {
+    let ended = match ended {
+        Ok(ended) => ended,
+        // Nobody knows how far the command was.
+        Err(reason) => return failed(reason, true),
+    };
+    if ended.leftovers {
+        notice(&format!("{} left processes running, which were ended", printable(&task.saga.task_id)));
+    }
+    if ended.by_deadline {
+        return match task.lease.check() {
+            LeaseStatus::Lost(lost) => Outcome::Abandoned(lost),
+            // A heartbeat was accepted in the very moment in which the command was killed.
+            LeaseStatus::Held | LeaseStatus::Cancelled(_) => {
+                Outcome::Released { reason: "the command was ended at the deadline of its lease".to_owned() }
+            }
+        };
+    }
+    of_status(ended.status)
+}
+
+fn of_status(status: std::process::ExitStatus) -> Outcome {
     if status.success() {
         Outcome::Completed { result: Bytes::new(), reason: String::new() }
     } else {
@@ -154,10 +202,10 @@ mod tests {
 
     #[test]
     fn exit_codes_are_outcomes() {
-        let exited = |code: i32| outcome(ExitStatus::from_raw(code << 8));
+        let exited = |code: i32| of_status(ExitStatus::from_raw(code << 8));
         assert!(matches!(exited(0), Outcome::Completed { .. }));
         assert!(matches!(exited(75), Outcome::Failed { retryable: true, .. }));
         assert_eq!(exited(3), failed("exit code 3".to_owned(), false));
-        assert_eq!(outcome(ExitStatus::from_raw(9)), failed("killed by signal 9".to_owned(), false));
+        assert_eq!(of_status(ExitStatus::from_raw(9)), failed("killed by signal 9".to_owned(), false));
     }
 }

@@ -14,10 +14,11 @@ use super::{
     retry::Backoff,
     time::{self, Moment},
 };
-use crate::proto::{ClaimNextRequest, LeasePurpose, ReleaseRequest, Saga};
+use crate::proto::{ClaimNextRequest, ClaimNextResponse, LeasePurpose, ReleaseRequest, Saga};
 
 /// No call waits longer in the coordinator. Where it may be, it is a third of the ttl: a lease granted at the end of
-/// the wait then still has most of its length when it is counted from the sending, and needs no confirmation.
+/// the wait then still has most of its length when it is counted from the sending, as it is when the coordinator does not tell how
+/// long the call waited, and needs no confirmation.
 const WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// Nor is the coordinator asked more often than this when there is nothing to claim.
@@ -28,7 +29,7 @@ const CLEANUP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The answer to one round of asking.
 pub(super) enum Claimed {
-    /// These are ours, by a claim first sent at that moment. None: there is nothing to claim.
+    /// These are ours, by leases that did not begin before that moment. None: there is nothing to claim.
     Sagas(Vec<Saga>, Moment),
     /// We were told to stop.
     Stopped,
@@ -82,7 +83,10 @@ impl Claims {
                     if away {
                         (self.notes)(Note::Reachable);
                     }
-                    return Ok(Claimed::Sagas(answer.into_inner().sagas, asked));
+                    let ClaimNextResponse { sagas, waited } = answer.into_inner();
+                    // The leases began when the wait was over. A coordinator that does not tell leaves them to be confirmed.
+                    let waited = waited.as_ref().map(convert::from_proto).unwrap_or_default().min(wait);
+                    return Ok(Claimed::Sagas(sagas, asked + waited));
                 }
                 Err(status) => status,
             };
@@ -120,6 +124,7 @@ impl Claims {
                     delay: None,
                     reason: "the worker was told to stop before it began".to_owned(),
                     request_id: Uuid::new_v4().to_string(),
+                    progress: None,
                 };
                 // What is not given back runs out: nothing further to do about an error.
                 sagas.release(with_timeout(release, CLEANUP_TIMEOUT)).await.ok();

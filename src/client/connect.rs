@@ -1,11 +1,15 @@
 //! One channel to the coordinator: HTTP/2, plain or over TLS, no batching delay, pings that notice a dead peer, bounded messages.
 
-use std::{error::Error, path::PathBuf, time::Duration};
+use std::{error::Error, path::PathBuf, sync::Arc, time::Duration};
 
-use tonic::{Request, transport::Endpoint};
+use http::Uri;
+use tonic::{
+    Request,
+    transport::{Channel, Endpoint},
+};
 use tonic_health::pb::health_client::HealthClient;
 
-use super::credentials::{ClientOptions, Wire};
+use super::credentials::{Channels, ClientOptions, Wire};
 use crate::proto::{admin_service_client::AdminServiceClient, saga_service_client::SagaServiceClient};
 
 /// Where the daemon listens unless told otherwise.
@@ -27,8 +31,14 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Why no channel could be made; nothing has been sent.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The address is neither `http://HOST:PORT` nor `https://HOST:PORT`.
-    #[error("`{0}` is not an address of the form http://HOST:PORT or https://HOST:PORT")]
+    /// The address has a user or a password in it.
+    #[error(
+        "the coordinator's address has a user or a password in it, which it does not take: leave out what stands before the \
+         @, and name a file with a token by --token-file or SAGAD_TOKEN_FILE"
+    )]
+    UserInfo,
+    /// The address is neither `http://HOST:PORT` nor `https://HOST:PORT` nor `unix:PATH`.
+    #[error("`{0}` is not an address of the form http://HOST:PORT, https://HOST:PORT or unix:PATH")]
     Address(String),
     /// A file with a certificate, a key or a token can't be used. Nothing of its content is told.
     #[error("{} {problem}", file.display())]
@@ -101,26 +111,11 @@ impl Client {
     /// # });
     /// ```
     pub fn connect(options: &ClientOptions) -> Result<Self, ConnectError> {
-        let ClientOptions { server, timeout, .. } = options;
-        let wrong = || ConnectError::Address(server.clone());
-        let mut endpoint = Endpoint::from_shared(server.clone()).map_err(|_| wrong())?;
-        let uri = endpoint.uri().clone();
-        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.authority().is_none() {
-            return Err(wrong());
-        }
-        if let Some(tls) = options.tls(&uri)? {
-            endpoint = endpoint.tls_config(tls).map_err(|error| ConnectError::Tls(told(&error)))?;
-        }
+        let channels = Arc::new(Channels::new(options.clone())?);
+        let (_, uri) = options.endpoint()?;
         let token = options.token(&uri)?;
-        let channel = endpoint
-            .user_agent(concat!("sagad/", env!("CARGO_PKG_VERSION")))
-            .map_err(|_| wrong())?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(PING_INTERVAL)
-            .keep_alive_timeout(PING_TIMEOUT)
-            .connect_lazy();
-        Ok(Self { wire: Wire { channel, token }, server: server.clone(), timeout: *timeout })
+        let wire = Wire { channels, token, ready: None };
+        Ok(Self { wire, server: options.server.clone(), timeout: options.timeout })
     }
 
     /// The address as it was given.
@@ -158,6 +153,40 @@ impl Client {
     }
 }
 
+impl ClientOptions {
+    /// The address, which must be one that we can call, and what it is to tokens and certificates.
+    fn endpoint(&self) -> Result<(Endpoint, Uri), ConnectError> {
+        if !self.server.starts_with("unix:") && self.server.contains('@') {
+            return Err(ConnectError::UserInfo);
+        }
+        let wrong = || ConnectError::Address(self.server.clone());
+        let endpoint = Endpoint::from_shared(self.server.clone()).map_err(|_| wrong())?;
+        // What goes through the file system stays on this machine.
+        let local = self.server.strip_prefix("unix:");
+        let uri = if local.is_some() { Uri::from_static("http://localhost") } else { endpoint.uri().clone() };
+        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.authority().is_none() || local == Some("") {
+            return Err(wrong());
+        }
+        Ok((endpoint, uri))
+    }
+
+    /// A channel by the files as they are now, not connected yet.
+    pub(super) fn channel(&self) -> Result<Channel, ConnectError> {
+        let (mut endpoint, uri) = self.endpoint()?;
+        if let Some(tls) = self.tls(&uri)? {
+            endpoint = endpoint.tls_config(tls).map_err(|error| ConnectError::Tls(told(&error)))?;
+        }
+        Ok(endpoint
+            .user_agent(concat!("sagad/", env!("CARGO_PKG_VERSION")))
+            .map_err(|_| ConnectError::Address(self.server.clone()))?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .connect_lazy())
+    }
+}
+
 /// The innermost cause, which is the one that says something.
 fn told(error: &tonic::transport::Error) -> String {
     let mut cause: &dyn Error = error;
@@ -180,10 +209,14 @@ mod tests {
 
     #[tokio::test]
     async fn only_http_addresses_are_taken() {
-        for server in ["grpc://host:1", "host:7420", "", "http://", "ftp://host"] {
+        for server in ["unix:", "grpc://host:1", "host:7420", "", "http://", "ftp://host"] {
             assert!(Client::new(server, DEFAULT_TIMEOUT).is_err(), "{server}");
         }
-        for server in ["http://[::1]:7420", "https://host:1"] {
+        for server in ["http://ann:hush@host:1", "ann:hush@host", "http://hush@host:1"] {
+            let told = Client::new(server, DEFAULT_TIMEOUT).err().unwrap().to_string();
+            assert!(!told.contains("hush") && told.contains("--token-file"), "{told}");
+        }
+        for server in ["http://[::1]:7420", "https://host:1", "unix:/run/sagad.sock"] {
             assert!(Client::new(server, DEFAULT_TIMEOUT).is_ok(), "{server}");
         }
     }

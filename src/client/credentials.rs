@@ -3,7 +3,7 @@
 use std::{
     fmt, fs,
     net::IpAddr,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     task::{Context, Poll},
@@ -23,7 +23,7 @@ use super::{
     time::{self, Moment},
 };
 
-/// How often a file with a token is looked at, while calls are made.
+/// How often files with a token, a certificate or a key are looked at, while calls are made.
 const LOOK: Duration = Duration::from_secs(1);
 /// Longest token: what the coordinator takes.
 const TOKEN_BYTES: usize = 1024;
@@ -32,13 +32,14 @@ const TOKEN_BYTES: usize = 1024;
 /// nobody.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientOptions {
-    /// `http://HOST:PORT`, or `https://HOST:PORT`.
+    /// `http://HOST:PORT`, `https://HOST:PORT`, or `unix:PATH`.
     pub server: String,
     /// After which a unary call ends.
     pub timeout: Duration,
-    /// PEM file with the CAs that may have signed the coordinator's certificate; none: those of this machine.
+    /// PEM file with the CAs that may have signed the coordinator's certificate; none: those of this machine. When this file or
+    /// one of the next two changes, calls made a second later go over a new connection, which uses what they hold then.
     pub ca: Option<PathBuf>,
-    /// PEM file with a certificate of one's own. Read once.
+    /// PEM file with a certificate of one's own.
     pub cert: Option<PathBuf>,
     /// PEM file with its key.
     pub key: Option<PathBuf>,
@@ -171,11 +172,79 @@ fn header(file: &Path) -> Result<HeaderValue, ConnectError> {
     Ok(header)
 }
 
-/// A channel that adds the token to each call, if there is one.
-#[derive(Clone, Debug)]
+/// What tells that a file has changed: its time of change to the nanosecond, its size, and which file it is. `None` where there is none.
+type Stamp = Option<(i64, i64, u64, u64)>;
+
+fn stamp(file: &Path) -> Stamp {
+    let found = fs::metadata(file).ok()?;
+    Some((found.mtime(), found.mtime_nsec(), found.size(), found.ino()))
+}
+
+/// The channel to the coordinator, made anew when a file that went into it has changed: a renewed certificate is shown long before
+/// the old one runs out, however long the connection would last.
+pub(super) struct Channels {
+    options: ClientOptions,
+    made: Mutex<OpenChannel>,
+}
+
+struct OpenChannel {
+    channel: Channel,
+    stamps: Vec<Stamp>,
+    looked: Moment,
+}
+
+impl fmt::Debug for Channels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channels").field("server", &self.options.server).finish_non_exhaustive()
+    }
+}
+
+impl Channels {
+    /// To be called within a tokio runtime.
+    pub fn new(options: ClientOptions) -> Result<Self, ConnectError> {
+        // Before the files are read: a change in between is seen as one.
+        let stamps = options.stamps();
+        let made = OpenChannel { channel: options.channel()?, stamps, looked: time::now() };
+        Ok(Channels { options, made: Mutex::new(made) })
+    }
+
+    /// The channel by the files as they are. Files that can't be used just now, or don't fit together yet, leave it as it was.
+    fn current(&self) -> Channel {
+        let mut made = self.made.lock();
+        let now = time::now();
+        if !made.stamps.is_empty() && now.since(made.looked) >= LOOK {
+            made.looked = now;
+            let stamps = self.options.stamps();
+            if stamps != made.stamps
+                && let Ok(channel) = self.options.channel()
+            {
+                *made = OpenChannel { channel, stamps, looked: now };
+            }
+        }
+        made.channel.clone()
+    }
+}
+
+impl ClientOptions {
+    /// Those of the files that a connection is made with.
+    fn stamps(&self) -> Vec<Stamp> {
+        [&self.ca, &self.cert, &self.key].into_iter().flatten().map(|file| stamp(file)).collect()
+    }
+}
+
+/// The channel, with the token added to each call, if there is one.
+#[derive(Debug)]
 pub struct Wire {
-    pub(super) channel: Channel,
+    pub(super) channels: Arc<Channels>,
     pub(super) token: Option<Arc<TokenFile>>,
+    /// The channel that was found ready for the next call. None is kept beyond it, which would keep its connection.
+    pub(super) ready: Option<Channel>,
+}
+
+impl Clone for Wire {
+    fn clone(&self) -> Self {
+        Wire { channels: Arc::clone(&self.channels), token: self.token.clone(), ready: None }
+    }
 }
 
 impl Service<http::Request<Body>> for Wire {
@@ -184,14 +253,15 @@ impl Service<http::Request<Body>> for Wire {
     type Future = <Channel as Service<http::Request<Body>>>::Future;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.channel.poll_ready(cx)
+        self.ready.get_or_insert_with(|| self.channels.current()).poll_ready(cx)
     }
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         if let Some(token) = &self.token {
             request.headers_mut().insert(AUTHORIZATION, token.header());
         }
-        self.channel.call(request)
+        let mut channel = self.ready.take().unwrap_or_else(|| self.channels.current());
+        channel.call(request)
     }
 }
 

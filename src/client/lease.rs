@@ -120,15 +120,16 @@ impl LeaseLost {
 
 #[derive(Debug)]
 struct Shared {
-    deadline: Mutex<Moment>,
+    deadline: watch::Sender<Moment>,
     progress: Mutex<Option<Bytes>>,
 }
 
 impl LeaseKeeper {
-    /// Starts to keep the lease of a saga just claimed. `asked` is the moment the claim was first sent.
+    /// Starts to keep the lease of a saga just claimed. `asked` is the moment the claim was first sent, and for `ClaimNext` so much
+    /// later as its answer says that it waited: before that moment the lease had not begun.
     ///
-    /// A claim that waited in the coordinator, or was repeated, was sent long before the lease began. Then one
-    /// heartbeat is made first to learn where the lease stands; it takes a round trip, or fails with the lease lost.
+    /// A claim that was repeated may have been sent long before the answer. Then one heartbeat is made first to learn where the
+    /// lease stands; it takes a round trip, or fails with the lease lost.
     pub async fn start(client: &Client, saga: &Saga, asked: Moment) -> Result<Self, LeaseLost> {
         let lost = || LeaseLost::deadline(format!("{} has no lease", saga.task_id));
         let key = LeaseKey::of(saga).ok_or_else(lost)?;
@@ -138,7 +139,7 @@ impl LeaseKeeper {
         if grant.deadline.since(received) < grant.length / 2 {
             confirm(client, &key, &mut grant, received).await?;
         }
-        let shared = Arc::new(Shared { deadline: Mutex::new(grant.deadline), progress: Mutex::new(None) });
+        let shared = Arc::new(Shared { deadline: watch::Sender::new(grant.deadline), progress: Mutex::new(None) });
         let (sender, status) = watch::channel(LeaseStatus::Held);
         let (beating, beats) = watch::channel(None);
         let stop = CancellationToken::new();
@@ -184,12 +185,23 @@ impl LeaseKeeper {
 
     /// When the lease is over unless another heartbeat is accepted before.
     pub fn deadline(&self) -> Moment {
-        *self.shared.deadline.lock()
+        *self.shared.deadline.borrow()
     }
 
-    /// Sends `progress` (at most 64 KiB) with the next heartbeat; under a `progress_timeout` only a change counts.
+    /// The same, to be waited on: it moves with each accepted heartbeat.
+    pub fn deadlines(&self) -> watch::Receiver<Moment> {
+        self.shared.deadline.subscribe()
+    }
+
+    /// Sends `progress` (at most 64 KiB) with the next heartbeat, or with the report if that comes first; under a
+    /// `progress_timeout` only a change counts.
     pub fn set_progress(&self, progress: Bytes) {
         *self.shared.progress.lock() = Some(progress);
+    }
+
+    /// What [`LeaseKeeper::set_progress`] was given and no heartbeat has delivered yet: it belongs into the report.
+    pub fn unsent_progress(&self) -> Option<Bytes> {
+        self.shared.progress.lock().clone()
     }
 }
 
@@ -293,7 +305,7 @@ impl Keeping {
             }
         };
         self.backoff.reset();
-        *self.shared.deadline.lock() = self.grant.deadline;
+        self.shared.deadline.send_replace(self.grant.deadline);
         if let Some(reason) = cancel {
             self.status.send_if_modified(|status| {
                 let first = *status == LeaseStatus::Held;

@@ -30,12 +30,14 @@ pub mod recovery;
 pub mod refusal;
 pub mod retry;
 mod shutdown;
+mod starts;
 pub mod time;
 pub mod worker;
 
-pub use connect::Client;
+pub use connect::{Client, ConnectError};
 pub use credentials::{ClientOptions, Wire};
 pub use lease::{Beat, LeaseKeeper, LeaseKey, LeaseLost, LeaseStatus};
 pub use note::{Note, Notes, Report};
 pub use refusal::{Happened, Refusal};
 pub use shutdown::Shutdown;
+pub use starts::WorkerError;

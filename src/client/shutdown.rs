@@ -1,5 +1,7 @@
 //! How a running worker is told to end: by its program, or by the signals that end processes.
 
+use std::fs;
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -13,22 +15,27 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// Both switches, set by the first and the second SIGTERM or SIGINT from now on. `notice` is told of each, in words.
-    /// To be called within a tokio runtime.
+    /// Both switches, set by the first and the second SIGTERM, SIGINT, SIGHUP or SIGQUIT from now on. `notice` is told of each, in
+    /// words. SIGHUP and SIGQUIT stay ignored where they were, as by `nohup`. To be called within a tokio runtime.
     ///
     /// # Errors
     ///
     /// The system's, when signals can't be listened for.
     pub fn on_signals(notice: impl Fn(&str) + Send + 'static) -> std::io::Result<Self> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+        let ignored = ignored_signals();
+        let mut signals = Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: unless_ignored(SignalKind::hangup(), ignored)?,
+            quit: unless_ignored(SignalKind::quit(), ignored)?,
+        };
         let shutdown = Shutdown::default();
         let switches = shutdown.clone();
         tokio::spawn(async move {
-            either(&mut terminate, &mut interrupt).await;
+            signals.any().await;
             notice("taking nothing new, waiting for what runs (again: end it)");
             switches.drain.cancel();
-            either(&mut terminate, &mut interrupt).await;
+            signals.any().await;
             notice("ending what runs");
             switches.kill.cancel();
         });
@@ -36,9 +43,56 @@ impl Shutdown {
     }
 }
 
-async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Option<Signal>,
+    quit: Option<Signal>,
+}
+
+impl Signals {
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            () = received(&mut self.hangup) => {}
+            () = received(&mut self.quit) => {}
+        }
+    }
+}
+
+async fn received(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => {
+            signal.recv().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+fn unless_ignored(kind: SignalKind, ignored: u64) -> std::io::Result<Option<Signal>> {
+    let bit = u32::try_from(kind.as_raw_value() - 1).ok().and_then(|bit| 1_u64.checked_shl(bit)).unwrap_or(0);
+    if ignored & bit != 0 { Ok(None) } else { signal(kind).map(Some) }
+}
+
+/// The signals that this process was started to ignore, a bit for each from 1 on; none where the system does not tell.
+fn ignored_signals() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    ignored_in(&status).unwrap_or(0)
+}
+
+fn ignored_in(status: &str) -> Option<u64> {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+    u64::from_str_radix(mask.trim(), 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mask_of_ignored_signals_is_read() {
+        assert_eq!(ignored_in("Name:\tsagad\nSigIgn:\t0000000000001001\nSigCgt:\t0\n"), Some(0x1001));
+        assert_eq!(ignored_in("Name:\tsagad\n"), None);
     }
 }

@@ -30,6 +30,16 @@ impl Moment {
     pub fn since(self, earlier: Moment) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
+
+    /// Microseconds since the machine started, to be told to another process of it.
+    pub fn as_micros(self) -> u64 {
+        u64::try_from(self.0.as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// The moment that [`Moment::as_micros`] told, to the microsecond.
+    pub fn from_micros(micros: u64) -> Self {
+        Moment(Duration::from_micros(micros))
+    }
 }
 
 impl Add<Duration> for Moment {

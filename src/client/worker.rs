@@ -12,9 +12,11 @@ use tonic::Status;
 use uuid::Uuid;
 
 use super::{
-    Client, LeaseKeeper, LeaseKey, LeaseLost, LeaseStatus, Note, Notes, Refusal, Report, Shutdown,
+    Client, LeaseKeeper, LeaseKey, LeaseLost, LeaseStatus, Note, Notes, Refusal, Report, Shutdown, WorkerError,
     claims::{Claimed, Claims},
+    convert,
     retry::Again,
+    starts::FailedStarts,
     time::Moment,
 };
 use crate::proto::{
@@ -79,6 +81,12 @@ pub enum Outcome {
     },
     /// It was not finished and is given back for another worker.
     Released {
+        /// Why.
+        reason: String,
+    },
+    /// The work could not be started, which says nothing about the saga: a missing program, no memory. It is given back with a
+    /// delay. After five times in a row the worker ends with [`WorkerError::CannotStart`].
+    NotStarted {
         /// Why.
         reason: String,
     },
@@ -149,14 +157,16 @@ pub trait Handler: Send + Sync + 'static {
 /// # Errors
 ///
 /// The coordinator's refusal of a claim (an invalid queue, no permission); with `drain`, also its being away for a
-/// minute. Without, it is waited for.
+/// minute. Without, it is waited for. And work that could not be started five times in a row.
 pub async fn run<H: Handler>(
     client: Client,
     options: WorkerOptions,
     handler: Arc<H>,
     shutdown: Shutdown,
     notes: Notes,
-) -> Result<(), Status> {
+) -> Result<(), WorkerError> {
+    let stop = shutdown.drain.child_token();
+    let starts = Arc::new(FailedStarts::new(stop.clone()));
     let claims = Claims {
         client: client.clone(),
         queues: options.queues.clone(),
@@ -172,8 +182,10 @@ pub async fn run<H: Handler>(
     let mut running = JoinSet::new();
     let result = loop {
         while running.try_join_next().is_some() {}
-        let Some(mut permits) = free_slots(&slots, &shutdown).await else { break Ok(()) };
-        let (sagas, asked) = match claims.next(permits.len(), &shutdown.drain).await {
+        let Some(mut permits) = free_slots(&slots, &stop).await else { break Ok(()) };
+        // Behind the slot: what had it before may just have failed to start.
+        starts.pause().await;
+        let (sagas, asked) = match claims.next(permits.len(), &stop).await {
             Ok(Claimed::Sagas(sagas, asked)) => (sagas, asked),
             Ok(Claimed::Stopped) => break Ok(()),
             Err(status) => break Err(status),
@@ -182,6 +194,9 @@ pub async fn run<H: Handler>(
             drop(permits);
             while running.try_join_next().is_some() {}
             if running.is_empty() {
+                if starts.look_again() {
+                    continue;
+                }
                 break Ok(());
             }
             // What runs here may fail and be planned again, so it is not over yet.
@@ -189,23 +204,32 @@ pub async fn run<H: Handler>(
             continue;
         }
         for saga in sagas {
-            let work = work_on(client.clone(), saga, asked, Arc::clone(&handler), shutdown.clone(), Arc::clone(&notes));
+            let work = Work {
+                client: client.clone(),
+                handler: Arc::clone(&handler),
+                kill: shutdown.kill.clone(),
+                notes: Arc::clone(&notes),
+                starts: Arc::clone(&starts),
+            };
             let permit = permits.pop();
             running.spawn(async move {
-                work.await;
+                work.on(saga, asked).await;
                 drop(permit);
             });
         }
     };
     while running.join_next().await.is_some() {}
-    result
+    match starts.error() {
+        Some(error) => Err(error),
+        None => Ok(result?),
+    }
 }
 
 /// Waits for a free slot and takes all that are free; `None` when told to stop.
-async fn free_slots(slots: &Arc<Semaphore>, shutdown: &Shutdown) -> Option<Vec<OwnedSemaphorePermit>> {
+async fn free_slots(slots: &Arc<Semaphore>, stop: &CancellationToken) -> Option<Vec<OwnedSemaphorePermit>> {
     let first = tokio::select! {
         biased;
-        () = shutdown.drain.cancelled() => return None,
+        () = stop.cancelled() => return None,
         permit = Arc::clone(slots).acquire_owned() => permit.ok()?,
     };
     let mut permits = vec![first];
@@ -215,27 +239,54 @@ async fn free_slots(slots: &Arc<Semaphore>, shutdown: &Shutdown) -> Option<Vec<O
     Some(permits)
 }
 
-async fn work_on<H: Handler>(
+/// What the work on one saga needs.
+struct Work<H> {
     client: Client,
-    saga: Saga,
-    asked: Moment,
     handler: Arc<H>,
-    shutdown: Shutdown,
+    kill: CancellationToken,
     notes: Notes,
-) {
-    let task_id = saga.task_id.clone();
-    let lease = match LeaseKeeper::start(&client, &saga, asked).await {
-        Ok(lease) => lease,
-        Err(lost) => return notes(Note::Lost { task_id, lost }),
-    };
-    notes(Note::claimed(&saga));
-    let task = Task { saga, lease, kill: shutdown.kill };
-    let outcome = handler.run(&task).await;
-    notes(report(&client, &task.lease, outcome).await);
+    starts: Arc<FailedStarts>,
+}
+
+impl<H: Handler> Work<H> {
+    /// Keeps the lease of a saga just claimed, works on it, and reports how that ended.
+    async fn on(self, saga: Saga, asked: Moment) {
+        let task_id = saga.task_id.clone();
+        let lease = match LeaseKeeper::start(&self.client, &saga, asked).await {
+            Ok(lease) => lease,
+            Err(lost) => return (self.notes)(Note::Lost { task_id, lost }),
+        };
+        (self.notes)(Note::claimed(&saga));
+        let task = Task { saga, lease, kill: self.kill };
+        let outcome = self.handler.run(&task).await;
+        let note = match outcome {
+            Outcome::NotStarted { reason } => give_back(&self.client, &task.lease, &self.starts, task_id, reason).await,
+            started => {
+                self.starts.started();
+                report(&self.client, &task.lease, started).await
+            }
+        };
+        (self.notes)(note);
+    }
+}
+
+/// Gives back the saga of work that could not be started.
+pub(super) async fn give_back(
+    client: &Client,
+    lease: &LeaseKeeper,
+    starts: &FailedStarts,
+    task_id: String,
+    reason: String,
+) -> Note {
+    let delay = starts.failed(&reason);
+    let answer = release_after(client, lease, reason.clone(), delay).await;
+    starts.given_back(delay);
+    Note::reported(task_id, Report::Release, reason, answer)
 }
 
 /// Reports how the work under a lease ended, again until the coordinator has taken or refused it, or until
-/// [`REPORT_GRACE`] after the lease's deadline. Heartbeats go on meanwhile.
+/// [`REPORT_GRACE`] after the lease's deadline. Heartbeats go on meanwhile. Progress that none of them has delivered goes along,
+/// unless the saga is quarantined.
 pub async fn report(client: &Client, lease: &LeaseKeeper, outcome: Outcome) -> Note {
     let task_id = lease.key().task_id.clone();
     let key = lease.key().clone();
@@ -252,7 +303,9 @@ pub async fn report(client: &Client, lease: &LeaseKeeper, outcome: Outcome) -> N
                 other => (Report::Fail, other, reason),
             }
         }
-        Outcome::Released { reason } => (Report::Release, release(client, lease, reason.clone()).await, reason),
+        Outcome::Released { reason } | Outcome::NotStarted { reason } => {
+            (Report::Release, release(client, lease, reason.clone()).await, reason)
+        }
         Outcome::Abandoned(lost) => return Note::Lost { task_id, lost },
     };
     Note::reported(task_id, report, reason, answer)
@@ -285,7 +338,8 @@ async fn complete(
     reason: String,
 ) -> Result<Option<Saga>, Status> {
     let request_id = Uuid::new_v4().to_string();
-    let request = CompleteRequest { task_id, owner_id, fencing_token, result, reason, request_id };
+    let progress = lease.unsent_progress();
+    let request = CompleteRequest { task_id, owner_id, fencing_token, result, reason, request_id, progress };
     let call = client.call(request, Again::Unknown, give_up(lease), |mut c, r| async move { c.complete(r).await });
     call.await.map(|answer| answer.saga)
 }
@@ -299,7 +353,9 @@ async fn fail(
     compensations: Vec<CompensationSpec>,
 ) -> Result<Option<Saga>, Status> {
     let request_id = Uuid::new_v4().to_string();
-    let request = FailRequest { task_id, owner_id, fencing_token, reason, compensations, retryable, request_id };
+    let progress = lease.unsent_progress();
+    let request =
+        FailRequest { task_id, owner_id, fencing_token, reason, compensations, retryable, request_id, progress };
     let call = client.call(request, Again::Unknown, give_up(lease), |mut c, r| async move { c.fail(r).await });
     call.await.map(|answer| answer.saga)
 }
@@ -316,9 +372,21 @@ pub async fn quarantine(client: &Client, lease: &LeaseKeeper, reason: String) ->
 
 /// Gives the lease back. Unlike the others this is refused once the lease has expired, so it is not tried for longer.
 pub async fn release(client: &Client, lease: &LeaseKeeper, reason: String) -> Result<Option<Saga>, Status> {
+    release_after(client, lease, reason, Duration::ZERO).await
+}
+
+/// The same; the saga can't be claimed again before `delay` has passed.
+pub async fn release_after(
+    client: &Client,
+    lease: &LeaseKeeper,
+    reason: String,
+    delay: Duration,
+) -> Result<Option<Saga>, Status> {
     let LeaseKey { task_id, owner_id, fencing_token } = lease.key().clone();
     let request_id = Uuid::new_v4().to_string();
-    let request = ReleaseRequest { task_id, owner_id, fencing_token, delay: None, reason, request_id };
+    let delay = (!delay.is_zero()).then(|| convert::to_proto(delay));
+    let progress = lease.unsent_progress();
+    let request = ReleaseRequest { task_id, owner_id, fencing_token, delay, reason, request_id, progress };
     let deadline = || lease.deadline();
     let call = client.call(request, Again::Unknown, deadline, |mut c, r| async move { c.release(r).await });
     call.await.map(|answer| answer.saga)

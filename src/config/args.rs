@@ -9,7 +9,7 @@ use std::path::PathBuf;
 /// `30s`, `5m`, `1h30m`; sizes are bytes or read `512KiB`, `64MiB`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
 pub struct ServeArgs {
-    /// Address and port to listen on; port 0 is any free one [default: 127.0.0.1:7420]
+    /// Address or name with a port to listen on (port 0: any free one), or unix:PATH for a socket [default: 127.0.0.1:7420]
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
     /// Directory that holds the store; created if absent [default: ./sagad-data]
@@ -42,6 +42,9 @@ pub struct ServeArgs {
     /// PEM file with the CAs of clients: then each client needs a certificate of theirs [default: none]
     #[arg(long, value_name = "FILE", help_heading = "Security")]
     pub tls_client_ca: Option<String>,
+    /// PEM file with the lists of certificates that those CAs have revoked (CRLs), one of each CA [default: none]
+    #[arg(long, value_name = "FILE", help_heading = "Security")]
+    pub tls_client_crl: Option<String>,
     /// TOML file with who may call, and what: then every call but health needs a principal [default: none]
     #[arg(long, value_name = "FILE", help_heading = "Security")]
     pub principals: Option<String>,
@@ -57,12 +60,15 @@ pub struct ServeArgs {
     /// Share of calls that are traced though their client does not say so, 0 to 1 [default: 0.01]
     #[arg(long, value_name = "SHARE")]
     pub trace_sample: Option<String>,
-    /// Most connections at a time; further ones wait [default: 10240]
+    /// Most connections at a time; beyond, those are closed that have made no call [default: 10240]
     #[arg(long, value_name = "COUNT", help_heading = "Limits")]
     pub max_connections: Option<String>,
     /// How long a new connection may take to speak HTTP/2 [default: 5s]
     #[arg(long, value_name = "DURATION", help_heading = "Limits")]
     pub preface_timeout: Option<String>,
+    /// How long a new connection may take until a call on it is let in [default: 30s]
+    #[arg(long, value_name = "DURATION", help_heading = "Limits")]
+    pub auth_timeout: Option<String>,
     /// Most calls and streams at a time on one connection [default: 1024]
     #[arg(long, value_name = "COUNT", help_heading = "Limits")]
     pub max_concurrent_streams: Option<String>,
@@ -126,7 +132,7 @@ pub struct ServeArgs {
 }
 
 /// All keys: of the file as they are, of the environment in capitals behind `SAGAD_`, of the command line with dashes.
-pub const KEYS: [&str; 37] = [
+pub const KEYS: [&str; 39] = [
     "listen",
     "data",
     "restart_grace",
@@ -137,6 +143,7 @@ pub const KEYS: [&str; 37] = [
     "tls_cert",
     "tls_key",
     "tls_client_ca",
+    "tls_client_crl",
     "principals",
     "reflection",
     "ops_listen",
@@ -144,6 +151,7 @@ pub const KEYS: [&str; 37] = [
     "trace_sample",
     "max_connections",
     "preface_timeout",
+    "auth_timeout",
     "max_concurrent_streams",
     "keepalive_interval",
     "keepalive_timeout",
@@ -180,6 +188,7 @@ impl ServeArgs {
             "tls_cert" => &self.tls_cert,
             "tls_key" => &self.tls_key,
             "tls_client_ca" => &self.tls_client_ca,
+            "tls_client_crl" => &self.tls_client_crl,
             "principals" => &self.principals,
             "reflection" => &self.reflection,
             "ops_listen" => &self.ops_listen,
@@ -187,6 +196,7 @@ impl ServeArgs {
             "trace_sample" => &self.trace_sample,
             "max_connections" => &self.max_connections,
             "preface_timeout" => &self.preface_timeout,
+            "auth_timeout" => &self.auth_timeout,
             "max_concurrent_streams" => &self.max_concurrent_streams,
             "keepalive_interval" => &self.keepalive_interval,
             "keepalive_timeout" => &self.keepalive_timeout,

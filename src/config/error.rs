@@ -1,6 +1,8 @@
 //! What can be wrong with a configuration, and who said it.
 
-use std::{fmt, io, net::SocketAddr, path::PathBuf};
+use std::{fmt, io, path::PathBuf};
+
+use super::Listen;
 
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,15 +68,20 @@ pub enum ConfigError {
         problem: String,
     },
     /// The file has a key that means nothing.
-    #[error("the configuration file {} has an unknown key: {key} (known: {known})", file.display())]
+    #[error("the configuration file {}:{line} has an unknown key: {key} ({hint})", file.display())]
     UnknownKey {
         /// The file.
         file: PathBuf,
         /// The key.
         key: String,
-        /// All keys there are.
-        known: String,
+        /// The line that it begins on, from 1.
+        line: usize,
+        /// The key that may be meant, or all that there are.
+        hint: String,
     },
+    /// Several things are wrong.
+    #[error("{} errors:\n  {}", .0.len(), .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  "))]
+    Several(Vec<ConfigError>),
     /// Anyone on the network could use the daemon, or read what it is told.
     #[error(
         "listening on {listen}, which other machines reach, needs TLS and principals, and {missing}. Give them (see \
@@ -83,7 +90,7 @@ pub enum ConfigError {
     )]
     Exposed {
         /// The address.
-        listen: SocketAddr,
+        listen: Listen,
         /// What is missing, and what follows from that.
         missing: &'static str,
     },
@@ -103,4 +110,29 @@ pub enum ConfigError {
         /// What is wrong with it.
         problem: String,
     },
+}
+
+impl ConfigError {
+    /// All of them as one; none: there is none.
+    pub(super) fn of_all(mut errors: Vec<ConfigError>) -> Option<Self> {
+        if errors.len() > 1 { Some(ConfigError::Several(errors)) } else { errors.pop() }
+    }
+
+    /// The key whose value is wrong, if it is one's.
+    pub(super) fn key(&self) -> Option<String> {
+        match self {
+            ConfigError::Invalid { origin, .. } | ConfigError::Incomplete { origin, .. } => Some(match origin {
+                Origin::Flag(flag) => flag.trim_start_matches('-').replace('-', "_"),
+                Origin::Variable(variable) => variable.trim_start_matches("SAGAD_").to_lowercase(),
+                Origin::Key { key, .. } => key.clone(),
+            }),
+            ConfigError::NotText { variable } => Some(variable.trim_start_matches("SAGAD_").to_lowercase()),
+            ConfigError::Unreadable { .. }
+            | ConfigError::Malformed { .. }
+            | ConfigError::UnknownKey { .. }
+            | ConfigError::Several(_)
+            | ConfigError::Exposed { .. }
+            | ConfigError::Default { .. } => None,
+        }
+    }
 }

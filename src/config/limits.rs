@@ -11,6 +11,9 @@ use super::{ConfigError, setting, source::Sources, value};
 const MAX_CONNECTIONS: u64 = 10_240;
 /// Time for the HTTP/2 preface: a client sends it with its first packet, so 5 s allow for a few lost ones.
 const PREFACE_TIMEOUT: Span = Span::from_secs(5);
+/// Time until a first call is let in: programs connect when they start, and some make their first call a moment later. Whoever
+/// connects and makes none costs a place, which others can have by then.
+const AUTH_TIMEOUT: Span = Span::from_secs(30);
 /// Most streams on one connection. Clients make further calls wait, heartbeats too, so it has to lie above the held
 /// `ClaimNext` calls of one process.
 const MAX_CONCURRENT_STREAMS: u64 = 1024;
@@ -35,7 +38,7 @@ const MAX_CALL_BYTES: u64 = 256 << 20;
 const MAX_CALL_BYTES_MIN: u64 = MAX_MESSAGE_BYTES_MAX;
 /// Largest `max_message_bytes`.
 const MAX_MESSAGE_BYTES_MAX: u64 = 64 << 20;
-/// Most open streams: each holds a task and up to one page of events (about 1 MiB at worst, KiBs as a rule).
+/// Most open streams: each holds a task and up to one page of what it watches (16 KiB).
 const MAX_WATCHES: u64 = 4096;
 /// Most held claims: one for each worker of a fleet as large as the connections allow.
 const MAX_WAITING: u64 = 10_000;
@@ -57,6 +60,11 @@ const MAX_WAL_BYTES: u64 = 64 << 20;
 /// Descriptors that are not for connections: the store's files (three for each of its connections, backups), standard
 /// streams, the runtime, the listener.
 const DESCRIPTORS_KEPT: u64 = 64;
+/// Most connections for metrics and probes: a few scrapers, probes and people, and room for those who ask for nothing.
+pub const OPS_CONNECTIONS: usize = 128;
+/// Connections that were told to end and are not gone yet, beyond `max_connections` (`listen/places.rs`), and one that waits
+/// for its place.
+const DESCRIPTORS_LEAVING: u64 = 17;
 /// Descriptors of one network thread: its event queue, its waker and what signals need.
 const DESCRIPTORS_PER_THREAD: u64 = 4;
 /// Descriptors of one reading connection: the database, its WAL and its shared memory.
@@ -65,10 +73,12 @@ const DESCRIPTORS_PER_READER: u64 = 3;
 /// The daemon's bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Most connections at a time; further ones wait to be accepted.
+    /// Most connections at a time; for further ones, those close that have made no call.
     pub max_connections: usize,
     /// How long a new connection may take to send the HTTP/2 preface.
     pub preface_timeout: Span,
+    /// How long a new connection may take until a call on it is let in.
+    pub auth_timeout: Span,
     /// Most calls and streams at a time on one connection.
     pub max_concurrent_streams: u32,
     /// How often a connection is asked whether its peer is there.
@@ -112,6 +122,7 @@ impl Default for Limits {
         Limits {
             max_connections: MAX_CONNECTIONS as usize,
             preface_timeout: PREFACE_TIMEOUT,
+            auth_timeout: AUTH_TIMEOUT,
             max_concurrent_streams: MAX_CONCURRENT_STREAMS as u32,
             keepalive_interval: KEEPALIVE_INTERVAL,
             keepalive_timeout: KEEPALIVE_TIMEOUT,
@@ -143,6 +154,7 @@ impl Limits {
         Ok(Limits {
             max_connections: count("max_connections", MAX_CONNECTIONS, 1_000_000)?,
             preface_timeout: span("preface_timeout", PREFACE_TIMEOUT, 100, 60)?,
+            auth_timeout: span("auth_timeout", AUTH_TIMEOUT, 1000, 3600)?,
             max_concurrent_streams: count("max_concurrent_streams", MAX_CONCURRENT_STREAMS, 100_000)? as u32,
             keepalive_interval: span("keepalive_interval", KEEPALIVE_INTERVAL, 1000, 3600)?,
             keepalive_timeout: span("keepalive_timeout", KEEPALIVE_TIMEOUT, 1000, 600)?,
@@ -174,7 +186,11 @@ impl Limits {
     /// Lowers `max_connections` to what a limit on open files leaves for it. Returns what to warn of.
     pub fn fit_to_descriptors(&mut self, open_files: u64) -> Option<String> {
         let for_threads = DESCRIPTORS_PER_THREAD * self.network_threads as u64;
-        let kept = DESCRIPTORS_KEPT + DESCRIPTORS_PER_READER * self.readers as u64 + for_threads;
+        let kept = DESCRIPTORS_KEPT
+            + OPS_CONNECTIONS as u64
+            + DESCRIPTORS_LEAVING
+            + DESCRIPTORS_PER_READER * self.readers as u64
+            + for_threads;
         let left = usize::try_from(open_files.saturating_sub(kept).max(1)).unwrap_or(usize::MAX);
         if self.max_connections <= left {
             return None;
@@ -182,7 +198,7 @@ impl Limits {
         let wanted = std::mem::replace(&mut self.max_connections, left);
         Some(format!(
             "max_connections is {left} instead of {wanted}: this process may open {open_files} files (ulimit -n, \
-             LimitNOFILE), {kept} of which are kept for the store"
+             LimitNOFILE), {kept} of which are kept for the store and for probes"
         ))
     }
 
@@ -192,6 +208,7 @@ impl Limits {
         vec![
             count("max_connections", self.max_connections, "most connections; further ones wait to be accepted"),
             span_bound("preface_timeout", self.preface_timeout, "time for a new connection's HTTP/2 preface"),
+            span_bound("auth_timeout", self.auth_timeout, "time until a first call on a new connection is let in"),
             count("max_concurrent_streams", self.max_concurrent_streams as usize, "most calls on one connection"),
             span_bound("keepalive_interval", self.keepalive_interval, "time between probes of a connection"),
             span_bound("keepalive_timeout", self.keepalive_timeout, "time for a peer's answer to a probe"),

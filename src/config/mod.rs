@@ -4,6 +4,7 @@
 mod args;
 mod error;
 mod limits;
+mod listen;
 mod retention;
 mod security;
 mod setting;
@@ -18,7 +19,8 @@ use std::{net::SocketAddr, path::PathBuf};
 
 pub use args::ServeArgs;
 pub use error::{ConfigError, Origin};
-pub use limits::Limits;
+pub use limits::{Limits, OPS_CONNECTIONS};
+pub use listen::Listen;
 pub use retention::Retention;
 pub use security::{Security, TlsFiles};
 pub use setting::{Setting, SettingValue};
@@ -73,8 +75,8 @@ pub enum LogFormat {
 /// All that the daemon is told, validated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// The address to listen on. Port 0: any free one.
-    pub listen: SocketAddr,
+    /// Where to listen.
+    pub listen: Listen,
     /// The directory that holds the store.
     pub data: PathBuf,
     /// How long leases are kept after the coordinator was away. Up to [`RESTART_GRACE_MAX`], zero allowed.
@@ -83,7 +85,7 @@ pub struct Config {
     pub drain_grace: Span,
     /// How log lines look.
     pub log_format: LogFormat,
-    /// Which of them are written: a filter of `tracing_subscriber::EnvFilter` that is known to parse.
+    /// Which of them are written: levels by target, as `tracing_subscriber::filter::Targets` has them; known to parse.
     pub log: String,
     /// Listen beyond this machine, though TLS or principals are missing.
     pub insecure: bool,
@@ -123,10 +125,32 @@ impl Explained {
 
     /// The same with any environment.
     fn merge(args: &ServeArgs, environment: &source::Environment<'_>) -> Result<Self, ConfigError> {
-        let sources = Sources::gather(args, environment)?;
-        let config = Config::read(&sources)?;
-        let (file, settings) = sources.told();
-        Ok(Explained { config, file, settings })
+        let mut sources = Sources::gather(args, environment)?;
+        let mut errors = sources.unknown_keys();
+        // All that is wrong is told at once: a value that is, is passed over, and the rest is read again.
+        let config = loop {
+            let error = match Config::read(&sources) {
+                Ok(config) => break Some(config),
+                Err(error) => error,
+            };
+            let passed_over = error.key().is_some_and(|key| sources.pass_over(&key));
+            // What others can reach is judged once all else is right.
+            if !matches!(error, ConfigError::Exposed { .. }) || errors.is_empty() {
+                errors.push(error);
+            }
+            if !passed_over {
+                break None;
+            }
+        };
+        match (config, ConfigError::of_all(errors)) {
+            (Some(config), None) => {
+                let (file, settings) = sources.told();
+                Ok(Explained { config, file, settings })
+            }
+            (_, Some(error)) => Err(error),
+            // The loop ends without a configuration only after an error.
+            (None, None) => Err(ConfigError::Several(Vec::new())),
+        }
     }
 }
 
@@ -134,7 +158,7 @@ impl Config {
     /// Merges a command line with the process's environment and the file that either names.
     ///
     /// # Errors
-    /// The first thing that is wrong, with the flag, variable or key that said it.
+    /// All that is wrong, each with the flag, variable or key that said it.
     pub fn load(args: &ServeArgs) -> Result<Self, ConfigError> {
         Explained::load(args).map(|explained| explained.config)
     }
@@ -147,9 +171,9 @@ impl Config {
 
     fn read(sources: &Sources<'_>) -> Result<Self, ConfigError> {
         let span = |key, default, least, most| sources.read(key, default, value::span(least, most), setting::span);
-        let listen = value::known(LISTEN, value::address)?;
+        let listen = value::known(LISTEN, listen::parse)?;
         let config = Config {
-            listen: sources.read("listen", listen, value::address, setting::text)?,
+            listen: sources.read("listen", listen, listen::parse, setting::text)?,
             data: sources.read("data", DATA.into(), value::path, |path: &PathBuf| setting::text(&path.display()))?,
             restart_grace: span("restart_grace", RESTART_GRACE, Span::ZERO, RESTART_GRACE_MAX)?,
             drain_grace: span("drain_grace", DRAIN_GRACE, DRAIN_GRACE_MIN, DRAIN_GRACE_MAX)?,
@@ -172,9 +196,9 @@ impl Config {
         Ok(config)
     }
 
-    /// Whether other machines may reach the port. An IPv4 address in IPv6 clothes is the same address.
+    /// Whether other machines may reach the port.
     pub fn is_exposed(&self) -> bool {
-        !self.listen.ip().to_canonical().is_loopback()
+        self.listen.is_exposed()
     }
 
     /// What is configured and bounds something, as `GetServerInfo` shows it behind the contract's bounds.

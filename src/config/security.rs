@@ -24,6 +24,8 @@ pub struct TlsFiles {
     pub key: PathBuf,
     /// The CAs of clients, each of which then needs a certificate.
     pub client_ca: Option<PathBuf>,
+    /// The lists of certificates that those CAs revoked.
+    pub client_crl: Option<PathBuf>,
 }
 
 impl Default for Security {
@@ -36,12 +38,16 @@ impl Security {
     pub(super) fn read(sources: &Sources<'_>) -> Result<Self, ConfigError> {
         let file = |key| sources.read(key, None, value::file, setting::file);
         let (cert, key, client_ca) = (file("tls_cert")?, file("tls_key")?, file("tls_client_ca")?);
+        let client_crl = file("tls_client_crl")?;
         let needs = |given: &str, missing| match sources.origin(given) {
             Some(origin) => Err(ConfigError::Incomplete { origin, missing }),
-            None => Ok(None),
+            None => Ok(None::<TlsFiles>),
         };
+        if client_ca.is_none() && client_crl.is_some() {
+            needs("tls_client_crl", "tls_client_ca")?;
+        }
         let tls = match (cert, key, client_ca) {
-            (Some(cert), Some(key), client_ca) => Some(TlsFiles { cert, key, client_ca }),
+            (Some(cert), Some(key), client_ca) => Some(TlsFiles { cert, key, client_ca, client_crl }),
             (Some(_), None, _) => needs("tls_cert", "tls_key")?,
             (None, Some(_), _) => needs("tls_key", "tls_cert")?,
             (None, None, Some(_)) => needs("tls_client_ca", "tls_cert")?,

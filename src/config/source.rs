@@ -1,6 +1,11 @@
 //! Who said what: a flag wins over a variable, a variable over the file.
 
-use std::{cell::RefCell, collections::BTreeMap, ffi::OsString, path::PathBuf};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
+    path::PathBuf,
+};
 
 use toml::{Spanned, Value};
 
@@ -8,7 +13,7 @@ use super::{
     ConfigError, Origin, ServeArgs, Setting, SettingValue,
     args::KEYS,
     setting::{HIDDEN, SECRETS},
-    value::Parsed,
+    value::{self, Parsed},
 };
 
 /// Looks up an environment variable.
@@ -21,6 +26,8 @@ pub(super) struct Sources<'a> {
     file: Option<File>,
     secrets: &'a [&'a str],
     settings: RefCell<Vec<Setting>>,
+    /// Keys whose value is known to be wrong: their defaults stand in, so that the rest can be looked at.
+    passed_over: BTreeSet<&'static str>,
 }
 
 /// The file: its keys with where they stand.
@@ -31,10 +38,11 @@ struct File {
 }
 
 impl<'a> Sources<'a> {
-    /// Reads the file, if `--config` or `SAGAD_CONFIG` names one, and refuses keys that mean nothing.
+    /// Reads the file, if `--config` or `SAGAD_CONFIG` names one.
     pub(super) fn gather(args: &'a ServeArgs, environment: &'a Environment<'a>) -> Result<Self, ConfigError> {
         let settings = RefCell::new(Vec::with_capacity(KEYS.len()));
-        let mut sources = Sources { args, environment, file: None, secrets: SECRETS, settings };
+        let passed_over = BTreeSet::new();
+        let mut sources = Sources { args, environment, file: None, secrets: SECRETS, settings, passed_over };
         let named = match &args.config {
             Some(file) => Some(file.clone()),
             None => sources.variable("config")?.map(|(_, file)| file.into()),
@@ -59,7 +67,7 @@ impl<'a> Sources<'a> {
             Some((origin, said)) => match parse(&said) {
                 Ok(value) => (value, Some(origin)),
                 Err(problem) => {
-                    let value = if secret { HIDDEN.to_owned() } else { said };
+                    let value = if secret { HIDDEN.to_owned() } else { told(key, &said) };
                     return Err(ConfigError::Invalid { origin, value, problem });
                 }
             },
@@ -67,6 +75,31 @@ impl<'a> Sources<'a> {
         let shown = (!secret).then(|| show(&value));
         self.settings.borrow_mut().push(Setting { key, value: shown, origin });
         Ok(value)
+    }
+
+    /// The file's keys that mean nothing.
+    pub(super) fn unknown_keys(&self) -> Vec<ConfigError> {
+        let Some(file) = &self.file else { return Vec::new() };
+        let unknown = file.table.keys().filter(|key| !KEYS.contains(&key.get_ref().as_str()));
+        let mut unknown: Vec<_> = unknown.map(|key| (file.line(key), key.get_ref())).collect();
+        unknown.sort_unstable();
+        let told = unknown.into_iter().map(|(line, key)| ConfigError::UnknownKey {
+            file: file.path.clone(),
+            key: key.clone(),
+            line,
+            hint: match meant(key) {
+                Some(near) => format!("is {near} meant?"),
+                None => format!("known: {}", KEYS.join(", ")),
+            },
+        });
+        told.collect()
+    }
+
+    /// Passes over the value of a key from now on, and forgets what was read; false if that changes nothing.
+    pub(super) fn pass_over(&mut self, key: &str) -> bool {
+        self.settings.borrow_mut().clear();
+        let key = KEYS.iter().find(|known| **known == key);
+        key.is_some_and(|key| self.passed_over.insert(key))
     }
 
     /// Who said the value of a key that was read.
@@ -80,6 +113,9 @@ impl<'a> Sources<'a> {
     }
 
     fn find(&self, key: &str) -> Result<Option<(Origin, String)>, ConfigError> {
+        if self.passed_over.contains(key) {
+            return Ok(None);
+        }
         if let Some(value) = self.args.given(key) {
             return Ok(Some((Origin::Flag(format!("--{}", key.replace('_', "-"))), value)));
         }
@@ -88,15 +124,14 @@ impl<'a> Sources<'a> {
         }
         let Some(file) = &self.file else { return Ok(None) };
         let Some((at, value)) = file.table.get_key_value(key) else { return Ok(None) };
-        let line = 1 + file.text.bytes().take(at.span().start).filter(|byte| *byte == b'\n').count();
-        let origin = Origin::Key { file: file.path.clone(), key: key.to_owned(), line };
+        let origin = Origin::Key { file: file.path.clone(), key: key.to_owned(), line: file.line(at) };
         match value {
             Value::String(text) => Ok(Some((origin, text.clone()))),
             Value::Integer(number) => Ok(Some((origin, number.to_string()))),
             Value::Boolean(flag) => Ok(Some((origin, flag.to_string()))),
             Value::Float(_) | Value::Datetime(_) | Value::Array(_) | Value::Table(_) => Err(ConfigError::Invalid {
                 origin,
-                value: if self.secrets.contains(&key) { HIDDEN.to_owned() } else { value.to_string() },
+                value: if self.secrets.contains(&key) { HIDDEN.to_owned() } else { told(key, &value.to_string()) },
                 problem: format!("is a TOML {}; a string, an integer or a boolean is needed", value.type_str()),
             }),
         }
@@ -114,6 +149,11 @@ impl<'a> Sources<'a> {
     }
 }
 
+/// What an error tells of a value that is refused. Addresses may have a password in them, which is why they are refused.
+fn told(key: &str, value: &str) -> String {
+    if key == "otlp_endpoint" { value::without_password(value) } else { value::without_passwords(value) }
+}
+
 fn read(path: PathBuf) -> Result<File, ConfigError> {
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
@@ -122,22 +162,33 @@ fn read(path: PathBuf) -> Result<File, ConfigError> {
     let table: BTreeMap<Spanned<String>, Value> = match toml::from_str(&text) {
         Ok(table) => table,
         Err(error) => {
-            let problem = error.to_string().trim_end().to_owned();
+            // It quotes the line.
+            let problem = value::without_passwords(error.to_string().trim_end());
             return Err(ConfigError::Malformed { file: path, problem });
         }
     };
-    match table.keys().find(|key| !KEYS.contains(&key.get_ref().as_str())) {
-        None => Ok(File { path, text, table }),
-        Some(key) => Err(ConfigError::UnknownKey { file: path, key: key.get_ref().clone(), known: KEYS.join(", ") }),
+    Ok(File { path, text, table })
+}
+
+impl File {
+    /// The line that a key begins on, from 1.
+    fn line(&self, key: &Spanned<String>) -> usize {
+        1 + self.text.bytes().take(key.span().start).filter(|byte| *byte == b'\n').count()
     }
+}
+
+/// The key that somebody may have meant: of this name but for dashes, or a slip or two away.
+fn meant(key: &str) -> Option<&'static str> {
+    /// An inserted, a missing, a swapped and a wrong letter are one each; more, and it is another word.
+    const SLIPS: usize = 2;
+    let key = key.replace('-', "_").to_lowercase();
+    let near = KEYS.iter().map(|known| (strsim::osa_distance(&key, known), *known)).min()?;
+    (near.0 <= SLIPS).then_some(near.1)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::{setting, value},
-        *,
-    };
+    use super::{super::setting, *};
 
     #[test]
     fn a_secret_is_neither_shown_nor_told_by_an_error() {

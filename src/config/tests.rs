@@ -35,7 +35,7 @@ fn nothing_said_gives_the_defaults() {
         ops_listen: None,
         otlp_endpoint: None,
         trace_sample: 0.01,
-        listen: LISTEN.parse().unwrap(),
+        listen: Listen::Address(LISTEN.parse().unwrap()),
         data: DATA.into(),
         restart_grace: RESTART_GRACE,
         drain_grace: DRAIN_GRACE,
@@ -106,8 +106,8 @@ fn errors_name_who_said_what() {
     assert!(problem(&["--restart-grace", "2h"], &[], None).starts_with("--restart-grace: \"2h\" is more than"));
     assert!(problem(&[], &[("SAGAD_DRAIN_GRACE", "11m")], None).starts_with("SAGAD_DRAIN_GRACE: \"11m\" is more than"));
     assert!(problem(&["--drain-grace", "0"], &[], None).contains("is less than 1s"));
-    let text = problem(&[], &[], Some("listen = \"localhost:1\""));
-    assert!(text.starts_with("listen in /") && text.contains(":1: \"localhost:1\" is not an IP address"), "{text}");
+    let text = problem(&[], &[], Some("listen = \"localhost\""));
+    assert!(text.starts_with("listen in /") && text.contains(":1: \"localhost\" is neither an address"), "{text}");
     let text = problem(&[], &[], Some("# A comment\nreaders = 4\n\n  'restart_grace' = 7\n"));
     assert!(text.starts_with("restart_grace in /") && text.contains(":4: \"7\" is not a length"), "{text}");
     assert!(problem(&[], &[], Some("readers = 0")).contains("\"0\" is less than 1"));
@@ -118,6 +118,25 @@ fn errors_name_who_said_what() {
     assert!(problem(&["--max-message-bytes", "2MiB"], &[], None).contains("is less than"));
     assert!(problem(&["--insecure=perhaps"], &[], None).starts_with("--insecure: \"perhaps\""));
     assert!(problem(&["--data", ""], &[], None).starts_with("--data: \"\" is empty"));
+}
+
+#[test]
+fn a_password_in_an_address_is_refused_and_not_told() {
+    let addresses = ["http://ann:hush@host:4317", "https://hush@host", "ann:hush@host:4317", "http://ann:hush@"];
+    for address in addresses {
+        let quoted = format!("otlp_endpoint = {address:?}");
+        let list = format!("otlp_endpoint = [{address:?}]");
+        let unfinished = format!("otlp_endpoint = {address:?} {address:?}");
+        for text in [
+            problem(&["--otlp-endpoint", address], &[], None),
+            problem(&[], &[("SAGAD_OTLP_ENDPOINT", address)], None),
+            problem(&[], &[], Some(&quoted)),
+            problem(&[], &[], Some(&list)),
+            problem(&[], &[], Some(&unfinished)),
+        ] {
+            assert!(!text.contains("hush") || (text.contains("not valid TOML") && !address.contains("://")), "{text}");
+        }
+    }
 }
 
 #[test]
@@ -145,12 +164,12 @@ fn variables_of_others_and_empty_ones_mean_nothing() {
 
 #[test]
 fn beyond_loopback_it_wants_to_be_told_twice() {
-    for outside in ["0.0.0.0:1", "[::]:1", "192.0.2.1:1", "[::ffff:192.0.2.1]:1"] {
+    for outside in ["0.0.0.0:1", "[::]:1", "192.0.2.1:1", "[::ffff:192.0.2.1]:1", "coordinator.example:1"] {
         let text = problem(&["--listen", outside], &[], None);
         assert!(text.contains("TLS") && text.contains("--insecure") && text.contains(outside), "{text}");
         assert!(merge(&["--listen", outside, "--insecure"], &[], None).is_ok());
     }
-    for inside in ["127.0.0.1:0", "127.8.8.8:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+    for inside in ["127.0.0.1:0", "127.8.8.8:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "localhost:1", "unix:/s"] {
         assert!(merge(&["--listen", inside], &[], None).is_ok(), "{inside}");
     }
 }
@@ -165,11 +184,13 @@ fn tls_and_principals_are_needed_together_beyond_loopback() {
     assert!(said(&["--principals=/p"]).contains("TLS is missing"));
     let both = [&outside[..], &tls, &["--principals=/p"]].concat();
     let config = merge(&both, &[], None).unwrap();
-    let files = TlsFiles { cert: "/c".into(), key: "/k".into(), client_ca: None };
+    let files = TlsFiles { cert: "/c".into(), key: "/k".into(), client_ca: None, client_crl: None };
     assert_eq!(config.security, Security { tls: Some(files), principals: Some("/p".into()), reflection: true });
     assert!(problem(&["--tls-cert", "/c"], &[], None).contains("--tls-cert needs tls_key"));
     assert!(problem(&[], &[("SAGAD_TLS_KEY", "/k")], None).contains("SAGAD_TLS_KEY needs tls_cert"));
     assert!(problem(&[], &[], Some("tls_client_ca = '/a'")).contains("tls_client_ca in"));
+    let crl = [&tls[..], &["--tls-client-crl=/r"]].concat();
+    assert!(problem(&crl, &[], None).contains("--tls-client-crl needs tls_client_ca"));
     let ca = [&tls[..], &["--tls-client-ca=/a"]].concat();
     assert_eq!(merge(&ca, &[], None).unwrap().security.tls.unwrap().client_ca, Some("/a".into()));
 }
@@ -179,7 +200,7 @@ fn connections_stay_below_the_limit_on_open_files() {
     let mut limits = Limits::default();
     assert_eq!(limits.fit_to_descriptors(1 << 20), None);
     let warning = limits.fit_to_descriptors(1024).unwrap();
-    let left = 1024 - 64 - 12 - 4 * limits.network_threads;
+    let left = 1024 - 64 - OPS_CONNECTIONS - 17 - 12 - 4 * limits.network_threads;
     assert_eq!(limits.max_connections, left);
     assert!(warning.contains(&format!("{left} instead of 10240")), "{warning}");
     limits.fit_to_descriptors(3);

@@ -25,7 +25,7 @@ impl Explained {
     }
 
     fn needless_insecure(&self) -> Option<String> {
-        let listen = self.config.listen;
+        let listen = &self.config.listen;
         if !self.config.insecure {
             None
         } else if !self.config.is_exposed() {

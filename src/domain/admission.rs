@@ -35,7 +35,7 @@ pub(super) fn is_repeat(draft: &Draft, holder: &Holder, verb: &HeldVerb, earlier
     }
     let lease_is_over = current.is_none_or(|lease| match lease.standing {
         Standing::EndedByHolder(_) | Standing::EndedByOther => true,
-        Standing::Held | Standing::Expired { .. } => false,
+        Standing::Held | Standing::Expired { .. } => lease.is_revoked(),
     });
     match verb {
         HeldVerb::Heartbeat { .. } => false,
@@ -66,7 +66,8 @@ fn registered_before(saga: &Saga, token: FencingToken, wanted: &[CompensationSpe
 /// The lease, if it is the caller's and still good for this call. The order of the refusals is part of the contract.
 pub(super) fn admit<'a>(draft: &'a Draft, holder: &Holder, verb: &HeldVerb) -> Result<&'a Lease, Rejection> {
     let Some(lease) = &draft.saga.lease else { return Err(Rejection::NoLease) };
-    if holder.token < lease.token || (holder.token == lease.token && lease.standing == Standing::EndedByOther) {
+    let ended_by_other = lease.standing == Standing::EndedByOther || lease.is_revoked();
+    if holder.token < lease.token || (holder.token == lease.token && ended_by_other) {
         return Err(Rejection::LeaseSuperseded);
     }
     if holder.token > lease.token {

@@ -58,10 +58,27 @@ pub const ANSWER_KEPT: Span = Span::from_secs(3600);
 pub const PURGE_SAGAS: usize = 100_000;
 /// How many sagas `PurgeSagas` removes when nothing is said.
 pub const PURGE_DEFAULT: usize = 1000;
+/// Most leases that one `RevokePrincipal` ends.
+pub const REVOKE_LEASES: usize = 100_000;
+/// How many leases `RevokePrincipal` ends when nothing is said: some seconds of the writer's time.
+pub const REVOKE_DEFAULT: usize = 10_000;
 /// Longest absence of the coordinator that needs no grace for the leases it keeps.
 pub const ABSENCE: Span = Span::from_secs(1);
 /// Tokens and revisions stay below this, so that they survive a JSON number.
 pub const REVISION_MAX: i64 = 1 << 53;
+/// Revisions, and numbers of rows, that a store must have left when it is opened: more than are given in a year at the highest
+/// rate.
+pub const NUMBERS_LEFT: i64 = 1 << 40;
+/// Largest number of a row: far above what any store reaches, far below where adding to it overflows.
+pub const ROW_MAX: i64 = 1 << 53;
+/// The latest time that a store may hold, the year 8000, in microseconds: with [`STORED_LENGTH_MAX`] added it can still be told
+/// by a protobuf timestamp, which ends with the year 9999.
+pub const STORED_TIME_MAX: i64 = 190_288_396_800_000_000;
+/// The longest length that a store may hold, a thousand years, in microseconds: above all that the contract ever accepted.
+pub const STORED_LENGTH_MAX: i64 = 1000 * 366 * 86_400 * 1_000_000;
+/// The latest time at which anything in a store can have happened, the year 2500, in microseconds. No machine's clock gets there:
+/// its nanoseconds end with 64 bits in 2262. The coordinator's clock would never come back from it.
+pub const HAPPENED_MAX: i64 = 16_725_225_600_000_000;
 
 /// One bound, as `GetServerInfo` shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,5 +133,6 @@ pub const ALL: &[Bound] = &[
     bytes("answer_bytes", ANSWER_BYTES, "largest answer"),
     span("answer_kept", ANSWER_KEPT, "how long the answer to a request_id is kept"),
     count("purge_sagas", PURGE_SAGAS, "most sagas in PurgeSagas"),
+    count("revoke_leases", REVOKE_LEASES, "most leases in RevokePrincipal"),
     span("absence", ABSENCE, "longest absence of the coordinator that needs no grace"),
 ];

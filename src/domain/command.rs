@@ -121,6 +121,8 @@ pub enum HeldVerb {
         delay: Span,
         /// Why.
         reason: Text,
+        /// How far the work is; absent: as it was.
+        progress: Option<Blob>,
     },
     /// To say, before an effect, what undoes it.
     RegisterCompensation {
@@ -133,6 +135,8 @@ pub enum HeldVerb {
         result: Blob,
         /// Why it ends, if there is something to say.
         reason: Text,
+        /// How far the work is; absent: as it was.
+        progress: Option<Blob>,
     },
     /// The work failed.
     Fail {
@@ -142,6 +146,8 @@ pub enum HeldVerb {
         compensations: Vec<CompensationSpec>,
         /// Whether trying again may help.
         retryable: bool,
+        /// How far the work is; absent: as it was.
+        progress: Option<Blob>,
     },
     /// What came of undoing one thing.
     RecordCompensation {
@@ -220,6 +226,15 @@ pub enum FreeVerb {
         /// Only to learn whether it would be accepted.
         validate_only: bool,
     },
+    /// To end a live lease as revoked: the saga is stale at once.
+    RevokeLease {
+        /// Which lease; any other stays.
+        token: FencingToken,
+        /// Who asks.
+        actor: Actor,
+        /// Why.
+        reason: Text,
+    },
     /// To give the work up.
     RequestCancel {
         /// Who asks.
@@ -271,6 +286,8 @@ pub struct SetPaused {
     pub queue: QueueName,
     /// Whether it is to give nothing.
     pub paused: bool,
+    /// Refused for a queue of which nothing is known.
+    pub must_exist: bool,
     /// Who asks.
     pub actor: Actor,
     /// Why.

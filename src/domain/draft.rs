@@ -89,12 +89,8 @@ impl Draft {
             (false, true) => {
                 let lease = self.saga.lease.as_ref()?;
                 debug_assert_eq!(token, Some(lease.token));
-                Some(StaleMark::Stale {
-                    owner: lease.owner.clone(),
-                    token: lease.token,
-                    expire_time: lease.expire_time,
-                    cause: lease.limit,
-                })
+                let (expire_time, cause) = lease.end();
+                Some(StaleMark::Stale { owner: lease.owner.clone(), token: lease.token, expire_time, cause })
             }
             (true, false) => Some(StaleMark::Resolved(match (kind, self.saga.state) {
                 (EventType::Claimed, _) => Resolution::Reclaimed,

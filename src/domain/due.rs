@@ -10,8 +10,16 @@ use super::{
     policy::StaleAction,
     saga::{Saga, State},
     text::{Actor, Text},
-    time::Timestamp,
+    time::{Span, Timestamp},
 };
+
+/// By which the `expire_time` of a revoked lease lies behind its end at least: so the two are told apart.
+const JUST_AFTER: Span = match Span::from_micros(1) {
+    Some(span) => span,
+    None => Span::ZERO,
+};
+/// Why a saga ends as compensated that left nothing behind.
+const NOTHING_TO_UNDO: &str = "nothing to undo";
 
 /// Applies to a saga what is due by now.
 pub fn apply_due(draft: &mut Draft) {
@@ -64,6 +72,63 @@ pub fn next_due(saga: &Saga, now: Timestamp, absence: &Absence) -> Option<Due> {
     }
 }
 
+/// For which purposes `ClaimNext` may be able to hand a saga out once what is due to it next has happened. It never leaves
+/// out a purpose, but may name one too many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadyAfterDue {
+    /// To do the work.
+    pub execute: bool,
+    /// To undo it.
+    pub compensate: bool,
+}
+
+impl ReadyAfterDue {
+    const NOTHING: Self = ReadyAfterDue { execute: false, compensate: false };
+    const EXECUTE: Self = ReadyAfterDue { execute: true, compensate: false };
+    const COMPENSATE: Self = ReadyAfterDue { execute: false, compensate: true };
+
+    /// As far as the state alone tells.
+    pub const fn of_state(state: State) -> Self {
+        match state {
+            State::Planned | State::Dispatched => Self::EXECUTE,
+            State::Running => ReadyAfterDue { execute: true, compensate: true },
+            State::Compensating => Self::COMPENSATE,
+            State::Completed | State::Failed | State::Compensated | State::Quarantined => Self::NOTHING,
+        }
+    }
+
+    /// As far as the whole saga tells: what its policy makes of a lease that runs out.
+    pub fn of(saga: &Saga) -> Self {
+        if saga.state != State::Running {
+            return Self::of_state(saga.state);
+        }
+        let action = match &saga.cancel {
+            Some(_) => StaleAction::Compensate,
+            None if requeues_no_more(saga, saga.expirations.saturating_add(1)) => StaleAction::Compensate,
+            None => saga.spec.policy.on_stale,
+        };
+        match action {
+            StaleAction::Hold | StaleAction::Quarantine => Self::NOTHING,
+            StaleAction::Requeue => Self::EXECUTE,
+            StaleAction::Compensate => Self::COMPENSATE,
+        }
+    }
+
+    /// Whether this purpose is among them.
+    pub const fn includes(self, purpose: LeasePurpose) -> bool {
+        match purpose {
+            LeasePurpose::Execute => self.execute,
+            LeasePurpose::Compensate => self.compensate,
+        }
+    }
+}
+
+/// Whether the policy requeues, but not after so many expirations.
+fn requeues_no_more(saga: &Saga, expirations: u32) -> bool {
+    let policy = &saga.spec.policy;
+    policy.on_stale == StaleAction::Requeue && expirations >= policy.max_expirations
+}
+
 /// When a lease that is held ends.
 fn held_until(saga: &Saga) -> Option<Due> {
     let lease = saga.lease.as_ref()?;
@@ -96,32 +161,49 @@ fn expire_lease(draft: &mut Draft) {
     if state.is_terminal() {
         return;
     }
-    let (absence, now, next) = (draft.absence, draft.now, draft.next_revision());
-    let Some(lease) = &mut draft.saga.lease else { return };
+    let (absence, now) = (draft.absence, draft.now);
+    let Some(lease) = &draft.saga.lease else { return };
     let at = lease.effective_expiry(&absence);
     if lease.standing != Standing::Held || now < at {
         return;
     }
-    lease.standing = Standing::Expired { at, revision: next };
-    let (token, purpose, cause) = (lease.token, lease.purpose, lease.limit);
-    let reason = match cause {
+    let reason = match lease.limit {
         StaleCause::Ttl => format!("{} did not heartbeat in time", lease.owner),
         StaleCause::ExecutionTimeout => format!("{} reached the execution timeout", lease.owner),
         StaleCause::ProgressTimeout => format!("{} made no progress in time", lease.owner),
+        // No lease is bounded by it.
+        StaleCause::Revoked => String::new(),
     };
+    become_stale(draft, at, &Actor::coordinator(), &Text::own(&reason));
+}
+
+/// Ends a lease that is live, as if it had run out now: what is due to a stale saga happens to this one.
+pub(super) fn revoke_lease(draft: &mut Draft, actor: &Actor, reason: &Text) {
+    let now = draft.now;
+    if let Some(lease) = &mut draft.saga.lease {
+        // One that lives on by its grace is past its own end.
+        lease.expire_time = lease.expire_time.max(now.plus(JUST_AFTER));
+        become_stale(draft, now, actor, reason);
+    }
+}
+
+/// A lease ends at `at`, and not by its holder: the saga is stale, and its policy decides what comes of it.
+fn become_stale(draft: &mut Draft, at: Timestamp, actor: &Actor, reason: &Text) {
+    let (state, revision) = (draft.saga.state, draft.next_revision());
+    let Some(lease) = &mut draft.saga.lease else { return };
+    lease.standing = Standing::Expired { at, revision };
+    let (token, purpose, (expire_time, cause)) = (lease.token, lease.purpose, lease.end());
     let details = [
         ("owner_id", lease.owner.to_string()),
-        ("expire_time", lease.expire_time.to_string()),
+        ("expire_time", expire_time.to_string()),
         ("cause", cause.name().to_owned()),
     ];
     draft.saga.settle_until = Some(at.plus(draft.saga.spec.policy.settle)).filter(|until| *until > at);
     match purpose {
-        LeasePurpose::Execute => draft.saga.expirations += 1,
+        LeasePurpose::Execute => draft.saga.expirations = draft.saga.expirations.saturating_add(1),
         LeasePurpose::Compensate => draft.saga.idle_since = Some(at),
     }
-    let coordinator = Actor::coordinator();
-    let event = Said { actor: Some(&coordinator), reason: &reason };
-    draft.emit(EventType::LeaseExpired, state, event, Some(token), &details);
+    draft.emit(EventType::LeaseExpired, state, Said::by(actor, reason), Some(token), &details);
     if state == State::Running {
         follow_policy(draft, at);
     }
@@ -147,6 +229,9 @@ fn follow_policy(draft: &mut Draft, at: Timestamp) {
             draft.end_by_other();
             draft.become_compensating(None, at);
             emit_own(draft, EventType::Compensating, State::Running, &reason, &[]);
+            if draft.saga.cancel.is_none() {
+                end_if_nothing_to_undo(draft);
+            }
         }
         StaleAction::Quarantine => {
             decide(draft, "QUARANTINE", &reason);
@@ -158,9 +243,9 @@ fn follow_policy(draft: &mut Draft, at: Timestamp) {
 /// What the policy makes of an expiry that was just counted, and why.
 fn policy_action(saga: &Saga) -> (StaleAction, String) {
     let policy = &saga.spec.policy;
-    let (action, reason) = match policy.on_stale {
+    match policy.on_stale {
         StaleAction::Hold => (StaleAction::Hold, String::new()),
-        StaleAction::Requeue if saga.expirations >= policy.max_expirations => (
+        StaleAction::Requeue if requeues_no_more(saga, saga.expirations) => (
             StaleAction::Compensate,
             format!(
                 "policy: on_stale is REQUEUE, and this was expiration {} of {}",
@@ -170,11 +255,16 @@ fn policy_action(saga: &Saga) -> (StaleAction, String) {
         StaleAction::Requeue => (StaleAction::Requeue, "policy: on_stale is REQUEUE".to_owned()),
         StaleAction::Compensate => (StaleAction::Compensate, "policy: on_stale is COMPENSATE".to_owned()),
         StaleAction::Quarantine => (StaleAction::Quarantine, "policy: on_stale is QUARANTINE".to_owned()),
-    };
-    if action == StaleAction::Compensate && saga.compensations.is_empty() {
-        return (StaleAction::Quarantine, format!("{reason}; there is no compensation to run"));
     }
-    (action, reason)
+}
+
+/// Ends a saga that its policy has just made compensating, if no compensation was ever registered: what is registered is
+/// what is left behind, so there is nothing that a compensator could do.
+pub(super) fn end_if_nothing_to_undo(draft: &mut Draft) {
+    if draft.saga.compensations.is_empty() {
+        draft.become_terminal(State::Compensated, &Text::own(NOTHING_TO_UNDO));
+        emit_own(draft, EventType::Compensated, State::Compensating, NOTHING_TO_UNDO, &[]);
+    }
 }
 
 fn give_up_compensating(draft: &mut Draft) {

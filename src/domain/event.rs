@@ -133,3 +133,21 @@ pub struct Event {
     /// For those who watch stale sagas.
     pub mark: Option<StaleMark>,
 }
+
+/// What an entry of the details takes beside its text: two strings and their place in the map.
+const DETAIL_BYTES: usize = 96;
+
+impl Event {
+    /// About how many bytes of memory it takes.
+    pub fn weight(&self) -> usize {
+        let owner = match &self.mark {
+            Some(StaleMark::Stale { owner, .. }) => owner.as_str().len(),
+            Some(StaleMark::Resolved(_)) | None => 0,
+        };
+        let names = [self.task_id.as_str(), self.saga_id.as_str(), self.queue.as_str(), &self.reason];
+        let names = names.iter().map(|name| name.len()).sum::<usize>();
+        let actor = self.actor.as_ref().map_or(0, |actor| actor.as_str().len());
+        let details = self.details.iter().map(|(key, value)| DETAIL_BYTES + key.len() + value.len()).sum::<usize>();
+        size_of::<Event>() + names + actor + owner + details
+    }
+}

@@ -4,6 +4,7 @@ use super::{
     command::{FreeVerb, RecoveryDecision},
     compensation::CompensationState,
     draft::{Draft, Said, actor_of},
+    due::revoke_lease,
     event::EventType,
     ids::{FencingToken, OwnerId},
     lease::{Lease, LeasePurpose, Standing},
@@ -24,6 +25,7 @@ pub(super) fn apply(draft: &mut Draft, verb: &FreeVerb) -> Result<Accepted, Reje
         | FreeVerb::WaiveCompensation { .. }
         | FreeVerb::Quarantine { .. }
         | FreeVerb::Recover { .. }
+        | FreeVerb::RevokeLease { .. }
         | FreeVerb::RequestCancel { .. } => {
             if draft.saga.state.is_terminal() {
                 return Err(Rejection::SagaTerminal);
@@ -48,6 +50,13 @@ pub(super) fn apply(draft: &mut Draft, verb: &FreeVerb) -> Result<Accepted, Reje
                 return Ok(Accepted::Repeated);
             }
             recover(draft, *decision, actor, reason);
+            Ok(Accepted::Changed)
+        }
+        FreeVerb::RevokeLease { token, actor, reason } => {
+            if draft.live_lease().is_none_or(|lease| lease.token != *token) {
+                return Err(Rejection::LeaseSuperseded);
+            }
+            revoke_lease(draft, actor, reason);
             Ok(Accepted::Changed)
         }
         FreeVerb::RequestCancel { actor, reason, revoke_lease } => Ok(cancel(draft, actor, reason, *revoke_lease)),
@@ -142,7 +151,7 @@ fn take_lease(draft: &mut Draft, owner: &OwnerId, ttl: Span, purpose: LeasePurpo
     });
     match purpose {
         LeasePurpose::Execute => {
-            draft.saga.attempt += 1;
+            draft.saga.attempt = draft.saga.attempt.saturating_add(1);
             draft.saga.state = State::Running;
             draft.saga.idle_since = None;
         }
@@ -204,8 +213,9 @@ fn recoverable(draft: &Draft, decision: RecoveryDecision, token: Option<FencingT
         RecoveryDecision::Requeue | RecoveryDecision::Compensate | RecoveryDecision::Quarantine => {}
     }
     let last = draft.token();
-    if !saga.is_stale(draft.now, &draft.absence) || token.is_some_and(|token| Some(token) != last) {
-        return Err(Rejection::NotStale { token: last });
+    let stale = saga.is_stale(draft.now, &draft.absence);
+    if !stale || token.is_some_and(|token| Some(token) != last) {
+        return Err(Rejection::NotStale { token: last, stale, state: saga.state });
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use super::{
     command::{HeldVerb, Holder},
     compensation::CompensationSpec,
     draft::{Draft, Said, actor_of},
+    due::end_if_nothing_to_undo,
     event::EventType,
     lease::{HolderEnd, Lease, StaleCause},
     policy::FailureAction,
@@ -30,14 +31,21 @@ pub(super) fn apply(
     allow(draft.saga.state, verb)?;
     match verb {
         HeldVerb::Heartbeat { ttl, progress } => heartbeat(draft, &lease, *ttl, progress.as_ref())?,
-        HeldVerb::Release { delay, reason } => release(draft, holder, *delay, reason),
+        HeldVerb::Release { delay, reason, progress } => {
+            note_progress(draft, progress.as_ref());
+            release(draft, holder, *delay, reason);
+        }
         HeldVerb::RegisterCompensation { compensations } => return register(draft, holder, compensations),
-        HeldVerb::Complete { result, reason } => {
+        HeldVerb::Complete { result, reason, progress } => {
+            note_progress(draft, progress.as_ref());
             draft.end_by_holder(HolderEnd::Completed);
             draft.saga.result = result.clone();
             end(draft, holder, State::Completed, EventType::Completed, reason);
         }
-        HeldVerb::Fail { reason, compensations, retryable } => fail(draft, holder, reason, compensations, *retryable)?,
+        HeldVerb::Fail { reason, compensations, retryable, progress } => {
+            fail(draft, holder, reason, compensations, *retryable)?;
+            note_progress(draft, progress.as_ref());
+        }
         HeldVerb::RecordCompensation { position, outcome, detail } => {
             record(draft, holder, *position, *outcome, detail)?;
         }
@@ -62,10 +70,21 @@ fn heartbeat(draft: &mut Draft, lease: &Lease, ttl: Option<Span>, progress: Opti
     let changed = progress.filter(|progress| **progress != draft.saga.progress);
     let progress_time = if changed.is_some() { draft.now } else { lease.progress_time };
     let (expire_time, limit) = draft.clamp(lease.purpose, lease.acquire_time, progress_time, ttl);
-    if expire_time <= lease.expire_time.max(draft.now) {
+    let extended = expire_time > lease.expire_time;
+    // Two heartbeats within a microsecond, and the second may bring progress. But where a timeout of the policy keeps the
+    // expiry as it is, however late the heartbeat comes, its caller has to know; for `progress_timeout`, unless there is
+    // progress.
+    let unchanged = expire_time == lease.expire_time
+        && match limit {
+            // No lease is bounded by a revocation.
+            StaleCause::Ttl | StaleCause::Revoked => true,
+            StaleCause::ExecutionTimeout => false,
+            StaleCause::ProgressTimeout => changed.is_some(),
+        };
+    if expire_time <= draft.now || !(extended || unchanged) {
         let standing = StandingLease { expire_time: lease.expire_time, cancel_reason: cancel_reason(&draft.saga) };
         return Err(match limit {
-            StaleCause::Ttl => Rejection::LeaseNotExtended(standing),
+            StaleCause::Ttl | StaleCause::Revoked => Rejection::LeaseNotExtended(standing),
             StaleCause::ExecutionTimeout => Rejection::ExecutionTimeout(standing),
             StaleCause::ProgressTimeout => Rejection::ProgressTimeout(standing),
         });
@@ -73,9 +92,17 @@ fn heartbeat(draft: &mut Draft, lease: &Lease, ttl: Option<Span>, progress: Opti
     if let Some(progress) = changed {
         draft.saga.progress = progress.clone();
     }
-    let extended = Lease { heartbeat_time: draft.now, expire_time, ttl, limit, progress_time, ..lease.clone() };
-    draft.saga.lease = Some(extended);
+    draft.saga.lease =
+        Some(Lease { heartbeat_time: draft.now, expire_time, ttl, limit, progress_time, ..lease.clone() });
     Ok(())
+}
+
+/// The worker's last word of how far it came, for the next attempt and for who looks. The lease ends with this call, so
+/// no limit on progress is reckoned from it any more.
+fn note_progress(draft: &mut Draft, progress: Option<&Blob>) {
+    if let Some(progress) = progress {
+        draft.saga.progress = progress.clone();
+    }
 }
 
 /// Why the worker is to stop, if it is: a cancellation is a directive to those who execute, not to those who undo.
@@ -112,7 +139,7 @@ fn fail(
     retryable: bool,
 ) -> Result<(), Rejection> {
     let policy = draft.saga.spec.policy.clone();
-    let failures = draft.saga.failures + u32::from(retryable);
+    let failures = draft.saga.failures.saturating_add(u32::from(retryable));
     let retried = retryable && failures < policy.max_attempts && draft.saga.cancel.is_none();
     let nothing_to_undo = draft.saga.compensations.is_empty() && compensations.is_empty();
     if draft.saga.cancel.is_none() && !retried && policy.on_failure == FailureAction::Fail && nothing_to_undo {
@@ -123,7 +150,7 @@ fn fail(
     draft.end_by_holder(HolderEnd::Failed);
     let now = draft.now;
     let mut details = vec![("ended_by", HolderEnd::Failed.name().to_owned()), ("retryable", retryable.to_string())];
-    let mut why = reason.clone();
+    let mut by_policy = false;
     let kind = if draft.saga.cancel.is_some() {
         draft.become_compensating(None, now);
         EventType::Compensating
@@ -139,19 +166,18 @@ fn fail(
                 draft.become_terminal(State::Failed, reason);
                 EventType::Failed
             }
-            FailureAction::Compensate if nothing_to_undo => {
-                why = Text::own(&format!("failed, and there is no compensation to run: {reason}"));
-                draft.become_terminal(State::Quarantined, &why);
-                EventType::Quarantined
-            }
             FailureAction::Compensate => {
+                by_policy = true;
                 draft.become_compensating(None, now);
                 EventType::Compensating
             }
         }
     };
     let actor = actor_of(&holder.owner);
-    draft.emit(kind, State::Running, Said::by(&actor, &why), Some(holder.token), &details);
+    draft.emit(kind, State::Running, Said::by(&actor, reason), Some(holder.token), &details);
+    if by_policy {
+        end_if_nothing_to_undo(draft);
+    }
     Ok(())
 }
 

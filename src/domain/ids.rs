@@ -8,6 +8,17 @@ use super::bounds::{ID_BYTES, QUEUE_BYTES};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Malformed(pub String);
 
+/// Which bytes names are made of: each name of each call is looked at.
+const IN_NAMES: [bool; 256] = {
+    let mut found = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        found[byte] = matches!(byte as u8, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'_' | b':' | b'/' | b'@' | b'+' | b'-');
+        byte += 1;
+    }
+    found
+};
+
 /// One to `max` bytes of `[A-Za-z0-9._:/@+-]`, beginning with a letter or digit, without `..`: safe in a URL, a file
 /// name's part and a shell word.
 pub(super) fn parse_name(value: &str, max: usize) -> Result<Arc<str>, Malformed> {
@@ -21,7 +32,8 @@ pub(super) fn parse_name(value: &str, max: usize) -> Result<Arc<str>, Malformed>
     if !bytes[0].is_ascii_alphanumeric() {
         return Err(Malformed("must begin with a letter or digit".into()));
     }
-    if let Some(bad) = value.chars().find(|c| !c.is_ascii_alphanumeric() && !"._:/@+-".contains(*c)) {
+    if !bytes.iter().all(|byte| IN_NAMES[usize::from(*byte)]) {
+        let bad = value.chars().find(|c| !c.is_ascii() || !IN_NAMES[*c as usize]).unwrap_or_default();
         return Err(Malformed(format!("holds {bad:?}; letters, digits and . _ : / @ + - are allowed")));
     }
     if value.contains("..") {
@@ -82,6 +94,19 @@ impl TaskId {
     }
 }
 
+impl OwnerId {
+    /// Whether it is this name, or this name and what follows a slash: that of an owner which belongs to a principal.
+    pub fn belongs_to(&self, name: &str) -> bool {
+        is_or_is_below(self.as_str(), name)
+    }
+}
+
+/// Whether a name is another one, or that one and what follows a slash.
+pub(super) fn is_or_is_below(name: &str, other: &str) -> bool {
+    let rest = name.strip_prefix(other);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 impl Default for QueueName {
     fn default() -> Self {
         QueueName("default".into())
@@ -99,7 +124,7 @@ impl Revision {
     /// The place `steps` further on.
     #[must_use]
     pub const fn after(self, steps: usize) -> Self {
-        Revision(self.0 + steps as i64)
+        Revision(self.0.saturating_add_unsigned(steps as u64))
     }
 }
 

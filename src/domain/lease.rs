@@ -15,7 +15,7 @@ pub enum LeasePurpose {
     Compensate,
 }
 
-/// What bounds a lease's expiry: its own length, or a timeout of the policy.
+/// Why a lease ends: what bounds its expiry, which is its own length or a timeout of the policy; or a person who revokes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StaleCause {
     /// Its length.
@@ -24,6 +24,8 @@ pub enum StaleCause {
     ExecutionTimeout,
     /// The policy's `progress_timeout`.
     ProgressTimeout,
+    /// A person revoked what its principal held. Never a lease's `limit`.
+    Revoked,
 }
 
 impl StaleCause {
@@ -33,6 +35,7 @@ impl StaleCause {
             StaleCause::Ttl => "TTL",
             StaleCause::ExecutionTimeout => "EXECUTION_TIMEOUT",
             StaleCause::ProgressTimeout => "PROGRESS_TIMEOUT",
+            StaleCause::Revoked => "REVOKED",
         }
     }
 }
@@ -162,6 +165,25 @@ impl Lease {
             Standing::Held => now >= self.effective_expiry(absence),
             Standing::Expired { .. } => true,
             Standing::EndedByHolder(_) | Standing::EndedByOther => false,
+        }
+    }
+
+    /// Whether a person ended it before its time, and nothing has been decided about the saga since. Such a lease counts as
+    /// expired from before its `expire_time` on; one that ran out, never.
+    pub fn is_revoked(&self) -> bool {
+        match self.standing {
+            Standing::Expired { at, .. } => at < self.expire_time,
+            Standing::Held | Standing::EndedByHolder(_) | Standing::EndedByOther => false,
+        }
+    }
+
+    /// Of one that is expired: when it ended, and why. (When it ran out, and not when grace made it count as expired.)
+    pub fn end(&self) -> (Timestamp, StaleCause) {
+        match self.standing {
+            Standing::Expired { at, .. } if self.is_revoked() => (at, StaleCause::Revoked),
+            Standing::Expired { .. } | Standing::Held | Standing::EndedByHolder(_) | Standing::EndedByOther => {
+                (self.expire_time, self.limit)
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    ids::{Malformed, OwnerId, QueueName, parse_name, parsed_text},
+    ids::{Malformed, OwnerId, QueueName, is_or_is_below, parse_name, parsed_text},
     text::Actor,
 };
 
@@ -81,8 +81,7 @@ pub struct Principal {
 impl Principal {
     /// Whether it may hold leases under this name: its own, or its own and what follows a slash.
     pub fn may_own_as(&self, owner: &OwnerId) -> bool {
-        let rest = owner.as_str().strip_prefix(self.name.as_str());
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        owner.belongs_to(self.name.as_str())
     }
 }
 
@@ -93,9 +92,21 @@ pub struct Behalf {
     pub actor: Actor,
     /// Where it may do this.
     pub scope: Scope,
+    /// Whether it may look at sagas outside of that. If not, they are not there for it.
+    pub sees_all: bool,
 }
 
 impl PrincipalName {
+    /// Whether it, or an owner below it, would look in the history like the coordinator itself.
+    pub fn is_the_coordinators(&self) -> bool {
+        self.is_or_is_below(Actor::coordinator().as_str())
+    }
+
+    /// Whether it is this name, or this name and what follows a slash: then a principal of that name may act for it.
+    pub fn is_or_is_below(&self, name: &str) -> bool {
+        is_or_is_below(self.as_str(), name)
+    }
+
     /// It as the actor of an event.
     ///
     /// # Errors

@@ -43,6 +43,11 @@ pub struct StandingLease {
 pub enum Rejection {
     /// No such saga.
     SagaNotFound,
+    /// Nothing is known of such a queue.
+    QueueNotFound {
+        /// Which was asked for.
+        queue: QueueName,
+    },
     /// No compensation at this position.
     CompensationNotFound {
         /// Which was asked for.
@@ -100,6 +105,10 @@ pub enum Rejection {
     NotStale {
         /// The lease that stands or ran out last, if there is one.
         token: Option<FencingToken>,
+        /// Whether it is stale, under that lease.
+        stale: bool,
+        /// Its state.
+        state: State,
     },
     /// Failing needs a compensation record.
     CompensationRequired,

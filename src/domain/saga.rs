@@ -154,6 +154,9 @@ pub struct Saga {
     pub idle_since: Option<Timestamp>,
     /// Of its last event.
     pub revision: Revision,
+    /// Whether payload, progress, result or compensations were left out of this copy, because the answer to a repeated request
+    /// would have been too large. Such a copy is shown and never stored.
+    pub contents_omitted: bool,
 }
 
 impl Saga {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::{
     bounds::{ACTOR_BYTES, BLOB_BYTES, KIND_BYTES, LABEL_KEY_BYTES, LABEL_VALUE_BYTES, LABELS, TEXT_BYTES},
+    characters::is_control,
     ids::{Malformed, parsed_text},
 };
 
@@ -21,10 +22,24 @@ fn printable(value: &str, max: usize) -> Result<Arc<str>, Malformed> {
         return Err(Malformed("is required".into()));
     }
     within(value, max)?;
-    if let Some(bad) = value.chars().find(|c| c.is_control()) {
+    if let Some(bad) = value.chars().find(|c| is_control(*c)) {
         return Err(Malformed(format!("holds {bad:?}; only printable characters are allowed")));
     }
     Ok(value.into())
+}
+
+/// A text without NUL, which no program's arguments and environment can hold, and most files of names can't.
+fn without_nul(value: &str, max: usize) -> Result<(), Malformed> {
+    within(value, max)?;
+    if value.contains('\0') {
+        return Err(Malformed("holds a NUL character ('\\0'), which is not allowed".into()));
+    }
+    Ok(())
+}
+
+/// What was accepted once is read again, whatever is refused by now.
+fn stored(value: &str, max: usize) -> Result<Arc<str>, Malformed> {
+    within(value, max).map(|()| value.into())
 }
 
 parsed_text!(
@@ -37,21 +52,38 @@ parsed_text!(
 );
 
 impl Actor {
+    /// One that a store holds. Earlier versions accepted more characters.
+    pub fn stored(value: &str) -> Result<Self, Malformed> {
+        stored(value, ACTOR_BYTES).map(Actor)
+    }
+
     /// The coordinator itself, deciding by a saga's policy.
     pub fn coordinator() -> Self {
         Actor("sagad".into())
     }
 }
 
-/// Up to 4 KiB of text, empty allowed: a reason, a note, a target, a branch, a worktree.
+impl Kind {
+    /// One that a store holds. Earlier versions accepted more characters.
+    pub fn stored(value: &str) -> Result<Self, Malformed> {
+        stored(value, KIND_BYTES).map(Kind)
+    }
+}
+
+/// Up to 4 KiB of text without NUL, empty allowed: a reason, a note, a target, a branch, a worktree.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Text(Arc<str>);
 
 impl Text {
-    /// Parses a text; the error says by how much it is too long.
+    /// Parses a text; the error says by how much it is too long, or that it holds NUL.
     pub fn parse(value: &str) -> Result<Self, Malformed> {
-        within(value, TEXT_BYTES)?;
+        without_nul(value, TEXT_BYTES)?;
         Ok(Text(value.into()))
+    }
+
+    /// One that a store holds. Earlier versions accepted NUL.
+    pub fn stored(value: &str) -> Result<Self, Malformed> {
+        stored(value, TEXT_BYTES).map(Text)
     }
 
     /// A text of the coordinator's own, cut at the bound if what it quotes made it too long.
@@ -114,11 +146,23 @@ impl Labels {
             if let Err(e) = printable(key, LABEL_KEY_BYTES) {
                 wrong.push((Some(key.clone()), Malformed(format!("key {}", e.0))));
             }
-            if let Err(e) = within(value, LABEL_VALUE_BYTES) {
+            if let Err(e) = without_nul(value, LABEL_VALUE_BYTES) {
                 wrong.push((Some(key.clone()), Malformed(format!("value {}", e.0))));
             }
         }
         if wrong.is_empty() { Ok(Labels(pairs)) } else { Err(wrong) }
+    }
+
+    /// Those that a store holds, or the first that is out of bounds. Earlier versions accepted more characters.
+    pub fn stored(pairs: BTreeMap<String, String>) -> Result<Self, Malformed> {
+        if pairs.len() > LABELS {
+            return Err(Malformed(format!("has {} entries; at most {LABELS} are allowed", pairs.len())));
+        }
+        for (key, value) in &pairs {
+            within(key, LABEL_KEY_BYTES)?;
+            within(value, LABEL_VALUE_BYTES)?;
+        }
+        Ok(Labels(pairs))
     }
 
     /// The pairs, in order of their keys.
@@ -156,5 +200,14 @@ mod tests {
         assert!(Actor::parse("Jo Müller <jo@example.org>").is_ok());
         assert!(Actor::parse("a\nb").is_err());
         assert!(Actor::parse("").is_err());
+        for bad in ["a\u{202e}b", "a\u{2028}b", "a\u{9b}b", "a\0b"] {
+            assert!(Actor::parse(bad).is_err() && Kind::parse(bad).is_err(), "{bad:?}");
+            assert_eq!(Actor::stored(bad).unwrap().as_str(), bad, "what is stored stays readable");
+            assert_eq!(Kind::stored(bad).unwrap().as_str(), bad);
+            let pairs = BTreeMap::from([(bad.to_owned(), bad.to_owned())]);
+            assert!(Labels::parse(pairs.clone()).is_err() && Labels::stored(pairs).is_ok(), "{bad:?}");
+        }
+        assert!(Actor::parse("\u{645}\u{6cc}\u{200c}\u{62e}\u{648}").is_ok(), "what joins letters is part of a name");
+        assert!(Text::parse("a\0").is_err() && Text::parse("a\u{202e}\n").is_ok() && Text::stored("a\0").is_ok());
     }
 }

@@ -59,6 +59,9 @@ impl Span {
     /// No time at all.
     pub const ZERO: Span = Span(0);
 
+    /// The shortest length there is.
+    pub const MICROSECOND: Span = Span(1);
+
     /// A length of `micros` microseconds; `None` if negative.
     pub const fn from_micros(micros: i64) -> Option<Self> {
         if micros < 0 { None } else { Some(Span(micros)) }

@@ -18,7 +18,7 @@ use super::{
 
 pub use super::{
     admission::check_lease,
-    due::{Due, apply_due, next_due},
+    due::{Due, ReadyAfterDue, apply_due, next_due},
     held::cancel_reason,
 };
 
@@ -41,7 +41,12 @@ pub struct EarlierLease {
 }
 
 impl EarlierLease {
-    /// Reads the lease with this token off the events that carry it; `None` if there is no such lease.
+    /// Among how many of a saga's newest events it is looked for how an earlier lease ended. A call that is repeated comes soon
+    /// after the answer that got lost; and a late call must not cost more the longer the saga's history is.
+    pub const LOOKS_AT: usize = 1000;
+
+    /// Reads the lease with this token off its `claimed` event and the one that says how its holder ended it, if there is one;
+    /// `None` if there is no such lease.
     pub fn from_events(events: &[Event], token: FencingToken) -> Option<Self> {
         let mut of_lease = events.iter().filter(|event| event.token == Some(token));
         let claimed = of_lease.clone().find(|event| event.kind == EventType::Claimed)?;
@@ -114,6 +119,7 @@ pub fn create(creation: Creation, now: Timestamp, revision: Revision) -> (Saga, 
         settle_until: None,
         idle_since: None,
         revision,
+        contents_omitted: false,
     };
     (saga, event)
 }

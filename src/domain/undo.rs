@@ -60,7 +60,7 @@ pub(super) fn record(
         }
         CompensationOutcome::Failed => {
             compensation.state = CompensationState::Failed;
-            compensation.attempts += 1;
+            compensation.attempts = compensation.attempts.saturating_add(1);
             compensation.last_error = detail.clone();
             "FAILED"
         }

@@ -3,7 +3,7 @@
 use super::{
     command::{Change, Command, Creation, FreeVerb, HeldVerb, Verb},
     compensation::CompensationSpec,
-    text::Labels,
+    text::{Blob, Labels},
 };
 
 /// What anything costs beside its text: the struct, the allocations.
@@ -29,16 +29,18 @@ fn creation(creation: &Creation) -> usize {
 
 fn held(verb: &HeldVerb) -> usize {
     match verb {
-        HeldVerb::Heartbeat { progress, .. } => progress.as_ref().map_or(0, |progress| progress.bytes().len()),
-        HeldVerb::RegisterCompensation { compensations: specs } | HeldVerb::Fail { compensations: specs, .. } => {
-            compensations(specs)
-        }
-        HeldVerb::Complete { result, .. } => result.bytes().len(),
-        HeldVerb::Release { reason, .. } | HeldVerb::Compensate { reason } | HeldVerb::Quarantine { reason } => {
-            reason.as_str().len()
-        }
+        HeldVerb::Heartbeat { progress, .. } => maybe(progress),
+        HeldVerb::RegisterCompensation { compensations: specs } => compensations(specs),
+        HeldVerb::Fail { compensations: specs, progress, .. } => compensations(specs) + maybe(progress),
+        HeldVerb::Complete { result, progress, .. } => result.bytes().len() + maybe(progress),
+        HeldVerb::Release { reason, progress, .. } => reason.as_str().len() + maybe(progress),
+        HeldVerb::Compensate { reason } | HeldVerb::Quarantine { reason } => reason.as_str().len(),
         HeldVerb::RecordCompensation { detail, .. } => detail.as_str().len(),
     }
+}
+
+fn maybe(blob: &Option<Blob>) -> usize {
+    blob.as_ref().map_or(0, |blob| blob.bytes().len())
 }
 
 fn free(verb: &FreeVerb) -> usize {
@@ -48,6 +50,7 @@ fn free(verb: &FreeVerb) -> usize {
         | FreeVerb::WaiveCompensation { reason, .. }
         | FreeVerb::Quarantine { reason, .. }
         | FreeVerb::Recover { reason, .. }
+        | FreeVerb::RevokeLease { reason, .. }
         | FreeVerb::RequestCancel { reason, .. } => reason.as_str().len(),
         FreeVerb::Annotate { note, details, .. } => note.as_str().len() + labels(details),
     }

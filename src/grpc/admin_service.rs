@@ -1,5 +1,7 @@
 //! The AdminService: for the person who runs the coordinator.
 
+use std::sync::Arc;
+
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
@@ -13,10 +15,12 @@ use crate::{
 
 use super::{
     ServerFacts, backup,
-    caller::Visitor,
-    desk::{Desk, refused, unexpected},
-    parse::{self, Change, free},
+    caller::{Principals, Visitor},
+    desk::{Desk, unexpected},
+    pages,
+    parse::{self, Change, free, queries},
     render::{count, server, signed, span, time},
+    revoke,
     status::Problem,
     streams::{Answers, End, Seats},
     vitals::{self, Machine},
@@ -32,23 +36,29 @@ type Outcome<T> = Result<Response<T>, Status>;
 pub struct Admin {
     desk: Desk,
     facts: ServerFacts,
+    principals: Option<Arc<dyn Principals>>,
     backups: Seats,
     stop: CancellationToken,
 }
 
 impl Admin {
-    pub(super) fn new(desk: Desk, facts: ServerFacts, stop: CancellationToken) -> Self {
+    pub(super) fn new(
+        desk: Desk,
+        facts: ServerFacts,
+        principals: Option<Arc<dyn Principals>>,
+        stop: CancellationToken,
+    ) -> Self {
         // A copy takes the disk that the writer needs, and room on it: one at a time.
-        Admin { desk, facts, backups: Seats::new(1, "backups"), stop }
+        Admin { desk, facts, principals, backups: Seats::new(1, "backups"), stop }
     }
 
     async fn server_info(&self, visitor: &Visitor) -> Result<proto::GetServerInfoResponse, Problem> {
-        let store = self.desk.store(&visitor.permit("GetServerInfo", false)?)?;
+        let store = self.desk.store(&visitor.permit("GetServerInfo", false)?, visitor)?;
         let now = store.moment().now;
         let ahead = now.micros().saturating_sub(store.utc().micros());
         Ok(proto::GetServerInfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            store: store.description().to_owned(),
+            store: if visitor.is_admin() { store.description() } else { store.kind() }.to_owned(),
             start_time: Some(time(self.desk.slot().start_time()?)),
             current_time: Some(time(now)),
             clock_offset: Some(signed(ahead)),
@@ -57,17 +67,29 @@ impl Admin {
         })
     }
 
-    async fn vitals(&self, visitor: &Visitor) -> Result<proto::GetVitalsResponse, Problem> {
-        let store = self.desk.store(&visitor.permit("GetVitals", false)?)?.clone();
+    async fn vitals(
+        &self,
+        visitor: &Visitor,
+        request: proto::GetVitalsRequest,
+    ) -> Result<proto::GetVitalsResponse, Problem> {
+        let store = self.desk.store(&visitor.permit("GetVitals", false)?, visitor)?;
         let data = self.facts.backup_dir.clone();
         // What the file system is asked may take as long as a disk that hangs: not on a thread that serves others.
         let machine = tokio::task::spawn_blocking(move || Machine::look(&data)).await.unwrap_or_default();
-        Ok(vitals::answer(&store, &self.facts, machine).await)
+        let mut answer = vitals::answer(&store, &self.facts, machine).await;
+        if let Some(principals) = self.principals.as_ref().filter(|_| request.look_for_unknown_holders) {
+            answer.unknown_holders = revoke::unknown_holders(&store, principals.names()).await?;
+        }
+        Ok(answer)
     }
 
-    async fn list(&self, visitor: &Visitor) -> Result<proto::ListQueuesResponse, Problem> {
-        let queues = self.desk.store(&visitor.permit("ListQueues", false)?)?.queues().await?;
-        Ok(server::queues(&queues))
+    async fn list(
+        &self,
+        visitor: &Visitor,
+        request: proto::ListQueuesRequest,
+    ) -> Result<proto::ListQueuesResponse, Problem> {
+        let wanted = queries::list_queues(request)?;
+        pages::queues(&self.desk.store(&visitor.permit("ListQueues", false)?, visitor)?, wanted).await
     }
 
     async fn set_paused<M: Change>(&self, request: Request<M>) -> Result<Option<proto::Queue>, Problem> {
@@ -129,13 +151,13 @@ impl AdminService for Admin {
     }
 
     async fn list_queues(&self, request: Request<proto::ListQueuesRequest>) -> Outcome<proto::ListQueuesResponse> {
-        let (visitor, _) = self.desk.open("ListQueues", request)?;
-        self.desk.look("ListQueues", "", &visitor, self.list(&visitor)).await
+        let (visitor, request) = self.desk.open("ListQueues", request)?;
+        self.desk.look("ListQueues", "", &visitor, self.list(&visitor, request)).await
     }
 
     async fn get_vitals(&self, request: Request<proto::GetVitalsRequest>) -> Outcome<proto::GetVitalsResponse> {
-        let (visitor, _) = self.desk.open("GetVitals", request)?;
-        self.desk.look("GetVitals", "", &visitor, self.vitals(&visitor)).await
+        let (visitor, request) = self.desk.open("GetVitals", request)?;
+        self.desk.look("GetVitals", "", &visitor, self.vitals(&visitor, request)).await
     }
 
     async fn purge_sagas(&self, request: Request<proto::PurgeSagasRequest>) -> Outcome<proto::PurgeSagasResponse> {
@@ -147,16 +169,26 @@ impl AdminService for Admin {
         }))
     }
 
+    async fn revoke_principal(
+        &self,
+        request: Request<proto::RevokePrincipalRequest>,
+    ) -> Outcome<proto::RevokePrincipalResponse> {
+        let (visitor, request) = self.desk.open("RevokePrincipal", request)?;
+        let subject = request.principal.clone();
+        let revoked = revoke::principal(&self.desk, self.principals.as_deref(), &visitor, request);
+        self.desk.look("RevokePrincipal", &subject, &visitor, revoked).await
+    }
+
     type BackupStream = Answers<proto::BackupResponse>;
 
     async fn backup(&self, request: Request<proto::BackupRequest>) -> Outcome<Self::BackupStream> {
         const RPC: &str = "Backup";
         let (visitor, _) = self.desk.open(RPC, request)?;
-        let permit = visitor.permit(RPC, false).inspect_err(|problem| refused(RPC, "", problem))?;
-        let store = self.desk.store(&permit)?.clone();
-        let seat = self.backups.take()?;
+        let permit = visitor.permit(RPC, false).inspect_err(|problem| self.desk.refused(&visitor, RPC, "", problem))?;
+        let store = self.desk.store(&permit, &visitor)?;
+        let seat = self.backups.take(&visitor)?;
         tracing::info!(rpc = RPC, "request");
         let end = End::new(&self.stop, &visitor, RPC);
-        Ok(Response::new(backup::stream(store, self.facts.backup_dir.clone(), seat, end)))
+        Ok(Response::new(backup::stream((self.desk.clone(), visitor), store, self.facts.backup_dir.clone(), seat, end)))
     }
 }

@@ -16,7 +16,6 @@ use tokio::{
     fs::File,
     io::AsyncReadExt,
     sync::{
-        OwnedSemaphorePermit,
         mpsc::{self, error::SendTimeoutError},
         oneshot,
     },
@@ -25,14 +24,15 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
     domain::time::Span,
-    proto,
+    private_files, proto,
     store::{Store, StoreError},
 };
 
 use super::{
-    desk::refused,
+    caller::Visitor,
+    desk::Desk,
     status::Problem,
-    streams::{Answers, End},
+    streams::{Answers, End, Seat},
 };
 
 /// Bytes of a piece: far below what clients accept, large enough to be read at the disk's pace.
@@ -48,34 +48,38 @@ const STALLED_RETRY: Span = Span::from_secs(1);
 /// When to try again after the disk was full.
 const FULL_RETRY: Span = Span::from_secs(60);
 
-/// Makes and sends a copy.
+/// Makes and sends a copy to a caller.
 pub(super) fn stream(
+    (desk, caller): (Desk, Visitor),
     store: Store,
     directory: PathBuf,
-    seat: OwnedSemaphorePermit,
+    seat: Seat,
     early: End,
 ) -> Answers<proto::BackupResponse> {
     let (pieces, answers) = mpsc::channel(CHUNKS_AHEAD);
     // How it ended has its own way to the client, so that no full channel can make a broken copy look whole.
     let (end, ended) = oneshot::channel();
+    let cut = early.clone();
     tokio::spawn(async move {
         let outcome = tokio::select! {
             outcome = make_and_send(store, directory, pieces) => outcome,
             () = early.clone().comes() => Err(early.why().unwrap_or_else(|| StoreError::ShuttingDown.into())),
         };
         if let Err(problem) = &outcome {
-            refused("Backup", "", problem);
+            desk.refused(&caller, "Backup", "", problem);
         }
         // A client that is gone needs no reason.
         let _ = end.send(outcome);
         drop(seat);
     });
-    let last = ended.map(|outcome| match outcome {
-        Ok(Ok(())) => None,
+    let pieces = cut.cuts(ReceiverStream::new(answers));
+    let last = ended.map(move |outcome| match outcome {
+        // All was sent, but what was not read by then is cut off.
+        Ok(Ok(())) => cut.why().map(|why| Err(why.into())),
         Ok(Err(problem)) => Some(Err(problem.into())),
         Err(_) => Some(Err(Problem::from(StoreError::Unavailable("the backup ended early".into())).into())),
     });
-    Box::pin(ReceiverStream::new(answers).map(Ok).chain(last.into_stream().filter_map(future::ready)))
+    Box::pin(pieces.map(Ok).chain(last.into_stream().filter_map(future::ready)))
 }
 
 async fn make_and_send(
@@ -118,7 +122,7 @@ fn make_directory(parent: &Path) -> io::Result<TempDir> {
             std::fs::remove_dir_all(entry.path())?;
         }
     }
-    tempfile::Builder::new().prefix(DIRECTORY_PREFIX).tempdir_in(parent)
+    private_files::temporary_directory(parent, DIRECTORY_PREFIX)
 }
 
 /// Reads a whole piece, or what is left.
@@ -141,7 +145,7 @@ async fn in_background<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> +
 }
 
 fn broken(error: io::Error) -> Problem {
-    if error.kind() == io::ErrorKind::StorageFull {
+    if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
         return StoreError::Full { retry_after: FULL_RETRY }.into();
     }
     StoreError::Unavailable(format!("the copy could not be made: {error}")).into()

@@ -3,32 +3,62 @@
 //! Nobody reaches the store past this: the [`Desk`](super::desk::Desk) hands it out for a [`Permit`] only, and a permit
 //! comes from the table of [`super::permits`].
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use tokio_util::sync::CancellationToken;
 use tonic::Extensions;
 
-use crate::domain::{
-    command::Command,
-    ids::{Malformed, QueueName},
-    principal::{Behalf, Principal, PrincipalName, Scope},
-    rejection::{Refusal, Rejection},
+use crate::{
+    domain::{
+        command::Command,
+        ids::{Malformed, QueueName},
+        principal::{Behalf, Principal, PrincipalName, Role, Scope},
+        rejection::{Refusal, Rejection},
+        time::Timestamp,
+    },
+    store::{CallOrigin, Credentials, ReadCaller, Share},
 };
 
-use super::{permits, refusal, status::Problem};
+use super::{permits, refusal, refusal_log::RefusedCaller, status::Problem};
 
 /// An authenticated caller: an extension of its requests.
 #[derive(Clone, Debug)]
 pub struct Caller {
     /// Who it is.
     pub principal: Arc<Principal>,
-    /// Cancelled once the credentials stand for this principal no more, or for one with other rights.
-    pub revoked: CancellationToken,
+    /// Its revocation token is cancelled once the credentials stand for this principal no more, or for one with other rights.
+    pub credentials: Credentials,
 }
 
-/// Who calls: somebody, or anybody where callers are not known.
+/// The connection that a call came over: an extension of its requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallConnection {
+    /// A number that no two open ones share.
+    pub number: u64,
+    /// Where it comes from, of IPv6 the first 64 bits; none: this machine, by a socket in the file system.
+    pub network: Option<IpAddr>,
+}
+
+/// The principals that are known, as the layer in front of the services keeps them.
+pub trait Principals: Send + Sync {
+    /// The names of those who may call now.
+    fn names(&self) -> Vec<PrincipalName>;
+
+    /// Ends the streams of a principal and its calls that wait. It can make new ones, if it is known: returns whether it is.
+    fn end_calls(&self, name: &str) -> bool;
+}
+
+/// The end of what a connection's client certificate stands for: an extension of requests where clients need one.
 #[derive(Clone, Debug)]
-pub(super) struct Visitor(Option<Caller>);
+pub struct CertificateEnd(pub CancellationToken);
+
+/// Who calls: somebody, or anybody where callers are not known; and over what.
+#[derive(Clone, Debug)]
+pub(super) struct Visitor {
+    caller: Option<Caller>,
+    connection: Option<CallConnection>,
+    certificate_end: Option<CertificateEnd>,
+}
 
 /// What allows one call.
 #[derive(Clone, Debug)]
@@ -42,13 +72,17 @@ impl Visitor {
         match extensions.get::<Caller>() {
             // The layer lets nobody through without: should it be missing, so is the service.
             None if required => Err(permits::unauthenticated(rpc)),
-            caller => Ok(Visitor(caller.cloned())),
+            caller => Ok(Visitor {
+                caller: caller.cloned(),
+                connection: extensions.get().copied(),
+                certificate_end: extensions.get().cloned(),
+            }),
         }
     }
 
     /// The principal, if callers are known.
     pub(super) fn principal(&self) -> Option<&Principal> {
-        self.0.as_ref().map(|caller| &*caller.principal)
+        self.caller.as_ref().map(|caller| &*caller.principal)
     }
 
     /// Its name.
@@ -56,17 +90,74 @@ impl Visitor {
         self.principal().map(|principal| &principal.name)
     }
 
+    /// As whom it is told of in the log when it is refused.
+    pub(super) fn refused(&self) -> RefusedCaller {
+        match self.name() {
+            Some(name) => RefusedCaller::Principal(name.clone()),
+            None => RefusedCaller::at(self.connection.and_then(|connection| connection.network)),
+        }
+    }
+
+    /// Whether it may know what concerns the machine; everyone may, where callers are not known.
+    pub(super) fn is_admin(&self) -> bool {
+        self.principal().is_none_or(|principal| principal.roles.contains(&Role::Admin))
+    }
+
+    /// What the call came with; none where nobody has to show anything.
+    pub(super) fn credentials(&self) -> Option<Credentials> {
+        let shown = self.caller.as_ref().map(|caller| caller.credentials.clone());
+        match &self.certificate_end {
+            Some(CertificateEnd(end)) => Some(Credentials { certificate: end.clone(), ..shown.unwrap_or_default() }),
+            None => shown,
+        }
+    }
+
+    /// Why the call is not to be answered, if what it came with is over at this time of the wall clock.
+    pub(super) fn is_over(&self, rpc: &str, utc: Timestamp) -> Option<Problem> {
+        if self.certificate_end().is_cancelled() {
+            return Some(permits::certificate_ended(rpc));
+        }
+        let is_over = self.credentials().is_some_and(|credentials| credentials.are_over_at(utc));
+        is_over.then(|| permits::unauthenticated(rpc))
+    }
+
+    /// Where its changes come from.
+    pub(super) fn origin(&self) -> CallOrigin {
+        CallOrigin { credentials: self.credentials(), connection: self.connection.map(|connection| connection.number) }
+    }
+
+    /// On whose behalf its reads are made.
+    pub(super) fn read_caller(&self) -> ReadCaller {
+        ReadCaller { share: self.share(), credentials: self.credentials() }
+    }
+
+    /// Among whose streams and reads its own count.
+    pub(super) fn share(&self) -> Option<Share> {
+        let connection = self.connection.map(|connection| connection.number);
+        Share::of_caller(self.name().map(PrincipalName::as_str), connection)
+    }
+
+    /// Ready when the connection's certificate has run out or was revoked; never where there is none.
+    pub(super) fn certificate_end(&self) -> CancellationToken {
+        self.certificate_end.as_ref().map(|CertificateEnd(end)| end.clone()).unwrap_or_default()
+    }
+
     /// Ready when the caller may not go on; never where callers are not known.
     pub(super) fn revoked(&self) -> CancellationToken {
-        self.0.as_ref().map(|caller| caller.revoked.clone()).unwrap_or_default()
+        self.caller.as_ref().map(|caller| caller.credentials.revoked.clone()).unwrap_or_default()
     }
 
     /// Whether it may call this; `as_holder`: of a lease.
     pub(super) fn permit(&self, rpc: &str, as_holder: bool) -> Result<Permit, Problem> {
         let Some(principal) = self.principal() else { return Ok(Permit { by: None }) };
+        // A request may take half a minute to arrive: its caller may have been revoked since.
+        if self.revoked().is_cancelled() {
+            return Err(permits::unauthenticated(rpc));
+        }
         let scope = permits::scope(principal, rpc, as_holder)?;
         let actor = principal.name.to_actor().map_err(|Malformed(why)| permits::denied(principal, rpc, why))?;
-        Ok(Permit { by: Some(Arc::new(Behalf { actor, scope })) })
+        let sees_all = permits::scope(principal, "GetSaga", false).is_ok_and(|sight| sight == Scope::All);
+        Ok(Permit { by: Some(Arc::new(Behalf { actor, scope, sees_all })) })
     }
 
     /// Whether it may have this carried out.
@@ -84,14 +175,20 @@ impl Visitor {
             Some(principal) if problem.reason == "PERMISSION_DENIED" => {
                 problem.with("principal", &principal.name).with("rpc", rpc)
             }
+            Some(_) | None if problem.reason == "UNAUTHENTICATED" => problem.with("rpc", rpc),
             Some(_) | None => problem,
         }
     }
 }
 
 impl Permit {
-    /// Refuses what is outside of the scope.
-    pub(super) fn check_queue(&self, queue: &QueueName) -> Result<(), Problem> {
+    /// Whether a saga of this queue is there for the caller, by an rpc that only looks.
+    pub(super) fn sees(&self, queue: &QueueName) -> bool {
+        self.by.as_ref().is_none_or(|by| by.scope.allows(queue))
+    }
+
+    /// Refuses a queue that the request names, if it is outside of the scope. Whether there is such a queue plays no part.
+    fn check_queue(&self, queue: &QueueName) -> Result<(), Problem> {
         match &self.by {
             Some(by) if !by.scope.allows(queue) => {
                 Err(refusal::problem(&Refusal::plain(Rejection::NotPermitted { queue: queue.clone() })))

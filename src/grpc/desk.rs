@@ -1,5 +1,7 @@
 //! [`Desk`]: where requests are taken in and answers handed out, the same for every rpc.
 
+use std::sync::Arc;
+
 use tonic::{Code, Extensions, Response, Status, metadata::MetadataMap};
 use tracing::{debug, info};
 
@@ -9,10 +11,10 @@ use crate::{
         command::{Answer, Command, FreeVerb, LeaseAnswer, Request, Verb},
         rejection::Refusal,
         saga::Saga,
-        text::Actor,
+        text::{Actor, Text},
     },
     proto::{self, BatchCreateSagasRequest, ClaimNextRequest},
-    store::{Store, StoreError},
+    store::{CallOrigin, Store, StoreError},
 };
 
 use super::{
@@ -21,6 +23,7 @@ use super::{
     deadline::bounded_wait,
     notes,
     parse::{self, Change, Violations},
+    refusal_log::{LeftOut, RefusalLog, RefusedCaller},
     render,
     status::{Problem, cut},
 };
@@ -31,20 +34,29 @@ pub(super) struct Desk {
     slot: StoreSlot,
     /// Calls have to come with a principal.
     callers_known: bool,
+    refusals: Arc<RefusalLog>,
+}
+
+/// What a heartbeat is answered with.
+pub(super) struct Beat {
+    /// The lease as it is now.
+    pub(super) lease: proto::Lease,
+    /// Why the worker is to stop; absent: it is to go on.
+    pub(super) cancel_reason: Option<Text>,
 }
 
 impl Desk {
-    pub(super) fn new(slot: StoreSlot, callers_known: bool) -> Self {
-        Desk { slot, callers_known }
+    pub(super) fn new(slot: StoreSlot, callers_known: bool, refusals: Arc<RefusalLog>) -> Self {
+        Desk { slot, callers_known, refusals }
     }
 
     pub(super) fn slot(&self) -> &StoreSlot {
         &self.slot
     }
 
-    /// The store, for an rpc that only looks, and is permitted.
-    pub(super) fn store(&self, _permitted: &Permit) -> Result<&Store, Problem> {
-        self.slot.get()
+    /// The store, for an rpc that only looks, and is permitted: its reads take turns with those of other callers.
+    pub(super) fn store(&self, _permitted: &Permit, visitor: &Visitor) -> Result<Store, Problem> {
+        Ok(self.slot.get()?.read_for(visitor.read_caller()))
     }
 
     /// Who calls, and what is asked.
@@ -55,7 +67,8 @@ impl Desk {
 
     /// Who calls.
     pub(super) fn visitor(&self, rpc: &'static str, extensions: &Extensions) -> Result<Visitor, Problem> {
-        Visitor::of(extensions, rpc, self.callers_known).inspect_err(|problem| refused(rpc, "", problem))
+        Visitor::of(extensions, rpc, self.callers_known)
+            .inspect_err(|problem| self.log_refusal(rpc, "", problem, || RefusedCaller::Local))
     }
 
     /// Parses a request, has it carried out, and answers when it is committed. Once submitted, the change no longer
@@ -81,24 +94,56 @@ impl Desk {
             request.by = visitor.permit_command(rpc, &request.command)?.by;
             Ok(request)
         });
-        let request = permitted.inspect_err(|problem| refused(rpc, "", problem))?;
+        let request = permitted.inspect_err(|problem| self.refused(visitor, rpc, "", problem))?;
         let subject = subject(&request.command);
         let decider = decider(&request.command).cloned();
-        let outcome = self.carry_out(rpc, &subject, request).await;
+        let outcome = self.carry_out(rpc, &subject, request, visitor.origin()).await;
         let outcome = outcome.map_err(|problem| visitor.complete(problem, rpc));
         match (&outcome, decider) {
             (Ok(_), Some(actor)) => info!(rpc, task_id = subject, actor = actor.as_str(), "decided"),
             (Ok(_), None) => {}
-            (Err(problem), _) => refused(rpc, &subject, problem),
+            (Err(problem), _) => self.refused(visitor, rpc, &subject, problem),
         }
         outcome
     }
 
-    async fn carry_out(&self, rpc: &'static str, subject: &str, request: Request) -> Result<Answer, Problem> {
+    /// Notes a refusal.
+    pub(super) fn refused(&self, visitor: &Visitor, rpc: &'static str, subject: &str, problem: &Problem) {
+        self.log_refusal(rpc, subject, problem, || visitor.refused());
+    }
+
+    fn log_refusal(&self, rpc: &'static str, subject: &str, problem: &Problem, caller: impl FnOnce() -> RefusedCaller) {
+        let Problem { code, reason, message, .. } = problem;
+        match code {
+            Code::DataLoss | Code::Unknown => {
+                tracing::error!(rpc, task_id = subject, reason, why = &**message, "failed");
+            }
+            _ => {
+                // At debug each call has a line, whatever becomes of it.
+                let all = || tracing::enabled!(tracing::Level::DEBUG).then(LeftOut::default);
+                let caller = caller();
+                let name = caller.to_string();
+                if let Some(LeftOut { own, others }) = self.refusals.next(caller, reason).or_else(all) {
+                    // Most lines have neither: a field that is nearly always 0 would only be in the way.
+                    let (left_out, others_left_out) = ((own > 0).then_some(own), (others > 0).then_some(others));
+                    let why = &**message;
+                    info!(rpc, task_id = subject, caller = name, reason, why, left_out, others_left_out, "refused");
+                }
+            }
+        }
+    }
+
+    async fn carry_out(
+        &self,
+        rpc: &'static str,
+        subject: &str,
+        request: Request,
+        origin: CallOrigin,
+    ) -> Result<Answer, Problem> {
         let store = self.slot.get()?;
         let told = notes::about(subject);
         let timing = notes::traced(&request.command);
-        let outcome = store.submit_timed(request, timing).await;
+        let outcome = store.submit_for(request, origin, timing).await;
         // An item of a stream, which has no end of its own to be told of.
         if !told {
             debug!(rpc, task_id = subject, accepted = outcome.is_ok(), "item");
@@ -134,7 +179,8 @@ impl Desk {
         request: tonic::Request<M>,
     ) -> Result<Vec<proto::Saga>, Problem> {
         let (visitor, message) = self.open(M::RPC, request)?;
-        self.sagas(M::RPC, &visitor, parse::request_of(message, visitor.name())).await
+        let sagas = self.sagas(M::RPC, &visitor, parse::request_of(message, visitor.name())).await?;
+        self.render(&sagas)
     }
 
     /// `ClaimNext`, which is held no longer than its caller's deadline allows.
@@ -143,13 +189,20 @@ impl Desk {
         message: ClaimNextRequest,
         metadata: &MetadataMap,
         extensions: &Extensions,
-    ) -> Result<Vec<proto::Saga>, Problem> {
+    ) -> Result<proto::ClaimNextResponse, Problem> {
         let visitor = self.visitor(ClaimNextRequest::RPC, extensions)?;
+        let arrived = self.slot.get().ok().map(|store| store.moment().now);
         let mut parsed = parse::request_of(message, visitor.name());
         if let Ok(Request { command: Command::ClaimNext(claim), .. }) = &mut parsed {
             claim.wait = bounded_wait(claim.wait, metadata);
         }
-        self.sagas(ClaimNextRequest::RPC, &visitor, parsed).await
+        let sagas = self.sagas(ClaimNextRequest::RPC, &visitor, parsed).await?;
+        let now = self.slot.get()?.moment().now;
+        let given = sagas.iter().filter_map(|saga| Some(saga.lease.as_ref()?.acquire_time)).min();
+        // Until the leases were given and not until now: they run already while the change is committed. Of leases given
+        // before this call arrived, which a repeat is answered with, it is nothing.
+        let waited = given.unwrap_or(now).since(arrived.unwrap_or(now));
+        Ok(proto::ClaimNextResponse { sagas: self.render(&sagas)?, waited: Some(render::span(waited)) })
     }
 
     async fn sagas(
@@ -157,18 +210,21 @@ impl Desk {
         rpc: &'static str,
         visitor: &Visitor,
         parsed: Result<Request, Violations>,
-    ) -> Result<Vec<proto::Saga>, Problem> {
+    ) -> Result<Vec<Saga>, Problem> {
         match self.submit(rpc, visitor, parsed).await? {
-            Answer::Sagas(sagas) => self.render(&sagas),
-            Answer::Saga(saga) => self.render(&[*saga]),
+            Answer::Sagas(sagas) => Ok(sagas),
+            Answer::Saga(saga) => Ok(vec![*saga]),
             Answer::Lease(_) | Answer::Queue(_) | Answer::Purged(_) => Err(unexpected(rpc)),
         }
     }
 
     /// A change whose answer is a lease: a heartbeat.
-    pub(super) async fn heartbeat<M: Change>(&self, visitor: &Visitor, message: M) -> Result<LeaseAnswer, Problem> {
+    pub(super) async fn heartbeat<M: Change>(&self, visitor: &Visitor, message: M) -> Result<Beat, Problem> {
         match self.change_for(visitor, message).await? {
-            Answer::Lease(answer) => Ok(answer),
+            Answer::Lease(LeaseAnswer { lease, cancel_reason }) => {
+                let moment = self.slot.get()?.moment();
+                Ok(Beat { lease: render::saga::lease(&lease, &moment), cancel_reason })
+            }
             Answer::Saga(_) | Answer::Sagas(_) | Answer::Queue(_) | Answer::Purged(_) => Err(unexpected(M::RPC)),
         }
     }
@@ -189,11 +245,14 @@ impl Desk {
         // As the caller sent it, so of any length.
         let subject = cut(subject.to_owned(), ID_BYTES);
         notes::about(&subject);
-        match look.await {
+        // A read can wait for its turn: whoever was revoked meanwhile is not told what was found.
+        let looked = look.await;
+        let is_over = self.slot.get().ok().and_then(|store| visitor.is_over(rpc, store.utc()));
+        match is_over.map_or(looked, Err) {
             Ok(answer) => Ok(Response::new(answer)),
             Err(problem) => {
                 let problem = visitor.complete(problem, rpc);
-                refused(rpc, &subject, &problem);
+                self.refused(visitor, rpc, &subject, &problem);
                 Err(problem.into())
             }
         }
@@ -204,15 +263,6 @@ impl Desk {
 pub(super) fn unexpected(rpc: &'static str) -> Problem {
     tracing::error!(rpc, "the store's answer has another form than the request's");
     Problem::from(StoreError::OutcomeUnknown)
-}
-
-/// Notes a refusal.
-pub(super) fn refused(rpc: &'static str, subject: &str, problem: &Problem) {
-    let Problem { code, reason, message, .. } = problem;
-    match code {
-        Code::DataLoss | Code::Unknown => tracing::error!(rpc, task_id = subject, reason, why = &**message, "failed"),
-        _ => info!(rpc, task_id = subject, reason, why = &**message, "refused"),
-    }
 }
 
 /// What a command is about, for the log.
@@ -239,6 +289,7 @@ fn decider(command: &Command) -> Option<&Actor> {
             Verb::Held(_, _) => None,
             Verb::Free(verb) => match verb {
                 FreeVerb::WaiveCompensation { actor, .. }
+                | FreeVerb::RevokeLease { actor, .. }
                 | FreeVerb::Quarantine { actor, .. }
                 | FreeVerb::RequestCancel { actor, .. } => Some(actor),
                 FreeVerb::Recover { actor, validate_only, .. } => (!validate_only).then_some(actor),

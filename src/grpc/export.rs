@@ -8,19 +8,22 @@ use crate::{
 
 use super::render;
 
-/// The line, without its end: `{"saga":…,"events":[…]}`, each part in the proto3 JSON form that `sagad get -o json` and
-/// `sagad history -o json` show it in.
+/// What ends a line that [`begin`] began, without the line's end.
+pub const END: &str = "]}";
+
+/// Begins a line: `{"saga":…,"events":[`. [`event`]s follow with commas between them, and [`END`]. Each part is in the proto3 JSON
+/// form that `sagad get -o json` and `sagad history -o json` show it in.
 ///
 /// # Errors
 /// A message without descriptor: a mistake in the build.
-pub fn line(saga: &Saga, events: &[Event], moment: &Moment) -> Result<String, String> {
-    let mut line = format!("{{\"saga\":{},\"events\":[", json::render(&render::saga::saga(saga, moment))?);
-    for (index, event) in events.iter().enumerate() {
-        if index > 0 {
-            line.push(',');
-        }
-        line.push_str(&json::render(&render::event::event(event))?);
-    }
-    line.push_str("]}");
-    Ok(line)
+pub fn begin(saga: &Saga, moment: &Moment) -> Result<String, String> {
+    Ok(format!("{{\"saga\":{},\"events\":[", json::render(&render::saga::saga(saga, moment))?))
+}
+
+/// An event of the line.
+///
+/// # Errors
+/// As of [`begin`].
+pub fn event(event: &Event) -> Result<String, String> {
+    json::render(&render::event::event(event))
 }

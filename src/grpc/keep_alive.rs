@@ -11,8 +11,8 @@ use crate::proto::{self, Directive};
 
 use super::{
     caller::Visitor,
-    desk::{self, Desk},
-    edge, refusal, render,
+    desk::Desk,
+    edge, refusal,
     status::Problem,
     streams::{self, Answers, End, Seats},
 };
@@ -30,8 +30,8 @@ pub(super) fn answers(
 ) -> Result<Answers<proto::KeepAliveResponse>, Problem> {
     const RPC: &str = "KeepAlive";
     let (visitor, items) = desk.open(RPC, request)?;
-    visitor.permit(RPC, true).inspect_err(|problem| desk::refused(RPC, "", problem))?;
-    let seat = seats.take()?;
+    visitor.permit(RPC, true).inspect_err(|problem| desk.refused(&visitor, RPC, "", problem))?;
+    let seat = seats.take(&visitor)?;
     let end = End::new(stop, &visitor, RPC);
     let desk = desk.clone();
     let answers = end
@@ -56,7 +56,7 @@ async fn answer(desk: &Desk, visitor: &Visitor, item: proto::KeepAliveRequest) -
     match desk.heartbeat(visitor, item).await {
         Ok(answer) => proto::KeepAliveResponse {
             task_id,
-            lease: Some(render::saga::lease(&answer.lease)),
+            lease: Some(answer.lease),
             directive: directive(answer.cancel_reason.is_some()).into(),
             cancel_reason: answer.cancel_reason.map(|reason| reason.to_string()).unwrap_or_default(),
             code: 0,

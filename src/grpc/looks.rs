@@ -13,10 +13,10 @@ use crate::{
 
 use super::{
     caller::Visitor,
-    desk::{Desk, refused},
+    desk::Desk,
     pages,
     parse::queries,
-    render,
+    permits, render,
     status::Problem,
     streams::{self, Answers, End, Seats},
 };
@@ -28,16 +28,14 @@ pub(super) async fn get_saga(
 ) -> Result<proto::GetSagaResponse, Problem> {
     let key = queries::get_saga(request)?;
     let permit = visitor.permit("GetSaga", false)?;
-    let store = desk.store(&permit)?;
+    let store = desk.store(&permit, visitor)?;
     let task_id = match &key {
         SagaKey::Task(task_id) => Some(task_id.clone()),
         SagaKey::Saga(_) => None,
     };
-    match store.get(key).await? {
-        Some(saga) => {
-            permit.check_queue(&saga.spec.queue)?;
-            Ok(proto::GetSagaResponse { saga: Some(render::saga::saga(&saga, &store.moment())) })
-        }
+    // What the caller may not see is answered as what is not there.
+    match store.get(key).await?.filter(|saga| permit.sees(&saga.spec.queue)) {
+        Some(saga) => Ok(proto::GetSagaResponse { saga: Some(render::saga::saga(&saga, &store.moment())) }),
         None => {
             let refusal = Refusal { task_id, ..Refusal::plain(Rejection::SagaNotFound) };
             Err(StoreError::Refused(Box::new(refusal)).into())
@@ -53,7 +51,7 @@ pub(super) async fn list_sagas(
     let mut listing = queries::list_sagas(request)?;
     let permit = visitor.permit("ListSagas", false)?;
     listing.filter.queues = permit.confine(listing.filter.queues)?;
-    pages::sagas(desk.store(&permit)?, listing).await
+    pages::sagas(&desk.store(&permit, visitor)?, listing).await
 }
 
 pub(super) async fn list_events(
@@ -63,11 +61,11 @@ pub(super) async fn list_events(
 ) -> Result<proto::ListEventsResponse, Problem> {
     let history = queries::list_events(request)?;
     let permit = visitor.permit("ListEvents", false)?;
-    pages::events(desk.store(&permit)?, history, |saga| permit.check_queue(&saga.spec.queue)).await
+    pages::events(&desk.store(&permit, visitor)?, history, |saga| permit.sees(&saga.spec.queue)).await
 }
 
 pub(super) async fn get_stats(desk: &Desk, visitor: &Visitor) -> Result<proto::GetStatsResponse, Problem> {
-    let stats = desk.store(&visitor.permit("GetStats", false)?)?.stats().await?;
+    let stats = desk.store(&visitor.permit("GetStats", false)?, visitor)?.stats().await?;
     Ok(render::server::stats(&stats))
 }
 
@@ -84,17 +82,19 @@ pub(super) fn watch_stale(
         let queries::Watch { task_id: _, queues, after } = queries::watch_stale(&request)?;
         let permit = visitor.permit(RPC, false)?;
         let queues = permit.confine(queues)?;
-        let store = desk.store(&permit)?.clone();
-        let seat = seats.take()?;
+        let store = desk.store(&permit, &visitor)?;
+        let seat = seats.take(&visitor)?;
         let clock = store.clone();
+        let (refused, caller) = (desk.clone(), visitor.clone());
         let items = watch::watch_stale(store, queues, after, request.snapshot_only);
+        let cut = end.clone();
         let items = end.cuts(items).map(move |item| match item {
             Ok(item) => Ok(render::watch::stale_item(item, &clock.moment())),
-            Err(error) => Err(ended(RPC, error)),
+            Err(error) => Err(ended(&refused, &caller, RPC, error, &cut)),
         });
         Ok(streams::answers(items, seat, end))
     };
-    opened(RPC, &visitor, begin())
+    opened(desk, RPC, &visitor, begin())
 }
 
 pub(super) fn watch_events(
@@ -110,30 +110,41 @@ pub(super) fn watch_events(
         let queries::Watch { task_id, queues, after } = queries::watch_events(&request)?;
         let permit = visitor.permit(RPC, false)?;
         let queues = permit.confine(queues)?;
-        let store = desk.store(&permit)?.clone();
-        let seat = seats.take()?;
+        let store = desk.store(&permit, &visitor)?;
+        let seat = seats.take(&visitor)?;
+        let (refused, caller) = (desk.clone(), visitor.clone());
         let items = watch::watch_events(store, task_id, queues, after);
-        let items = end.cuts(items).map(|item| match item {
+        let cut = end.clone();
+        let items = end.cuts(items).map(move |item| match item {
             Ok(item) => Ok(render::watch::event_item(item)),
-            Err(error) => Err(ended(RPC, error)),
+            Err(error) => Err(ended(&refused, &caller, RPC, error, &cut)),
         });
         Ok(streams::answers(items, seat, end))
     };
-    opened(RPC, &visitor, begin())
+    opened(desk, RPC, &visitor, begin())
 }
 
-fn opened<T>(rpc: &'static str, visitor: &Visitor, stream: Result<Answers<T>, Problem>) -> Result<Answers<T>, Problem> {
+fn opened<T>(
+    desk: &Desk,
+    rpc: &'static str,
+    visitor: &Visitor,
+    stream: Result<Answers<T>, Problem>,
+) -> Result<Answers<T>, Problem> {
     let stream = stream.map_err(|problem| visitor.complete(problem, rpc));
     match &stream {
         // Its end is told when it comes.
         Ok(_) => tracing::debug!(rpc, "opened"),
-        Err(problem) => refused(rpc, "", problem),
+        Err(problem) => desk.refused(visitor, rpc, "", problem),
     }
     stream
 }
 
-fn ended(rpc: &'static str, error: StoreError) -> tonic::Status {
-    let problem = Problem::from(error);
-    refused(rpc, "", &problem);
+fn ended(desk: &Desk, visitor: &Visitor, rpc: &'static str, error: StoreError, cut: &End) -> tonic::Status {
+    let problem = match error {
+        // A read noticed it before the stream was cut.
+        StoreError::Revoked => cut.why().unwrap_or_else(|| permits::unauthenticated(rpc)),
+        error => error.into(),
+    };
+    desk.refused(visitor, rpc, "", &problem);
     problem.into()
 }

@@ -16,7 +16,9 @@ mod pages;
 pub mod parse;
 pub mod permits;
 pub mod refusal;
+pub mod refusal_log;
 pub mod render;
+mod revoke;
 mod saga_service;
 mod slot;
 pub mod status;
@@ -25,19 +27,22 @@ mod streams;
 mod tests;
 mod vitals;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use tokio_util::sync::CancellationToken;
+use tonic::codec::CompressionEncoding;
 
 use crate::{
+    clock::Clock,
     domain::{bounds::Bound, time::Span},
     proto::{admin_service_server::AdminServiceServer, saga_service_server::SagaServiceServer},
 };
 
 pub use admin_service::Admin;
-pub use caller::Caller;
+pub use caller::{CallConnection, Caller, CertificateEnd, Principals};
 pub use edge::ErrorLayer;
 pub use notes::Notes;
+pub use refusal_log::RefusalLog;
 pub use saga_service::Sagas;
 pub use slot::StoreSlot;
 
@@ -71,19 +76,25 @@ pub struct ServerFacts {
     pub bounds: Vec<Bound>,
 }
 
-/// Both services over the store that will be in the slot. When `stop` is cancelled, their streams end with
-/// `SHUTTING_DOWN`; other calls are answered. [`ErrorLayer`] has to be laid over the server that they are added to.
+/// How requests may be compressed. What one may become is bounded like a request that is not.
+const GZIP: CompressionEncoding = CompressionEncoding::Gzip;
+
+/// Both services over the store that will be in the slot, with the principals where callers are known, and the clock by
+/// which refusals are logged. When `stop` is cancelled, their streams end with `SHUTTING_DOWN`; other calls are answered. [`ErrorLayer`] has to be laid over the server
+/// that they are added to.
 pub fn services(
     slot: StoreSlot,
     facts: ServerFacts,
     limits: GrpcLimits,
+    principals: Option<Arc<dyn Principals>>,
+    clock: Arc<dyn Clock>,
     stop: CancellationToken,
 ) -> (SagaServiceServer<Sagas>, AdminServiceServer<Admin>) {
-    let desk = desk::Desk::new(slot, limits.callers_known);
+    let desk = desk::Desk::new(slot, limits.callers_known, RefusalLog::new(clock));
     let sagas = Sagas::new(desk.clone(), limits, stop.clone());
-    let admin = Admin::new(desk, facts, stop);
+    let admin = Admin::new(desk, facts, principals, stop);
     (
-        SagaServiceServer::new(sagas).max_decoding_message_size(limits.max_message_bytes),
-        AdminServiceServer::new(admin).max_decoding_message_size(limits.max_message_bytes),
+        SagaServiceServer::new(sagas).max_decoding_message_size(limits.max_message_bytes).accept_compressed(GZIP),
+        AdminServiceServer::new(admin).max_decoding_message_size(limits.max_message_bytes).accept_compressed(GZIP),
     )
 }

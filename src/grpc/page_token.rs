@@ -7,11 +7,15 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use prost::Message;
 use sha2::{Digest, Sha256};
 
-use crate::domain::ids::Malformed;
+use crate::domain::{
+    bounds::QUEUE_BYTES,
+    ids::{Malformed, QueueName},
+};
 
 const VERSION: u8 = 1;
 const DIGEST_BYTES: usize = 8;
-const TOKEN_BYTES: usize = 1 + DIGEST_BYTES + size_of::<i64>();
+/// What stands before the place.
+const HEAD_BYTES: usize = 1 + DIGEST_BYTES;
 
 /// What a token is bound to: the rpc and its filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,29 +33,48 @@ impl FilterDigest {
 
 /// The token that continues behind a place.
 pub fn write(filter: FilterDigest, place: i64) -> String {
-    let mut bytes = Vec::with_capacity(TOKEN_BYTES);
-    bytes.push(VERSION);
-    bytes.extend_from_slice(&filter.0);
-    bytes.extend_from_slice(&place.to_be_bytes());
-    URL_SAFE_NO_PAD.encode(bytes)
+    encode(filter, &place.to_be_bytes())
 }
 
 /// The place behind which a token continues; none for an empty token.
 pub fn read(filter: FilterDigest, token: &str) -> Result<Option<i64>, Malformed> {
+    decode(filter, token, size_of::<i64>(), |place| place.try_into().ok().map(i64::from_be_bytes))
+}
+
+/// The token that continues behind a queue, in order of name.
+pub fn write_queue(filter: FilterDigest, queue: &QueueName) -> String {
+    encode(filter, queue.as_str().as_bytes())
+}
+
+/// The queue behind which a token continues; none for an empty token.
+pub fn read_queue(filter: FilterDigest, token: &str) -> Result<Option<QueueName>, Malformed> {
+    decode(filter, token, QUEUE_BYTES, |name| QueueName::parse(std::str::from_utf8(name).ok()?).ok())
+}
+
+fn encode(filter: FilterDigest, place: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode([&[VERSION][..], &filter.0, place].concat())
+}
+
+/// Reads a token whose place is at most `longest` bytes long.
+fn decode<T>(
+    filter: FilterDigest,
+    token: &str,
+    longest: usize,
+    place: impl FnOnce(&[u8]) -> Option<T>,
+) -> Result<Option<T>, Malformed> {
     if token.is_empty() {
         return Ok(None);
     }
-    // Its length is known, so that a long one isn't decoded.
-    let decoded = if token.len() > 2 * TOKEN_BYTES { None } else { URL_SAFE_NO_PAD.decode(token).ok() };
-    let Some(bytes) = decoded.filter(|bytes| bytes.len() == TOKEN_BYTES && bytes[0] == VERSION) else {
-        return Err(Malformed("is not a next_page_token of this server: begin again without it".into()));
-    };
-    if bytes[1..=DIGEST_BYTES] != filter.0 {
+    let foreign = || Malformed("is not a next_page_token of this server: begin again without it".into());
+    // Its length is bounded, so that a long one isn't decoded.
+    let decoded = if token.len() > 2 * (HEAD_BYTES + longest) { None } else { URL_SAFE_NO_PAD.decode(token).ok() };
+    let bytes = decoded.filter(|bytes| bytes.len() > HEAD_BYTES && bytes[0] == VERSION).ok_or_else(foreign)?;
+    let (head, rest) = bytes.split_at(HEAD_BYTES);
+    let place = place(rest).ok_or_else(foreign)?;
+    if head[1..] != filter.0 {
         return Err(Malformed("belongs to a listing with other filters: begin again without it".into()));
     }
-    let mut place = [0; size_of::<i64>()];
-    place.copy_from_slice(&bytes[1 + DIGEST_BYTES..]);
-    Ok(Some(i64::from_be_bytes(place)))
+    Ok(Some(place))
 }
 
 #[cfg(test)]
@@ -77,6 +100,21 @@ mod tests {
         assert!(read(FilterDigest::of("ListSagas", &request), &token).is_err(), "of another rpc");
     }
 
+    #[test]
+    fn a_queue_s_token_leads_behind_it() {
+        let longest = QueueName::parse(&"q".repeat(QUEUE_BYTES)).unwrap();
+        for queue in [QueueName::parse("q").unwrap(), longest] {
+            let token = write_queue(filter("a"), &queue);
+            assert_eq!(read_queue(filter("a"), &token), Ok(Some(queue)));
+            assert!(read_queue(filter("b"), &token).is_err(), "bound to its filter");
+        }
+        assert_eq!(read_queue(filter("a"), ""), Ok(None));
+        for name in ["", "..", "-q", "q q", &"q".repeat(QUEUE_BYTES + 1)] {
+            assert!(read_queue(filter("a"), &encode(filter("a"), name.as_bytes())).is_err(), "{name:?}");
+        }
+        assert!(read_queue(filter("a"), &encode(filter("a"), &[0xff, 0xfe])).is_err());
+    }
+
     proptest! {
         #[test]
         fn what_is_written_can_be_read(task_id in ".*", place: i64) {
@@ -90,7 +128,7 @@ mod tests {
         }
 
         #[test]
-        fn garbage_of_the_right_length_is_refused(bytes in prop::collection::vec(any::<u8>(), TOKEN_BYTES)) {
+        fn garbage_of_the_right_length_is_refused(bytes in prop::collection::vec(any::<u8>(), HEAD_BYTES + 8)) {
             prop_assert!(read(filter("a"), &URL_SAFE_NO_PAD.encode(bytes)).is_err());
         }
 

@@ -13,10 +13,13 @@ use crate::{
 
 use super::{
     page_token,
-    parse::queries::{History, Listing},
+    parse::queries::{History, Listing, Queues},
     render::{self, Room},
     status::Problem,
 };
+
+/// Queues read at once, of up to 5 KiB each: some thousand rows make a snapshot of a few milliseconds.
+const QUEUES_READ: usize = 1000;
 
 /// Sagas read at once: each can be over a MiB, and many listings may run at a time.
 const SAGAS_READ: usize = 100;
@@ -70,20 +73,45 @@ fn add(
     true
 }
 
-/// A page of one saga's history, if the caller may see it.
+/// A page of queues.
+pub(super) async fn queues(store: &Store, wanted: Queues) -> Result<proto::ListQueuesResponse, Problem> {
+    let Queues { mut after, limit, digest } = wanted;
+    let mut room = Room::whole();
+    let mut queues = Vec::new();
+    let limit = limit.unwrap_or(usize::MAX);
+    let more = 'page: loop {
+        let step = (limit - queues.len()).min(QUEUES_READ);
+        // One more tells whether another page follows.
+        let read = store.queues(after.clone(), step + 1).await?;
+        let is_last = read.len() <= step;
+        for status in read.into_iter().take(step) {
+            let queue = render::server::queue(&status);
+            if !room.take(&queue) {
+                break 'page true;
+            }
+            queues.push(queue);
+            after = Some(status.queue);
+        }
+        if is_last || queues.len() == limit {
+            break !is_last;
+        }
+    };
+    let next = if more { after } else { None };
+    let next_page_token = next.map(|queue| page_token::write_queue(digest, &queue)).unwrap_or_default();
+    Ok(proto::ListQueuesResponse { queues, next_page_token })
+}
+
+/// A page of one saga's history. One that the caller may not see is not there for it.
 pub(super) async fn events(
     store: &Store,
     history: History,
-    may_see: impl FnOnce(&Saga) -> Result<(), Problem>,
+    may_see: impl FnOnce(&Saga) -> bool,
 ) -> Result<proto::ListEventsResponse, Problem> {
     let History { task_id, after, limit, digest } = history;
-    match store.get(SagaKey::Task(task_id.clone())).await? {
-        Some(saga) => may_see(&saga)?,
-        None => {
-            let refusal = Refusal { task_id: Some(task_id), ..Refusal::plain(Rejection::SagaNotFound) };
-            return Err(StoreError::Refused(Box::new(refusal)).into());
-        }
-    }
+    let Some(saga) = store.get(SagaKey::Task(task_id.clone())).await?.filter(may_see) else {
+        let refusal = Refusal { task_id: Some(task_id), ..Refusal::plain(Rejection::SagaNotFound) };
+        return Err(StoreError::Refused(Box::new(refusal)).into());
+    };
     let limit = limit.min(PAGE_MAX);
     let query = EventQuery {
         task_id: Some(task_id),
@@ -94,7 +122,9 @@ pub(super) async fn events(
         whole: true,
         ..EventQuery::default()
     };
-    let read = store.events(query).await?;
+    let mut read = store.events(query).await?;
+    // Should the saga have been purged since, another one may have its task_id, which this caller may not see.
+    read.retain(|event| event.saga_id == saga.spec.saga_id);
     let mut room = Room::whole();
     let mut last = after;
     let mut events = Vec::with_capacity(read.len().min(limit));

@@ -82,6 +82,7 @@ pub const TABLE: &[Rule] = &[
     admin("ResumeQueue", DECIDING),
     admin("ListQueues", LOOKING),
     admin("PurgeSagas", KEEPING),
+    admin("RevokePrincipal", DECIDING),
     admin("Backup", KEEPING),
     admin("GetVitals", LOOKING),
 ];
@@ -157,6 +158,7 @@ fn owner(command: &Command) -> Option<&OwnerId> {
                 | FreeVerb::WaiveCompensation { .. }
                 | FreeVerb::Quarantine { .. }
                 | FreeVerb::Recover { .. }
+                | FreeVerb::RevokeLease { .. }
                 | FreeVerb::RequestCancel { .. }
                 | FreeVerb::Annotate { .. },
             ) => None,
@@ -172,9 +174,18 @@ pub(super) fn denied(principal: &Principal, rpc: &str, text: String) -> Problem 
 
 /// A call without a principal. Which part of it was wrong is not said.
 pub fn unauthenticated(rpc: &str) -> Problem {
-    let text = "the call carries no valid credentials: send `authorization: Bearer TOKEN`, or a client certificate that \
-                stands for a principal";
+    Problem::unauthenticated().with("rpc", rpc)
+}
+
+/// The connection's client certificate has run out since it was made, or was revoked.
+pub fn certificate_ended(rpc: &str) -> Problem {
+    let text = "the client certificate of this connection has run out or was revoked: connect again with a valid one";
     Problem::new(Code::Unauthenticated, "UNAUTHENTICATED", text).with("rpc", rpc)
+}
+
+/// The name of the rpc with this path; nothing for one that the table does not know.
+pub fn rpc(path: &str) -> &str {
+    if knows(path) { path.rsplit('/').next().unwrap_or_default() } else { "" }
 }
 
 /// A path that the table does not know.
@@ -229,7 +240,8 @@ mod tests {
             expected.push(row(rule.rpc, "", rule.roles));
         }
         let text = include_str!("../../docs/security.md");
-        let rows: Vec<_> = text.lines().filter(|line| line.starts_with("| `")).collect();
+        let table = text.lines().skip_while(|line| !line.starts_with("| rpc |")).skip(2);
+        let rows: Vec<_> = table.take_while(|line| line.starts_with("| `")).collect();
         assert_eq!(rows, expected);
     }
 

@@ -6,6 +6,7 @@ use crate::domain::{
     bounds::COMPENSATIONS,
     ids::FencingToken,
     rejection::{Refusal, Rejection, StandingLease},
+    saga::State,
     text::Text,
 };
 
@@ -52,6 +53,12 @@ fn reason(refusal: &Refusal) -> Problem {
         Rejection::SagaNotFound => {
             Problem::new(Code::NotFound, "SAGA_NOT_FOUND", "there is no such saga: check the id; it may be purged")
         }
+        Rejection::QueueNotFound { queue } => Problem::new(
+            Code::NotFound,
+            "QUEUE_NOT_FOUND",
+            format!("the queue {queue} never had a saga and was never paused: check its name, or leave out must_exist"),
+        )
+        .with("queue", queue),
         Rejection::CompensationNotFound { position } => Problem::new(
             Code::NotFound,
             "COMPENSATION_NOT_FOUND",
@@ -92,7 +99,7 @@ fn reason(refusal: &Refusal) -> Problem {
         .with_time("settle_until", *settle_until)
         .retry_after(*retry_after),
         Rejection::WrongState { detail } => precondition("WRONG_STATE", detail.to_string()),
-        Rejection::NotStale { token } => not_stale(*token),
+        Rejection::NotStale { token, stale, state } => not_stale(*token, *stale, *state),
         Rejection::CompensationRequired => precondition(
             "COMPENSATION_REQUIRED",
             "failing needs a compensation record: register one, give one with Fail, or quarantine",
@@ -161,15 +168,18 @@ fn ended(refusal: &Refusal) -> String {
     }
 }
 
-fn not_stale(token: Option<FencingToken>) -> Problem {
-    match token {
-        Some(token) => precondition(
-            "NOT_STALE",
-            format!("not stale, or stale under another lease; its last lease is {token}: get the saga, decide anew"),
-        )
-        .with("fencing_token", token),
-        None => precondition("NOT_STALE", "the saga is not stale: no lease of it ran out"),
-    }
+fn not_stale(token: Option<FencingToken>, stale: bool, state: State) -> Problem {
+    let Some(token) = token else {
+        return precondition("NOT_STALE", "the saga is not stale: no lease of it ran out");
+    };
+    let text = if stale {
+        format!("the saga is stale under lease {token}, not under the one that was named: get it, decide anew")
+    } else if state == State::Running {
+        format!("the saga is not stale: its lease {token} is live")
+    } else {
+        format!("the saga is not stale: it is {}, and its last lease is {token}", state.name())
+    };
+    precondition("NOT_STALE", text).with("fencing_token", token)
 }
 
 /// A heartbeat that changed nothing: the worker learns until when its lease stands, and whether to go on.

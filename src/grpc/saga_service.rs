@@ -8,7 +8,7 @@ use crate::proto::{self, saga_service_server::SagaService};
 use super::{
     GrpcLimits,
     desk::Desk,
-    keep_alive, looks, render,
+    keep_alive, looks,
     streams::{Answers, Seats},
 };
 
@@ -72,15 +72,14 @@ impl SagaService for Sagas {
 
     async fn claim_next(&self, request: Request<proto::ClaimNextRequest>) -> Outcome<proto::ClaimNextResponse> {
         let (metadata, extensions, message) = request.into_parts();
-        let sagas = self.desk.claim_next(message, &metadata, &extensions).await?;
-        Ok(Response::new(proto::ClaimNextResponse { sagas }))
+        Ok(Response::new(self.desk.claim_next(message, &metadata, &extensions).await?))
     }
 
     async fn heartbeat(&self, request: Request<proto::HeartbeatRequest>) -> Outcome<proto::HeartbeatResponse> {
         let (visitor, message) = self.desk.open("Heartbeat", request)?;
         let answer = self.desk.heartbeat(&visitor, message).await?;
         Ok(Response::new(proto::HeartbeatResponse {
-            lease: Some(render::saga::lease(&answer.lease)),
+            lease: Some(answer.lease),
             directive: keep_alive::directive(answer.cancel_reason.is_some()).into(),
             cancel_reason: answer.cancel_reason.map(|reason| reason.to_string()).unwrap_or_default(),
         }))

@@ -77,6 +77,13 @@ impl Problem {
         self
     }
 
+    /// A call without a principal, or whose principal was revoked. Which part of it was wrong is not said.
+    pub fn unauthenticated() -> Self {
+        let text = "the call carries no valid credentials: send `authorization: Bearer TOKEN`, or a client certificate \
+                    that stands for a principal";
+        Problem::new(Code::Unauthenticated, "UNAUTHENTICATED", text)
+    }
+
     /// Too much of something is open or waiting: it did not happen.
     pub fn overloaded(message: impl Into<String>, retry_after: Span) -> Self {
         Problem::new(Code::ResourceExhausted, "OVERLOADED", message).retry_after(retry_after)
@@ -102,6 +109,7 @@ impl From<StoreError> for Problem {
                 "the coordinator is shutting down; nothing was changed: try again once it is back",
             )
             .retry_after(UNAVAILABLE_RETRY),
+            StoreError::Revoked => Problem::unauthenticated(),
             StoreError::Unavailable(why) => Problem::new(
                 Code::Unavailable,
                 "STORE_UNAVAILABLE",

@@ -96,6 +96,7 @@ fn rendered(vitals: &Vitals, moment: &Moment, max_log_bytes: i64) -> proto::GetV
             .collect(),
         open_files: 0,
         open_files_max: 0,
+        unknown_holders: Vec::new(),
     }
 }
 

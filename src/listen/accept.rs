@@ -1,23 +1,31 @@
 //! The accept loop, and what it does when the machine is short of something.
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    io,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     io::AsyncReadExt,
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    net::{TcpStream, UnixStream},
     task::JoinSet,
     time::{sleep, timeout},
 };
+use tokio_rustls::rustls::ServerConfig;
 use tracing::{debug, info, warn};
 
 use super::{
     ListenLimits,
     connection::{Connection, PREFACE},
     deal::{Hall, closed, emptiest},
-    lines::{Lines, Refusal},
-    tls::{Certificate, Stream, Tls},
+    lines::{Line, Lines, Refusal},
+    places::{Place, Places},
+    socket::{Peer, Socket},
+    tls::{Stream, Tls},
 };
+use crate::mutants::{self, Mutant};
 
 /// The first wait after a failed accept: long enough for a busy server to free a descriptor, too short to be noticed.
 const WAIT_MIN: Duration = Duration::from_millis(50);
@@ -27,20 +35,13 @@ const WAIT_MAX: Duration = Duration::from_secs(1);
 /// Where connections come from.
 pub(super) trait Accept: Send + Sync + 'static {
     /// The next connection. Loses none when dropped before it is ready.
-    fn accept(&self) -> impl Future<Output = io::Result<(TcpStream, SocketAddr)>> + Send;
-}
-
-impl Accept for TcpListener {
-    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        TcpListener::accept(self).await
-    }
+    fn accept(&self) -> impl Future<Output = io::Result<(Socket, Peer)>> + Send;
 }
 
 /// One listener with its bounds.
 pub(super) struct Door<A> {
     source: Arc<A>,
-    places: Arc<Semaphore>,
-    max_connections: usize,
+    places: Places,
     preface_timeout: Duration,
     tls: Option<Tls>,
     lines: Lines,
@@ -49,31 +50,49 @@ pub(super) struct Door<A> {
 
 impl<A: Accept> Door<A> {
     pub(super) fn new(source: Arc<A>, limits: ListenLimits, tls: Option<Tls>, lines: Lines, halls: Vec<Hall>) -> Self {
-        let ListenLimits { max_connections, preface_timeout } = limits;
-        let places = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
-        Door { source, places, max_connections, preface_timeout, tls, lines, halls }
+        let ListenLimits { max_connections, preface_timeout, auth_timeout } = limits;
+        let places = Places::new(max_connections, auth_timeout, lines.counters());
+        Door { source, places, preface_timeout, tls, lines, halls }
     }
 
     /// Accepts until nobody takes the connections any more.
     pub(super) async fn accept_all(self) {
+        let places = self.places.clone();
+        tokio::select! {
+            () = self.accept_each() => {}
+            () = places.watch_time() => {}
+        }
+    }
+
+    async fn accept_each(self) {
         let mut greetings = JoinSet::new();
         let mut shortage = Shortage::default();
-        let mut full = false;
         loop {
+            self.places.tell_if_full();
             let accepted = tokio::select! {
                 () = closed(&self.halls) => return,
                 // Ended greetings are collected at once, or a burst would leave its memory behind.
                 Some(_) = greetings.join_next() => continue,
-                accepted = self.next(&mut full) => accepted,
+                accepted = self.next() => accepted,
             };
             match accepted {
-                Ok((stream, peer, place)) => {
+                Ok((stream, peer)) => {
                     if shortage.accepted() {
                         info!("accepting connections again");
                     }
                     self.lines.accepted();
+                    // While it was waited for, whoever would have made room for it may have made a call.
+                    let (place, line) = loop {
+                        if let Some(entered) = self.places.enter(peer) {
+                            break entered;
+                        }
+                        tokio::select! {
+                            () = closed(&self.halls) => return,
+                            () = self.places.room() => {}
+                        }
+                    };
                     let Some(hall) = emptiest(&self.halls) else { return };
-                    greetings.spawn_on(self.greet(stream, peer, place, hall), hall.runtime());
+                    greetings.spawn_on(self.greet(stream, line, place, hall), hall.runtime());
                 }
                 // The peer was gone before it was accepted: that took it off the backlog, so nothing can spin.
                 Err(error) if is_the_peers(&error) => debug!(%error, "a connection ended before it was accepted"),
@@ -88,46 +107,49 @@ impl<A: Accept> Door<A> {
         }
     }
 
-    /// Waits for a free place, and then for a connection that takes it.
-    async fn next(&self, full: &mut bool) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-        let free = self.places.available_permits();
-        // An episode ends with an eighth free: at the bound, where connections come and go, each would begin a new one.
-        if free > self.max_connections / 8 {
-            *full = false;
-        } else if free == 0 && !*full {
-            *full = true;
-            warn!("all connections are taken; further ones wait until one ends (max_connections)");
-        }
-        let place = self.places.clone().acquire_owned().await.map_err(io::Error::other)?;
-        let (stream, peer) = self.source.accept().await?;
-        Ok((stream, peer, place))
+    /// Waits for room, and then for a connection. Loses none when dropped before it is ready.
+    async fn next(&self) -> io::Result<(Socket, Peer)> {
+        self.places.room().await;
+        self.source.accept().await
     }
 
     /// Shakes hands, reads the preface and hands the connection on. Whatever goes wrong, the connection is closed.
-    fn greet(
-        &self,
-        stream: TcpStream,
-        peer: SocketAddr,
-        place: OwnedSemaphorePermit,
-        hall: &Hall,
-    ) -> impl Future<Output = ()> + use<A> {
+    fn greet(&self, stream: Socket, line: Arc<Line>, place: Place, hall: &Hall) -> impl Future<Output = ()> + use<A> {
         let (tls, lines) = (self.tls.clone(), self.lines.clone());
-        let (within, entry) = (self.preface_timeout, hall.enter());
+        let (mut within, entry) = (self.preface_timeout, hall.enter());
+        if mutants::on(Mutant::SilentConnectionsKept) {
+            within = Duration::from_secs(3600);
+        }
         // It leaves the event queue of this runtime for that of the one that will serve it.
-        let stream = stream.into_std();
+        let stream = Detached::from(stream);
         async move {
             let (greeted, seat) = entry;
-            let stream = match stream.and_then(TcpStream::from_std) {
+            let peer = line.peer();
+            let stream = match stream.attach() {
                 Ok(stream) => stream,
                 Err(error) => return debug!(%peer, %error, "closed: it can't be waited for"),
             };
             // Without it a small answer waits for the peer's delayed acknowledgement: 40 ms.
-            if let Err(error) = stream.set_nodelay(true) {
+            if let Socket::Tcp(stream) = &stream
+                && let Err(error) = stream.set_nodelay(true)
+            {
                 debug!(%peer, %error, "TCP_NODELAY could not be set");
             }
-            match timeout(within, greeting(stream, tls)).await {
-                Ok(Ok((stream, certificate))) => {
-                    let connection = Connection::new(stream, peer, certificate, (place, seat), &lines);
+            let config = tls.as_ref().map(Tls::current);
+            let greeting = tokio::select! {
+                biased;
+                greeting = timeout(within, greeting(stream, config.clone(), &line)) => greeting,
+                // Its place is needed by another, or its time for a call is over.
+                _ = poll_fn(|cx| line.park::<()>(cx)) => return,
+            };
+            match greeting {
+                Ok(Ok(stream)) => {
+                    let connection = Connection::new(stream, line.clone(), (place, seat), &lines);
+                    // Its certificate may have been revoked during the handshake: whoever replaces what connections are made
+                    // with looks at those that are in `lines` afterwards, and this one was not.
+                    if line.certificate().is_some() && !is_current(tls.as_ref(), config.as_ref()) {
+                        line.cut();
+                    }
                     // The server takes no more: it is ending, and the connection with it.
                     let _ = greeted.send(Ok(connection)).await;
                 }
@@ -144,14 +166,53 @@ impl<A: Accept> Door<A> {
     }
 }
 
-/// All that comes before the first frame.
-async fn greeting(stream: TcpStream, tls: Option<Tls>) -> Result<(Stream, Option<Certificate>), (Refusal, io::Error)> {
-    let (mut stream, certificate) = match tls {
-        None => (Stream::Plain(stream), None),
-        Some(tls) => tls.accept(stream).await.map_err(|error| (Refusal::NoTls, error))?,
+/// A connection that is in no event queue.
+enum Detached {
+    Tcp(io::Result<std::net::TcpStream>),
+    Unix(io::Result<std::os::unix::net::UnixStream>),
+}
+
+impl From<Socket> for Detached {
+    fn from(socket: Socket) -> Self {
+        match socket {
+            Socket::Tcp(stream) => Detached::Tcp(stream.into_std()),
+            Socket::Unix(stream) => Detached::Unix(stream.into_std()),
+        }
+    }
+}
+
+impl Detached {
+    /// Puts it into the event queue of the runtime that this is called on.
+    fn attach(self) -> io::Result<Socket> {
+        match self {
+            Detached::Tcp(stream) => stream.and_then(TcpStream::from_std).map(Socket::Tcp),
+            Detached::Unix(stream) => stream.and_then(UnixStream::from_std).map(Socket::Unix),
+        }
+    }
+}
+
+fn is_current(tls: Option<&Tls>, config: Option<&Arc<ServerConfig>>) -> bool {
+    match (tls, config) {
+        (Some(tls), Some(config)) => Arc::ptr_eq(&tls.current(), config),
+        (None, _) | (_, None) => true,
+    }
+}
+
+/// All that comes before the first frame. A socket in the file system has no TLS: nobody listens in between.
+async fn greeting(stream: Socket, tls: Option<Arc<ServerConfig>>, line: &Line) -> Result<Stream, (Refusal, io::Error)> {
+    let mut stream = match (stream, tls) {
+        (Socket::Unix(stream), _) => Stream::Unix(stream),
+        (Socket::Tcp(stream), None) => Stream::Plain(stream),
+        (Socket::Tcp(stream), Some(tls)) => {
+            let (stream, certificate) = Tls::accept(tls, stream).await.map_err(|error| (Refusal::NoTls, error))?;
+            if let Some(certificate) = certificate {
+                line.shows(certificate);
+            }
+            stream
+        }
     };
     read_preface(&mut stream).await.map_err(|error| (Refusal::NoHttp2, error))?;
-    Ok((stream, certificate))
+    Ok(stream)
 }
 
 /// Reads exactly the preface, and gives up at the first byte that differs.
@@ -234,7 +295,7 @@ mod tests {
     struct Exhausted(AtomicUsize);
 
     impl Accept for Exhausted {
-        async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        async fn accept(&self) -> io::Result<(Socket, Peer)> {
             self.0.fetch_add(1, Ordering::Relaxed);
             Err(io::Error::from_raw_os_error(24))
         }
@@ -245,7 +306,11 @@ mod tests {
         let source = Arc::new(Exhausted(AtomicUsize::new(0)));
         let (greeted, _incoming) = tokio::sync::mpsc::channel(1);
         let halls = vec![Hall::new(tokio::runtime::Handle::current(), greeted)];
-        let limits = ListenLimits { max_connections: 1, preface_timeout: Duration::from_secs(5) };
+        let limits = ListenLimits {
+            max_connections: 1,
+            preface_timeout: Duration::from_secs(5),
+            auth_timeout: Duration::from_secs(30),
+        };
         let door = Door::new(source.clone(), limits, None, Lines::default(), halls);
         assert!(timeout(Duration::from_secs(1), door.accept_all()).await.is_err(), "it goes on for ever");
         // At 0, 50, 150, 350 and 750 ms.

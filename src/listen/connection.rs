@@ -2,7 +2,6 @@
 
 use std::{
     io::{self, IoSlice},
-    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -11,7 +10,6 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::OwnedSemaphorePermit,
     time::{Sleep, sleep},
 };
 use tonic::transport::server::Connected;
@@ -20,7 +18,8 @@ use super::{
     deal::Seat,
     frames::Frames,
     lines::{Line, Lines},
-    tls::{Certificate, Stream},
+    places::Place,
+    tls::Stream,
 };
 
 /// What every HTTP/2 client sends first (RFC 9113, section 3.4).
@@ -39,28 +38,20 @@ pub struct Connection {
     /// Until then it is not read.
     pause: Option<Pin<Box<Sleep>>>,
     line: Arc<Line>,
-    id: u64,
     lines: Lines,
-    _place: (OwnedSemaphorePermit, Seat),
+    _place: (Place, Seat),
 }
 
 impl Connection {
     /// Takes over a stream whose preface has been read.
-    pub(super) fn new(
-        stream: Stream,
-        peer: SocketAddr,
-        certificate: Option<Certificate>,
-        place: (OwnedSemaphorePermit, Seat),
-        lines: &Lines,
-    ) -> Self {
-        let (id, line) = lines.add(peer, certificate);
+    pub(super) fn new(stream: Stream, line: Arc<Line>, place: (Place, Seat), lines: &Lines) -> Self {
+        lines.add(&line);
         Connection {
             stream,
             replayed: 0,
             frames: Frames::new(),
             pause: None,
             line,
-            id,
             lines: lines.clone(),
             _place: place,
         }
@@ -76,7 +67,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.lines.remove(self.id);
+        self.lines.remove(&self.line);
     }
 }
 

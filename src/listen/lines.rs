@@ -6,9 +6,8 @@
 use std::{
     collections::HashMap,
     io,
-    net::SocketAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
@@ -16,17 +15,29 @@ use std::{
 
 use futures::task::AtomicWaker;
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 
-use super::tls::Certificate;
+use super::{
+    places::{ConnectionHolder, Registration},
+    socket::Peer,
+    tls::{Certificate, ShownCertificate},
+};
 
 /// The state of one connection that others may change.
 #[derive(Debug)]
 pub struct Line {
-    peer: SocketAddr,
-    certificate: Option<Certificate>,
+    peer: Peer,
+    /// Once the handshake is over, if a certificate was asked for.
+    certificate: OnceLock<ShownCertificate>,
+    registration: Registration,
+    /// A call on it was let in.
+    authenticated: AtomicBool,
+    /// To whom it belongs since that call.
+    holder: Mutex<Option<ConnectionHolder>>,
+    /// Cancelled when whoever made that call is not known any more.
+    caller: Mutex<Option<CancellationToken>>,
     cut: AtomicBool,
-    /// Where cuts are counted.
-    cuts: Arc<AtomicU64>,
+    counters: Arc<Counters>,
     /// The task that drives the connection: one and the same for both directions.
     waker: AtomicWaker,
     /// Calls and streams on it.
@@ -40,12 +51,16 @@ pub struct Line {
 }
 
 impl Line {
-    fn new(peer: SocketAddr, certificate: Option<Certificate>, cuts: Arc<AtomicU64>) -> Self {
+    pub(super) fn new(peer: Peer, registration: Registration, counters: Arc<Counters>) -> Self {
         Line {
             peer,
-            certificate,
+            certificate: OnceLock::new(),
+            registration,
+            authenticated: AtomicBool::new(false),
+            holder: Mutex::new(None),
+            caller: Mutex::new(None),
             cut: AtomicBool::new(false),
-            cuts,
+            counters,
             waker: AtomicWaker::new(),
             calls: AtomicUsize::new(0),
             untaken: AtomicUsize::new(0),
@@ -55,13 +70,63 @@ impl Line {
     }
 
     /// Who is at the other end.
-    pub fn peer(&self) -> SocketAddr {
+    pub fn peer(&self) -> Peer {
         self.peer
     }
 
     /// The certificate that it showed, if one was asked for.
-    pub fn certificate(&self) -> Option<&Certificate> {
-        self.certificate.as_ref()
+    pub fn certificate(&self) -> Option<&ShownCertificate> {
+        self.certificate.get()
+    }
+
+    /// The peer has shown this certificate, and it was verified.
+    pub(super) fn shows(&self, certificate: Certificate) {
+        // There is one handshake.
+        let _ = self.certificate.set(ShownCertificate::new(certificate));
+        self.registration.verified();
+    }
+
+    /// A call on it was let in, so that it is not closed any more for others that have made none. `caller`: the principal's name,
+    /// and what is cancelled when it is not known any more; then it takes another call.
+    pub fn authenticated(&self, caller: Option<(&str, &CancellationToken)>) {
+        if self.authenticated.load(Ordering::Relaxed) {
+            return;
+        }
+        let holder = match caller {
+            Some((name, _)) => ConnectionHolder::Principal(name.into()),
+            None => ConnectionHolder::Network(self.peer.network()),
+        };
+        *self.caller.lock() = caller.map(|(_, known)| known.clone());
+        *self.holder.lock() = Some(holder.clone());
+        if !self.authenticated.swap(true, Ordering::Relaxed) {
+            self.registration.authenticated(holder);
+        }
+    }
+
+    /// How much goes on there: whether calls are running, then when the peer last took anything. The least is the idlest.
+    pub(super) fn activity(&self) -> (bool, u64) {
+        (self.calls.load(Ordering::Relaxed) > 0, self.taken_at.load(Ordering::Relaxed))
+    }
+
+    /// To whom it belongs; none as long as no call on it was let in.
+    pub fn holder(&self) -> Option<ConnectionHolder> {
+        self.holder.lock().clone()
+    }
+
+    /// The caller is not known any more: whether another call is let in has to be seen.
+    pub(super) fn is_unauthenticated(&self) {
+        *self.holder.lock() = None;
+        self.authenticated.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the caller of the call that was let in is not known any more.
+    pub(super) fn caller_is_gone(&self) -> bool {
+        self.caller.lock().as_ref().is_some_and(CancellationToken::is_cancelled)
+    }
+
+    /// Its number: later ones have higher ones.
+    pub fn number(&self) -> u64 {
+        self.registration.number()
     }
 
     pub(super) fn whole(&self) -> io::Result<()> {
@@ -80,8 +145,13 @@ impl Line {
 
     /// Ends the connection, whatever its peer does: its next read or write fails, and one that waits fails now.
     pub fn cut(&self) {
+        self.end(&self.counters.cut);
+    }
+
+    /// The same, counted there.
+    pub(super) fn end(&self, counter: &AtomicU64) {
         if !self.cut.swap(true, Ordering::Release) {
-            self.cuts.fetch_add(1, Ordering::Relaxed);
+            counter.fetch_add(1, Ordering::Relaxed);
         }
         self.waker.wake();
     }
@@ -145,13 +215,20 @@ pub struct Lines(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    next: AtomicU64,
+    counters: Arc<Counters>,
+    open: Mutex<HashMap<u64, Arc<Line>>>,
+}
+
+/// Where it is counted what becomes of connections. See [`Counts`].
+#[derive(Debug, Default)]
+pub(super) struct Counters {
     accepted: AtomicU64,
     no_tls: AtomicU64,
     no_http2: AtomicU64,
     too_late: AtomicU64,
-    cut: Arc<AtomicU64>,
-    open: Mutex<HashMap<u64, Arc<Line>>>,
+    pub(super) displaced: AtomicU64,
+    pub(super) unauthenticated: AtomicU64,
+    cut: AtomicU64,
 }
 
 /// What became of connections, since the start.
@@ -165,6 +242,10 @@ pub struct Counts {
     pub no_http2: u64,
     /// Closed, because nothing of HTTP/2 came in time.
     pub too_late: u64,
+    /// Closed for another one, because no call on them had been let in, or they were beyond the share of whom they belong to.
+    pub displaced: u64,
+    /// Closed, because no call on them was let in in time.
+    pub unauthenticated: u64,
     /// Cut by the daemon later.
     pub cut: u64,
 }
@@ -183,15 +264,20 @@ pub(super) enum Refusal {
 impl Lines {
     /// A connection was accepted.
     pub(super) fn accepted(&self) {
-        self.0.accepted.fetch_add(1, Ordering::Relaxed);
+        self.0.counters.accepted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Where it is counted what becomes of them.
+    pub(super) fn counters(&self) -> Arc<Counters> {
+        self.0.counters.clone()
     }
 
     /// One was closed before it was greeted.
     pub(super) fn refused(&self, why: Refusal) {
         let counter = match why {
-            Refusal::NoTls => &self.0.no_tls,
-            Refusal::NoHttp2 => &self.0.no_http2,
-            Refusal::TooLate => &self.0.too_late,
+            Refusal::NoTls => &self.0.counters.no_tls,
+            Refusal::NoHttp2 => &self.0.counters.no_http2,
+            Refusal::TooLate => &self.0.counters.too_late,
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
@@ -199,26 +285,26 @@ impl Lines {
     /// What became of connections.
     pub fn counts(&self) -> Counts {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let inner = &self.0;
+        let inner = &self.0.counters;
         Counts {
             accepted: read(&inner.accepted),
             no_tls: read(&inner.no_tls),
             no_http2: read(&inner.no_http2),
             too_late: read(&inner.too_late),
+            displaced: read(&inner.displaced),
+            unauthenticated: read(&inner.unauthenticated),
             cut: read(&inner.cut),
         }
     }
 
-    pub(super) fn add(&self, peer: SocketAddr, certificate: Option<Certificate>) -> (u64, Arc<Line>) {
-        let id = self.0.next.fetch_add(1, Ordering::Relaxed);
-        let line = Arc::new(Line::new(peer, certificate, self.0.cut.clone()));
-        self.0.open.lock().insert(id, line.clone());
-        (id, line)
+    /// A connection has sent its preface.
+    pub(super) fn add(&self, line: &Arc<Line>) {
+        self.0.open.lock().insert(line.number(), line.clone());
     }
 
-    pub(super) fn remove(&self, id: u64) {
+    pub(super) fn remove(&self, line: &Line) {
         let mut open = self.0.open.lock();
-        open.remove(&id);
+        open.remove(&line.number());
         // The table of a flood is given back when the flood is over.
         if open.capacity() > 1024 && open.len() < open.capacity() / 8 {
             open.shrink_to_fit();

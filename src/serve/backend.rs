@@ -9,23 +9,26 @@ use tonic::service::RoutesBuilder;
 use crate::{
     clock::Clock,
     config::Config,
-    domain::time::Span,
-    grpc::{self, GrpcLimits, ServerFacts, StoreSlot},
+    grpc::{self, GrpcLimits, Principals, ServerFacts, StoreSlot},
     store::{
         Store,
         sqlite::{self, Options},
     },
 };
 
-use super::retention;
+use super::{liveness::WriterSilence, retention};
 
 /// Any failure, with a text that says what to do.
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+/// Makes the services.
+type MakeServices = dyn FnOnce(CancellationToken, Option<Arc<dyn Principals>>) -> RoutesBuilder + Send;
+
 /// What is served, and how its store is opened.
 pub(super) struct Backend {
-    /// The services. They are there before the store is. The token ends their streams.
-    pub(super) services: Box<dyn FnOnce(CancellationToken) -> RoutesBuilder + Send>,
+    /// The services. They are there before the store is. The token ends their streams; the principals are there where callers
+    /// are known.
+    pub(super) services: Box<MakeServices>,
     /// What tells the time of calls.
     pub(super) clock: Arc<dyn Clock>,
     /// Opens the store and hands it to the services. Blocks.
@@ -45,7 +48,7 @@ pub(super) struct Opened {
     /// The store itself, for whoever tells of it.
     pub(super) store: Option<Store>,
     /// How long ago the writer last turned.
-    pub(super) silence: Arc<dyn Fn() -> Span + Send + Sync>,
+    pub(super) silence: WriterSilence,
 }
 
 /// The coordinator's services on a store in SQLite.
@@ -72,8 +75,9 @@ pub(super) fn sqlite(config: &Config, clock: Arc<dyn Clock>) -> Backend {
     Backend {
         services: Box::new({
             let slot = slot.clone();
-            move |stop| {
-                let (sagas, admin) = grpc::services(slot, facts, limits, stop);
+            let clock = clock.clone();
+            move |stop, principals| {
+                let (sagas, admin) = grpc::services(slot, facts, limits, principals, clock, stop);
                 let mut routes = RoutesBuilder::default();
                 routes.add_service(sagas).add_service(admin);
                 routes

@@ -8,7 +8,6 @@ use std::{
 use futures::future::join_all;
 use http::Request;
 use tokio::{
-    net::TcpListener,
     task::JoinHandle,
     time::{Instant, timeout, timeout_at},
 };
@@ -16,7 +15,7 @@ use tokio_util::{
     sync::CancellationToken,
     task::{AbortOnDropHandle, TaskTracker, task_tracker::TrackedFuture},
 };
-use tonic::{body::Body, service::RoutesBuilder, transport::Server};
+use tonic::{body::Body, codec::CompressionEncoding, service::RoutesBuilder, transport::Server};
 use tower::{Layer, Service};
 use tracing::{info, warn};
 
@@ -30,7 +29,7 @@ use super::{
 use crate::{
     config::Limits,
     grpc::ErrorLayer,
-    listen::{Lines, ListenLimits, listen},
+    listen::{Lines, ListenLimits, Listeners, listen},
     proto::DESCRIPTORS,
 };
 
@@ -72,7 +71,7 @@ impl Front {
     /// Serves `routes`, and reflection beside them, to those who are let in.
     pub(super) fn start(
         limits: &Limits,
-        listener: TcpListener,
+        listeners: Listeners,
         threads: &Threads,
         mut routes: RoutesBuilder,
         security: &Loaded,
@@ -86,15 +85,20 @@ impl Front {
                 .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         };
         if security.reflection {
-            routes.add_service(reflection().build_v1()?);
-            routes.add_service(reflection().build_v1alpha()?);
+            let gzip = CompressionEncoding::Gzip;
+            routes.add_service(reflection().build_v1()?.accept_compressed(gzip));
+            routes.add_service(reflection().build_v1alpha()?.accept_compressed(gzip));
         }
 
         let closing = CancellationToken::new();
         let calls = TaskTracker::new();
         let door = listen(
-            listener,
-            ListenLimits { max_connections: limits.max_connections, preface_timeout: limits.preface_timeout.to_std() },
+            listeners,
+            ListenLimits {
+                max_connections: limits.max_connections,
+                preface_timeout: limits.preface_timeout.to_std(),
+                auth_timeout: limits.auth_timeout.to_std(),
+            },
             security.tls.clone(),
             threads.handles(),
             closing.clone(),
@@ -105,7 +109,7 @@ impl Front {
             .layer(CallsLayer::new(ledger.clone(), limits.max_watches)?)
             .layer(InFlight { calls: calls.clone() })
             .layer(ErrorLayer)
-            .layer(GuardLayer(security.guard.clone()));
+            .layer(GuardLayer { guard: security.guard.clone(), clock: security.clock.clone() });
         let routes = routes.routes().prepare();
         let served = threads.handles().iter().zip(door.incoming).map(|(runtime, incoming)| {
             let (server, routes, closing) = (server.clone(), routes.clone(), closing.clone());
@@ -116,7 +120,7 @@ impl Front {
         let served = join_all(served);
         let serving = tokio::spawn(async move { drop(served.await) });
         let _time = AbortOnDropHandle::new(tokio::spawn(ledger.watch_time()));
-        let _fresh = AbortOnDropHandle::new(tokio::spawn(security.keep_fresh()));
+        let _fresh = AbortOnDropHandle::new(tokio::spawn(security.keep_fresh(door.lines.clone())));
         Ok(Front { serving, accepting: door.accepting, lines: door.lines, calls, closing, _time, _fresh })
     }
 

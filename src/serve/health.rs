@@ -1,5 +1,6 @@
 //! What `grpc.health.v1.Health` says about the daemon.
 
+use tonic::codec::CompressionEncoding;
 use tonic_health::{
     ServingStatus,
     pb::health_server::{Health as HealthApi, HealthServer},
@@ -31,7 +32,7 @@ impl Health {
     /// A service that says the same.
     pub(super) fn service(&self) -> HealthServer<impl HealthApi + use<>> {
         let service = HealthService::from_health_reporter(self.reporter.clone());
-        HealthServer::new(service).max_decoding_message_size(MESSAGE_BYTES)
+        HealthServer::new(service).max_decoding_message_size(MESSAGE_BYTES).accept_compressed(CompressionEncoding::Gzip)
     }
 
     /// From now on it says `SERVING`.

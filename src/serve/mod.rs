@@ -15,6 +15,7 @@ mod calls;
 mod export;
 mod front;
 mod health;
+mod liveness;
 mod notify;
 mod observe;
 mod ops;
@@ -32,11 +33,17 @@ use tokio::{net::TcpListener, task, time};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{clock::Clock, config::Config};
+use crate::{
+    clock::Clock,
+    config::Config,
+    listen::{Listeners, LocalAddress},
+    store::WriterFailure,
+};
 use auth::{Loaded, SecurityError};
 use backend::{Backend, BoxError, Opened};
 use front::Front;
 use health::Health;
+use liveness::Liveness;
 use notify::Manager;
 use observe::ObserveLayer;
 use ops::{Facts, Ops};
@@ -87,9 +94,29 @@ pub enum ServeError {
          and start again, or restore a backup if it is damaged"
     )]
     Store(BoxError),
+    /// The store's files are not where they were.
+    #[error(
+        "{0} while the daemon ran: it ended, because the next start would not find what it goes on to write. What was \
+         acknowledged before is in the file that was there: move it back if it still is anywhere; if not, restore a \
+         backup with `sagad restore`. A start without either begins with an empty store"
+    )]
+    Gone(String),
     /// The accept loop ended by itself: a mistake in the program.
     #[error("connections are not accepted any more: the accept loop ended by itself")]
     Accepting,
+}
+
+impl ServeError {
+    /// Why the store ended by itself.
+    fn of_store(failure: BoxError) -> Self {
+        match failure.downcast::<WriterFailure>() {
+            Ok(failure) => match *failure {
+                WriterFailure::Gone(what) => ServeError::Gone(what),
+                WriterFailure::Failed(_) => ServeError::Store(failure),
+            },
+            Err(failure) => ServeError::Store(failure),
+        }
+    }
 }
 
 /// Serves until `shutdown` is ready or the store fails, and returns when everything has ended: after a shutdown within
@@ -105,13 +132,13 @@ pub async fn run(
 ) -> Result<(), ServeError> {
     let security = Loaded::read(&config.security, &clock)?;
     let backend = backend::sqlite(&config, clock);
-    let port = Port { listener, security };
+    let port = Port { listeners: listener.into(), security };
     run_with(&config, port, &Threads::here(), backend, &Manager::nobody(), |_| {}, shutdown).await
 }
 
 /// Where it listens, and who is let in.
 struct Port {
-    listener: TcpListener,
+    listeners: Listeners,
     security: Loaded,
 }
 
@@ -122,18 +149,20 @@ async fn run_with(
     threads: &Threads,
     backend: Backend,
     manager: &Manager,
-    announce: impl FnOnce(SocketAddr),
+    announce: impl FnOnce(&[LocalAddress]),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let Port { listener, security } = port;
-    let address = listener.local_addr().map_err(ServeError::Listener)?;
+    let Port { listeners, security } = port;
+    let bound = listeners.bound().map_err(ServeError::Listener)?;
+    let address = bound.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let mut shutdown = pin!(shutdown);
     let streams = CancellationToken::new();
     let (health, health_service) = Health::not_serving().await;
-    let mut routes = (backend.services)(streams.clone());
+    let mut routes = (backend.services)(streams.clone(), security.principals());
     routes.add_service(health_service);
     let spans = Arc::new(SpanCounts::default());
-    let ops = start_ops(config, &backend.clock, &spans)?;
+    let liveness = Liveness::of(&backend.clock, threads.handles());
+    let ops = start_ops(config, &backend.clock, &spans, &liveness)?;
     let (tracer, sending) = match &config.otlp_endpoint {
         None => (None, None),
         Some(address) => {
@@ -143,7 +172,7 @@ async fn run_with(
     };
     let meters = ops.as_ref().map(|(ops, _)| ops.meters.clone());
     let observe = ObserveLayer { meters, tracer, clock: backend.clock };
-    let mut front = Front::start(&config.limits, listener, threads, routes, &security, observe)?;
+    let mut front = Front::start(&config.limits, listeners, threads, routes, &security, observe)?;
     // Until this is dropped, behind all else.
     let ops = match ops {
         None => None,
@@ -166,19 +195,19 @@ async fn run_with(
     };
     let (outcome, store) = match opened {
         Ok(Some(mut store)) => {
+            liveness.writer_is(store.silence.clone());
             if let (Some((ops, _)), Some(store)) = (&ops, store.store.take()) {
                 ops.opened(store);
             }
             health.serving().await;
             info!(%address, "serving");
-            announce(address);
+            announce(&bound);
             tokio::spawn((store.retention)(streams.clone()));
-            let silence = Arc::clone(&store.silence);
             let outcome = tokio::select! {
                 () = &mut shutdown => Ok(()),
-                failure = failed(&mut store) => Err(ServeError::Store(failure)),
+                failure = failed(&mut store) => Err(ServeError::of_store(failure)),
                 () = front.failed() => Err(ServeError::Accepting),
-                never = manager.serving(address, || silence()) => match never {},
+                never = manager.serving(&address, || liveness.longest()) => match never {},
             };
             (outcome, Some(store))
         }
@@ -196,7 +225,7 @@ async fn run_with(
     let ending = Ending { grace, health, streams, front };
     let outcome = match (outcome, store) {
         // A store that failed answers nothing more, and can't be closed.
-        (Err(error @ ServeError::Store(_)), _) => {
+        (Err(error @ (ServeError::Store(_) | ServeError::Gone(_))), _) => {
             ending.without_store().await;
             Err(error)
         }
@@ -217,6 +246,7 @@ fn start_ops(
     config: &Config,
     clock: &Arc<dyn Clock>,
     spans: &Arc<SpanCounts>,
+    liveness: &Arc<Liveness>,
 ) -> Result<Option<(Arc<Ops>, TcpListener)>, ServeError> {
     let Some(address) = config.ops_listen else { return Ok(None) };
     let socket = process::bind(address).map_err(|source| ServeError::OpsListener { address, source })?;
@@ -225,8 +255,9 @@ fn start_ops(
         max_wal_bytes: config.limits.max_wal_bytes,
         max_connections: config.limits.max_connections,
         spans: spans.clone(),
+        liveness: liveness.clone(),
     };
-    Ok(Some((Ops::new(facts, &**clock)?, socket)))
+    Ok(Some((Ops::new(facts, clock)?, socket)))
 }
 
 /// Why the store ended by itself, when it does.
@@ -280,7 +311,7 @@ impl Ending {
         };
         match time::timeout_at(deadline, closing).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(failure)) => Err(ServeError::Store(failure)),
+            Ok(Err(failure)) => Err(ServeError::of_store(failure)),
             Err(_) => {
                 // All that was acknowledged is synced; the next start does what is left.
                 warn!("the store takes longer to close than the grace allows; ending without");

@@ -1,7 +1,8 @@
 //! What the service manager is told: systemd's notification protocol (`sd_notify(3)`), over the socket that it names.
 //!
-//! Ready when calls are served, alive while the writer turns, ending when it begins to end. A daemon whose writer hangs
-//! would go on to accept calls and answer none; nothing but a restart helps, and systemd makes one when it hears nothing.
+//! Ready when calls are served, alive while the writer and each network thread turns, ending when it begins to end. A
+//! daemon whose writer hangs would go on to accept calls and answer none; nothing but a restart helps, and systemd makes
+//! one when it hears nothing.
 //! Written by hand, because the crate for it knows no abstract sockets, which container managers use.
 
 use std::{
@@ -22,6 +23,7 @@ use std::{
 use tokio::time::sleep;
 use tracing::{info, warn};
 
+use super::liveness::Part;
 use crate::domain::time::Span;
 
 /// How often more time is asked for while the store is being opened, and for how long each time: more than the default
@@ -34,7 +36,7 @@ const OPENING_TIME: Duration = Duration::from_secs(60);
 const OPENING_STEPS: usize = 360;
 /// What ending takes beyond the grace: connections that are cut, and the exit itself.
 const ENDING_REST: Duration = Duration::from_secs(5);
-/// A writer that has nothing to do turns every 250 ms, so a shorter silence says nothing.
+/// A writer that has nothing to do turns every 250 ms, a network thread every 500 ms: a shorter silence says nothing.
 const LEAST_SILENCE: Duration = Duration::from_secs(1);
 
 /// The service manager's ear, if there is one.
@@ -71,18 +73,20 @@ impl Manager {
         std::future::pending().await
     }
 
-    /// Says that calls are served, and from then on, for as long as the writer is not silent, that it is alive. Never ready.
+    /// Says that calls are served, and from then on, for as long as nothing is silent that answers them, that the daemon is
+    /// alive. `longest` tells what has been silent for longest. Never ready.
     ///
     /// A silence is too long from half of the watchdog's time on. So a writer that is back within seven eighths of that
     /// time is never taken for hung, and one that is not has the daemon restarted within one and a half of it. How long a
     /// writer may take for what is not a hang is thus said where the watchdog is set: `deploy/systemd/sagad.service`.
-    pub(super) async fn serving(&self, address: std::net::SocketAddr, silence: impl Fn() -> Span) -> Infallible {
+    pub(super) async fn serving(&self, address: &str, longest: impl Fn() -> (Part, Span)) -> Infallible {
         self.tell(&format!("READY=1\nSTATUS=serving gRPC on {address}"));
         let Some(watchdog) = self.watchdog else { return std::future::pending().await };
         let bound = (watchdog / 2).max(LEAST_SILENCE);
         let mut hangs = false;
         loop {
-            let silent = silence().to_std();
+            let (part, silent) = longest();
+            let silent = silent.to_std();
             let alive = silent < bound;
             if alive {
                 self.tell("WATCHDOG=1");
@@ -91,10 +95,10 @@ impl Manager {
                 hangs = !alive;
                 let seconds = silent.as_secs();
                 if hangs {
-                    warn!(seconds, "the writer is silent: its disk hangs, or the machine stood still");
-                    self.tell(&format!("STATUS=the writer has been silent for {seconds} s: look at the disk"));
+                    warn!(seconds, %part, "silent: a disk hangs, or the machine stood still");
+                    self.tell(&format!("STATUS={part} has been silent for {seconds} s: look at the disk"));
                 } else {
-                    info!("the writer turns again");
+                    info!("the writer and the network threads turn again");
                     self.tell(&format!("STATUS=serving gRPC on {address}"));
                 }
             }

@@ -1,25 +1,21 @@
 //! `sagad serve`: the process around [`super::run`]: its limits, its threads, its signals, its exit code.
 
-use std::{
-    io::{self, Write},
-    net::SocketAddr,
-    process::ExitCode,
-    sync::Arc,
-};
+use std::{io, net::SocketAddr, process::ExitCode, sync::Arc};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
-    net::{TcpListener, TcpSocket},
+    net::{TcpListener, TcpSocket, lookup_host},
     runtime::Runtime,
     signal::unix::{Signal, SignalKind, signal},
     sync::Notify,
 };
-use tracing::{Level, error, info, warn};
+use tracing::{info, warn};
 
 use super::{Port, auth::Loaded, backend, notify::Manager, run_with, threads::Threads};
 use crate::{
     clock::{Clock, SystemClock},
-    config::{Config, LogFormat, ServeArgs},
+    config::{Config, Listen, ServeArgs},
+    listen::{Listeners, LocalAddress},
     logs,
 };
 
@@ -36,16 +32,27 @@ pub fn command(args: &ServeArgs) -> ExitCode {
     match Config::load(args) {
         Ok(config) => serve(config),
         Err(error) => {
-            eprintln!("sagad: {error}");
+            let _flushed = Flushed;
+            logs::say(&error.to_string());
             ExitCode::from(USAGE)
         }
     }
 }
 
+/// When it is dropped, what was said is written, as far as somebody reads it: so also when the process ends by a panic.
+struct Flushed;
+
+impl Drop for Flushed {
+    fn drop(&mut self) {
+        logs::flush();
+    }
+}
+
 /// Runs the daemon in this process until SIGTERM or SIGINT. Its first line on stdout says where it serves, once it does.
 pub fn serve(config: Config) -> ExitCode {
+    let _flushed = Flushed;
     if let Err(error) = logs::start(config.log_format, &config.log) {
-        eprintln!("sagad: {error}");
+        logs::say(&error.to_string());
         return ExitCode::from(USAGE);
     }
     let format = config.log_format;
@@ -53,7 +60,7 @@ pub fn serve(config: Config) -> ExitCode {
     let security = match Loaded::read(&config.security, &clock) {
         Ok(security) => security,
         Err(error) => {
-            eprintln!("sagad: {error}");
+            logs::say(&error.to_string());
             return ExitCode::from(USAGE);
         }
     };
@@ -61,12 +68,7 @@ pub fn serve(config: Config) -> ExitCode {
     match until_told(config, security, clock) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // The reason has to be seen, though the filter hides log lines, and as JSON where a collector reads.
-            if format == LogFormat::Json && tracing::enabled!(Level::ERROR) {
-                error!(%error, "failed");
-            } else {
-                eprintln!("sagad: {error}");
-            }
+            logs::fail(format, &error.to_string());
             ExitCode::from(FAILED)
         }
     }
@@ -86,12 +88,12 @@ fn until_told(
     let outcome = runtime.block_on(async {
         // Before anything else, so that a signal during a long start is not lost.
         let signals = Signals::install().map_err(|error| format!("signals can't be handled: {error}"))?;
-        let listener = bind(config.listen).map_err(|error| {
+        let listeners = listen_on(&config.listen).await.map_err(|error| {
             format!("can't listen on {}: {error}. Another address can be given with --listen", config.listen)
         })?;
         tokio::spawn(hang_ups(signals.hang_up, security.again.clone()));
         let backend = backend::sqlite(&config, clock);
-        let (manager, port) = (Manager::of_this_process(), Port { listener, security });
+        let (manager, port) = (Manager::of_this_process(), Port { listeners, security });
         run_with(&config, port, &threads, backend, &manager, announce, signals.ending.first()).await?;
         Ok(())
     });
@@ -113,12 +115,74 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-fn announce(address: SocketAddr) {
-    let mut out = io::stdout().lock();
-    // Who closed stdout does not want to know; that is no reason to end.
-    if let Err(error) = writeln!(out, "sagad: serving gRPC on {address}").and_then(|()| out.flush()) {
-        info!(%error, "stdout can't be written to");
+/// A line for each address, so that whoever reads the first has one to use.
+fn announce(bound: &[LocalAddress]) {
+    bound.iter().for_each(|address| logs::answer(&format!("sagad: serving gRPC on {address}")));
+}
+
+/// Listens where the configuration says: of a name, on all of its addresses.
+async fn listen_on(listen: &Listen) -> io::Result<Listeners> {
+    match listen {
+        Listen::Address(address) => bind(*address).map(Listeners::from),
+        Listen::Unix(path) => Listeners::unix(path),
+        Listen::Name { host, port } => {
+            let found = lookup_host((host.as_str(), *port)).await?;
+            let mut addresses: Vec<SocketAddr> = Vec::new();
+            for address in found {
+                if !addresses.contains(&address) {
+                    addresses.push(address);
+                }
+            }
+            let strangers = addresses.iter().find(|address| Listen::Address(**address).is_exposed());
+            if let Some(address) = strangers.filter(|_| !listen.is_exposed()) {
+                // Nothing was asked of a name that says it is this machine.
+                return Err(io::Error::other(format!("the name stands for {address}, which other machines reach")));
+            }
+            bind_all(&addresses).map(Listeners::of)
+        }
     }
+}
+
+/// How often a port is looked for that is free on all addresses.
+const PORT_TRIES: usize = 16;
+
+/// Listens on all of these addresses. With port 0 they get the same one. What this machine does not have, such as IPv6 in
+/// many containers, is left out, as long as something is left.
+fn bind_all(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    'tries: for _ in 0..PORT_TRIES {
+        let (mut bound, mut port): (Vec<TcpListener>, u16) = (Vec::new(), 0);
+        for address in addresses {
+            let mut wanted = *address;
+            let any = wanted.port() == 0;
+            if any {
+                wanted.set_port(port);
+            }
+            match bind(wanted) {
+                Ok(socket) => {
+                    port = socket.local_addr()?.port();
+                    bound.push(socket);
+                }
+                Err(error) if is_not_here(&error) => {
+                    info!(address = %wanted, %error, "not listened on: this machine does not have it");
+                    failure = error;
+                }
+                // Another process has this port on this address.
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && any && !bound.is_empty() => {
+                    failure = error;
+                    continue 'tries;
+                }
+                Err(error) => return Err(io::Error::new(error.kind(), format!("{wanted}: {error}"))),
+            }
+        }
+        return if bound.is_empty() { Err(failure) } else { Ok(bound) };
+    }
+    Err(failure)
+}
+
+fn is_not_here(error: &io::Error) -> bool {
+    let family = rustix::io::Errno::AFNOSUPPORT.raw_os_error();
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(family)
 }
 
 /// Raises the limit on open files as far as it goes: the usual soft limit of 1024 is there for programs that use
@@ -170,7 +234,8 @@ impl EndingSignals {
         info!(signal = name, "told to end");
         tokio::spawn(async move {
             let name = self.next().await;
-            eprintln!("sagad: second signal ({name}): ending at once");
+            logs::say(&format!("second signal ({name}): ending at once"));
+            logs::flush();
             std::process::exit(FAILED.into());
         });
     }

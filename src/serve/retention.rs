@@ -17,21 +17,21 @@ use crate::{
         ids::{Malformed, Revision, TaskId},
         saga::{Saga, State},
         text::{Actor, Text},
-        time::{Span, Timestamp},
+        time::Span,
     },
     grpc,
     store::{EventQuery, Moment, Store, StoreError},
 };
 
-use super::export::Export;
+use super::export::{Export, Lines};
 
 /// Most sagas of one step; the store ends it earlier where they have many rows.
 const STEP: usize = 500;
 /// Most sagas that are exported in one step, and the bytes behind which no more are added.
 const EXPORT_STEP: usize = 64;
-const EXPORT_BYTES: usize = 4 << 20;
-/// Events that are read at a time.
-const EVENTS: usize = 1000;
+const EXPORT_BYTES: u64 = 4 << 20;
+/// Events that are read at a time: with the largest notes, some 5 MiB.
+const EVENTS: usize = 200;
 /// The pause, in times of the step before it: so a quarter of the writer's time at most is retention's.
 const PAUSE: u32 = 3;
 /// The shortest pause.
@@ -145,23 +145,29 @@ impl Keeper {
         let moment = self.store.moment();
         let before = moment.now.minus(age);
         let found = self.store.ended(state, before, EXPORT_STEP).await?;
-        let (mut lines, mut exported, asked) = (String::new(), Vec::new(), found.len());
+        if found.is_empty() {
+            return Ok(Purged::default());
+        }
+        let utc = self.store.utc();
+        let begun = export.clone();
+        let mut lines = blocking(move || begun.begin(utc)).await?;
+        let (mut exported, asked) = (Vec::new(), found.len());
         for saga in found {
-            if lines.len() >= EXPORT_BYTES {
+            if lines.bytes() >= EXPORT_BYTES {
                 break;
             }
-            // Changed since it was found: it is found again when it is of age again.
-            let Some(line) = self.line(&saga, &moment).await? else { continue };
-            lines.push_str(&line);
-            lines.push('\n');
-            exported.push((saga.task_id().clone(), saga.revision));
+            let is_whole;
+            (lines, is_whole) = self.add_line(lines, &saga, &moment).await?;
+            // Otherwise it has changed since it was found: it is found again when it is of age again.
+            if is_whole {
+                exported.push((saga.task_id().clone(), saga.revision));
+            }
         }
         if exported.is_empty() {
             return Ok(Purged::default());
         }
         let left = asked == EXPORT_STEP || exported.len() < asked;
-        let (export, utc) = (export.clone(), self.store.utc());
-        write(export, lines, utc).await?;
+        blocking(move || lines.keep()).await?;
         let mut purged = Purged::default();
         // The store takes up to so many rows at a time; what it has taken it passes over.
         loop {
@@ -177,9 +183,8 @@ impl Keeper {
         Ok(purged)
     }
 
-    /// A saga with its whole history as a line; none: it has changed.
-    async fn line(&self, saga: &Saga, moment: &Moment) -> Result<Option<String>, Failure> {
-        let mut events = Vec::new();
+    /// Adds a saga with its whole history as a line, which is written as it is read; not, if the saga has changed.
+    async fn add_line(&self, mut lines: Lines, saga: &Saga, moment: &Moment) -> Result<(Lines, bool), Failure> {
         let mut query = EventQuery {
             task_id: Some(saga.task_id().clone()),
             through: saga.revision,
@@ -187,23 +192,102 @@ impl Keeper {
             whole: true,
             ..EventQuery::default()
         };
+        lines.push(&grpc::export::begin(saga, moment).map_err(Failure::Form)?);
+        let mut newest = None;
         loop {
             let page = self.store.events(query.clone()).await?;
-            let is_last = page.len() < EVENTS;
-            query.after = page.last().map_or(query.after, |event| event.revision);
-            events.extend(page);
-            if is_last {
+            for event in &page {
+                if newest.replace(event.revision).is_some() {
+                    lines.push(",");
+                }
+                lines.push(&grpc::export::event(event).map_err(Failure::Form)?);
+            }
+            if page.len() < EVENTS {
                 break;
             }
+            query.after = newest.unwrap_or(query.after);
+            if lines.are_many() {
+                lines = blocking(move || lines.write().map(|()| lines)).await?;
+            }
         }
-        if events.last().map(|event| event.revision) != Some(saga.revision) {
-            return Ok(None);
+        let is_whole = newest == Some(saga.revision);
+        if !is_whole {
+            lines = blocking(move || lines.cut().map(|()| lines)).await?;
+            return Ok((lines, false));
         }
-        grpc::export::line(saga, &events, moment).map(Some).map_err(Failure::Form)
+        lines.push(grpc::export::END);
+        lines.end_line();
+        if lines.are_many() {
+            lines = blocking(move || lines.write().map(|()| lines)).await?;
+        }
+        Ok((lines, true))
     }
 }
 
-async fn write(export: Arc<Export>, lines: String, utc: Timestamp) -> Result<(), Failure> {
-    let written = task::spawn_blocking(move || export.append(&lines, utc)).await;
-    Ok(written.unwrap_or_else(|gone| Err(io::Error::other(gone)))?)
+/// What waits for a disk, on a thread that may.
+async fn blocking<T: Send + 'static>(act: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, Failure> {
+    let done = task::spawn_blocking(act).await;
+    Ok(done.unwrap_or_else(|gone| Err(io::Error::other(gone)))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::future::join_all;
+
+    use super::*;
+    use crate::{
+        clock::ManualClock,
+        domain::{
+            command::{Change, FreeVerb, Verb},
+            text::Labels,
+            time::Timestamp,
+        },
+        store::{
+            SagaKey,
+            fake::creation,
+            memory::{Options, open},
+        },
+    };
+
+    const START: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
+    const NOTES: usize = 4000;
+
+    fn task_id() -> TaskId {
+        TaskId::parse("long").unwrap()
+    }
+
+    fn note() -> Command {
+        let (actor, note) = (Actor::parse("op").unwrap(), Text::parse(&"x".repeat(4000)).unwrap());
+        let verb = FreeVerb::Annotate { actor, note, details: Labels::default(), terminal_reason: None };
+        Command::Change(Change { task_id: task_id(), verb: Verb::Free(verb) })
+    }
+
+    #[tokio::test]
+    async fn a_long_history_is_exported_piece_by_piece() {
+        let options = Options { restart_grace: Span::ZERO, queue: 10_000, batch: 1000, readers: 1, max_waiting: 1 };
+        let (store, _writer) = open(&options, Arc::new(ManualClock::at(START))).unwrap();
+        let submit = |command| store.submit(Request { command, key: None, by: None });
+        submit(Command::Create(vec![creation("long", "q")])).await.unwrap();
+        assert!(join_all((0..NOTES).map(|_| submit(note()))).await.iter().all(Result::is_ok));
+        let dir = tempfile::tempdir().unwrap();
+        let export = Export::into(dir.path());
+        let keeper = Keeper { store: store.clone(), export: None };
+        let saga = store.get(SagaKey::Task(task_id())).await.unwrap().unwrap();
+        // One that has changed since it was looked for leaves nothing of its line.
+        let mut old = saga.clone();
+        old.revision = Revision(saga.revision.0 + 1);
+        let moment = store.moment();
+        let (lines, is_whole) = keeper.add_line(export.begin(START).unwrap(), &old, &moment).await.unwrap();
+        assert!(!is_whole && lines.bytes() == 0);
+        let (lines, is_whole) = keeper.add_line(lines, &saga, &moment).await.unwrap();
+        let (bytes, peak) = (lines.bytes(), lines.peak());
+        assert!(is_whole && bytes > 16 << 20, "{bytes} bytes");
+        // A page of events, and what was there before it.
+        assert!(peak < 2 << 20, "{peak} bytes of {bytes} were in memory at once");
+        lines.keep().unwrap();
+        let file = std::fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap();
+        let line: serde_json::Value = serde_json::from_slice(&std::fs::read(file.path()).unwrap()).unwrap();
+        assert_eq!(line["events"].as_array().unwrap().len(), NOTES + 1);
+        assert_eq!(line["saga"]["taskId"], "long");
+    }
 }

@@ -75,6 +75,13 @@ impl AdminService for Double {
         pending().await
     }
 
+    async fn revoke_principal(
+        &self,
+        _: Request<RevokePrincipalRequest>,
+    ) -> Result<Response<RevokePrincipalResponse>, Status> {
+        pending().await
+    }
+
     async fn purge_sagas(&self, _: Request<PurgeSagasRequest>) -> Result<Response<PurgeSagasResponse>, Status> {
         pending().await
     }
@@ -107,8 +114,11 @@ impl Daemon {
         let backend = double(opening, failing);
         let run = tokio::spawn(async move {
             let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
-            let port = Port { listener, security: Loaded::read(&config.security, &clock).unwrap() };
-            let announce = |address| announce.send(address).unwrap();
+            let port = Port { listeners: listener.into(), security: Loaded::read(&config.security, &clock).unwrap() };
+            let announce = |bound: &[LocalAddress]| match bound {
+                [LocalAddress::Tcp(address)] => announce.send(*address).unwrap(),
+                other => panic!("{other:?}"),
+            };
             run_with(&config, port, &Threads::here(), backend, &Manager::nobody(), announce, told).await
         });
         Daemon { address, open, fail: Some(fail), shutdown, announced, run }
@@ -140,7 +150,7 @@ impl Daemon {
 fn double(opening: mpsc::Receiver<Result<(), BoxError>>, failing: oneshot::Receiver<BoxError>) -> Backend {
     let (drain, drained) = watch::channel(false);
     Backend {
-        services: Box::new(move |streams| {
+        services: Box::new(move |streams, _| {
             let mut routes = RoutesBuilder::default();
             routes.add_service(AdminServiceServer::new(Double { drained, streams }));
             routes
@@ -270,7 +280,7 @@ async fn no_peer_delays_the_end_and_calls_are_answered() {
 async fn a_call_that_is_never_answered_is_given_up_within_the_grace() {
     let daemon = Daemon::serving(Span::from_secs(2)).await;
     let mut admin = AdminServiceClient::new(daemon.channel().await);
-    let hanging = tokio::spawn(async move { admin.list_queues(ListQueuesRequest {}).await });
+    let hanging = tokio::spawn(async move { admin.list_queues(ListQueuesRequest::default()).await });
     sleep(Duration::from_millis(200)).await;
     daemon.shutdown.cancel();
     timeout(Duration::from_millis(2500), daemon.end()).await.expect("within the grace").unwrap();

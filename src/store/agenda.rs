@@ -5,33 +5,114 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use crate::domain::{lease::Absence, time::Timestamp, transition::Due};
+use crate::domain::{
+    ids::QueueName,
+    lease::{Absence, LeasePurpose},
+    time::Timestamp,
+    transition::{Due, ReadyAfterDue},
+};
 
 use super::rows::RowId;
 
+/// What is due next to one saga.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NextDue {
+    /// When.
+    pub due: Due,
+    /// The saga's queue.
+    pub queue: QueueName,
+    /// For which purposes it may be ready then.
+    pub ready: ReadyAfterDue,
+}
+
 /// Sagas in the order in which something is due to them.
+type InOrder = BTreeSet<(Timestamp, RowId)>;
+
+/// Sagas of one queue that may become ready, by purpose.
+#[derive(Debug, Default)]
+struct OfQueue {
+    execute: InOrder,
+    compensate: InOrder,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    /// The instant, given the last absence.
+    at: Timestamp,
+    next: NextDue,
+}
+
+/// What is due to all sagas.
 #[derive(Debug, Default)]
 pub struct Agenda {
-    order: BTreeSet<(Timestamp, RowId)>,
-    due: HashMap<RowId, (Timestamp, Due)>,
+    order: InOrder,
+    /// The same, without what makes nothing ready: so that a claim finds what it may get behind any number of others.
+    by_queue: HashMap<QueueName, OfQueue>,
+    entries: HashMap<RowId, Entry>,
+    /// What the transaction under way replaced, for undoing it.
+    replaced: Vec<(RowId, Option<Entry>)>,
 }
 
 impl Agenda {
     /// Sets or clears what is due to a saga.
-    pub fn set(&mut self, id: RowId, due: Option<Due>, absence: &Absence) {
-        let entry = due.map(|due| (due.effective(absence), due));
+    pub fn set(&mut self, id: RowId, next: Option<NextDue>, absence: &Absence) {
+        let entry = next.map(|next| Entry { at: next.due.effective(absence), next });
+        let before = self.put(id, entry);
+        self.replaced.push((id, before));
+    }
+
+    /// The transaction was committed.
+    pub fn committed(&mut self) {
+        self.replaced.clear();
+    }
+
+    /// The transaction was undone.
+    pub fn rolled_back(&mut self) {
+        for (id, before) in std::mem::take(&mut self.replaced).into_iter().rev() {
+            self.put(id, before);
+        }
+    }
+
+    /// Returns what was there before.
+    fn put(&mut self, id: RowId, entry: Option<Entry>) -> Option<Entry> {
+        let after = entry.clone();
         let before = match entry {
-            Some(entry) => self.due.insert(id, entry),
-            None => self.due.remove(&id),
+            Some(entry) => self.entries.insert(id, entry),
+            None => self.entries.remove(&id),
         };
-        if before.map(|(at, _)| at) == entry.map(|(at, _)| at) {
+        let place = |entry: &Option<Entry>| entry.as_ref().map(|entry| (entry.at, entry.next.ready));
+        if place(&before) != place(&after) {
+            if let Some(Entry { at, next }) = &before {
+                self.order.remove(&(*at, id));
+                self.unlink(id, *at, next);
+            }
+            if let Some(Entry { at, next }) = &after {
+                self.order.insert((*at, id));
+                self.link(id, *at, next);
+            }
+        }
+        before
+    }
+
+    fn link(&mut self, id: RowId, at: Timestamp, next: &NextDue) {
+        if next.ready == ReadyAfterDue::default() {
             return;
         }
-        if let Some((at, _)) = before {
-            self.order.remove(&(at, id));
+        let OfQueue { execute, compensate } = self.by_queue.entry(next.queue.clone()).or_default();
+        if next.ready.execute {
+            execute.insert((at, id));
         }
-        if let Some((at, _)) = entry {
-            self.order.insert((at, id));
+        if next.ready.compensate {
+            compensate.insert((at, id));
+        }
+    }
+
+    fn unlink(&mut self, id: RowId, at: Timestamp, next: &NextDue) {
+        let Some(OfQueue { execute, compensate }) = self.by_queue.get_mut(&next.queue) else { return };
+        execute.remove(&(at, id));
+        compensate.remove(&(at, id));
+        if execute.is_empty() && compensate.is_empty() {
+            self.by_queue.remove(&next.queue);
         }
     }
 
@@ -42,38 +123,65 @@ impl Agenda {
 
     /// A saga to which something is due by `now`: the one longest overdue.
     pub fn due_by(&self, now: Timestamp) -> Option<RowId> {
-        self.order.first().filter(|(at, _)| *at <= now).map(|(_, id)| *id)
+        first_by(&self.order, now)
     }
 
-    /// Puts off what an absence puts off.
-    pub fn after_absence(&mut self, absence: &Absence) {
-        self.order.clear();
-        for (id, (at, due)) in &mut self.due {
-            *at = due.effective(absence);
-            self.order.insert((*at, *id));
+    /// The same among those of a queue that may become ready for a purpose.
+    pub fn due_for(&self, purpose: LeasePurpose, queue: &QueueName, now: Timestamp) -> Option<RowId> {
+        let OfQueue { execute, compensate } = self.by_queue.get(queue)?;
+        match purpose {
+            LeasePurpose::Execute => first_by(execute, now),
+            LeasePurpose::Compensate => first_by(compensate, now),
         }
     }
+
+    /// Whether something is due to this saga by `now`.
+    pub fn is_due(&self, id: RowId, now: Timestamp) -> bool {
+        self.entries.get(&id).is_some_and(|entry| entry.at <= now)
+    }
+
+    /// Puts off what an absence puts off. Not within a transaction.
+    pub fn after_absence(&mut self, absence: &Absence) {
+        self.order.clear();
+        self.by_queue.clear();
+        let mut entries = std::mem::take(&mut self.entries);
+        for (id, Entry { at, next }) in &mut entries {
+            *at = next.due.effective(absence);
+            self.order.insert((*at, *id));
+            self.link(*id, *at, next);
+        }
+        self.entries = entries;
+    }
+}
+
+fn first_by(order: &InOrder, now: Timestamp) -> Option<RowId> {
+    order.first().filter(|(at, _)| *at <= now).map(|(_, id)| *id)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::time::Span;
+    use crate::domain::{saga::State, time::Span};
 
     fn at(micros: i64) -> Timestamp {
         Timestamp::from_micros(micros)
+    }
+
+    fn of(due: Due, queue: &str, state: State) -> Option<NextDue> {
+        Some(NextDue { due, queue: QueueName::parse(queue).unwrap(), ready: ReadyAfterDue::of_state(state) })
     }
 
     #[test]
     fn it_is_in_order_and_follows_changes() {
         let absence = Absence::default();
         let mut agenda = Agenda::default();
-        let due = |t| Some(Due { at: at(t), running_since: Some(at(0)) });
+        let due = |t| of(Due { at: at(t), running_since: Some(at(0)) }, "q", State::Running);
         agenda.set(RowId(1), due(30), &absence);
         agenda.set(RowId(2), due(20), &absence);
         assert_eq!(agenda.next(), Some(at(20)));
         assert_eq!(agenda.due_by(at(19)), None);
         assert_eq!(agenda.due_by(at(20)), Some(RowId(2)));
+        assert!(agenda.is_due(RowId(2), at(20)) && !agenda.is_due(RowId(1), at(20)));
         agenda.set(RowId(2), due(40), &absence);
         assert_eq!(agenda.due_by(at(30)), Some(RowId(1)));
         agenda.set(RowId(1), None, &absence);
@@ -84,11 +192,44 @@ mod tests {
     #[test]
     fn p6_an_absence_puts_leases_off_but_not_delays() {
         let mut agenda = Agenda::default();
-        agenda.set(RowId(1), Some(Due { at: at(30), running_since: Some(at(0)) }), &Absence::default());
-        agenda.set(RowId(2), Some(Due { at: at(40), running_since: None }), &Absence::default());
+        let absence = Absence::default();
+        agenda.set(RowId(1), of(Due { at: at(30), running_since: Some(at(0)) }, "q", State::Running), &absence);
+        agenda.set(RowId(2), of(Due { at: at(40), running_since: None }, "q", State::Planned), &absence);
         agenda.after_absence(&Absence { returned_at: at(50), grace: Span::from_micros(100).unwrap() });
         assert_eq!(agenda.due_by(at(149)), Some(RowId(2)));
-        agenda.set(RowId(2), None, &Absence::default());
+        let execute =
+            |agenda: &Agenda, t| agenda.due_for(LeasePurpose::Execute, &QueueName::parse("q").unwrap(), at(t));
+        assert_eq!(execute(&agenda, 149), Some(RowId(2)));
+        agenda.set(RowId(2), None, &absence);
         assert_eq!(agenda.next(), Some(at(150)));
+        assert_eq!((execute(&agenda, 149), execute(&agenda, 150)), (None, Some(RowId(1))));
+    }
+
+    #[test]
+    fn what_may_become_ready_is_found_by_queue_and_purpose() {
+        let absence = Absence::default();
+        let mut agenda = Agenda::default();
+        let due = |queue, state| of(Due { at: at(1), running_since: None }, queue, state);
+        agenda.set(RowId(1), due("p", State::Planned), &absence);
+        agenda.set(RowId(2), due("q", State::Compensating), &absence);
+        agenda.set(RowId(3), due("q", State::Quarantined), &absence);
+        let found = |agenda: &Agenda| {
+            ["p", "q"].map(|queue| {
+                let queue = QueueName::parse(queue).unwrap();
+                [LeasePurpose::Execute, LeasePurpose::Compensate].map(|purpose| agenda.due_for(purpose, &queue, at(1)))
+            })
+        };
+        assert_eq!(found(&agenda), [[Some(RowId(1)), None], [None, Some(RowId(2))]]);
+        agenda.committed();
+        agenda.set(RowId(1), due("p", State::Running), &absence);
+        agenda.set(RowId(2), None, &absence);
+        agenda.set(RowId(2), due("q", State::Quarantined), &absence);
+        assert_eq!(found(&agenda), [[Some(RowId(1)), Some(RowId(1))], [None, None]]);
+        agenda.rolled_back();
+        assert_eq!(found(&agenda), [[Some(RowId(1)), None], [None, Some(RowId(2))]]);
+        for id in 1..=3 {
+            agenda.set(RowId(id), None, &absence);
+        }
+        assert!(agenda.by_queue.is_empty() && agenda.order.is_empty() && agenda.entries.is_empty());
     }
 }

@@ -23,6 +23,9 @@ pub enum StoreError {
     /// The coordinator is ending: it did not happen.
     #[error("the coordinator is shutting down")]
     ShuttingDown,
+    /// The caller's credentials were revoked, or ran out, before the change's turn came: it did not happen.
+    #[error("the caller's credentials are not valid any more")]
+    Revoked,
     /// The store is not open, or can't be reached: it did not happen.
     #[error("the store is not available: {0}")]
     Unavailable(String),

@@ -2,7 +2,10 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use crate::mutants::{self, Mutant};
+use crate::{
+    clock::Clock,
+    mutants::{self, Mutant},
+};
 
 use crate::domain::{
     bounds::REVISION_MAX,
@@ -18,20 +21,26 @@ use crate::domain::{
     rejection::{Refusal, Rejection},
     saga::{Saga, State},
     time::Timestamp,
-    transition::{Accepted, EarlierLease, apply_due, cancel_reason, create, next_due, transition},
+    transition::{Accepted, EarlierLease, ReadyAfterDue, apply_due, cancel_reason, create, next_due, transition},
 };
 
 use super::{
     StoreError,
-    agenda::Agenda,
+    agenda::{Agenda, NextDue},
     query::SagaKey,
-    rows::{Derived, Opening, Removed, RowId, Rows, RowsError},
+    ready_index::{ReadyEntry, ReadyIndex, Takers},
+    rows::{Derived, Opening, Removed, RowId, Rows, RowsError, StoredDue},
+    sweep::SweepBudget,
     waiters::Wake,
 };
 
 /// From how many removed rows on a purge leaves the rest to the next: a few milliseconds of the writer's time, however many
 /// compensations and events each saga has. One saga is removed at least.
 const PURGE_ROWS: usize = 1000;
+
+/// Most sagas that one transaction gives to held calls: a few milliseconds of the writer's time. When a queue with much work
+/// is resumed, thousands of calls may be waiting for it.
+const SERVED_SAGAS: usize = 256;
 
 /// What a command came to.
 pub type Outcome = Result<Answer, StoreError>;
@@ -50,21 +59,40 @@ pub struct Engine<R> {
     next_revision: Revision,
     /// What became claimable since this was last looked at.
     pub(super) woken: Vec<Wake>,
+    /// What `ClaimNext` could give to some callers only.
+    pub(super) ready: ReadyIndex,
+    /// What this transaction may still spend on what is due.
+    pub(super) budget: SweepBudget,
+    /// How many sagas this transaction may still give to held calls.
+    pub(super) left_to_serve: usize,
+    /// How many bytes of answers there may be. What does not fit is left out of repeated answers; a claim takes one saga at
+    /// least.
+    pub answer_room: usize,
+    /// By which the time of sweeps is bounded.
+    pub(super) clock: Option<Arc<dyn Clock>>,
+    /// How many candidates and sets of kinds claims looked at, and how many held ones were tried, for tests that count.
+    pub looked_at: u64,
     /// What this transaction added to the history.
     events: Vec<Event>,
-    /// The sagas that this transaction wrote, and what it began with: for undoing it in memory.
-    touched: Vec<RowId>,
+    /// What this transaction began with: for undoing it in memory.
     began_at: Revision,
     paused_before: Option<HashSet<QueueName>>,
+    woken_before: Vec<Wake>,
 }
 
 impl<R: Rows> Engine<R> {
     /// The rules on a store that has been opened, back from `absence`.
     pub fn new(rows: R, opening: Opening, absence: Absence) -> Self {
         let mut agenda = Agenda::default();
-        for (id, due) in opening.due {
-            agenda.set(id, Some(due), &absence);
+        for StoredDue { id, due, queue, state } in opening.due {
+            agenda.set(id, Some(NextDue { due, queue, ready: ReadyAfterDue::of_state(state) }), &absence);
         }
+        agenda.committed();
+        let mut ready = ReadyIndex::default();
+        for (id, entry) in opening.ready {
+            ready.set(id, Some(entry));
+        }
+        ready.committed();
         Engine {
             rows,
             agenda,
@@ -72,10 +100,16 @@ impl<R: Rows> Engine<R> {
             paused: opening.paused.into_iter().collect(),
             next_revision: opening.next_revision,
             woken: Vec::new(),
+            ready,
+            budget: SweepBudget::default(),
+            left_to_serve: SERVED_SAGAS,
+            answer_room: usize::MAX,
+            clock: None,
+            looked_at: 0,
             events: Vec::new(),
-            touched: Vec::new(),
             began_at: opening.next_revision,
             paused_before: None,
+            woken_before: Vec::new(),
         }
     }
 
@@ -92,14 +126,23 @@ impl<R: Rows> Engine<R> {
 
     /// Begins a transaction.
     pub fn begin(&mut self) -> Result<(), RowsError> {
+        self.begin_with(SweepBudget::default())
+    }
+
+    /// Begins a transaction that may spend so much on what is due.
+    pub fn begin_with(&mut self, budget: SweepBudget) -> Result<(), RowsError> {
         self.began_at = self.next_revision;
+        self.woken_before.clone_from(&self.woken);
+        self.budget = budget;
+        self.left_to_serve = SERVED_SAGAS;
         self.rows.begin()
     }
 
     /// Makes the transaction durable and returns what it added to the history.
     pub fn commit(&mut self) -> Result<Vec<Event>, RowsError> {
         self.rows.commit()?;
-        self.touched.clear();
+        self.agenda.committed();
+        self.ready.committed();
         self.paused_before = None;
         Ok(std::mem::take(&mut self.events))
     }
@@ -109,16 +152,13 @@ impl<R: Rows> Engine<R> {
         self.rows.rollback()?;
         self.next_revision = self.began_at;
         self.events.clear();
-        self.woken.clear();
+        self.agenda.rolled_back();
+        self.ready.rolled_back();
+        self.woken.clone_from(&self.woken_before);
         if let Some(paused) = self.paused_before.take() {
             self.paused = paused;
         }
-        self.rows.begin()?;
-        for id in std::mem::take(&mut self.touched) {
-            let due = self.rows.load(id)?.and_then(|saga| next_due(&saga, saga.update_time, &self.absence));
-            self.agenda.set(id, due, &self.absence);
-        }
-        self.rows.rollback()
+        Ok(())
     }
 
     /// Executes a command at `now`. (`ClaimNext` is [`Self::claim_next`].) An error that concerns this command alone
@@ -144,7 +184,7 @@ impl<R: Rows> Engine<R> {
         match &request.command {
             Command::Create(creations) => self.create(creations, request, now),
             Command::Change(change) => self.change(change, request, now),
-            Command::SetPaused(wish) => self.set_paused(wish, now).map(Ok),
+            Command::SetPaused(wish) => self.set_paused(wish, now),
             Command::Purge(purge) => self.purge(purge, now).map(Ok),
             Command::ClaimNext(wish) => {
                 let sagas = self.claim_next(wish, request.key, now)?;
@@ -187,7 +227,8 @@ impl<R: Rows> Engine<R> {
             let task_id = Some(change.task_id.clone());
             return Ok(refuse(Refusal { task_id, state: None, index: None, why: Rejection::SagaNotFound }));
         };
-        if let Some(why) = denied(&request.by, &before.spec.queue) {
+        // Before what is due is applied: nothing tells that it is there.
+        if let Some(why) = out_of_reach(&request.by, &before.spec.queue) {
             let task_id = Some(change.task_id.clone());
             return Ok(refuse(Refusal { task_id, state: None, index: None, why }));
         }
@@ -223,7 +264,7 @@ impl<R: Rows> Engine<R> {
         if !is_earlier || matches!(verb, HeldVerb::Heartbeat { .. }) {
             return Ok(None);
         }
-        Ok(EarlierLease::from_events(&self.rows.events_of_lease(id, holder.token)?, holder.token))
+        Ok(EarlierLease::from_events(&self.rows.ends_of_lease(id, holder.token, EarlierLease::LOOKS_AT)?, holder.token))
     }
 
     /// A draft to which what is due has been applied.
@@ -238,9 +279,13 @@ impl<R: Rows> Engine<R> {
         if *before == draft.saga {
             return Ok(());
         }
+        debug_assert!(!draft.saga.contents_omitted, "what is stored is whole");
         let derived = self.derive(&draft.saga, draft.now);
         self.rows.update(id, before, &draft.saga, &derived)?;
-        for event in draft.events.drain(..) {
+        for mut event in draft.events.drain(..) {
+            if mutants::on(Mutant::DecisionsUnsigned) {
+                event.actor = None;
+            }
             self.rows.append(id, &event)?;
             self.events.push(event);
         }
@@ -249,43 +294,31 @@ impl<R: Rows> Engine<R> {
         Ok(())
     }
 
-    fn derive(&self, saga: &Saga, now: Timestamp) -> Derived {
+    pub(super) fn derive(&self, saga: &Saga, now: Timestamp) -> Derived {
         let given_out_twice = mutants::on(Mutant::ClaimNextIgnoresLease) && saga.state == State::Compensating;
         let ready = if given_out_twice { Some(LeasePurpose::Compensate) } else { saga.ready_for(now, &self.absence) };
         Derived { ready, due: next_due(saga, now, &self.absence) }
     }
 
     /// Follows in memory what has just been written.
-    fn note(&mut self, id: RowId, saga: &Saga, derived: &Derived) {
-        self.agenda.set(id, derived.due, &self.absence);
-        self.touched.push(id);
-        if let Some(purpose) = derived.ready {
-            self.woken.push(Wake::Ready(purpose, saga.spec.queue.clone()));
+    pub(super) fn note(&mut self, id: RowId, saga: &Saga, derived: &Derived) {
+        let next =
+            derived.due.map(|due| NextDue { due, queue: saga.spec.queue.clone(), ready: ReadyAfterDue::of(saga) });
+        self.agenda.set(id, next, &self.absence);
+        let entry = ReadyEntry::of(saga, derived);
+        match derived.ready {
+            Some(LeasePurpose::Execute) => self.woken.push(Wake::ToExecute(saga.spec.queue.clone())),
+            Some(LeasePurpose::Compensate) => {
+                if let Some(ReadyEntry { takers: Takers::OfKinds(kinds), .. }) = &entry {
+                    self.woken.push(Wake::ToCompensate(saga.spec.queue.clone(), kinds.clone()));
+                }
+            }
+            None => {}
         }
+        self.ready.set(id, entry);
         if let Some(reservation) = &saga.reservation {
             self.woken.push(Wake::Reserved(reservation.assignee.clone(), saga.spec.queue.clone()));
         }
-    }
-
-    /// Applies what is due by `now`, to at most `limit` sagas; returns whether that was all.
-    pub fn sweep(&mut self, now: Timestamp, limit: usize) -> Result<bool, RowsError> {
-        for _ in 0..limit {
-            let Some(id) = self.agenda.due_by(now) else { return Ok(true) };
-            let Some(before) = self.load_readable(id)? else {
-                self.agenda.set(id, None, &self.absence);
-                continue;
-            };
-            let mut draft = self.draft(before.clone(), now);
-            if before == draft.saga {
-                // Nothing happened to it, but it may have become claimable.
-                let derived = self.derive(&before, now);
-                self.rows.update(id, &before, &before, &derived)?;
-                self.note(id, &before, &derived);
-            } else {
-                self.save(id, &before, &mut draft)?;
-            }
-        }
-        Ok(self.agenda.due_by(now).is_none())
     }
 
     /// A saga that can be read: one that can't must not keep the others from what is due to them.
@@ -299,7 +332,10 @@ impl<R: Rows> Engine<R> {
         }
     }
 
-    fn set_paused(&mut self, wish: &SetPaused, now: Timestamp) -> Result<Answer, RowsError> {
+    fn set_paused(&mut self, wish: &SetPaused, now: Timestamp) -> Result<Outcome, RowsError> {
+        if wish.must_exist && !self.rows.knows_queue(&wish.queue)? {
+            return Ok(refuse(Refusal::plain(Rejection::QueueNotFound { queue: wish.queue.clone() })));
+        }
         let status = QueueStatus {
             queue: wish.queue.clone(),
             paused: wish.paused,
@@ -315,7 +351,7 @@ impl<R: Rows> Engine<R> {
             self.paused.remove(&wish.queue);
             self.woken.push(Wake::Resumed(wish.queue.clone()));
         }
-        Ok(Answer::Queue(status))
+        Ok(Ok(Answer::Queue(status)))
     }
 
     /// Those of a purge's chosen sagas that are as they were when they were chosen.
@@ -363,9 +399,16 @@ impl<R: Rows> Engine<R> {
     }
 }
 
-/// Why somebody may not touch a queue, if so.
-pub(super) fn denied(by: &Option<Arc<Behalf>>, queue: &QueueName) -> Option<Rejection> {
+/// Why somebody may not touch a saga of this queue, if so. Who may not even look at it is told that there is none.
+pub(super) fn out_of_reach(by: &Option<Arc<Behalf>>, queue: &QueueName) -> Option<Rejection> {
+    let sees_it = by.as_ref().is_none_or(|by| by.sees_all);
+    denied(by, queue).map(|denial| if sees_it { denial } else { Rejection::SagaNotFound })
+}
+
+/// Why somebody may not touch a queue that it names, if so.
+fn denied(by: &Option<Arc<Behalf>>, queue: &QueueName) -> Option<Rejection> {
     match by.as_ref().map(|by| &by.scope) {
+        _ if mutants::on(Mutant::ScopesIgnored) => None,
         None | Some(Scope::All) => None,
         Some(scope @ Scope::Only(_)) => {
             (!scope.allows(queue)).then(|| Rejection::NotPermitted { queue: queue.clone() })
@@ -374,7 +417,7 @@ pub(super) fn denied(by: &Option<Arc<Behalf>>, queue: &QueueName) -> Option<Reje
 }
 
 /// Refuses what names a foreign queue, before it is looked whether it was asked before or can be done.
-fn out_of_scope(request: &Request) -> Option<Outcome> {
+pub(super) fn out_of_scope(request: &Request) -> Option<Outcome> {
     match &request.command {
         Command::Create(creations) => creations.iter().enumerate().find_map(|(index, creation)| {
             let why = denied(&request.by, &creation.queue)?;
@@ -393,6 +436,12 @@ fn out_of_scope(request: &Request) -> Option<Outcome> {
 
 /// What a daemon that is broken on purpose judges instead.
 fn tamper(verb: &Verb, draft: &mut Draft) -> Option<Verb> {
+    if mutants::on(Mutant::TerminalSagasChange) && draft.saga.state.is_terminal() {
+        draft.saga.state = State::Planned;
+    }
+    if mutants::on(Mutant::CompensatedTooEarly) && matches!(verb, Verb::Held(_, HeldVerb::Compensate { .. })) {
+        draft.saga.compensations.clear();
+    }
     let lease = draft.saga.lease.as_mut()?;
     if mutants::on(Mutant::ClaimIgnoresExpiry) && is_claim(verb) {
         lease.standing = Standing::EndedByOther;
@@ -401,6 +450,10 @@ fn tamper(verb: &Verb, draft: &mut Draft) -> Option<Verb> {
         Verb::Held(_, complete @ HeldVerb::Complete { .. }) if mutants::on(Mutant::CompleteIgnoresToken) => {
             let last = Holder { owner: lease.owner.clone(), token: lease.token };
             Some(Verb::Held(last, complete.clone()))
+        }
+        Verb::Held(_, beat @ HeldVerb::Heartbeat { .. }) if mutants::on(Mutant::HeartbeatIgnoresToken) => {
+            let last = Holder { owner: lease.owner.clone(), token: lease.token };
+            Some(Verb::Held(last, beat.clone()))
         }
         Verb::Held(_, record @ HeldVerb::RecordCompensation { .. }) if mutants::on(Mutant::RecordIgnoresToken) => {
             let last = Holder { owner: lease.owner.clone(), token: lease.token };

@@ -7,17 +7,21 @@ use parking_lot::Mutex;
 use crate::{
     clock::{Clock, ManualClock},
     domain::{
-        command::{Answer, QueueStatus, Request},
+        command::{Answer, Creation, QueueStatus, Request},
         event::Event,
-        ids::{QueueName, Revision},
+        ids::{QueueName, Revision, TaskId},
         lease::Absence,
+        policy::Policy,
         saga::{Saga, State},
-        time::Timestamp,
+        text::{Blob, Labels, Text},
+        time::{Span, Timestamp},
+        transition::create,
     },
 };
 
 use super::{
-    Cursor, EventQuery, ListQuery, Moment, QueueCounts, Reader, SagaKey, SagaPage, Store, StoreError,
+    Cursor, EventQuery, ListQuery, Moment, PageBounds, QueueCounts, Reader, SagaKey, SagaPage, Store, StoreError,
+    Stretch,
     handle::{Message, Shared},
 };
 
@@ -89,7 +93,7 @@ impl Reader for FakeReader {
         Ok(SagaPage { sagas, next })
     }
 
-    fn events(&self, query: &EventQuery) -> Result<Vec<Event>, StoreError> {
+    fn events(&self, query: &EventQuery) -> Result<Stretch<Event>, StoreError> {
         let mut facts = self.0.lock();
         facts.event_reads += 1;
         let head = facts.events.last().map_or(Revision::ZERO, |event| event.revision);
@@ -106,7 +110,8 @@ impl Reader for FakeReader {
                 && (query.queues.is_empty() || query.queues.contains(&event.queue))
                 && (!query.marked_only || event.mark.is_some())
         };
-        Ok(facts.events.iter().filter(wanted).take(query.limit).cloned().collect())
+        let found = facts.events.iter().filter(wanted).take(query.limit).cloned().collect();
+        Ok(Stretch::of_events(found, query.limit, query.through))
     }
 
     fn ended(&self, _: State, _: Timestamp, _: usize) -> Result<Vec<Saga>, StoreError> {
@@ -118,8 +123,8 @@ impl Reader for FakeReader {
         queues: &[QueueName],
         after: Revision,
         through: Revision,
-        limit: usize,
-    ) -> Result<Vec<(Revision, Saga)>, StoreError> {
+        bounds: PageBounds,
+    ) -> Result<Stretch<(Revision, Saga)>, StoreError> {
         let facts = self.0.lock();
         let mut stale: Vec<(Revision, Saga)> = facts
             .sagas
@@ -129,15 +134,14 @@ impl Reader for FakeReader {
             .filter(|(revision, _)| *revision > after && *revision <= through)
             .collect();
         stale.sort_by_key(|(revision, _)| *revision);
-        stale.truncate(limit);
-        Ok(stale)
+        Ok(bounds.admitted(stale, through))
     }
 
     fn counts(&self, _: &Moment) -> Result<Vec<QueueCounts>, StoreError> {
         Ok(Vec::new())
     }
 
-    fn queues(&self) -> Result<Vec<QueueStatus>, StoreError> {
+    fn queues(&self, _: Option<&QueueName>, _: usize) -> Result<Vec<QueueStatus>, StoreError> {
         Ok(Vec::new())
     }
 
@@ -147,18 +151,10 @@ impl Reader for FakeReader {
     }
 }
 
-/// A planned saga that nothing has happened to.
-pub(crate) fn planned(task_id: &str, queue: &str) -> Saga {
-    use crate::domain::{
-        command::Creation,
-        ids::TaskId,
-        policy::Policy,
-        text::{Blob, Labels, Text},
-        time::Span,
-        transition::create,
-    };
+/// A saga to be, with nothing special about it.
+pub(crate) fn creation(task_id: &str, queue: &str) -> Creation {
     let task_id = TaskId::parse(task_id).unwrap();
-    let creation = Creation {
+    Creation {
         saga_id: task_id.to_saga_id(),
         task_id,
         queue: QueueName::parse(queue).unwrap(),
@@ -172,8 +168,12 @@ pub(crate) fn planned(task_id: &str, queue: &str) -> Saga {
         policy: Policy::default(),
         delay: Span::ZERO,
         retry_of: None,
-    };
-    create(creation, Timestamp::from_micros(1_700_000_000_000_000), Revision(1)).0
+    }
+}
+
+/// A planned saga that nothing has happened to.
+pub(crate) fn planned(task_id: &str, queue: &str) -> Saga {
+    create(creation(task_id, queue), Timestamp::from_micros(1_700_000_000_000_000), Revision(1)).0
 }
 
 /// A running saga with a lease that was reported expired with an event of this revision; `None`: that is live.
@@ -182,7 +182,6 @@ pub(crate) fn running(task_id: &str, queue: &str, expired: Option<Revision>) -> 
         ids::{FencingToken, OwnerId},
         lease::{Lease, LeasePurpose, StaleCause, Standing},
         saga::State,
-        time::Span,
     };
     let now = Timestamp::from_micros(1_700_000_000_000_000);
     let standing = expired.map_or(Standing::Held, |revision| Standing::Expired { at: now, revision });

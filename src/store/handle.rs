@@ -1,23 +1,24 @@
 //! [`Store`]: what the floors above hold. Changes go through a bounded queue to the one writer thread; reads run on
-//! the blocking pool, as many at once as there are reading connections.
+//! the blocking pool, as many at once as there are reading connections, and wait in a [`ReadQueue`] for their turn.
 
 use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use parking_lot::RwLock;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use crate::{
     clock::Clock,
     domain::{
-        command::{Answer, QueueStatus, Request},
+        bounds::ABSENCE,
+        command::{Answer, Command, QueueStatus, Request},
         event::Event,
         ids::{QueueName, Revision},
         lease::Absence,
@@ -27,24 +28,24 @@ use crate::{
 };
 
 use super::{
-    EventQuery, ListQuery, Moment, Reader, SagaKey, SagaPage, Stats, StoreError, Tail,
+    CallOrigin, Credentials, EventQuery, ListQuery, Moment, PageBounds, ReadCaller, Reader, SagaKey, SagaPage, Stats,
+    StoreError, Stretch, Tail,
+    execute::{Outcome, out_of_scope},
+    memory_share::ChangesMemory,
     post::Reply,
+    read_queue::ReadQueue,
     vitals::{LogMeter, Meter, Step, Timing, Vitals, WatchKind, Watching},
     waiters::Waiting,
 };
 
 /// When a caller that found the queue full should try again: by then the writer has worked most of it off.
 const OVERLOAD_RETRY: Span = Span::from_millis(100);
-/// Most memory of the changes that wait for the writer or are being written: some twenty of the largest batches. A caller
-/// that goes away leaves its change in the queue, so what bounds calls does not bound this.
-const QUEUE_BYTES: usize = 128 << 20;
-/// A change that is no larger is not refused for that: as many as fit into the queue hold little.
-const SMALL_BYTES: usize = 4 << 10;
 
 /// How long the writer is given to tell of held claims: a batch or two, with a slow disk.
 const TELLING: Duration = Duration::from_millis(500);
 
 /// What reaches the writer.
+#[allow(clippy::large_enum_variant, reason = "nearly every message is a change, and a box for each would cost more")]
 pub(super) enum Message {
     /// A change, with the time of its arrival.
     Submit(Submission),
@@ -63,29 +64,7 @@ pub(super) struct Submission {
     pub(super) answer: Reply,
     /// Where it is noted how far it is, if somebody asked for that.
     pub(super) timing: Option<Arc<Timing>>,
-    /// Held until the change is written and answered.
-    _room: Room,
-}
-
-/// A part of the memory that changes may hold; given back when it is dropped.
-struct Room {
-    taken: Arc<AtomicUsize>,
-    bytes: usize,
-}
-
-impl Room {
-    /// None: there is none left.
-    fn take(taken: &Arc<AtomicUsize>, bytes: usize) -> Option<Self> {
-        let room = Room { taken: taken.clone(), bytes };
-        let all = taken.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        (bytes <= SMALL_BYTES || all <= QUEUE_BYTES).then_some(room)
-    }
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        self.taken.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
+    pub(super) origin: CallOrigin,
 }
 
 /// What the writer and the handles share.
@@ -96,6 +75,10 @@ pub(super) struct Shared {
     pub(super) absence: RwLock<Absence>,
     /// Held claims, written by the writer alone.
     pub(super) waiting: AtomicU64,
+    /// Set when the caller of a held call was revoked: the writer looks through them and clears it.
+    pub(super) revoked: AtomicBool,
+    /// What changes and their answers hold.
+    pub(super) memory: ChangesMemory,
     /// What is measured.
     pub(super) meter: Meter,
 }
@@ -105,17 +88,19 @@ impl Shared {
     pub(super) fn new(clock: Arc<dyn Clock>, head: Revision, absence: Absence, log: Arc<LogMeter>) -> Arc<Self> {
         let meter = Meter::new(clock.now()).with_log(log);
         let (tail, absence) = (Tail::starting_at(head), RwLock::new(absence));
-        Arc::new(Shared { clock, tail, absence, waiting: AtomicU64::new(0), meter })
+        let (waiting, revoked, memory) = (AtomicU64::new(0), AtomicBool::new(false), ChangesMemory::default());
+        Arc::new(Shared { clock, tail, absence, waiting, revoked, memory, meter })
     }
 }
 
-/// A handle on an open store; cheap to clone.
+/// A handle on an open store, for the daemon itself or for one caller; cheap to clone.
 #[derive(Clone)]
 pub struct Store {
     intake: Sender<Message>,
-    taken: Arc<AtomicUsize>,
     reader: Arc<dyn Reader>,
-    reads: Arc<Semaphore>,
+    reads: Arc<ReadQueue>,
+    /// Whose reads are made through this handle.
+    caller: ReadCaller,
     shared: Arc<Shared>,
     description: Arc<str>,
 }
@@ -129,8 +114,8 @@ impl Store {
         description: &str,
     ) -> (Self, Receiver<Message>) {
         let (intake, messages) = crossbeam_channel::bounded(queue);
-        let (taken, reads) = (Arc::default(), Arc::new(Semaphore::new(reads)));
-        let store = Store { intake, taken, reader, reads, shared, description: description.into() };
+        let (reads, caller) = (ReadQueue::new(reads), ReadCaller::default());
+        let store = Store { intake, reader, reads, caller, shared, description: description.into() };
         (store, messages)
     }
 
@@ -141,25 +126,42 @@ impl Store {
         Self::new(1, reader, 1, shared, "looking on").0
     }
 
-    /// Submits a change and waits for its commit. When the future is dropped, the change may still happen.
-    pub async fn submit(&self, request: Request) -> Result<Answer, StoreError> {
-        self.submit_timed(request, None).await
+    /// The same store for a caller: its reads take turns with those of others, and are refused once its credentials are over.
+    pub fn read_for(&self, caller: ReadCaller) -> Self {
+        Store { caller, ..self.clone() }
     }
 
-    /// The same, with a record of when it got where.
-    pub async fn submit_timed(&self, request: Request, timing: Option<Arc<Timing>>) -> Result<Answer, StoreError> {
+    /// Submits a change and waits for its commit. When the future is dropped, the change may still happen.
+    pub async fn submit(&self, request: Request) -> Result<Answer, StoreError> {
+        self.submit_for(request, CallOrigin::default(), None).await
+    }
+
+    /// The same for a caller that showed credentials, with a record of when it got where. Once they are over, the change is
+    /// refused in its turn, and a call that is held is let go: [`StoreError::Revoked`].
+    pub async fn submit_for(
+        &self,
+        request: Request,
+        origin: CallOrigin,
+        timing: Option<Arc<Timing>>,
+    ) -> Result<Answer, StoreError> {
         let refused = &self.shared.meter.refused;
-        let Some(_room) = Room::take(&self.taken, request.command.weight()) else {
+        let Some(memory) = self.shared.memory.take(request.command.weight()) else {
             refused.no_room.fetch_add(1, Ordering::Relaxed);
             return Err(StoreError::Overloaded { retry_after: OVERLOAD_RETRY });
         };
-        let (answer, answered) = Reply::expected();
+        // Held until the answer is here: it may be larger than the request.
+        let memory = Arc::new(memory);
+        let (answer, answered) = Reply::counted(memory.clone());
         let arrival = self.shared.clock.now();
-        self.shared.meter.asked(&request.command, arrival);
+        // Only whoever may claim there counts as somebody who does.
+        if matches!(request.command, Command::ClaimNext(_)) && out_of_scope(&request).is_none() {
+            self.shared.meter.asked(&request.command, arrival);
+        }
         if let Some(timing) = &timing {
             timing.reached(Step::Queued, arrival);
         }
-        let submission = Submission { request, arrival, answer, timing, _room };
+        let held_for = origin.credentials.clone().filter(|_| matches!(request.command, Command::ClaimNext(_)));
+        let submission = Submission { request, arrival, answer, timing, origin };
         match self.intake.try_send(Message::Submit(submission)) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => {
@@ -170,7 +172,37 @@ impl Store {
         }
         // The writer answers everything it takes up. If it is gone without an answer, it ended between taking and
         // committing, or died: the caller has to assume either.
-        answered.await.unwrap_or(Err(StoreError::OutcomeUnknown))
+        let outcome = match held_for {
+            None => answered.await,
+            Some(credentials) => self.answered_or_revoked(answered, &credentials).await,
+        };
+        drop(memory);
+        outcome.unwrap_or(Err(StoreError::OutcomeUnknown))
+    }
+
+    /// Waits for the answer to a call that may be held. When its caller is revoked, the writer is told and not the caller: only
+    /// the writer knows whether the call was given something before.
+    async fn answered_or_revoked(
+        &self,
+        mut answered: oneshot::Receiver<Outcome>,
+        credentials: &Credentials,
+    ) -> Result<Outcome, oneshot::error::RecvError> {
+        tokio::select! {
+            biased;
+            outcome = &mut answered => return outcome,
+            () = credentials.end() => self.shared.revoked.store(true, Ordering::Release),
+        }
+        answered.await
+    }
+
+    /// Waits until the writer has committed what it had begun when this was called.
+    pub async fn caught_up(&self) -> Result<(), StoreError> {
+        let (answer, told) = oneshot::channel();
+        match self.intake.try_send(Message::Tell(answer)) {
+            Ok(()) => told.await.map(drop).map_err(|_| StoreError::ShuttingDown),
+            Err(TrySendError::Full(_)) => Err(StoreError::Overloaded { retry_after: OVERLOAD_RETRY }),
+            Err(TrySendError::Disconnected(_)) => Err(StoreError::ShuttingDown),
+        }
     }
 
     /// The saga as it is now.
@@ -183,20 +215,34 @@ impl Store {
         self.read(move |reader| reader.list(&query)).await
     }
 
-    /// A stretch of the history.
-    pub async fn events(&self, query: EventQuery) -> Result<Vec<Event>, StoreError> {
+    /// Events, as many as there are up to the limit: stretch by stretch, each in a turn of its own.
+    pub async fn events(&self, mut query: EventQuery) -> Result<Vec<Event>, StoreError> {
+        let mut all = Vec::new();
+        loop {
+            let Stretch { found, through } = self.events_of_stretch(query.clone()).await?;
+            query.limit -= found.len();
+            query.after = through;
+            all.extend(found);
+            if query.limit == 0 || query.after >= query.through {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// What a bounded stretch of the history has.
+    pub async fn events_of_stretch(&self, query: EventQuery) -> Result<Stretch<Event>, StoreError> {
         self.read(move |reader| reader.events(&query)).await
     }
 
-    /// Sagas reported stale, in order of their `lease_expired` revisions, each with it.
+    /// Sagas reported stale, in order of their `lease_expired` revisions, each with it: what a bounded stretch has.
     pub async fn stale(
         &self,
         queues: Vec<QueueName>,
         after: Revision,
         through: Revision,
-        limit: usize,
-    ) -> Result<Vec<(Revision, Saga)>, StoreError> {
-        self.read(move |reader| reader.stale(&queues, after, through, limit)).await
+        bounds: PageBounds,
+    ) -> Result<Stretch<(Revision, Saga)>, StoreError> {
+        self.read(move |reader| reader.stale(&queues, after, through, bounds)).await
     }
 
     /// Sagas in a terminal state, unchanged since before a time, the longest first: at most `limit`, with their contents.
@@ -216,14 +262,16 @@ impl Store {
         })
     }
 
-    /// All queues.
-    pub async fn queues(&self) -> Result<Vec<QueueStatus>, StoreError> {
-        self.read(Reader::queues).await
+    /// The queues that ever held a saga or were paused, in order of name, behind one of them: at most `limit`.
+    pub async fn queues(&self, after: Option<QueueName>, limit: usize) -> Result<Vec<QueueStatus>, StoreError> {
+        self.read(move |reader| reader.queues(after.as_ref(), limit)).await
     }
 
-    /// Writes a consistent copy to a new file; returns the newest revision in it.
+    /// Writes a consistent copy to a new file; returns the newest revision in it. It can take minutes, and takes no reader from
+    /// others meanwhile.
     pub async fn backup(&self, path: PathBuf) -> Result<Revision, StoreError> {
-        self.read(move |reader| reader.backup(&path)).await
+        let reader = self.reader.clone();
+        in_background(move || reader.backup(&path)).await
     }
 
     /// What the store measures of itself. Reads a few hundred numbers; never waits for the writer.
@@ -261,7 +309,13 @@ impl Store {
 
     /// This moment on the coordinator's clock.
     pub fn moment(&self) -> Moment {
-        Moment { now: self.shared.clock.now(), absence: *self.shared.absence.read() }
+        let now = self.shared.clock.now();
+        let mut absence = *self.shared.absence.read();
+        // Back from an absence that the writer has not noticed yet: it will, before it judges anything.
+        if self.shared.meter.silence(now) > ABSENCE {
+            absence.returned_at = now;
+        }
+        Moment { now, absence }
     }
 
     /// The wall clock's UTC, for showing how far the coordinator's clock is from it.
@@ -274,7 +328,12 @@ impl Store {
         &self.shared.tail
     }
 
-    /// What the store is, for people: the backend and its version.
+    /// The backend's name.
+    pub fn kind(&self) -> &str {
+        self.description.split(' ').next().unwrap_or_default()
+    }
+
+    /// What the store is, for people: the backend's name, then its version and where it is.
     pub fn description(&self) -> &str {
         &self.description
     }
@@ -294,15 +353,21 @@ impl Store {
         &self,
         look: impl FnOnce(&dyn Reader) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let permit = self.reads.clone().acquire_owned().await.map_err(|_| StoreError::ShuttingDown)?;
+        let permit = self.reads.turn(&self.caller, &*self.shared.clock).await?;
         let reader = self.reader.clone();
-        tokio::task::spawn_blocking(move || {
+        in_background(move || {
             let _permit = permit;
             look(&*reader)
         })
         .await
-        .unwrap_or_else(|gone| Err(StoreError::Unavailable(format!("a read ended early: {gone}"))))
     }
+}
+
+async fn in_background<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let read = tokio::task::spawn_blocking(read).await;
+    read.unwrap_or_else(|gone| Err(StoreError::Unavailable(format!("a read ended early: {gone}"))))
 }
 
 #[cfg(test)]
@@ -327,17 +392,5 @@ mod tests {
         futures::executor::block_on(writer.ended()).unwrap();
         clock.advance(minute);
         assert_eq!(store.silence(), minute, "whoever has ended turns no more");
-    }
-
-    #[test]
-    fn p10_large_changes_share_a_room_and_small_ones_need_none() {
-        let taken = Arc::default();
-        let half = Room::take(&taken, QUEUE_BYTES / 2).unwrap();
-        let _other = Room::take(&taken, QUEUE_BYTES / 2).unwrap();
-        assert!(Room::take(&taken, SMALL_BYTES + 1).is_none());
-        let _small = Room::take(&taken, SMALL_BYTES).unwrap();
-        drop(half);
-        assert!(Room::take(&taken, QUEUE_BYTES / 4).is_some());
-        assert_eq!(taken.load(Ordering::Relaxed), QUEUE_BYTES / 2 + SMALL_BYTES, "what was refused took nothing");
     }
 }

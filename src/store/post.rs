@@ -9,7 +9,7 @@ use std::{cell::RefCell, sync::Arc};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use super::execute::Outcome;
+use super::{execute::Outcome, memory_share::MemoryShare};
 
 /// After how many letters a thread is rung for again: it begins with the first while the others are still put in.
 const SLICE: usize = 64;
@@ -48,13 +48,35 @@ pub async fn receive_here() {
 pub struct Reply {
     to: oneshot::Sender<Outcome>,
     by: Option<Arc<Letterbox>>,
+    /// What the change and its answer hold, if that is counted.
+    memory: Option<Arc<MemoryShare>>,
 }
 
 impl Reply {
     /// To whoever waits for it on this thread.
     pub fn expected() -> (Self, oneshot::Receiver<Outcome>) {
         let (to, expected) = oneshot::channel();
-        (Reply { to, by: HERE.with_borrow(Clone::clone) }, expected)
+        (Reply { to, by: HERE.with_borrow(Clone::clone), memory: None }, expected)
+    }
+
+    /// The same, with an account of the memory that the change holds, and of its answer until it has arrived.
+    pub(super) fn counted(memory: Arc<MemoryShare>) -> (Self, oneshot::Receiver<Outcome>) {
+        let (reply, expected) = Self::expected();
+        (Reply { memory: Some(memory), ..reply }, expected)
+    }
+
+    /// An answer of so many bytes is on its way.
+    pub(super) fn add_bytes(&self, bytes: usize) {
+        if let Some(memory) = &self.memory {
+            memory.add(bytes);
+        }
+    }
+
+    /// The change is held, and takes no more of the memory of those that are being written.
+    pub(super) fn release_bytes(&self) {
+        if let Some(memory) = &self.memory {
+            memory.release();
+        }
     }
 
     /// Answers by itself.
@@ -71,7 +93,7 @@ impl Reply {
 /// Answers a batch, in order for each thread.
 pub fn send_all(answered: Vec<(Reply, Outcome)>) {
     let mut bags: Vec<(Arc<Letterbox>, Vec<Letter>)> = Vec::new();
-    for (Reply { to, by }, outcome) in answered {
+    for (Reply { to, by, memory: _ }, outcome) in answered {
         let Some(by) = by else {
             let _ = to.send(outcome);
             continue;

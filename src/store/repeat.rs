@@ -1,19 +1,30 @@
 //! Requests that are repeated: what is kept of their answers, and how these are given again.
 
-use crate::domain::{
-    bounds::ANSWER_KEPT,
-    command::{Answer, Change, Command, FreeVerb, Holder, Request, RequestKey, Verb},
-    draft::Draft,
-    ids::FencingToken,
-    rejection::{Refusal, Rejection},
-    time::Timestamp,
-    transition::check_lease,
+use std::sync::Arc;
+
+use crate::{
+    domain::{
+        bounds::{ANSWER_BYTES, ANSWER_KEPT},
+        command::{Answer, Change, Command, FreeVerb, Holder, Request, RequestKey, Verb},
+        draft::Draft,
+        ids::FencingToken,
+        rejection::{Refusal, Rejection},
+        saga::Saga,
+        time::Timestamp,
+        transition::check_lease,
+    },
+    mutants::{self, Mutant},
 };
 
 use super::{
-    execute::{Engine, Outcome, answer, denied, refuse},
+    claim::{SAGA_OVERHEAD_BYTES, weight},
+    execute::{Engine, Outcome, answer, out_of_reach, refuse},
     rows::{RowId, Rows, RowsError, StoredAnswer},
 };
+
+/// What a saga weighs in a repeated answer beside its blobs and texts. Less than the upper bound that claims go by, or a
+/// thousand small ones would leave no room for what they were created with; the answer is measured again when it is rendered.
+const REPEATED_SAGA_BYTES: usize = 512;
 
 impl<R: Rows> Engine<R> {
     /// What is kept of the answer to a request that was answered less than an hour ago.
@@ -35,34 +46,31 @@ impl<R: Rows> Engine<R> {
     /// The answer to a request that was answered before.
     pub(super) fn replay(&mut self, request: &Request, now: Timestamp) -> Result<Option<Outcome>, RowsError> {
         let Some((key, stored)) = self.stored_answer(request.key, now)? else { return Ok(None) };
+        if mutants::on(Mutant::AnswersNotKept) {
+            return Ok(None);
+        }
         if stored.digest != key.digest {
             return Ok(Some(refuse(Refusal::plain(Rejection::RequestIdReused))));
         }
-        // An answer of several sagas goes on without those that were purged since.
         let of_several = match &request.command {
             Command::ClaimNext(_) => true,
             Command::Create(creations) => creations.len() > 1,
             Command::Change(_) | Command::SetPaused(_) | Command::Purge(_) => false,
         };
+        if of_several {
+            return self.replay_several(request, stored.sagas, now).map(Some);
+        }
         let mut sagas = Vec::with_capacity(stored.sagas.len());
         for (id, token) in stored.sagas {
             let Some(before) = self.rows.load(id)? else {
-                if of_several {
-                    continue;
-                }
                 return Ok(Some(refuse(Refusal::plain(Rejection::SagaNotFound))));
             };
-            // The caller's queues may be fewer than they were.
-            if let Some(why) = denied(&request.by, &before.spec.queue) {
-                let task_id = Some(before.spec.task_id.clone());
-                return Ok(Some(refuse(Refusal { task_id, state: None, index: None, why })));
+            if let Some(refused) = refused_queue(request, &before) {
+                return Ok(Some(refuse(refused)));
             }
             let mut draft = self.draft(before.clone(), now);
             self.save(id, &before, &mut draft)?;
             if let Some(why) = token.and_then(|token| lease_error(&draft, request, token)) {
-                if matches!(request.command, Command::ClaimNext(_)) {
-                    continue;
-                }
                 let (task_id, state) = (Some(draft.saga.spec.task_id.clone()), Some(draft.saga.state));
                 return Ok(Some(refuse(Refusal { task_id, state, index: None, why })));
             }
@@ -81,6 +89,61 @@ impl<R: Rows> Engine<R> {
         })))
     }
 
+    /// The sagas of an answer of several: without those that were purged since, and of a claim without those whose lease is
+    /// over. They may have grown to any size since the first answer, so first they are read without contents, and then as
+    /// much of these as fits into an answer: all of them, or the payloads, or none.
+    fn replay_several(
+        &mut self,
+        request: &Request,
+        stored: Vec<(RowId, Option<FencingToken>)>,
+        now: Timestamp,
+    ) -> Result<Outcome, RowsError> {
+        let room = self.answer_room.min(ANSWER_BYTES);
+        let (mut found, mut bytes) = (Vec::with_capacity(stored.len()), 0);
+        for (id, token) in stored {
+            if self.agenda.is_due(id, now) {
+                self.sweep_one(id, now)?;
+            }
+            let with_compensations = bytes <= room;
+            let Some((mut saga, contents)) = self.rows.load_brief(id, with_compensations)? else { continue };
+            match refused_queue(request, &saga) {
+                None => {}
+                // As one that was purged.
+                Some(Refusal { why: Rejection::SagaNotFound, .. }) => continue,
+                Some(refused) => return Ok(refuse(refused)),
+            }
+            if let Some(token) = token {
+                let draft = self.draft(saga, now);
+                if lease_error(&draft, request, token).is_some() {
+                    continue;
+                }
+                saga = draft.saga;
+            }
+            saga.contents_omitted = !with_compensations;
+            bytes += weight(&saga) - SAGA_OVERHEAD_BYTES + REPEATED_SAGA_BYTES;
+            found.push((id, saga, contents));
+        }
+        let all: usize = found.iter().map(|(_, _, contents)| contents.all()).sum();
+        let payloads: usize = found.iter().map(|(_, _, contents)| contents.payload).sum();
+        let (whole, with_payload) = (bytes + all <= room, bytes + payloads <= room);
+        let mut sagas = Vec::with_capacity(found.len());
+        for (id, mut saga, contents) in found {
+            if whole && contents.all() > 0 {
+                let Some(loaded) = self.rows.load(id)? else { continue };
+                saga = loaded;
+            } else if with_payload && contents.payload > 0 {
+                Arc::make_mut(&mut saga.spec).payload = self.rows.payload(id)?.unwrap_or_default();
+                saga.contents_omitted |= contents.outcome > 0;
+            } else {
+                saga.contents_omitted |= contents.all() > 0;
+            }
+            bytes += saga.spec.payload.bytes().len() + saga.progress.bytes().len() + saga.result.bytes().len();
+            sagas.push(saga);
+        }
+        self.answer_room = self.answer_room.saturating_sub(bytes);
+        Ok(Ok(Answer::Sagas(sagas)))
+    }
+
     /// Stores the answer to a request that can be repeated.
     pub(super) fn keep(
         &mut self,
@@ -95,6 +158,14 @@ impl<R: Rows> Engine<R> {
             Some(_) | None => Ok(()),
         }
     }
+}
+
+/// Refuses a saga of a foreign queue: the caller's queues may be fewer than they were. One that it may not even look at is
+/// refused as one that was purged.
+fn refused_queue(request: &Request, saga: &Saga) -> Option<Refusal> {
+    let why = out_of_reach(&request.by, &saga.spec.queue)?;
+    let task_id = (why != Rejection::SagaNotFound).then(|| saga.spec.task_id.clone());
+    Some(Refusal { task_id, state: None, index: None, why })
 }
 
 /// What a repeated claim's lease is answered with, if it no longer stands.

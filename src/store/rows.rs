@@ -4,18 +4,20 @@
 //! A backend with several coordinators locks what `find` and `load` return until `commit`, and takes revisions and the
 //! time from the database; nothing above this trait changes for it.
 
+use std::sync::Arc;
+
 use crate::domain::{
     command::QueueStatus,
     event::Event,
-    ids::{FencingToken, OwnerId, QueueName, Revision, SagaId, TaskId},
+    ids::{FencingToken, QueueName, Revision, SagaId, TaskId},
     lease::LeasePurpose,
     saga::{Saga, State},
-    text::Kind,
+    text::Blob,
     time::Timestamp,
     transition::Due,
 };
 
-use super::query::SagaKey;
+use super::{query::SagaKey, ready_index::ReadyEntry};
 
 /// A saga's place in the order of creation. Never given twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,6 +35,12 @@ pub enum RowsError {
     /// The store can't be relied upon any more; a commit that failed this way may have happened.
     #[error("{0}")]
     Broken(String),
+    /// The system refused a write. [`Rows::judge`] tells whether that was for lack of room; if not, it is like `Broken`.
+    #[error("{0}")]
+    Unwritten(String),
+    /// The store's files were removed or replaced: what is written goes where the next start won't find it.
+    #[error("{0}")]
+    Gone(String),
 }
 
 /// What is kept of the answer to a request with a `request_id`.
@@ -53,6 +61,22 @@ pub struct Derived {
     pub ready: Option<LeasePurpose>,
     /// When something is due next.
     pub due: Option<Due>,
+}
+
+/// How large a saga's contents are, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ContentBytes {
+    /// The payload.
+    pub payload: usize,
+    /// Progress and result together.
+    pub outcome: usize,
+}
+
+impl ContentBytes {
+    /// All of them.
+    pub const fn all(self) -> usize {
+        self.payload + self.outcome
+    }
 }
 
 /// What was removed with a saga.
@@ -76,9 +100,31 @@ pub struct Opening {
     /// The newest time in the store.
     pub last_time: Timestamp,
     /// What is due to which saga.
-    pub due: Vec<(RowId, Due)>,
+    pub due: Vec<StoredDue>,
+    /// What `ClaimNext` could give to some callers only: every saga that [`ReadyEntry::of`] has an entry for.
+    pub ready: Vec<(RowId, ReadyEntry)>,
     /// Queues that give nothing.
     pub paused: Vec<QueueName>,
+}
+
+/// What is due to a saga, as a store knows it when it is opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredDue {
+    /// The saga's place.
+    pub id: RowId,
+    /// What is due.
+    pub due: Due,
+    /// The saga's queue.
+    pub queue: QueueName,
+    /// Its state.
+    pub state: State,
+}
+
+impl StoredDue {
+    /// What is due to a saga, if anything.
+    pub fn of(id: RowId, saga: &Saga, derived: &Derived) -> Option<Self> {
+        Some(StoredDue { id, due: derived.due?, queue: saga.spec.queue.clone(), state: saga.state })
+    }
 }
 
 /// A candidate for `ClaimNext`: its priority and place.
@@ -90,14 +136,29 @@ pub struct Candidate {
     pub id: RowId,
 }
 
+/// What [`Rows::load_brief`] makes of a saga that is in memory.
+pub fn brief(mut saga: Saga, compensations: bool) -> (Saga, ContentBytes) {
+    let bytes = |blob: &mut Blob| std::mem::take(blob).bytes().len();
+    let outcome = bytes(&mut saga.progress) + bytes(&mut saga.result);
+    let payload = bytes(&mut Arc::make_mut(&mut saga.spec).payload);
+    if !compensations {
+        saga.compensations.clear();
+    }
+    (saga, ContentBytes { payload, outcome })
+}
+
 /// Facts under one transaction at a time.
-pub trait Rows: Send + 'static {
+pub trait Rows: 'static {
     /// Begins a transaction. Nothing below is called outside one.
     fn begin(&mut self) -> Result<(), RowsError>;
     /// Makes the transaction durable: when it returns, a power cut does not undo it.
     fn commit(&mut self) -> Result<(), RowsError>;
     /// Undoes the transaction.
     fn rollback(&mut self) -> Result<(), RowsError>;
+    /// Whether a write that the system refused, if that is what the error is about, was refused for lack of room.
+    fn judge(&self, error: RowsError) -> RowsError {
+        error
+    }
     /// Does bounded housekeeping between transactions; `idle` tells that nobody waits.
     fn maintain(&mut self, idle: bool) -> Result<(), RowsError>;
     /// Gives a little of the room that nobody needs back to the file system, between transactions; returns whether there
@@ -114,6 +175,11 @@ pub trait Rows: Send + 'static {
     fn find(&mut self, key: &SagaKey) -> Result<Option<(RowId, Saga)>, RowsError>;
     /// A saga by its place.
     fn load(&mut self, id: RowId) -> Result<Option<Saga>, RowsError>;
+    /// A saga by its place without its contents, of which nothing is read but how large they are; and without its compensations
+    /// unless they are wanted.
+    fn load_brief(&mut self, id: RowId, compensations: bool) -> Result<Option<(Saga, ContentBytes)>, RowsError>;
+    /// A saga's payload.
+    fn payload(&mut self, id: RowId) -> Result<Option<Blob>, RowsError>;
     /// Which of the two ids is taken, if any: the field's name.
     fn taken(&mut self, task_id: &TaskId, saga_id: &SagaId) -> Result<Option<&'static str>, RowsError>;
     /// Adds a saga.
@@ -122,20 +188,12 @@ pub trait Rows: Send + 'static {
     fn update(&mut self, id: RowId, before: &Saga, after: &Saga, derived: &Derived) -> Result<(), RowsError>;
     /// Appends to the history.
     fn append(&mut self, id: RowId, event: &Event) -> Result<(), RowsError>;
-    /// The events of one saga that carry this token.
-    fn events_of_lease(&mut self, id: RowId, token: FencingToken) -> Result<Vec<Event>, RowsError>;
+    /// The `claimed` event of a saga's lease and, if it is among the `newest` events of that saga, the one that says how the
+    /// lease's holder ended it (`ended_by`).
+    fn ends_of_lease(&mut self, id: RowId, token: FencingToken, newest: usize) -> Result<Vec<Event>, RowsError>;
 
-    /// Sagas of a queue reserved for an owner, by priority, then creation.
-    fn reserved(&mut self, owner: &OwnerId, queue: &QueueName) -> Result<Vec<Candidate>, RowsError>;
-    /// Ready sagas of a queue, by priority, then creation: at most `limit`. For compensation, `kinds` that are not empty
-    /// must cover all that is pending.
-    fn ready(
-        &mut self,
-        purpose: LeasePurpose,
-        queue: &QueueName,
-        kinds: &[Kind],
-        limit: usize,
-    ) -> Result<Vec<Candidate>, RowsError>;
+    /// Ready sagas of a queue, by priority, then creation: at most `limit`.
+    fn ready(&mut self, purpose: LeasePurpose, queue: &QueueName, limit: usize) -> Result<Vec<Candidate>, RowsError>;
 
     /// The stored answer to a request.
     fn answer(&mut self, id: &[u8; 16]) -> Result<Option<StoredAnswer>, RowsError>;
@@ -144,6 +202,8 @@ pub trait Rows: Send + 'static {
     /// Forgets at most `limit` answers given before a time.
     fn forget_answers(&mut self, before: Timestamp, limit: usize) -> Result<usize, RowsError>;
 
+    /// Whether a queue ever held a saga or was paused.
+    fn knows_queue(&mut self, queue: &QueueName) -> Result<bool, RowsError>;
     /// Keeps whether a queue is paused, by whom and why.
     fn set_paused(&mut self, status: &QueueStatus) -> Result<(), RowsError>;
     /// Terminal sagas in these states, unchanged since before a time, oldest first: at most `limit`.

@@ -12,6 +12,8 @@ use crate::domain::{event::Event, ids::Revision};
 
 /// Events kept: enough for a follower that is a few busy seconds behind.
 const EVENTS_KEPT: usize = 8192;
+/// Most memory of them: 2 KiB for each, where one of a few hundred bytes is usual and the largest takes over 25 KiB.
+pub(crate) const TAIL_BYTES: usize = 16 << 20;
 
 /// The newest committed events, and a signal when there are more.
 #[derive(Debug)]
@@ -25,12 +27,17 @@ struct Ring {
     /// All events after this one are in `events`.
     floor: Revision,
     events: VecDeque<Arc<Event>>,
+    /// What they weigh.
+    bytes: usize,
 }
 
 impl Tail {
     /// A tail that begins behind the newest event of a store.
     pub fn starting_at(head: Revision) -> Self {
-        Tail { ring: RwLock::new(Ring { floor: head, events: VecDeque::new() }), head: watch::Sender::new(head) }
+        Tail {
+            ring: RwLock::new(Ring { floor: head, events: VecDeque::new(), bytes: 0 }),
+            head: watch::Sender::new(head),
+        }
     }
 
     /// Adds committed events, in order, and wakes the followers. Called by the writer after each commit.
@@ -39,12 +46,13 @@ impl Tail {
         let mut newest = None;
         for event in events {
             newest = Some(event.revision);
+            ring.bytes += event.weight();
             ring.events.push_back(Arc::new(event));
         }
-        while ring.events.len() > EVENTS_KEPT {
-            if let Some(event) = ring.events.pop_front() {
-                ring.floor = event.revision;
-            }
+        while ring.events.len() > EVENTS_KEPT || ring.bytes > TAIL_BYTES {
+            let Some(event) = ring.events.pop_front() else { break };
+            ring.bytes -= event.weight();
+            ring.floor = event.revision;
         }
         drop(ring);
         if let Some(revision) = newest {
@@ -70,5 +78,48 @@ impl Tail {
         }
         let start = ring.events.partition_point(|event| event.revision <= revision);
         Some(ring.events.iter().skip(start).take(limit).cloned().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{
+        event::EventType,
+        ids::{QueueName, TaskId},
+        saga::State,
+        time::Timestamp,
+    };
+
+    fn event(revision: i64, bytes: usize) -> Event {
+        let task_id = TaskId::parse("t").unwrap();
+        Event {
+            revision: Revision(revision),
+            saga_id: task_id.to_saga_id(),
+            task_id,
+            queue: QueueName::parse("q").unwrap(),
+            time: Timestamp::ZERO,
+            kind: EventType::Annotated,
+            actor: None,
+            reason: "r".repeat(bytes).into(),
+            from_state: None,
+            to_state: State::Planned,
+            token: None,
+            details: Default::default(),
+            mark: None,
+        }
+    }
+
+    #[test]
+    fn p10_what_is_kept_is_bounded_by_number_and_by_bytes() {
+        const LARGE: usize = 25 << 10;
+        for (bytes, kept) in [(1, EVENTS_KEPT), (LARGE, TAIL_BYTES / event(1, LARGE).weight())] {
+            let tail = Tail::starting_at(Revision::ZERO);
+            let last = EVENTS_KEPT as i64 + 10;
+            (1..=last).for_each(|revision| tail.publish([event(revision, bytes)]));
+            let floor = Revision(last - kept as i64);
+            assert_eq!(tail.after(floor, usize::MAX).map(|events| events.len()), Some(kept));
+            assert_eq!(tail.after(Revision(floor.0 - 1), usize::MAX), None, "what is older is read from the store");
+        }
     }
 }

@@ -3,20 +3,28 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    hash::Hash,
     ops::Bound,
     sync::Arc,
 };
 
-use crate::domain::{
-    command::{ClaimNext, RequestKey},
-    ids::{OwnerId, QueueName},
-    lease::LeasePurpose,
-    principal::Behalf,
-    text::Kind,
-    time::Timestamp,
+use crate::{
+    clock::Clock,
+    domain::{
+        command::{ClaimNext, RequestKey},
+        ids::{OwnerId, QueueName},
+        lease::LeasePurpose,
+        principal::Behalf,
+        text::Kind,
+        time::Timestamp,
+    },
 };
 
-use super::post::Reply;
+use super::{
+    credentials::{CallOrigin, Credentials},
+    post::Reply,
+    ready_index::KindSet,
+};
 
 /// How many calls are looked at for whether their callers are gone: so few that it costs the writer nothing to speak of.
 const LOOK_AT: usize = 128;
@@ -30,30 +38,74 @@ pub struct Waiter {
     /// On whose behalf, if that is known.
     pub by: Option<Arc<Behalf>>,
     /// When it is answered that there was none.
-    pub deadline: Timestamp,
+    pub until: HeldUntil,
     /// Where its answer goes.
     pub answer: Reply,
+    /// What its caller showed, where callers are known.
+    pub credentials: Option<Credentials>,
+    /// Among whose calls it counts; none: nobody's.
+    pub share: Option<Share>,
 }
+
+/// Whose a call is, for sharing places and turns.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Share {
+    /// A principal's, over whatever connections it calls.
+    Principal(Arc<str>),
+    /// A connection's, where callers are not known.
+    Connection(u64),
+}
+
+impl Share {
+    /// Whose a call is.
+    pub fn of(by: Option<&Behalf>, origin: &CallOrigin) -> Option<Self> {
+        Share::of_caller(by.map(|by| by.actor.as_str()), origin.connection)
+    }
+
+    /// A principal's, or else a connection's.
+    pub fn of_caller(principal: Option<&str>, connection: Option<u64>) -> Option<Self> {
+        match principal {
+            Some(name) => Some(Share::Principal(name.into())),
+            None => connection.map(Share::Connection),
+        }
+    }
+}
+
+/// Held calls of one principal, or of one connection where callers are not known, that are its fair share: once three quarters of
+/// all places are taken, those who have more get none of the last quarter. As with calls (`max_calls`).
+pub const FAIR_WAITING: usize = 64;
+
+impl Waiter {
+    /// Whether nothing may be handed out to its caller any more.
+    pub fn is_revoked(&self, clock: &dyn Clock) -> bool {
+        self.credentials.as_ref().is_some_and(|credentials| credentials.are_over(clock))
+    }
+}
+
+/// When a held call is answered that there was none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeldUntil {
+    /// At this time.
+    Deadline(Timestamp),
+    /// When all has been applied that was due by this time and may be for it.
+    Swept(Timestamp),
+}
+
+/// Most calls held until something was swept that are looked at in one transaction. They are answered in order of arrival,
+/// and there are few: a call is held so only while thousands of sagas are due at once.
+const LOOK_AT_SWEPT: usize = 256;
 
 /// What became claimable.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Wake {
-    /// Something in a queue, by anyone.
-    Ready(LeasePurpose, QueueName),
-    /// Something in a queue, by one owner.
+    /// Something in a queue that anyone may execute.
+    ToExecute(QueueName),
+    /// Something in a queue to be compensated, by whoever takes all of these kinds.
+    ToCompensate(QueueName, KindSet),
+    /// Something in a queue that is reserved for one owner.
     Reserved(OwnerId, QueueName),
     /// Whatever is in a queue that was paused.
     Resumed(QueueName),
-}
-
-impl Wake {
-    /// Whether a call that finds nothing shows that no other call finds anything.
-    pub fn is_for_anyone(&self) -> bool {
-        match self {
-            Wake::Ready(..) => true,
-            Wake::Reserved(..) | Wake::Resumed(_) => false,
-        }
-    }
 }
 
 /// Queues and purposes that are told apart, kinds of each, and calls that are looked at for their kinds: so few that
@@ -79,7 +131,16 @@ pub struct Waiting {
 pub struct Waiters {
     calls: BTreeMap<u64, Waiter>,
     by_queue: HashMap<(LeasePurpose, QueueName), BTreeSet<u64>>,
+    /// Those that want to execute.
+    by_owner: HashMap<OwnerId, BTreeSet<u64>>,
+    /// Those that want to compensate, by each kind that they take; under none: whatever the kinds. One set, since there can be over a
+    /// million entries, and a set for each kind would take several times as much.
+    by_kind: BTreeSet<(Option<Kind>, u64)>,
     deadlines: BTreeSet<(Timestamp, u64)>,
+    /// Those that are held until something was swept.
+    until_swept: BTreeSet<u64>,
+    /// How many are whose.
+    shares: HashMap<Share, usize>,
     arrived: u64,
     /// The last call that was looked at for whether its caller is gone.
     looked_at: u64,
@@ -92,7 +153,21 @@ impl Waiters {
         for queue in &waiter.wish.queues {
             self.by_queue.entry((waiter.wish.purpose, queue.clone())).or_default().insert(self.arrived);
         }
-        self.deadlines.insert((waiter.deadline, self.arrived));
+        match waiter.wish.purpose {
+            LeasePurpose::Execute => {
+                self.by_owner.entry(waiter.wish.owner.clone()).or_default().insert(self.arrived);
+            }
+            LeasePurpose::Compensate => {
+                self.by_kind.extend(kinds_taken(&waiter.wish).map(|kind| (kind, self.arrived)));
+            }
+        }
+        match waiter.until {
+            HeldUntil::Deadline(at) => self.deadlines.insert((at, self.arrived)),
+            HeldUntil::Swept(_) => self.until_swept.insert(self.arrived),
+        };
+        if let Some(share) = &waiter.share {
+            *self.shares.entry(share.clone()).or_default() += 1;
+        }
         self.calls.insert(self.arrived, waiter);
     }
 
@@ -126,22 +201,48 @@ impl Waiters {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
-    /// The calls that what became claimable may serve, in order of arrival.
-    pub fn interested(&self, wake: &Wake) -> Vec<u64> {
-        let waiting_for = |purpose: LeasePurpose, queue: &QueueName| {
-            self.by_queue.get(&(purpose, queue.clone())).into_iter().flatten().copied()
-        };
+    /// The first call behind `after`, in order of arrival, that can be given what became claimable; none for a resumed queue,
+    /// which is looked at part by part.
+    pub fn next_interested(&self, wake: &Wake, after: u64) -> Option<u64> {
         match wake {
-            Wake::Ready(purpose, queue) => waiting_for(*purpose, queue).collect(),
+            Wake::ToExecute(queue) => first_common(&[self.waiting_for(LeasePurpose::Execute, queue)?], after),
             Wake::Reserved(owner, queue) => {
-                waiting_for(LeasePurpose::Execute, queue).filter(|call| self.calls[call].wish.owner == *owner).collect()
+                let of_owner = Calls::All(self.by_owner.get(owner)?);
+                first_common(&[self.waiting_for(LeasePurpose::Execute, queue)?, of_owner], after)
             }
-            Wake::Resumed(queue) => {
-                let either =
-                    waiting_for(LeasePurpose::Execute, queue).chain(waiting_for(LeasePurpose::Compensate, queue));
-                either.collect::<BTreeSet<_>>().into_iter().collect()
+            Wake::ToCompensate(queue, kinds) => {
+                let waiting = self.waiting_for(LeasePurpose::Compensate, queue)?;
+                let of_kind = |kind| Calls::OfKind(&self.by_kind, kind);
+                let any = first_common(&[waiting.clone(), of_kind(None)], after);
+                let of_all: Vec<_> =
+                    [waiting].into_iter().chain(kinds.iter().cloned().map(Some).map(of_kind)).collect();
+                any.into_iter().chain(first_common(&of_all, after)).min()
             }
+            Wake::Resumed(_) => None,
         }
+    }
+
+    fn waiting_for(&self, purpose: LeasePurpose, queue: &QueueName) -> Option<Calls<'_>> {
+        self.by_queue.get(&(purpose, queue.clone())).map(Calls::All)
+    }
+
+    /// What those want that are held until something was swept, and by when it was due: the first of them.
+    pub fn until_swept(&self) -> impl Iterator<Item = (&ClaimNext, Timestamp)> {
+        let calls = self.until_swept.iter().take(LOOK_AT_SWEPT).filter_map(|call| self.calls.get(call));
+        calls.filter_map(|waiter| match waiter.until {
+            HeldUntil::Deadline(_) => None,
+            HeldUntil::Swept(time) => Some((&waiter.wish, time)),
+        })
+    }
+
+    /// Whether any call is held until something was swept.
+    pub fn has_until_swept(&self) -> bool {
+        !self.until_swept.is_empty()
+    }
+
+    /// The first of these calls.
+    pub fn calls_until_swept(&self) -> Vec<u64> {
+        self.until_swept.iter().take(LOOK_AT_SWEPT).copied().collect()
     }
 
     /// A held call, unless its caller has gone away: such a call is let go.
@@ -156,17 +257,41 @@ impl Waiters {
     /// Lets a call go.
     pub fn take(&mut self, call: u64) -> Option<Waiter> {
         let waiter = self.calls.remove(&call)?;
-        self.deadlines.remove(&(waiter.deadline, call));
+        match waiter.until {
+            HeldUntil::Deadline(at) => self.deadlines.remove(&(at, call)),
+            HeldUntil::Swept(_) => self.until_swept.remove(&call),
+        };
+        if let Some(share) = &waiter.share
+            && let Some(count) = self.shares.get_mut(share)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.shares.remove(share);
+            }
+        }
         for queue in &waiter.wish.queues {
-            let key = (waiter.wish.purpose, queue.clone());
-            if let Some(calls) = self.by_queue.get_mut(&key) {
-                calls.remove(&call);
-                if calls.is_empty() {
-                    self.by_queue.remove(&key);
+            remove(&mut self.by_queue, &(waiter.wish.purpose, queue.clone()), call);
+        }
+        match waiter.wish.purpose {
+            LeasePurpose::Execute => remove(&mut self.by_owner, &waiter.wish.owner, call),
+            LeasePurpose::Compensate => {
+                for kind in kinds_taken(&waiter.wish) {
+                    self.by_kind.remove(&(kind, call));
                 }
             }
         }
         Some(waiter)
+    }
+
+    /// Whether there is a place for a call where so many may be held. If not, places of callers who have gone away are looked for.
+    pub fn have_room(&mut self, waiter: &Waiter, most: usize) -> bool {
+        self.has_place(waiter, most) || (self.forget_gone() && self.has_place(waiter, most))
+    }
+
+    fn has_place(&self, waiter: &Waiter, most: usize) -> bool {
+        let mine = waiter.share.as_ref().and_then(|share| self.shares.get(share)).copied().unwrap_or(0);
+        let is_greedy = self.len() >= most / 4 * 3 && mine >= FAIR_WAITING;
+        self.len() < most && !is_greedy
     }
 
     /// Looks at some of the calls, at others each time, and lets those go whose callers have gone away; returns whether
@@ -189,10 +314,161 @@ impl Waiters {
         self.take(call)
     }
 
+    /// Lets those go whose callers were revoked. Looks at every call: a millisecond with the most that can be held, and only
+    /// after somebody was revoked.
+    pub fn take_revoked(&mut self, clock: &dyn Clock) -> Vec<Waiter> {
+        let revoked = self.calls.iter().filter(|(_, waiter)| waiter.is_revoked(clock)).map(|(call, _)| *call);
+        let revoked: Vec<_> = revoked.collect();
+        revoked.into_iter().filter_map(|call| self.take(call)).collect()
+    }
+
+    /// Lets every call go that is held until something was swept.
+    pub fn take_until_swept(&mut self) -> Vec<Waiter> {
+        let calls: Vec<_> = self.until_swept.iter().copied().collect();
+        calls.into_iter().filter_map(|call| self.take(call)).collect()
+    }
+
     /// Lets every call go.
     pub fn take_all(&mut self) -> Vec<Waiter> {
         self.by_queue.clear();
+        self.by_owner.clear();
+        self.by_kind.clear();
         self.deadlines.clear();
+        self.until_swept.clear();
+        self.shares.clear();
         std::mem::take(&mut self.calls).into_values().collect()
+    }
+}
+
+/// The kinds that a call to compensate takes, each of which is to be found; none: any.
+fn kinds_taken(wish: &ClaimNext) -> impl Iterator<Item = Option<Kind>> {
+    let any = wish.kinds.is_empty().then_some(None);
+    any.into_iter().chain(wish.kinds.iter().cloned().map(Some))
+}
+
+fn remove<K: Eq + Hash>(index: &mut HashMap<K, BTreeSet<u64>>, key: &K, call: u64) {
+    if let Some(calls) = index.get_mut(key) {
+        calls.remove(&call);
+        if calls.is_empty() {
+            index.remove(key);
+        }
+    }
+}
+
+/// Some of the held calls, in order of arrival.
+#[derive(Clone)]
+enum Calls<'a> {
+    All(&'a BTreeSet<u64>),
+    OfKind(&'a BTreeSet<(Option<Kind>, u64)>, Option<Kind>),
+}
+
+impl Calls<'_> {
+    /// The first of them from a number on.
+    fn first_from(&self, call: u64) -> Option<u64> {
+        match self {
+            Calls::All(calls) => calls.range(call..).next().copied(),
+            Calls::OfKind(calls, kind) => {
+                let (of, call) = calls.range((kind.clone(), call)..).next()?;
+                (of == kind).then_some(*call)
+            }
+        }
+    }
+}
+
+/// The first call behind `after` that is among all of these. Each is asked from the furthest call on that was found so far: what is
+/// in one of them alone is passed over together.
+fn first_common(all: &[Calls<'_>], after: u64) -> Option<u64> {
+    let mut candidate = after.checked_add(1)?;
+    loop {
+        let begun = candidate;
+        for calls in all {
+            candidate = calls.first_from(candidate)?;
+        }
+        if candidate == begun {
+            return Some(candidate);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::time::Span;
+
+    fn queue(n: usize) -> QueueName {
+        QueueName::parse(&format!("q{n}")).unwrap()
+    }
+
+    fn owner(n: usize) -> OwnerId {
+        OwnerId::parse(&format!("w{n}")).unwrap()
+    }
+
+    fn kinds(of: &[usize]) -> Vec<Kind> {
+        of.iter().map(|n| Kind::parse(&format!("k{n}")).unwrap()).collect()
+    }
+
+    type CanBeGiven<'a> = &'a dyn Fn(&ClaimNext) -> bool;
+
+    fn held(wish: ClaimNext) -> Waiter {
+        let until = HeldUntil::Deadline(Timestamp::ZERO);
+        Waiter { wish, key: None, by: None, until, answer: Reply::expected().0, credentials: None, share: None }
+    }
+
+    fn few(below: usize, most: usize) -> impl Strategy<Value = Vec<usize>> {
+        prop::collection::vec(0..below, 0..most)
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_can_be_given_something_is_found_and_nobody_else(
+            calls in prop::collection::vec((any::<bool>(), few(3, 3), 0..3usize, few(5, 4)), 0..30),
+            gone in few(30, 10),
+            wanted in (0..3usize, 0..3usize, few(5, 4)),
+        ) {
+            let mut waiters = Waiters::default();
+            let mut wishes = BTreeMap::new();
+            for (number, (executes, queues, by, of)) in (1..).zip(calls) {
+                let purpose = if executes { LeasePurpose::Execute } else { LeasePurpose::Compensate };
+                let wish = ClaimNext {
+                    queues: queues.into_iter().map(queue).collect(),
+                    owner: owner(by),
+                    ttl: Span::from_secs(1),
+                    max_sagas: 1,
+                    wait: Span::from_secs(1),
+                    purpose,
+                    kinds: kinds(&of),
+                };
+                waiters.hold(held(wish.clone()));
+                wishes.insert(number, wish);
+            }
+            for call in gone {
+                waiters.take(call as u64);
+                wishes.remove(&(call as u64));
+            }
+            let (of_queue, by, pending) = (queue(wanted.0), owner(wanted.1), kinds(&wanted.2));
+            let waits = |wish: &ClaimNext, purpose| wish.purpose == purpose && wish.queues.contains(&of_queue);
+            let takes = |wish: &ClaimNext| wish.kinds.is_empty() || pending.iter().all(|kind| wish.kinds.contains(kind));
+            let set: KindSet = pending.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
+            let cases: [(Wake, CanBeGiven<'_>); 3] = [
+                (Wake::ToExecute(of_queue.clone()), &|wish| waits(wish, LeasePurpose::Execute)),
+                (Wake::Reserved(by.clone(), of_queue.clone()), &|wish| waits(wish, LeasePurpose::Execute) && wish.owner == by),
+                (Wake::ToCompensate(of_queue.clone(), set), &|wish| waits(wish, LeasePurpose::Compensate) && takes(wish)),
+            ];
+            for (wake, can_be_given) in cases {
+                let expected: Vec<u64> = wishes.iter().filter(|(_, wish)| can_be_given(wish)).map(|(n, _)| *n).collect();
+                let mut found = Vec::new();
+                while let Some(call) = waiters.next_interested(&wake, found.last().copied().unwrap_or(0)) {
+                    found.push(call);
+                }
+                prop_assert_eq!(found, expected, "{:?}", wake);
+            }
+            for call in wishes.into_keys() {
+                waiters.take(call);
+            }
+            prop_assert!(waiters.is_empty() && waiters.by_queue.is_empty());
+            prop_assert!(waiters.by_owner.is_empty() && waiters.by_kind.is_empty());
+        }
     }
 }

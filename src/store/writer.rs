@@ -7,7 +7,8 @@
 mod house;
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering, mpsc},
     thread,
     time::Duration,
 };
@@ -18,9 +19,10 @@ use tokio::sync::oneshot;
 use crate::{
     domain::{
         bounds::ANSWER_KEPT,
-        command::{Answer, ClaimNext, Command, Request},
+        command::{Answer, ClaimNext, Command, FreeVerb, Request, Verb},
         event::Event,
         ids::Revision,
+        lease::Absence,
         time::{Span, Timestamp},
     },
     mutants::{self, Mutant},
@@ -28,20 +30,18 @@ use crate::{
 
 use super::{
     StoreError,
-    claim::let_go,
+    claim::{answer_bytes, let_go},
     execute::{Engine, Outcome},
     handle::{Message, Shared, Submission},
     inbox::Inbox,
     post::{Reply, send_all},
     rows::{Opening, Rows, RowsError},
     vitals::{Batch, Step, Tally, Timing},
-    waiters::{Waiter, Waiters, Waiting},
+    waiters::{HeldUntil, Share, Waiter, Waiters, Waiting},
 };
 
 /// How often an idle writer looks up: often enough to notice its own absence.
 const LOOK_UP: Span = Span::from_millis(250);
-/// Most sagas that one transaction sweeps: about 20 ms of work, so that callers don't wait longer behind a sweep.
-const SWEEP: usize = 500;
 /// Most answers that one transaction forgets.
 const FORGET: usize = 5000;
 /// How often it looks for answers to forget.
@@ -53,10 +53,20 @@ const HOLD_RETRY: Span = Span::from_secs(1);
 /// Revisions are reserved in blocks of this size: large enough to sync the reservation seldom, small enough that 2^53
 /// lasts for 500 million starts.
 const RESERVE: usize = 1 << 24;
+/// From how many sagas on a batch is a large one, and how many of these one transaction takes together: creating a thousand, or
+/// repeating the answer, takes some tens of milliseconds. Small changes that come meanwhile don't wait for several of them.
+const LARGE: usize = 100;
+const LARGE_TOGETHER: usize = 1000;
 /// Why the writer ended early.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[error("the store failed: {0}")]
-pub struct WriterFailure(pub String);
+pub enum WriterFailure {
+    /// The store can't be relied upon any more.
+    #[error("the store failed: {0}")]
+    Failed(String),
+    /// The store's files were removed or replaced; says which.
+    #[error("{0}")]
+    Gone(String),
+}
 
 /// The running writer thread.
 pub struct WriterThread {
@@ -66,7 +76,7 @@ pub struct WriterThread {
 impl WriterThread {
     /// Resolves when the thread has ended: fine after `Store::close`, else with what failed.
     pub async fn ended(&mut self) -> Result<(), WriterFailure> {
-        (&mut self.ended).await.unwrap_or_else(|_| Err(WriterFailure("the writer thread panicked".into())))
+        (&mut self.ended).await.unwrap_or_else(|_| Err(WriterFailure::Failed("the writer thread panicked".into())))
     }
 }
 
@@ -81,30 +91,39 @@ pub struct WriterBounds {
     pub restart_grace: Span,
 }
 
-/// Starts the writer on an opened backend. What guards the backend against others is let go when the writer has ended.
+/// Starts the writer on an opened backend, whose rows are made on the thread that uses them. What guards the backend against
+/// others is let go when the writer has ended.
 pub(super) fn spawn<R: Rows>(
-    mut rows: R,
+    make: impl FnOnce() -> R + Send + 'static,
     opening: Opening,
     messages: Receiver<Message>,
     shared: Arc<Shared>,
     bounds: WriterBounds,
     guard: impl Send + 'static,
 ) -> Result<WriterThread, std::io::Error> {
-    let reserved = opening.next_revision.after(RESERVE);
-    // Before anyone can read: a backup that began at once would be in the way.
-    if !rows.reserve_revisions(reserved).map_err(std::io::Error::other)? {
-        let what = "another process reads the database and keeps its log from being checkpointed";
-        return Err(std::io::Error::other(what));
-    }
     let (done, ended) = oneshot::channel();
+    let (started, has_started) = mpsc::sync_channel(1);
     thread::Builder::new().name("sagad-writer".into()).spawn(move || {
+        let mut rows = make();
+        let reserved = opening.next_revision.after(RESERVE);
+        let is_reserved =
+            if mutants::on(Mutant::RevisionsNotReserved) { Ok(true) } else { rows.reserve_revisions(reserved) };
+        let begins = matches!(is_reserved, Ok(true));
+        // Whoever starts it waits for this.
+        if started.send(is_reserved).is_err() || !begins {
+            return;
+        }
         let reserve_at = opening.next_revision.after(RESERVE / 2);
         let now = shared.clock.now();
-        let absence = *shared.absence.read();
+        let absence =
+            if mutants::on(Mutant::RestartWithoutGrace) { Absence::default() } else { *shared.absence.read() };
+        let mut engine = Engine::new(rows, opening, absence);
+        engine.time_sweeps(Arc::clone(&shared.clock));
         let mut writer = Writer {
-            engine: Engine::new(rows, opening, absence),
+            engine,
             inbox: Inbox::new(messages, Arc::clone(&shared.clock)),
             waiters: Waiters::default(),
+            large: VecDeque::new(),
             bounds,
             time: now,
             last_able: now,
@@ -117,14 +136,26 @@ pub(super) fn spawn<R: Rows>(
             reserve_at,
             shared,
         };
-        let result = writer.run().map_err(|failure| WriterFailure(failure.to_string()));
+        let result = writer.run().map_err(|failure| match failure {
+            RowsError::Gone(what) => WriterFailure::Gone(what),
+            RowsError::Full | RowsError::Corrupt(_) | RowsError::Broken(_) | RowsError::Unwritten(_) => {
+                WriterFailure::Failed(failure.to_string())
+            }
+        });
         writer.refuse_the_rest();
         drop(writer);
         drop(guard);
         // Nobody may be waiting for the end.
         let _ = done.send(result);
     })?;
-    Ok(WriterThread { ended })
+    // Before anyone can read: a backup that began at once would be in the way.
+    match has_started.recv().map_err(std::io::Error::other)?.map_err(std::io::Error::other)? {
+        true => Ok(WriterThread { ended }),
+        false => {
+            let what = "another process reads the database and keeps its log from being checkpointed";
+            Err(std::io::Error::other(what))
+        }
+    }
 }
 
 struct Writer<R> {
@@ -132,6 +163,8 @@ struct Writer<R> {
     inbox: Inbox,
     shared: Arc<Shared>,
     waiters: Waiters,
+    /// Large batches that wait for their turn. What they hold is bounded with all changes'.
+    large: VecDeque<Submission>,
     bounds: WriterBounds,
     /// The time of the last command or sweep: no later one has an earlier time.
     time: Timestamp,
@@ -163,7 +196,7 @@ impl<R: Rows> Writer<R> {
     fn run(&mut self) -> Result<(), RowsError> {
         loop {
             let first = self.wait();
-            self.notice_absence();
+            self.begin_turn();
             if self.disk_was_full && !self.has_room()? {
                 self.answer_overdue();
                 match first {
@@ -172,15 +205,27 @@ impl<R: Rows> Writer<R> {
                     Some(message) => self.refuse_for_lack_of_room(message),
                     None => {}
                 }
+                // Nothing is swept until there is room.
+                for waiter in self.waiters.take_until_swept() {
+                    let_go(waiter, Err(StoreError::Full { retry_after: FULL_RETRY }));
+                }
+                for submission in std::mem::take(&mut self.large) {
+                    self.refuse_for_lack_of_room(Message::Submit(submission));
+                }
                 continue;
             }
             let mut batch = Vec::new();
             let mut closing = false;
             // Whatever arrives after this instant is not in the batch, so nothing due by it overtakes the queue.
             let now = self.shared.clock.now();
+            if mutants::on(Mutant::AbsenceUnnoticedWhileDraining) {
+                // One after the other: those that are left after a suspension give others time to send something.
+                (0..8).for_each(|_| thread::sleep(Duration::from_millis(1)));
+            }
             let mut next = first;
             while let Some(message) = next {
                 match message {
+                    Message::Submit(submission) if is_large(&submission) => self.large.push_back(submission),
                     Message::Submit(submission) => batch.push(submission),
                     Message::Tell(answer) => self.tell(answer),
                     Message::Drain => self.drain(),
@@ -191,7 +236,13 @@ impl<R: Rows> Writer<R> {
                 }
                 next = self.inbox.take();
             }
+            self.take_large(&mut batch, closing);
             self.inbox.turned(batch.len());
+            // The machine may have been suspended since the turn began, and what arrived after its return is in the batch. From
+            // here on nothing is judged at a later time than this, whenever the rest of the turn comes to be.
+            if !mutants::on(Mutant::AbsenceUnnoticedWhileDraining) {
+                self.notice_absence();
+            }
             let drained = batch.len() < self.bounds.batch;
             self.turn(batch, drained.then_some(now))?;
             if closing {
@@ -200,6 +251,17 @@ impl<R: Rows> Writer<R> {
             }
             self.keep_house()?;
             self.shrink()?;
+        }
+    }
+
+    /// Takes some of the large batches, one at least if there are any, behind what else there is; all of them at the end.
+    fn take_large(&mut self, batch: &mut Vec<Submission>, all: bool) {
+        let mut sagas = 0;
+        while (all || sagas < LARGE_TOGETHER)
+            && let Some(submission) = self.large.pop_front()
+        {
+            sagas += sagas_asked(&submission.request.command);
+            batch.push(submission);
         }
     }
 
@@ -213,9 +275,14 @@ impl<R: Rows> Writer<R> {
         let now = self.shared.clock.now();
         let mut until = now.plus(LOOK_UP);
         // While the disk is full nothing can be done about what is due.
-        let due = [self.engine.agenda.next(), self.waiters.next_deadline(), self.shrinks.then_some(self.shrink_at)];
+        let serve = self.engine.has_to_serve().then_some(now);
+        let shrink = self.shrinks.then_some(self.shrink_at);
+        let due = [self.engine.agenda.next(), self.waiters.next_deadline(), serve, shrink];
         for due in due.into_iter().flatten().filter(|_| !self.disk_was_full) {
             until = until.min(due);
+        }
+        if !self.large.is_empty() {
+            return self.inbox.take();
         }
         self.inbox.wait(until)
     }
@@ -237,15 +304,20 @@ impl<R: Rows> Writer<R> {
         self.release_all();
         while let Some(message) = self.inbox.take() {
             if let Message::Submit(submission) = message {
-                submission.answer.send(Err(StoreError::ShuttingDown));
+                self.large.push_back(submission);
             }
+        }
+        for submission in self.large.drain(..) {
+            submission.answer.send(Err(StoreError::ShuttingDown));
         }
     }
 
     /// One transaction: the batch, then what is due by `sweep_to`, or by the last arrival if more waits.
     fn turn(&mut self, batch: Vec<Submission>, sweep_to: Option<Timestamp>) -> Result<(), RowsError> {
         self.answer_overdue();
-        if batch.is_empty() && self.engine.agenda.due_by(self.shared.clock.now()).is_none() {
+        let nothing_due = self.engine.agenda.due_by(self.shared.clock.now()).is_none();
+        let nothing_held = !self.engine.has_to_serve() && !self.waiters.has_until_swept();
+        if batch.is_empty() && nothing_due && nothing_held {
             return Ok(());
         }
         let (changes, begun) = (batch.len(), self.shared.clock.now());
@@ -263,6 +335,10 @@ impl<R: Rows> Writer<R> {
                 Ok(())
             }
             Err((error, committing)) => {
+                let error = match self.engine.rows.judge(error) {
+                    RowsError::Broken(_) if mutants::on(Mutant::FailingDiskIsFull) => RowsError::Full,
+                    error => error,
+                };
                 let outcome = self.failed(&error, committing);
                 let callers = answered.into_iter().map(|(caller, _)| caller).chain(unanswered.map(|s| s.answer));
                 let told = callers.map(|caller| caller.send(Err(outcome.clone()))).count() as u64;
@@ -284,8 +360,18 @@ impl<R: Rows> Writer<R> {
     ) -> Result<Committed, (RowsError, bool)> {
         let before = |error| (error, false);
         self.engine.begin().map_err(before)?;
+        self.engine.answer_room = self.shared.memory.left();
+        // What the last transaction did not get to, if anything.
+        self.serve(answered).map_err(before)?;
         let mut timed: Vec<Arc<Timing>> = Vec::new();
         for submission in batch {
+            if submission.answer.is_closed() && gives_work(&submission.request.command) {
+                continue;
+            }
+            if submission.origin.credentials.as_ref().is_some_and(|shown| shown.are_over(&*self.shared.clock)) {
+                answered.push((submission.answer, Err(StoreError::Revoked)));
+                continue;
+            }
             self.time = self.time.max(submission.arrival);
             if let Some(timing) = &submission.timing {
                 timing.reached(Step::Taken, self.shared.clock.now());
@@ -296,8 +382,8 @@ impl<R: Rows> Writer<R> {
                 timed.push(timing.clone());
             }
             match executed {
-                Ok(Some(outcome)) => answered.push((submission.answer, outcome)),
-                Ok(None) => self.hold(submission, answered),
+                Ok((outcome, None)) => answer(submission.answer, outcome, answered),
+                Ok((_, Some(until))) => self.hold(submission, until, answered),
                 Err(error) => {
                     answered.push((submission.answer, Err(StoreError::OutcomeUnknown)));
                     return Err(before(error));
@@ -306,8 +392,12 @@ impl<R: Rows> Writer<R> {
             self.serve(answered).map_err(before)?;
         }
         self.time = self.time.max(sweep_to.unwrap_or(self.time));
-        self.engine.sweep(self.time, SWEEP).map_err(before)?;
+        if !mutants::on(Mutant::SweepsOnlyWhenAsked) {
+            self.engine.sweep_for_held(&self.waiters, self.time).map_err(before)?;
+            self.engine.sweep(self.time).map_err(before)?;
+        }
         self.serve(answered).map_err(before)?;
+        answered.extend(self.engine.take_swept(&mut self.waiters).into_iter().map(|(waiter, o)| (waiter.answer, o)));
         if self.time.since(self.forgot_at) >= FORGET_EVERY {
             self.forgot_at = self.time;
             self.engine.rows.forget_answers(self.time.minus(ANSWER_KEPT), FORGET).map_err(before)?;
@@ -326,36 +416,54 @@ impl<R: Rows> Writer<R> {
         Ok(Committed { events, commit_begun, committed })
     }
 
-    /// Executes one command; `None` if it is to be held.
-    fn execute(&mut self, submission: &Submission) -> Result<Option<Outcome>, RowsError> {
-        let outcome = self.engine.execute(&submission.request, self.time)?;
-        let held = self.engine.is_to_wait(&submission.request, &outcome, self.time)?;
-        Ok(if held { None } else { Some(outcome) })
+    /// Executes one command; tells how long it is to be held, if it is.
+    fn execute(&mut self, submission: &Submission) -> Result<(Outcome, Option<HeldUntil>), RowsError> {
+        let Submission { request, arrival, .. } = submission;
+        let outcome = self.engine.execute(request, self.time)?;
+        let held = self.engine.held_until(request, &outcome, *arrival, self.time)?;
+        Ok((outcome, held))
     }
 
     /// Holds a claim that found nothing, if there is room and time for it.
-    fn hold(&mut self, submission: Submission, answered: &mut Vec<Answered>) {
-        let Request { command, key, by } = submission.request;
+    fn hold(&mut self, submission: Submission, until: HeldUntil, answered: &mut Vec<Answered>) {
+        let Submission { request: Request { command, key, by }, answer, origin, .. } = submission;
         let Some(wish) = held_wish(command) else { return };
-        let deadline = submission.arrival.plus(wish.wait);
         if self.draining {
-            answered.push((submission.answer, Err(StoreError::ShuttingDown)));
-        } else if self.waiters.len() >= self.bounds.waiting && !self.waiters.forget_gone() {
+            answered.push((answer, Err(StoreError::ShuttingDown)));
+            return;
+        }
+        let waiter = Waiter {
+            wish,
+            key,
+            until,
+            answer,
+            share: Share::of(by.as_deref(), &origin),
+            by,
+            credentials: origin.credentials,
+        };
+        if !self.waiters.have_room(&waiter, self.bounds.waiting) {
             self.shared.meter.refused.too_many_waiting.fetch_add(1, Ordering::Relaxed);
-            answered.push((submission.answer, Err(StoreError::Overloaded { retry_after: HOLD_RETRY })));
+            answered.push((waiter.answer, Err(StoreError::Overloaded { retry_after: HOLD_RETRY })));
         } else {
-            self.waiters.hold(Waiter { wish, key, by, deadline, answer: submission.answer });
+            waiter.answer.release_bytes();
+            self.waiters.hold(waiter);
         }
     }
 
     fn serve(&mut self, answered: &mut Vec<Answered>) -> Result<(), RowsError> {
         for (waiter, outcome) in self.engine.serve(&mut self.waiters, self.time)? {
-            answered.push((waiter.answer, outcome));
+            answer(waiter.answer, outcome, answered);
         }
         Ok(())
     }
 
+    /// Answers held calls whose callers were revoked, and those whose time is up.
     fn answer_overdue(&mut self) {
+        if self.shared.revoked.swap(false, Ordering::AcqRel) {
+            for waiter in self.waiters.take_revoked(&*self.shared.clock) {
+                let_go(waiter, Err(StoreError::Revoked));
+            }
+        }
         let now = self.shared.clock.now();
         while let Some(waiter) = self.waiters.take_overdue(now) {
             let_go(waiter, Ok(Answer::Sagas(Vec::new())));
@@ -386,9 +494,42 @@ impl<R: Rows> Writer<R> {
                 }
             }
             // A commit that failed may have happened: the row can be there when the store is opened again.
-            RowsError::Broken(_) if committing => StoreError::OutcomeUnknown,
-            RowsError::Broken(what) | RowsError::Corrupt(what) => StoreError::Unavailable(what.clone()),
+            RowsError::Broken(_) | RowsError::Unwritten(_) | RowsError::Gone(_) if committing => {
+                StoreError::OutcomeUnknown
+            }
+            RowsError::Broken(what) | RowsError::Corrupt(what) | RowsError::Unwritten(what) | RowsError::Gone(what) => {
+                StoreError::Unavailable(what.clone())
+            }
         }
+    }
+}
+
+/// How many sagas a command creates.
+fn sagas_asked(command: &Command) -> usize {
+    match command {
+        Command::Create(creations) => creations.len(),
+        Command::ClaimNext(_) | Command::Change(_) | Command::SetPaused(_) | Command::Purge(_) => 1,
+    }
+}
+
+fn is_large(submission: &Submission) -> bool {
+    sagas_asked(&submission.request.command) > LARGE
+}
+
+/// Has an outcome sent when it is committed; until it has arrived its memory is counted.
+fn answer(reply: Reply, outcome: Outcome, answered: &mut Vec<Answered>) {
+    reply.add_bytes(answer_bytes(&outcome));
+    answered.push((reply, outcome));
+}
+
+/// Whether a command gives its caller a lease. It is not carried out when the caller has gone before its turn comes: nobody
+/// would work under that lease, and the work would wait for its end. Any other change is: a worker whose connection broke
+/// may have sent its result by it, and whoever repeats a call is answered alike whether it happened before or not.
+fn gives_work(command: &Command) -> bool {
+    match command {
+        Command::ClaimNext(_) => true,
+        Command::Change(change) => matches!(change.verb, Verb::Free(FreeVerb::Claim { .. })),
+        Command::Create(_) | Command::SetPaused(_) | Command::Purge(_) => false,
     }
 }
 

@@ -5,16 +5,17 @@ use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
 use futures::FutureExt;
 use tokio::{sync::watch, time::Sleep};
 
+use super::PageRoom;
 use crate::{
     domain::{
         event::Event,
         ids::{QueueName, Revision, TaskId},
     },
     mutants::{self, Mutant},
-    store::{EventQuery, Store, StoreError, vitals::Watching},
+    store::{EventQuery, Store, StoreError, Stretch, vitals::Watching},
 };
 
-/// Events read at once: enough to keep a reader busy, little enough to hold for each of many watchers.
+/// Events read at once: enough to keep a reader busy. What is held of them is bounded by [`PAGE_BYTES`].
 const PAGE: usize = 128;
 /// How long nothing is said before a bookmark: a little below the 10 s that are promised, for the way to the client.
 const BOOKMARK_AFTER: Duration = Duration::from_secs(9);
@@ -65,7 +66,7 @@ pub(super) struct Follower {
     which: Which,
     /// Everything up to here was handed out, or is not wanted.
     position: Revision,
-    /// Wanted events that were read and not handed out yet: one page at most.
+    /// Wanted events that were read and not handed out yet: one page at most, of [`PAGE_BYTES`].
     page: VecDeque<Arc<Event>>,
     /// The position once the page is handed out.
     page_end: Revision,
@@ -86,7 +87,7 @@ impl Follower {
         watching: Watching,
     ) -> Result<Self, StoreError> {
         let begin = Which::default().query(after, Revision(i64::MAX), 1);
-        store.events(begin).await?;
+        store.events_of_stretch(begin).await?;
         let after = if mutants::on(Mutant::WatchSkipsAtResume) { store.tail().head() } else { after };
         Ok(Follower::behind(store, which, after, watching))
     }
@@ -139,21 +140,31 @@ impl Follower {
     }
 
     fn take_from_ring(&mut self, events: Vec<Arc<Event>>) -> bool {
-        let Some(last) = events.last() else { return false };
-        self.page_end = last.revision;
-        self.page = events.into_iter().filter(|event| self.which.wants(event)).collect();
-        true
+        let any = !events.is_empty();
+        let mut room = PageRoom::default();
+        for event in events {
+            if self.which.wants(&event) {
+                if !room.admits(event.weight()) {
+                    break;
+                }
+                self.page.push_back(event.clone());
+            }
+            self.page_end = event.revision;
+        }
+        any
     }
 
-    /// For a watcher that fell behind the ring.
+    /// For a watcher that fell behind the ring: a stretch of the history, though nothing in it may be wanted.
     async fn take_from_store(&mut self, head: Revision) -> Result<bool, StoreError> {
-        let events = self.store.events(self.which.query(self.position, head, PAGE)).await?;
-        // A short page is the last one up to the head.
-        self.page_end = match events.last() {
-            Some(last) if events.len() >= PAGE => last.revision,
-            Some(_) | None => head.max(self.position),
+        let Stretch { found, through } =
+            self.store.events_of_stretch(self.which.query(self.position, head, PAGE)).await?;
+        let read = found.len();
+        let mut room = PageRoom::default();
+        self.page = found.into_iter().take_while(|event| room.admits(event.weight())).map(Arc::new).collect();
+        self.page_end = match self.page.back() {
+            Some(last) if self.page.len() < read => last.revision,
+            Some(_) | None => through.max(self.position),
         };
-        self.page = events.into_iter().map(Arc::new).collect();
         Ok(self.page_end > self.position)
     }
 

@@ -2,15 +2,39 @@
 //!
 //! A watcher misses nothing and sees nothing twice, because there is one order, that of revisions, and one position in
 //! it: everything up to there was sent, or is none of the watcher's concern. What comes next is read from the ring of
-//! the newest events, or from the store when the ring has moved on; so a slow watcher costs reads and no memory.
+//! the newest events, or from the store when the ring has moved on; so a slow watcher costs reads, and memory for
+//! one page of [`PAGE_BYTES`].
 //! (etcd `server/storage/mvcc/watchable_store.go`: synced and unsynced watchers; here each watcher pulls for itself.)
 
 mod events;
 mod follower;
 mod stale;
 
+use crate::mutants::{self, Mutant};
+
 pub use events::{EventItem, watch_events};
 pub use stale::{StaleItem, watch_stale};
+
+/// Most memory that a watch holds of what it has read and not handed out: some dozens of events or sagas of the usual size.
+/// What is larger is read one at a time and handed out at once, after which the limits on calls and connections count it.
+pub(crate) const PAGE_BYTES: usize = 16 << 10;
+
+/// What a page still has room for.
+#[derive(Debug, Default)]
+struct PageRoom {
+    taken: usize,
+    any: bool,
+}
+
+impl PageRoom {
+    /// Takes room for an item of so many bytes, if there is some; the first one always gets it.
+    fn admits(&mut self, bytes: usize) -> bool {
+        self.taken = self.taken.saturating_add(bytes);
+        let admitted = !self.any || self.taken <= PAGE_BYTES || mutants::on(Mutant::WatchPagesUnbounded);
+        self.any = true;
+        admitted
+    }
+}
 
 #[cfg(test)]
 mod tests;

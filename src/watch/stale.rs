@@ -12,16 +12,20 @@ use crate::{
         saga::Saga,
         time::Timestamp,
     },
+    mutants::{self, Mutant},
     store::{
-        SagaKey, Store, StoreError,
+        PageBounds, SagaKey, Store, StoreError, Stretch,
         vitals::{WatchKind, Watching},
     },
 };
 
-use super::follower::{Follower, Step, Which};
+use super::{
+    PAGE_BYTES,
+    follower::{Follower, Step, Which},
+};
 
-/// Sagas read at once for a snapshot: each can be over a MiB, and a page is held for each watcher.
-const SNAPSHOT_PAGE: usize = 16;
+/// What is read at once for a snapshot: each saga can be over a MiB, and a page is held for each watcher.
+const SNAPSHOT_PAGE: PageBounds = PageBounds { sagas: 16, bytes: PAGE_BYTES };
 
 /// What a watcher of stale sagas sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,10 +78,9 @@ struct Snapshot {
     queues: Vec<QueueName>,
     /// Sagas that are reported stale later belong to the tail.
     through: Revision,
+    /// Everything up to here was handed out or is in the page.
     position: Revision,
     page: VecDeque<(Revision, Saga)>,
-    /// Whether the page is the last one.
-    complete: bool,
     only: bool,
     watching: Watching,
 }
@@ -115,7 +118,6 @@ async fn step(mut at: At) -> Result<Option<(StaleItem, At)>, StoreError> {
                     through,
                     position: Revision::ZERO,
                     page: VecDeque::new(),
-                    complete: false,
                     only: snapshot_only,
                     watching,
                 })
@@ -147,23 +149,27 @@ async fn step(mut at: At) -> Result<Option<(StaleItem, At)>, StoreError> {
 
 impl Snapshot {
     async fn next(&mut self) -> Result<Option<StaleItem>, StoreError> {
-        if self.page.is_empty() && !self.complete {
-            let page = self.store.stale(self.queues.clone(), self.position, self.through, SNAPSHOT_PAGE).await?;
-            self.complete = page.len() < SNAPSHOT_PAGE;
-            self.page = page.into();
+        while self.page.is_empty() && self.position < self.through {
+            let mut bounds = SNAPSHOT_PAGE;
+            if mutants::on(Mutant::WatchPagesUnbounded) {
+                bounds.bytes = usize::MAX;
+            }
+            let Stretch { found, through } =
+                self.store.stale(self.queues.clone(), self.position, self.through, bounds).await?;
+            (self.page, self.position) = (found.into(), through);
         }
         let Some((revision, saga)) = self.page.pop_front() else { return Ok(None) };
-        self.position = revision;
         let Some(lease) = &saga.lease else {
             return Err(StoreError::Corrupt(format!("{} is reported stale without a lease", saga.task_id())));
         };
+        let (expire_time, cause) = lease.end();
         Ok(Some(StaleItem::Stale {
             revision,
             task_id: saga.task_id().clone(),
             owner: lease.owner.clone(),
             token: lease.token,
-            expire_time: lease.expire_time,
-            cause: lease.limit,
+            expire_time,
+            cause,
             saga: Some(Box::new(saga)),
         }))
     }
@@ -190,7 +196,8 @@ async fn tail_item(store: &Store, event: &Arc<Event>) -> Result<Option<StaleItem
             Ok(Some(StaleItem::Resolved { revision, task_id, resolution: *resolution }))
         }
         Some(StaleMark::Stale { owner, token, expire_time, cause }) => {
-            let saga = store.get(SagaKey::Task(task_id.clone())).await?;
+            // By the saga's own id: should it have been purged, its task_id may be that of another one by now, in another queue.
+            let saga = store.get(SagaKey::Saga(event.saga_id.clone())).await?;
             Ok(Some(StaleItem::Stale {
                 revision,
                 saga: saga.map(Box::new),

@@ -1,6 +1,6 @@
 //! Watches over a fake reader and the real tail: cut off and resumed, slow, filtered, silent.
 
-use std::{pin::Pin, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::{FutureExt, Stream, StreamExt};
 use proptest::prelude::*;
@@ -11,7 +11,7 @@ use crate::{
         event::{Event, EventType, Resolution, StaleMark},
         ids::{FencingToken, OwnerId, QueueName, Revision, TaskId},
         lease::StaleCause,
-        saga::State,
+        saga::{Spec, State},
         time::Timestamp,
     },
     store::{
@@ -125,6 +125,27 @@ async fn one_saga_and_one_queue_can_be_followed() {
     let expected = |wanted: fn(i64) -> bool| (11..=600).filter(|r| wanted(*r)).collect::<Vec<i64>>();
     assert_eq!(revisions(&drained(&mut one).await), expected(|r| r % 4 == 2));
     assert_eq!(revisions(&drained(&mut odd).await), expected(|r| r % 2 == 1));
+}
+
+/// A watcher that is behind sees the event of a saga that was purged since, whose task_id another one has by now.
+#[tokio::test(start_paused = true)]
+async fn p17_a_task_id_that_is_used_again_shows_no_other_saga() {
+    for used_again in [false, true] {
+        let reader = FakeReader::default();
+        let store = open(&reader);
+        let mut watch = follow_stale(&store, None, false);
+        assert!(matches!(watch.next().await, Some(Ok(StaleItem::Bookmark { .. }))));
+        let mut saga = running("t2", "elsewhere", None);
+        if used_again {
+            let saga_id = TaskId::parse("made-later").unwrap().to_saga_id();
+            saga.spec = Arc::new(Spec { saga_id, ..(*saga.spec).clone() });
+        }
+        reader.0.lock().sagas = vec![saga];
+        reader.publish(&store, vec![event(6)]);
+        let items = drained(&mut watch).await;
+        let [StaleItem::Stale { saga, .. }] = &items[..] else { panic!("{items:?}") };
+        assert_eq!(saga.is_none(), used_again, "{saga:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -365,4 +386,15 @@ fn streams_can_move_between_threads() {
     let store = open(&reader);
     sendable(watch_events(store.clone(), None, Vec::new(), None));
     sendable(watch_stale(store, Vec::new(), None, false));
+}
+
+#[test]
+fn p10_a_page_holds_what_fits_and_one_item_at_least() {
+    let taken = |sizes: &[usize]| {
+        let mut room = PageRoom::default();
+        sizes.iter().take_while(|bytes| room.admits(**bytes)).count()
+    };
+    assert_eq!(taken(&[PAGE_BYTES + 1, 1]), 1, "one that is too large is alone");
+    assert_eq!(taken(&[PAGE_BYTES / 2, PAGE_BYTES / 2, 1]), 2);
+    assert_eq!(taken(&[100; 500]), PAGE_BYTES / 100);
 }

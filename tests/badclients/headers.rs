@@ -1,9 +1,8 @@
 //! Headers: too many, too long, without end, and calls of which nothing follows.
 
-use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+use std::sync::atomic::Ordering::Relaxed;
 
 use sagad::proto::GetStatsRequest;
-use tokio::time::sleep;
 
 use super::{floods::flood, raw::*, siege::Siege, sized, support::*};
 
@@ -129,27 +128,40 @@ async fn p10_as_many_small_calls_as_allowed_are_no_flood() {
     siege.end(128).await;
 }
 
-/// Streams of services other than the contract's have a bound, too, and it is their own.
+/// Streams of services other than the contract's have a bound, too, and it is their own. Those that everybody may open have a
+/// share of it, and so has each connection: 48 / 8, and 4. Of the six, those that have made no call get four.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p10_health_watches_and_reflection_are_bounded() {
     use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
-    let siege = Siege::begin("health watches", &["--max-watches", "5"]).await;
-    let api = siege.daemon.api().await;
-    let mut health = HealthClient::new(api.channel.clone());
+    use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_client::ServerReflectionClient};
+    let siege = Siege::begin("health watches", &["--max-watches", "48"]).await;
+    let (api, other) = (siege.daemon.api().await, siege.daemon.api().await);
     let mut watches = Vec::new();
-    for _ in 0..5 {
-        watches.push(health.watch(HealthCheckRequest::default()).await.unwrap());
+    for (api, allowed) in [(&api, 4), (&other, 0)] {
+        let mut health = HealthClient::new(api.channel.clone());
+        for _ in 0..allowed {
+            watches.push(health.watch(HealthCheckRequest::default()).await.unwrap());
+        }
+        for _ in 0..3 {
+            assert_eq!(health.watch(HealthCheckRequest::default()).await.reason(), "OVERLOADED");
+        }
+        health.check(HealthCheckRequest::default()).await.unwrap();
     }
-    let problem = health.watch(HealthCheckRequest::default()).await;
-    assert_eq!(problem.reason(), "OVERLOADED");
-    let mut raw = Raw::connect(siege.daemon.address()).await.unwrap().reading();
-    raw.begin("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo").await.unwrap();
-    eventually("reflection is refused, too", || async { (raw.seen.headers.load(Relaxed) == 1).then_some(()) }).await;
-    health.check(HealthCheckRequest::default()).await.unwrap();
+    // All that is left to streams of other services is left to them.
+    let mut reflection = ServerReflectionClient::new(api.channel.clone());
+    let mut streams = Vec::new();
+    for _ in 0..48 {
+        streams.push(
+            reflection.server_reflection_info(futures::stream::pending::<ServerReflectionRequest>()).await.unwrap(),
+        );
+    }
+    let one_more = reflection.server_reflection_info(futures::stream::pending::<ServerReflectionRequest>()).await;
+    assert_eq!(one_more.reason(), "OVERLOADED");
     api.sagas.clone().get_stats(GetStatsRequest {}).await.unwrap();
     watches.pop();
-    sleep(Duration::from_millis(50)).await;
+    let mut health = HealthClient::new(other.channel.clone());
     eventually("a seat is free", || async { health.clone().watch(HealthCheckRequest::default()).await.ok() }).await;
-    drop((watches, raw, health, api));
+    health.check(HealthCheckRequest::default()).await.unwrap();
+    drop((watches, streams, health, reflection, api, other));
     siege.end(96).await;
 }

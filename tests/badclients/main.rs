@@ -10,7 +10,15 @@ mod citizen;
 mod connections;
 mod floods;
 mod headers;
+mod lockout;
 mod measure;
+mod oddities;
+#[path = "../security/people.rs"]
+#[allow(dead_code, reason = "shared with the tests of security")]
+mod people;
+#[path = "../security/pki.rs"]
+#[allow(dead_code, reason = "shared with the tests of security")]
+mod pki;
 mod raw;
 mod readers;
 mod siege;

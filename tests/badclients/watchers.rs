@@ -1,4 +1,4 @@
-//! A thousand watchers, of which half don't read.
+//! Watchers that don't read: a thousand of events, beside those that do; and of stale sagas that are as large as they can be.
 
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
@@ -59,4 +59,53 @@ async fn p10_a_thousand_watchers_of_which_half_do_not_read() {
     siege.hold(2).await;
     drop((deaf, api));
     siege.end(sized(96, 160)).await;
+}
+
+/// A saga that is as large as one can be made, stale.
+async fn large_and_stale(api: &Api, number: usize) {
+    let compensation =
+        |n: usize| CompensationSpec { kind: format!("kind-{n}"), target: "t".repeat(4096), reason: "r".repeat(4096) };
+    let request = CreateSagaRequest {
+        queue: "watched".into(),
+        payload: vec![b'x'; 64 << 10].into(),
+        compensations: (0..128).map(compensation).collect(),
+        ..create(&format!("large-{number}"))
+    };
+    api.stale(request, "gone").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p10_watchers_of_large_stale_sagas_that_do_not_read() {
+    /// As many as a page holds, if they are small.
+    const SAGAS: usize = 16;
+    const TOGETHER: usize = 8;
+    let watchers = sized(64, 240);
+    let siege = Siege::begin("watchers of stale sagas of 1.1 MiB that don't read", &[]).await;
+    let api = siege.daemon.api().await;
+    for number in 0..SAGAS {
+        large_and_stale(&api, number).await;
+    }
+    let request = WatchStaleRequest { queues: vec!["watched".into()], ..Default::default() };
+    let mut deaf = Vec::new();
+    for _ in 0..watchers / TOGETHER {
+        // Room for the beginning of the first saga.
+        let mut raw = Raw::with(siege.daemon.address(), &[(INITIAL_WINDOW, 100)]).await.unwrap().reading();
+        for _ in 0..TOGETHER {
+            raw.call("/sagad.v1.SagaService/WatchStale", &request.encode_to_vec()).await.unwrap();
+        }
+        let begun = || async { (raw.seen.data_bytes.load(Relaxed) >= 100 * TOGETHER as u64).then_some(()) };
+        eventually("they begin", begun).await;
+        deaf.push(raw);
+    }
+    siege.hold(2).await;
+    // One that reads gets them all.
+    let mut reading = api.watch_stale(WatchStaleRequest { snapshot_only: true, ..request }).await.unwrap();
+    let mut seen = 0;
+    while let Some(answer) = reading.message().await.unwrap() {
+        seen += usize::from(matches!(answer.item, Some(watch_stale_response::Item::Stale(_))));
+    }
+    assert_eq!(seen, SAGAS);
+    drop((deaf, reading, api));
+    // Of each watch one saga is under way, encoded. With a page of 16 whole sagas in each it was 1.5 GiB, in CI's size.
+    siege.end(sized(480, 800)).await;
 }

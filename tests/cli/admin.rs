@@ -1,6 +1,10 @@
 //! Queues, purging, the server's description and health, completions and manual pages.
 
-use std::fs;
+use std::{
+    fs,
+    io::Write,
+    process::{Command, Stdio},
+};
 
 use rustix::process::Signal;
 
@@ -23,6 +27,14 @@ fn a_paused_queue_gives_nothing_out_until_it_is_resumed() {
     assert_eq!(d.one("claim-next --queue builds")["taskId"], "t-1");
     assert_eq!(d.ok("resume builds"), "builds  open\n");
     d.refused(2, "INVALID_ARGUMENT", "pause 'no blanks'");
+    // A slip makes no queue.
+    let error = d.refused(4, "QUEUE_NOT_FOUND", "pause biulds --reason r");
+    let told = "the queue biulds never had a saga and was never paused: check its name";
+    assert_eq!(error["message"], format!("{told}; --create pauses it all the same"));
+    assert_eq!(d.refused(4, "QUEUE_NOT_FOUND", "resume biulds")["message"], told);
+    assert_eq!(d.json("queues").len(), 1);
+    assert_eq!(d.ok("pause next-week --create --reason 'not before monday'"), "next-week  paused\n");
+    assert_eq!(d.ok("resume next-week"), "next-week  open\n");
 }
 
 #[test]
@@ -33,17 +45,44 @@ fn purge_removes_old_terminal_sagas() {
         d.ok(&format!("quarantine t-{number} --reason r"));
     }
     d.ok("create --task-id stays");
-    let purge = "purge --state quarantined,completed --older-than 1ms";
+    let purge = "purge --state quarantined,completed --older-than 1ms --reason retention";
     assert_eq!(d.ok(&format!("{purge} --dry-run")), "would purge 3 sagas and 6 events\n");
-    assert_eq!(
-        d.ok(&format!("{purge} --max 1 --reason retention")),
-        "purged 1 saga and 2 events, and there are more\n"
-    );
-    assert_eq!(d.one(purge)["purgedSagas"], "2");
+    // Nobody is there to be asked.
+    let error = d.refused(2, "USAGE", purge).to_string();
+    assert!(error.contains("--yes") && error.contains("gone for good"), "{error}");
+    assert_eq!(d.json("list").len(), 4);
+    d.run("purge --state completed --older-than 1d --yes").assert_usage();
+    assert_eq!(d.ok(&format!("{purge} --yes --max 1")), "purged 1 saga and 2 events, and there are more\n");
+    assert_eq!(d.one(&format!("{purge} --yes"))["purgedSagas"], "2");
     assert_eq!(d.json("list").len(), 1);
     d.refused(4, "SAGA_NOT_FOUND", "get t-1");
-    d.run("purge --state running --older-than 1d").assert_usage();
+    d.run("purge --state running --older-than 1d --reason r").assert_usage();
     d.run("purge --state completed").assert_usage();
+}
+
+#[test]
+fn purge_asks_on_a_terminal() {
+    let d = Daemon::start();
+    d.ok("create --task-id t-1");
+    d.ok("quarantine t-1 --reason r");
+    let purge = format!(
+        "'{}' purge --state quarantined --older-than 1ms --reason old; echo \"exit $?\"",
+        env!("CARGO_BIN_EXE_sagad")
+    );
+    for (answer, told, left) in [("n\n", "nothing was purged", 1), ("y\n", "purged 1 saga and 2 events", 0)] {
+        let mut command = Command::new("script");
+        command.args(["-qec", &purge, "/dev/null"]).env("SAGAD_SERVER", d.url());
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let Ok(mut child) = child else {
+            println!("skipped: there is no `script` here");
+            return;
+        };
+        child.stdin.take().unwrap().write_all(answer.as_bytes()).unwrap();
+        let out = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+        assert!(out.contains("purge 1 saga and 2 events for good? [y/N]") && out.contains(told), "{out}");
+        assert!(out.contains(&format!("exit {left}")), "{out}");
+        assert_eq!(d.json("list").len(), left);
+    }
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! `sagad compensate`: handlers, their order, their failures.
 
+use serde_json::Value;
+
 use crate::daemon::{Daemon, until};
 
 #[test]
@@ -105,11 +107,11 @@ fn what_has_to_settle_is_waited_for() {
     let ran = d.run("compensate --queue q --drain --stale --handler branch=true");
     assert_eq!((ran.code, d.state("t-1").as_str()), (0, "compensated"), "{}", ran.err);
     let events = d.json("history t-1");
-    let at = |kind: &str| {
-        let event = events.iter().rfind(|event| event["type"] == format!("EVENT_TYPE_{kind}")).unwrap();
-        chrono::DateTime::parse_from_rfc3339(event["time"].as_str().unwrap()).unwrap()
-    };
-    assert!((at("CLAIMED") - at("LEASE_EXPIRED")).num_milliseconds() >= 2_000, "{events:?}");
+    let last = |kind: &str| events.iter().rfind(|event| event["type"] == format!("EVENT_TYPE_{kind}")).unwrap();
+    let time = |value: &Value| chrono::DateTime::parse_from_rfc3339(value.as_str().unwrap()).unwrap();
+    // From when it ran out, which is before it was noticed.
+    let ran_out = time(&last("LEASE_EXPIRED")["details"]["expire_time"]);
+    assert!((time(&last("CLAIMED")["time"]) - ran_out).num_milliseconds() >= 2_000, "{events:?}");
 }
 
 #[test]

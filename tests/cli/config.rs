@@ -89,6 +89,37 @@ fn what_serve_would_refuse_is_refused_in_its_words() {
 }
 
 #[test]
+fn all_that_is_wrong_is_told_at_once_each_with_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("sagad.toml");
+    fs::write(&file, "# A comment\nreders = 4\nreaders = 0\n\ndrain_grace = \"soon\"\nnothing = 1\n").unwrap();
+    let name = file.display();
+    // That others could reach it is judged once the rest is right.
+    let flags = format!("--config {name} --restart-grace 2h --listen 0.0.0.0:0");
+    let variables = [("SAGAD_LOG_FORMAT", "xml")];
+    let ran = run(&format!("config check {flags}"), &variables);
+    let expected = [
+        "sagad: 6 errors:".to_owned(),
+        format!("  the configuration file {name}:2 has an unknown key: reders (is readers meant?)"),
+        format!("  the configuration file {name}:6 has an unknown key: nothing (known: listen, data, "),
+        "  --restart-grace: \"2h\" is more than 3600s".to_owned(),
+        format!("  drain_grace in {name}:5: \"soon\" is not a length of time"),
+        "  SAGAD_LOG_FORMAT: \"xml\" is neither text nor json".to_owned(),
+        format!("  readers in {name}:3: \"0\" is less than 1"),
+    ];
+    let lines: Vec<&str> = ran.err.lines().collect();
+    assert_eq!((ran.code, lines.len()), (2, expected.len()), "{}", ran.err);
+    for (line, expected) in lines.iter().zip(&expected) {
+        assert!(line.starts_with(expected.as_str()), "{line}\nwhere there should be\n{expected}");
+    }
+    let serve = run(&format!("serve {flags}"), &variables);
+    assert_eq!((serve.code, serve.err), (2, ran.err), "the daemon tells them all as well");
+    fs::write(&file, "").unwrap();
+    let ran = run(&format!("config check --config {name} --listen 0.0.0.0:0"), &[]);
+    assert!(ran.code == 2 && ran.err.contains("needs TLS and principals"), "{}", ran.err);
+}
+
+#[test]
 fn nothing_is_started_and_no_data_is_touched() {
     let d = Daemon::start();
     let address = d.url().replace("http://", "");

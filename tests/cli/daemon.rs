@@ -33,10 +33,21 @@ pub fn until(what: &str, mut yes: impl FnMut() -> bool) {
     }
 }
 
+/// Whether a process runs, by its number.
+pub fn runs(pid: &str) -> bool {
+    // A zombie that nobody reaps has ended as well.
+    fs::read_to_string(Path::new("/proc").join(pid).join("stat"))
+        .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with('Z')))
+}
+
+/// The process id of a child of ours.
+pub fn pid_of(child: &Child) -> Pid {
+    i32::try_from(child.id()).ok().and_then(Pid::from_raw).unwrap()
+}
+
 /// Sends a signal to a child of ours.
 pub fn signal(child: &Child, signal: Signal) {
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).unwrap();
-    kill_process(pid, signal).unwrap();
+    kill_process(pid_of(child), signal).unwrap();
 }
 
 /// A running coordinator. It is killed at the end of the test.

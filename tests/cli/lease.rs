@@ -11,7 +11,7 @@ fn claim_takes_a_lease_and_a_held_one_is_refused() {
     let d = Daemon::start();
     d.ok("create --task-id t-1");
     let text = d.ok(&format!("claim t-1 --owner me --ttl 5m --request-id {ID}"));
-    assert!(text.starts_with("t-1  running  queue default  lease of me, token 2, ends "), "{text}");
+    assert!(text.starts_with("t-1  running  queue default  lease of me, token 2, expires "), "{text}");
     assert_eq!(d.claim("t-1", "me", &format!("--ttl 5m --request-id {ID}")), "2", "a repeat is the same lease");
     let error = d.refused(3, "LEASE_HELD", "claim t-1 --owner you");
     assert_eq!(error["metadata"]["owner_id"], "me");
@@ -61,7 +61,7 @@ fn heartbeat_extends_and_says_cancel() {
     let token = d.claim("t-1", "me", "--ttl 1m");
     let beat = format!("heartbeat t-1 --owner me --token {token}");
     let text = d.ok(&format!("{beat} --ttl 10m --progress 'step 3 of 5'"));
-    assert!(text.starts_with(&format!("lease of me, token {token}, ends ")), "{text}");
+    assert!(text.starts_with(&format!("lease of me, token {token}, expires ")), "{text}");
     assert!(d.ok("get t-1").contains("progress      step 3 of 5\n"));
     assert_eq!(d.one(&beat)["lease"]["ttl"], "600s", "the ttl stays");
     d.ok("cancel t-1 --reason 'not needed'");
@@ -78,7 +78,10 @@ fn release_gives_it_back() {
     let token = d.claim("t-1", "me", "");
     let text = d.ok(&format!("release t-1 --owner me --token {token} --delay 1h --reason 'disk full'"));
     assert_eq!(text, "t-1  planned  queue default\n");
-    assert!(d.ok("get t-1").contains(&format!("last lease    me, token {token}\n")), "and shows whose it was");
+    assert!(
+        d.ok("get t-1").contains(&format!("last lease    me, token {token}, ended by its holder\n")),
+        "and whose it was"
+    );
     d.refused(3, "NOT_READY", "claim t-1");
     d.refused(3, "NO_LEASE", &format!("heartbeat t-1 --owner me --token {token}"));
     assert!(d.ok("history t-1").contains("disk full"));

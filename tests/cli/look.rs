@@ -1,6 +1,10 @@
 //! `sagad get`, `list`, `history`, `stats`.
 
-use crate::daemon::Daemon;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::daemon::{Daemon, until};
 
 fn ids(d: &Daemon, flags: &str) -> Vec<String> {
     let sagas = d.json(&format!("list {flags}"));
@@ -16,12 +20,42 @@ fn get_shows_a_saga_by_either_id() {
     for line in ["task          t-1", "state         running", "issue         7", "payload       two words"] {
         assert!(text.lines().any(|there| there == line), "no `{line}` in\n{text}");
     }
-    assert!(text.contains(&format!("lease         me, token {token}, ends 2")), "{text}");
+    assert!(text.contains(&format!("lease         me, token {token}, expires 2")), "{text}");
     assert!(text.contains("Z (in 5m)") || text.contains("Z (in 4m"), "UTC with how far away it is:\n{text}");
     assert!(text.contains("compensation  1 pending: branch fix-7"), "{text}");
     assert_eq!(d.ok("get --saga-id s-1").lines().next(), Some("task          t-1"));
     d.refused(4, "SAGA_NOT_FOUND", "get t-2");
     d.refused(4, "SAGA_NOT_FOUND", "get --saga-id t-1");
+}
+
+#[test]
+fn the_grace_after_a_start_is_shown() {
+    let mut d = Daemon::start();
+    d.ok("create --task-id t-1");
+    d.claim("t-1", "me", "--ttl 300ms");
+    d.restart(Signal::KILL);
+    std::thread::sleep(Duration::from_millis(500));
+    // Long past its expiry, and neither stale nor free: this says why, and until when.
+    let text = d.ok("get t-1");
+    assert!(text.contains("state         running GRACE\n"), "{text}");
+    let lease = text.lines().find(|line| line.starts_with("lease ")).unwrap();
+    assert!(lease.contains(") (grace until 2") && lease.contains("Z (in "), "{text}");
+    let list = d.ok("list");
+    let row = list.lines().find(|line| line.starts_with("t-1 ")).unwrap();
+    assert!(row.contains("running GRACE") && row.contains(" in "), "until when it is spared:\n{list}");
+    let lease = &d.one("get t-1")["lease"];
+    assert_eq!(lease["standing"], "LEASE_STANDING_HELD");
+    assert!(lease["effectiveExpireTime"].as_str() > lease["expireTime"].as_str(), "{lease}");
+
+    until("it is stale", || d.ok("get t-1").contains("running STALE"));
+    let text = d.ok("get t-1");
+    assert!(text.contains(", expired 2"), "{text}");
+    d.ok("recover t-1 --decision requeue --reason gone");
+    assert!(d.ok("get t-1").contains(", taken from its holder\n"));
+    let token = d.claim("t-1", "me", "--ttl 5m");
+    assert!(!d.ok("get t-1").contains("grace"));
+    d.ok(&format!("release t-1 --owner me --token {token}"));
+    assert!(d.ok("get t-1").contains(", ended by its holder\n"));
 }
 
 #[test]

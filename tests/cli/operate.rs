@@ -21,14 +21,23 @@ fn dispatch_reserves() {
 fn recover_decides_on_what_is_stale() {
     let d = Daemon::start();
     let token = d.stale("a", "--compensate branch=x");
-    d.refused(3, "NOT_STALE", "recover a --decision requeue --reason 'host rebooted' --token 1");
+    let error = d.refused(3, "NOT_STALE", "recover a --decision requeue --reason 'host rebooted' --token 1");
+    let told = format!("the saga is stale under lease {token}, not under the one that was named: get it, decide anew");
+    assert_eq!(error["message"], told);
     let text = d.ok(&format!("recover a --decision requeue --reason r --token {token} --dry-run"));
     assert!(text.starts_with("a  "), "{text}");
     assert_eq!(d.get("a")["stale"], true, "a dry run decides nothing");
     let text = d.ok(&format!("recover a --decision requeue --reason 'host rebooted' --token {token} --actor ann"));
     assert_eq!(text, "a  planned  queue default\n");
     assert!(d.ok("history a").contains("by ann  "), "who decided is on record");
-    d.refused(3, "NOT_STALE", "recover a --decision requeue --reason r");
+    let error = d.refused(3, "NOT_STALE", "recover a --decision requeue --reason r");
+    assert_eq!(error["message"], format!("the saga is not stale: it is PLANNED, and its last lease is {token}"));
+    let live = d.claim("a", "me", "--ttl 5m");
+    let error = d.refused(3, "NOT_STALE", "recover a --decision requeue --reason r");
+    assert_eq!(error["message"], format!("the saga is not stale: its lease {live} is live"));
+    d.ok("create --task-id new");
+    let error = d.refused(3, "NOT_STALE", "recover new --decision quarantine --reason r");
+    assert_eq!(error["message"], "the saga is not stale: no lease of it ran out");
     for (id, decision, state) in [("b", "compensate", "COMPENSATING"), ("c", "quarantine", "QUARANTINED")] {
         d.stale(id, "--compensate branch=x");
         let saga = d.one(&format!("recover {id} --decision {decision} --reason r"));

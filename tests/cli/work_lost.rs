@@ -1,10 +1,10 @@
 //! `sagad work` when its lease is lost or its saga cancelled: nothing of the job is left, and nothing is reported.
 
-use std::{fs, path::Path, thread, time::Duration};
+use std::{fs, thread, time::Duration};
 
 use rustix::process::Signal;
 
-use crate::daemon::{Daemon, until};
+use crate::daemon::{Daemon, runs, until};
 
 /// Whatever becomes of its test, a job ends with the directory that it is in.
 ///
@@ -18,12 +18,6 @@ fn stubborn(d: &Daemon) -> String {
          sh -c 'trap \"\" TERM; echo $$ >> pids; echo ready >> ready; while [ -e job ]; do sleep 0.1; done' &\n\
          wait",
     )
-}
-
-fn runs(pid: &str) -> bool {
-    // A zombie that nobody reaps has ended as well.
-    fs::read_to_string(Path::new("/proc").join(pid).join("stat"))
-        .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with('Z')))
 }
 
 fn all_gone(d: &Daemon) {

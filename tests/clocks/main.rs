@@ -9,9 +9,7 @@
 mod daemon;
 mod stepped;
 mod stopped;
-#[allow(dead_code, reason = "one of its functions is of use here")]
-#[path = "../support/tools.rs"]
-mod tools;
+mod suspended;
 
 use sagad::proto::*;
 use tonic::Status;

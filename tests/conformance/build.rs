@@ -178,7 +178,7 @@ pub fn amend(id: &str, reason: &str) -> Command {
 }
 
 pub fn complete(saga: &Saga) -> Command {
-    held(saga, HeldVerb::Complete { result: blob("done"), reason: Text::default() })
+    held(saga, HeldVerb::Complete { result: blob("done"), reason: Text::default(), progress: None })
 }
 
 pub fn heartbeat(saga: &Saga) -> Command {
@@ -186,11 +186,14 @@ pub fn heartbeat(saga: &Saga) -> Command {
 }
 
 pub fn release(saga: &Saga, delay: Span) -> Command {
-    held(saga, HeldVerb::Release { delay, reason: Text::default() })
+    held(saga, HeldVerb::Release { delay, reason: Text::default(), progress: None })
 }
 
 pub fn fail(saga: &Saga, retryable: bool) -> Command {
-    held(saga, HeldVerb::Fail { reason: text("broken"), compensations: specs(&["fallback"]), retryable })
+    held(
+        saga,
+        HeldVerb::Fail { reason: text("broken"), compensations: specs(&["fallback"]), retryable, progress: None },
+    )
 }
 
 pub fn register(saga: &Saga, kinds: &[&str]) -> Command {
@@ -230,7 +233,13 @@ pub fn next_undo(by: &str, kinds: &[&str]) -> ClaimNext {
 }
 
 pub fn pause(name: &str, paused: bool) -> Command {
-    Command::SetPaused(SetPaused { queue: queue(name), paused, actor: actor("op"), reason: text("rollout") })
+    Command::SetPaused(SetPaused {
+        queue: queue(name),
+        paused,
+        must_exist: false,
+        actor: actor("op"),
+        reason: text("rollout"),
+    })
 }
 
 pub fn purge(older_than: Span, max_sagas: usize) -> Purge {

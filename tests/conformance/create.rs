@@ -157,7 +157,7 @@ fn revisions_and_tokens_only_grow(bench: Bench) {
             assert_eq!((after.revision, after.update_time), (claimed.revision, claimed.update_time));
             bench.saga(held(
                 &claimed,
-                sagad::domain::command::HeldVerb::Release { delay: secs(0), reason: Text::default() },
+                sagad::domain::command::HeldVerb::Release { delay: secs(0), reason: Text::default(), progress: None },
             ));
         }
     }

@@ -2,13 +2,14 @@
 
 use sagad::{
     domain::{
-        command::RecoveryDecision,
+        command::{Creation, RecoveryDecision},
         event::{Event, EventType, Resolution, StaleMark},
         ids::{QueueName, Revision},
         lease::{LeasePurpose, StaleCause},
         saga::Saga,
+        text::Blob,
     },
-    store::{EventQuery, StoreError},
+    store::{EventQuery, PageBounds, StoreError},
 };
 
 use super::{
@@ -23,6 +24,7 @@ on_every_backend! {
     p7_only_revisions_that_were_given_can_be_resumed_from
     what_begins_and_ends_staleness_is_marked
     p7_stale_pages
+    p10_stale_pages_are_bounded_by_bytes
     annotations_are_history
 }
 
@@ -141,7 +143,7 @@ fn what_begins_and_ends_staleness_is_marked(bench: Bench) {
 
 fn stale(bench: &Bench, queues: &[&str], after: Revision, through: Revision, limit: usize) -> Vec<(Revision, Saga)> {
     let queues: Vec<QueueName> = queues.iter().map(|name| queue(name)).collect();
-    bench.wait(bench.store.stale(queues, after, through, limit)).unwrap()
+    bench.wait(bench.store.stale(queues, after, through, PageBounds::of_sagas(limit))).unwrap().found
 }
 
 fn p7_stale_pages(bench: Bench) {
@@ -170,6 +172,26 @@ fn p7_stale_pages(bench: Bench) {
     let in_q = stale(&bench, &["q"], Revision::ZERO, max, 9);
     assert_eq!(in_q, found[1..2]);
     assert_eq!(stale(&bench, &["p"], found[0].0, max, 1), found[2..3]);
+}
+
+/// However many sagas a page may hold, it ends before they are too large together; one is always there.
+fn p10_stale_pages_are_bounded_by_bytes(bench: Bench) {
+    const PAYLOAD: usize = 10_000;
+    let large = |n: usize| {
+        let payload = Blob::parse(vec![b'x'; PAYLOAD].into()).unwrap();
+        Creation { payload, ..creation(&format!("t{n}")) }
+    };
+    bench.sagas(create((0..9).map(large)));
+    for n in 0..9 {
+        bench.saga(claim_with(&format!("t{n}"), "w", LeasePurpose::Execute, secs(1)));
+    }
+    bench.advance(us(500_000));
+    bench.advance(us(500_000));
+    let read = |bytes: usize| {
+        let bounds = PageBounds { sagas: 7, bytes };
+        bench.wait(bench.store.stale(Vec::new(), Revision::ZERO, Revision(i64::MAX), bounds)).unwrap().found.len()
+    };
+    assert_eq!([0, PAYLOAD, 2 * PAYLOAD, 4 * PAYLOAD, usize::MAX].map(read), [1, 1, 1, 3, 7]);
 }
 
 fn annotations_are_history(bench: Bench) {

@@ -17,15 +17,18 @@ macro_rules! on_every_backend {
 mod bench;
 mod build;
 
+mod bounded;
 mod claim_next;
 mod create;
 mod due;
 mod held;
 mod history;
 mod list;
+mod numbers;
 mod purge;
 mod queues;
 mod random;
 mod repeat;
 mod sqlite;
+mod suspended;
 mod vitals;

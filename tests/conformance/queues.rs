@@ -2,7 +2,8 @@
 
 use sagad::{
     domain::{
-        command::{Answer, ClaimNext, QueueStatus},
+        command::{Answer, ClaimNext, Command, QueueStatus, SetPaused},
+        rejection::Rejection,
         saga::State,
     },
     store::QueueCounts,
@@ -14,12 +15,14 @@ on_every_backend! {
     a_paused_queue_gives_nothing
     claims_by_id_and_heartbeats_go_on
     the_last_word_is_kept
+    one_that_must_exist_is_not_made
+    they_are_listed_page_by_page
     everything_is_counted
     the_oldest_ready_one_is_timed
 }
 
 fn statuses(bench: &Bench) -> Vec<QueueStatus> {
-    bench.wait(bench.store.queues()).unwrap()
+    bench.wait(bench.store.queues(None, 100)).unwrap()
 }
 
 fn counts(bench: &Bench) -> Vec<QueueCounts> {
@@ -69,6 +72,39 @@ fn the_last_word_is_kept(bench: Bench) {
     assert!(!all[0].paused && all[0].change_time.unwrap() > super::bench::START);
 }
 
+fn one_that_must_exist_is_not_made(bench: Bench) {
+    let must_exist = |name: &str, paused| {
+        let Command::SetPaused(wish) = pause(name, paused) else { unreachable!() };
+        Command::SetPaused(SetPaused { must_exist: true, ..wish })
+    };
+    for paused in [true, false] {
+        let why = bench.refusal(must_exist("q", paused));
+        assert_eq!(why, Rejection::QueueNotFound { queue: queue("q") });
+    }
+    assert_eq!(statuses(&bench), []);
+    bench.sagas(create([creation("a")]));
+    bench.submit(must_exist("q", true)).unwrap();
+    assert!(statuses(&bench)[0].paused);
+    bench.saga(cancel("a"));
+    bench.advance(secs(1));
+    bench.purged(purge(secs(0), 10));
+    bench.submit(must_exist("q", false)).expect("it is known though its last saga is gone");
+}
+
+fn they_are_listed_page_by_page(bench: Bench) {
+    let names = ["a", "a.b", "b", "B", "z"];
+    bench.sagas(create(names.map(|name| placed(name, name, 0))));
+    let page = |after: Option<&str>, limit| {
+        let found = bench.wait(bench.store.queues(after.map(queue), limit)).unwrap();
+        found.into_iter().map(|status| status.queue.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(page(None, 100), ["B", "a", "a.b", "b", "z"]);
+    assert_eq!(page(None, 2), ["B", "a"]);
+    assert_eq!(page(Some("a"), 2), ["a.b", "b"]);
+    assert_eq!(page(Some("aa"), 1), ["b"], "behind one that is not there");
+    assert_eq!(page(Some("z"), 2), [""; 0]);
+}
+
 fn everything_is_counted(bench: Bench) {
     bench.submit(pause("empty", true)).unwrap();
     bench.sagas(create([
@@ -85,8 +121,8 @@ fn everything_is_counted(bench: Bench) {
     bench.saga(park("e"));
     bench.advance(TTL);
     let all = counts(&bench);
-    let of = |name: &str| all.iter().find(|counts| counts.status.queue.as_str() == name).unwrap();
-    assert_eq!(all.iter().map(|counts| counts.status.queue.as_str()).collect::<Vec<_>>(), ["empty", "p", "q"]);
+    let of = |name: &str| all.iter().find(|counts| counts.queue.as_str() == name).unwrap();
+    assert_eq!(all.iter().map(|counts| counts.queue.as_str()).collect::<Vec<_>>(), ["empty", "p", "q"]);
     assert_eq!((of("empty").states.len(), of("empty").ready, of("empty").oldest_ready_age), (0, 0, None));
     assert_eq!(of("p").states, [(State::Planned, 1), (State::Quarantined, 1)]);
     assert_eq!(

@@ -1,11 +1,13 @@
 //! Calls that are repeated under their `request_id`.
 
 use sagad::domain::{
-    command::{Command, FreeVerb, RecoveryDecision},
+    command::{Command, Creation, FreeVerb, HeldVerb, RecoveryDecision},
     compensation::CompensationOutcome,
     lease::LeasePurpose,
     rejection::Rejection,
-    saga::State,
+    saga::{Saga, State},
+    text::Blob,
+    transition::EarlierLease,
 };
 
 use super::{
@@ -25,6 +27,9 @@ on_every_backend! {
     purged_sagas_are_left_out
     the_wait_is_not_content
     answers_survive_reopening
+    an_earlier_lease_is_looked_for_among_the_newest_events
+    what_does_not_fit_any_more_is_left_out_of_a_repeated_claim
+    what_does_not_fit_any_more_is_left_out_of_a_repeated_batch
 }
 
 /// A change's name, and how its situation comes about.
@@ -203,4 +208,78 @@ fn answers_survive_reopening(bench: Bench) {
     assert_eq!(recorded.compensations[0].attempts, 1);
     let other = free("a", FreeVerb::Quarantine { actor: actor("op"), reason: text("r"), revoke_lease: false });
     assert_eq!(refusal_of(bench.submit_as(2, other)), Rejection::RequestIdReused);
+}
+
+fn full_blob(byte: u8) -> Blob {
+    Blob::parse(vec![byte; 64 * 1024].into()).unwrap()
+}
+
+fn with_payload(id: String) -> Creation {
+    Creation { payload: full_blob(1), ..creation(&id) }
+}
+
+/// Of each saga: whether payload, and progress or result, are there, and whether it says that something was left out.
+fn shown(sagas: &[Saga]) -> Vec<(bool, bool, bool)> {
+    let there = |blob: &Blob| !blob.bytes().is_empty();
+    let outcome = |saga: &Saga| there(&saga.progress) || there(&saga.result);
+    sagas.iter().map(|saga| (there(&saga.spec.payload), outcome(saga), saga.contents_omitted)).collect()
+}
+
+fn what_does_not_fit_any_more_is_left_out_of_a_repeated_claim(bench: Bench) {
+    bench.sagas(create((0..40).map(|n| with_payload(format!("t{n}")))));
+    let all = sagad::domain::command::ClaimNext { max_sagas: 40, ..next(&["q"], "w") };
+    let got = sagas_of(bench.submit_as(1, all.clone()));
+    assert_eq!(shown(&got), vec![(true, false, false); 40]);
+    let beat = |saga: &Saga| {
+        bench.tick(us(1));
+        bench.lease(held(saga, HeldVerb::Heartbeat { ttl: None, progress: Some(full_blob(2)) }));
+    };
+    // All of it fits: 46 of 64 KiB each.
+    got[..6].iter().for_each(beat);
+    let again = sagas_of(bench.submit_as(1, all.clone()));
+    assert_eq!(shown(&again), [vec![(true, true, false); 6], vec![(true, false, false); 34]].concat());
+    assert_eq!(bench.get("t0").as_ref(), Some(&again[0]));
+    // With six more it does not: first the progress goes.
+    got[6..12].iter().for_each(beat);
+    let again = sagas_of(bench.submit_as(1, all.clone()));
+    assert_eq!(shown(&again), [vec![(true, false, true); 12], vec![(true, false, false); 28]].concat());
+    assert_eq!(again[0].spec, got[0].spec);
+    // Nothing of that is stored.
+    assert_eq!(shown(&[bench.get("t0").unwrap()]), [(true, true, false)]);
+    bench.saga(complete(&again[0]));
+    assert_eq!(shown(&[bench.get("t0").unwrap()]), [(true, true, false)]);
+    assert_eq!(sagas_of(bench.submit_as(1, all)).len(), 39);
+}
+
+fn what_does_not_fit_any_more_is_left_out_of_a_repeated_batch(bench: Bench) {
+    let batch = || create((0..60).map(|n| with_payload(format!("t{n}"))));
+    let created = sagas_of(bench.submit_as(1, batch()));
+    assert_eq!(shown(&created), vec![(true, false, false); 60]);
+    // The payloads alone are more than an answer holds.
+    let again = sagas_of(bench.submit_as(1, batch()));
+    assert_eq!(shown(&again), vec![(false, false, true); 60]);
+    assert_eq!(again[7].spec.task_id, created[7].spec.task_id);
+    // What falls due is done, and stored whole.
+    bench.saga(claim_with("t0", "w", LeasePurpose::Execute, secs(5)));
+    bench.tick(secs(5));
+    let again = sagas_of(bench.submit_as(1, batch()));
+    assert!(again[0].reported_stale().is_some());
+    assert_eq!(shown(&[bench.get("t0").unwrap()]), [(true, false, false)]);
+    assert_eq!(bench.get("t0").unwrap().spec, created[0].spec);
+}
+
+fn an_earlier_lease_is_looked_for_among_the_newest_events(bench: Bench) {
+    bench.sagas(create([creation("a")]));
+    let first = bench.saga(claim("a", "w"));
+    let released = release(&first, secs(0));
+    bench.saga(released.clone());
+    bench.saga(claim("a", "v"));
+    for n in 0..EarlierLease::LOOKS_AT - 2 {
+        bench.saga(annotate("a", &n.to_string()));
+    }
+    let events = bench.history().len();
+    assert_eq!(bench.saga(released.clone()).lease.unwrap().owner, owner("v"), "it is repeated, and changes nothing");
+    assert_eq!(bench.history().len(), events);
+    bench.saga(annotate("a", "one more"));
+    assert_eq!(bench.refusal(released), Rejection::LeaseSuperseded);
 }

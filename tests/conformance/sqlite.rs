@@ -9,10 +9,12 @@ use std::{
     },
 };
 
+use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 use rusqlite::Connection;
 use sagad::{
     clock::{Clock, ManualClock},
     domain::{
+        command::{ClaimNext, Creation, Request},
         ids::{Revision, TaskId},
         rejection::Rejection,
         saga::State,
@@ -20,7 +22,7 @@ use sagad::{
         time::Timestamp,
     },
     store::{
-        EventQuery, SagaKey, StoreError,
+        EventQuery, PageBounds, SagaKey, StoreError,
         sqlite::{self, guard::OpenError},
     },
 };
@@ -34,7 +36,7 @@ use super::{
 const HUGE: Revision = Revision(i64::MAX);
 
 /// A store in which something is in every state.
-fn populate(bench: &Bench) {
+pub fn populate(bench: &Bench) {
     let mut rich = undoable("rich", &["x", "y"]);
     rich.labels = labels(&[("team", "a")]);
     rich.payload = blob("payload");
@@ -84,8 +86,8 @@ fn m10_reopening_preserves_everything() {
     populate(&bench);
     let everything = |bench: &Bench| {
         let sagas = TASKS.map(|id| bench.get(id).unwrap());
-        let stale = bench.wait(bench.store.stale(Vec::new(), Revision::ZERO, HUGE, 10)).unwrap();
-        let queues = bench.wait(bench.store.queues()).unwrap();
+        let stale = bench.wait(bench.store.stale(Vec::new(), Revision::ZERO, HUGE, PageBounds::of_sagas(10))).unwrap();
+        let queues = bench.wait(bench.store.queues(None, 100)).unwrap();
         (sagas, bench.history(), stale, queues)
     };
     let before = everything(&bench);
@@ -195,7 +197,7 @@ fn p6_a_restart_gives_grace_and_counts_once() {
     assert_eq!(bench.get("b").unwrap().expirations, 1);
 }
 
-fn options(data: &Path) -> sqlite::Options {
+pub fn options(data: &Path) -> sqlite::Options {
     sqlite::Options {
         data: data.to_owned(),
         restart_grace: secs(0),
@@ -307,6 +309,20 @@ fn a_damaged_row_is_corrupt_by_itself() {
     assert_eq!(bench.saga(claim("a", "v")).attempt, 2);
 }
 
+/// A reason that can't be read shows who reads it.
+#[test]
+fn counts_read_no_reasons_of_pauses() {
+    let bench = Bench::sqlite();
+    bench.submit(pause("q", true)).unwrap();
+    let damage = Connection::open(bench.data().join("sagad.db")).unwrap();
+    damage.busy_timeout(std::time::Duration::from_secs(5)).unwrap();
+    damage.execute_batch("UPDATE queue SET reason = CAST(x'ff' AS TEXT), actor = ''").unwrap();
+    drop(damage);
+    assert!(matches!(bench.wait(bench.store.queues(None, 10)), Err(StoreError::Corrupt(_))));
+    let stats = bench.wait(bench.store.stats()).unwrap();
+    assert_eq!(stats.queues.len(), 1);
+}
+
 #[test]
 fn the_log_stays_within_its_bound() {
     let bound = 2 << 20;
@@ -343,6 +359,29 @@ fn the_log_stays_within_its_bound() {
     assert!(largest > bound / 4, "{largest} bytes: too little was written to show anything");
     let database = fs::metadata(bench.data().join("sagad.db")).unwrap().len();
     assert!(database > 12 << 20, "only {database} bytes of 18 MB were checkpointed");
+}
+
+/// A copy can take minutes.
+#[test]
+fn backups_take_no_reader_from_others() {
+    let bench = Bench::sqlite();
+    let payload = Blob::parse(vec![b'x'; 60_000].into()).unwrap();
+    for n in 0..100 {
+        bench.sagas(create([Creation { payload: payload.clone(), ..creation(&format!("t{n}")) }]));
+    }
+    let copies = tempfile::tempdir().unwrap();
+    bench.wait(async {
+        // As many as there are readers.
+        let copies = (0..4).map(|n| bench.store.backup(copies.path().join(n.to_string())));
+        let mut copies: FuturesUnordered<_> = copies.collect();
+        assert!(copies.next().now_or_never().is_none(), "they are begun");
+        tokio::select! {
+            biased;
+            copied = copies.next() => panic!("a read waited for one: {copied:?}"),
+            found = bench.store.get(SagaKey::Task(task("t0"))) => assert!(found.unwrap().is_some()),
+        }
+        assert_eq!(copies.filter(|copied| std::future::ready(copied.is_ok())).count().await, 4);
+    });
 }
 
 #[test]
@@ -388,4 +427,53 @@ fn a_backup_under_load_is_consistent() {
     assert_eq!(pairs % 2, 0, "a transaction is there whole or not at all");
     assert_eq!(TASKS.map(|id| restored.get(id)), TASKS.map(|id| bench.get(id)));
     assert_eq!(restored.get("parked").unwrap().state, State::Quarantined);
+}
+
+/// What a read looks through holds up others that wait for a reader: so it ends after so many rows, wanted or not.
+#[test]
+fn a_read_that_wants_nothing_looks_through_a_bounded_stretch() {
+    const ROWS: usize = 5000;
+    const SAGAS: usize = ROWS + 100;
+    let bench = Bench::sqlite();
+    for first in (0..SAGAS).step_by(1000) {
+        bench.sagas(create((first..SAGAS.min(first + 1000)).map(|n| creation(&format!("t{n}")))));
+    }
+    // Short ones: behind an absence they would all run out at once.
+    let ttl = secs(1);
+    while !bench.sagas(ClaimNext { ttl, max_sagas: 100, ..next(&["q"], "w") }).is_empty() {}
+    bench.advance(us(500_000));
+    bench.advance(us(500_000));
+    let stale = |queues: &[&str], after, bounds| {
+        let queues = queues.iter().map(|name| queue(name)).collect();
+        bench.wait(bench.store.stale(queues, after, HUGE, bounds)).unwrap()
+    };
+    let all = PageBounds::of_sagas(2 * SAGAS);
+    while stale(&[], Revision::ZERO, all).found.len() < SAGAS {
+        bench.advance(us(1000));
+    }
+
+    let elsewhere = stale(&["elsewhere"], Revision::ZERO, all);
+    let rest = stale(&[], elsewhere.through, all);
+    assert_eq!((elsewhere.found.len(), rest.found.len()), (0, SAGAS - ROWS - 1));
+    assert_eq!(stale(&["elsewhere"], elsewhere.through, all).through, HUGE);
+
+    bench.wait(async {
+        for _ in 0..SAGAS / 100 {
+            let notes = (0..100).map(|_| Request { command: annotate("t0", "again"), key: None, by: None });
+            let notes = notes.map(|note| bench.store.submit(note));
+            futures::future::try_join_all(notes).await.unwrap();
+        }
+    });
+    let of_task = EventQuery { task_id: Some(task("t0")), ..EventQuery::default() };
+    let marked = EventQuery { marked_only: true, ..EventQuery::default() };
+    for which in [EventQuery::default(), marked, of_task] {
+        let wanted = EventQuery { through: HUGE, limit: 1 << 20, ..which };
+        let nothing = EventQuery { queues: vec![queue("elsewhere")], ..wanted.clone() };
+        let stretch = bench.wait(bench.store.events_of_stretch(nothing.clone())).unwrap();
+        let up_to = EventQuery { through: stretch.through, ..wanted.clone() };
+        let looked_at = bench.events(up_to).unwrap().len();
+        assert_eq!((stretch.found.len(), looked_at), (0, ROWS + 1), "{wanted:?}");
+        // The whole of it takes as many stretches as it needs.
+        assert_eq!(bench.events(nothing), Ok(Vec::new()));
+    }
 }

@@ -14,10 +14,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use sagad::proto::CreateSagaRequest;
 
-use crate::{
-    daemon::{self, Daemon, Launch, PATIENCE, now},
-    tools,
-};
+use crate::daemon::{self, Daemon, Launch, PATIENCE, now};
 
 /// Something that a writer never does by itself: to be idle for so long.
 const WATCHDOG: Duration = Duration::from_secs(2);
@@ -121,10 +118,8 @@ async fn the_manager_hears_that_it_serves_lives_and_ends() {
 }
 
 #[test]
+#[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
 fn while_the_store_is_opened_it_asks_for_time() {
-    if !tools::are_there(&["strace"]) {
-        return;
-    }
     let directory = tempfile::tempdir().unwrap();
     let (manager, socket) = Manager::abstractly();
     // Each sync of the new store takes a while, so that it is seen to be opened.
@@ -138,10 +133,8 @@ fn while_the_store_is_opened_it_asks_for_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
 async fn a_writer_that_hangs_is_not_called_alive() {
-    if !tools::are_there(&["strace"]) {
-        return;
-    }
     let directory = tempfile::tempdir().unwrap();
     let (manager, socket) = Manager::abstractly();
     let (daemon, address) = launch(&directory.path().join("data"), &socket).start();

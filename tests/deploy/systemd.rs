@@ -15,26 +15,17 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// What a command has to begin with to run under the filter of a unit, as a user who is not root; none if that can't be
-/// done here.
-fn confined(unit: &str) -> Option<Vec<PathBuf>> {
+/// What a command has to begin with to run under the filter of a unit, as a user who is not root.
+fn confined(unit: &str) -> Vec<PathBuf> {
     // Debian's own Python: the library is a package of Debian's.
     let python = PathBuf::from("/usr/bin/python3");
-    if !tools::are_there(&["systemd-analyze"]) {
-        return None;
-    }
-    let imported = Command::new(&python).args(["-c", "import seccomp"]).output();
-    if !imported.is_ok_and(|output| output.status.success()) {
-        tools::skip("Debian's python3-seccomp is not installed");
-        return None;
-    }
     let mut words = Vec::new();
     if rustix::process::geteuid().is_root() {
         // SQLite gives its files to their directory's owner where it is root. The daemon is not.
         words.extend(["unshare", "--user", "--map-user=65534", "--map-group=65534", "--"].map(PathBuf::from));
     }
     words.extend([python, root().join("tests/deploy/confine.py"), root().join("deploy/systemd").join(unit)]);
-    Some(words)
+    words
 }
 
 fn succeeds(command: &mut Command) -> Output {
@@ -49,8 +40,12 @@ fn sagad(address: &str, words: &str) {
 }
 
 #[test]
+#[cfg_attr(
+    any(without_systemd_analyze, without_seccomp),
+    ignore = "needs systemd-analyze and Debian's python3-seccomp"
+)]
 fn the_unit_lets_the_daemon_do_all_that_it_does() {
-    let Some(confined) = confined("sagad.service") else { return };
+    let confined = confined("sagad.service");
     let directory = tempfile::tempdir().unwrap();
     let mut launch = Launch::on(&directory.path().join("data"));
     // Small, so that it is restarted: that is work, too.
@@ -77,8 +72,12 @@ fn the_unit_lets_the_daemon_do_all_that_it_does() {
 }
 
 #[test]
+#[cfg_attr(
+    any(without_systemd_analyze, without_seccomp),
+    ignore = "needs systemd-analyze and Debian's python3-seccomp"
+)]
 fn the_backup_s_unit_lets_it_copy_and_try_the_copy() {
-    let Some(confined) = confined("sagad-backup.service") else { return };
+    let confined = confined("sagad-backup.service");
     let directory = tempfile::tempdir().unwrap();
     let (daemon, address) = Launch::on(&directory.path().join("data")).start();
     let server = format!("http://{address}");
@@ -117,8 +116,12 @@ fn the_backup_s_unit_lets_it_copy_and_try_the_copy() {
 }
 
 #[test]
+#[cfg_attr(
+    any(without_systemd_analyze, without_seccomp),
+    ignore = "needs systemd-analyze and Debian's python3-seccomp"
+)]
 fn what_a_unit_does_not_let_through_is_noticed() {
-    let Some(confined) = confined("sagad.service") else { return };
+    let confined = confined("sagad.service");
     // By this test's own interpreter, so that there is nothing else to go wrong.
     for (call, signal) in [
         ("os.getpid()", None),

@@ -13,6 +13,8 @@ fail() {
     journalctl --no-pager -u sagad -u sagad-backup | tail -n 60 >&2 || true
     exit 1
 }
+# A command that fails ends the trial; what the units say of it is the reason as a rule.
+trap 'fail "line $LINENO: $BASH_COMMAND"' ERR
 # eventually WHAT COMMAND…: waits until the command succeeds.
 eventually() {
     local what=$1

@@ -3,7 +3,9 @@
 use std::{
     fs,
     net::SocketAddr,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, symlink},
+    path::Path,
+    process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use sagad::proto::{BatchCreateSagasRequest, CreateSagaRequest, GetStatsRequest};
 
 use crate::{
@@ -116,4 +119,85 @@ async fn a_backup_under_load_is_consistent() {
         assert_eq!(get(&mut sagas, "before-7").await.unwrap().payload.len(), 60 << 10);
         daemon.kill();
     }
+}
+
+/// The files in a directory whose names end so.
+fn names_ending(directory: &Path, end: &str) -> Vec<String> {
+    let names = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.ends_with(end)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_backups_to_one_name_dont_disturb_each_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut daemon, address) = Launch::on(&directory.path().join("data")).start();
+    let mut sagas = daemon::sagas(address).await;
+    for number in 0..100 {
+        create(&mut sagas, &format!("task-{number}"), 60 << 10).await.unwrap();
+    }
+    let copies = directory.path().join("copies");
+    fs::create_dir(&copies).unwrap();
+    let copy = copies.join("copy.db");
+    let server = format!("http://{address}");
+    let arguments = ["backup", copy.to_str().unwrap(), "--server", &server];
+    // The first is stopped while it writes.
+    let first = Command::new(daemon::SAGAD).args(arguments).stderr(Stdio::piped()).spawn().unwrap();
+    let begun = daemon::now();
+    while names_ending(&copies, ".partial").is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "no copy is begun");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let pid = Pid::from_child(&first);
+    kill_process(pid, Signal::STOP).unwrap();
+    let unfinished = names_ending(&copies, ".partial");
+    assert_eq!(unfinished.len(), 1, "the first was too quick: {unfinished:?}");
+    let second = run(&arguments);
+    assert_eq!(names_ending(&copies, ".partial"), unfinished, "the second left the first's file alone");
+    kill_process(pid, Signal::CONT).unwrap();
+    let first = first.wait_with_output().unwrap();
+    // The daemon made the second wait, or the second was done first: then its copy stays.
+    let told = String::from_utf8_lossy(&if second.status.success() { &first } else { &second }.stderr).into_owned();
+    assert!(first.status.success() != second.status.success(), "{first:?} {second:?}");
+    assert!(!second.status.success() || told.contains("is there already; --force replaces it"), "{told}");
+    assert_eq!(names_ending(&copies, ".partial"), [""; 0]);
+    assert_eq!(copy.metadata().unwrap().mode() & 0o777, 0o600, "it is for its owner alone");
+    let again = run(&["backup", copy.to_str().unwrap(), "--server", &server]);
+    assert_eq!(again.status.code(), Some(1));
+    daemon.kill();
+    let restored = directory.path().join("restored");
+    let output = run(&["restore", copy.to_str().unwrap(), "--data", restored.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    check(&restored);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_written_through_a_link_that_was_put_in_the_way() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut daemon, address) = Launch::on(&directory.path().join("data")).start();
+    let victim = directory.path().join("victim");
+    fs::write(&victim, "mine").unwrap();
+    let copies = directory.path().join("copies");
+    fs::create_dir(&copies).unwrap();
+    let copy = copies.join("copy.db");
+    symlink(&victim, copies.join("copy.db.partial")).unwrap();
+    let server = format!("http://{address}");
+    let output = run(&["backup", copy.to_str().unwrap(), "--server", &server]);
+    assert!(output.status.success(), "{output:?}");
+    // The name itself is a link: it is replaced, not followed.
+    fs::remove_file(&copy).unwrap();
+    symlink(&victim, &copy).unwrap();
+    let refused = run(&["backup", copy.to_str().unwrap(), "--server", &server]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let output = run(&["backup", copy.to_str().unwrap(), "--force", "--server", &server]);
+    assert!(output.status.success() && copy.symlink_metadata().unwrap().is_file(), "{output:?}");
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "mine");
+    daemon.kill();
+
+    // Nor is a lock made elsewhere.
+    let data = directory.path().join("linked");
+    fs::create_dir(&data).unwrap();
+    symlink(directory.path().join("elsewhere"), data.join("sagad.lock")).unwrap();
+    let (status, log) = Launch::on(&data).spawn().end();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(!directory.path().join("elsewhere").exists());
 }

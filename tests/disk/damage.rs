@@ -7,6 +7,10 @@ use std::{
 };
 
 use rusqlite::Connection;
+use sagad::store::sqlite::{
+    guard::Found,
+    migrate::{MIGRATIONS, migrate},
+};
 
 use crate::{
     daemon::{self, Launch, run},
@@ -175,5 +179,124 @@ async fn p8_a_lost_database_beside_its_log_is_refused() {
             fs::remove_file(data.join("sagad.db")).unwrap();
         }
         refused(&data, &["sagad.db", "backup"]);
+    }
+}
+
+/// What somebody planted in a copy would run within the daemon: named and refused by whatever opens a store.
+#[tokio::test]
+async fn p8_a_schema_that_is_not_sagads_is_refused_by_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = closed_store(directory.path()).await;
+    let copy = directory.path().join("copy.db");
+    for (planted, name) in [
+        (
+            "CREATE TRIGGER evil AFTER INSERT ON event BEGIN UPDATE work SET lease_owner = 'me' WHERE state = 3; END",
+            "the trigger \"evil\", which sagad does not make",
+        ),
+        ("CREATE VIEW seen AS SELECT * FROM saga", "the view \"seen\", which sagad does not make"),
+        ("CREATE TABLE more (x)", "the table \"more\""),
+        ("DROP INDEX work_ready", "its index \"work_ready\" is missing"),
+        (
+            "DROP TABLE gap; CREATE TABLE gap (after_revision INTEGER PRIMARY KEY, through)",
+            "its table \"gap\" is not as",
+        ),
+        // SQLite runs a definition that is no text as well.
+        (
+            "CREATE INDEX zz ON event (revision) WHERE revision > 5; PRAGMA writable_schema = ON; \
+             UPDATE sqlite_schema SET name = 'sqlite_autoindex_zz', \
+             sql = CAST(replace(sql, ' zz ', ' sqlite_autoindex_zz ') AS BLOB) WHERE name = 'zz'",
+            "the index \"sqlite_autoindex_zz\", which sagad does not make",
+        ),
+    ] {
+        daemon::copy_data(&data, &directory.path().join("planted"));
+        let planted_in = directory.path().join("planted");
+        Connection::open(planted_in.join("sagad.db")).unwrap().execute_batch(planted).unwrap();
+        refused(&planted_in, &["damaged", name, "backup"]);
+        let offline = |arguments: &[&str]| {
+            let output = run(arguments);
+            let told = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.code() == Some(1) && told.contains(name), "{arguments:?}: {told}");
+        };
+        offline(&["check", "--data", planted_in.to_str().unwrap()]);
+        offline(&["vacuum", "--data", planted_in.to_str().unwrap()]);
+        fs::copy(planted_in.join("sagad.db"), &copy).unwrap();
+        let restored = directory.path().join("restored");
+        offline(&["restore", copy.to_str().unwrap(), "--data", restored.to_str().unwrap()]);
+        assert!(!restored.join("sagad.db").exists() && !restored.join("sagad.db.partial").exists());
+        fs::remove_dir_all(&planted_in).unwrap();
+    }
+    daemon::check(&data);
+}
+
+/// A store of an earlier version is brought up to date if it is whole, and only then.
+#[tokio::test]
+async fn p8_an_earlier_schema_is_looked_at_before_it_is_brought_up_to_date() {
+    let directory = tempfile::tempdir().unwrap();
+    let begun = |data: &Path, planted: &str| {
+        fs::create_dir(data).unwrap();
+        let mut connection = Connection::open(data.join("sagad.db")).unwrap();
+        migrate(&mut connection, Found::Nothing, &MIGRATIONS[..1]).unwrap();
+        connection.execute_batch(planted).unwrap();
+    };
+    let data = directory.path().join("planted");
+    begun(&data, "CREATE TRIGGER evil AFTER INSERT ON meta BEGIN DELETE FROM saga; END");
+    refused(&data, &["the trigger \"evil\", which sagad does not make"]);
+    let data = directory.path().join("later");
+    begun(&data, "PRAGMA user_version = 2");
+    refused(&data, &["damaged", "its index \"work_terminal\" is not as sagad makes it"]);
+    let data = directory.path().join("whole");
+    begun(&data, "ANALYZE");
+    let (mut daemon, address) = Launch::on(&data).start();
+    create(&mut daemon::sagas(address).await, "t", 10).await.unwrap();
+    daemon.terminate();
+    daemon::check(&data);
+    // Made otherwise than a new one, it is as good the next time.
+    Launch::on(&data).start().0.terminate();
+}
+
+/// A rollback journal of SQLite's (<https://www.sqlite.org/fileformat.html>, section 3) that puts these pages in the place of
+/// a database's.
+fn journal_of(database: &[u8]) -> Vec<u8> {
+    const PAGE: usize = 4096;
+    let pages: Vec<_> = database.chunks(PAGE).collect();
+    let number = |value: usize| u32::try_from(value).unwrap().to_be_bytes();
+    let mut journal = vec![0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
+    for field in [pages.len(), 0, pages.len(), 512, PAGE] {
+        journal.extend(number(field));
+    }
+    journal.resize(512, 0);
+    for (page, place) in pages.iter().zip(1..) {
+        let sum = (1..PAGE.div_ceil(200)).map(|step| usize::from(page[PAGE - 200 * step])).sum();
+        journal.extend([&number(place)[..], page, &number(sum)].concat());
+    }
+    journal
+}
+
+/// A journal beside the database is played back by whoever opens it to write, and not by a look at it before.
+#[tokio::test]
+async fn p8_a_schema_that_a_journal_brings_is_refused_by_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = closed_store(directory.path()).await;
+    let planted = directory.path().join("planted.db");
+    fs::copy(data.join("sagad.db"), &planted).unwrap();
+    let connection = Connection::open(&planted).unwrap();
+    connection.execute_batch("CREATE TRIGGER evil AFTER INSERT ON event BEGIN DELETE FROM gap; END").unwrap();
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    drop(connection);
+    for file in ["sagad.db-wal", "sagad.db-shm"] {
+        let _ = fs::remove_file(data.join(file));
+    }
+    let clean = fs::read(data.join("sagad.db")).unwrap();
+    for tool in ["serve", "vacuum"] {
+        fs::write(data.join("sagad.db"), &clean).unwrap();
+        fs::write(data.join("sagad.db-journal"), journal_of(&fs::read(&planted).unwrap())).unwrap();
+        let told = if tool == "serve" {
+            Launch::on(&data).refused().1
+        } else {
+            let output = run(&[tool, "--data", data.to_str().unwrap()]);
+            assert_eq!(output.status.code(), Some(1));
+            String::from_utf8_lossy(&output.stderr).into_owned()
+        };
+        assert!(told.contains("the trigger \"evil\", which sagad does not make"), "{tool}: {told}");
     }
 }

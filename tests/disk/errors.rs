@@ -13,7 +13,6 @@ use tonic::Status;
 use crate::{
     daemon::{self, Launch, Sagas, check, copy_data},
     small::{annotate, claim, create, get},
-    tools,
 };
 
 /// What a run under a failing disk came to.
@@ -124,10 +123,8 @@ async fn nothing_is_lost(data: &Path, run: &Run) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
 async fn p3_a_sync_that_fails_ends_the_daemon() {
-    if !tools::are_there(&["strace"]) {
-        return;
-    }
     let directory = tempfile::tempdir().unwrap();
     let swept = sweep(Some(&begun(directory.path())), "fsync,fdatasync", 1).await;
     // Calls are counted for each thread: while N is among those of the thread that opens, the writer's are not reached.
@@ -135,20 +132,16 @@ async fn p3_a_sync_that_fails_ends_the_daemon() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
 async fn p3_a_write_that_fails_ends_the_daemon() {
-    if !tools::are_there(&["strace"]) {
-        return;
-    }
     let directory = tempfile::tempdir().unwrap();
     let swept = sweep(Some(&begun(directory.path())), "pwrite64", stride(7)).await;
     assert!(swept.stopped >= 10, "too few failures met a change: {swept:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
 async fn p3_a_store_is_not_made_on_a_disk_that_fails() {
-    if !tools::are_there(&["strace"]) {
-        return;
-    }
     let swept = sweep(None, "fsync,fdatasync", 1).await;
     assert!(swept.refused >= 3, "making a store has syncs that can fail: {swept:?}");
 }

@@ -9,10 +9,8 @@ mod daemon;
 mod damage;
 mod errors;
 mod full;
+mod gone;
 mod lost;
 mod small;
 mod sync;
-#[allow(dead_code, reason = "one of its functions is of use here")]
-#[path = "../support/tools.rs"]
-mod tools;
 mod trace;

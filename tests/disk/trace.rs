@@ -1,20 +1,23 @@
-//! A trace of the daemon's calls to the kernel, taken apart: which file a call is about, when it began and when it was done.
+//! A trace of the daemon's calls to the kernel, taken apart: what it wrote to its log, when that was synced, and which answers
+//! it sent.
 
 use std::collections::HashMap;
 
 /// Something that the daemon did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// A write to the write-ahead log began.
-    LogWrite,
+    /// A write to the write-ahead log began, of these bytes.
+    LogWrite(Vec<u8>),
     /// A sync of the write-ahead log was done.
     LogSynced,
-    /// Something was sent to a client.
-    Send,
+    /// Something was sent to a client that begins the answers of these HTTP/2 streams.
+    Answer(Vec<u32>),
 }
 
 /// The acts in a trace of `strace -f -y`, in order. Of a call that was interrupted in the trace by another thread's, a
 /// write and a send count when they begin, a sync when it is done.
+///
+/// Strings have to be there whole (`-s`), with nobody but one HTTP/2 client at the socket.
 pub fn acts(trace: &str) -> Vec<Act> {
     // What each thread has begun and not done, as far as it is a sync of the log.
     let mut syncing: HashMap<&str, bool> = HashMap::new();
@@ -30,7 +33,7 @@ pub fn acts(trace: &str) -> Vec<Act> {
         }
         let is_log = call.contains("sagad.db-wal>");
         if call.starts_with("pwrite64(") && is_log {
-            acts.push(Act::LogWrite);
+            acts.push(Act::LogWrite(strings(call)));
         } else if call.starts_with("fdatasync(") || call.starts_with("fsync(") {
             if call.ends_with("<unfinished ...>") {
                 syncing.insert(thread, is_log);
@@ -40,45 +43,111 @@ pub fn acts(trace: &str) -> Vec<Act> {
         } else if ["sendto(", "sendmsg(", "writev(", "write("].iter().any(|name| call.starts_with(name))
             && (call.contains("<socket:") || call.contains("<TCP"))
         {
-            acts.push(Act::Send);
+            let streams = answered_streams(&strings(call));
+            if !streams.is_empty() {
+                acts.push(Act::Answer(streams));
+            }
         }
     }
     acts
 }
 
-/// Sends that came after a write to the log that was not yet synced: there may be none. With the number of times that a
-/// sync stood between the two, as it should.
-pub fn unsynced_sends(acts: &[Act]) -> (usize, usize) {
-    let (mut unsynced, mut synced) = (0, 0);
-    let mut dirty = false;
-    let mut fresh = false;
-    for act in acts {
-        match act {
-            Act::LogWrite => dirty = true,
-            Act::LogSynced => {
-                fresh |= dirty;
-                dirty = false;
-            }
-            Act::Send if dirty => unsynced += 1,
-            Act::Send => {
-                synced += usize::from(fresh);
-                fresh = false;
-            }
+/// The bytes of all strings of a call, one behind the other.
+fn strings(call: &str) -> Vec<u8> {
+    let (mut bytes, mut rest) = (Vec::new(), call.bytes().peekable());
+    let mut within = false;
+    while let Some(byte) = rest.next() {
+        match byte {
+            b'"' => within = !within,
+            _ if !within => {}
+            b'\\' => match rest.next() {
+                Some(digit @ b'0'..=b'7') => {
+                    let mut value = u32::from(digit - b'0');
+                    for _ in 0..2 {
+                        let Some(digit) = rest.next_if(|digit| (b'0'..=b'7').contains(digit)) else { break };
+                        value = value * 8 + u32::from(digit - b'0');
+                    }
+                    bytes.push(value as u8);
+                }
+                Some(letter) => bytes.push(match letter {
+                    b'n' => b'\n',
+                    b't' => b'\t',
+                    b'r' => b'\r',
+                    b'v' => 0x0b,
+                    b'f' => 0x0c,
+                    itself => itself,
+                }),
+                None => {}
+            },
+            plain => bytes.push(plain),
         }
     }
-    (unsynced, synced)
+    bytes
+}
+
+/// The streams whose HEADERS are among the frames that a send begins.
+fn answered_streams(mut sent: &[u8]) -> Vec<u32> {
+    const HEADERS: u8 = 1;
+    let mut streams = Vec::new();
+    while let [a, b, c, kind, _flags, w, x, y, z, rest @ ..] = sent {
+        if *kind == HEADERS {
+            streams.push(u32::from_be_bytes([*w, *x, *y, *z]) & 0x7fff_ffff);
+        }
+        let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
+        sent = rest.get(length..).unwrap_or_default();
+    }
+    streams
+}
+
+/// A change that was acknowledged: what it had written to the log, and on which stream it was answered.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// Bytes that no earlier change wrote.
+    pub mark: String,
+    /// The stream of its call.
+    pub stream: u32,
+}
+
+/// The changes that were answered before what they wrote was synced, or not seen to be written or answered at all: there
+/// may be none. Each change is looked for by its own mark, so that no other transaction's sync counts for it.
+pub fn answered_early(acts: &[Act], changes: &[Change]) -> Vec<String> {
+    let early = changes.iter().filter(|Change { mark, stream }| {
+        let holds_mark = |act: &Act| match act {
+            Act::LogWrite(bytes) => bytes.windows(mark.len()).any(|window| window == mark.as_bytes()),
+            Act::LogSynced | Act::Answer(_) => false,
+        };
+        let answers = |act: &Act| match act {
+            Act::Answer(streams) => streams.contains(stream),
+            Act::LogWrite(_) | Act::LogSynced => false,
+        };
+        let written = acts.iter().position(holds_mark);
+        let synced = written.and_then(|at| acts[at..].iter().position(|act| *act == Act::LogSynced).map(|n| at + n));
+        match (synced, acts.iter().position(answers)) {
+            (Some(synced), Some(answered)) => answered < synced,
+            (None, _) | (_, None) => true,
+        }
+    });
+    early.map(|change| change.mark.clone()).collect()
 }
 
 #[test]
 fn a_trace_is_read_as_strace_writes_it() {
-    let trace = "7 pwrite64(9</d/sagad.db-wal>, \"\"..., 24, 32) = 24\n\
+    // A WINDOW_UPDATE in front of the HEADERS of stream 1, which the send does not hold whole; a ping's answer alone.
+    let trace = "7 pwrite64(9</d/sagad.db-wal>, \"\\0one\\1772\\\"\\n\"..., 24, 32) = 24\n\
                  7 fdatasync(9</d/sagad.db-wal> <unfinished ...>\n\
-                 8 sendto(11<TCP:[1->2]>, \"\"..., 9, 0, NULL, 0) = 9\n\
+                 8 writev(11<TCP:[1->2]>, [{iov_base=\"\\0\\0\\4\\10\\0\\0\\0\\0\\0\\0\\0\\0\\1\", iov_len=13}, \
+                 {iov_base=\"\\0\\0\\5\\1\\4\\0\\0\\0\\1\\210\", iov_len=10}], 2) = 23\n\
                  7 <... fdatasync resumed>) = 0\n\
-                 8 writev(11<socket:[5]>, [], 1) = 9\n\
+                 8 sendto(11<socket:[5]>, \"\\0\\0\\10\\6\\1\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\", 17, 0, NULL, 0) = 17\n\
+                 8 sendto(11<socket:[5]>, \"\\0\\0\\0\\1\\5\\0\\0\\0\\3\", 9, 0, NULL, 0) = 9\n\
                  7 pwrite64(4</d/sagad.db>, \"\"..., 24, 32) = 24\n\
                  7 fdatasync(9</d/sagad.db-wal>) = -1 EIO (Input/output error) (INJECTED)\n";
     let acts = acts(trace);
-    assert_eq!(acts, [Act::LogWrite, Act::Send, Act::LogSynced, Act::Send]);
-    assert_eq!(unsynced_sends(&acts), (1, 1));
+    let written = b"\0one\x7f2\"\n".to_vec();
+    assert_eq!(acts, [Act::LogWrite(written), Act::Answer(vec![1]), Act::LogSynced, Act::Answer(vec![3])]);
+    let early = |mark: &str, stream| !answered_early(&acts, &[Change { mark: mark.into(), stream }]).is_empty();
+    assert!(early("one", 1), "answered before the sync");
+    assert!(!early("one", 3), "answered behind it");
+    assert!(early("two", 3), "never written");
+    assert!(early("one", 5), "never answered");
 }

@@ -188,6 +188,8 @@ pub fn lease(granted_ms: i64, ttl_ms: i64) -> Lease {
         expire_time: Some(at(granted_ms + ttl_ms)),
         ttl: Some(length(ttl_ms)),
         heartbeat_interval: Some(length(ttl_ms / 3)),
+        standing: LeaseStanding::Held.into(),
+        effective_expire_time: Some(at(granted_ms + ttl_ms)),
     }
 }
 

@@ -8,11 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{
-    load::some_of_everything,
-    page::Watched,
-    support::tools::{are_there, must_succeed},
-};
+use crate::{load::some_of_everything, page::Watched, support::tools::must_succeed};
 
 const ALERTS: &str = include_str!("../../deploy/prometheus/alerts.yml");
 const ALERTS_TEST: &str = include_str!("../../deploy/prometheus/alerts_test.yml");
@@ -102,10 +98,8 @@ fn the_dashboard_is_whole() {
 }
 
 #[test]
+#[cfg_attr(without_promtool, ignore = "promtool is not installed")]
 fn prometheus_takes_its_configuration_and_rules() {
-    if !are_there(&["promtool"]) {
-        return;
-    }
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/prometheus");
     for words in ["check config prometheus.yml", "check rules alerts.yml", "test rules alerts_test.yml"] {
         must_succeed(Command::new("promtool").args(words.split(' ')).current_dir(&directory));

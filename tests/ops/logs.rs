@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use sagad::proto::*;
+use sagad::{
+    domain::characters::{all_unprintable, is_unprintable},
+    proto::*,
+};
 use serde_json::Value;
 
 use crate::support::{Daemon, claim, create, key};
@@ -107,6 +110,34 @@ async fn text_says_the_same() {
     assert!(log.lines().all(|line| line.starts_with("20") && line.contains('Z')), "a line of another form in\n{log}");
 }
 
+/// What callers send is quoted in the log, and does nothing to whoever reads it.
+#[tokio::test(flavor = "multi_thread")]
+async fn texts_of_callers_are_escaped_in_both_formats() {
+    // All but the thousands of plane 14: ten refusals, which is how many of a kind are logged at once.
+    let all: Vec<char> = all_unprintable().take_while(|c| *c < '\u{e0000}').collect();
+    let some = all.len().div_ceil(10);
+    for format in ["text", "json"] {
+        let mut daemon = Daemon::start_with(&["--log", "sagad=debug", "--log-format", format]);
+        let api = daemon.api().await;
+        // A label's name is told whole, if it is short. Each of these is refused for its end.
+        for some in all.chunks(some) {
+            let key: String = some.iter().chain(&['\0']).collect();
+            let labels = [(key, String::new())].into();
+            assert!(api.create_saga(CreateSagaRequest { labels, ..create("t") }).await.is_err());
+        }
+        drop(api);
+        let log = daemon.terminate().await;
+        let bad = log.chars().find(|c| *c != '\n' && is_unprintable(*c));
+        assert_eq!(bad, None, "{format}");
+        assert_eq!(log.matches("refused").count(), 10, "each is told in one line: {log}");
+        for line in log.lines() {
+            assert!(line.starts_with("20") || serde_json::from_str::<Value>(line).is_ok(), "{line}");
+        }
+        let shown = if format == "json" { ["\\u009b", "\\u202e"] } else { ["\\u{9b}", "\\u{202e}"] };
+        assert!(shown.iter().all(|shown| log.contains(shown)), "{format}: {log}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn at_info_no_call_has_a_line_but_decisions_and_refusals() {
     let mut daemon = Daemon::start();
@@ -116,4 +147,23 @@ async fn at_info_no_call_has_a_line_but_decisions_and_refusals() {
     drop(api);
     let log = daemon.terminate().await;
     assert!(!log.contains("CreateSaga") && log.matches("refused").count() == 1, "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p10_a_flood_of_refusals_is_a_few_lines_of_each_reason() {
+    let mut daemon = Daemon::start();
+    let api = daemon.api().await;
+    api.running("t-1", "w").await;
+    for _ in 0..200 {
+        assert!(api.claim(claim("t-1", "x", 60_000)).await.is_err());
+        assert!(api.claim(claim("", "x", 60_000)).await.is_err());
+    }
+    assert!(api.claim(claim("missing", "x", 60_000)).await.is_err());
+    drop(api);
+    let log = daemon.terminate().await;
+    // Ten in ten seconds; on a busy machine this takes longer than one stretch.
+    for reason in ["LEASE_HELD", "INVALID_ARGUMENT"] {
+        assert!((10..=60).contains(&log.matches(reason).count()), "{reason}: {log}");
+    }
+    assert_eq!(log.matches("SAGA_NOT_FOUND").count(), 1, "the others don't hide it: {log}");
 }

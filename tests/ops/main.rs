@@ -9,6 +9,7 @@ mod deployed;
 mod load;
 mod logs;
 mod metrics;
+mod outputs;
 mod page;
 mod probes;
 mod traces;

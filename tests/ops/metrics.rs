@@ -7,7 +7,7 @@ use sagad::proto::*;
 use crate::{
     load::some_of_everything,
     page::{Watched, get},
-    support::{create, eventually, tools},
+    support::{create, eventually},
 };
 
 const DOCS: &str = include_str!("../../docs/metrics.md");
@@ -125,10 +125,8 @@ async fn it_is_written_as_the_asker_reads() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(without_promtool, ignore = "promtool is not installed")]
 async fn promtool_finds_nothing_wrong_with_them() {
-    if !tools::are_there(&["promtool"]) {
-        return;
-    }
     let watched = Watched::start(&[]).await;
     let load = some_of_everything(&watched).await;
     let mut check = std::process::Command::new("promtool")

@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use crate::support::now;
+use crate::{
+    pages::{self, Block, INSTALL, RUN},
+    support::now,
+};
 
 /// One language: a directory of `examples/`.
 #[derive(Debug)]
@@ -18,17 +21,25 @@ pub struct Language {
     pub title: &'static str,
     /// What has to be installed.
     pub tools: &'static [&'static str],
+    /// How its code is named behind a fence of its page.
+    pub code: &'static str,
     /// Whether its gRPC library reads `proto/service_config.json`.
     pub has_service_config: bool,
 }
 
 /// All of them.
 pub const LANGUAGES: &[Language] = &[
-    Language { name: "python", title: "Python", tools: &["bash", "python3"], has_service_config: true },
-    Language { name: "go", title: "Go", tools: &["bash", "go"], has_service_config: true },
-    Language { name: "typescript", title: "TypeScript", tools: &["bash", "node", "npm"], has_service_config: true },
-    Language { name: "java", title: "Java", tools: &["bash", "java", "mvn"], has_service_config: true },
-    Language { name: "rust", title: "Rust", tools: &["bash", "cargo"], has_service_config: false },
+    Language { name: "python", title: "Python", tools: &["bash", "python3"], code: "python", has_service_config: true },
+    Language { name: "go", title: "Go", tools: &["bash", "go"], code: "go", has_service_config: true },
+    Language {
+        name: "typescript",
+        title: "TypeScript",
+        tools: &["bash", "node", "npm"],
+        code: "ts",
+        has_service_config: true,
+    },
+    Language { name: "java", title: "Java", tools: &["bash", "java", "mvn"], code: "java", has_service_config: true },
+    Language { name: "rust", title: "Rust", tools: &["bash", "cargo"], code: "rust", has_service_config: false },
 ];
 
 /// Which of a language's programs.
@@ -49,13 +60,14 @@ impl Language {
         std::env::var_os("POLYGLOT_EXAMPLES").map_or_else(here, PathBuf::from).join(self.name)
     }
 
-    /// The one `sh` block under a heading of its README.
-    fn block(&self, heading: &str) -> String {
+    /// The one block of that kind under a heading of its README.
+    pub fn block(&self, heading: &str, kind: &str) -> Block {
         let path = self.directory().join("README.md");
         let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        let blocks = shell_blocks(&text, heading);
-        assert_eq!(blocks.len(), 1, "{}: one `sh` block under `## {heading}`", path.display());
-        blocks.into_iter().next().unwrap()
+        let mut blocks = pages::blocks(&text);
+        blocks.retain(|block| block.heading == heading && block.kind == kind);
+        assert_eq!(blocks.len(), 1, "{}: one `{kind}` block under `## {heading}`", path.display());
+        blocks.remove(0)
     }
 
     /// Builds it as its README tells to; returns how long that took, or what was said when it failed.
@@ -65,7 +77,7 @@ impl Language {
             return Err("it is not there".to_owned());
         }
         let output = Command::new("bash")
-            .args(["-euo", "pipefail", "-c", &self.block("Install and generate")])
+            .args(["-euo", "pipefail", "-c", &self.block(INSTALL, "sh").text])
             .current_dir(self.directory())
             // What the library has been compiled to already is not compiled again.
             .env("CARGO_TARGET_DIR", target())
@@ -80,14 +92,19 @@ impl Language {
 
     /// The command that starts one of its programs.
     pub fn command(&self, role: Role) -> Command {
-        let block = self.block("Run");
-        let lines: Vec<_> = block.lines().filter(|line| !line.trim().is_empty()).collect();
+        let block = self.block(RUN, "sh");
+        let lines: Vec<_> = block.text.lines().filter(|line| !line.trim().is_empty()).collect();
         assert_eq!(lines.len(), 3, "{}: the worker, `worker compensate` and the watcher, a line each", self.name);
         let line = match role {
             Role::Worker => lines[0],
             Role::Compensator => lines[1],
             Role::Watcher => lines[2],
         };
+        self.start(line)
+    }
+
+    /// The command that runs a line of its README, so that signals are for the program that it starts.
+    pub fn start(&self, line: &str) -> Command {
         // Whoever runs the tests in the background may have SIGINT ignored, which is inherited, and which Java then keeps.
         let mut command = Command::new("env");
         command
@@ -103,35 +120,6 @@ impl Language {
 pub fn target() -> PathBuf {
     let binary = Path::new(env!("CARGO_BIN_EXE_sagad"));
     binary.parent().and_then(Path::parent).expect("a binary lies in target/<profile>").to_owned()
-}
-
-/// The `sh` blocks under the heading of that name.
-fn shell_blocks(text: &str, heading: &str) -> Vec<String> {
-    let (mut blocks, mut under, mut block) = (Vec::new(), false, None::<String>);
-    let mut fenced = false;
-    for line in text.lines() {
-        if line.starts_with("```") {
-            fenced = !fenced;
-            match block.take() {
-                Some(done) => blocks.push(done),
-                None if fenced && under && line.trim_end() == "```sh" => block = Some(String::new()),
-                None => {}
-            }
-        } else if let Some(block) = &mut block {
-            block.push_str(line);
-            block.push('\n');
-        } else if !fenced && line.starts_with("## ") {
-            under = line.trim_start_matches("## ").trim() == heading;
-        }
-    }
-    blocks
-}
-
-#[test]
-fn blocks_are_found_under_their_heading() {
-    let text = "## A\n```sh\none\n```\n```console\nno\n```\n## B\n```sh\n## A\ntwo\n```\n## A b\n```sh\nno\n```\n";
-    assert_eq!(shell_blocks(text, "A"), ["one\n"]);
-    assert_eq!(shell_blocks(text, "B"), ["## A\ntwo\n"]);
 }
 
 /// Another version would be built once more, and not be looked at by `cargo deny`.

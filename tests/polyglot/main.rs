@@ -18,6 +18,7 @@
 #[path = "../fake/mod.rs"]
 mod fake;
 mod languages;
+mod pages;
 mod program;
 mod proxy;
 mod scene;
@@ -27,7 +28,14 @@ mod situations;
 mod support;
 mod table;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use languages::{LANGUAGES, Language};
 use situations::{SITUATIONS, Situation};
@@ -39,8 +47,8 @@ use tokio::{runtime::Handle, sync::Semaphore, task::JoinSet, time::timeout};
 const AT_ONCE: usize = 4;
 /// Building is downloading, and then a compiler that wants all cores.
 const BUILDS_AT_ONCE: usize = 2;
-/// No situation takes so long, unless something in it hangs.
-const SITUATION_MAX: Duration = Duration::from_secs(240);
+/// No situation takes so long, unless something in it hangs. The longest compiles a program, on a machine that may be busy.
+const SITUATION_MAX: Duration = Duration::from_secs(600);
 
 fn words(name: &str) -> Option<Vec<String>> {
     let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
@@ -67,6 +75,7 @@ async fn build(languages: &[&'static Language]) -> (Vec<&'static Language>, Vec<
         let slots = slots.clone();
         builds.spawn(async move {
             let _slot = slots.acquire_owned().await.unwrap();
+            tools::say(&format!("polyglot: building {}", language.name));
             (language, tokio::task::spawn_blocking(|| language.build()).await.unwrap())
         });
     }
@@ -74,7 +83,7 @@ async fn build(languages: &[&'static Language]) -> (Vec<&'static Language>, Vec<
     while let Some(result) = builds.join_next().await {
         match result.unwrap() {
             (language, Ok(took)) => {
-                eprintln!("built {} in {:.1} s", language.name, took.as_secs_f64());
+                tools::say(&format!("polyglot: built {} in {:.1} s", language.name, took.as_secs_f64()));
                 built.push(language);
             }
             (language, Err(said)) => failed.push(format!("{} can't be built:\n{said}", language.name)),
@@ -88,10 +97,11 @@ async fn build(languages: &[&'static Language]) -> (Vec<&'static Language>, Vec<
 async fn play(languages: &[&'static Language], situations: &[&'static Situation]) -> BTreeMap<(usize, usize), Cell> {
     let at_once = std::env::var("POLYGLOT_AT_ONCE").map_or(AT_ONCE, |text| text.parse().unwrap());
     let slots = Arc::new(Semaphore::new(at_once));
+    let (all, done) = (situations.len() * languages.len(), Arc::new(AtomicUsize::new(0)));
     let mut playing = JoinSet::new();
     for (row, situation) in situations.iter().copied().enumerate() {
         for (column, language) in languages.iter().copied().enumerate() {
-            let slots = slots.clone();
+            let (slots, done) = (slots.clone(), done.clone());
             playing.spawn(async move {
                 let _slot = slots.acquire_owned().await.unwrap();
                 let begun = now();
@@ -106,7 +116,11 @@ async fn play(languages: &[&'static Language], situations: &[&'static Situation]
                     Err(error) => Cell::Failed(table::panic_message(error)),
                 };
                 let word = if cell == Cell::Passed { "passed" } else { "FAILED" };
-                eprintln!("{word} {:>10} {} ({:.1} s)", language.name, situation.name, begun.elapsed().as_secs_f64());
+                let (nth, took) = (done.fetch_add(1, Ordering::SeqCst) + 1, begun.elapsed().as_secs_f64());
+                tools::say(&format!(
+                    "polyglot: {nth}/{all} {word} {}: {} ({took:.1} s)",
+                    language.name, situation.name
+                ));
                 ((row, column), cell)
             });
         }
@@ -134,12 +148,12 @@ async fn m17_five_languages_go_through_every_situation() {
     let (languages, situations) = (chosen_languages(), chosen_situations());
     let begun = now();
     let (built, not_built) = build(&languages).await;
-    eprintln!("building took {:.0} s", begun.elapsed().as_secs_f64());
+    tools::say(&format!("polyglot: building took {:.0} s", begun.elapsed().as_secs_f64()));
     // Away from CI it may be that there is no network, out of which most of them come.
     not_built.iter().for_each(|why| tools::skip(why));
     let begun = now();
     let cells = play(&built, &situations).await;
-    eprintln!("playing took {:.0} s", begun.elapsed().as_secs_f64());
+    tools::say(&format!("polyglot: playing took {:.0} s", begun.elapsed().as_secs_f64()));
     let table = Table { languages: built, situations, cells };
     table.write();
     let mut failed = table.failures();

@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::support::now;
 
 /// How long a test waits for what has to happen. It only ever runs out when something is wrong, so it is generous.
-fn patience() -> Duration {
+pub fn patience() -> Duration {
     Duration::from_secs(std::env::var("POLYGLOT_PATIENCE").map_or(60, |seconds| seconds.parse().unwrap()))
 }
 
@@ -74,6 +74,11 @@ impl Program {
         self.written.lock().unwrap().stderr.clone()
     }
 
+    /// How many lines with the text it wrote to stderr so far.
+    pub fn said(&self, text: &str) -> usize {
+        self.stderr().lines().filter(|line| line.contains(text)).count()
+    }
+
     /// The events of one name so far.
     pub fn all(&self, name: &str) -> Vec<Value> {
         self.events().into_iter().filter(|event| event["event"] == name).collect()
@@ -113,6 +118,21 @@ impl Program {
         self.until(&what, |event| event["event"] == name && event["task_id"] == task_id).await
     }
 
+    /// Waits until it has written so many lines to stderr in which the text occurs; returns them.
+    pub async fn until_said(&mut self, text: &str, times: usize) -> Vec<String> {
+        let begun = now();
+        loop {
+            let said: Vec<_> = self.stderr().lines().filter(|line| line.contains(text)).map(str::to_owned).collect();
+            if said.len() >= times {
+                return said;
+            }
+            assert!(self.child.try_wait().unwrap().is_none(), "{} has ended{}", self.name, self.story());
+            let what = format!("{times} lines on stderr with `{text}`");
+            assert!(begun.elapsed() < patience(), "{}: waited in vain: {what}{}", self.name, self.story());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Waits until it has written a line of the report.
     pub async fn until_line(&mut self, task_id: &str, n: u64) {
         let what = format!("line {n} of {task_id}");
@@ -131,14 +151,20 @@ impl Program {
         self.gather();
     }
 
-    /// Waits for its end; returns its exit code.
+    /// Waits for its end; returns its exit code. All that it wrote to stdout has to be events.
     pub async fn end(&mut self) -> i32 {
+        let code = self.end_of_any().await;
+        let strange = self.written.lock().unwrap().strange.clone();
+        assert!(strange.is_empty(), "{} wrote to stdout what is no event: {strange:?}", self.name);
+        code
+    }
+
+    /// Waits for its end, whatever it writes; returns its exit code.
+    pub async fn end_of_any(&mut self) -> i32 {
         let begun = now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 self.gather();
-                let strange = self.written.lock().unwrap().strange.clone();
-                assert!(strange.is_empty(), "{} wrote to stdout what is no event: {strange:?}", self.name);
                 return status.code().unwrap_or_else(|| panic!("{}: {status}{}", self.name, self.story()));
             }
             assert!(begun.elapsed() < patience(), "{} does not end{}", self.name, self.story());

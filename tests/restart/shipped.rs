@@ -15,7 +15,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use sagad::{
     client::{
-        LeaseStatus, Shutdown,
+        LeaseStatus, Shutdown, WorkerError,
         follow::Follow,
         recovery,
         worker::{self, WorkerOptions},
@@ -24,7 +24,6 @@ use sagad::{
 };
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
 
 use super::{
     ARGS,
@@ -56,7 +55,7 @@ async fn end_process(mut process: Child) {
 }
 
 /// Spawns something that has to go on to its end.
-fn spawn(tasks: &mut JoinSet<()>, task: impl Future<Output = Result<(), Status>> + Send + 'static) {
+fn spawn(tasks: &mut JoinSet<()>, task: impl Future<Output = Result<(), WorkerError>> + Send + 'static) {
     tasks.spawn(async move { task.await.expect("a worker goes on") });
 }
 

@@ -55,11 +55,41 @@ fn m4_a_heartbeat_may_change_the_length_and_it_becomes_the_leases() {
 fn m4_a_heartbeat_that_does_not_extend_is_refused() {
     let mut w = running();
     let h = w.holder();
-    assert_eq!(w.why(heartbeat(&h)), "LEASE_NOT_EXTENDED", "in the very moment of the claim");
     w.wait(secs(10));
-    assert_eq!(w.why(heartbeat_for(&h, secs(20))), "LEASE_NOT_EXTENDED");
+    assert_eq!(w.why(heartbeat_for(&h, us(19_999_999))), "LEASE_NOT_EXTENDED");
     w.ok(heartbeat_for(&h, us(20_000_001)));
     assert_eq!(w.lease().expire_time, START.plus(us(30_000_001)));
+}
+
+#[test]
+fn m4_heartbeats_in_the_same_microsecond_are_all_accepted() {
+    let mut w = running();
+    let h = w.holder();
+    w.ok(heartbeat(&h));
+    w.wait(secs(1));
+    w.ok(heartbeat(&h));
+    w.ok(progress(&h, "half"));
+    assert_eq!((w.lease().expire_time, &w.saga.progress), (START.plus(secs(1)).plus(TTL), &blob("half")));
+    assert_eq!(w.why(heartbeat_for(&h, us(TTL.micros() - 1))), "LEASE_NOT_EXTENDED", "not a microsecond earlier");
+    w.ok(heartbeat_for(&h, TTL));
+}
+
+#[test]
+fn m4_a_timeout_that_keeps_the_expiry_as_it_is_is_told() {
+    let mut w = World::new(Policy { execution_timeout: Some(secs(10)), ..Policy::default() });
+    let h = w.claim("w");
+    assert_eq!(w.why(heartbeat_for(&h, secs(60))), "EXECUTION_TIMEOUT");
+    assert_eq!(w.why(progress(&h, "half")), "EXECUTION_TIMEOUT");
+    let mut w = World::new(Policy { progress_timeout: Some(secs(10)), ..Policy::default() });
+    let h = w.claim("w");
+    assert_eq!(w.why(heartbeat(&h)), "PROGRESS_TIMEOUT");
+    w.ok(progress(&h, "half"));
+    assert_eq!(w.why(progress(&h, "half")), "PROGRESS_TIMEOUT", "it is the same");
+    w.ok(progress(&h, "more"));
+    w.wait(secs(5));
+    assert_eq!(w.why(heartbeat(&h)), "PROGRESS_TIMEOUT");
+    w.ok(progress(&h, "most"));
+    assert_eq!(w.lease().expire_time, START.plus(secs(15)));
 }
 
 #[test]

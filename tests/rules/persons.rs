@@ -1,14 +1,22 @@
 //! What people do: decide, cancel, park, annotate.
 
 use sagad::domain::{
-    command::RecoveryDecision, compensation::CompensationState, event::EventType, lease::Standing, policy::Policy,
-    rejection::Rejection, saga::State, time::Span, transition::Accepted,
+    command::{Holder, RecoveryDecision},
+    compensation::CompensationState,
+    event::{EventType, StaleMark},
+    ids::FencingToken,
+    lease::{StaleCause, Standing},
+    policy::{Policy, StaleAction},
+    rejection::Rejection,
+    saga::State,
+    time::Span,
+    transition::Accepted,
 };
 
 use super::{
     situations::{Situation, running, stale, undoing},
     verbs::*,
-    world::{NEVER_GIVEN, START, TTL, World, kinds, secs, text},
+    world::{NEVER_GIVEN, START, TTL, World, kinds, secs, text, us},
 };
 
 const DECISIONS: [RecoveryDecision; 3] =
@@ -20,7 +28,8 @@ fn a_decision_is_about_the_lease_that_it_names() {
         let mut w = stale();
         let token = w.holder().token;
         let last = Some(token);
-        assert_eq!(w.refused(recover_lease(decision, Some(NEVER_GIVEN), false)), Rejection::NotStale { token: last });
+        let not_under_that = Rejection::NotStale { token: last, stale: true, state: State::Running };
+        assert_eq!(w.refused(recover_lease(decision, Some(NEVER_GIVEN), false)), not_under_that);
         w.ok(recover_lease(decision, Some(token), false));
         assert_eq!(w.lease().standing, Standing::EndedByOther);
         // Stale again under another lease: the decision on the first is not run over the second.
@@ -160,4 +169,82 @@ fn dispatching_again_replaces_and_may_take_back_what_was_released() {
     assert_eq!(w.why(claim("x")), "DISPATCHED_ELSEWHERE");
     w.ok(claim("w"));
     assert_eq!(w.saga.reservation, None);
+}
+
+#[test]
+fn a_revoked_lease_makes_its_saga_stale_at_once_and_ends_for_its_holder() {
+    for situation in Situation::ALL {
+        let w = situation.world();
+        let live = w.saga.live_lease(w.now, &w.absence).cloned();
+        let mut revoked = w.clone();
+        let Some(lease) = live else {
+            if w.saga.lease.is_some() {
+                let refused = revoked.why(revoke(&w.holder()));
+                assert!(["LEASE_SUPERSEDED", "SAGA_TERMINAL"].contains(&refused), "{situation:?}: {refused}");
+            }
+            continue;
+        };
+        let h = w.holder();
+        let events = revoked.ok(revoke(&h));
+        assert_eq!(events[0].kind, EventType::LeaseExpired, "{situation:?}");
+        assert_eq!((events[0].actor.as_ref().unwrap().as_str(), &*events[0].reason), ("ann", "its token leaked"));
+        let cause = StaleMark::Stale {
+            owner: lease.owner.clone(),
+            token: lease.token,
+            expire_time: w.now,
+            cause: StaleCause::Revoked,
+        };
+        assert_eq!((&events[0].mark, events[0].details["cause"].as_str()), (&Some(cause), "REVOKED"));
+        // A cancellation that was asked for applies at once.
+        let goes_on = revoked.state() != w.state();
+        assert_eq!(goes_on, w.saga.cancel.is_some() && w.state() == State::Running, "{situation:?}");
+        assert_eq!(revoked.saga.is_stale(w.now, &w.absence), !goes_on, "{situation:?}");
+        for verb in
+            [heartbeat(&h), complete(&h, "late"), fail_with(&h, &["k"]), compensate(&h), park_held(&h), release(&h)]
+        {
+            assert_eq!(revoked.clone().why(verb), "LEASE_SUPERSEDED", "{situation:?}");
+        }
+        // Twice is once, and the next lease is another's.
+        assert_eq!(revoked.clone().why(revoke(&h)), "LEASE_SUPERSEDED");
+        let decided = revoked.at(w.now.plus(us(1))).attempt(&recover(RecoveryDecision::Quarantine));
+        assert_eq!(decided.is_ok(), !goes_on, "{situation:?}");
+    }
+    // Whoever names another lease revokes none.
+    let mut w = running();
+    let other = Holder { token: FencingToken(w.holder().token.0 + 1), ..w.holder() };
+    assert_eq!(w.why(revoke(&other)), "LEASE_SUPERSEDED");
+}
+
+#[test]
+fn a_revoked_lease_is_told_from_one_that_ran_out_even_in_its_grace() {
+    let w = running();
+    let end = w.lease().expire_time;
+    let mut back = w.at(end.plus(secs(1))).after_absence(secs(10));
+    assert!(back.saga.live_lease(back.now, &back.absence).is_some(), "it lives on by the grace");
+    let h = back.holder();
+    back.ok(revoke(&h));
+    assert!(back.lease().is_revoked());
+    assert_eq!(back.lease().end(), (back.now, StaleCause::Revoked));
+    let mut ran_out = w.at(end);
+    ran_out.due();
+    assert!(!ran_out.lease().is_revoked());
+    assert_eq!(ran_out.lease().end(), (end, StaleCause::Ttl));
+}
+
+#[test]
+fn the_policy_applies_to_a_revoked_lease_as_to_one_that_ran_out() {
+    for (on_stale, state) in [
+        (StaleAction::Hold, State::Running),
+        (StaleAction::Requeue, State::Planned),
+        (StaleAction::Compensate, State::Compensating),
+        (StaleAction::Quarantine, State::Quarantined),
+    ] {
+        let mut w = World::new(Policy { on_stale, settle: secs(5), ..Policy::default() });
+        let h = w.claim("w");
+        w.ok(revoke(&h));
+        assert_eq!((w.state(), w.saga.expirations), (state, 1), "{on_stale:?}");
+        let settles = [State::Running, State::Planned, State::Compensating].contains(&state);
+        assert_eq!(w.saga.settle_until.is_some(), settles, "{on_stale:?}");
+        assert_eq!(w.why(complete(&h, "late")), "LEASE_SUPERSEDED", "{on_stale:?}");
+    }
 }

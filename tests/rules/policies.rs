@@ -1,8 +1,9 @@
 //! What happens by itself when an execution lease runs out.
 
 use sagad::domain::{
+    due::ReadyAfterDue,
     event::{EventType, Resolution, StaleMark},
-    lease::Standing,
+    lease::{LeasePurpose, Standing},
     policy::{Policy, StaleAction},
     saga::State,
 };
@@ -10,7 +11,7 @@ use sagad::domain::{
 use super::{
     situations::undoing,
     verbs::*,
-    world::{START, TTL, World, kinds, marks, secs},
+    world::{START, TTL, World, kinds, marks, secs, text},
 };
 
 fn policy(on_stale: StaleAction) -> Policy {
@@ -26,7 +27,7 @@ fn expired(on_stale: StaleAction, with_compensations: bool) -> World {
 }
 
 fn resolved(w: &World) -> Option<Resolution> {
-    match marks(&w.events).pop().flatten() {
+    match marks(&w.events).into_iter().flatten().next_back() {
         Some(StaleMark::Resolved(resolution)) => Some(resolution),
         Some(StaleMark::Stale { .. }) | None => None,
     }
@@ -41,7 +42,7 @@ fn m13_each_policy_with_and_without_compensations() {
         (A::Requeue, true, S::Planned, Some(R::Requeued)),
         (A::Requeue, false, S::Planned, Some(R::Requeued)),
         (A::Compensate, true, S::Compensating, Some(R::Compensating)),
-        (A::Compensate, false, S::Quarantined, Some(R::Terminal)),
+        (A::Compensate, false, S::Compensated, Some(R::Compensating)),
         (A::Quarantine, true, S::Quarantined, Some(R::Terminal)),
         (A::Quarantine, false, S::Quarantined, Some(R::Terminal)),
     ];
@@ -81,7 +82,7 @@ fn m14_each_decision_of_a_policy_is_stored_with_who_when_what_and_why() {
 
 #[test]
 fn the_expiry_that_reaches_max_expirations_does_not_requeue() {
-    for (with, end) in [(true, State::Compensating), (false, State::Quarantined)] {
+    for (with, end) in [(true, State::Compensating), (false, State::Compensated)] {
         let mut w = expired(StaleAction::Requeue, with);
         assert_eq!((w.state(), w.saga.expirations), (State::Planned, 1));
         w.claim("w");
@@ -95,6 +96,27 @@ fn the_expiry_that_reaches_max_expirations_does_not_requeue() {
     w.claim("w");
     w.wait(TTL);
     assert_eq!(w.state(), State::Compensating);
+}
+
+#[test]
+fn what_left_nothing_behind_is_compensated_at_once() {
+    let mut w = expired(StaleAction::Compensate, false);
+    let events = &w.events[2..];
+    let expected =
+        [EventType::LeaseExpired, EventType::RecoveryDecided, EventType::Compensating, EventType::Compensated];
+    assert_eq!(kinds(events), expected);
+    let last = events.last().unwrap();
+    assert_eq!((w.state(), last.to_state), (State::Compensated, State::Compensated));
+    assert_eq!((&*last.reason, last.from_state), ("nothing to undo", Some(State::Compensating)));
+    assert_eq!(last.actor.as_ref().unwrap().as_str(), "sagad");
+    assert_eq!(w.saga.terminal_reason, Some(text("nothing to undo")));
+    assert_eq!((w.saga.end_time, w.saga.idle_since), (Some(w.now), None));
+    assert_eq!(w.why(claim_undo("x")), "SAGA_TERMINAL");
+    // Where something is registered, it is left to whoever undoes it.
+    let mut w = World::new(policy(StaleAction::Compensate));
+    w.claim("w");
+    w.wait(TTL);
+    assert_eq!((w.state(), w.saga.terminal_reason), (State::Compensating, None));
 }
 
 #[test]
@@ -157,4 +179,36 @@ fn the_cause_of_an_expiry_is_what_bounded_the_lease() {
     assert_eq!(cause(Policy::default()), "TTL");
     assert_eq!(cause(Policy { execution_timeout: Some(secs(3)), ..Policy::default() }), "EXECUTION_TIMEOUT");
     assert_eq!(cause(Policy { progress_timeout: Some(secs(3)), ..Policy::default() }), "PROGRESS_TIMEOUT");
+}
+
+/// Sagas are looked for by what may become of them: a purpose that is left out would be work that nobody finds.
+#[test]
+fn what_may_become_ready_leaves_nothing_out() {
+    let mut seen = [0; 2];
+    for on_stale in [StaleAction::Hold, StaleAction::Requeue, StaleAction::Compensate, StaleAction::Quarantine] {
+        for (with, cancelled, settle, expirations) in [true, false]
+            .into_iter()
+            .flat_map(|with| [true, false].map(|cancelled| (with, cancelled)))
+            .flat_map(|(with, cancelled)| [0, 1].map(|settle| (with, cancelled, settle)))
+            .flat_map(|(with, cancelled, settle)| (0..4).map(move |n| (with, cancelled, settle, n)))
+        {
+            let policy = Policy { settle: secs(settle), ..policy(on_stale) };
+            let mut w = if with { World::new(policy) } else { World::bare(policy) };
+            w.claim("w");
+            w.saga.expirations = expirations;
+            if cancelled {
+                w.ok(cancel(false));
+            }
+            let before = w.saga.clone();
+            for later in [TTL, secs(7200)] {
+                let mut w = w.at(START.plus(later));
+                w.due();
+                let Some(purpose) = w.saga.ready_for(w.now, &w.absence) else { continue };
+                seen[usize::from(purpose == LeasePurpose::Compensate)] += 1;
+                assert!(ReadyAfterDue::of(&before).includes(purpose), "{purpose:?}: {before:#?}");
+                assert!(ReadyAfterDue::of_state(before.state).includes(purpose), "{purpose:?}: {before:#?}");
+            }
+        }
+    }
+    assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
 }

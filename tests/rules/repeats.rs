@@ -46,7 +46,7 @@ fn reasons_are_not_compared_but_results_are() {
     let mut w = running();
     let h = w.holder();
     w.ok(complete(&h, "result"));
-    let other_reason = HeldVerb::Complete { result: blob("result"), reason: text("said differently") };
+    let other_reason = HeldVerb::Complete { result: blob("result"), reason: text("said differently"), progress: None };
     w.repeated(Verb::Held(h.clone(), other_reason));
     assert_eq!(w.why(complete(&h, "other")), "SAGA_TERMINAL");
     assert_eq!(w.saga.result, blob("result"));

@@ -104,15 +104,21 @@ fn m8_registered_compensations_are_preserved() {
 }
 
 #[test]
-fn on_failure_compensate_compensates_or_parks_when_there_is_nothing_to_undo() {
+fn on_failure_compensate_compensates_and_ends_at_once_when_there_is_nothing_to_undo() {
     let policy = Policy { on_failure: FailureAction::Compensate, ..Policy::default() };
     let mut w = World::bare(policy.clone());
     let h = w.claim("w");
     let mut given = w.clone();
     given.ok(fail_with(&h, &["bucket"]));
     assert_eq!(given.state(), State::Compensating);
-    w.ok(fail(&h));
-    assert_eq!(w.state(), State::Quarantined);
+    let events = w.ok(fail(&h));
+    assert_eq!(kinds(&events), [EventType::Compensating, EventType::Compensated]);
+    assert_eq!(
+        (&*events[0].reason, &*events[1].reason),
+        ("broken", "nothing to undo"),
+        "the history says why it failed"
+    );
+    assert_eq!((w.state(), &w.saga.terminal_reason), (State::Compensated, &Some(text("nothing to undo"))));
     assert_eq!(w.lease().standing, Standing::EndedByHolder(HolderEnd::Failed));
     w.repeated(fail(&h));
     let mut w = World::new(Policy { max_attempts: 2, ..policy });

@@ -32,7 +32,7 @@ pub fn release(holder: &Holder) -> Verb {
 }
 
 pub fn release_for(holder: &Holder, delay: Span) -> Verb {
-    held(holder, HeldVerb::Release { delay, reason: text("giving it back") })
+    held(holder, HeldVerb::Release { delay, reason: text("giving it back"), progress: None })
 }
 
 pub fn register(holder: &Holder, kinds: &[&str]) -> Verb {
@@ -40,7 +40,7 @@ pub fn register(holder: &Holder, kinds: &[&str]) -> Verb {
 }
 
 pub fn complete(holder: &Holder, result: &str) -> Verb {
-    held(holder, HeldVerb::Complete { result: blob(result), reason: text("") })
+    held(holder, HeldVerb::Complete { result: blob(result), reason: text(""), progress: None })
 }
 
 pub fn fail(holder: &Holder) -> Verb {
@@ -48,11 +48,14 @@ pub fn fail(holder: &Holder) -> Verb {
 }
 
 pub fn fail_with(holder: &Holder, kinds: &[&str]) -> Verb {
-    held(holder, HeldVerb::Fail { reason: text("broken"), compensations: specs(kinds), retryable: false })
+    held(
+        holder,
+        HeldVerb::Fail { reason: text("broken"), compensations: specs(kinds), retryable: false, progress: None },
+    )
 }
 
 pub fn retry(holder: &Holder) -> Verb {
-    held(holder, HeldVerb::Fail { reason: text("try again"), compensations: vec![], retryable: true })
+    held(holder, HeldVerb::Fail { reason: text("try again"), compensations: vec![], retryable: true, progress: None })
 }
 
 pub fn done(holder: &Holder, position: u32) -> Verb {
@@ -109,6 +112,11 @@ pub fn recover_lease(decision: RecoveryDecision, token: Option<FencingToken>, va
 
 pub fn cancel(revoke_lease: bool) -> Verb {
     Verb::Free(FreeVerb::RequestCancel { actor: actor("ann"), reason: text("no longer wanted"), revoke_lease })
+}
+
+pub fn revoke(holder: &Holder) -> Verb {
+    let (actor, reason) = (actor("ann"), text("its token leaked"));
+    Verb::Free(FreeVerb::RevokeLease { token: holder.token, actor, reason })
 }
 
 pub fn annotate(note: &str) -> Verb {

@@ -61,6 +61,7 @@ pub fn reason(rejection: &Rejection) -> &'static str {
     match rejection {
         Rejection::SagaNotFound => "SAGA_NOT_FOUND",
         Rejection::CompensationNotFound { .. } => "COMPENSATION_NOT_FOUND",
+        Rejection::QueueNotFound { .. } => "QUEUE_NOT_FOUND",
         Rejection::SagaExists { .. } => "SAGA_EXISTS",
         Rejection::RequestIdReused => "REQUEST_ID_REUSED",
         Rejection::SagaTerminal => "SAGA_TERMINAL",

@@ -1,14 +1,15 @@
 //! What counts as a principal, and what is open.
 
 use prost::Message;
-use tonic::Code;
-use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use sagad::proto::{ClaimNextRequest, GetStatsRequest};
+use tonic::{Code, Streaming, transport::Channel};
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_client::HealthClient};
 use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_request::MessageRequest};
 
 use crate::{
-    people::{House, entry, everyone, hash, token},
+    people::{Client, House, entry, everyone, hash, token},
     raw,
-    support::{Daemon, Problem},
+    support::{Daemon, Problem, Refused, eventually},
 };
 
 const INFO: &str = "/sagad.v1.AdminService/GetServerInfo";
@@ -90,4 +91,101 @@ async fn without_principals_everyone_may_do_everything() {
     let channel = daemon.channel().await;
     raw::call(&channel, INFO, false, Vec::new(), &[]).await.unwrap();
     raw::call(&channel, INFO, false, Vec::new(), &["Bearer whatever"]).await.unwrap();
+}
+
+/// Whoever is refused as often as it likes hides nobody else's refusals, for the same reason or another.
+#[tokio::test]
+async fn p10_the_refusals_of_one_caller_do_not_hide_those_of_others() {
+    let mut house = House::start(&everyone());
+    let claim = |queue: &str, owner: &str| ClaimNextRequest {
+        queues: vec![queue.into()],
+        owner_id: owner.into(),
+        ..Default::default()
+    };
+    let (mut a, mut b) = (house.client("a").await, house.client("b").await);
+    let (flood, other) =
+        (house.daemon.channel_from([127, 0, 0, 66]).await, house.daemon.channel_from([127, 0, 0, 67]).await);
+    for _ in 0..200 {
+        assert_eq!(a.sagas.claim_next(claim("qb", "a/flood")).await.reason(), "PERMISSION_DENIED");
+        raw::call(&flood, INFO, false, Vec::new(), &[]).await.unwrap_err();
+    }
+    assert_eq!(b.sagas.claim_next(claim("qa", "b/alone")).await.reason(), "PERMISSION_DENIED");
+    raw::call(&other, INFO, false, Vec::new(), &[]).await.unwrap_err();
+    drop((a, b, flood, other));
+    let log = house.daemon.terminate().await;
+    let lines = |wanted: &str| log.lines().filter(|line| line.contains("refused") && line.contains(wanted)).count();
+    assert_eq!((lines("b/alone"), lines("127.0.0.67")), (1, 1), "{log}");
+    assert!(log.contains("caller=\"b\""), "it says who: {log}");
+    for flood in ["a/flood", "127.0.0.66"] {
+        assert!((10..=60).contains(&lines(flood)), "{flood}: ten in ten seconds: {log}");
+    }
+}
+
+/// Health watches of these tests: an eighth of `max_watches`.
+const HEALTH_WATCHES: usize = 32;
+
+/// Opens health watches on connections from an address until one is refused. Returns what is open.
+async fn take_health_watches(house: &House, from: [u8; 4]) -> Vec<Streaming<HealthCheckResponse>> {
+    let mut open = Vec::new();
+    loop {
+        let mut health = HealthClient::new(house.daemon.channel_from(from).await);
+        for on_it in 0..4 {
+            match health.watch(HealthCheckRequest::default()).await {
+                Ok(watch) => open.push(watch.into_inner()),
+                Err(status) => {
+                    assert_eq!(Problem::of(&status).reason, "OVERLOADED");
+                    return open;
+                }
+            }
+            assert!(open.len() <= HEALTH_WATCHES, "{on_it}");
+        }
+    }
+}
+
+async fn watches_health(channel: &Channel) -> Option<Streaming<HealthCheckResponse>> {
+    Some(HealthClient::new(channel.clone()).watch(HealthCheckRequest::default()).await.ok()?.into_inner())
+}
+
+/// Health watches need no credentials: an address gets some of them, and all that have shown none together leave a part to those
+/// that have.
+#[tokio::test]
+async fn p10_who_shows_no_credentials_does_not_take_all_health_watches() {
+    let house = House::start_with(&everyone(), &["--max-watches=256"]);
+    let first = take_health_watches(&house, [127, 0, 0, 66]).await;
+    assert_eq!(first.len(), 4, "an eighth of them is an address's share");
+    let other = house.daemon.channel_from([127, 0, 0, 67]).await;
+    drop(watches_health(&other).await.expect("another address is not concerned"));
+    let mut taken = first;
+    for last in 68..100 {
+        let more = take_health_watches(&house, [127, 0, 0, last]).await;
+        taken.extend(more);
+    }
+    assert_eq!(taken.len(), HEALTH_WATCHES / 4 * 3, "a quarter is kept");
+    // One that has made a call may, from an address that may not any more.
+    let known = house.daemon.channel_from([127, 0, 0, 66]).await;
+    assert!(watches_health(&known).await.is_none());
+    Client::new(known.clone(), Some(&token("operator"))).sagas.get_stats(GetStatsRequest {}).await.unwrap();
+    let watch = watches_health(&known).await.expect("it has shown who it is");
+    // What is closed is free again.
+    drop((watch, taken));
+    eventually("there is room again", || async { watches_health(&other).await }).await;
+}
+
+/// Nor does somebody who has shown them: from three quarters on, those that have an eighth get no more.
+#[tokio::test]
+async fn p10_a_principal_does_not_take_all_health_watches() {
+    let house = House::start_with(&everyone(), &["--max-watches=256"]);
+    let mut taken = Vec::new();
+    for _ in 0..HEALTH_WATCHES / 4 {
+        let channel = house.daemon.channel().await;
+        Client::new(channel.clone(), Some(&token("operator"))).sagas.get_stats(GetStatsRequest {}).await.unwrap();
+        for _ in 0..4 {
+            taken.extend(watches_health(&channel).await);
+        }
+    }
+    assert_eq!(taken.len(), HEALTH_WATCHES / 4 * 3);
+    let channel = house.daemon.channel().await;
+    let mut reader = Client::new(channel.clone(), Some(&token("reader")));
+    reader.sagas.get_stats(GetStatsRequest {}).await.unwrap();
+    watches_health(&channel).await.expect("another principal gets one");
 }

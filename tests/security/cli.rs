@@ -44,6 +44,7 @@ fn sagad(words: &[&str]) -> Ran {
 struct Site {
     daemon: Daemon,
     directory: TempDir,
+    ca: Ca,
 }
 
 impl Site {
@@ -70,7 +71,7 @@ impl Site {
         ];
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
         let daemon = Launch::on(&directory.path().join("data")).args(&flags).start();
-        Site { daemon, directory }
+        Site { daemon, directory, ca }
     }
 
     fn path(&self, name: &str) -> String {
@@ -138,7 +139,7 @@ fn what_is_missing_or_wrong_is_told() {
     let base = ["--server", &server, "--ca", &ca, "--cert", &cert, "--key", &key];
     let ran = sagad(&[&base[..], &["--token-file", &wrong, "stats"]].concat());
     assert_eq!(ran.code, 1, "{}", ran.err);
-    assert!(ran.err.contains("UNAUTHENTICATED") && ran.err.contains("--token-file"), "{}", ran.err);
+    assert!(ran.err.contains("UNAUTHENTICATED") && ran.err.contains("does not know the token in"), "{}", ran.err);
     assert!(ran.err.contains("everyone on this machine can read the token"), "{}", ran.err);
     for (words, code, about) in [
         (vec!["--server", &server, "--cert", &cert, "--key", &key, "health"], 5, "no answer"),
@@ -177,6 +178,41 @@ async fn a_token_file_is_read_anew() {
     fs::remove_file(path("token")).unwrap();
     tokio::time::sleep(std::time::Duration::from_millis(1200)).await;
     info().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_certificate_is_read_anew() {
+    let site = Site::start();
+    let directory = site.directory.path();
+    let file = |name: &str| directory.join(name);
+    let put = |from: &str, to: &str| {
+        // As what renews certificates does it: all at once.
+        fs::copy(file(from), file("next")).unwrap();
+        fs::rename(file("next"), file(to)).unwrap();
+    };
+    site.ca.client("stranger", "").write(directory, "own");
+    let options = sagad::client::ClientOptions {
+        server: format!("https://{}", site.daemon.address()),
+        ca: Some(file("ca.crt")),
+        cert: Some(file("own.crt")),
+        key: Some(file("own.key")),
+        ..Default::default()
+    };
+    let client = sagad::client::Client::connect(&options).unwrap();
+    let stats = async || client.sagas().get_stats(sagad::proto::GetStatsRequest {}).await;
+    assert_eq!(stats().await.unwrap_err().code(), tonic::Code::Unauthenticated);
+    // A certificate whose key is still that of the old one: the connection goes on as it was.
+    put("robot.crt", "own.crt");
+    tokio::time::sleep(std::time::Duration::from_millis(1200)).await;
+    for _ in 0..3 {
+        assert_eq!(stats().await.unwrap_err().code(), tonic::Code::Unauthenticated);
+    }
+    put("robot.key", "own.key");
+    eventually("the new certificate is shown", || async { stats().await.ok() }).await;
+    // Files that are gone for a moment are no reason to call without.
+    fs::remove_file(file("own.crt")).unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(1200)).await;
+    stats().await.unwrap();
 }
 
 #[test]
@@ -286,4 +322,126 @@ fn beyond_the_machine_both_are_needed() {
         let daemon = launch.start();
         assert_eq!(daemon.log().contains("in plain text"), warned);
     }
+}
+
+/// What a command says on each pair of what was asked with and what is there: scheme, port, CA, token.
+#[test]
+fn each_pair_of_scheme_port_ca_and_token_has_its_own_advice() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let ca = Ca::new();
+    ca.server().write(directory.path(), "server");
+    let write = |name: &str, text: &str| {
+        fs::write(path(name), text).unwrap();
+        fs::set_permissions(path(name), fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    write("ca.crt", ca.pem());
+    write("other.crt", Ca::new().pem());
+    write("principals", &entry("r", "['reader']", ""));
+    write("right", &token("r"));
+    write("wrong", "sagad~r~wrong");
+    let named = format!("--principals={}", path("principals"));
+    let tls = [format!("--tls-cert={}", path("server.crt")), format!("--tls-key={}", path("server.key"))];
+    let plain = Launch::on(&directory.path().join("plain")).args(&[&named]).start();
+    let secure = Launch::on(&directory.path().join("secure")).args(&[&named, &tls[0], &tls[1]]).start();
+    let mut seen = std::collections::BTreeSet::new();
+    for (port, daemon) in [("plain", &plain), ("TLS", &secure)] {
+        for scheme in ["http", "https"] {
+            for ca in ["", "ca.crt", "other.crt"] {
+                for token in ["", "right", "wrong"] {
+                    let address = daemon.address();
+                    let (server, ca_file, token_file) = (format!("{scheme}://{address}"), path(ca), path(token));
+                    let mut words = vec!["--server", &server];
+                    if !ca.is_empty() {
+                        words.extend(["--ca", &ca_file]);
+                    }
+                    if !token.is_empty() {
+                        words.extend(["--token-file", &token_file]);
+                    }
+                    let ran = sagad(&[&words[..], &["stats"]].concat());
+                    let (code, advice) = match (scheme, port, ca, token) {
+                        ("http", _, "ca.crt" | "other.crt", _) => {
+                            (2, "a CA is given, but the address is no https:// address".to_owned())
+                        }
+                        ("http", "TLS", _, _) => (
+                            5,
+                            format!(
+                                "{address} serves with TLS: name it as https://{address}, and the file with its CA with --ca \
+                                 or SAGAD_CA, unless this machine trusts it anyway"
+                            ),
+                        ),
+                        ("https", "plain", _, _) => {
+                            (5, format!("{address} serves without TLS: name it as http://{address}"))
+                        }
+                        ("https", "TLS", "", _) => (
+                            5,
+                            "the coordinator's certificate is signed by no CA that this machine trusts: name the file with its \
+                             CA with --ca or SAGAD_CA"
+                                .to_owned(),
+                        ),
+                        ("https", "TLS", "other.crt", _) => (
+                            5,
+                            format!(
+                                "the coordinator's certificate is not signed by the CA in {ca_file}: name the right file with \
+                                 --ca or SAGAD_CA"
+                            ),
+                        ),
+                        (_, _, _, "wrong") => (
+                            1,
+                            format!(
+                                "the coordinator does not know the token in {token_file}, or not any more: ask whoever runs it \
+                                 for a new one"
+                            ),
+                        ),
+                        (_, _, _, "") => (
+                            1,
+                            "name a file with a token by --token-file or SAGAD_TOKEN_FILE, or a certificate by --cert and --key"
+                                .to_owned(),
+                        ),
+                        _ => (0, String::new()),
+                    };
+                    let asked = format!("{scheme} to a {port} port, CA {ca:?}, token {token:?}");
+                    assert_eq!(ran.code, code, "{asked}: {}", ran.err);
+                    let last = ran.err.lines().last().unwrap_or_default().trim();
+                    match code {
+                        0 => assert_eq!(ran.err, "", "{asked}"),
+                        2 => assert!(ran.err.contains(&advice), "{asked}: {}", ran.err),
+                        _ => assert_eq!(last, advice, "{asked}: {}", ran.err),
+                    }
+                    seen.insert(advice.replace(&address.to_string(), "ADDRESS"));
+                }
+            }
+        }
+    }
+    assert_eq!(seen.len(), 8, "{seen:#?}");
+}
+
+/// Other ways in which a certificate or an address is not the right one.
+#[test]
+fn what_is_wrong_with_a_certificate_or_an_address_is_told() {
+    let site = Site::start();
+    let server = format!("https://{}", site.daemon.address());
+    let ca = site.path("ca.crt");
+    // The coordinator's reason arrives, or only that it closed the connection.
+    let ran = sagad(&["--server", &server, "--ca", &ca, "stats"]);
+    assert!(ran.code == 5 && ran.err.contains("asks for a certificate"), "{}", ran.err);
+    assert!(ran.err.contains("name yours with --cert and --key"), "{}", ran.err);
+    let other = Ca::new();
+    other.client("robot", "").write(site.directory.path(), "stranger");
+    let (cert, key) = (site.path("stranger.crt"), site.path("stranger.key"));
+    let ran = sagad(&["--server", &server, "--ca", &ca, "--cert", &cert, "--key", &key, "stats"]);
+    assert!(ran.code == 5 && ran.err.contains("not accept the certificate in"), "{}", ran.err);
+    // Nobody, and somebody else.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let ran = sagad(&["--server", &format!("http://{free}"), "stats"]);
+    assert!(ran.code == 5 && ran.err.contains("start it with `sagad serve`"), "{}", ran.err);
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = other.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in other.incoming().flatten() {
+            let _ = std::io::Write::write_all(&mut stream, b"220 mail.example ESMTP\r\n");
+        }
+    });
+    let ran = sagad(&["--server", &format!("http://{address}"), "stats"]);
+    assert!(ran.code == 5 && ran.err.contains("does not answer as a coordinator does"), "{}", ran.err);
 }

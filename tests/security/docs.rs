@@ -11,10 +11,11 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use crate::support::tools;
 
 #[test]
+#[cfg_attr(
+    any(without_bash, without_grpcurl, without_jq, without_openssl),
+    ignore = "needs bash, grpcurl, jq and openssl"
+)]
 fn the_page_does_what_it_shows() {
-    if !tools::are_there(&["bash", "grpcurl", "jq", "openssl"]) {
-        return;
-    }
     let directory = tempfile::tempdir().unwrap();
     // Nobody else takes it in the moment until the page's daemon does.
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

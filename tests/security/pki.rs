@@ -1,8 +1,16 @@
 //! Certificates of a CA that is made for one test.
 
-use std::{fs, net::SocketAddr, path::Path};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer, KeyIdMethod, KeyPair,
+    RevokedCertParams, SanType, SerialNumber,
+};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 /// A CA.
@@ -15,14 +23,20 @@ pub struct Ca {
 pub struct Pair {
     pub cert: String,
     pub key: String,
+    /// The certificate's number.
+    pub serial: u64,
 }
 
 impl Ca {
     pub fn new() -> Self {
+        Ca::named("a CA of a test")
+    }
+
+    pub fn named(name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "a CA of a test");
+        params.distinguished_name.push(DnType::CommonName, name);
         let pem = params.self_signed(&key).unwrap().pem();
         Ca { pem, issuer: Issuer::new(params, key) }
     }
@@ -54,19 +68,75 @@ impl Ca {
 
     /// For a client with this common name and, if not empty, this URI.
     pub fn client(&self, name: &str, uri: &str) -> Pair {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        if !uri.is_empty() {
-            params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
+        self.sign(client(name, &[], uri))
+    }
+
+    /// For a client with this common name, these hosts and, if not empty, this URI.
+    pub fn client_with(&self, name: &str, hosts: &[&str], uri: &str) -> Pair {
+        self.sign(client(name, hosts, uri))
+    }
+
+    /// For a CA with this name, made larger by so many bytes.
+    #[allow(dead_code, reason = "for clients that show too many")]
+    pub fn intermediate(&self, name: &str, larger_by: usize) -> String {
+        let mut params = client(name, &[], "");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        if larger_by > 0 {
+            let unknown = rcgen::CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99_999, 1], vec![0; larger_by]);
+            params.custom_extensions.push(unknown);
         }
+        self.sign(params).cert
+    }
+
+    /// For a client with this common name, for so long.
+    #[allow(clippy::disallowed_methods, reason = "a certificate that is about to run out begins now")]
+    pub fn client_for(&self, name: &str, time: std::time::Duration) -> Pair {
+        let mut params = client(name, &[], "");
+        params.not_after = (std::time::SystemTime::now() + time).into();
         self.sign(params)
     }
 
-    fn sign(&self, params: CertificateParams) -> Pair {
+    /// The list of what it has revoked, as PEM, until the first day of a year.
+    pub fn revokes(&self, revoked: &[&Pair], until_year: i32) -> String {
+        self.numbered_list(1, revoked, until_year)
+    }
+
+    /// The same, with the number that tells which one is newer.
+    pub fn numbered_list(&self, number: u64, revoked: &[&Pair], until_year: i32) -> String {
+        let revoked_certs = revoked.iter().map(|pair| RevokedCertParams {
+            serial_number: SerialNumber::from(pair.serial),
+            revocation_time: rcgen::date_time_ymd(2024, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2024, 1, 1),
+            next_update: rcgen::date_time_ymd(until_year, 1, 1),
+            crl_number: SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs: revoked_certs.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap().pem().unwrap()
+    }
+
+    fn sign(&self, mut params: CertificateParams) -> Pair {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let serial = NEXT.fetch_add(1, Ordering::Relaxed);
+        params.serial_number = Some(SerialNumber::from(serial));
         let key = KeyPair::generate().unwrap();
         let cert = params.signed_by(&key, &self.issuer).unwrap().pem();
-        Pair { cert, key: key.serialize_pem() }
+        Pair { cert, key: key.serialize_pem(), serial }
     }
+}
+
+fn client(name: &str, hosts: &[&str], uri: &str) -> CertificateParams {
+    let mut params = CertificateParams::new(hosts.iter().map(|host| (*host).to_owned()).collect::<Vec<_>>()).unwrap();
+    params.distinguished_name.push(DnType::CommonName, name);
+    if !uri.is_empty() {
+        params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
+    }
+    params
 }
 
 impl Pair {
@@ -79,11 +149,16 @@ impl Pair {
     }
 }
 
-/// A connection over TLS that trusts this CA, with or without a certificate of its own.
-pub async fn connect(address: SocketAddr, ca: &Ca, own: Option<&Pair>) -> Result<Channel, tonic::transport::Error> {
+/// How to connect over TLS, trusting this CA, with or without a certificate of one's own.
+pub fn endpoint(address: SocketAddr, ca: &Ca, own: Option<&Pair>) -> Endpoint {
     let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca.pem()));
     if let Some(own) = own {
         tls = tls.identity(Identity::from_pem(&own.cert, &own.key));
     }
-    Endpoint::from_shared(format!("https://{address}")).unwrap().tls_config(tls).unwrap().connect().await
+    Endpoint::from_shared(format!("https://{address}")).unwrap().tls_config(tls).unwrap()
+}
+
+/// A connection over TLS that trusts this CA, with or without a certificate of its own.
+pub async fn connect(address: SocketAddr, ca: &Ca, own: Option<&Pair>) -> Result<Channel, tonic::transport::Error> {
+    endpoint(address, ca, own).connect().await
 }

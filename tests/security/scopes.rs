@@ -1,10 +1,13 @@
-//! A worker is confined to its queues by every verb, reads and repeats included; and to owners of its own name.
+//! A worker is confined to its queues by every verb, reads and repeats included; and to owners of its own name. What is
+//! outside of them is not there for it.
 
 use sagad::proto::*;
 use tonic::{Request, Status};
 
 use crate::{
-    people::{Client, House, entry, everyone},
+    people::{Client, House, entry, everyone, token},
+    raw::{self, contract},
+    roles::request,
     support::{Problem, Refused, compensation, ms, named},
 };
 
@@ -34,6 +37,13 @@ fn foreign<T: std::fmt::Debug>(rpc: &str, answer: Result<T, Status>) {
     assert_eq!((problem.fact("queue"), problem.fact("principal"), problem.fact("rpc")), ("qb", "a", rpc));
 }
 
+/// Not there, to `a`.
+fn hidden<T: std::fmt::Debug>(rpc: &str, answer: Result<T, Status>) {
+    let problem = answer.refused();
+    assert_eq!(problem.reason, "SAGA_NOT_FOUND", "{rpc}: {problem:?}");
+    assert!(problem.metadata.keys().all(|key| key == "task_id"), "{rpc}: {problem:?}");
+}
+
 #[tokio::test]
 async fn every_verb_is_confined() {
     let (_house, mut a, mut b) = house().await;
@@ -42,21 +52,21 @@ async fn every_verb_is_confined() {
     let lease = saga.lease.unwrap();
     // With the very lease of the other, under a name of its own: what stops it is the queue.
     let (task_id, owner_id, fencing_token) = ("t".to_owned(), "a".to_owned(), lease.fencing_token);
-    macro_rules! foreign {
+    macro_rules! hidden {
         ($($rpc:ident $name:literal $message:ident { $($field:ident $(: $value:expr)?),* };)*) => {
             $(
                 #[allow(clippy::needless_update, reason = "some have no further fields")]
                 let message = $message { task_id: task_id.clone(), $($field $(: $value)?,)* ..Default::default() };
-                foreign($name, a.sagas.$rpc(message).await);
+                hidden($name, a.sagas.$rpc(message).await);
             )*
         };
     }
     macro_rules! held {
         ($($rpc:ident $name:literal $message:ident { $($field:ident: $value:expr),* };)*) => {
-            foreign! { $($rpc $name $message { owner_id: owner_id.clone(), fencing_token $(, $field: $value)* };)* }
+            hidden! { $($rpc $name $message { owner_id: owner_id.clone(), fencing_token $(, $field: $value)* };)* }
         };
     }
-    foreign! {
+    hidden! {
         claim "Claim" ClaimRequest { owner_id: owner_id.clone() };
     }
     held! {
@@ -80,11 +90,11 @@ async fn every_verb_is_confined() {
     foreign("ClaimNext", a.sagas.claim_next(next).await);
     let item = KeepAliveRequest { task_id: task_id.clone(), owner_id, fencing_token, ..Default::default() };
     let mut answers = a.sagas.keep_alive(futures::stream::iter([item])).await.unwrap().into_inner();
-    assert_eq!(answers.message().await.unwrap().unwrap().reason, "PERMISSION_DENIED");
+    assert_eq!(answers.message().await.unwrap().unwrap().reason, "SAGA_NOT_FOUND");
     // Reads.
-    foreign("GetSaga", a.sagas.get_saga(GetSagaRequest { task_id: task_id.clone(), ..Default::default() }).await);
-    foreign("GetSaga", a.sagas.get_saga(GetSagaRequest { saga_id: task_id.clone(), ..Default::default() }).await);
-    foreign(
+    hidden("GetSaga", a.sagas.get_saga(GetSagaRequest { task_id: task_id.clone(), ..Default::default() }).await);
+    hidden("GetSaga", a.sagas.get_saga(GetSagaRequest { saga_id: task_id.clone(), ..Default::default() }).await);
+    hidden(
         "ListEvents",
         a.sagas.list_events(ListEventsRequest { task_id: task_id.clone(), ..Default::default() }).await,
     );
@@ -182,5 +192,183 @@ async fn a_repeat_tells_nothing_of_queues_that_were_taken_away() {
         async move { client.sagas.complete(Request::new(complete(token))).await.err() }
     })
     .await;
-    assert_eq!(denied("Complete", client.sagas.complete(complete(token)).await).fact("queue"), "q1");
+    hidden("Complete", client.sagas.complete(complete(token)).await);
+}
+
+/// All that an error tells, with one id in the place of another of the same length; and how long its details are, in which
+/// only the order is left to chance.
+fn told(status: &Status, id: &str, instead: &str) -> (Problem, usize) {
+    assert_eq!(id.len(), instead.len());
+    let mut problem = Problem::of(status);
+    problem.message = problem.message.replace(id, instead);
+    problem.metadata.values_mut().for_each(|value| *value = value.replace(id, instead));
+    (problem, status.details().len())
+}
+
+/// Every rpc of the contract, about a saga that the caller may not see and about one that is not there: the same answer, to
+/// the last detail, in whatever state the saga is, and whoever holds it.
+#[tokio::test]
+async fn what_may_not_be_seen_is_answered_as_what_is_not_there() {
+    let (house, _, mut b) = house().await;
+    let hidden = ["hidden-planned", "hidden-running", "hidden-undoing", "hidden-ended"];
+    for task_id in hidden {
+        let policy = Some(Policy { on_failure: FailureAction::Compensate.into(), ..Default::default() });
+        let request = CreateSagaRequest { policy, ..in_queue(task_id, "qb") };
+        b.sagas.create_saga(CreateSagaRequest { compensations: vec![compensation("k")], ..request }).await.unwrap();
+        if task_id == "hidden-planned" {
+            continue;
+        }
+        let saga = b.sagas.claim(claim(task_id, "b")).await.unwrap().into_inner().saga.unwrap();
+        let (task_id, owner_id, fencing_token) =
+            (task_id.to_owned(), "b".to_owned(), saga.lease.unwrap().fencing_token);
+        match task_id.as_str() {
+            "hidden-undoing" => {
+                let reason = "why".to_owned();
+                let fail = FailRequest { task_id, owner_id, fencing_token, reason, ..Default::default() };
+                b.sagas.fail(fail).await.unwrap();
+            }
+            "hidden-ended" => {
+                let complete = CompleteRequest { task_id, owner_id, fencing_token, ..Default::default() };
+                b.sagas.complete(complete).await.unwrap();
+            }
+            _ => {}
+        }
+    }
+    let channel = house.daemon.channel().await;
+    let header = format!("Bearer {}", token("a"));
+    let mut rpcs: Vec<_> = contract().into_iter().map(|rpc| (rpc.name.clone(), rpc)).collect();
+    let (_, quarantine) = rpcs.iter().find(|(name, _)| name == "Quarantine").unwrap().clone();
+    rpcs.push(("Quarantine as holder".to_owned(), quarantine));
+    let mut not_found = 0;
+    for (name, rpc) in &rpcs {
+        if ["CreateSaga", "BatchCreateSagas"].contains(&name.as_str()) {
+            // They name sagas that are not there yet: below.
+            continue;
+        }
+        for task_id in hidden {
+            let absent = task_id.replace("hidden", "absent");
+            let ask = async |task_id: &str| {
+                raw::call(&channel, &rpc.path, rpc.streams, request(name, "a", task_id), &[&header]).await
+            };
+            match (ask(task_id).await, ask(&absent).await) {
+                (Ok(()), Ok(())) => {}
+                (Err(hidden), Err(missing)) => {
+                    not_found += usize::from(missing.code() == tonic::Code::NotFound);
+                    let (hidden, missing) = (told(&hidden, task_id, &absent), told(&missing, &absent, &absent));
+                    assert_eq!(hidden, missing, "{name} about {task_id}");
+                }
+                (hidden, missing) => panic!("{name} about {task_id}: {hidden:?}, and about none {missing:?}"),
+            }
+        }
+    }
+    assert!(not_found >= 11 * hidden.len(), "each rpc that names a saga was asked about one: {not_found}");
+}
+
+/// The rest of what names a saga: by its other id, in streams, by a creation.
+#[tokio::test]
+async fn streams_and_other_ids_tell_no_more() {
+    let (_house, mut a, mut b) = house().await;
+    b.sagas.create_saga(CreateSagaRequest { saga_id: "hidden-s".into(), ..in_queue("hidden-t", "qb") }).await.unwrap();
+    for (hidden, absent) in [("hidden-s", "absent-s"), ("hidden-t", "absent-t")] {
+        let by_saga_id = |saga_id: &str| GetSagaRequest { saga_id: saga_id.into(), ..Default::default() };
+        let found = a.sagas.get_saga(by_saga_id(hidden)).await.unwrap_err();
+        let missing = a.sagas.get_saga(by_saga_id(absent)).await.unwrap_err();
+        assert_eq!(told(&found, hidden, absent), told(&missing, absent, absent));
+        let item = |task_id: &str| KeepAliveRequest {
+            task_id: task_id.into(),
+            owner_id: "a".into(),
+            fencing_token: 1,
+            ..Default::default()
+        };
+        let items = futures::stream::iter([item(hidden), item(absent)]);
+        let mut answers = a.sagas.keep_alive(items).await.unwrap().into_inner();
+        let mut next =
+            async || KeepAliveResponse { task_id: String::new(), ..answers.message().await.unwrap().unwrap() };
+        assert_eq!(next().await, next().await);
+    }
+    for task_id in ["hidden-t", "absent-t"] {
+        let request = WatchEventsRequest { task_id: task_id.into(), after_revision: Some(0), ..Default::default() };
+        let mut events = a.sagas.watch_events(request).await.unwrap().into_inner();
+        b.sagas.annotate(annotate("hidden-t")).await.unwrap_err();
+        let quiet = std::time::Duration::from_millis(300);
+        while let Ok(item) = tokio::time::timeout(quiet, events.message()).await {
+            let item = item.unwrap().unwrap().item;
+            assert!(matches!(item, Some(watch_events_response::Item::Bookmark(_))), "{task_id}: {item:?}");
+        }
+    }
+    // Ids are unique among all sagas, so that one is taken can't be hidden from who wants to create it; but no more is told
+    // than of an id that is taken in one's own queue.
+    a.sagas.create_saga(in_queue("public-t", "qa")).await.unwrap();
+    let taken = async |client: &mut Client, id: &str| client.sagas.create_saga(in_queue(id, "qa")).await.unwrap_err();
+    let (foreign, own) = (taken(&mut a, "hidden-t").await, taken(&mut a, "public-t").await);
+    assert_eq!(Problem::of(&foreign).reason, "SAGA_EXISTS");
+    assert_eq!(told(&foreign, "hidden-t", "public-t"), told(&own, "public-t", "public-t"));
+}
+
+/// A queue that is named is denied alike, whether there is one of this name or not.
+#[tokio::test]
+async fn a_queue_that_is_named_is_denied_alike_whether_it_is_there_or_not() {
+    let (_house, mut a, mut b) = house().await;
+    b.sagas.create_saga(in_queue("t", "qb")).await.unwrap();
+    macro_rules! asked {
+        ($($rpc:ident $message:ident { $($field:ident: $value:expr),* };)*) => {
+            $({
+                let mut all = Vec::new();
+                for queue in ["qb", "q0"] {
+                    let message = $message { queues: vec![queue.to_owned()], $($field: $value,)* ..Default::default() };
+                    all.push(told(&a.sagas.$rpc(message).await.unwrap_err(), queue, "q0"));
+                }
+                assert_eq!(all[0], all[1], stringify!($rpc));
+            })*
+        };
+    }
+    asked! {
+        claim_next ClaimNextRequest { owner_id: "a".to_owned() };
+        list_sagas ListSagasRequest {};
+        watch_stale WatchStaleRequest {};
+        watch_events WatchEventsRequest {};
+    }
+    let mut create = async |queue: &str| {
+        let status = a.sagas.create_saga(in_queue("u", queue)).await.unwrap_err();
+        told(&status, queue, "q0")
+    };
+    assert_eq!(create("qb").await, create("q0").await);
+}
+
+/// Who may look at a saga and not work on it is told so: it knows that the saga is there.
+#[tokio::test]
+async fn who_sees_a_saga_is_told_which_queue_it_may_not_touch() {
+    let house = House::start(&[everyone(), entry("both", "['worker', 'reader']", "['qa']")].concat());
+    let (mut b, mut both) = (house.client("b").await, house.client("both").await);
+    b.sagas.create_saga(in_queue("t", "qb")).await.unwrap();
+    both.sagas.get_saga(GetSagaRequest { task_id: "t".into(), ..Default::default() }).await.unwrap();
+    assert_eq!(denied("Claim", both.sagas.claim(claim("t", "both")).await).fact("queue"), "qb");
+}
+
+fn annotate(task_id: &str) -> AnnotateRequest {
+    AnnotateRequest { task_id: task_id.into(), actor: "b".into(), note: "n".into(), ..Default::default() }
+}
+
+/// Whoever may not claim in a queue does not make it look as if somebody served its compensations.
+#[tokio::test]
+async fn a_denied_claim_does_not_count_as_somebody_who_handles_compensations() {
+    let (house, mut a, mut b) = house().await;
+    let claim = |queues: &[&str], owner: &str| ClaimNextRequest {
+        queues: queues.iter().map(|queue| (*queue).to_owned()).collect(),
+        owner_id: owner.into(),
+        purpose: LeasePurpose::Compensate.into(),
+        compensation_kinds: vec!["k".into()],
+        ..Default::default()
+    };
+    foreign("ClaimNext", a.sagas.claim_next(claim(&["qb"], "a")).await);
+    // It may claim in the first, but the call is denied as a whole.
+    foreign("ClaimNext", a.sagas.claim_next(claim(&["qa", "qb"], "a")).await);
+    let operator = house.client("operator").await;
+    let asked = async || {
+        let vitals = operator.clone().admin.get_vitals(GetVitalsRequest::default()).await.unwrap().into_inner();
+        vitals.asked_kinds.into_iter().map(|asked| asked.queue).collect::<Vec<_>>()
+    };
+    assert_eq!(asked().await, [""; 0]);
+    b.sagas.claim_next(claim(&["qb"], "b")).await.unwrap();
+    assert_eq!(asked().await, ["qb"]);
 }

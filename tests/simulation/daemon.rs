@@ -18,7 +18,8 @@ use sagad::{
         execute::{Engine, Outcome},
         post::Reply,
         rows::{Rows, RowsError},
-        waiters::{Waiter, Waiters},
+        sweep::SweepBudget,
+        waiters::{HeldUntil, Waiter, Waiters},
     },
 };
 use tokio::sync::oneshot;
@@ -31,7 +32,8 @@ use super::{
 };
 
 const LOOK_UP: i64 = 250_000;
-const SWEEP: usize = 500;
+/// Far less than the daemon spends on what is due: a few sagas are all that is due at once here.
+const SWEEP: usize = 12;
 const RESERVE: usize = 1 << 24;
 const BATCH: usize = 64;
 const WAITING: usize = 40;
@@ -119,7 +121,7 @@ impl Daemon {
 
     /// When the writer looks up next, if nothing arrives.
     pub fn next_turn(&self, now: i64) -> i64 {
-        if !self.inbox.is_empty() {
+        if !self.inbox.is_empty() || (self.engine.has_to_serve() && !self.disk_was_full) {
             return now;
         }
         let due = [self.engine.agenda.next(), self.waiters.next_deadline()];
@@ -164,7 +166,9 @@ impl Daemon {
             waiter.answer.send(Ok(Answer::Sagas(Vec::new())));
         }
         let mut answered = Vec::new();
-        if !batch.calls.is_empty() || self.engine.agenda.due_by(self.clock(now)).is_some() {
+        let due = self.engine.agenda.due_by(self.clock(now)).is_some();
+        let held = self.engine.has_to_serve() || self.waiters.has_until_swept();
+        if !batch.calls.is_empty() || due || held {
             let mut calls = batch.calls.into_iter();
             let mut log = Vec::new();
             match self.execute_all(&mut calls, batch.sweep_to, &mut answered, &mut log, dies) {
@@ -199,7 +203,8 @@ impl Daemon {
         log: &mut Vec<Entry>,
         dies: bool,
     ) -> Result<Option<Vec<Event>>, RowsError> {
-        self.engine.begin()?;
+        self.engine.begin_with(SweepBudget::of_cost(SWEEP))?;
+        self.serve(answered, log)?;
         for (call, arrival) in calls {
             self.time = self.time.max(arrival);
             let executed = self.engine.execute(&call.request, self.time);
@@ -208,18 +213,20 @@ impl Daemon {
                 return executed.map(|_| None);
             };
             self.log(log, Logged::Command(Box::new(call.request.clone()), outcome.clone()));
-            match (&call.request.command, &outcome) {
-                (Command::ClaimNext(wish), Ok(Answer::Sagas(sagas))) if sagas.is_empty() && wish.wait > Span::ZERO => {
-                    self.hold(call, arrival, answered);
-                }
-                _ => answered.push((To::Call(Box::new(call)), outcome)),
+            match self.engine.held_until(&call.request, &outcome, arrival, self.time)? {
+                Some(until) => self.hold(call, until, answered),
+                None => answered.push((To::Call(Box::new(call)), outcome)),
             }
             self.serve(answered, log)?;
         }
         self.time = self.time.max(sweep_to.unwrap_or(self.time));
-        let complete = self.engine.sweep(self.time, SWEEP)?;
+        self.engine.sweep_for_held(&self.waiters, self.time)?;
+        let complete = self.engine.sweep(self.time)?;
         self.log(log, Logged::Swept(complete));
         self.serve(answered, log)?;
+        for (waiter, outcome) in self.engine.take_swept(&mut self.waiters) {
+            answered.push((To::Held(waiter.answer), outcome));
+        }
         if self.time.since(self.forgot_at) >= Span::from_secs(1) {
             self.forgot_at = self.time;
             self.engine.rows.forget_answers(self.time.minus(ANSWER_KEPT), 5000)?;
@@ -234,15 +241,22 @@ impl Daemon {
         log.push(Entry { logged, through: self.engine.next_revision(), now: self.time });
     }
 
-    fn hold(&mut self, call: Call, arrival: Timestamp, answered: &mut Vec<(To, Outcome)>) {
+    fn hold(&mut self, call: Call, until: HeldUntil, answered: &mut Vec<(To, Outcome)>) {
         let Command::ClaimNext(wish) = &call.request.command else { return };
         if self.waiters.len() >= WAITING {
             let overloaded = Err(StoreError::Overloaded { retry_after: RETRY });
             return answered.push((To::Call(Box::new(call)), overloaded));
         }
         let (answer, receiver) = Reply::expected();
-        let deadline = arrival.plus(wish.wait);
-        self.waiters.hold(Waiter { wish: wish.clone(), key: call.request.key, by: None, deadline, answer });
+        self.waiters.hold(Waiter {
+            wish: wish.clone(),
+            key: call.request.key,
+            by: None,
+            until,
+            answer,
+            credentials: None,
+            share: None,
+        });
         self.held.push((receiver, call));
     }
 

@@ -13,20 +13,22 @@ use sagad::{
     domain::{
         command::QueueStatus,
         event::Event,
-        ids::{FencingToken, OwnerId, QueueName, Revision, SagaId, TaskId},
+        ids::{FencingToken, QueueName, Revision, SagaId, TaskId},
         lease::LeasePurpose,
         saga::{Saga, State},
-        text::Kind,
+        text::Blob,
         time::{Span, Timestamp},
     },
     store::{
-        EventQuery, ListQuery, Moment, QueueCounts, Reader, SagaKey, SagaPage, StoreError,
-        rows::{Candidate, Derived, Opening, Removed, RowId, Rows, RowsError, StoredAnswer},
+        EventQuery, ListQuery, Moment, PageBounds, QueueCounts, Reader, SagaKey, SagaPage, StoreError, Stretch,
+        ready_index::ReadyEntry,
+        rows::{
+            Candidate, ContentBytes, Derived, Opening, Removed, RowId, Rows, RowsError, StoredAnswer, StoredDue, brief,
+        },
     },
 };
 
 type ReadyKey = (bool, QueueName, Reverse<i32>, RowId);
-type ReservedKey = (OwnerId, QueueName, Reverse<i32>, RowId);
 
 enum Undo {
     Saga(RowId, Option<Box<(Saga, Derived)>>),
@@ -44,7 +46,6 @@ pub struct Facts {
     by_task: HashMap<TaskId, RowId>,
     by_saga: HashMap<SagaId, RowId>,
     ready: BTreeSet<ReadyKey>,
-    reserved: BTreeSet<ReservedKey>,
     by_lease: HashMap<(RowId, FencingToken), Vec<usize>>,
     answers: HashMap<[u8; 16], StoredAnswer>,
     answers_by_age: BTreeSet<(Timestamp, [u8; 16])>,
@@ -72,9 +73,8 @@ fn ready_key(id: RowId, saga: &Saga, derived: &Derived) -> Option<ReadyKey> {
     Some((purpose == LeasePurpose::Compensate, saga.spec.queue.clone(), Reverse(saga.spec.priority), id))
 }
 
-fn reserved_key(id: RowId, saga: &Saga) -> Option<ReservedKey> {
-    let reservation = saga.reservation.as_ref()?;
-    Some((reservation.assignee.clone(), saga.spec.queue.clone(), Reverse(saga.spec.priority), id))
+fn places(sagas: &[(Saga, Derived)]) -> impl Iterator<Item = (RowId, &Saga, &Derived)> {
+    (1..).zip(sagas).map(|(n, (saga, derived))| (RowId(n), saga, derived))
 }
 
 impl Facts {
@@ -83,15 +83,11 @@ impl Facts {
         if let Some(key) = ready_key(id, saga, derived) {
             self.ready.remove(&key);
         }
-        if let Some(key) = reserved_key(id, saga) {
-            self.reserved.remove(&key);
-        }
     }
 
     fn link(&mut self, id: RowId) {
         let (saga, derived) = &self.sagas[place(id)];
         self.ready.extend(ready_key(id, saga, derived));
-        self.reserved.extend(reserved_key(id, saga));
     }
 
     /// A write, if there is room for it.
@@ -170,7 +166,10 @@ impl Facts {
             head,
             next_revision,
             last_time: last_time.plus(Span::from_micros(1).unwrap()),
-            due: (1..).zip(&self.sagas).filter_map(|(n, (_, derived))| Some((RowId(n), derived.due?))).collect(),
+            due: places(&self.sagas).filter_map(|(id, saga, derived)| StoredDue::of(id, saga, derived)).collect(),
+            ready: places(&self.sagas)
+                .filter_map(|(id, saga, derived)| Some((id, ReadyEntry::of(saga, derived)?)))
+                .collect(),
             paused: self.queues.values().filter(|queue| queue.paused).map(|queue| queue.queue.clone()).collect(),
         }
     }
@@ -234,6 +233,14 @@ impl Rows for DiskRows {
         Ok(self.0.0.lock().sagas.get(place(id)).map(|(saga, _)| saga.clone()))
     }
 
+    fn load_brief(&mut self, id: RowId, compensations: bool) -> Result<Option<(Saga, ContentBytes)>, RowsError> {
+        Ok(self.0.0.lock().sagas.get(place(id)).map(|(saga, _)| brief(saga.clone(), compensations)))
+    }
+
+    fn payload(&mut self, id: RowId) -> Result<Option<Blob>, RowsError> {
+        Ok(self.0.0.lock().sagas.get(place(id)).map(|(saga, _)| saga.spec.payload.clone()))
+    }
+
     fn taken(&mut self, task_id: &TaskId, saga_id: &SagaId) -> Result<Option<&'static str>, RowsError> {
         let facts = self.0.0.lock();
         if facts.by_task.contains_key(task_id) {
@@ -277,39 +284,21 @@ impl Rows for DiskRows {
         Ok(())
     }
 
-    fn events_of_lease(&mut self, id: RowId, token: FencingToken) -> Result<Vec<Event>, RowsError> {
+    // However many events followed: the simulation's sagas have too few for that to matter.
+    fn ends_of_lease(&mut self, id: RowId, token: FencingToken, _newest: usize) -> Result<Vec<Event>, RowsError> {
         let facts = self.0.0.lock();
         let places = facts.by_lease.get(&(id, token)).into_iter().flatten();
-        Ok(places.map(|at| facts.events[*at].clone()).collect())
+        let events = places.map(|at| &facts.events[*at]);
+        let ends = events.filter(|event| event.revision.0 == token.0 || event.details.contains_key("ended_by"));
+        Ok(ends.cloned().collect())
     }
 
-    fn reserved(&mut self, owner: &OwnerId, queue: &QueueName) -> Result<Vec<Candidate>, RowsError> {
-        let facts = self.0.0.lock();
-        let from = (owner.clone(), queue.clone(), Reverse(i32::MAX), RowId(0));
-        let found = facts.reserved.range(from..).take_while(|key| key.0 == *owner && key.1 == *queue);
-        Ok(found.map(|key| Candidate { priority: key.2.0, id: key.3 }).collect())
-    }
-
-    fn ready(
-        &mut self,
-        purpose: LeasePurpose,
-        queue: &QueueName,
-        kinds: &[Kind],
-        limit: usize,
-    ) -> Result<Vec<Candidate>, RowsError> {
+    fn ready(&mut self, purpose: LeasePurpose, queue: &QueueName, limit: usize) -> Result<Vec<Candidate>, RowsError> {
         let facts = self.0.0.lock();
         let undo = purpose == LeasePurpose::Compensate;
-        let covered = |id: RowId| {
-            let pending = facts.sagas[place(id)].0.pending_kinds();
-            kinds.is_empty() || pending.iter().all(|kind| kinds.iter().any(|known| known.as_str() == *kind))
-        };
         let from = (undo, queue.clone(), Reverse(i32::MAX), RowId(0));
         let found = facts.ready.range(from..).take_while(|key| key.0 == undo && key.1 == *queue);
-        Ok(found
-            .filter(|key| covered(key.3))
-            .take(limit)
-            .map(|key| Candidate { priority: key.2.0, id: key.3 })
-            .collect())
+        Ok(found.take(limit).map(|key| Candidate { priority: key.2.0, id: key.3 }).collect())
     }
 
     fn answer(&mut self, id: &[u8; 16]) -> Result<Option<StoredAnswer>, RowsError> {
@@ -338,6 +327,10 @@ impl Rows for DiskRows {
             facts.undo.push(Undo::Answer(*id, answer));
         }
         Ok(old.len())
+    }
+
+    fn knows_queue(&mut self, queue: &QueueName) -> Result<bool, RowsError> {
+        Ok(self.0.0.lock().queues.contains_key(queue))
     }
 
     fn set_paused(&mut self, status: &QueueStatus) -> Result<(), RowsError> {
@@ -379,7 +372,7 @@ impl Reader for Disk {
         Ok(SagaPage::default())
     }
 
-    fn events(&self, query: &EventQuery) -> Result<Vec<Event>, StoreError> {
+    fn events(&self, query: &EventQuery) -> Result<Stretch<Event>, StoreError> {
         let facts = self.0.lock();
         let head = facts.head();
         let in_gap = facts.gaps.iter().any(|(below, through)| *below < query.after && query.after <= *through);
@@ -392,7 +385,8 @@ impl Reader for Disk {
                 && (!query.marked_only || event.mark.is_some())
         };
         let stretch = facts.after(query.after).iter().take_while(|event| event.revision <= query.through);
-        Ok(stretch.filter(wanted).take(query.limit).cloned().collect())
+        let found = stretch.filter(wanted).take(query.limit).cloned().collect();
+        Ok(Stretch::of_events(found, query.limit, query.through))
     }
 
     fn stale(
@@ -400,8 +394,8 @@ impl Reader for Disk {
         queues: &[QueueName],
         after: Revision,
         through: Revision,
-        limit: usize,
-    ) -> Result<Vec<(Revision, Saga)>, StoreError> {
+        bounds: PageBounds,
+    ) -> Result<Stretch<(Revision, Saga)>, StoreError> {
         let facts = self.0.lock();
         let sagas = facts.sagas.iter().map(|(saga, _)| saga);
         let mut stale: Vec<_> = sagas
@@ -410,7 +404,7 @@ impl Reader for Disk {
             .filter(|(revision, _)| *revision > after && *revision <= through)
             .collect();
         stale.sort_by_key(|(revision, _)| *revision);
-        Ok(stale.into_iter().take(limit).map(|(revision, saga)| (revision, saga.clone())).collect())
+        Ok(bounds.admitted(stale.into_iter().map(|(revision, saga)| (revision, saga.clone())), through))
     }
 
     fn ended(&self, _: State, _: Timestamp, _: usize) -> Result<Vec<Saga>, StoreError> {
@@ -421,7 +415,7 @@ impl Reader for Disk {
         Ok(Vec::new())
     }
 
-    fn queues(&self) -> Result<Vec<QueueStatus>, StoreError> {
+    fn queues(&self, _: Option<&QueueName>, _: usize) -> Result<Vec<QueueStatus>, StoreError> {
         Ok(Vec::new())
     }
 

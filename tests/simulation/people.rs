@@ -126,7 +126,11 @@ pub fn act(world: &mut World) {
         16 => {
             let queue = world.queues[world.rng.below(3) as usize].clone();
             let paused = world.rng.chance(300);
-            return send(world, Command::SetPaused(SetPaused { queue, paused, actor, reason }), false);
+            return send(
+                world,
+                Command::SetPaused(SetPaused { queue, paused, must_exist: false, actor, reason }),
+                false,
+            );
         }
         _ => {
             let terminal_reason = world.rng.chance(500).then(|| reason.clone());

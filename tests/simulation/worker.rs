@@ -194,7 +194,7 @@ impl Worker {
         }
         let holder = Holder { owner: self.owner.clone(), token: *token };
         let result = Blob::parse("late".into()).unwrap();
-        let verb = HeldVerb::Complete { result, reason: Text::default() };
+        let verb = HeldVerb::Complete { result, reason: Text::default(), progress: None };
         Some(Act::Call(Command::Change(Change { task_id: task.clone(), verb: Verb::Held(holder, verb) }), false))
     }
 
@@ -225,18 +225,27 @@ impl Worker {
                 job.finishing = true;
                 let number = rng.below(3);
                 match rng.below(20) {
-                    0..=9 if !job.cancelled => {
-                        HeldVerb::Complete { result: Blob::parse(number.to_string().into()).unwrap(), reason }
+                    0..=9 if !job.cancelled => HeldVerb::Complete {
+                        result: Blob::parse(number.to_string().into()).unwrap(),
+                        reason,
+                        progress: None,
+                    },
+                    0..=12 => {
+                        HeldVerb::Release { delay: Span::from_millis(rng.below(500) as u32), reason, progress: None }
                     }
-                    0..=12 => HeldVerb::Release { delay: Span::from_millis(rng.below(500) as u32), reason },
-                    13..=18 => HeldVerb::Fail { reason, compensations: vec![spec(rng)], retryable: rng.chance(500) },
+                    13..=18 => HeldVerb::Fail {
+                        reason,
+                        compensations: vec![spec(rng)],
+                        retryable: rng.chance(500),
+                        progress: None,
+                    },
                     _ => HeldVerb::Quarantine { reason },
                 }
             }
             LeasePurpose::Compensate => match (job.unsettled.last(), rng.below(40)) {
                 (_, 0) => {
                     job.finishing = true;
-                    HeldVerb::Release { delay: Span::ZERO, reason }
+                    HeldVerb::Release { delay: Span::ZERO, reason, progress: None }
                 }
                 (_, 1..=6) => HeldVerb::Heartbeat { ttl: None, progress: None },
                 (None, _) | (_, 8) => {

@@ -15,9 +15,6 @@ mod shrink;
 #[allow(dead_code, reason = "its other users need the rest")]
 #[path = "../disk/small.rs"]
 mod small;
-#[allow(dead_code, reason = "its other users need the rest")]
-#[path = "../support/tools.rs"]
-mod tools;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

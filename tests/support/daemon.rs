@@ -3,7 +3,7 @@
 use std::{
     ffi::OsString,
     io::{BufRead, BufReader, Read},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, mpsc},
@@ -111,8 +111,13 @@ pub struct Process {
 impl Process {
     /// Where it serves, once it says so; none if it ended.
     pub fn address(&mut self) -> Option<SocketAddr> {
+        self.serves_at().map(|address| address.parse().unwrap())
+    }
+
+    /// Where it serves, as it says it: the first address, and with each further call the next.
+    pub fn serves_at(&mut self) -> Option<String> {
         match self.lines.recv_timeout(PATIENCE) {
-            Ok(line) => Some(line.strip_prefix(SERVING).expect("the first line on stdout").parse().unwrap()),
+            Ok(line) => Some(line.strip_prefix(SERVING).expect("a line on stdout that says where").to_owned()),
             Err(mpsc::RecvTimeoutError::Disconnected) => None,
             Err(mpsc::RecvTimeoutError::Timeout) => panic!("the daemon neither serves nor ends:\n{}", self.log()),
         }
@@ -217,6 +222,11 @@ impl Daemon {
         connect(self.address).await
     }
 
+    /// A connection from another address of this machine.
+    pub async fn channel_from(&self, own: [u8; 4]) -> Channel {
+        connect_from(self.address, Some(own.into())).await
+    }
+
     /// Clients on a connection of their own.
     pub async fn api(&self) -> Api {
         Api::new(self.channel().await)
@@ -284,9 +294,13 @@ pub enum End {
 
 /// A connection, as soon as somebody listens there.
 pub async fn connect(address: SocketAddr) -> Channel {
+    connect_from(address, None).await
+}
+
+async fn connect_from(address: SocketAddr, own: Option<IpAddr>) -> Channel {
     let begun = now();
     loop {
-        match Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await {
+        match Endpoint::from_shared(format!("http://{address}")).unwrap().local_address(own).connect().await {
             Ok(channel) => return channel,
             Err(error) => assert!(begun.elapsed() < PATIENCE, "{address}: {error}"),
         }

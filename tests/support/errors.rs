@@ -15,6 +15,7 @@ pub const TABLE: &[(&str, Code, bool)] = &[
     ("INVALID_ARGUMENT", InvalidArgument, false),
     ("SAGA_NOT_FOUND", NotFound, false),
     ("COMPENSATION_NOT_FOUND", NotFound, false),
+    ("QUEUE_NOT_FOUND", NotFound, false),
     ("SAGA_EXISTS", AlreadyExists, false),
     ("REQUEST_ID_REUSED", AlreadyExists, false),
     ("SAGA_TERMINAL", FailedPrecondition, false),

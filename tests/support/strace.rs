@@ -2,20 +2,7 @@
 
 use std::{fs, path::Path, thread, time::Duration};
 
-use super::{Launch, PATIENCE, now, tools};
-
-/// Whether `strace` can be used here; if not, says loudly that nothing was tested.
-pub fn is_usable() -> bool {
-    if !tools::are_there(&["strace"]) {
-        return false;
-    }
-    let tried = std::process::Command::new("strace").args(["-f", "-o", "/dev/null", "true"]).output().unwrap();
-    if tried.status.success() {
-        return true;
-    }
-    tools::skip(&format!("strace can't trace here: {tried:?}"));
-    false
-}
+use super::{Launch, PATIENCE, now};
 
 /// A daemon to be started under `strace` with these options, its trace going to a file.
 pub fn launch(data: &Path, trace: &Path, options: &[&str]) -> Launch {

@@ -1,4 +1,4 @@
-//! Programs that some tests run, and what happens where they are not installed.
+//! Programs that some tests run. A test whose program is not installed is ignored: `build.rs` looks for them.
 
 use std::{
     env,
@@ -9,6 +9,7 @@ use std::{
 };
 
 /// Whether all of these can be run. If not, says loudly that the test is skipped; in CI (`CI=true`) that is a failure.
+#[allow(dead_code, reason = "each test target uses a part of it")]
 pub fn are_there(names: &[&str]) -> bool {
     let directories = directories();
     let missing: Vec<_> =
@@ -29,8 +30,12 @@ pub fn skip(why: &str) {
 }
 
 fn say_skipped(why: &str) {
-    // Not by eprintln!, which nobody sees of a test that passes.
-    let _ = writeln!(io::stderr(), "\n!!! SKIPPED, NOTHING WAS TESTED: {why} !!!");
+    say(&format!("\n!!! SKIPPED, NOTHING WAS TESTED: {why} !!!"));
+}
+
+/// Says something on the real stderr: `eprintln!` is captured, and shown only of a test that fails.
+pub fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// Runs a script; shows what it said if it fails.

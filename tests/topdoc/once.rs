@@ -35,7 +35,7 @@ async fn once_prints_a_screen_or_its_data() {
     assert_eq!(code, 0, "{err}");
     let line = |part: &str| out.lines().find(|line| line.contains(part)).unwrap_or_else(|| panic!("no {part}:\n{out}"));
     assert!(line("works").contains("worker-1") && !line("works").contains("STALE"), "{out}");
-    assert!(line("hangs").contains("running STALE") && line("hangs").contains("over "), "{out}");
+    assert!(line("hangs").contains("running STALE") && line("hangs").contains("expired "), "{out}");
     assert!(!out.contains("waits") && out.contains("1 ready") && out.contains("1 stale"), "{out}");
     assert!(!out.contains('\u{1b}'), "no codes in a text");
     let (code, out, _) = sagad(&["top", "--once", "--view", "planned", "-o", "json", "--server", &server]);

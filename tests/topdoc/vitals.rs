@@ -5,7 +5,7 @@ use sagad::proto::*;
 use crate::support::{Daemon, create, eventually, ms, secs};
 
 async fn vitals(daemon: &Daemon) -> GetVitalsResponse {
-    daemon.api().await.admin.get_vitals(GetVitalsRequest {}).await.unwrap().into_inner()
+    daemon.api().await.admin.get_vitals(GetVitalsRequest::default()).await.unwrap().into_inner()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

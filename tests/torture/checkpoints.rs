@@ -9,7 +9,7 @@ use sagad::proto::*;
 use crate::{
     daemon::{self, Launch, Sagas, check},
     supervisor::number_from_environment,
-    tools, verify,
+    verify,
 };
 
 /// Enough for three logs of the smallest size.
@@ -85,10 +85,8 @@ async fn killed_at(directory: &Path, aim: &Aim, call: usize) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
 async fn p1_a_checkpoint_that_was_cut_off_loses_nothing() {
-    if !tools::are_there(&["strace"]) {
-        return;
-    }
     let directory = tempfile::tempdir().unwrap();
     let aims = [
         // In the middle of the copying, of the first time and the next.

@@ -167,6 +167,7 @@ fn run(rng: &mut StdRng, saga: &Saga, owner: &str) -> Op {
                 result,
                 reason: "done".into(),
                 request_id,
+                progress: None,
             })
         }
         7 | 8 => Op::Fail(FailRequest {
@@ -177,6 +178,7 @@ fn run(rng: &mut StdRng, saga: &Saga, owner: &str) -> Op {
             compensations: vec![spec(rng)],
             retryable: rng.random(),
             request_id,
+            progress: None,
         }),
         _ => Op::Release(ReleaseRequest {
             task_id,

@@ -15,9 +15,6 @@ mod migrations;
 mod moments;
 mod op;
 mod supervisor;
-#[allow(dead_code, reason = "one of its functions is of use here")]
-#[path = "../support/tools.rs"]
-mod tools;
 mod verify;
 mod watcher;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use futures::stream;
+use futures::{StreamExt, stream};
 use prost::Message;
 use sagad::proto::*;
 
@@ -26,11 +26,21 @@ async fn p12_blobs_of_64_kib_are_taken_and_one_byte_more_is_refused_by_field() {
     let progress = |bytes| HeartbeatRequest { progress: Some(blob(bytes)), ..lease.heartbeat() };
     api.heartbeat(progress(BLOB)).await.unwrap();
     assert_eq!(api.heartbeat(progress(BLOB + 1)).await.refused().fields, ["progress"]);
+    let release = ReleaseRequest { progress: Some(blob(BLOB + 1)), ..lease.release() };
+    assert_eq!(api.release(release).await.refused().fields, ["progress"]);
+    let fail = FailRequest { progress: Some(blob(BLOB + 1)), ..lease.fail("broke") };
+    assert_eq!(api.fail(fail).await.refused().fields, ["progress"]);
+    let complete = CompleteRequest { progress: Some(blob(BLOB + 1)), ..lease.complete() };
+    assert_eq!(api.complete(complete).await.refused().fields, ["progress"]);
     let result = |bytes| CompleteRequest { result: blob(bytes), ..lease.complete() };
     assert_eq!(api.complete(result(BLOB + 1)).await.refused().fields, ["result"]);
     let saga = api.complete(result(BLOB)).await.unwrap();
     assert_eq!([saga.payload.len(), saga.progress.len(), saga.result.len()], [BLOB; 3]);
     assert_eq!(api.get("t").await, saga);
+    api.create_saga(create("w")).await.unwrap();
+    let lease = key(&api.claim(claim("w", "w", 60_000)).await.unwrap());
+    let last = ReleaseRequest { progress: Some(blob(BLOB)), ..lease.release() };
+    assert_eq!(api.release(last).await.unwrap().progress.len(), BLOB);
 }
 
 #[tokio::test]
@@ -52,6 +62,43 @@ async fn p12_a_message_over_4_mib_is_refused_with_error_info() {
     let mut answers = api.sagas.clone().keep_alive(stream::iter([huge])).await.unwrap().into_inner();
     assert_eq!(answers.message().await.reason(), "INVALID_ARGUMENT");
     api.create_saga(create("t")).await.expect("the connection goes on");
+}
+
+#[tokio::test]
+async fn requests_may_be_gzipped_and_unpack_to_no_more_than_others() {
+    let daemon = Daemon::start();
+    let channel = daemon.channel().await;
+    let gzip = tonic::codec::CompressionEncoding::Gzip;
+    let sagas = saga_service_client::SagaServiceClient::new(channel.clone()).send_compressed(gzip);
+    let admin = admin_service_client::AdminServiceClient::new(channel.clone()).send_compressed(gzip);
+    let api = Api { sagas, admin, channel };
+    let payload = bytes::Bytes::from(vec![7; BLOB]);
+    let saga = api.create_saga(CreateSagaRequest { payload: payload.clone(), ..create("t") }).await.unwrap();
+    assert_eq!(saga.payload, payload);
+    let saga = api.claim(claim("t", "w", 60_000)).await.unwrap();
+    let beats = stream::iter([key(&saga).keep_alive(), key(&saga).keep_alive()]);
+    let mut answers = api.sagas.clone().keep_alive(beats).await.unwrap().into_inner();
+    for _ in 0..2 {
+        assert_eq!(answers.message().await.unwrap().unwrap().reason, "");
+    }
+    api.admin.clone().get_server_info(GetServerInfoRequest {}).await.unwrap();
+    // Some KiB that become 5 and 64 MiB: refused as what is as large without it.
+    for mib in [5, 64] {
+        let bomb = CreateSagaRequest { payload: vec![0; mib << 20].into(), ..create("u") };
+        let problem = api.create_saga(bomb).await.refused();
+        assert_eq!((problem.reason.as_str(), problem.code), ("INVALID_ARGUMENT", tonic::Code::InvalidArgument));
+        assert!(problem.message.contains("4194304"), "{}", problem.message);
+    }
+    api.create_saga(create("u")).await.expect("the connection goes on");
+    // Another compression is refused by name, with what is accepted.
+    let mut request = tonic::Request::new(create("v"));
+    request.metadata_mut().insert("grpc-encoding", "snappy".parse().unwrap());
+    let refused = daemon.api().await.sagas.create_saga(request).await.unwrap_err();
+    let accepted = refused.metadata().get("grpc-accept-encoding").unwrap().to_str().unwrap().to_owned();
+    assert!(accepted.contains("gzip"), "{accepted}");
+    let info = tonic_types::StatusExt::get_details_error_info(&refused).unwrap();
+    assert_eq!((refused.code(), info.reason.as_str()), (tonic::Code::Unimplemented, "UNIMPLEMENTED"));
+    assert!(refused.message().contains("snappy"), "{refused:?}");
 }
 
 /// A saga of about a MiB, all of it listed: compensations are not left out.
@@ -102,7 +149,7 @@ async fn p10_no_answer_exceeds_3_mib_and_pages_are_complete() {
         if sagas.is_empty() {
             break;
         }
-        let answer = ClaimNextResponse { sagas };
+        let answer = ClaimNextResponse { sagas, ..Default::default() };
         assert!(answer.encoded_len() <= ANSWER, "{} bytes", answer.encoded_len());
         claimed += answer.sagas.len();
     }
@@ -164,4 +211,86 @@ async fn p12_a_listing_holds_each_saga_that_matches_throughout_exactly_once() {
         let task_id = format!("t-{i}");
         assert!(seen.contains(&task_id) || changed.contains(&task_id), "{task_id} is missing");
     }
+}
+
+/// All queues, and how many pages they took.
+async fn all_queues(api: &Api, page_size: i32) -> (Vec<Queue>, usize) {
+    let mut request = ListQueuesRequest { page_size, ..Default::default() };
+    let (mut queues, mut pages) = (Vec::new(), 0);
+    loop {
+        let page = api.admin.clone().list_queues(request.clone()).await.unwrap().into_inner();
+        assert!(page.encoded_len() <= ANSWER, "{} bytes", page.encoded_len());
+        queues.extend(page.queues);
+        pages += 1;
+        if page.next_page_token.is_empty() {
+            return (queues, pages);
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
+#[tokio::test]
+async fn p12_every_queue_is_listed_however_long_their_reasons() {
+    const QUEUES: usize = 800;
+    let daemon = Daemon::start();
+    let api = daemon.api().await;
+    let pauses = (0..QUEUES).map(|i| {
+        let (mut admin, queue) = (api.admin.clone(), format!("q-{i:04}"));
+        async move {
+            let reason = "r".repeat(4096);
+            let pause = PauseQueueRequest { queue, actor: "ada".into(), reason, ..Default::default() };
+            admin.pause_queue(pause).await.unwrap();
+        }
+    });
+    stream::iter(pauses).buffer_unordered(64).collect::<Vec<()>>().await;
+    for (page_size, expected) in [(0, 2), (1000, 2), (100, 8), (799, 2), (1, QUEUES)] {
+        let (queues, pages) = all_queues(&api, page_size).await;
+        assert!(queues.iter().all(|queue| queue.paused && queue.reason.len() == 4096));
+        let names: Vec<_> = queues.into_iter().map(|queue| queue.queue).collect();
+        assert_eq!(names, (0..QUEUES).map(|i| format!("q-{i:04}")).collect::<Vec<_>>());
+        assert_eq!(pages, expected, "of {page_size}");
+    }
+    let refused = |page_size, page_token: &str| {
+        let (mut admin, page_token) = (api.admin.clone(), page_token.to_owned());
+        async move { admin.list_queues(ListQueuesRequest { page_size, page_token }).await.refused().fields }
+    };
+    assert_eq!(refused(1001, "").await, ["page_size"]);
+    assert_eq!(refused(-1, "").await, ["page_size"]);
+    assert_eq!(refused(0, "x").await, ["page_token"]);
+    assert_eq!(refused(0, &"a".repeat(100_000)).await, ["page_token"]);
+    for i in 0..2 {
+        api.create_saga(create(&format!("t-{i}"))).await.unwrap();
+    }
+    let of_sagas = api.list_sagas(ListSagasRequest { page_size: 1, ..Default::default() }).await.unwrap();
+    assert_eq!(refused(0, &of_sagas.next_page_token).await, ["page_token"], "a token of another rpc");
+}
+
+#[tokio::test]
+async fn p12_stats_say_how_many_queues_they_leave_out() {
+    const QUEUES: usize = 25_500;
+    let daemon = Daemon::start();
+    let api = daemon.api().await;
+    // Names as long as they may be: fewer of them fill an answer.
+    let queue = |i: usize| format!("{i:05}-{}", "q".repeat(94));
+    for from in (0..QUEUES).step_by(500) {
+        let requests = (from..from + 500).map(|i| CreateSagaRequest { queue: queue(i), ..create(&format!("t-{i}")) });
+        let batch = BatchCreateSagasRequest { requests: requests.collect(), ..Default::default() };
+        api.batch_create_sagas(batch).await.unwrap();
+    }
+    let ended = RequestCancelRequest {
+        task_id: "t-0".into(),
+        actor: "ada".into(),
+        reason: "not needed".into(),
+        ..Default::default()
+    };
+    api.request_cancel(ended).await.unwrap();
+    let stats = api.stats().await;
+    assert!(stats.encoded_len() <= ANSWER, "{} bytes", stats.encoded_len());
+    assert!(stats.omitted_queues > 0, "all {} are there: more are needed", stats.queues.len());
+    assert_eq!(stats.queues.len() + stats.omitted_queues as usize, QUEUES);
+    assert_eq!(stats.ready as usize, QUEUES - 1, "the totals are of all");
+    let names: Vec<_> = stats.queues.iter().map(|queue| queue.queue.clone()).collect();
+    assert!(names.is_sorted());
+    assert!(!names.contains(&queue(0)), "one without a saga in flight is left out first");
+    assert_eq!(names[0], queue(1));
 }

@@ -238,6 +238,172 @@ async fn m8_a_failed_saga_has_a_compensation_record() {
 }
 
 #[tokio::test]
+async fn what_left_nothing_behind_fails_in_a_plain_way() {
+    let daemon = Daemon::start();
+    let api = daemon.api().await;
+    let policy = Policy { on_failure: FailureAction::Compensate.into(), ..Default::default() };
+    api.create_saga(CreateSagaRequest { policy: Some(policy), ..create("t") }).await.unwrap();
+    let saga = api.claim(claim("t", "w", 60_000)).await.unwrap();
+    let ended = api.fail(key(&saga).fail("it broke")).await.unwrap();
+    assert_eq!((ended.state(), ended.terminal_reason.as_str()), (SagaState::Compensated, "nothing to undo"));
+    assert!(ended.end_time.is_some());
+    let history = api.history("t").await;
+    let told: Vec<_> = history[2..].iter().map(|e| (e.r#type(), e.actor.as_str(), e.reason.as_str())).collect();
+    let expected = [(EventType::Compensating, "w", "it broke"), (EventType::Compensated, "sagad", "nothing to undo")];
+    assert_eq!(told, expected);
+    assert_eq!(api.fail(key(&saga).fail("said again")).await.unwrap(), ended, "a repeat changes nothing");
+
+    // One compensation, from whichever lease, and there is something to undo.
+    api.create_saga(CreateSagaRequest { policy: Some(policy), ..create("u") }).await.unwrap();
+    let first = api.claim(claim("u", "w", 60_000)).await.unwrap();
+    api.register_compensation(key(&first).register(&["a"])).await.unwrap();
+    api.release(key(&first).release()).await.unwrap();
+    let second = api.claim(claim("u", "w", 60_000)).await.unwrap();
+    assert_eq!(api.fail(key(&second).fail("it broke")).await.unwrap().state(), SagaState::Compensating);
+}
+
+#[tokio::test]
+async fn the_last_progress_of_a_lease_goes_to_the_next() {
+    let daemon = Daemon::start();
+    let api = daemon.api().await;
+    let policy = Policy { max_attempts: 2, retry_backoff: ms(0), ..Default::default() };
+    api.create_saga(CreateSagaRequest { policy: Some(policy), ..held("t", &["a"]) }).await.unwrap();
+    let next = || async {
+        let request = ClaimNextRequest {
+            queues: vec!["default".into()],
+            owner_id: "w".into(),
+            wait: secs(20),
+            ..Default::default()
+        };
+        api.claim_next(request).await.unwrap().remove(0)
+    };
+    let progress = |text: &'static str| Some(bytes::Bytes::from(text));
+
+    let first = next().await;
+    api.heartbeat(HeartbeatRequest { progress: progress("one"), ..key(&first).heartbeat() }).await.unwrap();
+    let failed = FailRequest { progress: progress("two"), retryable: true, ..key(&first).fail("broke") };
+    let retried = api.fail(failed.clone()).await.unwrap();
+    assert_eq!((retried.state(), &retried.progress[..]), (SagaState::Planned, &b"two"[..]));
+    let repeated = FailRequest { progress: progress("another"), ..failed };
+    assert_eq!(api.fail(repeated).await.unwrap(), retried, "a repeat changes nothing");
+
+    let second = next().await;
+    assert_eq!(&second.progress[..], b"two", "the next attempt is told");
+    let released = api.release(ReleaseRequest { progress: progress("three"), ..key(&second).release() }).await.unwrap();
+    assert_eq!(&released.progress[..], b"three");
+
+    let third = next().await;
+    assert_eq!(&third.progress[..], b"three");
+    api.release(key(&third).release()).await.unwrap();
+    let fourth = next().await;
+    assert_eq!(&fourth.progress[..], b"three", "absent: no change");
+    let emptied = api.release(ReleaseRequest { progress: progress(""), ..key(&fourth).release() }).await.unwrap();
+    assert_eq!(&emptied.progress[..], b"", "empty: none any more");
+
+    let last = next().await;
+    let refused = CompleteRequest { progress: progress("lost"), ..key(&fourth).complete() };
+    assert_eq!(api.complete(refused).await.reason(), "LEASE_SUPERSEDED");
+    assert_eq!(&api.get("t").await.progress[..], b"", "a refused call leaves it as it was");
+    let done = CompleteRequest { progress: progress("all"), ..key(&last).complete() };
+    assert_eq!(&api.complete(done).await.unwrap().progress[..], b"all");
+    assert_eq!(&api.get("t").await.progress[..], b"all");
+
+    // A failure that is refused for want of a compensation leaves it as it was, too.
+    let bare = api.running("bare", "w").await;
+    let refused = FailRequest { progress: progress("lost"), ..key(&bare).fail("broke") };
+    assert_eq!(api.fail(refused).await.reason(), "COMPENSATION_REQUIRED");
+    assert_eq!(&api.get("bare").await.progress[..], b"");
+    // While undoing, a release tells how far it came.
+    api.create_saga(held("undo", &["a"])).await.unwrap();
+    let undo = ClaimRequest { purpose: LeasePurpose::Compensate.into(), ..claim("undo", "u", 60_000) };
+    let lease = key(&api.claim(undo).await.unwrap());
+    let released = api.release(ReleaseRequest { progress: progress("half"), ..lease.release() }).await.unwrap();
+    assert_eq!((released.state(), &released.progress[..]), (SagaState::Compensating, &b"half"[..]));
+}
+
+#[tokio::test]
+async fn a_claim_tells_how_long_it_was_held() {
+    let daemon = Daemon::start();
+    let api = daemon.api().await;
+    let request = ClaimNextRequest {
+        queues: vec!["default".into()],
+        owner_id: "w".into(),
+        ttl: secs(1),
+        wait: secs(30),
+        request_id: named("claim"),
+        ..Default::default()
+    };
+    let ask = |request: ClaimNextRequest| {
+        let mut sagas = api.sagas.clone();
+        async move {
+            let sent = now();
+            let answer = sagas.claim_next(request).await.unwrap().into_inner();
+            (answer.waited.expect("never absent"), sent.elapsed(), answer.sagas)
+        }
+    };
+    let span = |waited: prost_types::Duration| Duration::try_from(waited).unwrap();
+    let held = tokio::spawn(ask(request.clone()));
+    eventually("it waits", || async { (api.stats().await.waiting == 1).then_some(()) }).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let created = api.create_saga(create("t")).await.unwrap();
+    let (waited, took, sagas) = held.await.unwrap();
+    let waited = span(waited);
+    assert!(waited >= Duration::from_millis(1500) && waited <= took, "{waited:?} of {took:?}");
+    let lease = sagas[0].lease.as_ref().unwrap();
+    assert!(micros(lease.acquire_time.as_ref()) >= micros(created.create_time.as_ref()));
+
+    // A repeat is answered with a lease that was given before it came.
+    api.heartbeat(HeartbeatRequest { ttl: secs(60), ..key(&sagas[0]).heartbeat() }).await.unwrap();
+    let (waited, _, again) = ask(request.clone()).await;
+    assert_eq!((again.len(), span(waited)), (1, Duration::ZERO));
+
+    // None found: as long as it was held.
+    let none = ClaimNextRequest { wait: ms(400), request_id: String::new(), ..request.clone() };
+    let (waited, took, sagas) = ask(none.clone()).await;
+    let waited = span(waited);
+    assert!(sagas.is_empty());
+    assert!(waited >= Duration::from_millis(400) && waited <= took, "{waited:?} of {took:?}");
+    // Not held: next to nothing.
+    let (waited, took, _) = ask(ClaimNextRequest { wait: None, ..none }).await;
+    assert!(span(waited) <= took);
+}
+
+#[tokio::test]
+async fn a_lease_tells_whether_it_stands() {
+    let daemon = Daemon::start();
+    let api = daemon.api().await;
+    let stands = |saga: &Saga| {
+        let lease = saga.lease.clone().unwrap();
+        (lease.standing(), lease.effective_expire_time)
+    };
+    let expires = |saga: &Saga| saga.lease.clone().unwrap().expire_time;
+
+    let running = api.running("t", "w").await;
+    assert_eq!(stands(&running), (LeaseStanding::Held, expires(&running)));
+    let beat = api.heartbeat(key(&running).heartbeat()).await.unwrap().lease.unwrap();
+    assert_eq!((beat.standing(), beat.effective_expire_time), (LeaseStanding::Held, beat.expire_time));
+    let released = api.release(key(&running).release()).await.unwrap();
+    assert_eq!(stands(&released), (LeaseStanding::EndedByHolder, None));
+
+    let stale = api.stale(create("stale"), "w").await;
+    assert_eq!(stands(&stale), (LeaseStanding::Expired, expires(&stale)));
+    let listed = api.list_sagas(ListSagasRequest { stale_only: true, ..Default::default() }).await.unwrap();
+    assert_eq!(stands(&listed.sagas[0]), stands(&stale));
+    let decided = RecoverRequest {
+        task_id: "stale".into(),
+        decision: RecoveryDecision::Requeue.into(),
+        actor: "ada".into(),
+        reason: "its machine is gone".into(),
+        ..Default::default()
+    };
+    assert_eq!(stands(&api.recover(decided).await.unwrap()), (LeaseStanding::EndedByOther, None));
+
+    let late = api.stale(create("late"), "w").await;
+    let done = api.complete(key(&late).complete()).await.unwrap();
+    assert_eq!(stands(&done), (LeaseStanding::EndedByHolder, None));
+}
+
+#[tokio::test]
 async fn m9_nothing_but_its_own_verbs_touches_a_live_lease() {
     let daemon = Daemon::start();
     let api = daemon.api().await;

@@ -8,6 +8,7 @@ mod support;
 mod bounds;
 mod disk;
 mod drain;
+mod due_at_once;
 mod errors;
 mod follow;
 mod keep_alive;

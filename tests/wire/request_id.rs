@@ -238,3 +238,65 @@ async fn assert_one_effect(api: &Api, round: u32, stock: &[Saga], noted: &Saga) 
     }
     assert_eq!(claims, 1, "claimed once");
 }
+
+/// The most memory that a process ever had, in MiB.
+fn peak_mib(pid: rustix::process::Pid) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    peak.trim().trim_end_matches(" kB").parse::<usize>().unwrap() / 1024
+}
+
+/// As many as a batch may have, with as much in each as a result may have: 64 MiB, of which an answer holds 3.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p10_a_large_batch_repeated_many_times_at_once_takes_neither_the_memory_nor_the_writer() {
+    const SAGAS: usize = 1000;
+    let mut daemon = Daemon::start();
+    let api = daemon.api().await;
+    let requests = (0..SAGAS).map(|n| CreateSagaRequest { payload: "p".into(), ..create(&format!("t-{n}")) }).collect();
+    let batch = BatchCreateSagasRequest { requests, request_id: named("the batch") };
+    api.batch_create_sagas(batch.clone()).await.unwrap();
+    for some in (0..SAGAS).collect::<Vec<_>>().chunks(50) {
+        futures::future::join_all(some.iter().map(|n| {
+            let (api, task_id) = (api.clone(), format!("t-{n}"));
+            async move {
+                let lease = key(&api.claim(claim(&task_id, "w", 60_000)).await.unwrap());
+                let result = vec![7; 64 * 1024].into();
+                api.complete(CompleteRequest { result, ..lease.complete() }).await.unwrap();
+            }
+        }))
+        .await;
+    }
+    let before = peak_mib(daemon.process().pid());
+    let lease = key(&api.running("mine", "w").await);
+    let others = futures::future::join_all((0..4).map(|_| daemon.api())).await;
+    let repeats: Vec<_> = (0..32)
+        .map(|n| {
+            let (api, batch) = (others[n % others.len()].clone(), batch.clone());
+            tokio::spawn(async move { api.batch_create_sagas(batch).await.unwrap() })
+        })
+        .collect();
+    let (mut longest, mut beats) = (Duration::ZERO, 0);
+    while repeats.iter().any(|repeat| !repeat.is_finished()) {
+        beats += 1;
+        let asked = now();
+        api.heartbeat(HeartbeatRequest { ttl: ms(60_000 + beats), ..lease.heartbeat() }).await.unwrap();
+        longest = longest.max(asked.elapsed());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    for repeat in repeats {
+        let sagas = repeat.await.unwrap();
+        assert_eq!(sagas.len(), SAGAS);
+        // The results would not fit; the payloads do.
+        assert!(sagas.iter().all(|saga| saga.contents_omitted && saga.result.is_empty() && saga.payload == "p"));
+        assert!(sagas.iter().all(|saga| saga.state() == SagaState::Completed));
+    }
+    let whole = api.get("t-0").await;
+    assert!(!whole.contents_omitted && whole.result.len() == 64 * 1024);
+    let grown = peak_mib(daemon.process().pid()) - before;
+    println!("32 repeats: {grown} MiB more, and {longest:?} for the longest of {beats} heartbeats");
+    assert!(grown < 400, "it took {grown} MiB more");
+    // The heartbeats share this process with those who read 32,000 sagas; what the writer took, it tells itself.
+    let vitals = api.admin.clone().get_vitals(GetVitalsRequest::default()).await.unwrap().into_inner();
+    let batch = Duration::try_from(vitals.batches.unwrap().max.unwrap()).unwrap();
+    assert!(batch < Duration::from_secs(1), "a batch took {batch:?}");
+}

@@ -156,10 +156,8 @@ async fn m16_an_unknown_rpc_is_unimplemented_with_error_info() {
 }
 
 #[tokio::test]
+#[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
 async fn m15_one_thread_writes_the_store() {
-    if !strace::is_usable() {
-        return;
-    }
     let own = tempfile::tempdir().unwrap();
     let trace = own.path().join("trace");
     let mut daemon = strace::launch(
@@ -199,4 +197,82 @@ fn thread_named(pid: rustix::process::Pid, name: &str) -> String {
         tasks.filter(|task| fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim() == name)).collect();
     assert_eq!(named.len(), 1, "one writer thread");
     named[0].file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+/// Runs a client's command and returns how it ended and what it said.
+fn client(server: &str, words: &[&str]) -> (Option<i32>, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_sagad"));
+    let output = command.args(["--server", server]).args(words).env_remove("SAGAD_SERVER").output().unwrap();
+    (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+}
+
+#[tokio::test]
+async fn a_name_is_listened_on_at_all_of_its_addresses() {
+    let own = tempfile::tempdir().unwrap();
+    let launch = Launch { listen: "localhost:0".into(), ..Launch::on(own.path()) };
+    let mut process = launch.spawn();
+    let first: std::net::SocketAddr = process.address().unwrap();
+    eventually("it says where it serves", || async { process.log().contains("serving address=").then_some(()) }).await;
+    let log = process.log();
+    let (_, all) = log.split_once("serving address=").unwrap();
+    let all: Vec<std::net::SocketAddr> =
+        all.lines().next().unwrap().trim_matches('"').split(", ").map(|address| address.parse().unwrap()).collect();
+    assert_eq!(all[0], first);
+    for address in &all[1..] {
+        assert_eq!(process.address(), Some(*address), "a line for each");
+    }
+    assert!(all.iter().any(std::net::SocketAddr::is_ipv4) && all.iter().all(|address| address.port() == first.port()));
+    for address in &all {
+        let (code, said) = client(&format!("http://{address}"), &["health"]);
+        assert_eq!(code, Some(0), "{address}: {said}");
+    }
+    assert_eq!(client(&format!("http://localhost:{}", first.port()), &["health"]).0, Some(0));
+    process.signal(rustix::process::Signal::TERM);
+    assert_eq!(process.end().await.0.code(), Some(0));
+    // What a name stands for is not known before the start: it is taken for an address that others reach.
+    let exposed = Launch { listen: "coordinator.example:0".into(), ..Launch::on(own.path()) };
+    let (status, log) = exposed.spawn().end().await;
+    assert!(status.code() == Some(2) && log.contains("coordinator.example:0") && log.contains("--insecure"), "{log}");
+}
+
+#[tokio::test]
+async fn a_socket_in_the_file_system_is_for_its_user_and_goes_with_the_daemon() {
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+    let own = tempfile::tempdir().unwrap();
+    let path = own.path().join("sagad.sock");
+    let named = format!("unix:{}", path.display());
+    let launch = Launch { listen: named.clone(), ..Launch::on(&own.path().join("data")) };
+    let mut process = launch.spawn();
+    assert_eq!(process.serves_at().as_deref(), Some(named.as_str()));
+    let found = path.symlink_metadata().unwrap();
+    assert!(found.file_type().is_socket() && found.permissions().mode() & 0o777 == 0o600, "{found:?}");
+    let (code, said) = client(&named, &["create", "--task-id", "t"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(client(&named, &["get", "t"]).1.contains("planned"));
+    let seen = own.path().join("seen");
+    let script = format!("echo $SAGAD_SERVER >{}", seen.display());
+    let (code, said) = client(&named, &["work", "--queue", "default", "--drain", "--", "sh", "-c", &script]);
+    assert_eq!((code, std::fs::read_to_string(&seen).unwrap().trim()), (Some(0), named.as_str()), "{said}");
+    // A second daemon does not take it away.
+    let second = Launch { listen: named.clone(), ..Launch::on(&own.path().join("other")) };
+    let (status, log) = second.spawn().end().await;
+    assert!(status.code() == Some(1) && log.contains("is in use by another process"), "{log}");
+    assert_eq!(client(&named, &["health"]).0, Some(0));
+    // What a crash leaves is in nobody's way.
+    process.signal(rustix::process::Signal::KILL);
+    process.end().await;
+    assert!(path.symlink_metadata().is_ok());
+    let (code, said) = client(&named, &["health"]);
+    assert!(code == Some(5) && said.contains("sagad serve"), "{said}");
+    let mut process = launch.spawn();
+    assert_eq!(process.serves_at().as_deref(), Some(named.as_str()));
+    assert_eq!(client(&named, &["get", "t"]).0, Some(0));
+    process.signal(rustix::process::Signal::TERM);
+    let (status, log) = process.end().await;
+    assert!(status.code() == Some(0) && path.symlink_metadata().is_err(), "it is removed at the end: {log}");
+    // A file that is no socket is left alone.
+    std::fs::write(&path, "mine").unwrap();
+    let (status, log) = launch.spawn().end().await;
+    assert!(status.code() == Some(1) && log.contains("is no socket") && log.contains("--listen"), "{log}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");
 }

@@ -10,6 +10,8 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"log/slog"
 	"math/rand/v2"
 	"net/url"
@@ -55,7 +57,10 @@ func Dial(server string) (*grpc.ClientConn, error) {
 	if err != nil || address.Scheme != "http" || address.Hostname() == "" {
 		return nil, fmt.Errorf("%q is not an address of the form http://HOST:PORT", server)
 	}
+	outage := &outage{server: server}
 	return grpc.NewClient(address.Host,
+		grpc.WithUnaryInterceptor(outage.unary),
+		grpc.WithStreamInterceptor(outage.stream),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithNoProxy(),
 		grpc.WithDefaultServiceConfig(serviceConfig),
@@ -67,6 +72,62 @@ func Dial(server string) (*grpc.ClientConn, error) {
 		// A peer that lost power sends nothing, so it is asked.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second, PermitWithoutStream: true}),
 	)
+}
+
+// While the coordinator does not answer, that is logged again after so long.
+const sayAgain = 10 * time.Second
+
+// outage logs what is waited for while the coordinator does not answer: at once, then every ten seconds; and when it answers.
+// It sees all calls of a channel.
+type outage struct {
+	server string
+	mu     sync.Mutex
+	said   time.Time // zero: it answers
+}
+
+// heard takes in how a call, or a step of a stream, has ended.
+func (o *outage) heard(err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	refusal := RefusalOf(err)
+	switch {
+	case errors.Is(err, io.EOF) || refusal.Code == codes.Canceled:
+		// A stream that ends, and a call that this process gave up, say nothing about the coordinator.
+	case err != nil && refusal.Again:
+		if time.Since(o.said) >= sayAgain {
+			o.said = time.Now()
+			log.Printf("waiting for the coordinator at %s: %v", o.server, refusal)
+		}
+	case !o.said.IsZero():
+		o.said = time.Time{}
+		log.Printf("the coordinator at %s answers", o.server)
+	}
+}
+
+func (o *outage) unary(ctx context.Context, method string, request, answer any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
+	err := invoke(ctx, method, request, answer, conn, options...)
+	o.heard(err)
+	return err
+}
+
+func (o *outage) stream(ctx context.Context, desc *grpc.StreamDesc, conn *grpc.ClientConn, method string, open grpc.Streamer, options ...grpc.CallOption) (grpc.ClientStream, error) {
+	stream, err := open(ctx, desc, conn, method, options...)
+	if err != nil {
+		o.heard(err)
+		return nil, err
+	}
+	return &heardStream{stream, o}, nil
+}
+
+type heardStream struct {
+	grpc.ClientStream
+	outage *outage
+}
+
+func (s *heardStream) RecvMsg(message any) error {
+	err := s.ClientStream.RecvMsg(message)
+	s.outage.heard(err)
+	return err
 }
 
 // Refusal is an error of a call, taken apart.
@@ -182,16 +243,16 @@ type Lease struct {
 	progress   []byte // nil: none to be sent
 }
 
-// keep begins to keep the lease of a saga that was claimed by a call first sent at asked. ctx stops the work, not the
-// heartbeats, which go on until close.
+// keep begins to keep the lease of a saga that was claimed by a call first sent at asked, to which the time is added for
+// which it was held in the coordinator. ctx stops the work, not the heartbeats, which go on until close.
 func keep(ctx context.Context, sagas pb.SagaServiceClient, saga *pb.Saga, asked time.Time, log *slog.Logger) *Lease {
 	lease := &Lease{Saga: saga, sagas: sagas, owner: saga.GetLease().GetOwnerId(), token: saga.GetLease().GetFencingToken(), log: log}
 	lease.ctx, lease.stop = context.WithCancelCause(ctx)
 	lease.grant(saga.GetLease(), asked)
 	beats, end := context.WithCancel(context.WithoutCancel(ctx))
 	lease.end = end
-	// A claim that waited, or was repeated, was first sent long before the lease began: then one heartbeat, before the work
-	// begins, tells where it stands.
+	// A claim that was repeated was first sent long before the lease began: then one heartbeat, before the work begins, tells
+	// where it stands.
 	if received := time.Now(); lease.deadline.Sub(received) < lease.length/2 {
 		lease.deadline = received.Add(lease.length)
 		lease.beatUntil(ctx, true)
@@ -225,11 +286,18 @@ func (l *Lease) Check() error {
 	return context.Cause(l.ctx)
 }
 
-// SetProgress sends progress (at most 64 KiB) with the next heartbeat.
+// SetProgress sends progress (at most 64 KiB) with the next heartbeat, or with the report of the end.
 func (l *Lease) SetProgress(progress string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.progress = []byte(progress)
+}
+
+// unsentProgress is what no accepted heartbeat has carried yet; nil: nothing.
+func (l *Lease) unsentProgress() []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.progress
 }
 
 // Register registers compensations. To be called before the effects that they undo.

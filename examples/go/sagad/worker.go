@@ -106,7 +106,8 @@ func (w *Worker) Run(ctx context.Context) error {
 	return nil
 }
 
-// claim asks for one saga until the coordinator answers or drain is done. It tells when the claim was first sent.
+// claim asks for one saga until the coordinator answers or drain is done. It tells from when its lease counts: when the
+// claim was first sent, plus how long it was held.
 func (w *Worker) claim(drain context.Context, wait time.Duration) (*pb.Saga, time.Time, error) {
 	request := &pb.ClaimNextRequest{
 		Queues: w.Queues, OwnerId: w.Owner, Ttl: durationpb.New(w.TTL), MaxSagas: 1, Wait: durationpb.New(wait),
@@ -118,7 +119,7 @@ func (w *Worker) claim(drain context.Context, wait time.Duration) (*pb.Saga, tim
 			request.CompensationKinds = append(request.CompensationKinds, kind)
 		}
 	}
-	asked, pause, away := time.Now(), retryFirst, false
+	asked, pause := time.Now(), retryFirst
 	for {
 		call, cancel := context.WithTimeout(drain, wait+callTimeout)
 		answer, err := pb.NewSagaServiceClient(w.Conn).ClaimNext(call, request)
@@ -127,15 +128,11 @@ func (w *Worker) claim(drain context.Context, wait time.Duration) (*pb.Saga, tim
 			if len(answer.GetSagas()) == 0 {
 				return nil, asked, nil
 			}
-			return answer.GetSagas()[0], asked, nil
+			return answer.GetSagas()[0], asked.Add(answer.GetWaited().AsDuration()), nil
 		}
 		refusal := RefusalOf(err)
 		if drain.Err() == nil && !refusal.Again {
 			return nil, asked, fmt.Errorf("the coordinator refused a claim: %w", refusal)
-		}
-		if !away && drain.Err() == nil {
-			away = true
-			log.Printf("the coordinator does not answer, trying again: %v", refusal)
 		}
 		if !Sleep(drain, max(Jittered(pause), refusal.RetryAfter)) {
 			w.giveBack(request)
@@ -215,7 +212,7 @@ type refused struct {
 func (w *Worker) report(ctx context.Context, lease *Lease, cancelled *Cancelled, result []byte, err error) (outcome, *pb.Saga, error) {
 	sagas, id, owner, token := lease.sagas, lease.Saga.GetTaskId(), lease.owner, lease.token
 	late := func() time.Time { return lease.Deadline().Add(reportGrace) }
-	background := context.WithoutCancel(ctx)
+	background, progress := context.WithoutCancel(ctx), lease.unsentProgress()
 
 	var failure *Failure
 	var park *parked
@@ -223,7 +220,7 @@ func (w *Worker) report(ctx context.Context, lease *Lease, cancelled *Cancelled,
 	switch {
 	case err == nil && w.Work != nil:
 		answer, err := Call(background, late, sagas.Complete, &pb.CompleteRequest{
-			TaskId: id, OwnerId: owner, FencingToken: token, Result: result, RequestId: newID(),
+			TaskId: id, OwnerId: owner, FencingToken: token, Result: result, Progress: progress, RequestId: newID(),
 		})
 		return outcome{"Complete", "completed"}, answer.GetSaga(), err
 	case err == nil:
@@ -238,7 +235,7 @@ func (w *Worker) report(ctx context.Context, lease *Lease, cancelled *Cancelled,
 	case ctx.Err() != nil:
 		// Unlike the others it is refused once the lease has run out, so it is not tried for longer.
 		answer, err := Call(background, lease.Deadline, sagas.Release, &pb.ReleaseRequest{
-			TaskId: id, OwnerId: owner, FencingToken: token, Reason: "the worker was told to end", RequestId: newID(),
+			TaskId: id, OwnerId: owner, FencingToken: token, Reason: "the worker was told to end", Progress: progress, RequestId: newID(),
 		})
 		return outcome{"Release", "released"}, answer.GetSaga(), err
 	case errors.As(err, &park):
@@ -248,7 +245,7 @@ func (w *Worker) report(ctx context.Context, lease *Lease, cancelled *Cancelled,
 	}
 	answer, err := Call(background, late, sagas.Fail, &pb.FailRequest{
 		TaskId: id, OwnerId: owner, FencingToken: token, Reason: text(failure.Reason), Retryable: failure.Retryable,
-		Compensations: failure.Compensations, RequestId: newID(),
+		Compensations: failure.Compensations, Progress: progress, RequestId: newID(),
 	})
 	if err != nil && RefusalOf(err).Reason == "COMPENSATION_REQUIRED" {
 		// It can't be said to have failed without anything to undo it: a person has to look at it.

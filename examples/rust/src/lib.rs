@@ -1,25 +1,38 @@
 //! What the worker and the watcher have in common: settings out of the environment, and events on stdout.
 
-use std::{env, fmt::Display, io::Write, process::exit, time::Duration};
+use std::{
+    env,
+    fmt::Display,
+    io::Write,
+    process::exit,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use sagad::client::{
-    Client, Shutdown,
+    Client, Refusal, Shutdown,
     connect::DEFAULT_SERVER,
     retry::{Again, Backoff},
     time,
 };
 use sagad::proto::GetStatsRequest;
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 
 pub mod report;
 
 /// The deadline of a call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// While the coordinator does not answer, that is said again after so long.
+const SAY_AGAIN: Duration = Duration::from_secs(10);
+
 /// The settings, with their defaults.
 pub struct Settings {
     /// A client of the coordinator that was named.
     pub client: Client,
+    /// Where it is told that this coordinator does not answer.
+    pub outage: Arc<Outage>,
     /// The queues.
     pub queues: Vec<String>,
     /// The `owner_id` of leases, and the actor of decisions.
@@ -44,13 +57,14 @@ impl Settings {
             wrong("SAGAD_QUEUES", "it names queues, separated by commas");
         }
         let ttl = setting("SAGAD_TTL").unwrap_or_else(|| "30".to_owned());
-        let ttl = ttl.parse().ok().filter(|seconds| (0.1..=86_400.0).contains(seconds));
-        let ttl = ttl.unwrap_or_else(|| wrong("SAGAD_TTL", "it is a number of seconds, from 0.1 to 86400"));
+        let forms = "a length such as 30, 30s, 500ms, 2m or 1h, from 100ms to 24h";
+        let ttl = length(&ttl).unwrap_or_else(|| wrong("SAGAD_TTL", format!("{ttl:?} is not {forms}")));
         Settings {
             client,
+            outage: Arc::new(Outage { server, saying: Mutex::new(None) }),
             queues,
             owner_id: setting("SAGAD_OWNER").unwrap_or_else(|| format!("rust-{}-{}", host(), std::process::id())),
-            ttl: Duration::from_secs_f64(ttl),
+            ttl,
             revision_file: setting("SAGAD_REVISION_FILE"),
         }
     }
@@ -59,22 +73,55 @@ impl Settings {
     pub async fn connect(&self, shutdown: &Shutdown) -> bool {
         let mut backoff = Backoff::default();
         loop {
-            let soon = || time::now() + CALL_TIMEOUT;
-            let ask = self.client.call(GetStatsRequest {}, Again::Unknown, soon, |mut sagas, request| async move {
+            // Tried once: how often is decided here.
+            let ask = self.client.call(GetStatsRequest {}, Again::NotNow, time::now, |mut sagas, request| async move {
                 sagas.get_stats(request).await
             });
-            let answered = async {
-                let answered = ask.await.is_ok();
-                if !answered {
-                    tokio::time::sleep(backoff.delay()).await;
-                }
-                answered
-            };
-            tokio::select! {
-                true = answered => return true,
+            let answered = tokio::select! {
+                answered = ask => answered,
                 () = shutdown.drain.cancelled() => return false,
-                else => {}
+            };
+            let Err(status) = answered else {
+                self.outage.over();
+                return true;
+            };
+            self.outage.waiting(&Refusal::from(&status).message);
+            tokio::select! {
+                () = tokio::time::sleep(backoff.delay()) => {}
+                () = shutdown.drain.cancelled() => return false,
             }
+        }
+    }
+}
+
+/// Says on stderr what is waited for while the coordinator does not answer: at once, then every ten seconds; and when it
+/// answers.
+pub struct Outage {
+    server: String,
+    saying: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Outage {
+    /// A call was not answered, or not taken, and is tried again. To be called within a tokio runtime.
+    pub fn waiting(&self, why: &str) {
+        let mut saying = self.saying.lock().unwrap_or_else(PoisonError::into_inner);
+        if saying.is_some() {
+            return;
+        }
+        let line = format!("waiting for the coordinator at {}: {why}", self.server);
+        *saying = Some(tokio::spawn(async move {
+            loop {
+                eprintln!("{line}");
+                tokio::time::sleep(SAY_AGAIN).await;
+            }
+        }));
+    }
+
+    /// The coordinator has answered.
+    pub fn over(&self) {
+        if let Some(saying) = self.saying.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            saying.abort();
+            eprintln!("the coordinator at {} answers", self.server);
         }
     }
 }
@@ -103,6 +150,21 @@ pub fn emit_of(event: &str, task_id: &str, mut fields: Value) {
 
 fn setting(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// A lease's length: a number with a unit, or without one, which is seconds.
+fn length(text: &str) -> Option<Duration> {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let unit_ms = match unit {
+        "ms" => 1.0,
+        "s" | "" => 1_000.0,
+        "m" => 60_000.0,
+        "h" => 3_600_000.0,
+        _ => return None,
+    };
+    let ms = number.parse::<f64>().ok()? * unit_ms;
+    (100.0..=86_400_000.0).contains(&ms).then(|| Duration::from_secs_f64(ms / 1_000.0))
 }
 
 fn wrong(name: &str, rule: impl Display) -> ! {

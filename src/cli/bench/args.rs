@@ -4,7 +4,7 @@ use std::{path::PathBuf, thread, time::Duration};
 
 use clap::{Args, ValueEnum, value_parser};
 
-use crate::cli::{args::duration, errors::CliError};
+use crate::cli::{args, errors::CliError};
 
 /// Cycles a second for which sagas are made unless told otherwise, of one client and of all together: above what either
 /// was seen to do.
@@ -21,6 +21,17 @@ const IN_FLIGHT: u32 = 64;
 const CYCLE_TTL: Duration = Duration::from_secs(30);
 /// Leases that are only taken must not end while it measures.
 const LONG_TTL: Duration = Duration::from_secs(12 * 3600);
+
+/// The longest run: longer ones are a soak, whose figures are taken while it goes on.
+const RUN_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+fn measured(text: &str) -> Result<Duration, String> {
+    args::between(text, Duration::from_millis(1), RUN_MAX)
+}
+
+fn warmup(text: &str) -> Result<Duration, String> {
+    args::between(text, Duration::ZERO, RUN_MAX)
+}
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -82,34 +93,34 @@ pub struct BenchArgs {
     #[arg(long, value_name = "COUNT", value_parser = value_parser!(u32).range(1..=256))]
     threads: Option<u32>,
     /// How long it measures.
-    #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = duration)]
+    #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = measured)]
     duration: Duration,
     /// How long it runs before that.
-    #[arg(long, default_value = "2s", value_name = "DURATION", value_parser = duration)]
+    #[arg(long, default_value = "2s", value_name = "DURATION", value_parser = warmup)]
     warmup: Duration,
     /// Sagas created before it begins; when none is left it ends early [default: what the mode can use up]
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = value_parser!(u64).range(..=100_000_000))]
     preload: Option<u64>,
     /// The order of ids, and of claims.
     #[arg(long, value_enum, default_value = "ordered")]
     ids: Ids,
     /// Changes a second, all clients together [default: as many as there can be]
-    #[arg(long, value_name = "COUNT", value_parser = value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "COUNT", value_parser = value_parser!(u32).range(1..=10_000_000))]
     rate: Option<u32>,
     /// Send a fresh request id with every change that takes one.
     #[arg(long)]
     request_ids: bool,
     /// Leases that are live all the while, of further sagas.
-    #[arg(long, value_name = "COUNT", default_value = "0", help_heading = "Beside the load")]
+    #[arg(long, value_name = "COUNT", default_value = "0", help_heading = "Beside the load", value_parser = value_parser!(u32).range(..=1_000_000))]
     leases: u32,
     /// Clients who list all sagas, over and over.
-    #[arg(long, value_name = "COUNT", default_value = "0", help_heading = "Beside the load")]
+    #[arg(long, value_name = "COUNT", default_value = "0", help_heading = "Beside the load", value_parser = value_parser!(u32).range(..=10_000))]
     readers: u32,
     /// Clients who follow all events.
-    #[arg(long, value_name = "COUNT", default_value = "0", help_heading = "Beside the load")]
+    #[arg(long, value_name = "COUNT", default_value = "0", help_heading = "Beside the load", value_parser = value_parser!(u32).range(..=10_000))]
     watchers: u32,
     /// Leases a second that end; how late a watcher learns of it is reported.
-    #[arg(long, value_name = "COUNT", default_value = "0", help_heading = "Beside the load")]
+    #[arg(long, value_name = "COUNT", default_value = "0", help_heading = "Beside the load", value_parser = value_parser!(u32).range(..=100_000))]
     expiring: u32,
     /// Where the temporary directory is made, and syncs are timed [default: the system's]
     #[arg(long, value_name = "DIR")]
@@ -152,9 +163,6 @@ impl Plan {
         let wrong = |what: &str| Err(CliError::Usage(what.to_owned()));
         let in_flight = if args.mode == Mode::Keepalive { args.connections * IN_FLIGHT } else { IN_FLIGHT };
         let clients = args.clients.unwrap_or(in_flight);
-        if args.duration.is_zero() {
-            return wrong("--duration has to be longer than nothing");
-        }
         if args.restart && !own {
             return wrong("--restart is for a daemon of its own: leave out --server");
         }

@@ -18,6 +18,7 @@ use super::usage::Wal;
 use crate::{
     cli::errors::CliError,
     client::{Client, ClientOptions, time},
+    private_files,
     proto::GetSagaRequest,
 };
 
@@ -37,7 +38,7 @@ pub struct Daemon {
 /// Makes a temporary directory in `dir`, or where the system has them.
 pub fn temporary(dir: Option<&Path>) -> Result<TempDir, CliError> {
     let place = dir.map_or_else(env::temp_dir, Path::to_owned);
-    let made = tempfile::Builder::new().prefix("sagad-bench-").tempdir_in(&place);
+    let made = private_files::temporary_directory(&place, "sagad-bench-");
     made.map_err(|error| CliError::Usage(format!("can't make a directory in {}: {error}", place.display())))
 }
 
@@ -111,12 +112,15 @@ impl Drop for Daemon {
 /// Starts the process; returns once it says where it serves.
 fn spawn(dir: &Path) -> Result<(Child, String), CliError> {
     let log: PathBuf = dir.join("log");
+    let written = private_files::open_or_create(&log)?;
+    // What the daemon before it said is of no interest.
+    written.set_len(0)?;
     let mut child = Command::new(env::current_exe()?)
         .args(["serve", "--listen", "127.0.0.1:0", "--data"])
         .arg(dir.join("data"))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(fs::File::create(&log)?)
+        .stderr(written)
         // An interrupt at the terminal is for the bench, which then ends it.
         .process_group(0)
         .spawn()?;

@@ -1,17 +1,12 @@
 //! What one `fdatasync` costs in a directory: a block that is there already is written and synced, over and over, as the
 //! write-ahead log's blocks are at best. Nothing that answers after a sync can be faster.
 
-use std::{
-    fs::{File, OpenOptions},
-    os::unix::fs::FileExt,
-    path::Path,
-    time::Duration,
-};
+use std::{fs::File, os::unix::fs::FileExt, path::Path, time::Duration};
 
 use rustix::fs::{fdatasync, statfs};
 
 use super::record::Times;
-use crate::{cli::errors::CliError, client::time};
+use crate::{cli::errors::CliError, client::time, private_files};
 
 /// A page of the store.
 const BLOCK: [u8; 4096] = [0x5a; 4096];
@@ -25,11 +20,8 @@ const IN_MEMORY: [u32; 2] = [0x0102_1994, 0x8584_58f6];
 
 /// Times of syncs in this directory. Blocks for half a second.
 pub fn syncs(dir: &Path) -> Result<Times, CliError> {
-    let path = dir.join("fdatasync");
-    let file = OpenOptions::new().create(true).truncate(true).write(true).open(&path)?;
-    let times = timed(&file);
-    std::fs::remove_file(&path)?;
-    times
+    // Without a name: nothing is written through a link, and nothing is left behind.
+    timed(&private_files::unnamed(dir)?)
 }
 
 fn timed(file: &File) -> Result<Times, CliError> {

@@ -1,6 +1,5 @@
 //! What is told in the end: one JSON object for programs, a table for people.
 
-use comfy_table::Cell;
 use serde_json::{Value, json};
 
 use super::{
@@ -10,7 +9,7 @@ use super::{
 };
 use crate::cli::{
     errors::CliError,
-    output::{Format, Output},
+    output::{Cell, Format, Output},
     text,
 };
 

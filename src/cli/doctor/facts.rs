@@ -5,11 +5,11 @@ use std::{collections::BTreeMap, time::Duration};
 use tonic::{Code, Status};
 
 use crate::{
-    cli::top::sight::micros,
+    cli::{paused::who_paused, top::sight::micros},
     client::{Client, convert, time},
     proto::{
         GetServerInfoRequest, GetServerInfoResponse, GetStatsRequest, GetStatsResponse, GetVitalsRequest,
-        GetVitalsResponse, ListQueuesRequest, ListSagasRequest, Queue, QueueStats, Saga, SagaState,
+        GetVitalsResponse, ListSagasRequest, Queue, QueueStats, Saga, SagaState,
     },
 };
 
@@ -33,7 +33,7 @@ pub struct Facts {
     pub vitals_before: Option<GetVitalsResponse>,
     /// Counts.
     pub stats: GetStatsResponse,
-    /// Who paused what.
+    /// Who paused those paused queues in which the most is ready.
     pub queues: Vec<Queue>,
     /// The oldest stale sagas.
     pub stale: Vec<Saga>,
@@ -61,6 +61,13 @@ impl Facts {
         Duration::from_micros(u64::try_from(self.now().saturating_sub(begun)).unwrap_or(0))
     }
 
+    /// The paused queues in which something is ready, the most first.
+    pub fn held_up(&self) -> Vec<&QueueStats> {
+        let mut queues: Vec<_> = self.stats.queues.iter().filter(|queue| queue.paused && queue.ready > 0).collect();
+        queues.sort_by_key(|queue| std::cmp::Reverse(queue.ready));
+        queues
+    }
+
     /// The queues in which something has been ready for a while, and which are not paused.
     pub fn backlogs(&self) -> impl Iterator<Item = &QueueStats> {
         let old = move |queue: &&QueueStats| ready_for(queue) >= self.patience;
@@ -75,14 +82,13 @@ pub fn ready_for(queue: &QueueStats) -> Duration {
 
 /// Asks the daemon for all of it. The vitals are asked for twice, `over` apart, to see what is happening now.
 pub async fn gather(client: &Client, patience: Duration, over: Duration) -> Result<Facts, Status> {
-    let vitals_before = vitals(client).await?;
+    let vitals_before = vitals(client, false).await?;
     tokio::time::sleep(over).await;
     let mut facts = Facts {
         client_version: env!("CARGO_PKG_VERSION").to_owned(),
-        vitals: vitals(client).await?,
+        vitals: vitals(client, true).await?,
         vitals_before,
         stats: client.sagas().get_stats(client.unary(GetStatsRequest {})).await?.into_inner(),
-        queues: client.admin().list_queues(client.unary(ListQueuesRequest {})).await?.into_inner().queues,
         stale: sagas(client, ListSagasRequest { stale_only: true, ..in_states(&[]) }, SAGAS_MAX).await?,
         compensating: sagas(client, in_states(&[SagaState::Compensating]), SAGAS_MAX).await?,
         dispatched: sagas(client, in_states(&[SagaState::Dispatched]), SAGAS_MAX).await?,
@@ -93,6 +99,8 @@ pub async fn gather(client: &Client, patience: Duration, over: Duration) -> Resu
         patience,
         ..Facts::default()
     };
+    let held_up = facts.held_up().into_iter().take(QUEUES_MAX).map(|queue| queue.queue.clone()).collect();
+    facts.queues = who_paused(client, held_up, ANSWERS_MAX).await?;
     let backlogs: Vec<String> = facts.backlogs().take(QUEUES_MAX).map(|queue| queue.queue.clone()).collect();
     for queue in backlogs {
         let running = ListSagasRequest { queues: vec![queue.clone()], ..in_states(&[SagaState::Running]) };
@@ -104,8 +112,8 @@ pub async fn gather(client: &Client, patience: Duration, over: Duration) -> Resu
     Ok(facts)
 }
 
-async fn vitals(client: &Client) -> Result<Option<GetVitalsResponse>, Status> {
-    match client.admin().get_vitals(client.unary(GetVitalsRequest {})).await {
+async fn vitals(client: &Client, look_for_unknown_holders: bool) -> Result<Option<GetVitalsResponse>, Status> {
+    match client.admin().get_vitals(client.unary(GetVitalsRequest { look_for_unknown_holders })).await {
         Ok(vitals) => Ok(Some(vitals.into_inner())),
         Err(status) if status.code() == Code::Unimplemented => Ok(None),
         Err(status) => Err(status),

@@ -62,6 +62,20 @@ impl Finding {
     }
 }
 
+/// Findings of one sort that are told one by one.
+const TOLD: usize = 10;
+
+/// The first few of findings of one sort, the last of them with how many more there are.
+pub fn first_few(found: impl Iterator<Item = Finding>) -> Vec<Finding> {
+    let mut found: Vec<Finding> = found.collect();
+    let more = found.len().saturating_sub(TOLD);
+    found.truncate(TOLD);
+    if let Some(last) = found.last_mut().filter(|_| more > 0) {
+        last.seen.push_str(&format!(" (and {more} more like this are not shown)"));
+    }
+    found
+}
+
 /// A length on the wire.
 pub fn length(length: Option<&prost_types::Duration>) -> Duration {
     length.map(crate::client::convert::from_proto).unwrap_or_default()

@@ -13,11 +13,11 @@ use super::{
     verb::Action,
 };
 use crate::{
-    cli::{errors::CliError, tables, text::printable},
+    cli::{errors::CliError, paused::who_paused, tables, text::printable},
     client::{Client, Happened, Refusal, retry::Backoff, time},
     proto::{
-        GetSagaRequest, GetServerInfoRequest, GetServerInfoResponse, GetStatsRequest, GetVitalsRequest,
-        GetVitalsResponse, ListEventsRequest, ListQueuesRequest, Queue, Saga, WatchEventsRequest, WatchEventsResponse,
+        GetSagaRequest, GetServerInfoRequest, GetServerInfoResponse, GetStatsRequest, GetStatsResponse,
+        GetVitalsRequest, GetVitalsResponse, ListEventsRequest, Queue, Saga, WatchEventsRequest, WatchEventsResponse,
         watch_events_response::Item,
     },
 };
@@ -25,6 +25,8 @@ use crate::{
 /// Events kept of a history, and how many answers are read to come to its end.
 const EVENTS_KEPT: usize = 500;
 const EVENT_ANSWERS: usize = 5;
+/// Answers with queues that are read at each look for who paused them.
+const QUEUE_ANSWERS: usize = 4;
 /// How often events are counted up.
 const STRETCH: Duration = Duration::from_secs(1);
 /// Queues whose rates are known: a bound for a coordinator that has ever new ones.
@@ -32,17 +34,23 @@ const QUEUES_MAX: usize = 1_000;
 
 /// Looks once.
 pub async fn look(client: &Client, query: &Query) -> Result<Sight, Status> {
-    let (told, stats, queues, vitals, page, detail) = tokio::try_join!(
+    let (told, (stats, queues), vitals, page, detail) = tokio::try_join!(
         server(client),
-        async { Ok(client.sagas().get_stats(client.unary(GetStatsRequest {})).await?.into_inner()) },
-        async { Ok(client.admin().list_queues(client.unary(ListQueuesRequest {})).await?.into_inner()) },
+        counts(client),
         vitals(client),
         page(client, query),
         detail(client, query.detail.as_deref()),
     )?;
     let (info, clock) = told;
-    let queues: Vec<Queue> = queues.queues;
     Ok(Sight { number: query.number, info, stats, queues, vitals, page, detail, clock, seen: time::now() })
+}
+
+/// The counts, and who paused the paused queues.
+async fn counts(client: &Client) -> Result<(GetStatsResponse, Vec<Queue>), Status> {
+    let stats = client.sagas().get_stats(client.unary(GetStatsRequest {})).await?.into_inner();
+    let paused = stats.queues.iter().filter(|queue| queue.paused).map(|queue| queue.queue.clone()).collect();
+    let queues = who_paused(client, paused, QUEUE_ANSWERS).await?;
+    Ok((stats, queues))
 }
 
 async fn server(client: &Client) -> Result<(GetServerInfoResponse, ServerClock), Status> {
@@ -54,7 +62,7 @@ async fn server(client: &Client) -> Result<(GetServerInfoResponse, ServerClock),
 
 /// What a daemon that does not know the question does not tell is left out, and so is what this caller may not know.
 async fn vitals(client: &Client) -> Result<Option<GetVitalsResponse>, Status> {
-    match client.admin().get_vitals(client.unary(GetVitalsRequest {})).await {
+    match client.admin().get_vitals(client.unary(GetVitalsRequest::default())).await {
         Ok(vitals) => Ok(Some(vitals.into_inner())),
         Err(status) if matches!(status.code(), Code::Unimplemented | Code::PermissionDenied) => Ok(None),
         Err(status) => Err(status),

@@ -43,6 +43,8 @@ const TICK: Duration = Duration::from_millis(250);
 const MESSAGES: usize = 64;
 /// The shortest interval: each look reads the counts and a page.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// The longest: a screen that is older shows another day.
+const INTERVAL_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// What `top` takes.
 #[derive(Debug, Args)]
@@ -62,7 +64,7 @@ pub struct TopArgs {
     /// Which sagas to begin with.
     #[arg(long, value_enum, default_value = "running")]
     view: View,
-    /// How often to look at the server; 100ms and more.
+    /// How often to look at the server, 100ms to 24h.
     #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = interval)]
     interval: Duration,
     /// Change nothing from here, whichever key is pressed.
@@ -76,8 +78,7 @@ pub struct TopArgs {
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
-    let interval = args::duration(text)?;
-    if interval >= INTERVAL_MIN { Ok(interval) } else { Err("look every 100ms at most".to_owned()) }
+    args::between(text, INTERVAL_MIN, INTERVAL_MAX)
 }
 
 /// Shows the screen until it is left.

@@ -98,6 +98,8 @@ pub struct Model {
     pub focus: Focus,
     /// The chosen saga.
     pub saga: Chosen,
+    /// Whether it was just decided on from here: if it leaves the view over that, the row in its place is chosen.
+    decided: bool,
     /// The chosen queue.
     pub queue: Chosen,
     /// How far the saga that is looked at closely is scrolled.
@@ -127,6 +129,7 @@ impl Model {
             reversed: false,
             focus: Focus::default(),
             saga: Chosen::default(),
+            decided: false,
             queue: Chosen::default(),
             scroll: 0,
             typing: None,
@@ -201,6 +204,10 @@ impl Model {
         let page_is_gone = sight.page.sagas.is_empty() && sight.page.next_page_token.is_empty();
         self.sight = Some(sight);
         self.follow();
+        if std::mem::take(&mut self.decided) && self.saga.name.is_none() {
+            let rows: Vec<String> = self.rows().iter().map(|saga| saga.task_id.clone()).collect();
+            self.saga.step(0, rows.iter().map(String::as_str));
+        }
         match if page_is_gone { self.pages.pop() } else { None } {
             Some(before) => self.look(|query| query.page_token = before),
             None => Vec::new(),
@@ -212,7 +219,10 @@ impl Model {
             self.ask = None;
         }
         match sent {
-            Sent::Done(what) => self.notice = what.clone(),
+            Sent::Done(what) => {
+                self.notice = what.clone();
+                self.decided = true;
+            }
             Sent::Refused(_) | Sent::Unknown(_) => {}
         }
         // What came of it is to be seen at once.

@@ -78,7 +78,7 @@ pub struct Chosen {
 }
 
 impl Chosen {
-    /// Finds its row again among these names; one that is gone leaves nothing chosen, rather than its neighbour.
+    /// Finds its row again among these names; one that is gone by itself leaves nothing chosen, rather than its neighbour.
     pub fn follow<'a>(&mut self, names: impl Iterator<Item = &'a str>) {
         let names: Vec<&str> = names.collect();
         match self.name.as_deref().map(|name| names.iter().position(|other| *other == name)) {

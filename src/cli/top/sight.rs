@@ -33,9 +33,13 @@ impl ServerClock {
     }
 }
 
+/// Farthest from 1970, in microseconds, that a time is shown: two such times can be subtracted. No calendar goes as far.
+const FARTHEST: i64 = 1 << 61;
+
 /// A time as microseconds since 1970.
 pub fn micros(time: &prost_types::Timestamp) -> i64 {
-    time.seconds.saturating_mul(1_000_000).saturating_add(i64::from(time.nanos) / 1000)
+    let micros = time.seconds.saturating_mul(1_000_000).saturating_add(i64::from(time.nanos) / 1000);
+    micros.clamp(-FARTHEST, FARTHEST)
 }
 
 /// One page of sagas.

@@ -142,8 +142,8 @@ pub fn action(verb: Verb, subject: &Subject, position: i32, actor: &str, reason:
             request_id,
             ..AnnotateRequest::default()
         }),
-        Verb::Pause => Action::Pause(PauseQueueRequest { queue: name, actor, reason }),
-        Verb::Resume => Action::Resume(ResumeQueueRequest { queue: name, actor, reason }),
+        Verb::Pause => Action::Pause(PauseQueueRequest { queue: name, actor, reason, must_exist: false }),
+        Verb::Resume => Action::Resume(ResumeQueueRequest { queue: name, actor, reason, must_exist: false }),
     }
 }
 

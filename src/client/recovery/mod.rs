@@ -19,8 +19,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::{
-    Client, LeaseKeeper, Note, Notes, Shutdown,
+    Client, LeaseKeeper, Note, Notes, Shutdown, WorkerError,
     claims::{Claimed, Claims},
+    starts::FailedStarts,
     time::Moment,
     worker::DRAIN_PATIENCE,
 };
@@ -69,6 +70,10 @@ pub enum Undone {
     Done(String),
     /// It failed, for this reason.
     Failed(String),
+    /// It could not be started, for this reason, which says nothing about the saga: a missing program, no memory. Nothing is
+    /// recorded, and the saga is given back with a delay. After five times in a row the worker ends with
+    /// [`WorkerError::CannotStart`].
+    NotStarted(String),
     /// It was ended because the lease is lost or the worker has to end: whether it is undone is not known, and
     /// nothing is recorded.
     Stopped(String),
@@ -90,6 +95,7 @@ struct Recovery<H> {
     handler: H,
     shutdown: Shutdown,
     notes: Notes,
+    starts: FailedStarts,
 }
 
 /// Recovers until told to stop, or with `drain` until there is nothing left. Running undos are awaited before it
@@ -119,7 +125,7 @@ struct Recovery<H> {
 ///     }
 /// }
 ///
-/// # async fn example(client: Client) -> Result<(), tonic::Status> {
+/// # async fn example(client: Client) -> Result<(), sagad::client::WorkerError> {
 /// let options = RecoveryOptions {
 ///     queues: vec!["default".into()],
 ///     owner_id: format!("my-host:{}", std::process::id()),
@@ -138,23 +144,31 @@ struct Recovery<H> {
 /// # Errors
 ///
 /// The coordinator's refusal of a claim or a watch (an invalid queue, no permission); with `drain`, also its being
-/// away for a minute. Without, it is waited for.
+/// away for a minute. Without, it is waited for. And undos that could not be started five times in a row.
 pub async fn run<H: CompensationHandler>(
     client: Client,
     options: RecoveryOptions,
     handler: H,
     shutdown: Shutdown,
     notes: Notes,
-) -> Result<(), Status> {
-    let recovery = Arc::new(Recovery { client, options, handler, shutdown, notes });
-    if recovery.options.drain {
-        return stale::drain(&recovery).await;
-    }
-    // The first source to fail stops the other, so that an error does not hide behind a healthy half.
-    let both = async {
-        tokio::try_join!(guarded(&recovery, claim_next(&recovery)), guarded(&recovery, stale::follow(&recovery)))
+) -> Result<(), WorkerError> {
+    // An error here stops this worker, and no other one that is told to end by the same switches.
+    let shutdown = Shutdown { drain: shutdown.drain.child_token(), kill: shutdown.kill };
+    let starts = FailedStarts::new(shutdown.drain.clone());
+    let recovery = Arc::new(Recovery { client, options, handler, shutdown, notes, starts });
+    let result = if recovery.options.drain {
+        stale::drain(&recovery).await
+    } else {
+        // The first source to fail stops the other, so that an error does not hide behind a healthy half.
+        let both = async {
+            tokio::try_join!(guarded(&recovery, claim_next(&recovery)), guarded(&recovery, stale::follow(&recovery)))
+        };
+        both.await.map(|_| ())
     };
-    both.await.map(|_| ())
+    match recovery.starts.error() {
+        Some(error) => Err(error),
+        None => Ok(result?),
+    }
 }
 
 async fn guarded<H>(recovery: &Recovery<H>, source: impl Future<Output = Result<(), Status>>) -> Result<(), Status> {
@@ -182,6 +196,8 @@ async fn claim_next<H: CompensationHandler>(recovery: &Arc<Recovery<H>>) -> Resu
     let mut pool = Pool::new(recovery);
     let result = loop {
         let Some(slot) = pool.free_slot().await else { break Ok(()) };
+        // Behind the slot: what had it before may just have failed to start.
+        recovery.starts.pause().await;
         match claims.next(1, &recovery.shutdown.drain).await {
             Ok(Claimed::Stopped) => break Ok(()),
             Err(status) => break Err(status),

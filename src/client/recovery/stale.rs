@@ -65,6 +65,7 @@ pub(super) async fn follow<H: CompensationHandler>(recovery: &Arc<Recovery<H>>) 
             () = at(due) => {
                 let Some(task_id) = next_due(&waiting) else { continue };
                 let Some(slot) = pool.free_slot().await else { break Ok(()) };
+                recovery.starts.pause().await;
                 match claim(recovery, &task_id).await {
                     Ok(Claim::Ours(saga, asked)) => { waiting.remove(&task_id); pool.start(*saga, asked, slot); }
                     Ok(Claim::Later(delay)) => { waiting.insert(task_id, time::now() + delay); }
@@ -157,6 +158,7 @@ pub(super) async fn drain<H: CompensationHandler>(recovery: &Arc<Recovery<H>>) -
         let mut again_in = None;
         for task_id in left_over(recovery).await? {
             let Some(slot) = pool.free_slot().await else { break };
+            recovery.starts.pause().await;
             match claim(recovery, &task_id).await? {
                 Claim::Ours(saga, asked) => {
                     pool.start(*saga, asked, slot);
@@ -167,6 +169,9 @@ pub(super) async fn drain<H: CompensationHandler>(recovery: &Arc<Recovery<H>>) -
             }
         }
         pool.finish().await;
+        if recovery.starts.look_again() {
+            again_in = Some(Duration::ZERO);
+        }
         match again_in {
             Some(delay) => wait_or_stop(delay, stop).await,
             None => break,

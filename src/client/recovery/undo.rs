@@ -25,6 +25,8 @@ enum Ended {
     Lost(LeaseLost),
     /// The worker has to end; the lease is given back.
     Stopped(String),
+    /// An undo could not be started; the lease is given back.
+    NotStarted(String),
     /// A person has to look at it.
     Park(String),
     /// The coordinator did not take an outcome.
@@ -44,6 +46,7 @@ pub(super) async fn undo_all<H: CompensationHandler>(recovery: &Recovery<H>, sag
     };
     let (report, answer, reason) = match ended {
         Ended::Lost(lost) => return Note::Lost { task_id, lost },
+        Ended::NotStarted(reason) => return worker::give_back(client, lease, &recovery.starts, task_id, reason).await,
         Ended::Stopped(reason) => (Report::Release, worker::release(client, lease, reason.clone()).await, reason),
         Ended::Park(reason) => (Report::Quarantine, worker::quarantine(client, lease, reason.clone()).await, reason),
         Ended::Refused(report, status) => (report, Err(status), "compensation".to_owned()),
@@ -74,7 +77,11 @@ async fn undo_each<H: CompensationHandler>(
         }
         let kill = &recovery.shutdown.kill;
         let undone = recovery.handler.undo(Undo { saga: &saga, compensation: &compensation, lease, kill }).await;
+        if !matches!(undone, Undone::NotStarted(_)) {
+            recovery.starts.started();
+        }
         let (outcome, detail) = match undone {
+            Undone::NotStarted(reason) => return Err(Ended::NotStarted(reason)),
             Undone::Done(detail) => (CompensationOutcome::Done, detail),
             Undone::Failed(detail) => (CompensationOutcome::Failed, detail),
             Undone::Stopped(reason) if kill.is_cancelled() => return Err(Ended::Stopped(reason)),

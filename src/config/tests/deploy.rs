@@ -87,6 +87,7 @@ fn the_file_says_why_and_tells_the_bounds() {
         "tls_cert",
         "tls_key",
         "tls_client_ca",
+        "tls_client_crl",
         "principals",
         "reflection",
         "retention_export",

@@ -2,7 +2,7 @@
 
 use crate::{
     domain::{
-        bounds::{PURGE_DEFAULT, PURGE_SAGAS},
+        bounds::{PURGE_DEFAULT, PURGE_SAGAS, REVOKE_DEFAULT, REVOKE_LEASES},
         command::{
             Change as SagaChange, Command, FreeVerb, HeldVerb, Holder, Purge, RecoveryDecision, SetPaused, Verb,
         },
@@ -168,7 +168,13 @@ macro_rules! set_paused {
                 let queue = v.check("queue", QueueName::parse(&self.queue));
                 let actor = v.check("actor", Actor::parse(&self.actor));
                 let reason = v.check("reason", Text::parse(&self.reason));
-                Some(Command::SetPaused(SetPaused { queue: queue?, paused: $paused, actor: actor?, reason: reason? }))
+                Some(Command::SetPaused(SetPaused {
+                    queue: queue?,
+                    paused: $paused,
+                    must_exist: self.must_exist,
+                    actor: actor?,
+                    reason: reason?,
+                }))
             }
         }
     };
@@ -182,6 +188,42 @@ pub fn purge(request: &proto::PurgeSagasRequest) -> Result<Purge, Violations> {
     let mut v = Violations::default();
     let purge = parse_purge(request, &mut v);
     v.unless_any(purge)
+}
+
+/// What becomes of a principal's leases.
+#[derive(Debug)]
+pub struct Revocation {
+    /// Whose.
+    pub principal: OwnerId,
+    /// Who asks.
+    pub actor: Actor,
+    /// Why.
+    pub reason: Text,
+    /// At most so many.
+    pub max_leases: usize,
+    /// Only count.
+    pub validate_only: bool,
+}
+
+/// `RevokePrincipal`; its leases are ended one by one by the service.
+pub fn revoke_principal(request: &proto::RevokePrincipalRequest) -> Result<Revocation, Violations> {
+    let mut v = Violations::default();
+    let revocation = parse_revocation(request, &mut v);
+    v.unless_any(revocation)
+}
+
+fn parse_revocation(request: &proto::RevokePrincipalRequest, v: &mut Violations) -> Option<Revocation> {
+    let principal = v.check("principal", OwnerId::parse(&request.principal));
+    let actor = v.check("actor", Actor::parse(&request.actor));
+    let reason = v.required_text("reason", &request.reason);
+    let max_leases = v.count("max_leases", request.max_leases, REVOKE_LEASES, REVOKE_DEFAULT);
+    Some(Revocation {
+        principal: principal?,
+        actor: actor?,
+        reason: reason?,
+        max_leases: max_leases?,
+        validate_only: request.validate_only,
+    })
 }
 
 fn parse_purge(request: &proto::PurgeSagasRequest, v: &mut Violations) -> Option<Purge> {

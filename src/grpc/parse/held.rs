@@ -6,7 +6,7 @@ use crate::{
         command::{Change as SagaChange, Command, HeldVerb, Holder, Verb},
         compensation::CompensationOutcome,
         ids::{Malformed, OwnerId, TaskId},
-        text::Text,
+        text::{Blob, Text},
     },
     proto,
 };
@@ -71,10 +71,7 @@ impl Change for proto::HeartbeatRequest {
             None => Some(None),
             ttl @ Some(_) => v.span("ttl", ttl.as_ref(), TTL_MIN, TTL_MAX).map(Some),
         };
-        let progress = match self.progress {
-            None => Some(None),
-            Some(progress) => v.blob("progress", progress).map(Some),
-        };
+        let progress = progress(self.progress, v);
         lease.command(HeldVerb::Heartbeat { ttl: ttl?, progress: progress? })
     }
 }
@@ -101,7 +98,8 @@ impl Change for proto::KeepAliveRequest {
 held!(ReleaseRequest, "Release", |message, v| {
     let delay = delay(message.delay.as_ref(), v);
     let reason = v.check("reason", Text::parse(&message.reason));
-    HeldVerb::Release { delay: delay?, reason: reason? }
+    let progress = progress(message.progress, v);
+    HeldVerb::Release { delay: delay?, reason: reason?, progress: progress? }
 });
 
 held!(RegisterCompensationRequest, "RegisterCompensation", |message, v| {
@@ -114,13 +112,16 @@ held!(RegisterCompensationRequest, "RegisterCompensation", |message, v| {
 held!(CompleteRequest, "Complete", |message, v| {
     let result = v.blob("result", message.result);
     let reason = v.check("reason", Text::parse(&message.reason));
-    HeldVerb::Complete { result: result?, reason: reason? }
+    let progress = progress(message.progress, v);
+    HeldVerb::Complete { result: result?, reason: reason?, progress: progress? }
 });
 
 held!(FailRequest, "Fail", |message, v| {
     let reason = v.required_text("reason", &message.reason);
     let compensations = compensations(message.compensations, v);
-    HeldVerb::Fail { reason: reason?, compensations: compensations?, retryable: message.retryable }
+    let progress = progress(message.progress, v);
+    let retryable = message.retryable;
+    HeldVerb::Fail { reason: reason?, compensations: compensations?, retryable, progress: progress? }
 });
 
 held!(RecordCompensationRequest, "RecordCompensation", |message, v| {
@@ -133,6 +134,14 @@ held!(RecordCompensationRequest, "RecordCompensation", |message, v| {
 held!(CompensateRequest, "Compensate", |message, v| {
     HeldVerb::Compensate { reason: v.check("reason", Text::parse(&message.reason))? }
 });
+
+/// A worker's progress; the inner none: as it was.
+fn progress(value: Option<bytes::Bytes>, v: &mut Violations) -> Option<Option<Blob>> {
+    match value {
+        None => Some(None),
+        Some(progress) => v.blob("progress", progress).map(Some),
+    }
+}
 
 fn outcome(value: i32) -> Result<CompensationOutcome, Malformed> {
     match proto::CompensationOutcome::try_from(value).map_err(|_| unknown(value))? {

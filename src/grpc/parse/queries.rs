@@ -43,6 +43,17 @@ pub struct History {
     pub digest: FilterDigest,
 }
 
+/// A page of queues that is wanted.
+#[derive(Debug)]
+pub struct Queues {
+    /// Behind this one, in order of name.
+    pub after: Option<QueueName>,
+    /// At most so many; none: as many as fit.
+    pub limit: Option<usize>,
+    /// What the next page's token is bound to.
+    pub digest: FilterDigest,
+}
+
 /// What is to be followed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Watch {
@@ -100,6 +111,7 @@ fn filter(request: proto::ListSagasRequest, v: &mut Violations) -> Option<Filter
         states: states?,
         queues: queues?,
         owner: owner?,
+        held_by: None,
         labels: labels?,
         issue: request.issue,
         stale_only: request.stale_only,
@@ -152,6 +164,19 @@ pub fn list_events(mut request: proto::ListEventsRequest) -> Result<History, Vio
         digest,
     });
     v.unless_any(history)
+}
+
+/// `ListQueues`.
+pub fn list_queues(mut request: proto::ListQueuesRequest) -> Result<Queues, Violations> {
+    let mut v = Violations::default();
+    let limit = match std::mem::take(&mut request.page_size) {
+        0 => Some(None),
+        size => v.page_size(size).map(Some),
+    };
+    let token = std::mem::take(&mut request.page_token);
+    let digest = FilterDigest::of("ListQueues", &request);
+    let after = v.check("page_token", page_token::read_queue(digest, &token));
+    v.unless_any(after.zip(limit).map(|(after, limit)| Queues { after, limit, digest }))
 }
 
 /// `WatchStale`.

@@ -2,7 +2,11 @@
 
 use std::fmt::Display;
 
-use crate::{domain::ids::Malformed, grpc::status::cut};
+use crate::{
+    domain::ids::Malformed,
+    grpc::status::cut,
+    mutants::{self, Mutant},
+};
 
 /// Longest path and longest description, in bytes: a path can quote a label's key.
 const ENTRY_BYTES: usize = 160;
@@ -21,7 +25,12 @@ pub struct Violations {
 impl Violations {
     /// Adds one.
     pub fn add(&mut self, field: impl Display, wrong: impl Into<String>) {
-        let entry = (cut(format!("{}{field}", self.prefix), ENTRY_BYTES), cut(wrong.into(), ENTRY_BYTES));
+        let field = if mutants::on(Mutant::ViolationsUnnamed) {
+            "request".to_owned()
+        } else {
+            format!("{}{field}", self.prefix)
+        };
+        let entry = (cut(field, ENTRY_BYTES), cut(wrong.into(), ENTRY_BYTES));
         let bytes = entry.0.len() + entry.1.len();
         if self.bytes + bytes > LIST_BYTES {
             self.left_out += 1;

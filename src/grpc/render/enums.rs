@@ -4,11 +4,12 @@ use crate::{
     domain::{
         compensation::CompensationState,
         event::{EventType, Resolution},
-        lease::{LeasePurpose, StaleCause},
+        lease::{Lease, LeasePurpose, StaleCause, Standing},
         policy::{FailureAction, StaleAction},
         saga::State,
     },
     proto,
+    store::Moment,
 };
 
 /// A saga's state.
@@ -30,6 +31,17 @@ pub fn purpose(purpose: LeasePurpose) -> proto::LeasePurpose {
     match purpose {
         LeasePurpose::Execute => proto::LeasePurpose::Execute,
         LeasePurpose::Compensate => proto::LeasePurpose::Compensate,
+    }
+}
+
+/// Whether a lease stands, as a call under it would be judged at the moment.
+pub fn standing(lease: &Lease, moment: &Moment) -> proto::LeaseStanding {
+    match lease.standing {
+        Standing::Held if lease.is_live(moment.now, &moment.absence) => proto::LeaseStanding::Held,
+        Standing::Expired { .. } if lease.is_revoked() => proto::LeaseStanding::EndedByOther,
+        Standing::Held | Standing::Expired { .. } => proto::LeaseStanding::Expired,
+        Standing::EndedByHolder(_) => proto::LeaseStanding::EndedByHolder,
+        Standing::EndedByOther => proto::LeaseStanding::EndedByOther,
     }
 }
 
@@ -90,6 +102,7 @@ pub fn stale_cause(cause: StaleCause) -> proto::StaleCause {
         StaleCause::Ttl => proto::StaleCause::Ttl,
         StaleCause::ExecutionTimeout => proto::StaleCause::ExecutionTimeout,
         StaleCause::ProgressTimeout => proto::StaleCause::ProgressTimeout,
+        StaleCause::Revoked => proto::StaleCause::Revoked,
     }
 }
 

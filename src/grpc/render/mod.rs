@@ -16,8 +16,8 @@ use crate::domain::{
 
 /// What an entry of a list costs beside itself: its tag and its length.
 const ENTRY_BYTES: usize = 8;
-/// Room for what an answer holds beside its list: a page token.
-const REST_BYTES: usize = 128;
+/// Room for what an answer holds beside its list: a page token, which can be some 150 bytes long, or a few numbers.
+const REST_BYTES: usize = 256;
 
 /// A time.
 pub fn time(time: Timestamp) -> ProtoTimestamp {

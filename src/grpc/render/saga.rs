@@ -3,7 +3,7 @@
 use crate::{
     domain::{
         compensation::Compensation,
-        lease::Lease,
+        lease::{Lease, Standing},
         policy::Policy,
         saga::{Saga, State},
     },
@@ -13,15 +13,15 @@ use crate::{
 
 use super::{
     Room,
-    enums::{compensation_state, failure_action, purpose, stale_action, state},
+    enums::{compensation_state, failure_action, purpose, stale_action, standing, state},
     span, time,
 };
 
 /// Sagas with everything, if that fits into one answer. It does where they were just created or claimed; a repeat
-/// answers with the same sagas as they are now, and they may have grown: then without payload, progress and result, or
-/// else with no more than what names them and tells their state.
+/// answers with the same sagas as they are now, and they may have grown: then without progress and result, or without
+/// payload as well, or else with no more than what names them and tells their state.
 pub fn sagas(sagas: &[Saga], moment: &Moment) -> Vec<proto::Saga> {
-    let forms: [fn(&Saga, &Moment) -> proto::Saga; 2] = [saga, listed];
+    let forms: [fn(&Saga, &Moment) -> proto::Saga; 3] = [saga, without_outcome, without_contents];
     for form in forms {
         let mut room = Room::whole();
         let shown: Vec<proto::Saga> =
@@ -33,12 +33,27 @@ pub fn sagas(sagas: &[Saga], moment: &Moment) -> Vec<proto::Saga> {
     sagas.iter().map(named).collect()
 }
 
+fn without_outcome(saga: &Saga, moment: &Moment) -> proto::Saga {
+    let omitted = !saga.progress.bytes().is_empty() || !saga.result.bytes().is_empty();
+    proto::Saga {
+        payload: saga.spec.payload.bytes().clone(),
+        contents_omitted: saga.contents_omitted || omitted,
+        ..listed(saga, moment)
+    }
+}
+
+fn without_contents(saga: &Saga, moment: &Moment) -> proto::Saga {
+    let contents_omitted = without_outcome(saga, moment).contents_omitted || !saga.spec.payload.bytes().is_empty();
+    proto::Saga { contents_omitted, ..listed(saga, moment) }
+}
+
 fn named(saga: &Saga) -> proto::Saga {
     proto::Saga {
         task_id: saga.spec.task_id.to_string(),
         saga_id: saga.spec.saga_id.to_string(),
         state: state(saga.state).into(),
         revision: saga.revision.0,
+        contents_omitted: true,
         ..proto::Saga::default()
     }
 }
@@ -78,7 +93,7 @@ pub fn listed(saga: &Saga, moment: &Moment) -> proto::Saga {
         labels: spec.labels.pairs().clone(),
         payload: bytes::Bytes::new(),
         compensations: saga.compensations.iter().map(compensation).collect(),
-        lease: saga.lease.as_ref().map(lease),
+        lease: saga.lease.as_ref().map(|last| lease(last, moment)),
         stale: saga.is_stale(moment.now, &moment.absence),
         cancel_requested: saga.cancel.is_some(),
         cancel_reason: saga.cancel.as_ref().map(|cancel| cancel.reason.to_string()).unwrap_or_default(),
@@ -91,6 +106,7 @@ pub fn listed(saga: &Saga, moment: &Moment) -> proto::Saga {
         progress: bytes::Bytes::new(),
         result: bytes::Bytes::new(),
         terminal_reason: terminal_reason(saga),
+        contents_omitted: saga.contents_omitted,
         create_time: Some(time(spec.create_time)),
         update_time: Some(time(saga.update_time)),
         end_time: saga.end_time.map(time),
@@ -111,8 +127,8 @@ fn terminal_reason(saga: &Saga) -> String {
     }
 }
 
-/// A lease.
-pub fn lease(lease: &Lease) -> proto::Lease {
+/// A lease; whether it stands is judged at the moment.
+pub fn lease(lease: &Lease, moment: &Moment) -> proto::Lease {
     proto::Lease {
         owner_id: lease.owner.to_string(),
         fencing_token: lease.token.0,
@@ -122,6 +138,14 @@ pub fn lease(lease: &Lease) -> proto::Lease {
         expire_time: Some(time(lease.expire_time)),
         ttl: Some(span(lease.ttl)),
         heartbeat_interval: Some(span(lease.heartbeat_interval())),
+        standing: standing(lease, moment).into(),
+        effective_expire_time: match lease.standing {
+            Standing::Held => Some(time(lease.effective_expiry(&moment.absence))),
+            Standing::Expired { .. } if lease.is_revoked() => None,
+            // As it was judged when it was noticed: an absence since then changes nothing about it.
+            Standing::Expired { at, .. } => Some(time(at)),
+            Standing::EndedByHolder(_) | Standing::EndedByOther => None,
+        },
     }
 }
 

@@ -1,19 +1,23 @@
 //! Counts, queues and bounds.
 
-use prost::Message;
-
 use crate::{
     domain::{bounds::Bound, command::QueueStatus},
     proto,
     store::{QueueCounts, Stats},
 };
 
-use super::{Room, enums::state, span, time};
+use super::{Room, count, enums::state, span, time};
 
-/// The counts of everything.
+/// The counts of everything. Where the queues do not all fit, those with a saga in flight go first.
 pub fn stats(stats: &Stats) -> proto::GetStatsResponse {
+    let (busy, idle): (Vec<_>, Vec<_>) = stats.queues.iter().partition(|queue| queue.has_in_flight());
+    let mut room = Room::whole();
+    let mut queues: Vec<proto::QueueStats> =
+        busy.into_iter().chain(idle).map(queue_stats).take_while(|queue| room.take(queue)).collect();
+    queues.sort_unstable_by(|a, b| a.queue.cmp(&b.queue));
     proto::GetStatsResponse {
-        queues: fitting(stats.queues.iter().map(queue_stats)),
+        omitted_queues: count(stats.queues.len() - queues.len()),
+        queues,
         ready: stats.queues.iter().map(|queue| signed(queue.ready)).sum(),
         stale: stats.queues.iter().map(|queue| signed(queue.stale)).sum(),
         waiting: signed(stats.waiting),
@@ -25,8 +29,8 @@ pub fn stats(stats: &Stats) -> proto::GetStatsResponse {
 
 fn queue_stats(counts: &QueueCounts) -> proto::QueueStats {
     proto::QueueStats {
-        queue: counts.status.queue.to_string(),
-        paused: counts.status.paused,
+        queue: counts.queue.to_string(),
+        paused: counts.paused,
         states: counts
             .states
             .iter()
@@ -40,17 +44,6 @@ fn queue_stats(counts: &QueueCounts) -> proto::QueueStats {
 
 fn signed(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
-}
-
-/// All queues, in order of name.
-pub fn queues(statuses: &[QueueStatus]) -> proto::ListQueuesResponse {
-    proto::ListQueuesResponse { queues: fitting(statuses.iter().map(queue)) }
-}
-
-/// As many as fit into one answer, which are some ten thousand: a client could not take more.
-fn fitting<T: Message>(entries: impl Iterator<Item = T>) -> Vec<T> {
-    let mut room = Room::whole();
-    entries.take_while(|entry| room.take(entry)).collect()
 }
 
 /// A queue.

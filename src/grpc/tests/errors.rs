@@ -32,6 +32,7 @@ fn every_rejection() -> Vec<Rejection> {
     vec![
         Rejection::SagaNotFound,
         Rejection::CompensationNotFound { position: 3 },
+        Rejection::QueueNotFound { queue: QueueName::default() },
         Rejection::SagaExists { field: "saga_id" },
         Rejection::RequestIdReused,
         Rejection::SagaTerminal,
@@ -40,7 +41,7 @@ fn every_rejection() -> Vec<Rejection> {
         Rejection::NotReady { not_before: THEN, retry_after: SOON },
         Rejection::Settling { settle_until: THEN, retry_after: SOON },
         Rejection::WrongState { detail: "is compensating".into() },
-        Rejection::NotStale { token: Some(FencingToken(9)) },
+        Rejection::NotStale { token: Some(FencingToken(9)), stale: false, state: State::Running },
         Rejection::CompensationRequired,
         Rejection::CompensationPending { kinds: "a, b".into() },
         Rejection::CompensationOrder { first: 4 },
@@ -62,6 +63,7 @@ fn row(rejection: &Rejection) -> (Code, &'static str, bool, &'static [&'static s
     match rejection {
         Rejection::SagaNotFound => (NotFound, "SAGA_NOT_FOUND", false, &[]),
         Rejection::CompensationNotFound { .. } => (NotFound, "COMPENSATION_NOT_FOUND", false, &["position"]),
+        Rejection::QueueNotFound { .. } => (NotFound, "QUEUE_NOT_FOUND", false, &["queue"]),
         Rejection::SagaExists { .. } => (AlreadyExists, "SAGA_EXISTS", false, &["field", "index"]),
         Rejection::RequestIdReused => (AlreadyExists, "REQUEST_ID_REUSED", false, &[]),
         Rejection::SagaTerminal => (FailedPrecondition, "SAGA_TERMINAL", false, &["state"]),
@@ -107,7 +109,7 @@ fn reason(status: &Status) -> String {
 #[test]
 fn every_refusal_has_its_row() {
     let every = every_rejection();
-    assert_eq!(every.iter().map(discriminant).collect::<HashSet<_>>().len(), 23);
+    assert_eq!(every.iter().map(discriminant).collect::<HashSet<_>>().len(), 24);
     for why in every {
         let (code, name, retries, keys) = row(&why);
         let refusal = Refusal {

@@ -41,6 +41,34 @@ fn stale_is_judged_at_the_moment() {
 }
 
 #[test]
+fn a_lease_is_said_to_stand_as_it_is_judged() {
+    use crate::{domain::lease::HolderEnd, domain::lease::Standing, proto::LeaseStanding};
+    let held = running("t", "q", None);
+    let with = |standing: Standing| {
+        let lease = crate::domain::lease::Lease { standing, ..held.lease.clone().unwrap() };
+        Saga { lease: Some(lease), ..held.clone() }
+    };
+    let told = |one: &Saga, moment: &Moment| {
+        let shown = saga(one, moment);
+        let lease = shown.lease.unwrap();
+        assert_eq!(shown.stale, lease.standing() == LeaseStanding::Expired, "stale is what has run out");
+        (lease.standing(), lease.effective_expire_time.map(|time| time.seconds - 1_700_000_000))
+    };
+    assert_eq!(told(&held, &at(29)), (LeaseStanding::Held, Some(30)));
+    assert_eq!(told(&held, &at(30)), (LeaseStanding::Expired, Some(30)), "before any sweep has noticed");
+    let graced = Absence { returned_at: at(29).now, grace: Span::from_secs(10) };
+    assert_eq!(told(&held, &Moment { absence: graced, ..at(35) }), (LeaseStanding::Held, Some(39)));
+    assert_eq!(told(&held, &Moment { absence: graced, ..at(39) }), (LeaseStanding::Expired, Some(39)));
+    // Once it has counted as expired, a later absence changes nothing.
+    let expired = with(Standing::Expired { at: at(30).now, revision: Revision(5) });
+    let later = Absence { returned_at: at(50).now, grace: Span::from_secs(10) };
+    assert_eq!(told(&expired, &Moment { absence: later, ..at(55) }), (LeaseStanding::Expired, Some(30)));
+    let ended = with(Standing::EndedByHolder(HolderEnd::Released));
+    assert_eq!(told(&ended, &at(0)), (LeaseStanding::EndedByHolder, None));
+    assert_eq!(told(&with(Standing::EndedByOther), &at(0)), (LeaseStanding::EndedByOther, None));
+}
+
+#[test]
 fn a_lease_advises_how_often_to_heartbeat() {
     let lease = saga(&running("t", "q", None), &at(0)).lease.unwrap();
     assert_eq!((lease.owner_id.as_str(), lease.fencing_token), ("worker-1", 1));
@@ -118,13 +146,15 @@ fn a_repeat_fits_however_its_sagas_have_grown() {
         |count: usize, one: &dyn Fn(&str) -> Saga| -> Vec<Saga> { (0..count).map(|i| one(&format!("t{i}"))).collect() };
     for (sagas_now, shown_as) in [
         (grown(2, &large), (65_536, 128, "q")),
-        (grown(20, &bytes_only), (0, 0, "q")),
+        (grown(20, &bytes_only), (65_536, 0, "q")),
+        (grown(60, &bytes_only), (0, 0, "q")),
         (grown(100, &large), (0, 0, "")),
     ] {
         let shown = sagas(&sagas_now, &at(0));
         assert_eq!(shown.len(), sagas_now.len(), "one for each");
         let first = &shown[0];
         assert_eq!((first.payload.len(), first.compensations.len(), first.queue.as_str()), shown_as);
+        assert!(shown.iter().all(|shown| shown.contents_omitted == shown.result.is_empty()), "it says so");
         let answer = proto::BatchCreateSagasResponse { sagas: shown };
         assert!(answer.encoded_len() <= ANSWER_BYTES);
     }
@@ -198,7 +228,7 @@ async fn a_history_is_listed_in_pages() {
     loop {
         use prost::Message;
         let request = proto::ListEventsRequest { task_id: "t".into(), page_size: 1000, page_token };
-        let page = pages::events(&store, queries::list_events(request).unwrap(), |_| Ok(())).await.unwrap();
+        let page = pages::events(&store, queries::list_events(request).unwrap(), |_| true).await.unwrap();
         assert!(page.encoded_len() <= ANSWER_BYTES);
         seen.extend(page.events.into_iter().map(|event| event.revision));
         if page.next_page_token.is_empty() {
@@ -209,6 +239,6 @@ async fn a_history_is_listed_in_pages() {
     assert_eq!(seen, (1..=2000).collect::<Vec<i64>>(), "whatever else is compacted");
 
     let request = proto::ListEventsRequest { task_id: "nobody".into(), ..Default::default() };
-    let missing = pages::events(&store, queries::list_events(request).unwrap(), |_| Ok(())).await.unwrap_err();
+    let missing = pages::events(&store, queries::list_events(request).unwrap(), |_| true).await.unwrap_err();
     assert_eq!(missing.reason, "SAGA_NOT_FOUND");
 }

@@ -1,6 +1,6 @@
 //! The services over a real connection, on top of a store that answers as it is told.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use tokio::net::TcpListener;
@@ -13,6 +13,7 @@ use tonic::{
 use tonic_types::StatusExt;
 
 use crate::{
+    clock::{Clock, ManualClock},
     domain::{
         bounds,
         command::{self, Answer, Command, HeldVerb, LeaseAnswer, Purged, Verb},
@@ -48,7 +49,8 @@ async fn serve() -> Served {
     let backups = tempfile::tempdir().unwrap();
     let facts =
         ServerFacts { restart_grace: Span::from_secs(10), backup_dir: backups.path().to_owned(), bounds: Vec::new() };
-    let (sagas, admin) = services(slot.clone(), facts, LIMITS, stop.clone());
+    let clock: Arc<dyn Clock> = Arc::new(ManualClock::default());
+    let (sagas, admin) = services(slot.clone(), facts, LIMITS, None, clock, stop.clone());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = Server::builder().layer(ErrorLayer).add_service(sagas).add_service(admin);

@@ -17,7 +17,10 @@ use crate::{
         text::{Blob, Kind, Text},
         time::{Span, Timestamp},
     },
-    grpc::{render::saga::sagas, status::Problem},
+    grpc::{
+        render::{self, saga::sagas},
+        status::Problem,
+    },
     proto,
     store::{Moment, StoreError, fake::planned},
 };
@@ -61,7 +64,7 @@ proptest! {
         let moment = Moment { now: Timestamp::from_micros(1_700_000_000_000_000), absence: Absence::default() };
         let shown = sagas(&stored, &moment);
         prop_assert!(shown.iter().map(|saga| &saga.task_id).eq(stored.iter().map(|saga| saga.task_id().as_str())));
-        let answer = proto::ClaimNextResponse { sagas: shown };
+        let answer = proto::ClaimNextResponse { sagas: shown, waited: Some(render::span(Span::from_secs(60))) };
         prop_assert!(answer.encoded_len() <= ANSWER_BYTES, "{}", answer.encoded_len());
     }
 }

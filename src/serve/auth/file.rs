@@ -2,7 +2,7 @@
 //!
 //! Nothing of the file is quoted but names that are well formed: somebody may have pasted a token where none belongs.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
 use chrono::DateTime;
 use toml::{
@@ -14,6 +14,7 @@ use crate::domain::{
     bounds::QUEUES,
     ids::{Malformed, QueueName},
     principal::{Principal, PrincipalName, Role, Scope},
+    text::Actor,
     time::Timestamp,
 };
 
@@ -38,9 +39,33 @@ pub struct Entry {
     /// The hashes of its tokens.
     pub tokens: Vec<TokenHash>,
     /// The name in the client certificates that stand for it.
-    pub certificate: Option<String>,
+    pub certificate: Option<NamedCertificate>,
     /// From when on it is refused.
     pub not_after: Option<Timestamp>,
+}
+
+/// A name in client certificates, as the file has it. What a certificate calls itself by one kind of name does not stand for
+/// the other.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum NamedCertificate {
+    /// A host among the alternative names; or the common name, where there are no alternative names.
+    Name(String),
+    /// A URI among the alternative names: it begins with a scheme and a colon.
+    Uri(String),
+}
+
+impl NamedCertificate {
+    fn of(text: &str) -> Self {
+        let scheme = text.split_once(':').map(|(scheme, _)| scheme).filter(|scheme| {
+            // RFC 3986, section 3.1.
+            scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+                && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
+        });
+        match scheme {
+            Some(_) => NamedCertificate::Uri(text.to_owned()),
+            None => NamedCertificate::Name(text.to_owned()),
+        }
+    }
 }
 
 /// What is wrong with the file.
@@ -105,7 +130,7 @@ fn quoted(key: &str) -> String {
 /// What must be there once, with whose it is.
 #[derive(Default)]
 struct Seen {
-    names: HashSet<String>,
+    names: BTreeSet<PrincipalName>,
     tokens: HashMap<TokenHash, String>,
     certificates: HashMap<String, String>,
 }
@@ -169,9 +194,22 @@ impl<A: Fn(usize) -> usize> Reader<'_, A> {
                 "has to be 1 to 64 letters, digits and . _ : / @ + -, beginning with a letter or digit, without '..'";
             self.wrong(place, format_args!("name: {form}"))
         })?;
-        if !seen.names.insert(name.to_string()) {
+        if name.is_the_coordinators() {
+            let why = "is the coordinator's own in the history, and so is all that begins with it and a slash";
+            return Err(self.wrong(place, format_args!("name: `{}` {why}", Actor::coordinator())));
+        }
+        if seen.names.contains(&name) {
             return Err(self.wrong(place, format_args!("name: there is another principal `{name}`")));
         }
+        // Owners begin with their principal's name: of these two, one could act for the other.
+        let nested =
+            |other: &&PrincipalName| name.is_or_is_below(other.as_str()) || other.is_or_is_below(name.as_str());
+        if let Some(other) = seen.names.iter().find(nested) {
+            let (above, below) = if name.is_or_is_below(other.as_str()) { (other, &name) } else { (&name, other) };
+            let why = format!("`{above}` could act for `{below}`, whose name begins with it and a slash: rename one");
+            return Err(self.wrong(place, format_args!("name: {why}")));
+        }
+        seen.names.insert(name.clone());
         self.name = format!("principal `{name}`");
         Ok(name)
     }
@@ -254,7 +292,7 @@ impl<A: Fn(usize) -> usize> Reader<'_, A> {
         Ok(tokens)
     }
 
-    fn certificate(&self, seen: &mut Seen) -> Result<Option<String>, Wrong> {
+    fn certificate(&self, seen: &mut Seen) -> Result<Option<NamedCertificate>, Wrong> {
         let Some(value) = self.field("certificate") else { return Ok(None) };
         let (place, text) = (value.span().start, self.text("certificate", value)?);
         if text.is_empty() || text.len() > CERTIFICATE_BYTES || text.chars().any(char::is_control) {
@@ -264,7 +302,7 @@ impl<A: Fn(usize) -> usize> Reader<'_, A> {
         if let Some(other) = seen.certificates.insert(text.to_owned(), self.name.clone()) {
             return Err(self.wrong(place, format_args!("certificate: the same name stands for {other}")));
         }
-        Ok(Some(text.to_owned()))
+        Ok(Some(NamedCertificate::of(text)))
     }
 
     fn not_after(&self) -> Result<Option<Timestamp>, Wrong> {

@@ -36,7 +36,7 @@ fn all_that_an_entry_can_say_is_read() {
     let queues = ["a", "b"].map(|queue| QueueName::parse(queue).unwrap());
     assert_eq!(principal.queues, Scope::Only(queues.into()));
     assert_eq!(tokens, &[[0xaa; 32], [0xbb; 32]]);
-    assert_eq!(certificate.as_deref(), Some("spiffe://x/ci"));
+    assert_eq!(*certificate, Some(NamedCertificate::Uri("spiffe://x/ci".to_owned())));
     assert_eq!(not_after.map(|time| time.micros()), Some(1_896_091_200_000_000));
     assert_eq!((&entries[1].principal.queues, entries[1].tokens.len()), (&Scope::All, 0));
     assert_eq!(parse_hash(&show_hash(&tokens[1])), Some(tokens[1]));
@@ -56,6 +56,15 @@ fn each_mistake_names_line_entry_and_field() {
         (with("name = 7"), 2 + 2, "principal 1: name: has to be a string"),
         (with("name = 'a b'"), 4, "principal 1: name: has to be 1 to 64 letters"),
         (with(&format!("name = '{}'", "a".repeat(65))), 4, "principal 1: name: has to be"),
+        (with("name = 'sagad'"), 4, "principal 1: name: `sagad` is the coordinator's own in the history"),
+        (with("name = 'sagad/host-7'"), 4, "principal 1: name: `sagad` is the coordinator's own in the history"),
+        (
+            two("name = 'p/sub'"),
+            9,
+            "principal 2: name: `p` could act for `p/sub`, whose name begins with it and a slash",
+        ),
+        (two("name = 'p/'"), 9, "principal 2: name: `p` could act for `p/`"),
+        (with("name = 'a/b/c'") + &with("name = 'a/b'"), 8, "principal 2: name: `a/b` could act for `a/b/c`"),
         ("[[principal]]\nroles = ['reader']".to_owned(), 1, "principal 1: name: is missing"),
         (two(&format!("tokens = [{}]", hash('b'))), 7, "principal 2: name: there is another principal `p`"),
         ("[[principal]]\nname = 'p'".to_owned(), 1, "principal `p`: roles: is missing"),
@@ -134,4 +143,13 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn names_that_only_begin_alike_are_two_principals() {
+    let named =
+        |name: &str, digit| format!("[[principal]]\nname = '{name}'\nroles = ['reader']\ntokens = [{}]\n", hash(digit));
+    let text =
+        [named("wa", 'a'), named("wab", 'b'), named("wa-2", 'c'), named("sagad-ci", 'd'), named("x/wa", 'e')].concat();
+    assert_eq!(parse(&text).unwrap().len(), 5);
 }

@@ -1,28 +1,35 @@
 //! Who is let in: a layer in front of the services that finds out who calls, and lets nobody through unknown.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
-    },
+    sync::Arc,
     task::{Context, Poll},
 };
 
-use futures::future::{self, Either, Ready};
+use futures::{
+    StreamExt,
+    future::{self, Either, Ready},
+};
 use http::{Request, Response, header::AUTHORIZATION};
+use http_body_util::{BodyStream, StreamBody};
 use parking_lot::RwLock;
+use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 use tracing::info;
 
 use super::{
     bearer::{self, Presented},
+    file::Entry,
     table::{Table, Unknown},
 };
 use crate::{
     clock::Clock,
-    domain::time::{Span, Timestamp},
-    grpc::{Caller, permits, status::Problem},
+    domain::{principal::PrincipalName, time::Timestamp},
+    grpc::{
+        CallConnection, Caller, CertificateEnd, Principals, RefusalLog, permits,
+        refusal_log::{LeftOut, RefusedCaller},
+        status::Problem,
+    },
     listen::Line,
 };
 
@@ -31,32 +38,32 @@ const HEALTH: &str = "/grpc.health.v1.Health/";
 /// For everyone who is known.
 const REFLECTION: [&str; 2] = ["/grpc.reflection.v1.", "/grpc.reflection.v1alpha."];
 
-/// Refusals that are logged in one stretch of time; the others are counted.
-const LOGGED: u64 = 10;
-/// That stretch.
-const STRETCH: Span = Span::from_secs(10);
-
 /// What finds out who calls.
 pub(in crate::serve) struct Guard {
     table: RwLock<Arc<Table>>,
     clock: Arc<dyn Clock>,
-    refusals: Refusals,
+    refusals: Arc<RefusalLog>,
 }
 
 impl Guard {
     pub(super) fn new(table: Table, clock: Arc<dyn Clock>) -> Self {
-        Guard { table: RwLock::new(Arc::new(table)), clock, refusals: Refusals::default() }
+        let refusals = RefusalLog::new(clock.clone());
+        Guard { table: RwLock::new(Arc::new(table)), clock, refusals }
     }
 
     pub(super) fn table(&self) -> Arc<Table> {
         self.table.read().clone()
     }
 
-    /// Puts another table in force; streams of those who are not in it any more end.
-    pub(super) fn replace(&self, table: Table) {
-        let table = Arc::new(table);
-        let old = std::mem::replace(&mut *self.table.write(), table.clone());
-        old.end_all_but(&table);
+    /// Puts the principals of a file in force, and returns how many they are. Those who are not in it any more are revoked
+    /// before it returns, and while nobody can be looked up: there is no moment in which the new principals are in force and
+    /// a call of the old ones still counts.
+    pub(super) fn replace(&self, entries: Vec<Entry>) -> usize {
+        let mut table = self.table.write();
+        let next = Table::succeeding(&table, entries);
+        table.end_all_but(&next);
+        *table = Arc::new(next);
+        table.len()
     }
 
     /// Ends the streams of those who have run out.
@@ -77,65 +84,84 @@ impl Guard {
             self.tell(line.map(|line| &**line), if known { rpc } else { "unknown" }, why);
             permits::unauthenticated(if known { rpc } else { "" })
         })?;
-        if known || REFLECTION.iter().any(|service| path.starts_with(service)) {
-            Ok(Some(caller))
-        } else {
-            Err(permits::unknown(&caller.principal, ""))
+        // Health checks are not counted: everybody is let in with them.
+        if let Some(line) = line {
+            line.authenticated(Some((caller.principal.name.as_str(), &caller.credentials.revoked)));
         }
+        if known || is_reflection(path) { Ok(Some(caller)) } else { Err(permits::unknown(&caller.principal, "")) }
     }
 
     /// A token decides, if there is one; else the connection's certificate.
     fn identify<B>(&self, request: &Request<B>, line: Option<&Line>) -> Result<Caller, Unknown> {
         let now = self.clock.utc();
-        match bearer::presented(request.headers()) {
-            Presented::Token(token) => self.table().by_token(&bearer::hash(token), now),
-            Presented::Malformed => Err(Unknown::Malformed),
+        let shown = line.and_then(Line::certificate);
+        let mut caller = match bearer::presented(request.headers()) {
+            Presented::Token(token) => self.table().by_token(&bearer::hash(token), now)?,
+            Presented::Malformed => return Err(Unknown::Malformed),
             Presented::None => {
-                let certificate = line.and_then(Line::certificate).ok_or(Unknown::Nothing)?;
-                if now > Timestamp::from_micros(certificate.not_after.saturating_mul(1_000_000)) {
-                    return Err(Unknown::CertificateExpired);
-                }
-                self.table().by_certificate(&certificate.names, now)
+                let shown = shown.ok_or(Unknown::Nothing)?;
+                let mut caller = self.table().by_certificate(&shown.certificate().names, now)?;
+                caller.credentials.revoked = shown.caller(&caller.credentials.revoked);
+                caller
             }
+        };
+        // What is begun over a connection ends with its certificate, whoever has begun it.
+        if let Some(shown) = shown {
+            let end = Timestamp::from_micros(shown.certificate().not_after.saturating_add(1).saturating_mul(1_000_000));
+            let credentials = &mut caller.credentials;
+            credentials.not_after = Some(credentials.not_after.map_or(end, |before| before.min(end)));
         }
+        Ok(caller)
     }
 
     fn tell(&self, line: Option<&Line>, rpc: &str, why: Unknown) {
-        if let Some(left_out) = self.refusals.next(self.clock.now()) {
+        let caller = RefusedCaller::at(line.and_then(|line| line.peer().network()));
+        if let Some(LeftOut { own, others }) = self.refusals.next(caller, why.text()) {
             let peer = line.map(|line| line.peer().to_string()).unwrap_or_default();
-            info!(peer, rpc, why = why.text(), left_out, "refused: unauthenticated");
+            let others_left_out = (others > 0).then_some(others);
+            info!(peer, rpc, why = why.text(), left_out = own, others_left_out, "refused: unauthenticated");
         }
     }
 }
 
-/// How many refusals were logged lately.
-#[derive(Default)]
-struct Refusals {
-    since: AtomicI64,
-    count: AtomicU64,
+fn is_reflection(path: &str) -> bool {
+    REFLECTION.iter().any(|service| path.starts_with(service))
 }
 
-impl Refusals {
-    /// Whether the next is to be logged; then with how many before it were not.
-    fn next(&self, now: Timestamp) -> Option<u64> {
-        let since = self.since.load(Relaxed);
-        let over = now.micros().saturating_sub(since) >= STRETCH.micros();
-        if over && self.since.compare_exchange(since, now.micros(), Relaxed, Relaxed).is_ok() {
-            return Some(self.count.swap(1, Relaxed).saturating_sub(LOGGED));
-        }
-        (self.count.fetch_add(1, Relaxed) < LOGGED).then_some(0)
+/// The questions of a stream, until their caller is revoked. Our own services end their streams themselves; reflection is the
+/// library's, and answers for as long as it is asked.
+fn until(revoked: CancellationToken, questions: Body) -> Body {
+    let frames = BodyStream::new(questions).take_until(revoked.cancelled_owned());
+    Body::new(StreamBody::new(frames))
+}
+
+impl Principals for Guard {
+    fn names(&self) -> Vec<PrincipalName> {
+        self.table().names(self.clock.utc())
+    }
+
+    fn end_calls(&self, name: &str) -> bool {
+        let mut table = self.table.write();
+        let (next, known) = table.without_calls_of(name, self.clock.utc());
+        *table = Arc::new(next);
+        known
     }
 }
 
 /// Lays the guard over a server, if there is one.
 #[derive(Clone)]
-pub(in crate::serve) struct GuardLayer(pub(in crate::serve) Option<Arc<Guard>>);
+pub(in crate::serve) struct GuardLayer {
+    /// What finds out who calls, if anyone needs to be known.
+    pub(in crate::serve) guard: Option<Arc<Guard>>,
+    /// What tells whether a certificate has run out.
+    pub(in crate::serve) clock: Arc<dyn Clock>,
+}
 
 impl<S> Layer<S> for GuardLayer {
     type Service = Guarded<S>;
 
     fn layer(&self, inner: S) -> Guarded<S> {
-        Guarded { inner, guard: self.0.clone() }
+        Guarded { inner, layer: self.clone() }
     }
 }
 
@@ -143,7 +169,7 @@ impl<S> Layer<S> for GuardLayer {
 #[derive(Clone)]
 pub(in crate::serve) struct Guarded<S> {
     inner: S,
-    guard: Option<Arc<Guard>>,
+    layer: GuardLayer,
 }
 
 impl<S> Service<Request<Body>> for Guarded<S>
@@ -159,33 +185,41 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        if let Some(guard) = &self.guard {
+        let line = request.extensions().get::<Arc<Line>>().cloned();
+        if let Some(shown) = line.as_ref().and_then(|line| line.certificate()) {
+            // Whoever has a token needs the certificate as well: without one there would be no connection.
+            if shown.ended().is_cancelled() || shown.is_over(self.layer.clock.utc().micros() / 1_000_000) {
+                return refuse(permits::certificate_ended(permits::rpc(request.uri().path())));
+            }
+            request.extensions_mut().insert(CertificateEnd(shown.ended().clone()));
+        }
+        if let Some(line) = &line {
+            if self.layer.guard.is_none() {
+                // Nobody needs to be known, so any call counts.
+                line.authenticated(None);
+            }
+            request.extensions_mut().insert(CallConnection { number: line.number(), network: line.peer().network() });
+        }
+        if let Some(guard) = &self.layer.guard {
             match guard.admit(&request) {
                 Ok(caller) => {
                     // Behind this nobody has a use for it, and nobody can log it.
                     request.headers_mut().remove(AUTHORIZATION);
                     if let Some(caller) = caller {
+                        if is_reflection(request.uri().path()) {
+                            let revoked = caller.credentials.revoked.clone();
+                            request = request.map(|questions| until(revoked, questions));
+                        }
                         request.extensions_mut().insert(caller);
                     }
                 }
-                Err(problem) => return Either::Right(future::ready(Ok(Status::from(problem).into_http()))),
+                Err(problem) => return refuse(problem),
             }
         }
         Either::Left(self.inner.call(request))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flood_of_refusals_is_a_few_lines() {
-        let refusals = Refusals::default();
-        let at = |seconds: i64| Timestamp::from_micros(seconds * 1_000_000);
-        let logged = (0..1000).filter(|_| refusals.next(at(100)).is_some()).count();
-        assert_eq!(logged as u64, LOGGED);
-        assert_eq!(refusals.next(at(111)), Some(990), "what was left out is told with the next");
-        assert_eq!(refusals.next(at(111)), Some(0));
-    }
+fn refuse<F, E>(problem: Problem) -> Either<F, Ready<Result<Response<Body>, E>>> {
+    Either::Right(future::ready(Ok(Status::from(problem).into_http())))
 }

@@ -21,6 +21,7 @@ use crate::{
     clock::Clock,
     config::{Config, Security},
     domain::time::{Span, Timestamp},
+    grpc::Principals,
     listen::Tls,
 };
 use table::Table;
@@ -60,6 +61,8 @@ pub(super) struct Loaded {
     pub(super) warnings: Vec<String>,
     /// Told when the files are to be read at once.
     pub(super) again: Arc<Notify>,
+    /// What tells when certificates run out.
+    pub(super) clock: Arc<dyn Clock>,
     files: Security,
     seen: Seen,
 }
@@ -81,7 +84,8 @@ impl Loaded {
         let mut warnings = open_files(files);
         let tls = match (&files.tls, &seen.pems) {
             (Some(files), Some(pems)) => {
-                let made = tls::make(files, pems)?;
+                let made = tls::make(files, pems, clock.utc())?;
+                warnings.extend(made.warnings);
                 warnings.extend(made.ends.iter().filter_map(|(key, end)| runs_out(key, *end, clock.utc())));
                 Some(Tls::new(made.config))
             }
@@ -95,7 +99,12 @@ impl Loaded {
             (None, _) | (_, None) => None,
         };
         let (reflection, again) = (files.reflection, Arc::default());
-        Ok(Loaded { guard, tls, reflection, warnings, again, files: files.clone(), seen })
+        Ok(Loaded { guard, tls, reflection, warnings, again, clock: clock.clone(), files: files.clone(), seen })
+    }
+
+    /// The principals, where callers are known.
+    pub(super) fn principals(&self) -> Option<Arc<dyn Principals>> {
+        self.guard.clone().map(|guard| guard as Arc<dyn Principals>)
     }
 }
 
@@ -109,7 +118,7 @@ pub fn check(config: &Config, clock: &Arc<dyn Clock>) -> Result<Vec<String>, Sec
     let mut warnings = loaded.warnings;
     let now = clock.utc();
     if let (Some(files), Some(pems)) = (&config.security.tls, &loaded.seen.pems) {
-        for (key, end) in tls::make(files, pems)?.ends {
+        for (key, end) in tls::make(files, pems, now)?.ends {
             if end <= now {
                 let file = if key == "tls_cert" { Some(&files.cert) } else { files.client_ca.as_ref() };
                 let problem = format!("holds a certificate that ran out at {}", crate::grpc::status::rfc3339(end));
@@ -140,15 +149,24 @@ fn runs_out(key: &str, end: Timestamp, now: Timestamp) -> Option<String> {
 fn open_files(files: &Security) -> Vec<String> {
     let mode = |file: &Path| std::fs::metadata(file).map_or(0, |about| about.permissions().mode());
     let mut warnings = Vec::new();
-    if let Some(tls) = &files.tls
+    let named = |key, file: &Option<PathBuf>| file.clone().map(|file| (key, file));
+    let tls = files.tls.as_ref();
+    if let Some(tls) = tls
         && mode(&tls.key) & 0o007 != 0
     {
         warnings.push(format!("tls_key: everyone on this machine can read {}: chmod o-rwx", tls.key.display()));
     }
-    if let Some(file) = &files.principals
-        && mode(file) & 0o002 != 0
-    {
-        warnings.push(format!("principals: everyone on this machine can change {}: chmod 644", file.display()));
+    // Whoever writes one of these lets himself in, or lets others pass for the server.
+    let all = [
+        tls.map(|tls| ("tls_cert", tls.cert.clone())),
+        tls.and_then(|tls| named("tls_client_ca", &tls.client_ca)),
+        tls.and_then(|tls| named("tls_client_crl", &tls.client_crl)),
+        named("principals", &files.principals),
+    ];
+    for (key, file) in all.into_iter().flatten() {
+        if mode(&file) & 0o002 != 0 {
+            warnings.push(format!("{key}: everyone on this machine can change {}: chmod 644", file.display()));
+        }
     }
     warnings
 }
@@ -162,7 +180,8 @@ fn entries(file: &Path, bytes: &[u8]) -> Result<Vec<file::Entry>, SecurityError>
 fn read_pems(files: &Security) -> Result<Option<Pems>, SecurityError> {
     let Some(tls) = &files.tls else { return Ok(None) };
     let client_ca = tls.client_ca.as_ref().map(|file| read("tls_client_ca", file)).transpose()?;
-    Ok(Some(Pems { cert: read("tls_cert", &tls.cert)?, key: read("tls_key", &tls.key)?, client_ca }))
+    let client_crl = tls.client_crl.as_ref().map(|file| read("tls_client_crl", file)).transpose()?;
+    Ok(Some(Pems { cert: read("tls_cert", &tls.cert)?, key: read("tls_key", &tls.key)?, client_ca, client_crl }))
 }
 
 fn read_principals(files: &Security) -> Result<Option<Vec<u8>>, SecurityError> {

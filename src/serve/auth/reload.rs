@@ -1,28 +1,44 @@
 //! Reading the files anew. Their content is compared, not their times: Kubernetes swaps a directory of links, and editors
-//! replace files. A broken one is told once for each content, and what was in force stays.
+//! replace files. Of a broken one what was in force stays, and it is told once for each content, and again from time to time until it
+//! is mended. The others are in force nevertheless: a broken key must not keep a new list of revoked certificates out.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{sync::Notify, task, time::timeout};
 use tracing::{error, info, warn};
 
 use super::{
-    Loaded, Security, SecurityError, Seen, entries, guard::Guard, read_pems, read_principals, table::Table, tls,
+    Loaded, Security, SecurityError, Seen, entries,
+    guard::Guard,
+    read, read_principals,
+    tls::{self, Pems},
 };
-use crate::listen::Tls;
+use crate::{
+    clock::Clock,
+    listen::{Certificate, Line, Lines, Tls},
+};
 
 /// How often they are looked at.
 const LOOK: Duration = Duration::from_secs(2);
+/// After how many looks what is still broken is told again: ten minutes, so that it stands in whatever part of the log one reads.
+const LOOKS_PER_REMINDER: u32 = 300;
 
 impl Loaded {
-    /// Keeps what was loaded as it is in the files, for ever.
-    pub(in crate::serve) fn keep_fresh(&self) -> impl Future<Output = ()> + Send + use<> {
+    /// Keeps what was loaded as it is in the files, for ever, and ends what `lines` have of certificates that hold no more.
+    pub(in crate::serve) fn keep_fresh(&self, lines: Lines) -> impl Future<Output = ()> + Send + use<> {
         let keeper = Keeper {
             files: self.files.clone(),
             seen: self.seen.clone(),
-            told: (String::new(), String::new()),
+            told: BTreeMap::new(),
             guard: self.guard.clone(),
             tls: self.tls.clone(),
+            clock: self.clock.clone(),
+            lines,
         };
         keeper.run(self.again.clone())
     }
@@ -31,10 +47,12 @@ impl Loaded {
 struct Keeper {
     files: Security,
     seen: Seen,
-    /// The last error of the certificates and of the principals.
-    told: (String, String),
+    /// What is broken, by setting: what was told of it, and how many looks ago.
+    told: BTreeMap<&'static str, (String, u32)>,
     guard: Option<Arc<Guard>>,
     tls: Option<Tls>,
+    clock: Arc<dyn Clock>,
+    lines: Lines,
 }
 
 impl Keeper {
@@ -63,29 +81,111 @@ impl Keeper {
     fn look(&mut self, asked: bool) {
         if asked {
             info!("SIGHUP: reading certificates and principals");
-            self.told = (String::new(), String::new());
+            self.told.clear();
         }
-        let certificates = self.look_at_certificates();
-        tell(certificates, &mut self.told.0);
-        let principals = self.look_at_principals();
-        tell(principals, &mut self.told.1);
+        self.cut_those_that_ended();
+        let mut broken = self.look_at_certificates();
+        broken.extend(self.look_at_principals().err());
+        self.tell(&broken);
         if let Some(guard) = &self.guard {
             guard.expire();
         }
+        self.look_at_connections(|_| None);
     }
 
-    fn look_at_certificates(&mut self) -> Result<(), SecurityError> {
-        let (Some(tls), Some(files)) = (&self.tls, &self.files.tls) else { return Ok(()) };
-        let pems = read_pems(&self.files)?;
-        if pems == self.seen.pems {
-            return Ok(());
+    /// Closes connections whose certificate had ended at the last look: by now their streams have said so, and their clients can
+    /// make others with the certificates that they have then.
+    fn cut_those_that_ended(&self) {
+        let has_ended = |line: &Line| line.certificate().is_some_and(|shown| shown.ended().is_cancelled());
+        self.lines.whole().iter().filter(|line| has_ended(line)).for_each(|line| line.cut());
+    }
+
+    /// Ends what stands on certificates that have run out, or that are refused now: calls are refused, and streams end.
+    fn look_at_connections(&self, refused: impl Fn(&Certificate) -> Option<String>) {
+        let now = self.clock.utc().micros() / 1_000_000;
+        for line in self.lines.whole() {
+            let Some(shown) = line.certificate() else { continue };
+            let why =
+                || if shown.is_over(now) { Some("it has run out".to_owned()) } else { refused(shown.certificate()) };
+            if !shown.ended().is_cancelled()
+                && let Some(why) = why()
+            {
+                info!(peer = %line.peer(), why, "the certificate of a connection holds no more");
+                shown.end();
+            }
         }
-        let Some(new) = &pems else { return Ok(()) };
-        tls.replace(tls::make(files, new)?.config);
-        self.seen.pems = pems;
+    }
+
+    /// Puts in force what can be used of the files: the server's certificate with its key, the CAs of clients, and the lists of what
+    /// those revoked, each without the others if need be. Returns what can't be used.
+    fn look_at_certificates(&mut self) -> Vec<SecurityError> {
+        let (Some(tls), Some(files), Some(before)) = (&self.tls, &self.files.tls, &self.seen.pems) else {
+            return Vec::new();
+        };
+        let now = self.clock.utc();
+        let mut broken = Vec::new();
+        let mut bytes = |key, file: &Path| read(key, file).map_err(|problem| broken.push(problem)).ok();
+        let (cert, key) = (bytes("tls_cert", &files.cert), bytes("tls_key", &files.key));
+        let mut bytes_or = |key, file: &Option<PathBuf>, before: &Option<Vec<u8>>| {
+            file.as_ref().and_then(|file| bytes(key, file)).or_else(|| before.clone())
+        };
+        let client_ca = bytes_or("tls_client_ca", &files.client_ca, &before.client_ca);
+        let client_crl = bytes_or("tls_client_crl", &files.client_crl, &before.client_crl);
+
+        let mut next = before.clone();
+        if let (Some(cert), Some(key)) = (cert, key)
+            && (&cert, &key) != (&before.cert, &before.key)
+        {
+            let with_pair = Pems { cert, key, ..before.clone() };
+            match tls::make(files, &with_pair, now) {
+                Ok(_) => next = with_pair,
+                Err(problem) => broken.push(problem),
+            }
+        }
+        // New lists may need the new CAs, and the other way round: both are tried together first. Each is named only for its own
+        // content: the lists that are in force may not fit the CAs of a file that is right.
+        let both = Pems { client_ca: client_ca.clone(), client_crl: client_crl.clone(), ..next.clone() };
+        let trials = [
+            (both, ["tls_client_ca", "tls_client_crl"].as_slice()),
+            (Pems { client_crl, ..next.clone() }, &["tls_client_crl"]),
+            (Pems { client_ca, ..next.clone() }, &["tls_client_ca"]),
+        ];
+        for (trial, named) in trials {
+            if trial == next {
+                continue;
+            }
+            match tls::make(files, &trial, now) {
+                Ok(_) => {
+                    next = trial;
+                    break;
+                }
+                Err(problem) => {
+                    if named.contains(&problem.key) && broken.iter().all(|other| other.key != problem.key) {
+                        broken.push(problem);
+                    }
+                }
+            }
+        }
+        if next == *before {
+            return broken;
+        }
+        let made = match tls::make(files, &next, now) {
+            Ok(made) => made,
+            Err(problem) => {
+                broken.push(problem);
+                return broken;
+            }
+        };
+        tls.replace(made.config);
         info!(cert = %files.cert.display(), "new connections get the new certificates");
-        super::open_files(&self.files).iter().for_each(|warning| warn!("{warning}"));
-        Ok(())
+        super::open_files(&self.files).iter().chain(&made.warnings).for_each(|warning| warn!("{warning}"));
+        let of_clients = |pems: &Pems| (pems.client_ca.clone(), pems.client_crl.clone());
+        if let Some(verifier) = made.verifier.filter(|_| of_clients(&next) != of_clients(before)) {
+            // Each is verified as for a new connection: against the CAs, and the lists of what they revoked.
+            self.look_at_connections(|certificate| Some(verifier.refuses(&certificate.chain, now)?.to_string()));
+        }
+        self.seen.pems = Some(next);
+        broken
     }
 
     fn look_at_principals(&mut self) -> Result<(), SecurityError> {
@@ -95,23 +195,28 @@ impl Keeper {
             return Ok(());
         }
         let Some(new) = &bytes else { return Ok(()) };
-        let table = Table::succeeding(&guard.table(), entries(file, new)?);
-        info!(principals = table.len(), file = %file.display(), "the new principals are in force");
-        guard.replace(table);
+        let principals = guard.replace(entries(file, new)?);
+        info!(principals, file = %file.display(), "the new principals are in force");
         self.seen.principals = bytes;
         Ok(())
     }
-}
 
-/// Tells an error, unless it was the last one as well.
-fn tell(outcome: Result<(), SecurityError>, told: &mut String) {
-    match outcome {
-        Ok(()) => told.clear(),
-        Err(problem) => {
-            let problem = problem.to_string();
-            if *told != problem {
-                error!("{problem}; what was read before stays in force");
-                *told = problem;
+    /// Tells what is broken when it is new, and from time to time; and once that it is not any more.
+    fn tell(&mut self, broken: &[SecurityError]) {
+        self.told.retain(|key, _| {
+            let stays = broken.iter().any(|problem| problem.key == *key);
+            if !stays {
+                info!("{key}: it can be used again");
+            }
+            stays
+        });
+        for problem in broken {
+            let text = problem.to_string();
+            let told = self.told.entry(problem.key).or_default();
+            told.1 += 1;
+            if told.0 != text || told.1 > LOOKS_PER_REMINDER {
+                error!("{text}; what was read before stays in force");
+                *told = (text, 0);
             }
         }
     }

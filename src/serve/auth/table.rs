@@ -5,10 +5,15 @@ use std::{collections::HashMap, sync::Arc};
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 use tokio_util::sync::CancellationToken;
 
-use super::file::{Entry, TokenHash};
+use super::file::{Entry, NamedCertificate, TokenHash};
 use crate::{
-    domain::{principal::Principal, time::Timestamp},
+    domain::{
+        principal::{Principal, PrincipalName},
+        time::Timestamp,
+    },
     grpc::Caller,
+    listen::CertificateName,
+    store::Credentials,
 };
 
 /// Why nobody was found, for the log.
@@ -24,8 +29,6 @@ pub(super) enum Unknown {
     Certificate,
     /// The names in the certificate stand for several.
     Ambiguous,
-    /// The certificate has run out since the connection was made.
-    CertificateExpired,
     /// The principal's `not_after` has passed.
     Expired,
 }
@@ -38,7 +41,6 @@ impl Unknown {
             Unknown::Token => "no principal has this token",
             Unknown::Certificate => "no principal has this certificate",
             Unknown::Ambiguous => "the certificate stands for several principals",
-            Unknown::CertificateExpired => "the certificate has run out",
             Unknown::Expired => "the principal's not_after has passed",
         }
     }
@@ -48,22 +50,23 @@ impl Unknown {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Credential {
     Token(TokenHash),
-    Certificate(String),
+    Certificate(NamedCertificate),
 }
 
 /// A principal, by one of its credentials.
+#[derive(Clone)]
 struct Member {
     principal: Arc<Principal>,
     not_after: Option<Timestamp>,
-    /// Cancelled when the credential stands for this principal no more. Streams end by it.
+    /// Cancelled when the credential stands for this principal no more. Streams and held calls end by it.
     revoked: CancellationToken,
 }
 
 /// All of them.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Table {
     tokens: Vec<(TokenHash, Member)>,
-    certificates: HashMap<String, Member>,
+    certificates: HashMap<NamedCertificate, Member>,
 }
 
 impl Table {
@@ -109,6 +112,27 @@ impl Table {
         }
     }
 
+    /// The names of those who may call now, each once.
+    pub(super) fn names(&self, now: Timestamp) -> Vec<PrincipalName> {
+        let mut names: Vec<_> =
+            self.members().filter(|member| !member.is_over(now)).map(|member| member.principal.name.clone()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// Ends what a principal has begun, and returns the table in which it can begin anew; and whether it can.
+    pub(super) fn without_calls_of(&self, name: &str, now: Timestamp) -> (Table, bool) {
+        let mut next = self.clone();
+        let mut is_known = false;
+        let members = next.tokens.iter_mut().map(|(_, member)| member).chain(next.certificates.values_mut());
+        for member in members.filter(|member| member.principal.name.as_str() == name) {
+            std::mem::take(&mut member.revoked).cancel();
+            is_known |= !member.is_over(now);
+        }
+        (next, is_known)
+    }
+
     /// Ends what has run out.
     pub(super) fn expire(&self, now: Timestamp) {
         self.members().filter(|member| member.is_over(now)).for_each(|member| member.revoked.cancel());
@@ -131,8 +155,12 @@ impl Table {
     }
 
     /// For whom a certificate with these names stands.
-    pub(super) fn by_certificate(&self, names: &[String], now: Timestamp) -> Result<Caller, Unknown> {
-        let mut found = names.iter().filter_map(|name| self.certificates.get(name));
+    pub(super) fn by_certificate(&self, names: &[CertificateName], now: Timestamp) -> Result<Caller, Unknown> {
+        let named = |name: &CertificateName| match name {
+            CertificateName::Common(name) | CertificateName::Dns(name) => NamedCertificate::Name(name.clone()),
+            CertificateName::Uri(uri) => NamedCertificate::Uri(uri.clone()),
+        };
+        let mut found = names.iter().filter_map(|name| self.certificates.get(&named(name)));
         let first = found.next().ok_or(Unknown::Certificate)?;
         if found.any(|other| other.principal != first.principal) {
             return Err(Unknown::Ambiguous);
@@ -150,7 +178,9 @@ impl Member {
         if self.is_over(now) {
             return Err(Unknown::Expired);
         }
-        Ok(Caller { principal: self.principal.clone(), revoked: self.revoked.clone() })
+        let credentials =
+            Credentials { revoked: self.revoked.clone(), not_after: self.not_after, ..Credentials::default() };
+        Ok(Caller { principal: self.principal.clone(), credentials })
     }
 }
 
@@ -181,14 +211,16 @@ mod tests {
         for n in 0..10_u8 {
             let caller = table.by_token(&[n << 4 | n; 32], THEN).unwrap();
             assert_eq!(caller.principal.name.as_str(), format!("p{n}"));
-            let caller = table.by_certificate(&["x".into(), format!("c{n}")], THEN).unwrap();
+            let names = ["x".to_owned(), format!("c{n}")].map(CertificateName::Dns);
+            let caller = table.by_certificate(&names, THEN).unwrap();
             assert_eq!(caller.principal.name.as_str(), format!("p{n}"));
         }
         assert_eq!(table.by_token(&[0xaa; 32], THEN).unwrap_err(), Unknown::Token);
         let mut near = [0x11; 32];
         near[31] = 0x10;
         assert_eq!(table.by_token(&near, THEN).unwrap_err(), Unknown::Token);
-        assert_eq!(table.by_certificate(&["c1".into(), "c2".into()], THEN).unwrap_err(), Unknown::Ambiguous);
+        let two = ["c1", "c2"].map(|name| CertificateName::Common(name.to_owned()));
+        assert_eq!(table.by_certificate(&two, THEN).unwrap_err(), Unknown::Ambiguous);
         assert_eq!(table.by_certificate(&[], THEN).unwrap_err(), Unknown::Certificate);
         assert_eq!(Table::default().by_token(&[0; 32], THEN).unwrap_err(), Unknown::Token);
     }
@@ -211,8 +243,8 @@ mod tests {
             ]
             .concat(),
         );
-        assert_eq!(callers.map(|caller| caller.revoked.is_cancelled()), [false, true, true]);
-        assert!(!second.by_token(&[0x22; 32], THEN).unwrap().revoked.is_cancelled());
+        assert_eq!(callers.map(|caller| caller.credentials.revoked.is_cancelled()), [false, true, true]);
+        assert!(!second.by_token(&[0x22; 32], THEN).unwrap().credentials.revoked.is_cancelled());
         assert_eq!(second.by_token(&[0x33; 32], THEN).unwrap_err(), Unknown::Token);
     }
 
@@ -222,11 +254,11 @@ mod tests {
         let end = Timestamp::from_micros(2_000_000);
         let caller = first.by_token(&[0x11; 32], THEN).unwrap();
         first.expire(THEN);
-        assert!(!caller.revoked.is_cancelled());
+        assert!(!caller.credentials.revoked.is_cancelled());
         first.expire(end);
-        assert!(caller.revoked.is_cancelled());
+        assert!(caller.credentials.revoked.is_cancelled());
         assert_eq!(first.by_token(&[0x11; 32], end).unwrap_err(), Unknown::Expired);
         let second = table(&first, &entry("a", "'reader'", '1', "not_after = 1970-01-01T00:00:03Z"));
-        assert!(!second.by_token(&[0x11; 32], end).unwrap().revoked.is_cancelled());
+        assert!(!second.by_token(&[0x11; 32], end).unwrap().credentials.revoked.is_cancelled());
     }
 }

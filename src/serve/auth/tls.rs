@@ -1,15 +1,19 @@
 //! PEM files to what TLS connections are made with.
 
-use std::{path::Path, sync::Arc};
+use std::{cmp::Reverse, path::Path, sync::Arc, time::Duration};
 
 use tokio_rustls::rustls::{
-    self, RootCertStore, ServerConfig,
+    self, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
+    client::danger::HandshakeSignatureValid,
     crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::WebPkiClientVerifier,
+    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime, pem::PemObject},
+    server::{
+        NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
     version::{TLS12, TLS13},
 };
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate, X509Error};
 
 use super::SecurityError;
 use crate::{config::TlsFiles, domain::time::Timestamp};
@@ -23,6 +27,7 @@ pub(super) struct Pems {
     pub(super) cert: Vec<u8>,
     pub(super) key: Vec<u8>,
     pub(super) client_ca: Option<Vec<u8>>,
+    pub(super) client_crl: Option<Vec<u8>>,
 }
 
 /// What they make.
@@ -30,10 +35,80 @@ pub(super) struct Made {
     pub(super) config: Arc<ServerConfig>,
     /// When the first certificate of each file runs out, with the setting that names it.
     pub(super) ends: Vec<(&'static str, Timestamp)>,
+    /// What verifies certificates of clients, if they need one.
+    pub(super) verifier: Option<Verifier>,
+    /// What should be looked at.
+    pub(super) warnings: Vec<String>,
+}
+
+/// Certificates of CAs that a client may show beside its own: as many as the TLS library takes between one and its root.
+const INTERMEDIATES: usize = 6;
+/// Bytes of all of them: seven with RSA keys of 4,096 bits. Each connection keeps them, to be verified again.
+const CHAIN_BYTES: usize = 16 << 10;
+
+/// Looks at the size of what a client shows before any signature is verified. What signs the rest is tried in any order, a
+/// hundred signatures for one handshake, and whoever reaches the port can have that done.
+#[derive(Debug)]
+struct Bounded(Arc<dyn ClientCertVerifier>);
+
+impl ClientCertVerifier for Bounded {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let bytes = end_entity.len() + intermediates.iter().map(|one| one.len()).sum::<usize>();
+        if intermediates.len() > INTERMEDIATES || bytes > CHAIN_BYTES {
+            let text = "what the client shows has too many certificates, or too large ones";
+            return Err(rustls::Error::General(text.to_owned()));
+        }
+        self.0.verify_client_cert(end_entity, intermediates, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
+
+/// Verifies certificates of clients.
+#[derive(Clone, Debug)]
+pub(super) struct Verifier(Arc<dyn ClientCertVerifier>);
+
+impl Verifier {
+    /// Why a certificate that was good when its connection was made is not good any more.
+    pub(super) fn refuses(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Option<rustls::Error> {
+        let (first, others) = chain.split_first()?;
+        let seconds = u64::try_from(now.micros() / 1_000_000).unwrap_or(0);
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        self.0.verify_client_cert(first, others, now).err()
+    }
 }
 
 /// Makes it. Nothing of a file's content is in an error.
-pub(super) fn make(files: &TlsFiles, pems: &Pems) -> Result<Made, SecurityError> {
+pub(super) fn make(files: &TlsFiles, pems: &Pems, now: Timestamp) -> Result<Made, SecurityError> {
     let wrong = |key, file: &Path, problem: String| SecurityError::new(key, file, problem);
     let chain = certificates(&pems.cert).map_err(|problem| wrong("tls_cert", &files.cert, problem))?;
     let key = PrivateKeyDer::from_pem_slice(&pems.key)
@@ -43,17 +118,35 @@ pub(super) fn make(files: &TlsFiles, pems: &Pems) -> Result<Made, SecurityError>
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&TLS13, &TLS12])
         .map_err(|error| wrong("tls_cert", &files.cert, error.to_string()))?;
+    let (mut verifier, mut warnings) = (None, Vec::new());
     let builder = match (&files.client_ca, &pems.client_ca) {
         (Some(file), Some(pem)) => {
             let wrong = |problem| wrong("tls_client_ca", file, problem);
             let cas = certificates(pem).map_err(wrong)?;
             ends.push(("tls_client_ca", end(&cas).map_err(wrong)?));
+            let crls = revocations(files, pems, &cas)?;
+            warnings.extend(unlisted(&cas, &crls, now));
             let mut roots = RootCertStore::empty();
             for ca in cas {
+                if !is_of_a_ca(&ca) {
+                    return Err(wrong("holds a certificate that is none of a CA: it may not sign others".to_owned()));
+                }
                 roots.add(ca).map_err(|error| wrong(format!("holds what is no certificate of a CA: {error}")))?;
             }
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build();
-            builder.with_client_cert_verifier(verifier.map_err(|error| wrong(error.to_string()))?)
+            // Of a list that is overdue, what it says still holds: refusing all clients instead would stop the work for a list
+            // that came late. Certificates whose CA has no list are refused, and so are those under a CA that was revoked.
+            let built = WebPkiClientVerifier::builder_with_provider(roots.into(), provider).with_crls(crls).build();
+            let built = built.map_err(|error| match (error, &files.client_crl) {
+                (VerifierBuilderError::InvalidCrl(error), Some(file)) => {
+                    let what = "holds a list of revoked certificates that can't be used";
+                    let needed = "it has to be of version 2 and to have a number";
+                    SecurityError::new("tls_client_crl", file, format!("{what} ({error:?}): {needed}"))
+                }
+                (error, _) => wrong(error.to_string()),
+            })?;
+            let built = Verifier(Arc::new(Bounded(built)));
+            verifier = Some(built.clone());
+            builder.with_client_cert_verifier(built.0)
         }
         (None, _) | (_, None) => builder.with_no_client_auth(),
     };
@@ -64,7 +157,82 @@ pub(super) fn make(files: &TlsFiles, pems: &Pems) -> Result<Made, SecurityError>
         error => wrong("tls_key", &files.key, format!("can't be used: {error}")),
     })?;
     config.alpn_protocols = vec![ALPN.to_vec()];
-    Ok(Made { config: Arc::new(config), ends })
+    if verifier.is_some() {
+        // A resumed session skips the verification of its certificate, which may have run out or been revoked since.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
+    Ok(Made { config: Arc::new(config), ends, verifier, warnings })
+}
+
+/// Whether a certificate says that it may sign others. One that does not, taken for a CA's, would let its holder make clients.
+fn is_of_a_ca(certificate: &CertificateDer<'_>) -> bool {
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return false };
+    let may_sign = match certificate.key_usage() {
+        Ok(usage) => usage.is_none_or(|usage| usage.value.key_cert_sign()),
+        Err(_) => false,
+    };
+    may_sign && certificate.is_ca()
+}
+
+/// The lists of revoked certificates; none: nothing is revoked.
+fn revocations(
+    files: &TlsFiles,
+    pems: &Pems,
+    cas: &[CertificateDer<'_>],
+) -> Result<Vec<CertificateRevocationListDer<'static>>, SecurityError> {
+    let (Some(file), Some(pem)) = (&files.client_crl, &pems.client_crl) else { return Ok(Vec::new()) };
+    let wrong = |problem: &str| SecurityError::new("tls_client_crl", file, problem);
+    let all: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(pem).collect();
+    let all = all.ok().filter(|all| !all.is_empty());
+    let mut all = all.ok_or_else(|| wrong("holds no list of revoked certificates in PEM that can be read"))?;
+    let cas: Vec<_> = cas.iter().filter_map(|ca| Some(X509Certificate::from_der(ca).ok()?.1)).collect();
+    for one in &all {
+        let (_, list) = CertificateRevocationList::from_der(one)
+            .map_err(|_| wrong("holds a list of revoked certificates that can't be read"))?;
+        // Clients of the CA would be refused, all of them.
+        let mut signers = cas.iter().filter(|ca| ca.subject().as_raw() == list.issuer().as_raw()).peekable();
+        let is_forged = |ca: &X509Certificate<'_>| {
+            matches!(list.verify_signature(ca.public_key()), Err(X509Error::SignatureVerificationError))
+        };
+        if signers.peek().is_some() && signers.all(is_forged) {
+            let name = list.issuer().to_string();
+            return Err(wrong(&format!("holds a list of {} that this CA did not sign", name.escape_debug())));
+        }
+    }
+    // Of several lists of one CA the first one is looked at: that has to be the newest.
+    all.sort_by_cached_key(|one| {
+        let list = CertificateRevocationList::from_der(one).map(|(_, list)| list).ok();
+        let number = list.as_ref().and_then(|list| Some(list.crl_number()?.clone()));
+        Reverse((list.map(|list| list.last_update().timestamp()), number))
+    });
+    Ok(all)
+}
+
+/// What is wrong with lists of revoked certificates, though they can be read.
+fn unlisted(cas: &[CertificateDer<'_>], crls: &[CertificateRevocationListDer<'_>], now: Timestamp) -> Vec<String> {
+    let lists: Vec<_> = crls.iter().filter_map(|crl| CertificateRevocationList::from_der(crl).ok()).collect();
+    if lists.is_empty() {
+        return Vec::new();
+    }
+    let cas = cas.iter().filter_map(|ca| X509Certificate::from_der(ca).ok());
+    let without = cas.filter(|(_, ca)| !lists.iter().any(|(_, list)| list.issuer().as_raw() == ca.subject().as_raw()));
+    let without = without.map(|(_, ca)| {
+        let name = ca.subject().to_string();
+        format!("tls_client_crl: holds no list of the CA {}: its clients are refused", name.escape_debug())
+    });
+    let overdue = lists.iter().filter_map(|(_, list)| {
+        let next = Timestamp::from_micros(list.next_update()?.timestamp().saturating_mul(1_000_000));
+        let (name, when) = (list.issuer().to_string(), crate::grpc::status::rfc3339(next));
+        let text = "a newer one was due at";
+        (next <= now).then(|| {
+            format!(
+                "tls_client_crl: the list of {} is out of date, {text} {when}; what it revokes stays revoked",
+                name.escape_debug()
+            )
+        })
+    });
+    without.chain(overdue).collect()
 }
 
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {

@@ -8,10 +8,12 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame};
-use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Status, body::Body};
 
-use super::call::{Call, Given};
+use super::{
+    call::{Call, Given},
+    layer::StreamPlace,
+};
 
 /// A body that is being sent.
 pub(super) struct Leaving {
@@ -19,12 +21,12 @@ pub(super) struct Leaving {
     call: Arc<Call>,
     /// It is a stream: its client may read it as slowly as it likes.
     many: bool,
-    _seat: Option<OwnedSemaphorePermit>,
+    _place: Option<StreamPlace>,
 }
 
 impl Leaving {
-    pub(super) fn new(inner: Body, call: Arc<Call>, many: bool, seat: Option<OwnedSemaphorePermit>) -> Self {
-        Leaving { inner, call, many, _seat: seat }
+    pub(super) fn new(inner: Body, call: Arc<Call>, many: bool, place: Option<StreamPlace>) -> Self {
+        Leaving { inner, call, many, _place: place }
     }
 }
 

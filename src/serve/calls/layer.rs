@@ -13,13 +13,22 @@ use http::{
     HeaderMap, HeaderName, Request, Response,
     header::{AUTHORIZATION, CONTENT_TYPE, TE},
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
-use super::{Ledger, answer::Leaving, methods::Methods, request::Arriving};
+use super::{
+    Ledger,
+    answer::Leaving,
+    health_watches::{HealthWatch, HealthWatches},
+    methods::{Form, Methods},
+    request::Arriving,
+};
 use crate::{domain::time::Span, grpc::status::Problem, listen::Line};
 
+/// The part of the streams that are not the contract's which may watch the daemon's health: an eighth, 512 with the defaults.
+/// Everybody may open them, so they have a share of their own.
+const HEALTH_SHARE: usize = 8;
 /// When to try again after there was no place.
 const RETRY: Span = Span::from_secs(1);
 
@@ -28,7 +37,16 @@ const RETRY: Span = Span::from_secs(1);
 pub(in crate::serve) struct CallsLayer {
     ledger: Arc<Ledger>,
     methods: Arc<Methods>,
-    seats: Arc<Semaphore>,
+    other_streams: Arc<Semaphore>,
+    health_watches: Arc<HealthWatches>,
+}
+
+/// A stream's place among those that are not the contract's.
+pub(super) enum StreamPlace {
+    /// Among health watches.
+    Health { _place: HealthWatch },
+    /// Among the others.
+    Other { _permit: OwnedSemaphorePermit },
 }
 
 impl CallsLayer {
@@ -40,8 +58,23 @@ impl CallsLayer {
         ledger: Arc<Ledger>,
         max_other_streams: usize,
     ) -> Result<Self, prost_reflect::DescriptorError> {
-        let seats = Arc::new(Semaphore::new(max_other_streams.min(Semaphore::MAX_PERMITS)));
-        Ok(CallsLayer { ledger, methods: Arc::new(Methods::of_all_services()?), seats })
+        let other_streams = Arc::new(Semaphore::new(max_other_streams.min(Semaphore::MAX_PERMITS)));
+        let health_watches = HealthWatches::new((max_other_streams / HEALTH_SHARE).max(1));
+        let methods = Arc::new(Methods::of_all_services()?);
+        Ok(CallsLayer { ledger, methods, other_streams, health_watches })
+    }
+
+    /// The place of a stream that is not the contract's; or why there is none.
+    fn stream_place(&self, form: Form, line: Option<&Arc<Line>>) -> Result<Option<StreamPlace>, &'static str> {
+        if form.is_health_watch {
+            return Ok(Some(StreamPlace::Health { _place: self.health_watches.take(line)? }));
+        }
+        if !form.is_other_stream {
+            return Ok(None);
+        }
+        let why = "too many streams are open: close some, or try again (max_watches)";
+        let permit = self.other_streams.clone().try_acquire_owned().map_err(|_| why)?;
+        Ok(Some(StreamPlace::Other { _permit: permit }))
     }
 }
 
@@ -76,15 +109,15 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let CallsLayer { ledger, methods, seats } = &self.office;
-        let Some(call) = ledger.begin(request.extensions().get::<Arc<Line>>()) else {
+        let CallsLayer { ledger, methods, .. } = &self.office;
+        let line = request.extensions().get::<Arc<Line>>();
+        let Some(call) = ledger.begin(line) else {
             return refuse("too many calls are open; nothing was changed: try again (max_calls)");
         };
         let form = methods.form(request.uri().path());
-        let seat = match form.needs_seat.then(|| seats.clone().try_acquire_owned()) {
-            None => None,
-            Some(Ok(seat)) => Some(seat),
-            Some(Err(_)) => return refuse("too many streams are open: close some, or try again (max_watches)"),
+        let place = match self.office.stream_place(form, line) {
+            Ok(place) => place,
+            Err(why) => return refuse(why),
         };
         let mut request = request;
         shed(request.headers_mut());
@@ -93,7 +126,7 @@ where
         let answered = self
             .inner
             .call(request)
-            .map_ok(move |response| response.map(|body| Body::new(Leaving::new(body, call, form.many_answers, seat))));
+            .map_ok(move |response| response.map(|body| Body::new(Leaving::new(body, call, form.many_answers, place))));
         Either::Right(Box::pin(answered))
     }
 }

@@ -14,7 +14,9 @@ pub(super) struct Form {
     /// So does the server.
     pub(super) many_answers: bool,
     /// The call is not the contract's, and a stream: nothing else bounds how many are open.
-    pub(super) needs_seat: bool,
+    pub(super) is_other_stream: bool,
+    /// It is such a stream, and open to everybody: it watches the daemon's health.
+    pub(super) is_health_watch: bool,
 }
 
 /// The forms of all calls, by path.
@@ -38,9 +40,10 @@ impl Methods {
             for service in DescriptorPool::decode(set)?.services() {
                 for method in service.methods() {
                     let (many_requests, many_answers) = (method.is_client_streaming(), method.is_server_streaming());
-                    let needs_seat = (many_requests || many_answers) && service.package_name() != "sagad.v1";
+                    let is_other_stream = (many_requests || many_answers) && service.package_name() != "sagad.v1";
                     let path = format!("/{}/{}", service.full_name(), method.name());
-                    methods.0.insert(path, Form { many_requests, many_answers, needs_seat });
+                    let is_health_watch = is_other_stream && service.package_name() == "grpc.health.v1";
+                    methods.0.insert(path, Form { many_requests, many_answers, is_other_stream, is_health_watch });
                 }
             }
         }
@@ -66,9 +69,11 @@ mod tests {
     fn streams_are_known_by_their_paths() {
         let methods = Methods::of_all_services().unwrap();
         let form = |path: &str| {
-            let Form { many_requests, many_answers, needs_seat } = methods.form(path);
-            (many_requests, many_answers, needs_seat)
+            let Form { many_requests, many_answers, is_other_stream, .. } = methods.form(path);
+            (many_requests, many_answers, is_other_stream)
         };
+        let watches: Vec<_> = methods.0.iter().filter(|(_, form)| form.is_health_watch).map(|(path, _)| path).collect();
+        assert_eq!(watches, ["/grpc.health.v1.Health/Watch"]);
         assert_eq!(form("/sagad.v1.SagaService/Claim"), (false, false, false));
         assert_eq!(form("/sagad.v1.SagaService/KeepAlive"), (true, true, false));
         assert_eq!(form("/sagad.v1.SagaService/WatchStale"), (false, true, false));

@@ -14,6 +14,7 @@
 
 mod answer;
 mod call;
+mod health_watches;
 mod layer;
 mod ledger;
 mod methods;

@@ -17,6 +17,8 @@ use crate::{domain::time::Span, grpc::status::Problem};
 const RETRY: Span = Span::from_secs(1);
 /// A message's prefix: a flag, and four bytes of length. (gRPC over HTTP/2, Length-Prefixed-Message)
 const PREFIX: usize = 5;
+/// The most that a byte of gzip becomes (DEFLATE: 1032, rounded up for what surrounds it).
+const UNPACKED_PER_BYTE: usize = 1100;
 
 /// A body that is being received.
 pub(super) struct Arriving {
@@ -45,9 +47,10 @@ impl Arriving {
         Poll::Ready(Some(Err(problem.into())))
     }
 
-    /// A message is on the account for its whole length from its prefix on: the library makes room for all of it then.
+    /// A message is on the account for its whole length from its prefix on: the library makes room for all of it then. One
+    /// that is compressed is on it for the most that it can become, which it does before anything is known of it.
     fn account(&mut self, data: &Bytes) -> Result<(), Problem> {
-        let Fed { whole, begun } = self.messages.feed(data);
+        let Fed { whole, begun } = self.messages.feed(data, self.call.limits().max_message_bytes);
         self.whole = self.whole.saturating_add(whole);
         if self.many {
             if whole > 0 {
@@ -61,8 +64,6 @@ impl Arriving {
             problem.violations.push((String::new(), text.to_owned()));
             return Err(problem);
         }
-        // What is too large is refused by the library, which makes no room for it.
-        let begun = if begun > self.call.limits().max_message_bytes { 0 } else { begun };
         self.call.charge(begun).map_err(|verdict| problem(&self.call, verdict))
     }
 }
@@ -139,7 +140,7 @@ fn problem(call: &Call, verdict: Verdict) -> Problem {
 struct Fed {
     /// Messages that became whole.
     whole: usize,
-    /// The lengths, together, of those whose prefixes became whole.
+    /// The room, together, for those whose prefixes became whole.
     begun: usize,
 }
 
@@ -148,24 +149,33 @@ struct Fed {
 struct Messages {
     /// Bytes of the prefix that were seen.
     prefix: usize,
+    /// By its flag.
+    compressed: bool,
     length: u32,
     /// Bytes that the message lacks, once its prefix is there.
     lacking: usize,
 }
 
 impl Messages {
-    /// Goes on over what has arrived.
-    fn feed(&mut self, mut data: &[u8]) -> Fed {
+    /// Goes on over what has arrived. No message is larger than `max`, compressed or not: what is larger is refused by the
+    /// library, which makes no room for it.
+    fn feed(&mut self, mut data: &[u8], max: usize) -> Fed {
         let mut fed = Fed::default();
         while !data.is_empty() {
             if self.prefix < PREFIX {
-                // The first byte is the flag: shifted out by the four behind it.
-                self.length = self.length << 8 | u32::from(data[0]);
+                if self.prefix == 0 {
+                    self.compressed = data[0] != 0;
+                } else {
+                    self.length = self.length << 8 | u32::from(data[0]);
+                }
                 self.prefix += 1;
                 data = &data[1..];
                 if self.prefix == PREFIX {
                     self.lacking = self.length as usize;
-                    fed.begun = fed.begun.saturating_add(self.lacking);
+                    let unpacked =
+                        if self.compressed { self.lacking.saturating_mul(UNPACKED_PER_BYTE).min(max) } else { 0 };
+                    let room = if self.lacking > max { 0 } else { self.lacking + unpacked };
+                    fed.begun = fed.begun.saturating_add(room);
                 }
             } else {
                 let step = self.lacking.min(data.len());
@@ -195,14 +205,16 @@ mod tests {
         let body = [&[0, 0, 0, 0, 0][..], &[0, 0, 0, 0, 3, 7, 7, 7], &[1, 0, 0, 1, 0], &[9; 256], &[0, 0]].concat();
         for size in 1..=body.len() {
             let mut messages = Messages::default();
-            let fed: Vec<Fed> = body.chunks(size).map(|piece| messages.feed(piece)).collect();
+            let fed: Vec<Fed> = body.chunks(size).map(|piece| messages.feed(piece, 1000)).collect();
             assert_eq!(fed.iter().map(|fed| fed.whole).sum::<usize>(), 3, "{size}");
-            assert_eq!(fed.iter().map(|fed| fed.begun).sum::<usize>(), 3 + 256, "{size}");
+            // The last is compressed.
+            assert_eq!(fed.iter().map(|fed| fed.begun).sum::<usize>(), 3 + 256 + 1000, "{size}");
             assert!(messages.is_within(), "two bytes of the next prefix");
         }
         let mut messages = Messages::default();
         assert!(!messages.is_within());
-        assert_eq!(messages.feed(&body[..13]), Fed { whole: 2, begun: 3 });
+        assert_eq!(messages.feed(&body[..13], 1000), Fed { whole: 2, begun: 3 });
         assert!(!messages.is_within());
+        assert_eq!(messages.feed(&[0, 0, 0, 4, 0], 1000), Fed { whole: 0, begun: 0 }, "larger than any may be");
     }
 }

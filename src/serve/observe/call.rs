@@ -1,6 +1,6 @@
 //! [`Call`]: one call, from its headers to its end.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use http::{HeaderMap, Request};
 use tonic::{Code, body::Body};
@@ -14,7 +14,7 @@ use crate::{
     clock::Clock,
     domain::time::{Span, Timestamp},
     grpc::Notes,
-    listen::Line,
+    listen::{Line, Peer},
     serve::trace::{CallSpan, Context, Tracer, sample},
 };
 
@@ -33,7 +33,7 @@ pub(super) struct Call {
 /// What is told of the call by itself: in a log line, in a trace, or in both.
 struct Told {
     rpc: String,
-    peer: Option<SocketAddr>,
+    peer: Option<Peer>,
     trace_id: Option<String>,
     notes: Arc<Notes>,
     logged: bool,

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     domain::{event::EventType, ids::Revision, saga::State, time::Timestamp},
+    logs,
     store::{
         QueueCounts, Store,
         vitals::{Buckets, Checkpoint, Outcome, QueueVitals, Vitals, WatchKind},
@@ -38,6 +39,7 @@ pub(super) async fn all(ops: &Ops) -> Sheet {
     calls(&mut sheet, ops);
     connections(&mut sheet, ops);
     spans(&mut sheet, ops);
+    threads(&mut sheet, ops);
     if let Some(store) = ops.store.get() {
         let kept = ops.stats.read(store).await;
         // Behind the counts, which may have taken a while.
@@ -136,12 +138,18 @@ fn connections(sheet: &mut Sheet, ops: &Ops) {
         one(ops.max_connections as f64),
     );
     sheet.counter("sagad_connections_accepted", "Client connections that were accepted", one(counts.accepted as f64));
-    let ended =
-        [("no_tls", counts.no_tls), ("no_http2", counts.no_http2), ("too_late", counts.too_late), ("cut", counts.cut)];
+    let ended = [
+        ("no_tls", counts.no_tls),
+        ("no_http2", counts.no_http2),
+        ("too_late", counts.too_late),
+        ("displaced", counts.displaced),
+        ("unauthenticated", counts.unauthenticated),
+        ("cut", counts.cut),
+    ];
     let ended = ended.map(|(reason, count)| (label("reason", reason), count as f64));
     sheet.counter(
         "sagad_connections_refused",
-        "Client connections that the daemon ended: no TLS, no HTTP/2, too late, cut",
+        "Client connections that the daemon ended: no TLS, no HTTP/2, too late, displaced, unauthenticated, cut",
         ended,
     );
 }
@@ -156,6 +164,20 @@ fn spans(sheet: &mut Sheet, ops: &Ops) {
     let dropped = [("queue_full", &spans.queue_full), ("not_taken", &spans.not_taken)];
     let dropped = dropped.map(|(reason, count)| (label("reason", reason), count.load(Relaxed) as f64));
     sheet.counter("sagad_spans_dropped", "Spans that were dropped, because the collector is slow or away", dropped);
+}
+
+fn threads(sheet: &mut Sheet, ops: &Ops) {
+    let (_, silence) = ops.liveness.network();
+    sheet.gauge(
+        "sagad_network_silence_seconds",
+        "How long ago the slowest network thread last turned; half a second when idle",
+        one(seconds(silence.micros())),
+    );
+    sheet.counter(
+        "sagad_log_lines_dropped",
+        "Lines of the log that were dropped, because whoever reads it is too slow or away",
+        one(logs::dropped_lines() as f64),
+    );
 }
 
 fn histogram(sheet: &mut Sheet, name: &'static str, help: &'static str, scale: f64, buckets: &Buckets) {
@@ -356,7 +378,7 @@ impl Sums {
         self.ready += queue.ready;
         self.stale += queue.stale;
         self.oldest_ready_micros = self.oldest_ready_micros.max(queue.oldest_ready_age.map(|age| age.micros()));
-        self.paused |= queue.status.paused;
+        self.paused |= queue.paused;
     }
 }
 
@@ -367,12 +389,12 @@ fn largest(queues: &[QueueCounts]) -> Vec<(String, Sums)> {
     };
     let all = |queue: &QueueCounts| -> u64 { queue.states.iter().map(|(_, count)| count).sum() };
     let mut by_size: Vec<_> = queues.iter().collect();
-    by_size.sort_by_key(|queue| (std::cmp::Reverse((in_flight(queue), all(queue))), queue.status.queue.clone()));
+    by_size.sort_by_key(|queue| (std::cmp::Reverse((in_flight(queue), all(queue))), queue.queue.clone()));
     let mut told: BTreeMap<String, Sums> = BTreeMap::new();
     let mut others: Option<Sums> = None;
     for (place, queue) in by_size.into_iter().enumerate() {
         if place < QUEUES {
-            told.entry(queue.status.queue.to_string()).or_default().add(queue);
+            told.entry(queue.queue.to_string()).or_default().add(queue);
         } else {
             others.get_or_insert_default().add(queue);
         }

@@ -1,12 +1,27 @@
 //! The HTTP server behind the operators' port, and what bounds it.
 //!
-//! Nobody is trusted to be quick: a connection lasts a minute at most, and when there are too many the oldest goes. So
-//! whoever asks and reads is served at once, however many others hold theirs open.
+//! Nobody is trusted to be quick: a connection lasts a minute at most. When there are too many, one is closed for each new one:
+//! of those that are not being answered, the oldest of the address that has the most. So whoever asks and reads is served at
+//! once, however many others hold theirs open or open new ones.
 
-use std::{collections::VecDeque, convert::Infallible, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    convert::Infallible,
+    net::IpAddr,
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
 
 use futures::future::{Either, select};
 use http::{Request, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -15,17 +30,23 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
+    task::yield_now,
     time::{sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
-use tonic::{body::Body, server::NamedService};
+use tonic::{Status, body::Body, server::NamedService};
 use tower::{Service, ServiceExt, service_fn};
 use tracing::{debug, warn};
 
 use super::{Ops, pages};
+use crate::{
+    config::OPS_CONNECTIONS,
+    domain::time::{Span, Timestamp},
+};
 
-/// Most connections: a few scrapers, probes and people.
-const CONNECTIONS: usize = 64;
+/// How long a connection has for its request before it may be closed for another one. A client sends it with its first packet,
+/// and needs a moment of its processor for it; in a flood, 12,800 connections a second are accepted.
+const FIRST_REQUEST: Span = Span::from_millis(10);
 /// How long a connection lasts before it is told to go, and how long it has to do so.
 const LIFETIME: Duration = Duration::from_secs(50);
 const GOING: Duration = Duration::from_secs(10);
@@ -59,18 +80,39 @@ impl<S> HealthService for S where
 {
 }
 
+/// An open connection.
+struct Open {
+    address: IpAddr,
+    since: Timestamp,
+    /// Requests on it that are being answered.
+    answering: Arc<AtomicUsize>,
+    task: AbortOnDropHandle<()>,
+}
+
 /// Accepts for ever.
 pub(super) async fn accept_all<H: HealthService>(socket: TcpListener, ops: Arc<Ops>, health: H) {
-    let mut open: VecDeque<AbortOnDropHandle<()>> = VecDeque::with_capacity(CONNECTIONS);
+    let mut open: VecDeque<Open> = VecDeque::with_capacity(OPS_CONNECTIONS);
     loop {
         match socket.accept().await {
-            Ok((stream, _)) => {
-                open.retain(|connection| !connection.is_finished());
-                if open.len() >= CONNECTIONS {
-                    open.pop_front();
+            Ok((stream, peer)) => {
+                open.retain(|connection| !connection.task.is_finished());
+                while open.len() >= OPS_CONNECTIONS {
+                    let chosen = to_close(&open);
+                    let age = open.get(chosen).map_or(FIRST_REQUEST, |one| ops.clock.now().since(one.since));
+                    if age >= FIRST_REQUEST {
+                        open.remove(chosen);
+                    } else {
+                        sleep(Duration::from_micros(FIRST_REQUEST.micros().abs_diff(age.micros()))).await;
+                        open.retain(|connection| !connection.task.is_finished());
+                    }
                 }
-                let served = serve(stream, ops.clone(), health.clone());
-                open.push_back(AbortOnDropHandle::new(tokio::spawn(served)));
+                let answering = Arc::new(AtomicUsize::new(0));
+                let served = serve(stream, ops.clone(), health.clone(), answering.clone());
+                let task = AbortOnDropHandle::new(tokio::spawn(served));
+                let address = peer.ip().to_canonical();
+                open.push_back(Open { address, since: ops.clock.now(), answering, task });
+                // A flood is accepted many at a time without this, and none of them is read in between.
+                yield_now().await;
             }
             Err(error) => {
                 warn!(%error, "can't accept a connection for metrics and probes");
@@ -80,20 +122,74 @@ pub(super) async fn accept_all<H: HealthService>(socket: TcpListener, ops: Arc<O
     }
 }
 
-async fn serve<H: HealthService>(stream: TcpStream, ops: Arc<Ops>, health: H) {
+/// The one that is closed for the next.
+fn to_close(open: &VecDeque<Open>) -> usize {
+    let mut of_address: HashMap<IpAddr, usize> = HashMap::new();
+    for one in open {
+        *of_address.entry(one.address).or_default() += 1;
+    }
+    let rank = |one: &Open| {
+        let (answering, others) = (one.answering.load(Relaxed) > 0, of_address.get(&one.address).copied().unwrap_or(0));
+        (answering, usize::MAX - others)
+    };
+    // Of equal ones the first is the oldest.
+    open.iter().enumerate().min_by_key(|(_, one)| rank(one)).map_or(0, |(place, _)| place)
+}
+
+/// A request that is being answered, until its answer has been handed to the connection.
+struct Answering(Arc<AtomicUsize>);
+
+impl Answering {
+    fn begin(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Relaxed);
+        Answering(count.clone())
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// An answer's body.
+struct Answer {
+    inner: Body,
+    _answering: Answering,
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Pin::new(&mut self.get_mut().inner).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+async fn serve<H: HealthService>(stream: TcpStream, ops: Arc<Ops>, health: H, answering: Arc<AtomicUsize>) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_BYTES);
     builder.http2().timer(TokioTimer::new()).max_header_list_size(HEAD_BYTES as u32).max_concurrent_streams(STREAMS);
     let answer = service_fn(move |request: Request<Incoming>| {
-        let (ops, health) = (ops.clone(), health.clone());
+        let (ops, health, answering) = (ops.clone(), health.clone(), Answering::begin(&answering));
         async move {
             let request = request.map(Body::new);
-            if request.uri().path().strip_prefix('/').is_some_and(|path| path.starts_with(H::NAME)) {
-                health.oneshot(request).await
+            let answer = if request.uri().path().strip_prefix('/').is_some_and(|path| path.starts_with(H::NAME)) {
+                health.oneshot(request).await?
             } else {
                 let (head, _) = request.into_parts();
-                Ok(pages::answer(&ops, &head).await)
-            }
+                pages::answer(&ops, &head).await
+            };
+            Ok::<_, Infallible>(answer.map(|inner| Body::new(Answer { inner, _answering: answering })))
         }
     });
     let service = TowerToHyperService::new(answer);

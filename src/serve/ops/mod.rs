@@ -12,19 +12,25 @@ mod sheet;
 mod stats;
 
 use std::{
-    io,
+    fmt, io,
     path::PathBuf,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::sleep};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 
-use super::{calls::Methods, observe::Meters, trace::SpanCounts};
+use super::{
+    calls::Methods,
+    liveness::{Liveness, Part},
+    observe::Meters,
+    trace::SpanCounts,
+};
 use crate::{
     clock::Clock,
     domain::time::{Span, Timestamp},
@@ -33,21 +39,29 @@ use crate::{
 };
 use stats::StatsKept;
 
-/// How long the writer may not turn before the daemon is said to be neither live nor ready: longer than any sync of a disk
-/// that works, shorter than the patience of those who probe.
+/// How long the writer, or a network thread, may not turn before the daemon is said to be neither live nor ready: longer
+/// than any sync of a disk that works and than a busy machine lets a thread wait, shorter than the patience of those who
+/// probe.
 const SILENCE: Span = Span::from_secs(10);
+/// How often, and after which time, a probe looks again before it says that the daemon is not live. A machine that stood
+/// still (a suspended laptop, a paused container) wakes its threads in any order, and each turns within half a second.
+const SECOND_LOOKS: usize = 3;
+/// See [`SECOND_LOOKS`].
+const SECOND_LOOK: Duration = Duration::from_millis(200);
 
 /// What the listener tells of, filled in as the daemon starts.
 pub(super) struct Ops {
     data: PathBuf,
     max_wal_bytes: u64,
     max_connections: usize,
+    clock: Arc<dyn Clock>,
     started: Timestamp,
     pub(super) meters: Arc<Meters>,
     lines: OnceLock<Lines>,
     store: OnceLock<Store>,
     stats: StatsKept,
     spans: Arc<SpanCounts>,
+    liveness: Arc<Liveness>,
     ending: AtomicBool,
 }
 
@@ -57,6 +71,7 @@ pub(super) struct Facts {
     pub(super) max_wal_bytes: u64,
     pub(super) max_connections: usize,
     pub(super) spans: Arc<SpanCounts>,
+    pub(super) liveness: Arc<Liveness>,
 }
 
 impl Ops {
@@ -64,18 +79,20 @@ impl Ops {
     ///
     /// # Errors
     /// A descriptor that can't be read: a mistake in the build.
-    pub(super) fn new(facts: Facts, clock: &dyn Clock) -> Result<Arc<Self>, prost_reflect::DescriptorError> {
-        let Facts { data, max_wal_bytes, max_connections, spans } = facts;
+    pub(super) fn new(facts: Facts, clock: &Arc<dyn Clock>) -> Result<Arc<Self>, prost_reflect::DescriptorError> {
+        let Facts { data, max_wal_bytes, max_connections, spans, liveness } = facts;
         Ok(Arc::new(Ops {
             data,
             max_wal_bytes,
             max_connections,
+            clock: clock.clone(),
             started: clock.utc(),
             meters: Arc::new(Meters::of(Methods::of_all_services()?.paths())),
             lines: OnceLock::new(),
             store: OnceLock::new(),
             stats: StatsKept::default(),
             spans,
+            liveness,
             ending: AtomicBool::new(false),
         }))
     }
@@ -107,23 +124,43 @@ impl Ops {
         self.ending.store(true, Relaxed);
     }
 
+    /// The same as [`Ops::checks`], but what makes the daemon not live is looked at again for a moment.
+    async fn settled_checks(&self) -> Vec<Check> {
+        for _ in 0..SECOND_LOOKS {
+            let checks = self.checks();
+            if checks.iter().all(|check| check.ok || !check.live) {
+                return checks;
+            }
+            sleep(SECOND_LOOK).await;
+        }
+        self.checks()
+    }
+
     /// Each thing that has to be so for the daemon to be live, or ready, and whether it is.
     fn checks(&self) -> Vec<Check> {
-        let silence = self.store.get().map(Store::silence);
-        let turning = silence.is_none_or(|silence| silence <= SILENCE);
         let ending = self.ending.load(Relaxed);
-        let seconds = silence.map_or(0, |silence| silence.micros() / 1_000_000);
+        let silent = |part: &dyn fmt::Display, silence: Span| {
+            format!("{part} has not turned for {} s", silence.micros() / 1_000_000)
+        };
+        let writer = self.liveness.writer();
+        let (thread, network) = self.liveness.network();
         vec![
             Check {
                 what: "the writer turns",
-                wrong: format!("the writer has not turned for {seconds} s"),
-                ok: turning,
+                wrong: silent(&Part::Writer, writer.unwrap_or(Span::ZERO)),
+                ok: writer.is_none_or(|silence| silence <= SILENCE),
+                live: true,
+            },
+            Check {
+                what: "the network threads turn",
+                wrong: silent(&thread, network),
+                ok: network <= SILENCE,
                 live: true,
             },
             Check {
                 what: "the store is open",
                 wrong: "the store is not open yet".to_owned(),
-                ok: silence.is_some(),
+                ok: writer.is_some(),
                 live: false,
             },
             Check { what: "the daemon stays", wrong: "the daemon is ending".to_owned(), ok: !ending, live: false },
@@ -148,8 +185,15 @@ mod tests {
     #[test]
     fn it_is_live_while_the_writer_turns_and_ready_while_it_stays() {
         let clock = Arc::new(ManualClock::default());
-        let facts = Facts { data: ".".into(), max_wal_bytes: 1, max_connections: 1, spans: Arc::default() };
-        let ops = Ops::new(facts, &*clock).unwrap();
+        let liveness = Liveness::of(&(clock.clone() as Arc<dyn Clock>), &[]);
+        let facts = Facts {
+            data: ".".into(),
+            max_wal_bytes: 1,
+            max_connections: 1,
+            spans: Arc::default(),
+            liveness: liveness.clone(),
+        };
+        let ops = Ops::new(facts, &(clock.clone() as Arc<dyn Clock>)).unwrap();
         let wrong = |ops: &Ops| {
             let checks = ops.checks();
             checks.into_iter().filter(|check| !check.ok).map(|check| (check.wrong, check.live)).collect::<Vec<_>>()
@@ -158,6 +202,10 @@ mod tests {
         let options = memory::Options { restart_grace: Span::ZERO, queue: 1, batch: 1, readers: 1, max_waiting: 1 };
         let (store, mut writer) = memory::open(&options, clock.clone()).unwrap();
         ops.opened(store.clone());
+        liveness.writer_is(Arc::new({
+            let store = store.clone();
+            move || store.silence()
+        }));
         assert_eq!(wrong(&ops), []);
         // A writer that has ended turns as little as one that hangs.
         store.close();

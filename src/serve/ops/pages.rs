@@ -21,8 +21,8 @@ pub(super) async fn answer(ops: &Ops, request: &Parts) -> Response<Body> {
     let verbose = request.uri.query().is_some_and(|query| query.split('&').any(|part| part.starts_with("verbose")));
     match request.uri.path() {
         "/metrics" => metrics(ops, request).await,
-        "/livez" => state(ops.checks().into_iter().filter(|check| check.live).collect(), verbose),
-        "/readyz" => state(ops.checks(), verbose),
+        "/livez" => state(ops.settled_checks().await.into_iter().filter(|check| check.live).collect(), verbose),
+        "/readyz" => state(ops.settled_checks().await, verbose),
         _ => page(StatusCode::NOT_FOUND, TEXT, "there are /metrics, /livez and /readyz\n".to_owned()),
     }
 }

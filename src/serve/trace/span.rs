@@ -1,7 +1,5 @@
 //! One call's spans, made when it has ended.
 
-use std::net::SocketAddr;
-
 use opentelemetry_proto::tonic::{
     common::v1::KeyValue,
     trace::v1::{Span, Status, span::SpanKind, status::StatusCode},
@@ -12,14 +10,14 @@ use super::{
     Context,
     sender::{Tracer, text},
 };
-use crate::{domain::time::Timestamp, grpc::Notes, store::vitals::Step};
+use crate::{domain::time::Timestamp, grpc::Notes, listen::Peer, store::vitals::Step};
 
 /// What is known of a call when it has ended.
 pub(in crate::serve) struct CallSpan<'a> {
     pub(in crate::serve) context: &'a Context,
     /// The service's name and the method's, with a slash between.
     pub(in crate::serve) rpc: &'a str,
-    pub(in crate::serve) peer: Option<SocketAddr>,
+    pub(in crate::serve) peer: Option<Peer>,
     pub(in crate::serve) code: Code,
     pub(in crate::serve) code_name: &'static str,
     pub(in crate::serve) begun: Timestamp,
@@ -78,7 +76,10 @@ impl CallSpan<'_> {
             text("rpc.method", self.rpc),
             text("rpc.response.status_code", self.code_name),
         ];
-        attributes.extend(self.peer.map(|peer| text("network.peer.address", &peer.ip().to_string())));
+        attributes.extend(self.peer.map(|peer| match peer {
+            Peer::Tcp(address) => text("network.peer.address", &address.ip().to_string()),
+            Peer::Unix => text("network.transport", "unix"),
+        }));
         attributes.extend(self.notes.subject().map(|subject| text("sagad.task_id", &subject)));
         attributes.extend(self.notes.more().iter().map(|(key, value)| text(key, value)));
         attributes.extend(failed.then(|| text("error.type", self.code_name)));

@@ -25,7 +25,8 @@ use crate::{
 use super::{
     Reader, Store,
     handle::Shared,
-    rows::{Derived, Opening, RowId, StoredAnswer},
+    ready_index::ReadyEntry,
+    rows::{Derived, Opening, RowId, StoredAnswer, StoredDue},
     writer::{self, WriterBounds, WriterThread},
 };
 
@@ -68,7 +69,7 @@ impl Memory {
             Store::new(options.queue, Arc::new(self.reader()), options.readers, shared.clone(), "memory");
         let bounds =
             WriterBounds { batch: options.batch, waiting: options.max_waiting, restart_grace: options.restart_grace };
-        let writer = writer::spawn(rows, opening, messages, shared, bounds, ())?;
+        let writer = writer::spawn(|| rows, opening, messages, shared, bounds, ())?;
         Ok((store, writer))
     }
 
@@ -143,7 +144,16 @@ impl Facts {
             head,
             next_revision,
             last_time: last_time.unwrap_or_default().plus(Span::from_micros(1).unwrap_or_default()),
-            due: self.sagas.iter().filter_map(|(id, record)| Some((*id, record.derived.due?))).collect(),
+            due: self
+                .sagas
+                .iter()
+                .filter_map(|(id, record)| StoredDue::of(*id, &record.saga, &record.derived))
+                .collect(),
+            ready: self
+                .sagas
+                .iter()
+                .filter_map(|(id, record)| Some((*id, ReadyEntry::of(&record.saga, &record.derived)?)))
+                .collect(),
             paused: self.queues.values().filter(|queue| queue.paused).map(|queue| queue.queue.clone()).collect(),
         }
     }

@@ -1,6 +1,6 @@
 //! The reading half: searches the committed facts.
 
-use std::{path::Path, sync::Arc};
+use std::{ops::Bound, path::Path, sync::Arc};
 
 use parking_lot::RwLock;
 
@@ -15,7 +15,10 @@ use crate::domain::{
 };
 
 use super::{
-    super::{Cursor, EventQuery, ListQuery, Moment, QueueCounts, Reader, SagaKey, SagaPage, StoreError, rows::RowId},
+    super::{
+        Cursor, EventQuery, ListQuery, Moment, PageBounds, QueueCounts, Reader, SagaKey, SagaPage, StoreError, Stretch,
+        rows::RowId,
+    },
     Facts, Record,
 };
 
@@ -55,7 +58,8 @@ impl Facts {
         let since =
             |record: &&&Record| record.saga.spec.create_time.max(record.saga.not_before.unwrap_or(Timestamp::ZERO));
         QueueCounts {
-            status: status.clone(),
+            queue: status.queue.clone(),
+            paused: status.paused,
             states: counted.filter(|(_, count)| *count > 0).collect(),
             ready: ready.len() as u64,
             stale: records.iter().filter(|record| record.saga.reported_stale().is_some()).count() as u64,
@@ -91,7 +95,7 @@ impl Reader for MemoryReader {
         Ok(SagaPage { sagas: sagas.into_iter().map(|(cursor, saga)| (cursor, brief(saga))).collect(), next })
     }
 
-    fn events(&self, query: &EventQuery) -> Result<Vec<Event>, StoreError> {
+    fn events(&self, query: &EventQuery) -> Result<Stretch<Event>, StoreError> {
         let facts = self.committed.read();
         if !query.whole {
             facts.check_position(query.after)?;
@@ -104,7 +108,8 @@ impl Reader for MemoryReader {
                 && (!query.marked_only || event.mark.is_some())
         };
         let events = facts.events.values().map(|(_, event)| event).filter(wanted);
-        Ok(events.take(query.limit).map(|event| Event::clone(event)).collect())
+        let found = events.take(query.limit).map(|event| Event::clone(event)).collect();
+        Ok(Stretch::of_events(found, query.limit, query.through))
     }
 
     fn ended(&self, state: State, before: Timestamp, limit: usize) -> Result<Vec<Saga>, StoreError> {
@@ -120,8 +125,8 @@ impl Reader for MemoryReader {
         queues: &[QueueName],
         after: Revision,
         through: Revision,
-        limit: usize,
-    ) -> Result<Vec<(Revision, Saga)>, StoreError> {
+        bounds: PageBounds,
+    ) -> Result<Stretch<(Revision, Saga)>, StoreError> {
         let facts = self.committed.read();
         let mut stale: Vec<_> = facts
             .sagas
@@ -132,8 +137,7 @@ impl Reader for MemoryReader {
             .filter(|(revision, _)| *revision > after && *revision <= through)
             .collect();
         stale.sort_by_key(|(revision, _)| *revision);
-        stale.truncate(limit);
-        Ok(stale)
+        Ok(bounds.admitted(stale, through))
     }
 
     fn counts(&self, moment: &Moment) -> Result<Vec<QueueCounts>, StoreError> {
@@ -141,8 +145,10 @@ impl Reader for MemoryReader {
         Ok(facts.queues.values().map(|status| facts.counts_of(status, moment)).collect())
     }
 
-    fn queues(&self) -> Result<Vec<QueueStatus>, StoreError> {
-        Ok(self.committed.read().queues.values().cloned().collect())
+    fn queues(&self, after: Option<&QueueName>, limit: usize) -> Result<Vec<QueueStatus>, StoreError> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let facts = self.committed.read();
+        Ok(facts.queues.range((from, Bound::Unbounded)).take(limit).map(|(_, status)| status.clone()).collect())
     }
 
     fn backup(&self, _path: &Path) -> Result<Revision, StoreError> {

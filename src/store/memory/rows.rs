@@ -8,17 +8,17 @@ use parking_lot::RwLock;
 use crate::domain::{
     command::QueueStatus,
     event::Event,
-    ids::{FencingToken, OwnerId, QueueName, Revision, SagaId, TaskId},
+    ids::{FencingToken, QueueName, Revision, SagaId, TaskId},
     lease::LeasePurpose,
     saga::{Saga, State},
-    text::{Kind, Text},
+    text::{Blob, Text},
     time::Timestamp,
 };
 
 use super::{
     super::{
         query::SagaKey,
-        rows::{Candidate, Derived, Removed, RowId, Rows, RowsError, StoredAnswer},
+        rows::{Candidate, ContentBytes, Derived, Removed, RowId, Rows, RowsError, StoredAnswer, brief},
     },
     Facts, Record,
 };
@@ -72,15 +72,6 @@ impl MemoryRows {
     fn put_queue(&mut self, status: QueueStatus) {
         self.touched.push(Touched::Queue(status.queue.clone()));
         self.working.queues.insert(status.queue.clone(), status);
-    }
-
-    /// The sagas that are wanted, by priority, then creation.
-    fn candidates(&self, wanted: impl Fn(&Record) -> bool) -> Vec<Candidate> {
-        let wanted = self.working.sagas.iter().filter(|(_, record)| wanted(record));
-        let mut found: Vec<_> =
-            wanted.map(|(id, record)| Candidate { priority: record.saga.spec.priority, id: *id }).collect();
-        found.sort_by_key(|candidate| (Reverse(candidate.priority), candidate.id));
-        found
     }
 
     fn events_of(&self, id: RowId) -> Vec<Revision> {
@@ -140,6 +131,14 @@ impl Rows for MemoryRows {
         Ok(self.working.sagas.get(&id).map(|record| record.saga.clone()))
     }
 
+    fn load_brief(&mut self, id: RowId, compensations: bool) -> Result<Option<(Saga, ContentBytes)>, RowsError> {
+        Ok(self.working.sagas.get(&id).map(|record| brief(record.saga.clone(), compensations)))
+    }
+
+    fn payload(&mut self, id: RowId) -> Result<Option<Blob>, RowsError> {
+        Ok(self.working.sagas.get(&id).map(|record| record.saga.spec.payload.clone()))
+    }
+
     fn taken(&mut self, task_id: &TaskId, saga_id: &SagaId) -> Result<Option<&'static str>, RowsError> {
         if self.working.find(&SagaKey::Task(task_id.clone())).is_some() {
             return Ok(Some("task_id"));
@@ -178,29 +177,23 @@ impl Rows for MemoryRows {
         Ok(())
     }
 
-    fn events_of_lease(&mut self, id: RowId, token: FencingToken) -> Result<Vec<Event>, RowsError> {
-        let events = self.working.events.values().filter(|(saga, event)| *saga == id && event.token == Some(token));
-        Ok(events.map(|(_, event)| Event::clone(event)).collect())
+    fn ends_of_lease(&mut self, id: RowId, token: FencingToken, newest: usize) -> Result<Vec<Event>, RowsError> {
+        let of_saga = || self.working.events.values().rev().filter(|(saga, _)| *saga == id).map(|(_, event)| event);
+        let claimed = of_saga().find(|event| event.revision.0 == token.0);
+        let ended =
+            of_saga().take(newest).find(|event| event.token == Some(token) && event.details.contains_key("ended_by"));
+        Ok(claimed.into_iter().chain(ended).map(|event| Event::clone(event)).collect())
     }
 
-    fn reserved(&mut self, owner: &OwnerId, queue: &QueueName) -> Result<Vec<Candidate>, RowsError> {
-        Ok(self.candidates(|record| {
-            record.saga.spec.queue == *queue && record.saga.reservation.as_ref().is_some_and(|r| r.assignee == *owner)
-        }))
-    }
-
-    fn ready(
-        &mut self,
-        purpose: LeasePurpose,
-        queue: &QueueName,
-        kinds: &[Kind],
-        limit: usize,
-    ) -> Result<Vec<Candidate>, RowsError> {
-        let covered = |saga: &Saga| saga.pending_kinds().iter().all(|kind| kinds.iter().any(|k| k.as_str() == *kind));
-        let mut found = self.candidates(|record| {
-            let Record { saga, derived } = record;
-            derived.ready == Some(purpose) && saga.spec.queue == *queue && (kinds.is_empty() || covered(saga))
-        });
+    fn ready(&mut self, purpose: LeasePurpose, queue: &QueueName, limit: usize) -> Result<Vec<Candidate>, RowsError> {
+        let wanted = self
+            .working
+            .sagas
+            .iter()
+            .filter(|(_, record)| record.derived.ready == Some(purpose) && record.saga.spec.queue == *queue);
+        let mut found: Vec<_> =
+            wanted.map(|(id, record)| Candidate { priority: record.saga.spec.priority, id: *id }).collect();
+        found.sort_by_key(|candidate| (Reverse(candidate.priority), candidate.id));
         found.truncate(limit);
         Ok(found)
     }
@@ -226,6 +219,10 @@ impl Rows for MemoryRows {
             self.working.answers.remove(id);
         }
         Ok(oldest.len())
+    }
+
+    fn knows_queue(&mut self, queue: &QueueName) -> Result<bool, RowsError> {
+        Ok(self.working.queues.contains_key(queue))
     }
 
     fn set_paused(&mut self, status: &QueueStatus) -> Result<(), RowsError> {

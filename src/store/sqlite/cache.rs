@@ -62,6 +62,7 @@ impl SagaCache {
 
     /// Keeps a saga as it has been read or written. An ended one is seldom asked for again, and makes room instead.
     pub fn keep(&mut self, id: RowId, saga: &Saga) {
+        debug_assert!(!saga.contents_omitted, "what is kept is whole");
         if saga.state.is_terminal() {
             self.sagas.remove(&id);
             return;

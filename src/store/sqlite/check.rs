@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use rusqlite::{Connection, OpenFlags, Row};
+use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::domain::{
     compensation::Compensation,
@@ -10,16 +10,19 @@ use crate::domain::{
     ids::Revision,
     lease::{Lease, Standing},
     saga::{Saga, State},
+    time::Timestamp,
 };
 
 use super::{
     super::rows::{RowId, RowsError},
     checkpoint::PAGE_BYTES,
-    codec, counts,
+    codec, connection, counts,
     guard::{Found, OpenError, inspect, open_error, take_directory},
-    load::{compensations, events, rows_error},
+    last_row,
+    load::{self, compensations, rows_error},
+    reader::queue_statuses,
     shrink::Room,
-    sql,
+    sql, stored_opening,
 };
 
 /// Findings that are told one by one; further ones are counted.
@@ -74,15 +77,16 @@ pub fn check_file(path: &Path) -> Result<Report, OpenError> {
         return Err(OpenError::Unusable { path: path.to_owned(), what: "there is no store in it".into() });
     }
     let failed = |error: rusqlite::Error| open_error(path, &error);
-    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(failed)?;
+    let connection = connection::open_to_read(path).map_err(failed)?;
     let mut report = Report::default();
     let room = Room::of(&connection).map_err(|e| OpenError::Unusable { path: path.to_owned(), what: e.to_string() })?;
     report.bytes = room.all.unsigned_abs() * PAGE_BYTES;
     report.free_bytes = room.free.unsigned_abs() * PAGE_BYTES;
-    check_structures(&connection, &mut report).map_err(failed)?;
+    let row_problems = check_structures(&connection, &mut report).map_err(failed)?;
     // What is broken below can't be relied on to be read above.
-    if report.problem_count == 0 {
+    if report.problem_count == row_problems {
         check_numbers(&connection, &mut report).map_err(failed)?;
+        check_rows(&connection, &mut report);
         check_sagas(&connection, &mut report)
             .map_err(|e| OpenError::Unusable { path: path.to_owned(), what: e.to_string() })?;
     }
@@ -103,10 +107,13 @@ fn each(
     Ok(())
 }
 
-fn check_structures(connection: &Connection, report: &mut Report) -> Result<(), rusqlite::Error> {
+/// Returns how many of the problems are about values of rows, which can be read all the same.
+fn check_structures(connection: &Connection, report: &mut Report) -> Result<u64, rusqlite::Error> {
+    let mut of_rows = 0;
     each(connection, sql::INTEGRITY_CHECK, |row| {
         let said: String = row.get(0)?;
         if said != "ok" {
+            of_rows += u64::from(said.starts_with("CHECK constraint failed"));
             report.add(format!("the file: {said}"));
         }
         Ok(())
@@ -120,27 +127,76 @@ fn check_structures(connection: &Connection, report: &mut Report) -> Result<(), 
     each(connection, sql::SAGAS_WITHOUT_WORK, |row| {
         report.add(format!("saga: row {} has no state", row.get::<_, i64>(0)?));
         Ok(())
+    })?;
+    Ok(of_rows)
+}
+
+/// Adds what is wrong with a value of a row; another error is one.
+fn wrong(checked: Result<(), rusqlite::Error>, table: &str, report: &mut Report) -> Result<(), rusqlite::Error> {
+    checked.or_else(|error| {
+        report.add(format!("{table}: {}", codec::wrong_value(&error).ok_or(error)?));
+        Ok(())
     })
 }
 
 fn check_numbers(connection: &Connection, report: &mut Report) -> Result<(), rusqlite::Error> {
-    report.head = Revision(connection.query_row(sql::HEAD, [], |row| row.get(0))?);
-    let floor: i64 = connection.query_row(sql::META, ["revision_floor"], |row| row.get(0))?;
-    if report.head.0 >= floor {
-        report.add(format!(
-            "meta: the newest event has revision {}, but revisions are reserved below {floor} only",
-            report.head
-        ));
-    }
-    check_counts(connection, report)?;
+    wrong(check_revisions(connection, report), "the store", report)?;
+    wrong(check_counts(connection, report), "queue_count", report)?;
     each(connection, sql::EVENTS_IN_GAPS, |row| {
         report.add(format!("event {}: lies in a gap of revisions that were never given", row.get::<_, i64>(0)?));
+        Ok(())
+    })?;
+    each(connection, sql::WORK_UNLIKE_SAGA, |row| {
+        let (id, task_id, queue): (i64, String, bool) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let column = if queue { "queue" } else { "priority" };
+        report.add(format!("saga {task_id}: row {id}, column {column} is not the same in saga and work"));
         Ok(())
     })?;
     each(connection, sql::EVENTS_OUT_OF_TIME, |row| {
         report.add(format!("event {}: is older than the event before it", row.get::<_, i64>(0)?));
         Ok(())
     })
+}
+
+/// The numbers with which a daemon would go on.
+fn check_revisions(connection: &Connection, report: &mut Report) -> Result<(), rusqlite::Error> {
+    report.head = connection.query_row(sql::HEAD, [], |row| row.get(0))?;
+    let opening = stored_opening(connection)?;
+    last_row(connection)?;
+    let floor = load::meta::<Revision>(connection, "revision_floor")?.0;
+    let counted: Option<i64> = connection.query_row(sql::META, ["counted"], |row| row.get(0)).optional()?;
+    if counted.is_some_and(|counted| counted > opening.head.0) {
+        report.add(format!("meta: what is counted is told up to {counted:?}, behind the newest event"));
+    }
+    // A store that was just made holds no event, and has none reserved.
+    if report.head != Revision(0) && report.head.0 >= floor {
+        report.add(format!(
+            "meta: the newest event has revision {}, but revisions are reserved below {floor} only",
+            report.head
+        ));
+    }
+    let compacted = load::meta::<Revision>(connection, "compacted")?.0;
+    if compacted > 0 && compacted >= floor {
+        report.add(format!("meta: events are purged up to {compacted}, but revisions are reserved below {floor} only"));
+    }
+    each(connection, sql::GAPS, |row| {
+        let (after, through): (Revision, Revision) = (codec::column(row, 0)?, codec::column(row, 1)?);
+        if through.0 >= floor {
+            report.add(format!("gap {after}: ends at {through}, but revisions are reserved below {floor} only"));
+        }
+        Ok(())
+    })
+}
+
+/// What else is stored in rows that belong to no saga.
+fn check_rows(connection: &Connection, report: &mut Report) {
+    if let Err(error) = queue_statuses(connection, None, usize::MAX) {
+        report.add(format!("queue: {error}"));
+    }
+    let answers = each(connection, sql::ANSWER_TIMES, |row| codec::column::<Timestamp>(row, 1).map(drop));
+    if let Err(error) = answers {
+        report.add(format!("answer: {}", codec::wrong_value(&error).unwrap_or_else(|| error.to_string())));
+    }
 }
 
 /// The counts that are kept are those of the rows.
@@ -163,16 +219,16 @@ fn check_sagas(connection: &Connection, report: &mut Report) -> Result<(), RowsE
     while let Some(row) = rows.next().map_err(rows_error)? {
         report.sagas += 1;
         let due_at: Option<i64> = row.get("due_at").map_err(rows_error)?;
-        let found = codec::saga(row).and_then(|(id, saga, count)| {
-            Ok((id, saga, count, compensations(connection, id)?, history(connection, id)?))
+        let found = codec::saga(row).and_then(|(id, mut saga, count)| {
+            saga.compensations = compensations(connection, id)?;
+            let mut wrong = Vec::new();
+            check_saga(&saga, count, due_at, &mut wrong);
+            let events = check_history(connection, id, &saga, &mut wrong)?;
+            Ok((saga, events, wrong))
         });
         match found {
-            Ok((_, mut saga, count, compensations, history)) => {
-                report.events += history.len() as u64;
-                saga.compensations = compensations;
-                let mut wrong = Vec::new();
-                check_saga(&saga, count, due_at, &mut wrong);
-                check_history(&saga, &history, &mut wrong);
+            Ok((saga, events, wrong)) => {
+                report.events += events;
                 for what in wrong {
                     report.add(format!("saga {}: {what}", saga.task_id()));
                 }
@@ -184,9 +240,54 @@ fn check_sagas(connection: &Connection, report: &mut Report) -> Result<(), RowsE
     Ok(())
 }
 
-fn history(connection: &Connection, id: RowId) -> Result<Vec<Event>, RowsError> {
+/// What must hold between a saga and its history, which is looked at event by event, since it may be long. Returns how many there are.
+fn check_history(connection: &Connection, id: RowId, saga: &Saga, wrong: &mut Vec<String>) -> Result<u64, RowsError> {
     let mut statement = connection.prepare_cached(sql::EVENTS_OF_ROW).map_err(rows_error)?;
-    events(&mut statement, [id.0])
+    let mut rows = statement.query([id.0]).map_err(rows_error)?;
+    let (mut count, mut last, mut breaks) = (0_u64, None::<Event>, 0);
+    let (mut claimed, mut expired) = (false, false);
+    while let Some(row) = rows.next().map_err(rows_error)? {
+        let event = codec::event(row)?;
+        count += 1;
+        match &last {
+            None if event.kind != EventType::Created => {
+                wrong.push("its history does not begin with its creation".into());
+            }
+            Some(before) if event.from_state != Some(before.to_state) && breaks < TOLD => {
+                breaks += 1;
+                wrong.push(format!("event {} does not begin where event {} ended", event.revision, before.revision));
+            }
+            None | Some(_) => {}
+        }
+        if let Some(lease) = &saga.lease {
+            let by_owner = event.actor.as_ref().is_some_and(|actor| actor.as_str() == lease.owner.as_str());
+            claimed |= event.revision.0 == lease.token.0 && event.kind == EventType::Claimed && by_owner;
+            expired |= matches!(lease.standing, Standing::Expired { revision, .. } if revision == event.revision)
+                && event.kind == EventType::LeaseExpired;
+        }
+        last = Some(event);
+    }
+    let Some(last) = last else {
+        wrong.push("it has no history".into());
+        return Ok(0);
+    };
+    if last.revision != saga.revision {
+        wrong.push(format!("its revision is {}, its last event's is {}", saga.revision, last.revision));
+    }
+    if last.to_state != saga.state {
+        let (state, told) = (saga.state.name(), last.to_state.name());
+        wrong.push(format!("it is {state}, but its last event says {told}"));
+    }
+    let Some(lease) = &saga.lease else { return Ok(count) };
+    if !claimed {
+        wrong.push(format!("its lease's token {} is not that of a claim by {}", lease.token, lease.owner));
+    }
+    if let Standing::Expired { revision, .. } = lease.standing
+        && !expired
+    {
+        wrong.push(format!("its lease is reported as expired by event {revision}, which is not there"));
+    }
+    Ok(count)
 }
 
 /// What must hold of a saga by itself.
@@ -207,40 +308,6 @@ fn check_saga(saga: &Saga, count: u32, due_at: Option<i64>, wrong: &mut Vec<Stri
         && due_at != Some(expire_time.micros())
     {
         wrong.push(format!("its lease ends at {expire_time}, but that is not when it is looked at"));
-    }
-}
-
-/// What must hold between a saga and its history.
-fn check_history(saga: &Saga, history: &[Event], wrong: &mut Vec<String>) {
-    let (Some(first), Some(last)) = (history.first(), history.last()) else {
-        wrong.push("it has no history".into());
-        return;
-    };
-    if first.kind != EventType::Created {
-        wrong.push("its history does not begin with its creation".into());
-    }
-    if last.revision != saga.revision {
-        wrong.push(format!("its revision is {}, its last event's is {}", saga.revision, last.revision));
-    }
-    if last.to_state != saga.state {
-        let (state, told) = (saga.state.name(), last.to_state.name());
-        wrong.push(format!("it is {state}, but its last event says {told}"));
-    }
-    for pair in history.windows(2) {
-        if pair[1].from_state != Some(pair[0].to_state) {
-            wrong.push(format!("event {} does not begin where event {} ended", pair[1].revision, pair[0].revision));
-        }
-    }
-    let Some(lease) = &saga.lease else { return };
-    let claimed = history.iter().find(|event| event.revision.0 == lease.token.0);
-    let by_owner = |event: &Event| event.actor.as_ref().is_some_and(|actor| actor.as_str() == lease.owner.as_str());
-    if !claimed.is_some_and(|event| event.kind == EventType::Claimed && by_owner(event)) {
-        wrong.push(format!("its lease's token {} is not that of a claim by {}", lease.token, lease.owner));
-    }
-    if let Standing::Expired { revision, .. } = lease.standing
-        && !history.iter().any(|event| event.revision == revision && event.kind == EventType::LeaseExpired)
-    {
-        wrong.push(format!("its lease is reported as expired by event {revision}, which is not there"));
     }
 }
 
@@ -287,6 +354,16 @@ mod tests {
             let problems = broken_by(statement);
             assert!(problems.iter().any(|p| p.contains(expected)), "{statement}: {problems:?}");
         }
+    }
+
+    /// A kill between the making of a store and the first reservation leaves it so.
+    #[test]
+    fn a_store_in_which_nothing_was_reserved_yet_is_healthy() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sagad.db");
+        super::super::make(&path).unwrap();
+        let report = check_file(&path).unwrap();
+        assert_eq!((report.problems, report.head), (Vec::new(), Revision(0)));
     }
 
     #[test]

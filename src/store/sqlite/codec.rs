@@ -3,9 +3,13 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use rusqlite::Row;
+use rusqlite::{
+    Row,
+    types::{FromSql, FromSqlError, FromSqlResult, ValueRef},
+};
 
 use crate::domain::{
+    bounds::{REVISION_MAX, ROW_MAX, STORED_LENGTH_MAX, STORED_TIME_MAX},
     compensation::{Compensation, CompensationSpec},
     event::{Event, Resolution, StaleMark},
     ids::{FencingToken, Malformed, OwnerId, QueueName, Revision, SagaId, TaskId},
@@ -21,6 +25,91 @@ use super::{
     codes::{Coded, MARK_STALE, standing},
 };
 
+/// A number within its range. Whoever adds to it, or tells it, need not fear the ends of 64 bits.
+fn within(value: ValueRef<'_>, least: i64, most: i64, what: &str) -> FromSqlResult<i64> {
+    let number = value.as_i64()?;
+    if (least..=most).contains(&number) {
+        return Ok(number);
+    }
+    Err(FromSqlError::Other(format!("{number} is no {what}").into()))
+}
+
+impl FromSql for Timestamp {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        within(value, 0, STORED_TIME_MAX, "time between 1970 and 8000").map(Timestamp::from_micros)
+    }
+}
+
+impl FromSql for Span {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        let micros = within(value, 0, STORED_LENGTH_MAX, "length of up to a thousand years")?;
+        Span::from_micros(micros).ok_or(FromSqlError::OutOfRange(micros))
+    }
+}
+
+impl FromSql for Revision {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        within(value, 0, REVISION_MAX - 1, "revision").map(Revision)
+    }
+}
+
+impl FromSql for FencingToken {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        within(value, 1, REVISION_MAX - 1, "token").map(FencingToken)
+    }
+}
+
+impl FromSql for RowId {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        within(value, 1, ROW_MAX, "number of a row").map(RowId)
+    }
+}
+
+/// How many there are of something, or the highest number that a row had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quantity(pub i64);
+
+impl FromSql for Quantity {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        within(value, 0, ROW_MAX, "count").map(Quantity)
+    }
+}
+
+/// What is wrong with a value of a row, if that is what an error is about, and not a statement or the file.
+pub fn wrong_value(error: &rusqlite::Error) -> Option<String> {
+    use rusqlite::Error;
+    match error {
+        Error::FromSqlConversionFailure(_, _, what) => Some(what.to_string()),
+        Error::IntegralValueOutOfRange(_, value) => Some(format!("{value} is out of range")),
+        Error::InvalidColumnType(..) | Error::Utf8Error(..) => Some(error.to_string()),
+        _ => None,
+    }
+}
+
+/// That a store holds something that makes no sense, as an error of its reading.
+pub fn senseless(what: String) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Integer, what.into())
+}
+
+/// Reads a column of a statement whose first column is the row's number. A value that makes no sense is told with both.
+pub fn column<T: FromSql>(row: &Row<'_>, index: usize) -> Result<T, rusqlite::Error> {
+    row.get(index).map_err(|error| match wrong_value(&error) {
+        Some(what) => senseless(place(row, index, &what)),
+        None => error,
+    })
+}
+
+/// A sentence about a value that makes no sense.
+fn place(row: &Row<'_>, index: usize, what: &str) -> String {
+    let name = row.as_ref().column_name(index).unwrap_or("?");
+    let key = match row.get_ref(0) {
+        Ok(ValueRef::Integer(number)) => number.to_string(),
+        Ok(ValueRef::Text(text)) => format!("{:?}", String::from_utf8_lossy(text)),
+        Ok(ValueRef::Null | ValueRef::Real(_) | ValueRef::Blob(_)) | Err(_) => "?".to_owned(),
+    };
+    format!("row {key}, column {name}: {what}")
+}
+
 /// Reads a row's columns one after the other.
 struct Columns<'a, 'b> {
     row: &'a Row<'b>,
@@ -28,10 +117,10 @@ struct Columns<'a, 'b> {
 }
 
 impl Columns<'_, '_> {
-    fn get<T: rusqlite::types::FromSql>(&mut self) -> Result<T, RowsError> {
+    fn get<T: FromSql>(&mut self) -> Result<T, RowsError> {
         let column = self.next;
         self.next += 1;
-        self.row.get(column).map_err(|e| self.damaged(column, &e.to_string()))
+        self.row.get(column).map_err(|e| self.damaged(column, &wrong_value(&e).unwrap_or_else(|| e.to_string())))
     }
 
     fn text(&mut self) -> Result<String, RowsError> {
@@ -39,11 +128,11 @@ impl Columns<'_, '_> {
     }
 
     fn time(&mut self) -> Result<Timestamp, RowsError> {
-        self.get().map(Timestamp::from_micros)
+        self.get()
     }
 
     fn maybe_time(&mut self) -> Result<Option<Timestamp>, RowsError> {
-        Ok(self.get::<Option<i64>>()?.map(Timestamp::from_micros))
+        self.get()
     }
 
     fn count(&mut self) -> Result<u32, RowsError> {
@@ -75,17 +164,11 @@ impl Columns<'_, '_> {
     }
 
     fn span(&mut self) -> Result<Span, RowsError> {
-        let micros = self.get()?;
-        Span::from_micros(micros).ok_or_else(|| self.damaged(self.next - 1, "a length is negative"))
+        self.get()
     }
 
     fn maybe_span(&mut self) -> Result<Option<Span>, RowsError> {
-        match self.get::<Option<i64>>()? {
-            None => Ok(None),
-            Some(micros) => {
-                Span::from_micros(micros).map(Some).ok_or_else(|| self.damaged(self.next - 1, "a length is negative"))
-            }
-        }
+        self.get()
     }
 
     fn blob(&mut self) -> Result<Blob, RowsError> {
@@ -102,9 +185,7 @@ impl Columns<'_, '_> {
     }
 
     fn damaged(&self, column: usize, what: &str) -> RowsError {
-        let name = self.row.as_ref().column_name(column).unwrap_or("?");
-        let key: i64 = self.row.get(0).unwrap_or_default();
-        RowsError::Corrupt(format!("row {key}, column {name}: {what}"))
+        RowsError::Corrupt(place(self.row, column, what))
     }
 }
 
@@ -120,10 +201,10 @@ pub fn json(pairs: &BTreeMap<String, String>) -> String {
 /// with it.
 pub fn saga(row: &Row<'_>) -> Result<(RowId, Saga, u32), RowsError> {
     let mut c = Columns { row, next: 0 };
-    let id = RowId(c.get()?);
+    let id = c.get()?;
     let spec = spec(&mut c)?;
     let state = c.coded()?;
-    let revision = Revision(c.get()?);
+    let revision = c.get()?;
     let (attempt, expirations, failures, compensations) = (c.count()?, c.count()?, c.count()?, c.count()?);
     let update_time = c.time()?;
     let (end_time, not_before) = (c.maybe_time()?, c.maybe_time()?);
@@ -132,10 +213,10 @@ pub fn saga(row: &Row<'_>) -> Result<(RowId, Saga, u32), RowsError> {
     let assignee = c.maybe(OwnerId::parse)?;
     let reserved_until = c.maybe_time()?;
     let reservation = assignee.zip(reserved_until).map(|(assignee, expire_time)| Reservation { assignee, expire_time });
-    let cancel_actor = c.maybe(Actor::parse)?;
-    let cancel_reason = c.maybe(Text::parse)?;
+    let cancel_actor = c.maybe(Actor::stored)?;
+    let cancel_reason = c.maybe(Text::stored)?;
     let cancel = cancel_actor.zip(cancel_reason).map(|(actor, reason)| CancelRequest { actor, reason });
-    let terminal_reason = c.maybe(Text::parse)?;
+    let terminal_reason = c.maybe(Text::stored)?;
     let (progress, result) = (c.blob()?, c.blob()?);
     let saga = Saga {
         spec: Arc::new(spec),
@@ -156,6 +237,7 @@ pub fn saga(row: &Row<'_>) -> Result<(RowId, Saga, u32), RowsError> {
         settle_until,
         idle_since,
         revision,
+        contents_omitted: false,
     };
     Ok((id, saga, compensations))
 }
@@ -166,9 +248,9 @@ fn spec(c: &mut Columns<'_, '_>) -> Result<Spec, RowsError> {
     let queue = c.parsed(QueueName::parse)?;
     let priority = c.get()?;
     let issue = c.get()?;
-    let (branch, worktree) = (c.parsed(Text::parse)?, c.parsed(Text::parse)?);
+    let (branch, worktree) = (c.parsed(Text::stored)?, c.parsed(Text::stored)?);
     let labels = c.pairs()?;
-    let labels = Labels::parse(labels).map_err(|_| c.damaged(c.next - 1, "labels out of bounds"))?;
+    let labels = Labels::stored(labels).map_err(|e| c.damaged(c.next - 1, &format!("a label {}", e.0)))?;
     let retry_of = c.maybe(TaskId::parse)?;
     let create_time = c.time()?;
     let policy = Policy {
@@ -201,24 +283,27 @@ fn spec(c: &mut Columns<'_, '_>) -> Result<Spec, RowsError> {
 }
 
 fn lease(c: &mut Columns<'_, '_>) -> Result<Option<Lease>, RowsError> {
-    let token: Option<i64> = c.get()?;
+    let token: Option<FencingToken> = c.get()?;
     let Some(token) = token else {
         c.next += 11;
         return Ok(None);
     };
     let purpose = c.coded()?;
     let (acquire_time, heartbeat_time, expire_time) = (c.time()?, c.time()?, c.time()?);
+    if expire_time <= acquire_time {
+        return Err(c.damaged(c.next - 1, "the time is not after lease_acquire"));
+    }
     let ttl = c.span()?;
     let limit = c.coded()?;
     let progress_time = c.time()?;
     let code: i64 = c.get()?;
-    let expired = c.maybe_time()?.zip(c.get::<Option<i64>>()?.map(Revision));
+    let expired = c.maybe_time()?.zip(c.get::<Option<Revision>>()?);
     let standing =
         standing(code, expired).ok_or_else(|| c.damaged(c.next - 3, &format!("{code} stands for nothing")))?;
     let owner = c.parsed(OwnerId::parse)?;
     Ok(Some(Lease {
         owner,
-        token: FencingToken(token),
+        token,
         purpose,
         acquire_time,
         heartbeat_time,
@@ -235,37 +320,37 @@ pub fn compensation(row: &Row<'_>) -> Result<Compensation, RowsError> {
     let mut c = Columns { row, next: 0 };
     let position = c.count()?;
     let spec = CompensationSpec {
-        kind: c.parsed(Kind::parse)?,
-        target: c.parsed(Text::parse)?,
-        reason: c.parsed(Text::parse)?,
+        kind: c.parsed(Kind::stored)?,
+        target: c.parsed(Text::stored)?,
+        reason: c.parsed(Text::stored)?,
     };
     Ok(Compensation {
         position,
         spec,
         state: c.coded()?,
         attempts: c.count()?,
-        last_error: c.parsed(Text::parse)?,
+        last_error: c.parsed(Text::stored)?,
         settled_by: c.get::<Option<String>>()?.map(Into::into),
         settle_time: c.maybe_time()?,
-        registered_under: c.get::<Option<i64>>()?.map(FencingToken),
-        recorded_under: c.get::<Option<i64>>()?.map(FencingToken),
+        registered_under: c.get()?,
+        recorded_under: c.get()?,
     })
 }
 
 /// A row of `sql::EVENTS` and the like.
 pub fn event(row: &Row<'_>) -> Result<Event, RowsError> {
     let mut c = Columns { row, next: 0 };
-    let revision = Revision(c.get()?);
+    let revision = c.get()?;
     let task_id = c.parsed(TaskId::parse)?;
     let saga_id = c.parsed(SagaId::parse)?;
     let queue = c.parsed(QueueName::parse)?;
     let time = c.time()?;
     let kind = c.coded()?;
-    let actor = c.maybe(Actor::parse)?;
+    let actor = c.maybe(Actor::stored)?;
     let reason = c.text()?.into();
     let from_state = c.maybe_coded()?;
     let to_state = c.coded()?;
-    let token = c.get::<Option<i64>>()?.map(FencingToken);
+    let token: Option<FencingToken> = c.get()?;
     let details = c.pairs()?;
     let mark: i64 = c.get()?;
     let owner = c.maybe(OwnerId::parse)?;

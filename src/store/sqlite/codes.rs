@@ -44,8 +44,12 @@ impl Coded for LeasePurpose {
 }
 
 impl Coded for StaleCause {
-    const CODES: &'static [(Self, i64)] =
-        &[(StaleCause::Ttl, 1), (StaleCause::ExecutionTimeout, 2), (StaleCause::ProgressTimeout, 3)];
+    const CODES: &'static [(Self, i64)] = &[
+        (StaleCause::Ttl, 1),
+        (StaleCause::ExecutionTimeout, 2),
+        (StaleCause::ProgressTimeout, 3),
+        (StaleCause::Revoked, 4),
+    ];
 }
 
 impl Coded for StaleAction {
@@ -168,7 +172,7 @@ mod tests {
     fn every_state_has_a_number() {
         round_trip(State::ALL);
         round_trip([LeasePurpose::Execute, LeasePurpose::Compensate]);
-        round_trip([StaleCause::Ttl, StaleCause::ExecutionTimeout, StaleCause::ProgressTimeout]);
+        round_trip([StaleCause::Ttl, StaleCause::ExecutionTimeout, StaleCause::ProgressTimeout, StaleCause::Revoked]);
         round_trip([Resolution::Reclaimed, Resolution::Requeued, Resolution::Compensating, Resolution::Terminal]);
         assert_eq!(EventType::CODES.len(), 17);
         assert_eq!(standing(99, None), None);

@@ -20,7 +20,13 @@ use crate::domain::{
     saga::{Saga, State},
 };
 
-use super::{super::rows::RowsError, codes::Coded, load::rows_error, sql};
+use super::{
+    super::rows::RowsError,
+    codec::{Quantity, column},
+    codes::Coded,
+    load::rows_error,
+    sql,
+};
 
 /// After how many events they are stored again: a start reads that many in some 30 ms.
 const STORE_EVERY: usize = 20_000;
@@ -44,7 +50,9 @@ impl Count {
 
     /// Adds to a state by its code; a code that no state has changes nothing.
     fn add_to(&mut self, code: i64, more: i64) {
-        if let Some(count) = usize::try_from(code - 1).ok().and_then(|index| self.states.get_mut(index)) {
+        if let Some(count) =
+            code.checked_sub(1).and_then(|n| usize::try_from(n).ok()).and_then(|n| self.states.get_mut(n))
+        {
             *count += more;
         }
     }
@@ -213,8 +221,8 @@ pub fn open(connection: &Connection) -> Result<ByQueue, rusqlite::Error> {
     for (queue, count) in &counted {
         put(connection, *queue, count)?;
     }
-    let head: i64 = connection.query_row(sql::HEAD, [], |row| row.get(0))?;
-    set_counted(connection, Revision(head))?;
+    let head = connection.query_row(sql::HEAD, [], |row| row.get(0))?;
+    set_counted(connection, head)?;
     with_stale(connection, counted)
 }
 
@@ -227,7 +235,7 @@ pub fn stored(connection: &Connection) -> Result<Option<ByQueue>, rusqlite::Erro
     each(connection, sql::STORED_COUNTS, [], |row| {
         let count: &mut Count = counted.entry(row.get(0)?).or_default();
         for (index, count) in count.states.iter_mut().enumerate() {
-            *count = row.get(index + 1)?;
+            *count = column::<Quantity>(row, index + 1)?.0;
         }
         Ok(())
     })?;

@@ -3,13 +3,16 @@
 //! What is refused here is left as it was found.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
+    fs::{File, TryLockError},
     io,
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
-use rusqlite::{Connection, OpenFlags};
+use crate::private_files;
+
+use super::{codec, connection, schema};
+
+use crate::mutants::{self, Mutant};
 
 /// Marks a database as sagad's: "saga" in ASCII.
 pub const APPLICATION_ID: i32 = 0x7361_6761;
@@ -124,16 +127,19 @@ pub fn network_file_system(number: u32) -> Option<&'static str> {
 /// It is a file of its own, since opening and closing the database's file would drop SQLite's locks on it.
 pub fn take_directory(path: &Path) -> Result<File, OpenError> {
     let unusable = |error| OpenError::Directory { path: path.to_owned(), error };
-    std::fs::create_dir_all(path).map_err(unusable)?;
+    private_files::create_directories(path).map_err(unusable)?;
     let info = rustix::fs::statfs(path).map_err(|e| unusable(e.into()))?;
     // The number is 32 bits wide, whatever the width of the field.
     if let Some(kind) = network_file_system(info.f_type as u32) {
         return Err(OpenError::NetworkFileSystem { path: path.to_owned(), kind });
     }
     let lock = path.join("sagad.lock");
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&lock).map_err(unusable)?;
+    let file = private_files::open_or_create(&lock).map_err(unusable)?;
+    // Whoever may open it may hold its lock, and keep the daemon from starting.
+    private_files::make_private(&file);
     match file.try_lock() {
         Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) if mutants::on(Mutant::LockNotTaken) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::Locked { path: path.to_owned(), lock }),
         Err(TryLockError::Error(error)) => Err(unusable(error)),
     }
@@ -167,9 +173,17 @@ pub fn remove_database(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the file of a database, which nobody else may read: SQLite gives what it keeps beside it the same mode.
-pub fn make_database(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+/// What is open to others of the store in a directory, and what to do about it. SQLite gives what it keeps beside a
+/// database the database's mode.
+pub fn openness(data: &Path) -> Vec<String> {
+    let told = |path: PathBuf, mode: &str, what: &str| {
+        let others = private_files::others_with_access(&path)?;
+        let path = path.display();
+        Some(format!("{what} {path} is open to {others}; `chmod {mode} {path}` keeps them out"))
+    };
+    let names = ["sagad.db", "sagad.db-wal", "sagad.lock"];
+    let files = names.into_iter().filter_map(|name| told(data.join(name), "600", "the store's file"));
+    told(data.to_owned(), "700", "the data directory").into_iter().chain(files).collect()
 }
 
 /// What is found where the database is to be.
@@ -181,22 +195,16 @@ pub enum Found {
     Ours(i32),
 }
 
-/// Opens a database to look at it. Even a reader makes a log and its index beside a database that is to have them; so,
-/// unless there is a log to be read, SQLite is told that nothing changes, and needs neither.
-fn open_untouched(path: &Path, has_log: bool) -> Result<Connection, rusqlite::Error> {
-    let Some(path_as_text) = path.to_str().filter(|_| !has_log) else {
-        return Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY);
-    };
-    let escaped = path_as_text.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
-    Connection::open_with_flags(format!("file:{escaped}?immutable=1"), flags)
-}
-
 /// Looks at a database without changing it.
 pub fn inspect(path: &Path) -> Result<Found, OpenError> {
     let log = path.with_extension("db-wal").metadata().map_or(0, |metadata| metadata.len());
     let is_damaged = |what: &str| OpenError::Damaged { path: path.to_owned(), what: what.to_owned() };
-    let size = match path.metadata() {
+    let size = match path.symlink_metadata() {
+        // What SQLite keeps beside the database would lie elsewhere, and be missed there.
+        Ok(metadata) if metadata.is_symlink() => {
+            let what = "it is a symbolic link; name the directory that it leads to with --data".to_owned();
+            return Err(OpenError::Unusable { path: path.to_owned(), what });
+        }
         // A store has its name only once it is whole, so that this is what is left of one.
         Ok(metadata) if metadata.len() == 0 => return Err(is_damaged("it is empty")),
         Ok(metadata) => metadata.len(),
@@ -209,7 +217,10 @@ pub fn inspect(path: &Path) -> Result<Found, OpenError> {
     };
     let damaged = |error: rusqlite::Error| open_error(path, &error);
     let log = path.with_extension("db-wal").metadata().map_or(0, |metadata| metadata.len());
-    let connection = open_untouched(path, log > 0).map_err(damaged)?;
+    // Even a reader makes a log and its index beside a database that is to have them; so, unless there is a log to be read,
+    // SQLite is told that nothing changes, and needs neither.
+    let opened = if log > 0 { connection::open_to_read(path) } else { connection::open_unchanging(path) };
+    let connection = opened.map_err(damaged)?;
     let pragma = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(damaged);
     // The schema has to be readable, whosever it is.
     let objects = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
@@ -218,7 +229,7 @@ pub fn inspect(path: &Path) -> Result<Found, OpenError> {
     if application == 0 && version == 0 && objects == 0 {
         return Err(is_damaged("it holds nothing"));
     }
-    if application != APPLICATION_ID {
+    if application != APPLICATION_ID && !mutants::on(Mutant::ForeignFileTaken) {
         return Err(OpenError::Foreign { path: path.to_owned(), found: application });
     }
     if version > SCHEMA_VERSION {
@@ -229,6 +240,12 @@ pub fn inspect(path: &Path) -> Result<Found, OpenError> {
         let what = format!("it is {size} bytes long where {expected} are expected");
         return Err(OpenError::Damaged { path: path.to_owned(), what });
     }
+    let Some(known) = usize::try_from(version).ok().filter(|version| *version > 0) else {
+        return Err(is_damaged(&format!("it says that its schema is version {version}")));
+    };
+    if let Some(difference) = schema::difference(&connection, known).map_err(damaged)? {
+        return Err(is_damaged(&difference));
+    }
     Ok(Found::Ours(version))
 }
 
@@ -238,12 +255,17 @@ pub fn open_error(path: &Path, error: &rusqlite::Error) -> OpenError {
     let (path, what) = (path.to_owned(), error.to_string());
     match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => OpenError::Damaged { path, what },
-        _ => OpenError::Unusable { path, what },
+        _ => match codec::wrong_value(error) {
+            Some(what) => OpenError::Damaged { path, what },
+            None => OpenError::Unusable { path, what },
+        },
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use rusqlite::Connection;
+
     use super::*;
 
     #[test]

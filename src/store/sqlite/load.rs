@@ -1,13 +1,13 @@
 //! Reading rows on any connection, the writing one and those of the readers alike.
 
-use rusqlite::{CachedStatement, Connection};
+use rusqlite::{CachedStatement, Connection, types::FromSql};
 
 use crate::domain::{compensation::Compensation, event::Event, saga::Saga};
 
 use super::{
     super::{
         query::SagaKey,
-        rows::{RowId, RowsError},
+        rows::{ContentBytes, RowId, RowsError},
     },
     codec, sql,
 };
@@ -16,8 +16,26 @@ use super::{
 pub fn rows_error(error: rusqlite::Error) -> RowsError {
     match error.sqlite_error_code() {
         Some(rusqlite::ErrorCode::DiskFull) => RowsError::Full,
-        _ => RowsError::Broken(error.to_string()),
+        // A write that was refused, not a sync or a read that failed: SQLite tells a used-up quota so.
+        Some(_)
+            if error.sqlite_error().is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_IOERR_WRITE) =>
+        {
+            RowsError::Unwritten(error.to_string())
+        }
+        _ => match codec::wrong_value(&error) {
+            Some(what) => RowsError::Corrupt(what),
+            None => RowsError::Broken(error.to_string()),
+        },
     }
+}
+
+/// A number about the store as a whole.
+pub fn meta<T: FromSql>(connection: &Connection, key: &str) -> Result<T, rusqlite::Error> {
+    let found = connection.prepare_cached(sql::META).and_then(|mut s| s.query_row([key], |row| row.get(0)));
+    found.map_err(|error| match codec::wrong_value(&error) {
+        Some(what) => codec::senseless(format!("meta, row {key:?}, column value: {what}")),
+        None => error,
+    })
 }
 
 /// The compensations of a saga.
@@ -45,6 +63,24 @@ pub fn one_saga(
         saga.compensations = compensations(connection, id)?;
     }
     Ok(Some((id, saga)))
+}
+
+/// A saga without its contents, of which nothing is read but how large they are; without compensations unless wanted.
+pub fn brief_saga(
+    connection: &Connection,
+    id: RowId,
+    with_compensations: bool,
+) -> Result<Option<(Saga, ContentBytes)>, RowsError> {
+    let mut statement = connection.prepare_cached(sql::BRIEF_BY_ROW).map_err(rows_error)?;
+    let mut rows = statement.query([id.0]).map_err(rows_error)?;
+    let Some(row) = rows.next().map_err(rows_error)? else { return Ok(None) };
+    let bytes = |column| row.get::<_, usize>(column).map_err(rows_error);
+    let contents = ContentBytes { payload: bytes("payload_bytes")?, outcome: bytes("outcome_bytes")? };
+    let (_, mut saga, count) = codec::saga(row)?;
+    if count > 0 && with_compensations {
+        saga.compensations = compensations(connection, id)?;
+    }
+    Ok(Some((saga, contents)))
 }
 
 /// A saga by one of its ids.

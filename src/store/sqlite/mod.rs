@@ -5,7 +5,9 @@ pub mod check;
 mod checkpoint;
 mod codec;
 mod codes;
+mod connection;
 mod counts;
+mod files;
 pub mod guard;
 mod load;
 pub mod migrate;
@@ -15,12 +17,15 @@ mod reader;
 mod ready;
 pub mod restore;
 mod rows;
+mod schema;
 mod shrink;
 mod sql;
+mod statements;
 pub mod vacuum;
 mod write;
 
 use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -30,15 +35,19 @@ use rusqlite::{Connection, OptionalExtension, config::DbConfig};
 use crate::{
     clock::Clock,
     domain::{
-        ids::{QueueName, Revision},
+        bounds::{HAPPENED_MAX, NUMBERS_LEFT, REVISION_MAX, ROW_MAX},
+        ids::{OwnerId, QueueName, Revision},
         lease::Absence,
+        saga::State,
+        text::Kind,
         time::{Span, Timestamp},
         transition::Due,
     },
     mutants::{self, Mutant},
+    private_files,
 };
 
-pub use self::rows::SqliteRows;
+pub use self::rows::{OpenedRows, SqliteRows};
 
 /// The decoding of single rows, for the fuzzer: with the feature `fuzzing`, which no release has.
 #[cfg(feature = "fuzzing")]
@@ -48,20 +57,28 @@ pub mod fuzzing {
 
 use self::{
     checkpoint::{Checkpoints, Gate},
+    codec::{Quantity, column, senseless},
+    codes::Coded,
     counts::{Counts, Tally},
+    files::Files,
     guard::{
-        Found, OpenError, SCHEMA_VERSION, inspect, make_database, open_error, refuse_unrestored, remove_database,
+        Found, OpenError, SCHEMA_VERSION, inspect, open_error, openness, refuse_unrestored, remove_database,
         take_directory,
     },
+    load::meta,
     migrate::{MIGRATIONS, migrate},
     reader::SqliteReader,
 };
 use super::{
     Reader, Store,
     handle::Shared,
-    rows::{Opening, RowId},
+    ready_index::{ReadyEntry, Takers},
+    rows::{Opening, RowId, StoredDue},
     writer::{self, WriterBounds, WriterThread},
 };
+
+/// Page cache of the writing connection, in KiB: its indexes, and what a batch changes. (The readers keep SQLite's default.)
+const WRITER_CACHE_KIB: i64 = 16_384;
 
 /// How to open a store.
 #[derive(Clone, Debug)]
@@ -88,6 +105,7 @@ pub fn open(options: &Options, clock: Arc<dyn Clock>) -> Result<(Store, WriterTh
     refuse_unrestored(&options.data)?;
     let path = options.data.join("sagad.db");
     let (rows, opening, beside) = open_rows(&path, options.max_wal_bytes)?;
+    openness(&options.data).iter().for_each(|warning| tracing::warn!("{warning}"));
     clock.advance_to(opening.last_time);
 
     let now = clock.now();
@@ -99,7 +117,7 @@ pub fn open(options: &Options, clock: Arc<dyn Clock>) -> Result<(Store, WriterTh
     let (store, messages) = Store::new(options.queue, Arc::new(reader), options.readers, shared.clone(), &description);
     let bounds =
         WriterBounds { batch: options.batch, waiting: options.max_waiting, restart_grace: options.restart_grace };
-    let writer = writer::spawn(rows, opening, messages, shared, bounds, lock)
+    let writer = writer::spawn(|| rows.into_rows(), opening, messages, shared, bounds, lock)
         .map_err(|e| OpenError::Unusable { path, what: e.to_string() })?;
     Ok((store, writer))
 }
@@ -113,13 +131,14 @@ pub struct Beside {
 
 /// Opens the writing connection and reads what the engine has to know. For [`open`], and for tests that drive an engine
 /// themselves.
-pub fn open_rows(path: &Path, max_wal_bytes: u64) -> Result<(SqliteRows, Opening, Beside), OpenError> {
+pub fn open_rows(path: &Path, max_wal_bytes: u64) -> Result<(OpenedRows, Opening, Beside), OpenError> {
     let found = match inspect(path)? {
         Found::Nothing => make(path)?,
         found @ Found::Ours(_) => found,
     };
     let failed = |error: rusqlite::Error| open_error(path, &error);
-    let mut connection = Connection::open(path).map_err(failed)?;
+    let mut connection = connection::open(path).map_err(failed)?;
+    schema::verify(&connection, path, found)?;
     connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
     if mutants::on(Mutant::SynchronousNormal) {
@@ -127,7 +146,7 @@ pub fn open_rows(path: &Path, max_wal_bytes: u64) -> Result<(SqliteRows, Opening
     }
     keep_plans(&connection).map_err(failed)?;
     connection.pragma_update(None, "foreign_keys", true).map_err(failed)?;
-    connection.pragma_update(None, "cache_size", -16384).map_err(failed)?;
+    connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB).map_err(failed)?;
     migrate(&mut connection, found, MIGRATIONS).map_err(failed)?;
     let (opening, counted) = opening(&mut connection).map_err(failed)?;
     let tally = Tally::new(counted, opening.head);
@@ -136,7 +155,9 @@ pub fn open_rows(path: &Path, max_wal_bytes: u64) -> Result<(SqliteRows, Opening
     let gate = Gate::default();
     let checkpoints = Checkpoints::take_over(&mut connection, max_wal_bytes, gate.clone())
         .map_err(|e| OpenError::Unusable { path: path.to_owned(), what: e.to_string() })?;
-    Ok((SqliteRows::new(connection, checkpoints, last_row, tally), opening, Beside { gate, counts }))
+    // The log is there by now.
+    let files = Files::of(path);
+    Ok((OpenedRows { connection, checkpoints, last_row, tally, files }, opening, Beside { gate, counts }))
 }
 
 /// Plans a connection's statements once. Otherwise a statement on a table with a partial index is planned anew whenever a
@@ -158,8 +179,8 @@ fn make(path: &Path) -> Result<Found, OpenError> {
     let failed = |error: rusqlite::Error| open_error(&unfinished, &error);
     let io = |error: std::io::Error| OpenError::Unusable { path: path.to_owned(), what: error.to_string() };
     remove_database(&unfinished).map_err(io)?;
-    make_database(&unfinished).map_err(io)?;
-    let mut connection = Connection::open(&unfinished).map_err(failed)?;
+    private_files::create_new(&unfinished).map_err(io)?;
+    let mut connection = connection::open(&unfinished).map_err(failed)?;
     // No log beside the file: it is to be whole by itself.
     connection.pragma_update(None, "journal_mode", "DELETE").map_err(failed)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
@@ -169,10 +190,7 @@ fn make(path: &Path) -> Result<Found, OpenError> {
     // Not later, under its name: a switch that is cut off leaves a journal, which no look at the file gets past.
     connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
     connection.close().map_err(|(_, error)| failed(error))?;
-    std::fs::File::open(&unfinished).and_then(|file| file.sync_all()).map_err(io)?;
-    std::fs::rename(&unfinished, path).map_err(io)?;
-    let directory = path.parent().unwrap_or(Path::new("."));
-    std::fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)?;
+    private_files::rename_synced(&unfinished, path).map_err(io)?;
     Ok(Found::Ours(SCHEMA_VERSION))
 }
 
@@ -181,47 +199,123 @@ fn make(path: &Path) -> Result<Found, OpenError> {
 /// kept as a gap in which no watch can resume.
 fn opening(connection: &mut Connection) -> Result<(Opening, counts::ByQueue), rusqlite::Error> {
     let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    let number = |sql: &str| {
-        let value = transaction.query_row(sql, [], |row| row.get::<_, Option<i64>>(0)).optional();
-        value.map(|value| value.flatten().unwrap_or(0))
-    };
-    let meta = |key: &str| transaction.query_row(sql::META, [key], |row| row.get::<_, i64>(0));
-    let head = number(sql::HEAD)?.max(meta("compacted")?);
-    let next_revision = (head + 1).max(meta("revision_floor")?);
-    if next_revision > head + 1 {
-        transaction.execute(sql::ADD_GAP, [head, next_revision - 1])?;
-    }
-    let last_time = number(sql::LAST_EVENT_TIME)?.max(number(sql::LAST_HEARTBEAT_TIME)?).max(meta("last_time")?);
-    let mut due = Vec::new();
-    let mut paused = Vec::new();
-    {
-        let mut statement = transaction.prepare(sql::DUE)?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            let running_since = row.get::<_, Option<i64>>(2)?.map(Timestamp::from_micros);
-            due.push((RowId(row.get(0)?), Due { at: Timestamp::from_micros(row.get(1)?), running_since }));
-        }
-        let mut statement = transaction.prepare(sql::PAUSED)?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            paused.extend(QueueName::parse(&row.get::<_, String>(0)?).ok());
-        }
+    let opening = stored_opening(&transaction)?;
+    let (head, last_lost) = (opening.head.0, opening.next_revision.0 - 1);
+    if last_lost > head {
+        transaction.execute(sql::ADD_GAP, [head, last_lost])?;
     }
     let counted = counts::open(&transaction)?;
+    for queue in counted.keys() {
+        if !transaction.prepare_cached(sql::QUEUE_BY_ID)?.exists([queue])? {
+            return Err(senseless(format!("sagas are counted in queue {queue}, which is not there")));
+        }
+    }
     transaction.commit()?;
-    let opening = Opening {
-        head: Revision(head),
-        next_revision: Revision(next_revision),
-        // Later than anything in the store, so that an absence is told from what happens after it.
-        last_time: Timestamp::from_micros(last_time + 1),
-        due,
-        paused,
-    };
     Ok((opening, counted))
 }
 
+/// What a store is opened with, as it is stored. Fails on numbers with which no daemon could go on: the verification asks here, too.
+fn stored_opening(connection: &Connection) -> Result<Opening, rusqlite::Error> {
+    let head: Revision = connection.query_row(sql::HEAD, [], |row| row.get(0))?;
+    let head = head.max(meta(connection, "compacted")?);
+    let next_revision = head.after(1).max(meta(connection, "revision_floor")?);
+    if next_revision.0 > REVISION_MAX - NUMBERS_LEFT {
+        let what = format!("the next revision would be {next_revision}, with too few left up to {REVISION_MAX}");
+        return Err(senseless(what));
+    }
+    // Later than anything in the store, so that an absence is told from what happens after it.
+    let last_time = last_time(connection)?.plus(Span::MICROSECOND);
+    let names = queue_names(connection)?;
+    let (due, ready) = (stored_due(connection, &names)?, stored_ready(connection, &names)?);
+    let mut paused = Vec::new();
+    let mut statement = connection.prepare(sql::PAUSED)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        paused.extend(QueueName::parse(&row.get::<_, String>(0)?).ok());
+    }
+    Ok(Opening { head, next_revision, last_time, due, ready, paused })
+}
+
+/// When something happened last.
+fn last_time(connection: &Connection) -> Result<Timestamp, rusqlite::Error> {
+    let newest = |sql| connection.query_row(sql, [], |row| column::<Option<Timestamp>>(row, 1)).optional();
+    let last_event = newest(sql::LAST_EVENT_TIME)?.flatten().unwrap_or_default();
+    let last_heartbeat = newest(sql::LAST_HEARTBEAT_TIME)?.flatten().unwrap_or_default();
+    let closed: Timestamp = meta(connection, "last_time")?;
+    let last = last_event.max(last_heartbeat).max(closed);
+    if last.micros() > HAPPENED_MAX {
+        let told =
+            [("the newest event", last_event), ("the newest heartbeat", last_heartbeat), ("its last end", closed)];
+        let of = told.iter().find(|(_, time)| *time == last).map_or("something", |(what, _)| what);
+        return Err(senseless(format!("{of} was at {last}, which no clock has said")));
+    }
+    Ok(last)
+}
+
+/// Queues by their numbers. One whose name makes no sense is left out, and with it sagas that can't be read anyway.
+fn queue_names(connection: &Connection) -> Result<HashMap<i64, QueueName>, rusqlite::Error> {
+    let mut names = HashMap::new();
+    let mut statement = connection.prepare(sql::QUEUE_NAMES)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let id = row.get(0)?;
+        names.extend(QueueName::parse(&row.get::<_, String>(1)?).ok().map(|name| (id, name)));
+    }
+    Ok(names)
+}
+
+fn stored_due(connection: &Connection, names: &HashMap<i64, QueueName>) -> Result<Vec<StoredDue>, rusqlite::Error> {
+    let mut statement = connection.prepare(sql::DUE)?;
+    let mut rows = statement.query([])?;
+    let mut all = Vec::new();
+    while let Some(row) = rows.next()? {
+        let due = Due { at: column(row, 1)?, running_since: column(row, 2)? };
+        let (queue, state) = (names.get(&row.get(3)?), State::decode(row.get(4)?));
+        if let (Some(queue), Some(state)) = (queue, state) {
+            all.push(StoredDue { id: column(row, 0)?, due, queue: queue.clone(), state });
+        }
+    }
+    Ok(all)
+}
+
+fn stored_ready(
+    connection: &Connection,
+    names: &HashMap<i64, QueueName>,
+) -> Result<Vec<(RowId, ReadyEntry)>, rusqlite::Error> {
+    let mut kinds: BTreeMap<RowId, (i32, i64, BTreeSet<Kind>)> = BTreeMap::new();
+    let mut statement = connection.prepare(sql::READY_TO_COMPENSATE)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let place = kinds.entry(column(row, 0)?).or_insert((column(row, 1)?, row.get(2)?, BTreeSet::new()));
+        place.2.extend(row.get::<_, Option<String>>(3)?.and_then(|kind| Kind::stored(&kind).ok()));
+    }
+    let mut all = Vec::new();
+    for (id, (priority, queue, kinds)) in kinds {
+        if let Some(queue) = names.get(&queue) {
+            let takers = Takers::OfKinds(kinds.into_iter().collect());
+            all.push((id, ReadyEntry { priority, queue: queue.clone(), takers }));
+        }
+    }
+    let mut statement = connection.prepare(sql::RESERVED)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let assignee = OwnerId::parse(&row.get::<_, String>(3)?).ok();
+        if let (Some(queue), Some(assignee)) = (names.get(&row.get(2)?), assignee) {
+            let takers = Takers::Assignee(assignee);
+            all.push((column(row, 0)?, ReadyEntry { priority: column(row, 1)?, queue: queue.clone(), takers }));
+        }
+    }
+    Ok(all)
+}
+
+/// The highest number that a saga's row had.
 fn last_row(connection: &Connection) -> Result<i64, rusqlite::Error> {
-    let floor: i64 = connection.query_row(sql::META, ["row_floor"], |row| row.get(0))?;
-    let last: i64 = connection.query_row(sql::LAST_ROW, [], |row| row.get(0))?;
-    Ok(floor.max(last))
+    let Quantity(floor) = meta(connection, "row_floor")?;
+    let Quantity(last) = connection.query_row(sql::LAST_ROW, [], |row| column(row, 0))?;
+    connection.query_row(sql::FIRST_ROW, [], |row| column::<Option<RowId>>(row, 0))?;
+    let last = floor.max(last);
+    if last > ROW_MAX - NUMBERS_LEFT {
+        return Err(senseless(format!("the last saga is row {last}, with too few numbers left up to {ROW_MAX}")));
+    }
+    Ok(last)
 }

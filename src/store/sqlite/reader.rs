@@ -4,9 +4,10 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use parking_lot::Mutex;
 use r2d2::{ManageConnection, Pool};
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::domain::{
+    bounds::ANSWER_BYTES,
     command::QueueStatus,
     event::Event,
     ids::{QueueName, Revision},
@@ -14,17 +15,19 @@ use crate::domain::{
     text::{Actor, Text},
     time::Timestamp,
 };
+use crate::private_files;
 
 use super::{
     super::{
-        EventQuery, ListQuery, Moment, QueueCounts, Reader, SagaKey, SagaPage, StoreError,
+        EventQuery, ListQuery, Moment, PageBounds, QueueCounts, Reader, SagaKey, SagaPage, StoreError, Stretch,
+        claim::weight,
         query::Cursor,
         rows::{RowId, RowsError},
     },
     Beside, codec,
     codes::Coded,
-    keep_plans,
-    load::{compensations, events, find, json_array, rows_error},
+    connection, keep_plans,
+    load::{compensations, events, find, json_array, meta, rows_error},
     ready::{LookAtReady, Ready, count_ready},
     sql,
 };
@@ -48,8 +51,7 @@ impl ManageConnection for ReadConnections {
 
     fn connect(&self) -> Result<Connection, rusqlite::Error> {
         // Read-write, since a reader of a WAL database may have to make its index; `query_only` keeps it from writing.
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&self.path, flags)?;
+        let connection = connection::open(&self.path)?;
         keep_plans(&connection)?;
         connection.pragma_update(None, "query_only", true)?;
         connection.pragma_update(None, "wal_autocheckpoint", 0)?;
@@ -71,6 +73,8 @@ impl ManageConnection for ReadConnections {
 /// SQLite as those who only look see it.
 pub struct SqliteReader {
     pool: Pool<ReadConnections>,
+    /// Backups have connections of their own: each would keep one of the pool for minutes.
+    backups: ReadConnections,
     beside: Beside,
     ready: Mutex<Option<LookAtReady>>,
 }
@@ -78,13 +82,14 @@ pub struct SqliteReader {
 impl SqliteReader {
     /// A pool of `size` reading connections.
     pub fn open(path: PathBuf, size: usize, beside: Beside) -> Result<Self, r2d2::Error> {
+        let backups = ReadConnections { path: path.clone() };
         let pool = Pool::builder()
             .max_size(size as u32)
             .min_idle(Some(0))
             .test_on_check_out(false)
             .connection_timeout(CONNECTION_WAIT)
             .build(ReadConnections { path })?;
-        Ok(SqliteReader { pool, beside, ready: Mutex::default() })
+        Ok(SqliteReader { pool, backups, beside, ready: Mutex::default() })
     }
 
     /// What is ready, by queue.
@@ -113,22 +118,18 @@ fn read_error(error: RowsError) -> StoreError {
     match error {
         RowsError::Corrupt(what) => StoreError::Corrupt(what),
         RowsError::Full => StoreError::Unavailable("the disk is full".into()),
-        RowsError::Broken(what) => StoreError::Unavailable(what),
+        RowsError::Broken(what) | RowsError::Unwritten(what) | RowsError::Gone(what) => StoreError::Unavailable(what),
     }
-}
-
-fn meta(connection: &Connection, key: &str) -> Result<i64, RowsError> {
-    connection.prepare_cached(sql::META).and_then(|mut s| s.query_row([key], |row| row.get(0))).map_err(rows_error)
 }
 
 fn head(connection: &Connection) -> Result<Revision, RowsError> {
     let head = connection.prepare_cached(sql::HEAD).and_then(|mut s| s.query_row([], |row| row.get(0)));
-    head.map(Revision).map_err(rows_error)
+    head.map_err(rows_error)
 }
 
 /// Whether the history can be read on from behind a revision.
 fn check_position(connection: &Connection, after: Revision) -> Result<Result<(), StoreError>, RowsError> {
-    let oldest = Revision(meta(connection, "compacted")?);
+    let oldest: Revision = meta(connection, "compacted").map_err(rows_error)?;
     if after < oldest {
         return Ok(Err(StoreError::Compacted { oldest }));
     }
@@ -140,28 +141,47 @@ fn check_position(connection: &Connection, after: Revision) -> Result<Result<(),
     Ok(Ok(()))
 }
 
-/// At most `limit` events behind `from`, and the revision up to which they were looked for.
-fn stretch(
-    connection: &Connection,
-    query: &EventQuery,
-    from: Revision,
-    limit: usize,
-) -> Result<(Vec<Event>, Revision), RowsError> {
+/// What a stretch of the history has that a query asks for.
+fn stretch(connection: &Connection, query: &EventQuery) -> Result<Stretch<Event>, RowsError> {
     let queues = queue_filter(&query.queues);
-    let through = query.through.0;
+    let (after, limit) = (query.after.0, query.limit);
     if let Some(task_id) = &query.task_id {
-        let params = params![task_id.as_str(), from.0, through, limit, query.marked_only, queues];
+        let task_id = task_id.as_str();
+        let through = if query.marked_only || queues.is_some() {
+            let of_task = params![after, query.through.0, ROWS_PER_SNAPSHOT, task_id];
+            window(connection, sql::EVENTS_OF_TASK_WINDOW, of_task, query.through)?
+        } else {
+            query.through
+        };
         let mut statement = connection.prepare_cached(sql::EVENTS_OF_TASK).map_err(rows_error)?;
-        return Ok((events(&mut statement, params)?, query.through));
+        let found = events(&mut statement, params![task_id, after, through.0, limit, query.marked_only, queues])?;
+        return Ok(Stretch::of_events(found, limit, through));
     }
-    // A filter that wants little must not make one snapshot last.
-    let end = connection
-        .prepare_cached(sql::EVENTS_WINDOW)
-        .and_then(|mut s| s.query_row(params![from.0, through, ROWS_PER_SNAPSHOT], |row| row.get(0)).optional());
-    let end = end.map_err(rows_error)?.unwrap_or(through);
-    let statement = if query.marked_only { sql::EVENTS_MARKED } else { sql::EVENTS };
+    let (statement, of_window) = if query.marked_only {
+        (sql::EVENTS_MARKED, sql::EVENTS_MARKED_WINDOW)
+    } else {
+        (sql::EVENTS, sql::EVENTS_WINDOW)
+    };
+    let through = if queues.is_some() {
+        window(connection, of_window, params![after, query.through.0, ROWS_PER_SNAPSHOT], query.through)?
+    } else {
+        query.through
+    };
     let mut statement = connection.prepare_cached(statement).map_err(rows_error)?;
-    Ok((events(&mut statement, params![from.0, end, queues, limit])?, Revision(end)))
+    let found = events(&mut statement, params![after, through.0, queues, limit])?;
+    Ok(Stretch::of_events(found, limit, through))
+}
+
+/// Where the stretch ends that a read looks through which passes over what it does not want: a filter that wants little must
+/// not make one snapshot last.
+fn window(
+    connection: &Connection,
+    statement: &'static str,
+    params: impl rusqlite::Params,
+    through: Revision,
+) -> Result<Revision, RowsError> {
+    let end = connection.prepare_cached(statement).and_then(|mut s| s.query_row(params, |row| row.get(0)).optional());
+    Ok(end.map_err(rows_error)?.map_or(through, Revision))
 }
 
 fn queue_filter(queues: &[QueueName]) -> Option<String> {
@@ -174,6 +194,16 @@ fn sagas(
     statement: &'static str,
     params: impl rusqlite::Params,
 ) -> Result<Vec<(RowId, Saga)>, RowsError> {
+    sagas_while(connection, statement, params, |_| true)
+}
+
+/// The same, up to the first that says no, with it.
+fn sagas_while(
+    connection: &Connection,
+    statement: &'static str,
+    params: impl rusqlite::Params,
+    mut go_on: impl FnMut(&Saga) -> bool,
+) -> Result<Vec<(RowId, Saga)>, RowsError> {
     let mut statement = connection.prepare_cached(statement).map_err(rows_error)?;
     let mut rows = statement.query(params).map_err(rows_error)?;
     let mut found = Vec::new();
@@ -182,7 +212,11 @@ fn sagas(
         if count > 0 {
             saga.compensations = compensations(connection, id)?;
         }
+        let last = !go_on(&saga);
         found.push((id, saga));
+        if last {
+            break;
+        }
     }
     Ok(found)
 }
@@ -200,50 +234,48 @@ impl Reader for SqliteReader {
             (true, true) => sql::LIST_IN_FLIGHT_NEWEST,
         };
         let start = query.after.map_or(if query.newest_first { i64::MAX } else { 0 }, |cursor| cursor.0);
-        // One more than wanted tells whether more follows; a page that looked at its bound ends there.
+        // One more than wanted tells whether more follows; a page that looked at its bound ends there, and so does one of as many
+        // bytes as an answer holds.
         self.look(|connection| {
             let mut page = SagaPage::default();
             let mut statement = connection.prepare_cached(statement).map_err(rows_error)?;
             let mut rows = statement.query(params![start, ROWS_PER_SNAPSHOT]).map_err(rows_error)?;
-            let (mut looked_at, mut last) = (0, None);
+            let (mut looked_at, mut bytes, mut last) = (0, 0, None);
             while let Some(row) = rows.next().map_err(rows_error)? {
                 if page.sagas.len() == query.limit {
                     page.next = last;
                     return Ok(page);
                 }
                 let (id, mut saga, count) = codec::saga(row)?;
-                looked_at += 1;
-                last = Some(Cursor(id.0));
                 if query.filter.matches(&saga, &query.moment) {
                     if count > 0 {
                         saga.compensations = compensations(connection, id)?;
                     }
+                    bytes += weight(&saga);
+                    if bytes > ANSWER_BYTES && !page.sagas.is_empty() {
+                        page.next = last;
+                        return Ok(page);
+                    }
                     page.sagas.push((Cursor(id.0), saga));
                 }
+                looked_at += 1;
+                last = Some(Cursor(id.0));
             }
             page.next = last.filter(|_| looked_at == ROWS_PER_SNAPSHOT);
             Ok(page)
         })
     }
 
-    fn events(&self, query: &EventQuery) -> Result<Vec<Event>, StoreError> {
-        let (mut found, mut from) = (Vec::new(), query.after);
-        loop {
-            let (events, end) = self.look(|connection| {
-                // In the same snapshot, each time: what was purged meanwhile must not be passed over in silence.
-                if !query.whole
-                    && let Err(gone) = check_position(connection, from)?
-                {
-                    return Ok(Err(gone));
-                }
-                stretch(connection, query, from, query.limit - found.len()).map(Ok)
-            })??;
-            found.extend(events);
-            from = end;
-            if found.len() >= query.limit || from >= query.through {
-                return Ok(found);
+    fn events(&self, query: &EventQuery) -> Result<Stretch<Event>, StoreError> {
+        self.look(|connection| {
+            // In the same snapshot: what was purged meanwhile must not be passed over in silence.
+            if !query.whole
+                && let Err(gone) = check_position(connection, query.after)?
+            {
+                return Ok(Err(gone));
             }
-        }
+            stretch(connection, query).map(Ok)
+        })?
     }
 
     fn ended(&self, state: State, before: Timestamp, limit: usize) -> Result<Vec<Saga>, StoreError> {
@@ -256,11 +288,25 @@ impl Reader for SqliteReader {
         queues: &[QueueName],
         after: Revision,
         through: Revision,
-        limit: usize,
-    ) -> Result<Vec<(Revision, Saga)>, StoreError> {
+        bounds: PageBounds,
+    ) -> Result<Stretch<(Revision, Saga)>, StoreError> {
         let queues = queue_filter(queues);
-        let found = self.look(|c| sagas(c, sql::STALE, params![after.0, through.0, queues, limit]))?;
-        Ok(found.into_iter().filter_map(|(_, saga)| Some((saga.reported_stale()?, saga))).collect())
+        let mut bytes = 0;
+        let (found, through) = self.look(|c| {
+            let through = if queues.is_some() {
+                window(c, sql::STALE_WINDOW, params![after.0, through.0, ROWS_PER_SNAPSHOT], through)?
+            } else {
+                through
+            };
+            // The saga that is too much is read, and not kept.
+            let found = sagas_while(c, sql::STALE, params![after.0, through.0, queues, bounds.sagas], |saga| {
+                bytes += weight(saga);
+                bytes <= bounds.bytes
+            })?;
+            Ok((found, through))
+        })?;
+        let found = found.into_iter().filter_map(|(_, saga)| Some((saga.reported_stale()?, saga)));
+        Ok(bounds.admitted(found, through))
     }
 
     fn counts(&self, moment: &Moment) -> Result<Vec<QueueCounts>, StoreError> {
@@ -269,11 +315,18 @@ impl Reader for SqliteReader {
         self.look(|connection| {
             let ready = self.ready(connection, moment.now)?;
             let mut all = Vec::new();
-            for (id, status) in queue_statuses(connection)? {
+            let mut statement = connection.prepare_cached(sql::QUEUES_BRIEF).map_err(rows_error)?;
+            let mut rows = statement.query([]).map_err(rows_error)?;
+            while let Some(row) = rows.next().map_err(rows_error)? {
+                let id: i64 = row.get(0).map_err(rows_error)?;
+                let name: String = row.get(1).map_err(rows_error)?;
+                let queue = QueueName::parse(&name).map_err(corrupt_queue)?;
+                let paused = row.get(2).map_err(rows_error)?;
                 let count = counted.remove(&id).unwrap_or_default();
                 let ready = ready.get(&id).copied().unwrap_or_default();
                 all.push(QueueCounts {
-                    status,
+                    queue,
+                    paused,
                     states: count.states(),
                     ready: ready.sagas,
                     stale: count.stale(),
@@ -284,16 +337,18 @@ impl Reader for SqliteReader {
         })
     }
 
-    fn queues(&self) -> Result<Vec<QueueStatus>, StoreError> {
-        self.look(|connection| Ok(queue_statuses(connection)?.into_iter().map(|(_, status)| status).collect()))
+    fn queues(&self, after: Option<&QueueName>, limit: usize) -> Result<Vec<QueueStatus>, StoreError> {
+        let found = self.look(|connection| queue_statuses(connection, after, limit))?;
+        Ok(found.into_iter().map(|(_, status)| status).collect())
     }
 
     fn backup(&self, path: &std::path::Path) -> Result<Revision, StoreError> {
         let unavailable = |error: rusqlite::Error| StoreError::Unavailable(format!("the backup failed: {error}"));
-        let mut copy = Connection::open(path).map_err(unavailable)?;
+        private_files::create_new(path).map_err(|e| StoreError::Unavailable(format!("the backup failed: {e}")))?;
+        let mut copy = connection::open(path).map_err(unavailable)?;
         // Not through the gate, which would be open for as long as the copy takes. One snapshot, or the copy would begin
         // anew with each commit; the log grows meanwhile.
-        let connection = self.pool.get().map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        let connection = self.backups.connect().map_err(unavailable)?;
         {
             let snapshot = connection.unchecked_transaction().map_err(unavailable)?;
             // It begins with its first read; without one, each step of the copy would take a snapshot of its own.
@@ -305,23 +360,31 @@ impl Reader for SqliteReader {
     }
 }
 
-/// All queues with their numbers.
-fn queue_statuses(connection: &Connection) -> Result<Vec<(i64, QueueStatus)>, RowsError> {
-    let corrupt = |e: crate::domain::ids::Malformed| RowsError::Corrupt(format!("a queue: {}", e.0));
+fn corrupt_queue(error: crate::domain::ids::Malformed) -> RowsError {
+    RowsError::Corrupt(format!("a queue: {}", error.0))
+}
+
+/// The queues behind one of them, in order of name, with their numbers: at most `limit`.
+pub(super) fn queue_statuses(
+    connection: &Connection,
+    after: Option<&QueueName>,
+    limit: usize,
+) -> Result<Vec<(i64, QueueStatus)>, RowsError> {
     let mut statement = connection.prepare_cached(sql::QUEUES).map_err(rows_error)?;
-    let mut rows = statement.query([]).map_err(rows_error)?;
+    // No name is empty.
+    let after = after.map_or("", QueueName::as_str);
+    let mut rows = statement.query(params![after, i64::try_from(limit).unwrap_or(i64::MAX)]).map_err(rows_error)?;
     let mut all = Vec::new();
     while let Some(row) = rows.next().map_err(rows_error)? {
         let name: String = row.get(0).map_err(rows_error)?;
         let actor: Option<String> = row.get(2).map_err(rows_error)?;
         let reason: String = row.get(3).map_err(rows_error)?;
-        let change_time: Option<i64> = row.get(4).map_err(rows_error)?;
         let status = QueueStatus {
-            queue: QueueName::parse(&name).map_err(corrupt)?,
+            queue: QueueName::parse(&name).map_err(corrupt_queue)?,
             paused: row.get(1).map_err(rows_error)?,
-            actor: actor.map(|actor| Actor::parse(&actor)).transpose().map_err(corrupt)?,
-            reason: Text::parse(&reason).map_err(corrupt)?,
-            change_time: change_time.map(Timestamp::from_micros),
+            actor: actor.map(|actor| Actor::stored(&actor)).transpose().map_err(corrupt_queue)?,
+            reason: Text::stored(&reason).map_err(corrupt_queue)?,
+            change_time: codec::column(row, 4).map_err(rows_error)?,
         };
         all.push((row.get(5).map_err(rows_error)?, status));
     }

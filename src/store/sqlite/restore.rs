@@ -10,13 +10,23 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::OptionalExtension;
 
-use crate::domain::{ids::Revision, time::Timestamp};
+use crate::{
+    domain::{
+        bounds::{NUMBERS_LEFT, REVISION_MAX},
+        ids::Revision,
+        time::Timestamp,
+    },
+    private_files,
+};
 
 use super::{
     check::{Report, check_file},
-    guard::{OpenError, make_database, open_error, partial, remove_database, take_directory},
+    codec::senseless,
+    connection,
+    guard::{OpenError, open_error, partial, remove_database, take_directory},
+    load::meta,
     sql,
 };
 
@@ -91,10 +101,14 @@ pub fn restore(copy: &Path, data: &Path, now: Timestamp) -> Result<Restored, Res
             return Err(refused);
         }
     };
-    let next_revision = jump(&partial, report.head, now).map_err(|e| open_error(&partial, &e))?;
-    File::open(&partial).and_then(|file| file.sync_all()).map_err(io(&partial))?;
-    std::fs::rename(&partial, &path).map_err(io(&path))?;
-    File::open(data).and_then(|directory| directory.sync_all()).map_err(io(data))?;
+    let next_revision = match jump(&partial, report.head, now) {
+        Ok(next) => next,
+        Err(error) => {
+            remove_database(&partial).map_err(io(&partial))?;
+            return Err(open_error(copy, &error).into());
+        }
+    };
+    private_files::rename_synced(&partial, &path).map_err(io(&path))?;
     Ok(Restored { report, next_revision })
 }
 
@@ -116,22 +130,25 @@ fn whole(partial: &Path, copy: &Path) -> Result<Report, RestoreError> {
 
 fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
     let mut source = File::open(from)?;
-    let mut target = make_database(to)?;
+    let mut target = private_files::create_new(to)?;
     io::copy(&mut source, &mut target).map(drop)
 }
 
 /// Lifts revisions above all that were given since the copy.
 fn jump(path: &Path, head: Revision, now: Timestamp) -> Result<Revision, rusqlite::Error> {
-    let connection = Connection::open(path)?;
+    let connection = connection::open(path)?;
     // No log beside the file: it is to be whole by itself until it has its name.
     connection.pragma_update(None, "journal_mode", "DELETE")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
-    let floor: i64 = connection.query_row(sql::META, ["revision_floor"], |row| row.get(0))?;
-    let last_event: Option<i64> = connection.query_row(sql::LAST_EVENT_TIME, [], |row| row.get(0)).optional()?;
-    let copied_at = Timestamp::from_micros(last_event.unwrap_or(BEFORE_ANY_COPY));
+    let floor: Revision = meta(&connection, "revision_floor")?;
+    let last_event = connection.query_row(sql::LAST_EVENT_TIME, [], |row| row.get(1)).optional()?;
+    let copied_at = last_event.unwrap_or(Timestamp::from_micros(BEFORE_ANY_COPY));
     // One more for each microsecond since then, which is more than a store gives: so a second restore from the same copy
     // lies above all that was given after the first.
-    let next = floor.max(head.0 + 1).saturating_add(JUMP).saturating_add(now.since(copied_at).micros());
+    let next = floor.max(head.after(1)).0.saturating_add(JUMP).saturating_add(now.since(copied_at).micros());
+    if next > REVISION_MAX - NUMBERS_LEFT {
+        return Err(senseless(format!("the next revision would be {next}, with too few left up to {REVISION_MAX}")));
+    }
     connection.execute(sql::RAISE_META, rusqlite::params!["revision_floor", next])?;
     // Not later, under its name: a switch that is cut off leaves a journal, which no look at the file gets past.
     connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -141,6 +158,8 @@ fn jump(path: &Path, head: Revision, now: Timestamp) -> Result<Revision, rusqlit
 
 #[cfg(test)]
 mod tests {
+    use rusqlite::Connection;
+
     use super::*;
     use crate::store::sqlite::open_rows;
 

@@ -6,32 +6,70 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::domain::{
     command::QueueStatus,
-    event::Event,
-    ids::{FencingToken, OwnerId, QueueName, Revision, SagaId, TaskId},
+    event::{Event, EventType},
+    ids::{FencingToken, QueueName, Revision, SagaId, TaskId},
     lease::LeasePurpose,
     saga::{Saga, State},
-    text::Kind,
+    text::Blob,
     time::Timestamp,
 };
 
 use super::{
     super::{
         query::SagaKey,
-        rows::{Candidate, Derived, Removed, RowId, Rows, RowsError, StoredAnswer},
+        rows::{Candidate, ContentBytes, Derived, Removed, RowId, Rows, RowsError, StoredAnswer},
         vitals::LogMeter,
     },
     cache::SagaCache,
     checkpoint::Checkpoints,
+    codec,
     codes::Coded,
     counts::Tally,
-    load::{self, events, json_array, rows_error},
+    files::Files,
+    load::{self, events, rows_error},
     shrink::Shrinking,
     sql,
+    statements::Statements,
 };
+
+/// A store that has been opened, not yet bound to the thread that writes.
+pub struct OpenedRows {
+    pub(super) connection: Connection,
+    pub(super) checkpoints: Checkpoints,
+    /// The place of the newest saga.
+    pub(super) last_row: i64,
+    pub(super) tally: Tally,
+    pub(super) files: Files,
+}
+
+impl OpenedRows {
+    /// What the log and its checkpoints are noted in.
+    pub(in crate::store) fn log_meter(&self) -> Arc<LogMeter> {
+        self.checkpoints.meter()
+    }
+
+    /// The rows, for use by this thread.
+    pub fn into_rows(self) -> SqliteRows {
+        let OpenedRows { connection, checkpoints, last_row, tally, files } = self;
+        connection.set_prepared_statement_cache_capacity(64);
+        SqliteRows {
+            statements: Statements::of(connection),
+            checkpoints,
+            next_row: last_row + 1,
+            queues: HashMap::new(),
+            new_queues: Vec::new(),
+            began_at_row: last_row + 1,
+            cache: SagaCache::default(),
+            tally,
+            shrinking: Shrinking::default(),
+            files,
+        }
+    }
+}
 
 /// SQLite as the engine sees it.
 pub struct SqliteRows {
-    connection: Connection,
+    statements: Statements,
     checkpoints: Checkpoints,
     /// The next saga's place.
     next_row: i64,
@@ -43,36 +81,20 @@ pub struct SqliteRows {
     cache: SagaCache,
     tally: Tally,
     shrinking: Shrinking,
+    files: Files,
 }
 
 impl SqliteRows {
-    /// The rows behind a writing connection, whose newest saga has place `last_row`.
-    pub(super) fn new(connection: Connection, checkpoints: Checkpoints, last_row: i64, tally: Tally) -> Self {
-        connection.set_prepared_statement_cache_capacity(64);
-        SqliteRows {
-            connection,
-            checkpoints,
-            next_row: last_row + 1,
-            queues: HashMap::new(),
-            new_queues: Vec::new(),
-            began_at_row: last_row + 1,
-            cache: SagaCache::default(),
-            tally,
-            shrinking: Shrinking::default(),
-        }
-    }
-
-    /// What the log and its checkpoints are noted in.
-    pub(in crate::store) fn log_meter(&self) -> Arc<LogMeter> {
-        self.checkpoints.meter()
-    }
-
     pub(super) fn execute(&self, sql: &'static str, params: impl rusqlite::Params) -> Result<usize, RowsError> {
-        self.connection.prepare_cached(sql).and_then(|mut s| s.execute(params)).map_err(rows_error)
+        self.statements.execute(sql, params).map_err(rows_error)
+    }
+
+    fn connection(&self) -> &Connection {
+        self.statements.connection()
     }
 
     fn exists(&self, sql: &'static str, key: &str) -> Result<bool, RowsError> {
-        self.connection.prepare_cached(sql).and_then(|mut s| s.exists([key])).map_err(rows_error)
+        self.connection().prepare_cached(sql).and_then(|mut s| s.exists([key])).map_err(rows_error)
     }
 
     /// A queue's number, if it is stored.
@@ -81,7 +103,7 @@ impl SqliteRows {
             return Ok(Some(*id));
         }
         let found = self
-            .connection
+            .connection()
             .prepare_cached(sql::QUEUE_ID)
             .and_then(|mut s| s.query_row([name.as_str()], |row| row.get::<_, i64>(0)).optional());
         let found = found.map_err(rows_error)?;
@@ -96,22 +118,14 @@ impl SqliteRows {
             return Ok(id);
         }
         self.execute(sql::INSERT_QUEUE, [name.as_str()])?;
-        let id = self.connection.last_insert_rowid();
+        let id = self.connection().last_insert_rowid();
         self.queues.insert(name.clone(), id);
         self.new_queues.push(name.clone());
         Ok(id)
     }
 
     fn read(&self, id: RowId) -> Result<Option<Saga>, RowsError> {
-        Ok(load::one_saga(&self.connection, sql::SAGA_BY_ROW, id.0)?.map(|(_, saga)| saga))
-    }
-
-    fn candidates(&self, sql: &'static str, params: impl rusqlite::Params) -> Result<Vec<Candidate>, RowsError> {
-        let mut statement = self.connection.prepare_cached(sql).map_err(rows_error)?;
-        let found = statement
-            .query_map(params, |row| Ok(Candidate { priority: row.get(0)?, id: RowId(row.get(1)?) }))
-            .and_then(Iterator::collect);
-        found.map_err(rows_error)
+        Ok(load::one_saga(self.statements.connection(), sql::SAGA_BY_ROW, id.0)?.map(|(_, saga)| saga))
     }
 }
 
@@ -123,11 +137,20 @@ impl Rows for SqliteRows {
     }
 
     fn commit(&mut self) -> Result<(), RowsError> {
-        self.tally.store_if_due(&self.connection)?;
+        self.tally.store_if_due(self.statements.connection())?;
         self.execute("COMMIT", [])?;
         self.tally.commit();
         self.new_queues.clear();
-        Ok(())
+        // Behind the commit, so that nothing is acknowledged that was written to a file which is gone.
+        self.files.are_in_place()
+    }
+
+    fn judge(&self, error: RowsError) -> RowsError {
+        match error {
+            RowsError::Unwritten(what) if !self.files.lack_room() => RowsError::Broken(what),
+            RowsError::Unwritten(_) => RowsError::Full,
+            RowsError::Full | RowsError::Corrupt(_) | RowsError::Broken(_) | RowsError::Gone(_) => error,
+        }
     }
 
     fn rollback(&mut self) -> Result<(), RowsError> {
@@ -138,35 +161,40 @@ impl Rows for SqliteRows {
             self.queues.remove(&queue);
         }
         // Some errors, a full disk among them, have rolled it back already.
-        if self.connection.is_autocommit() { Ok(()) } else { self.execute("ROLLBACK", []).map(drop) }
+        if self.connection().is_autocommit() { Ok(()) } else { self.execute("ROLLBACK", []).map(drop) }
     }
 
     fn maintain(&mut self, idle: bool) -> Result<(), RowsError> {
-        self.checkpoints.keep_bounded(&self.connection, idle)
+        // An idle store notices it, too.
+        self.files.are_in_place()?;
+        self.checkpoints.keep_bounded(self.statements.connection(), idle)
     }
 
     fn shrink(&mut self) -> Result<bool, RowsError> {
         // What a long read keeps in the log is not added to; it may take long, so this is seen only now and then.
-        match self.checkpoints.is_held(&self.connection) {
+        match self.checkpoints.is_held(self.statements.connection()) {
             Ok(false) => {}
             Ok(true) | Err(RowsError::Full) => return Ok(false),
             Err(other) => return Err(other),
         }
-        self.shrinking.step(&self.connection)
+        match self.shrinking.step(self.statements.connection()).map_err(|error| self.judge(error)) {
+            Err(RowsError::Full) => Ok(false),
+            done => done,
+        }
     }
 
     fn reserve_revisions(&mut self, through: Revision) -> Result<bool, RowsError> {
         self.execute(sql::RAISE_META, params!["revision_floor", through.0])?;
-        self.checkpoints.restart(&self.connection)
+        self.checkpoints.restart(self.statements.connection())
     }
 
     fn close(&mut self, next: Revision, now: Timestamp) -> Result<(), RowsError> {
         self.begin()?;
         self.execute(sql::RAISE_META, params!["last_time", now.micros()])?;
         self.execute(sql::SET_META, params!["revision_floor", next.0])?;
-        self.tally.store(&self.connection)?;
+        self.tally.store(self.statements.connection())?;
         self.commit()?;
-        self.checkpoints.restart(&self.connection).map(drop)
+        self.checkpoints.restart(self.statements.connection()).map(drop)
     }
 
     fn find(&mut self, key: &SagaKey) -> Result<Option<(RowId, Saga)>, RowsError> {
@@ -179,7 +207,7 @@ impl Rows for SqliteRows {
             // It was purged.
             self.cache.forget_place(task_id);
         }
-        let found = load::find(&self.connection, key)?;
+        let found = load::find(self.statements.connection(), key)?;
         if let Some((id, saga)) = &found {
             self.cache.keep(*id, saga);
         }
@@ -200,6 +228,17 @@ impl Rows for SqliteRows {
             self.cache.keep(id, saga);
         }
         Ok(read)
+    }
+
+    fn load_brief(&mut self, id: RowId, compensations: bool) -> Result<Option<(Saga, ContentBytes)>, RowsError> {
+        load::brief_saga(self.statements.connection(), id, compensations)
+    }
+
+    fn payload(&mut self, id: RowId) -> Result<Option<Blob>, RowsError> {
+        let mut statement = self.connection().prepare_cached(sql::PAYLOAD_BY_ROW).map_err(rows_error)?;
+        let found = statement.query_row([id.0], |row| row.get::<_, Vec<u8>>(0)).optional().map_err(rows_error)?;
+        let parsed = found.map(|payload| Blob::parse(payload.into())).transpose();
+        parsed.map_err(|e| RowsError::Corrupt(format!("row {}, column payload: {}", id.0, e.0)))
     }
 
     fn taken(&mut self, task_id: &TaskId, saga_id: &SagaId) -> Result<Option<&'static str>, RowsError> {
@@ -249,42 +288,39 @@ impl Rows for SqliteRows {
         self.insert_event(id, event)
     }
 
-    fn events_of_lease(&mut self, id: RowId, token: FencingToken) -> Result<Vec<Event>, RowsError> {
-        let mut statement = self.connection.prepare_cached(sql::EVENTS_OF_LEASE).map_err(rows_error)?;
-        events(&mut statement, [id.0, token.0])
+    fn ends_of_lease(&mut self, id: RowId, token: FencingToken, newest: usize) -> Result<Vec<Event>, RowsError> {
+        let mut statement = self.connection().prepare_cached(sql::EVENT_OF_SAGA).map_err(rows_error)?;
+        let mut found = events(&mut statement, [id.0, token.0])?;
+        let mut statement = self.connection().prepare_cached(sql::LEASE_ENDED_BY_HOLDER).map_err(rows_error)?;
+        let tried = EventType::CompensationSettled.code();
+        found.extend(events(&mut statement, params![id.0, token.0, newest, tried])?);
+        Ok(found)
     }
 
-    fn reserved(&mut self, owner: &OwnerId, queue: &QueueName) -> Result<Vec<Candidate>, RowsError> {
+    fn ready(&mut self, purpose: LeasePurpose, queue: &QueueName, limit: usize) -> Result<Vec<Candidate>, RowsError> {
         let Some(queue) = self.queue(queue)? else { return Ok(Vec::new()) };
-        self.candidates(sql::RESERVED, params![owner.as_str(), queue])
-    }
-
-    fn ready(
-        &mut self,
-        purpose: LeasePurpose,
-        queue: &QueueName,
-        kinds: &[Kind],
-        limit: usize,
-    ) -> Result<Vec<Candidate>, RowsError> {
-        let Some(queue) = self.queue(queue)? else { return Ok(Vec::new()) };
-        if kinds.is_empty() {
-            return self.candidates(sql::READY, params![purpose.code(), queue, limit]);
-        }
-        let kinds = json_array(kinds.iter().map(Kind::as_str));
-        self.candidates(sql::READY_OF_KINDS, params![purpose.code(), queue, limit, kinds])
+        let mut statement = self.connection().prepare_cached(sql::READY).map_err(rows_error)?;
+        let found = statement
+            .query_map(params![purpose.code(), queue, limit], |row| {
+                Ok(Candidate { priority: codec::column(row, 1)?, id: codec::column(row, 0)? })
+            })
+            .and_then(Iterator::collect);
+        found.map_err(rows_error)
     }
 
     fn answer(&mut self, id: &[u8; 16]) -> Result<Option<StoredAnswer>, RowsError> {
-        let mut statement = self.connection.prepare_cached(sql::ANSWER).map_err(rows_error)?;
+        let mut statement = self.connection().prepare_cached(sql::ANSWER).map_err(rows_error)?;
         let found = statement
-            .query_row([&id[..]], |row| Ok((row.get::<_, [u8; 16]>(0)?, row.get(1)?, row.get::<_, String>(2)?)))
+            .query_row([&id[..]], |row| {
+                Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, Timestamp>(1)?, row.get::<_, String>(2)?))
+            })
             .optional()
             .map_err(rows_error)?;
         let Some((digest, time, sagas)) = found else { return Ok(None) };
         let sagas: Vec<(i64, Option<i64>)> =
             serde_json::from_str(&sagas).map_err(|e| RowsError::Corrupt(format!("a stored answer: {e}")))?;
         let sagas = sagas.into_iter().map(|(id, token)| (RowId(id), token.map(FencingToken))).collect();
-        Ok(Some(StoredAnswer { digest, time: Timestamp::from_micros(time), sagas }))
+        Ok(Some(StoredAnswer { digest, time, sagas }))
     }
 
     fn keep_answer(&mut self, id: &[u8; 16], answer: &StoredAnswer) -> Result<(), RowsError> {
@@ -297,6 +333,10 @@ impl Rows for SqliteRows {
 
     fn forget_answers(&mut self, before: Timestamp, limit: usize) -> Result<usize, RowsError> {
         self.execute(sql::FORGET_ANSWERS, params![before.micros(), limit])
+    }
+
+    fn knows_queue(&mut self, queue: &QueueName) -> Result<bool, RowsError> {
+        Ok(self.queue(queue)?.is_some())
     }
 
     fn set_paused(&mut self, status: &QueueStatus) -> Result<(), RowsError> {
@@ -312,7 +352,7 @@ impl Rows for SqliteRows {
     }
 
     fn purgeable(&mut self, states: &[State], before: Timestamp, limit: usize) -> Result<Vec<RowId>, RowsError> {
-        let mut statement = self.connection.prepare_cached(sql::PURGEABLE).map_err(rows_error)?;
+        let mut statement = self.connection().prepare_cached(sql::PURGEABLE).map_err(rows_error)?;
         let mut found = Vec::new();
         // State by state, so that those of one which is kept for ever are not looked at each time.
         for state in states {
@@ -327,17 +367,17 @@ impl Rows for SqliteRows {
     }
 
     fn count_events(&mut self, id: RowId) -> Result<usize, RowsError> {
-        let mut statement = self.connection.prepare_cached(sql::COUNT_EVENTS).map_err(rows_error)?;
+        let mut statement = self.connection().prepare_cached(sql::COUNT_EVENTS).map_err(rows_error)?;
         statement.query_row([id.0], |row| row.get(0)).map_err(rows_error)
     }
 
     fn remove(&mut self, id: RowId) -> Result<Removed, RowsError> {
         let newest = {
-            let mut statement = self.connection.prepare_cached(sql::COUNT_EVENTS).map_err(rows_error)?;
+            let mut statement = self.connection().prepare_cached(sql::COUNT_EVENTS).map_err(rows_error)?;
             statement.query_row([id.0], |row| row.get(1).map(Revision)).map_err(rows_error)?
         };
         let (queue, state) = {
-            let mut statement = self.connection.prepare_cached(sql::COUNTED_AS).map_err(rows_error)?;
+            let mut statement = self.connection().prepare_cached(sql::COUNTED_AS).map_err(rows_error)?;
             statement.query_row([id.0], |row| Ok((row.get(0)?, row.get(1)?))).map_err(rows_error)?
         };
         self.tally.removed(queue, state);

@@ -49,6 +49,18 @@ pub const SAGA_BY_TASK: &str = whole_saga!("WHERE s.task_id = ?1");
 pub const SAGA_BY_SAGA: &str = whole_saga!("WHERE s.saga_id = ?1");
 pub const SAGA_BY_ROW: &str = whole_saga!("WHERE s.id = ?1");
 
+/// A saga without its contents, and how large they are, which SQLite tells without reading them.
+pub const BRIEF_BY_ROW: &str = concat!(
+    saga_columns!(
+        "x''",
+        "x''",
+        "x''",
+        "length(s.payload) AS payload_bytes, length(w.progress) + length(w.result) AS outcome_bytes"
+    ),
+    "WHERE s.id = ?1"
+);
+pub const PAYLOAD_BY_ROW: &str = "SELECT payload FROM saga WHERE id = ?1";
+
 pub const TASK_TAKEN: &str = "SELECT 1 FROM saga WHERE task_id = ?1";
 pub const SAGA_TAKEN: &str = "SELECT 1 FROM saga WHERE saga_id = ?1";
 
@@ -94,7 +106,13 @@ pub const UPDATE_RESULT: &str = "UPDATE work SET result = ?2 WHERE id = ?1";
 pub const INSERT_EVENT: &str = "INSERT INTO event (revision, saga, time, kind, from_state, to_state, token, mark, \
      owner, expire_time, cause, actor, reason, details) \
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
-pub const EVENTS_OF_LEASE: &str = events!("WHERE e.saga = ?1 AND e.token = ?2 ORDER BY e.revision");
+pub const EVENT_OF_SAGA: &str = events!("WHERE e.saga = ?1 AND e.revision = ?2");
+/// Looks at no more of the saga's newest events than it is told to. Those of kind ?4 can be many and large, and end no lease.
+pub const LEASE_ENDED_BY_HOLDER: &str = events!(
+    "WHERE e.revision = (SELECT revision FROM (SELECT revision, kind, token, details FROM event \
+     WHERE saga = ?1 AND revision > ?2 ORDER BY revision DESC LIMIT ?3) \
+     WHERE token = ?2 AND kind <> ?4 AND instr(details, '\"ended_by\"') > 0 LIMIT 1)"
+);
 pub const EVENTS_OF_TASK: &str = events!(
     "WHERE e.saga = (SELECT id FROM saga WHERE task_id = ?1) AND e.revision > ?2 AND e.revision <= ?3 \
      AND (?5 = 0 OR e.mark > 0) AND (?6 IS NULL OR q.name IN (SELECT value FROM json_each(?6))) \
@@ -108,23 +126,27 @@ pub const EVENTS_MARKED: &str = events!(
     "WHERE e.mark > 0 AND e.revision > ?1 AND e.revision <= ?2 \
      AND (?3 IS NULL OR q.name IN (SELECT value FROM json_each(?3))) ORDER BY e.revision LIMIT ?4"
 );
-/// Where a bounded stretch of the history ends.
+/// Where a bounded stretch of the history ends, of each sort.
 pub const EVENTS_WINDOW: &str =
     "SELECT revision FROM event WHERE revision > ?1 AND revision <= ?2 ORDER BY revision LIMIT 1 OFFSET ?3";
+pub const EVENTS_MARKED_WINDOW: &str = "SELECT revision FROM event WHERE mark > 0 AND revision > ?1 AND revision <= ?2 \
+     ORDER BY revision LIMIT 1 OFFSET ?3";
+pub const EVENTS_OF_TASK_WINDOW: &str = "SELECT revision FROM event WHERE saga = (SELECT id FROM saga WHERE task_id = ?4) \
+     AND revision > ?1 AND revision <= ?2 ORDER BY revision LIMIT 1 OFFSET ?3";
+pub const STALE_WINDOW: &str = "SELECT expired_revision FROM work WHERE expired_revision > ?1 AND expired_revision <= ?2 \
+     ORDER BY expired_revision LIMIT 1 OFFSET ?3";
 
-pub const RESERVED: &str =
-    "SELECT priority, id FROM work WHERE assignee = ?1 AND queue = ?2 ORDER BY priority DESC, id";
 /// `ready > 0` says nothing new, but without it SQLite does not see that the index has every row with `ready = ?1`.
 pub const READY: &str =
-    "SELECT priority, id FROM work WHERE ready = ?1 AND ready > 0 AND queue = ?2 ORDER BY priority DESC, id LIMIT ?3";
-pub const READY_OF_KINDS: &str = "SELECT priority, id FROM work WHERE ready = ?1 AND ready > 0 AND queue = ?2 AND NOT EXISTS ( \
-     SELECT 1 FROM compensation c WHERE c.saga = work.id AND c.state IN (1, 3) \
-     AND c.kind NOT IN (SELECT value FROM json_each(?4))) ORDER BY priority DESC, id LIMIT ?3";
+    "SELECT id, priority FROM work WHERE ready = ?1 AND ready > 0 AND queue = ?2 ORDER BY priority DESC, id LIMIT ?3";
 
 pub const QUEUE_ID: &str = "SELECT id FROM queue WHERE name = ?1";
+pub const QUEUE_BY_ID: &str = "SELECT 1 FROM queue WHERE id = ?1";
 pub const INSERT_QUEUE: &str = "INSERT INTO queue (name) VALUES (?1)";
 pub const SET_PAUSED: &str = "UPDATE queue SET paused = ?2, actor = ?3, reason = ?4, change_time = ?5 WHERE name = ?1";
-pub const QUEUES: &str = "SELECT name, paused, actor, reason, change_time, id FROM queue ORDER BY name";
+pub const QUEUES: &str =
+    "SELECT name, paused, actor, reason, change_time, id FROM queue WHERE name > ?1 ORDER BY name LIMIT ?2";
+pub const QUEUES_BRIEF: &str = "SELECT id, name, paused FROM queue ORDER BY name";
 pub const PAUSED: &str = "SELECT name FROM queue WHERE paused = 1";
 
 pub const ANSWER: &str = "SELECT digest, time, sagas FROM answer WHERE request_id = ?1";
@@ -156,10 +178,19 @@ pub const GAP_AT: &str = "SELECT 1 FROM (SELECT through FROM gap WHERE after_rev
      ORDER BY after_revision DESC LIMIT 1) WHERE through >= ?1";
 
 pub const HEAD: &str = "SELECT coalesce(max(revision), 0) FROM event";
-pub const LAST_EVENT_TIME: &str = "SELECT time FROM event ORDER BY revision DESC LIMIT 1";
-pub const LAST_HEARTBEAT_TIME: &str = "SELECT max(lease_heartbeat) FROM work WHERE state < 5";
+pub const LAST_EVENT_TIME: &str = "SELECT revision, time FROM event ORDER BY revision DESC LIMIT 1";
+/// With the row that has it; of an empty store, nothing twice.
+pub const LAST_HEARTBEAT_TIME: &str = "SELECT id, max(lease_heartbeat) AS lease_heartbeat FROM work WHERE state < 5";
 pub const LAST_ROW: &str = "SELECT coalesce(max(id), 0) FROM saga";
-pub const DUE: &str = "SELECT id, due_at, due_since FROM work WHERE due_at IS NOT NULL";
+pub const FIRST_ROW: &str = "SELECT min(id) FROM saga";
+pub const DUE: &str = "SELECT id, due_at, due_since, queue, state FROM work WHERE due_at IS NOT NULL";
+pub const QUEUE_NAMES: &str = "SELECT id, name FROM queue";
+/// What waits to be compensated, with a row for each pending kind, and what is reserved and not delayed: what is due to it
+/// next lies behind its delay.
+pub const READY_TO_COMPENSATE: &str = "SELECT w.id, w.priority, w.queue, c.kind FROM work w \
+     LEFT JOIN compensation c ON c.saga = w.id AND c.state IN (1, 3) WHERE w.ready = 2 AND w.ready > 0";
+pub const RESERVED: &str = "SELECT id, priority, queue, assignee FROM work \
+     WHERE assignee IS NOT NULL AND (not_before IS NULL OR not_before < due_at)";
 
 /// What is counted once in a store's life, and by the verification.
 pub const SCANNED_COUNTS: &str = "SELECT queue, state, count(*) FROM work GROUP BY queue, state";
@@ -197,10 +228,17 @@ pub const VACUUM: &str = "VACUUM";
 pub const GIVE_BACK: &str = "PRAGMA incremental_vacuum(64)";
 pub const AUTO_VACUUM: &str = "PRAGMA auto_vacuum";
 
+/// Everything that a database says it is made of.
+pub const SCHEMA: &str = "SELECT type, name, tbl_name, sql FROM sqlite_schema";
+
 /// Verification: SQLite's own, and what it does not know.
 pub const INTEGRITY_CHECK: &str = "PRAGMA integrity_check(100)";
 pub const FOREIGN_KEY_CHECK: &str = "PRAGMA foreign_key_check";
 pub const SAGAS_WITHOUT_WORK: &str = "SELECT id FROM saga WHERE id NOT IN (SELECT id FROM work)";
+pub const WORK_UNLIKE_SAGA: &str = "SELECT s.id, s.task_id, w.queue <> s.queue FROM saga s JOIN work w ON w.id = s.id \
+     WHERE w.queue <> s.queue OR w.priority <> s.priority";
+pub const GAPS: &str = "SELECT after_revision, through FROM gap";
+pub const ANSWER_TIMES: &str = "SELECT n, time FROM answer";
 pub const EVENTS_IN_GAPS: &str =
     "SELECT e.revision FROM gap g JOIN event e ON e.revision > g.after_revision AND e.revision <= g.through";
 pub const EVENTS_OUT_OF_TIME: &str = "SELECT revision FROM (SELECT revision, time, lag(time) OVER (ORDER BY revision) \

@@ -4,12 +4,10 @@
 
 use std::path::Path;
 
-use rusqlite::Connection;
-
 use super::{
-    SCHEMA_VERSION,
+    SCHEMA_VERSION, connection,
     guard::{Found, OpenError, inspect, open_error, refuse_unrestored, take_directory},
-    sql,
+    schema, sql,
 };
 
 /// What came of it.
@@ -34,29 +32,34 @@ pub fn vacuum(data: &Path) -> Result<Vacuumed, OpenError> {
     let _lock = take_directory(data)?;
     refuse_unrestored(data)?;
     let unusable = |what: String| OpenError::Unusable { path: path.clone(), what };
-    match inspect(&path)? {
+    let found = inspect(&path)?;
+    match found {
         Found::Ours(version) if version == SCHEMA_VERSION => {}
         Found::Ours(_) => return Err(unusable("it is of an older version: start the daemon on it once".into())),
         Found::Nothing => return Err(unusable("there is no store in it".into())),
     }
     let size = || path.metadata().map(|metadata| metadata.len()).map_err(|e| unusable(e.to_string()));
     let before = size()?;
-    write_anew(&path).map_err(|error| open_error(&path, &error))?;
+    write_anew(&path, found)?;
     Ok(Vacuumed { before, after: size()? })
 }
 
-fn write_anew(path: &Path) -> Result<(), rusqlite::Error> {
-    let connection = Connection::open(path)?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
-    connection.execute_batch(sql::VACUUM)?;
-    connection.query_row(sql::CHECKPOINT_TRUNCATE, [], |_| Ok(()))?;
-    connection.close().map_err(|(_, error)| error)
+fn write_anew(path: &Path, found: Found) -> Result<(), OpenError> {
+    let failed = |error: rusqlite::Error| open_error(path, &error);
+    let connection = connection::open(path).map_err(failed)?;
+    schema::verify(&connection, path, found)?;
+    for (name, value) in [("journal_mode", "WAL"), ("synchronous", "FULL"), ("auto_vacuum", "INCREMENTAL")] {
+        connection.pragma_update(None, name, value).map_err(failed)?;
+    }
+    connection.execute_batch(sql::VACUUM).map_err(failed)?;
+    connection.query_row(sql::CHECKPOINT_TRUNCATE, [], |_| Ok(())).map_err(failed)?;
+    connection.close().map_err(|(_, error)| failed(error))
 }
 
 #[cfg(test)]
 mod tests {
+    use rusqlite::Connection;
+
     use super::super::open_rows;
     use super::*;
 

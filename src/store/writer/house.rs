@@ -3,6 +3,7 @@
 
 use crate::{
     domain::{bounds::ABSENCE, lease::Absence, time::Span},
+    mutants::{self, Mutant},
     store::rows::{Rows, RowsError},
 };
 
@@ -19,6 +20,7 @@ impl<R: Rows> Writer<R> {
     /// What is to be done between transactions.
     pub(super) fn keep_house(&mut self) -> Result<(), RowsError> {
         let done = self.engine.rows.maintain(self.inbox.is_empty()).and_then(|()| self.reserve_more());
+        let done = done.map_err(|error| self.engine.rows.judge(error));
         if done == Err(RowsError::Full) {
             self.disk_is_full(true);
             return Ok(());
@@ -63,8 +65,8 @@ impl<R: Rows> Writer<R> {
         Ok(())
     }
 
-    /// After the coordinator was away, leases that wait for their heartbeat get their grace.
-    pub(super) fn notice_absence(&mut self) {
+    /// Tells that the writer is there, and looks whether the wall clock was stepped.
+    pub(super) fn begin_turn(&mut self) {
         let now = self.shared.clock.now();
         let meter = &self.shared.meter;
         meter.turned(now);
@@ -72,6 +74,16 @@ impl<R: Rows> Writer<R> {
             && let Some(step) = meter.compare_clocks(now, self.shared.clock.utc())
         {
             tracing::warn!(step_ms = step / 1000, "the machine's wall clock was stepped; leases don't depend on it");
+        }
+        self.notice_absence();
+    }
+
+    /// After the coordinator was away, leases that wait for their heartbeat get their grace.
+    pub(super) fn notice_absence(&mut self) {
+        let now = self.shared.clock.now();
+        let meter = &self.shared.meter;
+        if mutants::on(Mutant::AbsenceUnnoticed) {
+            self.last_able = now;
         }
         let away = now.since(self.last_able);
         if away > ABSENCE && !self.disk_was_full {
@@ -88,7 +100,11 @@ impl<R: Rows> Writer<R> {
 
     /// Whether the disk, once full, takes a write again.
     pub(super) fn has_room(&mut self) -> Result<bool, RowsError> {
-        match self.engine.rows.reserve_revisions(self.reserved) {
+        if mutants::on(Mutant::FullForEver) {
+            return Ok(false);
+        }
+        let reserved = self.engine.rows.reserve_revisions(self.reserved);
+        match reserved.map_err(|error| self.engine.rows.judge(error)) {
             Ok(_) => {
                 tracing::info!("the disk has room again");
                 self.disk_is_full(false);

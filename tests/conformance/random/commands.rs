@@ -9,7 +9,7 @@ use sagad::domain::{
     lease::{LeasePurpose, Standing},
     policy::{FailureAction, Policy, StaleAction},
     saga::{Saga, State},
-    text::Text,
+    text::{Blob, Text},
     time::Span,
 };
 
@@ -36,6 +36,7 @@ pub fn command(dice: &mut Dice, known: &[Option<Saga>]) -> Command {
         8 => Command::SetPaused(SetPaused {
             queue: queue(dice.word(&QUEUES)),
             paused: dice.once_in(2),
+            must_exist: dice.once_in(3),
             actor: actor("op"),
             reason: text(dice.word(&["", "rollout"])),
         }),
@@ -43,6 +44,10 @@ pub fn command(dice: &mut Dice, known: &[Option<Saga>]) -> Command {
         10..=14 => change(dice, |dice, _| Verb::Free(free(dice)), known),
         _ => change(dice, held, known),
     }
+}
+
+fn progress(dice: &mut Dice) -> Option<Blob> {
+    dice.once_in(3).then(|| blob(dice.word(&["", "half", "most"])))
 }
 
 fn creations(dice: &mut Dice) -> Vec<Creation> {
@@ -127,10 +132,21 @@ fn purge(dice: &mut Dice) -> Purge {
 
 fn change(dice: &mut Dice, verb: impl FnOnce(&mut Dice, Option<&Saga>) -> Verb, known: &[Option<Saga>]) -> Command {
     let held: Vec<_> = (0..TASKS).filter(|n| known[*n].as_ref().is_some_and(is_held)).collect();
-    // Mostly one that somebody is at work on: the others refuse nearly everything.
-    let n = if held.is_empty() || dice.once_in(3) { dice.below(TASKS) } else { *dice.pick(&held) };
+    let waiting: Vec<_> = (0..TASKS).filter(|n| known[*n].as_ref().is_some_and(is_waiting)).collect();
+    // Mostly one that somebody is at work on, or that waits: the others refuse nearly everything.
+    let n = match dice.below(6) {
+        0 | 1 => dice.below(TASKS),
+        2 if !waiting.is_empty() => *dice.pick(&waiting),
+        _ if !held.is_empty() => *dice.pick(&held),
+        _ => dice.below(TASKS),
+    };
     let verb = verb(dice, known[n].as_ref());
     Command::Change(Change { task_id: task(&name(n)), verb })
+}
+
+/// Reserved, or delayed.
+fn is_waiting(saga: &Saga) -> bool {
+    saga.reservation.is_some() || saga.not_before.is_some()
 }
 
 fn is_held(saga: &Saga) -> bool {
@@ -139,7 +155,7 @@ fn is_held(saga: &Saga) -> bool {
 
 fn free(dice: &mut Dice) -> FreeVerb {
     let (actor, reason) = (actor("op"), text(dice.word(&["why", "because"])));
-    match dice.below(10) {
+    match dice.below(11) {
         0 => FreeVerb::Dispatch { assignee: owner(dice.word(&OWNERS)), ttl: dice.span(), actor, reason },
         1..=4 => FreeVerb::Claim {
             owner: owner(dice.word(&OWNERS)),
@@ -155,6 +171,7 @@ fn free(dice: &mut Dice) -> FreeVerb {
             FreeVerb::Recover { decision: *dice.pick(&all), actor, reason, token, validate_only: dice.once_in(4) }
         }
         8 => FreeVerb::RequestCancel { actor, reason, revoke_lease: dice.once_in(2) },
+        9 => FreeVerb::RevokeLease { token: FencingToken(1 + dice.below(50) as i64), actor, reason },
         _ => {
             let terminal_reason = dice.once_in(2).then(|| text(dice.word(&["", "amended"])));
             let details = if dice.once_in(2) { labels(&[("k", "v")]) } else { labels(&[]) };
@@ -178,16 +195,20 @@ fn held(dice: &mut Dice, saga: Option<&Saga>) -> Verb {
     }
     let reason = text(dice.word(&["", "why"]));
     let verb = match dice.below(14) {
-        0..=2 => HeldVerb::Heartbeat {
-            ttl: dice.once_in(2).then(|| dice.span()),
-            progress: dice.once_in(3).then(|| blob(dice.word(&["", "half", "most"]))),
+        0..=2 => HeldVerb::Heartbeat { ttl: dice.once_in(2).then(|| dice.span()), progress: progress(dice) },
+        3 => HeldVerb::Release {
+            delay: if dice.once_in(2) { dice.span() } else { Span::ZERO },
+            reason,
+            progress: progress(dice),
         },
-        3 => HeldVerb::Release { delay: if dice.once_in(2) { dice.span() } else { Span::ZERO }, reason },
         4 => HeldVerb::RegisterCompensation { compensations: compensations(dice) },
-        5 => HeldVerb::Complete { result: blob(dice.word(&["", "result"])), reason },
-        6 | 7 => {
-            HeldVerb::Fail { reason: text("broken"), compensations: compensations(dice), retryable: dice.once_in(2) }
-        }
+        5 => HeldVerb::Complete { result: blob(dice.word(&["", "result"])), reason, progress: progress(dice) },
+        6 | 7 => HeldVerb::Fail {
+            reason: text("broken"),
+            compensations: compensations(dice),
+            retryable: dice.once_in(2),
+            progress: progress(dice),
+        },
         8..=10 => HeldVerb::RecordCompensation {
             position: dice.below(4) as u32,
             outcome: *dice.pick(&[CompensationOutcome::Done, CompensationOutcome::Done, CompensationOutcome::Failed]),

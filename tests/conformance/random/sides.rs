@@ -16,6 +16,7 @@ use sagad::{
         post::Reply,
         rows::{Opening, Rows},
         sqlite,
+        sweep::SweepBudget,
         waiters::{Waiter, Waiters},
     },
 };
@@ -67,7 +68,7 @@ impl Disk for SqliteDisk {
 
     fn open(&self) -> (Self::Rows, Opening, Box<dyn Reader>) {
         let (rows, opening, gate) = sqlite::open_rows(&self.path(), 1 << 20).unwrap();
-        (rows, opening, Box::new(sqlite::open_reader(&self.path(), 2, gate).unwrap()))
+        (rows.into_rows(), opening, Box::new(sqlite::open_reader(&self.path(), 2, gate).unwrap()))
     }
 }
 
@@ -98,7 +99,8 @@ impl<D: Disk> Side<D> {
         let (mut rows, mut opening, reader) = self.disk.open();
         assert!(rows.reserve_revisions(opening.next_revision.after(RESERVE)).unwrap());
         self.open = Some(Open { engine: Engine::new(rows, opening.clone(), absence), reader });
-        opening.due.sort_by_key(|(id, _)| *id);
+        opening.due.sort_by_key(|due| due.id);
+        opening.ready.sort_by_key(|(id, _)| *id);
         opening.paused.sort();
         opening
     }
@@ -115,26 +117,36 @@ impl<D: Disk> Side<D> {
         &*self.open.as_ref().unwrap().reader
     }
 
-    pub fn begin(&mut self) {
-        self.engine_mut().begin().unwrap();
+    pub fn begin(&mut self, budget: usize) {
+        self.engine_mut().begin_with(SweepBudget::of_cost(budget)).unwrap();
     }
 
     pub fn execute(&mut self, request: &Request, now: Timestamp) -> Executed {
         let outcome = self.engine_mut().execute(request, now).unwrap();
-        let is_to_wait = self.engine_mut().is_to_wait(request, &outcome, now).unwrap();
-        let outcome = match &request.command {
-            Command::ClaimNext(wish) if is_to_wait => {
+        let until = self.engine_mut().held_until(request, &outcome, now, now).unwrap();
+        let outcome = match (&request.command, until) {
+            (Command::ClaimNext(wish), Some(until)) => {
                 let (answer, caller) = Reply::expected();
                 self.callers.push(caller);
-                let (wish, deadline) = (wish.clone(), now.plus(wish.wait));
-                self.waiters.hold(Waiter { wish, key: request.key, by: None, deadline, answer });
+                self.waiters.hold(Waiter {
+                    wish: wish.clone(),
+                    key: request.key,
+                    by: None,
+                    until,
+                    answer,
+                    credentials: None,
+                    share: None,
+                });
                 None
             }
-            Command::ClaimNext(_)
-            | Command::Create(_)
-            | Command::Change(_)
-            | Command::SetPaused(_)
-            | Command::Purge(_) => Some(outcome),
+            (
+                Command::ClaimNext(_)
+                | Command::Create(_)
+                | Command::Change(_)
+                | Command::SetPaused(_)
+                | Command::Purge(_),
+                _,
+            ) => Some(outcome),
         };
         (outcome, self.serve(now))
     }
@@ -145,8 +157,16 @@ impl<D: Disk> Side<D> {
         served.into_iter().map(|(waiter, outcome)| (waiter.wish, outcome)).collect()
     }
 
-    pub fn sweep(&mut self, now: Timestamp, limit: usize) -> (bool, Vec<(ClaimNext, Outcome)>) {
-        (self.engine_mut().sweep(now, limit).unwrap(), self.serve(now))
+    pub fn sweep(&mut self, now: Timestamp) -> (bool, Vec<(ClaimNext, Outcome)>) {
+        let Side { open, waiters, .. } = self;
+        let engine = &mut open.as_mut().unwrap().engine;
+        engine.sweep_for_held(waiters, now).unwrap();
+        let complete = engine.sweep(now).unwrap();
+        let mut answered = self.serve(now);
+        let Side { open, waiters, .. } = self;
+        let swept = open.as_mut().unwrap().engine.take_swept(waiters);
+        answered.extend(swept.into_iter().map(|(waiter, outcome)| (waiter.wish, outcome)));
+        (complete, answered)
     }
 
     pub fn forget(&mut self, before: Timestamp, limit: usize) -> usize {

@@ -41,7 +41,7 @@ pub async fn completed(language: &'static Language) {
         assert!(left <= 6000, "{left} ms: no lease is longer than its ttl, counted from the sending");
     }
     let progress = String::from_utf8(scene.api.get("t").await.progress.to_vec()).unwrap();
-    assert!(progress.ends_with("/6"), "heartbeats carried the progress: {progress:?}");
+    assert_eq!(progress, "6/6", "what no heartbeat carried comes with the report");
     worker.drain().await;
 }
 
@@ -99,14 +99,28 @@ pub async fn failed(language: &'static Language) {
     assert_eq!(worker.all("lost").len(), 0);
 }
 
-/// One line on stderr that names the variable, and exit code 2.
+/// A length in each form that a lease may be given in is taken as it is meant. For a setting that can't be read there is one
+/// line on stderr that names the variable, and exit code 2.
 pub async fn settings(language: &'static Language) {
     let scene = Scene::new(language).await;
+    for (text, ttl_ms) in [("30", 30_000), ("45s", 45_000), ("5500ms", 5_500), ("2.5m", 150_000), ("1h", 3_600_000)] {
+        let mut worker = scene.start_at(scene.daemon.address(), Role::Worker, "w", &[("SAGAD_TTL", text)]);
+        scene.make(scene.report(text, &["one"], 0)).await;
+        worker.until_of("completed", text).await;
+        let lease = scene.api.get(text).await.lease.unwrap();
+        assert_eq!(lease.ttl, ms(ttl_ms), "SAGAD_TTL={text}");
+        worker.drain().await;
+    }
     let wrong = [
         (Role::Worker, "SAGAD_TTL", "soon"),
         (Role::Compensator, "SAGAD_TTL", "-1"),
+        (Role::Worker, "SAGAD_TTL", "30 s"),
+        (Role::Worker, "SAGAD_TTL", "99ms"),
+        (Role::Compensator, "SAGAD_TTL", "25h"),
+        (Role::Watcher, "SAGAD_TTL", "1d"),
         (Role::Watcher, "SAGAD_SERVER", "nowhere"),
     ];
+    let made = fs::read_dir(scene.path("")).unwrap().count();
     for (role, name, value) in wrong {
         let mut program = scene.start_at(scene.daemon.address(), role, "w", &[(name, value)]);
         let code = program.end().await;
@@ -114,7 +128,12 @@ pub async fn settings(language: &'static Language) {
         assert_eq!(code, 2, "{role:?} with {name}={value}: {said}");
         let lines: Vec<_> = said.lines().filter(|line| !line.trim().is_empty()).collect();
         assert!(lines.len() == 1 && lines[0].contains(name), "{role:?} with {name}={value}: {said}");
+        if name == "SAGAD_TTL" {
+            for form in ["30", "30s", "500ms", "2m", "1h"] {
+                assert!(lines[0].contains(form), "{role:?} with {name}={value} does not name the form {form}: {said}");
+            }
+        }
         assert!(program.events().is_empty());
     }
-    assert_eq!(fs::read_dir(scene.path("")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(scene.path("")).unwrap().count(), made);
 }

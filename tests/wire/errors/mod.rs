@@ -32,6 +32,7 @@ produced! {
     INVALID_ARGUMENT: requests::invalid_argument,
     SAGA_NOT_FOUND: requests::saga_not_found,
     COMPENSATION_NOT_FOUND: requests::compensation_not_found,
+    QUEUE_NOT_FOUND: requests::queue_not_found,
     SAGA_EXISTS: requests::saga_exists,
     REQUEST_ID_REUSED: requests::request_id_reused,
     SAGA_TERMINAL: requests::saga_terminal,

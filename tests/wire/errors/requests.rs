@@ -79,6 +79,32 @@ pub async fn compensation_not_found() -> Problem {
     problem
 }
 
+pub async fn queue_not_found() -> Problem {
+    let daemon = Daemon::start();
+    let api = daemon.api().await;
+    let mut admin = api.admin.clone();
+    let pause = |queue: &str| PauseQueueRequest {
+        queue: queue.into(),
+        actor: "ada".into(),
+        must_exist: true,
+        ..Default::default()
+    };
+    let problem = admin.pause_queue(pause("biulds")).await.refused();
+    assert_eq!(problem.fact("queue"), "biulds");
+    let resume =
+        ResumeQueueRequest { queue: "biulds".into(), actor: "ada".into(), must_exist: true, ..Default::default() };
+    assert_eq!(admin.resume_queue(resume).await.reason(), "QUEUE_NOT_FOUND");
+    let listed = admin.list_queues(ListQueuesRequest::default()).await.unwrap().into_inner();
+    assert_eq!(listed.queues, [], "a refusal makes no queue");
+
+    // One that had a saga once is there, and so is one that was paused before its first.
+    api.create_saga(CreateSagaRequest { queue: "builds".into(), ..create("t") }).await.unwrap();
+    assert!(admin.pause_queue(pause("builds")).await.unwrap().into_inner().queue.unwrap().paused);
+    admin.pause_queue(PauseQueueRequest { must_exist: false, ..pause("later") }).await.unwrap();
+    admin.pause_queue(pause("later")).await.unwrap();
+    problem
+}
+
 pub async fn saga_exists() -> Problem {
     let daemon = Daemon::start();
     let api = daemon.api().await;

@@ -212,7 +212,7 @@ pub async fn store_unavailable() -> Problem {
 
 /// A commit whose sync failed: the daemon can't know, says so, and ends.
 pub async fn outcome_unknown() -> Option<Problem> {
-    if !strace::is_usable() {
+    if cfg!(without_strace) {
         return None;
     }
     let own = tempfile::tempdir().unwrap();

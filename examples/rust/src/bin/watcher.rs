@@ -60,9 +60,12 @@ async fn watch(settings: &Settings, mut place: Place) -> Result<(), Box<dyn std:
     let mut backoff = Backoff::default();
     loop {
         let item = match stream.next().await {
-            Ok(Followed::Item(item)) => item,
+            Ok(Followed::Item(item)) => {
+                settings.outage.over();
+                item
+            }
             Ok(Followed::Broken(why)) => {
-                eprintln!("{why}");
+                settings.outage.waiting(&why);
                 emit("reconnecting", json!({"revision": place.revision}));
                 continue;
             }
@@ -76,6 +79,7 @@ async fn watch(settings: &Settings, mut place: Place) -> Result<(), Box<dyn std:
                 }
                 refusal if refusal.happened == Happened::Refused => return Err(status.into()),
                 refusal => {
+                    settings.outage.waiting(&refusal.message);
                     tokio::time::sleep(backoff.delay().max(refusal.retry_after.unwrap_or_default())).await;
                     continue;
                 }

@@ -1,22 +1,30 @@
 //! A worker that writes reports into directories; `worker compensate` removes those of sagas that are undone.
 
-use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use sagad::client::{
-    Beat, Client, LeaseKeeper, LeaseLost, LeaseStatus, Note, Notes, Report as Call, Shutdown,
+    Beat, Client, LeaseKeeper, LeaseLost, LeaseStatus, Note, Notes, Report as Call, Shutdown, WorkerError,
     recovery::{self, CompensationHandler, RecoveryOptions, Undo, Undone},
     time,
     worker::{self, Handler, Outcome, Task, WorkerOptions},
 };
 use sagad::proto::CompensationSpec;
 use sagad_example::{
-    Settings, emit, emit_of,
+    Outage, Settings, emit, emit_of,
     report::{self, Order, REMOVE_DIR, Report},
     shutdown,
 };
 use serde_json::json;
-use tokio::task::{JoinHandle, block_in_place};
-use tonic::{Code, Status};
+use tokio::task::block_in_place;
+use tonic::Code;
 
 /// One compensation is tried so often before a person has to look at it.
 const UNDO_ATTEMPTS: i32 = 3;
@@ -43,27 +51,31 @@ async fn main() -> ExitCode {
             emit("drained", json!({}));
             ExitCode::SUCCESS
         }
-        Err(status) => {
+        Err(WorkerError::Coordinator(status)) => {
             eprintln!("the coordinator refuses: {status}");
+            ExitCode::FAILURE
+        }
+        Err(error @ WorkerError::CannotStart { .. }) => {
+            eprintln!("{error}");
             ExitCode::FAILURE
         }
     }
 }
 
-async fn execute(settings: Settings, shutdown: Shutdown) -> Result<(), Status> {
-    let Settings { client, queues, owner_id, ttl, .. } = settings;
+async fn execute(settings: Settings, shutdown: Shutdown) -> Result<(), WorkerError> {
+    let Settings { client, outage, queues, owner_id, ttl, .. } = settings;
     let options = WorkerOptions { queues, owner_id, ttl, concurrency: 1, drain: false };
-    let handler = Reports { client: client.clone() };
-    worker::run(client, options, Arc::new(handler), shutdown, tell("EXECUTE")).await
+    let handler = Reports { client: client.clone(), outage: outage.clone() };
+    worker::run(client, options, Arc::new(handler), shutdown, tell("EXECUTE", outage)).await
 }
 
-async fn compensate(settings: Settings, shutdown: Shutdown) -> Result<(), Status> {
-    let Settings { client, queues, owner_id, ttl, .. } = settings;
+async fn compensate(settings: Settings, shutdown: Shutdown) -> Result<(), WorkerError> {
+    let Settings { client, outage, queues, owner_id, ttl, .. } = settings;
     let kinds = vec![REMOVE_DIR.to_owned()];
     let attempts = UNDO_ATTEMPTS;
     let options =
         RecoveryOptions { queues, owner_id, ttl, concurrency: 1, stale: false, drain: false, kinds, attempts };
-    recovery::run(client, options, Reports::undo(), shutdown, tell("COMPENSATE")).await
+    recovery::run(client, options, Reports::undo(), shutdown, tell("COMPENSATE", outage)).await
 }
 
 /// How the work goes out of its way before its end.
@@ -81,14 +93,15 @@ enum Broken {
 /// The work, for sagas that are executed.
 struct Reports {
     client: Client,
+    outage: Arc<Outage>,
 }
 
 impl Handler for Reports {
     async fn run(&self, task: &Task) -> Outcome {
-        let told = tell_of(&task.saga.task_id, &task.lease);
+        let reporting = tell_of(&task.saga.task_id, &task.lease, self.outage.clone());
         let done = self.write(task).await;
         // From here on the report ends the lease: that is no news.
-        told.abort();
+        reporting.store(true, Ordering::SeqCst);
         let stopped = || emit_of("stopped", &task.saga.task_id, json!({}));
         match done {
             Ok(digest) => Outcome::Completed { result: digest.into(), reason: String::new() },
@@ -214,12 +227,23 @@ impl CompensationHandler for Directories {
     }
 }
 
-/// Tells of a lease's heartbeats, until it is aborted or the lease is over.
-fn tell_of(task_id: &str, lease: &LeaseKeeper) -> JoinHandle<()> {
-    let (task_id, mut beats) = (task_id.to_owned(), lease.beats());
+/// Tells of a lease's heartbeats, until the lease is over. Once the switch that it returns is set, it tells only whether the
+/// coordinator answers.
+fn tell_of(task_id: &str, lease: &LeaseKeeper, outage: Arc<Outage>) -> Arc<AtomicBool> {
+    let (task_id, mut beats, reporting) = (task_id.to_owned(), lease.beats(), Arc::new(AtomicBool::new(false)));
+    let is_reporting = reporting.clone();
     tokio::spawn(async move {
         while beats.changed().await.is_ok() {
-            match beats.borrow_and_update().clone() {
+            let beat = beats.borrow_and_update().clone();
+            match &beat {
+                Some(Beat::Accepted(_)) => outage.over(),
+                Some(Beat::Unknown(code)) => outage.waiting(code),
+                None => {}
+            }
+            if is_reporting.load(Ordering::SeqCst) {
+                continue;
+            }
+            match beat {
                 Some(Beat::Accepted(deadline)) => {
                     let left = deadline.since(time::now()).as_millis();
                     emit_of("heartbeat", &task_id, json!({"expire_in_ms": u64::try_from(left).unwrap_or(u64::MAX)}));
@@ -228,11 +252,12 @@ fn tell_of(task_id: &str, lease: &LeaseKeeper) -> JoinHandle<()> {
                 None => {}
             }
         }
-    })
+    });
+    reporting
 }
 
 /// The library's notes as events.
-fn tell(purpose: &'static str) -> Notes {
+fn tell(purpose: &'static str, outage: Arc<Outage>) -> Notes {
     Arc::new(move |note| match note {
         Note::Claimed { task_id, attempt, fencing_token, .. } => {
             let fields = json!({"fencing_token": fencing_token, "attempt": attempt, "purpose": purpose});
@@ -247,6 +272,7 @@ fn tell(purpose: &'static str) -> Notes {
                 Call::RecordCompensation => "settled",
                 Call::Compensate => "compensated",
             };
+            outage.over();
             emit_of(event, &task_id, json!({"state": state.as_str_name()}));
         }
         Note::Lost { task_id, lost } => {
@@ -260,6 +286,8 @@ fn tell(purpose: &'static str) -> Notes {
             let outcome = if error.is_none() { "DONE" } else { "FAILED" };
             emit_of("settled", &task_id, json!({"position": position, "outcome": outcome}));
         }
-        Note::Skipped { .. } | Note::Unreachable { .. } | Note::Reachable => eprintln!("{note}"),
+        Note::Unreachable { reason } => outage.waiting(&reason),
+        Note::Reachable => outage.over(),
+        Note::Skipped { .. } => eprintln!("{note}"),
     })
 }

@@ -7,7 +7,7 @@
  */
 
 import { randomUUID } from "node:crypto";
-import { readFileSync } from "node:fs";
+import { readFileSync, writeSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import {
   isMainThread,
@@ -23,6 +23,8 @@ import {
   type ChannelOptions,
   type ClientUnaryCall,
   credentials,
+  InterceptingCall,
+  type Interceptor,
   Metadata,
   type ServiceError,
   status,
@@ -66,7 +68,54 @@ export function connect(server: string): SagaServiceClient {
   if (!address?.[1] || !(Number(address[2]) <= 65_535)) {
     throw new Error(`${JSON.stringify(server)} is not an address of the form http://HOST:PORT`);
   }
-  return new SagaServiceClient(address[1], credentials.createInsecure(), CHANNEL);
+  return new SagaServiceClient(address[1], credentials.createInsecure(), { ...CHANNEL, interceptors: [outage(server)] });
+}
+
+/** While the coordinator does not answer, that is said again after so long. */
+const SAY_AGAIN_MS = 10_000;
+
+/**
+ * Says on stderr what is waited for while the coordinator does not answer: at once, then every ten seconds; and when it
+ * answers. It sees all calls of a client.
+ */
+function outage(server: string): Interceptor {
+  let said: number | undefined; // none: it answers
+  // From any thread, and at once: a thread's `console.error` waits for the main thread.
+  const say = (line: string) => {
+    try {
+      writeSync(2, `${line}\n`);
+    } catch {
+      // Nobody can be told: stderr is closed, or full.
+    }
+  };
+  const answers = () => {
+    if (said === undefined) return;
+    said = undefined;
+    say(`the coordinator at ${server} answers`);
+  };
+  return (options, nextCall) =>
+    new InterceptingCall(nextCall(options), {
+      start: (metadata, _listener, next) =>
+        next(metadata, {
+          onReceiveMessage: (message: unknown, pass) => {
+            // There is none before an error's status.
+            if (message !== null && message !== undefined) answers();
+            pass(message);
+          },
+          onReceiveStatus: (ended, pass) => {
+            const refusal = new Refusal(ended.code, ended.details ?? "", ended.metadata);
+            // A call that this process gave up says nothing about the coordinator.
+            if (ended.code !== status.OK && ended.code !== status.CANCELLED) {
+              if (!refusal.again) answers();
+              else if (said === undefined || now() - said >= SAY_AGAIN_MS) {
+                said = now();
+                say(`waiting for the coordinator at ${server}: ${refusal.reason}: ${refusal.message}`);
+              }
+            }
+            pass(ended);
+          },
+        }),
+    });
 }
 
 /** A moment of this process, on a clock that no step of the wall clock moves and that its threads share. */
@@ -285,7 +334,7 @@ class Cell {
   }
 }
 
-/** What the heartbeats' thread is asked to do. `asked`: when the claim was first sent. */
+/** What the heartbeats' thread is asked to do. `asked`: when the claim was first sent, plus how long it was held. */
 interface Keep {
   key: LeaseKey;
   lease: LeaseMessage;
@@ -305,7 +354,7 @@ export class Heartbeats {
     this.#thread = new Thread(new URL(import.meta.url), { workerData: { heartbeats: server } });
   }
 
-  /** Begins to keep the lease of a saga that was claimed by a call first sent at `asked`. `end` stops the work. */
+  /** Begins to keep the lease of a saga, which counts from `asked`. `end` stops the work. */
   async keep(sagas: SagaServiceClient, saga: Saga, asked: number, end: AbortSignal): Promise<Lease> {
     const { port1, port2 } = new MessageChannel();
     const cell = new Cell();
@@ -331,6 +380,8 @@ export class Lease {
   /** What the coordinator told, or the clock. */
   lost: Lost | undefined;
   cancelled: Cancelled | undefined;
+  /** The last that was set, if any was. The report of the end repeats it: a heartbeat may not have carried it yet. */
+  progress: { progress?: Buffer } = {};
 
   readonly #stop = new AbortController();
   readonly #cell: Cell;
@@ -373,8 +424,9 @@ export class Lease {
     this.signal.throwIfAborted();
   }
 
-  /** Sends progress (at most 64 KiB) with the next heartbeat. */
+  /** Sends progress (at most 64 KiB) with the next heartbeat, and with the report of the end. */
   setProgress(progress: string): void {
+    this.progress = { progress: Buffer.from(progress) };
     this.#tell({ progress: Buffer.from(progress) });
   }
 
@@ -498,7 +550,7 @@ class Keeping {
   }
 
   async run(): Promise<void> {
-    // A claim that waited, or was repeated, was first sent long before the lease began: then one heartbeat, before the work
+    // A claim that was repeated was first sent long before the lease began: then one heartbeat, before the work
     // begins, tells where it stands.
     const received = now();
     if (this.#cell.deadline - received < this.#length / 2) {

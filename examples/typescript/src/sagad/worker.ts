@@ -28,6 +28,7 @@ import {
   Heartbeats,
   type Lease,
   type Method,
+  milliseconds,
   newId,
   now,
   Refusal,
@@ -133,10 +134,10 @@ export class Worker {
       let wait = 0;
       while (!this.#drain.signal.aborted) {
         const asked = now();
-        const saga = await this.#claim(wait);
+        const [saga, held] = await this.#claim(wait);
         if (wait === 0 && !this.#drain.signal.aborted) emit("ready");
         wait = Math.min(Math.max(this.#options.ttl / 3, WAIT_MIN_MS), WAIT_MAX_MS);
-        if (saga) await this.#handle(saga, asked);
+        if (saga) await this.#handle(saga, asked + held);
       }
     } finally {
       this.#sagas.close();
@@ -144,8 +145,11 @@ export class Worker {
     }
   }
 
-  /** Asks for one saga until the coordinator answers or the worker has to drain. */
-  async #claim(wait: number): Promise<Saga | undefined> {
+  /**
+   * Asks for one saga until the coordinator answers or the worker has to drain; tells, too, for how many milliseconds the
+   * claim was held until the lease was given.
+   */
+  async #claim(wait: number): Promise<[Saga | undefined, number]> {
     const { queues, owner: ownerId, ttl, does } = this.#options;
     const request = ClaimNextRequest.create({
       queues,
@@ -160,17 +164,16 @@ export class Worker {
     });
     const backoff = new Backoff();
     const drain = this.#drain.signal;
-    for (let away = false; ; away = true) {
+    for (;;) {
       try {
         const answer = await unary(this.#sagas.claimNext.bind(this.#sagas), request, wait + CALL_MS, drain);
-        return answer.sagas[0];
+        return [answer.sagas[0], milliseconds(answer.waited)];
       } catch (error) {
         const refusal = Refusal.of(error);
         if (!refusal.again && !drain.aborted) throw refusal;
-        if (!away && !drain.aborted) console.error(`the coordinator does not answer, trying again: ${refusal.message}`);
         if (!(await sleep(Math.max(backoff.next(), refusal.retryAfter), drain))) {
           await this.#giveBack(request);
-          return undefined;
+          return [undefined, 0];
         }
       }
     }
@@ -228,10 +231,10 @@ export class Worker {
 
   /** How the work has ended, in the coordinator's words. */
   #outcome(lease: Lease, result: Uint8Array, problem: unknown): Outcome {
-    const { key, sagas } = lease;
+    const { key, sagas, progress } = lease;
     const requestId = newId();
     if (problem === undefined && typeof this.#options.does === "function") {
-      const request = CompleteRequest.create({ ...key, result: Buffer.from(result), requestId });
+      const request = CompleteRequest.create({ ...key, result: Buffer.from(result), ...progress, requestId });
       return { event: "completed", rpc: "Complete", send: () => late(lease, sagas.complete.bind(sagas), request) };
     }
     if (problem === undefined) {
@@ -243,7 +246,7 @@ export class Worker {
     }
     if (lease.cancelled) return failed(lease, lease.cancelled.message, {});
     if (this.#end.signal.aborted) {
-      const request = ReleaseRequest.create({ ...key, reason: "the worker was told to end", requestId });
+      const request = ReleaseRequest.create({ ...key, reason: "the worker was told to end", ...progress, requestId });
       // Unlike the others it is refused once the lease has run out, so it is not tried for longer.
       const send = () => call(sagas.release.bind(sagas), request, () => lease.deadline);
       return { event: "released", rpc: "Release", send };
@@ -264,8 +267,8 @@ interface Outcome {
 }
 
 function failed(lease: Lease, reason: string, details: Failure["details"]): Outcome {
-  const { key, sagas } = lease;
-  const request = FailRequest.create({ ...key, reason: text(reason), ...details, requestId: newId() });
+  const { key, sagas, progress } = lease;
+  const request = FailRequest.create({ ...key, reason: text(reason), ...details, ...progress, requestId: newId() });
   return {
     event: "failed",
     rpc: "Fail",

@@ -56,14 +56,14 @@ pub(super) fn writer(facts: &Facts) -> Vec<Finding> {
 fn turned_away(vitals: Option<&GetVitalsResponse>) -> i64 {
     let refusals = vitals.and_then(|vitals| vitals.refusals).unwrap_or_default();
     let Refusals { queue_full, no_room, too_many_waiting, disk_full: _ } = refusals;
-    queue_full + no_room + too_many_waiting
+    queue_full.saturating_add(no_room).saturating_add(too_many_waiting)
 }
 
 pub(super) fn overload(facts: &Facts) -> Vec<Finding> {
     let Some(vitals) = &facts.vitals else { return Vec::new() };
     let (depth, max) = (vitals.writer_queue_depth, vitals.writer_queue_max.max(1));
     let all = turned_away(Some(vitals));
-    let now = all - facts.vitals_before.as_ref().map_or(all, |before| turned_away(Some(before)));
+    let now = all.saturating_sub(facts.vitals_before.as_ref().map_or(all, |before| turned_away(Some(before))));
     let full = depth as f64 >= max as f64 * QUEUE_SHARE;
     if !full && all == 0 {
         return Vec::new();

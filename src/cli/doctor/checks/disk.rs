@@ -69,7 +69,7 @@ pub(super) fn space(facts: &Facts) -> Vec<Finding> {
     let Some(vitals) = &facts.vitals else { return Vec::new() };
     let Some(disk) = &vitals.disk else { return Vec::new() };
     let log = vitals.log.as_ref().map_or(0, |log| log.max_bytes);
-    let severity = if vitals.disk_full || disk.free_bytes < log * FREE_LOGS {
+    let severity = if vitals.disk_full || disk.free_bytes < log.saturating_mul(FREE_LOGS) {
         Severity::Problem
     } else if disk.free_bytes < disk.store_bytes || (disk.free_bytes as f64) < disk.total_bytes as f64 * FREE_SHARE {
         Severity::Warning
@@ -124,7 +124,7 @@ pub(super) fn wal(facts: &Facts) -> Vec<Finding> {
 pub(super) fn store_size(facts: &Facts) -> Vec<Finding> {
     let size = facts.vitals.as_ref().and_then(|vitals| vitals.disk.as_ref()).map_or(0, |disk| disk.store_bytes);
     let states = facts.stats.queues.iter().flat_map(|queue| &queue.states);
-    let ended: i64 = states
+    let ended = states
         .filter(|count| match count.state() {
             SagaState::Completed | SagaState::Failed | SagaState::Compensated | SagaState::Quarantined => true,
             SagaState::Unspecified
@@ -133,8 +133,8 @@ pub(super) fn store_size(facts: &Facts) -> Vec<Finding> {
             | SagaState::Running
             | SagaState::Compensating => false,
         })
-        .map(|count| count.count)
-        .sum();
+        .map(|count| count.count);
+    let ended = text::total(ended);
     if size < STORE_LARGE && ended < ENDED_MANY {
         return Vec::new();
     }

@@ -28,6 +28,7 @@ pub const ALL: &[(&str, Check)] = &[
     ("stuck-queue", queues::stuck),
     ("paused-queue", queues::paused),
     ("dispatched", queues::dispatched),
+    ("unknown-holders", recovery::unknown_holders),
     ("stale", recovery::stale),
     ("compensation-kinds", recovery::kinds),
     ("compensation-timeout", recovery::timeout),

@@ -2,15 +2,12 @@
 
 use super::super::{
     facts::{Facts, ready_for},
-    finding::{Finding, Severity},
+    finding::{Finding, Severity, first_few},
 };
 use crate::{
     cli::text::{counted, length},
     proto::Queue,
 };
-
-/// Queues that are told one by one; of more, one is as good as another.
-const TOLD: usize = 10;
 
 pub(super) fn stuck(facts: &Facts) -> Vec<Finding> {
     // A claim that waited for the queue would have got one of them; and whoever works on one is going to come back.
@@ -30,12 +27,11 @@ pub(super) fn stuck(facts: &Facts) -> Vec<Finding> {
             queue.queue
         ),
     });
-    found.take(TOLD).collect()
+    first_few(found)
 }
 
 pub(super) fn paused(facts: &Facts) -> Vec<Finding> {
-    let waiting = facts.stats.queues.iter().filter(|queue| queue.paused && queue.ready > 0);
-    let found = waiting.map(|queue| {
+    let found = facts.held_up().into_iter().map(|queue| {
         let known = facts.queues.iter().find(|known| known.queue == queue.queue);
         let by = known.map(|Queue { actor, reason, change_time, .. }| {
             let reason = if reason.is_empty() { "no reason given" } else { reason };
@@ -55,7 +51,7 @@ pub(super) fn paused(facts: &Facts) -> Vec<Finding> {
             mend: format!("when it may go on: `sagad resume {}`", queue.queue),
         }
     });
-    found.take(TOLD).collect()
+    first_few(found)
 }
 
 pub(super) fn dispatched(facts: &Facts) -> Vec<Finding> {
@@ -73,5 +69,5 @@ pub(super) fn dispatched(facts: &Facts) -> Vec<Finding> {
         why: "Until the reservation ends nobody else gets it.",
         mend: format!("see whether {} lives; or `sagad dispatch {} --assignee OTHER`", saga.assignee, saga.task_id),
     });
-    found.take(TOLD).collect()
+    first_few(found)
 }

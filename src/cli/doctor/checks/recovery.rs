@@ -4,18 +4,14 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::super::{
     facts::Facts,
-    finding::{Finding, Severity},
+    finding::{Finding, Severity, first_few},
 };
 use crate::{
-    cli::text::{counted, length},
+    cli::text::{counted, length, total},
     client::convert,
     proto::{Compensation, CompensationState, Saga, SagaState},
 };
 
-/// Findings of one sort that are told one by one.
-const TOLD: usize = 10;
-/// A watcher that has been told decides within seconds; after this it is not going to.
-const DECIDED_WITHIN: Duration = Duration::from_secs(600);
 /// Of a compensation's time, what may be gone before somebody should look.
 const TIMEOUT_SHARE: f64 = 0.75;
 
@@ -23,42 +19,64 @@ pub(super) fn stale(facts: &Facts) -> Vec<Finding> {
     let Some(vitals) = &facts.vitals else { return Vec::new() };
     let watched = |queue: &str| vitals.stale_watches.iter().any(|watch| watch.queue.is_empty() || watch.queue == queue);
     let standing = |saga: &Saga| facts.since(saga.lease.as_ref().and_then(|lease| lease.expire_time.as_ref()));
-    let mut queues: BTreeMap<&str, Vec<&Saga>> = BTreeMap::new();
+    let mut queues: BTreeMap<&str, (Vec<&Saga>, usize)> = BTreeMap::new();
     // One that is compensating is handed out by `ClaimNext`, and needs no decision.
-    let held = facts.stale.iter().filter(|saga| saga.state() == SagaState::Running);
-    for saga in held {
-        let least = if watched(&saga.queue) { DECIDED_WITHIN } else { facts.patience };
-        if standing(saga) >= least {
-            queues.entry(&saga.queue).or_default().push(saga);
+    for saga in facts.stale.iter().filter(|saga| saga.state() == SagaState::Running) {
+        let (old, young) = queues.entry(&saga.queue).or_default();
+        if standing(saga) >= facts.patience {
+            old.push(saga);
+        } else {
+            *young += 1;
         }
     }
-    let found = queues.into_iter().map(|(queue, sagas)| {
-        let oldest = sagas.iter().max_by_key(|saga| standing(saga)).copied();
-        let (task_id, owner) = oldest.map_or(("", ""), |saga| {
-            (saga.task_id.as_str(), saga.lease.as_ref().map_or("", |lease| lease.owner_id.as_str()))
-        });
+    let found = queues.into_iter().map(|(queue, (old, young))| {
+        let Some(oldest) = old.iter().max_by_key(|saga| standing(saga)).copied() else {
+            return just_stale(queue, young, facts.patience);
+        };
+        let task_id = &oldest.task_id;
+        let owner = oldest.lease.as_ref().map_or("", |lease| lease.owner_id.as_str());
+        let more = if young > 0 { format!(", and {young} more for less than that") } else { String::new() };
+        // A watch only tells: that one is open is no sign that anybody decides.
         let who = if watched(queue) {
-            "somebody watches for them, but decides nothing"
+            "a WatchStale stream tells somebody, and nothing was decided"
         } else {
-            "nobody watches for them (no WatchStale stream is open on the queue)"
+            "nobody is told (no WatchStale stream is open on the queue)"
         };
         Finding {
             check: "stale",
-            severity: if watched(queue) { Severity::Warning } else { Severity::Problem },
+            severity: Severity::Problem,
             seen: format!(
-                "{} of queue {queue} {} stale, {task_id} of {owner} for {}; {who}",
-                counted(sagas.len() as i64, "saga"),
-                if sagas.len() == 1 { "is" } else { "are" },
-                length(oldest.map(&standing).unwrap_or_default()),
+                "{} of queue {queue} {} been stale for {} or longer{more}; {task_id} of {owner} for {}; {who}",
+                counted(old.len() as i64, "saga"),
+                if old.len() == 1 { "has" } else { "have" },
+                length(facts.patience),
+                length(standing(oldest)),
             ),
-            why: "Their workers are gone. Under the policy HOLD they stay as they are until somebody decides.",
+            why: "Their workers are gone. Under the policy `on_stale: HOLD` they stay as they are until somebody decides.",
             mend: format!(
-                "`sagad recover {task_id} --decision requeue --reason WHY`, or `sagad top --view stale`; for good: a \
-                 watcher (`sagad watch --stale`), or the policy REQUEUE or COMPENSATE for new sagas"
+                "decide: `sagad recover {task_id} --decision requeue --reason WHY`, or `sagad top --view stale`; or undo \
+                 what they left: `sagad compensate --queue {queue} --stale --handler KIND=COMMAND`; for new sagas a policy \
+                 decides: `sagad create --on-stale requeue` (or compensate)"
             ),
         }
     });
-    found.take(TOLD).collect()
+    first_few(found)
+}
+
+/// Sagas that went stale a moment ago: a policy, a supervisor or a person may be about to decide.
+fn just_stale(queue: &str, count: usize, patience: Duration) -> Finding {
+    Finding {
+        check: "stale",
+        severity: Severity::Note,
+        seen: format!(
+            "{} of queue {queue} {} been stale for less than {}",
+            counted(count as i64, "saga"),
+            if count == 1 { "has" } else { "have" },
+            length(patience),
+        ),
+        why: "A worker is gone. What decides on stale sagas has had little time so far.",
+        mend: "look again later; `sagad list --stale` shows them".to_owned(),
+    }
 }
 
 /// Compensations that are neither done nor waived.
@@ -113,7 +131,7 @@ pub(super) fn kinds(facts: &Facts) -> Vec<Finding> {
             saga.task_id
         ),
     });
-    found.take(TOLD).collect()
+    first_few(found)
 }
 
 pub(super) fn timeout(facts: &Facts) -> Vec<Finding> {
@@ -138,12 +156,33 @@ pub(super) fn timeout(facts: &Facts) -> Vec<Finding> {
             saga.task_id, saga.queue
         ),
     });
-    found.take(TOLD).collect()
+    first_few(found)
+}
+
+pub(super) fn unknown_holders(facts: &Facts) -> Vec<Finding> {
+    let holders = facts.vitals.iter().flat_map(|vitals| &vitals.unknown_holders);
+    let found = holders.map(|holder| Finding {
+        check: "unknown-holders",
+        severity: Severity::Warning,
+        seen: format!(
+            "{} of {}, which is no principal that the coordinator knows",
+            counted(holder.leases, "live lease"),
+            holder.principal
+        ),
+        why: "Nobody can heartbeat or finish under these leases, and nobody else gets the sagas before they run out: a day \
+              at most.",
+        mend: format!(
+            "`sagad revoke {} --reason WHY` ends them; or put the principal back into the file of principals",
+            holder.principal
+        ),
+    });
+    first_few(found)
 }
 
 pub(super) fn quarantined(facts: &Facts) -> Vec<Finding> {
     let states = facts.stats.queues.iter().flat_map(|queue| &queue.states);
-    let count: i64 = states.filter(|count| count.state() == SagaState::Quarantined).map(|count| count.count).sum();
+    let quarantined = states.filter(|count| count.state() == SagaState::Quarantined);
+    let count = total(quarantined.map(|count| count.count));
     if count == 0 {
         return Vec::new();
     }

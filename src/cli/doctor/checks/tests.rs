@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     super::{facts::Facts, finding::Severity},
-    ALL,
+    ALL, queues,
 };
 use crate::proto::{
     AskedKind, ClockVitals, Compensation, Disk, GetServerInfoResponse, GetStatsResponse, GetVitalsResponse, Lease,
@@ -21,8 +21,7 @@ fn span(millis: i64) -> Option<prost_types::Duration> {
     Some(prost_types::Duration { seconds: millis / 1000, nanos: (millis % 1000) as i32 * 1_000_000 })
 }
 
-/// A busy daemon with which all is well: a backlog that somebody works on, a stale saga that somebody watches for, one
-/// that is being undone.
+/// A busy daemon with which all is well: a backlog that somebody works on, a saga that is being undone.
 fn healthy() -> Facts {
     let queue = QueueStats {
         queue: "builds".to_owned(),
@@ -47,7 +46,6 @@ fn healthy() -> Facts {
         open_files_max: 1024,
         ..GetVitalsResponse::default()
     };
-    let held = lease(100, LeasePurpose::Execute);
     Facts {
         client_version: "1".to_owned(),
         info: GetServerInfoResponse {
@@ -59,7 +57,6 @@ fn healthy() -> Facts {
         vitals_before: Some(vitals.clone()),
         vitals: Some(vitals),
         stats: GetStatsResponse { queues: vec![queue], ..GetStatsResponse::default() },
-        stale: vec![Saga { stale: true, lease: held, ..saga("stale", SagaState::Running, 100) }],
         compensating: vec![undoing(600)],
         dispatched: vec![saga("dispatched", SagaState::Dispatched, 5)],
         worked_on: [("builds".to_owned(), true)].into(),
@@ -167,23 +164,41 @@ fn its_queues() {
     assert_eq!(young, [], "a worker may be about to come");
     assert_eq!(found(|f| f.stats.queues[0].paused = true), [("paused-queue", Warning)]);
     assert_eq!(found(|f| f.dispatched = vec![saga("d", SagaState::Dispatched, 90)]), [("dispatched", Warning)]);
+
+    // Of many, those in which the most waits, and how many more there are.
+    let mut facts = healthy();
+    let queue = |ready: i64| QueueStats { queue: format!("q-{ready}"), paused: true, ready, ..QueueStats::default() };
+    facts.stats.queues = (0..30).map(queue).collect();
+    let told = queues::paused(&facts);
+    assert_eq!(told.len(), 10);
+    assert!(told[0].seen.starts_with("queue q-29 "), "{}", told[0].seen);
+    assert!(told[9].seen.ends_with("(and 19 more like this are not shown)"), "{}", told[9].seen);
+    assert!(told[..9].iter().all(|finding| !finding.seen.contains("not shown")));
 }
 
 #[test]
 fn what_dead_workers_left() {
     use Severity::{Problem, Warning};
-    assert_eq!(found(|f| vitals(f).stale_watches.clear()), [("stale", Problem)]);
-    let other = vec![StaleWatches { queue: "other".to_owned(), count: 1 }];
-    assert_eq!(found(|f| vitals(f).stale_watches = other), [("stale", Problem)], "another queue's watcher is none");
-    let every = vec![StaleWatches { queue: String::new(), count: 1 }];
-    assert_eq!(found(|f| vitals(f).stale_watches = every), [], "that of all queues is one");
-    let long = |f: &mut Facts| f.stale[0].lease = lease(900, LeasePurpose::Execute);
-    assert_eq!(found(long), [("stale", Warning)], "watched for, and nothing is decided");
-    let fresh = found(|f| {
-        vitals(f).stale_watches.clear();
-        f.stale[0].lease = lease(5, LeasePurpose::Execute);
-    });
-    assert_eq!(fresh, []);
+    let stale = |ago| Saga {
+        stale: true,
+        lease: lease(ago, LeasePurpose::Execute),
+        ..saga(&format!("stale-{ago}"), SagaState::Running, ago)
+    };
+    let watches = |queue: &str| vec![StaleWatches { queue: queue.to_owned(), count: 1 }];
+    for watched in [watches("builds"), watches("other"), watches(""), Vec::new()] {
+        let told = watched.iter().any(|watch| watch.queue != "other");
+        let mut facts = healthy();
+        facts.stale = vec![stale(100), stale(5)];
+        vitals(&mut facts).stale_watches = watched;
+        let finding = super::recovery::stale(&facts).remove(0);
+        assert_eq!(finding.severity, Problem, "whoever looks on");
+        assert_eq!(finding.seen.contains("a WatchStale stream tells somebody"), told, "{}", finding.seen);
+        let told =
+            "1 saga of queue builds has been stale for 1m or longer, and 1 more for less than that; stale-100 of w-1";
+        assert!(finding.seen.starts_with(told), "{}", finding.seen);
+        assert!(!finding.mend.contains("sagad watch"), "a watch only tells: {}", finding.mend);
+    }
+    assert_eq!(found(|f| f.stale = vec![stale(5)]), [("stale", Severity::Note)], "counted and said");
 
     let asked =
         |queue: &str, kind: &str| vec![AskedKind { queue: queue.into(), kind: kind.into(), last_time: stamp(9) }];

@@ -8,7 +8,7 @@ use ratatui::{
 use super::{ALARM, BUSY, DIM, FINE, PLAIN, words};
 use crate::{
     cli::{
-        text::{bytes, printable},
+        text::{bytes, printable, total},
         top::model::Model,
     },
     proto::{GetStatsResponse, GetVitalsResponse, SagaState},
@@ -91,7 +91,7 @@ fn totals(model: &Model) -> Vec<Span<'static>> {
     };
     let count = |state: SagaState| {
         let states = queues.iter().flat_map(|queue| &queue.states).filter(|count| count.state() == state);
-        states.map(|count| count.count).sum::<i64>()
+        total(states.map(|count| count.count))
     };
     let quarantined = count(SagaState::Quarantined);
     let oldest = oldest_ready_age.as_ref().filter(|_| *ready > 0);

@@ -22,6 +22,7 @@ use ratatui::{
 };
 
 use super::model::{Focus, Model, Typing};
+use crate::domain::characters;
 
 /// What the terminal can show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +33,13 @@ pub struct Looks {
     pub colour: bool,
 }
 
-/// From this height on there is room for queues and sagas at once.
-const BOTH_FROM: u16 = 18;
+/// From this height on there is room for queues and sagas at once: two rows of the one, four of the other, their headings
+/// and borders.
+const BOTH_FROM: u16 = 12;
+/// Rows of sagas that queues leave, unless the keys are for them.
+const SAGAS_LEFT: u16 = 4;
+/// A heading and the borders.
+const AROUND_ROWS: u16 = 3;
 /// Queues shown above the sagas, unless the keys are for them.
 const QUEUES_SHOWN: u16 = 6;
 
@@ -58,12 +64,12 @@ pub fn draw(frame: &mut Frame, model: &Model, looks: Looks) {
     frame.render_widget(Paragraph::new(header), top);
     let (queues, sagas) = halves(model, body);
     if let Some(area) = queues {
-        queues::draw(frame, area, model);
+        queues::draw(frame, area, model, sagas.is_none());
     }
     if let Some(area) = sagas {
         match &model.query.detail {
             Some(task_id) => detail::draw(frame, area, model, task_id),
-            None => sagas::draw(frame, area, model),
+            None => sagas::draw(frame, area, model, queues.is_none()),
         }
     }
     frame.render_widget(Paragraph::new(foot(model)), bottom);
@@ -90,10 +96,9 @@ fn halves(model: &Model, body: Rect) -> (Option<Rect>, Option<Rect>) {
     let rows = u16::try_from(model.queues().len()).unwrap_or(u16::MAX).max(1);
     let shown = match model.focus {
         Focus::Queues => rows.min(body.height / 2),
-        Focus::Sagas => rows.min(QUEUES_SHOWN),
+        Focus::Sagas => rows.min(QUEUES_SHOWN).min(body.height - 2 * AROUND_ROWS - SAGAS_LEFT),
     };
-    // The heading and the borders.
-    let [queues, sagas] = Layout::vertical([Constraint::Length(shown + 3), Constraint::Min(0)]).areas(body);
+    let [queues, sagas] = Layout::vertical([Constraint::Length(shown + AROUND_ROWS), Constraint::Min(0)]).areas(body);
     (Some(queues), Some(sagas))
 }
 
@@ -131,6 +136,10 @@ fn plain(buffer: &mut Buffer, looks: Looks) {
     for cell in &mut buffer.content {
         if !looks.colour {
             (cell.fg, cell.bg) = (Color::Reset, Color::Reset);
+        }
+        // Texts come escaped. Should one not, it still does nothing to the terminal.
+        if cell.symbol().contains(characters::is_unprintable) {
+            cell.set_symbol("?");
         }
         if !looks.unicode && !cell.symbol().is_ascii() {
             cell.set_symbol(match cell.symbol() {

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     cli::{
-        text::printable,
+        text::{printable, total},
         top::model::{Focus, Model},
     },
     proto::{QueueStats, SagaState},
@@ -33,25 +33,29 @@ const COLUMNS: &[Column] = &[
     text("PAUSED BY", 20, 60),
 ];
 
-/// Draws them.
-pub fn draw(frame: &mut Frame, area: Rect, model: &Model) {
+/// Draws them; `alone` where there is no room for the sagas.
+pub fn draw(frame: &mut Frame, area: Rect, model: &Model, alone: bool) {
     let stats = model.sight.iter().flat_map(|sight| &sight.stats.queues);
     let shown = model.queues();
     let rows: Vec<Vec<Cell>> =
         stats.filter(|queue| shown.contains(&queue.queue.as_str())).map(|queue| row(model, queue)).collect();
     let focused = model.focus == Focus::Queues;
     let chosen = model.queue.name.as_ref().filter(|_| focused).map(|_| model.queue.row);
-    let title = match (rows.len(), model.query.queues.is_empty()) {
+    let mut title = match (rows.len(), model.query.queues.is_empty()) {
         (count, true) => format!("queues: {count}"),
         (count, false) => format!("queues: {count}, filtered"),
     };
+    let left_out = model.sight.as_ref().map_or(0, |sight| sight.stats.omitted_queues);
+    if left_out > 0 {
+        title.push_str(&format!(", {left_out} not shown"));
+    }
+    let title = if alone { format!("{title}; no room for sagas: Tab") } else { title };
     table::draw(frame, area, block(title, focused), COLUMNS, rows, chosen);
 }
 
 fn row(model: &Model, queue: &QueueStats) -> Vec<Cell> {
-    let count = |state: SagaState| {
-        queue.states.iter().filter(|count| count.state() == state).map(|count| count.count).sum::<i64>()
-    };
+    let count =
+        |state: SagaState| total(queue.states.iter().filter(|count| count.state() == state).map(|count| count.count));
     let figure = |number: i64| (words::number(number), if number == 0 { DIM } else { PLAIN });
     let alarm = |number: i64, style| (words::number(number), if number == 0 { DIM } else { style });
     let age = queue.oldest_ready_age.as_ref().filter(|_| queue.ready > 0);

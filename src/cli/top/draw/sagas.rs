@@ -22,21 +22,24 @@ use crate::{
 
 const COLUMNS: &[Column] = &[
     text("TASK", 99, 44),
-    text("STATE", 80, 20),
+    text("STATE", 98, 20),
     text("QUEUE", 60, 24),
     text("OWNER", 70, 32),
-    figures("LEFT", 95),
+    Column { title: "LEFT", weight: 95, right: true, most: 20 },
     figures("TRY", 40),
     figures("CHANGED", 50),
     text("WHAT", 30, 80),
 ];
 
-/// Draws them.
-pub fn draw(frame: &mut Frame, area: Rect, model: &Model) {
+/// Draws them; `alone` where there is no room for the queues.
+pub fn draw(frame: &mut Frame, area: Rect, model: &Model, alone: bool) {
     let rows: Vec<Vec<Cell>> = model.rows().into_iter().map(|saga| row(model, saga)).collect();
     let focused = model.focus == Focus::Sagas;
     let chosen = model.saga.name.as_ref().filter(|_| focused).map(|_| model.saga.row);
-    let title = title(model, rows.len());
+    let mut title = title(model, rows.len());
+    if alone {
+        title.push_str("; no room for queues: Tab");
+    }
     table::draw(frame, area, block(title, focused), COLUMNS, rows, chosen);
 }
 
@@ -94,7 +97,7 @@ pub fn left(model: &Model, saga: &Saga) -> (String, Style) {
     let left = micros(end) - sight.clock.at(model.now);
     let over = || words::short(-left);
     match (saga.stale, left) {
-        (true, _) => (format!("over {}", over()), ALARM),
+        (true, _) => (format!("expired {} ago", words::rough(-left)), ALARM),
         // The look was before its end, or it has grace after a restart: the next look tells.
         (false, ..0) => (format!("due {}", over()), BUSY),
         (false, 0..3_000_000) => (words::short(left), BUSY),

@@ -1,5 +1,5 @@
 //! A table that fits: each column as wide as its widest cell, and where there is no room for all of them, the least
-//! important ones are left out, rather than all of them cut.
+//! important ones are left out and named on the border, rather than all of them cut. The two most important ones stay.
 
 use ratatui::{
     Frame,
@@ -8,6 +8,8 @@ use ratatui::{
     text::{Line, Span},
     widgets::{Block, Row, Table, TableState},
 };
+
+use crate::cli::text::cut;
 
 /// A column.
 pub struct Column {
@@ -31,6 +33,9 @@ pub const fn figures(title: &'static str, weight: u8) -> Column {
     Column { title, weight, right: true, most: 12 }
 }
 
+/// The least that is left of the most important column for the sake of the next one: some letters of an id.
+const FIRST_LEAST: usize = 8;
+
 /// A cell.
 pub type Cell = (String, Style);
 
@@ -45,6 +50,13 @@ pub fn draw(
 ) {
     let inside = usize::from(block.inner(area).width);
     let widths = widths(columns, &rows, inside);
+    let hidden: Vec<&str> =
+        columns.iter().zip(&widths).filter(|(_, width)| **width == 0).map(|(column, _)| column.title).collect();
+    let block = if hidden.is_empty() {
+        block
+    } else {
+        block.title_bottom(cut(&format!(" no room for {} ", hidden.join(", ")), inside))
+    };
     let shown: Vec<usize> = (0..columns.len()).filter(|index| widths[*index] > 0).collect();
     let line = |text: String, style: Style, index: usize| {
         let text = cut(&text, widths[index]);
@@ -93,24 +105,14 @@ fn widths(columns: &[Column], rows: &[Vec<Cell>], room: usize) -> Vec<usize> {
             widths[most] = room;
             return widths;
         }
+        // Of the last two the first is cut, as long as that leaves something of it.
+        let rest = room.saturating_sub(widths[least] + 2);
+        if widths.iter().filter(|width| **width > 0).count() == 2 && rest >= FIRST_LEAST {
+            widths[most] = rest;
+            return widths;
+        }
         widths[least] = 0;
     }
-}
-
-/// The text, at most so wide; cut ones end in `…`.
-pub fn cut(text: &str, width: usize) -> String {
-    if Span::raw(text.to_owned()).width() <= width {
-        return text.to_owned();
-    }
-    let mut kept = String::new();
-    for c in text.chars() {
-        kept.push(c);
-        if Span::raw(kept.clone()).width() >= width {
-            kept.pop();
-            break;
-        }
-    }
-    kept + "…"
 }
 
 #[cfg(test)]
@@ -126,12 +128,7 @@ mod tests {
         assert_eq!(widths(&columns, &rows, 17), [5, 0, 8]);
         assert_eq!(widths(&columns, &rows, 10), [5, 0, 0]);
         assert_eq!(widths(&columns, &rows, 3), [3, 0, 0]);
-    }
-
-    #[test]
-    fn cut_text_says_so() {
-        assert_eq!(cut("worker-3", 8), "worker-3");
-        assert_eq!(cut("worker-3", 5), "work…");
-        assert_eq!(cut("猫猫猫", 4), "猫…");
+        let row = ["01a20351-8651-7485-8291-f48890a93860", "1", "worker-3"].map(|cell| (cell.to_owned(), Style::new()));
+        assert_eq!(widths(&columns, &[row.to_vec()], 20), [10, 0, 8], "the first is cut, for the second's sake");
     }
 }

@@ -16,6 +16,7 @@ use crate::{
         verb::Action,
     },
     client::time::{self, Moment},
+    domain::characters::{all_unprintable, is_unprintable},
     proto::{
         Compensation, GetServerInfoResponse, GetStatsResponse, GetVitalsResponse, Lease, Log, QueueStats, Saga,
         SagaEvent, SagaState, StateCount,
@@ -118,6 +119,39 @@ fn line_of<'a>(screen: &'a str, part: &str) -> &'a str {
 }
 
 #[test]
+fn nothing_that_can_t_be_shown_gets_onto_the_screen() {
+    let all: Vec<char> = all_unprintable().collect();
+    for some in all.chunks(60) {
+        let (mut model, at) = model(false);
+        let sagas = some.chunks(3).enumerate().map(|(number, few)| {
+            let text = format!("a{}b", few.iter().collect::<String>());
+            let reason = text.clone();
+            Saga {
+                branch: text,
+                cancel_requested: true,
+                cancel_reason: reason,
+                ..saga(&format!("t-{number}"), 30, false)
+            }
+        });
+        seen(&mut model, at, sagas.collect());
+        // Where no text is escaped beforehand.
+        model.notice = some.iter().collect();
+        let text = screen(&model, 200, 60);
+        assert_eq!(text.chars().find(|c| *c != '\n' && is_unprintable(*c)), None, "{text}");
+        assert!(text.contains("a\\"), "what is there is told: {text}");
+    }
+}
+
+#[test]
+fn queues_that_the_answer_left_out_are_counted() {
+    let (mut model, at) = model(false);
+    let mut sight = sight(&model, at, Vec::new());
+    sight.stats.omitted_queues = 34_626;
+    model.update(at, Message::Seen(Box::new(sight)));
+    assert!(screen(&model, 160, 40).contains("queues: 2, 34626 not shown"));
+}
+
+#[test]
 fn a_wide_screen_shows_daemon_queues_and_leases() {
     let (mut model, at) = model(false);
     seen(&mut model, at, vec![saga("fix-7", 30, false), saga("fix-8", -5, true)]);
@@ -142,7 +176,7 @@ fn a_wide_screen_shows_daemon_queues_and_leases() {
     assert!(line_of(&text, "tests PAUSED").contains("  0  "), "nothing:\n{text}");
     assert!(line_of(&text, "fix-7").contains("30.0s") && line_of(&text, "fix-7").contains("worker-of-fix-7"), "{text}");
     assert!(
-        line_of(&text, "fix-8").contains("running STALE") && line_of(&text, "fix-8").contains("over 5.0s"),
+        line_of(&text, "fix-8").contains("running STALE") && line_of(&text, "fix-8").contains("expired 5s ago"),
         "{text}"
     );
 }
@@ -169,12 +203,25 @@ fn a_narrow_or_low_screen_shows_what_matters_most() {
     let (mut model, at) = model(false);
     seen(&mut model, at, vec![saga("fix-7", 30, false)]);
     let text = screen(&model, 60, 24);
-    assert!(line_of(&text, "fix-7").contains("30.0s") && text.contains("READY") && !text.contains("WHAT"), "{text}");
+    assert!(line_of(&text, "fix-7").contains("30.0s") && text.contains("READY"), "{text}");
+    assert!(!line_of(&text, "TASK").contains("WHAT") && text.contains("WHAT"), "left out, and named: {text}");
     let low = screen(&model, 60, 14);
-    assert!(low.contains("fix-7") && !low.contains("READY"), "{low}");
+    assert!(low.contains("fix-7") && !low.contains("READY") && low.contains("no room for queues: Tab"), "{low}");
     press(&mut model, "\t");
     let low = screen(&model, 60, 14);
-    assert!(low.contains("READY") && !low.contains("fix-7"), "{low}");
+    assert!(low.contains("READY") && !low.contains("fix-7") && low.contains("no room for sagas: Tab"), "{low}");
+    press(&mut model, "\t");
+    // The sizes that terminals begin with, and half of one.
+    let id = "01a20351-8651-7485-8291-f48890a93860";
+    seen(&mut model, at, vec![saga(id, -545, true), saga("fix-7", 30, false)]);
+    let text = screen(&model, 80, 24);
+    let row = line_of(&text, id);
+    assert!(row.contains("running STALE") && row.contains("expired 9m ago"), "{text}");
+    assert!(text.contains("READY") && text.contains("no room for QUEUE, OWNER, TRY, CHANGED, WHAT"), "{text}");
+    let text = screen(&model, 60, 20);
+    assert!(line_of(&text, id).contains("running STALE"), "{text}");
+    assert!(text.contains("no room for QUEUE, OWNER, LEFT, TRY, CHANGED, WHAT"), "{text}");
+    assert!(line_of(&screen(&model, 40, 20), "01a20351").contains("running STALE"));
     // Nothing that a terminal can be is too small to be drawn on.
     for (width, height) in [(1, 1), (3, 2), (20, 5), (500, 200)] {
         press(&mut model, "?");
@@ -216,6 +263,25 @@ fn the_chosen_saga_stays_chosen_and_a_neighbour_never_takes_its_place() {
     assert_eq!(model.saga.name, None);
     press(&mut model, "x");
     assert_eq!((model.ask.is_none(), model.notice.as_str()), (true, "choose a saga first"));
+}
+
+#[test]
+fn after_a_decision_the_next_row_is_chosen() {
+    let (mut model, at) = model(false);
+    let rows = |ids: &[&str]| ids.iter().map(|id| saga(id, -5, true)).collect::<Vec<_>>();
+    seen(&mut model, at, rows(&["a", "b", "c"]));
+    press(&mut model, "jrrrebooted\ny");
+    assert!(model.ask.is_some(), "on its way");
+    model.update(at, Message::Sent(Sent::Done("done: b is planned".to_owned())));
+    seen(&mut model, at, rows(&["a", "c"]));
+    assert_eq!(model.saga.name.as_deref(), Some("c"), "that which took its place");
+    press(&mut model, "rrrebooted\ny");
+    model.update(at, Message::Sent(Sent::Done("done: c is planned".to_owned())));
+    seen(&mut model, at, rows(&["a"]));
+    assert_eq!(model.saga.name.as_deref(), Some("a"), "or the last");
+    // One that goes by itself leaves nothing chosen, as ever.
+    seen(&mut model, at, rows(&["z"]));
+    assert_eq!(model.saga.name, None);
 }
 
 #[test]
@@ -317,4 +383,34 @@ fn control_c_leaves_from_anywhere() {
         assert_eq!(effects, [Effect::Leave], "{keys}");
     }
     assert_eq!(press(&mut model, "\u{1b}\u{1b}q"), [Effect::Leave]);
+}
+
+#[test]
+fn whatever_numbers_a_daemon_tells_are_drawn() {
+    for end in [i64::MIN, i64::MIN / 1_000_000, -1, 1 << 53, i64::MAX / 1_000_000, i64::MAX] {
+        let at_end = Some(prost_types::Timestamp { seconds: end, nanos: i32::MIN });
+        for told in [end, SERVER_SECONDS] {
+            let (mut model, at) = model(false);
+            let mut odd = [saga("odd", 0, true), saga("live", 0, false)];
+            for saga in &mut odd {
+                (saga.update_time, saga.create_time, saga.end_time) = (at_end, at_end, at_end);
+                (saga.attempt, saga.failures, saga.revision, saga.priority) = (i32::MAX, i32::MIN, end, i32::MIN);
+                saga.lease.as_mut().expect("it has one").expire_time = at_end;
+            }
+            let mut sight = sight(&model, at, odd.to_vec());
+            sight.clock = ServerClock::told(&prost_types::Timestamp { seconds: told, nanos: 0 }, at, at);
+            sight.info.start_time = at_end;
+            sight.info.clock_offset = Some(prost_types::Duration { seconds: end, nanos: i32::MIN });
+            (sight.stats.ready, sight.stats.stale, sight.stats.revision) = (end, end, end);
+            for queue in &mut sight.stats.queues {
+                (queue.ready, queue.stale) = (end, end);
+                queue.states[0].count = end;
+                queue.oldest_ready_age = Some(prost_types::Duration { seconds: end, nanos: i32::MAX });
+            }
+            sight.vitals.as_mut().expect("set").log = Some(Log { bytes: end, max_bytes: end, ..Log::default() });
+            model.update(at, Message::Seen(Box::new(sight)));
+            let screen = rendered(&model, 160, 40, Looks { unicode: true, colour: false });
+            assert!(format!("{}", screen.backend()).contains("odd"));
+        }
+    }
 }

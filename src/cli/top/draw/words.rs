@@ -15,6 +15,17 @@ pub fn short(micros: i64) -> String {
     }
 }
 
+/// A length in microseconds, in its largest unit: `5s`, `9m`, `3d`.
+pub fn rough(micros: i64) -> String {
+    let seconds = micros.max(0) / 1_000_000;
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..86_400 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
 /// A length on the wire, short; a dash where there is none.
 pub fn length(length: Option<&prost_types::Duration>) -> String {
     length.map_or_else(
@@ -79,6 +90,7 @@ mod tests {
         let told = [850_000, 12_345_678, 125_000_000, 3_720_000_000, 273_600_000_000].map(short);
         assert_eq!(told, ["850ms", "12.3s", "2m 05s", "1h 02m", "3d 4h"]);
         assert_eq!(short(-5), "0ms");
+        assert_eq!([850_000, 12_345_678, 565_000_000, 273_600_000_000].map(rough), ["0s", "12s", "9m", "3d"]);
     }
 
     #[test]

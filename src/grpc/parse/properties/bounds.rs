@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use crate::{
     domain::{
         bounds::{self, Bound},
+        characters::is_control,
         command::{Command, Creation, FreeVerb, HeldVerb, Purge, Verb},
         compensation::CompensationSpec,
         policy::Policy,
@@ -12,7 +13,10 @@ use crate::{
         text::{Blob, Labels},
         time::Span,
     },
-    grpc::parse::queries::{History, Listing, Watch},
+    grpc::parse::{
+        free::Revocation,
+        queries::{History, Listing, Queues, Watch},
+    },
 };
 
 /// A bound as `GetServerInfo` tells it.
@@ -44,11 +48,12 @@ fn name(value: &str) {
 
 fn printable(bound: &str, value: &str) {
     at_most(bound, value.len());
-    assert!(!value.is_empty() && !value.contains(char::is_control), "{value:?}");
+    assert!(!value.is_empty() && !value.contains(is_control), "{value:?}");
 }
 
 fn text(value: &str) {
     at_most("text_bytes", value.len());
+    assert!(!value.contains('\0'), "{value:?}");
 }
 
 fn needed(value: &str) {
@@ -65,6 +70,7 @@ fn labels(labels: &Labels) {
     for (key, value) in labels.pairs() {
         printable("label_key_bytes", key);
         at_most("label_value_bytes", value.len());
+        assert!(!value.contains('\0'), "{value:?}");
     }
 }
 
@@ -169,21 +175,24 @@ fn held(verb: &HeldVerb) {
             length.iter().for_each(|length| ttl(*length));
             progress.iter().for_each(blob);
         }
-        HeldVerb::Release { delay, reason } => {
+        HeldVerb::Release { delay, reason, progress } => {
             between(0, *delay, "delay_max");
             text(reason.as_str());
+            progress.iter().for_each(blob);
         }
         HeldVerb::RegisterCompensation { compensations: specs } => {
             assert!(!specs.is_empty());
             compensations(specs);
         }
-        HeldVerb::Complete { result, reason } => {
+        HeldVerb::Complete { result, reason, progress } => {
             blob(result);
             text(reason.as_str());
+            progress.iter().for_each(blob);
         }
-        HeldVerb::Fail { reason, compensations: specs, retryable: _ } => {
+        HeldVerb::Fail { reason, compensations: specs, retryable: _, progress } => {
             needed(reason.as_str());
             compensations(specs);
+            progress.iter().for_each(blob);
         }
         HeldVerb::RecordCompensation { position, outcome: _, detail } => {
             assert!(*position > 0);
@@ -217,6 +226,12 @@ fn free(verb: &FreeVerb) {
             needed(reason.as_str());
             about.iter().for_each(|about| token(about.0));
         }
+        // No request is one: `RevokePrincipal` makes them.
+        FreeVerb::RevokeLease { token: about, actor, reason } => {
+            printable("actor_bytes", actor.as_str());
+            needed(reason.as_str());
+            token(about.0);
+        }
         FreeVerb::Quarantine { actor, reason, revoke_lease: _ }
         | FreeVerb::RequestCancel { actor, reason, revoke_lease: _ } => {
             printable("actor_bytes", actor.as_str());
@@ -230,6 +245,15 @@ fn free(verb: &FreeVerb) {
             assert!(!note.is_empty() || !details.pairs().is_empty() || terminal_reason.is_some());
         }
     }
+}
+
+/// Holds a revocation to the bounds of the contract.
+pub fn revocation(wanted: &Revocation) {
+    id(wanted.principal.as_str());
+    printable("actor_bytes", wanted.actor.as_str());
+    needed(wanted.reason.as_str());
+    at_most("revoke_leases", wanted.max_leases);
+    assert!(wanted.max_leases > 0);
 }
 
 /// Holds a purge to the bounds of the contract.
@@ -254,6 +278,12 @@ pub fn listing(listing: &Listing) {
 pub fn history(history: &History) {
     page(history.limit);
     id(history.task_id.as_str());
+}
+
+/// Holds a page of queues to the bounds of the contract.
+pub fn queues(wanted: &Queues) {
+    wanted.limit.iter().for_each(|limit| page(*limit));
+    wanted.after.iter().for_each(|after| queue(after.as_str()));
 }
 
 /// Holds a watch to the bounds of the contract.

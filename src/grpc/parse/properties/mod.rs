@@ -91,7 +91,7 @@ never_panics! {
     };
     p12_release: ReleaseRequest by change, |d| ReleaseRequest {
         task_id: d.text(), owner_id: d.text(), fencing_token: d.number(), delay: d.length(), reason: d.text(),
-        request_id: d.absent(),
+        request_id: d.absent(), progress: Some(d.bytes()),
     };
     p12_register: RegisterCompensationRequest by change, |d| RegisterCompensationRequest {
         task_id: d.text(), owner_id: d.text(), fencing_token: d.number(), compensations: d.specs(),
@@ -99,11 +99,11 @@ never_panics! {
     };
     p12_complete: CompleteRequest by change, |d| CompleteRequest {
         task_id: d.text(), owner_id: d.text(), fencing_token: d.number(), result: d.bytes(), reason: d.text(),
-        request_id: d.absent(),
+        request_id: d.absent(), progress: Some(d.bytes()),
     };
     p12_fail: FailRequest by change, |d| FailRequest {
         task_id: d.text(), owner_id: d.text(), fencing_token: d.number(), reason: d.text(), compensations: d.specs(),
-        retryable: d.flag(), request_id: d.absent(),
+        retryable: d.flag(), request_id: d.absent(), progress: Some(d.bytes()),
     };
     p12_record: RecordCompensationRequest by change, |d| RecordCompensationRequest {
         task_id: d.text(), owner_id: d.text(), fencing_token: d.number(), position: d.small(), outcome: d.small(),
@@ -130,8 +130,14 @@ never_panics! {
         task_id: d.text(), actor: d.text(), note: d.text(), details: d.pairs(), terminal_reason: d.text(),
         request_id: d.absent(),
     };
-    p12_pause: PauseQueueRequest by change, |d| PauseQueueRequest { queue: d.text(), actor: d.text(), reason: d.text() };
-    p12_resume: ResumeQueueRequest by change, |d| ResumeQueueRequest { queue: d.text(), actor: d.text(), reason: d.text() };
+    p12_pause: PauseQueueRequest by change, |d| PauseQueueRequest {
+        queue: d.text(), actor: d.text(), reason: d.text(), must_exist: d.flag(),
+    };
+    p12_resume: ResumeQueueRequest by change, |d| ResumeQueueRequest {
+        queue: d.text(), actor: d.text(), reason: d.text(), must_exist: d.flag(),
+    };
+    p12_queues: ListQueuesRequest by |m| queries::list_queues(m).map(|wanted| bounds::queues(&wanted)),
+    |d| ListQueuesRequest { page_size: d.small(), page_token: d.absent() };
     p12_get: GetSagaRequest by |m| queries::get_saga(&m).map(drop), |d| GetSagaRequest {
         task_id: d.text(), saga_id: d.text(),
     };
@@ -156,11 +162,15 @@ never_panics! {
         states: d.smalls(), older_than: d.length(), max_sagas: d.small(), actor: d.text(), reason: d.text(),
         validate_only: d.flag(),
     };
+    p12_revoke: RevokePrincipalRequest by |m| free::revoke_principal(&m).map(|wanted| bounds::revocation(&wanted)),
+    |d| RevokePrincipalRequest {
+        principal: d.text(), actor: d.text(), reason: d.text(), max_leases: d.small(), validate_only: d.flag(),
+    };
+    p12_vitals: GetVitalsRequest by |_| Ok(()), |d| GetVitalsRequest { look_for_unknown_holders: d.flag() };
 }
 
 /// Requests that say nothing, in which nothing can be wrong.
-const EMPTY: [&str; 5] =
-    ["BackupRequest", "GetServerInfoRequest", "GetStatsRequest", "GetVitalsRequest", "ListQueuesRequest"];
+const EMPTY: [&str; 3] = ["BackupRequest", "GetServerInfoRequest", "GetStatsRequest"];
 
 #[test]
 fn p12_every_request_has_a_property() {

@@ -10,7 +10,9 @@ import java.time.Duration;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.regex.Matcher;
 import java.util.regex.Pattern;
+import java.util.stream.Stream;
 import sagad.worker.Sagad;
 import sun.misc.Signal;
 
@@ -19,7 +21,10 @@ record Settings(Sagad sagad, List<String> queues, String owner, Duration ttl) {
   /** The coordinator's rule for ids and queues, their length aside. */
   private static final Pattern NAME = Pattern.compile("(?!.*\\.\\.)[A-Za-z0-9][A-Za-z0-9._:/@+-]*");
 
-  private static final Pattern SECONDS = Pattern.compile("[0-9]*\\.?[0-9]+");
+  /** A number and its unit; without one it is seconds. */
+  private static final Pattern LENGTH = Pattern.compile("([0-9]*\\.?[0-9]+)(ms|s|m|h)?");
+
+  private static final Map<String, Integer> UNIT_MS = Map.of("ms", 1, "s", 1_000, "m", 60_000, "h", 3_600_000);
 
   private static final Gson GSON = new GsonBuilder().disableHtmlEscaping().create();
 
@@ -59,7 +64,7 @@ record Settings(Sagad sagad, List<String> queues, String owner, Duration ttl) {
   }
 
   private static Settings read() throws SettingException {
-    var queues = List.of(get("SAGAD_QUEUES", "default").split(",", -1));
+    var queues = Stream.of(get("SAGAD_QUEUES", "default").split(",", -1)).map(String::strip).toList();
     for (String queue : queues) {
       if (queue.length() > 100 || !NAME.matcher(queue).matches()) {
         throw new SettingException("SAGAD_QUEUES: '" + queue + "' is no name of a queue");
@@ -73,13 +78,18 @@ record Settings(Sagad sagad, List<String> queues, String owner, Duration ttl) {
       throw new SettingException("SAGAD_OWNER: '" + owner + "' is no id");
     }
     String ttl = get("SAGAD_TTL", "30");
-    double seconds = SECONDS.matcher(ttl).matches() ? Double.parseDouble(ttl) : 0;
-    if (seconds < 0.1 || seconds > 86_400) {
-      throw new SettingException("SAGAD_TTL: '" + ttl + "' is not a number of seconds from 0.1 to 86400");
+    Matcher length = LENGTH.matcher(ttl);
+    double millis = 0;
+    if (length.matches()) {
+      millis = Double.parseDouble(length.group(1)) * UNIT_MS.get(length.group(2) == null ? "s" : length.group(2));
+    }
+    if (millis < 100 || millis > 86_400_000) {
+      String forms = "a length such as 30, 30s, 500ms, 2m or 1h, from 100ms to 24h";
+      throw new SettingException("SAGAD_TTL: '" + ttl + "' is not " + forms);
     }
     try {
       var sagad = new Sagad(get("SAGAD_SERVER", "http://127.0.0.1:7420"));
-      return new Settings(sagad, queues, owner, Duration.ofMillis(Math.round(seconds * 1000)));
+      return new Settings(sagad, queues, owner, Duration.ofMillis(Math.round(millis)));
     } catch (IllegalArgumentException e) {
       throw new SettingException("SAGAD_SERVER: " + e.getMessage());
     }

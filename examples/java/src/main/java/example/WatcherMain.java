@@ -80,6 +80,7 @@ public final class WatcherMain {
     Backoff backoff = new Backoff();
     while (!isEnding()) {
       long wait = 0;
+      String why = "it ended the stream";
       try {
         stream(backoff);
       } catch (StatusRuntimeException | Refusal e) {
@@ -95,11 +96,13 @@ public final class WatcherMain {
           throw refusal;
         }
         wait = refusal.retryAfter.toNanos();
+        why = refusal.toString();
       }
       if (isEnding()) {
         return;
       }
       // A stream that just ends is opened again, too.
+      sagad.waiting(why);
       Settings.emit("reconnecting", "revision", after == null ? 0 : after);
       ending.await(Math.max(backoff.next().toNanos(), wait), TimeUnit.NANOSECONDS);
       sagad.reconnect();
@@ -121,6 +124,7 @@ public final class WatcherMain {
       while (silence.over(answers::hasNext)) {
         WatchStaleResponse answer = answers.next();
         backoff.reset();
+        sagad.answers();
         if (!ready && (resumed || answer.getBookmark().getSnapshotEnd())) {
           ready = true;
           Settings.emit("ready", "revision", answer.getRevision());

@@ -23,6 +23,7 @@ import java.text.ParseException;
 import java.time.Duration;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 import java.util.UUID;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.ThreadLocalRandom;
@@ -59,6 +60,12 @@ public final class Sagad implements AutoCloseable {
   /** Heartbeats are not sent more often, however short the lease. */
   private static final Duration HEARTBEAT_MIN = Duration.ofMillis(20);
 
+  /** While the coordinator does not answer, that is said again after so long. */
+  private static final Duration SAY_AGAIN = Duration.ofSeconds(10);
+
+  private final String server;
+  private long said; // when it was said last that the coordinator does not answer; guarded by `this`
+  private boolean waiting; // guarded by `this`
   private final ManagedChannel channel;
   private final SagaServiceBlockingStub stub;
 
@@ -73,6 +80,7 @@ public final class Sagad implements AutoCloseable {
     if (!"http".equals(address.getScheme()) || address.getHost() == null || !hasPort) {
       throw new IllegalArgumentException("'" + server + "' is not an address of the form http://HOST:PORT");
     }
+    this.server = server;
     channel =
         NettyChannelBuilder.forAddress(address.getHost(), address.getPort())
             .usePlaintext()
@@ -104,6 +112,26 @@ public final class Sagad implements AutoCloseable {
   @Override
   public void close() {
     channel.shutdownNow();
+  }
+
+  /**
+   * Says on stderr what is waited for: a call was not answered, or not taken, and is tried again. At once, then every ten
+   * seconds.
+   */
+  public synchronized void waiting(String why) {
+    if (!waiting || System.nanoTime() - said >= SAY_AGAIN.toNanos()) {
+      waiting = true;
+      said = System.nanoTime();
+      System.err.println("waiting for the coordinator at " + server + ": " + why);
+    }
+  }
+
+  /** The coordinator has answered: says so on stderr where it was waited for. */
+  public synchronized void answers() {
+    if (waiting) {
+      waiting = false;
+      System.err.println("the coordinator at " + server + " answers");
+    }
   }
 
   /**
@@ -144,9 +172,17 @@ public final class Sagad implements AutoCloseable {
   /** Makes one unary call. It ends with the thread's gRPC context, and when the thread is interrupted. */
   <Q, A> A once(BiFunction<SagaServiceBlockingStub, Q, A> method, Q request, Duration most) throws Refusal {
     try {
-      return method.apply(stub.withDeadlineAfter(most), request);
+      A answer = method.apply(stub.withDeadlineAfter(most), request);
+      answers();
+      return answer;
     } catch (StatusRuntimeException e) {
       Refusal refusal = new Refusal(e);
+      // A call that this process gave up says nothing about the coordinator.
+      if (!refusal.again) {
+        answers();
+      } else if (refusal.code != Code.CANCELLED) {
+        waiting(refusal.toString());
+      }
       if (refusal.code == Code.UNAVAILABLE) {
         reconnect();
       }
@@ -237,6 +273,12 @@ public final class Sagad implements AutoCloseable {
           };
     }
 
+    @Override
+    public String toString() {
+      Throwable cause = getCause().getCause();
+      return reason + ": " + getMessage() + (cause == null ? "" : " (" + cause.getMessage() + ")");
+    }
+
     /** Whether the lease that the call named is over: whoever holds it stops. */
     public boolean leaseGone() {
       return judged && code == Code.ABORTED || reason.equals("SAGA_TERMINAL") || reason.equals("SAGA_NOT_FOUND");
@@ -321,7 +363,7 @@ public final class Sagad implements AutoCloseable {
     private Ended ended;
     private Duration retryAfter = Duration.ZERO;
 
-    /** Begins to keep the lease of a saga that was claimed by a call first sent at {@code asked}. The work is this thread's. */
+    /** Begins to keep the lease of a saga, which counts from {@code asked}. The work is this thread's. */
     Lease(Sagad sagad, Saga saga, long asked, Events events) {
       this.sagad = sagad;
       this.saga = saga;
@@ -334,7 +376,7 @@ public final class Sagad implements AutoCloseable {
     }
 
     /**
-     * Begins the heartbeats. A claim that waited, or was repeated, was first sent long before the lease began: then one
+     * Begins the heartbeats. A claim that was repeated was first sent long before the lease began: then one
      * heartbeat, before the work begins, tells where it stands.
      */
     void begin() {
@@ -386,9 +428,14 @@ public final class Sagad implements AutoCloseable {
       }
     }
 
-    /** Sends progress (at most 64 KiB) with the next heartbeat. */
+    /** Sends progress (at most 64 KiB) with the next heartbeat, or with the report of the end. */
     public synchronized void setProgress(String text) {
       progress = ByteString.copyFromUtf8(text);
+    }
+
+    /** What no accepted heartbeat has carried yet. */
+    synchronized Optional<ByteString> unsentProgress() {
+      return Optional.ofNullable(progress);
     }
 
     /** Registers compensations. To be called before the effects that they undo. */
@@ -626,7 +673,7 @@ public final class Sagad implements AutoCloseable {
     }
   }
 
-  private static Duration javaDuration(com.google.protobuf.Duration length) {
+  static Duration javaDuration(com.google.protobuf.Duration length) {
     return Duration.ofSeconds(length.getSeconds(), length.getNanos());
   }
 }

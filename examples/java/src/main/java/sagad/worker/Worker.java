@@ -9,7 +9,6 @@ import java.nio.charset.StandardCharsets;
 import java.time.Duration;
 import java.util.List;
 import java.util.Map;
-import java.util.Optional;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 import java.util.function.BiFunction;
@@ -22,6 +21,7 @@ import sagad.v1.SagaOuterClass.Saga;
 import sagad.v1.SagaServiceGrpc.SagaServiceBlockingStub;
 import sagad.v1.SagaServiceOuterClass.ClaimNextRequest;
 import sagad.v1.SagaServiceOuterClass.CompensateRequest;
+import sagad.v1.SagaServiceOuterClass.ClaimNextResponse;
 import sagad.v1.SagaServiceOuterClass.CompleteRequest;
 import sagad.v1.SagaServiceOuterClass.FailRequest;
 import sagad.v1.SagaServiceOuterClass.QuarantineRequest;
@@ -205,14 +205,16 @@ public final class Worker {
     while (!isDraining()) {
       request.setWait(protoDuration(wait)).setRequestId(Sagad.newId());
       long asked = System.nanoTime();
-      Optional<Saga> saga = claim(request.build(), wait.plus(Sagad.CALL));
+      ClaimNextResponse claimed = claim(request.build(), wait.plus(Sagad.CALL));
       if (wait.isZero() && !isDraining()) {
         events.emit("ready");
       }
       Duration third = ttl.dividedBy(3);
       wait = third.compareTo(WAIT_MAX) > 0 ? WAIT_MAX : Sagad.longer(third, WAIT_MIN);
-      if (saga.isPresent()) {
-        handle(saga.get(), asked, task);
+      if (claimed.getSagasCount() > 0) {
+        // The lease was given when the claim had been held for so long.
+        long held = Sagad.javaDuration(claimed.getWaited()).toNanos();
+        handle(claimed.getSagas(0), asked + held, task);
       }
     }
   }
@@ -222,14 +224,13 @@ public final class Worker {
   }
 
   /** Asks for one saga until the coordinator answers or the worker has to drain. */
-  private Optional<Saga> claim(ClaimNextRequest request, Duration most) throws Refusal {
+  private ClaimNextResponse claim(ClaimNextRequest request, Duration most) throws Refusal {
     Backoff backoff = new Backoff();
-    boolean away = false;
     while (true) {
       Refusal refusal;
       Context before = claims.attach();
       try {
-        return sagad.once(SagaServiceBlockingStub::claimNext, request, most).getSagasList().stream().findFirst();
+        return sagad.once(SagaServiceBlockingStub::claimNext, request, most);
       } catch (Refusal e) {
         refusal = e;
       } finally {
@@ -237,14 +238,11 @@ public final class Worker {
       }
       if (!isDraining() && !refusal.again) {
         throw refusal;
-      } else if (!isDraining() && !away) {
-        away = true;
-        System.err.println("the coordinator does not answer, trying again: " + refusal.getMessage());
       }
       try {
         if (draining.await(Sagad.longer(backoff.next(), refusal.retryAfter).toNanos(), TimeUnit.NANOSECONDS)) {
           giveBack(request);
-          return Optional.empty();
+          return ClaimNextResponse.getDefaultInstance();
         }
       } catch (InterruptedException e) {
         throw new IllegalStateException("nobody interrupts a claim", e);
@@ -331,14 +329,15 @@ public final class Worker {
   }
 
   private Outcome complete(Lease lease, ByteString result) {
-    var request =
+    var builder =
         CompleteRequest.newBuilder()
             .setTaskId(lease.saga().getTaskId())
             .setOwnerId(lease.ownerId())
             .setFencingToken(lease.fencingToken())
             .setResult(result)
-            .setRequestId(Sagad.newId())
-            .build();
+            .setRequestId(Sagad.newId());
+    lease.unsentProgress().ifPresent(builder::setProgress);
+    var request = builder.build();
     return new Outcome("completed", "Complete", () -> late(lease, SagaServiceBlockingStub::complete, request).getSaga());
   }
 
@@ -379,7 +378,7 @@ public final class Worker {
   }
 
   private Outcome fail(Lease lease, Failure failure) {
-    var request =
+    var builder =
         FailRequest.newBuilder()
             .setTaskId(lease.saga().getTaskId())
             .setOwnerId(lease.ownerId())
@@ -387,8 +386,9 @@ public final class Worker {
             .setReason(text(failure.getMessage()))
             .setRetryable(failure.retryable)
             .addAllCompensations(failure.compensations)
-            .setRequestId(Sagad.newId())
-            .build();
+            .setRequestId(Sagad.newId());
+    lease.unsentProgress().ifPresent(builder::setProgress);
+    var request = builder.build();
     Outcome.Report report = () -> late(lease, SagaServiceBlockingStub::fail, request).getSaga();
     return new Outcome("failed", "Fail", report, quarantine(lease, failure.getMessage()));
   }
@@ -406,14 +406,15 @@ public final class Worker {
   }
 
   private Outcome release(Lease lease) {
-    var request =
+    var builder =
         ReleaseRequest.newBuilder()
             .setTaskId(lease.saga().getTaskId())
             .setOwnerId(lease.ownerId())
             .setFencingToken(lease.fencingToken())
             .setReason("the worker was told to end")
-            .setRequestId(Sagad.newId())
-            .build();
+            .setRequestId(Sagad.newId());
+    lease.unsentProgress().ifPresent(builder::setProgress);
+    var request = builder.build();
     // Unlike the others it is refused once the lease has run out, so it is not tried for longer.
     Outcome.Report report = () -> sagad.call(SagaServiceBlockingStub::release, request, lease::deadline).getSaga();
     return new Outcome("released", "Release", report);

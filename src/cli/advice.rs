@@ -1,0 +1,170 @@
+//! What to do when a coordinator can't be talked to, or doesn't know who asks: it depends on what was asked with (scheme,
+//! CA, token) and on what is there (TLS or not), so both are looked at.
+
+use std::{
+    io::{Read, Write},
+    net::{TcpStream, ToSocketAddrs},
+    path::Path,
+    time::Duration,
+};
+
+use http::Uri;
+use tonic::Code;
+
+use super::text;
+use crate::client::{ClientOptions, Refusal};
+
+/// What a command says to somebody whose coordinator is not there.
+pub const NOT_THERE: &str = "start it with `sagad serve`, or name another with --server or SAGAD_SERVER";
+/// What it says to somebody without credentials.
+pub const NO_CREDENTIALS: &str =
+    "name a file with a token by --token-file or SAGAD_TOKEN_FILE, or a certificate by --cert and --key";
+
+/// An HTTP/2 client's first words: its preface and empty settings.
+const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+/// How long each step of a look at the server may take: somebody waits for the message.
+const STEP: Duration = Duration::from_secs(1);
+
+/// What listens at an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Peer {
+    /// HTTP/2 without TLS.
+    Plain,
+    /// TLS.
+    Tls,
+    /// Something else, or something that doesn't answer.
+    Other,
+    /// Nothing.
+    Nothing,
+}
+
+/// What to do about an error, if it is one of those. May ask the server what it speaks.
+pub fn on(refusal: &Refusal, options: &ClientOptions) -> Option<String> {
+    if refusal.code == Code::Unauthenticated {
+        return Some(on_unknown(options));
+    }
+    if !refusal.unreachable || refusal.judged {
+        return None;
+    }
+    on_certificates(&refusal.message, options).or_else(|| on_scheme(refusal, options))
+}
+
+/// The coordinator does not know who asks.
+fn on_unknown(options: &ClientOptions) -> String {
+    match (&options.token_file, &options.cert) {
+        (Some(file), _) => format!(
+            "the coordinator does not know the token in {}, or not any more: ask whoever runs it for a new one",
+            shown(file)
+        ),
+        (None, Some(file)) => format!(
+            "the coordinator knows nobody by the certificate in {}: name a file with a token by --token-file or \
+             SAGAD_TOKEN_FILE, or ask whoever runs it for an entry in its file of principals",
+            shown(file)
+        ),
+        (None, None) => NO_CREDENTIALS.to_owned(),
+    }
+}
+
+/// A certificate was not accepted, by one side or the other. By the words of the TLS library.
+fn on_certificates(message: &str, options: &ClientOptions) -> Option<String> {
+    let is = |words: &[&str]| words.iter().any(|word| message.contains(word));
+    Some(if is(&["UnknownIssuer", "BadSignature", "unknown issuer"]) {
+        match &options.ca {
+            Some(file) => format!(
+                "the coordinator's certificate is not signed by the CA in {}: name the right file with --ca or SAGAD_CA",
+                shown(file)
+            ),
+            None => {
+                "the coordinator's certificate is signed by no CA that this machine trusts: name the file with its \
+                     CA with --ca or SAGAD_CA"
+                    .to_owned()
+            }
+        }
+    } else if is(&["certificate not valid for name", "NotValidForName"]) {
+        "the coordinator's certificate does not name the host in --server or SAGAD_SERVER: use a name that it has"
+            .to_owned()
+    } else if is(&["certificate expired", "Expired"]) {
+        "the coordinator's certificate has run out: whoever runs it has to renew it".to_owned()
+    } else if is(&["CertificateRequired"]) {
+        "the coordinator asks for a certificate: name yours with --cert and --key".to_owned()
+    } else if is(&["UnknownCA", "DecryptError", "BadCertificate", "CertificateUnknown", "CertificateExpired"])
+        && options.cert.is_some()
+    {
+        format!(
+            "the coordinator does not accept the certificate in {}: ask whoever runs it for another",
+            options.cert.as_deref().map(shown).unwrap_or_default()
+        )
+    } else {
+        return None;
+    })
+}
+
+/// The scheme is not the server's.
+fn on_scheme(refusal: &Refusal, options: &ClientOptions) -> Option<String> {
+    if options.server.starts_with("unix:") {
+        return refusal.unsent.then(|| NOT_THERE.to_owned());
+    }
+    let server: Uri = options.server.parse().ok()?;
+    let secure = server.scheme_str() == Some("https");
+    let address = server.authority()?.to_string();
+    let address = text::printable(&address);
+    match (secure, look_at(&server)) {
+        (true, Peer::Plain) => Some(format!("{address} serves without TLS: name it as http://{address}")),
+        (false, Peer::Tls) => Some(format!(
+            "{address} serves with TLS: name it as https://{address}, and the file with its CA with --ca or SAGAD_CA, \
+             unless this machine trusts it anyway"
+        )),
+        (_, Peer::Other) => Some(format!(
+            "something listens at {address}, but it does not answer as a coordinator does: name another with --server or \
+             SAGAD_SERVER"
+        )),
+        // With TLS 1.3 a server that misses a certificate closes a connection that the client takes for made, and its
+        // reason may be lost on the way.
+        (true, Peer::Tls) if !refusal.unsent && was_closed(&refusal.message) => Some(match &options.cert {
+            None => format!(
+                "{address} closed the TLS connection: if the coordinator asks for a certificate, name yours with --cert and \
+                     --key"
+            ),
+            Some(file) => format!(
+                "{address} closed the TLS connection: the coordinator may not accept the certificate in {}",
+                shown(file)
+            ),
+        }),
+        (true, Peer::Tls) | (false, Peer::Plain) | (_, Peer::Nothing) => refusal.unsent.then(|| NOT_THERE.to_owned()),
+    }
+}
+
+/// Says hello without TLS, and looks at the first bytes of the answer.
+fn look_at(server: &Uri) -> Peer {
+    let host = server.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    let port = server.port_u16().unwrap_or(if server.scheme_str() == Some("https") { 443 } else { 80 });
+    let addresses = (host, port).to_socket_addrs().into_iter().flatten();
+    // The first few: each may take a second.
+    let Some(mut stream) = addresses.take(3).find_map(|address| TcpStream::connect_timeout(&address, STEP).ok()) else {
+        return Peer::Nothing;
+    };
+    let mut answer = [0; 9];
+    let asked = stream
+        .set_read_timeout(Some(STEP))
+        .and_then(|()| stream.set_write_timeout(Some(STEP)))
+        .and_then(|()| stream.write_all(HELLO))
+        .and_then(|()| stream.read(&mut answer));
+    match (asked, answer) {
+        // A TLS record: an alert, or a handshake.
+        (Ok(1..), [0x15 | 0x16, 3, ..]) => Peer::Tls,
+        // A frame with settings, the first thing that an HTTP/2 server says.
+        (Ok(9..), [_, _, _, 4, ..]) => Peer::Plain,
+        (Ok(_) | Err(_), _) => Peer::Other,
+    }
+}
+
+/// Whether the other side ended the connection, by the words of the libraries.
+fn was_closed(message: &str) -> bool {
+    ["connection closed", "broken pipe", "connection reset", "Connection reset", "Broken pipe"]
+        .iter()
+        .any(|words| message.contains(words))
+}
+
+fn shown(file: &Path) -> String {
+    text::printable(&file.display().to_string())
+}

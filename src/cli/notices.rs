@@ -1,0 +1,222 @@
+//! Messages to people on stderr, written by a thread of their own, so that no command waits for whoever reads them.
+//!
+//! A pipe that nobody reads, or a terminal stopped by Ctrl-S, blocks whoever writes to it. A worker that waited there would send
+//! no heartbeats and lose its leases. So a message goes into a bounded queue, and only the queue's thread may block. What does
+//! not fit is dropped, and the next message that gets out says how many were.
+
+use std::{
+    collections::VecDeque,
+    io::{self, Write},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::domain::characters::printable_lines;
+
+/// How much text waits for a reader: some thousand lines, more than anybody reads afterwards.
+const QUEUE_BYTES: usize = 256 << 10;
+
+/// What a waiting message costs besides its text, so that empty ones are bounded too.
+const MESSAGE_BYTES: usize = 64;
+
+/// How long a command that nothing must hold up waits at its end for its messages to be read.
+pub const LAST_WAIT: Duration = Duration::from_secs(1);
+
+/// Tells people something, in the form `sagad: …`. Never blocks.
+pub fn notice(text: &str) {
+    line(&format!("sagad: {text}"));
+}
+
+/// Tells what is formatted already, in one line or several. Never blocks. What can't be shown is escaped as in a text, so JSON
+/// has to come without it.
+pub fn line(text: &str) {
+    shared().push(format!("{}\n", printable_lines(text)));
+}
+
+/// Waits until all messages are written, at most for `limit`; without one, for as long as it takes.
+pub fn finish(limit: Option<Duration>) {
+    if let Some(queue) = QUEUE.get() {
+        queue.wait_written(limit);
+    }
+}
+
+/// The process' one queue. The first message starts its thread.
+static QUEUE: OnceLock<Queue> = OnceLock::new();
+
+fn shared() -> &'static Queue {
+    let mut first = false;
+    let queue = QUEUE.get_or_init(|| {
+        first = true;
+        Queue::default()
+    });
+    if first {
+        let writer = || queue.write_to(io::stderr());
+        // Where no thread can be started there is nobody to write: messages are dropped rather than waited for.
+        if std::thread::Builder::new().name("notices".to_owned()).spawn(writer).is_err() {
+            queue.state.lock().closed = true;
+        }
+    }
+    queue
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    state: Mutex<State>,
+    added: Condvar,
+    written: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: VecDeque<Message>,
+    bytes: usize,
+    /// How many were dropped since the last message that was taken in.
+    dropped: u64,
+    /// Whether the thread is writing one that it has taken out of the queue.
+    writing: bool,
+    /// Whether there is no thread.
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Message {
+    /// How many were dropped between the message before and this one.
+    dropped_before: u64,
+    text: String,
+}
+
+impl Queue {
+    fn push(&self, text: String) {
+        let mut state = self.state.lock();
+        let size = text.len() + MESSAGE_BYTES;
+        if state.closed || state.bytes + size > QUEUE_BYTES {
+            state.dropped += 1;
+            return;
+        }
+        state.bytes += size;
+        let dropped_before = std::mem::take(&mut state.dropped);
+        state.waiting.push_back(Message { dropped_before, text });
+        self.added.notify_one();
+    }
+
+    /// Writes messages for ever, in their order.
+    fn write_to(&self, mut out: impl Write) {
+        loop {
+            let Message { dropped_before, text } = self.take();
+            if dropped_before > 0 {
+                out.write_all(dropped_line(dropped_before).as_bytes()).ok();
+            }
+            // There is nowhere left to complain about stderr.
+            out.write_all(text.as_bytes()).ok();
+            out.flush().ok();
+        }
+    }
+
+    /// The next message. When the last is written and some were dropped behind it, that is the message.
+    fn take(&self) -> Message {
+        let mut state = self.state.lock();
+        state.writing = false;
+        loop {
+            if let Some(message) = state.waiting.pop_front() {
+                state.bytes -= message.text.len() + MESSAGE_BYTES;
+                state.writing = true;
+                return message;
+            }
+            if state.dropped > 0 {
+                state.writing = true;
+                return Message { dropped_before: std::mem::take(&mut state.dropped), text: String::new() };
+            }
+            self.written.notify_all();
+            self.added.wait(&mut state);
+        }
+    }
+
+    fn wait_written(&self, limit: Option<Duration>) {
+        let mut state = self.state.lock();
+        let unwritten =
+            |state: &mut State| !state.closed && (state.writing || state.dropped > 0 || !state.waiting.is_empty());
+        match limit {
+            Some(limit) => {
+                self.written.wait_while_for(&mut state, unwritten, limit);
+            }
+            None => self.written.wait_while(&mut state, unwritten),
+        }
+    }
+}
+
+fn dropped_line(count: u64) -> String {
+    let messages = if count == 1 { "message was" } else { "messages were" };
+    format!("sagad: {count} {messages} dropped here, because nobody read stderr\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        mpsc::{Receiver, Sender, channel},
+    };
+
+    use super::*;
+
+    /// A reader that takes a line only when it is told to.
+    struct Slow {
+        go: Receiver<()>,
+        lines: Sender<String>,
+    }
+
+    impl Write for Slow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.go.recv().map_err(io::Error::other)?;
+            self.lines.send(String::from_utf8_lossy(bytes).into_owned()).map_err(io::Error::other)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn start() -> (Arc<Queue>, Sender<()>, Receiver<String>) {
+        let (queue, (go, may), (lines, read)) = (Arc::new(Queue::default()), channel(), channel());
+        let writer = Arc::clone(&queue);
+        std::thread::spawn(move || writer.write_to(Slow { go: may, lines }));
+        (queue, go, read)
+    }
+
+    #[test]
+    fn what_does_not_fit_is_counted_where_it_is_missing() {
+        let (queue, go, read) = start();
+        let long = "x".repeat(QUEUE_BYTES / 4);
+        for _ in 0..10 {
+            queue.push(long.clone());
+        }
+        // Nobody has read anything, and we are here. Three or four are kept, as the thread may have taken one already.
+        queue.wait_written(Some(Duration::from_millis(50)));
+        let mut kept = 0;
+        let dropped = loop {
+            go.send(()).expect("it writes");
+            let text = read.recv().expect("it is written");
+            if text != long {
+                break text;
+            }
+            kept += 1;
+        };
+        assert!((3..=4).contains(&kept), "{kept}");
+        assert_eq!(dropped, format!("sagad: {} messages were dropped here, because nobody read stderr\n", 10 - kept));
+        queue.push("later\n".to_owned());
+        // The message about what was dropped has no text of its own.
+        go.send(()).expect("it writes");
+        assert_eq!(read.recv().expect("it is written"), "later\n");
+        queue.wait_written(None);
+    }
+
+    #[test]
+    fn waiting_at_the_end_is_bounded() {
+        let (queue, _go, _read) = start();
+        queue.push("one\n".to_owned());
+        queue.wait_written(Some(Duration::from_millis(50)));
+        assert!(queue.state.lock().writing, "it still waits for its reader");
+    }
+}

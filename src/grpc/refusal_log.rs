@@ -1,0 +1,195 @@
+//! [`RefusalLog`]: refusals in the log, of each caller a few at a time. Whoever is refused can ask again as fast as it likes, and
+//! must neither fill a disk nor hide that others are refused.
+
+use std::{collections::HashMap, fmt, net::IpAddr, sync::Arc};
+
+use parking_lot::Mutex;
+
+use crate::{
+    clock::Clock,
+    domain::{
+        principal::PrincipalName,
+        time::{Span, Timestamp},
+    },
+};
+
+/// Refusals of one caller for one reason that are logged in one stretch of time; the others are counted.
+const LOGGED: u64 = 10;
+/// That stretch.
+const STRETCH: Span = Span::from_secs(10);
+/// Lines of all callers in a stretch: 20 a second, 400 MB a day if that goes on. The second half is for the first line of each caller
+/// and reason, so that a few that are refused often don't use up what is there for all.
+const LINES: u64 = 200;
+/// Callers and reasons that are told apart, more than a stretch has lines for: 128 KiB. The others are counted together.
+const KEYS: usize = 1024;
+
+/// Who was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum RefusedCaller {
+    /// A principal.
+    Principal(PrincipalName),
+    /// Somebody unknown at this address; of IPv6 the first 64 bits, which one peer has for itself.
+    Address(IpAddr),
+    /// Somebody unknown on this machine, by a socket in the file system.
+    Local,
+}
+
+impl RefusedCaller {
+    /// Somebody unknown with a connection from there.
+    pub fn at(network: Option<IpAddr>) -> Self {
+        network.map_or(RefusedCaller::Local, RefusedCaller::Address)
+    }
+}
+
+impl fmt::Display for RefusedCaller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RefusedCaller::Principal(name) => write!(f, "{name}"),
+            RefusedCaller::Address(address) => write!(f, "{address}"),
+            RefusedCaller::Local => f.write_str("unix"),
+        }
+    }
+}
+
+/// How many refusals were not logged since the last that were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Of the same caller for the same reason.
+    pub own: u64,
+    /// Of callers that could not be told apart any more, for any reason.
+    pub others: u64,
+}
+
+/// The refusals of one service.
+pub struct RefusalLog {
+    clock: Arc<dyn Clock>,
+    refusals: Mutex<Refusals>,
+}
+
+#[derive(Default)]
+struct Refusals {
+    since: Option<Timestamp>,
+    /// Lines in this stretch.
+    lines: u64,
+    by_caller: HashMap<(RefusedCaller, &'static str), Count>,
+    others_left_out: u64,
+}
+
+#[derive(Default)]
+struct Count {
+    in_this_stretch: u64,
+    /// Since the last one that was logged.
+    left_out: u64,
+}
+
+impl RefusalLog {
+    /// With this clock.
+    pub fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(RefusalLog { clock, refusals: Mutex::default() })
+    }
+
+    /// Whether a refusal is to be logged now; then with how many before it were not. Reasons are words of the program, so that
+    /// there are few of them.
+    pub fn next(&self, caller: RefusedCaller, reason: &'static str) -> Option<LeftOut> {
+        self.refusals.lock().next(caller, reason, self.clock.now())
+    }
+}
+
+impl Refusals {
+    fn next(&mut self, caller: RefusedCaller, reason: &'static str, now: Timestamp) -> Option<LeftOut> {
+        if self.since.is_none_or(|since| now.since(since) >= STRETCH) {
+            self.begin_stretch(now);
+        }
+        let key = (caller, reason);
+        if self.by_caller.len() >= KEYS && !self.by_caller.contains_key(&key) {
+            self.others_left_out += 1;
+            return None;
+        }
+        let count = self.by_caller.entry(key).or_default();
+        count.in_this_stretch += 1;
+        let first = count.in_this_stretch == 1 && self.lines < LINES;
+        if first || (count.in_this_stretch <= LOGGED && self.lines < LINES / 2) {
+            self.lines += 1;
+            let (own, others) = (std::mem::take(&mut count.left_out), std::mem::take(&mut self.others_left_out));
+            return Some(LeftOut { own, others });
+        }
+        count.left_out += 1;
+        None
+    }
+
+    /// Forgets who was not refused in the last stretch. What was left out of theirs is told with the others.
+    fn begin_stretch(&mut self, now: Timestamp) {
+        (self.since, self.lines) = (Some(now), 0);
+        let others = &mut self.others_left_out;
+        self.by_caller.retain(|_, count| {
+            let stays = count.in_this_stretch > 0 && count.left_out > 0;
+            if !stays {
+                *others += count.left_out;
+            }
+            count.in_this_stretch = 0;
+            stays
+        });
+        // The table of a flood is given back when the flood is over.
+        self.by_caller.shrink_to(KEYS / 8);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_micros(seconds * 1_000_000)
+    }
+
+    fn from(number: u32) -> RefusedCaller {
+        RefusedCaller::Address(std::net::Ipv4Addr::from(number).into())
+    }
+
+    fn left_out(own: u64, others: u64) -> Option<LeftOut> {
+        Some(LeftOut { own, others })
+    }
+
+    #[test]
+    fn a_flood_of_refusals_is_a_few_lines_of_each_caller_and_reason() {
+        let mut refusals = Refusals::default();
+        let logged = (0..1000).filter(|_| refusals.next(from(1), "A", at(100)).is_some()).count();
+        assert_eq!(logged as u64, LOGGED);
+        assert_eq!(refusals.next(from(1), "B", at(100)), left_out(0, 0), "another reason is not hidden by it");
+        assert_eq!(refusals.next(from(2), "A", at(100)), left_out(0, 0), "nor is another caller");
+        assert_eq!(refusals.next(from(1), "A", at(111)), left_out(990, 0), "what was left out is told with the next");
+        assert_eq!(refusals.next(from(1), "A", at(111)), left_out(0, 0));
+    }
+
+    #[test]
+    fn one_caller_with_many_reasons_leaves_room_for_others() {
+        let mut refusals = Refusals::default();
+        let reasons: Vec<&'static str> = (0..40).map(|n: u32| &*Box::leak(format!("R{n}").into_boxed_str())).collect();
+        for _ in 0..100 {
+            for reason in &reasons {
+                refusals.next(from(1), reason, at(0));
+            }
+        }
+        assert!(refusals.lines < LINES);
+        assert_eq!(refusals.next(from(2), "R0", at(0)), left_out(0, 0));
+    }
+
+    #[test]
+    fn p10_what_is_kept_of_many_addresses_is_bounded_and_none_is_lost() {
+        let mut refusals = Refusals::default();
+        let (mut asked, mut told) = (0, 0);
+        for (second, numbers) in [(0, 0..100_000), (10, 100_000..100_003), (20, 200_000..200_001)] {
+            let mut lines = 0;
+            for number in numbers {
+                asked += 1;
+                if let Some(LeftOut { own, others }) = refusals.next(from(number), "A", at(second)) {
+                    (lines, told) = (lines + 1, told + 1 + own + others);
+                }
+            }
+            assert!(lines <= LINES);
+            assert!(refusals.by_caller.len() <= KEYS);
+        }
+        assert_eq!(told, asked, "each was logged or counted");
+        assert!(refusals.by_caller.capacity() < KEYS);
+    }
+}

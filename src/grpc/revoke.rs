@@ -1,0 +1,199 @@
+//! `RevokePrincipal`: the end of whatever a principal has; and who holds leases though nobody knows it.
+//!
+//! The leases are found by reading and ended by changes of their own, so that others are served in between. That this finds
+//! all of them follows from the order: first the principal's calls are revoked, from where on no turn of the writer gives it
+//! anything; then the writer is caught up with, so that what it gave before can be read.
+
+use std::collections::BTreeMap;
+
+use futures::{StreamExt, stream};
+use tracing::info;
+
+use crate::{
+    domain::{
+        command::{Change, Command, FreeVerb, Request, Verb},
+        ids::{FencingToken, OwnerId, TaskId},
+        principal::PrincipalName,
+        saga::State,
+    },
+    proto,
+    store::{CallOrigin, Credentials, Cursor, Filter, ListQuery, Moment, ReadCaller, SagaPage, Store, StoreError},
+};
+
+use super::{
+    caller::{Principals, Visitor},
+    desk::Desk,
+    parse::{free, sign},
+    render::count,
+    status::Problem,
+};
+
+/// Leases that are read at once.
+const PAGE: usize = 500;
+/// Leases that are being ended at a time: a fraction of the writer's queue, so that a revocation can't fill it.
+const AT_ONCE: usize = 64;
+/// How many holders are told.
+const HOLDERS: usize = 1000;
+/// How many sagas in flight are looked through for them: about a second of reading.
+const LOOKED_AT: usize = 100_000;
+
+/// Ends the leases, the streams and the waiting calls of a principal.
+pub(super) async fn principal(
+    desk: &Desk,
+    principals: Option<&dyn Principals>,
+    visitor: &Visitor,
+    mut request: proto::RevokePrincipalRequest,
+) -> Result<proto::RevokePrincipalResponse, Problem> {
+    if let Some(name) = visitor.name() {
+        sign(name, &mut request.actor);
+    }
+    let wanted = free::revoke_principal(&request)?;
+    let permit = visitor.permit("RevokePrincipal", false)?;
+    let store = desk.store(&permit, visitor)?;
+    let known = match principals {
+        Some(principals) if wanted.validate_only => {
+            principals.names().iter().any(|name| name.as_str() == wanted.principal.as_str())
+        }
+        Some(principals) => principals.end_calls(wanted.principal.as_str()),
+        None => false,
+    };
+    store.caught_up().await?;
+    // Who revokes itself goes on to the end of it.
+    let credentials =
+        visitor.credentials().filter(|_| visitor.name().is_none_or(|name| name.as_str() != wanted.principal.as_str()));
+    let mut revoked = 0;
+    let store = store.read_for(ReadCaller { share: visitor.share(), credentials: credentials.clone() });
+    let mut leases = Leases::held_by(&store, &wanted.principal);
+    let more = loop {
+        let Some(mut page) = leases.next().await? else { break false };
+        let left = wanted.max_leases - revoked;
+        let beyond = page.len() > left;
+        page.truncate(left);
+        revoked +=
+            if wanted.validate_only { page.len() } else { end_all(&store, page, &wanted, credentials.clone()).await? };
+        if beyond {
+            break true;
+        }
+    };
+    if !wanted.validate_only {
+        let (principal, actor, reason) = (wanted.principal.as_str(), wanted.actor.as_str(), wanted.reason.as_str());
+        info!(principal, actor, reason, revoked, more, "revoked a principal's leases");
+    }
+    Ok(proto::RevokePrincipalResponse { revoked_leases: count(revoked), more, known })
+}
+
+/// Ends these leases; returns how many were still live. After an error the others may have ended all the same.
+async fn end_all(
+    store: &Store,
+    leases: Vec<(TaskId, FencingToken)>,
+    wanted: &free::Revocation,
+    credentials: Option<Credentials>,
+) -> Result<usize, Problem> {
+    let ended = stream::iter(leases).map(|(task_id, token)| {
+        let verb = FreeVerb::RevokeLease { token, actor: wanted.actor.clone(), reason: wanted.reason.clone() };
+        let command = Command::Change(Change { task_id, verb: Verb::Free(verb) });
+        let origin = CallOrigin { credentials: credentials.clone(), connection: None };
+        store.submit_for(Request { command, key: None, by: None }, origin, None)
+    });
+    let mut ended = ended.buffer_unordered(AT_ONCE);
+    let mut revoked = 0;
+    while let Some(outcome) = ended.next().await {
+        match outcome {
+            Ok(_) => revoked += 1,
+            // It ended meanwhile by itself.
+            Err(StoreError::Refused(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(revoked)
+}
+
+/// Live leases, page by page, in order of their sagas' creation.
+struct Leases<'a> {
+    store: &'a Store,
+    filter: Filter,
+    after: Option<Cursor>,
+    is_over: bool,
+}
+
+impl<'a> Leases<'a> {
+    fn held_by(store: &'a Store, principal: &OwnerId) -> Self {
+        let filter = Filter { held_by: Some(principal.clone()), ..Filter::default() };
+        Leases { store, filter, after: None, is_over: false }
+    }
+
+    /// The next of them; none: that was all. A page may be empty though others follow.
+    async fn next(&mut self) -> Result<Option<Vec<(TaskId, FencingToken)>>, Problem> {
+        if self.is_over {
+            return Ok(None);
+        }
+        let page = page(self.store, self.filter.clone(), self.after, self.store.moment()).await?;
+        (self.after, self.is_over) = (page.next, page.next.is_none());
+        let leases = page.sagas.into_iter().filter_map(|(_, saga)| {
+            let token = saga.lease.as_ref()?.token;
+            Some((saga.spec.task_id.clone(), token))
+        });
+        Ok(Some(leases.collect()))
+    }
+}
+
+async fn page(store: &Store, filter: Filter, after: Option<Cursor>, moment: Moment) -> Result<SagaPage, StoreError> {
+    store.list(ListQuery { filter, newest_first: false, after, limit: PAGE, moment }).await
+}
+
+/// Who holds live leases that belong to none of these principals.
+pub(super) async fn unknown_holders(
+    store: &Store,
+    known: Vec<PrincipalName>,
+) -> Result<Vec<proto::UnknownHolder>, Problem> {
+    let mut holders: BTreeMap<String, i64> = BTreeMap::new();
+    let filter =
+        Filter { states: vec![State::Running, State::Compensating], in_flight_only: true, ..Filter::default() };
+    let (mut after, moment, mut looked_at) = (None, store.moment(), 0);
+    loop {
+        let page = page(store, filter.clone(), after, moment).await?;
+        looked_at += PAGE;
+        let owners = page.sagas.iter().filter_map(|(_, saga)| saga.live_lease(moment.now, &moment.absence));
+        for holder in owners.filter_map(|lease| unknown_holder(&lease.owner, &known)) {
+            *holders.entry(holder.to_owned()).or_default() += 1;
+        }
+        after = page.next;
+        if after.is_none() || looked_at >= LOOKED_AT {
+            break;
+        }
+    }
+    let told = holders.into_iter().take(HOLDERS);
+    Ok(told.map(|(principal, leases)| proto::UnknownHolder { principal, leases }).collect())
+}
+
+/// Whose lease it is, if no principal is known whose it could be: what `RevokePrincipal` takes without hitting one that is.
+fn unknown_holder<'a>(owner: &'a OwnerId, known: &[PrincipalName]) -> Option<&'a str> {
+    if known.iter().any(|name| owner.belongs_to(name.as_str())) {
+        return None;
+    }
+    let owner = owner.as_str();
+    let first = owner.split('/').next().unwrap_or(owner);
+    let is_shared = known.iter().any(|name| name.as_str().split('/').next() == Some(first));
+    Some(if is_shared { owner } else { first })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_holder_is_named_so_that_nobody_else_is_hit() {
+        let known = ["ci", "team/a"].map(|name| PrincipalName::parse(name).unwrap());
+        for (owner, holder) in [
+            ("ci", None),
+            ("ci/host-7", None),
+            ("team/a/1", None),
+            ("cid", Some("cid")),
+            ("gone/host-7/12", Some("gone")),
+            ("team/b/1", Some("team/b/1")),
+            ("team", Some("team")),
+        ] {
+            assert_eq!(unknown_holder(&OwnerId::parse(owner).unwrap(), &known), holder, "{owner}");
+        }
+    }
+}

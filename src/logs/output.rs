@@ -1,0 +1,371 @@
+//! [`Output`]: stderr or stdout, written by a thread of its own.
+//!
+//! A pipe that nobody reads, or a terminal that was stopped with Ctrl-S, blocks whoever writes to it for as long as it
+//! likes. So only this thread ever writes; everybody else appends to a buffer with a bound, and never waits. Lines that
+//! find the buffer full are dropped and counted.
+//!
+//! `tracing-appender` (0.2.5) has such a writer, but it prints by itself: to stdout when it ends while its file is blocked, to
+//! stderr when a write fails, and either may be what blocks. It bounds lines, not bytes, so that its memory has no bound.
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    os::fd::AsFd,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::Duration,
+};
+
+use parking_lot::{Condvar, Mutex};
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::{
+    domain::characters,
+    mutants::{self, Mutant},
+};
+
+/// Most bytes that wait to be written; as many again may be on their way to the kernel. The busiest daemon logs some
+/// 8 MB a second at `debug`, so this is half a second of a reader that pauses.
+const CAPACITY: usize = 4 << 20;
+/// A buffer that grew larger than this is given back once it is written: what is usual fits.
+const KEPT: usize = 64 << 10;
+/// Most bytes in one write: so much goes into a pipe at once, so that lines of several processes don't mix.
+const CHUNK: usize = 4096;
+/// How long to wait when the file is non-blocking (its other end made it so) and takes nothing.
+const RETRY: Duration = Duration::from_millis(20);
+/// How often [`Output::flush`] looks.
+const LOOK: Duration = Duration::from_millis(25);
+/// Looks without any progress after which `flush` gives up: 250 ms. Whoever reads at all has read something by then.
+const STALLED_LOOKS: u32 = 10;
+/// Most looks of one `flush`: a second in all, which is how much later the process may end because of a slow reader.
+const LOOKS: u32 = 40;
+
+/// What an output reports, other than by writing.
+#[derive(Clone, Copy, Debug)]
+pub struct Reports {
+    /// So many lines were dropped since the last report. It may write lines itself.
+    pub dropped: fn(u64),
+    /// A write failed.
+    pub failed: fn(&io::Error),
+}
+
+/// A file that may block, and the buffer before it; cheap to clone.
+#[derive(Clone)]
+pub struct Output(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    /// Wakes the thread that writes.
+    filled: Condvar,
+    /// Wakes those who flush, when all is written.
+    empty: Condvar,
+    dropped: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    /// Whole lines.
+    waiting: Vec<u8>,
+    /// Lines that were dropped and not reported yet.
+    missed: u64,
+    /// The thread holds lines that are not written yet.
+    writing: bool,
+    /// Chunks that were written, or failed to be.
+    chunks: u64,
+}
+
+impl Output {
+    /// Begins to write to a file. If the system gives no thread, everything is dropped: the process can't serve then.
+    pub fn start(name: &str, file: impl Write + Send + 'static, reports: Reports) -> Self {
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            filled: Condvar::new(),
+            empty: Condvar::new(),
+            dropped: AtomicU64::new(0),
+        });
+        let output = Output(shared.clone());
+        let writer = Writer { shared, file, reports, failing: false };
+        // It ends with the process: it may be in a write that never returns.
+        drop(thread::Builder::new().name(name.to_owned()).spawn(move || writer.run()));
+        output
+    }
+
+    /// Appends lines, each with its end. Never waits for the file.
+    pub fn push(&self, lines: &[u8]) {
+        let shared = &*self.0;
+        let mut state = shared.state.lock();
+        if state.waiting.len() + lines.len() > CAPACITY {
+            state.missed += 1;
+            drop(state);
+            shared.dropped.fetch_add(1, Relaxed);
+            return;
+        }
+        state.waiting.extend_from_slice(lines);
+        drop(state);
+        shared.filled.notify_one();
+        while mutants::on(Mutant::LogWaits) && !shared.state.lock().waiting.is_empty() {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Lines that were dropped since the start, because the file took them too slowly or not at all.
+    pub fn dropped(&self) -> u64 {
+        self.0.dropped.load(Relaxed)
+    }
+
+    /// Waits until everything is written: a quarter of a second while nothing is, a second at most.
+    pub fn flush(&self) {
+        let mut state = self.0.state.lock();
+        let (mut seen, mut stalled) = (state.chunks, 0);
+        for _ in 0..LOOKS {
+            if state.waiting.is_empty() && !state.writing {
+                return;
+            }
+            self.0.empty.wait_for(&mut state, LOOK);
+            stalled = if state.chunks == seen { stalled + 1 } else { 0 };
+            seen = state.chunks;
+            if stalled == STALLED_LOOKS {
+                return;
+            }
+        }
+    }
+}
+
+/// What the thread has.
+struct Writer<F> {
+    shared: Arc<Shared>,
+    file: F,
+    reports: Reports,
+    /// The last write failed: nothing is reported, for the report would fail, too, and be reported again.
+    failing: bool,
+}
+
+impl<F: Write> Writer<F> {
+    fn run(mut self) {
+        let mut lines = Vec::new();
+        loop {
+            let missed = self.next(&mut lines);
+            if missed > 0 {
+                // Before anything else gets into the new buffer: the report stands where the lines are missing.
+                (self.reports.dropped)(missed);
+            }
+            for chunk in chunks(&lines) {
+                let written = write_all(&mut self.file, chunk);
+                self.failing = written.is_err();
+                let mut state = self.shared.state.lock();
+                state.chunks += 1;
+                if let Err(error) = written {
+                    let lost = chunk.iter().filter(|byte| **byte == b'\n').count() as u64;
+                    state.missed += lost;
+                    drop(state);
+                    self.shared.dropped.fetch_add(lost, Relaxed);
+                    (self.reports.failed)(&error);
+                }
+            }
+            lines.clear();
+            lines.shrink_to(KEPT);
+        }
+    }
+
+    /// Waits for lines, and takes all of them; returns how many were dropped before them and are to be reported.
+    fn next(&self, lines: &mut Vec<u8>) -> u64 {
+        let mut state = self.shared.state.lock();
+        loop {
+            if !state.waiting.is_empty() {
+                break;
+            }
+            if state.missed > 0 && !self.failing {
+                break;
+            }
+            state.writing = false;
+            self.shared.empty.notify_all();
+            self.shared.filled.wait(&mut state);
+        }
+        state.writing = true;
+        std::mem::swap(&mut state.waiting, lines);
+        if self.failing { 0 } else { std::mem::take(&mut state.missed) }
+    }
+}
+
+/// Parts of at most [`CHUNK`] bytes that end with a line; a line that is longer is a part by itself.
+fn chunks(mut lines: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        if lines.is_empty() {
+            return None;
+        }
+        let head = &lines[..lines.len().min(CHUNK)];
+        let end = if head.len() == lines.len() { Some(head.len() - 1) } else { head.iter().rposition(|b| *b == b'\n') };
+        let end = end.or_else(|| lines.iter().position(|b| *b == b'\n')).unwrap_or(lines.len() - 1);
+        let (chunk, rest) = lines.split_at(end + 1);
+        lines = rest;
+        Some(chunk)
+    })
+}
+
+fn write_all(file: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match file.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(RETRY),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// A file of the process's own, without the lock that the standard library has around it: a write that blocks under that
+/// lock blocks whoever else would write.
+pub(super) fn without_lock(standard: impl AsFd + Write + Send + 'static) -> Box<dyn Write + Send> {
+    match standard.as_fd().try_clone_to_owned() {
+        Ok(own) => Box::new(File::from(own)),
+        // There are no descriptors left.
+        Err(_) => Box::new(standard),
+    }
+}
+
+impl<'a> MakeWriter<'a> for Output {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Line<'a> {
+        Line(self)
+    }
+}
+
+/// The same for lines of JSON, in which what can't be shown on a terminal is escaped.
+#[derive(Clone)]
+pub struct JsonLines(pub Output);
+
+impl<'a> MakeWriter<'a> for JsonLines {
+    type Writer = JsonLine<'a>;
+
+    fn make_writer(&'a self) -> JsonLine<'a> {
+        JsonLine(&self.0)
+    }
+}
+
+/// Takes one line of JSON, which comes in one piece.
+pub struct JsonLine<'a>(&'a Output);
+
+impl Write for JsonLine<'_> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.push(characters::json(&String::from_utf8_lossy(line)).as_bytes());
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Takes one line of the log, which comes in one piece.
+pub struct Line<'a>(&'a Output);
+
+impl Write for Line<'_> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.push(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    const QUIET: Reports = Reports { dropped: |_| {}, failed: |_| {} };
+
+    /// Takes a write only for each permit that it gets.
+    struct Gate {
+        permits: mpsc::Receiver<()>,
+        written: Arc<Mutex<Vec<Vec<u8>>>>,
+    }
+
+    impl Write for Gate {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.permits.recv();
+            self.written.lock().push(bytes.to_vec());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn p13_a_file_that_takes_nothing_costs_lines_and_no_time() {
+        static REPORTED: AtomicU64 = AtomicU64::new(0);
+        let reports = Reports {
+            dropped: |lines| {
+                REPORTED.fetch_add(lines, Relaxed);
+            },
+            failed: |_| {},
+        };
+        let (permits, waits) = mpsc::channel();
+        let written = Arc::new(Mutex::default());
+        let output = Output::start("gate", Gate { permits: waits, written: Arc::clone(&written) }, reports);
+        let line = [&[b'x'; 1023][..], b"\n"].concat();
+        // What is being written, what waits, and more.
+        let lines = 2 * CAPACITY / line.len() + 77;
+        for _ in 0..lines {
+            output.push(&line);
+        }
+        let dropped = output.dropped();
+        assert!(dropped >= 77 && dropped < lines as u64, "{dropped} of {lines}");
+        output.flush();
+        drop(permits);
+        while written.lock().iter().map(Vec::len).sum::<usize>() < (lines - dropped as usize) * line.len() {
+            thread::sleep(LOOK);
+        }
+        output.flush();
+        assert_eq!(REPORTED.load(Relaxed), dropped, "what was dropped is reported once");
+        assert!(written.lock().iter().all(|bytes| bytes.len() <= CHUNK && bytes.ends_with(b"\n")));
+    }
+
+    #[test]
+    fn p13_a_reader_that_is_gone_makes_no_report_of_reports() {
+        struct Gone;
+        impl Write for Gone {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        static REPORTED: AtomicU64 = AtomicU64::new(0);
+        let reports = Reports {
+            dropped: |_| {
+                REPORTED.fetch_add(1, Relaxed);
+            },
+            failed: |_| {},
+        };
+        let output = Output::start("gone", Gone, reports);
+        for _ in 0..3 {
+            output.push(b"one\ntwo\n");
+            output.flush();
+        }
+        assert_eq!((output.dropped(), REPORTED.load(Relaxed)), (6, 0));
+    }
+
+    #[test]
+    fn chunks_are_whole_lines() {
+        let long = [&[b'l'; 2 * CHUNK][..], b"\n"].concat();
+        let lines = [&b"a\nbc\n"[..], &long, &[b'm'; CHUNK - 2], b"\n", b"d\ne"].concat();
+        let parts: Vec<_> = chunks(&lines).collect();
+        assert_eq!(parts.concat(), lines);
+        assert_eq!(parts.iter().map(|part| part.len()).collect::<Vec<_>>(), [5, long.len(), CHUNK - 1, 3]);
+        assert_eq!(chunks(b"").count(), 0);
+        drop(Output::start("none", io::sink(), QUIET));
+    }
+}

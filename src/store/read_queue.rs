@@ -1,0 +1,271 @@
+//! [`ReadQueue`]: which read is next when all readers are busy.
+//!
+//! In order of arrival, whoever asks for much would make everybody wait. So each caller has a queue of its own, and a free
+//! reader goes to the caller with the fewest running reads; among several, to the one that was served longest ago. A read that
+//! has to look through much does so a stretch at a time and queues again for each. So a caller whose reads don't wait already
+//! waits for one stretch of somebody else's, if nobody else waits, and otherwise for one of each caller that does.
+//!
+//! Nothing here is bounded: a call or a stream has one read at a time, and those are bounded in number.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::clock::Clock;
+
+use super::{Credentials, StoreError, waiters::Share};
+
+/// On whose behalf reads are made.
+#[derive(Clone, Debug, Default)]
+pub struct ReadCaller {
+    /// Among whose reads they count; none: the daemon's own.
+    pub share: Option<Share>,
+    /// What the caller showed, where callers are known. Once that is over, its reads are refused when their turn comes.
+    pub credentials: Option<Credentials>,
+}
+
+/// A bounded number of readers, and who waits for one.
+pub(super) struct ReadQueue {
+    state: Mutex<State>,
+}
+
+struct State {
+    /// Readers that nobody has. If there are any, nobody waits.
+    free: usize,
+    /// Those of each caller that has or waits for any.
+    callers: HashMap<Option<Share>, CallerReads>,
+    /// Callers that wait, the next one first: by the number of their running reads, then by their turn.
+    order: BTreeSet<(usize, u64, Option<Share>)>,
+    /// The last number that was given to a turn or a waiting read.
+    last: u64,
+}
+
+struct CallerReads {
+    running: usize,
+    /// Its last turn, or else its arrival, by numbers that grow: the smallest was served longest ago.
+    turn: u64,
+    /// In order of arrival.
+    waiting: BTreeMap<u64, oneshot::Sender<ReadPermit>>,
+}
+
+/// A reader, free again when this is dropped.
+pub(super) struct ReadPermit {
+    queue: Arc<ReadQueue>,
+    share: Option<Share>,
+}
+
+/// A place in the queue, free again when this is dropped.
+struct Place {
+    queue: Arc<ReadQueue>,
+    share: Option<Share>,
+    number: u64,
+    permit: oneshot::Receiver<ReadPermit>,
+}
+
+impl ReadQueue {
+    pub(super) fn new(readers: usize) -> Arc<Self> {
+        let state = State { free: readers, callers: HashMap::new(), order: BTreeSet::new(), last: 0 };
+        Arc::new(ReadQueue { state: Mutex::new(state) })
+    }
+
+    /// A reader, as soon as it is the caller's turn; none for a caller that is revoked by then.
+    pub(super) async fn turn(
+        self: &Arc<Self>,
+        caller: &ReadCaller,
+        clock: &dyn Clock,
+    ) -> Result<ReadPermit, StoreError> {
+        let permit = match self.take(&caller.share) {
+            Ok(permit) => permit,
+            Err(mut place) => {
+                let revoked = async {
+                    match &caller.credentials {
+                        Some(credentials) => credentials.end().await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    // The queue lives as long as this does, and so does the other end.
+                    permit = &mut place.permit => permit.map_err(|_| StoreError::ShuttingDown)?,
+                    () = revoked => return Err(StoreError::Revoked),
+                }
+            }
+        };
+        match &caller.credentials {
+            Some(credentials) if credentials.are_over(clock) => Err(StoreError::Revoked),
+            Some(_) | None => Ok(permit),
+        }
+    }
+
+    /// A free reader, or else a place in the queue.
+    fn take(self: &Arc<Self>, share: &Option<Share>) -> Result<ReadPermit, Place> {
+        let mut state = self.state.lock();
+        let number = state.next_number();
+        let is_free = state.free > 0;
+        state.free = state.free.saturating_sub(1);
+        let new = || CallerReads { running: 0, turn: number, waiting: BTreeMap::new() };
+        let reads = state.callers.entry(share.clone()).or_insert_with(new);
+        if is_free {
+            (reads.running, reads.turn) = (reads.running + 1, number);
+            return Ok(ReadPermit { queue: self.clone(), share: share.clone() });
+        }
+        let (give, permit) = oneshot::channel();
+        reads.waiting.insert(number, give);
+        let at = (reads.running, reads.turn, share.clone());
+        state.order.insert(at);
+        Err(Place { queue: self.clone(), share: share.clone(), number, permit })
+    }
+
+    /// Takes a reader back, and gives it to whoever is next.
+    fn give_back(self: &Arc<Self>, share: &Option<Share>) {
+        let mut state = self.state.lock();
+        state.change(share, |reads| reads.running -= 1);
+        let Some((_, _, next)) = state.order.first().cloned() else {
+            state.free += 1;
+            return;
+        };
+        let turn = state.next_number();
+        let give = state.change(&next, |reads| {
+            reads.running += 1;
+            reads.turn = turn;
+            reads.waiting.pop_first()
+        });
+        drop(state);
+        let permit = ReadPermit { queue: self.clone(), share: next };
+        if let Some((_, give)) = give.flatten() {
+            // If the read was given up in this instant, the permit comes back, is dropped, and the next one gets it.
+            let _ = give.send(permit);
+        }
+    }
+}
+
+impl State {
+    fn next_number(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    /// Changes a caller's reads, and keeps the order.
+    fn change<T>(&mut self, share: &Option<Share>, change: impl FnOnce(&mut CallerReads) -> T) -> Option<T> {
+        let reads = self.callers.get_mut(share)?;
+        self.order.remove(&(reads.running, reads.turn, share.clone()));
+        let changed = change(reads);
+        if !reads.waiting.is_empty() {
+            self.order.insert((reads.running, reads.turn, share.clone()));
+        } else if reads.running == 0 {
+            self.callers.remove(share);
+        }
+        Some(changed)
+    }
+}
+
+impl Drop for ReadPermit {
+    fn drop(&mut self) {
+        self.queue.give_back(&self.share);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = self.queue.state.lock();
+        // If it is there no more, its permit is on the way, and is dropped with the other end.
+        state.change(&self.share, |reads| reads.waiting.remove(&self.number));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{clock::ManualClock, domain::time::Timestamp};
+
+    fn caller(connection: u64) -> ReadCaller {
+        ReadCaller { share: Some(Share::Connection(connection)), credentials: None }
+    }
+
+    /// Reads that wait or run, each with whose it is.
+    struct Reads {
+        queue: Arc<ReadQueue>,
+        clock: ManualClock,
+    }
+
+    type Read<'a> = std::pin::Pin<Box<dyn Future<Output = Result<ReadPermit, StoreError>> + 'a>>;
+
+    impl Reads {
+        fn over(readers: usize) -> Self {
+            Reads { queue: ReadQueue::new(readers), clock: ManualClock::default() }
+        }
+
+        /// A read that has asked for its turn.
+        fn ask<'a>(&'a self, caller: &'a ReadCaller) -> Read<'a> {
+            let mut read: Read<'_> = Box::pin(self.queue.turn(caller, &self.clock));
+            if let Some(turn) = (&mut read).now_or_never() {
+                return Box::pin(std::future::ready(turn));
+            }
+            read
+        }
+
+        fn is_idle(&self, readers: usize) -> bool {
+            let state = self.queue.state.lock();
+            state.free == readers && state.callers.is_empty() && state.order.is_empty()
+        }
+    }
+
+    #[test]
+    fn whoever_has_fewer_reads_running_is_next_then_whoever_was_served_longest_ago() {
+        let reads = Reads::over(2);
+        let callers: Vec<_> = (0..3).map(caller).collect();
+        // Two run of the first caller, and many wait; then each of the others asks for two.
+        let mut running: Vec<_> = (0..2).map(|_| reads.ask(&callers[0]).now_or_never().unwrap().unwrap()).collect();
+        let asked = [0, 0, 0, 0, 0, 1, 1, 2, 2];
+        let mut waiting: Vec<_> = asked.into_iter().map(|who| (who, Some(reads.ask(&callers[who])))).collect();
+        let mut order = Vec::new();
+        while !running.is_empty() {
+            drop(running.remove(0));
+            for (who, read) in &mut waiting {
+                if let Some(turn) = read.as_mut().and_then(|read| read.now_or_never()) {
+                    *read = None;
+                    order.push(*who);
+                    running.push(turn.unwrap());
+                }
+            }
+        }
+        assert_eq!(order, [1, 0, 2, 1, 0, 2, 0, 0, 0]);
+        assert!(reads.is_idle(2));
+    }
+
+    #[test]
+    fn what_is_given_up_or_revoked_takes_no_reader() {
+        let reads = Reads::over(1);
+        let running = reads.ask(&caller(0)).now_or_never().unwrap().unwrap();
+        let (gone, other) = (caller(1), caller(2));
+        let given_up = reads.ask(&gone);
+        let revoked = CancellationToken::new();
+        let credentials = Credentials { revoked: revoked.clone(), ..Credentials::default() };
+        let ends = ReadCaller { credentials: Some(credentials), ..caller(3) };
+        let mut revoked_while_waiting = reads.ask(&ends);
+        let over = Credentials { not_after: Some(Timestamp::ZERO), ..Credentials::default() };
+        let over = ReadCaller { credentials: Some(over), ..caller(4) };
+        let mut over_by_its_turn = reads.ask(&over);
+        let mut waits = reads.ask(&other);
+        drop(given_up);
+        revoked.cancel();
+        let refused = (&mut revoked_while_waiting).now_or_never().expect("at once").err();
+        assert_eq!(refused, Some(StoreError::Revoked));
+        drop(running);
+        assert!((&mut waits).now_or_never().is_none(), "the one before it has the turn");
+        assert_eq!((&mut over_by_its_turn).now_or_never().unwrap().err(), Some(StoreError::Revoked));
+        let permit = (&mut waits).now_or_never().expect("nobody else waits").unwrap();
+        // One that is given up after it got its turn and before it noticed.
+        let late = reads.ask(&gone);
+        drop(permit);
+        drop(late);
+        drop((revoked_while_waiting, over_by_its_turn, waits));
+        assert!(reads.is_idle(1));
+    }
+}

@@ -1,0 +1,334 @@
+//! What `ClaimNext` could give to some callers only, in memory: sagas to be compensated, by the kinds that are pending, and
+//! reserved ones, by their assignee.
+//!
+//! The store's own index has ready sagas by priority, which is enough where any caller may have the next one. A caller that
+//! takes some kinds only would have to look at every saga ahead that it can't take; there may be tens of thousands, stuck
+//! until somebody takes their kinds. It is rebuilt at start from a scan, and follows each write. It takes about 200 bytes a
+//! saga that waits to be compensated or is reserved.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap},
+    ops::Bound,
+    sync::Arc,
+};
+
+use crate::domain::{
+    ids::{OwnerId, QueueName},
+    lease::LeasePurpose,
+    saga::{Saga, State},
+    text::Kind,
+};
+
+use super::rows::{Candidate, Derived, RowId};
+
+/// Kinds of compensations, in order, each once.
+pub type KindSet = Arc<[Kind]>;
+
+/// A saga that only some callers can be given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadyEntry {
+    /// Higher first.
+    pub priority: i32,
+    /// The saga's queue.
+    pub queue: QueueName,
+    /// Who can be given it.
+    pub takers: Takers,
+}
+
+/// Who can be given a saga.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Takers {
+    /// Whoever compensates, and takes all of these kinds.
+    OfKinds(KindSet),
+    /// One owner, to execute it.
+    Assignee(OwnerId),
+}
+
+impl ReadyEntry {
+    /// The entry for a saga, if it is to have one.
+    pub fn of(saga: &Saga, derived: &Derived) -> Option<Self> {
+        let takers = match (saga.state, derived.ready, &saga.reservation) {
+            (State::Compensating, Some(LeasePurpose::Compensate), _) => Takers::OfKinds(pending_kinds(saga)),
+            (State::Dispatched, _, Some(reservation)) => {
+                // Its delay is over when something else is due next.
+                let delayed = saga.not_before.is_some_and(|ready| derived.due.is_none_or(|due| due.at <= ready));
+                if delayed {
+                    return None;
+                }
+                Takers::Assignee(reservation.assignee.clone())
+            }
+            (
+                State::Planned
+                | State::Dispatched
+                | State::Running
+                | State::Compensating
+                | State::Completed
+                | State::Failed
+                | State::Compensated
+                | State::Quarantined,
+                _,
+                _,
+            ) => return None,
+        };
+        Some(ReadyEntry { priority: saga.spec.priority, queue: saga.spec.queue.clone(), takers })
+    }
+}
+
+fn pending_kinds(saga: &Saga) -> KindSet {
+    let pending = saga.compensations.iter().filter(|compensation| !compensation.is_settled());
+    pending.map(|compensation| compensation.spec.kind.clone()).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// Places by priority, then creation.
+type InOrder = BTreeSet<(Reverse<i32>, RowId)>;
+
+/// The index.
+#[derive(Debug, Default)]
+pub struct ReadyIndex {
+    compensating: HashMap<QueueName, BTreeMap<KindSet, InOrder>>,
+    reserved: HashMap<(OwnerId, QueueName), InOrder>,
+    entries: HashMap<RowId, ReadyEntry>,
+    /// What the transaction under way replaced, for undoing it.
+    replaced: Vec<(RowId, Option<ReadyEntry>)>,
+}
+
+impl ReadyIndex {
+    /// Sets or clears a saga's entry.
+    pub fn set(&mut self, id: RowId, entry: Option<ReadyEntry>) {
+        if entry.is_none() && !self.entries.contains_key(&id) {
+            return;
+        }
+        let before = self.put(id, entry);
+        self.replaced.push((id, before));
+    }
+
+    /// The transaction was committed.
+    pub fn committed(&mut self) {
+        self.replaced.clear();
+    }
+
+    /// The transaction was undone.
+    pub fn rolled_back(&mut self) {
+        for (id, before) in std::mem::take(&mut self.replaced).into_iter().rev() {
+            self.put(id, before);
+        }
+    }
+
+    /// Returns what was there before.
+    fn put(&mut self, id: RowId, entry: Option<ReadyEntry>) -> Option<ReadyEntry> {
+        if self.entries.get(&id) == entry.as_ref() {
+            return entry;
+        }
+        let before = match &entry {
+            Some(entry) => self.entries.insert(id, entry.clone()),
+            None => self.entries.remove(&id),
+        };
+        if let Some(ReadyEntry { priority, queue, takers }) = &before {
+            let place = (Reverse(*priority), id);
+            match takers {
+                Takers::OfKinds(kinds) => {
+                    if let Some(sets) = self.compensating.get_mut(queue) {
+                        if let Some(places) = sets.get_mut(kinds) {
+                            places.remove(&place);
+                            if places.is_empty() {
+                                sets.remove(kinds);
+                            }
+                        }
+                        if sets.is_empty() {
+                            self.compensating.remove(queue);
+                        }
+                    }
+                }
+                Takers::Assignee(assignee) => {
+                    let key = (assignee.clone(), queue.clone());
+                    if let Some(places) = self.reserved.get_mut(&key) {
+                        places.remove(&place);
+                        if places.is_empty() {
+                            self.reserved.remove(&key);
+                        }
+                    }
+                }
+            }
+        }
+        if let Some(ReadyEntry { priority, queue, takers }) = entry {
+            let place = (Reverse(priority), id);
+            match takers {
+                Takers::OfKinds(kinds) => {
+                    self.compensating.entry(queue).or_default().entry(kinds).or_default().insert(place);
+                }
+                Takers::Assignee(assignee) => {
+                    self.reserved.entry((assignee, queue)).or_default().insert(place);
+                }
+            }
+        }
+        before
+    }
+
+    /// Sagas of a queue that are reserved for an owner and can be claimed, by priority, then creation: at most `limit`.
+    pub fn reserved(&self, assignee: &OwnerId, queue: &QueueName, limit: usize) -> Vec<Candidate> {
+        let places = self.reserved.get(&(assignee.clone(), queue.clone()));
+        places.into_iter().flatten().take(limit).map(candidate).collect()
+    }
+
+    /// Whose reservations of sagas of a queue can be claimed; in no order. Looks at those of all queues.
+    pub fn assignees(&self, queue: &QueueName) -> impl Iterator<Item = &OwnerId> {
+        self.reserved.keys().filter(move |(_, of)| of == queue).map(|(assignee, _)| assignee)
+    }
+
+    /// The different sets of kinds that are pending in sagas of a queue to be compensated.
+    pub fn kind_sets(&self, queue: &QueueName) -> impl Iterator<Item = &KindSet> {
+        self.compensating.get(queue).into_iter().flat_map(BTreeMap::keys)
+    }
+
+    /// Sagas of a queue to be compensated whose pending kinds are all among `kinds`, by priority, then creation: at most
+    /// `limit`. Counts what it looks at.
+    pub fn of_kinds(&self, queue: &QueueName, kinds: &[Kind], limit: usize, looked_at: &mut u64) -> Vec<Candidate> {
+        let Some(sets) = self.compensating.get(queue) else { return Vec::new() };
+        let mut in_order: Vec<_> = covered(sets, kinds, looked_at).into_iter().map(|places| places.iter()).collect();
+        // The first of each set; then, behind each one taken, the next of its set.
+        let mut firsts: BinaryHeap<_> = in_order
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(set, places)| places.next().map(|place| Reverse((place, set))))
+            .collect();
+        let mut found = Vec::new();
+        while found.len() < limit
+            && let Some(Reverse((place, set))) = firsts.pop()
+        {
+            *looked_at += 1;
+            found.push(candidate(place));
+            firsts.extend(in_order[set].next().map(|place| Reverse((place, set))));
+        }
+        found
+    }
+}
+
+fn candidate((Reverse(priority), id): &(Reverse<i32>, RowId)) -> Candidate {
+    Candidate { priority: *priority, id: *id }
+}
+
+/// The sets that have no kind but these. The sets are in order, so with one that has a foreign kind all those are passed
+/// over that begin like it up to that kind: any number of them costs one look.
+fn covered<'a>(sets: &'a BTreeMap<KindSet, InOrder>, kinds: &[Kind], looked_at: &mut u64) -> Vec<&'a InOrder> {
+    let kinds: Vec<&Kind> = kinds.iter().collect::<BTreeSet<_>>().into_iter().collect();
+    let mut found = Vec::new();
+    let mut from = Bound::Included(Vec::<Kind>::new());
+    loop {
+        let bound = match &from {
+            Bound::Included(set) => Bound::Included(&set[..]),
+            Bound::Excluded(set) => Bound::Excluded(&set[..]),
+            Bound::Unbounded => Bound::Unbounded,
+        };
+        let Some((set, places)) = sets.range::<[Kind], _>((bound, Bound::Unbounded)).next() else { return found };
+        *looked_at += 1;
+        let Some(foreign) = set.iter().position(|kind| kinds.binary_search(&kind).is_err()) else {
+            found.push(places);
+            from = Bound::Excluded(set.to_vec());
+            continue;
+        };
+        // The next set that can do has one of the wanted kinds behind the foreign one in its place, or behind the one
+        // before it in that one's place, and so on.
+        let next = (0..=foreign).rev().find_map(|at| {
+            let next = kinds.get(kinds.partition_point(|kind| **kind <= set[at]))?;
+            Some(set[..at].iter().chain([*next]).cloned().collect())
+        });
+        match next {
+            Some(set) => from = Bound::Included(set),
+            None => return found,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn queue() -> QueueName {
+        QueueName::parse("q").unwrap()
+    }
+
+    fn kind(name: &str) -> Kind {
+        Kind::parse(name).unwrap()
+    }
+
+    fn set(names: &[&str]) -> KindSet {
+        names.iter().map(|name| kind(name)).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    fn entry(priority: i32, takers: Takers) -> Option<ReadyEntry> {
+        Some(ReadyEntry { priority, queue: queue(), takers })
+    }
+
+    fn ids(found: &[Candidate]) -> Vec<i64> {
+        found.iter().map(|candidate| candidate.id.0).collect()
+    }
+
+    const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+
+    proptest! {
+        #[test]
+        fn it_finds_what_a_search_through_everything_finds(
+            sagas in prop::collection::vec((prop::collection::vec(0..6usize, 0..4), -2..2i32), 0..60),
+            wanted in prop::collection::vec(0..6usize, 1..5),
+            limit in 1..20usize,
+        ) {
+            let mut index = ReadyIndex::default();
+            let names = |places: &[usize]| places.iter().map(|place| NAMES[*place]).collect::<Vec<_>>();
+            let mut expected = Vec::new();
+            for (id, (kinds, priority)) in (1..).zip(&sagas) {
+                index.set(RowId(id), entry(*priority, Takers::OfKinds(set(&names(kinds)))));
+                if kinds.iter().all(|kind| wanted.contains(kind)) {
+                    expected.push((Reverse(*priority), id));
+                }
+            }
+            expected.sort_unstable();
+            expected.truncate(limit);
+            let wanted: Vec<Kind> = names(&wanted).into_iter().map(kind).collect();
+            let found = index.of_kinds(&queue(), &wanted, limit, &mut 0);
+            prop_assert_eq!(ids(&found), expected.into_iter().map(|(_, id)| id).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn s12_what_a_caller_cannot_take_costs_it_nothing() {
+        let mut index = ReadyIndex::default();
+        // Each stuck for a reason of its own, so that no two have the same set; before, between and behind the wanted ones.
+        for n in 0..40_000i64 {
+            let stuck = ["a".to_owned(), format!("m-{n}"), "z".to_owned()];
+            let stuck: Vec<&str> = stuck.iter().map(String::as_str).skip(n as usize % 2).collect();
+            index.set(RowId(n), entry(9, Takers::OfKinds(set(&stuck))));
+        }
+        index.set(RowId(50_000), entry(0, Takers::OfKinds(set(&["a", "z"]))));
+        let mut looked_at = 0;
+        let found = index.of_kinds(&queue(), &[kind("a"), kind("b"), kind("z")], 100, &mut looked_at);
+        assert_eq!(ids(&found), [50_000]);
+        assert!(looked_at < 12, "{looked_at}");
+    }
+
+    #[test]
+    fn it_follows_changes_and_a_rollback() {
+        let mut index = ReadyIndex::default();
+        let w = OwnerId::parse("w").unwrap();
+        index.set(RowId(1), entry(0, Takers::Assignee(w.clone())));
+        index.set(RowId(2), entry(5, Takers::Assignee(w.clone())));
+        index.set(RowId(3), entry(0, Takers::OfKinds(set(&["a"]))));
+        index.committed();
+        assert_eq!(ids(&index.reserved(&w, &queue(), 10)), [2, 1]);
+        assert_eq!(ids(&index.reserved(&w, &queue(), 1)), [2]);
+        index.set(RowId(1), None);
+        index.set(RowId(3), entry(0, Takers::OfKinds(set(&["b"]))));
+        index.set(RowId(3), None);
+        index.set(RowId(4), entry(0, Takers::OfKinds(set(&[]))));
+        assert_eq!(ids(&index.of_kinds(&queue(), &[kind("a")], 10, &mut 0)), [4]);
+        index.rolled_back();
+        assert_eq!(ids(&index.of_kinds(&queue(), &[kind("a")], 10, &mut 0)), [3]);
+        assert_eq!(ids(&index.reserved(&w, &queue(), 10)), [2, 1]);
+        for id in 1..=4 {
+            index.set(RowId(id), None);
+        }
+        assert!(index.compensating.is_empty() && index.reserved.is_empty() && index.entries.is_empty());
+    }
+}

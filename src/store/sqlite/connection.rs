@@ -1,0 +1,66 @@
+//! Opening a database: the one place where a connection is made (a test over the sources holds that). None makes the file:
+//! that is [`crate::private_files`]' business.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags, config::DbConfig};
+
+/// Opens a database that is there, to be read and written.
+pub fn open(path: &Path) -> Result<Connection, rusqlite::Error> {
+    open_with(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+}
+
+/// Opens a database that is there, to be read. Where it has no log, one is made nevertheless, as readers need it.
+pub fn open_to_read(path: &Path) -> Result<Connection, rusqlite::Error> {
+    open_with(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+}
+
+/// Opens a database that nobody changes meanwhile and that has no log. Nothing is made beside it.
+pub fn open_unchanging(path: &Path) -> Result<Connection, rusqlite::Error> {
+    let Some(text) = path.to_str() else { return open_to_read(path) };
+    let escaped = text.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+    open_with(Path::new(&format!("file:{escaped}?immutable=1")), flags)
+}
+
+/// An empty database in memory.
+pub fn in_memory() -> Result<Connection, rusqlite::Error> {
+    let connection = Connection::open_in_memory()?;
+    distrust(&connection)?;
+    Ok(connection)
+}
+
+fn open_with(path: &Path, flags: OpenFlags) -> Result<Connection, rusqlite::Error> {
+    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    distrust(&connection)?;
+    Ok(connection)
+}
+
+/// Nothing that a database says about itself may do harm: its schema calls no functions with effects, and no statement
+/// changes the schema's own table or what lies behind a virtual table.
+fn distrust(connection: &Connection) -> Result<(), rusqlite::Error> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_connection_trusts_its_database_or_makes_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a?b%20#.db");
+        for open in [open, open_to_read, open_unchanging] {
+            assert!(open(&path).is_err() && !path.exists());
+        }
+        Connection::open(&path).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
+        let all = [open(&path), open_to_read(&path), open_unchanging(&path), in_memory()];
+        for connection in all {
+            let connection = connection.unwrap();
+            assert!(!connection.db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA).unwrap());
+            assert!(connection.db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE).unwrap());
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! [`Files`]: the store's files by name: whether they are still those that were opened, and whether the disk has room.
+//!
+//! Names are looked up and nothing of SQLite's is opened: closing the database's file would drop SQLite's locks on it.
+
+use std::{
+    fs, io,
+    os::unix::fs::{FileExt, MetadataExt},
+    path::{Path, PathBuf},
+};
+
+use crate::private_files;
+
+use super::super::rows::RowsError;
+use crate::mutants::{self, Mutant};
+
+/// How much is written to find out whether there is room: more than the page that found none, and than any block.
+static PROBE: [u8; 64 << 10] = [0; 64 << 10];
+
+/// Which files the store has open.
+pub(super) struct Files {
+    directory: PathBuf,
+    /// The database, its log and the lock, each with its device and number.
+    open: Vec<(PathBuf, (u64, u64))>,
+}
+
+impl Files {
+    /// Those that have the names now. What is not there is not looked after: a test has no lock.
+    pub(super) fn of(database: &Path) -> Self {
+        let names = [database.to_owned(), database.with_extension("db-wal"), database.with_file_name("sagad.lock")];
+        let open = names.into_iter().filter_map(|path| identity(&path).ok().map(|identity| (path, identity)));
+        Files { directory: private_files::directory_of(database).to_owned(), open: open.collect() }
+    }
+
+    /// Whether each name still leads to the file that was opened. It costs the kernel a few microseconds.
+    pub(super) fn are_in_place(&self) -> Result<(), RowsError> {
+        if mutants::on(Mutant::StoreGoneUnnoticed) {
+            return Ok(());
+        }
+        for (path, opened) in &self.open {
+            let what = match identity(path) {
+                Ok(found) if found == *opened => continue,
+                Ok(_) => "was replaced by another file",
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                    "was removed or renamed"
+                }
+                // A directory that may not be searched any more, for example: nothing is known of the file.
+                Err(_) => continue,
+            };
+            return Err(RowsError::Gone(format!("{} {what}", path.display())));
+        }
+        Ok(())
+    }
+
+    /// Whether a write to the store's disk fails for lack of room: no free block, or a quota that is used up.
+    ///
+    /// SQLite reports a used-up quota as any other failed write and has the system's reason for itself, so a write of our
+    /// own asks for it. A commit that was refused so did not happen: its last frame, which makes it one, was not written.
+    /// (A disk that fails for another reason, just when a quota is used up, is taken for a full one.)
+    pub(super) fn lack_room(&self) -> bool {
+        let probed = private_files::unnamed(&self.directory).and_then(|file| file.write_all_at(&PROBE, 0));
+        probed.is_err_and(|error| matches!(error.kind(), io::ErrorKind::QuotaExceeded | io::ErrorKind::StorageFull))
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    fs::metadata(path).map(|file| (file.dev(), file.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p3_a_file_that_was_replaced_is_noticed_though_the_new_one_is_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = dir.path().join("sagad.db");
+        let names = ["sagad.db", "sagad.db-wal", "sagad.lock"].map(|name| dir.path().join(name));
+        names.iter().for_each(|name| fs::write(name, "x").unwrap());
+        let files = Files::of(&database);
+        files.are_in_place().unwrap();
+        for name in &names {
+            let aside = dir.path().join("aside");
+            fs::rename(name, &aside).unwrap();
+            let gone = files.are_in_place().unwrap_err();
+            assert_eq!(gone, RowsError::Gone(format!("{} was removed or renamed", name.display())));
+            fs::write(name, "x").unwrap();
+            let replaced = files.are_in_place().unwrap_err();
+            assert_eq!(replaced, RowsError::Gone(format!("{} was replaced by another file", name.display())));
+            fs::rename(&aside, name).unwrap();
+            files.are_in_place().unwrap();
+        }
+        fs::remove_dir_all(dir.path()).unwrap();
+        assert!(files.are_in_place().is_err() && !files.lack_room(), "a directory that is gone is no full disk");
+    }
+}

@@ -1,0 +1,174 @@
+//! What is due by itself, applied a slice at a time.
+//!
+//! Any number of leases and delays can be due at one instant: after an absence all leases have one deadline. So a
+//! transaction spends a bounded amount of work and time on what is due, whoever asks for it, and the rest is left to the
+//! next ones, with calls in between.
+
+use std::sync::Arc;
+
+use crate::{
+    clock::Clock,
+    domain::{
+        command::ClaimNext,
+        saga::Saga,
+        time::{Span, Timestamp},
+    },
+    mutants::{self, Mutant},
+};
+
+use super::{
+    agenda::Agenda,
+    execute::Engine,
+    rows::{RowId, Rows, RowsError},
+};
+
+/// What one transaction may spend on what is due: about 10 ms of work and as much again for its commit. A delay that ends
+/// costs 1, a lease that runs out 2 to 4 by its policy.
+const SWEEP_COST: usize = 512;
+/// The most time that it may take before the commit, where sagas have to be read from a slow disk: callers wait for two
+/// transactions at most, and for no longer than 50 ms.
+const SWEEP_TIME: Span = Span::from_millis(10);
+/// What is written anew with a saga, in bytes, costs 1 for each page of the database.
+const PAGE_BYTES: usize = 4096;
+
+/// For whom something is swept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SweptFor {
+    /// A claim, which may find something ready then.
+    Claim,
+    /// Nobody in particular.
+    Anyone,
+}
+
+/// What a transaction may still spend on what is due. Claims get half of it, so that what they don't wait for is done as
+/// well.
+#[derive(Clone, Copy, Debug)]
+pub struct SweepBudget {
+    claims: Share,
+    all: Share,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Share {
+    cost: usize,
+    time: Span,
+}
+
+impl Share {
+    fn spend(&mut self, cost: usize, time: Span) {
+        self.cost = self.cost.saturating_sub(cost);
+        self.time = Span::from_micros(self.time.micros() - time.micros()).unwrap_or(Span::ZERO);
+    }
+}
+
+impl Default for SweepBudget {
+    fn default() -> Self {
+        Self::of_cost(SWEEP_COST)
+    }
+}
+
+impl SweepBudget {
+    /// A budget of a given cost.
+    pub fn of_cost(cost: usize) -> Self {
+        let all = Share { cost, time: SWEEP_TIME };
+        let half = Span::from_micros(SWEEP_TIME.micros() / 2).unwrap_or(Span::ZERO);
+        SweepBudget { claims: Share { cost: cost / 2, time: half }, all }
+    }
+
+    fn is_spent(&self, swept_for: SweptFor) -> bool {
+        if mutants::on(Mutant::SweepsUnbounded) {
+            return false;
+        }
+        let share = match swept_for {
+            SweptFor::Claim => self.claims,
+            SweptFor::Anyone => self.all,
+        };
+        share.cost == 0 || share.time == Span::ZERO
+    }
+
+    fn spend(&mut self, swept_for: SweptFor, cost: usize, time: Span) {
+        self.all.spend(cost, time);
+        match swept_for {
+            SweptFor::Claim => self.claims.spend(cost, time),
+            SweptFor::Anyone => {}
+        }
+    }
+}
+
+impl<R: Rows> Engine<R> {
+    /// Bounds the time that sweeps take, too, by this clock. Without one their work alone is bounded.
+    pub fn time_sweeps(&mut self, clock: Arc<dyn Clock>) {
+        self.clock = Some(clock);
+    }
+
+    /// Applies what is due by `now`, as far as the transaction's budget goes; returns whether that was all.
+    pub fn sweep(&mut self, now: Timestamp) -> Result<bool, RowsError> {
+        self.sweep_while(SweptFor::Anyone, now, |agenda| agenda.due_by(now))
+    }
+
+    /// The same before a claim, as far as the budget of claims goes: first what may make something ready for it.
+    pub(super) fn sweep_for(&mut self, wish: &ClaimNext, now: Timestamp) -> Result<(), RowsError> {
+        if self.agenda.due_by(now).is_none() {
+            return Ok(());
+        }
+        for queue in wish.queues.iter().filter(|queue| !self.paused.contains(*queue)).cloned().collect::<Vec<_>>() {
+            self.sweep_while(SweptFor::Claim, now, |agenda| agenda.due_for(wish.purpose, &queue, now))?;
+        }
+        self.sweep_while(SweptFor::Claim, now, |agenda| agenda.due_by(now)).map(drop)
+    }
+
+    /// Whether something is due by `time` that may make something ready for a wish.
+    pub(super) fn is_due_for(&self, wish: &ClaimNext, time: Timestamp) -> bool {
+        let mut queues = wish.queues.iter().filter(|queue| !self.paused.contains(*queue));
+        queues.any(|queue| self.agenda.due_for(wish.purpose, queue, time).is_some())
+    }
+
+    fn sweep_while(
+        &mut self,
+        swept_for: SweptFor,
+        now: Timestamp,
+        next: impl Fn(&Agenda) -> Option<RowId>,
+    ) -> Result<bool, RowsError> {
+        let clock = self.clock.clone();
+        let time = || clock.as_ref().map_or(Timestamp::ZERO, |clock| clock.now());
+        // Most of the time nothing is due, and the clock need not be read.
+        let Some(mut id) = next(&self.agenda) else { return Ok(true) };
+        let mut begun = time();
+        while !self.budget.is_spent(swept_for) {
+            let cost = self.sweep_one(id, now)?;
+            let done = time();
+            self.budget.spend(swept_for, cost, done.since(begun));
+            begun = done;
+            match next(&self.agenda) {
+                Some(next) => id = next,
+                None => return Ok(true),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Applies what is due to a saga; returns what that cost.
+    pub(super) fn sweep_one(&mut self, id: RowId, now: Timestamp) -> Result<usize, RowsError> {
+        let Some(before) = self.load_readable(id)? else {
+            self.agenda.set(id, None, &self.absence);
+            return Ok(1);
+        };
+        let mut draft = self.draft(before.clone(), now);
+        let events = draft.events.len();
+        if before == draft.saga {
+            // Nothing happened to it, but it may have become claimable.
+            let derived = self.derive(&before, now);
+            self.rows.update(id, &before, &before, &derived)?;
+            self.note(id, &before, &derived);
+        } else {
+            self.save(id, &before, &mut draft)?;
+        }
+        Ok(1 + events + pages(&before))
+    }
+}
+
+/// How many pages a saga's contents take, which are in its row.
+fn pages(saga: &Saga) -> usize {
+    let bytes = [&saga.spec.payload, &saga.progress, &saga.result].map(|blob| blob.bytes().len());
+    bytes.iter().sum::<usize>() / PAGE_BYTES
+}
