@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     task::Waker,
 };
@@ -22,10 +22,12 @@ pub(super) enum Verdict {
     NoRoom,
 }
 
-/// One call, from its headers until its answer is taken. Its place is free when it is dropped.
+/// One call, from its headers until its answer is taken. Its place is free when it is dropped, or given up.
 pub(super) struct Call {
     ledger: Arc<Ledger>,
     line: Option<Arc<Line>>,
+    /// Whether it is counted among all calls.
+    has_place: AtomicBool,
     bytes: AtomicUsize,
     verdict: OnceLock<Verdict>,
     /// The task that waits for the request.
@@ -36,7 +38,7 @@ impl Call {
     /// A call that has begun, and has its place.
     pub(super) fn of(ledger: Arc<Ledger>, line: Option<Arc<Line>>) -> Arc<Self> {
         let (bytes, verdict, waker) = (AtomicUsize::new(0), OnceLock::new(), AtomicWaker::new());
-        Arc::new(Call { ledger, line, bytes, verdict, waker })
+        Arc::new(Call { ledger, line, has_place: AtomicBool::new(true), bytes, verdict, waker })
     }
 
     /// Adds to what it holds; returns how much that is.
@@ -75,12 +77,21 @@ impl Call {
         &self.ledger.limits
     }
 
-    /// Tells whoever waits for the request that it has to end.
+    /// Tells whoever waits for the request that it has to end. What it held is free at once: its task may have to wait for its turn
+    /// behind the very flood that drove it out, and meanwhile others would be refused for want of its place.
     pub(super) fn give_up(&self, verdict: Verdict) {
         // The first verdict stands.
         let _ = self.verdict.set(verdict);
         self.discharge();
+        self.leave();
         self.waker.wake();
+    }
+
+    /// Gives its place back, if it has it.
+    fn leave(&self) {
+        if self.has_place.swap(false, Relaxed) {
+            self.ledger.calls.fetch_sub(1, Relaxed);
+        }
     }
 
     /// Bytes of an answer are handed to the connection; on the account until what this returns is dropped.
@@ -99,7 +110,7 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         self.discharge();
-        self.ledger.calls.fetch_sub(1, Relaxed);
+        self.leave();
         if let Some(line) = &self.line {
             line.end_call();
         }

@@ -194,3 +194,26 @@ impl Ledger {
 fn in_ticks(length: Duration) -> u64 {
     length.as_micros().div_ceil(TICK.as_micros()).try_into().unwrap_or(u64::MAX / 2)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The tasks of those that were given up have not run yet: their places are free all the same.
+    #[test]
+    fn who_was_given_up_takes_no_place() {
+        let (request_timeout, answer_timeout) = (Duration::from_secs(2), Duration::from_secs(2));
+        let limits = CallLimits { request_timeout, answer_timeout, max_message_bytes: 1, max_calls: 40, max_call_bytes: 1 };
+        let ledger = Ledger::new(limits, Lines::default());
+        let flood: Vec<_> = (0..40).map(|_| ledger.begin(None).unwrap()).collect();
+        let arriving: Vec<_> = flood[..30].iter().map(Call::arriving).collect();
+        ledger.ticks.store(5, Relaxed);
+        let mut newer: Vec<_> = (0..30).map(|_| ledger.begin(None).expect("an older one goes for it")).collect();
+        assert!(ledger.begin(None).is_none(), "nobody is left who could go");
+        newer.truncate(25);
+        let honest: Vec<_> = (0..6).map_while(|_| ledger.begin(None)).collect();
+        assert_eq!(honest.len(), 5, "places of those that ended");
+        drop((arriving, flood, newer, honest));
+        assert_eq!(ledger.calls.load(Relaxed), 0);
+    }
+}
