@@ -6,14 +6,11 @@
 
 mod support;
 
-use sagad::{
-    domain::{
-        command::{Answer, Request},
-        time::Timestamp,
-    },
-    store::{execute::Engine, sqlite::SqliteRows},
+use sagad::domain::{
+    command::{Answer, Request},
+    time::Timestamp,
 };
-use support::{BATCH, CHANGES, Cycles, run};
+use support::{BATCH, CHANGES, Core, Cycles, run};
 
 /// Batches before it counts: statements are prepared, pages are there.
 const WARMUP: u64 = 2;
@@ -33,6 +30,6 @@ fn main() {
 
 /// Never inlined: callgrind knows it by its name.
 #[inline(never)]
-fn measured(engine: &mut Engine<SqliteRows>, requests: &[Request], now: Timestamp) -> Vec<Answer> {
-    run(engine, requests, now)
+fn measured(core: &mut Core, requests: Vec<Request>, now: Timestamp) -> Vec<Answer> {
+    run(core, requests, now)
 }

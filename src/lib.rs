@@ -4,6 +4,7 @@ pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod config;
+pub mod coordinator;
 pub mod domain;
 pub mod grpc;
 pub mod listen;

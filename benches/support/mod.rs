@@ -11,6 +11,7 @@
 use std::path::Path;
 
 use sagad::{
+    coordinator::{Backend, Call, Caller, Coordinator, Key, Limits, Loaded, Seen},
     domain::{
         command::{Answer, Change, Command, Creation, FreeVerb, HeldVerb, Holder, Request, Verb},
         ids::{FencingToken, OwnerId, QueueName, TaskId},
@@ -19,12 +20,7 @@ use sagad::{
         text::{Blob, Labels, Text},
         time::{Span, Timestamp},
     },
-    store::{
-        execute::Engine,
-        query::SagaKey,
-        rows::Rows,
-        sqlite::{SqliteRows, open_rows},
-    },
+    store::sqlite::{SqliteRows, open_rows},
 };
 
 /// Commands of one transaction, as with so many clients.
@@ -82,9 +78,20 @@ pub fn complete(n: u64, token: FencingToken) -> Verb {
     Verb::Held(Holder { owner: owner(n), token }, verb)
 }
 
-/// An engine on a store, and how far it has got.
+/// Nobody in particular.
+pub struct Nobody;
+
+impl Caller for Nobody {}
+
+/// A coordinator with its store.
+pub struct Core {
+    coordinator: Coordinator<Nobody>,
+    backend: SqliteRows,
+}
+
+/// A store, and how far it has got.
 pub struct Cycles {
-    engine: Engine<SqliteRows>,
+    core: Core,
     run: Run,
     now: i64,
     created: u64,
@@ -96,7 +103,9 @@ impl Cycles {
     pub fn on(dir: &Path) -> Self {
         let (rows, opening, _) = open_rows(&dir.join("bench.db"), MAX_WAL_BYTES).unwrap();
         let absence = Absence { returned_at: start(), grace: Span::ZERO };
-        Cycles { engine: Engine::new(rows.into_rows(), opening, absence), run, now: START, created: 0, completed: 0 }
+        let coordinator = Coordinator::new(opening, absence, 0, start());
+        let core = Core { coordinator, backend: rows.into_rows() };
+        Cycles { core, run, now: START, created: 0, completed: 0 }
     }
 
     /// Creates so many sagas.
@@ -129,16 +138,8 @@ impl Cycles {
 
     /// Reads a saga's row.
     pub fn find(&mut self, n: u64) {
-        let found = self.engine.rows.find(&SagaKey::Task(task(n))).unwrap();
-        assert!(found.is_some());
-    }
-
-    pub fn begin(&mut self) {
-        self.engine.begin().unwrap();
-    }
-
-    pub fn rollback(&mut self) {
-        self.engine.rollback().unwrap();
+        let found = self.core.backend.load(&[Key::Task(task(n))]).unwrap();
+        assert!(matches!(found[..], [Loaded::Saga(..)]));
     }
 
     /// Runs commands as one batch of the writer's, by what [`Self::run_by`] said.
@@ -146,7 +147,7 @@ impl Cycles {
         self.now += 1000;
         let request = |command| Request { command, key: None, by: None };
         let requests: Vec<Request> = commands.into_iter().map(request).collect();
-        (self.run)(&mut self.engine, &requests, Timestamp::from_micros(self.now))
+        (self.run)(&mut self.core, requests, Timestamp::from_micros(self.now))
     }
 
     /// What runs each batch from now on.
@@ -156,16 +157,16 @@ impl Cycles {
 }
 
 /// Runs a batch.
-pub type Run = fn(&mut Engine<SqliteRows>, &[Request], Timestamp) -> Vec<Answer>;
+pub type Run = fn(&mut Core, Vec<Request>, Timestamp) -> Vec<Answer>;
 
 /// What the writer does with a batch.
-pub fn run(engine: &mut Engine<SqliteRows>, requests: &[Request], now: Timestamp) -> Vec<Answer> {
-    engine.begin().unwrap();
-    let answers = requests.iter().map(|request| engine.execute(request, now).unwrap().unwrap()).collect();
-    engine.sweep(now).unwrap();
-    engine.commit().unwrap();
-    engine.rows.maintain(false).unwrap();
-    answers
+pub fn run(core: &mut Core, requests: Vec<Request>, now: Timestamp) -> Vec<Answer> {
+    let calls = requests.into_iter().map(|request| Call { request, arrival: now, caller: Nobody }).collect();
+    let mut observe = |_: Seen<'_, Nobody>, _, _| {};
+    let turn = core.coordinator.turn(&mut core.backend, calls, Some(now), Limits::default(), &mut observe);
+    let committed = turn.and_then(|turn| turn.commit()).unwrap_or_else(|failed| panic!("{:?}", failed.fault));
+    core.backend.maintain(false).unwrap();
+    committed.answered.into_iter().map(|(_, outcome)| outcome.unwrap()).collect()
 }
 
 fn change(n: u64, verb: Verb) -> Command {

@@ -57,7 +57,7 @@ impl FakeReader {
             for message in messages {
                 match message {
                     // A caller that is gone needs no answer.
-                    Message::Submit(submission) => submission.answer.send(respond(submission.request)),
+                    Message::Submit(submission) => submission.caller.send(respond(submission.request)),
                     Message::Tell(_) | Message::Drain => {}
                     Message::Close => break,
                 }

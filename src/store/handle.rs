@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     clock::Clock,
+    coordinator::out_of_scope,
     domain::{
         bounds::ABSENCE,
         command::{Answer, Command, QueueStatus, Request},
@@ -28,14 +29,13 @@ use crate::{
 };
 
 use super::{
-    CallOrigin, Credentials, EventQuery, ListQuery, Moment, PageBounds, ReadCaller, Reader, SagaKey, SagaPage, Stats,
-    StoreError, Stretch, Tail,
-    execute::{Outcome, out_of_scope},
+    CallOrigin, Credentials, EventQuery, ListQuery, Moment, Outcome, PageBounds, ReadCaller, Reader, SagaKey, SagaPage,
+    Stats, StoreError, Stretch, Tail, Waiting,
     memory_share::ChangesMemory,
     post::Reply,
     read_queue::ReadQueue,
+    submission::{Submission, WaitingCaller},
     vitals::{LogMeter, Meter, Step, Timing, Vitals, WatchKind, Watching},
-    waiters::Waiting,
 };
 
 /// When a caller that found the queue full should try again: by then the writer has worked most of it off.
@@ -55,16 +55,6 @@ pub(super) enum Message {
     Drain,
     /// The last message: answer what came before and end.
     Close,
-}
-
-/// A change on its way to the writer.
-pub(super) struct Submission {
-    pub(super) request: Request,
-    pub(super) arrival: Timestamp,
-    pub(super) answer: Reply,
-    /// Where it is noted how far it is, if somebody asked for that.
-    pub(super) timing: Option<Arc<Timing>>,
-    pub(super) origin: CallOrigin,
 }
 
 /// What the writer and the handles share.
@@ -161,7 +151,8 @@ impl Store {
             timing.reached(Step::Queued, arrival);
         }
         let held_for = origin.credentials.clone().filter(|_| matches!(request.command, Command::ClaimNext(_)));
-        let submission = Submission { request, arrival, answer, timing, origin };
+        let caller = WaitingCaller::new(answer, origin, timing, &self.shared);
+        let submission = Submission { request, arrival, caller };
         match self.intake.try_send(Message::Submit(submission)) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => {

@@ -1,13 +1,9 @@
-//! FLOOR 1: keeps facts, decides nothing. The seam between the rules and whatever stores their outcome.
+//! FLOOR 2: keeps facts, decides nothing. What the coordinator's turns are driven by, and what keeps their outcome.
 //!
 //! [`Store`] is what the floors above hold: they submit a request, read, and follow the history. Behind it stands one
-//! writer thread that owns the writing connection, and a [`Reader`] for everything that only looks.
+//! writer thread that owns the backend, and a [`Reader`] for everything that only looks.
 
-pub mod agenda;
-pub mod claim;
 pub mod credentials;
-pub mod error;
-pub mod execute;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod handle;
@@ -18,18 +14,15 @@ pub mod post;
 pub mod query;
 mod read_queue;
 pub mod reader;
-pub mod ready_index;
-mod repeat;
-pub mod rows;
+mod rows;
 pub mod sqlite;
-pub mod sweep;
+mod submission;
 pub mod tail;
 pub mod vitals;
-pub mod waiters;
 pub mod writer;
 
+pub use crate::coordinator::{Outcome, Share, StoreError, Waiting};
 pub use credentials::{CallOrigin, Credentials};
-pub use error::StoreError;
 pub use handle::Store;
 pub use query::{
     Cursor, EventQuery, Filter, ListQuery, Moment, PageBounds, QueueCounts, SagaKey, SagaPage, Stats, Stretch,
@@ -38,5 +31,4 @@ pub use read_queue::ReadCaller;
 pub use reader::Reader;
 pub use sqlite::guard::OpenError;
 pub use tail::Tail;
-pub use waiters::{Share, Waiting};
 pub use writer::{WriterBounds, WriterFailure, WriterThread};

@@ -9,7 +9,7 @@ use std::{cell::RefCell, sync::Arc};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use super::{execute::Outcome, memory_share::MemoryShare};
+use super::{Outcome, memory_share::MemoryShare};
 
 /// After how many letters a thread is rung for again: it begins with the first while the others are still put in.
 const SLICE: usize = 64;

@@ -9,7 +9,7 @@ use crate::domain::{
     time::{Span, Timestamp},
 };
 
-use super::claim::weight;
+use crate::coordinator::weight;
 
 /// A moment on the coordinator's clock, with what is needed to judge leases at it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

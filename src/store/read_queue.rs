@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 
-use super::{Credentials, StoreError, waiters::Share};
+use super::{Credentials, Share, StoreError};
 
 /// On whose behalf reads are made.
 #[derive(Clone, Debug, Default)]

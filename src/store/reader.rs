@@ -10,7 +10,7 @@ use crate::domain::{
 };
 
 use super::{
-    error::StoreError,
+    StoreError,
     query::{EventQuery, ListQuery, Moment, PageBounds, QueueCounts, SagaKey, SagaPage, Stretch},
 };
 

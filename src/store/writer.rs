@@ -17,10 +17,9 @@ use crossbeam_channel::Receiver;
 use tokio::sync::oneshot;
 
 use crate::{
+    coordinator::{Backend, Committed, Coordinator, Failed, Fault, Limits, Opening, Seen, StoreError, Waiting},
     domain::{
-        bounds::ANSWER_KEPT,
-        command::{Answer, ClaimNext, Command, FreeVerb, Request, Verb},
-        event::Event,
+        command::{Answer, Command},
         ids::Revision,
         lease::Absence,
         time::{Span, Timestamp},
@@ -29,27 +28,17 @@ use crate::{
 };
 
 use super::{
-    StoreError,
-    claim::{answer_bytes, let_go},
-    execute::{Engine, Outcome},
-    handle::{Message, Shared, Submission},
+    handle::{Message, Shared},
     inbox::Inbox,
-    post::{Reply, send_all},
-    rows::{Opening, Rows, RowsError},
-    vitals::{Batch, Step, Tally, Timing},
-    waiters::{HeldUntil, Share, Waiter, Waiters, Waiting},
+    post::send_all,
+    submission::{Submission, WaitingCaller},
+    vitals::{Batch, Step, Tally},
 };
 
 /// How often an idle writer looks up: often enough to notice its own absence.
 const LOOK_UP: Span = Span::from_millis(250);
-/// Most answers that one transaction forgets.
-const FORGET: usize = 5000;
-/// How often it looks for answers to forget.
-const FORGET_EVERY: Span = Span::from_secs(1);
 /// When a caller who met a full disk should try again.
 const FULL_RETRY: Span = Span::from_secs(5);
-/// When a caller who met too many held claims should try again.
-const HOLD_RETRY: Span = Span::from_secs(1);
 /// Revisions are reserved in blocks of this size: large enough to sync the reservation seldom, small enough that 2^53
 /// lasts for 500 million starts.
 const RESERVE: usize = 1 << 24;
@@ -91,10 +80,10 @@ pub struct WriterBounds {
     pub restart_grace: Span,
 }
 
-/// Starts the writer on an opened backend, whose rows are made on the thread that uses them. What guards the backend against
+/// Starts the writer on an opened backend, which is made on the thread that uses it. What guards the backend against
 /// others is let go when the writer has ended.
-pub(super) fn spawn<R: Rows>(
-    make: impl FnOnce() -> R + Send + 'static,
+pub(super) fn spawn<B: Backend>(
+    make: impl FnOnce() -> B + Send + 'static,
     opening: Opening,
     messages: Receiver<Message>,
     shared: Arc<Shared>,
@@ -104,10 +93,10 @@ pub(super) fn spawn<R: Rows>(
     let (done, ended) = oneshot::channel();
     let (started, has_started) = mpsc::sync_channel(1);
     thread::Builder::new().name("sagad-writer".into()).spawn(move || {
-        let mut rows = make();
+        let mut backend = make();
         let reserved = opening.next_revision.after(RESERVE);
         let is_reserved =
-            if mutants::on(Mutant::RevisionsNotReserved) { Ok(true) } else { rows.reserve_revisions(reserved) };
+            if mutants::on(Mutant::RevisionsNotReserved) { Ok(true) } else { backend.reserve_revisions(reserved) };
         let begins = matches!(is_reserved, Ok(true));
         // Whoever starts it waits for this.
         if started.send(is_reserved).is_err() || !begins {
@@ -117,28 +106,23 @@ pub(super) fn spawn<R: Rows>(
         let now = shared.clock.now();
         let absence =
             if mutants::on(Mutant::RestartWithoutGrace) { Absence::default() } else { *shared.absence.read() };
-        let mut engine = Engine::new(rows, opening, absence);
-        engine.time_sweeps(Arc::clone(&shared.clock));
         let mut writer = Writer {
-            engine,
+            coordinator: Coordinator::new(opening, absence, bounds.waiting, now),
+            backend,
             inbox: Inbox::new(messages, Arc::clone(&shared.clock)),
-            waiters: Waiters::default(),
             large: VecDeque::new(),
             bounds,
-            time: now,
             last_able: now,
-            forgot_at: now,
             shrink_at: now,
             shrinks: false,
             disk_was_full: false,
-            draining: false,
             reserved,
             reserve_at,
             shared,
         };
         let result = writer.run().map_err(|failure| match failure {
-            RowsError::Gone(what) => WriterFailure::Gone(what),
-            RowsError::Full | RowsError::Corrupt(_) | RowsError::Broken(_) | RowsError::Unwritten(_) => {
+            Fault::Gone(what) => WriterFailure::Gone(what),
+            Fault::Full | Fault::Corrupt(_) | Fault::Unavailable(_) | Fault::OutcomeUnknown(_) => {
                 WriterFailure::Failed(failure.to_string())
             }
         });
@@ -158,42 +142,28 @@ pub(super) fn spawn<R: Rows>(
     }
 }
 
-struct Writer<R> {
-    engine: Engine<R>,
+struct Writer<B> {
+    coordinator: Coordinator<WaitingCaller>,
+    backend: B,
     inbox: Inbox,
     shared: Arc<Shared>,
-    waiters: Waiters,
     /// Large batches that wait for their turn. What they hold is bounded with all changes'.
     large: VecDeque<Submission>,
     bounds: WriterBounds,
-    /// The time of the last command or sweep: no later one has an earlier time.
-    time: Timestamp,
     /// When the writer was last known to be able to write.
     last_able: Timestamp,
-    forgot_at: Timestamp,
     /// When to see again whether there is room to be given back, and whether there was more when it was last seen.
     shrink_at: Timestamp,
     shrinks: bool,
     disk_was_full: bool,
-    draining: bool,
     /// No revision from here on may be given before it is reserved.
     reserved: Revision,
     /// When to reserve more.
     reserve_at: Revision,
 }
 
-/// A batch that is on disk.
-struct Committed {
-    events: Vec<Event>,
-    commit_begun: Timestamp,
-    committed: Timestamp,
-}
-
-/// An outcome on its way to its caller.
-type Answered = (Reply, Outcome);
-
-impl<R: Rows> Writer<R> {
-    fn run(&mut self) -> Result<(), RowsError> {
+impl<B: Backend> Writer<B> {
+    fn run(&mut self) -> Result<(), Fault> {
         loop {
             let first = self.wait();
             self.begin_turn();
@@ -206,8 +176,8 @@ impl<R: Rows> Writer<R> {
                     None => {}
                 }
                 // Nothing is swept until there is room.
-                for waiter in self.waiters.take_until_swept() {
-                    let_go(waiter, Err(StoreError::Full { retry_after: FULL_RETRY }));
+                for waiter in self.coordinator.waiters.take_until_swept() {
+                    waiter.caller.send(Err(StoreError::Full { retry_after: FULL_RETRY }));
                 }
                 for submission in std::mem::take(&mut self.large) {
                     self.refuse_for_lack_of_room(Message::Submit(submission));
@@ -246,8 +216,8 @@ impl<R: Rows> Writer<R> {
             let drained = batch.len() < self.bounds.batch;
             self.turn(batch, drained.then_some(now))?;
             if closing {
-                let last = self.engine.next_revision();
-                return self.engine.rows.close(last, self.shared.clock.now());
+                let next = self.coordinator.next_revision();
+                return self.backend.close(next, self.shared.clock.now());
             }
             self.keep_house()?;
             self.shrink()?;
@@ -267,7 +237,7 @@ impl<R: Rows> Writer<R> {
 
     /// Tells of held claims. Whoever asked may have stopped waiting.
     fn tell(&self, answer: oneshot::Sender<Vec<Waiting>>) {
-        let _ = answer.send(self.waiters.tell());
+        let _ = answer.send(self.coordinator.waiters.tell());
     }
 
     /// Waits for a message, but not beyond what is due next.
@@ -275,9 +245,7 @@ impl<R: Rows> Writer<R> {
         let now = self.shared.clock.now();
         let mut until = now.plus(LOOK_UP);
         // While the disk is full nothing can be done about what is due.
-        let serve = self.engine.has_to_serve().then_some(now);
-        let shrink = self.shrinks.then_some(self.shrink_at);
-        let due = [self.engine.agenda.next(), self.waiters.next_deadline(), serve, shrink];
+        let due = [self.coordinator.next_at(now), self.shrinks.then_some(self.shrink_at)];
         for due in due.into_iter().flatten().filter(|_| !self.disk_was_full) {
             until = until.min(due);
         }
@@ -291,7 +259,7 @@ impl<R: Rows> Writer<R> {
         match message {
             Message::Submit(submission) => {
                 self.shared.meter.refused.disk_full.fetch_add(1, Ordering::Relaxed);
-                submission.answer.send(Err(StoreError::Full { retry_after: FULL_RETRY }));
+                submission.caller.send(Err(StoreError::Full { retry_after: FULL_RETRY }));
             }
             Message::Tell(answer) => self.tell(answer),
             Message::Drain => self.drain(),
@@ -308,42 +276,44 @@ impl<R: Rows> Writer<R> {
             }
         }
         for submission in self.large.drain(..) {
-            submission.answer.send(Err(StoreError::ShuttingDown));
+            submission.caller.send(Err(StoreError::ShuttingDown));
         }
     }
 
-    /// One transaction: the batch, then what is due by `sweep_to`, or by the last arrival if more waits.
-    fn turn(&mut self, batch: Vec<Submission>, sweep_to: Option<Timestamp>) -> Result<(), RowsError> {
+    /// One turn: the batch, then what is due by `sweep_to`, or by the last arrival if more waits.
+    fn turn(&mut self, batch: Vec<Submission>, sweep_to: Option<Timestamp>) -> Result<(), Fault> {
         self.answer_overdue();
-        let nothing_due = self.engine.agenda.due_by(self.shared.clock.now()).is_none();
-        let nothing_held = !self.engine.has_to_serve() && !self.waiters.has_until_swept();
-        if batch.is_empty() && nothing_due && nothing_held {
+        let begun = self.shared.clock.now();
+        if batch.is_empty() && !self.coordinator.has_work(begun) {
             return Ok(());
         }
-        let (changes, begun) = (batch.len(), self.shared.clock.now());
-        let mut answered = Vec::with_capacity(changes);
-        let mut unanswered = batch.into_iter();
-        let executed = self.execute_all(&mut unanswered, sweep_to, &mut answered);
-        match executed {
-            Ok(Committed { events, commit_begun, committed }) => {
-                send_all(answered);
+        let changes = batch.len();
+        match self.judge_and_commit(batch, sweep_to) {
+            Ok((Committed { events, answered }, commit_begun)) => {
+                let committed = self.shared.clock.now();
+                for (caller, _) in &answered {
+                    caller.reached(Step::Committing, commit_begun);
+                    caller.reached(Step::Committed, committed);
+                }
+                send_all(answered.into_iter().map(|(caller, outcome)| (caller.reply, outcome)).collect());
                 let tally = Tally::of(&events);
                 self.shared.tail.publish(events);
-                self.shared.waiting.store(self.waiters.len() as u64, Ordering::Relaxed);
+                self.shared.waiting.store(self.coordinator.waiters.len() as u64, Ordering::Relaxed);
                 let answered = self.shared.clock.now();
                 self.shared.meter.batch(Batch { changes, begun, commit_begun, committed, answered }, tally);
                 Ok(())
             }
-            Err((error, committing)) => {
-                let error = match self.engine.rows.judge(error) {
-                    RowsError::Broken(_) if mutants::on(Mutant::FailingDiskIsFull) => RowsError::Full,
-                    error => error,
+            Err(Failed { fault, callers }) => {
+                let fault = match fault {
+                    Fault::Unavailable(_) | Fault::OutcomeUnknown(_) if mutants::on(Mutant::FailingDiskIsFull) => {
+                        Fault::Full
+                    }
+                    fault => fault,
                 };
-                let outcome = self.failed(&error, committing);
-                let callers = answered.into_iter().map(|(caller, _)| caller).chain(unanswered.map(|s| s.answer));
-                let told = callers.map(|caller| caller.send(Err(outcome.clone()))).count() as u64;
-                if error != RowsError::Full {
-                    return Err(error);
+                let outcome = self.failed(&fault);
+                let told = callers.into_iter().map(|caller| caller.send(Err(outcome.clone()))).count() as u64;
+                if fault != Fault::Full {
+                    return Err(fault);
                 }
                 self.shared.meter.refused.disk_full.fetch_add(told, Ordering::Relaxed);
                 Ok(())
@@ -351,155 +321,65 @@ impl<R: Rows> Writer<R> {
         }
     }
 
-    /// Executes and commits; an error tells whether it was the commit that failed.
-    fn execute_all(
+    /// Judges a batch and makes what it comes to durable; tells when the commit began.
+    fn judge_and_commit(
         &mut self,
-        batch: &mut impl Iterator<Item = Submission>,
+        batch: Vec<Submission>,
         sweep_to: Option<Timestamp>,
-        answered: &mut Vec<Answered>,
-    ) -> Result<Committed, (RowsError, bool)> {
-        let before = |error| (error, false);
-        self.engine.begin().map_err(before)?;
-        self.engine.answer_room = self.shared.memory.left();
-        // What the last transaction did not get to, if anything.
-        self.serve(answered).map_err(before)?;
-        let mut timed: Vec<Arc<Timing>> = Vec::new();
-        for submission in batch {
-            if submission.answer.is_closed() && gives_work(&submission.request.command) {
-                continue;
+    ) -> Result<(Committed<WaitingCaller>, Timestamp), Failed<WaitingCaller>> {
+        let clock = &*self.shared.clock;
+        let time = || clock.now();
+        let limits = Limits { time: Some(&time), answer_room: self.shared.memory.left(), ..Limits::default() };
+        let mut observe = |seen: Seen<'_, WaitingCaller>, _, _| match seen {
+            Seen::Unreadable(id, what) => {
+                tracing::error!(row = id.0, what, "a stored saga can't be read and is passed over");
             }
-            if submission.origin.credentials.as_ref().is_some_and(|shown| shown.are_over(&*self.shared.clock)) {
-                answered.push((submission.answer, Err(StoreError::Revoked)));
-                continue;
-            }
-            self.time = self.time.max(submission.arrival);
-            if let Some(timing) = &submission.timing {
-                timing.reached(Step::Taken, self.shared.clock.now());
-            }
-            let executed = self.execute(&submission);
-            if let Some(timing) = &submission.timing {
-                timing.reached(Step::Judged, self.shared.clock.now());
-                timed.push(timing.clone());
-            }
-            match executed {
-                Ok((outcome, None)) => answer(submission.answer, outcome, answered),
-                Ok((_, Some(until))) => self.hold(submission, until, answered),
-                Err(error) => {
-                    answered.push((submission.answer, Err(StoreError::OutcomeUnknown)));
-                    return Err(before(error));
-                }
-            }
-            self.serve(answered).map_err(before)?;
-        }
-        self.time = self.time.max(sweep_to.unwrap_or(self.time));
-        if !mutants::on(Mutant::SweepsOnlyWhenAsked) {
-            self.engine.sweep_for_held(&self.waiters, self.time).map_err(before)?;
-            self.engine.sweep(self.time).map_err(before)?;
-        }
-        self.serve(answered).map_err(before)?;
-        answered.extend(self.engine.take_swept(&mut self.waiters).into_iter().map(|(waiter, o)| (waiter.answer, o)));
-        if self.time.since(self.forgot_at) >= FORGET_EVERY {
-            self.forgot_at = self.time;
-            self.engine.rows.forget_answers(self.time.minus(ANSWER_KEPT), FORGET).map_err(before)?;
-        }
+            Seen::Judged(..) | Seen::Served(_) | Seen::Swept(_) => {}
+        };
+        let mut turn = self.coordinator.turn(&mut self.backend, batch, sweep_to, limits, &mut observe)?;
         if mutants::on(Mutant::AnswerBeforeCommit) {
-            answered.drain(..).for_each(|(caller, outcome)| caller.send(outcome));
+            turn.take_answered().into_iter().for_each(|(caller, outcome)| caller.send(outcome));
             thread::sleep(Duration::from_millis(5));
         }
-        let commit_begun = self.shared.clock.now();
-        let events = self.engine.commit().map_err(|error| (error, true))?;
-        let committed = self.shared.clock.now();
-        for timing in timed {
-            timing.reached(Step::Committing, commit_begun);
-            timing.reached(Step::Committed, committed);
-        }
-        Ok(Committed { events, commit_begun, committed })
-    }
-
-    /// Executes one command; tells how long it is to be held, if it is.
-    fn execute(&mut self, submission: &Submission) -> Result<(Outcome, Option<HeldUntil>), RowsError> {
-        let Submission { request, arrival, .. } = submission;
-        let outcome = self.engine.execute(request, self.time)?;
-        let held = self.engine.held_until(request, &outcome, *arrival, self.time)?;
-        Ok((outcome, held))
-    }
-
-    /// Holds a claim that found nothing, if there is room and time for it.
-    fn hold(&mut self, submission: Submission, until: HeldUntil, answered: &mut Vec<Answered>) {
-        let Submission { request: Request { command, key, by }, answer, origin, .. } = submission;
-        let Some(wish) = held_wish(command) else { return };
-        if self.draining {
-            answered.push((answer, Err(StoreError::ShuttingDown)));
-            return;
-        }
-        let waiter = Waiter {
-            wish,
-            key,
-            until,
-            answer,
-            share: Share::of(by.as_deref(), &origin),
-            by,
-            credentials: origin.credentials,
-        };
-        if !self.waiters.have_room(&waiter, self.bounds.waiting) {
-            self.shared.meter.refused.too_many_waiting.fetch_add(1, Ordering::Relaxed);
-            answered.push((waiter.answer, Err(StoreError::Overloaded { retry_after: HOLD_RETRY })));
-        } else {
-            waiter.answer.release_bytes();
-            self.waiters.hold(waiter);
-        }
-    }
-
-    fn serve(&mut self, answered: &mut Vec<Answered>) -> Result<(), RowsError> {
-        for (waiter, outcome) in self.engine.serve(&mut self.waiters, self.time)? {
-            answer(waiter.answer, outcome, answered);
-        }
-        Ok(())
+        let commit_begun = clock.now();
+        Ok((turn.commit()?, commit_begun))
     }
 
     /// Answers held calls whose callers were revoked, and those whose time is up.
     fn answer_overdue(&mut self) {
         if self.shared.revoked.swap(false, Ordering::AcqRel) {
-            for waiter in self.waiters.take_revoked(&*self.shared.clock) {
-                let_go(waiter, Err(StoreError::Revoked));
+            for waiter in self.coordinator.waiters.take_revoked() {
+                waiter.caller.send(Err(StoreError::Revoked));
             }
         }
         let now = self.shared.clock.now();
-        while let Some(waiter) = self.waiters.take_overdue(now) {
-            let_go(waiter, Ok(Answer::Sagas(Vec::new())));
+        while let Some(waiter) = self.coordinator.waiters.take_overdue(now) {
+            waiter.caller.send(Ok(Answer::Sagas(Vec::new())));
         }
-        self.shared.waiting.store(self.waiters.len() as u64, Ordering::Relaxed);
+        self.shared.waiting.store(self.coordinator.waiters.len() as u64, Ordering::Relaxed);
     }
 
     fn drain(&mut self) {
-        self.draining = true;
+        self.coordinator.drain();
         self.release_all();
     }
 
     fn release_all(&mut self) {
-        for waiter in self.waiters.take_all() {
-            let_go(waiter, Err(StoreError::ShuttingDown));
+        for waiter in self.coordinator.waiters.take_all() {
+            waiter.caller.send(Err(StoreError::ShuttingDown));
         }
     }
 
-    /// What the callers of a failed transaction are told.
-    fn failed(&mut self, error: &RowsError, committing: bool) -> StoreError {
-        match error {
-            RowsError::Full => {
+    /// What the callers of a failed turn are told.
+    fn failed(&mut self, fault: &Fault) -> StoreError {
+        match fault {
+            Fault::Full => {
                 tracing::error!("the disk is full; changes are refused until it has room");
                 self.disk_is_full(true);
-                match self.engine.rollback() {
-                    Ok(()) => StoreError::Full { retry_after: FULL_RETRY },
-                    Err(worse) => StoreError::Unavailable(worse.to_string()),
-                }
+                StoreError::Full { retry_after: FULL_RETRY }
             }
-            // A commit that failed may have happened: the row can be there when the store is opened again.
-            RowsError::Broken(_) | RowsError::Unwritten(_) | RowsError::Gone(_) if committing => {
-                StoreError::OutcomeUnknown
-            }
-            RowsError::Broken(what) | RowsError::Corrupt(what) | RowsError::Unwritten(what) | RowsError::Gone(what) => {
-                StoreError::Unavailable(what.clone())
-            }
+            Fault::OutcomeUnknown(_) | Fault::Gone(_) => StoreError::OutcomeUnknown,
+            Fault::Unavailable(what) | Fault::Corrupt(what) => StoreError::Unavailable(what.clone()),
         }
     }
 }
@@ -514,28 +394,4 @@ fn sagas_asked(command: &Command) -> usize {
 
 fn is_large(submission: &Submission) -> bool {
     sagas_asked(&submission.request.command) > LARGE
-}
-
-/// Has an outcome sent when it is committed; until it has arrived its memory is counted.
-fn answer(reply: Reply, outcome: Outcome, answered: &mut Vec<Answered>) {
-    reply.add_bytes(answer_bytes(&outcome));
-    answered.push((reply, outcome));
-}
-
-/// Whether a command gives its caller a lease. It is not carried out when the caller has gone before its turn comes: nobody
-/// would work under that lease, and the work would wait for its end. Any other change is: a worker whose connection broke
-/// may have sent its result by it, and whoever repeats a call is answered alike whether it happened before or not.
-fn gives_work(command: &Command) -> bool {
-    match command {
-        Command::ClaimNext(_) => true,
-        Command::Change(change) => matches!(change.verb, Verb::Free(FreeVerb::Claim { .. })),
-        Command::Create(_) | Command::SetPaused(_) | Command::Purge(_) => false,
-    }
-}
-
-fn held_wish(command: Command) -> Option<ClaimNext> {
-    match command {
-        Command::ClaimNext(wish) => Some(wish),
-        Command::Create(_) | Command::Change(_) | Command::SetPaused(_) | Command::Purge(_) => None,
-    }
 }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use sagad::domain::{
     command::{Answer, ClaimNext, Command, Request, SetPaused},
     event::Event,
-    lease::{Absence, LeasePurpose},
+    lease::Absence,
     policy::{Policy, StaleAction},
     text::Text,
     time::{Span, Timestamp},
@@ -14,7 +14,7 @@ use sagad::domain::{
 use super::{
     bench::{START, sagas_of},
     build::*,
-    random::sides::{Executed, MemoryDisk, Side},
+    random::sides::{Executed, MemoryDisk, Report, Side},
 };
 
 /// More than one transaction sweeps.
@@ -40,11 +40,10 @@ struct Turn {
 
 impl Turn {
     fn of(side: &mut Side<MemoryDisk>, commands: Vec<Command>, now: Timestamp) -> Self {
-        side.begin(SLICE);
-        let executed = commands.into_iter().map(|command| side.execute(&request(command), now)).collect();
-        let (complete, answered) = side.sweep(now);
-        let answered = answered.into_iter().map(|(wish, outcome)| (wish, ids(outcome.unwrap()))).collect();
-        Turn { executed, answered_by_sweep: answered, events: side.commit(), complete }
+        let requests: Vec<_> = commands.into_iter().map(request).collect();
+        let Report { executed, served, complete, events } = side.turn(SLICE, &requests, now);
+        let answered_by_sweep = served.into_iter().map(|(wish, outcome)| (wish, ids(outcome.unwrap()))).collect();
+        Turn { executed, answered_by_sweep, events, complete }
     }
 
     fn sagas(&self) -> usize {
@@ -98,25 +97,24 @@ fn p14_a_claim_is_not_told_that_there_is_nothing_while_something_may_be_due_for_
     let policy = Policy { on_stale: StaleAction::Requeue, ..Policy::default() };
     let now = due_at_once(&mut side, policy, "q");
     let (calls, elsewhere) = (3, next(&["r"], "elsewhere").command());
-    // Enough callers that the slice of this transaction can't serve all, and one in a queue where nothing is due.
-    side.begin(8);
+    // Enough callers that the slice of this turn can't serve all, and one in a queue where nothing is due.
+    let callers = (0..calls + 3).map(|n| next(&["q"], &format!("w{n}")).command());
+    let requests: Vec<_> = callers.chain([elsewhere]).map(request).collect();
+    let Report { mut executed, served: mut answered, .. } = side.turn(8, &requests, now);
+    let (outcome, after) = executed.pop().unwrap();
+    assert_eq!(ids(outcome.unwrap().unwrap()), [""; 0], "nothing that is due can be for it: it is answered at once");
+    answered.extend(after);
     let mut held = 0;
-    for n in 0..calls + 3 {
-        let (outcome, _) = side.execute(&request(next(&["q"], &format!("w{n}"))), now);
+    for (outcome, after) in executed {
+        answered.extend(after);
         match outcome {
             Some(outcome) => assert_eq!(ids(outcome.unwrap()).len(), 1, "it was told that there is nothing"),
             None => held += 1,
         }
     }
     assert!(held > 0, "the slice was larger than it was to be");
-    let (outcome, _) = side.execute(&request(elsewhere), now);
-    assert_eq!(ids(outcome.unwrap().unwrap()), [""; 0], "nothing that is due can be for it: it is answered at once");
-    let (_, mut answered) = side.sweep(now);
-    side.commit();
     while answered.len() < held {
-        side.begin(8);
-        answered.extend(side.sweep(now).1);
-        side.commit();
+        answered.extend(side.turn(8, &[], now).served);
     }
     for (_, outcome) in answered {
         assert_eq!(ids(outcome.unwrap()).len(), 1);
@@ -127,24 +125,15 @@ fn p14_a_claim_is_not_told_that_there_is_nothing_while_something_may_be_due_for_
 fn p14_a_claim_that_gets_nothing_is_answered_when_what_was_due_is_done() {
     let mut side = open();
     // A delayed saga that is due to be reserved for somebody else may have been for this caller, too; it is not.
-    side.begin(SLICE);
     for n in 0..40 {
         let mut late = creation(&format!("t{n}"));
         late.delay = secs(1);
-        side.execute(&request(create([late])), START);
-        side.execute(&request(dispatch(&format!("t{n}"), "other", secs(600))), START);
+        Turn::of(&mut side, vec![create([late]), dispatch(&format!("t{n}"), "other", secs(600))], START);
     }
-    side.commit();
     let now = START.plus(secs(1));
-    let turn = {
-        side.begin(8);
-        let (outcome, _) = side.execute(&request(next(&["q"], "w")), now);
-        assert_eq!(outcome, None, "it waits for the rest");
-        let (_, answered) = side.sweep(now);
-        side.commit();
-        answered
-    };
-    assert!(turn.is_empty());
+    let turn = side.turn(8, &[request(next(&["q"], "w"))], now);
+    assert_eq!(turn.executed, [(None, Vec::new())], "it waits for the rest");
+    assert!(turn.served.is_empty());
     let mut turns = 0;
     let answered = loop {
         turns += 1;
@@ -156,20 +145,15 @@ fn p14_a_claim_that_gets_nothing_is_answered_when_what_was_due_is_done() {
     };
     assert_eq!(answered, [""; 0]);
     // The assignee finds them by the same sweep.
-    side.begin(SLICE);
-    let (outcome, _) = side.execute(&request(next(&["q"], "other")), now);
-    assert_eq!(ids(outcome.unwrap().unwrap()), ["t0"]);
-    side.commit();
+    let (_, got) = looks(&mut side, next(&["q"], "other"), now);
+    assert_eq!(got, Some(vec!["t0".to_owned()]));
 }
 
-/// What the claim made the engine look at.
+/// What the claim made the coordinator look at, and what it got.
 fn looks(side: &mut Side<MemoryDisk>, wish: ClaimNext, now: Timestamp) -> (u64, Option<Vec<String>>) {
-    side.begin(SLICE);
-    let before = side.engine().looked_at;
-    let (outcome, _) = side.execute(&request(wish), now);
-    let looked_at = side.engine().looked_at - before;
-    side.commit();
-    (looked_at, outcome.map(|outcome| ids(outcome.unwrap())))
+    let before = side.coordinator().looked_at;
+    let (outcome, _) = Turn::of(side, vec![wish.command()], now).executed.remove(0);
+    (side.coordinator().looked_at - before, outcome.map(|outcome| ids(outcome.unwrap())))
 }
 
 /// Sagas to be compensated, each with these kinds pending.
@@ -203,25 +187,15 @@ fn s12_a_claim_by_kinds_looks_at_nothing_that_it_cannot_take() {
 #[test]
 fn s12_waiters_with_the_same_wish_are_served_by_one_look() {
     let mut side = open();
-    side.begin(SLICE);
-    for n in 0..40 {
-        let wish = ClaimNext { wait: secs(60), ..next_undo(&format!("u{n}"), &["branch"]) };
-        assert_eq!(side.execute(&request(wish), START).0, None);
-    }
-    side.commit();
+    hold(&mut side, (0..40).map(|n| next_undo(&format!("u{n}"), &["branch"])));
     to_compensate(&mut side, 1, &["stuck"]);
-    let before = side.engine().looked_at;
+    let before = side.coordinator().looked_at;
     to_compensate(&mut side, 1, &["branch", "stuck"]);
-    let looked_at = side.engine().looked_at - before;
+    let looked_at = side.coordinator().looked_at - before;
     assert!(looked_at <= 4, "{looked_at}: each of them looked");
     // And the first of them gets what is for it.
-    side.begin(SLICE);
-    side.execute(&request(create([undoable("b", &["branch"])])), START);
-    side.execute(&request(claim("b", "w")), START);
-    let (_, served) = side.execute(&request(cancel("b")), START);
-    assert_eq!(served.len(), 1);
-    assert_eq!(served[0].0.owner, owner("u0"));
-    side.commit();
+    let commands = vec![create([undoable("b", &["branch"])]), claim("b", "w"), cancel("b")];
+    assert_eq!(wakes(&mut side, commands).1, [got("u0", "b")]);
 }
 
 /// Calls that are held in these tests.
@@ -229,24 +203,17 @@ const HELD: usize = 2000;
 
 /// Holds these claims; nothing is there for them.
 fn hold(side: &mut Side<MemoryDisk>, wishes: impl IntoIterator<Item = ClaimNext>) {
-    side.begin(SLICE);
-    for wish in wishes {
-        assert_eq!(side.execute(&request(ClaimNext { wait: secs(60), ..wish }), START).0, None);
-    }
-    side.commit();
+    let wishes = wishes.into_iter().map(|wish| ClaimNext { wait: secs(60), ..wish }.command()).collect();
+    let turn = Turn::of(side, wishes, START);
+    assert!(turn.executed.iter().all(|(outcome, _)| outcome.is_none()));
 }
 
 /// What was looked at while these commands were carried out, and who of those that were held got what.
 fn wakes(side: &mut Side<MemoryDisk>, commands: Vec<Command>) -> (u64, Vec<(String, Vec<String>)>) {
-    let before = side.engine().looked_at;
-    let mut answered = Vec::new();
-    side.begin(SLICE);
-    for command in commands {
-        answered.extend(side.execute(&request(command), START).1);
-    }
-    side.commit();
-    let answered = answered.into_iter().map(|(wish, outcome)| (wish.owner.to_string(), ids(outcome.unwrap())));
-    (side.engine().looked_at - before, answered.collect())
+    let before = side.coordinator().looked_at;
+    let answered = Turn::of(side, commands, START).executed.into_iter().flat_map(|(_, served)| served);
+    let answered = answered.map(|(wish, outcome)| (wish.owner.to_string(), ids(outcome.unwrap())));
+    (side.coordinator().looked_at - before, answered.collect())
 }
 
 fn got(owner: &str, id: &str) -> (String, Vec<String>) {
@@ -355,24 +322,18 @@ fn s12_a_claim_looks_at_no_reservation_that_cannot_be_claimed() {
 #[test]
 fn p14_a_resumed_queue_serves_held_calls_a_slice_at_a_time() {
     let mut side = open();
-    let purpose = LeasePurpose::Execute;
-    side.begin(SLICE);
-    side.execute(&request(pause("q", true)), START);
-    for n in 0..600 {
-        side.execute(&request(create([creation(&format!("t{n}"))])), START);
-        let wish = ClaimNext { wait: secs(60), purpose, ..next(&["q"], &format!("w{n}")) };
-        assert_eq!(side.execute(&request(wish), START).0, None);
-    }
-    side.commit();
+    Turn::of(&mut side, vec![pause("q", true)], START);
+    Turn::of(&mut side, (0..600).map(|n| create([creation(&format!("t{n}"))])).collect(), START);
+    hold(&mut side, (0..600).map(|n| next(&["q"], &format!("w{n}"))));
     let turn = Turn::of(&mut side, vec![pause("q", false)], START);
     let mut served = turn.executed[0].1.len() + turn.answered_by_sweep.len();
     assert!(served < 300, "{served} in one transaction");
     let mut turns = 1;
     while served < 600 {
-        assert!(side.engine().has_to_serve() && turns < 10);
+        assert!(side.coordinator().has_work(START) && turns < 10);
         served += Turn::of(&mut side, Vec::new(), START).answered_by_sweep.len();
         turns += 1;
     }
     let left = Turn::of(&mut side, Vec::new(), START);
-    assert!(left.events.is_empty() && !side.engine().has_to_serve());
+    assert!(left.events.is_empty() && !side.coordinator().has_work(START));
 }

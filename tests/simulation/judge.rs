@@ -14,10 +14,8 @@ use sagad::{
         saga::{Saga, State},
         time::Timestamp,
     },
-    store::{StoreError, execute::Outcome},
+    store::{Outcome, StoreError, memory::Facts},
 };
-
-use super::disk::Facts;
 
 /// The last lease of a saga, until something ends it.
 struct Held {
@@ -409,8 +407,8 @@ impl Judge {
 
     /// P1: after a crash, and now and then, what is stored is what was acknowledged and what the history says.
     pub fn compare(&self, facts: &Facts) {
-        assert_eq!(facts.sagas.len(), self.sagas.len(), "sagas were lost, or came from nowhere");
-        for (saga, _) in &facts.sagas {
+        assert_eq!(facts.len(), self.sagas.len(), "sagas were lost, or came from nowhere");
+        for saga in facts.sagas() {
             let record = &self.sagas[self.index[saga.task_id()]];
             let id = saga.task_id();
             assert!(saga.revision >= record.acknowledged, "P1: an acknowledged change of {id:?} is lost");

@@ -1,4 +1,4 @@
-//! The coordinator's core on a virtual clock: the rules, the engine, held claims, the sweep and the watches, exactly as
+//! The coordinator's core on a virtual clock: its turns with the rules, held claims and the sweep, and the watches, exactly as
 //! they are built, among hundreds of workers that crash, stop and lose answers, with a coordinator that crashes, stalls
 //! and runs out of disk. Single-threaded, and decided by a seed alone. After each commit the judge looks at what must
 //! hold (P1, P5, P6, P7, P9 of the promises).
@@ -13,7 +13,6 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test says by panicking that something is wrong")]
 
 mod daemon;
-mod disk;
 mod judge;
 mod people;
 mod rng;
@@ -29,6 +28,7 @@ use std::{
 };
 
 use sabotage::Sabotage;
+use sagad::domain::ids::Revision;
 use world::World;
 
 fn number(name: &str) -> Option<u64> {
@@ -42,7 +42,7 @@ fn simulate(seed: u64, steps: u64, sabotage: Sabotage) -> World {
     for _ in 0..steps {
         world.step();
     }
-    world.judge.compare(&world.disk.0.lock());
+    world.judge.compare(&world.disk.facts());
     world
 }
 
@@ -128,7 +128,7 @@ fn nothing_that_is_promised_is_ever_broken() {
 fn the_same_seed_gives_the_same_world() {
     let history = |seed| {
         let world = simulate(seed, 3000, Sabotage::None);
-        format!("{:?}", world.disk.0.lock().events)
+        format!("{:?}", world.disk.facts().events(Revision::ZERO, Revision(i64::MAX)).collect::<Vec<_>>())
     };
     assert_eq!(history(7), history(7));
     assert_ne!(history(7), history(8));

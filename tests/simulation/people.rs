@@ -1,12 +1,15 @@
 //! Who creates sagas, and who decides about them.
 
-use sagad::domain::{
-    command::{Change, Command, Creation, FreeVerb, RecoveryDecision, SetPaused, Verb},
-    ids::{OwnerId, TaskId},
-    policy::{FailureAction, Policy, StaleAction},
-    saga::State,
-    text::{Actor, Blob, Labels, Text},
-    time::Span,
+use sagad::{
+    coordinator::RowId,
+    domain::{
+        command::{Change, Command, Creation, FreeVerb, RecoveryDecision, SetPaused, Verb},
+        ids::{OwnerId, TaskId},
+        policy::{FailureAction, Policy, StaleAction},
+        saga::State,
+        text::{Actor, Blob, Labels, Text},
+        time::Span,
+    },
 };
 
 use super::{
@@ -46,7 +49,7 @@ fn policy(rng: &mut Rng) -> Policy {
 /// Keeps some sagas in flight.
 pub fn create(world: &mut World) {
     let over: u64 = world.judge.counts.by_state.values().sum();
-    let there = world.disk.0.lock().sagas.len() as u64;
+    let there = world.disk.facts().len() as u64;
     if there - over >= IN_FLIGHT {
         return;
     }
@@ -82,11 +85,11 @@ pub fn create(world: &mut World) {
 
 /// A saga, preferably one of the newer ones, in one of these states if there is one nearby.
 fn some(world: &mut World, wanted: impl Fn(&sagad::domain::saga::Saga) -> bool) -> Option<TaskId> {
-    let facts = world.disk.0.lock();
-    let there = facts.sagas.len() as u64;
+    let facts = world.disk.facts();
+    let there = facts.len() as u64;
     for _ in 0..20 {
         let back = world.rng.below(300.min(there));
-        let (saga, _) = facts.sagas.get(there.checked_sub(1 + back)? as usize)?;
+        let saga = facts.nth(RowId((there.checked_sub(1 + back)? + 1) as i64))?;
         if wanted(saga) {
             return Some(saga.task_id().clone());
         }

@@ -8,12 +8,13 @@ use sagad::{
         event::{Event, StaleMark},
         ids::{QueueName, Revision},
     },
-    store::{Store, StoreError},
+    store::{
+        Store, StoreError,
+        memory::{Facts, Memory},
+    },
     watch::{EventItem, StaleItem, watch_events, watch_stale},
 };
 use tokio::runtime::Runtime;
-
-use super::disk::{Disk, Facts};
 
 enum Item {
     /// A wanted event, whole if the watch sends it whole.
@@ -73,7 +74,7 @@ impl Watcher {
     }
 
     /// Takes at most `limit` items, and compares them with the history.
-    pub fn watch(&mut self, runtime: &Runtime, store: &Store, disk: &Disk, limit: usize, skip: bool) {
+    pub fn watch(&mut self, runtime: &Runtime, store: &Store, disk: &Memory, limit: usize, skip: bool) {
         let mut items = match self.items.take() {
             Some(items) => items,
             None => self.begin(store, skip),
@@ -89,7 +90,7 @@ impl Watcher {
             (taken, false)
         });
         self.items = Some(items);
-        let facts = disk.0.lock();
+        let facts = disk.facts();
         for item in taken {
             self.compare(item, &facts);
         }
@@ -101,14 +102,14 @@ impl Watcher {
 
     /// The first event of its concern behind a revision.
     fn wanted<'a>(&self, facts: &'a Facts, after: Revision, through: Revision) -> Option<&'a Event> {
-        let until = facts.after(after).iter().take_while(|event| event.revision <= through);
-        let mut wanted = until.filter(|event| self.queues.is_empty() || self.queues.contains(&event.queue));
+        let mut wanted =
+            facts.events(after, through).filter(|event| self.queues.is_empty() || self.queues.contains(&event.queue));
         wanted.find(|event| !self.stale || event.mark.is_some())
     }
 
     /// What is still stale, and was when the snapshot began, must have been in it.
     fn complete(&self, through: Revision, facts: &Facts) {
-        for (saga, _) in &facts.sagas {
+        for saga in facts.sagas() {
             if let Some(revision) = saga.reported_stale().filter(|revision| *revision <= through)
                 && (self.queues.is_empty() || self.queues.contains(&saga.spec.queue))
             {
@@ -122,7 +123,7 @@ impl Watcher {
         match item {
             Item::Event(revision, event) if self.in_snapshot => {
                 assert!(event.is_none() && revision > position, "P7: a snapshot is in order");
-                let there = facts.after(Revision(revision.0 - 1)).first().expect("it happened");
+                let there = facts.events(Revision(revision.0 - 1), revision).next().expect("it happened");
                 assert!(there.revision == revision && matches!(there.mark, Some(StaleMark::Stale { .. })), "{there:?}");
                 self.snapshot.push(revision);
                 self.position = Some(revision);

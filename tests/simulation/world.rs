@@ -10,18 +10,18 @@ use std::{
 };
 
 use sagad::{
+    coordinator::{Outcome, StoreError},
     domain::{
         command::{Command, Request, RequestKey},
         ids::{FencingToken, QueueName},
         time::Span,
     },
-    store::{StoreError, execute::Outcome},
+    store::memory::Memory,
 };
 use tokio::runtime::Runtime;
 
 use super::{
     daemon::{Batch, Daemon},
-    disk::Disk,
     judge::Judge,
     people,
     rng::Rng,
@@ -133,7 +133,7 @@ pub struct World {
     sequence: u64,
     calls: u64,
     agenda: BinaryHeap<Scheduled>,
-    pub disk: Disk,
+    pub disk: Memory,
     daemon: Option<Daemon>,
     writing: Option<Batch>,
     /// The turn that is scheduled, and when; others are void.
@@ -164,7 +164,7 @@ impl World {
         let steps_forward = rng.chance(300);
         let grace = if steps_forward { 10_000_000 } else { rng.pick(&[0, 300_000, 2_000_000, 10_000_000]) };
         let grace = Span::from_micros(grace).unwrap();
-        let (disk, mut judge) = (Disk::default(), Judge::default());
+        let (disk, mut judge) = (Memory::default(), Judge::default());
         let queues: Vec<_> = ["a", "b", "c"].into_iter().map(|name| QueueName::parse(name).unwrap()).collect();
         let daemon = Daemon::start(&disk, START, START, grace, sabotage, &mut judge);
         let workers = (0..WORKERS).map(|n| Worker::new(n, &mut rng, !steps_forward, sabotage)).collect();

@@ -203,7 +203,8 @@ mod tests {
     #[test]
     fn who_was_given_up_takes_no_place() {
         let (request_timeout, answer_timeout) = (Duration::from_secs(2), Duration::from_secs(2));
-        let limits = CallLimits { request_timeout, answer_timeout, max_message_bytes: 1, max_calls: 40, max_call_bytes: 1 };
+        let limits =
+            CallLimits { request_timeout, answer_timeout, max_message_bytes: 1, max_calls: 40, max_call_bytes: 1 };
         let ledger = Ledger::new(limits, Lines::default());
         let flood: Vec<_> = (0..40).map(|_| ledger.begin(None).unwrap()).collect();
         let arriving: Vec<_> = flood[..30].iter().map(Call::arriving).collect();

@@ -1,21 +1,26 @@
 //! The reference backend: facts in memory, kept as plainly as possible, so that it can be believed by reading.
 //!
-//! It is for tests, which run the same commands here and on disk and compare every answer. Whatever it does slowly, it
-//! does slowly on purpose: it searches instead of keeping indexes.
+//! It is for tests, which run the same commands here and on disk and compare every answer; and for the simulation, which
+//! makes its disk full. Whatever it does slowly, it does slowly on purpose: but for ids it searches instead of keeping indexes.
 
+mod backend;
 mod reader;
-mod rows;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Bound,
+    sync::Arc,
+};
 
-use parking_lot::RwLock;
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::{
     clock::Clock,
+    coordinator::{Derived, Opening, ReadyEntry, RowId, StoredAnswer, StoredDue},
     domain::{
         command::QueueStatus,
         event::Event,
-        ids::{QueueName, Revision},
+        ids::{QueueName, Revision, SagaId, TaskId},
         lease::Absence,
         saga::Saga,
         time::{Span, Timestamp},
@@ -25,12 +30,10 @@ use crate::{
 use super::{
     Reader, Store,
     handle::Shared,
-    ready_index::ReadyEntry,
-    rows::{Derived, Opening, RowId, StoredAnswer, StoredDue},
     writer::{self, WriterBounds, WriterThread},
 };
 
-pub use self::rows::MemoryRows;
+pub use self::backend::MemoryBackend;
 
 /// How to open a store in memory; as in [`super::sqlite::Options`].
 #[derive(Clone, Debug)]
@@ -49,9 +52,7 @@ pub struct Options {
 
 /// What a disk would hold. It outlives the stores that are opened on it; clones are the same disk.
 #[derive(Clone, Default)]
-pub struct Memory {
-    committed: Arc<RwLock<Facts>>,
-}
+pub struct Memory(Arc<RwLock<Facts>>);
 
 /// Opens a store on memory of its own and starts its writer.
 pub fn open(options: &Options, clock: Arc<dyn Clock>) -> Result<(Store, WriterThread), std::io::Error> {
@@ -61,7 +62,7 @@ pub fn open(options: &Options, clock: Arc<dyn Clock>) -> Result<(Store, WriterTh
 impl Memory {
     /// Opens a store on what is there and starts its writer. One at a time: nothing guards against a second.
     pub fn open(&self, options: &Options, clock: Arc<dyn Clock>) -> Result<(Store, WriterThread), std::io::Error> {
-        let (rows, opening) = self.open_rows();
+        let (backend, opening) = self.open_backend();
         clock.advance_to(opening.last_time);
         let absence = Absence { returned_at: clock.now(), grace: options.restart_grace };
         let shared = Shared::new(clock, opening.head, absence, Arc::default());
@@ -69,20 +70,39 @@ impl Memory {
             Store::new(options.queue, Arc::new(self.reader()), options.readers, shared.clone(), "memory");
         let bounds =
             WriterBounds { batch: options.batch, waiting: options.max_waiting, restart_grace: options.restart_grace };
-        let writer = writer::spawn(|| rows, opening, messages, shared, bounds, ())?;
+        let writer = writer::spawn(|| backend, opening, messages, shared, bounds, ())?;
         Ok((store, writer))
     }
 
-    /// The writing half and what an engine has to know. For those who drive an engine themselves.
-    pub fn open_rows(&self) -> (MemoryRows, Opening) {
-        let mut committed = self.committed.write();
-        let opening = committed.opening();
-        (MemoryRows::new(committed.clone(), self.committed.clone()), opening)
+    /// The writing half and what a coordinator has to know. For those who drive one themselves.
+    pub fn open_backend(&self) -> (MemoryBackend, Opening) {
+        let opening = self.facts_mut().opening();
+        (MemoryBackend(self.clone()), opening)
     }
 
     /// The reading half.
     pub fn reader(&self) -> impl Reader + use<> {
-        reader::MemoryReader { committed: self.committed.clone() }
+        self.clone()
+    }
+
+    /// What is there.
+    pub fn facts(&self) -> RwLockReadGuard<'_, Facts> {
+        self.0.read()
+    }
+
+    fn facts_mut(&self) -> RwLockWriteGuard<'_, Facts> {
+        self.0.write()
+    }
+
+    /// Has room for so many more rows and events; none: for any number of them. The turn that needs more has failed, and so do
+    /// all after it until this is called again.
+    pub fn leave_room(&self, room: Option<usize>) {
+        self.facts_mut().room = room;
+    }
+
+    /// Whether there is no room for anything.
+    pub fn is_full(&self) -> bool {
+        self.facts().room == Some(0)
     }
 }
 
@@ -94,18 +114,22 @@ struct Record {
 }
 
 /// Everything that is kept.
-#[derive(Clone, Default)]
-struct Facts {
+#[derive(Default)]
+pub struct Facts {
     /// In order of creation.
-    sagas: BTreeMap<RowId, Arc<Record>>,
+    sagas: BTreeMap<RowId, Record>,
+    tasks: HashMap<TaskId, RowId>,
+    saga_ids: HashMap<SagaId, RowId>,
     /// The history, each event with the place of its saga.
-    events: BTreeMap<Revision, (RowId, Arc<Event>)>,
+    events: BTreeMap<Revision, (RowId, Event)>,
     /// By `request_id`, each with its place in the order in which they were given.
     answers: BTreeMap<[u8; 16], (u64, StoredAnswer)>,
     queues: BTreeMap<QueueName, QueueStatus>,
     /// Revisions that no event has: above the first, up to and including the second.
     gaps: BTreeMap<Revision, Revision>,
     numbers: Numbers,
+    /// For how many more rows and events there is room.
+    room: Option<usize>,
 }
 
 /// What is kept about the store as a whole.
@@ -124,8 +148,35 @@ struct Numbers {
 }
 
 impl Facts {
+    /// All sagas, in order of creation.
+    pub fn sagas(&self) -> impl DoubleEndedIterator<Item = &Saga> {
+        self.sagas.values().map(|record| &record.saga)
+    }
+
+    /// How many sagas there are.
+    pub fn len(&self) -> usize {
+        self.sagas.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.sagas.is_empty()
+    }
+
+    /// The saga at a place, by the order of creation of those that are there.
+    pub fn nth(&self, place: RowId) -> Option<&Saga> {
+        self.sagas.get(&place).map(|record| &record.saga)
+    }
+
+    /// The history behind a revision, up to and including another.
+    pub fn events(&self, after: Revision, through: Revision) -> impl Iterator<Item = &Event> {
+        let is_some = after < through;
+        let range = (Bound::Excluded(after), Bound::Included(through.max(after.after(1))));
+        self.events.range(range).filter(move |_| is_some).map(|(_, (_, event))| event)
+    }
+
     /// The newest event's revision, purged ones included.
-    fn head(&self) -> Revision {
+    pub fn head(&self) -> Revision {
         let newest = self.events.last_key_value().map(|(revision, _)| *revision);
         newest.unwrap_or_default().max(self.numbers.compacted)
     }
@@ -143,6 +194,7 @@ impl Facts {
         Opening {
             head,
             next_revision,
+            next_row: RowId(self.numbers.last_row + 1),
             last_time: last_time.unwrap_or_default().plus(Span::from_micros(1).unwrap_or_default()),
             due: self
                 .sagas

@@ -2,8 +2,6 @@
 
 use std::{ops::Bound, path::Path, sync::Arc};
 
-use parking_lot::RwLock;
-
 use crate::domain::{
     command::QueueStatus,
     event::Event,
@@ -17,24 +15,11 @@ use crate::domain::{
 use super::{
     super::{
         Cursor, EventQuery, ListQuery, Moment, PageBounds, QueueCounts, Reader, SagaKey, SagaPage, StoreError, Stretch,
-        rows::RowId,
     },
-    Facts, Record,
+    Facts, Memory, Record,
 };
 
-pub(super) struct MemoryReader {
-    pub(super) committed: Arc<RwLock<Facts>>,
-}
-
 impl Facts {
-    pub(super) fn find(&self, key: &SagaKey) -> Option<(RowId, &Saga)> {
-        let is_it = |saga: &Saga| match key {
-            SagaKey::Task(id) => saga.spec.task_id == *id,
-            SagaKey::Saga(id) => saga.spec.saga_id == *id,
-        };
-        self.sagas.iter().map(|(id, record)| (*id, &record.saga)).find(|(_, saga)| is_it(saga))
-    }
-
     /// Whether the history can be resumed behind a revision.
     fn check_position(&self, after: Revision) -> Result<(), StoreError> {
         let oldest = self.numbers.compacted;
@@ -50,8 +35,7 @@ impl Facts {
     }
 
     fn counts_of(&self, status: &QueueStatus, moment: &Moment) -> QueueCounts {
-        let records: Vec<&Record> =
-            self.sagas.values().map(|r| &**r).filter(|r| r.saga.spec.queue == status.queue).collect();
+        let records: Vec<&Record> = self.sagas.values().filter(|r| r.saga.spec.queue == status.queue).collect();
         let in_state = |state| records.iter().filter(|record| record.saga.state == state).count() as u64;
         let counted = State::ALL.into_iter().map(|state| (state, in_state(state)));
         let ready: Vec<_> = records.iter().filter(|r| r.derived.ready == Some(LeasePurpose::Execute)).collect();
@@ -74,13 +58,18 @@ fn brief(saga: &Saga) -> Saga {
     Saga { spec, progress: Blob::default(), result: Blob::default(), ..saga.clone() }
 }
 
-impl Reader for MemoryReader {
+impl Reader for Memory {
     fn get(&self, key: &SagaKey) -> Result<Option<Saga>, StoreError> {
-        Ok(self.committed.read().find(key).map(|(_, saga)| saga.clone()))
+        let facts = self.facts();
+        let id = match key {
+            SagaKey::Task(id) => facts.tasks.get(id),
+            SagaKey::Saga(id) => facts.saga_ids.get(id),
+        };
+        Ok(id.and_then(|id| facts.nth(*id)).cloned())
     }
 
     fn list(&self, query: &ListQuery) -> Result<SagaPage, StoreError> {
-        let facts = self.committed.read();
+        let facts = self.facts();
         let mut sagas: Vec<_> = facts.sagas.iter().map(|(id, record)| (Cursor(id.0), &record.saga)).collect();
         if query.newest_first {
             sagas.reverse();
@@ -96,24 +85,21 @@ impl Reader for MemoryReader {
     }
 
     fn events(&self, query: &EventQuery) -> Result<Stretch<Event>, StoreError> {
-        let facts = self.committed.read();
+        let facts = self.facts();
         if !query.whole {
             facts.check_position(query.after)?;
         }
-        let wanted = |event: &&Arc<Event>| {
-            event.revision > query.after
-                && event.revision <= query.through
-                && query.task_id.as_ref().is_none_or(|task_id| *task_id == event.task_id)
+        let wanted = |event: &&Event| {
+            query.task_id.as_ref().is_none_or(|task_id| *task_id == event.task_id)
                 && (query.queues.is_empty() || query.queues.contains(&event.queue))
                 && (!query.marked_only || event.mark.is_some())
         };
-        let events = facts.events.values().map(|(_, event)| event).filter(wanted);
-        let found = events.take(query.limit).map(|event| Event::clone(event)).collect();
+        let found = facts.events(query.after, query.through).filter(wanted).take(query.limit).cloned().collect();
         Ok(Stretch::of_events(found, query.limit, query.through))
     }
 
     fn ended(&self, state: State, before: Timestamp, limit: usize) -> Result<Vec<Saga>, StoreError> {
-        let facts = self.committed.read();
+        let facts = self.facts();
         let sagas = facts.sagas.iter().map(|(id, record)| (*id, &record.saga));
         let mut ended: Vec<_> = sagas.filter(|(_, saga)| saga.state == state && saga.update_time < before).collect();
         ended.sort_by_key(|(id, saga)| (saga.update_time, *id));
@@ -127,7 +113,7 @@ impl Reader for MemoryReader {
         through: Revision,
         bounds: PageBounds,
     ) -> Result<Stretch<(Revision, Saga)>, StoreError> {
-        let facts = self.committed.read();
+        let facts = self.facts();
         let mut stale: Vec<_> = facts
             .sagas
             .values()
@@ -141,13 +127,13 @@ impl Reader for MemoryReader {
     }
 
     fn counts(&self, moment: &Moment) -> Result<Vec<QueueCounts>, StoreError> {
-        let facts = self.committed.read();
+        let facts = self.facts();
         Ok(facts.queues.values().map(|status| facts.counts_of(status, moment)).collect())
     }
 
     fn queues(&self, after: Option<&QueueName>, limit: usize) -> Result<Vec<QueueStatus>, StoreError> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let facts = self.committed.read();
+        let facts = self.facts();
         Ok(facts.queues.range((from, Bound::Unbounded)).take(limit).map(|(_, status)| status.clone()).collect())
     }
 

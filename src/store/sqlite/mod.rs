@@ -1,6 +1,6 @@
 //! The SQLite backend: one file in WAL mode, synced at each commit; one writing connection, a pool of reading ones.
 
-mod cache;
+mod backend;
 pub mod check;
 mod checkpoint;
 mod codec;
@@ -34,6 +34,7 @@ use rusqlite::{Connection, OptionalExtension, config::DbConfig};
 
 use crate::{
     clock::Clock,
+    coordinator::{ReadyEntry, Takers},
     domain::{
         bounds::{HAPPENED_MAX, NUMBERS_LEFT, REVISION_MAX, ROW_MAX},
         ids::{OwnerId, QueueName, Revision},
@@ -72,7 +73,6 @@ use self::{
 use super::{
     Reader, Store,
     handle::Shared,
-    ready_index::{ReadyEntry, Takers},
     rows::{Opening, RowId, StoredDue},
     writer::{self, WriterBounds, WriterThread},
 };
@@ -151,13 +151,12 @@ pub fn open_rows(path: &Path, max_wal_bytes: u64) -> Result<(OpenedRows, Opening
     let (opening, counted) = opening(&mut connection).map_err(failed)?;
     let tally = Tally::new(counted, opening.head);
     let counts = tally.committed();
-    let last_row = last_row(&connection).map_err(failed)?;
     let gate = Gate::default();
     let checkpoints = Checkpoints::take_over(&mut connection, max_wal_bytes, gate.clone())
         .map_err(|e| OpenError::Unusable { path: path.to_owned(), what: e.to_string() })?;
     // The log is there by now.
     let files = Files::of(path);
-    Ok((OpenedRows { connection, checkpoints, last_row, tally, files }, opening, Beside { gate, counts }))
+    Ok((OpenedRows { connection, checkpoints, tally, files }, opening, Beside { gate, counts }))
 }
 
 /// Plans a connection's statements once. Otherwise a statement on a table with a partial index is planned anew whenever a
@@ -233,7 +232,8 @@ fn stored_opening(connection: &Connection) -> Result<Opening, rusqlite::Error> {
     while let Some(row) = rows.next()? {
         paused.extend(QueueName::parse(&row.get::<_, String>(0)?).ok());
     }
-    Ok(Opening { head, next_revision, last_time, due, ready, paused })
+    let next_row = RowId(last_row(connection)? + 1);
+    Ok(Opening { head, next_revision, next_row, last_time, due, ready, paused })
 }
 
 /// When something happened last.

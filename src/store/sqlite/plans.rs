@@ -26,7 +26,7 @@ fn is_bounded(line: &str) -> bool {
 fn each_statement_uses_its_index() {
     let mut wrong = Vec::new();
     for (name, statement, index) in [
-        ("READY", sql::READY, "INDEX work_ready (ready=? AND queue=?)"),
+        ("READY", sql::READY, "INDEX work_ready (ready=? AND queue=? AND priority<?)"),
         ("READY_TO_COMPENSATE", sql::READY_TO_COMPENSATE, "INDEX work_ready (ready=?)"),
         ("STALE", sql::STALE, "INDEX work_stale (expired_revision>? AND expired_revision<?)"),
         ("LIST", sql::LIST, "w USING INTEGER PRIMARY KEY (rowid>?)"),
@@ -48,7 +48,7 @@ fn each_statement_uses_its_index() {
         ("EVENT_OF_SAGA", sql::EVENT_OF_SAGA, "e USING INTEGER PRIMARY KEY (rowid=?)"),
         ("LEASE_ENDED_BY_HOLDER", sql::LEASE_ENDED_BY_HOLDER, "INDEX event_of_saga (saga=? AND revision>?)"),
         ("EVENTS_MARKED", sql::EVENTS_MARKED, "INDEX event_marked (revision>? AND revision<?)"),
-        ("COUNT_EVENTS", sql::COUNT_EVENTS, "INDEX event_of_saga (saga=?)"),
+        ("WEIGHED", sql::WEIGHED, "INDEX event_of_saga (saga=?)"),
         ("REMOVE_EVENTS", sql::REMOVE_EVENTS, "INDEX event_of_saga (saga=?)"),
         ("REMOVE_COMPENSATIONS", sql::REMOVE_COMPENSATIONS, "compensation USING PRIMARY KEY (saga=?)"),
         ("COMPENSATIONS", sql::COMPENSATIONS, "compensation USING PRIMARY KEY (saga=?)"),
@@ -57,8 +57,6 @@ fn each_statement_uses_its_index() {
         ("SAGA_BY_ROW", sql::SAGA_BY_ROW, "s USING INTEGER PRIMARY KEY (rowid=?)"),
         ("BRIEF_BY_ROW", sql::BRIEF_BY_ROW, "s USING INTEGER PRIMARY KEY (rowid=?)"),
         ("PAYLOAD_BY_ROW", sql::PAYLOAD_BY_ROW, "saga USING INTEGER PRIMARY KEY (rowid=?)"),
-        ("TASK_TAKEN", sql::TASK_TAKEN, "INDEX sqlite_autoindex_saga_1 (task_id=?)"),
-        ("SAGA_TAKEN", sql::SAGA_TAKEN, "INDEX sqlite_autoindex_saga_2 (saga_id=?)"),
         ("UPDATE_WORK", sql::UPDATE_WORK, "work USING INTEGER PRIMARY KEY (rowid=?)"),
         ("UPDATE_LEASE", sql::UPDATE_LEASE, "work USING INTEGER PRIMARY KEY (rowid=?)"),
         ("ANSWER", sql::ANSWER, "INDEX sqlite_autoindex_answer_1 (request_id=?)"),

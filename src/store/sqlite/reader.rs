@@ -6,21 +6,23 @@ use parking_lot::Mutex;
 use r2d2::{ManageConnection, Pool};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::domain::{
-    bounds::ANSWER_BYTES,
-    command::QueueStatus,
-    event::Event,
-    ids::{QueueName, Revision},
-    saga::{Saga, State},
-    text::{Actor, Text},
-    time::Timestamp,
-};
 use crate::private_files;
+use crate::{
+    coordinator::weight,
+    domain::{
+        bounds::ANSWER_BYTES,
+        command::QueueStatus,
+        event::Event,
+        ids::{QueueName, Revision},
+        saga::{Saga, State},
+        text::{Actor, Text},
+        time::Timestamp,
+    },
+};
 
 use super::{
     super::{
         EventQuery, ListQuery, Moment, PageBounds, QueueCounts, Reader, SagaKey, SagaPage, StoreError, Stretch,
-        claim::weight,
         query::Cursor,
         rows::{RowId, RowsError},
     },

@@ -4,23 +4,25 @@ use std::{collections::HashMap, sync::Arc};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::domain::{
-    command::QueueStatus,
-    event::{Event, EventType},
-    ids::{FencingToken, QueueName, Revision, SagaId, TaskId},
-    lease::LeasePurpose,
-    saga::{Saga, State},
-    text::Blob,
-    time::Timestamp,
+use crate::{
+    coordinator::Key,
+    domain::{
+        command::QueueStatus,
+        event::{Event, EventType},
+        ids::{FencingToken, QueueName, Revision},
+        lease::LeasePurpose,
+        saga::{Saga, State},
+        text::Blob,
+        time::Timestamp,
+    },
 };
 
 use super::{
     super::{
         query::SagaKey,
-        rows::{Candidate, ContentBytes, Derived, Removed, RowId, Rows, RowsError, StoredAnswer},
+        rows::{Candidate, ContentBytes, Derived, Removed, RowId, RowsError, StoredAnswer},
         vitals::LogMeter,
     },
-    cache::SagaCache,
     checkpoint::Checkpoints,
     codec,
     codes::Coded,
@@ -30,14 +32,13 @@ use super::{
     shrink::Shrinking,
     sql,
     statements::Statements,
+    write::is_as_created,
 };
 
 /// A store that has been opened, not yet bound to the thread that writes.
 pub struct OpenedRows {
     pub(super) connection: Connection,
     pub(super) checkpoints: Checkpoints,
-    /// The place of the newest saga.
-    pub(super) last_row: i64,
     pub(super) tally: Tally,
     pub(super) files: Files,
 }
@@ -50,16 +51,13 @@ impl OpenedRows {
 
     /// The rows, for use by this thread.
     pub fn into_rows(self) -> SqliteRows {
-        let OpenedRows { connection, checkpoints, last_row, tally, files } = self;
+        let OpenedRows { connection, checkpoints, tally, files } = self;
         connection.set_prepared_statement_cache_capacity(64);
         SqliteRows {
             statements: Statements::of(connection),
             checkpoints,
-            next_row: last_row + 1,
             queues: HashMap::new(),
             new_queues: Vec::new(),
-            began_at_row: last_row + 1,
-            cache: SagaCache::default(),
             tally,
             shrinking: Shrinking::default(),
             files,
@@ -71,14 +69,10 @@ impl OpenedRows {
 pub struct SqliteRows {
     statements: Statements,
     checkpoints: Checkpoints,
-    /// The next saga's place.
-    next_row: i64,
     /// The numbers of queues that are known to be stored.
     queues: HashMap<QueueName, i64>,
     /// Those stored in this transaction, which a rollback forgets.
     new_queues: Vec<QueueName>,
-    began_at_row: i64,
-    cache: SagaCache,
     tally: Tally,
     shrinking: Shrinking,
     files: Files,
@@ -93,12 +87,8 @@ impl SqliteRows {
         self.statements.connection()
     }
 
-    fn exists(&self, sql: &'static str, key: &str) -> Result<bool, RowsError> {
-        self.connection().prepare_cached(sql).and_then(|mut s| s.exists([key])).map_err(rows_error)
-    }
-
     /// A queue's number, if it is stored.
-    fn queue(&mut self, name: &QueueName) -> Result<Option<i64>, RowsError> {
+    pub(super) fn queue(&mut self, name: &QueueName) -> Result<Option<i64>, RowsError> {
         if let Some(id) = self.queues.get(name) {
             return Ok(Some(*id));
         }
@@ -123,20 +113,20 @@ impl SqliteRows {
         self.new_queues.push(name.clone());
         Ok(id)
     }
-
-    fn read(&self, id: RowId) -> Result<Option<Saga>, RowsError> {
-        Ok(load::one_saga(self.statements.connection(), sql::SAGA_BY_ROW, id.0)?.map(|(_, saga)| saga))
-    }
 }
 
-impl Rows for SqliteRows {
-    fn begin(&mut self) -> Result<(), RowsError> {
-        self.began_at_row = self.next_row;
+impl SqliteRows {
+    /// Begins a transaction, unless one is open.
+    pub(super) fn begin(&mut self) -> Result<(), RowsError> {
+        if !self.connection().is_autocommit() {
+            return Ok(());
+        }
         self.tally.begin();
         self.execute("BEGIN IMMEDIATE", []).map(drop)
     }
 
-    fn commit(&mut self) -> Result<(), RowsError> {
+    /// Makes the transaction durable.
+    pub(super) fn end(&mut self) -> Result<(), RowsError> {
         self.tally.store_if_due(self.statements.connection())?;
         self.execute("COMMIT", [])?;
         self.tally.commit();
@@ -145,7 +135,8 @@ impl Rows for SqliteRows {
         self.files.are_in_place()
     }
 
-    fn judge(&self, error: RowsError) -> RowsError {
+    /// Whether a write that the system refused, if that is what the error is about, was refused for lack of room.
+    pub(super) fn judge(&self, error: RowsError) -> RowsError {
         match error {
             RowsError::Unwritten(what) if !self.files.lack_room() => RowsError::Broken(what),
             RowsError::Unwritten(_) => RowsError::Full,
@@ -153,10 +144,9 @@ impl Rows for SqliteRows {
         }
     }
 
-    fn rollback(&mut self) -> Result<(), RowsError> {
-        self.next_row = self.began_at_row;
+    /// Undoes the transaction.
+    pub(super) fn rollback(&mut self) -> Result<(), RowsError> {
         self.tally.rollback();
-        self.cache.clear();
         for queue in self.new_queues.drain(..) {
             self.queues.remove(&queue);
         }
@@ -164,13 +154,18 @@ impl Rows for SqliteRows {
         if self.connection().is_autocommit() { Ok(()) } else { self.execute("ROLLBACK", []).map(drop) }
     }
 
-    fn maintain(&mut self, idle: bool) -> Result<(), RowsError> {
+    /// Ends a transaction in which nothing was written.
+    pub(super) fn let_go(&mut self) -> Result<(), RowsError> {
+        if self.connection().is_autocommit() { Ok(()) } else { self.execute("COMMIT", []).map(drop) }
+    }
+
+    pub(super) fn keep_bounded(&mut self, idle: bool) -> Result<(), RowsError> {
         // An idle store notices it, too.
         self.files.are_in_place()?;
         self.checkpoints.keep_bounded(self.statements.connection(), idle)
     }
 
-    fn shrink(&mut self) -> Result<bool, RowsError> {
+    pub(super) fn give_back(&mut self) -> Result<bool, RowsError> {
         // What a long read keeps in the log is not added to; it may take long, so this is seen only now and then.
         match self.checkpoints.is_held(self.statements.connection()) {
             Ok(false) => {}
@@ -183,84 +178,61 @@ impl Rows for SqliteRows {
         }
     }
 
-    fn reserve_revisions(&mut self, through: Revision) -> Result<bool, RowsError> {
+    pub(super) fn raise_floor(&mut self, through: Revision) -> Result<bool, RowsError> {
         self.execute(sql::RAISE_META, params!["revision_floor", through.0])?;
         self.checkpoints.restart(self.statements.connection())
     }
 
-    fn close(&mut self, next: Revision, now: Timestamp) -> Result<(), RowsError> {
+    pub(super) fn end_in_order(&mut self, next: Revision, now: Timestamp) -> Result<(), RowsError> {
         self.begin()?;
         self.execute(sql::RAISE_META, params!["last_time", now.micros()])?;
         self.execute(sql::SET_META, params!["revision_floor", next.0])?;
         self.tally.store(self.statements.connection())?;
-        self.commit()?;
+        self.end()?;
         self.checkpoints.restart(self.statements.connection()).map(drop)
     }
 
-    fn find(&mut self, key: &SagaKey) -> Result<Option<(RowId, Saga)>, RowsError> {
-        if let SagaKey::Task(task_id) = key
-            && let Some(id) = self.cache.place(task_id)
-        {
-            if let Some(saga) = self.load(id)? {
-                return Ok(Some((id, saga)));
-            }
-            // It was purged.
-            self.cache.forget_place(task_id);
+    pub(super) fn load_one(&self, key: &Key) -> Result<Option<(RowId, Saga)>, RowsError> {
+        let connection = self.statements.connection();
+        match key {
+            Key::Task(id) => load::find(connection, &SagaKey::Task(id.clone())),
+            Key::Saga(id) => load::find(connection, &SagaKey::Saga(id.clone())),
+            Key::Place(id) => load::one_saga(connection, sql::SAGA_BY_ROW, id.0),
         }
-        let found = load::find(self.statements.connection(), key)?;
-        if let Some((id, saga)) = &found {
-            self.cache.keep(*id, saga);
-        }
-        Ok(found)
     }
 
-    fn load(&mut self, id: RowId) -> Result<Option<Saga>, RowsError> {
-        if let Some(saga) = self.cache.saga(id) {
-            debug_assert_eq!(
-                Ok(Some(&saga)),
-                self.read(id).as_ref().map(Option::as_ref),
-                "what is kept is what is stored"
-            );
-            return Ok(Some(saga));
-        }
-        let read = self.read(id)?;
-        if let Some(saga) = &read {
-            self.cache.keep(id, saga);
-        }
-        Ok(read)
-    }
-
-    fn load_brief(&mut self, id: RowId, compensations: bool) -> Result<Option<(Saga, ContentBytes)>, RowsError> {
+    pub(super) fn brief(&self, id: RowId, compensations: bool) -> Result<Option<(Saga, ContentBytes)>, RowsError> {
         load::brief_saga(self.statements.connection(), id, compensations)
     }
 
-    fn payload(&mut self, id: RowId) -> Result<Option<Blob>, RowsError> {
+    pub(super) fn stored_payload(&self, id: RowId) -> Result<Option<Blob>, RowsError> {
         let mut statement = self.connection().prepare_cached(sql::PAYLOAD_BY_ROW).map_err(rows_error)?;
         let found = statement.query_row([id.0], |row| row.get::<_, Vec<u8>>(0)).optional().map_err(rows_error)?;
         let parsed = found.map(|payload| Blob::parse(payload.into())).transpose();
         parsed.map_err(|e| RowsError::Corrupt(format!("row {}, column payload: {}", id.0, e.0)))
     }
 
-    fn taken(&mut self, task_id: &TaskId, saga_id: &SagaId) -> Result<Option<&'static str>, RowsError> {
-        if self.exists(sql::TASK_TAKEN, task_id.as_str())? {
-            return Ok(Some("task_id"));
-        }
-        Ok(self.exists(sql::SAGA_TAKEN, saga_id.as_str())?.then_some("saga_id"))
-    }
-
-    fn insert(&mut self, saga: &Saga, derived: &Derived) -> Result<RowId, RowsError> {
+    pub(super) fn insert(&mut self, id: RowId, saga: &Saga, derived: &Derived) -> Result<(), RowsError> {
         let queue = self.queue_or_new(&saga.spec.queue)?;
-        let id = RowId(self.next_row);
-        self.next_row += 1;
         self.insert_saga(id, queue, &saga.spec)?;
         self.insert_work(id, queue, saga, derived)?;
+        // What happened to it in the turn that created it.
+        if !is_as_created(saga) {
+            self.update_work(id, saga, derived)?;
+            self.put_contents(id, (&Blob::default(), &Blob::default()), saga)?;
+        }
         self.put_compensations(id, &[], &saga.compensations)?;
         self.tally.added(queue, saga);
-        self.cache.keep(id, saga);
-        Ok(id)
+        Ok(())
     }
 
-    fn update(&mut self, id: RowId, before: &Saga, after: &Saga, derived: &Derived) -> Result<(), RowsError> {
+    pub(super) fn update(
+        &mut self,
+        id: RowId,
+        before: &Saga,
+        after: &Saga,
+        derived: &Derived,
+    ) -> Result<(), RowsError> {
         // Only heartbeats leave the revision as it is, and they neither begin nor end anything.
         if before.revision == after.revision && before.lease != after.lease {
             self.update_lease(id, after, derived)?;
@@ -268,27 +240,21 @@ impl Rows for SqliteRows {
             self.update_work(id, after, derived)?;
             self.put_compensations(id, &before.compensations, &after.compensations)?;
         }
-        if before.progress != after.progress {
-            self.execute(sql::UPDATE_PROGRESS, params![id.0, &after.progress.bytes()[..]])?;
-        }
-        if before.result != after.result {
-            self.execute(sql::UPDATE_RESULT, params![id.0, &after.result.bytes()[..]])?;
-        }
+        self.put_contents(id, (&before.progress, &before.result), after)?;
         if Tally::is_moved(before, after)
             && let Some(queue) = self.queue(&after.spec.queue)?
         {
             self.tally.moved(queue, before, after);
         }
-        self.cache.keep(id, after);
         Ok(())
     }
 
-    fn append(&mut self, id: RowId, event: &Event) -> Result<(), RowsError> {
+    pub(super) fn append(&mut self, id: RowId, event: &Event) -> Result<(), RowsError> {
         self.tally.told(event.revision);
         self.insert_event(id, event)
     }
 
-    fn ends_of_lease(&mut self, id: RowId, token: FencingToken, newest: usize) -> Result<Vec<Event>, RowsError> {
+    pub(super) fn lease_ends(&self, id: RowId, token: FencingToken, newest: usize) -> Result<Vec<Event>, RowsError> {
         let mut statement = self.connection().prepare_cached(sql::EVENT_OF_SAGA).map_err(rows_error)?;
         let mut found = events(&mut statement, [id.0, token.0])?;
         let mut statement = self.connection().prepare_cached(sql::LEASE_ENDED_BY_HOLDER).map_err(rows_error)?;
@@ -297,18 +263,23 @@ impl Rows for SqliteRows {
         Ok(found)
     }
 
-    fn ready(&mut self, purpose: LeasePurpose, queue: &QueueName, limit: usize) -> Result<Vec<Candidate>, RowsError> {
-        let Some(queue) = self.queue(queue)? else { return Ok(Vec::new()) };
+    pub(super) fn ready_behind(
+        &self,
+        purpose: LeasePurpose,
+        queue: i64,
+        (priority, after): (i32, RowId),
+        limit: usize,
+    ) -> Result<Vec<Candidate>, RowsError> {
         let mut statement = self.connection().prepare_cached(sql::READY).map_err(rows_error)?;
         let found = statement
-            .query_map(params![purpose.code(), queue, limit], |row| {
+            .query_map(params![purpose.code(), queue, priority, after.0, limit], |row| {
                 Ok(Candidate { priority: codec::column(row, 1)?, id: codec::column(row, 0)? })
             })
             .and_then(Iterator::collect);
         found.map_err(rows_error)
     }
 
-    fn answer(&mut self, id: &[u8; 16]) -> Result<Option<StoredAnswer>, RowsError> {
+    pub(super) fn answer(&self, id: &[u8; 16]) -> Result<Option<StoredAnswer>, RowsError> {
         let mut statement = self.connection().prepare_cached(sql::ANSWER).map_err(rows_error)?;
         let found = statement
             .query_row([&id[..]], |row| {
@@ -323,7 +294,7 @@ impl Rows for SqliteRows {
         Ok(Some(StoredAnswer { digest, time, sagas }))
     }
 
-    fn keep_answer(&mut self, id: &[u8; 16], answer: &StoredAnswer) -> Result<(), RowsError> {
+    pub(super) fn keep_answer(&self, id: &[u8; 16], answer: &StoredAnswer) -> Result<(), RowsError> {
         let sagas: Vec<(i64, Option<i64>)> =
             answer.sagas.iter().map(|(id, token)| (id.0, token.map(|token| token.0))).collect();
         let sagas = serde_json::to_string(&sagas).map_err(|e| RowsError::Broken(e.to_string()))?;
@@ -331,15 +302,11 @@ impl Rows for SqliteRows {
         self.execute(sql::KEEP_ANSWER, params).map(drop)
     }
 
-    fn forget_answers(&mut self, before: Timestamp, limit: usize) -> Result<usize, RowsError> {
-        self.execute(sql::FORGET_ANSWERS, params![before.micros(), limit])
+    pub(super) fn forget_answers(&self, before: Timestamp, limit: usize) -> Result<(), RowsError> {
+        self.execute(sql::FORGET_ANSWERS, params![before.micros(), limit]).map(drop)
     }
 
-    fn knows_queue(&mut self, queue: &QueueName) -> Result<bool, RowsError> {
-        Ok(self.queue(queue)?.is_some())
-    }
-
-    fn set_paused(&mut self, status: &QueueStatus) -> Result<(), RowsError> {
+    pub(super) fn set_paused(&mut self, status: &QueueStatus) -> Result<(), RowsError> {
         self.queue_or_new(&status.queue)?;
         let params = params![
             status.queue.as_str(),
@@ -351,47 +318,47 @@ impl Rows for SqliteRows {
         self.execute(sql::SET_PAUSED, params).map(drop)
     }
 
-    fn purgeable(&mut self, states: &[State], before: Timestamp, limit: usize) -> Result<Vec<RowId>, RowsError> {
+    pub(super) fn purgeable(
+        &self,
+        states: &[State],
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, RowId)>, RowsError> {
         let mut statement = self.connection().prepare_cached(sql::PURGEABLE).map_err(rows_error)?;
         let mut found = Vec::new();
         // State by state, so that those of one which is kept for ever are not looked at each time.
         for state in states {
             let params = params![state.code(), before.micros(), limit];
-            let of_state = statement.query_map(params, |row| Ok((row.get::<_, i64>(1)?, RowId(row.get(0)?))));
+            let of_state = statement.query_map(params, |row| Ok((row.get(1)?, RowId(row.get(0)?))));
             let of_state = of_state.and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(rows_error)?;
             found.extend(of_state);
         }
         found.sort_unstable();
         found.truncate(limit);
-        Ok(found.into_iter().map(|(_, id)| id).collect())
+        Ok(found)
     }
 
-    fn count_events(&mut self, id: RowId) -> Result<usize, RowsError> {
-        let mut statement = self.connection().prepare_cached(sql::COUNT_EVENTS).map_err(rows_error)?;
-        statement.query_row([id.0], |row| row.get(0)).map_err(rows_error)
+    pub(super) fn weigh_one(&self, id: RowId) -> Result<Removed, RowsError> {
+        let mut statement = self.connection().prepare_cached(sql::WEIGHED).map_err(rows_error)?;
+        let weighed = statement.query_row([id.0], |row| {
+            Ok(Removed { events: row.get(0)?, newest: Revision(row.get(1)?), compensations: row.get(2)? })
+        });
+        weighed.map_err(rows_error)
     }
 
-    fn remove(&mut self, id: RowId) -> Result<Removed, RowsError> {
-        let newest = {
-            let mut statement = self.connection().prepare_cached(sql::COUNT_EVENTS).map_err(rows_error)?;
-            statement.query_row([id.0], |row| row.get(1).map(Revision)).map_err(rows_error)?
-        };
+    pub(super) fn remove(&mut self, id: RowId) -> Result<(), RowsError> {
         let (queue, state) = {
             let mut statement = self.connection().prepare_cached(sql::COUNTED_AS).map_err(rows_error)?;
             statement.query_row([id.0], |row| Ok((row.get(0)?, row.get(1)?))).map_err(rows_error)?
         };
         self.tally.removed(queue, state);
-        let events = self.execute(sql::REMOVE_EVENTS, [id.0])?;
-        let compensations = self.execute(sql::REMOVE_COMPENSATIONS, [id.0])?;
-        for sql in [sql::REMOVE_WORK, sql::REMOVE_SAGA] {
+        for sql in [sql::REMOVE_EVENTS, sql::REMOVE_COMPENSATIONS, sql::REMOVE_WORK, sql::REMOVE_SAGA] {
             self.execute(sql, [id.0])?;
         }
-        self.execute(sql::RAISE_META, params!["row_floor", id.0])?;
-        self.cache.forget(id);
-        Ok(Removed { events, compensations, newest })
+        self.execute(sql::RAISE_META, params!["row_floor", id.0]).map(drop)
     }
 
-    fn compact(&mut self, through: Revision) -> Result<(), RowsError> {
+    pub(super) fn compact(&self, through: Revision) -> Result<(), RowsError> {
         self.execute(sql::RAISE_META, params!["compacted", through.0]).map(drop)
     }
 }

@@ -61,9 +61,6 @@ pub const BRIEF_BY_ROW: &str = concat!(
 );
 pub const PAYLOAD_BY_ROW: &str = "SELECT payload FROM saga WHERE id = ?1";
 
-pub const TASK_TAKEN: &str = "SELECT 1 FROM saga WHERE task_id = ?1";
-pub const SAGA_TAKEN: &str = "SELECT 1 FROM saga WHERE saga_id = ?1";
-
 /// Pages of all sagas, and of those in flight, in order of creation and the other way round.
 pub const LIST: &str = brief_saga!("WHERE w.id > ?1 ORDER BY w.id LIMIT ?2");
 pub const LIST_NEWEST: &str = brief_saga!("WHERE w.id < ?1 ORDER BY w.id DESC LIMIT ?2");
@@ -137,8 +134,8 @@ pub const STALE_WINDOW: &str = "SELECT expired_revision FROM work WHERE expired_
      ORDER BY expired_revision LIMIT 1 OFFSET ?3";
 
 /// `ready > 0` says nothing new, but without it SQLite does not see that the index has every row with `ready = ?1`.
-pub const READY: &str =
-    "SELECT id, priority FROM work WHERE ready = ?1 AND ready > 0 AND queue = ?2 ORDER BY priority DESC, id LIMIT ?3";
+pub const READY: &str = "SELECT id, priority FROM work WHERE ready = ?1 AND ready > 0 AND queue = ?2 \
+     AND priority <= ?3 AND (priority < ?3 OR id > ?4) ORDER BY priority DESC, id LIMIT ?5";
 
 pub const QUEUE_ID: &str = "SELECT id FROM queue WHERE name = ?1";
 pub const QUEUE_BY_ID: &str = "SELECT 1 FROM queue WHERE id = ?1";
@@ -162,7 +159,8 @@ pub const PURGEABLE: &str = "SELECT id, update_time FROM work WHERE state = ?1 A
 pub const ENDED: &str =
     whole_saga!("WHERE w.state = ?1 AND w.state >= 5 AND w.update_time < ?2 ORDER BY w.update_time, w.id LIMIT ?3");
 pub const COUNTED_AS: &str = "SELECT queue, state FROM work WHERE id = ?1";
-pub const COUNT_EVENTS: &str = "SELECT count(*), coalesce(max(revision), 0) FROM event WHERE saga = ?1";
+pub const WEIGHED: &str = "SELECT count(*), coalesce(max(revision), 0), \
+     (SELECT count(*) FROM compensation WHERE saga = ?1) FROM event WHERE saga = ?1";
 pub const REMOVE_EVENTS: &str = "DELETE FROM event WHERE saga = ?1";
 pub const REMOVE_COMPENSATIONS: &str = "DELETE FROM compensation WHERE saga = ?1";
 pub const REMOVE_WORK: &str = "DELETE FROM work WHERE id = ?1";

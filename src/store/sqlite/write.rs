@@ -7,7 +7,8 @@ use crate::domain::{
     event::{Event, StaleMark},
     ids::TaskId,
     lease::Standing,
-    saga::{Saga, Spec},
+    saga::{Saga, Spec, State},
+    text::Blob,
     time::Timestamp,
 };
 
@@ -61,7 +62,8 @@ impl SqliteRows {
                 id.0,
                 queue,
                 saga.spec.priority,
-                saga.state.code(),
+                // What it is by now is written behind this, if that is something else.
+                State::Planned.code(),
                 ready_code(derived.ready),
                 due_at,
                 due_since,
@@ -170,6 +172,16 @@ impl SqliteRows {
         self.execute(sql::UPDATE_WORK, params).map(drop)
     }
 
+    /// Writes those of progress and result that have changed.
+    pub(super) fn put_contents(&self, id: RowId, before: (&Blob, &Blob), after: &Saga) -> Result<(), RowsError> {
+        let changed =
+            [(before.0, &after.progress, sql::UPDATE_PROGRESS), (before.1, &after.result, sql::UPDATE_RESULT)];
+        for (_, after, sql) in changed.into_iter().filter(|(before, after, _)| before != after) {
+            self.execute(sql, params![id.0, &after.bytes()[..]])?;
+        }
+        Ok(())
+    }
+
     /// Adds an event to the history.
     pub(super) fn insert_event(&self, id: RowId, event: &Event) -> Result<(), RowsError> {
         let (owner, expire_time, cause) = match &event.mark {
@@ -196,6 +208,17 @@ impl SqliteRows {
         ];
         self.execute(sql::INSERT_EVENT, params).map(drop)
     }
+}
+
+/// Whether a saga is as it was created, or has only become ready since.
+pub(super) fn is_as_created(saga: &Saga) -> bool {
+    saga.state == State::Planned
+        && saga.attempt == 0
+        && saga.lease.is_none()
+        && saga.cancel.is_none()
+        && saga.terminal_reason.is_none()
+        && saga.update_time == saga.spec.create_time
+        && (saga.progress.bytes().is_empty() && saga.result.bytes().is_empty())
 }
 
 fn due_columns(derived: &Derived) -> (Option<i64>, Option<i64>) {

@@ -2,9 +2,9 @@
 //! revisions.
 
 use crate::{
+    coordinator::{Backend, Fault},
     domain::{bounds::ABSENCE, lease::Absence, time::Span},
     mutants::{self, Mutant},
-    store::rows::{Rows, RowsError},
 };
 
 use super::{RESERVE, Writer};
@@ -16,12 +16,11 @@ const SHRINK_REST: Span = Span::from_millis(5);
 /// After how many revisions a reservation that a read was in the way of is tried again.
 const RESERVE_RETRY: usize = 1 << 16;
 
-impl<R: Rows> Writer<R> {
+impl<B: Backend> Writer<B> {
     /// What is to be done between transactions.
-    pub(super) fn keep_house(&mut self) -> Result<(), RowsError> {
-        let done = self.engine.rows.maintain(self.inbox.is_empty()).and_then(|()| self.reserve_more());
-        let done = done.map_err(|error| self.engine.rows.judge(error));
-        if done == Err(RowsError::Full) {
+    pub(super) fn keep_house(&mut self) -> Result<(), Fault> {
+        let done = self.backend.maintain(self.inbox.is_empty()).and_then(|()| self.reserve_more());
+        if done == Err(Fault::Full) {
             self.disk_is_full(true);
             return Ok(());
         }
@@ -29,13 +28,13 @@ impl<R: Rows> Writer<R> {
     }
 
     /// Gives room back to the file system, a little at a time and for a tenth of the writer's time at most.
-    pub(super) fn shrink(&mut self) -> Result<(), RowsError> {
+    pub(super) fn shrink(&mut self) -> Result<(), Fault> {
         // The time of this turn's beginning will do.
         if self.last_able < self.shrink_at || self.disk_was_full {
             return Ok(());
         }
         let begun = self.shared.clock.now();
-        self.shrinks = self.engine.rows.shrink()?;
+        self.shrinks = self.backend.shrink()?;
         let done = self.shared.clock.now();
         let took = done.since(begun).micros();
         let rest =
@@ -46,17 +45,17 @@ impl<R: Rows> Writer<R> {
 
     /// Reserves the next block of revisions when half of this one is used up. A long read that is in the way has until
     /// the block's end.
-    fn reserve_more(&mut self) -> Result<(), RowsError> {
-        let next = self.engine.next_revision();
+    fn reserve_more(&mut self) -> Result<(), Fault> {
+        let next = self.coordinator.next_revision();
         if next < self.reserve_at {
             return Ok(());
         }
         let through = next.after(RESERVE);
-        if self.engine.rows.reserve_revisions(through)? {
+        if self.backend.reserve_revisions(through)? {
             self.reserved = through;
             self.reserve_at = next.after(RESERVE / 2);
         } else if next.after(RESERVE_RETRY) > self.reserved {
-            return Err(RowsError::Broken(
+            return Err(Fault::Unavailable(
                 "no revisions can be reserved: a read has been in the way for millions".into(),
             ));
         } else {
@@ -91,7 +90,7 @@ impl<R: Rows> Writer<R> {
             let absence = Absence { returned_at: now, grace: self.bounds.restart_grace };
             tracing::warn!(away = %away, grace = %absence.grace, "the coordinator was away; leases get their grace");
             *self.shared.absence.write() = absence;
-            self.engine.returned(absence);
+            self.coordinator.returned(absence);
         }
         if !self.disk_was_full {
             self.last_able = now;
@@ -99,19 +98,18 @@ impl<R: Rows> Writer<R> {
     }
 
     /// Whether the disk, once full, takes a write again.
-    pub(super) fn has_room(&mut self) -> Result<bool, RowsError> {
+    pub(super) fn has_room(&mut self) -> Result<bool, Fault> {
         if mutants::on(Mutant::FullForEver) {
             return Ok(false);
         }
-        let reserved = self.engine.rows.reserve_revisions(self.reserved);
-        match reserved.map_err(|error| self.engine.rows.judge(error)) {
+        match self.backend.reserve_revisions(self.reserved) {
             Ok(_) => {
                 tracing::info!("the disk has room again");
                 self.disk_is_full(false);
                 self.notice_absence();
                 Ok(true)
             }
-            Err(RowsError::Full) => Ok(false),
+            Err(Fault::Full) => Ok(false),
             Err(other) => Err(other),
         }
     }

@@ -95,7 +95,7 @@ const WORTH_SEEING: &[&str] = &[
     "NoLease",
     "a held call is answered",
     "a purge",
-    "a rollback",
+    "a turn that is lost",
     "a sweep that left something",
 ];
 
@@ -168,8 +168,8 @@ impl Twins {
 
     /// Often to the very instant at which something is due, or next to it.
     fn pass_time(&mut self) {
-        let next = self.memory.engine().agenda.next();
-        assert_eq!(next, self.sqlite.engine().agenda.next(), "at {}", self.executed);
+        let next = self.memory.coordinator().agenda().next();
+        assert_eq!(next, self.sqlite.coordinator().agenda().next(), "at {}", self.executed);
         let step = match self.dice.below(8) {
             0..=2 => Span::ZERO,
             3 => Span::from_micros(1).unwrap(),
@@ -226,37 +226,23 @@ impl Twins {
         let known = self.known();
         // Mostly so little that much of what is due is left to later transactions.
         let budget = *self.dice.pick(&[2, 6, 1 << 20]);
-        self.memory.begin(budget);
-        self.sqlite.begin(budget);
-        for _ in 0..1 + self.dice.below(8) {
-            let request = self.request(&known);
-            let expected = self.memory.execute(&request, self.now);
-            let found = self.sqlite.execute(&request, self.now);
-            assert_eq!(found, expected, "command {}: {request:#?}", self.executed);
-            self.executed += 1;
-            self.note(&expected);
-        }
-        if self.dice.once_in(2) {
-            let expected = self.memory.sweep(self.now);
-            assert_eq!(self.sqlite.sweep(self.now), expected, "the sweep after {}", self.executed);
-            if !expected.0 {
-                self.seen.insert("a sweep that left something".to_owned());
-            }
-        }
-        if self.dice.once_in(10) {
-            let (before, limit) = (self.now.minus(Span::from_secs(3600)), *self.dice.pick(&[1, 100]));
-            assert_eq!(self.sqlite.forget(before, limit), self.memory.forget(before, limit));
-        }
-        if self.dice.once_in(10) {
-            self.seen.insert("a rollback".to_owned());
-            self.memory.roll_back();
-            self.sqlite.roll_back();
+        let requests: Vec<_> = (0..1 + self.dice.below(8)).map(|_| self.request(&known)).collect();
+        self.executed += requests.len();
+        let (expected, found) = if self.dice.once_in(10) {
+            self.seen.insert("a turn that is lost".to_owned());
+            let expected = self.memory.lose_turn(budget, &requests, self.now);
+            (expected, self.sqlite.lose_turn(budget, &requests, self.now))
         } else {
-            let expected = self.memory.commit();
-            self.seen.extend(expected.iter().map(|event| format!("{:?}", event.kind)));
-            assert_eq!(self.sqlite.commit(), expected, "what is published after {}", self.executed);
+            let expected = self.memory.turn(budget, &requests, self.now);
+            (expected, self.sqlite.turn(budget, &requests, self.now))
+        };
+        assert_eq!(found, expected, "the turn up to command {}: {requests:#?}", self.executed);
+        expected.executed.iter().for_each(|executed| self.note(executed));
+        self.seen.extend(expected.events.iter().map(|event| format!("{:?}", event.kind)));
+        if !expected.complete {
+            self.seen.insert("a sweep that left something".to_owned());
         }
-        assert_eq!(self.sqlite.engine().next_revision(), self.memory.engine().next_revision());
+        assert_eq!(self.sqlite.coordinator().next_revision(), self.memory.coordinator().next_revision());
         self.compare_sagas();
     }
 
@@ -288,13 +274,12 @@ impl Twins {
     /// In good order, or with what was not committed lost.
     fn reopen(&mut self) {
         let in_order = self.dice.once_in(2);
-        let mid_transaction = !in_order && self.dice.once_in(2);
-        if mid_transaction {
+        let mid_turn = !in_order && self.dice.once_in(2);
+        if mid_turn {
             let (known, now) = (self.known(), self.now);
-            self.memory.begin(1 << 20);
-            self.sqlite.begin(1 << 20);
             let request = Request { command: commands::command(&mut self.dice, &known), key: None, by: None };
-            assert_eq!(self.sqlite.execute(&request, now), self.memory.execute(&request, now));
+            let expected = self.memory.lose_turn(1 << 20, &[request.clone()], now);
+            assert_eq!(self.sqlite.lose_turn(1 << 20, &[request], now), expected);
         }
         let absence = Absence { returned_at: self.now, grace: Span::from_secs(1) };
         let expected = self.memory.reopen(in_order, self.now, absence);
@@ -318,7 +303,7 @@ impl Twins {
 
     /// All that can be asked, with questions at random.
     fn compare_all(&mut self) {
-        let moment = Moment { now: self.now, absence: self.memory.engine().absence };
+        let moment = Moment { now: self.now, absence: self.memory.coordinator().absence() };
         let (a, b) = (self.memory.reader(), self.sqlite.reader());
         assert_eq!(b.counts(&moment), a.counts(&moment), "after {}", self.executed);
         for (after, limit) in [(None, 100), (None, 2), (Some(queue(self.dice.word(&QUEUES))), 2)] {

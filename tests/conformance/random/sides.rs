@@ -1,8 +1,9 @@
-//! One store of the two: an engine, its held calls, and what it can be opened on again.
+//! One store of the two: a coordinator with what it can be opened on again.
 
-use std::path::PathBuf;
+use std::{cell::Cell, path::PathBuf, rc::Rc};
 
 use sagad::{
+    coordinator::{Backend, Call, Caller, Coordinator, Limits, Opening, Outcome, Seen, SweepBudget},
     domain::{
         command::{ClaimNext, Command, Request},
         event::Event,
@@ -11,36 +12,30 @@ use sagad::{
     },
     store::{
         Reader,
-        execute::{Engine, Outcome},
-        memory::{Memory, MemoryRows},
-        post::Reply,
-        rows::{Opening, Rows},
+        memory::{Memory, MemoryBackend},
         sqlite,
-        sweep::SweepBudget,
-        waiters::{Waiter, Waiters},
     },
 };
 use tempfile::TempDir;
-use tokio::sync::oneshot;
 
 /// Revisions that are reserved at each opening: more than are given until the next one.
 const RESERVE: usize = 1 << 20;
 
-/// What outlives an engine.
+/// What outlives a coordinator.
 pub trait Disk {
-    type Rows: Rows;
-    fn open(&self) -> (Self::Rows, Opening, Box<dyn Reader>);
+    type Backend: Backend;
+    fn open(&self) -> (Self::Backend, Opening, Box<dyn Reader>);
 }
 
 #[derive(Default)]
 pub struct MemoryDisk(Memory);
 
 impl Disk for MemoryDisk {
-    type Rows = MemoryRows;
+    type Backend = MemoryBackend;
 
-    fn open(&self) -> (MemoryRows, Opening, Box<dyn Reader>) {
-        let (rows, opening) = self.0.open_rows();
-        (rows, opening, Box::new(self.0.reader()))
+    fn open(&self) -> (MemoryBackend, Opening, Box<dyn Reader>) {
+        let (backend, opening) = self.0.open_backend();
+        (backend, opening, Box::new(self.0.reader()))
     }
 }
 
@@ -64,149 +59,169 @@ impl SqliteDisk {
 }
 
 impl Disk for SqliteDisk {
-    type Rows = sqlite::SqliteRows;
+    type Backend = sqlite::SqliteRows;
 
-    fn open(&self) -> (Self::Rows, Opening, Box<dyn Reader>) {
+    fn open(&self) -> (Self::Backend, Opening, Box<dyn Reader>) {
         let (rows, opening, gate) = sqlite::open_rows(&self.path(), 1 << 20).unwrap();
         (rows.into_rows(), opening, Box::new(sqlite::open_reader(&self.path(), 2, gate).unwrap()))
     }
 }
 
-/// An outcome, and which held calls were answered after it with what.
-pub type Executed = (Option<Outcome>, Vec<(ClaimNext, Outcome)>);
+/// Who made a call.
+pub struct SideCaller {
+    command: Command,
+    is_held: Rc<Cell<bool>>,
+    is_gone: Rc<Cell<bool>>,
+}
 
-struct Open<R> {
-    engine: Engine<R>,
+impl Caller for SideCaller {
+    fn is_gone(&self) -> bool {
+        self.is_gone.get()
+    }
+
+    fn held(&self) {
+        self.is_held.set(true);
+    }
+}
+
+/// Held calls that were answered, with what.
+pub type Served = Vec<(ClaimNext, Outcome)>;
+/// An outcome, none for a call that is held, and which held calls were answered after it with what.
+pub type Executed = (Option<Outcome>, Served);
+
+/// What a turn came to.
+#[derive(Debug, PartialEq)]
+pub struct Report {
+    /// For each call.
+    pub executed: Vec<Executed>,
+    /// What held calls were answered before the first call and after the last.
+    pub served: Served,
+    /// Whether all that was due was applied.
+    pub complete: bool,
+    /// What is published; nothing of a turn that was lost.
+    pub events: Vec<Event>,
+}
+
+struct Open<B> {
+    coordinator: Coordinator<SideCaller>,
+    backend: B,
     reader: Box<dyn Reader>,
 }
 
 /// One of the two.
 pub struct Side<D: Disk> {
     pub disk: D,
-    open: Option<Open<D::Rows>>,
-    waiters: Waiters,
-    callers: Vec<oneshot::Receiver<Outcome>>,
+    open: Option<Open<D::Backend>>,
+    /// Those that were held, in order: whether they have gone away.
+    held: Vec<Rc<Cell<bool>>>,
 }
 
 impl<D: Disk> Side<D> {
     pub fn open(disk: D, absence: Absence) -> Self {
-        let mut side = Side { disk, open: None, waiters: Waiters::default(), callers: Vec::new() };
+        let mut side = Side { disk, open: None, held: Vec::new() };
         side.open_again(absence);
         side
     }
 
     fn open_again(&mut self, absence: Absence) -> Opening {
-        let (mut rows, mut opening, reader) = self.disk.open();
-        assert!(rows.reserve_revisions(opening.next_revision.after(RESERVE)).unwrap());
-        self.open = Some(Open { engine: Engine::new(rows, opening.clone(), absence), reader });
+        let (mut backend, mut opening, reader) = self.disk.open();
+        assert!(backend.reserve_revisions(opening.next_revision.after(RESERVE)).unwrap());
+        let coordinator = Coordinator::new(opening.clone(), absence, usize::MAX, Timestamp::ZERO);
+        self.open = Some(Open { coordinator, backend, reader });
         opening.due.sort_by_key(|due| due.id);
         opening.ready.sort_by_key(|(id, _)| *id);
         opening.paused.sort();
         opening
     }
 
-    pub fn engine(&self) -> &Engine<D::Rows> {
-        &self.open.as_ref().unwrap().engine
+    pub fn coordinator(&self) -> &Coordinator<SideCaller> {
+        &self.open.as_ref().unwrap().coordinator
     }
 
-    fn engine_mut(&mut self) -> &mut Engine<D::Rows> {
-        &mut self.open.as_mut().unwrap().engine
+    fn coordinator_mut(&mut self) -> &mut Coordinator<SideCaller> {
+        &mut self.open.as_mut().unwrap().coordinator
     }
 
     pub fn reader(&self) -> &dyn Reader {
         &*self.open.as_ref().unwrap().reader
     }
 
-    pub fn begin(&mut self, budget: usize) {
-        self.engine_mut().begin_with(SweepBudget::of_cost(budget)).unwrap();
+    /// A turn that may spend so much on what is due.
+    pub fn turn(&mut self, budget: usize, requests: &[Request], now: Timestamp) -> Report {
+        self.judge(budget, requests, now, true)
     }
 
-    pub fn execute(&mut self, request: &Request, now: Timestamp) -> Executed {
-        let outcome = self.engine_mut().execute(request, now).unwrap();
-        let until = self.engine_mut().held_until(request, &outcome, now, now).unwrap();
-        let outcome = match (&request.command, until) {
-            (Command::ClaimNext(wish), Some(until)) => {
-                let (answer, caller) = Reply::expected();
-                self.callers.push(caller);
-                self.waiters.hold(Waiter {
-                    wish: wish.clone(),
-                    key: request.key,
-                    by: None,
-                    until,
-                    answer,
-                    credentials: None,
-                    share: None,
-                });
-                None
+    /// The same, lost before its commit.
+    pub fn lose_turn(&mut self, budget: usize, requests: &[Request], now: Timestamp) -> Report {
+        self.judge(budget, requests, now, false)
+    }
+
+    fn judge(&mut self, budget: usize, requests: &[Request], now: Timestamp, commits: bool) -> Report {
+        let held: Vec<_> = requests.iter().map(|_| (Rc::new(Cell::new(false)), Rc::new(Cell::new(false)))).collect();
+        let calls = requests.iter().zip(&held).map(|(request, (is_held, is_gone))| {
+            let (is_held, is_gone) = (is_held.clone(), is_gone.clone());
+            let caller = SideCaller { command: request.command.clone(), is_held, is_gone };
+            Call { request: request.clone(), arrival: now, caller }
+        });
+        let mut report = Report { executed: Vec::new(), served: Vec::new(), complete: false, events: Vec::new() };
+        let mut is_swept = false;
+        let mut observe = |seen: Seen<'_, SideCaller>, _, _| match seen {
+            Seen::Judged(_, outcome) => report.executed.push((Some(outcome.clone()), Vec::new())),
+            Seen::Served(served) => {
+                let wish = |caller: &SideCaller| match &caller.command {
+                    Command::ClaimNext(wish) => wish.clone(),
+                    other => panic!("held: {other:?}"),
+                };
+                let served = served.iter().map(|(caller, outcome)| (wish(caller), outcome.clone()));
+                match report.executed.last_mut().filter(|_| !is_swept) {
+                    Some((_, after)) => after.extend(served),
+                    None => report.served.extend(served),
+                }
             }
-            (
-                Command::ClaimNext(_)
-                | Command::Create(_)
-                | Command::Change(_)
-                | Command::SetPaused(_)
-                | Command::Purge(_),
-                _,
-            ) => Some(outcome),
+            Seen::Swept(complete) => (report.complete, is_swept) = (complete, true),
+            Seen::Unreadable(id, what) => panic!("{id:?}: {what}"),
         };
-        (outcome, self.serve(now))
-    }
-
-    fn serve(&mut self, now: Timestamp) -> Vec<(ClaimNext, Outcome)> {
-        let Side { open, waiters, .. } = self;
-        let served = open.as_mut().unwrap().engine.serve(waiters, now).unwrap();
-        served.into_iter().map(|(waiter, outcome)| (waiter.wish, outcome)).collect()
-    }
-
-    pub fn sweep(&mut self, now: Timestamp) -> (bool, Vec<(ClaimNext, Outcome)>) {
-        let Side { open, waiters, .. } = self;
-        let engine = &mut open.as_mut().unwrap().engine;
-        engine.sweep_for_held(waiters, now).unwrap();
-        let complete = engine.sweep(now).unwrap();
-        let mut answered = self.serve(now);
-        let Side { open, waiters, .. } = self;
-        let swept = open.as_mut().unwrap().engine.take_swept(waiters);
-        answered.extend(swept.into_iter().map(|(waiter, outcome)| (waiter.wish, outcome)));
-        (complete, answered)
-    }
-
-    pub fn forget(&mut self, before: Timestamp, limit: usize) -> usize {
-        self.engine_mut().rows.forget_answers(before, limit).unwrap()
-    }
-
-    pub fn commit(&mut self) -> Vec<Event> {
-        let events = self.engine_mut().commit().unwrap();
-        self.engine_mut().rows.maintain(true).unwrap();
-        events
-    }
-
-    pub fn roll_back(&mut self) {
-        self.engine_mut().rollback().unwrap();
+        let limits = Limits { sweep: SweepBudget::of_cost(budget), ..Limits::default() };
+        let Open { coordinator, backend, .. } = self.open.as_mut().unwrap();
+        let turn = coordinator.turn(backend, calls.collect(), Some(now), limits, &mut observe);
+        let turn = turn.unwrap_or_else(|failed| panic!("{:?}", failed.fault));
+        if commits {
+            report.events = turn.commit().unwrap_or_else(|failed| panic!("{:?}", failed.fault)).events;
+        } else {
+            drop(turn);
+        }
+        backend.maintain(true).unwrap();
+        for ((outcome, _), (is_held, is_gone)) in report.executed.iter_mut().zip(held) {
+            if is_held.get() {
+                *outcome = None;
+                self.held.push(is_gone);
+            }
+        }
+        report
     }
 
     pub fn returned(&mut self, absence: Absence) {
-        self.engine_mut().returned(absence);
+        self.coordinator_mut().returned(absence);
     }
 
     pub fn let_go_overdue(&mut self, now: Timestamp) {
-        while self.waiters.take_overdue(now).is_some() {}
+        while self.coordinator_mut().waiters.take_overdue(now).is_some() {}
     }
 
     /// The oldest caller goes away, whether or not it was answered.
     pub fn lose_a_caller(&mut self) {
-        if !self.callers.is_empty() {
-            self.callers.remove(0);
+        if !self.held.is_empty() {
+            self.held.remove(0).set(true);
         }
     }
 
-    /// Ends, with what was not committed lost unless it ends in good order, and opens again.
+    /// Ends, in good order or not, and opens again.
     pub fn reopen(&mut self, in_order: bool, now: Timestamp, absence: Absence) -> Opening {
-        self.waiters.take_all();
-        self.callers.clear();
-        if let Some(mut open) = self.open.take()
+        self.held.clear();
+        if let Some(Open { coordinator, mut backend, .. }) = self.open.take()
             && in_order
         {
-            let next = open.engine.next_revision();
-            open.engine.rows.close(next, now).unwrap();
+            backend.close(coordinator.next_revision(), now).unwrap();
         }
         self.open_again(absence)
     }

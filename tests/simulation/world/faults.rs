@@ -4,7 +4,7 @@ use sagad::store::StoreError;
 
 use super::{
     super::{daemon::Daemon, watcher::Watcher},
-    From, Happening, WATCHERS, WORKERS, World,
+    Happening, WATCHERS, WORKERS, World,
 };
 
 impl World {
@@ -12,7 +12,6 @@ impl World {
         self.faults.crashes += 1;
         self.daemon = None;
         self.writing = None;
-        self.disk.0.lock().undo();
         self.down();
     }
 
@@ -33,9 +32,9 @@ impl World {
     }
 
     pub(super) fn restart(&mut self) {
-        self.judge.compare(&self.disk.0.lock());
+        self.judge.compare(&self.disk.facts());
         let utc = self.now + self.wall;
-        self.disk.0.lock().full_after = None;
+        self.disk.leave_room(None);
         self.daemon = Some(Daemon::start(&self.disk, self.now, utc, self.grace, self.sabotage, &mut self.judge));
         self.schedule_turn(self.now);
     }
@@ -56,16 +55,17 @@ impl World {
             }
             4 => {
                 self.faults.full += 1;
-                self.disk.0.lock().full_after = Some(self.rng.below(20) as u32);
+                let room = self.rng.below(20) as usize;
+                self.disk.leave_room(Some(room));
             }
-            5..=14 => self.disk.0.lock().full_after = None,
+            5..=14 => self.disk.leave_room(None),
             15..=22 => self.crash_worker(),
             23..=27 => {
                 self.faults.cuts += 1;
                 let n = self.rng.below(WATCHERS as u64) as usize;
                 self.watchers[n].cut_off();
             }
-            _ => self.judge.compare(&self.disk.0.lock()),
+            _ => self.judge.compare(&self.disk.facts()),
         }
     }
 
@@ -95,7 +95,7 @@ impl World {
     pub(super) fn hang_up(&mut self, n: usize) {
         let told = self.rng.chance(500);
         if let Some(daemon) = self.daemon.as_mut().filter(|_| told) {
-            daemon.held.retain(|(_, call)| !matches!(call.from, From::Worker(worker, _) if worker == n));
+            daemon.hang_up(n, self.calls);
         }
     }
 }

@@ -5,7 +5,7 @@ use sagad::{
         command::{Answer, Command, Request},
         rejection::Rejection,
     },
-    store::{StoreError, execute::Outcome},
+    store::{Outcome, StoreError},
 };
 
 use super::{

@@ -1,10 +1,10 @@
 //! What `ClaimNext` could give to some callers only, in memory: sagas to be compensated, by the kinds that are pending, and
 //! reserved ones, by their assignee.
 //!
-//! The store's own index has ready sagas by priority, which is enough where any caller may have the next one. A caller that
-//! takes some kinds only would have to look at every saga ahead that it can't take; there may be tens of thousands, stuck
-//! until somebody takes their kinds. It is rebuilt at start from a scan, and follows each write. It takes about 200 bytes a
-//! saga that waits to be compensated or is reserved.
+//! Where any caller may have the next one, a window of the first ones is enough (`windows.rs`). A caller that takes some kinds
+//! only would have to look at every saga ahead that it can't take; there may be tens of thousands, stuck until somebody takes
+//! their kinds. It is rebuilt at start from a scan, and follows each change. It takes about 200 bytes a saga that waits to be
+//! compensated or is reserved.
 
 use std::{
     cmp::Reverse,
@@ -20,7 +20,7 @@ use crate::domain::{
     text::Kind,
 };
 
-use super::rows::{Candidate, Derived, RowId};
+use super::{Candidate, Derived, RowId};
 
 /// Kinds of compensations, in order, each once.
 pub type KindSet = Arc<[Kind]>;
@@ -89,36 +89,13 @@ pub struct ReadyIndex {
     compensating: HashMap<QueueName, BTreeMap<KindSet, InOrder>>,
     reserved: HashMap<(OwnerId, QueueName), InOrder>,
     entries: HashMap<RowId, ReadyEntry>,
-    /// What the transaction under way replaced, for undoing it.
-    replaced: Vec<(RowId, Option<ReadyEntry>)>,
 }
 
 impl ReadyIndex {
     /// Sets or clears a saga's entry.
     pub fn set(&mut self, id: RowId, entry: Option<ReadyEntry>) {
-        if entry.is_none() && !self.entries.contains_key(&id) {
-            return;
-        }
-        let before = self.put(id, entry);
-        self.replaced.push((id, before));
-    }
-
-    /// The transaction was committed.
-    pub fn committed(&mut self) {
-        self.replaced.clear();
-    }
-
-    /// The transaction was undone.
-    pub fn rolled_back(&mut self) {
-        for (id, before) in std::mem::take(&mut self.replaced).into_iter().rev() {
-            self.put(id, before);
-        }
-    }
-
-    /// Returns what was there before.
-    fn put(&mut self, id: RowId, entry: Option<ReadyEntry>) -> Option<ReadyEntry> {
         if self.entries.get(&id) == entry.as_ref() {
-            return entry;
+            return;
         }
         let before = match &entry {
             Some(entry) => self.entries.insert(id, entry.clone()),
@@ -162,7 +139,11 @@ impl ReadyIndex {
                 }
             }
         }
-        before
+    }
+
+    /// A saga's entry.
+    pub fn get(&self, id: RowId) -> Option<&ReadyEntry> {
+        self.entries.get(&id)
     }
 
     /// Sagas of a queue that are reserved for an owner and can be claimed, by priority, then creation: at most `limit`.
@@ -309,22 +290,21 @@ mod tests {
     }
 
     #[test]
-    fn it_follows_changes_and_a_rollback() {
+    fn it_follows_changes() {
         let mut index = ReadyIndex::default();
         let w = OwnerId::parse("w").unwrap();
         index.set(RowId(1), entry(0, Takers::Assignee(w.clone())));
         index.set(RowId(2), entry(5, Takers::Assignee(w.clone())));
         index.set(RowId(3), entry(0, Takers::OfKinds(set(&["a"]))));
-        index.committed();
         assert_eq!(ids(&index.reserved(&w, &queue(), 10)), [2, 1]);
         assert_eq!(ids(&index.reserved(&w, &queue(), 1)), [2]);
+        let before = index.get(RowId(1)).cloned();
         index.set(RowId(1), None);
         index.set(RowId(3), entry(0, Takers::OfKinds(set(&["b"]))));
         index.set(RowId(3), None);
         index.set(RowId(4), entry(0, Takers::OfKinds(set(&[]))));
         assert_eq!(ids(&index.of_kinds(&queue(), &[kind("a")], 10, &mut 0)), [4]);
-        index.rolled_back();
-        assert_eq!(ids(&index.of_kinds(&queue(), &[kind("a")], 10, &mut 0)), [3]);
+        index.set(RowId(1), before);
         assert_eq!(ids(&index.reserved(&w, &queue(), 10)), [2, 1]);
         for id in 1..=4 {
             index.set(RowId(id), None);

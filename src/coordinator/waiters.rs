@@ -8,29 +8,22 @@ use std::{
     sync::Arc,
 };
 
-use crate::{
-    clock::Clock,
-    domain::{
-        command::{ClaimNext, RequestKey},
-        ids::{OwnerId, QueueName},
-        lease::LeasePurpose,
-        principal::Behalf,
-        text::Kind,
-        time::Timestamp,
-    },
+use crate::domain::{
+    command::{ClaimNext, RequestKey},
+    ids::{OwnerId, QueueName},
+    lease::LeasePurpose,
+    principal::Behalf,
+    text::Kind,
+    time::Timestamp,
 };
 
-use super::{
-    credentials::{CallOrigin, Credentials},
-    post::Reply,
-    ready_index::KindSet,
-};
+use super::{Caller, KindSet, Share};
 
 /// How many calls are looked at for whether their callers are gone: so few that it costs the writer nothing to speak of.
 const LOOK_AT: usize = 128;
 
 /// A held call.
-pub struct Waiter {
+pub struct Waiter<C> {
     /// What it wants.
     pub wish: ClaimNext,
     /// Its `request_id`, if given.
@@ -39,48 +32,15 @@ pub struct Waiter {
     pub by: Option<Arc<Behalf>>,
     /// When it is answered that there was none.
     pub until: HeldUntil,
-    /// Where its answer goes.
-    pub answer: Reply,
-    /// What its caller showed, where callers are known.
-    pub credentials: Option<Credentials>,
     /// Among whose calls it counts; none: nobody's.
     pub share: Option<Share>,
-}
-
-/// Whose a call is, for sharing places and turns.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Share {
-    /// A principal's, over whatever connections it calls.
-    Principal(Arc<str>),
-    /// A connection's, where callers are not known.
-    Connection(u64),
-}
-
-impl Share {
-    /// Whose a call is.
-    pub fn of(by: Option<&Behalf>, origin: &CallOrigin) -> Option<Self> {
-        Share::of_caller(by.map(|by| by.actor.as_str()), origin.connection)
-    }
-
-    /// A principal's, or else a connection's.
-    pub fn of_caller(principal: Option<&str>, connection: Option<u64>) -> Option<Self> {
-        match principal {
-            Some(name) => Some(Share::Principal(name.into())),
-            None => connection.map(Share::Connection),
-        }
-    }
+    /// Who waits.
+    pub caller: C,
 }
 
 /// Held calls of one principal, or of one connection where callers are not known, that are its fair share: once three quarters of
 /// all places are taken, those who have more get none of the last quarter. As with calls (`max_calls`).
 pub const FAIR_WAITING: usize = 64;
-
-impl Waiter {
-    /// Whether nothing may be handed out to its caller any more.
-    pub fn is_revoked(&self, clock: &dyn Clock) -> bool {
-        self.credentials.as_ref().is_some_and(|credentials| credentials.are_over(clock))
-    }
-}
 
 /// When a held call is answered that there was none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +51,7 @@ pub enum HeldUntil {
     Swept(Timestamp),
 }
 
-/// Most calls held until something was swept that are looked at in one transaction. They are answered in order of arrival,
+/// Most calls held until something was swept that are looked at in one turn. They are answered in order of arrival,
 /// and there are few: a call is held so only while thousands of sagas are due at once.
 const LOOK_AT_SWEPT: usize = 256;
 
@@ -127,9 +87,8 @@ pub struct Waiting {
 }
 
 /// The held calls.
-#[derive(Default)]
-pub struct Waiters {
-    calls: BTreeMap<u64, Waiter>,
+pub struct Waiters<C> {
+    calls: BTreeMap<u64, Waiter<C>>,
     by_queue: HashMap<(LeasePurpose, QueueName), BTreeSet<u64>>,
     /// Those that want to execute.
     by_owner: HashMap<OwnerId, BTreeSet<u64>>,
@@ -146,9 +105,25 @@ pub struct Waiters {
     looked_at: u64,
 }
 
-impl Waiters {
+impl<C> Default for Waiters<C> {
+    fn default() -> Self {
+        Waiters {
+            calls: BTreeMap::new(),
+            by_queue: HashMap::new(),
+            by_owner: HashMap::new(),
+            by_kind: BTreeSet::new(),
+            deadlines: BTreeSet::new(),
+            until_swept: BTreeSet::new(),
+            shares: HashMap::new(),
+            arrived: 0,
+            looked_at: 0,
+        }
+    }
+}
+
+impl<C: Caller> Waiters<C> {
     /// Holds a call.
-    pub fn hold(&mut self, waiter: Waiter) {
+    pub fn hold(&mut self, waiter: Waiter<C>) {
         self.arrived += 1;
         for queue in &waiter.wish.queues {
             self.by_queue.entry((waiter.wish.purpose, queue.clone())).or_default().insert(self.arrived);
@@ -246,8 +221,8 @@ impl Waiters {
     }
 
     /// A held call, unless its caller has gone away: such a call is let go.
-    pub fn get(&mut self, call: u64) -> Option<&Waiter> {
-        if self.calls.get(&call)?.answer.is_closed() {
+    pub fn get(&mut self, call: u64) -> Option<&Waiter<C>> {
+        if self.calls.get(&call)?.caller.is_gone() {
             self.take(call);
             return None;
         }
@@ -255,7 +230,7 @@ impl Waiters {
     }
 
     /// Lets a call go.
-    pub fn take(&mut self, call: u64) -> Option<Waiter> {
+    pub fn take(&mut self, call: u64) -> Option<Waiter<C>> {
         let waiter = self.calls.remove(&call)?;
         match waiter.until {
             HeldUntil::Deadline(at) => self.deadlines.remove(&(at, call)),
@@ -284,11 +259,11 @@ impl Waiters {
     }
 
     /// Whether there is a place for a call where so many may be held. If not, places of callers who have gone away are looked for.
-    pub fn have_room(&mut self, waiter: &Waiter, most: usize) -> bool {
+    pub fn have_room(&mut self, waiter: &Waiter<C>, most: usize) -> bool {
         self.has_place(waiter, most) || (self.forget_gone() && self.has_place(waiter, most))
     }
 
-    fn has_place(&self, waiter: &Waiter, most: usize) -> bool {
+    fn has_place(&self, waiter: &Waiter<C>, most: usize) -> bool {
         let mine = waiter.share.as_ref().and_then(|share| self.shares.get(share)).copied().unwrap_or(0);
         let is_greedy = self.len() >= most / 4 * 3 && mine >= FAIR_WAITING;
         self.len() < most && !is_greedy
@@ -299,7 +274,7 @@ impl Waiters {
     pub fn forget_gone(&mut self) -> bool {
         let behind = (Bound::Excluded(self.looked_at), Bound::Unbounded);
         let calls = self.calls.range(behind).chain(self.calls.range(..=self.looked_at)).take(LOOK_AT);
-        let looked_at: Vec<_> = calls.map(|(call, waiter)| (*call, waiter.answer.is_closed())).collect();
+        let looked_at: Vec<_> = calls.map(|(call, waiter)| (*call, waiter.caller.is_gone())).collect();
         self.looked_at = looked_at.last().map_or(0, |(call, _)| *call);
         let before = self.calls.len();
         for (call, _) in looked_at.into_iter().filter(|(_, is_gone)| *is_gone) {
@@ -309,27 +284,27 @@ impl Waiters {
     }
 
     /// Lets a call go whose time is up by `now`.
-    pub fn take_overdue(&mut self, now: Timestamp) -> Option<Waiter> {
+    pub fn take_overdue(&mut self, now: Timestamp) -> Option<Waiter<C>> {
         let (_, call) = *self.deadlines.first().filter(|(at, _)| *at <= now)?;
         self.take(call)
     }
 
     /// Lets those go whose callers were revoked. Looks at every call: a millisecond with the most that can be held, and only
     /// after somebody was revoked.
-    pub fn take_revoked(&mut self, clock: &dyn Clock) -> Vec<Waiter> {
-        let revoked = self.calls.iter().filter(|(_, waiter)| waiter.is_revoked(clock)).map(|(call, _)| *call);
+    pub fn take_revoked(&mut self) -> Vec<Waiter<C>> {
+        let revoked = self.calls.iter().filter(|(_, waiter)| waiter.caller.is_revoked()).map(|(call, _)| *call);
         let revoked: Vec<_> = revoked.collect();
         revoked.into_iter().filter_map(|call| self.take(call)).collect()
     }
 
     /// Lets every call go that is held until something was swept.
-    pub fn take_until_swept(&mut self) -> Vec<Waiter> {
+    pub fn take_until_swept(&mut self) -> Vec<Waiter<C>> {
         let calls: Vec<_> = self.until_swept.iter().copied().collect();
         calls.into_iter().filter_map(|call| self.take(call)).collect()
     }
 
     /// Lets every call go.
-    pub fn take_all(&mut self) -> Vec<Waiter> {
+    pub fn take_all(&mut self) -> Vec<Waiter<C>> {
         self.by_queue.clear();
         self.by_owner.clear();
         self.by_kind.clear();
@@ -411,9 +386,11 @@ mod tests {
 
     type CanBeGiven<'a> = &'a dyn Fn(&ClaimNext) -> bool;
 
-    fn held(wish: ClaimNext) -> Waiter {
+    impl Caller for () {}
+
+    fn held(wish: ClaimNext) -> Waiter<()> {
         let until = HeldUntil::Deadline(Timestamp::ZERO);
-        Waiter { wish, key: None, by: None, until, answer: Reply::expected().0, credentials: None, share: None }
+        Waiter { wish, key: None, by: None, until, share: None, caller: () }
     }
 
     fn few(below: usize, most: usize) -> impl Strategy<Value = Vec<usize>> {

@@ -1,4 +1,4 @@
-//! What the store answers instead of a result. Each tells whether the change happened.
+//! What is answered instead of a result. Each tells whether the change happened.
 
 use crate::domain::{ids::Revision, rejection::Refusal, time::Span};
 

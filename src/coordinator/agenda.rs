@@ -12,7 +12,7 @@ use crate::domain::{
     transition::{Due, ReadyAfterDue},
 };
 
-use super::rows::RowId;
+use super::RowId;
 
 /// What is due next to one saga.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,38 +49,18 @@ pub struct Agenda {
     /// The same, without what makes nothing ready: so that a claim finds what it may get behind any number of others.
     by_queue: HashMap<QueueName, OfQueue>,
     entries: HashMap<RowId, Entry>,
-    /// What the transaction under way replaced, for undoing it.
-    replaced: Vec<(RowId, Option<Entry>)>,
 }
 
 impl Agenda {
     /// Sets or clears what is due to a saga.
     pub fn set(&mut self, id: RowId, next: Option<NextDue>, absence: &Absence) {
         let entry = next.map(|next| Entry { at: next.due.effective(absence), next });
-        let before = self.put(id, entry);
-        self.replaced.push((id, before));
-    }
-
-    /// The transaction was committed.
-    pub fn committed(&mut self) {
-        self.replaced.clear();
-    }
-
-    /// The transaction was undone.
-    pub fn rolled_back(&mut self) {
-        for (id, before) in std::mem::take(&mut self.replaced).into_iter().rev() {
-            self.put(id, before);
-        }
-    }
-
-    /// Returns what was there before.
-    fn put(&mut self, id: RowId, entry: Option<Entry>) -> Option<Entry> {
+        let place = |entry: &Option<Entry>| entry.as_ref().map(|entry| (entry.at, entry.next.ready));
         let after = entry.clone();
         let before = match entry {
             Some(entry) => self.entries.insert(id, entry),
             None => self.entries.remove(&id),
         };
-        let place = |entry: &Option<Entry>| entry.as_ref().map(|entry| (entry.at, entry.next.ready));
         if place(&before) != place(&after) {
             if let Some(Entry { at, next }) = &before {
                 self.order.remove(&(*at, id));
@@ -91,7 +71,11 @@ impl Agenda {
                 self.link(id, *at, next);
             }
         }
-        before
+    }
+
+    /// What is due next to a saga.
+    pub fn get(&self, id: RowId) -> Option<&NextDue> {
+        self.entries.get(&id).map(|entry| &entry.next)
     }
 
     fn link(&mut self, id: RowId, at: Timestamp, next: &NextDue) {
@@ -140,7 +124,7 @@ impl Agenda {
         self.entries.get(&id).is_some_and(|entry| entry.at <= now)
     }
 
-    /// Puts off what an absence puts off. Not within a transaction.
+    /// Puts off what an absence puts off. Not within a turn.
     pub fn after_absence(&mut self, absence: &Absence) {
         self.order.clear();
         self.by_queue.clear();
@@ -220,13 +204,13 @@ mod tests {
             })
         };
         assert_eq!(found(&agenda), [[Some(RowId(1)), None], [None, Some(RowId(2))]]);
-        agenda.committed();
+        let before = agenda.get(RowId(2)).cloned();
         agenda.set(RowId(1), due("p", State::Running), &absence);
         agenda.set(RowId(2), None, &absence);
         agenda.set(RowId(2), due("q", State::Quarantined), &absence);
         assert_eq!(found(&agenda), [[Some(RowId(1)), Some(RowId(1))], [None, None]]);
-        agenda.rolled_back();
-        assert_eq!(found(&agenda), [[Some(RowId(1)), None], [None, Some(RowId(2))]]);
+        agenda.set(RowId(2), before, &absence);
+        assert_eq!(found(&agenda), [[Some(RowId(1)), Some(RowId(1))], [None, Some(RowId(2))]]);
         for id in 1..=3 {
             agenda.set(RowId(id), None, &absence);
         }

@@ -1,13 +1,10 @@
 //! What is due by itself, applied a slice at a time.
 //!
 //! Any number of leases and delays can be due at one instant: after an absence all leases have one deadline. So a
-//! transaction spends a bounded amount of work and time on what is due, whoever asks for it, and the rest is left to the
+//! turn spends a bounded amount of work and time on what is due, whoever asks for it, and the rest is left to the
 //! next ones, with calls in between.
 
-use std::sync::Arc;
-
 use crate::{
-    clock::Clock,
     domain::{
         command::ClaimNext,
         saga::Saga,
@@ -16,17 +13,13 @@ use crate::{
     mutants::{self, Mutant},
 };
 
-use super::{
-    agenda::Agenda,
-    execute::Engine,
-    rows::{RowId, Rows, RowsError},
-};
+use super::{Agenda, Backend, Caller, Fault, RowId, Turn};
 
-/// What one transaction may spend on what is due: about 10 ms of work and as much again for its commit. A delay that ends
+/// What one turn may spend on what is due: about 10 ms of work and as much again for its commit. A delay that ends
 /// costs 1, a lease that runs out 2 to 4 by its policy.
 const SWEEP_COST: usize = 512;
 /// The most time that it may take before the commit, where sagas have to be read from a slow disk: callers wait for two
-/// transactions at most, and for no longer than 50 ms.
+/// turns at most, and for no longer than 50 ms.
 const SWEEP_TIME: Span = Span::from_millis(10);
 /// What is written anew with a saga, in bytes, costs 1 for each page of the database.
 const PAGE_BYTES: usize = 4096;
@@ -40,7 +33,7 @@ enum SweptFor {
     Anyone,
 }
 
-/// What a transaction may still spend on what is due. Claims get half of it, so that what they don't wait for is done as
+/// What a turn may still spend on what is due. Claims get half of it, so that what they don't wait for is done as
 /// well.
 #[derive(Clone, Copy, Debug)]
 pub struct SweepBudget {
@@ -95,23 +88,18 @@ impl SweepBudget {
     }
 }
 
-impl<R: Rows> Engine<R> {
-    /// Bounds the time that sweeps take, too, by this clock. Without one their work alone is bounded.
-    pub fn time_sweeps(&mut self, clock: Arc<dyn Clock>) {
-        self.clock = Some(clock);
-    }
-
-    /// Applies what is due by `now`, as far as the transaction's budget goes; returns whether that was all.
-    pub fn sweep(&mut self, now: Timestamp) -> Result<bool, RowsError> {
+impl<B: Backend, C: Caller> Turn<'_, B, C> {
+    /// Applies what is due by `now`, as far as the turn's budget goes; returns whether that was all.
+    pub(super) fn sweep(&mut self, now: Timestamp) -> Result<bool, Fault> {
         self.sweep_while(SweptFor::Anyone, now, |agenda| agenda.due_by(now))
     }
 
     /// The same before a claim, as far as the budget of claims goes: first what may make something ready for it.
-    pub(super) fn sweep_for(&mut self, wish: &ClaimNext, now: Timestamp) -> Result<(), RowsError> {
-        if self.agenda.due_by(now).is_none() {
+    pub(super) fn sweep_for(&mut self, wish: &ClaimNext, now: Timestamp) -> Result<(), Fault> {
+        if self.coordinator.agenda.due_by(now).is_none() {
             return Ok(());
         }
-        for queue in wish.queues.iter().filter(|queue| !self.paused.contains(*queue)).cloned().collect::<Vec<_>>() {
+        for queue in wish.queues.iter().filter(|queue| !self.is_paused(queue)).cloned().collect::<Vec<_>>() {
             self.sweep_while(SweptFor::Claim, now, |agenda| agenda.due_for(wish.purpose, &queue, now))?;
         }
         self.sweep_while(SweptFor::Claim, now, |agenda| agenda.due_by(now)).map(drop)
@@ -119,8 +107,8 @@ impl<R: Rows> Engine<R> {
 
     /// Whether something is due by `time` that may make something ready for a wish.
     pub(super) fn is_due_for(&self, wish: &ClaimNext, time: Timestamp) -> bool {
-        let mut queues = wish.queues.iter().filter(|queue| !self.paused.contains(*queue));
-        queues.any(|queue| self.agenda.due_for(wish.purpose, queue, time).is_some())
+        let mut queues = wish.queues.iter().filter(|queue| !self.is_paused(queue));
+        queues.any(|queue| self.coordinator.agenda.due_for(wish.purpose, queue, time).is_some())
     }
 
     fn sweep_while(
@@ -128,18 +116,18 @@ impl<R: Rows> Engine<R> {
         swept_for: SweptFor,
         now: Timestamp,
         next: impl Fn(&Agenda) -> Option<RowId>,
-    ) -> Result<bool, RowsError> {
-        let clock = self.clock.clone();
-        let time = || clock.as_ref().map_or(Timestamp::ZERO, |clock| clock.now());
+    ) -> Result<bool, Fault> {
+        let clock = self.limits.time;
+        let time = || clock.map_or(Timestamp::ZERO, |time| time());
         // Most of the time nothing is due, and the clock need not be read.
-        let Some(mut id) = next(&self.agenda) else { return Ok(true) };
+        let Some(mut id) = next(&self.coordinator.agenda) else { return Ok(true) };
         let mut begun = time();
-        while !self.budget.is_spent(swept_for) {
+        while !self.limits.sweep.is_spent(swept_for) {
             let cost = self.sweep_one(id, now)?;
             let done = time();
-            self.budget.spend(swept_for, cost, done.since(begun));
+            self.limits.sweep.spend(swept_for, cost, done.since(begun));
             begun = done;
-            match next(&self.agenda) {
+            match next(&self.coordinator.agenda) {
                 Some(next) => id = next,
                 None => return Ok(true),
             }
@@ -148,22 +136,19 @@ impl<R: Rows> Engine<R> {
     }
 
     /// Applies what is due to a saga; returns what that cost.
-    pub(super) fn sweep_one(&mut self, id: RowId, now: Timestamp) -> Result<usize, RowsError> {
+    pub(super) fn sweep_one(&mut self, id: RowId, now: Timestamp) -> Result<usize, Fault> {
         let Some(before) = self.load_readable(id)? else {
-            self.agenda.set(id, None, &self.absence);
+            self.coordinator.agenda.set(id, None, &self.coordinator.absence);
             return Ok(1);
         };
         let mut draft = self.draft(before.clone(), now);
-        let events = draft.events.len();
+        let (events, pages) = (draft.events.len(), pages(&before));
         if before == draft.saga {
-            // Nothing happened to it, but it may have become claimable.
-            let derived = self.derive(&before, now);
-            self.rows.update(id, &before, &before, &derived)?;
-            self.note(id, &before, &derived);
+            self.derive_anew(id, before, now);
         } else {
-            self.save(id, &before, &mut draft)?;
+            self.save(id, before, &mut draft);
         }
-        Ok(1 + events + pages(&before))
+        Ok(1 + events + pages)
     }
 }
 

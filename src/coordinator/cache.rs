@@ -1,12 +1,11 @@
-//! What the writer has lately read or written, so that it need not be read again: sagas in flight, and where each task's
-//! saga is. The one writer is the only one that changes rows, so nothing here is ever out of date; what is not here is
-//! in the database.
+//! What was lately read or written, so that it need not be read again: sagas in flight as they are stored, and where each
+//! task's saga is. Nobody else changes them, so nothing here is ever out of date; what is not here is in the store.
 
 use quick_cache::{Weighter, unsync::Cache};
 
 use crate::domain::{ids::TaskId, saga::Saga};
 
-use super::super::rows::RowId;
+use super::RowId;
 
 /// Bytes of sagas that are kept: some 30,000 of a kilobyte each.
 const SAGA_BYTES: u64 = 32 << 20;
@@ -36,8 +35,8 @@ impl Weighter<RowId, Saga> for Bytes {
     }
 }
 
-/// Sagas in flight, as the transaction under way has them.
-pub struct SagaCache {
+/// Sagas in flight, as they are stored.
+pub(super) struct SagaCache {
     sagas: Cache<RowId, Saga, Bytes>,
     places: Cache<TaskId, RowId>,
 }
@@ -56,12 +55,12 @@ impl SagaCache {
     }
 
     /// The saga at a place.
-    pub fn saga(&self, id: RowId) -> Option<Saga> {
-        self.sagas.get(&id).cloned()
+    pub fn saga(&self, id: RowId) -> Option<&Saga> {
+        self.sagas.get(&id)
     }
 
     /// Keeps a saga as it has been read or written. An ended one is seldom asked for again, and makes room instead.
-    pub fn keep(&mut self, id: RowId, saga: &Saga) {
+    pub fn keep(&mut self, id: RowId, saga: Saga) {
         debug_assert!(!saga.contents_omitted, "what is kept is whole");
         if saga.state.is_terminal() {
             self.sagas.remove(&id);
@@ -70,7 +69,7 @@ impl SagaCache {
         if self.place(saga.task_id()) != Some(id) {
             self.places.insert(saga.task_id().clone(), id);
         }
-        self.sagas.insert(id, saga.clone());
+        self.sagas.insert(id, saga);
     }
 
     /// Forgets what was removed.
@@ -81,11 +80,5 @@ impl SagaCache {
     /// Forgets that a task's saga was at a place.
     pub fn forget_place(&mut self, task_id: &TaskId) {
         self.places.remove(task_id);
-    }
-
-    /// Forgets everything: a transaction was undone.
-    pub fn clear(&mut self) {
-        self.sagas.clear();
-        self.places.clear();
     }
 }

@@ -17,34 +17,35 @@ use crate::{
 };
 
 use super::{
-    claim::{SAGA_OVERHEAD_BYTES, weight},
-    execute::{Engine, Outcome, answer, out_of_reach, refuse},
-    rows::{RowId, Rows, RowsError, StoredAnswer},
+    Backend, Caller, Fault, Outcome, RowId, StoredAnswer, Turn,
+    judge::{answer, refuse},
+    scope::out_of_reach,
+    weight::{SAGA_OVERHEAD_BYTES, weight},
 };
 
 /// What a saga weighs in a repeated answer beside its blobs and texts. Less than the upper bound that claims go by, or a
 /// thousand small ones would leave no room for what they were created with; the answer is measured again when it is rendered.
 const REPEATED_SAGA_BYTES: usize = 512;
 
-impl<R: Rows> Engine<R> {
+impl<B: Backend, C: Caller> Turn<'_, B, C> {
     /// What is kept of the answer to a request that was answered less than an hour ago.
     fn stored_answer(
         &mut self,
         key: Option<RequestKey>,
         now: Timestamp,
-    ) -> Result<Option<(RequestKey, StoredAnswer)>, RowsError> {
+    ) -> Result<Option<(RequestKey, StoredAnswer)>, Fault> {
         let Some(key) = key else { return Ok(None) };
-        let stored = self.rows.answer(&key.id)?;
+        let stored = self.stored(&key.id)?;
         Ok(stored.filter(|stored| now.since(stored.time) < ANSWER_KEPT).map(|stored| (key, stored)))
     }
 
     /// Whether a request was answered before.
-    pub(super) fn is_answered(&mut self, key: Option<RequestKey>, now: Timestamp) -> Result<bool, RowsError> {
+    pub(super) fn is_answered(&mut self, key: Option<RequestKey>, now: Timestamp) -> Result<bool, Fault> {
         Ok(self.stored_answer(key, now)?.is_some())
     }
 
     /// The answer to a request that was answered before.
-    pub(super) fn replay(&mut self, request: &Request, now: Timestamp) -> Result<Option<Outcome>, RowsError> {
+    pub(super) fn replay(&mut self, request: &Request, now: Timestamp) -> Result<Option<Outcome>, Fault> {
         let Some((key, stored)) = self.stored_answer(request.key, now)? else { return Ok(None) };
         if mutants::on(Mutant::AnswersNotKept) {
             return Ok(None);
@@ -62,14 +63,14 @@ impl<R: Rows> Engine<R> {
         }
         let mut sagas = Vec::with_capacity(stored.sagas.len());
         for (id, token) in stored.sagas {
-            let Some(before) = self.rows.load(id)? else {
+            let Some(before) = self.load(id)? else {
                 return Ok(Some(refuse(Refusal::plain(Rejection::SagaNotFound))));
             };
             if let Some(refused) = refused_queue(request, &before) {
                 return Ok(Some(refuse(refused)));
             }
             let mut draft = self.draft(before.clone(), now);
-            self.save(id, &before, &mut draft)?;
+            self.save(id, before, &mut draft);
             if let Some(why) = token.and_then(|token| lease_error(&draft, request, token)) {
                 let (task_id, state) = (Some(draft.saga.spec.task_id.clone()), Some(draft.saga.state));
                 return Ok(Some(refuse(Refusal { task_id, state, index: None, why })));
@@ -97,15 +98,15 @@ impl<R: Rows> Engine<R> {
         request: &Request,
         stored: Vec<(RowId, Option<FencingToken>)>,
         now: Timestamp,
-    ) -> Result<Outcome, RowsError> {
-        let room = self.answer_room.min(ANSWER_BYTES);
+    ) -> Result<Outcome, Fault> {
+        let room = self.limits.answer_room.min(ANSWER_BYTES);
         let (mut found, mut bytes) = (Vec::with_capacity(stored.len()), 0);
         for (id, token) in stored {
-            if self.agenda.is_due(id, now) {
+            if self.coordinator.agenda.is_due(id, now) {
                 self.sweep_one(id, now)?;
             }
             let with_compensations = bytes <= room;
-            let Some((mut saga, contents)) = self.rows.load_brief(id, with_compensations)? else { continue };
+            let Some((mut saga, contents)) = self.load_brief(id, with_compensations)? else { continue };
             match refused_queue(request, &saga) {
                 None => {}
                 // As one that was purged.
@@ -129,10 +130,10 @@ impl<R: Rows> Engine<R> {
         let mut sagas = Vec::with_capacity(found.len());
         for (id, mut saga, contents) in found {
             if whole && contents.all() > 0 {
-                let Some(loaded) = self.rows.load(id)? else { continue };
+                let Some(loaded) = self.load(id)? else { continue };
                 saga = loaded;
             } else if with_payload && contents.payload > 0 {
-                Arc::make_mut(&mut saga.spec).payload = self.rows.payload(id)?.unwrap_or_default();
+                Arc::make_mut(&mut saga.spec).payload = self.payload(id)?.unwrap_or_default();
                 saga.contents_omitted |= contents.outcome > 0;
             } else {
                 saga.contents_omitted |= contents.all() > 0;
@@ -140,22 +141,16 @@ impl<R: Rows> Engine<R> {
             bytes += saga.spec.payload.bytes().len() + saga.progress.bytes().len() + saga.result.bytes().len();
             sagas.push(saga);
         }
-        self.answer_room = self.answer_room.saturating_sub(bytes);
+        self.limits.answer_room = self.limits.answer_room.saturating_sub(bytes);
         Ok(Ok(Answer::Sagas(sagas)))
     }
 
-    /// Stores the answer to a request that can be repeated.
-    pub(super) fn keep(
-        &mut self,
-        key: Option<RequestKey>,
-        sagas: Vec<(RowId, Option<FencingToken>)>,
-        time: Timestamp,
-    ) -> Result<(), RowsError> {
-        match key {
-            Some(RequestKey { id, digest }) if !sagas.is_empty() => {
-                self.rows.keep_answer(&id, &StoredAnswer { digest, time, sagas })
-            }
-            Some(_) | None => Ok(()),
+    /// Keeps the answer to a request that can be repeated.
+    pub(super) fn keep(&mut self, key: Option<RequestKey>, sagas: Vec<(RowId, Option<FencingToken>)>, time: Timestamp) {
+        if let Some(RequestKey { id, digest }) = key
+            && !sagas.is_empty()
+        {
+            self.kept.insert(id, StoredAnswer { digest, time, sagas });
         }
     }
 }

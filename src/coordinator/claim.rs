@@ -1,0 +1,126 @@
+//! `ClaimNext`: which sagas, in which order.
+
+use std::collections::HashSet;
+
+use crate::{
+    domain::{
+        bounds::{ANSWER_BYTES, CLAIM_SAGAS},
+        command::{ClaimNext, FreeVerb, RequestKey, Verb},
+        ids::FencingToken,
+        lease::{LeasePurpose, Standing},
+        saga::Saga,
+        text::Text,
+        time::Timestamp,
+        transition::transition,
+    },
+    mutants::{self, Mutant},
+};
+
+use super::{Backend, Caller, Candidate, Coordinator, Fault, RowId, Turn, weight};
+
+/// One `ClaimNext` on its way.
+#[derive(Default)]
+struct Round {
+    claimed: Vec<Saga>,
+    /// Their places and tokens.
+    kept: Vec<(RowId, Option<FencingToken>)>,
+    /// What they weigh.
+    bytes: usize,
+    /// Candidates that can't be read, or that the rules refuse.
+    passed_over: HashSet<RowId>,
+}
+
+impl<B: Backend, C: Caller> Turn<'_, B, C> {
+    /// Claims the next sagas; none if none is ready. Of what is due by `now`, which may be what makes one ready, a slice is
+    /// applied first; whether more is left, [`Self::held_until`] tells.
+    pub(super) fn claim_next(
+        &mut self,
+        wish: &ClaimNext,
+        key: Option<RequestKey>,
+        now: Timestamp,
+    ) -> Result<Vec<Saga>, Fault> {
+        self.sweep_for(wish, now)?;
+        let mut round = Round::default();
+        // What is passed over must not hide what stands behind it.
+        loop {
+            let passed_over = round.passed_over.len();
+            if self.claim_candidates(wish, now, &mut round)? || round.passed_over.len() == passed_over {
+                break;
+            }
+        }
+        self.limits.answer_room = self.limits.answer_room.saturating_sub(round.bytes);
+        self.keep(key, round.kept, now);
+        Ok(round.claimed)
+    }
+
+    /// Claims among the first candidates; returns whether the answer is full.
+    fn claim_candidates(&mut self, wish: &ClaimNext, now: Timestamp, round: &mut Round) -> Result<bool, Fault> {
+        let most = wish.max_sagas.min(CLAIM_SAGAS);
+        for id in self.candidates(wish, most + round.passed_over.len())? {
+            if round.passed_over.contains(&id) {
+                continue;
+            }
+            let Some(before) = self.load_readable(id)? else {
+                round.passed_over.insert(id);
+                continue;
+            };
+            if !round.claimed.is_empty() && round.bytes + weight(&before) > self.limits.answer_room.min(ANSWER_BYTES) {
+                return Ok(true);
+            }
+            let mut draft = self.draft(before.clone(), now);
+            if mutants::on(Mutant::ClaimNextIgnoresLease)
+                && let Some(lease) = &mut draft.saga.lease
+            {
+                lease.standing = Standing::EndedByOther;
+            }
+            let claim = FreeVerb::Claim {
+                owner: wish.owner.clone(),
+                ttl: wish.ttl,
+                purpose: wish.purpose,
+                reason: Text::default(),
+            };
+            // A reserved saga may still be delayed; whatever the rules refuse is not for this caller now.
+            let accepted = transition(&mut draft, &Verb::Free(claim), None).is_ok();
+            let bytes = weight(&before);
+            self.save(id, before, &mut draft);
+            if accepted {
+                round.bytes += bytes;
+                round.kept.push((id, draft.saga.lease.as_ref().map(|lease| lease.token)));
+                round.claimed.push(draft.saga);
+            } else {
+                round.passed_over.insert(id);
+            }
+            if round.claimed.len() == most {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Those reserved for the caller first, then by priority, then by creation: at most `limit` of each queue and sort.
+    fn candidates(&mut self, wish: &ClaimNext, limit: usize) -> Result<Vec<RowId>, Fault> {
+        let in_order = |candidates: &mut Vec<Candidate>| {
+            candidates.sort_by_key(|c| (std::cmp::Reverse(c.priority), c.id));
+        };
+        let (mut reserved, mut ready) = (Vec::new(), Vec::new());
+        for queue in &wish.queues {
+            if self.is_paused(queue) {
+                continue;
+            }
+            match wish.purpose {
+                LeasePurpose::Execute => reserved.extend(self.coordinator.ready.reserved(&wish.owner, queue, limit)),
+                LeasePurpose::Compensate if !wish.kinds.is_empty() => {
+                    let Coordinator { ready: index, looked_at, .. } = &mut *self.coordinator;
+                    ready.extend(index.of_kinds(queue, &wish.kinds, limit, looked_at));
+                    continue;
+                }
+                LeasePurpose::Compensate => {}
+            }
+            ready.extend(self.ready(wish.purpose, queue, limit)?);
+        }
+        self.coordinator.looked_at += (reserved.len() + ready.len()) as u64;
+        in_order(&mut reserved);
+        in_order(&mut ready);
+        Ok(reserved.into_iter().chain(ready).map(|candidate| candidate.id).collect())
+    }
+}

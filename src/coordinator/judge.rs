@@ -1,0 +1,241 @@
+//! One call: what is due, the rules, what they change.
+
+use crate::{
+    domain::{
+        bounds::REVISION_MAX,
+        command::{
+            Answer, Change, Command, Creation, FreeVerb, HeldVerb, Holder, LeaseAnswer, Purge, Purged, QueueStatus,
+            Request, SetPaused, Verb,
+        },
+        draft::Draft,
+        ids::Revision,
+        lease::Standing,
+        rejection::{Refusal, Rejection},
+        saga::{Saga, State},
+        time::Timestamp,
+        transition::{Accepted, EarlierLease, cancel_reason, create, transition},
+    },
+    mutants::{self, Mutant},
+};
+
+use super::{
+    Backend, Caller, Fault, Outcome, Removed, RowId, StoreError, Turn, Wake,
+    scope::{out_of_reach, out_of_scope},
+};
+
+/// From how many removed rows on a purge leaves the rest to the next: a few milliseconds of the writer's time, however many
+/// compensations and events each saga has. One saga is removed at least.
+const PURGE_ROWS: usize = 1000;
+
+impl<B: Backend, C: Caller> Turn<'_, B, C> {
+    /// Judges a request at `now`. An error that concerns this request alone is its outcome; any other ends the turn.
+    pub(super) fn execute(&mut self, request: &Request, now: Timestamp) -> Result<Outcome, Fault> {
+        match self.try_execute(request, now) {
+            Err(Fault::Corrupt(what)) => Ok(Err(StoreError::Corrupt(what))),
+            Err(other) => Err(other),
+            Ok(outcome) => Ok(outcome),
+        }
+    }
+
+    fn try_execute(&mut self, request: &Request, now: Timestamp) -> Result<Outcome, Fault> {
+        if let Some(refused) = out_of_scope(request) {
+            return Ok(refused);
+        }
+        if let Some(replayed) = self.replay(request, now)? {
+            return Ok(replayed);
+        }
+        if self.next_revision.0 >= REVISION_MAX {
+            return Ok(Err(StoreError::Unavailable("all revisions below 2^53 are used up".into())));
+        }
+        match &request.command {
+            Command::Create(creations) => self.create(creations, request, now),
+            Command::Change(change) => self.change(change, request, now),
+            Command::SetPaused(wish) => self.set_paused(wish, now),
+            Command::Purge(purge) => self.purge(purge, now).map(Ok),
+            Command::ClaimNext(wish) => {
+                let sagas = self.claim_next(wish, request.key, now)?;
+                Ok(Ok(Answer::Sagas(sagas)))
+            }
+        }
+    }
+
+    fn create(&mut self, creations: &[Creation], request: &Request, now: Timestamp) -> Result<Outcome, Fault> {
+        if let Some((index, field)) = self.taken(creations)? {
+            return Ok(refuse(Refusal {
+                task_id: Some(creations[index].task_id.clone()),
+                state: None,
+                index: Some(index),
+                why: Rejection::SagaExists { field },
+            }));
+        }
+        let mut sagas = Vec::with_capacity(creations.len());
+        let mut kept = Vec::with_capacity(creations.len());
+        for creation in creations {
+            let (saga, mut event) = create(creation.clone(), now, self.next_revision);
+            event.actor = request.by.as_ref().map(|by| by.actor.clone());
+            kept.push((self.insert(&saga, event, now), None));
+            sagas.push(saga);
+        }
+        self.keep(request.key, kept, now);
+        Ok(Ok(Answer::Sagas(sagas)))
+    }
+
+    fn change(&mut self, change: &Change, request: &Request, now: Timestamp) -> Result<Outcome, Fault> {
+        let Some((id, before)) = self.find(&change.task_id)? else {
+            let task_id = Some(change.task_id.clone());
+            return Ok(refuse(Refusal { task_id, state: None, index: None, why: Rejection::SagaNotFound }));
+        };
+        // Before what is due is applied: nothing tells that it is there.
+        if let Some(why) = out_of_reach(&request.by, &before.spec.queue) {
+            let task_id = Some(change.task_id.clone());
+            return Ok(refuse(Refusal { task_id, state: None, index: None, why }));
+        }
+        let earlier = self.earlier_lease(id, &before, &change.verb)?;
+        let mut draft = self.draft(before.clone(), now);
+        let tampered = tamper(&change.verb, &mut draft);
+        let verdict = transition(&mut draft, tampered.as_ref().unwrap_or(&change.verb), earlier.as_ref());
+        // What was due is due, though the command be refused.
+        self.save(id, before, &mut draft);
+        let accepted = match verdict {
+            Ok(accepted) => accepted,
+            Err(why) => {
+                return Ok(refuse(Refusal {
+                    task_id: Some(change.task_id.clone()),
+                    state: Some(draft.saga.state),
+                    index: None,
+                    why,
+                }));
+            }
+        };
+        if accepted == Accepted::Changed {
+            let token = if is_claim(&change.verb) { draft.saga.lease.as_ref().map(|lease| lease.token) } else { None };
+            self.keep(request.key, vec![(id, token)], now);
+        }
+        Ok(Ok(answer(&change.verb, draft.saga)))
+    }
+
+    /// The lease that a call names, if it is not the saga's last one.
+    fn earlier_lease(&mut self, id: RowId, saga: &Saga, verb: &Verb) -> Result<Option<EarlierLease>, Fault> {
+        let Verb::Held(holder, verb) = verb else { return Ok(None) };
+        let is_earlier = saga.lease.as_ref().is_some_and(|lease| holder.token < lease.token);
+        // A heartbeat is never taken for a repetition, and there are too many of them to look further.
+        if !is_earlier || matches!(verb, HeldVerb::Heartbeat { .. }) {
+            return Ok(None);
+        }
+        Ok(EarlierLease::from_events(&self.ends_of_lease(id, holder.token, EarlierLease::LOOKS_AT)?, holder.token))
+    }
+
+    fn set_paused(&mut self, wish: &SetPaused, now: Timestamp) -> Result<Outcome, Fault> {
+        if wish.must_exist && !self.knows_queue(&wish.queue)? {
+            return Ok(refuse(Refusal::plain(Rejection::QueueNotFound { queue: wish.queue.clone() })));
+        }
+        let status = QueueStatus {
+            queue: wish.queue.clone(),
+            paused: wish.paused,
+            actor: Some(wish.actor.clone()),
+            reason: wish.reason.clone(),
+            change_time: Some(now),
+        };
+        self.changes.queues.push(status.clone());
+        let paused = self.paused.get_or_insert_with(|| self.coordinator.paused.clone());
+        if wish.paused {
+            paused.insert(wish.queue.clone());
+        } else {
+            paused.remove(&wish.queue);
+            self.woken.push(Wake::Resumed(wish.queue.clone()));
+        }
+        Ok(Ok(Answer::Queue(status)))
+    }
+
+    /// Those of a purge's chosen sagas that are as they were when they were chosen.
+    fn unchanged(&mut self, purge: &Purge, before: Timestamp) -> Result<Vec<RowId>, Fault> {
+        let mut found = Vec::with_capacity(purge.only.len());
+        for (task_id, revision) in &purge.only {
+            let Some((id, saga)) = self.find(task_id)? else { continue };
+            let is_ended = saga.state.is_terminal() && purge.states.contains(&saga.state);
+            if is_ended && saga.revision == *revision && saga.update_time < before {
+                found.push(id);
+            }
+        }
+        Ok(found)
+    }
+
+    fn purge(&mut self, purge: &Purge, now: Timestamp) -> Result<Answer, Fault> {
+        let before = now.minus(purge.older_than);
+        let mut ids = if purge.only.is_empty() {
+            self.ended(&purge.states, before, purge.max_sagas + 1)?
+        } else {
+            self.unchanged(purge, before)?
+        };
+        let more = ids.len() > purge.max_sagas;
+        ids.truncate(purge.max_sagas);
+        let mut purged = Purged { more, ..Purged::default() };
+        let (all, mut rows) = (ids.len(), 0);
+        for id in ids {
+            if purge.validate_only {
+                purged.events += self.weigh(id)?.events;
+            } else if rows >= PURGE_ROWS {
+                break;
+            } else {
+                let Removed { events, compensations, newest } = self.remove(id)?;
+                rows += 1 + events + compensations;
+                purged.events += events;
+                purged.through = purged.through.max(newest);
+            }
+            purged.sagas += 1;
+        }
+        purged.more |= purged.sagas < all;
+        if purged.through > Revision::ZERO {
+            self.changes.compacted = self.changes.compacted.max(Some(purged.through));
+        }
+        Ok(Answer::Purged(purged))
+    }
+}
+
+/// What a daemon that is broken on purpose judges instead.
+fn tamper(verb: &Verb, draft: &mut Draft) -> Option<Verb> {
+    if mutants::on(Mutant::TerminalSagasChange) && draft.saga.state.is_terminal() {
+        draft.saga.state = State::Planned;
+    }
+    if mutants::on(Mutant::CompensatedTooEarly) && matches!(verb, Verb::Held(_, HeldVerb::Compensate { .. })) {
+        draft.saga.compensations.clear();
+    }
+    let lease = draft.saga.lease.as_mut()?;
+    if mutants::on(Mutant::ClaimIgnoresExpiry) && is_claim(verb) {
+        lease.standing = Standing::EndedByOther;
+    }
+    match verb {
+        Verb::Held(_, complete @ HeldVerb::Complete { .. }) if mutants::on(Mutant::CompleteIgnoresToken) => {
+            let last = Holder { owner: lease.owner.clone(), token: lease.token };
+            Some(Verb::Held(last, complete.clone()))
+        }
+        Verb::Held(_, beat @ HeldVerb::Heartbeat { .. }) if mutants::on(Mutant::HeartbeatIgnoresToken) => {
+            let last = Holder { owner: lease.owner.clone(), token: lease.token };
+            Some(Verb::Held(last, beat.clone()))
+        }
+        Verb::Held(_, record @ HeldVerb::RecordCompensation { .. }) if mutants::on(Mutant::RecordIgnoresToken) => {
+            let last = Holder { owner: lease.owner.clone(), token: lease.token };
+            Some(Verb::Held(last, record.clone()))
+        }
+        Verb::Held(..) | Verb::Free(_) => None,
+    }
+}
+
+fn is_claim(verb: &Verb) -> bool {
+    matches!(verb, Verb::Free(FreeVerb::Claim { .. }))
+}
+
+/// What an accepted change is answered with.
+pub(super) fn answer(verb: &Verb, saga: Saga) -> Answer {
+    match (verb, &saga.lease) {
+        (Verb::Held(_, HeldVerb::Heartbeat { .. }), Some(lease)) => {
+            Answer::Lease(LeaseAnswer { lease: lease.clone(), cancel_reason: cancel_reason(&saga) })
+        }
+        (Verb::Held(..) | Verb::Free(_), _) => Answer::Saga(Box::new(saga)),
+    }
+}
+
+/// A refusal as an outcome.
+pub(super) fn refuse(refusal: Refusal) -> Outcome {
+    Err(StoreError::Refused(Box::new(refusal)))
+}

@@ -1,0 +1,324 @@
+//! [`Turn`]: a batch of calls, judged together.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::{
+    domain::{
+        bounds::ANSWER_KEPT,
+        command::{Command, FreeVerb, Request, Verb},
+        event::Event,
+        ids::{QueueName, Revision, SagaId, TaskId},
+        time::{Span, Timestamp},
+    },
+    mutants::{self, Mutant},
+};
+
+use super::{
+    Backend, Call, Caller, ChangeSet, Coordinator, Fault, HeldUntil, NextDue, Outcome, ReadyEntry, RowId, SagaChange,
+    StoreError, StoredAnswer, SweepBudget, Waiter, Wake, weight::answer_bytes,
+};
+
+/// Most sagas that one turn gives to held calls: a few milliseconds of the writer's time. When a queue with much work is
+/// resumed, thousands of calls may be waiting for it.
+const SERVED_SAGAS: usize = 256;
+/// Most answers that one turn forgets …
+const FORGET: usize = 5000;
+/// … and how often it looks for some.
+const FORGET_EVERY: Span = Span::from_secs(1);
+/// When a caller who met too many held claims should try again.
+const HOLD_RETRY: Span = Span::from_secs(1);
+
+/// What a turn may spend.
+pub struct Limits<'a> {
+    /// On what is due.
+    pub sweep: SweepBudget,
+    /// The time, by which sweeps are bounded, too; none: by their work alone.
+    pub time: Option<&'a dyn Fn() -> Timestamp>,
+    /// How many bytes of answers there may be. What does not fit is left out of repeated answers; a claim takes one saga at
+    /// least.
+    pub answer_room: usize,
+}
+
+impl Default for Limits<'_> {
+    fn default() -> Self {
+        Limits { sweep: SweepBudget::default(), time: None, answer_room: usize::MAX }
+    }
+}
+
+/// What happens in a turn, in its order.
+pub enum Seen<'a, C> {
+    /// A call was judged. Whether it is held although its outcome is nothing, is seen by who is answered.
+    Judged(&'a Request, &'a Outcome),
+    /// Held calls were served with what became claimable, if any could be.
+    Served(&'a [(C, Outcome)]),
+    /// What is due was applied; whether that was all of it.
+    Swept(bool),
+    /// A stored saga can't be read and is passed over; says why.
+    Unreadable(RowId, &'a str),
+}
+
+/// Looks on, step by step: what happened, the revision that the next event gets, and the time of it.
+pub type Observe<'a, C> = &'a mut dyn FnMut(Seen<'_, C>, Revision, Timestamp);
+
+/// A turn that is durable.
+pub struct Committed<C> {
+    /// Who is to be answered with what, in order.
+    pub answered: Vec<(C, Outcome)>,
+    /// What was added to the history.
+    pub events: Vec<Event>,
+}
+
+/// A turn that failed.
+pub struct Failed<C> {
+    /// Why. It says whether the turn happened.
+    pub fault: Fault,
+    /// Everybody who waits for an answer from it.
+    pub callers: Vec<C>,
+}
+
+/// What memory had of a saga before the turn touched it.
+struct Before {
+    id: RowId,
+    due: Option<NextDue>,
+    ready: Option<ReadyEntry>,
+}
+
+/// A batch of calls that has been judged, or is being judged: what it changes, on top of what the coordinator knows and its
+/// backend has. Dropped without [`Turn::commit`] it has not happened.
+pub struct Turn<'a, B, C: Caller> {
+    pub(super) coordinator: &'a mut Coordinator<C>,
+    pub(super) backend: &'a mut B,
+    pub(super) limits: Limits<'a>,
+    pub(super) observe: Observe<'a, C>,
+    /// What this turn has changed.
+    pub(super) changes: ChangeSet,
+    /// Where in `changes.sagas` a saga is.
+    pub(super) touched: HashMap<RowId, usize>,
+    before: Vec<Before>,
+    /// Sagas that it has removed.
+    pub(super) removed: HashSet<RowId>,
+    /// Ids of sagas that this turn has created.
+    pub(super) tasks: HashMap<TaskId, RowId>,
+    pub(super) saga_ids: HashSet<SagaId>,
+    /// Answers that it keeps.
+    pub(super) kept: HashMap<[u8; 16], StoredAnswer>,
+    /// Queues that are paused, if it has changed that.
+    pub(super) paused: Option<HashSet<QueueName>>,
+    pub(super) next_revision: Revision,
+    pub(super) next_row: RowId,
+    pub(super) woken: Vec<Wake>,
+    /// How many sagas it may still give to held calls.
+    pub(super) left_to_serve: usize,
+    pub(super) answered: Vec<(C, Outcome)>,
+    is_committed: bool,
+}
+
+impl<C: Caller> Coordinator<C> {
+    /// Judges a batch, each call at the time of its arrival, then applies what is due by `sweep_to` (by the last arrival, if
+    /// there is none), and serves held calls with whatever became claimable. An error that concerns one call alone is its
+    /// outcome; any other ends the turn.
+    pub fn turn<'a, B: Backend>(
+        &'a mut self,
+        backend: &'a mut B,
+        batch: Vec<Call<C>>,
+        sweep_to: Option<Timestamp>,
+        limits: Limits<'a>,
+        observe: Observe<'a, C>,
+    ) -> Result<Turn<'a, B, C>, Failed<C>> {
+        let (next_revision, next_row, woken) = (self.next_revision, self.next_row, self.woken.clone());
+        let mut turn = Turn {
+            coordinator: self,
+            backend,
+            limits,
+            observe,
+            changes: ChangeSet::default(),
+            touched: HashMap::new(),
+            before: Vec::new(),
+            removed: HashSet::new(),
+            tasks: HashMap::new(),
+            saga_ids: HashSet::new(),
+            kept: HashMap::new(),
+            paused: None,
+            next_revision,
+            next_row,
+            woken,
+            left_to_serve: SERVED_SAGAS,
+            answered: Vec::with_capacity(batch.len()),
+            is_committed: false,
+        };
+        let mut calls = batch.into_iter();
+        match turn.run(&mut calls, sweep_to) {
+            Ok(()) => Ok(turn),
+            Err(fault) => {
+                let answered = std::mem::take(&mut turn.answered).into_iter().map(|(caller, _)| caller);
+                Err(Failed { fault, callers: answered.chain(calls.map(|call| call.caller)).collect() })
+            }
+        }
+    }
+}
+
+impl<B: Backend, C: Caller> Turn<'_, B, C> {
+    fn run(&mut self, calls: &mut impl Iterator<Item = Call<C>>, sweep_to: Option<Timestamp>) -> Result<(), Fault> {
+        // What the last turn did not get to, if anything.
+        self.serve()?;
+        for call in calls {
+            self.call(call)?;
+            self.serve()?;
+        }
+        let now = self.now().max(sweep_to.unwrap_or(self.now()));
+        self.coordinator.time = now;
+        if !mutants::on(Mutant::SweepsOnlyWhenAsked) {
+            self.sweep_for_held(now)?;
+            let complete = self.sweep(now)?;
+            self.see(Seen::Swept(complete));
+        }
+        self.serve()?;
+        self.answer_swept();
+        if now.since(self.coordinator.forgot_at) >= FORGET_EVERY {
+            self.coordinator.forgot_at = now;
+            self.changes.forget_answers = Some((now.minus(ANSWER_KEPT), FORGET));
+        }
+        Ok(())
+    }
+
+    fn call(&mut self, call: Call<C>) -> Result<(), Fault> {
+        let Call { request, arrival, caller } = call;
+        if caller.is_gone() && gives_work(&request.command) {
+            return Ok(());
+        }
+        if caller.is_revoked() {
+            self.answered.push((caller, Err(StoreError::Revoked)));
+            return Ok(());
+        }
+        let now = self.now().max(arrival);
+        self.coordinator.time = now;
+        caller.taken();
+        let executed = self.execute(&request, now).and_then(|outcome| {
+            let until = self.held_until(&request, &outcome, arrival, now)?;
+            Ok((outcome, until))
+        });
+        caller.judged();
+        match executed {
+            Ok((outcome, until)) => {
+                self.see(Seen::Judged(&request, &outcome));
+                match until {
+                    None => self.answer(caller, outcome),
+                    Some(until) => self.hold(request, caller, until),
+                }
+                Ok(())
+            }
+            Err(fault) => {
+                self.answered.push((caller, Err(StoreError::OutcomeUnknown)));
+                Err(fault)
+            }
+        }
+    }
+
+    /// Has an outcome sent once the turn is committed.
+    pub(super) fn answer(&mut self, caller: C, outcome: Outcome) {
+        caller.answered(answer_bytes(&outcome));
+        self.answered.push((caller, outcome));
+    }
+
+    /// Holds a claim that found nothing, if there is room and time for it.
+    fn hold(&mut self, request: Request, caller: C, until: HeldUntil) {
+        let Request { command: Command::ClaimNext(wish), key, by } = request else { return };
+        if self.coordinator.draining {
+            self.answered.push((caller, Err(StoreError::ShuttingDown)));
+            return;
+        }
+        let share = caller.share(by.as_deref());
+        let waiter = Waiter { wish, key, by, until, share, caller };
+        let most = self.coordinator.max_waiting;
+        if self.coordinator.waiters.have_room(&waiter, most) {
+            waiter.caller.held();
+            self.coordinator.waiters.hold(waiter);
+        } else {
+            waiter.caller.turned_away();
+            self.answered.push((waiter.caller, Err(StoreError::Overloaded { retry_after: HOLD_RETRY })));
+        }
+    }
+
+    pub(super) fn see(&mut self, seen: Seen<'_, C>) {
+        (self.observe)(seen, self.next_revision, self.coordinator.time);
+    }
+
+    /// The time of what is judged now.
+    pub(super) fn now(&self) -> Timestamp {
+        self.coordinator.time
+    }
+
+    /// Answers that were collected so far, for a daemon that is broken on purpose.
+    pub fn take_answered(&mut self) -> Vec<(C, Outcome)> {
+        std::mem::take(&mut self.answered)
+    }
+
+    /// What this turn comes to.
+    pub fn changes(&self) -> &ChangeSet {
+        &self.changes
+    }
+
+    /// Remembers what memory has of a saga before it is changed.
+    pub(super) fn remember(&mut self, id: RowId) {
+        let (due, ready) = (self.coordinator.agenda.get(id).cloned(), self.coordinator.ready.get(id).cloned());
+        self.before.push(Before { id, due, ready });
+    }
+
+    /// Makes the turn durable, and what it came to the coordinator's.
+    pub fn commit(mut self) -> Result<Committed<C>, Failed<C>> {
+        self.changes.answers = std::mem::take(&mut self.kept).into_iter().collect();
+        self.changes.sagas.retain(|change| change.after.is_some());
+        // What is told of removed sagas is published, and stored no more.
+        let told_of_removed = (!self.removed.is_empty()).then(|| self.changes.events.clone());
+        self.changes.events.retain(|(id, _)| !self.removed.contains(id));
+        let committed = if self.changes.is_empty() { Ok(()) } else { self.backend.commit(&self.changes) };
+        let answered = std::mem::take(&mut self.answered);
+        if let Err(fault) = committed {
+            return Err(Failed { fault, callers: answered.into_iter().map(|(caller, _)| caller).collect() });
+        }
+        self.is_committed = true;
+        let ChangeSet { sagas, events, .. } = std::mem::take(&mut self.changes);
+        let coordinator = &mut *self.coordinator;
+        for SagaChange { id, after, .. } in sagas {
+            if let Some(saga) = after {
+                coordinator.cache.keep(id, saga);
+            }
+        }
+        for id in self.removed.drain() {
+            coordinator.cache.forget(id);
+        }
+        coordinator.next_revision = self.next_revision;
+        coordinator.next_row = self.next_row;
+        coordinator.woken = std::mem::take(&mut self.woken);
+        if let Some(paused) = self.paused.take() {
+            coordinator.paused = paused;
+        }
+        let events = told_of_removed.unwrap_or(events).into_iter().map(|(_, event)| event).collect();
+        Ok(Committed { answered, events })
+    }
+}
+
+impl<B, C: Caller> Drop for Turn<'_, B, C> {
+    fn drop(&mut self) {
+        if self.is_committed {
+            return;
+        }
+        let coordinator = &mut *self.coordinator;
+        for Before { id, due, ready } in self.before.drain(..) {
+            coordinator.agenda.set(id, due, &coordinator.absence);
+            coordinator.ready.set(id, ready);
+        }
+        coordinator.windows.clear();
+    }
+}
+
+/// Whether a command gives its caller a lease. It is not carried out when the caller has gone before its turn comes: nobody
+/// would work under that lease, and the work would wait for its end. Any other change is: a worker whose connection broke
+/// may have sent its result by it, and whoever repeats a call is answered alike whether it happened before or not.
+fn gives_work(command: &Command) -> bool {
+    match command {
+        Command::ClaimNext(_) => true,
+        Command::Change(change) => matches!(change.verb, Verb::Free(FreeVerb::Claim { .. })),
+        Command::Create(_) | Command::SetPaused(_) | Command::Purge(_) => false,
+    }
+}

@@ -1,0 +1,34 @@
+//! What sagas weigh in answers.
+
+use crate::domain::{command::Answer, saga::Saga};
+
+use super::Outcome;
+
+/// What a saga weighs in an answer beside its blobs and texts: ids, times, numbers, tags.
+pub(super) const SAGA_OVERHEAD_BYTES: usize = 2048;
+/// What a compensation weighs beside its texts.
+const COMPENSATION_OVERHEAD_BYTES: usize = 512;
+
+/// Upper bound of an outcome's size in an answer, and about what it takes in memory.
+pub(super) fn answer_bytes(outcome: &Outcome) -> usize {
+    match outcome {
+        Ok(Answer::Saga(saga)) => weight(saga),
+        Ok(Answer::Sagas(sagas)) => sagas.iter().map(weight).sum(),
+        Ok(Answer::Lease(_) | Answer::Queue(_) | Answer::Purged(_)) | Err(_) => 0,
+    }
+}
+
+/// Upper bound of a saga's size in an answer.
+pub fn weight(saga: &Saga) -> usize {
+    let spec = &saga.spec;
+    let texts = [&spec.branch, &spec.worktree].map(|text| text.as_str().len()).iter().sum::<usize>();
+    let labels = spec.labels.pairs().iter().map(|(key, value)| key.len() + value.len() + 8).sum::<usize>();
+    let blobs = [&spec.payload, &saga.progress, &saga.result].map(|blob| blob.bytes().len()).iter().sum::<usize>();
+    let compensations = saga.compensations.iter().map(|compensation| {
+        let spec = &compensation.spec;
+        let texts = [&spec.target, &spec.reason, &compensation.last_error].map(|text| text.as_str().len());
+        COMPENSATION_OVERHEAD_BYTES + spec.kind.as_str().len() + texts.iter().sum::<usize>()
+    });
+    let reasons = saga.cancel.as_ref().map_or(0, |cancel| cancel.reason.as_str().len());
+    SAGA_OVERHEAD_BYTES + texts + labels + blobs + reasons + compensations.sum::<usize>()
+}

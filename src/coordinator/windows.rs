@@ -1,0 +1,123 @@
+//! The next sagas of each queue that `ClaimNext` could give to any caller, in memory.
+//!
+//! There may be millions that are ready, and few of them are next. So memory has the first some hundreds of each queue that
+//! is claimed from: a *window*, which follows each change in its range, and is extended by a scan of the store when it has
+//! been claimed empty.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, HashMap},
+};
+
+use crate::domain::{ids::QueueName, lease::LeasePurpose, saga::Saga};
+
+use super::{Candidate, Position, ReadyScan, RowId};
+
+/// How many sagas a scan asks for. A window is cut when it has grown to twice as many.
+const WINDOW: usize = 512;
+/// Most sagas in all windows together: about 3 MB. When there are more, those of other queues are forgotten.
+const ALL: usize = 1 << 16;
+
+/// One queue's next sagas for one purpose.
+#[derive(Debug)]
+struct Window {
+    ready: BTreeSet<Position>,
+    /// It has every one up to here; none: every one there is.
+    through: Option<Position>,
+}
+
+/// A queue's windows: to execute, and to compensate.
+#[derive(Debug, Default)]
+struct OfQueue {
+    execute: Option<Window>,
+    compensate: Option<Window>,
+}
+
+impl OfQueue {
+    fn of(&self, purpose: LeasePurpose) -> Option<&Window> {
+        match purpose {
+            LeasePurpose::Execute => self.execute.as_ref(),
+            LeasePurpose::Compensate => self.compensate.as_ref(),
+        }
+    }
+
+    fn of_mut(&mut self, purpose: LeasePurpose) -> &mut Option<Window> {
+        match purpose {
+            LeasePurpose::Execute => &mut self.execute,
+            LeasePurpose::Compensate => &mut self.compensate,
+        }
+    }
+
+    fn len(&self) -> usize {
+        [&self.execute, &self.compensate].into_iter().flatten().map(|window| window.ready.len()).sum()
+    }
+}
+
+/// The windows of all queues that are claimed from.
+#[derive(Debug, Default)]
+pub(super) struct Windows {
+    queues: HashMap<QueueName, OfQueue>,
+}
+
+impl Windows {
+    /// Follows a saga: for which purpose it is ready now, if for any.
+    pub(super) fn set(&mut self, id: RowId, saga: &Saga, ready: Option<LeasePurpose>) {
+        let Some(of_queue) = self.queues.get_mut(&saga.spec.queue) else { return };
+        let position = (Reverse(saga.spec.priority), id);
+        for purpose in [LeasePurpose::Execute, LeasePurpose::Compensate] {
+            let Some(window) = of_queue.of_mut(purpose) else { continue };
+            if ready != Some(purpose) {
+                window.ready.remove(&position);
+            } else if window.through.is_none_or(|through| position <= through) {
+                window.ready.insert(position);
+                window.cut();
+            }
+        }
+    }
+
+    /// The first of a queue, as far as its window tells: `None`, if more of them have to be asked for.
+    pub(super) fn first(&self, purpose: LeasePurpose, queue: &QueueName, limit: usize) -> Option<Vec<Candidate>> {
+        let window = self.queues.get(queue)?.of(purpose)?;
+        if window.ready.len() < limit && window.through.is_some() {
+            return None;
+        }
+        let candidate = |(Reverse(priority), id): &Position| Candidate { priority: *priority, id: *id };
+        Some(window.ready.iter().take(limit).map(candidate).collect())
+    }
+
+    /// What is to be asked for, so that a queue's window has `limit` of them.
+    pub(super) fn scan(&self, purpose: LeasePurpose, queue: &QueueName, limit: usize) -> ReadyScan {
+        let window = self.queues.get(queue).and_then(|of_queue| of_queue.of(purpose));
+        let after = window.and_then(|window| window.through);
+        ReadyScan { purpose, queue: queue.clone(), after, limit: limit.max(WINDOW) }
+    }
+
+    /// Takes in what a scan found. Whatever was changed since the store was written has to be set again.
+    pub(super) fn extend(&mut self, scan: &ReadyScan, found: &[Candidate]) {
+        if self.queues.values().map(OfQueue::len).sum::<usize>() > ALL {
+            self.queues.retain(|queue, _| *queue == scan.queue);
+        }
+        let of_queue = self.queues.entry(scan.queue.clone()).or_default();
+        let window = of_queue.of_mut(scan.purpose).get_or_insert(Window { ready: BTreeSet::new(), through: None });
+        let positions = found.iter().map(|candidate| (Reverse(candidate.priority), candidate.id));
+        window.through = if found.len() < scan.limit { None } else { positions.clone().last() };
+        window.ready.extend(positions);
+    }
+
+    /// Forgets everything: a turn was undone.
+    pub(super) fn clear(&mut self) {
+        self.queues.clear();
+    }
+}
+
+impl Window {
+    /// Gives up its end when it has grown too long.
+    fn cut(&mut self) {
+        if self.ready.len() > 2 * WINDOW
+            && let Some(first_out) = self.ready.iter().nth(WINDOW).copied()
+        {
+            self.ready.split_off(&first_out);
+            self.through = self.ready.last().copied();
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! What a turn works on: what it has changed so far, on top of what memory has, on top of what the backend has.
+
+use crate::{
+    domain::{
+        command::Creation,
+        draft::Draft,
+        event::Event,
+        ids::{FencingToken, QueueName, Revision, TaskId},
+        lease::LeasePurpose,
+        saga::{Saga, State},
+        text::Blob,
+        time::Timestamp,
+        transition::{apply_due, next_due},
+    },
+    mutants::{self, Mutant},
+};
+
+use super::{
+    Backend, Caller, Candidate, ContentBytes, Derived, Fault, Key, Loaded, ReadyEntry, Removed, RowId, SagaChange,
+    Seen, StoredAnswer, Takers, Turn, Wake, brief,
+};
+
+impl<B: Backend, C: Caller> Turn<'_, B, C> {
+    /// A saga as this turn has left it, if it has changed it; removed ones are `Some(None)`.
+    fn changed(&self, id: RowId) -> Option<Option<&Saga>> {
+        if self.removed.contains(&id) {
+            return Some(None);
+        }
+        Some(self.changes.sagas.get(*self.touched.get(&id)?)?.after.as_ref())
+    }
+
+    /// A task's saga.
+    pub(super) fn find(&mut self, task_id: &TaskId) -> Result<Option<(RowId, Saga)>, Fault> {
+        if let Some(id) = self.tasks.get(task_id).copied()
+            && let Some(Some(saga)) = self.changed(id)
+        {
+            return Ok(Some((id, saga.clone())));
+        }
+        if let Some(id) = self.coordinator.cache.place(task_id) {
+            // If there is none, it was purged.
+            match self.load(id)? {
+                Some(saga) => return Ok(Some((id, saga))),
+                None => self.coordinator.cache.forget_place(task_id),
+            }
+        }
+        Ok(self.ask(&[Key::Task(task_id.clone())])?.pop().flatten())
+    }
+
+    /// A saga by its place.
+    pub(super) fn load(&mut self, id: RowId) -> Result<Option<Saga>, Fault> {
+        if let Some(changed) = self.changed(id) {
+            return Ok(changed.cloned());
+        }
+        if let Some(saga) = self.coordinator.cache.saga(id).cloned() {
+            debug_assert!(self.is_stored(id, &saga), "what is kept is what is stored");
+            return Ok(Some(saga));
+        }
+        Ok(self.ask(&[Key::Place(id)])?.pop().flatten().map(|(_, saga)| saga))
+    }
+
+    fn is_stored(&mut self, id: RowId, saga: &Saga) -> bool {
+        let stored = self.backend.load(&[Key::Place(id)]);
+        stored.is_err() || stored == Ok(vec![Loaded::Saga(id, Box::new(saga.clone()))])
+    }
+
+    /// Asks the backend: what it has, as this turn has left it.
+    fn ask(&mut self, keys: &[Key]) -> Result<Vec<Option<(RowId, Saga)>>, Fault> {
+        let mut found = Vec::with_capacity(keys.len());
+        for loaded in self.backend.load(keys)? {
+            found.push(match loaded {
+                Loaded::Nothing => None,
+                Loaded::Unreadable(what) => return Err(Fault::Corrupt(what)),
+                Loaded::Saga(id, saga) => match self.changed(id) {
+                    Some(changed) => changed.cloned().map(|saga| (id, saga)),
+                    None => {
+                        self.coordinator.cache.keep(id, Saga::clone(&saga));
+                        Some((id, *saga))
+                    }
+                },
+            });
+        }
+        Ok(found)
+    }
+
+    /// A saga that can be read: one that can't must not keep the others from what is due to them.
+    pub(super) fn load_readable(&mut self, id: RowId) -> Result<Option<Saga>, Fault> {
+        match self.load(id) {
+            Err(Fault::Corrupt(what)) => {
+                self.see(Seen::Unreadable(id, &what));
+                Ok(None)
+            }
+            loaded => loaded,
+        }
+    }
+
+    /// A saga without its contents, but how large they are; without its compensations, unless they are wanted.
+    pub(super) fn load_brief(&mut self, id: RowId, compensations: bool) -> Result<Option<(Saga, ContentBytes)>, Fault> {
+        if let Some(changed) = self.changed(id) {
+            return Ok(changed.map(|saga| brief(saga.clone(), compensations)));
+        }
+        match self.coordinator.cache.saga(id) {
+            Some(saga) => Ok(Some(brief(saga.clone(), compensations))),
+            None => self.backend.load_brief(id, compensations),
+        }
+    }
+
+    /// A saga's payload.
+    pub(super) fn payload(&mut self, id: RowId) -> Result<Option<Blob>, Fault> {
+        let in_memory = self.changed(id).unwrap_or_else(|| self.coordinator.cache.saga(id));
+        match in_memory {
+            Some(saga) => Ok(Some(saga.spec.payload.clone())),
+            None => self.backend.payload(id),
+        }
+    }
+
+    /// The index of the first of these that has an id which is taken, and the field's name.
+    pub(super) fn taken(&mut self, creations: &[Creation]) -> Result<Option<(usize, &'static str)>, Fault> {
+        let keys = creations
+            .iter()
+            .flat_map(|creation| [Key::Task(creation.task_id.clone()), Key::Saga(creation.saga_id.clone())]);
+        let keys: Vec<_> = keys.collect();
+        let stored = self.backend.load(&keys)?;
+        let is_there = |loaded: &Loaded| match loaded {
+            Loaded::Nothing => false,
+            Loaded::Unreadable(_) => true,
+            // Unless this turn has removed it.
+            Loaded::Saga(id, _) => self.changed(*id).is_none_or(|changed| changed.is_some()),
+        };
+        for (index, (creation, stored)) in creations.iter().zip(stored.chunks(2)).enumerate() {
+            if is_there(&stored[0]) || self.tasks.contains_key(&creation.task_id) {
+                return Ok(Some((index, "task_id")));
+            }
+            if is_there(&stored[1]) || self.saga_ids.contains(&creation.saga_id) {
+                return Ok(Some((index, "saga_id")));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Adds a saga with its first event; returns its place.
+    pub(super) fn insert(&mut self, saga: &Saga, event: Event, now: Timestamp) -> RowId {
+        let id = self.next_row;
+        self.next_row = RowId(id.0 + 1);
+        self.next_revision = self.next_revision.after(1);
+        self.tasks.insert(saga.spec.task_id.clone(), id);
+        self.saga_ids.insert(saga.spec.saga_id.clone());
+        self.changes.events.push((id, event));
+        let derived = self.derive(saga, now);
+        self.put(id, None, saga, derived);
+        id
+    }
+
+    /// A draft to which what is due has been applied.
+    pub(super) fn draft(&self, saga: Saga, now: Timestamp) -> Draft {
+        let mut draft = Draft::begin(saga, now, self.coordinator.absence, self.next_revision);
+        apply_due(&mut draft);
+        draft
+    }
+
+    /// Takes what a draft changed into the turn.
+    pub(super) fn save(&mut self, id: RowId, before: Saga, draft: &mut Draft) {
+        if before == draft.saga {
+            return;
+        }
+        debug_assert!(!draft.saga.contents_omitted, "what is stored is whole");
+        for mut event in draft.events.drain(..) {
+            if mutants::on(Mutant::DecisionsUnsigned) {
+                event.actor = None;
+            }
+            self.changes.events.push((id, event));
+        }
+        self.next_revision = draft.next_revision();
+        let derived = self.derive(&draft.saga, draft.now);
+        self.put(id, Some(before), &draft.saga, derived);
+    }
+
+    fn derive(&self, saga: &Saga, now: Timestamp) -> Derived {
+        let absence = &self.coordinator.absence;
+        let given_out_twice = mutants::on(Mutant::ClaimNextIgnoresLease) && saga.state == State::Compensating;
+        let ready = if given_out_twice { Some(LeasePurpose::Compensate) } else { saga.ready_for(now, absence) };
+        Derived { ready, due: next_due(saga, now, absence) }
+    }
+
+    /// Nothing happened to a saga, but it may have become claimable.
+    pub(super) fn derive_anew(&mut self, id: RowId, saga: Saga, now: Timestamp) {
+        let derived = self.derive(&saga, now);
+        let after = saga.clone();
+        self.put(id, Some(saga), &after, derived);
+    }
+
+    fn put(&mut self, id: RowId, before: Option<Saga>, after: &Saga, derived: Derived) {
+        match self.touched.get(&id) {
+            Some(place) => {
+                let change = &mut self.changes.sagas[*place];
+                change.after = Some(after.clone());
+                change.derived = derived;
+            }
+            None => {
+                self.remember(id);
+                self.touched.insert(id, self.changes.sagas.len());
+                self.changes.sagas.push(SagaChange { id, before, after: Some(after.clone()), derived });
+            }
+        }
+        self.coordinator.note(id, after, &derived);
+        self.wake(after, &derived);
+    }
+
+    /// Notes what a saga's change makes claimable for held calls.
+    fn wake(&mut self, saga: &Saga, derived: &Derived) {
+        match derived.ready {
+            Some(LeasePurpose::Execute) => self.woken.push(Wake::ToExecute(saga.spec.queue.clone())),
+            Some(LeasePurpose::Compensate) => {
+                if let Some(ReadyEntry { takers: Takers::OfKinds(kinds), .. }) = ReadyEntry::of(saga, derived) {
+                    self.woken.push(Wake::ToCompensate(saga.spec.queue.clone(), kinds));
+                }
+            }
+            None => {}
+        }
+        if let Some(reservation) = &saga.reservation {
+            self.woken.push(Wake::Reserved(reservation.assignee.clone(), saga.spec.queue.clone()));
+        }
+    }
+
+    /// What would be removed with a saga.
+    pub(super) fn weigh(&mut self, id: RowId) -> Result<Removed, Fault> {
+        let place = self.touched.get(&id).copied();
+        let change = place.map(|place| &self.changes.sagas[place]);
+        let (is_new, after) = (change.is_some_and(|c| c.before.is_none()), change.and_then(|c| c.after.as_ref()));
+        let compensations = after.map(|saga| saga.compensations.len());
+        let mut removed = if is_new { Removed::default() } else { self.backend.weigh(id)? };
+        removed.compensations = compensations.unwrap_or(removed.compensations);
+        for (_, event) in self.changes.events.iter().filter(|(of, _)| *of == id) {
+            removed.events += 1;
+            removed.newest = event.revision;
+        }
+        Ok(removed)
+    }
+
+    /// Removes a saga with all that is its own. It need not make sense.
+    pub(super) fn remove(&mut self, id: RowId) -> Result<Removed, Fault> {
+        let removed = self.weigh(id)?;
+        let change = self.touched.get(&id).map(|place| &mut self.changes.sagas[*place]);
+        let is_new = change.as_ref().is_some_and(|change| change.before.is_none());
+        match change.and_then(|change| change.after.take()) {
+            Some(saga) => {
+                self.tasks.remove(&saga.spec.task_id);
+                self.saga_ids.remove(&saga.spec.saga_id);
+            }
+            None => self.remember(id),
+        }
+        self.removed.insert(id);
+        if !is_new {
+            self.changes.removed.push(id);
+        }
+        self.coordinator.agenda.set(id, None, &self.coordinator.absence);
+        Ok(removed)
+    }
+
+    /// Ended sagas in these states, unchanged since before a time, oldest first: at most `limit`.
+    pub(super) fn ended(&mut self, states: &[State], before: Timestamp, limit: usize) -> Result<Vec<RowId>, Fault> {
+        let mut found = self.backend.ended(states, before, limit + self.changes.sagas.len() + self.removed.len())?;
+        found.retain(|(_, id)| !self.touched.contains_key(id) && !self.removed.contains(id));
+        let changed = self.changes.sagas.iter().filter_map(|change| Some((change.id, change.after.as_ref()?)));
+        let changed = changed
+            .filter(|(_, saga)| saga.state.is_terminal() && states.contains(&saga.state) && saga.update_time < before);
+        found.extend(changed.map(|(id, saga)| (saga.update_time, id)));
+        found.sort_unstable();
+        found.truncate(limit);
+        Ok(found.into_iter().map(|(_, id)| id).collect())
+    }
+
+    /// The first ready sagas of a queue.
+    pub(super) fn ready(
+        &mut self,
+        purpose: LeasePurpose,
+        queue: &QueueName,
+        limit: usize,
+    ) -> Result<Vec<Candidate>, Fault> {
+        loop {
+            if let Some(found) = self.coordinator.windows.first(purpose, queue, limit) {
+                return Ok(found);
+            }
+            let scan = self.coordinator.windows.scan(purpose, queue, limit);
+            let found = self.backend.ready(&scan)?;
+            self.coordinator.windows.extend(&scan, &found);
+            // What this turn has changed is not stored yet.
+            for change in &self.changes.sagas {
+                if let Some(saga) = &change.after {
+                    self.coordinator.windows.set(change.id, saga, change.derived.ready);
+                }
+            }
+        }
+    }
+
+    /// What is kept of the answer to a request.
+    pub(super) fn stored(&mut self, id: &[u8; 16]) -> Result<Option<StoredAnswer>, Fault> {
+        match self.kept.get(id) {
+            Some(answer) => Ok(Some(answer.clone())),
+            None => Ok(self.backend.answers(&[*id])?.pop().flatten()),
+        }
+    }
+
+    /// The events of an earlier lease: its beginning and, among the newest of the saga, how its holder ended it.
+    pub(super) fn ends_of_lease(&mut self, id: RowId, token: FencingToken, newest: usize) -> Result<Vec<Event>, Fault> {
+        let of_saga = || self.changes.events.iter().rev().filter(|(of, _)| *of == id).map(|(_, event)| event);
+        let claimed = of_saga().find(|event| event.revision.0 == token.0);
+        let is_end = |event: &&Event| event.token == Some(token) && event.details.contains_key("ended_by");
+        let ended = of_saga().take(newest).find(is_end);
+        let mut found: Vec<_> = claimed.into_iter().chain(ended).cloned().collect();
+        if found.len() < 2 {
+            let left = newest.saturating_sub(of_saga().count());
+            let (has_begun, has_ended) = (claimed.is_some(), ended.is_some());
+            let stored = self.backend.ends_of_lease(id, token, left)?;
+            found.extend(stored.into_iter().filter(|event| match Revision(token.0) == event.revision {
+                true => !has_begun,
+                false => !has_ended,
+            }));
+        }
+        Ok(found)
+    }
+
+    /// Whether a queue ever held a saga or was paused.
+    pub(super) fn knows_queue(&mut self, queue: &QueueName) -> Result<bool, Fault> {
+        let of_turn = self.changes.queues.iter().any(|status| status.queue == *queue);
+        let sagas = self.changes.sagas.iter().filter_map(|change| change.after.as_ref());
+        let is_new = of_turn || sagas.into_iter().any(|saga| saga.spec.queue == *queue);
+        Ok(is_new || self.backend.knows_queue(queue)?)
+    }
+
+    /// Whether a queue gives nothing.
+    pub(super) fn is_paused(&self, queue: &QueueName) -> bool {
+        self.paused.as_ref().unwrap_or(&self.coordinator.paused).contains(queue)
+    }
+}

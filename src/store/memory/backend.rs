@@ -1,0 +1,200 @@
+//! The writing half: what a turn comes to is written under one lock, or nothing of it.
+
+use std::cmp::Reverse;
+
+use crate::{
+    coordinator::{
+        Backend, Candidate, ChangeSet, ContentBytes, Fault, Key, Loaded, ReadyScan, Removed, RowId, StoredAnswer, brief,
+    },
+    domain::{
+        command::QueueStatus,
+        event::Event,
+        ids::{FencingToken, QueueName, Revision},
+        saga::{Saga, State},
+        text::{Blob, Text},
+        time::Timestamp,
+    },
+};
+
+use super::{Facts, Memory, Record};
+
+/// Memory as a turn's backend.
+pub struct MemoryBackend(pub(super) Memory);
+
+impl Facts {
+    fn write(&mut self, changes: &ChangeSet) -> Result<(), Fault> {
+        for id in &changes.removed {
+            self.remove(*id);
+        }
+        for change in &changes.sagas {
+            let Some(after) = &change.after else { continue };
+            let stored = self.sagas.get(&change.id).map(|record| &record.saga);
+            if stored != change.before.as_ref() {
+                return Err(Fault::OutcomeUnknown(format!("{:?} was not what the turn began with", after.task_id())));
+            }
+            self.put(change.id, Record { saga: after.clone(), derived: change.derived });
+        }
+        for (id, event) in &changes.events {
+            if self.events.insert(event.revision, (*id, event.clone())).is_some() {
+                return Err(Fault::OutcomeUnknown(format!("revision {} was given twice", event.revision)));
+            }
+        }
+        for (id, answer) in &changes.answers {
+            self.numbers.answers += 1;
+            self.answers.insert(*id, (self.numbers.answers, answer.clone()));
+        }
+        for status in &changes.queues {
+            self.queues.insert(status.queue.clone(), status.clone());
+        }
+        self.numbers.compacted = self.numbers.compacted.max(changes.compacted.unwrap_or_default());
+        if let Some((before, limit)) = changes.forget_answers {
+            self.forget_answers(before, limit);
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, id: RowId, record: Record) {
+        let spec = &record.saga.spec;
+        let (actor, reason, change_time) = (None, Text::default(), None);
+        let status = || QueueStatus { queue: spec.queue.clone(), paused: false, actor, reason, change_time };
+        self.queues.entry(spec.queue.clone()).or_insert_with(status);
+        self.tasks.insert(spec.task_id.clone(), id);
+        self.saga_ids.insert(spec.saga_id.clone(), id);
+        self.numbers.last_row = self.numbers.last_row.max(id.0);
+        self.sagas.insert(id, record);
+    }
+
+    fn remove(&mut self, id: RowId) {
+        if let Some(Record { saga, .. }) = self.sagas.remove(&id) {
+            self.tasks.remove(&saga.spec.task_id);
+            self.saga_ids.remove(&saga.spec.saga_id);
+        }
+        self.events.retain(|_, (of, _)| *of != id);
+    }
+
+    fn forget_answers(&mut self, before: Timestamp, limit: usize) {
+        let mut oldest: Vec<_> = self.answers.iter().map(|(id, (n, answer))| (*n, *id, answer.time)).collect();
+        oldest.sort_unstable();
+        for (_, id, _) in oldest.into_iter().take(limit).take_while(|(_, _, time)| *time <= before) {
+            self.answers.remove(&id);
+        }
+    }
+
+    fn load(&self, key: &Key) -> Loaded {
+        let id = match key {
+            Key::Task(id) => self.tasks.get(id),
+            Key::Saga(id) => self.saga_ids.get(id),
+            Key::Place(id) => Some(id),
+        };
+        match id.and_then(|id| Some((*id, self.sagas.get(id)?))) {
+            Some((id, record)) => Loaded::Saga(id, Box::new(record.saga.clone())),
+            None => Loaded::Nothing,
+        }
+    }
+
+    fn events_of(&self, id: RowId) -> impl DoubleEndedIterator<Item = &Event> {
+        self.events.values().filter(move |(of, _)| *of == id).map(|(_, event)| event)
+    }
+}
+
+impl Backend for MemoryBackend {
+    fn load(&mut self, keys: &[Key]) -> Result<Vec<Loaded>, Fault> {
+        let facts = self.0.facts();
+        Ok(keys.iter().map(|key| facts.load(key)).collect())
+    }
+
+    fn load_brief(&mut self, id: RowId, compensations: bool) -> Result<Option<(Saga, ContentBytes)>, Fault> {
+        Ok(self.0.facts().sagas.get(&id).map(|record| brief(record.saga.clone(), compensations)))
+    }
+
+    fn payload(&mut self, id: RowId) -> Result<Option<Blob>, Fault> {
+        Ok(self.0.facts().sagas.get(&id).map(|record| record.saga.spec.payload.clone()))
+    }
+
+    fn answers(&mut self, ids: &[[u8; 16]]) -> Result<Vec<Option<StoredAnswer>>, Fault> {
+        let facts = self.0.facts();
+        Ok(ids.iter().map(|id| facts.answers.get(id).map(|(_, answer)| answer.clone())).collect())
+    }
+
+    fn ends_of_lease(&mut self, id: RowId, token: FencingToken, newest: usize) -> Result<Vec<Event>, Fault> {
+        let facts = self.0.facts();
+        let claimed = facts.events.get(&Revision(token.0)).map(|(_, event)| event);
+        let is_end = |event: &&Event| event.token == Some(token) && event.details.contains_key("ended_by");
+        let ended = facts.events_of(id).rev().take(newest).find(is_end);
+        Ok(claimed.into_iter().chain(ended).cloned().collect())
+    }
+
+    fn ready(&mut self, scan: &ReadyScan) -> Result<Vec<Candidate>, Fault> {
+        let facts = self.0.facts();
+        let wanted = facts
+            .sagas
+            .iter()
+            .filter(|(_, record)| record.derived.ready == Some(scan.purpose) && record.saga.spec.queue == scan.queue);
+        let mut found: Vec<_> = wanted.map(|(id, record)| (Reverse(record.saga.spec.priority), *id)).collect();
+        found.retain(|position| scan.after.is_none_or(|after| *position > after));
+        found.sort_unstable();
+        found.truncate(scan.limit);
+        Ok(found.into_iter().map(|(Reverse(priority), id)| Candidate { priority, id }).collect())
+    }
+
+    fn knows_queue(&mut self, queue: &QueueName) -> Result<bool, Fault> {
+        Ok(self.0.facts().queues.contains_key(queue))
+    }
+
+    fn ended(&mut self, states: &[State], before: Timestamp, limit: usize) -> Result<Vec<(Timestamp, RowId)>, Fault> {
+        let facts = self.0.facts();
+        let sagas = facts.sagas.iter().map(|(id, record)| (*id, &record.saga));
+        let wanted = sagas
+            .filter(|(_, saga)| saga.state.is_terminal() && states.contains(&saga.state) && saga.update_time < before);
+        let mut found: Vec<_> = wanted.map(|(id, saga)| (saga.update_time, id)).collect();
+        found.sort_unstable();
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    fn weigh(&mut self, id: RowId) -> Result<Removed, Fault> {
+        let facts = self.0.facts();
+        let compensations = facts.sagas.get(&id).map_or(0, |record| record.saga.compensations.len());
+        let newest = facts.events_of(id).next_back().map(|event| event.revision);
+        Ok(Removed { events: facts.events_of(id).count(), compensations, newest: newest.unwrap_or_default() })
+    }
+
+    fn commit(&mut self, changes: &ChangeSet) -> Result<(), Fault> {
+        let mut facts = self.0.facts_mut();
+        let writes = changes.sagas.len() + changes.events.len() + changes.answers.len() + changes.queues.len();
+        if let Some(room) = &mut facts.room {
+            match room.checked_sub(writes) {
+                Some(left) => *room = left,
+                None => {
+                    *room = 0;
+                    return Err(Fault::Full);
+                }
+            }
+        }
+        facts.write(changes)
+    }
+
+    fn maintain(&mut self, _idle: bool) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn shrink(&mut self) -> Result<bool, Fault> {
+        Ok(false)
+    }
+
+    fn reserve_revisions(&mut self, through: Revision) -> Result<bool, Fault> {
+        let mut facts = self.0.facts_mut();
+        if facts.room == Some(0) {
+            return Err(Fault::Full);
+        }
+        facts.numbers.revision_floor = facts.numbers.revision_floor.max(through);
+        Ok(true)
+    }
+
+    fn close(&mut self, next: Revision, now: Timestamp) -> Result<(), Fault> {
+        let numbers = &mut self.0.facts_mut().numbers;
+        numbers.last_time = numbers.last_time.max(now);
+        numbers.revision_floor = next;
+        Ok(())
+    }
+}

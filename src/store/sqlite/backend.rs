@@ -1,0 +1,166 @@
+//! SQLite as a turn's backend: what is asked of it, and one transaction for what a turn comes to.
+
+use std::cmp::Reverse;
+
+use crate::{
+    coordinator::{
+        Backend, Candidate, ChangeSet, ContentBytes, Fault, Key, Loaded, ReadyScan, Removed, RowId, StoredAnswer,
+    },
+    domain::{
+        event::Event,
+        ids::{FencingToken, QueueName, Revision},
+        saga::{Saga, State},
+        text::Blob,
+        time::Timestamp,
+    },
+};
+
+use super::{super::rows::RowsError, rows::SqliteRows};
+
+impl SqliteRows {
+    /// What an error means for whoever drives the backend. Before the commit nothing has happened.
+    fn fault(&self, error: RowsError) -> Fault {
+        match self.judge(error) {
+            RowsError::Full => Fault::Full,
+            RowsError::Corrupt(what) => Fault::Corrupt(what),
+            RowsError::Broken(what) | RowsError::Unwritten(what) => Fault::Unavailable(what),
+            RowsError::Gone(what) => Fault::Gone(what),
+        }
+    }
+
+    /// Reads within one transaction for the whole turn: each statement by itself would lock and unlock the log.
+    fn reading<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, RowsError>) -> Result<T, Fault> {
+        let read = self.begin().and_then(|()| read(self));
+        read.map_err(|error| self.fault(error))
+    }
+
+    /// Does something between turns, when no transaction is open.
+    fn between<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, RowsError>) -> Result<T, Fault> {
+        let done = self.let_go().and_then(|()| work(self));
+        done.map_err(|error| self.fault(error))
+    }
+
+    fn write(&mut self, changes: &ChangeSet) -> Result<(), RowsError> {
+        self.begin()?;
+        // First: what is created may have the ids of what is removed.
+        for id in &changes.removed {
+            self.remove(*id)?;
+        }
+        for change in &changes.sagas {
+            match (&change.before, &change.after) {
+                (None, Some(after)) => self.insert(change.id, after, &change.derived)?,
+                (Some(before), Some(after)) => self.update(change.id, before, after, &change.derived)?,
+                (_, None) => {}
+            }
+        }
+        for (id, event) in &changes.events {
+            self.append(*id, event)?;
+        }
+        for (id, answer) in &changes.answers {
+            self.keep_answer(id, answer)?;
+        }
+        for status in &changes.queues {
+            self.set_paused(status)?;
+        }
+        if let Some(through) = changes.compacted {
+            self.compact(through)?;
+        }
+        if let Some((before, limit)) = changes.forget_answers {
+            self.forget_answers(before, limit)?;
+        }
+        Ok(())
+    }
+
+    /// Undoes a transaction that failed, and says what that means.
+    fn undo(&mut self, error: RowsError) -> Fault {
+        let fault = self.fault(error);
+        match self.rollback() {
+            Ok(()) => fault,
+            Err(worse) => Fault::Unavailable(worse.to_string()),
+        }
+    }
+}
+
+impl Backend for SqliteRows {
+    fn load(&mut self, keys: &[Key]) -> Result<Vec<Loaded>, Fault> {
+        let load = |rows: &mut Self| {
+            let loaded = keys.iter().map(|key| match rows.load_one(key) {
+                Ok(None) => Ok(Loaded::Nothing),
+                Ok(Some((id, saga))) => Ok(Loaded::Saga(id, Box::new(saga))),
+                Err(RowsError::Corrupt(what)) => Ok(Loaded::Unreadable(what)),
+                Err(other) => Err(other),
+            });
+            loaded.collect()
+        };
+        self.reading(load)
+    }
+
+    fn load_brief(&mut self, id: RowId, compensations: bool) -> Result<Option<(Saga, ContentBytes)>, Fault> {
+        self.reading(|rows| rows.brief(id, compensations))
+    }
+
+    fn payload(&mut self, id: RowId) -> Result<Option<Blob>, Fault> {
+        self.reading(|rows| rows.stored_payload(id))
+    }
+
+    fn answers(&mut self, ids: &[[u8; 16]]) -> Result<Vec<Option<StoredAnswer>>, Fault> {
+        self.reading(|rows| ids.iter().map(|id| rows.answer(id)).collect())
+    }
+
+    fn ends_of_lease(&mut self, id: RowId, token: FencingToken, newest: usize) -> Result<Vec<Event>, Fault> {
+        self.reading(|rows| rows.lease_ends(id, token, newest))
+    }
+
+    fn ready(&mut self, scan: &ReadyScan) -> Result<Vec<Candidate>, Fault> {
+        self.reading(|rows| {
+            let Some(queue) = rows.queue(&scan.queue)? else { return Ok(Vec::new()) };
+            let (Reverse(priority), after) = scan.after.unwrap_or((Reverse(i32::MAX), RowId(0)));
+            rows.ready_behind(scan.purpose, queue, (priority, after), scan.limit)
+        })
+    }
+
+    fn knows_queue(&mut self, queue: &QueueName) -> Result<bool, Fault> {
+        self.reading(|rows| Ok(rows.queue(queue)?.is_some()))
+    }
+
+    fn ended(&mut self, states: &[State], before: Timestamp, limit: usize) -> Result<Vec<(Timestamp, RowId)>, Fault> {
+        self.reading(|rows| rows.purgeable(states, before, limit))
+    }
+
+    fn weigh(&mut self, id: RowId) -> Result<Removed, Fault> {
+        self.reading(|rows| rows.weigh_one(id))
+    }
+
+    fn commit(&mut self, changes: &ChangeSet) -> Result<(), Fault> {
+        if let Err(error) = self.write(changes) {
+            return Err(self.undo(error));
+        }
+        match self.end() {
+            Ok(()) => Ok(()),
+            Err(error) => match self.judge(error) {
+                RowsError::Full => Err(self.undo(RowsError::Full)),
+                // The row can be there when the store is opened again.
+                RowsError::Broken(what) | RowsError::Corrupt(what) | RowsError::Unwritten(what) => {
+                    Err(Fault::OutcomeUnknown(what))
+                }
+                RowsError::Gone(what) => Err(Fault::Gone(what)),
+            },
+        }
+    }
+
+    fn maintain(&mut self, idle: bool) -> Result<(), Fault> {
+        self.between(|rows| rows.keep_bounded(idle))
+    }
+
+    fn shrink(&mut self) -> Result<bool, Fault> {
+        self.between(Self::give_back)
+    }
+
+    fn reserve_revisions(&mut self, through: Revision) -> Result<bool, Fault> {
+        self.between(|rows| rows.raise_floor(through))
+    }
+
+    fn close(&mut self, next: Revision, now: Timestamp) -> Result<(), Fault> {
+        self.between(|rows| rows.end_in_order(next, now))
+    }
+}
