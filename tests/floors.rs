@@ -20,7 +20,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("listen", &["mutants"]),
     ("proto", &["domain"]),
     ("mutants", &[]),
-    ("store", &["domain", "clock", "mutants", "private_files"]),
+    ("coordinator", &["domain", "mutants"]),
+    ("store", &["coordinator", "domain", "clock", "mutants", "private_files"]),
     ("watch", &["store", "domain", "mutants"]),
     ("grpc", &["watch", "store", "domain", "clock", "proto", "private_files", "mutants"]),
     ("serve", &["grpc", "watch", "store", "domain", "clock", "config", "logs", "listen", "proto", "private_files"]),
@@ -30,6 +31,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
 
 /// What the domain may use of other crates: what only holds data, and the calendar, by which a time is written.
 const PURE: &[&str] = &["std", "bytes", "chrono::DateTime", "chrono::SecondsFormat"];
+/// What the coordinator may use of other crates: a bounded map, and derived error messages.
+const PURE_COORDINATOR: &[&str] = &["std", "quick_cache", "thiserror::Error"];
 /// What of `std` is no data: clocks, files, the network, threads, and maps whose order is random.
 const IMPURE_STD: &[&str] =
     &["time::Instant", "time::SystemTime", "fs", "net", "io", "thread", "process", "env", "sync::mpsc"];
@@ -245,15 +248,17 @@ fn no_part_is_above_itself() {
 }
 
 #[test]
-fn the_domain_is_pure() {
-    for source in of_part("domain") {
-        for path in &source.paths {
-            let below = |name: &&str| path == *name || path.starts_with(&format!("{name}::"));
-            let pure = path.starts_with("crate::") || PURE.iter().any(below);
-            assert!(pure, "{}: the domain must not use {path}", source.path.display());
-            for impure in IMPURE_STD {
-                let inside = path.strip_prefix("std::").is_some_and(|path| path.starts_with(impure));
-                assert!(!inside, "{}: the domain must not use {path}", source.path.display());
+fn the_domain_and_the_coordinator_are_pure() {
+    for (part, allowed) in [("domain", PURE), ("coordinator", PURE_COORDINATOR)] {
+        for source in of_part(part) {
+            for path in &source.paths {
+                let below = |name: &&str| path == *name || path.starts_with(&format!("{name}::"));
+                let pure = path.starts_with("crate::") || allowed.iter().any(below);
+                assert!(pure, "{}: {part} must not use {path}", source.path.display());
+                for impure in IMPURE_STD {
+                    let inside = path.strip_prefix("std::").is_some_and(|path| path.starts_with(impure));
+                    assert!(!inside, "{}: {part} must not use {path}", source.path.display());
+                }
             }
         }
     }

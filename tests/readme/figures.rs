@@ -81,7 +81,7 @@ fn phrases() -> Vec<String> {
         soak,
     ] = [
         "src/grpc/streams.rs",
-        "src/store/waiters.rs",
+        "src/coordinator/waiters.rs",
         "src/listen/places.rs",
         "src/config/limits.rs",
         "src/serve/front.rs",
@@ -90,7 +90,7 @@ fn phrases() -> Vec<String> {
         "src/store/memory_share.rs",
         "src/watch/mod.rs",
         "src/store/tail.rs",
-        "src/store/sqlite/cache.rs",
+        "src/coordinator/cache.rs",
         "src/logs/output.rs",
         "src/domain/bounds.rs",
         "src/store/sqlite/mod.rs",

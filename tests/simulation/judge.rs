@@ -67,6 +67,8 @@ pub struct Counts {
     pub expired: u64,
     pub late: u64,
     pub revoked: u64,
+    /// Sagas that were purged.
+    pub purged: u64,
     pub by_state: HashMap<&'static str, u64>,
     pub by_refusal: HashMap<String, u64>,
 }
@@ -78,6 +80,8 @@ pub struct Judge {
     head: Revision,
     newest: Timestamp,
     requests: HashSet<[u8; 16]>,
+    /// Every event that was committed, in order.
+    history: Vec<Event>,
     /// Leases ended by somebody else while they were live: their holders can't know yet.
     pub revoked: HashSet<FencingToken>,
     pub absence: Absence,
@@ -87,6 +91,16 @@ pub struct Judge {
 impl Judge {
     pub fn place(&self, task: &TaskId) -> Option<usize> {
         self.index.get(task).copied()
+    }
+
+    /// How many sagas were ever created.
+    pub fn created_so_far(&self) -> usize {
+        self.sagas.len()
+    }
+
+    /// What was committed behind a revision, in order.
+    pub fn after(&self, revision: Revision) -> &[Event] {
+        &self.history[self.history.partition_point(|event| event.revision <= revision)..]
     }
 
     /// When a lease may count as expired.
@@ -162,6 +176,7 @@ impl Judge {
 
     fn event(&mut self, event: &Event, done: &Executed<'_>) {
         self.counts.events += 1;
+        self.history.push(event.clone());
         assert!(event.revision > self.head, "revisions only grow: {} after {}", event.revision, self.head);
         assert!(event.time >= self.newest, "time goes back: {} after {}", event.time, self.newest);
         (self.head, self.newest) = (event.revision, event.time);
@@ -321,7 +336,12 @@ impl Judge {
                     self.renewed(place, saga, done);
                 }
             }
-            Command::Create(_) | Command::SetPaused(_) | Command::Purge(_) => {}
+            Command::Purge(purge) => {
+                let Answer::Purged(purged) = answer else { panic!("{answer:?}") };
+                assert!(purged.sagas <= purge.max_sagas && purged.through <= self.head);
+                self.counts.purged += if purge.validate_only { 0 } else { purged.sagas as u64 };
+            }
+            Command::Create(_) | Command::SetPaused(_) => {}
         }
     }
 
@@ -407,7 +427,14 @@ impl Judge {
 
     /// P1: after a crash, and now and then, what is stored is what was acknowledged and what the history says.
     pub fn compare(&self, facts: &Facts) {
-        assert_eq!(facts.len(), self.sagas.len(), "sagas were lost, or came from nowhere");
+        assert_eq!(
+            facts.len() + self.counts.purged as usize,
+            self.sagas.len(),
+            "sagas were lost, or came from nowhere"
+        );
+        let there: HashSet<_> = facts.sagas().map(Saga::task_id).collect();
+        let mut gone = self.index.iter().filter(|(id, _)| !there.contains(id)).map(|(_, place)| &self.sagas[*place]);
+        assert!(gone.all(|record| record.state.is_terminal()), "one was purged that has not ended");
         for saga in facts.sagas() {
             let record = &self.sagas[self.index[saga.task_id()]];
             let id = saga.task_id();

@@ -74,6 +74,8 @@ impl Totals {
             ("messages lost", faults.lost),
             ("watches cut off", faults.cuts),
             ("events watched", faults.watched),
+            ("watches of what was compacted", faults.compacted),
+            ("sagas purged", counts.purged),
         ];
         for (name, number) in numbers {
             *self.0.entry(name.to_owned()).or_default() += number;

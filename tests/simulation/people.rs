@@ -3,7 +3,7 @@
 use sagad::{
     coordinator::RowId,
     domain::{
-        command::{Change, Command, Creation, FreeVerb, RecoveryDecision, SetPaused, Verb},
+        command::{Change, Command, Creation, FreeVerb, Purge, RecoveryDecision, SetPaused, Verb},
         ids::{OwnerId, TaskId},
         policy::{FailureAction, Policy, StaleAction},
         saga::State,
@@ -49,7 +49,7 @@ fn policy(rng: &mut Rng) -> Policy {
 /// Keeps some sagas in flight.
 pub fn create(world: &mut World) {
     let over: u64 = world.judge.counts.by_state.values().sum();
-    let there = world.disk.facts().len() as u64;
+    let there = world.judge.created_so_far() as u64;
     if there - over >= IN_FLIGHT {
         return;
     }
@@ -86,10 +86,11 @@ pub fn create(world: &mut World) {
 /// A saga, preferably one of the newer ones, in one of these states if there is one nearby.
 fn some(world: &mut World, wanted: impl Fn(&sagad::domain::saga::Saga) -> bool) -> Option<TaskId> {
     let facts = world.disk.facts();
-    let there = facts.len() as u64;
+    let there = world.judge.created_so_far() as u64;
     for _ in 0..20 {
         let back = world.rng.below(300.min(there));
-        let saga = facts.nth(RowId((there.checked_sub(1 + back)? + 1) as i64))?;
+        // Unless it was purged.
+        let Some(saga) = facts.nth(RowId(there.checked_sub(back)? as i64)) else { continue };
         if wanted(saga) {
             return Some(saga.task_id().clone());
         }
@@ -106,7 +107,7 @@ pub fn act(world: &mut World) {
     let actor = Actor::parse("person").unwrap();
     let reason = Text::parse("simulated").unwrap();
     let revoke_lease = world.rng.chance(300);
-    let what = world.rng.below(20);
+    let what = world.rng.below(21);
     let task = match what {
         0..=5 => stale(world),
         6..=8 => some(world, |saga| saga.state == State::Compensating),
@@ -134,6 +135,18 @@ pub fn act(world: &mut World) {
                 Command::SetPaused(SetPaused { queue, paused, must_exist: false, actor, reason }),
                 false,
             );
+        }
+        17 => {
+            let purge = Purge {
+                states: State::ALL.into_iter().filter(|state| state.is_terminal()).collect(),
+                only: Vec::new(),
+                older_than: Span::from_millis(world.rng.below(30_000) as u32),
+                max_sagas: 1 + world.rng.below(20) as usize,
+                actor,
+                reason,
+                validate_only: world.rng.chance(200),
+            };
+            return send(world, Command::Purge(purge), false);
         }
         _ => {
             let terminal_reason = world.rng.chance(500).then(|| reason.clone());

@@ -16,6 +16,8 @@ use sagad::{
 };
 use tokio::runtime::Runtime;
 
+use super::judge::Judge;
+
 enum Item {
     /// A wanted event, whole if the watch sends it whole.
     Event(Revision, Option<Box<Event>>),
@@ -35,11 +37,25 @@ pub struct Watcher {
     in_snapshot: bool,
     snapshot: Vec<Revision>,
     pub seen: u64,
+    /// How often it was told that what it wants is compacted.
+    pub compacted: u64,
 }
+
+/// What is stored, and what ever happened.
+pub type Known<'a> = (&'a Memory, &'a Judge);
 
 impl Watcher {
     pub fn new(queues: Vec<QueueName>, stale: bool) -> Self {
-        Watcher { queues, stale, items: None, position: None, in_snapshot: false, snapshot: Vec::new(), seen: 0 }
+        Watcher {
+            queues,
+            stale,
+            items: None,
+            position: None,
+            in_snapshot: false,
+            snapshot: Vec::new(),
+            seen: 0,
+            compacted: 0,
+        }
     }
 
     pub fn cut_off(&mut self) {
@@ -74,36 +90,47 @@ impl Watcher {
     }
 
     /// Takes at most `limit` items, and compares them with the history.
-    pub fn watch(&mut self, runtime: &Runtime, store: &Store, disk: &Memory, limit: usize, skip: bool) {
+    pub fn watch(&mut self, runtime: &Runtime, store: &Store, (disk, judge): Known<'_>, limit: usize, skip: bool) {
         let mut items = match self.items.take() {
             Some(items) => items,
             None => self.begin(store, skip),
         };
-        let (taken, quiet) = runtime.block_on(async {
+        let (taken, compacted) = runtime.block_on(async {
             let mut taken = Vec::new();
             while taken.len() < limit {
                 match tokio::time::timeout(Duration::from_millis(1), items.next()).await {
-                    Ok(item) => taken.push(item.expect("a watch has no end").expect("a watch does not fail")),
-                    Err(_) => return (taken, true),
+                    Ok(item) => match item.expect("a watch has no end") {
+                        Ok(item) => taken.push(item),
+                        Err(StoreError::Compacted { oldest }) => return (taken, Some(oldest)),
+                        Err(other) => panic!("a watch fails: {other:?}"),
+                    },
+                    Err(_) => return (taken, None),
                 }
             }
-            (taken, false)
+            (taken, Some(Revision::ZERO))
         });
         self.items = Some(items);
         let facts = disk.facts();
         for item in taken {
-            self.compare(item, &facts);
+            self.compare(item, &facts, judge);
         }
-        if quiet && let Some(position) = self.position {
-            let missed = self.wanted(&facts, position, facts.head());
+        if let Some(oldest) = compacted.filter(|oldest| *oldest > Revision::ZERO) {
+            assert!(self.position.is_none_or(|position| position < oldest), "P7: what follows a position was there");
+            self.compacted += 1;
+            // It begins anew: with a snapshot, or with what there is.
+            (self.items, self.position) = (None, Some(oldest).filter(|_| !self.stale));
+        } else if compacted.is_none()
+            && let Some(position) = self.position
+        {
+            let missed = self.wanted(judge, position, facts.head());
             assert!(missed.is_none(), "P7: a watcher at {position} was not sent {missed:?}");
         }
     }
 
     /// The first event of its concern behind a revision.
-    fn wanted<'a>(&self, facts: &'a Facts, after: Revision, through: Revision) -> Option<&'a Event> {
-        let mut wanted =
-            facts.events(after, through).filter(|event| self.queues.is_empty() || self.queues.contains(&event.queue));
+    fn wanted<'a>(&self, judge: &'a Judge, after: Revision, through: Revision) -> Option<&'a Event> {
+        let until = judge.after(after).iter().take_while(|event| event.revision <= through);
+        let mut wanted = until.filter(|event| self.queues.is_empty() || self.queues.contains(&event.queue));
         wanted.find(|event| !self.stale || event.mark.is_some())
     }
 
@@ -118,19 +145,19 @@ impl Watcher {
         }
     }
 
-    fn compare(&mut self, item: Item, facts: &Facts) {
+    fn compare(&mut self, item: Item, facts: &Facts, judge: &Judge) {
         let position = self.position.unwrap_or(Revision::ZERO);
         match item {
             Item::Event(revision, event) if self.in_snapshot => {
                 assert!(event.is_none() && revision > position, "P7: a snapshot is in order");
-                let there = facts.events(Revision(revision.0 - 1), revision).next().expect("it happened");
+                let there = judge.after(Revision(revision.0 - 1)).first().expect("it happened");
                 assert!(there.revision == revision && matches!(there.mark, Some(StaleMark::Stale { .. })), "{there:?}");
                 self.snapshot.push(revision);
                 self.position = Some(revision);
             }
             Item::Event(revision, event) => {
                 self.seen += 1;
-                let next = self.wanted(facts, position, revision).expect("P7: it happened");
+                let next = self.wanted(judge, position, revision).expect("P7: it happened");
                 assert_eq!(next.revision, revision, "P7: a watcher at {position} missed {next:?}");
                 if let Some(event) = event {
                     assert_eq!(*event, *next, "P7: sent as it happened");
@@ -140,7 +167,7 @@ impl Watcher {
             Item::Through(revision, snapshot_end) => {
                 assert!(revision >= position && revision <= facts.head(), "P7: bookmarks never go back");
                 if !self.in_snapshot {
-                    let missed = self.wanted(facts, position, revision);
+                    let missed = self.wanted(judge, position, revision);
                     assert!(missed.is_none(), "P7: a bookmark at {revision} passes over {missed:?}");
                 }
                 if snapshot_end {

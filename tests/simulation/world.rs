@@ -125,6 +125,7 @@ pub struct Faults {
     pub lost: u64,
     pub cuts: u64,
     pub watched: u64,
+    pub compacted: u64,
 }
 
 pub struct World {
@@ -379,7 +380,9 @@ impl World {
         let skip = self.sabotage == Sabotage::WatchSkips;
         let limit = self.rng.below(400) as usize;
         let seen = self.watchers[n].seen;
-        self.watchers[n].watch(&self.runtime, &daemon.store, &self.disk, limit, skip);
+        let before = self.watchers[n].compacted;
+        self.watchers[n].watch(&self.runtime, &daemon.store, (&self.disk, &self.judge), limit, skip);
         self.faults.watched += self.watchers[n].seen - seen;
+        self.faults.compacted += self.watchers[n].compacted - before;
     }
 }
