@@ -140,7 +140,7 @@ pub fn act(world: &mut World) {
             let purge = Purge {
                 states: State::ALL.into_iter().filter(|state| state.is_terminal()).collect(),
                 only: Vec::new(),
-                older_than: Span::from_millis(world.rng.below(30_000) as u32),
+                older_than: Span::from_millis(world.rng.below(6_000) as u32),
                 max_sagas: 1 + world.rng.below(20) as usize,
                 actor,
                 reason,

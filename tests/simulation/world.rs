@@ -374,7 +374,8 @@ impl World {
     }
 
     fn watch(&mut self, n: usize) {
-        let delay = self.rng.between(50_000, 1_000_000);
+        let long = self.rng.chance(40);
+        let delay = self.rng.between(50_000, if long { 30_000_000 } else { 1_000_000 });
         self.after(delay, Happening::Watch(n));
         let Some(daemon) = &self.daemon else { return };
         let skip = self.sabotage == Sabotage::WatchSkips;
