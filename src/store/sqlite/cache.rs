@@ -4,7 +4,7 @@
 
 use quick_cache::{Weighter, unsync::Cache};
 
-use crate::domain::{ids::TaskId, saga::Saga};
+use crate::domain::{ids::TaskId, lease::LeasePurpose, saga::Saga};
 
 use super::super::rows::RowId;
 
@@ -17,12 +17,23 @@ const SAGA_ITSELF: usize = 1024;
 /// What a compensation takes beside its texts.
 const COMPENSATION_ITSELF: usize = 256;
 
+/// What is stored of a saga beside what it says itself: for what it is ready.
+pub type StoredReady = Option<LeasePurpose>;
+
+/// A saga with what is known to be stored beside it.
+#[derive(Clone)]
+struct Kept {
+    saga: Saga,
+    /// None: it was read, and this was not.
+    ready: Option<StoredReady>,
+}
+
 /// Weighs a saga by the memory that it takes.
 #[derive(Clone)]
 struct Bytes;
 
-impl Weighter<RowId, Saga> for Bytes {
-    fn weight(&self, _: &RowId, saga: &Saga) -> u64 {
+impl Weighter<RowId, Kept> for Bytes {
+    fn weight(&self, _: &RowId, Kept { saga, .. }: &Kept) -> u64 {
         let spec = &saga.spec;
         let texts = spec.branch.as_str().len() + spec.worktree.as_str().len();
         let labels: usize = spec.labels.pairs().iter().map(|(key, value)| key.len() + value.len() + 64).sum();
@@ -38,7 +49,7 @@ impl Weighter<RowId, Saga> for Bytes {
 
 /// Sagas in flight, as the transaction under way has them.
 pub struct SagaCache {
-    sagas: Cache<RowId, Saga, Bytes>,
+    sagas: Cache<RowId, Kept, Bytes>,
     places: Cache<TaskId, RowId>,
 }
 
@@ -57,11 +68,16 @@ impl SagaCache {
 
     /// The saga at a place.
     pub fn saga(&self, id: RowId) -> Option<Saga> {
-        self.sagas.get(&id).cloned()
+        self.sagas.get(&id).map(|kept| kept.saga.clone())
+    }
+
+    /// For what the saga at a place is stored as ready, if that is known.
+    pub fn stored_ready(&self, id: RowId) -> Option<StoredReady> {
+        self.sagas.get(&id)?.ready
     }
 
     /// Keeps a saga as it has been read or written. An ended one is seldom asked for again, and makes room instead.
-    pub fn keep(&mut self, id: RowId, saga: &Saga) {
+    pub fn keep(&mut self, id: RowId, saga: &Saga, ready: Option<StoredReady>) {
         debug_assert!(!saga.contents_omitted, "what is kept is whole");
         if saga.state.is_terminal() {
             self.sagas.remove(&id);
@@ -70,7 +86,7 @@ impl SagaCache {
         if self.place(saga.task_id()) != Some(id) {
             self.places.insert(saga.task_id().clone(), id);
         }
-        self.sagas.insert(id, saga.clone());
+        self.sagas.insert(id, Kept { saga: saga.clone(), ready });
     }
 
     /// Forgets what was removed.

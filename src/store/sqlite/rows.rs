@@ -20,16 +20,17 @@ use super::{
         rows::{Candidate, ContentBytes, Derived, Removed, RowId, Rows, RowsError, StoredAnswer},
         vitals::LogMeter,
     },
-    cache::SagaCache,
+    cache::{SagaCache, StoredReady},
     checkpoint::Checkpoints,
     codec,
-    codes::Coded,
+    codes::{Coded, ready_code},
     counts::Tally,
     files::Files,
     load::{self, events, rows_error},
     shrink::Shrinking,
     sql,
     statements::Statements,
+    write::expired_revision,
 };
 
 /// A store that has been opened, not yet bound to the thread that writes.
@@ -59,6 +60,7 @@ impl OpenedRows {
             queues: HashMap::new(),
             new_queues: Vec::new(),
             began_at_row: last_row + 1,
+            newest: None,
             cache: SagaCache::default(),
             tally,
             shrinking: Shrinking::default(),
@@ -78,6 +80,8 @@ pub struct SqliteRows {
     /// Those stored in this transaction, which a rollback forgets.
     new_queues: Vec<QueueName>,
     began_at_row: i64,
+    /// The saga that was written last in this transaction, and its newest event so far; none: it has none yet.
+    newest: Option<(RowId, Option<Revision>)>,
     cache: SagaCache,
     tally: Tally,
     shrinking: Shrinking,
@@ -124,6 +128,57 @@ impl SqliteRows {
         Ok(id)
     }
 
+    /// The number of a stored saga's queue.
+    fn queue_of(&mut self, id: RowId, saga: &Saga) -> Result<i64, RowsError> {
+        let found = self.queue(&saga.spec.queue)?;
+        found.ok_or_else(|| RowsError::Corrupt(format!("row {}: its queue {} is not there", id.0, saga.spec.queue)))
+    }
+
+    /// A number by a saga's place, or the numbers that a statement takes.
+    fn number(&self, sql: &'static str, params: impl rusqlite::Params) -> Result<Option<i64>, RowsError> {
+        let found =
+            self.connection().prepare_cached(sql).and_then(|mut s| s.query_row(params, |row| row.get(0)).optional());
+        found.map_err(rows_error)
+    }
+
+    fn newest_of(&self, id: RowId) -> Result<Option<Revision>, RowsError> {
+        Ok(self.number(sql::NEWEST_OF_ROW, [id.0])?.map(Revision))
+    }
+
+    /// Writes a change between two states in flight; returns for what it is stored as ready, if that is known.
+    fn update_in_flight(
+        &self,
+        id: RowId,
+        before: &Saga,
+        after: &Saga,
+        derived: &Derived,
+    ) -> Result<Option<StoredReady>, RowsError> {
+        let stored = self.cache.stored_ready(id);
+        // Only heartbeats leave the revision as it is, and they neither begin nor end anything.
+        let ready = if before.revision == after.revision && before.lease != after.lease {
+            self.update_lease(id, after, derived)?;
+            stored
+        } else {
+            let indexed = stored != Some(derived.ready) || expired_revision(before) != expired_revision(after);
+            self.update_work(id, after, derived, indexed)?;
+            self.put_compensations(id, &before.compensations, &after.compensations)?;
+            Some(derived.ready)
+        };
+        if before.progress != after.progress {
+            self.execute(sql::UPDATE_PROGRESS, params![id.0, &after.progress.bytes()[..]])?;
+        }
+        if before.result != after.result {
+            self.execute(sql::UPDATE_RESULT, params![id.0, &after.result.bytes()[..]])?;
+        }
+        Ok(ready)
+    }
+
+    /// Whether a saga is stored as ready as it is known to be.
+    fn is_ready_as_stored(&self, id: RowId) -> Result<bool, RowsError> {
+        let Some(known) = self.cache.stored_ready(id) else { return Ok(true) };
+        Ok(self.number(sql::READY_OF_ROW, [id.0])? == Some(ready_code(known)))
+    }
+
     fn read(&self, id: RowId) -> Result<Option<Saga>, RowsError> {
         Ok(load::one_saga(self.statements.connection(), sql::SAGA_BY_ROW, id.0)?.map(|(_, saga)| saga))
     }
@@ -160,6 +215,7 @@ impl Rows for SqliteRows {
         for queue in self.new_queues.drain(..) {
             self.queues.remove(&queue);
         }
+        self.newest = None;
         // Some errors, a full disk among them, have rolled it back already.
         if self.connection().is_autocommit() { Ok(()) } else { self.execute("ROLLBACK", []).map(drop) }
     }
@@ -209,7 +265,7 @@ impl Rows for SqliteRows {
         }
         let found = load::find(self.statements.connection(), key)?;
         if let Some((id, saga)) = &found {
-            self.cache.keep(*id, saga);
+            self.cache.keep(*id, saga, None);
         }
         Ok(found)
     }
@@ -221,11 +277,12 @@ impl Rows for SqliteRows {
                 self.read(id).as_ref().map(Option::as_ref),
                 "what is kept is what is stored"
             );
+            debug_assert_eq!(Ok(true), self.is_ready_as_stored(id), "so it is with what it is ready for");
             return Ok(Some(saga));
         }
         let read = self.read(id)?;
         if let Some(saga) = &read {
-            self.cache.keep(id, saga);
+            self.cache.keep(id, saga, None);
         }
         Ok(read)
     }
@@ -256,44 +313,79 @@ impl Rows for SqliteRows {
         self.insert_work(id, queue, saga, derived)?;
         self.put_compensations(id, &[], &saga.compensations)?;
         self.tally.added(queue, saga);
-        self.cache.keep(id, saga);
+        self.newest = Some((id, None));
+        self.cache.keep(id, saga, Some(derived.ready));
         Ok(id)
     }
 
     fn update(&mut self, id: RowId, before: &Saga, after: &Saga, derived: &Derived) -> Result<(), RowsError> {
-        // Only heartbeats leave the revision as it is, and they neither begin nor end anything.
-        if before.revision == after.revision && before.lease != after.lease {
-            self.update_lease(id, after, derived)?;
-        } else {
-            self.update_work(id, after, derived)?;
-            self.put_compensations(id, &before.compensations, &after.compensations)?;
-        }
-        if before.progress != after.progress {
-            self.execute(sql::UPDATE_PROGRESS, params![id.0, &after.progress.bytes()[..]])?;
-        }
-        if before.result != after.result {
-            self.execute(sql::UPDATE_RESULT, params![id.0, &after.result.bytes()[..]])?;
-        }
+        self.newest = Some((id, Some(before.revision)));
+        let ready = match (before.state.is_terminal(), after.state.is_terminal()) {
+            (false, false) => self.update_in_flight(id, before, after, derived)?,
+            (was_ended, is_ended) => {
+                let queue = self.queue_of(id, after)?;
+                match (was_ended, is_ended) {
+                    (_, true) => {
+                        if !was_ended {
+                            self.remove_one(id, sql::REMOVE_WORK)?;
+                        }
+                        self.put_ended(id, queue, after)?;
+                    }
+                    // No rule allows it, but it is not for this to say.
+                    (_, false) => {
+                        self.remove_one(id, sql::REMOVE_ENDED)?;
+                        self.insert_work(id, queue, after, derived)?;
+                    }
+                }
+                self.put_compensations(id, &before.compensations, &after.compensations)?;
+                Some(derived.ready)
+            }
+        };
         if Tally::is_moved(before, after)
             && let Some(queue) = self.queue(&after.spec.queue)?
         {
             self.tally.moved(queue, before, after);
         }
-        self.cache.keep(id, after);
+        self.cache.keep(id, after, ready);
         Ok(())
     }
 
     fn append(&mut self, id: RowId, event: &Event) -> Result<(), RowsError> {
         self.tally.told(event.revision);
-        self.insert_event(id, event)
+        let prev = match self.newest {
+            Some((of, newest)) if of == id => newest,
+            Some(_) | None => self.newest_of(id)?,
+        };
+        self.newest = Some((id, Some(event.revision)));
+        self.insert_event(id, event, prev)
     }
 
     fn ends_of_lease(&mut self, id: RowId, token: FencingToken, newest: usize) -> Result<Vec<Event>, RowsError> {
         let mut statement = self.connection().prepare_cached(sql::EVENT_OF_SAGA).map_err(rows_error)?;
         let mut found = events(&mut statement, [id.0, token.0])?;
-        let mut statement = self.connection().prepare_cached(sql::LEASE_ENDED_BY_HOLDER).map_err(rows_error)?;
         let tried = EventType::CompensationSettled.code();
-        found.extend(events(&mut statement, params![id.0, token.0, newest, tried])?);
+        let mut next = self.newest_of(id)?.map(|revision| revision.0);
+        let mut ends = self.connection().prepare_cached(sql::ENDS_LEASE).map_err(rows_error)?;
+        let mut left = newest;
+        let mut ended = None;
+        while left > 0
+            && ended.is_none()
+            && let Some(revision) = next.filter(|revision| *revision > token.0)
+        {
+            let looked =
+                ends.query_row([revision, id.0, token.0, tried], |row| Ok((row.get(0)?, row.get(1)?))).optional();
+            let Some((prev, ends)) = looked.map_err(rows_error)? else {
+                // From here on the old history has them.
+                ended = self.number(sql::ENDS_LEASE_OLD, params![id.0, token.0, left, tried])?;
+                break;
+            };
+            ended = if ends { Some(revision) } else { None };
+            next = prev;
+            left -= 1;
+        }
+        if let Some(ended) = ended {
+            found.extend(events(&mut statement, [id.0, ended])?);
+        }
         Ok(found)
     }
 
@@ -367,23 +459,23 @@ impl Rows for SqliteRows {
     }
 
     fn count_events(&mut self, id: RowId) -> Result<usize, RowsError> {
-        let mut statement = self.connection().prepare_cached(sql::COUNT_EVENTS).map_err(rows_error)?;
-        statement.query_row([id.0], |row| row.get(0)).map_err(rows_error)
+        let newest = self.newest_of(id)?.unwrap_or_default();
+        let count =
+            |sql, params: &[i64]| self.number(sql, rusqlite::params_from_iter(params)).map(Option::unwrap_or_default);
+        let all = count(sql::COUNT_EVENTS, &[newest.0, 0])? + count(sql::COUNT_OLD_EVENTS, &[id.0])?;
+        Ok(usize::try_from(all).unwrap_or(usize::MAX))
     }
 
     fn remove(&mut self, id: RowId) -> Result<Removed, RowsError> {
-        let newest = {
-            let mut statement = self.connection().prepare_cached(sql::COUNT_EVENTS).map_err(rows_error)?;
-            statement.query_row([id.0], |row| row.get(1).map(Revision)).map_err(rows_error)?
-        };
+        let newest = self.newest_of(id)?.unwrap_or_default();
         let (queue, state) = {
             let mut statement = self.connection().prepare_cached(sql::COUNTED_AS).map_err(rows_error)?;
             statement.query_row([id.0], |row| Ok((row.get(0)?, row.get(1)?))).map_err(rows_error)?
         };
         self.tally.removed(queue, state);
-        let events = self.execute(sql::REMOVE_EVENTS, [id.0])?;
+        let events = self.execute(sql::REMOVE_EVENTS, [newest.0, 0])? + self.execute(sql::REMOVE_OLD_EVENTS, [id.0])?;
         let compensations = self.execute(sql::REMOVE_COMPENSATIONS, [id.0])?;
-        for sql in [sql::REMOVE_WORK, sql::REMOVE_SAGA] {
+        for sql in [sql::REMOVE_ENDED, sql::REMOVE_SAGA] {
             self.execute(sql, [id.0])?;
         }
         self.execute(sql::RAISE_META, params!["row_floor", id.0])?;
