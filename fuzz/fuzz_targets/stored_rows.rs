@@ -99,7 +99,7 @@ fn judge<T>(read: std::result::Result<T, RowsError>) -> Option<T> {
 fn damaged(u: &mut Unstructured<'_>) -> Result<()> {
     match u.int_in_range(0..=2)? {
         0 => {
-            let row = columns(u, "ntttnottjonnnnnnnoonnbnnnnnnnoooonnnnnnnnnootooooobb")?;
+            let row = columns(u, "ntttnottjonnnnnnnoonnbonnnnnnnoooonnnnnnnnnootooooobb")?;
             if let Some((_, found, _)) = judge(read(row, saga)) {
                 let moment = STORED.with_borrow(Stored::moment);
                 render::saga::saga(&found, &moment);
@@ -108,7 +108,7 @@ fn damaged(u: &mut Unstructured<'_>) -> Result<()> {
         }
         1 => drop(judge(read(columns(u, "ntttnntoooo")?, compensation))),
         _ => {
-            if let Some(found) = judge(read(columns(u, "ntttnnotonnjntnn")?, event)) {
+            if let Some(found) = judge(read(columns(u, "ntttnnotonnjntnnoo")?, event)) {
                 render::event::event(&found);
             }
         }

@@ -231,7 +231,7 @@ pub fn event(u: &mut Unstructured<'_>, saga: &Saga) -> Result<Event> {
         from_state: if u.arbitrary()? { Some(*u.choose(&State::ALL)?) } else { None },
         to_state: *u.choose(&State::ALL)?,
         token: of_lease,
-        details: pairs(u)?,
+        details: pairs(u)?.into(),
         mark,
     })
 }

@@ -5,7 +5,7 @@ use quick_cache::{Weighter, unsync::Cache};
 
 use crate::domain::{ids::TaskId, saga::Saga};
 
-use super::RowId;
+use super::{Derived, RowId};
 
 /// Bytes of sagas that are kept: some 30,000 of a kilobyte each.
 const SAGA_BYTES: u64 = 32 << 20;
@@ -16,12 +16,20 @@ const SAGA_ITSELF: usize = 1024;
 /// What a compensation takes beside its texts.
 const COMPENSATION_ITSELF: usize = 256;
 
+/// A saga with what is known to be stored beside it.
+#[derive(Clone)]
+struct Kept {
+    saga: Saga,
+    /// None: it was read, and this was not.
+    derived: Option<Derived>,
+}
+
 /// Weighs a saga by the memory that it takes.
 #[derive(Clone)]
 struct Bytes;
 
-impl Weighter<RowId, Saga> for Bytes {
-    fn weight(&self, _: &RowId, saga: &Saga) -> u64 {
+impl Weighter<RowId, Kept> for Bytes {
+    fn weight(&self, _: &RowId, Kept { saga, .. }: &Kept) -> u64 {
         let spec = &saga.spec;
         let texts = spec.branch.as_str().len() + spec.worktree.as_str().len();
         let labels: usize = spec.labels.pairs().iter().map(|(key, value)| key.len() + value.len() + 64).sum();
@@ -37,7 +45,7 @@ impl Weighter<RowId, Saga> for Bytes {
 
 /// Sagas in flight, as they are stored.
 pub(super) struct SagaCache {
-    sagas: Cache<RowId, Saga, Bytes>,
+    sagas: Cache<RowId, Kept, Bytes>,
     places: Cache<TaskId, RowId>,
 }
 
@@ -56,11 +64,17 @@ impl SagaCache {
 
     /// The saga at a place.
     pub fn saga(&self, id: RowId) -> Option<&Saga> {
-        self.sagas.get(&id)
+        self.sagas.get(&id).map(|kept| &kept.saga)
     }
 
-    /// Keeps a saga as it has been read or written. An ended one is seldom asked for again, and makes room instead.
-    pub fn keep(&mut self, id: RowId, saga: Saga) {
+    /// What is stored as derived from the saga at a place, if that is known.
+    pub fn derived(&self, id: RowId) -> Option<Derived> {
+        self.sagas.get(&id)?.derived
+    }
+
+    /// Keeps a saga as it has been read or written, with what is known to be stored beside it. An ended one is seldom asked for
+    /// again, and makes room instead.
+    pub fn keep(&mut self, id: RowId, saga: Saga, derived: Option<Derived>) {
         debug_assert!(!saga.contents_omitted, "what is kept is whole");
         if saga.state.is_terminal() {
             self.sagas.remove(&id);
@@ -69,7 +83,7 @@ impl SagaCache {
         if self.place(saga.task_id()) != Some(id) {
             self.places.insert(saga.task_id().clone(), id);
         }
-        self.sagas.insert(id, saga);
+        self.sagas.insert(id, Kept { saga, derived });
     }
 
     /// Forgets what was removed.

@@ -11,10 +11,23 @@ pub struct SagaChange {
     pub id: RowId,
     /// What is stored of it; none: it is new.
     pub before: Option<Saga>,
+    /// What is stored as derived from that, if it is known.
+    pub derived_before: Option<Derived>,
     /// What it is from now on; none: it is not to be written, since it was removed later.
     pub after: Option<Saga>,
     /// What is derived from it, for finding it again.
     pub derived: Derived,
+}
+
+/// An event that is added to the history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Its saga's place.
+    pub saga: RowId,
+    /// The revision of the saga's event before; none: it is the first.
+    pub prev: Option<Revision>,
+    /// The event.
+    pub event: Event,
 }
 
 /// What a turn comes to. All of it, or nothing, is there when [`super::Backend::commit`] has returned.
@@ -25,7 +38,7 @@ pub struct ChangeSet {
     /// Sagas that are removed with all that is their own, before anything else: new ones may have their ids.
     pub removed: Vec<RowId>,
     /// What is added to the history, by revision.
-    pub events: Vec<(RowId, Event)>,
+    pub events: Vec<Appended>,
     /// Answers to requests that can be repeated.
     pub answers: Vec<([u8; 16], StoredAnswer)>,
     /// Queues that were paused or resumed; a later entry stands over an earlier one.

@@ -40,7 +40,7 @@ pub use backend::{
     StoredAnswer, StoredDue, brief,
 };
 pub use call::{Call, Caller, Outcome, Share};
-pub use changes::{ChangeSet, SagaChange};
+pub use changes::{Appended, ChangeSet, SagaChange};
 pub use error::StoreError;
 pub use ready_index::{KindSet, ReadyEntry, ReadyIndex, Takers};
 pub use scope::out_of_scope;

@@ -270,7 +270,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         self.changes.sagas.retain(|change| change.after.is_some());
         // What is told of removed sagas is published, and stored no more.
         let told_of_removed = (!self.removed.is_empty()).then(|| self.changes.events.clone());
-        self.changes.events.retain(|(id, _)| !self.removed.contains(id));
+        self.changes.events.retain(|appended| !self.removed.contains(&appended.saga));
         let committed = if self.changes.is_empty() { Ok(()) } else { self.backend.commit(&self.changes) };
         let answered = std::mem::take(&mut self.answered);
         if let Err(fault) = committed {
@@ -279,9 +279,9 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         self.is_committed = true;
         let ChangeSet { sagas, events, .. } = std::mem::take(&mut self.changes);
         let coordinator = &mut *self.coordinator;
-        for SagaChange { id, after, .. } in sagas {
+        for SagaChange { id, after, derived, .. } in sagas {
             if let Some(saga) = after {
-                coordinator.cache.keep(id, saga);
+                coordinator.cache.keep(id, saga, Some(derived));
             }
         }
         for id in self.removed.drain() {
@@ -293,7 +293,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         if let Some(paused) = self.paused.take() {
             coordinator.paused = paused;
         }
-        let events = told_of_removed.unwrap_or(events).into_iter().map(|(_, event)| event).collect();
+        let events = told_of_removed.unwrap_or(events).into_iter().map(|appended| appended.event).collect();
         Ok(Committed { answered, events })
     }
 }

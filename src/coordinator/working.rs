@@ -16,8 +16,8 @@ use crate::{
 };
 
 use super::{
-    Backend, Caller, Candidate, ContentBytes, Derived, Fault, Key, Loaded, ReadyEntry, Removed, RowId, SagaChange,
-    Seen, StoredAnswer, Takers, Turn, Wake, brief,
+    Appended, Backend, Caller, Candidate, ContentBytes, Derived, Fault, Key, Loaded, ReadyEntry, Removed, RowId,
+    SagaChange, Seen, StoredAnswer, Takers, Turn, Wake, brief,
 };
 
 impl<B: Backend, C: Caller> Turn<'_, B, C> {
@@ -73,7 +73,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
                 Loaded::Saga(id, saga) => match self.changed(id) {
                     Some(changed) => changed.cloned().map(|saga| (id, saga)),
                     None => {
-                        self.coordinator.cache.keep(id, Saga::clone(&saga));
+                        self.coordinator.cache.keep(id, Saga::clone(&saga), None);
                         Some((id, *saga))
                     }
                 },
@@ -144,7 +144,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         self.next_revision = self.next_revision.after(1);
         self.tasks.insert(saga.spec.task_id.clone(), id);
         self.saga_ids.insert(saga.spec.saga_id.clone());
-        self.changes.events.push((id, event));
+        self.changes.events.push(Appended { saga: id, prev: None, event });
         let derived = self.derive(saga, now);
         self.put(id, None, saga, derived);
         id
@@ -163,11 +163,14 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
             return;
         }
         debug_assert!(!draft.saga.contents_omitted, "what is stored is whole");
+        let mut prev = before.revision;
         for mut event in draft.events.drain(..) {
             if mutants::on(Mutant::DecisionsUnsigned) {
                 event.actor = None;
             }
-            self.changes.events.push((id, event));
+            let newest = event.revision;
+            self.changes.events.push(Appended { saga: id, prev: Some(prev), event });
+            prev = newest;
         }
         self.next_revision = draft.next_revision();
         let derived = self.derive(&draft.saga, draft.now);
@@ -198,7 +201,9 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
             None => {
                 self.remember(id);
                 self.touched.insert(id, self.changes.sagas.len());
-                self.changes.sagas.push(SagaChange { id, before, after: Some(after.clone()), derived });
+                let derived_before = self.coordinator.cache.derived(id);
+                let after = Some(after.clone());
+                self.changes.sagas.push(SagaChange { id, before, derived_before, after, derived });
             }
         }
         self.coordinator.note(id, after, &derived);
@@ -229,9 +234,9 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         let compensations = after.map(|saga| saga.compensations.len());
         let mut removed = if is_new { Removed::default() } else { self.backend.weigh(id)? };
         removed.compensations = compensations.unwrap_or(removed.compensations);
-        for (_, event) in self.changes.events.iter().filter(|(of, _)| *of == id) {
+        for appended in self.changes.events.iter().filter(|appended| appended.saga == id) {
             removed.events += 1;
-            removed.newest = event.revision;
+            removed.newest = appended.event.revision;
         }
         Ok(removed)
     }
@@ -302,7 +307,8 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
 
     /// The events of an earlier lease: its beginning and, among the newest of the saga, how its holder ended it.
     pub(super) fn ends_of_lease(&mut self, id: RowId, token: FencingToken, newest: usize) -> Result<Vec<Event>, Fault> {
-        let of_saga = || self.changes.events.iter().rev().filter(|(of, _)| *of == id).map(|(_, event)| event);
+        let of_turn = || self.changes.events.iter().rev();
+        let of_saga = || of_turn().filter(|appended| appended.saga == id).map(|appended| &appended.event);
         let claimed = of_saga().find(|event| event.revision.0 == token.0);
         let is_end = |event: &&Event| event.token == Some(token) && event.details.contains_key("ended_by");
         let ended = of_saga().take(newest).find(is_end);

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    event::{Event, EventType, Resolution, StaleMark},
+    event::{Event, EventDetails, EventType, Resolution, StaleMark},
     ids::{FencingToken, Revision},
     lease::{Absence, HolderEnd, Lease, LeasePurpose, StaleCause, Standing},
     saga::{Saga, State},
@@ -59,8 +59,20 @@ impl Draft {
         token: Option<FencingToken>,
         details: Details<'_>,
     ) {
+        let details = details.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect::<BTreeMap<_, _>>();
+        self.emit_with(kind, from, said, token, details.into());
+    }
+
+    /// The same with details as they are.
+    pub(super) fn emit_with(
+        &mut self,
+        kind: EventType,
+        from: State,
+        said: Said<'_>,
+        token: Option<FencingToken>,
+        details: EventDetails,
+    ) {
         let mark = self.mark(kind, token);
-        let details: BTreeMap<String, String> = details.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect();
         self.events.push(Event {
             revision: self.next_revision,
             task_id: self.saga.spec.task_id.clone(),

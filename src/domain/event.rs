@@ -1,10 +1,14 @@
 //! The history: one event for each thing that happened, never changed afterwards.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    ops::Deref,
+    sync::{Arc, OnceLock},
+};
 
 use super::{
     ids::{FencingToken, OwnerId, QueueName, Revision, SagaId, TaskId},
-    lease::StaleCause,
+    lease::{LeasePurpose, StaleCause},
     saga::State,
     text::Actor,
     time::Timestamp,
@@ -129,13 +133,86 @@ pub struct Event {
     /// The lease it is about, if any.
     pub token: Option<FencingToken>,
     /// More, by name.
-    pub details: BTreeMap<String, String>,
+    pub details: EventDetails,
     /// For those who watch stale sagas.
     pub mark: Option<StaleMark>,
 }
 
 /// What an entry of the details takes beside its text: two strings and their place in the map.
 const DETAIL_BYTES: usize = 96;
+/// What the details of a claim take once they are put into words.
+const CLAIM_DETAILS_BYTES: usize = 3 * DETAIL_BYTES + 72;
+
+/// What else an event tells, by name: a map, read through [`Deref`]. Claims are most of what happens, and few of them are ever
+/// looked at, so what a claim tells is put into words when somebody reads it for the first time.
+#[derive(Clone, Debug, Default)]
+pub struct EventDetails {
+    claim: Option<ClaimDetails>,
+    words: OnceLock<BTreeMap<String, String>>,
+}
+
+/// What the event of a claim tells beside its columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClaimDetails {
+    /// What the lease is for.
+    pub purpose: LeasePurpose,
+    /// When it ends, unless it is extended.
+    pub expire_time: Timestamp,
+    /// How many claims for execution the saga has had by now.
+    pub attempt: u32,
+}
+
+impl EventDetails {
+    /// Those of a claim.
+    pub fn of_claim(claim: ClaimDetails) -> Self {
+        EventDetails { claim: Some(claim), words: OnceLock::new() }
+    }
+
+    /// What was given as the details of a claim.
+    pub fn claim(&self) -> Option<ClaimDetails> {
+        self.claim
+    }
+
+    fn weight(&self) -> usize {
+        if self.claim.is_some() {
+            return CLAIM_DETAILS_BYTES;
+        }
+        self.iter().map(|(key, value)| DETAIL_BYTES + key.len() + value.len()).sum()
+    }
+}
+
+impl Deref for EventDetails {
+    type Target = BTreeMap<String, String>;
+
+    fn deref(&self) -> &BTreeMap<String, String> {
+        self.words.get_or_init(|| match self.claim {
+            None => BTreeMap::new(),
+            Some(ClaimDetails { purpose, expire_time, attempt }) => BTreeMap::from([
+                ("purpose".to_owned(), purpose.name().to_owned()),
+                ("expire_time".to_owned(), expire_time.to_string()),
+                ("attempt".to_owned(), attempt.to_string()),
+            ]),
+        })
+    }
+}
+
+impl From<BTreeMap<String, String>> for EventDetails {
+    fn from(words: BTreeMap<String, String>) -> Self {
+        EventDetails { claim: None, words: words.into() }
+    }
+}
+
+/// By what they tell.
+impl PartialEq for EventDetails {
+    fn eq(&self, other: &Self) -> bool {
+        match (self.claim, other.claim) {
+            (Some(claim), Some(other)) => claim == other,
+            (None, _) | (_, None) => **self == **other,
+        }
+    }
+}
+
+impl Eq for EventDetails {}
 
 impl Event {
     /// About how many bytes of memory it takes.
@@ -147,7 +224,24 @@ impl Event {
         let names = [self.task_id.as_str(), self.saga_id.as_str(), self.queue.as_str(), &self.reason];
         let names = names.iter().map(|name| name.len()).sum::<usize>();
         let actor = self.actor.as_ref().map_or(0, |actor| actor.as_str().len());
-        let details = self.details.iter().map(|(key, value)| DETAIL_BYTES + key.len() + value.len()).sum::<usize>();
-        size_of::<Event>() + names + actor + owner + details
+        size_of::<Event>() + names + actor + owner + self.details.weight()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_claim_tells_is_the_same_map_put_into_words_late() {
+        let claim = ClaimDetails { purpose: LeasePurpose::Execute, expire_time: Timestamp::ZERO, attempt: 2 };
+        let words = [("attempt", "2"), ("expire_time", "1970-01-01T00:00:00Z"), ("purpose", "EXECUTE")];
+        let words: BTreeMap<_, _> = words.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        let (late, read) = (EventDetails::of_claim(claim), EventDetails::from(words.clone()));
+        assert_eq!((&late, &*late), (&read, &words));
+        assert_ne!(late, EventDetails::of_claim(ClaimDetails { attempt: 3, ..claim }));
+        assert_ne!(late, EventDetails::default());
+        // What it weighs does not depend on whether somebody has looked.
+        assert!(late.weight() >= read.weight() && late.weight() == EventDetails::of_claim(claim).weight());
     }
 }

@@ -5,7 +5,7 @@ use super::{
     compensation::CompensationState,
     draft::{Draft, Said, actor_of},
     due::revoke_lease,
-    event::EventType,
+    event::{ClaimDetails, EventDetails, EventType},
     ids::{FencingToken, OwnerId},
     lease::{Lease, LeasePurpose, Standing},
     rejection::Rejection,
@@ -163,12 +163,8 @@ fn take_lease(draft: &mut Draft, owner: &OwnerId, ttl: Span, purpose: LeasePurpo
     draft.saga.reservation = None;
     draft.saga.not_before = None;
     draft.saga.settle_until = None;
-    let details = [
-        ("purpose", purpose.name().to_owned()),
-        ("expire_time", expire_time.to_string()),
-        ("attempt", draft.saga.attempt.to_string()),
-    ];
-    draft.emit(EventType::Claimed, from, Said::by(&actor_of(owner), reason), Some(token), &details);
+    let details = EventDetails::of_claim(ClaimDetails { purpose, expire_time, attempt: draft.saga.attempt });
+    draft.emit_with(EventType::Claimed, from, Said::by(&actor_of(owner), reason), Some(token), details);
 }
 
 fn waive(draft: &mut Draft, position: u32, actor: &Actor, reason: &Text) -> Result<Accepted, Rejection> {

@@ -1,6 +1,6 @@
 //! The one table of rules: (saga, command, now) → change or rejection.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     command::{Creation, Verb},
@@ -97,7 +97,7 @@ pub fn create(creation: Creation, now: Timestamp, revision: Revision) -> (Saga, 
         from_state: None,
         to_state: State::Planned,
         token: None,
-        details: [("compensations".to_owned(), compensations.len().to_string())].into(),
+        details: BTreeMap::from([("compensations".to_owned(), compensations.len().to_string())]).into(),
         mark: None,
     };
     let saga = Saga {

@@ -46,6 +46,14 @@ fn whole() -> Vec<u8> {
     bench.close();
     let connection = Connection::open(held.path().join("sagad.db")).unwrap();
     connection.execute_batch("INSERT INTO gap SELECT value - 1, value FROM meta WHERE key = 'compacted'").unwrap();
+    // The first event as a version before wrote it.
+    connection
+        .execute_batch(
+            "INSERT INTO old_event SELECT revision, saga, time, kind, from_state, to_state, token, 0, NULL, NULL, NULL, actor, \
+             coalesce(reason, ''), coalesce(details, '{}') FROM event ORDER BY revision LIMIT 1; \
+             DELETE FROM event WHERE revision = (SELECT min(revision) FROM event);",
+        )
+        .unwrap();
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
     drop(connection);
     fs::read(held.path().join("sagad.db")).unwrap()

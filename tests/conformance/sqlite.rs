@@ -477,3 +477,93 @@ fn a_read_that_wants_nothing_looks_through_a_bounded_stretch() {
         assert_eq!(bench.events(nothing), Ok(Vec::new()));
     }
 }
+
+/// A store that a daemon of version 2 left is gone on with: its history is read through to what follows it.
+#[test]
+fn a_store_of_version_2_goes_on() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let file = Connection::open(dir.path().join("sagad.db")).unwrap();
+    file.execute_batch(include_str!("../../src/store/sqlite/store_2.sql")).unwrap();
+    drop(file);
+    let bench = Bench::open_dir(dir, Setup::default(), START);
+    assert_eq!(bench.history().len(), 33);
+    let stale = bench.wait(bench.store.stale(Vec::new(), Revision::ZERO, HUGE, PageBounds::of_sagas(10))).unwrap();
+    assert_eq!(stale.found.iter().map(|(revision, _)| revision.0).collect::<Vec<_>>(), [30]);
+    assert_eq!(bench.tasks(next(&["q"], "w")), ["planned"]);
+
+    // A lease from before goes on, ends, and its history is one.
+    let running = bench.get("running").unwrap();
+    bench.lease(heartbeat(&running));
+    bench.saga(register(&running, &["x"]));
+    assert_eq!(bench.saga(complete(&running)).state, State::Completed);
+    assert_eq!(bench.saga(annotate("done", "seen")).state, State::Completed);
+    let page = |id: &str, after, limit| {
+        let task_id = Some(task(id));
+        bench.events(EventQuery { task_id, after, through: HUGE, limit, whole: true, ..EventQuery::default() }).unwrap()
+    };
+    for id in ["running", "done", "planned", "stale"] {
+        let whole = page(id, Revision::ZERO, 100);
+        let expected: Vec<_> = bench.history().into_iter().filter(|event| event.task_id == task(id)).collect();
+        assert_eq!(whole, expected);
+        for limit in 1..=whole.len() {
+            let mut pages = page(id, Revision::ZERO, limit);
+            while let more = page(id, pages.last().unwrap().revision, limit)
+                && !more.is_empty()
+            {
+                pages.extend(more);
+            }
+            assert_eq!(pages, whole, "{limit} at a time");
+        }
+    }
+    let all = bench.history();
+    let after =
+        |revision| bench.events(EventQuery { after: revision, through: HUGE, limit: 3, ..EventQuery::default() });
+    assert_eq!(after(Revision(25)).unwrap(), all[all.len() - after_25(&all)..][..3]);
+    assert_eq!(after(Revision(35)).unwrap().len(), 3, "from the old history into the new one");
+    assert_eq!(after(Revision(24)), Err(StoreError::Compacted { oldest: Revision(25) }));
+
+    // Its holder repeats how it ended a lease, though another has been given since: that is found in the old history.
+    let failed = bench.get("retried").unwrap();
+    bench.advance(secs(7200));
+    bench.saga(claim("retried", "v"));
+    assert_eq!(bench.saga(fail(&failed, true)).lease.unwrap().owner, owner("v"));
+    assert!(bench.submit(complete(&failed)).is_err(), "it did not end so");
+
+    let before = bench.history().len();
+    let gone = bench.purged(purge(secs(0), 100));
+    assert!(gone.sagas >= 6, "{gone:?}");
+    assert_eq!(gone.events, before - bench.history().len());
+    let held = bench.keep();
+    bench.close();
+    let report = sqlite::check::check_file(&held.path().join("sagad.db")).unwrap();
+    assert_eq!((report.problems, report.sagas), (Vec::new(), 13 - gone.sagas as u64));
+}
+
+/// How many events are behind revision 25.
+fn after_25(history: &[sagad::domain::event::Event]) -> usize {
+    history.iter().filter(|event| event.revision > Revision(25)).count()
+}
+
+/// What `docs/tables.md` tells to ask is answered, each with something.
+#[test]
+fn the_queries_of_the_page_about_the_tables_find_what_there_is() {
+    let bench = Bench::sqlite();
+    populate(&bench);
+    let file = Connection::open(bench.data().join("sagad.db")).unwrap();
+    let page = include_str!("../../docs/tables.md");
+    let queries: Vec<_> = page.split("```sql\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert_eq!(queries.len(), 10);
+    for query in queries {
+        let mut statement = file.prepare(query).unwrap();
+        let mut rows = statement.query([]).unwrap();
+        assert!(rows.next().unwrap().is_some(), "nothing found by: {query}");
+        while rows.next().unwrap().is_some() {}
+    }
+    let mut statement = file.prepare("SELECT name FROM sqlite_schema WHERE type = 'table'").unwrap();
+    for table in statement.query_map([], |row| row.get::<_, String>(0)).unwrap() {
+        let row = format!("| `{}` |", table.unwrap());
+        assert!(page.contains(&row), "the page has no row {row}");
+    }
+    let version: i64 = file.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    assert!(page.contains(&format!("`PRAGMA user_version`, here {version}")));
+}

@@ -5,8 +5,10 @@ use std::{env, fs, path::Path, process::Command};
 
 use rusqlite::Connection;
 use sagad::store::sqlite::{
+    check::check_file,
     guard::{Found, inspect},
     migrate::{MIGRATIONS, migrate},
+    open_rows,
 };
 
 use crate::{
@@ -23,6 +25,10 @@ const CHANGE: &str = "CREATE TABLE second (saga INTEGER PRIMARY KEY, text TEXT N
                       INSERT INTO second SELECT id, hex(zeroblob(3000)) FROM saga;
                       UPDATE meta SET value = value + 1000 WHERE key = 'revision_floor';";
 const STORE: &str = "SAGAD_TEST_STORE_TO_MIGRATE";
+/// What that store's version is, if it is one of before.
+const VERSION: &str = "SAGAD_TEST_VERSION_TO_MIGRATE";
+/// A store as a daemon of version 2 left it.
+const OF_VERSION_2: &str = include_str!("../../src/store/sqlite/store_2.sql");
 
 /// All versions with the one that is made up.
 fn with_next() -> Vec<&'static str> {
@@ -54,7 +60,11 @@ fn state(store: &Path) -> (i64, i64, i64) {
 #[ignore = "it is started by the other test"]
 fn migrates_a_store_of_another_test() {
     let Some(store) = env::var_os(STORE) else { return };
-    let migrated = migrate(&mut open(store.as_ref()), Found::Ours(NOW as i32), &with_next());
+    let mut connection = open(store.as_ref());
+    let migrated = match env::var(VERSION) {
+        Ok(version) => migrate(&mut connection, Found::Ours(version.parse().unwrap()), MIGRATIONS),
+        Err(_) => migrate(&mut connection, Found::Ours(NOW as i32), &with_next()),
+    };
     migrated.expect("it is brought up to date");
 }
 
@@ -109,6 +119,46 @@ async fn p1_a_migration_that_was_cut_off_is_done_by_the_next() {
     eprintln!("killed while migrating: {before} times it had not happened, {after} times it had (the last one unhurt)");
     assert!(before > 5 && after > 0, "too few calls were hit: {before}, {after}");
     daemon::check(&begun);
+}
+
+/// The real step from the version before to this one, which moves what is in flight and renames tables.
+#[test]
+#[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
+fn p1_the_step_from_version_2_that_was_cut_off_is_done_by_the_next_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let begun = directory.path().join("begun");
+    fs::create_dir(&begun).unwrap();
+    open(&begun.join("sagad.db")).execute_batch(OF_VERSION_2).unwrap();
+    let (mut before, mut after) = (0, 0);
+    for call in calls(2) {
+        let store = copied(&begun, &directory.path().join(format!("data-{call}")));
+        let ended = Command::new("strace")
+            .args(["-f", "-q", "-o", "/dev/null"])
+            .args(kill_at(call))
+            .arg("--")
+            .arg(env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "migrations::migrates_a_store_of_another_test"])
+            .env(STORE, &store)
+            .env(VERSION, "2")
+            .output()
+            .unwrap();
+        match open(&store).pragma_query_value(None, "user_version", |row| row.get(0)).unwrap() {
+            2 => before += 1,
+            NOW => after += 1,
+            other => panic!("version {other}, killed at call {call}"),
+        }
+        // As it is, and as the next start makes it.
+        for _ in 0..2 {
+            let report = check_file(&store).unwrap();
+            assert_eq!((report.problems, report.sagas, report.events), (Vec::new(), 13, 33), "killed at call {call}");
+            open_rows(&store, 1 << 20).map(drop).unwrap();
+        }
+        if ended.status.success() {
+            break;
+        }
+    }
+    eprintln!("killed while migrating: {before} times it had not happened, {after} times it had (the last one unhurt)");
+    assert!(before > 5 && after > 0, "too few calls were hit: {before}, {after}");
 }
 
 fn copied(from: &Path, to: &Path) -> std::path::PathBuf {

@@ -21,6 +21,6 @@ pub fn event(event: &Event) -> proto::SagaEvent {
         from_state: event.from_state.map_or(proto::SagaState::Unspecified, state).into(),
         to_state: state(event.to_state).into(),
         fencing_token: event.token.map_or(0, |token| token.0),
-        details: event.details.clone(),
+        details: (*event.details).clone(),
     }
 }

@@ -4,7 +4,8 @@ use std::cmp::Reverse;
 
 use crate::{
     coordinator::{
-        Backend, Candidate, ChangeSet, ContentBytes, Fault, Key, Loaded, ReadyScan, Removed, RowId, StoredAnswer, brief,
+        Appended, Backend, Candidate, ChangeSet, ContentBytes, Fault, Key, Loaded, ReadyScan, Removed, RowId,
+        StoredAnswer, brief,
     },
     domain::{
         command::QueueStatus,
@@ -34,8 +35,12 @@ impl Facts {
             }
             self.put(change.id, Record { saga: after.clone(), derived: change.derived });
         }
-        for (id, event) in &changes.events {
-            if self.events.insert(event.revision, (*id, event.clone())).is_some() {
+        for Appended { saga, prev, event } in &changes.events {
+            let newest = self.events_of(*saga).next_back().map(|event| event.revision);
+            if newest != *prev {
+                return Err(Fault::OutcomeUnknown(format!("{prev:?} is not the event before {}", event.revision)));
+            }
+            if self.events.insert(event.revision, (*saga, event.clone())).is_some() {
                 return Err(Fault::OutcomeUnknown(format!("revision {} was given twice", event.revision)));
             }
         }

@@ -49,12 +49,12 @@ impl SqliteRows {
         for change in &changes.sagas {
             match (&change.before, &change.after) {
                 (None, Some(after)) => self.insert(change.id, after, &change.derived)?,
-                (Some(before), Some(after)) => self.update(change.id, before, after, &change.derived)?,
+                (Some(before), Some(after)) => self.update(change, before, after)?,
                 (_, None) => {}
             }
         }
-        for (id, event) in &changes.events {
-            self.append(*id, event)?;
+        for appended in &changes.events {
+            self.append(appended)?;
         }
         for (id, answer) in &changes.answers {
             self.keep_answer(id, answer)?;

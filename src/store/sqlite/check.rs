@@ -8,7 +8,7 @@ use crate::domain::{
     compensation::Compensation,
     event::{Event, EventType},
     ids::Revision,
-    lease::{Lease, Standing},
+    lease::{Lease, LeasePurpose, Standing},
     saga::{Saga, State},
     time::Timestamp,
 };
@@ -16,15 +16,19 @@ use crate::domain::{
 use super::{
     super::rows::{RowId, RowsError},
     checkpoint::PAGE_BYTES,
-    codec, connection, counts,
+    codec,
+    codes::Coded,
+    connection, counts,
     guard::{Found, OpenError, inspect, open_error, take_directory},
-    last_row,
+    history, last_row,
     load::{self, compensations, rows_error},
     reader::queue_statuses,
     shrink::Room,
     sql, stored_opening,
 };
 
+/// The version of the schema from which on what is in flight has a table of its own.
+const NARROW_SINCE: i32 = 3;
 /// Findings that are told one by one; further ones are counted.
 const TOLD: usize = 100;
 
@@ -73,11 +77,12 @@ pub fn check(data: &Path) -> Result<Report, OpenError> {
 
 /// Verifies one database file.
 pub fn check_file(path: &Path) -> Result<Report, OpenError> {
-    if inspect(path)? == Found::Nothing {
+    let Found::Ours(version) = inspect(path)? else {
         return Err(OpenError::Unusable { path: path.to_owned(), what: "there is no store in it".into() });
-    }
+    };
     let failed = |error: rusqlite::Error| open_error(path, &error);
     let connection = connection::open_to_read(path).map_err(failed)?;
+    show_as_newest(&connection, version).map_err(failed)?;
     let mut report = Report::default();
     let room = Room::of(&connection).map_err(|e| OpenError::Unusable { path: path.to_owned(), what: e.to_string() })?;
     report.bytes = room.all.unsigned_abs() * PAGE_BYTES;
@@ -91,6 +96,15 @@ pub fn check_file(path: &Path) -> Result<Report, OpenError> {
             .map_err(|e| OpenError::Unusable { path: path.to_owned(), what: e.to_string() })?;
     }
     Ok(report)
+}
+
+/// Lets the statements of the newest version find what a store of an older one holds, without changing it.
+pub(super) fn show_as_newest(connection: &Connection, version: i32) -> Result<(), rusqlite::Error> {
+    if version >= NARROW_SINCE {
+        return Ok(());
+    }
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    connection.execute_batch(include_str!("older.sql"))
 }
 
 /// Runs a statement for each of its rows.
@@ -124,6 +138,16 @@ fn check_structures(connection: &Connection, report: &mut Report) -> Result<u64,
         report.add(format!("{table}: row {id} belongs to a row of {parent} that is not there"));
         Ok(())
     })?;
+    each(connection, sql::ROWS_WITHOUT_SAGA, |row| {
+        let (table, id): (String, i64) = (row.get(0)?, row.get(1)?);
+        report.add(format!("{table}: row {id} belongs to a row of saga that is not there"));
+        Ok(())
+    })?;
+    each(connection, sql::IN_FLIGHT_AND_ENDED, |row| {
+        let (task_id, id): (String, i64) = (row.get(0)?, row.get(1)?);
+        report.add(format!("saga {task_id}: row {id} is both in work and in ended"));
+        Ok(())
+    })?;
     each(connection, sql::SAGAS_WITHOUT_WORK, |row| {
         report.add(format!("saga: row {} has no state", row.get::<_, i64>(0)?));
         Ok(())
@@ -152,8 +176,12 @@ fn check_numbers(connection: &Connection, report: &mut Report) -> Result<(), rus
         report.add(format!("saga {task_id}: row {id}, column {column} is not the same in saga and work"));
         Ok(())
     })?;
+    each(connection, sql::EVENTS_OUT_OF_PLACE, |row| {
+        report.add(format!("event {}: lies before the end of the old history", row.get::<_, i64>(0)?));
+        Ok(())
+    })?;
     each(connection, sql::EVENTS_OUT_OF_TIME, |row| {
-        report.add(format!("event {}: is older than the event before it", row.get::<_, i64>(0)?));
+        report.add(format!("event {}: its time is before that of the event before it", row.get::<_, i64>(0)?));
         Ok(())
     })
 }
@@ -216,13 +244,14 @@ fn check_counts(connection: &Connection, report: &mut Report) -> Result<(), rusq
 fn check_sagas(connection: &Connection, report: &mut Report) -> Result<(), RowsError> {
     let mut statement = connection.prepare(sql::ALL_SAGAS).map_err(rows_error)?;
     let mut rows = statement.query([]).map_err(rows_error)?;
+    let mut all_read = true;
     while let Some(row) = rows.next().map_err(rows_error)? {
         report.sagas += 1;
-        let due_at: Option<i64> = row.get("due_at").map_err(rows_error)?;
         let found = codec::saga(row).and_then(|(id, mut saga, count)| {
+            let beside = Beside::read(row).map_err(rows_error)?;
             saga.compensations = compensations(connection, id)?;
             let mut wrong = Vec::new();
-            check_saga(&saga, count, due_at, &mut wrong);
+            check_saga(&saga, count, &beside, &mut wrong);
             let events = check_history(connection, id, &saga, &mut wrong)?;
             Ok((saga, events, wrong))
         });
@@ -233,22 +262,42 @@ fn check_sagas(connection: &Connection, report: &mut Report) -> Result<(), RowsE
                     report.add(format!("saga {}: {what}", saga.task_id()));
                 }
             }
-            Err(RowsError::Corrupt(what)) => report.add(format!("can't be read: {what}")),
+            Err(RowsError::Corrupt(what)) => {
+                all_read = false;
+                report.add(format!("can't be read: {what}"));
+            }
             Err(other) => return Err(other),
         }
+    }
+    let all: u64 = connection.query_row(sql::COUNT_ALL_EVENTS, [], |row| row.get(0)).map_err(rows_error)?;
+    if all_read && all != report.events {
+        report.add(format!("event: {all} are there, but {} are in the histories of sagas", report.events));
     }
     Ok(())
 }
 
 /// What must hold between a saga and its history, which is looked at event by event, since it may be long. Returns how many there are.
 fn check_history(connection: &Connection, id: RowId, saga: &Saga, wrong: &mut Vec<String>) -> Result<u64, RowsError> {
-    let mut statement = connection.prepare_cached(sql::EVENTS_OF_ROW).map_err(rows_error)?;
-    let mut rows = statement.query([id.0]).map_err(rows_error)?;
+    let all = history::of_saga(connection, id, saga.revision, Revision(0), saga.revision, usize::MAX)?;
+    let mut statement = connection.prepare_cached(sql::EVENT_BY_REVISION).map_err(rows_error)?;
     let (mut count, mut last, mut breaks) = (0_u64, None::<Event>, 0);
     let (mut claimed, mut expired) = (false, false);
-    while let Some(row) = rows.next().map_err(rows_error)? {
-        let event = codec::event(row)?;
+    for event in all.into_iter().map(|revision| load::events(&mut statement, [revision.0])) {
+        let Some(event) = event?.pop() else { continue };
         count += 1;
+        if event.task_id != *saga.task_id() && breaks < TOLD {
+            breaks += 1;
+            wrong.push(format!("event {} of saga {} is in its history", event.revision, event.task_id));
+        }
+        let prev = connection
+            .prepare_cached(sql::PREV)
+            .and_then(|mut s| s.query_row([event.revision.0], |row| row.get::<_, Option<i64>>(0)).optional());
+        // The old history names none.
+        let before = last.as_ref().map(|event| event.revision.0);
+        if prev.map_err(rows_error)?.is_some_and(|prev| prev != before) && breaks < TOLD {
+            breaks += 1;
+            wrong.push(format!("event {} does not name the one before it", event.revision));
+        }
         match &last {
             None if event.kind != EventType::Created => {
                 wrong.push("its history does not begin with its creation".into());
@@ -290,8 +339,28 @@ fn check_history(connection: &Connection, id: RowId, saga: &Saga, wrong: &mut Ve
     Ok(count)
 }
 
+/// What is stored with a saga that it does not say itself.
+struct Beside {
+    due_at: Option<i64>,
+    ready: Option<LeasePurpose>,
+    in_flight: bool,
+}
+
+impl Beside {
+    fn read(row: &Row<'_>) -> Result<Self, rusqlite::Error> {
+        let ready = match row.get::<_, Option<i64>>("ready")? {
+            None => None,
+            Some(code) => Some(
+                LeasePurpose::decode(code)
+                    .ok_or_else(|| codec::senseless(format!("ready: {code} stands for nothing")))?,
+            ),
+        };
+        Ok(Beside { due_at: row.get("due_at")?, ready, in_flight: row.get("in_flight")? })
+    }
+}
+
 /// What must hold of a saga by itself.
-fn check_saga(saga: &Saga, count: u32, due_at: Option<i64>, wrong: &mut Vec<String>) {
+fn check_saga(saga: &Saga, count: u32, beside: &Beside, wrong: &mut Vec<String>) {
     if count as usize != saga.compensations.len() {
         wrong.push(format!("{count} compensations are counted, {} are there", saga.compensations.len()));
     }
@@ -305,9 +374,39 @@ fn check_saga(saga: &Saga, count: u32, due_at: Option<i64>, wrong: &mut Vec<Stri
         wrong.push("it is FAILED without a compensation record".into());
     }
     if let Some(Lease { standing: Standing::Held, expire_time, .. }) = &saga.lease
-        && due_at != Some(expire_time.micros())
+        && beside.due_at != Some(expire_time.micros())
     {
         wrong.push(format!("its lease ends at {expire_time}, but that is not when it is looked at"));
+    }
+    let state = saga.state.name();
+    if beside.in_flight == saga.state.is_terminal() {
+        wrong.push(format!(
+            "it is {state}, but lies among those that {}",
+            if beside.in_flight { "are in flight" } else { "have ended" }
+        ));
+    }
+    if saga.state == State::Running && saga.lease.is_none() {
+        wrong.push("it is RUNNING without a lease".into());
+    }
+    let is_leased = saga.lease.as_ref().is_some_and(|lease| match lease.standing {
+        Standing::Held | Standing::Expired { .. } => true,
+        Standing::EndedByHolder(_) | Standing::EndedByOther => false,
+    });
+    if is_leased && !matches!(saga.state, State::Running | State::Compensating) {
+        wrong.push(format!("it is {state}, but nothing has ended its lease"));
+    }
+    if saga.reservation.is_some() && saga.state != State::Dispatched {
+        wrong.push(format!("it is {state}, but reserved"));
+    }
+    let may_be_ready = match beside.ready {
+        // Anyone may claim what waits and is not delayed.
+        None => saga.state != State::Planned || saga.not_before.is_some(),
+        Some(LeasePurpose::Execute) => saga.state == State::Planned,
+        Some(LeasePurpose::Compensate) => saga.state == State::Compensating,
+    };
+    if !may_be_ready {
+        let ready = beside.ready.map_or("nothing", LeasePurpose::name);
+        wrong.push(format!("it is {state}, but ready for {ready}"));
     }
 }
 
@@ -334,7 +433,33 @@ mod tests {
             ("UPDATE work SET state = 99 WHERE id = 1", "99"),
             ("UPDATE saga SET labels = 'x' WHERE id = 1", "label"),
             ("UPDATE saga SET task_id = '..' WHERE id = 1", "task_id"),
-            ("UPDATE work SET revision = 1 WHERE id = 1", "its revision is 1"),
+            ("UPDATE work SET revision = 1 WHERE id = 1", "its last event says PLANNED"),
+            ("UPDATE work SET revision = 1 WHERE id = 1", "2 are there, but 1 are in the histories"),
+            ("UPDATE work SET state = 5 WHERE id = 1", "it is COMPLETED, but lies among those that are in flight"),
+            ("UPDATE work SET lease_token = NULL WHERE id = 1", "it is RUNNING without a lease"),
+            ("UPDATE work SET state = 1 WHERE id = 1", "it is PLANNED, but nothing has ended its lease"),
+            ("UPDATE work SET state = 1 WHERE id = 1", "it is PLANNED, but ready for nothing"),
+            ("UPDATE work SET ready = 1 WHERE id = 1", "it is RUNNING, but ready for EXECUTE"),
+            ("UPDATE work SET ready = 7 WHERE id = 1", "ready: 7 stands for nothing"),
+            ("UPDATE work SET more = 'x' WHERE id = 1", "column more"),
+            (
+                r#"UPDATE work SET more = '{"assignee":"w","reserved_until":9}' WHERE id = 1"#,
+                "it is RUNNING, but reserved",
+            ),
+            ("UPDATE work SET lease_expire = 1 WHERE id = 1", "not after lease_acquire"),
+            ("UPDATE event SET prev = NULL WHERE revision = 2", "does not begin with its creation"),
+            ("UPDATE event SET prev = 2 WHERE revision = 2", "event 2 does not name the one before it"),
+            ("UPDATE event SET saga = 9 WHERE revision = 2", "event: row 2 belongs to a row of saga"),
+            ("UPDATE event SET purpose = NULL WHERE revision = 2", "part of what a claim tells"),
+            (
+                "INSERT INTO old_event VALUES (3, 1, 3000, 17, 3, 3, NULL, 0, NULL, NULL, NULL, NULL, '', '{}')",
+                "event 1: lies before the end of the old history",
+            ),
+            (
+                "INSERT INTO ended (id, queue, priority, state, ready, revision, attempt, expirations, failures, compensations, \
+                 update_time, progress, result) VALUES (1, 1, 0, 8, 0, 2, 1, 0, 0, 1, 2000, x'', x'')",
+                "both in work and in ended",
+            ),
             ("UPDATE work SET state = 4 WHERE id = 1", "its last event says RUNNING"),
             ("UPDATE work SET lease_token = 1 WHERE id = 1", "is not that of a claim"),
             ("UPDATE work SET lease_owner = 'other' WHERE id = 1", "is not that of a claim"),
@@ -345,7 +470,7 @@ mod tests {
             ("DELETE FROM saga WHERE id = 1", "that is not there"),
             ("DELETE FROM event WHERE revision = 1", "does not begin with its creation"),
             ("UPDATE event SET from_state = 4 WHERE revision = 2", "does not begin where"),
-            ("UPDATE event SET time = 1 WHERE revision = 2", "is older than"),
+            ("UPDATE event SET time = 1 WHERE revision = 2", "its time is before"),
             ("UPDATE meta SET value = 2 WHERE key = 'revision_floor'", "reserved below 2"),
             ("INSERT INTO queue_count VALUES (1, 0, 0, 1, 0, 0, 0, 0, 0)", "counted as RUNNING 2, but has RUNNING 1"),
             ("UPDATE meta SET value = 2 WHERE key = 'counted'", "counted as nothing, but has RUNNING 1"),
@@ -354,6 +479,37 @@ mod tests {
             let problems = broken_by(statement);
             assert!(problems.iter().any(|p| p.contains(expected)), "{statement}: {problems:?}");
         }
+    }
+
+    /// What a store of before holds is verified before anything of it is changed, and is the same afterwards.
+    #[test]
+    fn a_store_of_version_2_is_verified_as_it_is_and_migrated_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sagad.db");
+        Connection::open(&path).unwrap().execute_batch(include_str!("store_2.sql")).unwrap();
+        let all = |version| {
+            let connection = connection::open_to_read(&path).unwrap();
+            show_as_newest(&connection, version).unwrap();
+            let mut statement = connection.prepare(sql::ALL_SAGAS).unwrap();
+            let mut rows = statement.query([]).unwrap();
+            let mut sagas = Vec::new();
+            while let Some(row) = rows.next().unwrap() {
+                let (id, mut saga, _) = codec::saga(row).unwrap();
+                saga.compensations = compensations(&connection, id).unwrap();
+                let beside = Beside::read(row).unwrap();
+                sagas.push((id, saga, beside.due_at, beside.ready));
+            }
+            let everything = rusqlite::params![0, i64::MAX, None::<i64>, i64::MAX];
+            let events = load::events(&mut connection.prepare_cached(sql::EVENTS).unwrap(), everything).unwrap();
+            (sagas, events)
+        };
+        let before = all(2);
+        let report = check_file(&path).unwrap();
+        assert_eq!((report.problems.clone(), report.sagas, report.events), (Vec::new(), 13, 33));
+        drop(super::super::open_rows(&path, 1 << 20).unwrap());
+        assert_eq!(all(3), before);
+        assert_eq!((before.0.len(), before.1.len()), (13, 33));
+        assert_eq!(check_file(&path).unwrap().problems, Vec::<String>::new());
     }
 
     /// A kill between the making of a store and the first reservation leaves it so.

@@ -11,7 +11,7 @@ use rusqlite::{
 use crate::domain::{
     bounds::{REVISION_MAX, ROW_MAX, STORED_LENGTH_MAX, STORED_TIME_MAX},
     compensation::{Compensation, CompensationSpec},
-    event::{Event, Resolution, StaleMark},
+    event::{ClaimDetails, Event, EventDetails, Resolution, StaleMark},
     ids::{FencingToken, Malformed, OwnerId, QueueName, Revision, SagaId, TaskId},
     lease::Lease,
     policy::Policy,
@@ -23,6 +23,7 @@ use crate::domain::{
 use super::{
     super::rows::{RowId, RowsError},
     codes::{Coded, MARK_STALE, standing},
+    more::More,
 };
 
 /// A number within its range. Whoever adds to it, or tells it, need not fear the ends of 64 bits.
@@ -163,6 +164,11 @@ impl Columns<'_, '_> {
         text.map(|text| parse(&text)).transpose().map_err(|e| self.damaged(self.next - 1, &e.0))
     }
 
+    fn more(&mut self) -> Result<More, RowsError> {
+        let json: Option<String> = self.get()?;
+        More::parse(json.as_deref()).map_err(|what| self.damaged(self.next - 1, &what))
+    }
+
     fn span(&mut self) -> Result<Span, RowsError> {
         self.get()
     }
@@ -176,11 +182,16 @@ impl Columns<'_, '_> {
         Blob::parse(Bytes::from(bytes)).map_err(|e| self.damaged(self.next - 1, &e.0))
     }
 
+    /// Those of which NULL stands for none.
+    fn contents(&mut self) -> Result<Blob, RowsError> {
+        let bytes: Option<Vec<u8>> = self.get()?;
+        Blob::parse(bytes.unwrap_or_default().into()).map_err(|e| self.damaged(self.next - 1, &e.0))
+    }
+
+    /// NULL stands for none.
     fn pairs(&mut self) -> Result<BTreeMap<String, String>, RowsError> {
-        let json = self.text()?;
-        if json == "{}" {
-            return Ok(BTreeMap::new());
-        }
+        let json: Option<String> = self.get()?;
+        let Some(json) = json.filter(|json| json != "{}") else { return Ok(BTreeMap::new()) };
         serde_json::from_str(&json).map_err(|e| self.damaged(self.next - 1, &e.to_string()))
     }
 
@@ -203,13 +214,15 @@ pub fn saga(row: &Row<'_>) -> Result<(RowId, Saga, u32), RowsError> {
     let mut c = Columns { row, next: 0 };
     let id = c.get()?;
     let spec = spec(&mut c)?;
+    // A saga in flight has some of what follows here, instead of in the columns that ended ones have for it.
+    let more = c.more()?;
     let state = c.coded()?;
     let revision = c.get()?;
     let (attempt, expirations, failures, compensations) = (c.count()?, c.count()?, c.count()?, c.count()?);
     let update_time = c.time()?;
     let (end_time, not_before) = (c.maybe_time()?, c.maybe_time()?);
     let (settle_until, idle_since) = (c.maybe_time()?, c.maybe_time()?);
-    let lease = lease(&mut c)?;
+    let lease = lease(&mut c, more.expired_at)?;
     let assignee = c.maybe(OwnerId::parse)?;
     let reserved_until = c.maybe_time()?;
     let reservation = assignee.zip(reserved_until).map(|(assignee, expire_time)| Reservation { assignee, expire_time });
@@ -217,25 +230,25 @@ pub fn saga(row: &Row<'_>) -> Result<(RowId, Saga, u32), RowsError> {
     let cancel_reason = c.maybe(Text::stored)?;
     let cancel = cancel_actor.zip(cancel_reason).map(|(actor, reason)| CancelRequest { actor, reason });
     let terminal_reason = c.maybe(Text::stored)?;
-    let (progress, result) = (c.blob()?, c.blob()?);
+    let (progress, result) = (c.contents()?, c.contents()?);
     let saga = Saga {
         spec: Arc::new(spec),
         state,
         compensations: Vec::new(),
         lease,
-        reservation,
-        cancel,
+        reservation: reservation.or(more.reservation),
+        cancel: cancel.or(more.cancel),
         attempt,
-        expirations,
-        failures,
+        expirations: expirations.max(more.expirations),
+        failures: failures.max(more.failures),
         progress,
         result,
         terminal_reason,
         update_time,
         end_time,
-        not_before,
-        settle_until,
-        idle_since,
+        not_before: not_before.or(more.not_before),
+        settle_until: settle_until.or(more.settle_until),
+        idle_since: idle_since.or(more.idle_since),
         revision,
         contents_omitted: false,
     };
@@ -282,7 +295,7 @@ fn spec(c: &mut Columns<'_, '_>) -> Result<Spec, RowsError> {
     })
 }
 
-fn lease(c: &mut Columns<'_, '_>) -> Result<Option<Lease>, RowsError> {
+fn lease(c: &mut Columns<'_, '_>, expired_at: Option<Timestamp>) -> Result<Option<Lease>, RowsError> {
     let token: Option<FencingToken> = c.get()?;
     let Some(token) = token else {
         c.next += 11;
@@ -297,7 +310,7 @@ fn lease(c: &mut Columns<'_, '_>) -> Result<Option<Lease>, RowsError> {
     let limit = c.coded()?;
     let progress_time = c.time()?;
     let code: i64 = c.get()?;
-    let expired = c.maybe_time()?.zip(c.get::<Option<Revision>>()?);
+    let expired = c.maybe_time()?.or(expired_at).zip(c.get::<Option<Revision>>()?);
     let standing =
         standing(code, expired).ok_or_else(|| c.damaged(c.next - 3, &format!("{code} stands for nothing")))?;
     let owner = c.parsed(OwnerId::parse)?;
@@ -347,15 +360,23 @@ pub fn event(row: &Row<'_>) -> Result<Event, RowsError> {
     let time = c.time()?;
     let kind = c.coded()?;
     let actor = c.maybe(Actor::stored)?;
-    let reason = c.text()?.into();
+    let reason = c.get::<Option<String>>()?.unwrap_or_default().into();
     let from_state = c.maybe_coded()?;
     let to_state = c.coded()?;
     let token: Option<FencingToken> = c.get()?;
-    let details = c.pairs()?;
-    let mark: i64 = c.get()?;
+    let words = c.pairs()?;
+    let mark = c.get::<Option<i64>>()?.unwrap_or_default();
     let owner = c.maybe(OwnerId::parse)?;
     let expire_time = c.maybe_time()?;
     let cause = c.maybe_coded()?;
+    let (purpose, attempt) = (c.maybe_coded()?, c.get::<Option<u32>>()?);
+    let details = match (purpose, attempt, expire_time) {
+        (Some(purpose), Some(attempt), Some(expire_time)) => {
+            EventDetails::of_claim(ClaimDetails { purpose, expire_time, attempt })
+        }
+        (Some(_), _, _) | (None, Some(_), _) => return Err(c.damaged(c.next - 2, "part of what a claim tells")),
+        (None, None, _) => words.into(),
+    };
     let mark = match mark {
         0 => None,
         MARK_STALE => {

@@ -309,7 +309,8 @@ mod tests {
     fn healthy(version: usize) -> Connection {
         let mut connection = Connection::open_in_memory().unwrap();
         migrate::migrate(&mut connection, Found::Nothing, &migrate::MIGRATIONS[..version]).unwrap();
-        connection.execute_batch(include_str!("healthy.sql")).unwrap();
+        let healthy = if version < 3 { include_str!("healthy_2.sql") } else { include_str!("healthy.sql") };
+        connection.execute_batch(healthy).unwrap();
         connection
     }
 

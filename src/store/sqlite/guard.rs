@@ -17,7 +17,7 @@ use crate::mutants::{self, Mutant};
 /// Marks a database as sagad's: "saga" in ASCII.
 pub const APPLICATION_ID: i32 = 0x7361_6761;
 /// The version of the schema that this program reads and writes.
-pub const SCHEMA_VERSION: i32 = 2;
+pub const SCHEMA_VERSION: i32 = 3;
 
 /// Why a store was not opened. Each says what to do.
 #[derive(Debug, thiserror::Error)]

@@ -5,8 +5,11 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::guard::{APPLICATION_ID, Found, SCHEMA_VERSION};
 
 /// The schema's versions, each from the one before.
-pub const MIGRATIONS: &[&str] =
-    &[include_str!("migrations/0001_begin.sql"), include_str!("migrations/0002_counts.sql")];
+pub const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_begin.sql"),
+    include_str!("migrations/0002_counts.sql"),
+    include_str!("migrations/0003_narrow.sql"),
+];
 const _: () = assert!(MIGRATIONS.len() == SCHEMA_VERSION as usize, "each version of the schema has its migration");
 
 /// Brings a database that was found to the newest of these versions, one version a transaction: cut off at any moment,

@@ -9,8 +9,10 @@ mod connection;
 mod counts;
 mod files;
 pub mod guard;
+mod history;
 mod load;
 pub mod migrate;
+mod more;
 #[cfg(test)]
 mod plans;
 mod reader;
@@ -37,7 +39,7 @@ use crate::{
     coordinator::{ReadyEntry, Takers},
     domain::{
         bounds::{HAPPENED_MAX, NUMBERS_LEFT, REVISION_MAX, ROW_MAX},
-        ids::{OwnerId, QueueName, Revision},
+        ids::{QueueName, Revision},
         lease::Absence,
         saga::State,
         text::Kind,
@@ -68,6 +70,7 @@ use self::{
     },
     load::meta,
     migrate::{MIGRATIONS, migrate},
+    more::More,
     reader::SqliteReader,
 };
 use super::{
@@ -145,7 +148,8 @@ pub fn open_rows(path: &Path, max_wal_bytes: u64) -> Result<(OpenedRows, Opening
         connection.pragma_update(None, "synchronous", "NORMAL").map_err(failed)?;
     }
     keep_plans(&connection).map_err(failed)?;
-    connection.pragma_update(None, "foreign_keys", true).map_err(failed)?;
+    // What they would look up at each write, the verification looks at.
+    connection.pragma_update(None, "foreign_keys", false).map_err(failed)?;
     connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB).map_err(failed)?;
     migrate(&mut connection, found, MIGRATIONS).map_err(failed)?;
     let (opening, counted) = opening(&mut connection).map_err(failed)?;
@@ -299,9 +303,14 @@ fn stored_ready(
     let mut statement = connection.prepare(sql::RESERVED)?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        let assignee = OwnerId::parse(&row.get::<_, String>(3)?).ok();
-        if let (Some(queue), Some(assignee)) = (names.get(&row.get(2)?), assignee) {
-            let takers = Takers::Assignee(assignee);
+        let due_at: Option<Timestamp> = column(row, 3)?;
+        // One that makes no sense is passed over with the saga, which can't be read either.
+        let more = More::parse(row.get_ref(4)?.as_str_or_null()?).unwrap_or_default();
+        // What is due next lies behind its delay, or it is delayed still.
+        let delayed = more.not_before.is_some_and(|ready| due_at.is_none_or(|due| due <= ready));
+        let reservation = more.reservation.filter(|_| !delayed);
+        if let (Some(queue), Some(reservation)) = (names.get(&row.get(2)?), reservation) {
+            let takers = Takers::Assignee(reservation.assignee);
             all.push((column(row, 0)?, ReadyEntry { priority: column(row, 1)?, queue: queue.clone(), takers }));
         }
     }

@@ -13,7 +13,7 @@ use crate::{
         bounds::ANSWER_BYTES,
         command::QueueStatus,
         event::Event,
-        ids::{QueueName, Revision},
+        ids::{QueueName, Revision, TaskId},
         saga::{Saga, State},
         text::{Actor, Text},
         time::Timestamp,
@@ -28,7 +28,7 @@ use super::{
     },
     Beside, codec,
     codes::Coded,
-    connection, keep_plans,
+    connection, history, keep_plans,
     load::{compensations, events, find, json_array, meta, rows_error},
     ready::{LookAtReady, Ready, count_ready},
     sql,
@@ -148,16 +148,7 @@ fn stretch(connection: &Connection, query: &EventQuery) -> Result<Stretch<Event>
     let queues = queue_filter(&query.queues);
     let (after, limit) = (query.after.0, query.limit);
     if let Some(task_id) = &query.task_id {
-        let task_id = task_id.as_str();
-        let through = if query.marked_only || queues.is_some() {
-            let of_task = params![after, query.through.0, ROWS_PER_SNAPSHOT, task_id];
-            window(connection, sql::EVENTS_OF_TASK_WINDOW, of_task, query.through)?
-        } else {
-            query.through
-        };
-        let mut statement = connection.prepare_cached(sql::EVENTS_OF_TASK).map_err(rows_error)?;
-        let found = events(&mut statement, params![task_id, after, through.0, limit, query.marked_only, queues])?;
-        return Ok(Stretch::of_events(found, limit, through));
+        return of_task(connection, task_id, query);
     }
     let (statement, of_window) = if query.marked_only {
         (sql::EVENTS_MARKED, sql::EVENTS_MARKED_WINDOW)
@@ -172,6 +163,37 @@ fn stretch(connection: &Connection, query: &EventQuery) -> Result<Stretch<Event>
     let mut statement = connection.prepare_cached(statement).map_err(rows_error)?;
     let found = events(&mut statement, params![after, through.0, queues, limit])?;
     Ok(Stretch::of_events(found, limit, through))
+}
+
+/// The same of one saga's own history.
+fn of_task(connection: &Connection, task_id: &TaskId, query: &EventQuery) -> Result<Stretch<Event>, RowsError> {
+    let mut statement = connection.prepare_cached(sql::PLACE_OF_TASK).map_err(rows_error)?;
+    let place = statement.query_row([task_id.as_str()], |row| Ok((RowId(row.get(0)?), Revision(row.get(1)?))));
+    let Some((id, newest)) = place.optional().map_err(rows_error)? else {
+        return Ok(Stretch { found: Vec::new(), through: query.through });
+    };
+    // What passes over what it does not want looks through so many.
+    let passes_over = query.marked_only || !query.queues.is_empty();
+    let most = if passes_over { ROWS_PER_SNAPSHOT + 1 } else { query.limit };
+    let revisions = history::of_saga(connection, id, newest, query.after, query.through, most)?;
+    let through = match revisions.last() {
+        Some(last) if passes_over && revisions.len() == most => *last,
+        Some(_) | None => query.through,
+    };
+    let mut statement = connection.prepare_cached(sql::EVENT_BY_REVISION).map_err(rows_error)?;
+    let mut found = Vec::new();
+    for revision in revisions {
+        for event in events(&mut statement, [revision.0])? {
+            let in_queues = query.queues.is_empty() || query.queues.contains(&event.queue);
+            if in_queues && (!query.marked_only || event.mark.is_some()) {
+                found.push(event);
+            }
+        }
+        if found.len() == query.limit {
+            break;
+        }
+    }
+    Ok(Stretch::of_events(found, query.limit, through))
 }
 
 /// Where the stretch ends that a read looks through which passes over what it does not want: a filter that wants little must

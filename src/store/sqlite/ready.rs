@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::domain::time::{Span, Timestamp};
 
-use super::{super::rows::RowsError, load::rows_error, sql};
+use super::{super::rows::RowsError, codec::senseless, load::rows_error, more::More, sql};
 
 /// For so many entries the answer is kept for a millisecond: that leaves about three of a hundred to the counting.
 const ENTRIES_PER_MILLISECOND: u64 = 1000;
@@ -68,7 +68,9 @@ fn oldest(connection: &Connection, queue: i64) -> Result<(Option<Timestamp>, u64
         let mut rows = statement.query([queue, priority])?;
         while let Some(row) = rows.next()? {
             looked_at += 1;
-            let (created, since): (i64, i64) = (row.get(0)?, row.get(1)?);
+            let created: i64 = row.get(1)?;
+            let more = More::parse(row.get_ref(2)?.as_str_or_null()?).map_err(senseless)?;
+            let since = more.not_before.map_or(created, |time| created.max(time.micros()));
             // None is ready before it is created, and those that follow were created later.
             if oldest.is_some_and(|oldest| oldest <= created) {
                 break;

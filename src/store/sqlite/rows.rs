@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::{
-    coordinator::Key,
+    coordinator::{Appended, Key, SagaChange},
     domain::{
         command::QueueStatus,
         event::{Event, EventType},
@@ -25,14 +25,14 @@ use super::{
     },
     checkpoint::Checkpoints,
     codec,
-    codes::Coded,
+    codes::{Coded, ready_code},
     counts::Tally,
     files::Files,
     load::{self, events, rows_error},
     shrink::Shrinking,
     sql,
     statements::Statements,
-    write::is_as_created,
+    write::expired_revision,
 };
 
 /// A store that has been opened, not yet bound to the thread that writes.
@@ -112,6 +112,49 @@ impl SqliteRows {
         self.queues.insert(name.clone(), id);
         self.new_queues.push(name.clone());
         Ok(id)
+    }
+
+    /// The number of a stored saga's queue.
+    fn queue_of(&mut self, id: RowId, saga: &Saga) -> Result<i64, RowsError> {
+        let found = self.queue(&saga.spec.queue)?;
+        found.ok_or_else(|| RowsError::Corrupt(format!("row {}: its queue {} is not there", id.0, saga.spec.queue)))
+    }
+
+    /// A number by a saga's place, or the numbers that a statement takes.
+    fn number(&self, sql: &'static str, params: impl rusqlite::Params) -> Result<Option<i64>, RowsError> {
+        let found =
+            self.connection().prepare_cached(sql).and_then(|mut s| s.query_row(params, |row| row.get(0)).optional());
+        found.map_err(rows_error)
+    }
+
+    fn newest_of(&self, id: RowId) -> Result<Option<Revision>, RowsError> {
+        Ok(self.number(sql::NEWEST_OF_ROW, [id.0])?.map(Revision))
+    }
+
+    fn is_ready_as_stored(&self, id: RowId, known: Option<Derived>) -> bool {
+        known.is_none_or(|known| self.number(sql::READY_OF_ROW, [id.0]) == Ok(Some(ready_code(known.ready))))
+    }
+
+    /// Writes a change between two states in flight.
+    fn update_in_flight(&self, change: &SagaChange, before: &Saga, after: &Saga) -> Result<(), RowsError> {
+        let SagaChange { id, derived, derived_before, .. } = change;
+        debug_assert!(self.is_ready_as_stored(*id, *derived_before), "what is kept beside a saga is what is stored");
+        // Only heartbeats leave the revision as it is, and they neither begin nor end anything.
+        if before.revision == after.revision && before.lease != after.lease {
+            self.update_lease(*id, after, derived)?;
+        } else {
+            let is_ready_as_before = derived_before.is_some_and(|stored| stored.ready == derived.ready);
+            let indexed = !is_ready_as_before || expired_revision(before) != expired_revision(after);
+            self.update_work(*id, after, derived, indexed)?;
+            self.put_compensations(*id, &before.compensations, &after.compensations)?;
+        }
+        if before.progress != after.progress {
+            self.execute(sql::UPDATE_PROGRESS, params![id.0, &after.progress.bytes()[..]])?;
+        }
+        if before.result != after.result {
+            self.execute(sql::UPDATE_RESULT, params![id.0, &after.result.bytes()[..]])?;
+        }
+        Ok(())
     }
 }
 
@@ -212,35 +255,42 @@ impl SqliteRows {
         parsed.map_err(|e| RowsError::Corrupt(format!("row {}, column payload: {}", id.0, e.0)))
     }
 
+    /// Adds a saga, as it is at the end of the turn that created it.
     pub(super) fn insert(&mut self, id: RowId, saga: &Saga, derived: &Derived) -> Result<(), RowsError> {
         let queue = self.queue_or_new(&saga.spec.queue)?;
         self.insert_saga(id, queue, &saga.spec)?;
-        self.insert_work(id, queue, saga, derived)?;
-        // What happened to it in the turn that created it.
-        if !is_as_created(saga) {
-            self.update_work(id, saga, derived)?;
-            self.put_contents(id, (&Blob::default(), &Blob::default()), saga)?;
+        if saga.state.is_terminal() {
+            self.put_ended(id, queue, saga)?;
+        } else {
+            self.insert_work(id, queue, saga, derived)?;
         }
         self.put_compensations(id, &[], &saga.compensations)?;
         self.tally.added(queue, saga);
         Ok(())
     }
 
-    pub(super) fn update(
-        &mut self,
-        id: RowId,
-        before: &Saga,
-        after: &Saga,
-        derived: &Derived,
-    ) -> Result<(), RowsError> {
-        // Only heartbeats leave the revision as it is, and they neither begin nor end anything.
-        if before.revision == after.revision && before.lease != after.lease {
-            self.update_lease(id, after, derived)?;
-        } else {
-            self.update_work(id, after, derived)?;
-            self.put_compensations(id, &before.compensations, &after.compensations)?;
+    pub(super) fn update(&mut self, change: &SagaChange, before: &Saga, after: &Saga) -> Result<(), RowsError> {
+        let id = change.id;
+        match (before.state.is_terminal(), after.state.is_terminal()) {
+            (false, false) => self.update_in_flight(change, before, after)?,
+            (was_ended, is_ended) => {
+                let queue = self.queue_of(id, after)?;
+                match (was_ended, is_ended) {
+                    (_, true) => {
+                        if !was_ended {
+                            self.remove_one(id, sql::REMOVE_WORK)?;
+                        }
+                        self.put_ended(id, queue, after)?;
+                    }
+                    // No rule allows it, but it is not for this to say.
+                    (_, false) => {
+                        self.remove_one(id, sql::REMOVE_ENDED)?;
+                        self.insert_work(id, queue, after, &change.derived)?;
+                    }
+                }
+                self.put_compensations(id, &before.compensations, &after.compensations)?;
+            }
         }
-        self.put_contents(id, (&before.progress, &before.result), after)?;
         if Tally::is_moved(before, after)
             && let Some(queue) = self.queue(&after.spec.queue)?
         {
@@ -249,17 +299,37 @@ impl SqliteRows {
         Ok(())
     }
 
-    pub(super) fn append(&mut self, id: RowId, event: &Event) -> Result<(), RowsError> {
-        self.tally.told(event.revision);
-        self.insert_event(id, event)
+    pub(super) fn append(&mut self, appended: &Appended) -> Result<(), RowsError> {
+        self.tally.told(appended.event.revision);
+        self.insert_event(appended.saga, &appended.event, appended.prev)
     }
 
     pub(super) fn lease_ends(&self, id: RowId, token: FencingToken, newest: usize) -> Result<Vec<Event>, RowsError> {
         let mut statement = self.connection().prepare_cached(sql::EVENT_OF_SAGA).map_err(rows_error)?;
         let mut found = events(&mut statement, [id.0, token.0])?;
-        let mut statement = self.connection().prepare_cached(sql::LEASE_ENDED_BY_HOLDER).map_err(rows_error)?;
         let tried = EventType::CompensationSettled.code();
-        found.extend(events(&mut statement, params![id.0, token.0, newest, tried])?);
+        let mut next = self.newest_of(id)?.map(|revision| revision.0);
+        let mut ends = self.connection().prepare_cached(sql::ENDS_LEASE).map_err(rows_error)?;
+        let mut left = newest;
+        let mut ended = None;
+        while left > 0
+            && ended.is_none()
+            && let Some(revision) = next.filter(|revision| *revision > token.0)
+        {
+            let looked =
+                ends.query_row([revision, id.0, token.0, tried], |row| Ok((row.get(0)?, row.get(1)?))).optional();
+            let Some((prev, ends)) = looked.map_err(rows_error)? else {
+                // From here on the old history has them.
+                ended = self.number(sql::ENDS_LEASE_OLD, params![id.0, token.0, left, tried])?;
+                break;
+            };
+            ended = if ends { Some(revision) } else { None };
+            next = prev;
+            left -= 1;
+        }
+        if let Some(ended) = ended {
+            found.extend(events(&mut statement, [id.0, ended])?);
+        }
         Ok(found)
     }
 
@@ -339,20 +409,24 @@ impl SqliteRows {
     }
 
     pub(super) fn weigh_one(&self, id: RowId) -> Result<Removed, RowsError> {
-        let mut statement = self.connection().prepare_cached(sql::WEIGHED).map_err(rows_error)?;
-        let weighed = statement.query_row([id.0], |row| {
-            Ok(Removed { events: row.get(0)?, newest: Revision(row.get(1)?), compensations: row.get(2)? })
-        });
-        weighed.map_err(rows_error)
+        let newest = self.newest_of(id)?.unwrap_or_default();
+        let count = |sql, params: &[i64]| self.number(sql, rusqlite::params_from_iter(params));
+        let of_chain = count(sql::COUNT_EVENTS, &[newest.0, 0])?;
+        let (older, compensations) =
+            (count(sql::COUNT_OLD_EVENTS, &[id.0])?, count(sql::COUNT_COMPENSATIONS, &[id.0])?);
+        let size = |count: Option<i64>| usize::try_from(count.unwrap_or_default()).unwrap_or(usize::MAX);
+        Ok(Removed { events: size(of_chain) + size(older), compensations: size(compensations), newest })
     }
 
     pub(super) fn remove(&mut self, id: RowId) -> Result<(), RowsError> {
+        let newest = self.newest_of(id)?.unwrap_or_default();
         let (queue, state) = {
             let mut statement = self.connection().prepare_cached(sql::COUNTED_AS).map_err(rows_error)?;
             statement.query_row([id.0], |row| Ok((row.get(0)?, row.get(1)?))).map_err(rows_error)?
         };
         self.tally.removed(queue, state);
-        for sql in [sql::REMOVE_EVENTS, sql::REMOVE_COMPENSATIONS, sql::REMOVE_WORK, sql::REMOVE_SAGA] {
+        self.execute(sql::REMOVE_EVENTS, [newest.0, 0])?;
+        for sql in [sql::REMOVE_OLD_EVENTS, sql::REMOVE_COMPENSATIONS, sql::REMOVE_ENDED, sql::REMOVE_SAGA] {
             self.execute(sql, [id.0])?;
         }
         self.execute(sql::RAISE_META, params!["row_floor", id.0]).map(drop)

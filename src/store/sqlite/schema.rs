@@ -147,10 +147,10 @@ mod tests {
             ("CREATE TABLE \"a\u{202e}b\" (x)", "holds the table \"a\\u{202e}b\""),
             ("CREATE INDEX i ON event (time)", "holds the index \"i\""),
             ("CREATE VIRTUAL TABLE f USING fts5(x)", "holds the table \"f"),
-            ("DROP INDEX event_marked", "its index \"event_marked\" is missing"),
+            ("DROP INDEX event_mark", "its index \"event_mark\" is missing"),
             ("ALTER TABLE meta ADD COLUMN x INTEGER", "its table \"meta\" is not as"),
             ("DROP TABLE gap; CREATE VIEW gap AS SELECT 1", "holds the view \"gap\""),
-            ("DROP INDEX event_marked; CREATE INDEX event_marked ON event (time)", "its index \"event_marked\" is not"),
+            ("DROP INDEX event_mark; CREATE INDEX event_mark ON event (time)", "its index \"event_mark\" is not"),
             ("CREATE TABLE _litestream_seq (id INTEGER PRIMARY KEY, seq INTEGER CHECK (seq > 1))", "_litestream_seq"),
         ] {
             let connection = store(newest);

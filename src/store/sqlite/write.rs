@@ -1,13 +1,13 @@
 //! What the writer writes, column by column: the other side of `codec.rs`.
 
-use rusqlite::params;
+use rusqlite::{ToSql, params};
 
 use crate::domain::{
     compensation::Compensation,
     event::{Event, StaleMark},
-    ids::TaskId,
+    ids::{Revision, TaskId},
     lease::Standing,
-    saga::{Saga, Spec, State},
+    saga::{Saga, Spec},
     text::Blob,
     time::Timestamp,
 };
@@ -15,8 +15,8 @@ use crate::domain::{
 use super::{
     super::rows::{Derived, RowId, RowsError},
     SqliteRows, codec,
-    codes::{Coded, mark_code, ready_code, standing_code},
-    sql,
+    codes::{Coded, mark_code, standing_code},
+    more, sql,
 };
 
 impl SqliteRows {
@@ -53,27 +53,38 @@ impl SqliteRows {
         .map(drop)
     }
 
-    /// Adds what changes, as it begins.
+    /// Adds a saga in flight.
     pub(super) fn insert_work(&self, id: RowId, queue: i64, saga: &Saga, derived: &Derived) -> Result<(), RowsError> {
         let (due_at, due_since) = due_columns(derived);
-        self.execute(
-            sql::INSERT_WORK,
-            params![
-                id.0,
-                queue,
-                saga.spec.priority,
-                // What it is by now is written behind this, if that is something else.
-                State::Planned.code(),
-                ready_code(derived.ready),
-                due_at,
-                due_since,
-                saga.revision.0,
-                saga.compensations.len(),
-                saga.update_time.micros(),
-                saga.not_before.map(Timestamp::micros),
-            ],
-        )
-        .map(drop)
+        let lease = saga.lease.as_ref();
+        let params = params![
+            id.0,
+            saga.state.code(),
+            saga.revision.0,
+            saga.update_time.micros(),
+            due_at,
+            due_since,
+            saga.attempt,
+            saga.compensations.len(),
+            lease.map(|lease| lease.token.0),
+            lease.map(|lease| lease.purpose.code()),
+            lease.map(|lease| lease.acquire_time.micros()),
+            lease.map(|lease| lease.heartbeat_time.micros()),
+            lease.map(|lease| lease.expire_time.micros()),
+            lease.map(|lease| lease.ttl.micros()),
+            lease.map(|lease| lease.limit.code()),
+            lease.map(|lease| lease.progress_time.micros()),
+            lease.map(|lease| standing_code(lease.standing)),
+            lease.map(|lease| lease.owner.as_str()),
+            more::of(saga),
+            derived.ready.map(Coded::code),
+            expired_revision(saga),
+            queue,
+            saga.spec.priority,
+            contents(&saga.progress),
+            contents(&saga.result),
+        ];
+        self.execute(sql::INSERT_WORK, params).map(drop)
     }
 
     /// Writes those that have changed.
@@ -123,24 +134,61 @@ impl SqliteRows {
             lease.limit.code(),
             lease.progress_time.micros(),
         ];
-        self.execute(sql::UPDATE_LEASE, params).map(drop)
+        self.change_one(id, sql::UPDATE_LEASE, params)
     }
 
-    /// Writes all that can change.
-    pub(super) fn update_work(&self, id: RowId, saga: &Saga, derived: &Derived) -> Result<(), RowsError> {
+    /// Writes all that can change of a saga in flight but its progress and result; what indexes hold, only if told to.
+    pub(super) fn update_work(
+        &self,
+        id: RowId,
+        saga: &Saga,
+        derived: &Derived,
+        indexed: bool,
+    ) -> Result<(), RowsError> {
         let (due_at, due_since) = due_columns(derived);
+        let lease = saga.lease.as_ref();
+        macro_rules! with {
+            ($($added:expr)*) => {
+                params![
+                    id.0,
+                    saga.state.code(),
+                    saga.revision.0,
+                    saga.update_time.micros(),
+                    due_at,
+                    due_since,
+                    saga.attempt,
+                    saga.compensations.len(),
+                    lease.map(|lease| lease.token.0),
+                    lease.map(|lease| lease.purpose.code()),
+                    lease.map(|lease| lease.acquire_time.micros()),
+                    lease.map(|lease| lease.heartbeat_time.micros()),
+                    lease.map(|lease| lease.expire_time.micros()),
+                    lease.map(|lease| lease.ttl.micros()),
+                    lease.map(|lease| lease.limit.code()),
+                    lease.map(|lease| lease.progress_time.micros()),
+                    lease.map(|lease| standing_code(lease.standing)),
+                    lease.map(|lease| lease.owner.as_str()),
+                    more::of(saga),
+                    $($added,)*
+                ]
+            };
+        }
+        if indexed {
+            let added = with![derived.ready.map(Coded::code) expired_revision(saga)];
+            return self.change_one(id, sql::UPDATE_INDEXED, added);
+        }
+        self.change_one(id, sql::UPDATE_WORK, with![])
+    }
+
+    /// Writes an ended saga, whole.
+    pub(super) fn put_ended(&self, id: RowId, queue: i64, saga: &Saga) -> Result<(), RowsError> {
         let micros = |time: Option<Timestamp>| time.map(Timestamp::micros);
         let lease = saga.lease.as_ref();
-        let expired = lease.and_then(|lease| match lease.standing {
-            Standing::Expired { at, revision } => Some((at.micros(), revision.0)),
-            Standing::Held | Standing::EndedByHolder(_) | Standing::EndedByOther => None,
-        });
         let params = params![
             id.0,
+            queue,
+            saga.spec.priority,
             saga.state.code(),
-            ready_code(derived.ready),
-            due_at,
-            due_since,
             saga.revision.0,
             saga.attempt,
             saga.expirations,
@@ -148,9 +196,6 @@ impl SqliteRows {
             saga.compensations.len(),
             saga.update_time.micros(),
             micros(saga.end_time),
-            micros(saga.not_before),
-            micros(saga.settle_until),
-            micros(saga.idle_since),
             lease.map(|lease| lease.token.0),
             lease.map(|lease| lease.purpose.code()),
             lease.map(|lease| lease.acquire_time.micros()),
@@ -160,65 +205,82 @@ impl SqliteRows {
             lease.map(|lease| lease.limit.code()),
             lease.map(|lease| lease.progress_time.micros()),
             lease.map(|lease| standing_code(lease.standing)),
-            expired.map(|(at, _)| at),
-            expired.map(|(_, revision)| revision),
             lease.map(|lease| lease.owner.as_str()),
-            saga.reservation.as_ref().map(|r| r.assignee.as_str()),
-            saga.reservation.as_ref().map(|r| r.expire_time.micros()),
             saga.cancel.as_ref().map(|cancel| cancel.actor.as_str()),
             saga.cancel.as_ref().map(|cancel| cancel.reason.as_str()),
             saga.terminal_reason.as_ref().map(|reason| reason.as_str()),
+            &saga.progress.bytes()[..],
+            &saga.result.bytes()[..],
+            micros(saga.not_before),
+            micros(saga.settle_until),
+            micros(saga.idle_since),
         ];
-        self.execute(sql::UPDATE_WORK, params).map(drop)
+        self.execute(sql::PUT_ENDED, params).map(drop)
     }
 
-    /// Writes those of progress and result that have changed.
-    pub(super) fn put_contents(&self, id: RowId, before: (&Blob, &Blob), after: &Saga) -> Result<(), RowsError> {
-        let changed =
-            [(before.0, &after.progress, sql::UPDATE_PROGRESS), (before.1, &after.result, sql::UPDATE_RESULT)];
-        for (_, after, sql) in changed.into_iter().filter(|(before, after, _)| before != after) {
-            self.execute(sql, params![id.0, &after.bytes()[..]])?;
+    /// Removes a row that must be there.
+    pub(super) fn remove_one(&self, id: RowId, sql: &'static str) -> Result<(), RowsError> {
+        self.change_one(id, sql, &[&id.0])
+    }
+
+    /// Changes a row that must be there: one that is not is a store that was damaged behind the writer's back.
+    fn change_one(&self, id: RowId, sql: &'static str, params: &[&dyn ToSql]) -> Result<(), RowsError> {
+        match self.execute(sql, params)? {
+            1 => Ok(()),
+            _ => Err(RowsError::Corrupt(format!("row {}: it is not in the table where it was", id.0))),
         }
-        Ok(())
     }
 
-    /// Adds an event to the history.
-    pub(super) fn insert_event(&self, id: RowId, event: &Event) -> Result<(), RowsError> {
-        let (owner, expire_time, cause) = match &event.mark {
-            Some(StaleMark::Stale { owner, expire_time, cause, .. }) => {
-                (Some(owner.as_str()), Some(expire_time.micros()), Some(cause.code()))
+    /// Adds an event to the history; `prev` is the saga's event before.
+    pub(super) fn insert_event(&self, id: RowId, event: &Event, prev: Option<Revision>) -> Result<(), RowsError> {
+        macro_rules! with {
+            ($($added:expr)*) => {
+                params![
+                    event.revision.0,
+                    id.0,
+                    prev.map(|prev| prev.0),
+                    event.time.micros(),
+                    event.kind.code(),
+                    event.from_state.map(Coded::code),
+                    event.to_state.code(),
+                    event.token.map(|token| token.0),
+                    event.actor.as_ref().map(|actor| actor.as_str()),
+                    Some(&*event.reason).filter(|reason| !reason.is_empty()),
+                    $($added,)*
+                ]
+            };
+        }
+        let details = || (!event.details.is_empty()).then(|| codec::json(&event.details));
+        let mark = event.mark.as_ref().map(|mark| mark_code(Some(mark)));
+        let inserted = match (&event.mark, event.details.claim()) {
+            (Some(StaleMark::Resolved(_)) | None, Some(claim)) => {
+                let claimed = with![claim.expire_time.micros() claim.purpose.code() claim.attempt mark];
+                self.execute(sql::INSERT_CLAIMED, claimed)
             }
-            Some(StaleMark::Resolved(_)) | None => (None, None, None),
+            (Some(StaleMark::Stale { owner, expire_time, cause, .. }), _) => {
+                let stale = with![details() expire_time.micros() mark owner.as_str() cause.code()];
+                self.execute(sql::INSERT_MARKED, stale)
+            }
+            (Some(StaleMark::Resolved(_)), None) => {
+                let nothing = None::<i64>;
+                self.execute(sql::INSERT_MARKED, with![details() nothing mark nothing nothing])
+            }
+            (None, None) => self.execute(sql::INSERT_EVENT, with![details()]),
         };
-        let params = params![
-            event.revision.0,
-            id.0,
-            event.time.micros(),
-            event.kind.code(),
-            event.from_state.map(Coded::code),
-            event.to_state.code(),
-            event.token.map(|token| token.0),
-            mark_code(event.mark.as_ref()),
-            owner,
-            expire_time,
-            cause,
-            event.actor.as_ref().map(|actor| actor.as_str()),
-            &*event.reason,
-            codec::json(&event.details),
-        ];
-        self.execute(sql::INSERT_EVENT, params).map(drop)
+        inserted.map(drop)
     }
 }
 
-/// Whether a saga is as it was created, or has only become ready since.
-pub(super) fn is_as_created(saga: &Saga) -> bool {
-    saga.state == State::Planned
-        && saga.attempt == 0
-        && saga.lease.is_none()
-        && saga.cancel.is_none()
-        && saga.terminal_reason.is_none()
-        && saga.update_time == saga.spec.create_time
-        && (saga.progress.bytes().is_empty() && saga.result.bytes().is_empty())
+/// The revision under which a saga in flight is reported stale: what `work_stale` holds.
+pub(super) fn expired_revision(saga: &Saga) -> Option<i64> {
+    match saga.lease.as_ref()?.standing {
+        Standing::Expired { revision, .. } => Some(revision.0),
+        Standing::Held | Standing::EndedByHolder(_) | Standing::EndedByOther => None,
+    }
+}
+
+fn contents(blob: &Blob) -> Option<&[u8]> {
+    Some(&blob.bytes()[..]).filter(|bytes| !bytes.is_empty())
 }
 
 fn due_columns(derived: &Derived) -> (Option<i64>, Option<i64>) {
