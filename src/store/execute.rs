@@ -300,6 +300,13 @@ impl<R: Rows> Engine<R> {
         Derived { ready, due: next_due(saga, now, &self.absence) }
     }
 
+    /// Something became claimable. Of many such things in a row, which a large batch creates, one is enough to be looked at.
+    fn wake(&mut self, wake: Wake) {
+        if self.woken.last() != Some(&wake) {
+            self.woken.push(wake);
+        }
+    }
+
     /// Follows in memory what has just been written.
     pub(super) fn note(&mut self, id: RowId, saga: &Saga, derived: &Derived) {
         let next =
@@ -307,17 +314,17 @@ impl<R: Rows> Engine<R> {
         self.agenda.set(id, next, &self.absence);
         let entry = ReadyEntry::of(saga, derived);
         match derived.ready {
-            Some(LeasePurpose::Execute) => self.woken.push(Wake::ToExecute(saga.spec.queue.clone())),
+            Some(LeasePurpose::Execute) => self.wake(Wake::ToExecute(saga.spec.queue.clone())),
             Some(LeasePurpose::Compensate) => {
                 if let Some(ReadyEntry { takers: Takers::OfKinds(kinds), .. }) = &entry {
-                    self.woken.push(Wake::ToCompensate(saga.spec.queue.clone(), kinds.clone()));
+                    self.wake(Wake::ToCompensate(saga.spec.queue.clone(), kinds.clone()));
                 }
             }
             None => {}
         }
         self.ready.set(id, entry);
         if let Some(reservation) = &saga.reservation {
-            self.woken.push(Wake::Reserved(reservation.assignee.clone(), saga.spec.queue.clone()));
+            self.wake(Wake::Reserved(reservation.assignee.clone(), saga.spec.queue.clone()));
         }
     }
 
@@ -349,7 +356,7 @@ impl<R: Rows> Engine<R> {
             self.paused.insert(wish.queue.clone());
         } else {
             self.paused.remove(&wish.queue);
-            self.woken.push(Wake::Resumed(wish.queue.clone()));
+            self.wake(Wake::Resumed(wish.queue.clone()));
         }
         Ok(Ok(Answer::Queue(status)))
     }

@@ -2,11 +2,14 @@
 //! saga is. The one writer is the only one that changes rows, so nothing here is ever out of date; what is not here is
 //! in the database.
 
-use quick_cache::{Weighter, unsync::Cache};
+use quick_cache::{
+    Weighter,
+    unsync::{Cache, DefaultLifecycle},
+};
 
 use crate::domain::{ids::TaskId, lease::LeasePurpose, saga::Saga};
 
-use super::super::rows::RowId;
+use super::super::rows::{RowHasher, RowId};
 
 /// Bytes of sagas that are kept: some 30,000 of a kilobyte each.
 const SAGA_BYTES: u64 = 32 << 20;
@@ -49,14 +52,17 @@ impl Weighter<RowId, Kept> for Bytes {
 
 /// Sagas in flight, as the transaction under way has them.
 pub struct SagaCache {
-    sagas: Cache<RowId, Kept, Bytes>,
+    sagas: Cache<RowId, Kept, Bytes, RowHasher>,
     places: Cache<TaskId, RowId>,
 }
 
 impl Default for SagaCache {
     fn default() -> Self {
         let expected = SAGA_BYTES as usize / SAGA_ITSELF;
-        SagaCache { sagas: Cache::with_weighter(expected, SAGA_BYTES, Bytes), places: Cache::new(PLACES) }
+        SagaCache {
+            sagas: Cache::with(expected, SAGA_BYTES, Bytes, RowHasher::default(), DefaultLifecycle::default()),
+            places: Cache::new(PLACES),
+        }
     }
 }
 
@@ -83,10 +89,17 @@ impl SagaCache {
             self.sagas.remove(&id);
             return;
         }
-        if self.place(saga.task_id()) != Some(id) {
-            self.places.insert(saga.task_id().clone(), id);
+        if self.sagas.peek(&id).is_none() {
+            self.keep_place(id, saga);
         }
         self.sagas.insert(id, Kept { saga: saga.clone(), ready });
+    }
+
+    /// Keeps the place of a task's saga, if it is in flight.
+    pub fn keep_place(&mut self, id: RowId, saga: &Saga) {
+        if !saga.state.is_terminal() && self.place(saga.task_id()) != Some(id) {
+            self.places.insert(saga.task_id().clone(), id);
+        }
     }
 
     /// Forgets what was removed.

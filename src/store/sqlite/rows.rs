@@ -266,6 +266,7 @@ impl Rows for SqliteRows {
         let found = load::find(self.statements.connection(), key)?;
         if let Some((id, saga)) = &found {
             self.cache.keep(*id, saga, None);
+            self.cache.keep_place(*id, saga);
         }
         Ok(found)
     }
@@ -326,9 +327,7 @@ impl Rows for SqliteRows {
                 let queue = self.queue_of(id, after)?;
                 match (was_ended, is_ended) {
                     (_, true) => {
-                        if !was_ended {
-                            self.remove_one(id, sql::REMOVE_WORK)?;
-                        }
+                        self.remove_one(id, if was_ended { sql::REMOVE_ENDED } else { sql::REMOVE_WORK })?;
                         self.put_ended(id, queue, after)?;
                     }
                     // No rule allows it, but it is not for this to say.
