@@ -12,7 +12,7 @@ use crate::domain::{
     transition::{Due, ReadyAfterDue},
 };
 
-use super::RowId;
+use super::{RowHasher, RowId};
 
 /// What is due next to one saga.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub struct Agenda {
     order: InOrder,
     /// The same, without what makes nothing ready: so that a claim finds what it may get behind any number of others.
     by_queue: HashMap<QueueName, OfQueue>,
-    entries: HashMap<RowId, Entry>,
+    entries: HashMap<RowId, Entry, RowHasher>,
 }
 
 impl Agenda {

@@ -1,11 +1,14 @@
 //! What was lately read or written, so that it need not be read again: sagas in flight as they are stored, and where each
 //! task's saga is. Nobody else changes them, so nothing here is ever out of date; what is not here is in the store.
 
-use quick_cache::{Weighter, unsync::Cache};
+use quick_cache::{
+    Weighter,
+    unsync::{Cache, DefaultLifecycle},
+};
 
 use crate::domain::{ids::TaskId, saga::Saga};
 
-use super::{Derived, RowId};
+use super::{Derived, RowHasher, RowId};
 
 /// Bytes of sagas that are kept: some 30,000 of a kilobyte each.
 const SAGA_BYTES: u64 = 32 << 20;
@@ -45,14 +48,17 @@ impl Weighter<RowId, Kept> for Bytes {
 
 /// Sagas in flight, as they are stored.
 pub(super) struct SagaCache {
-    sagas: Cache<RowId, Kept, Bytes>,
+    sagas: Cache<RowId, Kept, Bytes, RowHasher>,
     places: Cache<TaskId, RowId>,
 }
 
 impl Default for SagaCache {
     fn default() -> Self {
         let expected = SAGA_BYTES as usize / SAGA_ITSELF;
-        SagaCache { sagas: Cache::with_weighter(expected, SAGA_BYTES, Bytes), places: Cache::new(PLACES) }
+        SagaCache {
+            sagas: Cache::with(expected, SAGA_BYTES, Bytes, RowHasher::default(), DefaultLifecycle::default()),
+            places: Cache::new(PLACES),
+        }
     }
 }
 
@@ -80,10 +86,17 @@ impl SagaCache {
             self.sagas.remove(&id);
             return;
         }
-        if self.place(saga.task_id()) != Some(id) {
-            self.places.insert(saga.task_id().clone(), id);
+        if self.sagas.peek(&id).is_none() {
+            self.keep_place(id, &saga);
         }
         self.sagas.insert(id, Kept { saga, derived });
+    }
+
+    /// Keeps the place of a task's saga, if it is in flight.
+    pub fn keep_place(&mut self, id: RowId, saga: &Saga) {
+        if !saga.state.is_terminal() && self.place(saga.task_id()) != Some(id) {
+            self.places.insert(saga.task_id().clone(), id);
+        }
     }
 
     /// Forgets what was removed.

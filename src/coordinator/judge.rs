@@ -142,7 +142,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
             paused.insert(wish.queue.clone());
         } else {
             paused.remove(&wish.queue);
-            self.woken.push(Wake::Resumed(wish.queue.clone()));
+            self.wake(Wake::Resumed(wish.queue.clone()));
         }
         Ok(Ok(Answer::Queue(status)))
     }

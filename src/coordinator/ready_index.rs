@@ -20,7 +20,7 @@ use crate::domain::{
     text::Kind,
 };
 
-use super::{Candidate, Derived, RowId};
+use super::{Candidate, Derived, RowHasher, RowId};
 
 /// Kinds of compensations, in order, each once.
 pub type KindSet = Arc<[Kind]>;
@@ -88,7 +88,7 @@ type InOrder = BTreeSet<(Reverse<i32>, RowId)>;
 pub struct ReadyIndex {
     compensating: HashMap<QueueName, BTreeMap<KindSet, InOrder>>,
     reserved: HashMap<(OwnerId, QueueName), InOrder>,
-    entries: HashMap<RowId, ReadyEntry>,
+    entries: HashMap<RowId, ReadyEntry, RowHasher>,
 }
 
 impl ReadyIndex {

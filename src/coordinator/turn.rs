@@ -14,8 +14,8 @@ use crate::{
 };
 
 use super::{
-    Backend, Call, Caller, ChangeSet, Coordinator, Fault, HeldUntil, NextDue, Outcome, ReadyEntry, RowId, SagaChange,
-    StoreError, StoredAnswer, SweepBudget, Waiter, Wake, weight::answer_bytes,
+    Backend, Call, Caller, ChangeSet, Coordinator, Fault, HeldUntil, NextDue, Outcome, ReadyEntry, RowHasher, RowId,
+    SagaChange, StoreError, StoredAnswer, SweepBudget, Waiter, Wake, weight::answer_bytes,
 };
 
 /// Most sagas that one turn gives to held calls: a few milliseconds of the writer's time. When a queue with much work is
@@ -93,10 +93,10 @@ pub struct Turn<'a, B, C: Caller> {
     /// What this turn has changed.
     pub(super) changes: ChangeSet,
     /// Where in `changes.sagas` a saga is.
-    pub(super) touched: HashMap<RowId, usize>,
+    pub(super) touched: HashMap<RowId, usize, RowHasher>,
     before: Vec<Before>,
     /// Sagas that it has removed.
-    pub(super) removed: HashSet<RowId>,
+    pub(super) removed: HashSet<RowId, RowHasher>,
     /// Ids of sagas that this turn has created.
     pub(super) tasks: HashMap<TaskId, RowId>,
     pub(super) saga_ids: HashSet<SagaId>,
@@ -132,9 +132,9 @@ impl<C: Caller> Coordinator<C> {
             limits,
             observe,
             changes: ChangeSet::default(),
-            touched: HashMap::new(),
+            touched: HashMap::default(),
             before: Vec::new(),
-            removed: HashSet::new(),
+            removed: HashSet::default(),
             tasks: HashMap::new(),
             saga_ids: HashSet::new(),
             kept: HashMap::new(),

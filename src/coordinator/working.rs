@@ -74,6 +74,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
                     Some(changed) => changed.cloned().map(|saga| (id, saga)),
                     None => {
                         self.coordinator.cache.keep(id, Saga::clone(&saga), None);
+                        self.coordinator.cache.keep_place(id, &saga);
                         Some((id, *saga))
                     }
                 },
@@ -207,22 +208,29 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
             }
         }
         self.coordinator.note(id, after, &derived);
-        self.wake(after, &derived);
+        self.wake_for(after, &derived);
     }
 
     /// Notes what a saga's change makes claimable for held calls.
-    fn wake(&mut self, saga: &Saga, derived: &Derived) {
+    fn wake_for(&mut self, saga: &Saga, derived: &Derived) {
         match derived.ready {
-            Some(LeasePurpose::Execute) => self.woken.push(Wake::ToExecute(saga.spec.queue.clone())),
+            Some(LeasePurpose::Execute) => self.wake(Wake::ToExecute(saga.spec.queue.clone())),
             Some(LeasePurpose::Compensate) => {
                 if let Some(ReadyEntry { takers: Takers::OfKinds(kinds), .. }) = ReadyEntry::of(saga, derived) {
-                    self.woken.push(Wake::ToCompensate(saga.spec.queue.clone(), kinds));
+                    self.wake(Wake::ToCompensate(saga.spec.queue.clone(), kinds));
                 }
             }
             None => {}
         }
         if let Some(reservation) = &saga.reservation {
-            self.woken.push(Wake::Reserved(reservation.assignee.clone(), saga.spec.queue.clone()));
+            self.wake(Wake::Reserved(reservation.assignee.clone(), saga.spec.queue.clone()));
+        }
+    }
+
+    /// Something became claimable. Of many such things in a row, which a large batch creates, one is enough to be looked at.
+    pub(super) fn wake(&mut self, wake: Wake) {
+        if self.woken.last() != Some(&wake) {
+            self.woken.push(wake);
         }
     }
 

@@ -277,9 +277,7 @@ impl SqliteRows {
                 let queue = self.queue_of(id, after)?;
                 match (was_ended, is_ended) {
                     (_, true) => {
-                        if !was_ended {
-                            self.remove_one(id, sql::REMOVE_WORK)?;
-                        }
+                        self.remove_one(id, if was_ended { sql::REMOVE_ENDED } else { sql::REMOVE_WORK })?;
                         self.put_ended(id, queue, after)?;
                     }
                     // No rule allows it, but it is not for this to say.

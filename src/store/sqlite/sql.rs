@@ -173,28 +173,30 @@ pub const INSERT_SAGA: &str = "INSERT INTO saga (id, task_id, saga_id, queue, pr
      labels, retry_of, create_time, on_stale, max_expirations, on_failure, max_attempts, retry_backoff, \
      retry_backoff_max, execution_timeout, progress_timeout, settle, compensation_timeout, payload) \
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)";
-pub const INSERT_WORK: &str = "INSERT INTO work (id, queue, priority, ready, state, revision, update_time, due_at, \
+/// What each change writes says OR FAIL: each is about one row, which is written whole or not at all, so there is nothing that a
+/// journal of the statement's own would have to undo. An error of the disk ends the transaction anyway.
+pub const INSERT_WORK: &str = "INSERT OR FAIL INTO work (id, queue, priority, ready, state, revision, update_time, due_at, \
      due_since, attempt, compensations, expired_revision, lease_token, lease_purpose, lease_acquire, lease_heartbeat, \
      lease_expire, lease_ttl, lease_limit, lease_progress_time, lease_standing, lease_owner, more, progress, result) \
      VALUES (?1, ?22, ?23, ?20, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?21, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, \
      ?24, ?25)";
 /// All that changes but what an index holds: so none is touched.
-pub const UPDATE_WORK: &str = "UPDATE work SET state = ?2, revision = ?3, update_time = ?4, due_at = ?5, due_since = ?6, \
+pub const UPDATE_WORK: &str = "UPDATE OR FAIL work SET state = ?2, revision = ?3, update_time = ?4, due_at = ?5, due_since = ?6, \
      attempt = ?7, compensations = ?8, lease_token = ?9, lease_purpose = ?10, lease_acquire = ?11, \
      lease_heartbeat = ?12, lease_expire = ?13, lease_ttl = ?14, lease_limit = ?15, lease_progress_time = ?16, \
      lease_standing = ?17, lease_owner = ?18, more = ?19 WHERE id = ?1";
 /// The same with what the indexes hold.
-pub const UPDATE_INDEXED: &str = "UPDATE work SET state = ?2, revision = ?3, update_time = ?4, due_at = ?5, \
+pub const UPDATE_INDEXED: &str = "UPDATE OR FAIL work SET state = ?2, revision = ?3, update_time = ?4, due_at = ?5, \
      due_since = ?6, attempt = ?7, compensations = ?8, lease_token = ?9, lease_purpose = ?10, lease_acquire = ?11, \
      lease_heartbeat = ?12, lease_expire = ?13, lease_ttl = ?14, lease_limit = ?15, lease_progress_time = ?16, \
      lease_standing = ?17, lease_owner = ?18, more = ?19, ready = ?20, expired_revision = ?21 WHERE id = ?1";
 /// What a heartbeat changes.
-pub const UPDATE_LEASE: &str = "UPDATE work SET due_at = ?2, due_since = ?3, lease_heartbeat = ?4, lease_expire = ?5, \
+pub const UPDATE_LEASE: &str = "UPDATE OR FAIL work SET due_at = ?2, due_since = ?3, lease_heartbeat = ?4, lease_expire = ?5, \
      lease_ttl = ?6, lease_limit = ?7, lease_progress_time = ?8 WHERE id = ?1";
 pub const UPDATE_PROGRESS: &str = "UPDATE work SET progress = ?2 WHERE id = ?1";
 pub const UPDATE_RESULT: &str = "UPDATE work SET result = ?2 WHERE id = ?1";
-/// A saga that ends, or an ended one that is amended.
-pub const PUT_ENDED: &str = "INSERT OR REPLACE INTO ended (id, queue, priority, ready, state, revision, attempt, \
+/// A saga that ends, or an ended one that is amended, whose row was removed before.
+pub const PUT_ENDED: &str = "INSERT OR FAIL INTO ended (id, queue, priority, ready, state, revision, attempt, \
      expirations, failures, compensations, update_time, end_time, lease_token, lease_purpose, lease_acquire, \
      lease_heartbeat, lease_expire, lease_ttl, lease_limit, lease_progress_time, lease_standing, lease_owner, \
      cancel_actor, cancel_reason, terminal_reason, progress, result, not_before, settle_until, idle_since) \
@@ -203,12 +205,12 @@ pub const PUT_ENDED: &str = "INSERT OR REPLACE INTO ended (id, queue, priority, 
 pub const REMOVE_WORK: &str = "DELETE FROM work WHERE id = ?1";
 pub const REMOVE_ENDED: &str = "DELETE FROM ended WHERE id = ?1";
 
-pub const INSERT_EVENT: &str = "INSERT INTO event (revision, saga, prev, time, kind, from_state, to_state, token, actor, \
+pub const INSERT_EVENT: &str = "INSERT OR FAIL INTO event (revision, saga, prev, time, kind, from_state, to_state, token, actor, \
      reason, details) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
-pub const INSERT_CLAIMED: &str = "INSERT INTO event (revision, saga, prev, time, kind, from_state, to_state, token, \
+pub const INSERT_CLAIMED: &str = "INSERT OR FAIL INTO event (revision, saga, prev, time, kind, from_state, to_state, token, \
      actor, reason, details, expire_time, purpose, attempt, mark) \
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, NULL, ?11, ?12, ?13, ?14)";
-pub const INSERT_MARKED: &str = "INSERT INTO event (revision, saga, prev, time, kind, from_state, to_state, token, \
+pub const INSERT_MARKED: &str = "INSERT OR FAIL INTO event (revision, saga, prev, time, kind, from_state, to_state, token, \
      actor, reason, details, expire_time, mark, owner, cause) \
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
 
