@@ -14,7 +14,6 @@ pub mod post;
 pub mod query;
 mod read_queue;
 pub mod reader;
-mod rows;
 pub mod sqlite;
 mod submission;
 pub mod tail;

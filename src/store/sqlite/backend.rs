@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-use super::{super::rows::RowsError, rows::SqliteRows};
+use super::{error::RowsError, rows::SqliteRows};
 
 impl SqliteRows {
     /// What an error means for whoever drives the backend. Before the commit nothing has happened.

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, path::Path};
 
 use rusqlite::{Connection, OptionalExtension, Row};
 
+use crate::coordinator::RowId;
 use crate::domain::{
     compensation::Compensation,
     event::{Event, EventType},
@@ -14,11 +15,11 @@ use crate::domain::{
 };
 
 use super::{
-    super::rows::{RowId, RowsError},
     checkpoint::PAGE_BYTES,
     codec,
     codes::Coded,
     connection, counts,
+    error::RowsError,
     guard::{Found, OpenError, inspect, open_error, take_directory},
     history, last_row,
     load::{self, compensations, rows_error},

@@ -13,10 +13,8 @@ use parking_lot::RwLock;
 use rusqlite::Connection;
 
 use super::{
-    super::{
-        rows::RowsError,
-        vitals::{Checkpoint, LogMeter, Outcome},
-    },
+    super::vitals::{Checkpoint, LogMeter, Outcome},
+    error::RowsError,
     load::rows_error,
     sql,
 };

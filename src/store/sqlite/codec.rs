@@ -8,6 +8,7 @@ use rusqlite::{
     types::{FromSql, FromSqlError, FromSqlResult, ValueRef},
 };
 
+use crate::coordinator::RowId;
 use crate::domain::{
     bounds::{REVISION_MAX, ROW_MAX, STORED_LENGTH_MAX, STORED_TIME_MAX},
     compensation::{Compensation, CompensationSpec},
@@ -21,8 +22,8 @@ use crate::domain::{
 };
 
 use super::{
-    super::rows::{RowId, RowsError},
     codes::{Coded, MARK_STALE, standing},
+    error::RowsError,
     more::More,
 };
 

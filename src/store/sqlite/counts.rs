@@ -21,9 +21,9 @@ use crate::domain::{
 };
 
 use super::{
-    super::rows::RowsError,
     codec::{Quantity, column},
     codes::Coded,
+    error::RowsError,
     load::rows_error,
     sql,
 };

@@ -10,7 +10,7 @@ use std::{
 
 use crate::private_files;
 
-use super::super::rows::RowsError;
+use super::error::RowsError;
 use crate::mutants::{self, Mutant};
 
 /// How much is written to find out whether there is room: more than the page that found none, and than any block.

@@ -4,13 +4,10 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use crate::coordinator::RowId;
 use crate::domain::ids::Revision;
 
-use super::{
-    super::rows::{RowId, RowsError},
-    load::rows_error,
-    sql,
-};
+use super::{error::RowsError, load::rows_error, sql};
 
 /// The revisions of a saga's events after one revision and up to another, in order: at most `most`. Its newest event is `newest`.
 pub fn of_saga(

@@ -2,15 +2,10 @@
 
 use rusqlite::{CachedStatement, Connection, types::FromSql};
 
+use crate::coordinator::{ContentBytes, RowId};
 use crate::domain::{compensation::Compensation, event::Event, saga::Saga};
 
-use super::{
-    super::{
-        query::SagaKey,
-        rows::{ContentBytes, RowId, RowsError},
-    },
-    codec, sql,
-};
+use super::{super::query::SagaKey, codec, error::RowsError, sql};
 
 /// What an error of SQLite's means for the transaction and the store.
 pub fn rows_error(error: rusqlite::Error) -> RowsError {

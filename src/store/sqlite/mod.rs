@@ -7,6 +7,7 @@ mod codec;
 mod codes;
 mod connection;
 mod counts;
+mod error;
 mod files;
 pub mod guard;
 mod history;
@@ -36,7 +37,7 @@ use rusqlite::{Connection, OptionalExtension, config::DbConfig};
 
 use crate::{
     clock::Clock,
-    coordinator::{ReadyEntry, Takers},
+    coordinator::{Opening, ReadyEntry, RowId, StoredDue, Takers},
     domain::{
         bounds::{HAPPENED_MAX, NUMBERS_LEFT, REVISION_MAX, ROW_MAX},
         ids::{QueueName, Revision},
@@ -76,7 +77,6 @@ use self::{
 use super::{
     Reader, Store,
     handle::Shared,
-    rows::{Opening, RowId, StoredDue},
     writer::{self, WriterBounds, WriterThread},
 };
 

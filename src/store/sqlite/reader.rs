@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::private_files;
 use crate::{
-    coordinator::weight,
+    coordinator::{RowId, weight},
     domain::{
         bounds::ANSWER_BYTES,
         command::QueueStatus,
@@ -24,11 +24,12 @@ use super::{
     super::{
         EventQuery, ListQuery, Moment, PageBounds, QueueCounts, Reader, SagaKey, SagaPage, StoreError, Stretch,
         query::Cursor,
-        rows::{RowId, RowsError},
     },
     Beside, codec,
     codes::Coded,
-    connection, history, keep_plans,
+    connection,
+    error::RowsError,
+    history, keep_plans,
     load::{compensations, events, find, json_array, meta, rows_error},
     ready::{LookAtReady, Ready, count_ready},
     sql,

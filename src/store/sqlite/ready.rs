@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::domain::time::{Span, Timestamp};
 
-use super::{super::rows::RowsError, codec::senseless, load::rows_error, more::More, sql};
+use super::{codec::senseless, error::RowsError, load::rows_error, more::More, sql};
 
 /// For so many entries the answer is kept for a millisecond: that leaves about three of a hundred to the counting.
 const ENTRIES_PER_MILLISECOND: u64 = 1000;

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::{
-    coordinator::{Appended, Key, SagaChange},
+    coordinator::{Appended, Candidate, ContentBytes, Derived, Key, Removed, RowId, SagaChange, StoredAnswer},
     domain::{
         command::QueueStatus,
         event::{Event, EventType},
@@ -18,15 +18,12 @@ use crate::{
 };
 
 use super::{
-    super::{
-        query::SagaKey,
-        rows::{Candidate, ContentBytes, Derived, Removed, RowId, RowsError, StoredAnswer},
-        vitals::LogMeter,
-    },
+    super::{query::SagaKey, vitals::LogMeter},
     checkpoint::Checkpoints,
     codec,
     codes::{Coded, ready_code},
     counts::Tally,
+    error::RowsError,
     files::Files,
     load::{self, events, rows_error},
     shrink::Shrinking,

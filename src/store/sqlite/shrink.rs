@@ -5,7 +5,7 @@
 
 use rusqlite::Connection;
 
-use super::{super::rows::RowsError, checkpoint::PAGE_BYTES, load::rows_error, sql};
+use super::{checkpoint::PAGE_BYTES, error::RowsError, load::rows_error, sql};
 
 /// It begins when one page in so many is empty …
 const BEGIN_AT: i64 = 4;

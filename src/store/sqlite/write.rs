@@ -2,6 +2,7 @@
 
 use rusqlite::{ToSql, params};
 
+use crate::coordinator::{Derived, RowId};
 use crate::domain::{
     compensation::Compensation,
     event::{Event, StaleMark},
@@ -13,9 +14,9 @@ use crate::domain::{
 };
 
 use super::{
-    super::rows::{Derived, RowId, RowsError},
     SqliteRows, codec,
     codes::{Coded, mark_code, standing_code},
+    error::RowsError,
     more, sql,
 };
 
