@@ -8,12 +8,12 @@ use arbitrary::{Arbitrary, Result, Unstructured};
 use libfuzzer_sys::{Corpus, fuzz_target};
 use rusqlite::{Connection, Row, params_from_iter, types::Value};
 use sagad::{
-    domain::{ids::FencingToken, time::Timestamp},
+    coordinator::{Appended, Backend, ChangeSet, Key, Loaded, RowId},
+    domain::{ids::FencingToken, saga::Saga, time::Timestamp},
     grpc::render,
-    store::{
-        SagaKey,
-        rows::{Rows, RowsError},
-        sqlite::fuzzing::{compensation, event, saga},
+    store::sqlite::{
+        SqliteRows,
+        fuzzing::{RowsError, compensation, event, saga, write_and_undo},
     },
 };
 use sagad_fuzz::sagas::{self, Stored};
@@ -121,20 +121,26 @@ fn written(u: &mut Unstructured<'_>) -> Result<()> {
     let after = sagas::changed(u, &before)?;
     let happened = sagas::event(u, &before)?;
     let now: i64 = u.arbitrary()?;
+    let (id, now) = (RowId(1 << 20), Timestamp::from_micros(now));
+    let created = ChangeSet { sagas: vec![sagas::change(id, None, &before, now)], ..ChangeSet::default() };
+    let sagas = vec![sagas::change(id, Some(&before), &after, now)];
+    let events = vec![Appended { saga: id, prev: None, event: happened.clone() }];
+    let changed = ChangeSet { sagas, events, ..ChangeSet::default() };
+    let stored_under = |rows: &mut SqliteRows, key: Key, saga: &Saga| {
+        let loaded = rows.load(&[key]).expect("the store takes what the rules may make");
+        assert_eq!(loaded, [Loaded::Saga(id, Box::new(saga.clone()))]);
+    };
     STORED.with_borrow_mut(|stored| {
-        let rows = stored.rows();
-        let said = "the store takes what the rules may make";
-        rows.begin().expect(said);
-        let id = rows.insert(&before, &sagas::derived(&before, Timestamp::from_micros(now))).expect(said);
-        assert_eq!(rows.load(id), Ok(Some(before.clone())));
-        rows.update(id, &before, &after, &sagas::derived(&after, Timestamp::from_micros(now))).expect(said);
-        assert_eq!(rows.find(&SagaKey::Task(after.spec.task_id.clone())), Ok(Some((id, after.clone()))));
-        assert_eq!(rows.find(&SagaKey::Saga(after.spec.saga_id.clone())), Ok(Some((id, after))));
-        rows.append(id, &happened).expect(said);
-        // By its revision, whatever it is: as if it were the claim of a lease.
-        let found = rows.ends_of_lease(id, FencingToken(happened.revision.0), 1).expect(said);
-        assert_eq!(found, [happened]);
-        rows.rollback().expect(said);
+        write_and_undo(stored.rows(), &[created, changed], |turn, rows| match turn {
+            0 => stored_under(rows, Key::Place(id), &before),
+            _ => {
+                stored_under(rows, Key::Task(after.spec.task_id.clone()), &after);
+                stored_under(rows, Key::Saga(after.spec.saga_id.clone()), &after);
+                // By its revision, whatever it is: as if it were the claim of a lease.
+                let found = rows.ends_of_lease(id, FencingToken(happened.revision.0), 1);
+                assert_eq!(found.as_deref(), Ok(&[happened.clone()][..]));
+            }
+        });
     });
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 use arbitrary::{Result, Unstructured};
 use bytes::Bytes;
 use sagad::{
+    coordinator::{Appended, Backend, ChangeSet, Derived, RowId, SagaChange},
     domain::{
         bounds::{HAPPENED_MAX, REVISION_MAX, STORED_LENGTH_MAX, STORED_TIME_MAX},
         command::Creation,
@@ -20,7 +21,6 @@ use sagad::{
     },
     store::{
         Moment, Reader,
-        rows::{Derived, Rows},
         sqlite::{self, SqliteRows},
     },
 };
@@ -243,6 +243,12 @@ pub fn derived(saga: &Saga, now: Timestamp) -> Derived {
     Derived { ready, due: transition::next_due(saga, now, &absence) }
 }
 
+/// A saga from what was to what is, or as a new one, by the rules' own derivation at a time.
+pub fn change(id: RowId, before: Option<&Saga>, after: &Saga, now: Timestamp) -> SagaChange {
+    let (before, derived) = (before.cloned(), derived(after, now));
+    SagaChange { id, before, derived_before: None, after: Some(after.clone()), derived }
+}
+
 /// A store in a temporary directory, which goes with it.
 pub struct Stored {
     rows: SqliteRows,
@@ -264,7 +270,7 @@ impl Stored {
     /// One with three planned sagas, `t0` to `t2`.
     pub fn with_a_few() -> Self {
         let mut stored = Self::empty();
-        stored.rows.begin().expect("a transaction");
+        let mut changes = ChangeSet::default();
         for place in 0..3_i64 {
             let mut seed = Unstructured::new(&[]);
             let (mut saga, mut event) = created(&mut seed).expect("an empty seed gives a plain saga");
@@ -275,10 +281,11 @@ impl Stored {
             saga.spec = Arc::new(spec);
             saga.revision = Revision(place + 1);
             event.revision = saga.revision;
-            let id = stored.rows.insert(&saga, &derived(&saga, Timestamp::ZERO)).expect("it is inserted");
-            stored.rows.append(id, &event).expect("so is its event");
+            let id = RowId(place + 1);
+            changes.sagas.push(change(id, None, &saga, Timestamp::ZERO));
+            changes.events.push(Appended { saga: id, prev: None, event });
         }
-        stored.rows.commit().expect("committed");
+        stored.rows.commit(&changes).expect("committed");
         stored
     }
 

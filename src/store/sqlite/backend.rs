@@ -81,6 +81,18 @@ impl SqliteRows {
     }
 }
 
+/// Writes turns one on top of the other, lets them be looked at after each, and undoes them all.
+#[cfg(feature = "fuzzing")]
+pub fn write_and_undo(rows: &mut SqliteRows, turns: &[ChangeSet], mut look: impl FnMut(usize, &mut SqliteRows)) {
+    for (number, changes) in turns.iter().enumerate() {
+        if let Err(error) = rows.write(changes) {
+            panic!("a turn can't be written: {error}");
+        }
+        look(number, rows);
+    }
+    assert_eq!(rows.rollback(), Ok(()));
+}
+
 impl Backend for SqliteRows {
     fn load(&mut self, keys: &[Key]) -> Result<Vec<Loaded>, Fault> {
         let load = |rows: &mut Self| {

@@ -56,7 +56,11 @@ pub use self::rows::{OpenedRows, SqliteRows};
 /// The decoding of single rows, for the fuzzer: with the feature `fuzzing`, which no release has.
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing {
-    pub use super::codec::{compensation, event, saga};
+    pub use super::{
+        backend::write_and_undo,
+        codec::{compensation, event, saga},
+        error::RowsError,
+    };
 }
 
 use self::{
