@@ -43,6 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // Ordered maps make the encoding of a message, and so the digest of a repeated request, the same each time.
         .btree_map(".")
         .bytes(".")
+        .extern_path(".google.rpc.Status", "::tonic_types::pb::Status")
         .codec_path("crate::proto::codec::BoundedCodec")
         .compile_fds_with_config(descriptors, names)?;
     Ok(())

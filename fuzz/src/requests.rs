@@ -9,7 +9,7 @@ use sagad::{
     domain::command::Request,
     grpc::{
         edge,
-        parse::{self, Change, Violations, free, queries},
+        parse::{self, Change, Violations, free, queries, session},
         status::Problem,
     },
     proto::{self, codec::BoundedCodec},
@@ -58,7 +58,8 @@ rpcs! {
         ListQueuesRequest => |m| queries::list_queues(m).map(|wanted| bounds::queues(&wanted)),
         PurgeSagasRequest => |m| free::purge(&m).map(|purge| bounds::purge(&purge));
     empty: GetStatsRequest GetServerInfoRequest GetVitalsRequest BackupRequest;
-    later: RevokePrincipalRequest => |m| free::revoke_principal(&m).map(|wanted| bounds::revocation(&wanted));
+    later: RevokePrincipalRequest => |m| free::revoke_principal(&m).map(|wanted| bounds::revocation(&wanted)),
+        SessionRequest => |m| session::item(m).map(|item| bounds::item(&item));
 }
 
 /// Ends the run if an rpc of the contract is not fuzzed.

@@ -81,7 +81,7 @@ pub struct ServeArgs {
     /// Largest request message [default: 4MiB]
     #[arg(long, value_name = "SIZE", help_heading = "Limits")]
     pub max_message_bytes: Option<String>,
-    /// How long a request may take to arrive, an item of a KeepAlive stream, too [default: 30s]
+    /// How long a request may take to arrive, an item of a KeepAlive or Session stream, too [default: 30s]
     #[arg(long, value_name = "DURATION", help_heading = "Limits")]
     pub request_timeout: Option<String>,
     /// How long a client may take none of the answers that are there for it; watches wait for ever [default: 1m]
@@ -93,9 +93,12 @@ pub struct ServeArgs {
     /// Memory for requests that are received or carried out, and for answers that are not taken yet [default: 256MiB]
     #[arg(long, value_name = "SIZE", help_heading = "Limits")]
     pub max_call_bytes: Option<String>,
-    /// Most open streams at a time: of watches, of KeepAlive, of all others [default: 4096]
+    /// Most open streams at a time: of watches, of workers (KeepAlive, Session), of all others [default: 4096]
     #[arg(long, value_name = "COUNT", help_heading = "Limits")]
     pub max_watches: Option<String>,
+    /// Most items of one Session that have no answer yet; then it is read no further [default: 256]
+    #[arg(long, value_name = "COUNT", help_heading = "Limits")]
+    pub max_session_calls: Option<String>,
     /// Most ClaimNext calls that wait for a saga at a time [default: 10000]
     #[arg(long, value_name = "COUNT", help_heading = "Limits")]
     pub max_waiting: Option<String>,
@@ -132,7 +135,7 @@ pub struct ServeArgs {
 }
 
 /// All keys: of the file as they are, of the environment in capitals behind `SAGAD_`, of the command line with dashes.
-pub const KEYS: [&str; 39] = [
+pub const KEYS: [&str; 40] = [
     "listen",
     "data",
     "restart_grace",
@@ -161,6 +164,7 @@ pub const KEYS: [&str; 39] = [
     "max_calls",
     "max_call_bytes",
     "max_watches",
+    "max_session_calls",
     "max_waiting",
     "writer_queue",
     "writer_batch",
@@ -206,6 +210,7 @@ impl ServeArgs {
             "max_calls" => &self.max_calls,
             "max_call_bytes" => &self.max_call_bytes,
             "max_watches" => &self.max_watches,
+            "max_session_calls" => &self.max_session_calls,
             "max_waiting" => &self.max_waiting,
             "writer_queue" => &self.writer_queue,
             "writer_batch" => &self.writer_batch,

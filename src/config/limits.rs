@@ -29,7 +29,7 @@ const MAX_MESSAGE_BYTES_MIN: u64 = BATCH_BYTES as u64 + (64 << 10);
 const REQUEST_TIMEOUT: Span = Span::from_secs(30);
 /// Time for a client to take an answer, or a part of one: twice that, because clients stop to think.
 const ANSWER_TIMEOUT: Span = Span::from_secs(60);
-/// Most calls and streams on all connections: as many `ClaimNext` calls, watches and KeepAlive streams as there may be
+/// Most calls and streams on all connections: as many `ClaimNext` calls, watches and workers' streams as there may be
 /// (10,000 + 2 x 4096), and 14,000 calls in passing. Each costs some 10 KiB.
 const MAX_CALLS: u64 = 32_768;
 /// Most bytes of messages on their way in or out: 64 of the largest requests, 85 of the largest answers.
@@ -38,6 +38,9 @@ const MAX_CALL_BYTES: u64 = 256 << 20;
 const MAX_CALL_BYTES_MIN: u64 = MAX_MESSAGE_BYTES_MAX;
 /// Largest `max_message_bytes`.
 const MAX_MESSAGE_BYTES_MAX: u64 = 64 << 20;
+/// Items of one `Session` that have no answer yet: more than a worker has leases, as a rule, and a thirtieth of `writer_queue`. Each
+/// costs some 200 bytes beside its request, and counts as a call.
+const MAX_SESSION_CALLS: u64 = 256;
 /// Most open streams: each holds a task and up to one page of what it watches (16 KiB).
 const MAX_WATCHES: u64 = 4096;
 /// Most held claims: one for each worker of a fleet as large as the connections allow.
@@ -97,6 +100,8 @@ pub struct Limits {
     pub max_call_bytes: usize,
     /// Most open streams at a time.
     pub max_watches: usize,
+    /// Most items of one `Session` that have no answer yet.
+    pub max_session_calls: usize,
     /// Most held `ClaimNext` calls at a time.
     pub max_waiting: usize,
     /// Most changes that wait for the writer.
@@ -132,6 +137,7 @@ impl Default for Limits {
             max_calls: MAX_CALLS as usize,
             max_call_bytes: MAX_CALL_BYTES as usize,
             max_watches: MAX_WATCHES as usize,
+            max_session_calls: MAX_SESSION_CALLS as usize,
             max_waiting: MAX_WAITING as usize,
             writer_queue: WRITER_QUEUE as usize,
             writer_batch: WRITER_BATCH as usize,
@@ -169,6 +175,7 @@ impl Limits {
             max_calls: count("max_calls", MAX_CALLS, 10_000_000)?,
             max_call_bytes: size("max_call_bytes", MAX_CALL_BYTES, MAX_CALL_BYTES_MIN, 1 << 40)? as usize,
             max_watches: count("max_watches", MAX_WATCHES, 1_000_000)?,
+            max_session_calls: count("max_session_calls", MAX_SESSION_CALLS, 100_000)?,
             max_waiting: count("max_waiting", MAX_WAITING, 1_000_000)?,
             writer_queue: count("writer_queue", WRITER_QUEUE, 1_000_000)?,
             writer_batch: count("writer_batch", WRITER_BATCH, 100_000)?,
@@ -218,6 +225,7 @@ impl Limits {
             count("max_calls", self.max_calls, "most calls on all connections"),
             bytes("max_call_bytes", self.max_call_bytes as u64, "most bytes of requests and answers on their way"),
             count("max_watches", self.max_watches, "most open streams"),
+            count("max_session_calls", self.max_session_calls, "most items of a Session that have no answer yet"),
             count("max_waiting", self.max_waiting, "most held ClaimNext calls"),
             count("writer_queue", self.writer_queue, "most changes that wait for the writer"),
             count("writer_batch", self.writer_batch, "most changes in one transaction"),

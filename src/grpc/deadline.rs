@@ -4,9 +4,16 @@ use tonic::metadata::MetadataMap;
 
 use crate::domain::{bounds::WAIT_MARGIN, time::Span};
 
-/// How long a call may be held: `wait`, but the answer has to leave before the caller's deadline.
+/// How long a call with these headers may be held: `wait`, but the answer has to leave before the caller's deadline.
+#[cfg(any(test, feature = "fuzzing"))]
 pub fn bounded_wait(wait: Span, metadata: &MetadataMap) -> Span {
-    match timeout(metadata) {
+    wait_within(wait, timeout(metadata))
+}
+
+/// How long a call may be held: `wait`, but the answer has to leave before its caller, who waits for so long, gives up; none: it
+/// never does.
+pub(super) fn wait_within(wait: Span, timeout: Option<Span>) -> Span {
+    match timeout {
         None => wait,
         Some(timeout) => {
             let left = timeout.micros() - WAIT_MARGIN.micros();
@@ -17,7 +24,7 @@ pub fn bounded_wait(wait: Span, metadata: &MetadataMap) -> Span {
 
 /// The `grpc-timeout` header: up to eight digits and a unit. One that can't be read is none, as elsewhere in gRPC.
 /// (https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md)
-fn timeout(metadata: &MetadataMap) -> Option<Span> {
+pub(super) fn timeout(metadata: &MetadataMap) -> Option<Span> {
     let value = metadata.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {

@@ -9,18 +9,20 @@ use crate::{
     domain::{
         bounds::ID_BYTES,
         command::{Answer, Command, FreeVerb, LeaseAnswer, Request, Verb},
+        principal::PrincipalName,
         rejection::Refusal,
         saga::Saga,
         text::{Actor, Text},
+        time::{Span, Timestamp},
     },
     proto::{self, BatchCreateSagasRequest, ClaimNextRequest},
-    store::{CallOrigin, Store, StoreError},
+    store::{PendingAnswer, Store, StoreError},
 };
 
 use super::{
     StoreSlot,
     caller::{Permit, Visitor},
-    deadline::bounded_wait,
+    deadline::{timeout, wait_within},
     notes,
     parse::{self, Change, Violations},
     refusal_log::{LeftOut, RefusalLog, RefusedCaller},
@@ -35,6 +37,13 @@ pub(super) struct Desk {
     /// Calls have to come with a principal.
     callers_known: bool,
     refusals: Arc<RefusalLog>,
+}
+
+/// A change that the writer was handed.
+pub(super) struct Begun {
+    /// What it is about, for the log.
+    pub(super) subject: Box<str>,
+    pub(super) answer: PendingAnswer,
 }
 
 /// What a heartbeat is answered with.
@@ -90,21 +99,76 @@ impl Desk {
         visitor: &Visitor,
         parsed: Result<Request, Violations>,
     ) -> Result<Answer, Problem> {
+        let request = self.permit(rpc, visitor, parsed)?;
+        let subject = subject(&request.command);
+        let decider = decider(&request.command).cloned();
+        let told = notes::about(&subject);
+        let timing = notes::traced(&request.command);
+        let outcome = match self.slot.get() {
+            Ok(store) => store.submit_for(request, visitor.origin(), timing).await.map_err(|error| problem(rpc, error)),
+            Err(problem) => Err(problem),
+        };
+        // An item of a stream, which has no end of its own to be told of.
+        if !told {
+            debug!(rpc, task_id = subject, accepted = outcome.is_ok(), "item");
+        }
+        if let (Ok(_), Some(actor)) = (&outcome, decider) {
+            info!(rpc, task_id = subject, actor = actor.as_str(), "decided");
+        }
+        outcome.map_err(|problem| self.refuse(visitor, rpc, &subject, problem))
+    }
+
+    /// Hands a parsed request to the writer, behind all that was handed to it before, if its caller may ask for it. Not for
+    /// persons' decisions, which are logged.
+    pub(super) fn begin(
+        &self,
+        rpc: &'static str,
+        visitor: &Visitor,
+        parsed: Result<Request, Violations>,
+    ) -> Result<Begun, Problem> {
+        let request = self.permit(rpc, visitor, parsed)?;
+        let subject = subject(&request.command).into_boxed_str();
+        notes::about(&subject);
+        let timing = notes::traced(&request.command);
+        let begun = self
+            .slot
+            .get()
+            .and_then(|store| store.begin(request, visitor.origin(), timing).map_err(|error| problem(rpc, error)));
+        match begun {
+            Ok(answer) => Ok(Begun { subject, answer }),
+            Err(problem) => Err(self.refuse(visitor, rpc, &subject, problem)),
+        }
+    }
+
+    /// What came of a request that was begun.
+    pub(super) fn conclude(
+        &self,
+        rpc: &'static str,
+        visitor: &Visitor,
+        subject: &str,
+        outcome: Result<Answer, StoreError>,
+    ) -> Result<Answer, Problem> {
+        outcome.map_err(|error| self.refuse(visitor, rpc, subject, problem(rpc, error)))
+    }
+
+    fn permit(
+        &self,
+        rpc: &'static str,
+        visitor: &Visitor,
+        parsed: Result<Request, Violations>,
+    ) -> Result<Request, Problem> {
         let permitted = parsed.map_err(Problem::from).and_then(|mut request| {
             request.by = visitor.permit_command(rpc, &request.command)?.by;
             Ok(request)
         });
-        let request = permitted.inspect_err(|problem| self.refused(visitor, rpc, "", problem))?;
-        let subject = subject(&request.command);
-        let decider = decider(&request.command).cloned();
-        let outcome = self.carry_out(rpc, &subject, request, visitor.origin()).await;
-        let outcome = outcome.map_err(|problem| visitor.complete(problem, rpc));
-        match (&outcome, decider) {
-            (Ok(_), Some(actor)) => info!(rpc, task_id = subject, actor = actor.as_str(), "decided"),
-            (Ok(_), None) => {}
-            (Err(problem), _) => self.refused(visitor, rpc, &subject, problem),
-        }
-        outcome
+        permitted.inspect_err(|problem| self.refused(visitor, rpc, "", problem))
+    }
+
+    /// A problem as its caller is told of it, logged.
+    fn refuse(&self, visitor: &Visitor, rpc: &'static str, subject: &str, problem: Problem) -> Problem {
+        let problem = visitor.complete(problem, rpc);
+        self.refused(visitor, rpc, subject, &problem);
+        problem
     }
 
     /// Notes a refusal.
@@ -133,42 +197,24 @@ impl Desk {
         }
     }
 
-    async fn carry_out(
-        &self,
-        rpc: &'static str,
-        subject: &str,
-        request: Request,
-        origin: CallOrigin,
-    ) -> Result<Answer, Problem> {
-        let store = self.slot.get()?;
-        let told = notes::about(subject);
-        let timing = notes::traced(&request.command);
-        let outcome = store.submit_for(request, origin, timing).await;
-        // An item of a stream, which has no end of its own to be told of.
-        if !told {
-            debug!(rpc, task_id = subject, accepted = outcome.is_ok(), "item");
-        }
-        outcome.map_err(|error| match error {
-            // The path of a field has no index where there is no batch.
-            StoreError::Refused(refusal) if rpc != BatchCreateSagasRequest::RPC => {
-                StoreError::Refused(Box::new(Refusal { index: None, ..*refusal })).into()
-            }
-            error => error.into(),
-        })
-    }
-
     /// A change whose answer is one saga.
     pub(super) async fn change_saga<M: Change>(
         &self,
         request: tonic::Request<M>,
     ) -> Result<Option<proto::Saga>, Problem> {
-        let saga = match self.change(request).await? {
+        let answer = self.change(request).await?;
+        self.saga_of(M::RPC, answer)
+    }
+
+    /// The one saga of an answer, as the caller is shown it.
+    pub(super) fn saga_of(&self, rpc: &'static str, answer: Answer) -> Result<Option<proto::Saga>, Problem> {
+        let saga = match answer {
             Answer::Saga(saga) => *saga,
             Answer::Sagas(mut sagas) => match (sagas.pop(), sagas.is_empty()) {
                 (Some(saga), true) => saga,
-                (Some(_) | None, _) => return Err(unexpected(M::RPC)),
+                (Some(_) | None, _) => return Err(unexpected(rpc)),
             },
-            Answer::Lease(_) | Answer::Queue(_) | Answer::Purged(_) => return Err(unexpected(M::RPC)),
+            Answer::Lease(_) | Answer::Queue(_) | Answer::Purged(_) => return Err(unexpected(rpc)),
         };
         Ok(self.render(&[saga])?.pop())
     }
@@ -178,9 +224,8 @@ impl Desk {
         &self,
         request: tonic::Request<M>,
     ) -> Result<Vec<proto::Saga>, Problem> {
-        let (visitor, message) = self.open(M::RPC, request)?;
-        let sagas = self.sagas(M::RPC, &visitor, parse::request_of(message, visitor.name())).await?;
-        self.render(&sagas)
+        let answer = self.change(request).await?;
+        self.render(&sagas_of(M::RPC, answer)?)
     }
 
     /// `ClaimNext`, which is held no longer than its caller's deadline allows.
@@ -191,12 +236,19 @@ impl Desk {
         extensions: &Extensions,
     ) -> Result<proto::ClaimNextResponse, Problem> {
         let visitor = self.visitor(ClaimNextRequest::RPC, extensions)?;
-        let arrived = self.slot.get().ok().map(|store| store.moment().now);
-        let mut parsed = parse::request_of(message, visitor.name());
-        if let Ok(Request { command: Command::ClaimNext(claim), .. }) = &mut parsed {
-            claim.wait = bounded_wait(claim.wait, metadata);
-        }
-        let sagas = self.sagas(ClaimNextRequest::RPC, &visitor, parsed).await?;
+        let arrived = self.now();
+        let parsed = claim_within(message, visitor.name(), timeout(metadata));
+        let answer = self.submit(ClaimNextRequest::RPC, &visitor, parsed).await?;
+        self.claimed(arrived, answer)
+    }
+
+    /// The answer to a `ClaimNext` that arrived then.
+    pub(super) fn claimed(
+        &self,
+        arrived: Option<Timestamp>,
+        answer: Answer,
+    ) -> Result<proto::ClaimNextResponse, Problem> {
+        let sagas = sagas_of(ClaimNextRequest::RPC, answer)?;
         let now = self.slot.get()?.moment().now;
         let given = sagas.iter().filter_map(|saga| Some(saga.lease.as_ref()?.acquire_time)).min();
         // Until the leases were given and not until now: they run already while the change is committed. Of leases given
@@ -205,27 +257,25 @@ impl Desk {
         Ok(proto::ClaimNextResponse { sagas: self.render(&sagas)?, waited: Some(render::span(waited)) })
     }
 
-    async fn sagas(
-        &self,
-        rpc: &'static str,
-        visitor: &Visitor,
-        parsed: Result<Request, Violations>,
-    ) -> Result<Vec<Saga>, Problem> {
-        match self.submit(rpc, visitor, parsed).await? {
-            Answer::Sagas(sagas) => Ok(sagas),
-            Answer::Saga(saga) => Ok(vec![*saga]),
-            Answer::Lease(_) | Answer::Queue(_) | Answer::Purged(_) => Err(unexpected(rpc)),
-        }
+    /// This moment on the coordinator's clock; none while the store is not open.
+    pub(super) fn now(&self) -> Option<Timestamp> {
+        self.slot.get().ok().map(|store| store.moment().now)
     }
 
     /// A change whose answer is a lease: a heartbeat.
     pub(super) async fn heartbeat<M: Change>(&self, visitor: &Visitor, message: M) -> Result<Beat, Problem> {
-        match self.change_for(visitor, message).await? {
+        let answer = self.change_for(visitor, message).await?;
+        self.beat_of(M::RPC, answer)
+    }
+
+    /// The lease of an answer, as its holder is shown it.
+    pub(super) fn beat_of(&self, rpc: &'static str, answer: Answer) -> Result<Beat, Problem> {
+        match answer {
             Answer::Lease(LeaseAnswer { lease, cancel_reason }) => {
                 let moment = self.slot.get()?.moment();
                 Ok(Beat { lease: render::saga::lease(&lease, &moment), cancel_reason })
             }
-            Answer::Saga(_) | Answer::Sagas(_) | Answer::Queue(_) | Answer::Purged(_) => Err(unexpected(M::RPC)),
+            Answer::Saga(_) | Answer::Sagas(_) | Answer::Queue(_) | Answer::Purged(_) => Err(unexpected(rpc)),
         }
     }
 
@@ -256,6 +306,38 @@ impl Desk {
                 Err(problem.into())
             }
         }
+    }
+}
+
+/// Parses a `ClaimNext`, which is held no longer than its caller waits for the answer.
+pub(super) fn claim_within(
+    message: ClaimNextRequest,
+    principal: Option<&PrincipalName>,
+    timeout: Option<Span>,
+) -> Result<Request, Violations> {
+    let mut parsed = parse::request_of(message, principal);
+    if let Ok(Request { command: Command::ClaimNext(claim), .. }) = &mut parsed {
+        claim.wait = wait_within(claim.wait, timeout);
+    }
+    parsed
+}
+
+fn sagas_of(rpc: &'static str, answer: Answer) -> Result<Vec<Saga>, Problem> {
+    match answer {
+        Answer::Sagas(sagas) => Ok(sagas),
+        Answer::Saga(saga) => Ok(vec![*saga]),
+        Answer::Lease(_) | Answer::Queue(_) | Answer::Purged(_) => Err(unexpected(rpc)),
+    }
+}
+
+/// What the store answered, as a problem of this rpc.
+fn problem(rpc: &'static str, error: StoreError) -> Problem {
+    match error {
+        // The path of a field has no index where there is no batch.
+        StoreError::Refused(refusal) if rpc != BatchCreateSagasRequest::RPC => {
+            StoreError::Refused(Box::new(Refusal { index: None, ..*refusal })).into()
+        }
+        error => error.into(),
     }
 }
 

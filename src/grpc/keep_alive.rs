@@ -11,7 +11,7 @@ use crate::proto::{self, Directive};
 
 use super::{
     caller::Visitor,
-    desk::Desk,
+    desk::{Beat, Desk},
     edge, refusal,
     status::Problem,
     streams::{self, Answers, End, Seats},
@@ -84,7 +84,16 @@ fn refused(task_id: String, problem: Problem) -> proto::KeepAliveResponse {
     }
 }
 
+/// The answer to a heartbeat by itself.
+pub(super) fn heartbeat(Beat { lease, cancel_reason }: Beat) -> proto::HeartbeatResponse {
+    proto::HeartbeatResponse {
+        lease: Some(lease),
+        directive: directive(cancel_reason.is_some()).into(),
+        cancel_reason: cancel_reason.map(|reason| reason.to_string()).unwrap_or_default(),
+    }
+}
+
 /// What a worker is to do.
-pub(super) fn directive(cancelled: bool) -> Directive {
+fn directive(cancelled: bool) -> Directive {
     if cancelled { Directive::Cancel } else { Directive::Continue }
 }

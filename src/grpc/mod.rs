@@ -4,6 +4,7 @@
 mod admin_service;
 mod backup;
 pub mod caller;
+pub mod counted;
 mod deadline;
 mod desk;
 pub mod edge;
@@ -20,6 +21,7 @@ pub mod refusal_log;
 pub mod render;
 mod revoke;
 mod saga_service;
+mod session;
 mod slot;
 pub mod status;
 mod streams;
@@ -40,6 +42,7 @@ use crate::{
 
 pub use admin_service::Admin;
 pub use caller::{CallConnection, Caller, CertificateEnd, Principals};
+pub use counted::{CountCalls, CountedCall, SessionCounter};
 pub use edge::ErrorLayer;
 pub use notes::Notes;
 pub use refusal_log::RefusalLog;
@@ -57,8 +60,10 @@ pub mod fuzzing {
 pub struct GrpcLimits {
     /// Open `WatchStale` and `WatchEvents` streams, together.
     pub max_watches: usize,
-    /// Open `KeepAlive` streams.
-    pub max_keepalives: usize,
+    /// Open `KeepAlive` and `Session` streams, together.
+    pub max_worker_streams: usize,
+    /// Items of one `Session` that have no answer yet.
+    pub max_session_calls: usize,
     /// Largest message that is read, in bytes.
     pub max_message_bytes: usize,
     /// Every call has to carry a [`Caller`]: a layer in front of the services finds out who it is.

@@ -35,6 +35,11 @@ impl Notes {
         NOTES.scope(notes, call)
     }
 
+    /// The same for what is done at once.
+    pub(super) fn noting<T>(notes: Arc<Notes>, call: impl FnOnce() -> T) -> T {
+        NOTES.sync_scope(notes, call)
+    }
+
     /// What the call is about: a saga's task id, or what it names instead of one.
     pub fn subject(&self) -> Option<String> {
         self.subject.lock().clone()

@@ -62,6 +62,7 @@ pub const TABLE: &[Rule] = &[
     sagas("ClaimNext", WORKING),
     sagas("Heartbeat", WORKING),
     sagas("KeepAlive", WORKING),
+    sagas("Session", WORKING),
     sagas("Release", WORKING),
     sagas("RegisterCompensation", WORKING),
     sagas("Complete", WORKING),

@@ -8,7 +8,7 @@ use crate::proto::{self, saga_service_server::SagaService};
 use super::{
     GrpcLimits,
     desk::Desk,
-    keep_alive, looks,
+    keep_alive, looks, session,
     streams::{Answers, Seats},
 };
 
@@ -19,7 +19,9 @@ type Outcome<T> = Result<Response<T>, Status>;
 pub struct Sagas {
     desk: Desk,
     watches: Seats,
-    keepalives: Seats,
+    /// `KeepAlive` and `Session`.
+    worker_streams: Seats,
+    max_session_calls: usize,
     stop: CancellationToken,
 }
 
@@ -28,7 +30,8 @@ impl Sagas {
         Sagas {
             desk,
             watches: Seats::new(limits.max_watches, "watches"),
-            keepalives: Seats::new(limits.max_keepalives, "KeepAlive streams"),
+            worker_streams: Seats::new(limits.max_worker_streams, "KeepAlive and Session streams"),
+            max_session_calls: limits.max_session_calls,
             stop,
         }
     }
@@ -77,18 +80,20 @@ impl SagaService for Sagas {
 
     async fn heartbeat(&self, request: Request<proto::HeartbeatRequest>) -> Outcome<proto::HeartbeatResponse> {
         let (visitor, message) = self.desk.open("Heartbeat", request)?;
-        let answer = self.desk.heartbeat(&visitor, message).await?;
-        Ok(Response::new(proto::HeartbeatResponse {
-            lease: Some(answer.lease),
-            directive: keep_alive::directive(answer.cancel_reason.is_some()).into(),
-            cancel_reason: answer.cancel_reason.map(|reason| reason.to_string()).unwrap_or_default(),
-        }))
+        Ok(Response::new(keep_alive::heartbeat(self.desk.heartbeat(&visitor, message).await?)))
     }
 
     type KeepAliveStream = Answers<proto::KeepAliveResponse>;
 
     async fn keep_alive(&self, request: Request<Streaming<proto::KeepAliveRequest>>) -> Outcome<Self::KeepAliveStream> {
-        let answers = keep_alive::answers(&self.desk, request, &self.keepalives, &self.stop)?;
+        let answers = keep_alive::answers(&self.desk, request, &self.worker_streams, &self.stop)?;
+        Ok(Response::new(answers))
+    }
+
+    type SessionStream = Answers<proto::SessionResponse>;
+
+    async fn session(&self, request: Request<Streaming<proto::SessionRequest>>) -> Outcome<Self::SessionStream> {
+        let answers = session::answers(&self.desk, request, &self.worker_streams, self.max_session_calls, &self.stop)?;
         Ok(Response::new(answers))
     }
 

@@ -1,10 +1,11 @@
 //! Errors as the contract shows them: each has one code, one reason, metadata, and says in words what to do.
 //!
 //! Everything that goes wrong becomes a [`Problem`] first: a [`Problem`] becomes a `Status`, or fills an answer of
-//! `KeepAlive`. Its size is bounded, because it travels in a header, of which some clients accept 8 KiB at most.
+//! `KeepAlive` or `Session`. Its size is bounded, because it travels in a header, of which some clients accept 8 KiB at most.
 
 use std::collections::{BTreeMap, HashMap};
 
+use prost::Message;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
@@ -173,6 +174,18 @@ impl From<Problem> for Status {
             details.set_bad_request(violations);
         }
         Status::with_error_details(problem.code, problem.message, details)
+    }
+}
+
+impl From<Problem> for tonic_types::Status {
+    fn from(problem: Problem) -> Self {
+        let status = Status::from(problem);
+        // What gRPC sends in `grpc-status-details-bin` is this message.
+        tonic_types::Status::decode(status.details()).unwrap_or_else(|_| tonic_types::Status {
+            code: status.code().into(),
+            message: status.message().to_owned(),
+            details: Vec::new(),
+        })
     }
 }
 

@@ -15,6 +15,7 @@ use tonic::{
 };
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
+use super::SessionRequest;
 use crate::domain::bounds::{BATCH_SAGAS, COMPENSATIONS, LABELS};
 
 /// Most fields of a request, elements of repeated ones counted one by one: the largest batch, and room for the rest.
@@ -63,7 +64,9 @@ impl<U: Message + Name + Default> Decoder for BoundedDecoder<U> {
         if U::NAME.ends_with("Request") {
             #[cfg(feature = "fuzzing")]
             super::seeds::keep(U::NAME, buffer.chunk());
-            let (fields, inner) = count(buffer.chunk());
+            // The call in an item of a session is a request itself.
+            let (fields, inner) =
+                if U::NAME == SessionRequest::NAME { count_within(buffer.chunk()) } else { count(buffer.chunk()) };
             if fields > FIELDS || inner > INNER_FIELDS {
                 return Err(Status::invalid_argument(format!(
                     "the request holds {fields} fields and {inner} in them; at most {FIELDS} and {INNER_FIELDS} are read"
@@ -90,6 +93,12 @@ fn count(message: &[u8]) -> (usize, usize) {
         }
     }
     (fields, inner)
+}
+
+/// Counts the fields of what may be messages in a message, and those in them.
+fn count_within(message: &[u8]) -> (usize, usize) {
+    let counts = Fields(message).map(count);
+    counts.fold((0, 0), |(fields, inner), (more, more_inner)| (fields + more, inner + more_inner))
 }
 
 /// The contents of a message's fields, one after the other; empty for numbers.
@@ -125,7 +134,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::proto::{BatchCreateSagasRequest, CompensationSpec, CreateSagaRequest, Policy};
+    use crate::proto::{
+        BatchCreateSagasRequest, CompensationSpec, CreateSagaRequest, Policy, RegisterCompensationRequest,
+        session_request::Call,
+    };
 
     #[test]
     fn fields_are_counted_on_two_floors() {
@@ -150,6 +162,19 @@ mod tests {
     }
 
     #[test]
+    fn p10_a_call_in_a_session_has_the_bounds_of_a_request() {
+        let compensations = vec![CompensationSpec::default(); FIELDS + 1];
+        let call = RegisterCompensationRequest { task_id: "t".into(), compensations, ..Default::default() };
+        let refused = count(&call.encode_to_vec());
+        let item = SessionRequest { call_id: 7, call: Some(Call::RegisterCompensation(call)), timeout: None };
+        assert_eq!(count_within(&item.encode_to_vec()), refused);
+        assert!(refused.0 > FIELDS);
+        // A field that is repeated is merged by the decoder.
+        let twice = [item.encode_to_vec(), item.encode_to_vec()].concat();
+        assert_eq!(count_within(&twice).0, 2 * refused.0);
+    }
+
+    #[test]
     fn p10_a_flood_of_empty_elements_is_counted_no_further_than_needed() {
         let empty =
             BatchCreateSagasRequest { requests: vec![CreateSagaRequest::default(); 100_000], ..Default::default() };
@@ -160,6 +185,7 @@ mod tests {
         #[test]
         fn p12_no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
             count(&bytes);
+            count_within(&bytes);
         }
     }
 }

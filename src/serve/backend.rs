@@ -58,7 +58,8 @@ pub(super) fn sqlite(config: &Config, clock: Arc<dyn Clock>) -> Backend {
         ServerFacts { restart_grace: config.restart_grace, backup_dir: config.data.clone(), bounds: config.bounds() };
     let limits = GrpcLimits {
         max_watches: config.limits.max_watches,
-        max_keepalives: config.limits.max_watches,
+        max_worker_streams: config.limits.max_watches,
+        max_session_calls: config.limits.max_session_calls,
         max_message_bytes: config.limits.max_message_bytes,
         callers_known: config.security.principals.is_some(),
     };

@@ -22,8 +22,9 @@ use tracing::{info, warn};
 use super::{
     ServeError,
     auth::{GuardLayer, Loaded},
-    calls::{CallLimits, CallsLayer, Ledger},
+    calls::{CallLimits, CallsLayer, Ledger, SESSION},
     observe::ObserveLayer,
+    session::SessionCounters,
     threads::Threads,
 };
 use crate::{
@@ -41,7 +42,7 @@ const RESET_STREAMS: usize = 128;
 /// Streams of a connection that we had to reset because of an error of its client, until the connection is ended ("made
 /// you reset", CVE-2025-8671). The gRPC library sets no limit. A correct client never causes one.
 const ERROR_RESETS: usize = 64;
-/// What a client may send on a stream before we took it. A KeepAlive stream whose answers are not read holds as much;
+/// What a client may send on a stream before we took it. A stream of a worker whose answers are not read holds as much;
 /// 64 KiB at a time let 5 MiB a second through where a round trip takes 12 ms, and are the protocol's own default.
 const STREAM_WINDOW: u32 = 64 << 10;
 /// The same for a whole connection: 16 streams at full speed.
@@ -105,9 +106,9 @@ impl Front {
         );
         let ledger = Ledger::new(call_limits(limits), door.lines.clone());
         let server = server(limits)
-            .layer(observe)
+            .layer(observe.clone())
             .layer(CallsLayer::new(ledger.clone(), limits.max_watches)?)
-            .layer(InFlight { calls: calls.clone() })
+            .layer(InFlight { sessions: SessionCounters { observe, ledger: ledger.clone(), calls: calls.clone() } })
             .layer(ErrorLayer)
             .layer(GuardLayer { guard: security.guard.clone(), clock: security.clock.clone() });
         let routes = routes.routes().prepare();
@@ -185,17 +186,18 @@ fn server(limits: &Limits) -> Server {
         .http2_max_local_error_reset_streams(Some(ERROR_RESETS))
 }
 
-/// Counts calls from their headers to the handler's answer. A stream's answer is its beginning.
+/// Counts calls from their headers to the handler's answer. A stream's answer is its beginning; the items of a session are counted
+/// one by one.
 #[derive(Clone)]
 struct InFlight {
-    calls: TaskTracker,
+    sessions: SessionCounters,
 }
 
 impl<S> Layer<S> for InFlight {
     type Service = Counted<S>;
 
     fn layer(&self, inner: S) -> Counted<S> {
-        Counted { inner, calls: self.calls.clone() }
+        Counted { inner, sessions: self.sessions.clone() }
     }
 }
 
@@ -203,7 +205,7 @@ impl<S> Layer<S> for InFlight {
 #[derive(Clone)]
 struct Counted<S> {
     inner: S,
-    calls: TaskTracker,
+    sessions: SessionCounters,
 }
 
 impl<S: Service<Request<Body>>> Service<Request<Body>> for Counted<S> {
@@ -215,7 +217,11 @@ impl<S: Service<Request<Body>>> Service<Request<Body>> for Counted<S> {
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        self.calls.track_future(self.inner.call(request))
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        if request.uri().path() == SESSION {
+            let counter = self.sessions.counter(&request);
+            request.extensions_mut().insert(counter);
+        }
+        self.sessions.calls.track_future(self.inner.call(request))
     }
 }

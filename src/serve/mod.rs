@@ -21,6 +21,7 @@ mod observe;
 mod ops;
 mod process;
 mod retention;
+mod session;
 mod threads;
 mod trace;
 

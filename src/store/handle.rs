@@ -3,10 +3,12 @@
 
 use std::{
     path::PathBuf,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -31,7 +33,7 @@ use crate::{
 use super::{
     CallOrigin, Credentials, EventQuery, ListQuery, Moment, Outcome, PageBounds, ReadCaller, Reader, SagaKey, SagaPage,
     Stats, StoreError, Stretch, Tail, Waiting,
-    memory_share::ChangesMemory,
+    memory_share::{ChangesMemory, MemoryShare},
     post::Reply,
     read_queue::ReadQueue,
     submission::{Submission, WaitingCaller},
@@ -55,6 +57,24 @@ pub(super) enum Message {
     Drain,
     /// The last message: answer what came before and end.
     Close,
+}
+
+/// The answer to a change that the writer was handed; dropped, the change may still happen.
+#[derive(Debug)]
+pub struct PendingAnswer {
+    answered: oneshot::Receiver<Outcome>,
+    /// What the change and its answer hold, until it is here.
+    _memory: Arc<MemoryShare>,
+}
+
+impl Future for PendingAnswer {
+    type Output = Result<Answer, StoreError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // The writer answers everything it takes up. If it is gone without an answer, it ended between taking and committing, or
+        // died: the caller has to assume either.
+        Pin::new(&mut self.answered).poll(cx).map(|outcome| outcome.unwrap_or(Err(StoreError::OutcomeUnknown)))
+    }
 }
 
 /// What the writer and the handles share.
@@ -134,6 +154,25 @@ impl Store {
         origin: CallOrigin,
         timing: Option<Arc<Timing>>,
     ) -> Result<Answer, StoreError> {
+        let held_for = origin.credentials.clone().filter(|_| matches!(request.command, Command::ClaimNext(_)));
+        let answer = self.begin(request, origin, timing)?;
+        match held_for {
+            None => answer.await,
+            Some(credentials) => self.answered_or_revoked(answer, &credentials).await,
+        }
+    }
+
+    /// Hands a change to the writer, behind all that was handed to it before. Does not wait; dropping the answer takes nothing
+    /// back. Whoever may be revoked while a `ClaimNext` of it is held calls [`Self::caller_revoked`] then.
+    ///
+    /// # Errors
+    /// The change was not taken up.
+    pub fn begin(
+        &self,
+        request: Request,
+        origin: CallOrigin,
+        timing: Option<Arc<Timing>>,
+    ) -> Result<PendingAnswer, StoreError> {
         let refused = &self.shared.meter.refused;
         let Some(memory) = self.shared.memory.take(request.command.weight()) else {
             refused.no_room.fetch_add(1, Ordering::Relaxed);
@@ -150,40 +189,36 @@ impl Store {
         if let Some(timing) = &timing {
             timing.reached(Step::Queued, arrival);
         }
-        let held_for = origin.credentials.clone().filter(|_| matches!(request.command, Command::ClaimNext(_)));
         let caller = WaitingCaller::new(answer, origin, timing, &self.shared);
         let submission = Submission { request, arrival, caller };
         match self.intake.try_send(Message::Submit(submission)) {
-            Ok(()) => {}
+            Ok(()) => Ok(PendingAnswer { answered, _memory: memory }),
             Err(TrySendError::Full(_)) => {
                 refused.queue_full.fetch_add(1, Ordering::Relaxed);
-                return Err(StoreError::Overloaded { retry_after: OVERLOAD_RETRY });
+                Err(StoreError::Overloaded { retry_after: OVERLOAD_RETRY })
             }
-            Err(TrySendError::Disconnected(_)) => return Err(StoreError::ShuttingDown),
+            Err(TrySendError::Disconnected(_)) => Err(StoreError::ShuttingDown),
         }
-        // The writer answers everything it takes up. If it is gone without an answer, it ended between taking and
-        // committing, or died: the caller has to assume either.
-        let outcome = match held_for {
-            None => answered.await,
-            Some(credentials) => self.answered_or_revoked(answered, &credentials).await,
-        };
-        drop(memory);
-        outcome.unwrap_or(Err(StoreError::OutcomeUnknown))
+    }
+
+    /// The credentials of somebody whose `ClaimNext` may be held are over: the writer looks for such calls and lets them go.
+    pub fn caller_revoked(&self) {
+        self.shared.revoked.store(true, Ordering::Release);
     }
 
     /// Waits for the answer to a call that may be held. When its caller is revoked, the writer is told and not the caller: only
     /// the writer knows whether the call was given something before.
     async fn answered_or_revoked(
         &self,
-        mut answered: oneshot::Receiver<Outcome>,
+        mut answer: PendingAnswer,
         credentials: &Credentials,
-    ) -> Result<Outcome, oneshot::error::RecvError> {
+    ) -> Result<Answer, StoreError> {
         tokio::select! {
             biased;
-            outcome = &mut answered => return outcome,
-            () = credentials.end() => self.shared.revoked.store(true, Ordering::Release),
+            outcome = &mut answer => return outcome,
+            () = credentials.end() => self.caller_revoked(),
         }
-        answered.await
+        answer.await
     }
 
     /// Waits until the writer has committed what it had begun when this was called.

@@ -22,7 +22,7 @@ pub mod writer;
 
 pub use crate::coordinator::{Outcome, Share, StoreError, Waiting};
 pub use credentials::{CallOrigin, Credentials};
-pub use handle::Store;
+pub use handle::{PendingAnswer, Store};
 pub use query::{
     Cursor, EventQuery, Filter, ListQuery, Moment, PageBounds, QueueCounts, SagaKey, SagaPage, Stats, Stretch,
 };

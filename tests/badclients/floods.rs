@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, sync::atomic::Ordering::Relaxed, time::Duration};
 
+use prost::Message;
+use sagad::proto::{HeartbeatRequest, SessionRequest, session_request};
 use tokio::task::JoinSet;
 
 use super::{raw::*, siege::Siege, sized, support::*};
@@ -178,6 +180,24 @@ async fn p10_floods_of_resets() {
     })
     .await;
     assert!(ended > 0, "such a connection is ended");
+}
+
+/// Items of sessions as fast as they can be sent: wrong ones, which are answered at once, and heartbeats under no lease.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p10_floods_of_items() {
+    let flood = |item: SessionRequest| {
+        let item = message(&item.encode_to_vec());
+        move |raw: &mut Raw| match raw.stream() {
+            1 => [wide_open(), frame(HEADERS, END_HEADERS, 1, &block(SESSION, &[])), frame(DATA, 0, 1, &item)].concat(),
+            _ => frame(DATA, 0, 1, &item),
+        }
+    };
+    let lease =
+        HeartbeatRequest { task_id: "none".into(), owner_id: "w".into(), fencing_token: 1, ..Default::default() };
+    let beat = SessionRequest { call: Some(session_request::Call::Heartbeat(lease)), ..Default::default() };
+    withstand("items without a call", true, flood(SessionRequest::default())).await;
+    withstand("items", true, flood(beat.clone())).await;
+    withstand("items, answers not read", false, flood(beat)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -43,6 +43,8 @@ pub const INITIAL_WINDOW: u16 = 4;
 
 /// An rpc without a required field, whose answer is small.
 pub const STATS: &str = "/sagad.v1.SagaService/GetStats";
+/// A stream of calls.
+pub const SESSION: &str = "/sagad.v1.SagaService/Session";
 /// An rpc whose answer can be large.
 pub const LIST: &str = "/sagad.v1.SagaService/ListSagas";
 /// An rpc whose request can be large.

@@ -45,6 +45,48 @@ async fn p10_answers_that_are_not_taken() {
     siege.end(240).await;
 }
 
+/// Sessions whose answers are not taken: no more is read of them than may be under way, their answers count as those of calls, and
+/// the connections are cut.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p10_sessions_whose_answers_are_not_taken() {
+    let siege = Siege::begin("sessions, answers not taken", &["--answer-timeout", "3s"]).await;
+    let api = siege.daemon.api().await;
+    // A claim of each is answered with the largest payload.
+    let payload = bytes::Bytes::from(vec![7; 64 << 10]);
+    let sagas = sized(300, 2000);
+    for n in 0..sagas {
+        let request =
+            CreateSagaRequest { payload: payload.clone(), queue: "large".into(), ..create(&format!("l-{n}")) };
+        api.create_saga(request).await.unwrap();
+    }
+    let mut peers = Vec::new();
+    for place in 0..sized(20, 200) {
+        // Shut altogether, or open for a single byte, which lets a part of the answers into the library's buffer.
+        let window = u32::from(place % 2 == 0);
+        let mut raw = Raw::with(siege.daemon.address(), &[(INITIAL_WINDOW, window)]).await.unwrap().reading();
+        for number in 0..20 {
+            let Ok(stream) = raw.begin(SESSION).await else { break };
+            let item = |call_id| {
+                let (queues, owner_id) = (vec!["large".to_owned()], format!("w-{place}-{number}"));
+                let next = ClaimNextRequest { queues, owner_id, max_sagas: 40, ..Default::default() };
+                let call = Some(session_request::Call::ClaimNext(next));
+                SessionRequest { call_id, call, timeout: None }.encode_to_vec()
+            };
+            // As much as its window lets through.
+            let items: Vec<u8> = (0..800).flat_map(|n| message(&item(n))).collect();
+            for piece in items[..60 << 10].chunks(16 << 10) {
+                let _ = raw.send(&frame(DATA, 0, stream, piece)).await;
+            }
+        }
+        peers.push(raw);
+    }
+    siege.hold(3).await;
+    let open = || peers.iter().step_by(2);
+    eventually("those that were given something are cut", || async { open().all(Raw::is_over).then_some(()) }).await;
+    drop((peers, api));
+    siege.end(240).await;
+}
+
 /// Peers that don't read their sockets at all, and ask without end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p10_sockets_that_are_not_read() {

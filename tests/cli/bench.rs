@@ -23,6 +23,7 @@ const MODES: &[(&str, &[&str])] = &[
     ("claim-next", &["ClaimNext"]),
     ("heartbeat", &["Heartbeat"]),
     ("keepalive", &["KeepAlive"]),
+    ("session", &["Claim", "Complete", "Heartbeat"]),
     ("watch", &["WatchEvents"]),
     ("echo", &["Check"]),
 ];
@@ -168,6 +169,7 @@ fn wrong_usage_is_told_and_nobody_there_is_5() {
     for (line, about) in [
         ("--mode keepalive --clients 8 --preload 7", "--preload 8"),
         ("--mode cycle --preload 0", "--preload 1"),
+        ("--mode session --rate 100", "--rate"),
         ("--duration 0s", "--duration"),
         ("--restart --server http://127.0.0.1:1", "--restart"),
         ("--dir /nowhere/at/all", "/nowhere/at/all"),

@@ -6,7 +6,10 @@ pub mod binary;
 use std::{
     collections::HashMap,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -34,6 +37,8 @@ macro_rules! fake {
             $(pub $rpc: Script<$request, $response>,)*
             pub delay: Duration,
             pub watch_stale: Script<WatchStaleRequest, Vec<WatchStaleResponse>>,
+            /// How often a session was asked for, which it does not have.
+            pub sessions: AtomicUsize,
             pub watches: Mutex<Vec<WatchStaleRequest>>,
             pub calls: Mutex<Vec<Seen>>,
         }
@@ -51,6 +56,7 @@ macro_rules! fake {
                     $($rpc: Box::new(|_, _| unscripted()),)*
                     delay: Duration::ZERO,
                     watch_stale: Box::new(|_, _| unscripted()),
+                    sessions: AtomicUsize::new(0),
                     watches: Mutex::default(),
                     calls: Mutex::default(),
                 }
@@ -76,6 +82,7 @@ macro_rules! fake {
             })*
 
             type KeepAliveStream = Answers<KeepAliveResponse>;
+            type SessionStream = Answers<SessionResponse>;
             type WatchStaleStream = Answers<WatchStaleResponse>;
             type WatchEventsStream = Answers<WatchEventsResponse>;
 
@@ -83,6 +90,15 @@ macro_rules! fake {
                 &self,
                 _: Request<Streaming<KeepAliveRequest>>,
             ) -> Result<Response<Self::KeepAliveStream>, Status> {
+                unscripted()
+            }
+
+            // As a coordinator answers that does not know it.
+            async fn session(
+                &self,
+                _: Request<Streaming<SessionRequest>>,
+            ) -> Result<Response<Self::SessionStream>, Status> {
+                self.0.sessions.fetch_add(1, Ordering::Relaxed);
                 unscripted()
             }
 

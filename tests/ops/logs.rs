@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use sagad::{
     domain::characters::{all_unprintable, is_unprintable},
-    proto::*,
+    proto::{session_request::Call, *},
 };
 use serde_json::Value;
 
-use crate::support::{Daemon, claim, create, key};
+use crate::support::{Daemon, Key, claim, create, key, session::Session};
 
 const PAYLOAD: &str = "hush-hush-hush";
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -36,6 +36,11 @@ async fn log(format: &str) -> String {
         .message()
         .await
         .unwrap();
+    let mut session = Session::open(&api).await;
+    session.call(Call::RegisterCompensation(key(&saga).register(&["k"]))).await.unwrap();
+    let stranger = Key { fencing_token: 1 << 50, ..key(&saga) };
+    session.call(Call::Complete(stranger.complete())).await.unwrap_err();
+    drop(session);
     let park = QuarantineRequest {
         task_id: "t-1".into(),
         actor: "ann".into(),
@@ -70,13 +75,17 @@ async fn json_has_an_object_a_line_and_a_line_a_call() {
         ("Claim", "INVALID_ARGUMENT", ""),
         ("Heartbeat", "OK", "t-1"),
         ("GetSaga", "OK", "t-1"),
+        ("RegisterCompensation", "OK", "t-1"),
+        ("Complete", "ABORTED", "t-1"),
         ("Quarantine", "OK", "t-1"),
         ("NoSuchCall", "UNIMPLEMENTED", ""),
     ] {
         let wanted = (format!("sagad.v1.SagaService/{rpc}"), code.to_owned(), task_id.to_owned());
         assert_eq!(seen.iter().filter(|call| **call == wanted).count(), 1, "{wanted:?} in {seen:#?}");
     }
-    assert!(seen.iter().any(|(rpc, _, _)| rpc.ends_with("/KeepAlive")), "{seen:#?}");
+    for stream in ["/KeepAlive", "/Session"] {
+        assert!(seen.iter().any(|(rpc, _, _)| rpc.ends_with(stream)), "{seen:#?}");
+    }
     for call in &calls {
         assert!(call["micros"].as_i64().is_some_and(|micros| micros >= 0), "{call}");
         assert!(call["peer"].as_str().is_some_and(|peer| peer.starts_with("127.0.0.1:")), "{call}");

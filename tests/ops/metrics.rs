@@ -2,12 +2,15 @@
 
 use std::{collections::BTreeMap, io::Write, process::Stdio};
 
-use sagad::proto::*;
+use sagad::proto::{session_request::Call, *};
 
 use crate::{
     load::some_of_everything,
     page::{Watched, get},
-    support::{create, eventually},
+    support::{
+        claim, create, eventually, key, secs,
+        session::{Session, saga_of},
+    },
 };
 
 const DOCS: &str = include_str!("../../docs/metrics.md");
@@ -89,6 +92,47 @@ async fn each_thing_is_counted() {
     }
     assert!(!metrics.0.contains("secret"), "an id is told:\n{}", metrics.0);
     drop(load);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn items_of_a_session_are_counted_as_the_calls_that_they_are() {
+    let watched = Watched::start(&[]).await;
+    let api = watched.daemon.api().await;
+    api.create_saga(create("t")).await.unwrap();
+    let mut session = Session::open(&api).await;
+    let call = Call::Claim(claim("t", "w", 60_000));
+    let lease = key(&saga_of(session.call(call.clone()).await.unwrap()));
+    session.call(call).await.unwrap_err();
+    for _ in 0..7 {
+        session.call(Call::Heartbeat(lease.heartbeat())).await.unwrap();
+    }
+    let next =
+        ClaimNextRequest { queues: vec!["q".into()], owner_id: "w".into(), wait: secs(60), ..Default::default() };
+    for _ in 0..3 {
+        session.send(Call::ClaimNext(next.clone())).await;
+    }
+    let sagas = "sagad.v1.SagaService";
+    let gauge = |name: &str, rpc: &str| watched.metrics().value(&format!("{name}{{rpc_method=\"{sagas}/{rpc}\"}}"));
+    eventually("three calls are in flight", || async {
+        (gauge("sagad_calls_in_flight", "ClaimNext") == Some(3.0)).then_some(())
+    })
+    .await;
+    assert_eq!(gauge("sagad_streams_open", "Session"), Some(1.0));
+    let calls = |rpc: &str, code: &str| {
+        let labels =
+            format!("rpc_system_name=\"grpc\",rpc_method=\"{sagas}/{rpc}\",rpc_response_status_code=\"{code}\"");
+        watched.metrics().value(&format!("rpc_server_call_duration_seconds_count{{{labels}}}"))
+    };
+    assert_eq!((calls("Claim", "OK"), calls("Claim", "FAILED_PRECONDITION")), (Some(1.0), Some(1.0)));
+    assert_eq!((calls("Heartbeat", "OK"), calls("ClaimNext", "OK")), (Some(7.0), None));
+    // Who goes away cancels what it waits for.
+    drop(session);
+    eventually("none is in flight", || async {
+        (gauge("sagad_calls_in_flight", "ClaimNext") == Some(0.0)).then_some(())
+    })
+    .await;
+    assert_eq!(calls("ClaimNext", "CANCELLED"), Some(3.0));
+    assert_eq!(gauge("sagad_streams_open", "Session"), Some(0.0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,14 +14,14 @@ use opentelemetry_proto::tonic::{
     common::v1::any_value::Value,
     trace::v1::{Span, span::SpanKind, status::StatusCode},
 };
-use sagad::proto::*;
+use sagad::proto::{session_request::Call, *};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 
 use crate::{
     page::Watched,
-    support::{Daemon, claim, create, eventually, key, now},
+    support::{Daemon, claim, create, eventually, key, now, session::Session},
 };
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -83,6 +83,41 @@ fn with_parent<T>(message: T, flags: &str) -> Request<T> {
     request.metadata_mut().insert("traceparent", parent.parse().unwrap());
     request.metadata_mut().insert("tracestate", "vendor=1".parse().unwrap());
     request
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_item_of_a_session_is_a_span_of_the_sessions_trace() {
+    let (collector, address) = Collector::start().await;
+    let endpoint = format!("http://{address}");
+    let daemon = Daemon::start_with(&["--otlp-endpoint", &endpoint, "--trace-sample", "0"]);
+    let api = daemon.api().await;
+    let lease = key(&api.running("t-1", "w-1").await);
+    let traced = Session::over(async |items| api.sagas.clone().session(with_parent(items, "01")).await);
+    let mut session = traced.await.unwrap();
+    session.call(Call::Heartbeat(lease.heartbeat())).await.unwrap();
+    session.call(Call::Complete(lease.complete())).await.unwrap();
+    let spans =
+        [collector.one("sagad.v1.SagaService/Heartbeat").await, collector.one("sagad.v1.SagaService/Complete").await];
+    for span in &spans {
+        assert_eq!((hex(&span.trace_id), hex(&span.parent_span_id)), (TRACE.to_owned(), PARENT.to_owned()));
+        assert_eq!((span.kind(), span.trace_state.as_str()), (SpanKind::Server, "vendor=1"));
+        assert_eq!(attribute(span, "rpc.method").as_ref(), Some(&span.name));
+        assert_eq!(attribute(span, "rpc.response.status_code").as_deref(), Some("OK"));
+        assert_eq!(attribute(span, "network.peer.address").as_deref(), Some("127.0.0.1"));
+        assert_eq!(attribute(span, "sagad.task_id").as_deref(), Some("t-1"));
+        assert_eq!(attribute(span, "sagad.owner_id").as_deref(), Some("w-1"));
+        let commit = eventually("its commit", || async {
+            collector.named("commit").into_iter().find(|commit| commit.parent_span_id == span.span_id)
+        });
+        assert!(commit.await.start_time_unix_nano >= span.start_time_unix_nano);
+    }
+    assert!(collector.named("sagad.v1.SagaService/Claim").is_empty(), "it was not sampled");
+    // A client that does not trace: none of its items is.
+    let untraced = Session::over(async |items| api.sagas.clone().session(with_parent(items, "00")).await);
+    untraced.await.unwrap().call(Call::Complete(lease.complete())).await.unwrap();
+    drop(session);
+    collector.one("sagad.v1.SagaService/Session").await;
+    assert_eq!(collector.named("sagad.v1.SagaService/Complete").len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use prost::Message;
 use rustix::process::Signal;
-use sagad::proto::*;
+use sagad::proto::{session_request::Call, *};
 use tokio::task::JoinSet;
 use tonic::{Code, Request, Status, client::Grpc};
 use tonic_reflection::pb::v1::{
@@ -14,7 +14,7 @@ use tonic_reflection::pb::v1::{
 
 use crate::{
     people::{Bearer, Client, House, entry, token},
-    support::{Refused, create, eventually, ms},
+    support::{Problem, Refused, create, eventually, ms, session::Session},
 };
 
 fn two_workers() -> String {
@@ -90,6 +90,45 @@ async fn who_is_taken_away_gets_nothing_by_calls_that_wait() {
         got += sagas.len();
     }
     assert_eq!(waiting(&jo).await, 0);
+}
+
+/// The same by sessions: each call that waits is refused, then the stream ends.
+#[tokio::test]
+async fn who_is_taken_away_gets_nothing_by_sessions() {
+    const PARKED: usize = 50;
+    let mut house = House::start(&two_workers());
+    let (jo, thief) = (house.client("jo").await, house.client("thief").await);
+    let mut sessions = Vec::new();
+    for n in 0..4 {
+        let mut client = if n == 0 { thief.clone() } else { house.client("thief").await };
+        let mut session = Session::over(async |items| client.sagas.session(items).await).await.unwrap();
+        for call in 0..PARKED {
+            session.send(Call::ClaimNext(greedy(&format!("thief/{n}-{call}"), 60_000))).await;
+        }
+        sessions.push(session);
+    }
+    eventually("all of them wait", || async { (waiting(&jo).await == 4 * PARKED as i64).then_some(()) }).await;
+    take_away(&mut house, &thief).await;
+    let mut creator = jo.clone();
+    creator.sagas.batch_create_sagas(batch("a", 1000)).await.unwrap();
+    for session in &mut sessions {
+        let mut answered = 0;
+        let end = loop {
+            match session.try_next().await {
+                Ok(answer) => {
+                    let problem = answer.expect("it does not end well").1.refused();
+                    assert_eq!((problem.reason.as_str(), problem.fact("rpc")), ("UNAUTHENTICATED", "ClaimNext"));
+                    answered += 1;
+                }
+                Err(status) => break status,
+            }
+        };
+        let end = Problem::of(&end);
+        assert_eq!((end.reason.as_str(), end.fact("rpc"), answered), ("UNAUTHENTICATED", "Session", PARKED));
+    }
+    assert_eq!(waiting(&jo).await, 0);
+    let ready = creator.sagas.get_stats(GetStatsRequest {}).await.unwrap().into_inner().ready;
+    assert_eq!(ready, 1000, "none was given to it");
 }
 
 /// The same while work comes in all the time and an honest worker waits beside the thief: from the moment at which a new call

@@ -21,6 +21,7 @@ const TABLE: &[(&str, &str)] = &[
     ("ClaimNext", "w--a"),
     ("Heartbeat", "w--a"),
     ("KeepAlive", "w--a"),
+    ("Session", "w--a"),
     ("Release", "w--a"),
     ("RegisterCompensation", "w--a"),
     ("Complete", "w--a"),
@@ -70,6 +71,10 @@ pub fn request(rpc: &str, name: &str, task_id: &str) -> Vec<u8> {
         "ClaimNext" => bytes!(ClaimNextRequest { queues: vec![queue], owner_id }),
         "Heartbeat" => bytes!(HeartbeatRequest { task_id, owner_id, fencing_token }),
         "KeepAlive" => bytes!(KeepAliveRequest { task_id, owner_id, fencing_token }),
+        "Session" => {
+            let beat = HeartbeatRequest { task_id, owner_id, fencing_token, ..Default::default() };
+            bytes!(SessionRequest { call: Some(session_request::Call::Heartbeat(beat)) })
+        }
         "Release" => bytes!(ReleaseRequest { task_id, owner_id, fencing_token }),
         "RegisterCompensation" => {
             bytes!(RegisterCompensationRequest { task_id, owner_id, fencing_token, compensations })

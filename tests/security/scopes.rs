@@ -1,14 +1,14 @@
 //! A worker is confined to its queues by every verb, reads and repeats included; and to owners of its own name. What is
 //! outside of them is not there for it.
 
-use sagad::proto::*;
+use sagad::proto::{session_request::Call, *};
 use tonic::{Request, Status};
 
 use crate::{
     people::{Client, House, entry, everyone, token},
     raw::{self, contract},
     roles::request,
-    support::{Problem, Refused, compensation, ms, named},
+    support::{Key, Problem, Refused, compensation, ms, named, session::Session},
 };
 
 async fn house() -> (House, Client, Client) {
@@ -87,10 +87,30 @@ async fn every_verb_is_confined() {
     assert_eq!((problem.fact("index"), problem.fact("queue")), ("1", "qb"));
     let queues = vec!["qa".to_owned(), "qb".to_owned()];
     let next = ClaimNextRequest { queues: queues.clone(), owner_id: owner_id.clone(), ..Default::default() };
+    let next_in_both = next.clone();
     foreign("ClaimNext", a.sagas.claim_next(next).await);
     let item = KeepAliveRequest { task_id: task_id.clone(), owner_id, fencing_token, ..Default::default() };
     let mut answers = a.sagas.keep_alive(futures::stream::iter([item])).await.unwrap().into_inner();
     assert_eq!(answers.message().await.unwrap().unwrap().reason, "SAGA_NOT_FOUND");
+    // Items of a session, as the calls that they are.
+    let mut session = Session::over(async |items| a.sagas.session(items).await).await.unwrap();
+    let lease = Key { task_id: task_id.clone(), owner_id: "a".into(), fencing_token };
+    for (rpc, call) in [
+        ("Claim", Call::Claim(claim("t", "a"))),
+        ("Heartbeat", Call::Heartbeat(lease.heartbeat())),
+        ("Release", Call::Release(lease.release())),
+        ("RegisterCompensation", Call::RegisterCompensation(lease.register(&["k"]))),
+        ("Complete", Call::Complete(lease.complete())),
+        ("Fail", Call::Fail(lease.fail("why"))),
+        ("RecordCompensation", Call::RecordCompensation(lease.record(1, CompensationOutcome::Done))),
+        ("Compensate", Call::Compensate(lease.compensate())),
+    ] {
+        hidden(rpc, session.call(call).await);
+    }
+    foreign("ClaimNext", session.call(Call::ClaimNext(next_in_both)).await);
+    let theirs = Key { owner_id: "b".into(), ..lease };
+    let problem = denied("another's lease", session.call(Call::Complete(theirs.complete())).await);
+    assert_eq!((problem.fact("rpc"), problem.fact("field")), ("Complete", "owner_id"));
     // Reads.
     hidden("GetSaga", a.sagas.get_saga(GetSagaRequest { task_id: task_id.clone(), ..Default::default() }).await);
     hidden("GetSaga", a.sagas.get_saga(GetSagaRequest { saga_id: task_id.clone(), ..Default::default() }).await);

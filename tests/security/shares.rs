@@ -119,6 +119,13 @@ async fn a_principal_opens_no_more_than_its_share_of_streams() {
     assert_eq!(kept.len(), SHARE);
     let (_item, stream) = futures::channel::mpsc::channel::<KeepAliveRequest>(1);
     other.sagas.keep_alive(stream).await.unwrap();
+    // Sessions have the same places.
+    let session = async |client: &mut Client| {
+        let (item, stream) = futures::channel::mpsc::channel::<SessionRequest>(1);
+        client.sagas.session(stream).await.map(|answers| (item, answers.into_inner()))
+    };
+    assert_eq!(session(&mut greedy[0]).await.unwrap_err().code(), Code::ResourceExhausted);
+    let _session = session(&mut other).await.unwrap();
     // What is closed can be opened again.
     open.truncate(SHARE - 10);
     eventually("a place is free", || async {

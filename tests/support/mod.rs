@@ -6,6 +6,7 @@
 pub mod api;
 pub mod daemon;
 pub mod errors;
+pub mod session;
 pub mod strace;
 pub mod time;
 #[path = "tools.rs"]

@@ -61,6 +61,10 @@ async fn p12_a_message_over_4_mib_is_refused_with_error_info() {
     let huge = KeepAliveRequest { progress: Some(vec![0; 5 << 20].into()), ..Default::default() };
     let mut answers = api.sagas.clone().keep_alive(stream::iter([huge])).await.unwrap().into_inner();
     assert_eq!(answers.message().await.reason(), "INVALID_ARGUMENT");
+    let huge = HeartbeatRequest { progress: Some(vec![0; 5 << 20].into()), ..Default::default() };
+    let huge = SessionRequest { call: Some(session_request::Call::Heartbeat(huge)), ..Default::default() };
+    let mut answers = api.sagas.clone().session(stream::iter([huge])).await.unwrap().into_inner();
+    assert_eq!(answers.message().await.reason(), "INVALID_ARGUMENT");
     api.create_saga(create("t")).await.expect("the connection goes on");
 }
 

@@ -19,6 +19,7 @@ mod recovery;
 mod request_id;
 mod restart;
 mod serving;
+mod session;
 mod terminal;
 mod watch_stale;
 mod watching;

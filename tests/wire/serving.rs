@@ -126,6 +126,7 @@ fn assert_files(files: &[impl AsRef<[u8]>]) {
     assert_eq!(streaming("WatchStale"), (false, true));
     assert_eq!(streaming("WatchEvents"), (false, true));
     assert_eq!(streaming("KeepAlive"), (true, true));
+    assert_eq!(streaming("Session"), (true, true));
     assert_eq!(streaming("Backup"), (false, true));
     assert!(files.iter().any(|file| file.message_type.iter().any(|message| message.name() == "Saga")));
 }

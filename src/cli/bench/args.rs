@@ -10,6 +10,8 @@ use crate::cli::{args, errors::CliError};
 /// was seen to do.
 const CYCLES_PER_CLIENT: u64 = 1_500;
 const CYCLES: u64 = 25_000;
+/// The same over sessions, of all together.
+const SESSION_CYCLES: u64 = 60_000;
 /// The same for modes that only claim.
 const CLAIMS_PER_CLIENT: u64 = 4_000;
 const CLAIMS: u64 = 60_000;
@@ -17,6 +19,8 @@ const CLAIMS: u64 = 60_000;
 const PRELOAD_MAX: u64 = 2_000_000;
 /// Heartbeats in flight on each stream of `keepalive`, unless told otherwise.
 const IN_FLIGHT: u32 = 64;
+/// Cycles in flight on each stream of `session`, unless told otherwise: 256 with the connections that there are by default.
+const SESSION_IN_FLIGHT: u32 = 16;
 /// How long leases of the peers that it is compared with last: no run outlasts a cycle.
 const CYCLE_TTL: Duration = Duration::from_secs(30);
 /// Leases that are only taken must not end while it measures.
@@ -48,6 +52,8 @@ pub enum Mode {
     Heartbeat,
     /// Heartbeats over one KeepAlive stream for each connection
     Keepalive,
+    /// Cycles over one Session stream for each connection
+    Session,
     /// From the sending of a change to its event at each of the clients, who all watch
     Watch,
     /// An empty call: Health/Check
@@ -83,7 +89,7 @@ pub struct BenchArgs {
     /// What is measured.
     #[arg(long, value_enum, default_value = "cycle")]
     mode: Mode,
-    /// Calls in flight at a time [default: 64; of keepalive 64 for each connection]
+    /// Calls in flight at a time [default: 64; of keepalive 64, of session 16 for each connection]
     #[arg(long, value_name = "COUNT", value_parser = value_parser!(u32).range(1..=100_000))]
     clients: Option<u32>,
     /// Connections among which the clients are dealt.
@@ -161,8 +167,17 @@ impl Plan {
     /// Wrong usage: too few sagas, or what needs a daemon of its own.
     pub fn of(args: BenchArgs, own: bool) -> Result<Self, CliError> {
         let wrong = |what: &str| Err(CliError::Usage(what.to_owned()));
-        let in_flight = if args.mode == Mode::Keepalive { args.connections * IN_FLIGHT } else { IN_FLIGHT };
+        let in_flight = match args.mode {
+            Mode::Keepalive => args.connections * IN_FLIGHT,
+            Mode::Session => args.connections * SESSION_IN_FLIGHT,
+            Mode::Cycle | Mode::Create | Mode::Claim | Mode::ClaimNext | Mode::Heartbeat | Mode::Watch | Mode::Echo => {
+                IN_FLIGHT
+            }
+        };
         let clients = args.clients.unwrap_or(in_flight);
+        if args.mode == Mode::Session && args.rate.is_some() {
+            return wrong("--rate is not for --mode session, whose cycles follow each other at once");
+        }
         if args.restart && !own {
             return wrong("--restart is for a daemon of its own: leave out --server");
         }
@@ -189,7 +204,7 @@ impl Plan {
         plan.preload = args.preload.unwrap_or_else(|| plan.used_up());
         let least = match plan.mode {
             Mode::Heartbeat | Mode::Keepalive => u64::from(clients),
-            Mode::Cycle | Mode::Claim | Mode::ClaimNext => 1,
+            Mode::Cycle | Mode::Session | Mode::Claim | Mode::ClaimNext => 1,
             Mode::Create | Mode::Watch | Mode::Echo => 0,
         };
         if plan.preload < least {
@@ -208,7 +223,7 @@ impl Plan {
     /// The length of the leases that it measures with.
     pub fn ttl(&self) -> Duration {
         match self.mode {
-            Mode::Cycle => CYCLE_TTL,
+            Mode::Cycle | Mode::Session => CYCLE_TTL,
             Mode::Create
             | Mode::Claim
             | Mode::ClaimNext
@@ -221,7 +236,7 @@ impl Plan {
 
     /// How many changes one turn of a client makes.
     pub fn changes_a_turn(&self) -> u32 {
-        if self.mode == Mode::Cycle { 3 } else { 1 }
+        if matches!(self.mode, Mode::Cycle | Mode::Session) { 3 } else { 1 }
     }
 
     /// How long it runs, with a second for what is between the parts.
@@ -234,6 +249,7 @@ impl Plan {
         let clients = u64::from(self.clients);
         let a_second = match self.mode {
             Mode::Cycle => CYCLES.min(CYCLES_PER_CLIENT * clients),
+            Mode::Session => SESSION_CYCLES.min(CYCLES_PER_CLIENT * clients),
             Mode::Claim | Mode::ClaimNext => CLAIMS.min(CLAIMS_PER_CLIENT * clients),
             Mode::Heartbeat | Mode::Keepalive => return clients,
             Mode::Create | Mode::Watch | Mode::Echo => return 0,

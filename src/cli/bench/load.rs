@@ -10,12 +10,13 @@ use tokio::{
     sync::oneshot,
     task::{JoinHandle, JoinSet},
 };
+use uuid::Uuid;
 
 use super::{
     args::{Mode, Plan},
     ids::Stock,
     record::Tally,
-    streams, turns,
+    session, streams, turns,
     window::Window,
 };
 use crate::{
@@ -56,6 +57,11 @@ impl Lane {
     pub fn owner(&self) -> String {
         format!("bench-{}", self.number)
     }
+
+    /// What is sent with a change as its `request_id`: a fresh one, or none if none were asked for.
+    pub fn request_id(&self) -> String {
+        if self.shared.plan.request_ids { Uuid::new_v4().to_string() } else { String::new() }
+    }
 }
 
 /// The running load.
@@ -73,7 +79,7 @@ impl Load {
 
     /// How many say that they are ready.
     pub fn parties(plan: &Plan) -> u32 {
-        if plan.mode == Mode::Keepalive { plan.connections } else { plan.clients }
+        if matches!(plan.mode, Mode::Keepalive | Mode::Session) { plan.connections } else { plan.clients }
     }
 
     /// What all of them saw, once they have ended.
@@ -121,6 +127,10 @@ async fn clients(shared: Arc<Shared>, thread: u32) -> Result<Tally, CliError> {
             Mode::Keepalive => {
                 let in_flight = numbers().count();
                 tasks.spawn(streams::keep_alive(lane(connection), in_flight));
+            }
+            Mode::Session => {
+                let in_flight = numbers().count();
+                tasks.spawn(session::cycles(lane(connection), in_flight));
             }
             Mode::Watch => {
                 numbers().for_each(|number| drop(tasks.spawn(streams::watch(lane(number)))));

@@ -11,6 +11,7 @@ mod load;
 mod progress;
 mod record;
 mod report;
+mod session;
 mod streams;
 mod turns;
 mod usage;

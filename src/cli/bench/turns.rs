@@ -4,7 +4,6 @@ use std::{future::Future, time::Duration};
 
 use tonic::{Response, Status};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
-use uuid::Uuid;
 
 use super::{args::Mode, load::Lane, record::Rpc};
 use crate::{
@@ -107,7 +106,7 @@ impl Turns {
                 timed(&self.lane, Rpc::Check, call).await;
             }
             // Streams: not made of turns.
-            Mode::Keepalive | Mode::Watch => return false,
+            Mode::Keepalive | Mode::Session | Mode::Watch => return false,
         }
         true
     }
@@ -177,7 +176,7 @@ impl Turns {
     }
 
     fn request_id(&self) -> String {
-        if self.lane.shared.plan.request_ids { Uuid::new_v4().to_string() } else { String::new() }
+        self.lane.request_id()
     }
 }
 

@@ -10,6 +10,7 @@ pub mod held;
 pub mod key;
 pub mod policy;
 pub mod queries;
+pub mod session;
 pub mod values;
 pub mod violations;
 

@@ -39,8 +39,13 @@ struct Served {
     backups: tempfile::TempDir,
 }
 
-const LIMITS: GrpcLimits =
-    GrpcLimits { max_watches: 2, max_keepalives: 1, max_message_bytes: 4 * 1024 * 1024, callers_known: false };
+const LIMITS: GrpcLimits = GrpcLimits {
+    max_watches: 2,
+    max_worker_streams: 1,
+    max_session_calls: 4,
+    max_message_bytes: 4 * 1024 * 1024,
+    callers_known: false,
+};
 
 /// Serves with an empty slot.
 async fn serve() -> Served {

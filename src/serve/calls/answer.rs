@@ -19,14 +19,14 @@ use super::{
 pub(super) struct Leaving {
     inner: Body,
     call: Arc<Call>,
-    /// It is a stream: its client may read it as slowly as it likes.
-    many: bool,
+    /// It is a stream that its client may read as slowly as it likes.
+    at_leisure: bool,
     _place: Option<StreamPlace>,
 }
 
 impl Leaving {
-    pub(super) fn new(inner: Body, call: Arc<Call>, many: bool, place: Option<StreamPlace>) -> Self {
-        Leaving { inner, call, many, _place: place }
+    pub(super) fn new(inner: Body, call: Arc<Call>, at_leisure: bool, place: Option<StreamPlace>) -> Self {
+        Leaving { inner, call, at_leisure, _place: place }
     }
 }
 
@@ -38,7 +38,7 @@ impl HttpBody for Leaving {
         let this = self.get_mut();
         Pin::new(&mut this.inner).poll_frame(cx).map_ok(|frame| {
             frame.map_data(|bytes| {
-                let given = this.call.give(bytes.len(), !this.many);
+                let given = this.call.give(bytes.len(), !this.at_leisure);
                 Bytes::from_owner(Held { bytes, _given: given })
             })
         })

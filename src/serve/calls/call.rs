@@ -23,7 +23,7 @@ pub(super) enum Verdict {
 }
 
 /// One call, from its headers until its answer is taken. Its place is free when it is dropped, or given up.
-pub(super) struct Call {
+pub(in crate::serve) struct Call {
     ledger: Arc<Ledger>,
     line: Option<Arc<Line>>,
     /// Whether it is counted among all calls.

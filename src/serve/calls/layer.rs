@@ -21,6 +21,7 @@ use super::{
     Ledger,
     answer::Leaving,
     health_watches::{HealthWatch, HealthWatches},
+    ledger::no_place,
     methods::{Form, Methods},
     request::Arriving,
 };
@@ -112,21 +113,20 @@ where
         let CallsLayer { ledger, methods, .. } = &self.office;
         let line = request.extensions().get::<Arc<Line>>();
         let Some(call) = ledger.begin(line) else {
-            return refuse("too many calls are open; nothing was changed: try again (max_calls)");
+            return refuse(no_place());
         };
         let form = methods.form(request.uri().path());
         let place = match self.office.stream_place(form, line) {
             Ok(place) => place,
-            Err(why) => return refuse(why),
+            Err(why) => return refuse(Problem::overloaded(why, RETRY)),
         };
         let mut request = request;
         shed(request.headers_mut());
         let arriving = call.clone();
         let request = request.map(|body| Body::new(Arriving::new(body, arriving, form.many_requests)));
-        let answered = self
-            .inner
-            .call(request)
-            .map_ok(move |response| response.map(|body| Body::new(Leaving::new(body, call, form.many_answers, place))));
+        let answered = self.inner.call(request).map_ok(move |response| {
+            response.map(|body| Body::new(Leaving::new(body, call, form.is_read_at_leisure, place)))
+        });
         Either::Right(Box::pin(answered))
     }
 }
@@ -144,7 +144,6 @@ fn shed(headers: &mut HeaderMap) {
     }
 }
 
-fn refuse<F, E>(why: &str) -> Either<Ready<Result<Response<Body>, E>>, F> {
-    let status: Status = Problem::overloaded(why, RETRY).into();
-    Either::Left(future::ready(Ok(status.into_http())))
+fn refuse<F, E>(problem: Problem) -> Either<Ready<Result<Response<Body>, E>>, F> {
+    Either::Left(future::ready(Ok(Status::from(problem).into_http())))
 }

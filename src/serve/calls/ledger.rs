@@ -16,11 +16,17 @@ use super::{
     CallLimits,
     call::{Call, Verdict},
 };
-use crate::listen::{Line, Lines};
+use crate::{
+    domain::time::Span,
+    grpc::status::Problem,
+    listen::{Line, Lines},
+};
 
 /// Calls on one connection that are its fair share: once three quarters of all places are taken, those who have more get
 /// none of the last quarter. A worker has a few; a flood has as many as it can.
 const FAIR_CALLS: usize = 64;
+/// When to try again after there was no place or no room.
+const RETRY: Span = Span::from_secs(1);
 /// The part of the room that one connection's unread answers may take: 16 MiB of 256, five of the largest answers.
 const SHARE: usize = 16;
 /// Bytes of a call that are counted and never refused: heartbeats have to get through whatever else is going on.
@@ -75,6 +81,21 @@ impl Ledger {
             return None;
         }
         Some(call)
+    }
+
+    /// A call begins as an item of a stream, with a request of so many bytes that has arrived: its place and its account, until it
+    /// is dropped.
+    ///
+    /// # Errors
+    /// There is no place or no room for it.
+    pub(in crate::serve) fn begin_item(
+        self: &Arc<Self>,
+        line: Option<&Arc<Line>>,
+        bytes: usize,
+    ) -> Result<Arc<Call>, Problem> {
+        let call = self.begin(line).ok_or_else(no_place)?;
+        call.charge(bytes).map_err(|_| no_room())?;
+        Ok(call)
     }
 
     /// Takes bytes onto a call's account. The verdict, if there is no room.
@@ -189,6 +210,18 @@ impl Ledger {
         }
         late
     }
+}
+
+/// Too many calls are open.
+pub(super) fn no_place() -> Problem {
+    Problem::overloaded("too many calls are open; nothing was changed: try again (max_calls)", RETRY)
+}
+
+/// Too many bytes of messages are there.
+pub(super) fn no_room() -> Problem {
+    let text =
+        "too many requests are being received; this one was not carried out: try again (max_calls, max_call_bytes)";
+    Problem::overloaded(text, RETRY)
 }
 
 fn in_ticks(length: Duration) -> u64 {

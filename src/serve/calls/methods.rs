@@ -6,6 +6,9 @@ use prost_reflect::DescriptorPool;
 
 use crate::proto::DESCRIPTORS;
 
+/// The path of the stream whose items are calls.
+pub(in crate::serve) const SESSION: &str = "/sagad.v1.SagaService/Session";
+
 /// Of what form a call is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Form {
@@ -13,6 +16,8 @@ pub(super) struct Form {
     pub(super) many_requests: bool,
     /// So does the server.
     pub(super) many_answers: bool,
+    /// Its client may take answers as slowly as it likes: a stream, unless the answers in it are those of calls.
+    pub(super) is_read_at_leisure: bool,
     /// The call is not the contract's, and a stream: nothing else bounds how many are open.
     pub(super) is_other_stream: bool,
     /// It is such a stream, and open to everybody: it watches the daemon's health.
@@ -42,8 +47,12 @@ impl Methods {
                     let (many_requests, many_answers) = (method.is_client_streaming(), method.is_server_streaming());
                     let is_other_stream = (many_requests || many_answers) && service.package_name() != "sagad.v1";
                     let path = format!("/{}/{}", service.full_name(), method.name());
+                    let is_read_at_leisure = many_answers && path != SESSION;
                     let is_health_watch = is_other_stream && service.package_name() == "grpc.health.v1";
-                    methods.0.insert(path, Form { many_requests, many_answers, is_other_stream, is_health_watch });
+                    methods.0.insert(
+                        path,
+                        Form { many_requests, many_answers, is_read_at_leisure, is_other_stream, is_health_watch },
+                    );
                 }
             }
         }
@@ -76,6 +85,9 @@ mod tests {
         assert_eq!(watches, ["/grpc.health.v1.Health/Watch"]);
         assert_eq!(form("/sagad.v1.SagaService/Claim"), (false, false, false));
         assert_eq!(form("/sagad.v1.SagaService/KeepAlive"), (true, true, false));
+        assert_eq!(form(SESSION), (true, true, false));
+        assert!(!methods.form(SESSION).is_read_at_leisure, "its answers are those of calls");
+        assert!(methods.form("/sagad.v1.SagaService/KeepAlive").is_read_at_leisure);
         assert_eq!(form("/sagad.v1.SagaService/WatchStale"), (false, true, false));
         assert_eq!(form("/grpc.health.v1.Health/Watch"), (false, true, true));
         for version in ["v1", "v1alpha"] {

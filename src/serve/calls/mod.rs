@@ -5,7 +5,8 @@
 //! together is bounded here, in front of every service:
 //!
 //! - a request that has begun has to arrive in time (`request_timeout`), an item of a stream as well as a whole call;
-//! - an answer has to be taken in time (`answer_timeout`); a watch may be read as slowly as its client likes;
+//! - an answer has to be taken in time (`answer_timeout`), an item's of a `Session`, too; a watch may be read as slowly as its
+//!   client likes;
 //! - there are so many calls (`max_calls`), and so many bytes of their messages (`max_call_bytes`), at a time.
 //!
 //! At a bound nobody is turned away while somebody else keeps the daemon waiting. First the *oldest* request that has
@@ -22,9 +23,10 @@ mod request;
 
 use std::time::Duration;
 
+pub(super) use call::Call;
 pub(super) use layer::CallsLayer;
 pub(super) use ledger::Ledger;
-pub(super) use methods::Methods;
+pub(super) use methods::{Methods, SESSION};
 
 /// The bounds.
 #[derive(Clone, Copy, Debug)]

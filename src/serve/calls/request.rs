@@ -10,11 +10,12 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tonic::{Code, Status, body::Body};
 
-use super::call::{Call, Verdict, Wait};
-use crate::{domain::time::Span, grpc::status::Problem};
+use super::{
+    call::{Call, Verdict, Wait},
+    ledger::no_room,
+};
+use crate::grpc::status::Problem;
 
-/// When to try again after a request was given up for lack of room.
-const RETRY: Span = Span::from_secs(1);
 /// A message's prefix: a flag, and four bytes of length. (gRPC over HTTP/2, Length-Prefixed-Message)
 const PREFIX: usize = 5;
 /// The most that a byte of gzip becomes (DEFLATE: 1032, rounded up for what surrounds it).
@@ -128,10 +129,7 @@ fn problem(call: &Call, verdict: Verdict) -> Problem {
                 call.limits().request_timeout
             ),
         ),
-        Verdict::NoRoom => Problem::overloaded(
-            "too many requests are being received; this one was not carried out: try again (max_calls, max_call_bytes)",
-            RETRY,
-        ),
+        Verdict::NoRoom => no_room(),
     }
 }
 

@@ -22,7 +22,7 @@ use crate::{
 pub(super) const TARGET: &str = "sagad::calls";
 
 /// A call that is looked at. Dropped before its end was seen, it was given up by its client.
-pub(super) struct Call {
+pub(in crate::serve) struct Call {
     clock: Arc<dyn Clock>,
     begun: Timestamp,
     meters: Option<(Arc<Meters>, usize)>,
@@ -43,15 +43,24 @@ struct Told {
 impl Call {
     /// Looks at a call, if anyone wants to know of it.
     pub(super) fn begin(layer: &ObserveLayer, request: &Request<Body>) -> Option<Self> {
-        let path = request.uri().path();
+        let line = request.extensions().get::<Arc<Line>>();
+        Call::of(layer, request.uri().path(), request.headers(), line.map(|line| line.peer()))
+    }
+
+    /// The same for a call of this path and peer. Of the headers those of traces are read.
+    pub(in crate::serve) fn of(
+        layer: &ObserveLayer,
+        path: &str,
+        headers: &HeaderMap,
+        peer: Option<Peer>,
+    ) -> Option<Self> {
         let meters = layer.meters.as_ref().map(|meters| (meters.clone(), meters.place(path)));
         let logged = tracing::enabled!(target: TARGET, Level::DEBUG);
-        let traced =
-            layer.tracer.as_ref().and_then(|tracer| Some((tracer.clone(), sample(request.headers(), tracer.share)?)));
+        let traced = layer.tracer.as_ref().and_then(|tracer| Some((tracer.clone(), sample(headers, tracer.share)?)));
         let told = (logged || traced.is_some()).then(|| Told {
             rpc: path.trim_start_matches('/').to_owned(),
-            peer: request.extensions().get::<Arc<Line>>().map(|line| line.peer()),
-            trace_id: trace_id(request.headers()).map(str::to_owned),
+            peer,
+            trace_id: trace_id(headers).map(str::to_owned),
             notes: Notes::new(traced.is_some()),
             logged,
             traced,
@@ -67,7 +76,7 @@ impl Call {
     }
 
     /// Where its handler notes what it is about, if anyone reads that.
-    pub(super) fn notes(&self) -> Option<Arc<Notes>> {
+    pub(in crate::serve) fn notes(&self) -> Option<Arc<Notes>> {
         self.told.as_ref().map(|told| told.notes.clone())
     }
 
@@ -78,7 +87,8 @@ impl Call {
         }
     }
 
-    fn end(&mut self, code: Code) {
+    /// It has ended.
+    pub(in crate::serve) fn end(&mut self, code: Code) {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }

@@ -9,5 +9,6 @@ mod call;
 mod layer;
 mod meters;
 
+pub(super) use call::Call as ObservedCall;
 pub(super) use layer::ObserveLayer;
 pub(super) use meters::Meters;

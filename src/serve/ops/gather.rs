@@ -121,9 +121,9 @@ fn calls(sheet: &mut Sheet, ops: &Ops) {
         let all = methods.iter().filter(move |method| method.streams == streams);
         all.map(|method| (label("rpc_method", method.name.clone()), method.open.load(Relaxed) as f64))
     };
-    let help = "Duration of unary calls, from headers to trailers; a held ClaimNext counts with its wait";
+    let help = "Duration of unary calls, from headers to trailers, and of items of a Session; a held ClaimNext counts with its wait";
     sheet.histogram("rpc_server_call_duration_seconds", help, 1e6, times(false));
-    sheet.gauge("sagad_calls_in_flight", "Unary calls that are not answered yet", open(false));
+    sheet.gauge("sagad_calls_in_flight", "Unary calls and items of a Session that are not answered yet", open(false));
     sheet.histogram("sagad_stream_duration_seconds", "Duration of streams that have ended", 1e6, times(true));
     sheet.gauge("sagad_streams_open", "Open streams", open(true));
 }

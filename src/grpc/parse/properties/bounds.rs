@@ -16,6 +16,7 @@ use crate::{
     grpc::parse::{
         free::Revocation,
         queries::{History, Listing, Queues, Watch},
+        session::SessionItem,
     },
 };
 
@@ -254,6 +255,11 @@ pub fn revocation(wanted: &Revocation) {
     needed(wanted.reason.as_str());
     at_most("revoke_leases", wanted.max_leases);
     assert!(wanted.max_leases > 0);
+}
+
+/// Holds what is around a call in a session to the bounds of the contract.
+pub fn item(item: &SessionItem) {
+    assert!(item.timeout.is_none_or(|timeout| timeout >= Span::ZERO && timeout <= Span::from_secs(24 * 3600)));
 }
 
 /// Holds a purge to the bounds of the contract.

@@ -89,6 +89,11 @@ never_panics! {
     p12_keep_alive: KeepAliveRequest by change, |d| KeepAliveRequest {
         task_id: d.text(), owner_id: d.text(), fencing_token: d.number(), ttl: d.length(), progress: None,
     };
+    p12_session: SessionRequest by |m| session::item(m).map(|item| bounds::item(&item)), |d| SessionRequest {
+        call_id: d.number(),
+        call: d.flag().then(|| session_request::Call::Complete(CompleteRequest::default())),
+        timeout: d.length(),
+    };
     p12_release: ReleaseRequest by change, |d| ReleaseRequest {
         task_id: d.text(), owner_id: d.text(), fencing_token: d.number(), delay: d.length(), reason: d.text(),
         request_id: d.absent(), progress: Some(d.bytes()),

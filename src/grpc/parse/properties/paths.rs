@@ -30,6 +30,10 @@ pub fn has_fields(message: &str) -> bool {
 fn leads(message: &MessageDescriptor, path: &str) -> bool {
     let end = path.find(['.', '[']).unwrap_or(path.len());
     let (name, rest) = path.split_at(end);
+    if rest.is_empty() && message.oneofs().any(|oneof| oneof.name() == name && oneof.fields().len() > 1) {
+        // Named when none of its fields is given.
+        return true;
+    }
     let Some(field) = message.get_field_by_name(name) else { return false };
     if field.is_map() {
         // A key is quoted as it came, whatever it holds; a long one is cut.
@@ -55,5 +59,7 @@ fn only_what_is_there_is_found() {
     for absent in ["", "task", "task_id.x", "task_id[0]", "compensations[x].kind", "compensations[1]kind", "policy.x"] {
         assert!(!has_field("CreateSagaRequest", absent), "{absent}");
     }
+    assert!(has_field("SessionRequest", "call") && has_field("SessionRequest", "fail.compensations[0].kind"));
+    assert!(!has_field("SessionRequest", "call.task_id"));
     assert!(has_field("BatchCreateSagasRequest", "requests[7].compensations[1].target"));
 }

@@ -1,0 +1,106 @@
+//! The mode `session`: cycles over one stream, many of them in flight at a time.
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::{load::Lane, record::Rpc};
+use crate::{
+    cli::errors::CliError,
+    client::{LeaseKey, convert::to_proto},
+    proto::{
+        ClaimRequest, CompleteRequest, HeartbeatRequest, SessionRequest, session_request::Call,
+        session_response::Result as Outcome,
+    },
+};
+
+/// A cycle in flight: its place is the `call_id` of its calls.
+#[derive(Default)]
+struct Cycle {
+    /// The saga and its lease, once it is claimed.
+    lease: Option<LeaseKey>,
+    /// When its present call was sent.
+    sent: u64,
+}
+
+/// One session with so many cycles in flight all the time.
+///
+/// # Errors
+/// The stream can't be had, or broke.
+pub async fn cycles(lane: Lane, in_flight: usize) -> Result<(), CliError> {
+    let (shared, mut sagas) = (lane.shared.clone(), lane.client.sagas());
+    let (calls, requests) = mpsc::channel(in_flight);
+    let mut answers = sagas.session(ReceiverStream::new(requests)).await?.into_inner();
+    let window = &shared.window;
+    window.ready();
+    let mut cycles: Vec<Cycle> = Vec::new();
+    cycles.resize_with(in_flight, Cycle::default);
+    for (place, cycle) in cycles.iter_mut().enumerate() {
+        let Some(call) = claim(&lane) else { break };
+        cycle.sent = window.now();
+        calls.send(item(place, call)).await.map_err(|_| broken())?;
+    }
+    loop {
+        let answer = tokio::select! {
+            answer = answers.message() => answer?.ok_or_else(broken)?,
+            () = window.over.cancelled() => return Ok(()),
+        };
+        let now = window.now();
+        let place = usize::try_from(answer.call_id).map_err(|_| broken())?;
+        let cycle = cycles.get_mut(place).ok_or_else(broken)?;
+        let (rpc, next) = match answer.result {
+            Some(Outcome::Claim(claimed)) => {
+                cycle.lease = claimed.saga.as_ref().and_then(LeaseKey::of);
+                let LeaseKey { task_id, owner_id, fencing_token } = cycle.lease.clone().ok_or_else(broken)?;
+                let beat = HeartbeatRequest { task_id, owner_id, fencing_token, ..Default::default() };
+                (Some(Rpc::Claim), Some(Call::Heartbeat(beat)))
+            }
+            Some(Outcome::Heartbeat(_)) => {
+                let LeaseKey { task_id, owner_id, fencing_token } = cycle.lease.take().ok_or_else(broken)?;
+                let request_id = lane.request_id();
+                let done = CompleteRequest { task_id, owner_id, fencing_token, request_id, ..Default::default() };
+                (Some(Rpc::Heartbeat), Some(Call::Complete(done)))
+            }
+            Some(Outcome::Complete(_)) => (Some(Rpc::Complete), None),
+            Some(Outcome::Error(error)) => {
+                lane.tally.lock().failure(|| format!("{}: {}", error.code, error.message));
+                (None, None)
+            }
+            Some(_) | None => return Err(broken()),
+        };
+        if let Some(rpc) = rpc
+            && window.covers(cycle.sent, now)
+        {
+            lane.tally.lock().record(rpc, now - cycle.sent);
+        }
+        if window.is_over(now) {
+            return Ok(());
+        }
+        let next = match next {
+            Some(call) => call,
+            None => {
+                let Some(call) = claim(&lane) else {
+                    window.close();
+                    return Ok(());
+                };
+                call
+            }
+        };
+        cycle.sent = window.now();
+        calls.send(item(place, next)).await.map_err(|_| broken())?;
+    }
+}
+
+/// A claim on the next saga; none: none is left.
+fn claim(lane: &Lane) -> Option<Call> {
+    let task_id = lane.shared.stock.next()?;
+    let (ttl, request_id) = (Some(to_proto(lane.shared.plan.ttl())), lane.request_id());
+    Some(Call::Claim(ClaimRequest { task_id, owner_id: lane.owner(), ttl, request_id, ..Default::default() }))
+}
+
+fn item(place: usize, call: Call) -> SessionRequest {
+    SessionRequest { call_id: i64::try_from(place).unwrap_or(i64::MAX), call: Some(call), timeout: None }
+}
+
+fn broken() -> CliError {
+    CliError::Failed("a session ended before it was told to, or was not answered as it has to be".to_owned())
+}
