@@ -5,7 +5,10 @@
 #[allow(dead_code)]
 mod fake;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use fake::{Fake, Seen, lease, refusal, saga};
 use sagad::{
@@ -46,6 +49,16 @@ async fn accepted_heartbeats_keep_it() {
     drop(keeper);
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(fake.seen().len() <= beats + 2, "heartbeats end with their keeper");
+}
+
+/// An older coordinator: each call is made by itself, and it is not asked for a session each time.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_sessions_calls_are_made_by_themselves() {
+    let (keeper, fake, _) = keep(Fake { heartbeat: Box::new(|number, _| accepted(number)), ..Fake::default() }).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(keeper.check(), LeaseStatus::Held);
+    assert!(fake.seen().len() >= 3, "{:?}", fake.seen());
+    assert_eq!(fake.sessions.load(Ordering::Relaxed), 1);
 }
 
 /// On one thread, which the work holds on to: nobody has noticed that the deadline has passed, as after a suspension.

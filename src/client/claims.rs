@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
+use tonic::{Response, Status};
 use uuid::Uuid;
 
 use super::{
@@ -68,11 +68,9 @@ impl Claims {
         let mut backoff = Backoff::default();
         let mut away = false;
         loop {
-            let call = with_timeout(request.clone(), wait + self.client.timeout());
-            let mut sagas = self.client.sagas();
             let answer = tokio::select! {
                 biased;
-                answer = sagas.claim_next(call) => answer,
+                answer = self.ask(&request, wait) => answer,
                 () = stop.cancelled() => {
                     self.give_back(&mut request).await;
                     return Ok(Claimed::Stopped);
@@ -83,7 +81,7 @@ impl Claims {
                     if away {
                         (self.notes)(Note::Reachable);
                     }
-                    let ClaimNextResponse { sagas, waited } = answer.into_inner();
+                    let ClaimNextResponse { sagas, waited } = answer;
                     // The leases began when the wait was over. A coordinator that does not tell leaves them to be confirmed.
                     let waited = waited.as_ref().map(convert::from_proto).unwrap_or_default().min(wait);
                     return Ok(Claimed::Sagas(sagas, asked + waited));
@@ -108,6 +106,15 @@ impl Claims {
                 }
             }
         }
+    }
+
+    /// A call that waits is made by itself, so that breaking it off takes it back.
+    async fn ask(&self, request: &ClaimNextRequest, wait: Duration) -> Result<ClaimNextResponse, Status> {
+        if wait.is_zero() {
+            return self.client.ask(request.clone(), self.client.timeout()).await;
+        }
+        let call = with_timeout(request.clone(), wait + self.client.timeout());
+        self.client.sagas().claim_next(call).await.map(Response::into_inner)
     }
 
     /// A call broken off may have claimed. Repeating it with its `request_id` shows what, and that is given back.

@@ -9,7 +9,10 @@ use tonic::{
 };
 use tonic_health::pb::health_client::HealthClient;
 
-use super::credentials::{Channels, ClientOptions, Wire};
+use super::{
+    credentials::{Channels, ClientOptions, Wire},
+    session::Sessions,
+};
 use crate::proto::{admin_service_client::AdminServiceClient, saga_service_client::SagaServiceClient};
 
 /// Where the daemon listens unless told otherwise.
@@ -71,6 +74,7 @@ pub struct Client {
     wire: Wire,
     server: String,
     timeout: Duration,
+    pub(super) sessions: Arc<Sessions>,
 }
 
 impl Client {
@@ -115,7 +119,12 @@ impl Client {
         let (_, uri) = options.endpoint()?;
         let token = options.token(&uri)?;
         let wire = Wire { channels, token, ready: None };
-        Ok(Self { wire, server: options.server.clone(), timeout: options.timeout })
+        let (server, sessions) = (options.server.clone(), Arc::default());
+        Ok(Self { wire, server, timeout: options.timeout, sessions })
+    }
+
+    pub(super) fn wire(&self) -> &Wire {
+        &self.wire
     }
 
     /// The address as it was given.

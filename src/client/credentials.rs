@@ -189,6 +189,8 @@ pub(super) struct Channels {
 
 struct OpenChannel {
     channel: Channel,
+    /// How often it was made anew.
+    version: u64,
     stamps: Vec<Stamp>,
     looked: Moment,
 }
@@ -204,12 +206,12 @@ impl Channels {
     pub fn new(options: ClientOptions) -> Result<Self, ConnectError> {
         // Before the files are read: a change in between is seen as one.
         let stamps = options.stamps();
-        let made = OpenChannel { channel: options.channel()?, stamps, looked: time::now() };
+        let made = OpenChannel { channel: options.channel()?, version: 0, stamps, looked: time::now() };
         Ok(Channels { options, made: Mutex::new(made) })
     }
 
     /// The channel by the files as they are. Files that can't be used just now, or don't fit together yet, leave it as it was.
-    fn current(&self) -> Channel {
+    fn current(&self) -> (Channel, u64) {
         let mut made = self.made.lock();
         let now = time::now();
         if !made.stamps.is_empty() && now.since(made.looked) >= LOOK {
@@ -218,10 +220,10 @@ impl Channels {
             if stamps != made.stamps
                 && let Ok(channel) = self.options.channel()
             {
-                *made = OpenChannel { channel, stamps, looked: now };
+                *made = OpenChannel { channel, version: made.version + 1, stamps, looked: now };
             }
         }
-        made.channel.clone()
+        (made.channel.clone(), made.version)
     }
 }
 
@@ -241,6 +243,13 @@ pub struct Wire {
     pub(super) ready: Option<Channel>,
 }
 
+impl Wire {
+    /// What calls are made with now: it changes when a file has changed that goes into the channel, or the token.
+    pub(super) fn version(&self) -> (u64, Option<HeaderValue>) {
+        (self.channels.current().1, self.token.as_ref().map(|token| token.header()))
+    }
+}
+
 impl Clone for Wire {
     fn clone(&self) -> Self {
         Wire { channels: Arc::clone(&self.channels), token: self.token.clone(), ready: None }
@@ -253,14 +262,14 @@ impl Service<http::Request<Body>> for Wire {
     type Future = <Channel as Service<http::Request<Body>>>::Future;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.ready.get_or_insert_with(|| self.channels.current()).poll_ready(cx)
+        self.ready.get_or_insert_with(|| self.channels.current().0).poll_ready(cx)
     }
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         if let Some(token) = &self.token {
             request.headers_mut().insert(AUTHORIZATION, token.header());
         }
-        let mut channel = self.ready.take().unwrap_or_else(|| self.channels.current());
+        let mut channel = self.ready.take().unwrap_or_else(|| self.channels.current().0);
         channel.call(request)
     }
 }

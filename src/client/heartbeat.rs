@@ -7,9 +7,7 @@ use chrono::{DateTime, Utc};
 use tonic::{Code, Status};
 
 use super::{
-    Client, LeaseKey, LeaseLost, Refusal,
-    connect::with_timeout,
-    convert,
+    Client, LeaseKey, LeaseLost, Refusal, convert,
     refusal::code_name,
     time::{self, Moment},
 };
@@ -116,8 +114,7 @@ pub(super) async fn beat(client: &Client, key: &LeaseKey, progress: Option<Bytes
         progress,
     };
     let sent = time::now();
-    let answer = client.sagas().heartbeat(with_timeout(request, timeout)).await;
-    judge(answer.map(tonic::Response::into_inner), sent)
+    judge(client.ask(request, timeout).await, sent)
 }
 
 /// An unanswered heartbeat must leave time for another.

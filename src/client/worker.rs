@@ -21,7 +21,7 @@ use super::{
 };
 use crate::proto::{
     CompensationSpec, CompleteRequest, FailRequest, LeasePurpose, QuarantineRequest, RegisterCompensationRequest,
-    ReleaseRequest, Saga, saga_service_client::SagaServiceClient,
+    ReleaseRequest, Saga,
 };
 
 /// An outcome is reported until the lease's deadline has passed by this much: the coordinator accepts late results
@@ -325,8 +325,7 @@ pub async fn register(
     let LeaseKey { task_id, owner_id, fencing_token } = lease.key().clone();
     let request_id = Uuid::new_v4().to_string();
     let request = RegisterCompensationRequest { task_id, owner_id, fencing_token, compensations, request_id };
-    let send = |mut c: SagaServiceClient<_>, r| async move { c.register_compensation(r).await };
-    let answer = client.call(request, Again::Unknown, || lease.deadline(), send).await?;
+    let answer = client.ask_again(request, Again::Unknown, || lease.deadline()).await?;
     answer.saga.ok_or_else(|| Status::internal("an answer without a saga"))
 }
 
@@ -340,7 +339,7 @@ async fn complete(
     let request_id = Uuid::new_v4().to_string();
     let progress = lease.unsent_progress();
     let request = CompleteRequest { task_id, owner_id, fencing_token, result, reason, request_id, progress };
-    let call = client.call(request, Again::Unknown, give_up(lease), |mut c, r| async move { c.complete(r).await });
+    let call = client.ask_again(request, Again::Unknown, give_up(lease));
     call.await.map(|answer| answer.saga)
 }
 
@@ -356,7 +355,7 @@ async fn fail(
     let progress = lease.unsent_progress();
     let request =
         FailRequest { task_id, owner_id, fencing_token, reason, compensations, retryable, request_id, progress };
-    let call = client.call(request, Again::Unknown, give_up(lease), |mut c, r| async move { c.fail(r).await });
+    let call = client.ask_again(request, Again::Unknown, give_up(lease));
     call.await.map(|answer| answer.saga)
 }
 
@@ -387,9 +386,7 @@ pub async fn release_after(
     let delay = (!delay.is_zero()).then(|| convert::to_proto(delay));
     let progress = lease.unsent_progress();
     let request = ReleaseRequest { task_id, owner_id, fencing_token, delay, reason, request_id, progress };
-    let deadline = || lease.deadline();
-    let call = client.call(request, Again::Unknown, deadline, |mut c, r| async move { c.release(r).await });
-    call.await.map(|answer| answer.saga)
+    client.ask_again(request, Again::Unknown, || lease.deadline()).await.map(|answer| answer.saga)
 }
 
 /// Until when a late result is tried. The deadline moves while heartbeats are accepted.

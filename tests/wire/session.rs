@@ -452,3 +452,70 @@ async fn p11_a_session_is_answered_before_the_daemon_ends() {
     }
     assert!(unanswered > 0 && unanswered < SAGAS, "{unanswered}");
 }
+
+/// The Rust client's calls, over restarts of the daemon.
+#[tokio::test]
+async fn the_rust_client_has_one_session_and_opens_another_when_it_ends() {
+    let mut daemon = Daemon::start_with(&["--log", "sagad=debug", "--restart-grace", "0s"]);
+    let api = daemon.api().await;
+    let client = sagad::client::Client::new(&format!("http://{}", daemon.address()), PATIENCE).unwrap();
+    for task_id in ["a", "b"] {
+        api.create_saga(create(task_id)).await.unwrap();
+    }
+    let claimed = client.ask(claim("a", "w", 60_000), PATIENCE).await.unwrap().saga.unwrap();
+    let lease = key(&claimed);
+    let beats = (0..50).map(|_| client.ask(lease.heartbeat(), PATIENCE));
+    for beat in futures::future::join_all(beats).await {
+        assert_eq!(beat.unwrap().directive(), Directive::Continue);
+    }
+    let refused = client.ask(claim("a", "other", 60_000), PATIENCE).await;
+    assert_eq!(refused.refused().fact("owner_id"), "w");
+    // Its end is told once it has ended.
+    daemon.tell_to_end();
+    let (_, log) = daemon.process().end().await;
+    let sessions = log.lines().filter(|line| line.contains("SagaService/Session") && line.contains("call")).count();
+    assert_eq!(sessions, 1, "{log}");
+    // What fails now is told as what it is, and another session is opened when the daemon is back.
+    let gone = client.ask(lease.heartbeat(), Duration::from_millis(300)).await.unwrap_err();
+    assert_ne!(sagad::client::Refusal::from(&gone).happened, sagad::client::Happened::Refused, "{gone:?}");
+    daemon.start_again();
+    let done = eventually("it is back", || async { client.ask(lease.complete(), PATIENCE).await.ok() }).await;
+    assert_eq!(done.saga.unwrap().state(), SagaState::Completed);
+    drop(client);
+    eventually("the session ends with its client", || async {
+        daemon.log().lines().any(|line| line.contains("SagaService/Session") && line.contains("call")).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn m13_a_worker_that_is_killed_leaves_its_lease_until_the_ttl() {
+    let daemon = Daemon::start_with(&["--log", "sagad=debug"]);
+    let api = daemon.api().await;
+    api.create_saga(create("t")).await.unwrap();
+    let mut worker = std::process::Command::new(env!("CARGO_BIN_EXE_sagad"))
+        .args(["work", "--queue", "default", "--owner", "w", "--ttl", "2s"])
+        .args(["--server", &format!("http://{}", daemon.address()), "--", "sleep", "60"])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let acquired = |saga: &Saga| {
+        let lease = saga.lease.as_ref()?;
+        Some((micros(lease.acquire_time.as_ref()), micros(lease.heartbeat_time.as_ref())))
+    };
+    let kept = |saga: &Saga| acquired(saga).is_some_and(|(acquired, beat)| beat > acquired);
+    api.until("t", "is kept by heartbeats", kept).await;
+    assert!(daemon.log().contains("opened rpc=\"Session\""), "{}", daemon.log());
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+    // A heartbeat that was on its way may still have come.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let expiry = micros(api.get("t").await.lease.unwrap().expire_time.as_ref());
+    assert_eq!(api.claim(claim("t", "other", 1000)).await.reason(), "LEASE_HELD");
+    let stale = api.until_stale("t").await;
+    assert_eq!(micros(stale.lease.unwrap().expire_time.as_ref()), expiry, "nobody extended it");
+    let told = api.history("t").await.pop().unwrap();
+    let late = micros(told.time.as_ref()) - expiry;
+    assert!((0..1_000_000).contains(&late), "{late} us after the lease's end");
+}

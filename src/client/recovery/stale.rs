@@ -130,8 +130,7 @@ async fn claim<H>(recovery: &Recovery<H>, task_id: &str) -> Result<Claim, Status
     // One that follows is told of it again; one that drains has nobody to tell it.
     let patience = if recovery.options.drain { DRAIN_PATIENCE } else { recovery.client.timeout() };
     let give_up = || asked + patience;
-    let call = recovery.client.call(request, Again::Unknown, give_up, |mut c, r| async move { c.claim(r).await });
-    let status = match call.await {
+    let status = match recovery.client.ask_again(request, Again::Unknown, give_up).await {
         Ok(answer) => {
             let saga = answer.saga.ok_or_else(|| Status::internal("an answer without a saga"))?;
             return Ok(Claim::Ours(Box::new(saga), asked));

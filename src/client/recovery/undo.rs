@@ -139,10 +139,8 @@ async fn record<H>(
         request_id: Uuid::new_v4().to_string(),
     };
     let give_up = worker::give_up(lease);
-    let call = recovery
-        .client
-        .call(request, Again::Unknown, give_up, |mut c, r| async move { c.record_compensation(r).await });
-    call.await?.saga.ok_or_else(|| Status::internal("an answer without a saga"))
+    let answer = recovery.client.ask_again(request, Again::Unknown, give_up).await?;
+    answer.saga.ok_or_else(|| Status::internal("an answer without a saga"))
 }
 
 async fn compensate<H>(recovery: &Recovery<H>, lease: &LeaseKeeper) -> Result<Saga, Status> {
@@ -150,8 +148,8 @@ async fn compensate<H>(recovery: &Recovery<H>, lease: &LeaseKeeper) -> Result<Sa
     let request_id = Uuid::new_v4().to_string();
     let request = CompensateRequest { task_id, owner_id, fencing_token, reason: String::new(), request_id };
     let give_up = worker::give_up(lease);
-    let call = recovery.client.call(request, Again::Unknown, give_up, |mut c, r| async move { c.compensate(r).await });
-    call.await?.saga.ok_or_else(|| Status::internal("an answer without a saga"))
+    let answer = recovery.client.ask_again(request, Again::Unknown, give_up).await?;
+    answer.saga.ok_or_else(|| Status::internal("an answer without a saga"))
 }
 
 #[cfg(test)]

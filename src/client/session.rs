@@ -1,0 +1,338 @@
+//! A worker's calls over one session, which costs both sides less than a call for each; and each by itself where the coordinator
+//! has no sessions.
+//!
+//! A client has one session at most, opened with the first call that can use it, and opened again when it has ended. A `ClaimNext`
+//! that waits is a call by itself all the same: only so can it be taken back, by being cancelled, before it is given anything.
+
+use std::{collections::HashMap, fmt, time::Duration};
+
+use http::HeaderValue;
+use prost::Message;
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status, Streaming};
+use tonic_types::StatusExt;
+
+use super::{
+    Client, Wire,
+    connect::with_timeout,
+    convert,
+    retry::{Again, retry},
+    time::{self, Moment},
+};
+use crate::proto::{
+    self, SessionRequest, SessionResponse, saga_service_client::SagaServiceClient, session_request::Call,
+    session_response::Result as Outcome,
+};
+
+/// Calls of one session without an answer: as many as a coordinator takes up unless it is told otherwise. Further ones wait here.
+const CALLS: usize = 256;
+/// For so long a coordinator that has no sessions is not asked for one again: it may have been updated since.
+const WITHOUT: Duration = Duration::from_secs(300);
+/// For so long one is not asked again that has too many.
+const CROWDED: Duration = Duration::from_secs(30);
+/// Longest `timeout` of an item.
+const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// A call that can be made over a session.
+pub trait WorkerCall: Clone + Send + 'static {
+    /// What it is answered with.
+    type Answer;
+
+    /// As an item of a session.
+    fn into_call(self) -> Call;
+
+    /// Its answer out of an item's; none: it is the answer to another call.
+    fn answer(outcome: Outcome) -> Option<Self::Answer>;
+
+    /// The same call by itself.
+    fn by_itself(
+        sagas: SagaServiceClient<Wire>,
+        request: Request<Self>,
+    ) -> impl Future<Output = Result<Response<Self::Answer>, Status>> + Send;
+}
+
+macro_rules! worker_calls {
+    ($($kind:ident $rpc:ident $request:ident $response:ident;)*) => {
+        $(
+            impl WorkerCall for proto::$request {
+                type Answer = proto::$response;
+
+                fn into_call(self) -> Call {
+                    Call::$kind(self)
+                }
+
+                fn answer(outcome: Outcome) -> Option<Self::Answer> {
+                    match outcome {
+                        Outcome::$kind(answer) => Some(answer),
+                        _ => None,
+                    }
+                }
+
+                async fn by_itself(
+                    mut sagas: SagaServiceClient<Wire>,
+                    request: Request<Self>,
+                ) -> Result<Response<Self::Answer>, Status> {
+                    sagas.$rpc(request).await
+                }
+            }
+        )*
+    };
+}
+
+worker_calls! {
+    Claim claim ClaimRequest ClaimResponse;
+    ClaimNext claim_next ClaimNextRequest ClaimNextResponse;
+    Heartbeat heartbeat HeartbeatRequest HeartbeatResponse;
+    Release release ReleaseRequest ReleaseResponse;
+    RegisterCompensation register_compensation RegisterCompensationRequest RegisterCompensationResponse;
+    Complete complete CompleteRequest CompleteResponse;
+    Fail fail FailRequest FailResponse;
+    RecordCompensation record_compensation RecordCompensationRequest RecordCompensationResponse;
+    Compensate compensate CompensateRequest CompensateResponse;
+}
+
+impl Client {
+    /// Makes one call: over this client's session, or by itself where the coordinator has no sessions, or no place for one.
+    ///
+    /// ```no_run
+    /// # use sagad::{client::{Client, LeaseKey}, proto::HeartbeatRequest};
+    /// # async fn example(client: Client, lease: LeaseKey) -> Result<(), tonic::Status> {
+    /// let LeaseKey { task_id, owner_id, fencing_token } = lease;
+    /// let beat = HeartbeatRequest { task_id, owner_id, fencing_token, ..Default::default() };
+    /// let answer = client.ask(beat, client.timeout()).await?;
+    /// println!("{:?}", answer.directive());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As the unary call: the coordinator's, or one without its word. `DEADLINE_EXCEEDED` after `timeout`.
+    pub async fn ask<C: WorkerCall>(&self, call: C, timeout: Duration) -> Result<C::Answer, Status> {
+        let give_up = time::now() + timeout;
+        let over_session = async {
+            match self.session().await? {
+                None => Ok(None),
+                Some(session) => session.ask(call.clone().into_call(), timeout).await.map(Some),
+            }
+        };
+        match tokio::time::timeout(timeout, over_session).await {
+            Ok(Ok(Some(outcome))) => {
+                C::answer(outcome).ok_or_else(|| Status::internal("the answer is to another call"))
+            }
+            Ok(Ok(None)) => {
+                let left = give_up.since(time::now());
+                C::by_itself(self.sagas(), with_timeout(call, left)).await.map(Response::into_inner)
+            }
+            Ok(Err(status)) => Err(status),
+            Err(_) => {
+                // Should the session be what hangs, the next call is not made over it.
+                if let Ok(mut state) = self.sessions.state.try_lock() {
+                    *state = State::None;
+                }
+                Err(Status::deadline_exceeded("no answer came in time"))
+            }
+        }
+    }
+
+    /// The same, again as `again` says until `give_up`, each try with this client's deadline.
+    ///
+    /// # Errors
+    /// Of the last try.
+    pub async fn ask_again<C: WorkerCall>(
+        &self,
+        call: C,
+        again: Again,
+        give_up: impl Fn() -> Moment,
+    ) -> Result<C::Answer, Status> {
+        retry(again, give_up, || self.ask(call.clone(), self.timeout())).await
+    }
+
+    /// The session, opened if there is none; `None`: calls are to be made by themselves.
+    async fn session(&self) -> Result<Option<Session>, Status> {
+        let mut state = self.sessions.state.lock().await;
+        let version = self.wire().version();
+        match &*state {
+            State::Open(session) if !session.calls.is_closed() && session.version == version => {
+                return Ok(Some(session.clone()));
+            }
+            State::Without { until } if time::now() < *until => return Ok(None),
+            State::Open(_) | State::Without { .. } | State::None => {}
+        }
+        let (items, sent) = mpsc::channel(CALLS);
+        let opened = self.sagas().session(ReceiverStream::new(sent)).await;
+        match opened {
+            Ok(answers) => {
+                let (calls, asked) = mpsc::channel(CALLS);
+                tokio::spawn(run(asked, items, answers.into_inner()));
+                let session = Session { calls, version };
+                *state = State::Open(session.clone());
+                Ok(Some(session))
+            }
+            Err(status) => {
+                let without = match status.code() {
+                    // An older coordinator that knows its callers denies what it does not know.
+                    Code::Unimplemented | Code::PermissionDenied => WITHOUT,
+                    Code::ResourceExhausted => CROWDED,
+                    _ => {
+                        *state = State::None;
+                        return Err(status);
+                    }
+                };
+                *state = State::Without { until: time::now() + without };
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// The session of a client.
+#[derive(Default)]
+pub(super) struct Sessions {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+enum State {
+    /// There is none yet, or none any more.
+    #[default]
+    None,
+    Open(Session),
+    /// The coordinator has none for us.
+    Without {
+        until: Moment,
+    },
+}
+
+impl fmt::Debug for Sessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sessions").finish_non_exhaustive()
+    }
+}
+
+/// A handle on an open session. When all are gone, it ends behind the last answer.
+#[derive(Clone)]
+struct Session {
+    calls: mpsc::Sender<Asked>,
+    /// What it was opened with: after a change another is opened.
+    version: (u64, Option<HeaderValue>),
+}
+
+/// A call on its way into a session.
+struct Asked {
+    call: Call,
+    timeout: Duration,
+    answer: oneshot::Sender<Result<Outcome, Status>>,
+}
+
+impl Session {
+    async fn ask(&self, call: Call, timeout: Duration) -> Result<Outcome, Status> {
+        let (answer, answered) = oneshot::channel();
+        let ended = || Status::unknown("the session ended before the answer came");
+        self.calls.send(Asked { call, timeout, answer }).await.map_err(|_| ended())?;
+        answered.await.unwrap_or_else(|_| Err(ended()))
+    }
+}
+
+/// Sends what is asked, and hands out what is answered, until the session ends.
+async fn run(
+    mut asked: mpsc::Receiver<Asked>,
+    items: mpsc::Sender<SessionRequest>,
+    mut answers: Streaming<SessionResponse>,
+) {
+    let mut waiting: HashMap<i64, oneshot::Sender<Result<Outcome, Status>>> = HashMap::new();
+    let mut items = Some(items);
+    let mut call_id = 0;
+    let end = loop {
+        tokio::select! {
+            asked = asked.recv(), if items.is_some() && waiting.len() < CALLS => match (asked, &items) {
+                (Some(Asked { call, timeout, answer }), Some(sent)) => {
+                    call_id += 1;
+                    let timeout = Some(convert::to_proto(timeout.min(TIMEOUT_MAX)));
+                    // There is always room: no more are sent than wait for their answers.
+                    if sent.try_send(SessionRequest { call_id, call: Some(call), timeout }).is_err() {
+                        break None;
+                    }
+                    waiting.insert(call_id, answer);
+                }
+                // Nobody will ask any more.
+                (None, _) | (_, None) => items = None,
+            },
+            answer = answers.message() => match answer {
+                Ok(Some(SessionResponse { call_id, result })) => {
+                    if let Some(caller) = waiting.remove(&call_id) {
+                        // Who gave up is not told.
+                        let _ = caller.send(result_of(result));
+                    }
+                }
+                Ok(None) => break None,
+                Err(status) => break Some(status),
+            },
+        }
+    };
+    let status = end_of(end);
+    for (_, caller) in waiting {
+        let _ = caller.send(Err(status.clone()));
+    }
+    // What was not sent is told the same.
+    asked.close();
+    while let Ok(Asked { answer, .. }) = asked.try_recv() {
+        let _ = answer.send(Err(status.clone()));
+    }
+}
+
+fn result_of(result: Option<Outcome>) -> Result<Outcome, Status> {
+    match result {
+        Some(Outcome::Error(error)) => {
+            let details = error.encode_to_vec().into();
+            Err(Status::with_details(error.code.into(), error.message, details))
+        }
+        Some(outcome) => Ok(outcome),
+        None => Err(Status::internal("an answer without a result")),
+    }
+}
+
+/// What a call is told whose session ended before it was answered. A coordinator that ends a session answers all that it took up
+/// before, so what it says then holds for each of the others: it did not happen. From all else it is not known whether it did.
+fn end_of(end: Option<Status>) -> Status {
+    match end {
+        None => Status::unknown("the session ended before the answer came"),
+        Some(status) if status.get_details_error_info().is_none() => status,
+        Some(status) => match status.code() {
+            Code::Unavailable | Code::Unauthenticated => status,
+            // About another call of the session.
+            _ => Status::unknown(format!("the session ended before the answer came: {}", status.message())),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+    use crate::client::{Happened, Refusal};
+
+    fn judged(code: Code, reason: &str) -> Status {
+        Status::with_error_details(code, "no", ErrorDetails::with_error_info(reason, "sagad", HashMap::new()))
+    }
+
+    #[test]
+    fn what_a_session_ended_with_tells_whether_its_calls_happened() {
+        let happened = |end: Option<Status>| Refusal::from(&end_of(end)).happened;
+        assert_eq!(happened(Some(judged(Code::Unavailable, "SHUTTING_DOWN"))), Happened::NotNow);
+        assert_eq!(happened(Some(judged(Code::Unauthenticated, "UNAUTHENTICATED"))), Happened::Refused);
+        assert_eq!(happened(Some(judged(Code::InvalidArgument, "INVALID_ARGUMENT"))), Happened::Unknown);
+        assert_eq!(happened(Some(Status::unavailable("the connection broke"))), Happened::Unknown);
+        assert_eq!(happened(None), Happened::Unknown);
+    }
+
+    #[test]
+    fn an_items_error_is_a_status_with_its_details() {
+        let unary = judged(Code::Aborted, "LEASE_EXPIRED");
+        let error = tonic_types::Status::decode(unary.details()).expect("what gRPC sends");
+        let told = result_of(Some(Outcome::Error(error))).expect_err("an error");
+        let refusal = Refusal::from(&told);
+        assert_eq!((refusal.code, refusal.reason.as_str(), refusal.judged), (Code::Aborted, "LEASE_EXPIRED", true));
+    }
+}
