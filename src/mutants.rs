@@ -81,6 +81,8 @@ mutants! {
     ScopesIgnored = "scopes-ignored",
     /// Streams of a principal that was taken away go on.
     RevokedStreamsGoOn = "revoked-streams-go-on",
+    /// A watcher of some queues is sent all events of a run in which it wants any.
+    WatchSelectionsIgnored = "watch-selections-ignored",
     /// What a worker's command started goes on without the worker.
     CommandOutlivesWorker = "command-outlives-worker",
     /// A worker claims before it knows whether its program can be run.

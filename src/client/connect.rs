@@ -156,6 +156,11 @@ impl Client {
         HealthClient::new(self.wire.clone())
     }
 
+    /// What carries calls that no generated client makes.
+    pub(crate) fn wire(&self) -> Wire {
+        self.wire.clone()
+    }
+
     /// A unary request with this client's deadline, which the coordinator is told too.
     pub fn unary<T>(&self, message: T) -> Request<T> {
         with_timeout(message, self.timeout)

@@ -1,5 +1,6 @@
 //! The SagaService's rpcs that only look, or follow.
 
+use bytes::Bytes;
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
@@ -97,12 +98,13 @@ pub(super) fn watch_stale(
     opened(desk, RPC, &visitor, begin())
 }
 
+/// The answers are in frames: see [`super::frames`].
 pub(super) fn watch_events(
     desk: &Desk,
     request: Request<proto::WatchEventsRequest>,
     seats: &Seats,
     stop: &CancellationToken,
-) -> Result<Answers<proto::WatchEventsResponse>, Problem> {
+) -> Result<Answers<Bytes>, Problem> {
     const RPC: &str = "WatchEvents";
     let (visitor, request) = desk.open(RPC, request)?;
     let end = End::new(stop, &visitor, RPC);
@@ -116,7 +118,7 @@ pub(super) fn watch_events(
         let items = watch::watch_events(store, task_id, queues, after);
         let cut = end.clone();
         let items = end.cuts(items).map(move |item| match item {
-            Ok(item) => Ok(render::watch::event_item(item)),
+            Ok(item) => Ok(render::watch::event_frames(&item)),
             Err(error) => Err(ended(&refused, &caller, RPC, error, &cut)),
         });
         Ok(streams::answers(items, seat, end))

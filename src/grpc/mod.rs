@@ -9,6 +9,7 @@ mod deadline;
 mod desk;
 pub mod edge;
 pub mod export;
+mod frames;
 mod keep_alive;
 mod looks;
 mod notes;
@@ -44,6 +45,7 @@ pub use admin_service::Admin;
 pub use caller::{CallConnection, Caller, CertificateEnd, Principals};
 pub use counted::{CountCalls, CountedCall, SessionCounter};
 pub use edge::ErrorLayer;
+pub use frames::FramesService;
 pub use notes::Notes;
 pub use refusal_log::RefusalLog;
 pub use saga_service::Sagas;
@@ -94,12 +96,13 @@ pub fn services(
     principals: Option<Arc<dyn Principals>>,
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
-) -> (SagaServiceServer<Sagas>, AdminServiceServer<Admin>) {
+) -> (FramesService<SagaServiceServer<Sagas>>, AdminServiceServer<Admin>) {
     let desk = desk::Desk::new(slot, limits.callers_known, RefusalLog::new(clock));
     let sagas = Sagas::new(desk.clone(), limits, stop.clone());
     let admin = Admin::new(desk, facts, principals, stop);
+    let sagas = SagaServiceServer::new(sagas);
     (
-        SagaServiceServer::new(sagas).max_decoding_message_size(limits.max_message_bytes).accept_compressed(GZIP),
+        FramesService(sagas.max_decoding_message_size(limits.max_message_bytes).accept_compressed(GZIP)),
         AdminServiceServer::new(admin).max_decoding_message_size(limits.max_message_bytes).accept_compressed(GZIP),
     )
 }

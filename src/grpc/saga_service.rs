@@ -8,7 +8,7 @@ use crate::proto::{self, saga_service_server::SagaService};
 use super::{
     GrpcLimits,
     desk::Desk,
-    keep_alive, looks, session,
+    frames, keep_alive, looks, session,
     streams::{Answers, Seats},
 };
 
@@ -174,8 +174,8 @@ impl SagaService for Sagas {
     type WatchEventsStream = Answers<proto::WatchEventsResponse>;
 
     async fn watch_events(&self, request: Request<proto::WatchEventsRequest>) -> Outcome<Self::WatchEventsStream> {
-        let items = looks::watch_events(&self.desk, request, &self.watches, &self.stop)?;
-        Ok(Response::new(items))
+        let frames = looks::watch_events(&self.desk, request, &self.watches, &self.stop)?;
+        Ok(frames::response(frames))
     }
 
     async fn list_events(&self, request: Request<proto::ListEventsRequest>) -> Outcome<proto::ListEventsResponse> {

@@ -1,10 +1,15 @@
 //! The end of the history, in memory: what was committed lately, for those who follow it.
 //!
-//! Followers that fall behind what is kept here read the store instead; so the memory is bounded by this one ring,
-//! whatever the number and the pace of its readers.
+//! Events are kept in runs: what was committed together, cut where it is large. Followers in step with each other are
+//! handed the same runs, and share their encoding ([`EventRun::encoded`]). Followers that fall behind what is kept here read
+//! the store instead; so the memory is bounded by this one ring, whatever the number and the pace of its readers.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, OnceLock},
+};
 
+use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
@@ -12,8 +17,12 @@ use crate::domain::{event::Event, ids::Revision};
 
 /// Events kept: enough for a follower that is a few busy seconds behind.
 const EVENTS_KEPT: usize = 8192;
-/// Most memory of them: 2 KiB for each, where one of a few hundred bytes is usual and the largest takes over 25 KiB.
+/// Most memory of them and of their encodings: 2 KiB for each, where less than one is usual and the largest takes over
+/// 50 KiB.
 pub(crate) const TAIL_BYTES: usize = 16 << 20;
+/// Most memory of a run's events: some dozens of the usual size. One that is larger is a run of its own. A follower hands
+/// on a run at a time, so this is what it holds; and an encoding of it fits in one frame of HTTP/2.
+pub(crate) const RUN_BYTES: usize = 16 << 10;
 
 /// The newest committed events, and a signal when there are more.
 #[derive(Debug)]
@@ -24,40 +33,100 @@ pub struct Tail {
 
 #[derive(Debug)]
 struct Ring {
-    /// All events after this one are in `events`.
+    /// All events after this one are in `runs`.
     floor: Revision,
-    events: VecDeque<Arc<Event>>,
-    /// What they weigh.
+    runs: VecDeque<Arc<EventRun>>,
+    /// How many events that are.
+    events: usize,
+    /// What they and their encodings weigh, those that were not needed yet included.
     bytes: usize,
+}
+
+/// Events that follow each other in the history; at least one.
+#[derive(Debug)]
+pub struct EventRun {
+    events: Vec<Arc<Event>>,
+    /// What the events weigh.
+    bytes: usize,
+    encoded: OnceLock<EncodedRun>,
+}
+
+/// The encoding of a run's events, one behind the other.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EncodedRun {
+    /// All of them.
+    pub bytes: Bytes,
+    /// Where each of them ends.
+    pub ends: Vec<usize>,
+}
+
+impl EventRun {
+    /// These events, in order of revision; nothing if there are none.
+    pub fn of(events: Vec<Arc<Event>>) -> Option<Self> {
+        let bytes = events.iter().map(|event| event.weight()).sum();
+        (!events.is_empty()).then(|| EventRun { events, bytes, encoded: OnceLock::new() })
+    }
+
+    /// The events, in order of revision.
+    pub fn events(&self) -> &[Arc<Event>] {
+        &self.events
+    }
+
+    /// The revision of the last one.
+    pub fn end(&self) -> Revision {
+        self.events.last().map_or(Revision::ZERO, |event| event.revision)
+    }
+
+    /// Their encoding, made by the first who asks for it and shared with all who hold the run. It has to be the same
+    /// whoever makes it, and no larger than what the events weigh.
+    pub fn encoded(&self, encode: impl FnOnce(&[Arc<Event>]) -> EncodedRun) -> &EncodedRun {
+        self.encoded.get_or_init(|| encode(&self.events))
+    }
+
+    /// The run's part of [`TAIL_BYTES`]: its events, and an encoding of at most the same size.
+    fn weight(&self) -> usize {
+        2 * self.bytes
+    }
+}
+
+/// What follows a revision.
+#[derive(Clone, Debug)]
+pub enum NextRun {
+    /// A run that ends behind it. It may begin before.
+    Run(Arc<EventRun>),
+    /// Nothing was committed since.
+    UpToDate,
+    /// Some of it is not kept any more.
+    NotKept,
 }
 
 impl Tail {
     /// A tail that begins behind the newest event of a store.
     pub fn starting_at(head: Revision) -> Self {
         Tail {
-            ring: RwLock::new(Ring { floor: head, events: VecDeque::new(), bytes: 0 }),
+            ring: RwLock::new(Ring { floor: head, runs: VecDeque::new(), events: 0, bytes: 0 }),
             head: watch::Sender::new(head),
         }
     }
 
     /// Adds committed events, in order, and wakes the followers. Called by the writer after each commit.
     pub fn publish(&self, events: impl IntoIterator<Item = Event>) {
+        let runs = runs(events);
+        let Some(newest) = runs.last().map(EventRun::end) else { return };
         let mut ring = self.ring.write();
-        let mut newest = None;
-        for event in events {
-            newest = Some(event.revision);
-            ring.bytes += event.weight();
-            ring.events.push_back(Arc::new(event));
+        for run in runs {
+            ring.events += run.events.len();
+            ring.bytes += run.weight();
+            ring.runs.push_back(Arc::new(run));
         }
-        while ring.events.len() > EVENTS_KEPT || ring.bytes > TAIL_BYTES {
-            let Some(event) = ring.events.pop_front() else { break };
-            ring.bytes -= event.weight();
-            ring.floor = event.revision;
+        while ring.events > EVENTS_KEPT || ring.bytes > TAIL_BYTES {
+            let Some(run) = ring.runs.pop_front() else { break };
+            ring.events -= run.events.len();
+            ring.bytes -= run.weight();
+            ring.floor = run.end();
         }
         drop(ring);
-        if let Some(revision) = newest {
-            self.head.send_replace(revision);
-        }
+        self.head.send_replace(newest);
     }
 
     /// The newest durable revision.
@@ -70,15 +139,36 @@ impl Tail {
         self.head.subscribe()
     }
 
-    /// At most `limit` events after a revision, in order; `None` if some of them are not kept any more.
-    pub fn after(&self, revision: Revision, limit: usize) -> Option<Vec<Arc<Event>>> {
+    /// The run with the first event after a revision.
+    pub fn next_run(&self, after: Revision) -> NextRun {
         let ring = self.ring.read();
-        if revision < ring.floor {
-            return None;
+        if after < ring.floor {
+            return NextRun::NotKept;
         }
-        let start = ring.events.partition_point(|event| event.revision <= revision);
-        Some(ring.events.iter().skip(start).take(limit).cloned().collect())
+        // Who is in step wants the newest.
+        let newest = ring.runs.len().saturating_sub(1);
+        let place = match ring.runs.get(newest.wrapping_sub(1)) {
+            Some(before) if before.end() == after => newest,
+            Some(_) | None => ring.runs.partition_point(|run| run.end() <= after),
+        };
+        ring.runs.get(place).map_or(NextRun::UpToDate, |run| NextRun::Run(run.clone()))
     }
+}
+
+/// Cuts what was committed together into runs.
+fn runs(events: impl IntoIterator<Item = Event>) -> Vec<EventRun> {
+    let (mut runs, mut run, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for event in events {
+        let weight = event.weight();
+        if bytes + weight > RUN_BYTES {
+            runs.extend(EventRun::of(std::mem::take(&mut run)));
+            bytes = 0;
+        }
+        bytes += weight;
+        run.push(Arc::new(event));
+    }
+    runs.extend(EventRun::of(run));
+    runs
 }
 
 #[cfg(test)]
@@ -110,16 +200,72 @@ mod tests {
         }
     }
 
+    /// The revisions of all that follows one; nothing if it is not kept.
+    fn after(tail: &Tail, mut revision: Revision) -> Option<Vec<i64>> {
+        let mut found = Vec::new();
+        loop {
+            match tail.next_run(revision) {
+                NextRun::Run(run) => {
+                    assert!(run.end() > revision);
+                    found
+                        .extend(run.events().iter().map(|event| event.revision).filter(|r| *r > revision).map(|r| r.0));
+                    revision = run.end();
+                }
+                NextRun::UpToDate => return Some(found),
+                NextRun::NotKept => return None,
+            }
+        }
+    }
+
     #[test]
     fn p10_what_is_kept_is_bounded_by_number_and_by_bytes() {
         const LARGE: usize = 25 << 10;
-        for (bytes, kept) in [(1, EVENTS_KEPT), (LARGE, TAIL_BYTES / event(1, LARGE).weight())] {
+        for (bytes, kept) in [(1, EVENTS_KEPT), (LARGE, TAIL_BYTES / 2 / event(1, LARGE).weight())] {
             let tail = Tail::starting_at(Revision::ZERO);
             let last = EVENTS_KEPT as i64 + 10;
             (1..=last).for_each(|revision| tail.publish([event(revision, bytes)]));
             let floor = Revision(last - kept as i64);
-            assert_eq!(tail.after(floor, usize::MAX).map(|events| events.len()), Some(kept));
-            assert_eq!(tail.after(Revision(floor.0 - 1), usize::MAX), None, "what is older is read from the store");
+            assert_eq!(after(&tail, floor).map(|events| events.len()), Some(kept));
+            assert_eq!(after(&tail, Revision(floor.0 - 1)), None, "what is older is read from the store");
         }
+    }
+
+    #[test]
+    fn what_is_committed_together_is_cut_into_runs() {
+        let tail = Tail::starting_at(Revision(7));
+        assert!(matches!(tail.next_run(Revision(7)), NextRun::UpToDate));
+        let fit = RUN_BYTES / event(1, 100).weight();
+        let small = 3 * fit as i64 + 1;
+        tail.publish((10..10 + small).map(|revision| event(revision, 100)));
+        tail.publish([event(1000, 100), event(1001, RUN_BYTES), event(1003, 100), event(1004, 100)]);
+        let mut lengths = Vec::new();
+        let mut position = Revision(7);
+        while let NextRun::Run(run) = tail.next_run(position) {
+            lengths.push(run.events().len());
+            position = run.end();
+        }
+        assert_eq!(lengths, [fit, fit, fit, 1, 1, 1, 2]);
+        let all: Vec<i64> = (10..10 + small).chain([1000, 1001, 1003, 1004]).collect();
+        for from in 7..=1005 {
+            let expected: Vec<i64> = all.iter().copied().filter(|revision| *revision > from).collect();
+            assert_eq!(after(&tail, Revision(from)), Some(expected), "from {from}");
+        }
+        assert_eq!(after(&tail, Revision(6)), None);
+    }
+
+    #[test]
+    fn a_run_is_encoded_once() {
+        let tail = Tail::starting_at(Revision::ZERO);
+        tail.publish([event(1, 1), event(2, 1)]);
+        let mut made = 0;
+        for _ in 0..3 {
+            let NextRun::Run(run) = tail.next_run(Revision::ZERO) else { panic!("it is kept") };
+            let encoded = run.encoded(|events| {
+                made += 1;
+                EncodedRun { bytes: Bytes::from_static(b"12"), ends: (1..=events.len()).collect() }
+            });
+            assert_eq!((&encoded.bytes[..], &encoded.ends[..]), (&b"12"[..], &[1, 2][..]));
+        }
+        assert_eq!(made, 1);
     }
 }

@@ -1,27 +1,25 @@
 //! Following all events.
 
-use std::sync::Arc;
-
 use futures::{Stream, stream};
 
 use crate::{
-    domain::{
-        event::Event,
-        ids::{QueueName, Revision, TaskId},
-    },
+    domain::ids::{QueueName, Revision, TaskId},
     store::{
         Store, StoreError,
         vitals::{WatchKind, Watching},
     },
 };
 
-use super::follower::{Follower, Step, Which};
+use super::{
+    event_selection::EventSelection,
+    follower::{Follower, Step, Which},
+};
 
 /// What a watcher of events sees.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum EventItem {
-    /// An event.
-    Event(Arc<Event>),
+    /// Events that follow each other, as far as they are wanted.
+    Events(EventSelection),
     /// Nothing more happened up to here that is wanted.
     Bookmark(Revision),
 }
@@ -56,8 +54,8 @@ pub fn watch_events(
             Ok(Some((EventItem::Bookmark(follower.position()), At::Tail(follower))))
         }
         At::Tail(mut follower) => {
-            let item = match follower.next().await? {
-                Step::Event(event) => EventItem::Event(event),
+            let item = match follower.next_events().await? {
+                Step::Next(events) => EventItem::Events(events),
                 Step::Quiet(revision) => EventItem::Bookmark(revision),
             };
             Ok(Some((item, At::Tail(follower))))

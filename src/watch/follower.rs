@@ -5,17 +5,21 @@ use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
 use futures::FutureExt;
 use tokio::{sync::watch, time::Sleep};
 
-use super::PageRoom;
+use super::{PageRoom, event_selection::EventSelection};
 use crate::{
     domain::{
         event::Event,
         ids::{QueueName, Revision, TaskId},
     },
     mutants::{self, Mutant},
-    store::{EventQuery, Store, StoreError, Stretch, vitals::Watching},
+    store::{
+        EventQuery, Store, StoreError, Stretch,
+        tail::{EventRun, NextRun},
+        vitals::Watching,
+    },
 };
 
-/// Events read at once: enough to keep a reader busy. What is held of them is bounded by [`PAGE_BYTES`].
+/// Events read from the store at once: enough to keep a reader busy. What is held of them is bounded by [`PAGE_BYTES`].
 const PAGE: usize = 128;
 /// How long nothing is said before a bookmark: a little below the 10 s that are promised, for the way to the client.
 const BOOKMARK_AFTER: Duration = Duration::from_secs(9);
@@ -32,7 +36,12 @@ pub(super) struct Which {
 }
 
 impl Which {
-    fn wants(&self, event: &Event) -> bool {
+    /// Whether that is every event there is.
+    fn is_all(&self) -> bool {
+        self.task_id.is_none() && self.queues.is_empty() && !self.marked_only
+    }
+
+    pub(super) fn wants(&self, event: &Event) -> bool {
         self.task_id.as_ref().is_none_or(|task_id| *task_id == event.task_id)
             && (self.queues.is_empty() || self.queues.contains(&event.queue))
             && (!self.marked_only || event.mark.is_some())
@@ -53,9 +62,9 @@ impl Which {
 
 /// What comes next.
 #[derive(Debug)]
-pub(super) enum Step {
-    /// An event.
-    Event(Arc<Event>),
+pub(super) enum Step<T> {
+    /// One event, or several.
+    Next(T),
     /// Nothing for a while: everything up to here was sent or is not wanted.
     Quiet(Revision),
 }
@@ -64,12 +73,10 @@ pub(super) enum Step {
 pub(super) struct Follower {
     store: Store,
     which: Which,
-    /// Everything up to here was handed out, or is not wanted.
+    /// Everything up to here was handed out, is in the page, or is not wanted.
     position: Revision,
-    /// Wanted events that were read and not handed out yet: one page at most, of [`PAGE_BYTES`].
+    /// EventSelection events of the last run that were not handed out yet. Only [`Follower::next_event`] leaves some.
     page: VecDeque<Arc<Event>>,
-    /// The position once the page is handed out.
-    page_end: Revision,
     head: watch::Receiver<Revision>,
     /// Runs since something was last handed out, as far as the watcher waited since then.
     quiet: Option<Pin<Box<Sleep>>>,
@@ -95,7 +102,7 @@ impl Follower {
     /// Begins behind a revision that is known to be in the history.
     pub(super) fn behind(store: Store, which: Which, position: Revision, watching: Watching) -> Self {
         let head = store.tail().subscribe();
-        Follower { store, which, position, page: VecDeque::new(), page_end: position, head, quiet: None, watching }
+        Follower { store, which, position, page: VecDeque::new(), head, quiet: None, watching }
     }
 
     /// Where it is.
@@ -109,63 +116,80 @@ impl Follower {
     }
 
     /// The next event that is wanted, or a sign of life.
-    pub(super) async fn next(&mut self) -> Result<Step, StoreError> {
-        loop {
+    pub(super) async fn next_event(&mut self) -> Result<Step<Arc<Event>>, StoreError> {
+        if self.page.is_empty() {
+            match self.advance().await? {
+                Step::Next(wanted) => self.page.extend(wanted.events().cloned()),
+                Step::Quiet(revision) => return Ok(Step::Quiet(revision)),
+            }
+        } else {
             // Whoever has much to tell lets the other tasks of its thread have their turn.
             tokio::task::coop::consume_budget().await;
-            if let Some(event) = self.page.pop_front() {
-                self.moved_to(event.revision);
-                self.quiet = None;
-                return Ok(Step::Event(event));
+        }
+        match self.page.pop_front() {
+            Some(event) => {
+                self.watching.at(event.revision);
+                Ok(Step::Next(event))
             }
-            self.moved_to(self.page_end);
+            // What is handed on holds one event at least.
+            None => Ok(Step::Quiet(self.position)),
+        }
+    }
+
+    /// The next events that are wanted, or a sign of life. Holds at most [`PAGE_BYTES`](super::PAGE_BYTES) of them, or one.
+    pub(super) async fn next_events(&mut self) -> Result<Step<EventSelection>, StoreError> {
+        let step = self.advance().await?;
+        self.watching.at(self.position);
+        Ok(step)
+    }
+
+    /// Moves on to the end of the next run with wanted events, or as far as there is one.
+    async fn advance(&mut self) -> Result<Step<EventSelection>, StoreError> {
+        loop {
+            tokio::task::coop::consume_budget().await;
+            self.watching.at(self.position);
             if self.is_due().await {
                 return Ok(self.sign_of_life());
             }
             // Looked at before the ring is: what is published in between wakes the wait below.
             let head = *self.head.borrow_and_update();
-            let more = match self.store.tail().after(self.position, PAGE) {
-                Some(events) => self.take_from_ring(events),
-                None => self.take_from_store(head).await?,
+            let before = self.position;
+            let wanted = match self.store.tail().next_run(self.position) {
+                NextRun::Run(run) => self.wanted_of(run),
+                NextRun::NotKept => self.wanted_of_store(head).await?,
+                NextRun::UpToDate => None,
             };
-            if !more && !self.wait().await? {
+            if let Some(wanted) = wanted {
+                self.quiet = None;
+                return Ok(Step::Next(wanted));
+            }
+            if self.position == before && !self.wait().await? {
                 return Ok(self.sign_of_life());
             }
         }
     }
 
-    fn moved_to(&mut self, position: Revision) {
-        self.position = position;
-        self.watching.at(position);
-    }
-
-    fn take_from_ring(&mut self, events: Vec<Arc<Event>>) -> bool {
-        let any = !events.is_empty();
-        let mut room = PageRoom::default();
-        for event in events {
-            if self.which.wants(&event) {
-                if !room.admits(event.weight()) {
-                    break;
-                }
-                self.page.push_back(event.clone());
-            }
-            self.page_end = event.revision;
+    /// What is wanted of a run behind the position, which moves to the run's end.
+    fn wanted_of(&mut self, run: Arc<EventRun>) -> Option<EventSelection> {
+        let after = std::mem::replace(&mut self.position, run.end());
+        if self.which.is_all() && run.events().first().is_some_and(|first| first.revision > after) {
+            return Some(EventSelection::all(run));
         }
-        any
+        EventSelection::of(run, |event| event.revision > after && self.which.wants(event))
     }
 
     /// For a watcher that fell behind the ring: a stretch of the history, though nothing in it may be wanted.
-    async fn take_from_store(&mut self, head: Revision) -> Result<bool, StoreError> {
+    async fn wanted_of_store(&mut self, head: Revision) -> Result<Option<EventSelection>, StoreError> {
         let Stretch { found, through } =
             self.store.events_of_stretch(self.which.query(self.position, head, PAGE)).await?;
         let read = found.len();
         let mut room = PageRoom::default();
-        self.page = found.into_iter().take_while(|event| room.admits(event.weight())).map(Arc::new).collect();
-        self.page_end = match self.page.back() {
-            Some(last) if self.page.len() < read => last.revision,
+        let page: Vec<_> = found.into_iter().take_while(|event| room.admits(event.weight())).map(Arc::new).collect();
+        self.position = match page.last() {
+            Some(last) if page.len() < read => last.revision,
             Some(_) | None => through.max(self.position),
         };
-        Ok(self.page_end > self.position)
+        Ok(EventRun::of(page).map(|run| EventSelection::all(Arc::new(run))))
     }
 
     /// Waits for something to be published; false: nothing was for a while.
@@ -186,7 +210,7 @@ impl Follower {
         self.quiet.get_or_insert_with(begin_quiet).now_or_never().is_some()
     }
 
-    fn sign_of_life(&mut self) -> Step {
+    fn sign_of_life(&mut self) -> Step<EventSelection> {
         self.quiet = None;
         Step::Quiet(self.position)
     }

@@ -130,9 +130,9 @@ async fn step(mut at: At) -> Result<Option<(StaleItem, At)>, StoreError> {
                 }
             },
             At::Tail(mut follower) => {
-                let item = match follower.next().await? {
+                let item = match follower.next_event().await? {
                     Step::Quiet(revision) => StaleItem::Bookmark { revision, snapshot_end: false },
-                    Step::Event(event) => match tail_item(follower.store(), &event).await? {
+                    Step::Next(event) => match tail_item(follower.store(), &event).await? {
                         Some(item) => item,
                         None => {
                             at = At::Tail(follower);

@@ -2,7 +2,8 @@
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
-use futures::{FutureExt, Stream, StreamExt};
+use bytes::{Buf, BufMut, BytesMut};
+use futures::{FutureExt, Stream, StreamExt, stream};
 use proptest::prelude::*;
 
 use super::*;
@@ -17,6 +18,7 @@ use crate::{
     store::{
         Store, StoreError,
         fake::{FakeReader, running},
+        tail::{EncodedRun, NextRun},
     },
 };
 
@@ -61,8 +63,49 @@ fn open(reader: &FakeReader) -> Store {
     reader.open(|_| Err(StoreError::ShuttingDown)).0
 }
 
-fn follow(store: &Store, queues: &[QueueName], after: Option<Revision>) -> Watch<EventItem> {
-    Box::pin(watch_events(store.clone(), None, queues.to_vec(), after))
+/// What a watcher of events was sent, one thing at a time.
+#[derive(Debug, PartialEq, Eq)]
+enum SentItem {
+    Event(i64),
+    Bookmark(Revision),
+}
+
+/// Each event as eight bytes, and as many more as its revision is odd: they have different lengths.
+fn encode(events: &[Arc<Event>]) -> EncodedRun {
+    let (mut bytes, mut ends) = (BytesMut::new(), Vec::new());
+    for event in events {
+        bytes.put_i64(event.revision.0);
+        bytes.put_bytes(b'.', usize::from(event.revision.0 % 2 == 1));
+        ends.push(bytes.len());
+    }
+    EncodedRun { bytes: bytes.freeze(), ends }
+}
+
+/// The items, told apart by their encoding. It has to be that of the item's events and of nothing else.
+fn sent(items: impl Stream<Item = Result<EventItem, StoreError>> + Send + 'static) -> Watch<SentItem> {
+    let told = |item| match item {
+        Ok(EventItem::Events(wanted)) => {
+            let parts = match wanted.encoded(encode) {
+                SelectionBytes::All(bytes) => bytes.to_vec(),
+                SelectionBytes::Parts(parts) => parts.concat(),
+            };
+            let (mut bytes, mut revisions) = (&parts[..], Vec::new());
+            while bytes.has_remaining() {
+                let revision = bytes.get_i64();
+                bytes.advance(usize::from(revision % 2 == 1));
+                revisions.push(revision);
+            }
+            assert!(revisions.iter().copied().eq(wanted.events().map(|event| event.revision.0)));
+            revisions.into_iter().map(|revision| Ok(SentItem::Event(revision))).collect()
+        }
+        Ok(EventItem::Bookmark(revision)) => vec![Ok(SentItem::Bookmark(revision))],
+        Err(error) => vec![Err(error)],
+    };
+    Box::pin(items.flat_map(move |item| stream::iter(told(item))))
+}
+
+fn follow(store: &Store, queues: &[QueueName], after: Option<Revision>) -> Watch<SentItem> {
+    sent(watch_events(store.clone(), None, queues.to_vec(), after))
 }
 
 fn follow_stale(store: &Store, after: Option<Revision>, snapshot_only: bool) -> Watch<StaleItem> {
@@ -86,12 +129,12 @@ async fn drained<T>(watch: &mut Watch<T>) -> Vec<T> {
     items
 }
 
-fn revisions(items: &[EventItem]) -> Vec<i64> {
+fn revisions(items: &[SentItem]) -> Vec<i64> {
     items
         .iter()
         .filter_map(|item| match item {
-            EventItem::Event(event) => Some(event.revision.0),
-            EventItem::Bookmark(_) => None,
+            SentItem::Event(revision) => Some(*revision),
+            SentItem::Bookmark(_) => None,
         })
         .collect()
 }
@@ -102,13 +145,13 @@ async fn it_begins_with_a_bookmark_and_follows() {
     reader.0.lock().events = (1..=5).map(event).collect();
     let store = open(&reader);
     let mut watch = follow(&store, &[], None);
-    assert_eq!(watch.next().await, Some(Ok(EventItem::Bookmark(Revision(5)))));
+    assert_eq!(watch.next().await, Some(Ok(SentItem::Bookmark(Revision(5)))));
     assert!(watch.next().now_or_never().is_none());
     reader.publish(&store, vec![event(7), event(9)]);
     assert_eq!(revisions(&drained(&mut watch).await), [7, 9]);
 
     let mut all = follow(&store, &[], Some(Revision::ZERO));
-    assert_eq!(all.next().await, Some(Ok(EventItem::Bookmark(Revision::ZERO))));
+    assert_eq!(all.next().await, Some(Ok(SentItem::Bookmark(Revision::ZERO))));
     assert_eq!(revisions(&drained(&mut all).await), [1, 2, 3, 4, 5, 7, 9]);
 }
 
@@ -118,8 +161,7 @@ async fn one_saga_and_one_queue_can_be_followed() {
     reader.0.lock().events = (1..=400).map(event).collect();
     let store = open(&reader);
     let task_id = TaskId::parse("t2").unwrap();
-    let mut one: Watch<EventItem> =
-        Box::pin(watch_events(store.clone(), Some(task_id), Vec::new(), Some(Revision(10))));
+    let mut one = sent(watch_events(store.clone(), Some(task_id), Vec::new(), Some(Revision(10))));
     let mut odd = follow(&store, &[queue(1)], Some(Revision(10)));
     reader.publish(&store, (401..=600).map(event).collect());
     let expected = |wanted: fn(i64) -> bool| (11..=600).filter(|r| wanted(*r)).collect::<Vec<i64>>();
@@ -148,6 +190,49 @@ async fn p17_a_task_id_that_is_used_again_shows_no_other_saga() {
     }
 }
 
+/// Runs are shared among all watchers, whatever they may see of them.
+#[tokio::test(start_paused = true)]
+async fn p17_what_is_shared_among_watchers_shows_none_what_it_does_not_want() {
+    let reader = FakeReader::default();
+    let store = open(&reader);
+    let task_id = TaskId::parse("t2").unwrap();
+    let mut all = follow(&store, &[], None);
+    let mut all_too = follow(&store, &[queue(0), queue(1)], None);
+    let mut odd = follow(&store, &[queue(1)], None);
+    let mut one = sent(watch_events(store.clone(), Some(task_id), Vec::new(), None));
+    for watch in [&mut all, &mut all_too, &mut odd, &mut one] {
+        assert_eq!(watch.next().await, Some(Ok(SentItem::Bookmark(Revision::ZERO))));
+    }
+    reader.publish(&store, (1..=500).map(event).collect());
+    // Who joins in the middle of a run gets the rest of it.
+    let mut late = follow(&store, &[], Some(Revision(7)));
+    let expected = |wanted: fn(i64) -> bool| (1..=500).filter(|r| wanted(*r)).collect::<Vec<i64>>();
+    assert_eq!(revisions(&drained(&mut all).await), expected(|_| true));
+    assert_eq!(revisions(&drained(&mut odd).await), expected(|r| r % 2 == 1));
+    assert_eq!(revisions(&drained(&mut one).await), expected(|r| r % 4 == 2));
+    assert_eq!(revisions(&drained(&mut all_too).await), expected(|_| true));
+    assert_eq!(revisions(&drained(&mut late).await), expected(|r| r > 7));
+}
+
+/// Two watchers of everything are sent the same bytes, not copies of them.
+#[tokio::test(start_paused = true)]
+async fn watchers_in_step_share_what_they_are_sent() {
+    let reader = FakeReader::default();
+    let store = open(&reader);
+    let mut watches = [0, 1].map(|_| Box::pin(watch_events(store.clone(), None, Vec::new(), None)));
+    for watch in &mut watches {
+        watch.next().await.unwrap().unwrap();
+    }
+    reader.publish(&store, (1..=10).map(event).collect());
+    let mut places = Vec::new();
+    for watch in &mut watches {
+        let Some(Ok(EventItem::Events(wanted))) = watch.next().await else { panic!("there are events") };
+        let SelectionBytes::All(bytes) = wanted.encoded(encode) else { panic!("all are wanted") };
+        places.push(bytes.as_ptr());
+    }
+    assert_eq!(places[0], places[1]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_compacted_or_unknown_ends_it_at_once() {
     let reader = FakeReader::default();
@@ -170,12 +255,12 @@ async fn a_slow_watcher_is_served_from_the_store() {
     let reader = FakeReader::default();
     let store = open(&reader);
     let mut watch = follow(&store, &[], None);
-    assert_eq!(watch.next().await, Some(Ok(EventItem::Bookmark(Revision::ZERO))));
+    assert_eq!(watch.next().await, Some(Ok(SentItem::Bookmark(Revision::ZERO))));
     for batch in 0..100 {
         // More than the ring keeps, all in all.
         reader.publish(&store, (batch * 100 + 1..=batch * 100 + 100).map(event).collect());
     }
-    assert!(store.tail().after(Revision(1), 1).is_none(), "the ring has moved on");
+    assert!(matches!(store.tail().next_run(Revision(1)), NextRun::NotKept), "the ring has moved on");
     assert_eq!(revisions(&drained(&mut watch).await), (1..=10_000).collect::<Vec<i64>>());
     assert!(reader.0.lock().event_reads < 30, "it came back to the ring");
 }
@@ -196,8 +281,8 @@ async fn bookmarks_tell_how_far_it_is_while_nothing_is_wanted() {
     let reader = FakeReader::default();
     let store = open(&reader);
     let task_id = TaskId::parse("nobody").unwrap();
-    let mut watch: Watch<EventItem> = Box::pin(watch_events(store.clone(), Some(task_id), Vec::new(), None));
-    assert_eq!(watch.next().await, Some(Ok(EventItem::Bookmark(Revision::ZERO))));
+    let mut watch = sent(watch_events(store.clone(), Some(task_id), Vec::new(), None));
+    assert_eq!(watch.next().await, Some(Ok(SentItem::Bookmark(Revision::ZERO))));
 
     // Others' events keep it busy, but don't put the bookmark off.
     let others = async {
@@ -217,7 +302,7 @@ async fn bookmarks_tell_how_far_it_is_while_nothing_is_wanted() {
     let ((), bookmarks) = tokio::join!(others, mine);
     let mut last = -1;
     for bookmark in bookmarks {
-        let EventItem::Bookmark(revision) = bookmark else { panic!("{bookmark:?}") };
+        let SentItem::Bookmark(revision) = bookmark else { panic!("{bookmark:?}") };
         assert!(revision.0 > last && revision <= store.tail().head());
         last = revision.0;
     }
@@ -306,13 +391,13 @@ async fn watched(kept: i64, happenings: Vec<Happening>, only_odd: bool) -> (Vec<
     (seen, there)
 }
 
-fn take(item: EventItem, position: &mut Revision, seen: &mut Vec<i64>) {
+fn take(item: SentItem, position: &mut Revision, seen: &mut Vec<i64>) {
     let revision = match item {
-        EventItem::Event(event) => {
-            seen.push(event.revision.0);
-            event.revision
+        SentItem::Event(revision) => {
+            seen.push(revision);
+            Revision(revision)
         }
-        EventItem::Bookmark(revision) => revision,
+        SentItem::Bookmark(revision) => revision,
     };
     assert!(revision >= *position, "positions never go back");
     *position = revision;

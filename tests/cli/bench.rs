@@ -122,7 +122,7 @@ fn ids_rates_and_what_goes_on_beside_are_as_asked_for() {
     assert_eq!((&report["ids"], &report["preload"]), (&"random".into(), &3000.into()));
     assert!(number(&report["ops_per_s"]) <= 90.0, "no faster than the rate: {report}");
     let beside = &report["beside"];
-    for figure in ["pages", "sagas_listed", "events"] {
+    for figure in ["pages", "sagas_listed", "events", "events_per_s"] {
         assert!(number(&beside[figure]) > 0.0, "{figure} in {beside}");
     }
     in_order(&beside["expiry_us"], "leases that end");

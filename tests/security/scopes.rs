@@ -1,6 +1,8 @@
 //! A worker is confined to its queues by every verb, reads and repeats included; and to owners of its own name. What is
 //! outside of them is not there for it.
 
+use std::collections::BTreeSet;
+
 use sagad::proto::{session_request::Call, *};
 use tonic::{Request, Status};
 
@@ -154,6 +156,50 @@ async fn what_names_no_queue_is_about_ones_own() {
         }
     }
     assert_eq!(seen, ["mine", "mine-2"]);
+}
+
+/// What is committed together is encoded once for all who watch. Whoever sees one queue is sent nothing of another, whoever
+/// else watches and whichever of them is first.
+#[tokio::test]
+async fn p17_watchers_that_share_events_are_sent_their_own_queues_alone() {
+    const BATCHES: usize = 20;
+    let (house, mut a, mut b) = house().await;
+    let request = WatchEventsRequest { after_revision: Some(0), ..Default::default() };
+    let mut watches = Vec::new();
+    for (name, last) in [("reader", "last-a"), ("a", "last-a"), ("b", "last-b"), ("reader", "last-a")] {
+        let mut client = house.client(name).await;
+        let mut events = client.sagas.watch_events(request.clone()).await.unwrap().into_inner();
+        // Each is there before anything happens.
+        events.message().await.unwrap().unwrap();
+        watches.push((name, last, events));
+    }
+    let mut operator = house.client("operator").await;
+    for batch in 0..BATCHES {
+        let saga = |n: usize| in_queue(&format!("t-{batch}-{n}"), ["qa", "qb", "qa", "qc"][n % 4]);
+        let requests = (0..40).map(saga).collect();
+        operator.sagas.batch_create_sagas(BatchCreateSagasRequest { requests, ..Default::default() }).await.unwrap();
+    }
+    b.sagas.create_saga(in_queue("last-b", "qb")).await.unwrap();
+    a.sagas.create_saga(in_queue("last-a", "qa")).await.unwrap();
+    for (name, last, mut events) in watches {
+        let mut seen: Vec<SagaEvent> = Vec::new();
+        while seen.last().is_none_or(|event| event.task_id != last) {
+            if let Some(watch_events_response::Item::Event(event)) = events.message().await.unwrap().unwrap().item {
+                seen.push(event);
+            }
+        }
+        let (queues, count) = match name {
+            "a" => (&["qa"][..], BATCHES * 20 + 1),
+            "b" => (&["qb", "qc"][..], BATCHES * 20 + 1),
+            _ => (&["qa", "qb", "qc"][..], BATCHES * 40 + 2),
+        };
+        assert_eq!(
+            seen.iter().map(|event| event.queue.as_str()).collect::<BTreeSet<_>>(),
+            queues.iter().copied().collect()
+        );
+        assert_eq!(seen.len(), count, "{name}");
+        assert!(seen.is_sorted_by(|one, next| one.revision < next.revision), "{name}");
+    }
 }
 
 #[tokio::test]

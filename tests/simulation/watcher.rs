@@ -1,8 +1,8 @@
 //! Watchers that are cut off and resume from the last revision they saw: their record must equal the history (P7).
 
-use std::{pin::Pin, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, stream};
 use sagad::{
     domain::{
         event::{Event, StaleMark},
@@ -80,10 +80,12 @@ impl Watcher {
             }))
         } else {
             let after = after.or(Some(Revision::ZERO));
-            Box::pin(watch_events(store.clone(), None, self.queues.clone(), after).map(|item| {
-                Ok(match item? {
-                    EventItem::Event(event) => Item::Event(event.revision, Some(Box::new(Event::clone(&event)))),
-                    EventItem::Bookmark(revision) => Item::Through(revision, false),
+            Box::pin(watch_events(store.clone(), None, self.queues.clone(), after).flat_map(|item| {
+                let event = |event: &Arc<Event>| Ok(Item::Event(event.revision, Some(Box::new(Event::clone(event)))));
+                stream::iter(match item {
+                    Ok(EventItem::Events(wanted)) => wanted.events().map(event).collect(),
+                    Ok(EventItem::Bookmark(revision)) => vec![Ok(Item::Through(revision, false))],
+                    Err(error) => vec![Err(error)],
                 })
             }))
         }

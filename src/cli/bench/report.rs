@@ -66,6 +66,11 @@ impl Report {
         rounded(count(self.overall.count()) / self.seconds.max(1e-9))
     }
 
+    /// What all watchers together were sent.
+    fn events_per_s(&self, seen: &Seen) -> f64 {
+        rounded(count(seen.events_measured) / self.seconds.max(1e-9))
+    }
+
     fn json(&self) -> Value {
         let plan = &self.plan;
         let mut latency = self.overall.json();
@@ -82,6 +87,7 @@ impl Report {
         let beside = self.beside.as_ref().map(|seen| {
             json!({
                 "pages": seen.pages, "sagas_listed": seen.listed, "events": seen.events,
+                "events_per_s": self.events_per_s(seen),
                 "expiry_us": (seen.late.count() > 0).then(|| seen.late.json()),
             })
         });
@@ -159,7 +165,7 @@ impl Report {
         }
         if let Some(seen) = &self.beside {
             facts.push(("listed", format!("{} sagas on {} pages", seen.listed, seen.pages)));
-            facts.push(("followed", format!("{} events", seen.events)));
+            facts.push(("followed", format!("{} events, {:.0} a second", seen.events, self.events_per_s(seen))));
         }
         facts
     }

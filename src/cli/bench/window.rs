@@ -65,6 +65,11 @@ impl Window {
         self.over.cancel();
     }
 
+    /// Whether it has begun. It may be over.
+    pub fn has_begun(&self) -> bool {
+        self.from.load(Ordering::Relaxed) != u64::MAX
+    }
+
     /// Whether it is over by this moment.
     pub fn is_over(&self, now: u64) -> bool {
         now >= self.to.load(Ordering::Relaxed)
@@ -104,8 +109,9 @@ mod tests {
     fn only_what_lies_in_it_is_covered() {
         let window = Window::new();
         assert!(!window.covers(0, 1), "it has not begun");
-        assert!(!window.is_over(window.now()));
+        assert!(!window.is_over(window.now()) && !window.has_begun());
         window.open(Duration::from_secs(60));
+        assert!(window.has_begun());
         let now = window.now();
         assert!(window.covers(now, now + 1) && !window.covers(0, now));
         assert!(!window.covers(now, now + 61_000_000_000) && window.is_over(now + 61_000_000_000));

@@ -1,9 +1,15 @@
 //! What watchers are sent.
 
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::Message;
+
 use crate::{
+    domain::event::Event,
     proto,
-    store::Moment,
-    watch::{EventItem, StaleItem},
+    store::{Moment, tail::EncodedRun},
+    watch::{EventItem, SelectionBytes, StaleItem},
 };
 
 use super::{
@@ -37,12 +43,43 @@ pub fn stale_item(item: StaleItem, moment: &Moment) -> proto::WatchStaleResponse
     proto::WatchStaleResponse { revision: revision.0, item: Some(item) }
 }
 
-/// An item of `WatchEvents`.
-pub fn event_item(item: EventItem) -> proto::WatchEventsResponse {
-    use proto::watch_events_response::Item;
-    let (revision, item) = match item {
-        EventItem::Event(one) => (one.revision, Item::Event(event(&one))),
-        EventItem::Bookmark(revision) => (revision, Item::Bookmark(proto::Bookmark { snapshot_end: false })),
+/// An item of `WatchEvents`, or several of them, as messages in the frames of gRPC.
+pub fn event_frames(item: &EventItem) -> Bytes {
+    match item {
+        EventItem::Events(events) => match events.encoded(encode_run) {
+            SelectionBytes::All(bytes) => bytes.clone(),
+            SelectionBytes::Parts(parts) => parts.concat().into(),
+        },
+        EventItem::Bookmark(revision) => {
+            let bookmark = proto::watch_events_response::Item::Bookmark(proto::Bookmark { snapshot_end: false });
+            frames(&[proto::WatchEventsResponse { revision: revision.0, item: Some(bookmark) }]).bytes
+        }
+    }
+}
+
+/// A run of events, each as a message of its own: the same bytes for everybody who may see it.
+pub(in crate::grpc) fn encode_run(events: &[Arc<Event>]) -> EncodedRun {
+    let message = |one: &Arc<Event>| proto::WatchEventsResponse {
+        revision: one.revision.0,
+        item: Some(proto::watch_events_response::Item::Event(event(one))),
     };
-    proto::WatchEventsResponse { revision: revision.0, item: Some(item) }
+    frames(&events.iter().map(message).collect::<Vec<_>>())
+}
+
+/// What comes before a message: whether it is compressed, and its length. (gRPC over HTTP/2, Length-Prefixed-Message)
+const PREFIX: usize = 5;
+
+/// Messages, none of them compressed, one behind the other.
+fn frames<M: Message>(messages: &[M]) -> EncodedRun {
+    let lengths: Vec<usize> = messages.iter().map(Message::encoded_len).collect();
+    // No more than it takes: it may be kept as long as the events are.
+    let mut bytes = BytesMut::with_capacity(lengths.iter().map(|length| PREFIX + length).sum());
+    let mut ends = Vec::with_capacity(messages.len());
+    for (message, length) in messages.iter().zip(lengths) {
+        bytes.put_u8(0);
+        bytes.put_u32(u32::try_from(length).expect("an event is bounded to some KiB"));
+        message.encode(&mut bytes).expect("such a buffer grows");
+        ends.push(bytes.len());
+    }
+    EncodedRun { bytes: bytes.freeze(), ends }
 }

@@ -242,3 +242,54 @@ async fn a_history_is_listed_in_pages() {
     let missing = pages::events(&store, queries::list_events(request).unwrap(), |_| true).await.unwrap_err();
     assert_eq!(missing.reason, "SAGA_NOT_FOUND");
 }
+
+/// Events in frames are the messages that were sent one by one; and no larger than what the ring of the newest events counts for
+/// them.
+#[test]
+fn p10_framed_events_are_whole_and_within_their_weight() {
+    use std::collections::BTreeMap;
+
+    use prost::Message;
+
+    use crate::{
+        domain::{
+            event::{Event, EventType},
+            ids::{FencingToken, TaskId},
+        },
+        grpc::render::{event::event, watch::encode_run},
+    };
+
+    let event_of = |revision: i64, text: usize, details: usize| {
+        let task_id = TaskId::parse(&"t".repeat(text.clamp(1, 200))).unwrap();
+        let detail = |n: usize| (format!("k{n}"), "v".repeat(text));
+        Arc::new(Event {
+            revision: Revision(revision),
+            saga_id: task_id.to_saga_id(),
+            task_id,
+            queue: Default::default(),
+            time: THEN,
+            kind: EventType::Annotated,
+            actor: Some(Actor::parse("ann").unwrap()),
+            reason: "r".repeat(text).into(),
+            from_state: Some(State::Quarantined),
+            to_state: State::Quarantined,
+            token: Some(FencingToken(i64::MAX)),
+            details: (0..details).map(detail).collect::<BTreeMap<_, _>>(),
+            mark: None,
+        })
+    };
+    let events = [event_of(1, 0, 0), event_of(i64::MAX, 1, 20), event_of(300, 4096, 5), event_of(301, 70_000, 0)];
+    let run = encode_run(&events);
+    let mut begin = 0;
+    for (one, end) in events.iter().zip(&run.ends) {
+        let frame = &run.bytes[begin..*end];
+        assert!(frame.len() <= one.weight(), "{} of {}", frame.len(), one.weight());
+        let length = u32::from_be_bytes(frame[1..5].try_into().unwrap());
+        assert_eq!((frame[0], length as usize), (0, frame.len() - 5));
+        let message = proto::WatchEventsResponse::decode(&frame[5..]).unwrap();
+        assert_eq!(message.revision, one.revision.0);
+        assert_eq!(message.item, Some(proto::watch_events_response::Item::Event(event(one))));
+        begin = *end;
+    }
+    assert_eq!((begin, run.ends.len()), (run.bytes.len(), events.len()));
+}

@@ -1,0 +1,134 @@
+//! Answers of streams that are in the frames of gRPC already.
+//!
+//! The generated code encodes each message of a stream for itself. What many callers are sent alike is encoded once, so a
+//! handler hands out frames instead: the stream in its answer is empty, the frames are in the answer's extensions, and
+//! [`FramesService`] makes them the body. They are not compressed, like all our answers.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use futures::{TryFutureExt, future::MapOk, stream};
+use http::HeaderMap;
+use http_body::{Body as HttpBody, Frame};
+use parking_lot::Mutex;
+use tonic::{Response, Status, body::Body, server::NamedService};
+use tower::Service;
+
+use super::streams::Answers;
+
+/// The frames of an answer, until they are its body.
+#[derive(Clone)]
+struct Frames(Arc<Mutex<Option<Answers<Bytes>>>>);
+
+/// An answer whose messages come in frames, each item one or more of them.
+pub(super) fn response<T: Send + 'static>(frames: Answers<Bytes>) -> Response<Answers<T>> {
+    let nothing: Answers<T> = Box::pin(stream::empty());
+    let mut response = Response::new(nothing);
+    response.extensions_mut().insert(Frames(Arc::new(Mutex::new(Some(frames)))));
+    response
+}
+
+/// A service some of whose handlers answer in frames.
+#[derive(Clone, Debug)]
+pub struct FramesService<S>(pub(super) S);
+
+impl<S: NamedService> NamedService for FramesService<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> Service<http::Request<Body>> for FramesService<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = MapOk<S::Future, fn(http::Response<Body>) -> http::Response<Body>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        self.0.call(request).map_ok(with_frames)
+    }
+}
+
+fn with_frames(mut response: http::Response<Body>) -> http::Response<Body> {
+    match response.extensions_mut().remove::<Frames>().and_then(|frames| frames.0.lock().take()) {
+        None => response,
+        Some(frames) => response.map(|_| Body::new(FramesBody { frames, is_over: false })),
+    }
+}
+
+/// A body of frames, and behind them the status.
+struct FramesBody {
+    frames: Answers<Bytes>,
+    is_over: bool,
+}
+
+impl HttpBody for FramesBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        if this.is_over {
+            return Poll::Ready(None);
+        }
+        let status = match ready!(this.frames.as_mut().poll_next(cx)) {
+            Some(Ok(frames)) => return Poll::Ready(Some(Ok(Frame::data(frames)))),
+            Some(Err(status)) => status,
+            None => Status::ok(""),
+        };
+        this.is_over = true;
+        let mut trailers = HeaderMap::new();
+        Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_over
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::executor::block_on;
+    use http_body_util::BodyExt;
+    use tonic::Code;
+
+    use super::*;
+
+    /// The bytes of an answer's body, and its trailers.
+    fn read(frames: Vec<Result<Bytes, Status>>) -> (Vec<u8>, HeaderMap) {
+        let answer = response::<()>(Box::pin(stream::iter(frames)));
+        let (_, _, extensions) = answer.into_parts();
+        let mut response = http::Response::new(Body::empty());
+        *response.extensions_mut() = extensions;
+        let body = block_on(with_frames(response).into_body().collect()).unwrap();
+        let trailers = body.trailers().cloned().unwrap_or_default();
+        (body.to_bytes().to_vec(), trailers)
+    }
+
+    #[test]
+    fn frames_are_sent_as_they_are_and_the_status_behind_them() {
+        let (bytes, trailers) = read(vec![Ok(Bytes::from_static(b"one")), Ok(Bytes::from_static(b"two"))]);
+        assert_eq!(bytes, b"onetwo");
+        assert_eq!(Status::from_header_map(&trailers).unwrap().code(), Code::Ok);
+        let (bytes, trailers) = read(vec![Ok(Bytes::from_static(b"one")), Err(Status::unavailable("it ends"))]);
+        assert_eq!(bytes, b"one");
+        let status = Status::from_header_map(&trailers).unwrap();
+        assert_eq!((status.code(), status.message()), (Code::Unavailable, "it ends"));
+    }
+
+    #[test]
+    fn other_answers_stay_as_they_are() {
+        let response = http::Response::new(Body::new(String::from("whole")));
+        let body = block_on(with_frames(response).into_body().collect()).unwrap();
+        assert_eq!(&body.to_bytes()[..], b"whole");
+    }
+}

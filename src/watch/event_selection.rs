@@ -1,0 +1,65 @@
+//! [`EventSelection`]: what a watcher wants of a run of events.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::{
+    domain::event::Event,
+    mutants::{self, Mutant},
+    store::tail::{EncodedRun, EventRun},
+};
+
+/// Events of a run, one at least. Those who want all of it share its encoding; the others are given parts of it.
+#[derive(Clone, Debug)]
+pub struct EventSelection {
+    run: Arc<EventRun>,
+    /// The places of those that are wanted, in order; none: all of them are.
+    places: Option<Vec<usize>>,
+}
+
+/// The encoding of a selection.
+#[derive(Debug)]
+pub enum SelectionBytes<'a> {
+    /// The whole run's, shared with everybody who is sent all of it.
+    All(&'a Bytes),
+    /// These parts of the run's, in order.
+    Parts(Vec<&'a [u8]>),
+}
+
+impl EventSelection {
+    /// The whole run.
+    pub(super) fn all(run: Arc<EventRun>) -> Self {
+        EventSelection { run, places: None }
+    }
+
+    /// What is wanted of it; nothing if that is none of it.
+    pub(super) fn of(run: Arc<EventRun>, wants: impl Fn(&Event) -> bool) -> Option<Self> {
+        let places: Vec<_> = (0..run.events().len()).filter(|place| wants(&run.events()[*place])).collect();
+        if places.is_empty() {
+            return None;
+        }
+        let all = places.len() == run.events().len();
+        Some(EventSelection { run, places: (!all).then_some(places) })
+    }
+
+    /// The events, in order of revision.
+    pub fn events(&self) -> impl Iterator<Item = &Arc<Event>> {
+        let (all, some) = match &self.places {
+            None => (self.run.events(), &[][..]),
+            Some(places) => (&[][..], &places[..]),
+        };
+        all.iter().chain(some.iter().map(|place| &self.run.events()[*place]))
+    }
+
+    /// Their encoding. `encode` makes that of a whole run, if nobody who follows the same run has needed it yet.
+    pub fn encoded(&self, encode: impl FnOnce(&[Arc<Event>]) -> EncodedRun) -> SelectionBytes<'_> {
+        let whole = self.run.encoded(encode);
+        let Some(places) = &self.places else { return SelectionBytes::All(&whole.bytes) };
+        let begin = |place: usize| place.checked_sub(1).map_or(0, |before| whole.ends[before]);
+        if mutants::on(Mutant::WatchSelectionsIgnored) {
+            return SelectionBytes::All(&whole.bytes);
+        }
+        SelectionBytes::Parts(places.iter().map(|place| &whole.bytes[begin(*place)..whole.ends[*place]]).collect())
+    }
+}
