@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -262,6 +262,53 @@ fn the_domain_and_the_coordinator_are_pure() {
             }
         }
     }
+}
+
+/// Which modules of a part of the crate use which, by the names of the files (and folders) directly below it.
+fn modules_of(part: &str, sources: &[Source]) -> BTreeMap<String, BTreeSet<String>> {
+    let mut modules: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for source in sources.iter().filter(|source| source.part() == Some(part)) {
+        // The part's own list of modules is none of them.
+        let Some(name) = source.module.get(1) else { continue };
+        let inside = format!("crate::{part}::");
+        let used = source.paths.iter().filter_map(|path| path.strip_prefix(&inside)?.split("::").next());
+        modules.entry(name.clone()).or_default().extend(used.filter(|used| used != name).map(str::to_owned));
+    }
+    modules
+}
+
+/// The modules that use each other in a circle: those that are left when those that use none of the rest are taken away, one
+/// after the other, and likewise those that none of the rest use.
+fn circle(mut modules: BTreeMap<String, BTreeSet<String>>) -> BTreeSet<String> {
+    loop {
+        let left: BTreeSet<String> = modules.keys().cloned().collect();
+        let used: BTreeSet<String> = modules.values().flatten().cloned().collect();
+        modules.retain(|name, uses| used.contains(name) && !uses.is_disjoint(&left));
+        modules.values_mut().for_each(|uses| uses.retain(|name| left.contains(name)));
+        if modules.len() == left.len() {
+            return left;
+        }
+    }
+}
+
+#[test]
+fn circles_are_found() {
+    let source = |name: &str, uses: &[&str]| Source {
+        path: PathBuf::new(),
+        module: vec!["domain".to_owned(), name.to_owned()],
+        paths: uses.iter().map(|path| format!("crate::domain::{path}")).collect(),
+    };
+    let chain = [source("a", &["b::X", "c"]), source("b", &["c::Y"]), source("c", &["c::Own"])];
+    assert_eq!(circle(modules_of("domain", &chain)), BTreeSet::new());
+    let round = [source("a", &["b"]), source("b", &["c::Y"]), source("c", &["d"]), source("d", &["b::Z"])];
+    assert_eq!(circle(modules_of("domain", &round)), ["b", "c", "d"].map(str::to_owned).into());
+}
+
+#[test]
+fn the_modules_of_the_domain_have_no_circles() {
+    let modules = modules_of("domain", &sources());
+    assert!(modules.len() > 20 && modules["transition"].contains("held"), "they are read: {modules:?}");
+    assert_eq!(circle(modules), BTreeSet::new(), "these modules of the domain use each other in a circle");
 }
 
 #[test]

@@ -123,10 +123,6 @@ impl Client {
         Ok(Self { wire, server, timeout: options.timeout, sessions })
     }
 
-    pub(super) fn wire(&self) -> &Wire {
-        &self.wire
-    }
-
     /// The address as it was given.
     pub fn server(&self) -> &str {
         &self.server

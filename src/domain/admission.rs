@@ -7,11 +7,11 @@ use super::{
     command::{HeldVerb, Holder},
     compensation::{CompensationOutcome, CompensationSpec, CompensationState},
     draft::Draft,
+    earlier_lease::EarlierLease,
     ids::FencingToken,
     lease::{HolderEnd, Lease, Standing},
     rejection::Rejection,
     saga::{Saga, State},
-    transition::{EarlierLease, wrong_state},
     undo::{at_position, find},
 };
 
@@ -117,5 +117,5 @@ pub(super) fn allow(state: State, verb: &HeldVerb) -> Result<(), Rejection> {
         }
         HeldVerb::RecordCompensation { .. } | HeldVerb::Compensate { .. } => state == State::Compensating,
     };
-    if belongs { Ok(()) } else { Err(wrong_state(&format!("the saga is {}", state.name()))) }
+    if belongs { Ok(()) } else { Err(Rejection::wrong_state(&format!("the saga is {}", state.name()))) }
 }

@@ -1,6 +1,7 @@
 //! What can be asked for without holding the lease: to reserve, to claim, to decide, to cancel, to annotate.
 
 use super::{
+    accepted::Accepted,
     command::{FreeVerb, RecoveryDecision},
     compensation::CompensationState,
     draft::{Draft, Said, actor_of},
@@ -12,7 +13,6 @@ use super::{
     saga::{CancelRequest, Reservation, State},
     text::{Actor, Labels, Text},
     time::Span,
-    transition::{Accepted, wrong_state},
     undo::{settled, unsettled},
 };
 
@@ -78,7 +78,7 @@ fn dispatch(
         | State::Completed
         | State::Failed
         | State::Compensated
-        | State::Quarantined => return Err(wrong_state(&format!("the saga is {}", from.name()))),
+        | State::Quarantined => return Err(Rejection::wrong_state(&format!("the saga is {}", from.name()))),
     }
     let expire_time = draft.now.plus(ttl);
     draft.saga.state = State::Dispatched;
@@ -93,10 +93,10 @@ fn claimable(draft: &Draft, owner: &OwnerId, purpose: LeasePurpose) -> Result<()
     let saga = &draft.saga;
     if purpose == LeasePurpose::Execute {
         if saga.state == State::Compensating {
-            return Err(wrong_state("the saga is COMPENSATING, which is one-way"));
+            return Err(Rejection::wrong_state("the saga is COMPENSATING, which is one-way"));
         }
         if saga.cancel.is_some() {
-            return Err(wrong_state("its cancellation was requested"));
+            return Err(Rejection::wrong_state("its cancellation was requested"));
         }
     }
     if let Some(lease) = draft.live_lease() {
@@ -169,7 +169,7 @@ fn take_lease(draft: &mut Draft, owner: &OwnerId, ttl: Span, purpose: LeasePurpo
 
 fn waive(draft: &mut Draft, position: u32, actor: &Actor, reason: &Text) -> Result<Accepted, Rejection> {
     if draft.saga.state != State::Compensating {
-        return Err(wrong_state(&format!("the saga is {}", draft.saga.state.name())));
+        return Err(Rejection::wrong_state(&format!("the saga is {}", draft.saga.state.name())));
     }
     let index = unsettled(&draft.saga, position)?;
     let now = draft.now;
@@ -201,10 +201,10 @@ fn recoverable(draft: &Draft, decision: RecoveryDecision, token: Option<FencingT
     let saga = &draft.saga;
     match decision {
         RecoveryDecision::Requeue if saga.state == State::Compensating => {
-            return Err(wrong_state("the saga is COMPENSATING, which is one-way"));
+            return Err(Rejection::wrong_state("the saga is COMPENSATING, which is one-way"));
         }
         RecoveryDecision::Requeue if saga.cancel.is_some() => {
-            return Err(wrong_state("its cancellation was requested"));
+            return Err(Rejection::wrong_state("its cancellation was requested"));
         }
         RecoveryDecision::Requeue | RecoveryDecision::Compensate | RecoveryDecision::Quarantine => {}
     }
@@ -285,7 +285,10 @@ fn annotate(
         details.pairs().iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
     if let Some(amended) = terminal_reason {
         if !state.is_terminal() {
-            return Err(wrong_state(&format!("the saga is {}: it has no terminal reason yet", state.name())));
+            return Err(Rejection::wrong_state(&format!(
+                "the saga is {}: it has no terminal reason yet",
+                state.name()
+            )));
         }
         let amended = if amended.is_empty() { Text::own(state.name()) } else { amended.clone() };
         told.push(("terminal_reason", amended.to_string()));

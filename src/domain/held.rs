@@ -1,11 +1,13 @@
 //! What the holder of a lease can do.
 
 use super::{
+    accepted::Accepted,
     admission::{admit, allow, is_repeat},
     command::{HeldVerb, Holder},
     compensation::CompensationSpec,
     draft::{Draft, Said, actor_of},
     due::end_if_nothing_to_undo,
+    earlier_lease::EarlierLease,
     event::EventType,
     lease::{HolderEnd, Lease, StaleCause},
     policy::FailureAction,
@@ -13,7 +15,6 @@ use super::{
     saga::{Saga, State},
     text::{Blob, Text},
     time::Span,
-    transition::{Accepted, EarlierLease},
     undo::{record, register},
 };
 

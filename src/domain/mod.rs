@@ -5,6 +5,7 @@
 //! [`due`] is what happens by itself; [`transition`] is the one table of rules: `admission` says who holds a lease, `held`
 //! and `undo` what the holder can do, `free` what everybody can.
 
+mod accepted;
 mod admission;
 pub mod bounds;
 pub mod characters;
@@ -12,6 +13,7 @@ pub mod command;
 pub mod compensation;
 pub mod draft;
 pub mod due;
+mod earlier_lease;
 pub mod event;
 mod free;
 mod held;

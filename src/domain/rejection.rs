@@ -150,3 +150,10 @@ pub enum Rejection {
         queue: QueueName,
     },
 }
+
+impl Rejection {
+    /// A call that does not belong to the saga's state.
+    pub(super) fn wrong_state(detail: &str) -> Self {
+        Rejection::WrongState { detail: detail.into() }
+    }
+}

@@ -8,8 +8,7 @@ use super::{
     draft::Draft,
     event::{Event, EventType},
     free, held,
-    ids::{FencingToken, OwnerId, Revision},
-    lease::HolderEnd,
+    ids::Revision,
     rejection::Rejection,
     saga::{Saga, Spec, State},
     text::Blob,
@@ -17,44 +16,12 @@ use super::{
 };
 
 pub use super::{
+    accepted::Accepted,
     admission::check_lease,
     due::{Due, ReadyAfterDue, apply_due, next_due},
+    earlier_lease::EarlierLease,
     held::cancel_reason,
 };
-
-/// How a command was accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Accepted {
-    /// The draft holds what it changed.
-    Changed,
-    /// It changes nothing: it was done before, or was only to be judged.
-    Repeated,
-}
-
-/// A lease before the last one: who held it, and how they ended it, if they did.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EarlierLease {
-    /// Its owner.
-    pub owner: OwnerId,
-    /// How its holder ended it.
-    pub end: Option<HolderEnd>,
-}
-
-impl EarlierLease {
-    /// Among how many of a saga's newest events it is looked for how an earlier lease ended. A call that is repeated comes soon
-    /// after the answer that got lost; and a late call must not cost more the longer the saga's history is.
-    pub const LOOKS_AT: usize = 1000;
-
-    /// Reads the lease with this token off its `claimed` event and the one that says how its holder ended it, if there is one;
-    /// `None` if there is no such lease.
-    pub fn from_events(events: &[Event], token: FencingToken) -> Option<Self> {
-        let mut of_lease = events.iter().filter(|event| event.token == Some(token));
-        let claimed = of_lease.clone().find(|event| event.kind == EventType::Claimed)?;
-        let owner = OwnerId::parse(claimed.actor.as_ref()?.as_str()).ok()?;
-        let end = of_lease.find_map(|event| HolderEnd::parse(event.details.get("ended_by")?));
-        Some(EarlierLease { owner, end })
-    }
-}
 
 /// Judges a command for one saga, to which what is due has been applied, and makes its change in the draft. A rejected
 /// command leaves the draft as it was. `earlier` is the lease that the call names, if it is not the last one.
@@ -122,9 +89,4 @@ pub fn create(creation: Creation, now: Timestamp, revision: Revision) -> (Saga, 
         contents_omitted: false,
     };
     (saga, event)
-}
-
-/// A call that does not belong to the saga's state.
-pub(super) fn wrong_state(detail: &str) -> Rejection {
-    Rejection::WrongState { detail: detail.into() }
 }

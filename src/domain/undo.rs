@@ -1,6 +1,7 @@
 //! Compensations: registered before the effect, settled in reverse.
 
 use super::{
+    accepted::Accepted,
     bounds::COMPENSATIONS,
     command::Holder,
     compensation::{Compensation, CompensationOutcome, CompensationSpec, CompensationState},
@@ -10,7 +11,6 @@ use super::{
     rejection::Rejection,
     saga::Saga,
     text::Text,
-    transition::{Accepted, wrong_state},
 };
 
 /// Registers what is not registered yet.
@@ -90,7 +90,7 @@ pub(super) fn unsettled(saga: &Saga, position: u32) -> Result<usize, Rejection> 
         return Err(Rejection::CompensationNotFound { position });
     };
     if compensation.is_settled() {
-        return Err(wrong_state(&format!("compensation {position} is settled already")));
+        return Err(Rejection::wrong_state(&format!("compensation {position} is settled already")));
     }
     Ok(position as usize - 1)
 }

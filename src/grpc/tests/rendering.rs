@@ -274,7 +274,7 @@ fn p10_framed_events_are_whole_and_within_their_weight() {
             from_state: Some(State::Quarantined),
             to_state: State::Quarantined,
             token: Some(FencingToken(i64::MAX)),
-            details: (0..details).map(detail).collect::<BTreeMap<_, _>>(),
+            details: (0..details).map(detail).collect::<BTreeMap<_, _>>().into(),
             mark: None,
         })
     };
