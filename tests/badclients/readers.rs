@@ -72,9 +72,9 @@ async fn p10_sessions_whose_answers_are_not_taken() {
                 let call = Some(session_request::Call::ClaimNext(next));
                 SessionRequest { call_id, call, timeout: None }.encode_to_vec()
             };
-            // As much as its window lets through.
-            let items: Vec<u8> = (0..800).flat_map(|n| message(&item(n))).collect();
-            for piece in items[..60 << 10].chunks(16 << 10) {
+            // About as much as its window lets through: 64 KiB.
+            let items: Vec<u8> = (0..2000).flat_map(|n| message(&item(n))).collect();
+            for piece in items.chunks(16 << 10) {
                 let _ = raw.send(&frame(DATA, 0, stream, piece)).await;
             }
         }
