@@ -22,7 +22,7 @@ use crate::{
 };
 
 use super::{
-    check::{Report, check_file},
+    check::{Report, check_file, show_as_newest},
     codec::senseless,
     connection,
     guard::{OpenError, open_error, partial, remove_database, take_directory},
@@ -140,6 +140,8 @@ fn jump(path: &Path, head: Revision, now: Timestamp) -> Result<Revision, rusqlit
     // No log beside the file: it is to be whole by itself until it has its name.
     connection.pragma_update(None, "journal_mode", "DELETE")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
+    // The copy may be of an older version, which the next start of the daemon brings up to date.
+    show_as_newest(&connection, connection.pragma_query_value(None, "user_version", |row| row.get(0))?)?;
     let floor: Revision = meta(&connection, "revision_floor")?;
     let last_event = connection.query_row(sql::LAST_EVENT_TIME, [], |row| row.get(1)).optional()?;
     let copied_at = last_event.unwrap_or(Timestamp::from_micros(BEFORE_ANY_COPY));
@@ -183,6 +185,23 @@ mod tests {
         assert_eq!((opening.head, opening.next_revision), (Revision(2), restored.next_revision));
         assert!(opening.next_revision.0 > JUMP);
         assert!(matches!(restore(&copy, &data, NOW), Err(RestoreError::Exists { .. })));
+    }
+
+    #[test]
+    fn a_copy_of_an_older_version_is_restored_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let copy = dir.path().join("copy");
+        Connection::open(&copy).unwrap().execute_batch(include_str!("store_2.sql")).unwrap();
+        let data = dir.path().join("data");
+        let restored = restore(&copy, &data, NOW).unwrap();
+        assert_eq!((restored.report.sagas, restored.report.events), (13, 33));
+        let path = data.join("sagad.db");
+        let version = |path| Connection::open(path).unwrap().pragma_query_value(None, "user_version", |row| row.get(0));
+        assert_eq!(version(&path), Ok(2));
+        let (_, opening, _) = open_rows(&path, 1 << 20).unwrap();
+        assert_eq!((opening.head, opening.next_revision), (Revision(36), restored.next_revision));
+        assert_eq!(version(&path), Ok(3));
+        assert_eq!(check_file(&path).unwrap().problems, Vec::<String>::new());
     }
 
     #[test]
