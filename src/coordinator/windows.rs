@@ -100,7 +100,7 @@ impl Windows {
         let of_queue = self.queues.entry(scan.queue.clone()).or_default();
         let window = of_queue.of_mut(scan.purpose).get_or_insert(Window { ready: BTreeSet::new(), through: None });
         let positions = found.iter().map(|candidate| (Reverse(candidate.priority), candidate.id));
-        window.through = if found.len() < scan.limit { None } else { positions.clone().last() };
+        window.through = if found.len() < scan.limit { None } else { positions.clone().next_back() };
         window.ready.extend(positions);
     }
 

@@ -278,7 +278,7 @@ impl Twins {
         if mid_turn {
             let (known, now) = (self.known(), self.now);
             let request = Request { command: commands::command(&mut self.dice, &known), key: None, by: None };
-            let expected = self.memory.lose_turn(1 << 20, &[request.clone()], now);
+            let expected = self.memory.lose_turn(1 << 20, std::slice::from_ref(&request), now);
             assert_eq!(self.sqlite.lose_turn(1 << 20, &[request], now), expected);
         }
         let absence = Absence { returned_at: self.now, grace: Span::from_secs(1) };
