@@ -60,8 +60,16 @@ pub(super) struct Windows {
 }
 
 impl Windows {
-    /// Follows a saga: for which purpose it is ready now, if for any.
+    /// Follows a saga: for which purpose it is ready now, if for any. A window that has grown too long gives up its end.
     pub(super) fn set(&mut self, id: RowId, saga: &Saga, ready: Option<LeasePurpose>) {
+        self.follow(id, saga, ready);
+        if let Some(of_queue) = self.queues.get_mut(&saga.spec.queue) {
+            [&mut of_queue.execute, &mut of_queue.compensate].into_iter().flatten().for_each(Window::cut);
+        }
+    }
+
+    /// The same without giving anything up: behind a scan, whose caller wants all of what it found.
+    pub(super) fn follow(&mut self, id: RowId, saga: &Saga, ready: Option<LeasePurpose>) {
         let Some(of_queue) = self.queues.get_mut(&saga.spec.queue) else { return };
         let position = (Reverse(saga.spec.priority), id);
         for purpose in [LeasePurpose::Execute, LeasePurpose::Compensate] {
@@ -70,7 +78,6 @@ impl Windows {
                 window.ready.remove(&position);
             } else if window.through.is_none_or(|through| position <= through) {
                 window.ready.insert(position);
-                window.cut();
             }
         }
     }
@@ -119,5 +126,72 @@ impl Window {
             self.ready.split_off(&first_out);
             self.through = self.ready.last().copied();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::saga::State;
+
+    const EXECUTE: LeasePurpose = LeasePurpose::Execute;
+
+    fn saga(priority: i32) -> Saga {
+        let mut saga = crate::store::fake::planned("t", "q");
+        std::sync::Arc::make_mut(&mut saga.spec).priority = priority;
+        assert_eq!(saga.state, State::Planned);
+        saga
+    }
+
+    fn ids(windows: &Windows, limit: usize) -> Option<Vec<i64>> {
+        let found = windows.first(EXECUTE, &saga(0).spec.queue, limit)?;
+        Some(found.into_iter().map(|candidate| candidate.id.0).collect())
+    }
+
+    /// What a store would answer that has these places with priority 0.
+    fn scan(windows: &mut Windows, stored: impl Iterator<Item = i64>, limit: usize) {
+        let scan = windows.scan(EXECUTE, &saga(0).spec.queue, limit);
+        let behind = stored.map(RowId).filter(|id| scan.after.is_none_or(|after| (Reverse(0), *id) > after));
+        let found: Vec<_> = behind.take(scan.limit).map(|id| Candidate { priority: 0, id }).collect();
+        windows.extend(&scan, &found);
+    }
+
+    #[test]
+    fn a_window_follows_changes_in_its_range_and_asks_for_the_rest() {
+        let mut windows = Windows::default();
+        assert_eq!(ids(&windows, 1), None, "nothing is known yet");
+        windows.set(RowId(7), &saga(0), Some(EXECUTE));
+        let all = WINDOW as i64 * 2;
+        scan(&mut windows, 1..=all, 1);
+        assert_eq!(ids(&windows, 2), Some(vec![1, 2]));
+        // Beyond its range, and before it.
+        windows.set(RowId(all + 1), &saga(0), Some(EXECUTE));
+        windows.set(RowId(all + 2), &saga(5), Some(EXECUTE));
+        assert_eq!(ids(&windows, 2), Some(vec![all + 2, 1]));
+        windows.set(RowId(all + 2), &saga(5), None);
+        (1..=WINDOW as i64).for_each(|id| windows.set(RowId(id), &saga(0), None));
+        assert_eq!(ids(&windows, 1), None, "it was claimed empty");
+        scan(&mut windows, WINDOW as i64 + 1..=all + 1, 1);
+        assert_eq!(ids(&windows, 1), Some(vec![WINDOW as i64 + 1]));
+        scan(&mut windows, WINDOW as i64 + 1..=all + 1, 1);
+        assert_eq!(ids(&windows, usize::MAX).map(|found| found.len()), Some(WINDOW + 1), "that is all there is");
+        windows.clear();
+        assert_eq!(ids(&windows, 1), None);
+    }
+
+    #[test]
+    fn a_window_is_bounded_but_for_who_asks_for_more() {
+        let mut windows = Windows::default();
+        scan(&mut windows, std::iter::empty(), 1);
+        (1..=10 * WINDOW as i64).for_each(|id| windows.set(RowId(id), &saga(0), Some(EXECUTE)));
+        assert!(ids(&windows, 2 * WINDOW + 1).is_none(), "it grows with what is created");
+        assert_eq!(ids(&windows, 1), Some(vec![1]));
+        // So many are passed over that a window is not enough: what the turn has changed must not cut it.
+        let limit = 4 * WINDOW;
+        scan(&mut windows, 1..=10 * WINDOW as i64, limit);
+        windows.follow(RowId(1), &saga(0), Some(EXECUTE));
+        assert_eq!(ids(&windows, limit).map(|found| found.len()), Some(limit));
+        windows.set(RowId(1), &saga(0), Some(EXECUTE));
+        assert_eq!(ids(&windows, limit), None);
     }
 }

@@ -299,7 +299,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
             // What this turn has changed is not stored yet.
             for change in &self.changes.sagas {
                 if let Some(saga) = &change.after {
-                    self.coordinator.windows.set(change.id, saga, change.derived.ready);
+                    self.coordinator.windows.follow(change.id, saga, change.derived.ready);
                 }
             }
         }
