@@ -85,13 +85,29 @@ fn malformed(message: &str) -> Problem {
 fn field_path(message: &str) -> String {
     let Some((_, trail)) = message.split_once("message: ") else { return String::new() };
     let is_word = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-    let fields = trail.split(": ").map_while(|step| match step.split_once('.') {
-        Some((message, field)) if is_word(message) && is_word(field) => Some(field),
+    let steps = trail.split(": ").map_while(|step| match step.split_once('.') {
+        Some((message, field)) if is_word(message) && is_word(field) => Some((message, field)),
         Some(_) | None => None,
     });
-    let mut path: Vec<&str> = fields.collect();
-    path.reverse();
-    path.join(".")
+    let steps: Vec<_> = steps.collect();
+    let name = |place: usize| match (steps[place], place.checked_sub(1).and_then(|inner| steps.get(inner))) {
+        // Of the calls in an item of a session the decoder names none, but whose field it was.
+        (("SessionRequest", "call"), Some((call, _))) => snake_case(call.trim_end_matches("Request")),
+        ((_, field), _) => field.to_owned(),
+    };
+    (0..steps.len()).rev().map(name).collect::<Vec<_>>().join(".")
+}
+
+/// `ClaimNext` as `claim_next`.
+fn snake_case(name: &str) -> String {
+    let mut snake = String::with_capacity(name.len() + 4);
+    for (place, letter) in name.char_indices() {
+        if letter.is_ascii_uppercase() && place > 0 {
+            snake.push('_');
+        }
+        snake.push(letter.to_ascii_lowercase());
+    }
+    snake
 }
 
 fn reason(code: Code) -> &'static str {
@@ -138,6 +154,20 @@ mod tests {
         let (code, reason, fields) = completed(Status::internal(error.to_string()));
         assert_eq!((code, reason.as_str()), (Code::InvalidArgument, "INVALID_ARGUMENT"));
         assert_eq!(fields, ["policy.retry_backoff"], "{error}");
+    }
+
+    #[test]
+    fn what_cannot_be_decoded_in_an_item_of_a_session_names_the_calls_field() {
+        // Fields 2 and 3, calls, whose field 3 is no length; then one that is cut off itself.
+        for (bytes, field) in [
+            (&[0x12, 3, 0x1a, 9, 0][..], "claim.ttl"),
+            (&[0x1a, 1, 0x1d][..], "claim_next.ttl"),
+            (&[0x12, 9][..], "call"),
+        ] {
+            let error = crate::proto::SessionRequest::decode(bytes).unwrap_err();
+            let (_, _, fields) = completed(Status::internal(error.to_string()));
+            assert_eq!(fields, [field], "{error}");
+        }
     }
 
     #[test]
