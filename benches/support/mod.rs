@@ -11,7 +11,7 @@
 use std::path::Path;
 
 use sagad::{
-    coordinator::{Backend, Call, Caller, Coordinator, Key, Limits, Loaded, Seen},
+    coordinator::{Backend, Call, Caller, Coordinator, Key, Limits, Loaded, TurnStep},
     domain::{
         command::{Answer, Change, Command, Creation, FreeVerb, HeldVerb, Holder, Request, Verb},
         ids::{FencingToken, OwnerId, QueueName, TaskId},
@@ -162,7 +162,7 @@ pub type Run = fn(&mut Core, Vec<Request>, Timestamp) -> Vec<Answer>;
 /// What the writer does with a batch.
 pub fn run(core: &mut Core, requests: Vec<Request>, now: Timestamp) -> Vec<Answer> {
     let calls = requests.into_iter().map(|request| Call { request, arrival: now, caller: Nobody }).collect();
-    let mut observe = |_: Seen<'_, Nobody>, _, _| {};
+    let mut observe = |_: TurnStep<'_, Nobody>, _, _| {};
     let turn = core.coordinator.turn(&mut core.backend, calls, Some(now), Limits::default(), &mut observe);
     let committed = turn.and_then(|turn| turn.commit()).unwrap_or_else(|failed| panic!("{:?}", failed.fault));
     core.backend.maintain(false).unwrap();

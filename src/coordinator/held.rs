@@ -5,7 +5,7 @@ use crate::domain::{
     time::{Span, Timestamp},
 };
 
-use super::{Backend, Caller, Fault, HeldUntil, Outcome, Seen, StoreError, Turn, Wake};
+use super::{Backend, Caller, Fault, HeldUntil, Outcome, StoreError, Turn, TurnStep, Wake};
 
 impl<B: Backend, C: Caller> Turn<'_, B, C> {
     /// Serves held calls with what became claimable, in order of their arrival, as far as one turn goes.
@@ -19,7 +19,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     /// Tells who was served since there were so many answers.
     fn see_served(&mut self, before: usize) {
         let answered = std::mem::take(&mut self.answered);
-        self.see(Seen::Served(&answered[before..]));
+        self.see(TurnStep::Served(&answered[before..]));
         self.answered = answered;
     }
 

@@ -46,6 +46,6 @@ pub use ready_index::{KindSet, ReadyEntry, ReadyIndex, Takers};
 pub use scope::out_of_scope;
 pub use state::Coordinator;
 pub use sweep::SweepBudget;
-pub use turn::{Committed, Failed, Limits, Observe, Seen, Turn};
+pub use turn::{Committed, Failed, Limits, Observe, Turn, TurnStep};
 pub use waiters::{FAIR_WAITING, HeldUntil, Waiter, Waiters, Waiting, Wake};
 pub use weight::weight;

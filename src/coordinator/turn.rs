@@ -46,7 +46,7 @@ impl Default for Limits<'_> {
 }
 
 /// What happens in a turn, in its order.
-pub enum Seen<'a, C> {
+pub enum TurnStep<'a, C> {
     /// A call was judged. Whether it is held although its outcome is nothing, is seen by who is answered.
     Judged(&'a Request, &'a Outcome),
     /// Held calls were served with what became claimable, if any could be.
@@ -58,7 +58,7 @@ pub enum Seen<'a, C> {
 }
 
 /// Looks on, step by step: what happened, the revision that the next event gets, and the time of it.
-pub type Observe<'a, C> = &'a mut dyn FnMut(Seen<'_, C>, Revision, Timestamp);
+pub type Observe<'a, C> = &'a mut dyn FnMut(TurnStep<'_, C>, Revision, Timestamp);
 
 /// A turn that is durable.
 pub struct Committed<C> {
@@ -170,7 +170,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         if !mutants::on(Mutant::SweepsOnlyWhenAsked) {
             self.sweep_for_held(now)?;
             let complete = self.sweep(now)?;
-            self.see(Seen::Swept(complete));
+            self.see(TurnStep::Swept(complete));
         }
         self.serve()?;
         self.answer_swept();
@@ -200,7 +200,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         caller.judged();
         match executed {
             Ok((outcome, until)) => {
-                self.see(Seen::Judged(&request, &outcome));
+                self.see(TurnStep::Judged(&request, &outcome));
                 match until {
                     None => self.answer(caller, outcome),
                     Some(until) => self.hold(request, caller, until),
@@ -239,7 +239,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         }
     }
 
-    pub(super) fn see(&mut self, seen: Seen<'_, C>) {
+    pub(super) fn see(&mut self, seen: TurnStep<'_, C>) {
         (self.observe)(seen, self.next_revision, self.coordinator.time);
     }
 
@@ -251,11 +251,6 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     /// Answers that were collected so far, for a daemon that is broken on purpose.
     pub fn take_answered(&mut self) -> Vec<(C, Outcome)> {
         std::mem::take(&mut self.answered)
-    }
-
-    /// What this turn comes to.
-    pub fn changes(&self) -> &ChangeSet {
-        &self.changes
     }
 
     /// Remembers what memory has of a saga before it is changed.

@@ -17,7 +17,7 @@ use crate::{
 
 use super::{
     Appended, Backend, Caller, Candidate, ContentBytes, Derived, Fault, Key, Loaded, ReadyEntry, Removed, RowId,
-    SagaChange, Seen, StoredAnswer, Takers, Turn, Wake, brief,
+    SagaChange, StoredAnswer, Takers, Turn, TurnStep, Wake, brief,
 };
 
 impl<B: Backend, C: Caller> Turn<'_, B, C> {
@@ -87,7 +87,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     pub(super) fn load_readable(&mut self, id: RowId) -> Result<Option<Saga>, Fault> {
         match self.load(id) {
             Err(Fault::Corrupt(what)) => {
-                self.see(Seen::Unreadable(id, &what));
+                self.see(TurnStep::Unreadable(id, &what));
                 Ok(None)
             }
             loaded => loaded,

@@ -17,7 +17,7 @@ use crossbeam_channel::Receiver;
 use tokio::sync::oneshot;
 
 use crate::{
-    coordinator::{Backend, Committed, Coordinator, Failed, Fault, Limits, Opening, Seen, StoreError, Waiting},
+    coordinator::{Backend, Committed, Coordinator, Failed, Fault, Limits, Opening, StoreError, TurnStep, Waiting},
     domain::{
         command::{Answer, Command},
         ids::Revision,
@@ -330,11 +330,11 @@ impl<B: Backend> Writer<B> {
         let clock = &*self.shared.clock;
         let time = || clock.now();
         let limits = Limits { time: Some(&time), answer_room: self.shared.memory.left(), ..Limits::default() };
-        let mut observe = |seen: Seen<'_, WaitingCaller>, _, _| match seen {
-            Seen::Unreadable(id, what) => {
+        let mut observe = |seen: TurnStep<'_, WaitingCaller>, _, _| match seen {
+            TurnStep::Unreadable(id, what) => {
                 tracing::error!(row = id.0, what, "a stored saga can't be read and is passed over");
             }
-            Seen::Judged(..) | Seen::Served(_) | Seen::Swept(_) => {}
+            TurnStep::Judged(..) | TurnStep::Served(_) | TurnStep::Swept(_) => {}
         };
         let mut turn = self.coordinator.turn(&mut self.backend, batch, sweep_to, limits, &mut observe)?;
         if mutants::on(Mutant::AnswerBeforeCommit) {

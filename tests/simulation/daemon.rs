@@ -1,11 +1,17 @@
 //! The coordinator in the simulation: its turns as they are built, on a clock and a disk of the simulation's.
 
-use std::{cell::RefCell, collections::HashMap, collections::VecDeque, rc::Rc, sync::Arc};
+use std::{
+    cell::RefCell,
+    collections::{HashMap, VecDeque},
+    rc::Rc,
+    sync::Arc,
+};
 
 use sagad::{
     clock::ManualClock,
     coordinator::{
-        self, Backend, Caller, Committed, Coordinator, Failed, Fault, Limits, Outcome, Seen, StoreError, SweepBudget,
+        self, Backend, Caller, Committed, Coordinator, Failed, Fault, Limits, Outcome, StoreError, SweepBudget,
+        TurnStep,
     },
     domain::{
         bounds::ABSENCE,
@@ -202,15 +208,15 @@ impl Daemon {
         judge: &mut Judge,
         dies: bool,
     ) -> Option<Result<Committed<SimulatedCaller>, Failed<SimulatedCaller>>> {
-        let mut observe = |seen: Seen<'_, SimulatedCaller>, through, now| {
+        let mut observe = |seen: TurnStep<'_, SimulatedCaller>, through, now| {
             let logged = match seen {
-                Seen::Judged(request, outcome) => Logged::Judged(Box::new(request.clone()), outcome.clone()),
-                Seen::Served(served) => {
+                TurnStep::Judged(request, outcome) => Logged::Judged(Box::new(request.clone()), outcome.clone()),
+                TurnStep::Served(served) => {
                     let request = |caller: &SimulatedCaller| caller.call.request.clone();
                     Logged::Served(served.iter().map(|(caller, outcome)| (request(caller), outcome.clone())).collect())
                 }
-                Seen::Swept(complete) => Logged::Swept(complete),
-                Seen::Unreadable(id, what) => panic!("{id:?}: {what}"),
+                TurnStep::Swept(complete) => Logged::Swept(complete),
+                TurnStep::Unreadable(id, what) => panic!("{id:?}: {what}"),
             };
             log.push(Entry { logged, through, now });
         };

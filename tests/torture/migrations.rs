@@ -1,7 +1,11 @@
 //! Kills while a store is brought to a newer version of its schema: at each call to the kernel that writes. The newer
 //! version is made up here, so that it changes much. It is this test's own program that migrates, and is killed.
 
-use std::{env, fs, path::Path, process::Command};
+use std::{
+    env, fs,
+    path::Path,
+    process::{Command, Output},
+};
 
 use rusqlite::Connection;
 use sagad::store::sqlite::{
@@ -84,15 +88,7 @@ async fn p1_a_migration_that_was_cut_off_is_done_by_the_next() {
     let (mut before, mut after) = (0, 0);
     for call in calls(4) {
         let store = copied(&begun, &directory.path().join(format!("data-{call}")));
-        let ended = Command::new("strace")
-            .args(["-f", "-q", "-o", "/dev/null"])
-            .args(kill_at(call))
-            .arg("--")
-            .arg(env::current_exe().unwrap())
-            .args(["--ignored", "--exact", "migrations::migrates_a_store_of_another_test"])
-            .env(STORE, &store)
-            .output()
-            .unwrap();
+        let ended = killed_while_migrating(&store, call, &[]);
         match state(&store) {
             (NOW, 0, same) if same == floor => before += 1,
             (NEXT, SAGAS, raised) if raised == floor + 1000 => after += 1,
@@ -121,6 +117,20 @@ async fn p1_a_migration_that_was_cut_off_is_done_by_the_next() {
     daemon::check(&begun);
 }
 
+/// A process that migrates a store, killed at its so manieth call to the system.
+fn killed_while_migrating(store: &Path, call: usize, settings: &[(&str, &str)]) -> Output {
+    Command::new("strace")
+        .args(["-f", "-q", "-o", "/dev/null"])
+        .args(kill_at(call))
+        .arg("--")
+        .arg(env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "migrations::migrates_a_store_of_another_test"])
+        .env(STORE, store)
+        .envs(settings.iter().copied())
+        .output()
+        .unwrap()
+}
+
 /// The real step from the version before to this one, which moves what is in flight and renames tables.
 #[test]
 #[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
@@ -132,16 +142,7 @@ fn p1_the_step_from_version_2_that_was_cut_off_is_done_by_the_next_start() {
     let (mut before, mut after) = (0, 0);
     for call in calls(2) {
         let store = copied(&begun, &directory.path().join(format!("data-{call}")));
-        let ended = Command::new("strace")
-            .args(["-f", "-q", "-o", "/dev/null"])
-            .args(kill_at(call))
-            .arg("--")
-            .arg(env::current_exe().unwrap())
-            .args(["--ignored", "--exact", "migrations::migrates_a_store_of_another_test"])
-            .env(STORE, &store)
-            .env(VERSION, "2")
-            .output()
-            .unwrap();
+        let ended = killed_while_migrating(&store, call, &[(VERSION, "2")]);
         match open(&store).pragma_query_value(None, "user_version", |row| row.get(0)).unwrap() {
             2 => before += 1,
             NOW => after += 1,

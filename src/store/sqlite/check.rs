@@ -249,10 +249,10 @@ fn check_sagas(connection: &Connection, report: &mut Report) -> Result<(), RowsE
     while let Some(row) = rows.next().map_err(rows_error)? {
         report.sagas += 1;
         let found = codec::saga(row).and_then(|(id, mut saga, count)| {
-            let beside = Beside::read(row).map_err(rows_error)?;
+            let stored = StoredAs::read(row).map_err(rows_error)?;
             saga.compensations = compensations(connection, id)?;
             let mut wrong = Vec::new();
-            check_saga(&saga, count, &beside, &mut wrong);
+            check_saga(&saga, count, &stored, &mut wrong);
             let events = check_history(connection, id, &saga, &mut wrong)?;
             Ok((saga, events, wrong))
         });
@@ -340,14 +340,14 @@ fn check_history(connection: &Connection, id: RowId, saga: &Saga, wrong: &mut Ve
     Ok(count)
 }
 
-/// What is stored with a saga that it does not say itself.
-struct Beside {
+/// As what a saga is stored, which it does not say itself: when it is due, for what it is ready, in which table it is.
+struct StoredAs {
     due_at: Option<i64>,
     ready: Option<LeasePurpose>,
     in_flight: bool,
 }
 
-impl Beside {
+impl StoredAs {
     fn read(row: &Row<'_>) -> Result<Self, rusqlite::Error> {
         let ready = match row.get::<_, Option<i64>>("ready")? {
             None => None,
@@ -356,12 +356,12 @@ impl Beside {
                     .ok_or_else(|| codec::senseless(format!("ready: {code} stands for nothing")))?,
             ),
         };
-        Ok(Beside { due_at: row.get("due_at")?, ready, in_flight: row.get("in_flight")? })
+        Ok(StoredAs { due_at: row.get("due_at")?, ready, in_flight: row.get("in_flight")? })
     }
 }
 
 /// What must hold of a saga by itself.
-fn check_saga(saga: &Saga, count: u32, beside: &Beside, wrong: &mut Vec<String>) {
+fn check_saga(saga: &Saga, count: u32, stored: &StoredAs, wrong: &mut Vec<String>) {
     if count as usize != saga.compensations.len() {
         wrong.push(format!("{count} compensations are counted, {} are there", saga.compensations.len()));
     }
@@ -375,15 +375,15 @@ fn check_saga(saga: &Saga, count: u32, beside: &Beside, wrong: &mut Vec<String>)
         wrong.push("it is FAILED without a compensation record".into());
     }
     if let Some(Lease { standing: Standing::Held, expire_time, .. }) = &saga.lease
-        && beside.due_at != Some(expire_time.micros())
+        && stored.due_at != Some(expire_time.micros())
     {
         wrong.push(format!("its lease ends at {expire_time}, but that is not when it is looked at"));
     }
     let state = saga.state.name();
-    if beside.in_flight == saga.state.is_terminal() {
+    if stored.in_flight == saga.state.is_terminal() {
         wrong.push(format!(
             "it is {state}, but lies among those that {}",
-            if beside.in_flight { "are in flight" } else { "have ended" }
+            if stored.in_flight { "are in flight" } else { "have ended" }
         ));
     }
     if saga.state == State::Running && saga.lease.is_none() {
@@ -399,14 +399,14 @@ fn check_saga(saga: &Saga, count: u32, beside: &Beside, wrong: &mut Vec<String>)
     if saga.reservation.is_some() && saga.state != State::Dispatched {
         wrong.push(format!("it is {state}, but reserved"));
     }
-    let may_be_ready = match beside.ready {
+    let may_be_ready = match stored.ready {
         // Anyone may claim what waits and is not delayed.
         None => saga.state != State::Planned || saga.not_before.is_some(),
         Some(LeasePurpose::Execute) => saga.state == State::Planned,
         Some(LeasePurpose::Compensate) => saga.state == State::Compensating,
     };
     if !may_be_ready {
-        let ready = beside.ready.map_or("nothing", LeasePurpose::name);
+        let ready = stored.ready.map_or("nothing", LeasePurpose::name);
         wrong.push(format!("it is {state}, but ready for {ready}"));
     }
 }
@@ -497,8 +497,8 @@ mod tests {
             while let Some(row) = rows.next().unwrap() {
                 let (id, mut saga, _) = codec::saga(row).unwrap();
                 saga.compensations = compensations(&connection, id).unwrap();
-                let beside = Beside::read(row).unwrap();
-                sagas.push((id, saga, beside.due_at, beside.ready));
+                let stored = StoredAs::read(row).unwrap();
+                sagas.push((id, saga, stored.due_at, stored.ready));
             }
             let everything = rusqlite::params![0, i64::MAX, None::<i64>, i64::MAX];
             let events = load::events(&mut connection.prepare_cached(sql::EVENTS).unwrap(), everything).unwrap();

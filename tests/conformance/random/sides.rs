@@ -3,7 +3,7 @@
 use std::{cell::Cell, path::PathBuf, rc::Rc};
 
 use sagad::{
-    coordinator::{Backend, Call, Caller, Coordinator, Limits, Opening, Outcome, Seen, SweepBudget},
+    coordinator::{Backend, Call, Caller, Coordinator, Limits, Opening, Outcome, SweepBudget, TurnStep},
     domain::{
         command::{ClaimNext, Command, Request},
         event::Event,
@@ -165,9 +165,9 @@ impl<D: Disk> Side<D> {
         });
         let mut report = Report { executed: Vec::new(), served: Vec::new(), complete: false, events: Vec::new() };
         let mut is_swept = false;
-        let mut observe = |seen: Seen<'_, SideCaller>, _, _| match seen {
-            Seen::Judged(_, outcome) => report.executed.push((Some(outcome.clone()), Vec::new())),
-            Seen::Served(served) => {
+        let mut observe = |seen: TurnStep<'_, SideCaller>, _, _| match seen {
+            TurnStep::Judged(_, outcome) => report.executed.push((Some(outcome.clone()), Vec::new())),
+            TurnStep::Served(served) => {
                 let wish = |caller: &SideCaller| match &caller.command {
                     Command::ClaimNext(wish) => wish.clone(),
                     other => panic!("held: {other:?}"),
@@ -178,8 +178,8 @@ impl<D: Disk> Side<D> {
                     None => report.served.extend(served),
                 }
             }
-            Seen::Swept(complete) => (report.complete, is_swept) = (complete, true),
-            Seen::Unreadable(id, what) => panic!("{id:?}: {what}"),
+            TurnStep::Swept(complete) => (report.complete, is_swept) = (complete, true),
+            TurnStep::Unreadable(id, what) => panic!("{id:?}: {what}"),
         };
         let limits = Limits { sweep: SweepBudget::of_cost(budget), ..Limits::default() };
         let Open { coordinator, backend, .. } = self.open.as_mut().unwrap();
