@@ -128,7 +128,7 @@ fn written(u: &mut Unstructured<'_>) -> Result<()> {
     let changed = ChangeSet { sagas, events, ..ChangeSet::default() };
     let stored_under = |rows: &mut SqliteRows, key: Key, saga: &Saga| {
         let loaded = rows.load(&[key]).expect("the store takes what the rules may make");
-        assert_eq!(loaded, [Loaded::Saga(id, Box::new(saga.clone()))]);
+        assert_eq!(loaded, [Loaded::Saga(id, saga.clone().into())]);
     };
     STORED.with_borrow_mut(|stored| {
         write_and_undo(stored.rows(), &[created, changed], |turn, rows| match turn {

@@ -80,7 +80,7 @@ pub enum Loaded {
     /// Nothing.
     Nothing,
     /// This saga.
-    Saga(RowId, Box<Saga>),
+    Saga(RowId, Arc<Saga>),
     /// A row that makes no sense; says why.
     Unreadable(String),
 }

@@ -1,6 +1,8 @@
 //! What was lately read or written, so that it need not be read again: sagas in flight as they are stored, and where each
 //! task's saga is. Nobody else changes them, so nothing here is ever out of date; what is not here is in the store.
 
+use std::sync::Arc;
+
 use quick_cache::{
     Weighter,
     unsync::{Cache, DefaultLifecycle},
@@ -22,7 +24,7 @@ const COMPENSATION_ITSELF: usize = 256;
 /// A saga with what is known to be stored beside it.
 #[derive(Clone)]
 struct Kept {
-    saga: Saga,
+    saga: Arc<Saga>,
     /// None: it was read, and this was not.
     derived: Option<Derived>,
 }
@@ -69,7 +71,7 @@ impl SagaCache {
     }
 
     /// The saga at a place.
-    pub fn saga(&self, id: RowId) -> Option<&Saga> {
+    pub fn saga(&self, id: RowId) -> Option<&Arc<Saga>> {
         self.sagas.get(&id).map(|kept| &kept.saga)
     }
 
@@ -80,7 +82,7 @@ impl SagaCache {
 
     /// Keeps a saga as it has been read or written, with what is known to be stored beside it. An ended one is seldom asked for
     /// again, and makes room instead.
-    pub fn keep(&mut self, id: RowId, saga: Saga, derived: Option<Derived>) {
+    pub fn keep(&mut self, id: RowId, saga: Arc<Saga>, derived: Option<Derived>) {
         debug_assert!(!saga.contents_omitted, "what is kept is whole");
         if saga.state.is_terminal() {
             self.sagas.remove(&id);

@@ -1,5 +1,7 @@
 //! [`ChangeSet`]: what a turn comes to, for a backend to make durable in one transaction.
 
+use std::sync::Arc;
+
 use crate::domain::{command::QueueStatus, event::Event, ids::Revision, saga::Saga, time::Timestamp};
 
 use super::{Derived, RowId, StoredAnswer};
@@ -10,11 +12,11 @@ pub struct SagaChange {
     /// Its place.
     pub id: RowId,
     /// What is stored of it; none: it is new.
-    pub before: Option<Saga>,
+    pub before: Option<Arc<Saga>>,
     /// What is stored as derived from that, if it is known.
     pub derived_before: Option<Derived>,
     /// What it is from now on; none: it is not to be written, since it was removed later.
-    pub after: Option<Saga>,
+    pub after: Option<Arc<Saga>>,
     /// What is derived from it, for finding it again.
     pub derived: Derived,
 }

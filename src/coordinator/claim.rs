@@ -1,6 +1,6 @@
 //! `ClaimNext`: which sagas, in which order.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use crate::{
     domain::{
@@ -21,7 +21,7 @@ use super::{Backend, Caller, Candidate, Coordinator, Fault, RowId, Turn, weight}
 /// One `ClaimNext` on its way.
 #[derive(Default)]
 struct Round {
-    claimed: Vec<Saga>,
+    claimed: Vec<Arc<Saga>>,
     /// Their places and tokens.
     kept: Vec<(RowId, Option<FencingToken>)>,
     /// What they weigh.
@@ -38,7 +38,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         wish: &ClaimNext,
         key: Option<RequestKey>,
         now: Timestamp,
-    ) -> Result<Vec<Saga>, Fault> {
+    ) -> Result<Vec<Arc<Saga>>, Fault> {
         self.sweep_for(wish, now)?;
         let mut round = Round::default();
         // What is passed over must not hide what stands behind it.
@@ -67,7 +67,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
             if !round.claimed.is_empty() && round.bytes + weight(&before) > self.limits.answer_room.min(ANSWER_BYTES) {
                 return Ok(true);
             }
-            let mut draft = self.draft(before.clone(), now);
+            let mut draft = self.draft(&before, now);
             if mutants::on(Mutant::ClaimNextIgnoresLease)
                 && let Some(lease) = &mut draft.saga.lease
             {
@@ -82,11 +82,11 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
             // A reserved saga may still be delayed; whatever the rules refuse is not for this caller now.
             let accepted = transition(&mut draft, &Verb::Free(claim), None).is_ok();
             let bytes = weight(&before);
-            self.save(id, before, &mut draft);
+            let saga = self.save(id, before, draft);
             if accepted {
                 round.bytes += bytes;
-                round.kept.push((id, draft.saga.lease.as_ref().map(|lease| lease.token)));
-                round.claimed.push(draft.saga);
+                round.kept.push((id, saga.lease.as_ref().map(|lease| lease.token)));
+                round.claimed.push(saga);
             } else {
                 round.passed_over.insert(id);
             }

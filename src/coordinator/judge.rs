@@ -1,5 +1,7 @@
 //! One call: what is due, the rules, what they change.
 
+use std::sync::Arc;
+
 use crate::{
     domain::{
         bounds::REVISION_MAX,
@@ -72,6 +74,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         let mut kept = Vec::with_capacity(creations.len());
         for creation in creations {
             let (saga, mut event) = create(creation.clone(), now, self.next_revision);
+            let saga = Arc::new(saga);
             event.actor = request.by.as_ref().map(|by| by.actor.clone());
             kept.push((self.insert(&saga, event, now), None));
             sagas.push(saga);
@@ -91,27 +94,27 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
             return Ok(refuse(Refusal { task_id, state: None, index: None, why }));
         }
         let earlier = self.earlier_lease(id, &before, &change.verb)?;
-        let mut draft = self.draft(before.clone(), now);
+        let mut draft = self.draft(&before, now);
         let tampered = tamper(&change.verb, &mut draft);
         let verdict = transition(&mut draft, tampered.as_ref().unwrap_or(&change.verb), earlier.as_ref());
         // What was due is due, though the command be refused.
-        self.save(id, before, &mut draft);
+        let saga = self.save(id, before, draft);
         let accepted = match verdict {
             Ok(accepted) => accepted,
             Err(why) => {
                 return Ok(refuse(Refusal {
                     task_id: Some(change.task_id.clone()),
-                    state: Some(draft.saga.state),
+                    state: Some(saga.state),
                     index: None,
                     why,
                 }));
             }
         };
         if accepted == Accepted::Changed {
-            let token = if is_claim(&change.verb) { draft.saga.lease.as_ref().map(|lease| lease.token) } else { None };
+            let token = if is_claim(&change.verb) { saga.lease.as_ref().map(|lease| lease.token) } else { None };
             self.keep(request.key, vec![(id, token)], now);
         }
-        Ok(Ok(answer(&change.verb, draft.saga)))
+        Ok(Ok(answer(&change.verb, saga)))
     }
 
     /// The lease that a call names, if it is not the saga's last one.
@@ -226,12 +229,12 @@ fn is_claim(verb: &Verb) -> bool {
 }
 
 /// What an accepted change is answered with.
-pub(super) fn answer(verb: &Verb, saga: Saga) -> Answer {
+pub(super) fn answer(verb: &Verb, saga: Arc<Saga>) -> Answer {
     match (verb, &saga.lease) {
         (Verb::Held(_, HeldVerb::Heartbeat { .. }), Some(lease)) => {
             Answer::Lease(LeaseAnswer { lease: lease.clone(), cancel_reason: cancel_reason(&saga) })
         }
-        (Verb::Held(..) | Verb::Free(_), _) => Answer::Saga(Box::new(saga)),
+        (Verb::Held(..) | Verb::Free(_), _) => Answer::Saga(saga),
     }
 }
 

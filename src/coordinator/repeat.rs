@@ -69,13 +69,14 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
             if let Some(refused) = refused_queue(request, &before) {
                 return Ok(Some(refuse(refused)));
             }
-            let mut draft = self.draft(before.clone(), now);
-            self.save(id, before, &mut draft);
-            if let Some(why) = token.and_then(|token| lease_error(&draft, request, token)) {
-                let (task_id, state) = (Some(draft.saga.spec.task_id.clone()), Some(draft.saga.state));
+            let draft = self.draft(&before, now);
+            let why = token.and_then(|token| lease_error(&draft, request, token));
+            let saga = self.save(id, before, draft);
+            if let Some(why) = why {
+                let (task_id, state) = (Some(saga.spec.task_id.clone()), Some(saga.state));
                 return Ok(Some(refuse(Refusal { task_id, state, index: None, why })));
             }
-            sagas.push(draft.saga);
+            sagas.push(saga);
         }
         Ok(Some(Ok(match (&request.command, sagas.as_slice()) {
             (Command::Change(change), [saga]) => answer(&change.verb, saga.clone()),
@@ -114,7 +115,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
                 Some(refused) => return Ok(refuse(refused)),
             }
             if let Some(token) = token {
-                let draft = self.draft(saga, now);
+                let draft = self.draft(&saga, now);
                 if lease_error(&draft, request, token).is_some() {
                     continue;
                 }
@@ -129,15 +130,17 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         let (whole, with_payload) = (bytes + all <= room, bytes + payloads <= room);
         let mut sagas = Vec::with_capacity(found.len());
         for (id, mut saga, contents) in found {
-            if whole && contents.all() > 0 {
+            let saga = if whole && contents.all() > 0 {
                 let Some(loaded) = self.load(id)? else { continue };
-                saga = loaded;
-            } else if with_payload && contents.payload > 0 {
-                Arc::make_mut(&mut saga.spec).payload = self.payload(id)?.unwrap_or_default();
-                saga.contents_omitted |= contents.outcome > 0;
+                loaded
             } else {
-                saga.contents_omitted |= contents.all() > 0;
-            }
+                let has_payload = with_payload && contents.payload > 0;
+                if has_payload {
+                    Arc::make_mut(&mut saga.spec).payload = self.payload(id)?.unwrap_or_default();
+                }
+                saga.contents_omitted |= if has_payload { contents.outcome } else { contents.all() } > 0;
+                Arc::new(saga)
+            };
             bytes += saga.spec.payload.bytes().len() + saga.progress.bytes().len() + saga.result.bytes().len();
             sagas.push(saga);
         }

@@ -141,12 +141,12 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
             self.coordinator.agenda.set(id, None, &self.coordinator.absence);
             return Ok(1);
         };
-        let mut draft = self.draft(before.clone(), now);
+        let draft = self.draft(&before, now);
         let (events, pages) = (draft.events.len(), pages(&before));
-        if before == draft.saga {
+        if *before == draft.saga {
             self.derive_anew(id, before, now);
         } else {
-            self.save(id, before, &mut draft);
+            self.save(id, before, draft);
         }
         Ok(1 + events + pages)
     }

@@ -13,7 +13,7 @@ const COMPENSATION_OVERHEAD_BYTES: usize = 512;
 pub(super) fn answer_bytes(outcome: &Outcome) -> usize {
     match outcome {
         Ok(Answer::Saga(saga)) => weight(saga),
-        Ok(Answer::Sagas(sagas)) => sagas.iter().map(weight).sum(),
+        Ok(Answer::Sagas(sagas)) => sagas.iter().map(|saga| weight(saga)).sum(),
         Ok(Answer::Lease(_) | Answer::Queue(_) | Answer::Purged(_)) | Err(_) => 0,
     }
 }

@@ -1,5 +1,7 @@
 //! What a turn works on: what it has changed so far, on top of what memory has, on top of what the backend has.
 
+use std::sync::Arc;
+
 use crate::{
     domain::{
         command::Creation,
@@ -22,7 +24,7 @@ use super::{
 
 impl<B: Backend, C: Caller> Turn<'_, B, C> {
     /// A saga as this turn has left it, if it has changed it; removed ones are `Some(None)`.
-    fn changed(&self, id: RowId) -> Option<Option<&Saga>> {
+    fn changed(&self, id: RowId) -> Option<Option<&Arc<Saga>>> {
         if self.removed.contains(&id) {
             return Some(None);
         }
@@ -30,7 +32,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     }
 
     /// A task's saga.
-    pub(super) fn find(&mut self, task_id: &TaskId) -> Result<Option<(RowId, Saga)>, Fault> {
+    pub(super) fn find(&mut self, task_id: &TaskId) -> Result<Option<(RowId, Arc<Saga>)>, Fault> {
         if let Some(id) = self.tasks.get(task_id).copied()
             && let Some(Some(saga)) = self.changed(id)
         {
@@ -47,7 +49,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     }
 
     /// A saga by its place.
-    pub(super) fn load(&mut self, id: RowId) -> Result<Option<Saga>, Fault> {
+    pub(super) fn load(&mut self, id: RowId) -> Result<Option<Arc<Saga>>, Fault> {
         if let Some(changed) = self.changed(id) {
             return Ok(changed.cloned());
         }
@@ -58,13 +60,13 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         Ok(self.ask(&[Key::Place(id)])?.pop().flatten().map(|(_, saga)| saga))
     }
 
-    fn is_stored(&mut self, id: RowId, saga: &Saga) -> bool {
+    fn is_stored(&mut self, id: RowId, saga: &Arc<Saga>) -> bool {
         let stored = self.backend.load(&[Key::Place(id)]);
-        stored.is_err() || stored == Ok(vec![Loaded::Saga(id, Box::new(saga.clone()))])
+        stored.is_err() || stored == Ok(vec![Loaded::Saga(id, saga.clone())])
     }
 
     /// Asks the backend: what it has, as this turn has left it.
-    fn ask(&mut self, keys: &[Key]) -> Result<Vec<Option<(RowId, Saga)>>, Fault> {
+    fn ask(&mut self, keys: &[Key]) -> Result<Vec<Option<(RowId, Arc<Saga>)>>, Fault> {
         let mut found = Vec::with_capacity(keys.len());
         for loaded in self.backend.load(keys)? {
             found.push(match loaded {
@@ -73,9 +75,9 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
                 Loaded::Saga(id, saga) => match self.changed(id) {
                     Some(changed) => changed.cloned().map(|saga| (id, saga)),
                     None => {
-                        self.coordinator.cache.keep(id, Saga::clone(&saga), None);
+                        self.coordinator.cache.keep(id, saga.clone(), None);
                         self.coordinator.cache.keep_place(id, &saga);
-                        Some((id, *saga))
+                        Some((id, saga))
                     }
                 },
             });
@@ -84,7 +86,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     }
 
     /// A saga that can be read: one that can't must not keep the others from what is due to them.
-    pub(super) fn load_readable(&mut self, id: RowId) -> Result<Option<Saga>, Fault> {
+    pub(super) fn load_readable(&mut self, id: RowId) -> Result<Option<Arc<Saga>>, Fault> {
         match self.load(id) {
             Err(Fault::Corrupt(what)) => {
                 self.see(TurnStep::Unreadable(id, &what));
@@ -97,10 +99,10 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     /// A saga without its contents, but how large they are; without its compensations, unless they are wanted.
     pub(super) fn load_brief(&mut self, id: RowId, compensations: bool) -> Result<Option<(Saga, ContentBytes)>, Fault> {
         if let Some(changed) = self.changed(id) {
-            return Ok(changed.map(|saga| brief(saga.clone(), compensations)));
+            return Ok(changed.map(|saga| brief(Saga::clone(saga), compensations)));
         }
         match self.coordinator.cache.saga(id) {
-            Some(saga) => Ok(Some(brief(saga.clone(), compensations))),
+            Some(saga) => Ok(Some(brief(Saga::clone(saga), compensations))),
             None => self.backend.load_brief(id, compensations),
         }
     }
@@ -139,7 +141,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     }
 
     /// Adds a saga with its first event; returns its place.
-    pub(super) fn insert(&mut self, saga: &Saga, event: Event, now: Timestamp) -> RowId {
+    pub(super) fn insert(&mut self, saga: &Arc<Saga>, event: Event, now: Timestamp) -> RowId {
         let id = self.next_row;
         self.next_row = RowId(id.0 + 1);
         self.next_revision = self.next_revision.after(1);
@@ -147,25 +149,27 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         self.saga_ids.insert(saga.spec.saga_id.clone());
         self.changes.events.push(Appended { saga: id, prev: None, event });
         let derived = self.derive(saga, now);
-        self.put(id, None, saga, derived);
+        self.put(id, None, saga.clone(), derived);
         id
     }
 
     /// A draft to which what is due has been applied.
-    pub(super) fn draft(&self, saga: Saga, now: Timestamp) -> Draft {
-        let mut draft = Draft::begin(saga, now, self.coordinator.absence, self.next_revision);
+    pub(super) fn draft(&self, saga: &Saga, now: Timestamp) -> Draft {
+        let mut draft = Draft::begin(saga.clone(), now, self.coordinator.absence, self.next_revision);
         apply_due(&mut draft);
         draft
     }
 
-    /// Takes what a draft changed into the turn.
-    pub(super) fn save(&mut self, id: RowId, before: Saga, draft: &mut Draft) {
-        if before == draft.saga {
-            return;
+    /// Takes what a draft changed into the turn; returns the saga as it is now.
+    pub(super) fn save(&mut self, id: RowId, before: Arc<Saga>, draft: Draft) -> Arc<Saga> {
+        if *before == draft.saga {
+            return before;
         }
         debug_assert!(!draft.saga.contents_omitted, "what is stored is whole");
         let mut prev = before.revision;
-        for mut event in draft.events.drain(..) {
+        self.next_revision = draft.next_revision();
+        let Draft { saga, events, now, .. } = draft;
+        for mut event in events {
             if mutants::on(Mutant::DecisionsUnsigned) {
                 event.actor = None;
             }
@@ -173,9 +177,10 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
             self.changes.events.push(Appended { saga: id, prev: Some(prev), event });
             prev = newest;
         }
-        self.next_revision = draft.next_revision();
-        let derived = self.derive(&draft.saga, draft.now);
-        self.put(id, Some(before), &draft.saga, derived);
+        let derived = self.derive(&saga, now);
+        let after = Arc::new(saga);
+        self.put(id, Some(before), after.clone(), derived);
+        after
     }
 
     fn derive(&self, saga: &Saga, now: Timestamp) -> Derived {
@@ -186,29 +191,30 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     }
 
     /// Nothing happened to a saga, but it may have become claimable.
-    pub(super) fn derive_anew(&mut self, id: RowId, saga: Saga, now: Timestamp) {
+    pub(super) fn derive_anew(&mut self, id: RowId, saga: Arc<Saga>, now: Timestamp) {
         let derived = self.derive(&saga, now);
-        let after = saga.clone();
-        self.put(id, Some(saga), &after, derived);
+        self.put(id, Some(saga.clone()), saga, derived);
     }
 
-    fn put(&mut self, id: RowId, before: Option<Saga>, after: &Saga, derived: Derived) {
-        match self.touched.get(&id) {
+    fn put(&mut self, id: RowId, before: Option<Arc<Saga>>, after: Arc<Saga>, derived: Derived) {
+        let place = self.touched.get(&id).copied();
+        if place.is_none() {
+            self.remember(id);
+        }
+        self.coordinator.note(id, &after, &derived);
+        self.wake_for(&after, &derived);
+        match place {
             Some(place) => {
-                let change = &mut self.changes.sagas[*place];
-                change.after = Some(after.clone());
+                let change = &mut self.changes.sagas[place];
+                change.after = Some(after);
                 change.derived = derived;
             }
             None => {
-                self.remember(id);
                 self.touched.insert(id, self.changes.sagas.len());
                 let derived_before = self.coordinator.cache.derived(id);
-                let after = Some(after.clone());
-                self.changes.sagas.push(SagaChange { id, before, derived_before, after, derived });
+                self.changes.sagas.push(SagaChange { id, before, derived_before, after: Some(after), derived });
             }
         }
-        self.coordinator.note(id, after, &derived);
-        self.wake_for(after, &derived);
     }
 
     /// Notes what a saga's change makes claimable for held calls.

@@ -337,9 +337,9 @@ pub struct RequestKey {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The saga as it is now.
-    Saga(Box<Saga>),
+    Saga(Arc<Saga>),
     /// Sagas, in the order asked for.
-    Sagas(Vec<Saga>),
+    Sagas(Vec<Arc<Saga>>),
     /// A heartbeat's answer.
     Lease(LeaseAnswer),
     /// A queue as it is now.

@@ -209,7 +209,7 @@ impl Desk {
     /// The one saga of an answer, as the caller is shown it.
     pub(super) fn saga_of(&self, rpc: &'static str, answer: Answer) -> Result<Option<proto::Saga>, Problem> {
         let saga = match answer {
-            Answer::Saga(saga) => *saga,
+            Answer::Saga(saga) => saga,
             Answer::Sagas(mut sagas) => match (sagas.pop(), sagas.is_empty()) {
                 (Some(saga), true) => saga,
                 (Some(_) | None, _) => return Err(unexpected(rpc)),
@@ -279,7 +279,7 @@ impl Desk {
         }
     }
 
-    fn render(&self, sagas: &[Saga]) -> Result<Vec<proto::Saga>, Problem> {
+    fn render(&self, sagas: &[Arc<Saga>]) -> Result<Vec<proto::Saga>, Problem> {
         let moment = self.slot.get()?.moment();
         Ok(render::saga::sagas(sagas, &moment))
     }
@@ -322,10 +322,10 @@ pub(super) fn claim_within(
     parsed
 }
 
-fn sagas_of(rpc: &'static str, answer: Answer) -> Result<Vec<Saga>, Problem> {
+fn sagas_of(rpc: &'static str, answer: Answer) -> Result<Vec<Arc<Saga>>, Problem> {
     match answer {
         Answer::Sagas(sagas) => Ok(sagas),
-        Answer::Saga(saga) => Ok(vec![*saga]),
+        Answer::Saga(saga) => Ok(vec![saga]),
         Answer::Lease(_) | Answer::Queue(_) | Answer::Purged(_) => Err(unexpected(rpc)),
     }
 }

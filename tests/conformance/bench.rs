@@ -310,14 +310,14 @@ pub fn task_of(saga: &Saga) -> String {
 
 pub fn saga_of(outcome: Result<Answer, StoreError>) -> Saga {
     match outcome {
-        Ok(Answer::Saga(saga)) => *saga,
+        Ok(Answer::Saga(saga)) => Arc::unwrap_or_clone(saga),
         other => panic!("{other:?}"),
     }
 }
 
 pub fn sagas_of(outcome: Result<Answer, StoreError>) -> Vec<Saga> {
     match outcome {
-        Ok(Answer::Sagas(sagas)) => sagas,
+        Ok(Answer::Sagas(sagas)) => sagas.into_iter().map(Arc::unwrap_or_clone).collect(),
         other => panic!("{other:?}"),
     }
 }

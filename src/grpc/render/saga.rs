@@ -1,5 +1,7 @@
 //! Sagas and their parts.
 
+use std::borrow::Borrow;
+
 use crate::{
     domain::{
         compensation::Compensation,
@@ -20,17 +22,17 @@ use super::{
 /// Sagas with everything, if that fits into one answer. It does where they were just created or claimed; a repeat
 /// answers with the same sagas as they are now, and they may have grown: then without progress and result, or without
 /// payload as well, or else with no more than what names them and tells their state.
-pub fn sagas(sagas: &[Saga], moment: &Moment) -> Vec<proto::Saga> {
+pub fn sagas(sagas: &[impl Borrow<Saga>], moment: &Moment) -> Vec<proto::Saga> {
     let forms: [fn(&Saga, &Moment) -> proto::Saga; 3] = [saga, without_outcome, without_contents];
     for form in forms {
         let mut room = Room::whole();
         let shown: Vec<proto::Saga> =
-            sagas.iter().map(|one| form(one, moment)).take_while(|shown| room.take(shown)).collect();
+            sagas.iter().map(|one| form(one.borrow(), moment)).take_while(|shown| room.take(shown)).collect();
         if shown.len() == sagas.len() {
             return shown;
         }
     }
-    sagas.iter().map(named).collect()
+    sagas.iter().map(|one| named(one.borrow())).collect()
 }
 
 fn without_outcome(saga: &Saga, moment: &Moment) -> proto::Saga {

@@ -126,11 +126,11 @@ async fn before_the_store_is_open_it_is_unavailable_but_malformed_comes_first() 
 async fn a_changed_saga_comes_back_whole() {
     let mut served = serve_with(|request| match request.command {
         Command::Create(creations) => {
-            Ok(Answer::Sagas(creations.iter().map(|creation| planned(creation.task_id.as_str(), "q")).collect()))
+            Ok(Answer::Sagas(creations.iter().map(|creation| planned(creation.task_id.as_str(), "q").into()).collect()))
         }
         Command::ClaimNext(_) => Ok(Answer::Sagas(Vec::new())),
         Command::Change(_) | Command::SetPaused(_) | Command::Purge(_) => {
-            Ok(Answer::Saga(Box::new(running("t", "q", None))))
+            Ok(Answer::Saga(Arc::new(running("t", "q", None))))
         }
     })
     .await;

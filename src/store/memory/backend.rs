@@ -1,6 +1,6 @@
 //! The writing half: what a turn comes to is written under one lock, or nothing of it.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, sync::Arc};
 
 use crate::{
     coordinator::{
@@ -30,10 +30,10 @@ impl Facts {
         for change in &changes.sagas {
             let Some(after) = &change.after else { continue };
             let stored = self.sagas.get(&change.id).map(|record| &record.saga);
-            if stored != change.before.as_ref() {
+            if stored != change.before.as_deref() {
                 return Err(Fault::OutcomeUnknown(format!("{:?} was not what the turn began with", after.task_id())));
             }
-            self.put(change.id, Record { saga: after.clone(), derived: change.derived });
+            self.put(change.id, Record { saga: Saga::clone(after), derived: change.derived });
         }
         for Appended { saga, prev, event } in &changes.events {
             let newest = self.events_of(*saga).next_back().map(|event| event.revision);
@@ -92,7 +92,7 @@ impl Facts {
             Key::Place(id) => Some(id),
         };
         match id.and_then(|id| Some((*id, self.sagas.get(id)?))) {
-            Some((id, record)) => Loaded::Saga(id, Box::new(record.saga.clone())),
+            Some((id, record)) => Loaded::Saga(id, Arc::new(record.saga.clone())),
             None => Loaded::Nothing,
         }
     }

@@ -1,6 +1,6 @@
 //! SQLite as a turn's backend: what is asked of it, and one transaction for what a turn comes to.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, sync::Arc};
 
 use crate::{
     coordinator::{
@@ -98,7 +98,7 @@ impl Backend for SqliteRows {
         let load = |rows: &mut Self| {
             let loaded = keys.iter().map(|key| match rows.load_one(key) {
                 Ok(None) => Ok(Loaded::Nothing),
-                Ok(Some((id, saga))) => Ok(Loaded::Saga(id, Box::new(saga))),
+                Ok(Some((id, saga))) => Ok(Loaded::Saga(id, Arc::new(saga))),
                 Err(RowsError::Corrupt(what)) => Ok(Loaded::Unreadable(what)),
                 Err(other) => Err(other),
             });
