@@ -52,6 +52,9 @@ pub enum Fault {
     /// A stored row makes no sense: it did not happen. Other rows may do.
     #[error("a stored row can't be read: {0}")]
     Corrupt(String),
+    /// A commit found that the stored rows of this saga are not those that were read: it did not happen. Says what it found.
+    #[error("a saga's stored rows are not those that were read: {1}")]
+    Unwritable(RowId, String),
     /// The store can't be relied upon any more: it did not happen.
     #[error("{0}")]
     Unavailable(String),

@@ -122,9 +122,11 @@ pub(super) fn spawn<B: Backend>(
         };
         let result = writer.run().map_err(|failure| match failure {
             Fault::Gone(what) => WriterFailure::Gone(what),
-            Fault::Full | Fault::Corrupt(_) | Fault::Unavailable(_) | Fault::OutcomeUnknown(_) => {
-                WriterFailure::Failed(failure.to_string())
-            }
+            Fault::Full
+            | Fault::Corrupt(_)
+            | Fault::Unwritable(..)
+            | Fault::Unavailable(_)
+            | Fault::OutcomeUnknown(_) => WriterFailure::Failed(failure.to_string()),
         });
         writer.refuse_the_rest();
         drop(writer);
@@ -312,10 +314,12 @@ impl<B: Backend> Writer<B> {
                 };
                 let outcome = self.failed(&fault);
                 let told = callers.into_iter().map(|caller| caller.send(Err(outcome.clone()))).count() as u64;
-                if fault != Fault::Full {
-                    return Err(fault);
-                }
-                self.shared.meter.refused.disk_full.fetch_add(told, Ordering::Relaxed);
+                match fault {
+                    Fault::Full => self.shared.meter.refused.disk_full.fetch_add(told, Ordering::Relaxed),
+                    // Nothing of the turn is there, and what other calls need can be read and written as before.
+                    Fault::Corrupt(_) | Fault::Unwritable(..) => return Ok(()),
+                    Fault::Unavailable(_) | Fault::OutcomeUnknown(_) | Fault::Gone(_) => return Err(fault),
+                };
                 Ok(())
             }
         }
@@ -378,8 +382,15 @@ impl<B: Backend> Writer<B> {
                 self.disk_is_full(true);
                 StoreError::Full { retry_after: FULL_RETRY }
             }
+            Fault::Corrupt(_) | Fault::Unwritable(..) => {
+                tracing::error!(%fault, "a turn was not carried out, since what is stored makes no sense");
+                if let Fault::Unwritable(id, _) = fault {
+                    self.coordinator.set_aside(*id);
+                }
+                StoreError::Corrupt(format!("nothing was changed: {fault}"))
+            }
             Fault::OutcomeUnknown(_) | Fault::Gone(_) => StoreError::OutcomeUnknown,
-            Fault::Unavailable(what) | Fault::Corrupt(what) => StoreError::Unavailable(what.clone()),
+            Fault::Unavailable(what) => StoreError::Unavailable(what.clone()),
         }
     }
 }

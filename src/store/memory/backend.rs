@@ -176,6 +176,10 @@ impl Backend for MemoryBackend {
                 }
             }
         }
+        let unwritable = changes.sagas.iter().find(|change| facts.unwritable.contains(&change.id));
+        if let Some(change) = unwritable {
+            return Err(Fault::Unwritable(change.id, "a test says so".into()));
+        }
         facts.write(changes)
     }
 

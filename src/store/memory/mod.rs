@@ -7,7 +7,7 @@ mod backend;
 mod reader;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     ops::Bound,
     sync::Arc,
 };
@@ -100,6 +100,13 @@ impl Memory {
         self.facts_mut().room = room;
     }
 
+    /// From now on no commit can change a task's saga.
+    pub fn make_unwritable(&self, task_id: &TaskId) {
+        let mut facts = self.facts_mut();
+        let id = facts.tasks.get(task_id).copied();
+        facts.unwritable.extend(id);
+    }
+
     /// Whether there is no room for anything.
     pub fn is_full(&self) -> bool {
         self.facts().room == Some(0)
@@ -130,6 +137,8 @@ pub struct Facts {
     numbers: Numbers,
     /// For how many more rows and events there is room.
     room: Option<usize>,
+    /// Sagas that no commit can change.
+    unwritable: HashSet<RowId>,
 }
 
 /// What is kept about the store as a whole.

@@ -40,19 +40,23 @@ impl SqliteRows {
         done.map_err(|error| self.fault(error))
     }
 
-    fn write(&mut self, changes: &ChangeSet) -> Result<(), RowsError> {
+    /// Writes a turn; `saga` tells of which saga's rows an error is, if it is of one's.
+    fn write(&mut self, changes: &ChangeSet, saga: &mut Option<RowId>) -> Result<(), RowsError> {
         self.begin()?;
         // First: what is created may have the ids of what is removed.
         for id in &changes.removed {
+            *saga = Some(*id);
             self.remove(*id)?;
         }
         for change in &changes.sagas {
+            *saga = Some(change.id);
             match (&change.before, &change.after) {
                 (None, Some(after)) => self.insert(change.id, after, &change.derived)?,
                 (Some(before), Some(after)) => self.update(change, before, after)?,
                 (_, None) => {}
             }
         }
+        *saga = None;
         for appended in &changes.events {
             self.append(appended)?;
         }
@@ -85,7 +89,7 @@ impl SqliteRows {
 #[cfg(feature = "fuzzing")]
 pub fn write_and_undo(rows: &mut SqliteRows, turns: &[ChangeSet], mut look: impl FnMut(usize, &mut SqliteRows)) {
     for (number, changes) in turns.iter().enumerate() {
-        if let Err(error) = rows.write(changes) {
+        if let Err(error) = rows.write(changes, &mut None) {
             panic!("a turn can't be written: {error}");
         }
         look(number, rows);
@@ -144,8 +148,12 @@ impl Backend for SqliteRows {
     }
 
     fn commit(&mut self, changes: &ChangeSet) -> Result<(), Fault> {
-        if let Err(error) = self.write(changes) {
-            return Err(self.undo(error));
+        let mut saga = None;
+        if let Err(error) = self.write(changes, &mut saga) {
+            return Err(match (self.undo(error), saga) {
+                (Fault::Corrupt(what), Some(id)) => Fault::Unwritable(id, what),
+                (fault, _) => fault,
+            });
         }
         match self.end() {
             Ok(()) => Ok(()),
