@@ -28,7 +28,7 @@ use crate::{
 };
 
 use super::{
-    Reader, Store,
+    RESERVED, Reader, Store,
     handle::Shared,
     writer::{self, WriterBounds, WriterThread},
 };
@@ -70,7 +70,7 @@ impl Memory {
             Store::new(options.queue, Arc::new(self.reader()), options.readers, shared.clone(), "memory");
         let bounds =
             WriterBounds { batch: options.batch, waiting: options.max_waiting, restart_grace: options.restart_grace };
-        let writer = writer::spawn(|| backend, opening, messages, shared, bounds, ())?;
+        let writer = writer::spawn(|| Ok(backend), opening, messages, shared, bounds, ())?;
         Ok((store, writer))
     }
 
@@ -152,6 +152,8 @@ struct Numbers {
     compacted: Revision,
     /// Every revision ever given is below this.
     revision_floor: Revision,
+    /// The next revision when the store was last opened.
+    opened_at: Revision,
     /// The clock's time when the store was last closed.
     last_time: Timestamp,
 }
@@ -196,6 +198,7 @@ impl Facts {
         if next_revision > head.after(1) {
             self.gaps.insert(head, Revision(next_revision.0 - 1));
         }
+        (self.numbers.opened_at, self.numbers.revision_floor) = (next_revision, next_revision.after(RESERVED));
         let last_event = self.events.values().next_back().map(|(_, event)| event.time);
         let in_flight = self.sagas.values().map(|record| &record.saga).filter(|saga| !saga.state.is_terminal());
         let last_heartbeat = in_flight.filter_map(|saga| Some(saga.lease.as_ref()?.heartbeat_time)).max();

@@ -4,11 +4,12 @@ use std::cmp::Reverse;
 
 use crate::{
     coordinator::{
-        Backend, Candidate, ChangeSet, ContentBytes, Fault, Key, Loaded, ReadyScan, Removed, RowId, StoredAnswer,
+        Backend, Candidate, ChangeSet, ContentBytes, Fault, IdleBudget, Key, Loaded, ReadyScan, Removed, RowId,
+        StoredAnswer,
     },
     domain::{
         event::Event,
-        ids::{FencingToken, QueueName, Revision},
+        ids::{FencingToken, QueueName},
         saga::{Saga, State},
         text::Blob,
         time::Timestamp,
@@ -19,9 +20,12 @@ use super::{error::RowsError, rows::SqliteRows};
 
 impl SqliteRows {
     /// What an error means for whoever drives the backend. Before the commit nothing has happened.
-    fn fault(&self, error: RowsError) -> Fault {
+    fn fault(&mut self, error: RowsError) -> Fault {
         match self.judge(error) {
-            RowsError::Full => Fault::Full,
+            RowsError::Full => {
+                self.is_full = true;
+                Fault::Full
+            }
             RowsError::Corrupt(what) => Fault::Corrupt(what),
             RowsError::Broken(what) | RowsError::Unwritten(what) => Fault::Unavailable(what),
             RowsError::Gone(what) => Fault::Gone(what),
@@ -35,7 +39,7 @@ impl SqliteRows {
     }
 
     /// Does something between turns, when no transaction is open.
-    fn between<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, RowsError>) -> Result<T, Fault> {
+    pub(super) fn between<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, RowsError>) -> Result<T, Fault> {
         let done = self.let_go().and_then(|()| work(self));
         done.map_err(|error| self.fault(error))
     }
@@ -148,6 +152,7 @@ impl Backend for SqliteRows {
     }
 
     fn commit(&mut self, changes: &ChangeSet) -> Result<(), Fault> {
+        let next = self.reserve_for(changes)?;
         let mut saga = None;
         if let Err(error) = self.write(changes, &mut saga) {
             return Err(match (self.undo(error), saga) {
@@ -156,7 +161,10 @@ impl Backend for SqliteRows {
             });
         }
         match self.end() {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.reservation.next = next;
+                Ok(())
+            }
             Err(error) => match self.judge(error) {
                 RowsError::Full => Err(self.undo(RowsError::Full)),
                 // The row can be there when the store is opened again.
@@ -168,19 +176,16 @@ impl Backend for SqliteRows {
         }
     }
 
-    fn maintain(&mut self, idle: bool) -> Result<(), Fault> {
-        self.between(|rows| rows.keep_bounded(idle))
+    fn idle(&mut self, budget: IdleBudget) -> Result<bool, Fault> {
+        if self.is_full {
+            self.try_to_write()?;
+            self.is_full = false;
+        }
+        self.between(|rows| rows.keep_bounded(budget.quiet))?;
+        if budget.step { self.between(Self::give_back) } else { Ok(false) }
     }
 
-    fn shrink(&mut self) -> Result<bool, Fault> {
-        self.between(Self::give_back)
-    }
-
-    fn reserve_revisions(&mut self, through: Revision) -> Result<bool, Fault> {
-        self.between(|rows| rows.raise_floor(through))
-    }
-
-    fn close(&mut self, next: Revision, now: Timestamp) -> Result<(), Fault> {
-        self.between(|rows| rows.end_in_order(next, now))
+    fn close(&mut self, now: Timestamp) -> Result<(), Fault> {
+        self.between(|rows| rows.end_in_order(rows.reservation.next, now))
     }
 }
