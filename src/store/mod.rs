@@ -4,8 +4,6 @@
 //! writer thread that owns the backend, and a [`Reader`] for everything that only looks.
 
 pub mod credentials;
-#[cfg(test)]
-pub(crate) mod fake;
 pub mod handle;
 mod inbox;
 pub mod memory;

@@ -58,7 +58,7 @@ impl Facts {
         Ok(())
     }
 
-    fn put(&mut self, id: RowId, record: Record) {
+    pub(super) fn put(&mut self, id: RowId, record: Record) {
         let spec = &record.saga.spec;
         let (actor, reason, change_time) = (None, Text::default(), None);
         let status = || QueueStatus { queue: spec.queue.clone(), paused: false, actor, reason, change_time };

@@ -5,11 +5,13 @@
 
 mod backend;
 mod reader;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     ops::Bound,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicUsize},
 };
 
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -139,6 +141,10 @@ pub struct Facts {
     room: Option<usize>,
     /// Sagas that no commit can change.
     unwritable: HashSet<RowId>,
+    /// How many stretches of the history were read.
+    event_reads: AtomicUsize,
+    /// What a backup holds; none: there are none.
+    backup: Option<Vec<u8>>,
 }
 
 /// What is kept about the store as a whole.
