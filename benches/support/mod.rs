@@ -11,7 +11,7 @@
 use std::path::Path;
 
 use sagad::{
-    coordinator::{Backend, Call, Caller, Coordinator, Key, Limits, Loaded, TurnStep},
+    coordinator::{Backend, Call, Caller, Coordinator, IdleBudget, Key, Limits, Loaded, TurnStep},
     domain::{
         command::{Answer, Change, Command, Creation, FreeVerb, HeldVerb, Holder, Request, Verb},
         ids::{FencingToken, OwnerId, QueueName, TaskId},
@@ -165,7 +165,7 @@ pub fn run(core: &mut Core, requests: Vec<Request>, now: Timestamp) -> Vec<Answe
     let mut observe = |_: TurnStep<'_, Nobody>, _, _| {};
     let turn = core.coordinator.turn(&mut core.backend, calls, Some(now), Limits::default(), &mut observe);
     let committed = turn.and_then(|turn| turn.commit()).unwrap_or_else(|failed| panic!("{:?}", failed.fault));
-    core.backend.maintain(false).unwrap();
+    core.backend.idle(IdleBudget::default()).unwrap();
     committed.answered.into_iter().map(|(_, outcome)| outcome.unwrap()).collect()
 }
 

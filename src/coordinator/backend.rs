@@ -52,6 +52,9 @@ pub enum Fault {
     /// A stored row makes no sense: it did not happen. Other rows may do.
     #[error("a stored row can't be read: {0}")]
     Corrupt(String),
+    /// A commit found that the stored rows of this saga are not those that were read: it did not happen. Says what it found.
+    #[error("a saga's stored rows are not those that were read: {1}")]
+    Unwritable(RowId, String),
     /// The store can't be relied upon any more: it did not happen.
     #[error("{0}")]
     Unavailable(String),
@@ -207,6 +210,15 @@ pub fn brief(mut saga: Saga, compensations: bool) -> (Saga, ContentBytes) {
     (saga, ContentBytes { payload, outcome })
 }
 
+/// What a backend may do between two turns, beside what can't be put off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IdleBudget {
+    /// What is better done while no call waits: none does.
+    pub quiet: bool,
+    /// One step, of some milliseconds, of what can wait.
+    pub step: bool,
+}
+
 /// What keeps the facts. One thread drives it.
 pub trait Backend: 'static {
     /// What is stored under each of these keys, in their order.
@@ -231,19 +243,14 @@ pub trait Backend: 'static {
     /// What would be removed with a saga.
     fn weigh(&mut self, id: RowId) -> Result<Removed, Fault>;
 
-    /// Makes a turn durable: when it returns, a power cut does not undo it. After a fault that says that it did not happen,
-    /// the backend goes on as before; after one that says that it may have, it is not used any more.
+    /// Makes a turn durable: when it returns, a power cut does not undo it, and no later start gives its revisions again,
+    /// whatever is lost. After a fault that says that it did not happen, the backend goes on as before; after one that says that
+    /// it may have, it is not used any more.
     fn commit(&mut self, changes: &ChangeSet) -> Result<(), Fault>;
 
-    /// Does bounded housekeeping between turns; `idle` tells that nobody waits.
-    fn maintain(&mut self, idle: bool) -> Result<(), Fault>;
-    /// Gives a little of the room that nobody needs back to the file system, between turns; returns whether there is more to
-    /// be given back.
-    fn shrink(&mut self) -> Result<bool, Fault>;
-    /// Makes sure that revisions below `through` are never given again, whatever of the log is lost. False: a read was
-    /// in the way for too long, and it is not sure yet.
-    fn reserve_revisions(&mut self, through: Revision) -> Result<bool, Fault>;
-    /// Ends in good order at a time: the next revision would have been `next`, and nothing needs to be skipped at the
-    /// next start.
-    fn close(&mut self, next: Revision, now: Timestamp) -> Result<(), Fault>;
+    /// Does bounded work of the backend's own between two turns; returns whether more is left of what can wait. Once something
+    /// has answered [`Fault::Full`], this does so until there is room again, and nothing but this is asked of it meanwhile.
+    fn idle(&mut self, budget: IdleBudget) -> Result<bool, Fault>;
+    /// Ends in good order at a time: the next start goes on with the next revision, and skips none.
+    fn close(&mut self, now: Timestamp) -> Result<(), Fault>;
 }

@@ -36,8 +36,8 @@ mod working;
 
 pub use agenda::{Agenda, NextDue};
 pub use backend::{
-    Backend, Candidate, ContentBytes, Derived, Fault, Key, Loaded, Opening, PlaceHasher, Position, ReadyScan, Removed,
-    RowHasher, RowId, StoredAnswer, StoredDue, brief,
+    Backend, Candidate, ContentBytes, Derived, Fault, IdleBudget, Key, Loaded, Opening, PlaceHasher, Position,
+    ReadyScan, Removed, RowHasher, RowId, StoredAnswer, StoredDue, brief,
 };
 pub use call::{Call, Caller, Outcome, Share};
 pub use changes::{Appended, ChangeSet, SagaChange};

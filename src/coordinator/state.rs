@@ -11,7 +11,7 @@ use crate::domain::{
 };
 
 use super::{
-    Agenda, Caller, Derived, NextDue, Opening, ReadyEntry, ReadyIndex, RowId, StoredDue, Waiters, Wake,
+    Agenda, Caller, Derived, NextDue, Opening, ReadyEntry, ReadyIndex, RowHasher, RowId, StoredDue, Waiters, Wake,
     cache::SagaCache, windows::Windows,
 };
 
@@ -29,6 +29,8 @@ pub struct Coordinator<C> {
     /// The next that it could give to any.
     pub(super) windows: Windows,
     pub(super) cache: SagaCache,
+    /// Sagas whose stored rows can't be changed.
+    pub(super) unwritable: HashSet<RowId, RowHasher>,
     /// Queues that give nothing to `ClaimNext`.
     pub(super) paused: HashSet<QueueName>,
     /// The last absence.
@@ -58,6 +60,7 @@ impl<C: Caller> Coordinator<C> {
             ready: ReadyIndex::default(),
             windows: Windows::default(),
             cache: SagaCache::default(),
+            unwritable: HashSet::default(),
             paused: opening.paused.into_iter().collect(),
             absence,
             next_revision: opening.next_revision,
@@ -91,6 +94,13 @@ impl<C: Caller> Coordinator<C> {
     /// The last absence.
     pub fn absence(&self) -> Absence {
         self.absence
+    }
+
+    /// From now on, until the next start, a saga counts as one that can't be read: a commit found that its stored rows are not
+    /// those that were read. Otherwise what is due to it would make every turn fail.
+    pub fn set_aside(&mut self, id: RowId) {
+        self.cache.forget(id);
+        self.unwritable.insert(id);
     }
 
     /// What is due when.

@@ -137,7 +137,7 @@ mod tests {
     const EXECUTE: LeasePurpose = LeasePurpose::Execute;
 
     fn saga(priority: i32) -> Saga {
-        let mut saga = crate::store::fake::planned("t", "q");
+        let mut saga = crate::store::memory::testing::planned("t", "q");
         std::sync::Arc::make_mut(&mut saga.spec).priority = priority;
         assert_eq!(saga.state, State::Planned);
         saga

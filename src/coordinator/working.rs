@@ -72,6 +72,9 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
             found.push(match loaded {
                 Loaded::Nothing => None,
                 Loaded::Unreadable(what) => return Err(Fault::Corrupt(what)),
+                Loaded::Saga(id, _) if self.coordinator.unwritable.contains(&id) => {
+                    return Err(Fault::Corrupt(format!("row {}: it could not be changed before", id.0)));
+                }
                 Loaded::Saga(id, saga) => match self.changed(id) {
                     Some(changed) => changed.cloned().map(|saga| (id, saga)),
                     None => {

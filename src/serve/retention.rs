@@ -244,8 +244,7 @@ mod tests {
         },
         store::{
             SagaKey,
-            fake::creation,
-            memory::{Options, open},
+            memory::{Options, open, testing::creation},
         },
     };
 

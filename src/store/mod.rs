@@ -4,8 +4,6 @@
 //! writer thread that owns the backend, and a [`Reader`] for everything that only looks.
 
 pub mod credentials;
-#[cfg(test)]
-pub(crate) mod fake;
 pub mod handle;
 mod inbox;
 pub mod memory;
@@ -31,3 +29,6 @@ pub use reader::Reader;
 pub use sqlite::guard::OpenError;
 pub use tail::Tail;
 pub use writer::{WriterBounds, WriterFailure, WriterThread};
+
+/// So many revisions are reserved at once: enough to do it seldom, and few enough that 2^53 last for 500 million starts.
+const RESERVED: usize = 1 << 24;

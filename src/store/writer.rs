@@ -4,7 +4,7 @@
 //! queued up while the last one was written, without artificial delay. Answers never precede the commit. Due leases are
 //! processed behind what was queued before them.
 
-mod house;
+mod maintenance;
 
 use std::{
     collections::VecDeque,
@@ -20,7 +20,6 @@ use crate::{
     coordinator::{Backend, Committed, Coordinator, Failed, Fault, Limits, Opening, StoreError, TurnStep, Waiting},
     domain::{
         command::{Answer, Command},
-        ids::Revision,
         lease::Absence,
         time::{Span, Timestamp},
     },
@@ -39,9 +38,6 @@ use super::{
 const LOOK_UP: Span = Span::from_millis(250);
 /// When a caller who met a full disk should try again.
 const FULL_RETRY: Span = Span::from_secs(5);
-/// Revisions are reserved in blocks of this size: large enough to sync the reservation seldom, small enough that 2^53
-/// lasts for 500 million starts.
-const RESERVE: usize = 1 << 24;
 /// From how many sagas on a batch is a large one, and how many of these one transaction takes together: creating a thousand, or
 /// repeating the answer, takes some tens of milliseconds. Small changes that come meanwhile don't wait for several of them.
 const LARGE: usize = 100;
@@ -80,10 +76,10 @@ pub struct WriterBounds {
     pub restart_grace: Span,
 }
 
-/// Starts the writer on an opened backend, which is made on the thread that uses it. What guards the backend against
-/// others is let go when the writer has ended.
+/// Starts the writer on an opened backend, which is made on the thread that uses it: when this returns, it is ready. What
+/// guards the backend against others is let go when the writer has ended.
 pub(super) fn spawn<B: Backend>(
-    make: impl FnOnce() -> B + Send + 'static,
+    make: impl FnOnce() -> Result<B, Fault> + Send + 'static,
     opening: Opening,
     messages: Receiver<Message>,
     shared: Arc<Shared>,
@@ -93,16 +89,13 @@ pub(super) fn spawn<B: Backend>(
     let (done, ended) = oneshot::channel();
     let (started, has_started) = mpsc::sync_channel(1);
     thread::Builder::new().name("sagad-writer".into()).spawn(move || {
-        let mut backend = make();
-        let reserved = opening.next_revision.after(RESERVE);
-        let is_reserved =
-            if mutants::on(Mutant::RevisionsNotReserved) { Ok(true) } else { backend.reserve_revisions(reserved) };
-        let begins = matches!(is_reserved, Ok(true));
+        let (backend, is_ready) = match make() {
+            Ok(backend) => (Some(backend), Ok(())),
+            Err(fault) => (None, Err(fault)),
+        };
         // Whoever starts it waits for this.
-        if started.send(is_reserved).is_err() || !begins {
-            return;
-        }
-        let reserve_at = opening.next_revision.after(RESERVE / 2);
+        let is_awaited = started.send(is_ready).is_ok();
+        let Some(backend) = backend.filter(|_| is_awaited) else { return };
         let now = shared.clock.now();
         let absence =
             if mutants::on(Mutant::RestartWithoutGrace) { Absence::default() } else { *shared.absence.read() };
@@ -113,18 +106,18 @@ pub(super) fn spawn<B: Backend>(
             large: VecDeque::new(),
             bounds,
             last_able: now,
-            shrink_at: now,
-            shrinks: false,
+            step_at: now,
+            steps_left: false,
             disk_was_full: false,
-            reserved,
-            reserve_at,
             shared,
         };
         let result = writer.run().map_err(|failure| match failure {
             Fault::Gone(what) => WriterFailure::Gone(what),
-            Fault::Full | Fault::Corrupt(_) | Fault::Unavailable(_) | Fault::OutcomeUnknown(_) => {
-                WriterFailure::Failed(failure.to_string())
-            }
+            Fault::Full
+            | Fault::Corrupt(_)
+            | Fault::Unwritable(..)
+            | Fault::Unavailable(_)
+            | Fault::OutcomeUnknown(_) => WriterFailure::Failed(failure.to_string()),
         });
         writer.refuse_the_rest();
         drop(writer);
@@ -133,13 +126,8 @@ pub(super) fn spawn<B: Backend>(
         let _ = done.send(result);
     })?;
     // Before anyone can read: a backup that began at once would be in the way.
-    match has_started.recv().map_err(std::io::Error::other)?.map_err(std::io::Error::other)? {
-        true => Ok(WriterThread { ended }),
-        false => {
-            let what = "another process reads the database and keeps its log from being checkpointed";
-            Err(std::io::Error::other(what))
-        }
-    }
+    has_started.recv().map_err(std::io::Error::other)?.map_err(std::io::Error::other)?;
+    Ok(WriterThread { ended })
 }
 
 struct Writer<B> {
@@ -152,14 +140,10 @@ struct Writer<B> {
     bounds: WriterBounds,
     /// When the writer was last known to be able to write.
     last_able: Timestamp,
-    /// When to see again whether there is room to be given back, and whether there was more when it was last seen.
-    shrink_at: Timestamp,
-    shrinks: bool,
+    /// When the backend may do the next step of what can wait, and whether it had more to do after the last one.
+    step_at: Timestamp,
+    steps_left: bool,
     disk_was_full: bool,
-    /// No revision from here on may be given before it is reserved.
-    reserved: Revision,
-    /// When to reserve more.
-    reserve_at: Revision,
 }
 
 impl<B: Backend> Writer<B> {
@@ -216,11 +200,9 @@ impl<B: Backend> Writer<B> {
             let drained = batch.len() < self.bounds.batch;
             self.turn(batch, drained.then_some(now))?;
             if closing {
-                let next = self.coordinator.next_revision();
-                return self.backend.close(next, self.shared.clock.now());
+                return self.backend.close(self.shared.clock.now());
             }
-            self.keep_house()?;
-            self.shrink()?;
+            self.maintain()?;
         }
     }
 
@@ -245,7 +227,7 @@ impl<B: Backend> Writer<B> {
         let now = self.shared.clock.now();
         let mut until = now.plus(LOOK_UP);
         // While the disk is full nothing can be done about what is due.
-        let due = [self.coordinator.next_at(now), self.shrinks.then_some(self.shrink_at)];
+        let due = [self.coordinator.next_at(now), self.steps_left.then_some(self.step_at)];
         for due in due.into_iter().flatten().filter(|_| !self.disk_was_full) {
             until = until.min(due);
         }
@@ -312,10 +294,12 @@ impl<B: Backend> Writer<B> {
                 };
                 let outcome = self.failed(&fault);
                 let told = callers.into_iter().map(|caller| caller.send(Err(outcome.clone()))).count() as u64;
-                if fault != Fault::Full {
-                    return Err(fault);
-                }
-                self.shared.meter.refused.disk_full.fetch_add(told, Ordering::Relaxed);
+                match fault {
+                    Fault::Full => self.shared.meter.refused.disk_full.fetch_add(told, Ordering::Relaxed),
+                    // Nothing of the turn is there, and what other calls need can be read and written as before.
+                    Fault::Corrupt(_) | Fault::Unwritable(..) => return Ok(()),
+                    Fault::Unavailable(_) | Fault::OutcomeUnknown(_) | Fault::Gone(_) => return Err(fault),
+                };
                 Ok(())
             }
         }
@@ -378,8 +362,15 @@ impl<B: Backend> Writer<B> {
                 self.disk_is_full(true);
                 StoreError::Full { retry_after: FULL_RETRY }
             }
+            Fault::Corrupt(_) | Fault::Unwritable(..) => {
+                tracing::error!(%fault, "a turn was not carried out, since what is stored makes no sense");
+                if let Fault::Unwritable(id, _) = fault {
+                    self.coordinator.set_aside(*id);
+                }
+                StoreError::Corrupt(format!("nothing was changed: {fault}"))
+            }
             Fault::OutcomeUnknown(_) | Fault::Gone(_) => StoreError::OutcomeUnknown,
-            Fault::Unavailable(what) | Fault::Corrupt(what) => StoreError::Unavailable(what.clone()),
+            Fault::Unavailable(what) => StoreError::Unavailable(what.clone()),
         }
     }
 }

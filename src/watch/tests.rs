@@ -1,4 +1,4 @@
-//! Watches over a fake reader and the real tail: cut off and resumed, slow, filtered, silent.
+//! Watches over a store in memory, into which events are put: cut off and resumed, slow, filtered, silent.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{
     },
     store::{
         Store, StoreError,
-        fake::{FakeReader, running},
+        memory::{Memory, testing::running},
         tail::{EncodedRun, NextRun},
     },
 };
@@ -57,10 +57,6 @@ fn event(revision: i64) -> Event {
         details: Default::default(),
         mark,
     }
-}
-
-fn open(reader: &FakeReader) -> Store {
-    reader.open(|_| Err(StoreError::ShuttingDown)).0
 }
 
 /// What a watcher of events was sent, one thing at a time.
@@ -141,13 +137,13 @@ fn revisions(items: &[SentItem]) -> Vec<i64> {
 
 #[tokio::test(start_paused = true)]
 async fn it_begins_with_a_bookmark_and_follows() {
-    let reader = FakeReader::default();
-    reader.0.lock().events = (1..=5).map(event).collect();
-    let store = open(&reader);
+    let memory = Memory::default();
+    memory.append((1..=5).map(event));
+    let store = memory.looked_at();
     let mut watch = follow(&store, &[], None);
     assert_eq!(watch.next().await, Some(Ok(SentItem::Bookmark(Revision(5)))));
     assert!(watch.next().now_or_never().is_none());
-    reader.publish(&store, vec![event(7), event(9)]);
+    memory.publish(&store, vec![event(7), event(9)]);
     assert_eq!(revisions(&drained(&mut watch).await), [7, 9]);
 
     let mut all = follow(&store, &[], Some(Revision::ZERO));
@@ -157,13 +153,13 @@ async fn it_begins_with_a_bookmark_and_follows() {
 
 #[tokio::test(start_paused = true)]
 async fn one_saga_and_one_queue_can_be_followed() {
-    let reader = FakeReader::default();
-    reader.0.lock().events = (1..=400).map(event).collect();
-    let store = open(&reader);
+    let memory = Memory::default();
+    memory.append((1..=400).map(event));
+    let store = memory.looked_at();
     let task_id = TaskId::parse("t2").unwrap();
     let mut one = sent(watch_events(store.clone(), Some(task_id), Vec::new(), Some(Revision(10))));
     let mut odd = follow(&store, &[queue(1)], Some(Revision(10)));
-    reader.publish(&store, (401..=600).map(event).collect());
+    memory.publish(&store, (401..=600).map(event).collect());
     let expected = |wanted: fn(i64) -> bool| (11..=600).filter(|r| wanted(*r)).collect::<Vec<i64>>();
     assert_eq!(revisions(&drained(&mut one).await), expected(|r| r % 4 == 2));
     assert_eq!(revisions(&drained(&mut odd).await), expected(|r| r % 2 == 1));
@@ -173,8 +169,8 @@ async fn one_saga_and_one_queue_can_be_followed() {
 #[tokio::test(start_paused = true)]
 async fn p17_a_task_id_that_is_used_again_shows_no_other_saga() {
     for used_again in [false, true] {
-        let reader = FakeReader::default();
-        let store = open(&reader);
+        let memory = Memory::default();
+        let store = memory.looked_at();
         let mut watch = follow_stale(&store, None, false);
         assert!(matches!(watch.next().await, Some(Ok(StaleItem::Bookmark { .. }))));
         let mut saga = running("t2", "elsewhere", None);
@@ -182,8 +178,8 @@ async fn p17_a_task_id_that_is_used_again_shows_no_other_saga() {
             let saga_id = TaskId::parse("made-later").unwrap().to_saga_id();
             saga.spec = Arc::new(Spec { saga_id, ..(*saga.spec).clone() });
         }
-        reader.0.lock().sagas = vec![saga];
-        reader.publish(&store, vec![event(6)]);
+        memory.put([saga]);
+        memory.publish(&store, vec![event(6)]);
         let items = drained(&mut watch).await;
         let [StaleItem::Stale { saga, .. }] = &items[..] else { panic!("{items:?}") };
         assert_eq!(saga.is_none(), used_again, "{saga:?}");
@@ -193,8 +189,8 @@ async fn p17_a_task_id_that_is_used_again_shows_no_other_saga() {
 /// Runs are shared among all watchers, whatever they may see of them.
 #[tokio::test(start_paused = true)]
 async fn p17_what_is_shared_among_watchers_shows_none_what_it_does_not_want() {
-    let reader = FakeReader::default();
-    let store = open(&reader);
+    let memory = Memory::default();
+    let store = memory.looked_at();
     let task_id = TaskId::parse("t2").unwrap();
     let mut all = follow(&store, &[], None);
     let mut all_too = follow(&store, &[queue(0), queue(1)], None);
@@ -203,7 +199,7 @@ async fn p17_what_is_shared_among_watchers_shows_none_what_it_does_not_want() {
     for watch in [&mut all, &mut all_too, &mut odd, &mut one] {
         assert_eq!(watch.next().await, Some(Ok(SentItem::Bookmark(Revision::ZERO))));
     }
-    reader.publish(&store, (1..=500).map(event).collect());
+    memory.publish(&store, (1..=500).map(event).collect());
     // Who joins in the middle of a run gets the rest of it.
     let mut late = follow(&store, &[], Some(Revision(7)));
     let expected = |wanted: fn(i64) -> bool| (1..=500).filter(|r| wanted(*r)).collect::<Vec<i64>>();
@@ -217,13 +213,13 @@ async fn p17_what_is_shared_among_watchers_shows_none_what_it_does_not_want() {
 /// Two watchers of everything are sent the same bytes, not copies of them.
 #[tokio::test(start_paused = true)]
 async fn watchers_in_step_share_what_they_are_sent() {
-    let reader = FakeReader::default();
-    let store = open(&reader);
+    let memory = Memory::default();
+    let store = memory.looked_at();
     let mut watches = [0, 1].map(|_| Box::pin(watch_events(store.clone(), None, Vec::new(), None)));
     for watch in &mut watches {
         watch.next().await.unwrap().unwrap();
     }
-    reader.publish(&store, (1..=10).map(event).collect());
+    memory.publish(&store, (1..=10).map(event).collect());
     let mut places = Vec::new();
     for watch in &mut watches {
         let Some(Ok(EventItem::Events(wanted))) = watch.next().await else { panic!("there are events") };
@@ -235,10 +231,10 @@ async fn watchers_in_step_share_what_they_are_sent() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_compacted_or_unknown_ends_it_at_once() {
-    let reader = FakeReader::default();
-    reader.0.lock().events = (1..=20).map(event).collect();
-    reader.0.lock().oldest = Revision(10);
-    let store = open(&reader);
+    let memory = Memory::default();
+    memory.append((1..=20).map(event));
+    memory.compact(Revision(10));
+    let store = memory.looked_at();
     let compacted = StoreError::Compacted { oldest: Revision(10) };
     let unknown = StoreError::UnknownRevision { head: Revision(20) };
     assert_eq!(follow(&store, &[], Some(Revision(9))).next().await, Some(Err(compacted.clone())));
@@ -252,34 +248,34 @@ async fn what_is_compacted_or_unknown_ends_it_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_watcher_is_served_from_the_store() {
-    let reader = FakeReader::default();
-    let store = open(&reader);
+    let memory = Memory::default();
+    let store = memory.looked_at();
     let mut watch = follow(&store, &[], None);
     assert_eq!(watch.next().await, Some(Ok(SentItem::Bookmark(Revision::ZERO))));
     for batch in 0..100 {
         // More than the ring keeps, all in all.
-        reader.publish(&store, (batch * 100 + 1..=batch * 100 + 100).map(event).collect());
+        memory.publish(&store, (batch * 100 + 1..=batch * 100 + 100).map(event).collect());
     }
     assert!(matches!(store.tail().next_run(Revision(1)), NextRun::NotKept), "the ring has moved on");
     assert_eq!(revisions(&drained(&mut watch).await), (1..=10_000).collect::<Vec<i64>>());
-    assert!(reader.0.lock().event_reads < 30, "it came back to the ring");
+    assert!(memory.event_reads() < 30, "it came back to the ring");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_purge_that_overtakes_a_slow_watcher_is_told() {
-    let reader = FakeReader::default();
-    let store = open(&reader);
+    let memory = Memory::default();
+    let store = memory.looked_at();
     let mut watch = follow(&store, &[], None);
     watch.next().await;
-    reader.publish(&store, (1..=10_000).map(event).collect());
-    reader.0.lock().oldest = Revision(50);
+    memory.publish(&store, (1..=10_000).map(event).collect());
+    memory.compact(Revision(50));
     assert_eq!(watch.next().await, Some(Err(StoreError::Compacted { oldest: Revision(50) })));
 }
 
 #[tokio::test(start_paused = true)]
 async fn bookmarks_tell_how_far_it_is_while_nothing_is_wanted() {
-    let reader = FakeReader::default();
-    let store = open(&reader);
+    let memory = Memory::default();
+    let store = memory.looked_at();
     let task_id = TaskId::parse("nobody").unwrap();
     let mut watch = sent(watch_events(store.clone(), Some(task_id), Vec::new(), None));
     assert_eq!(watch.next().await, Some(Ok(SentItem::Bookmark(Revision::ZERO))));
@@ -288,7 +284,7 @@ async fn bookmarks_tell_how_far_it_is_while_nothing_is_wanted() {
     let others = async {
         for revision in 1..=100 {
             tokio::time::sleep(Duration::from_millis(500)).await;
-            reader.publish(&store, vec![event(revision)]);
+            memory.publish(&store, vec![event(revision)]);
         }
     };
     let mine = async {
@@ -311,11 +307,11 @@ async fn bookmarks_tell_how_far_it_is_while_nothing_is_wanted() {
 
 #[tokio::test(start_paused = true)]
 async fn a_snapshot_comes_in_order_and_then_the_tail() {
-    let reader = FakeReader::default();
-    reader.0.lock().events = (1..=100).map(event).collect();
+    let memory = Memory::default();
+    memory.append((1..=100).map(event));
     // In another order than that of their expiries, and more than a page of them.
-    reader.0.lock().sagas = (1..=40).map(|i| running(&format!("s{i}"), "q0", Some(Revision((i * 37) % 41)))).collect();
-    let store = open(&reader);
+    memory.put((1..=40).map(|i| running(&format!("s{i}"), "q0", Some(Revision((i * 37) % 41)))));
+    let store = memory.looked_at();
     let mut watch = follow_stale(&store, None, false);
     let mut seen = Vec::new();
     for _ in 0..40 {
@@ -327,7 +323,7 @@ async fn a_snapshot_comes_in_order_and_then_the_tail() {
     let end = StaleItem::Bookmark { revision: Revision(100), snapshot_end: true };
     assert_eq!(watch.next().await, Some(Ok(end.clone())));
 
-    reader.publish(&store, (101..=103).map(event).collect());
+    memory.publish(&store, (101..=103).map(event).collect());
     let stale = watch.next().await.unwrap().unwrap();
     assert!(matches!(&stale, StaleItem::Stale { saga: None, revision: Revision(102), .. }), "purged: {stale:?}");
     let bookmark = tokio::time::timeout(Duration::from_secs(10), watch.next()).await.unwrap();
@@ -360,9 +356,9 @@ fn happening() -> impl Strategy<Value = Happening> {
 
 /// Runs a watcher through what happens; returns the events it saw, and those there were.
 async fn watched(kept: i64, happenings: Vec<Happening>, only_odd: bool) -> (Vec<i64>, Vec<i64>) {
-    let reader = FakeReader::default();
-    reader.0.lock().events = (1..=kept).map(event).collect();
-    let store = open(&reader);
+    let memory = Memory::default();
+    memory.append((1..=kept).map(event));
+    let store = memory.looked_at();
     let queues = if only_odd { vec![queue(1)] } else { Vec::new() };
     let mut position = Revision::ZERO;
     let mut head = kept;
@@ -373,7 +369,7 @@ async fn watched(kept: i64, happenings: Vec<Happening>, only_odd: bool) -> (Vec<
             Happening::Publish(count, gap) => {
                 let first = head + i64::from(gap) + 1;
                 head = first + i64::from(count) - 1;
-                reader.publish(&store, (first..=head).map(event).collect());
+                memory.publish(&store, (first..=head).map(event).collect());
             }
             Happening::Cut => watch = follow(&store, &queues, Some(position)),
             Happening::Take(count) => {
@@ -387,7 +383,12 @@ async fn watched(kept: i64, happenings: Vec<Happening>, only_odd: bool) -> (Vec<
     for item in drained(&mut watch).await {
         take(item, &mut position, &mut seen);
     }
-    let there = reader.0.lock().events.iter().map(|e| e.revision.0).filter(|r| !only_odd || r % 2 == 1).collect();
+    let there = memory
+        .facts()
+        .events(Revision::ZERO, Revision(i64::MAX))
+        .map(|e| e.revision.0)
+        .filter(|r| !only_odd || r % 2 == 1)
+        .collect();
     (seen, there)
 }
 
@@ -405,8 +406,8 @@ fn take(item: SentItem, position: &mut Revision, seen: &mut Vec<i64>) {
 
 /// The same for a watcher of stale sagas.
 async fn watched_stale(happenings: Vec<Happening>) -> (Vec<i64>, Vec<i64>) {
-    let reader = FakeReader::default();
-    let store = open(&reader);
+    let memory = Memory::default();
+    let store = memory.looked_at();
     let (mut position, mut head) = (Revision::ZERO, 0);
     let mut seen = Vec::new();
     let mut watch = follow_stale(&store, None, false);
@@ -417,7 +418,7 @@ async fn watched_stale(happenings: Vec<Happening>) -> (Vec<i64>, Vec<i64>) {
             Happening::Publish(count, gap) => {
                 let first = head + i64::from(gap) + 1;
                 head = first + i64::from(count) - 1;
-                reader.publish(&store, (first..=head).map(event).collect());
+                memory.publish(&store, (first..=head).map(event).collect());
             }
             Happening::Cut => watch = follow_stale(&store, Some(position), false),
             Happening::Take(count) => {
@@ -435,7 +436,12 @@ async fn watched_stale(happenings: Vec<Happening>) -> (Vec<i64>, Vec<i64>) {
             }
         }
     }
-    let there = reader.0.lock().events.iter().map(|e| e.revision.0).filter(|r| r % 3 == 0).collect();
+    let there = memory
+        .facts()
+        .events(Revision::ZERO, Revision(i64::MAX))
+        .map(|e| e.revision.0)
+        .filter(|r| r % 3 == 0)
+        .collect();
     (seen, there)
 }
 
@@ -467,8 +473,8 @@ proptest! {
 #[test]
 fn streams_can_move_between_threads() {
     fn sendable<T: Send + 'static>(_: T) {}
-    let reader = FakeReader::default();
-    let store = open(&reader);
+    let memory = Memory::default();
+    let store = memory.looked_at();
     sendable(watch_events(store.clone(), None, Vec::new(), None));
     sendable(watch_stale(store, Vec::new(), None, false));
 }

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
+use rusqlite::Connection;
 use sagad::{
     clock::{Clock, ManualClock},
     domain::{
@@ -119,6 +120,22 @@ impl Bench {
         match &self.place {
             Place::Memory(_) => panic!("in memory"),
             Place::Sqlite(dir) => dir.clone(),
+        }
+    }
+
+    /// From now on no commit can change a task's saga.
+    pub fn make_unwritable(&self, task: &str) {
+        match &self.place {
+            Place::Memory(memory) => memory.make_unwritable(&TaskId::parse(task).unwrap()),
+            Place::Sqlite(dir) => {
+                let damage = Connection::open(dir.path().join("sagad.db")).unwrap();
+                damage.busy_timeout(PATIENCE).unwrap();
+                let trigger = format!(
+                    "CREATE TRIGGER ignore_{task} BEFORE UPDATE ON work \
+                     WHEN old.id = (SELECT id FROM saga WHERE task_id = '{task}') BEGIN SELECT RAISE(IGNORE); END"
+                );
+                damage.execute_batch(&trigger).unwrap();
+            }
         }
     }
 

@@ -20,6 +20,7 @@ mod build;
 mod bounded;
 mod claim_next;
 mod create;
+mod damaged;
 mod due;
 mod held;
 mod history;

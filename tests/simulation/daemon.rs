@@ -36,7 +36,6 @@ use super::{
 const LOOK_UP: i64 = 250_000;
 /// Far less than the daemon spends on what is due: a few sagas are all that is due at once here.
 const SWEEP: usize = 12;
-const RESERVE: usize = 1 << 24;
 const BATCH: usize = 64;
 const WAITING: usize = 40;
 const RETRY: Span = Span::from_secs(1);
@@ -96,12 +95,11 @@ pub struct Daemon {
 impl Daemon {
     /// Opens the store at a true time, when the wall clock shows `utc`.
     pub fn start(disk: &Memory, now: i64, utc: i64, grace: Span, sabotage: Sabotage, judge: &mut Judge) -> Self {
-        let (mut backend, opening) = disk.open_backend();
+        let (backend, opening) = disk.open_backend();
         let clock = Timestamp::from_micros(utc).max(opening.last_time);
         let absence = Absence { returned_at: clock, grace };
         judge.absence = absence;
         let store = Store::looking_on(Arc::new(disk.reader()), Arc::new(ManualClock::at(clock)), opening.head);
-        assert_eq!(backend.reserve_revisions(opening.next_revision.after(RESERVE)), Ok(true));
         let told = if sabotage == Sabotage::NoGrace { Absence::default() } else { absence };
         Daemon {
             coordinator: Coordinator::new(opening, told, WAITING, clock),
@@ -255,8 +253,8 @@ impl Daemon {
 
     /// Ends in good order; returns those who are told that it did not happen.
     pub fn close(mut self, now: i64) -> Vec<Call> {
-        let (next, clock) = (self.coordinator.next_revision(), self.clock(now));
-        self.backend.close(next, clock).unwrap();
+        let clock = self.clock(now);
+        self.backend.close(clock).unwrap();
         let held = self.coordinator.waiters.take_all().into_iter().map(|waiter| waiter.caller);
         self.inbox.into_iter().map(|call| call.caller).chain(held).map(|caller| caller.call).collect()
     }

@@ -19,8 +19,11 @@ use crate::{
     },
     proto,
     store::{
-        Moment, Store, StoreError,
-        fake::{FakeReader, planned, running},
+        Moment, Store,
+        memory::{
+            Memory,
+            testing::{planned, running},
+        },
     },
 };
 
@@ -161,9 +164,9 @@ fn a_repeat_fits_however_its_sagas_have_grown() {
 }
 
 fn open(sagas: Vec<Saga>) -> Store {
-    let reader = FakeReader::default();
-    reader.0.lock().sagas = sagas;
-    reader.open(|_| Err(StoreError::ShuttingDown)).0
+    let memory = Memory::default();
+    memory.put(sagas);
+    memory.looked_at()
 }
 
 async fn list_all(store: &Store, filter: proto::ListSagasRequest) -> (Vec<String>, usize) {
@@ -203,7 +206,7 @@ async fn pages_end_where_they_are_full() {
 #[tokio::test]
 async fn a_history_is_listed_in_pages() {
     use crate::domain::event::{Event, EventType};
-    let reader = FakeReader::default();
+    let memory = Memory::default();
     let saga = planned("t", "q");
     let event = |revision: i64| Event {
         revision: Revision(revision),
@@ -220,10 +223,10 @@ async fn a_history_is_listed_in_pages() {
         details: Default::default(),
         mark: None,
     };
-    reader.0.lock().events = (1..=2000).map(event).collect();
-    reader.0.lock().oldest = Revision(1500);
-    reader.0.lock().sagas = vec![saga.clone()];
-    let (store, _) = reader.open(|_| Err(StoreError::ShuttingDown));
+    memory.put([saga.clone()]);
+    memory.append((1..=2000).map(event));
+    memory.compact(Revision(1500));
+    let store = memory.looked_at();
     let (mut seen, mut page_token) = (Vec::new(), String::new());
     loop {
         use prost::Message;

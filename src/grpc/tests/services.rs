@@ -17,6 +17,7 @@ use crate::{
     domain::{
         bounds,
         command::{self, Answer, Command, HeldVerb, LeaseAnswer, Purged, Verb},
+        ids::Revision,
         rejection::{Refusal, Rejection, StandingLease},
         text::Text,
         time::{Span, Timestamp},
@@ -25,7 +26,10 @@ use crate::{
     proto::{self, admin_service_client::AdminServiceClient, saga_service_client::SagaServiceClient},
     store::{
         StoreError,
-        fake::{FakeReader, planned, running},
+        memory::{
+            Memory,
+            testing::{planned, running},
+        },
     },
 };
 
@@ -35,7 +39,7 @@ struct Served {
     channel: Channel,
     stop: CancellationToken,
     slot: StoreSlot,
-    reader: FakeReader,
+    memory: Memory,
     backups: tempfile::TempDir,
 }
 
@@ -67,7 +71,7 @@ async fn serve() -> Served {
         channel,
         stop,
         slot,
-        reader: FakeReader::default(),
+        memory: Memory::default(),
         backups,
     }
 }
@@ -75,7 +79,7 @@ async fn serve() -> Served {
 /// Serves a store whose writer answers like this.
 async fn serve_with(respond: impl Fn(command::Request) -> Result<Answer, StoreError> + Send + 'static) -> Served {
     let served = serve().await;
-    served.slot.set(served.reader.open(respond).0);
+    served.slot.set(served.memory.answered_by(respond));
     served
 }
 
@@ -276,7 +280,7 @@ async fn every_error_carries_an_error_info() {
 async fn the_server_tells_what_it_is() {
     let mut served = serve_with(|_| Err(StoreError::ShuttingDown)).await;
     let info = served.admin.get_server_info(proto::GetServerInfoRequest {}).await.unwrap().into_inner();
-    assert_eq!((info.version.as_str(), info.store.as_str()), (env!("CARGO_PKG_VERSION"), "fake 1"));
+    assert_eq!((info.version.as_str(), info.store.as_str()), (env!("CARGO_PKG_VERSION"), "memory"));
     assert_eq!(info.bounds.len(), bounds::ALL.len());
     assert_eq!(info.start_time, info.current_time, "on a clock that stands");
     assert_eq!(info.restart_grace.unwrap().seconds, 10);
@@ -317,6 +321,8 @@ async fn a_purge_goes_in_steps() {
 #[tokio::test]
 async fn a_backup_is_whole_and_leaves_nothing_behind() {
     let mut served = serve_with(|_| Err(StoreError::ShuttingDown)).await;
+    served.memory.compact(Revision(9));
+    served.memory.back_up_as(vec![7; 3 * 1024 * 1024 + 1]);
     let first = served.admin.backup(proto::BackupRequest {}).await.unwrap().into_inner();
     let status = served.admin.backup(proto::BackupRequest {}).await.err();
     assert_eq!(status.map(|status| reason(&status)).as_deref(), Some("OVERLOADED"), "one at a time");

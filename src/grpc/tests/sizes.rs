@@ -22,7 +22,7 @@ use crate::{
         status::Problem,
     },
     proto,
-    store::{Moment, StoreError, fake::planned},
+    store::{Moment, StoreError, memory::testing::planned},
 };
 
 /// Some clients accept no more headers than this, in bytes.

@@ -4,8 +4,8 @@ use std::{cmp::Reverse, sync::Arc};
 
 use crate::{
     coordinator::{
-        Appended, Backend, Candidate, ChangeSet, ContentBytes, Fault, Key, Loaded, ReadyScan, Removed, RowId,
-        StoredAnswer, brief,
+        Appended, Backend, Candidate, ChangeSet, ContentBytes, Fault, IdleBudget, Key, Loaded, ReadyScan, Removed,
+        RowId, StoredAnswer, brief,
     },
     domain::{
         command::QueueStatus,
@@ -58,7 +58,7 @@ impl Facts {
         Ok(())
     }
 
-    fn put(&mut self, id: RowId, record: Record) {
+    pub(super) fn put(&mut self, id: RowId, record: Record) {
         let spec = &record.saga.spec;
         let (actor, reason, change_time) = (None, Text::default(), None);
         let status = || QueueStatus { queue: spec.queue.clone(), paused: false, actor, reason, change_time };
@@ -176,28 +176,21 @@ impl Backend for MemoryBackend {
                 }
             }
         }
+        let unwritable = changes.sagas.iter().find(|change| facts.unwritable.contains(&change.id));
+        if let Some(change) = unwritable {
+            return Err(Fault::Unwritable(change.id, "a test says so".into()));
+        }
         facts.write(changes)
     }
 
-    fn maintain(&mut self, _idle: bool) -> Result<(), Fault> {
-        Ok(())
+    fn idle(&mut self, _: IdleBudget) -> Result<bool, Fault> {
+        if self.0.is_full() { Err(Fault::Full) } else { Ok(false) }
     }
 
-    fn shrink(&mut self) -> Result<bool, Fault> {
-        Ok(false)
-    }
-
-    fn reserve_revisions(&mut self, through: Revision) -> Result<bool, Fault> {
+    fn close(&mut self, now: Timestamp) -> Result<(), Fault> {
         let mut facts = self.0.facts_mut();
-        if facts.room == Some(0) {
-            return Err(Fault::Full);
-        }
-        facts.numbers.revision_floor = facts.numbers.revision_floor.max(through);
-        Ok(true)
-    }
-
-    fn close(&mut self, next: Revision, now: Timestamp) -> Result<(), Fault> {
-        let numbers = &mut self.0.facts_mut().numbers;
+        let next = facts.head().after(1).max(facts.numbers.opened_at);
+        let numbers = &mut facts.numbers;
         numbers.last_time = numbers.last_time.max(now);
         numbers.revision_floor = next;
         Ok(())

@@ -5,11 +5,13 @@
 
 mod backend;
 mod reader;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     ops::Bound,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicUsize},
 };
 
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -28,7 +30,7 @@ use crate::{
 };
 
 use super::{
-    Reader, Store,
+    RESERVED, Reader, Store,
     handle::Shared,
     writer::{self, WriterBounds, WriterThread},
 };
@@ -70,7 +72,7 @@ impl Memory {
             Store::new(options.queue, Arc::new(self.reader()), options.readers, shared.clone(), "memory");
         let bounds =
             WriterBounds { batch: options.batch, waiting: options.max_waiting, restart_grace: options.restart_grace };
-        let writer = writer::spawn(|| backend, opening, messages, shared, bounds, ())?;
+        let writer = writer::spawn(|| Ok(backend), opening, messages, shared, bounds, ())?;
         Ok((store, writer))
     }
 
@@ -98,6 +100,13 @@ impl Memory {
     /// all after it until this is called again.
     pub fn leave_room(&self, room: Option<usize>) {
         self.facts_mut().room = room;
+    }
+
+    /// From now on no commit can change a task's saga.
+    pub fn make_unwritable(&self, task_id: &TaskId) {
+        let mut facts = self.facts_mut();
+        let id = facts.tasks.get(task_id).copied();
+        facts.unwritable.extend(id);
     }
 
     /// Whether there is no room for anything.
@@ -130,6 +139,12 @@ pub struct Facts {
     numbers: Numbers,
     /// For how many more rows and events there is room.
     room: Option<usize>,
+    /// Sagas that no commit can change.
+    unwritable: HashSet<RowId>,
+    /// How many stretches of the history were read.
+    event_reads: AtomicUsize,
+    /// What a backup holds; none: there are none.
+    backup: Option<Vec<u8>>,
 }
 
 /// What is kept about the store as a whole.
@@ -143,6 +158,8 @@ struct Numbers {
     compacted: Revision,
     /// Every revision ever given is below this.
     revision_floor: Revision,
+    /// The next revision when the store was last opened.
+    opened_at: Revision,
     /// The clock's time when the store was last closed.
     last_time: Timestamp,
 }
@@ -187,6 +204,7 @@ impl Facts {
         if next_revision > head.after(1) {
             self.gaps.insert(head, Revision(next_revision.0 - 1));
         }
+        (self.numbers.opened_at, self.numbers.revision_floor) = (next_revision, next_revision.after(RESERVED));
         let last_event = self.events.values().next_back().map(|(_, event)| event.time);
         let in_flight = self.sagas.values().map(|record| &record.saga).filter(|saga| !saga.state.is_terminal());
         let last_heartbeat = in_flight.filter_map(|saga| Some(saga.lease.as_ref()?.heartbeat_time)).max();

@@ -1,6 +1,10 @@
 //! The reading half: searches the committed facts.
 
-use std::{ops::Bound, path::Path, sync::Arc};
+use std::{
+    ops::Bound,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+};
 
 use crate::domain::{
     command::QueueStatus,
@@ -86,6 +90,7 @@ impl Reader for Memory {
 
     fn events(&self, query: &EventQuery) -> Result<Stretch<Event>, StoreError> {
         let facts = self.facts();
+        facts.event_reads.fetch_add(1, Ordering::Relaxed);
         if !query.whole {
             facts.check_position(query.after)?;
         }
@@ -137,7 +142,12 @@ impl Reader for Memory {
         Ok(facts.queues.range((from, Bound::Unbounded)).take(limit).map(|(_, status)| status.clone()).collect())
     }
 
-    fn backup(&self, _path: &Path) -> Result<Revision, StoreError> {
-        Err(StoreError::Unavailable("what is in memory only can't be backed up".into()))
+    fn backup(&self, path: &Path) -> Result<Revision, StoreError> {
+        let facts = self.facts();
+        let Some(content) = &facts.backup else {
+            return Err(StoreError::Unavailable("what is in memory only can't be backed up".into()));
+        };
+        std::fs::write(path, content).map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        Ok(facts.head())
     }
 }

@@ -4,11 +4,12 @@ use std::{cmp::Reverse, sync::Arc};
 
 use crate::{
     coordinator::{
-        Backend, Candidate, ChangeSet, ContentBytes, Fault, Key, Loaded, ReadyScan, Removed, RowId, StoredAnswer,
+        Backend, Candidate, ChangeSet, ContentBytes, Fault, IdleBudget, Key, Loaded, ReadyScan, Removed, RowId,
+        StoredAnswer,
     },
     domain::{
         event::Event,
-        ids::{FencingToken, QueueName, Revision},
+        ids::{FencingToken, QueueName},
         saga::{Saga, State},
         text::Blob,
         time::Timestamp,
@@ -19,9 +20,12 @@ use super::{error::RowsError, rows::SqliteRows};
 
 impl SqliteRows {
     /// What an error means for whoever drives the backend. Before the commit nothing has happened.
-    fn fault(&self, error: RowsError) -> Fault {
+    fn fault(&mut self, error: RowsError) -> Fault {
         match self.judge(error) {
-            RowsError::Full => Fault::Full,
+            RowsError::Full => {
+                self.is_full = true;
+                Fault::Full
+            }
             RowsError::Corrupt(what) => Fault::Corrupt(what),
             RowsError::Broken(what) | RowsError::Unwritten(what) => Fault::Unavailable(what),
             RowsError::Gone(what) => Fault::Gone(what),
@@ -35,24 +39,28 @@ impl SqliteRows {
     }
 
     /// Does something between turns, when no transaction is open.
-    fn between<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, RowsError>) -> Result<T, Fault> {
+    pub(super) fn between<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, RowsError>) -> Result<T, Fault> {
         let done = self.let_go().and_then(|()| work(self));
         done.map_err(|error| self.fault(error))
     }
 
-    fn write(&mut self, changes: &ChangeSet) -> Result<(), RowsError> {
+    /// Writes a turn; `saga` tells of which saga's rows an error is, if it is of one's.
+    fn write(&mut self, changes: &ChangeSet, saga: &mut Option<RowId>) -> Result<(), RowsError> {
         self.begin()?;
         // First: what is created may have the ids of what is removed.
         for id in &changes.removed {
+            *saga = Some(*id);
             self.remove(*id)?;
         }
         for change in &changes.sagas {
+            *saga = Some(change.id);
             match (&change.before, &change.after) {
                 (None, Some(after)) => self.insert(change.id, after, &change.derived)?,
                 (Some(before), Some(after)) => self.update(change, before, after)?,
                 (_, None) => {}
             }
         }
+        *saga = None;
         for appended in &changes.events {
             self.append(appended)?;
         }
@@ -85,7 +93,7 @@ impl SqliteRows {
 #[cfg(feature = "fuzzing")]
 pub fn write_and_undo(rows: &mut SqliteRows, turns: &[ChangeSet], mut look: impl FnMut(usize, &mut SqliteRows)) {
     for (number, changes) in turns.iter().enumerate() {
-        if let Err(error) = rows.write(changes) {
+        if let Err(error) = rows.write(changes, &mut None) {
             panic!("a turn can't be written: {error}");
         }
         look(number, rows);
@@ -144,11 +152,19 @@ impl Backend for SqliteRows {
     }
 
     fn commit(&mut self, changes: &ChangeSet) -> Result<(), Fault> {
-        if let Err(error) = self.write(changes) {
-            return Err(self.undo(error));
+        let next = self.reserve_for(changes)?;
+        let mut saga = None;
+        if let Err(error) = self.write(changes, &mut saga) {
+            return Err(match (self.undo(error), saga) {
+                (Fault::Corrupt(what), Some(id)) => Fault::Unwritable(id, what),
+                (fault, _) => fault,
+            });
         }
         match self.end() {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.reservation.next = next;
+                Ok(())
+            }
             Err(error) => match self.judge(error) {
                 RowsError::Full => Err(self.undo(RowsError::Full)),
                 // The row can be there when the store is opened again.
@@ -160,19 +176,16 @@ impl Backend for SqliteRows {
         }
     }
 
-    fn maintain(&mut self, idle: bool) -> Result<(), Fault> {
-        self.between(|rows| rows.keep_bounded(idle))
+    fn idle(&mut self, budget: IdleBudget) -> Result<bool, Fault> {
+        if self.is_full {
+            self.try_to_write()?;
+            self.is_full = false;
+        }
+        self.between(|rows| rows.keep_bounded(budget.quiet))?;
+        if budget.step { self.between(Self::give_back) } else { Ok(false) }
     }
 
-    fn shrink(&mut self) -> Result<bool, Fault> {
-        self.between(Self::give_back)
-    }
-
-    fn reserve_revisions(&mut self, through: Revision) -> Result<bool, Fault> {
-        self.between(|rows| rows.raise_floor(through))
-    }
-
-    fn close(&mut self, next: Revision, now: Timestamp) -> Result<(), Fault> {
-        self.between(|rows| rows.end_in_order(next, now))
+    fn close(&mut self, now: Timestamp) -> Result<(), Fault> {
+        self.between(|rows| rows.end_in_order(rows.reservation.next, now))
     }
 }

@@ -18,6 +18,7 @@ mod more;
 mod plans;
 mod reader;
 mod ready;
+mod reservation;
 pub mod restore;
 mod rows;
 mod schema;
@@ -77,6 +78,7 @@ use self::{
     migrate::{MIGRATIONS, migrate},
     more::More,
     reader::SqliteReader,
+    reservation::Reservation,
 };
 use super::{
     Reader, Store,
@@ -124,7 +126,7 @@ pub fn open(options: &Options, clock: Arc<dyn Clock>) -> Result<(Store, WriterTh
     let (store, messages) = Store::new(options.queue, Arc::new(reader), options.readers, shared.clone(), &description);
     let bounds =
         WriterBounds { batch: options.batch, waiting: options.max_waiting, restart_grace: options.restart_grace };
-    let writer = writer::spawn(|| rows.into_rows(), opening, messages, shared, bounds, lock)
+    let writer = writer::spawn(|| rows.start(), opening, messages, shared, bounds, lock)
         .map_err(|e| OpenError::Unusable { path, what: e.to_string() })?;
     Ok((store, writer))
 }
@@ -165,7 +167,8 @@ pub fn open_rows(path: &Path, max_wal_bytes: u64) -> Result<(OpenedRows, Opening
         .map_err(|e| OpenError::Unusable { path: path.to_owned(), what: e.to_string() })?;
     // The log is there by now.
     let files = Files::of(path);
-    Ok((OpenedRows { connection, checkpoints, tally, files }, opening, Beside { gate, counts }))
+    let reservation = Reservation::none(opening.next_revision);
+    Ok((OpenedRows { connection, checkpoints, tally, files, reservation }, opening, Beside { gate, counts }))
 }
 
 /// Plans a connection's statements once. Otherwise a statement on a table with a partial index is planned anew whenever a

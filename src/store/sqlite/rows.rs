@@ -26,6 +26,7 @@ use super::{
     error::RowsError,
     files::Files,
     load::{self, events, rows_error},
+    reservation::Reservation,
     shrink::Shrinking,
     sql,
     statements::Statements,
@@ -38,6 +39,7 @@ pub struct OpenedRows {
     pub(super) checkpoints: Checkpoints,
     pub(super) tally: Tally,
     pub(super) files: Files,
+    pub(super) reservation: Reservation,
 }
 
 impl OpenedRows {
@@ -46,9 +48,9 @@ impl OpenedRows {
         self.checkpoints.meter()
     }
 
-    /// The rows, for use by this thread.
+    /// The rows, for use by this thread; revisions are reserved by the first commit.
     pub fn into_rows(self) -> SqliteRows {
-        let OpenedRows { connection, checkpoints, tally, files } = self;
+        let OpenedRows { connection, checkpoints, tally, files, reservation } = self;
         connection.set_prepared_statement_cache_capacity(64);
         SqliteRows {
             statements: Statements::of(connection),
@@ -58,6 +60,8 @@ impl OpenedRows {
             tally,
             shrinking: Shrinking::default(),
             files,
+            reservation,
+            is_full: false,
         }
     }
 }
@@ -73,6 +77,9 @@ pub struct SqliteRows {
     tally: Tally,
     shrinking: Shrinking,
     files: Files,
+    pub(super) reservation: Reservation,
+    /// Something found no room, and since then no write has.
+    pub(super) is_full: bool,
 }
 
 impl SqliteRows {

@@ -3,7 +3,7 @@
 use std::{cell::Cell, path::PathBuf, rc::Rc};
 
 use sagad::{
-    coordinator::{Backend, Call, Caller, Coordinator, Limits, Opening, Outcome, SweepBudget, TurnStep},
+    coordinator::{Backend, Call, Caller, Coordinator, IdleBudget, Limits, Opening, Outcome, SweepBudget, TurnStep},
     domain::{
         command::{ClaimNext, Command, Request},
         event::Event,
@@ -17,9 +17,6 @@ use sagad::{
     },
 };
 use tempfile::TempDir;
-
-/// Revisions that are reserved at each opening: more than are given until the next one.
-const RESERVE: usize = 1 << 20;
 
 /// What outlives a coordinator.
 pub trait Disk {
@@ -63,7 +60,7 @@ impl Disk for SqliteDisk {
 
     fn open(&self) -> (Self::Backend, Opening, Box<dyn Reader>) {
         let (rows, opening, gate) = sqlite::open_rows(&self.path(), 1 << 20).unwrap();
-        (rows.into_rows(), opening, Box::new(sqlite::open_reader(&self.path(), 2, gate).unwrap()))
+        (rows.start().unwrap(), opening, Box::new(sqlite::open_reader(&self.path(), 2, gate).unwrap()))
     }
 }
 
@@ -124,8 +121,7 @@ impl<D: Disk> Side<D> {
     }
 
     fn open_again(&mut self, absence: Absence) -> Opening {
-        let (mut backend, mut opening, reader) = self.disk.open();
-        assert!(backend.reserve_revisions(opening.next_revision.after(RESERVE)).unwrap());
+        let (backend, mut opening, reader) = self.disk.open();
         let coordinator = Coordinator::new(opening.clone(), absence, usize::MAX, Timestamp::ZERO);
         self.open = Some(Open { coordinator, backend, reader });
         opening.due.sort_by_key(|due| due.id);
@@ -190,7 +186,7 @@ impl<D: Disk> Side<D> {
         } else {
             drop(turn);
         }
-        backend.maintain(true).unwrap();
+        backend.idle(IdleBudget { quiet: true, step: false }).unwrap();
         for ((outcome, _), (is_held, is_gone)) in report.executed.iter_mut().zip(held) {
             if is_held.get() {
                 *outcome = None;
@@ -221,7 +217,10 @@ impl<D: Disk> Side<D> {
         if let Some(Open { coordinator, mut backend, .. }) = self.open.take()
             && in_order
         {
-            backend.close(coordinator.next_revision(), now).unwrap();
+            backend.close(now).unwrap();
+            let opening = self.open_again(absence);
+            assert_eq!(opening.next_revision, coordinator.next_revision(), "none is skipped");
+            return opening;
         }
         self.open_again(absence)
     }

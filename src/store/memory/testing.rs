@@ -1,0 +1,137 @@
+//! What the tests of the floors above need beside commands: sagas and events put where they are wanted, reads that are
+//! counted, and a writer that answers as it is told.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use crate::{
+    clock::{Clock, ManualClock},
+    coordinator::{Derived, RowId},
+    domain::{
+        command::{Answer, Creation, Request},
+        event::Event,
+        ids::{FencingToken, OwnerId, QueueName, Revision, TaskId},
+        lease::{Absence, Lease, LeasePurpose, StaleCause, Standing},
+        policy::Policy,
+        saga::{Saga, State},
+        text::{Blob, Labels, Text},
+        time::{Span, Timestamp},
+        transition::create,
+    },
+    store::{
+        Store, StoreError,
+        handle::{Message, Shared},
+    },
+};
+
+use super::{Memory, Record};
+
+const NOW: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
+
+impl Memory {
+    /// Adds sagas as they are.
+    pub(crate) fn put(&self, sagas: impl IntoIterator<Item = Saga>) {
+        let mut facts = self.facts_mut();
+        for saga in sagas {
+            let id = RowId(facts.numbers.last_row + 1);
+            facts.put(id, Record { saga, derived: Derived { ready: None, due: None } });
+        }
+    }
+
+    /// Adds events as they are, of sagas that need not be there.
+    pub(crate) fn append(&self, events: impl IntoIterator<Item = Event>) {
+        let mut facts = self.facts_mut();
+        for event in events {
+            let id = facts.tasks.get(&event.task_id).copied().unwrap_or(RowId(0));
+            facts.events.insert(event.revision, (id, event));
+        }
+    }
+
+    /// Commits events, then publishes them.
+    pub(crate) fn publish(&self, store: &Store, events: Vec<Event>) {
+        self.append(events.iter().cloned());
+        store.tail().publish(events);
+    }
+
+    /// The history has gaps below this revision.
+    pub(crate) fn compact(&self, oldest: Revision) {
+        self.facts_mut().numbers.compacted = oldest;
+    }
+
+    /// How many stretches of the history were read.
+    pub(crate) fn event_reads(&self) -> usize {
+        self.facts().event_reads.load(Ordering::Relaxed)
+    }
+
+    /// The content of backups, instead of none.
+    pub(crate) fn back_up_as(&self, content: Vec<u8>) {
+        self.facts_mut().backup = Some(content);
+    }
+
+    /// A store on what is there, whose writer answers as it is told and changes nothing.
+    pub(crate) fn answered_by(
+        &self,
+        respond: impl Fn(Request) -> Result<Answer, StoreError> + Send + 'static,
+    ) -> Store {
+        let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(NOW));
+        let shared = Shared::new(clock, self.facts().head(), Absence::default(), Arc::default());
+        let (store, messages) = Store::new(1024, Arc::new(self.clone()), 4, shared, "memory");
+        std::thread::spawn(move || {
+            for message in messages {
+                match message {
+                    // A caller that is gone needs no answer.
+                    Message::Submit(submission) => submission.caller.send(respond(submission.request)),
+                    Message::Tell(_) | Message::Drain => {}
+                    Message::Close => break,
+                }
+            }
+        });
+        store
+    }
+
+    /// A store on what is there, which is only read.
+    pub(crate) fn looked_at(&self) -> Store {
+        self.answered_by(|_| Err(StoreError::ShuttingDown))
+    }
+}
+
+/// A saga to be, with nothing special about it.
+pub(crate) fn creation(task_id: &str, queue: &str) -> Creation {
+    let task_id = TaskId::parse(task_id).unwrap();
+    Creation {
+        saga_id: task_id.to_saga_id(),
+        task_id,
+        queue: QueueName::parse(queue).unwrap(),
+        priority: 0,
+        issue: None,
+        branch: Text::default(),
+        worktree: Text::default(),
+        labels: Labels::default(),
+        payload: Blob::default(),
+        compensations: Vec::new(),
+        policy: Policy::default(),
+        delay: Span::ZERO,
+        retry_of: None,
+    }
+}
+
+/// A planned saga that nothing has happened to.
+pub(crate) fn planned(task_id: &str, queue: &str) -> Saga {
+    create(creation(task_id, queue), NOW, Revision(1)).0
+}
+
+/// A running saga with a lease that was reported expired with an event of this revision; `None`: that is live.
+pub(crate) fn running(task_id: &str, queue: &str, expired: Option<Revision>) -> Saga {
+    let lease = Lease {
+        owner: OwnerId::parse("worker-1").unwrap(),
+        token: FencingToken(1),
+        purpose: LeasePurpose::Execute,
+        acquire_time: NOW,
+        heartbeat_time: NOW,
+        expire_time: NOW.plus(Span::from_secs(30)),
+        ttl: Span::from_secs(30),
+        limit: StaleCause::Ttl,
+        progress_time: NOW,
+        standing: expired.map_or(Standing::Held, |revision| Standing::Expired { at: NOW, revision }),
+    };
+    Saga { state: State::Running, lease: Some(lease), attempt: 1, ..planned(task_id, queue) }
+}

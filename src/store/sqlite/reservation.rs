@@ -1,0 +1,161 @@
+//! Revisions are reserved before they are given: a power cut can lose the tail of the log, and with it every trace of the
+//! revisions that were given there. A reservation is checkpointed, so it is in the database itself; the next start begins
+//! behind all that were reserved.
+
+use crate::{
+    coordinator::{ChangeSet, Fault},
+    domain::ids::Revision,
+    mutants::{self, Mutant},
+};
+
+use super::{
+    super::RESERVED,
+    rows::{OpenedRows, SqliteRows},
+};
+
+/// After how many revisions a reservation that a read was in the way of is tried again.
+const RETRY: usize = 1 << 16;
+
+/// Which revisions may be given.
+#[derive(Clone, Copy, Debug)]
+pub struct Reservation {
+    /// The next event's revision.
+    pub next: Revision,
+    /// No revision from here on may be given.
+    end: Revision,
+    /// From which next revision on more are to be reserved: half of a block before its end.
+    more_at: Revision,
+}
+
+impl Reservation {
+    /// Nothing is reserved yet; the first commit does it.
+    pub fn none(next: Revision) -> Self {
+        Reservation { next, end: next, more_at: next }
+    }
+}
+
+impl OpenedRows {
+    /// The rows, for use by this thread, with the first revisions reserved.
+    ///
+    /// # Errors
+    /// No revisions can be reserved: the disk is full or fails, or another process reads the database.
+    pub fn start(self) -> Result<SqliteRows, Fault> {
+        let mut rows = self.into_rows();
+        rows.reserve(rows.reservation.next)?;
+        Ok(rows)
+    }
+}
+
+impl SqliteRows {
+    /// Makes sure that a commit gives only revisions that are reserved; returns the next one after it. A long read that is in
+    /// the way has until the block's end.
+    pub(super) fn reserve_for(&mut self, changes: &ChangeSet) -> Result<Revision, Fault> {
+        // Events of sagas that are removed in the same turn are published and not stored; `compacted` is not below them.
+        let newest = changes.events.last().map(|appended| appended.event.revision).max(changes.compacted);
+        let next = newest.map_or(self.reservation.next, |newest| newest.after(1).max(self.reservation.next));
+        self.reserve(next)?;
+        Ok(next)
+    }
+
+    fn reserve(&mut self, next: Revision) -> Result<(), Fault> {
+        if next < self.reservation.more_at || mutants::on(Mutant::RevisionsNotReserved) {
+            return Ok(());
+        }
+        let end = next.after(RESERVED);
+        if self.between(|rows| rows.raise_floor(end))? {
+            self.reservation = Reservation { end, more_at: next.after(RESERVED / 2), ..self.reservation };
+        } else if next.after(RETRY) > self.reservation.end {
+            let what = match self.reservation.end == self.reservation.next {
+                true => "another process reads the database and keeps its log from being checkpointed",
+                false => "no revisions can be reserved: a read has been in the way for millions",
+            };
+            return Err(Fault::Unavailable(what.into()));
+        } else {
+            self.reservation.more_at = next.after(RETRY);
+        }
+        Ok(())
+    }
+
+    /// Writes again what is reserved: whether the disk takes a write, without changing anything.
+    pub(super) fn try_to_write(&mut self) -> Result<(), Fault> {
+        self.between(|rows| rows.raise_floor(rows.reservation.end)).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::{connection, load::meta, open_rows};
+    use super::*;
+    use crate::coordinator::Backend;
+
+    /// A turn that gives revisions up to this one.
+    fn up_to(revision: i64) -> ChangeSet {
+        ChangeSet { compacted: Some(Revision(revision)), ..ChangeSet::default() }
+    }
+
+    /// What the database says without its log: what is left after a power cut at the worst.
+    fn floor_without_log(path: &Path) -> Revision {
+        let copy = path.with_file_name("copy.db");
+        std::fs::copy(path, &copy).unwrap();
+        meta(&connection::open_unchanging(&copy).unwrap(), "revision_floor").unwrap()
+    }
+
+    /// What is read now stays in the log until this is dropped.
+    fn reading(path: &Path) -> rusqlite::Connection {
+        let reader = connection::open_to_read(path).unwrap();
+        reader.execute_batch("BEGIN; SELECT count(*) FROM meta").unwrap();
+        reader
+    }
+
+    #[test]
+    fn p9_a_commit_reserves_what_it_gives_before_it_gives_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sagad.db");
+        let (rows, opening, _) = open_rows(&path, 1 << 20).unwrap();
+        let mut rows = rows.start().unwrap();
+        let (first, block) = (opening.next_revision.0, RESERVED as i64);
+        assert_eq!(floor_without_log(&path).0, first + block, "before anything is given");
+        for given in [first + block / 2 - 2, first + block / 2, first + block + 7, first + 9 * block] {
+            rows.commit(&up_to(given)).unwrap();
+            assert!(floor_without_log(&path).0 > given, "{given} could be given again");
+        }
+        rows.close(crate::domain::time::Timestamp::ZERO).unwrap();
+        drop(rows);
+        let (_, opening, _) = open_rows(&path, 1 << 20).unwrap();
+        assert_eq!(opening.next_revision.0, first + 9 * block + 1, "an end in good order leaves no gap");
+    }
+
+    #[test]
+    fn p9_a_long_read_is_waited_for_until_the_blocks_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sagad.db");
+        let (rows, opening, _) = open_rows(&path, 1 << 20).unwrap();
+        let mut rows = rows.start().unwrap();
+        let end = opening.next_revision.0 + RESERVED as i64;
+        rows.commit(&up_to(1)).unwrap();
+        let reader = reading(&path);
+        for given in [end - RESERVED as i64 / 3, end - RETRY as i64 - 2] {
+            rows.commit(&up_to(given)).unwrap();
+            assert_eq!(floor_without_log(&path).0, end, "the read is in the way");
+        }
+        let before = rows.reservation.next;
+        let refused = rows.commit(&up_to(end + 5));
+        assert!(matches!(&refused, Err(Fault::Unavailable(what)) if what.contains("for millions")), "{refused:?}");
+        assert_eq!(rows.reservation.next, before, "it did not happen");
+        drop(reader);
+        rows.commit(&up_to(end + 5)).unwrap();
+        assert!(floor_without_log(&path).0 > end + 5);
+    }
+
+    #[test]
+    fn p9_no_revision_is_given_while_another_process_keeps_the_first_from_being_reserved() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sagad.db");
+        let (rows, _, _) = open_rows(&path, 1 << 20).unwrap();
+        let _reader = reading(&path);
+        let refused = rows.start().map(drop);
+        assert!(matches!(&refused, Err(Fault::Unavailable(what)) if what.contains("another process")), "{refused:?}");
+    }
+}

@@ -1,0 +1,93 @@
+//! What the writer does between transactions: it notices that it was away, and lets the backend do its own work.
+
+use crate::{
+    coordinator::{Backend, Fault, IdleBudget},
+    domain::{bounds::ABSENCE, lease::Absence, time::Span},
+    mutants::{self, Mutant},
+};
+
+use super::Writer;
+
+/// How often the backend may do a step of what can wait, if there was nothing left of that …
+const STEP_EVERY: Span = Span::from_secs(1);
+/// … and how long the writer has for others at least, if there was.
+const STEP_REST: Span = Span::from_millis(5);
+
+impl<B: Backend> Writer<B> {
+    /// Lets the backend do its own work: what can wait, for a tenth of the writer's time at most.
+    pub(super) fn maintain(&mut self) -> Result<(), Fault> {
+        // The time of this turn's beginning will do.
+        let step = self.last_able >= self.step_at && !self.disk_was_full;
+        let begun = if step { self.shared.clock.now() } else { self.last_able };
+        match self.backend.idle(IdleBudget { quiet: self.inbox.is_empty(), step }) {
+            Ok(_) if !step => Ok(()),
+            Ok(left) => {
+                self.steps_left = left;
+                let done = self.shared.clock.now();
+                let rest = Span::from_micros(done.since(begun).micros().saturating_mul(9)).filter(|_| left);
+                self.step_at = done.plus(rest.unwrap_or(STEP_EVERY).max(STEP_REST));
+                Ok(())
+            }
+            Err(Fault::Full) => {
+                self.disk_is_full(true);
+                Ok(())
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Tells that the writer is there, and looks whether the wall clock was stepped.
+    pub(super) fn begin_turn(&mut self) {
+        let now = self.shared.clock.now();
+        let meter = &self.shared.meter;
+        meter.turned(now);
+        if meter.is_to_compare_clocks(now)
+            && let Some(step) = meter.compare_clocks(now, self.shared.clock.utc())
+        {
+            tracing::warn!(step_ms = step / 1000, "the machine's wall clock was stepped; leases don't depend on it");
+        }
+        self.notice_absence();
+    }
+
+    /// After the coordinator was away, leases that wait for their heartbeat get their grace.
+    pub(super) fn notice_absence(&mut self) {
+        let now = self.shared.clock.now();
+        let meter = &self.shared.meter;
+        if mutants::on(Mutant::AbsenceUnnoticed) {
+            self.last_able = now;
+        }
+        let away = now.since(self.last_able);
+        if away > ABSENCE && !self.disk_was_full {
+            meter.absent(away, now);
+            let absence = Absence { returned_at: now, grace: self.bounds.restart_grace };
+            tracing::warn!(away = %away, grace = %absence.grace, "the coordinator was away; leases get their grace");
+            *self.shared.absence.write() = absence;
+            self.coordinator.returned(absence);
+        }
+        if !self.disk_was_full {
+            self.last_able = now;
+        }
+    }
+
+    /// Whether the disk, once full, takes a write again.
+    pub(super) fn has_room(&mut self) -> Result<bool, Fault> {
+        if mutants::on(Mutant::FullForEver) {
+            return Ok(false);
+        }
+        match self.backend.idle(IdleBudget::default()) {
+            Ok(_) => {
+                tracing::info!("the disk has room again");
+                self.disk_is_full(false);
+                self.notice_absence();
+                Ok(true)
+            }
+            Err(Fault::Full) => Ok(false),
+            Err(other) => Err(other),
+        }
+    }
+
+    pub(super) fn disk_is_full(&mut self, full: bool) {
+        self.disk_was_full = full;
+        self.shared.meter.disk_is_full(full);
+    }
+}
