@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension};
 
 use crate::{
     coordinator::{Appended, Candidate, ContentBytes, Derived, Key, Removed, RowId, SagaChange, StoredAnswer},
@@ -29,7 +29,7 @@ use super::{
     reservation::Reservation,
     shrink::Shrinking,
     sql,
-    statements::Statements,
+    statements::{Param, Statements, params},
     write::expired_revision,
 };
 
@@ -83,7 +83,7 @@ pub struct SqliteRows {
 }
 
 impl SqliteRows {
-    pub(super) fn execute(&self, sql: &'static str, params: impl rusqlite::Params) -> Result<usize, RowsError> {
+    pub(super) fn execute(&self, sql: &'static str, params: &[Param<'_>]) -> Result<usize, RowsError> {
         self.statements.execute(sql, params).map_err(rows_error)
     }
 
@@ -111,7 +111,7 @@ impl SqliteRows {
         if let Some(id) = self.queue(name)? {
             return Ok(id);
         }
-        self.execute(sql::INSERT_QUEUE, [name.as_str()])?;
+        self.execute(sql::INSERT_QUEUE, params![name.as_str()])?;
         let id = self.connection().last_insert_rowid();
         self.queues.insert(name.clone(), id);
         self.new_queues.push(name.clone());
@@ -169,13 +169,13 @@ impl SqliteRows {
             return Ok(());
         }
         self.tally.begin();
-        self.execute("BEGIN IMMEDIATE", []).map(drop)
+        self.execute("BEGIN IMMEDIATE", &[]).map(drop)
     }
 
     /// Makes the transaction durable.
     pub(super) fn end(&mut self) -> Result<(), RowsError> {
         self.tally.store_if_due(self.statements.connection())?;
-        self.execute("COMMIT", [])?;
+        self.execute("COMMIT", &[])?;
         self.tally.commit();
         self.new_queues.clear();
         // Behind the commit, so that nothing is acknowledged that was written to a file which is gone.
@@ -198,12 +198,12 @@ impl SqliteRows {
             self.queues.remove(&queue);
         }
         // Some errors, a full disk among them, have rolled it back already.
-        if self.connection().is_autocommit() { Ok(()) } else { self.execute("ROLLBACK", []).map(drop) }
+        if self.connection().is_autocommit() { Ok(()) } else { self.execute("ROLLBACK", &[]).map(drop) }
     }
 
     /// Ends a transaction in which nothing was written.
     pub(super) fn let_go(&mut self) -> Result<(), RowsError> {
-        if self.connection().is_autocommit() { Ok(()) } else { self.execute("COMMIT", []).map(drop) }
+        if self.connection().is_autocommit() { Ok(()) } else { self.execute("COMMIT", &[]).map(drop) }
     }
 
     pub(super) fn keep_bounded(&mut self, idle: bool) -> Result<(), RowsError> {
@@ -322,7 +322,7 @@ impl SqliteRows {
                 ends.query_row([revision, id.0, token.0, tried], |row| Ok((row.get(0)?, row.get(1)?))).optional();
             let Some((prev, ends)) = looked.map_err(rows_error)? else {
                 // From here on the old history has them.
-                ended = self.number(sql::ENDS_LEASE_OLD, params![id.0, token.0, left, tried])?;
+                ended = self.number(sql::ENDS_LEASE_OLD, rusqlite::params![id.0, token.0, left, tried])?;
                 break;
             };
             ended = if ends { Some(revision) } else { None };
@@ -344,7 +344,7 @@ impl SqliteRows {
     ) -> Result<Vec<Candidate>, RowsError> {
         let mut statement = self.connection().prepare_cached(sql::READY).map_err(rows_error)?;
         let found = statement
-            .query_map(params![purpose.code(), queue, priority, after.0, limit], |row| {
+            .query_map(rusqlite::params![purpose.code(), queue, priority, after.0, limit], |row| {
                 Ok(Candidate { priority: codec::column(row, 1)?, id: codec::column(row, 0)? })
             })
             .and_then(Iterator::collect);
@@ -370,7 +370,7 @@ impl SqliteRows {
         let sagas: Vec<(i64, Option<i64>)> =
             answer.sagas.iter().map(|(id, token)| (id.0, token.map(|token| token.0))).collect();
         let sagas = serde_json::to_string(&sagas).map_err(|e| RowsError::Broken(e.to_string()))?;
-        let params = params![&id[..], &answer.digest[..], answer.time.micros(), sagas];
+        let params = params![&id[..], &answer.digest[..], answer.time.micros(), sagas.as_str()];
         self.execute(sql::KEEP_ANSWER, params).map(drop)
     }
 
@@ -400,7 +400,7 @@ impl SqliteRows {
         let mut found = Vec::new();
         // State by state, so that those of one which is kept for ever are not looked at each time.
         for state in states {
-            let params = params![state.code(), before.micros(), limit];
+            let params = rusqlite::params![state.code(), before.micros(), limit];
             let of_state = statement.query_map(params, |row| Ok((row.get(1)?, RowId(row.get(0)?))));
             let of_state = of_state.and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(rows_error)?;
             found.extend(of_state);
@@ -427,9 +427,9 @@ impl SqliteRows {
             statement.query_row([id.0], |row| Ok((row.get(0)?, row.get(1)?))).map_err(rows_error)?
         };
         self.tally.removed(queue, state);
-        self.execute(sql::REMOVE_EVENTS, [newest.0, 0])?;
+        self.execute(sql::REMOVE_EVENTS, params![newest.0, 0])?;
         for sql in [sql::REMOVE_OLD_EVENTS, sql::REMOVE_COMPENSATIONS, sql::REMOVE_ENDED, sql::REMOVE_SAGA] {
-            self.execute(sql, [id.0])?;
+            self.execute(sql, params![id.0])?;
         }
         self.execute(sql::RAISE_META, params!["row_floor", id.0]).map(drop)
     }

@@ -1,20 +1,112 @@
 //! A connection with the statements that were prepared on it: each is prepared once and held until the connection closes. (A
-//! cache of statements, as `rusqlite` has it, looks each up by its whole text and clears its parameters after each use.)
+//! cache of statements, as `rusqlite` has it, looks each up by its whole text and clears its parameters after each use.) What a
+//! parameter was bound to stays, so that only what differs from the last time is bound: half of what a change writes does not.
 
 use std::cell::RefCell;
 
-use rusqlite::{Connection, Params, Statement};
+use rusqlite::{Connection, Statement, types::Null};
 
-/// Those prepared so far, found by where their texts lie. The few that are used all the time come first, since they are needed
-/// first: looking through them costs less than hashing.
-type Held<'c> = RefCell<Vec<(*const u8, Statement<'c>)>>;
+/// What a parameter stands for.
+#[derive(Clone, Copy)]
+pub(super) enum Param<'a> {
+    Null,
+    Integer(i64),
+    Text(&'a str),
+    Blob(&'a [u8]),
+}
+
+/// Parameters, in order.
+macro_rules! params {
+    ($($value:expr),* $(,)?) => { &[$($crate::store::sqlite::statements::Param::from($value)),*] };
+}
+pub(super) use params;
+
+macro_rules! integers {
+    ($($kind:ty),*) => { $(impl From<$kind> for Param<'_> {
+        fn from(number: $kind) -> Self {
+            Param::Integer(number.into())
+        }
+    })* };
+}
+integers!(i64, i32, u32, bool);
+
+impl From<usize> for Param<'_> {
+    fn from(number: usize) -> Self {
+        Param::Integer(i64::try_from(number).unwrap_or(i64::MAX))
+    }
+}
+
+impl<'a> From<&'a str> for Param<'a> {
+    fn from(text: &'a str) -> Self {
+        Param::Text(text)
+    }
+}
+
+impl<'a> From<&'a [u8]> for Param<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Param::Blob(bytes)
+    }
+}
+
+impl<'a, T: Into<Param<'a>>> From<Option<T>> for Param<'a> {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Param::Null, T::into)
+    }
+}
+
+/// What a parameter is bound to.
+#[derive(Clone, Copy, PartialEq)]
+enum Bound {
+    Null,
+    Integer(i64),
+    /// Something whose comparison would cost as much as binding it.
+    Other,
+}
+
+/// A prepared statement.
+struct Held<'c> {
+    /// Where its text lies.
+    text: *const u8,
+    statement: Statement<'c>,
+    bound: Vec<Bound>,
+}
+
+impl Held<'_> {
+    fn execute(&mut self, params: &[Param<'_>]) -> Result<usize, rusqlite::Error> {
+        debug_assert_eq!(params.len(), self.bound.len(), "as many as the statement has");
+        for (place, (param, bound)) in params.iter().zip(&mut self.bound).enumerate() {
+            let wanted = match param {
+                Param::Null => Bound::Null,
+                Param::Integer(number) => Bound::Integer(*number),
+                Param::Text(_) | Param::Blob(_) => Bound::Other,
+            };
+            if wanted == *bound && wanted != Bound::Other {
+                continue;
+            }
+            // Until it is bound.
+            *bound = Bound::Other;
+            match param {
+                Param::Null => self.statement.raw_bind_parameter(place + 1, Null),
+                Param::Integer(number) => self.statement.raw_bind_parameter(place + 1, number),
+                Param::Text(text) => self.statement.raw_bind_parameter(place + 1, text),
+                Param::Blob(bytes) => self.statement.raw_bind_parameter(place + 1, bytes),
+            }?;
+            *bound = wanted;
+        }
+        self.statement.raw_execute()
+    }
+}
+
+/// Those prepared so far. The few that are used all the time come first, since they are needed first: looking through them costs
+/// less than hashing.
+type All<'c> = RefCell<Vec<Held<'c>>>;
 
 self_cell::self_cell!(
     /// Belongs to the thread that made it.
     struct Cell {
         owner: Connection,
         #[not_covariant]
-        dependent: Held,
+        dependent: All,
     }
 );
 
@@ -31,17 +123,19 @@ impl Statements {
     }
 
     /// Executes a statement that returns no rows; how many it changed.
-    pub(super) fn execute(&self, sql: &'static str, params: impl Params) -> Result<usize, rusqlite::Error> {
-        self.0.with_dependent(|connection, held| {
-            let mut held = held.borrow_mut();
-            let place = match held.iter().position(|(text, _)| *text == sql.as_ptr()) {
+    pub(super) fn execute(&self, sql: &'static str, params: &[Param<'_>]) -> Result<usize, rusqlite::Error> {
+        self.0.with_dependent(|connection, all| {
+            let mut all = all.borrow_mut();
+            let place = match all.iter().position(|held| held.text == sql.as_ptr()) {
                 Some(place) => place,
                 None => {
-                    held.push((sql.as_ptr(), connection.prepare(sql)?));
-                    held.len() - 1
+                    let statement = connection.prepare(sql)?;
+                    let bound = vec![Bound::Null; statement.parameter_count()];
+                    all.push(Held { text: sql.as_ptr(), statement, bound });
+                    all.len() - 1
                 }
             };
-            held[place].1.execute(params)
+            all[place].execute(params)
         })
     }
 }
@@ -53,19 +147,43 @@ mod tests {
     #[test]
     fn a_statement_is_prepared_once_and_starts_afresh_each_time() {
         let statements = Statements::of(Connection::open_in_memory().unwrap());
-        statements.execute("CREATE TABLE t (x UNIQUE)", []).unwrap();
+        statements.execute("CREATE TABLE t (x UNIQUE)", &[]).unwrap();
         let insert = "INSERT INTO t VALUES (?1)";
         for value in [Some(1), None, None] {
-            assert_eq!(statements.execute(insert, [value]), Ok(1));
+            assert_eq!(statements.execute(insert, params![value]), Ok(1));
         }
         // One that failed is as good as before, and what it did is undone.
-        assert!(statements.execute(insert, [1]).is_err());
-        assert_eq!(statements.execute(insert, [2]), Ok(1));
+        assert!(statements.execute(insert, params![1]).is_err());
+        assert_eq!(statements.execute(insert, params![2]), Ok(1));
         let found: (i64, i64) = statements
             .connection()
             .query_row("SELECT count(*), count(x) FROM t", [], |row| Ok((row.get(0)?, row.get(1)?)))
             .unwrap();
         assert_eq!(found, (4, 2));
         assert_eq!(statements.0.with_dependent(|_, held| held.borrow().len()), 2);
+    }
+
+    #[test]
+    fn what_is_bound_is_what_was_said_last() {
+        let statements = Statements::of(Connection::open_in_memory().unwrap());
+        statements.execute("CREATE TABLE t (n INTEGER PRIMARY KEY, x, y)", &[]).unwrap();
+        let insert = "INSERT INTO t VALUES (?1, ?2, ?3)";
+        let values = [
+            (Param::Integer(7), Param::Null),
+            (Param::Integer(7), Param::Integer(7)),
+            (Param::Text("a"), Param::Integer(7)),
+            (Param::Integer(7), Param::Blob(b"b")),
+            (Param::Null, Param::Text("")),
+            (Param::Null, Param::Null),
+            (Param::Text("c"), Param::Null),
+            (Param::Text("d"), Param::Integer(0)),
+        ];
+        for (n, (x, y)) in values.into_iter().enumerate() {
+            assert!(n != 4 || statements.execute(insert, &[Param::Integer(1), x, y]).is_err(), "it is there");
+            assert_eq!(statements.execute(insert, &[Param::from(n), x, y]), Ok(1));
+        }
+        let all = "SELECT group_concat(quote(x) || quote(y), ' ' ORDER BY n) FROM t";
+        let found: String = statements.connection().query_row(all, [], |row| row.get(0)).unwrap();
+        assert_eq!(found, "7NULL 77 'a'7 7X'62' NULL'' NULLNULL 'c'NULL 'd'0");
     }
 }

@@ -1,7 +1,5 @@
 //! What the writer writes, column by column: the other side of `codec.rs`.
 
-use rusqlite::{ToSql, params};
-
 use crate::coordinator::{Derived, RowId};
 use crate::domain::{
     compensation::Compensation,
@@ -18,12 +16,13 @@ use super::{
     codes::{Coded, mark_code, standing_code},
     error::RowsError,
     more, sql,
+    statements::{Param, params},
 };
 
 impl SqliteRows {
     /// Adds what never changes.
     pub(super) fn insert_saga(&self, id: RowId, queue: i64, spec: &Spec) -> Result<(), RowsError> {
-        let policy = &spec.policy;
+        let (policy, labels) = (&spec.policy, codec::json(spec.labels.pairs()));
         self.execute(
             sql::INSERT_SAGA,
             params![
@@ -35,7 +34,7 @@ impl SqliteRows {
                 spec.issue,
                 spec.branch.as_str(),
                 spec.worktree.as_str(),
-                codec::json(spec.labels.pairs()),
+                labels.as_str(),
                 spec.retry_of.as_ref().map(TaskId::as_str),
                 spec.create_time.micros(),
                 policy.on_stale.code(),
@@ -57,7 +56,7 @@ impl SqliteRows {
     /// Adds a saga in flight.
     pub(super) fn insert_work(&self, id: RowId, queue: i64, saga: &Saga, derived: &Derived) -> Result<(), RowsError> {
         let (due_at, due_since) = due_columns(derived);
-        let lease = saga.lease.as_ref();
+        let (lease, more) = (saga.lease.as_ref(), more::of(saga));
         let params = params![
             id.0,
             saga.state.code(),
@@ -77,7 +76,7 @@ impl SqliteRows {
             lease.map(|lease| lease.progress_time.micros()),
             lease.map(|lease| standing_code(lease.standing)),
             lease.map(|lease| lease.owner.as_str()),
-            more::of(saga),
+            more.as_deref(),
             derived.ready.map(Coded::code),
             expired_revision(saga),
             queue,
@@ -147,7 +146,7 @@ impl SqliteRows {
         indexed: bool,
     ) -> Result<(), RowsError> {
         let (due_at, due_since) = due_columns(derived);
-        let lease = saga.lease.as_ref();
+        let (lease, more) = (saga.lease.as_ref(), more::of(saga));
         macro_rules! with {
             ($($added:expr)*) => {
                 params![
@@ -169,7 +168,7 @@ impl SqliteRows {
                     lease.map(|lease| lease.progress_time.micros()),
                     lease.map(|lease| standing_code(lease.standing)),
                     lease.map(|lease| lease.owner.as_str()),
-                    more::of(saga),
+                    more.as_deref(),
                     $($added,)*
                 ]
             };
@@ -221,11 +220,11 @@ impl SqliteRows {
 
     /// Removes a row that must be there.
     pub(super) fn remove_one(&self, id: RowId, sql: &'static str) -> Result<(), RowsError> {
-        self.change_one(id, sql, &[&id.0])
+        self.change_one(id, sql, params![id.0])
     }
 
     /// Changes a row that must be there: one that is not is a store that was damaged behind the writer's back.
-    fn change_one(&self, id: RowId, sql: &'static str, params: &[&dyn ToSql]) -> Result<(), RowsError> {
+    fn change_one(&self, id: RowId, sql: &'static str, params: &[Param<'_>]) -> Result<(), RowsError> {
         match self.execute(sql, params)? {
             1 => Ok(()),
             _ => Err(RowsError::Corrupt(format!("row {}: it is not in the table where it was", id.0))),
@@ -251,22 +250,25 @@ impl SqliteRows {
                 ]
             };
         }
-        let details = || (!event.details.is_empty()).then(|| codec::json(&event.details));
+        // What a claim tells has columns of its own.
+        let claim = event.details.claim().filter(|_| !matches!(event.mark, Some(StaleMark::Stale { .. })));
+        let details = (claim.is_none() && !event.details.is_empty()).then(|| codec::json(&event.details));
+        let details = details.as_deref();
         let mark = event.mark.as_ref().map(|mark| mark_code(Some(mark)));
-        let inserted = match (&event.mark, event.details.claim()) {
-            (Some(StaleMark::Resolved(_)) | None, Some(claim)) => {
+        let inserted = match (&event.mark, claim) {
+            (_, Some(claim)) => {
                 let claimed = with![claim.expire_time.micros() claim.purpose.code() claim.attempt mark];
                 self.execute(sql::INSERT_CLAIMED, claimed)
             }
-            (Some(StaleMark::Stale { owner, expire_time, cause, .. }), _) => {
-                let stale = with![details() expire_time.micros() mark owner.as_str() cause.code()];
+            (Some(StaleMark::Stale { owner, expire_time, cause, .. }), None) => {
+                let stale = with![details expire_time.micros() mark owner.as_str() cause.code()];
                 self.execute(sql::INSERT_MARKED, stale)
             }
             (Some(StaleMark::Resolved(_)), None) => {
                 let nothing = None::<i64>;
-                self.execute(sql::INSERT_MARKED, with![details() nothing mark nothing nothing])
+                self.execute(sql::INSERT_MARKED, with![details nothing mark nothing nothing])
             }
-            (None, None) => self.execute(sql::INSERT_EVENT, with![details()]),
+            (None, None) => self.execute(sql::INSERT_EVENT, with![details]),
         };
         inserted.map(drop)
     }
