@@ -279,7 +279,7 @@ impl<B: Backend> Writer<B> {
                 }
                 send_all(answered.into_iter().map(|(caller, outcome)| (caller.reply, outcome)).collect());
                 let tally = Tally::of(&events);
-                self.shared.tail.publish(events);
+                self.shared.recent.publish(events);
                 self.shared.waiting.store(self.coordinator.waiters.len() as u64, Ordering::Relaxed);
                 let answered = self.shared.clock.now();
                 self.shared.meter.batch(Batch { changes, begun, commit_begun, committed, answered }, tally);

@@ -30,7 +30,7 @@ use crate::{
 };
 
 use super::{
-    RESERVED, Reader, Store,
+    RESERVED, Reader, RecentEvents, Store,
     handle::Shared,
     writer::{self, WriterBounds, WriterThread},
 };
@@ -67,7 +67,7 @@ impl Memory {
         let (backend, opening) = self.open_backend();
         clock.advance_to(opening.last_time);
         let absence = Absence { returned_at: clock.now(), grace: options.restart_grace };
-        let shared = Shared::new(clock, opening.head, absence, Arc::default());
+        let shared = Shared::new(clock, Arc::new(RecentEvents::starting_at(opening.head)), absence, Arc::default());
         let (store, messages) =
             Store::new(options.queue, Arc::new(self.reader()), options.readers, shared.clone(), "memory");
         let bounds =

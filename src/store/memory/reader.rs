@@ -94,12 +94,8 @@ impl Reader for Memory {
         if !query.whole {
             facts.check_position(query.after)?;
         }
-        let wanted = |event: &&Event| {
-            query.task_id.as_ref().is_none_or(|task_id| *task_id == event.task_id)
-                && (query.queues.is_empty() || query.queues.contains(&event.queue))
-                && (!query.marked_only || event.mark.is_some())
-        };
-        let found = facts.events(query.after, query.through).filter(wanted).take(query.limit).cloned().collect();
+        let wanted = facts.events(query.after, query.through).filter(|event| query.matches(event));
+        let found = wanted.take(query.limit).cloned().collect();
         Ok(Stretch::of_events(found, query.limit, query.through))
     }
 

@@ -81,7 +81,7 @@ use self::{
     reservation::Reservation,
 };
 use super::{
-    Reader, Store,
+    Reader, RecentEvents, Store,
     handle::Shared,
     writer::{self, WriterBounds, WriterThread},
 };
@@ -120,7 +120,7 @@ pub fn open(options: &Options, clock: Arc<dyn Clock>) -> Result<(Store, WriterTh
     let now = clock.now();
     // Whatever was running when the last run ended has been without a coordinator since.
     let absence = Absence { returned_at: now, grace: options.restart_grace };
-    let shared = Shared::new(clock, opening.head, absence, rows.log_meter());
+    let shared = Shared::new(clock, Arc::new(RecentEvents::starting_at(opening.head)), absence, rows.log_meter());
     let reader = open_reader(&path, options.readers, beside)?;
     let description = format!("sqlite {} at {}", rusqlite::version(), path.display());
     let (store, messages) = Store::new(options.queue, Arc::new(reader), options.readers, shared.clone(), &description);

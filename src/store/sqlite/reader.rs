@@ -184,12 +184,7 @@ fn of_task(connection: &Connection, task_id: &TaskId, query: &EventQuery) -> Res
     let mut statement = connection.prepare_cached(sql::EVENT_BY_REVISION).map_err(rows_error)?;
     let mut found = Vec::new();
     for revision in revisions {
-        for event in events(&mut statement, [revision.0])? {
-            let in_queues = query.queues.is_empty() || query.queues.contains(&event.queue);
-            if in_queues && (!query.marked_only || event.mark.is_some()) {
-                found.push(event);
-            }
-        }
+        found.extend(events(&mut statement, [revision.0])?.into_iter().filter(|event| query.matches(event)));
         if found.len() == query.limit {
             break;
         }
