@@ -194,14 +194,23 @@ impl Store {
         }
         let caller = WaitingCaller::new(answer, origin, timing, &self.shared);
         let submission = Submission { request, arrival, caller };
-        match self.intake.try_send(Message::Submit(submission)) {
+        match self.send(Message::Submit(submission)) {
             Ok(()) => Ok(PendingAnswer { answered, _memory: memory }),
-            Err(TrySendError::Full(_)) => {
-                refused.queue_full.fetch_add(1, Ordering::Relaxed);
-                Err(StoreError::Overloaded { retry_after: OVERLOAD_RETRY })
+            Err(not_sent) => {
+                if let StoreError::Overloaded { .. } = not_sent {
+                    refused.queue_full.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(not_sent)
             }
-            Err(TrySendError::Disconnected(_)) => Err(StoreError::ShuttingDown),
         }
+    }
+
+    /// Hands a message to the writer, if there is room for it.
+    fn send(&self, message: Message) -> Result<(), StoreError> {
+        self.intake.try_send(message).map_err(|not_sent| match not_sent {
+            TrySendError::Full(_) => StoreError::Overloaded { retry_after: OVERLOAD_RETRY },
+            TrySendError::Disconnected(_) => StoreError::ShuttingDown,
+        })
     }
 
     /// The credentials of somebody whose `ClaimNext` may be held are over: the writer looks for such calls and lets them go.
@@ -227,11 +236,8 @@ impl Store {
     /// Waits until the writer has committed what it had begun when this was called.
     pub async fn caught_up(&self) -> Result<(), StoreError> {
         let (answer, told) = oneshot::channel();
-        match self.intake.try_send(Message::Tell(answer)) {
-            Ok(()) => told.await.map(drop).map_err(|_| StoreError::ShuttingDown),
-            Err(TrySendError::Full(_)) => Err(StoreError::Overloaded { retry_after: OVERLOAD_RETRY }),
-            Err(TrySendError::Disconnected(_)) => Err(StoreError::ShuttingDown),
-        }
+        self.send(Message::Tell(answer))?;
+        told.await.map(drop).map_err(|_| StoreError::ShuttingDown)
     }
 
     /// The saga as it is now.
@@ -328,7 +334,7 @@ impl Store {
     /// `None`: it does not within a moment, or its queue is full.
     pub async fn waiting(&self) -> Option<Vec<Waiting>> {
         let (answer, told) = oneshot::channel();
-        self.intake.try_send(Message::Tell(answer)).ok()?;
+        self.send(Message::Tell(answer)).ok()?;
         tokio::time::timeout(TELLING, told).await.ok()?.ok()
     }
 
@@ -380,13 +386,17 @@ mod tests {
     use std::{thread, time::Duration};
 
     use super::*;
-    use crate::{clock::ManualClock, store::memory};
+    use crate::{
+        clock::ManualClock,
+        store::{StoreOptions, memory::Memory},
+    };
 
     #[test]
     fn silence_is_the_time_since_the_writer_last_turned() {
         let clock = Arc::new(ManualClock::default());
-        let options = memory::Options { restart_grace: Span::ZERO, queue: 1, batch: 1, readers: 1, max_waiting: 1 };
-        let (store, mut writer) = memory::open(&options, Arc::<ManualClock>::clone(&clock) as Arc<dyn Clock>).unwrap();
+        let options = StoreOptions { restart_grace: Span::ZERO, queue: 1, batch: 1, readers: 1, max_waiting: 1 };
+        let (store, mut writer) =
+            Memory::default().open(&options, Arc::<ManualClock>::clone(&clock) as Arc<dyn Clock>).unwrap();
         let minute = Span::from_secs(60);
         clock.advance(minute);
         // An idle writer looks up by itself.

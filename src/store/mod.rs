@@ -30,7 +30,7 @@ pub use read_queue::ReadCaller;
 pub use reader::Reader;
 pub use recent_events::RecentEvents;
 pub use sqlite::guard::OpenError;
-pub use writer::{WriterBounds, WriterFailure, WriterThread};
+pub use writer::{StoreOptions, WriterFailure, WriterThread};
 
 /// So many revisions are reserved at once: enough to do it seldom, and few enough that 2^53 last for 500 million starts.
 const RESERVED: usize = 1 << 24;

@@ -22,7 +22,7 @@ use sagad::{
         time::Timestamp,
     },
     store::{
-        EventQuery, PageBounds, SagaKey, StoreError,
+        EventQuery, PageBounds, SagaKey, Store, StoreError, StoreOptions, WriterThread,
         sqlite::{self, guard::OpenError},
     },
 };
@@ -197,21 +197,14 @@ fn p6_a_restart_gives_grace_and_counts_once() {
     assert_eq!(bench.get("b").unwrap().expirations, 1);
 }
 
-pub fn options(data: &Path) -> sqlite::Options {
-    sqlite::Options {
-        data: data.to_owned(),
-        restart_grace: secs(0),
-        queue: 10,
-        batch: 10,
-        readers: 1,
-        max_waiting: 10,
-        max_wal_bytes: 1 << 20,
-    }
+/// Opens a small store.
+pub fn open_small(data: &Path, clock: Arc<dyn Clock>) -> Result<(Store, WriterThread), OpenError> {
+    let options = StoreOptions { restart_grace: secs(0), queue: 10, batch: 10, readers: 1, max_waiting: 10 };
+    sqlite::open(data, 1 << 20, &options, clock)
 }
 
 fn open_error(data: &Path) -> OpenError {
-    let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(START));
-    sqlite::open(&options(data), clock).err().expect("it is refused")
+    open_small(data, Arc::new(ManualClock::at(START))).err().expect("it is refused")
 }
 
 #[test]
