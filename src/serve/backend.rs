@@ -10,10 +10,7 @@ use crate::{
     clock::Clock,
     config::Config,
     grpc::{self, GrpcLimits, Principals, ServerFacts, StoreSlot},
-    store::{
-        Store,
-        sqlite::{self, Options},
-    },
+    store::{Store, StoreOptions, sqlite},
 };
 
 use super::{liveness::WriterSilence, retention};
@@ -64,14 +61,13 @@ pub(super) fn sqlite(config: &Config, clock: Arc<dyn Clock>) -> Backend {
         callers_known: config.security.principals.is_some(),
     };
     let retained = config.retention.clone();
-    let options = Options {
-        data: config.data.clone(),
+    let (data, max_wal_bytes) = (config.data.clone(), config.limits.max_wal_bytes);
+    let options = StoreOptions {
         restart_grace: config.restart_grace,
         queue: config.limits.writer_queue,
         batch: config.limits.writer_batch,
         readers: config.limits.readers,
         max_waiting: config.limits.max_waiting,
-        max_wal_bytes: config.limits.max_wal_bytes,
     };
     Backend {
         services: Box::new({
@@ -86,7 +82,7 @@ pub(super) fn sqlite(config: &Config, clock: Arc<dyn Clock>) -> Backend {
         }),
         clock: clock.clone(),
         open: Box::new(move || {
-            let (store, mut writer) = sqlite::open(&options, clock)?;
+            let (store, mut writer) = sqlite::open(&data, max_wal_bytes, &options, clock)?;
             slot.set(store.clone());
             let (drained, closed) = (store.clone(), store.clone());
             let kept = store.clone();

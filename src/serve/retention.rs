@@ -243,8 +243,8 @@ mod tests {
             time::Timestamp,
         },
         store::{
-            SagaKey,
-            memory::{Options, open, testing::creation},
+            SagaKey, StoreOptions,
+            memory::{Memory, testing::creation},
         },
     };
 
@@ -263,8 +263,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_long_history_is_exported_piece_by_piece() {
-        let options = Options { restart_grace: Span::ZERO, queue: 10_000, batch: 1000, readers: 1, max_waiting: 1 };
-        let (store, _writer) = open(&options, Arc::new(ManualClock::at(START))).unwrap();
+        let options =
+            StoreOptions { restart_grace: Span::ZERO, queue: 10_000, batch: 1000, readers: 1, max_waiting: 1 };
+        let (store, _writer) = Memory::default().open(&options, Arc::new(ManualClock::at(START))).unwrap();
         let submit = |command| store.submit(Request { command, key: None, by: None });
         submit(Command::Create(vec![creation("long", "q")])).await.unwrap();
         assert!(join_all((0..NOTES).map(|_| submit(note()))).await.iter().all(Result::is_ok));

@@ -31,11 +31,11 @@ use crate::{
 };
 
 use super::{
-    CallOrigin, Credentials, EventQuery, ListQuery, Moment, Outcome, PageBounds, ReadCaller, Reader, SagaKey, SagaPage,
-    Stats, StoreError, Stretch, Tail, Waiting,
+    CallOrigin, Credentials, EventQuery, Feed, ListQuery, Moment, Outcome, PageBounds, ReadCaller, Reader,
+    RecentEvents, SagaKey, SagaPage, Stats, StoreError, Stretch, Waiting,
     memory_share::{ChangesMemory, MemoryShare},
     post::Reply,
-    read_queue::ReadQueue,
+    read_queue::{ReadQueue, Reads, in_background},
     submission::{Submission, WaitingCaller},
     vitals::{LogMeter, Meter, Step, Timing, Vitals, WatchKind, Watching},
 };
@@ -80,7 +80,7 @@ impl Future for PendingAnswer {
 /// What the writer and the handles share.
 pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
-    pub(super) tail: Tail,
+    pub(super) recent: Arc<RecentEvents>,
     /// The last absence, written by the writer alone.
     pub(super) absence: RwLock<Absence>,
     /// Held claims, written by the writer alone.
@@ -95,11 +95,16 @@ pub(super) struct Shared {
 
 impl Shared {
     /// For a store whose newest event is at `head`, back from an absence, with what its backend tells of its log.
-    pub(super) fn new(clock: Arc<dyn Clock>, head: Revision, absence: Absence, log: Arc<LogMeter>) -> Arc<Self> {
+    pub(super) fn new(
+        clock: Arc<dyn Clock>,
+        recent: Arc<RecentEvents>,
+        absence: Absence,
+        log: Arc<LogMeter>,
+    ) -> Arc<Self> {
         let meter = Meter::new(clock.now()).with_log(log);
-        let (tail, absence) = (Tail::starting_at(head), RwLock::new(absence));
+        let absence = RwLock::new(absence);
         let (waiting, revoked, memory) = (AtomicU64::new(0), AtomicBool::new(false), ChangesMemory::default());
-        Arc::new(Shared { clock, tail, absence, waiting, revoked, memory, meter })
+        Arc::new(Shared { clock, recent, absence, waiting, revoked, memory, meter })
     }
 }
 
@@ -107,11 +112,8 @@ impl Shared {
 #[derive(Clone)]
 pub struct Store {
     intake: Sender<Message>,
-    reader: Arc<dyn Reader>,
-    reads: Arc<ReadQueue>,
-    /// Whose reads are made through this handle.
-    caller: ReadCaller,
-    shared: Arc<Shared>,
+    reads: Reads,
+    pub(super) shared: Arc<Shared>,
     description: Arc<str>,
 }
 
@@ -124,21 +126,22 @@ impl Store {
         description: &str,
     ) -> (Self, Receiver<Message>) {
         let (intake, messages) = crossbeam_channel::bounded(queue);
-        let (reads, caller) = (ReadQueue::new(reads), ReadCaller::default());
-        let store = Store { intake, reader, reads, caller, shared, description: description.into() };
+        let (queue, caller, clock) = (ReadQueue::new(reads), ReadCaller::default(), shared.clock.clone());
+        let store =
+            Store { intake, reads: Reads { reader, queue, caller, clock }, shared, description: description.into() };
         (store, messages)
     }
 
-    /// A store that only looks at what somebody else writes and publishes to its tail, from behind `head`: for a
-    /// simulation, which drives the engine itself.
-    pub fn looking_on(reader: Arc<dyn Reader>, clock: Arc<dyn Clock>, head: Revision) -> Self {
-        let shared = Shared::new(clock, head, Absence::default(), Arc::default());
+    /// A store that only looks at what somebody else writes and publishes: for a simulation, which drives the coordinator
+    /// itself.
+    pub fn looking_on(reader: Arc<dyn Reader>, clock: Arc<dyn Clock>, recent: Arc<RecentEvents>) -> Self {
+        let shared = Shared::new(clock, recent, Absence::default(), Arc::default());
         Self::new(1, reader, 1, shared, "looking on").0
     }
 
     /// The same store for a caller: its reads take turns with those of others, and are refused once its credentials are over.
     pub fn read_for(&self, caller: ReadCaller) -> Self {
-        Store { caller, ..self.clone() }
+        Store { reads: Reads { caller, ..self.reads.clone() }, ..self.clone() }
     }
 
     /// Submits a change and waits for its commit. When the future is dropped, the change may still happen.
@@ -191,14 +194,23 @@ impl Store {
         }
         let caller = WaitingCaller::new(answer, origin, timing, &self.shared);
         let submission = Submission { request, arrival, caller };
-        match self.intake.try_send(Message::Submit(submission)) {
+        match self.send(Message::Submit(submission)) {
             Ok(()) => Ok(PendingAnswer { answered, _memory: memory }),
-            Err(TrySendError::Full(_)) => {
-                refused.queue_full.fetch_add(1, Ordering::Relaxed);
-                Err(StoreError::Overloaded { retry_after: OVERLOAD_RETRY })
+            Err(not_sent) => {
+                if let StoreError::Overloaded { .. } = not_sent {
+                    refused.queue_full.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(not_sent)
             }
-            Err(TrySendError::Disconnected(_)) => Err(StoreError::ShuttingDown),
         }
+    }
+
+    /// Hands a message to the writer, if there is room for it.
+    fn send(&self, message: Message) -> Result<(), StoreError> {
+        self.intake.try_send(message).map_err(|not_sent| match not_sent {
+            TrySendError::Full(_) => StoreError::Overloaded { retry_after: OVERLOAD_RETRY },
+            TrySendError::Disconnected(_) => StoreError::ShuttingDown,
+        })
     }
 
     /// The credentials of somebody whose `ClaimNext` may be held are over: the writer looks for such calls and lets them go.
@@ -224,28 +236,26 @@ impl Store {
     /// Waits until the writer has committed what it had begun when this was called.
     pub async fn caught_up(&self) -> Result<(), StoreError> {
         let (answer, told) = oneshot::channel();
-        match self.intake.try_send(Message::Tell(answer)) {
-            Ok(()) => told.await.map(drop).map_err(|_| StoreError::ShuttingDown),
-            Err(TrySendError::Full(_)) => Err(StoreError::Overloaded { retry_after: OVERLOAD_RETRY }),
-            Err(TrySendError::Disconnected(_)) => Err(StoreError::ShuttingDown),
-        }
+        self.send(Message::Tell(answer))?;
+        told.await.map(drop).map_err(|_| StoreError::ShuttingDown)
     }
 
     /// The saga as it is now.
     pub async fn get(&self, key: SagaKey) -> Result<Option<Saga>, StoreError> {
-        self.read(move |reader| reader.get(&key)).await
+        self.reads.read(move |reader| reader.get(&key)).await
     }
 
     /// A page of sagas.
     pub async fn list(&self, query: ListQuery) -> Result<SagaPage, StoreError> {
-        self.read(move |reader| reader.list(&query)).await
+        self.reads.read(move |reader| reader.list(&query)).await
     }
 
     /// Events, as many as there are up to the limit: stretch by stretch, each in a turn of its own.
     pub async fn events(&self, mut query: EventQuery) -> Result<Vec<Event>, StoreError> {
         let mut all = Vec::new();
         loop {
-            let Stretch { found, through } = self.events_of_stretch(query.clone()).await?;
+            let part = query.clone();
+            let Stretch { found, through } = self.reads.read(move |reader| reader.events(&part)).await?;
             query.limit -= found.len();
             query.after = through;
             all.extend(found);
@@ -253,11 +263,6 @@ impl Store {
                 return Ok(all);
             }
         }
-    }
-
-    /// What a bounded stretch of the history has.
-    pub async fn events_of_stretch(&self, query: EventQuery) -> Result<Stretch<Event>, StoreError> {
-        self.read(move |reader| reader.events(&query)).await
     }
 
     /// Sagas reported stale, in order of their `lease_expired` revisions, each with it: what a bounded stretch has.
@@ -268,35 +273,35 @@ impl Store {
         through: Revision,
         bounds: PageBounds,
     ) -> Result<Stretch<(Revision, Saga)>, StoreError> {
-        self.read(move |reader| reader.stale(&queues, after, through, bounds)).await
+        self.reads.read(move |reader| reader.stale(&queues, after, through, bounds)).await
     }
 
     /// Sagas in a terminal state, unchanged since before a time, the longest first: at most `limit`, with their contents.
     pub async fn ended(&self, state: State, before: Timestamp, limit: usize) -> Result<Vec<Saga>, StoreError> {
-        self.read(move |reader| reader.ended(state, before, limit)).await
+        self.reads.read(move |reader| reader.ended(state, before, limit)).await
     }
 
     /// Counts of everything.
     pub async fn stats(&self) -> Result<Stats, StoreError> {
         let moment = self.moment();
-        let queues = self.read(move |reader| reader.counts(&moment)).await?;
+        let queues = self.reads.read(move |reader| reader.counts(&moment)).await?;
         Ok(Stats {
             queues,
             waiting: self.shared.waiting.load(Ordering::Relaxed),
-            revision: self.shared.tail.head(),
+            revision: self.shared.recent.head(),
             writer_queue_depth: self.intake.len() as u64,
         })
     }
 
     /// The queues that ever held a saga or were paused, in order of name, behind one of them: at most `limit`.
     pub async fn queues(&self, after: Option<QueueName>, limit: usize) -> Result<Vec<QueueStatus>, StoreError> {
-        self.read(move |reader| reader.queues(after.as_ref(), limit)).await
+        self.reads.read(move |reader| reader.queues(after.as_ref(), limit)).await
     }
 
     /// Writes a consistent copy to a new file; returns the newest revision in it. It can take minutes, and takes no reader from
     /// others meanwhile.
     pub async fn backup(&self, path: PathBuf) -> Result<Revision, StoreError> {
-        let reader = self.reader.clone();
+        let reader = self.reads.reader.clone();
         in_background(move || reader.backup(&path)).await
     }
 
@@ -307,7 +312,7 @@ impl Store {
             waiting: shared.waiting.load(Ordering::Relaxed),
             writer_queue_depth: self.intake.len() as u64,
             writer_queue_max: self.intake.capacity().unwrap_or(0) as u64,
-            head: shared.tail.head(),
+            head: shared.recent.head(),
             ..shared.meter.read(shared.clock.now(), shared.clock.utc())
         }
     }
@@ -329,7 +334,7 @@ impl Store {
     /// `None`: it does not within a moment, or its queue is full.
     pub async fn waiting(&self) -> Option<Vec<Waiting>> {
         let (answer, told) = oneshot::channel();
-        self.intake.try_send(Message::Tell(answer)).ok()?;
+        self.send(Message::Tell(answer)).ok()?;
         tokio::time::timeout(TELLING, told).await.ok()?.ok()
     }
 
@@ -349,9 +354,9 @@ impl Store {
         self.shared.clock.utc()
     }
 
-    /// The end of the history, for those who follow it.
-    pub fn tail(&self) -> &Tail {
-        &self.shared.tail
+    /// The history, for those who follow it.
+    pub fn feed(&self) -> Feed {
+        Feed::new(self.shared.recent.clone(), self.reads.clone())
     }
 
     /// The backend's name.
@@ -374,26 +379,6 @@ impl Store {
     pub fn close(&self) {
         let _ = self.intake.send(Message::Close);
     }
-
-    async fn read<T: Send + 'static>(
-        &self,
-        look: impl FnOnce(&dyn Reader) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        let permit = self.reads.turn(&self.caller, &*self.shared.clock).await?;
-        let reader = self.reader.clone();
-        in_background(move || {
-            let _permit = permit;
-            look(&*reader)
-        })
-        .await
-    }
-}
-
-async fn in_background<T: Send + 'static>(
-    read: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, StoreError> {
-    let read = tokio::task::spawn_blocking(read).await;
-    read.unwrap_or_else(|gone| Err(StoreError::Unavailable(format!("a read ended early: {gone}"))))
 }
 
 #[cfg(test)]
@@ -401,13 +386,17 @@ mod tests {
     use std::{thread, time::Duration};
 
     use super::*;
-    use crate::{clock::ManualClock, store::memory};
+    use crate::{
+        clock::ManualClock,
+        store::{StoreOptions, memory::Memory},
+    };
 
     #[test]
     fn silence_is_the_time_since_the_writer_last_turned() {
         let clock = Arc::new(ManualClock::default());
-        let options = memory::Options { restart_grace: Span::ZERO, queue: 1, batch: 1, readers: 1, max_waiting: 1 };
-        let (store, mut writer) = memory::open(&options, Arc::<ManualClock>::clone(&clock) as Arc<dyn Clock>).unwrap();
+        let options = StoreOptions { restart_grace: Span::ZERO, queue: 1, batch: 1, readers: 1, max_waiting: 1 };
+        let (store, mut writer) =
+            Memory::default().open(&options, Arc::<ManualClock>::clone(&clock) as Arc<dyn Clock>).unwrap();
         let minute = Span::from_secs(60);
         clock.advance(minute);
         // An idle writer looks up by itself.

@@ -160,6 +160,20 @@ pub struct EventQuery {
     pub whole: bool,
 }
 
+impl EventQuery {
+    /// Whether an event is wanted, wherever it is in the history.
+    pub fn matches(&self, event: &Event) -> bool {
+        self.task_id.as_ref().is_none_or(|task_id| *task_id == event.task_id)
+            && (self.queues.is_empty() || self.queues.contains(&event.queue))
+            && (!self.marked_only || event.mark.is_some())
+    }
+
+    /// Whether every event is wanted, wherever it is in the history.
+    pub fn matches_all(&self) -> bool {
+        self.task_id.is_none() && self.queues.is_empty() && !self.marked_only
+    }
+}
+
 /// What a read found in a part of the history that it looked through, in order of revision. The part is bounded, wanted or not
 /// what is in it, so that no read takes long: it may end before what was asked for does.
 #[derive(Clone, Debug, PartialEq, Eq)]

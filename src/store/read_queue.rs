@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 
-use super::{Credentials, Share, StoreError};
+use super::{Credentials, Reader, Share, StoreError};
 
 /// On whose behalf reads are made.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +26,39 @@ pub struct ReadCaller {
     pub share: Option<Share>,
     /// What the caller showed, where callers are known. Once that is over, its reads are refused when their turn comes.
     pub credentials: Option<Credentials>,
+}
+
+/// Reads for one caller, each in its turn. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Reads {
+    pub(super) reader: Arc<dyn Reader>,
+    pub(super) queue: Arc<ReadQueue>,
+    pub(super) caller: ReadCaller,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+impl Reads {
+    /// Reads once it is the caller's turn.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&dyn Reader) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let permit = self.queue.turn(&self.caller, &*self.clock).await?;
+        let reader = self.reader.clone();
+        in_background(move || {
+            let _permit = permit;
+            look(&*reader)
+        })
+        .await
+    }
+}
+
+/// Reads on a thread that may block.
+pub(super) async fn in_background<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let read = tokio::task::spawn_blocking(read).await;
+    read.unwrap_or_else(|gone| Err(StoreError::Unavailable(format!("a read ended early: {gone}"))))
 }
 
 /// A bounded number of readers, and who waits for one.

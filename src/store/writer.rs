@@ -17,6 +17,7 @@ use crossbeam_channel::Receiver;
 use tokio::sync::oneshot;
 
 use crate::{
+    clock::Clock,
     coordinator::{Backend, Committed, Coordinator, Failed, Fault, Limits, Opening, StoreError, TurnStep, Waiting},
     domain::{
         command::{Answer, Command},
@@ -27,11 +28,12 @@ use crate::{
 };
 
 use super::{
+    Reader, RecentEvents, Store,
     handle::{Message, Shared},
     inbox::Inbox,
     post::send_all,
     submission::{Submission, WaitingCaller},
-    vitals::{Batch, Step, Tally},
+    vitals::{Batch, LogMeter, Step, Tally},
 };
 
 /// How often an idle writer looks up: often enough to notice its own absence.
@@ -65,27 +67,51 @@ impl WriterThread {
     }
 }
 
-/// What bounds the writer.
+/// How a store is driven, whatever keeps its facts.
 #[derive(Clone, Copy, Debug)]
-pub struct WriterBounds {
+pub struct StoreOptions {
+    /// How long leases from before an absence of the coordinator stand at least from its return on.
+    pub restart_grace: Span,
+    /// Most changes that wait for the writer.
+    pub queue: usize,
     /// Most changes in one transaction.
     pub batch: usize,
-    /// Most held claims.
-    pub waiting: usize,
-    /// How long leases stand at least after an absence.
-    pub restart_grace: Span,
+    /// Most reads at a time.
+    pub readers: usize,
+    /// Most held `ClaimNext` calls.
+    pub max_waiting: usize,
 }
 
-/// Starts the writer on an opened backend, which is made on the thread that uses it: when this returns, it is ready. What
-/// guards the backend against others is let go when the writer has ended.
-pub(super) fn spawn<B: Backend>(
-    make: impl FnOnce() -> Result<B, Fault> + Send + 'static,
-    opening: Opening,
-    messages: Receiver<Message>,
-    shared: Arc<Shared>,
-    bounds: WriterBounds,
-    guard: impl Send + 'static,
-) -> Result<WriterThread, std::io::Error> {
+/// A backend that was opened, for a store to be started on.
+pub(super) struct OpenedBackend<M, G> {
+    /// Makes the writing half, on the thread that uses it.
+    pub(super) make: M,
+    pub(super) opening: Opening,
+    pub(super) reader: Arc<dyn Reader>,
+    /// Where it tells of its log.
+    pub(super) log: Arc<LogMeter>,
+    /// For people: its name, then its version and where it is.
+    pub(super) description: String,
+    /// What guards it against others, let go when the writer has ended.
+    pub(super) guard: G,
+}
+
+/// Starts a store on a backend: when this returns, its writer is ready.
+///
+/// # Errors
+/// The backend can't begin.
+pub(super) fn start<B: Backend>(
+    options: &StoreOptions,
+    clock: Arc<dyn Clock>,
+    opened: OpenedBackend<impl FnOnce() -> Result<B, Fault> + Send + 'static, impl Send + 'static>,
+) -> Result<(Store, WriterThread), std::io::Error> {
+    let OpenedBackend { make, opening, reader, log, description, guard } = opened;
+    clock.advance_to(opening.last_time);
+    // Whatever was running when the last run ended has been without a coordinator since.
+    let absence = Absence { returned_at: clock.now(), grace: options.restart_grace };
+    let shared = Shared::new(clock, Arc::new(RecentEvents::starting_at(opening.head)), absence, log);
+    let (store, messages) = Store::new(options.queue, reader, options.readers, shared.clone(), &description);
+    let options = *options;
     let (done, ended) = oneshot::channel();
     let (started, has_started) = mpsc::sync_channel(1);
     thread::Builder::new().name("sagad-writer".into()).spawn(move || {
@@ -96,21 +122,7 @@ pub(super) fn spawn<B: Backend>(
         // Whoever starts it waits for this.
         let is_awaited = started.send(is_ready).is_ok();
         let Some(backend) = backend.filter(|_| is_awaited) else { return };
-        let now = shared.clock.now();
-        let absence =
-            if mutants::on(Mutant::RestartWithoutGrace) { Absence::default() } else { *shared.absence.read() };
-        let mut writer = Writer {
-            coordinator: Coordinator::new(opening, absence, bounds.waiting, now),
-            backend,
-            inbox: Inbox::new(messages, Arc::clone(&shared.clock)),
-            large: VecDeque::new(),
-            bounds,
-            last_able: now,
-            step_at: now,
-            steps_left: false,
-            disk_was_full: false,
-            shared,
-        };
+        let mut writer = Writer::new(backend, opening, messages, shared, options);
         let result = writer.run().map_err(|failure| match failure {
             Fault::Gone(what) => WriterFailure::Gone(what),
             Fault::Full
@@ -127,7 +139,7 @@ pub(super) fn spawn<B: Backend>(
     })?;
     // Before anyone can read: a backup that began at once would be in the way.
     has_started.recv().map_err(std::io::Error::other)?.map_err(std::io::Error::other)?;
-    Ok(WriterThread { ended })
+    Ok((store, WriterThread { ended }))
 }
 
 struct Writer<B> {
@@ -137,7 +149,7 @@ struct Writer<B> {
     shared: Arc<Shared>,
     /// Large batches that wait for their turn. What they hold is bounded with all changes'.
     large: VecDeque<Submission>,
-    bounds: WriterBounds,
+    options: StoreOptions,
     /// When the writer was last known to be able to write.
     last_able: Timestamp,
     /// When the backend may do the next step of what can wait, and whether it had more to do after the last one.
@@ -147,6 +159,30 @@ struct Writer<B> {
 }
 
 impl<B: Backend> Writer<B> {
+    fn new(
+        backend: B,
+        opening: Opening,
+        messages: Receiver<Message>,
+        shared: Arc<Shared>,
+        options: StoreOptions,
+    ) -> Self {
+        let now = shared.clock.now();
+        let absence =
+            if mutants::on(Mutant::RestartWithoutGrace) { Absence::default() } else { *shared.absence.read() };
+        Writer {
+            coordinator: Coordinator::new(opening, absence, options.max_waiting, now),
+            backend,
+            inbox: Inbox::new(messages, Arc::clone(&shared.clock)),
+            large: VecDeque::new(),
+            options,
+            last_able: now,
+            step_at: now,
+            steps_left: false,
+            disk_was_full: false,
+            shared,
+        }
+    }
+
     fn run(&mut self) -> Result<(), Fault> {
         loop {
             let first = self.wait();
@@ -185,7 +221,7 @@ impl<B: Backend> Writer<B> {
                     Message::Drain => self.drain(),
                     Message::Close => closing = true,
                 }
-                if closing || batch.len() >= self.bounds.batch {
+                if closing || batch.len() >= self.options.batch {
                     break;
                 }
                 next = self.inbox.take();
@@ -197,7 +233,7 @@ impl<B: Backend> Writer<B> {
             if !mutants::on(Mutant::AbsenceUnnoticedWhileDraining) {
                 self.notice_absence();
             }
-            let drained = batch.len() < self.bounds.batch;
+            let drained = batch.len() < self.options.batch;
             self.turn(batch, drained.then_some(now))?;
             if closing {
                 return self.backend.close(self.shared.clock.now());
@@ -279,7 +315,7 @@ impl<B: Backend> Writer<B> {
                 }
                 send_all(answered.into_iter().map(|(caller, outcome)| (caller.reply, outcome)).collect());
                 let tally = Tally::of(&events);
-                self.shared.tail.publish(events);
+                self.shared.recent.publish(events);
                 self.shared.waiting.store(self.coordinator.waiters.len() as u64, Ordering::Relaxed);
                 let answered = self.shared.clock.now();
                 self.shared.meter.batch(Batch { changes, begun, commit_begun, committed, answered }, tally);

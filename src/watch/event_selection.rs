@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::{
     domain::event::Event,
     mutants::{self, Mutant},
-    store::tail::{EncodedRun, EventRun},
+    store::recent_events::{EncodedRun, EventRun},
 };
 
 /// Events of a run, one at least. Those who want all of it share its encoding; the others are given parts of it.

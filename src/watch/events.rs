@@ -5,14 +5,14 @@ use futures::{Stream, stream};
 use crate::{
     domain::ids::{QueueName, Revision, TaskId},
     store::{
-        Store, StoreError,
+        EventQuery, Feed, Store, StoreError,
         vitals::{WatchKind, Watching},
     },
 };
 
 use super::{
     event_selection::EventSelection,
-    follower::{Follower, Step, Which},
+    follower::{Follower, Step},
 };
 
 /// What a watcher of events sees.
@@ -25,7 +25,7 @@ pub enum EventItem {
 }
 
 enum At {
-    Begin { store: Store, which: Which, after: Option<Revision>, watching: Watching },
+    Begin { feed: Feed, wanted: EventQuery, after: Option<Revision>, watching: Watching },
     Tail(Follower),
 }
 
@@ -39,16 +39,17 @@ pub fn watch_events(
     queues: Vec<QueueName>,
     after: Option<Revision>,
 ) -> impl Stream<Item = Result<EventItem, StoreError>> + Send + 'static {
-    let from = after.unwrap_or_else(|| store.tail().head());
+    let feed = store.feed();
+    let from = after.unwrap_or_else(|| feed.head());
     let watching = store.watching(WatchKind::Events, queues.clone(), task_id.is_some(), from);
-    let which = Which { task_id, queues, marked_only: false };
-    stream::try_unfold(At::Begin { store, which, after, watching }, async |at| match at {
-        At::Begin { store, which, after, watching } => {
+    let wanted = EventQuery { task_id, queues, ..EventQuery::default() };
+    stream::try_unfold(At::Begin { feed, wanted, after, watching }, async |at| match at {
+        At::Begin { feed, wanted, after, watching } => {
             let follower = match after {
-                Some(after) => Follower::resume(store, which, after, watching).await?,
+                Some(after) => Follower::resume(feed, wanted, after, watching).await?,
                 None => {
-                    let head = store.tail().head();
-                    Follower::behind(store, which, head, watching)
+                    let head = feed.head();
+                    Follower::behind(feed, wanted, head, watching)
                 }
             };
             Ok(Some((EventItem::Bookmark(follower.position()), At::Tail(follower))))

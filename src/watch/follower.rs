@@ -5,60 +5,15 @@ use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
 use futures::FutureExt;
 use tokio::{sync::watch, time::Sleep};
 
-use super::{PageRoom, event_selection::EventSelection};
+use super::event_selection::EventSelection;
 use crate::{
-    domain::{
-        event::Event,
-        ids::{QueueName, Revision, TaskId},
-    },
+    domain::{event::Event, ids::Revision},
     mutants::{self, Mutant},
-    store::{
-        EventQuery, Store, StoreError, Stretch,
-        tail::{EventRun, NextRun},
-        vitals::Watching,
-    },
+    store::{EventQuery, Feed, NextEvents, StoreError, recent_events::EventRun, vitals::Watching},
 };
 
-/// Events read from the store at once: enough to keep a reader busy. What is held of them is bounded by [`PAGE_BYTES`].
-const PAGE: usize = 128;
 /// How long nothing is said before a bookmark: a little below the 10 s that are promised, for the way to the client.
 const BOOKMARK_AFTER: Duration = Duration::from_secs(9);
-
-/// Which events are followed.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Which {
-    /// Of this saga alone.
-    pub(super) task_id: Option<TaskId>,
-    /// Of these queues alone; empty: of all.
-    pub(super) queues: Vec<QueueName>,
-    /// Only those that begin or end staleness.
-    pub(super) marked_only: bool,
-}
-
-impl Which {
-    /// Whether that is every event there is.
-    fn is_all(&self) -> bool {
-        self.task_id.is_none() && self.queues.is_empty() && !self.marked_only
-    }
-
-    pub(super) fn wants(&self, event: &Event) -> bool {
-        self.task_id.as_ref().is_none_or(|task_id| *task_id == event.task_id)
-            && (self.queues.is_empty() || self.queues.contains(&event.queue))
-            && (!self.marked_only || event.mark.is_some())
-    }
-
-    fn query(&self, after: Revision, through: Revision, limit: usize) -> EventQuery {
-        EventQuery {
-            task_id: self.task_id.clone(),
-            queues: self.queues.clone(),
-            marked_only: self.marked_only,
-            after,
-            through,
-            limit,
-            ..EventQuery::default()
-        }
-    }
-}
 
 /// What comes next.
 #[derive(Debug)]
@@ -71,11 +26,12 @@ pub(super) enum Step<T> {
 
 /// A position in the history, and what follows it.
 pub(super) struct Follower {
-    store: Store,
-    which: Which,
+    feed: Feed,
+    /// Which events are followed.
+    wanted: EventQuery,
     /// Everything up to here was handed out, is in the page, or is not wanted.
     position: Revision,
-    /// EventSelection events of the last run that were not handed out yet. Only [`Follower::next_event`] leaves some.
+    /// Wanted events of the last run that were not handed out yet. Only [`Follower::next_event`] leaves some.
     page: VecDeque<Arc<Event>>,
     head: watch::Receiver<Revision>,
     /// Runs since something was last handed out, as far as the watcher waited since then.
@@ -88,31 +44,25 @@ impl Follower {
     /// Begins behind a revision that was handed out before. Fails when what follows is not kept, or when no event had
     /// that revision.
     pub(super) async fn resume(
-        store: Store,
-        which: Which,
+        feed: Feed,
+        wanted: EventQuery,
         after: Revision,
         watching: Watching,
     ) -> Result<Self, StoreError> {
-        let begin = Which::default().query(after, Revision(i64::MAX), 1);
-        store.events_of_stretch(begin).await?;
-        let after = if mutants::on(Mutant::WatchSkipsAtResume) { store.tail().head() } else { after };
-        Ok(Follower::behind(store, which, after, watching))
+        feed.check_position(after).await?;
+        let after = if mutants::on(Mutant::WatchSkipsAtResume) { feed.head() } else { after };
+        Ok(Follower::behind(feed, wanted, after, watching))
     }
 
     /// Begins behind a revision that is known to be in the history.
-    pub(super) fn behind(store: Store, which: Which, position: Revision, watching: Watching) -> Self {
-        let head = store.tail().subscribe();
-        Follower { store, which, position, page: VecDeque::new(), head, quiet: None, watching }
+    pub(super) fn behind(feed: Feed, wanted: EventQuery, position: Revision, watching: Watching) -> Self {
+        let head = feed.subscribe();
+        Follower { feed, wanted, position, page: VecDeque::new(), head, quiet: None, watching }
     }
 
     /// Where it is.
     pub(super) fn position(&self) -> Revision {
         self.position
-    }
-
-    /// The store that it follows.
-    pub(super) fn store(&self) -> &Store {
-        &self.store
     }
 
     /// The next event that is wanted, or a sign of life.
@@ -151,14 +101,11 @@ impl Follower {
             if self.is_due().await {
                 return Ok(self.sign_of_life());
             }
-            // Looked at before the ring is: what is published in between wakes the wait below.
+            // Looked at before the feed is: what is published in between wakes the wait below.
             let head = *self.head.borrow_and_update();
-            let before = self.position;
-            let wanted = match self.store.tail().next_run(self.position) {
-                NextRun::Run(run) => self.wanted_of(run),
-                NextRun::NotKept => self.wanted_of_store(head).await?,
-                NextRun::UpToDate => None,
-            };
+            let NextEvents { run, through } = self.feed.next(&self.wanted, self.position, head).await?;
+            let before = std::mem::replace(&mut self.position, through);
+            let wanted = run.and_then(|run| self.wanted_of(run, before));
             if let Some(wanted) = wanted {
                 self.quiet = None;
                 return Ok(Step::Next(wanted));
@@ -169,27 +116,12 @@ impl Follower {
         }
     }
 
-    /// What is wanted of a run behind the position, which moves to the run's end.
-    fn wanted_of(&mut self, run: Arc<EventRun>) -> Option<EventSelection> {
-        let after = std::mem::replace(&mut self.position, run.end());
-        if self.which.is_all() && run.events().first().is_some_and(|first| first.revision > after) {
+    /// What is wanted of a run behind a position.
+    fn wanted_of(&self, run: Arc<EventRun>, after: Revision) -> Option<EventSelection> {
+        if self.wanted.matches_all() && run.events().first().is_some_and(|first| first.revision > after) {
             return Some(EventSelection::all(run));
         }
-        EventSelection::of(run, |event| event.revision > after && self.which.wants(event))
-    }
-
-    /// For a watcher that fell behind the ring: a stretch of the history, though nothing in it may be wanted.
-    async fn wanted_of_store(&mut self, head: Revision) -> Result<Option<EventSelection>, StoreError> {
-        let Stretch { found, through } =
-            self.store.events_of_stretch(self.which.query(self.position, head, PAGE)).await?;
-        let read = found.len();
-        let mut room = PageRoom::default();
-        let page: Vec<_> = found.into_iter().take_while(|event| room.admits(event.weight())).map(Arc::new).collect();
-        self.position = match page.last() {
-            Some(last) if page.len() < read => last.revision,
-            Some(_) | None => through.max(self.position),
-        };
-        Ok(EventRun::of(page).map(|run| EventSelection::all(Arc::new(run))))
+        EventSelection::of(run, |event| event.revision > after && self.wanted.matches(event))
     }
 
     /// Waits for something to be published; false: nothing was for a while.
@@ -198,7 +130,7 @@ impl Follower {
         tokio::select! {
             changed = self.head.changed() => match changed {
                 Ok(()) => Ok(true),
-                // The tail lives as long as its store, which this follower holds.
+                // It lives as long as the feed, which this follower holds.
                 Err(_) => Err(StoreError::ShuttingDown),
             },
             () = quiet => Ok(false),

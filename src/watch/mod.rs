@@ -1,8 +1,8 @@
-//! FLOOR 2: following the history. A snapshot, or a revision to resume from; then the tail, without end.
+//! FLOOR 3: following the history. A snapshot, or a revision to resume from; then the tail, without end.
 //!
 //! A watcher misses nothing and sees nothing twice, because there is one order, that of revisions, and one position in
-//! it: everything up to there was sent, or is none of the watcher's concern. What comes next is read from the ring of
-//! the newest events, or from the store when the ring has moved on; so a slow watcher costs reads, and memory for
+//! it: everything up to there was sent, or is none of the watcher's concern. What comes next it asks
+//! the store's feed, which has the newest events in memory and reads older ones; so a slow watcher costs reads, and memory for
 //! one page of [`PAGE_BYTES`]. Watchers that are in step are handed the same runs of events, and share their encoding.
 //! (etcd `server/storage/mvcc/watchable_store.go`: synced and unsynced watchers; here each watcher pulls for itself.)
 
@@ -11,10 +11,7 @@ mod events;
 mod follower;
 mod stale;
 
-use crate::{
-    mutants::{self, Mutant},
-    store::tail::RUN_BYTES,
-};
+use crate::store::recent_events::RUN_BYTES;
 
 pub use event_selection::{EventSelection, SelectionBytes};
 pub use events::{EventItem, watch_events};
@@ -24,23 +21,6 @@ pub use stale::{StaleItem, watch_stale};
 /// What is larger is read one at a time and handed out at once, after which the limits on calls and connections count it.
 pub(crate) const PAGE_BYTES: usize = 16 << 10;
 const _: () = assert!(RUN_BYTES <= PAGE_BYTES, "a run is handed out as a page");
-
-/// What a page still has room for.
-#[derive(Debug, Default)]
-struct PageRoom {
-    taken: usize,
-    any: bool,
-}
-
-impl PageRoom {
-    /// Takes room for an item of so many bytes, if there is some; the first one always gets it.
-    fn admits(&mut self, bytes: usize) -> bool {
-        self.taken = self.taken.saturating_add(bytes);
-        let admitted = !self.any || self.taken <= PAGE_BYTES || mutants::on(Mutant::WatchPagesUnbounded);
-        self.any = true;
-        admitted
-    }
-}
 
 #[cfg(test)]
 mod tests;

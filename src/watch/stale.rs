@@ -14,14 +14,14 @@ use crate::{
     },
     mutants::{self, Mutant},
     store::{
-        PageBounds, SagaKey, Store, StoreError, Stretch,
+        EventQuery, PageBounds, SagaKey, Store, StoreError, Stretch,
         vitals::{WatchKind, Watching},
     },
 };
 
 use super::{
     PAGE_BYTES,
-    follower::{Follower, Step, Which},
+    follower::{Follower, Step},
 };
 
 /// What is read at once for a snapshot: each saga can be over a MiB, and a page is held for each watcher.
@@ -69,7 +69,7 @@ pub enum StaleItem {
 enum At {
     Begin { store: Store, queues: Vec<QueueName>, after: Option<Revision>, snapshot_only: bool, watching: Watching },
     Snapshot(Snapshot),
-    Tail(Follower),
+    Tail(Store, Follower),
     End,
 }
 
@@ -98,7 +98,7 @@ pub fn watch_stale(
     snapshot_only: bool,
 ) -> impl Stream<Item = Result<StaleItem, StoreError>> + Send + 'static {
     // A snapshot counts as having come as far as it shows.
-    let from = after.unwrap_or_else(|| store.tail().head());
+    let from = after.unwrap_or_else(|| store.feed().head());
     let watching = store.watching(WatchKind::Stale, queues.clone(), false, from);
     stream::try_unfold(At::Begin { store, queues, after, snapshot_only, watching }, step)
 }
@@ -107,11 +107,12 @@ async fn step(mut at: At) -> Result<Option<(StaleItem, At)>, StoreError> {
     loop {
         at = match at {
             At::Begin { store, queues, after: Some(after), snapshot_only: _, watching } => {
-                At::Tail(Follower::resume(store, marks(queues), after, watching).await?)
+                let follower = Follower::resume(store.feed(), marks(queues), after, watching).await?;
+                At::Tail(store, follower)
             }
             At::Begin { store, queues, after: None, snapshot_only, watching } => {
                 // The head comes first: what happens while the snapshot is read is in the tail behind it.
-                let through = store.tail().head();
+                let through = store.feed().head();
                 At::Snapshot(Snapshot {
                     store,
                     queues,
@@ -129,18 +130,18 @@ async fn step(mut at: At) -> Result<Option<(StaleItem, At)>, StoreError> {
                     return Ok(Some((item, snapshot.behind())));
                 }
             },
-            At::Tail(mut follower) => {
+            At::Tail(store, mut follower) => {
                 let item = match follower.next_event().await? {
                     Step::Quiet(revision) => StaleItem::Bookmark { revision, snapshot_end: false },
-                    Step::Next(event) => match tail_item(follower.store(), &event).await? {
+                    Step::Next(event) => match tail_item(&store, &event).await? {
                         Some(item) => item,
                         None => {
-                            at = At::Tail(follower);
+                            at = At::Tail(store, follower);
                             continue;
                         }
                     },
                 };
-                return Ok(Some((item, At::Tail(follower))));
+                return Ok(Some((item, At::Tail(store, follower))));
             }
             At::End => return Ok(None),
         };
@@ -179,12 +180,13 @@ impl Snapshot {
         if self.only {
             return At::End;
         }
-        At::Tail(Follower::behind(self.store, marks(self.queues), self.through, self.watching))
+        let follower = Follower::behind(self.store.feed(), marks(self.queues), self.through, self.watching);
+        At::Tail(self.store, follower)
     }
 }
 
-fn marks(queues: Vec<QueueName>) -> Which {
-    Which { task_id: None, queues, marked_only: true }
+fn marks(queues: Vec<QueueName>) -> EventQuery {
+    EventQuery { queues, marked_only: true, ..EventQuery::default() }
 }
 
 /// What an event means to a watcher; none if nothing.

@@ -18,7 +18,7 @@ use crate::{
     store::{
         Store, StoreError,
         memory::{Memory, testing::running},
-        tail::{EncodedRun, NextRun},
+        recent_events::EncodedRun,
     },
 };
 
@@ -256,9 +256,9 @@ async fn a_slow_watcher_is_served_from_the_store() {
         // More than the ring keeps, all in all.
         memory.publish(&store, (batch * 100 + 1..=batch * 100 + 100).map(event).collect());
     }
-    assert!(matches!(store.tail().next_run(Revision(1)), NextRun::NotKept), "the ring has moved on");
     assert_eq!(revisions(&drained(&mut watch).await), (1..=10_000).collect::<Vec<i64>>());
-    assert!(memory.event_reads() < 30, "it came back to the ring");
+    let reads = memory.event_reads();
+    assert!((1..30).contains(&reads), "it fell behind what is in memory, and came back to it: {reads}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -299,7 +299,7 @@ async fn bookmarks_tell_how_far_it_is_while_nothing_is_wanted() {
     let mut last = -1;
     for bookmark in bookmarks {
         let SentItem::Bookmark(revision) = bookmark else { panic!("{bookmark:?}") };
-        assert!(revision.0 > last && revision <= store.tail().head());
+        assert!(revision.0 > last && revision <= store.feed().head());
         last = revision.0;
     }
     assert!(last > 80, "{last}");
@@ -477,15 +477,4 @@ fn streams_can_move_between_threads() {
     let store = memory.looked_at();
     sendable(watch_events(store.clone(), None, Vec::new(), None));
     sendable(watch_stale(store, Vec::new(), None, false));
-}
-
-#[test]
-fn p10_a_page_holds_what_fits_and_one_item_at_least() {
-    let taken = |sizes: &[usize]| {
-        let mut room = PageRoom::default();
-        sizes.iter().take_while(|bytes| room.admits(**bytes)).count()
-    };
-    assert_eq!(taken(&[PAGE_BYTES + 1, 1]), 1, "one that is too large is alone");
-    assert_eq!(taken(&[PAGE_BYTES / 2, PAGE_BYTES / 2, 1]), 2);
-    assert_eq!(taken(&[100; 500]), PAGE_BYTES / 100);
 }

@@ -15,9 +15,7 @@ use sagad::{
         time::{Span, Timestamp},
     },
     store::{
-        EventQuery, ListQuery, SagaKey, SagaPage, Store, StoreError, WriterThread,
-        memory::{self, Memory},
-        sqlite,
+        EventQuery, ListQuery, SagaKey, SagaPage, Store, StoreError, StoreOptions, WriterThread, memory::Memory, sqlite,
     },
 };
 use tempfile::TempDir;
@@ -94,17 +92,10 @@ impl Bench {
         let Setup { restart_grace, max_waiting, max_wal_bytes } = setup;
         let (queue, batch, readers) = (10_000, 1000, 4);
         let as_clock: Arc<dyn Clock> = clock.clone();
+        let options = StoreOptions { restart_grace, queue, batch, readers, max_waiting };
         let (store, writer) = match &place {
-            Place::Memory(memory) => {
-                let options = memory::Options { restart_grace, queue, batch, readers, max_waiting };
-                memory.open(&options, as_clock).unwrap()
-            }
-            Place::Sqlite(dir) => {
-                let data = dir.path().to_owned();
-                let options =
-                    sqlite::Options { data, restart_grace, queue, batch, readers, max_waiting, max_wal_bytes };
-                sqlite::open(&options, as_clock).unwrap()
-            }
+            Place::Memory(memory) => memory.open(&options, as_clock).unwrap(),
+            Place::Sqlite(dir) => sqlite::open(dir.path(), max_wal_bytes, &options, as_clock).unwrap(),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         Bench { store, clock, runtime, writer, place, setup }

@@ -13,7 +13,7 @@ use sagad::{
     },
     store::{
         EventQuery, Filter, ListQuery, PageBounds, SagaKey, Store, StoreError, WriterThread,
-        sqlite::{self, check::check_file, restore::restore},
+        sqlite::{check::check_file, restore::restore},
     },
 };
 use tempfile::TempDir;
@@ -22,7 +22,7 @@ use tokio::{runtime::Runtime, time::timeout};
 use super::{
     bench::{Bench, START},
     build::*,
-    sqlite::{options, populate},
+    sqlite::{open_small, populate},
 };
 
 const ENDS: [i64; 5] = [i64::MIN, -1, 1 << 32, 1 << 53, i64::MAX];
@@ -104,7 +104,7 @@ struct Opened {
 fn open(dir: &TempDir) -> Result<Opened, String> {
     let clock = Arc::new(ManualClock::at(START));
     let as_clock: Arc<dyn Clock> = clock.clone();
-    let (store, writer) = sqlite::open(&options(dir.path()), as_clock).map_err(|error| error.to_string())?;
+    let (store, writer) = open_small(dir.path(), as_clock).map_err(|error| error.to_string())?;
     Ok(Opened { store, writer, clock })
 }
 

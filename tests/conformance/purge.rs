@@ -158,7 +158,7 @@ fn p7_the_history_below_is_compacted(bench: Bench) {
     bench.purged(purge(secs(0), 10));
     assert_eq!(bench.events(EventQuery { after: newest, ..all.clone() }), Ok(vec![]));
     let bench = bench.reopened();
-    assert_eq!(bench.store.tail().head(), newest);
+    assert_eq!(bench.store.feed().head(), newest);
     assert_eq!(bench.events(EventQuery { after: newest, ..all.clone() }), Ok(vec![]));
     assert_eq!(bench.events(all), Err(StoreError::Compacted { oldest: newest }));
     assert!(bench.sagas(create([creation("next")]))[0].revision > newest);

@@ -21,7 +21,7 @@ use sagad::{
         rejection::Rejection,
         time::{Span, Timestamp},
     },
-    store::{EventQuery, Store, StoreError, memory},
+    store::{EventQuery, Store, StoreError, StoreOptions, memory::Memory},
 };
 use tokio::runtime::Runtime;
 
@@ -101,8 +101,9 @@ fn suspended_at_read(runtime: &Runtime, nth: usize) {
         suspended: Mutex::new(suspended),
         go_on: Mutex::new(go_on),
     });
-    let options = memory::Options { restart_grace: GRACE, queue: 1000, batch: 100, readers: 1, max_waiting: 10 };
-    let (store, mut writer) = memory::open(&options, Arc::<Suspension>::clone(&clock) as Arc<dyn Clock>).unwrap();
+    let options = StoreOptions { restart_grace: GRACE, queue: 1000, batch: 100, readers: 1, max_waiting: 10 };
+    let (store, mut writer) =
+        Memory::default().open(&options, Arc::<Suspension>::clone(&clock) as Arc<dyn Clock>).unwrap();
     let at_once = |command: Command| Call::submit(&store, command).answer();
     sagas_of(at_once(create([creation("kept"), creation("busy")])));
     let held = saga_of(at_once(claim("kept", "w")));

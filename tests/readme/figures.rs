@@ -89,7 +89,7 @@ fn phrases() -> Vec<String> {
         "src/serve/calls/request.rs",
         "src/store/memory_share.rs",
         "src/watch/mod.rs",
-        "src/store/tail.rs",
+        "src/store/recent_events.rs",
         "src/coordinator/cache.rs",
         "src/logs/output.rs",
         "src/domain/bounds.rs",

@@ -22,7 +22,7 @@ use sagad::{
         time::{Span, Timestamp},
     },
     store::{
-        Store,
+        RecentEvents, Store,
         memory::{Memory, MemoryBackend},
     },
 };
@@ -82,6 +82,7 @@ pub struct Daemon {
     backend: MemoryBackend,
     disk: Memory,
     pub store: Store,
+    recent: Arc<RecentEvents>,
     inbox: VecDeque<coordinator::Call<SimulatedCaller>>,
     hung_up: HungUp,
     /// The coordinator's clock is the true time and this: set at start, and not moved by any step.
@@ -99,13 +100,15 @@ impl Daemon {
         let clock = Timestamp::from_micros(utc).max(opening.last_time);
         let absence = Absence { returned_at: clock, grace };
         judge.absence = absence;
-        let store = Store::looking_on(Arc::new(disk.reader()), Arc::new(ManualClock::at(clock)), opening.head);
+        let recent = Arc::new(RecentEvents::starting_at(opening.head));
+        let store = Store::looking_on(Arc::new(disk.reader()), Arc::new(ManualClock::at(clock)), recent.clone());
         let told = if sabotage == Sabotage::NoGrace { Absence::default() } else { absence };
         Daemon {
             coordinator: Coordinator::new(opening, told, WAITING, clock),
             backend,
             disk: disk.clone(),
             store,
+            recent,
             inbox: VecDeque::new(),
             hung_up: HungUp::default(),
             offset: clock.micros() - now,
@@ -183,7 +186,7 @@ impl Daemon {
             match self.judge_and_commit(batch, &mut log, judge, dies)? {
                 Ok(Committed { answered, events }) => {
                     self.tell(judge, log, &events);
-                    self.store.tail().publish(events);
+                    self.recent.publish(events);
                     answers.extend(answered);
                 }
                 Err(Failed { fault: Fault::Full, callers }) => {

@@ -65,7 +65,7 @@ impl Watcher {
     fn begin(&mut self, store: &Store, skip: bool) -> Items {
         let mut after = self.position;
         if let (Some(after), true) = (&mut after, skip) {
-            *after = store.tail().head();
+            *after = store.feed().head();
         }
         if self.stale {
             self.in_snapshot = after.is_none();

@@ -8,7 +8,7 @@ use prost::Message;
 use crate::{
     domain::event::Event,
     proto,
-    store::{Moment, tail::EncodedRun},
+    store::{Moment, recent_events::EncodedRun},
     watch::{EventItem, SelectionBytes, StaleItem},
 };
 

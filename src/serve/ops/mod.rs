@@ -180,7 +180,10 @@ struct Check {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{clock::ManualClock, store::memory};
+    use crate::{
+        clock::ManualClock,
+        store::{StoreOptions, memory::Memory},
+    };
 
     #[test]
     fn it_is_live_while_the_writer_turns_and_ready_while_it_stays() {
@@ -199,8 +202,8 @@ mod tests {
             checks.into_iter().filter(|check| !check.ok).map(|check| (check.wrong, check.live)).collect::<Vec<_>>()
         };
         assert_eq!(wrong(&ops), [("the store is not open yet".to_owned(), false)]);
-        let options = memory::Options { restart_grace: Span::ZERO, queue: 1, batch: 1, readers: 1, max_waiting: 1 };
-        let (store, mut writer) = memory::open(&options, clock.clone()).unwrap();
+        let options = StoreOptions { restart_grace: Span::ZERO, queue: 1, batch: 1, readers: 1, max_waiting: 1 };
+        let (store, mut writer) = Memory::default().open(&options, clock.clone()).unwrap();
         ops.opened(store.clone());
         liveness.writer_is(Arc::new({
             let store = store.clone();

@@ -23,57 +23,29 @@ use crate::{
         command::QueueStatus,
         event::Event,
         ids::{QueueName, Revision, SagaId, TaskId},
-        lease::Absence,
         saga::Saga,
         time::{Span, Timestamp},
     },
 };
 
 use super::{
-    RESERVED, Reader, Store,
-    handle::Shared,
-    writer::{self, WriterBounds, WriterThread},
+    RESERVED, Reader, Store, StoreOptions,
+    writer::{self, OpenedBackend, WriterThread},
 };
 
 pub use self::backend::MemoryBackend;
-
-/// How to open a store in memory; as in [`super::sqlite::Options`].
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// How long leases from before an absence of the coordinator stand at least from its return on.
-    pub restart_grace: Span,
-    /// Most changes that wait for the writer.
-    pub queue: usize,
-    /// Most changes in one transaction.
-    pub batch: usize,
-    /// Reads at a time.
-    pub readers: usize,
-    /// Most held `ClaimNext` calls.
-    pub max_waiting: usize,
-}
 
 /// What a disk would hold. It outlives the stores that are opened on it; clones are the same disk.
 #[derive(Clone, Default)]
 pub struct Memory(Arc<RwLock<Facts>>);
 
-/// Opens a store on memory of its own and starts its writer.
-pub fn open(options: &Options, clock: Arc<dyn Clock>) -> Result<(Store, WriterThread), std::io::Error> {
-    Memory::default().open(options, clock)
-}
-
 impl Memory {
     /// Opens a store on what is there and starts its writer. One at a time: nothing guards against a second.
-    pub fn open(&self, options: &Options, clock: Arc<dyn Clock>) -> Result<(Store, WriterThread), std::io::Error> {
+    pub fn open(&self, options: &StoreOptions, clock: Arc<dyn Clock>) -> Result<(Store, WriterThread), std::io::Error> {
         let (backend, opening) = self.open_backend();
-        clock.advance_to(opening.last_time);
-        let absence = Absence { returned_at: clock.now(), grace: options.restart_grace };
-        let shared = Shared::new(clock, opening.head, absence, Arc::default());
-        let (store, messages) =
-            Store::new(options.queue, Arc::new(self.reader()), options.readers, shared.clone(), "memory");
-        let bounds =
-            WriterBounds { batch: options.batch, waiting: options.max_waiting, restart_grace: options.restart_grace };
-        let writer = writer::spawn(|| Ok(backend), opening, messages, shared, bounds, ())?;
-        Ok((store, writer))
+        let (reader, description) = (Arc::new(self.clone()), "memory".to_owned());
+        let (make, log) = (|| Ok(backend), Arc::default());
+        writer::start(options, clock, OpenedBackend { make, opening, reader, log, description, guard: () })
     }
 
     /// The writing half and what a coordinator has to know. For those who drive one themselves.

@@ -1,18 +1,14 @@
 //! The reading half: searches the committed facts.
 
-use std::{
-    ops::Bound,
-    path::Path,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{ops::Bound, path::Path, sync::atomic::Ordering};
 
+use crate::coordinator::brief;
 use crate::domain::{
     command::QueueStatus,
     event::Event,
     ids::{QueueName, Revision},
     lease::LeasePurpose,
-    saga::{Saga, Spec, State},
-    text::Blob,
+    saga::{Saga, State},
     time::Timestamp,
 };
 
@@ -56,12 +52,6 @@ impl Facts {
     }
 }
 
-/// A saga without its blobs.
-fn brief(saga: &Saga) -> Saga {
-    let spec = Arc::new(Spec { payload: Blob::default(), ..Spec::clone(&saga.spec) });
-    Saga { spec, progress: Blob::default(), result: Blob::default(), ..saga.clone() }
-}
-
 impl Reader for Memory {
     fn get(&self, key: &SagaKey) -> Result<Option<Saga>, StoreError> {
         let facts = self.facts();
@@ -85,7 +75,10 @@ impl Reader for Memory {
         let more = sagas.len() > query.limit;
         sagas.truncate(query.limit);
         let next = sagas.last().map(|(cursor, _)| *cursor).filter(|_| more);
-        Ok(SagaPage { sagas: sagas.into_iter().map(|(cursor, saga)| (cursor, brief(saga))).collect(), next })
+        Ok(SagaPage {
+            sagas: sagas.into_iter().map(|(cursor, saga)| (cursor, brief(saga.clone(), true).0)).collect(),
+            next,
+        })
     }
 
     fn events(&self, query: &EventQuery) -> Result<Stretch<Event>, StoreError> {
@@ -94,12 +87,8 @@ impl Reader for Memory {
         if !query.whole {
             facts.check_position(query.after)?;
         }
-        let wanted = |event: &&Event| {
-            query.task_id.as_ref().is_none_or(|task_id| *task_id == event.task_id)
-                && (query.queues.is_empty() || query.queues.contains(&event.queue))
-                && (!query.marked_only || event.mark.is_some())
-        };
-        let found = facts.events(query.after, query.through).filter(wanted).take(query.limit).cloned().collect();
+        let wanted = facts.events(query.after, query.through).filter(|event| query.matches(event));
+        let found = wanted.take(query.limit).cloned().collect();
         Ok(Stretch::of_events(found, query.limit, query.through))
     }
 

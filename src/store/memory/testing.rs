@@ -18,7 +18,7 @@ use crate::{
         transition::create,
     },
     store::{
-        Store, StoreError,
+        RecentEvents, Store, StoreError,
         handle::{Message, Shared},
     },
 };
@@ -49,7 +49,7 @@ impl Memory {
     /// Commits events, then publishes them.
     pub(crate) fn publish(&self, store: &Store, events: Vec<Event>) {
         self.append(events.iter().cloned());
-        store.tail().publish(events);
+        store.shared.recent.publish(events);
     }
 
     /// The history has gaps below this revision.
@@ -73,7 +73,12 @@ impl Memory {
         respond: impl Fn(Request) -> Result<Answer, StoreError> + Send + 'static,
     ) -> Store {
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(NOW));
-        let shared = Shared::new(clock, self.facts().head(), Absence::default(), Arc::default());
+        let shared = Shared::new(
+            clock,
+            Arc::new(RecentEvents::starting_at(self.facts().head())),
+            Absence::default(),
+            Arc::default(),
+        );
         let (store, messages) = Store::new(1024, Arc::new(self.clone()), 4, shared, "memory");
         std::thread::spawn(move || {
             for message in messages {

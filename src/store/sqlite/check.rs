@@ -22,7 +22,7 @@ use super::{
     error::RowsError,
     guard::{Found, OpenError, inspect, open_error, take_directory},
     history, last_row,
-    load::{self, compensations, rows_error},
+    load::{self, compensations, each},
     reader::queue_statuses,
     shrink::Room,
     sql, stored_opening,
@@ -108,24 +108,10 @@ pub(super) fn show_as_newest(connection: &Connection, version: i32) -> Result<()
     connection.execute_batch(include_str!("older.sql"))
 }
 
-/// Runs a statement for each of its rows.
-fn each(
-    connection: &Connection,
-    sql: &'static str,
-    mut seen: impl FnMut(&Row<'_>) -> Result<(), rusqlite::Error>,
-) -> Result<(), rusqlite::Error> {
-    let mut statement = connection.prepare(sql)?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        seen(row)?;
-    }
-    Ok(())
-}
-
 /// Returns how many of the problems are about values of rows, which can be read all the same.
 fn check_structures(connection: &Connection, report: &mut Report) -> Result<u64, rusqlite::Error> {
     let mut of_rows = 0;
-    each(connection, sql::INTEGRITY_CHECK, |row| {
+    each(connection, sql::INTEGRITY_CHECK, [], |row| {
         let said: String = row.get(0)?;
         if said != "ok" {
             of_rows += u64::from(said.starts_with("CHECK constraint failed"));
@@ -133,23 +119,23 @@ fn check_structures(connection: &Connection, report: &mut Report) -> Result<u64,
         }
         Ok(())
     })?;
-    each(connection, sql::FOREIGN_KEY_CHECK, |row| {
+    each(connection, sql::FOREIGN_KEY_CHECK, [], |row| {
         let (table, id, parent): (String, Option<i64>, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
         let id = id.map_or("?".to_owned(), |id| id.to_string());
         report.add(format!("{table}: row {id} belongs to a row of {parent} that is not there"));
         Ok(())
     })?;
-    each(connection, sql::ROWS_WITHOUT_SAGA, |row| {
+    each(connection, sql::ROWS_WITHOUT_SAGA, [], |row| {
         let (table, id): (String, i64) = (row.get(0)?, row.get(1)?);
         report.add(format!("{table}: row {id} belongs to a row of saga that is not there"));
         Ok(())
     })?;
-    each(connection, sql::IN_FLIGHT_AND_ENDED, |row| {
+    each(connection, sql::IN_FLIGHT_AND_ENDED, [], |row| {
         let (task_id, id): (String, i64) = (row.get(0)?, row.get(1)?);
         report.add(format!("saga {task_id}: row {id} is both in work and in ended"));
         Ok(())
     })?;
-    each(connection, sql::SAGAS_WITHOUT_WORK, |row| {
+    each(connection, sql::SAGAS_WITHOUT_WORK, [], |row| {
         report.add(format!("saga: row {} has no state", row.get::<_, i64>(0)?));
         Ok(())
     })?;
@@ -167,21 +153,21 @@ fn wrong(checked: Result<(), rusqlite::Error>, table: &str, report: &mut Report)
 fn check_numbers(connection: &Connection, report: &mut Report) -> Result<(), rusqlite::Error> {
     wrong(check_revisions(connection, report), "the store", report)?;
     wrong(check_counts(connection, report), "queue_count", report)?;
-    each(connection, sql::EVENTS_IN_GAPS, |row| {
+    each(connection, sql::EVENTS_IN_GAPS, [], |row| {
         report.add(format!("event {}: lies in a gap of revisions that were never given", row.get::<_, i64>(0)?));
         Ok(())
     })?;
-    each(connection, sql::WORK_UNLIKE_SAGA, |row| {
+    each(connection, sql::WORK_UNLIKE_SAGA, [], |row| {
         let (id, task_id, queue): (i64, String, bool) = (row.get(0)?, row.get(1)?, row.get(2)?);
         let column = if queue { "queue" } else { "priority" };
         report.add(format!("saga {task_id}: row {id}, column {column} is not the same in saga and work"));
         Ok(())
     })?;
-    each(connection, sql::EVENTS_OUT_OF_PLACE, |row| {
+    each(connection, sql::EVENTS_OUT_OF_PLACE, [], |row| {
         report.add(format!("event {}: lies before the end of the old history", row.get::<_, i64>(0)?));
         Ok(())
     })?;
-    each(connection, sql::EVENTS_OUT_OF_TIME, |row| {
+    each(connection, sql::EVENTS_OUT_OF_TIME, [], |row| {
         report.add(format!("event {}: its time is before that of the event before it", row.get::<_, i64>(0)?));
         Ok(())
     })
@@ -208,7 +194,7 @@ fn check_revisions(connection: &Connection, report: &mut Report) -> Result<(), r
     if compacted > 0 && compacted >= floor {
         report.add(format!("meta: events are purged up to {compacted}, but revisions are reserved below {floor} only"));
     }
-    each(connection, sql::GAPS, |row| {
+    each(connection, sql::GAPS, [], |row| {
         let (after, through): (Revision, Revision) = (codec::column(row, 0)?, codec::column(row, 1)?);
         if through.0 >= floor {
             report.add(format!("gap {after}: ends at {through}, but revisions are reserved below {floor} only"));
@@ -222,7 +208,7 @@ fn check_rows(connection: &Connection, report: &mut Report) {
     if let Err(error) = queue_statuses(connection, None, usize::MAX) {
         report.add(format!("queue: {error}"));
     }
-    let answers = each(connection, sql::ANSWER_TIMES, |row| codec::column::<Timestamp>(row, 1).map(drop));
+    let answers = each(connection, sql::ANSWER_TIMES, [], |row| codec::column::<Timestamp>(row, 1).map(drop));
     if let Err(error) = answers {
         report.add(format!("answer: {}", codec::wrong_value(&error).unwrap_or_else(|| error.to_string())));
     }
@@ -243,13 +229,13 @@ fn check_counts(connection: &Connection, report: &mut Report) -> Result<(), rusq
 }
 
 fn check_sagas(connection: &Connection, report: &mut Report) -> Result<(), RowsError> {
-    let mut statement = connection.prepare(sql::ALL_SAGAS).map_err(rows_error)?;
-    let mut rows = statement.query([]).map_err(rows_error)?;
+    let mut statement = connection.prepare(sql::ALL_SAGAS)?;
+    let mut rows = statement.query([])?;
     let mut all_read = true;
-    while let Some(row) = rows.next().map_err(rows_error)? {
+    while let Some(row) = rows.next()? {
         report.sagas += 1;
         let found = codec::saga(row).and_then(|(id, mut saga, count)| {
-            let stored = StoredAs::read(row).map_err(rows_error)?;
+            let stored = StoredAs::read(row)?;
             saga.compensations = compensations(connection, id)?;
             let mut wrong = Vec::new();
             check_saga(&saga, count, &stored, &mut wrong);
@@ -270,7 +256,7 @@ fn check_sagas(connection: &Connection, report: &mut Report) -> Result<(), RowsE
             Err(other) => return Err(other),
         }
     }
-    let all: u64 = connection.query_row(sql::COUNT_ALL_EVENTS, [], |row| row.get(0)).map_err(rows_error)?;
+    let all: u64 = connection.query_row(sql::COUNT_ALL_EVENTS, [], |row| row.get(0))?;
     if all_read && all != report.events {
         report.add(format!("event: {all} are there, but {} are in the histories of sagas", report.events));
     }
@@ -280,7 +266,7 @@ fn check_sagas(connection: &Connection, report: &mut Report) -> Result<(), RowsE
 /// What must hold between a saga and its history, which is looked at event by event, since it may be long. Returns how many there are.
 fn check_history(connection: &Connection, id: RowId, saga: &Saga, wrong: &mut Vec<String>) -> Result<u64, RowsError> {
     let all = history::of_saga(connection, id, saga.revision, Revision(0), saga.revision, usize::MAX)?;
-    let mut statement = connection.prepare_cached(sql::EVENT_BY_REVISION).map_err(rows_error)?;
+    let mut statement = connection.prepare_cached(sql::EVENT_BY_REVISION)?;
     let (mut count, mut last, mut breaks) = (0_u64, None::<Event>, 0);
     let (mut claimed, mut expired) = (false, false);
     for event in all.into_iter().map(|revision| load::events(&mut statement, [revision.0])) {
@@ -295,7 +281,7 @@ fn check_history(connection: &Connection, id: RowId, saga: &Saga, wrong: &mut Ve
             .and_then(|mut s| s.query_row([event.revision.0], |row| row.get::<_, Option<i64>>(0)).optional());
         // The old history names none.
         let before = last.as_ref().map(|event| event.revision.0);
-        if prev.map_err(rows_error)?.is_some_and(|prev| prev != before) && breaks < TOLD {
+        if prev?.is_some_and(|prev| prev != before) && breaks < TOLD {
             breaks += 1;
             wrong.push(format!("event {} does not name the one before it", event.revision));
         }

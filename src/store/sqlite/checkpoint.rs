@@ -15,7 +15,6 @@ use rusqlite::Connection;
 use super::{
     super::vitals::{Checkpoint, LogMeter, Outcome},
     error::RowsError,
-    load::rows_error,
     sql,
 };
 
@@ -50,19 +49,17 @@ pub struct Checkpoints {
 impl Checkpoints {
     /// Takes over the checkpoints of a writing connection; the log is to stay below `max_bytes`.
     pub fn take_over(connection: &mut Connection, max_bytes: u64, gate: Gate) -> Result<Self, RowsError> {
-        connection.pragma_update(None, "wal_autocheckpoint", 0).map_err(rows_error)?;
+        connection.pragma_update(None, "wal_autocheckpoint", 0)?;
         // What a long read made of the log's file is cut off again when the log begins anew.
         let limit = i64::try_from(max_bytes).unwrap_or(i64::MAX);
-        connection.pragma_update(None, "journal_size_limit", limit).map_err(rows_error)?;
+        connection.pragma_update(None, "journal_size_limit", limit)?;
         let meter = Arc::new(LogMeter::default());
         let seen = meter.clone();
-        connection
-            .wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages: std::ffi::c_int| {
-                seen.bytes.store(u64::from(pages.unsigned_abs()) * PAGE_BYTES, Ordering::Relaxed);
-                Ok(())
-            }))
-            .map_err(rows_error)?;
-        connection.busy_timeout(BUSY_WAIT).map_err(rows_error)?;
+        connection.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages: std::ffi::c_int| {
+            seen.bytes.store(u64::from(pages.unsigned_abs()) * PAGE_BYTES, Ordering::Relaxed);
+            Ok(())
+        }))?;
+        connection.busy_timeout(BUSY_WAIT)?;
         let max_pages = max_bytes / PAGE_BYTES;
         Ok(Checkpoints { meter, copied: 0, max_pages, retry_at: max_pages, gate })
     }
@@ -103,7 +100,7 @@ impl Checkpoints {
             statement
                 .query_row([], |row| Ok(row.get::<_, i64>(0)? == 0 && row.get::<_, i64>(1)? == row.get::<_, i64>(2)?))
         });
-        Ok(!copied.map_err(rows_error)?)
+        Ok(!copied?)
     }
 
     /// Copies everything and makes the next commit start the log anew. Waits for the bounded reads under way, and a
@@ -111,9 +108,9 @@ impl Checkpoints {
     pub fn restart(&mut self, connection: &Connection) -> Result<bool, RowsError> {
         let gate = self.gate.clone();
         let _shut = gate.write();
-        connection.busy_timeout(RESTART_WAIT).map_err(rows_error)?;
+        connection.busy_timeout(RESTART_WAIT)?;
         let done = self.run(connection, Checkpoint::Restart);
-        connection.busy_timeout(BUSY_WAIT).map_err(rows_error)?;
+        connection.busy_timeout(BUSY_WAIT)?;
         if done? {
             return Ok(false);
         }
@@ -135,7 +132,7 @@ impl Checkpoints {
             Checkpoint::Restart => sql::CHECKPOINT_RESTART,
         };
         let busy = connection.prepare_cached(statement).and_then(|mut s| s.query_row([], |row| row.get::<_, i64>(0)));
-        let busy = busy.map(|busy| busy != 0).map_err(rows_error);
+        let busy = busy.map(|busy| busy != 0);
         self.meter.checkpointed(
             kind,
             match &busy {
@@ -144,6 +141,6 @@ impl Checkpoints {
                 Err(_) => Outcome::Failed,
             },
         );
-        busy
+        Ok(busy?)
     }
 }

@@ -24,7 +24,7 @@ use super::{
     codec::{Quantity, column},
     codes::Coded,
     error::RowsError,
-    load::rows_error,
+    load::each,
     sql,
 };
 
@@ -178,9 +178,9 @@ impl Tally {
         for queue in wanted {
             let mut count = committed.get(&queue).copied().unwrap_or_default();
             self.changes.iter().filter(|(changed, _)| *changed == queue).for_each(|(_, change)| count.add(change));
-            put(connection, queue, &count).map_err(rows_error)?;
+            put(connection, queue, &count)?;
         }
-        set_counted(connection, self.newest).map_err(rows_error)?;
+        set_counted(connection, self.newest)?;
         self.stores = true;
         Ok(())
     }
@@ -280,20 +280,6 @@ fn put(connection: &Connection, queue: i64, count: &Count) -> Result<(), rusqlit
 
 fn set_counted(connection: &Connection, through: Revision) -> Result<(), rusqlite::Error> {
     connection.prepare_cached(sql::SET_META)?.execute(params!["counted", through.0]).map(drop)
-}
-
-fn each(
-    connection: &Connection,
-    statement: &'static str,
-    params: impl rusqlite::Params,
-    mut seen: impl FnMut(&rusqlite::Row<'_>) -> Result<(), rusqlite::Error>,
-) -> Result<(), rusqlite::Error> {
-    let mut statement = connection.prepare(statement)?;
-    let mut rows = statement.query(params)?;
-    while let Some(row) = rows.next()? {
-        seen(row)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use crate::coordinator::RowId;
 use crate::domain::ids::Revision;
 
-use super::{error::RowsError, load::rows_error, sql};
+use super::{error::RowsError, sql};
 
 /// The revisions of a saga's events after one revision and up to another, in order: at most `most`. Its newest event is `newest`.
 pub fn of_saga(
@@ -20,12 +20,12 @@ pub fn of_saga(
 ) -> Result<Vec<Revision>, RowsError> {
     let limit = i64::try_from(most).unwrap_or(i64::MAX);
     let mut found = revisions(connection, sql::OLD_EVENTS_OF_SAGA, params![id.0, after.0, through.0, limit])?;
-    let mut next_place = connection.prepare_cached(sql::NEXT_PLACE).map_err(rows_error)?;
+    let mut next_place = connection.prepare_cached(sql::NEXT_PLACE)?;
     let mut behind = found.last().copied().unwrap_or(after);
     while found.len() < most && behind < newest.min(through) {
         let place = next_place.query_row([id.0, behind.0], |row| row.get(0).map(Revision)).optional();
         // The newest is the last place; a place beyond it is a damaged row's.
-        let place = place.map_err(rows_error)?.map_or(newest, |place| place.min(newest));
+        let place = place?.map_or(newest, |place| place.min(newest));
         let mut back = revisions(connection, sql::CHAIN, [place.0, behind.0])?;
         back.reverse();
         found.extend(back.into_iter().filter(|revision| *revision > behind && *revision <= through));
@@ -40,7 +40,6 @@ fn revisions(
     sql: &'static str,
     params: impl rusqlite::Params,
 ) -> Result<Vec<Revision>, RowsError> {
-    let mut statement = connection.prepare_cached(sql).map_err(rows_error)?;
-    let found = statement.query_map(params, |row| row.get(0).map(Revision)).and_then(Iterator::collect);
-    found.map_err(rows_error)
+    let mut statement = connection.prepare_cached(sql)?;
+    Ok(statement.query_map(params, |row| row.get(0).map(Revision))?.collect::<Result<_, _>>()?)
 }

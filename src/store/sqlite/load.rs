@@ -24,6 +24,12 @@ pub fn rows_error(error: rusqlite::Error) -> RowsError {
     }
 }
 
+impl From<rusqlite::Error> for RowsError {
+    fn from(error: rusqlite::Error) -> Self {
+        rows_error(error)
+    }
+}
+
 /// A number about the store as a whole.
 pub fn meta<T: FromSql>(connection: &Connection, key: &str) -> Result<T, rusqlite::Error> {
     let found = connection.prepare_cached(sql::META).and_then(|mut s| s.query_row([key], |row| row.get(0)));
@@ -33,12 +39,27 @@ pub fn meta<T: FromSql>(connection: &Connection, key: &str) -> Result<T, rusqlit
     })
 }
 
+/// Runs a statement, once, for each of its rows.
+pub fn each(
+    connection: &Connection,
+    sql: &'static str,
+    params: impl rusqlite::Params,
+    mut seen: impl FnMut(&rusqlite::Row<'_>) -> Result<(), rusqlite::Error>,
+) -> Result<(), rusqlite::Error> {
+    let mut statement = connection.prepare(sql)?;
+    let mut rows = statement.query(params)?;
+    while let Some(row) = rows.next()? {
+        seen(row)?;
+    }
+    Ok(())
+}
+
 /// The compensations of a saga.
 pub fn compensations(connection: &Connection, id: RowId) -> Result<Vec<Compensation>, RowsError> {
-    let mut statement = connection.prepare_cached(sql::COMPENSATIONS).map_err(rows_error)?;
-    let mut rows = statement.query([id.0]).map_err(rows_error)?;
+    let mut statement = connection.prepare_cached(sql::COMPENSATIONS)?;
+    let mut rows = statement.query([id.0])?;
     let mut all = Vec::new();
-    while let Some(row) = rows.next().map_err(rows_error)? {
+    while let Some(row) = rows.next()? {
         all.push(codec::compensation(row)?);
     }
     Ok(all)
@@ -50,9 +71,9 @@ pub fn one_saga(
     sql: &'static str,
     key: impl rusqlite::ToSql,
 ) -> Result<Option<(RowId, Saga)>, RowsError> {
-    let mut statement = connection.prepare_cached(sql).map_err(rows_error)?;
-    let mut rows = statement.query([key]).map_err(rows_error)?;
-    let Some(row) = rows.next().map_err(rows_error)? else { return Ok(None) };
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query([key])?;
+    let Some(row) = rows.next()? else { return Ok(None) };
     let (id, mut saga, count) = codec::saga(row)?;
     if count > 0 {
         saga.compensations = compensations(connection, id)?;
@@ -66,9 +87,9 @@ pub fn brief_saga(
     id: RowId,
     with_compensations: bool,
 ) -> Result<Option<(Saga, ContentBytes)>, RowsError> {
-    let mut statement = connection.prepare_cached(sql::BRIEF_BY_ROW).map_err(rows_error)?;
-    let mut rows = statement.query([id.0]).map_err(rows_error)?;
-    let Some(row) = rows.next().map_err(rows_error)? else { return Ok(None) };
+    let mut statement = connection.prepare_cached(sql::BRIEF_BY_ROW)?;
+    let mut rows = statement.query([id.0])?;
+    let Some(row) = rows.next()? else { return Ok(None) };
     let bytes = |column| row.get::<_, usize>(column).map_err(rows_error);
     let contents = ContentBytes { payload: bytes("payload_bytes")?, outcome: bytes("outcome_bytes")? };
     let (_, mut saga, count) = codec::saga(row)?;
@@ -88,9 +109,9 @@ pub fn find(connection: &Connection, key: &SagaKey) -> Result<Option<(RowId, Sag
 
 /// The rows of `sql::EVENTS` and the like.
 pub fn events(statement: &mut CachedStatement<'_>, params: impl rusqlite::Params) -> Result<Vec<Event>, RowsError> {
-    let mut rows = statement.query(params).map_err(rows_error)?;
+    let mut rows = statement.query(params)?;
     let mut events = Vec::new();
-    while let Some(row) = rows.next().map_err(rows_error)? {
+    while let Some(row) = rows.next()? {
         events.push(codec::event(row)?);
     }
     Ok(events)

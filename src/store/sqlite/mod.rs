@@ -30,7 +30,7 @@ mod write;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
 };
 
@@ -42,7 +42,6 @@ use crate::{
     domain::{
         bounds::{HAPPENED_MAX, NUMBERS_LEFT, REVISION_MAX, ROW_MAX},
         ids::{QueueName, Revision},
-        lease::Absence,
         saga::State,
         text::Kind,
         time::{Span, Timestamp},
@@ -74,61 +73,38 @@ use self::{
         Found, OpenError, SCHEMA_VERSION, inspect, open_error, openness, refuse_unrestored, remove_database,
         take_directory,
     },
-    load::meta,
+    load::{each, meta},
     migrate::{MIGRATIONS, migrate},
     more::More,
     reader::SqliteReader,
     reservation::Reservation,
 };
 use super::{
-    Reader, Store,
-    handle::Shared,
-    writer::{self, WriterBounds, WriterThread},
+    Reader, Store, StoreOptions,
+    writer::{self, OpenedBackend, WriterThread},
 };
 
 /// Page cache of the writing connection, in KiB: its indexes, and what a batch changes. (The readers keep SQLite's default.)
 const WRITER_CACHE_KIB: i64 = 16_384;
 
-/// How to open a store.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The directory; made if it is not there.
-    pub data: PathBuf,
-    /// How long leases from before an absence of the coordinator stand at least from its return on.
-    pub restart_grace: Span,
-    /// Most changes that wait for the writer.
-    pub queue: usize,
-    /// Most changes in one transaction.
-    pub batch: usize,
-    /// Reading connections.
-    pub readers: usize,
-    /// Most held `ClaimNext` calls.
-    pub max_waiting: usize,
-    /// The log's bound, in bytes.
-    pub max_wal_bytes: u64,
-}
-
-/// Opens the store, or makes it, and starts its writer. Blocks while an older schema is brought up to date.
-pub fn open(options: &Options, clock: Arc<dyn Clock>) -> Result<(Store, WriterThread), OpenError> {
-    let lock = take_directory(&options.data)?;
-    refuse_unrestored(&options.data)?;
-    let path = options.data.join("sagad.db");
-    let (rows, opening, beside) = open_rows(&path, options.max_wal_bytes)?;
-    openness(&options.data).iter().for_each(|warning| tracing::warn!("{warning}"));
-    clock.advance_to(opening.last_time);
-
-    let now = clock.now();
-    // Whatever was running when the last run ended has been without a coordinator since.
-    let absence = Absence { returned_at: now, grace: options.restart_grace };
-    let shared = Shared::new(clock, opening.head, absence, rows.log_meter());
-    let reader = open_reader(&path, options.readers, beside)?;
+/// Opens the store in a directory, or makes it, and starts its writer; its log is to stay below `max_wal_bytes`. Blocks while
+/// an older schema is brought up to date.
+pub fn open(
+    data: &Path,
+    max_wal_bytes: u64,
+    options: &StoreOptions,
+    clock: Arc<dyn Clock>,
+) -> Result<(Store, WriterThread), OpenError> {
+    let guard = take_directory(data)?;
+    refuse_unrestored(data)?;
+    let path = data.join("sagad.db");
+    let (rows, opening, beside) = open_rows(&path, max_wal_bytes)?;
+    openness(data).iter().for_each(|warning| tracing::warn!("{warning}"));
+    let reader = Arc::new(open_reader(&path, options.readers, beside)?);
     let description = format!("sqlite {} at {}", rusqlite::version(), path.display());
-    let (store, messages) = Store::new(options.queue, Arc::new(reader), options.readers, shared.clone(), &description);
-    let bounds =
-        WriterBounds { batch: options.batch, waiting: options.max_waiting, restart_grace: options.restart_grace };
-    let writer = writer::spawn(|| rows.start(), opening, messages, shared, bounds, lock)
-        .map_err(|e| OpenError::Unusable { path, what: e.to_string() })?;
-    Ok((store, writer))
+    let (log, make) = (rows.log_meter(), || rows.start());
+    writer::start(options, clock, OpenedBackend { make, opening, reader, log, description, guard })
+        .map_err(|e| OpenError::Unusable { path, what: e.to_string() })
 }
 
 /// What the reading half shares with the writing one, beside the file.
@@ -239,11 +215,10 @@ fn stored_opening(connection: &Connection) -> Result<Opening, rusqlite::Error> {
     let names = queue_names(connection)?;
     let (due, ready) = (stored_due(connection, &names)?, stored_ready(connection, &names)?);
     let mut paused = Vec::new();
-    let mut statement = connection.prepare(sql::PAUSED)?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
+    each(connection, sql::PAUSED, [], |row| {
         paused.extend(QueueName::parse(&row.get::<_, String>(0)?).ok());
-    }
+        Ok(())
+    })?;
     let next_row = RowId(last_row(connection)? + 1);
     Ok(Opening { head, next_revision, next_row, last_time, due, ready, paused })
 }
@@ -267,26 +242,24 @@ fn last_time(connection: &Connection) -> Result<Timestamp, rusqlite::Error> {
 /// Queues by their numbers. One whose name makes no sense is left out, and with it sagas that can't be read anyway.
 fn queue_names(connection: &Connection) -> Result<HashMap<i64, QueueName>, rusqlite::Error> {
     let mut names = HashMap::new();
-    let mut statement = connection.prepare(sql::QUEUE_NAMES)?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
+    each(connection, sql::QUEUE_NAMES, [], |row| {
         let id = row.get(0)?;
         names.extend(QueueName::parse(&row.get::<_, String>(1)?).ok().map(|name| (id, name)));
-    }
+        Ok(())
+    })?;
     Ok(names)
 }
 
 fn stored_due(connection: &Connection, names: &HashMap<i64, QueueName>) -> Result<Vec<StoredDue>, rusqlite::Error> {
-    let mut statement = connection.prepare(sql::DUE)?;
-    let mut rows = statement.query([])?;
     let mut all = Vec::new();
-    while let Some(row) = rows.next()? {
+    each(connection, sql::DUE, [], |row| {
         let due = Due { at: column(row, 1)?, running_since: column(row, 2)? };
         let (queue, state) = (names.get(&row.get(3)?), State::decode(row.get(4)?));
         if let (Some(queue), Some(state)) = (queue, state) {
             all.push(StoredDue { id: column(row, 0)?, due, queue: queue.clone(), state });
         }
-    }
+        Ok(())
+    })?;
     Ok(all)
 }
 
@@ -295,12 +268,11 @@ fn stored_ready(
     names: &HashMap<i64, QueueName>,
 ) -> Result<Vec<(RowId, ReadyEntry)>, rusqlite::Error> {
     let mut kinds: BTreeMap<RowId, (i32, i64, BTreeSet<Kind>)> = BTreeMap::new();
-    let mut statement = connection.prepare(sql::READY_TO_COMPENSATE)?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
+    each(connection, sql::READY_TO_COMPENSATE, [], |row| {
         let place = kinds.entry(column(row, 0)?).or_insert((column(row, 1)?, row.get(2)?, BTreeSet::new()));
         place.2.extend(row.get::<_, Option<String>>(3)?.and_then(|kind| Kind::stored(&kind).ok()));
-    }
+        Ok(())
+    })?;
     let mut all = Vec::new();
     for (id, (priority, queue, kinds)) in kinds {
         if let Some(queue) = names.get(&queue) {
@@ -308,9 +280,7 @@ fn stored_ready(
             all.push((id, ReadyEntry { priority, queue: queue.clone(), takers }));
         }
     }
-    let mut statement = connection.prepare(sql::RESERVED)?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
+    each(connection, sql::RESERVED, [], |row| {
         let due_at: Option<Timestamp> = column(row, 3)?;
         // One that makes no sense is passed over with the saga, which can't be read either.
         let more = More::parse(row.get_ref(4)?.as_str_or_null()?).unwrap_or_default();
@@ -321,7 +291,8 @@ fn stored_ready(
             let takers = Takers::Assignee(reservation.assignee);
             all.push((column(row, 0)?, ReadyEntry { priority: column(row, 1)?, queue: queue.clone(), takers }));
         }
-    }
+        Ok(())
+    })?;
     Ok(all)
 }
 

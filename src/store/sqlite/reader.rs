@@ -30,7 +30,7 @@ use super::{
     connection,
     error::RowsError,
     history, keep_plans,
-    load::{compensations, events, find, json_array, meta, rows_error},
+    load::{compensations, events, find, json_array, meta},
     ready::{LookAtReady, Ready, count_ready},
     sql,
 };
@@ -112,7 +112,7 @@ impl SqliteReader {
             self.pool.get().map_err(|e| StoreError::Unavailable(format!("no reading connection: {e}")))?;
         // Only now: the gate must not stay open for a read that still waits for its connection.
         let _open = self.beside.gate.read();
-        let snapshot = connection.transaction().map_err(|e| read_error(rows_error(e)))?;
+        let snapshot = connection.transaction().map_err(|e| read_error(e.into()))?;
         look(&snapshot).map_err(read_error)
     }
 }
@@ -126,19 +126,18 @@ fn read_error(error: RowsError) -> StoreError {
 }
 
 fn head(connection: &Connection) -> Result<Revision, RowsError> {
-    let head = connection.prepare_cached(sql::HEAD).and_then(|mut s| s.query_row([], |row| row.get(0)));
-    head.map_err(rows_error)
+    Ok(connection.prepare_cached(sql::HEAD)?.query_row([], |row| row.get(0))?)
 }
 
 /// Whether the history can be read on from behind a revision.
 fn check_position(connection: &Connection, after: Revision) -> Result<Result<(), StoreError>, RowsError> {
-    let oldest: Revision = meta(connection, "compacted").map_err(rows_error)?;
+    let oldest: Revision = meta(connection, "compacted")?;
     if after < oldest {
         return Ok(Err(StoreError::Compacted { oldest }));
     }
     let in_gap = connection.prepare_cached(sql::GAP_AT).and_then(|mut s| s.exists([after.0]));
     let head = head(connection)?.max(oldest);
-    if after > head || in_gap.map_err(rows_error)? {
+    if after > head || in_gap? {
         return Ok(Err(StoreError::UnknownRevision { head }));
     }
     Ok(Ok(()))
@@ -161,16 +160,16 @@ fn stretch(connection: &Connection, query: &EventQuery) -> Result<Stretch<Event>
     } else {
         query.through
     };
-    let mut statement = connection.prepare_cached(statement).map_err(rows_error)?;
+    let mut statement = connection.prepare_cached(statement)?;
     let found = events(&mut statement, params![after, through.0, queues, limit])?;
     Ok(Stretch::of_events(found, limit, through))
 }
 
 /// The same of one saga's own history.
 fn of_task(connection: &Connection, task_id: &TaskId, query: &EventQuery) -> Result<Stretch<Event>, RowsError> {
-    let mut statement = connection.prepare_cached(sql::PLACE_OF_TASK).map_err(rows_error)?;
+    let mut statement = connection.prepare_cached(sql::PLACE_OF_TASK)?;
     let place = statement.query_row([task_id.as_str()], |row| Ok((RowId(row.get(0)?), Revision(row.get(1)?))));
-    let Some((id, newest)) = place.optional().map_err(rows_error)? else {
+    let Some((id, newest)) = place.optional()? else {
         return Ok(Stretch { found: Vec::new(), through: query.through });
     };
     // What passes over what it does not want looks through so many.
@@ -181,15 +180,10 @@ fn of_task(connection: &Connection, task_id: &TaskId, query: &EventQuery) -> Res
         Some(last) if passes_over && revisions.len() == most => *last,
         Some(_) | None => query.through,
     };
-    let mut statement = connection.prepare_cached(sql::EVENT_BY_REVISION).map_err(rows_error)?;
+    let mut statement = connection.prepare_cached(sql::EVENT_BY_REVISION)?;
     let mut found = Vec::new();
     for revision in revisions {
-        for event in events(&mut statement, [revision.0])? {
-            let in_queues = query.queues.is_empty() || query.queues.contains(&event.queue);
-            if in_queues && (!query.marked_only || event.mark.is_some()) {
-                found.push(event);
-            }
-        }
+        found.extend(events(&mut statement, [revision.0])?.into_iter().filter(|event| query.matches(event)));
         if found.len() == query.limit {
             break;
         }
@@ -206,7 +200,7 @@ fn window(
     through: Revision,
 ) -> Result<Revision, RowsError> {
     let end = connection.prepare_cached(statement).and_then(|mut s| s.query_row(params, |row| row.get(0)).optional());
-    Ok(end.map_err(rows_error)?.map_or(through, Revision))
+    Ok(end?.map_or(through, Revision))
 }
 
 fn queue_filter(queues: &[QueueName]) -> Option<String> {
@@ -229,10 +223,10 @@ fn sagas_while(
     params: impl rusqlite::Params,
     mut go_on: impl FnMut(&Saga) -> bool,
 ) -> Result<Vec<(RowId, Saga)>, RowsError> {
-    let mut statement = connection.prepare_cached(statement).map_err(rows_error)?;
-    let mut rows = statement.query(params).map_err(rows_error)?;
+    let mut statement = connection.prepare_cached(statement)?;
+    let mut rows = statement.query(params)?;
     let mut found = Vec::new();
-    while let Some(row) = rows.next().map_err(rows_error)? {
+    while let Some(row) = rows.next()? {
         let (id, mut saga, count) = codec::saga(row)?;
         if count > 0 {
             saga.compensations = compensations(connection, id)?;
@@ -263,10 +257,10 @@ impl Reader for SqliteReader {
         // bytes as an answer holds.
         self.look(|connection| {
             let mut page = SagaPage::default();
-            let mut statement = connection.prepare_cached(statement).map_err(rows_error)?;
-            let mut rows = statement.query(params![start, ROWS_PER_SNAPSHOT]).map_err(rows_error)?;
+            let mut statement = connection.prepare_cached(statement)?;
+            let mut rows = statement.query(params![start, ROWS_PER_SNAPSHOT])?;
             let (mut looked_at, mut bytes, mut last) = (0, 0, None);
-            while let Some(row) = rows.next().map_err(rows_error)? {
+            while let Some(row) = rows.next()? {
                 if page.sagas.len() == query.limit {
                     page.next = last;
                     return Ok(page);
@@ -340,13 +334,13 @@ impl Reader for SqliteReader {
         self.look(|connection| {
             let ready = self.ready(connection, moment.now)?;
             let mut all = Vec::new();
-            let mut statement = connection.prepare_cached(sql::QUEUES_BRIEF).map_err(rows_error)?;
-            let mut rows = statement.query([]).map_err(rows_error)?;
-            while let Some(row) = rows.next().map_err(rows_error)? {
-                let id: i64 = row.get(0).map_err(rows_error)?;
-                let name: String = row.get(1).map_err(rows_error)?;
+            let mut statement = connection.prepare_cached(sql::QUEUES_BRIEF)?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                let id: i64 = row.get(0)?;
+                let name: String = row.get(1)?;
                 let queue = QueueName::parse(&name).map_err(corrupt_queue)?;
-                let paused = row.get(2).map_err(rows_error)?;
+                let paused = row.get(2)?;
                 let count = counted.remove(&id).unwrap_or_default();
                 let ready = ready.get(&id).copied().unwrap_or_default();
                 all.push(QueueCounts {
@@ -395,23 +389,23 @@ pub(super) fn queue_statuses(
     after: Option<&QueueName>,
     limit: usize,
 ) -> Result<Vec<(i64, QueueStatus)>, RowsError> {
-    let mut statement = connection.prepare_cached(sql::QUEUES).map_err(rows_error)?;
+    let mut statement = connection.prepare_cached(sql::QUEUES)?;
     // No name is empty.
     let after = after.map_or("", QueueName::as_str);
-    let mut rows = statement.query(params![after, i64::try_from(limit).unwrap_or(i64::MAX)]).map_err(rows_error)?;
+    let mut rows = statement.query(params![after, i64::try_from(limit).unwrap_or(i64::MAX)])?;
     let mut all = Vec::new();
-    while let Some(row) = rows.next().map_err(rows_error)? {
-        let name: String = row.get(0).map_err(rows_error)?;
-        let actor: Option<String> = row.get(2).map_err(rows_error)?;
-        let reason: String = row.get(3).map_err(rows_error)?;
+    while let Some(row) = rows.next()? {
+        let name: String = row.get(0)?;
+        let actor: Option<String> = row.get(2)?;
+        let reason: String = row.get(3)?;
         let status = QueueStatus {
             queue: QueueName::parse(&name).map_err(corrupt_queue)?,
-            paused: row.get(1).map_err(rows_error)?,
+            paused: row.get(1)?,
             actor: actor.map(|actor| Actor::stored(&actor)).transpose().map_err(corrupt_queue)?,
             reason: Text::stored(&reason).map_err(corrupt_queue)?,
-            change_time: codec::column(row, 4).map_err(rows_error)?,
+            change_time: codec::column(row, 4)?,
         };
-        all.push((row.get(5).map_err(rows_error)?, status));
+        all.push((row.get(5)?, status));
     }
     Ok(all)
 }

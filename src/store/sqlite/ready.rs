@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::domain::time::{Span, Timestamp};
 
-use super::{codec::senseless, error::RowsError, load::rows_error, more::More, sql};
+use super::{codec::senseless, error::RowsError, more::More, sql};
 
 /// For so many entries the answer is kept for a millisecond: that leaves about three of a hundred to the counting.
 const ENTRIES_PER_MILLISECOND: u64 = 1000;
@@ -47,11 +47,11 @@ impl LookAtReady {
 /// Looks at what is ready.
 pub fn count_ready(connection: &Connection, at: Timestamp) -> Result<LookAtReady, RowsError> {
     let mut look = LookAtReady { at, ..LookAtReady::default() };
-    let mut statement = connection.prepare_cached(sql::READY_COUNTS).map_err(rows_error)?;
+    let mut statement = connection.prepare_cached(sql::READY_COUNTS)?;
     let counted = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).and_then(Iterator::collect);
-    let counted: Vec<(i64, u64)> = counted.map_err(rows_error)?;
+    let counted: Vec<(i64, u64)> = counted?;
     for (queue, sagas) in counted {
-        let (since, rows) = oldest(connection, queue).map_err(rows_error)?;
+        let (since, rows) = oldest(connection, queue)?;
         look.entries += sagas + rows * ENTRIES_PER_ROW;
         look.by_queue.insert(queue, Ready { sagas, since });
     }

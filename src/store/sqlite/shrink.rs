@@ -5,7 +5,7 @@
 
 use rusqlite::Connection;
 
-use super::{checkpoint::PAGE_BYTES, error::RowsError, load::rows_error, sql};
+use super::{checkpoint::PAGE_BYTES, error::RowsError, sql};
 
 /// It begins when one page in so many is empty …
 const BEGIN_AT: i64 = 4;
@@ -35,8 +35,7 @@ impl Room {
     /// Reads it from the file's first page.
     pub fn of(connection: &Connection) -> Result<Self, RowsError> {
         let number = |sql| connection.prepare_cached(sql).and_then(|mut s| s.query_row([], |row| row.get(0)));
-        let read = number(sql::FREE_PAGES).and_then(|free| Ok(Room { free, all: number(sql::PAGES)? }));
-        read.map_err(rows_error)
+        Ok(Room { free: number(sql::FREE_PAGES)?, all: number(sql::PAGES)? })
     }
 
     /// From bytes.
@@ -61,7 +60,7 @@ impl Shrinking {
     pub fn step(&mut self, connection: &Connection) -> Result<bool, RowsError> {
         let can = match self.can {
             Some(can) => can,
-            None => connection.query_row(sql::AUTO_VACUUM, [], |row| row.get::<_, i64>(0)).map_err(rows_error)? == 2,
+            None => connection.query_row(sql::AUTO_VACUUM, [], |row| row.get::<_, i64>(0))? == 2,
         };
         self.can = Some(can);
         if !can {
@@ -94,8 +93,8 @@ impl Shrinking {
 
 /// One step. The pragma gives back one page each time it is asked for a row.
 fn give_back(connection: &Connection) -> Result<(), RowsError> {
-    let mut statement = connection.prepare_cached(sql::GIVE_BACK).map_err(rows_error)?;
-    let mut rows = statement.query([]).map_err(rows_error)?;
-    while rows.next().map_err(rows_error)?.is_some() {}
+    let mut statement = connection.prepare_cached(sql::GIVE_BACK)?;
+    let mut rows = statement.query([])?;
+    while rows.next()?.is_some() {}
     Ok(())
 }

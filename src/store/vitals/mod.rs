@@ -14,6 +14,8 @@ use std::sync::{
     atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed},
 };
 
+use parking_lot::Mutex;
+
 use crate::domain::{
     command::{ClaimNext, Command},
     event::{Event, EventType},
@@ -55,8 +57,7 @@ pub(super) struct Meter {
     events: [AtomicU64; EventType::ALL.len()],
     queues: Queues,
     turned_at: AtomicI64,
-    absences: AbsenceMeter,
-    steps: StepMeter,
+    clocks: Mutex<Clocks>,
     pub(super) watches: Arc<Watches>,
     log: Arc<LogMeter>,
     log_begun_seen: AtomicU64,
@@ -72,22 +73,11 @@ pub(super) struct RefusedMeter {
     pub(super) disk_full: AtomicU64,
 }
 
-#[derive(Debug)]
-struct AbsenceMeter {
-    count: AtomicU64,
-    last: AtomicI64,
-    longest: AtomicI64,
-    last_at: AtomicI64,
-}
-
-/// The wall clock, as it was seen from the coordinator's.
-#[derive(Debug)]
-struct StepMeter {
-    count: AtomicU64,
-    last: AtomicI64,
-    last_at: AtomicI64,
-    looked_at: AtomicI64,
-    distance: AtomicI64,
+/// The clocks, and when they were last compared. Both change seldom.
+#[derive(Debug, Default)]
+struct Clocks {
+    vitals: ClockVitals,
+    compared_at: Option<Timestamp>,
 }
 
 /// What a backend tells of its log and its checkpoints.
@@ -133,19 +123,7 @@ impl Meter {
             events: Default::default(),
             queues: Queues::default(),
             turned_at: AtomicI64::new(now.micros()),
-            absences: AbsenceMeter {
-                count: AtomicU64::new(0),
-                last: AtomicI64::new(0),
-                longest: AtomicI64::new(0),
-                last_at: AtomicI64::new(NEVER),
-            },
-            steps: StepMeter {
-                count: AtomicU64::new(0),
-                last: AtomicI64::new(0),
-                last_at: AtomicI64::new(NEVER),
-                looked_at: AtomicI64::new(NEVER),
-                distance: AtomicI64::new(0),
-            },
+            clocks: Mutex::default(),
             watches: Arc::default(),
             log: Arc::default(),
             log_begun_seen: AtomicU64::new(0),
@@ -198,29 +176,28 @@ impl Meter {
 
     /// The coordinator was away.
     pub(super) fn absent(&self, away: Span, now: Timestamp) {
-        self.absences.count.fetch_add(1, Relaxed);
-        self.absences.last.store(away.micros(), Relaxed);
-        self.absences.longest.fetch_max(away.micros(), Relaxed);
-        self.absences.last_at.store(now.micros(), Relaxed);
+        let clock = &mut self.clocks.lock().vitals;
+        clock.absences += 1;
+        (clock.last_absence, clock.last_absence_at) = (away, Some(now));
+        clock.longest_absence = clock.longest_absence.max(away);
     }
 
     /// Whether it is time to compare the clocks.
     pub(super) fn is_to_compare_clocks(&self, now: Timestamp) -> bool {
-        let looked_at = self.steps.looked_at.load(Relaxed);
-        looked_at == NEVER || now.since(Timestamp::from_micros(looked_at)) >= STEP_LOOK
+        self.clocks.lock().compared_at.is_none_or(|last| now.since(last) >= STEP_LOOK)
     }
 
     /// Compares the wall clock with the coordinator's; returns by how much it was stepped since the last time, if it was.
     pub(super) fn compare_clocks(&self, now: Timestamp, utc: Timestamp) -> Option<i64> {
+        let Clocks { vitals: clock, compared_at } = &mut *self.clocks.lock();
         let distance = utc.micros().saturating_sub(now.micros());
-        let first = self.steps.looked_at.swap(now.micros(), Relaxed) == NEVER;
-        let step = distance.saturating_sub(self.steps.distance.swap(distance, Relaxed));
-        if first || step.abs() < STEP {
+        let is_first = compared_at.replace(now).is_none();
+        let step = distance.saturating_sub(std::mem::replace(&mut clock.distance, distance));
+        if is_first || step.abs() < STEP {
             return None;
         }
-        self.steps.count.fetch_add(1, Relaxed);
-        self.steps.last.store(step, Relaxed);
-        self.steps.last_at.store(now.micros(), Relaxed);
+        clock.steps += 1;
+        (clock.last_step, clock.last_step_at) = (step, Some(now));
         Some(step)
     }
 
@@ -234,7 +211,6 @@ impl Meter {
     /// All of it.
     pub(super) fn read(&self, now: Timestamp, utc: Timestamp) -> Vitals {
         let time = |at: &AtomicI64| Some(at.load(Relaxed)).filter(|at| *at != NEVER).map(Timestamp::from_micros);
-        let span = |length: &AtomicI64| Span::from_micros(length.load(Relaxed)).unwrap_or(Span::ZERO);
         let (queues, other_queues, asking) = self.queues.read();
         let count = |counter: &AtomicU64| counter.load(Relaxed);
         Vitals {
@@ -257,16 +233,7 @@ impl Meter {
             other_queues,
             asking,
             turned_at: Timestamp::from_micros(self.turned_at.load(Relaxed)),
-            clock: ClockVitals {
-                distance: utc.micros().saturating_sub(now.micros()),
-                steps: count(&self.steps.count),
-                last_step: self.steps.last.load(Relaxed),
-                last_step_at: time(&self.steps.last_at),
-                absences: count(&self.absences.count),
-                last_absence: span(&self.absences.last),
-                longest_absence: span(&self.absences.longest),
-                last_absence_at: time(&self.absences.last_at),
-            },
+            clock: ClockVitals { distance: utc.micros().saturating_sub(now.micros()), ..self.clocks.lock().vitals },
             log: LogVitals {
                 bytes: count(&self.log.bytes),
                 begun: count(&self.log.begun),

@@ -59,7 +59,7 @@ impl<B: Backend> Writer<B> {
         let away = now.since(self.last_able);
         if away > ABSENCE && !self.disk_was_full {
             meter.absent(away, now);
-            let absence = Absence { returned_at: now, grace: self.bounds.restart_grace };
+            let absence = Absence { returned_at: now, grace: self.options.restart_grace };
             tracing::warn!(away = %away, grace = %absence.grace, "the coordinator was away; leases get their grace");
             *self.shared.absence.write() = absence;
             self.coordinator.returned(absence);

@@ -1,4 +1,4 @@
-//! The end of the history, in memory: what was committed lately, for those who follow it.
+//! [`RecentEvents`]: the end of the history, in memory.
 //!
 //! Events are kept in runs: what was committed together, cut where it is large. Followers in step with each other are
 //! handed the same runs, and share their encoding ([`EventRun::encoded`]). Followers that fall behind what is kept here read
@@ -13,7 +13,10 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
-use crate::domain::{event::Event, ids::Revision};
+use crate::{
+    domain::{event::Event, ids::Revision},
+    mutants::{self, Mutant},
+};
 
 /// Events kept: enough for a follower that is a few busy seconds behind.
 const EVENTS_KEPT: usize = 8192;
@@ -24,9 +27,9 @@ pub(crate) const TAIL_BYTES: usize = 16 << 20;
 /// on a run at a time, so this is what it holds; and an encoding of it fits in one frame of HTTP/2.
 pub(crate) const RUN_BYTES: usize = 16 << 10;
 
-/// The newest committed events, and a signal when there are more.
+/// The newest committed events, and a signal when there are more. It is filled by whoever knows first what is committed.
 #[derive(Debug)]
-pub struct Tail {
+pub struct RecentEvents {
     ring: RwLock<Ring>,
     head: watch::Sender<Revision>,
 }
@@ -62,7 +65,7 @@ pub struct EncodedRun {
 
 impl EventRun {
     /// These events, in order of revision; nothing if there are none.
-    pub fn of(events: Vec<Arc<Event>>) -> Option<Self> {
+    fn of(events: Vec<Arc<Event>>) -> Option<Self> {
         let bytes = events.iter().map(|event| event.weight()).sum();
         (!events.is_empty()).then(|| EventRun { events, bytes, encoded: OnceLock::new() })
     }
@@ -91,7 +94,7 @@ impl EventRun {
 
 /// What follows a revision.
 #[derive(Clone, Debug)]
-pub enum NextRun {
+pub(super) enum NextRun {
     /// A run that ends behind it. It may begin before.
     Run(Arc<EventRun>),
     /// Nothing was committed since.
@@ -100,16 +103,16 @@ pub enum NextRun {
     NotKept,
 }
 
-impl Tail {
-    /// A tail that begins behind the newest event of a store.
+impl RecentEvents {
+    /// Nothing yet, behind the newest event of a store.
     pub fn starting_at(head: Revision) -> Self {
-        Tail {
+        RecentEvents {
             ring: RwLock::new(Ring { floor: head, runs: VecDeque::new(), events: 0, bytes: 0 }),
             head: watch::Sender::new(head),
         }
     }
 
-    /// Adds committed events, in order, and wakes the followers. Called by the writer after each commit.
+    /// Adds committed events, in order, and wakes the followers. Called after each commit.
     pub fn publish(&self, events: impl IntoIterator<Item = Event>) {
         let runs = runs(events);
         let Some(newest) = runs.last().map(EventRun::end) else { return };
@@ -130,17 +133,17 @@ impl Tail {
     }
 
     /// The newest durable revision.
-    pub fn head(&self) -> Revision {
+    pub(super) fn head(&self) -> Revision {
         *self.head.borrow()
     }
 
     /// A signal that carries the newest durable revision.
-    pub fn subscribe(&self) -> watch::Receiver<Revision> {
+    pub(super) fn subscribe(&self) -> watch::Receiver<Revision> {
         self.head.subscribe()
     }
 
     /// The run with the first event after a revision.
-    pub fn next_run(&self, after: Revision) -> NextRun {
+    pub(super) fn next_run(&self, after: Revision) -> NextRun {
         let ring = self.ring.read();
         if after < ring.floor {
             return NextRun::NotKept;
@@ -155,12 +158,12 @@ impl Tail {
     }
 }
 
-/// Cuts what was committed together into runs.
-fn runs(events: impl IntoIterator<Item = Event>) -> Vec<EventRun> {
+/// Cuts events that follow each other into runs.
+pub(super) fn runs(events: impl IntoIterator<Item = Event>) -> Vec<EventRun> {
     let (mut runs, mut run, mut bytes) = (Vec::new(), Vec::new(), 0);
     for event in events {
         let weight = event.weight();
-        if bytes + weight > RUN_BYTES {
+        if bytes + weight > RUN_BYTES && !mutants::on(Mutant::WatchPagesUnbounded) {
             runs.extend(EventRun::of(std::mem::take(&mut run)));
             bytes = 0;
         }
@@ -172,7 +175,7 @@ fn runs(events: impl IntoIterator<Item = Event>) -> Vec<EventRun> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::domain::{
         event::EventType,
@@ -181,7 +184,7 @@ mod tests {
         time::Timestamp,
     };
 
-    fn event(revision: i64, bytes: usize) -> Event {
+    pub(in super::super) fn event(revision: i64, bytes: usize) -> Event {
         let task_id = TaskId::parse("t").unwrap();
         Event {
             revision: Revision(revision),
@@ -201,10 +204,10 @@ mod tests {
     }
 
     /// The revisions of all that follows one; nothing if it is not kept.
-    fn after(tail: &Tail, mut revision: Revision) -> Option<Vec<i64>> {
+    fn after(recent: &RecentEvents, mut revision: Revision) -> Option<Vec<i64>> {
         let mut found = Vec::new();
         loop {
-            match tail.next_run(revision) {
+            match recent.next_run(revision) {
                 NextRun::Run(run) => {
                     assert!(run.end() > revision);
                     found
@@ -221,26 +224,26 @@ mod tests {
     fn p10_what_is_kept_is_bounded_by_number_and_by_bytes() {
         const LARGE: usize = 25 << 10;
         for (bytes, kept) in [(1, EVENTS_KEPT), (LARGE, TAIL_BYTES / 2 / event(1, LARGE).weight())] {
-            let tail = Tail::starting_at(Revision::ZERO);
+            let recent = RecentEvents::starting_at(Revision::ZERO);
             let last = EVENTS_KEPT as i64 + 10;
-            (1..=last).for_each(|revision| tail.publish([event(revision, bytes)]));
+            (1..=last).for_each(|revision| recent.publish([event(revision, bytes)]));
             let floor = Revision(last - kept as i64);
-            assert_eq!(after(&tail, floor).map(|events| events.len()), Some(kept));
-            assert_eq!(after(&tail, Revision(floor.0 - 1)), None, "what is older is read from the store");
+            assert_eq!(after(&recent, floor).map(|events| events.len()), Some(kept));
+            assert_eq!(after(&recent, Revision(floor.0 - 1)), None, "what is older is read from the store");
         }
     }
 
     #[test]
     fn what_is_committed_together_is_cut_into_runs() {
-        let tail = Tail::starting_at(Revision(7));
-        assert!(matches!(tail.next_run(Revision(7)), NextRun::UpToDate));
+        let recent = RecentEvents::starting_at(Revision(7));
+        assert!(matches!(recent.next_run(Revision(7)), NextRun::UpToDate));
         let fit = RUN_BYTES / event(1, 100).weight();
         let small = 3 * fit as i64 + 1;
-        tail.publish((10..10 + small).map(|revision| event(revision, 100)));
-        tail.publish([event(1000, 100), event(1001, RUN_BYTES), event(1003, 100), event(1004, 100)]);
+        recent.publish((10..10 + small).map(|revision| event(revision, 100)));
+        recent.publish([event(1000, 100), event(1001, RUN_BYTES), event(1003, 100), event(1004, 100)]);
         let mut lengths = Vec::new();
         let mut position = Revision(7);
-        while let NextRun::Run(run) = tail.next_run(position) {
+        while let NextRun::Run(run) = recent.next_run(position) {
             lengths.push(run.events().len());
             position = run.end();
         }
@@ -248,18 +251,18 @@ mod tests {
         let all: Vec<i64> = (10..10 + small).chain([1000, 1001, 1003, 1004]).collect();
         for from in 7..=1005 {
             let expected: Vec<i64> = all.iter().copied().filter(|revision| *revision > from).collect();
-            assert_eq!(after(&tail, Revision(from)), Some(expected), "from {from}");
+            assert_eq!(after(&recent, Revision(from)), Some(expected), "from {from}");
         }
-        assert_eq!(after(&tail, Revision(6)), None);
+        assert_eq!(after(&recent, Revision(6)), None);
     }
 
     #[test]
     fn a_run_is_encoded_once() {
-        let tail = Tail::starting_at(Revision::ZERO);
-        tail.publish([event(1, 1), event(2, 1)]);
+        let recent = RecentEvents::starting_at(Revision::ZERO);
+        recent.publish([event(1, 1), event(2, 1)]);
         let mut made = 0;
         for _ in 0..3 {
-            let NextRun::Run(run) = tail.next_run(Revision::ZERO) else { panic!("it is kept") };
+            let NextRun::Run(run) = recent.next_run(Revision::ZERO) else { panic!("it is kept") };
             let encoded = run.encoded(|events| {
                 made += 1;
                 EncodedRun { bytes: Bytes::from_static(b"12"), ends: (1..=events.len()).collect() }

@@ -1,0 +1,121 @@
+//! [`Feed`]: the history for those who follow it: its head, and the events after a revision.
+//!
+//! They come out of memory while they are there, and are read from the store otherwise: whoever asks can't tell. Who puts
+//! events into memory is not known here: this process's writer, or whatever hears of what another one commits.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::domain::ids::Revision;
+
+use super::{
+    EventQuery, StoreError, Stretch,
+    read_queue::Reads,
+    recent_events::{EventRun, NextRun, RecentEvents, runs},
+};
+
+/// Events read from the store at once: enough to keep a reader busy. What is held of them is bounded like a run.
+const EVENTS_READ: usize = 128;
+
+/// The history, as one caller follows it; its reads take turns with those of others. Cheap to clone.
+#[derive(Clone)]
+pub struct Feed {
+    recent: Arc<RecentEvents>,
+    reads: Reads,
+}
+
+/// What follows a revision, as far as it was looked for.
+#[derive(Clone, Debug)]
+pub struct NextEvents {
+    /// Events up to `through`, at most [`RUN_BYTES`](super::recent_events::RUN_BYTES) of them or one. All that are wanted
+    /// behind the revision are among them; there may be others, and the run may begin before the revision.
+    pub run: Option<Arc<EventRun>>,
+    /// Nothing else up to here is wanted.
+    pub through: Revision,
+}
+
+impl Feed {
+    pub(super) fn new(recent: Arc<RecentEvents>, reads: Reads) -> Self {
+        Feed { recent, reads }
+    }
+
+    /// The newest durable revision.
+    pub fn head(&self) -> Revision {
+        self.recent.head()
+    }
+
+    /// A signal that carries the newest durable revision.
+    pub fn subscribe(&self) -> watch::Receiver<Revision> {
+        self.recent.subscribe()
+    }
+
+    /// Whether the history can be followed from behind a revision.
+    ///
+    /// # Errors
+    /// What follows it is not kept any more, or it was never given.
+    pub async fn check_position(&self, after: Revision) -> Result<(), StoreError> {
+        let begin = EventQuery { after, through: Revision(i64::MAX), limit: 1, ..EventQuery::default() };
+        self.reads.read(move |reader| reader.events(&begin)).await.map(drop)
+    }
+
+    /// What follows a revision, up to a head that was seen before. Of `wanted` the limits are not looked at.
+    ///
+    /// # Errors
+    /// What follows is not kept any more, or can't be read.
+    pub async fn next(&self, wanted: &EventQuery, after: Revision, head: Revision) -> Result<NextEvents, StoreError> {
+        match self.recent.next_run(after) {
+            NextRun::Run(run) => Ok(NextEvents { through: run.end(), run: Some(run) }),
+            NextRun::UpToDate => Ok(NextEvents { run: None, through: after }),
+            NextRun::NotKept => self.read(wanted, after, head).await,
+        }
+    }
+
+    async fn read(&self, wanted: &EventQuery, after: Revision, head: Revision) -> Result<NextEvents, StoreError> {
+        let query = EventQuery { after, through: head, limit: EVENTS_READ, whole: false, ..wanted.clone() };
+        let Stretch { found, through } = self.reads.read(move |reader| reader.events(&query)).await?;
+        let mut runs = runs(found).into_iter();
+        let run = runs.next();
+        // What was read beyond the first run is read again, so that nobody holds more than one.
+        let through = match &run {
+            Some(run) if runs.next().is_some() => run.end(),
+            Some(_) | None => through.max(after),
+        };
+        Ok(NextEvents { run: run.map(Arc::new), through })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{
+        memory::Memory,
+        recent_events::{RUN_BYTES, tests::event},
+    };
+    use super::*;
+
+    /// How many events each page has that is read from the store.
+    async fn pages(bytes: &[usize]) -> Vec<usize> {
+        let memory = Memory::default();
+        memory.append((1..).zip(bytes).map(|(revision, bytes)| event(revision, *bytes)));
+        let feed = memory.looked_at().feed();
+        let (mut lengths, mut after) = (Vec::new(), Revision::ZERO);
+        while after < feed.head() {
+            let NextEvents { run, through } = feed.next(&EventQuery::default(), after, feed.head()).await.unwrap();
+            let run = run.unwrap();
+            assert!(run.events()[0].revision > after && run.end() == through);
+            lengths.push(run.events().len());
+            after = through;
+        }
+        lengths
+    }
+
+    #[tokio::test]
+    async fn p10_a_page_holds_what_fits_and_one_event_at_least() {
+        let most = RUN_BYTES - event(1, 0).weight();
+        assert_eq!(pages(&[most + 1, 1, 1]).await, [1, 2], "one that is too large is alone");
+        assert_eq!(pages(&[most, 1]).await, [1, 1]);
+        let fit = RUN_BYTES / event(1, 100).weight();
+        assert!(fit < EVENTS_READ);
+        assert_eq!(pages(&vec![100; 2 * fit + 1]).await, [fit, fit, 1]);
+    }
+}
