@@ -2,22 +2,20 @@
 //!
 //! The generated code encodes each message of a stream for itself. What many callers are sent alike is encoded once, so a
 //! handler hands out frames instead: the stream in its answer is empty, the frames are in the answer's extensions, and
-//! [`FramesService`] makes them the body. They are not compressed, like all our answers.
+//! [`with_frames`] makes them the body. They are not compressed, like all our answers.
 
 use std::{
-    convert::Infallible,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
-use futures::{TryFutureExt, future::MapOk, stream};
+use futures::stream;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame};
 use parking_lot::Mutex;
-use tonic::{Response, Status, body::Body, server::NamedService};
-use tower::Service;
+use tonic::{Response, Status, body::Body};
 
 use super::streams::Answers;
 
@@ -33,32 +31,8 @@ pub(super) fn response<T: Send + 'static>(frames: Answers<Bytes>) -> Response<An
     response
 }
 
-/// A service some of whose handlers answer in frames.
-#[derive(Clone, Debug)]
-pub struct FramesService<S>(pub(super) S);
-
-impl<S: NamedService> NamedService for FramesService<S> {
-    const NAME: &'static str = S::NAME;
-}
-
-impl<S> Service<http::Request<Body>> for FramesService<S>
-where
-    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
-{
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = MapOk<S::Future, fn(http::Response<Body>) -> http::Response<Body>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.0.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        self.0.call(request).map_ok(with_frames)
-    }
-}
-
-fn with_frames(mut response: http::Response<Body>) -> http::Response<Body> {
+/// An answer that was made by [`response`], with its frames as its body; others stay as they are.
+pub(super) fn with_frames(mut response: http::Response<Body>) -> http::Response<Body> {
     match response.extensions_mut().remove::<Frames>().and_then(|frames| frames.0.lock().take()) {
         None => response,
         Some(frames) => response.map(|_| Body::new(FramesBody { frames, is_over: false })),

@@ -22,6 +22,7 @@ pub mod refusal_log;
 pub mod render;
 mod revoke;
 mod saga_service;
+mod services;
 mod session;
 mod slot;
 pub mod status;
@@ -44,11 +45,11 @@ use crate::{
 pub use admin_service::Admin;
 pub use caller::{CallConnection, Caller, CertificateEnd, Principals};
 pub use counted::{CountCalls, CountedCall, SessionCounter};
-pub use edge::ErrorLayer;
-pub use frames::FramesService;
+pub use deadline::call_timeout;
 pub use notes::Notes;
 pub use refusal_log::RefusalLog;
 pub use saga_service::Sagas;
+pub use services::{Answering, Services};
 pub use slot::StoreSlot;
 
 /// The reading of a call's own deadline, for the fuzzer: with the feature `fuzzing`, which no release has.
@@ -87,8 +88,8 @@ pub struct ServerFacts {
 const GZIP: CompressionEncoding = CompressionEncoding::Gzip;
 
 /// Both services over the store that will be in the slot, with the principals where callers are known, and the clock by
-/// which refusals are logged. When `stop` is cancelled, their streams end with `SHUTTING_DOWN`; other calls are answered. [`ErrorLayer`] has to be laid over the server
-/// that they are added to.
+/// which refusals are logged. When `stop` is cancelled, their streams end with `SHUTTING_DOWN`; other calls are answered.
+/// They are to be called through [`Services`].
 pub fn services(
     slot: StoreSlot,
     facts: ServerFacts,
@@ -96,13 +97,13 @@ pub fn services(
     principals: Option<Arc<dyn Principals>>,
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
-) -> (FramesService<SagaServiceServer<Sagas>>, AdminServiceServer<Admin>) {
+) -> (SagaServiceServer<Sagas>, AdminServiceServer<Admin>) {
     let desk = desk::Desk::new(slot, limits.callers_known, RefusalLog::new(clock));
     let sagas = Sagas::new(desk.clone(), limits, stop.clone());
     let admin = Admin::new(desk, facts, principals, stop);
     let sagas = SagaServiceServer::new(sagas);
     (
-        FramesService(sagas.max_decoding_message_size(limits.max_message_bytes).accept_compressed(GZIP)),
+        sagas.max_decoding_message_size(limits.max_message_bytes).accept_compressed(GZIP),
         AdminServiceServer::new(admin).max_decoding_message_size(limits.max_message_bytes).accept_compressed(GZIP),
     )
 }

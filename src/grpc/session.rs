@@ -47,7 +47,7 @@ pub(super) fn answers(
     max_calls: usize,
     stop: &CancellationToken,
 ) -> Result<Answers<SessionResponse>, Problem> {
-    let timeout = deadline::timeout(request.metadata());
+    let timeout = deadline::call_timeout(request.metadata().as_ref());
     let counter = request.extensions().get::<SessionCounter>().cloned();
     let (visitor, items) = desk.open(RPC, request)?;
     let open = || {
