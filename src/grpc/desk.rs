@@ -216,7 +216,7 @@ impl Desk {
             },
             Answer::Lease(_) | Answer::Queue(_) | Answer::Purged(_) => return Err(unexpected(rpc)),
         };
-        Ok(self.render(&[saga])?.pop())
+        Ok(Some(render::saga::only_saga(&saga, &self.slot.get()?.moment())))
     }
 
     /// A change whose answer is any number of sagas.

@@ -24,11 +24,11 @@ const FIELDS: usize = BATCH_SAGAS + 200;
 const INNER_FIELDS: usize = BATCH_SAGAS * (COMPENSATIONS + LABELS + 32);
 
 /// What is taken at once for a message of a call that has one: most are smaller. It grows as needed.
-const MESSAGE_BUFFER: usize = 512;
+pub const MESSAGE_BUFFER: usize = 512;
 /// What is taken at once for the messages of a stream, which come by the hundred.
-const STREAM_BUFFER: usize = 8 << 10;
+pub const STREAM_BUFFER: usize = 8 << 10;
 /// How much of a stream is sent at once, if there is so much.
-const STREAM_PIECE: usize = 32 << 10;
+pub const STREAM_PIECE: usize = 32 << 10;
 /// The messages of streams that come one after the other, by what their names begin with.
 const STREAMED: [&str; 2] = ["Session", "KeepAlive"];
 
@@ -75,24 +75,39 @@ impl<U: Message + Name + Default> Decoder for BoundedDecoder<U> {
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        if U::NAME.ends_with("Request") {
-            #[cfg(feature = "fuzzing")]
-            super::seeds::keep(U::NAME, buffer.chunk());
-            // The call in an item of a session is a request itself.
-            let (fields, inner) =
-                if U::NAME == SessionRequest::NAME { count_within(buffer.chunk()) } else { count(buffer.chunk()) };
-            if fields > FIELDS || inner > INNER_FIELDS {
-                return Err(Status::invalid_argument(format!(
-                    "the request holds {fields} fields and {inner} in them; at most {FIELDS} and {INNER_FIELDS} are read"
-                )));
-            }
-        }
+        check::<U>(buffer.chunk())?;
         self.0.decode(buffer)
     }
 
     fn buffer_settings(&self) -> BufferSettings {
         self.0.buffer_settings()
     }
+}
+
+/// Decodes a message as [`BoundedCodec`] does, with the same errors.
+///
+/// # Errors
+/// It is malformed, or a request with too many fields.
+pub fn decode<M: Message + Name + Default>(message: &[u8]) -> Result<M, Status> {
+    check::<M>(message)?;
+    M::decode(message).map_err(|error| Status::internal(error.to_string()))
+}
+
+/// Refuses a request with too many fields.
+fn check<M: Name>(message: &[u8]) -> Result<(), Status> {
+    if !M::NAME.ends_with("Request") {
+        return Ok(());
+    }
+    #[cfg(feature = "fuzzing")]
+    super::seeds::keep(M::NAME, message);
+    // The call in an item of a session is a request itself.
+    let (fields, inner) = if M::NAME == SessionRequest::NAME { count_within(message) } else { count(message) };
+    if fields > FIELDS || inner > INNER_FIELDS {
+        return Err(Status::invalid_argument(format!(
+            "the request holds {fields} fields and {inner} in them; at most {FIELDS} and {INNER_FIELDS} are read"
+        )));
+    }
+    Ok(())
 }
 
 /// Counts a message's fields, and those of what may be messages in it. What is malformed ends the count: the decoder

@@ -76,10 +76,7 @@ pub(super) fn sqlite(config: &Config, clock: Arc<dyn Clock>) -> Backend {
         services: Box::new({
             let slot = slot.clone();
             let clock = clock.clone();
-            move |stop, principals| {
-                let (sagas, admin) = grpc::services(slot, facts, limits, principals, clock, stop);
-                Services::default().with(sagas).with(admin)
-            }
+            move |stop, principals| grpc::services(slot, facts, limits, principals, clock, stop)
         }),
         clock: clock.clone(),
         open: Box::new(move || {

@@ -19,7 +19,7 @@ use http::{
 use hyper::{body::Incoming, service::Service};
 use tokio::time::{Sleep, sleep};
 use tokio_util::task::task_tracker::TaskTrackerToken;
-use tonic::{Status, body::Body};
+use tonic::Status;
 
 use super::{
     auth::CallerCheck,
@@ -28,7 +28,7 @@ use super::{
     session::SessionCounters,
 };
 use crate::{
-    grpc::{Answering, Services, call_timeout, status::Problem},
+    grpc::{AnswerBody, Answering, Services, call_timeout, status::Problem},
     listen::Line,
 };
 
@@ -112,7 +112,7 @@ pub(super) struct RunningCall {
 }
 
 impl RunningCall {
-    fn answered(&mut self, response: Response<Body>) -> Response<ResponseBody> {
+    fn answered(&mut self, response: Response<AnswerBody>) -> Response<ResponseBody> {
         self.answering = None;
         self.waited_for = None;
         if let Some(observed) = &mut self.observed {

@@ -8,6 +8,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Code, Request, Status,
+    body::Body,
     transport::{Channel, Server},
 };
 use tonic_types::StatusExt;
@@ -22,7 +23,7 @@ use crate::{
         text::Text,
         time::{Span, Timestamp},
     },
-    grpc::{GrpcLimits, ServerFacts, Services, StoreSlot, services},
+    grpc::{GrpcLimits, ServerFacts, StoreSlot, services},
     proto::{self, admin_service_client::AdminServiceClient, saga_service_client::SagaServiceClient},
     store::{
         StoreError,
@@ -56,11 +57,10 @@ async fn serve() -> Served {
     let facts =
         ServerFacts { restart_grace: Span::from_secs(10), backup_dir: backups.path().to_owned(), bounds: Vec::new() };
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::default());
-    let (sagas, admin) = services(slot.clone(), facts, LIMITS, None, clock, stop.clone());
+    let services = Arc::new(services(slot.clone(), facts, LIMITS, None, clock, stop.clone()));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let services = Arc::new(Services::default().with(sagas).with(admin));
-    let called = service_fn(move |request| {
+    let called = service_fn(move |request: http::Request<Body>| {
         let answering = services.call(request);
         async { Ok::<_, Infallible>(answering.await) }
     });

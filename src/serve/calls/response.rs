@@ -9,17 +9,17 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use http_body::{Body as HttpBody, Frame};
-use tonic::{Status, body::Body};
+use tonic::Status;
 
 use super::{
     call::{Call, Given},
     other_streams::StreamPlace,
 };
-use crate::serve::observe::ObservedCall;
+use crate::{grpc::AnswerBody, serve::observe::ObservedCall};
 
 /// A body that is being sent.
 pub(in crate::serve) struct ResponseBody {
-    pub(in crate::serve) inner: Body,
+    pub(in crate::serve) inner: AnswerBody,
     /// None: the call was refused for want of a place.
     pub(in crate::serve) call: Option<Arc<Call>>,
     /// It is a stream that its client may read as slowly as it likes.
