@@ -13,7 +13,6 @@ use tokio::{
     runtime::Handle,
     time::{sleep, timeout},
 };
-use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 
 fn cpu_time() -> Duration {
@@ -51,6 +50,6 @@ async fn without_descriptors_it_neither_spins_nor_forgets_who_waits() {
 
     drop(all);
     for _ in clients {
-        timeout(Duration::from_secs(5), door.incoming[0].next()).await.unwrap().unwrap().unwrap();
+        timeout(Duration::from_secs(5), door.incoming[0].recv()).await.unwrap().unwrap();
     }
 }

@@ -11,9 +11,7 @@ use tokio::{
     runtime::Handle,
     time::{sleep, timeout},
 };
-use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::Connected;
 
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const SOON: Duration = Duration::from_secs(5);
@@ -49,7 +47,7 @@ async fn silent_and_half_greetings_end_after_the_timeout() {
     let mut silent = TcpStream::connect(address).await.unwrap();
     let mut half = TcpStream::connect(address).await.unwrap();
     half.write_all(&PREFACE[..10]).await.unwrap();
-    assert!(timeout(NOT_YET, door.incoming[0].next()).await.is_err(), "the server does not hear of them");
+    assert!(timeout(NOT_YET, door.incoming[0].recv()).await.is_err(), "the server does not hear of them");
     assert!(is_closed(&mut silent).await);
     assert!(is_closed(&mut half).await);
     assert_eq!(door.lines.open(), 0);
@@ -74,13 +72,13 @@ async fn a_greeting_in_pieces_is_read_whole_and_seen_again() {
         client.write_all(piece).await.unwrap();
         sleep(Duration::from_millis(5)).await;
     }
-    let mut connection = timeout(SOON, door.incoming[0].next()).await.unwrap().unwrap().unwrap();
+    let mut connection = timeout(SOON, door.incoming[0].recv()).await.unwrap().unwrap();
     client.write_all(b"and more").await.unwrap();
     let mut seen = [0; 32];
     connection.read_exact(&mut seen).await.unwrap();
     assert_eq!(&seen[..24], PREFACE);
     assert_eq!(&seen[24..], b"and more");
-    assert_eq!(connection.connect_info().peer(), Peer::Tcp(client.local_addr().unwrap()));
+    assert_eq!(connection.line().peer(), Peer::Tcp(client.local_addr().unwrap()));
 
     connection.write_all(b"hello").await.unwrap();
     let mut answer = [0; 5];
@@ -92,7 +90,7 @@ async fn a_greeting_in_pieces_is_read_whole_and_seen_again() {
 async fn greeted(door: &mut Listening, address: std::net::SocketAddr) -> (TcpStream, Connection) {
     let mut client = TcpStream::connect(address).await.unwrap();
     client.write_all(PREFACE).await.unwrap();
-    let mut connection = timeout(SOON, door.incoming[0].next()).await.unwrap().unwrap().unwrap();
+    let mut connection = timeout(SOON, door.incoming[0].recv()).await.unwrap().unwrap();
     connection.read_exact(&mut [0; PREFACE.len()]).await.unwrap();
     (client, connection)
 }
@@ -101,15 +99,15 @@ async fn greeted(door: &mut Listening, address: std::net::SocketAddr) -> (TcpStr
 async fn beyond_the_bound_connections_wait_for_a_place() {
     let (mut door, address, _stop) = open(2, Duration::from_secs(3600)).await;
     let (_a, first) = greeted(&mut door, address).await;
-    first.connect_info().authenticated(None);
+    first.line().authenticated(None);
     let (_b, second) = greeted(&mut door, address).await;
-    second.connect_info().authenticated(None);
+    second.line().authenticated(None);
     let mut third = TcpStream::connect(address).await.unwrap();
     third.write_all(PREFACE).await.unwrap();
-    assert!(timeout(NOT_YET, door.incoming[0].next()).await.is_err(), "there is no third place");
+    assert!(timeout(NOT_YET, door.incoming[0].recv()).await.is_err(), "there is no third place");
     assert_eq!(door.lines.open(), 2);
     drop(first);
-    timeout(SOON, door.incoming[0].next()).await.unwrap().unwrap().unwrap();
+    timeout(SOON, door.incoming[0].recv()).await.unwrap().unwrap();
 }
 
 /// Whether the daemon has cut this connection.
@@ -121,7 +119,7 @@ async fn is_cut(connection: &mut Connection) -> bool {
 async fn at_the_bound_the_oldest_without_a_call_goes() {
     let (mut door, address, _stop) = open(3, Duration::from_secs(3600)).await;
     let (_a, mut called) = greeted(&mut door, address).await;
-    called.connect_info().authenticated(None);
+    called.line().authenticated(None);
     // Half a preface is no call, and goes first, because it is older.
     let mut half = TcpStream::connect(address).await.unwrap();
     half.write_all(&PREFACE[..10]).await.unwrap();
@@ -129,10 +127,10 @@ async fn at_the_bound_the_oldest_without_a_call_goes() {
     let (_b, mut idle) = greeted(&mut door, address).await;
     let (_c, next) = greeted(&mut door, address).await;
     assert!(is_closed(&mut half).await);
-    next.connect_info().authenticated(None);
+    next.line().authenticated(None);
     let (_d, last) = greeted(&mut door, address).await;
     assert!(is_cut(&mut idle).await, "the next that waits for its first call");
-    last.connect_info().authenticated(None);
+    last.line().authenticated(None);
     drop(idle);
     assert!(timeout(NOT_YET, called.read(&mut [0; 1])).await.is_err(), "nobody who made a call goes for another");
     let counts = door.lines.counts();
@@ -148,7 +146,7 @@ async fn without_a_call_in_time_it_is_closed_and_so_is_one_whose_caller_is_gone(
     let (_a, mut idle) = greeted(&mut door, address).await;
     let (_b, mut called) = greeted(&mut door, address).await;
     let caller = CancellationToken::new();
-    called.connect_info().authenticated(Some(("a", &caller)));
+    called.line().authenticated(Some(("a", &caller)));
     assert!(is_cut(&mut idle).await);
     assert!(timeout(Duration::from_secs(2), called.read(&mut [0; 1])).await.is_err(), "it goes on");
     // A second after it was seen that the principal is gone, which is looked for every two seconds.
@@ -168,7 +166,7 @@ async fn connect_from(own: [u8; 4], to: std::net::SocketAddr) -> TcpStream {
 async fn addresses_without_a_call_get_no_more_than_their_share() {
     let (mut door, address, _stop) = open(16, Duration::from_secs(3600)).await;
     let (_a, called) = greeted(&mut door, address).await;
-    called.connect_info().authenticated(None);
+    called.line().authenticated(None);
     // Two of the 16 places are kept for 127.0.0.1.
     let mut known = Vec::new();
     for _ in 0..2 {
@@ -197,9 +195,9 @@ async fn is_open(connection: &mut Connection) -> bool {
 async fn called_from(door: &mut Listening, own: [u8; 4], address: std::net::SocketAddr) -> (TcpStream, Connection) {
     let mut client = connect_from(own, address).await;
     client.write_all(PREFACE).await.unwrap();
-    let mut connection = timeout(SOON, door.incoming[0].next()).await.unwrap().unwrap().unwrap();
+    let mut connection = timeout(SOON, door.incoming[0].recv()).await.unwrap().unwrap();
     connection.read_exact(&mut [0; PREFACE.len()]).await.unwrap();
-    connection.connect_info().authenticated(None);
+    connection.line().authenticated(None);
     (client, connection)
 }
 
@@ -210,11 +208,11 @@ async fn who_has_most_connections_loses_the_idlest_to_whoever_has_fewer() {
     let mut greedy = Vec::new();
     for _ in 0..16 {
         let one = called_from(&mut door, GREEDY, address).await;
-        one.1.connect_info().begin_call();
+        one.1.line().begin_call();
         greedy.push(one);
     }
     // 14 of the 16 places are for good. Of the other two the last has no call running.
-    greedy[15].1.connect_info().end_call();
+    greedy[15].1.line().end_call();
     // Without a call, a stranger has closed what is beyond the share only, and then itself.
     let mut strangers = Vec::new();
     for _ in 0..5 {
@@ -229,14 +227,14 @@ async fn who_has_most_connections_loses_the_idlest_to_whoever_has_fewer() {
     drop(strangers);
     sleep(NOT_YET).await;
     // Another one makes calls: it gets places of who has most, the idlest first, up to as many as that has.
-    greedy[3].1.connect_info().end_call();
+    greedy[3].1.line().end_call();
     let (mut others, mut surplus) = (Vec::new(), None);
     for number in 0..7 {
         others.push(called_from(&mut door, [127, 0, 0, 6], address).await);
         // More of the greedy one push out what is surplus, which is all its own.
         for _ in 0..2 {
             let more = called_from(&mut door, GREEDY, address).await;
-            more.1.connect_info().begin_call();
+            more.1.line().begin_call();
             surplus = Some(more);
         }
         if number == 0 {
@@ -256,7 +254,7 @@ async fn silent_peers_give_their_places_back() {
     let _silent = [TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap()];
     let mut client = TcpStream::connect(address).await.unwrap();
     client.write_all(PREFACE).await.unwrap();
-    timeout(SOON, door.incoming[0].next()).await.unwrap().unwrap().unwrap();
+    timeout(SOON, door.incoming[0].recv()).await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -266,7 +264,7 @@ async fn stopping_closes_the_socket_and_what_is_not_greeted() {
     half.write_all(&PREFACE[..23]).await.unwrap();
     let mut greeted = TcpStream::connect(address).await.unwrap();
     greeted.write_all(PREFACE).await.unwrap();
-    let mut connection = timeout(SOON, door.incoming[0].next()).await.unwrap().unwrap().unwrap();
+    let mut connection = timeout(SOON, door.incoming[0].recv()).await.unwrap().unwrap();
 
     stop.cancel();
     timeout(SOON, door.accepting).await.unwrap().unwrap();
@@ -284,7 +282,7 @@ async fn a_cut_wakes_a_reader_and_a_writer_that_wait() {
         let mut client = TcpStream::connect(address).await.unwrap();
         client.write_all(PREFACE).await.unwrap();
         clients.push(client);
-        let mut connection = timeout(SOON, door.incoming[0].next()).await.unwrap().unwrap().unwrap();
+        let mut connection = timeout(SOON, door.incoming[0].recv()).await.unwrap().unwrap();
         waiting.push(tokio::spawn(async move {
             let mut buffer = vec![0; 1 << 20];
             loop {

@@ -1,5 +1,7 @@
 //! The caller's own deadline, which a held `ClaimNext` must not outlast.
 
+use http::HeaderMap;
+#[cfg(any(test, feature = "fuzzing"))]
 use tonic::metadata::MetadataMap;
 
 use crate::domain::{bounds::WAIT_MARGIN, time::Span};
@@ -7,7 +9,7 @@ use crate::domain::{bounds::WAIT_MARGIN, time::Span};
 /// How long a call with these headers may be held: `wait`, but the answer has to leave before the caller's deadline.
 #[cfg(any(test, feature = "fuzzing"))]
 pub fn bounded_wait(wait: Span, metadata: &MetadataMap) -> Span {
-    wait_within(wait, timeout(metadata))
+    wait_within(wait, call_timeout(metadata.as_ref()))
 }
 
 /// How long a call may be held: `wait`, but the answer has to leave before its caller, who waits for so long, gives up; none: it
@@ -24,8 +26,8 @@ pub(super) fn wait_within(wait: Span, timeout: Option<Span>) -> Span {
 
 /// The `grpc-timeout` header: up to eight digits and a unit. One that can't be read is none, as elsewhere in gRPC.
 /// (https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md)
-pub(super) fn timeout(metadata: &MetadataMap) -> Option<Span> {
-    let value = metadata.get("grpc-timeout")?.to_str().ok()?;
+pub fn call_timeout(headers: &HeaderMap) -> Option<Span> {
+    let value = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;

@@ -22,7 +22,7 @@ use crate::{
 use super::{
     StoreSlot,
     caller::{Permit, Visitor},
-    deadline::{timeout, wait_within},
+    deadline::{call_timeout, wait_within},
     notes,
     parse::{self, Change, Violations},
     refusal_log::{LeftOut, RefusalLog, RefusedCaller},
@@ -216,7 +216,7 @@ impl Desk {
             },
             Answer::Lease(_) | Answer::Queue(_) | Answer::Purged(_) => return Err(unexpected(rpc)),
         };
-        Ok(self.render(&[saga])?.pop())
+        Ok(Some(render::saga::only_saga(&saga, &self.slot.get()?.moment())))
     }
 
     /// A change whose answer is any number of sagas.
@@ -237,7 +237,7 @@ impl Desk {
     ) -> Result<proto::ClaimNextResponse, Problem> {
         let visitor = self.visitor(ClaimNextRequest::RPC, extensions)?;
         let arrived = self.now();
-        let parsed = claim_within(message, visitor.name(), timeout(metadata));
+        let parsed = claim_within(message, visitor.name(), call_timeout(metadata.as_ref()));
         let answer = self.submit(ClaimNextRequest::RPC, &visitor, parsed).await?;
         self.claimed(arrived, answer)
     }

@@ -3,49 +3,12 @@
 //! A message that can't be decoded is `INTERNAL` there, one that is too large `OUT_OF_RANGE`; both are the request's
 //! fault, and by the contract `INVALID_ARGUMENT`.
 
-use std::task::{Context, Poll};
-
-use futures::{TryFutureExt, future::MapOk};
 use tonic::{Code, Status};
-use tower::{Layer, Service};
 
 use super::status::Problem;
 
-/// Wraps the whole server, so that every error carries one `ErrorInfo`.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ErrorLayer;
-
-/// What [`ErrorLayer`] makes of a service.
-#[derive(Clone, Debug)]
-pub struct WithErrorInfo<S>(S);
-
-impl<S> Layer<S> for ErrorLayer {
-    type Service = WithErrorInfo<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        WithErrorInfo(inner)
-    }
-}
-
-impl<S, Req, Body> Service<http::Request<Req>> for WithErrorInfo<S>
-where
-    S: Service<http::Request<Req>, Response = http::Response<Body>>,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = MapOk<S::Future, fn(http::Response<Body>) -> http::Response<Body>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(context)
-    }
-
-    fn call(&mut self, request: http::Request<Req>) -> Self::Future {
-        self.0.call(request).map_ok(complete_response)
-    }
-}
-
 /// Only answers without a body have their status in the header: those that a handler refused, and the library's own.
-fn complete_response<Body>(mut response: http::Response<Body>) -> http::Response<Body> {
+pub(super) fn complete_response<Body>(mut response: http::Response<Body>) -> http::Response<Body> {
     if let Some(status) = Status::from_header_map(response.headers())
         && status.code() != Code::Ok
         && status.details().is_empty()

@@ -1,25 +1,37 @@
 //! Answers of streams that are in the frames of gRPC already.
 //!
-//! The generated code encodes each message of a stream for itself. What many callers are sent alike is encoded once, so a
-//! handler hands out frames instead: the stream in its answer is empty, the frames are in the answer's extensions, and
-//! [`FramesService`] makes them the body. They are not compressed, like all our answers.
+//! The generated code encodes each message of a stream for itself, and moves it through half a dozen layers before. What many
+//! callers are sent alike is encoded once, and what there is much of at once where it is made; so a handler hands out frames instead: the stream in its answer is empty, the frames are in the answer's extensions, and
+//! [`with_frames`] makes them the body. They are not compressed, like all our answers.
 
 use std::{
-    convert::Infallible,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
-use futures::{TryFutureExt, future::MapOk, stream};
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::stream;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame};
 use parking_lot::Mutex;
-use tonic::{Response, Status, body::Body, server::NamedService};
-use tower::Service;
+use prost::Message;
+use tonic::{Response, Status, body::Body};
 
 use super::streams::Answers;
+
+/// What comes before a message: whether it is compressed, and its length. (gRPC over HTTP/2, Length-Prefixed-Message)
+pub(super) const PREFIX: usize = 5;
+
+/// Writes a message in its frame, not compressed. Its length is looked at when it is written: to find it out before takes half as
+/// long as to write it.
+pub(super) fn put_frame(frames: &mut BytesMut, message: &impl Message) {
+    let start = frames.len();
+    frames.put_bytes(0, PREFIX);
+    message.encode_raw(frames);
+    let length = u32::try_from(frames.len() - start - PREFIX).expect("an answer is bounded to some MiB");
+    frames[start + 1..start + PREFIX].copy_from_slice(&length.to_be_bytes());
+}
 
 /// The frames of an answer, until they are its body.
 #[derive(Clone)]
@@ -33,32 +45,8 @@ pub(super) fn response<T: Send + 'static>(frames: Answers<Bytes>) -> Response<An
     response
 }
 
-/// A service some of whose handlers answer in frames.
-#[derive(Clone, Debug)]
-pub struct FramesService<S>(pub(super) S);
-
-impl<S: NamedService> NamedService for FramesService<S> {
-    const NAME: &'static str = S::NAME;
-}
-
-impl<S> Service<http::Request<Body>> for FramesService<S>
-where
-    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
-{
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = MapOk<S::Future, fn(http::Response<Body>) -> http::Response<Body>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.0.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        self.0.call(request).map_ok(with_frames)
-    }
-}
-
-fn with_frames(mut response: http::Response<Body>) -> http::Response<Body> {
+/// An answer that was made by [`response`], with its frames as its body; others stay as they are.
+pub(super) fn with_frames(mut response: http::Response<Body>) -> http::Response<Body> {
     match response.extensions_mut().remove::<Frames>().and_then(|frames| frames.0.lock().take()) {
         None => response,
         Some(frames) => response.map(|_| Body::new(FramesBody { frames, is_over: false })),

@@ -2,6 +2,7 @@
 //! errors have one table ([`status`], [`refusal`]). The only user of the generated types on the daemon's side.
 
 mod admin_service;
+mod answer_body;
 mod backup;
 pub mod caller;
 pub mod counted;
@@ -22,33 +23,40 @@ pub mod refusal_log;
 pub mod render;
 mod revoke;
 mod saga_service;
+mod services;
 mod session;
 mod slot;
 pub mod status;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod unary;
 mod vitals;
 
 use std::{path::PathBuf, sync::Arc};
 
+use bytes::Bytes;
+use http_body::Body;
 use tokio_util::sync::CancellationToken;
-use tonic::codec::CompressionEncoding;
+use tonic::{Status, codec::CompressionEncoding};
 
 use crate::{
     clock::Clock,
     domain::{bounds::Bound, time::Span},
-    proto::{admin_service_server::AdminServiceServer, saga_service_server::SagaServiceServer},
+    proto::{admin_service_server::AdminServiceServer, saga_service_server},
 };
 
 pub use admin_service::Admin;
+pub use answer_body::AnswerBody;
+use unary::SagaCalls;
+
 pub use caller::{CallConnection, Caller, CertificateEnd, Principals};
 pub use counted::{CountCalls, CountedCall, SessionCounter};
-pub use edge::ErrorLayer;
-pub use frames::FramesService;
+pub use deadline::call_timeout;
 pub use notes::Notes;
 pub use refusal_log::RefusalLog;
 pub use saga_service::Sagas;
+pub use services::{Answering, Services};
 pub use slot::StoreSlot;
 
 /// The reading of a call's own deadline, for the fuzzer: with the feature `fuzzing`, which no release has.
@@ -87,22 +95,22 @@ pub struct ServerFacts {
 const GZIP: CompressionEncoding = CompressionEncoding::Gzip;
 
 /// Both services over the store that will be in the slot, with the principals where callers are known, and the clock by
-/// which refusals are logged. When `stop` is cancelled, their streams end with `SHUTTING_DOWN`; other calls are answered. [`ErrorLayer`] has to be laid over the server
-/// that they are added to.
-pub fn services(
+/// which refusals are logged. When `stop` is cancelled, their streams end with `SHUTTING_DOWN`; other calls are answered.
+pub fn services<B>(
     slot: StoreSlot,
     facts: ServerFacts,
     limits: GrpcLimits,
     principals: Option<Arc<dyn Principals>>,
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
-) -> (FramesService<SagaServiceServer<Sagas>>, AdminServiceServer<Admin>) {
+) -> Services<B>
+where
+    B: Body<Data = Bytes, Error = Status> + Send + 'static,
+{
     let desk = desk::Desk::new(slot, limits.callers_known, RefusalLog::new(clock));
-    let sagas = Sagas::new(desk.clone(), limits, stop.clone());
-    let admin = Admin::new(desk, facts, principals, stop);
-    let sagas = SagaServiceServer::new(sagas);
-    (
-        FramesService(sagas.max_decoding_message_size(limits.max_message_bytes).accept_compressed(GZIP)),
-        AdminServiceServer::new(admin).max_decoding_message_size(limits.max_message_bytes).accept_compressed(GZIP),
-    )
+    let sagas = SagaCalls::new(Sagas::new(desk.clone(), limits, stop.clone()), limits.max_message_bytes);
+    let admin = AdminServiceServer::new(Admin::new(desk, facts, principals, stop));
+    Services::default()
+        .with_any(saga_service_server::SERVICE_NAME, sagas)
+        .with(admin.max_decoding_message_size(limits.max_message_bytes).accept_compressed(GZIP))
 }

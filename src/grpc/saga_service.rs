@@ -94,7 +94,7 @@ impl SagaService for Sagas {
 
     async fn session(&self, request: Request<Streaming<proto::SessionRequest>>) -> Outcome<Self::SessionStream> {
         let answers = session::answers(&self.desk, request, &self.worker_streams, self.max_session_calls, &self.stop)?;
-        Ok(Response::new(answers))
+        Ok(frames::response(answers))
     }
 
     async fn release(&self, request: Request<proto::ReleaseRequest>) -> Outcome<proto::ReleaseResponse> {

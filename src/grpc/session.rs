@@ -9,6 +9,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use bytes::{Bytes, BytesMut};
 use futures::{FutureExt, Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use prost::Message;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +20,12 @@ use crate::{
         command::Answer,
         time::{Span, Timestamp},
     },
-    proto::{self, SessionResponse, session_request::Call, session_response::Result as Outcome},
+    proto::{
+        self, SessionResponse,
+        codec::{MESSAGE_BUFFER, STREAM_BUFFER, STREAM_PIECE},
+        session_request::Call,
+        session_response::Result as Outcome,
+    },
     store::{PendingAnswer, StoreError},
 };
 
@@ -28,7 +34,9 @@ use super::{
     counted::{CountedCall, SessionCounter},
     deadline,
     desk::{Begun, Desk, claim_within},
-    edge, keep_alive,
+    edge,
+    frames::put_frame,
+    keep_alive,
     notes::Notes,
     parse::{self, Change, session::SessionItem},
     status::Problem,
@@ -46,8 +54,8 @@ pub(super) fn answers(
     seats: &Seats,
     max_calls: usize,
     stop: &CancellationToken,
-) -> Result<Answers<SessionResponse>, Problem> {
-    let timeout = deadline::timeout(request.metadata());
+) -> Result<Answers<Bytes>, Problem> {
+    let timeout = deadline::call_timeout(request.metadata().as_ref());
     let counter = request.extensions().get::<SessionCounter>().cloned();
     let (visitor, items) = desk.open(RPC, request)?;
     let open = || {
@@ -69,6 +77,7 @@ pub(super) fn answers(
         end: end.clone().comes().boxed(),
         unlooked: 0,
         pending: FuturesUnordered::new(),
+        answers: BytesMut::new(),
     };
     Ok(streams::answers(session, seat, end))
 }
@@ -90,42 +99,48 @@ struct Session {
     /// Items since it was last looked at that.
     unlooked: u32,
     pending: FuturesUnordered<Pending>,
+    /// Answers in their frames that are not handed out yet.
+    answers: BytesMut,
 }
 
 impl Stream for Session {
-    type Item = Result<SessionResponse, Status>;
+    /// Answers in their frames: as many as there are, up to a bound.
+    type Item = Result<Bytes, Status>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        loop {
-            // What is done makes room before more is taken up.
-            if let Poll::Ready(Some(done)) = this.pending.poll_next_unpin(cx) {
-                return Poll::Ready(Some(Ok(this.answer(done))));
-            }
-            if this.items.is_none() {
-                return match this.pending.is_empty() {
-                    true => Poll::Ready(this.broken.take().map(Err)),
-                    false => Poll::Pending,
-                };
-            }
-            if this.pending.len() >= this.max_calls {
-                ready!(this.look_for_end(cx));
-                continue;
-            }
-            match this.poll_item(cx) {
-                Poll::Ready(Some(item)) => {
-                    if let Some(refused) = this.begin(item) {
-                        return Poll::Ready(Some(Ok(refused)));
-                    }
-                }
-                Poll::Ready(None) => this.items = None,
-                Poll::Pending => ready!(this.look_for_end(cx)),
-            }
+        let mut advanced = Poll::Ready(Some(()));
+        while advanced == Poll::Ready(Some(())) && this.answers.len() < STREAM_PIECE {
+            advanced = this.advance(cx);
         }
+        if !this.answers.is_empty() {
+            return Poll::Ready(Some(Ok(this.answers.split().freeze())));
+        }
+        ready!(advanced);
+        Poll::Ready(this.broken.take().map(Err))
     }
 }
 
 impl Session {
+    /// Goes on by an answer or an item; none: all is answered, and nothing more comes.
+    fn advance(&mut self, cx: &mut Context<'_>) -> Poll<Option<()>> {
+        // What is done makes room before more is taken up.
+        if let Poll::Ready(Some(done)) = self.pending.poll_next_unpin(cx) {
+            self.answer(done);
+        } else if self.items.is_none() {
+            return if self.pending.is_empty() { Poll::Ready(None) } else { Poll::Pending };
+        } else if self.pending.len() >= self.max_calls {
+            ready!(self.look_for_end(cx));
+        } else {
+            match self.poll_item(cx) {
+                Poll::Ready(Some(item)) => self.begin(item),
+                Poll::Ready(None) => self.items = None,
+                Poll::Pending => ready!(self.look_for_end(cx)),
+            }
+        }
+        Poll::Ready(Some(()))
+    }
+
     /// The next item; none: there is no more.
     fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Option<proto::SessionRequest>> {
         let Some(items) = &mut self.items else { return Poll::Ready(None) };
@@ -162,15 +177,15 @@ impl Session {
         }
     }
 
-    /// Takes up an item; its answer, if it is refused at once.
-    fn begin(&mut self, item: proto::SessionRequest) -> Option<SessionResponse> {
+    /// Takes up an item, or answers it, if it is refused at once.
+    fn begin(&mut self, item: proto::SessionRequest) {
         let call_id = item.call_id;
         let SessionItem { call, timeout } = match parse::session::item(item) {
             Ok(item) => item,
             Err(violations) => {
                 let problem = Problem::from(violations);
                 self.desk.refused(&self.visitor, RPC, "", &problem);
-                return Some(response(call_id, Err(problem)));
+                return self.put(call_id, Err(problem));
             }
         };
         let kind = Kind::of(&call);
@@ -178,10 +193,11 @@ impl Session {
             None => None,
             Some(SessionCounter(counter)) => match counter.begin(kind.path(), length(&call)) {
                 Ok(counted) => Some(counted),
-                Err(problem) => return Some(response(call_id, Err(problem))),
+                Err(problem) => return self.put(call_id, Err(problem)),
             },
         };
-        let arrived = self.desk.now();
+        let is_timed = self.deadline.is_some() || kind == Kind::ClaimNext;
+        let arrived = if is_timed { self.desk.now() } else { None };
         let left = arrived.zip(self.deadline).map(|(now, deadline)| deadline.since(now));
         let timeout = timeout.into_iter().chain(left).min();
         let submit = || self.submit(call, timeout);
@@ -192,9 +208,8 @@ impl Session {
         match begun {
             Ok(Begun { subject, answer }) => {
                 self.pending.push(Pending { item: Some(Item { call_id, kind, arrived, subject, counted }), answer });
-                None
             }
-            Err(problem) => Some(end(call_id, counted, Err(problem))),
+            Err(problem) => self.end(call_id, counted, Err(problem)),
         }
     }
 
@@ -219,11 +234,28 @@ impl Session {
         self.desk.begin(M::RPC, &self.visitor, parse::request_of(message, self.visitor.name()))
     }
 
-    /// The answer to an item that the writer is done with.
-    fn answer(&self, (item, outcome): (Item, Result<Answer, StoreError>)) -> SessionResponse {
+    /// Answers an item that the writer is done with.
+    fn answer(&mut self, (item, outcome): (Item, Result<Answer, StoreError>)) {
         let Item { call_id, kind, arrived, subject, counted } = item;
         let answer = self.desk.conclude(kind.rpc(), &self.visitor, &subject, outcome);
-        end(call_id, counted, answer.and_then(|answer| self.render(kind, arrived, answer)))
+        let result = answer.and_then(|answer| self.render(kind, arrived, answer));
+        self.end(call_id, counted, result);
+    }
+
+    /// An item is done.
+    fn end(&mut self, call_id: i64, counted: Option<Box<dyn CountedCall>>, result: Result<Outcome, Problem>) {
+        if let Some(counted) = counted {
+            counted.end(result.as_ref().map_or_else(|problem| problem.code, |_| Code::Ok));
+        }
+        self.put(call_id, result);
+    }
+
+    fn put(&mut self, call_id: i64, result: Result<Outcome, Problem>) {
+        let result = result.unwrap_or_else(|problem| Outcome::Error(problem.into()));
+        if self.answers.capacity() < MESSAGE_BUFFER {
+            self.answers.reserve(STREAM_BUFFER);
+        }
+        put_frame(&mut self.answers, &SessionResponse { call_id, result: Some(result) });
     }
 
     fn render(&self, kind: Kind, arrived: Option<Timestamp>, answer: Answer) -> Result<Outcome, Problem> {
@@ -257,7 +289,7 @@ struct Pending {
 struct Item {
     call_id: i64,
     kind: Kind,
-    /// None: the store was not open then.
+    /// None: nobody asks, or the store was not open then.
     arrived: Option<Timestamp>,
     /// What it is about, for the log.
     subject: Box<str>,
@@ -313,16 +345,3 @@ macro_rules! kinds {
 }
 
 kinds!(Claim ClaimNext Heartbeat Release RegisterCompensation Complete Fail RecordCompensation Compensate);
-
-/// An item is done.
-fn end(call_id: i64, counted: Option<Box<dyn CountedCall>>, result: Result<Outcome, Problem>) -> SessionResponse {
-    if let Some(counted) = counted {
-        counted.end(result.as_ref().map_or_else(|problem| problem.code, |_| Code::Ok));
-    }
-    response(call_id, result)
-}
-
-fn response(call_id: i64, result: Result<Outcome, Problem>) -> SessionResponse {
-    let result = result.unwrap_or_else(|problem| Outcome::Error(problem.into()));
-    SessionResponse { call_id, result: Some(result) }
-}

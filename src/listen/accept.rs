@@ -151,7 +151,7 @@ impl<A: Accept> Door<A> {
                         line.cut();
                     }
                     // The server takes no more: it is ending, and the connection with it.
-                    let _ = greeted.send(Ok(connection)).await;
+                    let _ = greeted.send(connection).await;
                 }
                 Ok(Err((why, error))) => {
                     lines.refused(why);

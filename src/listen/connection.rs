@@ -12,7 +12,6 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Sleep, sleep},
 };
-use tonic::transport::server::Connected;
 
 use super::{
     deal::Seat,
@@ -59,6 +58,11 @@ impl Connection {
 }
 
 impl Connection {
+    /// What others may know of it, and change.
+    pub fn line(&self) -> &Arc<Line> {
+        &self.line
+    }
+
     fn wrote(&mut self, written: io::Result<usize>) -> io::Result<usize> {
         self.frames.wrote(*written.as_ref().unwrap_or(&0));
         written
@@ -68,15 +72,6 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.lines.remove(&self.line);
-    }
-}
-
-/// Each call carries its connection's line.
-impl Connected for Connection {
-    type ConnectInfo = Arc<Line>;
-
-    fn connect_info(&self) -> Arc<Line> {
-        self.line.clone()
     }
 }
 

@@ -1,11 +1,8 @@
 //! How connections are dealt among the runtimes that serve them: each to the one that has the fewest.
 
-use std::{
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use futures::future::select_all;
@@ -16,7 +13,7 @@ use super::Connection;
 /// A runtime that serves connections.
 pub(super) struct Hall {
     runtime: Handle,
-    greeted: mpsc::Sender<io::Result<Connection>>,
+    greeted: mpsc::Sender<Connection>,
     seated: Arc<AtomicUsize>,
 }
 
@@ -31,7 +28,7 @@ impl Drop for Seat {
 }
 
 impl Hall {
-    pub(super) fn new(runtime: Handle, greeted: mpsc::Sender<io::Result<Connection>>) -> Self {
+    pub(super) fn new(runtime: Handle, greeted: mpsc::Sender<Connection>) -> Self {
         Hall { runtime, greeted, seated: Arc::default() }
     }
 
@@ -40,7 +37,7 @@ impl Hall {
     }
 
     /// A seat, and where its connection is taken in once it is greeted.
-    pub(super) fn enter(&self) -> (mpsc::Sender<io::Result<Connection>>, Seat) {
+    pub(super) fn enter(&self) -> (mpsc::Sender<Connection>, Seat) {
         self.seated.fetch_add(1, Ordering::Relaxed);
         (self.greeted.clone(), Seat(self.seated.clone()))
     }

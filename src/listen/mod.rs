@@ -19,10 +19,9 @@ mod places;
 mod socket;
 mod tls;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 pub use connection::Connection;
@@ -50,7 +49,7 @@ pub struct ListenLimits {
 #[derive(Debug)]
 pub struct Listening {
     /// The connections that have sent their preface, for each runtime that they are dealt to.
-    pub incoming: Vec<ReceiverStream<io::Result<Connection>>>,
+    pub incoming: Vec<mpsc::Receiver<Connection>>,
     /// All of those that are open.
     pub lines: Lines,
     /// The loop itself. It ends when it is told to, or when nobody takes its connections any more.
@@ -71,7 +70,7 @@ pub fn listen(
         .iter()
         .map(|runtime| {
             let (greeted, incoming) = mpsc::channel(GREETED);
-            (deal::Hall::new(runtime.clone(), greeted), ReceiverStream::new(incoming))
+            (deal::Hall::new(runtime.clone(), greeted), incoming)
         })
         .unzip();
     let accepting = tokio::spawn({

@@ -1,4 +1,4 @@
-//! Decoding with a bound on what a message becomes in memory.
+//! Decoding with a bound on what a message becomes in memory, and buffers no larger than what most messages need.
 //!
 //! An empty element of a repeated field is two bytes on the wire and, decoded, up to five hundred: a request of 4 MiB could
 //! become a gigabyte before any rule sees it. So the fields of a request are counted before it is decoded. Answers are
@@ -13,7 +13,7 @@ use tonic::{
     Status,
     codec::{BufferSettings, Codec, DecodeBuf, Decoder},
 };
-use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
+use tonic_prost::{ProstDecoder, ProstEncoder};
 
 use super::SessionRequest;
 use crate::domain::bounds::{BATCH_SAGAS, COMPENSATIONS, LABELS};
@@ -22,6 +22,15 @@ use crate::domain::bounds::{BATCH_SAGAS, COMPENSATIONS, LABELS};
 const FIELDS: usize = BATCH_SAGAS + 200;
 /// Most fields of all of a request's messages together: that batch, with every bound reached in each of its sagas.
 const INNER_FIELDS: usize = BATCH_SAGAS * (COMPENSATIONS + LABELS + 32);
+
+/// What is taken at once for a message of a call that has one: most are smaller. It grows as needed.
+pub const MESSAGE_BUFFER: usize = 512;
+/// What is taken at once for the messages of a stream, which come by the hundred.
+pub const STREAM_BUFFER: usize = 8 << 10;
+/// How much of a stream is sent at once, if there is so much.
+pub const STREAM_PIECE: usize = 32 << 10;
+/// The messages of streams that come one after the other, by what their names begin with.
+const STREAMED: [&str; 2] = ["Session", "KeepAlive"];
 
 /// The codec that the generated code uses: prost's, behind the count.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +44,7 @@ impl<T, U> Default for BoundedCodec<T, U> {
 
 impl<T, U> Codec for BoundedCodec<T, U>
 where
-    T: Message + Send + 'static,
+    T: Message + Name + Send + 'static,
     U: Message + Name + Default + Send + 'static,
 {
     type Encode = T;
@@ -44,12 +53,17 @@ where
     type Decoder = BoundedDecoder<U>;
 
     fn encoder(&mut self) -> Self::Encoder {
-        ProstCodec::<T, U>::default().encoder()
+        ProstEncoder::new(buffers(T::NAME))
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        BoundedDecoder(ProstCodec::<T, U>::default().decoder())
+        BoundedDecoder(ProstDecoder::new(buffers(U::NAME)))
     }
+}
+
+fn buffers(message: &str) -> BufferSettings {
+    let is_streamed = STREAMED.iter().any(|name| message.starts_with(name));
+    BufferSettings::new(if is_streamed { STREAM_BUFFER } else { MESSAGE_BUFFER }, STREAM_PIECE)
 }
 
 /// A decoder that refuses requests with too many fields.
@@ -61,24 +75,39 @@ impl<U: Message + Name + Default> Decoder for BoundedDecoder<U> {
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        if U::NAME.ends_with("Request") {
-            #[cfg(feature = "fuzzing")]
-            super::seeds::keep(U::NAME, buffer.chunk());
-            // The call in an item of a session is a request itself.
-            let (fields, inner) =
-                if U::NAME == SessionRequest::NAME { count_within(buffer.chunk()) } else { count(buffer.chunk()) };
-            if fields > FIELDS || inner > INNER_FIELDS {
-                return Err(Status::invalid_argument(format!(
-                    "the request holds {fields} fields and {inner} in them; at most {FIELDS} and {INNER_FIELDS} are read"
-                )));
-            }
-        }
+        check::<U>(buffer.chunk())?;
         self.0.decode(buffer)
     }
 
     fn buffer_settings(&self) -> BufferSettings {
         self.0.buffer_settings()
     }
+}
+
+/// Decodes a message as [`BoundedCodec`] does, with the same errors.
+///
+/// # Errors
+/// It is malformed, or a request with too many fields.
+pub fn decode<M: Message + Name + Default>(message: &[u8]) -> Result<M, Status> {
+    check::<M>(message)?;
+    M::decode(message).map_err(|error| Status::internal(error.to_string()))
+}
+
+/// Refuses a request with too many fields.
+fn check<M: Name>(message: &[u8]) -> Result<(), Status> {
+    if !M::NAME.ends_with("Request") {
+        return Ok(());
+    }
+    #[cfg(feature = "fuzzing")]
+    super::seeds::keep(M::NAME, message);
+    // The call in an item of a session is a request itself.
+    let (fields, inner) = if M::NAME == SessionRequest::NAME { count_within(message) } else { count(message) };
+    if fields > FIELDS || inner > INNER_FIELDS {
+        return Err(Status::invalid_argument(format!(
+            "the request holds {fields} fields and {inner} in them; at most {FIELDS} and {INNER_FIELDS} are read"
+        )));
+    }
+    Ok(())
 }
 
 /// Counts a message's fields, and those of what may be messages in it. What is malformed ends the count: the decoder

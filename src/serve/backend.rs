@@ -4,22 +4,21 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
-use tonic::service::RoutesBuilder;
 
 use crate::{
     clock::Clock,
     config::Config,
-    grpc::{self, GrpcLimits, Principals, ServerFacts, StoreSlot},
+    grpc::{self, GrpcLimits, Principals, ServerFacts, Services, StoreSlot},
     store::{Store, StoreOptions, sqlite},
 };
 
-use super::{liveness::WriterSilence, retention};
+use super::{calls::RequestBody, liveness::WriterSilence, retention};
 
 /// Any failure, with a text that says what to do.
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Makes the services.
-type MakeServices = dyn FnOnce(CancellationToken, Option<Arc<dyn Principals>>) -> RoutesBuilder + Send;
+type MakeServices = dyn FnOnce(CancellationToken, Option<Arc<dyn Principals>>) -> Services<RequestBody> + Send;
 
 /// What is served, and how its store is opened.
 pub(super) struct Backend {
@@ -73,12 +72,7 @@ pub(super) fn sqlite(config: &Config, clock: Arc<dyn Clock>) -> Backend {
         services: Box::new({
             let slot = slot.clone();
             let clock = clock.clone();
-            move |stop, principals| {
-                let (sagas, admin) = grpc::services(slot, facts, limits, principals, clock, stop);
-                let mut routes = RoutesBuilder::default();
-                routes.add_service(sagas).add_service(admin);
-                routes
-            }
+            move |stop, principals| grpc::services(slot, facts, limits, principals, clock, stop)
         }),
         clock: clock.clone(),
         open: Box::new(move || {

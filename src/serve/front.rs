@@ -1,35 +1,34 @@
 //! All that faces clients: the accept loop, the gRPC server with its settings, and the calls in flight.
 
-use std::{
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures::future::join_all;
-use http::Request;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::{
     task::JoinHandle,
     time::{Instant, timeout, timeout_at},
 };
 use tokio_util::{
     sync::CancellationToken,
-    task::{AbortOnDropHandle, TaskTracker, task_tracker::TrackedFuture},
+    task::{AbortOnDropHandle, TaskTracker},
 };
-use tonic::{body::Body, codec::CompressionEncoding, service::RoutesBuilder, transport::Server};
-use tower::{Layer, Service};
+use tonic::codec::CompressionEncoding;
 use tracing::{info, warn};
 
 use super::{
     ServeError,
-    auth::{GuardLayer, Loaded},
-    calls::{CallLimits, CallsLayer, Ledger, SESSION},
-    observe::ObserveLayer,
+    auth::{CallerCheck, Loaded},
+    call_service::CallHandling,
+    calls::{CallLimits, Ledger, Methods, OtherStreams, RequestBody},
+    connections,
+    observe::Observer,
     session::SessionCounters,
     threads::Threads,
 };
 use crate::{
     config::Limits,
-    grpc::ErrorLayer,
+    grpc::Services,
     listen::{Lines, ListenLimits, Listeners, listen},
     proto::DESCRIPTORS,
 };
@@ -69,14 +68,14 @@ pub(super) struct Front {
 }
 
 impl Front {
-    /// Serves `routes`, and reflection beside them, to those who are let in.
+    /// Serves `services`, and reflection beside them, to those who are let in.
     pub(super) fn start(
         limits: &Limits,
         listeners: Listeners,
         threads: &Threads,
-        mut routes: RoutesBuilder,
+        mut services: Services<RequestBody>,
         security: &Loaded,
-        observe: ObserveLayer,
+        observe: Observer,
     ) -> Result<Self, ServeError> {
         let reflection = || {
             tonic_reflection::server::Builder::configure()
@@ -87,8 +86,8 @@ impl Front {
         };
         if security.reflection {
             let gzip = CompressionEncoding::Gzip;
-            routes.add_service(reflection().build_v1()?.accept_compressed(gzip));
-            routes.add_service(reflection().build_v1alpha()?.accept_compressed(gzip));
+            services = services.with(reflection().build_v1()?.accept_compressed(gzip));
+            services = services.with(reflection().build_v1alpha()?.accept_compressed(gzip));
         }
 
         let closing = CancellationToken::new();
@@ -105,17 +104,16 @@ impl Front {
             closing.clone(),
         );
         let ledger = Ledger::new(call_limits(limits), door.lines.clone());
-        let server = server(limits)
-            .layer(observe.clone())
-            .layer(CallsLayer::new(ledger.clone(), limits.max_watches)?)
-            .layer(InFlight { sessions: SessionCounters { observe, ledger: ledger.clone(), calls: calls.clone() } })
-            .layer(ErrorLayer)
-            .layer(GuardLayer { guard: security.guard.clone(), clock: security.clock.clone() });
-        let routes = routes.routes().prepare();
+        let handling = Arc::new(CallHandling {
+            counters: SessionCounters { observe, ledger: ledger.clone(), calls: calls.clone() },
+            methods: Methods::of_all_services()?,
+            other_streams: OtherStreams::new(limits.max_watches),
+            caller_check: CallerCheck { guard: security.guard.clone(), clock: security.clock.clone() },
+            services,
+        });
+        let http = http(limits);
         let served = threads.handles().iter().zip(door.incoming).map(|(runtime, incoming)| {
-            let (server, routes, closing) = (server.clone(), routes.clone(), closing.clone());
-            let serving =
-                async move { server.serve_with_incoming_shutdown(routes, incoming, closing.cancelled_owned()).await };
+            let serving = connections::serve(http.clone(), handling.clone(), incoming, closing.clone());
             AbortOnDropHandle::new(runtime.spawn(serving))
         });
         let served = join_all(served);
@@ -167,61 +165,23 @@ fn call_limits(limits: &Limits) -> CallLimits {
     }
 }
 
-/// The server's settings. Its own timeouts and concurrency limits stay off: they do not bound streams. So does the
-/// maximum age of connections: with a grace it cuts them without a GOAWAY. How much of an answer the library may buffer
-/// can't be set: a call's answer is handed to it in one piece, on the call's account.
-fn server(limits: &Limits) -> Server {
-    Server::builder()
-        .http2_keepalive_interval(Some(limits.keepalive_interval.to_std()))
-        .http2_keepalive_timeout(Some(limits.keepalive_timeout.to_std()))
-        .http2_adaptive_window(Some(false))
+/// The settings of HTTP/2. How much of an answer the library may buffer is left as it is: a call's answer is handed to it in one
+/// piece, on the call's account.
+fn http(limits: &Limits) -> http2::Builder<TokioExecutor> {
+    let mut http = http2::Builder::new(TokioExecutor::new());
+    http.timer(TokioTimer::new())
+        .keep_alive_interval(Some(limits.keepalive_interval.to_std()))
+        .keep_alive_timeout(limits.keepalive_timeout.to_std())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(
             CONNECTION_WINDOW.max(limits.max_concurrent_streams.saturating_mul(WINDOW_PER_CALL)),
         )
         .max_frame_size(FRAME_BYTES)
         .max_concurrent_streams(limits.max_concurrent_streams)
-        .http2_max_header_list_size(HEADER_BYTES)
-        .http2_max_pending_accept_reset_streams(Some(RESET_STREAMS))
-        .http2_max_local_error_reset_streams(Some(ERROR_RESETS))
-}
-
-/// Counts calls from their headers to the handler's answer. A stream's answer is its beginning; the items of a session are counted
-/// one by one.
-#[derive(Clone)]
-struct InFlight {
-    sessions: SessionCounters,
-}
-
-impl<S> Layer<S> for InFlight {
-    type Service = Counted<S>;
-
-    fn layer(&self, inner: S) -> Counted<S> {
-        Counted { inner, sessions: self.sessions.clone() }
-    }
-}
-
-/// A service whose calls are counted.
-#[derive(Clone)]
-struct Counted<S> {
-    inner: S,
-    sessions: SessionCounters,
-}
-
-impl<S: Service<Request<Body>>> Service<Request<Body>> for Counted<S> {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = TrackedFuture<S::Future>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        if request.uri().path() == SESSION {
-            let counter = self.sessions.counter(&request);
-            request.extensions_mut().insert(counter);
-        }
-        self.sessions.calls.track_future(self.inner.call(request))
-    }
+        .max_header_list_size(HEADER_BYTES)
+        .max_pending_accept_reset_streams(Some(RESET_STREAMS))
+        .max_local_error_reset_streams(Some(ERROR_RESETS))
+        // No caller of a coordinator looks at it, and it would be written and read with every answer.
+        .auto_date_header(false);
+    http
 }

@@ -11,7 +11,9 @@
 
 pub mod auth;
 mod backend;
+mod call_service;
 mod calls;
+mod connections;
 mod export;
 mod front;
 mod health;
@@ -46,7 +48,7 @@ use front::Front;
 use health::Health;
 use liveness::Liveness;
 use notify::Manager;
-use observe::ObserveLayer;
+use observe::Observer;
 use ops::{Facts, Ops};
 use threads::Threads;
 use trace::{FLUSH, SpanCounts, Tracer};
@@ -159,8 +161,7 @@ async fn run_with(
     let mut shutdown = pin!(shutdown);
     let streams = CancellationToken::new();
     let (health, health_service) = Health::not_serving().await;
-    let mut routes = (backend.services)(streams.clone(), security.principals());
-    routes.add_service(health_service);
+    let services = (backend.services)(streams.clone(), security.principals()).with(health_service);
     let spans = Arc::new(SpanCounts::default());
     let liveness = Liveness::of(&backend.clock, threads.handles());
     let ops = start_ops(config, &backend.clock, &spans, &liveness)?;
@@ -172,8 +173,8 @@ async fn run_with(
         }
     };
     let meters = ops.as_ref().map(|(ops, _)| ops.meters.clone());
-    let observe = ObserveLayer { meters, tracer, clock: backend.clock };
-    let mut front = Front::start(&config.limits, listeners, threads, routes, &security, observe)?;
+    let observe = Observer { meters, tracer, clock: backend.clock };
+    let mut front = Front::start(&config.limits, listeners, threads, services, &security, observe)?;
     // Until this is dropped, behind all else.
     let ops = match ops {
         None => None,

@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, Request};
+use http::{HeaderMap, HeaderName};
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
-use tonic::{Code, body::Body};
+use tonic::Code;
 
 use super::{
     calls::{self, Ledger},
-    observe::{ObserveLayer, ObservedCall},
+    observe::{ObservedCall, Observer},
 };
 use crate::{
     grpc::{CountCalls, CountedCall, Notes, SessionCounter, status::Problem},
@@ -22,28 +22,27 @@ const TRACE_HEADERS: [HeaderName; 2] = [HeaderName::from_static("traceparent"), 
 /// Makes what counts the items of a session.
 #[derive(Clone)]
 pub(super) struct SessionCounters {
-    pub(super) observe: ObserveLayer,
+    pub(super) observe: Observer,
     pub(super) ledger: Arc<Ledger>,
     /// Calls that are waited for at the end.
     pub(super) calls: TaskTracker,
 }
 
 impl SessionCounters {
-    /// For the session that this request opens: items belong to its connection, and to its trace.
-    pub(super) fn counter(&self, request: &Request<Body>) -> SessionCounter {
+    /// For the session that is opened with these headers: items belong to its connection, and to its trace.
+    pub(super) fn counter(&self, headers: &HeaderMap, line: &Arc<Line>) -> SessionCounter {
         let trace = TRACE_HEADERS.into_iter().filter_map(|name| {
-            let value = request.headers().get(&name)?.clone();
+            let value = headers.get(&name)?.clone();
             Some((name, value))
         });
-        let line = request.extensions().get().cloned();
-        SessionCounter(Arc::new(Counter { all: self.clone(), line, trace: trace.collect() }))
+        SessionCounter(Arc::new(Counter { all: self.clone(), line: line.clone(), trace: trace.collect() }))
     }
 }
 
 /// Counts the items of one session.
 struct Counter {
     all: SessionCounters,
-    line: Option<Arc<Line>>,
+    line: Arc<Line>,
     trace: HeaderMap,
 }
 
@@ -57,9 +56,8 @@ struct Item {
 impl CountCalls for Counter {
     fn begin(&self, path: &'static str, bytes: usize) -> Result<Box<dyn CountedCall>, Problem> {
         let SessionCounters { observe, ledger, calls } = &self.all;
-        let peer = self.line.as_ref().map(|line| line.peer());
-        let mut observed = ObservedCall::of(observe, path, &self.trace, peer);
-        match ledger.begin_item(self.line.as_ref(), bytes) {
+        let mut observed = ObservedCall::of(observe, path, &self.trace, Some(self.line.peer()));
+        match ledger.begin_item(Some(&self.line), bytes) {
             Ok(place) => Ok(Box::new(Item { observed, _place: place, _waited_for: calls.token() })),
             Err(problem) => {
                 if let Some(observed) = &mut observed {

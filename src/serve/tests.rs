@@ -10,7 +10,7 @@ use tokio::{
     task::JoinHandle,
     time::{sleep, timeout},
 };
-use tonic::{Code, Request, Response, Status, service::RoutesBuilder, transport::Channel};
+use tonic::{Code, Request, Response, Status, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use tonic_reflection::pb::v1::{
     ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
@@ -22,6 +22,7 @@ use crate::{
     clock::SystemClock,
     config::ServeArgs,
     domain::time::Span,
+    grpc::Services,
     proto::{
         admin_service_client::AdminServiceClient,
         admin_service_server::{AdminService, AdminServiceServer},
@@ -151,9 +152,7 @@ fn double(opening: mpsc::Receiver<Result<(), BoxError>>, failing: oneshot::Recei
     let (drain, drained) = watch::channel(false);
     Backend {
         services: Box::new(move |streams, _| {
-            let mut routes = RoutesBuilder::default();
-            routes.add_service(AdminServiceServer::new(Double { drained, streams }));
-            routes
+            Services::default().with(AdminServiceServer::new(Double { drained, streams }))
         }),
         clock: Arc::new(SystemClock::start()),
         open: Box::new(move || {

@@ -23,8 +23,7 @@ use super::{
 /// answers with the same sagas as they are now, and they may have grown: then without progress and result, or without
 /// payload as well, or else with no more than what names them and tells their state.
 pub fn sagas(sagas: &[impl Borrow<Saga>], moment: &Moment) -> Vec<proto::Saga> {
-    let forms: [fn(&Saga, &Moment) -> proto::Saga; 3] = [saga, without_outcome, without_contents];
-    for form in forms {
+    for form in FORMS {
         let mut room = Room::whole();
         let shown: Vec<proto::Saga> =
             sagas.iter().map(|one| form(one.borrow(), moment)).take_while(|shown| room.take(shown)).collect();
@@ -34,6 +33,20 @@ pub fn sagas(sagas: &[impl Borrow<Saga>], moment: &Moment) -> Vec<proto::Saga> {
     }
     sagas.iter().map(|one| named(one.borrow())).collect()
 }
+
+/// The same for one saga.
+pub fn only_saga(saga: &Saga, moment: &Moment) -> proto::Saga {
+    for form in FORMS {
+        let shown = form(saga, moment);
+        if Room::whole().take(&shown) {
+            return shown;
+        }
+    }
+    named(saga)
+}
+
+/// How sagas are shown, the fuller first.
+const FORMS: [fn(&Saga, &Moment) -> proto::Saga; 3] = [saga, without_outcome, without_contents];
 
 fn without_outcome(saga: &Saga, moment: &Moment) -> proto::Saga {
     let omitted = !saga.progress.bytes().is_empty() || !saga.result.bytes().is_empty();

@@ -1,6 +1,6 @@
 //! The services over a real connection, on top of a store that answers as it is told.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use tokio::net::TcpListener;
@@ -8,9 +8,11 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Code, Request, Status,
+    body::Body,
     transport::{Channel, Server},
 };
 use tonic_types::StatusExt;
+use tower::service_fn;
 
 use crate::{
     clock::{Clock, ManualClock},
@@ -22,7 +24,7 @@ use crate::{
         text::Text,
         time::{Span, Timestamp},
     },
-    grpc::{ErrorLayer, GrpcLimits, ServerFacts, StoreSlot, services},
+    grpc::{GrpcLimits, ServerFacts, StoreSlot, services},
     proto::{self, admin_service_client::AdminServiceClient, saga_service_client::SagaServiceClient},
     store::{
         StoreError,
@@ -59,11 +61,14 @@ async fn serve() -> Served {
     let facts =
         ServerFacts { restart_grace: Span::from_secs(10), backup_dir: backups.path().to_owned(), bounds: Vec::new() };
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::default());
-    let (sagas, admin) = services(slot.clone(), facts, LIMITS, None, clock, stop.clone());
+    let services = Arc::new(services(slot.clone(), facts, LIMITS, None, clock, stop.clone()));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let server = Server::builder().layer(ErrorLayer).add_service(sagas).add_service(admin);
-    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    let called = service_fn(move |request: http::Request<Body>| {
+        let answering = services.call(request);
+        async { Ok::<_, Infallible>(answering.await) }
+    });
+    tokio::spawn(Server::builder().serve_with_incoming(called, TcpListenerStream::new(listener)));
     let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
     Served {
         sagas: SagaServiceClient::new(channel.clone()),

@@ -1,20 +1,9 @@
-//! Who is let in: a layer in front of the services that finds out who calls, and lets nobody through unknown.
+//! Who is let in: in front of the services it is found out who calls, and nobody gets through unknown.
 
-use std::{
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::sync::Arc;
 
-use futures::{
-    StreamExt,
-    future::{self, Either, Ready},
-};
-use http::{Request, Response, header::AUTHORIZATION};
-use http_body_util::{BodyStream, StreamBody};
+use http::{Request, header::AUTHORIZATION};
 use parking_lot::RwLock;
-use tokio_util::sync::CancellationToken;
-use tonic::{Status, body::Body};
-use tower::{Layer, Service};
 use tracing::info;
 
 use super::{
@@ -31,6 +20,7 @@ use crate::{
         status::Problem,
     },
     listen::Line,
+    serve::calls::RequestBody,
 };
 
 /// Open to everyone: probes and balancers have no credentials.
@@ -72,29 +62,26 @@ impl Guard {
     }
 
     /// Who makes a call; nobody, where nobody needs to be known.
-    fn admit<B>(&self, request: &Request<B>) -> Result<Option<Caller>, Problem> {
+    fn admit<B>(&self, request: &Request<B>, line: &Line) -> Result<Option<Caller>, Problem> {
         let path = request.uri().path();
         if path.starts_with(HEALTH) {
             return Ok(None);
         }
-        let line = request.extensions().get::<Arc<Line>>();
         let rpc = path.rsplit('/').next().unwrap_or_default();
         let known = permits::knows(path);
-        let caller = self.identify(request, line.map(|line| &**line)).map_err(|why| {
-            self.tell(line.map(|line| &**line), if known { rpc } else { "unknown" }, why);
+        let caller = self.identify(request, line).map_err(|why| {
+            self.tell(line, if known { rpc } else { "unknown" }, why);
             permits::unauthenticated(if known { rpc } else { "" })
         })?;
         // Health checks are not counted: everybody is let in with them.
-        if let Some(line) = line {
-            line.authenticated(Some((caller.principal.name.as_str(), &caller.credentials.revoked)));
-        }
+        line.authenticated(Some((caller.principal.name.as_str(), &caller.credentials.revoked)));
         if known || is_reflection(path) { Ok(Some(caller)) } else { Err(permits::unknown(&caller.principal, "")) }
     }
 
     /// A token decides, if there is one; else the connection's certificate.
-    fn identify<B>(&self, request: &Request<B>, line: Option<&Line>) -> Result<Caller, Unknown> {
+    fn identify<B>(&self, request: &Request<B>, line: &Line) -> Result<Caller, Unknown> {
         let now = self.clock.utc();
-        let shown = line.and_then(Line::certificate);
+        let shown = line.certificate();
         let mut caller = match bearer::presented(request.headers()) {
             Presented::Token(token) => self.table().by_token(&bearer::hash(token), now)?,
             Presented::Malformed => return Err(Unknown::Malformed),
@@ -114,10 +101,10 @@ impl Guard {
         Ok(caller)
     }
 
-    fn tell(&self, line: Option<&Line>, rpc: &str, why: Unknown) {
-        let caller = RefusedCaller::at(line.and_then(|line| line.peer().network()));
+    fn tell(&self, line: &Line, rpc: &str, why: Unknown) {
+        let caller = RefusedCaller::at(line.peer().network());
         if let Some(LeftOut { own, others }) = self.refusals.next(caller, why.text()) {
-            let peer = line.map(|line| line.peer().to_string()).unwrap_or_default();
+            let peer = line.peer().to_string();
             let others_left_out = (others > 0).then_some(others);
             info!(peer, rpc, why = why.text(), left_out = own, others_left_out, "refused: unauthenticated");
         }
@@ -126,13 +113,6 @@ impl Guard {
 
 fn is_reflection(path: &str) -> bool {
     REFLECTION.iter().any(|service| path.starts_with(service))
-}
-
-/// The questions of a stream, until their caller is revoked. Our own services end their streams themselves; reflection is the
-/// library's, and answers for as long as it is asked.
-fn until(revoked: CancellationToken, questions: Body) -> Body {
-    let frames = BodyStream::new(questions).take_until(revoked.cancelled_owned());
-    Body::new(StreamBody::new(frames))
 }
 
 impl Principals for Guard {
@@ -148,78 +128,43 @@ impl Principals for Guard {
     }
 }
 
-/// Lays the guard over a server, if there is one.
-#[derive(Clone)]
-pub(in crate::serve) struct GuardLayer {
-    /// What finds out who calls, if anyone needs to be known.
+/// Finds out who makes a call, if anyone needs to be known.
+pub(in crate::serve) struct CallerCheck {
     pub(in crate::serve) guard: Option<Arc<Guard>>,
     /// What tells whether a certificate has run out.
     pub(in crate::serve) clock: Arc<dyn Clock>,
 }
 
-impl<S> Layer<S> for GuardLayer {
-    type Service = Guarded<S>;
-
-    fn layer(&self, inner: S) -> Guarded<S> {
-        Guarded { inner, layer: self.clone() }
-    }
-}
-
-/// A service whose callers are known, or that everyone may call.
-#[derive(Clone)]
-pub(in crate::serve) struct Guarded<S> {
-    inner: S,
-    layer: GuardLayer,
-}
-
-impl<S> Service<Request<Body>> for Guarded<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>>,
-{
-    type Response = Response<Body>;
-    type Error = S::Error;
-    type Future = Either<S::Future, Ready<Result<Response<Body>, S::Error>>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let line = request.extensions().get::<Arc<Line>>().cloned();
-        if let Some(shown) = line.as_ref().and_then(|line| line.certificate()) {
+impl CallerCheck {
+    /// Leaves with the request what its handler has to know of its caller.
+    ///
+    /// # Errors
+    /// The call is not let in.
+    pub(in crate::serve) fn admit(&self, request: &mut Request<RequestBody>, line: &Line) -> Result<(), Problem> {
+        if let Some(shown) = line.certificate() {
             // Whoever has a token needs the certificate as well: without one there would be no connection.
-            if shown.ended().is_cancelled() || shown.is_over(self.layer.clock.utc().micros() / 1_000_000) {
-                return refuse(permits::certificate_ended(permits::rpc(request.uri().path())));
+            if shown.ended().is_cancelled() || shown.is_over(self.clock.utc().micros() / 1_000_000) {
+                return Err(permits::certificate_ended(permits::rpc(request.uri().path())));
             }
             request.extensions_mut().insert(CertificateEnd(shown.ended().clone()));
         }
-        if let Some(line) = &line {
-            if self.layer.guard.is_none() {
-                // Nobody needs to be known, so any call counts.
-                line.authenticated(None);
+        request.extensions_mut().insert(CallConnection { number: line.number(), network: line.peer().network() });
+        let Some(guard) = &self.guard else {
+            // Nobody needs to be known, so any call counts.
+            line.authenticated(None);
+            return Ok(());
+        };
+        let caller = guard.admit(request, line)?;
+        // Behind this nobody has a use for it, and nobody can log it.
+        request.headers_mut().remove(AUTHORIZATION);
+        if let Some(caller) = caller {
+            if is_reflection(request.uri().path()) {
+                // Our own services end their streams themselves; reflection is the library's, and answers for as long as it is
+                // asked.
+                request.body_mut().end_with(caller.credentials.revoked.clone());
             }
-            request.extensions_mut().insert(CallConnection { number: line.number(), network: line.peer().network() });
+            request.extensions_mut().insert(caller);
         }
-        if let Some(guard) = &self.layer.guard {
-            match guard.admit(&request) {
-                Ok(caller) => {
-                    // Behind this nobody has a use for it, and nobody can log it.
-                    request.headers_mut().remove(AUTHORIZATION);
-                    if let Some(caller) = caller {
-                        if is_reflection(request.uri().path()) {
-                            let revoked = caller.credentials.revoked.clone();
-                            request = request.map(|questions| until(revoked, questions));
-                        }
-                        request.extensions_mut().insert(caller);
-                    }
-                }
-                Err(problem) => return refuse(problem),
-            }
-        }
-        Either::Left(self.inner.call(request))
+        Ok(())
     }
-}
-
-fn refuse<F, E>(problem: Problem) -> Either<F, Ready<Result<Response<Body>, E>>> {
-    Either::Right(future::ready(Ok(Status::from(problem).into_http())))
 }

@@ -27,7 +27,7 @@ use crate::{
 use table::Table;
 use tls::Pems;
 
-pub(super) use guard::{Guard, GuardLayer};
+pub(super) use guard::{CallerCheck, Guard};
 
 /// Largest file of principals: a thousand with all that they may have.
 const FILE_BYTES: u64 = 4 << 20;

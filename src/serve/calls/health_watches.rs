@@ -27,7 +27,7 @@ struct Open {
 }
 
 /// A watch's place, until it is dropped.
-pub(super) struct HealthWatch {
+pub(in crate::serve) struct HealthWatch {
     all: Arc<HealthWatches>,
     number: u64,
 }

@@ -70,7 +70,7 @@ impl Ledger {
     }
 
     /// A call begins on a line. None: there is no place, and nobody who has to give his up.
-    pub(super) fn begin(self: &Arc<Self>, line: Option<&Arc<Line>>) -> Option<Arc<Call>> {
+    pub(in crate::serve) fn begin(self: &Arc<Self>, line: Option<&Arc<Line>>) -> Option<Arc<Call>> {
         let mine = line.map_or(0, |line| line.begin_call());
         let all = self.calls.fetch_add(1, Relaxed) + 1;
         let call = Call::of(self.clone(), line.cloned());
@@ -213,7 +213,7 @@ impl Ledger {
 }
 
 /// Too many calls are open.
-pub(super) fn no_place() -> Problem {
+pub(in crate::serve) fn no_place() -> Problem {
     Problem::overloaded("too many calls are open; nothing was changed: try again (max_calls)", RETRY)
 }
 

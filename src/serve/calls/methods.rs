@@ -11,13 +11,13 @@ pub(in crate::serve) const SESSION: &str = "/sagad.v1.SagaService/Session";
 
 /// Of what form a call is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Form {
+pub(in crate::serve) struct Form {
     /// The client sends any number of messages.
-    pub(super) many_requests: bool,
+    pub(in crate::serve) many_requests: bool,
     /// So does the server.
     pub(super) many_answers: bool,
     /// Its client may take answers as slowly as it likes: a stream, unless the answers in it are those of calls.
-    pub(super) is_read_at_leisure: bool,
+    pub(in crate::serve) is_read_at_leisure: bool,
     /// The call is not the contract's, and a stream: nothing else bounds how many are open.
     pub(super) is_other_stream: bool,
     /// It is such a stream, and open to everybody: it watches the daemon's health.
@@ -60,7 +60,7 @@ impl Methods {
     }
 
     /// The form of the call with this path. An unknown one has one request and is refused.
-    pub(super) fn form(&self, path: &str) -> Form {
+    pub(in crate::serve) fn form(&self, path: &str) -> Form {
         self.0.get(path).copied().unwrap_or_default()
     }
 

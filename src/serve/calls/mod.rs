@@ -13,20 +13,22 @@
 //! not arrived is given up, then the connection that leaves the most unread is cut: what honest clients send arrives
 //! within a round trip, so they are the last to be hit. (The idea is that of the SYN cache: drop the oldest half-open one.)
 
-mod answer;
 mod call;
 mod health_watches;
-mod layer;
 mod ledger;
 mod methods;
+mod other_streams;
 mod request;
+mod response;
 
 use std::time::Duration;
 
 pub(super) use call::Call;
-pub(super) use layer::CallsLayer;
-pub(super) use ledger::Ledger;
-pub(super) use methods::{Methods, SESSION};
+pub(super) use ledger::{Ledger, no_place};
+pub(super) use methods::{Form, Methods, SESSION};
+pub(super) use other_streams::{OtherStreams, StreamPlace};
+pub(super) use request::RequestBody;
+pub(super) use response::ResponseBody;
 
 /// The bounds.
 #[derive(Clone, Copy, Debug)]

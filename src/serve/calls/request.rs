@@ -8,7 +8,9 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use tonic::{Code, Status, body::Body};
+use hyper::body::Incoming;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::{Code, Status};
 
 use super::{
     call::{Call, Verdict, Wait},
@@ -22,8 +24,9 @@ const PREFIX: usize = 5;
 const UNPACKED_PER_BYTE: usize = 1100;
 
 /// A body that is being received.
-pub(super) struct Arriving {
-    inner: Body,
+pub(in crate::serve) struct RequestBody {
+    /// None: nothing more is read.
+    inner: Option<Incoming>,
     call: Arc<Call>,
     /// It is a stream: each of its messages is a request of its own.
     many: bool,
@@ -31,20 +34,25 @@ pub(super) struct Arriving {
     /// Messages that have arrived.
     whole: usize,
     wait: Option<Wait>,
-    over: bool,
+    /// Ready when the body is to end, whatever still arrives.
+    end: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
-impl Arriving {
-    pub(super) fn new(inner: Body, call: Arc<Call>, many: bool) -> Self {
-        Arriving { inner, call, many, messages: Messages::default(), whole: 0, wait: None, over: false }
+impl RequestBody {
+    pub(in crate::serve) fn new(inner: Incoming, call: Arc<Call>, many: bool) -> Self {
+        let (inner, messages) = (Some(inner), Messages::default());
+        RequestBody { inner, call, many, messages, whole: 0, wait: None, end: None }
     }
 
-    /// What ends it early.
+    /// Ends it when this is cancelled, if not before.
+    pub(in crate::serve) fn end_with(&mut self, end: CancellationToken) {
+        self.end = Some(Box::pin(end.cancelled_owned()));
+    }
+
+    /// What ends it early. What has arrived is freed, and what still arrives is thrown away.
     fn give_up(&mut self, problem: Problem) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         self.wait = None;
-        self.over = true;
-        // What has arrived is freed, and what still arrives is thrown away.
-        self.inner = Body::empty();
+        self.inner = None;
         Poll::Ready(Some(Err(problem.into())))
     }
 
@@ -69,30 +77,35 @@ impl Arriving {
     }
 }
 
-impl HttpBody for Arriving {
+impl HttpBody for RequestBody {
     type Data = Bytes;
     type Error = Status;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
-        if this.over {
-            return Poll::Ready(None);
+        if let Some(end) = &mut this.end
+            && end.as_mut().poll(cx).is_ready()
+        {
+            this.wait = None;
+            this.inner = None;
         }
-        match Pin::new(&mut this.inner).poll_frame(cx) {
+        let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
+        match Pin::new(&mut *inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
+                let is_last = inner.is_end_stream();
                 if let Some(data) = frame.data_ref()
                     && let Err(problem) = this.account(data)
                 {
                     return this.give_up(problem);
                 }
-                if this.inner.is_end_stream() {
+                if is_last {
                     this.wait = None;
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(end) => {
                 this.wait = None;
-                Poll::Ready(end)
+                Poll::Ready(end.map(|failed| failed.map_err(|error| Status::from_error(error.into()))))
             }
             Poll::Pending => {
                 // A stream may be silent between its messages for as long as it likes.
@@ -111,11 +124,11 @@ impl HttpBody for Arriving {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.over || self.inner.is_end_stream()
+        self.inner.as_ref().is_none_or(HttpBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
     }
 }
 

@@ -1,20 +1,20 @@
-//! [`Call`]: one call, from its headers to its end.
+//! [`ObservedCall`]: one call, from its headers to its end.
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Request};
-use tonic::{Code, body::Body};
+use http::HeaderMap;
+use tonic::Code;
 use tracing::{Level, debug};
 
 use super::{
-    layer::ObserveLayer,
+    Observer,
     meters::{CODES, Meters},
 };
 use crate::{
     clock::Clock,
     domain::time::{Span, Timestamp},
     grpc::Notes,
-    listen::{Line, Peer},
+    listen::Peer,
     serve::trace::{CallSpan, Context, Tracer, sample},
 };
 
@@ -22,11 +22,11 @@ use crate::{
 pub(super) const TARGET: &str = "sagad::calls";
 
 /// A call that is looked at. Dropped before its end was seen, it was given up by its client.
-pub(in crate::serve) struct Call {
+pub(in crate::serve) struct ObservedCall {
     clock: Arc<dyn Clock>,
     begun: Timestamp,
     meters: Option<(Arc<Meters>, usize)>,
-    told: Option<Told>,
+    told: Option<Box<Told>>,
     ended: bool,
 }
 
@@ -40,30 +40,26 @@ struct Told {
     traced: Option<(Tracer, Context)>,
 }
 
-impl Call {
-    /// Looks at a call, if anyone wants to know of it.
-    pub(super) fn begin(layer: &ObserveLayer, request: &Request<Body>) -> Option<Self> {
-        let line = request.extensions().get::<Arc<Line>>();
-        Call::of(layer, request.uri().path(), request.headers(), line.map(|line| line.peer()))
-    }
-
-    /// The same for a call of this path and peer. Of the headers those of traces are read.
+impl ObservedCall {
+    /// Looks at a call of this path and peer, if anyone wants to know of it. Of the headers those of traces are read.
     pub(in crate::serve) fn of(
-        layer: &ObserveLayer,
+        observer: &Observer,
         path: &str,
         headers: &HeaderMap,
         peer: Option<Peer>,
     ) -> Option<Self> {
-        let meters = layer.meters.as_ref().map(|meters| (meters.clone(), meters.place(path)));
+        let meters = observer.meters.as_ref().map(|meters| (meters.clone(), meters.place(path)));
         let logged = tracing::enabled!(target: TARGET, Level::DEBUG);
-        let traced = layer.tracer.as_ref().and_then(|tracer| Some((tracer.clone(), sample(headers, tracer.share)?)));
-        let told = (logged || traced.is_some()).then(|| Told {
-            rpc: path.trim_start_matches('/').to_owned(),
-            peer,
-            trace_id: trace_id(headers).map(str::to_owned),
-            notes: Notes::new(traced.is_some()),
-            logged,
-            traced,
+        let traced = observer.tracer.as_ref().and_then(|tracer| Some((tracer.clone(), sample(headers, tracer.share)?)));
+        let told = (logged || traced.is_some()).then(|| {
+            Box::new(Told {
+                rpc: path.trim_start_matches('/').to_owned(),
+                peer,
+                trace_id: trace_id(headers).map(str::to_owned),
+                notes: Notes::new(traced.is_some()),
+                logged,
+                traced,
+            })
         });
         if meters.is_none() && told.is_none() {
             return None;
@@ -71,8 +67,8 @@ impl Call {
         if let Some((meters, place)) = &meters {
             meters.begin(*place);
         }
-        let clock = layer.clock.clone();
-        Some(Call { begun: clock.now(), clock, meters, told, ended: false })
+        let clock = observer.clock.clone();
+        Some(ObservedCall { begun: clock.now(), clock, meters, told, ended: false })
     }
 
     /// Where its handler notes what it is about, if anyone reads that.
@@ -81,7 +77,7 @@ impl Call {
     }
 
     /// Looks for its end in headers or trailers.
-    pub(super) fn look_at(&mut self, headers: &HeaderMap) {
+    pub(in crate::serve) fn look_at(&mut self, headers: &HeaderMap) {
         if let Some(status) = headers.get("grpc-status") {
             self.end(Code::from_bytes(status.as_bytes()));
         }
@@ -118,7 +114,7 @@ impl Told {
     }
 }
 
-impl Drop for Call {
+impl Drop for ObservedCall {
     fn drop(&mut self) {
         self.end(Code::Cancelled);
     }

@@ -1,0 +1,169 @@
+//! Calls of one message and one answer, without what the generated code does for streams.
+//!
+//! There the body of each request is boxed and copied into a buffer, the answer is a stream that encodes itself, and the handler's
+//! future lies in three boxes. Workers make such calls all the time; so those of them that are not compressed are read and
+//! answered here, by the same handlers and with the same errors.
+
+use std::{future::poll_fn, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+use futures::future::BoxFuture;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header::CONTENT_TYPE};
+use http_body::Body as HttpBody;
+use prost::{Message, Name};
+use tonic::{Code, Status, codegen::Service, metadata::MetadataMap};
+
+use super::{
+    GZIP, Sagas,
+    answer_body::AnswerBody,
+    frames::{PREFIX, put_frame},
+    services::{Answering, AnyService},
+};
+use crate::proto::{
+    codec::{self, MESSAGE_BUFFER},
+    saga_service_server::{SagaService, SagaServiceServer},
+};
+
+/// By this header requests say how they are compressed.
+const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+
+/// A handler of the generated trait.
+type Handler<M, A> = for<'a> fn(&'a Sagas, tonic::Request<M>) -> BoxFuture<'a, Result<tonic::Response<A>, Status>>;
+
+/// The SagaService.
+#[derive(Clone)]
+pub(super) struct SagaCalls {
+    sagas: Arc<Sagas>,
+    /// For all other calls.
+    generated: SagaServiceServer<Sagas>,
+    max_message_bytes: usize,
+}
+
+impl SagaCalls {
+    /// Messages of up to `max_message_bytes` are read.
+    pub(super) fn new(sagas: Sagas, max_message_bytes: usize) -> Self {
+        let sagas = Arc::new(sagas);
+        let generated = SagaServiceServer::from_arc(sagas.clone())
+            .max_decoding_message_size(max_message_bytes)
+            .accept_compressed(GZIP);
+        SagaCalls { sagas, generated, max_message_bytes }
+    }
+
+    fn answer<B, M, A>(&self, request: Request<B>, handler: Handler<M, A>) -> Answering
+    where
+        B: HttpBody<Data = Bytes, Error = Status> + Send + 'static,
+        M: Message + Name + Default + 'static,
+        A: Message + 'static,
+    {
+        let (sagas, max) = (self.sagas.clone(), self.max_message_bytes);
+        Answering::of_unary(async move {
+            match answer(&sagas, request, max, handler).await {
+                Ok(answer) => encoded(&answer),
+                Err(status) => status.into_http(),
+            }
+        })
+    }
+}
+
+impl<B> AnyService<B> for SagaCalls
+where
+    B: HttpBody<Data = Bytes, Error = Status> + Send + 'static,
+{
+    fn call(&self, request: Request<B>) -> Answering {
+        if request.headers().contains_key(ENCODING) {
+            return Answering::of_library(self.generated.clone().call(request));
+        }
+        match request.uri().path() {
+            "/sagad.v1.SagaService/Claim" => self.answer(request, |sagas, request| sagas.claim(request)),
+            "/sagad.v1.SagaService/ClaimNext" => self.answer(request, |sagas, request| sagas.claim_next(request)),
+            "/sagad.v1.SagaService/Heartbeat" => self.answer(request, |sagas, request| sagas.heartbeat(request)),
+            "/sagad.v1.SagaService/Complete" => self.answer(request, |sagas, request| sagas.complete(request)),
+            "/sagad.v1.SagaService/Fail" => self.answer(request, |sagas, request| sagas.fail(request)),
+            "/sagad.v1.SagaService/Release" => self.answer(request, |sagas, request| sagas.release(request)),
+            "/sagad.v1.SagaService/CreateSaga" => self.answer(request, |sagas, request| sagas.create_saga(request)),
+            "/sagad.v1.SagaService/GetSaga" => self.answer(request, |sagas, request| sagas.get_saga(request)),
+            _ => Answering::of_library(self.generated.clone().call(request)),
+        }
+    }
+}
+
+async fn answer<B, M, A>(sagas: &Sagas, request: Request<B>, max: usize, handler: Handler<M, A>) -> Result<A, Status>
+where
+    B: HttpBody<Data = Bytes, Error = Status> + Send + 'static,
+    M: Message + Name + Default,
+{
+    let (head, body) = request.into_parts();
+    let message = received(body, max).await?;
+    let request = tonic::Request::from_parts(MetadataMap::from_headers(head.headers), head.extensions, message);
+    // Our handlers answer with a message, and with no headers of their own.
+    handler(sagas, request).await.map(tonic::Response::into_inner)
+}
+
+/// The one message of a body, once the client has said that there is no more.
+async fn received<B, M>(body: B, max: usize) -> Result<M, Status>
+where
+    B: HttpBody<Data = Bytes, Error = Status> + Send + 'static,
+    M: Message + Name + Default,
+{
+    let mut body = std::pin::pin!(body);
+    let (mut first, mut more) = (Bytes::new(), BytesMut::new());
+    while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+        let data = match frame.map(http_body::Frame::into_data) {
+            Ok(Ok(data)) => data,
+            // Trailers, in which a request says nothing.
+            Ok(Err(_)) => continue,
+            // The client ended the body in the middle.
+            Err(status) if status.code() == Code::Cancelled => break,
+            Err(status) => return Err(status),
+        };
+        if first.is_empty() {
+            first = data;
+        } else {
+            if more.is_empty() {
+                more.extend_from_slice(&first);
+            }
+            more.extend_from_slice(&data);
+        }
+        check_prefix(if more.is_empty() { &first } else { &more }, max)?;
+    }
+    let whole: &[u8] = if more.is_empty() { &first } else { &more };
+    match whole.split_first_chunk::<PREFIX>() {
+        None if whole.is_empty() => Err(Status::internal("Missing request message.")),
+        Some((prefix, message)) if message.len() >= length(prefix) => codec::decode(&message[..length(prefix)]),
+        Some(_) | None => Err(Status::internal("Unexpected EOF decoding stream.")),
+    }
+}
+
+/// Refuses a message of which no more is to be read. The errors are the library's.
+fn check_prefix(begun: &[u8], max: usize) -> Result<(), Status> {
+    let Some(prefix) = begun.first_chunk::<PREFIX>() else { return Ok(()) };
+    let length = length(prefix);
+    match prefix[0] {
+        0 if length > max => Err(Status::out_of_range(format!(
+            "Error, decoded message length too large: found {length} bytes, the limit is: {max} bytes"
+        ))),
+        0 => Ok(()),
+        1 => Err(Status::internal(
+            "protocol error: received message with compressed-flag but no grpc-encoding was specified",
+        )),
+        flag => Err(Status::internal(format!(
+            "protocol error: received message with invalid compression flag: {flag} (valid flags are 0 and 1), while sending \
+             request"
+        ))),
+    }
+}
+
+fn length(&[_, a, b, c, d]: &[u8; PREFIX]) -> usize {
+    u32::from_be_bytes([a, b, c, d]) as usize
+}
+
+fn encoded(answer: &impl Message) -> Response<AnswerBody> {
+    let mut message = BytesMut::with_capacity(MESSAGE_BUFFER);
+    put_frame(&mut message, answer);
+    let mut headers = HeaderMap::with_capacity(1);
+    headers.insert(CONTENT_TYPE, GRPC);
+    let mut response = Response::new(AnswerBody::Message(message.freeze()));
+    *response.headers_mut() = headers;
+    response
+}

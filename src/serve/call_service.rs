@@ -1,0 +1,161 @@
+//! [`CallService`]: all that a call passes between its connection and its handler, in one step there and one back.
+//!
+//! In this order: it is looked at (`observe`); it gets a place among all calls, and its streams theirs (`calls`); it is waited
+//! for when the daemon ends; it is found out who makes it (`auth`); its handler gets it. A refusal by any of them is an answer
+//! like others, and looked at like them. The call's own deadline (`grpc-timeout`) ends all of that.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{
+    HeaderMap, HeaderName, Request, Response,
+    header::{AUTHORIZATION, CONTENT_TYPE, TE},
+};
+use hyper::{body::Incoming, service::Service};
+use tokio::time::{Sleep, sleep};
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use tonic::Status;
+
+use super::{
+    auth::CallerCheck,
+    calls::{self, Form, Methods, OtherStreams, RequestBody, ResponseBody, SESSION, StreamPlace, no_place},
+    observe::ObservedCall,
+    session::SessionCounters,
+};
+use crate::{
+    grpc::{AnswerBody, Answering, Services, call_timeout, status::Problem},
+    listen::Line,
+};
+
+/// What the calls of all connections have in common.
+pub(super) struct CallHandling {
+    /// What items of a `Session` pass, too: who looks at calls, their places, and what waits for them.
+    pub(super) counters: SessionCounters,
+    pub(super) methods: Methods,
+    pub(super) other_streams: OtherStreams,
+    pub(super) caller_check: CallerCheck,
+    pub(super) services: Services<RequestBody>,
+}
+
+/// The calls of one connection.
+pub(super) struct CallService {
+    pub(super) handling: Arc<CallHandling>,
+    pub(super) line: Arc<Line>,
+}
+
+impl Service<Request<Incoming>> for CallService {
+    type Response = Response<ResponseBody>;
+    type Error = Infallible;
+    type Future = RunningCall;
+
+    fn call(&self, request: Request<Incoming>) -> RunningCall {
+        let CallHandling { counters, methods, .. } = &*self.handling;
+        let path = request.uri().path();
+        let observed = ObservedCall::of(&counters.observe, path, request.headers(), Some(self.line.peer()));
+        let form = methods.form(path);
+        let timeout = call_timeout(request.headers());
+        let mut running = RunningCall {
+            answering: None,
+            timeout: timeout.map(|timeout| Box::pin(sleep(timeout.to_std()))),
+            observed,
+            call: None,
+            at_leisure: form.is_read_at_leisure,
+            place: None,
+            waited_for: None,
+        };
+        let answering = match self.begin(request, &mut running, form) {
+            Ok(answering) => match running.observed.as_ref().and_then(ObservedCall::notes) {
+                None => answering,
+                Some(notes) => answering.noted_in(notes),
+            },
+            Err(problem) => Answering::refused(problem),
+        };
+        RunningCall { answering: Some(answering), ..running }
+    }
+}
+
+impl CallService {
+    /// Takes the call up to its handler.
+    fn begin(&self, request: Request<Incoming>, running: &mut RunningCall, form: Form) -> Result<Answering, Problem> {
+        let CallHandling { counters, other_streams, caller_check, services, .. } = &*self.handling;
+        let call = counters.ledger.begin(Some(&self.line)).ok_or_else(no_place)?;
+        running.call = Some(call.clone());
+        running.place = other_streams.place(form, &self.line)?;
+        let mut request = request.map(|body| RequestBody::new(body, call, form.many_requests));
+        shed(request.headers_mut());
+        if request.uri().path() == SESSION {
+            let counter = counters.counter(request.headers(), &self.line);
+            request.extensions_mut().insert(counter);
+        }
+        running.waited_for = Some(counters.calls.token());
+        caller_check.admit(&mut request, &self.line)?;
+        Ok(services.call(request))
+    }
+}
+
+/// A call on its way to its answer's headers.
+pub(super) struct RunningCall {
+    /// None once it is answered.
+    answering: Option<Answering>,
+    timeout: Option<Pin<Box<Sleep>>>,
+    observed: Option<ObservedCall>,
+    call: Option<Arc<calls::Call>>,
+    at_leisure: bool,
+    place: Option<StreamPlace>,
+    /// Until the handler's answer is there. A stream's answer is its beginning; the items of a session are counted one by one.
+    waited_for: Option<TaskTrackerToken>,
+}
+
+impl RunningCall {
+    fn answered(&mut self, response: Response<AnswerBody>) -> Response<ResponseBody> {
+        self.answering = None;
+        self.waited_for = None;
+        if let Some(observed) = &mut self.observed {
+            // A refusal has its end in the headers, and often no body that anyone would ask for trailers.
+            observed.look_at(response.headers());
+        }
+        let (observed, call, _place) = (self.observed.take(), self.call.take(), self.place.take());
+        response.map(|inner| ResponseBody { inner, call, at_leisure: self.at_leisure, observed, _place })
+    }
+
+    /// The call is given up: its caller waits no longer.
+    fn timed_out(&mut self) -> Response<ResponseBody> {
+        // Dropped, it is seen as cancelled.
+        self.observed = None;
+        self.call = None;
+        self.place = None;
+        self.answered(Status::cancelled("Timeout expired").into_http())
+    }
+}
+
+impl Future for RunningCall {
+    type Output = Result<Response<ResponseBody>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let Some(answering) = &mut this.answering else { return Poll::Pending };
+        if let Poll::Ready(response) = Pin::new(answering).poll(cx) {
+            return Poll::Ready(Ok(this.answered(response)));
+        }
+        let is_over = this.timeout.as_mut().is_some_and(|timeout| timeout.as_mut().poll(cx).is_ready());
+        if is_over { Poll::Ready(Ok(this.timed_out())) } else { Poll::Pending }
+    }
+}
+
+/// Headers that most calls have. With more, those that nobody reads are dropped: small ones cost the most memory, three
+/// times what they are on the wire, and a call can last.
+const FEW_HEADERS: usize = 16;
+
+fn shed(headers: &mut HeaderMap) {
+    if headers.len() > FEW_HEADERS {
+        let read =
+            |name: &HeaderName| name.as_str().starts_with("grpc-") || [CONTENT_TYPE, TE, AUTHORIZATION].contains(name);
+        let kept = headers.iter().filter(|(name, _)| read(name)).map(|(name, value)| (name.clone(), value.clone()));
+        *headers = kept.collect();
+    }
+}

@@ -1,0 +1,51 @@
+//! Serves HTTP/2 on the connections that come in.
+
+use std::{pin::pin, sync::Arc};
+
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::sync::mpsc;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::debug;
+
+use super::call_service::{CallHandling, CallService};
+use crate::listen::Connection;
+
+/// Serves connections until `closing` is cancelled, or none come any more. Their clients are told to go then, and this returns
+/// when all connections have ended; dropped before, it leaves them to their runtime.
+pub(super) async fn serve(
+    http: http2::Builder<TokioExecutor>,
+    handling: Arc<CallHandling>,
+    mut incoming: mpsc::Receiver<Connection>,
+    closing: CancellationToken,
+) {
+    let open = TaskTracker::new();
+    while let Some(Some(connection)) = closing.run_until_cancelled(incoming.recv()).await {
+        open.spawn(serve_one(http.clone(), handling.clone(), connection, closing.clone()));
+    }
+    // Whoever has a connection for this runtime learns that it takes none.
+    drop(incoming);
+    open.close();
+    open.wait().await;
+}
+
+async fn serve_one(
+    http: http2::Builder<TokioExecutor>,
+    handling: Arc<CallHandling>,
+    connection: Connection,
+    closing: CancellationToken,
+) {
+    let service = CallService { handling, line: connection.line().clone() };
+    let mut serving = pin!(http.serve_connection(TokioIo::new(connection), service));
+    let ended = tokio::select! {
+        biased;
+        ended = &mut serving => ended,
+        () = closing.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        debug!(%error, "a connection ended early");
+    }
+}
