@@ -15,19 +15,20 @@ def of($side; $measure; $clients; $connections): first(($all[] | select(
 def best($side): [$all[] | select(.side == $side) | .median] | max;
 def ratio($name; $over; $under; $goal):
     if $over and $under and $under > 0 then [$name, ($over / $under | hundredths), $goal] else empty end;
-of("sagad"; "cycle"; 256; 16) as $top |
+of("sagad"; "session"; 256; 16) as $session |
 
 ["SIDE", "MEASURE", "CLIENTS", "CONNECTIONS", "PASSES", "OPS/S", "LEAST", "MOST"],
 ($all | sort_by(.side != "sagad", .side, .measure, .connections >= 16, .clients)[] |
     [.side, .measure, .clients, .connections, .passes, (.median | round), (.least | round), (.most | round)]),
 [],
 ["RATIO OF MEDIANS", "IS", "GOAL"],
-ratio("S1: cycle over empty call, 256 clients, 16 connections"; $top; of("sagad"; "echo"; 256; 16); 0.6),
-ratio("S1: the same, 4 connections"; of("sagad"; "cycle"; 256; 4); of("sagad"; "echo"; 256; 4); 0.5),
-ratio("S2: over Redis, 64 clients"; of("sagad"; "cycle"; 64; 16); of("redis"; "cycle"; 64; null); 2),
-ratio("S3: 256 clients over Redis at its best"; $top; best("redis"); 2.5),
-ratio("S3: over PostgreSQL at its best"; $top; best("postgres"); 9),
-ratio("S3: over etcd at its best"; $top; best("etcd"); 18),
-ratio("over beanstalkd at its best"; $top; best("beanstalkd"); "none"),
+ratio("S1: cycle over empty call, 256 clients"; of("sagad"; "cycle"; 256; 16); of("sagad"; "echo"; 256; 16); 0.55),
+ratio("S1: 16 sessions of 16 cycles over it"; $session; of("sagad"; "echo"; 256; 16); 1.1),
+ratio("S2: cycle over Redis, 64 clients"; of("sagad"; "cycle"; 64; 16); of("redis"; "cycle"; 64; null); 1),
+ratio("S2: sessions over Redis pipelined, 16 by 16"; $session; of("redis"; "pipelined"; 256; null); 1),
+ratio("S3: sessions over PostgreSQL at its best"; $session; best("postgres"); 5),
+ratio("S3: sessions over etcd at its best"; $session; best("etcd"); 15),
+ratio("S3: sessions over Temporal at its best"; $session; best("temporal"); 50),
+ratio("sessions over beanstalkd at its best"; $session; best("beanstalkd"); "none"),
 ($results | map(.fdatasync // empty) | if length > 0 then ["one fdatasync, microseconds", (median | hundredths), "none"] else empty end)
 | @tsv

@@ -52,7 +52,7 @@ use crate::{
 /// How long the empty call is measured alone.
 const ECHO: Duration = Duration::from_millis(500);
 /// From so many on, a store of one's own is filled without its daemon.
-const DIRECTLY_FROM: u64 = 500_000;
+const DIRECTLY_FROM: u64 = 100_000;
 
 /// Measures the daemon at `server`, or one of its own.
 ///

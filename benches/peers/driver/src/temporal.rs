@@ -27,7 +27,7 @@ const NAMESPACE: &str = "default";
 const QUEUE: &str = "bench";
 /// Activities that are started at a time.
 const STORED_AT_ONCE: u64 = 64;
-/// How long a new server may take until its namespace is known everywhere.
+/// How long a call may take, and a new server until its namespace is known everywhere.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// `TaskQueue` and `ActivityType`.
@@ -118,7 +118,10 @@ where
 {
     calls.ready().await.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
     let codec = ProstCodec::<Q, A>::default();
-    Ok(calls.unary(Request::new(message), PathAndQuery::from_static(path), codec).await?.into_inner())
+    let mut request = Request::new(message);
+    // A poll without a deadline is refused.
+    request.set_timeout(PATIENCE);
+    Ok(calls.unary(request, PathAndQuery::from_static(path), codec).await?.into_inner())
 }
 
 async fn open(port: u16) -> Res<Grpc<Channel>> {
