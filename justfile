@@ -35,8 +35,9 @@ lint:
     buf breaking proto --against proto/baseline.binpb
     cargo fmt --check --manifest-path fuzz/Cargo.toml
     cargo fmt --check --manifest-path examples/rust/Cargo.toml
-    shellcheck -x .ci/run .ci/slow .ci/mutants .ci/fuzz .ci/instructions .ci/deploy examples/*.sh fuzz/*.sh tests/*.sh benches/compare \
-        benches/peers/beanstalkd benches/peers/etcd benches/peers/postgres benches/peers/redis \
+    shellcheck -x .ci/run .ci/slow .ci/mutants .ci/fuzz .ci/instructions .ci/deploy examples/*.sh fuzz/*.sh tests/*.sh \
+        benches/compare benches/goals benches/growth benches/lib.sh benches/peers/beanstalkd benches/peers/build-go \
+        benches/peers/etcd benches/peers/postgres benches/peers/redis benches/peers/temporal \
         deploy/dist deploy/docker/build deploy/debian/postinst deploy/debian/postrm deploy/systemd/sagad-rotate-backups \
         tests/deploy/*.sh
 
@@ -74,3 +75,7 @@ bench *NAME:
 # sagad and its peers in turn on this machine, as one table
 compare *FLAGS:
     benches/compare {{ FLAGS }}
+
+# The goals of docs/performance.md on this machine, or some of them: `just goals --quick s9 s12`
+goals *PARTS:
+    benches/goals {{ PARTS }}

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What `benches/compare` and `benches/growth` share; each sources it from the repository's root.
+# What `benches/compare`, `benches/goals` and `benches/growth` share; each sources it from the repository's root.
 
 # Tells people, with the seconds since the beginning.
 say() { printf '==> [%4d s] %s\n' "$SECONDS" "$*" >&2; }
@@ -26,4 +26,15 @@ packages() {
     apt-get update -q >&2
     # RUNLEVEL: the packages' own servers are not started.
     RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}" >&2
+}
+
+# build_sagad sets `target`, the directory of what is built, and `sagad`, the binary that is measured: SAGAD, or it is built.
+build_sagad() {
+    target=$(cargo metadata --format-version 1 --no-deps --locked | jq -r .target_directory)
+    # shellcheck disable=SC2034 # for whoever sources this
+    sagad=${SAGAD:-$target/dist/sagad}
+    if [[ -z ${SAGAD:-} ]]; then
+        say "building sagad"
+        cargo build --profile dist --locked >&2
+    fi
 }

@@ -6,8 +6,9 @@
 #   LENGTH    seconds of each measurement
 #   DIR       an empty directory on the disk that is measured
 #   DRIVER    the built peers-driver
+#   GO        where `build-go` has put etcd and Temporal
 set -euo pipefail
-: "${TASKS:?}" "${CLIENTS:?}" "${LENGTH:?}" "${DIR:?}" "${DRIVER:?}"
+: "${TASKS:?}" "${CLIENTS:?}" "${LENGTH:?}" "${DIR:?}" "${DRIVER:?}" "${GO:?}"
 server=
 
 # A port that nobody listens on.
@@ -36,9 +37,9 @@ stop() {
 }
 trap stop EXIT
 
-# measured PEER CLIENTS OPS prints one result.
+# measured PEER CLIENTS OPS [MEASURE CONNECTIONS] prints one result.
 measured() {
-    printf '{"side":"%s","measure":"cycle","clients":%d,"connections":%d,"ops_per_s":%s}\n' "$1" "$2" "$2" "$3"
+    printf '{"side":"%s","measure":"%s","clients":%d,"connections":%d,"ops_per_s":%s}\n' "$1" "${4:-cycle}" "$2" "${5:-$2}" "$3"
 }
 
 # each PEER PORT has the driver measure each number of clients. Tasks begin at a number of their own each time.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     daemon::{Daemon, sagad, signal, until},
@@ -131,6 +131,50 @@ fn ids_rates_and_what_goes_on_beside_are_as_asked_for() {
 }
 
 #[test]
+fn what_is_due_at_once_is_swept_while_others_claim_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let line = "--mode heartbeat --clients 2 --connections 2 --rate 100 --duration 6s --warmup 500ms \
+                --due 601 --delays 200 --claimers 8";
+    let report = reported(own(dir.path(), line), line);
+    // Half of the sagas stay stale until somebody decides; the others are requeued, and claimed.
+    assert_eq!(report["due"], json!({ "leases": 601, "delays": 200, "stale": 300 }));
+    assert_eq!(rpcs(&report), ["Heartbeat"]);
+    // Where they end after the measurement, there is nothing to report.
+    let ran = Ran::of(own(dir.path(), "--mode echo --duration 1ms --warmup 0s --due 20000"));
+    assert_eq!((ran.code, ran.out.as_str()), (1, ""));
+    assert!(ran.err.contains("leases were found to have ended"), "{}", ran.err);
+}
+
+#[test]
+fn what_lies_ahead_and_can_not_be_taken_is_left() {
+    let dir = tempfile::tempdir().unwrap();
+    for undo in ["", "--undo"] {
+        let line = format!("--mode claim-next {undo} --preload 300 --ahead 200 --duration 30s --warmup 0s --clients 4");
+        let report = reported(own(dir.path(), &line), &line);
+        assert!(number(&report["duration_s"]) < 25.0, "it ends when no saga is left that it can take: {report}");
+        assert!(
+            (200.0..=320.0).contains(&number(&report["ops"])),
+            "{undo}: each of 300, and a few that found none: {report}"
+        );
+        assert_eq!((&report["ahead"], &report["undo"]), (&200.into(), &(undo == "--undo").into()));
+    }
+    let line = "--mode claim --undo --preload 300 --duration 30s --warmup 0s --clients 4";
+    let report = reported(own(dir.path(), line), line);
+    assert_eq!(rpcs(&report), ["Claim"]);
+}
+
+#[test]
+fn many_are_put_into_the_store_of_a_daemon_of_its_own_without_calls() {
+    let dir = tempfile::tempdir().unwrap();
+    for ids in ["ordered", "random"] {
+        let line =
+            format!("--mode claim --ids {ids} --preload 100000 --duration 500ms --warmup 0s --clients 4 --restart");
+        let report = reported(own(dir.path(), &line), &line);
+        assert!(number(&report["server"]["restart_ms"]) > 0.0, "{report}");
+    }
+}
+
+#[test]
 fn when_no_saga_is_left_it_ends_early_and_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let report =
@@ -170,6 +214,9 @@ fn wrong_usage_is_told_and_nobody_there_is_5() {
         ("--mode keepalive --clients 8 --preload 7", "--preload 8"),
         ("--mode cycle --preload 0", "--preload 1"),
         ("--mode session --rate 100", "--rate"),
+        ("--mode cycle --undo", "--undo"),
+        ("--mode cycle --ahead 5", "--ahead"),
+        ("--mode heartbeat --claimers 5", "--claimers"),
         ("--duration 0s", "--duration"),
         ("--restart --server http://127.0.0.1:1", "--restart"),
         ("--dir /nowhere/at/all", "/nowhere/at/all"),

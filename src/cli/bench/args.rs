@@ -128,6 +128,21 @@ pub struct BenchArgs {
     /// Leases a second that end; how late a watcher learns of it is reported.
     #[arg(long, value_name = "COUNT", default_value = "0", help_heading = "Beside the load", value_parser = value_parser!(u32).range(..=100_000))]
     expiring: u32,
+    /// Leases that all end in the middle of the measurement; half of their sagas are requeued.
+    #[arg(long, value_name = "COUNT", default_value = "0", help_heading = "Beside the load", value_parser = value_parser!(u32).range(..=1_000_000))]
+    due: u32,
+    /// Sagas whose delay ends at the same moment.
+    #[arg(long, value_name = "COUNT", default_value = "0", help_heading = "Beside the load", value_parser = value_parser!(u32).range(..=1_000_000))]
+    delays: u32,
+    /// Clients who call ClaimNext for these sagas all the while, and for others that there are not.
+    #[arg(long, value_name = "COUNT", default_value = "0", help_heading = "Beside the load", value_parser = value_parser!(u32).range(..=10_000))]
+    claimers: u32,
+    /// Sagas ahead in the queue that the load's claims can't take: reserved for another or, with --undo, of another kind.
+    #[arg(long, value_name = "COUNT", default_value = "0", value_parser = value_parser!(u32).range(..=1_000_000))]
+    ahead: u32,
+    /// The sagas are to be compensated, and the load claims them for that, by their kind.
+    #[arg(long)]
+    undo: bool,
     /// Where the temporary directory is made, and syncs are timed [default: the system's]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -156,6 +171,11 @@ pub struct Plan {
     pub readers: u32,
     pub watchers: u32,
     pub expiring: u32,
+    pub due: u32,
+    pub delays: u32,
+    pub claimers: u32,
+    pub ahead: u32,
+    pub undo: bool,
     pub dir: Option<PathBuf>,
     pub restart: bool,
 }
@@ -178,6 +198,12 @@ impl Plan {
         if args.mode == Mode::Session && args.rate.is_some() {
             return wrong("--rate is not for --mode session, whose cycles follow each other at once");
         }
+        if (args.undo || args.ahead > 0) && !matches!(args.mode, Mode::Claim | Mode::ClaimNext) {
+            return wrong("--undo and --ahead are for --mode claim and --mode claim-next");
+        }
+        if args.claimers > 0 && args.due + args.delays == 0 {
+            return wrong("--claimers claim what --due and --delays make");
+        }
         if args.restart && !own {
             return wrong("--restart is for a daemon of its own: leave out --server");
         }
@@ -198,6 +224,11 @@ impl Plan {
             readers: args.readers,
             watchers: args.watchers,
             expiring: args.expiring,
+            due: args.due,
+            delays: args.delays,
+            claimers: args.claimers,
+            ahead: args.ahead,
+            undo: args.undo,
             dir: args.dir,
             restart: args.restart,
         };

@@ -1,4 +1,4 @@
-//! What goes on beside the load: clients who list, clients who follow, and leases that end.
+//! What goes on beside the load: clients who list, clients who follow, leases that end, and clients who claim what is due at once.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,6 +11,7 @@ use tonic_prost::ProstCodec;
 
 use super::{
     args::Plan,
+    due,
     load::{self, Shared},
     record::Times,
 };
@@ -56,24 +57,33 @@ impl Seen {
     }
 }
 
+/// The queues of what goes on.
+#[derive(Clone, Debug, Default)]
+pub struct Queues {
+    /// Of sagas whose leases are to end.
+    pub ending: String,
+    /// Those that the claimers claim from.
+    pub due: Vec<String>,
+}
+
 /// What is going on.
 pub struct Beside {
     ended: Option<oneshot::Receiver<Result<Seen, CliError>>>,
 }
 
 impl Beside {
-    /// Starts what the plan has; `ending` is the queue of sagas whose leases are to end.
-    pub fn start(shared: &Arc<Shared>, ending: String) -> Result<Self, CliError> {
+    /// Starts what the plan has.
+    pub fn start(shared: &Arc<Shared>, queues: Queues) -> Result<Self, CliError> {
         if Self::parties(&shared.plan) == 0 {
             return Ok(Beside { ended: None });
         }
-        let thread = load::on_a_thread("bench-beside".to_owned(), all(shared.clone(), ending))?;
+        let thread = load::on_a_thread("bench-beside".to_owned(), all(shared.clone(), queues))?;
         Ok(Beside { ended: Some(thread) })
     }
 
     /// How many say that they are ready.
     pub fn parties(plan: &Plan) -> u32 {
-        plan.readers + plan.watchers + u32::from(plan.expiring > 0)
+        plan.readers + plan.watchers + plan.claimers + u32::from(plan.expiring > 0)
     }
 
     /// How many sagas have leases that end in a run.
@@ -93,7 +103,7 @@ impl Beside {
 
 type SharedSeen = Arc<Mutex<Seen>>;
 
-async fn all(shared: Arc<Shared>, ending: String) -> Result<Seen, CliError> {
+async fn all(shared: Arc<Shared>, queues: Queues) -> Result<Seen, CliError> {
     let seen = Arc::new(Mutex::new(Seen::new()?));
     let client = || Client::connect(&shared.options).map_err(|error| CliError::Usage(error.to_string()));
     let mut tasks: JoinSet<Result<(), Status>> = JoinSet::new();
@@ -104,8 +114,12 @@ async fn all(shared: Arc<Shared>, ending: String) -> Result<Seen, CliError> {
         tasks.spawn(follow(client()?, shared.clone(), seen.clone()));
     }
     if shared.plan.expiring > 0 {
-        tasks.spawn(hear(client()?, shared.clone(), ending.clone(), seen.clone()));
-        tasks.spawn(take(client()?, shared.clone(), ending));
+        tasks.spawn(hear(client()?, shared.clone(), queues.ending.clone(), seen.clone()));
+        tasks.spawn(take(client()?, shared.clone(), queues.ending));
+    }
+    for number in 0..shared.plan.claimers {
+        let (client, shared, queues) = (client()?, shared.clone(), queues.due.clone());
+        tasks.spawn(async move { due::claim_on(client, number, queues, &shared).await });
     }
     let first = tokio::select! {
         Some(first) = tasks.join_next() => Some(first),

@@ -14,7 +14,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::usage::Wal;
+use super::{fill, ids::Stock, progress::Progress, usage::Wal};
 use crate::{
     cli::errors::CliError,
     client::{Client, ClientOptions, time},
@@ -61,6 +61,16 @@ impl Daemon {
         (self.child, self.address) = spawn(self.dir.path())?;
         self.first_answer().await?;
         Ok((self, time::now().since(begun)))
+    }
+
+    /// Ends it, puts these sagas into its store and starts it again. What its log was before does not count.
+    pub async fn filled(mut self, stock: &Stock, progress: &Progress) -> Result<Self, CliError> {
+        self.end();
+        fill::directly(&self.dir.path().join("data"), stock, progress).await?;
+        (self.child, self.address) = spawn(self.dir.path())?;
+        self.wal = Wal::watch(self.dir.path().join("data/sagad.db-wal"));
+        self.first_answer().await?;
+        Ok(self)
     }
 
     /// How it is reached.

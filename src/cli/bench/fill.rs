@@ -1,20 +1,33 @@
-//! What is there before it is measured: sagas, in large batches, and leases that are live all the while.
+//! What is there before it is measured: sagas, in large batches or put into the store directly, and leases that are live all the
+//! while.
 
-use std::time::Duration;
+use std::{fmt::Display, path::Path, sync::Arc, time::Duration};
 
 use futures::{StreamExt, TryStreamExt, stream};
+use tokio::task::spawn_blocking;
 
 use super::{ids::Stock, progress::Progress};
 use crate::{
     cli::errors::CliError,
     client::{Client, convert::to_proto, retry::Again, time},
+    clock::SystemClock,
+    domain::{
+        command::{Command, Creation, Request as CommandRequest},
+        ids::{Malformed, QueueName, TaskId},
+        policy::Policy,
+        text::{Blob, Labels, Text},
+        time::Span,
+    },
     proto::{BatchCreateSagasRequest, ClaimNextRequest, CreateSagaRequest},
+    store::{StoreOptions, sqlite},
 };
 
 /// Sagas of one call; the contract's bound.
 const BATCH: u64 = 1_000;
 /// Batches in flight: one is written while the others are on their way.
 const IN_FLIGHT: usize = 4;
+/// The log's bound while a store is filled directly.
+const DIRECT_WAL_BYTES: u64 = 64 << 20;
 /// A batch that meets a busy daemon is repeated for so long.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Most sagas of one `ClaimNext`.
@@ -22,13 +35,18 @@ const CLAIMED_AT_ONCE: u32 = 100;
 /// No lease ends while it measures.
 const TTL: Duration = Duration::from_secs(12 * 3600);
 
-/// Creates all of the stock's sagas.
-pub async fn create(client: &Client, stock: &Stock, progress: &Progress) -> Result<(), CliError> {
+/// Creates all of the stock's sagas, with whatever else the template has.
+pub async fn create(
+    client: &Client,
+    stock: &Stock,
+    template: &CreateSagaRequest,
+    progress: &Progress,
+) -> Result<(), CliError> {
     let bar = progress.counting(stock.total(), "sagas");
     let queue = &stock.queue();
     let batches = (0..stock.total()).step_by(BATCH as usize).map(|first| {
         let last = (first + BATCH).min(stock.total());
-        let one = |n| CreateSagaRequest { task_id: stock.task_id(n), queue: queue.clone(), ..Default::default() };
+        let one = |n| CreateSagaRequest { task_id: stock.task_id(n), queue: queue.clone(), ..template.clone() };
         BatchCreateSagasRequest { requests: (first..last).map(one).collect(), ..Default::default() }
     });
     stream::iter(batches)
@@ -45,6 +63,56 @@ pub async fn create(client: &Client, stock: &Stock, progress: &Progress) -> Resu
         .buffered(IN_FLIGHT)
         .try_collect::<()>()
         .await
+}
+
+/// Creates all of the stock's sagas in the store of this directory, which no daemon has open: some times quicker than by calls.
+pub async fn directly(data: &Path, stock: &Stock, progress: &Progress) -> Result<(), CliError> {
+    let failed = |error: &dyn Display| CliError::Failed(format!("the store can't be filled: {error}"));
+    let (restart_grace, batch) = (Span::ZERO, BATCH as usize);
+    let options = StoreOptions { restart_grace, queue: IN_FLIGHT, batch, readers: 1, max_waiting: 1 };
+    let (data, clock) = (data.to_owned(), Arc::new(SystemClock::start()));
+    let opened = spawn_blocking(move || sqlite::open(&data, DIRECT_WAL_BYTES, &options, clock));
+    let (store, mut writer) = opened.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+    let queue = QueueName::parse(&stock.queue()).map_err(|error| failed(&error.0))?;
+    let bar = progress.counting(stock.total(), "sagas");
+    let batches = (0..stock.total()).step_by(batch).map(|first| {
+        let ids = (first..(first + BATCH).min(stock.total())).map(|n| TaskId::parse(&stock.task_id(n)));
+        ids.map(|id| id.map(|id| creation(id, &queue))).collect::<Result<Vec<_>, _>>()
+    });
+    let filled = stream::iter(batches)
+        .map(|batch| async {
+            let creations = batch.map_err(|error: Malformed| failed(&error.0))?;
+            let count = creations.len() as u64;
+            let request = CommandRequest { command: Command::Create(creations), key: None, by: None };
+            store.submit(request).await.map_err(|error| failed(&error))?;
+            bar.inc(count);
+            Ok(())
+        })
+        .buffered(IN_FLIGHT)
+        .try_collect::<()>()
+        .await;
+    store.close();
+    writer.ended().await.map_err(|error| failed(&error))?;
+    filled
+}
+
+/// A saga to be, with nothing special about it.
+fn creation(task_id: TaskId, queue: &QueueName) -> Creation {
+    Creation {
+        saga_id: task_id.to_saga_id(),
+        task_id,
+        queue: queue.clone(),
+        priority: 0,
+        issue: None,
+        branch: Text::default(),
+        worktree: Text::default(),
+        labels: Labels::default(),
+        payload: Blob::default(),
+        compensations: Vec::new(),
+        policy: Policy::default(),
+        delay: Span::ZERO,
+        retry_of: None,
+    }
 }
 
 type Sagas = crate::proto::saga_service_client::SagaServiceClient<crate::client::Wire>;

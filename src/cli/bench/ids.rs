@@ -14,12 +14,19 @@ pub struct Stock {
     total: u64,
     stride: u64,
     given: AtomicU64,
+    /// The queue, if it is another's.
+    queue: Option<String>,
 }
 
 impl Stock {
     /// So many sagas of the run with this number.
     pub fn new(run: u32, ids: Ids, total: u64) -> Self {
-        Stock { run: run.into(), ids, total, stride: stride(total), given: AtomicU64::new(0) }
+        Stock { run: run.into(), ids, total, stride: stride(total), given: AtomicU64::new(0), queue: None }
+    }
+
+    /// The same in this queue instead of one of its own.
+    pub fn in_queue(self, queue: String) -> Self {
+        Stock { queue: Some(queue), ..self }
     }
 
     /// How many there are.
@@ -29,7 +36,7 @@ impl Stock {
 
     /// The queue that they are in.
     pub fn queue(&self) -> String {
-        format!("bench-{:08x}", self.run)
+        self.queue.clone().unwrap_or_else(|| format!("bench-{:08x}", self.run))
     }
 
     /// The id of the saga that is created as the `n`th.

@@ -1,10 +1,12 @@
 //! `sagad bench`: load on a daemon, of its own or another's, and what came of it. What is measured is fixed, down to the
 //! client's threads, so that two runs can be compared; the figures are from calls that lie within the window.
 
+mod ahead;
 mod args;
 mod beside;
 mod daemon;
 mod disk;
+mod due;
 mod fill;
 mod ids;
 mod load;
@@ -28,8 +30,9 @@ use tonic_health::pb::HealthCheckRequest;
 
 pub use args::BenchArgs;
 use args::{Ids, Plan};
-use beside::Beside;
+use beside::{Beside, Queues};
 use daemon::Daemon;
+use due::DueAtOnce;
 use ids::Stock;
 use load::{Load, Shared};
 use progress::Progress;
@@ -41,10 +44,15 @@ use super::{
     errors::CliError,
     output::{Output, notice},
 };
-use crate::client::{Client, ClientOptions, connect::DEFAULT_TIMEOUT};
+use crate::{
+    client::{Client, ClientOptions, connect::DEFAULT_TIMEOUT},
+    proto::CreateSagaRequest,
+};
 
 /// How long the empty call is measured alone.
 const ECHO: Duration = Duration::from_millis(500);
+/// From so many on, a store of one's own is filled without its daemon.
+const DIRECTLY_FROM: u64 = 100_000;
 
 /// Measures the daemon at `server`, or one of its own.
 ///
@@ -76,25 +84,18 @@ async fn bench(plan: Plan, server: Option<ClientOptions>) -> Result<Report, CliE
         None => own(plan.dir.as_deref()).await?,
     };
     let progress = Progress::new();
-    let client = Client::connect(&target.options).map_err(|error| CliError::Usage(error.to_string()))?;
-    let shared = |plan: &Plan| {
-        let stock = Stock::new(rand::random(), plan.ids, plan.preload);
-        Arc::new(Shared { plan: plan.clone(), options: target.options.clone(), stock, window: Window::new() })
-    };
-    let (empty, _) = measure(&shared(&plan.echo(ECHO)), String::new(), &Progress::new(), || ()).await?;
-    let empty = empty.0.overall()?;
-
-    let run = shared(&plan);
-    fill::create(&client, &run.stock, &progress).await?;
-    let held = Stock::new(rand::random(), Ids::Ordered, plan.leases.into());
-    fill::create(&client, &held, &progress).await?;
-    fill::lease(&client, &held.queue(), plan.leases, &progress).await?;
-    let ending = Stock::new(rand::random(), Ids::Ordered, Beside::ending(&plan));
-    fill::create(&client, &ending, &progress).await?;
+    let Prepared { run, empty, queues, due, client } = prepare(&plan, &mut target, &progress).await?;
 
     let pid = target.daemon.as_ref().map(Daemon::pid);
     let cpu = || (pid.and_then(usage::cpu_seconds), usage::cpu_seconds(process::id()));
-    let ((tally, beside), [before, after]) = measure(&run, ending.queue(), &progress, cpu).await?;
+    if let Some(due) = &due {
+        due.begin(&plan).await;
+    }
+    let ((tally, beside), [before, after]) = measure(&run, Some(queues), &progress, cpu).await?;
+    let due = match due {
+        Some(due) => Some(due.done(&client).await?),
+        None => None,
+    };
     let seconds = run.window.length().as_secs_f64();
     let overall = tally.overall()?;
     if overall.count() == 0 {
@@ -118,7 +119,52 @@ async fn bench(plan: Plan, server: Option<ClientOptions>) -> Result<Report, CliE
     let client_cores = spent(before.1, after.1).map(|cpu| cpu / seconds);
     let server = is_own.then_some(target.facts);
     let fdatasync = target.fdatasync;
-    Ok(Report { plan, seconds, tally, overall, empty, fdatasync, server, client_cores, beside })
+    Ok(Report { plan, seconds, tally, overall, empty, fdatasync, server, client_cores, beside, due })
+}
+
+/// What a run needs before it is measured.
+struct Prepared {
+    run: Arc<Shared>,
+    /// Empty calls with nothing beside them.
+    empty: Times,
+    queues: Queues,
+    due: Option<DueAtOnce>,
+    client: Client,
+}
+
+/// Stores what the plan has to be there, and measures the empty call.
+async fn prepare(plan: &Plan, target: &mut Target, progress: &Progress) -> Result<Prepared, CliError> {
+    let stock = Stock::new(rand::random(), plan.ids, plan.preload);
+    let is_special = plan.undo || plan.ahead > 0;
+    let is_direct = target.daemon.is_some() && !is_special && plan.preload >= DIRECTLY_FROM;
+    if let Some(daemon) = target.daemon.take_if(|_| is_direct) {
+        let daemon = daemon.filled(&stock, progress).await?;
+        target.options = daemon.options();
+        target.daemon = Some(daemon);
+    }
+    let client = Client::connect(&target.options).map_err(|error| CliError::Usage(error.to_string()))?;
+    let shared = |plan: &Plan, stock| {
+        Arc::new(Shared { plan: plan.clone(), options: target.options.clone(), stock, window: Window::new() })
+    };
+    let echo = shared(&plan.echo(ECHO), Stock::new(0, Ids::Ordered, 0));
+    let (empty, _) = measure(&echo, None, &Progress::new(), || ()).await?;
+    let empty = empty.0.overall()?;
+
+    let run = shared(plan, stock);
+    let plain = CreateSagaRequest::default();
+    if is_special {
+        ahead::create(&client, plan, &run.stock, progress).await?;
+    } else if !is_direct {
+        fill::create(&client, &run.stock, &plain, progress).await?;
+    }
+    let held = Stock::new(rand::random(), Ids::Ordered, plan.leases.into());
+    fill::create(&client, &held, &plain, progress).await?;
+    fill::lease(&client, &held.queue(), plan.leases, progress).await?;
+    let ending = Stock::new(rand::random(), Ids::Ordered, Beside::ending(plan));
+    fill::create(&client, &ending, &plain, progress).await?;
+    let due = DueAtOnce::prepare(&client, plan, progress).await?;
+    let queues = Queues { ending: ending.queue(), due: due.as_ref().map(DueAtOnce::queues).unwrap_or_default() };
+    Ok(Prepared { run, empty, queues, due, client })
 }
 
 /// A daemon of one's own, in a directory whose syncs were timed.
@@ -154,13 +200,13 @@ async fn syncs(dir: TempDir) -> Result<(TempDir, Times), CliError> {
 /// Runs the load, and what goes on beside it, through its window; `look` is called as it begins and as it ends.
 async fn measure<T>(
     shared: &Arc<Shared>,
-    ending: String,
+    queues: Option<Queues>,
     progress: &Progress,
     look: impl Fn() -> T,
 ) -> Result<((Tally, Option<beside::Seen>), [T; 2]), CliError> {
     let (plan, window) = (&shared.plan, &shared.window);
     let closing = Closing(window);
-    let beside = if ending.is_empty() { None } else { Some(Beside::start(shared, ending)?) };
+    let beside = queues.map(|queues| Beside::start(shared, queues)).transpose()?;
     let parties = Load::parties(plan) + if beside.is_some() { Beside::parties(plan) } else { 0 };
     let load = Load::start(shared)?;
     let through = async {

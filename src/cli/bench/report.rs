@@ -51,6 +51,8 @@ pub struct Report {
     /// Processor time of this process while it was measured, as a number of cores.
     pub client_cores: Option<f64>,
     pub beside: Option<Seen>,
+    /// What was due at one moment, if anything was.
+    pub due: Option<Value>,
 }
 
 impl Report {
@@ -104,6 +106,9 @@ impl Report {
             "readers": plan.readers,
             "watchers": plan.watchers,
             "expiring": plan.expiring,
+            "claimers": plan.claimers,
+            "ahead": plan.ahead,
+            "undo": plan.undo,
             "duration_s": rounded(self.seconds),
             "ops": self.overall.count(),
             "ops_per_s": self.ops_per_s(),
@@ -115,6 +120,7 @@ impl Report {
             "server": server,
             "client_cores": self.client_cores.map(rounded),
             "beside": beside,
+            "due": self.due,
         })
     }
 
@@ -162,6 +168,9 @@ impl Report {
             if let Some(restart) = server.restart_ms {
                 facts.push(("the same, again", format!("{restart:.1} ms, then {}", mib(server.restart_rss_bytes))));
             }
+        }
+        if let Some(due) = &self.due {
+            facts.push(("due at once", format!("{} leases, {} delays", due["leases"], due["delays"])));
         }
         if let Some(seen) = &self.beside {
             facts.push(("listed", format!("{} sagas on {} pages", seen.listed, seen.pages)));

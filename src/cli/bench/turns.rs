@@ -5,12 +5,12 @@ use std::{future::Future, time::Duration};
 use tonic::{Response, Status};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use super::{args::Mode, load::Lane, record::Rpc};
+use super::{ahead, args::Mode, load::Lane, record::Rpc};
 use crate::{
     cli::errors::CliError,
     client::{LeaseKey, Wire, convert::to_proto},
     proto::{
-        ClaimNextRequest, ClaimRequest, CompleteRequest, CreateSagaRequest, HeartbeatRequest,
+        ClaimNextRequest, ClaimRequest, CompleteRequest, CreateSagaRequest, HeartbeatRequest, LeasePurpose,
         saga_service_client::SagaServiceClient,
     },
 };
@@ -134,8 +134,8 @@ impl Turns {
 
     fn claim(&self, task_id: String) -> ClaimRequest {
         let ttl = Some(to_proto(self.lane.shared.plan.ttl()));
-        let request_id = self.request_id();
-        ClaimRequest { task_id, owner_id: self.lane.owner(), ttl, request_id, ..Default::default() }
+        let (request_id, purpose) = (self.request_id(), self.purpose());
+        ClaimRequest { task_id, owner_id: self.lane.owner(), ttl, purpose, request_id, ..Default::default() }
     }
 
     async fn claim_next(&mut self) -> bool {
@@ -144,6 +144,8 @@ impl Turns {
             queues: vec![shared.stock.queue()],
             owner_id: self.lane.owner(),
             ttl: Some(to_proto(shared.plan.ttl())),
+            purpose: self.purpose(),
+            compensation_kinds: shared.plan.undo.then(|| ahead::KIND.to_owned()).into_iter().collect(),
             request_id: self.request_id(),
             ..Default::default()
         };
@@ -173,6 +175,11 @@ impl Turns {
         let request = HeartbeatRequest { task_id, owner_id, fencing_token, ..Default::default() };
         let call = self.sagas.heartbeat(request);
         timed(&self.lane, Rpc::Heartbeat, call).await;
+    }
+
+    /// What it claims for.
+    fn purpose(&self) -> i32 {
+        if self.lane.shared.plan.undo { LeasePurpose::Compensate.into() } else { LeasePurpose::Execute.into() }
     }
 
     fn request_id(&self) -> String {

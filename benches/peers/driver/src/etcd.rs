@@ -17,10 +17,8 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
-use crate::{Peer, Res, TTL};
+use crate::{CONNECTIONS, Peer, Res, TTL};
 
-/// Connections of all threads together: as many as `sagad bench` has.
-const CONNECTIONS: usize = 16;
 const STORED_AT_ONCE: u64 = 100;
 
 const TXN: &str = "/etcdserverpb.KV/Txn";

@@ -7,6 +7,7 @@
 mod beanstalkd;
 mod etcd;
 mod redis;
+mod temporal;
 
 use std::{
     env,
@@ -28,6 +29,8 @@ pub type Res<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// How long a lease lasts, in seconds; as in `sagad bench`.
 pub const TTL: u32 = 30;
+/// Connections of all threads together, where clients share them: as many as `sagad bench` has.
+pub const CONNECTIONS: usize = 16;
 const WARMUP: Duration = Duration::from_secs(2);
 
 /// One client of a peer.
@@ -51,7 +54,9 @@ fn main() -> ExitCode {
         Some("beanstalkd") => start::<beanstalkd::Client>(&arguments[1..]),
         Some("etcd") => start::<etcd::Client>(&arguments[1..]),
         Some("redis") => start::<redis::Client>(&arguments[1..]),
-        _ => Err("usage: peers-driver beanstalkd|etcd|redis load|run PORT FIRST (TASKS | CLIENTS SECONDS)".into()),
+        Some("redis-pipelined") => start::<redis::Pipelined>(&arguments[1..]),
+        Some("temporal") => start::<temporal::Client>(&arguments[1..]),
+        _ => Err("usage: peers-driver beanstalkd|etcd|redis|redis-pipelined|temporal load|run PORT FIRST (TASKS | CLIENTS SECONDS)".into()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,7 +1,13 @@
 //! Redis: a Lua script for each operation. The list `ready` has the ids, the hash `task:ID` what is known of a task, the sorted
 //! set `leases` which lease ends when. Each operation compares owner, token and expiry as sagad does.
+//!
+//! [`Client`] waits for each answer before it sends the next command; [`Pipelined`] keeps [`DEPTH`] commands in flight on its
+//! connection, as a session of sagad does.
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -51,6 +57,8 @@ end
 return {}";
 
 const STORED_AT_ONCE: u64 = 10_000;
+/// Cycles in flight on a pipelined connection.
+pub const DEPTH: usize = 16;
 
 /// A connection.
 pub struct Client {
@@ -69,11 +77,12 @@ impl Client {
 
     /// One command; its answer's strings, one after the other.
     async fn call(&mut self, words: &[&str]) -> Res<Vec<String>> {
-        let mut command = format!("*{}\r\n", words.len());
-        for word in words {
-            command.push_str(&format!("${}\r\n{word}\r\n", word.len()));
-        }
-        self.stream.get_mut().write_all(command.as_bytes()).await?;
+        self.stream.get_mut().write_all(command(words).as_bytes()).await?;
+        self.answer().await
+    }
+
+    /// The next answer.
+    async fn answer(&mut self) -> Res<Vec<String>> {
         let mut strings = Vec::new();
         let mut awaited = 1;
         let mut line = String::new();
@@ -96,6 +105,15 @@ impl Client {
         }
         Ok(strings)
     }
+}
+
+/// A command as it is sent.
+fn command(words: &[&str]) -> String {
+    let mut command = format!("*{}\r\n", words.len());
+    for word in words {
+        command.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+    }
+    command
 }
 
 impl Peer for Client {
@@ -136,5 +154,80 @@ impl Peer for Client {
             from = to;
         }
         Ok(())
+    }
+}
+
+/// What is next for a cycle of a pipelined connection, once its present command is answered.
+#[derive(Clone)]
+enum Stage {
+    Claimed,
+    Extended { id: String, token: String },
+    Completed,
+}
+
+/// A connection with [`DEPTH`] cycles in flight. Redis answers in the order of the commands, which tells the cycles apart.
+pub struct Pipelined {
+    client: Client,
+    in_flight: VecDeque<Stage>,
+    /// Commands that are sent with the next write.
+    unsent: String,
+}
+
+impl Pipelined {
+    fn send(&mut self, script: usize, arguments: &[&str], stage: Stage) {
+        let mut words = vec!["EVALSHA", &self.client.scripts[script], "0"];
+        words.extend(arguments);
+        self.unsent.push_str(&command(&words));
+        self.in_flight.push_back(stage);
+    }
+
+    fn claim(&mut self) {
+        let (owner, ttl) = (self.client.owner.clone(), TTL.to_string());
+        self.send(0, &[&owner, &ttl], Stage::Claimed);
+    }
+}
+
+impl Peer for Pipelined {
+    type Lane = u16;
+
+    async fn lane(port: u16, _: Arc<AtomicU64>, _: usize) -> Res<u16> {
+        Ok(port)
+    }
+
+    async fn connect(port: u16, number: usize) -> Res<Self> {
+        let client = <Client as Peer>::connect(port, number).await?;
+        let mut pipelined = Pipelined { client, in_flight: VecDeque::new(), unsent: String::new() };
+        (0..DEPTH).for_each(|_| pipelined.claim());
+        Ok(pipelined)
+    }
+
+    /// Sends what is to be sent and takes the answers that have come, at least one.
+    async fn cycle(&mut self, done: impl Fn() + Send) -> Res<()> {
+        self.client.stream.get_mut().write_all(self.unsent.as_bytes()).await?;
+        self.unsent.clear();
+        loop {
+            let answer = self.client.answer().await?;
+            done();
+            let owner = self.client.owner.clone();
+            match self.in_flight.pop_front().ok_or("an answer that nobody asked for")? {
+                Stage::Claimed => {
+                    let [id, token] = answer.try_into().map_err(|_| "a claim without id and token")?;
+                    self.send(
+                        1,
+                        &[&id, &owner, &token, &TTL.to_string()],
+                        Stage::Extended { id: id.clone(), token: token.clone() },
+                    );
+                }
+                Stage::Extended { id, token } => self.send(2, &[&id, &owner, &token], Stage::Completed),
+                Stage::Completed => self.claim(),
+            }
+            if self.client.stream.buffer().is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn load(port: u16, first: u64, tasks: u64) -> Res<()> {
+        <Client as Peer>::load(port, first, tasks).await
     }
 }

@@ -1,0 +1,123 @@
+//! What the load's claims meet in their queue: sagas to be compensated, and sagas ahead that they can't take.
+
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::{
+    args::{Ids, Plan},
+    fill,
+    ids::Stock,
+    progress::Progress,
+};
+use crate::{
+    cli::errors::CliError,
+    client::{Client, convert::to_proto, time},
+    proto::{
+        ClaimNextRequest, CompensationSpec, CreateSagaRequest, DispatchRequest, GetStatsRequest, Policy, SagaState,
+        StaleAction,
+    },
+};
+
+/// The kind of compensation that the load's claims take.
+pub const KIND: &str = "bench";
+/// A kind that they don't.
+const OTHER_KIND: &str = "bench-other";
+/// Most sagas of one `ClaimNext`.
+const CLAIMED_AT_ONCE: u64 = 100;
+/// Calls in flight while it is prepared.
+const IN_FLIGHT: usize = 16;
+/// The shortest lease there is: it is left to end, which leads to compensation.
+const SHORT_TTL: Duration = Duration::from_millis(100);
+/// A reservation that outlasts any run.
+const LONG_TTL: Duration = Duration::from_secs(12 * 3600);
+/// How long it may go on without a further saga being compensated.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks at how far that is.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Creates the stock's sagas by calls, behind those that the plan has ahead of them in the queue.
+///
+/// # Errors
+/// A call failed, or the daemon made nothing of leases that ended.
+pub async fn create(client: &Client, plan: &Plan, stock: &Stock, progress: &Progress) -> Result<(), CliError> {
+    let queue = stock.queue();
+    let ahead = Stock::new(rand::random(), Ids::Ordered, plan.ahead.into()).in_queue(queue.clone());
+    if !plan.undo {
+        fill::create(client, &ahead, &CreateSagaRequest::default(), progress).await?;
+        reserve(client, &ahead, progress).await?;
+        return fill::create(client, stock, &CreateSagaRequest::default(), progress).await;
+    }
+    fill::create(client, &ahead, &undoable(OTHER_KIND), progress).await?;
+    fill::create(client, stock, &undoable(KIND), progress).await?;
+    compensate(client, &queue, ahead.total() + stock.total(), progress).await
+}
+
+/// A saga that is compensated as soon as a lease on it ends.
+fn undoable(kind: &str) -> CreateSagaRequest {
+    let spec = CompensationSpec { kind: kind.to_owned(), ..Default::default() };
+    let settle = Some(to_proto(Duration::ZERO));
+    let policy = Policy { on_stale: StaleAction::Compensate.into(), settle, ..Default::default() };
+    CreateSagaRequest { compensations: vec![spec], policy: Some(policy), ..Default::default() }
+}
+
+/// Reserves all of the stock's sagas for somebody who never comes.
+async fn reserve(client: &Client, stock: &Stock, progress: &Progress) -> Result<(), CliError> {
+    let bar = progress.counting(stock.total(), "reservations");
+    stream::iter(0..stock.total())
+        .map(|n| {
+            let request = DispatchRequest {
+                task_id: stock.task_id(n),
+                assignee: "bench-elsewhere".to_owned(),
+                ttl: Some(to_proto(LONG_TTL)),
+                actor: "bench".to_owned(),
+                ..Default::default()
+            };
+            let bar = &bar;
+            async move {
+                client.sagas().dispatch(client.unary(request)).await?;
+                bar.inc(1);
+                Ok(())
+            }
+        })
+        .buffer_unordered(4 * IN_FLIGHT)
+        .try_collect::<()>()
+        .await
+}
+
+/// Takes a short lease on each of a queue's sagas, and waits until all are to be compensated.
+async fn compensate(client: &Client, queue: &str, count: u64, progress: &Progress) -> Result<(), CliError> {
+    let bar = progress.counting(count, "sagas to be compensated");
+    stream::iter((0..count).step_by(CLAIMED_AT_ONCE as usize))
+        .map(|_| async {
+            let request = ClaimNextRequest {
+                queues: vec![queue.to_owned()],
+                owner_id: "bench-gone".to_owned(),
+                ttl: Some(to_proto(SHORT_TTL)),
+                max_sagas: i32::try_from(CLAIMED_AT_ONCE).unwrap_or(1),
+                ..Default::default()
+            };
+            client.sagas().claim_next(client.unary(request)).await?;
+            Ok::<_, CliError>(())
+        })
+        .buffer_unordered(IN_FLIGHT)
+        .try_collect::<()>()
+        .await?;
+    let (mut seen, mut give_up) = (0, time::now() + PATIENCE);
+    loop {
+        let stats = client.sagas().get_stats(client.unary(GetStatsRequest {})).await?.into_inner();
+        let states = stats.queues.iter().filter(|of| of.queue == queue).flat_map(|of| &of.states);
+        let compensating = states.filter(|of| of.state() == SagaState::Compensating).map(|of| of.count).sum::<i64>();
+        let compensating = u64::try_from(compensating).unwrap_or(0);
+        if compensating >= count {
+            return Ok(());
+        }
+        if compensating > seen {
+            bar.inc(compensating - seen);
+            (seen, give_up) = (compensating, time::now() + PATIENCE);
+        } else if time::now() > give_up {
+            return Err(CliError::Failed(format!("{seen} of {count} sagas are to be compensated, and no more")));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}

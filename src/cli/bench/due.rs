@@ -1,0 +1,157 @@
+//! Leases and delays that all end at one moment in the middle of the measurement, as after any absence, while clients claim what
+//! becomes ready.
+
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use serde_json::{Value, json};
+use tonic::Status;
+
+use super::{
+    args::{Ids, Plan},
+    fill,
+    ids::Stock,
+    load::Shared,
+    progress::Progress,
+};
+use crate::{
+    cli::errors::CliError,
+    client::{
+        Client,
+        convert::to_proto,
+        time::{self, Moment},
+    },
+    proto::{ClaimNextRequest, CreateSagaRequest, GetStatsRequest, Policy, StaleAction},
+};
+
+/// Leases and delays that can be prepared in a second, on a machine that is busy otherwise.
+const PREPARED_PER_SECOND: u32 = 10_000;
+/// Most sagas of one `ClaimNext`.
+const CLAIMED_AT_ONCE: u32 = 100;
+/// Calls in flight while it is prepared.
+const IN_FLIGHT: usize = 8;
+/// How long every other claimer waits for a saga; the others don't.
+const WAIT: Duration = Duration::from_millis(500);
+/// Between a claimer's answer and its next call.
+const PAUSE: Duration = Duration::from_millis(2);
+/// A claimer's leases don't end while it measures.
+const LONG_TTL: Duration = Duration::from_secs(12 * 3600);
+
+/// What is due at one moment.
+pub struct DueAtOnce {
+    /// Sagas that stay stale.
+    held: Stock,
+    /// Sagas that are requeued.
+    again: Stock,
+    /// Sagas that are delayed.
+    late: Stock,
+    at: Moment,
+}
+
+impl DueAtOnce {
+    /// Makes the sagas and takes the leases that the plan has; none if it has none. All end half the measurement's length
+    /// after [`DueAtOnce::begin`] and the warmup.
+    ///
+    /// # Errors
+    /// A call failed, or the machine is too slow: leases would end before the measurement begins.
+    pub async fn prepare(client: &Client, plan: &Plan, progress: &Progress) -> Result<Option<Self>, CliError> {
+        if plan.due + plan.delays == 0 {
+            return Ok(None);
+        }
+        let stock = |count: u32| Stock::new(rand::random(), Ids::Ordered, count.into());
+        let (held, again, late) = (stock(plan.due / 2), stock(plan.due - plan.due / 2), stock(plan.delays));
+        let requeued = Policy { on_stale: StaleAction::Requeue.into(), ..Default::default() };
+        let requeued = CreateSagaRequest { policy: Some(requeued), ..Default::default() };
+        fill::create(client, &held, &CreateSagaRequest::default(), progress).await?;
+        fill::create(client, &again, &requeued, progress).await?;
+
+        let allowed = Duration::from_secs((2 + (plan.due + plan.delays) / PREPARED_PER_SECOND).into());
+        let before = plan.warmup + plan.duration / 2;
+        let at = time::now() + allowed + before;
+        for stock in [&held, &again] {
+            take(client, stock, at, progress).await?;
+        }
+        let delay = Some(to_proto(at.since(time::now())));
+        let delayed = CreateSagaRequest { delay, ..Default::default() };
+        fill::create(client, &late, &delayed, progress).await?;
+        if time::now() > at - before {
+            return Err(CliError::Failed("the machine is too slow to prepare so many: try fewer --due".to_owned()));
+        }
+        Ok(Some(DueAtOnce { held, again, late, at }))
+    }
+
+    /// Waits until the warmup has to begin.
+    pub async fn begin(&self, plan: &Plan) {
+        let begin = self.at - (plan.warmup + plan.duration / 2);
+        tokio::time::sleep(begin.since(time::now())).await;
+    }
+
+    /// The queues that are claimed from.
+    pub fn queues(&self) -> Vec<String> {
+        [&self.held, &self.again, &self.late].map(Stock::queue).into()
+    }
+
+    /// What the daemon has done of it by now.
+    ///
+    /// # Errors
+    /// Not all of it, so that the figures are of nothing.
+    pub async fn done(&self, client: &Client) -> Result<Value, CliError> {
+        let stats = client.sagas().get_stats(client.unary(GetStatsRequest {})).await?.into_inner();
+        let stale = stats.queues.iter().find(|of| of.queue == self.held.queue()).map_or(0, |of| of.stale);
+        if u64::try_from(stale).ok() != Some(self.held.total()) {
+            let of = self.held.total();
+            return Err(CliError::Failed(format!(
+                "{stale} of {of} leases were found to have ended: try more --duration"
+            )));
+        }
+        Ok(json!({ "leases": self.held.total() + self.again.total(), "delays": self.late.total(), "stale": stale }))
+    }
+}
+
+/// Takes a lease on each of the stock's sagas; all end at `at`, but for the time that a call takes to arrive.
+async fn take(client: &Client, stock: &Stock, at: Moment, progress: &Progress) -> Result<(), CliError> {
+    let bar = progress.counting(stock.total(), "leases");
+    stream::iter((0..stock.total()).step_by(CLAIMED_AT_ONCE as usize))
+        .map(|first| {
+            let (count, bar) = ((stock.total() - first).min(CLAIMED_AT_ONCE.into()), &bar);
+            async move {
+                let ttl = at.since(time::now());
+                let request =
+                    claim(stock.queue(), "bench-gone", i32::try_from(count).unwrap_or(1), ttl, Duration::ZERO);
+                let claimed = client.sagas().claim_next(client.unary(request)).await?.into_inner().sagas;
+                bar.inc(count);
+                if claimed.len() as u64 == count {
+                    Ok(())
+                } else {
+                    Err(CliError::Failed(format!("{} sagas were claimed instead of {count}", claimed.len())))
+                }
+            }
+        })
+        .buffered(IN_FLIGHT)
+        .try_collect::<()>()
+        .await
+}
+
+/// Claims from one of the queues, or from one that is empty, over and over; every other of each four waits for a saga.
+pub async fn claim_on(client: Client, number: u32, mut queues: Vec<String>, shared: &Shared) -> Result<(), Status> {
+    queues.push("bench-empty".to_owned());
+    let queue = queues.swap_remove(number as usize % queues.len());
+    let wait = if number / 4 % 2 == 0 { Duration::ZERO } else { WAIT };
+    let mut sagas = client.sagas();
+    shared.window.ready();
+    loop {
+        sagas.claim_next(claim(queue.clone(), "bench-claimer", 1, LONG_TTL, wait)).await?;
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+fn claim(queue: String, owner: &str, max_sagas: i32, ttl: Duration, wait: Duration) -> ClaimNextRequest {
+    ClaimNextRequest {
+        queues: vec![queue],
+        owner_id: owner.to_owned(),
+        ttl: Some(to_proto(ttl)),
+        max_sagas,
+        wait: Some(to_proto(wait)),
+        ..Default::default()
+    }
+}
