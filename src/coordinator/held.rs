@@ -103,12 +103,10 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
 
     /// Applies, of what is due, first what held calls wait for.
     pub(super) fn sweep_for_held(&mut self, now: Timestamp) -> Result<(), Fault> {
-        if !self.coordinator.waiters.has_until_swept() {
-            return Ok(());
-        }
-        let wishes = self.coordinator.waiters.until_swept().map(|(wish, time)| (wish.clone(), time));
-        for (wish, time) in wishes.collect::<Vec<_>>() {
-            if self.is_due_for(&wish, time) {
+        for call in self.coordinator.waiters.calls_until_swept() {
+            let Some(waiter) = self.coordinator.waiters.get(call) else { continue };
+            let (wish, until) = (waiter.wish.clone(), waiter.until);
+            if !self.is_over(&wish, until) {
                 self.sweep_for(&wish, now)?;
             }
         }

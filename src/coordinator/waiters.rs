@@ -201,21 +201,12 @@ impl<C: Caller> Waiters<C> {
         self.by_queue.get(&(purpose, queue.clone())).map(Calls::All)
     }
 
-    /// What those want that are held until something was swept, and by when it was due: the first of them.
-    pub fn until_swept(&self) -> impl Iterator<Item = (&ClaimNext, Timestamp)> {
-        let calls = self.until_swept.iter().take(LOOK_AT_SWEPT).filter_map(|call| self.calls.get(call));
-        calls.filter_map(|waiter| match waiter.until {
-            HeldUntil::Deadline(_) => None,
-            HeldUntil::Swept(time) => Some((&waiter.wish, time)),
-        })
-    }
-
     /// Whether any call is held until something was swept.
     pub fn has_until_swept(&self) -> bool {
         !self.until_swept.is_empty()
     }
 
-    /// The first of these calls.
+    /// The first calls that are held until something was swept.
     pub fn calls_until_swept(&self) -> Vec<u64> {
         self.until_swept.iter().take(LOOK_AT_SWEPT).copied().collect()
     }

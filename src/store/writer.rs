@@ -328,15 +328,12 @@ impl<B: Backend> Writer<B> {
                     }
                     fault => fault,
                 };
-                let outcome = self.failed(&fault);
+                let (outcome, goes_on) = self.failed(&fault);
                 let told = callers.into_iter().map(|caller| caller.send(Err(outcome.clone()))).count() as u64;
-                match fault {
-                    Fault::Full => self.shared.meter.refused.disk_full.fetch_add(told, Ordering::Relaxed),
-                    // Nothing of the turn is there, and what other calls need can be read and written as before.
-                    Fault::Corrupt(_) | Fault::Unwritable(..) => return Ok(()),
-                    Fault::Unavailable(_) | Fault::OutcomeUnknown(_) | Fault::Gone(_) => return Err(fault),
-                };
-                Ok(())
+                if fault == Fault::Full {
+                    self.shared.meter.refused.disk_full.fetch_add(told, Ordering::Relaxed);
+                }
+                if goes_on { Ok(()) } else { Err(fault) }
             }
         }
     }
@@ -390,23 +387,23 @@ impl<B: Backend> Writer<B> {
         }
     }
 
-    /// What the callers of a failed turn are told.
-    fn failed(&mut self, fault: &Fault) -> StoreError {
+    /// What the callers of a failed turn are told, and whether the writer goes on: then nothing of the turn is there.
+    fn failed(&mut self, fault: &Fault) -> (StoreError, bool) {
         match fault {
             Fault::Full => {
                 tracing::error!("the disk is full; changes are refused until it has room");
                 self.disk_is_full(true);
-                StoreError::Full { retry_after: FULL_RETRY }
+                (StoreError::Full { retry_after: FULL_RETRY }, true)
             }
             Fault::Corrupt(_) | Fault::Unwritable(..) => {
                 tracing::error!(%fault, "a turn was not carried out, since what is stored makes no sense");
                 if let Fault::Unwritable(id, _) = fault {
                     self.coordinator.set_aside(*id);
                 }
-                StoreError::Corrupt(format!("nothing was changed: {fault}"))
+                (StoreError::Corrupt(format!("nothing was changed: {fault}")), true)
             }
-            Fault::OutcomeUnknown(_) | Fault::Gone(_) => StoreError::OutcomeUnknown,
-            Fault::Unavailable(what) => StoreError::Unavailable(what.clone()),
+            Fault::OutcomeUnknown(_) | Fault::Gone(_) => (StoreError::OutcomeUnknown, false),
+            Fault::Unavailable(what) => (StoreError::Unavailable(what.clone()), false),
         }
     }
 }

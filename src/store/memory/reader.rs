@@ -1,15 +1,18 @@
 //! The reading half: searches the committed facts.
 
-use std::{ops::Bound, path::Path, sync::atomic::Ordering};
+use std::{io::Write, ops::Bound, path::Path, sync::atomic::Ordering};
 
-use crate::coordinator::brief;
-use crate::domain::{
-    command::QueueStatus,
-    event::Event,
-    ids::{QueueName, Revision},
-    lease::LeasePurpose,
-    saga::{Saga, State},
-    time::Timestamp,
+use crate::{
+    coordinator::brief,
+    domain::{
+        command::QueueStatus,
+        event::Event,
+        ids::{QueueName, Revision},
+        lease::LeasePurpose,
+        saga::{Saga, State},
+        time::Timestamp,
+    },
+    private_files,
 };
 
 use super::{
@@ -136,7 +139,8 @@ impl Reader for Memory {
         let Some(content) = &facts.backup else {
             return Err(StoreError::Unavailable("what is in memory only can't be backed up".into()));
         };
-        std::fs::write(path, content).map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        let written = private_files::create_new(path).and_then(|mut file| file.write_all(content));
+        written.map_err(|e| StoreError::Unavailable(e.to_string()))?;
         Ok(facts.head())
     }
 }

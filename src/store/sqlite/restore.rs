@@ -94,22 +94,15 @@ pub fn restore(copy: &Path, data: &Path, now: Timestamp) -> Result<Restored, Res
     let partial = partial(data);
     remove_database(&partial).map_err(io(&partial))?;
     copy_file(copy, &partial).map_err(io(copy))?;
-    let report = match whole(&partial, copy) {
-        Ok(report) => report,
-        Err(refused) => {
-            remove_database(&partial).map_err(io(&partial))?;
-            return Err(refused);
-        }
-    };
-    let next_revision = match jump(&partial, report.head, now) {
-        Ok(next) => next,
-        Err(error) => {
-            remove_database(&partial).map_err(io(&partial))?;
-            return Err(open_error(copy, &error).into());
-        }
-    };
-    private_files::rename_synced(&partial, &path).map_err(io(&path))?;
-    Ok(Restored { report, next_revision })
+    let restored = whole(&partial, copy).and_then(|report| match jump(&partial, report.head, now) {
+        Ok(next_revision) => Ok(Restored { report, next_revision }),
+        Err(error) => Err(open_error(copy, &error).into()),
+    });
+    match restored {
+        Ok(_) => private_files::rename_synced(&partial, &path).map_err(io(&path))?,
+        Err(_) => remove_database(&partial).map_err(io(&partial))?,
+    }
+    restored
 }
 
 /// Verifies what was copied, in the name of the copy that it was made from.
