@@ -1,4 +1,4 @@
-//! Who calls, as the layer in front of the services found out, and what it may do then.
+//! Who calls, as it was found out in front of the services, and what it may do then.
 //!
 //! Nobody reaches the store past this: the [`Desk`](super::desk::Desk) hands it out for a [`Permit`] only, and a permit
 //! comes from the table of [`super::permits`].
@@ -39,7 +39,7 @@ pub struct CallConnection {
     pub network: Option<IpAddr>,
 }
 
-/// The principals that are known, as the layer in front of the services keeps them.
+/// The principals that are known, as what finds out who calls keeps them.
 pub trait Principals: Send + Sync {
     /// The names of those who may call now.
     fn names(&self) -> Vec<PrincipalName>;
@@ -70,7 +70,7 @@ impl Visitor {
     /// Out of a request's extensions; `required`: without a caller there it is refused.
     pub(super) fn of(extensions: &Extensions, rpc: &str, required: bool) -> Result<Self, Problem> {
         match extensions.get::<Caller>() {
-            // The layer lets nobody through without: should it be missing, so is the service.
+            // Nobody is let through without: should what finds out who calls be missing, so is the service.
             None if required => Err(permits::unauthenticated(rpc)),
             caller => Ok(Visitor {
                 caller: caller.cloned(),

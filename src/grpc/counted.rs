@@ -1,5 +1,5 @@
-//! Counting the items of a session as calls. The layers that count calls, limit them and write of them see a session as one
-//! call, and know nothing of what is in it. So they leave a [`SessionCounter`] with it, which the session tells of each item.
+//! Counting the items of a session as calls. What counts calls, limits them and writes of them sees a session as one call, and
+//! knows nothing of what is in it. So it leaves a [`SessionCounter`] with it, which the session tells of each item.
 
 use std::sync::Arc;
 

@@ -1,10 +1,12 @@
 //! The caller's own deadline, which a held `ClaimNext` must not outlast.
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 #[cfg(any(test, feature = "fuzzing"))]
 use tonic::metadata::MetadataMap;
 
 use crate::domain::{bounds::WAIT_MARGIN, time::Span};
+
+const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// How long a call with these headers may be held: `wait`, but the answer has to leave before the caller's deadline.
 #[cfg(any(test, feature = "fuzzing"))]
@@ -27,7 +29,7 @@ pub(super) fn wait_within(wait: Span, timeout: Option<Span>) -> Span {
 /// The `grpc-timeout` header: up to eight digits and a unit. One that can't be read is none, as elsewhere in gRPC.
 /// (https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md)
 pub fn call_timeout(headers: &HeaderMap) -> Option<Span> {
-    let value = headers.get("grpc-timeout")?.to_str().ok()?;
+    let value = headers.get(TIMEOUT)?.to_str().ok()?;
     let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;

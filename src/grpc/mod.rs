@@ -76,7 +76,7 @@ pub struct GrpcLimits {
     pub max_session_calls: usize,
     /// Largest message that is read, in bytes.
     pub max_message_bytes: usize,
-    /// Every call has to carry a [`Caller`]: a layer in front of the services finds out who it is.
+    /// Every call has to carry a [`Caller`]: it is found out in front of the services who it is.
     pub callers_known: bool,
 }
 

@@ -1,5 +1,5 @@
-//! [`Notes`]: what a call turned out to be about, for whoever looks at calls from outside. The handler knows it and the
-//! layers do not, since they see bytes.
+//! [`Notes`]: what a call turned out to be about, for whoever looks at calls from outside. The handler knows it;
+//! from outside only bytes are seen.
 
 use std::{future::Future, sync::Arc};
 

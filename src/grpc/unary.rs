@@ -167,3 +167,103 @@ fn encoded(answer: &impl Message) -> Response<AnswerBody> {
     *response.headers_mut() = headers;
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures::{executor::block_on, stream};
+    use http_body::Frame;
+    use http_body_util::{BodyExt, StreamBody};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{
+        clock::ManualClock,
+        domain::time::Span,
+        grpc::{GrpcLimits, ServerFacts, StoreSlot, services},
+        proto::{CreateSagaRequest, HeartbeatRequest},
+    };
+
+    const MAX: usize = 4096;
+
+    /// What a caller is told: the status as it stands in headers or trailers, and the bytes before.
+    type Told = (Option<String>, Option<String>, Vec<u8>);
+
+    /// Heartbeats with this body, in pieces of this size: answered here, and by the generated code.
+    fn both(body: &[u8], size: usize) -> [Told; 2] {
+        let limits = GrpcLimits {
+            max_watches: 1,
+            max_worker_streams: 1,
+            max_session_calls: 1,
+            max_message_bytes: MAX,
+            callers_known: false,
+        };
+        let facts = ServerFacts { restart_grace: Span::ZERO, backup_dir: "/none".into(), bounds: Vec::new() };
+        let (clock, stop) = (Arc::new(ManualClock::default()), CancellationToken::new());
+        let services = services(StoreSlot::new(), facts, limits, None, clock, stop);
+        [None, Some("identity")].map(|encoding| {
+            let pieces: Vec<_> =
+                body.chunks(size).map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece)))).collect();
+            let mut request = Request::new(StreamBody::new(stream::iter(pieces)));
+            *request.uri_mut() = "/sagad.v1.SagaService/Heartbeat".parse().unwrap();
+            if let Some(encoding) = encoding {
+                request.headers_mut().insert(ENCODING, encoding.parse().unwrap());
+            }
+            let (head, body) = block_on(services.call(request)).into_parts();
+            let body = block_on(body.collect()).unwrap();
+            let status = body.trailers().cloned().unwrap_or(head.headers);
+            let text = |name| status.get(name).map(|value| value.to_str().unwrap().to_owned());
+            (text("grpc-status"), text("grpc-message"), body.to_bytes().to_vec())
+        })
+    }
+
+    fn framed(message: &impl Message) -> Vec<u8> {
+        let mut frame = BytesMut::new();
+        put_frame(&mut frame, message);
+        frame.to_vec()
+    }
+
+    #[test]
+    fn p12_bodies_are_read_as_the_library_reads_them() {
+        let heartbeat = HeartbeatRequest {
+            task_id: "t".into(),
+            owner_id: "o".into(),
+            fencing_token: 1,
+            progress: Some(Bytes::from_static(&[7; 99])),
+            ..HeartbeatRequest::default()
+        };
+        let whole = framed(&heartbeat);
+        let too_many = CreateSagaRequest { compensations: vec![Default::default(); MAX / 2 - 8], ..Default::default() };
+        let bodies: [(&str, Vec<u8>); 10] = [
+            ("14", whole.clone()),
+            ("3", framed(&HeartbeatRequest::default())),
+            ("3", Vec::new()),
+            ("3", whole[..3].to_vec()),
+            ("3", whole[..whole.len() - 1].to_vec()),
+            ("3", [&[0, 0, 0, 0x10, 1][..], &[0; 9]].concat()),
+            ("3", [&[1][..], &whole[1..]].concat()),
+            ("3", [&[9][..], &whole[1..]].concat()),
+            ("3", vec![0, 0, 0, 0, 3, 0x0a, 9, 0]),
+            ("3", framed(&too_many)),
+        ];
+        for (code, body) in bodies {
+            for size in [1, 5, 6, body.len().max(1)] {
+                let [here, library] = both(&body, size);
+                assert_eq!(here, library, "{code} {size}");
+                assert_eq!(here.0.as_deref(), Some(code), "{here:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_is_one_frame_and_its_status() {
+        let answer = HeartbeatRequest { task_id: "t".repeat(1000), ..HeartbeatRequest::default() };
+        let body = block_on(encoded(&answer).into_body().collect()).unwrap();
+        assert_eq!(body.trailers().unwrap().get("grpc-status").unwrap(), "0");
+        let bytes = body.to_bytes();
+        let read: Result<HeartbeatRequest, Status> =
+            block_on(received(http_body_util::Full::new(bytes).map_err(|never: Infallible| match never {}), MAX));
+        assert_eq!(read.unwrap(), answer);
+    }
+}

@@ -159,3 +159,14 @@ fn shed(headers: &mut HeaderMap) {
         *headers = kept.collect();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// They are moved several times for each call, and lie in a task of their own as long as it lasts.
+    #[test]
+    fn calls_and_their_bodies_are_small() {
+        assert_eq!([size_of::<RunningCall>(), size_of::<RequestBody>(), size_of::<ResponseBody>()], [136, 112, 136]);
+    }
+}

@@ -21,6 +21,7 @@ mod liveness;
 mod notify;
 mod observe;
 mod ops;
+mod path_map;
 mod process;
 mod retention;
 mod session;

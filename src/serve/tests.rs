@@ -286,6 +286,41 @@ async fn a_call_that_is_never_answered_is_given_up_within_the_grace() {
     assert!(timeout(SOON, hanging).await.unwrap().unwrap().is_err());
 }
 
+/// A client says how long it waits, and does not look at its watch: it is answered by then all the same.
+#[tokio::test]
+async fn a_calls_own_deadline_ends_it() {
+    let daemon = Daemon::serving(Span::from_secs(2)).await;
+    let field = |name: &str, value: &str| {
+        [&[0, name.len() as u8], name.as_bytes(), &[value.len() as u8], value.as_bytes()].concat()
+    };
+    let fields = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", "/sagad.v1.AdminService/ListQueues"),
+        ("grpc-timeout", "200m"),
+    ];
+    let block = fields.map(|(name, value)| field(name, value)).concat();
+    // The preface, empty SETTINGS, HEADERS, and an empty message as DATA that ends the request.
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let headers = [&[0, 0, block.len() as u8, 1, 4, 0, 0, 0, 1], &block[..]].concat();
+    let data = [0, 0, 5, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0];
+    let mut client = daemon.connection(&[&preface[..], &headers, &data].concat()).await;
+    let answered = timeout(SOON, async {
+        loop {
+            let mut head = [0; 9];
+            client.read_exact(&mut head).await.unwrap();
+            client.read_exact(&mut vec![0; usize::from(head[1]) << 8 | usize::from(head[2])]).await.unwrap();
+            // HEADERS, with which the stream ends.
+            if head[3] == 1 {
+                break head[4] & 1;
+            }
+        }
+    });
+    assert_eq!(answered.await.expect("in time"), 1);
+    daemon.shutdown.cancel();
+    daemon.end().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_store_that_fails_ends_the_daemon() {
     let mut daemon = Daemon::serving(Span::from_secs(10)).await;

@@ -1,10 +1,8 @@
 //! Which calls are streams, read off the descriptors of all that is served.
 
-use std::collections::HashMap;
-
 use prost_reflect::DescriptorPool;
 
-use crate::proto::DESCRIPTORS;
+use crate::{proto::DESCRIPTORS, serve::path_map::PathMap};
 
 /// The path of the stream whose items are calls.
 pub(in crate::serve) const SESSION: &str = "/sagad.v1.SagaService/Session";
@@ -25,8 +23,8 @@ pub(in crate::serve) struct Form {
 }
 
 /// The forms of all calls, by path.
-#[derive(Debug, Default)]
-pub(in crate::serve) struct Methods(HashMap<String, Form>);
+#[derive(Debug)]
+pub(in crate::serve) struct Methods(PathMap<Form>);
 
 impl Methods {
     /// Those of the contract, of health and of reflection.
@@ -34,7 +32,7 @@ impl Methods {
     /// # Errors
     /// A descriptor that can't be read: a mistake in the build.
     pub(in crate::serve) fn of_all_services() -> Result<Self, prost_reflect::DescriptorError> {
-        let mut methods = Methods::default();
+        let mut forms = Vec::new();
         let all = [
             DESCRIPTORS,
             tonic_health::pb::FILE_DESCRIPTOR_SET,
@@ -49,14 +47,13 @@ impl Methods {
                     let path = format!("/{}/{}", service.full_name(), method.name());
                     let is_read_at_leisure = many_answers && path != SESSION;
                     let is_health_watch = is_other_stream && service.package_name() == "grpc.health.v1";
-                    methods.0.insert(
-                        path,
-                        Form { many_requests, many_answers, is_read_at_leisure, is_other_stream, is_health_watch },
-                    );
+                    let form =
+                        Form { many_requests, many_answers, is_read_at_leisure, is_other_stream, is_health_watch };
+                    forms.push((path, form));
                 }
             }
         }
-        Ok(methods)
+        Ok(Methods(forms.into_iter().collect()))
     }
 
     /// The form of the call with this path. An unknown one has one request and is refused.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use tonic::Code;
 use tracing::{Level, debug};
 
@@ -18,6 +18,8 @@ use crate::{
     serve::trace::{CallSpan, Context, Tracer, sample},
 };
 
+/// The header or trailer with a call's end.
+const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// Who reads log lines of calls.
 pub(super) const TARGET: &str = "sagad::calls";
 
@@ -78,7 +80,7 @@ impl ObservedCall {
 
     /// Looks for its end in headers or trailers.
     pub(in crate::serve) fn look_at(&mut self, headers: &HeaderMap) {
-        if let Some(status) = headers.get("grpc-status") {
+        if let Some(status) = headers.get(STATUS) {
             self.end(Code::from_bytes(status.as_bytes()));
         }
     }

@@ -1,16 +1,13 @@
 //! [`Meters`]: the calls of each rpc, counted by their end and their duration, in atomics.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        OnceLock,
-        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
-    },
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
 };
 
 use tonic::Code;
 
-use crate::domain::time::Span;
+use crate::{domain::time::Span, serve::path_map::PathMap};
 
 /// The names of gRPC's codes, in the order of their numbers. (The values of `rpc.response.status_code`, semantic
 /// conventions for gRPC.)
@@ -46,7 +43,7 @@ const OTHER: &str = "_OTHER";
 /// The calls of all rpcs.
 #[derive(Debug)]
 pub(in crate::serve) struct Meters {
-    places: HashMap<String, usize>,
+    places: PathMap<usize>,
     methods: Vec<Method>,
 }
 
@@ -84,20 +81,15 @@ impl Times {
 impl Meters {
     /// For rpcs with these paths, each with whether its calls are streams.
     pub(in crate::serve) fn of<'a>(methods: impl Iterator<Item = (&'a str, bool)>) -> Self {
-        let mut meters = Meters { places: HashMap::new(), methods: Vec::new() };
         let mut methods: Vec<_> = methods.collect();
         methods.sort_unstable();
-        for (path, streams) in methods {
-            meters.places.insert(path.to_owned(), meters.methods.len());
-            meters.add(path.trim_start_matches('/'), streams);
-        }
-        meters.add(OTHER, false);
-        meters
-    }
-
-    fn add(&mut self, name: &str, streams: bool) {
-        let (open, ends) = (AtomicI64::new(0), Default::default());
-        self.methods.push(Method { name: name.to_owned(), streams, open, ends });
+        let places = methods.iter().enumerate().map(|(place, (path, _))| ((*path).to_owned(), place)).collect();
+        let named = methods.into_iter().map(|(path, streams)| (path.trim_start_matches('/'), streams));
+        let methods = named.chain([(OTHER, false)]).map(|(name, streams)| {
+            let (open, ends) = (AtomicI64::new(0), Default::default());
+            Method { name: name.to_owned(), streams, open, ends }
+        });
+        Meters { places, methods: methods.collect() }
     }
 
     /// Where calls with this path are counted. Whatever path a client makes up is counted in one place.
