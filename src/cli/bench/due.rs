@@ -26,6 +26,8 @@ use crate::{
 
 /// Leases and delays that can be prepared in a second, on a machine that is busy otherwise.
 const PREPARED_PER_SECOND: u32 = 10_000;
+/// The contract's shortest lease. What is prepared later than this before its end is too late.
+const SHORTEST: Duration = Duration::from_millis(100);
 /// Most sagas of one `ClaimNext`.
 const CLAIMED_AT_ONCE: u32 = 100;
 /// Calls in flight while it is prepared.
@@ -71,12 +73,10 @@ impl DueAtOnce {
         for stock in [&held, &again] {
             take(client, stock, at, progress).await?;
         }
-        let delay = Some(to_proto(at.since(time::now())));
+        let delay = Some(to_proto(left(at)?));
         let delayed = CreateSagaRequest { delay, ..Default::default() };
         fill::create(client, &late, &delayed, progress).await?;
-        if time::now() > at - before {
-            return Err(CliError::Failed("the machine is too slow to prepare so many: try fewer --due".to_owned()));
-        }
+        left(at - before)?;
         Ok(Some(DueAtOnce { held, again, late, at }))
     }
 
@@ -108,6 +108,15 @@ impl DueAtOnce {
     }
 }
 
+/// How long it is until then: a lease's length.
+fn left(at: Moment) -> Result<Duration, CliError> {
+    let left = at.since(time::now());
+    if left < SHORTEST {
+        return Err(CliError::Failed("the machine is too slow to prepare so many: try fewer --due".to_owned()));
+    }
+    Ok(left)
+}
+
 /// Takes a lease on each of the stock's sagas; all end at `at`, but for the time that a call takes to arrive.
 async fn take(client: &Client, stock: &Stock, at: Moment, progress: &Progress) -> Result<(), CliError> {
     let bar = progress.counting(stock.total(), "leases");
@@ -115,7 +124,7 @@ async fn take(client: &Client, stock: &Stock, at: Moment, progress: &Progress) -
         .map(|first| {
             let (count, bar) = ((stock.total() - first).min(CLAIMED_AT_ONCE.into()), &bar);
             async move {
-                let ttl = at.since(time::now());
+                let ttl = left(at)?;
                 let request =
                     claim(stock.queue(), "bench-gone", i32::try_from(count).unwrap_or(1), ttl, Duration::ZERO);
                 let claimed = client.sagas().claim_next(client.unary(request)).await?.into_inner().sagas;

@@ -75,8 +75,9 @@ pub async fn directly(data: &Path, stock: &Stock, progress: &Progress) -> Result
     let (store, mut writer) = opened.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
     let queue = QueueName::parse(&stock.queue()).map_err(|error| failed(&error.0))?;
     let bar = progress.counting(stock.total(), "sagas");
-    let batches = (0..stock.total()).step_by(batch).map(|first| {
-        let ids = (first..(first + BATCH).min(stock.total())).map(|n| TaskId::parse(&stock.task_id(n)));
+    let sagas = stock.by_id();
+    let batches = sagas.chunks(batch).map(|sagas| {
+        let ids = sagas.iter().map(|n| TaskId::parse(&stock.task_id(*n)));
         ids.map(|id| id.map(|id| creation(id, &queue))).collect::<Result<Vec<_>, _>>()
     });
     let filled = stream::iter(batches)
