@@ -1,8 +1,12 @@
 //! Stored rows that can't be changed any more: an error of the calls that need them, and of no others.
 
+use rusqlite::Connection;
 use sagad::store::StoreError;
 
-use super::{bench::Bench, build::*};
+use super::{
+    bench::{Bench, Setup},
+    build::*,
+};
 
 on_every_backend! {
     a_saga_that_cannot_be_written_is_an_error_of_its_own_calls
@@ -39,4 +43,40 @@ fn a_saga_that_cannot_be_written_does_not_keep_others_from_what_is_due(bench: Be
     assert_eq!(["bad", "good"].map(|task| bench.get(task).unwrap().expirations), [0, 1]);
     assert!(is_corrupt(&bench, "bad"));
     bench.close();
+}
+
+/// What is left of a saga whose state was lost: nothing is found by its id, which is taken nevertheless.
+#[test]
+fn a_saga_that_is_half_there_is_an_error_of_those_who_create_it_again() {
+    let bench = Bench::sqlite();
+    bench.sagas(create(["lost", "kept"].map(creation)));
+    let held = bench.keep();
+    let now = bench.now();
+    bench.close();
+    let damage = Connection::open(held.path().join("sagad.db")).unwrap();
+    damage.execute_batch("DELETE FROM work WHERE id = (SELECT id FROM saga WHERE task_id = 'lost')").unwrap();
+    drop(damage);
+    let bench = Bench::open_dir(held, Setup::default(), now);
+    for _ in 0..2 {
+        assert!(matches!(bench.submit(create([creation("lost")])), Err(StoreError::Corrupt(_))));
+    }
+    // Whatever gets the place that it did not get is a saga like any other.
+    bench.sagas(create([creation("new")]));
+    bench.saga(complete(&bench.saga(claim("new", "w"))));
+    bench.saga(annotate("new", "read from its row, since it has ended"));
+    assert_eq!(bench.saga(claim("kept", "w")).attempt, 1);
+}
+
+/// What belongs to no saga is in every turn's way: then it ends, as with a disk that fails.
+#[test]
+fn an_event_that_nobody_gave_ends_the_writer() {
+    let bench = Bench::sqlite();
+    bench.sagas(create([creation("a")]));
+    let damage = Connection::open(bench.data().join("sagad.db")).unwrap();
+    let columns = "saga, prev, time, kind, to_state";
+    let insert = format!("INSERT INTO event (revision, {columns}) SELECT revision + 1, {columns} FROM event");
+    damage.execute_batch(&insert).unwrap();
+    assert!(matches!(bench.submit(annotate("a", "note")), Err(StoreError::Unavailable(_))));
+    let after = bench.submit(annotate("a", "note"));
+    assert!(matches!(after, Err(StoreError::ShuttingDown | StoreError::OutcomeUnknown)), "{after:?}");
 }

@@ -44,16 +44,16 @@ impl SqliteRows {
         done.map_err(|error| self.fault(error))
     }
 
-    /// Writes a turn; `saga` tells of which saga's rows an error is, if it is of one's.
-    fn write(&mut self, changes: &ChangeSet, saga: &mut Option<RowId>) -> Result<(), RowsError> {
+    /// Writes a turn; `saga` tells of which saga's rows an error is, if it is of one's, and whether it is stored.
+    fn write(&mut self, changes: &ChangeSet, saga: &mut Option<(RowId, bool)>) -> Result<(), RowsError> {
         self.begin()?;
         // First: what is created may have the ids of what is removed.
         for id in &changes.removed {
-            *saga = Some(*id);
+            *saga = Some((*id, true));
             self.remove(*id)?;
         }
         for change in &changes.sagas {
-            *saga = Some(change.id);
+            *saga = Some((change.id, change.before.is_some()));
             match (&change.before, &change.after) {
                 (None, Some(after)) => self.insert(change.id, after, &change.derived)?,
                 (Some(before), Some(after)) => self.update(change, before, after)?,
@@ -156,7 +156,11 @@ impl Backend for SqliteRows {
         let mut saga = None;
         if let Err(error) = self.write(changes, &mut saga) {
             return Err(match (self.undo(error), saga) {
-                (Fault::Corrupt(what), Some(id)) => Fault::Unwritable(id, what),
+                (Fault::Corrupt(what), Some((id, true))) => Fault::Unwritable(id, what),
+                // Its place goes to the next one that is new.
+                (fault @ Fault::Corrupt(_), Some((_, false))) => fault,
+                // What belongs to no saga is in every turn's way.
+                (Fault::Corrupt(what), None) => Fault::Unavailable(what),
                 (fault, _) => fault,
             });
         }

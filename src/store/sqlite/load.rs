@@ -11,6 +11,8 @@ use super::{super::query::SagaKey, codec, error::RowsError, sql};
 pub fn rows_error(error: rusqlite::Error) -> RowsError {
     match error.sqlite_error_code() {
         Some(rusqlite::ErrorCode::DiskFull) => RowsError::Full,
+        // A row is there of which nothing was found, as of a saga that has lost the other half of it.
+        Some(rusqlite::ErrorCode::ConstraintViolation) => RowsError::Corrupt(error.to_string()),
         // A write that was refused, not a sync or a read that failed: SQLite tells a used-up quota so.
         Some(_)
             if error.sqlite_error().is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_IOERR_WRITE) =>
