@@ -44,8 +44,12 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         // What is passed over must not hide what stands behind it.
         loop {
             let passed_over = round.passed_over.len();
-            if self.claim_candidates(wish, now, &mut round)? || round.passed_over.len() == passed_over {
-                break;
+            match self.claim_candidates(wish, now, &mut round) {
+                Ok(false) if round.passed_over.len() > passed_over => {}
+                // What was claimed is its caller's, whatever lies behind it.
+                Err(Fault::Corrupt(_)) if !round.claimed.is_empty() => break,
+                Err(fault) => return Err(fault),
+                Ok(_) => break,
             }
         }
         self.limits.answer_room = self.limits.answer_room.saturating_sub(round.bytes);

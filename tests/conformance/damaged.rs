@@ -1,7 +1,7 @@
 //! Stored rows that can't be changed any more: an error of the calls that need them, and of no others.
 
 use rusqlite::Connection;
-use sagad::store::StoreError;
+use sagad::{domain::command::ClaimNext, store::StoreError};
 
 use super::{
     bench::{Bench, Setup},
@@ -65,6 +65,34 @@ fn a_saga_that_is_half_there_is_an_error_of_those_who_create_it_again() {
     bench.saga(complete(&bench.saga(claim("new", "w"))));
     bench.saga(annotate("new", "read from its row, since it has ended"));
     assert_eq!(bench.saga(claim("kept", "w")).attempt, 1);
+}
+
+/// A claim that has got something answers with it, though what lies behind makes no sense.
+#[test]
+fn what_was_claimed_is_answered_whatever_lies_behind_it() {
+    let bench = Bench::sqlite();
+    // As many as are looked for at once.
+    let ready = 512;
+    let all: Vec<_> = (0..=ready).map(|n| creation(&format!("t{n}"))).collect();
+    for some in all.chunks(100) {
+        bench.sagas(create(some.to_vec()));
+    }
+    let held = bench.keep();
+    let now = bench.now();
+    bench.close();
+    let damage = Connection::open(held.path().join("sagad.db")).unwrap();
+    // The first can be claimed; then come those that can't be read; the last has no place in the order.
+    let spoil = "UPDATE work SET attempt = -1 WHERE id > (SELECT min(id) FROM work);
+        UPDATE work SET priority = -(1 << 40) WHERE id = (SELECT max(id) FROM work)";
+    damage.execute_batch(spoil).unwrap();
+    drop(damage);
+    let bench = Bench::open_dir(held, Setup::default(), now);
+    let claimed = bench.sagas(ClaimNext { max_sagas: 2, ..next(&["q"], "w") });
+    assert_eq!(claimed.iter().map(|saga| saga.task_id().as_str()).collect::<Vec<_>>(), ["t0"]);
+    assert!(
+        matches!(bench.submit(next(&["q"], "w")), Err(StoreError::Corrupt(_))),
+        "nothing is left but what can't be read"
+    );
 }
 
 /// What belongs to no saga is in every turn's way: then it ends, as with a disk that fails.
