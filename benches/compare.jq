@@ -3,7 +3,7 @@
 def median: sort | if length % 2 == 1 then .[length / 2 | floor] else (.[length / 2 - 1] + .[length / 2]) / 2 end;
 # Three digits, thousands as "k".
 def rounded: if . == 0 then 0 else (2 - (fabs | log10 | floor)) as $digits
-    | if $digits > 0 then (. * pow(10; $digits) | round) / pow(10; $digits) else . end end;
+    | if $digits > 0 then (. * pow(10; $digits) | round) / pow(10; $digits) else round end end;
 def short: if . == null then "" elif . < 1000 then "\(round)" elif . < 99950 then "\(. / 100 | round / 10)k" else "\(. / 1000 | round)k" end;
 
 . as $results |

@@ -140,9 +140,11 @@ fn what_is_due_at_once_is_swept_while_others_claim_it() {
     assert_eq!(report["due"], json!({ "leases": 601, "delays": 200, "stale": 300 }));
     assert_eq!(rpcs(&report), ["Heartbeat"]);
     // Where they end after the measurement, there is nothing to report.
-    let ran = Ran::of(own(dir.path(), "--mode echo --duration 1ms --warmup 0s --due 2000"));
+    let ran = Ran::of(own(dir.path(), "--mode echo --duration 1ms --warmup 0s --due 8000"));
     assert_eq!((ran.code, ran.out.as_str()), (1, ""));
-    assert!(ran.err.contains("leases were found to have ended"), "{}", ran.err);
+    // Or, on a busy machine, before all were taken.
+    let told = ["leases were found to have ended", "too slow to prepare"];
+    assert!(told.iter().any(|told| ran.err.contains(told)), "{}", ran.err);
 }
 
 #[test]

@@ -145,7 +145,7 @@ async fn take(client: &Client, stock: &Stock, at: Moment, progress: &Progress) -
 pub async fn claim_on(client: Client, number: u32, mut queues: Vec<String>, shared: &Shared) -> Result<(), Status> {
     queues.push("bench-empty".to_owned());
     let queue = queues.swap_remove(number as usize % queues.len());
-    let wait = if number / 4 % 2 == 0 { Duration::ZERO } else { WAIT };
+    let wait = if (number / 4).is_multiple_of(2) { Duration::ZERO } else { WAIT };
     let mut sagas = client.sagas();
     shared.window.ready();
     loop {
