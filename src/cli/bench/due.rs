@@ -67,7 +67,7 @@ impl DueAtOnce {
         fill::create(client, &held, &CreateSagaRequest::default(), progress).await?;
         fill::create(client, &again, &requeued, progress).await?;
 
-        let allowed = Duration::from_secs((2 + (plan.due + plan.delays) / PREPARED_PER_SECOND).into());
+        let allowed = Duration::from_secs((8 + (plan.due + plan.delays) / PREPARED_PER_SECOND).into());
         let before = plan.warmup + plan.duration / 2;
         let at = time::now() + allowed + before;
         for stock in [&held, &again] {
