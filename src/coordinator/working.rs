@@ -22,6 +22,9 @@ use super::{
     SagaChange, StoredAnswer, Takers, Turn, TurnStep, Wake, brief,
 };
 
+/// A saga with its place.
+type Placed = (RowId, Arc<Saga>);
+
 impl<B: Backend, C: Caller> Turn<'_, B, C> {
     /// A saga as this turn has left it, if it has changed it; removed ones are `Some(None)`.
     fn changed(&self, id: RowId) -> Option<Option<&Arc<Saga>>> {
@@ -32,7 +35,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     }
 
     /// A task's saga.
-    pub(super) fn find(&mut self, task_id: &TaskId) -> Result<Option<(RowId, Arc<Saga>)>, Fault> {
+    pub(super) fn find(&mut self, task_id: &TaskId) -> Result<Option<Placed>, Fault> {
         if let Some(id) = self.tasks.get(task_id).copied()
             && let Some(Some(saga)) = self.changed(id)
         {
@@ -66,7 +69,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     }
 
     /// Asks the backend: what it has, as this turn has left it.
-    fn ask(&mut self, keys: &[Key]) -> Result<Vec<Option<(RowId, Arc<Saga>)>>, Fault> {
+    fn ask(&mut self, keys: &[Key]) -> Result<Vec<Option<Placed>>, Fault> {
         let mut found = Vec::with_capacity(keys.len());
         for loaded in self.backend.load(keys)? {
             found.push(match loaded {
