@@ -71,7 +71,14 @@ fn heartbeat(draft: &mut Draft, lease: &Lease, ttl: Option<Span>, progress: Opti
     let changed = progress.filter(|progress| **progress != draft.saga.progress);
     let progress_time = if changed.is_some() { draft.now } else { lease.progress_time };
     let (expire_time, limit) = draft.clamp(lease.purpose, lease.acquire_time, progress_time, ttl);
-    let extended = expire_time > lease.expire_time;
+    // A timeout's end is a moment of the coordinator's clock. Where that was ahead after an absence, it may come before the end
+    // that the worker was promised, which the grace keeps: a heartbeat must not bring it forward.
+    let present = match limit {
+        StaleCause::ExecutionTimeout => lease.effective_expiry(&draft.absence),
+        StaleCause::ProgressTimeout if changed.is_none() => lease.effective_expiry(&draft.absence),
+        StaleCause::ProgressTimeout | StaleCause::Ttl | StaleCause::Revoked => lease.expire_time,
+    };
+    let extended = expire_time > present;
     // Two heartbeats within a microsecond, and the second may bring progress. But where a timeout of the policy keeps the
     // expiry as it is, however late the heartbeat comes, its caller has to know; for `progress_timeout`, unless there is
     // progress.

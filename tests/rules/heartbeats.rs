@@ -188,6 +188,27 @@ fn p6_in_grace_a_heartbeat_must_reach_beyond_now() {
 }
 
 #[test]
+fn p6_a_limit_does_not_bring_the_end_of_the_grace_forward() {
+    for limited in [
+        Policy { execution_timeout: Some(secs(40)), ..Policy::default() },
+        Policy { progress_timeout: Some(secs(40)), ..Policy::default() },
+    ] {
+        // The lease ended at 30 s, the limit ends at 40 s; back at 35 s, it stands until 45 s.
+        let mut w = World::new(limited);
+        let h = w.claim("w");
+        w.now = START.plus(secs(35));
+        let mut w = w.after_absence(secs(10));
+        let end = w.now.plus(secs(10));
+        assert!(["EXECUTION_TIMEOUT", "PROGRESS_TIMEOUT"].contains(&w.why(heartbeat(&h))));
+        assert_eq!(w.lease().effective_expiry(&w.absence), end);
+        // A limit behind that is one like any other.
+        let mut w = w.after_absence(secs(3));
+        w.ok(heartbeat(&h));
+        assert_eq!(w.lease().effective_expiry(&w.absence), START.plus(secs(40)));
+    }
+}
+
+#[test]
 fn a_lease_is_checked_as_a_heartbeat_checks_it() {
     let check = |w: &World, h: &Holder| check_lease(&w.draft(), h).map_err(|rejection| reason(&rejection));
     let mut w = running();
