@@ -59,6 +59,17 @@ pub(super) enum Message {
     Close,
 }
 
+impl Message {
+    /// Tells whoever sent it that the writer has ended.
+    pub(super) fn refuse(self) {
+        match self {
+            Message::Submit(submission) => submission.caller.send(Err(StoreError::ShuttingDown)),
+            // Dropped, it is answered.
+            Message::Tell(_) | Message::Drain | Message::Close => {}
+        }
+    }
+}
+
 /// The answer to a change that the writer was handed; dropped, the change may still happen.
 #[derive(Debug)]
 pub struct PendingAnswer {

@@ -59,6 +59,12 @@ impl Inbox {
         self.messages.try_recv().ok()
     }
 
+    /// Refuses what still comes, until nobody is left who could ask. A message that was sent just before its receiver went would
+    /// lie in the channel, and its caller would wait for as long as there are senders.
+    pub(super) fn refuse_until_nobody_is_left(self) {
+        self.messages.into_iter().for_each(Message::refuse);
+    }
+
     /// Whether nothing waits.
     pub(super) fn is_empty(&self) -> bool {
         self.messages.is_empty()

@@ -131,11 +131,12 @@ pub(super) fn start<B: Backend>(
             | Fault::Unavailable(_)
             | Fault::OutcomeUnknown(_) => WriterFailure::Failed(failure.to_string()),
         });
-        writer.refuse_the_rest();
-        drop(writer);
+        writer.refuse_what_waits();
+        let inbox = writer.into_inbox();
         drop(guard);
         // Nobody may be waiting for the end.
         let _ = done.send(result);
+        inbox.refuse_until_nobody_is_left();
     })?;
     // Before anyone can read: a backup that began at once would be in the way.
     has_started.recv().map_err(std::io::Error::other)?.map_err(std::io::Error::other)?;
@@ -286,16 +287,15 @@ impl<B: Backend> Writer<B> {
     }
 
     /// Answers what was not taken up before the end.
-    fn refuse_the_rest(&mut self) {
+    fn refuse_what_waits(&mut self) {
         self.release_all();
-        while let Some(message) = self.inbox.take() {
-            if let Message::Submit(submission) = message {
-                self.large.push_back(submission);
-            }
-        }
-        for submission in self.large.drain(..) {
-            submission.caller.send(Err(StoreError::ShuttingDown));
-        }
+        self.large.drain(..).map(Message::Submit).for_each(Message::refuse);
+        std::iter::from_fn(|| self.inbox.take()).for_each(Message::refuse);
+    }
+
+    /// Ends the backend, and lets everything else go.
+    fn into_inbox(self) -> Inbox {
+        self.inbox
     }
 
     /// One turn: the batch, then what is due by `sweep_to`, or by the last arrival if more waits.
