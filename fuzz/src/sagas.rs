@@ -245,8 +245,8 @@ pub fn derived(saga: &Saga, now: Timestamp) -> Derived {
 
 /// A saga from what was to what is, or as a new one, by the rules' own derivation at a time.
 pub fn change(id: RowId, before: Option<&Saga>, after: &Saga, now: Timestamp) -> SagaChange {
-    let (before, derived) = (before.cloned(), derived(after, now));
-    SagaChange { id, before, derived_before: None, after: Some(after.clone()), derived }
+    let (before, derived) = (before.cloned().map(Arc::new), derived(after, now));
+    SagaChange { id, before, derived_before: None, after: Some(Arc::new(after.clone())), derived }
 }
 
 /// A store in a temporary directory, which goes with it.
