@@ -1,7 +1,8 @@
 //! Answers of streams that are in the frames of gRPC already.
 //!
-//! The generated code encodes each message of a stream for itself, and moves it through half a dozen layers before. What many
-//! callers are sent alike is encoded once, and what there is much of at once where it is made; so a handler hands out frames instead: the stream in its answer is empty, the frames are in the answer's extensions, and
+//! The generated code encodes each message of a stream for itself, and moves it through half a dozen layers before. But what many
+//! callers are sent alike is encoded once, and the answers of a session where they are made, many into one buffer. So such a
+//! handler hands out frames instead: the stream in its answer is empty, the frames are in the answer's extensions, and
 //! [`with_frames`] makes them the body. They are not compressed, like all our answers.
 
 use std::{
