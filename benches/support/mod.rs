@@ -16,8 +16,7 @@ use sagad::{
         command::{Answer, Change, Command, Creation, FreeVerb, HeldVerb, Holder, Request, Verb},
         ids::{FencingToken, OwnerId, QueueName, TaskId},
         lease::{Absence, LeasePurpose},
-        policy::Policy,
-        text::{Blob, Labels, Text},
+        text::{Blob, Text},
         time::{Span, Timestamp},
     },
     store::sqlite::{SqliteRows, open_rows},
@@ -47,21 +46,7 @@ fn owner(n: u64) -> OwnerId {
 
 /// A saga to be, with nothing special about it.
 pub fn creation(task_id: TaskId) -> Creation {
-    Creation {
-        saga_id: task_id.to_saga_id(),
-        task_id,
-        queue: QueueName::parse("bench").unwrap(),
-        priority: 0,
-        issue: None,
-        branch: Text::default(),
-        worktree: Text::default(),
-        labels: Labels::default(),
-        payload: Blob::default(),
-        compensations: Vec::new(),
-        policy: Policy::default(),
-        delay: Span::ZERO,
-        retry_of: None,
-    }
+    Creation::new(task_id, QueueName::parse("bench").unwrap())
 }
 
 pub fn claim(n: u64) -> Verb {

@@ -59,6 +59,27 @@ pub struct Creation {
     pub retry_of: Option<TaskId>,
 }
 
+impl Creation {
+    /// With nothing special about it: what may be left out is as if it were. Its saga's id is the task's.
+    pub fn new(task_id: TaskId, queue: QueueName) -> Self {
+        Creation {
+            saga_id: task_id.to_saga_id(),
+            task_id,
+            queue,
+            priority: 0,
+            issue: None,
+            branch: Text::default(),
+            worktree: Text::default(),
+            labels: Labels::default(),
+            payload: Blob::default(),
+            compensations: Vec::new(),
+            policy: Policy::default(),
+            delay: Span::ZERO,
+            retry_of: None,
+        }
+    }
+}
+
 /// A wish for the next sagas.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimNext {

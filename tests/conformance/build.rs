@@ -10,7 +10,6 @@ use sagad::domain::{
     compensation::{CompensationOutcome, CompensationSpec},
     ids::{OwnerId, QueueName, TaskId},
     lease::LeasePurpose,
-    policy::Policy,
     saga::{Saga, State},
     text::{Actor, Blob, Kind, Labels, Text},
     time::Span,
@@ -90,22 +89,7 @@ pub fn specs(kinds: &[&str]) -> Vec<CompensationSpec> {
 
 /// A saga to be, with nothing special about it.
 pub fn creation(id: &str) -> Creation {
-    let task_id = task(id);
-    Creation {
-        saga_id: task_id.to_saga_id(),
-        task_id,
-        queue: queue("q"),
-        priority: 0,
-        issue: None,
-        branch: Text::default(),
-        worktree: Text::default(),
-        labels: Labels::default(),
-        payload: Blob::default(),
-        compensations: Vec::new(),
-        policy: Policy::default(),
-        delay: Span::ZERO,
-        retry_of: None,
-    }
+    Creation::new(task(id), queue("q"))
 }
 
 /// A saga in this queue with this priority.

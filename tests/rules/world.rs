@@ -10,7 +10,7 @@ use sagad::domain::{
     policy::Policy,
     rejection::Rejection,
     saga::{Saga, State},
-    text::{Actor, Blob, Kind, Labels, Text},
+    text::{Actor, Blob, Kind, Text},
     time::{Span, Timestamp},
     transition::{Accepted, EarlierLease, apply_due, create, transition},
 };
@@ -98,21 +98,13 @@ pub struct World {
 impl World {
     /// A planned saga with these compensations.
     pub fn with(policy: Policy, kinds: &[&str], delay: Span) -> Self {
-        let task_id = TaskId::parse("task").unwrap();
         let creation = Creation {
-            saga_id: task_id.to_saga_id(),
-            task_id,
-            queue: QueueName::default(),
-            priority: 0,
-            issue: None,
             branch: text("fix"),
             worktree: text("/tmp/fix"),
-            labels: Labels::default(),
-            payload: Blob::default(),
             compensations: specs(kinds),
             policy,
             delay,
-            retry_of: None,
+            ..Creation::new(TaskId::parse("task").unwrap(), QueueName::default())
         };
         let (saga, event) = create(creation, START, Revision(1));
         World { saga, now: START, absence: Absence::default(), events: vec![event] }

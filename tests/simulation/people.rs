@@ -7,7 +7,7 @@ use sagad::{
         ids::{OwnerId, TaskId},
         policy::{FailureAction, Policy, StaleAction},
         saga::State,
-        text::{Actor, Blob, Labels, Text},
+        text::{Actor, Labels, Text},
         time::Span,
     },
 };
@@ -64,20 +64,13 @@ pub fn create(world: &mut World) {
                 compensations.push(new);
             }
         }
+        let queue = world.queues[rng.below(3) as usize].clone();
         creations.push(Creation {
-            saga_id: task_id.to_saga_id(),
-            task_id,
-            queue: world.queues[rng.below(3) as usize].clone(),
             priority: rng.below(3) as i32,
-            issue: None,
-            branch: Text::default(),
-            worktree: Text::default(),
-            labels: Labels::default(),
-            payload: Blob::default(),
             compensations,
             policy: policy(rng),
             delay: if rng.chance(200) { Span::from_millis(rng.below(3000) as u32) } else { Span::ZERO },
-            retry_of: None,
+            ..Creation::new(task_id, queue)
         });
     }
     send(world, Command::Create(creations), true);

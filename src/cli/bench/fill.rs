@@ -14,8 +14,6 @@ use crate::{
     domain::{
         command::{Command, Creation, Request as CommandRequest},
         ids::{Malformed, QueueName, TaskId},
-        policy::Policy,
-        text::{Blob, Labels, Text},
         time::Span,
     },
     proto::{BatchCreateSagasRequest, ClaimNextRequest, CreateSagaRequest},
@@ -78,7 +76,7 @@ pub async fn directly(data: &Path, stock: &Stock, progress: &Progress) -> Result
     let sagas = stock.by_id();
     let batches = sagas.chunks(batch).map(|sagas| {
         let ids = sagas.iter().map(|n| TaskId::parse(&stock.task_id(*n)));
-        ids.map(|id| id.map(|id| creation(id, &queue))).collect::<Result<Vec<_>, _>>()
+        ids.map(|id| id.map(|id| Creation::new(id, queue.clone()))).collect::<Result<Vec<_>, _>>()
     });
     let filled = stream::iter(batches)
         .map(|batch| async {
@@ -95,25 +93,6 @@ pub async fn directly(data: &Path, stock: &Stock, progress: &Progress) -> Result
     store.close();
     writer.ended().await.map_err(|error| failed(&error))?;
     filled
-}
-
-/// A saga to be, with nothing special about it.
-fn creation(task_id: TaskId, queue: &QueueName) -> Creation {
-    Creation {
-        saga_id: task_id.to_saga_id(),
-        task_id,
-        queue: queue.clone(),
-        priority: 0,
-        issue: None,
-        branch: Text::default(),
-        worktree: Text::default(),
-        labels: Labels::default(),
-        payload: Blob::default(),
-        compensations: Vec::new(),
-        policy: Policy::default(),
-        delay: Span::ZERO,
-        retry_of: None,
-    }
 }
 
 type Sagas = crate::proto::saga_service_client::SagaServiceClient<crate::client::Wire>;

@@ -11,9 +11,7 @@ use crate::{
         event::Event,
         ids::{FencingToken, OwnerId, QueueName, Revision, TaskId},
         lease::{Absence, Lease, LeasePurpose, StaleCause, Standing},
-        policy::Policy,
         saga::{Saga, State},
-        text::{Blob, Labels, Text},
         time::{Span, Timestamp},
         transition::create,
     },
@@ -101,22 +99,7 @@ impl Memory {
 
 /// A saga to be, with nothing special about it.
 pub(crate) fn creation(task_id: &str, queue: &str) -> Creation {
-    let task_id = TaskId::parse(task_id).unwrap();
-    Creation {
-        saga_id: task_id.to_saga_id(),
-        task_id,
-        queue: QueueName::parse(queue).unwrap(),
-        priority: 0,
-        issue: None,
-        branch: Text::default(),
-        worktree: Text::default(),
-        labels: Labels::default(),
-        payload: Blob::default(),
-        compensations: Vec::new(),
-        policy: Policy::default(),
-        delay: Span::ZERO,
-        retry_of: None,
-    }
+    Creation::new(TaskId::parse(task_id).unwrap(), QueueName::parse(queue).unwrap())
 }
 
 /// A planned saga that nothing has happened to.
