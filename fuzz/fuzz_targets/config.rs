@@ -6,8 +6,9 @@ use std::{cell::RefCell, collections::HashMap, ffi::OsString, fs, os::unix::ffi:
 
 use clap::{Args, Command, FromArgMatches};
 use libfuzzer_sys::fuzz_target;
-use sagad::config::{
-    Config, ConfigError, DRAIN_GRACE_MAX, DRAIN_GRACE_MIN, Listen, RESTART_GRACE_MAX, ServeArgs, fuzzing,
+use sagad::{
+    config::{Config, ConfigError, Listen, ServeArgs, fuzzing, settings},
+    domain::time::Span,
 };
 use tempfile::TempDir;
 
@@ -18,8 +19,8 @@ thread_local! {
 }
 
 fn judge(config: &Config) {
-    assert!(config.restart_grace <= RESTART_GRACE_MAX);
-    assert!(DRAIN_GRACE_MIN <= config.drain_grace && config.drain_grace <= DRAIN_GRACE_MAX);
+    assert!(config.restart_grace <= Span::from_secs(3600));
+    assert!(Span::from_secs(1) <= config.drain_grace && config.drain_grace <= Span::from_secs(600));
     let secured = config.security.tls.is_some() && config.security.principals.is_some();
     assert!(config.insecure || secured || !is_exposed(&config.listen));
     assert!(!config.data.as_os_str().is_empty());
@@ -40,10 +41,8 @@ fn is_exposed(listen: &Listen) -> bool {
 
 fn refused(error: &ConfigError) {
     let text = error.to_string();
-    let named = fuzzing::KEYS.iter().any(|key| {
-        [(*key).to_owned(), format!("--{}", key.replace('_', "-")), format!("SAGAD_{}", key.to_uppercase())]
-            .iter()
-            .any(|name| text.contains(name.as_str()))
+    let named = settings::all().any(|setting| {
+        [setting.key.to_owned(), setting.flag(), setting.variable()].iter().any(|name| text.contains(name.as_str()))
     });
     assert!(named || text.contains("configuration file") || text.contains("listening on"), "{text}");
 }

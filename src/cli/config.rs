@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     clock::{Clock, SystemClock},
-    config::{Explained, Origin, ServeArgs, Setting, SettingValue},
+    config::{EffectiveSetting, Explained, Origin, ServeArgs, SettingValue, defaults_file},
     serve::auth,
 };
 
@@ -31,7 +31,7 @@ impl ConfigArgs {
     pub fn kind(&self) -> CommandKind {
         match self.command {
             ConfigCommand::Check(_) => CommandKind::Check,
-            ConfigCommand::Show(_) => CommandKind::Query,
+            ConfigCommand::Show(_) | ConfigCommand::Defaults => CommandKind::Query,
         }
     }
 }
@@ -51,6 +51,12 @@ enum ConfigCommand {
                             sagad config show -o json | jq 'map_values(select(.from != \"default\"))'\n\n\
                             Values are shown as the file takes them.")]
     Show(Box<ServeArgs>),
+    /// Print a configuration file with every setting, its default and its reason.
+    #[command(
+        after_help = "Examples:\n  sagad config defaults > sagad.toml\n  sagad config defaults -o json | jq -r .text\n\n\
+                            Every setting is commented out, so the file changes nothing until somebody edits it."
+    )]
+    Defaults,
 }
 
 /// Checks or shows the configuration.
@@ -61,6 +67,7 @@ pub fn run(output: &Output, args: &ConfigArgs) -> Result<(), CliError> {
     match &args.command {
         ConfigCommand::Check(args) => check(output, &load(args)?),
         ConfigCommand::Show(args) => show(output, &load(args)?),
+        ConfigCommand::Defaults => defaults(output),
     }
 }
 
@@ -88,17 +95,25 @@ fn show(output: &Output, explained: &Explained) -> Result<(), CliError> {
     let settings = &explained.settings;
     match output.format() {
         Format::Json => {
-            let settings: Map<_, _> = settings.iter().map(|setting| (setting.key.to_owned(), json(setting))).collect();
+            let settings: Map<_, _> = settings.iter().map(|one| (one.setting.key.to_owned(), json(one))).collect();
             output.line(&Value::Object(settings).to_string())
         }
-        Format::Text => output.tabulate(settings, Some(&["KEY", "VALUE", "FROM"]), |setting| {
-            [setting.key.to_owned(), setting.shown(), from(setting)].map(Cell::new).into()
+        Format::Text => output.tabulate(settings.iter().as_slice(), Some(&["KEY", "VALUE", "FROM"]), |one| {
+            [one.setting.key.to_owned(), one.value.shown().to_string(), from(one)].map(Cell::new).into()
         }),
     }
 }
 
-fn from(setting: &Setting) -> String {
-    match &setting.origin {
+fn defaults(output: &Output) -> Result<(), CliError> {
+    let text = defaults_file();
+    match output.format() {
+        Format::Json => output.line(&json!({ "text": text }).to_string()),
+        Format::Text => output.line(text.trim_end()),
+    }
+}
+
+fn from(one: &EffectiveSetting) -> String {
+    match &one.origin {
         None => "default".to_owned(),
         Some(Origin::Flag(flag)) => format!("flag {flag}"),
         Some(Origin::Variable(variable)) => format!("variable {variable}"),
@@ -106,9 +121,9 @@ fn from(setting: &Setting) -> String {
     }
 }
 
-/// A setting for programs. A secret has no value.
-fn json(setting: &Setting) -> Value {
-    let mut told = match &setting.origin {
+/// A setting for programs.
+fn json(one: &EffectiveSetting) -> Value {
+    let mut told = match &one.origin {
         None => json!({ "from": "default" }),
         Some(Origin::Flag(flag)) => json!({ "from": "flag", "flag": flag }),
         Some(Origin::Variable(variable)) => json!({ "from": "variable", "variable": variable }),
@@ -116,11 +131,10 @@ fn json(setting: &Setting) -> Value {
             json!({ "from": "file", "file": file.display().to_string(), "line": line })
         }
     };
-    told["value"] = match &setting.value {
-        None => Value::Null,
-        Some(SettingValue::Text(text)) => json!(text),
-        Some(SettingValue::Count(count)) => json!(count),
-        Some(SettingValue::Flag(flag)) => json!(flag),
+    told["value"] = match one.value.shown() {
+        SettingValue::Text(text) => json!(text),
+        SettingValue::Count(count) => json!(count),
+        SettingValue::Flag(flag) => json!(flag),
     };
     told
 }

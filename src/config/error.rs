@@ -102,37 +102,11 @@ pub enum ConfigError {
         /// The key of the other.
         missing: &'static str,
     },
-    /// A default that can't be used: a mistake in the program, kept from being a panic.
-    #[error("the default {value:?} {problem}")]
-    Default {
-        /// The default.
-        value: &'static str,
-        /// What is wrong with it.
-        problem: String,
-    },
 }
 
 impl ConfigError {
     /// All of them as one; none: there is none.
     pub(super) fn of_all(mut errors: Vec<ConfigError>) -> Option<Self> {
         if errors.len() > 1 { Some(ConfigError::Several(errors)) } else { errors.pop() }
-    }
-
-    /// The key whose value is wrong, if it is one's.
-    pub(super) fn key(&self) -> Option<String> {
-        match self {
-            ConfigError::Invalid { origin, .. } | ConfigError::Incomplete { origin, .. } => Some(match origin {
-                Origin::Flag(flag) => flag.trim_start_matches('-').replace('-', "_"),
-                Origin::Variable(variable) => variable.trim_start_matches("SAGAD_").to_lowercase(),
-                Origin::Key { key, .. } => key.clone(),
-            }),
-            ConfigError::NotText { variable } => Some(variable.trim_start_matches("SAGAD_").to_lowercase()),
-            ConfigError::Unreadable { .. }
-            | ConfigError::Malformed { .. }
-            | ConfigError::UnknownKey { .. }
-            | ConfigError::Several(_)
-            | ConfigError::Exposed { .. }
-            | ConfigError::Default { .. } => None,
-        }
     }
 }

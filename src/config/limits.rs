@@ -1,64 +1,11 @@
-//! What the daemon bounds, so that no client and no backlog can take it down. Each default has its reason beside it.
+//! What the daemon bounds, so that no client and no backlog can take it down.
 
-use crate::domain::{
-    bounds::{BATCH_BYTES, Bound},
-    time::Span,
-};
+use crate::domain::{bounds::Bound, time::Span};
 
-use super::{ConfigError, setting, source::Sources, value};
+use super::{settings, sources::EffectiveSettings};
 
-/// Most connections: 10,000 clients and some for people. Each costs a descriptor and some 20 KiB.
-const MAX_CONNECTIONS: u64 = 10_240;
-/// Time for the HTTP/2 preface: a client sends it with its first packet, so 5 s allow for a few lost ones.
-const PREFACE_TIMEOUT: Span = Span::from_secs(5);
-/// Time until a first call is let in: programs connect when they start, and some make their first call a moment later. Whoever
-/// connects and makes none costs a place, which others can have by then.
-const AUTH_TIMEOUT: Span = Span::from_secs(30);
-/// Most streams on one connection. Clients make further calls wait, heartbeats too, so it has to lie above the held
-/// `ClaimNext` calls of one process.
-const MAX_CONCURRENT_STREAMS: u64 = 1024;
-/// How often a connection is probed: with the timeout, a dead peer is found within the default ttl of 30 s.
-const KEEPALIVE_INTERVAL: Span = Span::from_secs(20);
-/// Time for the answer to a probe: several round trips of the worst networks.
-const KEEPALIVE_TIMEOUT: Span = Span::from_secs(10);
-/// Largest request message: gRPC's own default, and twice the largest batch.
-const MAX_MESSAGE_BYTES: u64 = 4 << 20;
-/// The least that lets the largest batch through, with its framing.
-const MAX_MESSAGE_BYTES_MIN: u64 = BATCH_BYTES as u64 + (64 << 10);
-/// Time for a request to arrive: the largest one at 1.2 Mbit/s. It can be this long because it isn't what bounds memory.
-const REQUEST_TIMEOUT: Span = Span::from_secs(30);
-/// Time for a client to take an answer, or a part of one: twice that, because clients stop to think.
-const ANSWER_TIMEOUT: Span = Span::from_secs(60);
-/// Most calls and streams on all connections: as many `ClaimNext` calls, watches and workers' streams as there may be
-/// (10,000 + 2 x 4096), and 14,000 calls in passing. Each costs some 10 KiB.
-const MAX_CALLS: u64 = 32_768;
-/// Most bytes of messages on their way in or out: 64 of the largest requests, 85 of the largest answers.
-const MAX_CALL_BYTES: u64 = 256 << 20;
-/// The least: the largest message that can be allowed has to fit.
-const MAX_CALL_BYTES_MIN: u64 = MAX_MESSAGE_BYTES_MAX;
-/// Largest `max_message_bytes`.
-const MAX_MESSAGE_BYTES_MAX: u64 = 64 << 20;
-/// Items of one `Session` that have no answer yet: more than a worker has leases, as a rule, and a thirtieth of `writer_queue`. Each
-/// costs some 200 bytes beside its request, and counts as a call.
-const MAX_SESSION_CALLS: u64 = 256;
-/// Most open streams: each holds a task and up to one page of what it watches (16 KiB).
-const MAX_WATCHES: u64 = 4096;
-/// Most held claims: one for each worker of a fleet as large as the connections allow.
-const MAX_WAITING: u64 = 10_000;
-/// Most changes that wait for the writer: a fifth of a second's work at full speed. What waits longer is better refused.
-const WRITER_QUEUE: u64 = 8192;
-/// Most changes in one transaction: a commit stays below about 10 ms, so the first in it does not wait for the last.
-const WRITER_BATCH: u64 = 1024;
 /// Most threads that serve connections, if nobody says how many: the writer keeps up with no more.
-const NETWORK_THREADS: u64 = 16;
-/// Most threads that serve connections.
-const NETWORK_THREADS_MAX: u64 = 64;
-/// Reading connections: as many as a small machine has cores; each has a page cache of its own.
-const READERS: u64 = 4;
-/// Most reading connections: beyond, they wait for the disk and only hold memory.
-const READERS_MAX: u64 = 64;
-/// Largest write-ahead log: large enough to seldom restart it, small enough to be read back in under a second.
-const MAX_WAL_BYTES: u64 = 64 << 20;
+const NETWORK_THREADS: usize = 16;
 
 /// Descriptors that are not for connections: the store's files (three for each of its connections, backups), standard
 /// streams, the runtime, the listener.
@@ -73,123 +20,88 @@ const DESCRIPTORS_PER_THREAD: u64 = 4;
 /// Descriptors of one reading connection: the database, its WAL and its shared memory.
 const DESCRIPTORS_PER_READER: u64 = 3;
 
-/// The daemon's bounds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Most connections at a time; for further ones, those close that have made no call.
-    pub max_connections: usize,
-    /// How long a new connection may take to send the HTTP/2 preface.
-    pub preface_timeout: Span,
-    /// How long a new connection may take until a call on it is let in.
-    pub auth_timeout: Span,
-    /// Most calls and streams at a time on one connection.
-    pub max_concurrent_streams: u32,
-    /// How often a connection is asked whether its peer is there.
-    pub keepalive_interval: Span,
-    /// How long the peer may take to answer that.
-    pub keepalive_timeout: Span,
-    /// Largest request message, in bytes.
-    pub max_message_bytes: usize,
-    /// How long a request may take to arrive.
-    pub request_timeout: Span,
-    /// How long a client may leave answers untaken.
-    pub answer_timeout: Span,
-    /// Most calls and streams at a time, on all connections.
-    pub max_calls: usize,
-    /// Most bytes of messages that are received, carried out or not taken yet.
-    pub max_call_bytes: usize,
-    /// Most open streams at a time.
-    pub max_watches: usize,
-    /// Most items of one `Session` that have no answer yet.
-    pub max_session_calls: usize,
-    /// Most held `ClaimNext` calls at a time.
-    pub max_waiting: usize,
-    /// Most changes that wait for the writer.
-    pub writer_queue: usize,
-    /// Most changes in one transaction.
-    pub writer_batch: usize,
-    /// Threads that serve connections.
-    pub network_threads: usize,
-    /// Connections to the store that read.
-    pub readers: usize,
-    /// Largest write-ahead log, in bytes.
-    pub max_wal_bytes: u64,
+/// A limit in the unit in which `GetServerInfo` shows it.
+trait BoundValue {
+    fn bound_value(self) -> i64;
+}
+
+impl BoundValue for Span {
+    fn bound_value(self) -> i64 {
+        self.micros()
+    }
+}
+
+macro_rules! number_as_bound_value {
+    ($($type:ty),*) => {$(
+        impl BoundValue for $type {
+            fn bound_value(self) -> i64 {
+                i64::try_from(self).unwrap_or(i64::MAX)
+            }
+        }
+    )*};
+}
+
+number_as_bound_value!(u32, u64, usize);
+
+/// Makes `Limits` of the settings' keys and the types of their values.
+macro_rules! limits {
+    ($($key:ident: $type:ty,)*) => {
+        /// The daemon's limits, a field for each setting of that name; what each means is said in `config/settings.rs`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub struct Limits {
+            $(#[allow(missing_docs, reason = "the setting says what it is")]
+            pub $key: $type,)*
+        }
+
+        impl Limits {
+            pub(super) fn read(settings: &EffectiveSettings) -> Self {
+                let mut limits = Limits { $($key: settings.get(stringify!($key)),)* };
+                limits.network_threads = network_threads(limits.network_threads);
+                limits
+            }
+
+            fn values(&self) -> impl Iterator<Item = (&'static str, i64)> {
+                [$((stringify!($key), self.$key.bound_value())),*].into_iter()
+            }
+        }
+    };
+}
+
+limits! {
+    max_connections: usize,
+    preface_timeout: Span,
+    auth_timeout: Span,
+    max_concurrent_streams: u32,
+    keepalive_interval: Span,
+    keepalive_timeout: Span,
+    max_message_bytes: usize,
+    request_timeout: Span,
+    answer_timeout: Span,
+    max_calls: usize,
+    max_call_bytes: usize,
+    max_watches: usize,
+    max_session_calls: usize,
+    max_waiting: usize,
+    writer_queue: usize,
+    writer_batch: usize,
+    readers: usize,
+    max_wal_bytes: u64,
+    network_threads: usize,
 }
 
 /// How many threads serve connections where so many were asked for; 0: one for each processor.
-fn network_threads(wanted: u64) -> usize {
-    let processors = || std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
-    (if wanted == 0 { processors().min(NETWORK_THREADS) } else { wanted }) as usize
+fn network_threads(wanted: usize) -> usize {
+    let processors = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    if wanted == 0 { processors().min(NETWORK_THREADS) } else { wanted }
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits {
-            max_connections: MAX_CONNECTIONS as usize,
-            preface_timeout: PREFACE_TIMEOUT,
-            auth_timeout: AUTH_TIMEOUT,
-            max_concurrent_streams: MAX_CONCURRENT_STREAMS as u32,
-            keepalive_interval: KEEPALIVE_INTERVAL,
-            keepalive_timeout: KEEPALIVE_TIMEOUT,
-            max_message_bytes: MAX_MESSAGE_BYTES as usize,
-            request_timeout: REQUEST_TIMEOUT,
-            answer_timeout: ANSWER_TIMEOUT,
-            max_calls: MAX_CALLS as usize,
-            max_call_bytes: MAX_CALL_BYTES as usize,
-            max_watches: MAX_WATCHES as usize,
-            max_session_calls: MAX_SESSION_CALLS as usize,
-            max_waiting: MAX_WAITING as usize,
-            writer_queue: WRITER_QUEUE as usize,
-            writer_batch: WRITER_BATCH as usize,
-            network_threads: network_threads(0),
-            readers: READERS as usize,
-            max_wal_bytes: MAX_WAL_BYTES,
-        }
+        Self::read(&EffectiveSettings::defaults())
     }
 }
 
 impl Limits {
-    pub(super) fn read(sources: &Sources<'_>) -> Result<Self, ConfigError> {
-        let count = |key, default, most| {
-            sources.read(key, default, value::count(1, most), setting::count).map(|count| count as usize)
-        };
-        let span = |key, default, least, most| {
-            sources.read(key, default, value::span(Span::from_millis(least), Span::from_secs(most)), setting::span)
-        };
-        let size = |key, default, least, most| sources.read(key, default, value::size(least, most), setting::size);
-        Ok(Limits {
-            max_connections: count("max_connections", MAX_CONNECTIONS, 1_000_000)?,
-            preface_timeout: span("preface_timeout", PREFACE_TIMEOUT, 100, 60)?,
-            auth_timeout: span("auth_timeout", AUTH_TIMEOUT, 1000, 3600)?,
-            max_concurrent_streams: count("max_concurrent_streams", MAX_CONCURRENT_STREAMS, 100_000)? as u32,
-            keepalive_interval: span("keepalive_interval", KEEPALIVE_INTERVAL, 1000, 3600)?,
-            keepalive_timeout: span("keepalive_timeout", KEEPALIVE_TIMEOUT, 1000, 600)?,
-            max_message_bytes: size(
-                "max_message_bytes",
-                MAX_MESSAGE_BYTES,
-                MAX_MESSAGE_BYTES_MIN,
-                MAX_MESSAGE_BYTES_MAX,
-            )? as usize,
-            request_timeout: span("request_timeout", REQUEST_TIMEOUT, 100, 600)?,
-            answer_timeout: span("answer_timeout", ANSWER_TIMEOUT, 1000, 3600)?,
-            max_calls: count("max_calls", MAX_CALLS, 10_000_000)?,
-            max_call_bytes: size("max_call_bytes", MAX_CALL_BYTES, MAX_CALL_BYTES_MIN, 1 << 40)? as usize,
-            max_watches: count("max_watches", MAX_WATCHES, 1_000_000)?,
-            max_session_calls: count("max_session_calls", MAX_SESSION_CALLS, 100_000)?,
-            max_waiting: count("max_waiting", MAX_WAITING, 1_000_000)?,
-            writer_queue: count("writer_queue", WRITER_QUEUE, 1_000_000)?,
-            writer_batch: count("writer_batch", WRITER_BATCH, 100_000)?,
-            network_threads: network_threads(sources.read(
-                "network_threads",
-                0,
-                value::count(0, NETWORK_THREADS_MAX),
-                setting::count,
-            )?),
-            readers: count("readers", READERS, READERS_MAX)?,
-            max_wal_bytes: size("max_wal_bytes", MAX_WAL_BYTES, 1 << 20, 1 << 40)?,
-        })
-    }
-
     /// Lowers `max_connections` to what a limit on open files leaves for it. Returns what to warn of.
     pub fn fit_to_descriptors(&mut self, open_files: u64) -> Option<String> {
         let for_threads = DESCRIPTORS_PER_THREAD * self.network_threads as u64;
@@ -209,34 +121,8 @@ impl Limits {
         ))
     }
 
-    pub(super) fn bounds(&self) -> Vec<Bound> {
-        let count = |name, value: usize, meaning| Bound { name, value: value as i64, unit: "count", meaning };
-        let bytes = |name, value: u64, meaning| Bound { name, value: value as i64, unit: "bytes", meaning };
-        vec![
-            count("max_connections", self.max_connections, "most connections; further ones wait to be accepted"),
-            span_bound("preface_timeout", self.preface_timeout, "time for a new connection's HTTP/2 preface"),
-            span_bound("auth_timeout", self.auth_timeout, "time until a first call on a new connection is let in"),
-            count("max_concurrent_streams", self.max_concurrent_streams as usize, "most calls on one connection"),
-            span_bound("keepalive_interval", self.keepalive_interval, "time between probes of a connection"),
-            span_bound("keepalive_timeout", self.keepalive_timeout, "time for a peer's answer to a probe"),
-            bytes("max_message_bytes", self.max_message_bytes as u64, "largest request message"),
-            span_bound("request_timeout", self.request_timeout, "time for a request to arrive"),
-            span_bound("answer_timeout", self.answer_timeout, "time for a client to take an answer"),
-            count("max_calls", self.max_calls, "most calls on all connections"),
-            bytes("max_call_bytes", self.max_call_bytes as u64, "most bytes of requests and answers on their way"),
-            count("max_watches", self.max_watches, "most open streams"),
-            count("max_session_calls", self.max_session_calls, "most items of a Session that have no answer yet"),
-            count("max_waiting", self.max_waiting, "most held ClaimNext calls"),
-            count("writer_queue", self.writer_queue, "most changes that wait for the writer"),
-            count("writer_batch", self.writer_batch, "most changes in one transaction"),
-            count("network_threads", self.network_threads, "threads that serve connections"),
-            count("readers", self.readers, "connections to the store that read"),
-            bytes("max_wal_bytes", self.max_wal_bytes, "largest write-ahead log"),
-        ]
+    /// The values in effect, as `GetServerInfo` shows them.
+    pub(super) fn bounds(&self) -> impl Iterator<Item = Bound> {
+        self.values().filter_map(|(key, value)| Some(settings::find(key)?.bound(value)))
     }
-}
-
-/// A length as `GetServerInfo` shows it.
-pub(super) fn span_bound(name: &'static str, value: Span, meaning: &'static str) -> Bound {
-    Bound { name, value: value.micros(), unit: "microseconds", meaning }
 }

@@ -2,14 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::sources::EffectiveSettings;
 use crate::domain::{saga::State, time::Span};
-
-use super::{ConfigError, setting, source::Sources, value};
-
-/// Shortest age: below it a saga is gone before anybody has looked.
-pub const AGE_MIN: Span = Span::from_secs(1);
-/// Longest age, ten years: beyond it, "forever" is meant.
-pub const AGE_MAX: Span = Span::from_secs(315_576_000);
 
 /// What is kept for how long. By default everything, for ever.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,15 +21,14 @@ pub struct Retention {
 }
 
 impl Retention {
-    pub(super) fn read(sources: &Sources<'_>) -> Result<Self, ConfigError> {
-        let age = |key| sources.read(key, None, value::age(AGE_MIN, AGE_MAX), setting::age);
-        Ok(Retention {
-            completed: age("retain_completed")?,
-            failed: age("retain_failed")?,
-            compensated: age("retain_compensated")?,
-            quarantined: age("retain_quarantined")?,
-            export: sources.read("retention_export", None, value::file, setting::file)?,
-        })
+    pub(super) fn read(settings: &EffectiveSettings) -> Self {
+        Retention {
+            completed: settings.get("retain_completed"),
+            failed: settings.get("retain_failed"),
+            compensated: settings.get("retain_compensated"),
+            quarantined: settings.get("retain_quarantined"),
+            export: settings.get("retention_export"),
+        }
     }
 
     /// The states that are not kept for ever, each with its age.

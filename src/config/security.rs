@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{ConfigError, setting, source::Sources, value};
+use super::{ConfigError, sources::EffectiveSettings};
 
 /// Who may connect and call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,27 +35,28 @@ impl Default for Security {
 }
 
 impl Security {
-    pub(super) fn read(sources: &Sources<'_>) -> Result<Self, ConfigError> {
-        let file = |key| sources.read(key, None, value::file, setting::file);
-        let (cert, key, client_ca) = (file("tls_cert")?, file("tls_key")?, file("tls_client_ca")?);
-        let client_crl = file("tls_client_crl")?;
-        let needs = |given: &str, missing| match sources.origin(given) {
-            Some(origin) => Err(ConfigError::Incomplete { origin, missing }),
-            None => Ok(None::<TlsFiles>),
+    /// Reads the files' names. Adds an error for each that makes no sense without another.
+    pub(super) fn read(settings: &EffectiveSettings, errors: &mut Vec<ConfigError>) -> Self {
+        let file = |key| settings.get::<Option<PathBuf>>(key);
+        let (cert, key) = (file("tls_cert"), file("tls_key"));
+        let (client_ca, client_crl) = (file("tls_client_ca"), file("tls_client_crl"));
+        let mut needs = |given: &str, missing| {
+            if let Some(origin) = settings.origin(given) {
+                errors.push(ConfigError::Incomplete { origin, missing });
+            }
+            None
         };
         if client_ca.is_none() && client_crl.is_some() {
-            needs("tls_client_crl", "tls_client_ca")?;
+            needs("tls_client_crl", "tls_client_ca");
         }
         let tls = match (cert, key, client_ca) {
             (Some(cert), Some(key), client_ca) => Some(TlsFiles { cert, key, client_ca, client_crl }),
-            (Some(_), None, _) => needs("tls_cert", "tls_key")?,
-            (None, Some(_), _) => needs("tls_key", "tls_cert")?,
-            (None, None, Some(_)) => needs("tls_client_ca", "tls_cert")?,
+            (Some(_), None, _) => needs("tls_cert", "tls_key"),
+            (None, Some(_), _) => needs("tls_key", "tls_cert"),
+            (None, None, Some(_)) => needs("tls_client_ca", "tls_cert"),
             (None, None, None) => None,
         };
-        let principals = file("principals")?;
-        let reflection = sources.read("reflection", true, value::flag, setting::flag)?;
-        Ok(Security { tls, principals, reflection })
+        Security { tls, principals: file("principals"), reflection: settings.get("reflection") }
     }
 
     /// What other machines should not reach the port without, and what follows from that.

@@ -1,155 +1,201 @@
-//! A setting as it is in effect, for people who ask: its value in the syntax of the file, and who said it.
+//! What a setting is. All of them are declared in [`super::settings`]; the flags, the variables, the keys of the file,
+//! `sagad config`, `deploy/sagad.toml`, `docs/limits.md` and `GetServerInfo` follow from the declarations.
 
-use std::{fmt, path::PathBuf};
+use super::{
+    listen,
+    value::{self, Parsed, SettingValue, Value},
+};
+use crate::domain::{bounds::Bound, time::Span};
 
-use super::{LogFormat, Origin, value::SIZE_UNITS};
-use crate::domain::time::Span;
-
-/// Keys whose values are shown to nobody. There are none yet: what is a secret is put here along with its key.
-pub(super) const SECRETS: &[&str] = &[];
-
-/// What is shown in place of a secret. It is no value that a file takes.
-pub(super) const HIDDEN: &str = "(secret)";
-
-/// A setting in effect.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The declaration of a setting.
+#[derive(Clone, Copy, Debug)]
 pub struct Setting {
-    /// Its key in the file.
+    /// The key of the file. The variable is `SAGAD_` and the key in capitals, the flag the key with dashes.
     pub key: &'static str,
-    /// Its value; nothing where that is a secret.
-    pub value: Option<SettingValue>,
-    /// Who said it; nobody: it is the default.
-    pub origin: Option<Origin>,
+    /// What values it takes.
+    pub kind: Kind,
+    /// The default, written as on the command line.
+    pub default: &'static str,
+    /// One line, for `--help` and `GetServerInfo`.
+    pub help: &'static str,
+    /// A paragraph for the configuration file: what it does, and why the default is what it is.
+    pub about: &'static str,
+    /// What happens when the bound is reached, in Markdown, for `docs/limits.md`. Empty: nothing that needs saying.
+    pub at_bound: &'static str,
 }
 
-/// The value of a setting. Its `Display` is TOML, which a file takes as it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SettingValue {
-    /// A string: lengths of time, sizes, addresses, paths, words.
-    Text(String),
+/// The kind of a setting's values. Bounds are included.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    /// Where to listen: an address or a name with a port, or a socket.
+    Listen,
+    /// A directory that has to be given.
+    Directory,
+    /// A file or a directory; the empty text is none.
+    Path {
+        /// What the help calls it: `FILE` or `DIR`.
+        placeholder: &'static str,
+    },
+    /// `true` or `false`.
+    Flag,
+    /// `text` or `json`.
+    LogFormat,
+    /// A filter for log lines.
+    LogFilter,
+    /// An IP address with a port; the empty text is none.
+    Address,
+    /// The address of a gRPC server; the empty text is none.
+    Url,
+    /// A share of a whole, 0 to 1.
+    Share,
+    /// A length of time.
+    Length {
+        /// The shortest.
+        least: Span,
+        /// The longest.
+        most: Span,
+    },
+    /// A length of time, or `forever`.
+    Age {
+        /// The shortest.
+        least: Span,
+        /// The longest.
+        most: Span,
+    },
     /// A whole number.
-    Count(u64),
-    /// Yes or no.
-    Flag(bool),
+    Count {
+        /// The lowest.
+        least: u64,
+        /// The highest.
+        most: u64,
+    },
+    /// A number of bytes.
+    Size {
+        /// The smallest.
+        least: u64,
+        /// The largest.
+        most: u64,
+    },
 }
 
 impl Setting {
-    /// The value as the file takes it, or that it is a secret.
-    pub fn shown(&self) -> String {
-        self.value.as_ref().map_or_else(|| HIDDEN.to_owned(), ToString::to_string)
+    pub(super) const fn new(key: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Self {
+        Setting { key, kind, default, help, about: "", at_bound: "" }
+    }
+
+    pub(super) const fn about(self, about: &'static str) -> Self {
+        Setting { about, ..self }
+    }
+
+    pub(super) const fn at_bound(self, at_bound: &'static str) -> Self {
+        Setting { at_bound, ..self }
+    }
+
+    /// Its flag, with the dashes.
+    pub fn flag(&self) -> String {
+        format!("--{}", self.key.replace('_', "-"))
+    }
+
+    /// Its environment variable.
+    pub fn variable(&self) -> String {
+        variable(self.key)
+    }
+
+    /// The default as a value.
+    pub(super) fn default_value(&self) -> Value {
+        self.kind.parse(self.default).expect("each default is a value of its kind: a test parses them all")
+    }
+
+    /// The help with the range and the default.
+    pub fn help_with_default(&self) -> String {
+        let range = self.kind.range().map(|(least, most)| format!(", {least} to {most}")).unwrap_or_default();
+        let default = if self.default.is_empty() { "none" } else { self.default };
+        format!("{}{range} [default: {default}]", self.help)
+    }
+
+    /// The bound as `GetServerInfo` shows it, with the value in effect: bytes, a count or microseconds.
+    pub(super) fn bound(&self, value: i64) -> Bound {
+        let unit = match self.kind {
+            Kind::Length { .. } | Kind::Age { .. } => "microseconds",
+            Kind::Size { .. } => "bytes",
+            Kind::Count { .. }
+            | Kind::Listen
+            | Kind::Directory
+            | Kind::Path { .. }
+            | Kind::Flag
+            | Kind::LogFormat
+            | Kind::LogFilter
+            | Kind::Address
+            | Kind::Url
+            | Kind::Share => "count",
+        };
+        Bound { name: self.key, value, unit, meaning: self.help }
     }
 }
 
-impl fmt::Display for SettingValue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// The variable of a key, also of `config`, which is no setting.
+pub(super) fn variable(key: &str) -> String {
+    format!("SAGAD_{}", key.to_uppercase())
+}
+
+impl Kind {
+    /// Parses what a flag, a variable or the file says. The error continues a sentence that begins with the text.
+    pub(super) fn parse(&self, text: &str) -> Parsed<Value> {
+        match *self {
+            Kind::Listen => listen::parse(text).map(Value::Listen),
+            Kind::Directory => value::directory(text).map(Value::Directory),
+            Kind::Path { .. } => Ok(Value::Path(Some(text).filter(|text| !text.is_empty()).map(Into::into))),
+            Kind::Flag => value::flag(text).map(Value::Flag),
+            Kind::LogFormat => value::log_format(text).map(Value::LogFormat),
+            Kind::LogFilter => value::log_filter(text).map(Value::LogFilter),
+            Kind::Address => value::address_or_none(text).map(Value::Address),
+            Kind::Url => value::url_or_none(text).map(Value::Url),
+            Kind::Share => value::share(text).map(Value::Share),
+            Kind::Length { least, most } => value::span(text, least, most).map(Value::Length),
+            Kind::Age { least, most } => value::age(text, least, most).map(Value::Age),
+            Kind::Count { least, most } => value::count(text, least, most).map(Value::Count),
+            Kind::Size { least, most } => value::size(text, least, most).map(Value::Size),
+        }
+    }
+
+    /// What stands for a value in the help.
+    pub(super) fn placeholder(&self) -> &'static str {
         match self {
-            SettingValue::Text(value) => quoted(value, f),
-            SettingValue::Count(value) => write!(f, "{value}"),
-            SettingValue::Flag(value) => write!(f, "{value}"),
-        }
-    }
-}
-
-/// A basic string on one line, whatever is in it, and with nothing in it that could move a cursor.
-fn quoted(text: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    f.write_str("\"")?;
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => write!(f, "\\{c}")?,
-            c if c.is_control() => write!(f, "\\u{:04X}", u32::from(c))?,
-            c => write!(f, "{c}")?,
-        }
-    }
-    f.write_str("\"")
-}
-
-/// What reads as its own text.
-pub(super) fn text(value: &impl ToString) -> SettingValue {
-    SettingValue::Text(value.to_string())
-}
-
-/// A file, or none.
-pub(super) fn file(value: &Option<PathBuf>) -> SettingValue {
-    SettingValue::Text(value.as_ref().map(|file| file.display().to_string()).unwrap_or_default())
-}
-
-/// What reads as its own text, or as an empty one where it is absent.
-pub(super) fn optional<T: ToString>(value: &Option<T>) -> SettingValue {
-    SettingValue::Text(value.as_ref().map(ToString::to_string).unwrap_or_default())
-}
-
-/// `text` or `json`.
-pub(super) fn log_format(value: &LogFormat) -> SettingValue {
-    let word = match value {
-        LogFormat::Text => "text",
-        LogFormat::Json => "json",
-    };
-    SettingValue::Text(word.to_owned())
-}
-
-/// Yes or no.
-pub(super) fn flag(value: &bool) -> SettingValue {
-    SettingValue::Flag(*value)
-}
-
-/// A count.
-pub(super) fn count(value: &u64) -> SettingValue {
-    SettingValue::Count(*value)
-}
-
-/// A length in as many units as it takes: `1h30m`.
-pub(super) fn span(value: &Span) -> SettingValue {
-    SettingValue::Text(humantime::format_duration(value.to_std()).to_string().replace(' ', ""))
-}
-
-/// A length, or `forever`.
-pub(super) fn age(value: &Option<Span>) -> SettingValue {
-    value.as_ref().map_or_else(|| SettingValue::Text("forever".to_owned()), span)
-}
-
-/// A size in the largest unit that it is a multiple of.
-pub(super) fn size(value: &u64) -> SettingValue {
-    let unit = SIZE_UNITS.iter().rev().find(|(_, unit)| *value > 0 && value.is_multiple_of(*unit));
-    unit.map_or(SettingValue::Count(*value), |(name, unit)| SettingValue::Text(format!("{}{name}", value / unit)))
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::{super::value, *};
-
-    /// What a file would make of a value: the text that a parser gets.
-    fn said(value: &SettingValue) -> String {
-        let table: toml::Table = format!("key = {value}").parse().unwrap();
-        match &table["key"] {
-            toml::Value::String(text) => text.clone(),
-            other => other.to_string(),
+            Kind::Listen | Kind::Address => "ADDRESS",
+            Kind::Directory => "DIR",
+            Kind::Path { placeholder } => placeholder,
+            Kind::Flag => "true|false",
+            Kind::LogFormat => "text|json",
+            Kind::LogFilter => "FILTER",
+            Kind::Url => "URL",
+            Kind::Share => "SHARE",
+            Kind::Length { .. } | Kind::Age { .. } => "DURATION",
+            Kind::Count { .. } => "COUNT",
+            Kind::Size { .. } => "SIZE",
         }
     }
 
-    proptest! {
-        #[test]
-        fn what_is_shown_is_read_back(micros in 0..3_600_000_000_i64, bytes in 1..u64::MAX >> 1, words in ".*") {
-            let length = Span::from_micros(micros).unwrap();
-            prop_assert_eq!(value::span(Span::ZERO, length)(&said(&span(&length))), Ok(length));
-            for bytes in [bytes, bytes >> 20 << 20, bytes >> 30 << 30, 1023, 1 << 10] {
-                prop_assert_eq!(value::size(0, u64::MAX)(&said(&size(&bytes))), Ok(bytes));
-            }
-            prop_assert_eq!(said(&text(&words)), words);
-        }
-    }
-
-    #[test]
-    fn values_are_shown_as_people_write_them() {
-        assert_eq!(span(&Span::from_secs(5400)).to_string(), "\"1h30m\"");
-        assert_eq!(span(&Span::ZERO).to_string(), "\"0s\"");
-        assert_eq!(size(&(64 << 20)).to_string(), "\"64MiB\"");
-        assert_eq!(size(&1_000_000).to_string(), "1000000");
-        assert_eq!(text(&"a\"b\\\n\u{9b}").to_string(), "\"a\\\"b\\\\\\u000A\\u009B\"");
-        assert_eq!(
-            (log_format(&LogFormat::Json).to_string(), flag(&true).to_string()),
-            ("\"json\"".into(), "true".into())
-        );
+    /// The least and the most, as people write them.
+    pub fn range(&self) -> Option<(String, String)> {
+        let text = |value: Value| match value.shown() {
+            SettingValue::Text(text) => text,
+            SettingValue::Count(count) => count.to_string(),
+            SettingValue::Flag(flag) => flag.to_string(),
+        };
+        let (least, most) = match *self {
+            Kind::Length { least, most } | Kind::Age { least, most } => (Value::Length(least), Value::Length(most)),
+            Kind::Count { least, most } => (Value::Count(least), Value::Count(most)),
+            Kind::Size { least, most } => (Value::Size(least), Value::Size(most)),
+            Kind::Listen
+            | Kind::Directory
+            | Kind::Path { .. }
+            | Kind::Flag
+            | Kind::LogFormat
+            | Kind::LogFilter
+            | Kind::Address
+            | Kind::Url
+            | Kind::Share => return None,
+        };
+        Some((text(least), text(most)))
     }
 }

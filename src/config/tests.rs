@@ -1,12 +1,12 @@
 //! Precedence, and every way to be wrong.
 
-mod deploy;
+mod documents;
 
 use std::{collections::HashMap, ffi::OsString, io::Write, os::unix::ffi::OsStringExt};
 
 use clap::{Args, Command, FromArgMatches};
 
-use super::{args::KEYS, *};
+use super::*;
 
 fn args(line: &[&str]) -> ServeArgs {
     let command = ServeArgs::augment_args(Command::new("serve").no_binary_name(true));
@@ -35,12 +35,12 @@ fn nothing_said_gives_the_defaults() {
         ops_listen: None,
         otlp_endpoint: None,
         trace_sample: 0.01,
-        listen: Listen::Address(LISTEN.parse().unwrap()),
-        data: DATA.into(),
-        restart_grace: RESTART_GRACE,
-        drain_grace: DRAIN_GRACE,
+        listen: Listen::Address("127.0.0.1:7420".parse().unwrap()),
+        data: "./sagad-data".into(),
+        restart_grace: Span::from_secs(10),
+        drain_grace: Span::from_secs(10),
         log_format: LogFormat::Text,
-        log: LOG.to_owned(),
+        log: "info".to_owned(),
         insecure: false,
         security: Security::default(),
         retention: Retention::default(),
@@ -64,16 +64,17 @@ fn a_flag_wins_over_a_variable_and_that_over_the_file() {
 
 #[test]
 fn every_key_can_be_said_in_all_three_ways() {
-    for key in KEYS {
+    for setting in settings::all() {
+        let key = setting.key;
         // A pair: see below.
         if key.starts_with("tls_") {
             continue;
         }
         let (value, default) = match key {
-            "listen" => ("[::1]:7", LISTEN),
-            "data" => ("/d", DATA),
+            "listen" => ("[::1]:7", "127.0.0.1:7420"),
+            "data" => ("/d", "./sagad-data"),
             "log_format" => ("json", "text"),
-            "log" => ("debug", LOG),
+            "log" => ("debug", "info"),
             "insecure" => ("true", "false"),
             "reflection" => ("false", "true"),
             "principals" => ("/p", ""),
@@ -90,8 +91,8 @@ fn every_key_can_be_said_in_all_three_ways() {
             _ => ("17", "16"),
         };
         let base = merge(&[], &[], None).unwrap();
-        let flag = format!("--{}={value}", key.replace('_', "-"));
-        let variable = format!("SAGAD_{}", key.to_uppercase());
+        let flag = format!("{}={value}", setting.flag());
+        let variable = setting.variable();
         let by_flag = merge(&[&flag], &[(&variable, default)], None).unwrap();
         let by_variable = merge(&[], &[(&variable, value)], Some(&format!("{key} = {default:?}"))).unwrap();
         let by_file = merge(&[], &[], Some(&format!("{key} = {value:?}"))).unwrap();
@@ -208,39 +209,53 @@ fn connections_stay_below_the_limit_on_open_files() {
 }
 
 #[test]
-fn each_bound_is_shown() {
-    let names: Vec<_> = merge(&[], &[], None).unwrap().bounds().iter().map(|bound| bound.name).collect();
-    let expected = KEYS.iter().filter(|key| **key == "drain_grace" || told_defaults().contains_key(**key));
-    assert!(names.iter().eq(expected), "{names:?}");
-}
-
-/// What the help says is the default of a limit, by key.
-fn told_defaults() -> HashMap<String, String> {
-    let command = ServeArgs::augment_args(Command::new("serve"));
-    let limits = command.get_arguments().filter(|arg| arg.get_help_heading() == Some("Limits"));
-    let told = limits.map(|arg| {
-        let help = arg.get_help().unwrap().to_string();
-        let default = help.split_once("[default: ").and_then(|(_, rest)| rest.strip_suffix(']')).expect("a default");
-        (arg.get_id().to_string(), default.to_owned())
-    });
-    told.collect()
-}
-
-#[test]
-fn the_help_tells_the_defaults() {
-    let base = merge(&[], &[], None).unwrap();
-    for (key, default) in told_defaults() {
-        let flag = format!("--{}={default}", key.replace('_', "-"));
-        assert_eq!(merge(&[&flag], &[], None).unwrap(), base, "{flag}");
+fn each_limit_is_shown_with_its_unit() {
+    let bounds =
+        merge(&["--drain-grace", "9s", "--max-wal-bytes", "2MiB", "--readers", "3"], &[], None).unwrap().bounds();
+    let names: Vec<_> = bounds.iter().map(|bound| bound.name).collect();
+    let limits: Vec<_> = ["drain_grace"].into_iter().chain(settings::limits().map(|setting| setting.key)).collect();
+    assert_eq!(names, limits);
+    for (name, value, unit) in
+        [("drain_grace", 9_000_000, "microseconds"), ("max_wal_bytes", 2 << 20, "bytes"), ("readers", 3, "count")]
+    {
+        let bound = bounds.iter().find(|bound| bound.name == name).unwrap();
+        assert_eq!((bound.value, bound.unit), (value, unit));
+        assert!(!bound.meaning.is_empty());
     }
 }
 
 #[test]
-fn the_table_of_limits_is_whole() {
-    let rows = include_str!("../../docs/limits.md").lines().filter(|line| line.starts_with("| `"));
-    let rows = rows.map(|row| {
-        let cells: Vec<_> = row.split('|').map(str::trim).collect();
-        (cells[1].trim_matches('`').to_owned(), cells[2].to_owned())
-    });
-    assert_eq!(rows.collect::<HashMap<_, _>>(), told_defaults());
+fn each_default_is_within_its_range_and_the_range_is_held() {
+    for setting in settings::all() {
+        setting.default_value();
+        let takes = |value: &str| merge(&[&format!("{}={value}", setting.flag())], &[], None).is_ok();
+        let Some((least, most)) = setting.kind.range() else { continue };
+        assert!(takes(&least) && takes(&most), "{}: from {least} to {most}", setting.key);
+        let (low, high, unit) = match setting.kind {
+            Kind::Length { least, most } | Kind::Age { least, most } => {
+                (least.micros() as u64, most.micros() as u64, "us")
+            }
+            Kind::Count { least, most } | Kind::Size { least, most } => (least, most, ""),
+            other => panic!("{other:?} has a range"),
+        };
+        assert!(!takes(&format!("{}{unit}", high + 1)), "{} may be more than {most}", setting.key);
+        if let Some(less) = low.checked_sub(1) {
+            assert!(!takes(&format!("{less}{unit}")), "{} may be less than {least}", setting.key);
+        }
+    }
+}
+
+#[test]
+fn the_help_shows_the_default_and_the_range() {
+    let command = ServeArgs::augment_args(Command::new("serve"));
+    let help = |key: &str| {
+        let flag = command.get_arguments().find(|arg| arg.get_id() == key).unwrap();
+        (flag.get_help().unwrap().to_string(), flag.get_help_heading())
+    };
+    assert_eq!(command.get_arguments().count(), settings::all().count() + 1, "a flag for each, and --config");
+    let (text, heading) = help("readers");
+    assert_eq!((text.as_str(), heading), ("Connections to the store that read, 1 to 64 [default: 4]", Some("Limits")));
+    assert!(help("restart_grace").0.ends_with(", 0s to 1h [default: 10s]"));
+    assert!(help("tls_key").0.ends_with(" [default: none]") && help("tls_key").1 == Some("Security"));
+    assert!(help("retain_failed").0.ends_with(", 1s to 10years [default: forever]"));
 }

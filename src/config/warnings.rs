@@ -1,6 +1,6 @@
 //! What is valid and yet hardly meant, for whoever asks before the daemon starts.
 
-use super::{Config, Explained, Setting, args::KEYS};
+use super::{Config, Explained, Value, setting::variable, settings};
 use crate::domain::bounds::ANSWER_KEPT;
 
 /// Letters that may be wrong in a variable's name, where the key is long enough to be told from other words.
@@ -54,15 +54,10 @@ impl Explained {
 
     /// A bound that somebody set above the one on all calls, which count in both.
     fn beyond(&self, key: &str) -> Option<String> {
-        let limits = &self.config.limits;
-        let value = match key {
-            "max_concurrent_streams" => limits.max_concurrent_streams as usize,
-            "max_watches" => limits.max_watches,
-            _ => limits.max_waiting,
-        };
-        let origin = self.setting(key)?.origin.as_ref()?;
-        let most = limits.max_calls;
-        (value > most).then(|| format!("{origin}: {value} is never reached, because max_calls is {most}"))
+        let one = self.settings.find(key)?;
+        let (origin, Value::Count(value)) = (one.origin.as_ref()?, &one.value) else { return None };
+        let most = self.config.limits.max_calls;
+        (*value > most as u64).then(|| format!("{origin}: {value} is never reached, because max_calls is {most}"))
     }
 
     /// An age at which sagas go while answers that name them are kept still.
@@ -75,10 +70,6 @@ impl Explained {
                  will not find the saga"
             )
         })
-    }
-
-    fn setting(&self, key: &str) -> Option<&Setting> {
-        self.settings.iter().find(|setting| setting.key == key)
     }
 }
 
@@ -99,8 +90,8 @@ impl Config {
 /// unknown: workers have some of their own, and so have service managers.
 fn misspelt(name: &str) -> Option<String> {
     let key = name.to_lowercase().strip_prefix("sagad_")?.to_owned();
-    let known = |wanted: &str| name == format!("SAGAD_{}", wanted.to_uppercase());
-    let mut keys = KEYS.iter().copied().chain(["config"]);
+    let known = |wanted: &str| name == variable(wanted);
+    let mut keys = settings::all().map(|setting| setting.key).chain(["config"]);
     if keys.clone().any(known) {
         return None;
     }
@@ -108,8 +99,8 @@ fn misspelt(name: &str) -> Option<String> {
         let slips = if wanted.len() < SHORT { 1 } else { SLIPS };
         strsim::osa_distance(&key, wanted) <= slips
     };
-    let meant = keys.find(near)?.to_uppercase();
-    Some(format!("the variable {} means nothing to sagad; is SAGAD_{meant} meant?", name.escape_debug()))
+    let meant = variable(keys.find(near)?);
+    Some(format!("the variable {} means nothing to sagad; is {meant} meant?", name.escape_debug()))
 }
 
 #[cfg(test)]
@@ -134,7 +125,7 @@ mod tests {
         let others = "SERVER TOKEN OWNER ACTOR TASK_ID SAGA_ID QUEUE ATTEMPT ISSUE BRANCH WORKTREE PAYLOAD_FILE KIND \
                       TARGET REASON POSITION MUTANT SEEDS CI_TOOLS PORT SERVICE_HOST SERVICE_PORT PORT_7420_TCP";
         let others = others.split_whitespace().map(|name| format!("SAGAD_{name}"));
-        let ours = KEYS.iter().map(|key| format!("SAGAD_{}", key.to_uppercase()));
+        let ours = settings::all().map(super::super::Setting::variable);
         for name in others.chain(ours).chain(["SAGAD_CONFIG", "PATH", "SAGAD_", "LISTEN"].map(str::to_owned)) {
             assert_eq!(misspelt(&name), None);
         }

@@ -206,6 +206,16 @@ fn the_deployed_file_says_the_defaults() {
 }
 
 #[test]
+fn a_file_with_all_defaults_can_be_had_from_the_program() {
+    let deployed = include_str!("../../deploy/sagad.toml");
+    // Neither a broken variable nor a missing file matters to it.
+    assert_eq!(ok("config defaults", &[("SAGAD_READERS", "0"), ("SAGAD_CONFIG", "/nowhere")]), deployed);
+    let json: Value = serde_json::from_str(&ok("config defaults -o json", &[])).unwrap();
+    assert_eq!(json, json!({ "text": deployed }));
+    assert!(ok("config defaults --help", &[]).contains("  sagad config defaults > sagad.toml"));
+}
+
+#[test]
 fn what_is_hardly_meant_is_told_on_stderr() {
     let variables = [("SAGAD_RESTART_GRCE", "5s"), ("SAGAD_TOKEN", "7")];
     let ran = run("config check --insecure --max-calls 10 --max-watches 11", &variables);

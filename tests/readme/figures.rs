@@ -3,6 +3,8 @@
 
 use std::{collections::HashMap, fs, path::Path};
 
+use sagad::config::Limits;
+
 /// What is measured rather than decided, each for one of something: `docs/reliability.md` says how.
 const CONNECTION_KIB: u64 = 17;
 const CALL_KIB: u64 = 18;
@@ -64,7 +66,6 @@ fn phrases() -> Vec<String> {
         streams_open,
         waiters,
         places,
-        limits,
         front,
         ledger,
         request,
@@ -83,7 +84,6 @@ fn phrases() -> Vec<String> {
         "src/grpc/streams.rs",
         "src/coordinator/waiters.rs",
         "src/listen/places.rs",
-        "src/config/limits.rs",
         "src/serve/front.rs",
         "src/serve/calls/ledger.rs",
         "src/serve/calls/request.rs",
@@ -100,9 +100,11 @@ fn phrases() -> Vec<String> {
         "tests/soak/main.rs",
     ]
     .map(constants);
-    let (connections, calls) = (limits["MAX_CONNECTIONS"], limits["MAX_CALLS"]);
-    let (watches, readers, streams) = (limits["MAX_WATCHES"], limits["READERS"], limits["MAX_CONCURRENT_STREAMS"]);
-    let (queue, changes) = (limits["WRITER_QUEUE"], memory["CHANGES_BYTES"]);
+    let limits = Limits::default();
+    let (connections, calls) = (limits.max_connections as u64, limits.max_calls as u64);
+    let (watches, readers) = (limits.max_watches as u64, limits.readers as u64);
+    let (streams, queue) = (u64::from(limits.max_concurrent_streams), limits.writer_queue as u64);
+    let changes = memory["CHANGES_BYTES"];
     let names = 2 * bounds["ID_BYTES"] + bounds["QUEUE_BYTES"] + bounds["ACTOR_BYTES"];
     let labels = bounds["LABELS"] * (bounds["LABEL_KEY_BYTES"] + bounds["LABEL_VALUE_BYTES"]);
     let event = labels + bounds["TEXT_BYTES"] + names;
@@ -119,9 +121,9 @@ fn phrases() -> Vec<String> {
         format!("the newest {} addresses", thousands(places["KNOWN_ADDRESSES"])),
         // What belongs to one network.
         "of IPv6 the first 64 bits count".into(),
-        format!("at most {}", limits["NETWORK_THREADS"]),
+        format!("at most {}", constants("src/config/limits.rs")["NETWORK_THREADS"]),
         format!("each looks through {} rows at most", thousands(reader["ROWS_PER_SNAPSHOT"])),
-        format!("and {} of them", mib(changes)),
+        format!("when those that wait hold {}", mib(changes)),
         format!("if it is older than {} ms", ledger["TICK"]),
         format!("connections that have more than {} calls open", ledger["FAIR_CALLS"]),
         format!("The first {} of a request are never refused", kib(ledger["SMALL_BYTES"])),
@@ -144,7 +146,7 @@ fn phrases() -> Vec<String> {
         format!("x {CALL_KIB} KiB = {}, with the largest headers", mib((calls * CALL_KIB) << 10)),
         format!(
             "= {}, and up to {} for each call: {};",
-            mib(limits["MAX_CALL_BYTES"]),
+            mib(limits.max_call_bytes as u64),
             kib(ledger["SMALL_BYTES"]),
             mib(calls * ledger["SMALL_BYTES"])
         ),
@@ -202,7 +204,8 @@ fn every_figure_of_the_limits_is_the_programs() {
     let lines = document.lines().map(|line| {
         let cells: Vec<_> = line.split(" | ").collect();
         match (line.starts_with("| "), cells.len()) {
-            (true, 4..) => cells[2..].join(" | "),
+            (true, 5..) => cells[3..].join(" | "),
+            (true, 4) => cells[2..].join(" | "),
             (true, 3) if line.contains("second quarter") => cells[0].to_owned(),
             (true, 3) if document.find(line) > document.find("## That it stays so") => String::new(),
             (true, _) => format!("{} |", cells[..cells.len() - 1].join(" | ")),
