@@ -1,4 +1,4 @@
-//! The accept loop, and what it does when the machine is short of something.
+//! [`Acceptor`]: the accept loop. It backs off while the process is out of file descriptors or other resources.
 
 use std::{
     future::{Future, poll_fn},
@@ -27,18 +27,19 @@ use super::{
 };
 use crate::mutants::{self, Mutant};
 
-/// The first wait after a failed accept: long enough for a busy server to free a descriptor, too short to be noticed.
+/// The first wait after a failed accept: long enough for a busy server to free a descriptor, too short for a client to
+/// notice.
 const WAIT_MIN: Duration = Duration::from_millis(50);
-/// The longest wait: how late the first client is served when the shortage ends.
+/// The longest wait. It bounds how late the first client is served once descriptors are free again.
 const WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// Where connections come from.
+/// The source of connections. A trait, so that a test can make accepts fail.
 pub(super) trait Accept: Send + Sync + 'static {
-    /// The next connection. Loses none when dropped before it is ready.
+    /// The next connection. Cancel safe.
     fn accept(&self) -> impl Future<Output = io::Result<(Socket, Peer)>> + Send;
 }
 
-/// One listener with its bounds.
+/// Accepts the connections of all listeners within their limits, and hands them to the network threads.
 pub(super) struct Door<A> {
     source: Arc<A>,
     places: Places,
@@ -55,7 +56,7 @@ impl<A: Accept> Door<A> {
         Door { source, places, preface_timeout, tls, lines, halls }
     }
 
-    /// Accepts until nobody takes the connections any more.
+    /// Accepts until a network thread stops taking connections.
     pub(super) async fn accept_all(self) {
         let places = self.places.clone();
         tokio::select! {
@@ -71,7 +72,7 @@ impl<A: Accept> Door<A> {
             self.places.tell_if_full();
             let accepted = tokio::select! {
                 () = closed(&self.halls) => return,
-                // Ended greetings are collected at once, or a burst would leave its memory behind.
+                // Finished handshake tasks are collected at once: left in the set, a burst of them would keep its memory.
                 Some(_) = greetings.join_next() => continue,
                 accepted = self.next() => accepted,
             };
@@ -81,7 +82,8 @@ impl<A: Accept> Door<A> {
                         info!("accepting connections again");
                     }
                     self.lines.accepted();
-                    // While it was waited for, whoever would have made room for it may have made a call.
+                    // The connection that could have been closed for this one may have made its first call while `accept`
+                    // was pending.
                     let (place, line) = loop {
                         if let Some(entered) = self.places.enter(peer) {
                             break entered;
@@ -94,7 +96,8 @@ impl<A: Accept> Door<A> {
                     let Some(hall) = emptiest(&self.halls) else { return };
                     greetings.spawn_on(self.greet(stream, line, place, hall), hall.runtime());
                 }
-                // The peer was gone before it was accepted: that took it off the backlog, so nothing can spin.
+                // The peer disconnected before it was accepted. The connection has left the backlog, so this can't loop
+                // forever.
                 Err(error) if is_the_peers(&error) => debug!(%error, "a connection ended before it was accepted"),
                 Err(error) => {
                     let (wait, first) = shortage.failed();
@@ -107,20 +110,20 @@ impl<A: Accept> Door<A> {
         }
     }
 
-    /// Waits for room, and then for a connection. Loses none when dropped before it is ready.
+    /// Waits until there is room, then for a connection. Cancel safe: dropping the future loses no connection.
     async fn next(&self) -> io::Result<(Socket, Peer)> {
         self.places.room().await;
         self.source.accept().await
     }
 
-    /// Shakes hands, reads the preface and hands the connection on. Whatever goes wrong, the connection is closed.
+    /// The TLS handshake, then the HTTP/2 preface, then the connection goes to its thread. Any failure closes it.
     fn greet(&self, stream: Socket, line: Arc<Line>, place: Place, hall: &Hall) -> impl Future<Output = ()> + use<A> {
         let (tls, lines) = (self.tls.clone(), self.lines.clone());
         let (mut within, entry) = (self.preface_timeout, hall.enter());
         if mutants::on(Mutant::SilentConnectionsKept) {
             within = Duration::from_secs(3600);
         }
-        // It leaves the event queue of this runtime for that of the one that will serve it.
+        // The socket leaves this runtime's event queue and is registered with the runtime that will serve it.
         let stream = Detached::from(stream);
         async move {
             let (greeted, seat) = entry;
@@ -139,18 +142,18 @@ impl<A: Accept> Door<A> {
             let greeting = tokio::select! {
                 biased;
                 greeting = timeout(within, greeting(stream, config.clone(), &line)) => greeting,
-                // Its place is needed by another, or its time for a call is over.
+                // Cut: another connection needs its permit, or `auth_timeout` is over.
                 _ = poll_fn(|cx| line.park::<()>(cx)) => return,
             };
             match greeting {
                 Ok(Ok(stream)) => {
                     let connection = Connection::new(stream, line.clone(), (place, seat), &lines);
-                    // Its certificate may have been revoked during the handshake: whoever replaces what connections are made
-                    // with looks at those that are in `lines` afterwards, and this one was not.
+                    // The certificate may have been revoked during the handshake. A reload checks the connections that are
+                    // listed after it has replaced the configuration, and this one was not listed then.
                     if line.certificate().is_some() && !is_current(tls.as_ref(), config.as_ref()) {
                         line.cut();
                     }
-                    // The server takes no more: it is ending, and the connection with it.
+                    // An error means that the server is shutting down; the connection is closed with it.
                     let _ = greeted.send(connection).await;
                 }
                 Ok(Err((why, error))) => {
@@ -166,7 +169,7 @@ impl<A: Accept> Door<A> {
     }
 }
 
-/// A connection that is in no event queue.
+/// A socket that is registered with no event queue.
 enum Detached {
     Tcp(io::Result<std::net::TcpStream>),
     Unix(io::Result<std::os::unix::net::UnixStream>),
@@ -182,7 +185,7 @@ impl From<Socket> for Detached {
 }
 
 impl Detached {
-    /// Puts it into the event queue of the runtime that this is called on.
+    /// Registers it with the runtime on which this is called.
     fn attach(self) -> io::Result<Socket> {
         match self {
             Detached::Tcp(stream) => stream.and_then(TcpStream::from_std).map(Socket::Tcp),
@@ -198,7 +201,7 @@ fn is_current(tls: Option<&Tls>, config: Option<&Arc<ServerConfig>>) -> bool {
     }
 }
 
-/// All that comes before the first frame. A socket in the file system has no TLS: nobody listens in between.
+/// Everything before the first frame. Unix sockets have no TLS: nobody else can read them.
 async fn greeting(stream: Socket, tls: Option<Arc<ServerConfig>>, line: &Line) -> Result<Stream, (Refusal, io::Error)> {
     let mut stream = match (stream, tls) {
         (Socket::Unix(stream), _) => Stream::Unix(stream),
@@ -236,28 +239,28 @@ async fn read_preface(stream: &mut Stream) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether an accept failed because of the one connection it would have returned.
+/// True if the error concerns only the connection that the accept would have returned.
 fn is_the_peers(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
-/// How long to wait between failing accepts. One success does not end an episode: at the limit, where each connection
-/// that ends lets one more in, that would log every other attempt.
+/// How long to wait between failing accepts. One success doesn't end a shortage: at the descriptor limit each
+/// connection that closes lets one more in, so every other attempt would be logged.
 #[derive(Debug, Default)]
 struct Shortage {
     wait: Duration,
 }
 
 impl Shortage {
-    /// An accept failed: how long to wait, and whether this begins an episode.
+    /// After a failed accept: how long to wait, and whether this failure begins a shortage (then it is logged).
     fn failed(&mut self) -> (Duration, bool) {
         let first = self.wait.is_zero();
         self.wait = (self.wait * 2).clamp(WAIT_MIN, WAIT_MAX);
         (self.wait, first)
     }
 
-    /// An accept succeeded: whether this ends an episode.
+    /// After a successful accept: whether it ends a shortage.
     fn accepted(&mut self) -> bool {
         let in_episode = !self.wait.is_zero();
         self.wait /= 2;
@@ -291,7 +294,7 @@ mod tests {
         assert_eq!(shortage.failed(), (WAIT_MIN, true));
     }
 
-    /// Fails as a process without descriptors does, at once and each time.
+    /// Fails like a process without free descriptors: at once, each time.
     struct Exhausted(AtomicUsize);
 
     impl Accept for Exhausted {

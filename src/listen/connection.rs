@@ -1,4 +1,4 @@
-//! One greeted connection: what the server reads from and writes to.
+//! [`Connection`]: an accepted connection after its handshake, as the HTTP/2 server reads and writes it.
 
 use std::{
     io::{self, IoSlice},
@@ -21,20 +21,20 @@ use super::{
     tls::Stream,
 };
 
-/// What every HTTP/2 client sends first (RFC 9113, section 3.4).
+/// What every HTTP/2 client sends first. (RFC 9113, section 3.4)
 pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// How long a connection is not read after a flood of idle frames, for each part of it.
+/// How long reading stops for each pause that [`ControlFrameLimiter`] asks for.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// A connection that has sent its preface. Its reader sees the preface again; its place is free when it is dropped.
+/// Replays the preface, which the accept loop has already read, to the HTTP/2 server. Dropping it frees its permits.
 #[derive(Debug)]
 pub struct Connection {
     stream: Stream,
-    /// How much of the preface its reader has seen.
+    /// Bytes of the preface that the server has read again.
     replayed: usize,
     frames: Frames,
-    /// Until then it is not read.
+    /// Nothing is read until it ends.
     pause: Option<Pin<Box<Sleep>>>,
     line: Arc<Line>,
     lines: Lines,
@@ -42,7 +42,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Takes over a stream whose preface has been read.
+    /// Takes over a stream whose preface has been read, and lists the connection as open.
     pub(super) fn new(stream: Stream, line: Arc<Line>, place: (Place, Seat), lines: &Lines) -> Self {
         lines.add(&line);
         Connection {
@@ -58,7 +58,7 @@ impl Connection {
 }
 
 impl Connection {
-    /// What others may know of it, and change.
+    /// Its shared state: other tasks read it, and cut the connection by it.
     pub fn line(&self) -> &Arc<Line> {
         &self.line
     }
@@ -133,8 +133,8 @@ impl AsyncWrite for Connection {
         self.stream.is_write_vectored()
     }
 
-    // A TCP stream has nothing to flush, and its shutdown does not wait. One with TLS does both: it has encrypted bytes
-    // of its own to write, which its peer may leave unread.
+    // A TCP stream has nothing to flush and its shutdown doesn't wait. A TLS stream does both: it may have encrypted
+    // bytes left to write, and the peer may not read them.
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();

@@ -1,4 +1,4 @@
-//! How connections are dealt among the runtimes that serve them: each to the one that has the fewest.
+//! [`NetworkThread`]: a thread that serves connections. A new connection goes to the thread that has the fewest.
 
 use std::sync::{
     Arc,
@@ -10,14 +10,14 @@ use tokio::{runtime::Handle, sync::mpsc};
 
 use super::Connection;
 
-/// A runtime that serves connections.
+/// The accept loop's view of one network thread.
 pub(super) struct Hall {
     runtime: Handle,
     greeted: mpsc::Sender<Connection>,
     seated: Arc<AtomicUsize>,
 }
 
-/// One connection's share of a runtime, until it is dropped.
+/// Counts one connection on its thread until it is dropped.
 #[derive(Debug)]
 pub(super) struct Seat(Arc<AtomicUsize>);
 
@@ -36,19 +36,19 @@ impl Hall {
         &self.runtime
     }
 
-    /// A seat, and where its connection is taken in once it is greeted.
+    /// Counts a new connection on this thread. Returns the channel that takes it after its handshake.
     pub(super) fn enter(&self) -> (mpsc::Sender<Connection>, Seat) {
         self.seated.fetch_add(1, Ordering::Relaxed);
         (self.greeted.clone(), Seat(self.seated.clone()))
     }
 }
 
-/// The one with the fewest connections.
+/// The thread with the fewest connections; none if there are no threads.
 pub(super) fn emptiest(halls: &[Hall]) -> Option<&Hall> {
     halls.iter().min_by_key(|hall| hall.seated.load(Ordering::Relaxed))
 }
 
-/// Ready when one of them takes no more: then the server is ending, or has failed.
+/// Ready when a thread takes no more connections: the server is shutting down or has failed.
 pub(super) async fn closed(halls: &[Hall]) {
     if !halls.is_empty() {
         select_all(halls.iter().map(|hall| Box::pin(hall.greeted.closed()))).await;

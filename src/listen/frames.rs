@@ -1,34 +1,34 @@
-//! Frames that cost their sender next to nothing and ask for nothing: floods of them slow themselves down.
+//! [`ControlFrameLimiter`]: slows down clients that flood the server with HTTP/2 control frames.
 //!
-//! HTTP/2 lets a client send PING, SETTINGS, PRIORITY, WINDOW_UPDATE, RST_STREAM and frames of unknown types without end,
-//! and the library answers each as fast as it can (CVE-2019-9512, -9514, -9515, CVE-2023-44487). Such frames are counted
-//! here, as the bytes go by. Whoever sends more of them than what it receives explains is read with pauses: its own
-//! traffic waits, nobody else's, and no honest client loses its connection over a burst. Calls themselves are not
-//! counted.
+//! HTTP/2 lets a client send PING, SETTINGS, PRIORITY, WINDOW_UPDATE, RST_STREAM and unknown frames without limit, and
+//! `h2` answers each as fast as it can (CVE-2019-9512, -9514, -9515, CVE-2023-44487). This counts such frames in the
+//! bytes that are read. A client that sends more of them than the bytes it receives account for is read with pauses.
+//! Only its own traffic waits, and a well-behaved client doesn't lose its connection over a burst. Calls (HEADERS,
+//! DATA) are not counted.
 
-/// So many are free at the beginning: every call that a connection may have is cancelled at once, for instance.
+/// Credit of a new connection, in frames: enough to cancel every call that one connection may have.
 const FREE: i64 = 2048;
-/// The most that what was written can save up.
+/// The most credit that written bytes can add up to.
 const FREE_MAX: i64 = 8192;
-/// Bytes written that explain one frame: clients enlarge a window once for some KiB, and a little message is 64 bytes.
+/// Bytes written that earn credit for one frame. Clients send one WINDOW_UPDATE per few KiB; a small message has 64 bytes.
 const BYTES_PER_FRAME: i64 = 64;
-/// Frames for each pause. With pauses of 10 ms that is 6,400 a second.
+/// Frames per pause. With pauses of 10 ms that allows 6,400 frames a second.
 const FRAMES_PER_PAUSE: i64 = 64;
 
-/// Bytes of a frame's header.
+/// Size of a frame header.
 const HEAD: usize = 9;
 
-/// The frames of one connection's peer.
+/// Follows the frame headers that one connection's peer sends, and its credit.
 #[derive(Debug)]
 pub(super) struct Frames {
     head: [u8; HEAD],
-    /// Bytes of the header that were seen.
+    /// Bytes of the current frame's header that have been read.
     seen: usize,
-    /// Bytes of the payload that are still to come.
+    /// Bytes of the current frame's payload that are still to come.
     payload: usize,
-    /// Frames that are free.
+    /// Frames that may still be sent without a pause; negative when pauses are due.
     free: i64,
-    /// Bytes written that have not freed a frame yet.
+    /// Bytes written that have not earned credit yet.
     written: i64,
 }
 
@@ -37,7 +37,7 @@ impl Frames {
         Frames { head: [0; HEAD], seen: 0, payload: 0, free: FREE, written: 0 }
     }
 
-    /// Bytes were read from the peer, behind its preface. Returns how many pauses they cost.
+    /// For bytes read from the peer after its preface. Returns how many pauses are due.
     pub(super) fn read(&mut self, mut bytes: &[u8]) -> u32 {
         let mut idle = 0;
         while !bytes.is_empty() {
@@ -67,7 +67,7 @@ impl Frames {
         u32::try_from(pauses).unwrap_or(u32::MAX)
     }
 
-    /// Bytes were written to the peer.
+    /// For bytes written to the peer.
     pub(super) fn wrote(&mut self, bytes: usize) {
         self.written += i64::try_from(bytes).unwrap_or(i64::MAX / 2);
         self.free = (self.free + self.written / BYTES_PER_FRAME).min(FREE_MAX.max(self.free));
@@ -75,16 +75,17 @@ impl Frames {
     }
 }
 
-/// Whether a frame asks for nothing. Answers to our own PING and SETTINGS are asked for; DATA, HEADERS and CONTINUATION
-/// have bounds of their own.
+/// Whether a frame is counted. Answers to our own PING and SETTINGS are not; DATA, HEADERS and CONTINUATION have
+/// limits of their own.
 fn is_idle(kind: u8, flags: u8) -> bool {
     const ACK: u8 = 1;
     match kind {
-        // DATA, HEADERS, PUSH_PROMISE, GOAWAY, CONTINUATION: the last but one ends the connection, that before is refused.
+        // DATA, HEADERS, PUSH_PROMISE, GOAWAY, CONTINUATION. GOAWAY ends the connection, PUSH_PROMISE is an error for a
+        // client.
         0 | 1 | 5 | 7 | 9 => false,
         // SETTINGS, PING.
         4 | 6 => flags & ACK == 0,
-        // PRIORITY, RST_STREAM, WINDOW_UPDATE, and all that is unknown.
+        // PRIORITY, RST_STREAM, WINDOW_UPDATE, and unknown types.
         _ => true,
     }
 }
@@ -117,7 +118,7 @@ mod tests {
             frames.wrote(100);
             assert_eq!(frames.read(&frame(8, 0, 4)), 0);
         }
-        // But no more than so many in advance.
+        // But credit has a maximum.
         frames.wrote(1 << 30);
         assert!(frames.read(&frame(8, 0, 4).repeat(2 * FREE_MAX as usize)) > 100);
     }

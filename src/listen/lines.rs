@@ -1,7 +1,7 @@
-//! The list of all greeted connections: by it they can be cut, and it tells which of them owe what.
+//! [`ConnectionState`] and [`Connections`]: what is known of each open connection, the list of them, and how they are cut.
 //!
-//! A line's accounts are kept by the floor above, which knows of calls: how many there are, how many answers the peer has
-//! not taken yet, how many bytes those hold. Time is counted in ticks, which whoever keeps the accounts makes.
+//! The call limiter (`serve/calls`) updates the counters of calls and unread bytes; this module only stores them. Times
+//! are the call limiter's ticks of 100 ms.
 
 use std::{
     collections::HashMap,
@@ -23,30 +23,30 @@ use super::{
     tls::{Certificate, ShownCertificate},
 };
 
-/// The state of one connection that others may change.
+/// The state of one connection that other tasks read and change.
 #[derive(Debug)]
 pub struct Line {
     peer: Peer,
-    /// Once the handshake is over, if a certificate was asked for.
+    /// Set after the handshake, if clients are asked for a certificate.
     certificate: OnceLock<ShownCertificate>,
     registration: Registration,
-    /// A call on it was let in.
+    /// A call on this connection passed authentication.
     authenticated: AtomicBool,
-    /// To whom it belongs since that call.
+    /// Whom the connection belongs to since that call.
     holder: Mutex<Option<ConnectionHolder>>,
-    /// Cancelled when whoever made that call is not known any more.
+    /// Cancelled when the caller of that call is revoked.
     caller: Mutex<Option<CancellationToken>>,
     cut: AtomicBool,
     counters: Arc<Counters>,
-    /// The task that drives the connection: one and the same for both directions.
+    /// Wakes the one task that drives the connection in both directions.
     waker: AtomicWaker,
-    /// Calls and streams on it.
+    /// Open calls and streams.
     calls: AtomicUsize,
-    /// Answers of unary calls that the peer has not taken.
+    /// Answers to unary calls that the peer has not read yet.
     untaken: AtomicUsize,
-    /// When it last took anything, or when the first of what it has to take was given: in ticks.
+    /// When the peer last read anything, or when its first unread bytes were handed out, in ticks.
     taken_at: AtomicU64,
-    /// Bytes of answers and of streams that the peer has not taken.
+    /// Bytes of answers and streams that the peer has not read yet.
     bytes: AtomicUsize,
 }
 
@@ -69,25 +69,25 @@ impl Line {
         }
     }
 
-    /// Who is at the other end.
     pub fn peer(&self) -> Peer {
         self.peer
     }
 
-    /// The certificate that it showed, if one was asked for.
+    /// The peer's verified certificate, if clients are asked for one.
     pub fn certificate(&self) -> Option<&ShownCertificate> {
         self.certificate.get()
     }
 
-    /// The peer has shown this certificate, and it was verified.
+    /// Stores the certificate that was verified in the handshake.
     pub(super) fn shows(&self, certificate: Certificate) {
-        // There is one handshake.
+        // It is set only once: a connection has one handshake.
         let _ = self.certificate.set(ShownCertificate::new(certificate));
         self.registration.verified();
     }
 
-    /// A call on it was let in, so that it is not closed any more for others that have made none. `caller`: the principal's name,
-    /// and what is cancelled when it is not known any more; then it takes another call.
+    /// Called for each call that passes authentication: the connection is then no longer closed in favour of others that
+    /// have made none. `caller` is the principal's name and a token that is cancelled when the principal is revoked; the
+    /// connection then needs another call.
     pub fn authenticated(&self, caller: Option<(&str, &CancellationToken)>) {
         if self.authenticated.load(Ordering::Relaxed) {
             return;
@@ -103,28 +103,28 @@ impl Line {
         }
     }
 
-    /// How much goes on there: whether calls are running, then when the peer last took anything. The least is the idlest.
+    /// How active the connection is: whether calls run, then when the peer last read anything. The smallest is the idlest.
     pub(super) fn activity(&self) -> (bool, u64) {
         (self.calls.load(Ordering::Relaxed) > 0, self.taken_at.load(Ordering::Relaxed))
     }
 
-    /// To whom it belongs; none as long as no call on it was let in.
+    /// Whom it belongs to; none until a call on it has passed authentication.
     pub fn holder(&self) -> Option<ConnectionHolder> {
         self.holder.lock().clone()
     }
 
-    /// The caller is not known any more: whether another call is let in has to be seen.
+    /// The caller was revoked: only another call that passes authentication keeps the connection.
     pub(super) fn is_unauthenticated(&self) {
         *self.holder.lock() = None;
         self.authenticated.store(false, Ordering::Relaxed);
     }
 
-    /// Whether the caller of the call that was let in is not known any more.
+    /// Whether the caller that authenticated the connection has been revoked.
     pub(super) fn caller_is_gone(&self) -> bool {
         self.caller.lock().as_ref().is_some_and(CancellationToken::is_cancelled)
     }
 
-    /// Its number: later ones have higher ones.
+    /// Its number; later connections have higher ones.
     pub fn number(&self) -> u64 {
         self.registration.number()
     }
@@ -133,22 +133,22 @@ impl Line {
         if self.is_cut() { Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cut by the daemon")) } else { Ok(()) }
     }
 
-    /// Pending, unless the line is cut: now, or with a wake-up later.
+    /// Pending until the connection is cut; the task is woken then.
     pub(super) fn park<T>(&self, cx: &Context<'_>) -> Poll<io::Result<T>> {
         self.waker.register(cx.waker());
-        // It may have been cut between the first look and the registration.
+        // It may have been cut between the caller's check and the registration.
         match self.whole() {
             Ok(()) => Poll::Pending,
             Err(cut) => Poll::Ready(Err(cut)),
         }
     }
 
-    /// Ends the connection, whatever its peer does: its next read or write fails, and one that waits fails now.
+    /// Closes the connection whatever its peer does: the next read or write fails, and a pending one fails now.
     pub fn cut(&self) {
         self.end(&self.counters.cut);
     }
 
-    /// The same, counted there.
+    /// Like [`ConnectionState::cut`], counted in `counter`.
     pub(super) fn end(&self, counter: &AtomicU64) {
         if !self.cut.swap(true, Ordering::Release) {
             counter.fetch_add(1, Ordering::Relaxed);
@@ -156,22 +156,21 @@ impl Line {
         self.waker.wake();
     }
 
-    /// Whether it was cut.
     pub fn is_cut(&self) -> bool {
         self.cut.load(Ordering::Acquire)
     }
 
-    /// A call begins; returns how many there are now.
+    /// A call begins. Returns the number of open calls, this one included.
     pub fn begin_call(&self) -> usize {
         self.calls.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// A call has ended, its answer taken or given up.
+    /// A call has ended: its answer was read, or the call was aborted.
     pub fn end_call(&self) {
         self.calls.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Bytes were handed to the connection; `answer`: they are the answer of a unary call.
+    /// Adds bytes that were handed to the connection; `answer`: they are the answer to a unary call.
     pub fn give(&self, bytes: usize, answer: bool, tick: u64) {
         if self.bytes.fetch_add(bytes, Ordering::Relaxed) == 0 {
             self.taken_at.store(tick, Ordering::Relaxed);
@@ -179,7 +178,7 @@ impl Line {
         self.untaken.fetch_add(usize::from(answer), Ordering::Relaxed);
     }
 
-    /// The peer took them, or they were given up. Returns how many of the bytes were still on the account.
+    /// The peer has read these bytes, or they were dropped. Returns how many of them were still counted here.
     pub fn take(&self, bytes: usize, answer: bool, tick: u64) -> usize {
         self.taken_at.store(tick, Ordering::Relaxed);
         self.untaken.fetch_sub(usize::from(answer), Ordering::Relaxed);
@@ -188,28 +187,28 @@ impl Line {
         before.unwrap_or_else(|held| held).min(bytes)
     }
 
-    /// Bytes that the peer has not taken.
+    /// Bytes that the peer has not read.
     pub fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Takes the bytes off the account, because the line is being cut; returns how many there were.
+    /// Sets the unread bytes to zero because the connection is being cut. Returns how many there were.
     pub fn write_off(&self) -> usize {
         self.bytes.swap(0, Ordering::Relaxed)
     }
 
-    /// Bytes that the peer has left untaken, without taking any, since `tick` or longer.
+    /// The unread bytes, if the peer has read nothing since `tick`; else 0.
     pub fn untaken_since(&self, tick: u64) -> usize {
         if self.taken_at.load(Ordering::Relaxed) <= tick { self.bytes() } else { 0 }
     }
 
-    /// Answers of unary calls that the peer has left untaken, without taking anything, since `tick` or longer.
+    /// The number of unread answers, if the peer has read nothing since `tick`; else 0.
     pub fn answers_since(&self, tick: u64) -> usize {
         if self.taken_at.load(Ordering::Relaxed) <= tick { self.untaken.load(Ordering::Relaxed) } else { 0 }
     }
 }
 
-/// All greeted connections that are open.
+/// All open connections whose handshake is over; cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Lines(Arc<Inner>);
 
@@ -219,7 +218,7 @@ struct Inner {
     open: Mutex<HashMap<u64, Arc<Line>>>,
 }
 
-/// Where it is counted what becomes of connections. See [`Counts`].
+/// Counts how connections ended. See [`ConnectionCounts`].
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     accepted: AtomicU64,
@@ -231,48 +230,46 @@ pub(super) struct Counters {
     cut: AtomicU64,
 }
 
-/// What became of connections, since the start.
+/// How connections ended, since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Accepted.
     pub accepted: u64,
-    /// Closed, because no TLS connection came about.
+    /// Closed: the TLS handshake failed.
     pub no_tls: u64,
-    /// Closed, because their peers spoke no HTTP/2 or went away before.
+    /// Closed: the peer did not speak HTTP/2, or disconnected before its preface.
     pub no_http2: u64,
-    /// Closed, because nothing of HTTP/2 came in time.
+    /// Closed: no HTTP/2 preface within `preface_timeout`.
     pub too_late: u64,
-    /// Closed for another one, because no call on them had been let in, or they were beyond the share of whom they belong to.
+    /// Closed to make room: no call on it had passed authentication, or its holder had more than its share.
     pub displaced: u64,
-    /// Closed, because no call on them was let in in time.
+    /// Closed: no call on it passed authentication within `auth_timeout`.
     pub unauthenticated: u64,
-    /// Cut by the daemon later.
+    /// Cut by the daemon after that.
     pub cut: u64,
 }
 
-/// Why a connection was not greeted.
+/// Why a connection was closed during its handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// No TLS connection came about.
+    /// The TLS handshake failed.
     NoTls,
-    /// It does not speak HTTP/2.
+    /// The peer does not speak HTTP/2.
     NoHttp2,
-    /// It said too little in time.
+    /// The preface did not arrive within `preface_timeout`.
     TooLate,
 }
 
 impl Lines {
-    /// A connection was accepted.
+    /// Counts an accepted connection.
     pub(super) fn accepted(&self) {
         self.0.counters.accepted.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Where it is counted what becomes of them.
     pub(super) fn counters(&self) -> Arc<Counters> {
         self.0.counters.clone()
     }
 
-    /// One was closed before it was greeted.
+    /// Counts a connection that was closed during its handshake.
     pub(super) fn refused(&self, why: Refusal) {
         let counter = match why {
             Refusal::NoTls => &self.0.counters.no_tls,
@@ -282,7 +279,6 @@ impl Lines {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What became of connections.
     pub fn counts(&self) -> Counts {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let inner = &self.0.counters;
@@ -297,7 +293,7 @@ impl Lines {
         }
     }
 
-    /// A connection has sent its preface.
+    /// Lists a connection whose handshake is over.
     pub(super) fn add(&self, line: &Arc<Line>) {
         self.0.open.lock().insert(line.number(), line.clone());
     }
@@ -305,25 +301,25 @@ impl Lines {
     pub(super) fn remove(&self, line: &Line) {
         let mut open = self.0.open.lock();
         open.remove(&line.number());
-        // The table of a flood is given back when the flood is over.
+        // A flood grows the table; give the memory back once it is over.
         if open.capacity() > 1024 && open.len() < open.capacity() / 8 {
             open.shrink_to_fit();
         }
     }
 
-    /// How many are open.
+    /// The number of open connections.
     pub fn open(&self) -> usize {
         self.0.open.lock().len()
     }
 
-    /// All that are open and not cut.
+    /// All open connections that have not been cut.
     pub fn whole(&self) -> Vec<Arc<Line>> {
         self.0.open.lock().values().filter(|line| !line.is_cut()).cloned().collect()
     }
 
-    /// Ends all that are open, whatever their peers do. Returns how many there were.
+    /// Cuts all open connections. Returns how many there were.
     pub fn cut_all(&self) -> usize {
-        // Waking a task may drop its connection, which takes the lock.
+        // Waking a task may drop its connection, and that takes the lock.
         let lines: Vec<_> = self.0.open.lock().values().cloned().collect();
         for line in &lines {
             line.cut();

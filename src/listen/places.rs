@@ -1,19 +1,20 @@
-//! [`Places`]: how many connections there may be, and which of them makes room for the next one.
+//! [`ConnectionLimiter`]: how many connections there may be, and which one is closed when a new one needs room.
 //!
-//! A connection costs its peer next to nothing until a call on it has been let in. So whoever reaches the port could take all
-//! places, and everybody else would wait for as long as that peer likes. Four rules keep that from happening:
+//! A connection costs its peer next to nothing until a call on it has passed authentication. So a peer without credentials
+//! could open all of them and keep everybody else waiting. Four rules prevent that:
 //!
-//! - A connection on which no call was let in within `auth_timeout` is closed.
-//! - When all places are taken, the connection that has waited longest for its first call is closed for the new one.
-//! - Addresses from which no call was let in lately get seven eighths of the places at most, and are closed before others.
-//! - Connections on which a call was let in have seven eighths of the places for good, shared by whom they belong to: a principal,
-//!   or an address where callers are not known. When those are full, a further one gets a place there if its holder has fewer than
-//!   whoever has most, whose idlest connection loses its own. Whatever has none is *surplus*: it stays in the last eighth, and is
-//!   closed for the next connection when all places are taken, the idlest first.
+//! - A connection on which no call passes authentication within `auth_timeout` is closed.
+//! - At the limit, the connection that has waited longest for its first call is closed for a new one.
+//! - Addresses from which no call passed authentication lately get at most seven eighths of the connections, and theirs are
+//!   closed before others.
+//! - Authenticated connections share seven eighths among their holders: a principal, or an address where callers need no
+//!   credentials. When these are full, a new one still gets in if its holder has fewer than the holder with the most, whose
+//!   idlest connection then becomes *surplus*. Surplus connections use the last eighth, and at the limit the idlest of them
+//!   is closed for a new one.
 //!
-//! So nobody without credentials has a connection closed that is within its holder's share, and nobody with credentials keeps
-//! others out by having many. Below eight places there is no such eighth: when calls were let in on all of them, further ones wait
-//! in the kernel's backlog.
+//! So a peer without credentials can't close a connection that is within its holder's share, and a peer with credentials
+//! can't keep others out by opening many. Below eight connections there is no last eighth: once calls on all of them have
+//! passed authentication, new connections wait in the kernel's backlog.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -32,32 +33,32 @@ use super::{
     socket::Peer,
 };
 
-/// How often time is looked at.
+/// Resolution of `auth_timeout`.
 const TICK: Duration = Duration::from_millis(250);
-/// How many ticks lie between two looks at the callers of connections: two seconds, as often as principals are read anew.
+/// Ticks between two checks for revoked callers: two seconds, as often as the file of principals is read again.
 const TICKS_PER_LOOK: u64 = 8;
-/// The part of all places that only known addresses get, and that connections on which a call was let in don't keep: an eighth,
-/// 1,280 connections with the defaults. A newcomer has as long for its first call as others take to open so many.
+/// The part reserved for known addresses, which authenticated connections may use only as surplus: an eighth, 1,280 with
+/// the defaults. A new client has as long for its first call as others need to open that many.
 const KEPT_SHARE: usize = 8;
-/// Connections that were told to end and may still be open when the next one is accepted. Each is a descriptor beyond
-/// `max_connections`; ending takes a moment of a network thread, so a few are enough.
+/// Connections that were told to close and may still be open when the next is accepted. Each is a descriptor beyond
+/// `max_connections`; closing takes a moment of a network thread, so a few are enough.
 pub(super) const LEAVING: usize = 16;
-/// Known addresses that are remembered: as many as the addresses of a large fleet, in 300 KiB.
+/// How many known addresses are remembered: enough for a large fleet, in 300 KiB.
 const KNOWN_ADDRESSES: usize = 4096;
 
-/// The places of one listener; cheap to clone.
+/// The limit on connections of all listeners; cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Places(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     max: usize,
-    /// Places that addresses which are not known don't get.
+    /// Connections that unknown addresses may not use.
     kept: usize,
-    /// How long a connection may be without a call that was let in.
+    /// `auth_timeout` in ticks.
     timeout_ticks: u64,
     state: Mutex<State>,
-    /// Told whenever there may be room again.
+    /// Notified whenever there may be room again.
     changed: Notify,
     counters: Arc<Counters>,
 }
@@ -65,31 +66,29 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     tick: u64,
-    /// The number of the next connection.
     next: u64,
-    /// Connections that are open.
+    /// Open connections, including those that were told to close.
     open: usize,
-    /// Those of them that were told to end.
+    /// Connections that were told to close and are still open.
     leaving: usize,
-    /// Connections without a call from addresses that are not known, the oldest first.
+    /// Connections without an authenticated call from unknown addresses, oldest first.
     unknown: BTreeMap<u64, Pending>,
-    /// Connections without a call from known addresses, or with a certificate that was verified.
+    /// The same from known addresses, or with a verified certificate.
     known: BTreeMap<u64, Pending>,
-    /// Connections on which a call was let in, within the share of their holders.
+    /// Authenticated connections within the shares of their holders.
     settled: Settled,
-    /// Those beyond it. There are none unless all places for settled ones are taken.
+    /// Authenticated connections beyond those shares. There are none unless the seven eighths are full.
     surplus: BTreeMap<u64, (ConnectionHolder, Arc<Line>)>,
     addresses: KnownAddresses,
-    /// It was told that all places are taken.
+    /// Whether the present shortage has been logged.
     told_full: bool,
 }
 
-/// To whom a connection belongs on which a call was let in.
+/// Whom an authenticated connection belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ConnectionHolder {
-    /// The principal of that call, by name.
     Principal(Arc<str>),
-    /// Whoever is at an address, as [`Peer::network`] tells it, where callers are not known.
+    /// An address as of [`Peer::network`], where callers need no credentials. None: a Unix socket.
     Network(Option<IpAddr>),
 }
 
@@ -103,12 +102,12 @@ impl fmt::Display for ConnectionHolder {
     }
 }
 
-/// Connections that have a place for good, by number and by holder.
+/// Authenticated connections, by number and by holder.
 #[derive(Debug, Default)]
 struct Settled {
     lines: HashMap<u64, (ConnectionHolder, Arc<Line>)>,
     by_holder: HashMap<ConnectionHolder, BTreeSet<u64>>,
-    /// How many each holder has, the most last.
+    /// The number of connections of each holder, in ascending order.
     counts: BTreeSet<(usize, ConnectionHolder)>,
 }
 
@@ -121,7 +120,7 @@ impl Settled {
         self.by_holder.get(holder).map_or(0, BTreeSet::len)
     }
 
-    /// Who has most, and how many.
+    /// The holder with the most connections, and how many it has.
     fn most(&self) -> Option<&(usize, ConnectionHolder)> {
         self.counts.last()
     }
@@ -145,14 +144,14 @@ impl Settled {
                 self.counts.insert((numbers.len(), holder.clone()));
             }
         }
-        // The table of a flood is given back when the flood is over.
+        // A flood grows the table; give the memory back once it is over.
         if self.lines.capacity() > 1024 && self.lines.len() < self.lines.capacity() / 8 {
             self.lines.shrink_to_fit();
         }
         Some((holder, line))
     }
 
-    /// Which connection of a holder does least.
+    /// The idlest connection of a holder.
     fn idlest_of(&self, holder: &ConnectionHolder) -> Option<u64> {
         let numbers = self.by_holder.get(holder)?.iter();
         let lines = numbers.filter_map(|number| Some((number, &self.lines.get(number)?.1)));
@@ -160,21 +159,21 @@ impl Settled {
     }
 }
 
-/// A connection that has not made a call yet.
+/// A connection on which no call has passed authentication yet.
 #[derive(Debug)]
 struct Pending {
     line: Arc<Line>,
     since_tick: u64,
 }
 
-/// One connection's place, until it is dropped.
+/// Permission to keep one connection open, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     shared: Arc<Shared>,
     line: Arc<Line>,
 }
 
-/// How a line tells that a call on it was let in.
+/// Tells the limiter what a connection's state learns: a verified certificate, an authenticated call.
 #[derive(Clone, Debug)]
 pub(super) struct Registration {
     shared: Arc<Shared>,
@@ -188,7 +187,7 @@ impl Places {
         Places(Arc::new(Shared { max, kept: max / KEPT_SHARE, timeout_ticks, state, changed, counters }))
     }
 
-    /// Ready when the next connection would find a place.
+    /// Ready when the next connection would get a permit.
     pub(super) async fn room(&self) {
         loop {
             let changed = self.0.changed.notified();
@@ -199,8 +198,8 @@ impl Places {
         }
     }
 
-    /// Gives a new connection a place, and closes another one for it if that is needed. The peer comes back if there is no
-    /// place after all: whoever could have been closed has made a call since [`Places::room`] was ready.
+    /// Gives a new connection a permit, and closes another connection if that is needed. None: the connection that could
+    /// have been closed has made a call since [`ConnectionLimiter::room`] was ready, so wait for room again.
     pub(super) fn enter(&self, peer: Peer) -> Option<(Place, Arc<Line>)> {
         let shared = &self.0;
         let mut state = shared.state.lock();
@@ -247,7 +246,7 @@ impl Places {
         Some((Place { shared: shared.clone(), line: line.clone() }, line))
     }
 
-    /// Whether the next connection has to wait. Says so in the log, once for each time that this begins.
+    /// Logs that new connections have to wait, once per shortage.
     pub(super) fn tell_if_full(&self) {
         let mut state = self.0.state.lock();
         if self.0.is_full(&state) && !std::mem::replace(&mut state.told_full, true) {
@@ -256,7 +255,7 @@ impl Places {
         }
     }
 
-    /// Closes those that have made no call in time, for ever.
+    /// Closes connections whose `auth_timeout` is over. Never returns.
     pub(super) async fn watch_time(&self) {
         loop {
             sleep(TICK).await;
@@ -264,7 +263,7 @@ impl Places {
                 debug!(peer = %line.peer(), "closed: no authenticated call in time (auth_timeout)");
                 line.end(&self.0.counters.unauthenticated);
             }
-            // There may be one now that can be closed for the next.
+            // Now there may be one that can be closed for a new one.
             self.0.changed.notify_waiters();
         }
     }
@@ -279,25 +278,26 @@ impl Shared {
         state.open < self.max + LEAVING && !self.is_full(state)
     }
 
-    /// Whether all places are taken, and nobody can be closed for the next.
+    /// Whether the limit is reached and no connection may be closed for a new one.
     fn is_full(&self, state: &State) -> bool {
         state.open - state.leaving >= self.max && !self.may_displace(state)
     }
 
-    /// Whether one may be closed for the next. Connections of known addresses are left alone up to the share that is kept for
-    /// them: they are about to make a call, and whoever is not known must not get their places. Where that share is all that settled
-    /// connections leave, it is half of it: or whoever is known could take it by making no calls.
+    /// Whether a connection may be closed for a new one. Unauthenticated connections of known addresses are spared up to
+    /// the reserved part: they are about to make a call, and unknown addresses must not take their permits. When
+    /// authenticated connections leave only that part, half of it is spared; otherwise a known address could hold all of it
+    /// without a call.
     fn may_displace(&self, state: &State) -> bool {
         let kept = if state.settled.len() < self.room_to_settle() { self.kept } else { self.kept / 2 };
         !state.surplus.is_empty() || !state.unknown.is_empty() || state.known.len() > kept
     }
 
-    /// How many connections may have a place for good.
+    /// How many authenticated connections may be within shares.
     fn room_to_settle(&self) -> usize {
         self.max - self.kept
     }
 
-    /// A tick is over: takes out those whose time is over.
+    /// Ends a tick. Takes out the connections whose `auth_timeout` is over.
     fn late(&self) -> Vec<Arc<Line>> {
         let mut state = self.state.lock();
         state.tick += 1;
@@ -313,7 +313,7 @@ impl Shared {
         if tick.is_multiple_of(TICKS_PER_LOOK) {
             state.demote();
             state.promote(self.room_to_settle());
-            // An episode ends with an eighth free: at the bound, where connections come and go, each would begin a new one.
+            // A shortage ends when an eighth is free. At the limit connections come and go, and each would begin a new one.
             if self.max.saturating_sub(state.open) > self.max / 8 {
                 state.told_full = false;
             }
@@ -323,14 +323,14 @@ impl Shared {
 }
 
 impl State {
-    /// Takes out the one that is to be closed: the oldest of an unknown address, or else of a known one.
+    /// Takes out the unauthenticated connection to close: the oldest of unknown addresses, else of known ones.
     fn take_oldest(&mut self) -> Option<Arc<Line>> {
         let (_, pending) = self.unknown.pop_first().or_else(|| self.known.pop_first())?;
         self.leaving += 1;
         Some(pending.line)
     }
 
-    /// Takes out the idlest of those that are beyond the share of their holders.
+    /// Takes out the idlest surplus connection.
     fn take_surplus(&mut self) -> Option<Arc<Line>> {
         let idlest = self.surplus.iter().min_by_key(|(_, (_, line))| line.activity());
         let number = idlest.map(|(number, _)| *number)?;
@@ -339,8 +339,8 @@ impl State {
         Some(line)
     }
 
-    /// A call was let in. If there is no more room for such connections, one is surplus then: of whoever has most, if that is not
-    /// the holder of this one.
+    /// Puts an authenticated connection among the shares. If they are full, one becomes surplus: the idlest of the holder
+    /// with the most, or this one if its holder is that.
     fn settle(&mut self, number: u64, holder: ConnectionHolder, line: Arc<Line>, room: usize) {
         self.settled.insert(number, holder.clone(), line);
         if self.settled.len() <= room {
@@ -354,7 +354,7 @@ impl State {
         }
     }
 
-    /// Places have become free for good: the oldest of those that had none get them.
+    /// Moves the oldest surplus connections back into the shares while there is room.
     fn promote(&mut self, room: usize) {
         while self.settled.len() < room
             && let Some((number, (holder, line))) = self.surplus.pop_first()
@@ -363,7 +363,7 @@ impl State {
         }
     }
 
-    /// A connection whose caller is not known any more has to make another call that is let in, as a new one does.
+    /// Treats connections whose caller was revoked as new ones: they need another call that passes authentication.
     fn demote(&mut self) {
         let all = self.settled.lines.iter().chain(&self.surplus);
         let gone: Vec<u64> = all.filter(|(_, (_, line))| line.caller_is_gone()).map(|(number, _)| *number).collect();
@@ -377,15 +377,14 @@ impl State {
 }
 
 impl Registration {
-    /// The connection's number.
     pub(super) fn number(&self) -> u64 {
         self.number
     }
 
-    /// A call on it was let in: it is not closed any more for others that have made none.
+    /// A call on the connection passed authentication.
     pub(super) fn authenticated(&self, holder: ConnectionHolder) {
         let mut state = self.shared.state.lock();
-        // It is in neither if it was told to end in this moment.
+        // It is in neither map if it was told to close at this moment.
         let found = state.unknown.remove(&self.number).or_else(|| state.known.remove(&self.number));
         if let Some(Pending { line, .. }) = found {
             state.addresses.add(line.peer());
@@ -393,7 +392,7 @@ impl Registration {
         }
     }
 
-    /// Its certificate was verified: it is closed for others only after those that showed none.
+    /// The connection's certificate was verified: it is closed only after those without one.
     pub(super) fn verified(&self) {
         let mut state = self.shared.state.lock();
         if let Some(pending) = state.unknown.remove(&self.number) {
@@ -410,7 +409,7 @@ impl Drop for Place {
         let gone = state.unknown.remove(&number).or_else(|| state.known.remove(&number)).map(|pending| pending.line);
         let gone = gone.or_else(|| state.surplus.remove(&number).map(|(_, line)| line));
         let gone = gone.or_else(|| state.settled.remove(number).map(|(_, line)| line));
-        // Whoever was told to end is in none of them.
+        // A connection that was told to close is in none of them.
         if gone.is_none() {
             state.leaving -= 1;
         }
@@ -420,7 +419,7 @@ impl Drop for Place {
     }
 }
 
-/// The addresses from which calls were let in, the newest ones.
+/// The addresses from which calls passed authentication most recently.
 #[derive(Debug, Default)]
 struct KnownAddresses {
     next: u64,
@@ -429,12 +428,12 @@ struct KnownAddresses {
 }
 
 impl KnownAddresses {
-    /// A socket in the file system is for the daemon's own user, who is known.
+    /// Unix sockets count as known: only the daemon's own user can open them.
     fn contains(&self, peer: Peer) -> bool {
         peer.network().is_none_or(|address| self.by_address.contains_key(&address))
     }
 
-    /// Remembers it, and forgets the one that was not heard of for longest if there are too many.
+    /// Remembers an address. If there are too many, forgets the one that was used longest ago.
     fn add(&mut self, peer: Peer) {
         let Some(address) = peer.network() else { return };
         let stamp = self.next;

@@ -1,4 +1,4 @@
-//! What stands behind the port: the services and their store, as far as the daemon's life depends on them.
+//! [`ServedStore`]: the services, and the store that they need, as far as the daemon's start and end depend on them.
 
 use std::sync::Arc;
 
@@ -14,18 +14,17 @@ use crate::{
 
 use super::{calls::RequestBody, liveness::WriterSilence, retention};
 
-/// Any failure, with a text that says what to do.
+/// An error whose text says what to do.
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Makes the services.
 type MakeServices = dyn FnOnce(CancellationToken, Option<Arc<dyn Principals>>) -> Services<RequestBody> + Send;
 
-/// What is served, and how its store is opened.
+/// The services, and how their store is opened.
 pub(super) struct Backend {
-    /// The services. They are there before the store is. The token ends their streams; the principals are there where callers
-    /// are known.
+    /// Builds the services, before the store is open. The token ends their streams; the principals are absent where callers
+    /// need no credentials.
     pub(super) services: Box<MakeServices>,
-    /// What tells the time of calls.
+    /// The clock of call times.
     pub(super) clock: Arc<dyn Clock>,
     /// Opens the store and hands it to the services. Blocks.
     pub(super) open: Box<dyn FnOnce() -> Result<Opened, BoxError> + Send>,
@@ -33,17 +32,17 @@ pub(super) struct Backend {
 
 /// An open store.
 pub(super) struct Opened {
-    /// Lets held claims go. Blocks.
+    /// Answers held claims with nothing. Blocks.
     pub(super) drain: Box<dyn FnOnce() + Send>,
-    /// Ends the writer, once all before it is answered. Blocks.
+    /// Ends the writer after everything queued before has been answered. Blocks.
     pub(super) close: Box<dyn FnOnce() + Send>,
-    /// Purges what comes of age, until the token is cancelled.
+    /// Purges sagas that are older than the retention times, until the token is cancelled.
     pub(super) retention: Box<dyn Fn(CancellationToken) -> BoxFuture<'static, ()> + Send + Sync>,
-    /// Ready when the writer has ended; an error if it was not told to, or failed at it.
+    /// Ready when the writer has ended; an error if it was not told to, or failed.
     pub(super) ended: BoxFuture<'static, Result<(), BoxError>>,
-    /// The store itself, for whoever tells of it.
+    /// The store itself, for metrics. None in tests.
     pub(super) store: Option<Store>,
-    /// How long ago the writer last turned.
+    /// How long ago the writer last ran its loop.
     pub(super) silence: WriterSilence,
 }
 

@@ -1,8 +1,9 @@
-//! [`CallService`]: all that a call passes between its connection and its handler, in one step there and one back.
+//! [`CallService`]: everything between a connection and a handler, in one `hyper` service instead of a stack of layers.
 //!
-//! In this order: it is looked at (`observe`); it gets a place among all calls, and its streams theirs (`calls`); it is waited
-//! for when the daemon ends; it is found out who makes it (`auth`); its handler gets it. A refusal by any of them is an answer
-//! like others, and looked at like them. The call's own deadline (`grpc-timeout`) ends all of that.
+//! In this order: metrics, log and trace of the call begin (`observe`); it gets a permit of the call limiter, and a stream
+//! one of its own (`calls`); shutdown waits for it from here on; the caller is authenticated (`auth`); the handler runs. A
+//! refusal by any of these is an answer like others and is observed like them. The call's deadline (`grpc-timeout`) covers
+//! all of it.
 
 use std::{
     convert::Infallible,
@@ -32,9 +33,9 @@ use crate::{
     listen::Line,
 };
 
-/// What the calls of all connections have in common.
+/// What the calls of all connections share.
 pub(super) struct CallHandling {
-    /// What items of a `Session` pass, too: who looks at calls, their places, and what waits for them.
+    /// Observer, call limiter and shutdown tracker, which items of a `Session` pass, too.
     pub(super) counters: SessionCounters,
     pub(super) methods: Methods,
     pub(super) other_streams: OtherStreams,
@@ -42,7 +43,7 @@ pub(super) struct CallHandling {
     pub(super) services: Services<RequestBody>,
 }
 
-/// The calls of one connection.
+/// The `hyper` service of one connection.
 pub(super) struct CallService {
     pub(super) handling: Arc<CallHandling>,
     pub(super) line: Arc<Line>,
@@ -80,7 +81,7 @@ impl Service<Request<Incoming>> for CallService {
 }
 
 impl CallService {
-    /// Takes the call up to its handler.
+    /// Takes a call up to its handler.
     fn begin(&self, request: Request<Incoming>, running: &mut RunningCall, form: Form) -> Result<Answering, Problem> {
         let CallHandling { counters, other_streams, caller_check, services, .. } = &*self.handling;
         let call = counters.ledger.begin(Some(&self.line)).ok_or_else(no_place)?;
@@ -98,16 +99,17 @@ impl CallService {
     }
 }
 
-/// A call on its way to its answer's headers.
+/// A call until the headers of its response.
 pub(super) struct RunningCall {
-    /// None once it is answered.
+    /// None once the response is ready.
     answering: Option<Answering>,
     timeout: Option<Pin<Box<Sleep>>>,
     observed: Option<ObservedCall>,
     call: Option<Arc<calls::Call>>,
     at_leisure: bool,
     place: Option<StreamPlace>,
-    /// Until the handler's answer is there. A stream's answer is its beginning; the items of a session are counted one by one.
+    /// Held until the response is ready: shutdown waits for it. For a stream that is its start; items of a session are
+    /// counted one by one.
     waited_for: Option<TaskTrackerToken>,
 }
 
@@ -116,16 +118,16 @@ impl RunningCall {
         self.answering = None;
         self.waited_for = None;
         if let Some(observed) = &mut self.observed {
-            // A refusal has its end in the headers, and often no body that anyone would ask for trailers.
+            // A refusal has its status in the headers, and often no body of which anybody reads the trailers.
             observed.look_at(response.headers());
         }
         let (observed, call, _place) = (self.observed.take(), self.call.take(), self.place.take());
         response.map(|inner| ResponseBody { inner, call, at_leisure: self.at_leisure, observed, _place })
     }
 
-    /// The call is given up: its caller waits no longer.
+    /// The call's deadline has passed.
     fn timed_out(&mut self) -> Response<ResponseBody> {
-        // Dropped, it is seen as cancelled.
+        // Dropped without a status, it is recorded as cancelled.
         self.observed = None;
         self.call = None;
         self.place = None;
@@ -147,8 +149,8 @@ impl Future for RunningCall {
     }
 }
 
-/// Headers that most calls have. With more, those that nobody reads are dropped: small ones cost the most memory, three
-/// times what they are on the wire, and a call can last.
+/// The number of headers of most calls. If there are more, those that nobody reads are dropped: small headers take three
+/// times their size on the wire in memory, and a call can last.
 const FEW_HEADERS: usize = 16;
 
 fn shed(headers: &mut HeaderMap) {
@@ -164,7 +166,7 @@ fn shed(headers: &mut HeaderMap) {
 mod tests {
     use super::*;
 
-    /// They are moved several times for each call, and lie in a task of their own as long as it lasts.
+    /// They are moved several times per call, and stay in the call's task as long as it runs.
     #[test]
     fn calls_and_their_bodies_are_small() {
         assert_eq!([size_of::<RunningCall>(), size_of::<RequestBody>(), size_of::<ResponseBody>()], [136, 112, 136]);

@@ -1,4 +1,4 @@
-//! Serves HTTP/2 on the connections that come in.
+//! Serves HTTP/2 on accepted connections.
 
 use std::{pin::pin, sync::Arc};
 
@@ -11,8 +11,9 @@ use tracing::debug;
 use super::call_service::{CallHandling, CallService};
 use crate::listen::Connection;
 
-/// Serves connections until `closing` is cancelled, or none come any more. Their clients are told to go then, and this returns
-/// when all connections have ended; dropped before, it leaves them to their runtime.
+/// Serves the connections of one network thread until `closing` is cancelled or the channel closes. Then clients are told
+/// to go away (GOAWAY), and this returns when all connections have ended. If the future is dropped first, connections keep
+/// running on their runtime.
 pub(super) async fn serve(
     http: http2::Builder<TokioExecutor>,
     handling: Arc<CallHandling>,
@@ -23,7 +24,7 @@ pub(super) async fn serve(
     while let Some(Some(connection)) = closing.run_until_cancelled(incoming.recv()).await {
         open.spawn(serve_one(http.clone(), handling.clone(), connection, closing.clone()));
     }
-    // Whoever has a connection for this runtime learns that it takes none.
+    // The acceptor notices that this thread takes no more connections.
     drop(incoming);
     open.close();
     open.wait().await;

@@ -1,7 +1,8 @@
-//! Where purged sagas are written first: a file for each day, synced before anything is purged.
+//! [`ExportDirectory`]: where sagas are written before they are purged: JSON lines in one file per day, synced before the
+//! purge.
 //!
-//! A line is there whole or not at all: what a failure or a crash left of one is cut off before the next is written, and
-//! the sagas of a line that was cut off have not been purged.
+//! A line is complete or not there: what a failure or a crash left of a line is cut off before the next is written, and the
+//! saga of a line that was cut off has not been purged.
 
 use std::{
     fs::File,
@@ -11,15 +12,15 @@ use std::{
 
 use crate::{domain::time::Timestamp, private_files};
 
-/// From how many bytes on a day has another file: 256 MiB, so that each can be looked through with what is at hand.
+/// At this size a day's next file begins: 256 MiB, so that common tools can read each.
 const FILE_BYTES: u64 = 256 << 20;
-/// How much of a file's end is looked at at a time for the end of its last whole line.
+/// Bytes that are read at a time, from the end of the file backwards, to find the end of its last complete line.
 const LOOK_BYTES: u64 = 64 << 10;
 
-/// From how many bytes on a part of a line is written before the rest of it is there.
+/// A part of a line is written to the file from this size on.
 const PIECE_BYTES: usize = 256 << 10;
 
-/// A directory of exported sagas.
+/// The directory of exported sagas (setting `retention_export`).
 pub(super) struct Export {
     directory: PathBuf,
     file_bytes: u64,
@@ -30,10 +31,10 @@ impl Export {
         Export { directory: directory.to_owned(), file_bytes: FILE_BYTES }
     }
 
-    /// Begins to append lines to the file of the day that `now` lies in. Blocks.
+    /// Begins to append lines to the file of the day of `now`. Blocks.
     ///
     /// # Errors
-    /// The directory is not made: where it is missing, another file system may be meant to be there.
+    /// The file can't be opened. A missing directory is not created: another file system may be meant to be mounted there.
     pub(super) fn begin(&self, now: Timestamp) -> io::Result<Lines> {
         let mut file = self.open(now)?;
         let end = whole_lines(&mut file)?;
@@ -43,7 +44,7 @@ impl Export {
         Ok(Lines { file, directory, begun: end, whole: end, written: end, buffer: Vec::new(), kept: false, peak: 0 })
     }
 
-    /// The day's newest file, or the next if that is full.
+    /// Opens the day's newest file, or the next one if that is full.
     fn open(&self, now: Timestamp) -> io::Result<File> {
         let day = now.to_string().chars().take_while(|c| *c != 'T').collect::<String>();
         for number in 1.. {
@@ -65,18 +66,18 @@ impl Export {
     }
 }
 
-/// Lines that are being appended. Until they are kept, none of them counts as written.
+/// Lines that are being appended. Dropping this without [`ExportBatch::commit`] removes them from the file.
 pub(super) struct Lines {
     file: File,
     directory: PathBuf,
-    /// Where they begin in the file, up to where they are whole, and up to where they have been written.
+    /// File offsets: where this batch starts, where its last complete line ends, and where the written part ends.
     begun: u64,
     whole: u64,
     written: u64,
-    /// What follows what has been written.
+    /// What follows the written part.
     buffer: Vec<u8>,
     kept: bool,
-    /// The most that was in the buffer.
+    /// The largest size of the buffer; tests check it.
     peak: usize,
 }
 
@@ -87,13 +88,13 @@ impl Lines {
         self.peak = self.peak.max(self.buffer.len());
     }
 
-    /// Ends a line.
+    /// Completes a line.
     pub(super) fn end_line(&mut self) {
         self.push("\n");
         self.whole = self.end();
     }
 
-    /// Forgets what there is of a line that is not whole. Blocks.
+    /// Removes the line that is not complete. Blocks.
     pub(super) fn cut(&mut self) -> io::Result<()> {
         if let Some(whole) = self.whole.checked_sub(self.written) {
             self.buffer.truncate(whole as usize);
@@ -105,17 +106,17 @@ impl Lines {
         Ok(())
     }
 
-    /// How many bytes they have.
+    /// Bytes of this batch.
     pub(super) fn bytes(&self) -> u64 {
         self.end() - self.begun
     }
 
-    /// Whether so much waits to be written that it should be now.
+    /// Whether the buffer is large enough to be written.
     pub(super) fn are_many(&self) -> bool {
         self.buffer.len() >= PIECE_BYTES
     }
 
-    /// Writes what there is so far. Blocks.
+    /// Writes the buffer to the file. Blocks.
     pub(super) fn write(&mut self) -> io::Result<()> {
         self.file.write_all(&self.buffer)?;
         self.written = self.end();
@@ -123,20 +124,20 @@ impl Lines {
         Ok(())
     }
 
-    /// Writes and syncs them. Blocks.
+    /// Writes and syncs the batch. Blocks.
     ///
     /// # Errors
-    /// Nothing of them counts as written.
+    /// The batch does not count as written: none of its sagas may be purged.
     pub(super) fn keep(mut self) -> io::Result<()> {
         self.write()?;
         self.file.sync_all()?;
-        // Each time: an earlier one may have made the file and failed before it came to this.
+        // Each time, because an earlier batch may have created the file and failed before it synced the directory.
         private_files::sync_directory(&self.directory)?;
         self.kept = true;
         Ok(())
     }
 
-    /// The most that they held in memory.
+    /// The largest number of bytes that were in memory.
     #[cfg(test)]
     pub(super) fn peak(&self) -> usize {
         self.peak
@@ -150,13 +151,13 @@ impl Lines {
 impl Drop for Lines {
     fn drop(&mut self) {
         if !self.kept {
-            // If that fails, the sagas of these lines are written once more: they have not been purged.
+            // If this fails, these sagas are exported again: they have not been purged.
             let _ = self.file.set_len(self.begun);
         }
     }
 }
 
-/// How many bytes of a file are whole lines.
+/// The offset at which the last complete line of a file ends.
 fn whole_lines(file: &mut File) -> io::Result<u64> {
     let mut end = file.metadata()?.len();
     while end > 0 {
@@ -229,7 +230,7 @@ mod tests {
         let text = |path: &Path| std::fs::read_to_string(path).unwrap();
         export.append("one\n", DAY).unwrap();
         assert_eq!(first.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        // What a crash leaves.
+        // As a crash leaves it.
         OpenOptions::new().append(true).open(&first).unwrap().write_all(b"tw").unwrap();
         export.append("three\n", DAY).unwrap();
         assert_eq!(text(&first), "one\nthree\n");

@@ -1,4 +1,4 @@
-//! All that faces clients: the accept loop, the gRPC server with its settings, and the calls in flight.
+//! [`GrpcServer`]: the accept loop, HTTP/2 and its settings, and the calls in flight.
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,42 +33,42 @@ use crate::{
     proto::DESCRIPTORS,
 };
 
-/// Largest set of request headers: gRPC's own default, with room for tokens and traces.
+/// Largest set of request headers, in bytes: gRPC's own default, with room for tokens and traces.
 const HEADER_BYTES: u32 = 8 << 10;
-/// Streams that a client may have cancelled before they were looked at, until its connection is ended ("rapid reset",
-/// CVE-2023-44487). Clients that cancel a hundred calls at once exist; those that flood reach any number.
+/// Streams per connection that a client may cancel before the server has accepted them; beyond that the connection is
+/// closed ("rapid reset", CVE-2023-44487). Some clients cancel a hundred calls at once; a flood cancels any number.
 const RESET_STREAMS: usize = 128;
-/// Streams of a connection that we had to reset because of an error of its client, until the connection is ended ("made
-/// you reset", CVE-2025-8671). The gRPC library sets no limit. A correct client never causes one.
+/// Streams per connection that the server may reset because of the client's errors; beyond that the connection is closed
+/// ("made you reset", CVE-2025-8671). `tonic` sets no limit. A correct client causes none.
 const ERROR_RESETS: usize = 64;
-/// What a client may send on a stream before we took it. A stream of a worker whose answers are not read holds as much;
-/// 64 KiB at a time let 5 MiB a second through where a round trip takes 12 ms, and are the protocol's own default.
+/// Flow-control window of a stream, in bytes: the protocol's default. A worker's stream whose answers are not read holds
+/// this much. With a round trip of 12 ms it allows 5 MiB a second.
 const STREAM_WINDOW: u32 = 64 << 10;
-/// The same for a whole connection: 16 streams at full speed.
+/// Flow-control window of a connection, in bytes: 16 streams at full speed.
 const CONNECTION_WINDOW: u32 = 1 << 20;
-/// What of it each call needs: half of a connection's window is what small frames may cost, at 256 bytes each, before the
-/// library ends the connection as a flood ("tiny frames"). As many calls as are allowed may each send one at a time.
+/// Window that each allowed call adds. `h2` closes a connection as a flood of tiny frames when small frames, counted as 256
+/// bytes each, exceed half of its window; so each allowed call may send one at the same time.
 const WINDOW_PER_CALL: u32 = 1024;
-/// Largest frame: the protocol's least, so that no connection buffers more than this before it understands it.
+/// Largest frame, in bytes: the protocol's minimum, so that no connection buffers more before a frame is complete.
 const FRAME_BYTES: u32 = 16 << 10;
-/// Time for cut connections to notice: they are woken, so it takes a moment of CPU each.
+/// How long cut connections may take to end. Their tasks are woken, so each needs only a moment of CPU.
 const CUT: Duration = Duration::from_millis(500);
 
-/// A running server.
+/// The running server for clients.
 pub(super) struct Front {
     serving: JoinHandle<()>,
     accepting: JoinHandle<()>,
     lines: Lines,
     calls: TaskTracker,
     closing: CancellationToken,
-    /// Gives up what is late, until this is dropped.
+    /// Enforces the call limiter's timeouts until this is dropped.
     _time: AbortOnDropHandle<()>,
-    /// Keeps certificates and principals as their files are.
+    /// Reloads certificates and principals when their files change.
     _fresh: AbortOnDropHandle<()>,
 }
 
 impl Front {
-    /// Serves `services`, and reflection beside them, to those who are let in.
+    /// Serves `services`, and reflection if configured.
     pub(super) fn start(
         limits: &Limits,
         listeners: Listeners,
@@ -81,7 +81,7 @@ impl Front {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(DESCRIPTORS)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-                // For whoever renders an error's details.
+                // For clients that render error details.
                 .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         };
         if security.reflection {
@@ -128,16 +128,16 @@ impl Front {
         self.lines.clone()
     }
 
-    /// Ready if the server stops by itself. It has no reason to.
+    /// Ready when the server stops by itself, which is a bug.
     pub(super) async fn failed(&mut self) {
-        // The accept loop ends, too, when the server takes no more connections.
+        // The accept loop also ends when the network threads take no more connections.
         if let Err(error) = (&mut self.accepting).await {
             warn!(%error, "the accept loop ended early");
         }
     }
 
-    /// Closes the socket, tells clients to go, waits until `answered_by` for calls in flight, then at most `linger` for
-    /// connections to close, and cuts the rest. Streams are to be ended by others; they are not calls in flight.
+    /// Closes the sockets, tells clients to go away, waits until `answered_by` for calls in flight, then at most `linger`
+    /// for connections to close, and cuts the rest. The caller has to end the streams; they don't count as calls in flight.
     pub(super) async fn end(mut self, answered_by: Instant, linger: Duration) {
         self.closing.cancel();
         self.calls.close();
@@ -165,8 +165,8 @@ fn call_limits(limits: &Limits) -> CallLimits {
     }
 }
 
-/// The settings of HTTP/2. How much of an answer the library may buffer is left as it is: a call's answer is handed to it in one
-/// piece, on the call's account.
+/// The HTTP/2 settings. The send buffer keeps `h2`'s default: an answer is handed over in one piece and counted by the call
+/// limiter.
 fn http(limits: &Limits) -> http2::Builder<TokioExecutor> {
     let mut http = http2::Builder::new(TokioExecutor::new());
     http.timer(TokioTimer::new())
@@ -181,7 +181,7 @@ fn http(limits: &Limits) -> http2::Builder<TokioExecutor> {
         .max_header_list_size(HEADER_BYTES)
         .max_pending_accept_reset_streams(Some(RESET_STREAMS))
         .max_local_error_reset_streams(Some(ERROR_RESETS))
-        // No caller of a coordinator looks at it, and it would be written and read with every answer.
+        // Clients of a coordinator don't use the `date` header, and it would be sent with every answer.
         .auto_date_header(false);
     http
 }

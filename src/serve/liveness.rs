@@ -1,7 +1,7 @@
-//! Whether calls are answered: each network thread and the writer has to have turned lately.
+//! [`Liveness`]: whether the network threads and the writer still run their loops ("turn").
 //!
-//! A probe that looks at the writer alone says "live" while the threads that serve connections hang. So on each of these
-//! threads a task notes the time twice a second: it runs only while the thread runs its tasks, as calls do.
+//! A probe that checks only the writer reports "live" while network threads hang. So a task on each network thread stores
+//! the time twice a second; it runs only while its thread runs tasks, like calls.
 
 use std::{
     fmt,
@@ -20,16 +20,15 @@ use crate::{
     domain::time::{Span, Timestamp},
 };
 
-/// How often a network thread notes that it turns: often enough for bounds of a second or more, and no load when idle.
+/// How often a network thread stores the time: often enough for limits of a second or more, and no load when idle.
 const TICK: Duration = Duration::from_millis(500);
 
-/// How long ago the writer last turned.
+/// Returns how long ago the writer last turned.
 pub(super) type WriterSilence = Arc<dyn Fn() -> Span + Send + Sync>;
 
-/// What has to turn for calls to be answered.
+/// A thread that has to turn for calls to be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
-    /// The writer's thread.
     Writer,
     /// A network thread, by its number from 0.
     Network(usize),
@@ -44,17 +43,17 @@ impl fmt::Display for Part {
     }
 }
 
-/// Since when each part has not turned.
+/// When each thread last turned.
 pub(super) struct Liveness {
     clock: Arc<dyn Clock>,
     turned: Vec<Arc<AtomicI64>>,
     writer: OnceLock<WriterSilence>,
-    /// End with this.
+    /// Dropping this ends the tasks.
     _ticking: Vec<AbortOnDropHandle<()>>,
 }
 
 impl Liveness {
-    /// Begins to observe the threads of these runtimes.
+    /// Starts a task on each of these runtimes.
     pub(super) fn of(clock: &Arc<dyn Clock>, threads: &[Handle]) -> Arc<Self> {
         let turned: Vec<_> = threads.iter().map(|_| Arc::new(AtomicI64::new(clock.now().micros()))).collect();
         let ticking = threads.iter().zip(&turned).map(|(thread, turned)| {
@@ -70,18 +69,18 @@ impl Liveness {
         Arc::new(Liveness { clock: clock.clone(), turned, writer: OnceLock::new(), _ticking: ticking })
     }
 
-    /// From now on there is a writer.
+    /// The store is open, so there is a writer from now on.
     pub(super) fn writer_is(&self, silence: WriterSilence) {
-        // There is one store.
+        // It is set only once: there is one store.
         let _ = self.writer.set(silence);
     }
 
-    /// How long ago the writer last turned. None: there is none yet.
+    /// How long ago the writer last turned. None: the store is not open yet.
     pub(super) fn writer(&self) -> Option<Span> {
         self.writer.get().map(|silence| silence())
     }
 
-    /// The network thread that has not turned for longest, and for how long.
+    /// The network thread that has not turned for the longest time, and how long.
     pub(super) fn network(&self) -> (Part, Span) {
         let now = self.clock.now();
         let silences = self.turned.iter().map(|turned| now.since(Timestamp::from_micros(turned.load(Relaxed))));
@@ -89,7 +88,7 @@ impl Liveness {
         longest.map_or((Part::Network(0), Span::ZERO), |(number, silence)| (Part::Network(number), silence))
     }
 
-    /// What has not turned for longest, and for how long.
+    /// The thread that has not turned for the longest time, the writer included, and how long.
     pub(super) fn longest(&self) -> (Part, Span) {
         let network = self.network();
         match self.writer() {
@@ -111,7 +110,7 @@ mod tests {
         let liveness = Liveness::of(&clock, threads.handles());
         sleep(3 * TICK).await;
         assert!(liveness.network().1 < Span::from_secs(1), "{:?}", liveness.network());
-        // A task that blocks its thread, as one would that writes to a pipe which nobody reads.
+        // A task that blocks its thread, like one that writes to a pipe that nobody reads.
         threads.handles()[1].spawn(async { std::thread::sleep(Duration::from_secs(3)) });
         sleep(4 * TICK).await;
         let (part, silence) = liveness.network();

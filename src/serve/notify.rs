@@ -1,9 +1,9 @@
-//! What the service manager is told: systemd's notification protocol (`sd_notify(3)`), over the socket that it names.
+//! [`ServiceManager`]: tells systemd, or whoever sets `NOTIFY_SOCKET`, what the daemon does (`sd_notify(3)`).
 //!
-//! Ready when calls are served, alive while the writer and each network thread turns, ending when it begins to end. A
-//! daemon whose writer hangs would go on to accept calls and answer none; nothing but a restart helps, and systemd makes
-//! one when it hears nothing.
-//! Written by hand, because the crate for it knows no abstract sockets, which container managers use.
+//! Ready once calls are served, alive while the writer and each network thread turn, stopping when shutdown begins. A
+//! daemon whose writer hangs would accept calls and answer none. Only a restart helps, and systemd restarts it when no
+//! watchdog message comes. Not by a crate, because `sd-notify` can't use abstract sockets, and container managers use
+//! those.
 
 use std::{
     convert::Infallible,
@@ -26,33 +26,33 @@ use tracing::{info, warn};
 use super::liveness::Part;
 use crate::domain::time::Span;
 
-/// How often more time is asked for while the store is being opened, and for how long each time: more than the default
-/// of a manager that reckons in tens of seconds, and several chances before it is over.
+/// How often, while the store is being opened, more time is asked for, and how much each time. It is more than managers
+/// with timeouts of tens of seconds have by default, and a lost message does no harm.
 const OPENING_STEP: Duration = Duration::from_secs(10);
 /// See [`OPENING_STEP`].
 const OPENING_TIME: Duration = Duration::from_secs(60);
-/// How often it is asked for: an hour in all. No store takes so long, a new schema of the largest included; a disk that
-/// hangs does, and is then the manager's to judge.
+/// How often it is asked for, an hour in all. No store needs that long, not even to migrate the largest one. A disk that
+/// hangs does, and then the manager decides.
 const OPENING_STEPS: usize = 360;
-/// What ending takes beyond the grace: connections that are cut, and the exit itself.
+/// What shutdown takes beyond the grace: cutting connections, and the exit itself.
 const ENDING_REST: Duration = Duration::from_secs(5);
-/// A writer that has nothing to do turns every 250 ms, a network thread every 500 ms: a shorter silence says nothing.
+/// An idle writer turns every 250 ms and a network thread every 500 ms, so a shorter silence means nothing.
 const LEAST_SILENCE: Duration = Duration::from_secs(1);
 
-/// The service manager's ear, if there is one.
+/// The service manager's notification socket, if there is one.
 pub(super) struct Manager {
     socket: Option<UnixDatagram>,
-    /// How long it may hear nothing, if it listens for that.
+    /// The watchdog's timeout, if the manager has set one.
     watchdog: Option<Duration>,
 }
 
 impl Manager {
-    /// Nobody: everything that it is told goes nowhere.
+    /// No service manager: all messages are dropped.
     pub(super) fn nobody() -> Self {
         Manager { socket: None, watchdog: None }
     }
 
-    /// The one that started this process, as it says in `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID`.
+    /// From `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` of this process.
     pub(super) fn of_this_process() -> Self {
         let socket = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()).and_then(|name| {
             connect(&name).inspect_err(|error| warn!(?name, %error, "the service manager can't be told anything")).ok()
@@ -63,7 +63,7 @@ impl Manager {
         Manager { socket, watchdog: watchdog.map(Duration::from_micros) }
     }
 
-    /// Says that the store is being opened, and that it may take its time. Never ready.
+    /// Says that the store is being opened, and asks for more time. Never ready.
     pub(super) async fn opening(&self) -> Infallible {
         self.tell("STATUS=opening the store");
         for _ in 0..OPENING_STEPS {
@@ -73,12 +73,12 @@ impl Manager {
         std::future::pending().await
     }
 
-    /// Says that calls are served, and from then on, for as long as nothing is silent that answers them, that the daemon is
-    /// alive. `longest` tells what has been silent for longest. Never ready.
+    /// Says that calls are served; from then on sends watchdog messages while no thread is silent for too long. `longest`
+    /// returns the thread that has been silent for the longest time. Never ready.
     ///
-    /// A silence is too long from half of the watchdog's time on. So a writer that is back within seven eighths of that
-    /// time is never taken for hung, and one that is not has the daemon restarted within one and a half of it. How long a
-    /// writer may take for what is not a hang is thus said where the watchdog is set: `deploy/systemd/sagad.service`.
+    /// A silence is too long from half of the watchdog's timeout on. So a writer that is back within seven eighths of the
+    /// timeout never causes a restart, and one that isn't has the daemon restarted within one and a half of it. The timeout
+    /// is set in `deploy/systemd/sagad.service`, which says how long a writer may take.
     pub(super) async fn serving(&self, address: &str, longest: impl Fn() -> (Part, Span)) -> Infallible {
         self.tell(&format!("READY=1\nSTATUS=serving gRPC on {address}"));
         let Some(watchdog) = self.watchdog else { return std::future::pending().await };
@@ -102,26 +102,26 @@ impl Manager {
                     self.tell(&format!("STATUS=serving gRPC on {address}"));
                 }
             }
-            // Soon again after a silence: it may only have been the machine that stood still.
+            // Check again soon during a silence: the machine may only have been suspended.
             sleep(if hangs { watchdog / 8 } else { watchdog / 2 }).await;
         }
     }
 
-    /// Says that the daemon ends, and asks for the grace that this may take.
+    /// Says that the daemon is stopping, and asks for the time that this may take.
     pub(super) fn ending(&self, grace: Duration) {
         let micros = (grace + ENDING_REST).as_micros();
         self.tell(&format!("STOPPING=1\nSTATUS=ending\nEXTEND_TIMEOUT_USEC={micros}"));
     }
 
     fn tell(&self, news: &str) {
-        // It may be away itself for a moment; what it must not miss is told again.
+        // The manager may be restarting itself. Important messages are repeated.
         if let Some(error) = self.socket.as_ref().and_then(|socket| socket.send(news.as_bytes()).err()) {
             warn!(%error, news, "the service manager can't be told");
         }
     }
 }
 
-/// A socket in the file system, or, behind an `@`, one that has only a name.
+/// Connects to a path, or, after an `@`, to an abstract name.
 fn connect(name: &OsString) -> io::Result<UnixDatagram> {
     let address = match name.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
@@ -129,7 +129,7 @@ fn connect(name: &OsString) -> io::Result<UnixDatagram> {
     };
     let socket = UnixDatagram::unbound()?;
     socket.connect_addr(&address)?;
-    // A manager that does not read must not hold anything up.
+    // A manager that does not read must not block the daemon.
     socket.set_nonblocking(true)?;
     Ok(socket)
 }

@@ -1,8 +1,8 @@
-//! Retention: sagas that ended long enough ago are purged, with their events, beside the daemon's other work.
+//! Retention: purges sagas that ended longer ago than configured, with their events, while the daemon serves.
 //!
-//! Each step goes through the writer's queue like any command, is bounded, and is followed by a pause in proportion to the
-//! time it took. Where an export is wanted, a saga is on disk there before it is purged, and purged only if it is still as
-//! it was written: annotated meanwhile, it is written again. After a crash between the two it is there twice, with the same
+//! Each step is a command in the writer's queue, bounded, and followed by a pause in proportion to its duration. With an
+//! export directory a saga is synced there before it is purged, and purged only if it has not changed since; if it was
+//! annotated meanwhile it is exported again. After a crash between export and purge it is there twice, with the same
 //! revision.
 
 use std::{io, sync::Arc, time::Duration};
@@ -25,24 +25,24 @@ use crate::{
 
 use super::export::{Export, Lines};
 
-/// Most sagas of one step; the store ends it earlier where they have many rows.
+/// Most sagas of one step; the store ends a step earlier if they have many rows.
 const STEP: usize = 500;
-/// Most sagas that are exported in one step, and the bytes behind which no more are added.
+/// Most sagas exported in one step, and the number of bytes after which no more are added.
 const EXPORT_STEP: usize = 64;
 const EXPORT_BYTES: u64 = 4 << 20;
-/// Events that are read at a time: with the largest notes, some 5 MiB.
+/// Events read at a time: some 5 MiB with the largest notes.
 const EVENTS: usize = 200;
-/// The pause, in times of the step before it: so a quarter of the writer's time at most is retention's.
+/// The pause after a step, as a multiple of its duration: retention gets at most a quarter of the writer's time.
 const PAUSE: u32 = 3;
 /// The shortest pause.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
-/// How often it looks for what has come of age, unless an age is so short that it has to be oftener.
+/// How often it looks for sagas to purge, and the shortest interval if a retention time is very short.
 const LOOK_EVERY: Span = Span::from_secs(10);
 const LOOK_LEAST: Span = Span::from_millis(250);
-/// How many looks it leaves out behind a failure: half a minute, as a rule.
+/// How many intervals it waits after a failure: usually half a minute.
 const RETRY: u32 = 3;
 
-/// Why a step failed. Nothing was purged by it.
+/// Why a step failed; it has purged nothing.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
@@ -61,7 +61,7 @@ impl From<Malformed> for Failure {
     }
 }
 
-/// Purges what comes of age, until it is told to stop. Returns at once where everything is kept.
+/// Purges sagas until `stop` is cancelled. Returns at once if everything is kept.
 pub(super) async fn keep(store: Store, retention: Retention, stop: CancellationToken) {
     let ages = retention.ages();
     let Some(shortest) = ages.iter().map(|(_, age)| *age).min() else { return };
@@ -90,7 +90,7 @@ struct Keeper {
 }
 
 impl Keeper {
-    /// Purges all sagas in a state that are of age, step by step.
+    /// Purges all sagas in `state` that ended at least `age` ago, step by step.
     async fn purge_all(&mut self, state: State, age: Span) -> Result<(), Failure> {
         let mut all = Purged::default();
         let outcome = loop {
@@ -140,7 +140,7 @@ impl Keeper {
         }
     }
 
-    /// Exports some of those that are of age, and purges them.
+    /// Exports some of these sagas and purges them.
     async fn export_and_purge(&self, export: &Arc<Export>, state: State, age: Span) -> Result<Purged, Failure> {
         let moment = self.store.moment();
         let before = moment.now.minus(age);
@@ -158,7 +158,7 @@ impl Keeper {
             }
             let is_whole;
             (lines, is_whole) = self.add_line(lines, &saga, &moment).await?;
-            // Otherwise it has changed since it was found: it is found again when it is of age again.
+            // Otherwise it has changed since it was read, and a later step finds it again.
             if is_whole {
                 exported.push((saga.task_id().clone(), saga.revision));
             }
@@ -169,7 +169,7 @@ impl Keeper {
         let left = asked == EXPORT_STEP || exported.len() < asked;
         blocking(move || lines.keep()).await?;
         let mut purged = Purged::default();
-        // The store takes up to so many rows at a time; what it has taken it passes over.
+        // The store purges a limited number of rows at a time, and skips what it has purged already.
         loop {
             let step = self.purge(state, age, exported.clone()).await?;
             purged.sagas += step.sagas;
@@ -183,7 +183,7 @@ impl Keeper {
         Ok(purged)
     }
 
-    /// Adds a saga with its whole history as a line, which is written as it is read; not, if the saga has changed.
+    /// Adds a saga with its whole history as a line, written while it is read. False, and no line, if the saga has changed.
     async fn add_line(&self, mut lines: Lines, saga: &Saga, moment: &Moment) -> Result<(Lines, bool), Failure> {
         let mut query = EventQuery {
             task_id: Some(saga.task_id().clone()),
@@ -224,7 +224,7 @@ impl Keeper {
     }
 }
 
-/// What waits for a disk, on a thread that may.
+/// Runs disk I/O on a thread that may block.
 async fn blocking<T: Send + 'static>(act: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, Failure> {
     let done = task::spawn_blocking(act).await;
     Ok(done.unwrap_or_else(|gone| Err(io::Error::other(gone)))?)
@@ -273,7 +273,7 @@ mod tests {
         let export = Export::into(dir.path());
         let keeper = Keeper { store: store.clone(), export: None };
         let saga = store.get(SagaKey::Task(task_id())).await.unwrap().unwrap();
-        // One that has changed since it was looked for leaves nothing of its line.
+        // A saga that has changed since it was read leaves no line.
         let mut old = saga.clone();
         old.revision = Revision(saga.revision.0 + 1);
         let moment = store.moment();
@@ -282,7 +282,7 @@ mod tests {
         let (lines, is_whole) = keeper.add_line(lines, &saga, &moment).await.unwrap();
         let (bytes, peak) = (lines.bytes(), lines.peak());
         assert!(is_whole && bytes > 16 << 20, "{bytes} bytes");
-        // A page of events, and what was there before it.
+        // One page of events, and what was in the buffer before.
         assert!(peak < 2 << 20, "{peak} bytes of {bytes} were in memory at once");
         lines.keep().unwrap();
         let file = std::fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap();

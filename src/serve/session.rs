@@ -1,5 +1,5 @@
-//! Items of a `Session` counted as the calls that they are: measured, written of and traced, with a place among all calls and room for
-//! their bytes, and waited for when the daemon ends.
+//! [`SessionTrackers`]: items of a `Session` count as calls. They are measured, logged and traced, need a slot and room for
+//! their bytes, and shutdown waits for them.
 
 use std::sync::Arc;
 
@@ -16,20 +16,20 @@ use crate::{
     listen::Line,
 };
 
-/// The headers by which a trace is known. (W3C Trace Context)
+/// The headers of a trace. (W3C Trace Context)
 const TRACE_HEADERS: [HeaderName; 2] = [HeaderName::from_static("traceparent"), HeaderName::from_static("tracestate")];
 
-/// Makes what counts the items of a session.
+/// Makes the trackers of sessions; cheap to clone.
 #[derive(Clone)]
 pub(super) struct SessionCounters {
     pub(super) observe: Observer,
     pub(super) ledger: Arc<Ledger>,
-    /// Calls that are waited for at the end.
+    /// Shutdown waits for these calls.
     pub(super) calls: TaskTracker,
 }
 
 impl SessionCounters {
-    /// For the session that is opened with these headers: items belong to its connection, and to its trace.
+    /// The tracker of a session with these headers: its items belong to the session's connection and trace.
     pub(super) fn counter(&self, headers: &HeaderMap, line: &Arc<Line>) -> SessionCounter {
         let trace = TRACE_HEADERS.into_iter().filter_map(|name| {
             let value = headers.get(&name)?.clone();
@@ -39,14 +39,14 @@ impl SessionCounters {
     }
 }
 
-/// Counts the items of one session.
+/// Tracks the items of one session.
 struct Counter {
     all: SessionCounters,
     line: Arc<Line>,
     trace: HeaderMap,
 }
 
-/// An item that is under way. Dropped before its end, it was given up by its client.
+/// An item that is being handled. If it is dropped before its end, its client cancelled it.
 struct Item {
     observed: Option<ObservedCall>,
     _place: Arc<calls::Call>,

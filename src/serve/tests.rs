@@ -1,4 +1,4 @@
-//! The daemon's life over real sockets, with a store that is a double: how it starts, and that no peer delays its end.
+//! The daemon's life over real sockets, with a stub in place of the store: how it starts, and that no peer delays its end.
 
 use std::{future::pending, sync::mpsc, time::Duration};
 
@@ -30,10 +30,10 @@ use crate::{
     },
 };
 
-/// Well below the grace of ten seconds, and enough for a busy machine.
+/// Well below the grace of ten seconds, and enough on a busy machine.
 const SOON: Duration = Duration::from_secs(5);
 
-/// A service with a call that is held until the store drains, and a stream that never ends by itself.
+/// A service with a call that is held until the store drains, and a stream that does not end by itself.
 struct Double {
     drained: watch::Receiver<bool>,
     streams: CancellationToken,
@@ -88,10 +88,10 @@ impl AdminService for Double {
     }
 }
 
-/// A daemon whose store and signals are the test's.
+/// A daemon whose store and signals the test controls.
 struct Daemon {
     address: SocketAddr,
-    /// Opens the store, or says why not.
+    /// Opens the store, or makes that fail.
     open: mpsc::Sender<Result<(), BoxError>>,
     /// Makes the writer end by itself.
     fail: Option<oneshot::Sender<BoxError>>,
@@ -142,7 +142,7 @@ impl Daemon {
         stream
     }
 
-    /// The end of the daemon, which has to come soon.
+    /// Waits for the daemon's end, which has to come soon.
     async fn end(self) -> Result<(), ServeError> {
         timeout(SOON, self.run).await.expect("it ends in time").unwrap()
     }
@@ -238,7 +238,7 @@ async fn no_peer_delays_the_end_and_calls_are_answered() {
     let daemon = Daemon::serving(Span::from_secs(10)).await;
     let mut silent = daemon.connection(b"").await;
     let mut half = daemon.connection(b"PRI * HTTP/2.0").await;
-    // The preface and an empty SETTINGS frame; then it neither sends nor reads.
+    // The preface and an empty SETTINGS frame; after that it neither sends nor reads.
     let mut mute = daemon.connection(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
     let _idle = HealthClient::new(daemon.channel().await).check(asking("")).await.unwrap();
     let mut health = HealthClient::new(daemon.channel().await).watch(asking("")).await.unwrap().into_inner();
@@ -286,7 +286,7 @@ async fn a_call_that_is_never_answered_is_given_up_within_the_grace() {
     assert!(timeout(SOON, hanging).await.unwrap().unwrap().is_err());
 }
 
-/// A client says how long it waits, and does not look at its watch: it is answered by then all the same.
+/// The client sends a deadline but doesn't enforce it: the server still answers by then.
 #[tokio::test]
 async fn a_calls_own_deadline_ends_it() {
     let daemon = Daemon::serving(Span::from_secs(2)).await;
@@ -310,7 +310,7 @@ async fn a_calls_own_deadline_ends_it() {
             let mut head = [0; 9];
             client.read_exact(&mut head).await.unwrap();
             client.read_exact(&mut vec![0; usize::from(head[1]) << 8 | usize::from(head[2])]).await.unwrap();
-            // HEADERS, with which the stream ends.
+            // HEADERS that end the stream.
             if head[3] == 1 {
                 break head[4] & 1;
             }
@@ -347,6 +347,6 @@ async fn it_can_be_told_to_end_before_the_store_is_open() {
     daemon.shutdown.cancel();
     let open = daemon.open.clone();
     daemon.end().await.unwrap();
-    // Lets the thread that opens go.
+    // Lets the thread that opens the store end.
     open.send(Err("too late".into())).unwrap();
 }

@@ -1,6 +1,6 @@
-//! The network's threads. Each runs a single-threaded runtime with connections of its own: what happens on a connection
-//! stays on one thread, without the locks and the stealing of a runtime that many threads share, which cost more than
-//! they gain where calls are short.
+//! [`NetworkThreads`]: each runs a single-threaded runtime with its own connections. So a connection stays on one thread,
+//! without the locks and the work stealing of a multi-threaded runtime, which cost more than they gain where calls are
+//! short.
 
 use std::{io, thread};
 
@@ -9,18 +9,18 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::store::post;
 
-/// Where connections are served.
+/// The threads that serve connections.
 pub(super) struct Threads {
     handles: Vec<Handle>,
-    /// Ends the threads.
+    /// Ends the threads when it is dropped.
     _running: Option<DropGuard>,
 }
 
 impl Threads {
-    /// Starts so many threads, which run until this is dropped.
+    /// Starts `count` threads, which run until the result is dropped.
     ///
     /// # Errors
-    /// The kernel's, if it gives no thread or no event queue.
+    /// A thread or its event queue can't be created.
     pub(super) fn start(count: usize) -> io::Result<Self> {
         let stop = CancellationToken::new();
         let mut handles = Vec::with_capacity(count);
@@ -37,12 +37,11 @@ impl Threads {
         Ok(Threads { handles, _running: Some(stop.drop_guard()) })
     }
 
-    /// The runtime that is running already.
+    /// The current runtime in place of threads of its own.
     pub(super) fn here() -> Self {
         Threads { handles: vec![Handle::current()], _running: None }
     }
 
-    /// A handle on each thread's runtime.
     pub(super) fn handles(&self) -> &[Handle] {
         &self.handles
     }

@@ -1,27 +1,27 @@
-//! The `authorization` header, and what a token looks like.
+//! The `authorization` header, and the format of tokens.
 
 use http::{HeaderMap, header::AUTHORIZATION};
 use sha2::{Digest, Sha256};
 
 use super::file::TokenHash;
 
-/// Longest token: more than any of ours, and than most of others'.
+/// Longest token that is accepted, in bytes: longer than ours and than most tokens of other issuers.
 const TOKEN_BYTES: usize = 1024;
-/// How a token of ours begins, so that what looks for secrets in files finds it. The separator is in no name.
+/// Prefix of our tokens, so that secret scanners recognize them. The separator `~` is in no principal's name.
 const PREFIX: &str = "sagad~";
 
-/// What a call brings along.
+/// The `authorization` header of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presented<'a> {
-    /// Nothing.
+    /// There is no header.
     None,
-    /// One token.
+    /// One bearer token.
     Token(&'a [u8]),
-    /// Something else.
+    /// Anything else, such as two headers or another scheme.
     Malformed,
 }
 
-/// The token in a call's headers.
+/// Reads the `authorization` header.
 pub fn presented(headers: &HeaderMap) -> Presented<'_> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     match (values.next(), values.next()) {
@@ -42,18 +42,18 @@ fn token(value: &[u8]) -> Option<&[u8]> {
     plain.then_some(token)
 }
 
-/// What is kept of a token.
+/// Tokens are stored only as this hash.
 pub fn hash(token: &[u8]) -> TokenHash {
     Sha256::digest(token).into()
 }
 
-/// A token: the prefix, a principal's name, and 32 random bytes as base64url.
+/// Makes a token: the prefix, a principal's name, and 32 random bytes as base64url.
 pub fn make(name: &str, random: &[u8; 32]) -> String {
     use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
     format!("{PREFIX}{name}~{}", URL_SAFE_NO_PAD.encode(random))
 }
 
-/// The name in a token of ours.
+/// The principal's name in one of our tokens; none if it isn't one.
 pub fn name(token: &str) -> Option<&str> {
     let (name, secret) = token.strip_prefix(PREFIX)?.split_once('~')?;
     (!name.is_empty() && !secret.is_empty() && !secret.contains('~')).then_some(name)

@@ -1,6 +1,6 @@
-//! The file of principals: TOML to entries, or the first thing that is wrong with it, by line, entry and field.
+//! Parses the file of principals. The first error is reported, with its line, entry and field.
 //!
-//! Nothing of the file is quoted but names that are well formed: somebody may have pasted a token where none belongs.
+//! Errors quote nothing of the file but well-formed names: somebody may have pasted a token in the wrong place.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -18,39 +18,36 @@ use crate::domain::{
     time::Timestamp,
 };
 
-/// Most entries: each call is compared with the tokens of all of them.
+/// Most entries. Each call is compared with the tokens of all of them.
 const PRINCIPALS: usize = 1000;
-/// Most tokens of an entry: rotation needs two.
+/// Most tokens of an entry; rotation needs two.
 const TOKENS: usize = 8;
-/// Longest name in a certificate: that of a host, with a scheme and a path.
+/// Longest certificate name, in bytes: enough for a URI with a host and a path.
 const CERTIFICATE_BYTES: usize = 512;
-/// How a token's hash begins.
+/// Prefix of a token's hash in the file.
 pub const HASH_PREFIX: &str = "sha256:";
 const FIELDS: [&str; 6] = ["name", "roles", "queues", "tokens", "certificate", "not_after"];
 
 /// The SHA-256 of a token.
 pub type TokenHash = [u8; 32];
 
-/// One entry.
+/// One `[[principal]]` entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Who.
     pub principal: Principal,
-    /// The hashes of its tokens.
     pub tokens: Vec<TokenHash>,
-    /// The name in the client certificates that stand for it.
+    /// Client certificates with this name authenticate as the principal.
     pub certificate: Option<NamedCertificate>,
-    /// From when on it is refused.
+    /// From this time on the principal is refused.
     pub not_after: Option<Timestamp>,
 }
 
-/// A name in client certificates, as the file has it. What a certificate calls itself by one kind of name does not stand for
-/// the other.
+/// A certificate name as the file has it. The two kinds never match each other: a DNS name that looks like a URI isn't one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum NamedCertificate {
-    /// A host among the alternative names; or the common name, where there are no alternative names.
+    /// A DNS name among the alternative names, or the common name of a certificate without alternative names.
     Name(String),
-    /// A URI among the alternative names: it begins with a scheme and a colon.
+    /// A URI among the alternative names. In the file it begins with a scheme and a colon.
     Uri(String),
 }
 
@@ -68,27 +65,27 @@ impl NamedCertificate {
     }
 }
 
-/// What is wrong with the file.
+/// The first error in the file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {what}")]
 pub struct Wrong {
-    /// Where, from 1.
+    /// The line, from 1.
     pub line: usize,
-    /// Which entry and field, and what is wrong with it.
+    /// The entry, the field and the problem.
     pub what: String,
 }
 
-/// One place in the file.
+/// A TOML value with its position.
 type Value<'a> = Spanned<DeValue<'a>>;
 
-/// Reads the file.
+/// Parses the file.
 ///
 /// # Errors
-/// The first thing that is wrong with it.
+/// The first error in it.
 pub fn parse(text: &str) -> Result<Vec<Entry>, Wrong> {
     let at = |place: usize| 1 + text.bytes().take(place).filter(|byte| *byte == b'\n').count();
     let table = DeTable::parse(text).map_err(|error| {
-        // Its own words quote the line.
+        // The parser's own message quotes the line.
         let line = error.span().map_or(1, |span| at(span.start));
         Wrong { line, what: "is not valid TOML (or says something twice)".to_owned() }
     })?;
@@ -115,19 +112,19 @@ pub fn parse(text: &str) -> Result<Vec<Entry>, Wrong> {
         }
     }
     if entries.is_empty() {
-        // Were it taken for "nobody", a file caught half-written would end every stream.
+        // An empty list would revoke everybody; a file that is read half-written must not do that.
         return Err(Wrong { line: 1, what: "there is no [[principal]]".to_owned() });
     }
     Ok(entries)
 }
 
-/// A key, if it looks like one.
+/// The key in backticks, if it looks like a key and not like a secret.
 fn quoted(key: &str) -> String {
     let plain = key.len() <= 20 && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
     if plain { format!(" `{key}`") } else { String::new() }
 }
 
-/// What must be there once, with whose it is.
+/// Values that may be given only once, with the entry that has them.
 #[derive(Default)]
 struct Seen {
     names: BTreeSet<PrincipalName>,
@@ -188,7 +185,7 @@ impl<A: Fn(usize) -> usize> Reader<'_, A> {
     fn principal_name(&mut self, seen: &mut Seen) -> Result<PrincipalName, Wrong> {
         let Some(value) = self.field("name") else { return Err(self.wrong(self.place, "name: is missing")) };
         let (place, text) = (value.span().start, self.text("name", value)?);
-        // Not in the parser's words: they may quote a character of what is no name.
+        // The parser's own message may quote a character of what was pasted.
         let name = PrincipalName::parse(text).map_err(|Malformed(_)| {
             let form =
                 "has to be 1 to 64 letters, digits and . _ : / @ + -, beginning with a letter or digit, without '..'";
@@ -201,7 +198,7 @@ impl<A: Fn(usize) -> usize> Reader<'_, A> {
         if seen.names.contains(&name) {
             return Err(self.wrong(place, format_args!("name: there is another principal `{name}`")));
         }
-        // Owners begin with their principal's name: of these two, one could act for the other.
+        // An owner id begins with its principal's name, so the shorter of these two could act for the longer.
         let nested =
             |other: &&PrincipalName| name.is_or_is_below(other.as_str()) || other.is_or_is_below(name.as_str());
         if let Some(other) = seen.names.iter().find(nested) {
@@ -307,7 +304,7 @@ impl<A: Fn(usize) -> usize> Reader<'_, A> {
 
     fn not_after(&self) -> Result<Option<Timestamp>, Wrong> {
         let Some(value) = self.field("not_after") else { return Ok(None) };
-        // As a TOML date-time, without quotes; the offset may not be left out.
+        // A TOML date-time, without quotes and with an offset.
         let time = value.get_ref().as_datetime().map(ToString::to_string);
         let time = time.and_then(|time| DateTime::parse_from_rfc3339(&time).ok());
         let time = time.ok_or_else(|| {
@@ -331,7 +328,7 @@ fn parse_hash(text: &str) -> Option<TokenHash> {
     Some(hash)
 }
 
-/// A hash as the file has it.
+/// A hash in the form that the file has.
 pub fn show_hash(hash: &TokenHash) -> String {
     use std::fmt::Write;
     let mut text = HASH_PREFIX.to_owned();

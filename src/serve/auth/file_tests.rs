@@ -1,4 +1,4 @@
-//! Every way in which a file of principals can be wrong.
+//! Every error that a file of principals can have.
 
 use proptest::prelude::*;
 
@@ -8,7 +8,7 @@ fn hash(digit: char) -> String {
     format!("\"sha256:{}\"", String::from(digit).repeat(64))
 }
 
-/// An entry of a reader with these lines instead of, or behind, its own.
+/// A reader's entry, with these lines added to its default lines or replacing them.
 fn with(lines: &str) -> String {
     let own = [("name", "'p'".to_owned()), ("roles", "['reader']".to_owned()), ("tokens", format!("[{}]", hash('a')))];
     let own = own.iter().filter(|(key, _)| !lines.lines().any(|line| line.starts_with(&format!("{key} "))));
@@ -111,7 +111,7 @@ fn each_mistake_names_line_entry_and_field() {
     assert!(wrong(&with(&format!("roles = ['worker']\nqueues = [{many}]"))).contains("queues: there are over 100"));
 }
 
-/// Wherever somebody pastes a token, no error repeats it.
+/// A token pasted anywhere in the file is repeated in no error.
 #[test]
 fn no_error_quotes_a_pasted_token() {
     const SECRET: &str = "sagad~p~0123456789012345678901234567890123456789012";

@@ -1,4 +1,4 @@
-//! Who is let in: in front of the services it is found out who calls, and nobody gets through unknown.
+//! [`Authenticator`]: finds the principal of each call in front of the services. Unknown callers are refused.
 
 use std::sync::Arc;
 
@@ -23,12 +23,12 @@ use crate::{
     serve::calls::RequestBody,
 };
 
-/// Open to everyone: probes and balancers have no credentials.
+/// Health checks need no credentials: probes and load balancers have none.
 const HEALTH: &str = "/grpc.health.v1.Health/";
-/// For everyone who is known.
+/// Reflection is open to every principal.
 const REFLECTION: [&str; 2] = ["/grpc.reflection.v1.", "/grpc.reflection.v1alpha."];
 
-/// What finds out who calls.
+/// Finds the principal of a call by its token or certificate.
 pub(in crate::serve) struct Guard {
     table: RwLock<Arc<Table>>,
     clock: Arc<dyn Clock>,
@@ -45,9 +45,9 @@ impl Guard {
         self.table.read().clone()
     }
 
-    /// Puts the principals of a file in force, and returns how many they are. Those who are not in it any more are revoked
-    /// before it returns, and while nobody can be looked up: there is no moment in which the new principals are in force and
-    /// a call of the old ones still counts.
+    /// Puts a new list of principals in force and returns how many there are. Principals that are no longer listed are
+    /// revoked before this returns and under the write lock, so no call of an old principal counts once the new list is in
+    /// force.
     pub(super) fn replace(&self, entries: Vec<Entry>) -> usize {
         let mut table = self.table.write();
         let next = Table::succeeding(&table, entries);
@@ -56,12 +56,12 @@ impl Guard {
         table.len()
     }
 
-    /// Ends the streams of those who have run out.
+    /// Ends the streams of principals whose `not_after` has passed.
     pub(super) fn expire(&self) {
         self.table().expire(self.clock.utc());
     }
 
-    /// Who makes a call; nobody, where nobody needs to be known.
+    /// The caller of a request; none where no credentials are needed (health checks).
     fn admit<B>(&self, request: &Request<B>, line: &Line) -> Result<Option<Caller>, Problem> {
         let path = request.uri().path();
         if path.starts_with(HEALTH) {
@@ -73,12 +73,12 @@ impl Guard {
             self.tell(line, if known { rpc } else { "unknown" }, why);
             permits::unauthenticated(if known { rpc } else { "" })
         })?;
-        // Health checks are not counted: everybody is let in with them.
+        // Health checks don't get here: anyone may make them, so they don't make a connection authenticated.
         line.authenticated(Some((caller.principal.name.as_str(), &caller.credentials.revoked)));
         if known || is_reflection(path) { Ok(Some(caller)) } else { Err(permits::unknown(&caller.principal, "")) }
     }
 
-    /// A token decides, if there is one; else the connection's certificate.
+    /// Uses the token if there is one, else the connection's certificate.
     fn identify<B>(&self, request: &Request<B>, line: &Line) -> Result<Caller, Unknown> {
         let now = self.clock.utc();
         let shown = line.certificate();
@@ -92,7 +92,7 @@ impl Guard {
                 caller
             }
         };
-        // What is begun over a connection ends with its certificate, whoever has begun it.
+        // Whatever was started over a connection ends with its certificate, even if a token authenticated the call.
         if let Some(shown) = shown {
             let end = Timestamp::from_micros(shown.certificate().not_after.saturating_add(1).saturating_mul(1_000_000));
             let credentials = &mut caller.credentials;
@@ -128,21 +128,21 @@ impl Principals for Guard {
     }
 }
 
-/// Finds out who makes a call, if anyone needs to be known.
+/// Authenticates each call, if principals are configured, and checks that the connection's certificate is still valid.
 pub(in crate::serve) struct CallerCheck {
     pub(in crate::serve) guard: Option<Arc<Guard>>,
-    /// What tells whether a certificate has run out.
+    /// Tells whether a certificate has expired.
     pub(in crate::serve) clock: Arc<dyn Clock>,
 }
 
 impl CallerCheck {
-    /// Leaves with the request what its handler has to know of its caller.
+    /// Authenticates a call and adds the caller to its extensions for the handler.
     ///
     /// # Errors
-    /// The call is not let in.
+    /// The call has no valid credentials, or there is no such rpc.
     pub(in crate::serve) fn admit(&self, request: &mut Request<RequestBody>, line: &Line) -> Result<(), Problem> {
         if let Some(shown) = line.certificate() {
-            // Whoever has a token needs the certificate as well: without one there would be no connection.
+            // A token doesn't replace the certificate: without a valid one the connection would not have been accepted.
             if shown.ended().is_cancelled() || shown.is_over(self.clock.utc().micros() / 1_000_000) {
                 return Err(permits::certificate_ended(permits::rpc(request.uri().path())));
             }
@@ -150,17 +150,17 @@ impl CallerCheck {
         }
         request.extensions_mut().insert(CallConnection { number: line.number(), network: line.peer().network() });
         let Some(guard) = &self.guard else {
-            // Nobody needs to be known, so any call counts.
+            // Without principals every call counts as authenticated.
             line.authenticated(None);
             return Ok(());
         };
         let caller = guard.admit(request, line)?;
-        // Behind this nobody has a use for it, and nobody can log it.
+        // Nothing behind this needs the token, and nothing can log it.
         request.headers_mut().remove(AUTHORIZATION);
         if let Some(caller) = caller {
             if is_reflection(request.uri().path()) {
-                // Our own services end their streams themselves; reflection is the library's, and answers for as long as it is
-                // asked.
+                // Our own services end their streams themselves. Reflection is `tonic`'s service and answers as long as
+                // requests come, so its request body is ended.
                 request.body_mut().end_with(caller.credentials.revoked.clone());
             }
             request.extensions_mut().insert(caller);

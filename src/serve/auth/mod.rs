@@ -1,6 +1,6 @@
-//! Who may connect, and who may call: certificates, tokens, principals; and that they are read anew when they change.
+//! Who may connect and who may call: certificates, tokens and principals, read again when their files change.
 //!
-//! What a principal may do is not decided here but in `grpc::permits` (which rpcs) and in the store (which queues).
+//! What a principal may do is decided in `grpc::permissions` (which rpcs) and in the store (which queues).
 
 pub mod bearer;
 pub mod file;
@@ -29,12 +29,12 @@ use tls::Pems;
 
 pub(super) use guard::{CallerCheck, Guard};
 
-/// Largest file of principals: a thousand with all that they may have.
+/// Largest file of principals, in bytes: 1,000 entries with everything they may have.
 const FILE_BYTES: u64 = 4 << 20;
-/// How long before its end a certificate is warned about.
+/// How long before its expiry a certificate causes a warning.
 const SOON: Span = Span::from_secs(30 * 24 * 3600);
 
-/// A file that can't be used. Nothing of its content is in the text but the names of principals.
+/// A file that can't be used. The text has nothing of its content but principals' names.
 #[derive(Debug, thiserror::Error)]
 #[error("{key}: {} {problem}", file.display())]
 pub struct SecurityError {
@@ -49,25 +49,25 @@ impl SecurityError {
     }
 }
 
-/// What was loaded, and is kept fresh.
+/// The security settings as loaded from their files, and kept up to date by [`LoadedSecurity::reload_on_change`].
 pub(super) struct Loaded {
-    /// Finds out who calls; none: nobody needs to be known.
+    /// None: calls need no credentials.
     pub(super) guard: Option<Arc<Guard>>,
-    /// What connections are made with; none: they are plain.
+    /// None: connections are plain text.
     pub(super) tls: Option<Tls>,
-    /// Clients may ask what rpcs there are.
+    /// Whether reflection is served.
     pub(super) reflection: bool,
-    /// What should be looked at.
+    /// Problems that don't keep the daemon from starting.
     pub(super) warnings: Vec<String>,
-    /// Told when the files are to be read at once.
+    /// Notified when the files are to be read at once.
     pub(super) again: Arc<Notify>,
-    /// What tells when certificates run out.
+    /// Tells when certificates expire.
     pub(super) clock: Arc<dyn Clock>,
     files: Security,
     seen: Seen,
 }
 
-/// The files' bytes, when they were last looked at.
+/// The contents of the files when they were last read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Seen {
     pems: Option<Pems>,
@@ -78,7 +78,7 @@ impl Loaded {
     /// Reads all files.
     ///
     /// # Errors
-    /// The first that can't be used.
+    /// The first file that can't be used.
     pub(super) fn read(files: &Security, clock: &Arc<dyn Clock>) -> Result<Self, SecurityError> {
         let seen = Seen { pems: read_pems(files)?, principals: read_principals(files)? };
         let mut warnings = open_files(files);
@@ -102,17 +102,16 @@ impl Loaded {
         Ok(Loaded { guard, tls, reflection, warnings, again, clock: clock.clone(), files: files.clone(), seen })
     }
 
-    /// The principals, where callers are known.
     pub(super) fn principals(&self) -> Option<Arc<dyn Principals>> {
         self.guard.clone().map(|guard| guard as Arc<dyn Principals>)
     }
 }
 
-/// Reads what `sagad serve` would, and says what should be looked at.
+/// Reads the files that `sagad serve` would read, and returns warnings.
 ///
 /// # Errors
-/// The first file that can't be used, or whose certificate has run out: the daemon would start with it, and no client
-/// would connect.
+/// The first file that can't be used, or whose certificate has expired: the daemon would start with such a certificate, but
+/// no client would connect.
 pub fn check(config: &Config, clock: &Arc<dyn Clock>) -> Result<Vec<String>, SecurityError> {
     let loaded = Loaded::read(&config.security, clock)?;
     let mut warnings = loaded.warnings;
@@ -145,7 +144,7 @@ fn runs_out(key: &str, end: Timestamp, now: Timestamp) -> Option<String> {
     }
 }
 
-/// Files that more people can read, or change, than should.
+/// Warnings about files that everyone on the machine can read or change.
 fn open_files(files: &Security) -> Vec<String> {
     let mode = |file: &Path| std::fs::metadata(file).map_or(0, |about| about.permissions().mode());
     let mut warnings = Vec::new();
@@ -156,7 +155,7 @@ fn open_files(files: &Security) -> Vec<String> {
     {
         warnings.push(format!("tls_key: everyone on this machine can read {}: chmod o-rwx", tls.key.display()));
     }
-    // Whoever writes one of these lets himself in, or lets others pass for the server.
+    // Whoever can write one of these can give itself access, or impersonate the server.
     let all = [
         tls.map(|tls| ("tls_cert", tls.cert.clone())),
         tls.and_then(|tls| named("tls_client_ca", &tls.client_ca)),

@@ -1,6 +1,7 @@
-//! Reading the files anew. Their content is compared, not their times: Kubernetes swaps a directory of links, and editors
-//! replace files. Of a broken one what was in force stays, and it is told once for each content, and again from time to time until it
-//! is mended. The others are in force nevertheless: a broken key must not keep a new list of revoked certificates out.
+//! Reads the security files again when they change. Contents are compared, not times: Kubernetes swaps a directory of
+//! links, and editors replace files. If a file is broken, what was read before stays in force; the error is logged once for
+//! each content, and again every ten minutes until the file is mended. The other files are reloaded all the same: a broken
+//! key must not keep a new revocation list out.
 
 use std::{
     collections::BTreeMap,
@@ -23,13 +24,14 @@ use crate::{
     listen::{Certificate, Line, Lines, Tls},
 };
 
-/// How often they are looked at.
+/// How often the files are checked.
 const LOOK: Duration = Duration::from_secs(2);
-/// After how many looks what is still broken is told again: ten minutes, so that it stands in whatever part of the log one reads.
+/// Checks between two log lines for a file that is still broken: ten minutes.
 const LOOKS_PER_REMINDER: u32 = 300;
 
 impl Loaded {
-    /// Keeps what was loaded as it is in the files, for ever, and ends what `lines` have of certificates that hold no more.
+    /// Reloads the files whenever they change, and invalidates certificates of `connections` that are no longer accepted.
+    /// The future never ends.
     pub(in crate::serve) fn keep_fresh(&self, lines: Lines) -> impl Future<Output = ()> + Send + use<> {
         let keeper = Keeper {
             files: self.files.clone(),
@@ -47,7 +49,7 @@ impl Loaded {
 struct Keeper {
     files: Security,
     seen: Seen,
-    /// What is broken, by setting: what was told of it, and how many looks ago.
+    /// Broken files, by setting: the error that was logged, and how many checks ago.
     told: BTreeMap<&'static str, (String, u32)>,
     guard: Option<Arc<Guard>>,
     tls: Option<Tls>,
@@ -65,7 +67,7 @@ impl Keeper {
         }
         loop {
             let asked = timeout(LOOK, again.notified()).await.is_ok();
-            // A file system that does not answer must not hold up the accept loop.
+            // On a blocking thread: a file system that hangs must not hold up the accept loop.
             match task::spawn_blocking(move || {
                 self.look(asked);
                 self
@@ -93,14 +95,15 @@ impl Keeper {
         self.look_at_connections(|_| None);
     }
 
-    /// Closes connections whose certificate had ended at the last look: by now their streams have said so, and their clients can
-    /// make others with the certificates that they have then.
+    /// Cuts connections whose certificate was invalid at the last check. By now their streams have ended with an error, and
+    /// their clients can connect again with a new certificate.
     fn cut_those_that_ended(&self) {
         let has_ended = |line: &Line| line.certificate().is_some_and(|shown| shown.ended().is_cancelled());
         self.lines.whole().iter().filter(|line| has_ended(line)).for_each(|line| line.cut());
     }
 
-    /// Ends what stands on certificates that have run out, or that are refused now: calls are refused, and streams end.
+    /// Invalidates certificates that have expired or that `reject_reason` names a reason against: calls are refused,
+    /// streams end.
     fn look_at_connections(&self, refused: impl Fn(&Certificate) -> Option<String>) {
         let now = self.clock.utc().micros() / 1_000_000;
         for line in self.lines.whole() {
@@ -116,8 +119,8 @@ impl Keeper {
         }
     }
 
-    /// Puts in force what can be used of the files: the server's certificate with its key, the CAs of clients, and the lists of what
-    /// those revoked, each without the others if need be. Returns what can't be used.
+    /// Loads the certificate with its key, the client CAs, and their revocation lists; each also without the others if one
+    /// is broken. Returns the errors.
     fn look_at_certificates(&mut self) -> Vec<SecurityError> {
         let (Some(tls), Some(files), Some(before)) = (&self.tls, &self.files.tls, &self.seen.pems) else {
             return Vec::new();
@@ -142,8 +145,8 @@ impl Keeper {
                 Err(problem) => broken.push(problem),
             }
         }
-        // New lists may need the new CAs, and the other way round: both are tried together first. Each is named only for its own
-        // content: the lists that are in force may not fit the CAs of a file that is right.
+        // A new revocation list may need the new CAs and vice versa, so both are tried together first. An error is reported
+        // for a file only if its own content causes it: the list in force may not fit the CAs of a correct new file.
         let both = Pems { client_ca: client_ca.clone(), client_crl: client_crl.clone(), ..next.clone() };
         let trials = [
             (both, ["tls_client_ca", "tls_client_crl"].as_slice()),
@@ -181,7 +184,8 @@ impl Keeper {
         super::open_files(&self.files).iter().chain(&made.warnings).for_each(|warning| warn!("{warning}"));
         let of_clients = |pems: &Pems| (pems.client_ca.clone(), pems.client_crl.clone());
         if let Some(verifier) = made.verifier.filter(|_| of_clients(&next) != of_clients(before)) {
-            // Each is verified as for a new connection: against the CAs, and the lists of what they revoked.
+            // Each open connection's certificate is verified as for a new connection: against the CAs and the revocation
+            // lists.
             self.look_at_connections(|certificate| Some(verifier.refuses(&certificate.chain, now)?.to_string()));
         }
         self.seen.pems = Some(next);
@@ -201,7 +205,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// Tells what is broken when it is new, and from time to time; and once that it is not any more.
+    /// Logs new errors, repeats old ones every ten minutes, and logs once when a file can be used again.
     fn tell(&mut self, broken: &[SecurityError]) {
         self.told.retain(|key, _| {
             let stays = broken.iter().any(|problem| problem.key == *key);

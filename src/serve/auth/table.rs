@@ -1,4 +1,4 @@
-//! The principals in force: found by a token or a certificate, replaced as a whole.
+//! [`PrincipalTable`]: the principals in force, found by token or certificate, and replaced as a whole.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -16,20 +16,15 @@ use crate::{
     store::Credentials,
 };
 
-/// Why nobody was found, for the log.
+/// Why a call has no principal; for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unknown {
-    /// No credentials came with the call.
     Nothing,
-    /// The header is not one bearer token.
     Malformed,
-    /// No principal has this token.
     Token,
-    /// No principal has this certificate.
     Certificate,
-    /// The names in the certificate stand for several.
+    /// The certificate's names belong to several principals.
     Ambiguous,
-    /// The principal's `not_after` has passed.
     Expired,
 }
 
@@ -46,23 +41,23 @@ impl Unknown {
     }
 }
 
-/// What somebody can show: each stands for one principal.
+/// What authenticates a caller as one principal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Credential {
     Token(TokenHash),
     Certificate(NamedCertificate),
 }
 
-/// A principal, by one of its credentials.
+/// A principal as one of its credentials gives it.
 #[derive(Clone)]
 struct Member {
     principal: Arc<Principal>,
     not_after: Option<Timestamp>,
-    /// Cancelled when the credential stands for this principal no more. Streams and held calls end by it.
+    /// Cancelled when the credential is removed or its principal changes. Streams and held calls end by it.
     revoked: CancellationToken,
 }
 
-/// All of them.
+/// All principals.
 #[derive(Clone, Default)]
 pub(super) struct Table {
     tokens: Vec<(TokenHash, Member)>,
@@ -70,7 +65,7 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// The table of a file that takes the place of another: what stands in both goes on.
+    /// The table of a new file. Credentials that are in both files with the same principal keep their token.
     pub(super) fn succeeding(old: &Table, entries: Vec<Entry>) -> Self {
         let mut table = Table::default();
         for Entry { principal, tokens, certificate, not_after } in entries {
@@ -97,7 +92,7 @@ impl Table {
         self.tokens.iter().map(|(_, member)| member).chain(self.certificates.values())
     }
 
-    /// Ends what stood in this table and does not in its successor.
+    /// Revokes the credentials of this table that `successor` lacks.
     pub(super) fn end_all_but(&self, successor: &Table) {
         let credentials = self
             .tokens
@@ -105,14 +100,14 @@ impl Table {
             .map(|(hash, member)| (Credential::Token(*hash), member))
             .chain(self.certificates.iter().map(|(name, member)| (Credential::Certificate(name.clone()), member)));
         for (credential, member) in credentials {
-            // A credential that stands for somebody with other rights is another one.
+            // The same credential with other rights counts as removed and added.
             if successor.member(&credential).is_none_or(|later| later.principal != member.principal) {
                 member.revoked.cancel();
             }
         }
     }
 
-    /// The names of those who may call now, each once.
+    /// The names of the principals that may call now, each once.
     pub(super) fn names(&self, now: Timestamp) -> Vec<PrincipalName> {
         let mut names: Vec<_> =
             self.members().filter(|member| !member.is_over(now)).map(|member| member.principal.name.clone()).collect();
@@ -121,7 +116,7 @@ impl Table {
         names
     }
 
-    /// Ends what a principal has begun, and returns the table in which it can begin anew; and whether it can.
+    /// Revokes the present calls of a principal. Returns a table in which it can make new ones, and whether it may.
     pub(super) fn without_calls_of(&self, name: &str, now: Timestamp) -> (Table, bool) {
         let mut next = self.clone();
         let mut is_known = false;
@@ -133,18 +128,18 @@ impl Table {
         (next, is_known)
     }
 
-    /// Ends what has run out.
+    /// Revokes principals whose `not_after` has passed.
     pub(super) fn expire(&self, now: Timestamp) {
         self.members().filter(|member| member.is_over(now)).for_each(|member| member.revoked.cancel());
     }
 
-    /// How many principals there are.
+    /// The number of principals.
     pub(super) fn len(&self) -> usize {
         let names: std::collections::HashSet<_> = self.members().map(|member| member.principal.name.as_str()).collect();
         names.len()
     }
 
-    /// Whose token this is. Each is compared, and each byte of it: how long that takes tells nothing.
+    /// The caller with this token. All tokens are compared, each in constant time, so the duration tells nothing.
     pub(super) fn by_token(&self, hash: &TokenHash, now: Timestamp) -> Result<Caller, Unknown> {
         let mut place = u64::MAX;
         for (index, (known, _)) in (0..).zip(&self.tokens) {
@@ -154,7 +149,7 @@ impl Table {
         found.ok_or(Unknown::Token)?.1.caller(now)
     }
 
-    /// For whom a certificate with these names stands.
+    /// The caller whose certificate has these names.
     pub(super) fn by_certificate(&self, names: &[CertificateName], now: Timestamp) -> Result<Caller, Unknown> {
         let named = |name: &CertificateName| match name {
             CertificateName::Common(name) | CertificateName::Dns(name) => NamedCertificate::Name(name.clone()),

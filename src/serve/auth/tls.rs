@@ -1,4 +1,4 @@
-//! PEM files to what TLS connections are made with.
+//! Builds the TLS configuration from PEM files.
 
 use std::{cmp::Reverse, path::Path, sync::Arc, time::Duration};
 
@@ -18,10 +18,10 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate, 
 use super::SecurityError;
 use crate::{config::TlsFiles, domain::time::Timestamp};
 
-/// What gRPC is spoken over. (RFC 7540, section 3.3)
+/// gRPC runs over HTTP/2. (RFC 7540, section 3.3)
 const ALPN: &[u8] = b"h2";
 
-/// The files' bytes.
+/// The contents of the files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pems {
     pub(super) cert: Vec<u8>,
@@ -30,24 +30,24 @@ pub(super) struct Pems {
     pub(super) client_crl: Option<Vec<u8>>,
 }
 
-/// What they make.
+/// The configuration built from them.
 pub(super) struct Made {
     pub(super) config: Arc<ServerConfig>,
-    /// When the first certificate of each file runs out, with the setting that names it.
+    /// When the first certificate of each file expires, with the name of its setting.
     pub(super) ends: Vec<(&'static str, Timestamp)>,
-    /// What verifies certificates of clients, if they need one.
+    /// Verifies client certificates, if they are required.
     pub(super) verifier: Option<Verifier>,
-    /// What should be looked at.
     pub(super) warnings: Vec<String>,
 }
 
-/// Certificates of CAs that a client may show beside its own: as many as the TLS library takes between one and its root.
+/// Most CA certificates that a client may send with its own: as many as the TLS library accepts in a chain.
 const INTERMEDIATES: usize = 6;
-/// Bytes of all of them: seven with RSA keys of 4,096 bits. Each connection keeps them, to be verified again.
+/// Most bytes of a client's chain: seven certificates with RSA keys of 4,096 bits. Each connection keeps its chain, so that
+/// it can be verified again.
 const CHAIN_BYTES: usize = 16 << 10;
 
-/// Looks at the size of what a client shows before any signature is verified. What signs the rest is tried in any order, a
-/// hundred signatures for one handshake, and whoever reaches the port can have that done.
+/// Limits the size of a client's chain before any signature is verified. The verifier tries the certificates in any order,
+/// up to a hundred signatures in one handshake, and any peer can cause that.
 #[derive(Debug)]
 struct Bounded(Arc<dyn ClientCertVerifier>);
 
@@ -93,12 +93,12 @@ impl ClientCertVerifier for Bounded {
     }
 }
 
-/// Verifies certificates of clients.
+/// Verifies client certificates.
 #[derive(Clone, Debug)]
 pub(super) struct Verifier(Arc<dyn ClientCertVerifier>);
 
 impl Verifier {
-    /// Why a certificate that was good when its connection was made is not good any more.
+    /// Why a certificate that was accepted when its connection was made is no longer accepted; none if it still is.
     pub(super) fn refuses(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Option<rustls::Error> {
         let (first, others) = chain.split_first()?;
         let seconds = u64::try_from(now.micros() / 1_000_000).unwrap_or(0);
@@ -107,7 +107,7 @@ impl Verifier {
     }
 }
 
-/// Makes it. Nothing of a file's content is in an error.
+/// Builds the configuration. Errors contain nothing of the files' contents.
 pub(super) fn make(files: &TlsFiles, pems: &Pems, now: Timestamp) -> Result<Made, SecurityError> {
     let wrong = |key, file: &Path, problem: String| SecurityError::new(key, file, problem);
     let chain = certificates(&pems.cert).map_err(|problem| wrong("tls_cert", &files.cert, problem))?;
@@ -133,8 +133,8 @@ pub(super) fn make(files: &TlsFiles, pems: &Pems, now: Timestamp) -> Result<Made
                 }
                 roots.add(ca).map_err(|error| wrong(format!("holds what is no certificate of a CA: {error}")))?;
             }
-            // Of a list that is overdue, what it says still holds: refusing all clients instead would stop the work for a list
-            // that came late. Certificates whose CA has no list are refused, and so are those under a CA that was revoked.
+            // A revocation list that is overdue stays in force: refusing all clients because a list came late would stop
+            // the work. Certificates whose CA has no list are refused, and so are those below a revoked CA.
             let built = WebPkiClientVerifier::builder_with_provider(roots.into(), provider).with_crls(crls).build();
             let built = built.map_err(|error| match (error, &files.client_crl) {
                 (VerifierBuilderError::InvalidCrl(error), Some(file)) => {
@@ -158,14 +158,14 @@ pub(super) fn make(files: &TlsFiles, pems: &Pems, now: Timestamp) -> Result<Made
     })?;
     config.alpn_protocols = vec![ALPN.to_vec()];
     if verifier.is_some() {
-        // A resumed session skips the verification of its certificate, which may have run out or been revoked since.
+        // A resumed session skips the check of its certificate, which may have expired or been revoked since.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     }
     Ok(Made { config: Arc::new(config), ends, verifier, warnings })
 }
 
-/// Whether a certificate says that it may sign others. One that does not, taken for a CA's, would let its holder make clients.
+/// Whether a certificate may sign others. If it may not and is used as a CA, its owner could issue client certificates.
 fn is_of_a_ca(certificate: &CertificateDer<'_>) -> bool {
     let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return false };
     let may_sign = match certificate.key_usage() {
@@ -175,7 +175,7 @@ fn is_of_a_ca(certificate: &CertificateDer<'_>) -> bool {
     may_sign && certificate.is_ca()
 }
 
-/// The lists of revoked certificates; none: nothing is revoked.
+/// The revocation lists; none: no file is configured.
 fn revocations(
     files: &TlsFiles,
     pems: &Pems,
@@ -190,7 +190,7 @@ fn revocations(
     for one in &all {
         let (_, list) = CertificateRevocationList::from_der(one)
             .map_err(|_| wrong("holds a list of revoked certificates that can't be read"))?;
-        // Clients of the CA would be refused, all of them.
+        // A forged list would have all clients of the CA refused.
         let mut signers = cas.iter().filter(|ca| ca.subject().as_raw() == list.issuer().as_raw()).peekable();
         let is_forged = |ca: &X509Certificate<'_>| {
             matches!(list.verify_signature(ca.public_key()), Err(X509Error::SignatureVerificationError))
@@ -200,7 +200,7 @@ fn revocations(
             return Err(wrong(&format!("holds a list of {} that this CA did not sign", name.escape_debug())));
         }
     }
-    // Of several lists of one CA the first one is looked at: that has to be the newest.
+    // If a CA has several lists the verifier uses the first, so the newest has to come first.
     all.sort_by_cached_key(|one| {
         let list = CertificateRevocationList::from_der(one).map(|(_, list)| list).ok();
         let number = list.as_ref().and_then(|list| Some(list.crl_number()?.clone()));
@@ -209,7 +209,7 @@ fn revocations(
     Ok(all)
 }
 
-/// What is wrong with lists of revoked certificates, though they can be read.
+/// Warnings about revocation lists that can be read but are missing or overdue.
 fn unlisted(cas: &[CertificateDer<'_>], crls: &[CertificateRevocationListDer<'_>], now: Timestamp) -> Vec<String> {
     let lists: Vec<_> = crls.iter().filter_map(|crl| CertificateRevocationList::from_der(crl).ok()).collect();
     if lists.is_empty() {
@@ -243,7 +243,7 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     }
 }
 
-/// When the first certificate runs out: the server's own stands before those between it and its CA.
+/// When the first certificate expires: in the server's file that is its own, before those of intermediate CAs.
 fn end(chain: &[CertificateDer<'_>]) -> Result<Timestamp, String> {
     let first = chain.first().and_then(|first| X509Certificate::from_der(first).ok());
     let (_, first) = first.ok_or_else(|| "holds a certificate that can't be read".to_owned())?;

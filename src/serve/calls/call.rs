@@ -1,4 +1,4 @@
-//! [`Call`]: one call's account.
+//! [`CallPermit`]: one call's permit and its counted bytes.
 
 use std::{
     sync::{
@@ -13,50 +13,51 @@ use futures::task::AtomicWaker;
 use super::{CallLimits, Ledger};
 use crate::listen::Line;
 
-/// Why a call is given up.
+/// Why a call is aborted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Its request did not arrive in time.
+    /// Its request did not arrive within `request_timeout`.
     Late,
-    /// Its room is needed by others.
+    /// Other calls need its room.
     NoRoom,
 }
 
-/// One call, from its headers until its answer is taken. Its place is free when it is dropped, or given up.
+/// One call, from its headers until its answer has been read. Its slot is free when the permit is dropped or the call
+/// aborted.
 pub(in crate::serve) struct Call {
     ledger: Arc<Ledger>,
     line: Option<Arc<Line>>,
-    /// Whether it is counted among all calls.
+    /// Whether it still counts towards `max_calls`.
     has_place: AtomicBool,
     bytes: AtomicUsize,
     verdict: OnceLock<Verdict>,
-    /// The task that waits for the request.
+    /// Wakes the task that waits for the request.
     waker: AtomicWaker,
 }
 
 impl Call {
-    /// A call that has begun, and has its place.
+    /// A call that has just been counted.
     pub(super) fn of(ledger: Arc<Ledger>, line: Option<Arc<Line>>) -> Arc<Self> {
         let (bytes, verdict, waker) = (AtomicUsize::new(0), OnceLock::new(), AtomicWaker::new());
         Arc::new(Call { ledger, line, has_place: AtomicBool::new(true), bytes, verdict, waker })
     }
 
-    /// Adds to what it holds; returns how much that is.
+    /// Adds to the call's bytes. Returns their new sum.
     pub(super) fn add(&self, bytes: usize) -> usize {
         self.bytes.fetch_add(bytes, Relaxed) + bytes
     }
 
-    /// Takes bytes of the request onto the account.
+    /// Counts bytes of the request.
     pub(super) fn charge(self: &Arc<Self>, bytes: usize) -> Result<(), Verdict> {
         self.ledger.charge(self, bytes)
     }
 
-    /// A message of a stream has been handed on.
+    /// Forgets the counted bytes: a stream's message was handed to its handler.
     pub(super) fn discharge(&self) {
         self.ledger.bytes.fetch_sub(self.bytes.swap(0, Relaxed), Relaxed);
     }
 
-    /// The request has begun and waits for its client, until what this returns is dropped.
+    /// The request waits for its client, until the result is dropped.
     pub(super) fn arriving(self: &Arc<Self>) -> Wait {
         let tick = self.ledger.ticks.load(Relaxed);
         let mut arriving = self.ledger.arriving.lock();
@@ -66,41 +67,40 @@ impl Call {
         Wait { ledger: self.ledger.clone(), number }
     }
 
-    /// Whether it was given up; if not, `waker` is woken when it is.
+    /// Why the call was aborted; if it was not, `waker` is woken when it is.
     pub(super) fn verdict(&self, waker: &Waker) -> Option<Verdict> {
         self.waker.register(waker);
         self.verdict.get().copied()
     }
 
-    /// What it goes by.
     pub(super) fn limits(&self) -> &CallLimits {
         &self.ledger.limits
     }
 
-    /// Tells whoever waits for the request that it has to end. What it held is free at once: its task may have to wait for its turn
-    /// behind the very flood that drove it out, and meanwhile others would be refused for want of its place.
+    /// Aborts the call while its request arrives. Its slot and bytes are free at once: its task may have to wait behind the
+    /// flood that caused the abort, and until then other calls would be refused for lack of room.
     pub(super) fn give_up(&self, verdict: Verdict) {
-        // The first verdict stands.
+        // The first reason stands.
         let _ = self.verdict.set(verdict);
         self.discharge();
         self.leave();
         self.waker.wake();
     }
 
-    /// Gives its place back, if it has it.
+    /// Frees the call's slot, once.
     fn leave(&self) {
         if self.has_place.swap(false, Relaxed) {
             self.ledger.calls.fetch_sub(1, Relaxed);
         }
     }
 
-    /// Bytes of an answer are handed to the connection; on the account until what this returns is dropped.
+    /// Counts bytes of an answer that are handed to the connection, until the result is dropped.
     pub(super) fn give(self: &Arc<Self>, bytes: usize, answer: bool) -> Given {
         let tick = self.ledger.ticks.load(Relaxed);
         if let Some(line) = &self.line {
             line.give(bytes, answer, tick);
             self.ledger.bytes.fetch_add(bytes, Relaxed);
-            // The connection that is cut for it may be this one.
+            // The connection that is cut for room may be this one.
             self.ledger.make_room_for_answers();
         }
         Given { call: self.clone(), bytes, answer }
@@ -117,7 +117,7 @@ impl Drop for Call {
     }
 }
 
-/// A request that is arriving.
+/// A request that is arriving, until this is dropped.
 pub(super) struct Wait {
     ledger: Arc<Ledger>,
     number: u64,
@@ -126,12 +126,12 @@ pub(super) struct Wait {
 impl Drop for Wait {
     fn drop(&mut self) {
         let gone = self.ledger.arriving.lock().calls.remove(&self.number);
-        // Behind the lock: it may be the last that holds the call.
+        // After the lock is released: this may be the last reference to the call, and dropping that takes locks.
         drop(gone);
     }
 }
 
-/// A part of an answer that the peer has not taken.
+/// A part of an answer that the peer has not read.
 pub(super) struct Given {
     call: Arc<Call>,
     bytes: usize,

@@ -1,5 +1,5 @@
-//! [`HealthWatches`]: how many watches of the daemon's health there may be, and whose. Everybody may open them, so there are
-//! bounds for a connection and for an address, and a part is left for connections on which a call was let in.
+//! [`HealthWatchLimiter`]: how many streams may watch the daemon's health, per connection and per address. Anyone may open
+//! them, so some are reserved for authenticated connections.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -7,13 +7,13 @@ use parking_lot::Mutex;
 
 use crate::listen::{ConnectionHolder, Line};
 
-/// Watches of one connection. There are three names to ask for, and a client needs one of them for each connection.
+/// Most health watches on one connection. There are three names to watch, and a client needs one of them per connection.
 const PER_CONNECTION: usize = 4;
-/// The part of all that one address has without a call that was let in, and that a principal has at most once three quarters of all
-/// are open: an eighth, 64 with the defaults, and at least what one connection may have.
+/// The share of an address without an authenticated call; and of a principal once three quarters of all are open: an
+/// eighth, 64 with the defaults, and at least what one connection may have.
 const SHARE: usize = 8;
 
-/// All of them.
+/// The limit on health watches.
 pub(super) struct HealthWatches {
     max: usize,
     open: Mutex<Open>,
@@ -22,11 +22,11 @@ pub(super) struct HealthWatches {
 #[derive(Default)]
 struct Open {
     next: u64,
-    /// The connection of each.
+    /// The connection of each watch.
     lines: HashMap<u64, Option<Arc<Line>>>,
 }
 
-/// A watch's place, until it is dropped.
+/// Permission for one health watch, until it is dropped.
 pub(in crate::serve) struct HealthWatch {
     all: Arc<HealthWatches>,
     number: u64,
@@ -43,7 +43,7 @@ impl HealthWatches {
         Arc::new(HealthWatches { max, open: Mutex::default() })
     }
 
-    /// A place for one more on this connection; or why there is none.
+    /// A permit for one more on this connection, or why there is none.
     pub(super) fn take(self: &Arc<Self>, line: Option<&Arc<Line>>) -> Result<HealthWatch, &'static str> {
         let mut open = self.open.lock();
         self.look(&open, line)?;
@@ -53,7 +53,8 @@ impl HealthWatches {
         Ok(HealthWatch { all: self.clone(), number })
     }
 
-    /// Goes over all of them, some hundreds: a connection changes sides with its first call, so no count of them would stay right.
+    /// Goes through all of them, some hundreds. A connection may become authenticated after its watch began, so running
+    /// counts would become wrong.
     fn look(&self, open: &Open, line: Option<&Arc<Line>>) -> Result<(), &'static str> {
         let lines = || open.lines.values().flatten();
         if let Some(line) = line
@@ -82,7 +83,7 @@ impl HealthWatches {
     }
 }
 
-/// Whose a connection is: an address's, as long as nothing better is known.
+/// Whom a connection belongs to: its address, until a call on it has passed authentication.
 fn belongs_to(line: &Line) -> ConnectionHolder {
     line.holder().unwrap_or_else(|| ConnectionHolder::Network(line.peer().network()))
 }

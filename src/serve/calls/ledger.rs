@@ -1,4 +1,5 @@
-//! [`Ledger`]: the accounts of all calls, and who has to go when they are full.
+//! [`CallLimiter`]: counts all calls and the bytes of their messages, and decides which call or connection ends at a limit.
+//! [`CallPermit`] is one call's part of the counts.
 
 use std::{
     collections::BTreeMap,
@@ -22,34 +23,35 @@ use crate::{
     listen::{Line, Lines},
 };
 
-/// Calls on one connection that are its fair share: once three quarters of all places are taken, those who have more get
-/// none of the last quarter. A worker has a few; a flood has as many as it can.
+/// Calls that one connection may always have. Once three quarters of `max_calls` are taken, a connection with more gets
+/// none of the last quarter. A worker has a few calls open, a flood as many as it can.
 const FAIR_CALLS: usize = 64;
-/// When to try again after there was no place or no room.
+/// When clients should retry after a refusal.
 const RETRY: Span = Span::from_secs(1);
-/// The part of the room that one connection's unread answers may take: 16 MiB of 256, five of the largest answers.
+/// The part of `max_call_bytes` that one connection's unread answers may take: 16 MiB of 256, five of the largest answers.
 const SHARE: usize = 16;
-/// Bytes of a call that are counted and never refused: heartbeats have to get through whatever else is going on.
+/// Bytes of a call that are counted and never refused: heartbeats have to get through at any load.
 const SMALL_BYTES: usize = 4 << 10;
-/// How often time is looked at. A request younger than that is nobody's victim: what is honest has arrived by then.
+/// The resolution of the timeouts. A younger request is never aborted for room: a well-behaved client's has arrived by
+/// then.
 const TICK: Duration = Duration::from_millis(100);
-/// After so many ticks without taking anything a peer is stalled, and may be cut when there is no room.
+/// After this many ticks without reading anything a peer counts as stalled, and may be cut when there is no room.
 const STALLED_TICKS: u64 = 10;
 
-/// The accounts of all calls.
+/// The counts of all calls.
 pub(in crate::serve) struct Ledger {
     pub(super) limits: CallLimits,
     lines: Lines,
     pub(super) calls: AtomicUsize,
     pub(super) bytes: AtomicUsize,
     pub(super) ticks: AtomicU64,
-    /// Calls whose requests have begun to arrive, the oldest first.
+    /// Calls whose requests are arriving, oldest first.
     pub(super) arriving: Mutex<Arriving>,
-    /// Whether the present shortage was told.
+    /// Whether the present shortage has been logged.
     told: AtomicBool,
 }
 
-/// Calls whose requests are arriving, by number, each with the tick at which that began.
+/// Calls whose requests are arriving, by number, each with the tick at which it began.
 #[derive(Default)]
 pub(super) struct Arriving {
     pub(super) next: u64,
@@ -69,7 +71,7 @@ impl Ledger {
         })
     }
 
-    /// A call begins on a line. None: there is no place, and nobody who has to give his up.
+    /// A call begins on a connection. None: there is no slot for it, and no call or connection that may be ended for it.
     pub(in crate::serve) fn begin(self: &Arc<Self>, line: Option<&Arc<Line>>) -> Option<Arc<Call>> {
         let mine = line.map_or(0, |line| line.begin_call());
         let all = self.calls.fetch_add(1, Relaxed) + 1;
@@ -83,11 +85,11 @@ impl Ledger {
         Some(call)
     }
 
-    /// A call begins as an item of a stream, with a request of so many bytes that has arrived: its place and its account, until it
-    /// is dropped.
+    /// A call begins as an item of a stream; its request of this many bytes has arrived. It is counted until the result is
+    /// dropped.
     ///
     /// # Errors
-    /// There is no place or no room for it.
+    /// There is no slot or no room for it.
     pub(in crate::serve) fn begin_item(
         self: &Arc<Self>,
         line: Option<&Arc<Line>>,
@@ -98,7 +100,7 @@ impl Ledger {
         Ok(call)
     }
 
-    /// Takes bytes onto a call's account. The verdict, if there is no room.
+    /// Counts bytes of a call's request. An error if there is no room for them.
     pub(super) fn charge(self: &Arc<Self>, call: &Arc<Call>, bytes: usize) -> Result<(), Verdict> {
         let mine = call.add(bytes);
         let all = self.bytes.fetch_add(bytes, Relaxed) + bytes;
@@ -115,8 +117,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Makes room after an answer was handed out, which can't be refused any more. So for this, and not for a request,
-    /// whoever holds a large part of the room is cut even before he has stalled.
+    /// Makes room after an answer was handed to the connection. An answer can't be refused any more, so unlike for a
+    /// request the connection with the largest part is cut even if it has not stalled.
     pub(super) fn make_room_for_answers(&self) {
         while self.bytes.load(Relaxed) > self.limits.max_call_bytes {
             if !self.give_one_up(None) && !self.cut_stalled() && !self.cut_greedy() {
@@ -125,7 +127,7 @@ impl Ledger {
         }
     }
 
-    /// Gives up the oldest call whose request is arriving, though not the one that needs the room; false: there is none.
+    /// Aborts the oldest call whose request is arriving, except `but`. False: there is none.
     fn give_one_up(&self, but: Option<&Arc<Call>>) -> bool {
         let now = self.ticks.load(Relaxed);
         let mut arriving = self.arriving.lock();
@@ -135,7 +137,7 @@ impl Ledger {
             return false;
         };
         let gone = arriving.calls.remove(&number);
-        // Waking a task may end it, which takes the lock.
+        // Waking a task may end it, and that takes the lock.
         drop(arriving);
         if let Some((_, call)) = gone {
             call.give_up(Verdict::NoRoom);
@@ -143,7 +145,7 @@ impl Ledger {
         true
     }
 
-    /// Cuts the connection that leaves the most unread, of those that have stalled; false: none has.
+    /// Cuts the stalled connection with the most unread bytes. False: none is stalled.
     fn cut_stalled(&self) -> bool {
         let Some(moment) = self.ticks.load(Relaxed).checked_sub(STALLED_TICKS) else { return false };
         let lines = self.lines.whole();
@@ -153,7 +155,7 @@ impl Ledger {
         true
     }
 
-    /// Cuts the connection that leaves the most unread, if that is more than its share of the room.
+    /// Cuts the connection with the most unread bytes, if that is more than its share.
     fn cut_greedy(&self) -> bool {
         let lines = self.lines.whole();
         let worst = lines.iter().max_by_key(|line| line.bytes());
@@ -174,14 +176,14 @@ impl Ledger {
         }
     }
 
-    /// Gives up what is late, for ever.
+    /// Aborts requests and cuts connections whose timeouts are over. Never returns.
     pub(in crate::serve) async fn watch_time(self: Arc<Self>) {
         let request = in_ticks(self.limits.request_timeout);
         let answer = in_ticks(self.limits.answer_timeout);
         loop {
             tokio::time::sleep(TICK).await;
             let now = self.ticks.fetch_add(1, Relaxed) + 1;
-            // What began in the middle of a tick gets the whole of its time.
+            // One more tick, so that a request that began within a tick gets its full time.
             for call in self.arriving_since(now.saturating_sub(request + 1)) {
                 call.give_up(Verdict::Late);
             }
@@ -198,7 +200,7 @@ impl Ledger {
         }
     }
 
-    /// Takes out those that have been arriving since a tick, or longer.
+    /// Takes out the calls whose requests have been arriving since `tick` or longer.
     fn arriving_since(&self, tick: u64) -> Vec<Arc<Call>> {
         let mut arriving = self.arriving.lock();
         let mut late = Vec::new();
@@ -212,12 +214,12 @@ impl Ledger {
     }
 }
 
-/// Too many calls are open.
+/// The error at `max_calls`.
 pub(in crate::serve) fn no_place() -> Problem {
     Problem::overloaded("too many calls are open; nothing was changed: try again (max_calls)", RETRY)
 }
 
-/// Too many bytes of messages are there.
+/// The error at `max_call_bytes`.
 pub(super) fn no_room() -> Problem {
     let text =
         "too many requests are being received; this one was not carried out: try again (max_calls, max_call_bytes)";
@@ -232,7 +234,7 @@ fn in_ticks(length: Duration) -> u64 {
 mod tests {
     use super::*;
 
-    /// The tasks of those that were given up have not run yet: their places are free all the same.
+    /// Aborted calls free their slots at once, before their tasks run.
     #[test]
     fn who_was_given_up_takes_no_place() {
         let (request_timeout, answer_timeout) = (Duration::from_secs(2), Duration::from_secs(2));

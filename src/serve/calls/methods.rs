@@ -1,4 +1,4 @@
-//! Which calls are streams, read off the descriptors of all that is served.
+//! [`MethodTable`]: which rpcs stream in which direction, from the descriptors of all services.
 
 use prost_reflect::DescriptorPool;
 
@@ -7,27 +7,27 @@ use crate::{proto::DESCRIPTORS, serve::path_map::PathMap};
 /// The path of the stream whose items are calls.
 pub(in crate::serve) const SESSION: &str = "/sagad.v1.SagaService/Session";
 
-/// Of what form a call is.
+/// How a method streams, and who bounds its streams.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::serve) struct Form {
     /// The client sends any number of messages.
     pub(in crate::serve) many_requests: bool,
-    /// So does the server.
+    /// The server sends any number of messages.
     pub(super) many_answers: bool,
-    /// Its client may take answers as slowly as it likes: a stream, unless the answers in it are those of calls.
+    /// Its client may read as slowly as it likes: a server stream, unless its messages answer calls (`Session`).
     pub(in crate::serve) is_read_at_leisure: bool,
-    /// The call is not the contract's, and a stream: nothing else bounds how many are open.
+    /// A stream of health or reflection: no limit of the contract's own services covers it.
     pub(super) is_other_stream: bool,
-    /// It is such a stream, and open to everybody: it watches the daemon's health.
+    /// A health watch, which needs no credentials.
     pub(super) is_health_watch: bool,
 }
 
-/// The forms of all calls, by path.
+/// The properties of all methods, by path.
 #[derive(Debug)]
 pub(in crate::serve) struct Methods(PathMap<Form>);
 
 impl Methods {
-    /// Those of the contract, of health and of reflection.
+    /// The methods of the contract, of health and of reflection.
     ///
     /// # Errors
     /// A descriptor that can't be read: a mistake in the build.
@@ -56,12 +56,12 @@ impl Methods {
         Ok(Methods(forms.into_iter().collect()))
     }
 
-    /// The form of the call with this path. An unknown one has one request and is refused.
+    /// The properties of the method with this path. An unknown one takes one request, and is refused.
     pub(in crate::serve) fn form(&self, path: &str) -> Form {
         self.0.get(path).copied().unwrap_or_default()
     }
 
-    /// All paths, each with whether its calls are streams.
+    /// All paths, each with whether it streams.
     pub(in crate::serve) fn paths(&self) -> impl Iterator<Item = (&str, bool)> {
         self.0.iter().map(|(path, form)| (path.as_str(), form.many_requests || form.many_answers))
     }

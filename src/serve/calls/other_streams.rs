@@ -1,4 +1,5 @@
-//! [`OtherStreams`]: how many streams may be open that are not the contract's. Its own are counted with their callers.
+//! [`LibraryStreamLimiter`]: how many streams of `tonic`'s health and reflection services may be open. The contract's own
+//! streams are limited in `grpc`, by caller.
 
 use std::sync::Arc;
 
@@ -10,28 +11,26 @@ use super::{
 };
 use crate::{domain::time::Span, grpc::status::Problem, listen::Line};
 
-/// The part of the streams that are not the contract's which may watch the daemon's health: an eighth, 512 with the defaults.
-/// Everybody may open them, so they have a share of their own.
+/// The part that health watches get: an eighth, 512 with the defaults. They need no credentials, so their limit is
+/// separate.
 const HEALTH_SHARE: usize = 8;
-/// When to try again after there was no place.
+/// When clients should retry after a refusal.
 const RETRY: Span = Span::from_secs(1);
 
-/// Counts them.
+/// The limit on these streams.
 pub(in crate::serve) struct OtherStreams {
     others: Arc<Semaphore>,
     health_watches: Arc<HealthWatches>,
 }
 
-/// A stream's place among them, until it is dropped.
+/// Permission for one such stream, until it is dropped.
 pub(in crate::serve) enum StreamPlace {
-    /// Among health watches.
     Health { _place: HealthWatch },
-    /// Among the others.
     Other { _permit: OwnedSemaphorePermit },
 }
 
 impl OtherStreams {
-    /// At most so many.
+    /// At most `max` streams, health watches not included.
     pub(in crate::serve) fn new(max: usize) -> Self {
         OtherStreams {
             others: Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS))),
@@ -39,10 +38,10 @@ impl OtherStreams {
         }
     }
 
-    /// The place of a call of this form, if it needs one.
+    /// A permit for a call of this method, if it needs one.
     ///
     /// # Errors
-    /// There is none.
+    /// The limit is reached.
     pub(in crate::serve) fn place(&self, form: Form, line: &Arc<Line>) -> Result<Option<StreamPlace>, Problem> {
         let overloaded = |why| Problem::overloaded(why, RETRY);
         if form.is_health_watch {

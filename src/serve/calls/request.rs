@@ -1,4 +1,4 @@
-//! A request's body: counted, and given up when its client takes too long with it.
+//! [`RequestBody`]: a request's body. Its bytes are counted, and it fails when its client takes too long or room is needed.
 
 use std::{
     pin::Pin,
@@ -18,23 +18,23 @@ use super::{
 };
 use crate::grpc::status::Problem;
 
-/// A message's prefix: a flag, and four bytes of length. (gRPC over HTTP/2, Length-Prefixed-Message)
+/// Size of a message's prefix: a flag and a length of four bytes. (gRPC over HTTP/2, Length-Prefixed-Message)
 const PREFIX: usize = 5;
-/// The most that a byte of gzip becomes (DEFLATE: 1032, rounded up for what surrounds it).
+/// The most bytes that one byte of gzip can become. (DEFLATE: 1032, plus headers)
 const UNPACKED_PER_BYTE: usize = 1100;
 
-/// A body that is being received.
+/// The body of a request that is being received.
 pub(in crate::serve) struct RequestBody {
     /// None: nothing more is read.
     inner: Option<Incoming>,
     call: Arc<Call>,
-    /// It is a stream: each of its messages is a request of its own.
+    /// Each message is a request of its own.
     many: bool,
     messages: Messages,
-    /// Messages that have arrived.
+    /// Messages that have arrived completely.
     whole: usize,
     wait: Option<Wait>,
-    /// Ready when the body is to end, whatever still arrives.
+    /// When ready, the body ends, whatever still arrives.
     end: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
@@ -44,26 +44,27 @@ impl RequestBody {
         RequestBody { inner, call, many, messages, whole: 0, wait: None, end: None }
     }
 
-    /// Ends it when this is cancelled, if not before.
+    /// Ends the body when `end` is cancelled.
     pub(in crate::serve) fn end_with(&mut self, end: CancellationToken) {
         self.end = Some(Box::pin(end.cancelled_owned()));
     }
 
-    /// What ends it early. What has arrived is freed, and what still arrives is thrown away.
+    /// Ends the body with an error. What has arrived is freed, and what still arrives is discarded.
     fn give_up(&mut self, problem: Problem) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         self.wait = None;
         self.inner = None;
         Poll::Ready(Some(Err(problem.into())))
     }
 
-    /// A message is on the account for its whole length from its prefix on: the library makes room for all of it then. One
-    /// that is compressed is on it for the most that it can become, which it does before anything is known of it.
+    /// Counts a message with its whole length as soon as its prefix has arrived, because the decoder then reserves that
+    /// much. A compressed message is counted with the most it can become, because it is decompressed before it can be
+    /// checked.
     fn account(&mut self, data: &Bytes) -> Result<(), Problem> {
         let Fed { whole, begun } = self.messages.feed(data, self.call.limits().max_message_bytes);
         self.whole = self.whole.saturating_add(whole);
         if self.many {
             if whole > 0 {
-                // What is whole goes on to its handler; its length stays on the account until the next one.
+                // The complete message goes to its handler. Its length stays counted until the next one is complete.
                 self.wait = None;
                 self.call.discharge();
             }
@@ -108,7 +109,7 @@ impl HttpBody for RequestBody {
                 Poll::Ready(end.map(|failed| failed.map_err(|error| Status::from_error(error.into()))))
             }
             Poll::Pending => {
-                // A stream may be silent between its messages for as long as it likes.
+                // A stream may be silent between messages for as long as it likes.
                 if !this.many || this.messages.is_within() {
                     this.wait.get_or_insert_with(|| this.call.arriving());
                 }
@@ -146,30 +147,29 @@ fn problem(call: &Call, verdict: Verdict) -> Problem {
     }
 }
 
-/// What came with a piece of a body.
+/// What [`MessageScanner::scan`] found.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Fed {
-    /// Messages that became whole.
+    /// Messages that became complete.
     whole: usize,
-    /// The room, together, for those whose prefixes became whole.
+    /// The bytes to count for messages whose prefixes became complete.
     begun: usize,
 }
 
-/// Where in the messages of a body its end is.
+/// Finds the messages in the bytes of a body.
 #[derive(Debug, Default)]
 struct Messages {
-    /// Bytes of the prefix that were seen.
+    /// Bytes of the current prefix that have arrived.
     prefix: usize,
-    /// By its flag.
     compressed: bool,
     length: u32,
-    /// Bytes that the message lacks, once its prefix is there.
+    /// Bytes of the current message that are missing, once its prefix is complete.
     lacking: usize,
 }
 
 impl Messages {
-    /// Goes on over what has arrived. No message is larger than `max`, compressed or not: what is larger is refused by the
-    /// library, which makes no room for it.
+    /// Scans bytes that have arrived. A message longer than `max`, compressed or not, counts nothing: the decoder refuses
+    /// it without reserving memory.
     fn feed(&mut self, mut data: &[u8], max: usize) -> Fed {
         let mut fed = Fed::default();
         while !data.is_empty() {
@@ -201,7 +201,7 @@ impl Messages {
         fed
     }
 
-    /// Whether a message has begun and is not whole.
+    /// Whether a message has begun and is not complete.
     fn is_within(&self) -> bool {
         self.prefix > 0
     }

@@ -1,5 +1,5 @@
-//! A response's body: what is handed to the connection stays on the call's account until the peer has taken it, and the
-//! trailers tell how the call ended.
+//! [`ResponseBody`]: a response's body. Its bytes are counted until the peer has read them, and its trailers tell the
+//! observer how the call ended.
 
 use std::{
     pin::Pin,
@@ -17,12 +17,12 @@ use super::{
 };
 use crate::{grpc::AnswerBody, serve::observe::ObservedCall};
 
-/// A body that is being sent.
+/// The body of a response that is being sent.
 pub(in crate::serve) struct ResponseBody {
     pub(in crate::serve) inner: AnswerBody,
-    /// None: the call was refused for want of a place.
+    /// None: the call was refused because there was no slot.
     pub(in crate::serve) call: Option<Arc<Call>>,
-    /// It is a stream that its client may read as slowly as it likes.
+    /// The client may read it as slowly as it likes: `answer_timeout` doesn't apply.
     pub(in crate::serve) at_leisure: bool,
     pub(in crate::serve) observed: Option<ObservedCall>,
     pub(in crate::serve) _place: Option<StreamPlace>,
@@ -50,7 +50,7 @@ impl HttpBody for ResponseBody {
     }
 }
 
-/// Bytes that are dropped when they have been written to the socket, or their stream or connection has ended.
+/// Bytes that are counted until they have been written to the socket, or their stream or connection has ended.
 pub(in crate::serve) struct HeldBytes {
     bytes: Bytes,
     _given: Option<Given>,

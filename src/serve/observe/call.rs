@@ -1,4 +1,4 @@
-//! [`ObservedCall`]: one call, from its headers to its end.
+//! [`ObservedCall`]: counts, logs and traces one call.
 
 use std::sync::Arc;
 
@@ -18,12 +18,12 @@ use crate::{
     serve::trace::{CallSpan, Context, Tracer, sample},
 };
 
-/// The header or trailer with a call's end.
+/// The header or trailer with the status code of a call.
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
-/// Who reads log lines of calls.
+/// The log target of lines about calls.
 pub(super) const TARGET: &str = "sagad::calls";
 
-/// A call that is looked at. Dropped before its end was seen, it was given up by its client.
+/// A call that is counted, logged or traced. If it is dropped before its end was seen, its client cancelled it.
 pub(in crate::serve) struct ObservedCall {
     clock: Arc<dyn Clock>,
     begun: Timestamp,
@@ -32,7 +32,7 @@ pub(in crate::serve) struct ObservedCall {
     ended: bool,
 }
 
-/// What is told of the call by itself: in a log line, in a trace, or in both.
+/// What a log line and a trace need of the call.
 struct Told {
     rpc: String,
     peer: Option<Peer>,
@@ -43,7 +43,7 @@ struct Told {
 }
 
 impl ObservedCall {
-    /// Looks at a call of this path and peer, if anyone wants to know of it. Of the headers those of traces are read.
+    /// Begins to observe a call; none if nothing counts, logs or traces it. `headers` may name its trace.
     pub(in crate::serve) fn of(
         observer: &Observer,
         path: &str,
@@ -73,19 +73,19 @@ impl ObservedCall {
         Some(ObservedCall { begun: clock.now(), clock, meters, told, ended: false })
     }
 
-    /// Where its handler notes what it is about, if anyone reads that.
+    /// Where its handler notes the subject of the call; none if nothing reads that.
     pub(in crate::serve) fn notes(&self) -> Option<Arc<Notes>> {
         self.told.as_ref().map(|told| told.notes.clone())
     }
 
-    /// Looks for its end in headers or trailers.
+    /// Ends the call if these headers or trailers have its status.
     pub(in crate::serve) fn look_at(&mut self, headers: &HeaderMap) {
         if let Some(status) = headers.get(STATUS) {
             self.end(Code::from_bytes(status.as_bytes()));
         }
     }
 
-    /// It has ended.
+    /// The call has ended; only the first end counts.
     pub(in crate::serve) fn end(&mut self, code: Code) {
         if std::mem::replace(&mut self.ended, true) {
             return;
@@ -122,7 +122,7 @@ impl Drop for ObservedCall {
     }
 }
 
-/// The trace that a call belongs to, as its client says. (W3C Trace Context: version, trace id, parent id, flags)
+/// The id of the call's trace, as its client sends it. (W3C Trace Context: version, trace id, parent id, flags)
 fn trace_id(headers: &HeaderMap) -> Option<&str> {
     let id = headers.get("traceparent")?.to_str().ok()?.split('-').nth(1)?;
     (id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(id)

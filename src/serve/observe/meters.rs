@@ -1,4 +1,4 @@
-//! [`Meters`]: the calls of each rpc, counted by their end and their duration, in atomics.
+//! [`RpcMetrics`]: the calls of each rpc, by status code and duration, in atomics.
 
 use std::sync::{
     OnceLock,
@@ -9,8 +9,8 @@ use tonic::Code;
 
 use crate::{domain::time::Span, serve::path_map::PathMap};
 
-/// The names of gRPC's codes, in the order of their numbers. (The values of `rpc.response.status_code`, semantic
-/// conventions for gRPC.)
+/// The names of gRPC's status codes, by number. (Values of `rpc.response.status_code` in OpenTelemetry's semantic
+/// conventions)
 pub(in crate::serve) const CODES: [&str; 17] = [
     "OK",
     "CANCELLED",
@@ -30,14 +30,14 @@ pub(in crate::serve) const CODES: [&str; 17] = [
     "DATA_LOSS",
     "UNAUTHENTICATED",
 ];
-/// Bounds of a call's duration, in microseconds: 250 µs to 60 s, the longest that a `ClaimNext` is held.
+/// Histogram bounds for unary calls, in microseconds: 250 µs to 60 s, the longest time that a `ClaimNext` is held.
 const CALL_MICROS: &[u64] = &[
     250, 500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
     10_000_000, 60_000_000,
 ];
-/// Bounds of a stream's duration, in microseconds: a second to a day.
+/// Histogram bounds for streams, in microseconds: a second to a day.
 const STREAM_MICROS: &[u64] = &[1_000_000, 10_000_000, 60_000_000, 600_000_000, 3_600_000_000, 86_400_000_000];
-/// What calls are called that no service has. (`rpc.method`, semantic conventions for RPC)
+/// `rpc.method` of calls with an unknown path. (OpenTelemetry's semantic conventions)
 const OTHER: &str = "_OTHER";
 
 /// The calls of all rpcs.
@@ -58,7 +58,7 @@ pub(in crate::serve) struct Method {
     ends: [OnceLock<Times>; CODES.len()],
 }
 
-/// Durations of calls that ended alike.
+/// A histogram of the durations of calls with one status code.
 #[derive(Debug)]
 pub(in crate::serve) struct Times {
     bounds: &'static [u64],
@@ -72,14 +72,14 @@ impl Times {
         Times { bounds, counts, micros: AtomicU64::new(0) }
     }
 
-    /// The bounds in microseconds, how many calls are in each bucket, one more than there are bounds, and all their time.
+    /// The bounds in microseconds, the count of each bucket (one more than there are bounds), and the sum in microseconds.
     pub(in crate::serve) fn read(&self) -> (&'static [u64], Vec<u64>, u64) {
         (self.bounds, self.counts.iter().map(|count| count.load(Relaxed)).collect(), self.micros.load(Relaxed))
     }
 }
 
 impl Meters {
-    /// For rpcs with these paths, each with whether its calls are streams.
+    /// For the rpcs with these paths, each with whether it streams.
     pub(in crate::serve) fn of<'a>(methods: impl Iterator<Item = (&'a str, bool)>) -> Self {
         let mut methods: Vec<_> = methods.collect();
         methods.sort_unstable();
@@ -92,7 +92,7 @@ impl Meters {
         Meters { places, methods: methods.collect() }
     }
 
-    /// Where calls with this path are counted. Whatever path a client makes up is counted in one place.
+    /// The index of the rpc with this path. All unknown paths share one, so clients can't make up more.
     pub(super) fn place(&self, path: &str) -> usize {
         self.places.get(path).copied().unwrap_or(self.methods.len() - 1)
     }
@@ -118,7 +118,7 @@ impl Meters {
 }
 
 impl Method {
-    /// How its calls ended, those ends that there were.
+    /// The status codes that its calls ended with, each with the durations.
     pub(in crate::serve) fn ends(&self) -> impl Iterator<Item = (&'static str, &Times)> {
         CODES.into_iter().zip(&self.ends).filter_map(|(code, times)| Some((code, times.get()?)))
     }

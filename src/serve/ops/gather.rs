@@ -1,6 +1,7 @@
-//! Which metrics there are, and where each comes from. docs/metrics.md tells them all, held to this by a test.
+//! [`collect`]: all metrics, and where each value comes from. `docs/metrics.md` lists them; a test compares the two.
 //!
-//! No label has values that clients can make up without end: queues are the largest 200 and `_other`, and ids are in none.
+//! No label has values that clients can make up without limit: only the 200 largest queues are named, the others are
+//! `_other`, and there are no ids.
 
 use std::{collections::BTreeMap, sync::atomic::Ordering::Relaxed};
 
@@ -19,9 +20,9 @@ use crate::{
     },
 };
 
-/// Queues that are told apart; all others are counted together.
+/// Most queues that are named; all others are counted together.
 const QUEUES: usize = 200;
-/// The label of those. No queue has this name, since names begin with a letter or digit.
+/// The label of the other queues. No queue has this name, because names begin with a letter or digit.
 const OTHER: &str = "_other";
 
 /// All metrics as they are now.
@@ -42,7 +43,7 @@ pub(super) async fn all(ops: &Ops) -> Sheet {
     threads(&mut sheet, ops);
     if let Some(store) = ops.store.get() {
         let kept = ops.stats.read(store).await;
-        // Behind the counts, which may have taken a while.
+        // After the counts: reading them may have taken a while.
         let vitals = store.vitals();
         writer(&mut sheet, &vitals, store);
         log(&mut sheet, &vitals, ops);
@@ -275,7 +276,7 @@ fn clocks(sheet: &mut Sheet, vitals: &Vitals, store: &Store) {
     let longest = one(seconds(clock.longest_absence.micros()));
     sheet.gauge("sagad_absence_longest_seconds", "The longest such absence", longest);
     let absence = store.moment().absence;
-    // On the coordinator's clock, told on the machine's.
+    // The grace is on the coordinator's clock; the metric is on the machine's.
     let ends = absence.returned_at.plus(absence.grace).micros().saturating_add(clock.distance);
     sheet.gauge(
         "sagad_restart_grace_end_time_seconds",
@@ -362,7 +363,7 @@ fn sagas(sheet: &mut Sheet, kept: &Kept, vitals: &Vitals) {
     );
 }
 
-/// The counts of a queue, or of several together.
+/// The counts of one queue, or of several together.
 #[derive(Clone, Debug, Default)]
 struct Sums {
     states: BTreeMap<State, u64>,
@@ -382,7 +383,7 @@ impl Sums {
     }
 }
 
-/// The largest queues in order of name, and the others together behind them.
+/// The largest queues in order of name, then the others together.
 fn largest(queues: &[QueueCounts]) -> Vec<(String, Sums)> {
     let in_flight = |queue: &QueueCounts| -> u64 {
         queue.states.iter().filter(|(state, _)| !state.is_terminal()).map(|(_, count)| count).sum()

@@ -1,8 +1,8 @@
-//! The HTTP server behind the operators' port, and what bounds it.
+//! The HTTP server on the operators' port, and its limits.
 //!
-//! Nobody is trusted to be quick: a connection lasts a minute at most. When there are too many, one is closed for each new one:
-//! of those that are not being answered, the oldest of the address that has the most. So whoever asks and reads is served at
-//! once, however many others hold theirs open or open new ones.
+//! No client is trusted to be quick: a connection lasts a minute at most. At the limit one connection is closed for each
+//! new one. It is one on which no request is being answered, if there is any: the oldest of the address with the most
+//! connections. So a probe that asks and reads is served at once, however many connections others hold or open.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -44,22 +44,22 @@ use crate::{
     domain::time::{Span, Timestamp},
 };
 
-/// How long a connection has for its request before it may be closed for another one. A client sends it with its first packet,
-/// and needs a moment of its processor for it; in a flood, 12,800 connections a second are accepted.
+/// How long a new connection has for its request before it may be closed for another one. A client sends the request with
+/// its first packet and needs a moment of CPU for it; a flood opens 12,800 connections a second.
 const FIRST_REQUEST: Span = Span::from_millis(10);
-/// How long a connection lasts before it is told to go, and how long it has to do so.
+/// How long a connection lasts before its client is told to go away, and how long it then has to close.
 const LIFETIME: Duration = Duration::from_secs(50);
 const GOING: Duration = Duration::from_secs(10);
-/// How long the head of a request may take to arrive, and a connection may idle between two.
+/// How long the header of a request may take to arrive, and how long a connection may idle between two requests.
 const HEAD: Duration = Duration::from_secs(10);
-/// Room for the head of a request.
+/// Largest header of a request, in bytes.
 const HEAD_BYTES: usize = 16 << 10;
-/// Streams of one connection.
+/// Most streams of one HTTP/2 connection.
 const STREAMS: u32 = 16;
-/// How long to wait after an accept that failed.
+/// How long to wait after a failed accept.
 const SHORTAGE: Duration = Duration::from_millis(100);
 
-/// The health service, whatever reports to it.
+/// The health service as `tonic-health` makes it; its type can't be named.
 pub(in crate::serve) trait HealthService:
     Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
     + NamedService
@@ -80,7 +80,6 @@ impl<S> HealthService for S where
 {
 }
 
-/// An open connection.
 struct Open {
     address: IpAddr,
     since: Timestamp,
@@ -89,7 +88,7 @@ struct Open {
     task: AbortOnDropHandle<()>,
 }
 
-/// Accepts for ever.
+/// Accepts and serves connections. Never returns.
 pub(super) async fn accept_all<H: HealthService>(socket: TcpListener, ops: Arc<Ops>, health: H) {
     let mut open: VecDeque<Open> = VecDeque::with_capacity(OPS_CONNECTIONS);
     loop {
@@ -111,7 +110,7 @@ pub(super) async fn accept_all<H: HealthService>(socket: TcpListener, ops: Arc<O
                 let task = AbortOnDropHandle::new(tokio::spawn(served));
                 let address = peer.ip().to_canonical();
                 open.push_back(Open { address, since: ops.clock.now(), answering, task });
-                // A flood is accepted many at a time without this, and none of them is read in between.
+                // Without this a flood is accepted many connections at a time, and none is read in between.
                 yield_now().await;
             }
             Err(error) => {
@@ -122,7 +121,7 @@ pub(super) async fn accept_all<H: HealthService>(socket: TcpListener, ops: Arc<O
     }
 }
 
-/// The one that is closed for the next.
+/// The index of the connection that is closed for a new one.
 fn to_close(open: &VecDeque<Open>) -> usize {
     let mut of_address: HashMap<IpAddr, usize> = HashMap::new();
     for one in open {
@@ -132,11 +131,11 @@ fn to_close(open: &VecDeque<Open>) -> usize {
         let (answering, others) = (one.answering.load(Relaxed) > 0, of_address.get(&one.address).copied().unwrap_or(0));
         (answering, usize::MAX - others)
     };
-    // Of equal ones the first is the oldest.
+    // Of equal ones `min_by_key` takes the first, and that is the oldest.
     open.iter().enumerate().min_by_key(|(_, one)| rank(one)).map_or(0, |(place, _)| place)
 }
 
-/// A request that is being answered, until its answer has been handed to the connection.
+/// Counts a request as being answered until its response has been handed to the connection.
 struct Answering(Arc<AtomicUsize>);
 
 impl Answering {
@@ -152,7 +151,7 @@ impl Drop for Answering {
     }
 }
 
-/// An answer's body.
+/// The body of a response, with the count of its request.
 struct Answer {
     inner: Body,
     _answering: Answering,

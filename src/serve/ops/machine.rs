@@ -1,8 +1,8 @@
-//! What the machine tells: of this process, and of the disk.
+//! What the system reports about this process and its disk.
 
 use std::{fs, path::Path};
 
-/// What the kernel knows of this process. Absent is what it does not tell.
+/// What the kernel reports about this process. None: it did not tell.
 #[derive(Debug, Default)]
 pub(super) struct Process {
     pub(super) cpu_seconds: Option<f64>,
@@ -14,13 +14,12 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// As it is now.
     pub(super) fn now() -> Self {
         let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-        // The second field is the name in brackets, with any character in it.
+        // The second field is the name in parentheses; it may contain any character.
         let fields: Vec<&str> =
             stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
-        // Numbered as in proc(5), where the third field is the first behind the name.
+        // Numbered as in proc(5). The third field is the first one after the name.
         let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
         let ticks = rustix::param::clock_ticks_per_second().max(1) as f64;
         let cpu = field(14).zip(field(15)).map(|(user, system)| (user + system) as f64 / ticks);
@@ -30,14 +29,14 @@ impl Process {
             resident_bytes: field(24).map(|pages| pages * rustix::param::page_size() as u64),
             virtual_bytes: field(23),
             threads: field(20),
-            // One of them is the directory itself.
+            // One of them is the directory that is being read.
             open_files: files.map(|files| (files.count() as u64).saturating_sub(1)),
             max_open_files: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
         }
     }
 }
 
-/// The disk that the data lies on, and what the store has of it.
+/// The disk of the data directory, and the sizes of the store's files.
 #[derive(Debug, Default)]
 pub(super) struct Disk {
     pub(super) free_bytes: Option<u64>,
@@ -47,7 +46,7 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// As it is now. Names are looked up and nothing is opened: closing the database's file would drop SQLite's locks.
+    /// Only metadata is read. Opening and closing the database file would drop SQLite's locks.
     pub(super) fn now(data: &Path) -> Self {
         let room = rustix::fs::statvfs(data).ok();
         let length = |name: &str| fs::metadata(data.join(name)).ok().map(|file| file.len());

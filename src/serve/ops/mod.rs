@@ -1,8 +1,8 @@
-//! The listener for those who operate the daemon: `/metrics`, `/livez`, `/readyz`, and gRPC health without TLS, for probes
-//! that can't do it. A port of its own, so that it can be kept from clients, and answers when theirs is full.
+//! The operators' listener: `/metrics`, `/livez`, `/readyz`, and gRPC health without TLS for probes that can't do TLS. It
+//! has its own port, so that it can be firewalled from clients, and answers when theirs is full.
 //!
-//! It has no authentication, and tells the names of queues but no task's id. It is the first to say that the daemon is
-//! ending, and the last to go.
+//! It has no authentication. It shows the names of queues, but no task ids. At shutdown it is the first to report it and
+//! the last to end.
 
 mod gather;
 mod listener;
@@ -39,17 +39,16 @@ use crate::{
 };
 use stats::StatsKept;
 
-/// How long the writer, or a network thread, may not turn before the daemon is said to be neither live nor ready: longer
-/// than any sync of a disk that works and than a busy machine lets a thread wait, shorter than the patience of those who
-/// probe.
+/// How long the writer or a network thread may be silent before the daemon counts as neither live nor ready: longer than
+/// any sync of a working disk and than a busy machine keeps a thread waiting, shorter than probes wait.
 const SILENCE: Span = Span::from_secs(10);
-/// How often, and after which time, a probe looks again before it says that the daemon is not live. A machine that stood
-/// still (a suspended laptop, a paused container) wakes its threads in any order, and each turns within half a second.
+/// How often a probe checks again before it reports that the daemon is not live. After a suspension (a laptop, a paused
+/// container) threads wake in any order, and each turns within half a second.
 const SECOND_LOOKS: usize = 3;
-/// See [`SECOND_LOOKS`].
+/// The time between these checks.
 const SECOND_LOOK: Duration = Duration::from_millis(200);
 
-/// What the listener tells of, filled in as the daemon starts.
+/// The operators' listener and what it reports on. It is filled in as the daemon starts.
 pub(super) struct Ops {
     data: PathBuf,
     max_wal_bytes: u64,
@@ -65,7 +64,7 @@ pub(super) struct Ops {
     ending: AtomicBool,
 }
 
-/// What of the configuration is told.
+/// What the listener needs of the daemon from the beginning.
 pub(super) struct Facts {
     pub(super) data: PathBuf,
     pub(super) max_wal_bytes: u64,
@@ -75,10 +74,10 @@ pub(super) struct Facts {
 }
 
 impl Ops {
-    /// Begins to count.
+    /// Starts the metrics of calls.
     ///
     /// # Errors
-    /// A descriptor that can't be read: a mistake in the build.
+    /// A descriptor can't be read: a bug of the build.
     pub(super) fn new(facts: Facts, clock: &Arc<dyn Clock>) -> Result<Arc<Self>, prost_reflect::DescriptorError> {
         let Facts { data, max_wal_bytes, max_connections, spans, liveness } = facts;
         Ok(Arc::new(Ops {
@@ -97,7 +96,7 @@ impl Ops {
         }))
     }
 
-    /// Serves until what this returns is dropped.
+    /// Serves until the result is dropped.
     pub(super) fn serve<H: listener::HealthService>(
         self: &Arc<Self>,
         socket: TcpListener,
@@ -108,23 +107,21 @@ impl Ops {
         Ok(AbortOnDropHandle::new(tokio::spawn(listener::accept_all(socket, self.clone(), health))))
     }
 
-    /// The clients' connections are these.
     pub(super) fn connections_are(&self, lines: Lines) {
-        // There is one door.
+        // It is set only once: there is one server for clients.
         let _ = self.lines.set(lines);
     }
 
-    /// The store is open.
     pub(super) fn opened(&self, store: Store) {
         let _ = self.store.set(store);
     }
 
-    /// From now on it is not ready any more.
+    /// The daemon is not ready from now on.
     pub(super) fn ending(&self) {
         self.ending.store(true, Relaxed);
     }
 
-    /// The same as [`Ops::checks`], but what makes the daemon not live is looked at again for a moment.
+    /// Like [`Ops::checks`], but repeated for a moment while a check fails that would make the daemon not live.
     async fn settled_checks(&self) -> Vec<Check> {
         for _ in 0..SECOND_LOOKS {
             let checks = self.checks();
@@ -136,7 +133,7 @@ impl Ops {
         self.checks()
     }
 
-    /// Each thing that has to be so for the daemon to be live, or ready, and whether it is.
+    /// The conditions of being live and ready, and whether each holds.
     fn checks(&self) -> Vec<Check> {
         let ending = self.ending.load(Relaxed);
         let silent = |part: &dyn fmt::Display, silence: Span| {
@@ -168,12 +165,12 @@ impl Ops {
     }
 }
 
-/// One thing that has to be so.
+/// A condition of being live or ready.
 struct Check {
     what: &'static str,
     wrong: String,
     ok: bool,
-    /// Without it a restart is needed; else it is only not ready.
+    /// If it fails the daemon is not live and needs a restart; otherwise it is only not ready.
     live: bool,
 }
 
@@ -210,7 +207,7 @@ mod tests {
             move || store.silence()
         }));
         assert_eq!(wrong(&ops), []);
-        // A writer that has ended turns as little as one that hangs.
+        // A writer that has ended turns no more, like one that hangs.
         store.close();
         futures::executor::block_on(writer.ended()).unwrap();
         clock.advance(SILENCE);

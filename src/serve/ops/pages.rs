@@ -1,4 +1,4 @@
-//! The pages: what is asked for, and what is told.
+//! The routes of the operators' port.
 
 use http::{
     HeaderValue, Method, Response, StatusCode,
@@ -36,12 +36,12 @@ async fn metrics(ops: &Ops, request: &Parts) -> Response<Body> {
     let form = if wants_open { Form::OpenMetrics } else { Form::Prometheus };
     match gather::all(ops).await.written(form) {
         Ok(text) => page(StatusCode::OK, form.content_type(), text),
-        // Only a label that can't be written, which none of ours is.
+        // Only for a label that can't be encoded, and there is none.
         Err(error) => page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("the metrics can't be written: {error}\n")),
     }
 }
 
-/// All well, or the first thing that is not. `verbose`: each thing on a line of its own.
+/// `ok`, or the first failed check. `verbose`: all checks, one per line.
 fn state(checks: Vec<Check>, verbose: bool) -> Response<Body> {
     let wrong = checks.iter().find(|check| !check.ok);
     let status = if wrong.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

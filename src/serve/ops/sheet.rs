@@ -1,4 +1,4 @@
-//! [`Sheet`]: all metrics of one moment, and the two forms in which they are written.
+//! [`MetricsText`]: all metrics at one moment, and their text in two formats.
 
 use std::{collections::HashSet, fmt};
 
@@ -9,12 +9,12 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-/// The forms.
+/// The formats of `/metrics`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
     /// OpenMetrics 1.0.
     OpenMetrics,
-    /// Prometheus's own text, 0.0.4: for those that don't ask for the other.
+    /// Prometheus text format 0.0.4, unless the client asks for OpenMetrics.
     Prometheus,
 }
 
@@ -27,15 +27,14 @@ impl Form {
     }
 }
 
-/// Names and values of labels.
 pub(super) type Labels = Vec<(&'static str, String)>;
 
-/// A value.
+/// The value of a metric with one set of labels.
 #[derive(Clone, Debug)]
 pub(super) enum Value {
     Counter(f64),
     Gauge(f64),
-    /// The buckets, each with its largest value and how many are in it alone, the last without end; and the sum.
+    /// The buckets, each with its upper bound and its own count (the last bound is infinite), and the sum.
     Histogram(Vec<(f64, u64)>, f64),
 }
 
@@ -68,7 +67,6 @@ pub(super) struct Family {
 pub(super) struct Sheet(Vec<Family>);
 
 impl Sheet {
-    /// Adds a metric that only grows.
     pub(super) fn counter(
         &mut self,
         name: &'static str,
@@ -80,7 +78,6 @@ impl Sheet {
         self.0.push(Family { name, help, unit, kind: MetricType::Counter, values });
     }
 
-    /// Adds a metric that goes up and down.
     pub(super) fn gauge(
         &mut self,
         name: &'static str,
@@ -92,7 +89,7 @@ impl Sheet {
         self.0.push(Family { name, help, unit, kind: MetricType::Gauge, values });
     }
 
-    /// Adds distributions: bounds and sum as they are counted, to be divided by `scale`.
+    /// Bounds and sums are divided by `scale`: 1e6 for seconds from microseconds.
     pub(super) fn histogram<'a>(
         &mut self,
         name: &'static str,
@@ -108,7 +105,7 @@ impl Sheet {
         self.0.push(Family { name, help, unit, kind: MetricType::Histogram, values: values.collect() });
     }
 
-    /// All of it as text.
+    /// Renders all metrics.
     pub(super) fn written(self, form: Form) -> Result<String, fmt::Error> {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(self));
@@ -121,7 +118,7 @@ impl Sheet {
     }
 }
 
-/// The unit that a name ends with, apart.
+/// Splits the unit off the end of a name.
 fn split(name: &'static str) -> (&'static str, Option<Unit>) {
     if let Some(name) = name.strip_suffix("_seconds") {
         (name, Some(Unit::Seconds))
@@ -148,7 +145,7 @@ impl Collector for Sheet {
     }
 }
 
-/// OpenMetrics as Prometheus's text: it knows no units and no end, and describes a counter under its name with `_total`.
+/// Turns OpenMetrics into Prometheus text: without units and `# EOF`, and with `_total` in the header lines of counters.
 fn to_prometheus(text: &str) -> String {
     let kinds = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"));
     let counters: HashSet<&str> = kinds.collect();

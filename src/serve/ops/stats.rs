@@ -1,4 +1,4 @@
-//! [`StatsKept`]: the counts of the store, which cost a read, no older than they have to be.
+//! [`StatsCache`]: caches the store's counts, because each read of them costs time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,16 +12,16 @@ use crate::{
 
 /// How old counts may be before they are read again.
 const AGE: Span = Span::from_secs(10);
-/// Reading takes at most this part of the time: a large store is counted more seldom.
+/// Reading takes at most one part in this many of the time, so a large store is counted less often.
 const SHARE: i64 = 20;
-/// How long whoever asks waits for new counts before it gets the old ones. Scrapers give up after 10 s as a rule.
+/// How long a caller waits for new counts before it gets the old ones. Scrapers usually give up after 10 s.
 const WAIT: Duration = Duration::from_secs(2);
 
-/// Counts as they were read last.
+/// The counts of one read.
 #[derive(Clone, Debug)]
 pub(super) struct Kept {
     pub(super) stats: Stats,
-    /// When reading began.
+    /// When the read began.
     pub(super) at: Timestamp,
     took: Span,
 }
@@ -39,13 +39,13 @@ impl Default for StatsKept {
 }
 
 impl StatsKept {
-    /// The counts, read anew if they are old. None: they could not be read in time.
+    /// The counts, read again if they are old. None: the first read has not finished in time.
     pub(super) async fn read(&self, store: &Store) -> Option<Arc<Kept>> {
         if self.are_old(store)
             && let Ok(turn) = self.reading.clone().try_acquire_owned()
         {
             let (store, kept) = (store.clone(), self.kept.clone());
-            // It goes on when whoever asked has gone, so that what it has read is not lost.
+            // The read goes on if the caller gives up, so that its result is cached.
             let reading = tokio::spawn(async move {
                 let _turn = turn;
                 let at = store.moment().now;

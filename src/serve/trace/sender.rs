@@ -1,4 +1,4 @@
-//! The queue of spans, and the task that sends them.
+//! [`Tracer`]: the queue of spans, and the task that sends them.
 
 use std::{
     sync::{
@@ -23,48 +23,48 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tracing::{info, warn};
 
-/// Spans that wait to be sent: a second of a thousand sampled calls, in a MiB or two.
+/// Spans that wait to be sent: a second of a thousand sampled calls, in one or two MiB.
 const QUEUE: usize = 4096;
 /// Most spans in one message.
 const BATCH: usize = 512;
-/// How long spans gather before they are sent.
+/// How long spans are collected before they are sent.
 const GATHER: Duration = Duration::from_millis(500);
-/// How long the collector may take.
+/// How long the collector may take to connect or answer.
 const EXPORT: Duration = Duration::from_secs(5);
-/// The longest that ending waits for what is still to be sent.
+/// How long shutdown waits at most for the last spans to be sent.
 pub(in crate::serve) const FLUSH: Duration = Duration::from_secs(1);
 
-/// What became of spans.
+/// How many spans were sent or dropped.
 #[derive(Debug, Default)]
 pub(in crate::serve) struct SpanCounts {
     /// The collector took them.
     pub(in crate::serve) exported: AtomicU64,
-    /// There was no room for them.
+    /// The queue was full.
     pub(in crate::serve) queue_full: AtomicU64,
-    /// The collector did not take them.
+    /// The collector refused them or was not reachable.
     pub(in crate::serve) not_taken: AtomicU64,
 }
 
-/// Decides on traces, and takes spans; cheap to clone.
+/// Queues spans; cheap to clone.
 #[derive(Clone, Debug)]
 pub(in crate::serve) struct Tracer {
     spans: mpsc::Sender<Span>,
     counts: Arc<SpanCounts>,
-    /// The share of calls that are sampled though their client says nothing.
+    /// The part of calls that is sampled if their clients send no trace (0.0 to 1.0).
     pub(in crate::serve) share: f64,
 }
 
-/// The task that sends.
+/// The task that sends spans.
 pub(in crate::serve) struct Sending {
     task: JoinHandle<()>,
     end: CancellationToken,
 }
 
 impl Tracer {
-    /// Sends spans to a collector. It need not be there.
+    /// Starts to send spans to a collector, which need not be reachable.
     ///
     /// # Errors
-    /// An address that is none.
+    /// The address is malformed.
     pub(in crate::serve) fn to(
         address: &str,
         share: f64,
@@ -80,7 +80,7 @@ impl Tracer {
         Ok((Tracer { spans, counts, share }, Sending { task, end }))
     }
 
-    /// Queues a span, or drops it if there is no room.
+    /// Queues a span, or drops it if the queue is full.
     pub(super) fn send(&self, span: Span) {
         if self.spans.try_send(span).is_err() {
             self.counts.queue_full.fetch_add(1, Relaxed);
@@ -89,7 +89,7 @@ impl Tracer {
 }
 
 impl Sending {
-    /// Sends what is there, for so long at most.
+    /// Sends what is queued and ends the task, within `within`.
     pub(in crate::serve) async fn end(mut self, within: Duration) {
         self.end.cancel();
         if timeout(within, &mut self.task).await.is_err() {
@@ -111,7 +111,7 @@ async fn send_all(
         tokio::select! {
             biased;
             count = waiting.recv_many(&mut spans, BATCH) => if count == 0 { return },
-            // What was queued before is taken first.
+            // `biased`: spans that were queued before are taken first.
             () = end.cancelled() => return,
         }
         if spans.len() < BATCH {
@@ -142,7 +142,7 @@ async fn send_all(
     }
 }
 
-/// An attribute.
+/// A span attribute.
 pub(super) fn text(key: &str, value: &str) -> KeyValue {
     let value = Some(AnyValue { value: Some(Value::StringValue(value.to_owned())) });
     KeyValue { key: key.to_owned(), value, ..KeyValue::default() }

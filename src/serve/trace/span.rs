@@ -1,4 +1,4 @@
-//! One call's spans, made when it has ended.
+//! [`CallSpan`]: one call's spans, made when it has ended.
 
 use opentelemetry_proto::tonic::{
     common::v1::KeyValue,
@@ -22,13 +22,13 @@ pub(in crate::serve) struct CallSpan<'a> {
     pub(in crate::serve) code_name: &'static str,
     pub(in crate::serve) begun: Timestamp,
     pub(in crate::serve) ended: Timestamp,
-    /// By how much the wall clock is ahead of these times, in microseconds.
+    /// By how many microseconds the wall clock is ahead of `begun` and `ended`.
     pub(in crate::serve) distance: i64,
     pub(in crate::serve) notes: &'a Notes,
 }
 
 impl CallSpan<'_> {
-    /// Hands the call's span and those within it to whoever sends them.
+    /// Queues the call's span and its child spans.
     pub(in crate::serve) fn send(self, tracer: &Tracer) {
         let whole = self.whole();
         for (name, begin, end) in [
@@ -103,7 +103,7 @@ impl CallSpan<'_> {
     }
 }
 
-/// Which codes mean that the server failed, and not its caller. (Semantic conventions for gRPC, server spans)
+/// Whether a status code means that the server failed, not its caller. (Semantic conventions for gRPC, server spans)
 fn is_servers_fault(code: Code) -> bool {
     use Code::{DataLoss, DeadlineExceeded, Internal, Unavailable, Unimplemented, Unknown};
     matches!(code, Unknown | DeadlineExceeded | Unimplemented | Internal | Unavailable | DataLoss)
