@@ -10,12 +10,13 @@
 //! client that is turned away can only retry, and a gRPC client's backoff grows to minutes: longer than most leases. In
 //! the backlog it gets the first permit that is free.
 
-mod accept;
+mod acceptor;
 mod connection;
-mod deal;
-mod frames;
-mod lines;
-mod places;
+mod connection_holder;
+mod connection_limiter;
+mod connections;
+mod control_frame_limiter;
+mod network_thread;
 mod socket;
 mod tls;
 
@@ -25,14 +26,14 @@ use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 pub use connection::Connection;
-pub use lines::{Line, Lines};
-pub use places::ConnectionHolder;
+pub use connection_holder::ConnectionHolder;
+pub use connections::{ConnectionState, Connections};
 pub use socket::{Listeners, LocalAddress, Peer, Socket};
-pub use tls::{Certificate, CertificateName, ShownCertificate, Tls};
+pub use tls::{CertificateName, ClientCertificate, ConnectionCertificate, Tls};
 
 /// Connections per network thread that it has not picked up yet: one burst. The thread picks them up at once, so a longer
 /// queue would only hide that it doesn't.
-const GREETED: usize = 64;
+const HANDSHAKEN: usize = 64;
 
 /// The limits of all listeners together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,13 +48,13 @@ pub struct ListenLimits {
 
 /// A running accept loop.
 #[derive(Debug)]
-pub struct Listening {
+pub struct AcceptLoop {
     /// For each network thread, its connections after their handshake.
     pub incoming: Vec<mpsc::Receiver<Connection>>,
     /// All open connections after their handshake.
-    pub lines: Lines,
+    pub connections: Connections,
     /// The loop. It ends when `stop` is cancelled or a network thread takes no more connections.
-    pub accepting: JoinHandle<()>,
+    pub task: JoinHandle<()>,
 }
 
 /// Accepts connections until `stop` is cancelled, and assigns each to the least loaded of `threads`. Then the sockets are
@@ -62,23 +63,23 @@ pub fn listen(
     listeners: impl Into<Listeners>,
     limits: ListenLimits,
     tls: Option<Tls>,
-    halls: &[Handle],
+    threads: &[Handle],
     stop: CancellationToken,
-) -> Listening {
-    let lines = Lines::default();
-    let (halls, incoming) = halls
+) -> AcceptLoop {
+    let connections = Connections::default();
+    let (threads, incoming) = threads
         .iter()
         .map(|runtime| {
-            let (greeted, incoming) = mpsc::channel(GREETED);
-            (deal::Hall::new(runtime.clone(), greeted), incoming)
+            let (handshaken, incoming) = mpsc::channel(HANDSHAKEN);
+            (network_thread::NetworkThread::new(runtime.clone(), handshaken), incoming)
         })
         .unzip();
-    let accepting = tokio::spawn({
-        let door = accept::Door::new(Arc::new(listeners.into()), limits, tls, lines.clone(), halls);
+    let task = tokio::spawn({
+        let acceptor = acceptor::Acceptor::new(Arc::new(listeners.into()), limits, tls, connections.clone(), threads);
         async move {
             // Dropping the loop closes the sockets and the connections that are still in their handshake.
-            let _ = stop.run_until_cancelled_owned(door.accept_all()).await;
+            let _ = stop.run_until_cancelled_owned(acceptor.run()).await;
         }
     });
-    Listening { incoming, lines, accepting }
+    AcceptLoop { incoming, connections, task }
 }

@@ -12,8 +12,6 @@ use std::{
 use rustix::{fs::Mode, process::umask};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
-use super::accept::Accept;
-
 /// The other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
@@ -76,7 +74,7 @@ pub enum Socket {
 pub struct Listeners {
     sockets: Vec<Listener>,
     /// Which socket is polled first the next time, so that a flood on one doesn't starve the others.
-    turn: AtomicUsize,
+    next: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -94,7 +92,7 @@ impl From<TcpListener> for Listeners {
 impl Listeners {
     /// Takes one or more bound sockets.
     pub fn of(sockets: Vec<TcpListener>) -> Self {
-        Listeners { sockets: sockets.into_iter().map(Listener::Tcp).collect(), turn: AtomicUsize::new(0) }
+        Listeners { sockets: sockets.into_iter().map(Listener::Tcp).collect(), next: AtomicUsize::new(0) }
     }
 
     /// A Unix socket at `path`, for this user alone (mode 0600). A stale socket file, as a crash leaves it, is removed;
@@ -110,14 +108,14 @@ impl Listeners {
         let bound = UnixListener::bind(path);
         umask(before);
         let file = SocketFile::at(path);
-        Ok(Listeners { sockets: vec![Listener::Unix(bound?, file)], turn: AtomicUsize::new(0) })
+        Ok(Listeners { sockets: vec![Listener::Unix(bound?, file)], next: AtomicUsize::new(0) })
     }
 
     /// The bound addresses, in order.
     ///
     /// # Errors
     /// A socket whose address the kernel can't tell.
-    pub fn bound(&self) -> io::Result<Vec<LocalAddress>> {
+    pub fn local_addresses(&self) -> io::Result<Vec<LocalAddress>> {
         let bound = self.sockets.iter().map(|socket| match socket {
             Listener::Tcp(socket) => socket.local_addr().map(LocalAddress::Tcp),
             Listener::Unix(_, file) => Ok(LocalAddress::Unix(file.path.clone())),
@@ -126,7 +124,7 @@ impl Listeners {
     }
 
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Socket, Peer)>> {
-        let first = self.turn.fetch_add(1, Ordering::Relaxed) % self.sockets.len().max(1);
+        let first = self.next.fetch_add(1, Ordering::Relaxed) % self.sockets.len().max(1);
         let (before, after) = self.sockets.split_at(first);
         for socket in after.iter().chain(before) {
             let accepted = match socket {
@@ -143,6 +141,12 @@ impl Listeners {
         }
         Poll::Pending
     }
+}
+
+/// The source of connections. A trait, so that a test can make accepts fail.
+pub(super) trait Accept: Send + Sync + 'static {
+    /// The next connection. Cancel safe.
+    fn accept(&self) -> impl Future<Output = io::Result<(Socket, Peer)>> + Send;
 }
 
 impl Accept for Listeners {

@@ -38,7 +38,7 @@ pub enum CertificateName {
 
 /// A client's certificate, verified in the handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Certificate {
+pub struct ClientCertificate {
     pub names: Vec<CertificateName>,
     /// Expiry, in seconds since 1970.
     pub not_after: i64,
@@ -48,50 +48,50 @@ pub struct Certificate {
 
 /// The certificate of an open connection, and whether it is still valid.
 #[derive(Debug)]
-pub struct ShownCertificate {
-    certificate: Certificate,
+pub struct ConnectionCertificate {
+    certificate: ClientCertificate,
     /// Cancelled when it has expired or was revoked.
-    ended: CancellationToken,
+    invalidated: CancellationToken,
     /// Ends the streams of its principal: cancelled with the principal or with the certificate.
     caller: Mutex<Option<CancellationToken>>,
 }
 
-impl ShownCertificate {
-    pub(super) fn new(certificate: Certificate) -> Self {
-        ShownCertificate { certificate, ended: CancellationToken::new(), caller: Mutex::new(None) }
+impl ConnectionCertificate {
+    pub(super) fn new(certificate: ClientCertificate) -> Self {
+        ConnectionCertificate { certificate, invalidated: CancellationToken::new(), caller: Mutex::new(None) }
     }
 
-    pub fn certificate(&self) -> &Certificate {
+    pub fn certificate(&self) -> &ClientCertificate {
         &self.certificate
     }
 
     /// Whether it has expired at `now`, in seconds since 1970.
-    pub fn is_over(&self, now: i64) -> bool {
+    pub fn is_expired_at(&self, now: i64) -> bool {
         now > self.certificate.not_after
     }
 
     /// From now on calls with it are refused, and streams end.
-    pub fn end(&self) {
-        self.ended.cancel();
+    pub fn invalidate(&self) {
+        self.invalidated.cancel();
         if let Some(caller) = self.caller.lock().take() {
             caller.cancel();
         }
     }
 
     /// Cancelled when the certificate is no longer valid.
-    pub fn ended(&self) -> &CancellationToken {
-        &self.ended
+    pub fn invalidated(&self) -> &CancellationToken {
+        &self.invalidated
     }
 
     /// A token that is cancelled when the certificate becomes invalid or `principal` is cancelled.
-    pub fn caller(&self, principal: &CancellationToken) -> CancellationToken {
+    pub fn caller_token(&self, principal: &CancellationToken) -> CancellationToken {
         let mut caller = self.caller.lock();
         match &*caller {
             Some(before) if !before.is_cancelled() => before.clone(),
             Some(_) | None => {
                 let token = principal.child_token();
                 // `invalidate` cancels the stored token under this lock; if it ran before, cancel here.
-                if self.ended.is_cancelled() {
+                if self.invalidated.is_cancelled() {
                     token.cancel();
                 }
                 *caller = Some(token.clone());
@@ -103,7 +103,7 @@ impl ShownCertificate {
 
 /// The byte stream of one connection.
 #[derive(Debug)]
-pub(super) enum Stream {
+pub(super) enum TransportStream {
     Plain(TcpStream),
     /// A Unix socket; never with TLS.
     Unix(UnixStream),
@@ -131,19 +131,19 @@ impl Tls {
     pub(super) async fn accept(
         config: Arc<ServerConfig>,
         stream: TcpStream,
-    ) -> io::Result<(Stream, Option<Certificate>)> {
+    ) -> io::Result<(TransportStream, Option<ClientCertificate>)> {
         let acceptor = TlsAcceptor::from(config);
         let stream = acceptor.accept(stream).await?;
         let (_, session) = stream.get_ref();
         if session.alpn_protocol() != Some(b"h2") {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the peer does not ask for HTTP/2 (ALPN h2)"));
         }
-        let certificate = session.peer_certificates().map(certificate).transpose()?;
-        Ok((Stream::Tls(Box::new(stream)), certificate))
+        let certificate = session.peer_certificates().map(client_certificate).transpose()?;
+        Ok((TransportStream::Tls(Box::new(stream)), certificate))
     }
 }
 
-fn certificate(chain: &[CertificateDer<'_>]) -> io::Result<Certificate> {
+fn client_certificate(chain: &[CertificateDer<'_>]) -> io::Result<ClientCertificate> {
     let unreadable = || io::Error::new(io::ErrorKind::InvalidData, "the peer's certificate can't be read");
     let first = chain.first().ok_or_else(unreadable)?;
     let (_, certificate) = X509Certificate::from_der(first).map_err(|_| unreadable())?;
@@ -166,25 +166,25 @@ fn certificate(chain: &[CertificateDer<'_>]) -> io::Result<Certificate> {
         }
     };
     let chain = chain.iter().map(|der| der.clone().into_owned()).collect();
-    Ok(Certificate { names, not_after: certificate.validity().not_after.timestamp(), chain })
+    Ok(ClientCertificate { names, not_after: certificate.validity().not_after.timestamp(), chain })
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for TransportStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+            TransportStream::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            TransportStream::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+            TransportStream::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for TransportStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Stream::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            TransportStream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            TransportStream::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+            TransportStream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -194,33 +194,33 @@ impl AsyncWrite for Stream {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            TransportStream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            TransportStream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            TransportStream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
-            Stream::Plain(stream) => stream.is_write_vectored(),
-            Stream::Unix(stream) => stream.is_write_vectored(),
-            Stream::Tls(stream) => stream.is_write_vectored(),
+            TransportStream::Plain(stream) => stream.is_write_vectored(),
+            TransportStream::Unix(stream) => stream.is_write_vectored(),
+            TransportStream::Tls(stream) => stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Stream::Unix(stream) => Pin::new(stream).poll_flush(cx),
-            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            TransportStream::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            TransportStream::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            TransportStream::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            TransportStream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            TransportStream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            TransportStream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     grpc::{AnswerBody, Answering, Services, call_timeout, status::Problem},
-    listen::Line,
+    listen::ConnectionState,
 };
 
 /// What the calls of all connections share.
@@ -46,7 +46,7 @@ pub(super) struct CallHandling {
 /// The `hyper` service of one connection.
 pub(super) struct CallService {
     pub(super) handling: Arc<CallHandling>,
-    pub(super) line: Arc<Line>,
+    pub(super) connection: Arc<ConnectionState>,
 }
 
 impl Service<Request<Incoming>> for CallService {
@@ -57,7 +57,7 @@ impl Service<Request<Incoming>> for CallService {
     fn call(&self, request: Request<Incoming>) -> RunningCall {
         let CallHandling { counters, methods, .. } = &*self.handling;
         let path = request.uri().path();
-        let observed = ObservedCall::of(&counters.observe, path, request.headers(), Some(self.line.peer()));
+        let observed = ObservedCall::of(&counters.observe, path, request.headers(), Some(self.connection.peer()));
         let form = methods.form(path);
         let timeout = call_timeout(request.headers());
         let mut running = RunningCall {
@@ -84,17 +84,17 @@ impl CallService {
     /// Takes a call up to its handler.
     fn begin(&self, request: Request<Incoming>, running: &mut RunningCall, form: Form) -> Result<Answering, Problem> {
         let CallHandling { counters, other_streams, caller_check, services, .. } = &*self.handling;
-        let call = counters.ledger.begin(Some(&self.line)).ok_or_else(no_place)?;
+        let call = counters.ledger.begin(Some(&self.connection)).ok_or_else(no_place)?;
         running.call = Some(call.clone());
-        running.place = other_streams.place(form, &self.line)?;
+        running.place = other_streams.place(form, &self.connection)?;
         let mut request = request.map(|body| RequestBody::new(body, call, form.many_requests));
         shed(request.headers_mut());
         if request.uri().path() == SESSION {
-            let counter = counters.counter(request.headers(), &self.line);
+            let counter = counters.counter(request.headers(), &self.connection);
             request.extensions_mut().insert(counter);
         }
         running.waited_for = Some(counters.calls.token());
-        caller_check.admit(&mut request, &self.line)?;
+        caller_check.admit(&mut request, &self.connection)?;
         Ok(services.call(request))
     }
 }

@@ -36,7 +36,7 @@ async fn serve_one(
     connection: Connection,
     closing: CancellationToken,
 ) {
-    let service = CallService { handling, line: connection.line().clone() };
+    let service = CallService { handling, connection: connection.state().clone() };
     let mut serving = pin!(http.serve_connection(TokioIo::new(connection), service));
     let ended = tokio::select! {
         biased;

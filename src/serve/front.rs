@@ -29,7 +29,7 @@ use super::{
 use crate::{
     config::Limits,
     grpc::Services,
-    listen::{Lines, ListenLimits, Listeners, listen},
+    listen::{Connections, ListenLimits, Listeners, listen},
     proto::DESCRIPTORS,
 };
 
@@ -58,7 +58,7 @@ const CUT: Duration = Duration::from_millis(500);
 pub(super) struct Front {
     serving: JoinHandle<()>,
     accepting: JoinHandle<()>,
-    lines: Lines,
+    connections: Connections,
     calls: TaskTracker,
     closing: CancellationToken,
     /// Enforces the call limiter's timeouts until this is dropped.
@@ -92,7 +92,7 @@ impl Front {
 
         let closing = CancellationToken::new();
         let calls = TaskTracker::new();
-        let door = listen(
+        let accept_loop = listen(
             listeners,
             ListenLimits {
                 max_connections: limits.max_connections,
@@ -103,7 +103,7 @@ impl Front {
             threads.handles(),
             closing.clone(),
         );
-        let ledger = Ledger::new(call_limits(limits), door.lines.clone());
+        let ledger = Ledger::new(call_limits(limits), accept_loop.connections.clone());
         let handling = Arc::new(CallHandling {
             counters: SessionCounters { observe, ledger: ledger.clone(), calls: calls.clone() },
             methods: Methods::of_all_services()?,
@@ -112,20 +112,28 @@ impl Front {
             services,
         });
         let http = http(limits);
-        let served = threads.handles().iter().zip(door.incoming).map(|(runtime, incoming)| {
+        let served = threads.handles().iter().zip(accept_loop.incoming).map(|(runtime, incoming)| {
             let serving = connections::serve(http.clone(), handling.clone(), incoming, closing.clone());
             AbortOnDropHandle::new(runtime.spawn(serving))
         });
         let served = join_all(served);
         let serving = tokio::spawn(async move { drop(served.await) });
         let _time = AbortOnDropHandle::new(tokio::spawn(ledger.watch_time()));
-        let _fresh = AbortOnDropHandle::new(tokio::spawn(security.keep_fresh(door.lines.clone())));
-        Ok(Front { serving, accepting: door.accepting, lines: door.lines, calls, closing, _time, _fresh })
+        let _fresh = AbortOnDropHandle::new(tokio::spawn(security.keep_fresh(accept_loop.connections.clone())));
+        Ok(Front {
+            serving,
+            accepting: accept_loop.task,
+            connections: accept_loop.connections,
+            calls,
+            closing,
+            _time,
+            _fresh,
+        })
     }
 
     /// The clients' connections.
-    pub(super) fn lines(&self) -> Lines {
-        self.lines.clone()
+    pub(super) fn connections(&self) -> Connections {
+        self.connections.clone()
     }
 
     /// Ready when the server stops by itself, which is a bug.
@@ -147,7 +155,7 @@ impl Front {
         if timeout(linger, &mut self.serving).await.is_ok() {
             return;
         }
-        let connections = self.lines.cut_all();
+        let connections = self.connections.cut_all();
         info!(connections, "cut the connections that did not close in time");
         if timeout(CUT, &mut self.serving).await.is_err() {
             self.serving.abort();

@@ -147,7 +147,7 @@ async fn run_with(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let Port { listeners, security } = port;
-    let bound = listeners.bound().map_err(ServeError::Listener)?;
+    let bound = listeners.local_addresses().map_err(ServeError::Listener)?;
     let address = bound.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let mut shutdown = pin!(shutdown);
     let streams = CancellationToken::new();
@@ -170,7 +170,7 @@ async fn run_with(
     let ops = match ops {
         None => None,
         Some((ops, socket)) => {
-            ops.connections_are(front.lines());
+            ops.connections_are(front.connections());
             let serving = ops.serve(socket, health.service()).map_err(ServeError::Listener)?;
             Some((ops, serving))
         }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     grpc::{CountCalls, CountedCall, Notes, SessionCounter, status::Problem},
-    listen::Line,
+    listen::ConnectionState,
 };
 
 /// The headers of a trace. (W3C Trace Context)
@@ -30,19 +30,19 @@ pub(super) struct SessionCounters {
 
 impl SessionCounters {
     /// The tracker of a session with these headers: its items belong to the session's connection and trace.
-    pub(super) fn counter(&self, headers: &HeaderMap, line: &Arc<Line>) -> SessionCounter {
+    pub(super) fn counter(&self, headers: &HeaderMap, connection: &Arc<ConnectionState>) -> SessionCounter {
         let trace = TRACE_HEADERS.into_iter().filter_map(|name| {
             let value = headers.get(&name)?.clone();
             Some((name, value))
         });
-        SessionCounter(Arc::new(Counter { all: self.clone(), line: line.clone(), trace: trace.collect() }))
+        SessionCounter(Arc::new(Counter { all: self.clone(), connection: connection.clone(), trace: trace.collect() }))
     }
 }
 
 /// Tracks the items of one session.
 struct Counter {
     all: SessionCounters,
-    line: Arc<Line>,
+    connection: Arc<ConnectionState>,
     trace: HeaderMap,
 }
 
@@ -56,8 +56,8 @@ struct Item {
 impl CountCalls for Counter {
     fn begin(&self, path: &'static str, bytes: usize) -> Result<Box<dyn CountedCall>, Problem> {
         let SessionCounters { observe, ledger, calls } = &self.all;
-        let mut observed = ObservedCall::of(observe, path, &self.trace, Some(self.line.peer()));
-        match ledger.begin_item(Some(&self.line), bytes) {
+        let mut observed = ObservedCall::of(observe, path, &self.trace, Some(self.connection.peer()));
+        match ledger.begin_item(Some(&self.connection), bytes) {
             Ok(place) => Ok(Box::new(Item { observed, _place: place, _waited_for: calls.token() })),
             Err(problem) => {
                 if let Some(observed) = &mut observed {

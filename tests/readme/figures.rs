@@ -82,7 +82,7 @@ fn phrases() -> Vec<String> {
     ] = [
         "src/grpc/streams.rs",
         "src/coordinator/waiters.rs",
-        "src/listen/places.rs",
+        "src/listen/connection_limiter.rs",
         "src/config/limits.rs",
         "src/serve/front.rs",
         "src/serve/calls/ledger.rs",

@@ -19,7 +19,7 @@ use crate::{
         refusal_log::{LeftOut, RefusedCaller},
         status::Problem,
     },
-    listen::Line,
+    listen::ConnectionState,
     serve::calls::RequestBody,
 };
 
@@ -62,33 +62,33 @@ impl Guard {
     }
 
     /// The caller of a request; none where no credentials are needed (health checks).
-    fn admit<B>(&self, request: &Request<B>, line: &Line) -> Result<Option<Caller>, Problem> {
+    fn admit<B>(&self, request: &Request<B>, connection: &ConnectionState) -> Result<Option<Caller>, Problem> {
         let path = request.uri().path();
         if path.starts_with(HEALTH) {
             return Ok(None);
         }
         let rpc = path.rsplit('/').next().unwrap_or_default();
         let known = permits::knows(path);
-        let caller = self.identify(request, line).map_err(|why| {
-            self.tell(line, if known { rpc } else { "unknown" }, why);
+        let caller = self.identify(request, connection).map_err(|why| {
+            self.tell(connection, if known { rpc } else { "unknown" }, why);
             permits::unauthenticated(if known { rpc } else { "" })
         })?;
         // Health checks don't get here: anyone may make them, so they don't make a connection authenticated.
-        line.authenticated(Some((caller.principal.name.as_str(), &caller.credentials.revoked)));
+        connection.set_authenticated(Some((caller.principal.name.as_str(), &caller.credentials.revoked)));
         if known || is_reflection(path) { Ok(Some(caller)) } else { Err(permits::unknown(&caller.principal, "")) }
     }
 
     /// Uses the token if there is one, else the connection's certificate.
-    fn identify<B>(&self, request: &Request<B>, line: &Line) -> Result<Caller, Unknown> {
+    fn identify<B>(&self, request: &Request<B>, connection: &ConnectionState) -> Result<Caller, Unknown> {
         let now = self.clock.utc();
-        let shown = line.certificate();
+        let shown = connection.certificate();
         let mut caller = match bearer::presented(request.headers()) {
             Presented::Token(token) => self.table().by_token(&bearer::hash(token), now)?,
             Presented::Malformed => return Err(Unknown::Malformed),
             Presented::None => {
                 let shown = shown.ok_or(Unknown::Nothing)?;
                 let mut caller = self.table().by_certificate(&shown.certificate().names, now)?;
-                caller.credentials.revoked = shown.caller(&caller.credentials.revoked);
+                caller.credentials.revoked = shown.caller_token(&caller.credentials.revoked);
                 caller
             }
         };
@@ -101,10 +101,10 @@ impl Guard {
         Ok(caller)
     }
 
-    fn tell(&self, line: &Line, rpc: &str, why: Unknown) {
-        let caller = RefusedCaller::at(line.peer().network());
+    fn tell(&self, connection: &ConnectionState, rpc: &str, why: Unknown) {
+        let caller = RefusedCaller::at(connection.peer().network());
         if let Some(LeftOut { own, others }) = self.refusals.next(caller, why.text()) {
-            let peer = line.peer().to_string();
+            let peer = connection.peer().to_string();
             let others_left_out = (others > 0).then_some(others);
             info!(peer, rpc, why = why.text(), left_out = own, others_left_out, "refused: unauthenticated");
         }
@@ -140,21 +140,27 @@ impl CallerCheck {
     ///
     /// # Errors
     /// The call has no valid credentials, or there is no such rpc.
-    pub(in crate::serve) fn admit(&self, request: &mut Request<RequestBody>, line: &Line) -> Result<(), Problem> {
-        if let Some(shown) = line.certificate() {
+    pub(in crate::serve) fn admit(
+        &self,
+        request: &mut Request<RequestBody>,
+        connection: &ConnectionState,
+    ) -> Result<(), Problem> {
+        if let Some(shown) = connection.certificate() {
             // A token doesn't replace the certificate: without a valid one the connection would not have been accepted.
-            if shown.ended().is_cancelled() || shown.is_over(self.clock.utc().micros() / 1_000_000) {
+            if shown.invalidated().is_cancelled() || shown.is_expired_at(self.clock.utc().micros() / 1_000_000) {
                 return Err(permits::certificate_ended(permits::rpc(request.uri().path())));
             }
-            request.extensions_mut().insert(CertificateEnd(shown.ended().clone()));
+            request.extensions_mut().insert(CertificateEnd(shown.invalidated().clone()));
         }
-        request.extensions_mut().insert(CallConnection { number: line.number(), network: line.peer().network() });
+        request
+            .extensions_mut()
+            .insert(CallConnection { number: connection.number(), network: connection.peer().network() });
         let Some(guard) = &self.guard else {
             // Without principals every call counts as authenticated.
-            line.authenticated(None);
+            connection.set_authenticated(None);
             return Ok(());
         };
-        let caller = guard.admit(request, line)?;
+        let caller = guard.admit(request, connection)?;
         // Nothing behind this needs the token, and nothing can log it.
         request.headers_mut().remove(AUTHORIZATION);
         if let Some(caller) = caller {

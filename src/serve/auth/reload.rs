@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    listen::{Certificate, Line, Lines, Tls},
+    listen::{ClientCertificate, ConnectionState, Connections, Tls},
 };
 
 /// How often the files are checked.
@@ -32,7 +32,7 @@ const LOOKS_PER_REMINDER: u32 = 300;
 impl Loaded {
     /// Reloads the files whenever they change, and invalidates certificates of `connections` that are no longer accepted.
     /// The future never ends.
-    pub(in crate::serve) fn keep_fresh(&self, lines: Lines) -> impl Future<Output = ()> + Send + use<> {
+    pub(in crate::serve) fn keep_fresh(&self, connections: Connections) -> impl Future<Output = ()> + Send + use<> {
         let keeper = Keeper {
             files: self.files.clone(),
             seen: self.seen.clone(),
@@ -40,7 +40,7 @@ impl Loaded {
             guard: self.guard.clone(),
             tls: self.tls.clone(),
             clock: self.clock.clone(),
-            lines,
+            connections,
         };
         keeper.run(self.again.clone())
     }
@@ -54,7 +54,7 @@ struct Keeper {
     guard: Option<Arc<Guard>>,
     tls: Option<Tls>,
     clock: Arc<dyn Clock>,
-    lines: Lines,
+    connections: Connections,
 }
 
 impl Keeper {
@@ -98,23 +98,30 @@ impl Keeper {
     /// Cuts connections whose certificate was invalid at the last check. By now their streams have ended with an error, and
     /// their clients can connect again with a new certificate.
     fn cut_those_that_ended(&self) {
-        let has_ended = |line: &Line| line.certificate().is_some_and(|shown| shown.ended().is_cancelled());
-        self.lines.whole().iter().filter(|line| has_ended(line)).for_each(|line| line.cut());
+        let has_ended = |connection: &ConnectionState| {
+            connection.certificate().is_some_and(|shown| shown.invalidated().is_cancelled())
+        };
+        self.connections
+            .live()
+            .iter()
+            .filter(|connection| has_ended(connection))
+            .for_each(|connection| connection.cut());
     }
 
     /// Invalidates certificates that have expired or that `reject_reason` names a reason against: calls are refused,
     /// streams end.
-    fn look_at_connections(&self, refused: impl Fn(&Certificate) -> Option<String>) {
+    fn look_at_connections(&self, refused: impl Fn(&ClientCertificate) -> Option<String>) {
         let now = self.clock.utc().micros() / 1_000_000;
-        for line in self.lines.whole() {
-            let Some(shown) = line.certificate() else { continue };
-            let why =
-                || if shown.is_over(now) { Some("it has run out".to_owned()) } else { refused(shown.certificate()) };
-            if !shown.ended().is_cancelled()
+        for connection in self.connections.live() {
+            let Some(shown) = connection.certificate() else { continue };
+            let why = || {
+                if shown.is_expired_at(now) { Some("it has run out".to_owned()) } else { refused(shown.certificate()) }
+            };
+            if !shown.invalidated().is_cancelled()
                 && let Some(why) = why()
             {
-                info!(peer = %line.peer(), why, "the certificate of a connection holds no more");
-                shown.end();
+                info!(peer = %connection.peer(), why, "the certificate of a connection holds no more");
+                shown.invalidate();
             }
         }
     }

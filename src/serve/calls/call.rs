@@ -11,7 +11,7 @@ use std::{
 use futures::task::AtomicWaker;
 
 use super::{CallLimits, Ledger};
-use crate::listen::Line;
+use crate::listen::ConnectionState;
 
 /// Why a call is aborted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub(super) enum Verdict {
 /// aborted.
 pub(in crate::serve) struct Call {
     ledger: Arc<Ledger>,
-    line: Option<Arc<Line>>,
+    connection: Option<Arc<ConnectionState>>,
     /// Whether it still counts towards `max_calls`.
     has_place: AtomicBool,
     bytes: AtomicUsize,
@@ -37,9 +37,9 @@ pub(in crate::serve) struct Call {
 
 impl Call {
     /// A call that has just been counted.
-    pub(super) fn of(ledger: Arc<Ledger>, line: Option<Arc<Line>>) -> Arc<Self> {
+    pub(super) fn of(ledger: Arc<Ledger>, connection: Option<Arc<ConnectionState>>) -> Arc<Self> {
         let (bytes, verdict, waker) = (AtomicUsize::new(0), OnceLock::new(), AtomicWaker::new());
-        Arc::new(Call { ledger, line, has_place: AtomicBool::new(true), bytes, verdict, waker })
+        Arc::new(Call { ledger, connection, has_place: AtomicBool::new(true), bytes, verdict, waker })
     }
 
     /// Adds to the call's bytes. Returns their new sum.
@@ -97,8 +97,8 @@ impl Call {
     /// Counts bytes of an answer that are handed to the connection, until the result is dropped.
     pub(super) fn give(self: &Arc<Self>, bytes: usize, answer: bool) -> Given {
         let tick = self.ledger.ticks.load(Relaxed);
-        if let Some(line) = &self.line {
-            line.give(bytes, answer, tick);
+        if let Some(connection) = &self.connection {
+            connection.add_unread(bytes, answer, tick);
             self.ledger.bytes.fetch_add(bytes, Relaxed);
             // The connection that is cut for room may be this one.
             self.ledger.make_room_for_answers();
@@ -111,8 +111,8 @@ impl Drop for Call {
     fn drop(&mut self) {
         self.discharge();
         self.leave();
-        if let Some(line) = &self.line {
-            line.end_call();
+        if let Some(connection) = &self.connection {
+            connection.end_call();
         }
     }
 }
@@ -140,8 +140,8 @@ pub(super) struct Given {
 
 impl Drop for Given {
     fn drop(&mut self) {
-        if let Some(line) = &self.call.line {
-            let held = line.take(self.bytes, self.answer, self.call.ledger.ticks.load(Relaxed));
+        if let Some(connection) = &self.call.connection {
+            let held = connection.remove_unread(self.bytes, self.answer, self.call.ledger.ticks.load(Relaxed));
             self.call.ledger.bytes.fetch_sub(held, Relaxed);
         }
     }

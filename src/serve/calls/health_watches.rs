@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
 
-use crate::listen::{ConnectionHolder, Line};
+use crate::listen::{ConnectionHolder, ConnectionState};
 
 /// Most health watches on one connection. There are three names to watch, and a client needs one of them per connection.
 const PER_CONNECTION: usize = 4;
@@ -23,7 +23,7 @@ pub(super) struct HealthWatches {
 struct Open {
     next: u64,
     /// The connection of each watch.
-    lines: HashMap<u64, Option<Arc<Line>>>,
+    connections: HashMap<u64, Option<Arc<ConnectionState>>>,
 }
 
 /// Permission for one health watch, until it is dropped.
@@ -34,7 +34,7 @@ pub(in crate::serve) struct HealthWatch {
 
 impl Drop for HealthWatch {
     fn drop(&mut self) {
-        self.all.open.lock().lines.remove(&self.number);
+        self.all.open.lock().connections.remove(&self.number);
     }
 }
 
@@ -44,36 +44,39 @@ impl HealthWatches {
     }
 
     /// A permit for one more on this connection, or why there is none.
-    pub(super) fn take(self: &Arc<Self>, line: Option<&Arc<Line>>) -> Result<HealthWatch, &'static str> {
+    pub(super) fn take(
+        self: &Arc<Self>,
+        connection: Option<&Arc<ConnectionState>>,
+    ) -> Result<HealthWatch, &'static str> {
         let mut open = self.open.lock();
-        self.look(&open, line)?;
+        self.look(&open, connection)?;
         let number = open.next;
         open.next += 1;
-        open.lines.insert(number, line.cloned());
+        open.connections.insert(number, connection.cloned());
         Ok(HealthWatch { all: self.clone(), number })
     }
 
     /// Goes through all of them, some hundreds. A connection may become authenticated after its watch began, so running
     /// counts would become wrong.
-    fn look(&self, open: &Open, line: Option<&Arc<Line>>) -> Result<(), &'static str> {
-        let lines = || open.lines.values().flatten();
-        if let Some(line) = line
-            && lines().filter(|other| Arc::ptr_eq(other, line)).count() >= PER_CONNECTION
+    fn look(&self, open: &Open, connection: Option<&Arc<ConnectionState>>) -> Result<(), &'static str> {
+        let connections = || open.connections.values().flatten();
+        if let Some(connection) = connection
+            && connections().filter(|other| Arc::ptr_eq(other, connection)).count() >= PER_CONNECTION
         {
             return Err("this connection watches the daemon's health often enough: 4 times");
         }
         let few = (self.max / 4 * 3).max(1);
         let share = (self.max / SHARE).max(PER_CONNECTION);
-        let is_shared = open.lines.len() >= few;
-        let refused = line.is_some_and(|line| {
-            let mine = belongs_to(line);
-            let has_share = lines().filter(|other| belongs_to(other) == mine).count() >= share;
-            let without_call: Vec<_> = lines().filter(|other| other.holder().is_none()).collect();
+        let is_shared = open.connections.len() >= few;
+        let refused = connection.is_some_and(|connection| {
+            let mine = belongs_to(connection);
+            let has_share = connections().filter(|other| belongs_to(other) == mine).count() >= share;
+            let without_call: Vec<_> = connections().filter(|other| other.holder().is_none()).collect();
             let mine_without_call = without_call.iter().filter(|other| belongs_to(other) == mine).count();
             (is_shared && has_share)
-                || (line.holder().is_none() && (without_call.len() >= few || mine_without_call >= share))
+                || (connection.holder().is_none() && (without_call.len() >= few || mine_without_call >= share))
         });
-        if refused || open.lines.len() >= self.max {
+        if refused || open.connections.len() >= self.max {
             return Err(
                 "too many health watches are open: close some, or try again. A connection on which a call was let in may have \
                         one while others may not (max_watches)",
@@ -84,6 +87,6 @@ impl HealthWatches {
 }
 
 /// Whom a connection belongs to: its address, until a call on it has passed authentication.
-fn belongs_to(line: &Line) -> ConnectionHolder {
-    line.holder().unwrap_or_else(|| ConnectionHolder::Network(line.peer().network()))
+fn belongs_to(connection: &ConnectionState) -> ConnectionHolder {
+    connection.holder().unwrap_or_else(|| ConnectionHolder::Network(connection.peer().network()))
 }

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     domain::time::Span,
     grpc::status::Problem,
-    listen::{Line, Lines},
+    listen::{ConnectionState, Connections},
 };
 
 /// Calls that one connection may always have. Once three quarters of `max_calls` are taken, a connection with more gets
@@ -41,7 +41,7 @@ const STALLED_TICKS: u64 = 10;
 /// The counts of all calls.
 pub(in crate::serve) struct Ledger {
     pub(super) limits: CallLimits,
-    lines: Lines,
+    connections: Connections,
     pub(super) calls: AtomicUsize,
     pub(super) bytes: AtomicUsize,
     pub(super) ticks: AtomicU64,
@@ -59,10 +59,10 @@ pub(super) struct Arriving {
 }
 
 impl Ledger {
-    pub(in crate::serve) fn new(limits: CallLimits, lines: Lines) -> Arc<Self> {
+    pub(in crate::serve) fn new(limits: CallLimits, connections: Connections) -> Arc<Self> {
         Arc::new(Ledger {
             limits,
-            lines,
+            connections,
             calls: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             ticks: AtomicU64::new(0),
@@ -72,10 +72,10 @@ impl Ledger {
     }
 
     /// A call begins on a connection. None: there is no slot for it, and no call or connection that may be ended for it.
-    pub(in crate::serve) fn begin(self: &Arc<Self>, line: Option<&Arc<Line>>) -> Option<Arc<Call>> {
-        let mine = line.map_or(0, |line| line.begin_call());
+    pub(in crate::serve) fn begin(self: &Arc<Self>, connection: Option<&Arc<ConnectionState>>) -> Option<Arc<Call>> {
+        let mine = connection.map_or(0, |connection| connection.begin_call());
         let all = self.calls.fetch_add(1, Relaxed) + 1;
-        let call = Call::of(self.clone(), line.cloned());
+        let call = Call::of(self.clone(), connection.cloned());
         let max = self.limits.max_calls;
         let greedy = all > max / 4 * 3 && mine > FAIR_CALLS;
         if (all > max || greedy) && !self.give_one_up(None) && !self.cut_stalled() {
@@ -92,10 +92,10 @@ impl Ledger {
     /// There is no slot or no room for it.
     pub(in crate::serve) fn begin_item(
         self: &Arc<Self>,
-        line: Option<&Arc<Line>>,
+        connection: Option<&Arc<ConnectionState>>,
         bytes: usize,
     ) -> Result<Arc<Call>, Problem> {
-        let call = self.begin(line).ok_or_else(no_place)?;
+        let call = self.begin(connection).ok_or_else(no_place)?;
         call.charge(bytes).map_err(|_| no_room())?;
         Ok(call)
     }
@@ -148,26 +148,29 @@ impl Ledger {
     /// Cuts the stalled connection with the most unread bytes. False: none is stalled.
     fn cut_stalled(&self) -> bool {
         let Some(moment) = self.ticks.load(Relaxed).checked_sub(STALLED_TICKS) else { return false };
-        let lines = self.lines.whole();
-        let stalled = lines.iter().filter(|line| line.untaken_since(moment) > 0);
-        let Some(worst) = stalled.max_by_key(|line| line.bytes()) else { return false };
+        let connections = self.connections.live();
+        let stalled = connections.iter().filter(|connection| connection.unread_bytes_since(moment) > 0);
+        let Some(worst) = stalled.max_by_key(|connection| connection.unread_bytes()) else { return false };
         self.cut(worst, "it has stalled, and what it leaves unread takes the room of others");
         true
     }
 
     /// Cuts the connection with the most unread bytes, if that is more than its share.
     fn cut_greedy(&self) -> bool {
-        let lines = self.lines.whole();
-        let worst = lines.iter().max_by_key(|line| line.bytes());
-        let Some(worst) = worst.filter(|line| line.bytes() > self.limits.max_call_bytes / SHARE) else { return false };
+        let connections = self.connections.live();
+        let worst = connections.iter().max_by_key(|connection| connection.unread_bytes());
+        let Some(worst) = worst.filter(|connection| connection.unread_bytes() > self.limits.max_call_bytes / SHARE)
+        else {
+            return false;
+        };
         self.cut(worst, "what it leaves unread takes the room of others");
         true
     }
 
-    fn cut(&self, line: &Line, why: &'static str) {
-        debug!(peer = %line.peer(), bytes = line.bytes(), why, "cut a connection");
-        line.cut();
-        self.bytes.fetch_sub(line.write_off(), Relaxed);
+    fn cut(&self, connection: &ConnectionState, why: &'static str) {
+        debug!(peer = %connection.peer(), bytes = connection.unread_bytes(), why, "cut a connection");
+        connection.cut();
+        self.bytes.fetch_sub(connection.take_unread(), Relaxed);
     }
 
     fn tell(&self, what: &'static str, max: usize) {
@@ -188,8 +191,13 @@ impl Ledger {
                 call.give_up(Verdict::Late);
             }
             if now > answer {
-                for line in self.lines.whole().iter().filter(|line| line.answers_since(now - answer - 1) > 0) {
-                    self.cut(line, "it takes no answers (answer_timeout)");
+                for connection in self
+                    .connections
+                    .live()
+                    .iter()
+                    .filter(|connection| connection.unread_answers_since(now - answer - 1) > 0)
+                {
+                    self.cut(connection, "it takes no answers (answer_timeout)");
                 }
             }
             if self.calls.load(Relaxed) < self.limits.max_calls / 4 * 3
@@ -240,7 +248,7 @@ mod tests {
         let (request_timeout, answer_timeout) = (Duration::from_secs(2), Duration::from_secs(2));
         let limits =
             CallLimits { request_timeout, answer_timeout, max_message_bytes: 1, max_calls: 40, max_call_bytes: 1 };
-        let ledger = Ledger::new(limits, Lines::default());
+        let ledger = Ledger::new(limits, Connections::default());
         let flood: Vec<_> = (0..40).map(|_| ledger.begin(None).unwrap()).collect();
         let arriving: Vec<_> = flood[..30].iter().map(Call::arriving).collect();
         ledger.ticks.store(5, Relaxed);

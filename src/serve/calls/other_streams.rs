@@ -9,7 +9,7 @@ use super::{
     health_watches::{HealthWatch, HealthWatches},
     methods::Form,
 };
-use crate::{domain::time::Span, grpc::status::Problem, listen::Line};
+use crate::{domain::time::Span, grpc::status::Problem, listen::ConnectionState};
 
 /// The part that health watches get: an eighth, 512 with the defaults. They need no credentials, so their limit is
 /// separate.
@@ -42,10 +42,14 @@ impl OtherStreams {
     ///
     /// # Errors
     /// The limit is reached.
-    pub(in crate::serve) fn place(&self, form: Form, line: &Arc<Line>) -> Result<Option<StreamPlace>, Problem> {
+    pub(in crate::serve) fn place(
+        &self,
+        form: Form,
+        connection: &Arc<ConnectionState>,
+    ) -> Result<Option<StreamPlace>, Problem> {
         let overloaded = |why| Problem::overloaded(why, RETRY);
         if form.is_health_watch {
-            let _place = self.health_watches.take(Some(line)).map_err(overloaded)?;
+            let _place = self.health_watches.take(Some(connection)).map_err(overloaded)?;
             return Ok(Some(StreamPlace::Health { _place }));
         }
         if !form.is_other_stream {

@@ -130,9 +130,9 @@ fn calls(sheet: &mut Sheet, ops: &Ops) {
 }
 
 fn connections(sheet: &mut Sheet, ops: &Ops) {
-    let Some(lines) = ops.lines.get() else { return };
-    let counts = lines.counts();
-    sheet.gauge("sagad_connections_open", "Client connections that are open", one(lines.open() as f64));
+    let Some(connections) = ops.connections.get() else { return };
+    let counts = connections.counts();
+    sheet.gauge("sagad_connections_open", "Client connections that are open", one(connections.count() as f64));
     sheet.gauge(
         "sagad_connections_limit",
         "Most client connections at a time (max_connections)",

@@ -34,7 +34,7 @@ use super::{
 use crate::{
     clock::Clock,
     domain::time::{Span, Timestamp},
-    listen::Lines,
+    listen::Connections,
     store::Store,
 };
 use stats::StatsKept;
@@ -56,7 +56,7 @@ pub(super) struct Ops {
     clock: Arc<dyn Clock>,
     started: Timestamp,
     pub(super) meters: Arc<Meters>,
-    lines: OnceLock<Lines>,
+    connections: OnceLock<Connections>,
     store: OnceLock<Store>,
     stats: StatsKept,
     spans: Arc<SpanCounts>,
@@ -87,7 +87,7 @@ impl Ops {
             clock: clock.clone(),
             started: clock.utc(),
             meters: Arc::new(Meters::of(Methods::of_all_services()?.paths())),
-            lines: OnceLock::new(),
+            connections: OnceLock::new(),
             store: OnceLock::new(),
             stats: StatsKept::default(),
             spans,
@@ -107,9 +107,9 @@ impl Ops {
         Ok(AbortOnDropHandle::new(tokio::spawn(listener::accept_all(socket, self.clone(), health))))
     }
 
-    pub(super) fn connections_are(&self, lines: Lines) {
+    pub(super) fn connections_are(&self, connections: Connections) {
         // It is set only once: there is one server for clients.
-        let _ = self.lines.set(lines);
+        let _ = self.connections.set(connections);
     }
 
     pub(super) fn opened(&self, store: Store) {
