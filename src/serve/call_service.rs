@@ -24,9 +24,12 @@ use tonic::Status;
 
 use super::{
     auth::CallerCheck,
-    calls::{self, Form, Methods, OtherStreams, RequestBody, ResponseBody, SESSION, StreamPlace, no_place},
+    calls::{
+        CallPermit, LibraryStreamLimiter, LibraryStreamPermit, MethodProperties, MethodTable, RequestBody,
+        ResponseBody, SESSION, no_slot,
+    },
     observe::ObservedCall,
-    session::SessionCounters,
+    session_trackers::SessionTrackers,
 };
 use crate::{
     grpc::{AnswerBody, Answering, Services, call_timeout, status::Problem},
@@ -34,18 +37,18 @@ use crate::{
 };
 
 /// What the calls of all connections share.
-pub(super) struct CallHandling {
+pub(super) struct CallContext {
     /// Observer, call limiter and shutdown tracker, which items of a `Session` pass, too.
-    pub(super) counters: SessionCounters,
-    pub(super) methods: Methods,
-    pub(super) other_streams: OtherStreams,
+    pub(super) trackers: SessionTrackers,
+    pub(super) methods: MethodTable,
+    pub(super) library_streams: LibraryStreamLimiter,
     pub(super) caller_check: CallerCheck,
     pub(super) services: Services<RequestBody>,
 }
 
 /// The `hyper` service of one connection.
 pub(super) struct CallService {
-    pub(super) handling: Arc<CallHandling>,
+    pub(super) context: Arc<CallContext>,
     pub(super) connection: Arc<ConnectionState>,
 }
 
@@ -55,21 +58,21 @@ impl Service<Request<Incoming>> for CallService {
     type Future = RunningCall;
 
     fn call(&self, request: Request<Incoming>) -> RunningCall {
-        let CallHandling { counters, methods, .. } = &*self.handling;
+        let CallContext { trackers, methods, .. } = &*self.context;
         let path = request.uri().path();
-        let observed = ObservedCall::of(&counters.observe, path, request.headers(), Some(self.connection.peer()));
-        let form = methods.form(path);
+        let observed = ObservedCall::of(&trackers.observer, path, request.headers(), Some(self.connection.peer()));
+        let method = methods.properties(path);
         let timeout = call_timeout(request.headers());
         let mut running = RunningCall {
             answering: None,
             timeout: timeout.map(|timeout| Box::pin(sleep(timeout.to_std()))),
             observed,
             call: None,
-            at_leisure: form.is_read_at_leisure,
-            place: None,
-            waited_for: None,
+            reads_slowly: method.may_be_read_slowly,
+            stream_permit: None,
+            drain_token: None,
         };
-        let answering = match self.begin(request, &mut running, form) {
+        let answering = match self.begin(request, &mut running, method) {
             Ok(answering) => match running.observed.as_ref().and_then(ObservedCall::notes) {
                 None => answering,
                 Some(notes) => answering.noted_in(notes),
@@ -82,19 +85,24 @@ impl Service<Request<Incoming>> for CallService {
 
 impl CallService {
     /// Takes a call up to its handler.
-    fn begin(&self, request: Request<Incoming>, running: &mut RunningCall, form: Form) -> Result<Answering, Problem> {
-        let CallHandling { counters, other_streams, caller_check, services, .. } = &*self.handling;
-        let call = counters.ledger.begin(Some(&self.connection)).ok_or_else(no_place)?;
+    fn begin(
+        &self,
+        request: Request<Incoming>,
+        running: &mut RunningCall,
+        method: MethodProperties,
+    ) -> Result<Answering, Problem> {
+        let CallContext { trackers, library_streams, caller_check, services, .. } = &*self.context;
+        let call = trackers.limiter.begin(Some(&self.connection)).ok_or_else(no_slot)?;
         running.call = Some(call.clone());
-        running.place = other_streams.place(form, &self.connection)?;
-        let mut request = request.map(|body| RequestBody::new(body, call, form.many_requests));
-        shed(request.headers_mut());
+        running.stream_permit = library_streams.permit(method, &self.connection)?;
+        let mut request = request.map(|body| RequestBody::new(body, call, method.client_streaming));
+        drop_unread_headers(request.headers_mut());
         if request.uri().path() == SESSION {
-            let counter = counters.counter(request.headers(), &self.connection);
-            request.extensions_mut().insert(counter);
+            let tracker = trackers.tracker(request.headers(), &self.connection);
+            request.extensions_mut().insert(tracker);
         }
-        running.waited_for = Some(counters.calls.token());
-        caller_check.admit(&mut request, &self.connection)?;
+        running.drain_token = Some(trackers.calls.token());
+        caller_check.authenticate(&mut request, &self.connection)?;
         Ok(services.call(request))
     }
 }
@@ -105,24 +113,24 @@ pub(super) struct RunningCall {
     answering: Option<Answering>,
     timeout: Option<Pin<Box<Sleep>>>,
     observed: Option<ObservedCall>,
-    call: Option<Arc<calls::Call>>,
-    at_leisure: bool,
-    place: Option<StreamPlace>,
+    call: Option<Arc<CallPermit>>,
+    reads_slowly: bool,
+    stream_permit: Option<LibraryStreamPermit>,
     /// Held until the response is ready: shutdown waits for it. For a stream that is its start; items of a session are
     /// counted one by one.
-    waited_for: Option<TaskTrackerToken>,
+    drain_token: Option<TaskTrackerToken>,
 }
 
 impl RunningCall {
     fn answered(&mut self, response: Response<AnswerBody>) -> Response<ResponseBody> {
         self.answering = None;
-        self.waited_for = None;
+        self.drain_token = None;
         if let Some(observed) = &mut self.observed {
             // A refusal has its status in the headers, and often no body of which anybody reads the trailers.
-            observed.look_at(response.headers());
+            observed.observe_status(response.headers());
         }
-        let (observed, call, _place) = (self.observed.take(), self.call.take(), self.place.take());
-        response.map(|inner| ResponseBody { inner, call, at_leisure: self.at_leisure, observed, _place })
+        let (observed, call, _permit) = (self.observed.take(), self.call.take(), self.stream_permit.take());
+        response.map(|inner| ResponseBody { inner, call, reads_slowly: self.reads_slowly, observed, _permit })
     }
 
     /// The call's deadline has passed.
@@ -130,7 +138,7 @@ impl RunningCall {
         // Dropped without a status, it is recorded as cancelled.
         self.observed = None;
         self.call = None;
-        self.place = None;
+        self.stream_permit = None;
         self.answered(Status::cancelled("Timeout expired").into_http())
     }
 }
@@ -153,7 +161,7 @@ impl Future for RunningCall {
 /// times their size on the wire in memory, and a call can last.
 const FEW_HEADERS: usize = 16;
 
-fn shed(headers: &mut HeaderMap) {
+fn drop_unread_headers(headers: &mut HeaderMap) {
     if headers.len() > FEW_HEADERS {
         let read =
             |name: &HeaderName| name.as_str().starts_with("grpc-") || [CONTENT_TYPE, TE, AUTHORIZATION].contains(name);

@@ -24,7 +24,7 @@ impl Health {
     /// A health service that reports `NOT_SERVING`. (A new `HealthReporter` reports `SERVING`.)
     pub(super) async fn not_serving() -> (Self, HealthServer<impl HealthApi + use<>>) {
         let health = Health { reporter: HealthReporter::new() };
-        health.say(ServingStatus::NotServing).await;
+        health.set_all(ServingStatus::NotServing).await;
         let service = health.service();
         (health, service)
     }
@@ -36,19 +36,19 @@ impl Health {
     }
 
     /// Reports `SERVING` from now on.
-    pub(super) async fn serving(&self) {
-        self.say(ServingStatus::Serving).await;
+    pub(super) async fn set_serving(&self) {
+        self.set_all(ServingStatus::Serving).await;
     }
 
     /// Reports `NOT_SERVING`, then ends the health watches: they would keep their connections open.
-    pub(super) async fn end(mut self) {
-        self.say(ServingStatus::NotServing).await;
+    pub(super) async fn shut_down(mut self) {
+        self.set_all(ServingStatus::NotServing).await;
         for name in NAMES {
             self.reporter.clear_service_status(name).await;
         }
     }
 
-    async fn say(&self, status: ServingStatus) {
+    async fn set_all(&self, status: ServingStatus) {
         for name in NAMES {
             self.reporter.set_service_status(name, status).await;
         }

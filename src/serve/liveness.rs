@@ -28,17 +28,17 @@ pub(super) type WriterSilence = Arc<dyn Fn() -> Span + Send + Sync>;
 
 /// A thread that has to turn for calls to be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum DaemonThread {
     Writer,
     /// A network thread, by its number from 0.
     Network(usize),
 }
 
-impl fmt::Display for Part {
+impl fmt::Display for DaemonThread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Part::Writer => f.write_str("the writer"),
-            Part::Network(number) => write!(f, "network thread {number}"),
+            DaemonThread::Writer => f.write_str("the writer"),
+            DaemonThread::Network(number) => write!(f, "network thread {number}"),
         }
     }
 }
@@ -46,31 +46,31 @@ impl fmt::Display for Part {
 /// When each thread last turned.
 pub(super) struct Liveness {
     clock: Arc<dyn Clock>,
-    turned: Vec<Arc<AtomicI64>>,
+    last_turns: Vec<Arc<AtomicI64>>,
     writer: OnceLock<WriterSilence>,
     /// Dropping this ends the tasks.
-    _ticking: Vec<AbortOnDropHandle<()>>,
+    _tick_tasks: Vec<AbortOnDropHandle<()>>,
 }
 
 impl Liveness {
     /// Starts a task on each of these runtimes.
     pub(super) fn of(clock: &Arc<dyn Clock>, threads: &[Handle]) -> Arc<Self> {
-        let turned: Vec<_> = threads.iter().map(|_| Arc::new(AtomicI64::new(clock.now().micros()))).collect();
-        let ticking = threads.iter().zip(&turned).map(|(thread, turned)| {
-            let (clock, turned) = (clock.clone(), turned.clone());
+        let last_turns: Vec<_> = threads.iter().map(|_| Arc::new(AtomicI64::new(clock.now().micros()))).collect();
+        let tick_tasks = threads.iter().zip(&last_turns).map(|(thread, last_turn)| {
+            let (clock, last_turn) = (clock.clone(), last_turn.clone());
             AbortOnDropHandle::new(thread.spawn(async move {
                 loop {
-                    turned.store(clock.now().micros(), Relaxed);
+                    last_turn.store(clock.now().micros(), Relaxed);
                     sleep(TICK).await;
                 }
             }))
         });
-        let ticking = ticking.collect();
-        Arc::new(Liveness { clock: clock.clone(), turned, writer: OnceLock::new(), _ticking: ticking })
+        let tick_tasks = tick_tasks.collect();
+        Arc::new(Liveness { clock: clock.clone(), last_turns, writer: OnceLock::new(), _tick_tasks: tick_tasks })
     }
 
     /// The store is open, so there is a writer from now on.
-    pub(super) fn writer_is(&self, silence: WriterSilence) {
+    pub(super) fn set_writer(&self, silence: WriterSilence) {
         // It is set only once: there is one store.
         let _ = self.writer.set(silence);
     }
@@ -81,18 +81,21 @@ impl Liveness {
     }
 
     /// The network thread that has not turned for the longest time, and how long.
-    pub(super) fn network(&self) -> (Part, Span) {
+    pub(super) fn network(&self) -> (DaemonThread, Span) {
         let now = self.clock.now();
-        let silences = self.turned.iter().map(|turned| now.since(Timestamp::from_micros(turned.load(Relaxed))));
+        let silences =
+            self.last_turns.iter().map(|last_turn| now.since(Timestamp::from_micros(last_turn.load(Relaxed))));
         let longest = silences.enumerate().max_by_key(|(_, silence)| *silence);
-        longest.map_or((Part::Network(0), Span::ZERO), |(number, silence)| (Part::Network(number), silence))
+        longest.map_or((DaemonThread::Network(0), Span::ZERO), |(number, silence)| {
+            (DaemonThread::Network(number), silence)
+        })
     }
 
     /// The thread that has not turned for the longest time, the writer included, and how long.
-    pub(super) fn longest(&self) -> (Part, Span) {
+    pub(super) fn longest(&self) -> (DaemonThread, Span) {
         let network = self.network();
         match self.writer() {
-            Some(silence) if silence > network.1 => (Part::Writer, silence),
+            Some(silence) if silence > network.1 => (DaemonThread::Writer, silence),
             Some(_) | None => network,
         }
     }
@@ -101,12 +104,12 @@ impl Liveness {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{clock::SystemClock, serve::threads::Threads};
+    use crate::{clock::SystemClock, serve::network_threads::NetworkThreads};
 
     #[tokio::test]
     async fn p13_a_network_thread_that_hangs_is_named() {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
-        let threads = Threads::start(3).unwrap();
+        let threads = NetworkThreads::start(3).unwrap();
         let liveness = Liveness::of(&clock, threads.handles());
         sleep(3 * TICK).await;
         assert!(liveness.network().1 < Span::from_secs(1), "{:?}", liveness.network());
@@ -114,9 +117,9 @@ mod tests {
         threads.handles()[1].spawn(async { std::thread::sleep(Duration::from_secs(3)) });
         sleep(4 * TICK).await;
         let (part, silence) = liveness.network();
-        assert!(part == Part::Network(1) && silence > Span::from_secs(1), "{part} {silence}");
-        liveness.writer_is(Arc::new(|| Span::from_secs(60)));
-        assert_eq!(liveness.longest(), (Part::Writer, Span::from_secs(60)));
+        assert!(part == DaemonThread::Network(1) && silence > Span::from_secs(1), "{part} {silence}");
+        liveness.set_writer(Arc::new(|| Span::from_secs(60)));
+        assert_eq!(liveness.longest(), (DaemonThread::Writer, Span::from_secs(60)));
         sleep(4 * TICK).await;
         assert!(liveness.network().1 < Span::from_secs(1), "it turns again");
     }

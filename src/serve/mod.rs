@@ -10,22 +10,22 @@
 //! 5. The store is closed after the last answer: no request that was accepted is left without one.
 
 pub mod auth;
-mod backend;
 mod call_service;
 mod calls;
-mod connections;
-mod export;
-mod front;
+mod export_directory;
+mod grpc_server;
 mod health;
+mod http2_server;
 mod liveness;
-mod notify;
+mod network_threads;
 mod observe;
 mod ops;
 mod path_map;
 mod process;
 mod retention;
-mod session;
-mod threads;
+mod served_store;
+mod service_manager;
+mod session_trackers;
 mod trace;
 
 #[cfg(test)]
@@ -43,16 +43,16 @@ use crate::{
     listen::{Listeners, LocalAddress},
     store::WriterFailure,
 };
-use auth::{Loaded, SecurityError};
-use backend::{Backend, BoxError, Opened};
-use front::Front;
+use auth::{LoadedSecurity, SecurityError};
+use grpc_server::GrpcServer;
 use health::Health;
 use liveness::Liveness;
-use notify::Manager;
-use observe::Observer;
-use ops::{Facts, Ops};
-use threads::Threads;
-use trace::{FLUSH, SpanCounts, Tracer};
+use network_threads::NetworkThreads;
+use observe::CallObserver;
+use ops::{Ops, OpsSettings};
+use served_store::{BoxError, OpenStore, ServedStore};
+use service_manager::ServiceManager;
+use trace::{FLUSH_TIMEOUT, SpanCounts, Tracer};
 
 pub use process::{command, serve};
 
@@ -124,83 +124,84 @@ pub async fn run(
     clock: Arc<dyn Clock>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let security = Loaded::read(&config.security, &clock)?;
-    let backend = backend::sqlite(&config, clock);
-    let port = Port { listeners: listener.into(), security };
-    run_with(&config, port, &Threads::here(), backend, &Manager::nobody(), |_| {}, shutdown).await
+    let security = LoadedSecurity::read(&config.security, &clock)?;
+    let served = served_store::sqlite(&config, clock);
+    let endpoint = Endpoint { listeners: listener.into(), security };
+    run_with(&config, endpoint, &NetworkThreads::current(), served, &ServiceManager::none(), |_| {}, shutdown).await
 }
 
 /// The listening sockets, and the security settings of their connections.
-struct Port {
+struct Endpoint {
     listeners: Listeners,
-    security: Loaded,
+    security: LoadedSecurity,
 }
 
 /// [`run`] with any store and threads, and a service manager. `announce` is called once calls are served.
 async fn run_with(
     config: &Config,
-    port: Port,
-    threads: &Threads,
-    backend: Backend,
-    manager: &Manager,
+    endpoint: Endpoint,
+    threads: &NetworkThreads,
+    served: ServedStore,
+    manager: &ServiceManager,
     announce: impl FnOnce(&[LocalAddress]),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let Port { listeners, security } = port;
+    let Endpoint { listeners, security } = endpoint;
     let bound = listeners.local_addresses().map_err(ServeError::Listener)?;
     let address = bound.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let mut shutdown = pin!(shutdown);
     let streams = CancellationToken::new();
     let (health, health_service) = Health::not_serving().await;
-    let services = (backend.services)(streams.clone(), security.principals()).with(health_service);
+    let services = (served.services)(streams.clone(), security.principals()).with(health_service);
     let spans = Arc::new(SpanCounts::default());
-    let liveness = Liveness::of(&backend.clock, threads.handles());
-    let ops = start_ops(config, &backend.clock, &spans, &liveness)?;
-    let (tracer, sending) = match &config.otlp_endpoint {
+    let liveness = Liveness::of(&served.clock, threads.handles());
+    let ops = start_ops(config, &served.clock, &spans, &liveness)?;
+    let (tracer, span_sender) = match &config.otlp_endpoint {
         None => (None, None),
         Some(address) => {
-            let (tracer, sending) = Tracer::to(address, config.trace_sample, spans).map_err(ServeError::Traces)?;
-            (Some(tracer), Some(sending))
+            let (tracer, span_sender) =
+                Tracer::start(address, config.trace_sample, spans).map_err(ServeError::Traces)?;
+            (Some(tracer), Some(span_sender))
         }
     };
-    let meters = ops.as_ref().map(|(ops, _)| ops.meters.clone());
-    let observe = Observer { meters, tracer, clock: backend.clock };
-    let mut front = Front::start(&config.limits, listeners, threads, services, &security, observe)?;
+    let rpc_metrics = ops.as_ref().map(|(ops, _)| ops.rpc_metrics.clone());
+    let observer = CallObserver { metrics: rpc_metrics, tracer, clock: served.clock };
+    let mut server = GrpcServer::start(&config.limits, listeners, threads, services, &security, observer)?;
     // Dropped last, so that probes are answered until the end.
     let ops = match ops {
         None => None,
         Some((ops, socket)) => {
-            ops.connections_are(front.connections());
+            ops.set_connections(server.connections());
             let serving = ops.serve(socket, health.service()).map_err(ServeError::Listener)?;
             Some((ops, serving))
         }
     };
 
     let opened = tokio::select! {
-        opened = task::spawn_blocking(backend.open) => match opened {
+        opened = task::spawn_blocking(served.open) => match opened {
             Ok(Ok(store)) => Ok(Some(store)),
             Ok(Err(error)) => Err(ServeError::Open(error)),
             Err(panic) => Err(ServeError::Open(format!("opening the store ended early: {panic}").into())),
         },
         // The thread that opens the store runs until the process exits. That is as safe as a crash.
         () = &mut shutdown => Ok(None),
-        never = manager.opening() => match never {},
+        never = manager.report_opening() => match never {},
     };
     let (outcome, store) = match opened {
         Ok(Some(mut store)) => {
-            liveness.writer_is(store.silence.clone());
+            liveness.set_writer(store.silence.clone());
             if let (Some((ops, _)), Some(store)) = (&ops, store.store.take()) {
-                ops.opened(store);
+                ops.set_store(store);
             }
-            health.serving().await;
+            health.set_serving().await;
             info!(%address, "serving");
             announce(&bound);
             tokio::spawn((store.retention)(streams.clone()));
             let outcome = tokio::select! {
                 () = &mut shutdown => Ok(()),
                 failure = failed(&mut store) => Err(ServeError::of_store(failure)),
-                () = front.failed() => Err(ServeError::Accepting),
-                never = manager.serving(&address, || liveness.longest()) => match never {},
+                () = server.failed() => Err(ServeError::Accepting),
+                never = manager.report_serving(&address, || liveness.longest()) => match never {},
             };
             (outcome, Some(store))
         }
@@ -208,14 +209,14 @@ async fn run_with(
         Err(error) => (Err(error), None),
     };
     info!("ending");
-    manager.ending(config.drain_grace.to_std());
+    manager.report_stopping(config.drain_grace.to_std());
     if let Some((ops, _)) = &ops {
-        ops.ending();
+        ops.set_ending();
     }
-    let whole = config.drain_grace.to_std();
+    let drain_grace = config.drain_grace.to_std();
     // Sending the last traces has its part of the grace, too.
-    let grace = if sending.is_some() { whole - FLUSH.min(whole / 4) } else { whole };
-    let ending = Ending { grace, health, streams, front };
+    let grace = if span_sender.is_some() { drain_grace - FLUSH_TIMEOUT.min(drain_grace / 4) } else { drain_grace };
+    let ending = Shutdown { grace, health, streams, server };
     let outcome = match (outcome, store) {
         // A store that has failed answers nothing more and can't be closed.
         (Err(error @ (ServeError::Store(_) | ServeError::Gone(_))), _) => {
@@ -228,8 +229,8 @@ async fn run_with(
             outcome
         }
     };
-    if let Some(sending) = sending {
-        sending.end(whole - grace).await;
+    if let Some(span_sender) = span_sender {
+        span_sender.shut_down(drain_grace - grace).await;
     }
     outcome
 }
@@ -243,7 +244,7 @@ fn start_ops(
 ) -> Result<Option<(Arc<Ops>, TcpListener)>, ServeError> {
     let Some(address) = config.ops_listen else { return Ok(None) };
     let socket = process::bind(address).map_err(|source| ServeError::OpsListener { address, source })?;
-    let facts = Facts {
+    let facts = OpsSettings {
         data: config.data.clone(),
         max_wal_bytes: config.limits.max_wal_bytes,
         max_connections: config.limits.max_connections,
@@ -254,7 +255,7 @@ fn start_ops(
 }
 
 /// Waits until the store ends by itself, and returns why.
-async fn failed(store: &mut Opened) -> BoxError {
+async fn failed(store: &mut OpenStore) -> BoxError {
     match store.ended.as_mut().await {
         Ok(()) => "it was closed by another".into(),
         Err(failure) => failure,
@@ -262,37 +263,37 @@ async fn failed(store: &mut Opened) -> BoxError {
 }
 
 /// The part of the grace that connections get, and equally the store. Calls get the rest.
-fn part_of(grace: Duration) -> Duration {
+fn linger_part(grace: Duration) -> Duration {
     LINGER.min(grace / 4)
 }
 
 /// Ends the daemon's parts in order.
-struct Ending {
+struct Shutdown {
     grace: Duration,
     health: Health,
     streams: CancellationToken,
-    front: Front,
+    server: GrpcServer,
 }
 
-impl Ending {
+impl Shutdown {
     /// Ends everything that clients see. Calls that wait are answered by the failed or missing store itself.
     async fn without_store(self) {
-        self.health.end().await;
+        self.health.shut_down().await;
         self.streams.cancel();
-        let part = part_of(self.grace);
-        self.front.end(time::sleep(part).deadline(), part).await;
+        let part = linger_part(self.grace);
+        self.server.shut_down(time::sleep(part).deadline(), part).await;
     }
 
     /// Ends everything that clients see once their calls are answered, then closes the store.
-    async fn with_store(self, store: Opened) -> Result<(), ServeError> {
-        let part = part_of(self.grace);
+    async fn with_store(self, store: OpenStore) -> Result<(), ServeError> {
+        let part = linger_part(self.grace);
         // One deadline, taken from the timer once, so that all steps are measured against the same one.
         let deadline = time::sleep(self.grace).deadline();
-        self.health.end().await;
+        self.health.shut_down().await;
         self.streams.cancel();
         // Answering held claims blocks while the writer's queue is full; the calls in that queue have to be answered, too.
         let draining = task::spawn_blocking(store.drain);
-        self.front.end(deadline - 2 * part, part).await;
+        self.server.shut_down(deadline - 2 * part, part).await;
 
         let mut ended = store.ended;
         let closing = async {

@@ -11,7 +11,10 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{Port, auth::Loaded, backend, notify::Manager, run_with, threads::Threads};
+use super::{
+    Endpoint, auth::LoadedSecurity, network_threads::NetworkThreads, run_with, served_store,
+    service_manager::ServiceManager,
+};
 use crate::{
     clock::{Clock, SystemClock},
     config::{Config, Listen, ServeArgs},
@@ -32,7 +35,7 @@ pub fn command(args: &ServeArgs) -> ExitCode {
     match Config::load(args) {
         Ok(config) => serve(config),
         Err(error) => {
-            let _flushed = Flushed;
+            let _flush_logs = FlushLogsOnDrop;
             logs::say(&error.to_string());
             ExitCode::from(USAGE)
         }
@@ -40,9 +43,9 @@ pub fn command(args: &ServeArgs) -> ExitCode {
 }
 
 /// Writes what is left of the log when it is dropped, also when the process ends by a panic.
-struct Flushed;
+struct FlushLogsOnDrop;
 
-impl Drop for Flushed {
+impl Drop for FlushLogsOnDrop {
     fn drop(&mut self) {
         logs::flush();
     }
@@ -50,14 +53,14 @@ impl Drop for Flushed {
 
 /// Runs the daemon in this process until SIGTERM or SIGINT. Once it serves, its first line on stdout says where.
 pub fn serve(config: Config) -> ExitCode {
-    let _flushed = Flushed;
+    let _flush_logs = FlushLogsOnDrop;
     if let Err(error) = logs::start(config.log_format, &config.log) {
         logs::say(&error.to_string());
         return ExitCode::from(USAGE);
     }
     let format = config.log_format;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
-    let security = match Loaded::read(&config.security, &clock) {
+    let security = match LoadedSecurity::read(&config.security, &clock) {
         Ok(security) => security,
         Err(error) => {
             logs::say(&error.to_string());
@@ -65,7 +68,7 @@ pub fn serve(config: Config) -> ExitCode {
         }
     };
     security.warnings.iter().chain(&config.tokens_in_the_open()).for_each(|warning| warn!("{warning}"));
-    match until_told(config, security, clock) {
+    match run_until_signal(config, security, clock) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             logs::fail(format, &error.to_string());
@@ -74,16 +77,16 @@ pub fn serve(config: Config) -> ExitCode {
     }
 }
 
-fn until_told(
+fn run_until_signal(
     mut config: Config,
-    security: Loaded,
+    security: LoadedSecurity,
     clock: Arc<dyn Clock>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     if let Some(warning) = raise_open_files().and_then(|limit| config.limits.fit_to_descriptors(limit)) {
         warn!("{warning}");
     }
     let no_threads = |error| format!("threads can't be started: {error}");
-    let threads = Threads::start(config.limits.network_threads).map_err(no_threads)?;
+    let threads = NetworkThreads::start(config.limits.network_threads).map_err(no_threads)?;
     let runtime = runtime().map_err(no_threads)?;
     let outcome = runtime.block_on(async {
         // First of all, so that a signal during a long start is not lost.
@@ -91,10 +94,10 @@ fn until_told(
         let listeners = listen_on(&config.listen).await.map_err(|error| {
             format!("can't listen on {}: {error}. Another address can be given with --listen", config.listen)
         })?;
-        tokio::spawn(hang_ups(signals.hang_up, security.again.clone()));
-        let backend = backend::sqlite(&config, clock);
-        let (manager, port) = (Manager::of_this_process(), Port { listeners, security });
-        run_with(&config, port, &threads, backend, &manager, announce, signals.ending.first()).await?;
+        tokio::spawn(forward_hangups(signals.hangup, security.reload.clone()));
+        let served = served_store::sqlite(&config, clock);
+        let (manager, endpoint) = (ServiceManager::from_env(), Endpoint { listeners, security });
+        run_with(&config, endpoint, &threads, served, &manager, announce, signals.stop.first()).await?;
         Ok(())
     });
     // Blocking tasks that still run (a read, a store that is being opened) end with the process.
@@ -133,8 +136,8 @@ async fn listen_on(listen: &Listen) -> io::Result<Listeners> {
                     addresses.push(address);
                 }
             }
-            let strangers = addresses.iter().find(|address| Listen::Address(**address).is_exposed());
-            if let Some(address) = strangers.filter(|_| !listen.is_exposed()) {
+            let exposed = addresses.iter().find(|address| Listen::Address(**address).is_exposed());
+            if let Some(address) = exposed.filter(|_| !listen.is_exposed()) {
                 // The configuration was checked under the assumption that the name is of this machine.
                 return Err(io::Error::other(format!("the name stands for {address}, which other machines reach")));
             }
@@ -163,7 +166,7 @@ fn bind_all(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
                     port = socket.local_addr()?.port();
                     bound.push(socket);
                 }
-                Err(error) if is_not_here(&error) => {
+                Err(error) if is_address_missing(&error) => {
                     info!(address = %wanted, %error, "not listened on: this machine does not have it");
                     failure = error;
                 }
@@ -180,7 +183,7 @@ fn bind_all(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
     Err(failure)
 }
 
-fn is_not_here(error: &io::Error) -> bool {
+fn is_address_missing(error: &io::Error) -> bool {
     let family = rustix::io::Errno::AFNOSUPPORT.raw_os_error();
     error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(family)
 }
@@ -202,30 +205,30 @@ fn raise_open_files() -> Option<u64> {
 }
 
 /// Each SIGHUP starts a reload of certificates and principals. Without a handler SIGHUP would end the process.
-async fn hang_ups(mut signal: Signal, again: Arc<Notify>) {
+async fn forward_hangups(mut signal: Signal, reload: Arc<Notify>) {
     while signal.recv().await.is_some() {
-        again.notify_one();
+        reload.notify_one();
     }
 }
 
 struct Signals {
-    ending: EndingSignals,
-    hang_up: Signal,
+    stop: StopSignals,
+    hangup: Signal,
 }
 
 impl Signals {
     fn install() -> io::Result<Self> {
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        Ok(Signals { ending: EndingSignals { terminate, interrupt }, hang_up: signal(SignalKind::hangup())? })
+        Ok(Signals { stop: StopSignals { terminate, interrupt }, hangup: signal(SignalKind::hangup())? })
     }
 }
 
-struct EndingSignals {
+struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
 }
 
-impl EndingSignals {
+impl StopSignals {
     /// Ready at the first signal. A second one ends the process at once, which is as safe as a crash: nothing acknowledged
     /// is lost.
     async fn first(mut self) {

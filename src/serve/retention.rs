@@ -23,7 +23,7 @@ use crate::{
     store::{EventQuery, Moment, Store, StoreError},
 };
 
-use super::export::{Export, Lines};
+use super::export_directory::{ExportBatch, ExportDirectory};
 
 /// Most sagas of one step; the store ends a step earlier if they have many rows.
 const STEP: usize = 500;
@@ -37,45 +37,45 @@ const PAUSE: u32 = 3;
 /// The shortest pause.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 /// How often it looks for sagas to purge, and the shortest interval if a retention time is very short.
-const LOOK_EVERY: Span = Span::from_secs(10);
-const LOOK_LEAST: Span = Span::from_millis(250);
+const INTERVAL: Span = Span::from_secs(10);
+const INTERVAL_MIN: Span = Span::from_millis(250);
 /// How many intervals it waits after a failure: usually half a minute.
-const RETRY: u32 = 3;
+const RETRY_INTERVALS: u32 = 3;
 
 /// Why a step failed; it has purged nothing.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum PurgeError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("nothing is purged, because it can't be exported: {0}")]
     Export(#[from] io::Error),
     #[error("nothing is purged, because it has no JSON form: {0}")]
-    Form(String),
+    Json(String),
     #[error("{0}")]
-    Mistake(String),
+    Internal(String),
 }
 
-impl From<Malformed> for Failure {
+impl From<Malformed> for PurgeError {
     fn from(error: Malformed) -> Self {
-        Failure::Mistake(error.0.to_string())
+        PurgeError::Internal(error.0.to_string())
     }
 }
 
 /// Purges sagas until `stop` is cancelled. Returns at once if everything is kept.
-pub(super) async fn keep(store: Store, retention: Retention, stop: CancellationToken) {
+pub(super) async fn run(store: Store, retention: Retention, stop: CancellationToken) {
     let ages = retention.ages();
     let Some(shortest) = ages.iter().map(|(_, age)| *age).min() else { return };
-    let look_every = shortest.third().clamp(LOOK_LEAST, LOOK_EVERY).to_std();
-    let mut keeper = Keeper { store, export: retention.export.as_deref().map(Export::into).map(Arc::new) };
+    let interval = shortest.third().clamp(INTERVAL_MIN, INTERVAL).to_std();
+    let mut purger = Purger { store, export: retention.export.as_deref().map(ExportDirectory::new).map(Arc::new) };
     let work = async {
         loop {
             for (state, age) in &ages {
-                if let Err(failure) = keeper.purge_all(*state, *age).await {
+                if let Err(failure) = purger.purge_all(*state, *age).await {
                     tracing::error!(state = state.name(), %failure, "retention failed; it tries again later");
-                    time::sleep(look_every * RETRY).await;
+                    time::sleep(interval * RETRY_INTERVALS).await;
                 }
             }
-            time::sleep(look_every).await;
+            time::sleep(interval).await;
         }
     };
     tokio::select! {
@@ -84,14 +84,14 @@ pub(super) async fn keep(store: Store, retention: Retention, stop: CancellationT
     }
 }
 
-struct Keeper {
+struct Purger {
     store: Store,
-    export: Option<Arc<Export>>,
+    export: Option<Arc<ExportDirectory>>,
 }
 
-impl Keeper {
+impl Purger {
     /// Purges all sagas in `state` that ended at least `age` ago, step by step.
-    async fn purge_all(&mut self, state: State, age: Span) -> Result<(), Failure> {
+    async fn purge_all(&mut self, state: State, age: Span) -> Result<(), PurgeError> {
         let mut all = Purged::default();
         let outcome = loop {
             let begun = self.store.moment().now;
@@ -115,14 +115,14 @@ impl Keeper {
         outcome
     }
 
-    async fn step(&mut self, state: State, age: Span) -> Result<Purged, Failure> {
+    async fn step(&mut self, state: State, age: Span) -> Result<Purged, PurgeError> {
         match self.export.clone() {
             None => self.purge(state, age, Vec::new()).await,
             Some(export) => self.export_and_purge(&export, state, age).await,
         }
     }
 
-    async fn purge(&self, state: State, age: Span, only: Vec<(TaskId, Revision)>) -> Result<Purged, Failure> {
+    async fn purge(&self, state: State, age: Span, only: Vec<(TaskId, Revision)>) -> Result<Purged, PurgeError> {
         let purge = Purge {
             states: vec![state],
             older_than: age,
@@ -135,13 +135,18 @@ impl Keeper {
         match self.store.submit(Request { command: Command::Purge(purge), key: None, by: None }).await? {
             Answer::Purged(purged) => Ok(purged),
             Answer::Saga(_) | Answer::Sagas(_) | Answer::Lease(_) | Answer::Queue(_) => {
-                Err(Failure::Mistake("a purge was answered with something else".into()))
+                Err(PurgeError::Internal("a purge was answered with something else".into()))
             }
         }
     }
 
     /// Exports some of these sagas and purges them.
-    async fn export_and_purge(&self, export: &Arc<Export>, state: State, age: Span) -> Result<Purged, Failure> {
+    async fn export_and_purge(
+        &self,
+        export: &Arc<ExportDirectory>,
+        state: State,
+        age: Span,
+    ) -> Result<Purged, PurgeError> {
         let moment = self.store.moment();
         let before = moment.now.minus(age);
         let found = self.store.ended(state, before, EXPORT_STEP).await?;
@@ -150,16 +155,16 @@ impl Keeper {
         }
         let utc = self.store.utc();
         let begun = export.clone();
-        let mut lines = blocking(move || begun.begin(utc)).await?;
+        let mut batch = blocking(move || begun.begin(utc)).await?;
         let (mut exported, asked) = (Vec::new(), found.len());
         for saga in found {
-            if lines.bytes() >= EXPORT_BYTES {
+            if batch.bytes() >= EXPORT_BYTES {
                 break;
             }
-            let is_whole;
-            (lines, is_whole) = self.add_line(lines, &saga, &moment).await?;
+            let is_complete;
+            (batch, is_complete) = self.add_line(batch, &saga, &moment).await?;
             // Otherwise it has changed since it was read, and a later step finds it again.
-            if is_whole {
+            if is_complete {
                 exported.push((saga.task_id().clone(), saga.revision));
             }
         }
@@ -167,7 +172,7 @@ impl Keeper {
             return Ok(Purged::default());
         }
         let left = asked == EXPORT_STEP || exported.len() < asked;
-        blocking(move || lines.keep()).await?;
+        blocking(move || batch.commit()).await?;
         let mut purged = Purged::default();
         // The store purges a limited number of rows at a time, and skips what it has purged already.
         loop {
@@ -184,7 +189,12 @@ impl Keeper {
     }
 
     /// Adds a saga with its whole history as a line, written while it is read. False, and no line, if the saga has changed.
-    async fn add_line(&self, mut lines: Lines, saga: &Saga, moment: &Moment) -> Result<(Lines, bool), Failure> {
+    async fn add_line(
+        &self,
+        mut batch: ExportBatch,
+        saga: &Saga,
+        moment: &Moment,
+    ) -> Result<(ExportBatch, bool), PurgeError> {
         let mut query = EventQuery {
             task_id: Some(saga.task_id().clone()),
             through: saga.revision,
@@ -192,40 +202,40 @@ impl Keeper {
             whole: true,
             ..EventQuery::default()
         };
-        lines.push(&grpc::export::begin(saga, moment).map_err(Failure::Form)?);
+        batch.push(&grpc::export::begin(saga, moment).map_err(PurgeError::Json)?);
         let mut newest = None;
         loop {
             let page = self.store.events(query.clone()).await?;
             for event in &page {
                 if newest.replace(event.revision).is_some() {
-                    lines.push(",");
+                    batch.push(",");
                 }
-                lines.push(&grpc::export::event(event).map_err(Failure::Form)?);
+                batch.push(&grpc::export::event(event).map_err(PurgeError::Json)?);
             }
             if page.len() < EVENTS {
                 break;
             }
             query.after = newest.unwrap_or(query.after);
-            if lines.are_many() {
-                lines = blocking(move || lines.write().map(|()| lines)).await?;
+            if batch.is_large() {
+                batch = blocking(move || batch.flush().map(|()| batch)).await?;
             }
         }
-        let is_whole = newest == Some(saga.revision);
-        if !is_whole {
-            lines = blocking(move || lines.cut().map(|()| lines)).await?;
-            return Ok((lines, false));
+        let is_complete = newest == Some(saga.revision);
+        if !is_complete {
+            batch = blocking(move || batch.discard_line().map(|()| batch)).await?;
+            return Ok((batch, false));
         }
-        lines.push(grpc::export::END);
-        lines.end_line();
-        if lines.are_many() {
-            lines = blocking(move || lines.write().map(|()| lines)).await?;
+        batch.push(grpc::export::END);
+        batch.end_line();
+        if batch.is_large() {
+            batch = blocking(move || batch.flush().map(|()| batch)).await?;
         }
-        Ok((lines, true))
+        Ok((batch, true))
     }
 }
 
 /// Runs disk I/O on a thread that may block.
-async fn blocking<T: Send + 'static>(act: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, Failure> {
+async fn blocking<T: Send + 'static>(act: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, PurgeError> {
     let done = task::spawn_blocking(act).await;
     Ok(done.unwrap_or_else(|gone| Err(io::Error::other(gone)))?)
 }
@@ -270,21 +280,21 @@ mod tests {
         submit(Command::Create(vec![creation("long", "q")])).await.unwrap();
         assert!(join_all((0..NOTES).map(|_| submit(note()))).await.iter().all(Result::is_ok));
         let dir = tempfile::tempdir().unwrap();
-        let export = Export::into(dir.path());
-        let keeper = Keeper { store: store.clone(), export: None };
+        let export = ExportDirectory::new(dir.path());
+        let purger = Purger { store: store.clone(), export: None };
         let saga = store.get(SagaKey::Task(task_id())).await.unwrap().unwrap();
         // A saga that has changed since it was read leaves no line.
         let mut old = saga.clone();
         old.revision = Revision(saga.revision.0 + 1);
         let moment = store.moment();
-        let (lines, is_whole) = keeper.add_line(export.begin(START).unwrap(), &old, &moment).await.unwrap();
-        assert!(!is_whole && lines.bytes() == 0);
-        let (lines, is_whole) = keeper.add_line(lines, &saga, &moment).await.unwrap();
-        let (bytes, peak) = (lines.bytes(), lines.peak());
-        assert!(is_whole && bytes > 16 << 20, "{bytes} bytes");
+        let (batch, is_complete) = purger.add_line(export.begin(START).unwrap(), &old, &moment).await.unwrap();
+        assert!(!is_complete && batch.bytes() == 0);
+        let (batch, is_complete) = purger.add_line(batch, &saga, &moment).await.unwrap();
+        let (bytes, peak) = (batch.bytes(), batch.peak());
+        assert!(is_complete && bytes > 16 << 20, "{bytes} bytes");
         // One page of events, and what was in the buffer before.
         assert!(peak < 2 << 20, "{peak} bytes of {bytes} were in memory at once");
-        lines.keep().unwrap();
+        batch.commit().unwrap();
         let file = std::fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap();
         let line: serde_json::Value = serde_json::from_slice(&std::fs::read(file.path()).unwrap()).unwrap();
         assert_eq!(line["events"].as_array().unwrap().len(), NOTES + 1);

@@ -34,16 +34,16 @@ use crate::{
 const SOON: Duration = Duration::from_secs(5);
 
 /// A service with a call that is held until the store drains, and a stream that does not end by itself.
-struct Double {
+struct StubService {
     drained: watch::Receiver<bool>,
     streams: CancellationToken,
 }
 
-type Chunks = std::pin::Pin<Box<dyn Stream<Item = Result<BackupResponse, Status>> + Send>>;
+type BackupStream = std::pin::Pin<Box<dyn Stream<Item = Result<BackupResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
-impl AdminService for Double {
-    type BackupStream = Chunks;
+impl AdminService for StubService {
+    type BackupStream = BackupStream;
 
     async fn get_server_info(
         &self,
@@ -54,7 +54,7 @@ impl AdminService for Double {
         Ok(Response::new(GetServerInfoResponse { version: "held".into(), ..Default::default() }))
     }
 
-    async fn backup(&self, _: Request<BackupRequest>) -> Result<Response<Chunks>, Status> {
+    async fn backup(&self, _: Request<BackupRequest>) -> Result<Response<BackupStream>, Status> {
         let chunk = BackupResponse { chunk: vec![0; 64 << 10].into(), ..Default::default() };
         let chunks = stream::repeat_with(move || Ok(chunk.clone())).take_until(self.streams.clone().cancelled_owned());
         Ok(Response::new(chunks.chain(stream::once(async { Err(Status::unavailable("SHUTTING_DOWN")) })).boxed()))
@@ -112,15 +112,19 @@ impl Daemon {
         let (announce, announced) = oneshot::channel();
         let shutdown = CancellationToken::new();
         let told = shutdown.clone().cancelled_owned();
-        let backend = double(opening, failing);
+        let served = stub_store(opening, failing);
         let run = tokio::spawn(async move {
             let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
-            let port = Port { listeners: listener.into(), security: Loaded::read(&config.security, &clock).unwrap() };
+            let endpoint = Endpoint {
+                listeners: listener.into(),
+                security: LoadedSecurity::read(&config.security, &clock).unwrap(),
+            };
             let announce = |bound: &[LocalAddress]| match bound {
                 [LocalAddress::Tcp(address)] => announce.send(*address).unwrap(),
                 other => panic!("{other:?}"),
             };
-            run_with(&config, port, &Threads::here(), backend, &Manager::nobody(), announce, told).await
+            run_with(&config, endpoint, &NetworkThreads::current(), served, &ServiceManager::none(), announce, told)
+                .await
         });
         Daemon { address, open, fail: Some(fail), shutdown, announced, run }
     }
@@ -148,11 +152,11 @@ impl Daemon {
     }
 }
 
-fn double(opening: mpsc::Receiver<Result<(), BoxError>>, failing: oneshot::Receiver<BoxError>) -> Backend {
+fn stub_store(opening: mpsc::Receiver<Result<(), BoxError>>, failing: oneshot::Receiver<BoxError>) -> ServedStore {
     let (drain, drained) = watch::channel(false);
-    Backend {
+    ServedStore {
         services: Box::new(move |streams, _| {
-            Services::default().with(AdminServiceServer::new(Double { drained, streams }))
+            Services::default().with(AdminServiceServer::new(StubService { drained, streams }))
         }),
         clock: Arc::new(SystemClock::start()),
         open: Box::new(move || {
@@ -164,7 +168,7 @@ fn double(opening: mpsc::Receiver<Result<(), BoxError>>, failing: oneshot::Recei
                     Ok(()) = closed => Ok(()),
                 }
             };
-            Ok(Opened {
+            Ok(OpenStore {
                 drain: Box::new(move || {
                     drain.send_replace(true);
                 }),

@@ -13,22 +13,20 @@
 //! clients arrive within a round trip, so they are hit last. (A SYN cache works the same way: it drops the oldest half-open
 //! entry.)
 
-mod call;
-mod health_watches;
-mod ledger;
-mod methods;
-mod other_streams;
-mod request;
-mod response;
+mod call_limiter;
+mod health_watch_limiter;
+mod library_stream_limiter;
+mod method_table;
+mod request_body;
+mod response_body;
 
 use std::time::Duration;
 
-pub(super) use call::Call;
-pub(super) use ledger::{Ledger, no_place};
-pub(super) use methods::{Form, Methods, SESSION};
-pub(super) use other_streams::{OtherStreams, StreamPlace};
-pub(super) use request::RequestBody;
-pub(super) use response::ResponseBody;
+pub(super) use call_limiter::{CallLimiter, CallPermit, no_slot};
+pub(super) use library_stream_limiter::{LibraryStreamLimiter, LibraryStreamPermit};
+pub(super) use method_table::{MethodProperties, MethodTable, SESSION};
+pub(super) use request_body::RequestBody;
+pub(super) use response_body::ResponseBody;
 
 /// The limits, from the configuration.
 #[derive(Clone, Copy, Debug)]

@@ -1,29 +1,29 @@
-//! [`TraceContext`]: which trace a call belongs to (W3C Trace Context), and whether it is sampled.
+//! [`TraceContext`]: which trace a call belongs to (W3C Trace TraceContext), and whether it is sampled.
 
 use http::HeaderMap;
 use rand::RngExt;
 
 /// Where a call's span belongs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::serve) struct Context {
+pub(in crate::serve) struct TraceContext {
     pub(super) trace_id: [u8; 16],
     /// The client's span. None: the call is the first span of its trace.
     pub(super) parent: Option<[u8; 8]>,
     pub(super) state: String,
 }
 
-/// The longest `tracestate` that is passed on, in bytes. (W3C Trace Context, 3.3.1.5)
+/// The longest `tracestate` that is passed on, in bytes. (W3C Trace TraceContext, 3.3.1.5)
 const STATE_BYTES: usize = 512;
 
 /// The call's trace context. None: it is not sampled. If the client sends a trace it decides; of other calls the part
 /// `share` (0.0 to 1.0) is sampled.
-pub(in crate::serve) fn sample(headers: &HeaderMap, share: f64) -> Option<Context> {
+pub(in crate::serve) fn sample(headers: &HeaderMap, share: f64) -> Option<TraceContext> {
     if let Some((trace_id, parent, sampled)) = parent(headers) {
-        return sampled.then(|| Context { trace_id, parent: Some(parent), state: state(headers) });
+        return sampled.then(|| TraceContext { trace_id, parent: Some(parent), state: state(headers) });
     }
     let mut random = rand::rng();
     let sampled = random.random_bool(share.clamp(0.0, 1.0));
-    sampled.then(|| Context { trace_id: random.random(), parent: None, state: String::new() })
+    sampled.then(|| TraceContext { trace_id: random.random(), parent: None, state: String::new() })
 }
 
 /// The trace id, the span id, and whether it is sampled. A malformed header is ignored.
@@ -63,7 +63,7 @@ mod tests {
 
     const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 
-    fn sampled(value: &str, share: f64) -> Option<Context> {
+    fn sampled(value: &str, share: f64) -> Option<TraceContext> {
         let mut headers = HeaderMap::new();
         headers.insert("traceparent", value.parse().unwrap());
         headers.insert("tracestate", "a=b".parse().unwrap());

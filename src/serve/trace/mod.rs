@@ -6,10 +6,10 @@
 //! counted, and no call waits. The OpenTelemetry SDK is not used: its spans begin and end where the work is done, and its
 //! exporter does not count dropped spans.
 
+mod call_span;
 mod context;
-mod sender;
-mod span;
+mod tracer;
 
-pub(super) use context::{Context, sample};
-pub(super) use sender::{FLUSH, SpanCounts, Tracer};
-pub(super) use span::CallSpan;
+pub(super) use call_span::CallSpan;
+pub(super) use context::{TraceContext, sample};
+pub(super) use tracer::{FLUSH_TIMEOUT, SpanCounts, Tracer};

@@ -11,18 +11,18 @@ use prometheus_client::{
 
 /// The formats of `/metrics`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum MetricsFormat {
     /// OpenMetrics 1.0.
     OpenMetrics,
     /// Prometheus text format 0.0.4, unless the client asks for OpenMetrics.
     Prometheus,
 }
 
-impl Form {
+impl MetricsFormat {
     pub(super) fn content_type(self) -> &'static str {
         match self {
-            Form::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            Form::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+            MetricsFormat::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            MetricsFormat::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
         }
     }
 }
@@ -64,9 +64,9 @@ pub(super) struct Family {
 
 /// All metrics.
 #[derive(Debug, Default)]
-pub(super) struct Sheet(Vec<Family>);
+pub(super) struct MetricsText(Vec<Family>);
 
-impl Sheet {
+impl MetricsText {
     pub(super) fn counter(
         &mut self,
         name: &'static str,
@@ -106,14 +106,14 @@ impl Sheet {
     }
 
     /// Renders all metrics.
-    pub(super) fn written(self, form: Form) -> Result<String, fmt::Error> {
+    pub(super) fn render(self, format: MetricsFormat) -> Result<String, fmt::Error> {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(self));
         let mut text = String::with_capacity(64 << 10);
         encode(&mut text, &registry)?;
-        Ok(match form {
-            Form::OpenMetrics => text,
-            Form::Prometheus => to_prometheus(&text),
+        Ok(match format {
+            MetricsFormat::OpenMetrics => text,
+            MetricsFormat::Prometheus => to_prometheus(&text),
         })
     }
 }
@@ -129,7 +129,7 @@ fn split(name: &'static str) -> (&'static str, Option<Unit>) {
     }
 }
 
-impl Collector for Sheet {
+impl Collector for MetricsText {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         for family in self.0.iter().filter(|family| !family.values.is_empty()) {
             let mut metric = encoder.encode_descriptor(family.name, family.help, family.unit.as_ref(), family.kind)?;
@@ -168,14 +168,14 @@ fn to_prometheus(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn sheet() -> Sheet {
-        let mut sheet = Sheet::default();
+    fn metrics() -> MetricsText {
+        let mut metrics = MetricsText::default();
         let label = |queue: &str| vec![("queue", queue.to_owned())];
-        sheet.counter("a_things", "Things", [(label("q\"\\\n1"), 2.0), (label("q2"), 3.0)]);
-        sheet.gauge("a_room_bytes", "Room", [(Vec::new(), 1.5)]);
-        sheet.gauge("nothing", "Nothing", []);
-        sheet.histogram("a_time_seconds", "Time", 1e6, [(Vec::new(), &[1_000_000_u64][..], vec![2, 1], 5_000_000)]);
-        sheet
+        metrics.counter("a_things", "Things", [(label("q\"\\\n1"), 2.0), (label("q2"), 3.0)]);
+        metrics.gauge("a_room_bytes", "Room", [(Vec::new(), 1.5)]);
+        metrics.gauge("nothing", "Nothing", []);
+        metrics.histogram("a_time_seconds", "Time", 1e6, [(Vec::new(), &[1_000_000_u64][..], vec![2, 1], 5_000_000)]);
+        metrics
     }
 
     #[test]
@@ -186,8 +186,8 @@ mod tests {
              # HELP a_time_seconds Time\n# TYPE a_time_seconds histogram\n# UNIT a_time_seconds seconds\n\
              a_time_seconds_sum 5.0\na_time_seconds_count 3\n\
              a_time_seconds_bucket{le=\"1.0\"} 2\na_time_seconds_bucket{le=\"+Inf\"} 3\n# EOF\n";
-        assert_eq!(sheet().written(Form::OpenMetrics).unwrap(), open);
-        let text = sheet().written(Form::Prometheus).unwrap();
+        assert_eq!(metrics().render(MetricsFormat::OpenMetrics).unwrap(), open);
+        let text = metrics().render(MetricsFormat::Prometheus).unwrap();
         assert!(text.contains("# HELP a_things_total Things\n# TYPE a_things_total counter\n"), "{text}");
         assert!(!text.contains("UNIT") && !text.contains("EOF") && text.contains("\na_room_bytes 1.5\n"), "{text}");
     }

@@ -8,21 +8,21 @@ use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::debug;
 
-use super::call_service::{CallHandling, CallService};
+use super::call_service::{CallContext, CallService};
 use crate::listen::Connection;
 
 /// Serves the connections of one network thread until `closing` is cancelled or the channel closes. Then clients are told
 /// to go away (GOAWAY), and this returns when all connections have ended. If the future is dropped first, connections keep
 /// running on their runtime.
-pub(super) async fn serve(
+pub(super) async fn serve_connections(
     http: http2::Builder<TokioExecutor>,
-    handling: Arc<CallHandling>,
+    context: Arc<CallContext>,
     mut incoming: mpsc::Receiver<Connection>,
     closing: CancellationToken,
 ) {
     let open = TaskTracker::new();
     while let Some(Some(connection)) = closing.run_until_cancelled(incoming.recv()).await {
-        open.spawn(serve_one(http.clone(), handling.clone(), connection, closing.clone()));
+        open.spawn(serve_connection(http.clone(), context.clone(), connection, closing.clone()));
     }
     // The acceptor notices that this thread takes no more connections.
     drop(incoming);
@@ -30,13 +30,13 @@ pub(super) async fn serve(
     open.wait().await;
 }
 
-async fn serve_one(
+async fn serve_connection(
     http: http2::Builder<TokioExecutor>,
-    handling: Arc<CallHandling>,
+    context: Arc<CallContext>,
     connection: Connection,
     closing: CancellationToken,
 ) {
-    let service = CallService { handling, connection: connection.state().clone() };
+    let service = CallService { context, connection: connection.state().clone() };
     let mut serving = pin!(http.serve_connection(TokioIo::new(connection), service));
     let ended = tokio::select! {
         biased;

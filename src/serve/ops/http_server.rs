@@ -38,7 +38,7 @@ use tonic::{Status, body::Body, server::NamedService};
 use tower::{Service, ServiceExt, service_fn};
 use tracing::{debug, warn};
 
-use super::{Ops, pages};
+use super::{Ops, routes};
 use crate::{
     config::OPS_CONNECTIONS,
     domain::time::{Span, Timestamp},
@@ -49,15 +49,15 @@ use crate::{
 const FIRST_REQUEST: Span = Span::from_millis(10);
 /// How long a connection lasts before its client is told to go away, and how long it then has to close.
 const LIFETIME: Duration = Duration::from_secs(50);
-const GOING: Duration = Duration::from_secs(10);
+const CLOSE_GRACE: Duration = Duration::from_secs(10);
 /// How long the header of a request may take to arrive, and how long a connection may idle between two requests.
-const HEAD: Duration = Duration::from_secs(10);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest header of a request, in bytes.
-const HEAD_BYTES: usize = 16 << 10;
+const HEADER_BYTES: usize = 16 << 10;
 /// Most streams of one HTTP/2 connection.
 const STREAMS: u32 = 16;
 /// How long to wait after a failed accept.
-const SHORTAGE: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// The health service as `tonic-health` makes it; its type can't be named.
 pub(in crate::serve) trait HealthService:
@@ -80,7 +80,7 @@ impl<S> HealthService for S where
 {
 }
 
-struct Open {
+struct OpenConnection {
     address: IpAddr,
     since: Timestamp,
     /// Requests on it that are being answered.
@@ -89,14 +89,14 @@ struct Open {
 }
 
 /// Accepts and serves connections. Never returns.
-pub(super) async fn accept_all<H: HealthService>(socket: TcpListener, ops: Arc<Ops>, health: H) {
-    let mut open: VecDeque<Open> = VecDeque::with_capacity(OPS_CONNECTIONS);
+pub(super) async fn accept_loop<H: HealthService>(socket: TcpListener, ops: Arc<Ops>, health: H) {
+    let mut open: VecDeque<OpenConnection> = VecDeque::with_capacity(OPS_CONNECTIONS);
     loop {
         match socket.accept().await {
             Ok((stream, peer)) => {
                 open.retain(|connection| !connection.task.is_finished());
                 while open.len() >= OPS_CONNECTIONS {
-                    let chosen = to_close(&open);
+                    let chosen = connection_to_close(&open);
                     let age = open.get(chosen).map_or(FIRST_REQUEST, |one| ops.clock.now().since(one.since));
                     if age >= FIRST_REQUEST {
                         open.remove(chosen);
@@ -109,25 +109,25 @@ pub(super) async fn accept_all<H: HealthService>(socket: TcpListener, ops: Arc<O
                 let served = serve(stream, ops.clone(), health.clone(), answering.clone());
                 let task = AbortOnDropHandle::new(tokio::spawn(served));
                 let address = peer.ip().to_canonical();
-                open.push_back(Open { address, since: ops.clock.now(), answering, task });
+                open.push_back(OpenConnection { address, since: ops.clock.now(), answering, task });
                 // Without this a flood is accepted many connections at a time, and none is read in between.
                 yield_now().await;
             }
             Err(error) => {
                 warn!(%error, "can't accept a connection for metrics and probes");
-                sleep(SHORTAGE).await;
+                sleep(ACCEPT_RETRY).await;
             }
         }
     }
 }
 
 /// The index of the connection that is closed for a new one.
-fn to_close(open: &VecDeque<Open>) -> usize {
+fn connection_to_close(open: &VecDeque<OpenConnection>) -> usize {
     let mut of_address: HashMap<IpAddr, usize> = HashMap::new();
     for one in open {
         *of_address.entry(one.address).or_default() += 1;
     }
-    let rank = |one: &Open| {
+    let rank = |one: &OpenConnection| {
         let (answering, others) = (one.answering.load(Relaxed) > 0, of_address.get(&one.address).copied().unwrap_or(0));
         (answering, usize::MAX - others)
     };
@@ -136,28 +136,28 @@ fn to_close(open: &VecDeque<Open>) -> usize {
 }
 
 /// Counts a request as being answered until its response has been handed to the connection.
-struct Answering(Arc<AtomicUsize>);
+struct RequestGuard(Arc<AtomicUsize>);
 
-impl Answering {
+impl RequestGuard {
     fn begin(count: &Arc<AtomicUsize>) -> Self {
         count.fetch_add(1, Relaxed);
-        Answering(count.clone())
+        RequestGuard(count.clone())
     }
 }
 
-impl Drop for Answering {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }
 }
 
 /// The body of a response, with the count of its request.
-struct Answer {
+struct CountedBody {
     inner: Body,
-    _answering: Answering,
+    _guard: RequestGuard,
 }
 
-impl HttpBody for Answer {
+impl HttpBody for CountedBody {
     type Data = Bytes;
     type Error = Status;
 
@@ -176,19 +176,19 @@ impl HttpBody for Answer {
 
 async fn serve<H: HealthService>(stream: TcpStream, ops: Arc<Ops>, health: H, answering: Arc<AtomicUsize>) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_BYTES);
-    builder.http2().timer(TokioTimer::new()).max_header_list_size(HEAD_BYTES as u32).max_concurrent_streams(STREAMS);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEADER_BYTES);
+    builder.http2().timer(TokioTimer::new()).max_header_list_size(HEADER_BYTES as u32).max_concurrent_streams(STREAMS);
     let answer = service_fn(move |request: Request<Incoming>| {
-        let (ops, health, answering) = (ops.clone(), health.clone(), Answering::begin(&answering));
+        let (ops, health, guard) = (ops.clone(), health.clone(), RequestGuard::begin(&answering));
         async move {
             let request = request.map(Body::new);
             let answer = if request.uri().path().strip_prefix('/').is_some_and(|path| path.starts_with(H::NAME)) {
                 health.oneshot(request).await?
             } else {
                 let (head, _) = request.into_parts();
-                pages::answer(&ops, &head).await
+                routes::answer(&ops, &head).await
             };
-            Ok::<_, Infallible>(answer.map(|inner| Body::new(Answer { inner, _answering: answering })))
+            Ok::<_, Infallible>(answer.map(|inner| Body::new(CountedBody { inner, _guard: guard })))
         }
     });
     let service = TowerToHyperService::new(answer);
@@ -197,7 +197,7 @@ async fn serve<H: HealthService>(stream: TcpStream, ops: Arc<Ops>, health: H, an
         Either::Left((ended, _)) => ended,
         Either::Right(_) => {
             connection.as_mut().graceful_shutdown();
-            timeout(GOING, connection).await.unwrap_or(Ok(()))
+            timeout(CLOSE_GRACE, connection).await.unwrap_or(Ok(()))
         }
     };
     if let Err(error) = ended {

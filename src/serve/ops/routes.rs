@@ -7,7 +7,7 @@ use http::{
 };
 use tonic::body::Body;
 
-use super::{Check, Ops, gather, sheet::Form};
+use super::{Ops, ProbeCheck, collect::collect, metrics_text::MetricsFormat};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
@@ -21,38 +21,40 @@ pub(super) async fn answer(ops: &Ops, request: &Parts) -> Response<Body> {
     let verbose = request.uri.query().is_some_and(|query| query.split('&').any(|part| part.starts_with("verbose")));
     match request.uri.path() {
         "/metrics" => metrics(ops, request).await,
-        "/livez" => state(ops.settled_checks().await.into_iter().filter(|check| check.live).collect(), verbose),
-        "/readyz" => state(ops.settled_checks().await, verbose),
+        "/livez" => {
+            probe_response(ops.checks_with_retries().await.into_iter().filter(|check| check.live).collect(), verbose)
+        }
+        "/readyz" => probe_response(ops.checks_with_retries().await, verbose),
         _ => page(StatusCode::NOT_FOUND, TEXT, "there are /metrics, /livez and /readyz\n".to_owned()),
     }
 }
 
 async fn metrics(ops: &Ops, request: &Parts) -> Response<Body> {
-    let wants_open = request
+    let wants_openmetrics = request
         .headers
         .get_all(ACCEPT)
         .iter()
         .any(|accept| accept.to_str().is_ok_and(|accept| accept.contains("application/openmetrics-text")));
-    let form = if wants_open { Form::OpenMetrics } else { Form::Prometheus };
-    match gather::all(ops).await.written(form) {
-        Ok(text) => page(StatusCode::OK, form.content_type(), text),
+    let format = if wants_openmetrics { MetricsFormat::OpenMetrics } else { MetricsFormat::Prometheus };
+    match collect(ops).await.render(format) {
+        Ok(text) => page(StatusCode::OK, format.content_type(), text),
         // Only for a label that can't be encoded, and there is none.
         Err(error) => page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("the metrics can't be written: {error}\n")),
     }
 }
 
 /// `ok`, or the first failed check. `verbose`: all checks, one per line.
-fn state(checks: Vec<Check>, verbose: bool) -> Response<Body> {
+fn probe_response(checks: Vec<ProbeCheck>, verbose: bool) -> Response<Body> {
     let wrong = checks.iter().find(|check| !check.ok);
     let status = if wrong.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let lines = checks.iter().map(|check| {
-        let (mark, text) = if check.ok { ('+', check.what) } else { ('-', check.wrong.as_str()) };
+        let (mark, text) = if check.ok { ('+', check.condition) } else { ('-', check.failure.as_str()) };
         format!("[{mark}] {text}\n")
     });
     let text = if verbose {
         lines.collect()
     } else {
-        wrong.map_or_else(|| "ok\n".to_owned(), |check| format!("{}\n", check.wrong))
+        wrong.map_or_else(|| "ok\n".to_owned(), |check| format!("{}\n", check.failure))
     };
     page(status, TEXT, text)
 }

@@ -7,15 +7,15 @@ use tonic::Code;
 use tracing::{Level, debug};
 
 use super::{
-    Observer,
-    meters::{CODES, Meters},
+    CallObserver,
+    rpc_metrics::{CODES, RpcMetrics},
 };
 use crate::{
     clock::Clock,
     domain::time::{Span, Timestamp},
     grpc::Notes,
     listen::Peer,
-    serve::trace::{CallSpan, Context, Tracer, sample},
+    serve::trace::{CallSpan, TraceContext, Tracer, sample},
 };
 
 /// The header or trailer with the status code of a call.
@@ -27,34 +27,34 @@ pub(super) const TARGET: &str = "sagad::calls";
 pub(in crate::serve) struct ObservedCall {
     clock: Arc<dyn Clock>,
     begun: Timestamp,
-    meters: Option<(Arc<Meters>, usize)>,
-    told: Option<Box<Told>>,
+    metrics: Option<(Arc<RpcMetrics>, usize)>,
+    record: Option<Box<CallRecord>>,
     ended: bool,
 }
 
 /// What a log line and a trace need of the call.
-struct Told {
+struct CallRecord {
     rpc: String,
     peer: Option<Peer>,
     trace_id: Option<String>,
     notes: Arc<Notes>,
     logged: bool,
-    traced: Option<(Tracer, Context)>,
+    traced: Option<(Tracer, TraceContext)>,
 }
 
 impl ObservedCall {
     /// Begins to observe a call; none if nothing counts, logs or traces it. `headers` may name its trace.
     pub(in crate::serve) fn of(
-        observer: &Observer,
+        observer: &CallObserver,
         path: &str,
         headers: &HeaderMap,
         peer: Option<Peer>,
     ) -> Option<Self> {
-        let meters = observer.meters.as_ref().map(|meters| (meters.clone(), meters.place(path)));
+        let metrics = observer.metrics.as_ref().map(|metrics| (metrics.clone(), metrics.index(path)));
         let logged = tracing::enabled!(target: TARGET, Level::DEBUG);
         let traced = observer.tracer.as_ref().and_then(|tracer| Some((tracer.clone(), sample(headers, tracer.share)?)));
-        let told = (logged || traced.is_some()).then(|| {
-            Box::new(Told {
+        let record = (logged || traced.is_some()).then(|| {
+            Box::new(CallRecord {
                 rpc: path.trim_start_matches('/').to_owned(),
                 peer,
                 trace_id: trace_id(headers).map(str::to_owned),
@@ -63,23 +63,23 @@ impl ObservedCall {
                 traced,
             })
         });
-        if meters.is_none() && told.is_none() {
+        if metrics.is_none() && record.is_none() {
             return None;
         }
-        if let Some((meters, place)) = &meters {
-            meters.begin(*place);
+        if let Some((metrics, index)) = &metrics {
+            metrics.begin(*index);
         }
         let clock = observer.clock.clone();
-        Some(ObservedCall { begun: clock.now(), clock, meters, told, ended: false })
+        Some(ObservedCall { begun: clock.now(), clock, metrics, record, ended: false })
     }
 
     /// Where its handler notes the subject of the call; none if nothing reads that.
     pub(in crate::serve) fn notes(&self) -> Option<Arc<Notes>> {
-        self.told.as_ref().map(|told| told.notes.clone())
+        self.record.as_ref().map(|record| record.notes.clone())
     }
 
     /// Ends the call if these headers or trailers have its status.
-    pub(in crate::serve) fn look_at(&mut self, headers: &HeaderMap) {
+    pub(in crate::serve) fn observe_status(&mut self, headers: &HeaderMap) {
         if let Some(status) = headers.get(STATUS) {
             self.end(Code::from_bytes(status.as_bytes()));
         }
@@ -92,22 +92,24 @@ impl ObservedCall {
         }
         let ended = self.clock.now();
         let took = ended.since(self.begun);
-        if let Some((meters, place)) = &self.meters {
-            meters.end(*place, code, took);
+        if let Some((metrics, index)) = &self.metrics {
+            metrics.end(*index, code, took);
         }
-        let Some(told) = &self.told else { return };
-        if told.logged {
-            told.log(code, took);
+        let Some(record) = &self.record else { return };
+        if record.logged {
+            record.log(code, took);
         }
-        if let Some((tracer, context)) = &told.traced {
-            let distance = self.clock.utc().micros().saturating_sub(self.clock.now().micros());
-            let (rpc, peer, notes, code_name) = (told.rpc.as_str(), told.peer, &*told.notes, CODES[code as usize]);
-            CallSpan { context, rpc, peer, code, code_name, begun: self.begun, ended, distance, notes }.send(tracer);
+        if let Some((tracer, context)) = &record.traced {
+            let clock_offset = self.clock.utc().micros().saturating_sub(self.clock.now().micros());
+            let (rpc, peer, notes, code_name) =
+                (record.rpc.as_str(), record.peer, &*record.notes, CODES[code as usize]);
+            CallSpan { context, rpc, peer, code, code_name, begun: self.begun, ended, clock_offset, notes }
+                .send(tracer);
         }
     }
 }
 
-impl Told {
+impl CallRecord {
     fn log(&self, code: Code, took: Span) {
         let (peer, task_id) = (self.peer.map(|peer| peer.to_string()), self.notes.subject());
         let (peer, task_id, trace_id) = (peer.as_deref(), task_id.as_deref(), self.trace_id.as_deref());

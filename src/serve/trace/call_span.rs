@@ -7,14 +7,14 @@ use opentelemetry_proto::tonic::{
 use tonic::Code;
 
 use super::{
-    Context,
-    sender::{Tracer, text},
+    TraceContext,
+    tracer::{Tracer, text},
 };
 use crate::{domain::time::Timestamp, grpc::Notes, listen::Peer, store::vitals::Step};
 
 /// What is known of a call when it has ended.
 pub(in crate::serve) struct CallSpan<'a> {
-    pub(in crate::serve) context: &'a Context,
+    pub(in crate::serve) context: &'a TraceContext,
     /// The service's name and the method's, with a slash between.
     pub(in crate::serve) rpc: &'a str,
     pub(in crate::serve) peer: Option<Peer>,
@@ -23,41 +23,41 @@ pub(in crate::serve) struct CallSpan<'a> {
     pub(in crate::serve) begun: Timestamp,
     pub(in crate::serve) ended: Timestamp,
     /// By how many microseconds the wall clock is ahead of `begun` and `ended`.
-    pub(in crate::serve) distance: i64,
+    pub(in crate::serve) clock_offset: i64,
     pub(in crate::serve) notes: &'a Notes,
 }
 
 impl CallSpan<'_> {
     /// Queues the call's span and its child spans.
     pub(in crate::serve) fn send(self, tracer: &Tracer) {
-        let whole = self.whole();
+        let server_span = self.server_span();
         for (name, begin, end) in [
             ("queue", Step::Queued, Step::Taken),
             ("transition", Step::Taken, Step::Judged),
             ("commit", Step::Committing, Step::Committed),
         ] {
-            if let Some(span) = self.within(&whole, name, begin, end) {
+            if let Some(span) = self.child_span(&server_span, name, begin, end) {
                 tracer.send(span);
             }
         }
-        tracer.send(whole);
+        tracer.send(server_span);
     }
 
-    fn within(&self, whole: &Span, name: &str, begin: Step, end: Step) -> Option<Span> {
+    fn child_span(&self, parent: &Span, name: &str, begin: Step, end: Step) -> Option<Span> {
         let timing = self.notes.timing()?;
         Some(Span {
-            parent_span_id: whole.span_id.clone(),
+            parent_span_id: parent.span_id.clone(),
             name: name.to_owned(),
             kind: SpanKind::Internal.into(),
             start_time_unix_nano: self.nanos(timing.at(begin)?),
             end_time_unix_nano: self.nanos(timing.at(end)?),
-            ..self.empty()
+            ..self.new_span()
         })
     }
 
     /// The server's span. (OpenTelemetry's semantic conventions for gRPC)
-    fn whole(&self) -> Span {
-        let failed = is_servers_fault(self.code);
+    fn server_span(&self) -> Span {
+        let failed = is_server_error(self.code);
         Span {
             parent_span_id: self.context.parent.map(|parent| parent.to_vec()).unwrap_or_default(),
             name: self.rpc.to_owned(),
@@ -66,7 +66,7 @@ impl CallSpan<'_> {
             end_time_unix_nano: self.nanos(self.ended),
             attributes: self.attributes(failed),
             status: failed.then(|| Status { code: StatusCode::Error.into(), message: String::new() }),
-            ..self.empty()
+            ..self.new_span()
         }
     }
 
@@ -86,7 +86,7 @@ impl CallSpan<'_> {
         attributes
     }
 
-    fn empty(&self) -> Span {
+    fn new_span(&self) -> Span {
         let id: [u8; 8] = rand::random();
         Span {
             trace_id: self.context.trace_id.to_vec(),
@@ -99,12 +99,12 @@ impl CallSpan<'_> {
     }
 
     fn nanos(&self, time: Timestamp) -> u64 {
-        u64::try_from(time.micros().saturating_add(self.distance)).unwrap_or(0).saturating_mul(1000)
+        u64::try_from(time.micros().saturating_add(self.clock_offset)).unwrap_or(0).saturating_mul(1000)
     }
 }
 
 /// Whether a status code means that the server failed, not its caller. (Semantic conventions for gRPC, server spans)
-fn is_servers_fault(code: Code) -> bool {
+fn is_server_error(code: Code) -> bool {
     use Code::{DataLoss, DeadlineExceeded, Internal, Unavailable, Unimplemented, Unknown};
     matches!(code, Unknown | DeadlineExceeded | Unimplemented | Internal | Unavailable | DataLoss)
 }

@@ -10,13 +10,13 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::store::post;
 
 /// The threads that serve connections.
-pub(super) struct Threads {
+pub(super) struct NetworkThreads {
     handles: Vec<Handle>,
     /// Ends the threads when it is dropped.
     _running: Option<DropGuard>,
 }
 
-impl Threads {
+impl NetworkThreads {
     /// Starts `count` threads, which run until the result is dropped.
     ///
     /// # Errors
@@ -34,12 +34,12 @@ impl Threads {
                 runtime.shutdown_background();
             })?;
         }
-        Ok(Threads { handles, _running: Some(stop.drop_guard()) })
+        Ok(NetworkThreads { handles, _running: Some(stop.drop_guard()) })
     }
 
     /// The current runtime in place of threads of its own.
-    pub(super) fn here() -> Self {
-        Threads { handles: vec![Handle::current()], _running: None }
+    pub(super) fn current() -> Self {
+        NetworkThreads { handles: vec![Handle::current()], _running: None }
     }
 
     pub(super) fn handles(&self) -> &[Handle] {

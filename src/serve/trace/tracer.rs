@@ -28,11 +28,11 @@ const QUEUE: usize = 4096;
 /// Most spans in one message.
 const BATCH: usize = 512;
 /// How long spans are collected before they are sent.
-const GATHER: Duration = Duration::from_millis(500);
+const BATCH_DELAY: Duration = Duration::from_millis(500);
 /// How long the collector may take to connect or answer.
-const EXPORT: Duration = Duration::from_secs(5);
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long shutdown waits at most for the last spans to be sent.
-pub(in crate::serve) const FLUSH: Duration = Duration::from_secs(1);
+pub(in crate::serve) const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How many spans were sent or dropped.
 #[derive(Debug, Default)]
@@ -55,7 +55,7 @@ pub(in crate::serve) struct Tracer {
 }
 
 /// The task that sends spans.
-pub(in crate::serve) struct Sending {
+pub(in crate::serve) struct SpanSender {
     task: JoinHandle<()>,
     end: CancellationToken,
 }
@@ -65,19 +65,20 @@ impl Tracer {
     ///
     /// # Errors
     /// The address is malformed.
-    pub(in crate::serve) fn to(
+    pub(in crate::serve) fn start(
         address: &str,
         share: f64,
         counts: Arc<SpanCounts>,
-    ) -> Result<(Self, Sending), tonic::transport::Error> {
-        let mut endpoint = Endpoint::from_shared(address.to_owned())?.timeout(EXPORT).connect_timeout(EXPORT);
+    ) -> Result<(Self, SpanSender), tonic::transport::Error> {
+        let mut endpoint =
+            Endpoint::from_shared(address.to_owned())?.timeout(EXPORT_TIMEOUT).connect_timeout(EXPORT_TIMEOUT);
         if address.starts_with("https:") {
             endpoint = endpoint.tls_config(ClientTlsConfig::new().with_native_roots())?;
         }
         let (spans, waiting) = mpsc::channel(QUEUE);
         let end = CancellationToken::new();
         let task = tokio::spawn(send_all(waiting, endpoint.connect_lazy(), counts.clone(), end.clone()));
-        Ok((Tracer { spans, counts, share }, Sending { task, end }))
+        Ok((Tracer { spans, counts, share }, SpanSender { task, end }))
     }
 
     /// Queues a span, or drops it if the queue is full.
@@ -88,9 +89,9 @@ impl Tracer {
     }
 }
 
-impl Sending {
+impl SpanSender {
     /// Sends what is queued and ends the task, within `within`.
-    pub(in crate::serve) async fn end(mut self, within: Duration) {
+    pub(in crate::serve) async fn shut_down(mut self, within: Duration) {
         self.end.cancel();
         if timeout(within, &mut self.task).await.is_err() {
             self.task.abort();
@@ -115,7 +116,7 @@ async fn send_all(
             () = end.cancelled() => return,
         }
         if spans.len() < BATCH {
-            let _ = end.run_until_cancelled(sleep(GATHER)).await;
+            let _ = end.run_until_cancelled(sleep(BATCH_DELAY)).await;
             while spans.len() < BATCH
                 && let Ok(span) = waiting.try_recv()
             {

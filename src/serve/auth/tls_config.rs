@@ -23,7 +23,7 @@ const ALPN: &[u8] = b"h2";
 
 /// The contents of the files.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Pems {
+pub(super) struct PemFiles {
     pub(super) cert: Vec<u8>,
     pub(super) key: Vec<u8>,
     pub(super) client_ca: Option<Vec<u8>>,
@@ -31,12 +31,12 @@ pub(super) struct Pems {
 }
 
 /// The configuration built from them.
-pub(super) struct Made {
+pub(super) struct BuiltTlsConfig {
     pub(super) config: Arc<ServerConfig>,
     /// When the first certificate of each file expires, with the name of its setting.
-    pub(super) ends: Vec<(&'static str, Timestamp)>,
+    pub(super) expiries: Vec<(&'static str, Timestamp)>,
     /// Verifies client certificates, if they are required.
-    pub(super) verifier: Option<Verifier>,
+    pub(super) verifier: Option<ClientVerifier>,
     pub(super) warnings: Vec<String>,
 }
 
@@ -49,9 +49,9 @@ const CHAIN_BYTES: usize = 16 << 10;
 /// Limits the size of a client's chain before any signature is verified. The verifier tries the certificates in any order,
 /// up to a hundred signatures in one handshake, and any peer can cause that.
 #[derive(Debug)]
-struct Bounded(Arc<dyn ClientCertVerifier>);
+struct ChainSizeCheck(Arc<dyn ClientCertVerifier>);
 
-impl ClientCertVerifier for Bounded {
+impl ClientCertVerifier for ChainSizeCheck {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         self.0.root_hint_subjects()
     }
@@ -95,11 +95,11 @@ impl ClientCertVerifier for Bounded {
 
 /// Verifies client certificates.
 #[derive(Clone, Debug)]
-pub(super) struct Verifier(Arc<dyn ClientCertVerifier>);
+pub(super) struct ClientVerifier(Arc<dyn ClientCertVerifier>);
 
-impl Verifier {
+impl ClientVerifier {
     /// Why a certificate that was accepted when its connection was made is no longer accepted; none if it still is.
-    pub(super) fn refuses(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Option<rustls::Error> {
+    pub(super) fn reject_reason(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Option<rustls::Error> {
         let (first, others) = chain.split_first()?;
         let seconds = u64::try_from(now.micros() / 1_000_000).unwrap_or(0);
         let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
@@ -108,12 +108,12 @@ impl Verifier {
 }
 
 /// Builds the configuration. Errors contain nothing of the files' contents.
-pub(super) fn make(files: &TlsFiles, pems: &Pems, now: Timestamp) -> Result<Made, SecurityError> {
+pub(super) fn build(files: &TlsFiles, pems: &PemFiles, now: Timestamp) -> Result<BuiltTlsConfig, SecurityError> {
     let wrong = |key, file: &Path, problem: String| SecurityError::new(key, file, problem);
     let chain = certificates(&pems.cert).map_err(|problem| wrong("tls_cert", &files.cert, problem))?;
     let key = PrivateKeyDer::from_pem_slice(&pems.key)
         .map_err(|_| wrong("tls_key", &files.key, "holds no private key in PEM that can be read".to_owned()))?;
-    let mut ends = vec![("tls_cert", end(&chain).map_err(|problem| wrong("tls_cert", &files.cert, problem))?)];
+    let mut expiries = vec![("tls_cert", expiry(&chain).map_err(|problem| wrong("tls_cert", &files.cert, problem))?)];
     let provider = Arc::new(ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&TLS13, &TLS12])
@@ -123,12 +123,12 @@ pub(super) fn make(files: &TlsFiles, pems: &Pems, now: Timestamp) -> Result<Made
         (Some(file), Some(pem)) => {
             let wrong = |problem| wrong("tls_client_ca", file, problem);
             let cas = certificates(pem).map_err(wrong)?;
-            ends.push(("tls_client_ca", end(&cas).map_err(wrong)?));
+            expiries.push(("tls_client_ca", expiry(&cas).map_err(wrong)?));
             let crls = revocations(files, pems, &cas)?;
-            warnings.extend(unlisted(&cas, &crls, now));
+            warnings.extend(revocation_warnings(&cas, &crls, now));
             let mut roots = RootCertStore::empty();
             for ca in cas {
-                if !is_of_a_ca(&ca) {
+                if !may_sign_certificates(&ca) {
                     return Err(wrong("holds a certificate that is none of a CA: it may not sign others".to_owned()));
                 }
                 roots.add(ca).map_err(|error| wrong(format!("holds what is no certificate of a CA: {error}")))?;
@@ -144,7 +144,7 @@ pub(super) fn make(files: &TlsFiles, pems: &Pems, now: Timestamp) -> Result<Made
                 }
                 (error, _) => wrong(error.to_string()),
             })?;
-            let built = Verifier(Arc::new(Bounded(built)));
+            let built = ClientVerifier(Arc::new(ChainSizeCheck(built)));
             verifier = Some(built.clone());
             builder.with_client_cert_verifier(built.0)
         }
@@ -162,11 +162,11 @@ pub(super) fn make(files: &TlsFiles, pems: &Pems, now: Timestamp) -> Result<Made
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     }
-    Ok(Made { config: Arc::new(config), ends, verifier, warnings })
+    Ok(BuiltTlsConfig { config: Arc::new(config), expiries, verifier, warnings })
 }
 
 /// Whether a certificate may sign others. If it may not and is used as a CA, its owner could issue client certificates.
-fn is_of_a_ca(certificate: &CertificateDer<'_>) -> bool {
+fn may_sign_certificates(certificate: &CertificateDer<'_>) -> bool {
     let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return false };
     let may_sign = match certificate.key_usage() {
         Ok(usage) => usage.is_none_or(|usage| usage.value.key_cert_sign()),
@@ -178,7 +178,7 @@ fn is_of_a_ca(certificate: &CertificateDer<'_>) -> bool {
 /// The revocation lists; none: no file is configured.
 fn revocations(
     files: &TlsFiles,
-    pems: &Pems,
+    pems: &PemFiles,
     cas: &[CertificateDer<'_>],
 ) -> Result<Vec<CertificateRevocationListDer<'static>>, SecurityError> {
     let (Some(file), Some(pem)) = (&files.client_crl, &pems.client_crl) else { return Ok(Vec::new()) };
@@ -210,7 +210,11 @@ fn revocations(
 }
 
 /// Warnings about revocation lists that can be read but are missing or overdue.
-fn unlisted(cas: &[CertificateDer<'_>], crls: &[CertificateRevocationListDer<'_>], now: Timestamp) -> Vec<String> {
+fn revocation_warnings(
+    cas: &[CertificateDer<'_>],
+    crls: &[CertificateRevocationListDer<'_>],
+    now: Timestamp,
+) -> Vec<String> {
     let lists: Vec<_> = crls.iter().filter_map(|crl| CertificateRevocationList::from_der(crl).ok()).collect();
     if lists.is_empty() {
         return Vec::new();
@@ -244,7 +248,7 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
 }
 
 /// When the first certificate expires: in the server's file that is its own, before those of intermediate CAs.
-fn end(chain: &[CertificateDer<'_>]) -> Result<Timestamp, String> {
+fn expiry(chain: &[CertificateDer<'_>]) -> Result<Timestamp, String> {
     let first = chain.first().and_then(|first| X509Certificate::from_der(first).ok());
     let (_, first) = first.ok_or_else(|| "holds a certificate that can't be read".to_owned())?;
     Ok(Timestamp::from_micros(first.validity().not_after.timestamp().saturating_mul(1_000_000)))

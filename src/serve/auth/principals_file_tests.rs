@@ -31,15 +31,15 @@ fn all_that_an_entry_can_say_is_read() {
     );
     let entries = parse(&text).unwrap();
     assert_eq!(entries.len(), 2);
-    let Entry { principal, tokens, certificate, not_after } = &entries[0];
+    let PrincipalEntry { principal, tokens, certificate, not_after } = &entries[0];
     assert_eq!((principal.name.as_str(), &principal.roles[..]), ("ci/build@x", &[Role::Worker, Role::Reader][..]));
     let queues = ["a", "b"].map(|queue| QueueName::parse(queue).unwrap());
     assert_eq!(principal.queues, Scope::Only(queues.into()));
     assert_eq!(tokens, &[[0xaa; 32], [0xbb; 32]]);
-    assert_eq!(*certificate, Some(NamedCertificate::Uri("spiffe://x/ci".to_owned())));
+    assert_eq!(*certificate, Some(ConfiguredCertificateName::Uri("spiffe://x/ci".to_owned())));
     assert_eq!(not_after.map(|time| time.micros()), Some(1_896_091_200_000_000));
     assert_eq!((&entries[1].principal.queues, entries[1].tokens.len()), (&Scope::All, 0));
-    assert_eq!(parse_hash(&show_hash(&tokens[1])), Some(tokens[1]));
+    assert_eq!(parse_hash(&format_hash(&tokens[1])), Some(tokens[1]));
 }
 
 #[test]
@@ -139,7 +139,7 @@ proptest! {
         for text in [text, with(&line)] {
             match parse(&text) {
                 Ok(entries) => prop_assert!(!entries.is_empty()),
-                Err(Wrong { line, .. }) => prop_assert!((1..=text.lines().count() + 1).contains(&line)),
+                Err(FileError { line, .. }) => prop_assert!((1..=text.lines().count() + 1).contains(&line)),
             }
         }
     }

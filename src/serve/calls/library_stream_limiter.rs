@@ -6,8 +6,8 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
-    health_watches::{HealthWatch, HealthWatches},
-    methods::Form,
+    health_watch_limiter::{HealthWatchLimiter, HealthWatchPermit},
+    method_table::MethodProperties,
 };
 use crate::{domain::time::Span, grpc::status::Problem, listen::ConnectionState};
 
@@ -18,23 +18,23 @@ const HEALTH_SHARE: usize = 8;
 const RETRY: Span = Span::from_secs(1);
 
 /// The limit on these streams.
-pub(in crate::serve) struct OtherStreams {
+pub(in crate::serve) struct LibraryStreamLimiter {
     others: Arc<Semaphore>,
-    health_watches: Arc<HealthWatches>,
+    health_watches: Arc<HealthWatchLimiter>,
 }
 
 /// Permission for one such stream, until it is dropped.
-pub(in crate::serve) enum StreamPlace {
-    Health { _place: HealthWatch },
+pub(in crate::serve) enum LibraryStreamPermit {
+    Health { _permit: HealthWatchPermit },
     Other { _permit: OwnedSemaphorePermit },
 }
 
-impl OtherStreams {
+impl LibraryStreamLimiter {
     /// At most `max` streams, health watches not included.
     pub(in crate::serve) fn new(max: usize) -> Self {
-        OtherStreams {
+        LibraryStreamLimiter {
             others: Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS))),
-            health_watches: HealthWatches::new((max / HEALTH_SHARE).max(1)),
+            health_watches: HealthWatchLimiter::new((max / HEALTH_SHARE).max(1)),
         }
     }
 
@@ -42,21 +42,21 @@ impl OtherStreams {
     ///
     /// # Errors
     /// The limit is reached.
-    pub(in crate::serve) fn place(
+    pub(in crate::serve) fn permit(
         &self,
-        form: Form,
+        method: MethodProperties,
         connection: &Arc<ConnectionState>,
-    ) -> Result<Option<StreamPlace>, Problem> {
+    ) -> Result<Option<LibraryStreamPermit>, Problem> {
         let overloaded = |why| Problem::overloaded(why, RETRY);
-        if form.is_health_watch {
-            let _place = self.health_watches.take(Some(connection)).map_err(overloaded)?;
-            return Ok(Some(StreamPlace::Health { _place }));
+        if method.is_health_watch {
+            let _permit = self.health_watches.take(Some(connection)).map_err(overloaded)?;
+            return Ok(Some(LibraryStreamPermit::Health { _permit }));
         }
-        if !form.is_other_stream {
+        if !method.is_library_stream {
             return Ok(None);
         }
         let why = "too many streams are open: close some, or try again (max_watches)";
         let _permit = self.others.clone().try_acquire_owned().map_err(|_| overloaded(why))?;
-        Ok(Some(StreamPlace::Other { _permit }))
+        Ok(Some(LibraryStreamPermit::Other { _permit }))
     }
 }

@@ -20,18 +20,18 @@ pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type MakeServices = dyn FnOnce(CancellationToken, Option<Arc<dyn Principals>>) -> Services<RequestBody> + Send;
 
 /// The services, and how their store is opened.
-pub(super) struct Backend {
+pub(super) struct ServedStore {
     /// Builds the services, before the store is open. The token ends their streams; the principals are absent where callers
     /// need no credentials.
     pub(super) services: Box<MakeServices>,
     /// The clock of call times.
     pub(super) clock: Arc<dyn Clock>,
     /// Opens the store and hands it to the services. Blocks.
-    pub(super) open: Box<dyn FnOnce() -> Result<Opened, BoxError> + Send>,
+    pub(super) open: Box<dyn FnOnce() -> Result<OpenStore, BoxError> + Send>,
 }
 
 /// An open store.
-pub(super) struct Opened {
+pub(super) struct OpenStore {
     /// Answers held claims with nothing. Blocks.
     pub(super) drain: Box<dyn FnOnce() + Send>,
     /// Ends the writer after everything queued before has been answered. Blocks.
@@ -47,9 +47,9 @@ pub(super) struct Opened {
 }
 
 /// The coordinator's services on a store in SQLite.
-pub(super) fn sqlite(config: &Config, clock: Arc<dyn Clock>) -> Backend {
+pub(super) fn sqlite(config: &Config, clock: Arc<dyn Clock>) -> ServedStore {
     let slot = StoreSlot::new();
-    let facts =
+    let settings =
         ServerFacts { restart_grace: config.restart_grace, backup_dir: config.data.clone(), bounds: config.bounds() };
     let limits = GrpcLimits {
         max_watches: config.limits.max_watches,
@@ -67,11 +67,11 @@ pub(super) fn sqlite(config: &Config, clock: Arc<dyn Clock>) -> Backend {
         readers: config.limits.readers,
         max_waiting: config.limits.max_waiting,
     };
-    Backend {
+    ServedStore {
         services: Box::new({
             let slot = slot.clone();
             let clock = clock.clone();
-            move |stop, principals| grpc::services(slot, facts, limits, principals, clock, stop)
+            move |stop, principals| grpc::services(slot, settings, limits, principals, clock, stop)
         }),
         clock: clock.clone(),
         open: Box::new(move || {
@@ -79,8 +79,8 @@ pub(super) fn sqlite(config: &Config, clock: Arc<dyn Clock>) -> Backend {
             slot.set(store.clone());
             let (drained, closed) = (store.clone(), store.clone());
             let kept = store.clone();
-            Ok(Opened {
-                retention: Box::new(move |stop| Box::pin(retention::keep(kept.clone(), retained.clone(), stop))),
+            Ok(OpenStore {
+                retention: Box::new(move |stop| Box::pin(retention::run(kept.clone(), retained.clone(), stop))),
                 drain: Box::new(move || drained.drain()),
                 close: Box::new(move || closed.close()),
                 ended: Box::pin(async move { writer.ended().await.map_err(BoxError::from) }),

@@ -15,33 +15,42 @@ use crate::{domain::time::Timestamp, private_files};
 /// At this size a day's next file begins: 256 MiB, so that common tools can read each.
 const FILE_BYTES: u64 = 256 << 20;
 /// Bytes that are read at a time, from the end of the file backwards, to find the end of its last complete line.
-const LOOK_BYTES: u64 = 64 << 10;
+const SCAN_BYTES: u64 = 64 << 10;
 
 /// A part of a line is written to the file from this size on.
-const PIECE_BYTES: usize = 256 << 10;
+const FLUSH_BYTES: usize = 256 << 10;
 
 /// The directory of exported sagas (setting `retention_export`).
-pub(super) struct Export {
+pub(super) struct ExportDirectory {
     directory: PathBuf,
     file_bytes: u64,
 }
 
-impl Export {
-    pub(super) fn into(directory: &Path) -> Self {
-        Export { directory: directory.to_owned(), file_bytes: FILE_BYTES }
+impl ExportDirectory {
+    pub(super) fn new(directory: &Path) -> Self {
+        ExportDirectory { directory: directory.to_owned(), file_bytes: FILE_BYTES }
     }
 
     /// Begins to append lines to the file of the day of `now`. Blocks.
     ///
     /// # Errors
     /// The file can't be opened. A missing directory is not created: another file system may be meant to be mounted there.
-    pub(super) fn begin(&self, now: Timestamp) -> io::Result<Lines> {
+    pub(super) fn begin(&self, now: Timestamp) -> io::Result<ExportBatch> {
         let mut file = self.open(now)?;
-        let end = whole_lines(&mut file)?;
+        let end = complete_lines_end(&mut file)?;
         file.set_len(end)?;
         file.seek(SeekFrom::Start(end))?;
         let directory = self.directory.clone();
-        Ok(Lines { file, directory, begun: end, whole: end, written: end, buffer: Vec::new(), kept: false, peak: 0 })
+        Ok(ExportBatch {
+            file,
+            directory,
+            start: end,
+            complete: end,
+            written: end,
+            buffer: Vec::new(),
+            committed: false,
+            peak: 0,
+        })
     }
 
     /// Opens the day's newest file, or the next one if that is full.
@@ -67,21 +76,21 @@ impl Export {
 }
 
 /// Lines that are being appended. Dropping this without [`ExportBatch::commit`] removes them from the file.
-pub(super) struct Lines {
+pub(super) struct ExportBatch {
     file: File,
     directory: PathBuf,
     /// File offsets: where this batch starts, where its last complete line ends, and where the written part ends.
-    begun: u64,
-    whole: u64,
+    start: u64,
+    complete: u64,
     written: u64,
     /// What follows the written part.
     buffer: Vec<u8>,
-    kept: bool,
+    committed: bool,
     /// The largest size of the buffer; tests check it.
     peak: usize,
 }
 
-impl Lines {
+impl ExportBatch {
     /// Adds a part of a line.
     pub(super) fn push(&mut self, part: &str) {
         self.buffer.extend_from_slice(part.as_bytes());
@@ -91,33 +100,33 @@ impl Lines {
     /// Completes a line.
     pub(super) fn end_line(&mut self) {
         self.push("\n");
-        self.whole = self.end();
+        self.complete = self.end();
     }
 
     /// Removes the line that is not complete. Blocks.
-    pub(super) fn cut(&mut self) -> io::Result<()> {
-        if let Some(whole) = self.whole.checked_sub(self.written) {
-            self.buffer.truncate(whole as usize);
+    pub(super) fn discard_line(&mut self) -> io::Result<()> {
+        if let Some(complete) = self.complete.checked_sub(self.written) {
+            self.buffer.truncate(complete as usize);
             return Ok(());
         }
         self.buffer.clear();
-        self.file.set_len(self.whole)?;
-        self.written = self.file.seek(SeekFrom::Start(self.whole))?;
+        self.file.set_len(self.complete)?;
+        self.written = self.file.seek(SeekFrom::Start(self.complete))?;
         Ok(())
     }
 
     /// Bytes of this batch.
     pub(super) fn bytes(&self) -> u64 {
-        self.end() - self.begun
+        self.end() - self.start
     }
 
     /// Whether the buffer is large enough to be written.
-    pub(super) fn are_many(&self) -> bool {
-        self.buffer.len() >= PIECE_BYTES
+    pub(super) fn is_large(&self) -> bool {
+        self.buffer.len() >= FLUSH_BYTES
     }
 
     /// Writes the buffer to the file. Blocks.
-    pub(super) fn write(&mut self) -> io::Result<()> {
+    pub(super) fn flush(&mut self) -> io::Result<()> {
         self.file.write_all(&self.buffer)?;
         self.written = self.end();
         self.buffer.clear();
@@ -128,12 +137,12 @@ impl Lines {
     ///
     /// # Errors
     /// The batch does not count as written: none of its sagas may be purged.
-    pub(super) fn keep(mut self) -> io::Result<()> {
-        self.write()?;
+    pub(super) fn commit(mut self) -> io::Result<()> {
+        self.flush()?;
         self.file.sync_all()?;
         // Each time, because an earlier batch may have created the file and failed before it synced the directory.
         private_files::sync_directory(&self.directory)?;
-        self.kept = true;
+        self.committed = true;
         Ok(())
     }
 
@@ -148,20 +157,20 @@ impl Lines {
     }
 }
 
-impl Drop for Lines {
+impl Drop for ExportBatch {
     fn drop(&mut self) {
-        if !self.kept {
+        if !self.committed {
             // If this fails, these sagas are exported again: they have not been purged.
-            let _ = self.file.set_len(self.begun);
+            let _ = self.file.set_len(self.start);
         }
     }
 }
 
 /// The offset at which the last complete line of a file ends.
-fn whole_lines(file: &mut File) -> io::Result<u64> {
+fn complete_lines_end(file: &mut File) -> io::Result<u64> {
     let mut end = file.metadata()?.len();
     while end > 0 {
-        let begin = end.saturating_sub(LOOK_BYTES);
+        let begin = end.saturating_sub(SCAN_BYTES);
         let mut bytes = vec![0; (end - begin) as usize];
         file.seek(SeekFrom::Start(begin))?;
         file.read_exact(&mut bytes)?;
@@ -179,21 +188,21 @@ mod tests {
 
     use super::*;
 
-    impl Export {
+    impl ExportDirectory {
         fn append(&self, lines: &str, now: Timestamp) -> io::Result<()> {
             let mut added = self.begin(now)?;
             for line in lines.lines() {
                 added.push(line);
                 added.end_line();
             }
-            added.keep()
+            added.commit()
         }
     }
 
     #[test]
     fn a_line_that_is_given_up_or_not_kept_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let export = Export::into(dir.path());
+        let export = ExportDirectory::new(dir.path());
         let path = dir.path().join("sagad-2027-01-15.jsonl");
         let mut lines = export.begin(DAY).unwrap();
         for (line, written, cut) in
@@ -201,21 +210,21 @@ mod tests {
         {
             lines.push(line);
             if written {
-                lines.write().unwrap();
+                lines.flush().unwrap();
             }
             if cut {
-                lines.cut().unwrap();
+                lines.discard_line().unwrap();
             } else {
                 lines.end_line();
             }
         }
         assert_eq!(lines.bytes(), 9);
-        lines.keep().unwrap();
+        lines.commit().unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\nfour\n");
         let mut lines = export.begin(DAY).unwrap();
         lines.push("five");
         lines.end_line();
-        lines.write().unwrap();
+        lines.flush().unwrap();
         drop(lines);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\nfour\n");
     }
@@ -225,7 +234,7 @@ mod tests {
     #[test]
     fn lines_are_whole_and_files_bounded_and_private() {
         let dir = tempfile::tempdir().unwrap();
-        let export = Export { file_bytes: 10, ..Export::into(dir.path()) };
+        let export = ExportDirectory { file_bytes: 10, ..ExportDirectory::new(dir.path()) };
         let first = dir.path().join("sagad-2027-01-15.jsonl");
         let text = |path: &Path| std::fs::read_to_string(path).unwrap();
         export.append("one\n", DAY).unwrap();
@@ -245,9 +254,9 @@ mod tests {
     fn the_end_of_a_long_last_line_is_found() {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"one\n").unwrap();
-        file.write_all(&vec![b'x'; 3 * LOOK_BYTES as usize]).unwrap();
-        assert_eq!(whole_lines(&mut file).unwrap(), 4);
+        file.write_all(&vec![b'x'; 3 * SCAN_BYTES as usize]).unwrap();
+        assert_eq!(complete_lines_end(&mut file).unwrap(), 4);
         file.set_len(3).unwrap();
-        assert_eq!(whole_lines(&mut file).unwrap(), 0);
+        assert_eq!(complete_lines_end(&mut file).unwrap(), 0);
     }
 }

@@ -12,8 +12,8 @@ use http_body::{Body as HttpBody, Frame};
 use tonic::Status;
 
 use super::{
-    call::{Call, Given},
-    other_streams::StreamPlace,
+    call_limiter::{CallPermit, UnreadAnswer},
+    library_stream_limiter::LibraryStreamPermit,
 };
 use crate::{grpc::AnswerBody, serve::observe::ObservedCall};
 
@@ -21,26 +21,26 @@ use crate::{grpc::AnswerBody, serve::observe::ObservedCall};
 pub(in crate::serve) struct ResponseBody {
     pub(in crate::serve) inner: AnswerBody,
     /// None: the call was refused because there was no slot.
-    pub(in crate::serve) call: Option<Arc<Call>>,
+    pub(in crate::serve) call: Option<Arc<CallPermit>>,
     /// The client may read it as slowly as it likes: `answer_timeout` doesn't apply.
-    pub(in crate::serve) at_leisure: bool,
+    pub(in crate::serve) reads_slowly: bool,
     pub(in crate::serve) observed: Option<ObservedCall>,
-    pub(in crate::serve) _place: Option<StreamPlace>,
+    pub(in crate::serve) _permit: Option<LibraryStreamPermit>,
 }
 
 impl HttpBody for ResponseBody {
-    type Data = HeldBytes;
+    type Data = TrackedBytes;
     type Error = Status;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<HeldBytes>, Status>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<TrackedBytes>, Status>>> {
         let this = self.get_mut();
         Pin::new(&mut this.inner).poll_frame(cx).map_ok(|frame| {
             if let (Some(observed), Some(trailers)) = (&mut this.observed, frame.trailers_ref()) {
-                observed.look_at(trailers);
+                observed.observe_status(trailers);
             }
             frame.map_data(|bytes| {
-                let given = this.call.as_ref().map(|call| call.give(bytes.len(), !this.at_leisure));
-                HeldBytes { bytes, _given: given }
+                let unread = this.call.as_ref().map(|call| call.hand_out(bytes.len(), !this.reads_slowly));
+                TrackedBytes { bytes, _unread: unread }
             })
         })
     }
@@ -51,12 +51,12 @@ impl HttpBody for ResponseBody {
 }
 
 /// Bytes that are counted until they have been written to the socket, or their stream or connection has ended.
-pub(in crate::serve) struct HeldBytes {
+pub(in crate::serve) struct TrackedBytes {
     bytes: Bytes,
-    _given: Option<Given>,
+    _unread: Option<UnreadAnswer>,
 }
 
-impl Buf for HeldBytes {
+impl Buf for TrackedBytes {
     fn remaining(&self) -> usize {
         self.bytes.remaining()
     }

@@ -33,34 +33,34 @@ pub type TokenHash = [u8; 32];
 
 /// One `[[principal]]` entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct PrincipalEntry {
     pub principal: Principal,
     pub tokens: Vec<TokenHash>,
     /// Client certificates with this name authenticate as the principal.
-    pub certificate: Option<NamedCertificate>,
+    pub certificate: Option<ConfiguredCertificateName>,
     /// From this time on the principal is refused.
     pub not_after: Option<Timestamp>,
 }
 
 /// A certificate name as the file has it. The two kinds never match each other: a DNS name that looks like a URI isn't one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum NamedCertificate {
+pub enum ConfiguredCertificateName {
     /// A DNS name among the alternative names, or the common name of a certificate without alternative names.
     Name(String),
     /// A URI among the alternative names. In the file it begins with a scheme and a colon.
     Uri(String),
 }
 
-impl NamedCertificate {
-    fn of(text: &str) -> Self {
+impl ConfiguredCertificateName {
+    fn parse(text: &str) -> Self {
         let scheme = text.split_once(':').map(|(scheme, _)| scheme).filter(|scheme| {
             // RFC 3986, section 3.1.
             scheme.starts_with(|c: char| c.is_ascii_alphabetic())
                 && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
         });
         match scheme {
-            Some(_) => NamedCertificate::Uri(text.to_owned()),
-            None => NamedCertificate::Name(text.to_owned()),
+            Some(_) => ConfiguredCertificateName::Uri(text.to_owned()),
+            None => ConfiguredCertificateName::Name(text.to_owned()),
         }
     }
 }
@@ -68,7 +68,7 @@ impl NamedCertificate {
 /// The first error in the file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {what}")]
-pub struct Wrong {
+pub struct FileError {
     /// The line, from 1.
     pub line: usize,
     /// The entry, the field and the problem.
@@ -82,17 +82,17 @@ type Value<'a> = Spanned<DeValue<'a>>;
 ///
 /// # Errors
 /// The first error in it.
-pub fn parse(text: &str) -> Result<Vec<Entry>, Wrong> {
+pub fn parse(text: &str) -> Result<Vec<PrincipalEntry>, FileError> {
     let at = |place: usize| 1 + text.bytes().take(place).filter(|byte| *byte == b'\n').count();
     let table = DeTable::parse(text).map_err(|error| {
         // The parser's own message quotes the line.
         let line = error.span().map_or(1, |span| at(span.start));
-        Wrong { line, what: "is not valid TOML (or says something twice)".to_owned() }
+        FileError { line, what: "is not valid TOML (or says something twice)".to_owned() }
     })?;
     let mut entries = Vec::new();
-    let mut seen = Seen::default();
+    let mut seen = UniqueValues::default();
     for (key, value) in table.get_ref() {
-        let wrong = |place: usize, what: &str| Wrong { line: at(place), what: what.to_owned() };
+        let wrong = |place: usize, what: &str| FileError { line: at(place), what: what.to_owned() };
         if key.get_ref() != "principal" {
             let text = format!("unknown key{}; an entry begins with [[principal]]", quoted(key.get_ref()));
             return Err(wrong(key.span().start, &text));
@@ -107,13 +107,14 @@ pub fn parse(text: &str) -> Result<Vec<Entry>, Wrong> {
             let Some(table) = value.get_ref().as_table() else {
                 return Err(wrong(value.span().start, "principal has to be a list of tables"));
             };
-            let reader = Reader { table, place: value.span().start, at: &at, name: format!("principal {}", index + 1) };
-            entries.push(reader.entry(&mut seen)?);
+            let parser =
+                EntryParser { table, place: value.span().start, at: &at, name: format!("principal {}", index + 1) };
+            entries.push(parser.entry(&mut seen)?);
         }
     }
     if entries.is_empty() {
         // An empty list would revoke everybody; a file that is read half-written must not do that.
-        return Err(Wrong { line: 1, what: "there is no [[principal]]".to_owned() });
+        return Err(FileError { line: 1, what: "there is no [[principal]]".to_owned() });
     }
     Ok(entries)
 }
@@ -126,43 +127,43 @@ fn quoted(key: &str) -> String {
 
 /// Values that may be given only once, with the entry that has them.
 #[derive(Default)]
-struct Seen {
+struct UniqueValues {
     names: BTreeSet<PrincipalName>,
     tokens: HashMap<TokenHash, String>,
     certificates: HashMap<String, String>,
 }
 
-struct Reader<'a, A> {
+struct EntryParser<'a, A> {
     table: &'a DeTable<'a>,
     place: usize,
     at: &'a A,
     name: String,
 }
 
-impl<A: Fn(usize) -> usize> Reader<'_, A> {
-    fn wrong(&self, place: usize, what: impl std::fmt::Display) -> Wrong {
-        Wrong { line: (self.at)(place), what: format!("{}: {what}", self.name) }
+impl<A: Fn(usize) -> usize> EntryParser<'_, A> {
+    fn wrong(&self, place: usize, what: impl std::fmt::Display) -> FileError {
+        FileError { line: (self.at)(place), what: format!("{}: {what}", self.name) }
     }
 
     fn field(&self, key: &str) -> Option<&Value<'_>> {
         self.table.iter().find(|(known, _)| known.get_ref() == key).map(|(_, value)| value)
     }
 
-    fn text<'v>(&self, field: &str, value: &'v Value<'_>) -> Result<&'v str, Wrong> {
+    fn text<'v>(&self, field: &str, value: &'v Value<'_>) -> Result<&'v str, FileError> {
         value
             .get_ref()
             .as_str()
             .ok_or_else(|| self.wrong(value.span().start, format_args!("{field}: has to be a string")))
     }
 
-    fn texts<'v>(&self, field: &str, value: &'v Value<'_>) -> Result<Vec<(usize, &'v str)>, Wrong> {
+    fn texts<'v>(&self, field: &str, value: &'v Value<'_>) -> Result<Vec<(usize, &'v str)>, FileError> {
         let list = value.get_ref().as_array();
         let list =
             list.ok_or_else(|| self.wrong(value.span().start, format_args!("{field}: has to be a list of strings")))?;
         list.iter().map(|value| Ok((value.span().start, self.text(field, value)?))).collect()
     }
 
-    fn entry(mut self, seen: &mut Seen) -> Result<Entry, Wrong> {
+    fn entry(mut self, seen: &mut UniqueValues) -> Result<PrincipalEntry, FileError> {
         let name = self.principal_name(seen)?;
         if let Some((key, _)) = self.table.iter().find(|(key, _)| !FIELDS.contains(&key.get_ref().as_ref())) {
             let known = FIELDS.join(", ");
@@ -179,10 +180,10 @@ impl<A: Fn(usize) -> usize> Reader<'_, A> {
                 self.wrong(self.place, "tokens: it has neither tokens nor a certificate, so nobody could be it")
             );
         }
-        Ok(Entry { principal: Principal { name, roles, queues }, tokens, certificate, not_after })
+        Ok(PrincipalEntry { principal: Principal { name, roles, queues }, tokens, certificate, not_after })
     }
 
-    fn principal_name(&mut self, seen: &mut Seen) -> Result<PrincipalName, Wrong> {
+    fn principal_name(&mut self, seen: &mut UniqueValues) -> Result<PrincipalName, FileError> {
         let Some(value) = self.field("name") else { return Err(self.wrong(self.place, "name: is missing")) };
         let (place, text) = (value.span().start, self.text("name", value)?);
         // The parser's own message may quote a character of what was pasted.
@@ -211,7 +212,7 @@ impl<A: Fn(usize) -> usize> Reader<'_, A> {
         Ok(name)
     }
 
-    fn roles(&self) -> Result<Vec<Role>, Wrong> {
+    fn roles(&self) -> Result<Vec<Role>, FileError> {
         let known = Role::ALL.map(Role::name).join(", ");
         let Some(value) = self.field("roles") else {
             return Err(self.wrong(self.place, format_args!("roles: is missing (there are {known})")));
@@ -232,7 +233,7 @@ impl<A: Fn(usize) -> usize> Reader<'_, A> {
         Ok(roles)
     }
 
-    fn queues(&self, worker: bool) -> Result<Scope, Wrong> {
+    fn queues(&self, worker: bool) -> Result<Scope, FileError> {
         let value = match (self.field("queues"), worker) {
             (Some(value), true) => value,
             (None, true) => {
@@ -270,7 +271,7 @@ impl<A: Fn(usize) -> usize> Reader<'_, A> {
         }
     }
 
-    fn tokens(&self, seen: &mut Seen) -> Result<Vec<TokenHash>, Wrong> {
+    fn tokens(&self, seen: &mut UniqueValues) -> Result<Vec<TokenHash>, FileError> {
         let Some(value) = self.field("tokens") else { return Ok(Vec::new()) };
         let mut tokens = Vec::new();
         for (place, text) in self.texts("tokens", value)? {
@@ -289,7 +290,7 @@ impl<A: Fn(usize) -> usize> Reader<'_, A> {
         Ok(tokens)
     }
 
-    fn certificate(&self, seen: &mut Seen) -> Result<Option<NamedCertificate>, Wrong> {
+    fn certificate(&self, seen: &mut UniqueValues) -> Result<Option<ConfiguredCertificateName>, FileError> {
         let Some(value) = self.field("certificate") else { return Ok(None) };
         let (place, text) = (value.span().start, self.text("certificate", value)?);
         if text.is_empty() || text.len() > CERTIFICATE_BYTES || text.chars().any(char::is_control) {
@@ -299,10 +300,10 @@ impl<A: Fn(usize) -> usize> Reader<'_, A> {
         if let Some(other) = seen.certificates.insert(text.to_owned(), self.name.clone()) {
             return Err(self.wrong(place, format_args!("certificate: the same name stands for {other}")));
         }
-        Ok(Some(NamedCertificate::of(text)))
+        Ok(Some(ConfiguredCertificateName::parse(text)))
     }
 
-    fn not_after(&self) -> Result<Option<Timestamp>, Wrong> {
+    fn not_after(&self) -> Result<Option<Timestamp>, FileError> {
         let Some(value) = self.field("not_after") else { return Ok(None) };
         // A TOML date-time, without quotes and with an offset.
         let time = value.get_ref().as_datetime().map(ToString::to_string);
@@ -329,7 +330,7 @@ fn parse_hash(text: &str) -> Option<TokenHash> {
 }
 
 /// A hash in the form that the file has.
-pub fn show_hash(hash: &TokenHash) -> String {
+pub fn format_hash(hash: &TokenHash) -> String {
     use std::fmt::Write;
     let mut text = HASH_PREFIX.to_owned();
     for byte in hash {
@@ -340,5 +341,5 @@ pub fn show_hash(hash: &TokenHash) -> String {
 }
 
 #[cfg(test)]
-#[path = "file_tests.rs"]
+#[path = "principals_file_tests.rs"]
 mod tests;

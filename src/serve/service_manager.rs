@@ -23,7 +23,7 @@ use std::{
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::liveness::Part;
+use super::liveness::DaemonThread;
 use crate::domain::time::Span;
 
 /// How often, while the store is being opened, more time is asked for, and how much each time. It is more than managers
@@ -40,34 +40,34 @@ const ENDING_REST: Duration = Duration::from_secs(5);
 const LEAST_SILENCE: Duration = Duration::from_secs(1);
 
 /// The service manager's notification socket, if there is one.
-pub(super) struct Manager {
+pub(super) struct ServiceManager {
     socket: Option<UnixDatagram>,
     /// The watchdog's timeout, if the manager has set one.
     watchdog: Option<Duration>,
 }
 
-impl Manager {
+impl ServiceManager {
     /// No service manager: all messages are dropped.
-    pub(super) fn nobody() -> Self {
-        Manager { socket: None, watchdog: None }
+    pub(super) fn none() -> Self {
+        ServiceManager { socket: None, watchdog: None }
     }
 
     /// From `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` of this process.
-    pub(super) fn of_this_process() -> Self {
+    pub(super) fn from_env() -> Self {
         let socket = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()).and_then(|name| {
             connect(&name).inspect_err(|error| warn!(?name, %error, "the service manager can't be told anything")).ok()
         });
         let number = |name: &str| env::var(name).ok()?.parse::<u64>().ok();
         let ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
         let watchdog = number("WATCHDOG_USEC").filter(|micros| ours && *micros > 0 && socket.is_some());
-        Manager { socket, watchdog: watchdog.map(Duration::from_micros) }
+        ServiceManager { socket, watchdog: watchdog.map(Duration::from_micros) }
     }
 
     /// Says that the store is being opened, and asks for more time. Never ready.
-    pub(super) async fn opening(&self) -> Infallible {
-        self.tell("STATUS=opening the store");
+    pub(super) async fn report_opening(&self) -> Infallible {
+        self.send("STATUS=opening the store");
         for _ in 0..OPENING_STEPS {
-            self.tell(&format!("EXTEND_TIMEOUT_USEC={}", OPENING_TIME.as_micros()));
+            self.send(&format!("EXTEND_TIMEOUT_USEC={}", OPENING_TIME.as_micros()));
             sleep(OPENING_STEP).await;
         }
         std::future::pending().await
@@ -79,8 +79,8 @@ impl Manager {
     /// A silence is too long from half of the watchdog's timeout on. So a writer that is back within seven eighths of the
     /// timeout never causes a restart, and one that isn't has the daemon restarted within one and a half of it. The timeout
     /// is set in `deploy/systemd/sagad.service`, which says how long a writer may take.
-    pub(super) async fn serving(&self, address: &str, longest: impl Fn() -> (Part, Span)) -> Infallible {
-        self.tell(&format!("READY=1\nSTATUS=serving gRPC on {address}"));
+    pub(super) async fn report_serving(&self, address: &str, longest: impl Fn() -> (DaemonThread, Span)) -> Infallible {
+        self.send(&format!("READY=1\nSTATUS=serving gRPC on {address}"));
         let Some(watchdog) = self.watchdog else { return std::future::pending().await };
         let bound = (watchdog / 2).max(LEAST_SILENCE);
         let mut hangs = false;
@@ -89,17 +89,17 @@ impl Manager {
             let silent = silent.to_std();
             let alive = silent < bound;
             if alive {
-                self.tell("WATCHDOG=1");
+                self.send("WATCHDOG=1");
             }
             if alive == hangs {
                 hangs = !alive;
                 let seconds = silent.as_secs();
                 if hangs {
                     warn!(seconds, %part, "silent: a disk hangs, or the machine stood still");
-                    self.tell(&format!("STATUS={part} has been silent for {seconds} s: look at the disk"));
+                    self.send(&format!("STATUS={part} has been silent for {seconds} s: look at the disk"));
                 } else {
                     info!("the writer and the network threads turn again");
-                    self.tell(&format!("STATUS=serving gRPC on {address}"));
+                    self.send(&format!("STATUS=serving gRPC on {address}"));
                 }
             }
             // Check again soon during a silence: the machine may only have been suspended.
@@ -108,15 +108,15 @@ impl Manager {
     }
 
     /// Says that the daemon is stopping, and asks for the time that this may take.
-    pub(super) fn ending(&self, grace: Duration) {
+    pub(super) fn report_stopping(&self, grace: Duration) {
         let micros = (grace + ENDING_REST).as_micros();
-        self.tell(&format!("STOPPING=1\nSTATUS=ending\nEXTEND_TIMEOUT_USEC={micros}"));
+        self.send(&format!("STOPPING=1\nSTATUS=ending\nEXTEND_TIMEOUT_USEC={micros}"));
     }
 
-    fn tell(&self, news: &str) {
+    fn send(&self, message: &str) {
         // The manager may be restarting itself. Important messages are repeated.
-        if let Some(error) = self.socket.as_ref().and_then(|socket| socket.send(news.as_bytes()).err()) {
-            warn!(%error, news, "the service manager can't be told");
+        if let Some(error) = self.socket.as_ref().and_then(|socket| socket.send(message.as_bytes()).err()) {
+            warn!(%error, message, "the service manager can't be told");
         }
     }
 }

@@ -14,67 +14,67 @@ const PER_CONNECTION: usize = 4;
 const SHARE: usize = 8;
 
 /// The limit on health watches.
-pub(super) struct HealthWatches {
+pub(super) struct HealthWatchLimiter {
     max: usize,
-    open: Mutex<Open>,
+    open: Mutex<OpenWatches>,
 }
 
 #[derive(Default)]
-struct Open {
+struct OpenWatches {
     next: u64,
     /// The connection of each watch.
     connections: HashMap<u64, Option<Arc<ConnectionState>>>,
 }
 
 /// Permission for one health watch, until it is dropped.
-pub(in crate::serve) struct HealthWatch {
-    all: Arc<HealthWatches>,
+pub(in crate::serve) struct HealthWatchPermit {
+    all: Arc<HealthWatchLimiter>,
     number: u64,
 }
 
-impl Drop for HealthWatch {
+impl Drop for HealthWatchPermit {
     fn drop(&mut self) {
         self.all.open.lock().connections.remove(&self.number);
     }
 }
 
-impl HealthWatches {
+impl HealthWatchLimiter {
     pub(super) fn new(max: usize) -> Arc<Self> {
-        Arc::new(HealthWatches { max, open: Mutex::default() })
+        Arc::new(HealthWatchLimiter { max, open: Mutex::default() })
     }
 
     /// A permit for one more on this connection, or why there is none.
     pub(super) fn take(
         self: &Arc<Self>,
         connection: Option<&Arc<ConnectionState>>,
-    ) -> Result<HealthWatch, &'static str> {
+    ) -> Result<HealthWatchPermit, &'static str> {
         let mut open = self.open.lock();
-        self.look(&open, connection)?;
+        self.check(&open, connection)?;
         let number = open.next;
         open.next += 1;
         open.connections.insert(number, connection.cloned());
-        Ok(HealthWatch { all: self.clone(), number })
+        Ok(HealthWatchPermit { all: self.clone(), number })
     }
 
     /// Goes through all of them, some hundreds. A connection may become authenticated after its watch began, so running
     /// counts would become wrong.
-    fn look(&self, open: &Open, connection: Option<&Arc<ConnectionState>>) -> Result<(), &'static str> {
+    fn check(&self, open: &OpenWatches, connection: Option<&Arc<ConnectionState>>) -> Result<(), &'static str> {
         let connections = || open.connections.values().flatten();
         if let Some(connection) = connection
             && connections().filter(|other| Arc::ptr_eq(other, connection)).count() >= PER_CONNECTION
         {
             return Err("this connection watches the daemon's health often enough: 4 times");
         }
-        let few = (self.max / 4 * 3).max(1);
+        let reserve_from = (self.max / 4 * 3).max(1);
         let share = (self.max / SHARE).max(PER_CONNECTION);
-        let is_shared = open.connections.len() >= few;
+        let is_shared = open.connections.len() >= reserve_from;
         let refused = connection.is_some_and(|connection| {
-            let mine = belongs_to(connection);
-            let has_share = connections().filter(|other| belongs_to(other) == mine).count() >= share;
+            let own = belongs_to(connection);
+            let has_share = connections().filter(|other| belongs_to(other) == own).count() >= share;
             let without_call: Vec<_> = connections().filter(|other| other.holder().is_none()).collect();
-            let mine_without_call = without_call.iter().filter(|other| belongs_to(other) == mine).count();
+            let own_without_call = without_call.iter().filter(|other| belongs_to(other) == own).count();
             (is_shared && has_share)
-                || (connection.holder().is_none() && (without_call.len() >= few || mine_without_call >= share))
+                || (connection.holder().is_none() && (without_call.len() >= reserve_from || own_without_call >= share))
         });
         if refused || open.connections.len() >= self.max {
             return Err(

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 /// What the kernel reports about this process. None: it did not tell.
 #[derive(Debug, Default)]
-pub(super) struct Process {
+pub(super) struct ProcessMetrics {
     pub(super) cpu_seconds: Option<f64>,
     pub(super) resident_bytes: Option<u64>,
     pub(super) virtual_bytes: Option<u64>,
@@ -13,8 +13,8 @@ pub(super) struct Process {
     pub(super) max_open_files: Option<u64>,
 }
 
-impl Process {
-    pub(super) fn now() -> Self {
+impl ProcessMetrics {
+    pub(super) fn read() -> Self {
         let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
         // The second field is the name in parentheses; it may contain any character.
         let fields: Vec<&str> =
@@ -24,7 +24,7 @@ impl Process {
         let ticks = rustix::param::clock_ticks_per_second().max(1) as f64;
         let cpu = field(14).zip(field(15)).map(|(user, system)| (user + system) as f64 / ticks);
         let files = fs::read_dir("/proc/self/fd").ok();
-        Process {
+        ProcessMetrics {
             cpu_seconds: cpu,
             resident_bytes: field(24).map(|pages| pages * rustix::param::page_size() as u64),
             virtual_bytes: field(23),
@@ -38,19 +38,19 @@ impl Process {
 
 /// The disk of the data directory, and the sizes of the store's files.
 #[derive(Debug, Default)]
-pub(super) struct Disk {
+pub(super) struct DiskMetrics {
     pub(super) free_bytes: Option<u64>,
     pub(super) size_bytes: Option<u64>,
     pub(super) database_bytes: Option<u64>,
     pub(super) wal_file_bytes: Option<u64>,
 }
 
-impl Disk {
+impl DiskMetrics {
     /// Only metadata is read. Opening and closing the database file would drop SQLite's locks.
-    pub(super) fn now(data: &Path) -> Self {
+    pub(super) fn read(data: &Path) -> Self {
         let room = rustix::fs::statvfs(data).ok();
         let length = |name: &str| fs::metadata(data.join(name)).ok().map(|file| file.len());
-        Disk {
+        DiskMetrics {
             free_bytes: room.as_ref().map(|room| room.f_bavail.saturating_mul(room.f_frsize)),
             size_bytes: room.as_ref().map(|room| room.f_blocks.saturating_mul(room.f_frsize)),
             database_bytes: length("sagad.db"),
@@ -65,13 +65,13 @@ mod tests {
 
     #[test]
     fn the_kernel_tells_of_this_process_and_its_disk() {
-        let process = Process::now();
+        let process = ProcessMetrics::read();
         assert!(process.cpu_seconds.is_some() && process.threads.is_some_and(|threads| threads > 0), "{process:?}");
         assert!(process.resident_bytes.is_some_and(|bytes| bytes > 1 << 20 && bytes < 1 << 40), "{process:?}");
         assert!(process.open_files.is_some_and(|files| files > 2), "{process:?}");
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("sagad.db"), [0; 77]).unwrap();
-        let disk = Disk::now(dir.path());
+        let disk = DiskMetrics::read(dir.path());
         assert_eq!((disk.database_bytes, disk.wal_file_bytes), (Some(77), None));
         assert!(disk.free_bytes.unwrap() <= disk.size_bytes.unwrap(), "{disk:?}");
     }

@@ -8,8 +8,8 @@ use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use tonic::Code;
 
 use super::{
-    calls::{self, Ledger},
-    observe::{ObservedCall, Observer},
+    calls::{CallLimiter, CallPermit},
+    observe::{CallObserver, ObservedCall},
 };
 use crate::{
     grpc::{CountCalls, CountedCall, Notes, SessionCounter, status::Problem},
@@ -21,44 +21,48 @@ const TRACE_HEADERS: [HeaderName; 2] = [HeaderName::from_static("traceparent"), 
 
 /// Makes the trackers of sessions; cheap to clone.
 #[derive(Clone)]
-pub(super) struct SessionCounters {
-    pub(super) observe: Observer,
-    pub(super) ledger: Arc<Ledger>,
+pub(super) struct SessionTrackers {
+    pub(super) observer: CallObserver,
+    pub(super) limiter: Arc<CallLimiter>,
     /// Shutdown waits for these calls.
     pub(super) calls: TaskTracker,
 }
 
-impl SessionCounters {
+impl SessionTrackers {
     /// The tracker of a session with these headers: its items belong to the session's connection and trace.
-    pub(super) fn counter(&self, headers: &HeaderMap, connection: &Arc<ConnectionState>) -> SessionCounter {
+    pub(super) fn tracker(&self, headers: &HeaderMap, connection: &Arc<ConnectionState>) -> SessionCounter {
         let trace = TRACE_HEADERS.into_iter().filter_map(|name| {
             let value = headers.get(&name)?.clone();
             Some((name, value))
         });
-        SessionCounter(Arc::new(Counter { all: self.clone(), connection: connection.clone(), trace: trace.collect() }))
+        SessionCounter(Arc::new(SessionTracker {
+            all: self.clone(),
+            connection: connection.clone(),
+            trace: trace.collect(),
+        }))
     }
 }
 
 /// Tracks the items of one session.
-struct Counter {
-    all: SessionCounters,
+struct SessionTracker {
+    all: SessionTrackers,
     connection: Arc<ConnectionState>,
     trace: HeaderMap,
 }
 
 /// An item that is being handled. If it is dropped before its end, its client cancelled it.
-struct Item {
+struct TrackedItem {
     observed: Option<ObservedCall>,
-    _place: Arc<calls::Call>,
-    _waited_for: TaskTrackerToken,
+    _permit: Arc<CallPermit>,
+    _drain_token: TaskTrackerToken,
 }
 
-impl CountCalls for Counter {
+impl CountCalls for SessionTracker {
     fn begin(&self, path: &'static str, bytes: usize) -> Result<Box<dyn CountedCall>, Problem> {
-        let SessionCounters { observe, ledger, calls } = &self.all;
-        let mut observed = ObservedCall::of(observe, path, &self.trace, Some(self.connection.peer()));
-        match ledger.begin_item(Some(&self.connection), bytes) {
-            Ok(place) => Ok(Box::new(Item { observed, _place: place, _waited_for: calls.token() })),
+        let SessionTrackers { observer, limiter, calls } = &self.all;
+        let mut observed = ObservedCall::of(observer, path, &self.trace, Some(self.connection.peer()));
+        match limiter.begin_item(Some(&self.connection), bytes) {
+            Ok(permit) => Ok(Box::new(TrackedItem { observed, _permit: permit, _drain_token: calls.token() })),
             Err(problem) => {
                 if let Some(observed) = &mut observed {
                     observed.end(problem.code);
@@ -69,7 +73,7 @@ impl CountCalls for Counter {
     }
 }
 
-impl CountedCall for Item {
+impl CountedCall for TrackedItem {
     fn notes(&self) -> Option<Arc<Notes>> {
         self.observed.as_ref().and_then(ObservedCall::notes)
     }

@@ -42,34 +42,34 @@ const OTHER: &str = "_OTHER";
 
 /// The calls of all rpcs.
 #[derive(Debug)]
-pub(in crate::serve) struct Meters {
-    places: PathMap<usize>,
-    methods: Vec<Method>,
+pub(in crate::serve) struct RpcMetrics {
+    indexes: PathMap<usize>,
+    methods: Vec<MethodMetrics>,
 }
 
 /// The calls of one rpc.
 #[derive(Debug)]
-pub(in crate::serve) struct Method {
+pub(in crate::serve) struct MethodMetrics {
     /// The service's full name and the method's, with a slash between.
     pub(in crate::serve) name: String,
     /// Its calls last as long as their clients like.
     pub(in crate::serve) streams: bool,
     pub(in crate::serve) open: AtomicI64,
-    ends: [OnceLock<Times>; CODES.len()],
+    ends: [OnceLock<DurationHistogram>; CODES.len()],
 }
 
 /// A histogram of the durations of calls with one status code.
 #[derive(Debug)]
-pub(in crate::serve) struct Times {
+pub(in crate::serve) struct DurationHistogram {
     bounds: &'static [u64],
     counts: Box<[AtomicU64]>,
     micros: AtomicU64,
 }
 
-impl Times {
+impl DurationHistogram {
     fn new(bounds: &'static [u64]) -> Self {
         let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
-        Times { bounds, counts, micros: AtomicU64::new(0) }
+        DurationHistogram { bounds, counts, micros: AtomicU64::new(0) }
     }
 
     /// The bounds in microseconds, the count of each bucket (one more than there are bounds), and the sum in microseconds.
@@ -78,48 +78,48 @@ impl Times {
     }
 }
 
-impl Meters {
+impl RpcMetrics {
     /// For the rpcs with these paths, each with whether it streams.
     pub(in crate::serve) fn of<'a>(methods: impl Iterator<Item = (&'a str, bool)>) -> Self {
         let mut methods: Vec<_> = methods.collect();
         methods.sort_unstable();
-        let places = methods.iter().enumerate().map(|(place, (path, _))| ((*path).to_owned(), place)).collect();
+        let indexes = methods.iter().enumerate().map(|(index, (path, _))| ((*path).to_owned(), index)).collect();
         let named = methods.into_iter().map(|(path, streams)| (path.trim_start_matches('/'), streams));
         let methods = named.chain([(OTHER, false)]).map(|(name, streams)| {
             let (open, ends) = (AtomicI64::new(0), Default::default());
-            Method { name: name.to_owned(), streams, open, ends }
+            MethodMetrics { name: name.to_owned(), streams, open, ends }
         });
-        Meters { places, methods: methods.collect() }
+        RpcMetrics { indexes, methods: methods.collect() }
     }
 
     /// The index of the rpc with this path. All unknown paths share one, so clients can't make up more.
-    pub(super) fn place(&self, path: &str) -> usize {
-        self.places.get(path).copied().unwrap_or(self.methods.len() - 1)
+    pub(super) fn index(&self, path: &str) -> usize {
+        self.indexes.get(path).copied().unwrap_or(self.methods.len() - 1)
     }
 
-    pub(super) fn begin(&self, place: usize) {
-        self.methods[place].open.fetch_add(1, Relaxed);
+    pub(super) fn begin(&self, index: usize) {
+        self.methods[index].open.fetch_add(1, Relaxed);
     }
 
-    pub(super) fn end(&self, place: usize, code: Code, took: Span) {
-        let method = &self.methods[place];
+    pub(super) fn end(&self, index: usize, code: Code, took: Span) {
+        let method = &self.methods[index];
         method.open.fetch_sub(1, Relaxed);
         let bounds = if method.streams { STREAM_MICROS } else { CALL_MICROS };
-        let times = method.ends[code as usize].get_or_init(|| Times::new(bounds));
+        let times = method.ends[code as usize].get_or_init(|| DurationHistogram::new(bounds));
         let micros = u64::try_from(took.micros()).unwrap_or(0);
         times.counts[bounds.partition_point(|bound| *bound < micros)].fetch_add(1, Relaxed);
         times.micros.fetch_add(micros, Relaxed);
     }
 
     /// All rpcs, in order of name.
-    pub(in crate::serve) fn methods(&self) -> &[Method] {
+    pub(in crate::serve) fn methods(&self) -> &[MethodMetrics] {
         &self.methods
     }
 }
 
-impl Method {
+impl MethodMetrics {
     /// The status codes that its calls ended with, each with the durations.
-    pub(in crate::serve) fn ends(&self) -> impl Iterator<Item = (&'static str, &Times)> {
+    pub(in crate::serve) fn ends(&self) -> impl Iterator<Item = (&'static str, &DurationHistogram)> {
         CODES.into_iter().zip(&self.ends).filter_map(|(code, times)| Some((code, times.get()?)))
     }
 }
@@ -140,18 +140,18 @@ mod tests {
 
     #[test]
     fn p10_paths_that_no_service_has_share_one_place() {
-        let meters = Meters::of([("/a.B/C", false), ("/a.B/Watch", true)].into_iter());
+        let metrics = RpcMetrics::of([("/a.B/C", false), ("/a.B/Watch", true)].into_iter());
         for n in 0..1000 {
-            let place = meters.place(&format!("/made/up-{n}"));
-            meters.begin(place);
-            meters.end(place, Code::Unimplemented, Span::from_millis(1));
+            let index = metrics.index(&format!("/made/up-{n}"));
+            metrics.begin(index);
+            metrics.end(index, Code::Unimplemented, Span::from_millis(1));
         }
-        let watch = meters.place("/a.B/Watch");
-        meters.begin(watch);
-        let names: Vec<_> = meters.methods().iter().map(|method| method.name.as_str()).collect();
+        let watch = metrics.index("/a.B/Watch");
+        metrics.begin(watch);
+        let names: Vec<_> = metrics.methods().iter().map(|method| method.name.as_str()).collect();
         assert_eq!(names, ["a.B/C", "a.B/Watch", OTHER]);
-        assert_eq!(meters.methods()[1].open.load(Relaxed), 1);
-        let other = &meters.methods()[2];
+        assert_eq!(metrics.methods()[1].open.load(Relaxed), 1);
+        let other = &metrics.methods()[2];
         let ends: Vec<_> = other.ends().map(|(code, times)| (code, times.read())).collect();
         let (code, (_, counts, micros)) = &ends[0];
         assert_eq!((ends.len(), *code, counts[2], *micros), (1, "UNIMPLEMENTED", 1000, 1_000_000));

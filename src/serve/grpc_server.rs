@@ -18,13 +18,13 @@ use tracing::{info, warn};
 
 use super::{
     ServeError,
-    auth::{CallerCheck, Loaded},
-    call_service::CallHandling,
-    calls::{CallLimits, Ledger, Methods, OtherStreams, RequestBody},
-    connections,
-    observe::Observer,
-    session::SessionCounters,
-    threads::Threads,
+    auth::{CallerCheck, LoadedSecurity},
+    call_service::CallContext,
+    calls::{CallLimiter, CallLimits, LibraryStreamLimiter, MethodTable, RequestBody},
+    http2_server,
+    network_threads::NetworkThreads,
+    observe::CallObserver,
+    session_trackers::SessionTrackers,
 };
 use crate::{
     config::Limits,
@@ -52,30 +52,30 @@ const WINDOW_PER_CALL: u32 = 1024;
 /// Largest frame, in bytes: the protocol's minimum, so that no connection buffers more before a frame is complete.
 const FRAME_BYTES: u32 = 16 << 10;
 /// How long cut connections may take to end. Their tasks are woken, so each needs only a moment of CPU.
-const CUT: Duration = Duration::from_millis(500);
+const CUT_GRACE: Duration = Duration::from_millis(500);
 
 /// The running server for clients.
-pub(super) struct Front {
+pub(super) struct GrpcServer {
     serving: JoinHandle<()>,
     accepting: JoinHandle<()>,
     connections: Connections,
     calls: TaskTracker,
     closing: CancellationToken,
     /// Enforces the call limiter's timeouts until this is dropped.
-    _time: AbortOnDropHandle<()>,
+    _timeouts: AbortOnDropHandle<()>,
     /// Reloads certificates and principals when their files change.
-    _fresh: AbortOnDropHandle<()>,
+    _reload: AbortOnDropHandle<()>,
 }
 
-impl Front {
+impl GrpcServer {
     /// Serves `services`, and reflection if configured.
     pub(super) fn start(
         limits: &Limits,
         listeners: Listeners,
-        threads: &Threads,
+        threads: &NetworkThreads,
         mut services: Services<RequestBody>,
-        security: &Loaded,
-        observe: Observer,
+        security: &LoadedSecurity,
+        observer: CallObserver,
     ) -> Result<Self, ServeError> {
         let reflection = || {
             tonic_reflection::server::Builder::configure()
@@ -103,31 +103,31 @@ impl Front {
             threads.handles(),
             closing.clone(),
         );
-        let ledger = Ledger::new(call_limits(limits), accept_loop.connections.clone());
-        let handling = Arc::new(CallHandling {
-            counters: SessionCounters { observe, ledger: ledger.clone(), calls: calls.clone() },
-            methods: Methods::of_all_services()?,
-            other_streams: OtherStreams::new(limits.max_watches),
-            caller_check: CallerCheck { guard: security.guard.clone(), clock: security.clock.clone() },
+        let limiter = CallLimiter::new(call_limits(limits), accept_loop.connections.clone());
+        let context = Arc::new(CallContext {
+            trackers: SessionTrackers { observer, limiter: limiter.clone(), calls: calls.clone() },
+            methods: MethodTable::of_all_services()?,
+            library_streams: LibraryStreamLimiter::new(limits.max_watches),
+            caller_check: CallerCheck { authenticator: security.authenticator.clone(), clock: security.clock.clone() },
             services,
         });
         let http = http(limits);
         let served = threads.handles().iter().zip(accept_loop.incoming).map(|(runtime, incoming)| {
-            let serving = connections::serve(http.clone(), handling.clone(), incoming, closing.clone());
+            let serving = http2_server::serve_connections(http.clone(), context.clone(), incoming, closing.clone());
             AbortOnDropHandle::new(runtime.spawn(serving))
         });
         let served = join_all(served);
         let serving = tokio::spawn(async move { drop(served.await) });
-        let _time = AbortOnDropHandle::new(tokio::spawn(ledger.watch_time()));
-        let _fresh = AbortOnDropHandle::new(tokio::spawn(security.keep_fresh(accept_loop.connections.clone())));
-        Ok(Front {
+        let _timeouts = AbortOnDropHandle::new(tokio::spawn(limiter.enforce_timeouts()));
+        let _reload = AbortOnDropHandle::new(tokio::spawn(security.reload_on_change(accept_loop.connections.clone())));
+        Ok(GrpcServer {
             serving,
             accepting: accept_loop.task,
             connections: accept_loop.connections,
             calls,
             closing,
-            _time,
-            _fresh,
+            _timeouts,
+            _reload,
         })
     }
 
@@ -146,7 +146,7 @@ impl Front {
 
     /// Closes the sockets, tells clients to go away, waits until `answered_by` for calls in flight, then at most `linger`
     /// for connections to close, and cuts the rest. The caller has to end the streams; they don't count as calls in flight.
-    pub(super) async fn end(mut self, answered_by: Instant, linger: Duration) {
+    pub(super) async fn shut_down(mut self, answered_by: Instant, linger: Duration) {
         self.closing.cancel();
         self.calls.close();
         if timeout_at(answered_by, self.calls.wait()).await.is_err() {
@@ -157,7 +157,7 @@ impl Front {
         }
         let connections = self.connections.cut_all();
         info!(connections, "cut the connections that did not close in time");
-        if timeout(CUT, &mut self.serving).await.is_err() {
+        if timeout(CUT_GRACE, &mut self.serving).await.is_err() {
             self.serving.abort();
         }
     }

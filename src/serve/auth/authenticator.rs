@@ -7,9 +7,9 @@ use parking_lot::RwLock;
 use tracing::info;
 
 use super::{
-    bearer::{self, Presented},
-    file::Entry,
-    table::{Table, Unknown},
+    bearer::{self, Authorization},
+    principal_table::{AuthenticationFailure, PrincipalTable},
+    principals_file::PrincipalEntry,
 };
 use crate::{
     clock::Clock,
@@ -29,40 +29,40 @@ const HEALTH: &str = "/grpc.health.v1.Health/";
 const REFLECTION: [&str; 2] = ["/grpc.reflection.v1.", "/grpc.reflection.v1alpha."];
 
 /// Finds the principal of a call by its token or certificate.
-pub(in crate::serve) struct Guard {
-    table: RwLock<Arc<Table>>,
+pub(in crate::serve) struct Authenticator {
+    table: RwLock<Arc<PrincipalTable>>,
     clock: Arc<dyn Clock>,
     refusals: Arc<RefusalLog>,
 }
 
-impl Guard {
-    pub(super) fn new(table: Table, clock: Arc<dyn Clock>) -> Self {
+impl Authenticator {
+    pub(super) fn new(table: PrincipalTable, clock: Arc<dyn Clock>) -> Self {
         let refusals = RefusalLog::new(clock.clone());
-        Guard { table: RwLock::new(Arc::new(table)), clock, refusals }
+        Authenticator { table: RwLock::new(Arc::new(table)), clock, refusals }
     }
 
-    pub(super) fn table(&self) -> Arc<Table> {
+    pub(super) fn table(&self) -> Arc<PrincipalTable> {
         self.table.read().clone()
     }
 
     /// Puts a new list of principals in force and returns how many there are. Principals that are no longer listed are
     /// revoked before this returns and under the write lock, so no call of an old principal counts once the new list is in
     /// force.
-    pub(super) fn replace(&self, entries: Vec<Entry>) -> usize {
+    pub(super) fn replace(&self, entries: Vec<PrincipalEntry>) -> usize {
         let mut table = self.table.write();
-        let next = Table::succeeding(&table, entries);
-        table.end_all_but(&next);
+        let next = PrincipalTable::replacing(&table, entries);
+        table.revoke_missing_from(&next);
         *table = Arc::new(next);
         table.len()
     }
 
     /// Ends the streams of principals whose `not_after` has passed.
-    pub(super) fn expire(&self) {
-        self.table().expire(self.clock.utc());
+    pub(super) fn revoke_expired(&self) {
+        self.table().revoke_expired(self.clock.utc());
     }
 
     /// The caller of a request; none where no credentials are needed (health checks).
-    fn admit<B>(&self, request: &Request<B>, connection: &ConnectionState) -> Result<Option<Caller>, Problem> {
+    fn authenticate<B>(&self, request: &Request<B>, connection: &ConnectionState) -> Result<Option<Caller>, Problem> {
         let path = request.uri().path();
         if path.starts_with(HEALTH) {
             return Ok(None);
@@ -70,7 +70,7 @@ impl Guard {
         let rpc = path.rsplit('/').next().unwrap_or_default();
         let known = permits::knows(path);
         let caller = self.identify(request, connection).map_err(|why| {
-            self.tell(connection, if known { rpc } else { "unknown" }, why);
+            self.log_refusal(connection, if known { rpc } else { "unknown" }, why);
             permits::unauthenticated(if known { rpc } else { "" })
         })?;
         // Health checks don't get here: anyone may make them, so they don't make a connection authenticated.
@@ -79,14 +79,14 @@ impl Guard {
     }
 
     /// Uses the token if there is one, else the connection's certificate.
-    fn identify<B>(&self, request: &Request<B>, connection: &ConnectionState) -> Result<Caller, Unknown> {
+    fn identify<B>(&self, request: &Request<B>, connection: &ConnectionState) -> Result<Caller, AuthenticationFailure> {
         let now = self.clock.utc();
         let shown = connection.certificate();
-        let mut caller = match bearer::presented(request.headers()) {
-            Presented::Token(token) => self.table().by_token(&bearer::hash(token), now)?,
-            Presented::Malformed => return Err(Unknown::Malformed),
-            Presented::None => {
-                let shown = shown.ok_or(Unknown::Nothing)?;
+        let mut caller = match bearer::read_authorization(request.headers()) {
+            Authorization::Token(token) => self.table().by_token(&bearer::hash_token(token), now)?,
+            Authorization::Malformed => return Err(AuthenticationFailure::Malformed),
+            Authorization::Absent => {
+                let shown = shown.ok_or(AuthenticationFailure::NoCredentials)?;
                 let mut caller = self.table().by_certificate(&shown.certificate().names, now)?;
                 caller.credentials.revoked = shown.caller_token(&caller.credentials.revoked);
                 caller
@@ -101,7 +101,7 @@ impl Guard {
         Ok(caller)
     }
 
-    fn tell(&self, connection: &ConnectionState, rpc: &str, why: Unknown) {
+    fn log_refusal(&self, connection: &ConnectionState, rpc: &str, why: AuthenticationFailure) {
         let caller = RefusedCaller::at(connection.peer().network());
         if let Some(LeftOut { own, others }) = self.refusals.next(caller, why.text()) {
             let peer = connection.peer().to_string();
@@ -115,14 +115,14 @@ fn is_reflection(path: &str) -> bool {
     REFLECTION.iter().any(|service| path.starts_with(service))
 }
 
-impl Principals for Guard {
+impl Principals for Authenticator {
     fn names(&self) -> Vec<PrincipalName> {
         self.table().names(self.clock.utc())
     }
 
     fn end_calls(&self, name: &str) -> bool {
         let mut table = self.table.write();
-        let (next, known) = table.without_calls_of(name, self.clock.utc());
+        let (next, known) = table.revoke_calls_of(name, self.clock.utc());
         *table = Arc::new(next);
         known
     }
@@ -130,7 +130,7 @@ impl Principals for Guard {
 
 /// Authenticates each call, if principals are configured, and checks that the connection's certificate is still valid.
 pub(in crate::serve) struct CallerCheck {
-    pub(in crate::serve) guard: Option<Arc<Guard>>,
+    pub(in crate::serve) authenticator: Option<Arc<Authenticator>>,
     /// Tells whether a certificate has expired.
     pub(in crate::serve) clock: Arc<dyn Clock>,
 }
@@ -140,7 +140,7 @@ impl CallerCheck {
     ///
     /// # Errors
     /// The call has no valid credentials, or there is no such rpc.
-    pub(in crate::serve) fn admit(
+    pub(in crate::serve) fn authenticate(
         &self,
         request: &mut Request<RequestBody>,
         connection: &ConnectionState,
@@ -155,19 +155,19 @@ impl CallerCheck {
         request
             .extensions_mut()
             .insert(CallConnection { number: connection.number(), network: connection.peer().network() });
-        let Some(guard) = &self.guard else {
+        let Some(authenticator) = &self.authenticator else {
             // Without principals every call counts as authenticated.
             connection.set_authenticated(None);
             return Ok(());
         };
-        let caller = guard.admit(request, connection)?;
+        let caller = authenticator.authenticate(request, connection)?;
         // Nothing behind this needs the token, and nothing can log it.
         request.headers_mut().remove(AUTHORIZATION);
         if let Some(caller) = caller {
             if is_reflection(request.uri().path()) {
                 // Our own services end their streams themselves. Reflection is `tonic`'s service and answers as long as
                 // requests come, so its request body is ended.
-                request.body_mut().end_with(caller.credentials.revoked.clone());
+                request.body_mut().end_on(caller.credentials.revoked.clone());
             }
             request.extensions_mut().insert(caller);
         }
