@@ -41,15 +41,15 @@ async fn without_descriptors_it_neither_spins_nor_forgets_who_waits() {
         preface_timeout: Duration::from_secs(5),
         auth_timeout: Duration::from_secs(30),
     };
-    let mut door = listen(listener, limits, None, &[Handle::current()], CancellationToken::new());
+    let mut accept_loop = listen(listener, limits, None, &[Handle::current()], CancellationToken::new());
     let before = cpu_time();
     sleep(Duration::from_millis(600)).await;
     let used = cpu_time() - before;
-    assert_eq!(door.lines.open(), 0);
+    assert_eq!(accept_loop.connections.count(), 0);
     assert!(used < Duration::from_millis(100), "{used:?} of CPU in 600 ms");
 
     drop(all);
     for _ in clients {
-        timeout(Duration::from_secs(5), door.incoming[0].recv()).await.unwrap().unwrap();
+        timeout(Duration::from_secs(5), accept_loop.incoming[0].recv()).await.unwrap().unwrap();
     }
 }

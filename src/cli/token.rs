@@ -19,7 +19,7 @@ use crate::{
         principal::PrincipalName,
     },
     private_files,
-    serve::auth::{bearer, file},
+    serve::auth::{bearer, principals_file},
 };
 
 /// Most that is read as one token.
@@ -99,8 +99,8 @@ fn make(output: &Output, args: &TokenArgs) -> Result<(), CliError> {
     if name.is_the_coordinators() {
         return Err(wrong("the name", "is the coordinator's own in the history: take another"));
     }
-    let token = bearer::make(name.as_str(), &rand::random());
-    let hash = file::show_hash(&bearer::hash(token.as_bytes()));
+    let token = bearer::make_token(name.as_str(), &rand::random());
+    let hash = principals_file::format_hash(&bearer::hash_token(token.as_bytes()));
     let entry = entry(&name, args, &hash)?;
     if let Some(path) = &args.out {
         write_new(path, &token)?;
@@ -167,7 +167,7 @@ fn hash(output: &Output) -> Result<(), CliError> {
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(CliError::Usage("standard input holds no token: one word on one line".to_owned()));
     }
-    let hash = file::show_hash(&bearer::hash(token.as_bytes()));
+    let hash = principals_file::format_hash(&bearer::hash_token(token.as_bytes()));
     match output.format() {
         Format::Json => output.line(&json!({ "hash": hash }).to_string()),
         Format::Text => output.line(&hash),

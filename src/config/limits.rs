@@ -12,9 +12,9 @@ const NETWORK_THREADS: usize = 16;
 const DESCRIPTORS_KEPT: u64 = 64;
 /// Most connections for metrics and probes: a few scrapers, probes and people, and room for those who ask for nothing.
 pub const OPS_CONNECTIONS: usize = 128;
-/// Connections that were told to end and are not gone yet, beyond `max_connections` (`listen/places.rs`), and one that waits
-/// for its place.
-const DESCRIPTORS_LEAVING: u64 = 17;
+/// Connections that were told to close and are still open, beyond `max_connections` (`listen/connection_limiter.rs`), and one
+/// that waits for its permit.
+const DESCRIPTORS_CLOSING: u64 = 17;
 /// Descriptors of one network thread: its event queue, its waker and what signals need.
 const DESCRIPTORS_PER_THREAD: u64 = 4;
 /// Descriptors of one reading connection: the database, its WAL and its shared memory.
@@ -107,7 +107,7 @@ impl Limits {
         let for_threads = DESCRIPTORS_PER_THREAD * self.network_threads as u64;
         let kept = DESCRIPTORS_KEPT
             + OPS_CONNECTIONS as u64
-            + DESCRIPTORS_LEAVING
+            + DESCRIPTORS_CLOSING
             + DESCRIPTORS_PER_READER * self.readers as u64
             + for_threads;
         let left = usize::try_from(open_files.saturating_sub(kept).max(1)).unwrap_or(usize::MAX);

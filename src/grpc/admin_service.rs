@@ -1,4 +1,4 @@
-//! The AdminService: for the person who runs the coordinator.
+//! [`AdminHandlers`]: the AdminService, for the operators of the coordinator.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ use super::{
     vitals::{self, Machine},
 };
 
-/// Sagas purged by one command: what the writer does at a stretch while others wait behind it.
+/// Sagas purged by one command: what the writer does in one turn while other requests wait.
 const PURGE_STEP: usize = 500;
 
 type Outcome<T> = Result<Response<T>, Status>;
@@ -48,7 +48,7 @@ impl Admin {
         principals: Option<Arc<dyn Principals>>,
         stop: CancellationToken,
     ) -> Self {
-        // A copy takes the disk that the writer needs, and room on it: one at a time.
+        // One at a time: a backup uses the disk that the writer needs, and takes room on it.
         Admin { desk, facts, principals, backups: Seats::new(1, "backups"), stop }
     }
 
@@ -74,7 +74,7 @@ impl Admin {
     ) -> Result<proto::GetVitalsResponse, Problem> {
         let store = self.desk.store(&visitor.permit("GetVitals", false)?, visitor)?;
         let data = self.facts.backup_dir.clone();
-        // What the file system is asked may take as long as a disk that hangs: not on a thread that serves others.
+        // On a blocking thread: a disk that hangs must not hold up other calls.
         let machine = tokio::task::spawn_blocking(move || Machine::look(&data)).await.unwrap_or_default();
         let mut answer = vitals::answer(&store, &self.facts, machine).await;
         if let Some(principals) = self.principals.as_ref().filter(|_| request.look_for_unknown_holders) {
@@ -99,7 +99,7 @@ impl Admin {
         }
     }
 
-    /// Purges in steps, each a command of its own, so that others are served in between.
+    /// Purges in steps, each a command of its own, so that other calls are served in between.
     async fn purge(&self, request: Request<proto::PurgeSagasRequest>) -> Result<Purged, Problem> {
         const RPC: &str = "PurgeSagas";
         let (visitor, mut request) = self.desk.open(RPC, request)?;
@@ -110,7 +110,7 @@ impl Admin {
         let mut total = Purged::default();
         loop {
             let left = whole.max_sagas - total.sagas;
-            // What is only counted is not gone in the next step, so it is counted in one.
+            // With `validate_only` nothing is removed, so a second step would count the same sagas again: one step does it.
             let max_sagas = if whole.validate_only { left } else { left.min(PURGE_STEP) };
             let command = Command::Purge(Purge { max_sagas, ..whole.clone() });
             let request = command::Request { command, key: None, by: None };

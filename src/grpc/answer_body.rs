@@ -1,4 +1,4 @@
-//! [`AnswerBody`]: the body of an answer, whoever made it.
+//! [`HandlerBody`]: the response body that a handler returns.
 
 use std::{
     pin::Pin,
@@ -10,20 +10,19 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body as HttpBody, Frame};
 use tonic::{Status, body::Body};
 
-/// The header with a status's code, which ends a call.
+/// The trailer with the status code.
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const OK: HeaderValue = HeaderValue::from_static("0");
 
-/// An answer's body: the library's, or one message and its status.
+/// A body of the generated code, or one message and its status.
 #[derive(Debug, Default)]
 pub enum AnswerBody {
-    /// As the generated code made it.
+    /// A body of the generated code.
     Library(Body),
     /// A message with its prefix, not sent yet.
     Message(Bytes),
-    /// What is left to say is that the call succeeded.
+    /// The message was sent; the trailers with status 0 follow.
     Succeeded,
-    /// Nothing more.
     #[default]
     Over,
 }

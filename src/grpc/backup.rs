@@ -1,7 +1,7 @@
-//! `Backup`: a copy is made beside the store, then streamed, then removed.
+//! `Backup`: makes a copy of the store on disk, streams it, and removes it.
 //!
-//! One task makes the copy and sends it. It holds the seat and the copy's directory until it is done, whatever the
-//! client does meanwhile: so there is one copy on the disk at a time.
+//! One task makes and sends the copy. It holds the permit and the copy's directory until it ends, even if the client
+//! disconnects, so there is at most one copy on the disk.
 
 use std::{
     io,
@@ -35,20 +35,20 @@ use super::{
     streams::{Answers, End, Seat},
 };
 
-/// Bytes of a piece: far below what clients accept, large enough to be read at the disk's pace.
+/// Size of a chunk: far below clients' message limits, and large enough to read at the disk's speed.
 const CHUNK_BYTES: usize = 1024 * 1024;
-/// Pieces read ahead of the client.
+/// Chunks read ahead of the client.
 const CHUNKS_AHEAD: usize = 2;
-/// How long a client may leave a piece unread: the copy holds room on the disk, and the only seat.
+/// How long a client may leave a chunk unread. The copy takes disk space, and the only permit.
 const STALLED_AFTER: Duration = Duration::from_secs(60);
-/// How the directories of copies begin, by which those that a crash left behind are found.
+/// Prefix of the copies' directories; those that a crash left behind are found by it.
 const DIRECTORY_PREFIX: &str = "backup-in-progress-";
-/// When to try again after that.
+/// When a client should retry after that.
 const STALLED_RETRY: Span = Span::from_secs(1);
-/// When to try again after the disk was full.
+/// When a client should retry after the disk was full.
 const FULL_RETRY: Span = Span::from_secs(60);
 
-/// Makes and sends a copy to a caller.
+/// Makes a copy and sends it to a caller.
 pub(super) fn stream(
     (desk, caller): (Desk, Visitor),
     store: Store,
@@ -57,7 +57,7 @@ pub(super) fn stream(
     early: End,
 ) -> Answers<proto::BackupResponse> {
     let (pieces, answers) = mpsc::channel(CHUNKS_AHEAD);
-    // How it ended has its own way to the client, so that no full channel can make a broken copy look whole.
+    // The result has its own channel, so that a full channel of chunks can't make a broken copy look complete.
     let (end, ended) = oneshot::channel();
     let cut = early.clone();
     tokio::spawn(async move {
@@ -68,13 +68,13 @@ pub(super) fn stream(
         if let Err(problem) = &outcome {
             desk.refused(&caller, "Backup", "", problem);
         }
-        // A client that is gone needs no reason.
+        // A client that has disconnected needs no reason.
         let _ = end.send(outcome);
         drop(seat);
     });
     let pieces = cut.cuts(ReceiverStream::new(answers));
     let last = ended.map(move |outcome| match outcome {
-        // All was sent, but what was not read by then is cut off.
+        // Everything was sent, but a client that had not read it all lost the rest when the stream was ended early.
         Ok(Ok(())) => cut.why().map(|why| Err(why.into())),
         Ok(Err(problem)) => Some(Err(problem.into())),
         Err(_) => Some(Err(Problem::from(StoreError::Unavailable("the backup ended early".into())).into())),
@@ -113,8 +113,8 @@ async fn make_and_send(
     in_background(move || directory.close()).await
 }
 
-/// A new directory for a copy; what a crash left of earlier ones is removed. There is one backup at a time, and one
-/// coordinator on a data directory, so nobody else's is.
+/// Creates a directory for a copy, and removes those that a crash left behind. There is one backup at a time and one
+/// coordinator per data directory, so they belong to nobody else.
 fn make_directory(parent: &Path) -> io::Result<TempDir> {
     for entry in std::fs::read_dir(parent)? {
         let entry = entry?;
@@ -125,7 +125,7 @@ fn make_directory(parent: &Path) -> io::Result<TempDir> {
     private_files::temporary_directory(parent, DIRECTORY_PREFIX)
 }
 
-/// Reads a whole piece, or what is left.
+/// Reads a full chunk, or what is left.
 async fn read_chunk(copy: &mut File) -> io::Result<Bytes> {
     let mut chunk = BytesMut::with_capacity(CHUNK_BYTES);
     while chunk.len() < CHUNK_BYTES {

@@ -1,7 +1,7 @@
-//! Who calls, as it was found out in front of the services, and what it may do then.
+//! The caller of a request, as authentication in front of the services found it, and what it may do.
 //!
-//! Nobody reaches the store past this: the [`Desk`](super::desk::Desk) hands it out for a [`Permit`] only, and a permit
-//! comes from the table of [`super::permits`].
+//! No handler reaches the store without this: [`HandlerContext`](super::handler_context::HandlerContext) returns it only
+//! for an [`Authorization`], which comes from the table in [`super::permissions`].
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -21,38 +21,38 @@ use crate::{
 
 use super::{permits, refusal, refusal_log::RefusedCaller, status::Problem};
 
-/// An authenticated caller: an extension of its requests.
+/// The principal of a call and its credentials: a request extension, set by authentication.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// Who it is.
     pub principal: Arc<Principal>,
-    /// Its revocation token is cancelled once the credentials stand for this principal no more, or for one with other rights.
+    /// `revoked` is cancelled when the credentials no longer authenticate this principal with these rights.
     pub credentials: Credentials,
 }
 
-/// The connection that a call came over: an extension of its requests.
+/// The connection of a call: a request extension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CallConnection {
-    /// A number that no two open ones share.
+    /// Unique among open connections.
     pub number: u64,
-    /// Where it comes from, of IPv6 the first 64 bits; none: this machine, by a socket in the file system.
+    /// The peer's address, for IPv6 its first 64 bits. None: a Unix socket.
     pub network: Option<IpAddr>,
 }
 
-/// The principals that are known, as what finds out who calls keeps them.
+/// The configured principals, kept by authentication.
 pub trait Principals: Send + Sync {
-    /// The names of those who may call now.
+    /// The principals that may call now.
     fn names(&self) -> Vec<PrincipalName>;
 
-    /// Ends the streams of a principal and its calls that wait. It can make new ones, if it is known: returns whether it is.
+    /// Ends the streams and the waiting calls of a principal. Returns whether it is configured; then it can make new calls.
     fn end_calls(&self, name: &str) -> bool;
 }
 
-/// The end of what a connection's client certificate stands for: an extension of requests where clients need one.
+/// Cancelled when the connection's client certificate has expired or was revoked: a request extension where certificates
+/// are required.
 #[derive(Clone, Debug)]
 pub struct CertificateEnd(pub CancellationToken);
 
-/// Who calls: somebody, or anybody where callers are not known; and over what.
+/// The caller of a request: a principal, or anybody where calls need no credentials; with its connection.
 #[derive(Clone, Debug)]
 pub(super) struct Visitor {
     caller: Option<Caller>,
@@ -60,17 +60,17 @@ pub(super) struct Visitor {
     certificate_end: Option<CertificateEnd>,
 }
 
-/// What allows one call.
+/// Permission for one call.
 #[derive(Clone, Debug)]
 pub(super) struct Permit {
     pub(super) by: Option<Arc<Behalf>>,
 }
 
 impl Visitor {
-    /// Out of a request's extensions; `required`: without a caller there it is refused.
+    /// From a request's extensions. `required`: a request without a caller is refused.
     pub(super) fn of(extensions: &Extensions, rpc: &str, required: bool) -> Result<Self, Problem> {
         match extensions.get::<Caller>() {
-            // Nobody is let through without: should what finds out who calls be missing, so is the service.
+            // If the layer that authenticates were missing, all calls would be refused.
             None if required => Err(permits::unauthenticated(rpc)),
             caller => Ok(Visitor {
                 caller: caller.cloned(),
@@ -80,17 +80,16 @@ impl Visitor {
         }
     }
 
-    /// The principal, if callers are known.
+    /// The principal; none where calls need no credentials.
     pub(super) fn principal(&self) -> Option<&Principal> {
         self.caller.as_ref().map(|caller| &*caller.principal)
     }
 
-    /// Its name.
     pub(super) fn name(&self) -> Option<&PrincipalName> {
         self.principal().map(|principal| &principal.name)
     }
 
-    /// As whom it is told of in the log when it is refused.
+    /// The name under which its refusals are logged and counted.
     pub(super) fn refused(&self) -> RefusedCaller {
         match self.name() {
             Some(name) => RefusedCaller::Principal(name.clone()),
@@ -98,12 +97,12 @@ impl Visitor {
         }
     }
 
-    /// Whether it may know what concerns the machine; everyone may, where callers are not known.
+    /// Whether it may see details of the machine. Where calls need no credentials, everybody may.
     pub(super) fn is_admin(&self) -> bool {
         self.principal().is_none_or(|principal| principal.roles.contains(&Role::Admin))
     }
 
-    /// What the call came with; none where nobody has to show anything.
+    /// The credentials of the call; none where it needs none.
     pub(super) fn credentials(&self) -> Option<Credentials> {
         let shown = self.caller.as_ref().map(|caller| caller.credentials.clone());
         match &self.certificate_end {
@@ -112,7 +111,7 @@ impl Visitor {
         }
     }
 
-    /// Why the call is not to be answered, if what it came with is over at this time of the wall clock.
+    /// An error if the credentials are no longer valid at `utc`, the time of the wall clock.
     pub(super) fn is_over(&self, rpc: &str, utc: Timestamp) -> Option<Problem> {
         if self.certificate_end().is_cancelled() {
             return Some(permits::certificate_ended(rpc));
@@ -121,36 +120,36 @@ impl Visitor {
         is_over.then(|| permits::unauthenticated(rpc))
     }
 
-    /// Where its changes come from.
+    /// Where its changes come from; the writer checks this again in the change's turn.
     pub(super) fn origin(&self) -> CallOrigin {
         CallOrigin { credentials: self.credentials(), connection: self.connection.map(|connection| connection.number) }
     }
 
-    /// On whose behalf its reads are made.
+    /// The caller of its reads, by which reads take turns.
     pub(super) fn read_caller(&self) -> ReadCaller {
         ReadCaller { share: self.share(), credentials: self.credentials() }
     }
 
-    /// Among whose streams and reads its own count.
+    /// The unit in which its streams and reads are limited.
     pub(super) fn share(&self) -> Option<Share> {
         let connection = self.connection.map(|connection| connection.number);
         Share::of_caller(self.name().map(PrincipalName::as_str), connection)
     }
 
-    /// Ready when the connection's certificate has run out or was revoked; never where there is none.
+    /// Cancelled when the connection's certificate becomes invalid; never where there is none.
     pub(super) fn certificate_end(&self) -> CancellationToken {
         self.certificate_end.as_ref().map(|CertificateEnd(end)| end.clone()).unwrap_or_default()
     }
 
-    /// Ready when the caller may not go on; never where callers are not known.
+    /// Cancelled when the caller is revoked; never where calls need no credentials.
     pub(super) fn revoked(&self) -> CancellationToken {
         self.caller.as_ref().map(|caller| caller.credentials.revoked.clone()).unwrap_or_default()
     }
 
-    /// Whether it may call this; `as_holder`: of a lease.
+    /// Authorizes an rpc; `as_holder`: as the holder of a lease.
     pub(super) fn permit(&self, rpc: &str, as_holder: bool) -> Result<Permit, Problem> {
         let Some(principal) = self.principal() else { return Ok(Permit { by: None }) };
-        // A request may take half a minute to arrive: its caller may have been revoked since.
+        // A request may take half a minute to arrive, and its caller may have been revoked since it was authenticated.
         if self.revoked().is_cancelled() {
             return Err(permits::unauthenticated(rpc));
         }
@@ -160,7 +159,7 @@ impl Visitor {
         Ok(Permit { by: Some(Arc::new(Behalf { actor, scope, sees_all })) })
     }
 
-    /// Whether it may have this carried out.
+    /// Authorizes a command, including the owner under which it would hold a lease.
     pub(super) fn permit_command(&self, rpc: &str, command: &Command) -> Result<Permit, Problem> {
         let permit = self.permit(rpc, permits::is_held(command))?;
         if let Some(principal) = self.principal() {
@@ -169,7 +168,7 @@ impl Visitor {
         Ok(permit)
     }
 
-    /// Adds to a denial of the store's what it does not know.
+    /// Adds the principal and the rpc to a denial by the store, which knows neither.
     pub(super) fn complete(&self, problem: Problem, rpc: &str) -> Problem {
         match self.principal() {
             Some(principal) if problem.reason == "PERMISSION_DENIED" => {
@@ -182,12 +181,12 @@ impl Visitor {
 }
 
 impl Permit {
-    /// Whether a saga of this queue is there for the caller, by an rpc that only looks.
+    /// Whether the caller may see sagas of this queue.
     pub(super) fn sees(&self, queue: &QueueName) -> bool {
         self.by.as_ref().is_none_or(|by| by.scope.allows(queue))
     }
 
-    /// Refuses a queue that the request names, if it is outside of the scope. Whether there is such a queue plays no part.
+    /// Refuses a queue that the request names outside of the scope, whether it exists or not.
     fn check_queue(&self, queue: &QueueName) -> Result<(), Problem> {
         match &self.by {
             Some(by) if !by.scope.allows(queue) => {
@@ -197,7 +196,7 @@ impl Permit {
         }
     }
 
-    /// The queues that a look is to be confined to: those named, or all that the caller may see.
+    /// The queues to read: those named, or all that the caller may see.
     pub(super) fn confine(&self, named: Vec<QueueName>) -> Result<Vec<QueueName>, Problem> {
         for queue in &named {
             self.check_queue(queue)?;

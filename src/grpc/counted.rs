@@ -1,5 +1,5 @@
-//! Counting the items of a session as calls. What counts calls, limits them and writes of them sees a session as one call, and
-//! knows nothing of what is in it. So it leaves a [`SessionCounter`] with it, which the session tells of each item.
+//! Tracks the items of a session as calls. Metrics, limits and logs see a session as one call and don't look into it. So
+//! they add a [`SessionCallTracker`] to its request, and the session tells it of each item.
 
 use std::sync::Arc;
 
@@ -7,24 +7,24 @@ use tonic::Code;
 
 use super::{Notes, status::Problem};
 
-/// What counts items as calls: an extension of a session's request. Without one they are not counted.
+/// A request extension of sessions. Without one, items are not tracked.
 #[derive(Clone)]
 pub struct SessionCounter(pub Arc<dyn CountCalls>);
 
-/// Counts calls.
+/// Begins tracked calls.
 pub trait CountCalls: Send + Sync {
-    /// A call of the rpc with this path begins, with a request of so many bytes.
+    /// A call of the rpc with this path begins; its request has this many bytes.
     ///
     /// # Errors
-    /// There is no place or no room for it: it must not be carried out.
+    /// There is no slot or no room for it: it must not be carried out.
     fn begin(&self, path: &'static str, bytes: usize) -> Result<Box<dyn CountedCall>, Problem>;
 }
 
-/// A call that has begun. Dropped before its end, it was given up by its client.
+/// A call that has begun. If it is dropped before its end, its client cancelled it.
 pub trait CountedCall: Send {
-    /// Where it is noted what the call is about, if anyone reads that.
+    /// Where its subject is noted; none if nothing reads that.
     fn notes(&self) -> Option<Arc<Notes>>;
 
-    /// The call has ended, and its answer is handed to the connection.
+    /// The call has ended, and its answer was handed to the connection.
     fn end(self: Box<Self>, code: Code);
 }

@@ -1,4 +1,4 @@
-//! The caller's own deadline, which a held `ClaimNext` must not outlast.
+//! The deadline that a caller sends. A held `ClaimNext` must be answered before it.
 
 use http::{HeaderMap, HeaderName};
 #[cfg(any(test, feature = "fuzzing"))]
@@ -8,14 +8,14 @@ use crate::domain::{bounds::WAIT_MARGIN, time::Span};
 
 const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
-/// How long a call with these headers may be held: `wait`, but the answer has to leave before the caller's deadline.
+/// How long a call with these headers may be held: `wait`, or less if the caller's deadline is earlier.
 #[cfg(any(test, feature = "fuzzing"))]
 pub fn bounded_wait(wait: Span, metadata: &MetadataMap) -> Span {
     wait_within(wait, call_timeout(metadata.as_ref()))
 }
 
-/// How long a call may be held: `wait`, but the answer has to leave before its caller, who waits for so long, gives up; none: it
-/// never does.
+/// How long a call may be held: `wait`, or less, because the answer has to leave before the caller's `timeout`. None: the
+/// caller has no deadline.
 pub(super) fn wait_within(wait: Span, timeout: Option<Span>) -> Span {
     match timeout {
         None => wait,
@@ -26,7 +26,7 @@ pub(super) fn wait_within(wait: Span, timeout: Option<Span>) -> Span {
     }
 }
 
-/// The `grpc-timeout` header: up to eight digits and a unit. One that can't be read is none, as elsewhere in gRPC.
+/// Parses the `grpc-timeout` header: up to eight digits and a unit. A malformed one is ignored, as by other gRPC servers.
 /// (https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md)
 pub fn call_timeout(headers: &HeaderMap) -> Option<Span> {
     let value = headers.get(TIMEOUT)?.to_str().ok()?;

@@ -1,4 +1,4 @@
-//! [`Desk`]: where requests are taken in and answers handed out, the same for every rpc.
+//! [`HandlerContext`]: what all handlers need, and the steps that are the same for every rpc.
 
 use std::sync::Arc;
 
@@ -30,27 +30,27 @@ use super::{
     status::{Problem, cut},
 };
 
-/// The store, once there is one, and what is done around each request; cheap to clone.
+/// The store, once it is open, and the log of refusals; cheap to clone.
 #[derive(Clone)]
 pub(super) struct Desk {
     slot: StoreSlot,
-    /// Calls have to come with a principal.
+    /// Whether calls without a principal are refused.
     callers_known: bool,
     refusals: Arc<RefusalLog>,
 }
 
-/// A change that the writer was handed.
+/// A change that was handed to the writer.
 pub(super) struct Begun {
-    /// What it is about, for the log.
+    /// Its subject, for the log.
     pub(super) subject: Box<str>,
     pub(super) answer: PendingAnswer,
 }
 
-/// What a heartbeat is answered with.
+/// The answer to a heartbeat.
 pub(super) struct Beat {
     /// The lease as it is now.
     pub(super) lease: proto::Lease,
-    /// Why the worker is to stop; absent: it is to go on.
+    /// Why the worker should stop. None: it should go on.
     pub(super) cancel_reason: Option<Text>,
 }
 
@@ -63,36 +63,36 @@ impl Desk {
         &self.slot
     }
 
-    /// The store, for an rpc that only looks, and is permitted: its reads take turns with those of other callers.
+    /// The store, for an authorized rpc that only reads. Its reads take turns with those of other callers.
     pub(super) fn store(&self, _permitted: &Permit, visitor: &Visitor) -> Result<Store, Problem> {
         Ok(self.slot.get()?.read_for(visitor.read_caller()))
     }
 
-    /// Who calls, and what is asked.
+    /// The caller and the message of a request.
     pub(super) fn open<M>(&self, rpc: &'static str, request: tonic::Request<M>) -> Result<(Visitor, M), Problem> {
         let (_, extensions, message) = request.into_parts();
         Ok((self.visitor(rpc, &extensions)?, message))
     }
 
-    /// Who calls.
+    /// The caller of a request with these extensions.
     pub(super) fn visitor(&self, rpc: &'static str, extensions: &Extensions) -> Result<Visitor, Problem> {
         Visitor::of(extensions, rpc, self.callers_known)
             .inspect_err(|problem| self.log_refusal(rpc, "", problem, || RefusedCaller::Local))
     }
 
-    /// Parses a request, has it carried out, and answers when it is committed. Once submitted, the change no longer
-    /// depends on its caller: if the caller goes away and this future with it, the writer goes on.
+    /// Parses a request, submits it, and answers once it is committed. After that the change no longer depends on its
+    /// caller: if this future is dropped, the writer goes on.
     pub(super) async fn change<M: Change>(&self, request: tonic::Request<M>) -> Result<Answer, Problem> {
         let (visitor, message) = self.open(M::RPC, request)?;
         self.change_for(&visitor, message).await
     }
 
-    /// The same for a caller that is known already.
+    /// Like [`HandlerContext::change`], for a caller that is known already.
     pub(super) async fn change_for<M: Change>(&self, visitor: &Visitor, message: M) -> Result<Answer, Problem> {
         self.submit(M::RPC, visitor, parse::request_of(message, visitor.name())).await
     }
 
-    /// Has a parsed request carried out, if its caller may ask for it.
+    /// Submits a parsed request if its caller is authorized, and waits for its answer.
     pub(super) async fn submit(
         &self,
         rpc: &'static str,
@@ -108,7 +108,7 @@ impl Desk {
             Ok(store) => store.submit_for(request, visitor.origin(), timing).await.map_err(|error| problem(rpc, error)),
             Err(problem) => Err(problem),
         };
-        // An item of a stream, which has no end of its own to be told of.
+        // Not in a call of its own but an item of a stream, which would otherwise leave no line in the log.
         if !told {
             debug!(rpc, task_id = subject, accepted = outcome.is_ok(), "item");
         }
@@ -118,8 +118,8 @@ impl Desk {
         outcome.map_err(|problem| self.refuse(visitor, rpc, &subject, problem))
     }
 
-    /// Hands a parsed request to the writer, behind all that was handed to it before, if its caller may ask for it. Not for
-    /// persons' decisions, which are logged.
+    /// Submits a parsed request if its caller is authorized, without waiting. Requests are judged in the order of these
+    /// calls. Not for decisions by people: those are logged by [`HandlerContext::submit`].
     pub(super) fn begin(
         &self,
         rpc: &'static str,
@@ -140,7 +140,7 @@ impl Desk {
         }
     }
 
-    /// What came of a request that was begun.
+    /// The outcome of a request that [`HandlerContext::begin`] submitted.
     pub(super) fn conclude(
         &self,
         rpc: &'static str,
@@ -164,14 +164,14 @@ impl Desk {
         permitted.inspect_err(|problem| self.refused(visitor, rpc, "", problem))
     }
 
-    /// A problem as its caller is told of it, logged.
+    /// Completes a problem for its caller, and logs it.
     fn refuse(&self, visitor: &Visitor, rpc: &'static str, subject: &str, problem: Problem) -> Problem {
         let problem = visitor.complete(problem, rpc);
         self.refused(visitor, rpc, subject, &problem);
         problem
     }
 
-    /// Notes a refusal.
+    /// Logs a refusal, unless its caller has been refused too often lately.
     pub(super) fn refused(&self, visitor: &Visitor, rpc: &'static str, subject: &str, problem: &Problem) {
         self.log_refusal(rpc, subject, problem, || visitor.refused());
     }
@@ -183,12 +183,12 @@ impl Desk {
                 tracing::error!(rpc, task_id = subject, reason, why = &**message, "failed");
             }
             _ => {
-                // At debug each call has a line, whatever becomes of it.
+                // At debug level every refusal has a line.
                 let all = || tracing::enabled!(tracing::Level::DEBUG).then(LeftOut::default);
                 let caller = caller();
                 let name = caller.to_string();
                 if let Some(LeftOut { own, others }) = self.refusals.next(caller, reason).or_else(all) {
-                    // Most lines have neither: a field that is nearly always 0 would only be in the way.
+                    // Both are almost always 0, and left out then.
                     let (left_out, others_left_out) = ((own > 0).then_some(own), (others > 0).then_some(others));
                     let why = &**message;
                     info!(rpc, task_id = subject, caller = name, reason, why, left_out, others_left_out, "refused");
@@ -206,7 +206,7 @@ impl Desk {
         self.saga_of(M::RPC, answer)
     }
 
-    /// The one saga of an answer, as the caller is shown it.
+    /// The one saga of an answer, rendered.
     pub(super) fn saga_of(&self, rpc: &'static str, answer: Answer) -> Result<Option<proto::Saga>, Problem> {
         let saga = match answer {
             Answer::Saga(saga) => saga,
@@ -228,7 +228,7 @@ impl Desk {
         self.render(&sagas_of(M::RPC, answer)?)
     }
 
-    /// `ClaimNext`, which is held no longer than its caller's deadline allows.
+    /// `ClaimNext`, held no longer than its caller's deadline allows.
     pub(super) async fn claim_next(
         &self,
         message: ClaimNextRequest,
@@ -242,7 +242,7 @@ impl Desk {
         self.claimed(arrived, answer)
     }
 
-    /// The answer to a `ClaimNext` that arrived then.
+    /// The response to a `ClaimNext` that arrived at `arrived`.
     pub(super) fn claimed(
         &self,
         arrived: Option<Timestamp>,
@@ -251,13 +251,13 @@ impl Desk {
         let sagas = sagas_of(ClaimNextRequest::RPC, answer)?;
         let now = self.slot.get()?.moment().now;
         let given = sagas.iter().filter_map(|saga| Some(saga.lease.as_ref()?.acquire_time)).min();
-        // Until the leases were given and not until now: they run already while the change is committed. Of leases given
-        // before this call arrived, which a repeat is answered with, it is nothing.
+        // Until the leases were taken, not until now: they already run while the change is committed. A repeated request is
+        // answered with leases from before it arrived; then it is zero.
         let waited = given.unwrap_or(now).since(arrived.unwrap_or(now));
         Ok(proto::ClaimNextResponse { sagas: self.render(&sagas)?, waited: Some(render::span(waited)) })
     }
 
-    /// This moment on the coordinator's clock; none while the store is not open.
+    /// Now, on the coordinator's clock; none while the store is not open.
     pub(super) fn now(&self) -> Option<Timestamp> {
         self.slot.get().ok().map(|store| store.moment().now)
     }
@@ -268,7 +268,7 @@ impl Desk {
         self.beat_of(M::RPC, answer)
     }
 
-    /// The lease of an answer, as its holder is shown it.
+    /// The lease of an answer, rendered.
     pub(super) fn beat_of(&self, rpc: &'static str, answer: Answer) -> Result<Beat, Problem> {
         match answer {
             Answer::Lease(LeaseAnswer { lease, cancel_reason }) => {
@@ -284,7 +284,7 @@ impl Desk {
         Ok(render::saga::sagas(sagas, &moment))
     }
 
-    /// Answers an rpc that only looks.
+    /// Answers an rpc that only reads.
     pub(super) async fn look<T>(
         &self,
         rpc: &'static str,
@@ -292,10 +292,10 @@ impl Desk {
         visitor: &Visitor,
         look: impl Future<Output = Result<T, Problem>>,
     ) -> Result<Response<T>, Status> {
-        // As the caller sent it, so of any length.
+        // The caller sent it, so it may be of any length.
         let subject = cut(subject.to_owned(), ID_BYTES);
         notes::about(&subject);
-        // A read can wait for its turn: whoever was revoked meanwhile is not told what was found.
+        // A read may wait for its turn. A caller that was revoked meanwhile must not see the result.
         let looked = look.await;
         let is_over = self.slot.get().ok().and_then(|store| visitor.is_over(rpc, store.utc()));
         match is_over.map_or(looked, Err) {
@@ -309,7 +309,7 @@ impl Desk {
     }
 }
 
-/// Parses a `ClaimNext`, which is held no longer than its caller waits for the answer.
+/// Parses a `ClaimNext`, held no longer than its caller waits for the answer.
 pub(super) fn claim_within(
     message: ClaimNextRequest,
     principal: Option<&PrincipalName>,
@@ -330,10 +330,10 @@ fn sagas_of(rpc: &'static str, answer: Answer) -> Result<Vec<Arc<Saga>>, Problem
     }
 }
 
-/// What the store answered, as a problem of this rpc.
+/// A store error as a problem of this rpc.
 fn problem(rpc: &'static str, error: StoreError) -> Problem {
     match error {
-        // The path of a field has no index where there is no batch.
+        // Outside of a batch, the path of a field has no index.
         StoreError::Refused(refusal) if rpc != BatchCreateSagasRequest::RPC => {
             StoreError::Refused(Box::new(Refusal { index: None, ..*refusal })).into()
         }
@@ -341,7 +341,7 @@ fn problem(rpc: &'static str, error: StoreError) -> Problem {
     }
 }
 
-/// The store answered with something that the command has no use for. The change was made, but can't be shown.
+/// The store's answer does not fit the command: a bug. The change was made but can't be shown.
 pub(super) fn unexpected(rpc: &'static str) -> Problem {
     tracing::error!(rpc, "the store's answer has another form than the request's");
     Problem::from(StoreError::OutcomeUnknown)
@@ -361,7 +361,7 @@ fn subject(command: &Command) -> String {
     }
 }
 
-/// Who decides something by a command, if it is a decision.
+/// The person who makes a decision by a command; none if it is no decision.
 fn decider(command: &Command) -> Option<&Actor> {
     match command {
         Command::SetPaused(pause) => Some(&pause.actor),

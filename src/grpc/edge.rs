@@ -1,25 +1,26 @@
-//! Errors that the gRPC library makes by itself, before or beside a handler: given the form that every error has.
+//! Errors that `tonic` makes itself, before or beside a handler, get the form of all our errors.
 //!
-//! A message that can't be decoded is `INTERNAL` there, one that is too large `OUT_OF_RANGE`; both are the request's
-//! fault, and by the contract `INVALID_ARGUMENT`.
+//! For a message that can't be decoded `tonic` returns `INTERNAL`, for one that is too large `OUT_OF_RANGE`. Both are the
+//! client's fault; the contract has `INVALID_ARGUMENT` for them.
 
 use tonic::{Code, Status};
 
 use super::status::Problem;
 
-/// Only answers without a body have their status in the header: those that a handler refused, and the library's own.
+/// Completes the status in a response's headers. Only responses without a body have it there: refusals and `tonic`'s
+/// errors.
 pub(super) fn complete_response<Body>(mut response: http::Response<Body>) -> http::Response<Body> {
     if let Some(status) = Status::from_header_map(response.headers())
         && status.code() != Code::Ok
         && status.details().is_empty()
     {
-        // What can't be written as a header stays as it was.
+        // A status that can't be written as headers stays as it was.
         let _ = complete(&status).add_header(response.headers_mut());
     }
     response
 }
 
-/// The status with an `ErrorInfo`, and with the contract's code, unless it has details already.
+/// Adds an `ErrorInfo` and the contract's code, unless the status has details.
 pub fn complete(status: &Status) -> Status {
     if !status.details().is_empty() {
         return status.clone();
@@ -43,7 +44,7 @@ fn malformed(message: &str) -> Problem {
     problem
 }
 
-/// The path of the field that could not be decoded, out of the decoder's message, which names the innermost first:
+/// The path of the field that could not be decoded, from `prost`'s message, which names the innermost field first:
 /// `… message: B.c: A.b: why`.
 fn field_path(message: &str) -> String {
     let Some((_, trail)) = message.split_once("message: ") else { return String::new() };
@@ -54,14 +55,14 @@ fn field_path(message: &str) -> String {
     });
     let steps: Vec<_> = steps.collect();
     let name = |place: usize| match (steps[place], place.checked_sub(1).and_then(|inner| steps.get(inner))) {
-        // Of the calls in an item of a session the decoder names none, but whose field it was.
+        // In a session item `prost` names the message of the call but not its field.
         (("SessionRequest", "call"), Some((call, _))) => snake_case(call.trim_end_matches("Request")),
         ((_, field), _) => field.to_owned(),
     };
     (0..steps.len()).rev().map(name).collect::<Vec<_>>().join(".")
 }
 
-/// `ClaimNext` as `claim_next`.
+/// `ClaimNext` becomes `claim_next`.
 fn snake_case(name: &str) -> String {
     let mut snake = String::with_capacity(name.len() + 4);
     for (place, letter) in name.char_indices() {
@@ -112,7 +113,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_decoded_names_its_field() {
-        // Field 11, a policy, whose field 5, a duration, is cut off.
+        // Field 11 is a policy; its field 5, a duration, is cut off.
         let error = CreateSagaRequest::decode(&[0x5a, 2, 0x2a, 9][..]).unwrap_err();
         let (code, reason, fields) = completed(Status::internal(error.to_string()));
         assert_eq!((code, reason.as_str()), (Code::InvalidArgument, "INVALID_ARGUMENT"));
@@ -121,7 +122,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_decoded_in_an_item_of_a_session_names_the_calls_field() {
-        // Fields 2 and 3, calls, whose field 3 is no length; then one that is cut off itself.
+        // Fields 2 and 3 are calls whose field 3 is not a valid length; then field 2 is cut off itself.
         for (bytes, field) in [
             (&[0x12, 3, 0x1a, 9, 0][..], "claim.ttl"),
             (&[0x1a, 1, 0x1d][..], "claim_next.ttl"),

@@ -1,4 +1,4 @@
-//! A saga with its history as a line of JSON: what retention writes down before it purges.
+//! A saga with its history as one line of JSON, which retention writes before it purges the saga.
 
 use crate::{
     domain::{event::Event, saga::Saga},
@@ -8,22 +8,22 @@ use crate::{
 
 use super::render;
 
-/// What ends a line that [`begin`] began, without the line's end.
+/// Ends a line that [`begin`] began; the line break is not included.
 pub const END: &str = "]}";
 
-/// Begins a line: `{"saga":…,"events":[`. [`event`]s follow with commas between them, and [`END`]. Each part is in the proto3 JSON
-/// form that `sagad get -o json` and `sagad history -o json` show it in.
+/// Begins a line: `{"saga":…,"events":[`. [`event`]s follow, separated by commas, then [`END`]. Each part is proto3 JSON,
+/// as `sagad get -o json` and `sagad history -o json` print it.
 ///
 /// # Errors
-/// A message without descriptor: a mistake in the build.
+/// A message has no descriptor: a bug of the build.
 pub fn begin(saga: &Saga, moment: &Moment) -> Result<String, String> {
     Ok(format!("{{\"saga\":{},\"events\":[", json::render(&render::saga::saga(saga, moment))?))
 }
 
-/// An event of the line.
+/// One event of the line.
 ///
 /// # Errors
-/// As of [`begin`].
+/// Like [`begin`].
 pub fn event(event: &Event) -> Result<String, String> {
     json::render(&render::event::event(event))
 }

@@ -1,9 +1,9 @@
-//! Answers of streams that are in the frames of gRPC already.
+//! Responses of streams whose messages are encoded and framed already.
 //!
-//! The generated code encodes each message of a stream for itself, and moves it through half a dozen layers before. But what many
-//! callers are sent alike is encoded once, and the answers of a session where they are made, many into one buffer. So such a
-//! handler hands out frames instead: the stream in its answer is empty, the frames are in the answer's extensions, and
-//! [`with_frames`] makes them the body. They are not compressed, like all our answers.
+//! The generated code encodes each message of a stream separately and moves it through half a dozen layers first. But
+//! messages that many callers get alike are encoded once, and the answers of a session are encoded many into one buffer.
+//! Such a handler returns a response whose stream is empty and whose framed messages are in an extension;
+//! [`use_framed_body`] makes them the body. Like all our answers they are not compressed.
 
 use std::{
     pin::Pin,
@@ -21,11 +21,11 @@ use tonic::{Response, Status, body::Body};
 
 use super::streams::Answers;
 
-/// What comes before a message: whether it is compressed, and its length. (gRPC over HTTP/2, Length-Prefixed-Message)
+/// Size of a message's prefix: a compression flag and the length. (gRPC over HTTP/2, Length-Prefixed-Message)
 pub(super) const PREFIX: usize = 5;
 
-/// Writes a message in its frame, not compressed. Its length is looked at when it is written: to find it out before takes half as
-/// long as to write it.
+/// Writes a message with its prefix, not compressed. The length is filled in afterwards: computing it first would take half
+/// as long as the encoding.
 pub(super) fn put_frame(frames: &mut BytesMut, message: &impl Message) {
     let start = frames.len();
     frames.put_bytes(0, PREFIX);
@@ -34,11 +34,11 @@ pub(super) fn put_frame(frames: &mut BytesMut, message: &impl Message) {
     frames[start + 1..start + PREFIX].copy_from_slice(&length.to_be_bytes());
 }
 
-/// The frames of an answer, until they are its body.
+/// The framed messages of a response, until they become its body.
 #[derive(Clone)]
 struct Frames(Arc<Mutex<Option<Answers<Bytes>>>>);
 
-/// An answer whose messages come in frames, each item one or more of them.
+/// A response of framed messages; each item holds one or more.
 pub(super) fn response<T: Send + 'static>(frames: Answers<Bytes>) -> Response<Answers<T>> {
     let nothing: Answers<T> = Box::pin(stream::empty());
     let mut response = Response::new(nothing);
@@ -46,7 +46,7 @@ pub(super) fn response<T: Send + 'static>(frames: Answers<Bytes>) -> Response<An
     response
 }
 
-/// An answer that was made by [`response`], with its frames as its body; others stay as they are.
+/// Gives a response made by [`framed_response`] its framed messages as body. Other responses stay as they are.
 pub(super) fn with_frames(mut response: http::Response<Body>) -> http::Response<Body> {
     match response.extensions_mut().remove::<Frames>().and_then(|frames| frames.0.lock().take()) {
         None => response,
@@ -54,7 +54,7 @@ pub(super) fn with_frames(mut response: http::Response<Body>) -> http::Response<
     }
 }
 
-/// A body of frames, and behind them the status.
+/// A body of framed messages, followed by the status.
 struct FramesBody {
     frames: Answers<Bytes>,
     is_over: bool,
@@ -92,7 +92,7 @@ mod tests {
 
     use super::*;
 
-    /// The bytes of an answer's body, and its trailers.
+    /// The bytes of a response's body, and its trailers.
     fn read(frames: Vec<Result<Bytes, Status>>) -> (Vec<u8>, HeaderMap) {
         let answer = response::<()>(Box::pin(stream::iter(frames)));
         let (_, _, extensions) = answer.into_parts();

@@ -1,7 +1,7 @@
 //! `KeepAlive`: heartbeats for many leases over one stream.
 //!
-//! The answers come in the order of the items. Up to [`IN_FLIGHT`] items are on their way to the writer at a time, so
-//! that a client's heartbeats share the writer's batches; a client that doesn't read its answers is not read either.
+//! Answers come in the order of the items. Up to [`IN_FLIGHT`] items are in the writer's queue at a time, so a client's
+//! heartbeats share batches. If a client doesn't read its answers, its items are not read either.
 
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
@@ -17,11 +17,10 @@ use super::{
     streams::{self, Answers, End, Seats},
 };
 
-/// Heartbeats of one stream that are being carried out: a fraction of the writer's queue, so that one client can't
-/// fill it.
+/// Heartbeats of one stream that are being handled: a fraction of the writer's queue, so that one client can't fill it.
 const IN_FLIGHT: usize = 64;
 
-/// Answers each item. What was taken up before `stop` is still answered.
+/// Answers each item. Items that were read before `stop` are still answered.
 pub(super) fn answers(
     desk: &Desk,
     request: Request<Streaming<proto::KeepAliveRequest>>,
@@ -41,7 +40,7 @@ pub(super) fn answers(
             async move {
                 match item {
                     Ok(item) => Ok(answer(&desk, &visitor, item).await),
-                    // The stream itself is broken: nothing behind this can be read.
+                    // The stream is broken: nothing after this can be read.
                     Err(status) => Err(edge::complete(&status)),
                 }
             }
@@ -51,7 +50,7 @@ pub(super) fn answers(
 }
 
 async fn answer(desk: &Desk, visitor: &Visitor, item: proto::KeepAliveRequest) -> proto::KeepAliveResponse {
-    // As sent, also when it is malformed; though not when it is larger than any id.
+    // As it was sent, even if malformed, but no longer than any id.
     let task_id = super::status::cut(item.task_id.clone(), 2 * crate::domain::bounds::ID_BYTES);
     match desk.heartbeat(visitor, item).await {
         Ok(answer) => proto::KeepAliveResponse {
@@ -84,7 +83,7 @@ fn refused(task_id: String, problem: Problem) -> proto::KeepAliveResponse {
     }
 }
 
-/// The answer to a heartbeat by itself.
+/// The response to a unary heartbeat.
 pub(super) fn heartbeat(Beat { lease, cancel_reason }: Beat) -> proto::HeartbeatResponse {
     proto::HeartbeatResponse {
         lease: Some(lease),
@@ -93,7 +92,7 @@ pub(super) fn heartbeat(Beat { lease, cancel_reason }: Beat) -> proto::Heartbeat
     }
 }
 
-/// What a worker is to do.
+/// Whether the worker goes on or stops.
 fn directive(cancelled: bool) -> Directive {
     if cancelled { Directive::Cancel } else { Directive::Continue }
 }

@@ -1,4 +1,4 @@
-//! The SagaService's rpcs that only look, or follow.
+//! The SagaService's rpcs that only read, or watch.
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -34,7 +34,7 @@ pub(super) async fn get_saga(
         SagaKey::Task(task_id) => Some(task_id.clone()),
         SagaKey::Saga(_) => None,
     };
-    // What the caller may not see is answered as what is not there.
+    // A saga that the caller may not see is answered like one that does not exist.
     match store.get(key).await?.filter(|saga| permit.sees(&saga.spec.queue)) {
         Some(saga) => Ok(proto::GetSagaResponse { saga: Some(render::saga::saga(&saga, &store.moment())) }),
         None => {
@@ -98,7 +98,7 @@ pub(super) fn watch_stale(
     opened(desk, RPC, &visitor, begin())
 }
 
-/// The answers are in frames: see [`super::frames`].
+/// Its messages are framed: see [`super::framed_stream`].
 pub(super) fn watch_events(
     desk: &Desk,
     request: Request<proto::WatchEventsRequest>,
@@ -134,7 +134,7 @@ fn opened<T>(
 ) -> Result<Answers<T>, Problem> {
     let stream = stream.map_err(|problem| visitor.complete(problem, rpc));
     match &stream {
-        // Its end is told when it comes.
+        // Its end is logged when it comes.
         Ok(_) => tracing::debug!(rpc, "opened"),
         Err(problem) => desk.refused(visitor, rpc, "", problem),
     }
@@ -143,7 +143,7 @@ fn opened<T>(
 
 fn ended(desk: &Desk, visitor: &Visitor, rpc: &'static str, error: StoreError, cut: &End) -> tonic::Status {
     let problem = match error {
-        // A read noticed it before the stream was cut.
+        // The read noticed the revocation before the stream was ended by it.
         StoreError::Revoked => cut.why().unwrap_or_else(|| permits::unauthenticated(rpc)),
         error => error.into(),
     };

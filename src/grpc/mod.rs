@@ -1,5 +1,5 @@
-//! FLOOR 3: the contract, on the wire. Requests are parsed in ([`parse`]), facts are rendered out ([`render`]), and
-//! errors have one table ([`status`], [`refusal`]). The only user of the generated types on the daemon's side.
+//! FLOOR 4: the contract on the wire. Requests are parsed ([`parse`]), answers rendered ([`render`]), and every error comes
+//! from one table ([`error_table`]). On the daemon's side nothing else uses the generated types.
 
 mod admin_service;
 mod answer_body;
@@ -59,43 +59,43 @@ pub use saga_service::Sagas;
 pub use services::{Answering, Services};
 pub use slot::StoreSlot;
 
-/// The reading of a call's own deadline, for the fuzzer: with the feature `fuzzing`, which no release has.
+/// For the fuzzer, with the feature `fuzzing`, which no release has.
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing {
     pub use super::deadline::bounded_wait;
 }
 
-/// How much clients may have open.
+/// Limits on what clients may have open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GrpcLimits {
-    /// Open `WatchStale` and `WatchEvents` streams, together.
+    /// Most `WatchStale` and `WatchEvents` streams, together.
     pub max_watches: usize,
-    /// Open `KeepAlive` and `Session` streams, together.
+    /// Most `KeepAlive` and `Session` streams, together.
     pub max_worker_streams: usize,
-    /// Items of one `Session` that have no answer yet.
+    /// Most items of one `Session` that have no answer yet.
     pub max_session_calls: usize,
-    /// Largest message that is read, in bytes.
+    /// Largest request message, in bytes.
     pub max_message_bytes: usize,
-    /// Every call has to carry a [`Caller`]: it is found out in front of the services who it is.
+    /// Calls without a [`CallerIdentity`] are refused: authentication in front of the services adds it.
     pub callers_known: bool,
 }
 
-/// What the services need to know of the configuration.
+/// What the services need of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerFacts {
-    /// How long leases are spared after the coordinator was away: told by `GetServerInfo`.
+    /// How long leases are spared after the coordinator was away; `GetServerInfo` returns it.
     pub restart_grace: Span,
-    /// An existing directory with room for a copy of the store, which `Backup` makes there before it is streamed.
+    /// An existing directory with room for a copy of the store, which `Backup` makes there before it streams it.
     pub backup_dir: PathBuf,
-    /// What is configured and bounds something, beside the contract's bounds: told by `GetServerInfo`.
+    /// Configured limits, which `GetServerInfo` returns beside the contract's.
     pub bounds: Vec<Bound>,
 }
 
-/// How requests may be compressed. What one may become is bounded like a request that is not.
+/// Compression of requests. The size after decompression is limited like that of other requests.
 const GZIP: CompressionEncoding = CompressionEncoding::Gzip;
 
-/// Both services over the store that will be in the slot, with the principals where callers are known, and the clock by
-/// which refusals are logged. When `stop` is cancelled, their streams end with `SHUTTING_DOWN`; other calls are answered.
+/// Both services, on the store that `slot` will hold. `clock` is for the log of refusals. When `stop` is cancelled their
+/// streams end with `SHUTTING_DOWN`; other calls are answered.
 pub fn services<B>(
     slot: StoreSlot,
     facts: ServerFacts,

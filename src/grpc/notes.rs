@@ -1,5 +1,4 @@
-//! [`Notes`]: what a call turned out to be about, for whoever looks at calls from outside. The handler knows it;
-//! from outside only bytes are seen.
+//! [`CallNotes`]: what a handler notes about its call for logs and traces. Outside of the handler a call is only bytes.
 
 use std::{future::Future, sync::Arc};
 
@@ -14,49 +13,49 @@ tokio::task_local! {
     static NOTES: Arc<Notes>;
 }
 
-/// What is noted of one call.
+/// The notes of one call.
 #[derive(Debug, Default)]
 pub struct Notes {
     subject: Mutex<Option<String>>,
-    /// Whose call it is and where it looks, by the names of attributes.
+    /// Span attributes: owner and queue.
     more: Mutex<Vec<(&'static str, String)>>,
-    /// When its change got where, if somebody asked for that.
+    /// When its change reached which step, for traced calls.
     timing: Option<Arc<Timing>>,
 }
 
 impl Notes {
-    /// Notes of a call; `timed`: also of when its change got where.
+    /// `timed`: the steps of its change are noted, too.
     pub fn new(timed: bool) -> Arc<Self> {
         Arc::new(Notes { timing: timed.then(Arc::default), ..Notes::default() })
     }
 
-    /// A call whose handler finds these notes.
+    /// Runs a call so that its handler finds these notes.
     pub fn taken_in<F: Future>(notes: Arc<Notes>, call: F) -> impl Future<Output = F::Output> {
         NOTES.scope(notes, call)
     }
 
-    /// The same for what is done at once.
+    /// The same for a synchronous call.
     pub(super) fn noting<T>(notes: Arc<Notes>, call: impl FnOnce() -> T) -> T {
         NOTES.sync_scope(notes, call)
     }
 
-    /// What the call is about: a saga's task id, or what it names instead of one.
+    /// The call's subject: a saga's task id, or what it names instead.
     pub fn subject(&self) -> Option<String> {
         self.subject.lock().clone()
     }
 
-    /// Owner and queue, as far as the call names them, by the names of attributes.
+    /// Owner and queue, if the call names them, as span attributes.
     pub fn more(&self) -> Vec<(&'static str, String)> {
         self.more.lock().clone()
     }
 
-    /// When its change got where.
+    /// When its change reached which step.
     pub fn timing(&self) -> Option<&Timing> {
         self.timing.as_deref()
     }
 }
 
-/// Notes what this call is about; false: nobody asked for it.
+/// Notes the subject of the current call. False: the call has no notes.
 pub(super) fn about(subject: &str) -> bool {
     let note = |notes: &Arc<Notes>| {
         if !subject.is_empty() {
@@ -66,7 +65,7 @@ pub(super) fn about(subject: &str) -> bool {
     NOTES.try_with(note).is_ok()
 }
 
-/// Notes what a traced call's command names; returns where its times are to be noted, if they are.
+/// Notes what a traced call's command names. Returns where the writer notes its steps, if the call is traced.
 pub(super) fn traced(command: &Command) -> Option<Arc<Timing>> {
     let note = |notes: &Arc<Notes>| {
         let timing = notes.timing.clone()?;

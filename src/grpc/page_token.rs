@@ -1,7 +1,7 @@
 //! Page tokens: opaque to clients, bound to the filter they were made for, and never trusted.
 //!
-//! A token is the URL-safe base64 of a version byte, a digest of the request that it continues, and a place. It is no
-//! secret and carries no rights: a forged one leads to another place in what its sender may read anyway.
+//! A token is the URL-safe base64 of a version byte, a digest of the request that it continues, and a position. It is not
+//! secret and gives no rights: a forged token leads to another position in what its sender may read anyway.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use prost::Message;
@@ -14,7 +14,7 @@ use crate::domain::{
 
 const VERSION: u8 = 1;
 const DIGEST_BYTES: usize = 8;
-/// What stands before the place.
+/// Version and digest, before the position.
 const HEAD_BYTES: usize = 1 + DIGEST_BYTES;
 
 /// What a token is bound to: the rpc and its filter.
@@ -22,7 +22,7 @@ const HEAD_BYTES: usize = 1 + DIGEST_BYTES;
 pub struct FilterDigest([u8; DIGEST_BYTES]);
 
 impl FilterDigest {
-    /// The digest of a request, from which the caller has cleared page size and token.
+    /// The digest of a request in which page size and token have been cleared.
     pub fn of(rpc: &str, filter: &impl Message) -> Self {
         let whole = Sha256::new().chain_update(rpc).chain_update([0]).chain_update(filter.encode_to_vec()).finalize();
         let mut digest = [0; DIGEST_BYTES];
@@ -31,22 +31,22 @@ impl FilterDigest {
     }
 }
 
-/// The token that continues behind a place.
+/// The token that continues after a position.
 pub fn write(filter: FilterDigest, place: i64) -> String {
     encode(filter, &place.to_be_bytes())
 }
 
-/// The place behind which a token continues; none for an empty token.
+/// The position after which a token continues; none for an empty token.
 pub fn read(filter: FilterDigest, token: &str) -> Result<Option<i64>, Malformed> {
     decode(filter, token, size_of::<i64>(), |place| place.try_into().ok().map(i64::from_be_bytes))
 }
 
-/// The token that continues behind a queue, in order of name.
+/// The token that continues after a queue, in order of name.
 pub fn write_queue(filter: FilterDigest, queue: &QueueName) -> String {
     encode(filter, queue.as_str().as_bytes())
 }
 
-/// The queue behind which a token continues; none for an empty token.
+/// The queue after which a token continues; none for an empty token.
 pub fn read_queue(filter: FilterDigest, token: &str) -> Result<Option<QueueName>, Malformed> {
     decode(filter, token, QUEUE_BYTES, |name| QueueName::parse(std::str::from_utf8(name).ok()?).ok())
 }
@@ -55,7 +55,7 @@ fn encode(filter: FilterDigest, place: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode([&[VERSION][..], &filter.0, place].concat())
 }
 
-/// Reads a token whose place is at most `longest` bytes long.
+/// Decodes a token whose position has at most `longest` bytes.
 fn decode<T>(
     filter: FilterDigest,
     token: &str,
@@ -66,7 +66,7 @@ fn decode<T>(
         return Ok(None);
     }
     let foreign = || Malformed("is not a next_page_token of this server: begin again without it".into());
-    // Its length is bounded, so that a long one isn't decoded.
+    // A token that is too long is not even decoded.
     let decoded = if token.len() > 2 * (HEAD_BYTES + longest) { None } else { URL_SAFE_NO_PAD.decode(token).ok() };
     let bytes = decoded.filter(|bytes| bytes.len() > HEAD_BYTES && bytes[0] == VERSION).ok_or_else(foreign)?;
     let (head, rest) = bytes.split_at(HEAD_BYTES);

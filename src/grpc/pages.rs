@@ -1,4 +1,4 @@
-//! Pages of sagas and of history: as many as were asked for, as many as there are, or as many as fit into one answer.
+//! Pages of sagas, queues and events: as many as were asked for, exist, or fit into one answer.
 
 use crate::{
     domain::{
@@ -18,13 +18,12 @@ use super::{
     status::Problem,
 };
 
-/// Queues read at once, of up to 5 KiB each: some thousand rows make a snapshot of a few milliseconds.
+/// Queues read at a time, of up to 5 KiB each. A thousand rows keep a snapshot for a few milliseconds.
 const QUEUES_READ: usize = 1000;
 
-/// Sagas read at once: each can be over a MiB, and many listings may run at a time.
+/// Sagas read at a time. Each can be over a MiB, and many listings may run at once.
 const SAGAS_READ: usize = 100;
 
-/// A page of sagas.
 pub(super) async fn sagas(store: &Store, listing: Listing) -> Result<proto::ListSagasResponse, Problem> {
     let moment = store.moment();
     let mut room = Room::whole();
@@ -45,7 +44,7 @@ pub(super) async fn sagas(store: &Store, listing: Listing) -> Result<proto::List
         let Some(next) = page.next else { break false };
         after = Some(next);
         if read < step {
-            // The store looked at as many as it does at once: the caller decides whether to go on.
+            // The store reads a limited number of rows at a time. The client decides whether to go on.
             break true;
         }
     };
@@ -54,7 +53,7 @@ pub(super) async fn sagas(store: &Store, listing: Listing) -> Result<proto::List
     Ok(proto::ListSagasResponse { sagas, next_page_token })
 }
 
-/// Adds what fits; false: not everything did.
+/// Adds the sagas that fit. False: not all of them did.
 fn add(
     sagas: &mut Vec<proto::Saga>,
     after: &mut Option<Cursor>,
@@ -73,7 +72,6 @@ fn add(
     true
 }
 
-/// A page of queues.
 pub(super) async fn queues(store: &Store, wanted: Queues) -> Result<proto::ListQueuesResponse, Problem> {
     let Queues { mut after, limit, digest } = wanted;
     let mut room = Room::whole();
@@ -81,7 +79,7 @@ pub(super) async fn queues(store: &Store, wanted: Queues) -> Result<proto::ListQ
     let limit = limit.unwrap_or(usize::MAX);
     let more = 'page: loop {
         let step = (limit - queues.len()).min(QUEUES_READ);
-        // One more tells whether another page follows.
+        // One more than needed tells whether another page follows.
         let read = store.queues(after.clone(), step + 1).await?;
         let is_last = read.len() <= step;
         for status in read.into_iter().take(step) {
@@ -101,7 +99,7 @@ pub(super) async fn queues(store: &Store, wanted: Queues) -> Result<proto::ListQ
     Ok(proto::ListQueuesResponse { queues, next_page_token })
 }
 
-/// A page of one saga's history. One that the caller may not see is not there for it.
+/// A page of one saga's history. A saga that the caller may not see is answered like one that does not exist.
 pub(super) async fn events(
     store: &Store,
     history: History,
@@ -117,13 +115,13 @@ pub(super) async fn events(
         task_id: Some(task_id),
         after,
         through: Revision(i64::MAX),
-        // One more tells whether another page follows.
+        // One more than needed tells whether another page follows.
         limit: limit + 1,
         whole: true,
         ..EventQuery::default()
     };
     let mut read = store.events(query).await?;
-    // Should the saga have been purged since, another one may have its task_id, which this caller may not see.
+    // The saga may have been purged since, and another one with its task_id, which this caller may not see, created.
     read.retain(|event| event.saga_id == saga.spec.saga_id);
     let mut room = Room::whole();
     let mut last = after;

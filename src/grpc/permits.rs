@@ -1,4 +1,5 @@
-//! Who may call what: one closed table, rpc × role. What is not in it is denied. (A test holds it to the descriptors.)
+//! Which roles may call which rpc: one table. An rpc that is not in it is denied. (A test compares it with the
+//! descriptors.)
 
 use tonic::Code;
 
@@ -14,33 +15,32 @@ use crate::domain::{
 
 use super::status::Problem;
 
-/// What the table says of one rpc.
+/// The permissions of one rpc.
 #[derive(Clone, Copy, Debug)]
 pub struct Rule {
-    /// The service, with its package.
+    /// The service's full name.
     pub service: &'static str,
-    /// The rpc.
     pub rpc: &'static str,
-    /// Who may call it; for `Quarantine`: as a person.
+    /// Who may call it; `Quarantine`: as a person.
     pub roles: &'static [Role],
-    /// Who may call it as the holder of the saga's lease, where that makes a difference.
+    /// Who may call it as the holder of the saga's lease, if that is different.
     pub as_holder: Option<&'static [Role]>,
 }
 
 const SAGAS: &str = "sagad.v1.SagaService";
 const ADMIN: &str = "sagad.v1.AdminService";
 
-/// Anyone who is known.
+/// Every principal.
 const EVERYONE: &[Role] = &[Worker, Operator, Reader, Admin];
-/// Looking at everything.
+/// For reading everything.
 const LOOKING: &[Role] = &[Operator, Reader, Admin];
-/// Working under leases.
+/// For working under leases.
 const WORKING: &[Role] = &[Worker, Admin];
-/// Making sagas.
+/// For creating sagas.
 const CREATING: &[Role] = &[Worker, Operator, Admin];
-/// A person's decisions.
+/// For decisions of people.
 const DECIDING: &[Role] = &[Operator, Admin];
-/// What concerns the whole store.
+/// For what concerns the whole store.
 const KEEPING: &[Role] = &[Admin];
 
 const fn sagas(rpc: &'static str, roles: &'static [Role]) -> Rule {
@@ -51,7 +51,7 @@ const fn admin(rpc: &'static str, roles: &'static [Role]) -> Rule {
     Rule { service: ADMIN, rpc, roles, as_holder: None }
 }
 
-/// The table.
+/// The permissions of all rpcs.
 pub const TABLE: &[Rule] = &[
     sagas("CreateSaga", CREATING),
     sagas("BatchCreateSagas", CREATING),
@@ -88,16 +88,16 @@ pub const TABLE: &[Rule] = &[
     admin("GetVitals", LOOKING),
 ];
 
-/// Whether a path is one of the table's.
+/// Whether the table has this path.
 pub fn knows(path: &str) -> bool {
     let Some((service, rpc)) = path.strip_prefix('/').and_then(|path| path.split_once('/')) else { return false };
     TABLE.iter().any(|rule| rule.service == service && rule.rpc == rpc)
 }
 
-/// Where somebody may call an rpc; `as_holder`: of a lease that the request names.
+/// The queues for which a principal may call an rpc; `as_holder`: as the holder of a lease.
 ///
 /// # Errors
-/// `PERMISSION_DENIED`, with the roles that would do.
+/// `PERMISSION_DENIED`, with the roles that may call it.
 pub(super) fn scope(principal: &Principal, rpc: &str, as_holder: bool) -> Result<Scope, Problem> {
     let rule = TABLE.iter().find(|rule| rule.rpc == rpc);
     let wanted = rule.map_or(&[][..], |rule| rule.as_holder.filter(|_| as_holder).unwrap_or(rule.roles));
@@ -107,13 +107,13 @@ pub(super) fn scope(principal: &Principal, rpc: &str, as_holder: bool) -> Result
         let text = format!("{} may not call {rpc}: it needs one of the roles {roles}", principal.name);
         return Err(denied(principal, rpc, text).with("roles", roles));
     }
-    // What only the worker in somebody may do, it may do in the worker's queues.
+    // What only the role worker permits is permitted in the worker's queues only.
     let confined = granted.all(|role| *role == Worker);
     Ok(if confined { principal.queues.clone() } else { Scope::All })
 }
 
-/// Checks that a command's leases would be held under the principal's own name, whatever its roles: so every event in
-/// the history is somebody's.
+/// Checks that a command's lease is held under the principal's own name, whatever its roles, so that every event in the
+/// history has a known author.
 pub(super) fn check_owner(principal: &Principal, rpc: &str, command: &Command) -> Result<(), Problem> {
     match owner(command) {
         Some(owner) if !principal.may_own_as(owner) => {
@@ -125,7 +125,7 @@ pub(super) fn check_owner(principal: &Principal, rpc: &str, command: &Command) -
     }
 }
 
-/// Whether a command is one of a lease's holder.
+/// Whether a command comes from a lease's holder.
 pub(super) fn is_held(command: &Command) -> bool {
     match command {
         Command::Change(change) => match &change.verb {
@@ -136,7 +136,7 @@ pub(super) fn is_held(command: &Command) -> bool {
     }
 }
 
-/// Who would hold the lease, or says to.
+/// The owner of the lease that a command takes or is made under.
 fn owner(command: &Command) -> Option<&OwnerId> {
     use crate::domain::command::FreeVerb;
     match command {
@@ -168,28 +168,28 @@ fn owner(command: &Command) -> Option<&OwnerId> {
     }
 }
 
-/// A denial, with what is known of it.
+/// `PERMISSION_DENIED`.
 pub(super) fn denied(principal: &Principal, rpc: &str, text: String) -> Problem {
     Problem::new(Code::PermissionDenied, "PERMISSION_DENIED", text).with("principal", &principal.name).with("rpc", rpc)
 }
 
-/// A call without a principal. Which part of it was wrong is not said.
+/// `UNAUTHENTICATED`. It does not say which part of the credentials was wrong.
 pub fn unauthenticated(rpc: &str) -> Problem {
     Problem::unauthenticated().with("rpc", rpc)
 }
 
-/// The connection's client certificate has run out since it was made, or was revoked.
+/// The connection's client certificate has expired or was revoked since the connection was made.
 pub fn certificate_ended(rpc: &str) -> Problem {
     let text = "the client certificate of this connection has run out or was revoked: connect again with a valid one";
     Problem::new(Code::Unauthenticated, "UNAUTHENTICATED", text).with("rpc", rpc)
 }
 
-/// The name of the rpc with this path; nothing for one that the table does not know.
+/// The rpc's name in this path; empty if the table does not have it.
 pub fn rpc(path: &str) -> &str {
     if knows(path) { path.rsplit('/').next().unwrap_or_default() } else { "" }
 }
 
-/// A path that the table does not know.
+/// The error for a path that the table does not have.
 pub fn unknown(principal: &Principal, rpc: &str) -> Problem {
     denied(principal, rpc, "there is no such rpc that anybody may call".to_owned())
 }
@@ -228,7 +228,7 @@ mod tests {
         assert!(TABLE.iter().all(|rule| rule.roles.contains(&Admin)), "an admin may call everything");
     }
 
-    /// `docs/security.md` has a row for each rule, with a `yes` for each role.
+    /// `docs/security.md` has a row for each entry, with a `yes` for each role.
     #[test]
     fn the_table_of_the_documents_is_this_one() {
         let row = |rpc: &str, note: &str, roles: &[Role]| {

@@ -1,4 +1,5 @@
-//! Refusals of the rules as the contract's table has them: one exhaustive match.
+//! Every refusal by the rules and every error of the store, as the contract's table of errors has it. Both matches are
+//! exhaustive.
 
 use tonic::Code;
 
@@ -15,16 +16,16 @@ use super::status::{Problem, cut, rfc3339};
 /// Longest list of kinds in a message, in bytes.
 const KINDS_BYTES: usize = 200;
 
-/// What a worker is to do whose heartbeat was refused while its lease stands.
+/// What a worker should do whose heartbeat was refused while its lease is live.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Directive {
-    /// Go on, until the lease's expiry.
+    /// Go on, until the lease expires.
     Continue,
     /// Stop, for this reason.
     Cancel(Text),
 }
 
-/// A refusal with what is known of its saga.
+/// A refusal by the rules, with what is known of its saga.
 pub fn problem(refusal: &Refusal) -> Problem {
     let mut problem = reason(refusal);
     if let Some(task_id) = &refusal.task_id {
@@ -47,7 +48,7 @@ fn aborted(reason: &'static str, message: impl Into<String>) -> Problem {
     Problem::new(Code::Aborted, reason, message)
 }
 
-/// The one match over every refusal there is.
+/// Code, reason and message of each refusal.
 fn reason(refusal: &Refusal) -> Problem {
     match &refusal.why {
         Rejection::SagaNotFound => {
@@ -182,7 +183,7 @@ fn not_stale(token: Option<FencingToken>, stale: bool, state: State) -> Problem 
     precondition("NOT_STALE", text).with("fencing_token", token)
 }
 
-/// A heartbeat that changed nothing: the worker learns until when its lease stands, and whether to go on.
+/// A heartbeat that changed nothing: tells the worker when its lease expires, and whether to go on.
 fn stands(reason: &'static str, message: &str, lease: &StandingLease) -> Problem {
     let problem = precondition(reason, message).with_time("expire_time", lease.expire_time);
     let (mut problem, directive) = match &lease.cancel_reason {

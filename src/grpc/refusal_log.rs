@@ -1,5 +1,5 @@
-//! [`RefusalLog`]: refusals in the log, of each caller a few at a time. Whoever is refused can ask again as fast as it likes, and
-//! must neither fill a disk nor hide that others are refused.
+//! [`RefusalLog`]: limits how often refusals are logged, by caller. A refused caller can ask again as fast as it likes, and
+//! must neither fill the disk nor hide other callers' refusals.
 
 use std::{collections::HashMap, fmt, net::IpAddr, sync::Arc};
 
@@ -13,29 +13,29 @@ use crate::{
     },
 };
 
-/// Refusals of one caller for one reason that are logged in one stretch of time; the others are counted.
+/// Refusals per caller and reason that are logged in one window; the others are counted.
 const LOGGED: u64 = 10;
-/// That stretch.
+/// Length of a window.
 const STRETCH: Span = Span::from_secs(10);
-/// Lines of all callers in a stretch: 20 a second, 400 MB a day if that goes on. The second half is for the first line of each caller
-/// and reason, so that a few that are refused often don't use up what is there for all.
+/// Lines of all callers in a window: 20 a second, 400 MB a day if that goes on. The second half is for the first line of
+/// each caller and reason, so that a few who are refused often don't use up all lines.
 const LINES: u64 = 200;
-/// Callers and reasons that are told apart, more than a stretch has lines for: 128 KiB. The others are counted together.
+/// Most callers and reasons that are kept apart, more than a window has lines for: 128 KiB. The others are counted
+/// together.
 const KEYS: usize = 1024;
 
-/// Who was refused.
+/// The caller that was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RefusedCaller {
-    /// A principal.
     Principal(PrincipalName),
-    /// Somebody unknown at this address; of IPv6 the first 64 bits, which one peer has for itself.
+    /// An unauthenticated peer at this address; for IPv6 its first 64 bits, because one host usually has a whole /64.
     Address(IpAddr),
-    /// Somebody unknown on this machine, by a socket in the file system.
+    /// An unauthenticated peer on this machine, through a Unix socket.
     Local,
 }
 
 impl RefusedCaller {
-    /// Somebody unknown with a connection from there.
+    /// An unauthenticated peer.
     pub fn at(network: Option<IpAddr>) -> Self {
         network.map_or(RefusedCaller::Local, RefusedCaller::Address)
     }
@@ -51,16 +51,16 @@ impl fmt::Display for RefusedCaller {
     }
 }
 
-/// How many refusals were not logged since the last that were.
+/// How many refusals were not logged since the last one that was.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LeftOut {
     /// Of the same caller for the same reason.
     pub own: u64,
-    /// Of callers that could not be told apart any more, for any reason.
+    /// Of callers beyond [`KEYS`], for any reason.
     pub others: u64,
 }
 
-/// The refusals of one service.
+/// The log of refusals of one service.
 pub struct RefusalLog {
     clock: Arc<dyn Clock>,
     refusals: Mutex<Refusals>,
@@ -69,7 +69,7 @@ pub struct RefusalLog {
 #[derive(Default)]
 struct Refusals {
     since: Option<Timestamp>,
-    /// Lines in this stretch.
+    /// Lines in this window.
     lines: u64,
     by_caller: HashMap<(RefusedCaller, &'static str), Count>,
     others_left_out: u64,
@@ -78,18 +78,17 @@ struct Refusals {
 #[derive(Default)]
 struct Count {
     in_this_stretch: u64,
-    /// Since the last one that was logged.
+    /// Refusals that were not logged since the last one that was.
     left_out: u64,
 }
 
 impl RefusalLog {
-    /// With this clock.
     pub fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
         Arc::new(RefusalLog { clock, refusals: Mutex::default() })
     }
 
-    /// Whether a refusal is to be logged now; then with how many before it were not. Reasons are words of the program, so that
-    /// there are few of them.
+    /// Records a refusal. Returns how many before it were not logged if this one should be, else none. Reasons are
+    /// constants of the program, so there are few.
     pub fn next(&self, caller: RefusedCaller, reason: &'static str) -> Option<LeftOut> {
         self.refusals.lock().next(caller, reason, self.clock.now())
     }
@@ -117,7 +116,7 @@ impl Refusals {
         None
     }
 
-    /// Forgets who was not refused in the last stretch. What was left out of theirs is told with the others.
+    /// Forgets callers that were not refused in the last window. Their unlogged refusals are added to the common count.
     fn begin_stretch(&mut self, now: Timestamp) {
         (self.since, self.lines) = (Some(now), 0);
         let others = &mut self.others_left_out;
@@ -129,7 +128,7 @@ impl Refusals {
             count.in_this_stretch = 0;
             stays
         });
-        // The table of a flood is given back when the flood is over.
+        // A flood grows the table; give the memory back once it is over.
         self.by_caller.shrink_to(KEYS / 8);
     }
 }

@@ -1,8 +1,8 @@
-//! `RevokePrincipal`: the end of whatever a principal has; and who holds leases though nobody knows it.
+//! `RevokePrincipal`: ends everything a principal has. Also finds holders of leases that are no configured principals.
 //!
-//! The leases are found by reading and ended by changes of their own, so that others are served in between. That this finds
-//! all of them follows from the order: first the principal's calls are revoked, from where on no turn of the writer gives it
-//! anything; then the writer is caught up with, so that what it gave before can be read.
+//! Leases are found by reading and ended by separate changes, so that other calls are served in between. All leases are
+//! found because of the order: first the principal's calls are revoked, after which no turn of the writer gives it a lease;
+//! then this waits for the writer, so that leases from earlier turns can be read.
 
 use std::collections::BTreeMap;
 
@@ -28,13 +28,13 @@ use super::{
     status::Problem,
 };
 
-/// Leases that are read at once.
+/// Leases read at a time.
 const PAGE: usize = 500;
 /// Leases that are being ended at a time: a fraction of the writer's queue, so that a revocation can't fill it.
 const AT_ONCE: usize = 64;
-/// How many holders are told.
+/// Most holders in an answer.
 const HOLDERS: usize = 1000;
-/// How many sagas in flight are looked through for them: about a second of reading.
+/// Most sagas in flight that are searched for holders: about a second of reading.
 const LOOKED_AT: usize = 100_000;
 
 /// Ends the leases, the streams and the waiting calls of a principal.
@@ -58,7 +58,7 @@ pub(super) async fn principal(
         None => false,
     };
     store.caught_up().await?;
-    // Who revokes itself goes on to the end of it.
+    // A principal that revokes itself may finish this call.
     let credentials =
         visitor.credentials().filter(|_| visitor.name().is_none_or(|name| name.as_str() != wanted.principal.as_str()));
     let mut revoked = 0;
@@ -82,7 +82,7 @@ pub(super) async fn principal(
     Ok(proto::RevokePrincipalResponse { revoked_leases: count(revoked), more, known })
 }
 
-/// Ends these leases; returns how many were still live. After an error the others may have ended all the same.
+/// Ends these leases. Returns how many were still live. After an error the others may have ended, too.
 async fn end_all(
     store: &Store,
     leases: Vec<(TaskId, FencingToken)>,
@@ -100,7 +100,7 @@ async fn end_all(
     while let Some(outcome) = ended.next().await {
         match outcome {
             Ok(_) => revoked += 1,
-            // It ended meanwhile by itself.
+            // It ended by itself meanwhile.
             Err(StoreError::Refused(_)) => {}
             Err(error) => return Err(error.into()),
         }
@@ -108,7 +108,7 @@ async fn end_all(
     Ok(revoked)
 }
 
-/// Live leases, page by page, in order of their sagas' creation.
+/// Reads live leases page by page, in the order in which their sagas were created.
 struct Leases<'a> {
     store: &'a Store,
     filter: Filter,
@@ -122,7 +122,7 @@ impl<'a> Leases<'a> {
         Leases { store, filter, after: None, is_over: false }
     }
 
-    /// The next of them; none: that was all. A page may be empty though others follow.
+    /// The next page; none after the last one. A page may be empty even if others follow.
     async fn next(&mut self) -> Result<Option<Vec<(TaskId, FencingToken)>>, Problem> {
         if self.is_over {
             return Ok(None);
@@ -141,7 +141,7 @@ async fn page(store: &Store, filter: Filter, after: Option<Cursor>, moment: Mome
     store.list(ListQuery { filter, newest_first: false, after, limit: PAGE, moment }).await
 }
 
-/// Who holds live leases that belong to none of these principals.
+/// The holders of live leases that belong to none of the `known` principals.
 pub(super) async fn unknown_holders(
     store: &Store,
     known: Vec<PrincipalName>,
@@ -166,7 +166,7 @@ pub(super) async fn unknown_holders(
     Ok(told.map(|(principal, leases)| proto::UnknownHolder { principal, leases }).collect())
 }
 
-/// Whose lease it is, if no principal is known whose it could be: what `RevokePrincipal` takes without hitting one that is.
+/// The holder of a lease if it belongs to no known principal: a name for `RevokePrincipal` that matches no known one.
 fn unknown_holder<'a>(owner: &'a OwnerId, known: &[PrincipalName]) -> Option<&'a str> {
     if known.iter().any(|name| owner.belongs_to(name.as_str())) {
         return None;

@@ -1,4 +1,4 @@
-//! The SagaService: each rpc hands its request to the [`Desk`], or looks, and hands its answer out.
+//! [`SagaHandlers`]: the SagaService. Each rpc is a change through [`HandlerContext`], or a read (`read_rpcs`).
 
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -19,7 +19,7 @@ type Outcome<T> = Result<Response<T>, Status>;
 pub struct Sagas {
     desk: Desk,
     watches: Seats,
-    /// `KeepAlive` and `Session`.
+    /// Limits `KeepAlive` and `Session`.
     worker_streams: Seats,
     max_session_calls: usize,
     stop: CancellationToken,

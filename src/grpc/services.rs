@@ -1,4 +1,4 @@
-//! [`Services`]: finds the service that a call is for, and completes its answer.
+//! [`Services`]: finds the service of a call, and completes its response.
 
 use std::{
     convert::Infallible,
@@ -14,16 +14,16 @@ use tonic::{Status, body::Body, codegen::Service, server::NamedService};
 
 use super::{answer_body::AnswerBody, edge, frames, notes::Notes};
 
-/// What the generated code answers with.
+/// The future that generated services return.
 type LibraryAnswer = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
 /// A service that takes requests with bodies of type `B`.
 pub(super) trait AnyService<B>: Send + Sync {
-    /// Takes up a call.
+    /// Handles a call.
     fn call(&self, request: Request<B>) -> Answering;
 }
 
-/// A service as the generated code has it.
+/// A service made by the generated code.
 struct Generated<S>(S);
 
 impl<B, S> AnyService<B> for Generated<S>
@@ -31,12 +31,12 @@ where
     S: Service<Request<B>, Response = Response<Body>, Error = Infallible, Future = LibraryAnswer> + Clone + Send + Sync,
 {
     fn call(&self, request: Request<B>) -> Answering {
-        // It is always ready, and cheap to clone.
+        // Generated services are always ready, and cheap to clone.
         Answering::of_library(self.0.clone().call(request))
     }
 }
 
-/// The services of one server, by name. They take requests with bodies of type `B`.
+/// The services of one server, by name.
 pub struct Services<B>(Vec<(&'static str, Box<dyn AnyService<B>>)>);
 
 impl<B> Default for Services<B> {
@@ -46,7 +46,7 @@ impl<B> Default for Services<B> {
 }
 
 impl<B> Services<B> {
-    /// Adds a service of the generated code. The first ones are found fastest.
+    /// Adds a service of the generated code. Services are searched in the order in which they were added.
     #[must_use]
     pub fn with<S>(self, service: S) -> Self
     where
@@ -67,7 +67,7 @@ impl<B> Services<B> {
         self
     }
 
-    /// Hands a call to its service. Unknown services are answered with `UNIMPLEMENTED`, as unknown methods are.
+    /// Hands a call to its service. Unknown services are answered with `UNIMPLEMENTED`, like unknown methods.
     pub fn call(&self, request: Request<B>) -> Answering {
         let path = request.uri().path();
         let name = path.strip_prefix('/').and_then(|path| path.split_once('/')).map(|(name, _)| name);
@@ -78,7 +78,7 @@ impl<B> Services<B> {
     }
 }
 
-/// A call on its way to its answer: every error in it has one `ErrorInfo`, and frames are its body.
+/// A call's future. Its response has one `ErrorInfo` if it is an error, and framed messages as its body if it has any.
 pub struct Answering(Kind);
 
 enum Kind {
@@ -87,17 +87,17 @@ enum Kind {
 }
 
 impl Answering {
-    /// A call that the generated code answers.
+    /// A call that the generated code handles.
     pub(super) fn of_library(answer: LibraryAnswer) -> Self {
         Answering(Kind::Library(answer))
     }
 
-    /// One that is answered without it.
+    /// A call that is handled without it.
     pub(super) fn of_unary(answer: impl Future<Output = Response<AnswerBody>> + Send + 'static) -> Self {
         Answering(Kind::Own(Box::pin(answer)))
     }
 
-    /// The answer to a call that no handler gets to see.
+    /// The response to a call that reaches no handler.
     pub fn refused(status: impl Into<Status>) -> Self {
         Answering::of_unary(future::ready(status.into().into_http()))
     }

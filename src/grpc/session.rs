@@ -1,8 +1,8 @@
-//! `Session`: a worker's calls over one stream, each exactly as by itself.
+//! `Session`: a worker's calls over one stream. Each is handled exactly like the unary call.
 //!
-//! An item is parsed and handed to the writer as it is read, so items are judged in the order in which they were sent. Of one
-//! that is under way, only what its answer needs is kept. Nothing more is read while the bound of such items is reached, nor
-//! while the client does not take answers, so a stream holds no more than that.
+//! Items are parsed and submitted as they are read, so they are judged in the order in which they were sent. While an item
+//! is in flight only what its answer needs is kept. Reading stops while `max_calls` items are in flight or the client does
+//! not read its answers, so a stream's memory is bounded.
 
 use std::{
     pin::Pin,
@@ -44,10 +44,10 @@ use super::{
 };
 
 const RPC: &str = "Session";
-/// After so many items without a pause it is looked whether the stream is to end.
+/// After this many items in a row the stream checks whether it has to end.
 const LOOK_AFTER: u32 = 64;
 
-/// Answers each item, up to `max_calls` of them under way at a time. What was taken up before `stop` is still answered.
+/// Answers each item, with at most `max_calls` in flight. Items that were read before `stop` are still answered.
 pub(super) fn answers(
     desk: &Desk,
     request: Request<Streaming<proto::SessionRequest>>,
@@ -82,29 +82,29 @@ pub(super) fn answers(
     Ok(streams::answers(session, seat, end))
 }
 
-/// One stream: its items in, their answers out.
+/// The stream of a session's answers.
 struct Session {
     desk: Desk,
     visitor: Visitor,
     counter: Option<SessionCounter>,
-    /// When the client gives the stream up.
+    /// The stream's deadline, as its client sent it.
     deadline: Option<Timestamp>,
     max_calls: usize,
     /// None: nothing more is read.
     items: Option<Streaming<proto::SessionRequest>>,
-    /// Why nothing more can be read; told when all before it is answered.
+    /// The error that ended reading; sent after all items before it are answered.
     broken: Option<Status>,
-    /// Ready when the stream is to end before its time.
+    /// Ready when the stream has to end early.
     end: BoxFuture<'static, ()>,
-    /// Items since it was last looked at that.
+    /// Items read since `end` was last polled.
     unlooked: u32,
     pending: FuturesUnordered<Pending>,
-    /// Answers in their frames that are not handed out yet.
+    /// Framed answers that have not been returned yet.
     answers: BytesMut,
 }
 
 impl Stream for Session {
-    /// Answers in their frames: as many as there are, up to a bound.
+    /// Framed answers: as many as there are, up to a bound.
     type Item = Result<Bytes, Status>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -122,9 +122,9 @@ impl Stream for Session {
 }
 
 impl Session {
-    /// Goes on by an answer or an item; none: all is answered, and nothing more comes.
+    /// Handles one answer or one item. None: all items are answered and no more come.
     fn advance(&mut self, cx: &mut Context<'_>) -> Poll<Option<()>> {
-        // What is done makes room before more is taken up.
+        // Answers first: they make room for more items.
         if let Poll::Ready(Some(done)) = self.pending.poll_next_unpin(cx) {
             self.answer(done);
         } else if self.items.is_none() {
@@ -141,7 +141,7 @@ impl Session {
         Poll::Ready(Some(()))
     }
 
-    /// The next item; none: there is no more.
+    /// The next item; none if there are no more.
     fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Option<proto::SessionRequest>> {
         let Some(items) = &mut self.items else { return Poll::Ready(None) };
         if self.unlooked >= LOOK_AFTER {
@@ -161,7 +161,7 @@ impl Session {
         })
     }
 
-    /// Ready when the stream is to end: then nothing more is read.
+    /// Ready when the stream has to end; then nothing more is read.
     fn look_for_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.unlooked = 0;
         ready!(self.end.poll_unpin(cx));
@@ -171,13 +171,13 @@ impl Session {
 
     fn stop_reading(&mut self) {
         self.items = None;
-        // A call of it may be held, for a caller who is not to be given anything any more.
+        // One of its calls may be held. If the caller was revoked it must not get a lease any more.
         if let Ok(store) = self.desk.slot().get() {
             store.caller_revoked();
         }
     }
 
-    /// Takes up an item, or answers it, if it is refused at once.
+    /// Submits an item, or answers it if it is refused at once.
     fn begin(&mut self, item: proto::SessionRequest) {
         let call_id = item.call_id;
         let SessionItem { call, timeout } = match parse::session::item(item) {
@@ -234,7 +234,7 @@ impl Session {
         self.desk.begin(M::RPC, &self.visitor, parse::request_of(message, self.visitor.name()))
     }
 
-    /// Answers an item that the writer is done with.
+    /// Answers an item that the writer has handled.
     fn answer(&mut self, (item, outcome): (Item, Result<Answer, StoreError>)) {
         let Item { call_id, kind, arrived, subject, counted } = item;
         let answer = self.desk.conclude(kind.rpc(), &self.visitor, &subject, outcome);
@@ -278,20 +278,20 @@ impl Session {
     }
 }
 
-/// An item that is under way.
+/// The future of an item in flight.
 struct Pending {
     /// Taken when it is done.
     item: Option<Item>,
     answer: PendingAnswer,
 }
 
-/// What is kept of an item until its answer is there.
+/// What an item's answer needs.
 struct Item {
     call_id: i64,
     kind: Kind,
-    /// None: nobody asks, or the store was not open then.
+    /// Only for calls that need it. None also if the store was not open.
     arrived: Option<Timestamp>,
-    /// What it is about, for the log.
+    /// Its subject, for the log.
     subject: Box<str>,
     counted: Option<Box<dyn CountedCall>>,
 }
@@ -335,7 +335,7 @@ macro_rules! kinds {
             }
         }
 
-        /// How long the request is, encoded.
+        /// The length of the encoded request.
         fn length(call: &Call) -> usize {
             match call {
                 $(Call::$kind(message) => message.encoded_len(),)*

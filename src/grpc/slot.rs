@@ -1,5 +1,5 @@
-//! [`StoreSlot`]: where the store will be. The services listen before the store is open, so that clients meet
-//! `STORE_UNAVAILABLE` and a health check, and not a refused connection, while a large store is being checked.
+//! [`StoreSlot`]: holds the store once it is open. The services listen before that, so while a large store is being checked
+//! clients get `STORE_UNAVAILABLE` and health checks, not a refused connection.
 
 use std::sync::{Arc, OnceLock};
 
@@ -10,7 +10,7 @@ use crate::{
 
 use super::status::Problem;
 
-/// A place for one store, filled once; cheap to clone.
+/// A slot for one store; cheap to clone.
 #[derive(Clone, Default)]
 pub struct StoreSlot {
     filled: Arc<OnceLock<Filled>>,
@@ -22,24 +22,22 @@ struct Filled {
 }
 
 impl StoreSlot {
-    /// A place without a store yet.
     pub fn new() -> Self {
         StoreSlot::default()
     }
 
-    /// Puts the store there: from now on requests are served. Returns whether it was the first; a later one changes
-    /// nothing.
+    /// Sets the store: requests are served from now on. False: there was one already, and nothing changes.
     pub fn set(&self, store: Store) -> bool {
         let start_time = store.moment().now;
         self.filled.set(Filled { store, start_time }).is_ok()
     }
 
-    /// The store; `STORE_UNAVAILABLE` while there is none.
+    /// The store; `STORE_UNAVAILABLE` while it is not open.
     pub(super) fn get(&self) -> Result<&Store, Problem> {
         self.filled.get().map(|filled| &filled.store).ok_or_else(not_open)
     }
 
-    /// When the store was put there: the start of this run. `STORE_UNAVAILABLE` while there is none.
+    /// When the store was set, which is the start of this run. `STORE_UNAVAILABLE` while it is not open.
     pub(super) fn start_time(&self) -> Result<Timestamp, Problem> {
         self.filled.get().map(|filled| filled.start_time).ok_or_else(not_open)
     }

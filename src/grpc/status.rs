@@ -1,7 +1,7 @@
-//! Errors as the contract shows them: each has one code, one reason, metadata, and says in words what to do.
+//! [`Problem`]: one error, before it is sent: code, reason, metadata, and a message that says what to do.
 //!
-//! Everything that goes wrong becomes a [`Problem`] first: a [`Problem`] becomes a `Status`, or fills an answer of
-//! `KeepAlive` or `Session`. Its size is bounded, because it travels in a header, of which some clients accept 8 KiB at most.
+//! A problem becomes a `Status`, or part of an answer of `KeepAlive` or `Session`. Its size is bounded because a status is
+//! sent in headers, and some clients accept at most 8 KiB of them.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -18,34 +18,32 @@ use super::{parse::Violations, refusal};
 
 /// The domain of every `ErrorInfo`.
 pub const DOMAIN: &str = "sagad";
-/// Longest message, in bytes: three times as long once percent-encoded.
+/// Longest message, in bytes; percent-encoded it is up to three times as long.
 const MESSAGE_BYTES: usize = 512;
-/// Longest value in the metadata, in bytes: enough for any id and actor.
+/// Longest metadata value, in bytes: enough for any id and actor.
 const VALUE_BYTES: usize = 600;
-/// When to try again after the coordinator ended or could not reach its store.
+/// When clients should retry after the coordinator ended or could not reach its store.
 const UNAVAILABLE_RETRY: Span = Span::from_secs(1);
 
-/// One error, before it is put on the wire.
+/// One error, before it is sent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Problem {
-    /// As `google.rpc.Code`.
     pub code: Code,
-    /// As in the contract's table.
+    /// As in the contract's table of errors.
     pub reason: &'static str,
     /// For people.
     pub message: Box<str>,
     /// For programs.
     pub metadata: BTreeMap<&'static str, String>,
-    /// When trying again makes sense.
+    /// When to retry, if that makes sense.
     pub retry_after: Option<Span>,
-    /// What is wrong with the request, by proto path.
+    /// Violations by proto path.
     pub violations: Vec<(String, String)>,
-    /// What a worker must know whose heartbeat was refused while its lease stands: why it is to stop, if it is.
+    /// For a refused heartbeat of a live lease: whether the worker goes on or stops.
     pub directive: Option<Box<refusal::Directive>>,
 }
 
 impl Problem {
-    /// A problem of which nothing more is known.
     pub fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
         Problem {
             code,
@@ -58,34 +56,34 @@ impl Problem {
         }
     }
 
-    /// Adds a fact for programs.
+    /// Adds metadata.
     #[must_use]
     pub fn with(mut self, key: &'static str, value: impl ToString) -> Self {
         self.metadata.insert(key, cut(value.to_string(), VALUE_BYTES));
         self
     }
 
-    /// Adds a time, as RFC 3339.
+    /// Adds a time as RFC 3339.
     #[must_use]
     pub fn with_time(self, key: &'static str, time: Timestamp) -> Self {
         self.with(key, rfc3339(time))
     }
 
-    /// Says when to try again.
+    /// Says when to retry.
     #[must_use]
     pub fn retry_after(mut self, span: Span) -> Self {
         self.retry_after = Some(span);
         self
     }
 
-    /// A call without a principal, or whose principal was revoked. Which part of it was wrong is not said.
+    /// No principal, or a revoked one. It does not say which part of the credentials was wrong.
     pub fn unauthenticated() -> Self {
         let text = "the call carries no valid credentials: send `authorization: Bearer TOKEN`, or a client certificate \
                     that stands for a principal";
         Problem::new(Code::Unauthenticated, "UNAUTHENTICATED", text)
     }
 
-    /// Too much of something is open or waiting: it did not happen.
+    /// Too much is open or waiting; nothing was changed.
     pub fn overloaded(message: impl Into<String>, retry_after: Span) -> Self {
         Problem::new(Code::ResourceExhausted, "OVERLOADED", message).retry_after(retry_after)
     }
@@ -180,7 +178,7 @@ impl From<Problem> for Status {
 impl From<Problem> for tonic_types::Status {
     fn from(problem: Problem) -> Self {
         let status = Status::from(problem);
-        // What gRPC sends in `grpc-status-details-bin` is this message.
+        // gRPC sends this message in `grpc-status-details-bin`.
         tonic_types::Status::decode(status.details()).unwrap_or_else(|_| tonic_types::Status {
             code: status.code().into(),
             message: status.message().to_owned(),
@@ -189,16 +187,16 @@ impl From<Problem> for tonic_types::Status {
     }
 }
 
-/// A time as programs read it: RFC 3339, UTC, microseconds.
+/// RFC 3339 in UTC, with microseconds.
 pub fn rfc3339(time: Timestamp) -> String {
     match chrono::DateTime::from_timestamp_micros(time.micros()) {
         Some(time) => time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true),
-        // Beyond the calendar: only a damaged row can hold such a time.
+        // Outside of the calendar: only a damaged row can hold such a time.
         None => time.micros().to_string(),
     }
 }
 
-/// `text` with at most `max` bytes, the cut marked.
+/// `text` truncated to `max` bytes, with a mark.
 pub fn cut(mut text: String, max: usize) -> String {
     const MARK: &str = "…";
     if text.len() > max {

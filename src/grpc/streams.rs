@@ -1,4 +1,4 @@
-//! Streams to clients: bounded in number, and ended when the coordinator ends.
+//! Response streams: limited in number, and ended when the coordinator ends or their caller is revoked.
 
 use std::{collections::HashMap, pin::Pin, sync::Arc};
 
@@ -15,17 +15,17 @@ use crate::{
 
 use super::{caller::Visitor, permits, status::Problem};
 
-/// When to try again after too many streams were open: they last long.
+/// When clients should retry after too many streams were open.
 const RETRY: Span = Span::from_secs(1);
 
-/// Streams of one principal, or of one connection where callers are not known, that are its fair share: once three quarters of all
-/// are open, those who have more get none of the last quarter. As with calls (`max_calls`).
+/// Streams that one principal, or one connection where calls need no credentials, may always have. Once three quarters of
+/// all are open, a caller with more gets none of the last quarter. Calls are limited the same way (`max_calls`).
 const FAIR: usize = 64;
 
-/// A stream of answers.
+/// The items of a streaming response.
 pub(super) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// A bounded number of open streams.
+/// Limits the number of open streams; cheap to clone.
 #[derive(Clone)]
 pub(super) struct Seats {
     most: usize,
@@ -33,14 +33,14 @@ pub(super) struct Seats {
     taken: Arc<Mutex<Taken>>,
 }
 
-/// How many are open, and how many of them are whose.
+/// The number of open streams, in total and by caller.
 #[derive(Default)]
 struct Taken {
     all: usize,
     shares: HashMap<Share, usize>,
 }
 
-/// An open stream's seat, free again when it is dropped.
+/// Permission for one open stream, until it is dropped.
 pub(super) struct Seat {
     taken: Arc<Mutex<Taken>>,
     share: Option<Share>,
@@ -51,7 +51,7 @@ impl Seats {
         Seats { most, what, taken: Arc::default() }
     }
 
-    /// A seat for a caller; `OVERLOADED` when all are taken, or so many that those who have more than their fair share get none.
+    /// A permit for a caller. `OVERLOADED` if none is left, or only ones that this caller's fair share does not include.
     pub(super) fn take(&self, visitor: &Visitor) -> Result<Seat, Problem> {
         let share = visitor.share();
         let mut taken = self.taken.lock();
@@ -83,14 +83,14 @@ impl Drop for Seat {
     }
 }
 
-/// What ends a stream before its time.
+/// What ends a stream early; cheap to clone.
 #[derive(Clone)]
 pub(super) struct End {
-    /// The coordinator stops.
+    /// The coordinator shuts down.
     stop: CancellationToken,
-    /// The caller is not who it was.
+    /// The caller is revoked.
     revoked: CancellationToken,
-    /// The certificate of the connection has run out, or was revoked.
+    /// The connection's certificate has expired or was revoked.
     certificate: CancellationToken,
     rpc: &'static str,
 }
@@ -100,12 +100,12 @@ impl End {
         End { stop: stop.clone(), revoked: visitor.revoked(), certificate: visitor.certificate_end(), rpc }
     }
 
-    /// The items until then.
+    /// The items until the stream has to end.
     pub(super) fn cuts<S: Stream>(&self, items: S) -> impl Stream<Item = S::Item> + use<S> {
         items.take_until(self.clone().comes())
     }
 
-    /// Ready then.
+    /// Ready when the stream has to end.
     pub(super) async fn comes(self) {
         tokio::select! {
             () = self.stop.cancelled() => {}
@@ -114,7 +114,7 @@ impl End {
         }
     }
 
-    /// Why, if it has come.
+    /// Why the stream has to end; none if it doesn't.
     pub(super) fn why(&self) -> Option<Problem> {
         if mutants::on(Mutant::StreamsEndUnsaid) {
             return None;
@@ -133,7 +133,7 @@ impl End {
     }
 }
 
-/// The answers; behind them why they ended, if it was before their time. The seat is held until the stream is dropped.
+/// The items, then the reason if they were ended early. The permit is held until the stream is dropped.
 pub(super) fn answers<T: Send + 'static>(
     answers: impl Stream<Item = Result<T, Status>> + Send + 'static,
     seat: Seat,

@@ -1,8 +1,8 @@
-//! Calls of one message and one answer, without what the generated code does for streams.
+//! [`UnaryFastPath`]: frequent unary calls, read and answered without the generated code.
 //!
-//! There the body of each request is boxed and copied into a buffer, the answer is a stream that encodes itself, and the handler's
-//! future lies in three boxes. Workers make such calls all the time; so those of them that are not compressed are read and
-//! answered here, by the same handlers and with the same errors.
+//! The generated code boxes each request's body and copies it into a buffer, makes the answer a stream that encodes itself,
+//! and puts the handler's future into three boxes. Workers make such calls all the time. So those that are not compressed
+//! are read and answered here, by the same handlers and with the same errors.
 
 use std::{future::poll_fn, sync::Arc};
 
@@ -24,14 +24,14 @@ use crate::proto::{
     saga_service_server::{SagaService, SagaServiceServer},
 };
 
-/// By this header requests say how they are compressed.
+/// The header with a request's compression.
 const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
 /// A handler of the generated trait.
 type Handler<M, A> = for<'a> fn(&'a Sagas, tonic::Request<M>) -> BoxFuture<'a, Result<tonic::Response<A>, Status>>;
 
-/// The SagaService.
+/// The SagaService, with a fast path for frequent calls.
 #[derive(Clone)]
 pub(super) struct SagaCalls {
     sagas: Arc<Sagas>,
@@ -41,7 +41,7 @@ pub(super) struct SagaCalls {
 }
 
 impl SagaCalls {
-    /// Messages of up to `max_message_bytes` are read.
+    /// Larger messages are refused.
     pub(super) fn new(sagas: Sagas, max_message_bytes: usize) -> Self {
         let sagas = Arc::new(sagas);
         let generated = SagaServiceServer::from_arc(sagas.clone())
@@ -96,11 +96,11 @@ where
     let (head, body) = request.into_parts();
     let message = received(body, max).await?;
     let request = tonic::Request::from_parts(MetadataMap::from_headers(head.headers), head.extensions, message);
-    // Our handlers answer with a message, and with no headers of their own.
+    // Our handlers set no headers of their own.
     handler(sagas, request).await.map(tonic::Response::into_inner)
 }
 
-/// The one message of a body, once the client has said that there is no more.
+/// The one message of a body, read until the client has ended it.
 async fn received<B, M>(body: B, max: usize) -> Result<M, Status>
 where
     B: HttpBody<Data = Bytes, Error = Status> + Send + 'static,
@@ -111,9 +111,9 @@ where
     while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
         let data = match frame.map(http_body::Frame::into_data) {
             Ok(Ok(data)) => data,
-            // Trailers, in which a request says nothing.
+            // Trailers; requests have none that matter.
             Ok(Err(_)) => continue,
-            // The client ended the body in the middle.
+            // The client ended the body within a message.
             Err(status) if status.code() == Code::Cancelled => break,
             Err(status) => return Err(status),
         };
@@ -135,7 +135,7 @@ where
     }
 }
 
-/// Refuses a message of which no more is to be read. The errors are the library's.
+/// Refuses a message from its prefix on, with the same errors as `tonic`.
 fn check_prefix(begun: &[u8], max: usize) -> Result<(), Status> {
     let Some(prefix) = begun.first_chunk::<PREFIX>() else { return Ok(()) };
     let length = length(prefix);
@@ -187,10 +187,10 @@ mod tests {
 
     const MAX: usize = 4096;
 
-    /// What a caller is told: the status as it stands in headers or trailers, and the bytes before.
+    /// What a caller gets: `grpc-status` and `grpc-message` from headers or trailers, and the body.
     type Told = (Option<String>, Option<String>, Vec<u8>);
 
-    /// Heartbeats with this body, in pieces of this size: answered here, and by the generated code.
+    /// Sends heartbeats with this body in chunks of `size`: to the fast path, and to the generated code.
     fn both(body: &[u8], size: usize) -> [Told; 2] {
         let limits = GrpcLimits {
             max_watches: 1,

@@ -1,4 +1,4 @@
-//! How the coordinator fares: what the store measured of itself, and what the system says of its disk and its files.
+//! `GetVitals`: what the store measures of itself, and what the system reports about its disk and files.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -21,14 +21,14 @@ use super::{
     render::{enums::purpose, signed, span, time},
 };
 
-/// Queues of `WatchStale` streams that are told: as many as one answer bears, and more than anybody has.
+/// Most queues of `WatchStale` streams in an answer: more than anybody has.
 const WATCHED_QUEUES: usize = 1_000;
-/// For how long it is told that a kind was asked for.
+/// For how long a kind counts as asked for.
 const ASKED: Span = Span::from_secs(3_600);
-/// The store's files. Only their sizes are asked for: to open and close them would drop SQLite's locks.
+/// The store's files. Only their metadata is read: opening and closing them would drop SQLite's locks.
 const FILES: [&str; 2] = ["sagad.db", "sagad.db-wal"];
 
-/// What the system tells.
+/// What the system reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Machine {
     disk: Option<proto::Disk>,
@@ -37,7 +37,7 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// Asks it about a directory and this process. Blocks, for as long as the disk does.
+    /// Reads it for a data directory and this process. Blocks as long as the disk does.
     pub(super) fn look(data: &Path) -> Self {
         let size = |file: &&str| fs::metadata(data.join(file)).map_or(0, |metadata| metadata.len());
         let disk = statvfs(data).ok().map(|disk| proto::Disk {
@@ -48,14 +48,13 @@ impl Machine {
         let open = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
         Machine {
             disk,
-            // The directory itself is one of them.
+            // One of them is the directory that is being read.
             open_files: number(open.saturating_sub(1) as u64),
             open_files_max: getrlimit(Resource::Nofile).current.map_or(0, number),
         }
     }
 }
 
-/// The answer.
 pub(super) async fn answer(store: &Store, facts: &ServerFacts, machine: Machine) -> proto::GetVitalsResponse {
     let vitals = store.vitals();
     let bound = facts.bounds.iter().find(|bound| bound.name == "max_wal_bytes");

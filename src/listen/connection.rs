@@ -1,9 +1,12 @@
-//! One greeted connection: what the server reads from and writes to.
+//! [`Connection`]: an accepted connection after its handshake, as the HTTP/2 server reads and writes it.
 
 use std::{
     io::{self, IoSlice},
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -14,71 +17,92 @@ use tokio::{
 };
 
 use super::{
-    deal::Seat,
-    frames::Frames,
-    lines::{Line, Lines},
-    places::Place,
-    tls::Stream,
+    connection_limiter::ConnectionPermit,
+    connections::{ConnectionState, Connections},
+    control_frame_limiter::ControlFrameLimiter,
+    tls::TransportStream,
 };
 
-/// What every HTTP/2 client sends first (RFC 9113, section 3.4).
+/// What every HTTP/2 client sends first. (RFC 9113, section 3.4)
 pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// How long a connection is not read after a flood of idle frames, for each part of it.
-const PAUSE: Duration = Duration::from_millis(10);
+/// How long reading stops for each pause that [`ControlFrameLimiter`] asks for.
+const READ_PAUSE: Duration = Duration::from_millis(10);
 
-/// A connection that has sent its preface. Its reader sees the preface again; its place is free when it is dropped.
+/// Counts one connection on its thread until it is dropped.
+#[derive(Debug)]
+pub(super) struct LoadGuard(Arc<AtomicUsize>);
+
+impl LoadGuard {
+    pub(super) fn new(load: &Arc<AtomicUsize>) -> Self {
+        load.fetch_add(1, Ordering::Relaxed);
+        LoadGuard(load.clone())
+    }
+}
+
+impl Drop for LoadGuard {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Replays the preface, which the accept loop has already read, to the HTTP/2 server. Dropping it frees its permits.
 #[derive(Debug)]
 pub struct Connection {
-    stream: Stream,
-    /// How much of the preface its reader has seen.
+    stream: TransportStream,
+    /// Bytes of the preface that the server has read again.
     replayed: usize,
-    frames: Frames,
-    /// Until then it is not read.
+    frame_limiter: ControlFrameLimiter,
+    /// Nothing is read until it ends.
     pause: Option<Pin<Box<Sleep>>>,
-    line: Arc<Line>,
-    lines: Lines,
-    _place: (Place, Seat),
+    state: Arc<ConnectionState>,
+    connections: Connections,
+    _permits: (ConnectionPermit, LoadGuard),
 }
 
 impl Connection {
-    /// Takes over a stream whose preface has been read.
-    pub(super) fn new(stream: Stream, line: Arc<Line>, place: (Place, Seat), lines: &Lines) -> Self {
-        lines.add(&line);
+    /// Takes over a stream whose preface has been read, and lists the connection as open.
+    pub(super) fn new(
+        stream: TransportStream,
+        state: Arc<ConnectionState>,
+        permits: (ConnectionPermit, LoadGuard),
+        connections: &Connections,
+    ) -> Self {
+        connections.add(&state);
         Connection {
             stream,
             replayed: 0,
-            frames: Frames::new(),
+            frame_limiter: ControlFrameLimiter::new(),
             pause: None,
-            line,
-            lines: lines.clone(),
-            _place: place,
+            state,
+            connections: connections.clone(),
+            _permits: permits,
         }
     }
 }
 
 impl Connection {
-    /// What others may know of it, and change.
-    pub fn line(&self) -> &Arc<Line> {
-        &self.line
+    /// Its shared state: other tasks read it, and cut the connection by it.
+    pub fn state(&self) -> &Arc<ConnectionState> {
+        &self.state
     }
 
-    fn wrote(&mut self, written: io::Result<usize>) -> io::Result<usize> {
-        self.frames.wrote(*written.as_ref().unwrap_or(&0));
+    fn on_written(&mut self, written: io::Result<usize>) -> io::Result<usize> {
+        self.frame_limiter.on_write(*written.as_ref().unwrap_or(&0));
         written
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.lines.remove(&self.line);
+        self.connections.remove(&self.state);
     }
 }
 
 impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        this.line.whole()?;
+        this.state.check_open()?;
         if this.replayed < PREFACE.len() {
             let rest = &PREFACE[this.replayed..];
             let fits = rest.len().min(buffer.remaining());
@@ -89,19 +113,19 @@ impl AsyncRead for Connection {
         if let Some(pause) = &mut this.pause {
             match pause.as_mut().poll(cx) {
                 Poll::Ready(()) => this.pause = None,
-                Poll::Pending => return this.line.park(cx),
+                Poll::Pending => return this.state.poll_cut(cx),
             }
         }
         let filled = buffer.filled().len();
         match Pin::new(&mut this.stream).poll_read(cx, buffer) {
             Poll::Ready(read) => {
-                let pauses = this.frames.read(&buffer.filled()[filled..]);
+                let pauses = this.frame_limiter.on_read(&buffer.filled()[filled..]);
                 if pauses > 0 {
-                    this.pause = Some(Box::pin(sleep(PAUSE.saturating_mul(pauses))));
+                    this.pause = Some(Box::pin(sleep(READ_PAUSE.saturating_mul(pauses))));
                 }
                 Poll::Ready(read)
             }
-            Poll::Pending => this.line.park(cx),
+            Poll::Pending => this.state.poll_cut(cx),
         }
     }
 }
@@ -109,10 +133,10 @@ impl AsyncRead for Connection {
 impl AsyncWrite for Connection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.line.whole()?;
+        this.state.check_open()?;
         match Pin::new(&mut this.stream).poll_write(cx, bytes) {
-            Poll::Ready(written) => Poll::Ready(this.wrote(written)),
-            Poll::Pending => this.line.park(cx),
+            Poll::Ready(written) => Poll::Ready(this.on_written(written)),
+            Poll::Pending => this.state.poll_cut(cx),
         }
     }
 
@@ -122,10 +146,10 @@ impl AsyncWrite for Connection {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.line.whole()?;
+        this.state.check_open()?;
         match Pin::new(&mut this.stream).poll_write_vectored(cx, slices) {
-            Poll::Ready(written) => Poll::Ready(this.wrote(written)),
-            Poll::Pending => this.line.park(cx),
+            Poll::Ready(written) => Poll::Ready(this.on_written(written)),
+            Poll::Pending => this.state.poll_cut(cx),
         }
     }
 
@@ -133,14 +157,14 @@ impl AsyncWrite for Connection {
         self.stream.is_write_vectored()
     }
 
-    // A TCP stream has nothing to flush, and its shutdown does not wait. One with TLS does both: it has encrypted bytes
-    // of its own to write, which its peer may leave unread.
+    // A TCP stream has nothing to flush and its shutdown doesn't wait. A TLS stream does both: it may have encrypted
+    // bytes left to write, and the peer may not read them.
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         match Pin::new(&mut this.stream).poll_flush(cx) {
             Poll::Ready(flushed) => Poll::Ready(flushed),
-            Poll::Pending => this.line.park(cx),
+            Poll::Pending => this.state.poll_cut(cx),
         }
     }
 
@@ -148,7 +172,7 @@ impl AsyncWrite for Connection {
         let this = self.get_mut();
         match Pin::new(&mut this.stream).poll_shutdown(cx) {
             Poll::Ready(shut) => Poll::Ready(shut),
-            Poll::Pending => this.line.park(cx),
+            Poll::Pending => this.state.poll_cut(cx),
         }
     }
 }

@@ -1,21 +1,22 @@
-//! The listening sockets: our own accept loop, in front of the gRPC server.
+//! Listening sockets and the accept loop in front of the gRPC server.
 //!
-//! What a server's usual loop lacks: it spins a whole core when the process is out of file descriptors, it takes any
-//! number of connections, and it waits for ever for a peer that says nothing. Here every connection is counted, has to
-//! send the HTTP/2 preface in time before the server hears of it, and can be cut from outside when the daemon ends.
+//! `tonic`'s and `hyper`'s usual accept loops spin a core when the process is out of file descriptors, accept any number of
+//! connections, and wait forever for a peer that sends nothing. Here connections are limited, each has to send the HTTP/2
+//! preface in time before the server sees it, and the daemon can cut each of them.
 //!
-//! At the bound, a connection is closed for a new one: the idlest of whoever has more than its share, or the one that has waited
-//! longest for its first call (see `places`). Where none may be closed, further connections *wait to be accepted*, in order of
-//! arrival in the kernel's backlog, rather than being accepted and closed. There is one coordinator, so a client that is turned away
-//! can only come back later, and a gRPC client's backoff grows to minutes: longer than most leases. Waiting, it gets the first place
-//! that is free.
+//! At the limit, one connection is closed for each new one: the idlest of the holder that has more than its share, or else
+//! the one that has waited longest for its first call (see `connection_limiter`). If none may be closed, new connections
+//! stay in the kernel's backlog, in order of arrival, instead of being accepted and closed. There is one coordinator, so a
+//! client that is turned away can only retry, and a gRPC client's backoff grows to minutes: longer than most leases. In
+//! the backlog it gets the first permit that is free.
 
-mod accept;
+mod acceptor;
 mod connection;
-mod deal;
-mod frames;
-mod lines;
-mod places;
+mod connection_holder;
+mod connection_limiter;
+mod connections;
+mod control_frame_limiter;
+mod network_thread;
 mod socket;
 mod tls;
 
@@ -25,60 +26,60 @@ use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 pub use connection::Connection;
-pub use lines::{Line, Lines};
-pub use places::ConnectionHolder;
+pub use connection_holder::ConnectionHolder;
+pub use connections::{ConnectionState, Connections};
 pub use socket::{Listeners, LocalAddress, Peer, Socket};
-pub use tls::{Certificate, CertificateName, ShownCertificate, Tls};
+pub use tls::{CertificateName, ClientCertificate, ConnectionCertificate, Tls};
 
-/// Greeted connections that the server has not picked up yet: a burst's worth. It picks them up at once, so more would
-/// only hide that it does not.
-const GREETED: usize = 64;
+/// Connections per network thread that it has not picked up yet: one burst. The thread picks them up at once, so a longer
+/// queue would only hide that it doesn't.
+const HANDSHAKEN: usize = 64;
 
-/// What bounds the connections of one listener.
+/// The limits of all listeners together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenLimits {
-    /// Most connections at a time, greeted or not.
+    /// Most connections at a time, whether their handshake is over or not.
     pub max_connections: usize,
-    /// How long a connection may take to send the HTTP/2 preface, the TLS handshake included.
+    /// How long a connection may take to send the HTTP/2 preface, including the TLS handshake.
     pub preface_timeout: Duration,
-    /// How long it may take until a call on it is let in. See [`Line::authenticated`].
+    /// How long it may take until a call on it passes authentication. See [`ConnectionState::set_authenticated`].
     pub auth_timeout: Duration,
 }
 
-/// An open door: a running accept loop.
+/// A running accept loop.
 #[derive(Debug)]
-pub struct Listening {
-    /// The connections that have sent their preface, for each runtime that they are dealt to.
+pub struct AcceptLoop {
+    /// For each network thread, its connections after their handshake.
     pub incoming: Vec<mpsc::Receiver<Connection>>,
-    /// All of those that are open.
-    pub lines: Lines,
-    /// The loop itself. It ends when it is told to, or when nobody takes its connections any more.
-    pub accepting: JoinHandle<()>,
+    /// All open connections after their handshake.
+    pub connections: Connections,
+    /// The loop. It ends when `stop` is cancelled or a network thread takes no more connections.
+    pub task: JoinHandle<()>,
 }
 
-/// Accepts connections until `stop` is cancelled, and deals them among these runtimes. The sockets are closed then, with
-/// all connections that have not sent their preface; greeted ones live on. With `tls` each has to shake hands first.
+/// Accepts connections until `stop` is cancelled, and assigns each to the least loaded of `threads`. Then the sockets are
+/// closed, and all connections that are still in their handshake; the others live on. With `tls` each needs a handshake.
 pub fn listen(
     listeners: impl Into<Listeners>,
     limits: ListenLimits,
     tls: Option<Tls>,
-    halls: &[Handle],
+    threads: &[Handle],
     stop: CancellationToken,
-) -> Listening {
-    let lines = Lines::default();
-    let (halls, incoming) = halls
+) -> AcceptLoop {
+    let connections = Connections::default();
+    let (threads, incoming) = threads
         .iter()
         .map(|runtime| {
-            let (greeted, incoming) = mpsc::channel(GREETED);
-            (deal::Hall::new(runtime.clone(), greeted), incoming)
+            let (handshaken, incoming) = mpsc::channel(HANDSHAKEN);
+            (network_thread::NetworkThread::new(runtime.clone(), handshaken), incoming)
         })
         .unzip();
-    let accepting = tokio::spawn({
-        let door = accept::Door::new(Arc::new(listeners.into()), limits, tls, lines.clone(), halls);
+    let task = tokio::spawn({
+        let acceptor = acceptor::Acceptor::new(Arc::new(listeners.into()), limits, tls, connections.clone(), threads);
         async move {
-            // Dropping the loop drops the socket and the connections that are not greeted yet.
-            let _ = stop.run_until_cancelled_owned(door.accept_all()).await;
+            // Dropping the loop closes the sockets and the connections that are still in their handshake.
+            let _ = stop.run_until_cancelled_owned(acceptor.run()).await;
         }
     });
-    Listening { incoming, lines, accepting }
+    AcceptLoop { incoming, connections, task }
 }

@@ -1,4 +1,4 @@
-//! What is listened on: addresses, and sockets in the file system. What comes from either is a [`Socket`].
+//! Listening sockets, TCP and Unix, and the connections that they accept.
 
 use std::{
     fmt, fs, io,
@@ -12,20 +12,17 @@ use std::{
 use rustix::{fs::Mode, process::umask};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
-use super::accept::Accept;
-
-/// Who is at the other end of a connection.
+/// The other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// An address.
     Tcp(SocketAddr),
-    /// Somebody on this machine, by a socket in the file system.
+    /// A process on this machine, through a Unix socket.
     Unix,
 }
 
 impl Peer {
-    /// What counts as one address: of IPv6 the first 64 bits, since whoever has one address has a whole network of them. None: a
-    /// socket in the file system.
+    /// The address that limits go by: for IPv6 the first 64 bits, since one host usually has a whole /64. None: a Unix
+    /// socket.
     pub fn network(self) -> Option<IpAddr> {
         match self {
             Peer::Unix => None,
@@ -49,12 +46,10 @@ impl fmt::Display for Peer {
     }
 }
 
-/// Where something listens.
+/// Where the daemon listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LocalAddress {
-    /// At an address.
     Tcp(SocketAddr),
-    /// At a path.
     Unix(PathBuf),
 }
 
@@ -67,21 +62,19 @@ impl fmt::Display for LocalAddress {
     }
 }
 
-/// A connection before anything was said on it.
+/// An accepted connection before anything was read from it.
 #[derive(Debug)]
 pub enum Socket {
-    /// From an address.
     Tcp(TcpStream),
-    /// From this machine.
     Unix(UnixStream),
 }
 
-/// Several listening sockets, at least one, accepted from in turn.
+/// One or more listening sockets, polled in turn.
 #[derive(Debug)]
 pub struct Listeners {
     sockets: Vec<Listener>,
-    /// Which of them is asked first the next time, so that a flood on one does not keep the others waiting.
-    turn: AtomicUsize,
+    /// Which socket is polled first the next time, so that a flood on one doesn't starve the others.
+    next: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -97,32 +90,32 @@ impl From<TcpListener> for Listeners {
 }
 
 impl Listeners {
-    /// These sockets, of which there is at least one.
+    /// Takes one or more bound sockets.
     pub fn of(sockets: Vec<TcpListener>) -> Self {
-        Listeners { sockets: sockets.into_iter().map(Listener::Tcp).collect(), turn: AtomicUsize::new(0) }
+        Listeners { sockets: sockets.into_iter().map(Listener::Tcp).collect(), next: AtomicUsize::new(0) }
     }
 
-    /// A socket at a path, for this user alone (mode 0600). One that is there and that nobody listens on, as a crash leaves
-    /// it, is removed; anything else that is there is left alone. The path is removed when this is dropped.
+    /// A Unix socket at `path`, for this user alone (mode 0600). A stale socket file, as a crash leaves it, is removed;
+    /// anything else there is left alone. The file is removed when the listener is dropped.
     ///
     /// # Errors
-    /// Something is there, or the socket can't be made.
+    /// The path exists and is in use or no socket, or the socket can't be created.
     pub fn unix(path: &Path) -> io::Result<Self> {
         remove_stale(path)?;
-        // The mode is there from the beginning: nothing connects in between. Files that other threads make meanwhile are
-        // for this user alone, too, and none is made at this moment of a start.
+        // The umask makes the mode right from the start, so nobody else can connect in between. Files that other threads
+        // create meanwhile are private, too; during startup there are none.
         let before = umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
         let bound = UnixListener::bind(path);
         umask(before);
         let file = SocketFile::at(path);
-        Ok(Listeners { sockets: vec![Listener::Unix(bound?, file)], turn: AtomicUsize::new(0) })
+        Ok(Listeners { sockets: vec![Listener::Unix(bound?, file)], next: AtomicUsize::new(0) })
     }
 
-    /// Where they listen, in order.
+    /// The bound addresses, in order.
     ///
     /// # Errors
-    /// The kernel's: a socket that can't be used.
-    pub fn bound(&self) -> io::Result<Vec<LocalAddress>> {
+    /// A socket whose address the kernel can't tell.
+    pub fn local_addresses(&self) -> io::Result<Vec<LocalAddress>> {
         let bound = self.sockets.iter().map(|socket| match socket {
             Listener::Tcp(socket) => socket.local_addr().map(LocalAddress::Tcp),
             Listener::Unix(_, file) => Ok(LocalAddress::Unix(file.path.clone())),
@@ -131,7 +124,7 @@ impl Listeners {
     }
 
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Socket, Peer)>> {
-        let first = self.turn.fetch_add(1, Ordering::Relaxed) % self.sockets.len().max(1);
+        let first = self.next.fetch_add(1, Ordering::Relaxed) % self.sockets.len().max(1);
         let (before, after) = self.sockets.split_at(first);
         for socket in after.iter().chain(before) {
             let accepted = match socket {
@@ -150,13 +143,19 @@ impl Listeners {
     }
 }
 
+/// The source of connections. A trait, so that a test can make accepts fail.
+pub(super) trait Accept: Send + Sync + 'static {
+    /// The next connection. Cancel safe.
+    fn accept(&self) -> impl Future<Output = io::Result<(Socket, Peer)>> + Send;
+}
+
 impl Accept for Listeners {
     async fn accept(&self) -> io::Result<(Socket, Peer)> {
         std::future::poll_fn(|cx| self.poll_accept(cx)).await
     }
 }
 
-/// Removes the file of a socket that nobody listens on.
+/// Removes a socket file that no process listens on.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let taken = |what: &str| io::Error::new(io::ErrorKind::AddrInUse, format!("{} {what}", path.display()));
     match path.symlink_metadata() {
@@ -170,7 +169,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A socket's file, removed when this is dropped, unless it is another one by then.
+/// A socket file. Dropping it removes the file, unless another process has replaced it.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
@@ -179,7 +178,7 @@ struct SocketFile {
 
 impl SocketFile {
     fn at(path: &Path) -> Self {
-        // The daemon's directory may change, and the path be relative.
+        // The daemon may change its directory, and the path may be relative.
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         SocketFile { identity: identity(&path), path }
     }
@@ -188,7 +187,7 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if self.identity.is_some() && identity(&self.path) == self.identity {
-            // What is left is taken for stale by the next start.
+            // If this fails, the next start removes the file as stale.
             let _ = fs::remove_file(&self.path);
         }
     }

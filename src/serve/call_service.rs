@@ -1,8 +1,9 @@
-//! [`CallService`]: all that a call passes between its connection and its handler, in one step there and one back.
+//! [`CallService`]: everything between a connection and a handler, in one `hyper` service instead of a stack of layers.
 //!
-//! In this order: it is looked at (`observe`); it gets a place among all calls, and its streams theirs (`calls`); it is waited
-//! for when the daemon ends; it is found out who makes it (`auth`); its handler gets it. A refusal by any of them is an answer
-//! like others, and looked at like them. The call's own deadline (`grpc-timeout`) ends all of that.
+//! In this order: metrics, log and trace of the call begin (`observe`); it gets a permit of the call limiter, and a stream
+//! one of its own (`calls`); shutdown waits for it from here on; the caller is authenticated (`auth`); the handler runs. A
+//! refusal by any of these is an answer like others and is observed like them. The call's deadline (`grpc-timeout`) covers
+//! all of it.
 
 use std::{
     convert::Infallible,
@@ -23,29 +24,32 @@ use tonic::Status;
 
 use super::{
     auth::CallerCheck,
-    calls::{self, Form, Methods, OtherStreams, RequestBody, ResponseBody, SESSION, StreamPlace, no_place},
+    calls::{
+        CallPermit, LibraryStreamLimiter, LibraryStreamPermit, MethodProperties, MethodTable, RequestBody,
+        ResponseBody, SESSION, no_slot,
+    },
     observe::ObservedCall,
-    session::SessionCounters,
+    session_trackers::SessionTrackers,
 };
 use crate::{
     grpc::{AnswerBody, Answering, Services, call_timeout, status::Problem},
-    listen::Line,
+    listen::ConnectionState,
 };
 
-/// What the calls of all connections have in common.
-pub(super) struct CallHandling {
-    /// What items of a `Session` pass, too: who looks at calls, their places, and what waits for them.
-    pub(super) counters: SessionCounters,
-    pub(super) methods: Methods,
-    pub(super) other_streams: OtherStreams,
+/// What the calls of all connections share.
+pub(super) struct CallContext {
+    /// Observer, call limiter and shutdown tracker, which items of a `Session` pass, too.
+    pub(super) trackers: SessionTrackers,
+    pub(super) methods: MethodTable,
+    pub(super) library_streams: LibraryStreamLimiter,
     pub(super) caller_check: CallerCheck,
     pub(super) services: Services<RequestBody>,
 }
 
-/// The calls of one connection.
+/// The `hyper` service of one connection.
 pub(super) struct CallService {
-    pub(super) handling: Arc<CallHandling>,
-    pub(super) line: Arc<Line>,
+    pub(super) context: Arc<CallContext>,
+    pub(super) connection: Arc<ConnectionState>,
 }
 
 impl Service<Request<Incoming>> for CallService {
@@ -54,21 +58,21 @@ impl Service<Request<Incoming>> for CallService {
     type Future = RunningCall;
 
     fn call(&self, request: Request<Incoming>) -> RunningCall {
-        let CallHandling { counters, methods, .. } = &*self.handling;
+        let CallContext { trackers, methods, .. } = &*self.context;
         let path = request.uri().path();
-        let observed = ObservedCall::of(&counters.observe, path, request.headers(), Some(self.line.peer()));
-        let form = methods.form(path);
+        let observed = ObservedCall::of(&trackers.observer, path, request.headers(), Some(self.connection.peer()));
+        let method = methods.properties(path);
         let timeout = call_timeout(request.headers());
         let mut running = RunningCall {
             answering: None,
             timeout: timeout.map(|timeout| Box::pin(sleep(timeout.to_std()))),
             observed,
             call: None,
-            at_leisure: form.is_read_at_leisure,
-            place: None,
-            waited_for: None,
+            reads_slowly: method.may_be_read_slowly,
+            stream_permit: None,
+            drain_token: None,
         };
-        let answering = match self.begin(request, &mut running, form) {
+        let answering = match self.begin(request, &mut running, method) {
             Ok(answering) => match running.observed.as_ref().and_then(ObservedCall::notes) {
                 None => answering,
                 Some(notes) => answering.noted_in(notes),
@@ -80,55 +84,61 @@ impl Service<Request<Incoming>> for CallService {
 }
 
 impl CallService {
-    /// Takes the call up to its handler.
-    fn begin(&self, request: Request<Incoming>, running: &mut RunningCall, form: Form) -> Result<Answering, Problem> {
-        let CallHandling { counters, other_streams, caller_check, services, .. } = &*self.handling;
-        let call = counters.ledger.begin(Some(&self.line)).ok_or_else(no_place)?;
+    /// Takes a call up to its handler.
+    fn begin(
+        &self,
+        request: Request<Incoming>,
+        running: &mut RunningCall,
+        method: MethodProperties,
+    ) -> Result<Answering, Problem> {
+        let CallContext { trackers, library_streams, caller_check, services, .. } = &*self.context;
+        let call = trackers.limiter.begin(Some(&self.connection)).ok_or_else(no_slot)?;
         running.call = Some(call.clone());
-        running.place = other_streams.place(form, &self.line)?;
-        let mut request = request.map(|body| RequestBody::new(body, call, form.many_requests));
-        shed(request.headers_mut());
+        running.stream_permit = library_streams.permit(method, &self.connection)?;
+        let mut request = request.map(|body| RequestBody::new(body, call, method.client_streaming));
+        drop_unread_headers(request.headers_mut());
         if request.uri().path() == SESSION {
-            let counter = counters.counter(request.headers(), &self.line);
-            request.extensions_mut().insert(counter);
+            let tracker = trackers.tracker(request.headers(), &self.connection);
+            request.extensions_mut().insert(tracker);
         }
-        running.waited_for = Some(counters.calls.token());
-        caller_check.admit(&mut request, &self.line)?;
+        running.drain_token = Some(trackers.calls.token());
+        caller_check.authenticate(&mut request, &self.connection)?;
         Ok(services.call(request))
     }
 }
 
-/// A call on its way to its answer's headers.
+/// A call until the headers of its response.
 pub(super) struct RunningCall {
-    /// None once it is answered.
+    /// None once the response is ready.
     answering: Option<Answering>,
     timeout: Option<Pin<Box<Sleep>>>,
     observed: Option<ObservedCall>,
-    call: Option<Arc<calls::Call>>,
-    at_leisure: bool,
-    place: Option<StreamPlace>,
-    /// Until the handler's answer is there. A stream's answer is its beginning; the items of a session are counted one by one.
-    waited_for: Option<TaskTrackerToken>,
+    call: Option<Arc<CallPermit>>,
+    reads_slowly: bool,
+    stream_permit: Option<LibraryStreamPermit>,
+    /// Held until the response is ready: shutdown waits for it. For a stream that is its start; items of a session are
+    /// counted one by one.
+    drain_token: Option<TaskTrackerToken>,
 }
 
 impl RunningCall {
     fn answered(&mut self, response: Response<AnswerBody>) -> Response<ResponseBody> {
         self.answering = None;
-        self.waited_for = None;
+        self.drain_token = None;
         if let Some(observed) = &mut self.observed {
-            // A refusal has its end in the headers, and often no body that anyone would ask for trailers.
-            observed.look_at(response.headers());
+            // A refusal has its status in the headers, and often no body of which anybody reads the trailers.
+            observed.observe_status(response.headers());
         }
-        let (observed, call, _place) = (self.observed.take(), self.call.take(), self.place.take());
-        response.map(|inner| ResponseBody { inner, call, at_leisure: self.at_leisure, observed, _place })
+        let (observed, call, _permit) = (self.observed.take(), self.call.take(), self.stream_permit.take());
+        response.map(|inner| ResponseBody { inner, call, reads_slowly: self.reads_slowly, observed, _permit })
     }
 
-    /// The call is given up: its caller waits no longer.
+    /// The call's deadline has passed.
     fn timed_out(&mut self) -> Response<ResponseBody> {
-        // Dropped, it is seen as cancelled.
+        // Dropped without a status, it is recorded as cancelled.
         self.observed = None;
         self.call = None;
-        self.place = None;
+        self.stream_permit = None;
         self.answered(Status::cancelled("Timeout expired").into_http())
     }
 }
@@ -147,11 +157,11 @@ impl Future for RunningCall {
     }
 }
 
-/// Headers that most calls have. With more, those that nobody reads are dropped: small ones cost the most memory, three
-/// times what they are on the wire, and a call can last.
+/// The number of headers of most calls. If there are more, those that nobody reads are dropped: small headers take three
+/// times their size on the wire in memory, and a call can last.
 const FEW_HEADERS: usize = 16;
 
-fn shed(headers: &mut HeaderMap) {
+fn drop_unread_headers(headers: &mut HeaderMap) {
     if headers.len() > FEW_HEADERS {
         let read =
             |name: &HeaderName| name.as_str().starts_with("grpc-") || [CONTENT_TYPE, TE, AUTHORIZATION].contains(name);
@@ -164,7 +174,7 @@ fn shed(headers: &mut HeaderMap) {
 mod tests {
     use super::*;
 
-    /// They are moved several times for each call, and lie in a task of their own as long as it lasts.
+    /// They are moved several times per call, and stay in the call's task as long as it runs.
     #[test]
     fn calls_and_their_bodies_are_small() {
         assert_eq!([size_of::<RunningCall>(), size_of::<RequestBody>(), size_of::<ResponseBody>()], [136, 112, 136]);

@@ -1,7 +1,7 @@
-//! Whether calls are answered: each network thread and the writer has to have turned lately.
+//! [`Liveness`]: whether the network threads and the writer still run their loops ("turn").
 //!
-//! A probe that looks at the writer alone says "live" while the threads that serve connections hang. So on each of these
-//! threads a task notes the time twice a second: it runs only while the thread runs its tasks, as calls do.
+//! A probe that checks only the writer reports "live" while network threads hang. So a task on each network thread stores
+//! the time twice a second; it runs only while its thread runs tasks, like calls.
 
 use std::{
     fmt,
@@ -20,80 +20,82 @@ use crate::{
     domain::time::{Span, Timestamp},
 };
 
-/// How often a network thread notes that it turns: often enough for bounds of a second or more, and no load when idle.
+/// How often a network thread stores the time: often enough for limits of a second or more, and no load when idle.
 const TICK: Duration = Duration::from_millis(500);
 
-/// How long ago the writer last turned.
+/// Returns how long ago the writer last turned.
 pub(super) type WriterSilence = Arc<dyn Fn() -> Span + Send + Sync>;
 
-/// What has to turn for calls to be answered.
+/// A thread that has to turn for calls to be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
-    /// The writer's thread.
+pub(super) enum DaemonThread {
     Writer,
     /// A network thread, by its number from 0.
     Network(usize),
 }
 
-impl fmt::Display for Part {
+impl fmt::Display for DaemonThread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Part::Writer => f.write_str("the writer"),
-            Part::Network(number) => write!(f, "network thread {number}"),
+            DaemonThread::Writer => f.write_str("the writer"),
+            DaemonThread::Network(number) => write!(f, "network thread {number}"),
         }
     }
 }
 
-/// Since when each part has not turned.
+/// When each thread last turned.
 pub(super) struct Liveness {
     clock: Arc<dyn Clock>,
-    turned: Vec<Arc<AtomicI64>>,
+    last_turns: Vec<Arc<AtomicI64>>,
     writer: OnceLock<WriterSilence>,
-    /// End with this.
-    _ticking: Vec<AbortOnDropHandle<()>>,
+    /// Dropping this ends the tasks.
+    _tick_tasks: Vec<AbortOnDropHandle<()>>,
 }
 
 impl Liveness {
-    /// Begins to observe the threads of these runtimes.
+    /// Starts a task on each of these runtimes.
     pub(super) fn of(clock: &Arc<dyn Clock>, threads: &[Handle]) -> Arc<Self> {
-        let turned: Vec<_> = threads.iter().map(|_| Arc::new(AtomicI64::new(clock.now().micros()))).collect();
-        let ticking = threads.iter().zip(&turned).map(|(thread, turned)| {
-            let (clock, turned) = (clock.clone(), turned.clone());
+        let last_turns: Vec<_> = threads.iter().map(|_| Arc::new(AtomicI64::new(clock.now().micros()))).collect();
+        let tick_tasks = threads.iter().zip(&last_turns).map(|(thread, last_turn)| {
+            let (clock, last_turn) = (clock.clone(), last_turn.clone());
             AbortOnDropHandle::new(thread.spawn(async move {
                 loop {
-                    turned.store(clock.now().micros(), Relaxed);
+                    last_turn.store(clock.now().micros(), Relaxed);
                     sleep(TICK).await;
                 }
             }))
         });
-        let ticking = ticking.collect();
-        Arc::new(Liveness { clock: clock.clone(), turned, writer: OnceLock::new(), _ticking: ticking })
+        let tick_tasks = tick_tasks.collect();
+        Arc::new(Liveness { clock: clock.clone(), last_turns, writer: OnceLock::new(), _tick_tasks: tick_tasks })
     }
 
-    /// From now on there is a writer.
-    pub(super) fn writer_is(&self, silence: WriterSilence) {
-        // There is one store.
+    /// The store is open, so there is a writer from now on.
+    pub(super) fn set_writer(&self, silence: WriterSilence) {
+        // It is set only once: there is one store.
         let _ = self.writer.set(silence);
     }
 
-    /// How long ago the writer last turned. None: there is none yet.
+    /// How long ago the writer last turned. None: the store is not open yet.
     pub(super) fn writer(&self) -> Option<Span> {
         self.writer.get().map(|silence| silence())
     }
 
-    /// The network thread that has not turned for longest, and for how long.
-    pub(super) fn network(&self) -> (Part, Span) {
+    /// The network thread that has not turned for the longest time, and how long.
+    pub(super) fn network(&self) -> (DaemonThread, Span) {
         let now = self.clock.now();
-        let silences = self.turned.iter().map(|turned| now.since(Timestamp::from_micros(turned.load(Relaxed))));
+        let silences =
+            self.last_turns.iter().map(|last_turn| now.since(Timestamp::from_micros(last_turn.load(Relaxed))));
         let longest = silences.enumerate().max_by_key(|(_, silence)| *silence);
-        longest.map_or((Part::Network(0), Span::ZERO), |(number, silence)| (Part::Network(number), silence))
+        longest.map_or((DaemonThread::Network(0), Span::ZERO), |(number, silence)| {
+            (DaemonThread::Network(number), silence)
+        })
     }
 
-    /// What has not turned for longest, and for how long.
-    pub(super) fn longest(&self) -> (Part, Span) {
+    /// The thread that has not turned for the longest time, the writer included, and how long.
+    pub(super) fn longest(&self) -> (DaemonThread, Span) {
         let network = self.network();
         match self.writer() {
-            Some(silence) if silence > network.1 => (Part::Writer, silence),
+            Some(silence) if silence > network.1 => (DaemonThread::Writer, silence),
             Some(_) | None => network,
         }
     }
@@ -102,22 +104,22 @@ impl Liveness {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{clock::SystemClock, serve::threads::Threads};
+    use crate::{clock::SystemClock, serve::network_threads::NetworkThreads};
 
     #[tokio::test]
     async fn p13_a_network_thread_that_hangs_is_named() {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
-        let threads = Threads::start(3).unwrap();
+        let threads = NetworkThreads::start(3).unwrap();
         let liveness = Liveness::of(&clock, threads.handles());
         sleep(3 * TICK).await;
         assert!(liveness.network().1 < Span::from_secs(1), "{:?}", liveness.network());
-        // A task that blocks its thread, as one would that writes to a pipe which nobody reads.
+        // A task that blocks its thread, like one that writes to a pipe that nobody reads.
         threads.handles()[1].spawn(async { std::thread::sleep(Duration::from_secs(3)) });
         sleep(4 * TICK).await;
         let (part, silence) = liveness.network();
-        assert!(part == Part::Network(1) && silence > Span::from_secs(1), "{part} {silence}");
-        liveness.writer_is(Arc::new(|| Span::from_secs(60)));
-        assert_eq!(liveness.longest(), (Part::Writer, Span::from_secs(60)));
+        assert!(part == DaemonThread::Network(1) && silence > Span::from_secs(1), "{part} {silence}");
+        liveness.set_writer(Arc::new(|| Span::from_secs(60)));
+        assert_eq!(liveness.longest(), (DaemonThread::Writer, Span::from_secs(60)));
         sleep(4 * TICK).await;
         assert!(liveness.network().1 < Span::from_secs(1), "it turns again");
     }

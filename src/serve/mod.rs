@@ -1,31 +1,31 @@
-//! FLOOR 4: the daemon from its start to its end: what listens, what is behind it, and who ends first.
+//! FLOOR 5: the daemon from start to exit: what listens, what answers, and in which order they end.
 //!
-//! The port answers from the beginning: health checks say `NOT_SERVING` and calls `STORE_UNAVAILABLE` until the store is
-//! open. The end has an order, too, in which nobody has to be waited for longer than its part of the grace:
+//! The port answers from the beginning: until the store is open, health checks report `NOT_SERVING` and calls fail with
+//! `STORE_UNAVAILABLE`. Shutdown has an order, too, and each step has its part of `drain_grace`:
 //!
-//! 1. Health says `NOT_SERVING`, and its watches end, so that balancers and scripts look elsewhere.
-//! 2. Nothing is accepted any more; what has not sent its preface is closed; clients are told to go (GOAWAY).
-//! 3. Held `ClaimNext` calls are let go, streams end with `UNAVAILABLE`; calls in flight are answered.
-//! 4. Connections close, as their peers see the end; those that do not within a second are cut.
-//! 5. The store is closed, after the last answer: nothing that was accepted is left without one.
+//! 1. Health reports `NOT_SERVING` and its watches end, so that load balancers and scripts go elsewhere.
+//! 2. Nothing is accepted any more. Connections in their handshake are closed; clients are told to go away (GOAWAY).
+//! 3. Held `ClaimNext` calls are answered with nothing, streams end with `UNAVAILABLE`, calls in flight are answered.
+//! 4. Connections close when their peers see this. Those that don't within a second are cut.
+//! 5. The store is closed after the last answer: no request that was accepted is left without one.
 
 pub mod auth;
-mod backend;
 mod call_service;
 mod calls;
-mod connections;
-mod export;
-mod front;
+mod export_directory;
+mod grpc_server;
 mod health;
+mod http2_server;
 mod liveness;
-mod notify;
+mod network_threads;
 mod observe;
 mod ops;
 mod path_map;
 mod process;
 mod retention;
-mod session;
-mod threads;
+mod served_store;
+mod service_manager;
+mod session_trackers;
 mod trace;
 
 #[cfg(test)]
@@ -43,75 +43,65 @@ use crate::{
     listen::{Listeners, LocalAddress},
     store::WriterFailure,
 };
-use auth::{Loaded, SecurityError};
-use backend::{Backend, BoxError, Opened};
-use front::Front;
+use auth::{LoadedSecurity, SecurityError};
+use grpc_server::GrpcServer;
 use health::Health;
 use liveness::Liveness;
-use notify::Manager;
-use observe::Observer;
-use ops::{Facts, Ops};
-use threads::Threads;
-use trace::{FLUSH, SpanCounts, Tracer};
+use network_threads::NetworkThreads;
+use observe::CallObserver;
+use ops::{Ops, OpsSettings};
+use served_store::{BoxError, OpenStore, ServedStore};
+use service_manager::ServiceManager;
+use trace::{FLUSH_TIMEOUT, SpanCounts, Tracer};
 
 pub use process::{command, serve};
 
-/// The longest that connections may take to close once their calls are answered, and the least that is left for the
-/// store: a live peer needs a round trip, and a dead one is not worth more.
+/// Most time for connections to close once their calls are answered, and the least that is left for the store. A live peer
+/// needs one round trip; there is no point in waiting longer for a dead one.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Why the daemon ended, other than by being told to.
+/// Why the daemon ended without being told to.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The listening socket can't be used.
     #[error("the listening socket can't be used: {0}")]
     Listener(io::Error),
-    /// The operators' address can't be listened on.
     #[error(
         "can't listen on {address} for metrics and probes: {source}. Another address can be given with --ops-listen"
     )]
-    OpsListener {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        source: io::Error,
-    },
-    /// Traces can't be sent to such an address.
+    OpsListener { address: SocketAddr, source: io::Error },
     #[error("traces can't be sent to otlp_endpoint: {0}")]
     Traces(tonic::transport::Error),
-    /// The contract's descriptors can't be served: a mistake in the build.
+    /// The contract's descriptors can't be served: a bug of the build.
     #[error("reflection can't be served: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
-    /// What is served does not describe itself: a mistake in the build.
+    /// A service's descriptors can't be read: a bug of the build.
     #[error("the descriptors of what is served can't be read: {0}")]
     Descriptors(#[from] prost_reflect::DescriptorError),
-    /// A certificate, a key or the file of principals can't be used.
     #[error("{0}")]
     Security(#[from] SecurityError),
-    /// The store did not open. Its own text says what to do.
+    /// The store can't be opened. The text says what to do.
     #[error("{0}")]
     Open(BoxError),
-    /// The store failed while serving.
     #[error(
         "the store failed: {0}. The daemon ended, because what follows could not be promised. Every change that was \
          acknowledged is on disk. Look at the disk and its free space, verify the store with `sagad check --data DIR`, \
          and start again, or restore a backup if it is damaged"
     )]
     Store(BoxError),
-    /// The store's files are not where they were.
+    /// The store's files were moved or removed.
     #[error(
         "{0} while the daemon ran: it ended, because the next start would not find what it goes on to write. What was \
          acknowledged before is in the file that was there: move it back if it still is anywhere; if not, restore a \
          backup with `sagad restore`. A start without either begins with an empty store"
     )]
     Gone(String),
-    /// The accept loop ended by itself: a mistake in the program.
+    /// The accept loop ended by itself: a bug.
     #[error("connections are not accepted any more: the accept loop ended by itself")]
     Accepting,
 }
 
 impl ServeError {
-    /// Why the store ended by itself.
+    /// For a store that ended by itself.
     fn of_store(failure: BoxError) -> Self {
         match failure.downcast::<WriterFailure>() {
             Ok(failure) => match *failure {
@@ -123,8 +113,8 @@ impl ServeError {
     }
 }
 
-/// Serves until `shutdown` is ready or the store fails, and returns when everything has ended: after a shutdown within
-/// the configured grace, whatever the peers do.
+/// Serves until `shutdown` is ready or the store fails. Returns when everything has ended: after a shutdown within
+/// `drain_grace`, whatever the peers do.
 ///
 /// # Errors
 /// The store can't be opened, or failed.
@@ -134,83 +124,84 @@ pub async fn run(
     clock: Arc<dyn Clock>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let security = Loaded::read(&config.security, &clock)?;
-    let backend = backend::sqlite(&config, clock);
-    let port = Port { listeners: listener.into(), security };
-    run_with(&config, port, &Threads::here(), backend, &Manager::nobody(), |_| {}, shutdown).await
+    let security = LoadedSecurity::read(&config.security, &clock)?;
+    let served = served_store::sqlite(&config, clock);
+    let endpoint = Endpoint { listeners: listener.into(), security };
+    run_with(&config, endpoint, &NetworkThreads::current(), served, &ServiceManager::none(), |_| {}, shutdown).await
 }
 
-/// Where it listens, and who is let in.
-struct Port {
+/// The listening sockets, and the security settings of their connections.
+struct Endpoint {
     listeners: Listeners,
-    security: Loaded,
+    security: LoadedSecurity,
 }
 
-/// [`run`] with any backend and threads, and a service manager; `announce` is called once calls are served.
+/// [`run`] with any store and threads, and a service manager. `announce` is called once calls are served.
 async fn run_with(
     config: &Config,
-    port: Port,
-    threads: &Threads,
-    backend: Backend,
-    manager: &Manager,
+    endpoint: Endpoint,
+    threads: &NetworkThreads,
+    served: ServedStore,
+    manager: &ServiceManager,
     announce: impl FnOnce(&[LocalAddress]),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let Port { listeners, security } = port;
-    let bound = listeners.bound().map_err(ServeError::Listener)?;
+    let Endpoint { listeners, security } = endpoint;
+    let bound = listeners.local_addresses().map_err(ServeError::Listener)?;
     let address = bound.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let mut shutdown = pin!(shutdown);
     let streams = CancellationToken::new();
     let (health, health_service) = Health::not_serving().await;
-    let services = (backend.services)(streams.clone(), security.principals()).with(health_service);
+    let services = (served.services)(streams.clone(), security.principals()).with(health_service);
     let spans = Arc::new(SpanCounts::default());
-    let liveness = Liveness::of(&backend.clock, threads.handles());
-    let ops = start_ops(config, &backend.clock, &spans, &liveness)?;
-    let (tracer, sending) = match &config.otlp_endpoint {
+    let liveness = Liveness::of(&served.clock, threads.handles());
+    let ops = start_ops(config, &served.clock, &spans, &liveness)?;
+    let (tracer, span_sender) = match &config.otlp_endpoint {
         None => (None, None),
         Some(address) => {
-            let (tracer, sending) = Tracer::to(address, config.trace_sample, spans).map_err(ServeError::Traces)?;
-            (Some(tracer), Some(sending))
+            let (tracer, span_sender) =
+                Tracer::start(address, config.trace_sample, spans).map_err(ServeError::Traces)?;
+            (Some(tracer), Some(span_sender))
         }
     };
-    let meters = ops.as_ref().map(|(ops, _)| ops.meters.clone());
-    let observe = Observer { meters, tracer, clock: backend.clock };
-    let mut front = Front::start(&config.limits, listeners, threads, services, &security, observe)?;
-    // Until this is dropped, behind all else.
+    let rpc_metrics = ops.as_ref().map(|(ops, _)| ops.rpc_metrics.clone());
+    let observer = CallObserver { metrics: rpc_metrics, tracer, clock: served.clock };
+    let mut server = GrpcServer::start(&config.limits, listeners, threads, services, &security, observer)?;
+    // Dropped last, so that probes are answered until the end.
     let ops = match ops {
         None => None,
         Some((ops, socket)) => {
-            ops.connections_are(front.lines());
+            ops.set_connections(server.connections());
             let serving = ops.serve(socket, health.service()).map_err(ServeError::Listener)?;
             Some((ops, serving))
         }
     };
 
     let opened = tokio::select! {
-        opened = task::spawn_blocking(backend.open) => match opened {
+        opened = task::spawn_blocking(served.open) => match opened {
             Ok(Ok(store)) => Ok(Some(store)),
             Ok(Err(error)) => Err(ServeError::Open(error)),
             Err(panic) => Err(ServeError::Open(format!("opening the store ended early: {panic}").into())),
         },
-        // The thread that opens it goes on until the process ends, which is as safe as a crash.
+        // The thread that opens the store runs until the process exits. That is as safe as a crash.
         () = &mut shutdown => Ok(None),
-        never = manager.opening() => match never {},
+        never = manager.report_opening() => match never {},
     };
     let (outcome, store) = match opened {
         Ok(Some(mut store)) => {
-            liveness.writer_is(store.silence.clone());
+            liveness.set_writer(store.silence.clone());
             if let (Some((ops, _)), Some(store)) = (&ops, store.store.take()) {
-                ops.opened(store);
+                ops.set_store(store);
             }
-            health.serving().await;
+            health.set_serving().await;
             info!(%address, "serving");
             announce(&bound);
             tokio::spawn((store.retention)(streams.clone()));
             let outcome = tokio::select! {
                 () = &mut shutdown => Ok(()),
                 failure = failed(&mut store) => Err(ServeError::of_store(failure)),
-                () = front.failed() => Err(ServeError::Accepting),
-                never = manager.serving(&address, || liveness.longest()) => match never {},
+                () = server.failed() => Err(ServeError::Accepting),
+                never = manager.report_serving(&address, || liveness.longest()) => match never {},
             };
             (outcome, Some(store))
         }
@@ -218,16 +209,16 @@ async fn run_with(
         Err(error) => (Err(error), None),
     };
     info!("ending");
-    manager.ending(config.drain_grace.to_std());
+    manager.report_stopping(config.drain_grace.to_std());
     if let Some((ops, _)) = &ops {
-        ops.ending();
+        ops.set_ending();
     }
-    let whole = config.drain_grace.to_std();
-    // The last traces have their part of the grace, too.
-    let grace = if sending.is_some() { whole - FLUSH.min(whole / 4) } else { whole };
-    let ending = Ending { grace, health, streams, front };
+    let drain_grace = config.drain_grace.to_std();
+    // Sending the last traces has its part of the grace, too.
+    let grace = if span_sender.is_some() { drain_grace - FLUSH_TIMEOUT.min(drain_grace / 4) } else { drain_grace };
+    let ending = Shutdown { grace, health, streams, server };
     let outcome = match (outcome, store) {
-        // A store that failed answers nothing more, and can't be closed.
+        // A store that has failed answers nothing more and can't be closed.
         (Err(error @ (ServeError::Store(_) | ServeError::Gone(_))), _) => {
             ending.without_store().await;
             Err(error)
@@ -238,13 +229,13 @@ async fn run_with(
             outcome
         }
     };
-    if let Some(sending) = sending {
-        sending.end(whole - grace).await;
+    if let Some(span_sender) = span_sender {
+        span_sender.shut_down(drain_grace - grace).await;
     }
     outcome
 }
 
-/// The operators' listener, if there is to be one.
+/// Binds the operators' listener, if one is configured.
 fn start_ops(
     config: &Config,
     clock: &Arc<dyn Clock>,
@@ -253,7 +244,7 @@ fn start_ops(
 ) -> Result<Option<(Arc<Ops>, TcpListener)>, ServeError> {
     let Some(address) = config.ops_listen else { return Ok(None) };
     let socket = process::bind(address).map_err(|source| ServeError::OpsListener { address, source })?;
-    let facts = Facts {
+    let facts = OpsSettings {
         data: config.data.clone(),
         max_wal_bytes: config.limits.max_wal_bytes,
         max_connections: config.limits.max_connections,
@@ -263,51 +254,51 @@ fn start_ops(
     Ok(Some((Ops::new(facts, clock)?, socket)))
 }
 
-/// Why the store ended by itself, when it does.
-async fn failed(store: &mut Opened) -> BoxError {
+/// Waits until the store ends by itself, and returns why.
+async fn failed(store: &mut OpenStore) -> BoxError {
     match store.ended.as_mut().await {
         Ok(()) => "it was closed by another".into(),
         Err(failure) => failure,
     }
 }
 
-/// What of a grace is the connections', and what is left for the store: the calls have the rest.
-fn part_of(grace: Duration) -> Duration {
+/// The part of the grace that connections get, and equally the store. Calls get the rest.
+fn linger_part(grace: Duration) -> Duration {
     LINGER.min(grace / 4)
 }
 
-/// What has to end.
-struct Ending {
+/// Ends the daemon's parts in order.
+struct Shutdown {
     grace: Duration,
     health: Health,
     streams: CancellationToken,
-    front: Front,
+    server: GrpcServer,
 }
 
-impl Ending {
-    /// Ends all that faces clients; whatever they still wait for is answered by itself.
+impl Shutdown {
+    /// Ends everything that clients see. Calls that wait are answered by the failed or missing store itself.
     async fn without_store(self) {
-        self.health.end().await;
+        self.health.shut_down().await;
         self.streams.cancel();
-        let part = part_of(self.grace);
-        self.front.end(time::sleep(part).deadline(), part).await;
+        let part = linger_part(self.grace);
+        self.server.shut_down(time::sleep(part).deadline(), part).await;
     }
 
-    /// Ends all that faces clients, once it has answered them, and then the store.
-    async fn with_store(self, store: Opened) -> Result<(), ServeError> {
-        let part = part_of(self.grace);
-        // The timer's own end, so that each step is measured against the same one.
+    /// Ends everything that clients see once their calls are answered, then closes the store.
+    async fn with_store(self, store: OpenStore) -> Result<(), ServeError> {
+        let part = linger_part(self.grace);
+        // One deadline, taken from the timer once, so that all steps are measured against the same one.
         let deadline = time::sleep(self.grace).deadline();
-        self.health.end().await;
+        self.health.shut_down().await;
         self.streams.cancel();
-        // Letting held claims go blocks while the writer's queue is full: the calls in that queue are waited for, too.
+        // Answering held claims blocks while the writer's queue is full; the calls in that queue have to be answered, too.
         let draining = task::spawn_blocking(store.drain);
-        self.front.end(deadline - 2 * part, part).await;
+        self.server.shut_down(deadline - 2 * part, part).await;
 
         let mut ended = store.ended;
         let closing = async {
-            // The order matters: nothing may follow the message that closes. Neither can fail but by a panic, after
-            // which the writer's end says what there is to say.
+            // Order matters: nothing may be queued after the message that closes the writer. Both fail only by a panic, and
+            // then `ended` returns the error.
             let _ = draining.await;
             let _ = task::spawn_blocking(store.close).await;
             ended.as_mut().await
@@ -316,7 +307,7 @@ impl Ending {
             Ok(Ok(())) => Ok(()),
             Ok(Err(failure)) => Err(ServeError::of_store(failure)),
             Err(_) => {
-                // All that was acknowledged is synced; the next start does what is left.
+                // Everything acknowledged is synced. The next start does the rest.
                 warn!("the store takes longer to close than the grace allows; ending without");
                 Ok(())
             }

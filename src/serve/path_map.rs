@@ -1,18 +1,15 @@
-//! [`PathMap`]: what is known of each rpc, by its path. Each call looks here several times, and all paths are known from the start;
-//! so it is sorted, by length first: most comparisons are of two numbers.
+//! [`PathMap`]: a map from rpc paths. Each call looks up several, and all paths are known at start, so it is a sorted list.
+//! It is sorted by length first: most comparisons then compare two numbers.
 
-/// Values by path.
 #[derive(Debug)]
 pub(super) struct PathMap<T>(Vec<(String, T)>);
 
 impl<T> PathMap<T> {
-    /// The value of this path.
     pub(super) fn get(&self, path: &str) -> Option<&T> {
         let by_length = |known: &String| (known.len(), known.as_str()).cmp(&(path.len(), path));
         self.0.binary_search_by(|(known, _)| by_length(known)).ok().map(|place| &self.0[place].1)
     }
 
-    /// All of them.
     pub(super) fn iter(&self) -> impl Iterator<Item = &(String, T)> {
         self.0.iter()
     }

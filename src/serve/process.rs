@@ -1,4 +1,4 @@
-//! `sagad serve`: the process around [`super::run`]: its limits, its threads, its signals, its exit code.
+//! `sagad serve`: the process around [`super::run`]: limits, threads, signals and the exit code.
 
 use std::{io, net::SocketAddr, process::ExitCode, sync::Arc};
 
@@ -11,7 +11,10 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{Port, auth::Loaded, backend, notify::Manager, run_with, threads::Threads};
+use super::{
+    Endpoint, auth::LoadedSecurity, network_threads::NetworkThreads, run_with, served_store,
+    service_manager::ServiceManager,
+};
 use crate::{
     clock::{Clock, SystemClock},
     config::{Config, Listen, ServeArgs},
@@ -19,45 +22,45 @@ use crate::{
     logs,
 };
 
-/// The process failed.
+/// Exit code: the daemon failed.
 const FAILED: u8 = 1;
-/// The command line, a variable or the file is wrong.
+/// Exit code: the command line, a variable or the configuration file is wrong.
 const USAGE: u8 = 2;
-/// Connections that the kernel keeps until they are accepted (it takes less where `net.core.somaxconn` is lower).
-/// Beyond the bound on connections this is where clients wait.
+/// Length of the kernel's accept queue (less where `net.core.somaxconn` is lower). Beyond `max_connections` clients wait
+/// there.
 const BACKLOG: u32 = 4096;
 
-/// `sagad serve`: from its arguments to its exit code. 0: told to end; 1: failed; 2: wrong usage.
+/// `sagad serve`, from arguments to exit code. 0: told to stop; 1: failed; 2: wrong usage.
 pub fn command(args: &ServeArgs) -> ExitCode {
     match Config::load(args) {
         Ok(config) => serve(config),
         Err(error) => {
-            let _flushed = Flushed;
+            let _flush_logs = FlushLogsOnDrop;
             logs::say(&error.to_string());
             ExitCode::from(USAGE)
         }
     }
 }
 
-/// When it is dropped, what was said is written, as far as somebody reads it: so also when the process ends by a panic.
-struct Flushed;
+/// Writes what is left of the log when it is dropped, also when the process ends by a panic.
+struct FlushLogsOnDrop;
 
-impl Drop for Flushed {
+impl Drop for FlushLogsOnDrop {
     fn drop(&mut self) {
         logs::flush();
     }
 }
 
-/// Runs the daemon in this process until SIGTERM or SIGINT. Its first line on stdout says where it serves, once it does.
+/// Runs the daemon in this process until SIGTERM or SIGINT. Once it serves, its first line on stdout says where.
 pub fn serve(config: Config) -> ExitCode {
-    let _flushed = Flushed;
+    let _flush_logs = FlushLogsOnDrop;
     if let Err(error) = logs::start(config.log_format, &config.log) {
         logs::say(&error.to_string());
         return ExitCode::from(USAGE);
     }
     let format = config.log_format;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
-    let security = match Loaded::read(&config.security, &clock) {
+    let security = match LoadedSecurity::read(&config.security, &clock) {
         Ok(security) => security,
         Err(error) => {
             logs::say(&error.to_string());
@@ -65,7 +68,7 @@ pub fn serve(config: Config) -> ExitCode {
         }
     };
     security.warnings.iter().chain(&config.tokens_in_the_open()).for_each(|warning| warn!("{warning}"));
-    match until_told(config, security, clock) {
+    match run_until_signal(config, security, clock) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             logs::fail(format, &error.to_string());
@@ -74,53 +77,53 @@ pub fn serve(config: Config) -> ExitCode {
     }
 }
 
-fn until_told(
+fn run_until_signal(
     mut config: Config,
-    security: Loaded,
+    security: LoadedSecurity,
     clock: Arc<dyn Clock>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     if let Some(warning) = raise_open_files().and_then(|limit| config.limits.fit_to_descriptors(limit)) {
         warn!("{warning}");
     }
     let no_threads = |error| format!("threads can't be started: {error}");
-    let threads = Threads::start(config.limits.network_threads).map_err(no_threads)?;
+    let threads = NetworkThreads::start(config.limits.network_threads).map_err(no_threads)?;
     let runtime = runtime().map_err(no_threads)?;
     let outcome = runtime.block_on(async {
-        // Before anything else, so that a signal during a long start is not lost.
+        // First of all, so that a signal during a long start is not lost.
         let signals = Signals::install().map_err(|error| format!("signals can't be handled: {error}"))?;
         let listeners = listen_on(&config.listen).await.map_err(|error| {
             format!("can't listen on {}: {error}. Another address can be given with --listen", config.listen)
         })?;
-        tokio::spawn(hang_ups(signals.hang_up, security.again.clone()));
-        let backend = backend::sqlite(&config, clock);
-        let (manager, port) = (Manager::of_this_process(), Port { listeners, security });
-        run_with(&config, port, &threads, backend, &manager, announce, signals.ending.first()).await?;
+        tokio::spawn(forward_hangups(signals.hangup, security.reload.clone()));
+        let served = served_store::sqlite(&config, clock);
+        let (manager, endpoint) = (ServiceManager::from_env(), Endpoint { listeners, security });
+        run_with(&config, endpoint, &threads, served, &manager, announce, signals.stop.first()).await?;
         Ok(())
     });
-    // What still blocks (a read, a store that was being opened) ends with the process.
+    // Blocking tasks that still run (a read, a store that is being opened) end with the process.
     runtime.shutdown_background();
     outcome
 }
 
-/// What accepts connections and waits for signals. Those who serve, and the writer, have threads of their own.
+/// The runtime that accepts connections and waits for signals. Network threads and the writer have their own.
 fn runtime() -> io::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // A restart must not wait for the old connections' TIME_WAIT.
+    // So that a restart doesn't wait for TIME_WAIT of old connections.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-/// A line for each address, so that whoever reads the first has one to use.
+/// One line per address, so a script that reads only the first line has an address to use.
 fn announce(bound: &[LocalAddress]) {
     bound.iter().for_each(|address| logs::answer(&format!("sagad: serving gRPC on {address}")));
 }
 
-/// Listens where the configuration says: of a name, on all of its addresses.
+/// Binds the configured address; for a host name, all of its addresses.
 async fn listen_on(listen: &Listen) -> io::Result<Listeners> {
     match listen {
         Listen::Address(address) => bind(*address).map(Listeners::from),
@@ -133,9 +136,9 @@ async fn listen_on(listen: &Listen) -> io::Result<Listeners> {
                     addresses.push(address);
                 }
             }
-            let strangers = addresses.iter().find(|address| Listen::Address(**address).is_exposed());
-            if let Some(address) = strangers.filter(|_| !listen.is_exposed()) {
-                // Nothing was asked of a name that says it is this machine.
+            let exposed = addresses.iter().find(|address| Listen::Address(**address).is_exposed());
+            if let Some(address) = exposed.filter(|_| !listen.is_exposed()) {
+                // The configuration was checked under the assumption that the name is of this machine.
                 return Err(io::Error::other(format!("the name stands for {address}, which other machines reach")));
             }
             bind_all(&addresses).map(Listeners::of)
@@ -143,11 +146,11 @@ async fn listen_on(listen: &Listen) -> io::Result<Listeners> {
     }
 }
 
-/// How often a port is looked for that is free on all addresses.
+/// Most attempts to find a port that is free on all addresses.
 const PORT_TRIES: usize = 16;
 
-/// Listens on all of these addresses. With port 0 they get the same one. What this machine does not have, such as IPv6 in
-/// many containers, is left out, as long as something is left.
+/// Binds all addresses; with port 0 all get the same port. Addresses that this machine lacks, such as IPv6 in many
+/// containers, are left out as long as one remains.
 fn bind_all(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     'tries: for _ in 0..PORT_TRIES {
@@ -163,7 +166,7 @@ fn bind_all(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
                     port = socket.local_addr()?.port();
                     bound.push(socket);
                 }
-                Err(error) if is_not_here(&error) => {
+                Err(error) if is_address_missing(&error) => {
                     info!(address = %wanted, %error, "not listened on: this machine does not have it");
                     failure = error;
                 }
@@ -180,13 +183,13 @@ fn bind_all(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
     Err(failure)
 }
 
-fn is_not_here(error: &io::Error) -> bool {
+fn is_address_missing(error: &io::Error) -> bool {
     let family = rustix::io::Errno::AFNOSUPPORT.raw_os_error();
     error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(family)
 }
 
-/// Raises the limit on open files as far as it goes: the usual soft limit of 1024 is there for programs that use
-/// `select`. Returns the limit, if there is one.
+/// Raises the soft limit on open files to the hard limit: the usual 1024 exists for programs that use `select`. Returns the
+/// limit in force, if there is one.
 fn raise_open_files() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
     if limit.current == limit.maximum {
@@ -201,34 +204,33 @@ fn raise_open_files() -> Option<u64> {
     }
 }
 
-/// Each SIGHUP has the files read that can change while the daemon runs. Without this it would end it.
-async fn hang_ups(mut signal: Signal, again: Arc<Notify>) {
+/// Each SIGHUP starts a reload of certificates and principals. Without a handler SIGHUP would end the process.
+async fn forward_hangups(mut signal: Signal, reload: Arc<Notify>) {
     while signal.recv().await.is_some() {
-        again.notify_one();
+        reload.notify_one();
     }
 }
 
-/// The signals that mean something to the daemon.
 struct Signals {
-    ending: EndingSignals,
-    hang_up: Signal,
+    stop: StopSignals,
+    hangup: Signal,
 }
 
 impl Signals {
     fn install() -> io::Result<Self> {
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        Ok(Signals { ending: EndingSignals { terminate, interrupt }, hang_up: signal(SignalKind::hangup())? })
+        Ok(Signals { stop: StopSignals { terminate, interrupt }, hangup: signal(SignalKind::hangup())? })
     }
 }
 
-/// Those that end it.
-struct EndingSignals {
+struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
 }
 
-impl EndingSignals {
-    /// Ready at the first; the second ends the process at once. That is as safe as a crash: nothing acknowledged is lost.
+impl StopSignals {
+    /// Ready at the first signal. A second one ends the process at once, which is as safe as a crash: nothing acknowledged
+    /// is lost.
     async fn first(mut self) {
         let name = self.next().await;
         info!(signal = name, "told to end");

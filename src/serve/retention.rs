@@ -1,8 +1,8 @@
-//! Retention: sagas that ended long enough ago are purged, with their events, beside the daemon's other work.
+//! Retention: purges sagas that ended longer ago than configured, with their events, while the daemon serves.
 //!
-//! Each step goes through the writer's queue like any command, is bounded, and is followed by a pause in proportion to the
-//! time it took. Where an export is wanted, a saga is on disk there before it is purged, and purged only if it is still as
-//! it was written: annotated meanwhile, it is written again. After a crash between the two it is there twice, with the same
+//! Each step is a command in the writer's queue, bounded, and followed by a pause in proportion to its duration. With an
+//! export directory a saga is synced there before it is purged, and purged only if it has not changed since; if it was
+//! annotated meanwhile it is exported again. After a crash between export and purge it is there twice, with the same
 //! revision.
 
 use std::{io, sync::Arc, time::Duration};
@@ -23,59 +23,59 @@ use crate::{
     store::{EventQuery, Moment, Store, StoreError},
 };
 
-use super::export::{Export, Lines};
+use super::export_directory::{ExportBatch, ExportDirectory};
 
-/// Most sagas of one step; the store ends it earlier where they have many rows.
+/// Most sagas of one step; the store ends a step earlier if they have many rows.
 const STEP: usize = 500;
-/// Most sagas that are exported in one step, and the bytes behind which no more are added.
+/// Most sagas exported in one step, and the number of bytes after which no more are added.
 const EXPORT_STEP: usize = 64;
 const EXPORT_BYTES: u64 = 4 << 20;
-/// Events that are read at a time: with the largest notes, some 5 MiB.
+/// Events read at a time: some 5 MiB with the largest notes.
 const EVENTS: usize = 200;
-/// The pause, in times of the step before it: so a quarter of the writer's time at most is retention's.
+/// The pause after a step, as a multiple of its duration: retention gets at most a quarter of the writer's time.
 const PAUSE: u32 = 3;
 /// The shortest pause.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
-/// How often it looks for what has come of age, unless an age is so short that it has to be oftener.
-const LOOK_EVERY: Span = Span::from_secs(10);
-const LOOK_LEAST: Span = Span::from_millis(250);
-/// How many looks it leaves out behind a failure: half a minute, as a rule.
-const RETRY: u32 = 3;
+/// How often it looks for sagas to purge, and the shortest interval if a retention time is very short.
+const INTERVAL: Span = Span::from_secs(10);
+const INTERVAL_MIN: Span = Span::from_millis(250);
+/// How many intervals it waits after a failure: usually half a minute.
+const RETRY_INTERVALS: u32 = 3;
 
-/// Why a step failed. Nothing was purged by it.
+/// Why a step failed; it has purged nothing.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum PurgeError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("nothing is purged, because it can't be exported: {0}")]
     Export(#[from] io::Error),
     #[error("nothing is purged, because it has no JSON form: {0}")]
-    Form(String),
+    Json(String),
     #[error("{0}")]
-    Mistake(String),
+    Internal(String),
 }
 
-impl From<Malformed> for Failure {
+impl From<Malformed> for PurgeError {
     fn from(error: Malformed) -> Self {
-        Failure::Mistake(error.0.to_string())
+        PurgeError::Internal(error.0.to_string())
     }
 }
 
-/// Purges what comes of age, until it is told to stop. Returns at once where everything is kept.
-pub(super) async fn keep(store: Store, retention: Retention, stop: CancellationToken) {
+/// Purges sagas until `stop` is cancelled. Returns at once if everything is kept.
+pub(super) async fn run(store: Store, retention: Retention, stop: CancellationToken) {
     let ages = retention.ages();
     let Some(shortest) = ages.iter().map(|(_, age)| *age).min() else { return };
-    let look_every = shortest.third().clamp(LOOK_LEAST, LOOK_EVERY).to_std();
-    let mut keeper = Keeper { store, export: retention.export.as_deref().map(Export::into).map(Arc::new) };
+    let interval = shortest.third().clamp(INTERVAL_MIN, INTERVAL).to_std();
+    let mut purger = Purger { store, export: retention.export.as_deref().map(ExportDirectory::new).map(Arc::new) };
     let work = async {
         loop {
             for (state, age) in &ages {
-                if let Err(failure) = keeper.purge_all(*state, *age).await {
+                if let Err(failure) = purger.purge_all(*state, *age).await {
                     tracing::error!(state = state.name(), %failure, "retention failed; it tries again later");
-                    time::sleep(look_every * RETRY).await;
+                    time::sleep(interval * RETRY_INTERVALS).await;
                 }
             }
-            time::sleep(look_every).await;
+            time::sleep(interval).await;
         }
     };
     tokio::select! {
@@ -84,14 +84,14 @@ pub(super) async fn keep(store: Store, retention: Retention, stop: CancellationT
     }
 }
 
-struct Keeper {
+struct Purger {
     store: Store,
-    export: Option<Arc<Export>>,
+    export: Option<Arc<ExportDirectory>>,
 }
 
-impl Keeper {
-    /// Purges all sagas in a state that are of age, step by step.
-    async fn purge_all(&mut self, state: State, age: Span) -> Result<(), Failure> {
+impl Purger {
+    /// Purges all sagas in `state` that ended at least `age` ago, step by step.
+    async fn purge_all(&mut self, state: State, age: Span) -> Result<(), PurgeError> {
         let mut all = Purged::default();
         let outcome = loop {
             let begun = self.store.moment().now;
@@ -115,14 +115,14 @@ impl Keeper {
         outcome
     }
 
-    async fn step(&mut self, state: State, age: Span) -> Result<Purged, Failure> {
+    async fn step(&mut self, state: State, age: Span) -> Result<Purged, PurgeError> {
         match self.export.clone() {
             None => self.purge(state, age, Vec::new()).await,
             Some(export) => self.export_and_purge(&export, state, age).await,
         }
     }
 
-    async fn purge(&self, state: State, age: Span, only: Vec<(TaskId, Revision)>) -> Result<Purged, Failure> {
+    async fn purge(&self, state: State, age: Span, only: Vec<(TaskId, Revision)>) -> Result<Purged, PurgeError> {
         let purge = Purge {
             states: vec![state],
             older_than: age,
@@ -135,13 +135,18 @@ impl Keeper {
         match self.store.submit(Request { command: Command::Purge(purge), key: None, by: None }).await? {
             Answer::Purged(purged) => Ok(purged),
             Answer::Saga(_) | Answer::Sagas(_) | Answer::Lease(_) | Answer::Queue(_) => {
-                Err(Failure::Mistake("a purge was answered with something else".into()))
+                Err(PurgeError::Internal("a purge was answered with something else".into()))
             }
         }
     }
 
-    /// Exports some of those that are of age, and purges them.
-    async fn export_and_purge(&self, export: &Arc<Export>, state: State, age: Span) -> Result<Purged, Failure> {
+    /// Exports some of these sagas and purges them.
+    async fn export_and_purge(
+        &self,
+        export: &Arc<ExportDirectory>,
+        state: State,
+        age: Span,
+    ) -> Result<Purged, PurgeError> {
         let moment = self.store.moment();
         let before = moment.now.minus(age);
         let found = self.store.ended(state, before, EXPORT_STEP).await?;
@@ -150,16 +155,16 @@ impl Keeper {
         }
         let utc = self.store.utc();
         let begun = export.clone();
-        let mut lines = blocking(move || begun.begin(utc)).await?;
+        let mut batch = blocking(move || begun.begin(utc)).await?;
         let (mut exported, asked) = (Vec::new(), found.len());
         for saga in found {
-            if lines.bytes() >= EXPORT_BYTES {
+            if batch.bytes() >= EXPORT_BYTES {
                 break;
             }
-            let is_whole;
-            (lines, is_whole) = self.add_line(lines, &saga, &moment).await?;
-            // Otherwise it has changed since it was found: it is found again when it is of age again.
-            if is_whole {
+            let is_complete;
+            (batch, is_complete) = self.add_line(batch, &saga, &moment).await?;
+            // Otherwise it has changed since it was read, and a later step finds it again.
+            if is_complete {
                 exported.push((saga.task_id().clone(), saga.revision));
             }
         }
@@ -167,9 +172,9 @@ impl Keeper {
             return Ok(Purged::default());
         }
         let left = asked == EXPORT_STEP || exported.len() < asked;
-        blocking(move || lines.keep()).await?;
+        blocking(move || batch.commit()).await?;
         let mut purged = Purged::default();
-        // The store takes up to so many rows at a time; what it has taken it passes over.
+        // The store purges a limited number of rows at a time, and skips what it has purged already.
         loop {
             let step = self.purge(state, age, exported.clone()).await?;
             purged.sagas += step.sagas;
@@ -183,8 +188,13 @@ impl Keeper {
         Ok(purged)
     }
 
-    /// Adds a saga with its whole history as a line, which is written as it is read; not, if the saga has changed.
-    async fn add_line(&self, mut lines: Lines, saga: &Saga, moment: &Moment) -> Result<(Lines, bool), Failure> {
+    /// Adds a saga with its whole history as a line, written while it is read. False, and no line, if the saga has changed.
+    async fn add_line(
+        &self,
+        mut batch: ExportBatch,
+        saga: &Saga,
+        moment: &Moment,
+    ) -> Result<(ExportBatch, bool), PurgeError> {
         let mut query = EventQuery {
             task_id: Some(saga.task_id().clone()),
             through: saga.revision,
@@ -192,40 +202,40 @@ impl Keeper {
             whole: true,
             ..EventQuery::default()
         };
-        lines.push(&grpc::export::begin(saga, moment).map_err(Failure::Form)?);
+        batch.push(&grpc::export::begin(saga, moment).map_err(PurgeError::Json)?);
         let mut newest = None;
         loop {
             let page = self.store.events(query.clone()).await?;
             for event in &page {
                 if newest.replace(event.revision).is_some() {
-                    lines.push(",");
+                    batch.push(",");
                 }
-                lines.push(&grpc::export::event(event).map_err(Failure::Form)?);
+                batch.push(&grpc::export::event(event).map_err(PurgeError::Json)?);
             }
             if page.len() < EVENTS {
                 break;
             }
             query.after = newest.unwrap_or(query.after);
-            if lines.are_many() {
-                lines = blocking(move || lines.write().map(|()| lines)).await?;
+            if batch.is_large() {
+                batch = blocking(move || batch.flush().map(|()| batch)).await?;
             }
         }
-        let is_whole = newest == Some(saga.revision);
-        if !is_whole {
-            lines = blocking(move || lines.cut().map(|()| lines)).await?;
-            return Ok((lines, false));
+        let is_complete = newest == Some(saga.revision);
+        if !is_complete {
+            batch = blocking(move || batch.discard_line().map(|()| batch)).await?;
+            return Ok((batch, false));
         }
-        lines.push(grpc::export::END);
-        lines.end_line();
-        if lines.are_many() {
-            lines = blocking(move || lines.write().map(|()| lines)).await?;
+        batch.push(grpc::export::END);
+        batch.end_line();
+        if batch.is_large() {
+            batch = blocking(move || batch.flush().map(|()| batch)).await?;
         }
-        Ok((lines, true))
+        Ok((batch, true))
     }
 }
 
-/// What waits for a disk, on a thread that may.
-async fn blocking<T: Send + 'static>(act: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, Failure> {
+/// Runs disk I/O on a thread that may block.
+async fn blocking<T: Send + 'static>(act: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, PurgeError> {
     let done = task::spawn_blocking(act).await;
     Ok(done.unwrap_or_else(|gone| Err(io::Error::other(gone)))?)
 }
@@ -270,21 +280,21 @@ mod tests {
         submit(Command::Create(vec![creation("long", "q")])).await.unwrap();
         assert!(join_all((0..NOTES).map(|_| submit(note()))).await.iter().all(Result::is_ok));
         let dir = tempfile::tempdir().unwrap();
-        let export = Export::into(dir.path());
-        let keeper = Keeper { store: store.clone(), export: None };
+        let export = ExportDirectory::new(dir.path());
+        let purger = Purger { store: store.clone(), export: None };
         let saga = store.get(SagaKey::Task(task_id())).await.unwrap().unwrap();
-        // One that has changed since it was looked for leaves nothing of its line.
+        // A saga that has changed since it was read leaves no line.
         let mut old = saga.clone();
         old.revision = Revision(saga.revision.0 + 1);
         let moment = store.moment();
-        let (lines, is_whole) = keeper.add_line(export.begin(START).unwrap(), &old, &moment).await.unwrap();
-        assert!(!is_whole && lines.bytes() == 0);
-        let (lines, is_whole) = keeper.add_line(lines, &saga, &moment).await.unwrap();
-        let (bytes, peak) = (lines.bytes(), lines.peak());
-        assert!(is_whole && bytes > 16 << 20, "{bytes} bytes");
-        // A page of events, and what was there before it.
+        let (batch, is_complete) = purger.add_line(export.begin(START).unwrap(), &old, &moment).await.unwrap();
+        assert!(!is_complete && batch.bytes() == 0);
+        let (batch, is_complete) = purger.add_line(batch, &saga, &moment).await.unwrap();
+        let (bytes, peak) = (batch.bytes(), batch.peak());
+        assert!(is_complete && bytes > 16 << 20, "{bytes} bytes");
+        // One page of events, and what was in the buffer before.
         assert!(peak < 2 << 20, "{peak} bytes of {bytes} were in memory at once");
-        lines.keep().unwrap();
+        batch.commit().unwrap();
         let file = std::fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap();
         let line: serde_json::Value = serde_json::from_slice(&std::fs::read(file.path()).unwrap()).unwrap();
         assert_eq!(line["events"].as_array().unwrap().len(), NOTES + 1);

@@ -1,4 +1,4 @@
-//! The daemon's life over real sockets, with a store that is a double: how it starts, and that no peer delays its end.
+//! The daemon's life over real sockets, with a stub in place of the store: how it starts, and that no peer delays its end.
 
 use std::{future::pending, sync::mpsc, time::Duration};
 
@@ -30,20 +30,20 @@ use crate::{
     },
 };
 
-/// Well below the grace of ten seconds, and enough for a busy machine.
+/// Well below the grace of ten seconds, and enough on a busy machine.
 const SOON: Duration = Duration::from_secs(5);
 
-/// A service with a call that is held until the store drains, and a stream that never ends by itself.
-struct Double {
+/// A service with a call that is held until the store drains, and a stream that does not end by itself.
+struct StubService {
     drained: watch::Receiver<bool>,
     streams: CancellationToken,
 }
 
-type Chunks = std::pin::Pin<Box<dyn Stream<Item = Result<BackupResponse, Status>> + Send>>;
+type BackupStream = std::pin::Pin<Box<dyn Stream<Item = Result<BackupResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
-impl AdminService for Double {
-    type BackupStream = Chunks;
+impl AdminService for StubService {
+    type BackupStream = BackupStream;
 
     async fn get_server_info(
         &self,
@@ -54,7 +54,7 @@ impl AdminService for Double {
         Ok(Response::new(GetServerInfoResponse { version: "held".into(), ..Default::default() }))
     }
 
-    async fn backup(&self, _: Request<BackupRequest>) -> Result<Response<Chunks>, Status> {
+    async fn backup(&self, _: Request<BackupRequest>) -> Result<Response<BackupStream>, Status> {
         let chunk = BackupResponse { chunk: vec![0; 64 << 10].into(), ..Default::default() };
         let chunks = stream::repeat_with(move || Ok(chunk.clone())).take_until(self.streams.clone().cancelled_owned());
         Ok(Response::new(chunks.chain(stream::once(async { Err(Status::unavailable("SHUTTING_DOWN")) })).boxed()))
@@ -88,10 +88,10 @@ impl AdminService for Double {
     }
 }
 
-/// A daemon whose store and signals are the test's.
+/// A daemon whose store and signals the test controls.
 struct Daemon {
     address: SocketAddr,
-    /// Opens the store, or says why not.
+    /// Opens the store, or makes that fail.
     open: mpsc::Sender<Result<(), BoxError>>,
     /// Makes the writer end by itself.
     fail: Option<oneshot::Sender<BoxError>>,
@@ -112,15 +112,19 @@ impl Daemon {
         let (announce, announced) = oneshot::channel();
         let shutdown = CancellationToken::new();
         let told = shutdown.clone().cancelled_owned();
-        let backend = double(opening, failing);
+        let served = stub_store(opening, failing);
         let run = tokio::spawn(async move {
             let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
-            let port = Port { listeners: listener.into(), security: Loaded::read(&config.security, &clock).unwrap() };
+            let endpoint = Endpoint {
+                listeners: listener.into(),
+                security: LoadedSecurity::read(&config.security, &clock).unwrap(),
+            };
             let announce = |bound: &[LocalAddress]| match bound {
                 [LocalAddress::Tcp(address)] => announce.send(*address).unwrap(),
                 other => panic!("{other:?}"),
             };
-            run_with(&config, port, &Threads::here(), backend, &Manager::nobody(), announce, told).await
+            run_with(&config, endpoint, &NetworkThreads::current(), served, &ServiceManager::none(), announce, told)
+                .await
         });
         Daemon { address, open, fail: Some(fail), shutdown, announced, run }
     }
@@ -142,17 +146,17 @@ impl Daemon {
         stream
     }
 
-    /// The end of the daemon, which has to come soon.
+    /// Waits for the daemon's end, which has to come soon.
     async fn end(self) -> Result<(), ServeError> {
         timeout(SOON, self.run).await.expect("it ends in time").unwrap()
     }
 }
 
-fn double(opening: mpsc::Receiver<Result<(), BoxError>>, failing: oneshot::Receiver<BoxError>) -> Backend {
+fn stub_store(opening: mpsc::Receiver<Result<(), BoxError>>, failing: oneshot::Receiver<BoxError>) -> ServedStore {
     let (drain, drained) = watch::channel(false);
-    Backend {
+    ServedStore {
         services: Box::new(move |streams, _| {
-            Services::default().with(AdminServiceServer::new(Double { drained, streams }))
+            Services::default().with(AdminServiceServer::new(StubService { drained, streams }))
         }),
         clock: Arc::new(SystemClock::start()),
         open: Box::new(move || {
@@ -164,7 +168,7 @@ fn double(opening: mpsc::Receiver<Result<(), BoxError>>, failing: oneshot::Recei
                     Ok(()) = closed => Ok(()),
                 }
             };
-            Ok(Opened {
+            Ok(OpenStore {
                 drain: Box::new(move || {
                     drain.send_replace(true);
                 }),
@@ -238,7 +242,7 @@ async fn no_peer_delays_the_end_and_calls_are_answered() {
     let daemon = Daemon::serving(Span::from_secs(10)).await;
     let mut silent = daemon.connection(b"").await;
     let mut half = daemon.connection(b"PRI * HTTP/2.0").await;
-    // The preface and an empty SETTINGS frame; then it neither sends nor reads.
+    // The preface and an empty SETTINGS frame; after that it neither sends nor reads.
     let mut mute = daemon.connection(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
     let _idle = HealthClient::new(daemon.channel().await).check(asking("")).await.unwrap();
     let mut health = HealthClient::new(daemon.channel().await).watch(asking("")).await.unwrap().into_inner();
@@ -286,7 +290,7 @@ async fn a_call_that_is_never_answered_is_given_up_within_the_grace() {
     assert!(timeout(SOON, hanging).await.unwrap().unwrap().is_err());
 }
 
-/// A client says how long it waits, and does not look at its watch: it is answered by then all the same.
+/// The client sends a deadline but doesn't enforce it: the server still answers by then.
 #[tokio::test]
 async fn a_calls_own_deadline_ends_it() {
     let daemon = Daemon::serving(Span::from_secs(2)).await;
@@ -310,7 +314,7 @@ async fn a_calls_own_deadline_ends_it() {
             let mut head = [0; 9];
             client.read_exact(&mut head).await.unwrap();
             client.read_exact(&mut vec![0; usize::from(head[1]) << 8 | usize::from(head[2])]).await.unwrap();
-            // HEADERS, with which the stream ends.
+            // HEADERS that end the stream.
             if head[3] == 1 {
                 break head[4] & 1;
             }
@@ -347,6 +351,6 @@ async fn it_can_be_told_to_end_before_the_store_is_open() {
     daemon.shutdown.cancel();
     let open = daemon.open.clone();
     daemon.end().await.unwrap();
-    // Lets the thread that opens go.
+    // Lets the thread that opens the store end.
     open.send(Err("too late".into())).unwrap();
 }

@@ -65,9 +65,9 @@ fn phrases() -> Vec<String> {
     let [
         streams_open,
         waiters,
-        places,
-        front,
-        ledger,
+        connection_limiter,
+        server,
+        call_limiter,
         request,
         memory,
         watch,
@@ -83,10 +83,10 @@ fn phrases() -> Vec<String> {
     ] = [
         "src/grpc/streams.rs",
         "src/coordinator/waiters.rs",
-        "src/listen/places.rs",
-        "src/serve/front.rs",
-        "src/serve/calls/ledger.rs",
-        "src/serve/calls/request.rs",
+        "src/listen/connection_limiter.rs",
+        "src/serve/grpc_server.rs",
+        "src/serve/calls/call_limiter.rs",
+        "src/serve/calls/request_body.rs",
         "src/store/memory_share.rs",
         "src/watch/mod.rs",
         "src/store/recent_events.rs",
@@ -118,27 +118,27 @@ fn phrases() -> Vec<String> {
     vec![
         format!("where callers are not known) that has {} gets no more. As many others", streams_open["FAIR"]),
         format!("where callers are not known) that has {} gets no more |", waiters["FAIR_WAITING"]),
-        format!("the newest {} addresses", thousands(places["KNOWN_ADDRESSES"])),
+        format!("the newest {} addresses", thousands(connection_limiter["KNOWN_ADDRESSES"])),
         // What belongs to one network.
         "of IPv6 the first 64 bits count".into(),
         format!("at most {}", constants("src/config/limits.rs")["NETWORK_THREADS"]),
         format!("each looks through {} rows at most", thousands(reader["ROWS_PER_SNAPSHOT"])),
         format!("when those that wait hold {}", mib(changes)),
-        format!("if it is older than {} ms", ledger["TICK"]),
-        format!("connections that have more than {} calls open", ledger["FAIR_CALLS"]),
-        format!("The first {} of a request are never refused", kib(ledger["SMALL_BYTES"])),
+        format!("if it is older than {} ms", call_limiter["TICK"]),
+        format!("connections that have more than {} calls open", call_limiter["FAIR_CALLS"]),
+        format!("The first {} of a request are never refused", kib(call_limiter["SMALL_BYTES"])),
         format!("{} times its length up to", thousands(request["UNPACKED_PER_BYTE"])),
         format!(
             "{} of headers a call, frames of {}, windows of {} a stream and {} a connection (or {} for each of",
-            kib(front["HEADER_BYTES"]),
-            kib(front["FRAME_BYTES"]),
-            kib(front["STREAM_WINDOW"]),
-            mib(front["CONNECTION_WINDOW"]),
-            kib(front["WINDOW_PER_CALL"]),
+            kib(server["HEADER_BYTES"]),
+            kib(server["FRAME_BYTES"]),
+            kib(server["STREAM_WINDOW"]),
+            mib(server["CONNECTION_WINDOW"]),
+            kib(server["WINDOW_PER_CALL"]),
         ),
         format!(
             "{} calls cancelled before they were looked at, {} errors",
-            front["RESET_STREAMS"], front["ERROR_RESETS"]
+            server["RESET_STREAMS"], server["ERROR_RESETS"]
         ),
         // Of the library that speaks HTTP/2.
         "it ends a connection after 100 empty data frames".into(),
@@ -147,10 +147,10 @@ fn phrases() -> Vec<String> {
         format!(
             "= {}, and up to {} for each call: {};",
             mib(limits.max_call_bytes as u64),
-            kib(ledger["SMALL_BYTES"]),
-            mib(calls * ledger["SMALL_BYTES"])
+            kib(call_limiter["SMALL_BYTES"]),
+            mib(calls * call_limiter["SMALL_BYTES"])
         ),
-        format!("x {} = {} |", kib(front["STREAM_WINDOW"]), mib(watches * front["STREAM_WINDOW"])),
+        format!("x {} = {} |", kib(server["STREAM_WINDOW"]), mib(watches * server["STREAM_WINDOW"])),
         format!(
             "{}, and {} for each of `writer_queue`: {}",
             mib(changes),

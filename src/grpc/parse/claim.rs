@@ -1,4 +1,4 @@
-//! `Dispatch`, `Claim` and `ClaimNext`: how a saga comes to a worker.
+//! `Dispatch`, `Claim` and `ClaimNext`: how a worker gets a saga.
 
 use prost::Message;
 
@@ -63,7 +63,7 @@ impl Change for proto::ClaimNextRequest {
         std::mem::take(&mut self.request_id)
     }
 
-    /// Without `wait`: a client that repeats has less time left, and means the same.
+    /// Without `wait`: a client that repeats the request has less time left, and means the same.
     fn content(&self) -> Vec<u8> {
         proto::ClaimNextRequest { wait: None, ..self.clone() }.encode_to_vec()
     }

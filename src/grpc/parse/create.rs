@@ -1,4 +1,4 @@
-//! `CreateSaga` and `BatchCreateSagas`, and the compensations that other requests give too.
+//! `CreateSaga` and `BatchCreateSagas`, and the compensations in other requests.
 
 use std::collections::{HashMap, HashSet};
 
@@ -50,7 +50,7 @@ impl Change for proto::BatchCreateSagasRequest {
             v.add("requests", format!("are {bytes} bytes together; at most {BATCH_BYTES} are allowed"));
         }
         if !v.is_empty() {
-            // One breach of the whole explains more than thousands of its parts.
+            // One violation of the batch explains more than thousands in its parts.
             return None;
         }
         let mut given = Given::default();
@@ -73,7 +73,7 @@ impl Change for proto::BatchCreateSagasRequest {
     }
 }
 
-/// The ids given so far in a batch, each with the index of its request.
+/// The ids in a batch so far, each with the index of its request.
 #[derive(Default)]
 struct Given {
     task_ids: HashMap<TaskId, usize>,
@@ -126,12 +126,12 @@ fn creation(request: proto::CreateSagaRequest, v: &mut Violations) -> Option<Cre
     })
 }
 
-/// A UUIDv7: such ids sort by the time of their making, which keeps neighbours in time neighbours in the index.
+/// A UUIDv7. Such ids sort by creation time, so sagas created together are close in the index.
 fn new_task_id() -> Result<TaskId, Malformed> {
     TaskId::parse(Uuid::now_v7().hyphenated().encode_lower(&mut Uuid::encode_buffer()))
 }
 
-/// How long until a saga is ready; absent: at once.
+/// How long until a saga is ready. None: at once.
 pub fn delay(value: Option<&prost_types::Duration>, v: &mut Violations) -> Option<Span> {
     match value {
         None => Some(Span::ZERO),
@@ -139,8 +139,7 @@ pub fn delay(value: Option<&prost_types::Duration>, v: &mut Violations) -> Optio
     }
 }
 
-/// Compensations to be registered. Of those with the same kind and target the first counts: the others would be no
-/// change.
+/// Compensations to register. Of those with the same kind and target only the first counts.
 pub fn compensations(given: Vec<proto::CompensationSpec>, v: &mut Violations) -> Option<Vec<CompensationSpec>> {
     if given.len() > COMPENSATIONS {
         v.add("compensations", format!("has {} entries; at most {COMPENSATIONS} are allowed", given.len()));

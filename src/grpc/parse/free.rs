@@ -1,4 +1,4 @@
-//! What people and recoverers ask for, and the requests of operators that change something.
+//! Requests of people and recoverers, and operators' requests that change something.
 
 use crate::{
     domain::{
@@ -20,7 +20,7 @@ use super::{
     values::{DURATION_MAX, required, unknown},
 };
 
-/// The requests of anyone but a lease's holder: how each becomes its verb.
+/// Implements [`ChangeRequest`] for requests that don't come from a lease's holder.
 macro_rules! free {
     ($request:ident, $rpc:literal, |$message:ident, $violations:ident| $verb:expr) => {
         impl Change for proto::$request {
@@ -84,9 +84,9 @@ free!(AnnotateRequest, "Annotate", |message, v| {
     Verb::Free(FreeVerb::Annotate { actor: actor?, note: note?, details: details?, terminal_reason: terminal_reason? })
 });
 
-/// Who asks for something, by a field of the request.
+/// The field of a request that names who asks.
 trait Asks {
-    /// The field; none where the request is a lease holder's.
+    /// None if the request comes from a lease's holder.
     fn asker(&mut self) -> Option<&mut String>;
 }
 
@@ -111,7 +111,7 @@ impl Asks for proto::QuarantineRequest {
     }
 }
 
-/// Either by the holder of the lease or by a person: exactly one of the two.
+/// From the lease's holder or from a person, not both.
 fn quarantine(message: &proto::QuarantineRequest, v: &mut Violations) -> Option<Verb> {
     let reason = v.required_text("reason", &message.reason);
     let by_holder = !message.owner_id.is_empty() || message.fencing_token != 0;
@@ -150,7 +150,7 @@ fn decision(value: i32) -> Result<RecoveryDecision, Malformed> {
     }
 }
 
-/// The two requests that pause or resume a queue.
+/// Implements [`ChangeRequest`] for `PauseQueue` and `ResumeQueue`.
 macro_rules! set_paused {
     ($request:ident, $rpc:literal, $paused:literal) => {
         impl Change for proto::$request {
@@ -183,29 +183,28 @@ macro_rules! set_paused {
 set_paused!(PauseQueueRequest, "PauseQueue", true);
 set_paused!(ResumeQueueRequest, "ResumeQueue", false);
 
-/// The whole purge that was asked for; its steps are made by the service.
+/// The whole purge; the service divides it into steps.
 pub fn purge(request: &proto::PurgeSagasRequest) -> Result<Purge, Violations> {
     let mut v = Violations::default();
     let purge = parse_purge(request, &mut v);
     v.unless_any(purge)
 }
 
-/// What becomes of a principal's leases.
+/// A parsed `RevokePrincipal`.
 #[derive(Debug)]
 pub struct Revocation {
-    /// Whose.
+    /// The principal whose leases end.
     pub principal: OwnerId,
-    /// Who asks.
+    /// The person who asks for it.
     pub actor: Actor,
-    /// Why.
     pub reason: Text,
-    /// At most so many.
+    /// Most leases to end.
     pub max_leases: usize,
-    /// Only count.
+    /// Only count them.
     pub validate_only: bool,
 }
 
-/// `RevokePrincipal`; its leases are ended one by one by the service.
+/// Parses `RevokePrincipal`. The service ends the leases one by one.
 pub fn revoke_principal(request: &proto::RevokePrincipalRequest) -> Result<Revocation, Violations> {
     let mut v = Violations::default();
     let revocation = parse_revocation(request, &mut v);

@@ -1,4 +1,4 @@
-//! What the holder of a lease asks for, each with `task_id`, `owner_id` and `fencing_token`.
+//! Requests of a lease's holder, each with `task_id`, `owner_id` and `fencing_token`.
 
 use crate::{
     domain::{
@@ -17,7 +17,7 @@ use super::{
     values::{required, unknown},
 };
 
-/// The saga and the lease under which a call is made.
+/// The saga and the lease of a request.
 struct Lease {
     task_id: Option<TaskId>,
     owner: Option<OwnerId>,
@@ -39,7 +39,7 @@ impl Lease {
     }
 }
 
-/// The requests under a lease that can carry a `request_id`: how each becomes its verb.
+/// Implements [`ChangeRequest`] for requests under a lease that can have a `request_id`.
 macro_rules! held {
     ($request:ident, $rpc:literal, |$message:ident, $violations:ident| $verb:expr) => {
         impl Change for proto::$request {
@@ -135,7 +135,7 @@ held!(CompensateRequest, "Compensate", |message, v| {
     HeldVerb::Compensate { reason: v.check("reason", Text::parse(&message.reason))? }
 });
 
-/// A worker's progress; the inner none: as it was.
+/// A worker's progress. The inner none: unchanged.
 fn progress(value: Option<bytes::Bytes>, v: &mut Violations) -> Option<Option<Blob>> {
     match value {
         None => Some(None),

@@ -1,4 +1,4 @@
-//! From a changing request to the store's: the command, and the key by which a repeat is recognized.
+//! Turns a changing request into the store's: the command, and the key by which a repeated request is recognized.
 
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -10,17 +10,17 @@ use crate::domain::{
 
 use super::{Change, Violations};
 
-/// The store's request, or everything that is wrong with it.
+/// The store's request, or all violations.
 pub fn request<M: Change>(message: M) -> Result<Request, Violations> {
     request_of(message, None)
 }
 
-/// The same of a principal, where callers are known: it is named in the history, and a `request_id` is its own, so that
-/// nobody is answered with what another asked for.
+/// The same for a request of a principal. The history names it, and `request_id`s are per principal, so that nobody gets
+/// the answer to another principal's request.
 pub fn request_of<M: Change>(mut message: M, principal: Option<&PrincipalName>) -> Result<Request, Violations> {
     let mut violations = Violations::default();
     let id = message.take_request_id();
-    // Before anything is filled in: the digest is of what the caller sent, not of the ids made for it here.
+    // Before any field is filled in: the digest covers what the caller sent, not the ids made here.
     let key = key(&id, &message, principal, &mut violations);
     if let (Some(principal), Some(actor)) = (principal, message.actor()) {
         sign(principal, actor);
@@ -29,7 +29,7 @@ pub fn request_of<M: Change>(mut message: M, principal: Option<&PrincipalName>) 
     violations.unless_any(command).map(|command| Request { command, key, by: None })
 }
 
-/// Writes into a request who asks: the principal, and whom it names beside itself.
+/// Writes the principal into the `actor` field, before the name that the caller gave.
 pub fn sign(principal: &PrincipalName, actor: &mut String) {
     let name = principal.as_str();
     if actor.is_empty() {

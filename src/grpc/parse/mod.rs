@@ -1,7 +1,7 @@
-//! Requests in: parsed once, here. What comes out is well formed and within bounds, by its types.
+//! Parses requests. The results are well formed and within the contract's bounds by their types.
 //!
-//! A parser collects all violations, each by its proto path, and only then refuses; so a caller mends a request in one
-//! go. [`request`] turns a changing request into the store's.
+//! A parser collects all violations, each with its proto path, before it refuses, so a caller can correct a request at
+//! once. [`request`] turns a changing request into the store's.
 
 pub mod claim;
 pub mod create;
@@ -31,16 +31,16 @@ pub trait Change: Message + Sized {
     /// The rpc's name.
     const RPC: &'static str;
 
-    /// Takes out what names the request but is not its content.
+    /// Takes the `request_id` out of the message: it is not part of the content.
     fn take_request_id(&mut self) -> String;
 
-    /// What a repeat has to have in common with the first: everything, unless said otherwise. Called when the
+    /// The content that a repeated request has to have in common with the first: by default everything. Called after
     /// `request_id` was taken out.
     fn content(&self) -> Vec<u8> {
         self.encode_to_vec()
     }
 
-    /// The field that names who asks, where there is one and it is to be filled in.
+    /// The field that names who asks, if the request has one that is to be filled in.
     fn actor(&mut self) -> Option<&mut String> {
         None
     }

@@ -14,10 +14,10 @@ use crate::{
 
 use super::{Violations, values::unknown};
 
-/// Shortest timeout: below it no lease could be worked under at all.
+/// Shortest timeout. With a shorter one no work under a lease would be possible.
 const TIMEOUT_MIN: Span = Span::from_millis(1);
 
-/// The policy in force; none if something is wrong with it.
+/// The policy with defaults filled in; none if there were violations.
 pub fn policy(given: Option<proto::Policy>, violations: &mut Violations) -> Option<Policy> {
     let Some(given) = given else { return Some(Policy::default()) };
     violations.within("policy.", |v| parse(&given, v))
@@ -49,7 +49,7 @@ fn parse(given: &proto::Policy, v: &mut Violations) -> Option<Policy> {
     })
 }
 
-/// An optional length; the outer none: it is wrong.
+/// An optional length of time. The outer none: a violation.
 fn length(v: &mut Violations, field: &str, value: Option<&Duration>, min: Span) -> Option<Option<Span>> {
     match value {
         None => Some(None),

@@ -1,4 +1,4 @@
-//! Requests that only look, or follow.
+//! Requests that only read, or watch.
 
 use crate::{
     domain::{
@@ -15,57 +15,51 @@ use super::{
     values::{required, unknown},
 };
 
-/// A page of sagas that is wanted.
+/// A parsed `ListSagas`.
 #[derive(Debug)]
 pub struct Listing {
-    /// Which sagas.
     pub filter: Filter,
-    /// The newest first.
     pub newest_first: bool,
-    /// Behind this place.
+    /// After this position.
     pub after: Option<Cursor>,
-    /// At most so many.
     pub limit: usize,
     /// What the next page's token is bound to.
     pub digest: FilterDigest,
 }
 
-/// A page of a saga's history that is wanted.
+/// A parsed `ListEvents`.
 #[derive(Debug)]
 pub struct History {
-    /// Whose.
     pub task_id: TaskId,
-    /// Behind this revision.
+    /// After this revision.
     pub after: Revision,
-    /// At most so many.
     pub limit: usize,
     /// What the next page's token is bound to.
     pub digest: FilterDigest,
 }
 
-/// A page of queues that is wanted.
+/// A parsed `ListQueues`.
 #[derive(Debug)]
 pub struct Queues {
-    /// Behind this one, in order of name.
+    /// After this queue, in order of name.
     pub after: Option<QueueName>,
-    /// At most so many; none: as many as fit.
+    /// None: as many as fit into the answer.
     pub limit: Option<usize>,
     /// What the next page's token is bound to.
     pub digest: FilterDigest,
 }
 
-/// What is to be followed.
+/// A parsed `WatchStale` or `WatchEvents`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Watch {
-    /// This saga alone.
+    /// Only this saga.
     pub task_id: Option<TaskId>,
-    /// These queues alone; empty: all.
+    /// Only these queues; empty: all.
     pub queues: Vec<QueueName>,
-    /// What came behind this; none: from now on.
+    /// Changes after this revision. None: from now on.
     pub after: Option<Revision>,
 }
 
-/// `GetSaga`.
 pub fn get_saga(request: &proto::GetSagaRequest) -> Result<SagaKey, Violations> {
     let mut v = Violations::default();
     let key = match (request.task_id.as_str(), request.saga_id.as_str()) {
@@ -83,7 +77,6 @@ pub fn get_saga(request: &proto::GetSagaRequest) -> Result<SagaKey, Violations> 
     v.unless_any(key)
 }
 
-/// `ListSagas`.
 pub fn list_sagas(mut request: proto::ListSagasRequest) -> Result<Listing, Violations> {
     let mut v = Violations::default();
     let limit = v.page_size(std::mem::take(&mut request.page_size));
@@ -119,9 +112,9 @@ fn filter(request: proto::ListSagasRequest, v: &mut Violations) -> Option<Filter
     })
 }
 
-/// States of sagas, each once; `terminal_only`: the others are refused.
+/// States of sagas, each once. `terminal_only`: other states are violations.
 pub fn states(values: &[i32], terminal_only: bool, v: &mut Violations) -> Option<Vec<State>> {
-    // Repetitions are harmless, but a list without end is not.
+    // Repetitions are harmless, but the list's length has to be limited.
     if values.len() > 4 * State::ALL.len() {
         v.add("states", format!("has {} entries; there are {} states", values.len(), State::ALL.len()));
         return None;
@@ -149,7 +142,6 @@ fn state(value: i32) -> Result<State, Malformed> {
     }
 }
 
-/// `ListEvents`.
 pub fn list_events(mut request: proto::ListEventsRequest) -> Result<History, Violations> {
     let mut v = Violations::default();
     let limit = v.page_size(std::mem::take(&mut request.page_size));
@@ -166,7 +158,6 @@ pub fn list_events(mut request: proto::ListEventsRequest) -> Result<History, Vio
     v.unless_any(history)
 }
 
-/// `ListQueues`.
 pub fn list_queues(mut request: proto::ListQueuesRequest) -> Result<Queues, Violations> {
     let mut v = Violations::default();
     let limit = match std::mem::take(&mut request.page_size) {
@@ -179,7 +170,6 @@ pub fn list_queues(mut request: proto::ListQueuesRequest) -> Result<Queues, Viol
     v.unless_any(after.zip(limit).map(|(after, limit)| Queues { after, limit, digest }))
 }
 
-/// `WatchStale`.
 pub fn watch_stale(request: &proto::WatchStaleRequest) -> Result<Watch, Violations> {
     let mut v = Violations::default();
     let queues = v.queues(&request.queues);
@@ -191,7 +181,6 @@ pub fn watch_stale(request: &proto::WatchStaleRequest) -> Result<Watch, Violatio
     v.unless_any(watch)
 }
 
-/// `WatchEvents`.
 pub fn watch_events(request: &proto::WatchEventsRequest) -> Result<Watch, Violations> {
     let mut v = Violations::default();
     let task_id = v.optional("task_id", &request.task_id, TaskId::parse);
@@ -201,7 +190,7 @@ pub fn watch_events(request: &proto::WatchEventsRequest) -> Result<Watch, Violat
     v.unless_any(watch)
 }
 
-/// A revision to resume from. One that was never given is not malformed: the store says so.
+/// A revision to resume from. One that does not exist yet is no violation here: the store refuses it.
 fn after_revision(value: Option<i64>, v: &mut Violations) -> Option<Option<Revision>> {
     match value {
         None => Some(None),

@@ -1,4 +1,4 @@
-//! What is around a call in a session. The call itself is parsed as by itself.
+//! The fields of a session item around its call. The call is parsed like a unary one.
 
 use crate::{
     domain::{bounds::TTL_MAX, time::Span},
@@ -12,14 +12,14 @@ use super::Violations;
 pub struct SessionItem {
     /// The call, not parsed yet.
     pub call: Call,
-    /// How long its caller waits for the answer; none: for as long as the stream has.
+    /// How long its caller waits for the answer. None: as long as the stream lasts.
     pub timeout: Option<Span>,
 }
 
-/// Parses what is around the call.
+/// Parses everything but the call.
 ///
 /// # Errors
-/// There is no call that this version knows, or the timeout is none.
+/// There is no call that this version knows, or the timeout is malformed.
 pub fn item(message: SessionRequest) -> Result<SessionItem, Violations> {
     let mut violations = Violations::default();
     if message.call.is_none() {

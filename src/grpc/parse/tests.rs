@@ -1,4 +1,4 @@
-//! Each request: what is absent, and everything wrong at once.
+//! For each request: its defaults, and all violations at once.
 
 use std::collections::BTreeMap;
 

@@ -13,14 +13,14 @@ use crate::domain::{
 
 use super::Violations;
 
-/// The longest length that a `google.protobuf.Duration` may hold: about 10,000 years.
+/// The longest `google.protobuf.Duration`: about 10,000 years.
 pub const DURATION_MAX: Span = match Span::from_micros(315_576_000_000 * 1_000_000) {
     Some(span) => span,
     None => Span::ZERO,
 };
 
 impl Violations {
-    /// A length within `min..=max`; none when it is absent or wrong.
+    /// A length of time within `min..=max`; none if it is absent or a violation.
     pub fn span(&mut self, field: &str, value: Option<&Duration>, min: Span, max: Span) -> Option<Span> {
         let parsed = span(value?).and_then(|span| {
             if span < min {
@@ -34,7 +34,7 @@ impl Violations {
         self.check(field, parsed)
     }
 
-    /// An optional name or text: empty is absent. The outer none: it is wrong.
+    /// An optional name or text; empty means absent. The outer none: a violation.
     pub fn optional<T>(
         &mut self,
         field: impl Display,
@@ -44,7 +44,7 @@ impl Violations {
         if value.is_empty() { Some(None) } else { self.check(field, parse(value)).map(Some) }
     }
 
-    /// A text that has to say something.
+    /// A text that must not be empty.
     pub fn required_text(&mut self, field: impl Display, value: &str) -> Option<Text> {
         if value.is_empty() {
             self.add(field, "is required");
@@ -53,7 +53,7 @@ impl Violations {
         self.check(field, Text::parse(value))
     }
 
-    /// Bytes for workers.
+    /// Opaque bytes for workers.
     pub fn blob(&mut self, field: impl Display, value: bytes::Bytes) -> Option<Blob> {
         self.check(field, Blob::parse(value))
     }
@@ -74,7 +74,7 @@ impl Violations {
         }
     }
 
-    /// The token of the lease under which the call is made.
+    /// The fencing token of the lease that the request is made under.
     pub fn token(&mut self, value: i64) -> Option<FencingToken> {
         if value == 0 {
             self.add("fencing_token", "is required");
@@ -83,7 +83,7 @@ impl Violations {
         self.token_or_none(value).flatten()
     }
 
-    /// A token, or zero for none. The outer none: it is wrong.
+    /// A fencing token; zero means none. The outer none: a violation.
     pub fn token_or_none(&mut self, value: i64) -> Option<Option<FencingToken>> {
         if value == 0 {
             return Some(None);
@@ -95,7 +95,7 @@ impl Violations {
         Some(Some(FencingToken(value)))
     }
 
-    /// A count within `1..=max`; zero is the default.
+    /// A count within `1..=max`; zero means the default.
     pub fn count(&mut self, field: &str, value: i32, max: usize, default: usize) -> Option<usize> {
         match usize::try_from(value) {
             Ok(0) => Some(default),
@@ -107,7 +107,7 @@ impl Violations {
         }
     }
 
-    /// The position of a compensation.
+    /// The position of a compensation, from 1.
     pub fn position(&mut self, value: i32) -> Option<u32> {
         let position = u32::try_from(value).ok().filter(|position| *position > 0);
         if position.is_none() {
@@ -116,12 +116,12 @@ impl Violations {
         position
     }
 
-    /// How many entries a page is to have.
+    /// The number of entries on a page.
     pub fn page_size(&mut self, value: i32) -> Option<usize> {
         self.count("page_size", value, PAGE_MAX, PAGE_DEFAULT)
     }
 
-    /// Queue names, each once.
+    /// Queue names, without repetitions.
     pub fn queues(&mut self, values: &[String]) -> Option<Vec<QueueName>> {
         if values.len() > QUEUES {
             self.add("queues", format!("names {} queues; at most {QUEUES} are allowed", values.len()));
@@ -130,7 +130,7 @@ impl Violations {
         self.each("queues", values, |value| QueueName::parse(value))
     }
 
-    /// The parsed values, each once; none if one is wrong.
+    /// The parsed values, without repetitions; none if there is a violation.
     pub fn each<S, T: PartialEq>(
         &mut self,
         field: &str,
@@ -154,7 +154,7 @@ impl Violations {
     }
 }
 
-/// A `google.protobuf.Duration` that is valid and not negative. What is finer than a microsecond is cut off.
+/// A valid, non-negative `google.protobuf.Duration`, truncated to microseconds.
 fn span(value: &Duration) -> Result<Span, Malformed> {
     let (seconds, nanos) = (value.seconds, value.nanos);
     if !(-999_999_999..=999_999_999).contains(&nanos) {
@@ -174,12 +174,12 @@ fn span(value: &Duration) -> Result<Span, Malformed> {
         .ok_or_else(|| Malformed(format!("is longer than {DURATION_MAX}")))
 }
 
-/// The error of an enum's number that this version does not know.
+/// The violation for an enum value that this version does not know.
 pub fn unknown(value: i32) -> Malformed {
     Malformed(format!("is {value}, which this coordinator does not know"))
 }
 
-/// The error of an enum that has to be given.
+/// The violation for an enum that is required.
 pub fn required() -> Malformed {
     Malformed("is required".into())
 }

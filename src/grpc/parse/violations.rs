@@ -8,12 +8,12 @@ use crate::{
     mutants::{self, Mutant},
 };
 
-/// Longest path and longest description, in bytes: a path can quote a label's key.
+/// Longest path and longest description, in bytes. A path can quote a label's key.
 const ENTRY_BYTES: usize = 160;
-/// What all entries together may take, in bytes: they travel in a header, of which some clients accept 8 KiB at most.
+/// Longest list, in bytes. It is sent in a header, and some clients accept at most 8 KiB of headers.
 const LIST_BYTES: usize = 3 * 1024;
 
-/// What is wrong with a request, by proto path, in order of discovery.
+/// Violations by proto path, in the order in which they were found.
 #[derive(Debug, Default)]
 pub struct Violations {
     prefix: String,
@@ -23,7 +23,7 @@ pub struct Violations {
 }
 
 impl Violations {
-    /// Adds one.
+    /// Adds a violation of `field`, whose description follows the path, such as "is required".
     pub fn add(&mut self, field: impl Display, wrong: impl Into<String>) {
         let field = if mutants::on(Mutant::ViolationsUnnamed) {
             "request".to_owned()
@@ -40,12 +40,12 @@ impl Violations {
         }
     }
 
-    /// The value, or none and what is wrong with it.
+    /// The parsed value; or none, and a violation is added.
     pub fn check<T>(&mut self, field: impl Display, parsed: Result<T, Malformed>) -> Option<T> {
         parsed.map_err(|malformed| self.add(field, malformed.0)).ok()
     }
 
-    /// Parses a part of the request, whose fields are named behind `prefix`.
+    /// Parses a part of the request; the paths of its fields begin with `prefix`.
     pub fn within<T>(&mut self, prefix: impl Display, parse: impl FnOnce(&mut Self) -> T) -> T {
         let outer = self.prefix.len();
         self.prefix.push_str(&prefix.to_string());
@@ -54,21 +54,21 @@ impl Violations {
         parsed
     }
 
-    /// Whether nothing is wrong.
+    /// Whether there are no violations.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty() && self.left_out == 0
     }
 
-    /// The parsed value if nothing is wrong; else what is.
+    /// The parsed value if there are no violations, else the violations.
     pub fn unless_any<T>(self, parsed: Option<T>) -> Result<T, Self> {
         match parsed {
             Some(value) if self.is_empty() => Ok(value),
-            // A parser that yields nothing has said why.
+            // A parser that returns none has added a violation.
             Some(_) | None => Err(self),
         }
     }
 
-    /// All of them, as many as an answer can carry; the last entry then counts the others.
+    /// All violations that fit into an answer; the last entry then counts the others.
     pub fn into_list(mut self) -> Vec<(String, String)> {
         if self.left_out > 0 {
             self.list.push((String::new(), format!("and {} more violations", self.left_out)));

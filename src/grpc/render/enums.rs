@@ -1,4 +1,4 @@
-//! Enums, one exhaustive match each.
+//! Renders enums, each by one exhaustive match.
 
 use crate::{
     domain::{
@@ -12,7 +12,6 @@ use crate::{
     store::Moment,
 };
 
-/// A saga's state.
 pub fn state(state: State) -> proto::SagaState {
     match state {
         State::Planned => proto::SagaState::Planned,
@@ -26,7 +25,6 @@ pub fn state(state: State) -> proto::SagaState {
     }
 }
 
-/// What a lease is for.
 pub fn purpose(purpose: LeasePurpose) -> proto::LeasePurpose {
     match purpose {
         LeasePurpose::Execute => proto::LeasePurpose::Execute,
@@ -34,7 +32,7 @@ pub fn purpose(purpose: LeasePurpose) -> proto::LeasePurpose {
     }
 }
 
-/// Whether a lease stands, as a call under it would be judged at the moment.
+/// The standing of a lease as the rules would judge a call under it at `moment`.
 pub fn standing(lease: &Lease, moment: &Moment) -> proto::LeaseStanding {
     match lease.standing {
         Standing::Held if lease.is_live(moment.now, &moment.absence) => proto::LeaseStanding::Held,
@@ -45,7 +43,6 @@ pub fn standing(lease: &Lease, moment: &Moment) -> proto::LeaseStanding {
     }
 }
 
-/// How far a compensation is.
 pub fn compensation_state(state: CompensationState) -> proto::CompensationState {
     match state {
         CompensationState::Pending => proto::CompensationState::Pending,
@@ -55,7 +52,6 @@ pub fn compensation_state(state: CompensationState) -> proto::CompensationState 
     }
 }
 
-/// What an expiry leads to.
 pub fn stale_action(action: StaleAction) -> proto::StaleAction {
     match action {
         StaleAction::Hold => proto::StaleAction::Hold,
@@ -65,7 +61,6 @@ pub fn stale_action(action: StaleAction) -> proto::StaleAction {
     }
 }
 
-/// What the last failure leads to.
 pub fn failure_action(action: FailureAction) -> proto::FailureAction {
     match action {
         FailureAction::Fail => proto::FailureAction::Fail,
@@ -73,7 +68,6 @@ pub fn failure_action(action: FailureAction) -> proto::FailureAction {
     }
 }
 
-/// What happened.
 pub fn event_type(kind: EventType) -> proto::EventType {
     match kind {
         EventType::Created => proto::EventType::Created,
@@ -96,7 +90,6 @@ pub fn event_type(kind: EventType) -> proto::EventType {
     }
 }
 
-/// What bounded a lease that ran out.
 pub fn stale_cause(cause: StaleCause) -> proto::StaleCause {
     match cause {
         StaleCause::Ttl => proto::StaleCause::Ttl,
@@ -106,7 +99,6 @@ pub fn stale_cause(cause: StaleCause) -> proto::StaleCause {
     }
 }
 
-/// What became of a stale saga.
 pub fn resolution(resolution: Resolution) -> proto::Resolution {
     match resolution {
         Resolution::Reclaimed => proto::Resolution::Reclaimed,

@@ -1,4 +1,4 @@
-//! The history.
+//! Renders events.
 
 use crate::{domain::event::Event, proto};
 
@@ -7,7 +7,6 @@ use super::{
     time,
 };
 
-/// One event.
 pub fn event(event: &Event) -> proto::SagaEvent {
     proto::SagaEvent {
         revision: event.revision.0,

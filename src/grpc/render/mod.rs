@@ -1,4 +1,4 @@
-//! Answers out: facts become messages. Nothing here decides anything, but how much fits into one answer.
+//! Renders answers as messages. Nothing is decided here except how much fits into one answer.
 
 pub mod enums;
 pub mod event;
@@ -14,46 +14,44 @@ use crate::domain::{
     time::{Span, Timestamp},
 };
 
-/// What an entry of a list costs beside itself: its tag and its length.
+/// What an entry of a list costs beside its own bytes: tag and length.
 const ENTRY_BYTES: usize = 8;
-/// Room for what an answer holds beside its list: a page token, which can be some 150 bytes long, or a few numbers.
+/// Room for what a response holds beside its list: a page token of some 150 bytes, or a few numbers.
 const REST_BYTES: usize = 256;
 
-/// A time.
 pub fn time(time: Timestamp) -> ProtoTimestamp {
     let micros = time.micros();
     ProtoTimestamp { seconds: micros.div_euclid(1_000_000), nanos: micros.rem_euclid(1_000_000) as i32 * 1000 }
 }
 
-/// A length of time.
 pub fn span(span: Span) -> Duration {
     signed(span.micros())
 }
 
 /// A difference of times, in microseconds.
 pub fn signed(micros: i64) -> Duration {
-    // Both parts take the sign of the whole, as the type demands.
+    // The type requires that both parts have the same sign.
     Duration { seconds: micros / 1_000_000, nanos: (micros % 1_000_000) as i32 * 1000 }
 }
 
-/// A count, as the contract has counts. None reaches the bound.
+/// A count in the contract's type.
 pub fn count(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// Keeps track of how much fits into one answer.
+/// How many bytes still fit into one answer.
 #[derive(Debug)]
 pub struct Room {
     left: usize,
 }
 
 impl Room {
-    /// An empty answer's.
+    /// The budget of an empty answer.
     pub fn whole() -> Self {
         Room { left: ANSWER_BYTES - REST_BYTES }
     }
 
-    /// Whether one more entry fits; if so, its room is taken.
+    /// Whether one more entry fits; if so its bytes are taken off the budget.
     pub fn take(&mut self, entry: &impl Message) -> bool {
         match self.left.checked_sub(entry.encoded_len() + ENTRY_BYTES) {
             Some(left) => {

@@ -1,4 +1,4 @@
-//! Sagas and their parts.
+//! Renders sagas and their parts.
 
 use std::borrow::Borrow;
 
@@ -19,9 +19,9 @@ use super::{
     span, time,
 };
 
-/// Sagas with everything, if that fits into one answer. It does where they were just created or claimed; a repeat
-/// answers with the same sagas as they are now, and they may have grown: then without progress and result, or without
-/// payload as well, or else with no more than what names them and tells their state.
+/// Sagas in full, if they fit into one answer. New and claimed ones do. A repeated request gets the same sagas as they are
+/// now, and they may have grown; then all are rendered without progress and result, or also without payload, or else only
+/// with their ids and state.
 pub fn sagas(sagas: &[impl Borrow<Saga>], moment: &Moment) -> Vec<proto::Saga> {
     for form in FORMS {
         let mut room = Room::whole();
@@ -45,7 +45,7 @@ pub fn only_saga(saga: &Saga, moment: &Moment) -> proto::Saga {
     named(saga)
 }
 
-/// How sagas are shown, the fuller first.
+/// Ways to render a saga, the fullest first.
 const FORMS: [fn(&Saga, &Moment) -> proto::Saga; 3] = [saga, without_outcome, without_contents];
 
 fn without_outcome(saga: &Saga, moment: &Moment) -> proto::Saga {
@@ -73,7 +73,7 @@ fn named(saga: &Saga) -> proto::Saga {
     }
 }
 
-/// A saga with everything; whether it is stale is judged at the moment.
+/// A saga in full. Whether it is stale is judged at `moment`.
 pub fn saga(saga: &Saga, moment: &Moment) -> proto::Saga {
     proto::Saga {
         payload: saga.spec.payload.bytes().clone(),
@@ -83,7 +83,7 @@ pub fn saga(saga: &Saga, moment: &Moment) -> proto::Saga {
     }
 }
 
-/// A saga as lists have it: without payload, progress and result.
+/// A saga as listings have it: without payload, progress and result.
 pub fn listed(saga: &Saga, moment: &Moment) -> proto::Saga {
     let spec = &saga.spec;
     let reservation = match saga.state {
@@ -131,7 +131,7 @@ pub fn listed(saga: &Saga, moment: &Moment) -> proto::Saga {
     }
 }
 
-/// Why a saga ended: what was said, or the state's name.
+/// Why a saga ended: the reason that was given, or the state's name.
 fn terminal_reason(saga: &Saga) -> String {
     if !saga.state.is_terminal() {
         return String::new();
@@ -142,7 +142,7 @@ fn terminal_reason(saga: &Saga) -> String {
     }
 }
 
-/// A lease; whether it stands is judged at the moment.
+/// A lease. Its standing is judged at `moment`.
 pub fn lease(lease: &Lease, moment: &Moment) -> proto::Lease {
     proto::Lease {
         owner_id: lease.owner.to_string(),
@@ -157,7 +157,7 @@ pub fn lease(lease: &Lease, moment: &Moment) -> proto::Lease {
         effective_expire_time: match lease.standing {
             Standing::Held => Some(time(lease.effective_expiry(&moment.absence))),
             Standing::Expired { .. } if lease.is_revoked() => None,
-            // As it was judged when it was noticed: an absence since then changes nothing about it.
+            // As it was judged when it was noticed; an absence since then doesn't change it.
             Standing::Expired { at, .. } => Some(time(at)),
             Standing::EndedByHolder(_) | Standing::EndedByOther => None,
         },

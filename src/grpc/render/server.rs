@@ -1,4 +1,4 @@
-//! Counts, queues and bounds.
+//! Renders counts, queues and bounds.
 
 use crate::{
     domain::{bounds::Bound, command::QueueStatus},
@@ -8,7 +8,7 @@ use crate::{
 
 use super::{Room, count, enums::state, span, time};
 
-/// The counts of everything. Where the queues do not all fit, those with a saga in flight go first.
+/// The counts of all queues. If they don't all fit, queues with sagas in flight come first.
 pub fn stats(stats: &Stats) -> proto::GetStatsResponse {
     let (busy, idle): (Vec<_>, Vec<_>) = stats.queues.iter().partition(|queue| queue.has_in_flight());
     let mut room = Room::whole();
@@ -46,7 +46,6 @@ fn signed(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// A queue.
 pub fn queue(status: &QueueStatus) -> proto::Queue {
     proto::Queue {
         queue: status.queue.to_string(),
@@ -57,7 +56,6 @@ pub fn queue(status: &QueueStatus) -> proto::Queue {
     }
 }
 
-/// A bound of the contract.
 pub fn bound(bound: &Bound) -> proto::Bound {
     proto::Bound {
         name: bound.name.to_owned(),

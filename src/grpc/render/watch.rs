@@ -1,4 +1,4 @@
-//! What watchers are sent.
+//! Renders what watchers are sent.
 
 use std::sync::Arc;
 
@@ -43,7 +43,7 @@ pub fn stale_item(item: StaleItem, moment: &Moment) -> proto::WatchStaleResponse
     proto::WatchStaleResponse { revision: revision.0, item: Some(item) }
 }
 
-/// An item of `WatchEvents`, or several of them, as messages in the frames of gRPC.
+/// An item of `WatchEvents` as one or more framed messages.
 pub fn event_frames(item: &EventItem) -> Bytes {
     match item {
         EventItem::Events(events) => match events.encoded(encode_run) {
@@ -57,7 +57,7 @@ pub fn event_frames(item: &EventItem) -> Bytes {
     }
 }
 
-/// A run of events, each as a message of its own: the same bytes for everybody who may see it.
+/// Events as framed messages. All watchers that may see them get the same bytes.
 pub(in crate::grpc) fn encode_run(events: &[Arc<Event>]) -> EncodedRun {
     let message = |one: &Arc<Event>| proto::WatchEventsResponse {
         revision: one.revision.0,
@@ -66,13 +66,13 @@ pub(in crate::grpc) fn encode_run(events: &[Arc<Event>]) -> EncodedRun {
     frames(&events.iter().map(message).collect::<Vec<_>>())
 }
 
-/// What comes before a message: whether it is compressed, and its length. (gRPC over HTTP/2, Length-Prefixed-Message)
+/// Size of a message's prefix: a compression flag and the length. (gRPC over HTTP/2, Length-Prefixed-Message)
 const PREFIX: usize = 5;
 
-/// Messages, none of them compressed, one behind the other.
+/// Frames messages, not compressed, one after the other.
 fn frames<M: Message>(messages: &[M]) -> EncodedRun {
     let lengths: Vec<usize> = messages.iter().map(Message::encoded_len).collect();
-    // No more than it takes: it may be kept as long as the events are.
+    // Allocates exactly what is needed: the buffer may be kept as long as the events.
     let mut bytes = BytesMut::with_capacity(lengths.iter().map(|length| PREFIX + length).sum());
     let mut ends = Vec::with_capacity(messages.len());
     for (message, length) in messages.iter().zip(lengths) {

@@ -57,7 +57,7 @@ fn every_rejection() -> Vec<Rejection> {
     ]
 }
 
-/// The row of the table, whether it carries a `RetryInfo`, and what its metadata must have.
+/// A row of the table: its status, whether it has a `RetryInfo`, and its metadata.
 fn row(rejection: &Rejection) -> (Code, &'static str, bool, &'static [&'static str]) {
     use Code::{Aborted, AlreadyExists, FailedPrecondition, NotFound, PermissionDenied};
     match rejection {

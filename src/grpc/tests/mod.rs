@@ -1,4 +1,4 @@
-//! The error table, the rendering, and the services as a client meets them.
+//! The error table, the rendering, and the services as a client sees them.
 
 mod errors;
 mod rendering;

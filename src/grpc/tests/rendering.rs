@@ -1,4 +1,4 @@
-//! Facts as clients see them.
+//! Sagas, leases and events as clients see them.
 
 use std::sync::Arc;
 
@@ -62,7 +62,7 @@ fn a_lease_is_said_to_stand_as_it_is_judged() {
     let graced = Absence { returned_at: at(29).now, grace: Span::from_secs(10) };
     assert_eq!(told(&held, &Moment { absence: graced, ..at(35) }), (LeaseStanding::Held, Some(39)));
     assert_eq!(told(&held, &Moment { absence: graced, ..at(39) }), (LeaseStanding::Expired, Some(39)));
-    // Once it has counted as expired, a later absence changes nothing.
+    // Once it was noticed as expired, a later absence changes nothing.
     let expired = with(Standing::Expired { at: at(30).now, revision: Revision(5) });
     let later = Absence { returned_at: at(50).now, grace: Span::from_secs(10) };
     assert_eq!(told(&expired, &Moment { absence: later, ..at(55) }), (LeaseStanding::Expired, Some(30)));
@@ -116,7 +116,7 @@ fn what_is_absent_stays_absent_and_the_policy_is_whole() {
     assert_eq!((shown.cancel_requested, shown.cancel_reason.as_str()), (true, "why"));
 }
 
-/// About as large as a saga can be.
+/// A saga of about the largest size.
 fn large(task_id: &str) -> Saga {
     let text = |fill: &str| Text::parse(&fill.repeat(4096)).unwrap();
     let compensations = (1..=128)
@@ -246,7 +246,7 @@ async fn a_history_is_listed_in_pages() {
     assert_eq!(missing.reason, "SAGA_NOT_FOUND");
 }
 
-/// Events in frames are the messages that were sent one by one; and no larger than what the ring of the newest events counts for
+/// Framed events equal the messages that used to be sent one by one, and are no larger than what `RecentEvents` counts for
 /// them.
 #[test]
 fn p10_framed_events_are_whole_and_within_their_weight() {

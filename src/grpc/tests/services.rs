@@ -1,4 +1,4 @@
-//! The services over a real connection, on top of a store that answers as it is told.
+//! The services over a real connection, on a store whose answers the test sets.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -53,7 +53,7 @@ const LIMITS: GrpcLimits = GrpcLimits {
     callers_known: false,
 };
 
-/// Serves with an empty slot.
+/// Serves without a store.
 async fn serve() -> Served {
     let slot = StoreSlot::new();
     let stop = CancellationToken::new();
@@ -81,7 +81,7 @@ async fn serve() -> Served {
     }
 }
 
-/// Serves a store whose writer answers like this.
+/// Serves a store whose writer answers with `answer`.
 async fn serve_with(respond: impl Fn(command::Request) -> Result<Answer, StoreError> + Send + 'static) -> Served {
     let served = serve().await;
     served.slot.set(served.memory.answered_by(respond));
@@ -100,7 +100,7 @@ fn heartbeat(task_id: &str) -> proto::KeepAliveRequest {
     proto::KeepAliveRequest { task_id: task_id.into(), owner_id: "o".into(), fencing_token: 1, ..Default::default() }
 }
 
-/// Accepts heartbeats, but for those of the saga `clamped`.
+/// Accepts heartbeats, except those of the saga `clamped`.
 fn heartbeats(request: command::Request) -> Result<Answer, StoreError> {
     match request.command {
         Command::Change(change) if matches!(&change.verb, Verb::Held(_, HeldVerb::Heartbeat { .. })) => {
@@ -244,7 +244,7 @@ async fn a_seat_is_free_again_when_its_client_is_gone() {
         let mut watch = loop {
             match served.sagas.watch_events(proto::WatchEventsRequest::default()).await {
                 Ok(watch) => break watch.into_inner(),
-                // The server learns of a cut stream a moment later.
+                // The server notices a cut stream a moment later.
                 Err(status) => assert_eq!(reason(&status), "OVERLOADED"),
             }
             tokio::task::yield_now().await;
@@ -266,7 +266,7 @@ async fn every_error_carries_an_error_info() {
 
     let mut raw = tonic::client::Grpc::new(served.channel.clone());
     raw.ready().await.unwrap();
-    // A UUID sent where a policy belongs.
+    // A UUID in place of a policy.
     let garbage = proto::BackupResponse { chunk: bytes::Bytes::new(), total_bytes: 7, revision: 0 };
     let path = http::uri::PathAndQuery::from_static("/sagad.v1.SagaService/CreateSaga");
     let codec = tonic_prost::ProstCodec::<proto::BackupResponse, proto::CreateSagaResponse>::default();

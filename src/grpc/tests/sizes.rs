@@ -1,4 +1,4 @@
-//! However large what is stored or quoted: an answer is no larger than clients accept, an error fits into a header.
+//! Answers are no larger than clients accept, and errors fit into headers, whatever is stored or quoted in them.
 
 use std::sync::Arc;
 
@@ -25,10 +25,10 @@ use crate::{
     store::{Moment, StoreError, memory::testing::planned},
 };
 
-/// Some clients accept no more headers than this, in bytes.
+/// The header size that some clients are limited to, in bytes.
 const HEADER_BYTES: usize = 8 * 1024;
 
-/// How large a saga's parts are: payload, result, compensations, and each of their texts.
+/// The sizes of a saga's parts: payload, result, number of compensations, and their texts.
 type Size = (usize, usize, u32, usize);
 
 fn saga(place: usize, (payload, result, compensations, text): Size) -> Saga {
@@ -50,7 +50,7 @@ fn sizes() -> impl Strategy<Value = Vec<Size>> {
     prop::collection::vec(one, 1..101)
 }
 
-/// Texts that grow when they are written into a header.
+/// Texts that become longer in a header.
 fn words() -> impl Strategy<Value = String> {
     prop_oneof![".{0,200}", "💥{0,1000}", "[%\\x00-\\x1f]{0,4000}", "x{0,4096}"]
 }

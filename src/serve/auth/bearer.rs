@@ -1,33 +1,33 @@
-//! The `authorization` header, and what a token looks like.
+//! The `authorization` header, and the format of tokens.
 
 use http::{HeaderMap, header::AUTHORIZATION};
 use sha2::{Digest, Sha256};
 
-use super::file::TokenHash;
+use super::principals_file::TokenHash;
 
-/// Longest token: more than any of ours, and than most of others'.
+/// Longest token that is accepted, in bytes: longer than ours and than most tokens of other issuers.
 const TOKEN_BYTES: usize = 1024;
-/// How a token of ours begins, so that what looks for secrets in files finds it. The separator is in no name.
+/// Prefix of our tokens, so that secret scanners recognize them. The separator `~` is in no principal's name.
 const PREFIX: &str = "sagad~";
 
-/// What a call brings along.
+/// The `authorization` header of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Presented<'a> {
-    /// Nothing.
-    None,
-    /// One token.
+pub enum Authorization<'a> {
+    /// There is no header.
+    Absent,
+    /// One bearer token.
     Token(&'a [u8]),
-    /// Something else.
+    /// Anything else, such as two headers or another scheme.
     Malformed,
 }
 
-/// The token in a call's headers.
-pub fn presented(headers: &HeaderMap) -> Presented<'_> {
+/// Reads the `authorization` header.
+pub fn read_authorization(headers: &HeaderMap) -> Authorization<'_> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     match (values.next(), values.next()) {
-        (None, _) => Presented::None,
-        (Some(value), None) => token(value.as_bytes()).map_or(Presented::Malformed, Presented::Token),
-        (Some(_), Some(_)) => Presented::Malformed,
+        (None, _) => Authorization::Absent,
+        (Some(value), None) => token(value.as_bytes()).map_or(Authorization::Malformed, Authorization::Token),
+        (Some(_), Some(_)) => Authorization::Malformed,
     }
 }
 
@@ -42,19 +42,19 @@ fn token(value: &[u8]) -> Option<&[u8]> {
     plain.then_some(token)
 }
 
-/// What is kept of a token.
-pub fn hash(token: &[u8]) -> TokenHash {
+/// Tokens are stored only as this hash.
+pub fn hash_token(token: &[u8]) -> TokenHash {
     Sha256::digest(token).into()
 }
 
-/// A token: the prefix, a principal's name, and 32 random bytes as base64url.
-pub fn make(name: &str, random: &[u8; 32]) -> String {
+/// Makes a token: the prefix, a principal's name, and 32 random bytes as base64url.
+pub fn make_token(name: &str, random: &[u8; 32]) -> String {
     use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
     format!("{PREFIX}{name}~{}", URL_SAFE_NO_PAD.encode(random))
 }
 
-/// The name in a token of ours.
-pub fn name(token: &str) -> Option<&str> {
+/// The principal's name in one of our tokens; none if it isn't one.
+pub fn principal_name(token: &str) -> Option<&str> {
     let (name, secret) = token.strip_prefix(PREFIX)?.split_once('~')?;
     (!name.is_empty() && !secret.is_empty() && !secret.contains('~')).then_some(name)
 }
@@ -71,10 +71,10 @@ mod tests {
         for value in values {
             headers.append(AUTHORIZATION, HeaderValue::from_bytes(value).unwrap());
         }
-        match presented(&headers) {
-            Presented::None => Some(Vec::new()),
-            Presented::Token(token) => Some(token.to_vec()),
-            Presented::Malformed => None,
+        match read_authorization(&headers) {
+            Authorization::Absent => Some(Vec::new()),
+            Authorization::Token(token) => Some(token.to_vec()),
+            Authorization::Malformed => None,
         }
     }
 
@@ -96,11 +96,11 @@ mod tests {
 
     #[test]
     fn a_token_tells_whose_it_is() {
-        let token = make("ci/build@x.y:1+2_3-4", &[0xff; 32]);
+        let token = make_token("ci/build@x.y:1+2_3-4", &[0xff; 32]);
         assert_eq!(token.len(), "sagad~ci/build@x.y:1+2_3-4~".len() + 43);
-        assert_eq!(name(&token), Some("ci/build@x.y:1+2_3-4"));
+        assert_eq!(principal_name(&token), Some("ci/build@x.y:1+2_3-4"));
         for other in ["", "sagad~", "sagad~a", "sagad~a~", "sagad~~x", "sagad~a~b~c", "other~a~b"] {
-            assert_eq!(name(other), None, "{other}");
+            assert_eq!(principal_name(other), None, "{other}");
         }
     }
 
@@ -112,7 +112,7 @@ mod tests {
                 if let Ok(value) = HeaderValue::from_bytes(&value) {
                     let mut headers = HeaderMap::new();
                     headers.insert(AUTHORIZATION, value);
-                    if let Presented::Token(token) = presented(&headers) {
+                    if let Authorization::Token(token) = read_authorization(&headers) {
                         prop_assert!(!token.is_empty() && token.iter().all(u8::is_ascii_graphic));
                     }
                 }

@@ -1,13 +1,13 @@
-//! Who may connect, and who may call: certificates, tokens, principals; and that they are read anew when they change.
+//! Who may connect and who may call: certificates, tokens and principals, read again when their files change.
 //!
-//! What a principal may do is not decided here but in `grpc::permits` (which rpcs) and in the store (which queues).
+//! What a principal may do is decided in `grpc::permissions` (which rpcs) and in the store (which queues).
 
+mod authenticator;
 pub mod bearer;
-pub mod file;
-mod guard;
+mod principal_table;
+pub mod principals_file;
 mod reload;
-mod table;
-mod tls;
+mod tls_config;
 
 use std::{
     os::unix::fs::PermissionsExt,
@@ -24,17 +24,17 @@ use crate::{
     grpc::Principals,
     listen::Tls,
 };
-use table::Table;
-use tls::Pems;
+use principal_table::PrincipalTable;
+use tls_config::PemFiles;
 
-pub(super) use guard::{CallerCheck, Guard};
+pub(super) use authenticator::{Authenticator, CallerCheck};
 
-/// Largest file of principals: a thousand with all that they may have.
+/// Largest file of principals, in bytes: 1,000 entries with everything they may have.
 const FILE_BYTES: u64 = 4 << 20;
-/// How long before its end a certificate is warned about.
+/// How long before its expiry a certificate causes a warning.
 const SOON: Span = Span::from_secs(30 * 24 * 3600);
 
-/// A file that can't be used. Nothing of its content is in the text but the names of principals.
+/// A file that can't be used. The text has nothing of its content but principals' names.
 #[derive(Debug, thiserror::Error)]
 #[error("{key}: {} {problem}", file.display())]
 pub struct SecurityError {
@@ -49,76 +49,84 @@ impl SecurityError {
     }
 }
 
-/// What was loaded, and is kept fresh.
-pub(super) struct Loaded {
-    /// Finds out who calls; none: nobody needs to be known.
-    pub(super) guard: Option<Arc<Guard>>,
-    /// What connections are made with; none: they are plain.
+/// The security settings as loaded from their files, and kept up to date by [`LoadedSecurity::reload_on_change`].
+pub(super) struct LoadedSecurity {
+    /// None: calls need no credentials.
+    pub(super) authenticator: Option<Arc<Authenticator>>,
+    /// None: connections are plain text.
     pub(super) tls: Option<Tls>,
-    /// Clients may ask what rpcs there are.
+    /// Whether reflection is served.
     pub(super) reflection: bool,
-    /// What should be looked at.
+    /// Problems that don't keep the daemon from starting.
     pub(super) warnings: Vec<String>,
-    /// Told when the files are to be read at once.
-    pub(super) again: Arc<Notify>,
-    /// What tells when certificates run out.
+    /// Notified when the files are to be read at once.
+    pub(super) reload: Arc<Notify>,
+    /// Tells when certificates expire.
     pub(super) clock: Arc<dyn Clock>,
     files: Security,
-    seen: Seen,
+    contents: FileContents,
 }
 
-/// The files' bytes, when they were last looked at.
+/// The contents of the files when they were last read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Seen {
-    pems: Option<Pems>,
+struct FileContents {
+    pems: Option<PemFiles>,
     principals: Option<Vec<u8>>,
 }
 
-impl Loaded {
+impl LoadedSecurity {
     /// Reads all files.
     ///
     /// # Errors
-    /// The first that can't be used.
+    /// The first file that can't be used.
     pub(super) fn read(files: &Security, clock: &Arc<dyn Clock>) -> Result<Self, SecurityError> {
-        let seen = Seen { pems: read_pems(files)?, principals: read_principals(files)? };
-        let mut warnings = open_files(files);
-        let tls = match (&files.tls, &seen.pems) {
+        let contents = FileContents { pems: read_pems(files)?, principals: read_principals(files)? };
+        let mut warnings = permission_warnings(files);
+        let tls = match (&files.tls, &contents.pems) {
             (Some(files), Some(pems)) => {
-                let made = tls::make(files, pems, clock.utc())?;
-                warnings.extend(made.warnings);
-                warnings.extend(made.ends.iter().filter_map(|(key, end)| runs_out(key, *end, clock.utc())));
-                Some(Tls::new(made.config))
+                let built = tls_config::build(files, pems, clock.utc())?;
+                warnings.extend(built.warnings);
+                warnings.extend(built.expiries.iter().filter_map(|(key, end)| expiry_warning(key, *end, clock.utc())));
+                Some(Tls::new(built.config))
             }
             (None, _) | (_, None) => None,
         };
-        let guard = match (&files.principals, &seen.principals) {
+        let authenticator = match (&files.principals, &contents.principals) {
             (Some(file), Some(bytes)) => {
-                let table = Table::succeeding(&Table::default(), entries(file, bytes)?);
-                Some(Arc::new(Guard::new(table, clock.clone())))
+                let table = PrincipalTable::replacing(&PrincipalTable::default(), entries(file, bytes)?);
+                Some(Arc::new(Authenticator::new(table, clock.clone())))
             }
             (None, _) | (_, None) => None,
         };
-        let (reflection, again) = (files.reflection, Arc::default());
-        Ok(Loaded { guard, tls, reflection, warnings, again, clock: clock.clone(), files: files.clone(), seen })
+        let (reflection, reload) = (files.reflection, Arc::default());
+        Ok(LoadedSecurity {
+            authenticator,
+            tls,
+            reflection,
+            warnings,
+            reload,
+            clock: clock.clone(),
+            files: files.clone(),
+            contents,
+        })
     }
 
-    /// The principals, where callers are known.
     pub(super) fn principals(&self) -> Option<Arc<dyn Principals>> {
-        self.guard.clone().map(|guard| guard as Arc<dyn Principals>)
+        self.authenticator.clone().map(|authenticator| authenticator as Arc<dyn Principals>)
     }
 }
 
-/// Reads what `sagad serve` would, and says what should be looked at.
+/// Reads the files that `sagad serve` would read, and returns warnings.
 ///
 /// # Errors
-/// The first file that can't be used, or whose certificate has run out: the daemon would start with it, and no client
-/// would connect.
+/// The first file that can't be used, or whose certificate has expired: the daemon would start with such a certificate, but
+/// no client would connect.
 pub fn check(config: &Config, clock: &Arc<dyn Clock>) -> Result<Vec<String>, SecurityError> {
-    let loaded = Loaded::read(&config.security, clock)?;
+    let loaded = LoadedSecurity::read(&config.security, clock)?;
     let mut warnings = loaded.warnings;
     let now = clock.utc();
-    if let (Some(files), Some(pems)) = (&config.security.tls, &loaded.seen.pems) {
-        for (key, end) in tls::make(files, pems, now)?.ends {
+    if let (Some(files), Some(pems)) = (&config.security.tls, &loaded.contents.pems) {
+        for (key, end) in tls_config::build(files, pems, now)?.expiries {
             if end <= now {
                 let file = if key == "tls_cert" { Some(&files.cert) } else { files.client_ca.as_ref() };
                 let problem = format!("holds a certificate that ran out at {}", crate::grpc::status::rfc3339(end));
@@ -126,7 +134,7 @@ pub fn check(config: &Config, clock: &Arc<dyn Clock>) -> Result<Vec<String>, Sec
             }
         }
     }
-    if let (Some(file), Some(bytes)) = (&config.security.principals, &loaded.seen.principals) {
+    if let (Some(file), Some(bytes)) = (&config.security.principals, &loaded.contents.principals) {
         let over = entries(file, bytes)?.into_iter().filter(|entry| entry.not_after.is_some_and(|end| end <= now));
         warnings
             .extend(over.map(|entry| format!("principals: the not_after of `{}` has passed", entry.principal.name)));
@@ -134,7 +142,7 @@ pub fn check(config: &Config, clock: &Arc<dyn Clock>) -> Result<Vec<String>, Sec
     Ok(warnings)
 }
 
-fn runs_out(key: &str, end: Timestamp, now: Timestamp) -> Option<String> {
+fn expiry_warning(key: &str, end: Timestamp, now: Timestamp) -> Option<String> {
     let when = crate::grpc::status::rfc3339(end);
     if end <= now {
         Some(format!("{key}: the certificate ran out at {when}: clients refuse it"))
@@ -145,8 +153,8 @@ fn runs_out(key: &str, end: Timestamp, now: Timestamp) -> Option<String> {
     }
 }
 
-/// Files that more people can read, or change, than should.
-fn open_files(files: &Security) -> Vec<String> {
+/// Warnings about files that everyone on the machine can read or change.
+fn permission_warnings(files: &Security) -> Vec<String> {
     let mode = |file: &Path| std::fs::metadata(file).map_or(0, |about| about.permissions().mode());
     let mut warnings = Vec::new();
     let named = |key, file: &Option<PathBuf>| file.clone().map(|file| (key, file));
@@ -156,7 +164,7 @@ fn open_files(files: &Security) -> Vec<String> {
     {
         warnings.push(format!("tls_key: everyone on this machine can read {}: chmod o-rwx", tls.key.display()));
     }
-    // Whoever writes one of these lets himself in, or lets others pass for the server.
+    // Whoever can write one of these can give itself access, or impersonate the server.
     let all = [
         tls.map(|tls| ("tls_cert", tls.cert.clone())),
         tls.and_then(|tls| named("tls_client_ca", &tls.client_ca)),
@@ -171,17 +179,17 @@ fn open_files(files: &Security) -> Vec<String> {
     warnings
 }
 
-fn entries(file: &Path, bytes: &[u8]) -> Result<Vec<file::Entry>, SecurityError> {
+fn entries(file: &Path, bytes: &[u8]) -> Result<Vec<principals_file::PrincipalEntry>, SecurityError> {
     let wrong = |problem: String| SecurityError::new("principals", file, problem);
     let text = std::str::from_utf8(bytes).map_err(|_| wrong("is not UTF-8".to_owned()))?;
-    file::parse(text).map_err(|error| wrong(error.to_string()))
+    principals_file::parse(text).map_err(|error| wrong(error.to_string()))
 }
 
-fn read_pems(files: &Security) -> Result<Option<Pems>, SecurityError> {
+fn read_pems(files: &Security) -> Result<Option<PemFiles>, SecurityError> {
     let Some(tls) = &files.tls else { return Ok(None) };
     let client_ca = tls.client_ca.as_ref().map(|file| read("tls_client_ca", file)).transpose()?;
     let client_crl = tls.client_crl.as_ref().map(|file| read("tls_client_crl", file)).transpose()?;
-    Ok(Some(Pems { cert: read("tls_cert", &tls.cert)?, key: read("tls_key", &tls.key)?, client_ca, client_crl }))
+    Ok(Some(PemFiles { cert: read("tls_cert", &tls.cert)?, key: read("tls_key", &tls.key)?, client_ca, client_crl }))
 }
 
 fn read_principals(files: &Security) -> Result<Option<Vec<u8>>, SecurityError> {

@@ -1,6 +1,7 @@
-//! Reading the files anew. Their content is compared, not their times: Kubernetes swaps a directory of links, and editors
-//! replace files. Of a broken one what was in force stays, and it is told once for each content, and again from time to time until it
-//! is mended. The others are in force nevertheless: a broken key must not keep a new list of revoked certificates out.
+//! Reads the security files again when they change. Contents are compared, not times: Kubernetes swaps a directory of
+//! links, and editors replace files. If a file is broken, what was read before stays in force; the error is logged once for
+//! each content, and again every ten minutes until the file is mended. The other files are reloaded all the same: a broken
+//! key must not keep a new revocation list out.
 
 use std::{
     collections::BTreeMap,
@@ -13,118 +14,134 @@ use tokio::{sync::Notify, task, time::timeout};
 use tracing::{error, info, warn};
 
 use super::{
-    Loaded, Security, SecurityError, Seen, entries,
-    guard::Guard,
-    read, read_principals,
-    tls::{self, Pems},
+    FileContents, LoadedSecurity, Security, SecurityError,
+    authenticator::Authenticator,
+    entries, read, read_principals,
+    tls_config::{self, PemFiles},
 };
 use crate::{
     clock::Clock,
-    listen::{Certificate, Line, Lines, Tls},
+    listen::{ClientCertificate, ConnectionState, Connections, Tls},
 };
 
-/// How often they are looked at.
-const LOOK: Duration = Duration::from_secs(2);
-/// After how many looks what is still broken is told again: ten minutes, so that it stands in whatever part of the log one reads.
-const LOOKS_PER_REMINDER: u32 = 300;
+/// How often the files are checked.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+/// Checks between two log lines for a file that is still broken: ten minutes.
+const CHECKS_PER_REMINDER: u32 = 300;
 
-impl Loaded {
-    /// Keeps what was loaded as it is in the files, for ever, and ends what `lines` have of certificates that hold no more.
-    pub(in crate::serve) fn keep_fresh(&self, lines: Lines) -> impl Future<Output = ()> + Send + use<> {
-        let keeper = Keeper {
+impl LoadedSecurity {
+    /// Reloads the files whenever they change, and invalidates certificates of `connections` that are no longer accepted.
+    /// The future never ends.
+    pub(in crate::serve) fn reload_on_change(
+        &self,
+        connections: Connections,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let reloader = Reloader {
             files: self.files.clone(),
-            seen: self.seen.clone(),
-            told: BTreeMap::new(),
-            guard: self.guard.clone(),
+            contents: self.contents.clone(),
+            reported: BTreeMap::new(),
+            authenticator: self.authenticator.clone(),
             tls: self.tls.clone(),
             clock: self.clock.clone(),
-            lines,
+            connections,
         };
-        keeper.run(self.again.clone())
+        reloader.run(self.reload.clone())
     }
 }
 
-struct Keeper {
+struct Reloader {
     files: Security,
-    seen: Seen,
-    /// What is broken, by setting: what was told of it, and how many looks ago.
-    told: BTreeMap<&'static str, (String, u32)>,
-    guard: Option<Arc<Guard>>,
+    contents: FileContents,
+    /// Broken files, by setting: the error that was logged, and how many checks ago.
+    reported: BTreeMap<&'static str, (String, u32)>,
+    authenticator: Option<Arc<Authenticator>>,
     tls: Option<Tls>,
     clock: Arc<dyn Clock>,
-    lines: Lines,
+    connections: Connections,
 }
 
-impl Keeper {
-    async fn run(mut self, again: Arc<Notify>) {
-        if self.guard.is_none() && self.tls.is_none() {
+impl Reloader {
+    async fn run(mut self, reload: Arc<Notify>) {
+        if self.authenticator.is_none() && self.tls.is_none() {
             loop {
-                again.notified().await;
+                reload.notified().await;
                 info!("SIGHUP: there is nothing to read anew");
             }
         }
         loop {
-            let asked = timeout(LOOK, again.notified()).await.is_ok();
-            // A file system that does not answer must not hold up the accept loop.
+            let asked = timeout(CHECK_INTERVAL, reload.notified()).await.is_ok();
+            // On a blocking thread: a file system that hangs must not hold up the accept loop.
             match task::spawn_blocking(move || {
-                self.look(asked);
+                self.check_files(asked);
                 self
             })
             .await
             {
-                Ok(keeper) => self = keeper,
+                Ok(reloader) => self = reloader,
                 Err(error) => return error!(%error, "certificates and principals are not read anew any more"),
             }
         }
     }
 
-    fn look(&mut self, asked: bool) {
+    fn check_files(&mut self, asked: bool) {
         if asked {
             info!("SIGHUP: reading certificates and principals");
-            self.told.clear();
+            self.reported.clear();
         }
-        self.cut_those_that_ended();
-        let mut broken = self.look_at_certificates();
-        broken.extend(self.look_at_principals().err());
-        self.tell(&broken);
-        if let Some(guard) = &self.guard {
-            guard.expire();
+        self.cut_invalidated();
+        let mut errors = self.reload_certificates();
+        errors.extend(self.reload_principals().err());
+        self.report(&errors);
+        if let Some(authenticator) = &self.authenticator {
+            authenticator.revoke_expired();
         }
-        self.look_at_connections(|_| None);
+        self.invalidate_certificates(|_| None);
     }
 
-    /// Closes connections whose certificate had ended at the last look: by now their streams have said so, and their clients can
-    /// make others with the certificates that they have then.
-    fn cut_those_that_ended(&self) {
-        let has_ended = |line: &Line| line.certificate().is_some_and(|shown| shown.ended().is_cancelled());
-        self.lines.whole().iter().filter(|line| has_ended(line)).for_each(|line| line.cut());
+    /// Cuts connections whose certificate was invalid at the last check. By now their streams have ended with an error, and
+    /// their clients can connect again with a new certificate.
+    fn cut_invalidated(&self) {
+        let is_invalid = |connection: &ConnectionState| {
+            connection.certificate().is_some_and(|shown| shown.invalidated().is_cancelled())
+        };
+        self.connections
+            .live()
+            .iter()
+            .filter(|connection| is_invalid(connection))
+            .for_each(|connection| connection.cut());
     }
 
-    /// Ends what stands on certificates that have run out, or that are refused now: calls are refused, and streams end.
-    fn look_at_connections(&self, refused: impl Fn(&Certificate) -> Option<String>) {
+    /// Invalidates certificates that have expired or that `reject_reason` names a reason against: calls are refused,
+    /// streams end.
+    fn invalidate_certificates(&self, reject_reason: impl Fn(&ClientCertificate) -> Option<String>) {
         let now = self.clock.utc().micros() / 1_000_000;
-        for line in self.lines.whole() {
-            let Some(shown) = line.certificate() else { continue };
-            let why =
-                || if shown.is_over(now) { Some("it has run out".to_owned()) } else { refused(shown.certificate()) };
-            if !shown.ended().is_cancelled()
+        for connection in self.connections.live() {
+            let Some(shown) = connection.certificate() else { continue };
+            let why = || {
+                if shown.is_expired_at(now) {
+                    Some("it has run out".to_owned())
+                } else {
+                    reject_reason(shown.certificate())
+                }
+            };
+            if !shown.invalidated().is_cancelled()
                 && let Some(why) = why()
             {
-                info!(peer = %line.peer(), why, "the certificate of a connection holds no more");
-                shown.end();
+                info!(peer = %connection.peer(), why, "the certificate of a connection holds no more");
+                shown.invalidate();
             }
         }
     }
 
-    /// Puts in force what can be used of the files: the server's certificate with its key, the CAs of clients, and the lists of what
-    /// those revoked, each without the others if need be. Returns what can't be used.
-    fn look_at_certificates(&mut self) -> Vec<SecurityError> {
-        let (Some(tls), Some(files), Some(before)) = (&self.tls, &self.files.tls, &self.seen.pems) else {
+    /// Loads the certificate with its key, the client CAs, and their revocation lists; each also without the others if one
+    /// is broken. Returns the errors.
+    fn reload_certificates(&mut self) -> Vec<SecurityError> {
+        let (Some(tls), Some(files), Some(before)) = (&self.tls, &self.files.tls, &self.contents.pems) else {
             return Vec::new();
         };
         let now = self.clock.utc();
-        let mut broken = Vec::new();
-        let mut bytes = |key, file: &Path| read(key, file).map_err(|problem| broken.push(problem)).ok();
+        let mut errors = Vec::new();
+        let mut bytes = |key, file: &Path| read(key, file).map_err(|problem| errors.push(problem)).ok();
         let (cert, key) = (bytes("tls_cert", &files.cert), bytes("tls_key", &files.key));
         let mut bytes_or = |key, file: &Option<PathBuf>, before: &Option<Vec<u8>>| {
             file.as_ref().and_then(|file| bytes(key, file)).or_else(|| before.clone())
@@ -136,87 +153,90 @@ impl Keeper {
         if let (Some(cert), Some(key)) = (cert, key)
             && (&cert, &key) != (&before.cert, &before.key)
         {
-            let with_pair = Pems { cert, key, ..before.clone() };
-            match tls::make(files, &with_pair, now) {
+            let with_pair = PemFiles { cert, key, ..before.clone() };
+            match tls_config::build(files, &with_pair, now) {
                 Ok(_) => next = with_pair,
-                Err(problem) => broken.push(problem),
+                Err(problem) => errors.push(problem),
             }
         }
-        // New lists may need the new CAs, and the other way round: both are tried together first. Each is named only for its own
-        // content: the lists that are in force may not fit the CAs of a file that is right.
-        let both = Pems { client_ca: client_ca.clone(), client_crl: client_crl.clone(), ..next.clone() };
+        // A new revocation list may need the new CAs and vice versa, so both are tried together first. An error is reported
+        // for a file only if its own content causes it: the list in force may not fit the CAs of a correct new file.
+        let both = PemFiles { client_ca: client_ca.clone(), client_crl: client_crl.clone(), ..next.clone() };
         let trials = [
             (both, ["tls_client_ca", "tls_client_crl"].as_slice()),
-            (Pems { client_crl, ..next.clone() }, &["tls_client_crl"]),
-            (Pems { client_ca, ..next.clone() }, &["tls_client_ca"]),
+            (PemFiles { client_crl, ..next.clone() }, &["tls_client_crl"]),
+            (PemFiles { client_ca, ..next.clone() }, &["tls_client_ca"]),
         ];
         for (trial, named) in trials {
             if trial == next {
                 continue;
             }
-            match tls::make(files, &trial, now) {
+            match tls_config::build(files, &trial, now) {
                 Ok(_) => {
                     next = trial;
                     break;
                 }
                 Err(problem) => {
-                    if named.contains(&problem.key) && broken.iter().all(|other| other.key != problem.key) {
-                        broken.push(problem);
+                    if named.contains(&problem.key) && errors.iter().all(|other| other.key != problem.key) {
+                        errors.push(problem);
                     }
                 }
             }
         }
         if next == *before {
-            return broken;
+            return errors;
         }
-        let made = match tls::make(files, &next, now) {
-            Ok(made) => made,
+        let built = match tls_config::build(files, &next, now) {
+            Ok(built) => built,
             Err(problem) => {
-                broken.push(problem);
-                return broken;
+                errors.push(problem);
+                return errors;
             }
         };
-        tls.replace(made.config);
+        tls.replace(built.config);
         info!(cert = %files.cert.display(), "new connections get the new certificates");
-        super::open_files(&self.files).iter().chain(&made.warnings).for_each(|warning| warn!("{warning}"));
-        let of_clients = |pems: &Pems| (pems.client_ca.clone(), pems.client_crl.clone());
-        if let Some(verifier) = made.verifier.filter(|_| of_clients(&next) != of_clients(before)) {
-            // Each is verified as for a new connection: against the CAs, and the lists of what they revoked.
-            self.look_at_connections(|certificate| Some(verifier.refuses(&certificate.chain, now)?.to_string()));
+        super::permission_warnings(&self.files).iter().chain(&built.warnings).for_each(|warning| warn!("{warning}"));
+        let of_clients = |pems: &PemFiles| (pems.client_ca.clone(), pems.client_crl.clone());
+        if let Some(verifier) = built.verifier.filter(|_| of_clients(&next) != of_clients(before)) {
+            // Each open connection's certificate is verified as for a new connection: against the CAs and the revocation
+            // lists.
+            self.invalidate_certificates(|certificate| {
+                Some(verifier.reject_reason(&certificate.chain, now)?.to_string())
+            });
         }
-        self.seen.pems = Some(next);
-        broken
+        self.contents.pems = Some(next);
+        errors
     }
 
-    fn look_at_principals(&mut self) -> Result<(), SecurityError> {
-        let (Some(guard), Some(file)) = (&self.guard, &self.files.principals) else { return Ok(()) };
+    fn reload_principals(&mut self) -> Result<(), SecurityError> {
+        let (Some(authenticator), Some(file)) = (&self.authenticator, &self.files.principals) else { return Ok(()) };
         let bytes = read_principals(&self.files)?;
-        if bytes == self.seen.principals {
+        if bytes == self.contents.principals {
             return Ok(());
         }
         let Some(new) = &bytes else { return Ok(()) };
-        let principals = guard.replace(entries(file, new)?);
+        let principals = authenticator.replace(entries(file, new)?);
         info!(principals, file = %file.display(), "the new principals are in force");
-        self.seen.principals = bytes;
+        self.contents.principals = bytes;
         Ok(())
     }
 
-    /// Tells what is broken when it is new, and from time to time; and once that it is not any more.
-    fn tell(&mut self, broken: &[SecurityError]) {
-        self.told.retain(|key, _| {
-            let stays = broken.iter().any(|problem| problem.key == *key);
+    /// Logs new errors, repeats old ones every ten minutes, and logs once when a file can be used again.
+    fn report(&mut self, errors: &[SecurityError]) {
+        self.reported.retain(|key, _| {
+            let stays = errors.iter().any(|problem| problem.key == *key);
             if !stays {
                 info!("{key}: it can be used again");
             }
             stays
         });
-        for problem in broken {
+        for problem in errors {
             let text = problem.to_string();
-            let told = self.told.entry(problem.key).or_default();
-            told.1 += 1;
-            if told.0 != text || told.1 > LOOKS_PER_REMINDER {
+            let reported = self.reported.entry(problem.key).or_default();
+            reported.1 += 1;
+            if reported.0 != text || reported.1 > CHECKS_PER_REMINDER {
                 error!("{text}; what was read before stays in force");
-                *told = (text, 0);
+                *reported = (text, 0);
             }
         }
     }

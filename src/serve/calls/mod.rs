@@ -1,46 +1,44 @@
-//! What calls may take of the daemon, whoever makes them: how many there are, how much memory their messages hold, and
-//! how long their clients may keep them waiting.
+//! Limits on calls, whoever makes them: how many there are, how much memory their messages hold, and how long clients may
+//! keep them waiting.
 //!
-//! HTTP/2 and the gRPC library bound what is on one connection, and wait for ever for its peer. What is on all of them
-//! together is bounded here, in front of every service:
+//! HTTP/2 and `tonic` limit one connection, and wait forever for its peer. Here all connections together are limited, in
+//! front of every service:
 //!
-//! - a request that has begun has to arrive in time (`request_timeout`), an item of a stream as well as a whole call;
-//! - an answer has to be taken in time (`answer_timeout`), an item's of a `Session`, too; a watch may be read as slowly as its
-//!   client likes;
-//! - there are so many calls (`max_calls`), and so many bytes of their messages (`max_call_bytes`), at a time.
+//! - A request that has begun has to arrive within `request_timeout`: a call's, and each item of a stream.
+//! - An answer has to be read within `answer_timeout`, also that of a `Session` item. A watch may be read slowly.
+//! - At most `max_calls` calls are open, and their messages hold at most `max_call_bytes`.
 //!
-//! At a bound nobody is turned away while somebody else keeps the daemon waiting. First the *oldest* request that has
-//! not arrived is given up, then the connection that leaves the most unread is cut: what honest clients send arrives
-//! within a round trip, so they are the last to be hit. (The idea is that of the SYN cache: drop the oldest half-open one.)
+//! At `max_calls` or `max_call_bytes`, sagad first aborts the request that has been arriving longest (if older than 100
+//! ms), then cuts the connection with the most unread data. Only then are new calls refused. Requests of well-behaved
+//! clients arrive within a round trip, so they are hit last. (A SYN cache works the same way: it drops the oldest half-open
+//! entry.)
 
-mod call;
-mod health_watches;
-mod ledger;
-mod methods;
-mod other_streams;
-mod request;
-mod response;
+mod call_limiter;
+mod health_watch_limiter;
+mod library_stream_limiter;
+mod method_table;
+mod request_body;
+mod response_body;
 
 use std::time::Duration;
 
-pub(super) use call::Call;
-pub(super) use ledger::{Ledger, no_place};
-pub(super) use methods::{Form, Methods, SESSION};
-pub(super) use other_streams::{OtherStreams, StreamPlace};
-pub(super) use request::RequestBody;
-pub(super) use response::ResponseBody;
+pub(super) use call_limiter::{CallLimiter, CallPermit, no_slot};
+pub(super) use library_stream_limiter::{LibraryStreamLimiter, LibraryStreamPermit};
+pub(super) use method_table::{MethodProperties, MethodTable, SESSION};
+pub(super) use request_body::RequestBody;
+pub(super) use response_body::ResponseBody;
 
-/// The bounds.
+/// The limits, from the configuration.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CallLimits {
-    /// How long a message may take to arrive, once its call, or the message itself, has begun.
+    /// How long a message may take to arrive, from the begin of its call or of the message.
     pub(super) request_timeout: Duration,
-    /// How long a client may take no answer while there are some for it.
+    /// How long a client may read nothing while answers wait for it.
     pub(super) answer_timeout: Duration,
-    /// Largest message that is read.
+    /// Largest message, in bytes.
     pub(super) max_message_bytes: usize,
-    /// Most calls and streams at a time, until their answers are taken.
+    /// Most calls and streams at a time, counted until their answers have been read.
     pub(super) max_calls: usize,
-    /// Most bytes of messages that are being received, carried out or not taken yet.
+    /// Most bytes of messages that are arriving, being handled or unread.
     pub(super) max_call_bytes: usize,
 }

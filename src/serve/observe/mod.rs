@@ -1,25 +1,24 @@
-//! What is seen of calls from outside: how many, of which rpc, with which end, and after how long. A call is
-//! looked at before anything else is done with it, so those that are refused are seen, too; and so are its trailers, where the end
-//! of a call that was answered stands.
+//! Metrics, logs and traces of calls. A call is observed before anything else is done with it, so refused calls are seen,
+//! too. Its status is in the headers of a refusal and in the trailers of other answers.
 
-mod call;
-mod meters;
+mod observed_call;
+mod rpc_metrics;
 
 use std::sync::Arc;
 
 use super::trace::Tracer;
 use crate::clock::Clock;
 
-pub(super) use call::ObservedCall;
-pub(super) use meters::Meters;
+pub(super) use observed_call::ObservedCall;
+pub(super) use rpc_metrics::RpcMetrics;
 
-/// Looks at all calls of a server.
+/// What observes all calls of a server; cheap to clone.
 #[derive(Clone)]
-pub(super) struct Observer {
-    /// Where they are counted, if they are.
-    pub(super) meters: Option<Arc<Meters>>,
-    /// What takes spans, if there is such a one.
+pub(super) struct CallObserver {
+    /// None: calls are not counted.
+    pub(super) metrics: Option<Arc<RpcMetrics>>,
+    /// None: calls are not traced.
     pub(super) tracer: Option<Tracer>,
-    /// What tells how long they take.
+    /// Measures durations.
     pub(super) clock: Arc<dyn Clock>,
 }

@@ -1,15 +1,15 @@
-//! The listener for those who operate the daemon: `/metrics`, `/livez`, `/readyz`, and gRPC health without TLS, for probes
-//! that can't do it. A port of its own, so that it can be kept from clients, and answers when theirs is full.
+//! The operators' listener: `/metrics`, `/livez`, `/readyz`, and gRPC health without TLS for probes that can't do TLS. It
+//! has its own port, so that it can be firewalled from clients, and answers when theirs is full.
 //!
-//! It has no authentication, and tells the names of queues but no task's id. It is the first to say that the daemon is
-//! ending, and the last to go.
+//! It has no authentication. It shows the names of queues, but no task ids. At shutdown it is the first to report it and
+//! the last to end.
 
-mod gather;
-mod listener;
-mod machine;
-mod pages;
-mod sheet;
-mod stats;
+mod collect;
+mod http_server;
+mod metrics_text;
+mod routes;
+mod stats_cache;
+mod system_metrics;
 
 use std::{
     fmt, io,
@@ -26,47 +26,46 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 
 use super::{
-    calls::Methods,
-    liveness::{Liveness, Part},
-    observe::Meters,
+    calls::MethodTable,
+    liveness::{DaemonThread, Liveness},
+    observe::RpcMetrics,
     trace::SpanCounts,
 };
 use crate::{
     clock::Clock,
     domain::time::{Span, Timestamp},
-    listen::Lines,
+    listen::Connections,
     store::Store,
 };
-use stats::StatsKept;
+use stats_cache::StatsCache;
 
-/// How long the writer, or a network thread, may not turn before the daemon is said to be neither live nor ready: longer
-/// than any sync of a disk that works and than a busy machine lets a thread wait, shorter than the patience of those who
-/// probe.
-const SILENCE: Span = Span::from_secs(10);
-/// How often, and after which time, a probe looks again before it says that the daemon is not live. A machine that stood
-/// still (a suspended laptop, a paused container) wakes its threads in any order, and each turns within half a second.
-const SECOND_LOOKS: usize = 3;
-/// See [`SECOND_LOOKS`].
-const SECOND_LOOK: Duration = Duration::from_millis(200);
+/// How long the writer or a network thread may be silent before the daemon counts as neither live nor ready: longer than
+/// any sync of a working disk and than a busy machine keeps a thread waiting, shorter than probes wait.
+const SILENCE_MAX: Span = Span::from_secs(10);
+/// How often a probe checks again before it reports that the daemon is not live. After a suspension (a laptop, a paused
+/// container) threads wake in any order, and each turns within half a second.
+const PROBE_RETRIES: usize = 3;
+/// The time between these checks.
+const PROBE_RETRY_DELAY: Duration = Duration::from_millis(200);
 
-/// What the listener tells of, filled in as the daemon starts.
+/// The operators' listener and what it reports on. It is filled in as the daemon starts.
 pub(super) struct Ops {
     data: PathBuf,
     max_wal_bytes: u64,
     max_connections: usize,
     clock: Arc<dyn Clock>,
     started: Timestamp,
-    pub(super) meters: Arc<Meters>,
-    lines: OnceLock<Lines>,
+    pub(super) rpc_metrics: Arc<RpcMetrics>,
+    connections: OnceLock<Connections>,
     store: OnceLock<Store>,
-    stats: StatsKept,
+    stats: StatsCache,
     spans: Arc<SpanCounts>,
     liveness: Arc<Liveness>,
     ending: AtomicBool,
 }
 
-/// What of the configuration is told.
-pub(super) struct Facts {
+/// What the listener needs of the daemon from the beginning.
+pub(super) struct OpsSettings {
     pub(super) data: PathBuf,
     pub(super) max_wal_bytes: u64,
     pub(super) max_connections: usize,
@@ -75,69 +74,70 @@ pub(super) struct Facts {
 }
 
 impl Ops {
-    /// Begins to count.
+    /// Starts the metrics of calls.
     ///
     /// # Errors
-    /// A descriptor that can't be read: a mistake in the build.
-    pub(super) fn new(facts: Facts, clock: &Arc<dyn Clock>) -> Result<Arc<Self>, prost_reflect::DescriptorError> {
-        let Facts { data, max_wal_bytes, max_connections, spans, liveness } = facts;
+    /// A descriptor can't be read: a bug of the build.
+    pub(super) fn new(
+        settings: OpsSettings,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Arc<Self>, prost_reflect::DescriptorError> {
+        let OpsSettings { data, max_wal_bytes, max_connections, spans, liveness } = settings;
         Ok(Arc::new(Ops {
             data,
             max_wal_bytes,
             max_connections,
             clock: clock.clone(),
             started: clock.utc(),
-            meters: Arc::new(Meters::of(Methods::of_all_services()?.paths())),
-            lines: OnceLock::new(),
+            rpc_metrics: Arc::new(RpcMetrics::of(MethodTable::of_all_services()?.paths())),
+            connections: OnceLock::new(),
             store: OnceLock::new(),
-            stats: StatsKept::default(),
+            stats: StatsCache::default(),
             spans,
             liveness,
             ending: AtomicBool::new(false),
         }))
     }
 
-    /// Serves until what this returns is dropped.
-    pub(super) fn serve<H: listener::HealthService>(
+    /// Serves until the result is dropped.
+    pub(super) fn serve<H: http_server::HealthService>(
         self: &Arc<Self>,
         socket: TcpListener,
         health: H,
     ) -> io::Result<AbortOnDropHandle<()>> {
         let address = socket.local_addr()?;
         info!(%address, "serving metrics and probes");
-        Ok(AbortOnDropHandle::new(tokio::spawn(listener::accept_all(socket, self.clone(), health))))
+        Ok(AbortOnDropHandle::new(tokio::spawn(http_server::accept_loop(socket, self.clone(), health))))
     }
 
-    /// The clients' connections are these.
-    pub(super) fn connections_are(&self, lines: Lines) {
-        // There is one door.
-        let _ = self.lines.set(lines);
+    pub(super) fn set_connections(&self, connections: Connections) {
+        // It is set only once: there is one server for clients.
+        let _ = self.connections.set(connections);
     }
 
-    /// The store is open.
-    pub(super) fn opened(&self, store: Store) {
+    pub(super) fn set_store(&self, store: Store) {
         let _ = self.store.set(store);
     }
 
-    /// From now on it is not ready any more.
-    pub(super) fn ending(&self) {
+    /// The daemon is not ready from now on.
+    pub(super) fn set_ending(&self) {
         self.ending.store(true, Relaxed);
     }
 
-    /// The same as [`Ops::checks`], but what makes the daemon not live is looked at again for a moment.
-    async fn settled_checks(&self) -> Vec<Check> {
-        for _ in 0..SECOND_LOOKS {
+    /// Like [`Ops::checks`], but repeated for a moment while a check fails that would make the daemon not live.
+    async fn checks_with_retries(&self) -> Vec<ProbeCheck> {
+        for _ in 0..PROBE_RETRIES {
             let checks = self.checks();
             if checks.iter().all(|check| check.ok || !check.live) {
                 return checks;
             }
-            sleep(SECOND_LOOK).await;
+            sleep(PROBE_RETRY_DELAY).await;
         }
         self.checks()
     }
 
-    /// Each thing that has to be so for the daemon to be live, or ready, and whether it is.
-    fn checks(&self) -> Vec<Check> {
+    /// The conditions of being live and ready, and whether each holds.
+    fn checks(&self) -> Vec<ProbeCheck> {
         let ending = self.ending.load(Relaxed);
         let silent = |part: &dyn fmt::Display, silence: Span| {
             format!("{part} has not turned for {} s", silence.micros() / 1_000_000)
@@ -145,35 +145,40 @@ impl Ops {
         let writer = self.liveness.writer();
         let (thread, network) = self.liveness.network();
         vec![
-            Check {
-                what: "the writer turns",
-                wrong: silent(&Part::Writer, writer.unwrap_or(Span::ZERO)),
-                ok: writer.is_none_or(|silence| silence <= SILENCE),
+            ProbeCheck {
+                condition: "the writer turns",
+                failure: silent(&DaemonThread::Writer, writer.unwrap_or(Span::ZERO)),
+                ok: writer.is_none_or(|silence| silence <= SILENCE_MAX),
                 live: true,
             },
-            Check {
-                what: "the network threads turn",
-                wrong: silent(&thread, network),
-                ok: network <= SILENCE,
+            ProbeCheck {
+                condition: "the network threads turn",
+                failure: silent(&thread, network),
+                ok: network <= SILENCE_MAX,
                 live: true,
             },
-            Check {
-                what: "the store is open",
-                wrong: "the store is not open yet".to_owned(),
+            ProbeCheck {
+                condition: "the store is open",
+                failure: "the store is not open yet".to_owned(),
                 ok: writer.is_some(),
                 live: false,
             },
-            Check { what: "the daemon stays", wrong: "the daemon is ending".to_owned(), ok: !ending, live: false },
+            ProbeCheck {
+                condition: "the daemon stays",
+                failure: "the daemon is ending".to_owned(),
+                ok: !ending,
+                live: false,
+            },
         ]
     }
 }
 
-/// One thing that has to be so.
-struct Check {
-    what: &'static str,
-    wrong: String,
+/// A condition of being live or ready.
+struct ProbeCheck {
+    condition: &'static str,
+    failure: String,
     ok: bool,
-    /// Without it a restart is needed; else it is only not ready.
+    /// If it fails the daemon is not live and needs a restart; otherwise it is only not ready.
     live: bool,
 }
 
@@ -189,35 +194,35 @@ mod tests {
     fn it_is_live_while_the_writer_turns_and_ready_while_it_stays() {
         let clock = Arc::new(ManualClock::default());
         let liveness = Liveness::of(&(clock.clone() as Arc<dyn Clock>), &[]);
-        let facts = Facts {
+        let settings = OpsSettings {
             data: ".".into(),
             max_wal_bytes: 1,
             max_connections: 1,
             spans: Arc::default(),
             liveness: liveness.clone(),
         };
-        let ops = Ops::new(facts, &(clock.clone() as Arc<dyn Clock>)).unwrap();
+        let ops = Ops::new(settings, &(clock.clone() as Arc<dyn Clock>)).unwrap();
         let wrong = |ops: &Ops| {
             let checks = ops.checks();
-            checks.into_iter().filter(|check| !check.ok).map(|check| (check.wrong, check.live)).collect::<Vec<_>>()
+            checks.into_iter().filter(|check| !check.ok).map(|check| (check.failure, check.live)).collect::<Vec<_>>()
         };
         assert_eq!(wrong(&ops), [("the store is not open yet".to_owned(), false)]);
         let options = StoreOptions { restart_grace: Span::ZERO, queue: 1, batch: 1, readers: 1, max_waiting: 1 };
         let (store, mut writer) = Memory::default().open(&options, clock.clone()).unwrap();
-        ops.opened(store.clone());
-        liveness.writer_is(Arc::new({
+        ops.set_store(store.clone());
+        liveness.set_writer(Arc::new({
             let store = store.clone();
             move || store.silence()
         }));
         assert_eq!(wrong(&ops), []);
-        // A writer that has ended turns as little as one that hangs.
+        // A writer that has ended turns no more, like one that hangs.
         store.close();
         futures::executor::block_on(writer.ended()).unwrap();
-        clock.advance(SILENCE);
+        clock.advance(SILENCE_MAX);
         assert_eq!(wrong(&ops), []);
         clock.advance(Span::from_secs(1));
         assert_eq!(wrong(&ops), [("the writer has not turned for 11 s".to_owned(), true)]);
-        ops.ending();
+        ops.set_ending();
         assert_eq!(wrong(&ops).len(), 2);
     }
 }

@@ -1,37 +1,37 @@
-//! Which trace a call belongs to, as its client says (W3C Trace Context), and whether it is sampled.
+//! [`TraceContext`]: which trace a call belongs to (W3C Trace TraceContext), and whether it is sampled.
 
 use http::HeaderMap;
 use rand::RngExt;
 
-/// The place of one call's span.
+/// Where a call's span belongs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::serve) struct Context {
+pub(in crate::serve) struct TraceContext {
     pub(super) trace_id: [u8; 16],
-    /// The client's span; none: the call begins a trace.
+    /// The client's span. None: the call is the first span of its trace.
     pub(super) parent: Option<[u8; 8]>,
     pub(super) state: String,
 }
 
-/// The longest `tracestate` that is passed on. (W3C Trace Context, 3.3.1.5)
+/// The longest `tracestate` that is passed on, in bytes. (W3C Trace TraceContext, 3.3.1.5)
 const STATE_BYTES: usize = 512;
 
-/// Where a call's span belongs; none: it is not sampled. A client that traces decides for its calls; of the others a
-/// `share` is sampled.
-pub(in crate::serve) fn sample(headers: &HeaderMap, share: f64) -> Option<Context> {
+/// The call's trace context. None: it is not sampled. If the client sends a trace it decides; of other calls the part
+/// `share` (0.0 to 1.0) is sampled.
+pub(in crate::serve) fn sample(headers: &HeaderMap, share: f64) -> Option<TraceContext> {
     if let Some((trace_id, parent, sampled)) = parent(headers) {
-        return sampled.then(|| Context { trace_id, parent: Some(parent), state: state(headers) });
+        return sampled.then(|| TraceContext { trace_id, parent: Some(parent), state: state(headers) });
     }
     let mut random = rand::rng();
     let sampled = random.random_bool(share.clamp(0.0, 1.0));
-    sampled.then(|| Context { trace_id: random.random(), parent: None, state: String::new() })
+    sampled.then(|| TraceContext { trace_id: random.random(), parent: None, state: String::new() })
 }
 
-/// The trace, the span, and whether it is sampled. What is malformed is as if it were not there.
+/// The trace id, the span id, and whether it is sampled. A malformed header is ignored.
 fn parent(headers: &HeaderMap) -> Option<([u8; 16], [u8; 8], bool)> {
     let mut parts = headers.get("traceparent")?.to_str().ok()?.split('-');
     let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let ([version], [flags]) = (bytes::<1>(version)?, bytes::<1>(flags)?);
-    // Later versions may have more parts; this one has not.
+    // Later versions may have more parts; version 0 must not.
     if version == 0xff || (version == 0 && parts.next().is_some()) {
         return None;
     }
@@ -39,7 +39,7 @@ fn parent(headers: &HeaderMap) -> Option<([u8; 16], [u8; 8], bool)> {
     (trace != [0; 16] && span != [0; 8]).then_some((trace, span, flags & 1 == 1))
 }
 
-/// Lower-case hexadecimal digits, exactly so many.
+/// Parses exactly `2 * N` lower-case hexadecimal digits.
 fn bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
     if text.len() != 2 * N || !text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
         return None;
@@ -63,7 +63,7 @@ mod tests {
 
     const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 
-    fn sampled(value: &str, share: f64) -> Option<Context> {
+    fn sampled(value: &str, share: f64) -> Option<TraceContext> {
         let mut headers = HeaderMap::new();
         headers.insert("traceparent", value.parse().unwrap());
         headers.insert("tracestate", "a=b".parse().unwrap());

@@ -1,15 +1,15 @@
-//! Traces, sent by OTLP to a collector: a span for each call that is sampled, and within it the wait in the writer's queue,
-//! the transition, and the commit.
+//! Traces, sent to a collector by OTLP: a span for each sampled call, with child spans for its wait in the writer's queue,
+//! its transition, and its commit.
 //!
-//! Spans are made when a call has ended, from times that were noted on its way: nothing on that way knows of traces. They go
-//! through a bounded queue to a task that sends them; when the collector is slow or away they are dropped and counted, and no
-//! call waits. The messages are OTLP's own and the usual SDK is not between: its spans begin and end where the work is done, and
-//! its exporter does not count what it drops.
+//! Spans are made when a call has ended, from times that were noted while it ran; the code that runs it knows nothing of
+//! traces. They go through a bounded queue to a task that sends them. If the collector is slow or away they are dropped and
+//! counted, and no call waits. The OpenTelemetry SDK is not used: its spans begin and end where the work is done, and its
+//! exporter does not count dropped spans.
 
+mod call_span;
 mod context;
-mod sender;
-mod span;
+mod tracer;
 
-pub(super) use context::{Context, sample};
-pub(super) use sender::{FLUSH, SpanCounts, Tracer};
-pub(super) use span::CallSpan;
+pub(super) use call_span::CallSpan;
+pub(super) use context::{TraceContext, sample};
+pub(super) use tracer::{FLUSH_TIMEOUT, SpanCounts, Tracer};

@@ -1,4 +1,4 @@
-//! What holds for every request that was let in, said once more and otherwise than where it is enforced.
+//! The contract's bounds on parsed requests, written a second time, independently of the parsers.
 
 use std::collections::HashSet;
 
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// A bound as `GetServerInfo` tells it.
+/// The value of a bound as `GetServerInfo` returns it.
 fn told(name: &str) -> i64 {
     let found = bounds::ALL.iter().find(|Bound { name: known, .. }| *known == name);
     found.map(|bound| bound.value).expect("the bound is told")
@@ -40,7 +40,7 @@ fn queue(value: &str) {
     name(value);
 }
 
-/// Safe in a URL, a file name's part and a shell word.
+/// Safe in a URL, a file name and a shell word.
 fn name(value: &str) {
     let safe = |b: u8| b.is_ascii_alphanumeric() || b"._:/@+-".contains(&b);
     assert!(value.bytes().all(safe) && !value.contains(".."), "{value:?}");
@@ -123,7 +123,7 @@ fn creation(creation: &Creation) {
     }
 }
 
-/// Holds a command to the bounds of the contract.
+/// Checks a command against the contract's bounds.
 pub fn command(command: &Command) {
     match command {
         Command::Create(creations) => {
@@ -227,7 +227,7 @@ fn free(verb: &FreeVerb) {
             needed(reason.as_str());
             about.iter().for_each(|about| token(about.0));
         }
-        // No request is one: `RevokePrincipal` makes them.
+        // No request is parsed to this one: `RevokePrincipal` makes it.
         FreeVerb::RevokeLease { token: about, actor, reason } => {
             printable("actor_bytes", actor.as_str());
             needed(reason.as_str());
@@ -248,7 +248,7 @@ fn free(verb: &FreeVerb) {
     }
 }
 
-/// Holds a revocation to the bounds of the contract.
+/// Checks a revocation against the contract's bounds.
 pub fn revocation(wanted: &Revocation) {
     id(wanted.principal.as_str());
     printable("actor_bytes", wanted.actor.as_str());
@@ -257,12 +257,12 @@ pub fn revocation(wanted: &Revocation) {
     assert!(wanted.max_leases > 0);
 }
 
-/// Holds what is around a call in a session to the bounds of the contract.
+/// Checks a session item, except its call, against the contract's bounds.
 pub fn item(item: &SessionItem) {
     assert!(item.timeout.is_none_or(|timeout| timeout >= Span::ZERO && timeout <= Span::from_secs(24 * 3600)));
 }
 
-/// Holds a purge to the bounds of the contract.
+/// Checks a purge against the contract's bounds.
 pub fn purge(purge: &Purge) {
     assert!(!purge.states.is_empty() && purge.states.iter().all(|state| state.is_terminal()));
     assert_eq!(purge.states.iter().collect::<HashSet<_>>().len(), purge.states.len());
@@ -272,7 +272,7 @@ pub fn purge(purge: &Purge) {
     text(purge.reason.as_str());
 }
 
-/// Holds a listing to the bounds of the contract.
+/// Checks a listing against the contract's bounds.
 pub fn listing(listing: &Listing) {
     page(listing.limit);
     assert!(listing.filter.states.len() <= State::ALL.len());
@@ -280,19 +280,19 @@ pub fn listing(listing: &Listing) {
     labels(&listing.filter.labels);
 }
 
-/// Holds a page of a history to the bounds of the contract.
+/// Checks a page of events against the contract's bounds.
 pub fn history(history: &History) {
     page(history.limit);
     id(history.task_id.as_str());
 }
 
-/// Holds a page of queues to the bounds of the contract.
+/// Checks a page of queues against the contract's bounds.
 pub fn queues(wanted: &Queues) {
     wanted.limit.iter().for_each(|limit| page(*limit));
     wanted.after.iter().for_each(|after| queue(after.as_str()));
 }
 
-/// Holds a watch to the bounds of the contract.
+/// Checks a watch against the contract's bounds.
 pub fn watch(watch: &Watch) {
     at_most("queues", watch.queues.len());
     assert!(watch.after.is_none_or(|after| after.0 >= 0));

@@ -1,4 +1,4 @@
-//! Fields of requests out of random numbers.
+//! [`ArbitraryFields`]: request fields made of random numbers.
 
 use std::collections::BTreeMap;
 
@@ -6,9 +6,9 @@ use prost_types::Duration;
 
 use crate::proto::{CompensationSpec, CreateSagaRequest, Policy};
 
-/// Draws fields of requests out of random numbers: valid ones, absent ones, and each kind of bad one.
+/// Makes request fields out of random numbers: valid ones, absent ones, and each kind of invalid one.
 ///
-/// Half of the requests are sound but for a field here and there: else hardly one would get past the parser.
+/// Half of the requests are valid except for a field here and there; otherwise hardly any would get past the parser.
 pub struct Dice {
     rolls: std::vec::IntoIter<u64>,
     sound: bool,
@@ -21,7 +21,7 @@ impl Dice {
         dice
     }
 
-    /// Whether the next field is to be what most requests have.
+    /// Whether the next field gets an ordinary value.
     fn plain(&mut self) -> bool {
         self.sound && self.roll(8) != 7
     }
@@ -57,7 +57,7 @@ impl Dice {
         }
     }
 
-    /// What may be absent, and is no plain text: a `request_id`, a page token.
+    /// A field that is usually absent and needs a special form: a `request_id`, a page token.
     pub fn absent(&mut self) -> String {
         if self.plain() { String::new() } else { self.text() }
     }
@@ -95,7 +95,7 @@ impl Dice {
         match self.roll(6) {
             0 => None,
             1 => Some(Duration { seconds: 30, nanos: 0 }),
-            // A little too long: for a lease, for a delay.
+            // A little too long for a lease, and for a delay.
             2 => Some(Duration { seconds: 24 * 3600 + 1, nanos: 0 }),
             3 => Some(Duration { seconds: 30 * 24 * 3600, nanos: 1000 }),
             _ => Some(Duration { seconds: self.number(), nanos: self.small().wrapping_mul(100_000_001) }),

@@ -1,4 +1,4 @@
-//! Anything at all, as a request: no parser panics, each names what is wrong, and what it lets in is within the bounds.
+//! Arbitrary requests: no parser panics, each names all violations, and what it accepts is within the contract's bounds.
 
 mod bounds;
 mod dice;
@@ -14,10 +14,10 @@ use self::dice::Dice;
 use super::*;
 use crate::{grpc::status::Problem, proto::*};
 
-/// Some clients accept no more headers than this, in bytes.
+/// The header size that some clients are limited to, in bytes.
 const HEADER_BYTES: usize = 8 * 1024;
 
-/// The error of a bad request: `INVALID_ARGUMENT`, with a `BadRequest` whose every violation says something about a field
+/// Checks the error of an invalid request: `INVALID_ARGUMENT`, with a `BadRequest` in which each violation names a field
 /// that the message has.
 fn judge(message: &str, violations: Violations) -> Result<(), TestCaseError> {
     let problem = Problem::from(violations);
@@ -38,7 +38,7 @@ fn judge(message: &str, violations: Violations) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// A request that changes something.
+/// Parses a request that changes something and checks the command.
 fn change<M: Change>(message: M) -> Result<(), Violations> {
     request(message).map(|request| bounds::command(&request.command))
 }
@@ -174,7 +174,7 @@ never_panics! {
     p12_vitals: GetVitalsRequest by |_| Ok(()), |d| GetVitalsRequest { look_for_unknown_holders: d.flag() };
 }
 
-/// Requests that say nothing, in which nothing can be wrong.
+/// Requests without fields.
 const EMPTY: [&str; 3] = ["BackupRequest", "GetServerInfoRequest", "GetStatsRequest"];
 
 #[test]
@@ -187,7 +187,7 @@ fn p12_every_request_has_a_property() {
 }
 
 proptest! {
-    /// A `request_id` is a UUID in any of its forms, or an error: whatever its length.
+    /// Whatever its length, a `request_id` is a UUID in any of its forms, or a violation.
     #[test]
     fn p12_request_ids_are_uuids(id in prop_oneof![".{0,80}", "[0-9a-fA-F{}:urnid-]{30,50}", "x{0,3}a{5000}"]) {
         let message = CreateSagaRequest { request_id: id.clone(), ..Default::default() };

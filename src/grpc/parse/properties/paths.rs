@@ -1,4 +1,4 @@
-//! The contract by its descriptors: whether what an error names is there, and which requests there are. The fuzz targets
+//! The contract's descriptors: whether the field that an error names exists, and which requests there are. The fuzz targets
 //! use this, too.
 
 use std::{collections::BTreeSet, sync::LazyLock};
@@ -10,7 +10,7 @@ use crate::proto::DESCRIPTORS;
 static POOL: LazyLock<DescriptorPool> =
     LazyLock::new(|| DescriptorPool::decode(DESCRIPTORS).expect("the build made the descriptors"));
 
-/// The requests of all rpcs, by the names of their messages.
+/// The request messages of all rpcs, by name.
 pub fn requests() -> BTreeSet<String> {
     let of_all = POOL.services().flat_map(|service| service.methods().collect::<Vec<_>>());
     of_all.map(|method| method.input().name().to_owned()).collect()
@@ -21,7 +21,7 @@ pub fn has_field(message: &str, path: &str) -> bool {
     POOL.get_message_by_name(&format!("sagad.v1.{message}")).is_some_and(|message| leads(&message, path))
 }
 
-/// Whether a message has any.
+/// Whether a message has any field.
 #[cfg(test)]
 pub fn has_fields(message: &str) -> bool {
     POOL.get_message_by_name(&format!("sagad.v1.{message}")).is_some_and(|message| message.fields().len() > 0)
@@ -31,12 +31,12 @@ fn leads(message: &MessageDescriptor, path: &str) -> bool {
     let end = path.find(['.', '[']).unwrap_or(path.len());
     let (name, rest) = path.split_at(end);
     if rest.is_empty() && message.oneofs().any(|oneof| oneof.name() == name && oneof.fields().len() > 1) {
-        // Named when none of its fields is given.
+        // A oneof is named when none of its fields is set.
         return true;
     }
     let Some(field) = message.get_field_by_name(name) else { return false };
     if field.is_map() {
-        // A key is quoted as it came, whatever it holds; a long one is cut.
+        // A map's key is quoted as it was sent, whatever it contains; a long one is truncated.
         return rest.is_empty() || (rest.starts_with('[') && (rest.ends_with(']') || rest.ends_with('…')));
     }
     let rest = match rest.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
