@@ -1,7 +1,8 @@
-//! What is due when, in memory: live leases, reservations, delays, compensations that nobody runs.
+//! [`DueIndex`]: when something is due to which saga, in memory: live leases, reservations, delays, overdue
+//! compensations.
 //!
-//! There is no index on expiry times in the store: every heartbeat would have to move an entry of it. The agenda is
-//! rebuilt at start from a scan, and follows each write.
+//! The store has no index on expiry times, since every heartbeat would have to update it. This index is rebuilt from a
+//! scan at start and updated with each change.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -25,10 +26,10 @@ pub struct NextDue {
     pub ready: ReadyAfterDue,
 }
 
-/// Sagas in the order in which something is due to them.
+/// Sagas ordered by when something is due to them.
 type InOrder = BTreeSet<(Timestamp, RowId)>;
 
-/// Sagas of one queue that may become ready, by purpose.
+/// Sagas of one queue that may become ready for each purpose.
 #[derive(Debug, Default)]
 struct OfQueue {
     execute: InOrder,
@@ -46,7 +47,7 @@ struct Entry {
 #[derive(Debug, Default)]
 pub struct Agenda {
     order: InOrder,
-    /// The same, without what makes nothing ready: so that a claim finds what it may get behind any number of others.
+    /// The same, only of sagas that may become ready, so that a claim finds them behind any number of others.
     by_queue: HashMap<QueueName, OfQueue>,
     entries: HashMap<RowId, Entry, RowHasher>,
 }
@@ -105,12 +106,12 @@ impl Agenda {
         self.order.first().map(|(at, _)| *at)
     }
 
-    /// A saga to which something is due by `now`: the one longest overdue.
+    /// The saga whose due time is the earliest, if that is not after `now`.
     pub fn due_by(&self, now: Timestamp) -> Option<RowId> {
         first_by(&self.order, now)
     }
 
-    /// The same among those of a queue that may become ready for a purpose.
+    /// Like [`Self::due_by`], among the sagas of a queue that may become ready for a purpose.
     pub fn due_for(&self, purpose: LeasePurpose, queue: &QueueName, now: Timestamp) -> Option<RowId> {
         let OfQueue { execute, compensate } = self.by_queue.get(queue)?;
         match purpose {
@@ -119,12 +120,12 @@ impl Agenda {
         }
     }
 
-    /// Whether something is due to this saga by `now`.
+    /// True if something is due to this saga by `now`.
     pub fn is_due(&self, id: RowId, now: Timestamp) -> bool {
         self.entries.get(&id).is_some_and(|entry| entry.at <= now)
     }
 
-    /// Puts off what an absence puts off. Not within a turn.
+    /// Recomputes all due times after an absence. Not within a turn.
     pub fn after_absence(&mut self, absence: &Absence) {
         self.order.clear();
         self.by_queue.clear();

@@ -1,5 +1,5 @@
-//! What was lately read or written, so that it need not be read again: sagas in flight as they are stored, and where each
-//! task's saga is. Nobody else changes them, so nothing here is ever out of date; what is not here is in the store.
+//! [`SagaCache`]: sagas in flight that were recently read or written, as they are stored, and the rows of tasks. Only
+//! the coordinator changes them, so the cache is never stale; what it doesn't have is read from the store.
 
 use std::sync::Arc;
 
@@ -12,24 +12,24 @@ use crate::domain::{ids::TaskId, saga::Saga};
 
 use super::{Derived, RowHasher, RowId};
 
-/// Bytes of sagas that are kept: some 30,000 of a kilobyte each.
+/// Bytes of cached sagas: about 30,000 of a kilobyte each.
 const SAGA_BYTES: u64 = 32 << 20;
-/// Places that are kept: about 150 bytes each.
+/// Cached rows of tasks: about 150 bytes each.
 const PLACES: usize = 65_536;
-/// What a saga takes beside its texts and bytes: itself, its specification, its entry.
+/// Bytes of a cached saga beside its texts and contents.
 const SAGA_ITSELF: usize = 1024;
-/// What a compensation takes beside its texts.
+/// Bytes of a compensation beside its texts.
 const COMPENSATION_ITSELF: usize = 256;
 
-/// A saga with what is known to be stored beside it.
+/// A saga with its stored derived fields.
 #[derive(Clone)]
 struct Kept {
     saga: Arc<Saga>,
-    /// None: it was read, and this was not.
+    /// None: they were not read.
     derived: Option<Derived>,
 }
 
-/// Weighs a saga by the memory that it takes.
+/// Weighs a saga by its memory.
 #[derive(Clone)]
 struct Bytes;
 
@@ -65,7 +65,7 @@ impl Default for SagaCache {
 }
 
 impl SagaCache {
-    /// A task's place. What was there may have been removed since.
+    /// The row of a task's saga. It may have been removed since.
     pub fn place(&self, task_id: &TaskId) -> Option<RowId> {
         self.places.get(task_id).copied()
     }
@@ -75,13 +75,13 @@ impl SagaCache {
         self.sagas.get(&id).map(|kept| &kept.saga)
     }
 
-    /// What is stored as derived from the saga at a place, if that is known.
+    /// The stored derived fields of a saga, if known.
     pub fn derived(&self, id: RowId) -> Option<Derived> {
         self.sagas.get(&id)?.derived
     }
 
-    /// Keeps a saga as it has been read or written, with what is known to be stored beside it. An ended one is seldom asked for
-    /// again, and makes room instead.
+    /// Caches a saga as it was read or written, with its stored derived fields if known. An ended saga is rarely
+    /// needed again, so it is dropped instead.
     pub fn keep(&mut self, id: RowId, saga: Arc<Saga>, derived: Option<Derived>) {
         debug_assert!(!saga.contents_omitted, "what is kept is whole");
         if saga.state.is_terminal() {
@@ -94,19 +94,19 @@ impl SagaCache {
         self.sagas.insert(id, Kept { saga, derived });
     }
 
-    /// Keeps the place of a task's saga, if it is in flight.
+    /// Caches the row of a task's saga, if it is in flight.
     pub fn keep_place(&mut self, id: RowId, saga: &Saga) {
         if !saga.state.is_terminal() && self.place(saga.task_id()) != Some(id) {
             self.places.insert(saga.task_id().clone(), id);
         }
     }
 
-    /// Forgets what was removed.
+    /// Drops a saga that was removed.
     pub fn forget(&mut self, id: RowId) {
         self.sagas.remove(&id);
     }
 
-    /// Forgets that a task's saga was at a place.
+    /// Drops the row of a task's saga.
     pub fn forget_place(&mut self, task_id: &TaskId) {
         self.places.remove(task_id);
     }

@@ -1,4 +1,4 @@
-//! `ClaimNext`: which sagas, in which order.
+//! `ClaimNext`: which sagas a claim gets, and in which order.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -18,21 +18,21 @@ use crate::{
 
 use super::{Backend, Caller, Candidate, Coordinator, Fault, RowId, Turn, weight};
 
-/// One `ClaimNext` on its way.
+/// The state of one `ClaimNext`.
 #[derive(Default)]
 struct Round {
     claimed: Vec<Arc<Saga>>,
-    /// Their places and tokens.
+    /// Their rows and tokens.
     kept: Vec<(RowId, Option<FencingToken>)>,
-    /// What they weigh.
+    /// Their size in the answer.
     bytes: usize,
     /// Candidates that can't be read, or that the rules refuse.
     passed_over: HashSet<RowId>,
 }
 
 impl<B: Backend, C: Caller> Turn<'_, B, C> {
-    /// Claims the next sagas; none if none is ready. Of what is due by `now`, which may be what makes one ready, a slice is
-    /// applied first; whether more is left, [`Self::held_until`] tells.
+    /// Claims the next sagas; none if none is ready. First applies a slice of what is due by `now`, which may make one
+    /// ready; [`Self::held_until`] tells whether more is left.
     pub(super) fn claim_next(
         &mut self,
         wish: &ClaimNext,
@@ -41,12 +41,12 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     ) -> Result<Vec<Arc<Saga>>, Fault> {
         self.sweep_for(wish, now)?;
         let mut round = Round::default();
-        // What is passed over must not hide what stands behind it.
+        // Candidates that are passed over must not hide those behind them.
         loop {
             let passed_over = round.passed_over.len();
             match self.claim_candidates(wish, now, &mut round) {
                 Ok(false) if round.passed_over.len() > passed_over => {}
-                // What was claimed is its caller's, whatever lies behind it.
+                // A damaged row behind the claimed sagas must not lose them.
                 Err(Fault::Corrupt(_)) if !round.claimed.is_empty() => break,
                 Err(fault) => return Err(fault),
                 Ok(_) => break,
@@ -57,7 +57,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         Ok(round.claimed)
     }
 
-    /// Claims among the first candidates; returns whether the answer is full.
+    /// Claims the first candidates; returns true if the answer is full.
     fn claim_candidates(&mut self, wish: &ClaimNext, now: Timestamp, round: &mut Round) -> Result<bool, Fault> {
         let most = wish.max_sagas.min(CLAIM_SAGAS);
         for id in self.candidates(wish, most + round.passed_over.len())? {
@@ -83,7 +83,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
                 purpose: wish.purpose,
                 reason: Text::default(),
             };
-            // A reserved saga may still be delayed; whatever the rules refuse is not for this caller now.
+            // A reserved saga may still be delayed; a saga that the rules refuse is passed over.
             let accepted = transition(&mut draft, &Verb::Free(claim), None).is_ok();
             let bytes = weight(&before);
             let saga = self.save(id, before, draft);
@@ -101,7 +101,8 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         Ok(false)
     }
 
-    /// Those reserved for the caller first, then by priority, then by creation: at most `limit` of each queue and sort.
+    /// Candidates: sagas reserved for the caller first, then by priority, then by creation; at most `limit` of each
+    /// queue and sort.
     fn candidates(&mut self, wish: &ClaimNext, limit: usize) -> Result<Vec<RowId>, Fault> {
         let in_order = |candidates: &mut Vec<Candidate>| {
             candidates.sort_by_key(|c| (std::cmp::Reverse(c.priority), c.id));

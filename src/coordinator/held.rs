@@ -1,4 +1,4 @@
-//! Held `ClaimNext` calls: how long they are, and what they are served with.
+//! Answers held `ClaimNext` calls with what became claimable, and decides how long a call is held.
 
 use crate::domain::{
     command::{Answer, ClaimNext, Command, Request},
@@ -8,7 +8,7 @@ use crate::domain::{
 use super::{Backend, Caller, Fault, HeldUntil, Outcome, StoreError, Turn, TurnStep, Wake};
 
 impl<B: Backend, C: Caller> Turn<'_, B, C> {
-    /// Serves held calls with what became claimable, in order of their arrival, as far as one turn goes.
+    /// Answers held calls with what became claimable, in order of arrival, as far as one turn goes.
     pub(super) fn serve(&mut self) -> Result<(), Fault> {
         let before = self.answered.len();
         let served = self.serve_woken();
@@ -16,7 +16,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         served
     }
 
-    /// Tells who was served since there were so many answers.
+    /// Reports the answers since there were `before` of them to the observer.
     fn see_served(&mut self, before: usize) {
         let answered = std::mem::take(&mut self.answered);
         self.see(TurnStep::Served(&answered[before..]));
@@ -24,7 +24,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     }
 
     fn serve_woken(&mut self) -> Result<(), Fault> {
-        // Serving one call may make further sagas claimable: what it found overdue.
+        // Answering one call may make further sagas claimable: those that it found overdue.
         while let Some(wake) = self.woken.pop() {
             self.woken.retain(|other| *other != wake);
             if self.coordinator.waiters.is_empty() || self.is_of_paused(&wake) {
@@ -32,7 +32,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
             }
             for part in self.parts(&wake) {
                 if !self.serve_with(&part)? {
-                    // The next turn begins with it.
+                    // The next turn starts with it.
                     self.woken.push(wake);
                     return Ok(());
                 }
@@ -41,7 +41,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         Ok(())
     }
 
-    /// What a resumed queue has for whom; anything else as it is.
+    /// Splits a resumed queue into what it has for whom; returns anything else as it is.
     fn parts(&self, wake: &Wake) -> Vec<Wake> {
         match wake {
             Wake::Resumed(queue) => {
@@ -58,8 +58,8 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         }
     }
 
-    /// Serves the calls that can be given what became claimable, until one of them finds nothing: then it is gone, and there is
-    /// nothing for the others either. False: the turn has served as many as it may.
+    /// Answers the calls that can take what became claimable, until one of them finds nothing: then the others would
+    /// find nothing either. Returns false if the turn has handed out as much as it may.
     fn serve_with(&mut self, wake: &Wake) -> Result<bool, Fault> {
         let (mut after, now) = (0, self.now());
         while let Some(call) = self.coordinator.waiters.next_interested(wake, after) {
@@ -68,13 +68,14 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
             }
             after = call;
             let Some(waiter) = self.coordinator.waiters.get(call) else { continue };
-            // In the very turn that would hand out: what is revoked by now gets nothing, and the next one gets it.
+            // Checked in the turn that would answer it: a caller that is revoked by now gets nothing, and the next one
+            // gets it.
             if waiter.caller.is_revoked() {
                 self.answer_held(call, Err(StoreError::Revoked));
                 continue;
             }
             let until = waiter.until;
-            // Like any request: another call with the same request_id may have been answered meanwhile.
+            // As for any request, another call with the same request_id may have been answered meanwhile.
             let request =
                 Request { command: Command::ClaimNext(waiter.wish.clone()), key: waiter.key, by: waiter.by.clone() };
             self.coordinator.looked_at += 1;
@@ -94,14 +95,14 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         Ok(true)
     }
 
-    /// Lets a held call go with its outcome.
+    /// Answers a held call and removes it.
     fn answer_held(&mut self, call: u64, outcome: Outcome) {
         if let Some(waiter) = self.coordinator.waiters.take(call) {
             self.answer(waiter.caller, outcome);
         }
     }
 
-    /// Applies, of what is due, first what held calls wait for.
+    /// Applies first what held calls wait for, of what is due.
     pub(super) fn sweep_for_held(&mut self, now: Timestamp) -> Result<(), Fault> {
         for call in self.coordinator.waiters.calls_until_swept() {
             let Some(waiter) = self.coordinator.waiters.get(call) else { continue };
@@ -113,7 +114,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         Ok(())
     }
 
-    /// Answers the calls that were held until what was due had been applied, and got nothing from it.
+    /// Answers calls that were held until what was due had been applied, and that got nothing from it.
     pub(super) fn answer_swept(&mut self) {
         let before = self.answered.len();
         for call in self.coordinator.waiters.calls_until_swept() {
@@ -133,9 +134,10 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         }
     }
 
-    /// How long a request is held that found nothing to claim; `None`: it is answered at once. One that is not to wait is
-    /// held only while something is due that may be for it: it is not told that there is nothing before that is known. A
-    /// repetition is not held: it is answered with what is left of its first answer, were it nothing.
+    /// How long a request that found nothing to claim is held; `None`: it is answered at once. A call without `wait`
+    /// is held only while something is due that may be for it, so that it is never told that there is nothing when
+    /// there is. A repeated call is not held: it is answered with what is left of its first answer, even if that is
+    /// nothing.
     pub(super) fn held_until(
         &mut self,
         request: &Request,

@@ -1,4 +1,4 @@
-//! One call: what is due, the rules, what they change.
+//! Executes one call: applies what is due, then the rules, and collects the changes.
 
 use std::sync::Arc;
 
@@ -25,12 +25,13 @@ use super::{
     scope::{out_of_reach, out_of_scope},
 };
 
-/// From how many removed rows on a purge leaves the rest to the next: a few milliseconds of the writer's time, however many
-/// compensations and events each saga has. One saga is removed at least.
+/// After how many removed rows a purge leaves the rest to the next one: a few milliseconds of the writer's time,
+/// however many compensations and events each saga has. At least one saga is removed.
 const PURGE_ROWS: usize = 1000;
 
 impl<B: Backend, C: Caller> Turn<'_, B, C> {
-    /// Judges a request at `now`. An error that concerns this request alone is its outcome; any other ends the turn.
+    /// Executes a request at `now`. An error that concerns only this request is its outcome; any other error ends the
+    /// turn.
     pub(super) fn execute(&mut self, request: &Request, now: Timestamp) -> Result<Outcome, Fault> {
         match self.try_execute(request, now) {
             Err(Fault::Corrupt(what)) => Ok(Err(StoreError::Corrupt(what))),
@@ -88,7 +89,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
             let task_id = Some(change.task_id.clone());
             return Ok(refuse(Refusal { task_id, state: None, index: None, why: Rejection::SagaNotFound }));
         };
-        // Before what is due is applied: nothing tells that it is there.
+        // Checked before what is due is applied, so that nothing reveals that the saga exists.
         if let Some(why) = out_of_reach(&request.by, &before.spec.queue) {
             let task_id = Some(change.task_id.clone());
             return Ok(refuse(Refusal { task_id, state: None, index: None, why }));
@@ -97,7 +98,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         let mut draft = self.draft(&before, now);
         let tampered = tamper(&change.verb, &mut draft);
         let verdict = transition(&mut draft, tampered.as_ref().unwrap_or(&change.verb), earlier.as_ref());
-        // What was due is due, though the command be refused.
+        // What was due has happened even if the operation is refused.
         let saga = self.save(id, before, draft);
         let accepted = match verdict {
             Ok(accepted) => accepted,
@@ -121,7 +122,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     fn earlier_lease(&mut self, id: RowId, saga: &Saga, verb: &Verb) -> Result<Option<EarlierLease>, Fault> {
         let Verb::Held(holder, verb) = verb else { return Ok(None) };
         let is_earlier = saga.lease.as_ref().is_some_and(|lease| holder.token < lease.token);
-        // A heartbeat is never taken for a repetition, and there are too many of them to look further.
+        // A heartbeat is never treated as a repeat, and there are too many to look further.
         if !is_earlier || matches!(verb, HeldVerb::Heartbeat { .. }) {
             return Ok(None);
         }
@@ -150,7 +151,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         Ok(Ok(Answer::Queue(status)))
     }
 
-    /// Those of a purge's chosen sagas that are as they were when they were chosen.
+    /// The sagas named by a purge that still have the revision they had when they were chosen.
     fn unchanged(&mut self, purge: &Purge, before: Timestamp) -> Result<Vec<RowId>, Fault> {
         let mut found = Vec::with_capacity(purge.only.len());
         for (task_id, revision) in &purge.only {
@@ -195,7 +196,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     }
 }
 
-/// What a daemon that is broken on purpose judges instead.
+/// Changes the operation or the draft for a fault under test (see `mutants`).
 fn tamper(verb: &Verb, draft: &mut Draft) -> Option<Verb> {
     if mutants::on(Mutant::TerminalSagasChange) && draft.saga.state.is_terminal() {
         draft.saga.state = State::Planned;
@@ -228,7 +229,7 @@ fn is_claim(verb: &Verb) -> bool {
     matches!(verb, Verb::Free(FreeVerb::Claim { .. }))
 }
 
-/// What an accepted change is answered with.
+/// The answer to an accepted operation.
 pub(super) fn answer(verb: &Verb, saga: Arc<Saga>) -> Answer {
     match (verb, &saga.lease) {
         (Verb::Held(_, HeldVerb::Heartbeat { .. }), Some(lease)) => {
@@ -238,7 +239,7 @@ pub(super) fn answer(verb: &Verb, saga: Arc<Saga>) -> Answer {
     }
 }
 
-/// A refusal as an outcome.
+/// A refusal as a call's outcome.
 pub(super) fn refuse(refusal: Refusal) -> Outcome {
     Err(StoreError::Refused(Box::new(refusal)))
 }

@@ -1,6 +1,6 @@
-//! FLOOR 1: one turn of the coordinator. Pure: no I/O, no clock, no threads.
+//! Executes commands in turns. Pure: no I/O, no clock, no threads.
 //!
-//! A *turn* is a batch of calls judged together, and the unit of everything: of loading, of the transaction, of undoing.
+//! A *turn* is a batch of calls that are executed together and committed in one transaction, or not at all.
 //!
 //! ```text
 //! calls ──► Turn: the rules, each at its time ──► ChangeSet ──► Backend::commit ──► answers, events
@@ -9,10 +9,11 @@
 //!                                                  answers        returns
 //! ```
 //!
-//! [`Coordinator`] is what is known between two turns: what is due when, what is ready, who waits, what was lately used. A
-//! [`Turn`] borrows it alone, and asks a [`Backend`] for what is not in memory. Whatever it changes is on top of that until
-//! the backend has it: a turn that is dropped has not happened. Whoever drives it, drives this and nothing else: the writer's
-//! thread, the simulation, the tests that compare backends, the benches.
+//! [`Coordinator`] is the state in memory between two turns: what is due when, what is ready, which calls are held,
+//! which sagas were used recently. A [`Turn`] borrows it exclusively and reads the rest from a [`Backend`]. Its
+//! changes apply only once the backend has committed them: a turn that is dropped has not happened. Everything that
+//! executes commands uses this code: the writer thread, the simulation, the tests that compare backends, and the
+//! benches.
 
 mod agenda;
 mod backend;

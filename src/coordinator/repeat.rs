@@ -1,4 +1,4 @@
-//! Requests that are repeated: what is kept of their answers, and how these are given again.
+//! Repeated requests: stores answers by `request_id`, and gives them again.
 
 use std::sync::Arc;
 
@@ -23,12 +23,13 @@ use super::{
     weight::{SAGA_OVERHEAD_BYTES, weight},
 };
 
-/// What a saga weighs in a repeated answer beside its blobs and texts. Less than the upper bound that claims go by, or a
-/// thousand small ones would leave no room for what they were created with; the answer is measured again when it is rendered.
+/// Bytes of a saga in a repeated answer beside its blobs and texts. It is less than the upper bound that claims use,
+/// or a thousand small sagas would leave no room for the contents they were created with. The answer is measured again
+/// when it is rendered.
 const REPEATED_SAGA_BYTES: usize = 512;
 
 impl<B: Backend, C: Caller> Turn<'_, B, C> {
-    /// What is kept of the answer to a request that was answered less than an hour ago.
+    /// The stored answer to a request that was answered less than an hour ago.
     fn stored_answer(
         &mut self,
         key: Option<RequestKey>,
@@ -39,7 +40,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         Ok(stored.filter(|stored| now.since(stored.time) < ANSWER_KEPT).map(|stored| (key, stored)))
     }
 
-    /// Whether a request was answered before.
+    /// True if the request was answered before.
     pub(super) fn is_answered(&mut self, key: Option<RequestKey>, now: Timestamp) -> Result<bool, Fault> {
         Ok(self.stored_answer(key, now)?.is_some())
     }
@@ -91,9 +92,9 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         })))
     }
 
-    /// The sagas of an answer of several: without those that were purged since, and of a claim without those whose lease is
-    /// over. They may have grown to any size since the first answer, so first they are read without contents, and then as
-    /// much of these as fits into an answer: all of them, or the payloads, or none.
+    /// The sagas of an answer with several: without those purged since and, for a claim, without those whose lease is
+    /// over. They may have grown to any size since the first answer, so they are read without contents first, and then
+    /// with as much as an answer holds: all contents, or the payloads, or none.
     fn replay_several(
         &mut self,
         request: &Request,
@@ -110,7 +111,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
             let Some((mut saga, contents)) = self.load_brief(id, with_compensations)? else { continue };
             match refused_queue(request, &saga) {
                 None => {}
-                // As one that was purged.
+                // Treated like a purged saga.
                 Some(Refusal { why: Rejection::SagaNotFound, .. }) => continue,
                 Some(refused) => return Ok(refuse(refused)),
             }
@@ -148,7 +149,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         Ok(Ok(Answer::Sagas(sagas)))
     }
 
-    /// Keeps the answer to a request that can be repeated.
+    /// Stores the answer to a request with a `request_id`.
     pub(super) fn keep(&mut self, key: Option<RequestKey>, sagas: Vec<(RowId, Option<FencingToken>)>, time: Timestamp) {
         if let Some(RequestKey { id, digest }) = key
             && !sagas.is_empty()
@@ -158,15 +159,15 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     }
 }
 
-/// Refuses a saga of a foreign queue: the caller's queues may be fewer than they were. One that it may not even look at is
-/// refused as one that was purged.
+/// Refuses a saga of a queue that the caller may not use (any more). A caller that may not even see it gets the same
+/// answer as for a purged saga.
 fn refused_queue(request: &Request, saga: &Saga) -> Option<Refusal> {
     let why = out_of_reach(&request.by, &saga.spec.queue)?;
     let task_id = (why != Rejection::SagaNotFound).then(|| saga.spec.task_id.clone());
     Some(Refusal { task_id, state: None, index: None, why })
 }
 
-/// What a repeated claim's lease is answered with, if it no longer stands.
+/// Why the lease of a repeated claim no longer holds, if it doesn't.
 fn lease_error(draft: &Draft, request: &Request, token: FencingToken) -> Option<Rejection> {
     let owner = match &request.command {
         Command::ClaimNext(wish) => wish.owner.clone(),

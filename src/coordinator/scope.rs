@@ -1,4 +1,4 @@
-//! Who may touch what: the queues of whoever calls.
+//! Checks the caller's queues.
 
 use std::sync::Arc;
 
@@ -14,13 +14,14 @@ use crate::{
 
 use super::{Outcome, judge::refuse};
 
-/// Why somebody may not touch a saga of this queue, if so. Who may not even look at it is told that there is none.
+/// Why the caller may not act on a saga of this queue, if so. A caller that may not even see it is told that there is
+/// none.
 pub(super) fn out_of_reach(by: &Option<Arc<Behalf>>, queue: &QueueName) -> Option<Rejection> {
     let sees_it = by.as_ref().is_none_or(|by| by.sees_all);
     denied(by, queue).map(|denial| if sees_it { denial } else { Rejection::SagaNotFound })
 }
 
-/// Why somebody may not touch a queue that it names, if so.
+/// Why the caller may not use a queue that it names, if so.
 fn denied(by: &Option<Arc<Behalf>>, queue: &QueueName) -> Option<Rejection> {
     match by.as_ref().map(|by| &by.scope) {
         _ if mutants::on(Mutant::ScopesIgnored) => None,
@@ -31,7 +32,8 @@ fn denied(by: &Option<Arc<Behalf>>, queue: &QueueName) -> Option<Rejection> {
     }
 }
 
-/// Refuses what names a foreign queue, before it is looked whether it was asked before or can be done.
+/// Refuses a request that names a queue outside the caller's scope. This comes before the check whether it was
+/// answered before.
 pub fn out_of_scope(request: &Request) -> Option<Outcome> {
     match &request.command {
         Command::Create(creations) => creations.iter().enumerate().find_map(|(index, creation)| {
@@ -44,7 +46,7 @@ pub fn out_of_scope(request: &Request) -> Option<Outcome> {
             Some(refuse(Refusal::plain(why)))
         }
         Command::SetPaused(wish) => denied(&request.by, &wish.queue).map(|why| refuse(Refusal::plain(why))),
-        // The saga tells its queue once it is loaded; a purge goes over all of them.
+        // A saga's queue is known once it is loaded; a purge covers all queues.
         Command::Change(_) | Command::Purge(_) => None,
     }
 }

@@ -1,4 +1,4 @@
-//! [`Coordinator`]: what is known between two turns.
+//! [`Coordinator`]: the state in memory between two turns.
 
 use std::collections::HashSet;
 
@@ -15,23 +15,23 @@ use super::{
     cache::SagaCache, windows::Windows,
 };
 
-/// What is known between two turns, and changed by them alone.
+/// The state in memory between two turns. Only turns change it.
 pub struct Coordinator<C> {
     /// Held calls.
     pub waiters: Waiters<C>,
     /// How many calls may be held.
     pub max_waiting: usize,
-    /// How many candidates and sets of kinds claims looked at, and how many held ones were tried, for tests that count.
+    /// How many candidates and sets of kinds claims examined, and how many held ones were tried; for tests.
     pub looked_at: u64,
     pub(super) agenda: Agenda,
-    /// What `ClaimNext` could give to some callers only.
+    /// Ready sagas that only some callers can claim.
     pub(super) ready: ReadyIndex,
-    /// The next that it could give to any.
+    /// The next sagas that any caller can claim.
     pub(super) windows: Windows,
     pub(super) cache: SagaCache,
-    /// Sagas whose stored rows can't be changed.
+    /// Sagas whose stored rows were found damaged by a commit.
     pub(super) unwritable: HashSet<RowId, RowHasher>,
-    /// Queues that give nothing to `ClaimNext`.
+    /// Paused queues.
     pub(super) paused: HashSet<QueueName>,
     /// The last absence.
     pub(super) absence: Absence,
@@ -39,18 +39,18 @@ pub struct Coordinator<C> {
     pub(super) next_revision: Revision,
     /// The place of the next saga.
     pub(super) next_row: RowId,
-    /// What became claimable, and was not looked at yet for held calls.
+    /// What became claimable and was not offered to held calls yet.
     pub(super) woken: Vec<Wake>,
-    /// The time of the last call or sweep: no later one has an earlier time.
+    /// The time of the last call or sweep. Later ones never have an earlier time.
     pub(super) time: Timestamp,
-    /// When answers were last forgotten.
+    /// When old answers were last removed.
     pub(super) forgot_at: Timestamp,
-    /// Whether no more calls are held.
+    /// True if no more calls are held.
     pub(super) draining: bool,
 }
 
 impl<C: Caller> Coordinator<C> {
-    /// On a store that has been opened, back from `absence`, at a time.
+    /// Starts at `now` on an opened store, with the grace after the absence before.
     pub fn new(opening: Opening, absence: Absence, max_waiting: usize, now: Timestamp) -> Self {
         let mut coordinator = Coordinator {
             waiters: Waiters::default(),
@@ -80,7 +80,7 @@ impl<C: Caller> Coordinator<C> {
         coordinator
     }
 
-    /// The coordinator is back from an absence.
+    /// Applies the grace after an absence.
     pub fn returned(&mut self, absence: Absence) {
         self.absence = absence;
         self.agenda.after_absence(&absence);
@@ -96,8 +96,8 @@ impl<C: Caller> Coordinator<C> {
         self.absence
     }
 
-    /// From now on, until the next start, a saga counts as one that can't be read: a commit found that its stored rows are not
-    /// those that were read. Otherwise what is due to it would make every turn fail.
+    /// Treats a saga as unreadable until the next start, because a commit found that its stored rows are not those
+    /// that were read. Otherwise what is due to it would make every turn fail.
     pub fn set_aside(&mut self, id: RowId) {
         self.cache.forget(id);
         self.unwritable.insert(id);
@@ -108,24 +108,24 @@ impl<C: Caller> Coordinator<C> {
         &self.agenda
     }
 
-    /// When there is something to do although nobody calls: `now`, if held calls are still to be served with what became
+    /// When there is something to do without a call: `now` if held calls are still to be answered with what became
     /// claimable.
     pub fn next_at(&self, now: Timestamp) -> Option<Timestamp> {
         let serve = (!self.woken.is_empty()).then_some(now);
         [self.agenda.next(), self.waiters.next_deadline(), serve].into_iter().flatten().min()
     }
 
-    /// Whether a turn at this time would have something to do although nobody calls.
+    /// True if a turn at this time would have something to do without a call.
     pub fn has_work(&self, now: Timestamp) -> bool {
         self.agenda.due_by(now).is_some() || !self.woken.is_empty() || self.waiters.has_until_swept()
     }
 
-    /// No more calls are held from now on. (Those that are held are for whoever says this to let go.)
+    /// Stops holding calls. (The caller of this answers those that are held.)
     pub fn drain(&mut self) {
         self.draining = true;
     }
 
-    /// Follows a saga in memory.
+    /// Updates the indexes with a changed saga.
     pub(super) fn note(&mut self, id: RowId, saga: &Saga, derived: &Derived) {
         let next =
             derived.due.map(|due| NextDue { due, queue: saga.spec.queue.clone(), ready: ReadyAfterDue::of(saga) });

@@ -1,8 +1,8 @@
-//! What is due by itself, applied a slice at a time.
+//! Applies what is due, a slice at a time.
 //!
-//! Any number of leases and delays can be due at one instant: after an absence all leases have one deadline. So a
-//! turn spends a bounded amount of work and time on what is due, whoever asks for it, and the rest is left to the
-//! next ones, with calls in between.
+//! Any number of leases and delays can be due at one instant: after an absence all leases have the same deadline. So a
+//! turn spends a bounded amount of work and time on what is due, whoever asks for it, and leaves the rest to the next
+//! turns, with calls in between.
 
 use crate::{
     domain::{
@@ -15,26 +15,25 @@ use crate::{
 
 use super::{Agenda, Backend, Caller, Fault, RowId, Turn};
 
-/// What one turn may spend on what is due: about 10 ms of work and as much again for its commit. A delay that ends
-/// costs 1, a lease that runs out 2 to 4 by its policy.
+/// The cost that one turn may spend on what is due: about 10 ms of work, and as much again for its commit. The end of
+/// a delay costs 1, an expired lease 2 to 4, depending on its policy.
 const SWEEP_COST: usize = 512;
-/// The most time that it may take before the commit, where sagas have to be read from a slow disk: callers wait for two
-/// turns at most, and for no longer than 50 ms.
+/// The most time that it may take before the commit if sagas have to be read from a slow disk: callers wait for two
+/// turns at most, no longer than 50 ms.
 const SWEEP_TIME: Span = Span::from_millis(10);
-/// What is written anew with a saga, in bytes, costs 1 for each page of the database.
+/// Rewriting a saga costs 1 more for each database page of its contents.
 const PAGE_BYTES: usize = 4096;
 
-/// For whom something is swept.
+/// Why a sweep runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SweptFor {
-    /// A claim, which may find something ready then.
+    /// For a claim, which may find something ready then.
     Claim,
-    /// Nobody in particular.
+    /// For no particular call.
     Anyone,
 }
 
-/// What a turn may still spend on what is due. Claims get half of it, so that what they don't wait for is done as
-/// well.
+/// What a turn may still spend on what is due. Claims get half of it, so that the rest is done as well.
 #[derive(Clone, Copy, Debug)]
 pub struct SweepBudget {
     claims: Share,
@@ -89,12 +88,13 @@ impl SweepBudget {
 }
 
 impl<B: Backend, C: Caller> Turn<'_, B, C> {
-    /// Applies what is due by `now`, as far as the turn's budget goes; returns whether that was all.
+    /// Applies what is due by `now`, as far as the turn's budget goes; returns true if that was all.
     pub(super) fn sweep(&mut self, now: Timestamp) -> Result<bool, Fault> {
         self.sweep_while(SweptFor::Anyone, now, |agenda| agenda.due_by(now))
     }
 
-    /// The same before a claim, as far as the budget of claims goes: first what may make something ready for it.
+    /// Applies what is due before a claim, as far as the budget of claims goes: first what may make something ready
+    /// for it.
     pub(super) fn sweep_for(&mut self, wish: &ClaimNext, now: Timestamp) -> Result<(), Fault> {
         if self.coordinator.agenda.due_by(now).is_none() {
             return Ok(());
@@ -105,7 +105,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         self.sweep_while(SweptFor::Claim, now, |agenda| agenda.due_by(now)).map(drop)
     }
 
-    /// Whether something is due by `time` that may make something ready for a wish.
+    /// True if something is due by `time` that may make something ready for a claim.
     pub(super) fn is_due_for(&self, wish: &ClaimNext, time: Timestamp) -> bool {
         let mut queues = wish.queues.iter().filter(|queue| !self.is_paused(queue));
         queues.any(|queue| self.coordinator.agenda.due_for(wish.purpose, queue, time).is_some())
@@ -119,7 +119,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     ) -> Result<bool, Fault> {
         let clock = self.limits.time;
         let time = || clock.map_or(Timestamp::ZERO, |time| time());
-        // Most of the time nothing is due, and the clock need not be read.
+        // Usually nothing is due, and the clock need not be read.
         let Some(mut id) = next(&self.coordinator.agenda) else { return Ok(true) };
         let mut begun = time();
         while !self.limits.sweep.is_spent(swept_for) {
@@ -135,7 +135,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         Ok(false)
     }
 
-    /// Applies what is due to a saga; returns what that cost.
+    /// Applies what is due to a saga; returns the cost.
     pub(super) fn sweep_one(&mut self, id: RowId, now: Timestamp) -> Result<usize, Fault> {
         let Some(before) = self.load_readable(id)? else {
             self.coordinator.agenda.set(id, None, &self.coordinator.absence);
@@ -152,7 +152,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     }
 }
 
-/// How many pages a saga's contents take, which are in its row.
+/// How many pages a saga's contents take in its row.
 fn pages(saga: &Saga) -> usize {
     let bytes = [&saga.spec.payload, &saga.progress, &saga.result].map(|blob| blob.bytes().len());
     bytes.iter().sum::<usize>() / PAGE_BYTES

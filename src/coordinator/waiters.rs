@@ -1,5 +1,5 @@
-//! Held `ClaimNext` calls, served in order of arrival. A call that waits is on no disk: when the coordinator ends, it is
-//! answered that it did not happen.
+//! [`HeldClaims`]: held `ClaimNext` calls, answered in order of arrival. They are in memory only: when the coordinator
+//! shuts down, they are answered that they did not happen.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -19,89 +19,91 @@ use crate::domain::{
 
 use super::{Caller, KindSet, Share};
 
-/// How many calls are looked at for whether their callers are gone: so few that it costs the writer nothing to speak of.
+/// How many calls are checked at once for callers that are gone: few enough that the cost doesn't matter.
 const LOOK_AT: usize = 128;
 
 /// A held call.
 pub struct Waiter<C> {
-    /// What it wants.
+    /// The claim.
     pub wish: ClaimNext,
     /// Its `request_id`, if given.
     pub key: Option<RequestKey>,
-    /// On whose behalf, if that is known.
+    /// Who asks, if known.
     pub by: Option<Arc<Behalf>>,
-    /// When it is answered that there was none.
+    /// Until when it is held.
     pub until: HeldUntil,
-    /// Among whose calls it counts; none: nobody's.
+    /// Whose quota it counts against; none: nobody's.
     pub share: Option<Share>,
     /// Who waits.
     pub caller: C,
 }
 
-/// Held calls of one principal, or of one connection where callers are not known, that are its fair share: once three quarters of
-/// all places are taken, those who have more get none of the last quarter. As with calls (`max_calls`).
+/// The fair share of held calls of one principal, or of one connection if callers are not authenticated: once three
+/// quarters of all places are taken, callers that hold more get none of the last quarter. The same rule as for calls
+/// (`max_calls`).
 pub const FAIR_WAITING: usize = 64;
 
-/// When a held call is answered that there was none.
+/// When a held call is answered with nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeldUntil {
     /// At this time.
     Deadline(Timestamp),
-    /// When all has been applied that was due by this time and may be for it.
+    /// Once everything has been applied that was due by this time and that it may get.
     Swept(Timestamp),
 }
 
-/// Most calls held until something was swept that are looked at in one turn. They are answered in order of arrival,
-/// and there are few: a call is held so only while thousands of sagas are due at once.
+/// Most calls held until a sweep that are checked in one turn. They are answered in order of arrival, and there are
+/// few: a call is held so only while thousands of sagas are due at once.
 const LOOK_AT_SWEPT: usize = 256;
 
 /// What became claimable.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Wake {
-    /// Something in a queue that anyone may execute.
+    /// A saga that any caller may execute.
     ToExecute(QueueName),
-    /// Something in a queue to be compensated, by whoever takes all of these kinds.
+    /// A saga to be compensated by a caller that handles all of these kinds.
     ToCompensate(QueueName, KindSet),
-    /// Something in a queue that is reserved for one owner.
+    /// A saga reserved for one owner.
     Reserved(OwnerId, QueueName),
-    /// Whatever is in a queue that was paused.
+    /// Everything ready in a queue that was paused.
     Resumed(QueueName),
 }
 
-/// Queues and purposes that are told apart, kinds of each, and calls that are looked at for their kinds: so few that
-/// telling takes the writer about a millisecond at most.
+/// Bounds of the summaries: queues and purposes, calls examined for their kinds, and kinds of each. With these the
+/// writer takes about a millisecond at most.
 const TOLD: usize = 1_000;
 const KINDS_TOLD: usize = 64;
 
-/// Held calls that wait for a queue.
+/// A summary of the held calls of one queue and purpose.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiting {
     /// The queue.
     pub queue: QueueName,
     /// What they want to do.
     pub purpose: LeasePurpose,
-    /// How many. A call that waits for several queues counts for each.
+    /// How many calls. A call that waits for several queues counts for each.
     pub count: usize,
-    /// The kinds of compensations that they take, all together; none: no call that is for compensation, or any kind.
+    /// The kinds of compensations that they handle together; empty: the calls don't compensate, or one handles any
+    /// kind.
     pub kinds: BTreeSet<Kind>,
 }
 
-/// The held calls.
+/// All held calls.
 pub struct Waiters<C> {
     calls: BTreeMap<u64, Waiter<C>>,
     by_queue: HashMap<(LeasePurpose, QueueName), BTreeSet<u64>>,
-    /// Those that want to execute.
+    /// Calls that want to execute.
     by_owner: HashMap<OwnerId, BTreeSet<u64>>,
-    /// Those that want to compensate, by each kind that they take; under none: whatever the kinds. One set, since there can be over a
-    /// million entries, and a set for each kind would take several times as much.
+    /// Calls that want to compensate, by each kind that they handle; under none: those that handle any kind. One set,
+    /// since there can be over a million entries, and a set for each kind would take several times the memory.
     by_kind: BTreeSet<(Option<Kind>, u64)>,
     deadlines: BTreeSet<(Timestamp, u64)>,
-    /// Those that are held until something was swept.
+    /// Calls that are held until a sweep.
     until_swept: BTreeSet<u64>,
-    /// How many are whose.
+    /// The number of calls of each caller.
     shares: HashMap<Share, usize>,
     arrived: u64,
-    /// The last call that was looked at for whether its caller is gone.
+    /// The last call that was checked for a caller that is gone.
     looked_at: u64,
 }
 
@@ -146,7 +148,7 @@ impl<C: Caller> Waiters<C> {
         self.calls.insert(self.arrived, waiter);
     }
 
-    /// Which calls are held, by queue and purpose; in no order.
+    /// Summaries of the held calls by queue and purpose, in no order.
     pub fn tell(&self) -> Vec<Waiting> {
         let told = self.by_queue.iter().take(TOLD).map(|((purpose, queue), calls)| {
             let wishes = calls.iter().take(TOLD).filter_map(|call| self.calls.get(call)).map(|call| &call.wish);
@@ -161,7 +163,7 @@ impl<C: Caller> Waiters<C> {
         told.collect()
     }
 
-    /// Whether no call is held.
+    /// True if no call is held.
     pub fn is_empty(&self) -> bool {
         self.calls.is_empty()
     }
@@ -171,13 +173,13 @@ impl<C: Caller> Waiters<C> {
         self.calls.len()
     }
 
-    /// When the next held call is to be answered that there was none.
+    /// When the next held call must be answered with nothing.
     pub fn next_deadline(&self) -> Option<Timestamp> {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
-    /// The first call behind `after`, in order of arrival, that can be given what became claimable; none for a resumed queue,
-    /// which is looked at part by part.
+    /// The first call after `after`, in order of arrival, that can take what became claimable; none for a resumed
+    /// queue, which is offered part by part.
     pub fn next_interested(&self, wake: &Wake, after: u64) -> Option<u64> {
         match wake {
             Wake::ToExecute(queue) => first_common(&[self.waiting_for(LeasePurpose::Execute, queue)?], after),
@@ -201,17 +203,17 @@ impl<C: Caller> Waiters<C> {
         self.by_queue.get(&(purpose, queue.clone())).map(Calls::All)
     }
 
-    /// Whether any call is held until something was swept.
+    /// True if a call is held until a sweep.
     pub fn has_until_swept(&self) -> bool {
         !self.until_swept.is_empty()
     }
 
-    /// The first calls that are held until something was swept.
+    /// The first calls that are held until a sweep.
     pub fn calls_until_swept(&self) -> Vec<u64> {
         self.until_swept.iter().take(LOOK_AT_SWEPT).copied().collect()
     }
 
-    /// A held call, unless its caller has gone away: such a call is let go.
+    /// A held call, unless its caller is gone; then it is removed.
     pub fn get(&mut self, call: u64) -> Option<&Waiter<C>> {
         if self.calls.get(&call)?.caller.is_gone() {
             self.take(call);
@@ -220,7 +222,7 @@ impl<C: Caller> Waiters<C> {
         self.calls.get(&call)
     }
 
-    /// Lets a call go.
+    /// Removes a call.
     pub fn take(&mut self, call: u64) -> Option<Waiter<C>> {
         let waiter = self.calls.remove(&call)?;
         match waiter.until {
@@ -249,7 +251,8 @@ impl<C: Caller> Waiters<C> {
         Some(waiter)
     }
 
-    /// Whether there is a place for a call where so many may be held. If not, places of callers who have gone away are looked for.
+    /// True if there is a place for a call when `most` may be held. If there is none at first, calls of callers that
+    /// are gone are removed.
     pub fn have_room(&mut self, waiter: &Waiter<C>, most: usize) -> bool {
         self.has_place(waiter, most) || (self.forget_gone() && self.has_place(waiter, most))
     }
@@ -260,8 +263,8 @@ impl<C: Caller> Waiters<C> {
         self.len() < most && !is_greedy
     }
 
-    /// Looks at some of the calls, at others each time, and lets those go whose callers have gone away; returns whether
-    /// there were any.
+    /// Checks some of the calls, others each time, and removes those whose callers are gone; returns true if there
+    /// were any.
     pub fn forget_gone(&mut self) -> bool {
         let behind = (Bound::Excluded(self.looked_at), Bound::Unbounded);
         let calls = self.calls.range(behind).chain(self.calls.range(..=self.looked_at)).take(LOOK_AT);
@@ -274,27 +277,27 @@ impl<C: Caller> Waiters<C> {
         self.calls.len() < before
     }
 
-    /// Lets a call go whose time is up by `now`.
+    /// Removes a call whose deadline is not after `now`.
     pub fn take_overdue(&mut self, now: Timestamp) -> Option<Waiter<C>> {
         let (_, call) = *self.deadlines.first().filter(|(at, _)| *at <= now)?;
         self.take(call)
     }
 
-    /// Lets those go whose callers were revoked. Looks at every call: a millisecond with the most that can be held, and only
-    /// after somebody was revoked.
+    /// Removes calls whose callers were revoked. Checks every call: a millisecond with the most that can be held, and
+    /// only after a revocation.
     pub fn take_revoked(&mut self) -> Vec<Waiter<C>> {
         let revoked = self.calls.iter().filter(|(_, waiter)| waiter.caller.is_revoked()).map(|(call, _)| *call);
         let revoked: Vec<_> = revoked.collect();
         revoked.into_iter().filter_map(|call| self.take(call)).collect()
     }
 
-    /// Lets every call go that is held until something was swept.
+    /// Removes all calls that are held until a sweep.
     pub fn take_until_swept(&mut self) -> Vec<Waiter<C>> {
         let calls: Vec<_> = self.until_swept.iter().copied().collect();
         calls.into_iter().filter_map(|call| self.take(call)).collect()
     }
 
-    /// Lets every call go.
+    /// Removes all calls.
     pub fn take_all(&mut self) -> Vec<Waiter<C>> {
         self.by_queue.clear();
         self.by_owner.clear();
@@ -306,7 +309,7 @@ impl<C: Caller> Waiters<C> {
     }
 }
 
-/// The kinds that a call to compensate takes, each of which is to be found; none: any.
+/// The index keys of a call that wants to compensate: each kind that it handles; none: any kind.
 fn kinds_taken(wish: &ClaimNext) -> impl Iterator<Item = Option<Kind>> {
     let any = wish.kinds.is_empty().then_some(None);
     any.into_iter().chain(wish.kinds.iter().cloned().map(Some))
@@ -321,7 +324,7 @@ fn remove<K: Eq + Hash>(index: &mut HashMap<K, BTreeSet<u64>>, key: &K, call: u6
     }
 }
 
-/// Some of the held calls, in order of arrival.
+/// A subset of the held calls, in order of arrival.
 #[derive(Clone)]
 enum Calls<'a> {
     All(&'a BTreeSet<u64>),
@@ -329,7 +332,7 @@ enum Calls<'a> {
 }
 
 impl Calls<'_> {
-    /// The first of them from a number on.
+    /// The first of them whose number is not below `call`.
     fn first_from(&self, call: u64) -> Option<u64> {
         match self {
             Calls::All(calls) => calls.range(call..).next().copied(),
@@ -341,8 +344,8 @@ impl Calls<'_> {
     }
 }
 
-/// The first call behind `after` that is among all of these. Each is asked from the furthest call on that was found so far: what is
-/// in one of them alone is passed over together.
+/// The first call after `after` that is in all of these subsets. Each subset is searched from the highest call found
+/// so far, so calls that are in one subset only are skipped together.
 fn first_common(all: &[Calls<'_>], after: u64) -> Option<u64> {
     let mut candidate = after.checked_add(1)?;
     loop {

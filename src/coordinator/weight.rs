@@ -1,15 +1,15 @@
-//! What sagas weigh in answers.
+//! Upper bounds of the size of sagas and answers.
 
 use crate::domain::{command::Answer, saga::Saga};
 
 use super::Outcome;
 
-/// What a saga weighs in an answer beside its blobs and texts: ids, times, numbers, tags.
+/// Bytes of a saga in an answer beside its blobs and texts: ids, times, numbers, tags.
 pub(super) const SAGA_OVERHEAD_BYTES: usize = 2048;
-/// What a compensation weighs beside its texts.
+/// Bytes of a compensation beside its texts.
 const COMPENSATION_OVERHEAD_BYTES: usize = 512;
 
-/// Upper bound of an outcome's size in an answer, and about what it takes in memory.
+/// Upper bound of the encoded size of an outcome; also roughly its memory.
 pub(super) fn answer_bytes(outcome: &Outcome) -> usize {
     match outcome {
         Ok(Answer::Saga(saga)) => weight(saga),
@@ -18,7 +18,7 @@ pub(super) fn answer_bytes(outcome: &Outcome) -> usize {
     }
 }
 
-/// Upper bound of a saga's size in an answer.
+/// Upper bound of the encoded size of a saga.
 pub fn weight(saga: &Saga) -> usize {
     let spec = &saga.spec;
     let texts = [&spec.branch, &spec.worktree].map(|text| text.as_str().len()).iter().sum::<usize>();

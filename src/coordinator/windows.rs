@@ -1,8 +1,8 @@
-//! The next sagas of each queue that `ClaimNext` could give to any caller, in memory.
+//! [`ReadyWindows`]: the next sagas of each queue that any caller can claim, in memory.
 //!
-//! There may be millions that are ready, and few of them are next. So memory has the first some hundreds of each queue that
-//! is claimed from: a *window*, which follows each change in its range, and is extended by a scan of the store when it has
-//! been claimed empty.
+//! Millions of sagas may be ready, but only the first are needed. So memory holds the first few hundred of each queue
+//! that is claimed from: a *window*, which is updated with each change in its range and extended by a scan of the
+//! store when it has been used up.
 
 use std::{
     cmp::Reverse,
@@ -13,20 +13,20 @@ use crate::domain::{ids::QueueName, lease::LeasePurpose, saga::Saga};
 
 use super::{Candidate, Position, ReadyScan, RowId};
 
-/// How many sagas a scan asks for. A window is cut when it has grown to twice as many.
+/// How many sagas a scan reads. A window is cut to this when it has grown to twice as many.
 const WINDOW: usize = 512;
-/// Most sagas in all windows together: about 3 MB. When there are more, those of other queues are forgotten.
+/// Most sagas in all windows together: about 3 MB. Above that the windows of other queues are dropped.
 const ALL: usize = 1 << 16;
 
 /// One queue's next sagas for one purpose.
 #[derive(Debug)]
 struct Window {
     ready: BTreeSet<Position>,
-    /// It has every one up to here; none: every one there is.
+    /// It holds every ready saga up to this position; none: every one there is.
     through: Option<Position>,
 }
 
-/// A queue's windows: to execute, and to compensate.
+/// A queue's windows, one for each purpose.
 #[derive(Debug, Default)]
 struct OfQueue {
     execute: Option<Window>,
@@ -60,7 +60,7 @@ pub(super) struct Windows {
 }
 
 impl Windows {
-    /// Follows a saga: for which purpose it is ready now, if for any. A window that has grown too long gives up its end.
+    /// Updates a saga: for which purpose it is ready now, if any. Cuts a window that has grown too long.
     pub(super) fn set(&mut self, id: RowId, saga: &Saga, ready: Option<LeasePurpose>) {
         self.follow(id, saga, ready);
         if let Some(of_queue) = self.queues.get_mut(&saga.spec.queue) {
@@ -68,7 +68,7 @@ impl Windows {
         }
     }
 
-    /// The same without giving anything up: behind a scan, whose caller wants all of what it found.
+    /// Like [`Self::set`], but doesn't cut: used after a scan, whose caller wants all of what it found.
     pub(super) fn follow(&mut self, id: RowId, saga: &Saga, ready: Option<LeasePurpose>) {
         let Some(of_queue) = self.queues.get_mut(&saga.spec.queue) else { return };
         let position = (Reverse(saga.spec.priority), id);
@@ -82,7 +82,7 @@ impl Windows {
         }
     }
 
-    /// The first of a queue, as far as its window tells: `None`, if more of them have to be asked for.
+    /// The first sagas of a queue; `None` if its window has too few and must be extended.
     pub(super) fn first(&self, purpose: LeasePurpose, queue: &QueueName, limit: usize) -> Option<Vec<Candidate>> {
         let window = self.queues.get(queue)?.of(purpose)?;
         if window.ready.len() < limit && window.through.is_some() {
@@ -92,14 +92,14 @@ impl Windows {
         Some(window.ready.iter().take(limit).map(candidate).collect())
     }
 
-    /// What is to be asked for, so that a queue's window has `limit` of them.
+    /// The scan that extends a queue's window to `limit` sagas.
     pub(super) fn scan(&self, purpose: LeasePurpose, queue: &QueueName, limit: usize) -> ReadyScan {
         let window = self.queues.get(queue).and_then(|of_queue| of_queue.of(purpose));
         let after = window.and_then(|window| window.through);
         ReadyScan { purpose, queue: queue.clone(), after, limit: limit.max(WINDOW) }
     }
 
-    /// Takes in what a scan found. Whatever was changed since the store was written has to be set again.
+    /// Adds what a scan found. What was changed since the last commit must be set again.
     pub(super) fn extend(&mut self, scan: &ReadyScan, found: &[Candidate]) {
         if self.queues.values().map(OfQueue::len).sum::<usize>() > ALL {
             self.queues.retain(|queue, _| *queue == scan.queue);
@@ -111,14 +111,14 @@ impl Windows {
         window.ready.extend(positions);
     }
 
-    /// Forgets everything: a turn was undone.
+    /// Drops all windows, because a turn was undone.
     pub(super) fn clear(&mut self) {
         self.queues.clear();
     }
 }
 
 impl Window {
-    /// Gives up its end when it has grown too long.
+    /// Cuts the window when it has grown too long.
     fn cut(&mut self) {
         if self.ready.len() > 2 * WINDOW
             && let Some(first_out) = self.ready.iter().nth(WINDOW).copied()

@@ -1,4 +1,4 @@
-//! What a turn works on: what it has changed so far, on top of what memory has, on top of what the backend has.
+//! The data a turn works on: its own changes, on top of what memory has, on top of what the backend has.
 
 use std::sync::Arc;
 
@@ -22,11 +22,11 @@ use super::{
     SagaChange, StoredAnswer, Takers, Turn, TurnStep, Wake, brief,
 };
 
-/// A saga with its place.
+/// A saga with its row.
 type Placed = (RowId, Arc<Saga>);
 
 impl<B: Backend, C: Caller> Turn<'_, B, C> {
-    /// A saga as this turn has left it, if it has changed it; removed ones are `Some(None)`.
+    /// A saga as this turn changed it, if it did; `Some(None)` if it removed it.
     fn changed(&self, id: RowId) -> Option<Option<&Arc<Saga>>> {
         if self.removed.contains(&id) {
             return Some(None);
@@ -51,7 +51,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         Ok(self.ask(&[Key::Task(task_id.clone())])?.pop().flatten())
     }
 
-    /// A saga by its place.
+    /// Loads a saga by its row.
     pub(super) fn load(&mut self, id: RowId) -> Result<Option<Arc<Saga>>, Fault> {
         if let Some(changed) = self.changed(id) {
             return Ok(changed.cloned());
@@ -68,7 +68,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         stored.is_err() || stored == Ok(vec![Loaded::Saga(id, saga.clone())])
     }
 
-    /// Asks the backend: what it has, as this turn has left it.
+    /// Loads from the backend, with this turn's changes on top.
     fn ask(&mut self, keys: &[Key]) -> Result<Vec<Option<Placed>>, Fault> {
         let mut found = Vec::with_capacity(keys.len());
         for loaded in self.backend.load(keys)? {
@@ -91,7 +91,8 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         Ok(found)
     }
 
-    /// A saga that can be read: one that can't must not keep the others from what is due to them.
+    /// Loads a saga, or returns `None` if it can't be read: a damaged one must not keep the others from what is due to
+    /// them.
     pub(super) fn load_readable(&mut self, id: RowId) -> Result<Option<Arc<Saga>>, Fault> {
         match self.load(id) {
             Err(Fault::Corrupt(what)) => {
@@ -102,7 +103,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         }
     }
 
-    /// A saga without its contents, but how large they are; without its compensations, unless they are wanted.
+    /// Loads a saga without its contents, but with their sizes; without its compensations unless they are wanted.
     pub(super) fn load_brief(&mut self, id: RowId, compensations: bool) -> Result<Option<(Saga, ContentBytes)>, Fault> {
         if let Some(changed) = self.changed(id) {
             return Ok(changed.map(|saga| brief(Saga::clone(saga), compensations)));
@@ -122,7 +123,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         }
     }
 
-    /// The index of the first of these that has an id which is taken, and the field's name.
+    /// The index of the first new saga whose task or saga id is taken, and the field's name.
     pub(super) fn taken(&mut self, creations: &[Creation]) -> Result<Option<(usize, &'static str)>, Fault> {
         let keys = creations
             .iter()
@@ -132,7 +133,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         let is_there = |loaded: &Loaded| match loaded {
             Loaded::Nothing => false,
             Loaded::Unreadable(_) => true,
-            // Unless this turn has removed it.
+            // Not taken if this turn removed it.
             Loaded::Saga(id, _) => self.changed(*id).is_none_or(|changed| changed.is_some()),
         };
         for (index, (creation, stored)) in creations.iter().zip(stored.chunks(2)).enumerate() {
@@ -146,7 +147,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         Ok(None)
     }
 
-    /// Adds a saga with its first event; returns its place.
+    /// Adds a saga with its first event; returns its row.
     pub(super) fn insert(&mut self, saga: &Arc<Saga>, event: Event, now: Timestamp) -> RowId {
         let id = self.next_row;
         self.next_row = RowId(id.0 + 1);
@@ -166,7 +167,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         draft
     }
 
-    /// Takes what a draft changed into the turn; returns the saga as it is now.
+    /// Adds the changes of a draft to the turn; returns the saga as it is now.
     pub(super) fn save(&mut self, id: RowId, before: Arc<Saga>, draft: Draft) -> Arc<Saga> {
         if *before == draft.saga {
             return before;
@@ -196,7 +197,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         Derived { ready, due: next_due(saga, now, absence) }
     }
 
-    /// Nothing happened to a saga, but it may have become claimable.
+    /// Updates the derived fields of a saga that did not change but may have become claimable.
     pub(super) fn derive_anew(&mut self, id: RowId, saga: Arc<Saga>, now: Timestamp) {
         let derived = self.derive(&saga, now);
         self.put(id, Some(saga.clone()), saga, derived);
@@ -223,7 +224,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         }
     }
 
-    /// Notes what a saga's change makes claimable for held calls.
+    /// Records what a change makes claimable for held calls.
     fn wake_for(&mut self, saga: &Saga, derived: &Derived) {
         match derived.ready {
             Some(LeasePurpose::Execute) => self.wake(Wake::ToExecute(saga.spec.queue.clone())),
@@ -239,14 +240,14 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         }
     }
 
-    /// Something became claimable. Of many such things in a row, which a large batch creates, one is enough to be looked at.
+    /// Records that something became claimable. A large batch creates many equal entries in a row; one is enough.
     pub(super) fn wake(&mut self, wake: Wake) {
         if self.woken.last() != Some(&wake) {
             self.woken.push(wake);
         }
     }
 
-    /// What would be removed with a saga.
+    /// Counts what would be removed with a saga.
     pub(super) fn weigh(&mut self, id: RowId) -> Result<Removed, Fault> {
         let place = self.touched.get(&id).copied();
         let change = place.map(|place| &self.changes.sagas[place]);
@@ -261,7 +262,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         Ok(removed)
     }
 
-    /// Removes a saga with all that is its own. It need not make sense.
+    /// Removes a saga with everything that belongs to it. It may be damaged.
     pub(super) fn remove(&mut self, id: RowId) -> Result<Removed, Fault> {
         let removed = self.weigh(id)?;
         let change = self.touched.get(&id).map(|place| &mut self.changes.sagas[*place]);
@@ -281,7 +282,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         Ok(removed)
     }
 
-    /// Ended sagas in these states, unchanged since before a time, oldest first: at most `limit`.
+    /// Ended sagas in these states that were last changed before a time, oldest first: at most `limit`.
     pub(super) fn ended(&mut self, states: &[State], before: Timestamp, limit: usize) -> Result<Vec<RowId>, Fault> {
         let mut found = self.backend.ended(states, before, limit + self.changes.sagas.len() + self.removed.len())?;
         found.retain(|(_, id)| !self.touched.contains_key(id) && !self.removed.contains(id));
@@ -308,7 +309,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
             let scan = self.coordinator.windows.scan(purpose, queue, limit);
             let found = self.backend.ready(&scan)?;
             self.coordinator.windows.extend(&scan, &found);
-            // What this turn has changed is not stored yet.
+            // This turn's changes are not stored yet.
             for change in &self.changes.sagas {
                 if let Some(saga) = &change.after {
                     self.coordinator.windows.follow(change.id, saga, change.derived.ready);
@@ -317,7 +318,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         }
     }
 
-    /// What is kept of the answer to a request.
+    /// The stored answer to a request.
     pub(super) fn stored(&mut self, id: &[u8; 16]) -> Result<Option<StoredAnswer>, Fault> {
         match self.kept.get(id) {
             Some(answer) => Ok(Some(answer.clone())),
@@ -325,7 +326,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         }
     }
 
-    /// The events of an earlier lease: its beginning and, among the newest of the saga, how its holder ended it.
+    /// The events of an earlier lease: its claim and, if among the newest of the saga, how its holder ended it.
     pub(super) fn ends_of_lease(&mut self, id: RowId, token: FencingToken, newest: usize) -> Result<Vec<Event>, Fault> {
         let of_turn = || self.changes.events.iter().rev();
         let of_saga = || of_turn().filter(|appended| appended.saga == id).map(|appended| &appended.event);
@@ -345,7 +346,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         Ok(found)
     }
 
-    /// Whether a queue ever held a saga or was paused.
+    /// True if the queue ever held a saga or was paused.
     pub(super) fn knows_queue(&mut self, queue: &QueueName) -> Result<bool, Fault> {
         let of_turn = self.changes.queues.iter().any(|status| status.queue == *queue);
         let sagas = self.changes.sagas.iter().filter_map(|change| change.after.as_ref());
@@ -353,7 +354,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         Ok(is_new || self.backend.knows_queue(queue)?)
     }
 
-    /// Whether a queue gives nothing.
+    /// True if the queue is paused.
     pub(super) fn is_paused(&self, queue: &QueueName) -> bool {
         self.paused.as_ref().unwrap_or(&self.coordinator.paused).contains(queue)
     }

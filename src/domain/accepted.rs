@@ -1,10 +1,10 @@
 //! [`Accepted`]: what an accepted command did.
 
-/// How a command was accepted.
+/// What an accepted operation did to its saga.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accepted {
-    /// The draft holds what it changed.
+    /// The draft holds the changes.
     Changed,
-    /// It changes nothing: it was done before, or was only to be judged.
+    /// Nothing changed: the call repeats an earlier one, or only asked whether it would be accepted.
     Repeated,
 }

@@ -1,7 +1,7 @@
-//! Who counts as the holder of a lease, and which of its calls are let in.
+//! Checks whether a call may act under the lease it names.
 //!
-//! The order is part of the contract: a repetition of what was accepted, then whose lease it is and whether it still
-//! stands, then whether the call belongs to the saga's state.
+//! The checks run in an order that is part of the contract: first whether the call repeats an accepted one, then
+//! whether the lease is the caller's and still held, then whether the saga's state allows the call.
 
 use super::{
     command::{HeldVerb, Holder},
@@ -15,10 +15,10 @@ use super::{
     undo::{at_position, find},
 };
 
-/// Whether this lease has made this very change already: its answer got lost, and the caller asks again.
+/// True if this lease already made this change: the answer was lost and the caller asks again.
 ///
-/// A failed attempt to undo is counted each time it is reported, so while the lease can still report one, a second
-/// report is a second attempt; a `request_id` tells a repetition of the call apart.
+/// While the lease can still report, each `FAILED` counts as a new failure; a repeated call is recognized by its
+/// `request_id` only.
 pub(super) fn is_repeat(draft: &Draft, holder: &Holder, verb: &HeldVerb, earlier: Option<&EarlierLease>) -> bool {
     let saga = &draft.saga;
     let current = saga.lease.as_ref().filter(|lease| lease.token == holder.token);
@@ -55,15 +55,16 @@ pub(super) fn is_repeat(draft: &Draft, holder: &Holder, verb: &HeldVerb, earlier
     }
 }
 
-/// Whether a lease can have registered all of these in one call. What was known before it changed nothing and left no
-/// trace of the call, so at least one must be the lease's own: else a worker whose lease ran out would be told to go on
-/// with an effect because somebody else had registered its undo.
+/// True if this lease may have registered all of these in one call. At least one of them must have been registered
+/// under it: a call whose compensations were all known already leaves no trace, and a worker whose lease ran out must
+/// not be told to proceed because somebody else registered the same compensation.
 fn registered_before(saga: &Saga, token: FencingToken, wanted: &[CompensationSpec]) -> bool {
     wanted.iter().all(|spec| find(saga, spec).is_some())
         && wanted.iter().any(|spec| find(saga, spec).is_some_and(|known| known.registered_under == Some(token)))
 }
 
-/// The lease, if it is the caller's and still good for this call. The order of the refusals is part of the contract.
+/// Returns the lease if the caller holds it and it still allows this call. The order of the refusals is part of the
+/// contract.
 pub(super) fn admit<'a>(draft: &'a Draft, holder: &Holder, verb: &HeldVerb) -> Result<&'a Lease, Rejection> {
     let Some(lease) = &draft.saga.lease else { return Err(Rejection::NoLease) };
     let ended_by_other = lease.standing == Standing::EndedByOther || lease.is_revoked();
@@ -88,13 +89,13 @@ pub(super) fn admit<'a>(draft: &'a Draft, holder: &Holder, verb: &HeldVerb) -> R
     }
 }
 
-/// Whether a lease that was once given still stands: what a repeated claim is answered with, or the lease's error.
+/// Returns the lease's error if it no longer holds. A repeated claim is answered with that error.
 pub fn check_lease(draft: &Draft, holder: &Holder) -> Result<(), Rejection> {
     admit(draft, holder, &HeldVerb::Heartbeat { ttl: None, progress: None }).map(|_| ())
 }
 
-/// Whether a call is accepted from a lease that ran out and that nothing has ended: the work is done, and redoing it
-/// helps nobody.
+/// True if the call is accepted under a lease that expired but was not ended: the work is done, and refusing the
+/// result would only cause it to be done again.
 fn accepted_late(verb: &HeldVerb) -> bool {
     match verb {
         HeldVerb::Heartbeat { .. } | HeldVerb::Release { .. } | HeldVerb::RegisterCompensation { .. } => false,
@@ -106,7 +107,7 @@ fn accepted_late(verb: &HeldVerb) -> bool {
     }
 }
 
-/// Which call belongs to which state.
+/// Refuses a call that the saga's state does not allow.
 pub(super) fn allow(state: State, verb: &HeldVerb) -> Result<(), Rejection> {
     let belongs = match verb {
         HeldVerb::Heartbeat { .. } | HeldVerb::Release { .. } | HeldVerb::Quarantine { .. } => {

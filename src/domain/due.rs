@@ -1,7 +1,7 @@
-//! What happens by itself: reservations that end, leases that run out, compensations that nobody runs.
+//! What happens to a saga as time passes: reservations end, leases expire, overdue compensations are given up.
 //!
-//! Each command applies what is due to its saga before it is judged, so no outcome depends on whether a sweep has been
-//! there. What is due is reckoned from the instant at which it fell due, not from when it was noticed.
+//! Every command first applies what is due to its saga, so no outcome depends on whether a sweep has run. Follow-up
+//! deadlines count from the instant at which something fell due, not from when it was noticed.
 
 use super::{
     draft::{Draft, Said},
@@ -13,27 +13,28 @@ use super::{
     time::{Span, Timestamp},
 };
 
-/// By which the `expire_time` of a revoked lease lies behind its end at least: so the two are told apart.
+/// The least distance between the end of a revoked lease and its `expire_time`; it tells a revoked lease from an
+/// expired one.
 const JUST_AFTER: Span = match Span::from_micros(1) {
     Some(span) => span,
     None => Span::ZERO,
 };
-/// Why a saga ends as compensated that left nothing behind.
+/// The reason of a saga that ends as compensated because no compensation was registered.
 const NOTHING_TO_UNDO: &str = "nothing to undo";
 
-/// Applies to a saga what is due by now.
+/// Applies everything that is due to a saga by now.
 pub fn apply_due(draft: &mut Draft) {
     end_reservation(draft);
     expire_lease(draft);
     give_up_compensating(draft);
 }
 
-/// When something is due next.
+/// When the next thing is due to a saga.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Due {
-    /// The instant, but for absences of the coordinator.
+    /// The deadline, not counting absences of the coordinator.
     pub at: Timestamp,
-    /// Since when it has been running, if an absence since then puts it off.
+    /// When the deadline was last set. If that was before an absence, the grace applies. None: no grace applies.
     pub running_since: Option<Timestamp>,
 }
 
@@ -46,19 +47,19 @@ impl Due {
         Due { at, running_since: Some(since) }
     }
 
-    /// The instant, given the last absence.
+    /// The deadline including the grace of the last absence.
     pub fn effective(&self, absence: &Absence) -> Timestamp {
         self.running_since.map_or(self.at, |since| absence.put_off(self.at, since))
     }
 }
 
-/// The next instant after `now` at which something happens to a saga by itself, or at which it becomes claimable.
-/// To be asked after [`apply_due`].
+/// The next instant after `now` at which something is due to a saga, or at which it becomes claimable. Call it after
+/// [`apply_due`].
 pub fn next_due(saga: &Saga, now: Timestamp, absence: &Absence) -> Option<Due> {
     let later = |instant: Option<Timestamp>| instant.filter(|t| *t > now).map(Due::fixed);
     match saga.state {
         State::Planned => later(saga.not_before),
-        // Its assignee can take it once its delay has passed.
+        // Its assignee can claim it once the delay has passed.
         State::Dispatched => {
             let ends = saga.reservation.as_ref().map(|reservation| Due::fixed(reservation.expire_time));
             [later(saga.not_before), ends].into_iter().flatten().min_by_key(|due| due.at)
@@ -72,8 +73,8 @@ pub fn next_due(saga: &Saga, now: Timestamp, absence: &Absence) -> Option<Due> {
     }
 }
 
-/// For which purposes `ClaimNext` may be able to hand a saga out once what is due to it next has happened. It never leaves
-/// out a purpose, but may name one too many.
+/// For which purposes `ClaimNext` may find the saga once its next due thing has been applied. It never omits a
+/// purpose, but may name one too many.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadyAfterDue {
     /// To do the work.
@@ -87,7 +88,7 @@ impl ReadyAfterDue {
     const EXECUTE: Self = ReadyAfterDue { execute: true, compensate: false };
     const COMPENSATE: Self = ReadyAfterDue { execute: false, compensate: true };
 
-    /// As far as the state alone tells.
+    /// Judged by the state alone.
     pub const fn of_state(state: State) -> Self {
         match state {
             State::Planned | State::Dispatched => Self::EXECUTE,
@@ -97,7 +98,7 @@ impl ReadyAfterDue {
         }
     }
 
-    /// As far as the whole saga tells: what its policy makes of a lease that runs out.
+    /// Judged by the whole saga, including what its policy does when a lease expires.
     pub fn of(saga: &Saga) -> Self {
         if saga.state != State::Running {
             return Self::of_state(saga.state);
@@ -123,13 +124,13 @@ impl ReadyAfterDue {
     }
 }
 
-/// Whether the policy requeues, but not after so many expirations.
+/// True if the policy requeues, but no longer after this many expirations.
 fn requeues_no_more(saga: &Saga, expirations: u32) -> bool {
     let policy = &saga.spec.policy;
     policy.on_stale == StaleAction::Requeue && expirations >= policy.max_expirations
 }
 
-/// When a lease that is held ends.
+/// When the current lease expires.
 fn held_until(saga: &Saga) -> Option<Due> {
     let lease = saga.lease.as_ref()?;
     match lease.standing {
@@ -138,8 +139,8 @@ fn held_until(saga: &Saga) -> Option<Due> {
     }
 }
 
-/// When a saga that nobody compensates is given up. The time in which the coordinator was away, and so nobody could, is
-/// made up for like a lease's.
+/// When a saga that nobody compensates is quarantined. Like a lease, it gets the grace: nobody could compensate while
+/// the coordinator was away.
 fn compensation_deadline(saga: &Saga) -> Option<Due> {
     let since = saga.idle_since?;
     Some(Due::running(since, since.plus(saga.spec.policy.compensation_timeout)))
@@ -171,23 +172,23 @@ fn expire_lease(draft: &mut Draft) {
         StaleCause::Ttl => format!("{} did not heartbeat in time", lease.owner),
         StaleCause::ExecutionTimeout => format!("{} reached the execution timeout", lease.owner),
         StaleCause::ProgressTimeout => format!("{} made no progress in time", lease.owner),
-        // No lease is bounded by it.
+        // A lease's limit is never `Revoked`.
         StaleCause::Revoked => String::new(),
     };
     become_stale(draft, at, &Actor::coordinator(), &Text::own(&reason));
 }
 
-/// Ends a lease that is live, as if it had run out now: what is due to a stale saga happens to this one.
+/// Ends a live lease as if it had expired now; the saga's policy for stale sagas applies.
 pub(super) fn revoke_lease(draft: &mut Draft, actor: &Actor, reason: &Text) {
     let now = draft.now;
     if let Some(lease) = &mut draft.saga.lease {
-        // One that lives on by its grace is past its own end.
+        // A lease that lives on by the grace is past its `expire_time`.
         lease.expire_time = lease.expire_time.max(now.plus(JUST_AFTER));
         become_stale(draft, now, actor, reason);
     }
 }
 
-/// A lease ends at `at`, and not by its holder: the saga is stale, and its policy decides what comes of it.
+/// The lease ended at `at` without its holder: marks the saga as stale and applies its policy.
 fn become_stale(draft: &mut Draft, at: Timestamp, actor: &Actor, reason: &Text) {
     let (state, revision) = (draft.saga.state, draft.next_revision());
     let Some(lease) = &mut draft.saga.lease else { return };
@@ -209,10 +210,10 @@ fn become_stale(draft: &mut Draft, at: Timestamp, actor: &Actor, reason: &Text) 
     }
 }
 
-/// What becomes of a running saga whose lease ran out at `at`: a cancellation that was asked for, else its policy.
+/// Applies a requested cancellation, or else the policy, to a running saga whose lease ended at `at`.
 fn follow_policy(draft: &mut Draft, at: Timestamp) {
     let (action, reason) = match &draft.saga.cancel {
-        // A person decided to undo it; that there is nothing to undo does not change the decision.
+        // A person decided to undo it. The saga is compensating even if there is nothing to undo.
         Some(cancel) => (StaleAction::Compensate, format!("cancelled by {}: {}", cancel.actor, cancel.reason)),
         None => policy_action(&draft.saga),
     };
@@ -240,7 +241,7 @@ fn follow_policy(draft: &mut Draft, at: Timestamp) {
     }
 }
 
-/// What the policy makes of an expiry that was just counted, and why.
+/// The policy's action for an expiry that was just counted, and the reason.
 fn policy_action(saga: &Saga) -> (StaleAction, String) {
     let policy = &saga.spec.policy;
     match policy.on_stale {
@@ -258,8 +259,8 @@ fn policy_action(saga: &Saga) -> (StaleAction, String) {
     }
 }
 
-/// Ends a saga that its policy has just made compensating, if no compensation was ever registered: what is registered is
-/// what is left behind, so there is nothing that a compensator could do.
+/// Ends a saga that its policy has just made compensating if it has no compensations: what is registered is what is
+/// left behind, so there is nothing to undo.
 pub(super) fn end_if_nothing_to_undo(draft: &mut Draft) {
     if draft.saga.compensations.is_empty() {
         draft.become_terminal(State::Compensated, &Text::own(NOTHING_TO_UNDO));
@@ -295,7 +296,7 @@ fn decide(draft: &mut Draft, decision: &str, reason: &str) {
     emit_own(draft, EventType::RecoveryDecided, State::Running, reason, &[("decision", decision.to_owned())]);
 }
 
-/// An event of the coordinator's own making, about the last lease if there is one.
+/// Emits an event whose actor is the coordinator, about the last lease if there is one.
 fn emit_own(draft: &mut Draft, kind: EventType, from: State, reason: &str, details: super::draft::Details<'_>) {
     let coordinator = Actor::coordinator();
     let token = draft.token();

@@ -1,4 +1,4 @@
-//! What can be asked for without holding the lease: to reserve, to claim, to decide, to cancel, to annotate.
+//! Operations that don't require the lease: dispatch, claim, waive, quarantine, recover, revoke, cancel, annotate.
 
 use super::{
     accepted::Accepted,
@@ -16,7 +16,7 @@ use super::{
     undo::{settled, unsettled},
 };
 
-/// Judges a call of anyone's, and makes its change.
+/// Checks an operation and applies it to the draft.
 pub(super) fn apply(draft: &mut Draft, verb: &FreeVerb) -> Result<Accepted, Rejection> {
     match verb {
         FreeVerb::Annotate { .. } => {}
@@ -88,7 +88,7 @@ fn dispatch(
     Ok(Accepted::Changed)
 }
 
-/// Whether a lease can be taken now. The order of the refusals is part of the contract.
+/// Checks whether the lease can be taken now. The order of the refusals is part of the contract.
 fn claimable(draft: &Draft, owner: &OwnerId, purpose: LeasePurpose) -> Result<(), Rejection> {
     let saga = &draft.saga;
     if purpose == LeasePurpose::Execute {
@@ -110,8 +110,8 @@ fn claimable(draft: &Draft, owner: &OwnerId, purpose: LeasePurpose) -> Result<()
             retry_after: draft.until(reservation.expire_time),
         });
     }
-    // A claim for compensation makes the delay of a planned saga pointless; the delay of one that is already being
-    // undone was asked for by whoever gave it back.
+    // A claim for compensation ignores the delay of a planned saga; the delay of a compensating one was requested with
+    // its `Release` and counts.
     let delay_counts = purpose == LeasePurpose::Execute || saga.state == State::Compensating;
     if let Some(not_before) = saga.not_before.filter(|ready| delay_counts && draft.now < *ready) {
         return Err(Rejection::NotReady { not_before, retry_after: draft.until(not_before) });
@@ -227,8 +227,8 @@ fn recover(draft: &mut Draft, decision: RecoveryDecision, actor: &Actor, reason:
             EventType::Requeued
         }
         RecoveryDecision::Compensate => {
-            // A decision settles nothing: for a saga that is being undone already, the time until somebody must have
-            // moved it on goes on counting.
+            // A decision settles no compensation: if the saga is compensating already, its compensation timeout keeps
+            // running.
             let since = draft.saga.idle_since.filter(|_| from == State::Compensating).unwrap_or(now);
             draft.become_compensating(None, since);
             EventType::Compensating
@@ -244,7 +244,7 @@ fn recover(draft: &mut Draft, decision: RecoveryDecision, actor: &Actor, reason:
 fn cancel(draft: &mut Draft, actor: &Actor, reason: &Text, revoke: bool) -> Accepted {
     let from = draft.saga.state;
     if from == State::Compensating {
-        // What a cancellation asks for is under way.
+        // It is being compensated already.
         return Accepted::Repeated;
     }
     let live = draft.live_lease().is_some();

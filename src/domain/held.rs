@@ -1,4 +1,4 @@
-//! What the holder of a lease can do.
+//! Operations that require the lease.
 
 use super::{
     accepted::Accepted,
@@ -18,7 +18,7 @@ use super::{
     undo::{record, register},
 };
 
-/// Judges a call under a lease, and makes its change.
+/// Checks a call under a lease and applies it to the draft.
 pub(super) fn apply(
     draft: &mut Draft,
     holder: &Holder,
@@ -71,20 +71,21 @@ fn heartbeat(draft: &mut Draft, lease: &Lease, ttl: Option<Span>, progress: Opti
     let changed = progress.filter(|progress| **progress != draft.saga.progress);
     let progress_time = if changed.is_some() { draft.now } else { lease.progress_time };
     let (expire_time, limit) = draft.clamp(lease.purpose, lease.acquire_time, progress_time, ttl);
-    // A timeout's end is a moment of the coordinator's clock. Where that was ahead after an absence, it may come before the end
-    // that the worker was promised, which the grace keeps: a heartbeat must not bring it forward.
+    // The end of a timeout is an instant on the coordinator's clock. If that clock was ahead after an absence, the
+    // timeout may end before the time that the worker was promised and that the grace preserves. A heartbeat must not
+    // shorten that.
     let present = match limit {
         StaleCause::ExecutionTimeout => lease.effective_expiry(&draft.absence),
         StaleCause::ProgressTimeout if changed.is_none() => lease.effective_expiry(&draft.absence),
         StaleCause::ProgressTimeout | StaleCause::Ttl | StaleCause::Revoked => lease.expire_time,
     };
     let extended = expire_time > present;
-    // Two heartbeats within a microsecond, and the second may bring progress. But where a timeout of the policy keeps the
-    // expiry as it is, however late the heartbeat comes, its caller has to know; for `progress_timeout`, unless there is
-    // progress.
+    // Two heartbeats within a microsecond leave the expiry unchanged and are accepted; the second may bring progress.
+    // But if a timeout of the policy fixes the expiry, however late the heartbeat comes, the caller has to know; with
+    // `progress_timeout`, unless there is progress.
     let unchanged = expire_time == lease.expire_time
         && match limit {
-            // No lease is bounded by a revocation.
+            // A lease's limit is never `Revoked`.
             StaleCause::Ttl | StaleCause::Revoked => true,
             StaleCause::ExecutionTimeout => false,
             StaleCause::ProgressTimeout => changed.is_some(),
@@ -105,15 +106,15 @@ fn heartbeat(draft: &mut Draft, lease: &Lease, ttl: Option<Span>, progress: Opti
     Ok(())
 }
 
-/// The worker's last word of how far it came, for the next attempt and for who looks. The lease ends with this call, so
-/// no limit on progress is reckoned from it any more.
+/// Stores the worker's last progress, for the next attempt and for readers. The lease ends with this call, so
+/// `progress_timeout` no longer matters.
 fn note_progress(draft: &mut Draft, progress: Option<&Blob>) {
     if let Some(progress) = progress {
         draft.saga.progress = progress.clone();
     }
 }
 
-/// Why the worker is to stop, if it is: a cancellation is a directive to those who execute, not to those who undo.
+/// Why the worker must stop, if it must. A cancellation concerns only executing workers, not compensating ones.
 pub fn cancel_reason(saga: &Saga) -> Option<Text> {
     saga.cancel.as_ref().filter(|_| saga.state == State::Running).map(|cancel| cancel.reason.clone())
 }

@@ -1,9 +1,11 @@
-//! The rules, pure: no clock, no randomness, no storage, no network. Time is an argument, ids and revisions are given.
+//! The rules. Pure: no clock, no randomness, no storage, no network. Time is an argument; ids and revisions are passed
+//! in.
 //!
-//! Read in this order: [`ids`], [`time`] and [`text`] are values that can't be invalid ([`characters`]: what texts may hold); [`lease`], [`compensation`],
-//! [`policy`], [`saga`] and [`event`] are the facts; [`command`] is what can be asked; [`rejection`] is every refusal;
-//! [`due`] is what happens by itself; [`transition`] is the one table of rules: `admission` says who holds a lease, `held`
-//! and `undo` what the holder can do, `free` what everybody can.
+//! Read in this order: [`ids`], [`time`] and [`text`] are validated values ([`characters`]: which characters texts may
+//! contain); [`lease`], [`compensation`], [`policy`], [`saga`] and [`event`] are the data; [`command`] is what callers
+//! can ask for; [`rejection`] is every refusal; [`due`] is what happens as time passes; [`transition`] applies an
+//! operation: `lease_check` checks the lease, `holder_operations` and `compensation_rules` implement what its holder
+//! can do, `unleased_operations` what anybody can.
 
 mod accepted;
 mod admission;

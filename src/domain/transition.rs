@@ -1,4 +1,4 @@
-//! The one table of rules: (saga, command, now) → change or rejection.
+//! The rules: (saga, operation, now) → change or rejection.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -23,8 +23,8 @@ pub use super::{
     held::cancel_reason,
 };
 
-/// Judges a command for one saga, to which what is due has been applied, and makes its change in the draft. A rejected
-/// command leaves the draft as it was. `earlier` is the lease that the call names, if it is not the last one.
+/// Checks an operation and applies it to the draft. What is due must have been applied before. A rejected operation
+/// leaves the draft as it was. `earlier` is the lease that the call names, if it is not the saga's last one.
 pub fn transition(draft: &mut Draft, verb: &Verb, earlier: Option<&EarlierLease>) -> Result<Accepted, Rejection> {
     match verb {
         Verb::Held(holder, verb) => held::apply(draft, holder, verb, earlier),
@@ -32,7 +32,7 @@ pub fn transition(draft: &mut Draft, verb: &Verb, earlier: Option<&EarlierLease>
     }
 }
 
-/// Makes a new saga and its first event.
+/// Creates a saga and its first event.
 pub fn create(creation: Creation, now: Timestamp, revision: Revision) -> (Saga, Event) {
     let spec = Spec {
         task_id: creation.task_id,

@@ -1,4 +1,4 @@
-//! Compensations: registered before the effect, settled in reverse.
+//! The rules of compensations: registered before the effect, settled in reverse order.
 
 use super::{
     accepted::Accepted,
@@ -13,7 +13,7 @@ use super::{
     text::Text,
 };
 
-/// Registers what is not registered yet.
+/// Registers the compensations that are not registered yet.
 pub(super) fn register(draft: &mut Draft, holder: &Holder, wanted: &[CompensationSpec]) -> Result<Accepted, Rejection> {
     let new: Vec<_> = wanted.iter().filter(|spec| find(&draft.saga, spec).is_none()).cloned().collect();
     if draft.saga.compensations.len() + new.len() > COMPENSATIONS {
@@ -34,7 +34,7 @@ pub(super) fn register(draft: &mut Draft, holder: &Holder, wanted: &[Compensatio
     Ok(accepted)
 }
 
-/// Records how an attempt to undo went.
+/// Records how an attempt at a compensation went.
 pub(super) fn record(
     draft: &mut Draft,
     holder: &Holder,
@@ -70,7 +70,7 @@ pub(super) fn record(
     Ok(())
 }
 
-/// Appends the event of a compensation that was tried, done or waived.
+/// Appends the event of a compensation that failed, was done, or was waived.
 pub(super) fn settled(draft: &mut Draft, index: usize, outcome: &str, said: Said<'_>, token: Option<FencingToken>) {
     let compensation = &draft.saga.compensations[index];
     let details = [

@@ -1,4 +1,4 @@
-//! How much memory a command holds, roughly: for what bounds the commands that wait.
+//! Estimates how much memory a command holds, to bound the commands that wait for the writer.
 
 use super::{
     command::{Change, Command, Creation, FreeVerb, HeldVerb, Verb},
@@ -6,11 +6,11 @@ use super::{
     text::{Blob, Labels},
 };
 
-/// What anything costs beside its text: the struct, the allocations.
+/// Bytes per item beside its text: the struct and the allocations.
 const EACH: usize = 200;
 
 impl Command {
-    /// About how many bytes it holds. Ids and short texts are taken for a fixed amount.
+    /// Approximate memory in bytes. Ids and short texts count a fixed amount.
     pub fn weight(&self) -> usize {
         match self {
             Command::Create(creations) => creations.iter().map(creation).sum(),
