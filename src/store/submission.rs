@@ -1,4 +1,4 @@
-//! A change on its way to the writer, and whoever waits for its outcome.
+//! A queued change, and the caller that waits for its outcome.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -14,16 +14,16 @@ use super::{
     vitals::{Step, Timing},
 };
 
-/// A change on its way to the writer.
+/// A queued change.
 pub(super) type Submission = Call<WaitingCaller>;
 
-/// Whoever waits for the outcome of a change.
+/// The caller that waits for the outcome of a change.
 pub(super) struct WaitingCaller {
     pub(super) reply: Reply,
-    /// What it showed, where callers are known.
+    /// Its credentials, if callers are authenticated.
     credentials: Option<Credentials>,
     connection: Option<u64>,
-    /// Where it is noted how far its change is, if somebody asked for that.
+    /// Where the stages of the change are recorded, if they are.
     timing: Option<Arc<Timing>>,
     shared: Arc<Shared>,
 }
@@ -34,12 +34,12 @@ impl WaitingCaller {
         WaitingCaller { reply, credentials, connection, timing, shared: shared.clone() }
     }
 
-    /// Answers by itself.
+    /// Sends one outcome directly.
     pub(super) fn send(self, outcome: Outcome) {
         self.reply.send(outcome);
     }
 
-    /// Its change is so far.
+    /// Records that the change reached a stage.
     pub(super) fn reached(&self, step: Step, now: Timestamp) {
         if let Some(timing) = &self.timing {
             timing.reached(step, now);

@@ -1,8 +1,8 @@
-//! The one writer thread: it owns the writing connection, and every change reaches it through one bounded queue.
+//! The writer thread. It owns the backend; every change reaches it through one bounded queue.
 //!
-//! A turn of its loop takes what waits, executes it in one transaction, commits, answers, and publishes: a batch is what
-//! queued up while the last one was written, without artificial delay. Answers never precede the commit. Due leases are
-//! processed behind what was queued before them.
+//! Each turn of its loop takes what is queued, executes it in one transaction, commits, answers, and publishes the
+//! events. A batch is what was queued while the last one was written; nothing is delayed to make it larger. Answers
+//! never precede the commit. What is due is applied after what was queued before it.
 
 mod maintenance;
 
@@ -36,18 +36,19 @@ use super::{
     vitals::{Batch, LogMeter, Step, Tally},
 };
 
-/// How often an idle writer looks up: often enough to notice its own absence.
+/// How often an idle writer runs: often enough to notice its own absence.
 const LOOK_UP: Span = Span::from_millis(250);
-/// When a caller who met a full disk should try again.
+/// When a caller should try again if the disk was full.
 const FULL_RETRY: Span = Span::from_secs(5);
-/// From how many sagas on a batch is a large one, and how many of these one transaction takes together: creating a thousand, or
-/// repeating the answer, takes some tens of milliseconds. Small changes that come meanwhile don't wait for several of them.
+/// From how many sagas on a request counts as large, and how many sagas of large requests one transaction takes
+/// together. Creating a thousand, or repeating the answer, takes tens of milliseconds; small changes that arrive
+/// meanwhile don't wait for several of them.
 const LARGE: usize = 100;
 const LARGE_TOGETHER: usize = 1000;
 /// Why the writer ended early.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum WriterFailure {
-    /// The store can't be relied upon any more.
+    /// The store can't be used any more.
     #[error("the store failed: {0}")]
     Failed(String),
     /// The store's files were removed or replaced; says which.
@@ -61,16 +62,16 @@ pub struct WriterThread {
 }
 
 impl WriterThread {
-    /// Resolves when the thread has ended: fine after `Store::close`, else with what failed.
+    /// Resolves when the thread has ended: Ok after `Store::close`, else with the failure.
     pub async fn ended(&mut self) -> Result<(), WriterFailure> {
         (&mut self.ended).await.unwrap_or_else(|_| Err(WriterFailure::Failed("the writer thread panicked".into())))
     }
 }
 
-/// How a store is driven, whatever keeps its facts.
+/// Options of a store, for every backend.
 #[derive(Clone, Copy, Debug)]
 pub struct StoreOptions {
-    /// How long leases from before an absence of the coordinator stand at least from its return on.
+    /// The least time that leases from before an absence keep after the coordinator's return.
     pub restart_grace: Span,
     /// Most changes that wait for the writer.
     pub queue: usize,
@@ -82,24 +83,24 @@ pub struct StoreOptions {
     pub max_waiting: usize,
 }
 
-/// A backend that was opened, for a store to be started on.
+/// An opened backend, on which a store can be started.
 pub(super) struct OpenedBackend<M, G> {
-    /// Makes the writing half, on the thread that uses it.
+    /// Makes the writing half; called on the writer thread.
     pub(super) make: M,
     pub(super) opening: Opening,
     pub(super) reader: Arc<dyn Reader>,
-    /// Where it tells of its log.
+    /// The metrics of its log.
     pub(super) log: Arc<LogMeter>,
-    /// For people: its name, then its version and where it is.
+    /// A description for people: its name, then its version and location.
     pub(super) description: String,
-    /// What guards it against others, let go when the writer has ended.
+    /// Keeps other processes out; dropped when the writer has ended.
     pub(super) guard: G,
 }
 
-/// Starts a store on a backend: when this returns, its writer is ready.
+/// Starts a store on a backend. When this returns, the writer is ready.
 ///
 /// # Errors
-/// The backend can't begin.
+/// The backend can't start.
 pub(super) fn start<B: Backend>(
     options: &StoreOptions,
     clock: Arc<dyn Clock>,
@@ -107,7 +108,7 @@ pub(super) fn start<B: Backend>(
 ) -> Result<(Store, WriterThread), std::io::Error> {
     let OpenedBackend { make, opening, reader, log, description, guard } = opened;
     clock.advance_to(opening.last_time);
-    // Whatever was running when the last run ended has been without a coordinator since.
+    // Leases that were live when the last run ended had no coordinator since.
     let absence = Absence { returned_at: clock.now(), grace: options.restart_grace };
     let shared = Shared::new(clock, Arc::new(RecentEvents::starting_at(opening.head)), absence, log);
     let (store, messages) = Store::new(options.queue, reader, options.readers, shared.clone(), &description);
@@ -119,7 +120,7 @@ pub(super) fn start<B: Backend>(
             Ok(backend) => (Some(backend), Ok(())),
             Err(fault) => (None, Err(fault)),
         };
-        // Whoever starts it waits for this.
+        // The starter waits for this.
         let is_awaited = started.send(is_ready).is_ok();
         let Some(backend) = backend.filter(|_| is_awaited) else { return };
         let mut writer = Writer::new(backend, opening, messages, shared, options);
@@ -134,11 +135,11 @@ pub(super) fn start<B: Backend>(
         writer.refuse_what_waits();
         let inbox = writer.into_inbox();
         drop(guard);
-        // Nobody may be waiting for the end.
+        // Perhaps nobody waits for the end.
         let _ = done.send(result);
         inbox.refuse_until_nobody_is_left();
     })?;
-    // Before anyone can read: a backup that began at once would be in the way.
+    // Wait for it before anyone can read: a backup that started at once would be in its way.
     has_started.recv().map_err(std::io::Error::other)?.map_err(std::io::Error::other)?;
     Ok((store, WriterThread { ended }))
 }
@@ -148,12 +149,13 @@ struct Writer<B> {
     backend: B,
     inbox: Inbox,
     shared: Arc<Shared>,
-    /// Large batches that wait for their turn. What they hold is bounded with all changes'.
+    /// Large requests that wait for their turn. Their memory counts with that of all changes.
     large: VecDeque<Submission>,
     options: StoreOptions,
     /// When the writer was last known to be able to write.
     last_able: Timestamp,
-    /// When the backend may do the next step of what can wait, and whether it had more to do after the last one.
+    /// When the backend may do the next step of maintenance that can wait, and whether more was left after the last
+    /// one.
     step_at: Timestamp,
     steps_left: bool,
     disk_was_full: bool,
@@ -191,12 +193,13 @@ impl<B: Backend> Writer<B> {
             if self.disk_was_full && !self.has_room()? {
                 self.answer_overdue();
                 match first {
-                    // There is no room to end in good order, and no need to: the next start skips what was reserved.
+                    // There is no room to close the store properly, and no need to: the next start skips what was
+                    // reserved.
                     Some(Message::Close) => return Ok(()),
                     Some(message) => self.refuse_for_lack_of_room(message),
                     None => {}
                 }
-                // Nothing is swept until there is room.
+                // Nothing is swept until there is room, so these would wait too long.
                 for waiter in self.coordinator.waiters.take_until_swept() {
                     waiter.caller.send(Err(StoreError::Full { retry_after: FULL_RETRY }));
                 }
@@ -207,10 +210,11 @@ impl<B: Backend> Writer<B> {
             }
             let mut batch = Vec::new();
             let mut closing = false;
-            // Whatever arrives after this instant is not in the batch, so nothing due by it overtakes the queue.
+            // What is left out of a drained batch arrived after this instant. So if the queue is drained, applying
+            // what is due by it overtakes nothing in the queue.
             let now = self.shared.clock.now();
             if mutants::on(Mutant::AbsenceUnnoticedWhileDraining) {
-                // One after the other: those that are left after a suspension give others time to send something.
+                // Short sleeps, one after the other: those left after a suspension let others send something.
                 (0..8).for_each(|_| thread::sleep(Duration::from_millis(1)));
             }
             let mut next = first;
@@ -229,8 +233,8 @@ impl<B: Backend> Writer<B> {
             }
             self.take_large(&mut batch, closing);
             self.inbox.turned(batch.len());
-            // The machine may have been suspended since the turn began, and what arrived after its return is in the batch. From
-            // here on nothing is judged at a later time than this, whenever the rest of the turn comes to be.
+            // The machine may have been suspended since the turn began, and the batch may hold what arrived after its
+            // return. From here on nothing is executed with a later time than this.
             if !mutants::on(Mutant::AbsenceUnnoticedWhileDraining) {
                 self.notice_absence();
             }
@@ -243,7 +247,7 @@ impl<B: Backend> Writer<B> {
         }
     }
 
-    /// Takes some of the large batches, one at least if there are any, behind what else there is; all of them at the end.
+    /// Takes some of the large requests, at least one if there are any, after the others; all of them at the end.
     fn take_large(&mut self, batch: &mut Vec<Submission>, all: bool) {
         let mut sagas = 0;
         while (all || sagas < LARGE_TOGETHER)
@@ -254,7 +258,7 @@ impl<B: Backend> Writer<B> {
         }
     }
 
-    /// Tells of held claims. Whoever asked may have stopped waiting.
+    /// Answers with the summaries of held claims. The asker may have stopped waiting.
     fn tell(&self, answer: oneshot::Sender<Vec<Waiting>>) {
         let _ = answer.send(self.coordinator.waiters.tell());
     }
@@ -263,7 +267,7 @@ impl<B: Backend> Writer<B> {
     fn wait(&mut self) -> Option<Message> {
         let now = self.shared.clock.now();
         let mut until = now.plus(LOOK_UP);
-        // While the disk is full nothing can be done about what is due.
+        // While the disk is full, what is due can't be applied.
         let due = [self.coordinator.next_at(now), self.steps_left.then_some(self.step_at)];
         for due in due.into_iter().flatten().filter(|_| !self.disk_was_full) {
             until = until.min(due);
@@ -286,19 +290,19 @@ impl<B: Backend> Writer<B> {
         }
     }
 
-    /// Answers what was not taken up before the end.
+    /// Refuses what was not executed before the end.
     fn refuse_what_waits(&mut self) {
         self.release_all();
         self.large.drain(..).map(Message::Submit).for_each(Message::refuse);
         std::iter::from_fn(|| self.inbox.take()).for_each(Message::refuse);
     }
 
-    /// Ends the backend, and lets everything else go.
+    /// Drops the backend and everything else.
     fn into_inbox(self) -> Inbox {
         self.inbox
     }
 
-    /// One turn: the batch, then what is due by `sweep_to`, or by the last arrival if more waits.
+    /// Runs one turn: the batch, then what is due by `sweep_to`, or by the last arrival if more is queued.
     fn turn(&mut self, batch: Vec<Submission>, sweep_to: Option<Timestamp>) -> Result<(), Fault> {
         self.answer_overdue();
         let begun = self.shared.clock.now();
@@ -338,7 +342,7 @@ impl<B: Backend> Writer<B> {
         }
     }
 
-    /// Judges a batch and makes what it comes to durable; tells when the commit began.
+    /// Executes a batch and commits it; also returns when the commit started.
     fn judge_and_commit(
         &mut self,
         batch: Vec<Submission>,
@@ -362,7 +366,7 @@ impl<B: Backend> Writer<B> {
         Ok((turn.commit()?, commit_begun))
     }
 
-    /// Answers held calls whose callers were revoked, and those whose time is up.
+    /// Answers held calls whose callers were revoked, and those whose deadline has passed.
     fn answer_overdue(&mut self) {
         if self.shared.revoked.swap(false, Ordering::AcqRel) {
             for waiter in self.coordinator.waiters.take_revoked() {
@@ -387,7 +391,8 @@ impl<B: Backend> Writer<B> {
         }
     }
 
-    /// What the callers of a failed turn are told, and whether the writer goes on: then nothing of the turn is there.
+    /// What the callers of a failed turn are told, and whether the writer continues; if it does, nothing of the turn
+    /// was stored.
     fn failed(&mut self, fault: &Fault) -> (StoreError, bool) {
         match fault {
             Fault::Full => {
@@ -408,7 +413,7 @@ impl<B: Backend> Writer<B> {
     }
 }
 
-/// How many sagas a command creates.
+/// How many sagas a command creates, or 1.
 fn sagas_asked(command: &Command) -> usize {
     match command {
         Command::Create(creations) => creations.len(),

@@ -1,4 +1,4 @@
-//! The writing half: what a turn comes to is written under one lock, or nothing of it.
+//! The writing half: the changes of a turn are written under one lock, all or none.
 
 use std::{cmp::Reverse, sync::Arc};
 
@@ -19,7 +19,7 @@ use crate::{
 
 use super::{Facts, Memory, Record};
 
-/// Memory as a turn's backend.
+/// The in-memory backend of a turn.
 pub struct MemoryBackend(pub(super) Memory);
 
 impl Facts {

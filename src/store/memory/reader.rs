@@ -1,4 +1,4 @@
-//! The reading half: searches the committed facts.
+//! The reading half: searches the committed data.
 
 use std::{io::Write, ops::Bound, path::Path, sync::atomic::Ordering};
 
@@ -23,7 +23,7 @@ use super::{
 };
 
 impl Facts {
-    /// Whether the history can be resumed behind a revision.
+    /// Checks that the history can be followed from a revision on.
     fn check_position(&self, after: Revision) -> Result<(), StoreError> {
         let oldest = self.numbers.compacted;
         if after < oldest {

@@ -1,4 +1,4 @@
-//! SQLite as a turn's backend: what is asked of it, and one transaction for what a turn comes to.
+//! Implements [`Backend`] for SQLite: reads for a turn, and one transaction for its changes.
 
 use std::{cmp::Reverse, sync::Arc};
 
@@ -19,7 +19,7 @@ use crate::{
 use super::{error::RowsError, rows::SqliteRows};
 
 impl SqliteRows {
-    /// What an error means for whoever drives the backend. Before the commit nothing has happened.
+    /// The backend error for an SQLite error. Before the commit nothing has happened.
     fn fault(&mut self, error: RowsError) -> Fault {
         match self.judge(error) {
             RowsError::Full => {
@@ -32,22 +32,23 @@ impl SqliteRows {
         }
     }
 
-    /// Reads within one transaction for the whole turn: each statement by itself would lock and unlock the log.
+    /// Reads within one transaction for the whole turn; otherwise each statement would lock and unlock the log.
     fn reading<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, RowsError>) -> Result<T, Fault> {
         let read = self.begin().and_then(|()| read(self));
         read.map_err(|error| self.fault(error))
     }
 
-    /// Does something between turns, when no transaction is open.
+    /// Runs maintenance between turns, when no transaction is open.
     pub(super) fn between<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, RowsError>) -> Result<T, Fault> {
         let done = self.let_go().and_then(|()| work(self));
         done.map_err(|error| self.fault(error))
     }
 
-    /// Writes a turn; `saga` tells of which saga's rows an error is, if it is of one's, and whether it is stored.
+    /// Writes a turn's changes. On an error, `saga` says whose rows it concerns, if one saga's, and whether that saga
+    /// was stored before.
     fn write(&mut self, changes: &ChangeSet, saga: &mut Option<(RowId, bool)>) -> Result<(), RowsError> {
         self.begin()?;
-        // First: what is created may have the ids of what is removed.
+        // Removals come first: new sagas may have the ids of removed ones.
         for id in &changes.removed {
             *saga = Some((*id, true));
             self.remove(*id)?;
@@ -79,7 +80,7 @@ impl SqliteRows {
         Ok(())
     }
 
-    /// Undoes a transaction that failed, and says what that means.
+    /// Rolls back a failed transaction and returns the backend error.
     fn undo(&mut self, error: RowsError) -> Fault {
         let fault = self.fault(error);
         match self.rollback() {
@@ -89,7 +90,7 @@ impl SqliteRows {
     }
 }
 
-/// Writes turns one on top of the other, lets them be looked at after each, and undoes them all.
+/// Writes turns one after the other, calls `look` after each, and rolls them all back.
 #[cfg(feature = "fuzzing")]
 pub fn write_and_undo(rows: &mut SqliteRows, turns: &[ChangeSet], mut look: impl FnMut(usize, &mut SqliteRows)) {
     for (number, changes) in turns.iter().enumerate() {
@@ -157,9 +158,9 @@ impl Backend for SqliteRows {
         if let Err(error) = self.write(changes, &mut saga) {
             return Err(match (self.undo(error), saga) {
                 (Fault::Corrupt(what), Some((id, true))) => Fault::Unwritable(id, what),
-                // Its place goes to the next one that is new.
+                // Its row number is used for the next new saga.
                 (fault @ Fault::Corrupt(_), Some((_, false))) => fault,
-                // What belongs to no saga is in every turn's way.
+                // A damaged row that belongs to no saga would make every turn fail.
                 (Fault::Corrupt(what), None) => Fault::Unavailable(what),
                 (fault, _) => fault,
             });
@@ -171,7 +172,7 @@ impl Backend for SqliteRows {
             }
             Err(error) => match self.judge(error) {
                 RowsError::Full => Err(self.undo(RowsError::Full)),
-                // The row can be there when the store is opened again.
+                // The change may be there when the store is opened again.
                 RowsError::Broken(what) | RowsError::Corrupt(what) | RowsError::Unwritten(what) => {
                     Err(Fault::OutcomeUnknown(what))
                 }

@@ -1,6 +1,6 @@
-//! Revisions are reserved before they are given: a power cut can lose the tail of the log, and with it every trace of the
-//! revisions that were given there. A reservation is checkpointed, so it is in the database itself; the next start begins
-//! behind all that were reserved.
+//! Reserves revisions before they are assigned. A power loss can lose the tail of the log, and with it every trace of
+//! the revisions assigned there. A reservation is checkpointed, so it is in the database file itself; the next start
+//! continues above all that were reserved.
 
 use crate::{
     coordinator::{ChangeSet, Fault},
@@ -13,29 +13,29 @@ use super::{
     rows::{OpenedRows, SqliteRows},
 };
 
-/// After how many revisions a reservation that a read was in the way of is tried again.
+/// After how many revisions a reservation that a read prevented is tried again.
 const RETRY: usize = 1 << 16;
 
-/// Which revisions may be given.
+/// The reserved revisions.
 #[derive(Clone, Copy, Debug)]
 pub struct Reservation {
     /// The next event's revision.
     pub next: Revision,
-    /// No revision from here on may be given.
+    /// Revisions from here on are not reserved.
     end: Revision,
-    /// From which next revision on more are to be reserved: half of a block before its end.
+    /// From which next revision on more are reserved: half a block before the end.
     more_at: Revision,
 }
 
 impl Reservation {
-    /// Nothing is reserved yet; the first commit does it.
+    /// Nothing is reserved yet; the first commit reserves.
     pub fn none(next: Revision) -> Self {
         Reservation { next, end: next, more_at: next }
     }
 }
 
 impl OpenedRows {
-    /// The rows, for use by this thread, with the first revisions reserved.
+    /// Makes the writer for this thread and reserves the first revisions.
     ///
     /// # Errors
     /// No revisions can be reserved: the disk is full or fails, or another process reads the database.
@@ -47,10 +47,11 @@ impl OpenedRows {
 }
 
 impl SqliteRows {
-    /// Makes sure that a commit gives only revisions that are reserved; returns the next one after it. A long read that is in
-    /// the way has until the block's end.
+    /// Reserves more revisions if a commit needs them; returns the next revision after it. If a long read prevents it,
+    /// it is retried until the end of the block.
     pub(super) fn reserve_for(&mut self, changes: &ChangeSet) -> Result<Revision, Fault> {
-        // Events of sagas that are removed in the same turn are published and not stored; `compacted` is not below them.
+        // Events of sagas removed in the same turn are published but not stored; `compacted` is at least their
+        // revision.
         let newest = changes.events.last().map(|appended| appended.event.revision).max(changes.compacted);
         let next = newest.map_or(self.reservation.next, |newest| newest.after(1).max(self.reservation.next));
         self.reserve(next)?;
@@ -76,7 +77,7 @@ impl SqliteRows {
         Ok(())
     }
 
-    /// Writes again what is reserved: whether the disk takes a write, without changing anything.
+    /// Writes the reserved end again, to find out whether the disk takes a write, without changing anything.
     pub(super) fn try_to_write(&mut self) -> Result<(), Fault> {
         self.between(|rows| rows.raise_floor(rows.reservation.end)).map(drop)
     }
@@ -90,19 +91,19 @@ mod tests {
     use super::*;
     use crate::coordinator::Backend;
 
-    /// A turn that gives revisions up to this one.
+    /// A turn that assigns revisions up to this one.
     fn up_to(revision: i64) -> ChangeSet {
         ChangeSet { compacted: Some(Revision(revision)), ..ChangeSet::default() }
     }
 
-    /// What the database says without its log: what is left after a power cut at the worst.
+    /// The value in the database without its log: what is left after a power loss in the worst case.
     fn floor_without_log(path: &Path) -> Revision {
         let copy = path.with_file_name("copy.db");
         std::fs::copy(path, &copy).unwrap();
         meta(&connection::open_unchanging(&copy).unwrap(), "revision_floor").unwrap()
     }
 
-    /// What is read now stays in the log until this is dropped.
+    /// A read transaction that keeps the log from being restarted.
     fn reading(path: &Path) -> rusqlite::Connection {
         let reader = connection::open_to_read(path).unwrap();
         reader.execute_batch("BEGIN; SELECT count(*) FROM meta").unwrap();

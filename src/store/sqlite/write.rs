@@ -1,4 +1,4 @@
-//! What the writer writes, column by column: the other side of `codec.rs`.
+//! Encodes sagas and events as columns: the counterpart of `codec.rs`.
 
 use crate::coordinator::{Derived, RowId};
 use crate::domain::{
@@ -20,7 +20,7 @@ use super::{
 };
 
 impl SqliteRows {
-    /// Adds what never changes.
+    /// Adds the columns that never change.
     pub(super) fn insert_saga(&self, id: RowId, queue: i64, spec: &Spec) -> Result<(), RowsError> {
         let (policy, labels) = (&spec.policy, codec::json(spec.labels.pairs()));
         self.execute(
@@ -87,7 +87,7 @@ impl SqliteRows {
         self.execute(sql::INSERT_WORK, params).map(drop)
     }
 
-    /// Writes those that have changed.
+    /// Writes the compensations that changed.
     pub(super) fn put_compensations(
         &self,
         id: RowId,
@@ -120,7 +120,7 @@ impl SqliteRows {
         Ok(())
     }
 
-    /// Writes what a heartbeat changes.
+    /// Writes the columns that a heartbeat changes.
     pub(super) fn update_lease(&self, id: RowId, saga: &Saga, derived: &Derived) -> Result<(), RowsError> {
         let Some(lease) = &saga.lease else { return Ok(()) };
         let (due_at, due_since) = due_columns(derived);
@@ -137,7 +137,8 @@ impl SqliteRows {
         self.change_one(id, sql::UPDATE_LEASE, params)
     }
 
-    /// Writes all that can change of a saga in flight but its progress and result; what indexes hold, only if told to.
+    /// Writes all columns of a saga in flight that can change, except progress and result; indexed columns only if
+    /// `indexed`.
     pub(super) fn update_work(
         &self,
         id: RowId,
@@ -223,7 +224,7 @@ impl SqliteRows {
         self.change_one(id, sql, params![id.0])
     }
 
-    /// Changes a row that must be there: one that is not is a store that was damaged behind the writer's back.
+    /// Changes a row that must exist. If it doesn't, the store was damaged.
     fn change_one(&self, id: RowId, sql: &'static str, params: &[Param<'_>]) -> Result<(), RowsError> {
         match self.execute(sql, params)? {
             1 => Ok(()),
@@ -231,7 +232,7 @@ impl SqliteRows {
         }
     }
 
-    /// Adds an event to the history; `prev` is the saga's event before.
+    /// Adds an event to the history; `prev` is the saga's previous event.
     pub(super) fn insert_event(&self, id: RowId, event: &Event, prev: Option<Revision>) -> Result<(), RowsError> {
         macro_rules! with {
             ($($added:expr)*) => {
@@ -250,7 +251,7 @@ impl SqliteRows {
                 ]
             };
         }
-        // What a claim tells has columns of its own.
+        // A claim's details have columns of their own.
         let claim = event.details.claim().filter(|_| !matches!(event.mark, Some(StaleMark::Stale { .. })));
         let details = (claim.is_none() && !event.details.is_empty()).then(|| codec::json(&event.details));
         let details = details.as_deref();
@@ -274,7 +275,7 @@ impl SqliteRows {
     }
 }
 
-/// The revision under which a saga in flight is reported stale: what `work_stale` holds.
+/// The revision of the `lease_expired` event of a stale saga: the column indexed by `work_stale`.
 pub(super) fn expired_revision(saga: &Saga) -> Option<i64> {
     match saga.lease.as_ref()?.standing {
         Standing::Expired { revision, .. } => Some(revision.0),

@@ -1,5 +1,5 @@
-//! What is counted by queue, and who handles which compensations there. Both are bounded: whoever makes up queues gets no
-//! memory for it.
+//! Counters by queue, and which kinds of compensations somebody handles there. Both are bounded: a caller that makes
+//! up queue names gets no memory for it.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,21 +14,21 @@ use crate::domain::{
 
 use super::Rare;
 
-/// Queues that are told apart. The others are counted together.
+/// Most queues with counters of their own. The others are counted together.
 const QUEUES: usize = 200;
-/// Kinds of compensations that are kept of a queue.
+/// Most kinds of compensations kept for a queue.
 const KINDS: usize = 64;
-/// A claim for compensation is forgotten after this: whoever handles compensations asks again within seconds.
+/// A claim for compensation is dropped after this: a handler claims again within seconds.
 const ASKED_KEPT: Span = Span::from_secs(3600);
 
-/// What happened in a queue.
+/// The counters of a queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueueVitals {
     /// Leases for execution that ran out.
     pub execution_expired: u64,
     /// Leases for compensation that ran out.
     pub compensation_expired: u64,
-    /// Sagas that were parked for a person.
+    /// Sagas that were quarantined.
     pub quarantined: u64,
 }
 
@@ -42,14 +42,14 @@ impl QueueVitals {
     }
 }
 
-/// What a `ClaimNext` for compensation asked for.
+/// A kind that a `ClaimNext` for compensation asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asking {
     /// In which queue.
     pub queue: QueueName,
     /// Which kind; none: any.
     pub kind: Option<Kind>,
-    /// When somebody last did.
+    /// When it was last asked for.
     pub last: Timestamp,
 }
 
@@ -91,7 +91,7 @@ impl Queues {
         }
     }
 
-    /// By queue, in order of name; those that are not told apart; and what was asked for.
+    /// The counters by queue, in order of name; those of all other queues; and the handled kinds.
     pub(super) fn read(&self) -> (Vec<(QueueName, QueueVitals)>, QueueVitals, Vec<Asking>) {
         let (queues, others) = {
             let counts = self.counts.lock();

@@ -1,4 +1,4 @@
-//! What the writer does between transactions: it notices that it was away, and lets the backend do its own work.
+//! What the writer does between transactions: it notices absences and runs the backend's maintenance.
 
 use crate::{
     coordinator::{Backend, Fault, IdleBudget},
@@ -8,15 +8,15 @@ use crate::{
 
 use super::Writer;
 
-/// How often the backend may do a step of what can wait, if there was nothing left of that …
+/// How often the backend may do a step of work that can wait, if none was left …
 const STEP_EVERY: Span = Span::from_secs(1);
-/// … and how long the writer has for others at least, if there was.
+/// … and the least pause between steps, if some was.
 const STEP_REST: Span = Span::from_millis(5);
 
 impl<B: Backend> Writer<B> {
-    /// Lets the backend do its own work: what can wait, for a tenth of the writer's time at most.
+    /// Runs the backend's maintenance. Work that can wait takes at most a tenth of the writer's time.
     pub(super) fn maintain(&mut self) -> Result<(), Fault> {
-        // The time of this turn's beginning will do.
+        // The start of this turn is precise enough.
         let step = self.last_able >= self.step_at && !self.disk_was_full;
         let begun = if step { self.shared.clock.now() } else { self.last_able };
         match self.backend.idle(IdleBudget { quiet: self.inbox.is_empty(), step }) {
@@ -36,7 +36,7 @@ impl<B: Backend> Writer<B> {
         }
     }
 
-    /// Tells that the writer is there, and looks whether the wall clock was stepped.
+    /// Records that the writer runs, and checks whether the wall clock was stepped.
     pub(super) fn begin_turn(&mut self) {
         let now = self.shared.clock.now();
         let meter = &self.shared.meter;
@@ -49,7 +49,7 @@ impl<B: Backend> Writer<B> {
         self.notice_absence();
     }
 
-    /// After the coordinator was away, leases that wait for their heartbeat get their grace.
+    /// If the coordinator was away, gives the grace to live leases.
     pub(super) fn notice_absence(&mut self) {
         let now = self.shared.clock.now();
         let meter = &self.shared.meter;
@@ -69,7 +69,7 @@ impl<B: Backend> Writer<B> {
         }
     }
 
-    /// Whether the disk, once full, takes a write again.
+    /// True if the disk, once full, takes a write again.
     pub(super) fn has_room(&mut self) -> Result<bool, Fault> {
         if mutants::on(Mutant::FullForEver) {
             return Ok(false);
