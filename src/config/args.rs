@@ -134,7 +134,8 @@ pub struct ServeArgs {
     pub retention_export: Option<String>,
 }
 
-/// All keys: of the file as they are, of the environment in capitals behind `SAGAD_`, of the command line with dashes.
+/// The keys of all settings: as they are in the file, in capitals after `SAGAD_` in the environment, with dashes on
+/// the command line.
 pub const KEYS: [&str; 40] = [
     "listen",
     "data",
@@ -179,7 +180,7 @@ pub const KEYS: [&str; 40] = [
 ];
 
 impl ServeArgs {
-    /// What the command line says about a key.
+    /// The value of a key on the command line.
     pub(super) fn given(&self, key: &str) -> Option<String> {
         let field = match key {
             "listen" => &self.listen,

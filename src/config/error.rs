@@ -1,10 +1,10 @@
-//! What can be wrong with a configuration, and who said it.
+//! Errors of a configuration, and the source of each value.
 
 use std::{fmt, io, path::PathBuf};
 
 use super::Listen;
 
-/// Where a value comes from.
+/// The source of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// A flag of the command line, with its dashes.
@@ -32,15 +32,15 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Why there is no configuration. The text says what to change.
+/// Why the configuration is invalid. The message says what to change.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// A value that can't be used.
+    /// An invalid value.
     #[error("{origin}: {value:?} {problem}")]
     Invalid {
         /// Who said it.
         origin: Origin,
-        /// What was said.
+        /// The value.
         value: String,
         /// What is wrong with it; continues a sentence that begins with the value.
         problem: String,
@@ -67,7 +67,7 @@ pub enum ConfigError {
         /// Where and why.
         problem: String,
     },
-    /// The file has a key that means nothing.
+    /// The file has an unknown key.
     #[error("the configuration file {}:{line} has an unknown key: {key} ({hint})", file.display())]
     UnknownKey {
         /// The file.
@@ -76,13 +76,13 @@ pub enum ConfigError {
         key: String,
         /// The line that it begins on, from 1.
         line: usize,
-        /// The key that may be meant, or all that there are.
+        /// The key that was probably meant, or a list of all keys.
         hint: String,
     },
-    /// Several things are wrong.
+    /// Several errors.
     #[error("{} errors:\n  {}", .0.len(), .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  "))]
     Several(Vec<ConfigError>),
-    /// Anyone on the network could use the daemon, or read what it is told.
+    /// Anyone on the network could use the daemon or read its traffic.
     #[error(
         "listening on {listen}, which other machines reach, needs TLS and principals, and {missing}. Give them (see \
          docs/security.md), listen on 127.0.0.1 behind a proxy or a tunnel that has both, or accept it with --insecure \
@@ -91,18 +91,18 @@ pub enum ConfigError {
     Exposed {
         /// The address.
         listen: Listen,
-        /// What is missing, and what follows from that.
+        /// The protection that is missing, and the consequence.
         missing: &'static str,
     },
-    /// One setting makes no sense without another.
+    /// A setting that requires another one.
     #[error("{origin} needs {missing} as well")]
     Incomplete {
-        /// Who said the one.
+        /// The source of the setting.
         origin: Origin,
-        /// The key of the other.
+        /// The key of the setting that it requires.
         missing: &'static str,
     },
-    /// A default that can't be used: a mistake in the program, kept from being a panic.
+    /// An invalid default: a bug, reported as an error instead of a panic.
     #[error("the default {value:?} {problem}")]
     Default {
         /// The default.
@@ -113,12 +113,12 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    /// All of them as one; none: there is none.
+    /// Combines errors into one; `None` if there are none.
     pub(super) fn of_all(mut errors: Vec<ConfigError>) -> Option<Self> {
         if errors.len() > 1 { Some(ConfigError::Several(errors)) } else { errors.pop() }
     }
 
-    /// The key whose value is wrong, if it is one's.
+    /// The key whose value is invalid, if the error is about one key.
     pub(super) fn key(&self) -> Option<String> {
         match self {
             ConfigError::Invalid { origin, .. } | ConfigError::Incomplete { origin, .. } => Some(match origin {

@@ -1,4 +1,5 @@
-//! What the daemon bounds, so that no client and no backlog can take it down. Each default has its reason beside it.
+//! The operational limits, which keep any client or backlog from exhausting the daemon. Each default has its reason
+//! next to it.
 
 use crate::domain::{
     bounds::{BATCH_BYTES, Bound},
@@ -7,100 +8,101 @@ use crate::domain::{
 
 use super::{ConfigError, setting, source::Sources, value};
 
-/// Most connections: 10,000 clients and some for people. Each costs a descriptor and some 20 KiB.
+/// Most connections: 10,000 clients and some for operators. Each costs a file descriptor and some 20 KiB.
 const MAX_CONNECTIONS: u64 = 10_240;
 /// Time for the HTTP/2 preface: a client sends it with its first packet, so 5 s allow for a few lost ones.
 const PREFACE_TIMEOUT: Span = Span::from_secs(5);
-/// Time until a first call is let in: programs connect when they start, and some make their first call a moment later. Whoever
-/// connects and makes none costs a place, which others can have by then.
+/// Time until a first call is admitted: programs connect when they start, and some make their first call a moment
+/// later. A connection without a call is closed after this, so that others can use its place.
 const AUTH_TIMEOUT: Span = Span::from_secs(30);
-/// Most streams on one connection. Clients make further calls wait, heartbeats too, so it has to lie above the held
-/// `ClaimNext` calls of one process.
+/// Most streams on one connection. Clients queue further calls, heartbeats too, so it has to be higher than the number
+/// of held `ClaimNext` calls of one process.
 const MAX_CONCURRENT_STREAMS: u64 = 1024;
 /// How often a connection is probed: with the timeout, a dead peer is found within the default ttl of 30 s.
 const KEEPALIVE_INTERVAL: Span = Span::from_secs(20);
-/// Time for the answer to a probe: several round trips of the worst networks.
+/// Time for the answer to a probe: several round trips of a slow network.
 const KEEPALIVE_TIMEOUT: Span = Span::from_secs(10);
 /// Largest request message: gRPC's own default, and twice the largest batch.
 const MAX_MESSAGE_BYTES: u64 = 4 << 20;
-/// The least that lets the largest batch through, with its framing.
+/// The minimum: the largest batch with its framing fits.
 const MAX_MESSAGE_BYTES_MIN: u64 = BATCH_BYTES as u64 + (64 << 10);
-/// Time for a request to arrive: the largest one at 1.2 Mbit/s. It can be this long because it isn't what bounds memory.
+/// Time for a request to arrive: the largest one at 1.2 Mbit/s. It can be this long because memory is bounded by
+/// another limit.
 const REQUEST_TIMEOUT: Span = Span::from_secs(30);
-/// Time for a client to take an answer, or a part of one: twice that, because clients stop to think.
+/// Time for a client to take an answer or a part of one: twice that, because clients pause.
 const ANSWER_TIMEOUT: Span = Span::from_secs(60);
-/// Most calls and streams on all connections: as many `ClaimNext` calls, watches and workers' streams as there may be
-/// (10,000 + 2 x 4096), and 14,000 calls in passing. Each costs some 10 KiB.
+/// Most calls and streams on all connections: as many `ClaimNext` calls, watches and worker streams as the other
+/// limits allow (10,000 + 2 x 4096), and 14,000 short calls. Each costs some 10 KiB.
 const MAX_CALLS: u64 = 32_768;
-/// Most bytes of messages on their way in or out: 64 of the largest requests, 85 of the largest answers.
+/// Most bytes of requests and answers in memory: 64 of the largest requests, 85 of the largest answers.
 const MAX_CALL_BYTES: u64 = 256 << 20;
-/// The least: the largest message that can be allowed has to fit.
+/// The minimum: the largest allowed `max_message_bytes` has to fit.
 const MAX_CALL_BYTES_MIN: u64 = MAX_MESSAGE_BYTES_MAX;
 /// Largest `max_message_bytes`.
 const MAX_MESSAGE_BYTES_MAX: u64 = 64 << 20;
-/// Items of one `Session` that have no answer yet: more than a worker has leases, as a rule, and a thirtieth of `writer_queue`. Each
-/// costs some 200 bytes beside its request, and counts as a call.
+/// Unanswered items of one `Session`: usually more than a worker has leases, and a thirtieth of `writer_queue`. Each
+/// costs some 200 bytes in addition to its request, and counts as a call.
 const MAX_SESSION_CALLS: u64 = 256;
 /// Most open streams: each holds a task and up to one page of what it watches (16 KiB).
 const MAX_WATCHES: u64 = 4096;
 /// Most held claims: one for each worker of a fleet as large as the connections allow.
 const MAX_WAITING: u64 = 10_000;
-/// Most changes that wait for the writer: a fifth of a second's work at full speed. What waits longer is better refused.
+/// Most changes that wait for the writer: 200 ms of work at full speed. Beyond that, refusing is better than waiting.
 const WRITER_QUEUE: u64 = 8192;
-/// Most changes in one transaction: a commit stays below about 10 ms, so the first in it does not wait for the last.
+/// Most changes in one transaction: a commit takes less than about 10 ms, which bounds how long the first change waits
+/// for the last.
 const WRITER_BATCH: u64 = 1024;
-/// Most threads that serve connections, if nobody says how many: the writer keeps up with no more.
+/// Most threads that serve connections by default: more than the writer can keep up with.
 const NETWORK_THREADS: u64 = 16;
 /// Most threads that serve connections.
 const NETWORK_THREADS_MAX: u64 = 64;
-/// Reading connections: as many as a small machine has cores; each has a page cache of its own.
+/// Connections for reading: as many as a small machine has cores; each has a page cache of its own.
 const READERS: u64 = 4;
-/// Most reading connections: beyond, they wait for the disk and only hold memory.
+/// Most connections for reading: further ones would only wait for the disk and use memory.
 const READERS_MAX: u64 = 64;
-/// Largest write-ahead log: large enough to seldom restart it, small enough to be read back in under a second.
+/// Largest write-ahead log: large enough that restarting it is rare, small enough to be read back in under a second.
 const MAX_WAL_BYTES: u64 = 64 << 20;
 
-/// Descriptors that are not for connections: the store's files (three for each of its connections, backups), standard
-/// streams, the runtime, the listener.
+/// File descriptors that are not for connections: the store's files (three for each of its connections, backups), the
+/// standard streams, the runtime, the listener.
 const DESCRIPTORS_KEPT: u64 = 64;
-/// Most connections for metrics and probes: a few scrapers, probes and people, and room for those who ask for nothing.
+/// Most connections for metrics and probes: a few scrapers, probes and people, and some idle ones.
 pub const OPS_CONNECTIONS: usize = 128;
-/// Connections that were told to end and are not gone yet, beyond `max_connections` (`listen/places.rs`), and one that waits
-/// for its place.
+/// Connections that are closing, beyond `max_connections` (`listen/places.rs`), and one that waits for a place.
 const DESCRIPTORS_LEAVING: u64 = 17;
-/// Descriptors of one network thread: its event queue, its waker and what signals need.
+/// File descriptors of one network thread: its event queue, its waker and those for signals.
 const DESCRIPTORS_PER_THREAD: u64 = 4;
-/// Descriptors of one reading connection: the database, its WAL and its shared memory.
+/// File descriptors of one connection for reading: the database, its WAL and its shared memory.
 const DESCRIPTORS_PER_READER: u64 = 3;
 
-/// The daemon's bounds.
+/// The operational limits of the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Most connections at a time; for further ones, those close that have made no call.
+    /// Most connections at a time; beyond that, connections that have made no call are closed.
     pub max_connections: usize,
     /// How long a new connection may take to send the HTTP/2 preface.
     pub preface_timeout: Span,
-    /// How long a new connection may take until a call on it is let in.
+    /// How long a new connection may take until a call on it is admitted.
     pub auth_timeout: Span,
     /// Most calls and streams at a time on one connection.
     pub max_concurrent_streams: u32,
-    /// How often a connection is asked whether its peer is there.
+    /// How often an idle connection is probed with an HTTP/2 PING.
     pub keepalive_interval: Span,
-    /// How long the peer may take to answer that.
+    /// How long the peer may take to answer a probe.
     pub keepalive_timeout: Span,
     /// Largest request message, in bytes.
     pub max_message_bytes: usize,
     /// How long a request may take to arrive.
     pub request_timeout: Span,
-    /// How long a client may leave answers untaken.
+    /// How long a client may leave answers unread.
     pub answer_timeout: Span,
     /// Most calls and streams at a time, on all connections.
     pub max_calls: usize,
-    /// Most bytes of messages that are received, carried out or not taken yet.
+    /// Most bytes of requests that are received or executed, and of answers that are not sent yet.
     pub max_call_bytes: usize,
     /// Most open streams at a time.
     pub max_watches: usize,
-    /// Most items of one `Session` that have no answer yet.
+    /// Most unanswered items of one `Session`.
     pub max_session_calls: usize,
     /// Most held `ClaimNext` calls at a time.
     pub max_waiting: usize,
@@ -110,13 +112,13 @@ pub struct Limits {
     pub writer_batch: usize,
     /// Threads that serve connections.
     pub network_threads: usize,
-    /// Connections to the store that read.
+    /// Connections to the store for reading.
     pub readers: usize,
     /// Largest write-ahead log, in bytes.
     pub max_wal_bytes: u64,
 }
 
-/// How many threads serve connections where so many were asked for; 0: one for each processor.
+/// The number of threads that serve connections for a configured number; 0: one for each processor.
 fn network_threads(wanted: u64) -> usize {
     let processors = || std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
     (if wanted == 0 { processors().min(NETWORK_THREADS) } else { wanted }) as usize
@@ -190,7 +192,7 @@ impl Limits {
         })
     }
 
-    /// Lowers `max_connections` to what a limit on open files leaves for it. Returns what to warn of.
+    /// Lowers `max_connections` so that it fits the limit on open files. Returns a warning if it did.
     pub fn fit_to_descriptors(&mut self, open_files: u64) -> Option<String> {
         let for_threads = DESCRIPTORS_PER_THREAD * self.network_threads as u64;
         let kept = DESCRIPTORS_KEPT
@@ -236,7 +238,7 @@ impl Limits {
     }
 }
 
-/// A length as `GetServerInfo` shows it.
+/// A duration as `GetServerInfo` shows it.
 pub(super) fn span_bound(name: &'static str, value: Span, meaning: &'static str) -> Bound {
     Bound { name, value: value.micros(), unit: "microseconds", meaning }
 }

@@ -1,5 +1,5 @@
-//! What the daemon is told: flags, `SAGAD_…` variables and a TOML file become one validated [`Config`]. Every
-//! operational limit and its default stands here; the contract's own bounds stand in [`crate::domain::bounds`].
+//! The daemon's configuration: flags, `SAGAD_…` variables and a TOML file are merged into one validated [`Config`].
+//! Every operational limit and its default is here; the contract's own bounds are in [`crate::domain::bounds`].
 
 mod args;
 mod error;
@@ -28,7 +28,7 @@ pub use setting::{Setting, SettingValue};
 use crate::domain::{bounds::Bound, time::Span};
 use source::Sources;
 
-/// The keys, and the merge with any environment, for the fuzzer: with the feature `fuzzing`, which no release has.
+/// The keys, and the merge with a given environment, for the fuzzer: with the feature `fuzzing`, which no release has.
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing {
     use std::ffi::OsString;
@@ -36,81 +36,81 @@ pub mod fuzzing {
     pub use super::args::KEYS;
     use super::{Config, ConfigError, ServeArgs};
 
-    /// Merges a command line with an environment and the file that either names.
+    /// Merges a command line with an environment and the file that either of them names.
     pub fn merge(args: &ServeArgs, environment: &dyn Fn(&str) -> Option<OsString>) -> Result<Config, ConfigError> {
         Config::merge(args, environment)
     }
 }
 
-/// Where the daemon listens when nothing is said: this machine only.
+/// Default address: reachable from this machine only.
 pub const LISTEN: &str = "127.0.0.1:7420";
-/// Where the store lies when nothing is said.
+/// Default directory of the store.
 pub const DATA: &str = "./sagad-data";
-/// How long leases are kept after the coordinator was away: a worker with the default ttl of 30 s heartbeats every 10 s,
-/// so each one that is alive does so within it.
+/// How long leases are kept after the coordinator was away. A worker with the default TTL of 30 s heartbeats every 10
+/// s, so each live worker heartbeats within it.
 pub const RESTART_GRACE: Span = Span::from_secs(10);
-/// Longest restart grace: beyond an hour it hides dead workers instead of forgiving live ones.
+/// Longest restart grace: a longer one would only keep the leases of dead workers.
 pub const RESTART_GRACE_MAX: Span = Span::from_secs(3600);
-/// How long the daemon may take to end: below the half minute after which service managers kill.
+/// How long the daemon may take to stop: less than the 30 s after which service managers kill it.
 pub const DRAIN_GRACE: Span = Span::from_secs(10);
-/// Shortest drain grace: what closing connections and the store may take by themselves.
+/// Shortest drain grace: the time that closing the connections and the store can take.
 pub const DRAIN_GRACE_MIN: Span = Span::from_secs(1);
 /// Longest drain grace.
 pub const DRAIN_GRACE_MAX: Span = Span::from_secs(600);
-/// The share of calls that are traced when nothing is said: enough to see what is usual, little enough to cost nothing.
+/// Default fraction of calls that are traced: enough to see typical calls, at negligible cost.
 pub const TRACE_SAMPLE: f64 = 0.01;
-/// What is logged when nothing is said.
+/// Default log filter.
 pub const LOG: &str = "info";
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Text, for people.
     #[default]
     Text,
-    /// An object a line, for collectors.
+    /// One JSON object per line, for collectors.
     Json,
 }
 
-/// All that the daemon is told, validated.
+/// The validated configuration of the daemon.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Where to listen.
     pub listen: Listen,
     /// The directory that holds the store.
     pub data: PathBuf,
-    /// How long leases are kept after the coordinator was away. Up to [`RESTART_GRACE_MAX`], zero allowed.
+    /// How long leases are kept after the coordinator was away, from zero to [`RESTART_GRACE_MAX`].
     pub restart_grace: Span,
-    /// How long the daemon may take to end, [`DRAIN_GRACE_MIN`] to [`DRAIN_GRACE_MAX`].
+    /// How long the daemon may take to stop, [`DRAIN_GRACE_MIN`] to [`DRAIN_GRACE_MAX`].
     pub drain_grace: Span,
     /// How log lines look.
     pub log_format: LogFormat,
-    /// Which of them are written: levels by target, as `tracing_subscriber::filter::Targets` has them; known to parse.
+    /// The log filter: levels by target, in the syntax of `tracing_subscriber::filter::Targets`; known to parse.
     pub log: String,
     /// Listen beyond this machine, though TLS or principals are missing.
     pub insecure: bool,
-    /// The files that say who may connect and call.
+    /// The files that decide who may connect and call.
     pub security: Security,
-    /// What is kept for how long.
+    /// How long ended sagas are kept.
     pub retention: Retention,
-    /// Where metrics and probes are served, if they are. Port 0: any free one.
+    /// The address of metrics and probes, if they are served. Port 0: any free one.
     pub ops_listen: Option<SocketAddr>,
-    /// The collector that traces are sent to by OTLP over gRPC, if there is one.
+    /// The collector to which traces are sent by OTLP over gRPC, if any.
     pub otlp_endpoint: Option<String>,
-    /// The share of calls that are traced though their client does not say so: 0 to 1.
+    /// The fraction of calls traced without the client asking for it, 0 to 1.
     pub trace_sample: f64,
-    /// What the daemon bounds.
+    /// The operational limits.
     pub limits: Limits,
 }
 
-/// A configuration with where it comes from.
+/// A configuration together with the source of each setting.
 #[derive(Clone, Debug)]
 pub struct Explained {
-    /// What the daemon goes by.
+    /// The configuration.
     pub config: Config,
     /// The file, if one was named.
     pub file: Option<PathBuf>,
-    /// Each key with its value and who said that.
+    /// Each key with its value and source.
     pub settings: Vec<Setting>,
 }
 
@@ -127,14 +127,14 @@ impl Explained {
     fn merge(args: &ServeArgs, environment: &source::Environment<'_>) -> Result<Self, ConfigError> {
         let mut sources = Sources::gather(args, environment)?;
         let mut errors = sources.unknown_keys();
-        // All that is wrong is told at once: a value that is, is passed over, and the rest is read again.
+        // All errors are reported at once: an invalid value is ignored, and the rest is read again.
         let config = loop {
             let error = match Config::read(&sources) {
                 Ok(config) => break Some(config),
                 Err(error) => error,
             };
             let passed_over = error.key().is_some_and(|key| sources.pass_over(&key));
-            // What others can reach is judged once all else is right.
+            // Which machines can reach the ports is checked only once all else is valid.
             if !matches!(error, ConfigError::Exposed { .. }) || errors.is_empty() {
                 errors.push(error);
             }
@@ -155,10 +155,10 @@ impl Explained {
 }
 
 impl Config {
-    /// Merges a command line with the process's environment and the file that either names.
+    /// Merges a command line with the process's environment and the file that either of them names.
     ///
     /// # Errors
-    /// All that is wrong, each with the flag, variable or key that said it.
+    /// All invalid values, each with its flag, variable or key.
     pub fn load(args: &ServeArgs) -> Result<Self, ConfigError> {
         Explained::load(args).map(|explained| explained.config)
     }
@@ -201,7 +201,7 @@ impl Config {
         self.listen.is_exposed()
     }
 
-    /// What is configured and bounds something, as `GetServerInfo` shows it behind the contract's bounds.
+    /// The configured limits, as `GetServerInfo` lists them after the contract's bounds.
     pub fn bounds(&self) -> Vec<Bound> {
         let mut bounds =
             vec![limits::span_bound("drain_grace", self.drain_grace, "longest time that the daemon takes to end")];

@@ -1,4 +1,4 @@
-//! For how long sagas that have ended are kept, and where they are written before they go.
+//! How long ended sagas are kept, and where they are archived before they are purged.
 
 use std::path::PathBuf;
 
@@ -6,23 +6,23 @@ use crate::domain::{saga::State, time::Span};
 
 use super::{ConfigError, setting, source::Sources, value};
 
-/// Shortest age: below it a saga is gone before anybody has looked.
+/// Shortest age: with a shorter one a saga is purged before anybody can look at it.
 pub const AGE_MIN: Span = Span::from_secs(1);
-/// Longest age, ten years: beyond it, "forever" is meant.
+/// Longest age, ten years: for more, use "forever".
 pub const AGE_MAX: Span = Span::from_secs(315_576_000);
 
-/// What is kept for how long. By default everything, for ever.
+/// How long sagas are kept, by state. By default forever.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// Completed sagas: for so long after their last change; none: for ever.
+    /// Age of completed sagas, from their last change; `None`: forever.
     pub completed: Option<Span>,
-    /// Failed ones.
+    /// Age of failed sagas.
     pub failed: Option<Span>,
-    /// Compensated ones.
+    /// Age of compensated sagas.
     pub compensated: Option<Span>,
-    /// Quarantined ones.
+    /// Age of quarantined sagas.
     pub quarantined: Option<Span>,
-    /// An existing directory in which each saga is written before it is purged.
+    /// An existing directory to which each saga is written before it is purged.
     pub export: Option<PathBuf>,
 }
 
@@ -38,7 +38,7 @@ impl Retention {
         })
     }
 
-    /// The states that are not kept for ever, each with its age.
+    /// The states that are not kept forever, each with its age.
     pub fn ages(&self) -> Vec<(State, Span)> {
         let ages = [
             (State::Completed, self.completed),

@@ -1,4 +1,4 @@
-//! The files that say who may connect and call: named here, read where they are used.
+//! The paths of the files that decide who may connect and call. The files are read where they are used.
 
 use std::path::PathBuf;
 
@@ -7,24 +7,24 @@ use super::{ConfigError, setting, source::Sources, value};
 /// Who may connect and call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Security {
-    /// TLS is spoken; else plain HTTP/2.
+    /// The TLS files; `None`: plain HTTP/2.
     pub tls: Option<TlsFiles>,
-    /// Who may call, and what; none: everybody, everything.
+    /// The file of principals; `None`: every client may make every call.
     pub principals: Option<PathBuf>,
-    /// Clients may ask what rpcs there are.
+    /// Whether gRPC reflection is served.
     pub reflection: bool,
 }
 
 /// PEM files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// The server's certificate, and those between it and its CA.
+    /// The server's certificate, followed by the intermediate ones.
     pub cert: PathBuf,
-    /// Its private key.
+    /// The private key of that certificate.
     pub key: PathBuf,
-    /// The CAs of clients, each of which then needs a certificate.
+    /// The CAs of client certificates; if set, every client needs a certificate.
     pub client_ca: Option<PathBuf>,
-    /// The lists of certificates that those CAs revoked.
+    /// The revocation lists (CRLs) of those CAs.
     pub client_crl: Option<PathBuf>,
 }
 
@@ -58,7 +58,7 @@ impl Security {
         Ok(Security { tls, principals, reflection })
     }
 
-    /// What other machines should not reach the port without, and what follows from that.
+    /// Describes which protection is missing for a port that other machines can reach, and the consequence.
     pub(super) fn missing(&self) -> Option<&'static str> {
         match (&self.tls, &self.principals) {
             (Some(_), Some(_)) => None,

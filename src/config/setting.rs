@@ -1,14 +1,14 @@
-//! A setting as it is in effect, for people who ask: its value in the syntax of the file, and who said it.
+//! A setting in effect: its value in the syntax of the file, and its source.
 
 use std::{fmt, path::PathBuf};
 
 use super::{LogFormat, Origin, value::SIZE_UNITS};
 use crate::domain::time::Span;
 
-/// Keys whose values are shown to nobody. There are none yet: what is a secret is put here along with its key.
+/// Keys whose values are never shown. There are none yet; add a key that holds a secret here.
 pub(super) const SECRETS: &[&str] = &[];
 
-/// What is shown in place of a secret. It is no value that a file takes.
+/// Shown in place of a secret. It is not a valid value in a file.
 pub(super) const HIDDEN: &str = "(secret)";
 
 /// A setting in effect.
@@ -16,16 +16,16 @@ pub(super) const HIDDEN: &str = "(secret)";
 pub struct Setting {
     /// Its key in the file.
     pub key: &'static str,
-    /// Its value; nothing where that is a secret.
+    /// Its value; `None` if it is a secret.
     pub value: Option<SettingValue>,
-    /// Who said it; nobody: it is the default.
+    /// Its source; `None`: the default.
     pub origin: Option<Origin>,
 }
 
-/// The value of a setting. Its `Display` is TOML, which a file takes as it is.
+/// The value of a setting. Its `Display` is valid TOML.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SettingValue {
-    /// A string: lengths of time, sizes, addresses, paths, words.
+    /// A string: durations, sizes, addresses, paths, words.
     Text(String),
     /// A whole number.
     Count(u64),
@@ -34,7 +34,7 @@ pub enum SettingValue {
 }
 
 impl Setting {
-    /// The value as the file takes it, or that it is a secret.
+    /// The value in the syntax of the file, or a placeholder for a secret.
     pub fn shown(&self) -> String {
         self.value.as_ref().map_or_else(|| HIDDEN.to_owned(), ToString::to_string)
     }
@@ -50,7 +50,7 @@ impl fmt::Display for SettingValue {
     }
 }
 
-/// A basic string on one line, whatever is in it, and with nothing in it that could move a cursor.
+/// Writes a basic TOML string on one line, with all control characters escaped.
 fn quoted(text: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     f.write_str("\"")?;
     for c in text.chars() {
@@ -63,12 +63,12 @@ fn quoted(text: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     f.write_str("\"")
 }
 
-/// What reads as its own text.
+/// Values that are written as their own text.
 pub(super) fn text(value: &impl ToString) -> SettingValue {
     SettingValue::Text(value.to_string())
 }
 
-/// A file, or none.
+/// A path, or none.
 pub(super) fn file(value: &Option<PathBuf>) -> SettingValue {
     SettingValue::Text(value.as_ref().map(|file| file.display().to_string()).unwrap_or_default())
 }

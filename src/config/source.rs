@@ -1,4 +1,4 @@
-//! Who said what: a flag wins over a variable, a variable over the file.
+//! The sources of values: a flag overrides a variable, a variable overrides the file.
 
 use std::{
     cell::RefCell,
@@ -19,18 +19,18 @@ use super::{
 /// Looks up an environment variable.
 pub(crate) type Environment<'a> = dyn Fn(&str) -> Option<OsString> + 'a;
 
-/// All places that values come from, and what was found there.
+/// All sources of values, and the values found there.
 pub(super) struct Sources<'a> {
     args: &'a ServeArgs,
     environment: &'a Environment<'a>,
     file: Option<File>,
     secrets: &'a [&'a str],
     settings: RefCell<Vec<Setting>>,
-    /// Keys whose value is known to be wrong: their defaults stand in, so that the rest can be looked at.
+    /// Keys whose value is known to be invalid: their defaults are used, so that the rest can be checked.
     passed_over: BTreeSet<&'static str>,
 }
 
-/// The file: its keys with where they stand.
+/// The configuration file: its keys and their positions.
 struct File {
     path: PathBuf,
     text: String,
@@ -38,7 +38,7 @@ struct File {
 }
 
 impl<'a> Sources<'a> {
-    /// Reads the file, if `--config` or `SAGAD_CONFIG` names one.
+    /// Reads the file that `--config` or `SAGAD_CONFIG` names, if any.
     pub(super) fn gather(args: &'a ServeArgs, environment: &'a Environment<'a>) -> Result<Self, ConfigError> {
         let settings = RefCell::new(Vec::with_capacity(KEYS.len()));
         let passed_over = BTreeSet::new();
@@ -53,7 +53,7 @@ impl<'a> Sources<'a> {
         Ok(sources)
     }
 
-    /// The value of a key, from whoever may say it first. What it is, and who said it, is kept for those who ask.
+    /// Reads a key from the first source that has it, and records the value and its source as a [`Setting`].
     pub(super) fn read<T>(
         &self,
         key: &'static str,
@@ -77,7 +77,7 @@ impl<'a> Sources<'a> {
         Ok(value)
     }
 
-    /// The file's keys that mean nothing.
+    /// The unknown keys of the file.
     pub(super) fn unknown_keys(&self) -> Vec<ConfigError> {
         let Some(file) = &self.file else { return Vec::new() };
         let unknown = file.table.keys().filter(|key| !KEYS.contains(&key.get_ref().as_str()));
@@ -95,19 +95,20 @@ impl<'a> Sources<'a> {
         told.collect()
     }
 
-    /// Passes over the value of a key from now on, and forgets what was read; false if that changes nothing.
+    /// Ignores the value of a key from now on and forgets all values that were read; false if the key was ignored
+    /// already.
     pub(super) fn pass_over(&mut self, key: &str) -> bool {
         self.settings.borrow_mut().clear();
         let key = KEYS.iter().find(|known| **known == key);
         key.is_some_and(|key| self.passed_over.insert(key))
     }
 
-    /// Who said the value of a key that was read.
+    /// The source of a key that was read.
     pub(super) fn origin(&self, key: &str) -> Option<Origin> {
         self.settings.borrow().iter().find(|setting| setting.key == key)?.origin.clone()
     }
 
-    /// The file, if one was named, and all that was read, in that order.
+    /// The file, if any, and all settings that were read, in the order of reading.
     pub(super) fn told(self) -> (Option<PathBuf>, Vec<Setting>) {
         (self.file.map(|file| file.path), self.settings.into_inner())
     }
@@ -137,7 +138,7 @@ impl<'a> Sources<'a> {
         }
     }
 
-    /// A variable that is set and not empty: an empty one is how a container's environment says nothing.
+    /// A variable that is set and not empty: container environments leave a variable empty to mean unset.
     fn variable(&self, key: &str) -> Result<Option<(Origin, String)>, ConfigError> {
         let variable = format!("SAGAD_{}", key.to_uppercase());
         match (self.environment)(&variable).map(OsString::into_string) {
@@ -149,7 +150,7 @@ impl<'a> Sources<'a> {
     }
 }
 
-/// What an error tells of a value that is refused. Addresses may have a password in them, which is why they are refused.
+/// How an error shows an invalid value. URLs may contain a password, which is also why such URLs are refused.
 fn told(key: &str, value: &str) -> String {
     if key == "otlp_endpoint" { value::without_password(value) } else { value::without_passwords(value) }
 }
@@ -162,7 +163,7 @@ fn read(path: PathBuf) -> Result<File, ConfigError> {
     let table: BTreeMap<Spanned<String>, Value> = match toml::from_str(&text) {
         Ok(table) => table,
         Err(error) => {
-            // It quotes the line.
+            // The message of the TOML parser quotes the line.
             let problem = value::without_passwords(error.to_string().trim_end());
             return Err(ConfigError::Malformed { file: path, problem });
         }
@@ -171,15 +172,15 @@ fn read(path: PathBuf) -> Result<File, ConfigError> {
 }
 
 impl File {
-    /// The line that a key begins on, from 1.
+    /// The line of a key, from 1.
     fn line(&self, key: &Spanned<String>) -> usize {
         1 + self.text.bytes().take(key.span().start).filter(|byte| *byte == b'\n').count()
     }
 }
 
-/// The key that somebody may have meant: of this name but for dashes, or a slip or two away.
+/// The key that was probably meant: the same name with dashes, or one that differs by one or two letters.
 fn meant(key: &str) -> Option<&'static str> {
-    /// An inserted, a missing, a swapped and a wrong letter are one each; more, and it is another word.
+    /// Edit distance: an inserted, missing, swapped or wrong letter counts as one.
     const SLIPS: usize = 2;
     let key = key.replace('-', "_").to_lowercase();
     let near = KEYS.iter().map(|known| (strsim::osa_distance(&key, known), *known)).min()?;

@@ -1,5 +1,5 @@
-//! Text to values: one parser for each kind, whoever said it. A parser's error continues a sentence that begins with
-//! the value.
+//! Parsers from text to values, one for each kind, for all sources. A parser's error continues a sentence that begins
+//! with the value.
 
 use std::{fmt::Display, net::SocketAddr, path::PathBuf};
 
@@ -15,7 +15,7 @@ pub(super) const SIZE_UNITS: [(&str, u64); 3] = [("KiB", 1 << 10), ("MiB", 1 << 
 /// What a parser returns.
 pub(super) type Parsed<T> = Result<T, String>;
 
-/// A default through its parser.
+/// Parses a default.
 pub(super) fn known<T>(value: &'static str, parse: impl Fn(&str) -> Parsed<T>) -> Result<T, ConfigError> {
     parse(value).map_err(|problem| ConfigError::Default { value, problem })
 }
@@ -25,12 +25,12 @@ pub(super) fn address(text: &str) -> Parsed<SocketAddr> {
     text.parse().map_err(|_| "is not an IP address with a port, such as 127.0.0.1:7420 or [::1]:7420".to_owned())
 }
 
-/// An IP address and a port, or nothing at all.
+/// An IP address and a port; the empty text is `None`.
 pub(super) fn address_or_none(text: &str) -> Parsed<Option<SocketAddr>> {
     if text.is_empty() { Ok(None) } else { address(text).map(Some) }
 }
 
-/// The address of a gRPC server, or nothing at all.
+/// The URL of a gRPC server; the empty text is `None`.
 pub(super) fn url_or_none(text: &str) -> Parsed<Option<String>> {
     let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
     match rest {
@@ -44,7 +44,7 @@ pub(super) fn url_or_none(text: &str) -> Parsed<Option<String>> {
     }
 }
 
-/// An address without the user and the password that may stand in it, for errors.
+/// A URL without its user and password, for errors.
 pub(super) fn without_password(address: &str) -> String {
     let (scheme, rest) = address.split_once("://").map_or(("", address), |(scheme, rest)| (scheme, rest));
     match rest.rsplit_once('@') {
@@ -54,7 +54,7 @@ pub(super) fn without_password(address: &str) -> String {
     }
 }
 
-/// The same for all addresses in a text.
+/// A text with the users and passwords removed from all its URLs.
 pub(super) fn without_passwords(text: &str) -> String {
     let ends = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`');
     let words = text
@@ -63,7 +63,7 @@ pub(super) fn without_passwords(text: &str) -> String {
     words.collect()
 }
 
-/// A share of a whole.
+/// A fraction from 0 to 1.
 pub(super) fn share(text: &str) -> Parsed<f64> {
     let share = text.parse::<f64>().ok().filter(|share| (0.0..=1.0).contains(share));
     share.ok_or_else(|| "is not a share between 0 and 1, such as \"0.01\"".to_owned())
@@ -74,7 +74,7 @@ pub(super) fn path(text: &str) -> Parsed<PathBuf> {
     if text.is_empty() { Err("is empty: a directory is needed".to_owned()) } else { Ok(text.into()) }
 }
 
-/// A length within bounds, both included; none: `forever`.
+/// A duration within inclusive bounds, or `forever`, which is `None`.
 pub(super) fn age(least: Span, most: Span) -> impl Fn(&str) -> Parsed<Option<Span>> {
     move |text| {
         if text == "forever" {
@@ -85,7 +85,7 @@ pub(super) fn age(least: Span, most: Span) -> impl Fn(&str) -> Parsed<Option<Spa
     }
 }
 
-/// A file; the empty text is none.
+/// A path; the empty text is `None`.
 pub(super) fn file(text: &str) -> Parsed<Option<PathBuf>> {
     Ok(Some(text).filter(|text| !text.is_empty()).map(PathBuf::from))
 }
@@ -116,10 +116,10 @@ pub(super) fn flag(text: &str) -> Parsed<bool> {
     }
 }
 
-/// A length within bounds, both included.
+/// A duration within inclusive bounds.
 pub(super) fn span(least: Span, most: Span) -> impl Fn(&str) -> Parsed<Span> {
     move |text| {
-        // The one number that needs no unit.
+        // Zero is the only number that needs no unit.
         let length = if text == "0" { Ok(std::time::Duration::ZERO) } else { humantime::parse_duration(text) };
         let length = length.map_err(|_| "is not a length of time, such as 500ms, 30s, 5m or 1h30m".to_owned())?;
         let span = i64::try_from(length.as_micros()).ok().and_then(Span::from_micros);
@@ -127,12 +127,12 @@ pub(super) fn span(least: Span, most: Span) -> impl Fn(&str) -> Parsed<Span> {
     }
 }
 
-/// A count within bounds, both included.
+/// A count within inclusive bounds.
 pub(super) fn count(least: u64, most: u64) -> impl Fn(&str) -> Parsed<u64> {
     move |text| within(text.parse().map_err(|_| "is not a whole number".to_owned())?, least, most)
 }
 
-/// A number of bytes, with or without a binary unit, within bounds, both included.
+/// A number of bytes, with or without a binary unit, within inclusive bounds.
 pub(super) fn size(least: u64, most: u64) -> impl Fn(&str) -> Parsed<u64> {
     move |text| {
         let (digits, unit) = SIZE_UNITS

@@ -1,15 +1,16 @@
-//! What is valid and yet hardly meant, for whoever asks before the daemon starts.
+//! Warnings about settings that are valid but probably not intended, for `sagad config check`.
 
 use super::{Config, Explained, Setting, args::KEYS};
 use crate::domain::bounds::ANSWER_KEPT;
 
-/// Letters that may be wrong in a variable's name, where the key is long enough to be told from other words.
+/// Most wrong letters in the name of a variable that is still taken for a typing error, for keys long enough to differ
+/// from other words.
 const SLIPS: usize = 2;
-/// Keys of fewer letters are no further than one slip from what is meant for them.
+/// For keys shorter than this, one wrong letter at most is taken for a typing error.
 const SHORT: usize = 6;
 
 impl Explained {
-    /// What should be looked at. `variables` are the names of those that are set, sagad's and all others.
+    /// All warnings. `variables` are the names of all variables that are set, sagad's and others.
     pub fn warnings(&self, variables: impl IntoIterator<Item = String>) -> Vec<String> {
         let mut warnings: Vec<String> = self
             .needless_insecure()
@@ -52,7 +53,7 @@ impl Explained {
         })
     }
 
-    /// A bound that somebody set above the one on all calls, which count in both.
+    /// A limit set above `max_calls`: the calls it limits count for both.
     fn beyond(&self, key: &str) -> Option<String> {
         let limits = &self.config.limits;
         let value = match key {
@@ -65,7 +66,7 @@ impl Explained {
         (value > most).then(|| format!("{origin}: {value} is never reached, because max_calls is {most}"))
     }
 
-    /// An age at which sagas go while answers that name them are kept still.
+    /// A retention age shorter than the time for which answers that name the saga are kept.
     fn short_retention(&self) -> Option<String> {
         let (state, age) = self.config.retention.ages().into_iter().min_by_key(|(_, age)| *age)?;
         (age < ANSWER_KEPT).then(|| {
@@ -83,7 +84,7 @@ impl Explained {
 }
 
 impl Config {
-    /// Tokens that travel where others can read them.
+    /// Tokens that are sent without TLS.
     pub fn tokens_in_the_open(&self) -> Option<String> {
         let open = self.is_exposed() && self.security.tls.is_none() && self.security.principals.is_some();
         open.then(|| {
@@ -95,8 +96,8 @@ impl Config {
     }
 }
 
-/// A variable that is nearly one of the daemon's. Unlike the keys of the file, variables can't be refused for being
-/// unknown: workers have some of their own, and so have service managers.
+/// A variable whose name is close to that of a setting. Unlike unknown keys of the file, unknown variables can't be
+/// refused: workers and service managers have variables of their own.
 fn misspelt(name: &str) -> Option<String> {
     let key = name.to_lowercase().strip_prefix("sagad_")?.to_owned();
     let known = |wanted: &str| name == format!("SAGAD_{}", wanted.to_uppercase());
@@ -130,7 +131,8 @@ mod tests {
         ] {
             assert!(misspelt(name).is_some_and(|text| text.contains(name) && text.contains(meant)), "{name}");
         }
-        // The clients', the workers', the tests', and what Kubernetes sets for a service of that name.
+        // Variables of the client, of workers and of the tests, and those that Kubernetes sets for a service named
+        // sagad.
         let others = "SERVER TOKEN OWNER ACTOR TASK_ID SAGA_ID QUEUE ATTEMPT ISSUE BRANCH WORKTREE PAYLOAD_FILE KIND \
                       TARGET REASON POSITION MUTANT SEEDS CI_TOOLS PORT SERVICE_HOST SERVICE_PORT PORT_7420_TCP";
         let others = others.split_whitespace().map(|name| format!("SAGAD_{name}"));
