@@ -23,7 +23,7 @@ use tracing_subscriber::{
 
 use crate::{
     config::LogFormat,
-    domain::characters::{Printing, printable_lines},
+    domain::characters::{PrintableWriter, printable_lines},
 };
 pub use output::{JsonLines, Line, Output, Reports};
 
@@ -109,7 +109,7 @@ fn fields() -> impl for<'writer> FormatFields<'writer> {
             };
             write!(writer, "{begin}{}{between}{end}", field.name().trim_start_matches("r#"))?;
         }
-        write!(Printing(writer), "{value:?}")
+        write!(PrintableWriter(writer), "{value:?}")
     };
     format::debug_fn(field).delimited(" ")
 }

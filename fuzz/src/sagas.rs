@@ -12,7 +12,7 @@ use sagad::{
         compensation::{Compensation, CompensationSpec, CompensationState},
         event::{Event, EventType, Resolution, StaleMark},
         ids::{FencingToken, Malformed, OwnerId, QueueName, Revision, SagaId, TaskId},
-        lease::{Absence, HolderEnd, Lease, LeasePurpose, StaleCause, Standing},
+        lease::{ReturnGrace, HolderEnd, Lease, LeasePurpose, StaleCause, Standing},
         policy::{FailureAction, Policy, StaleAction},
         saga::{CancelRequest, Reservation, Saga, State},
         text::{Actor, Blob, Kind, Labels, Text},
@@ -238,9 +238,9 @@ pub fn event(u: &mut Unstructured<'_>, saga: &Saga) -> Result<Event> {
 
 /// What is derived from a saga; the schema wants it to agree with the state.
 pub fn derived(saga: &Saga, now: Timestamp) -> Derived {
-    let absence = Absence::default();
-    let ready = saga.ready_for(now, &absence);
-    Derived { ready, due: transition::next_due(saga, now, &absence) }
+    let grace = ReturnGrace::default();
+    let ready = saga.ready_for(now, &grace);
+    Derived { ready, due: transition::next_due(saga, now, &grace) }
 }
 
 /// A saga from what was to what is, or as a new one, by the rules' own derivation at a time.
@@ -306,6 +306,6 @@ impl Stored {
 
     /// A moment to look at it.
     pub fn moment(&self) -> Moment {
-        Moment { now: Timestamp::from_micros(1_800_000_000_000_000), absence: Absence::default() }
+        Moment { now: Timestamp::from_micros(1_800_000_000_000_000), grace: ReturnGrace::default() }
     }
 }

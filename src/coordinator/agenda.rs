@@ -8,9 +8,9 @@ use std::collections::{BTreeSet, HashMap};
 
 use crate::domain::{
     ids::QueueName,
-    lease::{Absence, LeasePurpose},
+    lease::{LeasePurpose, ReturnGrace},
     time::Timestamp,
-    transition::{Due, ReadyAfterDue},
+    transition::{Due, ReadyPurposes},
 };
 
 use super::{RowHasher, RowId};
@@ -23,7 +23,7 @@ pub struct NextDue {
     /// The saga's queue.
     pub queue: QueueName,
     /// For which purposes it may be ready then.
-    pub ready: ReadyAfterDue,
+    pub ready: ReadyPurposes,
 }
 
 /// Sagas ordered by when something is due to them.
@@ -54,8 +54,8 @@ pub struct Agenda {
 
 impl Agenda {
     /// Sets or clears what is due to a saga.
-    pub fn set(&mut self, id: RowId, next: Option<NextDue>, absence: &Absence) {
-        let entry = next.map(|next| Entry { at: next.due.effective(absence), next });
+    pub fn set(&mut self, id: RowId, next: Option<NextDue>, grace: &ReturnGrace) {
+        let entry = next.map(|next| Entry { at: next.due.effective(grace), next });
         let place = |entry: &Option<Entry>| entry.as_ref().map(|entry| (entry.at, entry.next.ready));
         let after = entry.clone();
         let before = match entry {
@@ -80,7 +80,7 @@ impl Agenda {
     }
 
     fn link(&mut self, id: RowId, at: Timestamp, next: &NextDue) {
-        if next.ready == ReadyAfterDue::default() {
+        if next.ready == ReadyPurposes::default() {
             return;
         }
         let OfQueue { execute, compensate } = self.by_queue.entry(next.queue.clone()).or_default();
@@ -126,12 +126,12 @@ impl Agenda {
     }
 
     /// Recomputes all due times after an absence. Not within a turn.
-    pub fn after_absence(&mut self, absence: &Absence) {
+    pub fn after_absence(&mut self, grace: &ReturnGrace) {
         self.order.clear();
         self.by_queue.clear();
         let mut entries = std::mem::take(&mut self.entries);
         for (id, Entry { at, next }) in &mut entries {
-            *at = next.due.effective(absence);
+            *at = next.due.effective(grace);
             self.order.insert((*at, *id));
             self.link(*id, *at, next);
         }
@@ -153,51 +153,51 @@ mod tests {
     }
 
     fn of(due: Due, queue: &str, state: State) -> Option<NextDue> {
-        Some(NextDue { due, queue: QueueName::parse(queue).unwrap(), ready: ReadyAfterDue::of_state(state) })
+        Some(NextDue { due, queue: QueueName::parse(queue).unwrap(), ready: ReadyPurposes::of_state(state) })
     }
 
     #[test]
     fn it_is_in_order_and_follows_changes() {
-        let absence = Absence::default();
+        let grace = ReturnGrace::default();
         let mut agenda = Agenda::default();
-        let due = |t| of(Due { at: at(t), running_since: Some(at(0)) }, "q", State::Running);
-        agenda.set(RowId(1), due(30), &absence);
-        agenda.set(RowId(2), due(20), &absence);
+        let due = |t| of(Due { at: at(t), grace_reference: Some(at(0)) }, "q", State::Running);
+        agenda.set(RowId(1), due(30), &grace);
+        agenda.set(RowId(2), due(20), &grace);
         assert_eq!(agenda.next(), Some(at(20)));
         assert_eq!(agenda.due_by(at(19)), None);
         assert_eq!(agenda.due_by(at(20)), Some(RowId(2)));
         assert!(agenda.is_due(RowId(2), at(20)) && !agenda.is_due(RowId(1), at(20)));
-        agenda.set(RowId(2), due(40), &absence);
+        agenda.set(RowId(2), due(40), &grace);
         assert_eq!(agenda.due_by(at(30)), Some(RowId(1)));
-        agenda.set(RowId(1), None, &absence);
-        agenda.set(RowId(2), None, &absence);
+        agenda.set(RowId(1), None, &grace);
+        agenda.set(RowId(2), None, &grace);
         assert_eq!(agenda.next(), None);
     }
 
     #[test]
     fn p6_an_absence_puts_leases_off_but_not_delays() {
         let mut agenda = Agenda::default();
-        let absence = Absence::default();
-        agenda.set(RowId(1), of(Due { at: at(30), running_since: Some(at(0)) }, "q", State::Running), &absence);
-        agenda.set(RowId(2), of(Due { at: at(40), running_since: None }, "q", State::Planned), &absence);
-        agenda.after_absence(&Absence { returned_at: at(50), grace: Span::from_micros(100).unwrap() });
+        let grace = ReturnGrace::default();
+        agenda.set(RowId(1), of(Due { at: at(30), grace_reference: Some(at(0)) }, "q", State::Running), &grace);
+        agenda.set(RowId(2), of(Due { at: at(40), grace_reference: None }, "q", State::Planned), &grace);
+        agenda.after_absence(&ReturnGrace { returned_at: at(50), length: Span::from_micros(100).unwrap() });
         assert_eq!(agenda.due_by(at(149)), Some(RowId(2)));
         let execute =
             |agenda: &Agenda, t| agenda.due_for(LeasePurpose::Execute, &QueueName::parse("q").unwrap(), at(t));
         assert_eq!(execute(&agenda, 149), Some(RowId(2)));
-        agenda.set(RowId(2), None, &absence);
+        agenda.set(RowId(2), None, &grace);
         assert_eq!(agenda.next(), Some(at(150)));
         assert_eq!((execute(&agenda, 149), execute(&agenda, 150)), (None, Some(RowId(1))));
     }
 
     #[test]
     fn what_may_become_ready_is_found_by_queue_and_purpose() {
-        let absence = Absence::default();
+        let grace = ReturnGrace::default();
         let mut agenda = Agenda::default();
-        let due = |queue, state| of(Due { at: at(1), running_since: None }, queue, state);
-        agenda.set(RowId(1), due("p", State::Planned), &absence);
-        agenda.set(RowId(2), due("q", State::Compensating), &absence);
-        agenda.set(RowId(3), due("q", State::Quarantined), &absence);
+        let due = |queue, state| of(Due { at: at(1), grace_reference: None }, queue, state);
+        agenda.set(RowId(1), due("p", State::Planned), &grace);
+        agenda.set(RowId(2), due("q", State::Compensating), &grace);
+        agenda.set(RowId(3), due("q", State::Quarantined), &grace);
         let found = |agenda: &Agenda| {
             ["p", "q"].map(|queue| {
                 let queue = QueueName::parse(queue).unwrap();
@@ -206,14 +206,14 @@ mod tests {
         };
         assert_eq!(found(&agenda), [[Some(RowId(1)), None], [None, Some(RowId(2))]]);
         let before = agenda.get(RowId(2)).cloned();
-        agenda.set(RowId(1), due("p", State::Running), &absence);
-        agenda.set(RowId(2), None, &absence);
-        agenda.set(RowId(2), due("q", State::Quarantined), &absence);
+        agenda.set(RowId(1), due("p", State::Running), &grace);
+        agenda.set(RowId(2), None, &grace);
+        agenda.set(RowId(2), due("q", State::Quarantined), &grace);
         assert_eq!(found(&agenda), [[Some(RowId(1)), Some(RowId(1))], [None, None]]);
-        agenda.set(RowId(2), before, &absence);
+        agenda.set(RowId(2), before, &grace);
         assert_eq!(found(&agenda), [[Some(RowId(1)), Some(RowId(1))], [None, Some(RowId(2))]]);
         for id in 1..=3 {
-            agenda.set(RowId(id), None, &absence);
+            agenda.set(RowId(id), None, &grace);
         }
         assert!(agenda.by_queue.is_empty() && agenda.order.is_empty() && agenda.entries.is_empty());
     }

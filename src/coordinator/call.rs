@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::domain::{
     command::{Answer, Request},
-    principal::Behalf,
+    principal::Requester,
     time::Timestamp,
 };
 
@@ -34,7 +34,7 @@ pub trait Caller {
         false
     }
     /// Whose quota of held calls it counts against; none: nobody's. `by`: who asks, if known.
-    fn share(&self, _by: Option<&Behalf>) -> Option<Share> {
+    fn share(&self, _by: Option<&Requester>) -> Option<Share> {
         None
     }
     /// Called before its call is executed.

@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc};
 use crate::{
     domain::{
         bounds::{ANSWER_BYTES, CLAIM_SAGAS},
-        command::{ClaimNext, FreeVerb, RequestKey, Verb},
+        command::{ClaimNext, Operation, RequestKey, UnleasedOperation},
         ids::FencingToken,
         lease::{LeasePurpose, Standing},
         saga::Saga,
@@ -77,14 +77,14 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
             {
                 lease.standing = Standing::EndedByOther;
             }
-            let claim = FreeVerb::Claim {
+            let claim = UnleasedOperation::Claim {
                 owner: wish.owner.clone(),
                 ttl: wish.ttl,
                 purpose: wish.purpose,
                 reason: Text::default(),
             };
             // A reserved saga may still be delayed; a saga that the rules refuse is passed over.
-            let accepted = transition(&mut draft, &Verb::Free(claim), None).is_ok();
+            let accepted = transition(&mut draft, &Operation::Unleased(claim), None).is_ok();
             let bytes = weight(&before);
             let saga = self.save(id, before, draft);
             if accepted {

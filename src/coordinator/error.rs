@@ -1,13 +1,13 @@
 //! [`StoreError`]: why a call has no result. Each variant says whether the change happened.
 
-use crate::domain::{ids::Revision, rejection::Refusal, time::Span};
+use crate::domain::{ids::Revision, rejection::CommandRefusal, time::Span};
 
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum StoreError {
     /// The rules refused it: it did not happen.
     #[error("refused: {0:?}")]
-    Refused(Box<Refusal>),
+    Refused(Box<CommandRefusal>),
     /// Too many requests wait already: it did not happen.
     #[error("too many requests are waiting for the writer")]
     Overloaded {

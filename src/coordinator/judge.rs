@@ -6,16 +6,16 @@ use crate::{
     domain::{
         bounds::REVISION_MAX,
         command::{
-            Answer, Change, Command, Creation, FreeVerb, HeldVerb, Holder, LeaseAnswer, Purge, Purged, QueueStatus,
-            Request, SetPaused, Verb,
+            Answer, Change, Command, Creation, Holder, HolderOperation, LeaseAnswer, Operation, Purge, PurgeResult,
+            QueueStatus, Request, SetPaused, UnleasedOperation,
         },
         draft::Draft,
         ids::Revision,
         lease::Standing,
-        rejection::{Refusal, Rejection},
+        rejection::{CommandRefusal, Rejection},
         saga::{Saga, State},
         time::Timestamp,
-        transition::{Accepted, EarlierLease, cancel_reason, create, transition},
+        transition::{EarlierLease, TransitionEffect, cancel_reason, create, transition},
     },
     mutants::{self, Mutant},
 };
@@ -64,7 +64,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
 
     fn create(&mut self, creations: &[Creation], request: &Request, now: Timestamp) -> Result<Outcome, Fault> {
         if let Some((index, field)) = self.taken(creations)? {
-            return Ok(refuse(Refusal {
+            return Ok(refuse(CommandRefusal {
                 task_id: Some(creations[index].task_id.clone()),
                 state: None,
                 index: Some(index),
@@ -87,23 +87,23 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     fn change(&mut self, change: &Change, request: &Request, now: Timestamp) -> Result<Outcome, Fault> {
         let Some((id, before)) = self.find(&change.task_id)? else {
             let task_id = Some(change.task_id.clone());
-            return Ok(refuse(Refusal { task_id, state: None, index: None, why: Rejection::SagaNotFound }));
+            return Ok(refuse(CommandRefusal { task_id, state: None, index: None, why: Rejection::SagaNotFound }));
         };
         // Checked before what is due is applied, so that nothing reveals that the saga exists.
         if let Some(why) = out_of_reach(&request.by, &before.spec.queue) {
             let task_id = Some(change.task_id.clone());
-            return Ok(refuse(Refusal { task_id, state: None, index: None, why }));
+            return Ok(refuse(CommandRefusal { task_id, state: None, index: None, why }));
         }
-        let earlier = self.earlier_lease(id, &before, &change.verb)?;
+        let earlier = self.earlier_lease(id, &before, &change.operation)?;
         let mut draft = self.draft(&before, now);
-        let tampered = tamper(&change.verb, &mut draft);
-        let verdict = transition(&mut draft, tampered.as_ref().unwrap_or(&change.verb), earlier.as_ref());
+        let tampered = tamper(&change.operation, &mut draft);
+        let verdict = transition(&mut draft, tampered.as_ref().unwrap_or(&change.operation), earlier.as_ref());
         // What was due has happened even if the operation is refused.
         let saga = self.save(id, before, draft);
         let accepted = match verdict {
             Ok(accepted) => accepted,
             Err(why) => {
-                return Ok(refuse(Refusal {
+                return Ok(refuse(CommandRefusal {
                     task_id: Some(change.task_id.clone()),
                     state: Some(saga.state),
                     index: None,
@@ -111,27 +111,30 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
                 }));
             }
         };
-        if accepted == Accepted::Changed {
-            let token = if is_claim(&change.verb) { saga.lease.as_ref().map(|lease| lease.token) } else { None };
+        if accepted == TransitionEffect::Changed {
+            let token = if is_claim(&change.operation) { saga.lease.as_ref().map(|lease| lease.token) } else { None };
             self.keep(request.key, vec![(id, token)], now);
         }
-        Ok(Ok(answer(&change.verb, saga)))
+        Ok(Ok(answer(&change.operation, saga)))
     }
 
     /// The lease that a call names, if it is not the saga's last one.
-    fn earlier_lease(&mut self, id: RowId, saga: &Saga, verb: &Verb) -> Result<Option<EarlierLease>, Fault> {
-        let Verb::Held(holder, verb) = verb else { return Ok(None) };
+    fn earlier_lease(&mut self, id: RowId, saga: &Saga, operation: &Operation) -> Result<Option<EarlierLease>, Fault> {
+        let Operation::ByHolder(holder, operation) = operation else { return Ok(None) };
         let is_earlier = saga.lease.as_ref().is_some_and(|lease| holder.token < lease.token);
         // A heartbeat is never treated as a repeat, and there are too many to look further.
-        if !is_earlier || matches!(verb, HeldVerb::Heartbeat { .. }) {
+        if !is_earlier || matches!(operation, HolderOperation::Heartbeat { .. }) {
             return Ok(None);
         }
-        Ok(EarlierLease::from_events(&self.ends_of_lease(id, holder.token, EarlierLease::LOOKS_AT)?, holder.token))
+        Ok(EarlierLease::from_events(
+            &self.ends_of_lease(id, holder.token, EarlierLease::EVENTS_SEARCHED)?,
+            holder.token,
+        ))
     }
 
     fn set_paused(&mut self, wish: &SetPaused, now: Timestamp) -> Result<Outcome, Fault> {
         if wish.must_exist && !self.knows_queue(&wish.queue)? {
-            return Ok(refuse(Refusal::plain(Rejection::QueueNotFound { queue: wish.queue.clone() })));
+            return Ok(refuse(CommandRefusal::plain(Rejection::QueueNotFound { queue: wish.queue.clone() })));
         }
         let status = QueueStatus {
             queue: wish.queue.clone(),
@@ -173,7 +176,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         };
         let more = ids.len() > purge.max_sagas;
         ids.truncate(purge.max_sagas);
-        let mut purged = Purged { more, ..Purged::default() };
+        let mut purged = PurgeResult { more, ..PurgeResult::default() };
         let (all, mut rows) = (ids.len(), 0);
         for id in ids {
             if purge.validate_only {
@@ -197,49 +200,57 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
 }
 
 /// Changes the operation or the draft for a fault under test (see `mutants`).
-fn tamper(verb: &Verb, draft: &mut Draft) -> Option<Verb> {
+fn tamper(operation: &Operation, draft: &mut Draft) -> Option<Operation> {
     if mutants::on(Mutant::TerminalSagasChange) && draft.saga.state.is_terminal() {
         draft.saga.state = State::Planned;
     }
-    if mutants::on(Mutant::CompensatedTooEarly) && matches!(verb, Verb::Held(_, HeldVerb::Compensate { .. })) {
+    if mutants::on(Mutant::CompensatedTooEarly)
+        && matches!(operation, Operation::ByHolder(_, HolderOperation::Compensate { .. }))
+    {
         draft.saga.compensations.clear();
     }
     let lease = draft.saga.lease.as_mut()?;
-    if mutants::on(Mutant::ClaimIgnoresExpiry) && is_claim(verb) {
+    if mutants::on(Mutant::ClaimIgnoresExpiry) && is_claim(operation) {
         lease.standing = Standing::EndedByOther;
     }
-    match verb {
-        Verb::Held(_, complete @ HeldVerb::Complete { .. }) if mutants::on(Mutant::CompleteIgnoresToken) => {
+    match operation {
+        Operation::ByHolder(_, complete @ HolderOperation::Complete { .. })
+            if mutants::on(Mutant::CompleteIgnoresToken) =>
+        {
             let last = Holder { owner: lease.owner.clone(), token: lease.token };
-            Some(Verb::Held(last, complete.clone()))
+            Some(Operation::ByHolder(last, complete.clone()))
         }
-        Verb::Held(_, beat @ HeldVerb::Heartbeat { .. }) if mutants::on(Mutant::HeartbeatIgnoresToken) => {
+        Operation::ByHolder(_, beat @ HolderOperation::Heartbeat { .. })
+            if mutants::on(Mutant::HeartbeatIgnoresToken) =>
+        {
             let last = Holder { owner: lease.owner.clone(), token: lease.token };
-            Some(Verb::Held(last, beat.clone()))
+            Some(Operation::ByHolder(last, beat.clone()))
         }
-        Verb::Held(_, record @ HeldVerb::RecordCompensation { .. }) if mutants::on(Mutant::RecordIgnoresToken) => {
+        Operation::ByHolder(_, record @ HolderOperation::RecordCompensation { .. })
+            if mutants::on(Mutant::RecordIgnoresToken) =>
+        {
             let last = Holder { owner: lease.owner.clone(), token: lease.token };
-            Some(Verb::Held(last, record.clone()))
+            Some(Operation::ByHolder(last, record.clone()))
         }
-        Verb::Held(..) | Verb::Free(_) => None,
+        Operation::ByHolder(..) | Operation::Unleased(_) => None,
     }
 }
 
-fn is_claim(verb: &Verb) -> bool {
-    matches!(verb, Verb::Free(FreeVerb::Claim { .. }))
+fn is_claim(operation: &Operation) -> bool {
+    matches!(operation, Operation::Unleased(UnleasedOperation::Claim { .. }))
 }
 
 /// The answer to an accepted operation.
-pub(super) fn answer(verb: &Verb, saga: Arc<Saga>) -> Answer {
-    match (verb, &saga.lease) {
-        (Verb::Held(_, HeldVerb::Heartbeat { .. }), Some(lease)) => {
+pub(super) fn answer(operation: &Operation, saga: Arc<Saga>) -> Answer {
+    match (operation, &saga.lease) {
+        (Operation::ByHolder(_, HolderOperation::Heartbeat { .. }), Some(lease)) => {
             Answer::Lease(LeaseAnswer { lease: lease.clone(), cancel_reason: cancel_reason(&saga) })
         }
-        (Verb::Held(..) | Verb::Free(_), _) => Answer::Saga(saga),
+        (Operation::ByHolder(..) | Operation::Unleased(_), _) => Answer::Saga(saga),
     }
 }
 
 /// A refusal as a call's outcome.
-pub(super) fn refuse(refusal: Refusal) -> Outcome {
+pub(super) fn refuse(refusal: CommandRefusal) -> Outcome {
     Err(StoreError::Refused(Box::new(refusal)))
 }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use crate::{
     domain::{
         bounds::{ANSWER_BYTES, ANSWER_KEPT},
-        command::{Answer, Change, Command, FreeVerb, Holder, Request, RequestKey, Verb},
+        command::{Answer, Change, Command, Holder, Operation, Request, RequestKey, UnleasedOperation},
         draft::Draft,
         ids::FencingToken,
-        rejection::{Refusal, Rejection},
+        rejection::{CommandRefusal, Rejection},
         saga::Saga,
         time::Timestamp,
         transition::check_lease,
@@ -52,7 +52,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
             return Ok(None);
         }
         if stored.digest != key.digest {
-            return Ok(Some(refuse(Refusal::plain(Rejection::RequestIdReused))));
+            return Ok(Some(refuse(CommandRefusal::plain(Rejection::RequestIdReused))));
         }
         let of_several = match &request.command {
             Command::ClaimNext(_) => true,
@@ -65,7 +65,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         let mut sagas = Vec::with_capacity(stored.sagas.len());
         for (id, token) in stored.sagas {
             let Some(before) = self.load(id)? else {
-                return Ok(Some(refuse(Refusal::plain(Rejection::SagaNotFound))));
+                return Ok(Some(refuse(CommandRefusal::plain(Rejection::SagaNotFound))));
             };
             if let Some(refused) = refused_queue(request, &before) {
                 return Ok(Some(refuse(refused)));
@@ -75,12 +75,12 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
             let saga = self.save(id, before, draft);
             if let Some(why) = why {
                 let (task_id, state) = (Some(saga.spec.task_id.clone()), Some(saga.state));
-                return Ok(Some(refuse(Refusal { task_id, state, index: None, why })));
+                return Ok(Some(refuse(CommandRefusal { task_id, state, index: None, why })));
             }
             sagas.push(saga);
         }
         Ok(Some(Ok(match (&request.command, sagas.as_slice()) {
-            (Command::Change(change), [saga]) => answer(&change.verb, saga.clone()),
+            (Command::Change(change), [saga]) => answer(&change.operation, saga.clone()),
             (
                 Command::Change(_)
                 | Command::Create(_)
@@ -112,7 +112,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
             match refused_queue(request, &saga) {
                 None => {}
                 // Treated like a purged saga.
-                Some(Refusal { why: Rejection::SagaNotFound, .. }) => continue,
+                Some(CommandRefusal { why: Rejection::SagaNotFound, .. }) => continue,
                 Some(refused) => return Ok(refuse(refused)),
             }
             if let Some(token) = token {
@@ -161,17 +161,19 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
 
 /// Refuses a saga of a queue that the caller may not use (any more). A caller that may not even see it gets the same
 /// answer as for a purged saga.
-fn refused_queue(request: &Request, saga: &Saga) -> Option<Refusal> {
+fn refused_queue(request: &Request, saga: &Saga) -> Option<CommandRefusal> {
     let why = out_of_reach(&request.by, &saga.spec.queue)?;
     let task_id = (why != Rejection::SagaNotFound).then(|| saga.spec.task_id.clone());
-    Some(Refusal { task_id, state: None, index: None, why })
+    Some(CommandRefusal { task_id, state: None, index: None, why })
 }
 
 /// Why the lease of a repeated claim no longer holds, if it doesn't.
 fn lease_error(draft: &Draft, request: &Request, token: FencingToken) -> Option<Rejection> {
     let owner = match &request.command {
         Command::ClaimNext(wish) => wish.owner.clone(),
-        Command::Change(Change { verb: Verb::Free(FreeVerb::Claim { owner, .. }), .. }) => owner.clone(),
+        Command::Change(Change { operation: Operation::Unleased(UnleasedOperation::Claim { owner, .. }), .. }) => {
+            owner.clone()
+        }
         Command::Change(_) | Command::Create(_) | Command::SetPaused(_) | Command::Purge(_) => return None,
     };
     check_lease(draft, &Holder { owner, token }).err()

@@ -6,8 +6,8 @@ use crate::{
     domain::{
         command::{Command, Request},
         ids::QueueName,
-        principal::{Behalf, Scope},
-        rejection::{Refusal, Rejection},
+        principal::{Requester, Scope},
+        rejection::{CommandRefusal, Rejection},
     },
     mutants::{self, Mutant},
 };
@@ -16,13 +16,13 @@ use super::{Outcome, judge::refuse};
 
 /// Why the caller may not act on a saga of this queue, if so. A caller that may not even see it is told that there is
 /// none.
-pub(super) fn out_of_reach(by: &Option<Arc<Behalf>>, queue: &QueueName) -> Option<Rejection> {
+pub(super) fn out_of_reach(by: &Option<Arc<Requester>>, queue: &QueueName) -> Option<Rejection> {
     let sees_it = by.as_ref().is_none_or(|by| by.sees_all);
     denied(by, queue).map(|denial| if sees_it { denial } else { Rejection::SagaNotFound })
 }
 
 /// Why the caller may not use a queue that it names, if so.
-fn denied(by: &Option<Arc<Behalf>>, queue: &QueueName) -> Option<Rejection> {
+fn denied(by: &Option<Arc<Requester>>, queue: &QueueName) -> Option<Rejection> {
     match by.as_ref().map(|by| &by.scope) {
         _ if mutants::on(Mutant::ScopesIgnored) => None,
         None | Some(Scope::All) => None,
@@ -39,13 +39,13 @@ pub fn out_of_scope(request: &Request) -> Option<Outcome> {
         Command::Create(creations) => creations.iter().enumerate().find_map(|(index, creation)| {
             let why = denied(&request.by, &creation.queue)?;
             let task_id = Some(creation.task_id.clone());
-            Some(refuse(Refusal { task_id, state: None, index: Some(index), why }))
+            Some(refuse(CommandRefusal { task_id, state: None, index: Some(index), why }))
         }),
         Command::ClaimNext(wish) => {
             let why = wish.queues.iter().find_map(|queue| denied(&request.by, queue))?;
-            Some(refuse(Refusal::plain(why)))
+            Some(refuse(CommandRefusal::plain(why)))
         }
-        Command::SetPaused(wish) => denied(&request.by, &wish.queue).map(|why| refuse(Refusal::plain(why))),
+        Command::SetPaused(wish) => denied(&request.by, &wish.queue).map(|why| refuse(CommandRefusal::plain(why))),
         // A saga's queue is known once it is loaded; a purge covers all queues.
         Command::Change(_) | Command::Purge(_) => None,
     }

@@ -4,10 +4,10 @@ use std::collections::HashSet;
 
 use crate::domain::{
     ids::{QueueName, Revision},
-    lease::Absence,
+    lease::ReturnGrace,
     saga::Saga,
     time::Timestamp,
-    transition::ReadyAfterDue,
+    transition::ReadyPurposes,
 };
 
 use super::{
@@ -34,7 +34,7 @@ pub struct Coordinator<C> {
     /// Paused queues.
     pub(super) paused: HashSet<QueueName>,
     /// The last absence.
-    pub(super) absence: Absence,
+    pub(super) grace: ReturnGrace,
     /// The revision of the next event.
     pub(super) next_revision: Revision,
     /// The place of the next saga.
@@ -51,7 +51,7 @@ pub struct Coordinator<C> {
 
 impl<C: Caller> Coordinator<C> {
     /// Starts at `now` on an opened store, with the grace after the absence before.
-    pub fn new(opening: Opening, absence: Absence, max_waiting: usize, now: Timestamp) -> Self {
+    pub fn new(opening: Opening, grace: ReturnGrace, max_waiting: usize, now: Timestamp) -> Self {
         let mut coordinator = Coordinator {
             waiters: Waiters::default(),
             max_waiting,
@@ -62,7 +62,7 @@ impl<C: Caller> Coordinator<C> {
             cache: SagaCache::default(),
             unwritable: HashSet::default(),
             paused: opening.paused.into_iter().collect(),
-            absence,
+            grace,
             next_revision: opening.next_revision,
             next_row: opening.next_row,
             woken: Vec::new(),
@@ -71,8 +71,8 @@ impl<C: Caller> Coordinator<C> {
             draining: false,
         };
         for StoredDue { id, due, queue, state } in opening.due {
-            let next = NextDue { due, queue, ready: ReadyAfterDue::of_state(state) };
-            coordinator.agenda.set(id, Some(next), &absence);
+            let next = NextDue { due, queue, ready: ReadyPurposes::of_state(state) };
+            coordinator.agenda.set(id, Some(next), &grace);
         }
         for (id, entry) in opening.ready {
             coordinator.ready.set(id, Some(entry));
@@ -81,9 +81,9 @@ impl<C: Caller> Coordinator<C> {
     }
 
     /// Applies the grace after an absence.
-    pub fn returned(&mut self, absence: Absence) {
-        self.absence = absence;
-        self.agenda.after_absence(&absence);
+    pub fn returned(&mut self, grace: ReturnGrace) {
+        self.grace = grace;
+        self.agenda.after_absence(&grace);
     }
 
     /// The revision that the next event gets.
@@ -92,8 +92,8 @@ impl<C: Caller> Coordinator<C> {
     }
 
     /// The last absence.
-    pub fn absence(&self) -> Absence {
-        self.absence
+    pub fn grace(&self) -> ReturnGrace {
+        self.grace
     }
 
     /// Treats a saga as unreadable until the next start, because a commit found that its stored rows are not those
@@ -128,8 +128,8 @@ impl<C: Caller> Coordinator<C> {
     /// Updates the indexes with a changed saga.
     pub(super) fn note(&mut self, id: RowId, saga: &Saga, derived: &Derived) {
         let next =
-            derived.due.map(|due| NextDue { due, queue: saga.spec.queue.clone(), ready: ReadyAfterDue::of(saga) });
-        self.agenda.set(id, next, &self.absence);
+            derived.due.map(|due| NextDue { due, queue: saga.spec.queue.clone(), ready: ReadyPurposes::of(saga) });
+        self.agenda.set(id, next, &self.grace);
         self.ready.set(id, ReadyEntry::of(saga, derived));
         self.windows.set(id, saga, derived.ready);
     }

@@ -138,7 +138,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     /// Applies what is due to a saga; returns the cost.
     pub(super) fn sweep_one(&mut self, id: RowId, now: Timestamp) -> Result<usize, Fault> {
         let Some(before) = self.load_readable(id)? else {
-            self.coordinator.agenda.set(id, None, &self.coordinator.absence);
+            self.coordinator.agenda.set(id, None, &self.coordinator.grace);
             return Ok(1);
         };
         let draft = self.draft(&before, now);

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use crate::{
     domain::{
         bounds::ANSWER_KEPT,
-        command::{Command, FreeVerb, Request, Verb},
+        command::{Command, Operation, Request, UnleasedOperation},
         event::Event,
         ids::{QueueName, Revision, SagaId, TaskId},
         time::{Span, Timestamp},
@@ -299,7 +299,7 @@ impl<B, C: Caller> Drop for Turn<'_, B, C> {
         }
         let coordinator = &mut *self.coordinator;
         for Before { id, due, ready } in self.before.drain(..) {
-            coordinator.agenda.set(id, due, &coordinator.absence);
+            coordinator.agenda.set(id, due, &coordinator.grace);
             coordinator.ready.set(id, ready);
         }
         coordinator.windows.clear();
@@ -313,7 +313,7 @@ impl<B, C: Caller> Drop for Turn<'_, B, C> {
 fn gives_work(command: &Command) -> bool {
     match command {
         Command::ClaimNext(_) => true,
-        Command::Change(change) => matches!(change.verb, Verb::Free(FreeVerb::Claim { .. })),
+        Command::Change(change) => matches!(change.operation, Operation::Unleased(UnleasedOperation::Claim { .. })),
         Command::Create(_) | Command::SetPaused(_) | Command::Purge(_) => false,
     }
 }

@@ -12,7 +12,7 @@ use crate::domain::{
     command::{ClaimNext, RequestKey},
     ids::{OwnerId, QueueName},
     lease::LeasePurpose,
-    principal::Behalf,
+    principal::Requester,
     text::Kind,
     time::Timestamp,
 };
@@ -29,7 +29,7 @@ pub struct Waiter<C> {
     /// Its `request_id`, if given.
     pub key: Option<RequestKey>,
     /// Who asks, if known.
-    pub by: Option<Arc<Behalf>>,
+    pub by: Option<Arc<Requester>>,
     /// Until when it is held.
     pub until: HeldUntil,
     /// Whose quota it counts against; none: nobody's.

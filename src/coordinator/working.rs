@@ -162,7 +162,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
 
     /// A draft to which what is due has been applied.
     pub(super) fn draft(&self, saga: &Saga, now: Timestamp) -> Draft {
-        let mut draft = Draft::begin(saga.clone(), now, self.coordinator.absence, self.next_revision);
+        let mut draft = Draft::begin(saga.clone(), now, self.coordinator.grace, self.next_revision);
         apply_due(&mut draft);
         draft
     }
@@ -191,10 +191,10 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     }
 
     fn derive(&self, saga: &Saga, now: Timestamp) -> Derived {
-        let absence = &self.coordinator.absence;
+        let grace = &self.coordinator.grace;
         let given_out_twice = mutants::on(Mutant::ClaimNextIgnoresLease) && saga.state == State::Compensating;
-        let ready = if given_out_twice { Some(LeasePurpose::Compensate) } else { saga.ready_for(now, absence) };
-        Derived { ready, due: next_due(saga, now, absence) }
+        let ready = if given_out_twice { Some(LeasePurpose::Compensate) } else { saga.ready_for(now, grace) };
+        Derived { ready, due: next_due(saga, now, grace) }
     }
 
     /// Updates the derived fields of a saga that did not change but may have become claimable.
@@ -278,7 +278,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         if !is_new {
             self.changes.removed.push(id);
         }
-        self.coordinator.agenda.set(id, None, &self.coordinator.absence);
+        self.coordinator.agenda.set(id, None, &self.coordinator.grace);
         Ok(removed)
     }
 

@@ -64,7 +64,7 @@ pub const REVOKE_LEASES: usize = 100_000;
 /// How many leases `RevokePrincipal` ends by default: a few seconds of the writer's time.
 pub const REVOKE_DEFAULT: usize = 10_000;
 /// Longest absence of the coordinator after which leases get no grace.
-pub const ABSENCE: Span = Span::from_secs(1);
+pub const ABSENCE_WITHOUT_GRACE: Span = Span::from_secs(1);
 /// Revisions and fencing tokens stay below this, so that JSON numbers hold them exactly.
 pub const REVISION_MAX: i64 = 1 << 53;
 /// A store is not opened with fewer revisions or row numbers left than this. It is more than a year's worth at the
@@ -137,5 +137,5 @@ pub const ALL: &[Bound] = &[
     span("answer_kept", ANSWER_KEPT, "how long the answer to a request_id is kept"),
     count("purge_sagas", PURGE_SAGAS, "most sagas in PurgeSagas"),
     count("revoke_leases", REVOKE_LEASES, "most leases in RevokePrincipal"),
-    span("absence", ABSENCE, "longest absence of the coordinator that needs no grace"),
+    span("absence", ABSENCE_WITHOUT_GRACE, "longest absence of the coordinator that needs no grace"),
 ];

@@ -14,7 +14,7 @@ const BIDIRECTIONAL: [RangeInclusive<char>; 4] =
 
 /// Invisible characters: Unicode's format characters and fillers, except combining marks, characters that a script
 /// needs, and the two emoji variation selectors (U+FE0E, U+FE0F).
-const UNSEEN: [RangeInclusive<char>; 15] = [
+const INVISIBLE: [RangeInclusive<char>; 15] = [
     '\u{ad}'..='\u{ad}',
     '\u{34f}'..='\u{34f}',
     '\u{115f}'..='\u{1160}',
@@ -48,7 +48,7 @@ pub fn is_unprintable(c: char) -> bool {
     if matches!(c, ' '..='~') {
         return false;
     }
-    is_control(c) || is_in(c, &UNSEEN)
+    is_control(c) || is_in(c, &INVISIBLE)
 }
 
 /// The text on one line; characters that can't be shown are escaped as `\n` or `\u{202e}`.
@@ -58,7 +58,7 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     }
     let mut shown = String::with_capacity(text.len() + 16);
     // Writing to a String can't fail.
-    let _ = Printing(&mut shown).write_str(text);
+    let _ = PrintableWriter(&mut shown).write_str(text);
     Cow::Owned(shown)
 }
 
@@ -92,9 +92,9 @@ pub fn json(json: &str) -> Cow<'_, str> {
 }
 
 /// A writer that escapes text like [`printable`] and passes it on.
-pub struct Printing<W>(pub W);
+pub struct PrintableWriter<W>(pub W);
 
-impl<W: Write> Write for Printing<W> {
+impl<W: Write> Write for PrintableWriter<W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         if !text.contains(is_unprintable) {
             return self.0.write_str(text);

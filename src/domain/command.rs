@@ -7,7 +7,7 @@ use super::{
     ids::{FencingToken, OwnerId, QueueName, Revision, SagaId, TaskId},
     lease::{Lease, LeasePurpose},
     policy::Policy,
-    principal::Behalf,
+    principal::Requester,
     saga::{Saga, State},
     text::{Actor, Blob, Kind, Labels, Text},
     time::{Span, Timestamp},
@@ -105,7 +105,7 @@ pub struct Change {
     /// Which saga.
     pub task_id: TaskId,
     /// What is to happen.
-    pub verb: Verb,
+    pub operation: Operation,
 }
 
 /// The lease that a call claims to hold.
@@ -119,16 +119,16 @@ pub struct Holder {
 
 /// An operation on one saga.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verb {
+pub enum Operation {
     /// Requires the lease.
-    Held(Holder, HeldVerb),
+    ByHolder(Holder, HolderOperation),
     /// Doesn't require the lease.
-    Free(FreeVerb),
+    Unleased(UnleasedOperation),
 }
 
 /// Operations that require the lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HeldVerb {
+pub enum HolderOperation {
     /// Extends the lease.
     Heartbeat {
         /// A new length; absent: as it is.
@@ -193,7 +193,7 @@ pub enum HeldVerb {
 
 /// Operations that don't require the lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FreeVerb {
+pub enum UnleasedOperation {
     /// Reserves the saga for a worker.
     Dispatch {
         /// For whom.
@@ -342,7 +342,7 @@ pub struct Request {
     /// The caller's `request_id`, if given.
     pub key: Option<RequestKey>,
     /// Who asks; none if the daemon doesn't authenticate callers.
-    pub by: Option<Arc<Behalf>>,
+    pub by: Option<Arc<Requester>>,
 }
 
 /// A `request_id` with a digest of its request, so that a reused id is noticed.
@@ -366,7 +366,7 @@ pub enum Answer {
     /// A queue as it is now.
     Queue(QueueStatus),
     /// What a purge removed.
-    Purged(Purged),
+    Purged(PurgeResult),
 }
 
 /// A heartbeat's answer.
@@ -395,7 +395,7 @@ pub struct QueueStatus {
 
 /// What a purge removed, or would.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Purged {
+pub struct PurgeResult {
     /// Sagas.
     pub sagas: usize,
     /// Their events.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::{
     event::{Event, EventDetails, EventType, Resolution, StaleMark},
     ids::{FencingToken, Revision},
-    lease::{Absence, HolderEnd, Lease, LeasePurpose, StaleCause, Standing},
+    lease::{HolderEnd, Lease, LeasePurpose, ReturnGrace, StaleCause, Standing},
     saga::{Saga, State},
     text::{Actor, Text},
     time::{Span, Timestamp},
@@ -24,25 +24,25 @@ pub struct Draft {
     /// The time of all changes.
     pub now: Timestamp,
     /// The coordinator's last absence.
-    pub absence: Absence,
+    pub grace: ReturnGrace,
     next_revision: Revision,
     reported_stale: bool,
 }
 
 /// Who caused an event and why.
-pub(super) struct Said<'a> {
+pub(super) struct Attribution<'a> {
     pub actor: Option<&'a Actor>,
     pub reason: &'a str,
 }
 
 /// Further details of an event, by name.
-pub(super) type Details<'a> = &'a [(&'a str, String)];
+pub(super) type DetailPairs<'a> = &'a [(&'a str, String)];
 
 impl Draft {
     /// Starts to change a saga. Its first event gets `next_revision`.
-    pub fn begin(saga: Saga, now: Timestamp, absence: Absence, next_revision: Revision) -> Self {
+    pub fn begin(saga: Saga, now: Timestamp, grace: ReturnGrace, next_revision: Revision) -> Self {
         let reported_stale = saga.reported_stale().is_some();
-        Draft { saga, events: Vec::new(), now, absence, next_revision, reported_stale }
+        Draft { saga, events: Vec::new(), now, grace, next_revision, reported_stale }
     }
 
     /// The revision that the next event will get.
@@ -55,9 +55,9 @@ impl Draft {
         &mut self,
         kind: EventType,
         from: State,
-        said: Said<'_>,
+        said: Attribution<'_>,
         token: Option<FencingToken>,
-        details: Details<'_>,
+        details: DetailPairs<'_>,
     ) {
         let details = details.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect::<BTreeMap<_, _>>();
         self.emit_with(kind, from, said, token, details.into());
@@ -68,7 +68,7 @@ impl Draft {
         &mut self,
         kind: EventType,
         from: State,
-        said: Said<'_>,
+        said: Attribution<'_>,
         token: Option<FencingToken>,
         details: EventDetails,
     ) {
@@ -116,7 +116,7 @@ impl Draft {
 
     /// The lease, if it is neither ended nor expired.
     pub(super) fn live_lease(&self) -> Option<&Lease> {
-        self.saga.live_lease(self.now, &self.absence)
+        self.saga.live_lease(self.now, &self.grace)
     }
 
     /// How long until an instant.
@@ -202,10 +202,10 @@ impl Draft {
     }
 }
 
-impl<'a> Said<'a> {
+impl<'a> Attribution<'a> {
     /// Caused by an actor, for a reason.
     pub(super) fn by(actor: &'a Actor, reason: &'a Text) -> Self {
-        Said { actor: Some(actor), reason: reason.as_str() }
+        Attribution { actor: Some(actor), reason: reason.as_str() }
     }
 }
 

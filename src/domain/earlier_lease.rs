@@ -18,7 +18,7 @@ pub struct EarlierLease {
 impl EarlierLease {
     /// How many of a saga's newest events are searched for the end of an earlier lease. A call is repeated soon after
     /// its answer was lost, and a late call must not cost more the longer the history is.
-    pub const LOOKS_AT: usize = 1000;
+    pub const EVENTS_SEARCHED: usize = 1000;
 
     /// Reads the lease with this token from its `claimed` event and, if there is one, the event by which its holder
     /// ended it; `None` if there is no such lease.

@@ -132,38 +132,38 @@ pub struct Lease {
 /// The grace after the coordinator's last absence. A deadline that was set before the coordinator returned is
 /// postponed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Absence {
+pub struct ReturnGrace {
     /// When the coordinator returned.
     pub returned_at: Timestamp,
     /// The least time that earlier leases keep after the return.
-    pub grace: Span,
+    pub length: Span,
 }
 
-impl Absence {
+impl ReturnGrace {
     /// Postpones a deadline that was set at `since`, if that was before the coordinator returned.
-    pub fn put_off(&self, deadline: Timestamp, since: Timestamp) -> Timestamp {
-        if since < self.returned_at { deadline.max(self.returned_at.plus(self.grace)) } else { deadline }
+    pub fn postpone(&self, deadline: Timestamp, since: Timestamp) -> Timestamp {
+        if since < self.returned_at { deadline.max(self.returned_at.plus(self.length)) } else { deadline }
     }
 }
 
 impl Lease {
     /// When the lease counts as expired: at its expiry, or later if the grace applies.
-    pub fn effective_expiry(&self, absence: &Absence) -> Timestamp {
-        absence.put_off(self.expire_time, self.heartbeat_time)
+    pub fn effective_expiry(&self, grace: &ReturnGrace) -> Timestamp {
+        grace.postpone(self.expire_time, self.heartbeat_time)
     }
 
     /// Neither ended nor expired.
-    pub fn is_live(&self, now: Timestamp, absence: &Absence) -> bool {
+    pub fn is_live(&self, now: Timestamp, grace: &ReturnGrace) -> bool {
         match self.standing {
-            Standing::Held => now < self.effective_expiry(absence),
+            Standing::Held => now < self.effective_expiry(grace),
             Standing::Expired { .. } | Standing::EndedByHolder(_) | Standing::EndedByOther => false,
         }
     }
 
     /// Expired, and not ended.
-    pub fn is_stale(&self, now: Timestamp, absence: &Absence) -> bool {
+    pub fn is_stale(&self, now: Timestamp, grace: &ReturnGrace) -> bool {
         match self.standing {
-            Standing::Held => now >= self.effective_expiry(absence),
+            Standing::Held => now >= self.effective_expiry(grace),
             Standing::Expired { .. } => true,
             Standing::EndedByHolder(_) | Standing::EndedByOther => false,
         }

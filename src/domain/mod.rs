@@ -7,20 +7,20 @@
 //! operation: `lease_check` checks the lease, `holder_operations` and `compensation_rules` implement what its holder
 //! can do, `unleased_operations` what anybody can.
 
-mod accepted;
-mod admission;
 pub mod bounds;
 pub mod characters;
 pub mod command;
+mod command_weight;
 pub mod compensation;
+mod compensation_rules;
 pub mod draft;
 pub mod due;
 mod earlier_lease;
 pub mod event;
-mod free;
-mod held;
+mod holder_operations;
 pub mod ids;
 pub mod lease;
+mod lease_check;
 pub mod policy;
 pub mod principal;
 pub mod rejection;
@@ -28,5 +28,5 @@ pub mod saga;
 pub mod text;
 pub mod time;
 pub mod transition;
-mod undo;
-mod weight;
+mod transition_effect;
+mod unleased_operations;

@@ -87,7 +87,7 @@ impl Principal {
 
 /// Who asks for a command, if the daemon authenticates callers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Behalf {
+pub struct Requester {
     /// The principal as the actor of events.
     pub actor: Actor,
     /// The queues in which it may do this.

@@ -11,7 +11,7 @@ use super::{
 
 /// A refused command: which saga it is about, and why it was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct CommandRefusal {
     /// The saga it is about, when it is about one.
     pub task_id: Option<TaskId>,
     /// Its state, when it was found.
@@ -22,16 +22,16 @@ pub struct Refusal {
     pub why: Rejection,
 }
 
-impl Refusal {
+impl CommandRefusal {
     /// A refusal that concerns no particular saga.
     pub fn plain(why: Rejection) -> Self {
-        Refusal { task_id: None, state: None, index: None, why }
+        CommandRefusal { task_id: None, state: None, index: None, why }
     }
 }
 
 /// What a worker learns when its heartbeat was refused without ending the lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StandingLease {
+pub struct UnextendedLease {
     /// Until when.
     pub expire_time: Timestamp,
     /// Why the worker is to stop; absent: it is to go on.
@@ -125,11 +125,11 @@ pub enum Rejection {
     /// Too many compensations.
     CompensationLimit,
     /// The heartbeat would not extend the lease.
-    LeaseNotExtended(StandingLease),
+    LeaseNotExtended(UnextendedLease),
     /// The lease reached the policy's `execution_timeout`.
-    ExecutionTimeout(StandingLease),
+    ExecutionTimeout(UnextendedLease),
     /// The lease reached the policy's `progress_timeout`.
-    ProgressTimeout(StandingLease),
+    ProgressTimeout(UnextendedLease),
     /// The lease ran out.
     LeaseExpired {
         /// When.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     compensation::Compensation,
     ids::{OwnerId, QueueName, Revision, SagaId, TaskId},
-    lease::{Absence, Lease, LeasePurpose, Standing},
+    lease::{Lease, LeasePurpose, ReturnGrace, Standing},
     policy::Policy,
     text::{Actor, Blob, Labels, Text},
     time::Timestamp,
@@ -166,8 +166,8 @@ impl Saga {
     }
 
     /// Not terminal, its lease expired and not ended.
-    pub fn is_stale(&self, now: Timestamp, absence: &Absence) -> bool {
-        !self.state.is_terminal() && self.lease.as_ref().is_some_and(|lease| lease.is_stale(now, absence))
+    pub fn is_stale(&self, now: Timestamp, grace: &ReturnGrace) -> bool {
+        !self.state.is_terminal() && self.lease.as_ref().is_some_and(|lease| lease.is_stale(now, grace))
     }
 
     /// The revision of its `lease_expired` event, if it was reported stale and its lease has not been ended since.
@@ -180,18 +180,18 @@ impl Saga {
     }
 
     /// The lease, if it is neither ended nor expired.
-    pub fn live_lease(&self, now: Timestamp, absence: &Absence) -> Option<&Lease> {
-        self.lease.as_ref().filter(|lease| lease.is_live(now, absence))
+    pub fn live_lease(&self, now: Timestamp, grace: &ReturnGrace) -> Option<&Lease> {
+        self.lease.as_ref().filter(|lease| lease.is_live(now, grace))
     }
 
     /// For which purpose `ClaimNext` may claim it now, if any. (Reserved sagas go to their assignee only and are found
     /// by their reservation.)
-    pub fn ready_for(&self, now: Timestamp, absence: &Absence) -> Option<LeasePurpose> {
+    pub fn ready_for(&self, now: Timestamp, grace: &ReturnGrace) -> Option<LeasePurpose> {
         let delayed = self.not_before.is_some_and(|t| now < t);
         let settling = self.settle_until.is_some_and(|t| now < t);
         match self.state {
             State::Planned if !delayed => Some(LeasePurpose::Execute),
-            State::Compensating if !delayed && !settling && self.live_lease(now, absence).is_none() => {
+            State::Compensating if !delayed && !settling && self.live_lease(now, grace).is_none() => {
                 Some(LeasePurpose::Compensate)
             }
             State::Planned

@@ -12,8 +12,8 @@ use crate::{
     domain::{
         command::Command,
         ids::{Malformed, QueueName},
-        principal::{Behalf, Principal, PrincipalName, Role, Scope},
-        rejection::{Refusal, Rejection},
+        principal::{Principal, PrincipalName, Requester, Role, Scope},
+        rejection::{CommandRefusal, Rejection},
         time::Timestamp,
     },
     store::{CallOrigin, Credentials, ReadCaller, Share},
@@ -63,7 +63,7 @@ pub(super) struct Visitor {
 /// What allows one call.
 #[derive(Clone, Debug)]
 pub(super) struct Permit {
-    pub(super) by: Option<Arc<Behalf>>,
+    pub(super) by: Option<Arc<Requester>>,
 }
 
 impl Visitor {
@@ -157,7 +157,7 @@ impl Visitor {
         let scope = permits::scope(principal, rpc, as_holder)?;
         let actor = principal.name.to_actor().map_err(|Malformed(why)| permits::denied(principal, rpc, why))?;
         let sees_all = permits::scope(principal, "GetSaga", false).is_ok_and(|sight| sight == Scope::All);
-        Ok(Permit { by: Some(Arc::new(Behalf { actor, scope, sees_all })) })
+        Ok(Permit { by: Some(Arc::new(Requester { actor, scope, sees_all })) })
     }
 
     /// Whether it may have this carried out.
@@ -191,7 +191,7 @@ impl Permit {
     fn check_queue(&self, queue: &QueueName) -> Result<(), Problem> {
         match &self.by {
             Some(by) if !by.scope.allows(queue) => {
-                Err(refusal::problem(&Refusal::plain(Rejection::NotPermitted { queue: queue.clone() })))
+                Err(refusal::problem(&CommandRefusal::plain(Rejection::NotPermitted { queue: queue.clone() })))
             }
             Some(_) | None => Ok(()),
         }

@@ -20,11 +20,11 @@ use crate::{
     clock::Clock,
     coordinator::out_of_scope,
     domain::{
-        bounds::ABSENCE,
+        bounds::ABSENCE_WITHOUT_GRACE,
         command::{Answer, Command, QueueStatus, Request},
         event::Event,
         ids::{QueueName, Revision},
-        lease::Absence,
+        lease::ReturnGrace,
         saga::{Saga, State},
         time::{Span, Timestamp},
     },
@@ -93,7 +93,7 @@ pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) recent: Arc<RecentEvents>,
     /// The grace after the last absence; only the writer changes it.
-    pub(super) absence: RwLock<Absence>,
+    pub(super) grace: RwLock<ReturnGrace>,
     /// The number of held claims; only the writer changes it.
     pub(super) waiting: AtomicU64,
     /// Set when the caller of a held call was revoked: the writer then checks all held calls and clears it.
@@ -110,13 +110,13 @@ impl Shared {
     pub(super) fn new(
         clock: Arc<dyn Clock>,
         recent: Arc<RecentEvents>,
-        absence: Absence,
+        grace: ReturnGrace,
         log: Arc<LogMeter>,
     ) -> Arc<Self> {
         let meter = Meter::new(clock.now()).with_log(log);
-        let absence = RwLock::new(absence);
+        let grace = RwLock::new(grace);
         let (waiting, revoked, memory) = (AtomicU64::new(0), AtomicBool::new(false), ChangesMemory::default());
-        Arc::new(Shared { clock, recent, absence, waiting, revoked, memory, meter })
+        Arc::new(Shared { clock, recent, grace, waiting, revoked, memory, meter })
     }
 }
 
@@ -147,7 +147,7 @@ impl Store {
     /// A store that only reads what somebody else writes and publishes: for the simulation, which drives the
     /// coordinator itself.
     pub fn looking_on(reader: Arc<dyn Reader>, clock: Arc<dyn Clock>, recent: Arc<RecentEvents>) -> Self {
-        let shared = Shared::new(clock, recent, Absence::default(), Arc::default());
+        let shared = Shared::new(clock, recent, ReturnGrace::default(), Arc::default());
         Self::new(1, reader, 1, shared, "looking on").0
     }
 
@@ -358,12 +358,12 @@ impl Store {
     /// The time on the coordinator's clock, and the grace, for reading leases.
     pub fn moment(&self) -> Moment {
         let now = self.shared.clock.now();
-        let mut absence = *self.shared.absence.read();
+        let mut grace = *self.shared.grace.read();
         // After an absence that the writer has not noticed yet. It will, before it executes anything.
-        if self.shared.meter.silence(now) > ABSENCE {
-            absence.returned_at = now;
+        if self.shared.meter.silence(now) > ABSENCE_WITHOUT_GRACE {
+            grace.returned_at = now;
         }
-        Moment { now, absence }
+        Moment { now, grace }
     }
 
     /// The wall clock, to show how far the coordinator's clock is from it.

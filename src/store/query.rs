@@ -3,7 +3,7 @@
 use crate::domain::{
     event::Event,
     ids::{OwnerId, QueueName, Revision, SagaId, TaskId},
-    lease::Absence,
+    lease::ReturnGrace,
     saga::{Saga, State},
     text::Labels,
     time::{Span, Timestamp},
@@ -17,7 +17,7 @@ pub struct Moment {
     /// The time.
     pub now: Timestamp,
     /// The grace after the last absence.
-    pub absence: Absence,
+    pub grace: ReturnGrace,
 }
 
 /// How a saga is looked up.
@@ -58,13 +58,13 @@ impl Filter {
             && (self.queues.is_empty() || self.queues.contains(&saga.spec.queue))
             && self.owner.as_ref().is_none_or(|owner| saga.lease.as_ref().is_some_and(|lease| lease.owner == *owner))
             && self.held_by.as_ref().is_none_or(|principal| {
-                let live = saga.live_lease(moment.now, &moment.absence);
+                let live = saga.live_lease(moment.now, &moment.grace);
                 live.is_some_and(|lease| lease.owner.belongs_to(principal.as_str()))
             })
             && saga.spec.labels.contains_all(&self.labels)
             && (self.issue.is_none() || self.issue == saga.spec.issue)
             && (!self.in_flight_only || !saga.state.is_terminal())
-            && (!self.stale_only || saga.is_stale(moment.now, &moment.absence))
+            && (!self.stale_only || saga.is_stale(moment.now, &moment.grace))
     }
 
     /// True if no terminal saga can match.

@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use crate::{
     coordinator::{Call, Caller, Outcome, Share},
-    domain::{principal::Behalf, time::Timestamp},
+    domain::{principal::Requester, time::Timestamp},
 };
 
 use super::{
@@ -62,7 +62,7 @@ impl Caller for WaitingCaller {
         self.credentials.as_ref().is_some_and(|shown| shown.are_over(&*self.shared.clock))
     }
 
-    fn share(&self, by: Option<&Behalf>) -> Option<Share> {
+    fn share(&self, by: Option<&Requester>) -> Option<Share> {
         Share::of_caller(by.map(|by| by.actor.as_str()), self.connection)
     }
 

@@ -21,7 +21,7 @@ use crate::{
     coordinator::{Backend, Committed, Coordinator, Failed, Fault, Limits, Opening, StoreError, TurnStep, Waiting},
     domain::{
         command::{Answer, Command},
-        lease::Absence,
+        lease::ReturnGrace,
         time::{Span, Timestamp},
     },
     mutants::{self, Mutant},
@@ -109,8 +109,8 @@ pub(super) fn start<B: Backend>(
     let OpenedBackend { make, opening, reader, log, description, guard } = opened;
     clock.advance_to(opening.last_time);
     // Leases that were live when the last run ended had no coordinator since.
-    let absence = Absence { returned_at: clock.now(), grace: options.restart_grace };
-    let shared = Shared::new(clock, Arc::new(RecentEvents::starting_at(opening.head)), absence, log);
+    let grace = ReturnGrace { returned_at: clock.now(), length: options.restart_grace };
+    let shared = Shared::new(clock, Arc::new(RecentEvents::starting_at(opening.head)), grace, log);
     let (store, messages) = Store::new(options.queue, reader, options.readers, shared.clone(), &description);
     let options = *options;
     let (done, ended) = oneshot::channel();
@@ -170,10 +170,10 @@ impl<B: Backend> Writer<B> {
         options: StoreOptions,
     ) -> Self {
         let now = shared.clock.now();
-        let absence =
-            if mutants::on(Mutant::RestartWithoutGrace) { Absence::default() } else { *shared.absence.read() };
+        let grace =
+            if mutants::on(Mutant::RestartWithoutGrace) { ReturnGrace::default() } else { *shared.grace.read() };
         Writer {
-            coordinator: Coordinator::new(opening, absence, options.max_waiting, now),
+            coordinator: Coordinator::new(opening, grace, options.max_waiting, now),
             backend,
             inbox: Inbox::new(messages, Arc::clone(&shared.clock)),
             large: VecDeque::new(),

@@ -14,11 +14,11 @@ use sagad::{
         TurnStep,
     },
     domain::{
-        bounds::ABSENCE,
+        bounds::ABSENCE_WITHOUT_GRACE,
         command::{Answer, Request},
         event::Event,
         ids::Revision,
-        lease::Absence,
+        lease::ReturnGrace,
         time::{Span, Timestamp},
     },
     store::{
@@ -98,11 +98,11 @@ impl Daemon {
     pub fn start(disk: &Memory, now: i64, utc: i64, grace: Span, sabotage: Sabotage, judge: &mut Judge) -> Self {
         let (backend, opening) = disk.open_backend();
         let clock = Timestamp::from_micros(utc).max(opening.last_time);
-        let absence = Absence { returned_at: clock, grace };
-        judge.absence = absence;
+        let grace = ReturnGrace { returned_at: clock, grace };
+        judge.grace = grace;
         let recent = Arc::new(RecentEvents::starting_at(opening.head));
         let store = Store::looking_on(Arc::new(disk.reader()), Arc::new(ManualClock::at(clock)), recent.clone());
-        let told = if sabotage == Sabotage::NoGrace { Absence::default() } else { absence };
+        let told = if sabotage == Sabotage::NoGrace { ReturnGrace::default() } else { grace };
         Daemon {
             coordinator: Coordinator::new(opening, told, WAITING, clock),
             backend,
@@ -154,11 +154,11 @@ impl Daemon {
 
     fn notice_absence(&mut self, now: i64, judge: &mut Judge) {
         let clock = self.clock(now);
-        if clock.since(self.last_able) > ABSENCE && !self.disk_was_full {
-            let absence = Absence { returned_at: clock, grace: self.grace };
-            judge.absence = absence;
+        if clock.since(self.last_able) > ABSENCE_WITHOUT_GRACE && !self.disk_was_full {
+            let grace = ReturnGrace { returned_at: clock, length: self.grace };
+            judge.grace = grace;
             if self.sabotage != Sabotage::NoGrace {
-                self.coordinator.returned(absence);
+                self.coordinator.returned(grace);
             }
         }
         if !self.disk_was_full {

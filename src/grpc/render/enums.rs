@@ -37,7 +37,7 @@ pub fn purpose(purpose: LeasePurpose) -> proto::LeasePurpose {
 /// Whether a lease stands, as a call under it would be judged at the moment.
 pub fn standing(lease: &Lease, moment: &Moment) -> proto::LeaseStanding {
     match lease.standing {
-        Standing::Held if lease.is_live(moment.now, &moment.absence) => proto::LeaseStanding::Held,
+        Standing::Held if lease.is_live(moment.now, &moment.grace) => proto::LeaseStanding::Held,
         Standing::Expired { .. } if lease.is_revoked() => proto::LeaseStanding::EndedByOther,
         Standing::Held | Standing::Expired { .. } => proto::LeaseStanding::Expired,
         Standing::EndedByHolder(_) => proto::LeaseStanding::EndedByHolder,

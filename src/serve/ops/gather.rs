@@ -274,9 +274,9 @@ fn clocks(sheet: &mut Sheet, vitals: &Vitals, store: &Store) {
     );
     let longest = one(seconds(clock.longest_absence.micros()));
     sheet.gauge("sagad_absence_longest_seconds", "The longest such absence", longest);
-    let absence = store.moment().absence;
+    let grace = store.moment().grace;
     // On the coordinator's clock, told on the machine's.
-    let ends = absence.returned_at.plus(absence.grace).micros().saturating_add(clock.distance);
+    let ends = grace.returned_at.plus(grace.length).micros().saturating_add(clock.distance);
     sheet.gauge(
         "sagad_restart_grace_end_time_seconds",
         "Until when leases that ran out in the last absence stand, seconds since 1970",

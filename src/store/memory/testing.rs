@@ -10,7 +10,7 @@ use crate::{
         command::{Answer, Creation, Request},
         event::Event,
         ids::{FencingToken, OwnerId, QueueName, Revision, TaskId},
-        lease::{Absence, Lease, LeasePurpose, StaleCause, Standing},
+        lease::{Lease, LeasePurpose, ReturnGrace, StaleCause, Standing},
         saga::{Saga, State},
         time::{Span, Timestamp},
         transition::create,
@@ -74,7 +74,7 @@ impl Memory {
         let shared = Shared::new(
             clock,
             Arc::new(RecentEvents::starting_at(self.facts().head())),
-            Absence::default(),
+            ReturnGrace::default(),
             Arc::default(),
         );
         let (store, messages) = Store::new(1024, Arc::new(self.clone()), 4, shared, "memory");

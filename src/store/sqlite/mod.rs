@@ -256,7 +256,7 @@ fn queue_names(connection: &Connection) -> Result<HashMap<i64, QueueName>, rusql
 fn stored_due(connection: &Connection, names: &HashMap<i64, QueueName>) -> Result<Vec<StoredDue>, rusqlite::Error> {
     let mut all = Vec::new();
     each(connection, sql::DUE, [], |row| {
-        let due = Due { at: column(row, 1)?, running_since: column(row, 2)? };
+        let due = Due { at: column(row, 1)?, grace_reference: column(row, 2)? };
         let (queue, state) = (names.get(&row.get(3)?), State::decode(row.get(4)?));
         if let (Some(queue), Some(state)) = (queue, state) {
             all.push(StoredDue { id: column(row, 0)?, due, queue: queue.clone(), state });

@@ -289,5 +289,5 @@ fn contents(blob: &Blob) -> Option<&[u8]> {
 
 fn due_columns(derived: &Derived) -> (Option<i64>, Option<i64>) {
     let due = derived.due;
-    (due.map(|due| due.at.micros()), due.and_then(|due| due.running_since).map(Timestamp::micros))
+    (due.map(|due| due.at.micros()), due.and_then(|due| due.grace_reference).map(Timestamp::micros))
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     coordinator::{Backend, Fault, IdleBudget},
-    domain::{bounds::ABSENCE, lease::Absence, time::Span},
+    domain::{bounds::ABSENCE_WITHOUT_GRACE, lease::ReturnGrace, time::Span},
     mutants::{self, Mutant},
 };
 
@@ -57,12 +57,12 @@ impl<B: Backend> Writer<B> {
             self.last_able = now;
         }
         let away = now.since(self.last_able);
-        if away > ABSENCE && !self.disk_was_full {
+        if away > ABSENCE_WITHOUT_GRACE && !self.disk_was_full {
             meter.absent(away, now);
-            let absence = Absence { returned_at: now, grace: self.options.restart_grace };
-            tracing::warn!(away = %away, grace = %absence.grace, "the coordinator was away; leases get their grace");
-            *self.shared.absence.write() = absence;
-            self.coordinator.returned(absence);
+            let grace = ReturnGrace { returned_at: now, length: self.options.restart_grace };
+            tracing::warn!(away = %away, grace = %grace.length, "the coordinator was away; leases get their grace");
+            *self.shared.grace.write() = grace;
+            self.coordinator.returned(grace);
         }
         if !self.disk_was_full {
             self.last_able = now;

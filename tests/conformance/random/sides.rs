@@ -7,7 +7,7 @@ use sagad::{
     domain::{
         command::{ClaimNext, Command, Request},
         event::Event,
-        lease::Absence,
+        lease::ReturnGrace,
         time::Timestamp,
     },
     store::{
@@ -114,15 +114,15 @@ pub struct Side<D: Disk> {
 }
 
 impl<D: Disk> Side<D> {
-    pub fn open(disk: D, absence: Absence) -> Self {
+    pub fn open(disk: D, grace: ReturnGrace) -> Self {
         let mut side = Side { disk, open: None, held: Vec::new() };
-        side.open_again(absence);
+        side.open_again(grace);
         side
     }
 
-    fn open_again(&mut self, absence: Absence) -> Opening {
+    fn open_again(&mut self, grace: ReturnGrace) -> Opening {
         let (backend, mut opening, reader) = self.disk.open();
-        let coordinator = Coordinator::new(opening.clone(), absence, usize::MAX, Timestamp::ZERO);
+        let coordinator = Coordinator::new(opening.clone(), grace, usize::MAX, Timestamp::ZERO);
         self.open = Some(Open { coordinator, backend, reader });
         opening.due.sort_by_key(|due| due.id);
         opening.ready.sort_by_key(|(id, _)| *id);
@@ -196,8 +196,8 @@ impl<D: Disk> Side<D> {
         report
     }
 
-    pub fn returned(&mut self, absence: Absence) {
-        self.coordinator_mut().returned(absence);
+    pub fn returned(&mut self, grace: ReturnGrace) {
+        self.coordinator_mut().returned(grace);
     }
 
     pub fn let_go_overdue(&mut self, now: Timestamp) {
@@ -212,16 +212,16 @@ impl<D: Disk> Side<D> {
     }
 
     /// Ends, in good order or not, and opens again.
-    pub fn reopen(&mut self, in_order: bool, now: Timestamp, absence: Absence) -> Opening {
+    pub fn reopen(&mut self, in_order: bool, now: Timestamp, grace: ReturnGrace) -> Opening {
         self.held.clear();
         if let Some(Open { coordinator, mut backend, .. }) = self.open.take()
             && in_order
         {
             backend.close(now).unwrap();
-            let opening = self.open_again(absence);
+            let opening = self.open_again(grace);
             assert_eq!(opening.next_revision, coordinator.next_revision(), "none is skipped");
             return opening;
         }
-        self.open_again(absence)
+        self.open_again(grace)
     }
 }

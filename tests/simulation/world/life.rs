@@ -114,7 +114,7 @@ impl World {
             }
             Ok(Answer::Saga(saga)) => match (&self.workers[n].job, first_sent) {
                 (None, Some(sent)) if saga.lease.as_ref().is_some_and(|l| l.owner == self.workers[n].owner) => {
-                    if matches!(&call.request.command, Command::Change(change) if people::is_claim(&change.verb)) {
+                    if matches!(&call.request.command, Command::Change(change) if people::is_claim(&change.operation)) {
                         self.workers[n].take(saga, sent, &mut self.rng);
                         self.work(n);
                     }

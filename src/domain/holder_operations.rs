@@ -1,56 +1,56 @@
 //! Operations that require the lease.
 
 use super::{
-    accepted::Accepted,
-    admission::{admit, allow, is_repeat},
-    command::{HeldVerb, Holder},
+    command::{Holder, HolderOperation},
     compensation::CompensationSpec,
-    draft::{Draft, Said, actor_of},
+    compensation_rules::{record, register},
+    draft::{Attribution, Draft, actor_of},
     due::end_if_nothing_to_undo,
     earlier_lease::EarlierLease,
     event::EventType,
     lease::{HolderEnd, Lease, StaleCause},
+    lease_check::{check_holder, check_state, is_repeat},
     policy::FailureAction,
-    rejection::{Rejection, StandingLease},
+    rejection::{Rejection, UnextendedLease},
     saga::{Saga, State},
     text::{Blob, Text},
     time::Span,
-    undo::{record, register},
+    transition_effect::TransitionEffect,
 };
 
 /// Checks a call under a lease and applies it to the draft.
 pub(super) fn apply(
     draft: &mut Draft,
     holder: &Holder,
-    verb: &HeldVerb,
+    operation: &HolderOperation,
     earlier: Option<&EarlierLease>,
-) -> Result<Accepted, Rejection> {
-    if is_repeat(draft, holder, verb, earlier) {
-        return Ok(Accepted::Repeated);
+) -> Result<TransitionEffect, Rejection> {
+    if is_repeat(draft, holder, operation, earlier) {
+        return Ok(TransitionEffect::Unchanged);
     }
-    let lease = admit(draft, holder, verb)?.clone();
-    allow(draft.saga.state, verb)?;
-    match verb {
-        HeldVerb::Heartbeat { ttl, progress } => heartbeat(draft, &lease, *ttl, progress.as_ref())?,
-        HeldVerb::Release { delay, reason, progress } => {
+    let lease = check_holder(draft, holder, operation)?.clone();
+    check_state(draft.saga.state, operation)?;
+    match operation {
+        HolderOperation::Heartbeat { ttl, progress } => heartbeat(draft, &lease, *ttl, progress.as_ref())?,
+        HolderOperation::Release { delay, reason, progress } => {
             note_progress(draft, progress.as_ref());
             release(draft, holder, *delay, reason);
         }
-        HeldVerb::RegisterCompensation { compensations } => return register(draft, holder, compensations),
-        HeldVerb::Complete { result, reason, progress } => {
+        HolderOperation::RegisterCompensation { compensations } => return register(draft, holder, compensations),
+        HolderOperation::Complete { result, reason, progress } => {
             note_progress(draft, progress.as_ref());
             draft.end_by_holder(HolderEnd::Completed);
             draft.saga.result = result.clone();
             end(draft, holder, State::Completed, EventType::Completed, reason);
         }
-        HeldVerb::Fail { reason, compensations, retryable, progress } => {
+        HolderOperation::Fail { reason, compensations, retryable, progress } => {
             fail(draft, holder, reason, compensations, *retryable)?;
             note_progress(draft, progress.as_ref());
         }
-        HeldVerb::RecordCompensation { position, outcome, detail } => {
+        HolderOperation::RecordCompensation { position, outcome, detail } => {
             record(draft, holder, *position, *outcome, detail)?;
         }
-        HeldVerb::Compensate { reason } => {
+        HolderOperation::Compensate { reason } => {
             let kinds = draft.saga.pending_kinds().join(",");
             if !kinds.is_empty() {
                 return Err(Rejection::CompensationPending { kinds: kinds.into() });
@@ -58,12 +58,12 @@ pub(super) fn apply(
             draft.end_by_holder(HolderEnd::Compensated);
             end(draft, holder, State::Compensated, EventType::Compensated, reason);
         }
-        HeldVerb::Quarantine { reason } => {
+        HolderOperation::Quarantine { reason } => {
             draft.end_by_holder(HolderEnd::Quarantined);
             end(draft, holder, State::Quarantined, EventType::Quarantined, reason);
         }
     }
-    Ok(Accepted::Changed)
+    Ok(TransitionEffect::Changed)
 }
 
 fn heartbeat(draft: &mut Draft, lease: &Lease, ttl: Option<Span>, progress: Option<&Blob>) -> Result<(), Rejection> {
@@ -75,8 +75,8 @@ fn heartbeat(draft: &mut Draft, lease: &Lease, ttl: Option<Span>, progress: Opti
     // timeout may end before the time that the worker was promised and that the grace preserves. A heartbeat must not
     // shorten that.
     let present = match limit {
-        StaleCause::ExecutionTimeout => lease.effective_expiry(&draft.absence),
-        StaleCause::ProgressTimeout if changed.is_none() => lease.effective_expiry(&draft.absence),
+        StaleCause::ExecutionTimeout => lease.effective_expiry(&draft.grace),
+        StaleCause::ProgressTimeout if changed.is_none() => lease.effective_expiry(&draft.grace),
         StaleCause::ProgressTimeout | StaleCause::Ttl | StaleCause::Revoked => lease.expire_time,
     };
     let extended = expire_time > present;
@@ -91,7 +91,7 @@ fn heartbeat(draft: &mut Draft, lease: &Lease, ttl: Option<Span>, progress: Opti
             StaleCause::ProgressTimeout => changed.is_some(),
         };
     if expire_time <= draft.now || !(extended || unchanged) {
-        let standing = StandingLease { expire_time: lease.expire_time, cancel_reason: cancel_reason(&draft.saga) };
+        let standing = UnextendedLease { expire_time: lease.expire_time, cancel_reason: cancel_reason(&draft.saga) };
         return Err(match limit {
             StaleCause::Ttl | StaleCause::Revoked => Rejection::LeaseNotExtended(standing),
             StaleCause::ExecutionTimeout => Rejection::ExecutionTimeout(standing),
@@ -137,7 +137,7 @@ fn release(draft: &mut Draft, holder: &Holder, delay: Span, reason: &Text) {
     let actor = actor_of(&holder.owner);
     let mut details = vec![("ended_by", HolderEnd::Released.name().to_owned())];
     details.extend(not_before.map(|ready| ("not_before", ready.to_string())));
-    draft.emit(kind, from, Said::by(&actor, reason), Some(holder.token), &details);
+    draft.emit(kind, from, Attribution::by(&actor, reason), Some(holder.token), &details);
 }
 
 fn fail(
@@ -183,7 +183,7 @@ fn fail(
         }
     };
     let actor = actor_of(&holder.owner);
-    draft.emit(kind, State::Running, Said::by(&actor, reason), Some(holder.token), &details);
+    draft.emit(kind, State::Running, Attribution::by(&actor, reason), Some(holder.token), &details);
     if by_policy {
         end_if_nothing_to_undo(draft);
     }
@@ -194,5 +194,5 @@ fn end(draft: &mut Draft, holder: &Holder, state: State, kind: EventType, reason
     let from = draft.saga.state;
     draft.become_terminal(state, reason);
     let actor = actor_of(&holder.owner);
-    draft.emit(kind, from, Said::by(&actor, reason), Some(holder.token), &[]);
+    draft.emit(kind, from, Attribution::by(&actor, reason), Some(holder.token), &[]);
 }
