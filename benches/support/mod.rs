@@ -11,7 +11,7 @@
 use std::path::Path;
 
 use sagad::{
-    coordinator::{Backend, Call, Caller, Coordinator, IdleBudget, Key, Limits, Loaded, TurnStep},
+    coordinator::{Backend, Call, Caller, Coordinator, LoadKey, LoadResult, MaintenanceBudget, TurnLimits, TurnStep},
     domain::{
         command::{Answer, Change, Command, Creation, Holder, HolderOperation, Operation, Request, UnleasedOperation},
         ids::{FencingToken, OwnerId, QueueName, TaskId},
@@ -123,8 +123,8 @@ impl Cycles {
 
     /// Reads a saga's row.
     pub fn find(&mut self, n: u64) {
-        let found = self.core.backend.load(&[Key::Task(task(n))]).unwrap();
-        assert!(matches!(found[..], [Loaded::Saga(..)]));
+        let found = self.core.backend.load(&[LoadKey::Task(task(n))]).unwrap();
+        assert!(matches!(found[..], [LoadResult::Saga(..)]));
     }
 
     /// Runs commands as one batch of the writer's, by what [`Self::run_by`] said.
@@ -148,9 +148,9 @@ pub type Run = fn(&mut Core, Vec<Request>, Timestamp) -> Vec<Answer>;
 pub fn run(core: &mut Core, requests: Vec<Request>, now: Timestamp) -> Vec<Answer> {
     let calls = requests.into_iter().map(|request| Call { request, arrival: now, caller: Nobody }).collect();
     let mut observe = |_: TurnStep<'_, Nobody>, _, _| {};
-    let turn = core.coordinator.turn(&mut core.backend, calls, Some(now), Limits::default(), &mut observe);
-    let committed = turn.and_then(|turn| turn.commit()).unwrap_or_else(|failed| panic!("{:?}", failed.fault));
-    core.backend.idle(IdleBudget::default()).unwrap();
+    let turn = core.coordinator.turn(&mut core.backend, calls, Some(now), TurnLimits::default(), &mut observe);
+    let committed = turn.and_then(|turn| turn.commit()).unwrap_or_else(|failed| panic!("{:?}", failed.error));
+    core.backend.maintain(MaintenanceBudget::default()).unwrap();
     committed.answered.into_iter().map(|(_, outcome)| outcome.unwrap()).collect()
 }
 

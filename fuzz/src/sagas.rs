@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 use arbitrary::{Result, Unstructured};
 use bytes::Bytes;
 use sagad::{
-    coordinator::{Appended, Backend, ChangeSet, Derived, RowId, SagaChange},
+    coordinator::{AppendedEvent, Backend, ChangeSet, DerivedFields, RowId, SagaChange},
     domain::{
         bounds::{HAPPENED_MAX, REVISION_MAX, STORED_LENGTH_MAX, STORED_TIME_MAX},
         command::Creation,
@@ -237,10 +237,10 @@ pub fn event(u: &mut Unstructured<'_>, saga: &Saga) -> Result<Event> {
 }
 
 /// What is derived from a saga; the schema wants it to agree with the state.
-pub fn derived(saga: &Saga, now: Timestamp) -> Derived {
+pub fn derived(saga: &Saga, now: Timestamp) -> DerivedFields {
     let grace = ReturnGrace::default();
     let ready = saga.ready_for(now, &grace);
-    Derived { ready, due: transition::next_due(saga, now, &grace) }
+    DerivedFields { ready, due: transition::next_due(saga, now, &grace) }
 }
 
 /// A saga from what was to what is, or as a new one, by the rules' own derivation at a time.
@@ -283,7 +283,7 @@ impl Stored {
             event.revision = saga.revision;
             let id = RowId(place + 1);
             changes.sagas.push(change(id, None, &saga, Timestamp::ZERO));
-            changes.events.push(Appended { saga: id, prev: None, event });
+            changes.events.push(AppendedEvent { saga: id, prev: None, event });
         }
         stored.rows.commit(&changes).expect("committed");
         stored

@@ -22,13 +22,13 @@ use super::{ChangeSet, ReadyEntry};
 pub struct RowId(pub i64);
 
 /// Hashes row numbers. The coordinator assigns them one after the other, so nobody can provoke collisions.
-pub type RowHasher = std::hash::BuildHasherDefault<PlaceHasher>;
+pub type RowIdBuildHasher = std::hash::BuildHasherDefault<RowIdHasher>;
 
-/// The hasher of [`RowHasher`]: one multiplication, then the upper half is folded into the lower.
+/// The hasher of [`RowIdBuildHasher`]: one multiplication, then the upper half is folded into the lower.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct PlaceHasher(u64);
+pub struct RowIdHasher(u64);
 
-impl std::hash::Hasher for PlaceHasher {
+impl std::hash::Hasher for RowIdHasher {
     fn finish(&self) -> u64 {
         self.0
     }
@@ -45,7 +45,7 @@ impl std::hash::Hasher for PlaceHasher {
 
 /// Why a backend call failed. Each variant says whether the change happened.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum Fault {
+pub enum BackendError {
     /// The disk is full: it did not happen.
     #[error("the disk is full")]
     Full,
@@ -69,18 +69,18 @@ pub enum Fault {
 
 /// How a saga is looked up.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Key {
+pub enum LoadKey {
     /// Its task's id.
     Task(TaskId),
     /// Its own.
     Saga(SagaId),
     /// Its row number.
-    Place(RowId),
+    Row(RowId),
 }
 
 /// What is stored under a key.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Loaded {
+pub enum LoadResult {
     /// Nothing.
     Nothing,
     /// This saga.
@@ -102,7 +102,7 @@ pub struct StoredAnswer {
 
 /// Fields derived from a saga, by which it is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Derived {
+pub struct DerivedFields {
     /// For which purpose `ClaimNext` may claim it.
     pub ready: Option<LeasePurpose>,
     /// When something is due next.
@@ -127,7 +127,7 @@ impl ContentBytes {
 
 /// What is removed with a saga.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Removed {
+pub struct RemovalCounts {
     /// How many events.
     pub events: usize,
     /// How many compensations.
@@ -138,7 +138,7 @@ pub struct Removed {
 
 /// What the coordinator is started with, read when the store is opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Opening {
+pub struct InitialState {
     /// The newest event's revision.
     pub head: Revision,
     /// The revision of the next event: above every revision ever assigned.
@@ -170,14 +170,14 @@ pub struct StoredDue {
 
 impl StoredDue {
     /// When something is due to a saga, if at all.
-    pub fn of(id: RowId, saga: &Saga, derived: &Derived) -> Option<Self> {
+    pub fn of(id: RowId, saga: &Saga, derived: &DerivedFields) -> Option<Self> {
         Some(StoredDue { id, due: derived.due?, queue: saga.spec.queue.clone(), state: saga.state })
     }
 }
 
 /// A candidate for `ClaimNext`: its priority and place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Candidate {
+pub struct ClaimCandidate {
     /// Higher first.
     pub priority: i32,
     /// Earlier first.
@@ -185,7 +185,7 @@ pub struct Candidate {
 }
 
 /// The position of a ready saga in its queue's claim order: higher priority first, then earlier creation.
-pub type Position = (std::cmp::Reverse<i32>, RowId);
+pub type ReadyPosition = (std::cmp::Reverse<i32>, RowId);
 
 /// Which ready sagas are wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -195,13 +195,13 @@ pub struct ReadyScan {
     /// Of which queue.
     pub queue: QueueName,
     /// After this position; none: from the start.
-    pub after: Option<Position>,
+    pub after: Option<ReadyPosition>,
     /// At most so many.
     pub limit: usize,
 }
 
-/// Does for a saga in memory what [`Backend::load_brief`] does for a stored one.
-pub fn brief(mut saga: Saga, compensations: bool) -> (Saga, ContentBytes) {
+/// Does for a saga in memory what [`Backend::load_without_contents`] does for a stored one.
+pub fn without_contents(mut saga: Saga, compensations: bool) -> (Saga, ContentBytes) {
     let bytes = |blob: &mut Blob| std::mem::take(blob).bytes().len();
     let outcome = bytes(&mut saga.progress) + bytes(&mut saga.result);
     let payload = bytes(&mut Arc::make_mut(&mut saga.spec).payload);
@@ -213,9 +213,9 @@ pub fn brief(mut saga: Saga, compensations: bool) -> (Saga, ContentBytes) {
 
 /// How much maintenance a backend may do between two turns, beside what can't wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct IdleBudget {
+pub struct MaintenanceBudget {
     /// No call waits, so this is a good time for more.
-    pub quiet: bool,
+    pub no_calls_waiting: bool,
     /// It may do one step, of a few milliseconds, of work that can wait.
     pub step: bool,
 }
@@ -223,35 +223,44 @@ pub struct IdleBudget {
 /// Stores the data. One thread drives it.
 pub trait Backend: 'static {
     /// Loads what is stored under each key, in the order of the keys.
-    fn load(&mut self, keys: &[Key]) -> Result<Vec<Loaded>, Fault>;
+    fn load(&mut self, keys: &[LoadKey]) -> Result<Vec<LoadResult>, BackendError>;
     /// Loads a saga without its contents, of which only the sizes are read; and without its compensations unless they
     /// are wanted.
-    fn load_brief(&mut self, id: RowId, compensations: bool) -> Result<Option<(Saga, ContentBytes)>, Fault>;
+    fn load_without_contents(
+        &mut self,
+        id: RowId,
+        compensations: bool,
+    ) -> Result<Option<(Saga, ContentBytes)>, BackendError>;
     /// A saga's payload.
-    fn payload(&mut self, id: RowId) -> Result<Option<Blob>, Fault>;
+    fn payload(&mut self, id: RowId) -> Result<Option<Blob>, BackendError>;
     /// The stored answer to each of these requests, in the order of the ids.
-    fn answers(&mut self, ids: &[[u8; 16]]) -> Result<Vec<Option<StoredAnswer>>, Fault>;
+    fn answers(&mut self, ids: &[[u8; 16]]) -> Result<Vec<Option<StoredAnswer>>, BackendError>;
     /// The `claimed` event of a saga's lease and, if it is among the `newest` events of that saga, the one that says how the
     /// lease's holder ended it (`ended_by`).
-    fn ends_of_lease(&mut self, id: RowId, token: FencingToken, newest: usize) -> Result<Vec<Event>, Fault>;
+    fn lease_events(&mut self, id: RowId, token: FencingToken, newest: usize) -> Result<Vec<Event>, BackendError>;
     /// Ready sagas in claim order.
-    fn ready(&mut self, scan: &ReadyScan) -> Result<Vec<Candidate>, Fault>;
+    fn ready(&mut self, scan: &ReadyScan) -> Result<Vec<ClaimCandidate>, BackendError>;
     /// True if the queue ever held a saga or was paused.
-    fn knows_queue(&mut self, queue: &QueueName) -> Result<bool, Fault>;
+    fn queue_exists(&mut self, queue: &QueueName) -> Result<bool, BackendError>;
     /// Ended sagas in these states, unchanged since before a time, oldest first, each with the time of its last change: at
     /// most `limit`.
-    fn ended(&mut self, states: &[State], before: Timestamp, limit: usize) -> Result<Vec<(Timestamp, RowId)>, Fault>;
+    fn ended(
+        &mut self,
+        states: &[State],
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, RowId)>, BackendError>;
     /// What would be removed with a saga.
-    fn weigh(&mut self, id: RowId) -> Result<Removed, Fault>;
+    fn count_removal(&mut self, id: RowId) -> Result<RemovalCounts, BackendError>;
 
     /// Makes a turn durable: after it returns, a power loss does not undo it, and no later start assigns its revisions
     /// again, whatever else is lost. After an error that says that it did not happen, the backend can be used as
     /// before; after one that says that it may have, it is not used any more.
-    fn commit(&mut self, changes: &ChangeSet) -> Result<(), Fault>;
+    fn commit(&mut self, changes: &ChangeSet) -> Result<(), BackendError>;
 
     /// Does bounded maintenance between two turns; returns true if more work that can wait is left. Once a call has
-    /// returned [`Fault::Full`], this does too until there is room again, and nothing else is called meanwhile.
-    fn idle(&mut self, budget: IdleBudget) -> Result<bool, Fault>;
+    /// returned [`BackendError::Full`], this does too until there is room again, and nothing else is called meanwhile.
+    fn maintain(&mut self, budget: MaintenanceBudget) -> Result<bool, BackendError>;
     /// Closes the store at a time, so that the next start continues with the next revision and leaves no gap.
-    fn close(&mut self, now: Timestamp) -> Result<(), Fault>;
+    fn close(&mut self, now: Timestamp) -> Result<(), BackendError>;
 }

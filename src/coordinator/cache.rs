@@ -10,7 +10,7 @@ use quick_cache::{
 
 use crate::domain::{ids::TaskId, saga::Saga};
 
-use super::{Derived, RowHasher, RowId};
+use super::{DerivedFields, RowId, RowIdBuildHasher};
 
 /// Bytes of cached sagas: about 30,000 of a kilobyte each.
 const SAGA_BYTES: u64 = 32 << 20;
@@ -23,18 +23,18 @@ const COMPENSATION_ITSELF: usize = 256;
 
 /// A saga with its stored derived fields.
 #[derive(Clone)]
-struct Kept {
+struct CachedSaga {
     saga: Arc<Saga>,
     /// None: they were not read.
-    derived: Option<Derived>,
+    derived: Option<DerivedFields>,
 }
 
 /// Weighs a saga by its memory.
 #[derive(Clone)]
-struct Bytes;
+struct SagaWeigher;
 
-impl Weighter<RowId, Kept> for Bytes {
-    fn weight(&self, _: &RowId, Kept { saga, .. }: &Kept) -> u64 {
+impl Weighter<RowId, CachedSaga> for SagaWeigher {
+    fn weight(&self, _: &RowId, CachedSaga { saga, .. }: &CachedSaga) -> u64 {
         let spec = &saga.spec;
         let texts = spec.branch.as_str().len() + spec.worktree.as_str().len();
         let labels: usize = spec.labels.pairs().iter().map(|(key, value)| key.len() + value.len() + 64).sum();
@@ -50,7 +50,7 @@ impl Weighter<RowId, Kept> for Bytes {
 
 /// Sagas in flight, as they are stored.
 pub(super) struct SagaCache {
-    sagas: Cache<RowId, Kept, Bytes, RowHasher>,
+    sagas: Cache<RowId, CachedSaga, SagaWeigher, RowIdBuildHasher>,
     places: Cache<TaskId, RowId>,
 }
 
@@ -58,7 +58,13 @@ impl Default for SagaCache {
     fn default() -> Self {
         let expected = SAGA_BYTES as usize / SAGA_ITSELF;
         SagaCache {
-            sagas: Cache::with(expected, SAGA_BYTES, Bytes, RowHasher::default(), DefaultLifecycle::default()),
+            sagas: Cache::with(
+                expected,
+                SAGA_BYTES,
+                SagaWeigher,
+                RowIdBuildHasher::default(),
+                DefaultLifecycle::default(),
+            ),
             places: Cache::new(PLACES),
         }
     }
@@ -76,13 +82,13 @@ impl SagaCache {
     }
 
     /// The stored derived fields of a saga, if known.
-    pub fn derived(&self, id: RowId) -> Option<Derived> {
+    pub fn derived(&self, id: RowId) -> Option<DerivedFields> {
         self.sagas.get(&id)?.derived
     }
 
     /// Caches a saga as it was read or written, with its stored derived fields if known. An ended saga is rarely
     /// needed again, so it is dropped instead.
-    pub fn keep(&mut self, id: RowId, saga: Arc<Saga>, derived: Option<Derived>) {
+    pub fn keep(&mut self, id: RowId, saga: Arc<Saga>, derived: Option<DerivedFields>) {
         debug_assert!(!saga.contents_omitted, "what is kept is whole");
         if saga.state.is_terminal() {
             self.sagas.remove(&id);
@@ -91,7 +97,7 @@ impl SagaCache {
         if self.sagas.peek(&id).is_none() {
             self.keep_place(id, &saga);
         }
-        self.sagas.insert(id, Kept { saga, derived });
+        self.sagas.insert(id, CachedSaga { saga, derived });
     }
 
     /// Caches the row of a task's saga, if it is in flight.

@@ -11,7 +11,7 @@ use crate::domain::{
 use super::StoreError;
 
 /// The result of a call.
-pub type Outcome = Result<Answer, StoreError>;
+pub type CallOutcome = Result<Answer, StoreError>;
 
 /// A request to the coordinator.
 pub struct Call<C> {
@@ -34,36 +34,36 @@ pub trait Caller {
         false
     }
     /// Whose quota of held calls it counts against; none: nobody's. `by`: who asks, if known.
-    fn share(&self, _by: Option<&Requester>) -> Option<Share> {
+    fn share(&self, _by: Option<&Requester>) -> Option<CallerKey> {
         None
     }
     /// Called before its call is executed.
-    fn taken(&self) {}
+    fn on_taken(&self) {}
     /// Called when its call has been executed or is held.
-    fn judged(&self) {}
+    fn on_judged(&self) {}
     /// Called when its call is held: it no longer counts against the memory of pending changes.
-    fn held(&self) {}
+    fn on_held(&self) {}
     /// Called when its call can't be held because too many are.
-    fn turned_away(&self) {}
+    fn on_hold_refused(&self) {}
     /// Called when its answer, of this size, is ready to be sent once the turn is committed.
-    fn answered(&self, _bytes: usize) {}
+    fn on_answered(&self, _bytes: usize) {}
 }
 
 /// Identifies a caller, so that places and reads are shared fairly among callers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Share {
+pub enum CallerKey {
     /// A principal, over all its connections.
     Principal(Arc<str>),
     /// A connection, if callers are not authenticated.
     Connection(u64),
 }
 
-impl Share {
+impl CallerKey {
     /// The principal if there is one, else the connection.
     pub fn of_caller(principal: Option<&str>, connection: Option<u64>) -> Option<Self> {
         match principal {
-            Some(name) => Some(Share::Principal(name.into())),
-            None => connection.map(Share::Connection),
+            Some(name) => Some(CallerKey::Principal(name.into())),
+            None => connection.map(CallerKey::Connection),
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::domain::{
     text::Kind,
 };
 
-use super::{Candidate, Derived, RowHasher, RowId};
+use super::{ClaimCandidate, DerivedFields, RowId, RowIdBuildHasher};
 
 /// Kinds of compensations: sorted, without duplicates.
 pub type KindSet = Arc<[Kind]>;
@@ -33,30 +33,30 @@ pub struct ReadyEntry {
     /// The saga's queue.
     pub queue: QueueName,
     /// Who can claim it.
-    pub takers: Takers,
+    pub eligibility: Eligibility,
 }
 
 /// Who can claim a saga.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Takers {
+pub enum Eligibility {
     /// Callers that compensate and handle all of these kinds.
-    OfKinds(KindSet),
+    Kinds(KindSet),
     /// One owner, to execute it.
     Assignee(OwnerId),
 }
 
 impl ReadyEntry {
     /// The index entry of a saga, if it has one.
-    pub fn of(saga: &Saga, derived: &Derived) -> Option<Self> {
-        let takers = match (saga.state, derived.ready, &saga.reservation) {
-            (State::Compensating, Some(LeasePurpose::Compensate), _) => Takers::OfKinds(pending_kinds(saga)),
+    pub fn of(saga: &Saga, derived: &DerivedFields) -> Option<Self> {
+        let eligibility = match (saga.state, derived.ready, &saga.reservation) {
+            (State::Compensating, Some(LeasePurpose::Compensate), _) => Eligibility::Kinds(pending_kinds(saga)),
             (State::Dispatched, _, Some(reservation)) => {
                 // The delay is over if something later is due next.
                 let delayed = saga.not_before.is_some_and(|ready| derived.due.is_none_or(|due| due.at <= ready));
                 if delayed {
                     return None;
                 }
-                Takers::Assignee(reservation.assignee.clone())
+                Eligibility::Assignee(reservation.assignee.clone())
             }
             (
                 State::Planned
@@ -71,7 +71,7 @@ impl ReadyEntry {
                 _,
             ) => return None,
         };
-        Some(ReadyEntry { priority: saga.spec.priority, queue: saga.spec.queue.clone(), takers })
+        Some(ReadyEntry { priority: saga.spec.priority, queue: saga.spec.queue.clone(), eligibility })
     }
 }
 
@@ -81,14 +81,14 @@ fn pending_kinds(saga: &Saga) -> KindSet {
 }
 
 /// Rows by priority, then creation.
-type InOrder = BTreeSet<(Reverse<i32>, RowId)>;
+type ReadyOrder = BTreeSet<(Reverse<i32>, RowId)>;
 
 /// Ready sagas that only some callers can claim.
 #[derive(Debug, Default)]
 pub struct ReadyIndex {
-    compensating: HashMap<QueueName, BTreeMap<KindSet, InOrder>>,
-    reserved: HashMap<(OwnerId, QueueName), InOrder>,
-    entries: HashMap<RowId, ReadyEntry, RowHasher>,
+    compensating: HashMap<QueueName, BTreeMap<KindSet, ReadyOrder>>,
+    reserved: HashMap<(OwnerId, QueueName), ReadyOrder>,
+    entries: HashMap<RowId, ReadyEntry, RowIdBuildHasher>,
 }
 
 impl ReadyIndex {
@@ -101,10 +101,10 @@ impl ReadyIndex {
             Some(entry) => self.entries.insert(id, entry.clone()),
             None => self.entries.remove(&id),
         };
-        if let Some(ReadyEntry { priority, queue, takers }) = &before {
+        if let Some(ReadyEntry { priority, queue, eligibility }) = &before {
             let place = (Reverse(*priority), id);
-            match takers {
-                Takers::OfKinds(kinds) => {
+            match eligibility {
+                Eligibility::Kinds(kinds) => {
                     if let Some(sets) = self.compensating.get_mut(queue) {
                         if let Some(places) = sets.get_mut(kinds) {
                             places.remove(&place);
@@ -117,7 +117,7 @@ impl ReadyIndex {
                         }
                     }
                 }
-                Takers::Assignee(assignee) => {
+                Eligibility::Assignee(assignee) => {
                     let key = (assignee.clone(), queue.clone());
                     if let Some(places) = self.reserved.get_mut(&key) {
                         places.remove(&place);
@@ -128,13 +128,13 @@ impl ReadyIndex {
                 }
             }
         }
-        if let Some(ReadyEntry { priority, queue, takers }) = entry {
+        if let Some(ReadyEntry { priority, queue, eligibility }) = entry {
             let place = (Reverse(priority), id);
-            match takers {
-                Takers::OfKinds(kinds) => {
+            match eligibility {
+                Eligibility::Kinds(kinds) => {
                     self.compensating.entry(queue).or_default().entry(kinds).or_default().insert(place);
                 }
-                Takers::Assignee(assignee) => {
+                Eligibility::Assignee(assignee) => {
                     self.reserved.entry((assignee, queue)).or_default().insert(place);
                 }
             }
@@ -147,7 +147,7 @@ impl ReadyIndex {
     }
 
     /// Sagas of a queue that are reserved for an owner and claimable, by priority, then creation: at most `limit`.
-    pub fn reserved(&self, assignee: &OwnerId, queue: &QueueName, limit: usize) -> Vec<Candidate> {
+    pub fn reserved(&self, assignee: &OwnerId, queue: &QueueName, limit: usize) -> Vec<ClaimCandidate> {
         let places = self.reserved.get(&(assignee.clone(), queue.clone()));
         places.into_iter().flatten().take(limit).map(candidate).collect()
     }
@@ -164,7 +164,13 @@ impl ReadyIndex {
 
     /// Sagas of a queue that wait to be compensated and whose pending kinds are all among `kinds`, by priority, then
     /// creation: at most `limit`. Adds to `looked_at` what it examined.
-    pub fn of_kinds(&self, queue: &QueueName, kinds: &[Kind], limit: usize, looked_at: &mut u64) -> Vec<Candidate> {
+    pub fn of_kinds(
+        &self,
+        queue: &QueueName,
+        kinds: &[Kind],
+        limit: usize,
+        looked_at: &mut u64,
+    ) -> Vec<ClaimCandidate> {
         let Some(sets) = self.compensating.get(queue) else { return Vec::new() };
         let mut in_order: Vec<_> = covered(sets, kinds, looked_at).into_iter().map(|places| places.iter()).collect();
         // A merge: the first of each set; after each one taken, the next of its set.
@@ -185,13 +191,13 @@ impl ReadyIndex {
     }
 }
 
-fn candidate((Reverse(priority), id): &(Reverse<i32>, RowId)) -> Candidate {
-    Candidate { priority: *priority, id: *id }
+fn candidate((Reverse(priority), id): &(Reverse<i32>, RowId)) -> ClaimCandidate {
+    ClaimCandidate { priority: *priority, id: *id }
 }
 
 /// The sets that contain only these kinds. The sets are sorted, so after a set with a foreign kind the search skips
 /// all sets that share its prefix up to that kind: any number of them costs one step.
-fn covered<'a>(sets: &'a BTreeMap<KindSet, InOrder>, kinds: &[Kind], looked_at: &mut u64) -> Vec<&'a InOrder> {
+fn covered<'a>(sets: &'a BTreeMap<KindSet, ReadyOrder>, kinds: &[Kind], looked_at: &mut u64) -> Vec<&'a ReadyOrder> {
     let kinds: Vec<&Kind> = kinds.iter().collect::<BTreeSet<_>>().into_iter().collect();
     let mut found = Vec::new();
     let mut from = Bound::Included(Vec::<Kind>::new());
@@ -239,11 +245,11 @@ mod tests {
         names.iter().map(|name| kind(name)).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    fn entry(priority: i32, takers: Takers) -> Option<ReadyEntry> {
-        Some(ReadyEntry { priority, queue: queue(), takers })
+    fn entry(priority: i32, eligibility: Eligibility) -> Option<ReadyEntry> {
+        Some(ReadyEntry { priority, queue: queue(), eligibility })
     }
 
-    fn ids(found: &[Candidate]) -> Vec<i64> {
+    fn ids(found: &[ClaimCandidate]) -> Vec<i64> {
         found.iter().map(|candidate| candidate.id.0).collect()
     }
 
@@ -260,7 +266,7 @@ mod tests {
             let names = |places: &[usize]| places.iter().map(|place| NAMES[*place]).collect::<Vec<_>>();
             let mut expected = Vec::new();
             for (id, (kinds, priority)) in (1..).zip(&sagas) {
-                index.set(RowId(id), entry(*priority, Takers::OfKinds(set(&names(kinds)))));
+                index.set(RowId(id), entry(*priority, Eligibility::Kinds(set(&names(kinds)))));
                 if kinds.iter().all(|kind| wanted.contains(kind)) {
                     expected.push((Reverse(*priority), id));
                 }
@@ -280,9 +286,9 @@ mod tests {
         for n in 0..40_000i64 {
             let stuck = ["a".to_owned(), format!("m-{n}"), "z".to_owned()];
             let stuck: Vec<&str> = stuck.iter().map(String::as_str).skip(n as usize % 2).collect();
-            index.set(RowId(n), entry(9, Takers::OfKinds(set(&stuck))));
+            index.set(RowId(n), entry(9, Eligibility::Kinds(set(&stuck))));
         }
-        index.set(RowId(50_000), entry(0, Takers::OfKinds(set(&["a", "z"]))));
+        index.set(RowId(50_000), entry(0, Eligibility::Kinds(set(&["a", "z"]))));
         let mut looked_at = 0;
         let found = index.of_kinds(&queue(), &[kind("a"), kind("b"), kind("z")], 100, &mut looked_at);
         assert_eq!(ids(&found), [50_000]);
@@ -293,16 +299,16 @@ mod tests {
     fn it_follows_changes() {
         let mut index = ReadyIndex::default();
         let w = OwnerId::parse("w").unwrap();
-        index.set(RowId(1), entry(0, Takers::Assignee(w.clone())));
-        index.set(RowId(2), entry(5, Takers::Assignee(w.clone())));
-        index.set(RowId(3), entry(0, Takers::OfKinds(set(&["a"]))));
+        index.set(RowId(1), entry(0, Eligibility::Assignee(w.clone())));
+        index.set(RowId(2), entry(5, Eligibility::Assignee(w.clone())));
+        index.set(RowId(3), entry(0, Eligibility::Kinds(set(&["a"]))));
         assert_eq!(ids(&index.reserved(&w, &queue(), 10)), [2, 1]);
         assert_eq!(ids(&index.reserved(&w, &queue(), 1)), [2]);
         let before = index.get(RowId(1)).cloned();
         index.set(RowId(1), None);
-        index.set(RowId(3), entry(0, Takers::OfKinds(set(&["b"]))));
+        index.set(RowId(3), entry(0, Eligibility::Kinds(set(&["b"]))));
         index.set(RowId(3), None);
-        index.set(RowId(4), entry(0, Takers::OfKinds(set(&[]))));
+        index.set(RowId(4), entry(0, Eligibility::Kinds(set(&[]))));
         assert_eq!(ids(&index.of_kinds(&queue(), &[kind("a")], 10, &mut 0)), [4]);
         index.set(RowId(1), before);
         assert_eq!(ids(&index.reserved(&w, &queue(), 10)), [2, 1]);

@@ -11,26 +11,26 @@ use crate::domain::{
 };
 
 use super::{
-    Agenda, Caller, Derived, NextDue, Opening, ReadyEntry, ReadyIndex, RowHasher, RowId, StoredDue, Waiters, Wake,
-    cache::SagaCache, windows::Windows,
+    Caller, Claimable, DerivedFields, DueEntry, DueIndex, HeldClaims, InitialState, ReadyEntry, ReadyIndex, RowId,
+    RowIdBuildHasher, StoredDue, cache::SagaCache, ready_windows::ReadyWindows,
 };
 
 /// The state in memory between two turns. Only turns change it.
 pub struct Coordinator<C> {
     /// Held calls.
-    pub waiters: Waiters<C>,
+    pub held_claims: HeldClaims<C>,
     /// How many calls may be held.
     pub max_waiting: usize,
     /// How many candidates and sets of kinds claims examined, and how many held ones were tried; for tests.
     pub looked_at: u64,
-    pub(super) agenda: Agenda,
+    pub(super) due_index: DueIndex,
     /// Ready sagas that only some callers can claim.
     pub(super) ready: ReadyIndex,
     /// The next sagas that any caller can claim.
-    pub(super) windows: Windows,
+    pub(super) windows: ReadyWindows,
     pub(super) cache: SagaCache,
     /// Sagas whose stored rows were found damaged by a commit.
-    pub(super) unwritable: HashSet<RowId, RowHasher>,
+    pub(super) unwritable: HashSet<RowId, RowIdBuildHasher>,
     /// Paused queues.
     pub(super) paused: HashSet<QueueName>,
     /// The last absence.
@@ -40,7 +40,7 @@ pub struct Coordinator<C> {
     /// The place of the next saga.
     pub(super) next_row: RowId,
     /// What became claimable and was not offered to held calls yet.
-    pub(super) woken: Vec<Wake>,
+    pub(super) claimable: Vec<Claimable>,
     /// The time of the last call or sweep. Later ones never have an earlier time.
     pub(super) time: Timestamp,
     /// When old answers were last removed.
@@ -51,28 +51,28 @@ pub struct Coordinator<C> {
 
 impl<C: Caller> Coordinator<C> {
     /// Starts at `now` on an opened store, with the grace after the absence before.
-    pub fn new(opening: Opening, grace: ReturnGrace, max_waiting: usize, now: Timestamp) -> Self {
+    pub fn new(opening: InitialState, grace: ReturnGrace, max_waiting: usize, now: Timestamp) -> Self {
         let mut coordinator = Coordinator {
-            waiters: Waiters::default(),
+            held_claims: HeldClaims::default(),
             max_waiting,
             looked_at: 0,
-            agenda: Agenda::default(),
+            due_index: DueIndex::default(),
             ready: ReadyIndex::default(),
-            windows: Windows::default(),
+            windows: ReadyWindows::default(),
             cache: SagaCache::default(),
             unwritable: HashSet::default(),
             paused: opening.paused.into_iter().collect(),
             grace,
             next_revision: opening.next_revision,
             next_row: opening.next_row,
-            woken: Vec::new(),
+            claimable: Vec::new(),
             time: now,
             forgot_at: now,
             draining: false,
         };
         for StoredDue { id, due, queue, state } in opening.due {
-            let next = NextDue { due, queue, ready: ReadyPurposes::of_state(state) };
-            coordinator.agenda.set(id, Some(next), &grace);
+            let next = DueEntry { due, queue, ready: ReadyPurposes::of_state(state) };
+            coordinator.due_index.set(id, Some(next), &grace);
         }
         for (id, entry) in opening.ready {
             coordinator.ready.set(id, Some(entry));
@@ -83,7 +83,7 @@ impl<C: Caller> Coordinator<C> {
     /// Applies the grace after an absence.
     pub fn returned(&mut self, grace: ReturnGrace) {
         self.grace = grace;
-        self.agenda.after_absence(&grace);
+        self.due_index.apply_grace(&grace);
     }
 
     /// The revision that the next event gets.
@@ -104,20 +104,20 @@ impl<C: Caller> Coordinator<C> {
     }
 
     /// What is due when.
-    pub fn agenda(&self) -> &Agenda {
-        &self.agenda
+    pub fn due_index(&self) -> &DueIndex {
+        &self.due_index
     }
 
     /// When there is something to do without a call: `now` if held calls are still to be answered with what became
     /// claimable.
     pub fn next_at(&self, now: Timestamp) -> Option<Timestamp> {
-        let serve = (!self.woken.is_empty()).then_some(now);
-        [self.agenda.next(), self.waiters.next_deadline(), serve].into_iter().flatten().min()
+        let serve = (!self.claimable.is_empty()).then_some(now);
+        [self.due_index.next(), self.held_claims.next_deadline(), serve].into_iter().flatten().min()
     }
 
     /// True if a turn at this time would have something to do without a call.
     pub fn has_work(&self, now: Timestamp) -> bool {
-        self.agenda.due_by(now).is_some() || !self.woken.is_empty() || self.waiters.has_until_swept()
+        self.due_index.due_by(now).is_some() || !self.claimable.is_empty() || self.held_claims.has_until_swept()
     }
 
     /// Stops holding calls. (The caller of this answers those that are held.)
@@ -126,10 +126,10 @@ impl<C: Caller> Coordinator<C> {
     }
 
     /// Updates the indexes with a changed saga.
-    pub(super) fn note(&mut self, id: RowId, saga: &Saga, derived: &Derived) {
+    pub(super) fn note(&mut self, id: RowId, saga: &Saga, derived: &DerivedFields) {
         let next =
-            derived.due.map(|due| NextDue { due, queue: saga.spec.queue.clone(), ready: ReadyPurposes::of(saga) });
-        self.agenda.set(id, next, &self.grace);
+            derived.due.map(|due| DueEntry { due, queue: saga.spec.queue.clone(), ready: ReadyPurposes::of(saga) });
+        self.due_index.set(id, next, &self.grace);
         self.ready.set(id, ReadyEntry::of(saga, derived));
         self.windows.set(id, saga, derived.ready);
     }

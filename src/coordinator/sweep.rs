@@ -13,7 +13,7 @@ use crate::{
     mutants::{self, Mutant},
 };
 
-use super::{Agenda, Backend, Caller, Fault, RowId, Turn};
+use super::{Backend, BackendError, Caller, DueIndex, RowId, Turn};
 
 /// The cost that one turn may spend on what is due: about 10 ms of work, and as much again for its commit. The end of
 /// a delay costs 1, an expired lease 2 to 4, depending on its policy.
@@ -26,7 +26,7 @@ const PAGE_BYTES: usize = 4096;
 
 /// Why a sweep runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum SweptFor {
+enum SweepReason {
     /// For a claim, which may find something ready then.
     Claim,
     /// For no particular call.
@@ -36,17 +36,17 @@ enum SweptFor {
 /// What a turn may still spend on what is due. Claims get half of it, so that the rest is done as well.
 #[derive(Clone, Copy, Debug)]
 pub struct SweepBudget {
-    claims: Share,
-    all: Share,
+    claims: BudgetShare,
+    all: BudgetShare,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Share {
+struct BudgetShare {
     cost: usize,
     time: Span,
 }
 
-impl Share {
+impl BudgetShare {
     fn spend(&mut self, cost: usize, time: Span) {
         self.cost = self.cost.saturating_sub(cost);
         self.time = Span::from_micros(self.time.micros() - time.micros()).unwrap_or(Span::ZERO);
@@ -62,72 +62,72 @@ impl Default for SweepBudget {
 impl SweepBudget {
     /// A budget of a given cost.
     pub fn of_cost(cost: usize) -> Self {
-        let all = Share { cost, time: SWEEP_TIME };
+        let all = BudgetShare { cost, time: SWEEP_TIME };
         let half = Span::from_micros(SWEEP_TIME.micros() / 2).unwrap_or(Span::ZERO);
-        SweepBudget { claims: Share { cost: cost / 2, time: half }, all }
+        SweepBudget { claims: BudgetShare { cost: cost / 2, time: half }, all }
     }
 
-    fn is_spent(&self, swept_for: SweptFor) -> bool {
+    fn is_spent(&self, reason: SweepReason) -> bool {
         if mutants::on(Mutant::SweepsUnbounded) {
             return false;
         }
-        let share = match swept_for {
-            SweptFor::Claim => self.claims,
-            SweptFor::Anyone => self.all,
+        let share = match reason {
+            SweepReason::Claim => self.claims,
+            SweepReason::Anyone => self.all,
         };
         share.cost == 0 || share.time == Span::ZERO
     }
 
-    fn spend(&mut self, swept_for: SweptFor, cost: usize, time: Span) {
+    fn spend(&mut self, reason: SweepReason, cost: usize, time: Span) {
         self.all.spend(cost, time);
-        match swept_for {
-            SweptFor::Claim => self.claims.spend(cost, time),
-            SweptFor::Anyone => {}
+        match reason {
+            SweepReason::Claim => self.claims.spend(cost, time),
+            SweepReason::Anyone => {}
         }
     }
 }
 
 impl<B: Backend, C: Caller> Turn<'_, B, C> {
     /// Applies what is due by `now`, as far as the turn's budget goes; returns true if that was all.
-    pub(super) fn sweep(&mut self, now: Timestamp) -> Result<bool, Fault> {
-        self.sweep_while(SweptFor::Anyone, now, |agenda| agenda.due_by(now))
+    pub(super) fn sweep(&mut self, now: Timestamp) -> Result<bool, BackendError> {
+        self.sweep_while(SweepReason::Anyone, now, |due_index| due_index.due_by(now))
     }
 
     /// Applies what is due before a claim, as far as the budget of claims goes: first what may make something ready
     /// for it.
-    pub(super) fn sweep_for(&mut self, wish: &ClaimNext, now: Timestamp) -> Result<(), Fault> {
-        if self.coordinator.agenda.due_by(now).is_none() {
+    pub(super) fn sweep_for(&mut self, claim: &ClaimNext, now: Timestamp) -> Result<(), BackendError> {
+        if self.coordinator.due_index.due_by(now).is_none() {
             return Ok(());
         }
-        for queue in wish.queues.iter().filter(|queue| !self.is_paused(queue)).cloned().collect::<Vec<_>>() {
-            self.sweep_while(SweptFor::Claim, now, |agenda| agenda.due_for(wish.purpose, &queue, now))?;
+        for queue in claim.queues.iter().filter(|queue| !self.is_paused(queue)).cloned().collect::<Vec<_>>() {
+            self.sweep_while(SweepReason::Claim, now, |due_index| due_index.due_for(claim.purpose, &queue, now))?;
         }
-        self.sweep_while(SweptFor::Claim, now, |agenda| agenda.due_by(now)).map(drop)
+        self.sweep_while(SweepReason::Claim, now, |due_index| due_index.due_by(now)).map(drop)
     }
 
     /// True if something is due by `time` that may make something ready for a claim.
-    pub(super) fn is_due_for(&self, wish: &ClaimNext, time: Timestamp) -> bool {
-        let mut queues = wish.queues.iter().filter(|queue| !self.is_paused(queue));
-        queues.any(|queue| self.coordinator.agenda.due_for(wish.purpose, queue, time).is_some())
+    pub(super) fn is_due_for(&self, claim: &ClaimNext, time: Timestamp) -> bool {
+        let mut queues = claim.queues.iter().filter(|queue| !self.is_paused(queue));
+        queues.any(|queue| self.coordinator.due_index.due_for(claim.purpose, queue, time).is_some())
     }
 
     fn sweep_while(
         &mut self,
-        swept_for: SweptFor,
+        reason: SweepReason,
         now: Timestamp,
-        next: impl Fn(&Agenda) -> Option<RowId>,
-    ) -> Result<bool, Fault> {
+        next: impl Fn(&DueIndex) -> Option<RowId>,
+    ) -> Result<bool, BackendError> {
         let clock = self.limits.time;
         let time = || clock.map_or(Timestamp::ZERO, |time| time());
         // Usually nothing is due, and the clock need not be read.
-        let Some(mut id) = next(&self.coordinator.agenda) else { return Ok(true) };
+        let Some(mut id) = next(&self.coordinator.due_index) else { return Ok(true) };
         let mut begun = time();
-        while !self.limits.sweep.is_spent(swept_for) {
+        while !self.limits.sweep.is_spent(reason) {
             let cost = self.sweep_one(id, now)?;
             let done = time();
-            self.limits.sweep.spend(swept_for, cost, done.since(begun));
+            self.limits.sweep.spend(reason, cost, done.since(begun));
             begun = done;
-            match next(&self.coordinator.agenda) {
+            match next(&self.coordinator.due_index) {
                 Some(next) => id = next,
                 None => return Ok(true),
             }
@@ -136,9 +136,9 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     }
 
     /// Applies what is due to a saga; returns the cost.
-    pub(super) fn sweep_one(&mut self, id: RowId, now: Timestamp) -> Result<usize, Fault> {
+    pub(super) fn sweep_one(&mut self, id: RowId, now: Timestamp) -> Result<usize, BackendError> {
         let Some(before) = self.load_readable(id)? else {
-            self.coordinator.agenda.set(id, None, &self.coordinator.grace);
+            self.coordinator.due_index.set(id, None, &self.coordinator.grace);
             return Ok(1);
         };
         let draft = self.draft(&before, now);

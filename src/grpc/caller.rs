@@ -16,7 +16,7 @@ use crate::{
         rejection::{CommandRefusal, Rejection},
         time::Timestamp,
     },
-    store::{CallOrigin, Credentials, ReadCaller, Share},
+    store::{CallOrigin, CallerKey, Credentials, ReadCaller},
 };
 
 use super::{permits, refusal, refusal_log::RefusedCaller, status::Problem};
@@ -132,9 +132,9 @@ impl Visitor {
     }
 
     /// Among whose streams and reads its own count.
-    pub(super) fn share(&self) -> Option<Share> {
+    pub(super) fn share(&self) -> Option<CallerKey> {
         let connection = self.connection.map(|connection| connection.number);
-        Share::of_caller(self.name().map(PrincipalName::as_str), connection)
+        CallerKey::of_caller(self.name().map(PrincipalName::as_str), connection)
     }
 
     /// Ready when the connection's certificate has run out or was revoked; never where there is none.

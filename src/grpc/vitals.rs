@@ -11,7 +11,7 @@ use crate::{
     domain::time::{Span, Timestamp},
     proto,
     store::{
-        Moment, Store, Waiting,
+        HeldClaimSummary, Moment, Store,
         vitals::{Checkpoint, ClockVitals, LogVitals, Minute, Outcome, Refusals, Vitals, WatchKind, WatchVitals},
     },
 };
@@ -151,7 +151,7 @@ fn grace_left(moment: &Moment, now: Timestamp) -> Option<prost_types::Duration> 
     (left > Span::ZERO).then(|| span(left))
 }
 
-fn waiting_claims(mut waiting: Vec<Waiting>) -> Vec<proto::WaitingClaims> {
+fn waiting_claims(mut waiting: Vec<HeldClaimSummary>) -> Vec<proto::WaitingClaims> {
     waiting.sort_by(|a, b| (&a.queue, a.purpose as u8).cmp(&(&b.queue, b.purpose as u8)));
     let told = waiting.into_iter().map(|waiting| proto::WaitingClaims {
         queue: waiting.queue.to_string(),

@@ -31,8 +31,8 @@ use crate::{
 };
 
 use super::{
-    CallOrigin, Credentials, EventQuery, Feed, ListQuery, Moment, Outcome, PageBounds, ReadCaller, Reader,
-    RecentEvents, SagaKey, SagaPage, Stats, StoreError, Stretch, Waiting,
+    CallOrigin, CallOutcome, Credentials, EventQuery, Feed, HeldClaimSummary, ListQuery, Moment, PageBounds,
+    ReadCaller, Reader, RecentEvents, SagaKey, SagaPage, Stats, StoreError, Stretch,
     memory_share::{ChangesMemory, MemoryShare},
     post::Reply,
     read_queue::{ReadQueue, Reads, in_background},
@@ -52,7 +52,7 @@ pub(super) enum Message {
     /// A change to execute.
     Submit(Submission),
     /// Asks for a summary of the held claims.
-    Tell(oneshot::Sender<Vec<Waiting>>),
+    Tell(oneshot::Sender<Vec<HeldClaimSummary>>),
     /// Answers all held claims, and stops holding.
     Drain,
     /// The last message: answer what came before it, then end.
@@ -73,7 +73,7 @@ impl Message {
 /// The answer to a change that was queued. Dropping it doesn't cancel the change.
 #[derive(Debug)]
 pub struct PendingAnswer {
-    answered: oneshot::Receiver<Outcome>,
+    answered: oneshot::Receiver<CallOutcome>,
     /// Memory of the change and its answer, until the answer has arrived.
     _memory: Arc<MemoryShare>,
 }
@@ -349,7 +349,7 @@ impl Store {
 
     /// Summaries of the held claims by queue and purpose, which the writer answers between two batches. `None` if it
     /// doesn't within half a second, or if its queue is full.
-    pub async fn waiting(&self) -> Option<Vec<Waiting>> {
+    pub async fn waiting(&self) -> Option<Vec<HeldClaimSummary>> {
         let (answer, told) = oneshot::channel();
         self.send(Message::Tell(answer)).ok()?;
         tokio::time::timeout(TELLING, told).await.ok()?.ok()

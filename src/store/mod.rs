@@ -20,7 +20,7 @@ mod submission;
 pub mod vitals;
 pub mod writer;
 
-pub use crate::coordinator::{Outcome, Share, StoreError, Waiting};
+pub use crate::coordinator::{CallOutcome, CallerKey, HeldClaimSummary, StoreError};
 pub use credentials::{CallOrigin, Credentials};
 pub use feed::{Feed, NextEvents};
 pub use handle::{PendingAnswer, Store};

@@ -9,7 +9,7 @@ use std::{cell::RefCell, sync::Arc};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use super::{Outcome, memory_share::MemoryShare};
+use super::{CallOutcome, memory_share::MemoryShare};
 
 /// After how many replies a thread is woken again: it starts with the first while the others are still being appended.
 const SLICE: usize = 64;
@@ -20,7 +20,7 @@ thread_local! {
 }
 
 /// An outcome and the task that waits for it.
-type Letter = (oneshot::Sender<Outcome>, Outcome);
+type Letter = (oneshot::Sender<CallOutcome>, CallOutcome);
 
 /// The replies for the tasks of one thread.
 #[derive(Default)]
@@ -46,7 +46,7 @@ pub async fn receive_here() {
 
 /// The sending end for one outcome.
 pub struct Reply {
-    to: oneshot::Sender<Outcome>,
+    to: oneshot::Sender<CallOutcome>,
     by: Option<Arc<Letterbox>>,
     /// Memory of the change and its answer, if it is counted.
     memory: Option<Arc<MemoryShare>>,
@@ -54,13 +54,13 @@ pub struct Reply {
 
 impl Reply {
     /// A reply to a task of this thread.
-    pub fn expected() -> (Self, oneshot::Receiver<Outcome>) {
+    pub fn expected() -> (Self, oneshot::Receiver<CallOutcome>) {
         let (to, expected) = oneshot::channel();
         (Reply { to, by: HERE.with_borrow(Clone::clone), memory: None }, expected)
     }
 
     /// Like [`Self::expected`], and counts the memory of the change, and of its answer until it has arrived.
-    pub(super) fn counted(memory: Arc<MemoryShare>) -> (Self, oneshot::Receiver<Outcome>) {
+    pub(super) fn counted(memory: Arc<MemoryShare>) -> (Self, oneshot::Receiver<CallOutcome>) {
         let (reply, expected) = Self::expected();
         (Reply { memory: Some(memory), ..reply }, expected)
     }
@@ -80,7 +80,7 @@ impl Reply {
     }
 
     /// Sends one outcome directly.
-    pub fn send(self, outcome: Outcome) {
+    pub fn send(self, outcome: CallOutcome) {
         let _ = self.to.send(outcome);
     }
 
@@ -91,7 +91,7 @@ impl Reply {
 }
 
 /// Sends the outcomes of a batch, in order for each thread.
-pub fn send_all(answered: Vec<(Reply, Outcome)>) {
+pub fn send_all(answered: Vec<(Reply, CallOutcome)>) {
     let mut bags: Vec<(Arc<Letterbox>, Vec<Letter>)> = Vec::new();
     for (Reply { to, by, memory: _ }, outcome) in answered {
         let Some(by) = by else {

@@ -9,7 +9,7 @@ use crate::domain::{
     time::{Span, Timestamp},
 };
 
-use crate::coordinator::weight;
+use crate::coordinator::encoded_size;
 
 /// A time on the coordinator's clock with the grace: what is needed to tell whether a lease is live then.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -128,7 +128,7 @@ impl PageBounds {
         let mut bytes = 0;
         let mut page: Vec<(Revision, Saga)> = Vec::new();
         for (revision, saga) in sagas {
-            bytes += weight(&saga);
+            bytes += encoded_size(&saga);
             if !page.is_empty() && bytes > self.bytes {
                 return Stretch { through: page.last().map_or(through, |(revision, _)| *revision), found: page };
             }

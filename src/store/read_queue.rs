@@ -17,13 +17,13 @@ use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 
-use super::{Credentials, Reader, Share, StoreError};
+use super::{CallerKey, Credentials, Reader, StoreError};
 
 /// Who reads.
 #[derive(Clone, Debug, Default)]
 pub struct ReadCaller {
     /// The caller that the reads count for; none: the daemon itself.
-    pub share: Option<Share>,
+    pub share: Option<CallerKey>,
     /// The caller's credentials, if callers are authenticated. Once they are invalid, its reads are refused when their
     /// turn comes.
     pub credentials: Option<Credentials>,
@@ -71,9 +71,9 @@ struct State {
     /// Free readers. If there are any, nobody waits.
     free: usize,
     /// The reads of each caller that has or waits for a reader.
-    callers: HashMap<Option<Share>, CallerReads>,
+    callers: HashMap<Option<CallerKey>, CallerReads>,
     /// Waiting callers, the next one first: by the number of running reads, then by their last turn.
-    order: BTreeSet<(usize, u64, Option<Share>)>,
+    order: BTreeSet<(usize, u64, Option<CallerKey>)>,
     /// The last number assigned to a turn or a waiting read.
     last: u64,
 }
@@ -89,13 +89,13 @@ struct CallerReads {
 /// A reader, free again when this is dropped.
 pub(super) struct ReadPermit {
     queue: Arc<ReadQueue>,
-    share: Option<Share>,
+    share: Option<CallerKey>,
 }
 
 /// A place in the queue, given up when this is dropped.
 struct Place {
     queue: Arc<ReadQueue>,
-    share: Option<Share>,
+    share: Option<CallerKey>,
     number: u64,
     permit: oneshot::Receiver<ReadPermit>,
 }
@@ -135,7 +135,7 @@ impl ReadQueue {
     }
 
     /// Takes a free reader, or else a place in the queue.
-    fn take(self: &Arc<Self>, share: &Option<Share>) -> Result<ReadPermit, Place> {
+    fn take(self: &Arc<Self>, share: &Option<CallerKey>) -> Result<ReadPermit, Place> {
         let mut state = self.state.lock();
         let number = state.next_number();
         let is_free = state.free > 0;
@@ -154,7 +154,7 @@ impl ReadQueue {
     }
 
     /// Takes a reader back and gives it to the next caller.
-    fn give_back(self: &Arc<Self>, share: &Option<Share>) {
+    fn give_back(self: &Arc<Self>, share: &Option<CallerKey>) {
         let mut state = self.state.lock();
         state.change(share, |reads| reads.running -= 1);
         let Some((_, _, next)) = state.order.first().cloned() else {
@@ -183,7 +183,7 @@ impl State {
     }
 
     /// Changes a caller's reads and updates the order.
-    fn change<T>(&mut self, share: &Option<Share>, change: impl FnOnce(&mut CallerReads) -> T) -> Option<T> {
+    fn change<T>(&mut self, share: &Option<CallerKey>, change: impl FnOnce(&mut CallerReads) -> T) -> Option<T> {
         let reads = self.callers.get_mut(share)?;
         self.order.remove(&(reads.running, reads.turn, share.clone()));
         let changed = change(reads);
@@ -219,7 +219,7 @@ mod tests {
     use crate::{clock::ManualClock, domain::time::Timestamp};
 
     fn caller(connection: u64) -> ReadCaller {
-        ReadCaller { share: Some(Share::Connection(connection)), credentials: None }
+        ReadCaller { share: Some(CallerKey::Connection(connection)), credentials: None }
     }
 
     /// A read queue under test, with its clock.

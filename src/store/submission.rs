@@ -3,7 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use crate::{
-    coordinator::{Call, Caller, Outcome, Share},
+    coordinator::{Call, CallOutcome, Caller, CallerKey},
     domain::{principal::Requester, time::Timestamp},
 };
 
@@ -35,7 +35,7 @@ impl WaitingCaller {
     }
 
     /// Sends one outcome directly.
-    pub(super) fn send(self, outcome: Outcome) {
+    pub(super) fn send(self, outcome: CallOutcome) {
         self.reply.send(outcome);
     }
 
@@ -62,27 +62,27 @@ impl Caller for WaitingCaller {
         self.credentials.as_ref().is_some_and(|shown| shown.are_over(&*self.shared.clock))
     }
 
-    fn share(&self, by: Option<&Requester>) -> Option<Share> {
-        Share::of_caller(by.map(|by| by.actor.as_str()), self.connection)
+    fn share(&self, by: Option<&Requester>) -> Option<CallerKey> {
+        CallerKey::of_caller(by.map(|by| by.actor.as_str()), self.connection)
     }
 
-    fn taken(&self) {
+    fn on_taken(&self) {
         self.reached_now(Step::Taken);
     }
 
-    fn judged(&self) {
+    fn on_judged(&self) {
         self.reached_now(Step::Judged);
     }
 
-    fn held(&self) {
+    fn on_held(&self) {
         self.reply.release_bytes();
     }
 
-    fn turned_away(&self) {
+    fn on_hold_refused(&self) {
         self.shared.meter.refused.too_many_waiting.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn answered(&self, bytes: usize) {
+    fn on_answered(&self, bytes: usize) {
         self.reply.add_bytes(bytes);
     }
 }

@@ -18,7 +18,10 @@ use tokio::sync::oneshot;
 
 use crate::{
     clock::Clock,
-    coordinator::{Backend, Committed, Coordinator, Failed, Fault, Limits, Opening, StoreError, TurnStep, Waiting},
+    coordinator::{
+        Backend, BackendError, CommittedTurn, Coordinator, FailedTurn, HeldClaimSummary, InitialState, StoreError,
+        TurnLimits, TurnStep,
+    },
     domain::{
         command::{Answer, Command},
         lease::ReturnGrace,
@@ -87,7 +90,7 @@ pub struct StoreOptions {
 pub(super) struct OpenedBackend<M, G> {
     /// Makes the writing half; called on the writer thread.
     pub(super) make: M,
-    pub(super) opening: Opening,
+    pub(super) opening: InitialState,
     pub(super) reader: Arc<dyn Reader>,
     /// The metrics of its log.
     pub(super) log: Arc<LogMeter>,
@@ -104,7 +107,7 @@ pub(super) struct OpenedBackend<M, G> {
 pub(super) fn start<B: Backend>(
     options: &StoreOptions,
     clock: Arc<dyn Clock>,
-    opened: OpenedBackend<impl FnOnce() -> Result<B, Fault> + Send + 'static, impl Send + 'static>,
+    opened: OpenedBackend<impl FnOnce() -> Result<B, BackendError> + Send + 'static, impl Send + 'static>,
 ) -> Result<(Store, WriterThread), std::io::Error> {
     let OpenedBackend { make, opening, reader, log, description, guard } = opened;
     clock.advance_to(opening.last_time);
@@ -118,19 +121,19 @@ pub(super) fn start<B: Backend>(
     thread::Builder::new().name("sagad-writer".into()).spawn(move || {
         let (backend, is_ready) = match make() {
             Ok(backend) => (Some(backend), Ok(())),
-            Err(fault) => (None, Err(fault)),
+            Err(error) => (None, Err(error)),
         };
         // The starter waits for this.
         let is_awaited = started.send(is_ready).is_ok();
         let Some(backend) = backend.filter(|_| is_awaited) else { return };
         let mut writer = Writer::new(backend, opening, messages, shared, options);
         let result = writer.run().map_err(|failure| match failure {
-            Fault::Gone(what) => WriterFailure::Gone(what),
-            Fault::Full
-            | Fault::Corrupt(_)
-            | Fault::Unwritable(..)
-            | Fault::Unavailable(_)
-            | Fault::OutcomeUnknown(_) => WriterFailure::Failed(failure.to_string()),
+            BackendError::Gone(what) => WriterFailure::Gone(what),
+            BackendError::Full
+            | BackendError::Corrupt(_)
+            | BackendError::Unwritable(..)
+            | BackendError::Unavailable(_)
+            | BackendError::OutcomeUnknown(_) => WriterFailure::Failed(failure.to_string()),
         });
         writer.refuse_what_waits();
         let inbox = writer.into_inbox();
@@ -164,7 +167,7 @@ struct Writer<B> {
 impl<B: Backend> Writer<B> {
     fn new(
         backend: B,
-        opening: Opening,
+        opening: InitialState,
         messages: Receiver<Message>,
         shared: Arc<Shared>,
         options: StoreOptions,
@@ -186,7 +189,7 @@ impl<B: Backend> Writer<B> {
         }
     }
 
-    fn run(&mut self) -> Result<(), Fault> {
+    fn run(&mut self) -> Result<(), BackendError> {
         loop {
             let first = self.wait();
             self.begin_turn();
@@ -200,8 +203,8 @@ impl<B: Backend> Writer<B> {
                     None => {}
                 }
                 // Nothing is swept until there is room, so these would wait too long.
-                for waiter in self.coordinator.waiters.take_until_swept() {
-                    waiter.caller.send(Err(StoreError::Full { retry_after: FULL_RETRY }));
+                for held in self.coordinator.held_claims.take_until_swept() {
+                    held.caller.send(Err(StoreError::Full { retry_after: FULL_RETRY }));
                 }
                 for submission in std::mem::take(&mut self.large) {
                     self.refuse_for_lack_of_room(Message::Submit(submission));
@@ -259,8 +262,8 @@ impl<B: Backend> Writer<B> {
     }
 
     /// Answers with the summaries of held claims. The asker may have stopped waiting.
-    fn tell(&self, answer: oneshot::Sender<Vec<Waiting>>) {
-        let _ = answer.send(self.coordinator.waiters.tell());
+    fn tell(&self, answer: oneshot::Sender<Vec<HeldClaimSummary>>) {
+        let _ = answer.send(self.coordinator.held_claims.summaries());
     }
 
     /// Waits for a message, but not beyond what is due next.
@@ -303,7 +306,7 @@ impl<B: Backend> Writer<B> {
     }
 
     /// Runs one turn: the batch, then what is due by `sweep_to`, or by the last arrival if more is queued.
-    fn turn(&mut self, batch: Vec<Submission>, sweep_to: Option<Timestamp>) -> Result<(), Fault> {
+    fn turn(&mut self, batch: Vec<Submission>, sweep_to: Option<Timestamp>) -> Result<(), BackendError> {
         self.answer_overdue();
         let begun = self.shared.clock.now();
         if batch.is_empty() && !self.coordinator.has_work(begun) {
@@ -311,7 +314,7 @@ impl<B: Backend> Writer<B> {
         }
         let changes = batch.len();
         match self.judge_and_commit(batch, sweep_to) {
-            Ok((Committed { events, answered }, commit_begun)) => {
+            Ok((CommittedTurn { events, answered }, commit_begun)) => {
                 let committed = self.shared.clock.now();
                 for (caller, _) in &answered {
                     caller.reached(Step::Committing, commit_begun);
@@ -320,24 +323,26 @@ impl<B: Backend> Writer<B> {
                 send_all(answered.into_iter().map(|(caller, outcome)| (caller.reply, outcome)).collect());
                 let tally = Tally::of(&events);
                 self.shared.recent.publish(events);
-                self.shared.waiting.store(self.coordinator.waiters.len() as u64, Ordering::Relaxed);
+                self.shared.waiting.store(self.coordinator.held_claims.len() as u64, Ordering::Relaxed);
                 let answered = self.shared.clock.now();
                 self.shared.meter.batch(Batch { changes, begun, commit_begun, committed, answered }, tally);
                 Ok(())
             }
-            Err(Failed { fault, callers }) => {
-                let fault = match fault {
-                    Fault::Unavailable(_) | Fault::OutcomeUnknown(_) if mutants::on(Mutant::FailingDiskIsFull) => {
-                        Fault::Full
+            Err(FailedTurn { error, callers }) => {
+                let error = match error {
+                    BackendError::Unavailable(_) | BackendError::OutcomeUnknown(_)
+                        if mutants::on(Mutant::FailingDiskIsFull) =>
+                    {
+                        BackendError::Full
                     }
-                    fault => fault,
+                    error => error,
                 };
-                let (outcome, goes_on) = self.failed(&fault);
+                let (outcome, goes_on) = self.failed(&error);
                 let told = callers.into_iter().map(|caller| caller.send(Err(outcome.clone()))).count() as u64;
-                if fault == Fault::Full {
+                if error == BackendError::Full {
                     self.shared.meter.refused.disk_full.fetch_add(told, Ordering::Relaxed);
                 }
-                if goes_on { Ok(()) } else { Err(fault) }
+                if goes_on { Ok(()) } else { Err(error) }
             }
         }
     }
@@ -347,10 +352,10 @@ impl<B: Backend> Writer<B> {
         &mut self,
         batch: Vec<Submission>,
         sweep_to: Option<Timestamp>,
-    ) -> Result<(Committed<WaitingCaller>, Timestamp), Failed<WaitingCaller>> {
+    ) -> Result<(CommittedTurn<WaitingCaller>, Timestamp), FailedTurn<WaitingCaller>> {
         let clock = &*self.shared.clock;
         let time = || clock.now();
-        let limits = Limits { time: Some(&time), answer_room: self.shared.memory.left(), ..Limits::default() };
+        let limits = TurnLimits { time: Some(&time), answer_room: self.shared.memory.left(), ..TurnLimits::default() };
         let mut observe = |seen: TurnStep<'_, WaitingCaller>, _, _| match seen {
             TurnStep::Unreadable(id, what) => {
                 tracing::error!(row = id.0, what, "a stored saga can't be read and is passed over");
@@ -369,15 +374,15 @@ impl<B: Backend> Writer<B> {
     /// Answers held calls whose callers were revoked, and those whose deadline has passed.
     fn answer_overdue(&mut self) {
         if self.shared.revoked.swap(false, Ordering::AcqRel) {
-            for waiter in self.coordinator.waiters.take_revoked() {
-                waiter.caller.send(Err(StoreError::Revoked));
+            for held in self.coordinator.held_claims.take_revoked() {
+                held.caller.send(Err(StoreError::Revoked));
             }
         }
         let now = self.shared.clock.now();
-        while let Some(waiter) = self.coordinator.waiters.take_overdue(now) {
-            waiter.caller.send(Ok(Answer::Sagas(Vec::new())));
+        while let Some(held) = self.coordinator.held_claims.take_overdue(now) {
+            held.caller.send(Ok(Answer::Sagas(Vec::new())));
         }
-        self.shared.waiting.store(self.coordinator.waiters.len() as u64, Ordering::Relaxed);
+        self.shared.waiting.store(self.coordinator.held_claims.len() as u64, Ordering::Relaxed);
     }
 
     fn drain(&mut self) {
@@ -386,29 +391,29 @@ impl<B: Backend> Writer<B> {
     }
 
     fn release_all(&mut self) {
-        for waiter in self.coordinator.waiters.take_all() {
-            waiter.caller.send(Err(StoreError::ShuttingDown));
+        for held in self.coordinator.held_claims.take_all() {
+            held.caller.send(Err(StoreError::ShuttingDown));
         }
     }
 
     /// What the callers of a failed turn are told, and whether the writer continues; if it does, nothing of the turn
     /// was stored.
-    fn failed(&mut self, fault: &Fault) -> (StoreError, bool) {
-        match fault {
-            Fault::Full => {
+    fn failed(&mut self, error: &BackendError) -> (StoreError, bool) {
+        match error {
+            BackendError::Full => {
                 tracing::error!("the disk is full; changes are refused until it has room");
                 self.disk_is_full(true);
                 (StoreError::Full { retry_after: FULL_RETRY }, true)
             }
-            Fault::Corrupt(_) | Fault::Unwritable(..) => {
-                tracing::error!(%fault, "a turn was not carried out, since what is stored makes no sense");
-                if let Fault::Unwritable(id, _) = fault {
+            BackendError::Corrupt(_) | BackendError::Unwritable(..) => {
+                tracing::error!(%error, "a turn was not carried out, since what is stored makes no sense");
+                if let BackendError::Unwritable(id, _) = error {
                     self.coordinator.set_aside(*id);
                 }
-                (StoreError::Corrupt(format!("nothing was changed: {fault}")), true)
+                (StoreError::Corrupt(format!("nothing was changed: {error}")), true)
             }
-            Fault::OutcomeUnknown(_) | Fault::Gone(_) => (StoreError::OutcomeUnknown, false),
-            Fault::Unavailable(what) => (StoreError::Unavailable(what.clone()), false),
+            BackendError::OutcomeUnknown(_) | BackendError::Gone(_) => (StoreError::OutcomeUnknown, false),
+            BackendError::Unavailable(what) => (StoreError::Unavailable(what.clone()), false),
         }
     }
 }

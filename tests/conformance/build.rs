@@ -240,8 +240,8 @@ pub fn purge(older_than: Span, max_sagas: usize) -> Purge {
 /// The key of a request: its id, and a digest of its content, in which how long it waits does not count.
 pub fn key_of(id: u8, command: &Command) -> RequestKey {
     let mut content = command.clone();
-    if let Command::ClaimNext(wish) = &mut content {
-        wish.wait = Span::ZERO;
+    if let Command::ClaimNext(claim) = &mut content {
+        claim.wait = Span::ZERO;
     }
     let mut digest = [0; 16];
     let mut hasher = DefaultHasher::new();

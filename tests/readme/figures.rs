@@ -62,7 +62,7 @@ fn thousands(number: u64) -> String {
 fn phrases() -> Vec<String> {
     let [
         streams_open,
-        waiters,
+        held_claims,
         places,
         limits,
         front,
@@ -115,7 +115,7 @@ fn phrases() -> Vec<String> {
     let export = retention["EXPORT_STEP"];
     vec![
         format!("where callers are not known) that has {} gets no more. As many others", streams_open["FAIR"]),
-        format!("where callers are not known) that has {} gets no more |", waiters["FAIR_WAITING"]),
+        format!("where callers are not known) that has {} gets no more |", held_claims["FAIR_WAITING"]),
         format!("the newest {} addresses", thousands(places["KNOWN_ADDRESSES"])),
         // What belongs to one network.
         "of IPv6 the first 64 bits count".into(),

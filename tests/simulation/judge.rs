@@ -14,7 +14,7 @@ use sagad::{
         saga::{Saga, State},
         time::Timestamp,
     },
-    store::{Outcome, StoreError, memory::Facts},
+    store::{CallOutcome, StoreError, memory::Facts},
 };
 
 /// The last lease of a saga, until something ends it.
@@ -47,7 +47,7 @@ struct Record {
 /// One executed command: its time, its outcome, and the events it made.
 pub struct Executed<'a> {
     pub request: &'a Request,
-    pub outcome: &'a Outcome,
+    pub outcome: &'a CallOutcome,
     pub events: &'a [Event],
     pub now: Timestamp,
     /// The true time of `now`.
@@ -109,8 +109,8 @@ impl Judge {
             // An absence gives nothing back.
             return Timestamp::ZERO;
         }
-        let ReturnGrace { returned_at, grace } = self.grace;
-        if held.renewed < returned_at { held.expire.max(returned_at.plus(grace)) } else { held.expire }
+        let ReturnGrace { returned_at, length } = self.grace;
+        if held.renewed < returned_at { held.expire.max(returned_at.plus(length)) } else { held.expire }
     }
 
     /// What a committed command, or a sweep, came to.
@@ -138,7 +138,7 @@ impl Judge {
     }
 
     /// What was given to calls that were held: the events of all of them, then the answers.
-    pub fn served(&mut self, served: &[(Request, Outcome)], events: &[Event], now: Timestamp, true_time: i64) {
+    pub fn served(&mut self, served: &[(Request, CallOutcome)], events: &[Event], now: Timestamp, true_time: i64) {
         let Some((first, _)) = served.first() else {
             return self.swept(events, now, true_time, false);
         };
@@ -410,7 +410,7 @@ impl Judge {
     }
 
     /// An answer leaves the coordinator: from here on the client may rely on it.
-    pub fn acknowledged(&mut self, outcome: &Outcome, task: Option<&TaskId>) {
+    pub fn acknowledged(&mut self, outcome: &CallOutcome, task: Option<&TaskId>) {
         let Ok(answer) = outcome else { return };
         match answer {
             Answer::Saga(saga) => self.promise(saga),

@@ -18,7 +18,7 @@ use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::{
     clock::Clock,
-    coordinator::{Derived, Opening, ReadyEntry, RowId, StoredAnswer, StoredDue},
+    coordinator::{DerivedFields, InitialState, ReadyEntry, RowId, StoredAnswer, StoredDue},
     domain::{
         command::QueueStatus,
         event::Event,
@@ -49,7 +49,7 @@ impl Memory {
     }
 
     /// The writing half and the coordinator's initial state, for callers that drive a coordinator themselves.
-    pub fn open_backend(&self) -> (MemoryBackend, Opening) {
+    pub fn open_backend(&self) -> (MemoryBackend, InitialState) {
         let opening = self.facts_mut().opening();
         (MemoryBackend(self.clone()), opening)
     }
@@ -91,7 +91,7 @@ impl Memory {
 #[derive(Clone)]
 struct Record {
     saga: Saga,
-    derived: Derived,
+    derived: DerivedFields,
 }
 
 /// All stored data.
@@ -170,7 +170,7 @@ impl Facts {
         newest.unwrap_or_default().max(self.numbers.compacted)
     }
 
-    fn opening(&mut self) -> Opening {
+    fn opening(&mut self) -> InitialState {
         let head = self.head();
         let next_revision = head.after(1).max(self.numbers.revision_floor);
         if next_revision > head.after(1) {
@@ -181,7 +181,7 @@ impl Facts {
         let in_flight = self.sagas.values().map(|record| &record.saga).filter(|saga| !saga.state.is_terminal());
         let last_heartbeat = in_flight.filter_map(|saga| Some(saga.lease.as_ref()?.heartbeat_time)).max();
         let last_time = [last_event, last_heartbeat, Some(self.numbers.last_time)].into_iter().flatten().max();
-        Opening {
+        InitialState {
             head,
             next_revision,
             next_row: RowId(self.numbers.last_row + 1),

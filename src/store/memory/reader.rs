@@ -3,7 +3,7 @@
 use std::{io::Write, ops::Bound, path::Path, sync::atomic::Ordering};
 
 use crate::{
-    coordinator::brief,
+    coordinator::without_contents,
     domain::{
         command::QueueStatus,
         event::Event,
@@ -79,7 +79,7 @@ impl Reader for Memory {
         sagas.truncate(query.limit);
         let next = sagas.last().map(|(cursor, _)| *cursor).filter(|_| more);
         Ok(SagaPage {
-            sagas: sagas.into_iter().map(|(cursor, saga)| (cursor, brief(saga.clone(), true).0)).collect(),
+            sagas: sagas.into_iter().map(|(cursor, saga)| (cursor, without_contents(saga.clone(), true).0)).collect(),
             next,
         })
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use crate::{
     clock::{Clock, ManualClock},
-    coordinator::{Derived, RowId},
+    coordinator::{DerivedFields, RowId},
     domain::{
         command::{Answer, Creation, Request},
         event::Event,
@@ -31,7 +31,7 @@ impl Memory {
         let mut facts = self.facts_mut();
         for saga in sagas {
             let id = RowId(facts.numbers.last_row + 1);
-            facts.put(id, Record { saga, derived: Derived { ready: None, due: None } });
+            facts.put(id, Record { saga, derived: DerivedFields { ready: None, due: None } });
         }
     }
 

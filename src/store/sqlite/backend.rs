@@ -4,8 +4,8 @@ use std::{cmp::Reverse, sync::Arc};
 
 use crate::{
     coordinator::{
-        Backend, Candidate, ChangeSet, ContentBytes, Fault, IdleBudget, Key, Loaded, ReadyScan, Removed, RowId,
-        StoredAnswer,
+        Backend, BackendError, ChangeSet, ClaimCandidate, ContentBytes, LoadKey, LoadResult, MaintenanceBudget,
+        ReadyScan, RemovalCounts, RowId, StoredAnswer,
     },
     domain::{
         event::Event,
@@ -20,26 +20,29 @@ use super::{error::RowsError, rows::SqliteRows};
 
 impl SqliteRows {
     /// The backend error for an SQLite error. Before the commit nothing has happened.
-    fn fault(&mut self, error: RowsError) -> Fault {
+    fn fault(&mut self, error: RowsError) -> BackendError {
         match self.judge(error) {
             RowsError::Full => {
                 self.is_full = true;
-                Fault::Full
+                BackendError::Full
             }
-            RowsError::Corrupt(what) => Fault::Corrupt(what),
-            RowsError::Broken(what) | RowsError::Unwritten(what) => Fault::Unavailable(what),
-            RowsError::Gone(what) => Fault::Gone(what),
+            RowsError::Corrupt(what) => BackendError::Corrupt(what),
+            RowsError::Broken(what) | RowsError::Unwritten(what) => BackendError::Unavailable(what),
+            RowsError::Gone(what) => BackendError::Gone(what),
         }
     }
 
     /// Reads within one transaction for the whole turn; otherwise each statement would lock and unlock the log.
-    fn reading<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, RowsError>) -> Result<T, Fault> {
+    fn reading<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, RowsError>) -> Result<T, BackendError> {
         let read = self.begin().and_then(|()| read(self));
         read.map_err(|error| self.fault(error))
     }
 
     /// Runs maintenance between turns, when no transaction is open.
-    pub(super) fn between<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, RowsError>) -> Result<T, Fault> {
+    pub(super) fn between<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, RowsError>,
+    ) -> Result<T, BackendError> {
         let done = self.let_go().and_then(|()| work(self));
         done.map_err(|error| self.fault(error))
     }
@@ -81,11 +84,11 @@ impl SqliteRows {
     }
 
     /// Rolls back a failed transaction and returns the backend error.
-    fn undo(&mut self, error: RowsError) -> Fault {
+    fn undo(&mut self, error: RowsError) -> BackendError {
         let fault = self.fault(error);
         match self.rollback() {
             Ok(()) => fault,
-            Err(worse) => Fault::Unavailable(worse.to_string()),
+            Err(worse) => BackendError::Unavailable(worse.to_string()),
         }
     }
 }
@@ -103,12 +106,12 @@ pub fn write_and_undo(rows: &mut SqliteRows, turns: &[ChangeSet], mut look: impl
 }
 
 impl Backend for SqliteRows {
-    fn load(&mut self, keys: &[Key]) -> Result<Vec<Loaded>, Fault> {
+    fn load(&mut self, keys: &[LoadKey]) -> Result<Vec<LoadResult>, BackendError> {
         let load = |rows: &mut Self| {
             let loaded = keys.iter().map(|key| match rows.load_one(key) {
-                Ok(None) => Ok(Loaded::Nothing),
-                Ok(Some((id, saga))) => Ok(Loaded::Saga(id, Arc::new(saga))),
-                Err(RowsError::Corrupt(what)) => Ok(Loaded::Unreadable(what)),
+                Ok(None) => Ok(LoadResult::Nothing),
+                Ok(Some((id, saga))) => Ok(LoadResult::Saga(id, Arc::new(saga))),
+                Err(RowsError::Corrupt(what)) => Ok(LoadResult::Unreadable(what)),
                 Err(other) => Err(other),
             });
             loaded.collect()
@@ -116,23 +119,27 @@ impl Backend for SqliteRows {
         self.reading(load)
     }
 
-    fn load_brief(&mut self, id: RowId, compensations: bool) -> Result<Option<(Saga, ContentBytes)>, Fault> {
+    fn load_without_contents(
+        &mut self,
+        id: RowId,
+        compensations: bool,
+    ) -> Result<Option<(Saga, ContentBytes)>, BackendError> {
         self.reading(|rows| rows.brief(id, compensations))
     }
 
-    fn payload(&mut self, id: RowId) -> Result<Option<Blob>, Fault> {
+    fn payload(&mut self, id: RowId) -> Result<Option<Blob>, BackendError> {
         self.reading(|rows| rows.stored_payload(id))
     }
 
-    fn answers(&mut self, ids: &[[u8; 16]]) -> Result<Vec<Option<StoredAnswer>>, Fault> {
+    fn answers(&mut self, ids: &[[u8; 16]]) -> Result<Vec<Option<StoredAnswer>>, BackendError> {
         self.reading(|rows| ids.iter().map(|id| rows.answer(id)).collect())
     }
 
-    fn ends_of_lease(&mut self, id: RowId, token: FencingToken, newest: usize) -> Result<Vec<Event>, Fault> {
+    fn lease_events(&mut self, id: RowId, token: FencingToken, newest: usize) -> Result<Vec<Event>, BackendError> {
         self.reading(|rows| rows.lease_ends(id, token, newest))
     }
 
-    fn ready(&mut self, scan: &ReadyScan) -> Result<Vec<Candidate>, Fault> {
+    fn ready(&mut self, scan: &ReadyScan) -> Result<Vec<ClaimCandidate>, BackendError> {
         self.reading(|rows| {
             let Some(queue) = rows.queue(&scan.queue)? else { return Ok(Vec::new()) };
             let (Reverse(priority), after) = scan.after.unwrap_or((Reverse(i32::MAX), RowId(0)));
@@ -140,28 +147,33 @@ impl Backend for SqliteRows {
         })
     }
 
-    fn knows_queue(&mut self, queue: &QueueName) -> Result<bool, Fault> {
+    fn queue_exists(&mut self, queue: &QueueName) -> Result<bool, BackendError> {
         self.reading(|rows| Ok(rows.queue(queue)?.is_some()))
     }
 
-    fn ended(&mut self, states: &[State], before: Timestamp, limit: usize) -> Result<Vec<(Timestamp, RowId)>, Fault> {
+    fn ended(
+        &mut self,
+        states: &[State],
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, RowId)>, BackendError> {
         self.reading(|rows| rows.purgeable(states, before, limit))
     }
 
-    fn weigh(&mut self, id: RowId) -> Result<Removed, Fault> {
+    fn count_removal(&mut self, id: RowId) -> Result<RemovalCounts, BackendError> {
         self.reading(|rows| rows.weigh_one(id))
     }
 
-    fn commit(&mut self, changes: &ChangeSet) -> Result<(), Fault> {
+    fn commit(&mut self, changes: &ChangeSet) -> Result<(), BackendError> {
         let next = self.reserve_for(changes)?;
         let mut saga = None;
         if let Err(error) = self.write(changes, &mut saga) {
             return Err(match (self.undo(error), saga) {
-                (Fault::Corrupt(what), Some((id, true))) => Fault::Unwritable(id, what),
+                (BackendError::Corrupt(what), Some((id, true))) => BackendError::Unwritable(id, what),
                 // Its row number is used for the next new saga.
-                (fault @ Fault::Corrupt(_), Some((_, false))) => fault,
+                (fault @ BackendError::Corrupt(_), Some((_, false))) => fault,
                 // A damaged row that belongs to no saga would make every turn fail.
-                (Fault::Corrupt(what), None) => Fault::Unavailable(what),
+                (BackendError::Corrupt(what), None) => BackendError::Unavailable(what),
                 (fault, _) => fault,
             });
         }
@@ -174,23 +186,23 @@ impl Backend for SqliteRows {
                 RowsError::Full => Err(self.undo(RowsError::Full)),
                 // The change may be there when the store is opened again.
                 RowsError::Broken(what) | RowsError::Corrupt(what) | RowsError::Unwritten(what) => {
-                    Err(Fault::OutcomeUnknown(what))
+                    Err(BackendError::OutcomeUnknown(what))
                 }
-                RowsError::Gone(what) => Err(Fault::Gone(what)),
+                RowsError::Gone(what) => Err(BackendError::Gone(what)),
             },
         }
     }
 
-    fn idle(&mut self, budget: IdleBudget) -> Result<bool, Fault> {
+    fn maintain(&mut self, budget: MaintenanceBudget) -> Result<bool, BackendError> {
         if self.is_full {
             self.try_to_write()?;
             self.is_full = false;
         }
-        self.between(|rows| rows.keep_bounded(budget.quiet))?;
+        self.between(|rows| rows.keep_bounded(budget.no_calls_waiting))?;
         if budget.step { self.between(Self::give_back) } else { Ok(false) }
     }
 
-    fn close(&mut self, now: Timestamp) -> Result<(), Fault> {
+    fn close(&mut self, now: Timestamp) -> Result<(), BackendError> {
         self.between(|rows| rows.end_in_order(rows.reservation.next, now))
     }
 }

@@ -1,4 +1,4 @@
-//! [`SqliteError`]: an error of SQLite, before it becomes a [`Fault`](crate::coordinator::Fault).
+//! [`SqliteError`]: an error of SQLite, before it becomes a [`BackendError`](crate::coordinator::Fault).
 
 /// Why SQLite can't read or write.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]

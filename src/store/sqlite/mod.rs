@@ -38,7 +38,7 @@ use rusqlite::{Connection, OptionalExtension, config::DbConfig};
 
 use crate::{
     clock::Clock,
-    coordinator::{Opening, ReadyEntry, RowId, StoredDue, Takers},
+    coordinator::{Eligibility, InitialState, ReadyEntry, RowId, StoredDue},
     domain::{
         bounds::{HAPPENED_MAX, NUMBERS_LEFT, REVISION_MAX, ROW_MAX},
         ids::{QueueName, Revision},
@@ -117,7 +117,7 @@ pub struct Beside {
 
 /// Opens the writing connection and reads the coordinator's initial state. For [`open`], and for tests that drive a
 /// coordinator themselves.
-pub fn open_rows(path: &Path, max_wal_bytes: u64) -> Result<(OpenedRows, Opening, Beside), OpenError> {
+pub fn open_rows(path: &Path, max_wal_bytes: u64) -> Result<(OpenedRows, InitialState, Beside), OpenError> {
     let found = match inspect(path)? {
         Found::Nothing => make(path)?,
         found @ Found::Ours(_) => found,
@@ -187,7 +187,7 @@ fn make(path: &Path) -> Result<Found, OpenError> {
 /// Reads the initial state. Revisions that an earlier run may have assigned, and that a lost tail of the log may have
 /// hidden, are never assigned again: the next one is above all that were reserved, and those between are recorded as a
 /// gap from which no watch can resume.
-fn opening(connection: &mut Connection) -> Result<(Opening, counts::ByQueue), rusqlite::Error> {
+fn opening(connection: &mut Connection) -> Result<(InitialState, counts::ByQueue), rusqlite::Error> {
     let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     let opening = stored_opening(&transaction)?;
     let (head, last_lost) = (opening.head.0, opening.next_revision.0 - 1);
@@ -205,7 +205,7 @@ fn opening(connection: &mut Connection) -> Result<(Opening, counts::ByQueue), ru
 }
 
 /// Reads the stored initial state. Fails on numbers with which no daemon could continue. The verification uses it too.
-fn stored_opening(connection: &Connection) -> Result<Opening, rusqlite::Error> {
+fn stored_opening(connection: &Connection) -> Result<InitialState, rusqlite::Error> {
     let head: Revision = connection.query_row(sql::HEAD, [], |row| row.get(0))?;
     let head = head.max(meta(connection, "compacted")?);
     let next_revision = head.after(1).max(meta(connection, "revision_floor")?);
@@ -223,7 +223,7 @@ fn stored_opening(connection: &Connection) -> Result<Opening, rusqlite::Error> {
         Ok(())
     })?;
     let next_row = RowId(last_row(connection)? + 1);
-    Ok(Opening { head, next_revision, next_row, last_time, due, ready, paused })
+    Ok(InitialState { head, next_revision, next_row, last_time, due, ready, paused })
 }
 
 /// The time of the newest event, heartbeat or closing.
@@ -279,8 +279,8 @@ fn stored_ready(
     let mut all = Vec::new();
     for (id, (priority, queue, kinds)) in kinds {
         if let Some(queue) = names.get(&queue) {
-            let takers = Takers::OfKinds(kinds.into_iter().collect());
-            all.push((id, ReadyEntry { priority, queue: queue.clone(), takers }));
+            let eligibility = Eligibility::Kinds(kinds.into_iter().collect());
+            all.push((id, ReadyEntry { priority, queue: queue.clone(), eligibility }));
         }
     }
     each(connection, sql::RESERVED, [], |row| {
@@ -291,8 +291,8 @@ fn stored_ready(
         let delayed = more.not_before.is_some_and(|ready| due_at.is_none_or(|due| due <= ready));
         let reservation = more.reservation.filter(|_| !delayed);
         if let (Some(queue), Some(reservation)) = (names.get(&row.get(2)?), reservation) {
-            let takers = Takers::Assignee(reservation.assignee);
-            all.push((column(row, 0)?, ReadyEntry { priority: column(row, 1)?, queue: queue.clone(), takers }));
+            let eligibility = Eligibility::Assignee(reservation.assignee);
+            all.push((column(row, 0)?, ReadyEntry { priority: column(row, 1)?, queue: queue.clone(), eligibility }));
         }
         Ok(())
     })?;

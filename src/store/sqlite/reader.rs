@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::private_files;
 use crate::{
-    coordinator::{RowId, weight},
+    coordinator::{RowId, encoded_size},
     domain::{
         bounds::ANSWER_BYTES,
         command::QueueStatus,
@@ -270,7 +270,7 @@ impl Reader for SqliteReader {
                     if count > 0 {
                         saga.compensations = compensations(connection, id)?;
                     }
-                    bytes += weight(&saga);
+                    bytes += encoded_size(&saga);
                     if bytes > ANSWER_BYTES && !page.sagas.is_empty() {
                         page.next = last;
                         return Ok(page);
@@ -319,7 +319,7 @@ impl Reader for SqliteReader {
             };
             // The saga that exceeds the bound is read, but dropped.
             let found = sagas_while(c, sql::STALE, params![after.0, through.0, queues, bounds.sagas], |saga| {
-                bytes += weight(saga);
+                bytes += encoded_size(saga);
                 bytes <= bounds.bytes
             })?;
             Ok((found, through))

@@ -3,7 +3,7 @@
 //! continues above all that were reserved.
 
 use crate::{
-    coordinator::{ChangeSet, Fault},
+    coordinator::{BackendError, ChangeSet},
     domain::ids::Revision,
     mutants::{self, Mutant},
 };
@@ -39,7 +39,7 @@ impl OpenedRows {
     ///
     /// # Errors
     /// No revisions can be reserved: the disk is full or fails, or another process reads the database.
-    pub fn start(self) -> Result<SqliteRows, Fault> {
+    pub fn start(self) -> Result<SqliteRows, BackendError> {
         let mut rows = self.into_rows();
         rows.reserve(rows.reservation.next)?;
         Ok(rows)
@@ -49,7 +49,7 @@ impl OpenedRows {
 impl SqliteRows {
     /// Reserves more revisions if a commit needs them; returns the next revision after it. If a long read prevents it,
     /// it is retried until the end of the block.
-    pub(super) fn reserve_for(&mut self, changes: &ChangeSet) -> Result<Revision, Fault> {
+    pub(super) fn reserve_for(&mut self, changes: &ChangeSet) -> Result<Revision, BackendError> {
         // Events of sagas removed in the same turn are published but not stored; `compacted` is at least their
         // revision.
         let newest = changes.events.last().map(|appended| appended.event.revision).max(changes.compacted);
@@ -58,7 +58,7 @@ impl SqliteRows {
         Ok(next)
     }
 
-    fn reserve(&mut self, next: Revision) -> Result<(), Fault> {
+    fn reserve(&mut self, next: Revision) -> Result<(), BackendError> {
         if next < self.reservation.more_at || mutants::on(Mutant::RevisionsNotReserved) {
             return Ok(());
         }
@@ -70,7 +70,7 @@ impl SqliteRows {
                 true => "another process reads the database and keeps its log from being checkpointed",
                 false => "no revisions can be reserved: a read has been in the way for millions",
             };
-            return Err(Fault::Unavailable(what.into()));
+            return Err(BackendError::Unavailable(what.into()));
         } else {
             self.reservation.more_at = next.after(RETRY);
         }
@@ -78,7 +78,7 @@ impl SqliteRows {
     }
 
     /// Writes the reserved end again, to find out whether the disk takes a write, without changing anything.
-    pub(super) fn try_to_write(&mut self) -> Result<(), Fault> {
+    pub(super) fn try_to_write(&mut self) -> Result<(), BackendError> {
         self.between(|rows| rows.raise_floor(rows.reservation.end)).map(drop)
     }
 }
@@ -143,7 +143,10 @@ mod tests {
         }
         let before = rows.reservation.next;
         let refused = rows.commit(&up_to(end + 5));
-        assert!(matches!(&refused, Err(Fault::Unavailable(what)) if what.contains("for millions")), "{refused:?}");
+        assert!(
+            matches!(&refused, Err(BackendError::Unavailable(what)) if what.contains("for millions")),
+            "{refused:?}"
+        );
         assert_eq!(rows.reservation.next, before, "it did not happen");
         drop(reader);
         rows.commit(&up_to(end + 5)).unwrap();
@@ -157,6 +160,9 @@ mod tests {
         let (rows, _, _) = open_rows(&path, 1 << 20).unwrap();
         let _reader = reading(&path);
         let refused = rows.start().map(drop);
-        assert!(matches!(&refused, Err(Fault::Unavailable(what)) if what.contains("another process")), "{refused:?}");
+        assert!(
+            matches!(&refused, Err(BackendError::Unavailable(what)) if what.contains("another process")),
+            "{refused:?}"
+        );
     }
 }

@@ -5,7 +5,10 @@ use std::{collections::HashMap, sync::Arc};
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::{
-    coordinator::{Appended, Candidate, ContentBytes, Derived, Key, Removed, RowId, SagaChange, StoredAnswer},
+    coordinator::{
+        AppendedEvent, ClaimCandidate, ContentBytes, DerivedFields, LoadKey, RemovalCounts, RowId, SagaChange,
+        StoredAnswer,
+    },
     domain::{
         command::QueueStatus,
         event::{Event, EventType},
@@ -135,7 +138,7 @@ impl SqliteRows {
         Ok(self.number(sql::NEWEST_OF_ROW, [id.0])?.map(Revision))
     }
 
-    fn is_ready_as_stored(&self, id: RowId, known: Option<Derived>) -> bool {
+    fn is_ready_as_stored(&self, id: RowId, known: Option<DerivedFields>) -> bool {
         known.is_none_or(|known| self.number(sql::READY_OF_ROW, [id.0]) == Ok(Some(ready_code(known.ready))))
     }
 
@@ -240,12 +243,12 @@ impl SqliteRows {
         self.checkpoints.restart(self.statements.connection()).map(drop)
     }
 
-    pub(super) fn load_one(&self, key: &Key) -> Result<Option<(RowId, Saga)>, RowsError> {
+    pub(super) fn load_one(&self, key: &LoadKey) -> Result<Option<(RowId, Saga)>, RowsError> {
         let connection = self.statements.connection();
         match key {
-            Key::Task(id) => load::find(connection, &SagaKey::Task(id.clone())),
-            Key::Saga(id) => load::find(connection, &SagaKey::Saga(id.clone())),
-            Key::Place(id) => load::one_saga(connection, sql::SAGA_BY_ROW, id.0),
+            LoadKey::Task(id) => load::find(connection, &SagaKey::Task(id.clone())),
+            LoadKey::Saga(id) => load::find(connection, &SagaKey::Saga(id.clone())),
+            LoadKey::Row(id) => load::one_saga(connection, sql::SAGA_BY_ROW, id.0),
         }
     }
 
@@ -261,7 +264,7 @@ impl SqliteRows {
     }
 
     /// Adds a saga as it is at the end of the turn that created it.
-    pub(super) fn insert(&mut self, id: RowId, saga: &Saga, derived: &Derived) -> Result<(), RowsError> {
+    pub(super) fn insert(&mut self, id: RowId, saga: &Saga, derived: &DerivedFields) -> Result<(), RowsError> {
         let queue = self.queue_or_new(&saga.spec.queue)?;
         self.insert_saga(id, queue, &saga.spec)?;
         if saga.state.is_terminal() {
@@ -302,7 +305,7 @@ impl SqliteRows {
         Ok(())
     }
 
-    pub(super) fn append(&mut self, appended: &Appended) -> Result<(), RowsError> {
+    pub(super) fn append(&mut self, appended: &AppendedEvent) -> Result<(), RowsError> {
         self.tally.told(appended.event.revision);
         self.insert_event(appended.saga, &appended.event, appended.prev)
     }
@@ -342,11 +345,11 @@ impl SqliteRows {
         queue: i64,
         (priority, after): (i32, RowId),
         limit: usize,
-    ) -> Result<Vec<Candidate>, RowsError> {
+    ) -> Result<Vec<ClaimCandidate>, RowsError> {
         let mut statement = self.connection().prepare_cached(sql::READY).map_err(rows_error)?;
         let found = statement
             .query_map(rusqlite::params![purpose.code(), queue, priority, after.0, limit], |row| {
-                Ok(Candidate { priority: codec::column(row, 1)?, id: codec::column(row, 0)? })
+                Ok(ClaimCandidate { priority: codec::column(row, 1)?, id: codec::column(row, 0)? })
             })
             .and_then(Iterator::collect);
         found.map_err(rows_error)
@@ -411,14 +414,14 @@ impl SqliteRows {
         Ok(found)
     }
 
-    pub(super) fn weigh_one(&self, id: RowId) -> Result<Removed, RowsError> {
+    pub(super) fn weigh_one(&self, id: RowId) -> Result<RemovalCounts, RowsError> {
         let newest = self.newest_of(id)?.unwrap_or_default();
         let count = |sql, params: &[i64]| self.number(sql, rusqlite::params_from_iter(params));
         let of_chain = count(sql::COUNT_EVENTS, &[newest.0, 0])?;
         let (older, compensations) =
             (count(sql::COUNT_OLD_EVENTS, &[id.0])?, count(sql::COUNT_COMPENSATIONS, &[id.0])?);
         let size = |count: Option<i64>| usize::try_from(count.unwrap_or_default()).unwrap_or(usize::MAX);
-        Ok(Removed { events: size(of_chain) + size(older), compensations: size(compensations), newest })
+        Ok(RemovalCounts { events: size(of_chain) + size(older), compensations: size(compensations), newest })
     }
 
     pub(super) fn remove(&mut self, id: RowId) -> Result<(), RowsError> {

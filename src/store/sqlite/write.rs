@@ -1,6 +1,6 @@
 //! Encodes sagas and events as columns: the counterpart of `codec.rs`.
 
-use crate::coordinator::{Derived, RowId};
+use crate::coordinator::{DerivedFields, RowId};
 use crate::domain::{
     compensation::Compensation,
     event::{Event, StaleMark},
@@ -54,7 +54,13 @@ impl SqliteRows {
     }
 
     /// Adds a saga in flight.
-    pub(super) fn insert_work(&self, id: RowId, queue: i64, saga: &Saga, derived: &Derived) -> Result<(), RowsError> {
+    pub(super) fn insert_work(
+        &self,
+        id: RowId,
+        queue: i64,
+        saga: &Saga,
+        derived: &DerivedFields,
+    ) -> Result<(), RowsError> {
         let (due_at, due_since) = due_columns(derived);
         let (lease, more) = (saga.lease.as_ref(), more::of(saga));
         let params = params![
@@ -121,7 +127,7 @@ impl SqliteRows {
     }
 
     /// Writes the columns that a heartbeat changes.
-    pub(super) fn update_lease(&self, id: RowId, saga: &Saga, derived: &Derived) -> Result<(), RowsError> {
+    pub(super) fn update_lease(&self, id: RowId, saga: &Saga, derived: &DerivedFields) -> Result<(), RowsError> {
         let Some(lease) = &saga.lease else { return Ok(()) };
         let (due_at, due_since) = due_columns(derived);
         let params = params![
@@ -143,7 +149,7 @@ impl SqliteRows {
         &self,
         id: RowId,
         saga: &Saga,
-        derived: &Derived,
+        derived: &DerivedFields,
         indexed: bool,
     ) -> Result<(), RowsError> {
         let (due_at, due_since) = due_columns(derived);
@@ -287,7 +293,7 @@ fn contents(blob: &Blob) -> Option<&[u8]> {
     Some(&blob.bytes()[..]).filter(|bytes| !bytes.is_empty())
 }
 
-fn due_columns(derived: &Derived) -> (Option<i64>, Option<i64>) {
+fn due_columns(derived: &DerivedFields) -> (Option<i64>, Option<i64>) {
     let due = derived.due;
     (due.map(|due| due.at.micros()), due.and_then(|due| due.grace_reference).map(Timestamp::micros))
 }

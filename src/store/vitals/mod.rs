@@ -204,8 +204,8 @@ impl Meter {
 
     /// Records which kinds a claim for compensation asks for, and so which kinds somebody handles.
     pub(super) fn asked(&self, command: &Command, now: Timestamp) {
-        if let Command::ClaimNext(wish @ ClaimNext { purpose: LeasePurpose::Compensate, .. }) = command {
-            self.queues.asked(wish, now);
+        if let Command::ClaimNext(claim @ ClaimNext { purpose: LeasePurpose::Compensate, .. }) = command {
+            self.queues.asked(claim, now);
         }
     }
 

@@ -69,9 +69,9 @@ impl Queues {
         }
     }
 
-    pub(super) fn asked(&self, wish: &ClaimNext, now: Timestamp) {
+    pub(super) fn asked(&self, claim: &ClaimNext, now: Timestamp) {
         let mut asked = self.asked.lock();
-        for queue in &wish.queues {
+        for queue in &claim.queues {
             if asked.len() >= QUEUES && !asked.contains_key(queue) {
                 asked.retain(|_, kinds| kinds.values().any(|last| now.since(*last) < ASKED_KEPT));
                 if asked.len() >= QUEUES {
@@ -79,8 +79,8 @@ impl Queues {
                 }
             }
             let kinds = asked.entry(queue.clone()).or_default();
-            let any = wish.kinds.is_empty().then_some(None);
-            for kind in any.into_iter().chain(wish.kinds.iter().cloned().map(Some)) {
+            let any = claim.kinds.is_empty().then_some(None);
+            for kind in any.into_iter().chain(claim.kinds.iter().cloned().map(Some)) {
                 if kinds.len() >= KINDS && !kinds.contains_key(&kind) {
                     kinds.retain(|_, last| now.since(*last) < ASKED_KEPT);
                 }
@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(others.execution_expired, 1000 - QUEUES as u64);
     }
 
-    fn wish(queues: impl IntoIterator<Item = usize>, kinds: &[&str]) -> ClaimNext {
+    fn claim(queues: impl IntoIterator<Item = usize>, kinds: &[&str]) -> ClaimNext {
         ClaimNext {
             queues: queues.into_iter().map(queue).collect(),
             owner: OwnerId::parse("w").unwrap(),
@@ -151,9 +151,9 @@ mod tests {
     #[test]
     fn p10_what_is_asked_for_is_kept_within_bounds_and_forgotten() {
         let queues = Queues::default();
-        queues.asked(&wish([0], &["a", "b"]), at(1));
-        queues.asked(&wish([0], &["a"]), at(2));
-        queues.asked(&wish([1], &[]), at(3));
+        queues.asked(&claim([0], &["a", "b"]), at(1));
+        queues.asked(&claim([0], &["a"]), at(2));
+        queues.asked(&claim([1], &[]), at(3));
         let told = |queues: &Queues| {
             let (_, _, asking) = queues.read();
             asking.into_iter().map(|a| (a.queue, a.kind.map(|kind| kind.to_string()), a.last)).collect::<Vec<_>>()
@@ -161,13 +161,13 @@ mod tests {
         let (a, b) = (Some("a".to_owned()), Some("b".to_owned()));
         assert_eq!(told(&queues), [(queue(0), a, at(2)), (queue(0), b, at(1)), (queue(1), None, at(3))]);
         for number in 0..500 {
-            queues.asked(&wish([number], &[]), at(4));
-            queues.asked(&wish([0], &[&format!("k{number}")]), at(4));
+            queues.asked(&claim([number], &[]), at(4));
+            queues.asked(&claim([0], &[&format!("k{number}")]), at(4));
         }
         let (_, _, asking) = queues.read();
         assert_eq!(asking.iter().filter(|a| a.queue == queue(0)).count(), KINDS);
         assert_eq!(asking.len(), KINDS + QUEUES - 1);
-        queues.asked(&wish([700], &["new"]), at(5000));
+        queues.asked(&claim([700], &["new"]), at(5000));
         assert!(told(&queues).iter().any(|(name, _, _)| *name == queue(700)), "those of long ago make room");
         assert_eq!(told(&queues).len(), 1);
     }

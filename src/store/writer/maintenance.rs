@@ -1,7 +1,7 @@
 //! What the writer does between transactions: it notices absences and runs the backend's maintenance.
 
 use crate::{
-    coordinator::{Backend, Fault, IdleBudget},
+    coordinator::{Backend, BackendError, MaintenanceBudget},
     domain::{bounds::ABSENCE_WITHOUT_GRACE, lease::ReturnGrace, time::Span},
     mutants::{self, Mutant},
 };
@@ -15,11 +15,11 @@ const STEP_REST: Span = Span::from_millis(5);
 
 impl<B: Backend> Writer<B> {
     /// Runs the backend's maintenance. Work that can wait takes at most a tenth of the writer's time.
-    pub(super) fn maintain(&mut self) -> Result<(), Fault> {
+    pub(super) fn maintain(&mut self) -> Result<(), BackendError> {
         // The start of this turn is precise enough.
         let step = self.last_able >= self.step_at && !self.disk_was_full;
         let begun = if step { self.shared.clock.now() } else { self.last_able };
-        match self.backend.idle(IdleBudget { quiet: self.inbox.is_empty(), step }) {
+        match self.backend.maintain(MaintenanceBudget { no_calls_waiting: self.inbox.is_empty(), step }) {
             Ok(_) if !step => Ok(()),
             Ok(left) => {
                 self.steps_left = left;
@@ -28,7 +28,7 @@ impl<B: Backend> Writer<B> {
                 self.step_at = done.plus(rest.unwrap_or(STEP_EVERY).max(STEP_REST));
                 Ok(())
             }
-            Err(Fault::Full) => {
+            Err(BackendError::Full) => {
                 self.disk_is_full(true);
                 Ok(())
             }
@@ -70,18 +70,18 @@ impl<B: Backend> Writer<B> {
     }
 
     /// True if the disk, once full, takes a write again.
-    pub(super) fn has_room(&mut self) -> Result<bool, Fault> {
+    pub(super) fn has_room(&mut self) -> Result<bool, BackendError> {
         if mutants::on(Mutant::FullForEver) {
             return Ok(false);
         }
-        match self.backend.idle(IdleBudget::default()) {
+        match self.backend.maintain(MaintenanceBudget::default()) {
             Ok(_) => {
                 tracing::info!("the disk has room again");
                 self.disk_is_full(false);
                 self.notice_absence();
                 Ok(true)
             }
-            Err(Fault::Full) => Ok(false),
+            Err(BackendError::Full) => Ok(false),
             Err(other) => Err(other),
         }
     }

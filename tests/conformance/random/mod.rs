@@ -168,8 +168,8 @@ impl Twins {
 
     /// Often to the very instant at which something is due, or next to it.
     fn pass_time(&mut self) {
-        let next = self.memory.coordinator().agenda().next();
-        assert_eq!(next, self.sqlite.coordinator().agenda().next(), "at {}", self.executed);
+        let next = self.memory.coordinator().due_index().next();
+        assert_eq!(next, self.sqlite.coordinator().due_index().next(), "at {}", self.executed);
         let step = match self.dice.below(8) {
             0..=2 => Span::ZERO,
             3 => Span::from_micros(1).unwrap(),
@@ -266,7 +266,7 @@ impl Twins {
     fn be_away(&mut self) {
         self.now = self.now.plus(self.dice.span());
         let grace = *self.dice.pick(&[Span::ZERO, Span::from_secs(10)]);
-        let grace = ReturnGrace { returned_at: self.now, grace };
+        let grace = ReturnGrace { returned_at: self.now, length: grace };
         self.memory.returned(grace);
         self.sqlite.returned(grace);
     }

@@ -5,7 +5,7 @@ use sagad::{
         command::{Answer, Command, Request},
         rejection::Rejection,
     },
-    store::{Outcome, StoreError},
+    store::{CallOutcome, StoreError},
 };
 
 use super::{
@@ -97,7 +97,7 @@ impl World {
         }
     }
 
-    pub(super) fn answered(&mut self, call: Call, outcome: &Outcome) {
+    pub(super) fn answered(&mut self, call: Call, outcome: &CallOutcome) {
         self.trace("answered", &(&call, outcome));
         let From::Worker(n, incarnation) = call.from else { return };
         if self.workers[n].incarnation != incarnation {

@@ -21,8 +21,8 @@ use crate::{
 };
 
 use super::{
-    Backend, Caller, Fault, Outcome, Removed, RowId, StoreError, Turn, Wake,
-    scope::{out_of_reach, out_of_scope},
+    Backend, BackendError, CallOutcome, Caller, Claimable, RemovalCounts, RowId, StoreError, Turn,
+    scope::{out_of_scope, saga_refusal},
 };
 
 /// After how many removed rows a purge leaves the rest to the next one: a few milliseconds of the writer's time,
@@ -32,15 +32,15 @@ const PURGE_ROWS: usize = 1000;
 impl<B: Backend, C: Caller> Turn<'_, B, C> {
     /// Executes a request at `now`. An error that concerns only this request is its outcome; any other error ends the
     /// turn.
-    pub(super) fn execute(&mut self, request: &Request, now: Timestamp) -> Result<Outcome, Fault> {
+    pub(super) fn execute(&mut self, request: &Request, now: Timestamp) -> Result<CallOutcome, BackendError> {
         match self.try_execute(request, now) {
-            Err(Fault::Corrupt(what)) => Ok(Err(StoreError::Corrupt(what))),
+            Err(BackendError::Corrupt(what)) => Ok(Err(StoreError::Corrupt(what))),
             Err(other) => Err(other),
             Ok(outcome) => Ok(outcome),
         }
     }
 
-    fn try_execute(&mut self, request: &Request, now: Timestamp) -> Result<Outcome, Fault> {
+    fn try_execute(&mut self, request: &Request, now: Timestamp) -> Result<CallOutcome, BackendError> {
         if let Some(refused) = out_of_scope(request) {
             return Ok(refused);
         }
@@ -53,16 +53,21 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         match &request.command {
             Command::Create(creations) => self.create(creations, request, now),
             Command::Change(change) => self.change(change, request, now),
-            Command::SetPaused(wish) => self.set_paused(wish, now),
+            Command::SetPaused(claim) => self.set_paused(claim, now),
             Command::Purge(purge) => self.purge(purge, now).map(Ok),
-            Command::ClaimNext(wish) => {
-                let sagas = self.claim_next(wish, request.key, now)?;
+            Command::ClaimNext(claim) => {
+                let sagas = self.claim_next(claim, request.key, now)?;
                 Ok(Ok(Answer::Sagas(sagas)))
             }
         }
     }
 
-    fn create(&mut self, creations: &[Creation], request: &Request, now: Timestamp) -> Result<Outcome, Fault> {
+    fn create(
+        &mut self,
+        creations: &[Creation],
+        request: &Request,
+        now: Timestamp,
+    ) -> Result<CallOutcome, BackendError> {
         if let Some((index, field)) = self.taken(creations)? {
             return Ok(refuse(CommandRefusal {
                 task_id: Some(creations[index].task_id.clone()),
@@ -80,17 +85,17 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
             kept.push((self.insert(&saga, event, now), None));
             sagas.push(saga);
         }
-        self.keep(request.key, kept, now);
+        self.keep_answer(request.key, kept, now);
         Ok(Ok(Answer::Sagas(sagas)))
     }
 
-    fn change(&mut self, change: &Change, request: &Request, now: Timestamp) -> Result<Outcome, Fault> {
+    fn change(&mut self, change: &Change, request: &Request, now: Timestamp) -> Result<CallOutcome, BackendError> {
         let Some((id, before)) = self.find(&change.task_id)? else {
             let task_id = Some(change.task_id.clone());
             return Ok(refuse(CommandRefusal { task_id, state: None, index: None, why: Rejection::SagaNotFound }));
         };
         // Checked before what is due is applied, so that nothing reveals that the saga exists.
-        if let Some(why) = out_of_reach(&request.by, &before.spec.queue) {
+        if let Some(why) = saga_refusal(&request.by, &before.spec.queue) {
             let task_id = Some(change.task_id.clone());
             return Ok(refuse(CommandRefusal { task_id, state: None, index: None, why }));
         }
@@ -113,13 +118,18 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         };
         if accepted == TransitionEffect::Changed {
             let token = if is_claim(&change.operation) { saga.lease.as_ref().map(|lease| lease.token) } else { None };
-            self.keep(request.key, vec![(id, token)], now);
+            self.keep_answer(request.key, vec![(id, token)], now);
         }
         Ok(Ok(answer(&change.operation, saga)))
     }
 
     /// The lease that a call names, if it is not the saga's last one.
-    fn earlier_lease(&mut self, id: RowId, saga: &Saga, operation: &Operation) -> Result<Option<EarlierLease>, Fault> {
+    fn earlier_lease(
+        &mut self,
+        id: RowId,
+        saga: &Saga,
+        operation: &Operation,
+    ) -> Result<Option<EarlierLease>, BackendError> {
         let Operation::ByHolder(holder, operation) = operation else { return Ok(None) };
         let is_earlier = saga.lease.as_ref().is_some_and(|lease| holder.token < lease.token);
         // A heartbeat is never treated as a repeat, and there are too many to look further.
@@ -127,35 +137,35 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
             return Ok(None);
         }
         Ok(EarlierLease::from_events(
-            &self.ends_of_lease(id, holder.token, EarlierLease::EVENTS_SEARCHED)?,
+            &self.lease_events(id, holder.token, EarlierLease::EVENTS_SEARCHED)?,
             holder.token,
         ))
     }
 
-    fn set_paused(&mut self, wish: &SetPaused, now: Timestamp) -> Result<Outcome, Fault> {
-        if wish.must_exist && !self.knows_queue(&wish.queue)? {
-            return Ok(refuse(CommandRefusal::plain(Rejection::QueueNotFound { queue: wish.queue.clone() })));
+    fn set_paused(&mut self, claim: &SetPaused, now: Timestamp) -> Result<CallOutcome, BackendError> {
+        if claim.must_exist && !self.queue_exists(&claim.queue)? {
+            return Ok(refuse(CommandRefusal::plain(Rejection::QueueNotFound { queue: claim.queue.clone() })));
         }
         let status = QueueStatus {
-            queue: wish.queue.clone(),
-            paused: wish.paused,
-            actor: Some(wish.actor.clone()),
-            reason: wish.reason.clone(),
+            queue: claim.queue.clone(),
+            paused: claim.paused,
+            actor: Some(claim.actor.clone()),
+            reason: claim.reason.clone(),
             change_time: Some(now),
         };
         self.changes.queues.push(status.clone());
         let paused = self.paused.get_or_insert_with(|| self.coordinator.paused.clone());
-        if wish.paused {
-            paused.insert(wish.queue.clone());
+        if claim.paused {
+            paused.insert(claim.queue.clone());
         } else {
-            paused.remove(&wish.queue);
-            self.wake(Wake::Resumed(wish.queue.clone()));
+            paused.remove(&claim.queue);
+            self.note_claimable(Claimable::Resumed(claim.queue.clone()));
         }
         Ok(Ok(Answer::Queue(status)))
     }
 
     /// The sagas named by a purge that still have the revision they had when they were chosen.
-    fn unchanged(&mut self, purge: &Purge, before: Timestamp) -> Result<Vec<RowId>, Fault> {
+    fn unchanged(&mut self, purge: &Purge, before: Timestamp) -> Result<Vec<RowId>, BackendError> {
         let mut found = Vec::with_capacity(purge.only.len());
         for (task_id, revision) in &purge.only {
             let Some((id, saga)) = self.find(task_id)? else { continue };
@@ -167,7 +177,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         Ok(found)
     }
 
-    fn purge(&mut self, purge: &Purge, now: Timestamp) -> Result<Answer, Fault> {
+    fn purge(&mut self, purge: &Purge, now: Timestamp) -> Result<Answer, BackendError> {
         let before = now.minus(purge.older_than);
         let mut ids = if purge.only.is_empty() {
             self.ended(&purge.states, before, purge.max_sagas + 1)?
@@ -180,11 +190,11 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         let (all, mut rows) = (ids.len(), 0);
         for id in ids {
             if purge.validate_only {
-                purged.events += self.weigh(id)?.events;
+                purged.events += self.count_removal(id)?.events;
             } else if rows >= PURGE_ROWS {
                 break;
             } else {
-                let Removed { events, compensations, newest } = self.remove(id)?;
+                let RemovalCounts { events, compensations, newest } = self.remove(id)?;
                 rows += 1 + events + compensations;
                 purged.events += events;
                 purged.through = purged.through.max(newest);
@@ -251,6 +261,6 @@ pub(super) fn answer(operation: &Operation, saga: Arc<Saga>) -> Answer {
 }
 
 /// A refusal as a call's outcome.
-pub(super) fn refuse(refusal: CommandRefusal) -> Outcome {
+pub(super) fn refuse(refusal: CommandRefusal) -> CallOutcome {
     Err(StoreError::Refused(Box::new(refusal)))
 }

@@ -17,10 +17,10 @@ use crate::{
 };
 
 use super::{
-    Backend, Caller, Fault, Outcome, RowId, StoredAnswer, Turn,
-    judge::{answer, refuse},
-    scope::out_of_reach,
-    weight::{SAGA_OVERHEAD_BYTES, weight},
+    Backend, BackendError, CallOutcome, Caller, RowId, StoredAnswer, Turn,
+    encoded_size::{SAGA_OVERHEAD_BYTES, encoded_size},
+    execute::{answer, refuse},
+    scope::saga_refusal,
 };
 
 /// Bytes of a saga in a repeated answer beside its blobs and texts. It is less than the upper bound that claims use,
@@ -34,19 +34,19 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         &mut self,
         key: Option<RequestKey>,
         now: Timestamp,
-    ) -> Result<Option<(RequestKey, StoredAnswer)>, Fault> {
+    ) -> Result<Option<(RequestKey, StoredAnswer)>, BackendError> {
         let Some(key) = key else { return Ok(None) };
         let stored = self.stored(&key.id)?;
         Ok(stored.filter(|stored| now.since(stored.time) < ANSWER_KEPT).map(|stored| (key, stored)))
     }
 
     /// True if the request was answered before.
-    pub(super) fn is_answered(&mut self, key: Option<RequestKey>, now: Timestamp) -> Result<bool, Fault> {
+    pub(super) fn is_answered(&mut self, key: Option<RequestKey>, now: Timestamp) -> Result<bool, BackendError> {
         Ok(self.stored_answer(key, now)?.is_some())
     }
 
     /// The answer to a request that was answered before.
-    pub(super) fn replay(&mut self, request: &Request, now: Timestamp) -> Result<Option<Outcome>, Fault> {
+    pub(super) fn replay(&mut self, request: &Request, now: Timestamp) -> Result<Option<CallOutcome>, BackendError> {
         let Some((key, stored)) = self.stored_answer(request.key, now)? else { return Ok(None) };
         if mutants::on(Mutant::AnswersNotKept) {
             return Ok(None);
@@ -100,15 +100,15 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         request: &Request,
         stored: Vec<(RowId, Option<FencingToken>)>,
         now: Timestamp,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<CallOutcome, BackendError> {
         let room = self.limits.answer_room.min(ANSWER_BYTES);
         let (mut found, mut bytes) = (Vec::with_capacity(stored.len()), 0);
         for (id, token) in stored {
-            if self.coordinator.agenda.is_due(id, now) {
+            if self.coordinator.due_index.is_due(id, now) {
                 self.sweep_one(id, now)?;
             }
             let with_compensations = bytes <= room;
-            let Some((mut saga, contents)) = self.load_brief(id, with_compensations)? else { continue };
+            let Some((mut saga, contents)) = self.load_without_contents(id, with_compensations)? else { continue };
             match refused_queue(request, &saga) {
                 None => {}
                 // Treated like a purged saga.
@@ -123,7 +123,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
                 saga = draft.saga;
             }
             saga.contents_omitted = !with_compensations;
-            bytes += weight(&saga) - SAGA_OVERHEAD_BYTES + REPEATED_SAGA_BYTES;
+            bytes += encoded_size(&saga) - SAGA_OVERHEAD_BYTES + REPEATED_SAGA_BYTES;
             found.push((id, saga, contents));
         }
         let all: usize = found.iter().map(|(_, _, contents)| contents.all()).sum();
@@ -150,7 +150,12 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     }
 
     /// Stores the answer to a request with a `request_id`.
-    pub(super) fn keep(&mut self, key: Option<RequestKey>, sagas: Vec<(RowId, Option<FencingToken>)>, time: Timestamp) {
+    pub(super) fn keep_answer(
+        &mut self,
+        key: Option<RequestKey>,
+        sagas: Vec<(RowId, Option<FencingToken>)>,
+        time: Timestamp,
+    ) {
         if let Some(RequestKey { id, digest }) = key
             && !sagas.is_empty()
         {
@@ -162,7 +167,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
 /// Refuses a saga of a queue that the caller may not use (any more). A caller that may not even see it gets the same
 /// answer as for a purged saga.
 fn refused_queue(request: &Request, saga: &Saga) -> Option<CommandRefusal> {
-    let why = out_of_reach(&request.by, &saga.spec.queue)?;
+    let why = saga_refusal(&request.by, &saga.spec.queue)?;
     let task_id = (why != Rejection::SagaNotFound).then(|| saga.spec.task_id.clone());
     Some(CommandRefusal { task_id, state: None, index: None, why })
 }
@@ -170,7 +175,7 @@ fn refused_queue(request: &Request, saga: &Saga) -> Option<CommandRefusal> {
 /// Why the lease of a repeated claim no longer holds, if it doesn't.
 fn lease_error(draft: &Draft, request: &Request, token: FencingToken) -> Option<Rejection> {
     let owner = match &request.command {
-        Command::ClaimNext(wish) => wish.owner.clone(),
+        Command::ClaimNext(claim) => claim.owner.clone(),
         Command::Change(Change { operation: Operation::Unleased(UnleasedOperation::Claim { owner, .. }), .. }) => {
             owner.clone()
         }

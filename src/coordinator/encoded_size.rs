@@ -2,7 +2,7 @@
 
 use crate::domain::{command::Answer, saga::Saga};
 
-use super::Outcome;
+use super::CallOutcome;
 
 /// Bytes of a saga in an answer beside its blobs and texts: ids, times, numbers, tags.
 pub(super) const SAGA_OVERHEAD_BYTES: usize = 2048;
@@ -10,16 +10,16 @@ pub(super) const SAGA_OVERHEAD_BYTES: usize = 2048;
 const COMPENSATION_OVERHEAD_BYTES: usize = 512;
 
 /// Upper bound of the encoded size of an outcome; also roughly its memory.
-pub(super) fn answer_bytes(outcome: &Outcome) -> usize {
+pub(super) fn answer_bytes(outcome: &CallOutcome) -> usize {
     match outcome {
-        Ok(Answer::Saga(saga)) => weight(saga),
-        Ok(Answer::Sagas(sagas)) => sagas.iter().map(|saga| weight(saga)).sum(),
+        Ok(Answer::Saga(saga)) => encoded_size(saga),
+        Ok(Answer::Sagas(sagas)) => sagas.iter().map(|saga| encoded_size(saga)).sum(),
         Ok(Answer::Lease(_) | Answer::Queue(_) | Answer::Purged(_)) | Err(_) => 0,
     }
 }
 
 /// Upper bound of the encoded size of a saga.
-pub fn weight(saga: &Saga) -> usize {
+pub fn encoded_size(saga: &Saga) -> usize {
     let spec = &saga.spec;
     let texts = [&spec.branch, &spec.worktree].map(|text| text.as_str().len()).iter().sum::<usize>();
     let labels = spec.labels.pairs().iter().map(|(key, value)| key.len() + value.len() + 8).sum::<usize>();

@@ -13,11 +13,11 @@ use crate::domain::{
     transition::{Due, ReadyPurposes},
 };
 
-use super::{RowHasher, RowId};
+use super::{RowId, RowIdBuildHasher};
 
 /// What is due next to one saga.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NextDue {
+pub struct DueEntry {
     /// When.
     pub due: Due,
     /// The saga's queue.
@@ -27,47 +27,47 @@ pub struct NextDue {
 }
 
 /// Sagas ordered by when something is due to them.
-type InOrder = BTreeSet<(Timestamp, RowId)>;
+type DueOrder = BTreeSet<(Timestamp, RowId)>;
 
 /// Sagas of one queue that may become ready for each purpose.
 #[derive(Debug, Default)]
-struct OfQueue {
-    execute: InOrder,
-    compensate: InOrder,
+struct QueueDue {
+    execute: DueOrder,
+    compensate: DueOrder,
 }
 
 #[derive(Clone, Debug)]
-struct Entry {
+struct IndexedDue {
     /// The instant, given the last absence.
     at: Timestamp,
-    next: NextDue,
+    next: DueEntry,
 }
 
 /// What is due to all sagas.
 #[derive(Debug, Default)]
-pub struct Agenda {
-    order: InOrder,
+pub struct DueIndex {
+    order: DueOrder,
     /// The same, only of sagas that may become ready, so that a claim finds them behind any number of others.
-    by_queue: HashMap<QueueName, OfQueue>,
-    entries: HashMap<RowId, Entry, RowHasher>,
+    by_queue: HashMap<QueueName, QueueDue>,
+    entries: HashMap<RowId, IndexedDue, RowIdBuildHasher>,
 }
 
-impl Agenda {
+impl DueIndex {
     /// Sets or clears what is due to a saga.
-    pub fn set(&mut self, id: RowId, next: Option<NextDue>, grace: &ReturnGrace) {
-        let entry = next.map(|next| Entry { at: next.due.effective(grace), next });
-        let place = |entry: &Option<Entry>| entry.as_ref().map(|entry| (entry.at, entry.next.ready));
+    pub fn set(&mut self, id: RowId, next: Option<DueEntry>, grace: &ReturnGrace) {
+        let entry = next.map(|next| IndexedDue { at: next.due.effective(grace), next });
+        let place = |entry: &Option<IndexedDue>| entry.as_ref().map(|entry| (entry.at, entry.next.ready));
         let after = entry.clone();
         let before = match entry {
             Some(entry) => self.entries.insert(id, entry),
             None => self.entries.remove(&id),
         };
         if place(&before) != place(&after) {
-            if let Some(Entry { at, next }) = &before {
+            if let Some(IndexedDue { at, next }) = &before {
                 self.order.remove(&(*at, id));
                 self.unlink(id, *at, next);
             }
-            if let Some(Entry { at, next }) = &after {
+            if let Some(IndexedDue { at, next }) = &after {
                 self.order.insert((*at, id));
                 self.link(id, *at, next);
             }
@@ -75,15 +75,15 @@ impl Agenda {
     }
 
     /// What is due next to a saga.
-    pub fn get(&self, id: RowId) -> Option<&NextDue> {
+    pub fn get(&self, id: RowId) -> Option<&DueEntry> {
         self.entries.get(&id).map(|entry| &entry.next)
     }
 
-    fn link(&mut self, id: RowId, at: Timestamp, next: &NextDue) {
+    fn link(&mut self, id: RowId, at: Timestamp, next: &DueEntry) {
         if next.ready == ReadyPurposes::default() {
             return;
         }
-        let OfQueue { execute, compensate } = self.by_queue.entry(next.queue.clone()).or_default();
+        let QueueDue { execute, compensate } = self.by_queue.entry(next.queue.clone()).or_default();
         if next.ready.execute {
             execute.insert((at, id));
         }
@@ -92,8 +92,8 @@ impl Agenda {
         }
     }
 
-    fn unlink(&mut self, id: RowId, at: Timestamp, next: &NextDue) {
-        let Some(OfQueue { execute, compensate }) = self.by_queue.get_mut(&next.queue) else { return };
+    fn unlink(&mut self, id: RowId, at: Timestamp, next: &DueEntry) {
+        let Some(QueueDue { execute, compensate }) = self.by_queue.get_mut(&next.queue) else { return };
         execute.remove(&(at, id));
         compensate.remove(&(at, id));
         if execute.is_empty() && compensate.is_empty() {
@@ -113,7 +113,7 @@ impl Agenda {
 
     /// Like [`Self::due_by`], among the sagas of a queue that may become ready for a purpose.
     pub fn due_for(&self, purpose: LeasePurpose, queue: &QueueName, now: Timestamp) -> Option<RowId> {
-        let OfQueue { execute, compensate } = self.by_queue.get(queue)?;
+        let QueueDue { execute, compensate } = self.by_queue.get(queue)?;
         match purpose {
             LeasePurpose::Execute => first_by(execute, now),
             LeasePurpose::Compensate => first_by(compensate, now),
@@ -126,11 +126,11 @@ impl Agenda {
     }
 
     /// Recomputes all due times after an absence. Not within a turn.
-    pub fn after_absence(&mut self, grace: &ReturnGrace) {
+    pub fn apply_grace(&mut self, grace: &ReturnGrace) {
         self.order.clear();
         self.by_queue.clear();
         let mut entries = std::mem::take(&mut self.entries);
-        for (id, Entry { at, next }) in &mut entries {
+        for (id, IndexedDue { at, next }) in &mut entries {
             *at = next.due.effective(grace);
             self.order.insert((*at, *id));
             self.link(*id, *at, next);
@@ -139,7 +139,7 @@ impl Agenda {
     }
 }
 
-fn first_by(order: &InOrder, now: Timestamp) -> Option<RowId> {
+fn first_by(order: &DueOrder, now: Timestamp) -> Option<RowId> {
     order.first().filter(|(at, _)| *at <= now).map(|(_, id)| *id)
 }
 
@@ -152,69 +152,70 @@ mod tests {
         Timestamp::from_micros(micros)
     }
 
-    fn of(due: Due, queue: &str, state: State) -> Option<NextDue> {
-        Some(NextDue { due, queue: QueueName::parse(queue).unwrap(), ready: ReadyPurposes::of_state(state) })
+    fn of(due: Due, queue: &str, state: State) -> Option<DueEntry> {
+        Some(DueEntry { due, queue: QueueName::parse(queue).unwrap(), ready: ReadyPurposes::of_state(state) })
     }
 
     #[test]
     fn it_is_in_order_and_follows_changes() {
         let grace = ReturnGrace::default();
-        let mut agenda = Agenda::default();
+        let mut due_index = DueIndex::default();
         let due = |t| of(Due { at: at(t), grace_reference: Some(at(0)) }, "q", State::Running);
-        agenda.set(RowId(1), due(30), &grace);
-        agenda.set(RowId(2), due(20), &grace);
-        assert_eq!(agenda.next(), Some(at(20)));
-        assert_eq!(agenda.due_by(at(19)), None);
-        assert_eq!(agenda.due_by(at(20)), Some(RowId(2)));
-        assert!(agenda.is_due(RowId(2), at(20)) && !agenda.is_due(RowId(1), at(20)));
-        agenda.set(RowId(2), due(40), &grace);
-        assert_eq!(agenda.due_by(at(30)), Some(RowId(1)));
-        agenda.set(RowId(1), None, &grace);
-        agenda.set(RowId(2), None, &grace);
-        assert_eq!(agenda.next(), None);
+        due_index.set(RowId(1), due(30), &grace);
+        due_index.set(RowId(2), due(20), &grace);
+        assert_eq!(due_index.next(), Some(at(20)));
+        assert_eq!(due_index.due_by(at(19)), None);
+        assert_eq!(due_index.due_by(at(20)), Some(RowId(2)));
+        assert!(due_index.is_due(RowId(2), at(20)) && !due_index.is_due(RowId(1), at(20)));
+        due_index.set(RowId(2), due(40), &grace);
+        assert_eq!(due_index.due_by(at(30)), Some(RowId(1)));
+        due_index.set(RowId(1), None, &grace);
+        due_index.set(RowId(2), None, &grace);
+        assert_eq!(due_index.next(), None);
     }
 
     #[test]
     fn p6_an_absence_puts_leases_off_but_not_delays() {
-        let mut agenda = Agenda::default();
+        let mut due_index = DueIndex::default();
         let grace = ReturnGrace::default();
-        agenda.set(RowId(1), of(Due { at: at(30), grace_reference: Some(at(0)) }, "q", State::Running), &grace);
-        agenda.set(RowId(2), of(Due { at: at(40), grace_reference: None }, "q", State::Planned), &grace);
-        agenda.after_absence(&ReturnGrace { returned_at: at(50), length: Span::from_micros(100).unwrap() });
-        assert_eq!(agenda.due_by(at(149)), Some(RowId(2)));
+        due_index.set(RowId(1), of(Due { at: at(30), grace_reference: Some(at(0)) }, "q", State::Running), &grace);
+        due_index.set(RowId(2), of(Due { at: at(40), grace_reference: None }, "q", State::Planned), &grace);
+        due_index.apply_grace(&ReturnGrace { returned_at: at(50), length: Span::from_micros(100).unwrap() });
+        assert_eq!(due_index.due_by(at(149)), Some(RowId(2)));
         let execute =
-            |agenda: &Agenda, t| agenda.due_for(LeasePurpose::Execute, &QueueName::parse("q").unwrap(), at(t));
-        assert_eq!(execute(&agenda, 149), Some(RowId(2)));
-        agenda.set(RowId(2), None, &grace);
-        assert_eq!(agenda.next(), Some(at(150)));
-        assert_eq!((execute(&agenda, 149), execute(&agenda, 150)), (None, Some(RowId(1))));
+            |due_index: &DueIndex, t| due_index.due_for(LeasePurpose::Execute, &QueueName::parse("q").unwrap(), at(t));
+        assert_eq!(execute(&due_index, 149), Some(RowId(2)));
+        due_index.set(RowId(2), None, &grace);
+        assert_eq!(due_index.next(), Some(at(150)));
+        assert_eq!((execute(&due_index, 149), execute(&due_index, 150)), (None, Some(RowId(1))));
     }
 
     #[test]
     fn what_may_become_ready_is_found_by_queue_and_purpose() {
         let grace = ReturnGrace::default();
-        let mut agenda = Agenda::default();
+        let mut due_index = DueIndex::default();
         let due = |queue, state| of(Due { at: at(1), grace_reference: None }, queue, state);
-        agenda.set(RowId(1), due("p", State::Planned), &grace);
-        agenda.set(RowId(2), due("q", State::Compensating), &grace);
-        agenda.set(RowId(3), due("q", State::Quarantined), &grace);
-        let found = |agenda: &Agenda| {
+        due_index.set(RowId(1), due("p", State::Planned), &grace);
+        due_index.set(RowId(2), due("q", State::Compensating), &grace);
+        due_index.set(RowId(3), due("q", State::Quarantined), &grace);
+        let found = |due_index: &DueIndex| {
             ["p", "q"].map(|queue| {
                 let queue = QueueName::parse(queue).unwrap();
-                [LeasePurpose::Execute, LeasePurpose::Compensate].map(|purpose| agenda.due_for(purpose, &queue, at(1)))
+                [LeasePurpose::Execute, LeasePurpose::Compensate]
+                    .map(|purpose| due_index.due_for(purpose, &queue, at(1)))
             })
         };
-        assert_eq!(found(&agenda), [[Some(RowId(1)), None], [None, Some(RowId(2))]]);
-        let before = agenda.get(RowId(2)).cloned();
-        agenda.set(RowId(1), due("p", State::Running), &grace);
-        agenda.set(RowId(2), None, &grace);
-        agenda.set(RowId(2), due("q", State::Quarantined), &grace);
-        assert_eq!(found(&agenda), [[Some(RowId(1)), Some(RowId(1))], [None, None]]);
-        agenda.set(RowId(2), before, &grace);
-        assert_eq!(found(&agenda), [[Some(RowId(1)), Some(RowId(1))], [None, Some(RowId(2))]]);
+        assert_eq!(found(&due_index), [[Some(RowId(1)), None], [None, Some(RowId(2))]]);
+        let before = due_index.get(RowId(2)).cloned();
+        due_index.set(RowId(1), due("p", State::Running), &grace);
+        due_index.set(RowId(2), None, &grace);
+        due_index.set(RowId(2), due("q", State::Quarantined), &grace);
+        assert_eq!(found(&due_index), [[Some(RowId(1)), Some(RowId(1))], [None, None]]);
+        due_index.set(RowId(2), before, &grace);
+        assert_eq!(found(&due_index), [[Some(RowId(1)), Some(RowId(1))], [None, Some(RowId(2))]]);
         for id in 1..=3 {
-            agenda.set(RowId(id), None, &grace);
+            due_index.set(RowId(id), None, &grace);
         }
-        assert!(agenda.by_queue.is_empty() && agenda.order.is_empty() && agenda.entries.is_empty());
+        assert!(due_index.by_queue.is_empty() && due_index.order.is_empty() && due_index.entries.is_empty());
     }
 }

@@ -17,15 +17,15 @@ use crate::domain::{
     time::Timestamp,
 };
 
-use super::{Caller, KindSet, Share};
+use super::{Caller, CallerKey, KindSet};
 
 /// How many calls are checked at once for callers that are gone: few enough that the cost doesn't matter.
-const LOOK_AT: usize = 128;
+const GONE_CHECKS: usize = 128;
 
 /// A held call.
-pub struct Waiter<C> {
+pub struct HeldClaim<C> {
     /// The claim.
-    pub wish: ClaimNext,
+    pub claim: ClaimNext,
     /// Its `request_id`, if given.
     pub key: Option<RequestKey>,
     /// Who asks, if known.
@@ -33,7 +33,7 @@ pub struct Waiter<C> {
     /// Until when it is held.
     pub until: HeldUntil,
     /// Whose quota it counts against; none: nobody's.
-    pub share: Option<Share>,
+    pub share: Option<CallerKey>,
     /// Who waits.
     pub caller: C,
 }
@@ -41,7 +41,7 @@ pub struct Waiter<C> {
 /// The fair share of held calls of one principal, or of one connection if callers are not authenticated: once three
 /// quarters of all places are taken, callers that hold more get none of the last quarter. The same rule as for calls
 /// (`max_calls`).
-pub const FAIR_WAITING: usize = 64;
+pub const FAIR_HELD_CLAIMS: usize = 64;
 
 /// When a held call is answered with nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,11 +54,11 @@ pub enum HeldUntil {
 
 /// Most calls held until a sweep that are checked in one turn. They are answered in order of arrival, and there are
 /// few: a call is held so only while thousands of sagas are due at once.
-const LOOK_AT_SWEPT: usize = 256;
+const SWEPT_CHECKS: usize = 256;
 
 /// What became claimable.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Wake {
+pub enum Claimable {
     /// A saga that any caller may execute.
     ToExecute(QueueName),
     /// A saga to be compensated by a caller that handles all of these kinds.
@@ -71,12 +71,12 @@ pub enum Wake {
 
 /// Bounds of the summaries: queues and purposes, calls examined for their kinds, and kinds of each. With these the
 /// writer takes about a millisecond at most.
-const TOLD: usize = 1_000;
-const KINDS_TOLD: usize = 64;
+const SUMMARY_ITEMS: usize = 1_000;
+const SUMMARY_KINDS: usize = 64;
 
 /// A summary of the held calls of one queue and purpose.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Waiting {
+pub struct HeldClaimSummary {
     /// The queue.
     pub queue: QueueName,
     /// What they want to do.
@@ -89,8 +89,8 @@ pub struct Waiting {
 }
 
 /// All held calls.
-pub struct Waiters<C> {
-    calls: BTreeMap<u64, Waiter<C>>,
+pub struct HeldClaims<C> {
+    calls: BTreeMap<u64, HeldClaim<C>>,
     by_queue: HashMap<(LeasePurpose, QueueName), BTreeSet<u64>>,
     /// Calls that want to execute.
     by_owner: HashMap<OwnerId, BTreeSet<u64>>,
@@ -101,15 +101,15 @@ pub struct Waiters<C> {
     /// Calls that are held until a sweep.
     until_swept: BTreeSet<u64>,
     /// The number of calls of each caller.
-    shares: HashMap<Share, usize>,
+    shares: HashMap<CallerKey, usize>,
     arrived: u64,
     /// The last call that was checked for a caller that is gone.
     looked_at: u64,
 }
 
-impl<C> Default for Waiters<C> {
+impl<C> Default for HeldClaims<C> {
     fn default() -> Self {
-        Waiters {
+        HeldClaims {
             calls: BTreeMap::new(),
             by_queue: HashMap::new(),
             by_owner: HashMap::new(),
@@ -123,44 +123,45 @@ impl<C> Default for Waiters<C> {
     }
 }
 
-impl<C: Caller> Waiters<C> {
+impl<C: Caller> HeldClaims<C> {
     /// Holds a call.
-    pub fn hold(&mut self, waiter: Waiter<C>) {
+    pub fn hold(&mut self, held: HeldClaim<C>) {
         self.arrived += 1;
-        for queue in &waiter.wish.queues {
-            self.by_queue.entry((waiter.wish.purpose, queue.clone())).or_default().insert(self.arrived);
+        for queue in &held.claim.queues {
+            self.by_queue.entry((held.claim.purpose, queue.clone())).or_default().insert(self.arrived);
         }
-        match waiter.wish.purpose {
+        match held.claim.purpose {
             LeasePurpose::Execute => {
-                self.by_owner.entry(waiter.wish.owner.clone()).or_default().insert(self.arrived);
+                self.by_owner.entry(held.claim.owner.clone()).or_default().insert(self.arrived);
             }
             LeasePurpose::Compensate => {
-                self.by_kind.extend(kinds_taken(&waiter.wish).map(|kind| (kind, self.arrived)));
+                self.by_kind.extend(kinds_taken(&held.claim).map(|kind| (kind, self.arrived)));
             }
         }
-        match waiter.until {
+        match held.until {
             HeldUntil::Deadline(at) => self.deadlines.insert((at, self.arrived)),
             HeldUntil::Swept(_) => self.until_swept.insert(self.arrived),
         };
-        if let Some(share) = &waiter.share {
+        if let Some(share) = &held.share {
             *self.shares.entry(share.clone()).or_default() += 1;
         }
-        self.calls.insert(self.arrived, waiter);
+        self.calls.insert(self.arrived, held);
     }
 
     /// Summaries of the held calls by queue and purpose, in no order.
-    pub fn tell(&self) -> Vec<Waiting> {
-        let told = self.by_queue.iter().take(TOLD).map(|((purpose, queue), calls)| {
-            let wishes = calls.iter().take(TOLD).filter_map(|call| self.calls.get(call)).map(|call| &call.wish);
-            let kinds = if wishes.clone().any(|wish| wish.kinds.is_empty()) {
+    pub fn summaries(&self) -> Vec<HeldClaimSummary> {
+        let summaries = self.by_queue.iter().take(SUMMARY_ITEMS).map(|((purpose, queue), calls)| {
+            let claims =
+                calls.iter().take(SUMMARY_ITEMS).filter_map(|call| self.calls.get(call)).map(|call| &call.claim);
+            let kinds = if claims.clone().any(|claim| claim.kinds.is_empty()) {
                 BTreeSet::new()
             } else {
-                wishes.flat_map(|wish| &wish.kinds).take(TOLD).cloned().collect::<BTreeSet<_>>()
+                claims.flat_map(|claim| &claim.kinds).take(SUMMARY_ITEMS).cloned().collect::<BTreeSet<_>>()
             };
-            let kinds = kinds.into_iter().take(KINDS_TOLD).collect();
-            Waiting { queue: queue.clone(), purpose: *purpose, count: calls.len(), kinds }
+            let kinds = kinds.into_iter().take(SUMMARY_KINDS).collect();
+            HeldClaimSummary { queue: queue.clone(), purpose: *purpose, count: calls.len(), kinds }
         });
-        told.collect()
+        summaries.collect()
     }
 
     /// True if no call is held.
@@ -180,14 +181,14 @@ impl<C: Caller> Waiters<C> {
 
     /// The first call after `after`, in order of arrival, that can take what became claimable; none for a resumed
     /// queue, which is offered part by part.
-    pub fn next_interested(&self, wake: &Wake, after: u64) -> Option<u64> {
-        match wake {
-            Wake::ToExecute(queue) => first_common(&[self.waiting_for(LeasePurpose::Execute, queue)?], after),
-            Wake::Reserved(owner, queue) => {
+    pub fn next_eligible(&self, claimable: &Claimable, after: u64) -> Option<u64> {
+        match claimable {
+            Claimable::ToExecute(queue) => first_common(&[self.waiting_for(LeasePurpose::Execute, queue)?], after),
+            Claimable::Reserved(owner, queue) => {
                 let of_owner = Calls::All(self.by_owner.get(owner)?);
                 first_common(&[self.waiting_for(LeasePurpose::Execute, queue)?, of_owner], after)
             }
-            Wake::ToCompensate(queue, kinds) => {
+            Claimable::ToCompensate(queue, kinds) => {
                 let waiting = self.waiting_for(LeasePurpose::Compensate, queue)?;
                 let of_kind = |kind| Calls::OfKind(&self.by_kind, kind);
                 let any = first_common(&[waiting.clone(), of_kind(None)], after);
@@ -195,7 +196,7 @@ impl<C: Caller> Waiters<C> {
                     [waiting].into_iter().chain(kinds.iter().cloned().map(Some).map(of_kind)).collect();
                 any.into_iter().chain(first_common(&of_all, after)).min()
             }
-            Wake::Resumed(_) => None,
+            Claimable::Resumed(_) => None,
         }
     }
 
@@ -210,11 +211,11 @@ impl<C: Caller> Waiters<C> {
 
     /// The first calls that are held until a sweep.
     pub fn calls_until_swept(&self) -> Vec<u64> {
-        self.until_swept.iter().take(LOOK_AT_SWEPT).copied().collect()
+        self.until_swept.iter().take(SWEPT_CHECKS).copied().collect()
     }
 
     /// A held call, unless its caller is gone; then it is removed.
-    pub fn get(&mut self, call: u64) -> Option<&Waiter<C>> {
+    pub fn get(&mut self, call: u64) -> Option<&HeldClaim<C>> {
         if self.calls.get(&call)?.caller.is_gone() {
             self.take(call);
             return None;
@@ -223,13 +224,13 @@ impl<C: Caller> Waiters<C> {
     }
 
     /// Removes a call.
-    pub fn take(&mut self, call: u64) -> Option<Waiter<C>> {
-        let waiter = self.calls.remove(&call)?;
-        match waiter.until {
+    pub fn take(&mut self, call: u64) -> Option<HeldClaim<C>> {
+        let held = self.calls.remove(&call)?;
+        match held.until {
             HeldUntil::Deadline(at) => self.deadlines.remove(&(at, call)),
             HeldUntil::Swept(_) => self.until_swept.remove(&call),
         };
-        if let Some(share) = &waiter.share
+        if let Some(share) = &held.share
             && let Some(count) = self.shares.get_mut(share)
         {
             *count -= 1;
@@ -237,38 +238,38 @@ impl<C: Caller> Waiters<C> {
                 self.shares.remove(share);
             }
         }
-        for queue in &waiter.wish.queues {
-            remove(&mut self.by_queue, &(waiter.wish.purpose, queue.clone()), call);
+        for queue in &held.claim.queues {
+            remove(&mut self.by_queue, &(held.claim.purpose, queue.clone()), call);
         }
-        match waiter.wish.purpose {
-            LeasePurpose::Execute => remove(&mut self.by_owner, &waiter.wish.owner, call),
+        match held.claim.purpose {
+            LeasePurpose::Execute => remove(&mut self.by_owner, &held.claim.owner, call),
             LeasePurpose::Compensate => {
-                for kind in kinds_taken(&waiter.wish) {
+                for kind in kinds_taken(&held.claim) {
                     self.by_kind.remove(&(kind, call));
                 }
             }
         }
-        Some(waiter)
+        Some(held)
     }
 
     /// True if there is a place for a call when `most` may be held. If there is none at first, calls of callers that
     /// are gone are removed.
-    pub fn have_room(&mut self, waiter: &Waiter<C>, most: usize) -> bool {
-        self.has_place(waiter, most) || (self.forget_gone() && self.has_place(waiter, most))
+    pub fn have_room(&mut self, held: &HeldClaim<C>, most: usize) -> bool {
+        self.has_place(held, most) || (self.drop_gone() && self.has_place(held, most))
     }
 
-    fn has_place(&self, waiter: &Waiter<C>, most: usize) -> bool {
-        let mine = waiter.share.as_ref().and_then(|share| self.shares.get(share)).copied().unwrap_or(0);
-        let is_greedy = self.len() >= most / 4 * 3 && mine >= FAIR_WAITING;
+    fn has_place(&self, held: &HeldClaim<C>, most: usize) -> bool {
+        let mine = held.share.as_ref().and_then(|share| self.shares.get(share)).copied().unwrap_or(0);
+        let is_greedy = self.len() >= most / 4 * 3 && mine >= FAIR_HELD_CLAIMS;
         self.len() < most && !is_greedy
     }
 
     /// Checks some of the calls, others each time, and removes those whose callers are gone; returns true if there
     /// were any.
-    pub fn forget_gone(&mut self) -> bool {
+    pub fn drop_gone(&mut self) -> bool {
         let behind = (Bound::Excluded(self.looked_at), Bound::Unbounded);
-        let calls = self.calls.range(behind).chain(self.calls.range(..=self.looked_at)).take(LOOK_AT);
-        let looked_at: Vec<_> = calls.map(|(call, waiter)| (*call, waiter.caller.is_gone())).collect();
+        let calls = self.calls.range(behind).chain(self.calls.range(..=self.looked_at)).take(GONE_CHECKS);
+        let looked_at: Vec<_> = calls.map(|(call, held)| (*call, held.caller.is_gone())).collect();
         self.looked_at = looked_at.last().map_or(0, |(call, _)| *call);
         let before = self.calls.len();
         for (call, _) in looked_at.into_iter().filter(|(_, is_gone)| *is_gone) {
@@ -278,27 +279,27 @@ impl<C: Caller> Waiters<C> {
     }
 
     /// Removes a call whose deadline is not after `now`.
-    pub fn take_overdue(&mut self, now: Timestamp) -> Option<Waiter<C>> {
+    pub fn take_overdue(&mut self, now: Timestamp) -> Option<HeldClaim<C>> {
         let (_, call) = *self.deadlines.first().filter(|(at, _)| *at <= now)?;
         self.take(call)
     }
 
     /// Removes calls whose callers were revoked. Checks every call: a millisecond with the most that can be held, and
     /// only after a revocation.
-    pub fn take_revoked(&mut self) -> Vec<Waiter<C>> {
-        let revoked = self.calls.iter().filter(|(_, waiter)| waiter.caller.is_revoked()).map(|(call, _)| *call);
+    pub fn take_revoked(&mut self) -> Vec<HeldClaim<C>> {
+        let revoked = self.calls.iter().filter(|(_, held)| held.caller.is_revoked()).map(|(call, _)| *call);
         let revoked: Vec<_> = revoked.collect();
         revoked.into_iter().filter_map(|call| self.take(call)).collect()
     }
 
     /// Removes all calls that are held until a sweep.
-    pub fn take_until_swept(&mut self) -> Vec<Waiter<C>> {
+    pub fn take_until_swept(&mut self) -> Vec<HeldClaim<C>> {
         let calls: Vec<_> = self.until_swept.iter().copied().collect();
         calls.into_iter().filter_map(|call| self.take(call)).collect()
     }
 
     /// Removes all calls.
-    pub fn take_all(&mut self) -> Vec<Waiter<C>> {
+    pub fn take_all(&mut self) -> Vec<HeldClaim<C>> {
         self.by_queue.clear();
         self.by_owner.clear();
         self.by_kind.clear();
@@ -310,9 +311,9 @@ impl<C: Caller> Waiters<C> {
 }
 
 /// The index keys of a call that wants to compensate: each kind that it handles; none: any kind.
-fn kinds_taken(wish: &ClaimNext) -> impl Iterator<Item = Option<Kind>> {
-    let any = wish.kinds.is_empty().then_some(None);
-    any.into_iter().chain(wish.kinds.iter().cloned().map(Some))
+fn kinds_taken(claim: &ClaimNext) -> impl Iterator<Item = Option<Kind>> {
+    let any = claim.kinds.is_empty().then_some(None);
+    any.into_iter().chain(claim.kinds.iter().cloned().map(Some))
 }
 
 fn remove<K: Eq + Hash>(index: &mut HashMap<K, BTreeSet<u64>>, key: &K, call: u64) {
@@ -382,9 +383,9 @@ mod tests {
 
     impl Caller for () {}
 
-    fn held(wish: ClaimNext) -> Waiter<()> {
+    fn held(claim: ClaimNext) -> HeldClaim<()> {
         let until = HeldUntil::Deadline(Timestamp::ZERO);
-        Waiter { wish, key: None, by: None, until, share: None, caller: () }
+        HeldClaim { claim, key: None, by: None, until, share: None, caller: () }
     }
 
     fn few(below: usize, most: usize) -> impl Strategy<Value = Vec<usize>> {
@@ -398,11 +399,11 @@ mod tests {
             gone in few(30, 10),
             wanted in (0..3usize, 0..3usize, few(5, 4)),
         ) {
-            let mut waiters = Waiters::default();
-            let mut wishes = BTreeMap::new();
+            let mut held_claims = HeldClaims::default();
+            let mut claims = BTreeMap::new();
             for (number, (executes, queues, by, of)) in (1..).zip(calls) {
                 let purpose = if executes { LeasePurpose::Execute } else { LeasePurpose::Compensate };
-                let wish = ClaimNext {
+                let claim = ClaimNext {
                     queues: queues.into_iter().map(queue).collect(),
                     owner: owner(by),
                     ttl: Span::from_secs(1),
@@ -411,35 +412,35 @@ mod tests {
                     purpose,
                     kinds: kinds(&of),
                 };
-                waiters.hold(held(wish.clone()));
-                wishes.insert(number, wish);
+                held_claims.hold(held(claim.clone()));
+                claims.insert(number, claim);
             }
             for call in gone {
-                waiters.take(call as u64);
-                wishes.remove(&(call as u64));
+                held_claims.take(call as u64);
+                claims.remove(&(call as u64));
             }
             let (of_queue, by, pending) = (queue(wanted.0), owner(wanted.1), kinds(&wanted.2));
-            let waits = |wish: &ClaimNext, purpose| wish.purpose == purpose && wish.queues.contains(&of_queue);
-            let takes = |wish: &ClaimNext| wish.kinds.is_empty() || pending.iter().all(|kind| wish.kinds.contains(kind));
+            let waits = |claim: &ClaimNext, purpose| claim.purpose == purpose && claim.queues.contains(&of_queue);
+            let takes = |claim: &ClaimNext| claim.kinds.is_empty() || pending.iter().all(|kind| claim.kinds.contains(kind));
             let set: KindSet = pending.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
-            let cases: [(Wake, CanBeGiven<'_>); 3] = [
-                (Wake::ToExecute(of_queue.clone()), &|wish| waits(wish, LeasePurpose::Execute)),
-                (Wake::Reserved(by.clone(), of_queue.clone()), &|wish| waits(wish, LeasePurpose::Execute) && wish.owner == by),
-                (Wake::ToCompensate(of_queue.clone(), set), &|wish| waits(wish, LeasePurpose::Compensate) && takes(wish)),
+            let cases: [(Claimable, CanBeGiven<'_>); 3] = [
+                (Claimable::ToExecute(of_queue.clone()), &|claim| waits(claim, LeasePurpose::Execute)),
+                (Claimable::Reserved(by.clone(), of_queue.clone()), &|claim| waits(claim, LeasePurpose::Execute) && claim.owner == by),
+                (Claimable::ToCompensate(of_queue.clone(), set), &|claim| waits(claim, LeasePurpose::Compensate) && takes(claim)),
             ];
-            for (wake, can_be_given) in cases {
-                let expected: Vec<u64> = wishes.iter().filter(|(_, wish)| can_be_given(wish)).map(|(n, _)| *n).collect();
+            for (claimable, can_be_given) in cases {
+                let expected: Vec<u64> = claims.iter().filter(|(_, claim)| can_be_given(claim)).map(|(n, _)| *n).collect();
                 let mut found = Vec::new();
-                while let Some(call) = waiters.next_interested(&wake, found.last().copied().unwrap_or(0)) {
+                while let Some(call) = held_claims.next_eligible(&claimable, found.last().copied().unwrap_or(0)) {
                     found.push(call);
                 }
-                prop_assert_eq!(found, expected, "{:?}", wake);
+                prop_assert_eq!(found, expected, "{:?}", claimable);
             }
-            for call in wishes.into_keys() {
-                waiters.take(call);
+            for call in claims.into_keys() {
+                held_claims.take(call);
             }
-            prop_assert!(waiters.is_empty() && waiters.by_queue.is_empty());
-            prop_assert!(waiters.by_owner.is_empty() && waiters.by_kind.is_empty());
+            prop_assert!(held_claims.is_empty() && held_claims.by_queue.is_empty());
+            prop_assert!(held_claims.by_owner.is_empty() && held_claims.by_kind.is_empty());
         }
     }
 }

@@ -18,12 +18,12 @@ use crate::{
 };
 
 use super::{
-    Appended, Backend, Caller, Candidate, ContentBytes, Derived, Fault, Key, Loaded, ReadyEntry, Removed, RowId,
-    SagaChange, StoredAnswer, Takers, Turn, TurnStep, Wake, brief,
+    AppendedEvent, Backend, BackendError, Caller, ClaimCandidate, Claimable, ContentBytes, DerivedFields, Eligibility,
+    LoadKey, LoadResult, ReadyEntry, RemovalCounts, RowId, SagaChange, StoredAnswer, Turn, TurnStep, without_contents,
 };
 
 /// A saga with its row.
-type Placed = (RowId, Arc<Saga>);
+type SagaWithRow = (RowId, Arc<Saga>);
 
 impl<B: Backend, C: Caller> Turn<'_, B, C> {
     /// A saga as this turn changed it, if it did; `Some(None)` if it removed it.
@@ -35,7 +35,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     }
 
     /// A task's saga.
-    pub(super) fn find(&mut self, task_id: &TaskId) -> Result<Option<Placed>, Fault> {
+    pub(super) fn find(&mut self, task_id: &TaskId) -> Result<Option<SagaWithRow>, BackendError> {
         if let Some(id) = self.tasks.get(task_id).copied()
             && let Some(Some(saga)) = self.changed(id)
         {
@@ -48,11 +48,11 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
                 None => self.coordinator.cache.forget_place(task_id),
             }
         }
-        Ok(self.ask(&[Key::Task(task_id.clone())])?.pop().flatten())
+        Ok(self.ask(&[LoadKey::Task(task_id.clone())])?.pop().flatten())
     }
 
     /// Loads a saga by its row.
-    pub(super) fn load(&mut self, id: RowId) -> Result<Option<Arc<Saga>>, Fault> {
+    pub(super) fn load(&mut self, id: RowId) -> Result<Option<Arc<Saga>>, BackendError> {
         if let Some(changed) = self.changed(id) {
             return Ok(changed.cloned());
         }
@@ -60,25 +60,25 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
             debug_assert!(self.is_stored(id, &saga), "what is kept is what is stored");
             return Ok(Some(saga));
         }
-        Ok(self.ask(&[Key::Place(id)])?.pop().flatten().map(|(_, saga)| saga))
+        Ok(self.ask(&[LoadKey::Row(id)])?.pop().flatten().map(|(_, saga)| saga))
     }
 
     fn is_stored(&mut self, id: RowId, saga: &Arc<Saga>) -> bool {
-        let stored = self.backend.load(&[Key::Place(id)]);
-        stored.is_err() || stored == Ok(vec![Loaded::Saga(id, saga.clone())])
+        let stored = self.backend.load(&[LoadKey::Row(id)]);
+        stored.is_err() || stored == Ok(vec![LoadResult::Saga(id, saga.clone())])
     }
 
     /// Loads from the backend, with this turn's changes on top.
-    fn ask(&mut self, keys: &[Key]) -> Result<Vec<Option<Placed>>, Fault> {
+    fn ask(&mut self, keys: &[LoadKey]) -> Result<Vec<Option<SagaWithRow>>, BackendError> {
         let mut found = Vec::with_capacity(keys.len());
         for loaded in self.backend.load(keys)? {
             found.push(match loaded {
-                Loaded::Nothing => None,
-                Loaded::Unreadable(what) => return Err(Fault::Corrupt(what)),
-                Loaded::Saga(id, _) if self.coordinator.unwritable.contains(&id) => {
-                    return Err(Fault::Corrupt(format!("row {}: it could not be changed before", id.0)));
+                LoadResult::Nothing => None,
+                LoadResult::Unreadable(what) => return Err(BackendError::Corrupt(what)),
+                LoadResult::Saga(id, _) if self.coordinator.unwritable.contains(&id) => {
+                    return Err(BackendError::Corrupt(format!("row {}: it could not be changed before", id.0)));
                 }
-                Loaded::Saga(id, saga) => match self.changed(id) {
+                LoadResult::Saga(id, saga) => match self.changed(id) {
                     Some(changed) => changed.cloned().map(|saga| (id, saga)),
                     None => {
                         self.coordinator.cache.keep(id, saga.clone(), None);
@@ -93,10 +93,10 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
 
     /// Loads a saga, or returns `None` if it can't be read: a damaged one must not keep the others from what is due to
     /// them.
-    pub(super) fn load_readable(&mut self, id: RowId) -> Result<Option<Arc<Saga>>, Fault> {
+    pub(super) fn load_readable(&mut self, id: RowId) -> Result<Option<Arc<Saga>>, BackendError> {
         match self.load(id) {
-            Err(Fault::Corrupt(what)) => {
-                self.see(TurnStep::Unreadable(id, &what));
+            Err(BackendError::Corrupt(what)) => {
+                self.observe_step(TurnStep::Unreadable(id, &what));
                 Ok(None)
             }
             loaded => loaded,
@@ -104,18 +104,22 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     }
 
     /// Loads a saga without its contents, but with their sizes; without its compensations unless they are wanted.
-    pub(super) fn load_brief(&mut self, id: RowId, compensations: bool) -> Result<Option<(Saga, ContentBytes)>, Fault> {
+    pub(super) fn load_without_contents(
+        &mut self,
+        id: RowId,
+        compensations: bool,
+    ) -> Result<Option<(Saga, ContentBytes)>, BackendError> {
         if let Some(changed) = self.changed(id) {
-            return Ok(changed.map(|saga| brief(Saga::clone(saga), compensations)));
+            return Ok(changed.map(|saga| without_contents(Saga::clone(saga), compensations)));
         }
         match self.coordinator.cache.saga(id) {
-            Some(saga) => Ok(Some(brief(Saga::clone(saga), compensations))),
-            None => self.backend.load_brief(id, compensations),
+            Some(saga) => Ok(Some(without_contents(Saga::clone(saga), compensations))),
+            None => self.backend.load_without_contents(id, compensations),
         }
     }
 
     /// A saga's payload.
-    pub(super) fn payload(&mut self, id: RowId) -> Result<Option<Blob>, Fault> {
+    pub(super) fn payload(&mut self, id: RowId) -> Result<Option<Blob>, BackendError> {
         let in_memory = self.changed(id).unwrap_or_else(|| self.coordinator.cache.saga(id));
         match in_memory {
             Some(saga) => Ok(Some(saga.spec.payload.clone())),
@@ -124,17 +128,17 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     }
 
     /// The index of the first new saga whose task or saga id is taken, and the field's name.
-    pub(super) fn taken(&mut self, creations: &[Creation]) -> Result<Option<(usize, &'static str)>, Fault> {
+    pub(super) fn taken(&mut self, creations: &[Creation]) -> Result<Option<(usize, &'static str)>, BackendError> {
         let keys = creations
             .iter()
-            .flat_map(|creation| [Key::Task(creation.task_id.clone()), Key::Saga(creation.saga_id.clone())]);
+            .flat_map(|creation| [LoadKey::Task(creation.task_id.clone()), LoadKey::Saga(creation.saga_id.clone())]);
         let keys: Vec<_> = keys.collect();
         let stored = self.backend.load(&keys)?;
-        let is_there = |loaded: &Loaded| match loaded {
-            Loaded::Nothing => false,
-            Loaded::Unreadable(_) => true,
+        let is_there = |loaded: &LoadResult| match loaded {
+            LoadResult::Nothing => false,
+            LoadResult::Unreadable(_) => true,
             // Not taken if this turn removed it.
-            Loaded::Saga(id, _) => self.changed(*id).is_none_or(|changed| changed.is_some()),
+            LoadResult::Saga(id, _) => self.changed(*id).is_none_or(|changed| changed.is_some()),
         };
         for (index, (creation, stored)) in creations.iter().zip(stored.chunks(2)).enumerate() {
             if is_there(&stored[0]) || self.tasks.contains_key(&creation.task_id) {
@@ -154,7 +158,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         self.next_revision = self.next_revision.after(1);
         self.tasks.insert(saga.spec.task_id.clone(), id);
         self.saga_ids.insert(saga.spec.saga_id.clone());
-        self.changes.events.push(Appended { saga: id, prev: None, event });
+        self.changes.events.push(AppendedEvent { saga: id, prev: None, event });
         let derived = self.derive(saga, now);
         self.put(id, None, saga.clone(), derived);
         id
@@ -181,7 +185,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
                 event.actor = None;
             }
             let newest = event.revision;
-            self.changes.events.push(Appended { saga: id, prev: Some(prev), event });
+            self.changes.events.push(AppendedEvent { saga: id, prev: Some(prev), event });
             prev = newest;
         }
         let derived = self.derive(&saga, now);
@@ -190,11 +194,11 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         after
     }
 
-    fn derive(&self, saga: &Saga, now: Timestamp) -> Derived {
+    fn derive(&self, saga: &Saga, now: Timestamp) -> DerivedFields {
         let grace = &self.coordinator.grace;
         let given_out_twice = mutants::on(Mutant::ClaimNextIgnoresLease) && saga.state == State::Compensating;
         let ready = if given_out_twice { Some(LeasePurpose::Compensate) } else { saga.ready_for(now, grace) };
-        Derived { ready, due: next_due(saga, now, grace) }
+        DerivedFields { ready, due: next_due(saga, now, grace) }
     }
 
     /// Updates the derived fields of a saga that did not change but may have become claimable.
@@ -203,13 +207,13 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         self.put(id, Some(saga.clone()), saga, derived);
     }
 
-    fn put(&mut self, id: RowId, before: Option<Arc<Saga>>, after: Arc<Saga>, derived: Derived) {
+    fn put(&mut self, id: RowId, before: Option<Arc<Saga>>, after: Arc<Saga>, derived: DerivedFields) {
         let place = self.touched.get(&id).copied();
         if place.is_none() {
             self.remember(id);
         }
         self.coordinator.note(id, &after, &derived);
-        self.wake_for(&after, &derived);
+        self.note_claimable_saga(&after, &derived);
         match place {
             Some(place) => {
                 let change = &mut self.changes.sagas[place];
@@ -225,35 +229,35 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     }
 
     /// Records what a change makes claimable for held calls.
-    fn wake_for(&mut self, saga: &Saga, derived: &Derived) {
+    fn note_claimable_saga(&mut self, saga: &Saga, derived: &DerivedFields) {
         match derived.ready {
-            Some(LeasePurpose::Execute) => self.wake(Wake::ToExecute(saga.spec.queue.clone())),
+            Some(LeasePurpose::Execute) => self.note_claimable(Claimable::ToExecute(saga.spec.queue.clone())),
             Some(LeasePurpose::Compensate) => {
-                if let Some(ReadyEntry { takers: Takers::OfKinds(kinds), .. }) = ReadyEntry::of(saga, derived) {
-                    self.wake(Wake::ToCompensate(saga.spec.queue.clone(), kinds));
+                if let Some(ReadyEntry { eligibility: Eligibility::Kinds(kinds), .. }) = ReadyEntry::of(saga, derived) {
+                    self.note_claimable(Claimable::ToCompensate(saga.spec.queue.clone(), kinds));
                 }
             }
             None => {}
         }
         if let Some(reservation) = &saga.reservation {
-            self.wake(Wake::Reserved(reservation.assignee.clone(), saga.spec.queue.clone()));
+            self.note_claimable(Claimable::Reserved(reservation.assignee.clone(), saga.spec.queue.clone()));
         }
     }
 
     /// Records that something became claimable. A large batch creates many equal entries in a row; one is enough.
-    pub(super) fn wake(&mut self, wake: Wake) {
-        if self.woken.last() != Some(&wake) {
-            self.woken.push(wake);
+    pub(super) fn note_claimable(&mut self, claimable: Claimable) {
+        if self.claimable.last() != Some(&claimable) {
+            self.claimable.push(claimable);
         }
     }
 
     /// Counts what would be removed with a saga.
-    pub(super) fn weigh(&mut self, id: RowId) -> Result<Removed, Fault> {
+    pub(super) fn count_removal(&mut self, id: RowId) -> Result<RemovalCounts, BackendError> {
         let place = self.touched.get(&id).copied();
         let change = place.map(|place| &self.changes.sagas[place]);
         let (is_new, after) = (change.is_some_and(|c| c.before.is_none()), change.and_then(|c| c.after.as_ref()));
         let compensations = after.map(|saga| saga.compensations.len());
-        let mut removed = if is_new { Removed::default() } else { self.backend.weigh(id)? };
+        let mut removed = if is_new { RemovalCounts::default() } else { self.backend.count_removal(id)? };
         removed.compensations = compensations.unwrap_or(removed.compensations);
         for appended in self.changes.events.iter().filter(|appended| appended.saga == id) {
             removed.events += 1;
@@ -263,8 +267,8 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     }
 
     /// Removes a saga with everything that belongs to it. It may be damaged.
-    pub(super) fn remove(&mut self, id: RowId) -> Result<Removed, Fault> {
-        let removed = self.weigh(id)?;
+    pub(super) fn remove(&mut self, id: RowId) -> Result<RemovalCounts, BackendError> {
+        let removed = self.count_removal(id)?;
         let change = self.touched.get(&id).map(|place| &mut self.changes.sagas[*place]);
         let is_new = change.as_ref().is_some_and(|change| change.before.is_none());
         match change.and_then(|change| change.after.take()) {
@@ -278,12 +282,17 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         if !is_new {
             self.changes.removed.push(id);
         }
-        self.coordinator.agenda.set(id, None, &self.coordinator.grace);
+        self.coordinator.due_index.set(id, None, &self.coordinator.grace);
         Ok(removed)
     }
 
     /// Ended sagas in these states that were last changed before a time, oldest first: at most `limit`.
-    pub(super) fn ended(&mut self, states: &[State], before: Timestamp, limit: usize) -> Result<Vec<RowId>, Fault> {
+    pub(super) fn ended(
+        &mut self,
+        states: &[State],
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<RowId>, BackendError> {
         let mut found = self.backend.ended(states, before, limit + self.changes.sagas.len() + self.removed.len())?;
         found.retain(|(_, id)| !self.touched.contains_key(id) && !self.removed.contains(id));
         let changed = self.changes.sagas.iter().filter_map(|change| Some((change.id, change.after.as_ref()?)));
@@ -301,7 +310,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         purpose: LeasePurpose,
         queue: &QueueName,
         limit: usize,
-    ) -> Result<Vec<Candidate>, Fault> {
+    ) -> Result<Vec<ClaimCandidate>, BackendError> {
         loop {
             if let Some(found) = self.coordinator.windows.first(purpose, queue, limit) {
                 return Ok(found);
@@ -319,7 +328,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     }
 
     /// The stored answer to a request.
-    pub(super) fn stored(&mut self, id: &[u8; 16]) -> Result<Option<StoredAnswer>, Fault> {
+    pub(super) fn stored(&mut self, id: &[u8; 16]) -> Result<Option<StoredAnswer>, BackendError> {
         match self.kept.get(id) {
             Some(answer) => Ok(Some(answer.clone())),
             None => Ok(self.backend.answers(&[*id])?.pop().flatten()),
@@ -327,7 +336,12 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     }
 
     /// The events of an earlier lease: its claim and, if among the newest of the saga, how its holder ended it.
-    pub(super) fn ends_of_lease(&mut self, id: RowId, token: FencingToken, newest: usize) -> Result<Vec<Event>, Fault> {
+    pub(super) fn lease_events(
+        &mut self,
+        id: RowId,
+        token: FencingToken,
+        newest: usize,
+    ) -> Result<Vec<Event>, BackendError> {
         let of_turn = || self.changes.events.iter().rev();
         let of_saga = || of_turn().filter(|appended| appended.saga == id).map(|appended| &appended.event);
         let claimed = of_saga().find(|event| event.revision.0 == token.0);
@@ -337,7 +351,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         if found.len() < 2 {
             let left = newest.saturating_sub(of_saga().count());
             let (has_begun, has_ended) = (claimed.is_some(), ended.is_some());
-            let stored = self.backend.ends_of_lease(id, token, left)?;
+            let stored = self.backend.lease_events(id, token, left)?;
             found.extend(stored.into_iter().filter(|event| match Revision(token.0) == event.revision {
                 true => !has_begun,
                 false => !has_ended,
@@ -347,11 +361,11 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     }
 
     /// True if the queue ever held a saga or was paused.
-    pub(super) fn knows_queue(&mut self, queue: &QueueName) -> Result<bool, Fault> {
+    pub(super) fn queue_exists(&mut self, queue: &QueueName) -> Result<bool, BackendError> {
         let of_turn = self.changes.queues.iter().any(|status| status.queue == *queue);
         let sagas = self.changes.sagas.iter().filter_map(|change| change.after.as_ref());
         let is_new = of_turn || sagas.into_iter().any(|saga| saga.spec.queue == *queue);
-        Ok(is_new || self.backend.knows_queue(queue)?)
+        Ok(is_new || self.backend.queue_exists(queue)?)
     }
 
     /// True if the queue is paused.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::domain::{command::QueueStatus, event::Event, ids::Revision, saga::Saga, time::Timestamp};
 
-use super::{Derived, RowId, StoredAnswer};
+use super::{DerivedFields, RowId, StoredAnswer};
 
 /// The net change of one saga in a turn, however many calls changed it.
 #[derive(Clone, Debug)]
@@ -14,16 +14,16 @@ pub struct SagaChange {
     /// The stored saga; none: it is new.
     pub before: Option<Arc<Saga>>,
     /// The stored derived fields, if known.
-    pub derived_before: Option<Derived>,
+    pub derived_before: Option<DerivedFields>,
     /// The saga after the turn; none: it is not written, because it was removed later.
     pub after: Option<Arc<Saga>>,
     /// Its derived fields after the turn.
-    pub derived: Derived,
+    pub derived: DerivedFields,
 }
 
 /// An event that is added to the history.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Appended {
+pub struct AppendedEvent {
     /// Its saga's row.
     pub saga: RowId,
     /// The revision of the saga's previous event; none: it is the first.
@@ -41,7 +41,7 @@ pub struct ChangeSet {
     /// ids.
     pub removed: Vec<RowId>,
     /// New events, by revision.
-    pub events: Vec<Appended>,
+    pub events: Vec<AppendedEvent>,
     /// Answers to requests with a `request_id`.
     pub answers: Vec<([u8; 16], StoredAnswer)>,
     /// Queues that were paused or resumed; a later entry overrides an earlier one.
