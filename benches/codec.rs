@@ -12,7 +12,7 @@ use sagad::{
     domain::{
         draft::Draft,
         ids::Revision,
-        lease::Absence,
+        lease::ReturnGrace,
         saga::Saga,
         transition::{create, transition},
     },
@@ -51,7 +51,7 @@ fn parsed<M: parse::Change + Default>(b: &mut criterion::Bencher<'_>, message: &
 /// A saga that is running.
 fn running() -> Saga {
     let planned = create(creation(task(1)), start(), Revision(1)).0;
-    let mut draft = Draft::begin(planned, start(), Absence::default(), Revision(2));
+    let mut draft = Draft::begin(planned, start(), ReturnGrace::default(), Revision(2));
     transition(&mut draft, &claim(1), None).unwrap();
     draft.saga
 }
@@ -59,7 +59,7 @@ fn running() -> Saga {
 fn answers(c: &mut Criterion) {
     let saga = running();
     let lease = saga.lease.clone().unwrap();
-    let moment = Moment { now: start(), absence: Absence::default() };
+    let moment = Moment { now: start(), grace: ReturnGrace::default() };
     let mut group = c.benchmark_group("render and encode");
     group.bench_function("Claim", |b| {
         b.iter(|| ClaimResponse { saga: Some(render::saga::saga(black_box(&saga), &moment)) }.encode_to_vec());

@@ -8,13 +8,13 @@ use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use sagad::domain::{
-    command::Verb,
+    command::Operation,
     draft::Draft,
     ids::{FencingToken, Revision},
-    lease::Absence,
+    lease::ReturnGrace,
     saga::Saga,
     time::{Span, Timestamp},
-    transition::{Accepted, apply_due, create, next_due, transition},
+    transition::{TransitionEffect, apply_due, create, next_due, transition},
 };
 use support::{claim, complete, creation, heartbeat, start, task};
 
@@ -23,34 +23,34 @@ fn now() -> Timestamp {
 }
 
 fn draft(saga: &Saga) -> Draft {
-    Draft::begin(saga.clone(), now(), Absence::default(), saga.revision.after(1))
+    Draft::begin(saga.clone(), now(), ReturnGrace::default(), saga.revision.after(1))
 }
 
 fn rules(c: &mut Criterion) {
     let planned = create(creation(task(1)), start(), Revision(1)).0;
     let mut claimed = draft(&planned);
-    assert_eq!(transition(&mut claimed, &claim(1), None), Ok(Accepted::Changed));
+    assert_eq!(transition(&mut claimed, &claim(1), None), Ok(TransitionEffect::Changed));
     let running = claimed.saga;
     let token: FencingToken = running.lease.as_ref().unwrap().token;
     // A holder that lost its lease: the refusal is on the way of every zombie.
     let refused = heartbeat(1, FencingToken(token.0 + 1));
-    let cases: [(&str, &Saga, Verb); 4] = [
+    let cases: [(&str, &Saga, Operation); 4] = [
         ("claim", &planned, claim(1)),
         ("heartbeat", &running, heartbeat(1, token)),
         ("complete", &running, complete(1, token)),
         ("refused", &running, refused),
     ];
     let mut group = c.benchmark_group("rules");
-    for (name, saga, verb) in &cases {
+    for (name, saga, operation) in &cases {
         let decide = |mut draft: Draft| {
             apply_due(&mut draft);
-            let verdict = transition(&mut draft, black_box(verb), None);
+            let verdict = transition(&mut draft, black_box(operation), None);
             (verdict, draft)
         };
         assert_eq!(decide(draft(saga)).0.is_ok(), *name != "refused", "{name}");
         group.bench_function(*name, |b| b.iter_batched(|| draft(saga), decide, BatchSize::SmallInput));
     }
-    group.bench_function("next due", |b| b.iter(|| next_due(black_box(&running), now(), &Absence::default())));
+    group.bench_function("next due", |b| b.iter(|| next_due(black_box(&running), now(), &ReturnGrace::default())));
     group.finish();
 }
 

@@ -1,8 +1,8 @@
-//! The one place that reads clocks. Everywhere else time is an argument.
+//! The only module that reads clocks. Everywhere else time is an argument.
 //!
 //! The coordinator's clock is set once, at start, to the later of UTC and the newest time in the store. From then on
-//! it advances with the machine's boot-time clock, which no step of the wall clock moves and which counts through a
-//! suspended machine. So it never goes back, in a run or over restarts.
+//! it advances with the machine's boot-time clock, which is not affected by steps of the wall clock and continues
+//! while the machine is suspended. So it never goes back, in a run or across restarts.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -16,10 +16,10 @@ pub trait Clock: Send + Sync + 'static {
     /// The time now. Never before what an earlier call returned.
     fn now(&self) -> Timestamp;
 
-    /// Makes `now` return at least `time` from here on: the newest time found in the store.
+    /// Makes `now` return at least `time` from here on. Called with the newest time found in the store.
     fn advance_to(&self, time: Timestamp);
 
-    /// The wall clock's UTC, for showing how far the coordinator's clock is from it.
+    /// The wall clock, to show how far the coordinator's clock is from it.
     fn utc(&self) -> Timestamp;
 }
 

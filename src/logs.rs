@@ -1,5 +1,5 @@
-//! What the daemon says: log lines and messages to stderr, as text or JSON with UTC times, and results to stdout, so that
-//! the two never mix. Nobody who says something waits for whoever reads it: see [`Output`].
+//! The daemon's output: log lines and messages go to stderr, as text or JSON with UTC times, and results to stdout, so
+//! that the two never mix. Nothing that writes waits for a reader: see [`Output`].
 
 mod output;
 
@@ -23,7 +23,7 @@ use tracing_subscriber::{
 
 use crate::{
     config::LogFormat,
-    domain::characters::{Printing, printable_lines},
+    domain::characters::{PrintableWriter, printable_lines},
 };
 pub use output::{JsonLines, Line, Output, Reports};
 
@@ -31,7 +31,7 @@ pub use output::{JsonLines, Line, Output, Reports};
 static STDERR: LazyLock<Output> = LazyLock::new(|| {
     let reports = Reports {
         dropped: |lines| tracing::warn!(lines, "lines of the log were dropped: whoever reads it was too slow"),
-        // Nothing could be told about it.
+        // There is nowhere to report it.
         failed: |_| {},
     };
     Output::start("sagad-stderr", output::without_lock(io::stderr()), reports)
@@ -40,13 +40,13 @@ static STDERR: LazyLock<Output> = LazyLock::new(|| {
 static STDOUT: LazyLock<Output> = LazyLock::new(|| {
     let reports = Reports {
         dropped: |_| {},
-        // Whoever closed stdout doesn't want to know; that is no reason to end.
+        // The reader closed stdout; that is no reason to end.
         failed: |error| tracing::info!(%error, "stdout can't be written to"),
     };
     Output::start("sagad-stdout", output::without_lock(io::stdout()), reports)
 });
 
-/// Why there are no logs.
+/// Why logging could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The filter does not parse.
@@ -57,7 +57,7 @@ pub enum LogError {
         /// Why.
         problem: String,
     },
-    /// Something else collects this process's logs already.
+    /// Logging was started before.
     #[error("logging is set up already")]
     SetUp,
 }
@@ -97,8 +97,8 @@ pub fn start(format: LogFormat, filter: &str) -> Result<(), LogError> {
     Ok(())
 }
 
-/// The fields of a line of the text log, as the default has them, but with everything escaped that can't be shown: texts of
-/// callers are among them, which must not look like a line of their own.
+/// Formats the fields of a text log line like the default, but escapes everything that can't be shown: callers' texts
+/// are among them, and must not look like lines of their own.
 fn fields() -> impl for<'writer> FormatFields<'writer> {
     let field = |writer: &mut Writer<'_>, field: &Field, value: &dyn std::fmt::Debug| {
         if field.name() != "message" {
@@ -109,13 +109,13 @@ fn fields() -> impl for<'writer> FormatFields<'writer> {
             };
             write!(writer, "{begin}{}{between}{end}", field.name().trim_start_matches("r#"))?;
         }
-        write!(Printing(writer), "{value:?}")
+        write!(PrintableWriter(writer), "{value:?}")
     };
     format::debug_fn(field).delimited(" ")
 }
 
-/// Says on stderr why something failed: as a log line where a collector reads JSON, else by itself, so that it is seen
-/// though the filter hides log lines.
+/// Reports on stderr why something failed: as a log line if a collector reads JSON; else as a message, so that it is
+/// seen even if the filter hides log lines.
 pub fn fail(format: LogFormat, error: &str) {
     if format == LogFormat::Json && tracing::enabled!(tracing::Level::ERROR) {
         tracing::error!(error, "failed");
@@ -134,12 +134,12 @@ pub fn answer(line: &str) {
     STDOUT.push(format!("{}\n", printable_lines(line)).as_bytes());
 }
 
-/// Lines of the log that were dropped, because whoever reads it was too slow.
+/// The number of log lines dropped because the reader was too slow.
 pub fn dropped_lines() -> u64 {
     STDERR.dropped()
 }
 
-/// Waits for what was said to be written; a second for each output at most. For the end of the process.
+/// Waits until everything is written, at most a second for each output. Call it at the end of the process.
 pub fn flush() {
     STDOUT.flush();
     STDERR.flush();

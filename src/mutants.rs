@@ -1,8 +1,8 @@
-//! Faults that the tests are tried on: each promise has at least one, and a test that has to fail on it (`.ci/mutants`; the
-//! table is in `docs/reliability.md`).
+//! Faults to test the tests with: each promise has at least one fault, and a test that must fail with it
+//! (`.ci/mutants`; the table is in `docs/reliability.md`).
 //!
-//! They exist only with the feature `mutants`, which no release has, and there the variable `SAGAD_MUTANT` chooses one.
-//! Without the feature [`on`] is a constant, and nothing is left of the places that ask it.
+//! They exist only with the feature `mutants`, which no release has; the variable `SAGAD_MUTANT` chooses one. Without
+//! the feature [`on`] is a constant, and the places that call it compile to nothing.
 
 macro_rules! mutants {
     ($($(#[$what:meta])+ $mutant:ident = $name:literal,)+) => {

@@ -1,6 +1,6 @@
-//! Every file and directory that sagad writes is made here (a test over the sources holds that). They are for their owner
-//! alone, whatever the umask is; a link that somebody put in the way is never followed; and a file that is not there yet
-//! gets its name only when it is whole and synced.
+//! Creates every file and directory that sagad writes (a test over the sources checks this). They are accessible to
+//! their owner only, whatever the umask; symbolic links are never followed; and a new file gets its name only when it
+//! is complete and synced.
 
 use std::{
     ffi::OsString,
@@ -13,38 +13,38 @@ use std::{
 use rustix::{fs::OFlags, io::Errno, process::geteuid};
 use tempfile::{NamedTempFile, TempDir};
 
-/// For the owner alone.
+/// Accessible to the owner only.
 const FILE_MODE: u32 = 0o600;
 const DIRECTORY_MODE: u32 = 0o700;
-/// What is meant for everyone, less the umask: manual pages.
+/// For manual pages: readable by everyone, minus the umask.
 const PUBLIC_FILE_MODE: u32 = 0o644;
 
-/// Makes a directory and what is missing above it. One that is there stays as it is.
+/// Creates a directory and its missing parents. An existing one is not changed.
 pub fn create_directories(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)
 }
 
-/// Makes a directory that everybody may look into, less the umask, and what is missing above it.
+/// Creates a directory that everybody may read, minus the umask, and its missing parents.
 pub fn create_public_directories(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).create(path)
 }
 
-/// Makes a file, to be read and written. Fails if anything has the name, even a link that leads nowhere.
+/// Creates a file for reading and writing. Fails if the name exists, even as a dangling link.
 pub fn create_new(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true).mode(FILE_MODE).custom_flags(OFlags::NOFOLLOW.bits() as i32);
     options.open(path)
 }
 
-/// Opens a file to be read and written, or makes it. What is in it stays.
+/// Opens or creates a file for reading and writing. Its content is kept.
 ///
 /// # Errors
-/// The name is that of a symbolic link or no file; the file has a second name somewhere; or it belongs to somebody other
-/// than this process's user, root, and the owner of its directory, so that it was put there by a stranger.
+/// The name is a symbolic link or not a file; the file has another hard link; or it belongs to somebody other than
+/// this process's user, root, and the owner of its directory, so that a stranger created it.
 pub fn open_or_create(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
-    // Opened for reading too, a FIFO does not wait for its other end, and is refused below.
+    // A FIFO opened for reading too doesn't wait for its other end, and is refused below.
     options.custom_flags((OFlags::NOFOLLOW | OFlags::NOCTTY).bits() as i32);
     let refused = |what: &str| Err(io::Error::other(format!("{} {what}", path.display())));
     let file = match options.open(path) {
@@ -67,35 +67,35 @@ pub fn open_or_create(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Takes a file from everybody but its owner, if it is this process's to change.
+/// Removes all access but the owner's, if this process may.
 pub fn make_private(file: &File) {
     let is_open = |mode: u32| mode & 0o077 != 0;
     if file.metadata().is_ok_and(|found| is_open(found.mode())) {
-        // Not ours, or on a file system without modes: the warning about the directory says what to do.
+        // Fails if it is not ours, or the file system has no modes; the warning about the directory says what to do.
         let _ = file.set_permissions(Permissions::from_mode(FILE_MODE));
     }
 }
 
-/// A new directory with a random name, removed with all that is in it when this is dropped.
+/// A new directory with a random name, removed with its contents when this is dropped.
 pub fn temporary_directory(parent: &Path, prefix: &str) -> io::Result<TempDir> {
     let mode = Permissions::from_mode(DIRECTORY_MODE);
     tempfile::Builder::new().prefix(prefix).permissions(mode).tempdir_in(parent)
 }
 
-/// A new file without a name, which goes when it is closed.
+/// A new file without a name, deleted when it is closed.
 pub fn unnamed(directory: &Path) -> io::Result<File> {
     tempfile::tempfile_in(directory)
 }
 
-/// A file under a random name beside the one that it is to have. Unless it is [placed](NewFile::place), it is removed when
-/// this is dropped.
+/// A file with a random name next to its final one. Unless it is [placed](NewFile::place), it is removed when this is
+/// dropped.
 pub struct NewFile {
     file: NamedTempFile,
     path: PathBuf,
 }
 
 impl NewFile {
-    /// A new file that is to be called `path`.
+    /// A new file whose final name is `path`.
     pub fn beside(path: &Path) -> io::Result<Self> {
         Self::with_mode(path, FILE_MODE)
     }
@@ -108,7 +108,7 @@ impl NewFile {
         Ok(NewFile { file: named.tempfile_in(directory_of(path))?, path: path.to_owned() })
     }
 
-    /// The name that it has for now.
+    /// Its temporary name.
     pub fn path(&self) -> &Path {
         self.file.path()
     }
@@ -118,8 +118,8 @@ impl NewFile {
         self.file.as_file_mut()
     }
 
-    /// Syncs it, gives it its name and syncs the directory. What has the name by then is replaced (a link is, too, and what
-    /// it leads to stays) or, without `replace`, stays, and this fails with `AlreadyExists`.
+    /// Syncs the file, renames it and syncs the directory. An existing file of that name is replaced (a link is
+    /// replaced, not its target) or, without `replace`, kept, and this fails with `AlreadyExists`.
     pub fn place(self, replace: bool) -> io::Result<()> {
         let NewFile { file, path } = self;
         file.as_file().sync_all()?;
@@ -128,7 +128,7 @@ impl NewFile {
         } else {
             match file.persist_noclobber(&path) {
                 Ok(_) => {}
-                // Some file systems can't rename without replacing: there a look has to do.
+                // Some file systems can't rename without replacing; there a check before must do.
                 Err(failed)
                     if failed.error.kind() != io::ErrorKind::AlreadyExists && path.symlink_metadata().is_err() =>
                 {
@@ -141,23 +141,23 @@ impl NewFile {
     }
 }
 
-/// Writes a file that everybody may read, and replaces what has the name.
+/// Writes a file that everybody may read, replacing an existing one.
 pub fn write_public(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = NewFile::with_mode(path, PUBLIC_FILE_MODE)?;
     file.file().write_all(content)?;
-    // Not synced: it can be made again.
+    // Not synced, since it can be generated again.
     file.file.persist(path)?;
     Ok(())
 }
 
-/// Syncs a file, gives it another name in its directory, and syncs that.
+/// Syncs a file, renames it within its directory, and syncs the directory.
 pub fn rename_synced(from: &Path, to: &Path) -> io::Result<()> {
     File::open(from)?.sync_all()?;
     fs::rename(from, to)?;
     sync_directory(directory_of(to))
 }
 
-/// Makes what was made, named or removed in a directory outlast a loss of power.
+/// Syncs a directory, so that created, renamed and removed files survive a power loss.
 pub fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
@@ -167,13 +167,13 @@ pub fn directory_of(file: &Path) -> &Path {
     file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Who else may look into a directory or a file: nobody, or a description of them.
+/// Who else may access a directory or file: nobody, or a description of them.
 pub fn others_with_access(path: &Path) -> Option<String> {
     let found = fs::metadata(path).ok()?;
     let (mode, group) = (found.mode() & 0o777, found.gid());
     if mode & 0o007 != 0 {
         Some(format!("every user of this machine (mode {mode:04o})"))
-    // A service's own group has nobody else in it, as a rule, and volumes of containers are given to their group.
+    // A service's own group usually has no other members, and container volumes belong to their group.
     } else if mode & 0o070 != 0 && group != rustix::process::getegid().as_raw() {
         Some(format!("the group {group} (mode {mode:04o})"))
     } else {

@@ -11,11 +11,11 @@
 use std::path::Path;
 
 use sagad::{
-    coordinator::{Backend, Call, Caller, Coordinator, IdleBudget, Key, Limits, Loaded, TurnStep},
+    coordinator::{Backend, Call, Caller, Coordinator, LoadKey, LoadResult, MaintenanceBudget, TurnLimits, TurnStep},
     domain::{
-        command::{Answer, Change, Command, Creation, FreeVerb, HeldVerb, Holder, Request, Verb},
+        command::{Answer, Change, Command, Creation, Holder, HolderOperation, Operation, Request, UnleasedOperation},
         ids::{FencingToken, OwnerId, QueueName, TaskId},
-        lease::{Absence, LeasePurpose},
+        lease::{LeasePurpose, ReturnGrace},
         text::{Blob, Text},
         time::{Span, Timestamp},
     },
@@ -49,18 +49,18 @@ pub fn creation(task_id: TaskId) -> Creation {
     Creation::new(task_id, QueueName::parse("bench").unwrap())
 }
 
-pub fn claim(n: u64) -> Verb {
+pub fn claim(n: u64) -> Operation {
     let (purpose, reason) = (LeasePurpose::Execute, Text::default());
-    Verb::Free(FreeVerb::Claim { owner: owner(n), ttl: TTL, purpose, reason })
+    Operation::Unleased(UnleasedOperation::Claim { owner: owner(n), ttl: TTL, purpose, reason })
 }
 
-pub fn heartbeat(n: u64, token: FencingToken) -> Verb {
-    Verb::Held(Holder { owner: owner(n), token }, HeldVerb::Heartbeat { ttl: None, progress: None })
+pub fn heartbeat(n: u64, token: FencingToken) -> Operation {
+    Operation::ByHolder(Holder { owner: owner(n), token }, HolderOperation::Heartbeat { ttl: None, progress: None })
 }
 
-pub fn complete(n: u64, token: FencingToken) -> Verb {
-    let verb = HeldVerb::Complete { result: Blob::default(), reason: Text::default(), progress: None };
-    Verb::Held(Holder { owner: owner(n), token }, verb)
+pub fn complete(n: u64, token: FencingToken) -> Operation {
+    let operation = HolderOperation::Complete { result: Blob::default(), reason: Text::default(), progress: None };
+    Operation::ByHolder(Holder { owner: owner(n), token }, operation)
 }
 
 /// Nobody in particular.
@@ -87,8 +87,8 @@ impl Cycles {
     /// On a new store in this directory.
     pub fn on(dir: &Path) -> Self {
         let (rows, opening, _) = open_rows(&dir.join("bench.db"), MAX_WAL_BYTES).unwrap();
-        let absence = Absence { returned_at: start(), grace: Span::ZERO };
-        let coordinator = Coordinator::new(opening, absence, 0, start());
+        let grace = ReturnGrace { returned_at: start(), length: Span::ZERO };
+        let coordinator = Coordinator::new(opening, grace, 0, start());
         let core = Core { coordinator, backend: rows.into_rows() };
         Cycles { core, run, now: START, created: 0, completed: 0 }
     }
@@ -110,8 +110,8 @@ impl Cycles {
         assert!(sagas.end <= self.created, "enough sagas were created");
         let claims = sagas.clone().map(|n| change(n, claim(n)));
         let tokens: Vec<FencingToken> = self.transaction(claims).iter().map(token).collect();
-        for verb in [heartbeat, complete] {
-            self.transaction(sagas.clone().zip(&tokens).map(|(n, token)| change(n, verb(n, *token))));
+        for operation in [heartbeat, complete] {
+            self.transaction(sagas.clone().zip(&tokens).map(|(n, token)| change(n, operation(n, *token))));
         }
         self.completed = sagas.end;
     }
@@ -123,8 +123,8 @@ impl Cycles {
 
     /// Reads a saga's row.
     pub fn find(&mut self, n: u64) {
-        let found = self.core.backend.load(&[Key::Task(task(n))]).unwrap();
-        assert!(matches!(found[..], [Loaded::Saga(..)]));
+        let found = self.core.backend.load(&[LoadKey::Task(task(n))]).unwrap();
+        assert!(matches!(found[..], [LoadResult::Saga(..)]));
     }
 
     /// Runs commands as one batch of the writer's, by what [`Self::run_by`] said.
@@ -148,14 +148,14 @@ pub type Run = fn(&mut Core, Vec<Request>, Timestamp) -> Vec<Answer>;
 pub fn run(core: &mut Core, requests: Vec<Request>, now: Timestamp) -> Vec<Answer> {
     let calls = requests.into_iter().map(|request| Call { request, arrival: now, caller: Nobody }).collect();
     let mut observe = |_: TurnStep<'_, Nobody>, _, _| {};
-    let turn = core.coordinator.turn(&mut core.backend, calls, Some(now), Limits::default(), &mut observe);
-    let committed = turn.and_then(|turn| turn.commit()).unwrap_or_else(|failed| panic!("{:?}", failed.fault));
-    core.backend.idle(IdleBudget::default()).unwrap();
+    let turn = core.coordinator.turn(&mut core.backend, calls, Some(now), TurnLimits::default(), &mut observe);
+    let committed = turn.and_then(|turn| turn.commit()).unwrap_or_else(|failed| panic!("{:?}", failed.error));
+    core.backend.maintain(MaintenanceBudget::default()).unwrap();
     committed.answered.into_iter().map(|(_, outcome)| outcome.unwrap()).collect()
 }
 
-fn change(n: u64, verb: Verb) -> Command {
-    Command::Change(Change { task_id: task(n), verb })
+fn change(n: u64, operation: Operation) -> Command {
+    Command::Change(Change { task_id: task(n), operation })
 }
 
 fn token(answer: &Answer) -> FencingToken {

@@ -8,7 +8,7 @@ use arbitrary::{Arbitrary, Result, Unstructured};
 use libfuzzer_sys::{Corpus, fuzz_target};
 use rusqlite::{Connection, Row, params_from_iter, types::Value};
 use sagad::{
-    coordinator::{Appended, Backend, ChangeSet, Key, Loaded, RowId},
+    coordinator::{AppendedEvent, Backend, ChangeSet, LoadKey, LoadResult, RowId},
     domain::{ids::FencingToken, saga::Saga, time::Timestamp},
     grpc::render,
     store::sqlite::{
@@ -124,20 +124,20 @@ fn written(u: &mut Unstructured<'_>) -> Result<()> {
     let (id, now) = (RowId(1 << 20), Timestamp::from_micros(now));
     let created = ChangeSet { sagas: vec![sagas::change(id, None, &before, now)], ..ChangeSet::default() };
     let sagas = vec![sagas::change(id, Some(&before), &after, now)];
-    let events = vec![Appended { saga: id, prev: None, event: happened.clone() }];
+    let events = vec![AppendedEvent { saga: id, prev: None, event: happened.clone() }];
     let changed = ChangeSet { sagas, events, ..ChangeSet::default() };
-    let stored_under = |rows: &mut SqliteRows, key: Key, saga: &Saga| {
+    let stored_under = |rows: &mut SqliteRows, key: LoadKey, saga: &Saga| {
         let loaded = rows.load(&[key]).expect("the store takes what the rules may make");
-        assert_eq!(loaded, [Loaded::Saga(id, saga.clone().into())]);
+        assert_eq!(loaded, [LoadResult::Saga(id, saga.clone().into())]);
     };
     STORED.with_borrow_mut(|stored| {
         write_and_undo(stored.rows(), &[created, changed], |turn, rows| match turn {
-            0 => stored_under(rows, Key::Place(id), &before),
+            0 => stored_under(rows, LoadKey::Row(id), &before),
             _ => {
-                stored_under(rows, Key::Task(after.spec.task_id.clone()), &after);
-                stored_under(rows, Key::Saga(after.spec.saga_id.clone()), &after);
+                stored_under(rows, LoadKey::Task(after.spec.task_id.clone()), &after);
+                stored_under(rows, LoadKey::Saga(after.spec.saga_id.clone()), &after);
                 // By its revision, whatever it is: as if it were the claim of a lease.
-                let found = rows.ends_of_lease(id, FencingToken(happened.revision.0), 1);
+                let found = rows.lease_events(id, FencingToken(happened.revision.0), 1);
                 assert_eq!(found.as_deref(), Ok(&[happened.clone()][..]));
             }
         });

@@ -5,14 +5,14 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 use arbitrary::{Result, Unstructured};
 use bytes::Bytes;
 use sagad::{
-    coordinator::{Appended, Backend, ChangeSet, Derived, RowId, SagaChange},
+    coordinator::{AppendedEvent, Backend, ChangeSet, DerivedFields, RowId, SagaChange},
     domain::{
         bounds::{HAPPENED_MAX, REVISION_MAX, STORED_LENGTH_MAX, STORED_TIME_MAX},
         command::Creation,
         compensation::{Compensation, CompensationSpec, CompensationState},
         event::{Event, EventType, Resolution, StaleMark},
         ids::{FencingToken, Malformed, OwnerId, QueueName, Revision, SagaId, TaskId},
-        lease::{Absence, HolderEnd, Lease, LeasePurpose, StaleCause, Standing},
+        lease::{ReturnGrace, HolderEnd, Lease, LeasePurpose, StaleCause, Standing},
         policy::{FailureAction, Policy, StaleAction},
         saga::{CancelRequest, Reservation, Saga, State},
         text::{Actor, Blob, Kind, Labels, Text},
@@ -237,10 +237,10 @@ pub fn event(u: &mut Unstructured<'_>, saga: &Saga) -> Result<Event> {
 }
 
 /// What is derived from a saga; the schema wants it to agree with the state.
-pub fn derived(saga: &Saga, now: Timestamp) -> Derived {
-    let absence = Absence::default();
-    let ready = saga.ready_for(now, &absence);
-    Derived { ready, due: transition::next_due(saga, now, &absence) }
+pub fn derived(saga: &Saga, now: Timestamp) -> DerivedFields {
+    let grace = ReturnGrace::default();
+    let ready = saga.ready_for(now, &grace);
+    DerivedFields { ready, due: transition::next_due(saga, now, &grace) }
 }
 
 /// A saga from what was to what is, or as a new one, by the rules' own derivation at a time.
@@ -283,7 +283,7 @@ impl Stored {
             event.revision = saga.revision;
             let id = RowId(place + 1);
             changes.sagas.push(change(id, None, &saga, Timestamp::ZERO));
-            changes.events.push(Appended { saga: id, prev: None, event });
+            changes.events.push(AppendedEvent { saga: id, prev: None, event });
         }
         stored.rows.commit(&changes).expect("committed");
         stored
@@ -306,6 +306,6 @@ impl Stored {
 
     /// A moment to look at it.
     pub fn moment(&self) -> Moment {
-        Moment { now: Timestamp::from_micros(1_800_000_000_000_000), absence: Absence::default() }
+        Moment { now: Timestamp::from_micros(1_800_000_000_000_000), grace: ReturnGrace::default() }
     }
 }

@@ -1,5 +1,5 @@
-//! `ClaimNext`, over and over: patient with a coordinator that is away, and careful not to leave behind a lease that
-//! nobody knows of when it is told to stop.
+//! [`Claimer`]: calls `ClaimNext` repeatedly. It waits for a coordinator that is away, and when it is told to stop it
+//! gives back a lease that a broken-off call may have taken.
 
 use std::time::Duration;
 
@@ -16,22 +16,22 @@ use super::{
 };
 use crate::proto::{ClaimNextRequest, ClaimNextResponse, LeasePurpose, ReleaseRequest, Saga};
 
-/// No call waits longer in the coordinator. Where it may be, it is a third of the ttl: a lease granted at the end of
-/// the wait then still has most of its length when it is counted from the sending, as it is when the coordinator does not tell how
-/// long the call waited, and needs no confirmation.
+/// The longest wait of one call in the coordinator; usually a third of the ttl. A lease granted at the end of the wait
+/// then still has most of its length even if it is counted from the sending of the call, as it is if the coordinator
+/// doesn't tell how long the call waited, and needs no confirmation.
 const WAIT_MAX: Duration = Duration::from_secs(20);
 
-/// Nor is the coordinator asked more often than this when there is nothing to claim.
+/// The shortest wait, so that the coordinator is not asked too often when there is nothing to claim.
 const WAIT_MIN: Duration = Duration::from_secs(1);
 
-/// How long cleaning up after a broken-off wait may take; what it misses runs out by itself.
+/// How long cleaning up after a broken-off wait may take. A lease that it misses expires.
 const CLEANUP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The answer to one round of asking.
+/// The result of a claim.
 pub(super) enum Claimed {
-    /// These are ours, by leases that did not begin before that moment. None: there is nothing to claim.
+    /// Claimed sagas, whose leases did not begin before this moment. Empty: there is nothing to claim.
     Sagas(Vec<Saga>, Moment),
-    /// We were told to stop.
+    /// It was told to stop.
     Stopped,
 }
 
@@ -51,7 +51,8 @@ pub(super) struct Claims {
 }
 
 impl Claims {
-    /// Asks for up to `max` sagas, until the coordinator answers or `stop` is set. Its refusals are errors.
+    /// Claims up to `max` sagas; retries until the coordinator answers or `stop` is set. The coordinator's refusals
+    /// are errors.
     pub async fn next(&self, max: usize, stop: &CancellationToken) -> Result<Claimed, Status> {
         let wait = if self.wait { (self.ttl / 3).clamp(WAIT_MIN, WAIT_MAX) } else { Duration::ZERO };
         let mut request = ClaimNextRequest {
@@ -82,7 +83,8 @@ impl Claims {
                         (self.notes)(Note::Reachable);
                     }
                     let ClaimNextResponse { sagas, waited } = answer;
-                    // The leases began when the wait was over. A coordinator that does not tell leaves them to be confirmed.
+                    // The leases began when the wait was over. If the coordinator doesn't tell how long that was, they
+                    // will be confirmed.
                     let waited = waited.as_ref().map(convert::from_proto).unwrap_or_default().min(wait);
                     return Ok(Claimed::Sagas(sagas, asked + waited));
                 }
@@ -108,7 +110,7 @@ impl Claims {
         }
     }
 
-    /// A call that waits is made by itself, so that breaking it off takes it back.
+    /// A call that waits is not made over the session, so that cancelling it takes it back.
     async fn ask(&self, request: &ClaimNextRequest, wait: Duration) -> Result<ClaimNextResponse, Status> {
         if wait.is_zero() {
             return self.client.ask(request.clone(), self.client.timeout()).await;
@@ -117,7 +119,8 @@ impl Claims {
         self.client.sagas().claim_next(call).await.map(Response::into_inner)
     }
 
-    /// A call broken off may have claimed. Repeating it with its `request_id` shows what, and that is given back.
+    /// A cancelled call may have claimed. Repeating it with its `request_id` shows what it claimed, and that is
+    /// released.
     async fn give_back(&self, request: &mut ClaimNextRequest) {
         request.wait = None;
         let cleanup = async {
@@ -133,7 +136,7 @@ impl Claims {
                     request_id: Uuid::new_v4().to_string(),
                     progress: None,
                 };
-                // What is not given back runs out: nothing further to do about an error.
+                // A lease that is not released expires, so errors are ignored.
                 sagas.release(with_timeout(release, CLEANUP_TIMEOUT)).await.ok();
             }
         };

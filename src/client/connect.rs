@@ -1,4 +1,5 @@
-//! One channel to the coordinator: HTTP/2, plain or over TLS, no batching delay, pings that notice a dead peer, bounded messages.
+//! [`Client`]: a channel to the coordinator: HTTP/2, plain or over TLS, without Nagle's delay, with pings that notice
+//! a dead peer, and bounded messages.
 
 use std::{error::Error, path::PathBuf, sync::Arc, time::Duration};
 
@@ -15,23 +16,23 @@ use super::{
 };
 use crate::proto::{admin_service_client::AdminServiceClient, saga_service_client::SagaServiceClient};
 
-/// Where the daemon listens unless told otherwise.
+/// The daemon's default address.
 pub const DEFAULT_SERVER: &str = "http://127.0.0.1:7420";
 
-/// The deadline of a unary call unless told otherwise.
+/// The default deadline of a unary call.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The coordinator sends at most 3 MiB and takes at most 2 MiB; the rest is room for framing.
+/// The coordinator sends at most 3 MiB and accepts at most 2 MiB; the rest is for framing.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
-/// Connecting takes a round trip; longer than this and the address is wrong or the host is gone.
+/// Connecting takes a round trip. If it takes longer than this, the address is wrong or the host is down.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A peer that lost power sends nothing, so it is asked: both together bound how long a call waits for it.
+/// A peer that lost power sends nothing, so it is pinged. Both together bound how long a call waits for it.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why no channel could be made; nothing has been sent.
+/// Why no channel could be made. Nothing was sent.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The address has a user or a password in it.
@@ -43,7 +44,7 @@ pub enum ConnectError {
     /// The address is neither `http://HOST:PORT` nor `https://HOST:PORT` nor `unix:PATH`.
     #[error("`{0}` is not an address of the form http://HOST:PORT, https://HOST:PORT or unix:PATH")]
     Address(String),
-    /// A file with a certificate, a key or a token can't be used. Nothing of its content is told.
+    /// A file with a certificate, a key or a token can't be used. Its content is not shown.
     #[error("{} {problem}", file.display())]
     File {
         /// Which.
@@ -51,24 +52,24 @@ pub enum ConnectError {
         /// Why.
         problem: String,
     },
-    /// What only makes sense with TLS was given without.
+    /// An option that needs TLS was given without TLS.
     #[error("{0} is given, but the address is no https:// address")]
     NeedsTls(&'static str),
     /// A certificate without its key, or a key without its certificate.
     #[error("a certificate (--cert) and its key (--key) need each other")]
     HalfAPair,
-    /// The token could be read on its way.
+    /// The token would be sent unencrypted to another machine.
     #[error(
         "a token is not sent over http:// to another machine, where it can be read on the way: use https://, or accept it \
          with --insecure-token"
     )]
     TokenInTheOpen,
-    /// The certificates or the key are none.
+    /// The certificates or the key are invalid.
     #[error("the certificates or the key can't be used: {0}")]
     Tls(String),
 }
 
-/// A handle on the coordinator, cheap to clone. It connects with the first call, and again whenever it must.
+/// A client of the coordinator, cheap to clone. It connects with the first call, and again when needed.
 #[derive(Clone, Debug)]
 pub struct Client {
     wire: Wire,
@@ -152,7 +153,7 @@ impl Client {
         HealthClient::new(self.wire.clone())
     }
 
-    /// What carries calls that no generated client makes.
+    /// The channel, for calls that no generated client makes.
     pub(crate) fn wire(&self) -> Wire {
         self.wire.clone()
     }
@@ -164,14 +165,14 @@ impl Client {
 }
 
 impl ClientOptions {
-    /// The address, which must be one that we can call, and what it is to tokens and certificates.
+    /// The validated endpoint, and the URI by which tokens and certificates are checked.
     fn endpoint(&self) -> Result<(Endpoint, Uri), ConnectError> {
         if !self.server.starts_with("unix:") && self.server.contains('@') {
             return Err(ConnectError::UserInfo);
         }
         let wrong = || ConnectError::Address(self.server.clone());
         let endpoint = Endpoint::from_shared(self.server.clone()).map_err(|_| wrong())?;
-        // What goes through the file system stays on this machine.
+        // A Unix socket stays on this machine.
         let local = self.server.strip_prefix("unix:");
         let uri = if local.is_some() { Uri::from_static("http://localhost") } else { endpoint.uri().clone() };
         if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.authority().is_none() || local == Some("") {
@@ -180,7 +181,7 @@ impl ClientOptions {
         Ok((endpoint, uri))
     }
 
-    /// A channel by the files as they are now, not connected yet.
+    /// A channel with the files as they are now; not connected yet.
     pub(super) fn channel(&self) -> Result<Channel, ConnectError> {
         let (mut endpoint, uri) = self.endpoint()?;
         if let Some(tls) = self.tls(&uri)? {
@@ -197,7 +198,7 @@ impl ClientOptions {
     }
 }
 
-/// The innermost cause, which is the one that says something.
+/// The innermost cause, which is the informative one.
 fn told(error: &tonic::transport::Error) -> String {
     let mut cause: &dyn Error = error;
     while let Some(inner) = cause.source() {

@@ -1,11 +1,11 @@
-//! Between the contract's lengths and times and those of the language.
+//! Converts durations and times between protobuf and Rust.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-/// A length for a request. Beyond what a protobuf duration holds it is the longest there is, which the coordinator
-/// then refuses as out of bounds.
+/// A duration for a request. A longer one than protobuf can hold becomes the longest, which the coordinator refuses as
+/// out of bounds.
 pub fn to_proto(length: Duration) -> prost_types::Duration {
     prost_types::Duration {
         seconds: i64::try_from(length.as_secs()).unwrap_or(i64::MAX),
@@ -13,7 +13,7 @@ pub fn to_proto(length: Duration) -> prost_types::Duration {
     }
 }
 
-/// A length from an answer; a negative one is zero.
+/// A duration from an answer; a negative one becomes zero.
 pub fn from_proto(length: &prost_types::Duration) -> Duration {
     match (u64::try_from(length.seconds), u32::try_from(length.nanos)) {
         (Ok(seconds), Ok(nanos)) => Duration::new(seconds, nanos),
@@ -26,7 +26,7 @@ pub fn to_utc(time: &prost_types::Timestamp) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp(time.seconds, u32::try_from(time.nanos).ok()?)
 }
 
-/// How much later `end` is than `start`; zero when it is not.
+/// The time from `start` to `end`; zero if `end` is earlier.
 pub fn between(start: &prost_types::Timestamp, end: &prost_types::Timestamp) -> Duration {
     match (to_utc(start), to_utc(end)) {
         (Some(start), Some(end)) => (end - start).to_std().unwrap_or(Duration::ZERO),

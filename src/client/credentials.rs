@@ -1,4 +1,4 @@
-//! Whom a client trusts, and what it shows of itself: a certificate, a token.
+//! Credentials of a client: the CAs it trusts, its certificate, its token.
 
 use std::{
     fmt, fs,
@@ -23,29 +23,28 @@ use super::{
     time::{self, Moment},
 };
 
-/// How often files with a token, a certificate or a key are looked at, while calls are made.
+/// How often files with a token, a certificate or a key are checked for changes while calls are made.
 const LOOK: Duration = Duration::from_secs(1);
-/// Longest token: what the coordinator takes.
+/// Longest token that the coordinator accepts.
 const TOKEN_BYTES: usize = 1024;
 
-/// How a coordinator is reached, and as whom. Its defaults are those of a coordinator on the same machine that knows
-/// nobody.
+/// Options of a client. The defaults are those of a coordinator on the same machine that doesn't authenticate callers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientOptions {
     /// `http://HOST:PORT`, `https://HOST:PORT`, or `unix:PATH`.
     pub server: String,
-    /// After which a unary call ends.
+    /// The deadline of a unary call.
     pub timeout: Duration,
-    /// PEM file with the CAs that may have signed the coordinator's certificate; none: those of this machine. When this file or
-    /// one of the next two changes, calls made a second later go over a new connection, which uses what they hold then.
+    /// PEM file with the CAs trusted to sign the coordinator's certificate; none: those of this machine. When this
+    /// file or one of the next two changes, calls made a second later use a new connection with the new contents.
     pub ca: Option<PathBuf>,
-    /// PEM file with a certificate of one's own.
+    /// PEM file with the client's certificate.
     pub cert: Option<PathBuf>,
     /// PEM file with its key.
     pub key: Option<PathBuf>,
     /// File with a token on its first line. Read anew within a second when it changes.
     pub token_file: Option<PathBuf>,
-    /// Send the token over `http://` to other machines, too, where it can be read on the way.
+    /// Send the token over `http://` to other machines too, where it can be read on the way.
     pub insecure_token: bool,
 }
 
@@ -71,7 +70,7 @@ impl ClientOptions {
         (!name.is_empty()).then(|| name.to_owned())
     }
 
-    /// What should be looked at: a file with a token that everyone can read.
+    /// A warning if everyone can read the file with the token.
     pub fn warning(&self) -> Option<String> {
         let file = self.token_file.as_ref()?;
         let mode = fs::metadata(file).ok()?.permissions().mode();
@@ -111,7 +110,7 @@ impl ClientOptions {
     }
 }
 
-/// Whether a host is this machine, as far as its name tells.
+/// True if the host is this machine, judging by its name or address.
 fn is_here(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     host == "localhost" || address.is_ok_and(|address| address.to_canonical().is_loopback())
@@ -132,7 +131,7 @@ fn read_token(file: &Path) -> Result<String, ConnectError> {
     Ok(token.to_owned())
 }
 
-/// A token in a file, and the header that it makes.
+/// A token in a file, and its header.
 pub(super) struct TokenFile {
     file: PathBuf,
     state: Mutex<(HeaderValue, Moment)>,
@@ -150,7 +149,7 @@ impl TokenFile {
         Ok(TokenFile { file: file.to_owned(), state: Mutex::new((header, time::now())) })
     }
 
-    /// The header as the file has it. A file that can't be read just now leaves it as it was.
+    /// The header with the current token. If the file can't be read just now, the header stays as it was.
     fn header(&self) -> HeaderValue {
         let mut state = self.state.lock();
         let now = time::now();
@@ -167,12 +166,12 @@ impl TokenFile {
 fn header(file: &Path) -> Result<HeaderValue, ConnectError> {
     let mut header = HeaderValue::try_from(format!("Bearer {}", read_token(file)?))
         .map_err(|_| ConnectError::File { file: file.to_owned(), problem: "holds no token".to_owned() })?;
-    // Kept out of the compression's table, and out of what is printed.
+    // Kept out of header compression and of debug output.
     header.set_sensitive(true);
     Ok(header)
 }
 
-/// What tells that a file has changed: its time of change to the nanosecond, its size, and which file it is. `None` where there is none.
+/// Identifies a version of a file: modification time, size and inode. `None` if it doesn't exist.
 type Stamp = Option<(i64, i64, u64, u64)>;
 
 fn stamp(file: &Path) -> Stamp {
@@ -180,8 +179,8 @@ fn stamp(file: &Path) -> Stamp {
     Some((found.mtime(), found.mtime_nsec(), found.size(), found.ino()))
 }
 
-/// The channel to the coordinator, made anew when a file that went into it has changed: a renewed certificate is shown long before
-/// the old one runs out, however long the connection would last.
+/// The channel to the coordinator, replaced when one of its files has changed: a renewed certificate is used long
+/// before the old one expires, however long the connection would last.
 pub(super) struct Channels {
     options: ClientOptions,
     made: Mutex<OpenChannel>,
@@ -189,7 +188,7 @@ pub(super) struct Channels {
 
 struct OpenChannel {
     channel: Channel,
-    /// How often it was made anew.
+    /// How often it was replaced.
     version: u64,
     stamps: Vec<Stamp>,
     looked: Moment,
@@ -204,13 +203,14 @@ impl fmt::Debug for Channels {
 impl Channels {
     /// To be called within a tokio runtime.
     pub fn new(options: ClientOptions) -> Result<Self, ConnectError> {
-        // Before the files are read: a change in between is seen as one.
+        // Taken before the files are read, so that a change in between is noticed.
         let stamps = options.stamps();
         let made = OpenChannel { channel: options.channel()?, version: 0, stamps, looked: time::now() };
         Ok(Channels { options, made: Mutex::new(made) })
     }
 
-    /// The channel by the files as they are. Files that can't be used just now, or don't fit together yet, leave it as it was.
+    /// The channel with the files as they are. If they can't be used just now, or don't fit together yet, the channel
+    /// stays as it was.
     fn current(&self) -> (Channel, u64) {
         let mut made = self.made.lock();
         let now = time::now();
@@ -228,23 +228,24 @@ impl Channels {
 }
 
 impl ClientOptions {
-    /// Those of the files that a connection is made with.
+    /// The versions of the files that a connection uses.
     fn stamps(&self) -> Vec<Stamp> {
         [&self.ca, &self.cert, &self.key].into_iter().flatten().map(|file| stamp(file)).collect()
     }
 }
 
-/// The channel, with the token added to each call, if there is one.
+/// A channel that adds the token, if there is one, to each call.
 #[derive(Debug)]
 pub struct Wire {
     pub(super) channels: Arc<Channels>,
     pub(super) token: Option<Arc<TokenFile>>,
-    /// The channel that was found ready for the next call. None is kept beyond it, which would keep its connection.
+    /// The channel that was polled ready for the next call. It is not kept longer, which would keep its connection
+    /// open.
     pub(super) ready: Option<Channel>,
 }
 
 impl Wire {
-    /// What calls are made with now: it changes when a file has changed that goes into the channel, or the token.
+    /// Identifies the credentials in use: it changes when a file of the channel, or the token, has changed.
     pub(super) fn version(&self) -> (u64, Option<HeaderValue>) {
         (self.channels.current().1, self.token.as_ref().map(|token| token.header()))
     }

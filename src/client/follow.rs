@@ -1,5 +1,5 @@
-//! A server stream with revisions, followed for ever: when it breaks it is opened again after the last revision seen,
-//! so that nothing comes twice and nothing is missed.
+//! [`Follow`]: follows a server stream with revisions. When the stream breaks, it is opened again after the last
+//! revision received, so that nothing comes twice and nothing is missed.
 
 use std::{future::Future, pin::Pin, time::Duration};
 
@@ -8,8 +8,8 @@ use tonic::{Status, Streaming};
 use super::{Client, Happened, Refusal, retry::Backoff};
 use crate::proto::{WatchEventsRequest, WatchEventsResponse, WatchStaleRequest, WatchStaleResponse};
 
-/// `WatchStale` sends a bookmark at least every ten seconds; silent for three times that it is taken for dead. Events
-/// have no such promise, and must do with the channel's pings.
+/// `WatchStale` sends a bookmark at least every ten seconds. After three times that without a message, the stream
+/// counts as dead. `WatchEvents` has no such promise and relies on the channel's pings.
 const STALE_SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// An answer that carries a revision to resume after.
@@ -30,7 +30,7 @@ impl Revisioned for WatchEventsResponse {
     }
 }
 
-/// What following a stream brings.
+/// An item of a followed stream.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Followed<T> {
     /// An answer.
@@ -69,7 +69,7 @@ type Open<T> = Box<dyn FnMut(Option<i64>) -> Opening<T> + Send>;
 /// ```
 pub struct Follow<T> {
     open: Open<T>,
-    /// Whether a stream that ends or breaks is opened again. A snapshot is not: half of one can't be resumed.
+    /// Whether a stream that ends or breaks is opened again. A snapshot is not, since half of one can't be resumed.
     resume: bool,
     after: Option<i64>,
     silence_max: Option<Duration>,
@@ -124,8 +124,8 @@ impl<T: Revisioned> Follow<T> {
         self.after
     }
 
-    /// The next thing to happen. Errors are the coordinator's refusals, and failing to reach it the first time.
-    /// Dropping the future loses nothing.
+    /// The next item. Errors are the coordinator's refusals, and failing to reach it the first time. Dropping the
+    /// future loses nothing.
     pub async fn next(&mut self) -> Result<Followed<T>, Status> {
         if let Some(pause) = self.pause {
             tokio::time::sleep(pause).await;

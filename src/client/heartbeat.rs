@@ -1,4 +1,4 @@
-//! One heartbeat: what is sent, what its answer means, and what a lease granted by it amounts to on our clock.
+//! Sends one heartbeat and interprets its answer, and computes when the granted lease ends on our clock.
 
 use std::time::Duration;
 
@@ -13,20 +13,20 @@ use super::{
 };
 use crate::proto::{Directive, HeartbeatRequest, HeartbeatResponse, Lease};
 
-/// Heartbeats are not sent more often, however short the lease.
+/// The shortest interval between heartbeats, however short the lease.
 pub(super) const INTERVAL_MIN: Duration = Duration::from_millis(20);
 
-/// After an unanswered heartbeat the next try waits at most this long.
+/// The longest wait after an unanswered heartbeat before the next try.
 pub(super) const RETRY_MAX: Duration = Duration::from_secs(1);
 
-/// What the coordinator last granted.
+/// The last extension that the coordinator granted.
 #[derive(Clone, Debug)]
 pub(super) struct Grant {
     pub deadline: Moment,
-    /// How long the grant was: the ttl, or less where a timeout clamped it.
+    /// The granted length: the ttl, or less if a timeout of the policy limited it.
     pub length: Duration,
     pub interval: Duration,
-    /// The same end on the coordinator's clock, to be compared with its other times only.
+    /// The same end on the coordinator's clock, to be compared only with its other times.
     pub expire_time: Option<DateTime<Utc>>,
 }
 
@@ -47,8 +47,8 @@ impl Grant {
         }
     }
 
-    /// The lease stands until `expire_time` of the coordinator's clock: later than known when the answer to an
-    /// accepted heartbeat was lost. The difference of two of its times holds on our clock as well.
+    /// Extends the deadline to `expire_time` on the coordinator's clock, which is later than known if the answer to an
+    /// accepted heartbeat was lost. The difference of two of its times holds on our clock too.
     pub fn stands_until(&mut self, expire_time: DateTime<Utc>) {
         if let Some(known) = self.expire_time
             && let Ok(further) = (expire_time - known).to_std()
@@ -68,7 +68,7 @@ pub(super) enum Verdict {
     Lost(LeaseLost),
 }
 
-/// A heartbeat without a clear answer.
+/// Why a heartbeat has no clear answer.
 #[derive(Debug)]
 pub(super) struct Unknown {
     /// The code's name, such as `UNAVAILABLE`.
@@ -117,7 +117,7 @@ pub(super) async fn beat(client: &Client, key: &LeaseKey, progress: Option<Bytes
     judge(client.ask(request, timeout).await, sent)
 }
 
-/// An unanswered heartbeat must leave time for another.
+/// The timeout of a heartbeat: an unanswered one must leave time for another.
 pub(super) fn beat_timeout(client: &Client, grant: &Grant) -> Duration {
     client.timeout().min((grant.length / 2).max(RETRY_MAX))
 }

@@ -1,8 +1,8 @@
-//! The lease keeper: heartbeats from a task of its own, and the moment from which the work must stop.
+//! [`LeaseKeeper`]: sends heartbeats from its own task, and knows the moment from which the work must stop.
 //!
-//! The deadline is this machine's own: a lease reaches from the moment the last *accepted* heartbeat was *sent*, for
-//! the length the coordinator granted. The coordinator counts from when it received it, so this end is never later
-//! than its end, whatever the clocks of the two say and however long the answer took.
+//! The deadline is on this machine's clock: a lease lasts from the moment the last *accepted* heartbeat was *sent*,
+//! for the length that the coordinator granted. The coordinator counts from when it received the heartbeat, so our end
+//! is never later than its end, whatever the two clocks show and however long the answer took.
 //!
 //! | answer to a heartbeat | meaning |
 //! |---|---|
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::proto::Saga;
 
-/// What every call under a lease names.
+/// Identifies a lease in a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseKey {
     /// The saga.
@@ -49,23 +49,23 @@ impl LeaseKey {
     }
 }
 
-/// What a lease's holder may do.
+/// What the holder of a lease may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeaseStatus {
-    /// Work on.
+    /// Continue working.
     Held,
-    /// Someone asked for the saga to be cancelled: stop and report a failure. The lease is still held, and kept.
+    /// Somebody requested the saga's cancellation: stop and report a failure. The lease is still held and kept.
     Cancelled(String),
-    /// The lease is someone else's, or may be from now on: stop at once, report nothing.
+    /// Somebody else has the lease, or may have it from now on: stop at once, report nothing.
     Lost(LeaseLost),
 }
 
-/// What became of one heartbeat.
+/// The outcome of one heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Beat {
-    /// It was accepted: the lease reaches to this moment.
+    /// It was accepted; the lease lasts until this moment.
     Accepted(Moment),
-    /// It had no clear answer, for which stands the name of a gRPC code. The work goes on.
+    /// It had no clear answer; holds the name of a gRPC code. The work continues.
     Unknown(&'static str),
 }
 
@@ -125,11 +125,11 @@ struct Shared {
 }
 
 impl LeaseKeeper {
-    /// Starts to keep the lease of a saga just claimed. `asked` is the moment the claim was first sent, and for `ClaimNext` so much
-    /// later as its answer says that it waited: before that moment the lease had not begun.
+    /// Starts to keep the lease of a saga that was just claimed. `asked` is the moment the claim was first sent, for
+    /// `ClaimNext` plus the time that the answer says it waited: the lease did not begin before that.
     ///
-    /// A claim that was repeated may have been sent long before the answer. Then one heartbeat is made first to learn where the
-    /// lease stands; it takes a round trip, or fails with the lease lost.
+    /// If the claim was repeated, it may have been sent long before the answer. Then one heartbeat is sent first to
+    /// learn when the lease ends; this takes a round trip, or fails with the lease lost.
     pub async fn start(client: &Client, saga: &Saga, asked: Moment) -> Result<Self, LeaseLost> {
         let lost = || LeaseLost::deadline(format!("{} has no lease", saga.task_id));
         let key = LeaseKey::of(saga).ok_or_else(lost)?;
@@ -161,13 +161,13 @@ impl LeaseKeeper {
         &self.key
     }
 
-    /// The status, to look at or to wait on.
+    /// The status, to read or to wait for.
     pub fn status(&self) -> watch::Receiver<LeaseStatus> {
         self.status.clone()
     }
 
-    /// The status at this moment, by the clock itself: a process that was suspended learns here that its deadline has
-    /// passed, before its heartbeats have noticed. To be asked before each effect.
+    /// The status right now, judged by the clock: a process that was suspended learns here that its deadline has
+    /// passed before its heartbeat task notices. Call it before each effect.
     pub fn check(&self) -> LeaseStatus {
         let status = self.status.borrow().clone();
         match status {
@@ -178,17 +178,17 @@ impl LeaseKeeper {
         }
     }
 
-    /// What became of the last heartbeat; `None` before the first. For telling people, not for deciding.
+    /// The outcome of the last heartbeat; `None` before the first. For showing to people, not for decisions.
     pub fn beats(&self) -> watch::Receiver<Option<Beat>> {
         self.beats.clone()
     }
 
-    /// When the lease is over unless another heartbeat is accepted before.
+    /// When the lease ends unless another heartbeat is accepted before.
     pub fn deadline(&self) -> Moment {
         *self.shared.deadline.borrow()
     }
 
-    /// The same, to be waited on: it moves with each accepted heartbeat.
+    /// The deadline, to wait for changes: it moves with each accepted heartbeat.
     pub fn deadlines(&self) -> watch::Receiver<Moment> {
         self.shared.deadline.subscribe()
     }
@@ -199,13 +199,13 @@ impl LeaseKeeper {
         *self.shared.progress.lock() = Some(progress);
     }
 
-    /// What [`LeaseKeeper::set_progress`] was given and no heartbeat has delivered yet: it belongs into the report.
+    /// Progress from [`LeaseKeeper::set_progress`] that no heartbeat has delivered yet. It belongs into the report.
     pub fn unsent_progress(&self) -> Option<Bytes> {
         self.shared.progress.lock().clone()
     }
 }
 
-/// Learns where a lease stands whose beginning is not known on our clock.
+/// Sends heartbeats until the end of a lease, whose start is not known on our clock, is known.
 async fn confirm(client: &Client, key: &LeaseKey, grant: &mut Grant, received: Moment) -> Result<(), LeaseLost> {
     let mut backoff = Backoff::new(INTERVAL_MIN, RETRY_MAX);
     let latest = received + grant.length;
@@ -216,8 +216,8 @@ async fn confirm(client: &Client, key: &LeaseKey, grant: &mut Grant, received: M
                 return Ok(());
             }
             Verdict::Stands(expire_time, _) => {
-                // It lives, but no time of ours is tied to it. The wall clocks' word is the best there is: at worst
-                // the next heartbeat, a third of the lease away, corrects it.
+                // The lease is held, but we have no time of ours for it. The wall clocks are the best estimate; the
+                // next heartbeat, a third of the lease away, corrects it.
                 let left = expire_time.or(grant.expire_time).map(|end| end - time::utc_now());
                 let left = left.and_then(|left| left.to_std().ok()).unwrap_or_default();
                 grant.deadline = time::now() + left.min(grant.length);
@@ -253,7 +253,8 @@ impl Keeping {
         loop {
             let timeout = beat_timeout(&self.client, &self.grant);
             let (verdict, progress) = tokio::select! {
-                // The deadline comes first: after it, not even an answer that is already here may prolong the work.
+                // The deadline comes first: after it, even an answer that has already arrived must not prolong the
+                // work.
                 biased;
                 () = stop.cancelled() => return,
                 () = time::sleep_until(self.grant.deadline) => {
@@ -262,7 +263,7 @@ impl Keeping {
                 }
                 verdict = async {
                     time::sleep_until(next).await;
-                    // As it is now, and not as it was when the last heartbeat was answered.
+                    // The progress of now, not of when the last heartbeat was answered.
                     let progress = self.shared.progress.lock().clone();
                     (beat(&self.client, &self.key, progress.clone(), timeout).await, progress)
                 } => verdict,
@@ -274,7 +275,7 @@ impl Keeping {
         }
     }
 
-    /// Takes a verdict in; answers with the pause before the next heartbeat, or `None` when the lease is lost.
+    /// Applies an answer; returns the pause before the next heartbeat, or `None` if the lease is lost.
     fn apply(&mut self, verdict: Verdict, sent: Option<Bytes>, trouble: &mut Option<String>) -> Option<Duration> {
         let cancel = match verdict {
             Verdict::Extended(grant, cancel) => {

@@ -1,7 +1,7 @@
-//! The client's side of the contract: what a program needs to work under a lease, written once.
+//! The client library: what a program needs to work under a lease.
 //!
-//! The generated clients in [`crate::proto`] are enough to make calls. What they don't give is the part that is
-//! easy to get wrong, and that lives here:
+//! The generated clients in [`crate::proto`] are enough to make calls. This module adds the parts that are easy to get
+//! wrong:
 //!
 //! - [`connect`]: a channel that notices a dead peer, with a deadline on every unary call, over TLS and with a token if
 //!   [`ClientOptions`] say so;
@@ -14,8 +14,8 @@
 //! - [`follow`]: a watch that resumes where it broke;
 //! - [`Shutdown`]: draining at SIGTERM.
 //!
-//! Where to begin: [`worker::run`] for work, [`recovery::run`] for undoing it, [`follow::Follow::stale`] for deciding about
-//! what is stale, and [`LeaseKeeper`] for a program that claims by itself. `examples/rust` has all of them.
+//! Start with [`worker::run`] for work, [`recovery::run`] for compensations, [`follow::Follow::stale`] for decisions
+//! about stale sagas, and [`LeaseKeeper`] for a program that claims by itself. `examples/rust` shows all of them.
 //!
 //! `sagad work` and `sagad compensate` are thin layers over [`worker`] and [`recovery`].
 

@@ -1,4 +1,4 @@
-//! What a worker tells whoever runs it: one line for each thing that happened to a saga it had.
+//! What a worker reports to its operator: a note for each thing that happened to a saga it had.
 
 use std::{fmt, sync::Arc};
 
@@ -7,7 +7,7 @@ use tonic::Status;
 use super::{LeaseLost, Refusal};
 use crate::proto::{Saga, SagaState};
 
-/// Where notes go. Called from the worker's tasks, so it must not block.
+/// Receives notes. Called from the worker's tasks, so it must not block.
 pub type Notes = Arc<dyn Fn(Note) + Send + Sync>;
 
 /// Something that happened in a worker.
@@ -24,7 +24,7 @@ pub enum Note {
         /// The lease's fencing token.
         fencing_token: i64,
     },
-    /// The coordinator has taken the outcome.
+    /// The coordinator accepted the outcome.
     Finished {
         /// Which one.
         task_id: String,
@@ -35,14 +35,14 @@ pub enum Note {
         /// What was reported.
         reason: String,
     },
-    /// The lease was lost: its work was ended, and nothing was reported.
+    /// The lease was lost: the work was stopped and nothing reported.
     Lost {
         /// Which one.
         task_id: String,
         /// Why.
         lost: LeaseLost,
     },
-    /// The outcome could not be reported; the lease will run out.
+    /// The outcome could not be reported; the lease will expire.
     NotReported {
         /// Which one.
         task_id: String,
@@ -82,7 +82,7 @@ pub enum Note {
     Reachable,
 }
 
-/// The calls by which a holder tells how it ended.
+/// The rpcs by which a holder reports how the work ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Report {
     /// `Complete`.
@@ -114,7 +114,7 @@ impl Report {
 }
 
 impl Note {
-    /// What came of a report.
+    /// The note for the result of a report.
     pub(super) fn reported(
         task_id: String,
         report: Report,
@@ -169,7 +169,7 @@ impl fmt::Display for Note {
     }
 }
 
-/// The word for a state that people see: `planned`, `running`, …
+/// A state's name for people: `planned`, `running`, …
 pub fn state_name(state: SagaState) -> &'static str {
     match state {
         SagaState::Unspecified => "unknown",

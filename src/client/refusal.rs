@@ -1,4 +1,5 @@
-//! An error of the coordinator, taken apart: its reason and metadata, and above all whether the call happened.
+//! [`StatusDetails`]: the parts of a coordinator's error: its reason and metadata, and above all whether the call took
+//! effect.
 
 use std::{collections::BTreeMap, error::Error, time::Duration};
 
@@ -8,15 +9,15 @@ use tonic_types::StatusExt;
 /// What an error says about whether the call took effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Happened {
-    /// The coordinator judged the call and refused it: nothing changed, and repeating it as it is won't help.
+    /// The coordinator refused the call: nothing changed, and repeating it unchanged won't help.
     Refused,
-    /// The coordinator could not take the call now: nothing changed, later it may.
+    /// The coordinator could not accept the call now: nothing changed, and it may succeed later.
     NotNow,
-    /// No answer came, or one that leaves it open. Only a repeat with the same `request_id` tells.
+    /// No answer came, or one that leaves it open. Only repeating it with the same `request_id` tells.
     Unknown,
 }
 
-/// A `Status` with its `google.rpc` details read out.
+/// A `Status` with its decoded `google.rpc` details.
 #[derive(Clone, Debug)]
 pub struct Refusal {
     /// The gRPC code.
@@ -33,11 +34,12 @@ pub struct Refusal {
     pub retry_after: Option<Duration>,
     /// Whether the call took effect.
     pub happened: Happened,
-    /// Whether it is the coordinator's own word (it has an `ErrorInfo`), and not the transport's or a proxy's.
+    /// Whether it comes from the coordinator (it has an `ErrorInfo`) and not from the transport or a proxy.
     pub judged: bool,
-    /// Whether no coordinator could be talked to: no connection, no answer in time, or it is about to go.
+    /// Whether the coordinator could not be reached: no connection, no answer in time, or it is shutting down.
     pub unreachable: bool,
-    /// Whether no connection could be made, so that nothing was sent. An earlier try of the same call may have been.
+    /// Whether no connection could be made, so that nothing was sent. An earlier try of the same call may have been
+    /// sent.
     pub unsent: bool,
 }
 
@@ -52,7 +54,7 @@ impl From<&Status> for Refusal {
     fn from(status: &Status) -> Self {
         let info = status.get_details_error_info();
         let happened = match (&info, status.code()) {
-            // Errors without the coordinator's own word come from the transport, or from a proxy in between.
+            // Errors without an `ErrorInfo` come from the transport, or from a proxy in between.
             (Some(info), _) if info.reason == "OUTCOME_UNKNOWN" => Happened::Unknown,
             (Some(_), Code::Unavailable | Code::ResourceExhausted) => Happened::NotNow,
             (Some(_), _) => Happened::Refused,
@@ -85,8 +87,8 @@ impl From<&Status> for Refusal {
     }
 }
 
-/// The status' message, with the innermost cause of a transport error, which is the one that says something
-/// ("Connection refused").
+/// The status' message, with the innermost cause of a transport error, which is the informative one ("Connection
+/// refused").
 fn message_of(status: &Status) -> String {
     let mut message = status.message().to_owned();
     if let Some(cause) =

@@ -1,5 +1,5 @@
-//! Trying again: with the same request, and so the same `request_id`, after a delay that doubles, is jittered, and is
-//! never shorter than what the coordinator asked for.
+//! Retries: with the same request and `request_id`, after a delay that doubles, is jittered, and is never shorter than
+//! what the coordinator asked for.
 
 use std::{future::Future, time::Duration};
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::proto::saga_service_client::SagaServiceClient;
 
-/// A delay that doubles up to a bound. Half of it is random, so that clients which failed together don't return
+/// A delay that doubles up to a bound. Half of it is random, so that clients that failed together don't retry
 /// together.
 #[derive(Clone, Debug)]
 pub struct Backoff {
@@ -28,7 +28,7 @@ impl Backoff {
         Self { first, next: first, max }
     }
 
-    /// The next delay: between half of and all of the present step.
+    /// The next delay: between half and all of the current step.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -43,26 +43,26 @@ impl Backoff {
         step.mul_f64(rand::random_range(0.5..=1.0))
     }
 
-    /// Begins anew, after a success.
+    /// Starts again from the first delay, after a success.
     pub fn reset(&mut self) {
         self.next = self.first;
     }
 }
 
 impl Default for Backoff {
-    /// From a tenth of a second to five: short enough for a restart of the coordinator to go unnoticed.
+    /// From 0.1 to 5 seconds: short enough that a restart of the coordinator goes unnoticed.
     fn default() -> Self {
         Self::new(Duration::from_millis(100), Duration::from_secs(5))
     }
 }
 
-/// Which errors are worth another try.
+/// Which errors are retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Again {
-    /// Only those by which the coordinator says that it did not happen. A person's call: an address that does not
-    /// answer is reported at once.
+    /// Only errors by which the coordinator says that it did not happen. For calls of a person: an address that
+    /// doesn't answer is reported at once.
     NotNow,
-    /// Those that leave it open too. For calls that are safe to repeat: reads, and calls with a `request_id`.
+    /// Also errors that leave it open. For calls that are safe to repeat: reads, and calls with a `request_id`.
     Unknown,
 }
 
@@ -75,8 +75,8 @@ impl Again {
     }
 }
 
-/// Makes `call` until it succeeds, is refused, or `give_up` has come, and answers with the last outcome. `give_up` is
-/// asked before each further try, so that it may move, as a lease's deadline does.
+/// Repeats `call` until it succeeds, is refused, or `give_up` has passed, and returns the last outcome. `give_up` is
+/// evaluated before each retry, so it may move, as a lease's deadline does.
 pub async fn retry<T, F, Fut>(again: Again, give_up: impl Fn() -> Moment, mut call: F) -> Result<T, Status>
 where
     F: FnMut() -> Fut,
@@ -98,7 +98,7 @@ where
 }
 
 impl Client {
-    /// Makes one `SagaService` call, again as `again` says until `give_up`, each try with this client's deadline.
+    /// Makes one `SagaService` call with retries until `give_up`, each try with this client's deadline.
     ///
     /// ```no_run
     /// # use sagad::client::{Client, retry::Again, time};

@@ -1,8 +1,8 @@
-//! A worker's calls over one session, which costs both sides less than a call for each; and each by itself where the coordinator
-//! has no sessions.
+//! A worker's calls over one session, which costs both sides less than separate calls. If the coordinator has no
+//! sessions, each call is made by itself.
 //!
-//! A client has one session at most, opened with the first call that can use it, and opened again when it has ended. A `ClaimNext`
-//! that waits is a call by itself all the same: only so can it be taken back, by being cancelled, before it is given anything.
+//! A client has at most one session, opened with the first call that can use it, and again when it has ended. A
+//! `ClaimNext` that waits is always a separate call: only then can it be cancelled before it is given anything.
 
 use std::{collections::HashMap, fmt, time::Duration};
 
@@ -25,11 +25,11 @@ use crate::proto::{
     session_response::Result as Outcome,
 };
 
-/// Calls of one session without an answer: as many as a coordinator takes up unless it is told otherwise. Further ones wait here.
+/// Most unanswered calls of one session: the coordinator's default. Further ones wait here.
 const CALLS: usize = 256;
-/// For so long a coordinator that has no sessions is not asked for one again: it may have been updated since.
+/// How long a coordinator without sessions is not asked for one again: it may have been updated since.
 const WITHOUT: Duration = Duration::from_secs(300);
-/// For so long one is not asked again that has too many.
+/// How long a coordinator with too many sessions is not asked again.
 const CROWDED: Duration = Duration::from_secs(30);
 /// Longest `timeout` of an item.
 const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -39,13 +39,13 @@ pub trait WorkerCall: Clone + Send + 'static {
     /// What it is answered with.
     type Answer;
 
-    /// As an item of a session.
+    /// The call as an item of a session.
     fn into_call(self) -> Call;
 
-    /// Its answer out of an item's; none: it is the answer to another call.
+    /// Its answer from an item's result; none: it is the answer to another call.
     fn answer(outcome: Outcome) -> Option<Self::Answer>;
 
-    /// The same call by itself.
+    /// Makes the call by itself.
     fn by_itself(
         sagas: SagaServiceClient<Wire>,
         request: Request<Self>,
@@ -93,7 +93,8 @@ worker_calls! {
 }
 
 impl Client {
-    /// Makes one call: over this client's session, or by itself where the coordinator has no sessions, or no place for one.
+    /// Makes one call: over this client's session, or by itself if the coordinator has no sessions, or no place for
+    /// one.
     ///
     /// ```no_run
     /// # use sagad::{client::{Client, LeaseKey}, proto::HeartbeatRequest};
@@ -107,7 +108,7 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// As the unary call: the coordinator's, or one without its word. `DEADLINE_EXCEEDED` after `timeout`.
+    /// As for the unary call. `DEADLINE_EXCEEDED` after `timeout`.
     pub async fn ask<C: WorkerCall>(&self, call: C, timeout: Duration) -> Result<C::Answer, Status> {
         let give_up = time::now() + timeout;
         let over_session = async {
@@ -126,7 +127,7 @@ impl Client {
             }
             Ok(Err(status)) => Err(status),
             Err(_) => {
-                // Should the session be what hangs, the next call is not made over it.
+                // In case the session hangs, the next call doesn't use it.
                 if let Ok(mut state) = self.sessions.state.try_lock() {
                     *state = State::None;
                 }
@@ -135,7 +136,7 @@ impl Client {
         }
     }
 
-    /// The same, again as `again` says until `give_up`, each try with this client's deadline.
+    /// Like [`Self::ask`], with retries until `give_up`, each try with this client's deadline.
     ///
     /// # Errors
     /// Of the last try.
@@ -148,7 +149,7 @@ impl Client {
         retry(again, give_up, || self.ask(call.clone(), self.timeout())).await
     }
 
-    /// The session, opened if there is none; `None`: calls are to be made by themselves.
+    /// The session, opened if there is none; `None`: make calls by themselves.
     async fn session(&self) -> Result<Option<Session>, Status> {
         let mut state = self.sessions.state.lock().await;
         let version = self.wire().version();
@@ -171,7 +172,7 @@ impl Client {
             }
             Err(status) => {
                 let without = match status.code() {
-                    // An older coordinator that knows its callers denies what it does not know.
+                    // An older coordinator with authentication denies rpcs that it doesn't know.
                     Code::Unimplemented | Code::PermissionDenied => WITHOUT,
                     Code::ResourceExhausted => CROWDED,
                     _ => {
@@ -194,11 +195,11 @@ pub(super) struct Sessions {
 
 #[derive(Default)]
 enum State {
-    /// There is none yet, or none any more.
+    /// There is no session yet, or it has ended.
     #[default]
     None,
     Open(Session),
-    /// The coordinator has none for us.
+    /// The coordinator has no session for us.
     Without {
         until: Moment,
     },
@@ -210,15 +211,15 @@ impl fmt::Debug for Sessions {
     }
 }
 
-/// A handle on an open session. When all are gone, it ends behind the last answer.
+/// A handle to an open session. When all handles are dropped, it ends after the last answer.
 #[derive(Clone)]
 struct Session {
     calls: mpsc::Sender<Asked>,
-    /// What it was opened with: after a change another is opened.
+    /// The credentials it was opened with; after a change another session is opened.
     version: (u64, Option<HeaderValue>),
 }
 
-/// A call on its way into a session.
+/// A queued call of a session.
 struct Asked {
     call: Call,
     timeout: Duration,
@@ -234,7 +235,7 @@ impl Session {
     }
 }
 
-/// Sends what is asked, and hands out what is answered, until the session ends.
+/// Sends calls and distributes answers until the session ends.
 async fn run(
     mut asked: mpsc::Receiver<Asked>,
     items: mpsc::Sender<SessionRequest>,
@@ -249,19 +250,19 @@ async fn run(
                 (Some(Asked { call, timeout, answer }), Some(sent)) => {
                     call_id += 1;
                     let timeout = Some(convert::to_proto(timeout.min(TIMEOUT_MAX)));
-                    // There is always room: no more are sent than wait for their answers.
+                    // There is always room: no more calls are sent than wait for answers.
                     if sent.try_send(SessionRequest { call_id, call: Some(call), timeout }).is_err() {
                         break None;
                     }
                     waiting.insert(call_id, answer);
                 }
-                // Nobody will ask any more.
+                // There will be no more calls.
                 (None, _) | (_, None) => items = None,
             },
             answer = answers.message() => match answer {
                 Ok(Some(SessionResponse { call_id, result })) => {
                     if let Some(caller) = waiting.remove(&call_id) {
-                        // Who gave up is not told.
+                        // A caller that gave up is not told.
                         let _ = caller.send(result_of(result));
                     }
                 }
@@ -274,7 +275,7 @@ async fn run(
     for (_, caller) in waiting {
         let _ = caller.send(Err(status.clone()));
     }
-    // What was not sent is told the same.
+    // Calls that were not sent get the same status.
     asked.close();
     while let Ok(Asked { answer, .. }) = asked.try_recv() {
         let _ = answer.send(Err(status.clone()));
@@ -292,15 +293,16 @@ fn result_of(result: Option<Outcome>) -> Result<Outcome, Status> {
     }
 }
 
-/// What a call is told whose session ended before it was answered. A coordinator that ends a session answers all that it took up
-/// before, so what it says then holds for each of the others: it did not happen. From all else it is not known whether it did.
+/// The status of calls whose session ended before they were answered. A coordinator that ends a session first answers
+/// all calls that it accepted, so its status holds for the others: they did not happen. After any other end it is not
+/// known whether they did.
 fn end_of(end: Option<Status>) -> Status {
     match end {
         None => Status::unknown("the session ended before the answer came"),
         Some(status) if status.get_details_error_info().is_none() => status,
         Some(status) => match status.code() {
             Code::Unavailable | Code::Unauthenticated => status,
-            // About another call of the session.
+            // The status concerns another call of the session.
             _ => Status::unknown(format!("the session ended before the answer came: {}", status.message())),
         },
     }

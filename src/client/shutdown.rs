@@ -1,22 +1,23 @@
-//! How a running worker is told to end: by its program, or by the signals that end processes.
+//! [`Shutdown`]: how a running worker is told to end, by its program or by signals.
 
 use std::fs;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// How a running worker is told to end; cloning it gives another handle on the same two switches.
+/// How a running worker is told to end. Clones share the two switches.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
-    /// Set: nothing new is claimed, what runs is let run to its end.
+    /// When set, nothing new is claimed, and running work continues to its end.
     pub drain: CancellationToken,
-    /// Set: what runs is ended too, and its leases are given back.
+    /// When set, running work is stopped too, and its leases are released.
     pub kill: CancellationToken,
 }
 
 impl Shutdown {
-    /// Both switches, set by the first and the second SIGTERM, SIGINT, SIGHUP or SIGQUIT from now on. `notice` is told of each, in
-    /// words. SIGHUP and SIGQUIT stay ignored where they were, as by `nohup`. To be called within a tokio runtime.
+    /// Sets the switches on the first and the second SIGTERM, SIGINT, SIGHUP or SIGQUIT from now on. `notice` is
+    /// called with a message for each. SIGHUP and SIGQUIT stay ignored if they were, as by `nohup`. Call it within a
+    /// tokio runtime.
     ///
     /// # Errors
     ///
@@ -75,7 +76,7 @@ fn unless_ignored(kind: SignalKind, ignored: u64) -> std::io::Result<Option<Sign
     if ignored & bit != 0 { Ok(None) } else { signal(kind).map(Some) }
 }
 
-/// The signals that this process was started to ignore, a bit for each from 1 on; none where the system does not tell.
+/// The signals that this process ignored at its start, one bit for each from 1 on; 0 if the system doesn't tell.
 fn ignored_signals() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     ignored_in(&status).unwrap_or(0)

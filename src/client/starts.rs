@@ -1,5 +1,5 @@
-//! Work that could not begin: a missing program, no memory, a full disk. That is the worker's fault and not the saga's, so the
-//! saga is given back, the worker waits longer after each time, and ends when it goes on like that.
+//! [`FailedStarts`]: work that could not be started: a missing program, no memory, a full disk. That is the worker's
+//! problem and not the saga's, so the saga is released, the worker waits longer each time, and ends if it goes on.
 
 use std::time::Duration;
 
@@ -12,15 +12,15 @@ use super::{
     time::{self, Moment},
 };
 
-/// So many times in a row, and the worker ends: it would not get better by itself, and whoever runs it should know. With the
-/// pauses between them this takes up to eight seconds, which is longer than a short lack of processes or descriptors.
+/// After this many failures in a row the worker ends: it would not recover by itself, and its operator should know.
+/// With the pauses this takes up to eight seconds, which is longer than a short lack of processes or descriptors.
 const FAILURES_MAX: u32 = 5;
 
-/// The pause after the first, for the saga as well as for the worker. It doubles.
+/// The pause after the first failure, for the saga and for the worker. It doubles.
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// Why a worker ended though nobody told it to.
+/// Why a worker ended without being told to.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     /// The coordinator refused a claim or a watch, or was away for too long.
@@ -36,7 +36,7 @@ pub enum WorkerError {
     },
 }
 
-/// Counts failed starts in a row and spaces them. Those of one moment, of sagas that were claimed together, count once.
+/// Counts failed starts in a row, and spaces them. Failures at one moment, of sagas claimed together, count once.
 #[derive(Debug)]
 pub(super) struct FailedStarts {
     state: Mutex<State>,
@@ -51,7 +51,7 @@ struct State {
     backoff: Backoff,
     pause: Duration,
     paused_until: Option<Moment>,
-    /// Whether a saga was given back that nobody has looked for again.
+    /// Whether a saga was released since [`Self::look_again`] was last called.
     given_back: bool,
 }
 
@@ -68,7 +68,7 @@ impl FailedStarts {
         FailedStarts { state: Mutex::new(state), stop }
     }
 
-    /// Some work could not be started. Its saga is to be given back with this delay.
+    /// Records a failed start; returns the delay with which the saga is to be released.
     pub fn failed(&self, reason: &str) -> Duration {
         let mut state = self.state.lock();
         let now = time::now();
@@ -84,21 +84,21 @@ impl FailedStarts {
         state.pause
     }
 
-    /// The saga has been given back with `delay`. It is ready again before the pause is over.
+    /// Records that the saga was released with `delay`. It is ready again before the pause is over.
     pub fn given_back(&self, delay: Duration) {
         let mut state = self.state.lock();
         state.paused_until = state.paused_until.max(Some(time::now() + delay));
         state.given_back = true;
     }
 
-    /// Some work has been started.
+    /// Records a successful start.
     pub fn started(&self) {
         let mut state = self.state.lock();
         state.in_a_row = 0;
         state.backoff.reset();
     }
 
-    /// Waits until nothing speaks against another claim, or until the worker has to stop.
+    /// Waits until the pause is over, or until the worker must stop.
     pub async fn pause(&self) {
         loop {
             let until = self.state.lock().paused_until;
@@ -114,12 +114,12 @@ impl FailedStarts {
         }
     }
 
-    /// Whether a saga was given back since this was asked last, so that a queue that seems empty is to be looked at again.
+    /// True if a saga was released since the last call, so that a queue that seems empty must be checked again.
     pub fn look_again(&self) -> bool {
         std::mem::take(&mut self.state.lock().given_back)
     }
 
-    /// Why the worker has to end, if it has.
+    /// Why the worker must end, if it must.
     pub fn error(&self) -> Option<WorkerError> {
         let state = self.state.lock();
         let (times, reason) = (state.in_a_row, state.reason.clone());

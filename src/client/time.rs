@@ -1,5 +1,5 @@
-//! The client's clocks. Leases are measured on one that no step of the wall clock moves and that goes on counting
-//! while the machine sleeps: a laptop that wakes up must find its lease gone, not paused.
+//! The client's clocks. Leases are measured on a clock that is not affected by steps of the wall clock and that
+//! continues while the machine sleeps: a laptop that wakes up must find its lease expired, not paused.
 
 // The one file of the client that reads a clock; everything else is handed a `Moment`.
 #![allow(clippy::disallowed_methods)]
@@ -12,31 +12,31 @@ use std::{
 use chrono::{DateTime, Utc};
 use rustix::time::{ClockId, clock_gettime};
 
-/// Linux stops `CLOCK_MONOTONIC` in suspend, and has `CLOCK_BOOTTIME` beside it; elsewhere monotonic must do.
+/// On Linux `CLOCK_MONOTONIC` stops in suspend, and `CLOCK_BOOTTIME` doesn't; other systems use monotonic.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const CLOCK: ClockId = ClockId::Boottime;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const CLOCK: ClockId = ClockId::Monotonic;
 
-/// The runtime's timers stop in suspend, so a long sleep looks at the clock this often.
+/// The runtime's timers stop in suspend, so a long sleep checks the clock this often.
 const LONGEST_NAP: Duration = Duration::from_secs(1);
 
-/// A point in time of this machine since it started; comparable within it only.
+/// A point in time since this machine started; comparable only on this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(Duration);
 
 impl Moment {
-    /// How long after `earlier` this is; zero when it is not after it.
+    /// The time since `earlier`; zero if that is later.
     pub fn since(self, earlier: Moment) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// Microseconds since the machine started, to be told to another process of it.
+    /// Microseconds since the machine started, to pass to another process on it.
     pub fn as_micros(self) -> u64 {
         u64::try_from(self.0.as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// The moment that [`Moment::as_micros`] told, to the microsecond.
+    /// The moment from [`Moment::as_micros`].
     pub fn from_micros(micros: u64) -> Self {
         Moment(Duration::from_micros(micros))
     }

@@ -1,4 +1,4 @@
-//! The worker: claims sagas from queues, hands each to a [`Handler`] while its lease is kept, and reports the outcome.
+//! The worker: claims sagas from queues, runs a [`Handler`] for each while keeping its lease, and reports the outcome.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -24,17 +24,17 @@ use crate::proto::{
     ReleaseRequest, Saga,
 };
 
-/// An outcome is reported until the lease's deadline has passed by this much: the coordinator accepts late results
-/// from a lease that nothing has ended, and it may be away for a restart just then.
+/// How long after the lease's deadline an outcome is still reported: the coordinator accepts late results from a lease
+/// that nothing has ended, and it may just be restarting.
 pub const REPORT_GRACE: Duration = Duration::from_secs(60);
 
-/// How often a draining worker looks again while something still runs here.
+/// How often a draining worker claims again while it still has running work.
 const DRAIN_POLL: Duration = Duration::from_secs(1);
 
-/// With `drain`, a coordinator that is away for so long is an error, as whoever waits for the end should know.
+/// With `drain`, a coordinator that is away this long is an error, since somebody waits for the end.
 pub(super) const DRAIN_PATIENCE: Duration = Duration::from_secs(60);
 
-/// What a worker takes, and how.
+/// Options of a worker.
 #[derive(Clone, Debug)]
 pub struct WorkerOptions {
     /// The queues to claim from, at least one.
@@ -45,18 +45,18 @@ pub struct WorkerOptions {
     pub ttl: Duration,
     /// How many sagas at a time, at least 1.
     pub concurrency: usize,
-    /// End when there is nothing to claim and nothing runs here, rather than wait for more.
+    /// End when there is nothing to claim and nothing runs here, instead of waiting for more.
     pub drain: bool,
 }
 
-/// One claimed saga, as its handler sees it.
+/// A claimed saga, as its handler gets it.
 #[derive(Debug)]
 pub struct Task {
     /// The saga as it was when it was claimed.
     pub saga: Saga,
-    /// Its lease. Look at its status: from `Lost` on the work is someone else's.
+    /// Its lease. Check its status: once it is `Lost`, somebody else may do the work.
     pub lease: LeaseKeeper,
-    /// Set when the worker was told to end at once: stop, and answer [`Outcome::Released`].
+    /// Set when the worker must end at once: stop and return [`Outcome::Released`].
     pub kill: CancellationToken,
 }
 
@@ -79,13 +79,13 @@ pub enum Outcome {
         /// What has to be undone and is not registered yet.
         compensations: Vec<CompensationSpec>,
     },
-    /// It was not finished and is given back for another worker.
+    /// It was not finished and is released for another worker.
     Released {
         /// Why.
         reason: String,
     },
-    /// The work could not be started, which says nothing about the saga: a missing program, no memory. It is given back with a
-    /// delay. After five times in a row the worker ends with [`WorkerError::CannotStart`].
+    /// The work could not be started, for a reason that has nothing to do with the saga: a missing program, no memory.
+    /// It is released with a delay. After five times in a row the worker ends with [`WorkerError::CannotStart`].
     NotStarted {
         /// Why.
         reason: String,
@@ -96,12 +96,12 @@ pub enum Outcome {
 
 /// The work.
 pub trait Handler: Send + Sync + 'static {
-    /// Does the work of one saga. To be stopped when `task.lease` says `Cancelled` or `Lost`, and on `task.kill`.
+    /// Does the work of one saga. Must stop when `task.lease` is `Cancelled` or `Lost`, and on `task.kill`.
     fn run(&self, task: &Task) -> impl Future<Output = Outcome> + Send;
 }
 
-/// Works until told to stop, or with `drain` until there is nothing left. Running work is awaited before it returns.
-/// The runtime has to be one with several threads if the work ever blocks: heartbeats are a task of their own.
+/// Runs until told to stop, or with `drain` until there is nothing left. Waits for running work before it returns. The
+/// runtime must have several threads if the work ever blocks, since heartbeats are separate tasks.
 ///
 /// ```no_run
 /// use std::{sync::Arc, time::Duration};
@@ -156,8 +156,8 @@ pub trait Handler: Send + Sync + 'static {
 ///
 /// # Errors
 ///
-/// The coordinator's refusal of a claim (an invalid queue, no permission); with `drain`, also its being away for a
-/// minute. Without, it is waited for. And work that could not be started five times in a row.
+/// The coordinator refused a claim (an invalid queue, no permission); with `drain`, also if it was away for a minute;
+/// without, it is waited for. Or work could not be started five times in a row.
 pub async fn run<H: Handler>(
     client: Client,
     options: WorkerOptions,
@@ -183,7 +183,7 @@ pub async fn run<H: Handler>(
     let result = loop {
         while running.try_join_next().is_some() {}
         let Some(mut permits) = free_slots(&slots, &stop).await else { break Ok(()) };
-        // Behind the slot: what had it before may just have failed to start.
+        // Checked after the slot: the work that had it before may just have failed to start.
         starts.pause().await;
         let (sagas, asked) = match claims.next(permits.len(), &stop).await {
             Ok(Claimed::Sagas(sagas, asked)) => (sagas, asked),
@@ -199,7 +199,7 @@ pub async fn run<H: Handler>(
                 }
                 break Ok(());
             }
-            // What runs here may fail and be planned again, so it is not over yet.
+            // Running work may fail and be planned again, so it is not over yet.
             tokio::time::timeout(DRAIN_POLL, running.join_next()).await.ok();
             continue;
         }
@@ -225,7 +225,7 @@ pub async fn run<H: Handler>(
     }
 }
 
-/// Waits for a free slot and takes all that are free; `None` when told to stop.
+/// Waits for a free slot and takes all free ones; `None` if told to stop.
 async fn free_slots(slots: &Arc<Semaphore>, stop: &CancellationToken) -> Option<Vec<OwnedSemaphorePermit>> {
     let first = tokio::select! {
         biased;
@@ -239,7 +239,7 @@ async fn free_slots(slots: &Arc<Semaphore>, stop: &CancellationToken) -> Option<
     Some(permits)
 }
 
-/// What the work on one saga needs.
+/// The state of the work on one saga.
 struct Work<H> {
     client: Client,
     handler: Arc<H>,
@@ -249,7 +249,7 @@ struct Work<H> {
 }
 
 impl<H: Handler> Work<H> {
-    /// Keeps the lease of a saga just claimed, works on it, and reports how that ended.
+    /// Keeps the lease of a saga that was just claimed, runs the handler, and reports the outcome.
     async fn on(self, saga: Saga, asked: Moment) {
         let task_id = saga.task_id.clone();
         let lease = match LeaseKeeper::start(&self.client, &saga, asked).await {
@@ -270,7 +270,7 @@ impl<H: Handler> Work<H> {
     }
 }
 
-/// Gives back the saga of work that could not be started.
+/// Releases the saga of work that could not be started.
 pub(super) async fn give_back(
     client: &Client,
     lease: &LeaseKeeper,
@@ -284,9 +284,9 @@ pub(super) async fn give_back(
     Note::reported(task_id, Report::Release, reason, answer)
 }
 
-/// Reports how the work under a lease ended, again until the coordinator has taken or refused it, or until
-/// [`REPORT_GRACE`] after the lease's deadline. Heartbeats go on meanwhile. Progress that none of them has delivered goes along,
-/// unless the saga is quarantined.
+/// Reports how the work under a lease ended. Retries until the coordinator has accepted or refused it, or until
+/// [`REPORT_GRACE`] after the lease's deadline. Heartbeats continue meanwhile. Progress that no heartbeat has
+/// delivered is sent along, unless the saga is quarantined.
 pub async fn report(client: &Client, lease: &LeaseKeeper, outcome: Outcome) -> Note {
     let task_id = lease.key().task_id.clone();
     let key = lease.key().clone();
@@ -311,12 +311,12 @@ pub async fn report(client: &Client, lease: &LeaseKeeper, outcome: Outcome) -> N
     Note::reported(task_id, report, reason, answer)
 }
 
-/// Registers compensations: before the effects that they undo. Tried until the lease's deadline.
+/// Registers compensations. Call it before the effects that they undo. Retries until the lease's deadline.
 ///
 /// # Errors
 ///
-/// The coordinator's refusal; `ABORTED` among them means that the lease is lost. Or that no answer came in time: then it
-/// is not known whether they are registered, and there must be no effect.
+/// The coordinator refused it; `ABORTED` means that the lease is lost. Or no answer came in time: then it is not known
+/// whether they are registered, and there must be no effect.
 pub async fn register(
     client: &Client,
     lease: &LeaseKeeper,
@@ -359,7 +359,7 @@ async fn fail(
     call.await.map(|answer| answer.saga)
 }
 
-/// Parks the saga for a person, as its holder.
+/// Quarantines the saga, as its holder.
 pub async fn quarantine(client: &Client, lease: &LeaseKeeper, reason: String) -> Result<Option<Saga>, Status> {
     let LeaseKey { task_id, owner_id, fencing_token } = lease.key().clone();
     let request_id = Uuid::new_v4().to_string();
@@ -369,12 +369,13 @@ pub async fn quarantine(client: &Client, lease: &LeaseKeeper, reason: String) ->
     call.await.map(|answer| answer.saga)
 }
 
-/// Gives the lease back. Unlike the others this is refused once the lease has expired, so it is not tried for longer.
+/// Releases the lease. Unlike the other reports this is refused once the lease has expired, so it is not retried
+/// longer.
 pub async fn release(client: &Client, lease: &LeaseKeeper, reason: String) -> Result<Option<Saga>, Status> {
     release_after(client, lease, reason, Duration::ZERO).await
 }
 
-/// The same; the saga can't be claimed again before `delay` has passed.
+/// Like [`release`]; the saga can't be claimed again before `delay` has passed.
 pub async fn release_after(
     client: &Client,
     lease: &LeaseKeeper,
@@ -389,12 +390,12 @@ pub async fn release_after(
     client.ask_again(request, Again::Unknown, || lease.deadline()).await.map(|answer| answer.saga)
 }
 
-/// Until when a late result is tried. The deadline moves while heartbeats are accepted.
+/// Until when a late result is reported. The deadline moves while heartbeats are accepted.
 pub(super) fn give_up(lease: &LeaseKeeper) -> impl Fn() -> Moment + '_ {
     || lease.deadline() + REPORT_GRACE
 }
 
-/// Waits until the lease says that the work must stop: cancelled or lost.
+/// Waits until the work must stop: the lease is cancelled or lost.
 pub async fn must_stop(lease: &LeaseKeeper) -> LeaseStatus {
     let mut status = lease.status();
     let stopped = status.wait_for(|status| *status != LeaseStatus::Held).await;
@@ -404,7 +405,7 @@ pub async fn must_stop(lease: &LeaseKeeper) -> LeaseStatus {
     }
 }
 
-/// Waits until the lease is lost; a request to cancel does not count.
+/// Waits until the lease is lost; a requested cancellation doesn't count.
 pub async fn lost(lease: &LeaseKeeper) -> LeaseLost {
     let mut status = lease.status();
     let lost = status.wait_for(|status| matches!(status, LeaseStatus::Lost(_))).await;

@@ -1,10 +1,10 @@
-//! Where the daemon listens, as people write it.
+//! The address to listen on, as it is written in the configuration.
 
 use std::{fmt, net::SocketAddr, path::PathBuf};
 
 use super::value::Parsed;
 
-/// The longest path that the kernel takes for a socket, without the byte that ends it (`sun_path`).
+/// The longest path of a socket that the kernel accepts, without the terminating byte (`sun_path`).
 const SOCKET_PATH_BYTES: usize = 107;
 
 /// Where to listen.
@@ -12,23 +12,24 @@ const SOCKET_PATH_BYTES: usize = 107;
 pub enum Listen {
     /// An IP address with a port; port 0 is any free one.
     Address(SocketAddr),
-    /// A host by name, with a port: all addresses that it has when the daemon starts.
+    /// A host name and a port: all addresses that the name resolves to when the daemon starts.
     Name {
         /// The name.
         host: String,
-        /// The port; 0: any one that is free on all of the addresses.
+        /// The port; 0: any that is free on all of the addresses.
         port: u16,
     },
-    /// A socket in the file system, for this machine.
+    /// A Unix socket, for this machine only.
     Unix(PathBuf),
 }
 
 impl Listen {
-    /// Whether other machines may reach it. A name is looked up when the daemon starts and not before, so what it stands
-    /// for is not known yet; `localhost` is this machine by definition (RFC 6761), and the start holds it to that.
+    /// Whether other machines may reach it. A name is resolved only when the daemon starts, so its addresses are not
+    /// known yet; `localhost` is this machine by definition (RFC 6761), and the start fails if it resolves to anything
+    /// else.
     pub fn is_exposed(&self) -> bool {
         match self {
-            // An IPv4 address in IPv6 clothes is the same address.
+            // An IPv4-mapped IPv6 address is the same address.
             Listen::Address(address) => !address.ip().to_canonical().is_loopback(),
             Listen::Name { host, .. } => {
                 let host = host.trim_end_matches('.').to_ascii_lowercase();
@@ -49,7 +50,7 @@ impl fmt::Display for Listen {
     }
 }
 
-/// An address or a name with a port, or `unix:` with a path.
+/// Parses an address or a name with a port, or `unix:` with a path.
 pub(super) fn parse(text: &str) -> Parsed<Listen> {
     if let Some(path) = text.strip_prefix("unix:") {
         return match path.len() {
@@ -70,8 +71,8 @@ pub(super) fn parse(text: &str) -> Parsed<Listen> {
     })
 }
 
-/// Whether this may be a host's name: labels of letters, digits and hyphens, of which the last is no number, or it would be
-/// an address with a mistake in it.
+/// Whether a text can be a host name: labels of letters, digits and hyphens, the last of which is not a number, as it
+/// would then be a mistyped address.
 fn is_name(host: &str) -> bool {
     let host = host.strip_suffix('.').unwrap_or(host);
     let is_label = |label: &str| {

@@ -1,7 +1,7 @@
-//! [`Backend`]: what a store must be able to do for a turn. It keeps facts and decides nothing.
+//! [`Backend`]: what a turn needs from a store. It stores data and decides nothing.
 //!
-//! It is driven by one thread, and may block. Between two commits it is only asked, and answers with what is committed:
-//! what a turn has changed so far is known to the turn alone. Nothing here is asked for what the coordinator has in memory.
+//! One thread drives it, and calls may block. Between two commits it is only read, and answers with what is committed:
+//! the turn itself keeps track of what it has changed. It is not asked for what the coordinator has in memory.
 
 use std::sync::Arc;
 
@@ -17,18 +17,18 @@ use crate::domain::{
 
 use super::{ChangeSet, ReadyEntry};
 
-/// A saga's place in the order of creation. Never given twice.
+/// A saga's row number, in order of creation. Never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RowId(pub i64);
 
-/// Hashes places. They are given one after the other and by nobody else, so nothing has to keep them from colliding on purpose.
-pub type RowHasher = std::hash::BuildHasherDefault<PlaceHasher>;
+/// Hashes row numbers. The coordinator assigns them one after the other, so nobody can provoke collisions.
+pub type RowIdBuildHasher = std::hash::BuildHasherDefault<RowIdHasher>;
 
-/// What [`RowHasher`] hashes with: one multiplication, whose upper half goes into the lower.
+/// The hasher of [`RowIdBuildHasher`]: one multiplication, then the upper half is folded into the lower.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct PlaceHasher(u64);
+pub struct RowIdHasher(u64);
 
-impl std::hash::Hasher for PlaceHasher {
+impl std::hash::Hasher for RowIdHasher {
     fn finish(&self) -> u64 {
         self.0
     }
@@ -43,22 +43,23 @@ impl std::hash::Hasher for PlaceHasher {
     }
 }
 
-/// Why a backend can't do what it is asked. Each tells whether it happened.
+/// Why a backend call failed. Each variant says whether the change happened.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum Fault {
-    /// No room: it did not happen.
+pub enum BackendError {
+    /// The disk is full: it did not happen.
     #[error("the disk is full")]
     Full,
-    /// A stored row makes no sense: it did not happen. Other rows may do.
+    /// A stored row is damaged: it did not happen. Other rows may be fine.
     #[error("a stored row can't be read: {0}")]
     Corrupt(String),
-    /// A commit found that the stored rows of this saga are not those that were read: it did not happen. Says what it found.
+    /// A commit found that this saga's stored rows are not those that were read: it did not happen. Says what it
+    /// found.
     #[error("a saga's stored rows are not those that were read: {1}")]
     Unwritable(RowId, String),
-    /// The store can't be relied upon any more: it did not happen.
+    /// The store can't be used any more: it did not happen.
     #[error("{0}")]
     Unavailable(String),
-    /// The store can't be relied upon any more: it may have happened.
+    /// The store can't be used any more: it may have happened.
     #[error("{0}")]
     OutcomeUnknown(String),
     /// The store's files were removed or replaced: what was written went where the next start won't find it.
@@ -66,29 +67,29 @@ pub enum Fault {
     Gone(String),
 }
 
-/// By what a saga is loaded.
+/// How a saga is looked up.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Key {
+pub enum LoadKey {
     /// Its task's id.
     Task(TaskId),
     /// Its own.
     Saga(SagaId),
-    /// Its place.
-    Place(RowId),
+    /// Its row number.
+    Row(RowId),
 }
 
 /// What is stored under a key.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Loaded {
+pub enum LoadResult {
     /// Nothing.
     Nothing,
     /// This saga.
     Saga(RowId, Arc<Saga>),
-    /// A row that makes no sense; says why.
+    /// A damaged row; says why.
     Unreadable(String),
 }
 
-/// What is kept of the answer to a request with a `request_id`.
+/// The stored answer to a request with a `request_id`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredAnswer {
     /// Of the request's content.
@@ -99,16 +100,16 @@ pub struct StoredAnswer {
     pub sagas: Vec<(RowId, Option<FencingToken>)>,
 }
 
-/// What is derived from a saga for finding it again, beside what it says itself.
+/// Fields derived from a saga, by which it is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Derived {
-    /// For which purpose `ClaimNext` may hand it out.
+pub struct DerivedFields {
+    /// For which purpose `ClaimNext` may claim it.
     pub ready: Option<LeasePurpose>,
     /// When something is due next.
     pub due: Option<Due>,
 }
 
-/// How large a saga's contents are, in bytes.
+/// The sizes of a saga's contents, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ContentBytes {
     /// The payload.
@@ -124,9 +125,9 @@ impl ContentBytes {
     }
 }
 
-/// What was removed with a saga.
+/// What is removed with a saga.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Removed {
+pub struct RemovalCounts {
     /// How many events.
     pub events: usize,
     /// How many compensations.
@@ -135,26 +136,26 @@ pub struct Removed {
     pub newest: Revision,
 }
 
-/// What a store knows when it is opened.
+/// What the coordinator is started with, read when the store is opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Opening {
+pub struct InitialState {
     /// The newest event's revision.
     pub head: Revision,
-    /// The next event gets this one: above every revision ever given.
+    /// The revision of the next event: above every revision ever assigned.
     pub next_revision: Revision,
-    /// The next saga gets this place: above every place ever given.
+    /// The row of the next saga: above every row ever assigned.
     pub next_row: RowId,
     /// The newest time in the store.
     pub last_time: Timestamp,
-    /// What is due to which saga.
+    /// When something is due to which saga.
     pub due: Vec<StoredDue>,
-    /// What `ClaimNext` could give to some callers only: every saga that [`ReadyEntry::of`] has an entry for.
+    /// Ready sagas that only some callers can claim: every saga for which [`ReadyEntry::of`] returns an entry.
     pub ready: Vec<(RowId, ReadyEntry)>,
-    /// Queues that give nothing.
+    /// Paused queues.
     pub paused: Vec<QueueName>,
 }
 
-/// What is due to a saga, as a store knows it when it is opened.
+/// When something is due to a saga, as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredDue {
     /// The saga's place.
@@ -168,23 +169,23 @@ pub struct StoredDue {
 }
 
 impl StoredDue {
-    /// What is due to a saga, if anything.
-    pub fn of(id: RowId, saga: &Saga, derived: &Derived) -> Option<Self> {
+    /// When something is due to a saga, if at all.
+    pub fn of(id: RowId, saga: &Saga, derived: &DerivedFields) -> Option<Self> {
         Some(StoredDue { id, due: derived.due?, queue: saga.spec.queue.clone(), state: saga.state })
     }
 }
 
 /// A candidate for `ClaimNext`: its priority and place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Candidate {
+pub struct ClaimCandidate {
     /// Higher first.
     pub priority: i32,
     /// Earlier first.
     pub id: RowId,
 }
 
-/// A place in the order in which ready sagas of a queue are handed out: a higher priority first, then an earlier creation.
-pub type Position = (std::cmp::Reverse<i32>, RowId);
+/// The position of a ready saga in its queue's claim order: higher priority first, then earlier creation.
+pub type ReadyPosition = (std::cmp::Reverse<i32>, RowId);
 
 /// Which ready sagas are wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -193,14 +194,14 @@ pub struct ReadyScan {
     pub purpose: LeasePurpose,
     /// Of which queue.
     pub queue: QueueName,
-    /// Behind this position; none: from the first on.
-    pub after: Option<Position>,
+    /// After this position; none: from the start.
+    pub after: Option<ReadyPosition>,
     /// At most so many.
     pub limit: usize,
 }
 
-/// What [`Backend::load_brief`] makes of a saga that is in memory.
-pub fn brief(mut saga: Saga, compensations: bool) -> (Saga, ContentBytes) {
+/// Does for a saga in memory what [`Backend::load_without_contents`] does for a stored one.
+pub fn without_contents(mut saga: Saga, compensations: bool) -> (Saga, ContentBytes) {
     let bytes = |blob: &mut Blob| std::mem::take(blob).bytes().len();
     let outcome = bytes(&mut saga.progress) + bytes(&mut saga.result);
     let payload = bytes(&mut Arc::make_mut(&mut saga.spec).payload);
@@ -210,47 +211,56 @@ pub fn brief(mut saga: Saga, compensations: bool) -> (Saga, ContentBytes) {
     (saga, ContentBytes { payload, outcome })
 }
 
-/// What a backend may do between two turns, beside what can't be put off.
+/// How much maintenance a backend may do between two turns, beside what can't wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct IdleBudget {
-    /// What is better done while no call waits: none does.
-    pub quiet: bool,
-    /// One step, of some milliseconds, of what can wait.
+pub struct MaintenanceBudget {
+    /// No call waits, so this is a good time for more.
+    pub no_calls_waiting: bool,
+    /// It may do one step, of a few milliseconds, of work that can wait.
     pub step: bool,
 }
 
-/// What keeps the facts. One thread drives it.
+/// Stores the data. One thread drives it.
 pub trait Backend: 'static {
-    /// What is stored under each of these keys, in their order.
-    fn load(&mut self, keys: &[Key]) -> Result<Vec<Loaded>, Fault>;
-    /// A saga by its place without its contents, of which nothing is read but how large they are; and without its compensations
-    /// unless they are wanted.
-    fn load_brief(&mut self, id: RowId, compensations: bool) -> Result<Option<(Saga, ContentBytes)>, Fault>;
+    /// Loads what is stored under each key, in the order of the keys.
+    fn load(&mut self, keys: &[LoadKey]) -> Result<Vec<LoadResult>, BackendError>;
+    /// Loads a saga without its contents, of which only the sizes are read; and without its compensations unless they
+    /// are wanted.
+    fn load_without_contents(
+        &mut self,
+        id: RowId,
+        compensations: bool,
+    ) -> Result<Option<(Saga, ContentBytes)>, BackendError>;
     /// A saga's payload.
-    fn payload(&mut self, id: RowId) -> Result<Option<Blob>, Fault>;
-    /// The stored answer to each of these requests, in their order.
-    fn answers(&mut self, ids: &[[u8; 16]]) -> Result<Vec<Option<StoredAnswer>>, Fault>;
+    fn payload(&mut self, id: RowId) -> Result<Option<Blob>, BackendError>;
+    /// The stored answer to each of these requests, in the order of the ids.
+    fn answers(&mut self, ids: &[[u8; 16]]) -> Result<Vec<Option<StoredAnswer>>, BackendError>;
     /// The `claimed` event of a saga's lease and, if it is among the `newest` events of that saga, the one that says how the
     /// lease's holder ended it (`ended_by`).
-    fn ends_of_lease(&mut self, id: RowId, token: FencingToken, newest: usize) -> Result<Vec<Event>, Fault>;
-    /// Ready sagas, in the order in which they are handed out.
-    fn ready(&mut self, scan: &ReadyScan) -> Result<Vec<Candidate>, Fault>;
-    /// Whether a queue ever held a saga or was paused.
-    fn knows_queue(&mut self, queue: &QueueName) -> Result<bool, Fault>;
+    fn lease_events(&mut self, id: RowId, token: FencingToken, newest: usize) -> Result<Vec<Event>, BackendError>;
+    /// Ready sagas in claim order.
+    fn ready(&mut self, scan: &ReadyScan) -> Result<Vec<ClaimCandidate>, BackendError>;
+    /// True if the queue ever held a saga or was paused.
+    fn queue_exists(&mut self, queue: &QueueName) -> Result<bool, BackendError>;
     /// Ended sagas in these states, unchanged since before a time, oldest first, each with the time of its last change: at
     /// most `limit`.
-    fn ended(&mut self, states: &[State], before: Timestamp, limit: usize) -> Result<Vec<(Timestamp, RowId)>, Fault>;
+    fn ended(
+        &mut self,
+        states: &[State],
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, RowId)>, BackendError>;
     /// What would be removed with a saga.
-    fn weigh(&mut self, id: RowId) -> Result<Removed, Fault>;
+    fn count_removal(&mut self, id: RowId) -> Result<RemovalCounts, BackendError>;
 
-    /// Makes a turn durable: when it returns, a power cut does not undo it, and no later start gives its revisions again,
-    /// whatever is lost. After a fault that says that it did not happen, the backend goes on as before; after one that says that
-    /// it may have, it is not used any more.
-    fn commit(&mut self, changes: &ChangeSet) -> Result<(), Fault>;
+    /// Makes a turn durable: after it returns, a power loss does not undo it, and no later start assigns its revisions
+    /// again, whatever else is lost. After an error that says that it did not happen, the backend can be used as
+    /// before; after one that says that it may have, it is not used any more.
+    fn commit(&mut self, changes: &ChangeSet) -> Result<(), BackendError>;
 
-    /// Does bounded work of the backend's own between two turns; returns whether more is left of what can wait. Once something
-    /// has answered [`Fault::Full`], this does so until there is room again, and nothing but this is asked of it meanwhile.
-    fn idle(&mut self, budget: IdleBudget) -> Result<bool, Fault>;
-    /// Ends in good order at a time: the next start goes on with the next revision, and skips none.
-    fn close(&mut self, now: Timestamp) -> Result<(), Fault>;
+    /// Does bounded maintenance between two turns; returns true if more work that can wait is left. Once a call has
+    /// returned [`BackendError::Full`], this does too until there is room again, and nothing else is called meanwhile.
+    fn maintain(&mut self, budget: MaintenanceBudget) -> Result<bool, BackendError>;
+    /// Closes the store at a time, so that the next start continues with the next revision and leaves no gap.
+    fn close(&mut self, now: Timestamp) -> Result<(), BackendError>;
 }

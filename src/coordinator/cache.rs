@@ -1,5 +1,5 @@
-//! What was lately read or written, so that it need not be read again: sagas in flight as they are stored, and where each
-//! task's saga is. Nobody else changes them, so nothing here is ever out of date; what is not here is in the store.
+//! [`SagaCache`]: sagas in flight that were recently read or written, as they are stored, and the rows of tasks. Only
+//! the coordinator changes them, so the cache is never stale; what it doesn't have is read from the store.
 
 use std::sync::Arc;
 
@@ -10,31 +10,31 @@ use quick_cache::{
 
 use crate::domain::{ids::TaskId, saga::Saga};
 
-use super::{Derived, RowHasher, RowId};
+use super::{DerivedFields, RowId, RowIdBuildHasher};
 
-/// Bytes of sagas that are kept: some 30,000 of a kilobyte each.
+/// Bytes of cached sagas: about 30,000 of a kilobyte each.
 const SAGA_BYTES: u64 = 32 << 20;
-/// Places that are kept: about 150 bytes each.
+/// Cached rows of tasks: about 150 bytes each.
 const PLACES: usize = 65_536;
-/// What a saga takes beside its texts and bytes: itself, its specification, its entry.
+/// Bytes of a cached saga beside its texts and contents.
 const SAGA_ITSELF: usize = 1024;
-/// What a compensation takes beside its texts.
+/// Bytes of a compensation beside its texts.
 const COMPENSATION_ITSELF: usize = 256;
 
-/// A saga with what is known to be stored beside it.
+/// A saga with its stored derived fields.
 #[derive(Clone)]
-struct Kept {
+struct CachedSaga {
     saga: Arc<Saga>,
-    /// None: it was read, and this was not.
-    derived: Option<Derived>,
+    /// None: they were not read.
+    derived: Option<DerivedFields>,
 }
 
-/// Weighs a saga by the memory that it takes.
+/// Weighs a saga by its memory.
 #[derive(Clone)]
-struct Bytes;
+struct SagaWeigher;
 
-impl Weighter<RowId, Kept> for Bytes {
-    fn weight(&self, _: &RowId, Kept { saga, .. }: &Kept) -> u64 {
+impl Weighter<RowId, CachedSaga> for SagaWeigher {
+    fn weight(&self, _: &RowId, CachedSaga { saga, .. }: &CachedSaga) -> u64 {
         let spec = &saga.spec;
         let texts = spec.branch.as_str().len() + spec.worktree.as_str().len();
         let labels: usize = spec.labels.pairs().iter().map(|(key, value)| key.len() + value.len() + 64).sum();
@@ -50,7 +50,7 @@ impl Weighter<RowId, Kept> for Bytes {
 
 /// Sagas in flight, as they are stored.
 pub(super) struct SagaCache {
-    sagas: Cache<RowId, Kept, Bytes, RowHasher>,
+    sagas: Cache<RowId, CachedSaga, SagaWeigher, RowIdBuildHasher>,
     places: Cache<TaskId, RowId>,
 }
 
@@ -58,14 +58,20 @@ impl Default for SagaCache {
     fn default() -> Self {
         let expected = SAGA_BYTES as usize / SAGA_ITSELF;
         SagaCache {
-            sagas: Cache::with(expected, SAGA_BYTES, Bytes, RowHasher::default(), DefaultLifecycle::default()),
+            sagas: Cache::with(
+                expected,
+                SAGA_BYTES,
+                SagaWeigher,
+                RowIdBuildHasher::default(),
+                DefaultLifecycle::default(),
+            ),
             places: Cache::new(PLACES),
         }
     }
 }
 
 impl SagaCache {
-    /// A task's place. What was there may have been removed since.
+    /// The row of a task's saga. It may have been removed since.
     pub fn place(&self, task_id: &TaskId) -> Option<RowId> {
         self.places.get(task_id).copied()
     }
@@ -75,14 +81,14 @@ impl SagaCache {
         self.sagas.get(&id).map(|kept| &kept.saga)
     }
 
-    /// What is stored as derived from the saga at a place, if that is known.
-    pub fn derived(&self, id: RowId) -> Option<Derived> {
+    /// The stored derived fields of a saga, if known.
+    pub fn derived(&self, id: RowId) -> Option<DerivedFields> {
         self.sagas.get(&id)?.derived
     }
 
-    /// Keeps a saga as it has been read or written, with what is known to be stored beside it. An ended one is seldom asked for
-    /// again, and makes room instead.
-    pub fn keep(&mut self, id: RowId, saga: Arc<Saga>, derived: Option<Derived>) {
+    /// Caches a saga as it was read or written, with its stored derived fields if known. An ended saga is rarely
+    /// needed again, so it is dropped instead.
+    pub fn keep(&mut self, id: RowId, saga: Arc<Saga>, derived: Option<DerivedFields>) {
         debug_assert!(!saga.contents_omitted, "what is kept is whole");
         if saga.state.is_terminal() {
             self.sagas.remove(&id);
@@ -91,22 +97,22 @@ impl SagaCache {
         if self.sagas.peek(&id).is_none() {
             self.keep_place(id, &saga);
         }
-        self.sagas.insert(id, Kept { saga, derived });
+        self.sagas.insert(id, CachedSaga { saga, derived });
     }
 
-    /// Keeps the place of a task's saga, if it is in flight.
+    /// Caches the row of a task's saga, if it is in flight.
     pub fn keep_place(&mut self, id: RowId, saga: &Saga) {
         if !saga.state.is_terminal() && self.place(saga.task_id()) != Some(id) {
             self.places.insert(saga.task_id().clone(), id);
         }
     }
 
-    /// Forgets what was removed.
+    /// Drops a saga that was removed.
     pub fn forget(&mut self, id: RowId) {
         self.sagas.remove(&id);
     }
 
-    /// Forgets that a task's saga was at a place.
+    /// Drops the row of a task's saga.
     pub fn forget_place(&mut self, task_id: &TaskId) {
         self.places.remove(task_id);
     }

@@ -1,69 +1,69 @@
-//! [`Call`]: what reaches the coordinator, and [`Caller`]: whoever waits for what becomes of it.
+//! [`Call`]: a request to the coordinator, and [`Caller`]: who waits for its outcome.
 
 use std::sync::Arc;
 
 use crate::domain::{
     command::{Answer, Request},
-    principal::Behalf,
+    principal::Requester,
     time::Timestamp,
 };
 
 use super::StoreError;
 
-/// What a call came to.
-pub type Outcome = Result<Answer, StoreError>;
+/// The result of a call.
+pub type CallOutcome = Result<Answer, StoreError>;
 
-/// A call for the coordinator.
+/// A request to the coordinator.
 pub struct Call<C> {
     /// What is asked.
     pub request: Request,
-    /// When it came, on the coordinator's clock: it is not judged at an earlier time.
+    /// When it arrived, on the coordinator's clock. It is never executed with an earlier time.
     pub arrival: Timestamp,
     /// Who waits for the answer.
     pub caller: C,
 }
 
-/// Whoever waits for an answer, as far as a turn looks at it.
+/// Who waits for an answer, as far as a turn needs to know.
 pub trait Caller {
-    /// Whether nobody waits any more.
+    /// True if nobody waits any more.
     fn is_gone(&self) -> bool {
         false
     }
-    /// Whether nothing may be handed out to it any more: its credentials are over.
+    /// True if its credentials are no longer valid, so that it must not get anything any more.
     fn is_revoked(&self) -> bool {
         false
     }
-    /// Among whose calls it counts when held; none: nobody's. `by`: on whose behalf it calls, if that is known.
-    fn share(&self, _by: Option<&Behalf>) -> Option<Share> {
+    /// Whose quota of held calls it counts against; none: nobody's. `by`: who asks, if known.
+    fn share(&self, _by: Option<&Requester>) -> Option<CallerKey> {
         None
     }
-    /// Its call is about to be judged.
-    fn taken(&self) {}
-    /// Its call has been judged, or is held.
-    fn judged(&self) {}
-    /// Its call is held, and takes none of the room of those that are written.
-    fn held(&self) {}
-    /// Its call can't be held: too many are.
-    fn turned_away(&self) {}
-    /// An answer of so many bytes is on its way to it, once the turn is committed.
-    fn answered(&self, _bytes: usize) {}
+    /// Called before its call is executed.
+    fn on_taken(&self) {}
+    /// Called when its call has been executed or is held.
+    fn on_judged(&self) {}
+    /// Called when its call is held: it no longer counts against the memory of pending changes.
+    fn on_held(&self) {}
+    /// Called when its call can't be held because too many are.
+    fn on_hold_refused(&self) {}
+    /// Called when its answer, of this size, is ready to be sent once the turn is committed.
+    fn on_answered(&self, _bytes: usize) {}
 }
 
-/// Whose a call is, for sharing places and turns.
+/// Identifies a caller, so that places and reads are shared fairly among callers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Share {
-    /// A principal's, over whatever connections it calls.
+pub enum CallerKey {
+    /// A principal, over all its connections.
     Principal(Arc<str>),
-    /// A connection's, where callers are not known.
+    /// A connection, if callers are not authenticated.
     Connection(u64),
 }
 
-impl Share {
-    /// A principal's, or else a connection's.
+impl CallerKey {
+    /// The principal if there is one, else the connection.
     pub fn of_caller(principal: Option<&str>, connection: Option<u64>) -> Option<Self> {
         match principal {
-            Some(name) => Some(Share::Principal(name.into())),
-            None => connection.map(Share::Connection),
+            Some(name) => Some(CallerKey::Principal(name.into())),
+            None => connection.map(CallerKey::Connection),
         }
     }
 }

@@ -1,11 +1,11 @@
-//! `ClaimNext`: which sagas, in which order.
+//! `ClaimNext`: which sagas a claim gets, and in which order.
 
 use std::{collections::HashSet, sync::Arc};
 
 use crate::{
     domain::{
         bounds::{ANSWER_BYTES, CLAIM_SAGAS},
-        command::{ClaimNext, FreeVerb, RequestKey, Verb},
+        command::{ClaimNext, Operation, RequestKey, UnleasedOperation},
         ids::FencingToken,
         lease::{LeasePurpose, Standing},
         saga::Saga,
@@ -16,51 +16,56 @@ use crate::{
     mutants::{self, Mutant},
 };
 
-use super::{Backend, Caller, Candidate, Coordinator, Fault, RowId, Turn, weight};
+use super::{Backend, BackendError, Caller, ClaimCandidate, Coordinator, RowId, Turn, encoded_size};
 
-/// One `ClaimNext` on its way.
+/// The state of one `ClaimNext`.
 #[derive(Default)]
-struct Round {
+struct ClaimRound {
     claimed: Vec<Arc<Saga>>,
-    /// Their places and tokens.
+    /// Their rows and tokens.
     kept: Vec<(RowId, Option<FencingToken>)>,
-    /// What they weigh.
+    /// Their size in the answer.
     bytes: usize,
     /// Candidates that can't be read, or that the rules refuse.
     passed_over: HashSet<RowId>,
 }
 
 impl<B: Backend, C: Caller> Turn<'_, B, C> {
-    /// Claims the next sagas; none if none is ready. Of what is due by `now`, which may be what makes one ready, a slice is
-    /// applied first; whether more is left, [`Self::held_until`] tells.
+    /// Claims the next sagas; none if none is ready. First applies a slice of what is due by `now`, which may make one
+    /// ready; [`Self::held_until`] tells whether more is left.
     pub(super) fn claim_next(
         &mut self,
-        wish: &ClaimNext,
+        claim: &ClaimNext,
         key: Option<RequestKey>,
         now: Timestamp,
-    ) -> Result<Vec<Arc<Saga>>, Fault> {
-        self.sweep_for(wish, now)?;
-        let mut round = Round::default();
-        // What is passed over must not hide what stands behind it.
+    ) -> Result<Vec<Arc<Saga>>, BackendError> {
+        self.sweep_for(claim, now)?;
+        let mut round = ClaimRound::default();
+        // Candidates that are passed over must not hide those behind them.
         loop {
             let passed_over = round.passed_over.len();
-            match self.claim_candidates(wish, now, &mut round) {
+            match self.claim_candidates(claim, now, &mut round) {
                 Ok(false) if round.passed_over.len() > passed_over => {}
-                // What was claimed is its caller's, whatever lies behind it.
-                Err(Fault::Corrupt(_)) if !round.claimed.is_empty() => break,
-                Err(fault) => return Err(fault),
+                // A damaged row behind the claimed sagas must not lose them.
+                Err(BackendError::Corrupt(_)) if !round.claimed.is_empty() => break,
+                Err(error) => return Err(error),
                 Ok(_) => break,
             }
         }
         self.limits.answer_room = self.limits.answer_room.saturating_sub(round.bytes);
-        self.keep(key, round.kept, now);
+        self.keep_answer(key, round.kept, now);
         Ok(round.claimed)
     }
 
-    /// Claims among the first candidates; returns whether the answer is full.
-    fn claim_candidates(&mut self, wish: &ClaimNext, now: Timestamp, round: &mut Round) -> Result<bool, Fault> {
-        let most = wish.max_sagas.min(CLAIM_SAGAS);
-        for id in self.candidates(wish, most + round.passed_over.len())? {
+    /// Claims the first candidates; returns true if the answer is full.
+    fn claim_candidates(
+        &mut self,
+        claim: &ClaimNext,
+        now: Timestamp,
+        round: &mut ClaimRound,
+    ) -> Result<bool, BackendError> {
+        let most = claim.max_sagas.min(CLAIM_SAGAS);
+        for id in self.candidates(claim, most + round.passed_over.len())? {
             if round.passed_over.contains(&id) {
                 continue;
             }
@@ -68,7 +73,9 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
                 round.passed_over.insert(id);
                 continue;
             };
-            if !round.claimed.is_empty() && round.bytes + weight(&before) > self.limits.answer_room.min(ANSWER_BYTES) {
+            if !round.claimed.is_empty()
+                && round.bytes + encoded_size(&before) > self.limits.answer_room.min(ANSWER_BYTES)
+            {
                 return Ok(true);
             }
             let mut draft = self.draft(&before, now);
@@ -77,15 +84,15 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
             {
                 lease.standing = Standing::EndedByOther;
             }
-            let claim = FreeVerb::Claim {
-                owner: wish.owner.clone(),
-                ttl: wish.ttl,
-                purpose: wish.purpose,
+            let operation = UnleasedOperation::Claim {
+                owner: claim.owner.clone(),
+                ttl: claim.ttl,
+                purpose: claim.purpose,
                 reason: Text::default(),
             };
-            // A reserved saga may still be delayed; whatever the rules refuse is not for this caller now.
-            let accepted = transition(&mut draft, &Verb::Free(claim), None).is_ok();
-            let bytes = weight(&before);
+            // A reserved saga may still be delayed; a saga that the rules refuse is passed over.
+            let accepted = transition(&mut draft, &Operation::Unleased(operation), None).is_ok();
+            let bytes = encoded_size(&before);
             let saga = self.save(id, before, draft);
             if accepted {
                 round.bytes += bytes;
@@ -101,26 +108,27 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         Ok(false)
     }
 
-    /// Those reserved for the caller first, then by priority, then by creation: at most `limit` of each queue and sort.
-    fn candidates(&mut self, wish: &ClaimNext, limit: usize) -> Result<Vec<RowId>, Fault> {
-        let in_order = |candidates: &mut Vec<Candidate>| {
+    /// Candidates: sagas reserved for the caller first, then by priority, then by creation; at most `limit` of each
+    /// queue and sort.
+    fn candidates(&mut self, claim: &ClaimNext, limit: usize) -> Result<Vec<RowId>, BackendError> {
+        let in_order = |candidates: &mut Vec<ClaimCandidate>| {
             candidates.sort_by_key(|c| (std::cmp::Reverse(c.priority), c.id));
         };
         let (mut reserved, mut ready) = (Vec::new(), Vec::new());
-        for queue in &wish.queues {
+        for queue in &claim.queues {
             if self.is_paused(queue) {
                 continue;
             }
-            match wish.purpose {
-                LeasePurpose::Execute => reserved.extend(self.coordinator.ready.reserved(&wish.owner, queue, limit)),
-                LeasePurpose::Compensate if !wish.kinds.is_empty() => {
+            match claim.purpose {
+                LeasePurpose::Execute => reserved.extend(self.coordinator.ready.reserved(&claim.owner, queue, limit)),
+                LeasePurpose::Compensate if !claim.kinds.is_empty() => {
                     let Coordinator { ready: index, looked_at, .. } = &mut *self.coordinator;
-                    ready.extend(index.of_kinds(queue, &wish.kinds, limit, looked_at));
+                    ready.extend(index.of_kinds(queue, &claim.kinds, limit, looked_at));
                     continue;
                 }
                 LeasePurpose::Compensate => {}
             }
-            ready.extend(self.ready(wish.purpose, queue, limit)?);
+            ready.extend(self.ready(claim.purpose, queue, limit)?);
         }
         self.coordinator.looked_at += (reserved.len() + ready.len()) as u64;
         in_order(&mut reserved);

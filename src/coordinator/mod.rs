@@ -1,6 +1,6 @@
-//! FLOOR 1: one turn of the coordinator. Pure: no I/O, no clock, no threads.
+//! Executes commands in turns. Pure: no I/O, no clock, no threads.
 //!
-//! A *turn* is a batch of calls judged together, and the unit of everything: of loading, of the transaction, of undoing.
+//! A *turn* is a batch of calls that are executed together and committed in one transaction, or not at all.
 //!
 //! ```text
 //! calls ──► Turn: the rules, each at its time ──► ChangeSet ──► Backend::commit ──► answers, events
@@ -9,43 +9,45 @@
 //!                                                  answers        returns
 //! ```
 //!
-//! [`Coordinator`] is what is known between two turns: what is due when, what is ready, who waits, what was lately used. A
-//! [`Turn`] borrows it alone, and asks a [`Backend`] for what is not in memory. Whatever it changes is on top of that until
-//! the backend has it: a turn that is dropped has not happened. Whoever drives it, drives this and nothing else: the writer's
-//! thread, the simulation, the tests that compare backends, the benches.
+//! [`Coordinator`] is the state in memory between two turns: what is due when, what is ready, which calls are held,
+//! which sagas were used recently. A [`Turn`] borrows it exclusively and reads the rest from a [`Backend`]. Its
+//! changes apply only once the backend has committed them: a turn that is dropped has not happened. Everything that
+//! executes commands uses this code: the writer thread, the simulation, the tests that compare backends, and the
+//! benches.
 
-mod agenda;
 mod backend;
 mod cache;
 mod call;
-mod changes;
+mod change_set;
 mod claim;
+mod due_index;
+mod encoded_size;
 mod error;
-mod held;
-mod judge;
+mod execute;
+mod held_claims;
 mod ready_index;
-mod repeat;
+mod ready_windows;
+mod replay;
 mod scope;
+mod serve_held_claims;
 mod state;
 mod sweep;
 mod turn;
-mod waiters;
-mod weight;
-mod windows;
-mod working;
+mod working_set;
 
-pub use agenda::{Agenda, NextDue};
 pub use backend::{
-    Backend, Candidate, ContentBytes, Derived, Fault, IdleBudget, Key, Loaded, Opening, PlaceHasher, Position,
-    ReadyScan, Removed, RowHasher, RowId, StoredAnswer, StoredDue, brief,
+    Backend, BackendError, ClaimCandidate, ContentBytes, DerivedFields, InitialState, LoadKey, LoadResult,
+    MaintenanceBudget, ReadyPosition, ReadyScan, RemovalCounts, RowId, RowIdBuildHasher, RowIdHasher, StoredAnswer,
+    StoredDue, without_contents,
 };
-pub use call::{Call, Caller, Outcome, Share};
-pub use changes::{Appended, ChangeSet, SagaChange};
+pub use call::{Call, CallOutcome, Caller, CallerKey};
+pub use change_set::{AppendedEvent, ChangeSet, SagaChange};
+pub use due_index::{DueEntry, DueIndex};
+pub use encoded_size::encoded_size;
 pub use error::StoreError;
-pub use ready_index::{KindSet, ReadyEntry, ReadyIndex, Takers};
+pub use held_claims::{Claimable, FAIR_HELD_CLAIMS, HeldClaim, HeldClaimSummary, HeldClaims, HeldUntil};
+pub use ready_index::{Eligibility, KindSet, ReadyEntry, ReadyIndex};
 pub use scope::out_of_scope;
 pub use state::Coordinator;
 pub use sweep::SweepBudget;
-pub use turn::{Committed, Failed, Limits, Observe, Turn, TurnStep};
-pub use waiters::{FAIR_WAITING, HeldUntil, Waiter, Waiters, Waiting, Wake};
-pub use weight::weight;
+pub use turn::{CommittedTurn, FailedTurn, Turn, TurnLimits, TurnObserver, TurnStep};

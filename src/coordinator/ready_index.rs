@@ -1,10 +1,10 @@
-//! What `ClaimNext` could give to some callers only, in memory: sagas to be compensated, by the kinds that are pending, and
-//! reserved ones, by their assignee.
+//! [`ReadyIndex`]: ready sagas that only some callers can claim, in memory: sagas to be compensated, by the kinds that
+//! are pending, and reserved ones, by their assignee.
 //!
-//! Where any caller may have the next one, a window of the first ones is enough (`windows.rs`). A caller that takes some kinds
-//! only would have to look at every saga ahead that it can't take; there may be tens of thousands, stuck until somebody takes
-//! their kinds. It is rebuilt at start from a scan, and follows each change. It takes about 200 bytes a saga that waits to be
-//! compensated or is reserved.
+//! Where any caller may take the next saga, a window of the first ones is enough (`ready_windows.rs`). But a caller
+//! that handles only some kinds would have to skip every saga ahead that it can't take, possibly tens of thousands
+//! that wait for a handler of their kinds. The index is rebuilt from a scan at start and updated with each change. It
+//! takes about 200 bytes per saga that is reserved or waits to be compensated.
 
 use std::{
     cmp::Reverse,
@@ -20,43 +20,43 @@ use crate::domain::{
     text::Kind,
 };
 
-use super::{Candidate, Derived, RowHasher, RowId};
+use super::{ClaimCandidate, DerivedFields, RowId, RowIdBuildHasher};
 
-/// Kinds of compensations, in order, each once.
+/// Kinds of compensations: sorted, without duplicates.
 pub type KindSet = Arc<[Kind]>;
 
-/// A saga that only some callers can be given.
+/// A ready saga that only some callers can claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadyEntry {
     /// Higher first.
     pub priority: i32,
     /// The saga's queue.
     pub queue: QueueName,
-    /// Who can be given it.
-    pub takers: Takers,
+    /// Who can claim it.
+    pub eligibility: Eligibility,
 }
 
-/// Who can be given a saga.
+/// Who can claim a saga.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Takers {
-    /// Whoever compensates, and takes all of these kinds.
-    OfKinds(KindSet),
+pub enum Eligibility {
+    /// Callers that compensate and handle all of these kinds.
+    Kinds(KindSet),
     /// One owner, to execute it.
     Assignee(OwnerId),
 }
 
 impl ReadyEntry {
-    /// The entry for a saga, if it is to have one.
-    pub fn of(saga: &Saga, derived: &Derived) -> Option<Self> {
-        let takers = match (saga.state, derived.ready, &saga.reservation) {
-            (State::Compensating, Some(LeasePurpose::Compensate), _) => Takers::OfKinds(pending_kinds(saga)),
+    /// The index entry of a saga, if it has one.
+    pub fn of(saga: &Saga, derived: &DerivedFields) -> Option<Self> {
+        let eligibility = match (saga.state, derived.ready, &saga.reservation) {
+            (State::Compensating, Some(LeasePurpose::Compensate), _) => Eligibility::Kinds(pending_kinds(saga)),
             (State::Dispatched, _, Some(reservation)) => {
-                // Its delay is over when something else is due next.
+                // The delay is over if something later is due next.
                 let delayed = saga.not_before.is_some_and(|ready| derived.due.is_none_or(|due| due.at <= ready));
                 if delayed {
                     return None;
                 }
-                Takers::Assignee(reservation.assignee.clone())
+                Eligibility::Assignee(reservation.assignee.clone())
             }
             (
                 State::Planned
@@ -71,7 +71,7 @@ impl ReadyEntry {
                 _,
             ) => return None,
         };
-        Some(ReadyEntry { priority: saga.spec.priority, queue: saga.spec.queue.clone(), takers })
+        Some(ReadyEntry { priority: saga.spec.priority, queue: saga.spec.queue.clone(), eligibility })
     }
 }
 
@@ -80,15 +80,15 @@ fn pending_kinds(saga: &Saga) -> KindSet {
     pending.map(|compensation| compensation.spec.kind.clone()).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// Places by priority, then creation.
-type InOrder = BTreeSet<(Reverse<i32>, RowId)>;
+/// Rows by priority, then creation.
+type ReadyOrder = BTreeSet<(Reverse<i32>, RowId)>;
 
-/// The index.
+/// Ready sagas that only some callers can claim.
 #[derive(Debug, Default)]
 pub struct ReadyIndex {
-    compensating: HashMap<QueueName, BTreeMap<KindSet, InOrder>>,
-    reserved: HashMap<(OwnerId, QueueName), InOrder>,
-    entries: HashMap<RowId, ReadyEntry, RowHasher>,
+    compensating: HashMap<QueueName, BTreeMap<KindSet, ReadyOrder>>,
+    reserved: HashMap<(OwnerId, QueueName), ReadyOrder>,
+    entries: HashMap<RowId, ReadyEntry, RowIdBuildHasher>,
 }
 
 impl ReadyIndex {
@@ -101,10 +101,10 @@ impl ReadyIndex {
             Some(entry) => self.entries.insert(id, entry.clone()),
             None => self.entries.remove(&id),
         };
-        if let Some(ReadyEntry { priority, queue, takers }) = &before {
+        if let Some(ReadyEntry { priority, queue, eligibility }) = &before {
             let place = (Reverse(*priority), id);
-            match takers {
-                Takers::OfKinds(kinds) => {
+            match eligibility {
+                Eligibility::Kinds(kinds) => {
                     if let Some(sets) = self.compensating.get_mut(queue) {
                         if let Some(places) = sets.get_mut(kinds) {
                             places.remove(&place);
@@ -117,7 +117,7 @@ impl ReadyIndex {
                         }
                     }
                 }
-                Takers::Assignee(assignee) => {
+                Eligibility::Assignee(assignee) => {
                     let key = (assignee.clone(), queue.clone());
                     if let Some(places) = self.reserved.get_mut(&key) {
                         places.remove(&place);
@@ -128,13 +128,13 @@ impl ReadyIndex {
                 }
             }
         }
-        if let Some(ReadyEntry { priority, queue, takers }) = entry {
+        if let Some(ReadyEntry { priority, queue, eligibility }) = entry {
             let place = (Reverse(priority), id);
-            match takers {
-                Takers::OfKinds(kinds) => {
+            match eligibility {
+                Eligibility::Kinds(kinds) => {
                     self.compensating.entry(queue).or_default().entry(kinds).or_default().insert(place);
                 }
-                Takers::Assignee(assignee) => {
+                Eligibility::Assignee(assignee) => {
                     self.reserved.entry((assignee, queue)).or_default().insert(place);
                 }
             }
@@ -146,28 +146,34 @@ impl ReadyIndex {
         self.entries.get(&id)
     }
 
-    /// Sagas of a queue that are reserved for an owner and can be claimed, by priority, then creation: at most `limit`.
-    pub fn reserved(&self, assignee: &OwnerId, queue: &QueueName, limit: usize) -> Vec<Candidate> {
+    /// Sagas of a queue that are reserved for an owner and claimable, by priority, then creation: at most `limit`.
+    pub fn reserved(&self, assignee: &OwnerId, queue: &QueueName, limit: usize) -> Vec<ClaimCandidate> {
         let places = self.reserved.get(&(assignee.clone(), queue.clone()));
         places.into_iter().flatten().take(limit).map(candidate).collect()
     }
 
-    /// Whose reservations of sagas of a queue can be claimed; in no order. Looks at those of all queues.
+    /// The owners that can claim reserved sagas of a queue, in no order. Scans the reservations of all queues.
     pub fn assignees(&self, queue: &QueueName) -> impl Iterator<Item = &OwnerId> {
         self.reserved.keys().filter(move |(_, of)| of == queue).map(|(assignee, _)| assignee)
     }
 
-    /// The different sets of kinds that are pending in sagas of a queue to be compensated.
+    /// The distinct sets of pending kinds among the sagas of a queue that wait to be compensated.
     pub fn kind_sets(&self, queue: &QueueName) -> impl Iterator<Item = &KindSet> {
         self.compensating.get(queue).into_iter().flat_map(BTreeMap::keys)
     }
 
-    /// Sagas of a queue to be compensated whose pending kinds are all among `kinds`, by priority, then creation: at most
-    /// `limit`. Counts what it looks at.
-    pub fn of_kinds(&self, queue: &QueueName, kinds: &[Kind], limit: usize, looked_at: &mut u64) -> Vec<Candidate> {
+    /// Sagas of a queue that wait to be compensated and whose pending kinds are all among `kinds`, by priority, then
+    /// creation: at most `limit`. Adds to `looked_at` what it examined.
+    pub fn of_kinds(
+        &self,
+        queue: &QueueName,
+        kinds: &[Kind],
+        limit: usize,
+        looked_at: &mut u64,
+    ) -> Vec<ClaimCandidate> {
         let Some(sets) = self.compensating.get(queue) else { return Vec::new() };
         let mut in_order: Vec<_> = covered(sets, kinds, looked_at).into_iter().map(|places| places.iter()).collect();
-        // The first of each set; then, behind each one taken, the next of its set.
+        // A merge: the first of each set; after each one taken, the next of its set.
         let mut firsts: BinaryHeap<_> = in_order
             .iter_mut()
             .enumerate()
@@ -185,13 +191,13 @@ impl ReadyIndex {
     }
 }
 
-fn candidate((Reverse(priority), id): &(Reverse<i32>, RowId)) -> Candidate {
-    Candidate { priority: *priority, id: *id }
+fn candidate((Reverse(priority), id): &(Reverse<i32>, RowId)) -> ClaimCandidate {
+    ClaimCandidate { priority: *priority, id: *id }
 }
 
-/// The sets that have no kind but these. The sets are in order, so with one that has a foreign kind all those are passed
-/// over that begin like it up to that kind: any number of them costs one look.
-fn covered<'a>(sets: &'a BTreeMap<KindSet, InOrder>, kinds: &[Kind], looked_at: &mut u64) -> Vec<&'a InOrder> {
+/// The sets that contain only these kinds. The sets are sorted, so after a set with a foreign kind the search skips
+/// all sets that share its prefix up to that kind: any number of them costs one step.
+fn covered<'a>(sets: &'a BTreeMap<KindSet, ReadyOrder>, kinds: &[Kind], looked_at: &mut u64) -> Vec<&'a ReadyOrder> {
     let kinds: Vec<&Kind> = kinds.iter().collect::<BTreeSet<_>>().into_iter().collect();
     let mut found = Vec::new();
     let mut from = Bound::Included(Vec::<Kind>::new());
@@ -208,7 +214,7 @@ fn covered<'a>(sets: &'a BTreeMap<KindSet, InOrder>, kinds: &[Kind], looked_at: 
             from = Bound::Excluded(set.to_vec());
             continue;
         };
-        // The next set that can do has one of the wanted kinds behind the foreign one in its place, or behind the one
+        // The next possible set has a wanted kind greater than the foreign one in its place, or greater than the kind
         // before it in that one's place, and so on.
         let next = (0..=foreign).rev().find_map(|at| {
             let next = kinds.get(kinds.partition_point(|kind| **kind <= set[at]))?;
@@ -239,11 +245,11 @@ mod tests {
         names.iter().map(|name| kind(name)).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    fn entry(priority: i32, takers: Takers) -> Option<ReadyEntry> {
-        Some(ReadyEntry { priority, queue: queue(), takers })
+    fn entry(priority: i32, eligibility: Eligibility) -> Option<ReadyEntry> {
+        Some(ReadyEntry { priority, queue: queue(), eligibility })
     }
 
-    fn ids(found: &[Candidate]) -> Vec<i64> {
+    fn ids(found: &[ClaimCandidate]) -> Vec<i64> {
         found.iter().map(|candidate| candidate.id.0).collect()
     }
 
@@ -260,7 +266,7 @@ mod tests {
             let names = |places: &[usize]| places.iter().map(|place| NAMES[*place]).collect::<Vec<_>>();
             let mut expected = Vec::new();
             for (id, (kinds, priority)) in (1..).zip(&sagas) {
-                index.set(RowId(id), entry(*priority, Takers::OfKinds(set(&names(kinds)))));
+                index.set(RowId(id), entry(*priority, Eligibility::Kinds(set(&names(kinds)))));
                 if kinds.iter().all(|kind| wanted.contains(kind)) {
                     expected.push((Reverse(*priority), id));
                 }
@@ -276,13 +282,13 @@ mod tests {
     #[test]
     fn s12_what_a_caller_cannot_take_costs_it_nothing() {
         let mut index = ReadyIndex::default();
-        // Each stuck for a reason of its own, so that no two have the same set; before, between and behind the wanted ones.
+        // Each set is different, and they sort before, between and after the wanted ones.
         for n in 0..40_000i64 {
             let stuck = ["a".to_owned(), format!("m-{n}"), "z".to_owned()];
             let stuck: Vec<&str> = stuck.iter().map(String::as_str).skip(n as usize % 2).collect();
-            index.set(RowId(n), entry(9, Takers::OfKinds(set(&stuck))));
+            index.set(RowId(n), entry(9, Eligibility::Kinds(set(&stuck))));
         }
-        index.set(RowId(50_000), entry(0, Takers::OfKinds(set(&["a", "z"]))));
+        index.set(RowId(50_000), entry(0, Eligibility::Kinds(set(&["a", "z"]))));
         let mut looked_at = 0;
         let found = index.of_kinds(&queue(), &[kind("a"), kind("b"), kind("z")], 100, &mut looked_at);
         assert_eq!(ids(&found), [50_000]);
@@ -293,16 +299,16 @@ mod tests {
     fn it_follows_changes() {
         let mut index = ReadyIndex::default();
         let w = OwnerId::parse("w").unwrap();
-        index.set(RowId(1), entry(0, Takers::Assignee(w.clone())));
-        index.set(RowId(2), entry(5, Takers::Assignee(w.clone())));
-        index.set(RowId(3), entry(0, Takers::OfKinds(set(&["a"]))));
+        index.set(RowId(1), entry(0, Eligibility::Assignee(w.clone())));
+        index.set(RowId(2), entry(5, Eligibility::Assignee(w.clone())));
+        index.set(RowId(3), entry(0, Eligibility::Kinds(set(&["a"]))));
         assert_eq!(ids(&index.reserved(&w, &queue(), 10)), [2, 1]);
         assert_eq!(ids(&index.reserved(&w, &queue(), 1)), [2]);
         let before = index.get(RowId(1)).cloned();
         index.set(RowId(1), None);
-        index.set(RowId(3), entry(0, Takers::OfKinds(set(&["b"]))));
+        index.set(RowId(3), entry(0, Eligibility::Kinds(set(&["b"]))));
         index.set(RowId(3), None);
-        index.set(RowId(4), entry(0, Takers::OfKinds(set(&[]))));
+        index.set(RowId(4), entry(0, Eligibility::Kinds(set(&[]))));
         assert_eq!(ids(&index.of_kinds(&queue(), &[kind("a")], 10, &mut 0)), [4]);
         index.set(RowId(1), before);
         assert_eq!(ids(&index.reserved(&w, &queue(), 10)), [2, 1]);

@@ -1,4 +1,4 @@
-//! Who may touch what: the queues of whoever calls.
+//! Checks the caller's queues.
 
 use std::sync::Arc;
 
@@ -6,22 +6,23 @@ use crate::{
     domain::{
         command::{Command, Request},
         ids::QueueName,
-        principal::{Behalf, Scope},
-        rejection::{Refusal, Rejection},
+        principal::{Requester, Scope},
+        rejection::{CommandRefusal, Rejection},
     },
     mutants::{self, Mutant},
 };
 
-use super::{Outcome, judge::refuse};
+use super::{CallOutcome, execute::refuse};
 
-/// Why somebody may not touch a saga of this queue, if so. Who may not even look at it is told that there is none.
-pub(super) fn out_of_reach(by: &Option<Arc<Behalf>>, queue: &QueueName) -> Option<Rejection> {
+/// Why the caller may not act on a saga of this queue, if so. A caller that may not even see it is told that there is
+/// none.
+pub(super) fn saga_refusal(by: &Option<Arc<Requester>>, queue: &QueueName) -> Option<Rejection> {
     let sees_it = by.as_ref().is_none_or(|by| by.sees_all);
     denied(by, queue).map(|denial| if sees_it { denial } else { Rejection::SagaNotFound })
 }
 
-/// Why somebody may not touch a queue that it names, if so.
-fn denied(by: &Option<Arc<Behalf>>, queue: &QueueName) -> Option<Rejection> {
+/// Why the caller may not use a queue that it names, if so.
+fn denied(by: &Option<Arc<Requester>>, queue: &QueueName) -> Option<Rejection> {
     match by.as_ref().map(|by| &by.scope) {
         _ if mutants::on(Mutant::ScopesIgnored) => None,
         None | Some(Scope::All) => None,
@@ -31,20 +32,21 @@ fn denied(by: &Option<Arc<Behalf>>, queue: &QueueName) -> Option<Rejection> {
     }
 }
 
-/// Refuses what names a foreign queue, before it is looked whether it was asked before or can be done.
-pub fn out_of_scope(request: &Request) -> Option<Outcome> {
+/// Refuses a request that names a queue outside the caller's scope. This comes before the check whether it was
+/// answered before.
+pub fn out_of_scope(request: &Request) -> Option<CallOutcome> {
     match &request.command {
         Command::Create(creations) => creations.iter().enumerate().find_map(|(index, creation)| {
             let why = denied(&request.by, &creation.queue)?;
             let task_id = Some(creation.task_id.clone());
-            Some(refuse(Refusal { task_id, state: None, index: Some(index), why }))
+            Some(refuse(CommandRefusal { task_id, state: None, index: Some(index), why }))
         }),
-        Command::ClaimNext(wish) => {
-            let why = wish.queues.iter().find_map(|queue| denied(&request.by, queue))?;
-            Some(refuse(Refusal::plain(why)))
+        Command::ClaimNext(claim) => {
+            let why = claim.queues.iter().find_map(|queue| denied(&request.by, queue))?;
+            Some(refuse(CommandRefusal::plain(why)))
         }
-        Command::SetPaused(wish) => denied(&request.by, &wish.queue).map(|why| refuse(Refusal::plain(why))),
-        // The saga tells its queue once it is loaded; a purge goes over all of them.
+        Command::SetPaused(claim) => denied(&request.by, &claim.queue).map(|why| refuse(CommandRefusal::plain(why))),
+        // A saga's queue is known once it is loaded; a purge covers all queues.
         Command::Change(_) | Command::Purge(_) => None,
     }
 }

@@ -1,78 +1,78 @@
-//! [`Coordinator`]: what is known between two turns.
+//! [`Coordinator`]: the state in memory between two turns.
 
 use std::collections::HashSet;
 
 use crate::domain::{
     ids::{QueueName, Revision},
-    lease::Absence,
+    lease::ReturnGrace,
     saga::Saga,
     time::Timestamp,
-    transition::ReadyAfterDue,
+    transition::ReadyPurposes,
 };
 
 use super::{
-    Agenda, Caller, Derived, NextDue, Opening, ReadyEntry, ReadyIndex, RowHasher, RowId, StoredDue, Waiters, Wake,
-    cache::SagaCache, windows::Windows,
+    Caller, Claimable, DerivedFields, DueEntry, DueIndex, HeldClaims, InitialState, ReadyEntry, ReadyIndex, RowId,
+    RowIdBuildHasher, StoredDue, cache::SagaCache, ready_windows::ReadyWindows,
 };
 
-/// What is known between two turns, and changed by them alone.
+/// The state in memory between two turns. Only turns change it.
 pub struct Coordinator<C> {
     /// Held calls.
-    pub waiters: Waiters<C>,
+    pub held_claims: HeldClaims<C>,
     /// How many calls may be held.
     pub max_waiting: usize,
-    /// How many candidates and sets of kinds claims looked at, and how many held ones were tried, for tests that count.
+    /// How many candidates and sets of kinds claims examined, and how many held ones were tried; for tests.
     pub looked_at: u64,
-    pub(super) agenda: Agenda,
-    /// What `ClaimNext` could give to some callers only.
+    pub(super) due_index: DueIndex,
+    /// Ready sagas that only some callers can claim.
     pub(super) ready: ReadyIndex,
-    /// The next that it could give to any.
-    pub(super) windows: Windows,
+    /// The next sagas that any caller can claim.
+    pub(super) windows: ReadyWindows,
     pub(super) cache: SagaCache,
-    /// Sagas whose stored rows can't be changed.
-    pub(super) unwritable: HashSet<RowId, RowHasher>,
-    /// Queues that give nothing to `ClaimNext`.
+    /// Sagas whose stored rows were found damaged by a commit.
+    pub(super) unwritable: HashSet<RowId, RowIdBuildHasher>,
+    /// Paused queues.
     pub(super) paused: HashSet<QueueName>,
     /// The last absence.
-    pub(super) absence: Absence,
+    pub(super) grace: ReturnGrace,
     /// The revision of the next event.
     pub(super) next_revision: Revision,
     /// The place of the next saga.
     pub(super) next_row: RowId,
-    /// What became claimable, and was not looked at yet for held calls.
-    pub(super) woken: Vec<Wake>,
-    /// The time of the last call or sweep: no later one has an earlier time.
+    /// What became claimable and was not offered to held calls yet.
+    pub(super) claimable: Vec<Claimable>,
+    /// The time of the last call or sweep. Later ones never have an earlier time.
     pub(super) time: Timestamp,
-    /// When answers were last forgotten.
+    /// When old answers were last removed.
     pub(super) forgot_at: Timestamp,
-    /// Whether no more calls are held.
+    /// True if no more calls are held.
     pub(super) draining: bool,
 }
 
 impl<C: Caller> Coordinator<C> {
-    /// On a store that has been opened, back from `absence`, at a time.
-    pub fn new(opening: Opening, absence: Absence, max_waiting: usize, now: Timestamp) -> Self {
+    /// Starts at `now` on an opened store, with the grace after the absence before.
+    pub fn new(opening: InitialState, grace: ReturnGrace, max_waiting: usize, now: Timestamp) -> Self {
         let mut coordinator = Coordinator {
-            waiters: Waiters::default(),
+            held_claims: HeldClaims::default(),
             max_waiting,
             looked_at: 0,
-            agenda: Agenda::default(),
+            due_index: DueIndex::default(),
             ready: ReadyIndex::default(),
-            windows: Windows::default(),
+            windows: ReadyWindows::default(),
             cache: SagaCache::default(),
             unwritable: HashSet::default(),
             paused: opening.paused.into_iter().collect(),
-            absence,
+            grace,
             next_revision: opening.next_revision,
             next_row: opening.next_row,
-            woken: Vec::new(),
+            claimable: Vec::new(),
             time: now,
             forgot_at: now,
             draining: false,
         };
         for StoredDue { id, due, queue, state } in opening.due {
-            let next = NextDue { due, queue, ready: ReadyAfterDue::of_state(state) };
-            coordinator.agenda.set(id, Some(next), &absence);
+            let next = DueEntry { due, queue, ready: ReadyPurposes::of_state(state) };
+            coordinator.due_index.set(id, Some(next), &grace);
         }
         for (id, entry) in opening.ready {
             coordinator.ready.set(id, Some(entry));
@@ -80,10 +80,10 @@ impl<C: Caller> Coordinator<C> {
         coordinator
     }
 
-    /// The coordinator is back from an absence.
-    pub fn returned(&mut self, absence: Absence) {
-        self.absence = absence;
-        self.agenda.after_absence(&absence);
+    /// Applies the grace after an absence.
+    pub fn returned(&mut self, grace: ReturnGrace) {
+        self.grace = grace;
+        self.due_index.apply_grace(&grace);
     }
 
     /// The revision that the next event gets.
@@ -92,44 +92,44 @@ impl<C: Caller> Coordinator<C> {
     }
 
     /// The last absence.
-    pub fn absence(&self) -> Absence {
-        self.absence
+    pub fn grace(&self) -> ReturnGrace {
+        self.grace
     }
 
-    /// From now on, until the next start, a saga counts as one that can't be read: a commit found that its stored rows are not
-    /// those that were read. Otherwise what is due to it would make every turn fail.
+    /// Treats a saga as unreadable until the next start, because a commit found that its stored rows are not those
+    /// that were read. Otherwise what is due to it would make every turn fail.
     pub fn set_aside(&mut self, id: RowId) {
         self.cache.forget(id);
         self.unwritable.insert(id);
     }
 
     /// What is due when.
-    pub fn agenda(&self) -> &Agenda {
-        &self.agenda
+    pub fn due_index(&self) -> &DueIndex {
+        &self.due_index
     }
 
-    /// When there is something to do although nobody calls: `now`, if held calls are still to be served with what became
+    /// When there is something to do without a call: `now` if held calls are still to be answered with what became
     /// claimable.
     pub fn next_at(&self, now: Timestamp) -> Option<Timestamp> {
-        let serve = (!self.woken.is_empty()).then_some(now);
-        [self.agenda.next(), self.waiters.next_deadline(), serve].into_iter().flatten().min()
+        let serve = (!self.claimable.is_empty()).then_some(now);
+        [self.due_index.next(), self.held_claims.next_deadline(), serve].into_iter().flatten().min()
     }
 
-    /// Whether a turn at this time would have something to do although nobody calls.
+    /// True if a turn at this time would have something to do without a call.
     pub fn has_work(&self, now: Timestamp) -> bool {
-        self.agenda.due_by(now).is_some() || !self.woken.is_empty() || self.waiters.has_until_swept()
+        self.due_index.due_by(now).is_some() || !self.claimable.is_empty() || self.held_claims.has_until_swept()
     }
 
-    /// No more calls are held from now on. (Those that are held are for whoever says this to let go.)
+    /// Stops holding calls. (The caller of this answers those that are held.)
     pub fn drain(&mut self) {
         self.draining = true;
     }
 
-    /// Follows a saga in memory.
-    pub(super) fn note(&mut self, id: RowId, saga: &Saga, derived: &Derived) {
+    /// Updates the indexes with a changed saga.
+    pub(super) fn note(&mut self, id: RowId, saga: &Saga, derived: &DerivedFields) {
         let next =
-            derived.due.map(|due| NextDue { due, queue: saga.spec.queue.clone(), ready: ReadyAfterDue::of(saga) });
-        self.agenda.set(id, next, &self.absence);
+            derived.due.map(|due| DueEntry { due, queue: saga.spec.queue.clone(), ready: ReadyPurposes::of(saga) });
+        self.due_index.set(id, next, &self.grace);
         self.ready.set(id, ReadyEntry::of(saga, derived));
         self.windows.set(id, saga, derived.ready);
     }

@@ -1,8 +1,8 @@
-//! What is due by itself, applied a slice at a time.
+//! Applies what is due, a slice at a time.
 //!
-//! Any number of leases and delays can be due at one instant: after an absence all leases have one deadline. So a
-//! turn spends a bounded amount of work and time on what is due, whoever asks for it, and the rest is left to the
-//! next ones, with calls in between.
+//! Any number of leases and delays can be due at one instant: after an absence all leases have the same deadline. So a
+//! turn spends a bounded amount of work and time on what is due, whoever asks for it, and leaves the rest to the next
+//! turns, with calls in between.
 
 use crate::{
     domain::{
@@ -13,41 +13,40 @@ use crate::{
     mutants::{self, Mutant},
 };
 
-use super::{Agenda, Backend, Caller, Fault, RowId, Turn};
+use super::{Backend, BackendError, Caller, DueIndex, RowId, Turn};
 
-/// What one turn may spend on what is due: about 10 ms of work and as much again for its commit. A delay that ends
-/// costs 1, a lease that runs out 2 to 4 by its policy.
+/// The cost that one turn may spend on what is due: about 10 ms of work, and as much again for its commit. The end of
+/// a delay costs 1, an expired lease 2 to 4, depending on its policy.
 const SWEEP_COST: usize = 512;
-/// The most time that it may take before the commit, where sagas have to be read from a slow disk: callers wait for two
-/// turns at most, and for no longer than 50 ms.
+/// The most time that it may take before the commit if sagas have to be read from a slow disk: callers wait for two
+/// turns at most, no longer than 50 ms.
 const SWEEP_TIME: Span = Span::from_millis(10);
-/// What is written anew with a saga, in bytes, costs 1 for each page of the database.
+/// Rewriting a saga costs 1 more for each database page of its contents.
 const PAGE_BYTES: usize = 4096;
 
-/// For whom something is swept.
+/// Why a sweep runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum SweptFor {
-    /// A claim, which may find something ready then.
+enum SweepReason {
+    /// For a claim, which may find something ready then.
     Claim,
-    /// Nobody in particular.
+    /// For no particular call.
     Anyone,
 }
 
-/// What a turn may still spend on what is due. Claims get half of it, so that what they don't wait for is done as
-/// well.
+/// What a turn may still spend on what is due. Claims get half of it, so that the rest is done as well.
 #[derive(Clone, Copy, Debug)]
 pub struct SweepBudget {
-    claims: Share,
-    all: Share,
+    claims: BudgetShare,
+    all: BudgetShare,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Share {
+struct BudgetShare {
     cost: usize,
     time: Span,
 }
 
-impl Share {
+impl BudgetShare {
     fn spend(&mut self, cost: usize, time: Span) {
         self.cost = self.cost.saturating_sub(cost);
         self.time = Span::from_micros(self.time.micros() - time.micros()).unwrap_or(Span::ZERO);
@@ -63,71 +62,72 @@ impl Default for SweepBudget {
 impl SweepBudget {
     /// A budget of a given cost.
     pub fn of_cost(cost: usize) -> Self {
-        let all = Share { cost, time: SWEEP_TIME };
+        let all = BudgetShare { cost, time: SWEEP_TIME };
         let half = Span::from_micros(SWEEP_TIME.micros() / 2).unwrap_or(Span::ZERO);
-        SweepBudget { claims: Share { cost: cost / 2, time: half }, all }
+        SweepBudget { claims: BudgetShare { cost: cost / 2, time: half }, all }
     }
 
-    fn is_spent(&self, swept_for: SweptFor) -> bool {
+    fn is_spent(&self, reason: SweepReason) -> bool {
         if mutants::on(Mutant::SweepsUnbounded) {
             return false;
         }
-        let share = match swept_for {
-            SweptFor::Claim => self.claims,
-            SweptFor::Anyone => self.all,
+        let share = match reason {
+            SweepReason::Claim => self.claims,
+            SweepReason::Anyone => self.all,
         };
         share.cost == 0 || share.time == Span::ZERO
     }
 
-    fn spend(&mut self, swept_for: SweptFor, cost: usize, time: Span) {
+    fn spend(&mut self, reason: SweepReason, cost: usize, time: Span) {
         self.all.spend(cost, time);
-        match swept_for {
-            SweptFor::Claim => self.claims.spend(cost, time),
-            SweptFor::Anyone => {}
+        match reason {
+            SweepReason::Claim => self.claims.spend(cost, time),
+            SweepReason::Anyone => {}
         }
     }
 }
 
 impl<B: Backend, C: Caller> Turn<'_, B, C> {
-    /// Applies what is due by `now`, as far as the turn's budget goes; returns whether that was all.
-    pub(super) fn sweep(&mut self, now: Timestamp) -> Result<bool, Fault> {
-        self.sweep_while(SweptFor::Anyone, now, |agenda| agenda.due_by(now))
+    /// Applies what is due by `now`, as far as the turn's budget goes; returns true if that was all.
+    pub(super) fn sweep(&mut self, now: Timestamp) -> Result<bool, BackendError> {
+        self.sweep_while(SweepReason::Anyone, now, |due_index| due_index.due_by(now))
     }
 
-    /// The same before a claim, as far as the budget of claims goes: first what may make something ready for it.
-    pub(super) fn sweep_for(&mut self, wish: &ClaimNext, now: Timestamp) -> Result<(), Fault> {
-        if self.coordinator.agenda.due_by(now).is_none() {
+    /// Applies what is due before a claim, as far as the budget of claims goes: first what may make something ready
+    /// for it.
+    pub(super) fn sweep_for(&mut self, claim: &ClaimNext, now: Timestamp) -> Result<(), BackendError> {
+        if self.coordinator.due_index.due_by(now).is_none() {
             return Ok(());
         }
-        for queue in wish.queues.iter().filter(|queue| !self.is_paused(queue)).cloned().collect::<Vec<_>>() {
-            self.sweep_while(SweptFor::Claim, now, |agenda| agenda.due_for(wish.purpose, &queue, now))?;
+        for queue in claim.queues.iter().filter(|queue| !self.is_paused(queue)).cloned().collect::<Vec<_>>() {
+            self.sweep_while(SweepReason::Claim, now, |due_index| due_index.due_for(claim.purpose, &queue, now))?;
         }
-        self.sweep_while(SweptFor::Claim, now, |agenda| agenda.due_by(now)).map(drop)
+        self.sweep_while(SweepReason::Claim, now, |due_index| due_index.due_by(now)).map(drop)
     }
 
-    /// Whether something is due by `time` that may make something ready for a wish.
-    pub(super) fn is_due_for(&self, wish: &ClaimNext, time: Timestamp) -> bool {
-        let mut queues = wish.queues.iter().filter(|queue| !self.is_paused(queue));
-        queues.any(|queue| self.coordinator.agenda.due_for(wish.purpose, queue, time).is_some())
+    /// True if something is due by `time` that may make something ready for a claim.
+    pub(super) fn is_due_for(&self, claim: &ClaimNext, time: Timestamp) -> bool {
+        let mut queues = claim.queues.iter().filter(|queue| !self.is_paused(queue));
+        queues.any(|queue| self.coordinator.due_index.due_for(claim.purpose, queue, time).is_some())
     }
 
     fn sweep_while(
         &mut self,
-        swept_for: SweptFor,
+        reason: SweepReason,
         now: Timestamp,
-        next: impl Fn(&Agenda) -> Option<RowId>,
-    ) -> Result<bool, Fault> {
+        next: impl Fn(&DueIndex) -> Option<RowId>,
+    ) -> Result<bool, BackendError> {
         let clock = self.limits.time;
         let time = || clock.map_or(Timestamp::ZERO, |time| time());
-        // Most of the time nothing is due, and the clock need not be read.
-        let Some(mut id) = next(&self.coordinator.agenda) else { return Ok(true) };
+        // Usually nothing is due, and the clock need not be read.
+        let Some(mut id) = next(&self.coordinator.due_index) else { return Ok(true) };
         let mut begun = time();
-        while !self.limits.sweep.is_spent(swept_for) {
+        while !self.limits.sweep.is_spent(reason) {
             let cost = self.sweep_one(id, now)?;
             let done = time();
-            self.limits.sweep.spend(swept_for, cost, done.since(begun));
+            self.limits.sweep.spend(reason, cost, done.since(begun));
             begun = done;
-            match next(&self.coordinator.agenda) {
+            match next(&self.coordinator.due_index) {
                 Some(next) => id = next,
                 None => return Ok(true),
             }
@@ -135,10 +135,10 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         Ok(false)
     }
 
-    /// Applies what is due to a saga; returns what that cost.
-    pub(super) fn sweep_one(&mut self, id: RowId, now: Timestamp) -> Result<usize, Fault> {
+    /// Applies what is due to a saga; returns the cost.
+    pub(super) fn sweep_one(&mut self, id: RowId, now: Timestamp) -> Result<usize, BackendError> {
         let Some(before) = self.load_readable(id)? else {
-            self.coordinator.agenda.set(id, None, &self.coordinator.absence);
+            self.coordinator.due_index.set(id, None, &self.coordinator.grace);
             return Ok(1);
         };
         let draft = self.draft(&before, now);
@@ -152,7 +152,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     }
 }
 
-/// How many pages a saga's contents take, which are in its row.
+/// How many pages a saga's contents take in its row.
 fn pages(saga: &Saga) -> usize {
     let bytes = [&saga.spec.payload, &saga.progress, &saga.result].map(|blob| blob.bytes().len());
     bytes.iter().sum::<usize>() / PAGE_BYTES

@@ -1,11 +1,11 @@
-//! [`Turn`]: a batch of calls, judged together.
+//! [`Turn`]: a batch of calls that are executed and committed together.
 
 use std::collections::{HashMap, HashSet};
 
 use crate::{
     domain::{
         bounds::ANSWER_KEPT,
-        command::{Command, FreeVerb, Request, Verb},
+        command::{Command, Operation, Request, UnleasedOperation},
         event::Event,
         ids::{QueueName, Revision, SagaId, TaskId},
         time::{Span, Timestamp},
@@ -14,118 +14,118 @@ use crate::{
 };
 
 use super::{
-    Backend, Call, Caller, ChangeSet, Coordinator, Fault, HeldUntil, NextDue, Outcome, ReadyEntry, RowHasher, RowId,
-    SagaChange, StoreError, StoredAnswer, SweepBudget, Waiter, Wake, weight::answer_bytes,
+    Backend, BackendError, Call, CallOutcome, Caller, ChangeSet, Claimable, Coordinator, DueEntry, HeldClaim,
+    HeldUntil, ReadyEntry, RowId, RowIdBuildHasher, SagaChange, StoreError, StoredAnswer, SweepBudget,
+    encoded_size::answer_bytes,
 };
 
-/// Most sagas that one turn gives to held calls: a few milliseconds of the writer's time. When a queue with much work is
-/// resumed, thousands of calls may be waiting for it.
+/// Most sagas that one turn hands to held calls: a few milliseconds of the writer's time. When a queue with much work
+/// is resumed, thousands of calls may wait for it.
 const SERVED_SAGAS: usize = 256;
-/// Most answers that one turn forgets …
+/// Most old answers that one turn removes …
 const FORGET: usize = 5000;
-/// … and how often it looks for some.
+/// … and how often it does.
 const FORGET_EVERY: Span = Span::from_secs(1);
-/// When a caller who met too many held claims should try again.
+/// When a caller should try again if too many claims are held.
 const HOLD_RETRY: Span = Span::from_secs(1);
 
-/// What a turn may spend.
-pub struct Limits<'a> {
-    /// On what is due.
+/// Limits of one turn.
+pub struct TurnLimits<'a> {
+    /// What it may spend on what is due.
     pub sweep: SweepBudget,
-    /// The time, by which sweeps are bounded, too; none: by their work alone.
+    /// The clock that bounds the time of sweeps; none: only their cost is bounded.
     pub time: Option<&'a dyn Fn() -> Timestamp>,
-    /// How many bytes of answers there may be. What does not fit is left out of repeated answers; a claim takes one saga at
-    /// least.
+    /// The most bytes of answers. What doesn't fit is left out of repeated answers; a claim takes at least one saga.
     pub answer_room: usize,
 }
 
-impl Default for Limits<'_> {
+impl Default for TurnLimits<'_> {
     fn default() -> Self {
-        Limits { sweep: SweepBudget::default(), time: None, answer_room: usize::MAX }
+        TurnLimits { sweep: SweepBudget::default(), time: None, answer_room: usize::MAX }
     }
 }
 
-/// What happens in a turn, in its order.
+/// What happens in a turn, in this order.
 pub enum TurnStep<'a, C> {
-    /// A call was judged. Whether it is held although its outcome is nothing, is seen by who is answered.
-    Judged(&'a Request, &'a Outcome),
-    /// Held calls were served with what became claimable, if any could be.
-    Served(&'a [(C, Outcome)]),
-    /// What is due was applied; whether that was all of it.
+    /// A call was executed. If it found nothing and is held, it is not among those that are answered.
+    Judged(&'a Request, &'a CallOutcome),
+    /// Held calls were answered with what became claimable, if any could be.
+    Served(&'a [(C, CallOutcome)]),
+    /// What is due was applied; true if that was all of it.
     Swept(bool),
-    /// A stored saga can't be read and is passed over; says why.
+    /// A stored saga can't be read and was skipped; says why.
     Unreadable(RowId, &'a str),
 }
 
-/// Looks on, step by step: what happened, the revision that the next event gets, and the time of it.
-pub type Observe<'a, C> = &'a mut dyn FnMut(TurnStep<'_, C>, Revision, Timestamp);
+/// Observes a turn step by step: what happened, the revision of the next event, and the time.
+pub type TurnObserver<'a, C> = &'a mut dyn FnMut(TurnStep<'_, C>, Revision, Timestamp);
 
-/// A turn that is durable.
-pub struct Committed<C> {
-    /// Who is to be answered with what, in order.
-    pub answered: Vec<(C, Outcome)>,
-    /// What was added to the history.
+/// The result of a committed turn.
+pub struct CommittedTurn<C> {
+    /// The callers to answer and their outcomes, in order.
+    pub answered: Vec<(C, CallOutcome)>,
+    /// The new events.
     pub events: Vec<Event>,
 }
 
 /// A turn that failed.
-pub struct Failed<C> {
-    /// Why. It says whether the turn happened.
-    pub fault: Fault,
-    /// Everybody who waits for an answer from it.
+pub struct FailedTurn<C> {
+    /// Why it failed, and whether it happened.
+    pub error: BackendError,
+    /// All callers that wait for an answer from it.
     pub callers: Vec<C>,
 }
 
-/// What memory had of a saga before the turn touched it.
-struct Before {
+/// A saga's index entries before the turn changed it.
+struct IndexesBefore {
     id: RowId,
-    due: Option<NextDue>,
+    due: Option<DueEntry>,
     ready: Option<ReadyEntry>,
 }
 
-/// A batch of calls that has been judged, or is being judged: what it changes, on top of what the coordinator knows and its
-/// backend has. Dropped without [`Turn::commit`] it has not happened.
+/// A batch of calls that is being executed, and its changes on top of what the coordinator and its backend have. If it
+/// is dropped without [`Turn::commit`], it has not happened.
 pub struct Turn<'a, B, C: Caller> {
     pub(super) coordinator: &'a mut Coordinator<C>,
     pub(super) backend: &'a mut B,
-    pub(super) limits: Limits<'a>,
-    pub(super) observe: Observe<'a, C>,
-    /// What this turn has changed.
+    pub(super) limits: TurnLimits<'a>,
+    pub(super) observe: TurnObserver<'a, C>,
+    /// The changes of this turn.
     pub(super) changes: ChangeSet,
-    /// Where in `changes.sagas` a saga is.
-    pub(super) touched: HashMap<RowId, usize, RowHasher>,
-    before: Vec<Before>,
-    /// Sagas that it has removed.
-    pub(super) removed: HashSet<RowId, RowHasher>,
-    /// Ids of sagas that this turn has created.
+    /// The index of a saga in `changes.sagas`.
+    pub(super) touched: HashMap<RowId, usize, RowIdBuildHasher>,
+    before: Vec<IndexesBefore>,
+    /// Sagas that this turn removed.
+    pub(super) removed: HashSet<RowId, RowIdBuildHasher>,
+    /// Ids of sagas that this turn created.
     pub(super) tasks: HashMap<TaskId, RowId>,
     pub(super) saga_ids: HashSet<SagaId>,
-    /// Answers that it keeps.
+    /// Answers to store.
     pub(super) kept: HashMap<[u8; 16], StoredAnswer>,
-    /// Queues that are paused, if it has changed that.
+    /// The paused queues, if this turn changed them.
     pub(super) paused: Option<HashSet<QueueName>>,
     pub(super) next_revision: Revision,
     pub(super) next_row: RowId,
-    pub(super) woken: Vec<Wake>,
-    /// How many sagas it may still give to held calls.
+    pub(super) claimable: Vec<Claimable>,
+    /// How many sagas it may still hand to held calls.
     pub(super) left_to_serve: usize,
-    pub(super) answered: Vec<(C, Outcome)>,
+    pub(super) answered: Vec<(C, CallOutcome)>,
     is_committed: bool,
 }
 
 impl<C: Caller> Coordinator<C> {
-    /// Judges a batch, each call at the time of its arrival, then applies what is due by `sweep_to` (by the last arrival, if
-    /// there is none), and serves held calls with whatever became claimable. An error that concerns one call alone is its
-    /// outcome; any other ends the turn.
+    /// Executes a batch, each call at the time of its arrival; then applies what is due by `sweep_to` (if none, by the
+    /// last arrival), and answers held calls with what became claimable. An error that concerns only one call is its
+    /// outcome; any other error ends the turn.
     pub fn turn<'a, B: Backend>(
         &'a mut self,
         backend: &'a mut B,
         batch: Vec<Call<C>>,
         sweep_to: Option<Timestamp>,
-        limits: Limits<'a>,
-        observe: Observe<'a, C>,
-    ) -> Result<Turn<'a, B, C>, Failed<C>> {
-        let (next_revision, next_row, woken) = (self.next_revision, self.next_row, self.woken.clone());
+        limits: TurnLimits<'a>,
+        observe: TurnObserver<'a, C>,
+    ) -> Result<Turn<'a, B, C>, FailedTurn<C>> {
+        let (next_revision, next_row, claimable) = (self.next_revision, self.next_row, self.claimable.clone());
         let mut turn = Turn {
             coordinator: self,
             backend,
@@ -141,7 +141,7 @@ impl<C: Caller> Coordinator<C> {
             paused: None,
             next_revision,
             next_row,
-            woken,
+            claimable,
             left_to_serve: SERVED_SAGAS,
             answered: Vec::with_capacity(batch.len()),
             is_committed: false,
@@ -149,17 +149,21 @@ impl<C: Caller> Coordinator<C> {
         let mut calls = batch.into_iter();
         match turn.run(&mut calls, sweep_to) {
             Ok(()) => Ok(turn),
-            Err(fault) => {
+            Err(error) => {
                 let answered = std::mem::take(&mut turn.answered).into_iter().map(|(caller, _)| caller);
-                Err(Failed { fault, callers: answered.chain(calls.map(|call| call.caller)).collect() })
+                Err(FailedTurn { error, callers: answered.chain(calls.map(|call| call.caller)).collect() })
             }
         }
     }
 }
 
 impl<B: Backend, C: Caller> Turn<'_, B, C> {
-    fn run(&mut self, calls: &mut impl Iterator<Item = Call<C>>, sweep_to: Option<Timestamp>) -> Result<(), Fault> {
-        // What the last turn did not get to, if anything.
+    fn run(
+        &mut self,
+        calls: &mut impl Iterator<Item = Call<C>>,
+        sweep_to: Option<Timestamp>,
+    ) -> Result<(), BackendError> {
+        // What the last turn left to serve, if anything.
         self.serve()?;
         for call in calls {
             self.call(call)?;
@@ -170,7 +174,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         if !mutants::on(Mutant::SweepsOnlyWhenAsked) {
             self.sweep_for_held(now)?;
             let complete = self.sweep(now)?;
-            self.see(TurnStep::Swept(complete));
+            self.observe_step(TurnStep::Swept(complete));
         }
         self.serve()?;
         self.answer_swept();
@@ -181,7 +185,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         Ok(())
     }
 
-    fn call(&mut self, call: Call<C>) -> Result<(), Fault> {
+    fn call(&mut self, call: Call<C>) -> Result<(), BackendError> {
         let Call { request, arrival, caller } = call;
         if caller.is_gone() && gives_work(&request.command) {
             return Ok(());
@@ -192,84 +196,84 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         }
         let now = self.now().max(arrival);
         self.coordinator.time = now;
-        caller.taken();
+        caller.on_taken();
         let executed = self.execute(&request, now).and_then(|outcome| {
             let until = self.held_until(&request, &outcome, arrival, now)?;
             Ok((outcome, until))
         });
-        caller.judged();
+        caller.on_judged();
         match executed {
             Ok((outcome, until)) => {
-                self.see(TurnStep::Judged(&request, &outcome));
+                self.observe_step(TurnStep::Judged(&request, &outcome));
                 match until {
                     None => self.answer(caller, outcome),
                     Some(until) => self.hold(request, caller, until),
                 }
                 Ok(())
             }
-            Err(fault) => {
+            Err(error) => {
                 self.answered.push((caller, Err(StoreError::OutcomeUnknown)));
-                Err(fault)
+                Err(error)
             }
         }
     }
 
-    /// Has an outcome sent once the turn is committed.
-    pub(super) fn answer(&mut self, caller: C, outcome: Outcome) {
-        caller.answered(answer_bytes(&outcome));
+    /// Queues an outcome, which is sent once the turn is committed.
+    pub(super) fn answer(&mut self, caller: C, outcome: CallOutcome) {
+        caller.on_answered(answer_bytes(&outcome));
         self.answered.push((caller, outcome));
     }
 
-    /// Holds a claim that found nothing, if there is room and time for it.
+    /// Holds a claim that found nothing, if there is a place for it.
     fn hold(&mut self, request: Request, caller: C, until: HeldUntil) {
-        let Request { command: Command::ClaimNext(wish), key, by } = request else { return };
+        let Request { command: Command::ClaimNext(claim), key, by } = request else { return };
         if self.coordinator.draining {
             self.answered.push((caller, Err(StoreError::ShuttingDown)));
             return;
         }
         let share = caller.share(by.as_deref());
-        let waiter = Waiter { wish, key, by, until, share, caller };
+        let held = HeldClaim { claim, key, by, until, share, caller };
         let most = self.coordinator.max_waiting;
-        if self.coordinator.waiters.have_room(&waiter, most) {
-            waiter.caller.held();
-            self.coordinator.waiters.hold(waiter);
+        if self.coordinator.held_claims.have_room(&held, most) {
+            held.caller.on_held();
+            self.coordinator.held_claims.hold(held);
         } else {
-            waiter.caller.turned_away();
-            self.answered.push((waiter.caller, Err(StoreError::Overloaded { retry_after: HOLD_RETRY })));
+            held.caller.on_hold_refused();
+            self.answered.push((held.caller, Err(StoreError::Overloaded { retry_after: HOLD_RETRY })));
         }
     }
 
-    pub(super) fn see(&mut self, seen: TurnStep<'_, C>) {
+    pub(super) fn observe_step(&mut self, seen: TurnStep<'_, C>) {
         (self.observe)(seen, self.next_revision, self.coordinator.time);
     }
 
-    /// The time of what is judged now.
+    /// The time of the call that is being executed.
     pub(super) fn now(&self) -> Timestamp {
         self.coordinator.time
     }
 
-    /// Answers that were collected so far, for a daemon that is broken on purpose.
-    pub fn take_answered(&mut self) -> Vec<(C, Outcome)> {
+    /// Takes the answers collected so far; for a fault under test (see `mutants`).
+    pub fn take_answered(&mut self) -> Vec<(C, CallOutcome)> {
         std::mem::take(&mut self.answered)
     }
 
-    /// Remembers what memory has of a saga before it is changed.
+    /// Saves a saga's index entries before they are changed.
     pub(super) fn remember(&mut self, id: RowId) {
-        let (due, ready) = (self.coordinator.agenda.get(id).cloned(), self.coordinator.ready.get(id).cloned());
-        self.before.push(Before { id, due, ready });
+        let (due, ready) = (self.coordinator.due_index.get(id).cloned(), self.coordinator.ready.get(id).cloned());
+        self.before.push(IndexesBefore { id, due, ready });
     }
 
-    /// Makes the turn durable, and what it came to the coordinator's.
-    pub fn commit(mut self) -> Result<Committed<C>, Failed<C>> {
+    /// Makes the turn durable and applies its changes to the coordinator.
+    pub fn commit(mut self) -> Result<CommittedTurn<C>, FailedTurn<C>> {
         self.changes.answers = std::mem::take(&mut self.kept).into_iter().collect();
         self.changes.sagas.retain(|change| change.after.is_some());
-        // What is told of removed sagas is published, and stored no more.
-        let told_of_removed = (!self.removed.is_empty()).then(|| self.changes.events.clone());
+        // Events of removed sagas are published, but not stored.
+        let events_with_removed = (!self.removed.is_empty()).then(|| self.changes.events.clone());
         self.changes.events.retain(|appended| !self.removed.contains(&appended.saga));
         let committed = if self.changes.is_empty() { Ok(()) } else { self.backend.commit(&self.changes) };
         let answered = std::mem::take(&mut self.answered);
-        if let Err(fault) = committed {
-            return Err(Failed { fault, callers: answered.into_iter().map(|(caller, _)| caller).collect() });
+        if let Err(error) = committed {
+            return Err(FailedTurn { error, callers: answered.into_iter().map(|(caller, _)| caller).collect() });
         }
         self.is_committed = true;
         let ChangeSet { sagas, events, .. } = std::mem::take(&mut self.changes);
@@ -284,12 +288,12 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         }
         coordinator.next_revision = self.next_revision;
         coordinator.next_row = self.next_row;
-        coordinator.woken = std::mem::take(&mut self.woken);
+        coordinator.claimable = std::mem::take(&mut self.claimable);
         if let Some(paused) = self.paused.take() {
             coordinator.paused = paused;
         }
-        let events = told_of_removed.unwrap_or(events).into_iter().map(|appended| appended.event).collect();
-        Ok(Committed { answered, events })
+        let events = events_with_removed.unwrap_or(events).into_iter().map(|appended| appended.event).collect();
+        Ok(CommittedTurn { answered, events })
     }
 }
 
@@ -299,21 +303,22 @@ impl<B, C: Caller> Drop for Turn<'_, B, C> {
             return;
         }
         let coordinator = &mut *self.coordinator;
-        for Before { id, due, ready } in self.before.drain(..) {
-            coordinator.agenda.set(id, due, &coordinator.absence);
+        for IndexesBefore { id, due, ready } in self.before.drain(..) {
+            coordinator.due_index.set(id, due, &coordinator.grace);
             coordinator.ready.set(id, ready);
         }
         coordinator.windows.clear();
     }
 }
 
-/// Whether a command gives its caller a lease. It is not carried out when the caller has gone before its turn comes: nobody
-/// would work under that lease, and the work would wait for its end. Any other change is: a worker whose connection broke
-/// may have sent its result by it, and whoever repeats a call is answered alike whether it happened before or not.
+/// True if a command gives its caller a lease. It is not executed if the caller is gone before its turn comes: nobody
+/// would work under the lease, and the work would wait until it expires. Other commands are executed: a worker whose
+/// connection broke may have sent its result, and a caller that repeats a call gets the same answer whether it
+/// happened before or not.
 fn gives_work(command: &Command) -> bool {
     match command {
         Command::ClaimNext(_) => true,
-        Command::Change(change) => matches!(change.verb, Verb::Free(FreeVerb::Claim { .. })),
+        Command::Change(change) => matches!(change.operation, Operation::Unleased(UnleasedOperation::Claim { .. })),
         Command::Create(_) | Command::SetPaused(_) | Command::Purge(_) => false,
     }
 }

@@ -1,4 +1,4 @@
-//! Every bound of the contract, once: the parser enforces them, `GetServerInfo` reports them.
+//! All bounds of the contract. The parser enforces them, and `GetServerInfo` reports them.
 
 use super::time::Span;
 
@@ -12,7 +12,7 @@ pub const ACTOR_BYTES: usize = 200;
 pub const KIND_BYTES: usize = 100;
 /// Longest target, branch, worktree, note or reason, in bytes.
 pub const TEXT_BYTES: usize = 4 * 1024;
-/// Most labels, or details of a note.
+/// Most labels of a saga, or details of a note.
 pub const LABELS: usize = 64;
 /// Longest key of a label or detail, in bytes.
 pub const LABEL_KEY_BYTES: usize = 63;
@@ -20,9 +20,9 @@ pub const LABEL_KEY_BYTES: usize = 63;
 pub const LABEL_VALUE_BYTES: usize = 256;
 /// Most compensations of one saga.
 pub const COMPENSATIONS: usize = 128;
-/// Longest payload, result or progress, in bytes each: what is larger belongs in a blob store, with its address here.
+/// Longest payload, result or progress, in bytes each. Larger data belongs in a blob store; put its address here.
 pub const BLOB_BYTES: usize = 64 * 1024;
-/// Shortest lease or reservation: below it a scheduler's hiccup would cost the lease.
+/// Shortest lease or reservation. With a shorter one a scheduling delay would lose the lease.
 pub const TTL_MIN: Span = Span::from_millis(100);
 /// Longest lease or reservation.
 pub const TTL_MAX: Span = Span::from_secs(24 * 3600);
@@ -44,43 +44,46 @@ pub const QUEUES: usize = 100;
 pub const KINDS: usize = 128;
 /// Longest time that `ClaimNext` waits.
 pub const WAIT_MAX: Span = Span::from_secs(60);
-/// What a held `ClaimNext` leaves of its caller's own deadline, so that the empty answer still arrives.
+/// A held `ClaimNext` is answered this long before its caller's deadline, so that an empty answer still arrives in
+/// time.
 pub const WAIT_MARGIN: Span = Span::from_millis(100);
 /// Page size when none is given.
 pub const PAGE_DEFAULT: usize = 100;
 /// Largest page.
 pub const PAGE_MAX: usize = 1000;
-/// Largest answer, in encoded bytes: pages and claims end earlier, below the 4 MiB that clients accept by default.
+/// Largest answer, in encoded bytes. Pages and claims stop before it; clients accept 4 MiB by default.
 pub const ANSWER_BYTES: usize = 3 * 1024 * 1024;
 /// How long the answer to a `request_id` is kept.
 pub const ANSWER_KEPT: Span = Span::from_secs(3600);
 /// Most sagas that one `PurgeSagas` removes.
 pub const PURGE_SAGAS: usize = 100_000;
-/// How many sagas `PurgeSagas` removes when nothing is said.
+/// How many sagas `PurgeSagas` removes by default.
 pub const PURGE_DEFAULT: usize = 1000;
 /// Most leases that one `RevokePrincipal` ends.
 pub const REVOKE_LEASES: usize = 100_000;
-/// How many leases `RevokePrincipal` ends when nothing is said: some seconds of the writer's time.
+/// How many leases `RevokePrincipal` ends by default: a few seconds of the writer's time.
 pub const REVOKE_DEFAULT: usize = 10_000;
-/// Longest absence of the coordinator that needs no grace for the leases it keeps.
-pub const ABSENCE: Span = Span::from_secs(1);
-/// Tokens and revisions stay below this, so that they survive a JSON number.
+/// Longest absence of the coordinator after which leases get no grace.
+pub const ABSENCE_WITHOUT_GRACE: Span = Span::from_secs(1);
+/// Revisions and fencing tokens stay below this, so that JSON numbers hold them exactly.
 pub const REVISION_MAX: i64 = 1 << 53;
-/// Revisions, and numbers of rows, that a store must have left when it is opened: more than are given in a year at the highest
-/// rate.
+/// A store is not opened with fewer revisions or row numbers left than this. It is more than a year's worth at the
+/// highest rate.
 pub const NUMBERS_LEFT: i64 = 1 << 40;
-/// Largest number of a row: far above what any store reaches, far below where adding to it overflows.
+/// Largest row number: far above what any store reaches, and far below where adding to it overflows.
 pub const ROW_MAX: i64 = 1 << 53;
-/// The latest time that a store may hold, the year 8000, in microseconds: with [`STORED_LENGTH_MAX`] added it can still be told
-/// by a protobuf timestamp, which ends with the year 9999.
+/// The latest time that a store may hold, in microseconds: the year 8000. With [`STORED_LENGTH_MAX`] added it still
+/// fits into a protobuf timestamp, which ends with the year 9999.
 pub const STORED_TIME_MAX: i64 = 190_288_396_800_000_000;
-/// The longest length that a store may hold, a thousand years, in microseconds: above all that the contract ever accepted.
+/// The longest duration that a store may hold, in microseconds: a thousand years, more than the contract ever
+/// accepted.
 pub const STORED_LENGTH_MAX: i64 = 1000 * 366 * 86_400 * 1_000_000;
-/// The latest time at which anything in a store can have happened, the year 2500, in microseconds. No machine's clock gets there:
-/// its nanoseconds end with 64 bits in 2262. The coordinator's clock would never come back from it.
+/// The latest time at which anything in a store can have happened, in microseconds: the year 2500. A system clock
+/// can't reach it, since 64-bit nanoseconds end in 2262. A later time in a damaged store would move the coordinator's
+/// clock forward for good.
 pub const HAPPENED_MAX: i64 = 16_725_225_600_000_000;
 
-/// One bound, as `GetServerInfo` shows it.
+/// One bound as `GetServerInfo` reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bound {
     /// The bound's name, in snake case.
@@ -105,7 +108,7 @@ const fn span(name: &'static str, value: Span, meaning: &'static str) -> Bound {
     Bound { name, value: value.micros(), unit: "microseconds", meaning }
 }
 
-/// The contract's bounds, in the order in which they are shown.
+/// The contract's bounds in the order in which `GetServerInfo` reports them.
 pub const ALL: &[Bound] = &[
     bytes("id_bytes", ID_BYTES, "longest task, saga, owner or assignee id"),
     bytes("queue_bytes", QUEUE_BYTES, "longest queue name"),
@@ -134,5 +137,5 @@ pub const ALL: &[Bound] = &[
     span("answer_kept", ANSWER_KEPT, "how long the answer to a request_id is kept"),
     count("purge_sagas", PURGE_SAGAS, "most sagas in PurgeSagas"),
     count("revoke_leases", REVOKE_LEASES, "most leases in RevokePrincipal"),
-    span("absence", ABSENCE, "longest absence of the coordinator that needs no grace"),
+    span("absence", ABSENCE_WITHOUT_GRACE, "longest absence of the coordinator that needs no grace"),
 ];

@@ -1,6 +1,6 @@
-//! Characters that can't be shown as they are: they move a cursor, turn the direction of what follows, end a line where
-//! nobody sees an end, or are not seen at all, so that two texts look the same. Each medium has its function here:
-//! [`printable`] and [`printable_lines`] for terminals and text logs, [`json`] for JSON.
+//! Characters that must be escaped before they are shown: those that move the cursor, change the direction of text,
+//! end a line invisibly, or are invisible themselves, so that two texts look the same. Use [`printable`] and
+//! [`printable_lines`] for terminals and text logs, and [`json`] for JSON.
 
 use std::{
     borrow::Cow,
@@ -8,13 +8,13 @@ use std::{
     ops::RangeInclusive,
 };
 
-/// What turns the direction of text, or keeps it apart (Unicode's `Bidi_Control`).
+/// Characters that change or isolate the direction of text (Unicode's `Bidi_Control`).
 const BIDIRECTIONAL: [RangeInclusive<char>; 4] =
     ['\u{61c}'..='\u{61c}', '\u{200e}'..='\u{200f}', '\u{202a}'..='\u{202e}', '\u{2066}'..='\u{2069}'];
 
-/// What takes no room, other than marks that belong to the letter before them: Unicode's format characters and fillers,
-/// without those that are signs of a script, and without the two selectors that emoji have (U+FE0E, U+FE0F).
-const UNSEEN: [RangeInclusive<char>; 15] = [
+/// Invisible characters: Unicode's format characters and fillers, except combining marks, characters that a script
+/// needs, and the two emoji variation selectors (U+FE0E, U+FE0F).
+const INVISIBLE: [RangeInclusive<char>; 15] = [
     '\u{ad}'..='\u{ad}',
     '\u{34f}'..='\u{34f}',
     '\u{115f}'..='\u{1160}',
@@ -36,33 +36,33 @@ fn is_in(c: char, ranges: &[RangeInclusive<char>]) -> bool {
     ranges.iter().any(|range| range.contains(&c))
 }
 
-/// A control character (C0, DEL, C1), a separator of lines or paragraphs, or one that turns the direction of text. No name
-/// of somebody or something may hold one.
+/// True for control characters (C0, DEL, C1), line and paragraph separators, and characters that change the direction
+/// of text. Names and ids must not contain any.
 pub fn is_control(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') || is_in(c, &BIDIRECTIONAL)
 }
 
-/// Whether it has to be escaped wherever it is shown.
+/// True if the character must be escaped wherever it is shown.
 pub fn is_unprintable(c: char) -> bool {
-    // Nearly all there is.
+    // Fast path: nearly all characters.
     if matches!(c, ' '..='~') {
         return false;
     }
-    is_control(c) || is_in(c, &UNSEEN)
+    is_control(c) || is_in(c, &INVISIBLE)
 }
 
-/// The text in one line, with what can't be shown as `\n` or `\u{202e}`.
+/// The text on one line; characters that can't be shown are escaped as `\n` or `\u{202e}`.
 pub fn printable(text: &str) -> Cow<'_, str> {
     if !text.contains(is_unprintable) {
         return Cow::Borrowed(text);
     }
     let mut shown = String::with_capacity(text.len() + 16);
-    // A String takes everything.
-    let _ = Printing(&mut shown).write_str(text);
+    // Writing to a String can't fail.
+    let _ = PrintableWriter(&mut shown).write_str(text);
     Cow::Owned(shown)
 }
 
-/// The same for a text of several lines, whose ends stay.
+/// Like [`printable`], but keeps line breaks.
 pub fn printable_lines(text: &str) -> Cow<'_, str> {
     let is_unprintable = |c| c != '\n' && is_unprintable(c);
     if !text.contains(is_unprintable) {
@@ -71,8 +71,8 @@ pub fn printable_lines(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.split('\n').map(printable).collect::<Vec<_>>().join("\n"))
 }
 
-/// JSON with the same value, in which nothing is left that can't be shown: such characters are in its texts alone, where they
-/// can be written as `\u202e`. (C0 is written so by whatever made the JSON; a line's end between values stays.)
+/// The same JSON value with all unprintable characters escaped as `\u202e`. They occur in its strings only. (The JSON
+/// writer has escaped C0 already; line breaks between values stay.)
 pub fn json(json: &str) -> Cow<'_, str> {
     let is_unprintable = |c| c >= '\u{7f}' && is_unprintable(c);
     if !json.contains(is_unprintable) {
@@ -91,10 +91,10 @@ pub fn json(json: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// Passes text on as [`printable`] has it.
-pub struct Printing<W>(pub W);
+/// A writer that escapes text like [`printable`] and passes it on.
+pub struct PrintableWriter<W>(pub W);
 
-impl<W: Write> Write for Printing<W> {
+impl<W: Write> Write for PrintableWriter<W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         if !text.contains(is_unprintable) {
             return self.0.write_str(text);

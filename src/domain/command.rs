@@ -1,4 +1,4 @@
-//! Every change that can be asked for, validated: what is here is well formed and within bounds.
+//! All commands that change something, already validated: well formed and within bounds.
 
 use std::sync::Arc;
 
@@ -7,28 +7,28 @@ use super::{
     ids::{FencingToken, OwnerId, QueueName, Revision, SagaId, TaskId},
     lease::{Lease, LeasePurpose},
     policy::Policy,
-    principal::Behalf,
+    principal::Requester,
     saga::{Saga, State},
     text::{Actor, Blob, Kind, Labels, Text},
     time::{Span, Timestamp},
 };
 
-/// One change, as the store takes it.
+/// One command for the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// New sagas: all or none.
+    /// Creates sagas: all of them or none.
     Create(Vec<Creation>),
-    /// The next sagas of some queues.
+    /// Claims the next sagas of some queues.
     ClaimNext(ClaimNext),
     /// A change of one saga.
     Change(Change),
-    /// A queue gives nothing to `ClaimNext`, or does again.
+    /// Pauses or resumes a queue for `ClaimNext`.
     SetPaused(SetPaused),
-    /// Old terminal sagas are removed.
+    /// Removes old terminal sagas.
     Purge(Purge),
 }
 
-/// A saga to be.
+/// What a caller says about a new saga.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Creation {
     /// Unique.
@@ -60,7 +60,7 @@ pub struct Creation {
 }
 
 impl Creation {
-    /// With nothing special about it: what may be left out is as if it were. Its saga's id is the task's.
+    /// A saga with all defaults. Its saga id is the task id.
     pub fn new(task_id: TaskId, queue: QueueName) -> Self {
         Creation {
             saga_id: task_id.to_saga_id(),
@@ -80,22 +80,22 @@ impl Creation {
     }
 }
 
-/// A wish for the next sagas.
+/// A request to claim the next sagas.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimNext {
-    /// From these queues; at least one, each once.
+    /// The queues to claim from: at least one, none twice.
     pub queues: Vec<QueueName>,
     /// For whom.
     pub owner: OwnerId,
     /// The lease's length.
     pub ttl: Span,
-    /// At most so many, at least 1.
+    /// The most sagas to claim; at least 1.
     pub max_sagas: usize,
-    /// How long to wait for one; zero: not at all.
+    /// How long to wait if nothing is ready; zero: don't wait.
     pub wait: Span,
     /// To do or to undo the work.
     pub purpose: LeasePurpose,
-    /// For compensation: only sagas whose pending kinds are all among these; empty: any.
+    /// For compensation: only sagas whose pending kinds are all among these; empty: any saga.
     pub kinds: Vec<Kind>,
 }
 
@@ -105,10 +105,10 @@ pub struct Change {
     /// Which saga.
     pub task_id: TaskId,
     /// What is to happen.
-    pub verb: Verb,
+    pub operation: Operation,
 }
 
-/// Who claims to hold the lease.
+/// The lease that a call claims to hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
     /// Its owner.
@@ -117,26 +117,26 @@ pub struct Holder {
     pub token: FencingToken,
 }
 
-/// What is to happen to a saga.
+/// An operation on one saga.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verb {
-    /// By the holder of a lease.
-    Held(Holder, HeldVerb),
-    /// By anyone else.
-    Free(FreeVerb),
+pub enum Operation {
+    /// Requires the lease.
+    ByHolder(Holder, HolderOperation),
+    /// Doesn't require the lease.
+    Unleased(UnleasedOperation),
 }
 
-/// What the holder of a lease can ask for.
+/// Operations that require the lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HeldVerb {
-    /// To keep the lease.
+pub enum HolderOperation {
+    /// Extends the lease.
     Heartbeat {
         /// A new length; absent: as it is.
         ttl: Option<Span>,
         /// How far the work is; absent: as it was.
         progress: Option<Blob>,
     },
-    /// To give the lease back.
+    /// Gives the lease back.
     Release {
         /// Not to be claimed before now and this.
         delay: Span,
@@ -145,7 +145,7 @@ pub enum HeldVerb {
         /// How far the work is; absent: as it was.
         progress: Option<Blob>,
     },
-    /// To say, before an effect, what undoes it.
+    /// Registers, before an effect, what undoes it.
     RegisterCompensation {
         /// What undoes it; no two with the same kind and target.
         compensations: Vec<CompensationSpec>,
@@ -170,7 +170,7 @@ pub enum HeldVerb {
         /// How far the work is; absent: as it was.
         progress: Option<Blob>,
     },
-    /// What came of undoing one thing.
+    /// Reports how one compensation went.
     RecordCompensation {
         /// Which.
         position: u32,
@@ -179,7 +179,7 @@ pub enum HeldVerb {
         /// What there is to say about it.
         detail: Text,
     },
-    /// All is undone.
+    /// Reports that everything is undone.
     Compensate {
         /// Why, if there is something to say.
         reason: Text,
@@ -191,10 +191,10 @@ pub enum HeldVerb {
     },
 }
 
-/// What can be asked for without holding the lease.
+/// Operations that don't require the lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FreeVerb {
-    /// To reserve it for a worker.
+pub enum UnleasedOperation {
+    /// Reserves the saga for a worker.
     Dispatch {
         /// For whom.
         assignee: OwnerId,
@@ -205,7 +205,7 @@ pub enum FreeVerb {
         /// Why.
         reason: Text,
     },
-    /// To take a lease.
+    /// Takes the lease.
     Claim {
         /// For whom.
         owner: OwnerId,
@@ -216,7 +216,7 @@ pub enum FreeVerb {
         /// Why.
         reason: Text,
     },
-    /// To declare that a compensation is not needed.
+    /// Declares that a compensation is not needed.
     WaiveCompensation {
         /// Which.
         position: u32,
@@ -234,7 +234,7 @@ pub enum FreeVerb {
         /// Even under a live lease.
         revoke_lease: bool,
     },
-    /// The decision on a stale saga.
+    /// Decides what becomes of a stale saga.
     Recover {
         /// What becomes of it.
         decision: RecoveryDecision,
@@ -242,12 +242,12 @@ pub enum FreeVerb {
         actor: Actor,
         /// Why.
         reason: Text,
-        /// The lease that it is about; absent: whichever ran out.
+        /// The expired lease that the decision is about; absent: whichever expired.
         token: Option<FencingToken>,
-        /// Only to learn whether it would be accepted.
+        /// Only check whether it would be accepted.
         validate_only: bool,
     },
-    /// To end a live lease as revoked: the saga is stale at once.
+    /// Ends a live lease; the saga is stale at once.
     RevokeLease {
         /// Which lease; any other stays.
         token: FencingToken,
@@ -256,7 +256,7 @@ pub enum FreeVerb {
         /// Why.
         reason: Text,
     },
-    /// To give the work up.
+    /// Cancels the work.
     RequestCancel {
         /// Who asks.
         actor: Actor,
@@ -265,7 +265,7 @@ pub enum FreeVerb {
         /// Even under a live lease, at once.
         revoke_lease: bool,
     },
-    /// To add a note, or to amend a terminal reason.
+    /// Adds a note, or amends the terminal reason.
     Annotate {
         /// Who asks.
         actor: Actor,
@@ -305,9 +305,9 @@ impl RecoveryDecision {
 pub struct SetPaused {
     /// Which.
     pub queue: QueueName,
-    /// Whether it is to give nothing.
+    /// True to pause, false to resume.
     pub paused: bool,
-    /// Refused for a queue of which nothing is known.
+    /// Refuse if the queue never held a saga and was never paused.
     pub must_exist: bool,
     /// Who asks.
     pub actor: Actor,
@@ -322,7 +322,7 @@ pub struct Purge {
     pub states: Vec<State>,
     /// Unchanged for longer than this.
     pub older_than: Span,
-    /// These alone, each if it still has this revision; empty: all that match.
+    /// Only these sagas, each only if it still has this revision; empty: all that match.
     pub only: Vec<(TaskId, Revision)>,
     /// At most so many.
     pub max_sagas: usize,
@@ -334,18 +334,18 @@ pub struct Purge {
     pub validate_only: bool,
 }
 
-/// A command with what is needed to recognize its repetition.
+/// A command with its `request_id` and requester.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// What is asked.
     pub command: Command,
     /// The caller's `request_id`, if given.
     pub key: Option<RequestKey>,
-    /// On whose behalf; none where callers are not known.
-    pub by: Option<Arc<Behalf>>,
+    /// Who asks; none if the daemon doesn't authenticate callers.
+    pub by: Option<Arc<Requester>>,
 }
 
-/// A `request_id` with a digest of what it came with.
+/// A `request_id` with a digest of its request, so that a reused id is noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestKey {
     /// The UUID.
@@ -366,7 +366,7 @@ pub enum Answer {
     /// A queue as it is now.
     Queue(QueueStatus),
     /// What a purge removed.
-    Purged(Purged),
+    Purged(PurgeResult),
 }
 
 /// A heartbeat's answer.
@@ -374,7 +374,7 @@ pub enum Answer {
 pub struct LeaseAnswer {
     /// The lease as it is now.
     pub lease: Lease,
-    /// Why the worker is to stop; absent: it is to go on.
+    /// Why the worker must stop; absent: it may continue.
     pub cancel_reason: Option<Text>,
 }
 
@@ -383,7 +383,7 @@ pub struct LeaseAnswer {
 pub struct QueueStatus {
     /// Its name.
     pub queue: QueueName,
-    /// Whether it gives nothing to `ClaimNext`.
+    /// Whether `ClaimNext` gets nothing from it.
     pub paused: bool,
     /// Who last paused or resumed it.
     pub actor: Option<Actor>,
@@ -395,13 +395,13 @@ pub struct QueueStatus {
 
 /// What a purge removed, or would.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Purged {
+pub struct PurgeResult {
     /// Sagas.
     pub sagas: usize,
     /// Their events.
     pub events: usize,
     /// Whether matching ones are left.
     pub more: bool,
-    /// The newest event removed: what lies below it is compacted.
+    /// The newest event removed. The history is compacted up to here.
     pub through: Revision,
 }

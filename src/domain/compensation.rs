@@ -1,4 +1,4 @@
-//! What undoes what the work left behind: registered before the effect, undone in reverse.
+//! Compensations: what undoes the effects of the work. They are registered before the effect and run in reverse order.
 
 use super::{
     ids::FencingToken,
@@ -41,7 +41,7 @@ pub struct Compensation {
 }
 
 impl Compensation {
-    /// A compensation that nobody has run yet.
+    /// A new compensation that has not been run.
     pub fn pending(position: u32, spec: CompensationSpec, under: Option<FencingToken>) -> Self {
         Compensation {
             position,
@@ -56,7 +56,7 @@ impl Compensation {
         }
     }
 
-    /// Whether nothing has to be undone any more.
+    /// True if there is nothing left to undo.
     pub fn is_settled(&self) -> bool {
         match self.state {
             CompensationState::Done | CompensationState::Waived => true,
@@ -65,7 +65,7 @@ impl Compensation {
     }
 }
 
-/// How far a compensation is. `Done` and `Waived` are final.
+/// The state of a compensation. `Done` and `Waived` are final.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum CompensationState {
     /// Not run yet.
@@ -78,11 +78,11 @@ pub enum CompensationState {
     Waived,
 }
 
-/// What a worker says of its attempt to undo.
+/// How a worker's attempt to undo went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CompensationOutcome {
-    /// It is undone.
+    /// The effect is undone.
     Done,
-    /// It is not.
+    /// The attempt failed.
     Failed,
 }

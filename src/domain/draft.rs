@@ -1,48 +1,48 @@
-//! A saga while it is being changed: what it will be, and the events that say so.
+//! [`Draft`]: a saga while an operation changes it, and the events of the change.
 //!
-//! A change first looks, then alters: whoever returns a rejection has altered nothing. Each event is emitted after the
-//! alteration that it stands for, so that its states and its meaning for watchers can be read off the saga.
+//! An operation checks everything before it changes anything, so a rejection leaves the draft unchanged. Each event is
+//! emitted after its change, so that its states and its staleness mark can be read from the saga.
 
 use std::collections::BTreeMap;
 
 use super::{
     event::{Event, EventDetails, EventType, Resolution, StaleMark},
     ids::{FencingToken, Revision},
-    lease::{Absence, HolderEnd, Lease, LeasePurpose, StaleCause, Standing},
+    lease::{HolderEnd, Lease, LeasePurpose, ReturnGrace, StaleCause, Standing},
     saga::{Saga, State},
     text::{Actor, Text},
     time::{Span, Timestamp},
 };
 
-/// A saga on its way to its next version.
+/// A saga while an operation changes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Draft {
-    /// What it is by now.
+    /// The saga with the changes so far.
     pub saga: Saga,
-    /// What happened on the way, in order.
+    /// The events so far, in order.
     pub events: Vec<Event>,
-    /// The time of all of it.
+    /// The time of all changes.
     pub now: Timestamp,
     /// The coordinator's last absence.
-    pub absence: Absence,
+    pub grace: ReturnGrace,
     next_revision: Revision,
     reported_stale: bool,
 }
 
-/// Who and why, for an event.
-pub(super) struct Said<'a> {
+/// Who caused an event and why.
+pub(super) struct Attribution<'a> {
     pub actor: Option<&'a Actor>,
     pub reason: &'a str,
 }
 
-/// Name and value of what else an event tells.
-pub(super) type Details<'a> = &'a [(&'a str, String)];
+/// Further details of an event, by name.
+pub(super) type DetailPairs<'a> = &'a [(&'a str, String)];
 
 impl Draft {
-    /// Begins to change a saga; its first event gets `next_revision`.
-    pub fn begin(saga: Saga, now: Timestamp, absence: Absence, next_revision: Revision) -> Self {
+    /// Starts to change a saga. Its first event gets `next_revision`.
+    pub fn begin(saga: Saga, now: Timestamp, grace: ReturnGrace, next_revision: Revision) -> Self {
         let reported_stale = saga.reported_stale().is_some();
-        Draft { saga, events: Vec::new(), now, absence, next_revision, reported_stale }
+        Draft { saga, events: Vec::new(), now, grace, next_revision, reported_stale }
     }
 
     /// The revision that the next event will get.
@@ -50,25 +50,25 @@ impl Draft {
         self.next_revision
     }
 
-    /// Appends the event of an alteration that has just been made.
+    /// Appends the event of a change that was just made.
     pub(super) fn emit(
         &mut self,
         kind: EventType,
         from: State,
-        said: Said<'_>,
+        said: Attribution<'_>,
         token: Option<FencingToken>,
-        details: Details<'_>,
+        details: DetailPairs<'_>,
     ) {
         let details = details.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect::<BTreeMap<_, _>>();
         self.emit_with(kind, from, said, token, details.into());
     }
 
-    /// The same with details as they are.
+    /// Like [`Self::emit`], with details that are already a map.
     pub(super) fn emit_with(
         &mut self,
         kind: EventType,
         from: State,
-        said: Said<'_>,
+        said: Attribution<'_>,
         token: Option<FencingToken>,
         details: EventDetails,
     ) {
@@ -93,7 +93,7 @@ impl Draft {
         self.next_revision = self.next_revision.after(1);
     }
 
-    /// What the event means to those who watch stale sagas: it begins staleness, ends it, or neither.
+    /// The event's mark for watchers of stale sagas: it starts staleness, ends it, or neither.
     fn mark(&mut self, kind: EventType, token: Option<FencingToken>) -> Option<StaleMark> {
         let stale_now = self.saga.reported_stale().is_some();
         let was_stale = std::mem::replace(&mut self.reported_stale, stale_now);
@@ -114,9 +114,9 @@ impl Draft {
         }
     }
 
-    /// The lease that stands, if it is neither ended nor expired.
+    /// The lease, if it is neither ended nor expired.
     pub(super) fn live_lease(&self) -> Option<&Lease> {
-        self.saga.live_lease(self.now, &self.absence)
+        self.saga.live_lease(self.now, &self.grace)
     }
 
     /// How long until an instant.
@@ -129,14 +129,14 @@ impl Draft {
         self.saga.lease.as_ref().map(|lease| lease.token)
     }
 
-    /// The holder ends its lease.
+    /// Records that the holder ended its lease.
     pub(super) fn end_by_holder(&mut self, end: HolderEnd) {
         if let Some(lease) = &mut self.saga.lease {
             lease.standing = Standing::EndedByHolder(end);
         }
     }
 
-    /// Anyone but the holder ends the lease; one that its holder has ended stays so.
+    /// Records that somebody other than the holder ended the lease; a lease that its holder ended stays as it is.
     pub(super) fn end_by_other(&mut self) {
         if let Some(lease) = &mut self.saga.lease {
             match lease.standing {
@@ -146,14 +146,14 @@ impl Draft {
         }
     }
 
-    /// Waiting for a worker, from `not_before` on.
+    /// The saga waits for a worker, not before `not_before`.
     pub(super) fn become_planned(&mut self, not_before: Option<Timestamp>) {
         self.saga.state = State::Planned;
         self.saga.reservation = None;
         self.saga.not_before = not_before;
     }
 
-    /// To be undone, from `not_before` on; the time until somebody must have moved it on counts from `since`.
+    /// The saga waits to be compensated, not before `not_before`. Its compensation timeout counts from `since`.
     pub(super) fn become_compensating(&mut self, not_before: Option<Timestamp>, since: Timestamp) {
         self.saga.state = State::Compensating;
         self.saga.reservation = None;
@@ -161,7 +161,7 @@ impl Draft {
         self.saga.idle_since = Some(since);
     }
 
-    /// The end. An empty reason is replaced by the state's name.
+    /// Ends the saga. An empty reason is replaced by the state's name.
     pub(super) fn become_terminal(&mut self, state: State, reason: &Text) {
         debug_assert!(state.is_terminal());
         let saga = &mut self.saga;
@@ -174,7 +174,7 @@ impl Draft {
         saga.idle_since = None;
     }
 
-    /// When a lease of length `ttl` ends, if extended now, and what bounds that.
+    /// When a lease of length `ttl` would end if extended now, and what limits it.
     pub(super) fn clamp(
         &self,
         purpose: LeasePurpose,
@@ -202,14 +202,14 @@ impl Draft {
     }
 }
 
-impl<'a> Said<'a> {
-    /// By somebody, with a reason.
+impl<'a> Attribution<'a> {
+    /// Caused by an actor, for a reason.
     pub(super) fn by(actor: &'a Actor, reason: &'a Text) -> Self {
-        Said { actor: Some(actor), reason: reason.as_str() }
+        Attribution { actor: Some(actor), reason: reason.as_str() }
     }
 }
 
-/// An owner as the actor of an event: every id is printable and within an actor's bound.
+/// An owner as an event's actor. Ids are printable and shorter than an actor may be.
 pub(super) fn actor_of(owner: &super::ids::OwnerId) -> Actor {
     Actor::parse(owner.as_str()).expect("an id is within the bounds of an actor")
 }

@@ -1,4 +1,4 @@
-//! [`EarlierLease`]: a lease before the last one, as the history tells of it.
+//! [`EarlierLease`]: a lease before the current one, read from the history.
 
 use super::{
     event::{Event, EventType},
@@ -6,7 +6,7 @@ use super::{
     lease::HolderEnd,
 };
 
-/// A lease before the last one: who held it, and how they ended it, if they did.
+/// A lease before the current one: who held it, and how its holder ended it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EarlierLease {
     /// Its owner.
@@ -16,12 +16,12 @@ pub struct EarlierLease {
 }
 
 impl EarlierLease {
-    /// Among how many of a saga's newest events it is looked for how an earlier lease ended. A call that is repeated comes soon
-    /// after the answer that got lost; and a late call must not cost more the longer the saga's history is.
-    pub const LOOKS_AT: usize = 1000;
+    /// How many of a saga's newest events are searched for the end of an earlier lease. A call is repeated soon after
+    /// its answer was lost, and a late call must not cost more the longer the history is.
+    pub const EVENTS_SEARCHED: usize = 1000;
 
-    /// Reads the lease with this token off its `claimed` event and the one that says how its holder ended it, if there is one;
-    /// `None` if there is no such lease.
+    /// Reads the lease with this token from its `claimed` event and, if there is one, the event by which its holder
+    /// ended it; `None` if there is no such lease.
     pub fn from_events(events: &[Event], token: FencingToken) -> Option<Self> {
         let mut of_lease = events.iter().filter(|event| event.token == Some(token));
         let claimed = of_lease.clone().find(|event| event.kind == EventType::Claimed)?;

@@ -1,4 +1,4 @@
-//! The history: one event for each thing that happened, never changed afterwards.
+//! Events: the history of a saga. An event is never changed.
 
 use std::{
     collections::BTreeMap,
@@ -54,7 +54,7 @@ pub enum EventType {
 }
 
 impl EventType {
-    /// All of them, in the order of their places.
+    /// All types, in the order of their discriminants.
     pub const ALL: [EventType; 17] = [
         EventType::Created,
         EventType::Dispatched,
@@ -89,7 +89,7 @@ pub enum Resolution {
     Terminal,
 }
 
-/// What an event means to those who watch for stale sagas.
+/// What an event means to watchers of stale sagas.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StaleMark {
     /// The saga became stale with this event.
@@ -103,14 +103,14 @@ pub enum StaleMark {
         /// What bounded it.
         cause: StaleCause,
     },
-    /// It ceased to be.
+    /// The saga is no longer stale.
     Resolved(Resolution),
 }
 
 /// One entry of the history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Its place in the order of all events; its own.
+    /// Unique, and increasing over all events of the store.
     pub revision: Revision,
     /// Of which saga.
     pub task_id: TaskId,
@@ -134,24 +134,24 @@ pub struct Event {
     pub token: Option<FencingToken>,
     /// More, by name.
     pub details: EventDetails,
-    /// For those who watch stale sagas.
+    /// For watchers of stale sagas.
     pub mark: Option<StaleMark>,
 }
 
-/// What an entry of the details takes beside its text: two strings and their place in the map.
+/// Memory of one detail without its text: two strings and a map entry.
 const DETAIL_BYTES: usize = 96;
-/// What the details of a claim take once they are put into words.
+/// Memory of a claim's details once they are rendered as text.
 const CLAIM_DETAILS_BYTES: usize = 3 * DETAIL_BYTES + 72;
 
-/// What else an event tells, by name: a map, read through [`Deref`]. Claims are most of what happens, and few of them are ever
-/// looked at, so what a claim tells is put into words when somebody reads it for the first time.
+/// Further details of an event, by name; read it as a map through [`Deref`]. Most events are claims and few are ever
+/// read, so a claim's details are rendered as text when they are first read.
 #[derive(Clone, Debug, Default)]
 pub struct EventDetails {
     claim: Option<ClaimDetails>,
     words: OnceLock<BTreeMap<String, String>>,
 }
 
-/// What the event of a claim tells beside its columns.
+/// The details of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClaimDetails {
     /// What the lease is for.
@@ -168,7 +168,7 @@ impl EventDetails {
         EventDetails { claim: Some(claim), words: OnceLock::new() }
     }
 
-    /// What was given as the details of a claim.
+    /// The details as they were given, if the event is a claim.
     pub fn claim(&self) -> Option<ClaimDetails> {
         self.claim
     }
@@ -202,7 +202,7 @@ impl From<BTreeMap<String, String>> for EventDetails {
     }
 }
 
-/// By what they tell.
+/// Compares the rendered maps; a claim's details need no rendering.
 impl PartialEq for EventDetails {
     fn eq(&self, other: &Self) -> bool {
         match (self.claim, other.claim) {
@@ -215,7 +215,7 @@ impl PartialEq for EventDetails {
 impl Eq for EventDetails {}
 
 impl Event {
-    /// About how many bytes of memory it takes.
+    /// Approximate memory in bytes.
     pub fn weight(&self) -> usize {
         let owner = match &self.mark {
             Some(StaleMark::Stale { owner, .. }) => owner.as_str().len(),
@@ -241,7 +241,7 @@ mod tests {
         assert_eq!((&late, &*late), (&read, &words));
         assert_ne!(late, EventDetails::of_claim(ClaimDetails { attempt: 3, ..claim }));
         assert_ne!(late, EventDetails::default());
-        // What it weighs does not depend on whether somebody has looked.
+        // The weight doesn't depend on whether the details were read.
         assert!(late.weight() >= read.weight() && late.weight() == EventDetails::of_claim(claim).weight());
     }
 }

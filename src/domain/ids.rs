@@ -1,14 +1,14 @@
-//! Names and numbers that can't be invalid: each is made by parsing, or not at all.
+//! Names and numbers that are always valid: the only way to make one is to parse it.
 
 use std::{fmt, sync::Arc};
 
 use super::bounds::{ID_BYTES, QUEUE_BYTES};
 
-/// Why a value was not accepted: a sentence without the value's place, which the caller knows.
+/// Why a value was not accepted. The text doesn't name the field, which the caller knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Malformed(pub String);
 
-/// Which bytes names are made of: each name of each call is looked at.
+/// Bytes allowed in names. A table, because every name of every call is checked.
 const IN_NAMES: [bool; 256] = {
     let mut found = [false; 256];
     let mut byte = 0;
@@ -19,8 +19,8 @@ const IN_NAMES: [bool; 256] = {
     found
 };
 
-/// One to `max` bytes of `[A-Za-z0-9._:/@+-]`, beginning with a letter or digit, without `..`: safe in a URL, a file
-/// name's part and a shell word.
+/// Parses 1 to `max` bytes of `[A-Za-z0-9._:/@+-]` that begin with a letter or digit and don't contain `..`: safe in
+/// URLs, file names and shell words.
 pub(super) fn parse_name(value: &str, max: usize) -> Result<Arc<str>, Malformed> {
     let bytes = value.as_bytes();
     if bytes.is_empty() {
@@ -42,7 +42,7 @@ pub(super) fn parse_name(value: &str, max: usize) -> Result<Arc<str>, Malformed>
     Ok(value.into())
 }
 
-/// A text that is valid by its making: parsed by one function, or not there.
+/// Defines a text type that can only be made by its parse function.
 macro_rules! parsed_text {
     ($(#[$doc:meta])* $name:ident, $parse:expr) => {
         $(#[$doc])*
@@ -50,12 +50,12 @@ macro_rules! parsed_text {
         pub struct $name(std::sync::Arc<str>);
 
         impl $name {
-            /// Parses it; the error says what is wrong with it.
+            /// Parses a value; the error says what is wrong with it.
             pub fn parse(value: &str) -> Result<Self, $crate::domain::ids::Malformed> {
                 $parse(value).map($name)
             }
 
-            /// It as text.
+            /// The value as text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -95,13 +95,14 @@ impl TaskId {
 }
 
 impl OwnerId {
-    /// Whether it is this name, or this name and what follows a slash: that of an owner which belongs to a principal.
+    /// True if the owner is `name`, or `name` followed by a slash and more: then it belongs to the principal of that
+    /// name.
     pub fn belongs_to(&self, name: &str) -> bool {
         is_or_is_below(self.as_str(), name)
     }
 }
 
-/// Whether a name is another one, or that one and what follows a slash.
+/// True if `name` is `other`, or `other` followed by a slash and more.
 pub(super) fn is_or_is_below(name: &str, other: &str) -> bool {
     let rest = name.strip_prefix(other);
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -113,7 +114,7 @@ impl Default for QueueName {
     }
 }
 
-/// A place in the one order of all events of a store: 1, 2, … with gaps; below 2^53.
+/// The position of an event in the total order of a store's events: 1, 2, … with gaps; below 2^53.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision(pub i64);
 
@@ -121,16 +122,16 @@ impl Revision {
     /// Before every event.
     pub const ZERO: Revision = Revision(0);
 
-    /// The place `steps` further on.
+    /// The revision `steps` later.
     #[must_use]
     pub const fn after(self, steps: usize) -> Self {
         Revision(self.0.saturating_add_unsigned(steps as u64))
     }
 }
 
-/// What a lease proves itself by, and what a worker passes on to whatever it writes to: the revision of the lease's
-/// `claimed` event, so that a later lease has a larger one.
-/// (Kleppmann, "How to do distributed locking", 2016; Chubby's sequencers)
+/// Identifies a lease. A worker passes it to every resource that it writes to, so that the resource can refuse an
+/// older lease. It is the revision of the lease's `claimed` event, so a later lease has a larger token. (Kleppmann,
+/// "How to do distributed locking", 2016; Chubby's sequencers)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FencingToken(pub i64);
 

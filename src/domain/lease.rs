@@ -15,7 +15,7 @@ pub enum LeasePurpose {
     Compensate,
 }
 
-/// Why a lease ends: what bounds its expiry, which is its own length or a timeout of the policy; or a person who revokes it.
+/// What limits a lease's expiry: its own length or a timeout of the policy; or that a person revoked it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StaleCause {
     /// Its length.
@@ -24,7 +24,7 @@ pub enum StaleCause {
     ExecutionTimeout,
     /// The policy's `progress_timeout`.
     ProgressTimeout,
-    /// A person revoked what its principal held. Never a lease's `limit`.
+    /// A person revoked the leases of its principal. Never the `limit` of a lease.
     Revoked,
 }
 
@@ -80,22 +80,22 @@ impl HolderEnd {
         }
     }
 
-    /// What a name in the history stands for.
+    /// The value with this name in the history.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|end| end.name() == name)
     }
 }
 
-/// Where a lease stands.
+/// The standing of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Neither ended nor reported as expired; it may be past its expiry.
+    /// Neither ended nor reported as expired. It may be past its expiry.
     Held,
-    /// Its expiry was reported, and nothing has ended it since: the saga is stale.
+    /// Reported as expired, and not ended since: the saga is stale.
     Expired {
-        /// The instant from which it counted as expired.
+        /// When it started to count as expired.
         at: Timestamp,
-        /// Of the `lease_expired` event.
+        /// The revision of its `lease_expired` event.
         revision: Revision,
     },
     /// Its holder ended it.
@@ -121,7 +121,7 @@ pub struct Lease {
     pub expire_time: Timestamp,
     /// Its length.
     pub ttl: Span,
-    /// What its expiry is bounded by.
+    /// What limits its expiry.
     pub limit: StaleCause,
     /// When its progress last changed; at first, when it was claimed.
     pub progress_time: Timestamp,
@@ -129,47 +129,48 @@ pub struct Lease {
     pub standing: Standing,
 }
 
-/// The coordinator's last absence: leases from before it get a grace.
+/// The grace after the coordinator's last absence. A deadline that was set before the coordinator returned is
+/// postponed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Absence {
-    /// When the coordinator was back.
+pub struct ReturnGrace {
+    /// When the coordinator returned.
     pub returned_at: Timestamp,
-    /// How long leases from before that stand at least from then on.
-    pub grace: Span,
+    /// The least time that earlier leases keep after the return.
+    pub length: Span,
 }
 
-impl Absence {
-    /// A deadline that was running since `since`, put off by the grace if the coordinator was away meanwhile.
-    pub fn put_off(&self, deadline: Timestamp, since: Timestamp) -> Timestamp {
-        if since < self.returned_at { deadline.max(self.returned_at.plus(self.grace)) } else { deadline }
+impl ReturnGrace {
+    /// Postpones a deadline that was set at `since`, if that was before the coordinator returned.
+    pub fn postpone(&self, deadline: Timestamp, since: Timestamp) -> Timestamp {
+        if since < self.returned_at { deadline.max(self.returned_at.plus(self.length)) } else { deadline }
     }
 }
 
 impl Lease {
-    /// When the lease counts as expired: its expiry, or later if the coordinator was away since its last heartbeat.
-    pub fn effective_expiry(&self, absence: &Absence) -> Timestamp {
-        absence.put_off(self.expire_time, self.heartbeat_time)
+    /// When the lease counts as expired: at its expiry, or later if the grace applies.
+    pub fn effective_expiry(&self, grace: &ReturnGrace) -> Timestamp {
+        grace.postpone(self.expire_time, self.heartbeat_time)
     }
 
     /// Neither ended nor expired.
-    pub fn is_live(&self, now: Timestamp, absence: &Absence) -> bool {
+    pub fn is_live(&self, now: Timestamp, grace: &ReturnGrace) -> bool {
         match self.standing {
-            Standing::Held => now < self.effective_expiry(absence),
+            Standing::Held => now < self.effective_expiry(grace),
             Standing::Expired { .. } | Standing::EndedByHolder(_) | Standing::EndedByOther => false,
         }
     }
 
     /// Expired, and not ended.
-    pub fn is_stale(&self, now: Timestamp, absence: &Absence) -> bool {
+    pub fn is_stale(&self, now: Timestamp, grace: &ReturnGrace) -> bool {
         match self.standing {
-            Standing::Held => now >= self.effective_expiry(absence),
+            Standing::Held => now >= self.effective_expiry(grace),
             Standing::Expired { .. } => true,
             Standing::EndedByHolder(_) | Standing::EndedByOther => false,
         }
     }
 
-    /// Whether a person ended it before its time, and nothing has been decided about the saga since. Such a lease counts as
-    /// expired from before its `expire_time` on; one that ran out, never.
+    /// True if a person revoked it and nothing has been decided about the saga since. A revoked lease is stored as
+    /// expired before its `expire_time`, which an expired one never is.
     pub fn is_revoked(&self) -> bool {
         match self.standing {
             Standing::Expired { at, .. } => at < self.expire_time,
@@ -177,7 +178,7 @@ impl Lease {
         }
     }
 
-    /// Of one that is expired: when it ended, and why. (When it ran out, and not when grace made it count as expired.)
+    /// When an expired lease ended, and why. (When it ran out, not when it counted as expired because of the grace.)
     pub fn end(&self) -> (Timestamp, StaleCause) {
         match self.standing {
             Standing::Expired { at, .. } if self.is_revoked() => (at, StaleCause::Revoked),

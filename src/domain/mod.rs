@@ -1,24 +1,26 @@
-//! The rules, pure: no clock, no randomness, no storage, no network. Time is an argument, ids and revisions are given.
+//! The rules. Pure: no clock, no randomness, no storage, no network. Time is an argument; ids and revisions are passed
+//! in.
 //!
-//! Read in this order: [`ids`], [`time`] and [`text`] are values that can't be invalid ([`characters`]: what texts may hold); [`lease`], [`compensation`],
-//! [`policy`], [`saga`] and [`event`] are the facts; [`command`] is what can be asked; [`rejection`] is every refusal;
-//! [`due`] is what happens by itself; [`transition`] is the one table of rules: `admission` says who holds a lease, `held`
-//! and `undo` what the holder can do, `free` what everybody can.
+//! Read in this order: [`ids`], [`time`] and [`text`] are validated values ([`characters`]: which characters texts may
+//! contain); [`lease`], [`compensation`], [`policy`], [`saga`] and [`event`] are the data; [`command`] is what callers
+//! can ask for; [`rejection`] is every refusal; [`due`] is what happens as time passes; [`transition`] applies an
+//! operation: `lease_check` checks the lease, `holder_operations` and `compensation_rules` implement what its holder
+//! can do, `unleased_operations` what anybody can.
 
-mod accepted;
-mod admission;
 pub mod bounds;
 pub mod characters;
 pub mod command;
+mod command_weight;
 pub mod compensation;
+mod compensation_rules;
 pub mod draft;
 pub mod due;
 mod earlier_lease;
 pub mod event;
-mod free;
-mod held;
+mod holder_operations;
 pub mod ids;
 pub mod lease;
+mod lease_check;
 pub mod policy;
 pub mod principal;
 pub mod rejection;
@@ -26,5 +28,5 @@ pub mod saga;
 pub mod text;
 pub mod time;
 pub mod transition;
-mod undo;
-mod weight;
+mod transition_effect;
+mod unleased_operations;

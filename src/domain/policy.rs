@@ -1,14 +1,14 @@
-//! What happens to a saga by itself, said when it is created.
+//! A saga's policy, set when it is created: what happens without a caller's decision.
 
 use super::time::Span;
 
 /// What happens when an execution lease runs out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StaleAction {
-    /// It is reported; a claim by id or a decision moves it on.
+    /// The saga is reported as stale. A claim by id or a decision moves it on.
     #[default]
     Hold,
-    /// Planned again, until `max_expirations`.
+    /// The saga is planned again, until `max_expirations`.
     Requeue,
     /// Its compensations are run.
     Compensate,
@@ -26,17 +26,17 @@ pub enum FailureAction {
     Compensate,
 }
 
-/// A saga's policy. Counts are at least 1; lengths are bounded by [`super::bounds::DELAY_MAX`]; the timeouts, where
-/// there are any, are longer than zero, so that a lease never ends where it begins.
+/// A saga's policy. Counts are at least 1; durations are at most [`super::bounds::DELAY_MAX`]; timeouts are longer
+/// than zero, so that a lease never ends when it begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// What an expiry leads to.
     pub on_stale: StaleAction,
-    /// Under [`StaleAction::Requeue`], the expiry that brings the count to this compensates instead.
+    /// With [`StaleAction::Requeue`], the expiry that reaches this count compensates instead.
     pub max_expirations: u32,
     /// What the last failure leads to.
     pub on_failure: FailureAction,
-    /// A retryable failure is retried while the failures, this one included, are fewer.
+    /// A retryable failure is retried as long as there are fewer failures than this, including it.
     pub max_attempts: u32,
     /// Wait before the first retry; it doubles with each.
     pub retry_backoff: Span,
@@ -48,7 +48,7 @@ pub struct Policy {
     pub progress_timeout: Option<Span>,
     /// How long claims for compensation wait after a lease ran out.
     pub settle: Span,
-    /// Compensating, unleased and with nothing settled for so long: quarantined.
+    /// A compensating saga is quarantined after this time without a lease and without a settled compensation.
     pub compensation_timeout: Span,
 }
 
@@ -73,7 +73,7 @@ impl Policy {
     /// The wait before the retry that follows the `failures`-th retryable failure.
     pub fn backoff(&self, failures: u32) -> Span {
         let mut wait = self.retry_backoff;
-        // 64 doublings pass every maximum there is; a wait of zero never gets there.
+        // 64 doublings exceed every maximum; a wait of zero stays zero.
         for _ in 1..failures.min(64) {
             wait = wait.doubled().min(self.retry_backoff_max);
         }

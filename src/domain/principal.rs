@@ -1,4 +1,4 @@
-//! Who may call: principals, their roles, and the queues that a worker is confined to.
+//! Principals: who may call, with which roles, and on which queues a worker may act.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use super::{
     text::Actor,
 };
 
-/// Longest name of a principal, in bytes: an owner begins with it, and has room behind it.
+/// Longest name of a principal, in bytes: short enough that an owner id can continue behind it.
 pub const PRINCIPAL_BYTES: usize = 64;
 
 parsed_text!(
@@ -15,14 +15,14 @@ parsed_text!(
     PrincipalName, |value| parse_name(value, PRINCIPAL_BYTES)
 );
 
-/// What a principal is for. Roles add up.
+/// What a principal may do. Roles add up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
-    /// Creates, claims and finishes sagas, in its own queues.
+    /// Creates, claims and finishes sagas in its own queues.
     Worker,
-    /// A person, or a program in one's place: looks, and decides.
+    /// A person, or a program acting for one: reads and decides.
     Operator,
-    /// Looks.
+    /// Reads.
     Reader,
     /// May call everything.
     Admin,
@@ -48,17 +48,17 @@ impl Role {
     }
 }
 
-/// The queues that somebody may touch.
+/// The queues that a principal may act on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// Every one.
     All,
-    /// These, of which there is at least one.
+    /// Only these; at least one.
     Only(Arc<[QueueName]>),
 }
 
 impl Scope {
-    /// Whether a queue is within it.
+    /// True if the queue is allowed.
     pub fn allows(&self, queue: &QueueName) -> bool {
         match self {
             Scope::All => true,
@@ -74,40 +74,40 @@ pub struct Principal {
     pub name: PrincipalName,
     /// At least one, each once.
     pub roles: Vec<Role>,
-    /// What it may touch as a worker.
+    /// The queues that it may act on as a worker.
     pub queues: Scope,
 }
 
 impl Principal {
-    /// Whether it may hold leases under this name: its own, or its own and what follows a slash.
+    /// True if it may hold leases under this owner id: its own name, or its name followed by a slash and more.
     pub fn may_own_as(&self, owner: &OwnerId) -> bool {
         owner.belongs_to(self.name.as_str())
     }
 }
 
-/// On whose behalf a command is carried out, where callers are known.
+/// Who asks for a command, if the daemon authenticates callers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Behalf {
-    /// The principal, for the history.
+pub struct Requester {
+    /// The principal as the actor of events.
     pub actor: Actor,
-    /// Where it may do this.
+    /// The queues in which it may do this.
     pub scope: Scope,
-    /// Whether it may look at sagas outside of that. If not, they are not there for it.
+    /// Whether it may see sagas in other queues. If not, they don't exist for it.
     pub sees_all: bool,
 }
 
 impl PrincipalName {
-    /// Whether it, or an owner below it, would look in the history like the coordinator itself.
+    /// True if events of it, or of an owner below it, would look like the coordinator's own.
     pub fn is_the_coordinators(&self) -> bool {
         self.is_or_is_below(Actor::coordinator().as_str())
     }
 
-    /// Whether it is this name, or this name and what follows a slash: then a principal of that name may act for it.
+    /// True if it is `name`, or `name` followed by a slash and more: then the principal `name` may act for it.
     pub fn is_or_is_below(&self, name: &str) -> bool {
         is_or_is_below(self.as_str(), name)
     }
 
-    /// It as the actor of an event.
+    /// The name as the actor of an event.
     ///
     /// # Errors
     /// None that can happen: a name is shorter than an actor may be, and printable.

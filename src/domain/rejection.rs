@@ -1,4 +1,4 @@
-//! Every refusal. A refusal means: it did not happen, and nothing was written for it.
+//! Rejections. A rejected command did not happen, and nothing was written for it.
 
 use std::sync::Arc;
 
@@ -9,29 +9,29 @@ use super::{
     time::{Span, Timestamp},
 };
 
-/// A refused command: what about, and why.
+/// A refused command: which saga it is about, and why it was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct CommandRefusal {
     /// The saga it is about, when it is about one.
     pub task_id: Option<TaskId>,
     /// Its state, when it was found.
     pub state: Option<State>,
-    /// Which of a batch, counted from 0.
+    /// Its index in a batch, from 0.
     pub index: Option<usize>,
     /// Why.
     pub why: Rejection,
 }
 
-impl Refusal {
-    /// A refusal that is about no saga in particular.
+impl CommandRefusal {
+    /// A refusal that concerns no particular saga.
     pub fn plain(why: Rejection) -> Self {
-        Refusal { task_id: None, state: None, index: None, why }
+        CommandRefusal { task_id: None, state: None, index: None, why }
     }
 }
 
-/// What a worker whose heartbeat was refused must know: its lease stands until it expires.
+/// What a worker learns when its heartbeat was refused without ending the lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StandingLease {
+pub struct UnextendedLease {
     /// Until when.
     pub expire_time: Timestamp,
     /// Why the worker is to stop; absent: it is to go on.
@@ -43,7 +43,7 @@ pub struct StandingLease {
 pub enum Rejection {
     /// No such saga.
     SagaNotFound,
-    /// Nothing is known of such a queue.
+    /// The queue never held a saga and was never paused.
     QueueNotFound {
         /// Which was asked for.
         queue: QueueName,
@@ -89,7 +89,7 @@ pub enum Rejection {
         /// When to ask again.
         retry_after: Span,
     },
-    /// The last effects of a lease that ran out may still arrive.
+    /// The saga's lease expired a short while ago, and its last effects may still arrive.
     Settling {
         /// Until when.
         settle_until: Timestamp,
@@ -103,21 +103,21 @@ pub enum Rejection {
     },
     /// Not stale, or stale under another lease than the one named.
     NotStale {
-        /// The lease that stands or ran out last, if there is one.
+        /// The token of the current or last lease, if there is one.
         token: Option<FencingToken>,
-        /// Whether it is stale, under that lease.
+        /// Whether the saga is stale under that lease.
         stale: bool,
         /// Its state.
         state: State,
     },
-    /// Failing needs a compensation record.
+    /// The saga can't fail for good without a compensation record.
     CompensationRequired,
-    /// Something is not undone yet.
+    /// Some compensations are still pending.
     CompensationPending {
         /// Which kinds, separated by commas.
         kinds: Arc<str>,
     },
-    /// Undo runs in reverse: a later one comes first.
+    /// Compensations run in reverse order: a later one must be settled first.
     CompensationOrder {
         /// The one to settle first.
         first: u32,
@@ -125,11 +125,11 @@ pub enum Rejection {
     /// Too many compensations.
     CompensationLimit,
     /// The heartbeat would not extend the lease.
-    LeaseNotExtended(StandingLease),
-    /// The lease has reached its longest execution.
-    ExecutionTimeout(StandingLease),
-    /// The lease has reached its longest time without progress.
-    ProgressTimeout(StandingLease),
+    LeaseNotExtended(UnextendedLease),
+    /// The lease reached the policy's `execution_timeout`.
+    ExecutionTimeout(UnextendedLease),
+    /// The lease reached the policy's `progress_timeout`.
+    ProgressTimeout(UnextendedLease),
     /// The lease ran out.
     LeaseExpired {
         /// When.

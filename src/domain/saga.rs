@@ -1,11 +1,11 @@
-//! A saga: a piece of work, its state, its lease, and what undoes it.
+//! A saga: a piece of work with its state, its lease, and its compensations.
 
 use std::sync::Arc;
 
 use super::{
     compensation::Compensation,
     ids::{OwnerId, QueueName, Revision, SagaId, TaskId},
-    lease::{Absence, Lease, LeasePurpose, Standing},
+    lease::{Lease, LeasePurpose, ReturnGrace, Standing},
     policy::Policy,
     text::{Actor, Blob, Labels, Text},
     time::Timestamp,
@@ -45,7 +45,7 @@ impl State {
         State::Quarantined,
     ];
 
-    /// Whether nothing but an annotation can change it.
+    /// True if only an annotation can change it.
     pub const fn is_terminal(self) -> bool {
         match self {
             State::Planned | State::Dispatched | State::Running | State::Compensating => false,
@@ -68,7 +68,7 @@ impl State {
     }
 }
 
-/// What was said when the saga was created, and never changes.
+/// What was set when the saga was created. It never changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec {
     /// Unique.
@@ -89,7 +89,7 @@ pub struct Spec {
     pub labels: Labels,
     /// For the worker.
     pub payload: Blob,
-    /// What happens by itself.
+    /// The policy.
     pub policy: Policy,
     /// The task that this one resubmits.
     pub retry_of: Option<TaskId>,
@@ -115,7 +115,7 @@ pub struct CancelRequest {
     pub reason: Text,
 }
 
-/// A saga with all that is known of it.
+/// A saga with everything that is known about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Saga {
     /// What never changes.
@@ -136,7 +136,7 @@ pub struct Saga {
     pub expirations: u32,
     /// Retryable failures.
     pub failures: u32,
-    /// The worker's own account of how far it is.
+    /// The worker's progress, as it reported it.
     pub progress: Blob,
     /// What `Complete` left.
     pub result: Blob,
@@ -152,10 +152,10 @@ pub struct Saga {
     pub settle_until: Option<Timestamp>,
     /// While compensating: when something last moved it on.
     pub idle_since: Option<Timestamp>,
-    /// Of its last event.
+    /// The revision of its last event.
     pub revision: Revision,
-    /// Whether payload, progress, result or compensations were left out of this copy, because the answer to a repeated request
-    /// would have been too large. Such a copy is shown and never stored.
+    /// True if payload, progress, result or compensations are left out of this copy because the answer to a repeated
+    /// request would have been too large. Such a copy is only shown, never stored.
     pub contents_omitted: bool,
 }
 
@@ -166,11 +166,11 @@ impl Saga {
     }
 
     /// Not terminal, its lease expired and not ended.
-    pub fn is_stale(&self, now: Timestamp, absence: &Absence) -> bool {
-        !self.state.is_terminal() && self.lease.as_ref().is_some_and(|lease| lease.is_stale(now, absence))
+    pub fn is_stale(&self, now: Timestamp, grace: &ReturnGrace) -> bool {
+        !self.state.is_terminal() && self.lease.as_ref().is_some_and(|lease| lease.is_stale(now, grace))
     }
 
-    /// Whether its expiry has been reported and nothing has ended the lease since.
+    /// The revision of its `lease_expired` event, if it was reported stale and its lease has not been ended since.
     pub fn reported_stale(&self) -> Option<Revision> {
         match self.lease.as_ref().map(|lease| lease.standing) {
             Some(Standing::Expired { revision, .. }) if !self.state.is_terminal() => Some(revision),
@@ -180,18 +180,18 @@ impl Saga {
     }
 
     /// The lease, if it is neither ended nor expired.
-    pub fn live_lease(&self, now: Timestamp, absence: &Absence) -> Option<&Lease> {
-        self.lease.as_ref().filter(|lease| lease.is_live(now, absence))
+    pub fn live_lease(&self, now: Timestamp, grace: &ReturnGrace) -> Option<&Lease> {
+        self.lease.as_ref().filter(|lease| lease.is_live(now, grace))
     }
 
-    /// For which purpose `ClaimNext` may hand it out now, if for any. (Reserved sagas go to their assignee only, and are
-    /// found by their reservation.)
-    pub fn ready_for(&self, now: Timestamp, absence: &Absence) -> Option<LeasePurpose> {
+    /// For which purpose `ClaimNext` may claim it now, if any. (Reserved sagas go to their assignee only and are found
+    /// by their reservation.)
+    pub fn ready_for(&self, now: Timestamp, grace: &ReturnGrace) -> Option<LeasePurpose> {
         let delayed = self.not_before.is_some_and(|t| now < t);
         let settling = self.settle_until.is_some_and(|t| now < t);
         match self.state {
             State::Planned if !delayed => Some(LeasePurpose::Execute),
-            State::Compensating if !delayed && !settling && self.live_lease(now, absence).is_none() => {
+            State::Compensating if !delayed && !settling && self.live_lease(now, grace).is_none() => {
                 Some(LeasePurpose::Compensate)
             }
             State::Planned
@@ -205,7 +205,7 @@ impl Saga {
         }
     }
 
-    /// The kinds of the compensations that are neither done nor waived, each once, in order of position.
+    /// The kinds of the unsettled compensations, each once, in order of position.
     pub fn pending_kinds(&self) -> Vec<&str> {
         let mut kinds: Vec<&str> = Vec::new();
         for compensation in self.compensations.iter().filter(|c| !c.is_settled()) {

@@ -1,4 +1,4 @@
-//! Free text, labels and bytes, each within its bound.
+//! Free text, labels and bytes, within their bounds.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -28,7 +28,7 @@ fn printable(value: &str, max: usize) -> Result<Arc<str>, Malformed> {
     Ok(value.into())
 }
 
-/// A text without NUL, which no program's arguments and environment can hold, and most files of names can't.
+/// Refuses NUL, which program arguments, environment variables and most file names can't contain.
 fn without_nul(value: &str, max: usize) -> Result<(), Malformed> {
     within(value, max)?;
     if value.contains('\0') {
@@ -37,7 +37,7 @@ fn without_nul(value: &str, max: usize) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// What was accepted once is read again, whatever is refused by now.
+/// Accepts what an earlier version stored, even if it would be refused today.
 fn stored(value: &str, max: usize) -> Result<Arc<str>, Malformed> {
     within(value, max).map(|()| value.into())
 }
@@ -47,7 +47,7 @@ parsed_text!(
     Actor, |value| printable(value, ACTOR_BYTES)
 );
 parsed_text!(
-    /// What sort of undo a compensation is: a handler's name. 1 to 100 bytes, printable.
+    /// The kind of a compensation: the name of the handler that runs it. 1 to 100 bytes, printable.
     Kind, |value| printable(value, KIND_BYTES)
 );
 
@@ -86,7 +86,7 @@ impl Text {
         stored(value, TEXT_BYTES).map(Text)
     }
 
-    /// A text of the coordinator's own, cut at the bound if what it quotes made it too long.
+    /// A text of the coordinator's own, truncated if what it quotes makes it too long.
     pub fn own(value: &str) -> Self {
         let mut end = value.len().min(TEXT_BYTES);
         while !value.is_char_boundary(end) {
@@ -100,7 +100,7 @@ impl Text {
         &self.0
     }
 
-    /// Whether nothing was said.
+    /// True if the text is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -112,7 +112,7 @@ impl fmt::Display for Text {
     }
 }
 
-/// Up to 64 KiB of bytes that mean something to workers only.
+/// Up to 64 KiB of bytes that only workers interpret.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Blob(Bytes);
 

@@ -1,4 +1,4 @@
-//! Instants and lengths, kept and compared as whole microseconds of UTC.
+//! Instants and durations, stored and compared as whole microseconds of UTC.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ pub struct Timestamp(i64);
 impl Timestamp {
     /// The earliest instant in use.
     pub const ZERO: Timestamp = Timestamp(0);
-    /// The latest instant there is.
+    /// The latest instant.
     pub const MAX: Timestamp = Timestamp(i64::MAX);
 
     /// The instant that lies `micros` microseconds after the epoch.
@@ -22,19 +22,19 @@ impl Timestamp {
         self.0
     }
 
-    /// The instant a length later; the last one there is when that would overflow.
+    /// The instant a duration later; saturates.
     #[must_use]
     pub const fn plus(self, span: Span) -> Self {
         Timestamp(self.0.saturating_add(span.0))
     }
 
-    /// The instant a length earlier; the first one there is when that would overflow.
+    /// The instant a duration earlier; saturates.
     #[must_use]
     pub const fn minus(self, span: Span) -> Self {
         Timestamp(self.0.saturating_sub(span.0))
     }
 
-    /// How long ago `earlier` was; zero if it is not earlier.
+    /// The time since `earlier`; zero if that is later.
     pub const fn since(self, earlier: Timestamp) -> Span {
         let micros = self.0.saturating_sub(earlier.0);
         Span(if micros < 0 { 0 } else { micros })
@@ -51,7 +51,7 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// A length of time: microseconds, never negative.
+/// A duration in microseconds; never negative.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span(i64);
 
@@ -59,7 +59,7 @@ impl Span {
     /// No time at all.
     pub const ZERO: Span = Span(0);
 
-    /// The shortest length there is.
+    /// One microsecond.
     pub const MICROSECOND: Span = Span(1);
 
     /// A length of `micros` microseconds; `None` if negative.
@@ -88,13 +88,13 @@ impl Span {
         Span(self.0 / 3)
     }
 
-    /// Twice it, without overflow.
+    /// Twice the duration; saturates.
     #[must_use]
     pub const fn doubled(self) -> Self {
         Span(self.0.saturating_mul(2))
     }
 
-    /// The same as a standard duration.
+    /// As a standard duration.
     pub const fn to_std(self) -> std::time::Duration {
         std::time::Duration::from_micros(self.0 as u64)
     }

@@ -1,38 +1,43 @@
-//! The one table of rules: (saga, command, now) → change or rejection.
+//! The rules: (saga, operation, now) → change or rejection.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    command::{Creation, Verb},
+    command::{Creation, Operation},
     compensation::Compensation,
     draft::Draft,
     event::{Event, EventType},
-    free, held,
+    holder_operations,
     ids::Revision,
     rejection::Rejection,
     saga::{Saga, Spec, State},
     text::Blob,
     time::Timestamp,
+    unleased_operations,
 };
 
 pub use super::{
-    accepted::Accepted,
-    admission::check_lease,
-    due::{Due, ReadyAfterDue, apply_due, next_due},
+    due::{Due, ReadyPurposes, apply_due, next_due},
     earlier_lease::EarlierLease,
-    held::cancel_reason,
+    holder_operations::cancel_reason,
+    lease_check::check_lease,
+    transition_effect::TransitionEffect,
 };
 
-/// Judges a command for one saga, to which what is due has been applied, and makes its change in the draft. A rejected
-/// command leaves the draft as it was. `earlier` is the lease that the call names, if it is not the last one.
-pub fn transition(draft: &mut Draft, verb: &Verb, earlier: Option<&EarlierLease>) -> Result<Accepted, Rejection> {
-    match verb {
-        Verb::Held(holder, verb) => held::apply(draft, holder, verb, earlier),
-        Verb::Free(verb) => free::apply(draft, verb),
+/// Checks an operation and applies it to the draft. What is due must have been applied before. A rejected operation
+/// leaves the draft as it was. `earlier` is the lease that the call names, if it is not the saga's last one.
+pub fn transition(
+    draft: &mut Draft,
+    operation: &Operation,
+    earlier: Option<&EarlierLease>,
+) -> Result<TransitionEffect, Rejection> {
+    match operation {
+        Operation::ByHolder(holder, operation) => holder_operations::apply(draft, holder, operation, earlier),
+        Operation::Unleased(operation) => unleased_operations::apply(draft, operation),
     }
 }
 
-/// Makes a new saga and its first event.
+/// Creates a saga and its first event.
 pub fn create(creation: Creation, now: Timestamp, revision: Revision) -> (Saga, Event) {
     let spec = Spec {
         task_id: creation.task_id,

@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     domain::{
         bounds,
-        command::{self, Answer, Command, Purge, Purged},
+        command::{self, Answer, Command, Purge, PurgeResult},
     },
     proto::{self, admin_service_server::AdminService},
 };
@@ -100,14 +100,14 @@ impl Admin {
     }
 
     /// Purges in steps, each a command of its own, so that other calls are served in between.
-    async fn purge(&self, request: Request<proto::PurgeSagasRequest>) -> Result<Purged, Problem> {
+    async fn purge(&self, request: Request<proto::PurgeSagasRequest>) -> Result<PurgeResult, Problem> {
         const RPC: &str = "PurgeSagas";
         let (visitor, mut request) = self.desk.open(RPC, request)?;
         if let Some(principal) = visitor.name() {
             parse::sign(principal, &mut request.actor);
         }
         let whole = free::purge(&request)?;
-        let mut total = Purged::default();
+        let mut total = PurgeResult::default();
         loop {
             let left = whole.max_sagas - total.sagas;
             // With `validate_only` nothing is removed, so a second step would count the same sagas again: one step does it.

@@ -12,11 +12,11 @@ use crate::{
     domain::{
         command::Command,
         ids::{Malformed, QueueName},
-        principal::{Behalf, Principal, PrincipalName, Role, Scope},
-        rejection::{Refusal, Rejection},
+        principal::{Principal, PrincipalName, Requester, Role, Scope},
+        rejection::{CommandRefusal, Rejection},
         time::Timestamp,
     },
-    store::{CallOrigin, Credentials, ReadCaller, Share},
+    store::{CallOrigin, CallerKey, Credentials, ReadCaller},
 };
 
 use super::{permits, refusal, refusal_log::RefusedCaller, status::Problem};
@@ -63,7 +63,7 @@ pub(super) struct Visitor {
 /// Permission for one call.
 #[derive(Clone, Debug)]
 pub(super) struct Permit {
-    pub(super) by: Option<Arc<Behalf>>,
+    pub(super) by: Option<Arc<Requester>>,
 }
 
 impl Visitor {
@@ -131,9 +131,9 @@ impl Visitor {
     }
 
     /// The unit in which its streams and reads are limited.
-    pub(super) fn share(&self) -> Option<Share> {
+    pub(super) fn share(&self) -> Option<CallerKey> {
         let connection = self.connection.map(|connection| connection.number);
-        Share::of_caller(self.name().map(PrincipalName::as_str), connection)
+        CallerKey::of_caller(self.name().map(PrincipalName::as_str), connection)
     }
 
     /// Cancelled when the connection's certificate becomes invalid; never where there is none.
@@ -156,7 +156,7 @@ impl Visitor {
         let scope = permits::scope(principal, rpc, as_holder)?;
         let actor = principal.name.to_actor().map_err(|Malformed(why)| permits::denied(principal, rpc, why))?;
         let sees_all = permits::scope(principal, "GetSaga", false).is_ok_and(|sight| sight == Scope::All);
-        Ok(Permit { by: Some(Arc::new(Behalf { actor, scope, sees_all })) })
+        Ok(Permit { by: Some(Arc::new(Requester { actor, scope, sees_all })) })
     }
 
     /// Authorizes a command, including the owner under which it would hold a lease.
@@ -190,7 +190,7 @@ impl Permit {
     fn check_queue(&self, queue: &QueueName) -> Result<(), Problem> {
         match &self.by {
             Some(by) if !by.scope.allows(queue) => {
-                Err(refusal::problem(&Refusal::plain(Rejection::NotPermitted { queue: queue.clone() })))
+                Err(refusal::problem(&CommandRefusal::plain(Rejection::NotPermitted { queue: queue.clone() })))
             }
             Some(_) | None => Ok(()),
         }

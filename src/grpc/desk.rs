@@ -8,9 +8,9 @@ use tracing::{debug, info};
 use crate::{
     domain::{
         bounds::ID_BYTES,
-        command::{Answer, Command, FreeVerb, LeaseAnswer, Request, Verb},
+        command::{Answer, Command, LeaseAnswer, Operation, Request, UnleasedOperation},
         principal::PrincipalName,
-        rejection::Refusal,
+        rejection::CommandRefusal,
         saga::Saga,
         text::{Actor, Text},
         time::{Span, Timestamp},
@@ -335,7 +335,7 @@ fn problem(rpc: &'static str, error: StoreError) -> Problem {
     match error {
         // Outside of a batch, the path of a field has no index.
         StoreError::Refused(refusal) if rpc != BatchCreateSagasRequest::RPC => {
-            StoreError::Refused(Box::new(Refusal { index: None, ..*refusal })).into()
+            StoreError::Refused(Box::new(CommandRefusal { index: None, ..*refusal })).into()
         }
         error => error.into(),
     }
@@ -367,15 +367,17 @@ fn decider(command: &Command) -> Option<&Actor> {
         Command::SetPaused(pause) => Some(&pause.actor),
         Command::Purge(purge) => (!purge.validate_only).then_some(&purge.actor),
         Command::Create(_) | Command::ClaimNext(_) => None,
-        Command::Change(change) => match &change.verb {
-            Verb::Held(_, _) => None,
-            Verb::Free(verb) => match verb {
-                FreeVerb::WaiveCompensation { actor, .. }
-                | FreeVerb::RevokeLease { actor, .. }
-                | FreeVerb::Quarantine { actor, .. }
-                | FreeVerb::RequestCancel { actor, .. } => Some(actor),
-                FreeVerb::Recover { actor, validate_only, .. } => (!validate_only).then_some(actor),
-                FreeVerb::Dispatch { .. } | FreeVerb::Claim { .. } | FreeVerb::Annotate { .. } => None,
+        Command::Change(change) => match &change.operation {
+            Operation::ByHolder(_, _) => None,
+            Operation::Unleased(operation) => match operation {
+                UnleasedOperation::WaiveCompensation { actor, .. }
+                | UnleasedOperation::RevokeLease { actor, .. }
+                | UnleasedOperation::Quarantine { actor, .. }
+                | UnleasedOperation::RequestCancel { actor, .. } => Some(actor),
+                UnleasedOperation::Recover { actor, validate_only, .. } => (!validate_only).then_some(actor),
+                UnleasedOperation::Dispatch { .. }
+                | UnleasedOperation::Claim { .. }
+                | UnleasedOperation::Annotate { .. } => None,
             },
         },
     }

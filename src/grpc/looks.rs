@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
 use crate::{
-    domain::rejection::{Refusal, Rejection},
+    domain::rejection::{CommandRefusal, Rejection},
     proto,
     store::{SagaKey, StoreError},
     watch,
@@ -38,7 +38,7 @@ pub(super) async fn get_saga(
     match store.get(key).await?.filter(|saga| permit.sees(&saga.spec.queue)) {
         Some(saga) => Ok(proto::GetSagaResponse { saga: Some(render::saga::saga(&saga, &store.moment())) }),
         None => {
-            let refusal = Refusal { task_id, ..Refusal::plain(Rejection::SagaNotFound) };
+            let refusal = CommandRefusal { task_id, ..CommandRefusal::plain(Rejection::SagaNotFound) };
             Err(StoreError::Refused(Box::new(refusal)).into())
         }
     }

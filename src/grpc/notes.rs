@@ -5,7 +5,7 @@ use std::{future::Future, sync::Arc};
 use parking_lot::Mutex;
 
 use crate::{
-    domain::command::{Command, Verb},
+    domain::command::{Command, Operation},
     store::vitals::Timing,
 };
 
@@ -78,9 +78,9 @@ pub(super) fn traced(command: &Command) -> Option<Arc<Timing>> {
                 more.extend(claim.queues.first().map(|first| ("sagad.queue", first.to_string())));
                 more.push(("sagad.owner_id", claim.owner.to_string()));
             }
-            Command::Change(change) => match &change.verb {
-                Verb::Held(holder, _) => more.push(("sagad.owner_id", holder.owner.to_string())),
-                Verb::Free(_) => {}
+            Command::Change(change) => match &change.operation {
+                Operation::ByHolder(holder, _) => more.push(("sagad.owner_id", holder.owner.to_string())),
+                Operation::Unleased(_) => {}
             },
             Command::SetPaused(pause) => more.push(("sagad.queue", pause.queue.to_string())),
             Command::Purge(_) => {}

@@ -4,7 +4,7 @@ use crate::{
     domain::{
         bounds::PAGE_MAX,
         ids::Revision,
-        rejection::{Refusal, Rejection},
+        rejection::{CommandRefusal, Rejection},
         saga::Saga,
     },
     proto,
@@ -107,7 +107,7 @@ pub(super) async fn events(
 ) -> Result<proto::ListEventsResponse, Problem> {
     let History { task_id, after, limit, digest } = history;
     let Some(saga) = store.get(SagaKey::Task(task_id.clone())).await?.filter(may_see) else {
-        let refusal = Refusal { task_id: Some(task_id), ..Refusal::plain(Rejection::SagaNotFound) };
+        let refusal = CommandRefusal { task_id: Some(task_id), ..CommandRefusal::plain(Rejection::SagaNotFound) };
         return Err(StoreError::Refused(Box::new(refusal)).into());
     };
     let limit = limit.min(PAGE_MAX);

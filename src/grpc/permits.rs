@@ -4,7 +4,7 @@
 use tonic::Code;
 
 use crate::domain::{
-    command::{Command, HeldVerb, Verb},
+    command::{Command, HolderOperation, Operation},
     ids::OwnerId,
     principal::{
         Principal,
@@ -128,9 +128,9 @@ pub(super) fn check_owner(principal: &Principal, rpc: &str, command: &Command) -
 /// Whether a command comes from a lease's holder.
 pub(super) fn is_held(command: &Command) -> bool {
     match command {
-        Command::Change(change) => match &change.verb {
-            Verb::Held(..) => true,
-            Verb::Free(_) => false,
+        Command::Change(change) => match &change.operation {
+            Operation::ByHolder(..) => true,
+            Operation::Unleased(_) => false,
         },
         Command::Create(_) | Command::ClaimNext(_) | Command::SetPaused(_) | Command::Purge(_) => false,
     }
@@ -138,30 +138,30 @@ pub(super) fn is_held(command: &Command) -> bool {
 
 /// The owner of the lease that a command takes or is made under.
 fn owner(command: &Command) -> Option<&OwnerId> {
-    use crate::domain::command::FreeVerb;
+    use crate::domain::command::UnleasedOperation;
     match command {
         Command::ClaimNext(wish) => Some(&wish.owner),
-        Command::Change(change) => match &change.verb {
-            Verb::Held(
+        Command::Change(change) => match &change.operation {
+            Operation::ByHolder(
                 holder,
-                HeldVerb::Heartbeat { .. }
-                | HeldVerb::Release { .. }
-                | HeldVerb::RegisterCompensation { .. }
-                | HeldVerb::Complete { .. }
-                | HeldVerb::Fail { .. }
-                | HeldVerb::RecordCompensation { .. }
-                | HeldVerb::Compensate { .. }
-                | HeldVerb::Quarantine { .. },
+                HolderOperation::Heartbeat { .. }
+                | HolderOperation::Release { .. }
+                | HolderOperation::RegisterCompensation { .. }
+                | HolderOperation::Complete { .. }
+                | HolderOperation::Fail { .. }
+                | HolderOperation::RecordCompensation { .. }
+                | HolderOperation::Compensate { .. }
+                | HolderOperation::Quarantine { .. },
             ) => Some(&holder.owner),
-            Verb::Free(FreeVerb::Claim { owner, .. }) => Some(owner),
-            Verb::Free(
-                FreeVerb::Dispatch { .. }
-                | FreeVerb::WaiveCompensation { .. }
-                | FreeVerb::Quarantine { .. }
-                | FreeVerb::Recover { .. }
-                | FreeVerb::RevokeLease { .. }
-                | FreeVerb::RequestCancel { .. }
-                | FreeVerb::Annotate { .. },
+            Operation::Unleased(UnleasedOperation::Claim { owner, .. }) => Some(owner),
+            Operation::Unleased(
+                UnleasedOperation::Dispatch { .. }
+                | UnleasedOperation::WaiveCompensation { .. }
+                | UnleasedOperation::Quarantine { .. }
+                | UnleasedOperation::Recover { .. }
+                | UnleasedOperation::RevokeLease { .. }
+                | UnleasedOperation::RequestCancel { .. }
+                | UnleasedOperation::Annotate { .. },
             ) => None,
         },
         Command::Create(_) | Command::SetPaused(_) | Command::Purge(_) => None,

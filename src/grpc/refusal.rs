@@ -6,7 +6,7 @@ use tonic::Code;
 use crate::domain::{
     bounds::COMPENSATIONS,
     ids::FencingToken,
-    rejection::{Refusal, Rejection, StandingLease},
+    rejection::{CommandRefusal, Rejection, UnextendedLease},
     saga::State,
     text::Text,
 };
@@ -26,7 +26,7 @@ pub enum Directive {
 }
 
 /// A refusal by the rules, with what is known of its saga.
-pub fn problem(refusal: &Refusal) -> Problem {
+pub fn problem(refusal: &CommandRefusal) -> Problem {
     let mut problem = reason(refusal);
     if let Some(task_id) = &refusal.task_id {
         problem = problem.with("task_id", task_id);
@@ -49,7 +49,7 @@ fn aborted(reason: &'static str, message: impl Into<String>) -> Problem {
 }
 
 /// Code, reason and message of each refusal.
-fn reason(refusal: &Refusal) -> Problem {
+fn reason(refusal: &CommandRefusal) -> Problem {
     match &refusal.why {
         Rejection::SagaNotFound => {
             Problem::new(Code::NotFound, "SAGA_NOT_FOUND", "there is no such saga: check the id; it may be purged")
@@ -162,7 +162,7 @@ fn exists(field: &'static str, index: Option<usize>) -> Problem {
     .with("field", path)
 }
 
-fn ended(refusal: &Refusal) -> String {
+fn ended(refusal: &CommandRefusal) -> String {
     match refusal.state {
         Some(state) => format!("the saga is {}", state.name().to_lowercase()),
         None => "the saga has ended".to_owned(),
@@ -184,7 +184,7 @@ fn not_stale(token: Option<FencingToken>, stale: bool, state: State) -> Problem 
 }
 
 /// A heartbeat that changed nothing: tells the worker when its lease expires, and whether to go on.
-fn stands(reason: &'static str, message: &str, lease: &StandingLease) -> Problem {
+fn stands(reason: &'static str, message: &str, lease: &UnextendedLease) -> Problem {
     let problem = precondition(reason, message).with_time("expire_time", lease.expire_time);
     let (mut problem, directive) = match &lease.cancel_reason {
         None => (problem.with("directive", "CONTINUE"), Directive::Continue),

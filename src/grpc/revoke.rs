@@ -11,7 +11,7 @@ use tracing::info;
 
 use crate::{
     domain::{
-        command::{Change, Command, FreeVerb, Request, Verb},
+        command::{Change, Command, Operation, Request, UnleasedOperation},
         ids::{FencingToken, OwnerId, TaskId},
         principal::PrincipalName,
         saga::State,
@@ -90,8 +90,9 @@ async fn end_all(
     credentials: Option<Credentials>,
 ) -> Result<usize, Problem> {
     let ended = stream::iter(leases).map(|(task_id, token)| {
-        let verb = FreeVerb::RevokeLease { token, actor: wanted.actor.clone(), reason: wanted.reason.clone() };
-        let command = Command::Change(Change { task_id, verb: Verb::Free(verb) });
+        let operation =
+            UnleasedOperation::RevokeLease { token, actor: wanted.actor.clone(), reason: wanted.reason.clone() };
+        let command = Command::Change(Change { task_id, operation: Operation::Unleased(operation) });
         let origin = CallOrigin { credentials: credentials.clone(), connection: None };
         store.submit_for(Request { command, key: None, by: None }, origin, None)
     });
@@ -153,7 +154,7 @@ pub(super) async fn unknown_holders(
     loop {
         let page = page(store, filter.clone(), after, moment).await?;
         looked_at += PAGE;
-        let owners = page.sagas.iter().filter_map(|(_, saga)| saga.live_lease(moment.now, &moment.absence));
+        let owners = page.sagas.iter().filter_map(|(_, saga)| saga.live_lease(moment.now, &moment.grace));
         for holder in owners.filter_map(|lease| unknown_holder(&lease.owner, &known)) {
             *holders.entry(holder.to_owned()).or_default() += 1;
         }

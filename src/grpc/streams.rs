@@ -10,7 +10,7 @@ use tonic::Status;
 use crate::{
     domain::time::Span,
     mutants::{self, Mutant},
-    store::{Share, StoreError},
+    store::{CallerKey, StoreError},
 };
 
 use super::{caller::Visitor, permits, status::Problem};
@@ -37,13 +37,13 @@ pub(super) struct Seats {
 #[derive(Default)]
 struct Taken {
     all: usize,
-    shares: HashMap<Share, usize>,
+    shares: HashMap<CallerKey, usize>,
 }
 
 /// Permission for one open stream, until it is dropped.
 pub(super) struct Seat {
     taken: Arc<Mutex<Taken>>,
-    share: Option<Share>,
+    share: Option<CallerKey>,
 }
 
 impl Seats {

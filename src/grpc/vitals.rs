@@ -11,7 +11,7 @@ use crate::{
     domain::time::{Span, Timestamp},
     proto,
     store::{
-        Moment, Store, Waiting,
+        HeldClaimSummary, Moment, Store,
         vitals::{Checkpoint, ClockVitals, LogVitals, Minute, Outcome, Refusals, Vitals, WatchKind, WatchVitals},
     },
 };
@@ -146,11 +146,11 @@ fn clock(clock: &ClockVitals) -> proto::ClockVitals {
 }
 
 fn grace_left(moment: &Moment, now: Timestamp) -> Option<prost_types::Duration> {
-    let left = moment.absence.returned_at.plus(moment.absence.grace).since(now);
+    let left = moment.grace.returned_at.plus(moment.grace.length).since(now);
     (left > Span::ZERO).then(|| span(left))
 }
 
-fn waiting_claims(mut waiting: Vec<Waiting>) -> Vec<proto::WaitingClaims> {
+fn waiting_claims(mut waiting: Vec<HeldClaimSummary>) -> Vec<proto::WaitingClaims> {
     waiting.sort_by(|a, b| (&a.queue, a.purpose as u8).cmp(&(&b.queue, b.purpose as u8)));
     let told = waiting.into_iter().map(|waiting| proto::WaitingClaims {
         queue: waiting.queue.to_string(),
@@ -181,7 +181,7 @@ fn number(number: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{ids::QueueName, lease::Absence};
+    use crate::domain::{ids::QueueName, lease::ReturnGrace};
 
     #[test]
     fn the_disk_and_the_files_are_told() {
@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn the_grace_runs_from_the_return_on() {
         let returned_at = Timestamp::from_micros(1_000_000);
-        let moment = Moment { absence: Absence { returned_at, grace: Span::from_secs(10) }, ..Moment::default() };
+        let moment = Moment { grace: ReturnGrace { returned_at, length: Span::from_secs(10) }, ..Moment::default() };
         assert_eq!(grace_left(&moment, Timestamp::from_micros(8_000_000)).unwrap().seconds, 3);
         assert_eq!(grace_left(&moment, Timestamp::from_micros(11_000_000)), None);
     }

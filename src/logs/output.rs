@@ -1,11 +1,12 @@
 //! [`Output`]: stderr or stdout, written by a thread of its own.
 //!
-//! A pipe that nobody reads, or a terminal that was stopped with Ctrl-S, blocks whoever writes to it for as long as it
-//! likes. So only this thread ever writes; everybody else appends to a buffer with a bound, and never waits. Lines that
-//! find the buffer full are dropped and counted.
+//! A pipe that nobody reads, or a terminal stopped with Ctrl-S, blocks writers indefinitely. So only this thread
+//! writes; everything else appends to a bounded buffer and never waits. Lines that find the buffer full are dropped
+//! and counted.
 //!
-//! `tracing-appender` (0.2.5) has such a writer, but it prints by itself: to stdout when it ends while its file is blocked, to
-//! stderr when a write fails, and either may be what blocks. It bounds lines, not bytes, so that its memory has no bound.
+//! `tracing-appender` (0.2.5) has such a writer, but it prints to stdout when it ends while its file is blocked, and
+//! to stderr when a write fails, and either may be what blocks. It bounds the number of lines, not their bytes, so its
+//! memory has no bound.
 
 use std::{
     fs::File,
@@ -27,32 +28,33 @@ use crate::{
     mutants::{self, Mutant},
 };
 
-/// Most bytes that wait to be written; as many again may be on their way to the kernel. The busiest daemon logs some
-/// 8 MB a second at `debug`, so this is half a second of a reader that pauses.
+/// Most bytes that wait to be written; as many again may be in the thread. The busiest daemon logs about 8 MB a second
+/// at `debug`, so this covers a pause of half a second.
 const CAPACITY: usize = 4 << 20;
-/// A buffer that grew larger than this is given back once it is written: what is usual fits.
+/// A buffer larger than this is shrunk once it is written.
 const KEPT: usize = 64 << 10;
-/// Most bytes in one write: so much goes into a pipe at once, so that lines of several processes don't mix.
+/// Most bytes in one write: a pipe takes this much atomically, so that lines of several processes don't mix.
 const CHUNK: usize = 4096;
-/// How long to wait when the file is non-blocking (its other end made it so) and takes nothing.
+/// How long to wait if the file is non-blocking (its other end made it so) and takes nothing.
 const RETRY: Duration = Duration::from_millis(20);
-/// How often [`Output::flush`] looks.
+/// How often [`Output::flush`] checks for progress.
 const LOOK: Duration = Duration::from_millis(25);
-/// Looks without any progress after which `flush` gives up: 250 ms. Whoever reads at all has read something by then.
+/// Checks without progress after which `flush` gives up: 250 ms. A reader that reads at all has read something by
+/// then.
 const STALLED_LOOKS: u32 = 10;
-/// Most looks of one `flush`: a second in all, which is how much later the process may end because of a slow reader.
+/// Most checks of one `flush`: a second in all, by which a slow reader can delay the end of the process.
 const LOOKS: u32 = 40;
 
-/// What an output reports, other than by writing.
+/// Callbacks of an output.
 #[derive(Clone, Copy, Debug)]
 pub struct Reports {
-    /// So many lines were dropped since the last report. It may write lines itself.
+    /// Called with the number of lines dropped since the last report. It may write lines itself.
     pub dropped: fn(u64),
     /// A write failed.
     pub failed: fn(&io::Error),
 }
 
-/// A file that may block, and the buffer before it; cheap to clone.
+/// A file that may block, with a buffer before it. Cheap to clone.
 #[derive(Clone)]
 pub struct Output(Arc<Shared>);
 
@@ -60,7 +62,7 @@ struct Shared {
     state: Mutex<State>,
     /// Wakes the thread that writes.
     filled: Condvar,
-    /// Wakes those who flush, when all is written.
+    /// Wakes callers of `flush` when everything is written.
     empty: Condvar,
     dropped: AtomicU64,
 }
@@ -71,14 +73,15 @@ struct State {
     waiting: Vec<u8>,
     /// Lines that were dropped and not reported yet.
     missed: u64,
-    /// The thread holds lines that are not written yet.
+    /// True while the thread holds lines that are not written yet.
     writing: bool,
     /// Chunks that were written, or failed to be.
     chunks: u64,
 }
 
 impl Output {
-    /// Begins to write to a file. If the system gives no thread, everything is dropped: the process can't serve then.
+    /// Starts writing to a file. If no thread can be started, everything is dropped; the process can't serve then
+    /// anyway.
     pub fn start(name: &str, file: impl Write + Send + 'static, reports: Reports) -> Self {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
@@ -88,7 +91,7 @@ impl Output {
         });
         let output = Output(shared.clone());
         let writer = Writer { shared, file, reports, failing: false };
-        // It ends with the process: it may be in a write that never returns.
+        // Not joined: it may be in a write that never returns.
         drop(thread::Builder::new().name(name.to_owned()).spawn(move || writer.run()));
         output
     }
@@ -111,12 +114,12 @@ impl Output {
         }
     }
 
-    /// Lines that were dropped since the start, because the file took them too slowly or not at all.
+    /// Lines dropped since the start because the file took them too slowly or not at all.
     pub fn dropped(&self) -> u64 {
         self.0.dropped.load(Relaxed)
     }
 
-    /// Waits until everything is written: a quarter of a second while nothing is, a second at most.
+    /// Waits until everything is written: at most 250 ms without progress, and a second in all.
     pub fn flush(&self) {
         let mut state = self.0.state.lock();
         let (mut seen, mut stalled) = (state.chunks, 0);
@@ -134,12 +137,12 @@ impl Output {
     }
 }
 
-/// What the thread has.
+/// The state of the writing thread.
 struct Writer<F> {
     shared: Arc<Shared>,
     file: F,
     reports: Reports,
-    /// The last write failed: nothing is reported, for the report would fail, too, and be reported again.
+    /// True if the last write failed. Then nothing is reported, since the report would fail too and be reported again.
     failing: bool,
 }
 
@@ -149,7 +152,8 @@ impl<F: Write> Writer<F> {
         loop {
             let missed = self.next(&mut lines);
             if missed > 0 {
-                // Before anything else gets into the new buffer: the report stands where the lines are missing.
+                // Reported before anything else gets into the new buffer, so that the report stands where the lines
+                // are missing.
                 (self.reports.dropped)(missed);
             }
             for chunk in chunks(&lines) {
@@ -170,7 +174,7 @@ impl<F: Write> Writer<F> {
         }
     }
 
-    /// Waits for lines, and takes all of them; returns how many were dropped before them and are to be reported.
+    /// Waits for lines and takes all of them; returns how many were dropped before them and must be reported.
     fn next(&self, lines: &mut Vec<u8>) -> u64 {
         let mut state = self.shared.state.lock();
         loop {
@@ -190,7 +194,7 @@ impl<F: Write> Writer<F> {
     }
 }
 
-/// Parts of at most [`CHUNK`] bytes that end with a line; a line that is longer is a part by itself.
+/// Splits lines into parts of at most [`CHUNK`] bytes that end with a line; a longer line is a part by itself.
 fn chunks(mut lines: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         if lines.is_empty() {
@@ -218,12 +222,12 @@ fn write_all(file: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// A file of the process's own, without the lock that the standard library has around it: a write that blocks under that
-/// lock blocks whoever else would write.
+/// A separate file handle, without the standard library's lock: a write that blocks under that lock would block
+/// everything else that writes.
 pub(super) fn without_lock(standard: impl AsFd + Write + Send + 'static) -> Box<dyn Write + Send> {
     match standard.as_fd().try_clone_to_owned() {
         Ok(own) => Box::new(File::from(own)),
-        // There are no descriptors left.
+        // Out of file descriptors.
         Err(_) => Box::new(standard),
     }
 }
@@ -236,7 +240,7 @@ impl<'a> MakeWriter<'a> for Output {
     }
 }
 
-/// The same for lines of JSON, in which what can't be shown on a terminal is escaped.
+/// An output for lines of JSON, in which unprintable characters are escaped.
 #[derive(Clone)]
 pub struct JsonLines(pub Output);
 
@@ -248,7 +252,7 @@ impl<'a> MakeWriter<'a> for JsonLines {
     }
 }
 
-/// Takes one line of JSON, which comes in one piece.
+/// Writes one line of JSON, which arrives in one piece.
 pub struct JsonLine<'a>(&'a Output);
 
 impl Write for JsonLine<'_> {
@@ -262,7 +266,7 @@ impl Write for JsonLine<'_> {
     }
 }
 
-/// Takes one line of the log, which comes in one piece.
+/// Writes one log line, which arrives in one piece.
 pub struct Line<'a>(&'a Output);
 
 impl Write for Line<'_> {

@@ -1,8 +1,8 @@
-//! Decoding with a bound on what a message becomes in memory, and buffers no larger than what most messages need.
+//! [`BoundedCodec`]: bounds the memory of decoded messages, with buffers no larger than most messages need.
 //!
-//! An empty element of a repeated field is two bytes on the wire and, decoded, up to five hundred: a request of 4 MiB could
-//! become a gigabyte before any rule sees it. So the fields of a request are counted before it is decoded. Answers are
-//! not counted: a client trusts its coordinator.
+//! An empty element of a repeated field is two bytes on the wire and up to five hundred when decoded, so a request of
+//! 4 MiB could become a gigabyte before any rule is checked. So the fields of a request are counted before it is
+//! decoded. Answers are not counted: a client trusts its coordinator.
 
 use prost::{
     Message, Name,
@@ -18,21 +18,21 @@ use tonic_prost::{ProstDecoder, ProstEncoder};
 use super::SessionRequest;
 use crate::domain::bounds::{BATCH_SAGAS, COMPENSATIONS, LABELS};
 
-/// Most fields of a request, elements of repeated ones counted one by one: the largest batch, and room for the rest.
+/// Most fields of a request, counting each element of repeated ones: the largest batch, and room for the rest.
 const FIELDS: usize = BATCH_SAGAS + 200;
-/// Most fields of all of a request's messages together: that batch, with every bound reached in each of its sagas.
+/// Most fields of all messages within a request: the largest batch with every bound reached in each saga.
 const INNER_FIELDS: usize = BATCH_SAGAS * (COMPENSATIONS + LABELS + 32);
 
-/// What is taken at once for a message of a call that has one: most are smaller. It grows as needed.
+/// The initial buffer for a message of a unary call; most are smaller. It grows as needed.
 pub const MESSAGE_BUFFER: usize = 512;
-/// What is taken at once for the messages of a stream, which come by the hundred.
+/// The initial buffer for the messages of a stream, which come by the hundred.
 pub const STREAM_BUFFER: usize = 8 << 10;
-/// How much of a stream is sent at once, if there is so much.
+/// The most bytes of a stream that are sent at once.
 pub const STREAM_PIECE: usize = 32 << 10;
-/// The messages of streams that come one after the other, by what their names begin with.
+/// Prefixes of the names of stream messages.
 const STREAMED: [&str; 2] = ["Session", "KeepAlive"];
 
-/// The codec that the generated code uses: prost's, behind the count.
+/// The codec of the generated code: prost's, with the fields counted first.
 #[derive(Clone, Copy, Debug)]
 pub struct BoundedCodec<T, U>(std::marker::PhantomData<(T, U)>);
 
@@ -100,7 +100,7 @@ fn check<M: Name>(message: &[u8]) -> Result<(), Status> {
     }
     #[cfg(feature = "fuzzing")]
     super::seeds::keep(M::NAME, message);
-    // The call in an item of a session is a request itself.
+    // The call in a session item is a request itself.
     let (fields, inner) = if M::NAME == SessionRequest::NAME { count_within(message) } else { count(message) };
     if fields > FIELDS || inner > INNER_FIELDS {
         return Err(Status::invalid_argument(format!(
@@ -110,8 +110,8 @@ fn check<M: Name>(message: &[u8]) -> Result<(), Status> {
     Ok(())
 }
 
-/// Counts a message's fields, and those of what may be messages in it. What is malformed ends the count: the decoder
-/// will say what is wrong.
+/// Counts a message's fields, and the fields of what may be messages in it. Malformed data ends the count; the decoder
+/// reports it.
 fn count(message: &[u8]) -> (usize, usize) {
     let (mut fields, mut inner) = (0, 0);
     for content in Fields(message) {
@@ -124,13 +124,13 @@ fn count(message: &[u8]) -> (usize, usize) {
     (fields, inner)
 }
 
-/// Counts the fields of what may be messages in a message, and those in them.
+/// Counts the fields of what may be messages in a message, and the fields within them.
 fn count_within(message: &[u8]) -> (usize, usize) {
     let counts = Fields(message).map(count);
     counts.fold((0, 0), |(fields, inner), (more, more_inner)| (fields + more, inner + more_inner))
 }
 
-/// The contents of a message's fields, one after the other; empty for numbers.
+/// Iterates over the contents of a message's fields; empty for numbers.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Iterator for Fields<'a> {
@@ -149,7 +149,7 @@ impl<'a> Iterator for Fields<'a> {
             WireType::SixtyFourBit => 8,
             WireType::ThirtyTwoBit => 4,
             WireType::LengthDelimited => usize::try_from(decode_varint(&mut self.0).ok()?).ok()?,
-            // Groups are of the past; nothing in the contract is one.
+            // Groups are obsolete; the contract has none.
             WireType::StartGroup | WireType::EndGroup => return None,
         };
         let (content, rest) = self.0.split_at_checked(length)?;

@@ -1,4 +1,4 @@
-//! The proto3 JSON form of the contract's messages, both ways, by their descriptors.
+//! Converts the contract's messages to and from proto3 JSON, using their descriptors.
 
 use std::{collections::HashMap, fmt, sync::OnceLock};
 
@@ -56,8 +56,8 @@ fn descriptor<M: Named>() -> Result<MessageDescriptor, String> {
     pool.get_message_by_name(M::NAME).ok_or_else(|| format!("{} has no descriptor", M::NAME))
 }
 
-/// The message in one line of JSON: camelCase names, 64-bit numbers as strings, defaults left out, and nothing in it that
-/// can't be shown on a terminal.
+/// The message as one line of JSON: camelCase names, 64-bit numbers as strings, defaults omitted, and unprintable
+/// characters escaped.
 ///
 /// # Errors
 /// A message without descriptor: a mistake in the build.
@@ -73,8 +73,8 @@ pub fn render<M: Named>(message: &M) -> Result<String, String> {
     Ok(characters::json(&line).into_owned())
 }
 
-/// A message from one line of JSON; names in camelCase or as in the contract. Unknown ones are refused, and so is a field
-/// that is given twice, under either name.
+/// Parses a message from one line of JSON, with names in camelCase or as in the contract. Unknown fields are refused,
+/// and so is a field given twice, under either name.
 ///
 /// # Errors
 /// What is wrong with the line, and in which field.
@@ -94,7 +94,7 @@ pub fn parse<M: Named>(line: &str) -> Result<M, String> {
     dynamic.transcode_to().map_err(|error| error.to_string())
 }
 
-/// The field of a message that can't be read, and why. An unknown one is told by the path to its message.
+/// The field that can't be parsed, and why. An unknown field is reported by the path to its message.
 fn wrong(message: &MessageDescriptor, value: &Value) -> Option<(String, String)> {
     let Value::Object(fields) = value else { return None };
     fields.iter().find_map(|(key, value)| {
@@ -129,8 +129,8 @@ fn inner(field: &FieldDescriptor) -> Option<MessageDescriptor> {
     }
 }
 
-/// Reads a value and keeps nothing of it, but refuses an object with a key twice; in a message, both names of a field are
-/// one key. Readers of JSON differ in which of the two they take.
+/// Checks a value without keeping it: refuses an object with a duplicate key; in a message, both names of a field are
+/// one key. JSON parsers differ in which of the two they take.
 struct DuplicateFieldCheck(Option<MessageDescriptor>);
 
 impl<'de> DeserializeSeed<'de> for DuplicateFieldCheck {

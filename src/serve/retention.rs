@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::Retention,
     domain::{
-        command::{Answer, Command, Purge, Purged, Request},
+        command::{Answer, Command, Purge, PurgeResult, Request},
         ids::{Malformed, Revision, TaskId},
         saga::{Saga, State},
         text::{Actor, Text},
@@ -92,7 +92,7 @@ struct Purger {
 impl Purger {
     /// Purges all sagas in `state` that ended at least `age` ago, step by step.
     async fn purge_all(&mut self, state: State, age: Span) -> Result<(), PurgeError> {
-        let mut all = Purged::default();
+        let mut all = PurgeResult::default();
         let outcome = loop {
             let begun = self.store.moment().now;
             let step = match self.step(state, age).await {
@@ -115,14 +115,14 @@ impl Purger {
         outcome
     }
 
-    async fn step(&mut self, state: State, age: Span) -> Result<Purged, PurgeError> {
+    async fn step(&mut self, state: State, age: Span) -> Result<PurgeResult, PurgeError> {
         match self.export.clone() {
             None => self.purge(state, age, Vec::new()).await,
             Some(export) => self.export_and_purge(&export, state, age).await,
         }
     }
 
-    async fn purge(&self, state: State, age: Span, only: Vec<(TaskId, Revision)>) -> Result<Purged, PurgeError> {
+    async fn purge(&self, state: State, age: Span, only: Vec<(TaskId, Revision)>) -> Result<PurgeResult, PurgeError> {
         let purge = Purge {
             states: vec![state],
             older_than: age,
@@ -146,12 +146,12 @@ impl Purger {
         export: &Arc<ExportDirectory>,
         state: State,
         age: Span,
-    ) -> Result<Purged, PurgeError> {
+    ) -> Result<PurgeResult, PurgeError> {
         let moment = self.store.moment();
         let before = moment.now.minus(age);
         let found = self.store.ended(state, before, EXPORT_STEP).await?;
         if found.is_empty() {
-            return Ok(Purged::default());
+            return Ok(PurgeResult::default());
         }
         let utc = self.store.utc();
         let begun = export.clone();
@@ -169,11 +169,11 @@ impl Purger {
             }
         }
         if exported.is_empty() {
-            return Ok(Purged::default());
+            return Ok(PurgeResult::default());
         }
         let left = asked == EXPORT_STEP || exported.len() < asked;
         blocking(move || batch.commit()).await?;
-        let mut purged = Purged::default();
+        let mut purged = PurgeResult::default();
         // The store purges a limited number of rows at a time, and skips what it has purged already.
         loop {
             let step = self.purge(state, age, exported.clone()).await?;
@@ -248,7 +248,7 @@ mod tests {
     use crate::{
         clock::ManualClock,
         domain::{
-            command::{Change, FreeVerb, Verb},
+            command::{Change, Operation, UnleasedOperation},
             text::Labels,
             time::Timestamp,
         },
@@ -267,8 +267,8 @@ mod tests {
 
     fn note() -> Command {
         let (actor, note) = (Actor::parse("op").unwrap(), Text::parse(&"x".repeat(4000)).unwrap());
-        let verb = FreeVerb::Annotate { actor, note, details: Labels::default(), terminal_reason: None };
-        Command::Change(Change { task_id: task_id(), verb: Verb::Free(verb) })
+        let operation = UnleasedOperation::Annotate { actor, note, details: Labels::default(), terminal_reason: None };
+        Command::Change(Change { task_id: task_id(), operation: Operation::Unleased(operation) })
     }
 
     #[tokio::test]

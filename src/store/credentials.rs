@@ -1,35 +1,35 @@
-//! [`Credentials`]: whether the caller of a change still is who it was when its call came in.
+//! [`Credentials`]: whether the caller of a change is still authenticated.
 //!
-//! A change can wait for its turn: behind others in the queue, or held until there is work. So this is looked at in the turn
-//! that carries the change out, and not only when the call arrives: after a revocation nothing is handed out any more.
+//! A change may wait in the queue, or be held until there is work. So the credentials are checked again in the turn
+//! that executes it: after a revocation nothing is handed out any more.
 
 use tokio_util::sync::CancellationToken;
 
 use crate::{clock::Clock, domain::time::Timestamp};
 
-/// What a call came with, as far as the store looks at it.
+/// The credentials of a call, as far as the store needs them.
 #[derive(Clone, Debug, Default)]
 pub struct Credentials {
-    /// Cancelled once they stand for their principal no more.
+    /// Cancelled when the principal or its credentials are revoked.
     pub revoked: CancellationToken,
-    /// Cancelled once the certificate of the call's connection holds no more, whatever else was shown.
+    /// Cancelled when the certificate of the call's connection is revoked, whatever other credentials the call has.
     pub certificate: CancellationToken,
-    /// From when on they are refused, on the wall clock, if there is an end.
+    /// When they expire, on the wall clock, if they do.
     pub not_after: Option<Timestamp>,
 }
 
 impl Credentials {
-    /// Whether the call is to be refused.
+    /// True if the call must be refused.
     pub fn are_over(&self, clock: &dyn Clock) -> bool {
         self.are_over_at(clock.utc())
     }
 
-    /// The same, at this time of the wall clock.
+    /// Like [`Self::are_over`], at a time of the wall clock.
     pub fn are_over_at(&self, utc: Timestamp) -> bool {
         self.revoked.is_cancelled() || self.certificate.is_cancelled() || self.not_after.is_some_and(|end| utc >= end)
     }
 
-    /// Ready once they are revoked. (What runs out by `not_after` is seen by whoever looks.)
+    /// Resolves when they are revoked. (It does not wait for `not_after`, which the other methods check.)
     pub async fn end(&self) {
         tokio::select! {
             () = self.revoked.cancelled() => {}
@@ -38,11 +38,11 @@ impl Credentials {
     }
 }
 
-/// Where a change comes from, as far as the store looks at it.
+/// Where a call comes from, as far as the store needs it.
 #[derive(Clone, Debug, Default)]
 pub struct CallOrigin {
-    /// What its caller showed, where callers are known.
+    /// The caller's credentials, if callers are authenticated.
     pub credentials: Option<Credentials>,
-    /// The connection that it came over, by a number that no two open ones share.
+    /// The number of its connection, unique among open connections.
     pub connection: Option<u64>,
 }

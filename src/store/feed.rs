@@ -1,7 +1,8 @@
-//! [`Feed`]: the history for those who follow it: its head, and the events after a revision.
+//! [`Feed`]: the history for followers: its head, and the events after a revision.
 //!
-//! They come out of memory while they are there, and are read from the store otherwise: whoever asks can't tell. Who puts
-//! events into memory is not known here: this process's writer, or whatever hears of what another one commits.
+//! Recent events come from memory, older ones are read from the store; followers don't see the difference. This module
+//! doesn't know who puts events into memory: the writer of this process, or a listener for what another process
+//! commits.
 
 use std::sync::Arc;
 
@@ -15,23 +16,24 @@ use super::{
     recent_events::{EventRun, NextRun, RecentEvents, runs},
 };
 
-/// Events read from the store at once: enough to keep a reader busy. What is held of them is bounded like a run.
+/// Events read from the store at once: enough to use a reader well. What is kept of them is bounded like a run.
 const EVENTS_READ: usize = 128;
 
-/// The history, as one caller follows it; its reads take turns with those of others. Cheap to clone.
+/// The history for one caller, whose reads take turns with those of others. Cheap to clone.
 #[derive(Clone)]
 pub struct Feed {
     recent: Arc<RecentEvents>,
     reads: Reads,
 }
 
-/// What follows a revision, as far as it was looked for.
+/// What follows a revision, as far as it was searched.
 #[derive(Clone, Debug)]
 pub struct NextEvents {
-    /// Events up to `through`, at most [`RUN_BYTES`](super::recent_events::RUN_BYTES) of them or one. All that are wanted
-    /// behind the revision are among them; there may be others, and the run may begin before the revision.
+    /// Events up to `through`: at most [`RUN_BYTES`](super::recent_events::RUN_BYTES) of them, or a single larger one.
+    /// They include all wanted events after the revision; there may be others, and the run may begin before the
+    /// revision.
     pub run: Option<Arc<EventRun>>,
-    /// Nothing else up to here is wanted.
+    /// Up to here nothing else is wanted.
     pub through: Revision,
 }
 
@@ -50,7 +52,7 @@ impl Feed {
         self.recent.subscribe()
     }
 
-    /// Whether the history can be followed from behind a revision.
+    /// Checks that the history can be followed from a revision on.
     ///
     /// # Errors
     /// What follows it is not kept any more, or it was never given.
@@ -59,7 +61,7 @@ impl Feed {
         self.reads.read(move |reader| reader.events(&begin)).await.map(drop)
     }
 
-    /// What follows a revision, up to a head that was seen before. Of `wanted` the limits are not looked at.
+    /// What follows a revision, up to a known head. The limits of `wanted` are ignored.
     ///
     /// # Errors
     /// What follows is not kept any more, or can't be read.
@@ -76,7 +78,7 @@ impl Feed {
         let Stretch { found, through } = self.reads.read(move |reader| reader.events(&query)).await?;
         let mut runs = runs(found).into_iter();
         let run = runs.next();
-        // What was read beyond the first run is read again, so that nobody holds more than one.
+        // Only the first run is returned; the rest is read again later, so that no follower holds more than one run.
         let through = match &run {
             Some(run) if runs.next().is_some() => run.end(),
             Some(_) | None => through.max(after),
@@ -93,7 +95,7 @@ mod tests {
     };
     use super::*;
 
-    /// How many events each page has that is read from the store.
+    /// The number of events of each page read from the store.
     async fn pages(bytes: &[usize]) -> Vec<usize> {
         let memory = Memory::default();
         memory.append((1..).zip(bytes).map(|(revision, bytes)| event(revision, *bytes)));

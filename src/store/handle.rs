@@ -1,5 +1,5 @@
-//! [`Store`]: what the floors above hold. Changes go through a bounded queue to the one writer thread; reads run on
-//! the blocking pool, as many at once as there are reading connections, and wait in a [`ReadQueue`] for their turn.
+//! [`Store`]: the handle that the layers above use. Changes go through a bounded queue to the writer thread. Reads run
+//! on the blocking pool, as many at once as there are reading connections; the others wait in a [`ReadQueue`].
 
 use std::{
     path::PathBuf,
@@ -20,19 +20,19 @@ use crate::{
     clock::Clock,
     coordinator::out_of_scope,
     domain::{
-        bounds::ABSENCE,
+        bounds::ABSENCE_WITHOUT_GRACE,
         command::{Answer, Command, QueueStatus, Request},
         event::Event,
         ids::{QueueName, Revision},
-        lease::Absence,
+        lease::ReturnGrace,
         saga::{Saga, State},
         time::{Span, Timestamp},
     },
 };
 
 use super::{
-    CallOrigin, Credentials, EventQuery, Feed, ListQuery, Moment, Outcome, PageBounds, ReadCaller, Reader,
-    RecentEvents, SagaKey, SagaPage, Stats, StoreError, Stretch, Waiting,
+    CallOrigin, CallOutcome, Credentials, EventQuery, Feed, HeldClaimSummary, ListQuery, Moment, PageBounds,
+    ReadCaller, Reader, RecentEvents, SagaKey, SagaPage, Stats, StoreError, Stretch,
     memory_share::{ChangesMemory, MemoryShare},
     post::Reply,
     read_queue::{ReadQueue, Reads, in_background},
@@ -40,41 +40,41 @@ use super::{
     vitals::{LogMeter, Meter, Step, Timing, Vitals, WatchKind, Watching},
 };
 
-/// When a caller that found the queue full should try again: by then the writer has worked most of it off.
+/// When a caller should try again if the queue was full: by then the writer has worked off most of it.
 const OVERLOAD_RETRY: Span = Span::from_millis(100);
 
-/// How long the writer is given to tell of held claims: a batch or two, with a slow disk.
+/// How long to wait for the writer's report of held claims: a batch or two on a slow disk.
 const TELLING: Duration = Duration::from_millis(500);
 
-/// What reaches the writer.
+/// A message to the writer.
 #[allow(clippy::large_enum_variant, reason = "nearly every message is a change, and a box for each would cost more")]
 pub(super) enum Message {
-    /// A change, with the time of its arrival.
+    /// A change to execute.
     Submit(Submission),
-    /// Held claims are to be told of.
-    Tell(oneshot::Sender<Vec<Waiting>>),
-    /// Held claims are to be let go, and no more are to be held.
+    /// Asks for a summary of the held claims.
+    Tell(oneshot::Sender<Vec<HeldClaimSummary>>),
+    /// Answers all held claims, and stops holding.
     Drain,
-    /// The last message: answer what came before and end.
+    /// The last message: answer what came before it, then end.
     Close,
 }
 
 impl Message {
-    /// Tells whoever sent it that the writer has ended.
+    /// Answers the sender that the writer has ended.
     pub(super) fn refuse(self) {
         match self {
             Message::Submit(submission) => submission.caller.send(Err(StoreError::ShuttingDown)),
-            // Dropped, it is answered.
+            // Dropping its sender answers it.
             Message::Tell(_) | Message::Drain | Message::Close => {}
         }
     }
 }
 
-/// The answer to a change that the writer was handed; dropped, the change may still happen.
+/// The answer to a change that was queued. Dropping it doesn't cancel the change.
 #[derive(Debug)]
 pub struct PendingAnswer {
-    answered: oneshot::Receiver<Outcome>,
-    /// What the change and its answer hold, until it is here.
+    answered: oneshot::Receiver<CallOutcome>,
+    /// Memory of the change and its answer, until the answer has arrived.
     _memory: Arc<MemoryShare>,
 }
 
@@ -82,44 +82,45 @@ impl Future for PendingAnswer {
     type Output = Result<Answer, StoreError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        // The writer answers everything it takes up. If it is gone without an answer, it ended between taking and committing, or
-        // died: the caller has to assume either.
+        // The writer answers everything that it takes from the queue. If it is gone without an answer, it ended
+        // between taking and committing, or panicked: the change may or may not have happened.
         Pin::new(&mut self.answered).poll(cx).map(|outcome| outcome.unwrap_or(Err(StoreError::OutcomeUnknown)))
     }
 }
 
-/// What the writer and the handles share.
+/// State shared by the writer and the handles.
 pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) recent: Arc<RecentEvents>,
-    /// The last absence, written by the writer alone.
-    pub(super) absence: RwLock<Absence>,
-    /// Held claims, written by the writer alone.
+    /// The grace after the last absence; only the writer changes it.
+    pub(super) grace: RwLock<ReturnGrace>,
+    /// The number of held claims; only the writer changes it.
     pub(super) waiting: AtomicU64,
-    /// Set when the caller of a held call was revoked: the writer looks through them and clears it.
+    /// Set when the caller of a held call was revoked: the writer then checks all held calls and clears it.
     pub(super) revoked: AtomicBool,
-    /// What changes and their answers hold.
+    /// Memory of pending changes and their answers.
     pub(super) memory: ChangesMemory,
-    /// What is measured.
+    /// Metrics of the store.
     pub(super) meter: Meter,
 }
 
 impl Shared {
-    /// For a store whose newest event is at `head`, back from an absence, with what its backend tells of its log.
+    /// For a store whose newest event is at `head`, with the grace after the absence before, and the backend's metrics
+    /// of its log.
     pub(super) fn new(
         clock: Arc<dyn Clock>,
         recent: Arc<RecentEvents>,
-        absence: Absence,
+        grace: ReturnGrace,
         log: Arc<LogMeter>,
     ) -> Arc<Self> {
         let meter = Meter::new(clock.now()).with_log(log);
-        let absence = RwLock::new(absence);
+        let grace = RwLock::new(grace);
         let (waiting, revoked, memory) = (AtomicU64::new(0), AtomicBool::new(false), ChangesMemory::default());
-        Arc::new(Shared { clock, recent, absence, waiting, revoked, memory, meter })
+        Arc::new(Shared { clock, recent, grace, waiting, revoked, memory, meter })
     }
 }
 
-/// A handle on an open store, for the daemon itself or for one caller; cheap to clone.
+/// A handle to an open store, for the daemon itself or for one caller. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
     intake: Sender<Message>,
@@ -143,25 +144,27 @@ impl Store {
         (store, messages)
     }
 
-    /// A store that only looks at what somebody else writes and publishes: for a simulation, which drives the coordinator
-    /// itself.
+    /// A store that only reads what somebody else writes and publishes: for the simulation, which drives the
+    /// coordinator itself.
     pub fn looking_on(reader: Arc<dyn Reader>, clock: Arc<dyn Clock>, recent: Arc<RecentEvents>) -> Self {
-        let shared = Shared::new(clock, recent, Absence::default(), Arc::default());
+        let shared = Shared::new(clock, recent, ReturnGrace::default(), Arc::default());
         Self::new(1, reader, 1, shared, "looking on").0
     }
 
-    /// The same store for a caller: its reads take turns with those of others, and are refused once its credentials are over.
+    /// A handle for one caller: its reads take turns with those of others, and are refused once its credentials are
+    /// invalid.
     pub fn read_for(&self, caller: ReadCaller) -> Self {
         Store { reads: Reads { caller, ..self.reads.clone() }, ..self.clone() }
     }
 
-    /// Submits a change and waits for its commit. When the future is dropped, the change may still happen.
+    /// Submits a change and waits until it is committed. If the future is dropped, the change may still happen.
     pub async fn submit(&self, request: Request) -> Result<Answer, StoreError> {
         self.submit_for(request, CallOrigin::default(), None).await
     }
 
-    /// The same for a caller that showed credentials, with a record of when it got where. Once they are over, the change is
-    /// refused in its turn, and a call that is held is let go: [`StoreError::Revoked`].
+    /// Like [`Self::submit`], for a caller with credentials, and with a record of when the change reached which stage.
+    /// Once the credentials are invalid, the change is refused when its turn comes, and a held call is answered:
+    /// [`StoreError::Revoked`].
     pub async fn submit_for(
         &self,
         request: Request,
@@ -176,11 +179,12 @@ impl Store {
         }
     }
 
-    /// Hands a change to the writer, behind all that was handed to it before. Does not wait; dropping the answer takes nothing
-    /// back. Whoever may be revoked while a `ClaimNext` of it is held calls [`Self::caller_revoked`] then.
+    /// Queues a change for the writer, after all that were queued before. Does not wait. Dropping the answer doesn't
+    /// cancel the change. A caller whose `ClaimNext` may be held must call [`Self::caller_revoked`] when it is
+    /// revoked.
     ///
     /// # Errors
-    /// The change was not taken up.
+    /// The change was not queued.
     pub fn begin(
         &self,
         request: Request,
@@ -192,11 +196,11 @@ impl Store {
             refused.no_room.fetch_add(1, Ordering::Relaxed);
             return Err(StoreError::Overloaded { retry_after: OVERLOAD_RETRY });
         };
-        // Held until the answer is here: it may be larger than the request.
+        // Kept until the answer has arrived, which may be larger than the request.
         let memory = Arc::new(memory);
         let (answer, answered) = Reply::counted(memory.clone());
         let arrival = self.shared.clock.now();
-        // Only whoever may claim there counts as somebody who does.
+        // Only callers that may claim there count as handlers of the kinds.
         if matches!(request.command, Command::ClaimNext(_)) && out_of_scope(&request).is_none() {
             self.shared.meter.asked(&request.command, arrival);
         }
@@ -216,7 +220,7 @@ impl Store {
         }
     }
 
-    /// Hands a message to the writer, if there is room for it.
+    /// Queues a message for the writer, if there is room for it.
     fn send(&self, message: Message) -> Result<(), StoreError> {
         self.intake.try_send(message).map_err(|not_sent| match not_sent {
             TrySendError::Full(_) => StoreError::Overloaded { retry_after: OVERLOAD_RETRY },
@@ -224,13 +228,14 @@ impl Store {
         })
     }
 
-    /// The credentials of somebody whose `ClaimNext` may be held are over: the writer looks for such calls and lets them go.
+    /// Tells the writer that the caller of a held `ClaimNext` may have been revoked: it checks all held calls and
+    /// answers those.
     pub fn caller_revoked(&self) {
         self.shared.revoked.store(true, Ordering::Release);
     }
 
-    /// Waits for the answer to a call that may be held. When its caller is revoked, the writer is told and not the caller: only
-    /// the writer knows whether the call was given something before.
+    /// Waits for the answer to a call that may be held. If its caller is revoked, the writer is told rather than the
+    /// caller: only the writer knows whether the call got something before.
     async fn answered_or_revoked(
         &self,
         mut answer: PendingAnswer,
@@ -244,7 +249,7 @@ impl Store {
         answer.await
     }
 
-    /// Waits until the writer has committed what it had begun when this was called.
+    /// Waits until the writer has committed what it had started when this was called.
     pub async fn caught_up(&self) -> Result<(), StoreError> {
         let (answer, told) = oneshot::channel();
         self.send(Message::Tell(answer))?;
@@ -261,7 +266,7 @@ impl Store {
         self.reads.read(move |reader| reader.list(&query)).await
     }
 
-    /// Events, as many as there are up to the limit: stretch by stretch, each in a turn of its own.
+    /// All events up to the limit, read a page at a time; each page waits for its turn.
     pub async fn events(&self, mut query: EventQuery) -> Result<Vec<Event>, StoreError> {
         let mut all = Vec::new();
         loop {
@@ -276,7 +281,7 @@ impl Store {
         }
     }
 
-    /// Sagas reported stale, in order of their `lease_expired` revisions, each with it: what a bounded stretch has.
+    /// One page of the sagas that are reported stale, in order of their `lease_expired` revisions, each with it.
     pub async fn stale(
         &self,
         queues: Vec<QueueName>,
@@ -287,7 +292,8 @@ impl Store {
         self.reads.read(move |reader| reader.stale(&queues, after, through, bounds)).await
     }
 
-    /// Sagas in a terminal state, unchanged since before a time, the longest first: at most `limit`, with their contents.
+    /// Sagas in a terminal state that were last changed before a time, oldest first: at most `limit`, with their
+    /// contents.
     pub async fn ended(&self, state: State, before: Timestamp, limit: usize) -> Result<Vec<Saga>, StoreError> {
         self.reads.read(move |reader| reader.ended(state, before, limit)).await
     }
@@ -304,19 +310,19 @@ impl Store {
         })
     }
 
-    /// The queues that ever held a saga or were paused, in order of name, behind one of them: at most `limit`.
+    /// The queues that ever held a saga or were paused, by name, after one of them: at most `limit`.
     pub async fn queues(&self, after: Option<QueueName>, limit: usize) -> Result<Vec<QueueStatus>, StoreError> {
         self.reads.read(move |reader| reader.queues(after.as_ref(), limit)).await
     }
 
-    /// Writes a consistent copy to a new file; returns the newest revision in it. It can take minutes, and takes no reader from
-    /// others meanwhile.
+    /// Writes a consistent copy to a new file; returns the newest revision in it. It can take minutes, and doesn't
+    /// occupy a reader meanwhile.
     pub async fn backup(&self, path: PathBuf) -> Result<Revision, StoreError> {
         let reader = self.reads.reader.clone();
         in_background(move || reader.backup(&path)).await
     }
 
-    /// What the store measures of itself. Reads a few hundred numbers; never waits for the writer.
+    /// The store's metrics. Reads a few hundred numbers and never waits for the writer.
     pub fn vitals(&self) -> Vitals {
         let shared = &self.shared;
         Vitals {
@@ -328,44 +334,44 @@ impl Store {
         }
     }
 
-    /// How long ago the writer's loop last turned. It does every 250 ms when there is nothing to do; a step of it takes some
-    /// tens of milliseconds, and a sync as long as the disk takes. So a silence of many seconds means a disk that hangs, a
-    /// machine that stood still, or a mistake in the program. It grows from the writer's end on, too.
+    /// The time since the writer's loop last ran. It runs every 250 ms when idle; a step of it takes tens of
+    /// milliseconds, and a sync as long as the disk takes. So many seconds mean a hanging disk, a suspended machine,
+    /// or a bug. It also grows after the writer has ended.
     pub fn silence(&self) -> Span {
         self.shared.meter.silence(self.shared.clock.now())
     }
 
-    /// A watch is opened, with everything up to a position handed out, until what this returns is dropped. No queues: of
-    /// all; `one_task`: of one saga alone.
+    /// Registers an open watch that has sent everything up to a position, until the result is dropped. No queues: all
+    /// queues; `one_task`: one saga only.
     pub fn watching(&self, kind: WatchKind, queues: Vec<QueueName>, one_task: bool, position: Revision) -> Watching {
         self.shared.meter.watches.open(kind, queues, one_task, position)
     }
 
-    /// Which claims are held, by queue and purpose: a question to the writer, which it answers between two batches.
-    /// `None`: it does not within a moment, or its queue is full.
-    pub async fn waiting(&self) -> Option<Vec<Waiting>> {
+    /// Summaries of the held claims by queue and purpose, which the writer answers between two batches. `None` if it
+    /// doesn't within half a second, or if its queue is full.
+    pub async fn waiting(&self) -> Option<Vec<HeldClaimSummary>> {
         let (answer, told) = oneshot::channel();
         self.send(Message::Tell(answer)).ok()?;
         tokio::time::timeout(TELLING, told).await.ok()?.ok()
     }
 
-    /// This moment on the coordinator's clock.
+    /// The time on the coordinator's clock, and the grace, for reading leases.
     pub fn moment(&self) -> Moment {
         let now = self.shared.clock.now();
-        let mut absence = *self.shared.absence.read();
-        // Back from an absence that the writer has not noticed yet: it will, before it judges anything.
-        if self.shared.meter.silence(now) > ABSENCE {
-            absence.returned_at = now;
+        let mut grace = *self.shared.grace.read();
+        // After an absence that the writer has not noticed yet. It will, before it executes anything.
+        if self.shared.meter.silence(now) > ABSENCE_WITHOUT_GRACE {
+            grace.returned_at = now;
         }
-        Moment { now, absence }
+        Moment { now, grace }
     }
 
-    /// The wall clock's UTC, for showing how far the coordinator's clock is from it.
+    /// The wall clock, to show how far the coordinator's clock is from it.
     pub fn utc(&self) -> Timestamp {
         self.shared.clock.utc()
     }
 
-    /// The history, for those who follow it.
+    /// The history for followers.
     pub fn feed(&self) -> Feed {
         Feed::new(self.shared.recent.clone(), self.reads.clone())
     }
@@ -375,14 +381,14 @@ impl Store {
         self.description.split(' ').next().unwrap_or_default()
     }
 
-    /// What the store is, for people: the backend's name, then its version and where it is.
+    /// A description for people: the backend's name, then its version and location.
     pub fn description(&self) -> &str {
         &self.description
     }
 
-    /// Lets held claims go, and holds no more. Blocks while the queue is full.
+    /// Answers all held claims, and stops holding. Blocks while the queue is full.
     pub fn drain(&self) {
-        // A writer that is gone holds no claims.
+        // If the writer has ended, it holds no claims.
         let _ = self.intake.send(Message::Drain);
     }
 

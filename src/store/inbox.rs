@@ -1,9 +1,9 @@
-//! Where the writer waits for what reaches it.
+//! [`CommandQueue`]: the writer's end of the queue.
 //!
-//! A thread that sleeps takes tens of microseconds to wake, which a caller with one change at a time would pay for with each of
-//! them. So while such a caller sends one soon after the other, the writer looks for the next itself for a while before it
-//! sleeps. With more callers there is always something to do, and with none it sleeps at once. (Spinning a little before a
-//! sleep is an idea of adaptive mutexes.)
+//! A sleeping thread takes tens of microseconds to wake, and a caller that sends one change at a time would pay this
+//! for each. So while such a caller sends one change soon after the other, the writer spins for a while before it
+//! sleeps. With more callers there is always something to do, and with none it sleeps at once. (Adaptive mutexes spin
+//! before they sleep for the same reason.)
 
 use std::{hint, sync::Arc};
 
@@ -16,23 +16,23 @@ use crate::{
 
 use super::handle::Message;
 
-/// How long the writer looks before it sleeps: a little more than a round trip on one machine takes.
+/// How long the writer spins before it sleeps: a little longer than a round trip on one machine.
 const LOOKING: Span = match Span::from_micros(200) {
     Some(span) => span,
     None => Span::ZERO,
 };
-/// Most looks of it, should the clock stand still.
+/// Most iterations of the spin, in case the clock stands still.
 const LOOKS: usize = 20_000;
 
-/// The writer's end of the channel.
+/// The receiving end of the queue.
 pub(super) struct Inbox {
     messages: Receiver<Message>,
     clock: Arc<dyn Clock>,
-    /// Whether the last turn was one change that came soon after the turn before: then the next one may, too.
+    /// True if the last turn was one change that arrived soon after the turn before; then the next one may, too.
     brisk: bool,
-    /// Whether the last message came soon.
+    /// True if the last message arrived soon.
     soon: bool,
-    /// With one processor nobody could send while the writer looks.
+    /// False with one processor: nobody could send while the writer spins.
     may_look: bool,
 }
 
@@ -42,35 +42,35 @@ impl Inbox {
         Inbox { messages, clock, brisk: false, soon: false, may_look }
     }
 
-    /// Waits for a message, but not beyond `until`. When nobody is left who could ask, that is the message to close.
+    /// Waits for a message until `until`. If all senders are gone, returns [`Message::Close`].
     pub(super) fn wait(&mut self, until: Timestamp) -> Option<Message> {
         let began = self.clock.now();
         let message = match self.look(until.min(began.plus(LOOKING))) {
             Some(message) => Some(message),
             None => self.sleep(until),
         };
-        // Waking up takes about as long again.
+        // Waking up takes about as long as the spin.
         self.soon = self.clock.now() < began.plus(LOOKING).plus(LOOKING);
         message
     }
 
-    /// What is there already.
+    /// A message that is already queued.
     pub(super) fn take(&self) -> Option<Message> {
         self.messages.try_recv().ok()
     }
 
-    /// Refuses what still comes, until nobody is left who could ask. A message that was sent just before its receiver went would
-    /// lie in the channel, and its caller would wait for as long as there are senders.
+    /// Refuses all further messages until all senders are gone. Otherwise a message sent just before the receiver was
+    /// dropped would stay in the channel, and its caller would wait as long as there are senders.
     pub(super) fn refuse_until_nobody_is_left(self) {
         self.messages.into_iter().for_each(Message::refuse);
     }
 
-    /// Whether nothing waits.
+    /// True if no message waits.
     pub(super) fn is_empty(&self) -> bool {
         self.messages.is_empty()
     }
 
-    /// Says how many changes the turn had that began with the last message.
+    /// Records how many changes the turn had that started with the last message.
     pub(super) fn turned(&mut self, changes: usize) {
         self.brisk = self.may_look && self.soon && changes == 1;
     }
@@ -93,7 +93,7 @@ impl Inbox {
 
     fn sleep(&self, until: Timestamp) -> Option<Message> {
         let left = until.since(self.clock.now()).to_std();
-        // Never none at all: what is due already still yields to what is there.
+        // At least a microsecond, so that queued messages come before what is due.
         match self.messages.recv_timeout(left.max(std::time::Duration::from_micros(1))) {
             Ok(message) => Some(message),
             Err(RecvTimeoutError::Timeout) => None,
@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn a_message_that_comes_while_it_looks_is_taken() {
         let (sender, messages) = unbounded();
-        // A clock that stands: it looks until it has looked often enough, then it sleeps.
+        // The clock stands still: it spins the most iterations, then sleeps.
         let mut inbox = brisk(messages, Arc::new(ManualClock::default()));
         let sending = thread::spawn(move || {
             thread::sleep(Duration::from_micros(50));

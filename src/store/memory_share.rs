@@ -1,14 +1,15 @@
-//! How much memory the changes under way hold, together with their answers.
+//! Bounds the memory of pending changes and their answers.
 
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-/// Most memory of the changes that wait for the writer or are being written, and of answers on their way: some twenty of the
-/// largest batches. A caller that goes away leaves its change in the queue, so what bounds calls does not bound this.
+/// Most memory of changes that wait for the writer or are being written, and of answers on their way: about twenty of
+/// the largest batches. A caller that goes away leaves its change in the queue, so the limits on calls don't bound
+/// this.
 pub(super) const CHANGES_BYTES: usize = 128 << 20;
-/// A change that is no larger is not refused for that: as many as fit into the queue hold little.
+/// A change up to this size is never refused: as many as fit into the queue take little memory.
 pub(super) const SMALL_BYTES: usize = 4 << 10;
 
 /// The memory that all changes hold together.
@@ -16,7 +17,7 @@ pub(super) const SMALL_BYTES: usize = 4 << 10;
 pub(super) struct ChangesMemory(Arc<AtomicUsize>);
 
 impl ChangesMemory {
-    /// Takes a share for a change of so many bytes; `None`: there is no room for it.
+    /// Reserves memory for a change; `None` if there is no room for it.
     pub(super) fn take(&self, bytes: usize) -> Option<MemoryShare> {
         let share = MemoryShare { all: self.clone(), bytes: AtomicUsize::new(bytes) };
         let all = self.0.fetch_add(bytes, Relaxed) + bytes;
@@ -29,7 +30,7 @@ impl ChangesMemory {
     }
 }
 
-/// The share of one change: given back when nobody holds it any more.
+/// The memory of one change, released when the last holder drops it.
 #[derive(Debug)]
 pub(super) struct MemoryShare {
     all: ChangesMemory,
@@ -37,13 +38,13 @@ pub(super) struct MemoryShare {
 }
 
 impl MemoryShare {
-    /// An answer of so many bytes is on its way.
+    /// Adds the size of an answer that is being sent.
     pub(super) fn add(&self, bytes: usize) {
         self.bytes.fetch_add(bytes, Relaxed);
         self.all.0.fetch_add(bytes, Relaxed);
     }
 
-    /// Gives back what the share holds so far.
+    /// Releases what is held so far.
     pub(super) fn release(&self) {
         self.all.0.fetch_sub(self.bytes.swap(0, Relaxed), Relaxed);
     }
@@ -70,7 +71,7 @@ mod tests {
         drop(half);
         assert!(memory.take(CHANGES_BYTES / 4).is_some());
         assert_eq!(memory.left(), CHANGES_BYTES / 2 - SMALL_BYTES, "what was refused took nothing");
-        // Its request is no longer there, but an answer is.
+        // The request has been released, an answer added.
         other.release();
         other.add(SMALL_BYTES);
         assert_eq!(memory.left(), CHANGES_BYTES - 2 * SMALL_BYTES);

@@ -1,7 +1,8 @@
-//! FLOOR 2: keeps facts, decides nothing. What the coordinator's turns are driven by, and what keeps their outcome.
+//! Stores the data and decides nothing: runs the coordinator's turns on a writer thread, makes their changes durable,
+//! and answers reads.
 //!
-//! [`Store`] is what the floors above hold: they submit a request, read, and follow the history. Behind it stands one
-//! writer thread that owns the backend, and a [`Reader`] for everything that only looks.
+//! [`Store`] is the handle that the layers above use: they submit requests, read, and follow the history. Behind it,
+//! one writer thread owns the backend, and a [`Reader`] answers everything that only reads.
 
 pub mod credentials;
 mod feed;
@@ -19,7 +20,7 @@ mod submission;
 pub mod vitals;
 pub mod writer;
 
-pub use crate::coordinator::{Outcome, Share, StoreError, Waiting};
+pub use crate::coordinator::{CallOutcome, CallerKey, HeldClaimSummary, StoreError};
 pub use credentials::{CallOrigin, Credentials};
 pub use feed::{Feed, NextEvents};
 pub use handle::{PendingAnswer, Store};
@@ -32,5 +33,6 @@ pub use recent_events::RecentEvents;
 pub use sqlite::guard::OpenError;
 pub use writer::{StoreOptions, WriterFailure, WriterThread};
 
-/// So many revisions are reserved at once: enough to do it seldom, and few enough that 2^53 last for 500 million starts.
+/// How many revisions are reserved at once: enough to do it rarely, and few enough that 2^53 last for 500 million
+/// starts.
 const RESERVED: usize = 1 << 24;

@@ -1,36 +1,36 @@
-//! The way back: outcomes from the writer to whoever asked.
+//! Delivers the writer's outcomes to the tasks that wait for them, with one wake-up per network thread and batch.
 //!
-//! To wake a thread that sleeps costs a call to the kernel, and a batch has hundreds of outcomes for a few threads. So
-//! each network thread has a letterbox: the writer puts a batch's outcomes into it and rings once, and the thread hands
-//! them to its own tasks, which it can wake without the kernel.
+//! Waking a sleeping thread costs a system call, and a batch has hundreds of outcomes for a few threads. So each
+//! network thread has a reply queue: the writer appends the outcomes of a batch and wakes the thread once; the thread
+//! passes them to its own tasks, which needs no system call.
 
 use std::{cell::RefCell, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use super::{Outcome, memory_share::MemoryShare};
+use super::{CallOutcome, memory_share::MemoryShare};
 
-/// After how many letters a thread is rung for again: it begins with the first while the others are still put in.
+/// After how many replies a thread is woken again: it starts with the first while the others are still being appended.
 const SLICE: usize = 64;
 
 thread_local! {
-    /// The letterbox of the thread that asks, if it has one.
+    /// The reply queue of this thread, if it has one.
     static HERE: RefCell<Option<Arc<Letterbox>>> = const { RefCell::new(None) };
 }
 
-/// An outcome on its way to one task.
-type Letter = (oneshot::Sender<Outcome>, Outcome);
+/// An outcome and the task that waits for it.
+type Letter = (oneshot::Sender<CallOutcome>, CallOutcome);
 
-/// Where the outcomes for one thread arrive.
+/// The replies for the tasks of one thread.
 #[derive(Default)]
 struct Letterbox {
     letters: Mutex<Vec<Letter>>,
     bell: Notify,
 }
 
-/// Gives this thread a letterbox, and empties it for as long as this runs. For a thread that runs nothing but one
-/// single-threaded runtime; whoever asks from another thread is answered directly.
+/// Creates a reply queue for this thread and delivers its replies for as long as this runs. For threads that run
+/// nothing but one single-threaded runtime. Callers on other threads are answered directly.
 pub async fn receive_here() {
     let letterbox = Arc::new(Letterbox::default());
     HERE.set(Some(letterbox.clone()));
@@ -38,60 +38,60 @@ pub async fn receive_here() {
         letterbox.bell.notified().await;
         let letters = std::mem::take(&mut *letterbox.letters.lock());
         for (to, outcome) in letters {
-            // A caller that went away is not told; what it asked for happened all the same.
+            // A caller that is gone is not told; its change happened all the same.
             let _ = to.send(outcome);
         }
     }
 }
 
-/// Where one outcome goes.
+/// The sending end for one outcome.
 pub struct Reply {
-    to: oneshot::Sender<Outcome>,
+    to: oneshot::Sender<CallOutcome>,
     by: Option<Arc<Letterbox>>,
-    /// What the change and its answer hold, if that is counted.
+    /// Memory of the change and its answer, if it is counted.
     memory: Option<Arc<MemoryShare>>,
 }
 
 impl Reply {
-    /// To whoever waits for it on this thread.
-    pub fn expected() -> (Self, oneshot::Receiver<Outcome>) {
+    /// A reply to a task of this thread.
+    pub fn expected() -> (Self, oneshot::Receiver<CallOutcome>) {
         let (to, expected) = oneshot::channel();
         (Reply { to, by: HERE.with_borrow(Clone::clone), memory: None }, expected)
     }
 
-    /// The same, with an account of the memory that the change holds, and of its answer until it has arrived.
-    pub(super) fn counted(memory: Arc<MemoryShare>) -> (Self, oneshot::Receiver<Outcome>) {
+    /// Like [`Self::expected`], and counts the memory of the change, and of its answer until it has arrived.
+    pub(super) fn counted(memory: Arc<MemoryShare>) -> (Self, oneshot::Receiver<CallOutcome>) {
         let (reply, expected) = Self::expected();
         (Reply { memory: Some(memory), ..reply }, expected)
     }
 
-    /// An answer of so many bytes is on its way.
+    /// Adds the size of the answer.
     pub(super) fn add_bytes(&self, bytes: usize) {
         if let Some(memory) = &self.memory {
             memory.add(bytes);
         }
     }
 
-    /// The change is held, and takes no more of the memory of those that are being written.
+    /// Releases the memory of a change that is held.
     pub(super) fn release_bytes(&self) {
         if let Some(memory) = &self.memory {
             memory.release();
         }
     }
 
-    /// Answers by itself.
-    pub fn send(self, outcome: Outcome) {
+    /// Sends one outcome directly.
+    pub fn send(self, outcome: CallOutcome) {
         let _ = self.to.send(outcome);
     }
 
-    /// Whether nobody waits any more.
+    /// True if nobody waits any more.
     pub fn is_closed(&self) -> bool {
         self.to.is_closed()
     }
 }
 
-/// Answers a batch, in order for each thread.
-pub fn send_all(answered: Vec<(Reply, Outcome)>) {
+/// Sends the outcomes of a batch, in order for each thread.
+pub fn send_all(answered: Vec<(Reply, CallOutcome)>) {
     let mut bags: Vec<(Arc<Letterbox>, Vec<Letter>)> = Vec::new();
     for (Reply { to, by, memory: _ }, outcome) in answered {
         let Some(by) = by else {

@@ -1,26 +1,26 @@
-//! What can be asked of the store without changing it.
+//! Queries: what can be read from the store.
 
 use crate::domain::{
     event::Event,
     ids::{OwnerId, QueueName, Revision, SagaId, TaskId},
-    lease::Absence,
+    lease::ReturnGrace,
     saga::{Saga, State},
     text::Labels,
     time::{Span, Timestamp},
 };
 
-use crate::coordinator::weight;
+use crate::coordinator::encoded_size;
 
-/// A moment on the coordinator's clock, with what is needed to judge leases at it.
+/// A time on the coordinator's clock with the grace: what is needed to tell whether a lease is live then.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moment {
     /// The time.
     pub now: Timestamp,
-    /// The coordinator's last absence.
-    pub absence: Absence,
+    /// The grace after the last absence.
+    pub grace: ReturnGrace,
 }
 
-/// By what a saga is looked up.
+/// How a saga is looked up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SagaKey {
     /// Its task's id.
@@ -29,7 +29,7 @@ pub enum SagaKey {
     Saga(SagaId),
 }
 
-/// Which sagas are wanted: all that is given must hold.
+/// Which sagas are wanted. All conditions must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// In one of these states; empty: in any.
@@ -38,7 +38,8 @@ pub struct Filter {
     pub queues: Vec<QueueName>,
     /// Whose current or last lease is this owner's.
     pub owner: Option<OwnerId>,
-    /// Under a live lease of this principal: of an owner with its name, or with its name and what follows a slash.
+    /// Under a live lease of this principal: its owner is the principal's name, or that name followed by a slash and
+    /// more.
     pub held_by: Option<OwnerId>,
     /// With all of these labels.
     pub labels: Labels,
@@ -51,22 +52,22 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Whether a saga is wanted, judged at a moment.
+    /// True if a saga matches at a time.
     pub fn matches(&self, saga: &Saga, moment: &Moment) -> bool {
         (self.states.is_empty() || self.states.contains(&saga.state))
             && (self.queues.is_empty() || self.queues.contains(&saga.spec.queue))
             && self.owner.as_ref().is_none_or(|owner| saga.lease.as_ref().is_some_and(|lease| lease.owner == *owner))
             && self.held_by.as_ref().is_none_or(|principal| {
-                let live = saga.live_lease(moment.now, &moment.absence);
+                let live = saga.live_lease(moment.now, &moment.grace);
                 live.is_some_and(|lease| lease.owner.belongs_to(principal.as_str()))
             })
             && saga.spec.labels.contains_all(&self.labels)
             && (self.issue.is_none() || self.issue == saga.spec.issue)
             && (!self.in_flight_only || !saga.state.is_terminal())
-            && (!self.stale_only || saga.is_stale(moment.now, &moment.absence))
+            && (!self.stale_only || saga.is_stale(moment.now, &moment.grace))
     }
 
-    /// Whether no terminal saga can match.
+    /// True if no terminal saga can match.
     pub fn implies_in_flight(&self) -> bool {
         self.in_flight_only
             || self.stale_only
@@ -75,7 +76,7 @@ impl Filter {
     }
 }
 
-/// A place in the order of creation.
+/// A position in the order of creation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cursor(pub i64);
 
@@ -86,29 +87,29 @@ pub struct ListQuery {
     pub filter: Filter,
     /// The newest first instead.
     pub newest_first: bool,
-    /// Beginning behind this place.
+    /// After this position.
     pub after: Option<Cursor>,
-    /// At most so many; fewer where they are large.
+    /// At most this many; fewer if they are large.
     pub limit: usize,
-    /// Judged at this moment.
+    /// The time at which leases are judged.
     pub moment: Moment,
 }
 
-/// Part of a listing. It may be shorter than asked for, though more follows.
+/// A page of a listing. It may be shorter than asked for even if more follows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SagaPage {
-    /// The sagas, each with its place; without payload, progress and result.
+    /// The sagas with their positions; without payload, progress and result.
     pub sagas: Vec<(Cursor, Saga)>,
     /// Where the next page begins; none: this is the last.
     pub next: Option<Cursor>,
 }
 
-/// How large a page of whole sagas may become. One saga may be over a MiB, so a count alone bounds little.
+/// Bounds of a page of whole sagas. One saga may be over a MiB, so a count alone is not enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageBounds {
     /// At most so many.
     pub sagas: usize,
-    /// At most so many bytes, but for a single saga that is larger.
+    /// At most this many bytes, except for a single larger saga.
     pub bytes: usize,
 }
 
@@ -118,7 +119,7 @@ impl PageBounds {
         PageBounds { sagas, bytes: usize::MAX }
     }
 
-    /// The first of these sagas, which are all up to `through`, or as many as the bounds admit.
+    /// The first of these sagas, which are all those up to `through`: as many as the bounds admit.
     pub fn admitted(
         &self,
         sagas: impl IntoIterator<Item = (Revision, Saga)>,
@@ -127,7 +128,7 @@ impl PageBounds {
         let mut bytes = 0;
         let mut page: Vec<(Revision, Saga)> = Vec::new();
         for (revision, saga) in sagas {
-            bytes += weight(&saga);
+            bytes += encoded_size(&saga);
             if !page.is_empty() && bytes > self.bytes {
                 return Stretch { through: page.last().map_or(through, |(revision, _)| *revision), found: page };
             }
@@ -140,7 +141,7 @@ impl PageBounds {
     }
 }
 
-/// A stretch of the history, in order of revision.
+/// A query of the history, in order of revision.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventQuery {
     /// Of this saga alone.
@@ -155,37 +156,37 @@ pub struct EventQuery {
     pub through: Revision,
     /// At most so many.
     pub limit: usize,
-    /// Of one saga that is still there: its own history is whole, whatever else was compacted. So `after` is a place
-    /// only, and is not checked.
+    /// The query is for one saga that still exists. Its own history is complete, whatever else was compacted, so
+    /// `after` is only a position and is not checked.
     pub whole: bool,
 }
 
 impl EventQuery {
-    /// Whether an event is wanted, wherever it is in the history.
+    /// True if an event is wanted, whatever its revision.
     pub fn matches(&self, event: &Event) -> bool {
         self.task_id.as_ref().is_none_or(|task_id| *task_id == event.task_id)
             && (self.queues.is_empty() || self.queues.contains(&event.queue))
             && (!self.marked_only || event.mark.is_some())
     }
 
-    /// Whether every event is wanted, wherever it is in the history.
+    /// True if every event is wanted, whatever its revision.
     pub fn matches_all(&self) -> bool {
         self.task_id.is_none() && self.queues.is_empty() && !self.marked_only
     }
 }
 
-/// What a read found in a part of the history that it looked through, in order of revision. The part is bounded, wanted or not
-/// what is in it, so that no read takes long: it may end before what was asked for does.
+/// What a read found in the part of the history that it scanned, in order of revision. The part is bounded whether or
+/// not it matches, so that no read takes long; it may end before the requested range does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stretch<T> {
-    /// What was wanted.
+    /// What matched.
     pub found: Vec<T>,
-    /// Up to where it was looked for: the next read begins behind that.
+    /// The end of the scanned part; the next read starts after it.
     pub through: Revision,
 }
 
 impl Stretch<Event> {
-    /// The first events that are wanted up to a revision: as many as the limit, or else all.
+    /// The matching events up to a revision, or the first `limit` of them.
     pub fn of_events(found: Vec<Event>, limit: usize, through: Revision) -> Self {
         let last = found.last().filter(|_| found.len() >= limit).map(|event| event.revision);
         Stretch { through: last.unwrap_or(through), found }
@@ -205,12 +206,12 @@ pub struct QueueCounts {
     pub ready: u64,
     /// Stale.
     pub stale: u64,
-    /// How long the oldest ready one has been ready, or created if it was never delayed.
+    /// How long the oldest ready saga has been ready: since its delay ended, or since its creation.
     pub oldest_ready_age: Option<Span>,
 }
 
 impl QueueCounts {
-    /// Whether it has a saga that is not terminal.
+    /// True if it has a saga that is not terminal.
     pub fn has_in_flight(&self) -> bool {
         self.states.iter().any(|(state, count)| !state.is_terminal() && *count > 0)
     }

@@ -1,11 +1,11 @@
-//! [`ReadQueue`]: which read is next when all readers are busy.
+//! [`ReadQueue`]: decides which read is next when all readers are busy.
 //!
-//! In order of arrival, whoever asks for much would make everybody wait. So each caller has a queue of its own, and a free
-//! reader goes to the caller with the fewest running reads; among several, to the one that was served longest ago. A read that
-//! has to look through much does so a stretch at a time and queues again for each. So a caller whose reads don't wait already
-//! waits for one stretch of somebody else's, if nobody else waits, and otherwise for one of each caller that does.
+//! In order of arrival, a caller that reads much would make all others wait. So each caller has its own queue, and a
+//! free reader goes to the caller with the fewest running reads; among several, to the one served longest ago. A read
+//! that scans much does so a page at a time and queues again for each page. So a caller that reads little waits for
+//! one page of each caller that reads much.
 //!
-//! Nothing here is bounded: a call or a stream has one read at a time, and those are bounded in number.
+//! The queue has no bound of its own: a call or a stream has one read at a time, and calls and streams are bounded.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -17,18 +17,19 @@ use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 
-use super::{Credentials, Reader, Share, StoreError};
+use super::{CallerKey, Credentials, Reader, StoreError};
 
-/// On whose behalf reads are made.
+/// Who reads.
 #[derive(Clone, Debug, Default)]
 pub struct ReadCaller {
-    /// Among whose reads they count; none: the daemon's own.
-    pub share: Option<Share>,
-    /// What the caller showed, where callers are known. Once that is over, its reads are refused when their turn comes.
+    /// The caller that the reads count for; none: the daemon itself.
+    pub share: Option<CallerKey>,
+    /// The caller's credentials, if callers are authenticated. Once they are invalid, its reads are refused when their
+    /// turn comes.
     pub credentials: Option<Credentials>,
 }
 
-/// Reads for one caller, each in its turn. Cheap to clone.
+/// Runs the reads of one caller, each when its turn comes. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Reads {
     pub(super) reader: Arc<dyn Reader>,
@@ -38,7 +39,7 @@ pub(super) struct Reads {
 }
 
 impl Reads {
-    /// Reads once it is the caller's turn.
+    /// Reads when it is the caller's turn.
     pub(super) async fn read<T: Send + 'static>(
         &self,
         look: impl FnOnce(&dyn Reader) -> Result<T, StoreError> + Send + 'static,
@@ -53,7 +54,7 @@ impl Reads {
     }
 }
 
-/// Reads on a thread that may block.
+/// Runs a read on a thread that may block.
 pub(super) async fn in_background<T: Send + 'static>(
     read: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
@@ -61,25 +62,25 @@ pub(super) async fn in_background<T: Send + 'static>(
     read.unwrap_or_else(|gone| Err(StoreError::Unavailable(format!("a read ended early: {gone}"))))
 }
 
-/// A bounded number of readers, and who waits for one.
+/// A bounded number of readers, and the callers that wait for one.
 pub(super) struct ReadQueue {
     state: Mutex<State>,
 }
 
 struct State {
-    /// Readers that nobody has. If there are any, nobody waits.
+    /// Free readers. If there are any, nobody waits.
     free: usize,
-    /// Those of each caller that has or waits for any.
-    callers: HashMap<Option<Share>, CallerReads>,
-    /// Callers that wait, the next one first: by the number of their running reads, then by their turn.
-    order: BTreeSet<(usize, u64, Option<Share>)>,
-    /// The last number that was given to a turn or a waiting read.
+    /// The reads of each caller that has or waits for a reader.
+    callers: HashMap<Option<CallerKey>, CallerReads>,
+    /// Waiting callers, the next one first: by the number of running reads, then by their last turn.
+    order: BTreeSet<(usize, u64, Option<CallerKey>)>,
+    /// The last number assigned to a turn or a waiting read.
     last: u64,
 }
 
 struct CallerReads {
     running: usize,
-    /// Its last turn, or else its arrival, by numbers that grow: the smallest was served longest ago.
+    /// The number of its last turn, or else of its arrival. The smallest was served longest ago.
     turn: u64,
     /// In order of arrival.
     waiting: BTreeMap<u64, oneshot::Sender<ReadPermit>>,
@@ -88,13 +89,13 @@ struct CallerReads {
 /// A reader, free again when this is dropped.
 pub(super) struct ReadPermit {
     queue: Arc<ReadQueue>,
-    share: Option<Share>,
+    share: Option<CallerKey>,
 }
 
-/// A place in the queue, free again when this is dropped.
+/// A place in the queue, given up when this is dropped.
 struct Place {
     queue: Arc<ReadQueue>,
-    share: Option<Share>,
+    share: Option<CallerKey>,
     number: u64,
     permit: oneshot::Receiver<ReadPermit>,
 }
@@ -105,7 +106,7 @@ impl ReadQueue {
         Arc::new(ReadQueue { state: Mutex::new(state) })
     }
 
-    /// A reader, as soon as it is the caller's turn; none for a caller that is revoked by then.
+    /// Waits for a reader; an error for a caller whose credentials are invalid by then.
     pub(super) async fn turn(
         self: &Arc<Self>,
         caller: &ReadCaller,
@@ -121,7 +122,7 @@ impl ReadQueue {
                     }
                 };
                 tokio::select! {
-                    // The queue lives as long as this does, and so does the other end.
+                    // Can't fail: the queue, and with it the other end, lives as long as this.
                     permit = &mut place.permit => permit.map_err(|_| StoreError::ShuttingDown)?,
                     () = revoked => return Err(StoreError::Revoked),
                 }
@@ -133,8 +134,8 @@ impl ReadQueue {
         }
     }
 
-    /// A free reader, or else a place in the queue.
-    fn take(self: &Arc<Self>, share: &Option<Share>) -> Result<ReadPermit, Place> {
+    /// Takes a free reader, or else a place in the queue.
+    fn take(self: &Arc<Self>, share: &Option<CallerKey>) -> Result<ReadPermit, Place> {
         let mut state = self.state.lock();
         let number = state.next_number();
         let is_free = state.free > 0;
@@ -152,8 +153,8 @@ impl ReadQueue {
         Err(Place { queue: self.clone(), share: share.clone(), number, permit })
     }
 
-    /// Takes a reader back, and gives it to whoever is next.
-    fn give_back(self: &Arc<Self>, share: &Option<Share>) {
+    /// Takes a reader back and gives it to the next caller.
+    fn give_back(self: &Arc<Self>, share: &Option<CallerKey>) {
         let mut state = self.state.lock();
         state.change(share, |reads| reads.running -= 1);
         let Some((_, _, next)) = state.order.first().cloned() else {
@@ -169,7 +170,7 @@ impl ReadQueue {
         drop(state);
         let permit = ReadPermit { queue: self.clone(), share: next };
         if let Some((_, give)) = give.flatten() {
-            // If the read was given up in this instant, the permit comes back, is dropped, and the next one gets it.
+            // If the read was given up just now, the permit comes back, is dropped, and the next caller gets it.
             let _ = give.send(permit);
         }
     }
@@ -181,8 +182,8 @@ impl State {
         self.last
     }
 
-    /// Changes a caller's reads, and keeps the order.
-    fn change<T>(&mut self, share: &Option<Share>, change: impl FnOnce(&mut CallerReads) -> T) -> Option<T> {
+    /// Changes a caller's reads and updates the order.
+    fn change<T>(&mut self, share: &Option<CallerKey>, change: impl FnOnce(&mut CallerReads) -> T) -> Option<T> {
         let reads = self.callers.get_mut(share)?;
         self.order.remove(&(reads.running, reads.turn, share.clone()));
         let changed = change(reads);
@@ -204,7 +205,7 @@ impl Drop for ReadPermit {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.queue.state.lock();
-        // If it is there no more, its permit is on the way, and is dropped with the other end.
+        // If it is gone already, its permit is on the way and is dropped with the other end.
         state.change(&self.share, |reads| reads.waiting.remove(&self.number));
     }
 }
@@ -218,10 +219,10 @@ mod tests {
     use crate::{clock::ManualClock, domain::time::Timestamp};
 
     fn caller(connection: u64) -> ReadCaller {
-        ReadCaller { share: Some(Share::Connection(connection)), credentials: None }
+        ReadCaller { share: Some(CallerKey::Connection(connection)), credentials: None }
     }
 
-    /// Reads that wait or run, each with whose it is.
+    /// A read queue under test, with its clock.
     struct Reads {
         queue: Arc<ReadQueue>,
         clock: ManualClock,

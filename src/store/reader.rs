@@ -1,5 +1,5 @@
-//! The reading half of the seam: what each backend must answer. Every call blocks for a bounded time and sees only
-//! what is durable.
+//! [`Reader`]: the reads that each backend must support. Every call blocks for a bounded time and sees only what is
+//! durable.
 
 use crate::domain::{
     command::QueueStatus,
@@ -22,13 +22,13 @@ pub trait Reader: Send + Sync + 'static {
     /// A page of sagas.
     fn list(&self, query: &ListQuery) -> Result<SagaPage, StoreError>;
 
-    /// What a bounded stretch of the history has. Fails when part of it is compacted, or when it begins at a revision that
-    /// was never given; but not when it is asked for as a `whole` saga's.
+    /// The matching events of a bounded part of the history. Fails if part of it is compacted, or if it starts at a
+    /// revision that was never assigned; neither is checked for a `whole` saga's history.
     fn events(&self, query: &EventQuery) -> Result<Stretch<Event>, StoreError>;
 
-    /// Sagas that are reported stale with a `lease_expired` event after `after` and up to `through`, in its order, each
-    /// with that event's revision: what a bounded stretch of the history has, and as many as the bounds admit; but one at
-    /// least, if the stretch has one.
+    /// Sagas that are reported stale with a `lease_expired` event after `after` and up to `through`, in order of those
+    /// events, each with its revision. Scans a bounded part of the history and returns as many as the bounds admit,
+    /// but at least one if there is one.
     fn stale(
         &self,
         queues: &[QueueName],
@@ -37,16 +37,17 @@ pub trait Reader: Send + Sync + 'static {
         bounds: PageBounds,
     ) -> Result<Stretch<(Revision, Saga)>, StoreError>;
 
-    /// Sagas in a terminal state, unchanged since before a time, the longest first: at most `limit`, with their contents.
+    /// Sagas in a terminal state that were last changed before a time, oldest first: at most `limit`, with their
+    /// contents.
     fn ended(&self, state: State, before: Timestamp, limit: usize) -> Result<Vec<Saga>, StoreError>;
 
     /// Counts by queue, in order of name.
     fn counts(&self, moment: &Moment) -> Result<Vec<QueueCounts>, StoreError>;
 
-    /// The queues that ever held a saga or were paused, in order of name, behind one of them: at most `limit`.
+    /// The queues that ever held a saga or were paused, by name, after one of them: at most `limit`.
     fn queues(&self, after: Option<&QueueName>, limit: usize) -> Result<Vec<QueueStatus>, StoreError>;
 
-    /// Writes a consistent copy of the whole store to a new file, at a pace that leaves the writer its disk; returns
+    /// Writes a consistent copy of the whole store to a new file, slowly enough to leave the writer its disk; returns
     /// the newest revision in it.
     fn backup(&self, path: &std::path::Path) -> Result<Revision, StoreError>;
 }

@@ -1,8 +1,8 @@
-//! [`RecentEvents`]: the end of the history, in memory.
+//! [`RecentEvents`]: the newest events, in memory.
 //!
-//! Events are kept in runs: what was committed together, cut where it is large. Followers in step with each other are
-//! handed the same runs, and share their encoding ([`EventRun::encoded`]). Followers that fall behind what is kept here read
-//! the store instead; so the memory is bounded by this one ring, whatever the number and the pace of its readers.
+//! Events are kept in runs: what was committed together, split if it is large. Followers that keep up get the same
+//! runs and share their encoding ([`EventRun::encoded`]). Followers that fall behind read from the store. So the
+//! memory is bounded by this one ring, whatever the number and speed of followers.
 
 use std::{
     collections::VecDeque,
@@ -18,16 +18,16 @@ use crate::{
     mutants::{self, Mutant},
 };
 
-/// Events kept: enough for a follower that is a few busy seconds behind.
+/// Most events kept: enough for a follower that is a few busy seconds behind.
 const EVENTS_KEPT: usize = 8192;
-/// Most memory of them and of their encodings: 2 KiB for each, where less than one is usual and the largest takes over
-/// 50 KiB.
+/// Most memory of the events and their encodings: 2 KiB for each event. Usually one takes less than 1 KiB; the largest
+/// takes over 50 KiB.
 pub(crate) const TAIL_BYTES: usize = 16 << 20;
-/// Most memory of a run's events: some dozens of the usual size. One that is larger is a run of its own. A follower hands
-/// on a run at a time, so this is what it holds; and an encoding of it fits in one frame of HTTP/2.
+/// Most memory of a run's events: a few dozen of the usual size; a larger event is a run of its own. A follower sends
+/// one run at a time, so this is what it holds. The encoding of a run fits into one HTTP/2 frame.
 pub(crate) const RUN_BYTES: usize = 16 << 10;
 
-/// The newest committed events, and a signal when there are more. It is filled by whoever knows first what is committed.
+/// The newest committed events, and a signal when there are more. Whoever learns first what is committed adds them.
 #[derive(Debug)]
 pub struct RecentEvents {
     ring: RwLock<Ring>,
@@ -39,22 +39,22 @@ struct Ring {
     /// All events after this one are in `runs`.
     floor: Revision,
     runs: VecDeque<Arc<EventRun>>,
-    /// How many events that are.
+    /// The number of events in `runs`.
     events: usize,
-    /// What they and their encodings weigh, those that were not needed yet included.
+    /// The memory of the events and their encodings, including encodings that were not made yet.
     bytes: usize,
 }
 
-/// Events that follow each other in the history; at least one.
+/// Consecutive events of the history; at least one.
 #[derive(Debug)]
 pub struct EventRun {
     events: Vec<Arc<Event>>,
-    /// What the events weigh.
+    /// The memory of the events.
     bytes: usize,
     encoded: OnceLock<EncodedRun>,
 }
 
-/// The encoding of a run's events, one behind the other.
+/// The concatenated encodings of a run's events.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EncodedRun {
     /// All of them.
@@ -64,7 +64,7 @@ pub struct EncodedRun {
 }
 
 impl EventRun {
-    /// These events, in order of revision; nothing if there are none.
+    /// A run of these events, which are in order of revision; `None` if there are none.
     fn of(events: Vec<Arc<Event>>) -> Option<Self> {
         let bytes = events.iter().map(|event| event.weight()).sum();
         (!events.is_empty()).then(|| EventRun { events, bytes, encoded: OnceLock::new() })
@@ -80,8 +80,8 @@ impl EventRun {
         self.events.last().map_or(Revision::ZERO, |event| event.revision)
     }
 
-    /// Their encoding, made by the first who asks for it and shared with all who hold the run. It has to be the same
-    /// whoever makes it, and no larger than what the events weigh.
+    /// Their encoding, made by the first follower that needs it and shared by all that hold the run. It must be the
+    /// same whoever makes it, and no larger than the memory of the events.
     pub fn encoded(&self, encode: impl FnOnce(&[Arc<Event>]) -> EncodedRun) -> &EncodedRun {
         self.encoded.get_or_init(|| encode(&self.events))
     }
@@ -95,16 +95,16 @@ impl EventRun {
 /// What follows a revision.
 #[derive(Clone, Debug)]
 pub(super) enum NextRun {
-    /// A run that ends behind it. It may begin before.
+    /// A run that ends after it. It may begin before it.
     Run(Arc<EventRun>),
     /// Nothing was committed since.
     UpToDate,
-    /// Some of it is not kept any more.
+    /// Some of it is no longer in memory.
     NotKept,
 }
 
 impl RecentEvents {
-    /// Nothing yet, behind the newest event of a store.
+    /// Starts empty after the newest event of a store.
     pub fn starting_at(head: Revision) -> Self {
         RecentEvents {
             ring: RwLock::new(Ring { floor: head, runs: VecDeque::new(), events: 0, bytes: 0 }),
@@ -142,13 +142,13 @@ impl RecentEvents {
         self.head.subscribe()
     }
 
-    /// The run with the first event after a revision.
+    /// The run that contains the first event after a revision.
     pub(super) fn next_run(&self, after: Revision) -> NextRun {
         let ring = self.ring.read();
         if after < ring.floor {
             return NextRun::NotKept;
         }
-        // Who is in step wants the newest.
+        // Fast path: a follower that keeps up needs the newest run.
         let newest = ring.runs.len().saturating_sub(1);
         let place = match ring.runs.get(newest.wrapping_sub(1)) {
             Some(before) if before.end() == after => newest,
@@ -158,7 +158,7 @@ impl RecentEvents {
     }
 }
 
-/// Cuts events that follow each other into runs.
+/// Splits consecutive events into runs.
 pub(super) fn runs(events: impl IntoIterator<Item = Event>) -> Vec<EventRun> {
     let (mut runs, mut run, mut bytes) = (Vec::new(), Vec::new(), 0);
     for event in events {

@@ -1,10 +1,10 @@
-//! A change on its way to the writer, and whoever waits for its outcome.
+//! A queued change, and the caller that waits for its outcome.
 
 use std::sync::{Arc, atomic::Ordering};
 
 use crate::{
-    coordinator::{Call, Caller, Outcome, Share},
-    domain::{principal::Behalf, time::Timestamp},
+    coordinator::{Call, CallOutcome, Caller, CallerKey},
+    domain::{principal::Requester, time::Timestamp},
 };
 
 use super::{
@@ -14,16 +14,16 @@ use super::{
     vitals::{Step, Timing},
 };
 
-/// A change on its way to the writer.
+/// A queued change.
 pub(super) type Submission = Call<WaitingCaller>;
 
-/// Whoever waits for the outcome of a change.
+/// The caller that waits for the outcome of a change.
 pub(super) struct WaitingCaller {
     pub(super) reply: Reply,
-    /// What it showed, where callers are known.
+    /// Its credentials, if callers are authenticated.
     credentials: Option<Credentials>,
     connection: Option<u64>,
-    /// Where it is noted how far its change is, if somebody asked for that.
+    /// Where the stages of the change are recorded, if they are.
     timing: Option<Arc<Timing>>,
     shared: Arc<Shared>,
 }
@@ -34,12 +34,12 @@ impl WaitingCaller {
         WaitingCaller { reply, credentials, connection, timing, shared: shared.clone() }
     }
 
-    /// Answers by itself.
-    pub(super) fn send(self, outcome: Outcome) {
+    /// Sends one outcome directly.
+    pub(super) fn send(self, outcome: CallOutcome) {
         self.reply.send(outcome);
     }
 
-    /// Its change is so far.
+    /// Records that the change reached a stage.
     pub(super) fn reached(&self, step: Step, now: Timestamp) {
         if let Some(timing) = &self.timing {
             timing.reached(step, now);
@@ -62,27 +62,27 @@ impl Caller for WaitingCaller {
         self.credentials.as_ref().is_some_and(|shown| shown.are_over(&*self.shared.clock))
     }
 
-    fn share(&self, by: Option<&Behalf>) -> Option<Share> {
-        Share::of_caller(by.map(|by| by.actor.as_str()), self.connection)
+    fn share(&self, by: Option<&Requester>) -> Option<CallerKey> {
+        CallerKey::of_caller(by.map(|by| by.actor.as_str()), self.connection)
     }
 
-    fn taken(&self) {
+    fn on_taken(&self) {
         self.reached_now(Step::Taken);
     }
 
-    fn judged(&self) {
+    fn on_judged(&self) {
         self.reached_now(Step::Judged);
     }
 
-    fn held(&self) {
+    fn on_held(&self) {
         self.reply.release_bytes();
     }
 
-    fn turned_away(&self) {
+    fn on_hold_refused(&self) {
         self.shared.meter.refused.too_many_waiting.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn answered(&self, bytes: usize) {
+    fn on_answered(&self, bytes: usize) {
         self.reply.add_bytes(bytes);
     }
 }

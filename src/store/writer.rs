@@ -1,8 +1,8 @@
-//! The one writer thread: it owns the writing connection, and every change reaches it through one bounded queue.
+//! The writer thread. It owns the backend; every change reaches it through one bounded queue.
 //!
-//! A turn of its loop takes what waits, executes it in one transaction, commits, answers, and publishes: a batch is what
-//! queued up while the last one was written, without artificial delay. Answers never precede the commit. Due leases are
-//! processed behind what was queued before them.
+//! Each turn of its loop takes what is queued, executes it in one transaction, commits, answers, and publishes the
+//! events. A batch is what was queued while the last one was written; nothing is delayed to make it larger. Answers
+//! never precede the commit. What is due is applied after what was queued before it.
 
 mod maintenance;
 
@@ -18,10 +18,13 @@ use tokio::sync::oneshot;
 
 use crate::{
     clock::Clock,
-    coordinator::{Backend, Committed, Coordinator, Failed, Fault, Limits, Opening, StoreError, TurnStep, Waiting},
+    coordinator::{
+        Backend, BackendError, CommittedTurn, Coordinator, FailedTurn, HeldClaimSummary, InitialState, StoreError,
+        TurnLimits, TurnStep,
+    },
     domain::{
         command::{Answer, Command},
-        lease::Absence,
+        lease::ReturnGrace,
         time::{Span, Timestamp},
     },
     mutants::{self, Mutant},
@@ -36,18 +39,19 @@ use super::{
     vitals::{Batch, LogMeter, Step, Tally},
 };
 
-/// How often an idle writer looks up: often enough to notice its own absence.
+/// How often an idle writer runs: often enough to notice its own absence.
 const LOOK_UP: Span = Span::from_millis(250);
-/// When a caller who met a full disk should try again.
+/// When a caller should try again if the disk was full.
 const FULL_RETRY: Span = Span::from_secs(5);
-/// From how many sagas on a batch is a large one, and how many of these one transaction takes together: creating a thousand, or
-/// repeating the answer, takes some tens of milliseconds. Small changes that come meanwhile don't wait for several of them.
+/// From how many sagas on a request counts as large, and how many sagas of large requests one transaction takes
+/// together. Creating a thousand, or repeating the answer, takes tens of milliseconds; small changes that arrive
+/// meanwhile don't wait for several of them.
 const LARGE: usize = 100;
 const LARGE_TOGETHER: usize = 1000;
 /// Why the writer ended early.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum WriterFailure {
-    /// The store can't be relied upon any more.
+    /// The store can't be used any more.
     #[error("the store failed: {0}")]
     Failed(String),
     /// The store's files were removed or replaced; says which.
@@ -61,16 +65,16 @@ pub struct WriterThread {
 }
 
 impl WriterThread {
-    /// Resolves when the thread has ended: fine after `Store::close`, else with what failed.
+    /// Resolves when the thread has ended: Ok after `Store::close`, else with the failure.
     pub async fn ended(&mut self) -> Result<(), WriterFailure> {
         (&mut self.ended).await.unwrap_or_else(|_| Err(WriterFailure::Failed("the writer thread panicked".into())))
     }
 }
 
-/// How a store is driven, whatever keeps its facts.
+/// Options of a store, for every backend.
 #[derive(Clone, Copy, Debug)]
 pub struct StoreOptions {
-    /// How long leases from before an absence of the coordinator stand at least from its return on.
+    /// The least time that leases from before an absence keep after the coordinator's return.
     pub restart_grace: Span,
     /// Most changes that wait for the writer.
     pub queue: usize,
@@ -82,34 +86,34 @@ pub struct StoreOptions {
     pub max_waiting: usize,
 }
 
-/// A backend that was opened, for a store to be started on.
+/// An opened backend, on which a store can be started.
 pub(super) struct OpenedBackend<M, G> {
-    /// Makes the writing half, on the thread that uses it.
+    /// Makes the writing half; called on the writer thread.
     pub(super) make: M,
-    pub(super) opening: Opening,
+    pub(super) opening: InitialState,
     pub(super) reader: Arc<dyn Reader>,
-    /// Where it tells of its log.
+    /// The metrics of its log.
     pub(super) log: Arc<LogMeter>,
-    /// For people: its name, then its version and where it is.
+    /// A description for people: its name, then its version and location.
     pub(super) description: String,
-    /// What guards it against others, let go when the writer has ended.
+    /// Keeps other processes out; dropped when the writer has ended.
     pub(super) guard: G,
 }
 
-/// Starts a store on a backend: when this returns, its writer is ready.
+/// Starts a store on a backend. When this returns, the writer is ready.
 ///
 /// # Errors
-/// The backend can't begin.
+/// The backend can't start.
 pub(super) fn start<B: Backend>(
     options: &StoreOptions,
     clock: Arc<dyn Clock>,
-    opened: OpenedBackend<impl FnOnce() -> Result<B, Fault> + Send + 'static, impl Send + 'static>,
+    opened: OpenedBackend<impl FnOnce() -> Result<B, BackendError> + Send + 'static, impl Send + 'static>,
 ) -> Result<(Store, WriterThread), std::io::Error> {
     let OpenedBackend { make, opening, reader, log, description, guard } = opened;
     clock.advance_to(opening.last_time);
-    // Whatever was running when the last run ended has been without a coordinator since.
-    let absence = Absence { returned_at: clock.now(), grace: options.restart_grace };
-    let shared = Shared::new(clock, Arc::new(RecentEvents::starting_at(opening.head)), absence, log);
+    // Leases that were live when the last run ended had no coordinator since.
+    let grace = ReturnGrace { returned_at: clock.now(), length: options.restart_grace };
+    let shared = Shared::new(clock, Arc::new(RecentEvents::starting_at(opening.head)), grace, log);
     let (store, messages) = Store::new(options.queue, reader, options.readers, shared.clone(), &description);
     let options = *options;
     let (done, ended) = oneshot::channel();
@@ -117,28 +121,28 @@ pub(super) fn start<B: Backend>(
     thread::Builder::new().name("sagad-writer".into()).spawn(move || {
         let (backend, is_ready) = match make() {
             Ok(backend) => (Some(backend), Ok(())),
-            Err(fault) => (None, Err(fault)),
+            Err(error) => (None, Err(error)),
         };
-        // Whoever starts it waits for this.
+        // The starter waits for this.
         let is_awaited = started.send(is_ready).is_ok();
         let Some(backend) = backend.filter(|_| is_awaited) else { return };
         let mut writer = Writer::new(backend, opening, messages, shared, options);
         let result = writer.run().map_err(|failure| match failure {
-            Fault::Gone(what) => WriterFailure::Gone(what),
-            Fault::Full
-            | Fault::Corrupt(_)
-            | Fault::Unwritable(..)
-            | Fault::Unavailable(_)
-            | Fault::OutcomeUnknown(_) => WriterFailure::Failed(failure.to_string()),
+            BackendError::Gone(what) => WriterFailure::Gone(what),
+            BackendError::Full
+            | BackendError::Corrupt(_)
+            | BackendError::Unwritable(..)
+            | BackendError::Unavailable(_)
+            | BackendError::OutcomeUnknown(_) => WriterFailure::Failed(failure.to_string()),
         });
         writer.refuse_what_waits();
         let inbox = writer.into_inbox();
         drop(guard);
-        // Nobody may be waiting for the end.
+        // Perhaps nobody waits for the end.
         let _ = done.send(result);
         inbox.refuse_until_nobody_is_left();
     })?;
-    // Before anyone can read: a backup that began at once would be in the way.
+    // Wait for it before anyone can read: a backup that started at once would be in its way.
     has_started.recv().map_err(std::io::Error::other)?.map_err(std::io::Error::other)?;
     Ok((store, WriterThread { ended }))
 }
@@ -148,12 +152,13 @@ struct Writer<B> {
     backend: B,
     inbox: Inbox,
     shared: Arc<Shared>,
-    /// Large batches that wait for their turn. What they hold is bounded with all changes'.
+    /// Large requests that wait for their turn. Their memory counts with that of all changes.
     large: VecDeque<Submission>,
     options: StoreOptions,
     /// When the writer was last known to be able to write.
     last_able: Timestamp,
-    /// When the backend may do the next step of what can wait, and whether it had more to do after the last one.
+    /// When the backend may do the next step of maintenance that can wait, and whether more was left after the last
+    /// one.
     step_at: Timestamp,
     steps_left: bool,
     disk_was_full: bool,
@@ -162,16 +167,16 @@ struct Writer<B> {
 impl<B: Backend> Writer<B> {
     fn new(
         backend: B,
-        opening: Opening,
+        opening: InitialState,
         messages: Receiver<Message>,
         shared: Arc<Shared>,
         options: StoreOptions,
     ) -> Self {
         let now = shared.clock.now();
-        let absence =
-            if mutants::on(Mutant::RestartWithoutGrace) { Absence::default() } else { *shared.absence.read() };
+        let grace =
+            if mutants::on(Mutant::RestartWithoutGrace) { ReturnGrace::default() } else { *shared.grace.read() };
         Writer {
-            coordinator: Coordinator::new(opening, absence, options.max_waiting, now),
+            coordinator: Coordinator::new(opening, grace, options.max_waiting, now),
             backend,
             inbox: Inbox::new(messages, Arc::clone(&shared.clock)),
             large: VecDeque::new(),
@@ -184,21 +189,22 @@ impl<B: Backend> Writer<B> {
         }
     }
 
-    fn run(&mut self) -> Result<(), Fault> {
+    fn run(&mut self) -> Result<(), BackendError> {
         loop {
             let first = self.wait();
             self.begin_turn();
             if self.disk_was_full && !self.has_room()? {
                 self.answer_overdue();
                 match first {
-                    // There is no room to end in good order, and no need to: the next start skips what was reserved.
+                    // There is no room to close the store properly, and no need to: the next start skips what was
+                    // reserved.
                     Some(Message::Close) => return Ok(()),
                     Some(message) => self.refuse_for_lack_of_room(message),
                     None => {}
                 }
-                // Nothing is swept until there is room.
-                for waiter in self.coordinator.waiters.take_until_swept() {
-                    waiter.caller.send(Err(StoreError::Full { retry_after: FULL_RETRY }));
+                // Nothing is swept until there is room, so these would wait too long.
+                for held in self.coordinator.held_claims.take_until_swept() {
+                    held.caller.send(Err(StoreError::Full { retry_after: FULL_RETRY }));
                 }
                 for submission in std::mem::take(&mut self.large) {
                     self.refuse_for_lack_of_room(Message::Submit(submission));
@@ -207,10 +213,11 @@ impl<B: Backend> Writer<B> {
             }
             let mut batch = Vec::new();
             let mut closing = false;
-            // Whatever arrives after this instant is not in the batch, so nothing due by it overtakes the queue.
+            // What is left out of a drained batch arrived after this instant. So if the queue is drained, applying
+            // what is due by it overtakes nothing in the queue.
             let now = self.shared.clock.now();
             if mutants::on(Mutant::AbsenceUnnoticedWhileDraining) {
-                // One after the other: those that are left after a suspension give others time to send something.
+                // Short sleeps, one after the other: those left after a suspension let others send something.
                 (0..8).for_each(|_| thread::sleep(Duration::from_millis(1)));
             }
             let mut next = first;
@@ -229,8 +236,8 @@ impl<B: Backend> Writer<B> {
             }
             self.take_large(&mut batch, closing);
             self.inbox.turned(batch.len());
-            // The machine may have been suspended since the turn began, and what arrived after its return is in the batch. From
-            // here on nothing is judged at a later time than this, whenever the rest of the turn comes to be.
+            // The machine may have been suspended since the turn began, and the batch may hold what arrived after its
+            // return. From here on nothing is executed with a later time than this.
             if !mutants::on(Mutant::AbsenceUnnoticedWhileDraining) {
                 self.notice_absence();
             }
@@ -243,7 +250,7 @@ impl<B: Backend> Writer<B> {
         }
     }
 
-    /// Takes some of the large batches, one at least if there are any, behind what else there is; all of them at the end.
+    /// Takes some of the large requests, at least one if there are any, after the others; all of them at the end.
     fn take_large(&mut self, batch: &mut Vec<Submission>, all: bool) {
         let mut sagas = 0;
         while (all || sagas < LARGE_TOGETHER)
@@ -254,16 +261,16 @@ impl<B: Backend> Writer<B> {
         }
     }
 
-    /// Tells of held claims. Whoever asked may have stopped waiting.
-    fn tell(&self, answer: oneshot::Sender<Vec<Waiting>>) {
-        let _ = answer.send(self.coordinator.waiters.tell());
+    /// Answers with the summaries of held claims. The asker may have stopped waiting.
+    fn tell(&self, answer: oneshot::Sender<Vec<HeldClaimSummary>>) {
+        let _ = answer.send(self.coordinator.held_claims.summaries());
     }
 
     /// Waits for a message, but not beyond what is due next.
     fn wait(&mut self) -> Option<Message> {
         let now = self.shared.clock.now();
         let mut until = now.plus(LOOK_UP);
-        // While the disk is full nothing can be done about what is due.
+        // While the disk is full, what is due can't be applied.
         let due = [self.coordinator.next_at(now), self.steps_left.then_some(self.step_at)];
         for due in due.into_iter().flatten().filter(|_| !self.disk_was_full) {
             until = until.min(due);
@@ -286,20 +293,20 @@ impl<B: Backend> Writer<B> {
         }
     }
 
-    /// Answers what was not taken up before the end.
+    /// Refuses what was not executed before the end.
     fn refuse_what_waits(&mut self) {
         self.release_all();
         self.large.drain(..).map(Message::Submit).for_each(Message::refuse);
         std::iter::from_fn(|| self.inbox.take()).for_each(Message::refuse);
     }
 
-    /// Ends the backend, and lets everything else go.
+    /// Drops the backend and everything else.
     fn into_inbox(self) -> Inbox {
         self.inbox
     }
 
-    /// One turn: the batch, then what is due by `sweep_to`, or by the last arrival if more waits.
-    fn turn(&mut self, batch: Vec<Submission>, sweep_to: Option<Timestamp>) -> Result<(), Fault> {
+    /// Runs one turn: the batch, then what is due by `sweep_to`, or by the last arrival if more is queued.
+    fn turn(&mut self, batch: Vec<Submission>, sweep_to: Option<Timestamp>) -> Result<(), BackendError> {
         self.answer_overdue();
         let begun = self.shared.clock.now();
         if batch.is_empty() && !self.coordinator.has_work(begun) {
@@ -307,7 +314,7 @@ impl<B: Backend> Writer<B> {
         }
         let changes = batch.len();
         match self.judge_and_commit(batch, sweep_to) {
-            Ok((Committed { events, answered }, commit_begun)) => {
+            Ok((CommittedTurn { events, answered }, commit_begun)) => {
                 let committed = self.shared.clock.now();
                 for (caller, _) in &answered {
                     caller.reached(Step::Committing, commit_begun);
@@ -316,37 +323,39 @@ impl<B: Backend> Writer<B> {
                 send_all(answered.into_iter().map(|(caller, outcome)| (caller.reply, outcome)).collect());
                 let tally = Tally::of(&events);
                 self.shared.recent.publish(events);
-                self.shared.waiting.store(self.coordinator.waiters.len() as u64, Ordering::Relaxed);
+                self.shared.waiting.store(self.coordinator.held_claims.len() as u64, Ordering::Relaxed);
                 let answered = self.shared.clock.now();
                 self.shared.meter.batch(Batch { changes, begun, commit_begun, committed, answered }, tally);
                 Ok(())
             }
-            Err(Failed { fault, callers }) => {
-                let fault = match fault {
-                    Fault::Unavailable(_) | Fault::OutcomeUnknown(_) if mutants::on(Mutant::FailingDiskIsFull) => {
-                        Fault::Full
+            Err(FailedTurn { error, callers }) => {
+                let error = match error {
+                    BackendError::Unavailable(_) | BackendError::OutcomeUnknown(_)
+                        if mutants::on(Mutant::FailingDiskIsFull) =>
+                    {
+                        BackendError::Full
                     }
-                    fault => fault,
+                    error => error,
                 };
-                let (outcome, goes_on) = self.failed(&fault);
+                let (outcome, goes_on) = self.failed(&error);
                 let told = callers.into_iter().map(|caller| caller.send(Err(outcome.clone()))).count() as u64;
-                if fault == Fault::Full {
+                if error == BackendError::Full {
                     self.shared.meter.refused.disk_full.fetch_add(told, Ordering::Relaxed);
                 }
-                if goes_on { Ok(()) } else { Err(fault) }
+                if goes_on { Ok(()) } else { Err(error) }
             }
         }
     }
 
-    /// Judges a batch and makes what it comes to durable; tells when the commit began.
+    /// Executes a batch and commits it; also returns when the commit started.
     fn judge_and_commit(
         &mut self,
         batch: Vec<Submission>,
         sweep_to: Option<Timestamp>,
-    ) -> Result<(Committed<WaitingCaller>, Timestamp), Failed<WaitingCaller>> {
+    ) -> Result<(CommittedTurn<WaitingCaller>, Timestamp), FailedTurn<WaitingCaller>> {
         let clock = &*self.shared.clock;
         let time = || clock.now();
-        let limits = Limits { time: Some(&time), answer_room: self.shared.memory.left(), ..Limits::default() };
+        let limits = TurnLimits { time: Some(&time), answer_room: self.shared.memory.left(), ..TurnLimits::default() };
         let mut observe = |seen: TurnStep<'_, WaitingCaller>, _, _| match seen {
             TurnStep::Unreadable(id, what) => {
                 tracing::error!(row = id.0, what, "a stored saga can't be read and is passed over");
@@ -362,18 +371,18 @@ impl<B: Backend> Writer<B> {
         Ok((turn.commit()?, commit_begun))
     }
 
-    /// Answers held calls whose callers were revoked, and those whose time is up.
+    /// Answers held calls whose callers were revoked, and those whose deadline has passed.
     fn answer_overdue(&mut self) {
         if self.shared.revoked.swap(false, Ordering::AcqRel) {
-            for waiter in self.coordinator.waiters.take_revoked() {
-                waiter.caller.send(Err(StoreError::Revoked));
+            for held in self.coordinator.held_claims.take_revoked() {
+                held.caller.send(Err(StoreError::Revoked));
             }
         }
         let now = self.shared.clock.now();
-        while let Some(waiter) = self.coordinator.waiters.take_overdue(now) {
-            waiter.caller.send(Ok(Answer::Sagas(Vec::new())));
+        while let Some(held) = self.coordinator.held_claims.take_overdue(now) {
+            held.caller.send(Ok(Answer::Sagas(Vec::new())));
         }
-        self.shared.waiting.store(self.coordinator.waiters.len() as u64, Ordering::Relaxed);
+        self.shared.waiting.store(self.coordinator.held_claims.len() as u64, Ordering::Relaxed);
     }
 
     fn drain(&mut self) {
@@ -382,33 +391,34 @@ impl<B: Backend> Writer<B> {
     }
 
     fn release_all(&mut self) {
-        for waiter in self.coordinator.waiters.take_all() {
-            waiter.caller.send(Err(StoreError::ShuttingDown));
+        for held in self.coordinator.held_claims.take_all() {
+            held.caller.send(Err(StoreError::ShuttingDown));
         }
     }
 
-    /// What the callers of a failed turn are told, and whether the writer goes on: then nothing of the turn is there.
-    fn failed(&mut self, fault: &Fault) -> (StoreError, bool) {
-        match fault {
-            Fault::Full => {
+    /// What the callers of a failed turn are told, and whether the writer continues; if it does, nothing of the turn
+    /// was stored.
+    fn failed(&mut self, error: &BackendError) -> (StoreError, bool) {
+        match error {
+            BackendError::Full => {
                 tracing::error!("the disk is full; changes are refused until it has room");
                 self.disk_is_full(true);
                 (StoreError::Full { retry_after: FULL_RETRY }, true)
             }
-            Fault::Corrupt(_) | Fault::Unwritable(..) => {
-                tracing::error!(%fault, "a turn was not carried out, since what is stored makes no sense");
-                if let Fault::Unwritable(id, _) = fault {
+            BackendError::Corrupt(_) | BackendError::Unwritable(..) => {
+                tracing::error!(%error, "a turn was not carried out, since what is stored makes no sense");
+                if let BackendError::Unwritable(id, _) = error {
                     self.coordinator.set_aside(*id);
                 }
-                (StoreError::Corrupt(format!("nothing was changed: {fault}")), true)
+                (StoreError::Corrupt(format!("nothing was changed: {error}")), true)
             }
-            Fault::OutcomeUnknown(_) | Fault::Gone(_) => (StoreError::OutcomeUnknown, false),
-            Fault::Unavailable(what) => (StoreError::Unavailable(what.clone()), false),
+            BackendError::OutcomeUnknown(_) | BackendError::Gone(_) => (StoreError::OutcomeUnknown, false),
+            BackendError::Unavailable(what) => (StoreError::Unavailable(what.clone()), false),
         }
     }
 }
 
-/// How many sagas a command creates.
+/// How many sagas a command creates, or 1.
 fn sagas_asked(command: &Command) -> usize {
     match command {
         Command::Create(creations) => creations.len(),

@@ -1,4 +1,4 @@
-//! [`EventSelection`]: what a watcher wants of a run of events.
+//! [`EventSelection`]: the events of a run that a watcher wants.
 
 use std::sync::Arc;
 
@@ -10,20 +10,20 @@ use crate::{
     store::recent_events::{EncodedRun, EventRun},
 };
 
-/// Events of a run, one at least. Those who want all of it share its encoding; the others are given parts of it.
+/// At least one event of a run. Watchers that want the whole run share its encoding; the others get parts of it.
 #[derive(Clone, Debug)]
 pub struct EventSelection {
     run: Arc<EventRun>,
-    /// The places of those that are wanted, in order; none: all of them are.
+    /// The indexes of the wanted events, in order; none: all.
     places: Option<Vec<usize>>,
 }
 
 /// The encoding of a selection.
 #[derive(Debug)]
 pub enum SelectionBytes<'a> {
-    /// The whole run's, shared with everybody who is sent all of it.
+    /// The encoding of the whole run, shared with all watchers that want it.
     All(&'a Bytes),
-    /// These parts of the run's, in order.
+    /// Parts of the run's encoding, in order.
     Parts(Vec<&'a [u8]>),
 }
 
@@ -33,7 +33,7 @@ impl EventSelection {
         EventSelection { run, places: None }
     }
 
-    /// What is wanted of it; nothing if that is none of it.
+    /// The wanted events of a run; `None` if there are none.
     pub(super) fn of(run: Arc<EventRun>, wants: impl Fn(&Event) -> bool) -> Option<Self> {
         let places: Vec<_> = (0..run.events().len()).filter(|place| wants(&run.events()[*place])).collect();
         if places.is_empty() {
@@ -52,7 +52,7 @@ impl EventSelection {
         all.iter().chain(some.iter().map(|place| &self.run.events()[*place]))
     }
 
-    /// Their encoding. `encode` makes that of a whole run, if nobody who follows the same run has needed it yet.
+    /// Their encoding. `encode` encodes the whole run, if no other watcher has needed that yet.
     pub fn encoded(&self, encode: impl FnOnce(&[Arc<Event>]) -> EncodedRun) -> SelectionBytes<'_> {
         let whole = self.run.encoded(encode);
         let Some(places) = &self.places else { return SelectionBytes::All(&whole.bytes) };

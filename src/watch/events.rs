@@ -1,4 +1,4 @@
-//! Following all events.
+//! Watching events.
 
 use futures::{Stream, stream};
 
@@ -15,12 +15,12 @@ use super::{
     follower::{Follower, Step},
 };
 
-/// What a watcher of events sees.
+/// An item of an event watch.
 #[derive(Clone, Debug)]
 pub enum EventItem {
-    /// Events that follow each other, as far as they are wanted.
+    /// Consecutive events, as far as they are wanted.
     Events(EventSelection),
-    /// Nothing more happened up to here that is wanted.
+    /// Up to here nothing else is wanted.
     Bookmark(Revision),
 }
 
@@ -29,10 +29,10 @@ enum At {
     Tail(Follower),
 }
 
-/// Follows the history of a saga, of some queues, or of all: first a bookmark where it begins, then what comes after
-/// that, then bookmarks while nothing does. `after` absent: from now on.
+/// Watches the events of a saga, of some queues, or of all queues: first a bookmark with the start, then the events
+/// after it, and bookmarks while there are none. `after` absent: from now on.
 ///
-/// Fails at once when `after` is not in the history any more, or never was; ends never.
+/// Fails at once if `after` is no longer in the history, or never was. Never ends.
 pub fn watch_events(
     store: Store,
     task_id: Option<TaskId>,

@@ -1,4 +1,4 @@
-//! [`Follower`]: one position in the history that moves on.
+//! [`Follower`]: a moving position in the history.
 
 use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
 
@@ -12,37 +12,37 @@ use crate::{
     store::{EventQuery, Feed, NextEvents, StoreError, recent_events::EventRun, vitals::Watching},
 };
 
-/// How long nothing is said before a bookmark: a little below the 10 s that are promised, for the way to the client.
+/// The longest time between two items: a little below the promised 10 s, to allow for the way to the client.
 const BOOKMARK_AFTER: Duration = Duration::from_secs(9);
 
-/// What comes next.
+/// The next item.
 #[derive(Debug)]
 pub(super) enum Step<T> {
     /// One event, or several.
     Next(T),
-    /// Nothing for a while: everything up to here was sent or is not wanted.
+    /// A bookmark: everything up to here was sent or is not wanted.
     Quiet(Revision),
 }
 
-/// A position in the history, and what follows it.
+/// A position in the history, and how to get what follows.
 pub(super) struct Follower {
     feed: Feed,
     /// Which events are followed.
     wanted: EventQuery,
-    /// Everything up to here was handed out, is in the page, or is not wanted.
+    /// Everything up to here was returned, is in the page, or is not wanted.
     position: Revision,
-    /// Wanted events of the last run that were not handed out yet. Only [`Follower::next_event`] leaves some.
+    /// Wanted events of the last run that were not returned yet. Only [`Follower::next_event`] leaves some.
     page: VecDeque<Arc<Event>>,
     head: watch::Receiver<Revision>,
-    /// Runs since something was last handed out, as far as the watcher waited since then.
+    /// The timer of the next bookmark; started when the watcher first waits after an item.
     quiet: Option<Pin<Box<Sleep>>>,
-    /// Tells how far it has come.
+    /// Reports the position to the metrics.
     watching: Watching,
 }
 
 impl Follower {
-    /// Begins behind a revision that was handed out before. Fails when what follows is not kept, or when no event had
-    /// that revision.
+    /// Starts after a revision that the watcher got before. Fails if what follows is no longer kept, or if no event
+    /// had that revision.
     pub(super) async fn resume(
         feed: Feed,
         wanted: EventQuery,
@@ -54,18 +54,18 @@ impl Follower {
         Ok(Follower::behind(feed, wanted, after, watching))
     }
 
-    /// Begins behind a revision that is known to be in the history.
+    /// Starts after a revision that is known to be in the history.
     pub(super) fn behind(feed: Feed, wanted: EventQuery, position: Revision, watching: Watching) -> Self {
         let head = feed.subscribe();
         Follower { feed, wanted, position, page: VecDeque::new(), head, quiet: None, watching }
     }
 
-    /// Where it is.
+    /// The current position.
     pub(super) fn position(&self) -> Revision {
         self.position
     }
 
-    /// The next event that is wanted, or a sign of life.
+    /// The next wanted event, or a bookmark.
     pub(super) async fn next_event(&mut self) -> Result<Step<Arc<Event>>, StoreError> {
         if self.page.is_empty() {
             match self.advance().await? {
@@ -73,7 +73,7 @@ impl Follower {
                 Step::Quiet(revision) => return Ok(Step::Quiet(revision)),
             }
         } else {
-            // Whoever has much to tell lets the other tasks of its thread have their turn.
+            // A watcher with many events must let the other tasks of its thread run.
             tokio::task::coop::consume_budget().await;
         }
         match self.page.pop_front() {
@@ -81,19 +81,20 @@ impl Follower {
                 self.watching.at(event.revision);
                 Ok(Step::Next(event))
             }
-            // What is handed on holds one event at least.
+            // Can't happen: a selection has at least one event.
             None => Ok(Step::Quiet(self.position)),
         }
     }
 
-    /// The next events that are wanted, or a sign of life. Holds at most [`PAGE_BYTES`](super::PAGE_BYTES) of them, or one.
+    /// The next wanted events, or a bookmark. Holds at most [`PAGE_BYTES`](super::PAGE_BYTES) of events, or a single
+    /// larger one.
     pub(super) async fn next_events(&mut self) -> Result<Step<EventSelection>, StoreError> {
         let step = self.advance().await?;
         self.watching.at(self.position);
         Ok(step)
     }
 
-    /// Moves on to the end of the next run with wanted events, or as far as there is one.
+    /// Moves to the end of the next run with wanted events, or to the end of the history.
     async fn advance(&mut self) -> Result<Step<EventSelection>, StoreError> {
         loop {
             tokio::task::coop::consume_budget().await;
@@ -101,7 +102,7 @@ impl Follower {
             if self.is_due().await {
                 return Ok(self.sign_of_life());
             }
-            // Looked at before the feed is: what is published in between wakes the wait below.
+            // Read before the feed: what is published in between wakes the wait below.
             let head = *self.head.borrow_and_update();
             let NextEvents { run, through } = self.feed.next(&self.wanted, self.position, head).await?;
             let before = std::mem::replace(&mut self.position, through);
@@ -116,7 +117,7 @@ impl Follower {
         }
     }
 
-    /// What is wanted of a run behind a position.
+    /// The wanted events of a run after a position.
     fn wanted_of(&self, run: Arc<EventRun>, after: Revision) -> Option<EventSelection> {
         if self.wanted.matches_all() && run.events().first().is_some_and(|first| first.revision > after) {
             return Some(EventSelection::all(run));
@@ -124,20 +125,20 @@ impl Follower {
         EventSelection::of(run, |event| event.revision > after && self.wanted.matches(event))
     }
 
-    /// Waits for something to be published; false: nothing was for a while.
+    /// Waits for new events; returns false if a bookmark is due first.
     async fn wait(&mut self) -> Result<bool, StoreError> {
         let quiet = self.quiet.get_or_insert_with(begin_quiet);
         tokio::select! {
             changed = self.head.changed() => match changed {
                 Ok(()) => Ok(true),
-                // It lives as long as the feed, which this follower holds.
+                // Can't fail: the sender lives as long as the feed, which this follower holds.
                 Err(_) => Err(StoreError::ShuttingDown),
             },
             () = quiet => Ok(false),
         }
     }
 
-    /// Whether nothing was handed out for a while, though other events keep this watcher from waiting.
+    /// True if a bookmark is due although unwanted events keep this watcher busy.
     async fn is_due(&mut self) -> bool {
         self.quiet.get_or_insert_with(begin_quiet).now_or_never().is_some()
     }

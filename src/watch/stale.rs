@@ -1,4 +1,4 @@
-//! Following which sagas are stale.
+//! Watching stale sagas.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -24,15 +24,15 @@ use super::{
     follower::{Follower, Step},
 };
 
-/// What is read at once for a snapshot: each saga can be over a MiB, and a page is held for each watcher.
+/// How much of a snapshot is read at once: a saga can be over a MiB, and each watcher holds a page.
 const SNAPSHOT_PAGE: PageBounds = PageBounds { sagas: 16, bytes: PAGE_BYTES };
 
-/// What a watcher of stale sagas sees.
+/// An item of a stale watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StaleItem {
     /// A saga became stale.
     Stale {
-        /// Of its `lease_expired` event.
+        /// The revision of its `lease_expired` event.
         revision: Revision,
         /// As it is now; none if it was purged.
         saga: Option<Box<Saga>>,
@@ -47,16 +47,16 @@ pub enum StaleItem {
         /// What bounded it.
         cause: StaleCause,
     },
-    /// A saga ceased to be stale.
+    /// A saga is no longer stale.
     Resolved {
-        /// Of the event that did it.
+        /// The revision of the event that resolved it.
         revision: Revision,
         /// Which.
         task_id: TaskId,
         /// What became of it.
         resolution: Resolution,
     },
-    /// Nothing more happened up to here.
+    /// Up to here nothing else happened.
     Bookmark {
         /// Up to where.
         revision: Revision,
@@ -65,7 +65,7 @@ pub enum StaleItem {
     },
 }
 
-/// Where a watch is. Each step hands out one item.
+/// The state of a watch. Each step returns one item.
 enum At {
     Begin { store: Store, queues: Vec<QueueName>, after: Option<Revision>, snapshot_only: bool, watching: Watching },
     Snapshot(Snapshot),
@@ -76,28 +76,28 @@ enum At {
 struct Snapshot {
     store: Store,
     queues: Vec<QueueName>,
-    /// Sagas that are reported stale later belong to the tail.
+    /// Sagas reported stale later come from the history.
     through: Revision,
-    /// Everything up to here was handed out or is in the page.
+    /// Everything up to here was returned or is in the page.
     position: Revision,
     page: VecDeque<(Revision, Saga)>,
     only: bool,
     watching: Watching,
 }
 
-/// Follows which sagas of some queues (none named: of all) are stale. `after` absent: first all that are so now, each
-/// with the revision of its `lease_expired` event and in their order, then a bookmark with `snapshot_end`; then, unless
-/// it is `snapshot_only`, what happens next. Otherwise what happened after that revision, and then what happens next.
+/// Watches which sagas of some queues are stale; no queues: all. Without `after`: first all that are stale now, each
+/// with the revision of its `lease_expired` event and in that order, then a bookmark with `snapshot_end`; then, unless
+/// `snapshot_only`, what happens next. With `after`: what happened after that revision, then what happens next.
 ///
-/// Every revision received is safe to resume from, in the middle of a snapshot too: what was stale up to it was handed
-/// out, and what happened after it is in the history.
+/// A watcher can resume from every revision it received, even in the middle of a snapshot: what was stale up to it was
+/// sent, and what happened after it is in the history.
 pub fn watch_stale(
     store: Store,
     queues: Vec<QueueName>,
     after: Option<Revision>,
     snapshot_only: bool,
 ) -> impl Stream<Item = Result<StaleItem, StoreError>> + Send + 'static {
-    // A snapshot counts as having come as far as it shows.
+    // For the metrics, a snapshot is at the head that it shows.
     let from = after.unwrap_or_else(|| store.feed().head());
     let watching = store.watching(WatchKind::Stale, queues.clone(), false, from);
     stream::try_unfold(At::Begin { store, queues, after, snapshot_only, watching }, step)
@@ -111,7 +111,7 @@ async fn step(mut at: At) -> Result<Option<(StaleItem, At)>, StoreError> {
                 At::Tail(store, follower)
             }
             At::Begin { store, queues, after: None, snapshot_only, watching } => {
-                // The head comes first: what happens while the snapshot is read is in the tail behind it.
+                // The head is read first: what happens while the snapshot is read comes after it, from the history.
                 let through = store.feed().head();
                 At::Snapshot(Snapshot {
                     store,
@@ -175,7 +175,7 @@ impl Snapshot {
         }))
     }
 
-    /// What comes behind the snapshot.
+    /// The state after the snapshot.
     fn behind(self) -> At {
         if self.only {
             return At::End;
@@ -189,7 +189,7 @@ fn marks(queues: Vec<QueueName>) -> EventQuery {
     EventQuery { queues, marked_only: true, ..EventQuery::default() }
 }
 
-/// What an event means to a watcher; none if nothing.
+/// The item for an event; none if it has no mark.
 async fn tail_item(store: &Store, event: &Arc<Event>) -> Result<Option<StaleItem>, StoreError> {
     let (revision, task_id) = (event.revision, event.task_id.clone());
     match &event.mark {
@@ -198,7 +198,8 @@ async fn tail_item(store: &Store, event: &Arc<Event>) -> Result<Option<StaleItem
             Ok(Some(StaleItem::Resolved { revision, task_id, resolution: *resolution }))
         }
         Some(StaleMark::Stale { owner, token, expire_time, cause }) => {
-            // By the saga's own id: should it have been purged, its task_id may be that of another one by now, in another queue.
+            // Loaded by saga_id: if the saga was purged, its task_id may belong to another one in another queue by
+            // now.
             let saga = store.get(SagaKey::Saga(event.saga_id.clone())).await?;
             Ok(Some(StaleItem::Stale {
                 revision,

@@ -1,4 +1,4 @@
-//! Watches over a store in memory, into which events are put: cut off and resumed, slow, filtered, silent.
+//! Tests of watches on a store in memory: cut off and resumed, slow, filtered, idle.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use sagad::{
     clock::{Clock, ManualClock},
     domain::{
-        command::{Answer, LeaseAnswer, Purged, Request},
+        command::{Answer, LeaseAnswer, PurgeResult, Request},
         event::Event,
         ids::{Revision, TaskId},
         rejection::Rejection,
@@ -196,7 +196,7 @@ impl Bench {
         }
     }
 
-    pub fn purged(&self, command: impl ToCommand) -> Purged {
+    pub fn purged(&self, command: impl ToCommand) -> PurgeResult {
         match self.submit(command) {
             Ok(Answer::Purged(purged)) => purged,
             other => panic!("{other:?}"),

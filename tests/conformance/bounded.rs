@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use sagad::domain::{
     command::{Answer, ClaimNext, Command, Request, SetPaused},
     event::Event,
-    lease::Absence,
+    lease::ReturnGrace,
     policy::{Policy, StaleAction},
     text::Text,
     time::{Span, Timestamp},
@@ -23,7 +23,7 @@ const MANY: usize = 1200;
 const SLICE: usize = 512;
 
 fn open() -> Side<MemoryDisk> {
-    Side::open(MemoryDisk::default(), Absence::default())
+    Side::open(MemoryDisk::default(), ReturnGrace::default())
 }
 
 fn request(command: impl ToCommand) -> Request {
@@ -42,7 +42,7 @@ impl Turn {
     fn of(side: &mut Side<MemoryDisk>, commands: Vec<Command>, now: Timestamp) -> Self {
         let requests: Vec<_> = commands.into_iter().map(request).collect();
         let Report { executed, served, complete, events } = side.turn(SLICE, &requests, now);
-        let answered_by_sweep = served.into_iter().map(|(wish, outcome)| (wish, ids(outcome.unwrap()))).collect();
+        let answered_by_sweep = served.into_iter().map(|(claim, outcome)| (claim, ids(outcome.unwrap()))).collect();
         Turn { executed, answered_by_sweep, events, complete }
     }
 
@@ -150,9 +150,9 @@ fn p14_a_claim_that_gets_nothing_is_answered_when_what_was_due_is_done() {
 }
 
 /// What the claim made the coordinator look at, and what it got.
-fn looks(side: &mut Side<MemoryDisk>, wish: ClaimNext, now: Timestamp) -> (u64, Option<Vec<String>>) {
+fn looks(side: &mut Side<MemoryDisk>, claim: ClaimNext, now: Timestamp) -> (u64, Option<Vec<String>>) {
     let before = side.coordinator().looked_at;
-    let (outcome, _) = Turn::of(side, vec![wish.command()], now).executed.remove(0);
+    let (outcome, _) = Turn::of(side, vec![claim.command()], now).executed.remove(0);
     (side.coordinator().looked_at - before, outcome.map(|outcome| ids(outcome.unwrap())))
 }
 
@@ -169,13 +169,13 @@ fn s12_a_claim_by_kinds_looks_at_nothing_that_it_cannot_take() {
     let mut side = open();
     to_compensate(&mut side, 300, &["stuck"]);
     to_compensate(&mut side, 300, &["branch", "stuck"]);
-    let wish = |kinds: &[&str]| ClaimNext { max_sagas: 10, ..next_undo("w", kinds) };
-    let (looked_at, got) = looks(&mut side, wish(&["branch", "worktree"]), START);
+    let claim = |kinds: &[&str]| ClaimNext { max_sagas: 10, ..next_undo("w", kinds) };
+    let (looked_at, got) = looks(&mut side, claim(&["branch", "worktree"]), START);
     assert_eq!(got, Some(Vec::new()));
     assert!(looked_at < 10, "{looked_at}");
     to_compensate(&mut side, 2, &["branch"]);
     to_compensate(&mut side, 1, &["worktree", "branch"]);
-    let (looked_at, got) = looks(&mut side, wish(&["branch", "worktree"]), START);
+    let (looked_at, got) = looks(&mut side, claim(&["branch", "worktree"]), START);
     assert_eq!(got, Some(["branch-0", "branch-1", "worktree-branch-0"].map(str::to_owned).to_vec()));
     assert!(looked_at < 30, "{looked_at}");
     // Any kind is in the store's own order.
@@ -203,7 +203,7 @@ const HELD: usize = 2000;
 
 /// Holds these claims; nothing is there for them.
 fn hold(side: &mut Side<MemoryDisk>, wishes: impl IntoIterator<Item = ClaimNext>) {
-    let wishes = wishes.into_iter().map(|wish| ClaimNext { wait: secs(60), ..wish }.command()).collect();
+    let wishes = wishes.into_iter().map(|claim| ClaimNext { wait: secs(60), ..claim }.command()).collect();
     let turn = Turn::of(side, wishes, START);
     assert!(turn.executed.iter().all(|(outcome, _)| outcome.is_none()));
 }
@@ -212,7 +212,7 @@ fn hold(side: &mut Side<MemoryDisk>, wishes: impl IntoIterator<Item = ClaimNext>
 fn wakes(side: &mut Side<MemoryDisk>, commands: Vec<Command>) -> (u64, Vec<(String, Vec<String>)>) {
     let before = side.coordinator().looked_at;
     let answered = Turn::of(side, commands, START).executed.into_iter().flat_map(|(_, served)| served);
-    let answered = answered.map(|(wish, outcome)| (wish.owner.to_string(), ids(outcome.unwrap())));
+    let answered = answered.map(|(claim, outcome)| (claim.owner.to_string(), ids(outcome.unwrap())));
     (side.coordinator().looked_at - before, answered.collect())
 }
 
@@ -313,7 +313,7 @@ fn s12_a_claim_looks_at_no_reservation_that_cannot_be_claimed() {
     assert_eq!(got, Some(vec!["t0".to_owned()]));
     assert!(looked_at < 5, "{looked_at}");
     // As they are after the store was opened again.
-    side.reopen(false, later, Absence { returned_at: later, grace: Span::ZERO });
+    side.reopen(false, later, ReturnGrace { returned_at: later, length: Span::ZERO });
     let (looked_at, got) = looks(&mut side, ClaimNext { max_sagas: 3, ..next(&["q"], "w") }, later);
     assert_eq!(got, Some(["t1", "t2", "t3"].map(str::to_owned).to_vec()));
     assert!(looked_at < 10, "{looked_at}");

@@ -4,8 +4,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use sagad::domain::{
     command::{
-        Change, ClaimNext, Command, Creation, FreeVerb, HeldVerb, Holder, Purge, RecoveryDecision, RequestKey,
-        SetPaused, Verb,
+        Change, ClaimNext, Command, Creation, Holder, HolderOperation, Operation, Purge, RecoveryDecision, RequestKey,
+        SetPaused, UnleasedOperation,
     },
     compensation::{CompensationOutcome, CompensationSpec},
     ids::{OwnerId, QueueName, TaskId},
@@ -106,19 +106,19 @@ pub fn create(creations: impl IntoIterator<Item = Creation>) -> Command {
     Command::Create(creations.into_iter().collect())
 }
 
-pub fn free(id: &str, verb: FreeVerb) -> Command {
-    Command::Change(Change { task_id: task(id), verb: Verb::Free(verb) })
+pub fn free(id: &str, operation: UnleasedOperation) -> Command {
+    Command::Change(Change { task_id: task(id), operation: Operation::Unleased(operation) })
 }
 
 /// By the holder of the saga's last lease.
-pub fn held(saga: &Saga, verb: HeldVerb) -> Command {
+pub fn held(saga: &Saga, operation: HolderOperation) -> Command {
     let lease = saga.lease.as_ref().expect("it was claimed");
     let holder = Holder { owner: lease.owner.clone(), token: lease.token };
-    Command::Change(Change { task_id: saga.spec.task_id.clone(), verb: Verb::Held(holder, verb) })
+    Command::Change(Change { task_id: saga.spec.task_id.clone(), operation: Operation::ByHolder(holder, operation) })
 }
 
 pub fn claim_with(id: &str, by: &str, purpose: LeasePurpose, ttl: Span) -> Command {
-    free(id, FreeVerb::Claim { owner: owner(by), ttl, purpose, reason: Text::default() })
+    free(id, UnleasedOperation::Claim { owner: owner(by), ttl, purpose, reason: Text::default() })
 }
 
 pub fn claim(id: &str, by: &str) -> Command {
@@ -130,66 +130,71 @@ pub fn claim_undo(id: &str, by: &str) -> Command {
 }
 
 pub fn dispatch(id: &str, to: &str, ttl: Span) -> Command {
-    free(id, FreeVerb::Dispatch { assignee: owner(to), ttl, actor: actor("op"), reason: Text::default() })
+    free(id, UnleasedOperation::Dispatch { assignee: owner(to), ttl, actor: actor("op"), reason: Text::default() })
 }
 
 pub fn cancel(id: &str) -> Command {
-    free(id, FreeVerb::RequestCancel { actor: actor("op"), reason: text("not wanted"), revoke_lease: true })
+    free(id, UnleasedOperation::RequestCancel { actor: actor("op"), reason: text("not wanted"), revoke_lease: true })
 }
 
 pub fn park(id: &str) -> Command {
-    free(id, FreeVerb::Quarantine { actor: actor("op"), reason: text("odd"), revoke_lease: true })
+    free(id, UnleasedOperation::Quarantine { actor: actor("op"), reason: text("odd"), revoke_lease: true })
 }
 
 pub fn waive(id: &str, position: u32) -> Command {
-    free(id, FreeVerb::WaiveCompensation { position, actor: actor("op"), reason: text("not needed") })
+    free(id, UnleasedOperation::WaiveCompensation { position, actor: actor("op"), reason: text("not needed") })
 }
 
 pub fn recover(id: &str, decision: RecoveryDecision) -> Command {
     let (actor, reason) = (actor("op"), text("decided"));
-    free(id, FreeVerb::Recover { decision, actor, reason, token: None, validate_only: false })
+    free(id, UnleasedOperation::Recover { decision, actor, reason, token: None, validate_only: false })
 }
 
 pub fn annotate(id: &str, note: &str) -> Command {
     let (details, terminal_reason) = (Labels::default(), None);
-    free(id, FreeVerb::Annotate { actor: actor("op"), note: text(note), details, terminal_reason })
+    free(id, UnleasedOperation::Annotate { actor: actor("op"), note: text(note), details, terminal_reason })
 }
 
 pub fn amend(id: &str, reason: &str) -> Command {
     let terminal_reason = Some(text(reason));
     let (note, details) = (text("amended"), labels(&[("ticket", "7")]));
-    free(id, FreeVerb::Annotate { actor: actor("op"), note, details, terminal_reason })
+    free(id, UnleasedOperation::Annotate { actor: actor("op"), note, details, terminal_reason })
 }
 
 pub fn complete(saga: &Saga) -> Command {
-    held(saga, HeldVerb::Complete { result: blob("done"), reason: Text::default(), progress: None })
+    held(saga, HolderOperation::Complete { result: blob("done"), reason: Text::default(), progress: None })
 }
 
 pub fn heartbeat(saga: &Saga) -> Command {
-    held(saga, HeldVerb::Heartbeat { ttl: None, progress: None })
+    held(saga, HolderOperation::Heartbeat { ttl: None, progress: None })
 }
 
 pub fn release(saga: &Saga, delay: Span) -> Command {
-    held(saga, HeldVerb::Release { delay, reason: Text::default(), progress: None })
+    held(saga, HolderOperation::Release { delay, reason: Text::default(), progress: None })
 }
 
 pub fn fail(saga: &Saga, retryable: bool) -> Command {
     held(
         saga,
-        HeldVerb::Fail { reason: text("broken"), compensations: specs(&["fallback"]), retryable, progress: None },
+        HolderOperation::Fail {
+            reason: text("broken"),
+            compensations: specs(&["fallback"]),
+            retryable,
+            progress: None,
+        },
     )
 }
 
 pub fn register(saga: &Saga, kinds: &[&str]) -> Command {
-    held(saga, HeldVerb::RegisterCompensation { compensations: specs(kinds) })
+    held(saga, HolderOperation::RegisterCompensation { compensations: specs(kinds) })
 }
 
 pub fn record(saga: &Saga, position: u32, outcome: CompensationOutcome) -> Command {
-    held(saga, HeldVerb::RecordCompensation { position, outcome, detail: text("seen") })
+    held(saga, HolderOperation::RecordCompensation { position, outcome, detail: text("seen") })
 }
 
 pub fn compensate(saga: &Saga) -> Command {
-    held(saga, HeldVerb::Compensate { reason: Text::default() })
+    held(saga, HolderOperation::Compensate { reason: Text::default() })
 }
 
 /// One saga for execution, from these queues, without waiting.
@@ -235,8 +240,8 @@ pub fn purge(older_than: Span, max_sagas: usize) -> Purge {
 /// The key of a request: its id, and a digest of its content, in which how long it waits does not count.
 pub fn key_of(id: u8, command: &Command) -> RequestKey {
     let mut content = command.clone();
-    if let Command::ClaimNext(wish) = &mut content {
-        wish.wait = Span::ZERO;
+    if let Command::ClaimNext(claim) = &mut content {
+        claim.wait = Span::ZERO;
     }
     let mut digest = [0; 16];
     let mut hasher = DefaultHasher::new();

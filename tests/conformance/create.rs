@@ -3,7 +3,7 @@
 use sagad::{
     domain::{
         ids::{FencingToken, SagaId},
-        rejection::{Refusal, Rejection},
+        rejection::{CommandRefusal, Rejection},
         saga::State,
         text::{Blob, Text},
     },
@@ -72,7 +72,7 @@ fn m1_a_batch_is_all_or_none(bench: Bench) {
     match bench.submit(create(batch)) {
         Err(StoreError::Refused(refusal)) => assert_eq!(
             *refusal,
-            Refusal {
+            CommandRefusal {
                 task_id: Some(task("b")),
                 state: None,
                 index: Some(1),
@@ -157,7 +157,11 @@ fn revisions_and_tokens_only_grow(bench: Bench) {
             assert_eq!((after.revision, after.update_time), (claimed.revision, claimed.update_time));
             bench.saga(held(
                 &claimed,
-                sagad::domain::command::HeldVerb::Release { delay: secs(0), reason: Text::default(), progress: None },
+                sagad::domain::command::HolderOperation::Release {
+                    delay: secs(0),
+                    reason: Text::default(),
+                    progress: None,
+                },
             ));
         }
     }

@@ -47,12 +47,12 @@ const SITUATIONS: &[Situation] = &[
     ("quarantine", |b| running(b, Policy { on_stale: StaleAction::Quarantine, ..Policy::default() })),
     ("cancelled", |b| {
         let saga = running(b, Policy::default());
-        let verb = sagad::domain::command::FreeVerb::RequestCancel {
+        let operation = sagad::domain::command::UnleasedOperation::RequestCancel {
             actor: actor("op"),
             reason: text("no"),
             revoke_lease: false,
         };
-        b.saga(free("a", verb));
+        b.saga(free("a", operation));
         saga
     }),
     ("retried", |b| {
@@ -99,7 +99,7 @@ fn commands(saga: &Saga) -> Vec<Command> {
         cancel("a"),
         free(
             "a",
-            sagad::domain::command::FreeVerb::Quarantine {
+            sagad::domain::command::UnleasedOperation::Quarantine {
                 actor: actor("op"),
                 reason: text("odd"),
                 revoke_lease: false,

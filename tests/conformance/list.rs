@@ -99,8 +99,9 @@ fn without_blobs(bench: Bench) {
     large.payload = blob("payload");
     bench.sagas(create([large]));
     let claimed = bench.saga(claim("a", "w"));
-    let verb = sagad::domain::command::HeldVerb::Heartbeat { ttl: Some(secs(40)), progress: Some(blob("half")) };
-    bench.lease(held(&claimed, verb));
+    let operation =
+        sagad::domain::command::HolderOperation::Heartbeat { ttl: Some(secs(40)), progress: Some(blob("half")) };
+    bench.lease(held(&claimed, operation));
     bench.saga(complete(&claimed));
     let whole = bench.get("a").unwrap();
     assert_eq!((&whole.progress, &whole.result, &whole.spec.payload), (&blob("half"), &blob("done"), &blob("payload")));

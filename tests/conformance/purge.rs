@@ -2,7 +2,7 @@
 
 use sagad::{
     domain::{
-        command::{Purge, Purged},
+        command::{Purge, PurgeResult},
         ids::Revision,
         saga::State,
     },
@@ -40,7 +40,7 @@ fn only_terminal_ones_and_old_ones(bench: Bench) {
     let only = Purge { states: vec![State::Quarantined, State::Failed], ..purge(secs(10), 100) };
     let events = bench.history().iter().filter(|event| event.task_id == task("old")).count();
     let through = bench.get("old").unwrap().revision;
-    assert_eq!(bench.purged(only.clone()), Purged { sagas: 1, events, more: false, through });
+    assert_eq!(bench.purged(only.clone()), PurgeResult { sagas: 1, events, more: false, through });
     assert_eq!(bench.get("old"), None);
     assert_eq!(bench.purged(only).sagas, 0);
     assert!(["running", "completed", "planned", "new"].iter().all(|id| bench.get(id).is_some()));
@@ -60,7 +60,7 @@ fn the_longest_unchanged_first_and_no_more_than_asked_for(bench: Bench) {
     assert!(bench.get("c").is_none() && bench.get("a").is_none());
     let second = bench.purged(purge(secs(0), 2));
     assert_eq!((second.sagas, second.more), (2, false));
-    assert_eq!(bench.purged(purge(secs(0), 2)), Purged::default());
+    assert_eq!(bench.purged(purge(secs(0), 2)), PurgeResult::default());
 }
 
 fn looking_removes_nothing(bench: Bench) {
@@ -69,7 +69,7 @@ fn looking_removes_nothing(bench: Bench) {
     bench.advance(us(1));
     let look = Purge { validate_only: true, ..purge(secs(0), 1) };
     let history = bench.history();
-    assert_eq!(bench.purged(look), Purged { sagas: 1, events: 2, more: true, through: Revision::ZERO });
+    assert_eq!(bench.purged(look), PurgeResult { sagas: 1, events: 2, more: true, through: Revision::ZERO });
     assert_eq!(bench.history(), history);
     assert!(bench.events(EventQuery { through: Revision(i64::MAX), limit: 9, ..EventQuery::default() }).is_ok());
 }

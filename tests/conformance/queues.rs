@@ -74,8 +74,8 @@ fn the_last_word_is_kept(bench: Bench) {
 
 fn one_that_must_exist_is_not_made(bench: Bench) {
     let must_exist = |name: &str, paused| {
-        let Command::SetPaused(wish) = pause(name, paused) else { unreachable!() };
-        Command::SetPaused(SetPaused { must_exist: true, ..wish })
+        let Command::SetPaused(claim) = pause(name, paused) else { unreachable!() };
+        Command::SetPaused(SetPaused { must_exist: true, ..claim })
     };
     for paused in [true, false] {
         let why = bench.refusal(must_exist("q", paused));

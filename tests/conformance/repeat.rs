@@ -1,7 +1,7 @@
 //! Calls that are repeated under their `request_id`.
 
 use sagad::domain::{
-    command::{Command, Creation, FreeVerb, HeldVerb, RecoveryDecision},
+    command::{Command, Creation, HolderOperation, RecoveryDecision, UnleasedOperation},
     compensation::CompensationOutcome,
     lease::LeasePurpose,
     rejection::Rejection,
@@ -206,7 +206,7 @@ fn answers_survive_reopening(bench: Bench) {
     assert_eq!(saga_of(bench.submit_as(1, claim_undo("a", "w"))), recorded);
     assert_eq!(saga_of(bench.submit_as(2, failed)), recorded);
     assert_eq!(recorded.compensations[0].attempts, 1);
-    let other = free("a", FreeVerb::Quarantine { actor: actor("op"), reason: text("r"), revoke_lease: false });
+    let other = free("a", UnleasedOperation::Quarantine { actor: actor("op"), reason: text("r"), revoke_lease: false });
     assert_eq!(refusal_of(bench.submit_as(2, other)), Rejection::RequestIdReused);
 }
 
@@ -232,7 +232,7 @@ fn what_does_not_fit_any_more_is_left_out_of_a_repeated_claim(bench: Bench) {
     assert_eq!(shown(&got), vec![(true, false, false); 40]);
     let beat = |saga: &Saga| {
         bench.tick(us(1));
-        bench.lease(held(saga, HeldVerb::Heartbeat { ttl: None, progress: Some(full_blob(2)) }));
+        bench.lease(held(saga, HolderOperation::Heartbeat { ttl: None, progress: Some(full_blob(2)) }));
     };
     // All of it fits: 46 of 64 KiB each.
     got[..6].iter().for_each(beat);
@@ -274,7 +274,7 @@ fn an_earlier_lease_is_looked_for_among_the_newest_events(bench: Bench) {
     let released = release(&first, secs(0));
     bench.saga(released.clone());
     bench.saga(claim("a", "v"));
-    for n in 0..EarlierLease::LOOKS_AT - 2 {
+    for n in 0..EarlierLease::EVENTS_SEARCHED - 2 {
         bench.saga(annotate("a", &n.to_string()));
     }
     let events = bench.history().len();

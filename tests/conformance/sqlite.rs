@@ -43,8 +43,9 @@ pub fn populate(bench: &Bench) {
     bench.sagas(create([rich, undoable("undoing", &["x"]), undoable("done", &["x"]), creation("parked")]));
     bench.sagas(create(["planned", "reserved", "stale"].map(creation)));
     let rich = bench.saga(claim("rich", "w"));
-    let verb = sagad::domain::command::HeldVerb::Heartbeat { ttl: Some(secs(90)), progress: Some(blob("half")) };
-    bench.lease(held(&rich, verb));
+    let operation =
+        sagad::domain::command::HolderOperation::Heartbeat { ttl: Some(secs(90)), progress: Some(blob("half")) };
+    bench.lease(held(&rich, operation));
     bench.saga(register(&rich, &["z"]));
     bench.saga(claim_undo("undoing", "w"));
     let done = bench.saga(claim("done", "w"));

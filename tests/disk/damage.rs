@@ -155,8 +155,8 @@ async fn p8_a_second_daemon_is_refused() {
     let (status, log) = Launch::on(&data).refused();
     assert_eq!(status.code(), Some(1));
     assert!(log.contains("in use by another sagad") && log.contains("stop that one first"), "{log}");
-    for verb in [vec!["check", "--data"], vec!["restore", "/dev/null", "--data"]] {
-        let output = run(&[verb, vec![data.to_str().unwrap()]].concat());
+    for operation in [vec!["check", "--data"], vec!["restore", "/dev/null", "--data"]] {
+        let output = run(&[operation, vec![data.to_str().unwrap()]].concat());
         assert!(!output.status.success(), "{output:?}");
         assert!(String::from_utf8_lossy(&output.stderr).contains("in use"), "{output:?}");
     }

@@ -64,7 +64,7 @@ fn thousands(number: u64) -> String {
 fn phrases() -> Vec<String> {
     let [
         streams_open,
-        waiters,
+        held_claims,
         connection_limiter,
         server,
         call_limiter,
@@ -82,7 +82,7 @@ fn phrases() -> Vec<String> {
         soak,
     ] = [
         "src/grpc/streams.rs",
-        "src/coordinator/waiters.rs",
+        "src/coordinator/held_claims.rs",
         "src/listen/connection_limiter.rs",
         "src/serve/grpc_server.rs",
         "src/serve/calls/call_limiter.rs",
@@ -117,7 +117,7 @@ fn phrases() -> Vec<String> {
     let export = retention["EXPORT_STEP"];
     vec![
         format!("where callers are not known) that has {} gets no more. As many others", streams_open["FAIR"]),
-        format!("where callers are not known) that has {} gets no more |", waiters["FAIR_WAITING"]),
+        format!("where callers are not known) that has {} gets no more |", held_claims["FAIR_WAITING"]),
         format!("the newest {} addresses", thousands(connection_limiter["KNOWN_ADDRESSES"])),
         // What belongs to one network.
         "of IPv6 the first 64 bits count".into(),

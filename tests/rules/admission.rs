@@ -63,7 +63,7 @@ fn m5_a_terminal_saga_is_never_stale() {
         let w = situation.world();
         if w.state().is_terminal() {
             let later = w.now.plus(secs(1_000_000));
-            assert!(!w.saga.is_stale(later, &w.absence), "{situation:?}");
+            assert!(!w.saga.is_stale(later, &w.grace), "{situation:?}");
             assert_eq!(w.saga.reported_stale(), None, "{situation:?}");
             assert!(w.at(later).due().is_empty(), "{situation:?}");
         }
@@ -124,6 +124,6 @@ fn what_claim_next_may_hand_out_is_what_a_claim_by_id_gets() {
             | State::Compensated
             | State::Quarantined => None,
         };
-        assert_eq!(w.saga.ready_for(w.now, &w.absence), accepted, "{situation:?}");
+        assert_eq!(w.saga.ready_for(w.now, &w.grace), accepted, "{situation:?}");
     }
 }

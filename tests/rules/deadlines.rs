@@ -1,7 +1,7 @@
 //! Every deadline one microsecond before, at it, and one after.
 
 use sagad::domain::{
-    command::{RecoveryDecision, Verb},
+    command::{Operation, RecoveryDecision},
     lease::StaleCause,
     policy::{Policy, StaleAction},
     saga::State,
@@ -16,8 +16,8 @@ use super::{
 };
 
 /// What a command is answered with one microsecond before a deadline, at it, and one after.
-fn around(w: &World, deadline: Timestamp, verb: &Verb) -> [&'static str; 3] {
-    [deadline.minus(us(1)), deadline, deadline.plus(us(1))].map(|now| match w.at(now).attempt(verb) {
+fn around(w: &World, deadline: Timestamp, operation: &Operation) -> [&'static str; 3] {
+    [deadline.minus(us(1)), deadline, deadline.plus(us(1))].map(|now| match w.at(now).attempt(operation) {
         Ok(_) => "ok",
         Err(rejection) => reason(&rejection),
     })
@@ -34,7 +34,7 @@ fn states(w: &World, deadline: Timestamp) -> [State; 3] {
 
 /// The deadline as the coordinator's timer sees it.
 fn due(w: &World) -> Option<Timestamp> {
-    next_due(&w.saga, w.now, &w.absence).map(|due| due.effective(&w.absence))
+    next_due(&w.saga, w.now, &w.grace).map(|due| due.effective(&w.grace))
 }
 
 #[test]
@@ -55,8 +55,8 @@ fn m4_a_lease_ends_at_its_expiry() {
 fn m5_whoever_only_looks_sees_a_saga_by_the_clock() {
     let look = |w: &World, at: Timestamp| {
         [at.minus(us(1)), at, at.plus(us(1))].map(|now| {
-            let live = w.saga.live_lease(now, &w.absence).is_some();
-            (w.saga.is_stale(now, &w.absence), live, w.saga.ready_for(now, &w.absence).is_some())
+            let live = w.saga.live_lease(now, &w.grace).is_some();
+            (w.saga.is_stale(now, &w.grace), live, w.saga.ready_for(now, &w.grace).is_some())
         })
     };
     let (held, stale) = ((false, true, false), (true, false, false));
@@ -305,7 +305,7 @@ fn p6_a_lease_that_was_reported_expired_before_the_absence_gets_no_grace() {
     let mut w = running();
     w.wait(secs(40));
     let w = w.after_absence(secs(10));
-    assert!(w.saga.is_stale(w.now, &w.absence));
+    assert!(w.saga.is_stale(w.now, &w.grace));
     let mut w = w;
     w.ok(claim("x"));
 }

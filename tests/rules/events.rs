@@ -95,7 +95,7 @@ fn staleness_begins_once_and_ends_once_on_every_path() {
             }
         }
         assert_eq!(stale, w.saga.reported_stale().is_some(), "{situation:?}");
-        assert_eq!(stale, w.saga.is_stale(w.now, &w.absence), "{situation:?}");
+        assert_eq!(stale, w.saga.is_stale(w.now, &w.grace), "{situation:?}");
     }
 }
 
@@ -115,7 +115,7 @@ fn m5_the_expiry_tells_whose_lease_ended_when_and_why() {
 
 #[test]
 fn how_each_way_out_of_staleness_is_told() {
-    let told = |verb| stories(&stale().ok(verb));
+    let told = |operation| stories(&stale().ok(operation));
     assert_eq!(told(claim("x")), [ends(R::Reclaimed)]);
     assert_eq!(told(claim_undo("x")), [ends(R::Reclaimed)]);
     assert_eq!(told(park(false)), [ends(R::Terminal)]);

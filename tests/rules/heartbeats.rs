@@ -6,7 +6,7 @@ use sagad::domain::{
     rejection::Rejection,
     saga::State,
     time::Span,
-    transition::{Accepted, cancel_reason, check_lease},
+    transition::{TransitionEffect, cancel_reason, check_lease},
 };
 
 use super::{
@@ -200,11 +200,11 @@ fn p6_a_limit_does_not_bring_the_end_of_the_grace_forward() {
         let mut w = w.after_absence(secs(10));
         let end = w.now.plus(secs(10));
         assert!(["EXECUTION_TIMEOUT", "PROGRESS_TIMEOUT"].contains(&w.why(heartbeat(&h))));
-        assert_eq!(w.lease().effective_expiry(&w.absence), end);
+        assert_eq!(w.lease().effective_expiry(&w.grace), end);
         // A limit behind that is one like any other.
         let mut w = w.after_absence(secs(3));
         w.ok(heartbeat(&h));
-        assert_eq!(w.lease().effective_expiry(&w.absence), START.plus(secs(40)));
+        assert_eq!(w.lease().effective_expiry(&w.grace), START.plus(secs(40)));
     }
 }
 
@@ -222,5 +222,5 @@ fn a_lease_is_checked_as_a_heartbeat_checks_it() {
     assert_eq!(check(&w, &second), Err("NO_LEASE"));
     w.ok(park(false));
     assert_eq!(check(&w, &second), Err("SAGA_TERMINAL"));
-    assert_eq!(w.attempt(&release(&second)), Ok(Accepted::Repeated));
+    assert_eq!(w.attempt(&release(&second)), Ok(TransitionEffect::Unchanged));
 }

@@ -1,7 +1,7 @@
 //! Results that arrive after the lease ran out, and before anything ended it.
 
 use sagad::domain::{
-    command::{RecoveryDecision, Verb},
+    command::{Operation, RecoveryDecision},
     event::{EventType, Resolution, StaleMark},
     lease::{HolderEnd, Standing},
     policy::{FailureAction, Policy, StaleAction},
@@ -16,8 +16,8 @@ use super::{
 
 #[test]
 fn late_results_are_accepted_and_resolve_the_staleness() {
-    let resolution = |mut w: World, verb: Verb| {
-        let events = w.ok(verb);
+    let resolution = |mut w: World, operation: Operation| {
+        let events = w.ok(operation);
         let Some(Some(StaleMark::Resolved(resolution))) = marks(&events).pop() else { panic!("{events:?}") };
         (w.state(), resolution)
     };
@@ -49,7 +49,7 @@ fn a_late_record_is_kept_and_the_saga_stays_stale() {
     w.wait(TTL);
     let h = w.holder();
     assert_eq!(marks(&w.ok(done(&h, 2))), [None]);
-    assert!(w.saga.is_stale(w.now, &w.absence));
+    assert!(w.saga.is_stale(w.now, &w.grace));
     w.ok(failed(&h, 1));
     w.ok(failed(&h, 1));
     assert_eq!(w.saga.compensations[0].attempts, 2, "each is counted while the lease can still report");
@@ -83,8 +83,8 @@ fn p5_nothing_is_accepted_late_once_the_lease_was_ended() {
         let mut w = stale();
         let h = w.holder();
         end(&mut w);
-        for verb in [complete(&h, ""), fail(&h), retry(&h), park_held(&h), heartbeat(&h), release(&h)] {
-            assert_eq!(w.why(verb), "LEASE_SUPERSEDED", "ender {n}");
+        for operation in [complete(&h, ""), fail(&h), retry(&h), park_held(&h), heartbeat(&h), release(&h)] {
+            assert_eq!(w.why(operation), "LEASE_SUPERSEDED", "ender {n}");
         }
     }
     for on_stale in [StaleAction::Requeue, StaleAction::Compensate, StaleAction::Quarantine] {

@@ -10,7 +10,7 @@ use sagad::domain::{
     rejection::Rejection,
     saga::State,
     time::Span,
-    transition::Accepted,
+    transition::TransitionEffect,
 };
 
 use super::{
@@ -58,7 +58,7 @@ fn validate_only_judges_and_changes_nothing() {
     for decision in DECISIONS {
         let mut w = stale();
         let before = w.saga.clone();
-        assert_eq!(w.attempt(&recover_lease(decision, None, true)), Ok(Accepted::Repeated));
+        assert_eq!(w.attempt(&recover_lease(decision, None, true)), Ok(TransitionEffect::Unchanged));
         assert_eq!(w.saga, before);
         assert_eq!(running().why(recover_lease(decision, None, true)), "NOT_STALE");
     }
@@ -120,13 +120,13 @@ fn a_cancel_request_under_a_live_lease_waits_for_the_worker() {
 fn a_person_parks_any_saga_without_a_live_lease_or_revokes_it() {
     for situation in Situation::ALL {
         let w = situation.world();
-        let live = w.saga.live_lease(w.now, &w.absence).is_some();
+        let live = w.saga.live_lease(w.now, &w.grace).is_some();
         let open = !w.state().is_terminal();
         assert_eq!(w.clone().attempt(&park(false)).is_ok(), open && !live, "{situation:?}");
         let mut revoked = w.clone();
         assert_eq!(revoked.attempt(&park(true)).is_ok(), open, "{situation:?}");
         assert!(revoked.state() == State::Quarantined || !open);
-        assert_eq!(revoked.saga.live_lease(w.now, &w.absence), None);
+        assert_eq!(revoked.saga.live_lease(w.now, &w.grace), None);
     }
 }
 
@@ -175,7 +175,7 @@ fn dispatching_again_replaces_and_may_take_back_what_was_released() {
 fn a_revoked_lease_makes_its_saga_stale_at_once_and_ends_for_its_holder() {
     for situation in Situation::ALL {
         let w = situation.world();
-        let live = w.saga.live_lease(w.now, &w.absence).cloned();
+        let live = w.saga.live_lease(w.now, &w.grace).cloned();
         let mut revoked = w.clone();
         let Some(lease) = live else {
             if w.saga.lease.is_some() {
@@ -198,11 +198,11 @@ fn a_revoked_lease_makes_its_saga_stale_at_once_and_ends_for_its_holder() {
         // A cancellation that was asked for applies at once.
         let goes_on = revoked.state() != w.state();
         assert_eq!(goes_on, w.saga.cancel.is_some() && w.state() == State::Running, "{situation:?}");
-        assert_eq!(revoked.saga.is_stale(w.now, &w.absence), !goes_on, "{situation:?}");
-        for verb in
+        assert_eq!(revoked.saga.is_stale(w.now, &w.grace), !goes_on, "{situation:?}");
+        for operation in
             [heartbeat(&h), complete(&h, "late"), fail_with(&h, &["k"]), compensate(&h), park_held(&h), release(&h)]
         {
-            assert_eq!(revoked.clone().why(verb), "LEASE_SUPERSEDED", "{situation:?}");
+            assert_eq!(revoked.clone().why(operation), "LEASE_SUPERSEDED", "{situation:?}");
         }
         // Twice is once, and the next lease is another's.
         assert_eq!(revoked.clone().why(revoke(&h)), "LEASE_SUPERSEDED");
@@ -220,7 +220,7 @@ fn a_revoked_lease_is_told_from_one_that_ran_out_even_in_its_grace() {
     let w = running();
     let end = w.lease().expire_time;
     let mut back = w.at(end.plus(secs(1))).after_absence(secs(10));
-    assert!(back.saga.live_lease(back.now, &back.absence).is_some(), "it lives on by the grace");
+    assert!(back.saga.live_lease(back.now, &back.grace).is_some(), "it lives on by the grace");
     let h = back.holder();
     back.ok(revoke(&h));
     assert!(back.lease().is_revoked());

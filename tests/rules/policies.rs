@@ -1,7 +1,7 @@
 //! What happens by itself when an execution lease runs out.
 
 use sagad::domain::{
-    due::ReadyAfterDue,
+    due::ReadyPurposes,
     event::{EventType, Resolution, StaleMark},
     lease::{LeasePurpose, Standing},
     policy::{Policy, StaleAction},
@@ -52,7 +52,7 @@ fn m13_each_policy_with_and_without_compensations() {
         assert_eq!((w.saga.expirations, w.saga.failures), (1, 0));
         let stands = matches!(w.lease().standing, Standing::Expired { .. });
         assert_eq!(stands, action == A::Hold, "every action but HOLD ends the lease");
-        assert_eq!(w.saga.is_stale(w.now, &w.absence), stands);
+        assert_eq!(w.saga.is_stale(w.now, &w.grace), stands);
     }
 }
 
@@ -136,7 +136,7 @@ fn a_compensating_saga_whose_lease_runs_out_stays_so_whatever_the_policy() {
         w.claim_undo("w");
         w.wait(TTL);
         assert_eq!((w.state(), w.saga.expirations), (State::Compensating, 0), "{action:?}");
-        assert!(w.saga.is_stale(w.now, &w.absence));
+        assert!(w.saga.is_stale(w.now, &w.grace));
         assert!(matches!(w.lease().standing, Standing::Expired { .. }));
     }
 }
@@ -203,10 +203,10 @@ fn what_may_become_ready_leaves_nothing_out() {
             for later in [TTL, secs(7200)] {
                 let mut w = w.at(START.plus(later));
                 w.due();
-                let Some(purpose) = w.saga.ready_for(w.now, &w.absence) else { continue };
+                let Some(purpose) = w.saga.ready_for(w.now, &w.grace) else { continue };
                 seen[usize::from(purpose == LeasePurpose::Compensate)] += 1;
-                assert!(ReadyAfterDue::of(&before).includes(purpose), "{purpose:?}: {before:#?}");
-                assert!(ReadyAfterDue::of_state(before.state).includes(purpose), "{purpose:?}: {before:#?}");
+                assert!(ReadyPurposes::of(&before).includes(purpose), "{purpose:?}: {before:#?}");
+                assert!(ReadyPurposes::of_state(before.state).includes(purpose), "{purpose:?}: {before:#?}");
             }
         }
     }

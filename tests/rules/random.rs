@@ -2,16 +2,16 @@
 
 use proptest::prelude::*;
 use sagad::domain::{
-    command::{FreeVerb, HeldVerb, Holder, RecoveryDecision, Verb},
+    command::{Holder, HolderOperation, Operation, RecoveryDecision, UnleasedOperation},
     compensation::CompensationState,
     draft::Draft,
     event::EventType,
     ids::FencingToken,
-    lease::{Absence, LeasePurpose, Standing},
+    lease::{LeasePurpose, ReturnGrace, Standing},
     policy::{FailureAction, Policy, StaleAction},
     saga::{Saga, State},
     time::{Span, Timestamp},
-    transition::{Accepted, apply_due, next_due, transition},
+    transition::{TransitionEffect, apply_due, next_due, transition},
 };
 
 use super::{
@@ -102,7 +102,7 @@ const fn fitting(state: State) -> &'static [u8] {
 }
 
 /// The command that a call stands for. `param` varies what can be varied.
-fn verb(w: &World, holders: &[Holder], call: Call) -> Verb {
+fn operation(w: &World, holders: &[Holder], call: Call) -> Operation {
     let Call { param, caller, .. } = call;
     let suited = fitting(w.state());
     let which = if call.fitting { suited[usize::from(call.which) % suited.len()] } else { call.which % CALLS };
@@ -163,14 +163,14 @@ fn pass(w: &mut World, pass: Pass) {
         Pass::Nothing => {}
         Pass::Seconds(n) => w.now = w.now.plus(secs(n)),
         Pass::Due(further) => {
-            if let Some(due) = next_due(&w.saga, w.now, &w.absence) {
-                let at = Timestamp::from_micros(due.effective(&w.absence).micros() + further);
+            if let Some(due) = next_due(&w.saga, w.now, &w.grace) {
+                let at = Timestamp::from_micros(due.effective(&w.grace).micros() + further);
                 w.now = w.now.max(at);
             }
         }
         Pass::Away(away, grace) => {
             w.now = w.now.plus(secs(away));
-            w.absence = Absence { returned_at: w.now, grace: secs(grace) };
+            w.grace = ReturnGrace { returned_at: w.now, length: secs(grace) };
         }
     }
 }
@@ -220,26 +220,29 @@ fn check_saga(saga: &Saga) {
 }
 
 /// What holds from one version of a saga to the next.
-fn check_step(before: &Saga, after: &Saga, verb: &Verb, w: &World) {
+fn check_step(before: &Saga, after: &Saga, operation: &Operation, w: &World) {
     let (token, later) = (before.lease.as_ref().map(|l| l.token), after.lease.as_ref().map(|l| l.token));
     if token != later {
         assert!(later > token, "tokens only grow");
-        let standing = before.live_lease(w.now, &w.absence);
+        let standing = before.live_lease(w.now, &w.grace);
         assert_eq!(standing, None, "P5: a second lease while the first was live");
-        assert!(matches!(verb, Verb::Free(FreeVerb::Claim { .. })), "M9: only a claim takes a lease");
+        assert!(
+            matches!(operation, Operation::Unleased(UnleasedOperation::Claim { .. })),
+            "M9: only a claim takes a lease"
+        );
     }
     if before.state.is_terminal() {
-        assert!(matches!(verb, Verb::Free(FreeVerb::Annotate { .. })), "M6: {verb:?}");
+        assert!(matches!(operation, Operation::Unleased(UnleasedOperation::Annotate { .. })), "M6: {operation:?}");
         let mut after = after.clone();
         after.revision = before.revision;
         after.update_time = before.update_time;
         after.terminal_reason = before.terminal_reason.clone();
         assert_eq!(after, *before, "M7: an annotation changed more than the reason");
     }
-    if let Verb::Held(_, HeldVerb::Heartbeat { .. }) = verb {
+    if let Operation::ByHolder(_, HolderOperation::Heartbeat { .. }) = operation {
         assert_eq!((after.revision, after.update_time), (before.revision, before.update_time));
     } else {
-        assert!(after.revision > before.revision && after.update_time == w.now, "{verb:?} left no trace");
+        assert!(after.revision > before.revision && after.update_time == w.now, "{operation:?} left no trace");
     }
     if before.state == State::Compensating {
         let one_way = [State::Compensating, State::Compensated, State::Quarantined].contains(&after.state);
@@ -259,8 +262,8 @@ fn check_due(w: &World) {
     let mut again = w.draft();
     apply_due(&mut again);
     assert_eq!((&again.saga, again.events.len()), (&w.saga, 0), "what was due was applied already");
-    let Some(due) = next_due(&w.saga, w.now, &w.absence) else { return };
-    let at = due.effective(&w.absence);
+    let Some(due) = next_due(&w.saga, w.now, &w.grace) else { return };
+    let at = due.effective(&w.grace);
     assert!(at > w.now, "{due:?} is not after {}", w.now);
     // As `ClaimNext` hands out: a planned saga for execution, a reserved one to its assignee, one that is being undone
     // for compensation.
@@ -292,7 +295,7 @@ fn essence(saga: &Saga) -> Saga {
 }
 
 /// No outcome depends on whether a sweep has been there: neither the saga's, nor a command's after it.
-fn check_sweeps(w: &World, first: Span, second: Span, verb: &Verb) {
+fn check_sweeps(w: &World, first: Span, second: Span, operation: &Operation) {
     let judged = |sweeps: &[Span]| {
         let mut w = w.clone();
         let mut kinds: Vec<EventType> = Vec::new();
@@ -300,7 +303,7 @@ fn check_sweeps(w: &World, first: Span, second: Span, verb: &Verb) {
             w.now = w.now.plus(*span);
             kinds.extend(w.due().iter().map(|event| event.kind));
         }
-        (kinds, essence(&w.saga), w.clone().attempt(verb).map_err(|r| super::world::reason(&r)))
+        (kinds, essence(&w.saga), w.clone().attempt(operation).map_err(|r| super::world::reason(&r)))
     };
     let (once, twice) = (us(first.micros() + second.micros()), [first, second]);
     assert_eq!(judged(&[once]), judged(&twice));
@@ -335,7 +338,7 @@ proptest! {
                 tokens.clear();
             }
             pass(&mut w, time);
-            let command = verb(&w, &holders, call);
+            let command = operation(&w, &holders, call);
             check_sweeps(&w, secs(first), secs(second), &command);
 
             let was_terminal = w.state().is_terminal();
@@ -348,8 +351,8 @@ proptest! {
             let mut draft: Draft = w.draft();
             let untouched = draft.clone();
             match transition(&mut draft, &command, w.earlier(&command).as_ref()) {
-                Ok(Accepted::Changed) => check_step(&before, &draft.saga, &command, &w),
-                Ok(Accepted::Repeated) | Err(_) => prop_assert_eq!(&draft, &untouched),
+                Ok(TransitionEffect::Changed) => check_step(&before, &draft.saga, &command, &w),
+                Ok(TransitionEffect::Unchanged) | Err(_) => prop_assert_eq!(&draft, &untouched),
             }
             w.commit(draft);
             check_saga(&w.saga);

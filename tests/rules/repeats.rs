@@ -1,7 +1,7 @@
 //! A call under a lease repeated by the lease that made it: accepted, and nothing changes.
 
 use sagad::domain::{
-    command::{FreeVerb, HeldVerb, Holder, Verb},
+    command::{Holder, HolderOperation, Operation, UnleasedOperation},
     lease::HolderEnd,
     saga::State,
     transition::EarlierLease,
@@ -14,7 +14,7 @@ use super::{
 };
 
 /// How a holder ends its lease.
-type End = fn(&Holder) -> Verb;
+type End = fn(&Holder) -> Operation;
 
 #[test]
 fn each_end_is_repeated_by_its_own_rpc_only() {
@@ -46,8 +46,9 @@ fn reasons_are_not_compared_but_results_are() {
     let mut w = running();
     let h = w.holder();
     w.ok(complete(&h, "result"));
-    let other_reason = HeldVerb::Complete { result: blob("result"), reason: text("said differently"), progress: None };
-    w.repeated(Verb::Held(h.clone(), other_reason));
+    let other_reason =
+        HolderOperation::Complete { result: blob("result"), reason: text("said differently"), progress: None };
+    w.repeated(Operation::ByHolder(h.clone(), other_reason));
     assert_eq!(w.why(complete(&h, "other")), "SAGA_TERMINAL");
     assert_eq!(w.saga.result, blob("result"));
 }
@@ -157,7 +158,11 @@ fn an_earlier_lease_is_read_off_its_events() {
     assert_eq!(read(&expired), lease("x", None));
     assert_eq!(read(&failed_lease), lease("y", Some(HolderEnd::Failed)));
     assert_eq!(read(&Holder { token: super::world::NEVER_GIVEN, ..released.clone() }), None);
-    let foreign =
-        Verb::Free(FreeVerb::Claim { owner: owner("z"), ttl: TTL, purpose: Default::default(), reason: text("") });
+    let foreign = Operation::Unleased(UnleasedOperation::Claim {
+        owner: owner("z"),
+        ttl: TTL,
+        purpose: Default::default(),
+        reason: text(""),
+    });
     assert_eq!(w.earlier(&foreign), None);
 }

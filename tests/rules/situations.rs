@@ -1,7 +1,7 @@
 //! Every situation that a command can meet: the state, how the last lease stands, what was asked for.
 
 use sagad::domain::{
-    command::{Holder, RecoveryDecision, Verb},
+    command::{Holder, Operation, RecoveryDecision},
     lease::{HolderEnd, Standing},
     policy::{FailureAction, Policy, StaleAction},
     saga::State,
@@ -194,8 +194,8 @@ pub fn settled() -> World {
 }
 
 /// One command later.
-fn after(mut w: World, verb: impl Fn(&Holder) -> Verb) -> World {
-    w.ok(verb(&w.holder()));
+fn after(mut w: World, operation: impl Fn(&Holder) -> Operation) -> World {
+    w.ok(operation(&w.holder()));
     w
 }
 

@@ -1,7 +1,7 @@
 //! The one table for calls without a lease: every situation by every call; claims are made by `w`.
 
 use sagad::domain::{
-    command::{RecoveryDecision, Verb},
+    command::{Operation, RecoveryDecision},
     saga::State,
 };
 
@@ -16,7 +16,7 @@ use super::{
 const CALLS: usize = 13;
 
 /// The columns.
-fn calls() -> [(&'static str, Verb); CALLS] {
+fn calls() -> [(&'static str, Operation); CALLS] {
     [
         ("Dispatch", dispatch("w", TTL)),
         ("Claim EXECUTE", claim("w")),
@@ -82,10 +82,10 @@ const fn row(situation: Situation) -> [Cell; CALLS] {
 fn m6_every_call_without_a_lease_in_every_situation() {
     let mut wrong = Vec::new();
     for &situation in Situation::ALL {
-        for ((name, verb), expected) in calls().into_iter().zip(row(situation)) {
+        for ((name, operation), expected) in calls().into_iter().zip(row(situation)) {
             let mut w = situation.world();
             w.now = w.now.plus(us(1));
-            let found = outcome(&mut w, &verb);
+            let found = outcome(&mut w, &operation);
             if found != expected {
                 wrong.push(format!("{situation:?} × {name}: {found:?}, not {expected:?}"));
             }

@@ -1,6 +1,6 @@
 //! The one table for calls under a lease: every situation by every call, made by the last lease's own holder.
 
-use sagad::domain::{command::Verb, saga::State, transition::Accepted};
+use sagad::domain::{command::Operation, saga::State, transition::TransitionEffect};
 
 use super::{
     situations::Situation,
@@ -41,10 +41,10 @@ pub const SUPERSEDED: Cell = Cell::No("LEASE_SUPERSEDED");
 pub const NO_LEASE: Cell = Cell::No("NO_LEASE");
 
 /// What came of a command, as a cell.
-pub fn outcome(w: &mut World, verb: &Verb) -> Cell {
-    match w.attempt(verb) {
-        Ok(Accepted::Changed) => Cell::To(w.state()),
-        Ok(Accepted::Repeated) => Cell::Same,
+pub fn outcome(w: &mut World, operation: &Operation) -> Cell {
+    match w.attempt(operation) {
+        Ok(TransitionEffect::Changed) => Cell::To(w.state()),
+        Ok(TransitionEffect::Unchanged) => Cell::Same,
         Err(rejection) => Cell::No(reason(&rejection)),
     }
 }
@@ -53,7 +53,7 @@ pub fn outcome(w: &mut World, verb: &Verb) -> Cell {
 const CALLS: usize = 10;
 
 /// The columns. A moment passes before each, so that a heartbeat can extend.
-fn calls(w: &World) -> [(&'static str, Verb); CALLS] {
+fn calls(w: &World) -> [(&'static str, Operation); CALLS] {
     let h = &w.holder();
     [
         ("Heartbeat", heartbeat(h)),
@@ -112,9 +112,9 @@ fn m6_every_call_under_a_lease_in_every_situation() {
     let mut wrong = Vec::new();
     for &situation in Situation::ALL {
         let world = situation.world();
-        for ((name, verb), expected) in calls(&world).into_iter().zip(row(situation)) {
+        for ((name, operation), expected) in calls(&world).into_iter().zip(row(situation)) {
             let mut w = world.at(world.now.plus(super::world::us(1)));
-            let found = outcome(&mut w, &verb);
+            let found = outcome(&mut w, &operation);
             if found != expected {
                 wrong.push(format!("{situation:?} × {name}: {found:?}, not {expected:?}"));
             }

@@ -1,18 +1,18 @@
 //! A saga with its history, on a clock that moves when told.
 
 use sagad::domain::{
-    command::{Creation, Holder, Verb},
+    command::{Creation, Holder, Operation},
     compensation::CompensationSpec,
     draft::Draft,
     event::{Event, EventType},
     ids::{FencingToken, OwnerId, QueueName, Revision, TaskId},
-    lease::{Absence, Lease},
+    lease::{Lease, ReturnGrace},
     policy::Policy,
     rejection::Rejection,
     saga::{Saga, State},
     text::{Actor, Blob, Kind, Text},
     time::{Span, Timestamp},
-    transition::{Accepted, EarlierLease, apply_due, create, transition},
+    transition::{EarlierLease, TransitionEffect, apply_due, create, transition},
 };
 
 /// When every test's saga is created.
@@ -90,7 +90,7 @@ pub fn reason(rejection: &Rejection) -> &'static str {
 pub struct World {
     pub saga: Saga,
     pub now: Timestamp,
-    pub absence: Absence,
+    pub grace: ReturnGrace,
     /// The saga's whole history.
     pub events: Vec<Event>,
 }
@@ -107,7 +107,7 @@ impl World {
             ..Creation::new(TaskId::parse("task").unwrap(), QueueName::default())
         };
         let (saga, event) = create(creation, START, Revision(1));
-        World { saga, now: START, absence: Absence::default(), events: vec![event] }
+        World { saga, now: START, grace: ReturnGrace::default(), events: vec![event] }
     }
 
     /// A planned saga with two compensations: `worktree` at position 1, `branch` at position 2.
@@ -122,41 +122,41 @@ impl World {
 
     /// What a store does with a command: what is due, then the judgement, then one commit. Whatever is refused, or
     /// accepted as a repetition, has changed nothing.
-    pub fn attempt(&mut self, verb: &Verb) -> Result<Accepted, Rejection> {
+    pub fn attempt(&mut self, operation: &Operation) -> Result<TransitionEffect, Rejection> {
         let mut draft = self.draft();
         apply_due(&mut draft);
         let before = draft.clone();
-        let outcome = transition(&mut draft, verb, self.earlier(verb).as_ref());
-        if outcome != Ok(Accepted::Changed) {
-            assert_eq!(draft, before, "{verb:?} was answered with {outcome:?}, and changed something");
+        let outcome = transition(&mut draft, operation, self.earlier(operation).as_ref());
+        if outcome != Ok(TransitionEffect::Changed) {
+            assert_eq!(draft, before, "{operation:?} was answered with {outcome:?}, and changed something");
         }
         self.commit(draft);
         outcome
     }
 
     /// A command that must be accepted and change something; returns the events of it and of what was due.
-    pub fn ok(&mut self, verb: Verb) -> Vec<Event> {
+    pub fn ok(&mut self, operation: Operation) -> Vec<Event> {
         let known = self.events.len();
-        assert_eq!(self.attempt(&verb), Ok(Accepted::Changed), "{verb:?}");
+        assert_eq!(self.attempt(&operation), Ok(TransitionEffect::Changed), "{operation:?}");
         self.events[known..].to_vec()
     }
 
     /// A command that must be accepted without changing anything.
-    pub fn repeated(&mut self, verb: Verb) {
-        assert_eq!(self.attempt(&verb), Ok(Accepted::Repeated), "{verb:?}");
+    pub fn repeated(&mut self, operation: Operation) {
+        assert_eq!(self.attempt(&operation), Ok(TransitionEffect::Unchanged), "{operation:?}");
     }
 
     /// A command that must be refused.
-    pub fn refused(&mut self, verb: Verb) -> Rejection {
-        match self.attempt(&verb) {
-            Ok(accepted) => panic!("{verb:?} was accepted: {accepted:?}"),
+    pub fn refused(&mut self, operation: Operation) -> Rejection {
+        match self.attempt(&operation) {
+            Ok(accepted) => panic!("{operation:?} was accepted: {accepted:?}"),
             Err(rejection) => rejection,
         }
     }
 
     /// A command that must be refused, by the contract's name of the refusal.
-    pub fn why(&mut self, verb: Verb) -> &'static str {
-        reason(&self.refused(verb))
+    pub fn why(&mut self, operation: Operation) -> &'static str {
+        reason(&self.refused(operation))
     }
 
     /// Takes a lease for execution, which must be possible.
@@ -193,12 +193,12 @@ impl World {
 
     /// The same saga after the coordinator came back now.
     pub fn after_absence(&self, grace: Span) -> Self {
-        World { absence: Absence { returned_at: self.now, grace }, ..self.clone() }
+        World { grace: ReturnGrace { returned_at: self.now, length: grace }, ..self.clone() }
     }
 
     /// A draft that begins here.
     pub fn draft(&self) -> Draft {
-        Draft::begin(self.saga.clone(), self.now, self.absence, self.saga.revision.after(1))
+        Draft::begin(self.saga.clone(), self.now, self.grace, self.saga.revision.after(1))
     }
 
     /// Takes a draft over.
@@ -207,10 +207,10 @@ impl World {
         self.events.extend(draft.events);
     }
 
-    pub fn earlier(&self, verb: &Verb) -> Option<EarlierLease> {
-        match verb {
-            Verb::Held(holder, _) => EarlierLease::from_events(&self.events, holder.token),
-            Verb::Free(_) => None,
+    pub fn earlier(&self, operation: &Operation) -> Option<EarlierLease> {
+        match operation {
+            Operation::ByHolder(holder, _) => EarlierLease::from_events(&self.events, holder.token),
+            Operation::Unleased(_) => None,
         }
     }
 

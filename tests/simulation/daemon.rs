@@ -10,15 +10,15 @@ use std::{
 use sagad::{
     clock::ManualClock,
     coordinator::{
-        self, Backend, Caller, Committed, Coordinator, Failed, Fault, Limits, Outcome, StoreError, SweepBudget,
-        TurnStep,
+        self, Backend, BackendError, CallOutcome, Caller, CommittedTurn, Coordinator, FailedTurn, StoreError,
+        SweepBudget, TurnLimits, TurnStep,
     },
     domain::{
-        bounds::ABSENCE,
+        bounds::ABSENCE_WITHOUT_GRACE,
         command::{Answer, Request},
         event::Event,
         ids::Revision,
-        lease::Absence,
+        lease::ReturnGrace,
         time::{Span, Timestamp},
     },
     store::{
@@ -66,8 +66,8 @@ pub struct Batch {
 
 /// What was seen of a turn, for the judge, once it is committed.
 enum Logged {
-    Judged(Box<Request>, Outcome),
-    Served(Vec<(Request, Outcome)>),
+    Judged(Box<Request>, CallOutcome),
+    Served(Vec<(Request, CallOutcome)>),
     Swept(bool),
 }
 
@@ -98,11 +98,11 @@ impl Daemon {
     pub fn start(disk: &Memory, now: i64, utc: i64, grace: Span, sabotage: Sabotage, judge: &mut Judge) -> Self {
         let (backend, opening) = disk.open_backend();
         let clock = Timestamp::from_micros(utc).max(opening.last_time);
-        let absence = Absence { returned_at: clock, grace };
-        judge.absence = absence;
+        let returned = ReturnGrace { returned_at: clock, length: grace };
+        judge.grace = returned;
         let recent = Arc::new(RecentEvents::starting_at(opening.head));
         let store = Store::looking_on(Arc::new(disk.reader()), Arc::new(ManualClock::at(clock)), recent.clone());
-        let told = if sabotage == Sabotage::NoGrace { Absence::default() } else { absence };
+        let told = if sabotage == Sabotage::NoGrace { ReturnGrace::default() } else { returned };
         Daemon {
             coordinator: Coordinator::new(opening, told, WAITING, clock),
             backend,
@@ -154,11 +154,11 @@ impl Daemon {
 
     fn notice_absence(&mut self, now: i64, judge: &mut Judge) {
         let clock = self.clock(now);
-        if clock.since(self.last_able) > ABSENCE && !self.disk_was_full {
-            let absence = Absence { returned_at: clock, grace: self.grace };
-            judge.absence = absence;
+        if clock.since(self.last_able) > ABSENCE_WITHOUT_GRACE && !self.disk_was_full {
+            let grace = ReturnGrace { returned_at: clock, length: self.grace };
+            judge.grace = grace;
             if self.sabotage != Sabotage::NoGrace {
-                self.coordinator.returned(absence);
+                self.coordinator.returned(grace);
             }
         }
         if !self.disk_was_full {
@@ -167,7 +167,7 @@ impl Daemon {
     }
 
     /// Judges and commits a batch; `None`: the coordinator died before the commit. Returns the answers.
-    pub fn write(&mut self, batch: Batch, now: i64, judge: &mut Judge, dies: bool) -> Option<Vec<(Call, Outcome)>> {
+    pub fn write(&mut self, batch: Batch, now: i64, judge: &mut Judge, dies: bool) -> Option<Vec<(Call, CallOutcome)>> {
         let full = |caller: SimulatedCaller| (caller.call, Err(StoreError::Full { retry_after: RETRY }));
         if self.disk_was_full {
             if self.disk.is_full() {
@@ -178,23 +178,23 @@ impl Daemon {
         }
         let clock = self.clock(now);
         let mut answers = Vec::new();
-        while let Some(waiter) = self.coordinator.waiters.take_overdue(clock) {
+        while let Some(waiter) = self.coordinator.held_claims.take_overdue(clock) {
             answers.push((waiter.caller, Ok(Answer::Sagas(Vec::new()))));
         }
         if !batch.calls.is_empty() || self.coordinator.has_work(clock) {
             let mut log = Vec::new();
             match self.judge_and_commit(batch, &mut log, judge, dies)? {
-                Ok(Committed { answered, events }) => {
+                Ok(CommittedTurn { answered, events }) => {
                     self.tell(judge, log, &events);
                     self.recent.publish(events);
                     answers.extend(answered);
                 }
-                Err(Failed { fault: Fault::Full, callers }) => {
+                Err(FailedTurn { error: BackendError::Full, callers }) => {
                     self.disk_was_full = true;
                     let gone = answers.into_iter().map(|(caller, outcome)| (caller.call, outcome));
                     return Some(gone.chain(callers.into_iter().map(full)).collect());
                 }
-                Err(Failed { fault, .. }) => panic!("{fault:?}"),
+                Err(FailedTurn { error, .. }) => panic!("{error:?}"),
             }
         }
         // Whoever has hung up is answered into the void.
@@ -208,7 +208,7 @@ impl Daemon {
         log: &mut Vec<Entry>,
         judge: &mut Judge,
         dies: bool,
-    ) -> Option<Result<Committed<SimulatedCaller>, Failed<SimulatedCaller>>> {
+    ) -> Option<Result<CommittedTurn<SimulatedCaller>, FailedTurn<SimulatedCaller>>> {
         let mut observe = |seen: TurnStep<'_, SimulatedCaller>, through, now| {
             let logged = match seen {
                 TurnStep::Judged(request, outcome) => Logged::Judged(Box::new(request.clone()), outcome.clone()),
@@ -221,7 +221,7 @@ impl Daemon {
             };
             log.push(Entry { logged, through, now });
         };
-        let limits = Limits { sweep: SweepBudget::of_cost(SWEEP), ..Limits::default() };
+        let limits = TurnLimits { sweep: SweepBudget::of_cost(SWEEP), ..TurnLimits::default() };
         let turn = self.coordinator.turn(&mut self.backend, batch.calls, batch.sweep_to, limits, &mut observe);
         let mut turn = match turn {
             Ok(turn) => turn,
@@ -258,7 +258,7 @@ impl Daemon {
     pub fn close(mut self, now: i64) -> Vec<Call> {
         let clock = self.clock(now);
         self.backend.close(clock).unwrap();
-        let held = self.coordinator.waiters.take_all().into_iter().map(|waiter| waiter.caller);
+        let held = self.coordinator.held_claims.take_all().into_iter().map(|waiter| waiter.caller);
         self.inbox.into_iter().map(|call| call.caller).chain(held).map(|caller| caller.call).collect()
     }
 }

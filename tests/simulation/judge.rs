@@ -5,16 +5,16 @@ use std::collections::{HashMap, HashSet};
 
 use sagad::{
     domain::{
-        command::{Answer, Command, FreeVerb, HeldVerb, Holder, Request, Verb},
+        command::{Answer, Command, Holder, HolderOperation, Operation, Request, UnleasedOperation},
         compensation::CompensationSpec,
         event::{Event, EventType},
         ids::{FencingToken, OwnerId, Revision, TaskId},
-        lease::Absence,
+        lease::ReturnGrace,
         rejection::Rejection,
         saga::{Saga, State},
         time::Timestamp,
     },
-    store::{Outcome, StoreError, memory::Facts},
+    store::{CallOutcome, StoreError, memory::Facts},
 };
 
 /// The last lease of a saga, until something ends it.
@@ -47,7 +47,7 @@ struct Record {
 /// One executed command: its time, its outcome, and the events it made.
 pub struct Executed<'a> {
     pub request: &'a Request,
-    pub outcome: &'a Outcome,
+    pub outcome: &'a CallOutcome,
     pub events: &'a [Event],
     pub now: Timestamp,
     /// The true time of `now`.
@@ -84,7 +84,7 @@ pub struct Judge {
     history: Vec<Event>,
     /// Leases ended by somebody else while they were live: their holders can't know yet.
     pub revoked: HashSet<FencingToken>,
-    pub absence: Absence,
+    pub grace: ReturnGrace,
     pub counts: Counts,
 }
 
@@ -109,8 +109,8 @@ impl Judge {
             // An absence gives nothing back.
             return Timestamp::ZERO;
         }
-        let Absence { returned_at, grace } = self.absence;
-        if held.renewed < returned_at { held.expire.max(returned_at.plus(grace)) } else { held.expire }
+        let ReturnGrace { returned_at, length } = self.grace;
+        if held.renewed < returned_at { held.expire.max(returned_at.plus(length)) } else { held.expire }
     }
 
     /// What a committed command, or a sweep, came to.
@@ -138,7 +138,7 @@ impl Judge {
     }
 
     /// What was given to calls that were held: the events of all of them, then the answers.
-    pub fn served(&mut self, served: &[(Request, Outcome)], events: &[Event], now: Timestamp, true_time: i64) {
+    pub fn served(&mut self, served: &[(Request, CallOutcome)], events: &[Event], now: Timestamp, true_time: i64) {
         let Some((first, _)) = served.first() else {
             return self.swept(events, now, true_time, false);
         };
@@ -285,11 +285,12 @@ impl Judge {
         let by_holder = event.actor.as_ref().is_some_and(|actor| actor.as_str() == held.owner.as_str());
         if !by_holder && done.now < self.reaches(held) {
             let revoked = match &done.request.command {
-                Command::Change(change) => match &change.verb {
-                    Verb::Free(
-                        FreeVerb::Quarantine { revoke_lease, .. } | FreeVerb::RequestCancel { revoke_lease, .. },
+                Command::Change(change) => match &change.operation {
+                    Operation::Unleased(
+                        UnleasedOperation::Quarantine { revoke_lease, .. }
+                        | UnleasedOperation::RequestCancel { revoke_lease, .. },
                     ) => *revoke_lease,
-                    Verb::Free(_) | Verb::Held(..) => false,
+                    Operation::Unleased(_) | Operation::ByHolder(..) => false,
                 },
                 Command::Create(_) | Command::ClaimNext(_) | Command::SetPaused(_) | Command::Purge(_) => false,
             };
@@ -317,8 +318,8 @@ impl Judge {
         match &done.request.command {
             Command::Change(change) => {
                 let place = self.index[&change.task_id];
-                if let Verb::Held(holder, verb) = &change.verb {
-                    self.accepted_of_lease(place, holder, verb, done, others);
+                if let Operation::ByHolder(holder, operation) = &change.operation {
+                    self.accepted_of_lease(place, holder, operation, done, others);
                 }
                 match answer {
                     Answer::Saga(saga) => self.renewed(place, saga, done),
@@ -346,14 +347,21 @@ impl Judge {
     }
 
     /// P5: what a lease does is accepted only while it is the last one; before that, only what it did already.
-    fn accepted_of_lease(&mut self, place: usize, holder: &Holder, verb: &HeldVerb, done: &Executed<'_>, others: u32) {
-        let name = fingerprint(verb);
+    fn accepted_of_lease(
+        &mut self,
+        place: usize,
+        holder: &Holder,
+        operation: &HolderOperation,
+        done: &Executed<'_>,
+        others: u32,
+    ) {
+        let name = fingerprint(operation);
         let reaches = self.sagas[place].lease.as_ref().map(|held| self.reaches(held));
         let record = &mut self.sagas[place];
-        let heartbeat = matches!(verb, HeldVerb::Heartbeat { .. });
+        let heartbeat = matches!(operation, HolderOperation::Heartbeat { .. });
         if others > 0 || heartbeat {
             assert_eq!(holder.token, record.last_token, "P5: accepted from a lease that is over: {:?}", done.request);
-            if let (Some(reaches), false) = (reaches, accepted_late(verb)) {
+            if let (Some(reaches), false) = (reaches, accepted_late(operation)) {
                 assert!(done.now < reaches, "accepted from an expired lease: {:?}", done.request);
             }
             if heartbeat {
@@ -364,7 +372,7 @@ impl Judge {
                 self.counts.late += u64::from(reaches.is_some_and(|reaches| done.now >= reaches));
                 record.done.push((holder.token, name));
                 // A failure registers what it names, so that registering it is a repeat from then on.
-                if let HeldVerb::Fail { compensations, .. } = verb {
+                if let HolderOperation::Fail { compensations, .. } = operation {
                     let register = |spec: &CompensationSpec| (holder.token, registering(std::slice::from_ref(spec)));
                     record.done.extend(compensations.iter().map(register));
                 }
@@ -372,7 +380,8 @@ impl Judge {
         } else {
             self.counts.repeats += 1;
             // What somebody else registered before may be registered again by the lease that stands.
-            let known = matches!(verb, HeldVerb::RegisterCompensation { .. }) && holder.token == record.last_token;
+            let known =
+                matches!(operation, HolderOperation::RegisterCompensation { .. }) && holder.token == record.last_token;
             assert!(
                 known || record.done.iter().any(|(token, earlier)| *token == holder.token && *earlier == name),
                 "accepted as a repeat of what was never done: {:?}",
@@ -401,7 +410,7 @@ impl Judge {
     }
 
     /// An answer leaves the coordinator: from here on the client may rely on it.
-    pub fn acknowledged(&mut self, outcome: &Outcome, task: Option<&TaskId>) {
+    pub fn acknowledged(&mut self, outcome: &CallOutcome, task: Option<&TaskId>) {
         let Ok(answer) = outcome else { return };
         match answer {
             Answer::Saga(saga) => self.promise(saga),
@@ -452,8 +461,13 @@ impl Judge {
     }
 }
 
-fn accepted_late(verb: &HeldVerb) -> bool {
-    !matches!(verb, HeldVerb::Heartbeat { .. } | HeldVerb::Release { .. } | HeldVerb::RegisterCompensation { .. })
+fn accepted_late(operation: &HolderOperation) -> bool {
+    !matches!(
+        operation,
+        HolderOperation::Heartbeat { .. }
+            | HolderOperation::Release { .. }
+            | HolderOperation::RegisterCompensation { .. }
+    )
 }
 
 fn registering(specs: &[CompensationSpec]) -> String {
@@ -461,15 +475,15 @@ fn registering(specs: &[CompensationSpec]) -> String {
 }
 
 /// What makes two calls under a lease the same.
-fn fingerprint(verb: &HeldVerb) -> String {
-    match verb {
-        HeldVerb::Heartbeat { .. } => "heartbeat".into(),
-        HeldVerb::Release { .. } => "release".into(),
-        HeldVerb::RegisterCompensation { compensations } => registering(compensations),
-        HeldVerb::Complete { result, .. } => format!("complete {result:?}"),
-        HeldVerb::Fail { .. } => "fail".into(),
-        HeldVerb::RecordCompensation { position, outcome, .. } => format!("record {position} {outcome:?}"),
-        HeldVerb::Compensate { .. } => "compensate".into(),
-        HeldVerb::Quarantine { .. } => "quarantine".into(),
+fn fingerprint(operation: &HolderOperation) -> String {
+    match operation {
+        HolderOperation::Heartbeat { .. } => "heartbeat".into(),
+        HolderOperation::Release { .. } => "release".into(),
+        HolderOperation::RegisterCompensation { compensations } => registering(compensations),
+        HolderOperation::Complete { result, .. } => format!("complete {result:?}"),
+        HolderOperation::Fail { .. } => "fail".into(),
+        HolderOperation::RecordCompensation { position, outcome, .. } => format!("record {position} {outcome:?}"),
+        HolderOperation::Compensate { .. } => "compensate".into(),
+        HolderOperation::Quarantine { .. } => "quarantine".into(),
     }
 }

@@ -3,7 +3,7 @@
 use sagad::{
     coordinator::RowId,
     domain::{
-        command::{Change, Command, Creation, FreeVerb, Purge, RecoveryDecision, SetPaused, Verb},
+        command::{Change, Command, Creation, Operation, Purge, RecoveryDecision, SetPaused, UnleasedOperation},
         ids::{OwnerId, TaskId},
         policy::{FailureAction, Policy, StaleAction},
         saga::State,
@@ -21,8 +21,8 @@ use super::{
 /// So many sagas are kept in flight.
 const IN_FLIGHT: u64 = 300;
 
-pub fn is_claim(verb: &Verb) -> bool {
-    matches!(verb, Verb::Free(FreeVerb::Claim { .. }))
+pub fn is_claim(operation: &Operation) -> bool {
+    matches!(operation, Operation::Unleased(UnleasedOperation::Claim { .. }))
 }
 
 fn timeout(rng: &mut Rng, per_mille: u64) -> Option<Span> {
@@ -108,18 +108,18 @@ pub fn act(world: &mut World) {
         _ => some(world, |saga| !saga.state.is_terminal() || saga.revision.0 % 7 == 0),
     };
     let decisions = [RecoveryDecision::Requeue, RecoveryDecision::Compensate, RecoveryDecision::Quarantine];
-    let verb = match what {
+    let operation = match what {
         0..=5 => {
             let decision = world.rng.pick(&decisions);
-            FreeVerb::Recover { decision, actor, reason, token: None, validate_only: false }
+            UnleasedOperation::Recover { decision, actor, reason, token: None, validate_only: false }
         }
-        6..=8 => FreeVerb::WaiveCompensation { position: 1 + world.rng.below(3) as u32, actor, reason },
+        6..=8 => UnleasedOperation::WaiveCompensation { position: 1 + world.rng.below(3) as u32, actor, reason },
         9..=12 => {
             let assignee = OwnerId::parse(&format!("w{}", world.rng.below(200))).unwrap();
-            FreeVerb::Dispatch { assignee, ttl: ttl(&mut world.rng), actor, reason }
+            UnleasedOperation::Dispatch { assignee, ttl: ttl(&mut world.rng), actor, reason }
         }
-        13 | 14 => FreeVerb::RequestCancel { actor, reason, revoke_lease },
-        15 => FreeVerb::Quarantine { actor, reason, revoke_lease },
+        13 | 14 => UnleasedOperation::RequestCancel { actor, reason, revoke_lease },
+        15 => UnleasedOperation::Quarantine { actor, reason, revoke_lease },
         16 => {
             let queue = world.queues[world.rng.below(3) as usize].clone();
             let paused = world.rng.chance(300);
@@ -143,12 +143,12 @@ pub fn act(world: &mut World) {
         }
         _ => {
             let terminal_reason = world.rng.chance(500).then(|| reason.clone());
-            FreeVerb::Annotate { actor, note: reason, details: Labels::default(), terminal_reason }
+            UnleasedOperation::Annotate { actor, note: reason, details: Labels::default(), terminal_reason }
         }
     };
     if let Some(task_id) = task {
         let keyed = world.rng.chance(700);
-        send(world, Command::Change(Change { task_id, verb: Verb::Free(verb) }), keyed);
+        send(world, Command::Change(Change { task_id, operation: Operation::Unleased(operation) }), keyed);
     }
 }
 

@@ -2,7 +2,7 @@
 //! and comes back from the dead. What it decides is here; the world carries it out.
 
 use sagad::domain::{
-    command::{Change, ClaimNext, Command, FreeVerb, HeldVerb, Holder, Request, Verb},
+    command::{Change, ClaimNext, Command, Holder, HolderOperation, Operation, Request, UnleasedOperation},
     compensation::{CompensationOutcome, CompensationSpec},
     ids::{FencingToken, OwnerId, QueueName, TaskId},
     lease::LeasePurpose,
@@ -163,7 +163,7 @@ impl Worker {
             // It has stopped working. It may try to get the lease back, or to hand in what it has.
             return match rng.below(4) {
                 0 => Act::Drop,
-                1 => self.held(HeldVerb::Heartbeat { ttl: None, progress: None }, false),
+                1 => self.held(HolderOperation::Heartbeat { ttl: None, progress: None }, false),
                 _ => self.finish(rng),
             };
         }
@@ -172,12 +172,12 @@ impl Worker {
         }
         job.steps -= 1;
         match rng.below(10) {
-            0 | 1 => self.held(HeldVerb::RegisterCompensation { compensations: vec![spec(rng)] }, false),
+            0 | 1 => self.held(HolderOperation::RegisterCompensation { compensations: vec![spec(rng)] }, false),
             2 if self.changes_ttl => {
                 let progress = Some(Blob::parse(format!("{}", rng.below(100)).into()).unwrap());
-                self.held(HeldVerb::Heartbeat { ttl: Some(ttl(rng)), progress }, false)
+                self.held(HolderOperation::Heartbeat { ttl: Some(ttl(rng)), progress }, false)
             }
-            _ => self.held(HeldVerb::Heartbeat { ttl: None, progress: None }, false),
+            _ => self.held(HolderOperation::Heartbeat { ttl: None, progress: None }, false),
         }
     }
 
@@ -194,8 +194,11 @@ impl Worker {
         }
         let holder = Holder { owner: self.owner.clone(), token: *token };
         let result = Blob::parse("late".into()).unwrap();
-        let verb = HeldVerb::Complete { result, reason: Text::default(), progress: None };
-        Some(Act::Call(Command::Change(Change { task_id: task.clone(), verb: Verb::Held(holder, verb) }), false))
+        let operation = HolderOperation::Complete { result, reason: Text::default(), progress: None };
+        Some(Act::Call(
+            Command::Change(Change { task_id: task.clone(), operation: Operation::ByHolder(holder, operation) }),
+            false,
+        ))
     }
 
     fn ask(&self, queues: &[QueueName], rng: &mut Rng) -> Act {
@@ -220,62 +223,67 @@ impl Worker {
     fn finish(&mut self, rng: &mut Rng) -> Act {
         let Some(job) = &mut self.job else { return Act::Nothing };
         let reason = Text::parse("simulated").unwrap();
-        let verb = match job.purpose {
+        let operation = match job.purpose {
             LeasePurpose::Execute => {
                 job.finishing = true;
                 let number = rng.below(3);
                 match rng.below(20) {
-                    0..=9 if !job.cancelled => HeldVerb::Complete {
+                    0..=9 if !job.cancelled => HolderOperation::Complete {
                         result: Blob::parse(number.to_string().into()).unwrap(),
                         reason,
                         progress: None,
                     },
-                    0..=12 => {
-                        HeldVerb::Release { delay: Span::from_millis(rng.below(500) as u32), reason, progress: None }
-                    }
-                    13..=18 => HeldVerb::Fail {
+                    0..=12 => HolderOperation::Release {
+                        delay: Span::from_millis(rng.below(500) as u32),
+                        reason,
+                        progress: None,
+                    },
+                    13..=18 => HolderOperation::Fail {
                         reason,
                         compensations: vec![spec(rng)],
                         retryable: rng.chance(500),
                         progress: None,
                     },
-                    _ => HeldVerb::Quarantine { reason },
+                    _ => HolderOperation::Quarantine { reason },
                 }
             }
             LeasePurpose::Compensate => match (job.unsettled.last(), rng.below(40)) {
                 (_, 0) => {
                     job.finishing = true;
-                    HeldVerb::Release { delay: Span::ZERO, reason, progress: None }
+                    HolderOperation::Release { delay: Span::ZERO, reason, progress: None }
                 }
-                (_, 1..=6) => HeldVerb::Heartbeat { ttl: None, progress: None },
+                (_, 1..=6) => HolderOperation::Heartbeat { ttl: None, progress: None },
                 (None, _) | (_, 8) => {
                     job.finishing = job.unsettled.is_empty();
-                    HeldVerb::Compensate { reason }
+                    HolderOperation::Compensate { reason }
                 }
                 (Some(last), n) => {
                     let position = if n == 7 { 1 } else { *last };
                     let failed = rng.chance(150);
                     let outcome = if failed { CompensationOutcome::Failed } else { CompensationOutcome::Done };
-                    HeldVerb::RecordCompensation { position, outcome, detail: reason }
+                    HolderOperation::RecordCompensation { position, outcome, detail: reason }
                 }
             },
         };
-        let keyed = matches!(verb, HeldVerb::RecordCompensation { .. }) && rng.chance(700);
-        self.held(verb, keyed)
+        let keyed = matches!(operation, HolderOperation::RecordCompensation { .. }) && rng.chance(700);
+        self.held(operation, keyed)
     }
 
-    fn held(&self, verb: HeldVerb, keyed: bool) -> Act {
+    fn held(&self, operation: HolderOperation, keyed: bool) -> Act {
         let Some(job) = &self.job else { return Act::Nothing };
         let holder = Holder { owner: self.owner.clone(), token: job.token };
-        Act::Call(Command::Change(Change { task_id: job.task.clone(), verb: Verb::Held(holder, verb) }), keyed)
+        Act::Call(
+            Command::Change(Change { task_id: job.task.clone(), operation: Operation::ByHolder(holder, operation) }),
+            keyed,
+        )
     }
 
     /// Claims a stale saga, by its id.
     pub fn claim(&self, task_id: TaskId, rng: &mut Rng) -> Command {
         let purpose = if rng.chance(500) { LeasePurpose::Compensate } else { LeasePurpose::Execute };
         let reason = Text::default();
-        let claim = FreeVerb::Claim { owner: self.owner.clone(), ttl: ttl(rng), purpose, reason };
-        Command::Change(Change { task_id, verb: Verb::Free(claim) })
+        let claim = UnleasedOperation::Claim { owner: self.owner.clone(), ttl: ttl(rng), purpose, reason };
+        Command::Change(Change { task_id, operation: Operation::Unleased(claim) })
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use sagad::{
-    coordinator::{Outcome, StoreError},
+    coordinator::{CallOutcome, StoreError},
     domain::{
         command::{Command, Request, RequestKey},
         ids::{FencingToken, QueueName},
@@ -53,13 +53,13 @@ pub struct Call {
 
 enum Happening {
     Arrive(Box<Call>),
-    Answered(Box<(Call, Outcome)>),
+    Answered(Box<(Call, CallOutcome)>),
     /// A worker, and the number of what wakes it.
-    Wake(usize, u64),
+    Claimable(usize, u64),
     Turn(u64),
     Write(u64),
     Restart,
-    Fault,
+    BackendError,
     Person,
     Create,
     Watch(usize),
@@ -70,11 +70,11 @@ impl Happening {
         match self {
             Happening::Arrive(_) => "step: a request arrives",
             Happening::Answered(_) => "step: an answer arrives",
-            Happening::Wake(..) => "step: a worker acts",
+            Happening::Claimable(..) => "step: a worker acts",
             Happening::Turn(_) => "step: the writer looks up",
             Happening::Write(_) => "step: a transaction is written",
             Happening::Restart => "step: the coordinator starts",
-            Happening::Fault => "step: a fault",
+            Happening::BackendError => "step: a fault",
             Happening::Person => "step: a person acts",
             Happening::Create => "step: sagas are created",
             Happening::Watch(_) => "step: a watcher looks",
@@ -133,7 +133,7 @@ pub struct World {
     pub rng: Rng,
     sequence: u64,
     calls: u64,
-    agenda: BinaryHeap<Scheduled>,
+    due_index: BinaryHeap<Scheduled>,
     pub disk: Memory,
     daemon: Option<Daemon>,
     writing: Option<Batch>,
@@ -174,7 +174,7 @@ impl World {
             now: START,
             sequence: 0,
             calls: 0,
-            agenda: BinaryHeap::new(),
+            due_index: BinaryHeap::new(),
             disk,
             daemon: Some(daemon),
             writing: None,
@@ -197,12 +197,12 @@ impl World {
             rng,
         };
         for n in 0..WORKERS {
-            world.after(n as i64 * 1000, Happening::Wake(n, 0));
+            world.after(n as i64 * 1000, Happening::Claimable(n, 0));
         }
         for n in 0..WATCHERS {
             world.after(500_000, Happening::Watch(n));
         }
-        for first in [Happening::Turn(0), Happening::Fault, Happening::Person, Happening::Create] {
+        for first in [Happening::Turn(0), Happening::BackendError, Happening::Person, Happening::Create] {
             world.after(0, first);
         }
         world
@@ -215,13 +215,13 @@ impl World {
 
     fn after(&mut self, delay: i64, happening: Happening) {
         self.sequence += 1;
-        self.agenda.push(Scheduled(self.now + delay, self.sequence, happening));
+        self.due_index.push(Scheduled(self.now + delay, self.sequence, happening));
     }
 
     /// One thing happens.
     pub fn step(&mut self) {
         let Scheduled(at, _, happening) = loop {
-            let next = self.agenda.pop().expect("something always comes next");
+            let next = self.due_index.pop().expect("something always comes next");
             if !self.is_void(&next.2) {
                 break next;
             }
@@ -231,11 +231,11 @@ impl World {
         match happening {
             Happening::Arrive(call) => self.arrive(*call),
             Happening::Answered(answered) => self.answered(answered.0, &answered.1),
-            Happening::Wake(n, _) => self.wake(n),
+            Happening::Claimable(n, _) => self.wake(n),
             Happening::Turn(_) => self.turn(),
             Happening::Write(_) => self.write(),
             Happening::Restart => self.restart(),
-            Happening::Fault => self.fault(),
+            Happening::BackendError => self.error(),
             Happening::Person => {
                 people::act(self);
                 let delay = self.rng.between(1000, 150_000);
@@ -253,11 +253,11 @@ impl World {
     fn is_void(&self, happening: &Happening) -> bool {
         match happening {
             Happening::Turn(number) | Happening::Write(number) => self.daemon.is_none() || *number != self.turn.0,
-            Happening::Wake(n, number) => *number != self.workers[*n].wake,
+            Happening::Claimable(n, number) => *number != self.workers[*n].wake,
             Happening::Arrive(_)
             | Happening::Answered(_)
             | Happening::Restart
-            | Happening::Fault
+            | Happening::BackendError
             | Happening::Person
             | Happening::Create
             | Happening::Watch(_) => false,
@@ -268,7 +268,7 @@ impl World {
     fn wake_after(&mut self, n: usize, delay: i64) {
         self.workers[n].wake += 1;
         let number = self.workers[n].wake;
-        self.after(delay, Happening::Wake(n, number));
+        self.after(delay, Happening::Claimable(n, number));
     }
 
     /// How long something takes on the network; none: it gets lost.
@@ -321,7 +321,7 @@ impl World {
         }
     }
 
-    fn answer(&mut self, call: Call, outcome: Outcome) {
+    fn answer(&mut self, call: Call, outcome: CallOutcome) {
         if let Some(delay) = self.delay() {
             self.after(delay, Happening::Answered(Box::new((call, outcome))));
         }

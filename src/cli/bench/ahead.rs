@@ -1,4 +1,5 @@
-//! What the load's claims meet in their queue: sagas to be compensated, and sagas ahead that they can't take.
+//! Prepares the queue for `--ahead` and `--undo`: sagas to be compensated, and sagas ahead that the load's claims
+//! can't take.
 
 use std::time::Duration;
 
@@ -19,27 +20,27 @@ use crate::{
     },
 };
 
-/// The kind of compensation that the load's claims take.
+/// The kind of compensation that the load's claims handle.
 pub const KIND: &str = "bench";
-/// A kind that they don't.
+/// A kind that they don't handle.
 const OTHER_KIND: &str = "bench-other";
 /// Most sagas of one `ClaimNext`.
 const CLAIMED_AT_ONCE: u64 = 100;
-/// Calls in flight while it is prepared.
+/// Calls in flight while the queue is prepared.
 const IN_FLIGHT: usize = 16;
-/// The shortest lease there is: it is left to end, which leads to compensation.
+/// The shortest lease: it is left to expire, which leads to compensation.
 const SHORT_TTL: Duration = Duration::from_millis(100);
 /// A reservation that outlasts any run.
 const LONG_TTL: Duration = Duration::from_secs(12 * 3600);
-/// How long it may go on without a further saga being compensated.
+/// How long to wait for the next saga to become compensating.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two looks at how far that is.
+/// The pause between two checks of it.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Creates the stock's sagas by calls, behind those that the plan has ahead of them in the queue.
+/// Creates the pool's sagas by calls, after those that the plan wants ahead of them in the queue.
 ///
 /// # Errors
-/// A call failed, or the daemon made nothing of leases that ended.
+/// A call failed, or the daemon did not make the sagas with expired leases compensating.
 pub async fn create(client: &Client, plan: &Plan, stock: &Stock, progress: &Progress) -> Result<(), CliError> {
     let queue = stock.queue();
     let ahead = Stock::new(rand::random(), Ids::Ordered, plan.ahead.into()).in_queue(queue.clone());
@@ -53,7 +54,7 @@ pub async fn create(client: &Client, plan: &Plan, stock: &Stock, progress: &Prog
     compensate(client, &queue, ahead.total() + stock.total(), progress).await
 }
 
-/// A saga that is compensated as soon as a lease on it ends.
+/// A saga that becomes compensating as soon as a lease on it expires.
 fn undoable(kind: &str) -> CreateSagaRequest {
     let spec = CompensationSpec { kind: kind.to_owned(), ..Default::default() };
     let settle = Some(to_proto(Duration::ZERO));
@@ -61,7 +62,7 @@ fn undoable(kind: &str) -> CreateSagaRequest {
     CreateSagaRequest { compensations: vec![spec], policy: Some(policy), ..Default::default() }
 }
 
-/// Reserves all of the stock's sagas for somebody who never comes.
+/// Reserves all sagas of a pool for a worker that never claims them.
 async fn reserve(client: &Client, stock: &Stock, progress: &Progress) -> Result<(), CliError> {
     let bar = progress.counting(stock.total(), "reservations");
     stream::iter(0..stock.total())
@@ -85,7 +86,7 @@ async fn reserve(client: &Client, stock: &Stock, progress: &Progress) -> Result<
         .await
 }
 
-/// Takes a short lease on each of a queue's sagas, and waits until all are to be compensated.
+/// Takes a short lease on each saga of a queue, and waits until all are compensating.
 async fn compensate(client: &Client, queue: &str, count: u64, progress: &Progress) -> Result<(), CliError> {
     let bar = progress.counting(count, "sagas to be compensated");
     stream::iter((0..count).step_by(CLAIMED_AT_ONCE as usize))

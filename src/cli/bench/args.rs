@@ -1,4 +1,4 @@
-//! What is on the command line of `sagad bench`, and what it comes to.
+//! The arguments of `sagad bench`, and the plan made from them.
 
 use std::{path::PathBuf, thread, time::Duration};
 
@@ -6,27 +6,27 @@ use clap::{Args, ValueEnum, value_parser};
 
 use crate::cli::{args, errors::CliError};
 
-/// Cycles a second for which sagas are made unless told otherwise, of one client and of all together: above what either
-/// was seen to do.
+/// Default cycles a second for which sagas are created, for one client and for all together: more than either was seen
+/// to do.
 const CYCLES_PER_CLIENT: u64 = 1_500;
 const CYCLES: u64 = 25_000;
-/// The same over sessions, of all together.
+/// The same over sessions, for all together.
 const SESSION_CYCLES: u64 = 60_000;
 /// The same for modes that only claim.
 const CLAIMS_PER_CLIENT: u64 = 4_000;
 const CLAIMS: u64 = 60_000;
-/// More than this is made only when asked for: it takes a minute.
+/// The most sagas created by default; this many take a minute.
 const PRELOAD_MAX: u64 = 2_000_000;
-/// Heartbeats in flight on each stream of `keepalive`, unless told otherwise.
+/// Default heartbeats in flight on each stream of `keepalive`.
 const IN_FLIGHT: u32 = 64;
-/// Cycles in flight on each stream of `session`, unless told otherwise: 256 with the connections that there are by default.
+/// Default cycles in flight on each stream of `session`: 256 with the default connections.
 const SESSION_IN_FLIGHT: u32 = 16;
-/// How long leases of the peers that it is compared with last: no run outlasts a cycle.
+/// The length of leases in cycles, the same as with the compared systems; no cycle takes longer.
 const CYCLE_TTL: Duration = Duration::from_secs(30);
-/// Leases that are only taken must not end while it measures.
+/// The length of leases that must not expire while it measures.
 const LONG_TTL: Duration = Duration::from_secs(12 * 3600);
 
-/// The longest run: longer ones are a soak, whose figures are taken while it goes on.
+/// The longest run. A longer one is a soak test, whose figures are read while it runs.
 const RUN_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
 fn measured(text: &str) -> Result<Duration, String> {
@@ -61,13 +61,13 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// Its name, as on the command line.
+    /// Its name on the command line.
     pub fn name(self) -> String {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 }
 
-/// How the ids of sagas follow each other, and in which order they are claimed.
+/// The order of saga ids, and of claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Ids {
     /// In order of creation, as UUIDv7 are
@@ -151,15 +151,15 @@ pub struct BenchArgs {
     restart: bool,
 }
 
-/// What is to be done, with every default filled in.
+/// What to measure, with all defaults filled in.
 #[derive(Clone, Debug)]
 #[allow(missing_docs, reason = "each is the argument of the same name")]
 pub struct Plan {
     pub mode: Mode,
     pub clients: u32,
-    /// No more than there are clients.
+    /// At most the number of clients.
     pub connections: u32,
-    /// No more than there are connections.
+    /// At most the number of connections.
     pub threads: u32,
     pub duration: Duration,
     pub warmup: Duration,
@@ -181,10 +181,10 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The plan for these arguments; `own` tells that the daemon is one of its own.
+    /// The plan for these arguments; `own`: the bench starts its own daemon.
     ///
     /// # Errors
-    /// Wrong usage: too few sagas, or what needs a daemon of its own.
+    /// Wrong usage: too few sagas, or an option that needs the bench's own daemon.
     pub fn of(args: BenchArgs, own: bool) -> Result<Self, CliError> {
         let wrong = |what: &str| Err(CliError::Usage(what.to_owned()));
         let in_flight = match args.mode {
@@ -244,14 +244,14 @@ impl Plan {
         Ok(plan)
     }
 
-    /// The same daemon's empty call with nothing beside it, one at a time.
+    /// A plan for the same daemon's empty call, one at a time, without other load.
     pub fn echo(&self, duration: Duration) -> Self {
         let rest = self.clone();
         let (warmup, rate) = (duration / 4, None);
         Plan { mode: Mode::Echo, clients: 1, connections: 1, threads: 1, duration, warmup, rate, ..rest }
     }
 
-    /// The length of the leases that it measures with.
+    /// The length of the load's leases.
     pub fn ttl(&self) -> Duration {
         match self.mode {
             Mode::Cycle | Mode::Session => CYCLE_TTL,
@@ -265,17 +265,17 @@ impl Plan {
         }
     }
 
-    /// How many changes one turn of a client makes.
+    /// How many changes one operation of a client makes.
     pub fn changes_a_turn(&self) -> u32 {
         if matches!(self.mode, Mode::Cycle | Mode::Session) { 3 } else { 1 }
     }
 
-    /// How long it runs, with a second for what is between the parts.
+    /// How long it runs, with a second to spare.
     pub fn seconds(&self) -> u64 {
         (self.warmup + self.duration).as_secs() + 1
     }
 
-    /// Sagas that it can use up.
+    /// The most sagas that the load can use up.
     fn used_up(&self) -> u64 {
         let clients = u64::from(self.clients);
         let a_second = match self.mode {

@@ -1,4 +1,5 @@
-//! What goes on beside the load: clients who list, clients who follow, leases that end, and clients who claim what is due at once.
+//! [`BackgroundLoad`]: further load during the measurement: clients that list, clients that follow events, leases that
+//! expire, and clients that claim what is due at once.
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,22 +33,22 @@ use crate::{
 const PAGE: i32 = 1_000;
 /// Most sagas of one `ClaimNext`.
 const CLAIMED_AT_ONCE: u64 = 100;
-/// How often leases that are to end are taken.
+/// How often leases that are to expire are taken.
 const TICK: Duration = Duration::from_millis(10);
 /// How long they last.
 const ENDING: Duration = Duration::from_secs(1);
 
-/// What was seen beside the load, while it was measured and before.
+/// What the background load saw, before and during the measurement.
 pub struct Seen {
     /// Pages that were listed.
     pub pages: u64,
     /// Sagas on them.
     pub listed: u64,
-    /// Events that were followed.
+    /// Events received by watchers.
     pub events: u64,
-    /// Those of them that came while it was measured.
+    /// Those received during the measurement.
     pub events_measured: u64,
-    /// From the end of a lease to its watcher, within the window.
+    /// From the end of a lease to its arrival at the watcher, within the window.
     pub late: Times,
 }
 
@@ -57,22 +58,22 @@ impl Seen {
     }
 }
 
-/// The queues of what goes on.
+/// The queues of the background load.
 #[derive(Clone, Debug, Default)]
 pub struct Queues {
-    /// Of sagas whose leases are to end.
+    /// The queue of sagas whose leases are to expire.
     pub ending: String,
     /// Those that the claimers claim from.
     pub due: Vec<String>,
 }
 
-/// What is going on.
+/// The running background load.
 pub struct Beside {
     ended: Option<oneshot::Receiver<Result<Seen, CliError>>>,
 }
 
 impl Beside {
-    /// Starts what the plan has.
+    /// Starts what the plan asks for.
     pub fn start(shared: &Arc<Shared>, queues: Queues) -> Result<Self, CliError> {
         if Self::parties(&shared.plan) == 0 {
             return Ok(Beside { ended: None });
@@ -81,18 +82,18 @@ impl Beside {
         Ok(Beside { ended: Some(thread) })
     }
 
-    /// How many say that they are ready.
+    /// How many clients report that they are ready.
     pub fn parties(plan: &Plan) -> u32 {
         plan.readers + plan.watchers + plan.claimers + u32::from(plan.expiring > 0)
     }
 
-    /// How many sagas have leases that end in a run.
+    /// How many leases expire in a run.
     pub fn ending(plan: &Plan) -> u64 {
         // Three seconds more: from the start of the load to the end of its last call.
         u64::from(plan.expiring) * (plan.seconds() + 3)
     }
 
-    /// What was seen, once it has ended; nothing if there was nothing.
+    /// The results, once it has ended; none if there was no background load.
     pub async fn end(self) -> Result<Option<Seen>, CliError> {
         match self.ended {
             Some(thread) => load::ended(thread).await.map(Some),
@@ -135,7 +136,7 @@ async fn all(shared: Arc<Shared>, queues: Queues) -> Result<Seen, CliError> {
     Ok(std::mem::replace(&mut *seen, Seen::new()?))
 }
 
-/// Lists all sagas, page by page, over and over.
+/// Lists all sagas, page by page, repeatedly.
 async fn list(client: Client, shared: Arc<Shared>, seen: SharedSeen) -> Result<(), Status> {
     shared.window.ready();
     let mut page_token = String::new();
@@ -149,8 +150,8 @@ async fn list(client: Client, shared: Arc<Shared>, seen: SharedSeen) -> Result<(
     }
 }
 
-/// An item of `WatchEvents`, read just so far that events are told from bookmarks. To decode all that a hundred watchers
-/// are sent takes more than to send it, and it is the daemon that is measured.
+/// An item of `WatchEvents`, decoded just far enough to tell events from bookmarks. Decoding all that a hundred
+/// watchers receive would cost more than sending it, and it is the daemon that is measured.
 #[derive(Clone, PartialEq, prost::Message)]
 struct EventOrBookmark {
     #[prost(bytes = "bytes", optional, tag = "2")]
@@ -176,7 +177,7 @@ async fn follow(client: Client, shared: Arc<Shared>, seen: SharedSeen) -> Result
     Ok(())
 }
 
-/// Takes leases that are left to end.
+/// Takes leases and lets them expire.
 async fn take(client: Client, shared: Arc<Shared>, queue: String) -> Result<(), Status> {
     let (window, a_second) = (&shared.window, u128::from(shared.plan.expiring));
     let begun = window.now();
@@ -208,7 +209,7 @@ fn claim(queue: &str, count: u64) -> ClaimNextRequest {
     }
 }
 
-/// Hears of leases that ended, and how late. Both clocks are of this machine, or the figure means nothing.
+/// Measures how late a watcher learns of expired leases. Only meaningful if both clocks are those of this machine.
 async fn hear(client: Client, shared: Arc<Shared>, queue: String, seen: SharedSeen) -> Result<(), Status> {
     let info = client.admin().get_server_info(client.unary(GetServerInfoRequest {})).await?.into_inner();
     let ahead = info.clock_offset.map_or(0, |offset| offset.seconds * 1_000_000_000 + i64::from(offset.nanos));

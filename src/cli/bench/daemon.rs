@@ -1,5 +1,5 @@
-//! A daemon of the bench's own: the same binary in a temporary directory, on a free port of the loopback. It ends when the
-//! bench does, by an interrupt or a panic too.
+//! The bench's own daemon: the same binary in a temporary directory, on a free loopback port. It ends with the bench,
+//! also by an interrupt or a panic.
 
 use std::{
     env, fs,
@@ -22,12 +22,12 @@ use crate::{
     proto::GetSagaRequest,
 };
 
-/// How long the daemon may take to end; its own grace is 10 s.
+/// How long the daemon may take to end; its drain grace is 10 s.
 const END: Duration = Duration::from_secs(20);
-/// Between two looks at whether it has.
+/// The pause between two checks of it.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// A running daemon, and its directory, which goes when this does.
+/// A running daemon and its directory, which is removed when this is dropped.
 pub struct Daemon {
     child: Child,
     address: String,
@@ -35,7 +35,7 @@ pub struct Daemon {
     dir: TempDir,
 }
 
-/// Makes a temporary directory in `dir`, or where the system has them.
+/// Creates a temporary directory in `dir`, or in the system's default place.
 pub fn temporary(dir: Option<&Path>) -> Result<TempDir, CliError> {
     let place = dir.map_or_else(env::temp_dir, Path::to_owned);
     let made = private_files::temporary_directory(&place, "sagad-bench-");
@@ -43,18 +43,18 @@ pub fn temporary(dir: Option<&Path>) -> Result<TempDir, CliError> {
 }
 
 impl Daemon {
-    /// Starts it in this directory. It has answered once this returns; with it how long that took.
+    /// Starts it in this directory and waits for its first answer; also returns how long that took.
     pub async fn start(dir: TempDir) -> Result<(Self, Duration), CliError> {
         let begun = time::now();
         let (child, address) = spawn(dir.path())?;
         let wal = Wal::watch(dir.path().join("data/sagad.db-wal"));
-        // From here on it ends with this.
+        // From here on it is ended when this is dropped.
         let daemon = Daemon { child, address, wal, dir };
         daemon.first_answer().await?;
         Ok((daemon, time::now().since(begun)))
     }
 
-    /// Ends it and starts it again on what it has stored; with it how long that took to its first answer.
+    /// Restarts it on its store; also returns how long it took until its first answer.
     pub async fn again(mut self) -> Result<(Self, Duration), CliError> {
         self.end();
         let begun = time::now();
@@ -63,7 +63,7 @@ impl Daemon {
         Ok((self, time::now().since(begun)))
     }
 
-    /// Ends it, puts these sagas into its store and starts it again. What its log was before does not count.
+    /// Stops it, adds these sagas to its store directly, and starts it again. Its earlier log size doesn't count.
     pub async fn filled(mut self, stock: &Stock, progress: &Progress) -> Result<Self, CliError> {
         self.end();
         fill::directly(&self.dir.path().join("data"), stock, progress).await?;
@@ -73,7 +73,7 @@ impl Daemon {
         Ok(self)
     }
 
-    /// How it is reached.
+    /// Client options for it.
     pub fn options(&self) -> ClientOptions {
         ClientOptions { server: format!("http://{}", self.address), ..ClientOptions::default() }
     }
@@ -88,7 +88,7 @@ impl Daemon {
         &self.wal
     }
 
-    /// That there is no such saga is an answer, for which the store has been asked.
+    /// Waits for its first answer. NOT_FOUND is one, for which the store has been read.
     async fn first_answer(&self) -> Result<(), CliError> {
         let client = Client::connect(&self.options()).map_err(|e| CliError::Failed(e.to_string()))?;
         let request = GetSagaRequest { task_id: "none".to_owned(), ..Default::default() };
@@ -99,10 +99,10 @@ impl Daemon {
         }
     }
 
-    /// Ends it, in good order if it can.
+    /// Ends it, gracefully if possible.
     fn end(&mut self) {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        // One that has ended already has not been waited for, so the number is still its own.
+        // If it has ended already, it has not been waited for, so the pid is still its own.
         pid.map(|pid| kill_process(pid, Signal::TERM));
         let until = time::now() + END;
         while matches!(self.child.try_wait(), Ok(None)) && time::now() < until {
@@ -119,11 +119,11 @@ impl Drop for Daemon {
     }
 }
 
-/// Starts the process; returns once it says where it serves.
+/// Starts the process; returns once it reports its address.
 fn spawn(dir: &Path) -> Result<(Child, String), CliError> {
     let log: PathBuf = dir.join("log");
     let written = private_files::open_or_create(&log)?;
-    // What the daemon before it said is of no interest.
+    // The log of an earlier daemon is not needed.
     written.set_len(0)?;
     let mut child = Command::new(env::current_exe()?)
         .args(["serve", "--listen", "127.0.0.1:0", "--data"])
@@ -131,7 +131,7 @@ fn spawn(dir: &Path) -> Result<(Child, String), CliError> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(written)
-        // An interrupt at the terminal is for the bench, which then ends it.
+        // An interrupt at the terminal goes to the bench, which then ends the daemon.
         .process_group(0)
         .spawn()?;
     let mut line = String::new();

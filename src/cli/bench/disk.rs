@@ -1,5 +1,5 @@
-//! What one `fdatasync` costs in a directory: a block that is there already is written and synced, over and over, as the
-//! write-ahead log's blocks are at best. Nothing that answers after a sync can be faster.
+//! Measures `fdatasync` in a directory: an existing block is written and synced repeatedly, as the blocks of the
+//! write-ahead log are at best. Nothing that answers after a sync can be faster.
 
 use std::{fs::File, os::unix::fs::FileExt, path::Path, time::Duration};
 
@@ -12,15 +12,15 @@ use crate::{cli::errors::CliError, client::time, private_files};
 const BLOCK: [u8; 4096] = [0x5a; 4096];
 /// Blocks of the file.
 const BLOCKS: u64 = 256;
-/// At least and at most so many syncs, of which the most that take no longer than this are made.
+/// The least and the most syncs; it stops between them after this time.
 const SYNCS: std::ops::RangeInclusive<u32> = 20..=2000;
 const LENGTH: Duration = Duration::from_millis(500);
 /// File systems that are memory (`statfs`, `f_type`): tmpfs and ramfs.
 const IN_MEMORY: [u32; 2] = [0x0102_1994, 0x8584_58f6];
 
-/// Times of syncs in this directory. Blocks for half a second.
+/// The times of syncs in this directory. Blocks for half a second.
 pub fn syncs(dir: &Path) -> Result<Times, CliError> {
-    // Without a name: nothing is written through a link, and nothing is left behind.
+    // An unnamed file: nothing is written through a link, and nothing is left behind.
     timed(&private_files::unnamed(dir)?)
 }
 
@@ -41,7 +41,7 @@ fn timed(file: &File) -> Result<Times, CliError> {
     Ok(times)
 }
 
-/// Whether what is stored here is in memory, where a sync costs nothing.
+/// True if the directory is in memory, where a sync costs nothing.
 pub fn in_memory(dir: &Path) -> bool {
     statfs(dir).is_ok_and(|system| IN_MEMORY.contains(&(system.f_type as u32)))
 }

@@ -1,5 +1,5 @@
-//! Leases and delays that all end at one moment in the middle of the measurement, as after any absence, while clients claim what
-//! becomes ready.
+//! [`DueAtOnce`]: leases and delays that all end at one moment in the middle of the measurement, as after an absence,
+//! while clients claim what becomes ready.
 
 use std::time::Duration;
 
@@ -26,20 +26,20 @@ use crate::{
 
 /// Leases and delays that can be prepared in a second, on a machine that is busy otherwise.
 const PREPARED_PER_SECOND: u32 = 10_000;
-/// The contract's shortest lease. What is prepared later than this before its end is too late.
+/// The contract's shortest lease. Preparing must be done this long before the common end.
 const SHORTEST: Duration = Duration::from_millis(100);
 /// Most sagas of one `ClaimNext`.
 const CLAIMED_AT_ONCE: u32 = 100;
 /// Calls in flight while it is prepared.
 const IN_FLIGHT: usize = 8;
-/// How long every other claimer waits for a saga; the others don't.
+/// How long half of the claimers wait for a saga; the others don't wait.
 const WAIT: Duration = Duration::from_millis(500);
-/// Between a claimer's answer and its next call.
+/// The pause between a claimer's answer and its next call.
 const PAUSE: Duration = Duration::from_millis(2);
-/// A claimer's leases don't end while it measures.
+/// The length of a claimer's leases, which don't expire while it measures.
 const LONG_TTL: Duration = Duration::from_secs(12 * 3600);
 
-/// What is due at one moment.
+/// Leases and delays with one common end.
 pub struct DueAtOnce {
     /// Sagas that stay stale.
     held: Stock,
@@ -51,8 +51,8 @@ pub struct DueAtOnce {
 }
 
 impl DueAtOnce {
-    /// Makes the sagas and takes the leases that the plan has; none if it has none. All end half the measurement's length
-    /// after [`DueAtOnce::begin`] and the warmup.
+    /// Creates the sagas and takes the leases that the plan asks for; none if it asks for none. All end half the
+    /// measurement's length after [`DueAtOnce::begin`] and the warmup.
     ///
     /// # Errors
     /// A call failed, or the machine is too slow: leases would end before the measurement begins.
@@ -86,15 +86,15 @@ impl DueAtOnce {
         tokio::time::sleep(begin.since(time::now())).await;
     }
 
-    /// The queues that are claimed from.
+    /// The queues that claimers claim from.
     pub fn queues(&self) -> Vec<String> {
         [&self.held, &self.again, &self.late].map(Stock::queue).into()
     }
 
-    /// What the daemon has done of it by now.
+    /// What the daemon has processed by now.
     ///
     /// # Errors
-    /// Not all of it, so that the figures are of nothing.
+    /// The daemon has not processed all of it, so the figures mean nothing.
     pub async fn done(&self, client: &Client) -> Result<Value, CliError> {
         let stats = client.sagas().get_stats(client.unary(GetStatsRequest {})).await?.into_inner();
         let stale = stats.queues.iter().find(|of| of.queue == self.held.queue()).map_or(0, |of| of.stale);
@@ -108,7 +108,7 @@ impl DueAtOnce {
     }
 }
 
-/// How long it is until then: a lease's length.
+/// The time until then, as a lease's length.
 fn left(at: Moment) -> Result<Duration, CliError> {
     let left = at.since(time::now());
     if left < SHORTEST {
@@ -117,7 +117,7 @@ fn left(at: Moment) -> Result<Duration, CliError> {
     Ok(left)
 }
 
-/// Takes a lease on each of the stock's sagas; all end at `at`, but for the time that a call takes to arrive.
+/// Takes a lease on each saga of a pool; all end at `at`, except for the time that a call takes to arrive.
 async fn take(client: &Client, stock: &Stock, at: Moment, progress: &Progress) -> Result<(), CliError> {
     let bar = progress.counting(stock.total(), "leases");
     stream::iter((0..stock.total()).step_by(CLAIMED_AT_ONCE as usize))
@@ -141,7 +141,7 @@ async fn take(client: &Client, stock: &Stock, at: Moment, progress: &Progress) -
         .await
 }
 
-/// Claims from one of the queues, or from one that is empty, over and over; every other of each four waits for a saga.
+/// Claims repeatedly from one of the queues, or from an empty one; half of the claimers wait for a saga.
 pub async fn claim_on(client: Client, number: u32, mut queues: Vec<String>, shared: &Shared) -> Result<(), Status> {
     queues.push("bench-empty".to_owned());
     let queue = queues.swap_remove(number as usize % queues.len());

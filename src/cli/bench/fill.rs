@@ -1,5 +1,5 @@
-//! What is there before it is measured: sagas, in large batches or put into the store directly, and leases that are live all the
-//! while.
+//! Creates what must be there before the measurement: sagas, by large batches or directly in the store, and live
+//! leases.
 
 use std::{fmt::Display, path::Path, sync::Arc, time::Duration};
 
@@ -20,20 +20,20 @@ use crate::{
     store::{StoreOptions, sqlite},
 };
 
-/// Sagas of one call; the contract's bound.
+/// Sagas of one call: the contract's limit.
 const BATCH: u64 = 1_000;
 /// Batches in flight: one is written while the others are on their way.
 const IN_FLIGHT: usize = 4;
 /// The log's bound while a store is filled directly.
 const DIRECT_WAL_BYTES: u64 = 64 << 20;
-/// A batch that meets a busy daemon is repeated for so long.
+/// How long a batch is retried if the daemon is busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Most sagas of one `ClaimNext`.
 const CLAIMED_AT_ONCE: u32 = 100;
-/// No lease ends while it measures.
+/// The length of leases that don't expire while it measures.
 const TTL: Duration = Duration::from_secs(12 * 3600);
 
-/// Creates all of the stock's sagas, with whatever else the template has.
+/// Creates all sagas of a pool from a template.
 pub async fn create(
     client: &Client,
     stock: &Stock,
@@ -63,7 +63,8 @@ pub async fn create(
         .await
 }
 
-/// Creates all of the stock's sagas in the store of this directory, which no daemon has open: some times quicker than by calls.
+/// Creates all sagas of a pool directly in the store of this directory, which no daemon has open: several times faster
+/// than by calls.
 pub async fn directly(data: &Path, stock: &Stock, progress: &Progress) -> Result<(), CliError> {
     let failed = |error: &dyn Display| CliError::Failed(format!("the store can't be filled: {error}"));
     let (restart_grace, batch) = (Span::ZERO, BATCH as usize);
@@ -97,7 +98,7 @@ pub async fn directly(data: &Path, stock: &Stock, progress: &Progress) -> Result
 
 type Sagas = crate::proto::saga_service_client::SagaServiceClient<crate::client::Wire>;
 
-/// Takes so many leases from a queue, of which it must have that many sagas.
+/// Takes leases in a queue, which must have enough sagas.
 pub async fn lease(client: &Client, queue: &str, count: u32, progress: &Progress) -> Result<(), CliError> {
     let bar = progress.counting(count.into(), "leases");
     let mut left = count;

@@ -1,5 +1,5 @@
-//! The names of a run's sagas, and the order in which they are claimed. Both follow from a number, so that ten million of
-//! them take no memory.
+//! [`SagaPool`]: the ids of a run's sagas, and the order in which they are claimed. Both are computed from a number,
+//! so that ten million of them take no memory.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,7 +7,7 @@ use uuid::Builder;
 
 use super::args::Ids;
 
-/// The sagas that a run created before it measures, given out one by one.
+/// The sagas that a run created before the measurement, handed out one by one.
 pub struct Stock {
     run: u64,
     ids: Ids,
@@ -19,12 +19,12 @@ pub struct Stock {
 }
 
 impl Stock {
-    /// So many sagas of the run with this number.
+    /// A pool of sagas of the run with this number.
     pub fn new(run: u32, ids: Ids, total: u64) -> Self {
         Stock { run: run.into(), ids, total, stride: stride(total), given: AtomicU64::new(0), queue: None }
     }
 
-    /// The same in this queue instead of one of its own.
+    /// The same in this queue instead of its own.
     pub fn in_queue(self, queue: String) -> Self {
         Stock { queue: Some(queue), ..self }
     }
@@ -39,7 +39,7 @@ impl Stock {
         self.queue.clone().unwrap_or_else(|| format!("bench-{:08x}", self.run))
     }
 
-    /// The id of the saga that is created as the `n`th.
+    /// The id of the `n`th created saga.
     pub fn task_id(&self, n: u64) -> String {
         match self.ids {
             Ids::Ordered => format!("b{:08x}-{n:010}", self.run),
@@ -57,9 +57,9 @@ impl Stock {
         mix(n ^ (self.run << 32))
     }
 
-    /// All of them, about in the order of their ids: so a store is filled some times quicker than in a random order. It makes no
-    /// difference to what is measured then, as random ones are claimed in a random order of their rows and of their ids. Takes
-    /// 8 bytes for each.
+    /// All of them, roughly in the order of their ids, in which a store is filled several times faster than in random
+    /// order. The measurement is not affected, since random ones are claimed in an order that is random in rows and
+    /// ids. Takes 8 bytes each.
     pub fn by_id(&self) -> Vec<u64> {
         let mut all: Vec<u64> = (0..self.total).collect();
         match self.ids {
@@ -69,13 +69,13 @@ impl Stock {
         all
     }
 
-    /// The id of one that nobody has got yet; none when all are given.
+    /// The next id that was not handed out yet; none if all were.
     pub fn next(&self) -> Option<String> {
         let place = self.given.fetch_add(1, Ordering::Relaxed);
         (place < self.total).then(|| self.task_id(self.nth(place)))
     }
 
-    /// Which one is given as the `place`th.
+    /// The number of the saga that is handed out as the `place`th.
     fn nth(&self, place: u64) -> u64 {
         match self.ids {
             Ids::Ordered => place,
@@ -87,10 +87,10 @@ impl Stock {
     }
 }
 
-/// A step that visits every one of `total` before it comes back to the first, with neighbours in time far apart in place:
-/// each dirties a page of its own, which is what is hard on a store about a random order.
+/// A step that visits all of `total` before it returns to the first, and that puts neighbours in time far apart: each
+/// dirties a page of its own, which is what makes a random order hard for a store.
 fn stride(total: u64) -> u64 {
-    // The golden ratio's part of the whole, in integers.
+    // About the golden ratio of the whole, in integers.
     let about = u128::from(total) * 618_034 / 1_000_000;
     let mut stride = u64::try_from(about).unwrap_or(1).max(1);
     while common_divisor(stride, total) > 1 {
@@ -106,7 +106,7 @@ fn common_divisor(mut a: u64, mut b: u64) -> u64 {
     a
 }
 
-/// A number for each number, none twice, in no visible order (the finalizer of SplitMix64).
+/// A bijection of numbers without a visible order (the finalizer of SplitMix64).
 fn mix(n: u64) -> u64 {
     let n = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,5 +1,5 @@
-//! The load: current-thread runtimes, each on a thread of its own, connections dealt among the threads and clients among the
-//! connections. One multi-threaded runtime measures itself rather than the daemon.
+//! [`Load`]: the measured load: threads with a current-thread runtime each, connections distributed over the threads,
+//! and clients over the connections. A multi-threaded runtime would measure itself rather than the daemon.
 
 use std::{sync::Arc, thread, time::Duration};
 
@@ -24,41 +24,41 @@ use crate::{
     client::{Client, ClientOptions},
 };
 
-/// How long calls that are in flight at the end may take to come back.
+/// How long calls in flight at the end may take.
 const LAST_ANSWERS: Duration = Duration::from_secs(10);
 
-/// What the threads of a run share.
+/// The state shared by the threads of a run.
 pub struct Shared {
-    /// What is to be done.
+    /// What to measure.
     pub plan: Plan,
     /// Where.
     pub options: ClientOptions,
-    /// The sagas that are there for it.
+    /// The sagas for the load.
     pub stock: Stock,
     /// When it is measured.
     pub window: Window,
 }
 
-/// One of the clients: a connection, which it may share, and where it records.
+/// One client of the load: its connection, which it may share, and its totals.
 #[derive(Clone)]
 pub struct Lane {
     /// Its number in the run.
     pub number: u32,
     /// Its connection.
     pub client: Client,
-    /// What its thread records.
+    /// The totals of its thread.
     pub tally: Arc<Mutex<Tally>>,
     /// What all share.
     pub shared: Arc<Shared>,
 }
 
 impl Lane {
-    /// Who claims.
+    /// Its owner id.
     pub fn owner(&self) -> String {
         format!("bench-{}", self.number)
     }
 
-    /// What is sent with a change as its `request_id`: a fresh one, or none if none were asked for.
+    /// The `request_id` for a change: a new one, or empty if none were asked for.
     pub fn request_id(&self) -> String {
         if self.shared.plan.request_ids { Uuid::new_v4().to_string() } else { String::new() }
     }
@@ -70,19 +70,19 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts the threads. The window says when they end.
+    /// Starts the threads. They end with the window.
     pub fn start(shared: &Arc<Shared>) -> Result<Self, CliError> {
         let threads = shared.plan.threads;
         let start = |thread| on_a_thread(format!("bench-load-{thread}"), clients(shared.clone(), thread));
         Ok(Load { ended: (0..threads).map(start).collect::<Result<_, _>>()? })
     }
 
-    /// How many say that they are ready.
+    /// How many clients report that they are ready.
     pub fn parties(plan: &Plan) -> u32 {
         if matches!(plan.mode, Mode::Keepalive | Mode::Session) { plan.connections } else { plan.clients }
     }
 
-    /// What all of them saw, once they have ended.
+    /// The totals of all threads, once they have ended.
     pub async fn end(self) -> Result<Tally, CliError> {
         let mut all = Tally::new()?;
         for tally in future::try_join_all(self.ended.into_iter().map(ended)).await? {
@@ -92,7 +92,7 @@ impl Load {
     }
 }
 
-/// Runs a future on a thread and a runtime of its own.
+/// Runs a future on a new thread with its own runtime.
 pub fn on_a_thread<T: Send + 'static>(
     name: String,
     work: impl Future<Output = Result<T, CliError>> + Send + 'static,
@@ -101,7 +101,7 @@ pub fn on_a_thread<T: Send + 'static>(
     let (done, ended) = oneshot::channel();
     thread::Builder::new().name(name).spawn(move || {
         let result = runtime.block_on(work);
-        // Who started it may have given up.
+        // The caller may have given up.
         done.send(result).ok();
     })?;
     Ok(ended)
@@ -113,7 +113,7 @@ pub async fn ended<T>(thread: oneshot::Receiver<Result<T, CliError>>) -> Result<
     thread.await.map_err(gone)?
 }
 
-/// All that one thread does.
+/// Runs the clients of one thread.
 async fn clients(shared: Arc<Shared>, thread: u32) -> Result<Tally, CliError> {
     let plan = &shared.plan;
     let tally = Arc::new(Mutex::new(Tally::new()?));
@@ -160,7 +160,7 @@ async fn clients(shared: Arc<Shared>, thread: u32) -> Result<Tally, CliError> {
     Ok(std::mem::replace(&mut *seen, Tally::new()?))
 }
 
-/// Ends a task that nobody waits for.
+/// Aborts a task when dropped.
 struct Ender(JoinHandle<()>);
 
 impl Drop for Ender {

@@ -1,5 +1,5 @@
-//! `sagad bench`: load on a daemon, of its own or another's, and what came of it. What is measured is fixed, down to the
-//! client's threads, so that two runs can be compared; the figures are from calls that lie within the window.
+//! `sagad bench`: puts load on its own or another daemon and reports the figures. All parameters are fixed, down to
+//! the client's threads, so that two runs can be compared; only calls that lie within the measured window count.
 
 mod ahead;
 mod args;
@@ -49,19 +49,19 @@ use crate::{
     proto::CreateSagaRequest,
 };
 
-/// How long the empty call is measured alone.
+/// How long the empty call is measured without other load.
 const ECHO: Duration = Duration::from_millis(500);
-/// From so many on, a store of one's own is filled without its daemon.
+/// From how many sagas on the bench's own store is filled directly.
 const DIRECTLY_FROM: u64 = 100_000;
 
-/// Measures the daemon at `server`, or one of its own.
+/// Measures the daemon at `server`, or its own one.
 ///
 /// # Errors
-/// Wrong usage; no daemon answers or starts; not one call succeeded within the window; interrupted.
+/// Wrong usage; no daemon answers or starts; no call succeeded within the window; interrupted.
 pub async fn run(output: &Output, server: Option<ClientOptions>, args: BenchArgs) -> Result<(), CliError> {
     let plan = Plan::of(args, server.is_none())?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    // Whatever is dropped here ends what it began: the daemon, its directory, the window of the load.
+    // Dropping the future ends what it started: the daemon, its directory, the load.
     tokio::select! {
         report = bench(plan, server) => report?.show(output),
         _ = terminate.recv() => Err(CliError::Failed("interrupted".to_owned())),
@@ -69,7 +69,7 @@ pub async fn run(output: &Output, server: Option<ClientOptions>, args: BenchArgs
     }
 }
 
-/// Where the load goes.
+/// The measured daemon.
 struct Target {
     options: ClientOptions,
     daemon: Option<Daemon>,
@@ -122,17 +122,17 @@ async fn bench(plan: Plan, server: Option<ClientOptions>) -> Result<Report, CliE
     Ok(Report { plan, seconds, tally, overall, empty, fdatasync, server, client_cores, beside, due })
 }
 
-/// What a run needs before it is measured.
+/// What is prepared before the measurement.
 struct Prepared {
     run: Arc<Shared>,
-    /// Empty calls with nothing beside them.
+    /// Times of empty calls without other load.
     empty: Times,
     queues: Queues,
     due: Option<DueAtOnce>,
     client: Client,
 }
 
-/// Stores what the plan has to be there, and measures the empty call.
+/// Creates what the plan needs in the store, and measures the empty call.
 async fn prepare(plan: &Plan, target: &mut Target, progress: &Progress) -> Result<Prepared, CliError> {
     let stock = Stock::new(rand::random(), plan.ids, plan.preload);
     let is_special = plan.undo || plan.ahead > 0;
@@ -167,7 +167,7 @@ async fn prepare(plan: &Plan, target: &mut Target, progress: &Progress) -> Resul
     Ok(Prepared { run, empty, queues, due, client })
 }
 
-/// A daemon of one's own, in a directory whose syncs were timed.
+/// Starts the bench's own daemon in a directory whose syncs were timed.
 async fn own(dir: Option<&Path>) -> Result<Target, CliError> {
     let dir = daemon::temporary(dir)?;
     if disk::in_memory(dir.path()) {
@@ -180,7 +180,7 @@ async fn own(dir: Option<&Path>) -> Result<Target, CliError> {
     Ok(Target { options: daemon.options(), daemon: Some(daemon), facts, fdatasync: Some(fdatasync) })
 }
 
-/// Somebody else's daemon, if it answers. Its disk is that of `dir`, if one is named.
+/// Uses a running daemon, if it answers. Its disk is taken to be that of `dir`, if given.
 async fn another(options: ClientOptions, dir: Option<&Path>) -> Result<Target, CliError> {
     let options = ClientOptions { timeout: DEFAULT_TIMEOUT, ..options };
     let client = Client::connect(&options).map_err(|error| CliError::Usage(error.to_string()))?;
@@ -197,7 +197,7 @@ async fn syncs(dir: TempDir) -> Result<(TempDir, Times), CliError> {
     timed.await.map_err(|error| CliError::Failed(error.to_string()))?
 }
 
-/// Runs the load, and what goes on beside it, through its window; `look` is called as it begins and as it ends.
+/// Runs the load and the background load through the window; `look` is called at its start and its end.
 async fn measure<T>(
     shared: &Arc<Shared>,
     queues: Option<Queues>,
@@ -234,7 +234,7 @@ async fn measure<T>(
             None => load.end().await.map(|tally| (tally, None)),
         }
     };
-    // What ends early ends with an error, or with nothing left to do, which closes the window.
+    // The load ends early with an error, or when nothing is left to do, which closes the window.
     let (looks, seen) = tokio::join!(through, async {
         let seen = ended.await;
         if seen.is_err() {

@@ -1,4 +1,4 @@
-//! Progress bars on stderr: on a terminal only, and gone at the end.
+//! Progress bars on stderr: only on a terminal, and cleared at the end.
 
 use std::{
     io::{self, IsTerminal},
@@ -7,15 +7,15 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// How often a bar of time moves.
+/// How often a time bar moves.
 const STEP: Duration = Duration::from_millis(100);
 
-/// Whether bars are shown.
+/// Shows progress bars, or not.
 pub struct Progress {
     shown: bool,
 }
 
-/// A bar that is taken away when it is let go.
+/// A bar that is cleared when dropped.
 pub struct Bar(ProgressBar);
 
 impl Progress {

@@ -1,4 +1,4 @@
-//! What is recorded of the calls: how long each took, by rpc, in HDR histograms of three digits; and how many failed.
+//! Records calls: their times by rpc, in HDR histograms with three digits, and the number of failures.
 
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use tonic::Status;
 
 use crate::cli::errors::CliError;
 
-/// The longest time that is told apart: a minute, in nanoseconds.
+/// The longest recorded time: a minute, in nanoseconds.
 const LONGEST: u64 = 60_000_000_000;
 /// Digits of a time that are kept.
 const DIGITS: u8 = 3;
@@ -63,7 +63,7 @@ impl Times {
         self.0.add(&other.0).map_err(|error| CliError::Failed(error.to_string()))
     }
 
-    /// The time that this part of all is not above, in microseconds. Zero when there is none.
+    /// A quantile in microseconds; zero if there are no times.
     pub fn micros(&self, part: f64) -> f64 {
         micros(self.0.value_at_quantile(part))
     }
@@ -73,20 +73,20 @@ impl Times {
         micros(self.0.max())
     }
 
-    /// An object of the quantiles that are told, in microseconds.
+    /// The reported quantiles as JSON, in microseconds.
     pub fn json(&self) -> Value {
         let [p50, p90, p99, p999] = [0.5, 0.9, 0.99, 0.999].map(|part| self.micros(part).min(self.max_micros()));
         json!({ "count": self.count(), "p50": p50, "p90": p90, "p99": p99, "p999": p999, "max": self.max_micros() })
     }
 }
 
-/// To a tenth: there are no more digits in it.
+/// Rounded to a tenth, which is the precision.
 #[allow(clippy::cast_precision_loss)]
 fn micros(nanos: u64) -> f64 {
     (nanos as f64 / 100.0).round() / 10.0
 }
 
-/// What one thread's clients saw.
+/// The calls of one thread's clients.
 pub struct Tally {
     times: Vec<Times>,
     /// Calls that failed.
@@ -102,25 +102,25 @@ impl Tally {
         Ok(Tally { times, errors: 0, first_error: None })
     }
 
-    /// A call that succeeded.
+    /// Records a successful call.
     pub fn record(&mut self, rpc: Rpc, nanos: u64) {
         if let Some(times) = self.times.get_mut(rpc as usize) {
             times.record(nanos);
         }
     }
 
-    /// A call that failed.
+    /// Records a failed call.
     pub fn failed(&mut self, status: &Status) {
         self.failure(|| format!("{:?}: {}", status.code(), status.message()));
     }
 
-    /// Something that failed, in words.
+    /// Records a failure described in words.
     pub fn failure(&mut self, what: impl FnOnce() -> String) {
         self.errors += 1;
         self.first_error.get_or_insert_with(what);
     }
 
-    /// Adds what another saw.
+    /// Adds the totals of another thread.
     pub fn add(&mut self, other: &Tally) -> Result<(), CliError> {
         self.errors += other.errors;
         if self.first_error.is_none() {

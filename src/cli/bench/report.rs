@@ -1,4 +1,4 @@
-//! What is told in the end: one JSON object for programs, a table for people.
+//! [`BenchReport`]: the results: one JSON object for programs, or a table for people.
 
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ use crate::cli::{
     text,
 };
 
-/// What the daemon cost; only known of one's own.
+/// The daemon's resource usage; only known for the bench's own.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Server {
     /// Processor time while it was measured, in seconds.
@@ -26,17 +26,17 @@ pub struct Server {
     pub rss_idle_bytes: Option<u64>,
     /// The write-ahead log at the end of the measurement.
     pub wal_bytes: u64,
-    /// The largest that it has been, preloading included.
+    /// Its largest size, preloading included.
     pub wal_bytes_max: u64,
-    /// From its start to its first answer, in milliseconds: on an empty store, and on what the run left.
+    /// From its start to its first answer on an empty store, in milliseconds.
     pub start_ms: f64,
-    /// See `start_ms`; nothing unless it was asked for.
+    /// The same on the store that the run left; only if asked for.
     pub restart_ms: Option<f64>,
     /// Resident memory after that.
     pub restart_rss_bytes: Option<u64>,
 }
 
-/// Everything that was measured.
+/// All results.
 pub struct Report {
     pub plan: Plan,
     /// How long it measured, in seconds.
@@ -45,7 +45,7 @@ pub struct Report {
     pub overall: Times,
     /// Empty calls with nothing beside them.
     pub empty: Times,
-    /// Nothing where the daemon's disk is not known.
+    /// None if the daemon's disk is not known.
     pub fdatasync: Option<Times>,
     pub server: Option<Server>,
     /// Processor time of this process while it was measured, as a number of cores.
@@ -56,7 +56,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Tells it.
+    /// Prints the report.
     pub fn show(&self, output: &Output) -> Result<(), CliError> {
         match output.format() {
             Format::Json => output.line(&self.json().to_string()),
@@ -68,7 +68,7 @@ impl Report {
         rounded(count(self.overall.count()) / self.seconds.max(1e-9))
     }
 
-    /// What all watchers together were sent.
+    /// Events per second received by all watchers together.
     fn events_per_s(&self, seen: &Seen) -> f64 {
         rounded(count(seen.events_measured) / self.seconds.max(1e-9))
     }
@@ -155,7 +155,7 @@ impl Report {
         output.tabulate(&facts, None, |(name, value)| vec![Cell::new(name), Cell::new(value)])
     }
 
-    /// What is no time of a call.
+    /// Facts other than times of calls.
     fn facts(&self) -> Vec<(&'static str, String)> {
         let cores = |cores: Option<f64>| cores.map_or("not known".to_owned(), |cores| format!("{cores:.2} cores"));
         let mut facts = vec![("bench CPU", cores(self.client_cores))];

@@ -13,19 +13,19 @@ use crate::{
     },
 };
 
-/// A cycle in flight: its place is the `call_id` of its calls.
+/// A cycle in flight; its index is the `call_id` of its calls.
 #[derive(Default)]
 struct Cycle {
     /// The saga and its lease, once it is claimed.
     lease: Option<LeaseKey>,
-    /// When its present call was sent.
+    /// When its current call was sent.
     sent: u64,
 }
 
-/// One session with so many cycles in flight all the time.
+/// Runs one session with this many cycles in flight.
 ///
 /// # Errors
-/// The stream can't be had, or broke.
+/// The stream can't be opened, or broke.
 pub async fn cycles(lane: Lane, in_flight: usize) -> Result<(), CliError> {
     let (shared, mut sagas) = (lane.shared.clone(), lane.client.sagas());
     let (calls, requests) = mpsc::channel(in_flight);
@@ -90,7 +90,7 @@ pub async fn cycles(lane: Lane, in_flight: usize) -> Result<(), CliError> {
     }
 }
 
-/// A claim on the next saga; none: none is left.
+/// A claim on the next saga; none if none is left.
 fn claim(lane: &Lane) -> Option<Call> {
     let task_id = lane.shared.stock.next()?;
     let (ttl, request_id) = (Some(to_proto(lane.shared.plan.ttl())), lane.request_id());

@@ -1,4 +1,4 @@
-//! The modes that are streams: many heartbeats in flight on one, and clients that watch.
+//! The modes `keepalive` and `watch`: many heartbeats in flight on one stream, and clients that watch.
 
 use std::collections::HashMap;
 
@@ -15,10 +15,10 @@ use crate::{
 /// Most sagas of one `ClaimNext`.
 const CLAIMED_AT_ONCE: usize = 100;
 
-/// One stream with so many leases, and a heartbeat of each in flight all the time.
+/// Runs one stream with this many leases and one heartbeat of each in flight.
 ///
 /// # Errors
-/// The leases or the stream can't be had, or the stream broke.
+/// The leases can't be taken, or the stream can't be opened or broke.
 pub async fn keep_alive(lane: Lane, in_flight: usize) -> Result<(), CliError> {
     let (shared, mut sagas) = (lane.shared.clone(), lane.client.sagas());
     let mut leases: Vec<LeaseKey> = Vec::with_capacity(in_flight);

@@ -1,4 +1,4 @@
-//! What a client of the load does over and over: the unary calls of each mode.
+//! A client of the load that makes unary calls, as its mode says.
 
 use std::{future::Future, time::Duration};
 
@@ -15,15 +15,15 @@ use crate::{
     },
 };
 
-/// After a failed call: whoever is overloaded is not asked again at once.
+/// The pause after a failed call, so that an overloaded daemon is not called again at once.
 const AFTER_AN_ERROR: Duration = Duration::from_millis(20);
-/// Who is behind its rate by more than this does not catch up.
+/// A client that is behind its rate by more than this, in nanoseconds, doesn't catch up.
 const BEHIND_MAX: u64 = 1_000_000_000;
 
 /// Runs one client until the window is over or nothing is left to do.
 ///
 /// # Errors
-/// The lease that it heartbeats can't be had.
+/// The lease that it heartbeats can't be taken.
 pub async fn run(lane: Lane) -> Result<(), CliError> {
     let mut turns = Turns { sagas: lane.client.sagas(), health: lane.client.health(), lease: None, made: 0, lane };
     if turns.lane.shared.plan.mode == Mode::Heartbeat {
@@ -48,7 +48,7 @@ pub async fn run(lane: Lane) -> Result<(), CliError> {
     }
 }
 
-/// When the next turn is due, where a rate was asked for.
+/// When the next operation is due, if a rate was asked for.
 struct Pace {
     /// Nanoseconds; zero: at once.
     interval: u64,
@@ -60,7 +60,7 @@ impl Pace {
         let plan = &lane.shared.plan;
         let changes = u64::from(plan.clients) * u64::from(plan.changes_a_turn());
         let interval = plan.rate.map_or(0, |rate| changes * 1_000_000_000 / u64::from(rate));
-        // They begin one after the other, not all at once.
+        // The clients start one after the other, not all at once.
         let next = lane.shared.window.now() + interval / u64::from(plan.clients) * u64::from(lane.number);
         Pace { interval, next }
     }
@@ -76,7 +76,7 @@ impl Pace {
     }
 }
 
-/// A client and what it holds.
+/// A client and its state.
 struct Turns {
     lane: Lane,
     sagas: SagaServiceClient<Wire>,
@@ -88,7 +88,7 @@ struct Turns {
 }
 
 impl Turns {
-    /// One turn; false: nothing is left to do.
+    /// Runs one operation; returns false if nothing is left to do.
     async fn turn(&mut self) -> bool {
         match self.lane.shared.plan.mode {
             Mode::Cycle => return self.cycle().await,
@@ -105,7 +105,7 @@ impl Turns {
                 let call = health.check(HealthCheckRequest::default());
                 timed(&self.lane, Rpc::Check, call).await;
             }
-            // Streams: not made of turns.
+            // These modes use streams.
             Mode::Keepalive | Mode::Session | Mode::Watch => return false,
         }
         true

@@ -13,10 +13,10 @@ use std::{
 
 use rustix::param::clock_ticks_per_second;
 
-/// How often the log's size is looked at: it does not grow by much in between.
+/// How often the log's size is read; it doesn't grow much in between.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Processor time of a process so far, in seconds; nothing where there is no `/proc`.
+/// CPU time of a process so far, in seconds; none without `/proc`.
 pub fn cpu_seconds(pid: u32) -> Option<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     ticks(&stat).map(|ticks| seconds(ticks, clock_ticks_per_second()))
@@ -34,7 +34,7 @@ fn ticks(stat: &str) -> Option<u64> {
     Some(fields.next()?? + fields.next()??)
 }
 
-/// Resident memory of a process, in bytes; nothing where there is no `/proc`.
+/// Resident memory of a process, in bytes; none without `/proc`.
 pub fn rss_bytes(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -49,7 +49,7 @@ pub struct Wal {
 }
 
 impl Wal {
-    /// Watches the file at `path`, which need not be there yet, for as long as this lives.
+    /// Watches the file at `path`, which need not exist yet, until this is dropped.
     pub fn watch(path: PathBuf) -> Self {
         let wal = Wal { path, max: Arc::default(), stop: Arc::default() };
         let (path, max, stop) = (wal.path.clone(), wal.max.clone(), wal.stop.clone());

@@ -1,5 +1,5 @@
-//! When it is measured: from a moment to a moment, both set while the load is running, so that neither its beginning nor
-//! its end is in the figures.
+//! [`Window`]: the measured period, set while the load is running, so that the figures include neither its start nor
+//! its end.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -11,18 +11,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client::time::{self, Moment};
 
-/// The time that is measured. Times within a run are nanoseconds since its beginning.
+/// The measured period. Times within a run are nanoseconds since its start.
 pub struct Window {
     begun: Moment,
     from: AtomicU64,
     to: AtomicU64,
     ready: Semaphore,
-    /// Set when it is over: whoever waits for something stops waiting.
+    /// Cancelled when the period is over; all waits then end.
     pub over: CancellationToken,
 }
 
 impl Window {
-    /// One that has not begun.
+    /// A period that has not started.
     pub fn new() -> Self {
         Window {
             begun: time::now(),
@@ -33,17 +33,17 @@ impl Window {
         }
     }
 
-    /// This moment.
+    /// The time since the start of the run, in nanoseconds.
     pub fn now(&self) -> u64 {
         nanos(time::now().since(self.begun))
     }
 
-    /// Whoever has connected and has what it needs says so.
+    /// A client reports that it is ready.
     pub fn ready(&self) {
         self.ready.add_permits(1);
     }
 
-    /// Waits for so many to be ready.
+    /// Waits until this many clients are ready.
     pub async fn all_ready(&self, count: u32) {
         // It is never closed.
         if let Ok(permits) = self.ready.acquire_many(count).await {
@@ -51,31 +51,31 @@ impl Window {
         }
     }
 
-    /// Begins now, for so long.
+    /// Starts the period now, for this long.
     pub fn open(&self, length: Duration) {
         let now = self.now();
-        // What ended it before it began stays.
+        // If it was ended before, it stays ended.
         self.to.fetch_min(now.saturating_add(nanos(length)), Ordering::Relaxed);
         self.from.store(now, Ordering::Relaxed);
     }
 
-    /// Ends it now, unless it has ended.
+    /// Ends the period now, unless it has ended.
     pub fn close(&self) {
         self.to.fetch_min(self.now(), Ordering::Relaxed);
         self.over.cancel();
     }
 
-    /// Whether it has begun. It may be over.
+    /// True if it has started. It may be over.
     pub fn has_begun(&self) -> bool {
         self.from.load(Ordering::Relaxed) != u64::MAX
     }
 
-    /// Whether it is over by this moment.
+    /// True if it is over by this time.
     pub fn is_over(&self, now: u64) -> bool {
         now >= self.to.load(Ordering::Relaxed)
     }
 
-    /// Whether all of a call lies in it.
+    /// True if a call lies completely within it.
     pub fn covers(&self, start: u64, end: u64) -> bool {
         start >= self.from.load(Ordering::Relaxed) && end <= self.to.load(Ordering::Relaxed)
     }
@@ -87,7 +87,7 @@ impl Window {
     }
 }
 
-/// Ends the window when the run ends, however it ends: the threads of the load look at it.
+/// Ends the window when the run ends, however it ends, so that the threads of the load end.
 pub struct Closing<'a>(pub &'a Window);
 
 impl Drop for Closing<'_> {

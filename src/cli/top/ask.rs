@@ -1,4 +1,5 @@
-//! One verb from its key to its answer: what it is done to, why, what will be sent, a confirmation, what came of it.
+//! [`ActionDialog`]: one operator action from its key to its answer: the target, the reason, the request, the
+//! confirmation, the result.
 
 use uuid::Uuid;
 
@@ -30,18 +31,18 @@ pub enum Stage {
     Unknown(String),
 }
 
-/// What follows from a key.
+/// What happens after a key.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
-    /// It goes on.
+    /// The dialog stays open.
     Stay,
-    /// It is over.
+    /// The dialog closes.
     Leave,
-    /// This is to be sent, once.
+    /// This request is to be sent, once.
     Send(Box<Action>),
 }
 
-/// What came of an action.
+/// The result of an action.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Sent {
     /// Done; in words.
@@ -52,7 +53,7 @@ pub enum Sent {
     Unknown(String),
 }
 
-/// A verb on its way.
+/// An open dialog.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ask {
     /// What.
@@ -70,7 +71,7 @@ pub struct Ask {
 }
 
 impl Ask {
-    /// Begins. `id` becomes the `request_id`: one for all that is sent from here.
+    /// Opens a dialog. `id` becomes the `request_id` of everything that it sends.
     pub fn new(verb: Verb, subject: Subject, actor: &str, id: Uuid) -> Self {
         let stage = match verb {
             Verb::Recover(RecoveryDecision::Unspecified) => Stage::Decision,
@@ -96,7 +97,7 @@ impl Ask {
     pub fn key(&mut self, key: Key) -> Step {
         let has_reason = self.has_reason();
         match (&mut self.stage, key) {
-            // It can't be taken back, and its answer has to be seen.
+            // It can't be cancelled, and its answer must be seen.
             (Stage::Sending, _) => {}
             (_, Key::Escape) => return Step::Leave,
             (Stage::Decision, Key::Char(decision)) => self.decide(decision),
@@ -132,7 +133,7 @@ impl Ask {
         Step::Stay
     }
 
-    /// Text that was pasted: never a confirmation, whatever is in it.
+    /// Pasted text; never a confirmation, whatever it contains.
     pub fn paste(&mut self, text: &str) {
         let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         match &mut self.stage {
@@ -147,7 +148,7 @@ impl Ask {
         }
     }
 
-    /// Takes in what came of it; true: it is done, and over.
+    /// Applies the result; returns true if it is done and the dialog can close.
     pub fn answered(&mut self, sent: &Sent) -> bool {
         match sent {
             Sent::Done(_) => return true,
@@ -178,13 +179,13 @@ impl Ask {
         }
     }
 
-    /// A queue is paused without a reason, too.
+    /// Pausing and resuming a queue needs no reason.
     fn has_reason(&self) -> bool {
         !self.reason.trim().is_empty() || matches!(self.verb, Verb::Pause | Verb::Resume)
     }
 }
 
-/// The compensation whose turn it is: undo runs from the last to the first.
+/// The next compensation: they run from the last to the first.
 fn first_open(subject: &Subject) -> String {
     let Subject::Saga(saga) = subject else { return String::new() };
     let open = saga.compensations.iter().filter(|compensation| match compensation.state() {
@@ -194,8 +195,8 @@ fn first_open(subject: &Subject) -> String {
     open.map(|compensation| compensation.position).max().map(|position| position.to_string()).unwrap_or_default()
 }
 
-/// Why a verb can't be meant for a subject as it is; `None`: it can. The coordinator is the one who decides: this only
-/// saves typing a reason in vain.
+/// Why an action makes no sense for a target; `None` if it does. The coordinator decides; this only saves typing a
+/// reason in vain.
 pub fn pointless(verb: Verb, subject: &Subject) -> Option<&'static str> {
     let Subject::Saga(saga) = subject else { return None };
     match verb {

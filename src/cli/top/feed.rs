@@ -1,4 +1,4 @@
-//! The only part of `sagad top` that talks to the coordinator: looks, listens to events, and sends what was confirmed.
+//! The calls of `sagad top` to the coordinator: fetches snapshots, counts events, and sends confirmed actions.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -22,17 +22,17 @@ use crate::{
     },
 };
 
-/// Events kept of a history, and how many answers are read to come to its end.
+/// Events kept of a history, and how many pages are read to reach its end.
 const EVENTS_KEPT: usize = 500;
 const EVENT_ANSWERS: usize = 5;
-/// Answers with queues that are read at each look for who paused them.
+/// Pages of queues that are read for each snapshot to find who paused them.
 const QUEUE_ANSWERS: usize = 4;
-/// How often events are counted up.
+/// The length of an interval of counts.
 const STRETCH: Duration = Duration::from_secs(1);
-/// Queues whose rates are known: a bound for a coordinator that has ever new ones.
+/// Most queues with rates, in case a coordinator has ever new ones.
 const QUEUES_MAX: usize = 1_000;
 
-/// Looks once.
+/// Fetches one snapshot.
 pub async fn look(client: &Client, query: &Query) -> Result<Sight, Status> {
     let (told, (stats, queues), vitals, page, detail) = tokio::try_join!(
         server(client),
@@ -60,7 +60,7 @@ async fn server(client: &Client) -> Result<(GetServerInfoResponse, ServerClock),
     Ok((info, ServerClock::told(&told, asked, time::now())))
 }
 
-/// What a daemon that does not know the question does not tell is left out, and so is what this caller may not know.
+/// None if the daemon doesn't know the rpc, or doesn't permit it to this caller.
 async fn vitals(client: &Client) -> Result<Option<GetVitalsResponse>, Status> {
     match client.admin().get_vitals(client.unary(GetVitalsRequest::default())).await {
         Ok(vitals) => Ok(Some(vitals.into_inner())),
@@ -69,8 +69,8 @@ async fn vitals(client: &Client) -> Result<Option<GetVitalsResponse>, Status> {
     }
 }
 
-/// A page of sagas. With a text to look for, what does not have it is passed over, within a bound; the page ends early
-/// then, and the next one goes on.
+/// A page of sagas. With a search text, sagas that don't contain it are skipped, within a bound; then the page ends
+/// early and the next one continues.
 async fn page(client: &Client, query: &Query) -> Result<Page, Status> {
     let mut page = Page { sagas: Vec::new(), next_page_token: query.page_token.clone() };
     for _ in 0..SEARCH_ANSWERS {
@@ -105,13 +105,14 @@ async fn detail(client: &Client, task_id: Option<&str>) -> Result<Option<Detail>
             break;
         }
     }
-    // A history of more than this is seen from its beginning: the end could not be reached in bounded time.
+    // A longer history is shown from its start: its end can't be reached in bounded time.
     cut |= !request.page_token.is_empty() || events.len() > EVENTS_KEPT;
     let begin = events.len().saturating_sub(EVENTS_KEPT);
     Ok(Some(Detail { saga: Some(saga), events: events.split_off(begin), cut }))
 }
 
-/// Looks again and again: after `interval`, or at once when another query is given. Ends with its receiver.
+/// Fetches snapshots repeatedly: after `interval`, or at once when the query changes. Ends when the receiver is
+/// dropped.
 pub async fn eyes(
     client: Client,
     mut queries: watch::Receiver<Query>,
@@ -122,7 +123,7 @@ pub async fn eyes(
         let query = queries.borrow_and_update().clone();
         let looked = tokio::select! {
             looked = look(&client, &query) => looked,
-            // What is not wanted any more is not waited for.
+            // A snapshot for an old query is not waited for.
             changed = queries.changed() => match changed {
                 Ok(()) => continue,
                 Err(_) => return,
@@ -142,20 +143,20 @@ pub async fn eyes(
     }
 }
 
-/// In one line.
+/// The error in one line.
 fn why(refusal: &Refusal) -> String {
     if refusal.message.is_empty() { refusal.reason.clone() } else { printable(&refusal.message) }
 }
 
-/// Counts events, from now on and again from now on when the stream ends: a rate is of the present. Ends with its
-/// receiver.
+/// Counts events from now on, and again from then on when the stream ends: a rate is about the present. Ends when the
+/// receiver is dropped.
 pub async fn ears(client: Client, queues: Vec<String>, messages: mpsc::Sender<Message>) {
     let mut backoff = Backoff::default();
     while !messages.is_closed() {
         let request = WatchEventsRequest { queues: queues.clone(), ..WatchEventsRequest::default() };
         if let Ok(events) = client.sagas().watch_events(request).await {
             backoff.reset();
-            // However it ends, it is opened again.
+            // However the stream ends, it is opened again.
             listen(events.into_inner(), &messages).await;
         }
         tokio::time::sleep(backoff.delay()).await;
@@ -187,7 +188,7 @@ async fn listen(mut events: Streaming<WatchEventsResponse>, messages: &mpsc::Sen
     }
 }
 
-/// Sends an action, once: whatever comes of it, nothing is sent again unasked.
+/// Sends an action once; it is never repeated without being asked.
 pub async fn act(client: &Client, action: Action) -> Sent {
     let (mut sagas, mut admin) = (client.sagas(), client.admin());
     let saga = |saga: Option<Saga>| {

@@ -1,4 +1,4 @@
-//! Keys, as far as the screen knows any.
+//! The keys of the screen.
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
@@ -21,7 +21,7 @@ pub enum Key {
     Interrupt,
 }
 
-/// What the terminal's key is here; none: nothing.
+/// Converts a terminal's key event; none if it has no meaning here.
 pub fn read(event: &KeyEvent) -> Option<Key> {
     if event.kind == KeyEventKind::Release {
         return None;

@@ -1,7 +1,7 @@
-//! `sagad top`: queues, leases and stale sagas as they are now, and the operator's verbs on keys.
+//! `sagad top`: shows queues, leases and stale sagas as they are now, with the operator's actions on keys.
 //!
-//! What the screen knows and what a key does is pure ([`model`], `update`, [`ask`]), and so is drawing (`draw`). Around
-//! it: the terminal, and what talks to the coordinator (`feed`).
+//! The state ([`model`], [`ask`]), the keys (`update`) and drawing (`draw`) are pure. Around them are the terminal and
+//! the calls to the coordinator (`feed`).
 
 mod ask;
 mod draw;
@@ -37,11 +37,11 @@ use model::{Effect, Message, Model, Settings};
 use query::{Query, View};
 use terminal::Screen;
 
-/// How often times on the screen go on.
+/// How often the times on the screen are updated.
 const TICK: Duration = Duration::from_millis(250);
-/// Messages that wait for the screen; whoever sends more waits.
+/// Most messages that wait for the screen; further senders wait.
 const MESSAGES: usize = 64;
-/// The shortest interval: each look reads the counts and a page.
+/// The shortest interval: each snapshot reads the counts and a page.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// The longest: a screen that is older shows another day.
 const INTERVAL_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -81,7 +81,7 @@ fn interval(text: &str) -> Result<Duration, String> {
     args::between(text, INTERVAL_MIN, INTERVAL_MAX)
 }
 
-/// Shows the screen until it is left.
+/// Shows the screen until the user leaves it.
 pub async fn run(context: &Context, args: TopArgs) -> Result<(), CliError> {
     let server = context.client.server().to_owned();
     let settings = Settings { server, actor: args.actor.or_me(), read_only: args.read_only };
@@ -141,7 +141,7 @@ async fn live(context: &Context, mut model: Model, interval: Duration) -> Result
     Ok(())
 }
 
-/// The terminal's end, and those who ask for ours.
+/// Ends the screen on the signals that end processes.
 fn end_on_signals(sender: &mpsc::Sender<Message>) -> Result<(), CliError> {
     for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup(), SignalKind::quit()] {
         let (mut signals, sender) = (signal(kind)?, sender.clone());
@@ -153,7 +153,7 @@ fn end_on_signals(sender: &mpsc::Sender<Message>) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Whoever leaves before the answer came is told what may have been done.
+/// Tells a user who leaves before the answer came what may have been done.
 fn tell_what_is_open(model: &Model) {
     let Some(ask) = &model.ask else { return };
     match ask.stage {

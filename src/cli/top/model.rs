@@ -1,4 +1,5 @@
-//! What the screen knows. Pure: it is told what happened ([`Message`]) and says what is to be done ([`Effect`]).
+//! [`Model`]: the state of the screen. Pure: it gets what happened ([`Message`]) and returns what is to be done
+//! ([`Effect`]).
 
 use uuid::Uuid;
 
@@ -12,50 +13,50 @@ use super::{
 };
 use crate::{client::time::Moment, proto::Saga};
 
-/// What does not change while it runs.
+/// Settings that don't change while it runs.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The coordinator's address.
     pub server: String,
     /// Who acts.
     pub actor: String,
-    /// Whether nothing can be changed from here.
+    /// True if nothing may be changed.
     pub read_only: bool,
 }
 
 /// Something that happened.
 #[derive(Clone, Debug)]
 pub enum Message {
-    /// A key, and an id that nobody has used, should it begin something.
+    /// A key, and an unused id in case it opens a dialog.
     Key(Key, Uuid),
     /// Text was pasted.
     Paste(String),
-    /// Some time went by, or the screen has another size.
+    /// Time passed, or the screen was resized.
     Tick,
-    /// The coordinator was looked at.
+    /// A snapshot was fetched.
     Seen(Box<Sight>),
-    /// It could not be; why.
+    /// A snapshot could not be fetched; says why.
     Blind(String),
     /// Events.
     Happened(Stretch),
-    /// An action was answered, or not.
+    /// The result of an action.
     Sent(Sent),
-    /// A signal told to end.
+    /// A signal asked to end.
     Told,
 }
 
 /// Something to be done.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
-    /// Look at the coordinator with this query, now and from now on.
+    /// Fetch snapshots with this query, now and from now on.
     Look(Query),
     /// Send this, once.
     Send(Box<Action>),
-    /// Give the terminal back and end.
+    /// Restore the terminal and end.
     Leave,
 }
 
-/// Which half of the screen the keys are for.
+/// Which half of the screen has the focus.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Focus {
     /// The sagas.
@@ -74,48 +75,48 @@ pub enum Typing {
     Queues(String),
 }
 
-/// All that the screen knows.
+/// The state of the screen.
 pub struct Model {
     /// What does not change.
     pub settings: Settings,
-    /// The present moment.
+    /// The current time.
     pub now: Moment,
-    /// What was seen last.
+    /// The last snapshot.
     pub sight: Option<Sight>,
-    /// Why the last look failed; none: it did not.
+    /// Why the last fetch failed; none if it succeeded.
     pub blind: Option<String>,
-    /// How often things happen.
+    /// Rates of events.
     pub rates: Rates,
-    /// What is looked for.
+    /// The current query.
     pub query: Query,
     /// The tokens of the pages before this one.
     pub pages: Vec<String>,
     /// The order of the rows on the page.
     pub sort: Sort,
-    /// The other way round.
+    /// True if the order is reversed.
     pub reversed: bool,
-    /// What the keys are for.
+    /// The half with the focus.
     pub focus: Focus,
-    /// The chosen saga.
+    /// The selected saga.
     pub saga: Chosen,
-    /// Whether it was just decided on from here: if it leaves the view over that, the row in its place is chosen.
+    /// True after an action of this user: if the saga then leaves the view, the row in its place is selected.
     decided: bool,
-    /// The chosen queue.
+    /// The selected queue.
     pub queue: Chosen,
-    /// How far the saga that is looked at closely is scrolled.
+    /// The scroll position of the detail view.
     pub scroll: usize,
     /// What is being typed.
     pub typing: Option<Typing>,
-    /// The verb on its way.
+    /// The open dialog.
     pub ask: Option<Ask>,
     /// Whether help is shown.
     pub help: bool,
-    /// What came of the last verb, or why a key did nothing.
+    /// The result of the last action, or why a key did nothing.
     pub notice: String,
 }
 
 impl Model {
-    /// Before the first look.
+    /// The state before the first snapshot.
     pub fn new(settings: Settings, query: Query, now: Moment) -> Self {
         Model {
             settings,
@@ -139,7 +140,7 @@ impl Model {
         }
     }
 
-    /// Takes in what happened at a moment.
+    /// Applies a message.
     pub fn update(&mut self, now: Moment, message: Message) -> Vec<Effect> {
         self.now = now;
         match message {
@@ -163,7 +164,7 @@ impl Model {
         }
     }
 
-    /// The sagas in the order of the screen.
+    /// The sagas in screen order.
     pub fn rows(&self) -> Vec<&Saga> {
         let mut rows: Vec<&Saga> = self.sight.iter().flat_map(|sight| &sight.page.sagas).collect();
         rows.sort_by(|a, b| self.sort.compare(a, b));
@@ -173,14 +174,14 @@ impl Model {
         rows
     }
 
-    /// The names of the queues in the order of the screen.
+    /// The names of the queues in screen order.
     pub fn queues(&self) -> Vec<&str> {
         let all = self.sight.iter().flat_map(|sight| &sight.stats.queues).map(|queue| queue.queue.as_str());
         let wanted = &self.query.queues;
         all.filter(|queue| wanted.is_empty() || wanted.iter().any(|wanted| wanted == queue)).collect()
     }
 
-    /// Finds the chosen rows again.
+    /// Finds the selected rows again.
     pub fn follow(&mut self) {
         let sagas: Vec<String> = self.rows().iter().map(|saga| saga.task_id.clone()).collect();
         self.saga.follow(sagas.iter().map(String::as_str));
@@ -188,7 +189,7 @@ impl Model {
         self.queue.follow(queues.iter().map(String::as_str));
     }
 
-    /// Asks for something else from now on.
+    /// Changes the query.
     pub fn look(&mut self, change: impl FnOnce(&mut Query)) -> Vec<Effect> {
         change(&mut self.query);
         self.query.number += 1;
@@ -197,7 +198,7 @@ impl Model {
 
     fn seen(&mut self, sight: Sight) -> Vec<Effect> {
         self.blind = None;
-        // The answer to what is not asked any more; the right one is on its way.
+        // A snapshot for an old query; the right one will follow.
         if sight.number != self.query.number {
             return Vec::new();
         }
@@ -225,7 +226,7 @@ impl Model {
             }
             Sent::Refused(_) | Sent::Unknown(_) => {}
         }
-        // What came of it is to be seen at once.
+        // The effect of the action must be visible at once.
         self.look(|_| {})
     }
 
@@ -238,7 +239,7 @@ impl Model {
     }
 }
 
-/// Chooses the view with this number, as on its key.
+/// The view of a number key.
 pub fn view(key: char) -> Option<View> {
     let number = usize::try_from(key.to_digit(10)?).ok()?.checked_sub(1)?;
     View::ALL.get(number).copied()

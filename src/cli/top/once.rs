@@ -1,4 +1,4 @@
-//! `sagad top --once`: the screen as text, or what is on it as JSON.
+//! `sagad top --once`: prints the screen as text, or its contents as JSON.
 
 use ratatui::{Terminal, backend::TestBackend};
 use serde_json::{Value, json};
@@ -17,9 +17,9 @@ use crate::{
     client::time,
 };
 
-/// Columns where there is no terminal to ask.
+/// The width without a terminal.
 const WIDTH: u16 = 120;
-/// Lines beside the rows: the header at its highest, two tables' headings and borders, the line at the bottom.
+/// Lines besides the rows: the largest header, headings and borders of two tables, and the bottom line.
 const OTHER_LINES: usize = 9 + 3 + 3 + 1;
 
 /// Prints it.
@@ -34,7 +34,7 @@ pub fn print(output: &Output, mut model: Model, sight: Sight) -> Result<(), CliE
     output.line(&lines.join("\n"))
 }
 
-/// The lines of a screen, without the one of the keys and without empty ones at its end.
+/// The lines of a screen, without the line of keys and trailing empty lines.
 fn screen(model: &Model, width: u16, height: u16) -> Result<Vec<String>, CliError> {
     let failed = |error: std::convert::Infallible| CliError::Failed(error.to_string());
     let mut terminal = Terminal::new(TestBackend::new(width, height)).map_err(failed)?;

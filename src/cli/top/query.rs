@@ -1,14 +1,14 @@
-//! What `sagad top` asks for: which sagas, which page of them, and the one that is looked at closely.
+//! [`Query`]: what `sagad top` fetches: which sagas, which page, and the saga of the detail view.
 
 use clap::ValueEnum;
 
 use crate::proto::{ListSagasRequest, Saga, SagaState};
 
-/// Sagas on one page: more than fit on any screen, and one short read for the coordinator.
+/// Sagas per page: more than fit on any screen, and one short read for the coordinator.
 pub const PAGE_SIZE: usize = 200;
-/// Sagas in one answer while a text is looked for.
+/// Sagas per answer while a text is searched.
 pub const SEARCH_SIZE: usize = 500;
-/// Answers looked through for one page of what contains a text: 5,000 sagas. The next page goes on behind them.
+/// Most answers searched for one page: 5,000 sagas. The next page continues after them.
 pub const SEARCH_ANSWERS: usize = 10;
 
 /// Which sagas are listed.
@@ -17,9 +17,9 @@ pub enum View {
     /// Claimed for execution, the stale ones included.
     #[default]
     Running,
-    /// Whose lease ran out, and on which nobody has decided yet.
+    /// Whose lease expired and about which nothing has been decided yet.
     Stale,
-    /// Being undone, or waiting for it.
+    /// Being compensated, or waiting for it.
     Compensating,
     /// Waiting to be claimed, or reserved for a worker.
     Planned,
@@ -57,22 +57,22 @@ impl View {
     }
 }
 
-/// What is to be fetched with each look.
+/// What is fetched with each snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Query {
-    /// Counts up with each change, so that an answer to an earlier one is known as such.
+    /// Incremented with each change, so that an answer to an earlier query is recognized.
     pub number: u64,
     /// Which sagas.
     pub view: View,
-    /// Only of these queues; none: of any.
+    /// Only of these queues; empty: all queues.
     pub queues: Vec<String>,
-    /// Only those in which this text is; empty: all.
+    /// Only sagas that contain this text; empty: all.
     pub text: String,
     /// The latest first.
     pub newest_first: bool,
     /// Where the page begins.
     pub page_token: String,
-    /// The saga that is looked at closely.
+    /// The saga of the detail view.
     pub detail: Option<String>,
 }
 
@@ -92,7 +92,7 @@ impl Query {
         }
     }
 
-    /// Whether a saga has the text in what the screen shows of it, in capitals or not.
+    /// True if a saga contains the text in what the screen shows of it, ignoring case.
     pub fn matches(&self, saga: &Saga) -> bool {
         if self.text.is_empty() {
             return true;

@@ -1,17 +1,17 @@
-//! The rows of a page: their order, and which of them is chosen.
+//! The rows of a page: their order, and the selected one.
 
 use std::cmp::Ordering;
 
 use super::sight::micros;
 use crate::proto::Saga;
 
-/// By what the sagas of a page are ordered.
+/// How the sagas of a page are ordered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sort {
-    /// As the coordinator gives them: by creation.
+    /// The coordinator's order: by creation.
     #[default]
     Created,
-    /// By the time that is left to their leases, the least first.
+    /// By the remaining time of their leases, the shortest first.
     Left,
     /// By their last change.
     Updated,
@@ -66,19 +66,19 @@ impl Sort {
     }
 }
 
-/// A row that is chosen by its name, so that it stays the same when rows come and go.
+/// The selected row, identified by name, so that it stays selected when rows come and go.
 #[derive(Clone, Debug, Default)]
 pub struct Chosen {
     /// Its name.
     pub name: Option<String>,
-    /// Where it was last.
+    /// Its last row number.
     pub row: usize,
-    /// Whether there ever was one: after that, nothing is chosen but by a key.
+    /// True once a row was selected; after that only keys select.
     begun: bool,
 }
 
 impl Chosen {
-    /// Finds its row again among these names; one that is gone by itself leaves nothing chosen, rather than its neighbour.
+    /// Finds its row among these names. If it is gone, nothing is selected, rather than its neighbour.
     pub fn follow<'a>(&mut self, names: impl Iterator<Item = &'a str>) {
         let names: Vec<&str> = names.collect();
         match self.name.as_deref().map(|name| names.iter().position(|other| *other == name)) {
@@ -95,7 +95,7 @@ impl Chosen {
     /// Moves by so many rows.
     pub fn step<'a>(&mut self, by: isize, names: impl Iterator<Item = &'a str>) {
         let names: Vec<&str> = names.collect();
-        // Where the chosen one went away, the row that took its place is next.
+        // If the selected row is gone, the row in its place is next.
         let by = if self.name.is_none() && by.abs() == 1 { 0 } else { by };
         self.row = self.row.saturating_add_signed(by).min(names.len().saturating_sub(1));
         self.name = names.get(self.row).map(|name| (*name).to_owned());

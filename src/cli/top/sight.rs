@@ -1,4 +1,4 @@
-//! What one look at the coordinator brought, and what time it is there.
+//! [`Snapshot`]: what was fetched from the coordinator at one time, and its clock.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -10,18 +10,19 @@ use crate::{
     proto::{EventType, GetServerInfoResponse, GetStatsResponse, GetVitalsResponse, Queue, Saga, SagaEvent},
 };
 
-/// The coordinator's clock, told by its last answer and continued on this machine's monotonic one: this machine's wall
-/// clock may be off, and is not asked.
+/// The coordinator's clock, set by its last answer and continued on this machine's monotonic clock; this machine's
+/// wall clock may be wrong and is not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerClock {
-    /// Its time in microseconds since 1970 …
+    /// The coordinator's time in microseconds since 1970 …
     micros: i64,
-    /// … at this moment here.
+    /// … at this local moment.
     at: Moment,
 }
 
 impl ServerClock {
-    /// From an answer to a call that was made at `asked` and answered at `answered`: it told its time in between.
+    /// Set from an answer to a call that was made at `asked` and answered at `answered`; its time is taken to be
+    /// halfway between.
     pub fn told(time: &prost_types::Timestamp, asked: Moment, answered: Moment) -> Self {
         ServerClock { micros: micros(time), at: asked + answered.since(asked) / 2 }
     }
@@ -33,7 +34,8 @@ impl ServerClock {
     }
 }
 
-/// Farthest from 1970, in microseconds, that a time is shown: two such times can be subtracted. No calendar goes as far.
+/// The largest distance from 1970, in microseconds, that is shown, so that two times can be subtracted. No calendar
+/// goes as far.
 const FARTHEST: i64 = 1 << 61;
 
 /// A time as microseconds since 1970.
@@ -51,18 +53,18 @@ pub struct Page {
     pub next_page_token: String,
 }
 
-/// One saga and the end of its history.
+/// The detail view: one saga and the end of its history.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Detail {
-    /// The saga in full; none: there is none (any more).
+    /// The whole saga; none if it doesn't exist (any more).
     pub saga: Option<Saga>,
-    /// In order: of a long history a part.
+    /// Its events in order; only a part of a long history.
     pub events: Vec<SagaEvent>,
-    /// Whether the history has more events than are here.
+    /// True if the history has more events.
     pub cut: bool,
 }
 
-/// What one look brought.
+/// What was fetched at one time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sight {
     /// The query that it answers.
@@ -71,21 +73,21 @@ pub struct Sight {
     pub info: GetServerInfoResponse,
     /// The counts.
     pub stats: GetStatsResponse,
-    /// Who paused what.
+    /// The paused queues, with who paused them.
     pub queues: Vec<Queue>,
-    /// How it fares; none: it is older than the question, or does not tell this caller.
+    /// The coordinator's vitals; none if it is too old for the rpc, or doesn't permit it to this caller.
     pub vitals: Option<GetVitalsResponse>,
     /// The sagas.
     pub page: Page,
-    /// The one that is looked at closely.
+    /// The detail view, if open.
     pub detail: Option<Detail>,
-    /// What time it is there.
+    /// The coordinator's clock.
     pub clock: ServerClock,
-    /// When the last of it was here.
+    /// When the last answer arrived.
     pub seen: Moment,
 }
 
-/// How many things happened in a queue.
+/// Counts of events in a queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Sagas created.
@@ -133,30 +135,31 @@ impl Counts {
     }
 }
 
-/// What happened in a stretch of time, by queue.
+/// Counts of events in an interval of time, by queue.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stretch {
     /// When it ended.
     pub end: Moment,
     /// How long it was.
     pub length: Duration,
-    /// By queue; a queue in which nothing happened is left out.
+    /// By queue; queues without events are left out.
     pub counts: BTreeMap<String, Counts>,
 }
 
-/// Rates by queue, over the last few stretches.
+/// Rates by queue, over the last few intervals.
 #[derive(Clone, Debug, Default)]
 pub struct Rates {
     stretches: VecDeque<Stretch>,
 }
 
-/// Stretches that a rate is taken over: with those of a second, long enough to be read and short enough to be of now.
+/// Intervals over which a rate is averaged: at a second each, long enough to be readable and short enough to be
+/// current.
 const STRETCHES: usize = 5;
-/// A rate that is older than this is none.
+/// An older rate is not shown.
 const FRESH: Duration = Duration::from_secs(10);
 
 impl Rates {
-    /// Takes in what happened.
+    /// Adds an interval.
     pub fn add(&mut self, stretch: Stretch) {
         self.stretches.push_back(stretch);
         while self.stretches.len() > STRETCHES {
@@ -164,8 +167,8 @@ impl Rates {
         }
     }
 
-    /// How often things happen in a queue, in each second: created, claimed, completed, failed, expired. `None`: not
-    /// known, or not of now.
+    /// Events per second in a queue: created, claimed, completed, failed, expired. `None` if not known, or not
+    /// current.
     pub fn of(&self, queue: &str, now: Moment) -> Option<[f64; 5]> {
         let last = self.stretches.back()?;
         if now.since(last.end) > FRESH {

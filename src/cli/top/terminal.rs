@@ -1,4 +1,4 @@
-//! The terminal: taken for as long as the screen is shown, and given back on every way out, a panic's included.
+//! [`Screen`]: the terminal in full-screen mode, restored on every way out, including a panic.
 
 use std::{
     env,
@@ -26,17 +26,17 @@ use super::{
     model::{Message, Model},
 };
 
-/// How long the thread that reads keys waits before it looks whether anybody still wants them.
+/// How long the thread that reads keys waits before it checks whether keys are still wanted.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// Whether there is a terminal to show a screen on, and to take keys from.
+/// True if there is a terminal for a screen and for keys.
 pub fn is_there() -> bool {
     let dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
     io::stdout().is_terminal() && io::stdin().is_terminal() && !dumb
 }
 
 impl Looks {
-    /// As the environment says: `NO_COLOR`, and whether the locale's characters are UTF-8.
+    /// The theme for the environment: `NO_COLOR`, and whether the locale uses UTF-8.
     pub fn here() -> Self {
         let colour = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let set = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().filter_map(|name| env::var(name).ok());
@@ -44,13 +44,13 @@ impl Looks {
     }
 }
 
-/// Whether a locale is one with UTF-8: the first that is set counts.
+/// True if the locale uses UTF-8; the first variable that is set counts.
 fn is_utf8(mut set: impl Iterator<Item = String>) -> bool {
     let locale = set.find(|locale| !locale.is_empty()).unwrap_or_default().to_ascii_lowercase();
     locale.contains("utf-8") || locale.contains("utf8")
 }
 
-/// Gives the terminal back when it is dropped.
+/// Restores the terminal when dropped.
 struct Given<W: Write>(W);
 
 impl<W: Write> Drop for Given<W> {
@@ -59,20 +59,20 @@ impl<W: Write> Drop for Given<W> {
     }
 }
 
-/// To the shell, as it was. To a terminal that is gone it can't be given back.
+/// Restores the terminal for the shell. Fails silently if the terminal is gone.
 fn give_back(out: &mut impl Write) {
     disable_raw_mode().ok();
     execute!(out, DisableBracketedPaste, LeaveAlternateScreen, Show).ok();
 }
 
-/// The terminal, taken.
+/// The terminal in full-screen mode.
 pub struct Screen {
     terminal: Terminal<CrosstermBackend<Stdout>>,
     _given: Given<Stdout>,
 }
 
 impl Screen {
-    /// Takes it.
+    /// Switches the terminal to full-screen mode.
     ///
     /// # Errors
     /// The system's.
@@ -98,7 +98,7 @@ impl Screen {
     }
 }
 
-/// Sends what is typed, until nobody wants it any more.
+/// Sends keys until the receiver is dropped.
 pub fn read_keys(messages: mpsc::Sender<Message>) {
     thread::spawn(move || {
         while !messages.is_closed() {

@@ -1,4 +1,4 @@
-//! What each key does.
+//! The effect of each key.
 
 use uuid::Uuid;
 
@@ -94,7 +94,7 @@ impl Model {
         Vec::new()
     }
 
-    /// Asks for the first page of something else.
+    /// Changes the query and shows its first page.
     fn first_page(&mut self, change: impl FnOnce(&mut super::query::Query)) -> Vec<Effect> {
         self.pages.clear();
         self.saga = Chosen::default();
@@ -106,7 +106,7 @@ impl Model {
 
     fn next_page(&mut self) -> Vec<Effect> {
         let next = self.sight.as_ref().map(|sight| sight.page.next_page_token.clone()).filter(|next| !next.is_empty());
-        // An answer to an earlier query has the token of another listing.
+        // A snapshot for an earlier query has the token of another listing.
         let current = self.sight.as_ref().is_some_and(|sight| sight.number == self.query.number);
         let Some(next) = next.filter(|_| current) else { return Vec::new() };
         self.pages.push(self.query.page_token.clone());
@@ -142,7 +142,7 @@ impl Model {
         Vec::new()
     }
 
-    /// Lines of the closest look, roughly: more are never there.
+    /// An upper bound of the lines of the detail view.
     fn scroll_max(&self) -> usize {
         let detail = self.sight.as_ref().and_then(|sight| sight.detail.as_ref());
         detail.map_or(0, |detail| {
@@ -168,7 +168,7 @@ impl Model {
         }
     }
 
-    /// Out of the closest look; then out of the filters.
+    /// Leaves the detail view; then clears the filters.
     fn back(&mut self) -> Vec<Effect> {
         if self.query.detail.is_some() {
             return self.look(|query| query.detail = None);
@@ -211,7 +211,7 @@ impl Model {
         Vec::new()
     }
 
-    /// The saga that a verb is for: the one that is looked at closely, or the chosen one.
+    /// The saga of an action: that of the detail view, or the selected one.
     fn subject(&self) -> Option<Subject> {
         let sight = self.sight.as_ref()?;
         let saga = match &self.query.detail {
@@ -239,7 +239,7 @@ impl Model {
         }
     }
 
-    /// Pauses a queue, or resumes a paused one: the chosen one, or that of the chosen saga.
+    /// Pauses or resumes a queue: the selected one, or that of the selected saga.
     fn pause(&mut self, id: Uuid) {
         if self.settings.read_only {
             "nothing is changed from here: --read-only".clone_into(&mut self.notice);

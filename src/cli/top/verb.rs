@@ -1,4 +1,4 @@
-//! What an operator can do from the screen: which request that is, word for word, and what confirms it.
+//! The actions that an operator can take on the screen: their requests and their confirmation.
 
 use uuid::Uuid;
 
@@ -10,7 +10,7 @@ use crate::{
     },
 };
 
-/// A verb.
+/// An action of the operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
     /// Decide on a stale saga.
@@ -20,7 +20,7 @@ pub enum Verb {
         /// At once.
         revoke: bool,
     },
-    /// Park a saga; even out of a live lease.
+    /// Quarantine a saga; also under a live lease.
     Quarantine {
         /// Even then.
         revoke: bool,
@@ -29,14 +29,14 @@ pub enum Verb {
     Waive,
     /// Add a note.
     Annotate,
-    /// Let a queue give nothing.
+    /// Pause a queue.
     Pause,
-    /// Let it give again.
+    /// Resume a queue.
     Resume,
 }
 
 impl Verb {
-    /// What is about to be done, as a heading.
+    /// A heading for the dialog.
     pub fn title(self) -> &'static str {
         match self {
             Verb::Recover(RecoveryDecision::Requeue) => "recover: plan it again",
@@ -54,7 +54,7 @@ impl Verb {
         }
     }
 
-    /// What is asked for: most want a reason, a note is one.
+    /// What the dialog asks for: a note, or else a reason.
     pub fn asks(self) -> &'static str {
         match self {
             Verb::Annotate => "note",
@@ -67,7 +67,7 @@ impl Verb {
         }
     }
 
-    /// Whether the subject's name has to be typed: a live worker loses its work.
+    /// True if the target's name must be typed, because a live worker loses its work.
     pub fn is_hard(self) -> bool {
         match self {
             Verb::Cancel { revoke } | Verb::Quarantine { revoke } => revoke,
@@ -76,7 +76,7 @@ impl Verb {
     }
 }
 
-/// A request that is ready to be sent. Sent again it is the same, `request_id` and all, so that it happens once.
+/// A request to send. If it is sent again, it is identical, including its `request_id`, so that it happens once.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs, reason = "each is the request of its name")]
 pub enum Action {
@@ -89,10 +89,10 @@ pub enum Action {
     Resume(ResumeQueueRequest),
 }
 
-/// What a verb is done to.
+/// The target of an action.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Subject {
-    /// A saga as it was seen.
+    /// A saga, as in the last snapshot.
     Saga(Box<Saga>),
     /// A queue.
     Queue(String),
@@ -108,7 +108,7 @@ impl Subject {
     }
 }
 
-/// The request of a verb.
+/// The request for an action.
 pub fn action(verb: Verb, subject: &Subject, position: i32, actor: &str, reason: &str, id: Uuid) -> Action {
     let (name, actor, reason) = (subject.name().to_owned(), actor.to_owned(), reason.to_owned());
     let request_id = id.to_string();
@@ -118,7 +118,7 @@ pub fn action(verb: Verb, subject: &Subject, position: i32, actor: &str, reason:
             decision: decision.into(),
             actor,
             reason,
-            // Of the lease that was seen to have run out, so that a worker that came back is not run over.
+            // The token of the expired lease that was seen, so that a worker that has come back is not interrupted.
             fencing_token: token(subject),
             validate_only: false,
             request_id,
@@ -155,7 +155,7 @@ fn token(subject: &Subject) -> i64 {
 }
 
 impl Action {
-    /// The rpc's name and the request in its JSON form: what `grpcurl -d` would take.
+    /// The rpc's name and the request as JSON, as `grpcurl -d` takes it.
     pub fn rendered(&self) -> Result<(&'static str, String), CliError> {
         Ok(match self {
             Action::Recover(request) => ("Recover", json::render(request)?),

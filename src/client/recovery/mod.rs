@@ -1,10 +1,10 @@
-//! The recovery worker: claims sagas to be compensated, undoes what they left behind in reverse order, records each
-//! outcome, and finishes them. It never claims more than it knows: a kind without a handler, or one that keeps
-//! failing, parks the saga with the kind named.
+//! The recovery worker: claims sagas to be compensated, runs their compensations in reverse order, records each
+//! outcome, and finishes them. It never reports more than it knows: a kind without a handler, or one that keeps
+//! failing, quarantines the saga with the kind in the reason.
 //!
-//! Two sources feed it. `ClaimNext` gives out sagas that are compensating already. With `stale`, `WatchStale` tells
-//! of running sagas whose lease ran out, and these are claimed by id; each source has slots of its own, so that one
-//! waiting in the coordinator never holds up the other.
+//! It gets sagas from two sources. `ClaimNext` returns sagas that are compensating already. With `stale`, `WatchStale`
+//! reports running sagas whose lease expired, and these are claimed by id. Each source has its own slots, so that one
+//! that waits in the coordinator never blocks the other.
 
 mod stale;
 mod undo;
@@ -27,7 +27,7 @@ use super::{
 };
 use crate::proto::{Compensation, LeasePurpose, Saga};
 
-/// What a recovery worker takes, and how.
+/// Options of a recovery worker.
 #[derive(Clone, Debug)]
 pub struct RecoveryOptions {
     /// The queues to recover, at least one.
@@ -40,17 +40,18 @@ pub struct RecoveryOptions {
     pub concurrency: usize,
     /// Whether to compensate running sagas whose lease ran out as well.
     pub stale: bool,
-    /// End when there is nothing left to compensate, rather than wait for more. What has to settle first is waited
-    /// for; what another worker holds is not.
+    /// End when there is nothing left to compensate instead of waiting for more. Sagas that must settle first are
+    /// waited for; sagas that another worker holds are not.
     pub drain: bool,
-    /// Take only sagas whose pending compensations are all of these kinds. Empty: any, and a kind without a handler parks
-    /// its saga rather than leave it lying. It has no bearing on those that come by `stale`.
+    /// Claim only sagas whose pending compensations are all of these kinds. Empty: any; a kind without a handler then
+    /// quarantines its saga instead of leaving it. Doesn't apply to sagas found by `stale`.
     pub kinds: Vec<String>,
-    /// After so many recorded failures of one compensation, those of earlier workers included, the saga is parked.
+    /// After this many recorded failures of one compensation, including those of earlier workers, the saga is
+    /// quarantined.
     pub attempts: i32,
 }
 
-/// One compensation to be run, as its handler sees it.
+/// A compensation to run, as its handler gets it.
 #[derive(Debug)]
 pub struct Undo<'a> {
     /// The saga, as it is now.
@@ -59,36 +60,36 @@ pub struct Undo<'a> {
     pub compensation: &'a Compensation,
     /// The lease under which it runs.
     pub lease: &'a LeaseKeeper,
-    /// Set when the worker was told to end at once: stop, and answer [`Undone::Stopped`].
+    /// Set when the worker must end at once: stop and return [`Undone::Stopped`].
     pub kill: &'a CancellationToken,
 }
 
 /// How an attempt at a compensation ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Undone {
-    /// What it names is undone; the text goes into the history.
+    /// The effect is undone; the text goes into the history.
     Done(String),
     /// It failed, for this reason.
     Failed(String),
-    /// It could not be started, for this reason, which says nothing about the saga: a missing program, no memory. Nothing is
-    /// recorded, and the saga is given back with a delay. After five times in a row the worker ends with
+    /// It could not be started, for a reason that has nothing to do with the saga: a missing program, no memory.
+    /// Nothing is recorded, and the saga is released with a delay. After five times in a row the worker ends with
     /// [`WorkerError::CannotStart`].
     NotStarted(String),
-    /// It was ended because the lease is lost or the worker has to end: whether it is undone is not known, and
+    /// It was stopped because the lease is lost or the worker must end: whether the effect is undone is not known, and
     /// nothing is recorded.
     Stopped(String),
 }
 
-/// The undoing. An undo may run more than once, so it must succeed when there is nothing left to undo.
+/// Runs compensations. One may run more than once, so it must succeed if there is nothing left to undo.
 pub trait CompensationHandler: Send + Sync + 'static {
     /// Whether this handler can undo compensations of `kind`.
     fn handles(&self, kind: &str) -> bool;
 
-    /// Undoes one. To be stopped when the lease is lost, and on `kill`.
+    /// Runs one compensation. Must stop when the lease is lost, and on `kill`.
     fn undo(&self, undo: Undo<'_>) -> impl Future<Output = Undone> + Send;
 }
 
-/// What all tasks of one recovery worker share.
+/// The state shared by all tasks of a recovery worker.
 struct Recovery<H> {
     client: Client,
     options: RecoveryOptions,
@@ -98,7 +99,7 @@ struct Recovery<H> {
     starts: FailedStarts,
 }
 
-/// Recovers until told to stop, or with `drain` until there is nothing left. Running undos are awaited before it
+/// Runs until told to stop, or with `drain` until there is nothing left. Waits for running compensations before it
 /// returns.
 ///
 /// ```no_run
@@ -143,8 +144,8 @@ struct Recovery<H> {
 ///
 /// # Errors
 ///
-/// The coordinator's refusal of a claim or a watch (an invalid queue, no permission); with `drain`, also its being
-/// away for a minute. Without, it is waited for. And undos that could not be started five times in a row.
+/// The coordinator refused a claim or a watch (an invalid queue, no permission); with `drain`, also if it was away for
+/// a minute; without, it is waited for. Or compensations could not be started five times in a row.
 pub async fn run<H: CompensationHandler>(
     client: Client,
     options: RecoveryOptions,
@@ -152,14 +153,14 @@ pub async fn run<H: CompensationHandler>(
     shutdown: Shutdown,
     notes: Notes,
 ) -> Result<(), WorkerError> {
-    // An error here stops this worker, and no other one that is told to end by the same switches.
+    // An error here stops only this worker, not others that share the switches.
     let shutdown = Shutdown { drain: shutdown.drain.child_token(), kill: shutdown.kill };
     let starts = FailedStarts::new(shutdown.drain.clone());
     let recovery = Arc::new(Recovery { client, options, handler, shutdown, notes, starts });
     let result = if recovery.options.drain {
         stale::drain(&recovery).await
     } else {
-        // The first source to fail stops the other, so that an error does not hide behind a healthy half.
+        // If one source fails, the other is stopped, so that the error is not hidden by a healthy half.
         let both = async {
             tokio::try_join!(guarded(&recovery, claim_next(&recovery)), guarded(&recovery, stale::follow(&recovery)))
         };
@@ -179,7 +180,7 @@ async fn guarded<H>(recovery: &Recovery<H>, source: impl Future<Output = Result<
     result
 }
 
-/// The sagas that are compensating already, as the coordinator hands them out. With `drain`, until there are none.
+/// Claims sagas that are compensating already. With `drain`, until there are none.
 async fn claim_next<H: CompensationHandler>(recovery: &Arc<Recovery<H>>) -> Result<(), Status> {
     let options = &recovery.options;
     let claims = Claims {
@@ -196,14 +197,14 @@ async fn claim_next<H: CompensationHandler>(recovery: &Arc<Recovery<H>>) -> Resu
     let mut pool = Pool::new(recovery);
     let result = loop {
         let Some(slot) = pool.free_slot().await else { break Ok(()) };
-        // Behind the slot: what had it before may just have failed to start.
+        // Checked after the slot: the work that had it before may just have failed to start.
         recovery.starts.pause().await;
         match claims.next(1, &recovery.shutdown.drain).await {
             Ok(Claimed::Stopped) => break Ok(()),
             Err(status) => break Err(status),
             Ok(Claimed::Sagas(sagas, _)) if sagas.is_empty() && options.drain => break Ok(()),
             Ok(Claimed::Sagas(sagas, asked)) => {
-                // One was asked for, so at most one came.
+                // At most one was asked for.
                 if let Some(saga) = sagas.into_iter().next() {
                     pool.start(saga, asked, slot);
                 }
@@ -214,10 +215,10 @@ async fn claim_next<H: CompensationHandler>(recovery: &Arc<Recovery<H>>) -> Resu
     result
 }
 
-/// The right to have one more saga being undone.
+/// Permission to compensate one more saga.
 type Slot = OwnedSemaphorePermit;
 
-/// The sagas of one source that are being undone, at most `concurrency` at a time.
+/// The sagas of one source that are being compensated, at most `concurrency` at a time.
 struct Pool<'a, H> {
     recovery: &'a Arc<Recovery<H>>,
     slots: Arc<Semaphore>,
@@ -230,7 +231,7 @@ impl<'a, H: CompensationHandler> Pool<'a, H> {
         Self { recovery, slots, running: JoinSet::new() }
     }
 
-    /// Waits until there is a slot and takes it; `None` when told to stop.
+    /// Waits for a free slot and takes it; `None` if told to stop.
     async fn free_slot(&mut self) -> Option<Slot> {
         while self.running.try_join_next().is_some() {}
         tokio::select! {
@@ -240,7 +241,7 @@ impl<'a, H: CompensationHandler> Pool<'a, H> {
         }
     }
 
-    /// Starts to undo a saga just claimed.
+    /// Starts to compensate a saga that was just claimed.
     fn start(&mut self, saga: Saga, asked: Moment, slot: Slot) {
         let recovery = Arc::clone(self.recovery);
         self.running.spawn(async move {

@@ -1,5 +1,5 @@
-//! The second source: running sagas whose lease ran out, claimed by id. Also the way to the end of `--drain`, since
-//! only a claim by id tells that a saga has to settle first.
+//! The second source: running sagas whose lease expired, claimed by id. Also implements `--drain`, since only a claim
+//! by id tells that a saga must settle first.
 
 use std::{collections::BTreeMap, future::pending, sync::Arc, time::Duration};
 
@@ -21,15 +21,15 @@ use crate::{
     },
 };
 
-/// A settling saga is asked for again at least this often, should the coordinator not say when.
+/// How often a settling saga is claimed again if the coordinator doesn't say when.
 const SETTLING_MAX: Duration = Duration::from_secs(5);
 
-/// The answer to a claim by id.
+/// The result of a claim by id.
 enum Claim {
     Ours(Box<Saga>, Moment),
-    /// It has to settle: ask again after this.
+    /// It must settle: try again after this.
     Later(Duration),
-    /// Someone else has it, or it needs no recovery any more.
+    /// Somebody else has it, or it needs no recovery any more.
     Gone(String),
 }
 
@@ -41,7 +41,7 @@ pub(super) async fn follow<H: CompensationHandler>(recovery: &Arc<Recovery<H>>) 
     let request = || WatchStaleRequest { queues: recovery.options.queues.clone(), ..WatchStaleRequest::default() };
     let mut watch = Follow::stale(&recovery.client, request());
     let mut pool = Pool::new(recovery);
-    // What is stale, and from when on to ask for it.
+    // Stale sagas, and from when on to claim them.
     let mut waiting: BTreeMap<String, Moment> = BTreeMap::new();
     let mut first_tries = Backoff::default();
     let stop = recovery.shutdown.drain.clone();
@@ -54,7 +54,7 @@ pub(super) async fn follow<H: CompensationHandler>(recovery: &Arc<Recovery<H>>) 
                 Ok(Followed::Item(item)) => { take_in(item, &mut waiting); first_tries.reset(); }
                 Ok(Followed::Broken(_) | Followed::End) => {}
                 Err(status) => match Refusal::from(&status) {
-                    // The place to resume from is gone: a new snapshot tells all that is stale now.
+                    // The revision to resume from is gone: a new snapshot shows all that is stale now.
                     refusal if refusal.is("REVISION_COMPACTED") || refusal.is("REVISION_UNKNOWN") => {
                         watch = Follow::stale(&recovery.client, request());
                     }
@@ -102,7 +102,7 @@ fn next_due(waiting: &BTreeMap<String, Moment>) -> Option<String> {
     waiting.iter().min_by_key(|(_, due)| **due).map(|(task_id, _)| task_id.clone())
 }
 
-/// Only running sagas are claimed by id: a compensating one whose lease ran out comes by `ClaimNext`.
+/// Only running sagas are claimed by id: a compensating one whose lease expired comes by `ClaimNext`.
 fn take_in(item: WatchStaleResponse, waiting: &mut BTreeMap<String, Moment>) {
     match item.item {
         Some(Item::Stale(stale)) => {
@@ -127,7 +127,7 @@ async fn claim<H>(recovery: &Recovery<H>, task_id: &str) -> Result<Claim, Status
         request_id: Uuid::new_v4().to_string(),
     };
     let asked = time::now();
-    // One that follows is told of it again; one that drains has nobody to tell it.
+    // A worker that follows gets the saga again later; one that drains doesn't.
     let patience = if recovery.options.drain { DRAIN_PATIENCE } else { recovery.client.timeout() };
     let give_up = || asked + patience;
     let status = match recovery.client.ask_again(request, Again::Unknown, give_up).await {
@@ -147,8 +147,8 @@ async fn claim<H>(recovery: &Recovery<H>, task_id: &str) -> Result<Claim, Status
     }
 }
 
-/// Works off what there is and ends: all that `ClaimNext` gives, then by id what is stale, and what is compensating
-/// without a holder but has to settle.
+/// Compensates everything there is and ends: all that `ClaimNext` returns, then by id what is stale, and what is
+/// compensating without a holder but must settle.
 pub(super) async fn drain<H: CompensationHandler>(recovery: &Arc<Recovery<H>>) -> Result<(), Status> {
     let stop = &recovery.shutdown.drain;
     while !stop.is_cancelled() {
@@ -179,7 +179,7 @@ pub(super) async fn drain<H: CompensationHandler>(recovery: &Arc<Recovery<H>>) -
     Ok(())
 }
 
-/// The sagas of our queues that only a claim by id can tell about.
+/// The sagas of our queues for which only a claim by id tells whether they can be compensated.
 async fn left_over<H>(recovery: &Recovery<H>) -> Result<Vec<String>, Status> {
     let mut found = Vec::new();
     let started = time::now();
@@ -214,7 +214,7 @@ async fn left_over<H>(recovery: &Recovery<H>) -> Result<Vec<String>, Status> {
             }
             Ok(waiting)
         };
-        // Half a snapshot can't be resumed: it is begun again.
+        // Half a snapshot can't be resumed, so it starts again.
         let waiting = retry(Again::Unknown, || started + DRAIN_PATIENCE, look).await?;
         found.extend(waiting.into_keys());
     }

@@ -1,4 +1,5 @@
-//! Undoing one saga under its lease: every compensation that is neither done nor waived, the highest position first.
+//! Compensates one saga under its lease: every compensation that is neither done nor waived, the highest position
+//! first.
 
 use std::time::Duration;
 
@@ -19,21 +20,21 @@ use crate::{
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// Why undoing a saga ended without its being compensated.
+/// Why a saga was not fully compensated.
 enum Ended {
     /// The lease is lost.
     Lost(LeaseLost),
-    /// The worker has to end; the lease is given back.
+    /// The worker must end; the lease is released.
     Stopped(String),
-    /// An undo could not be started; the lease is given back.
+    /// A compensation could not be started; the lease is released.
     NotStarted(String),
-    /// A person has to look at it.
+    /// A person must look at it: the saga is quarantined.
     Park(String),
-    /// The coordinator did not take an outcome.
+    /// The coordinator refused an outcome.
     Refused(Report, Status),
 }
 
-/// Undoes a saga and reports how that ended.
+/// Compensates a saga and reports the outcome.
 pub(super) async fn undo_all<H: CompensationHandler>(recovery: &Recovery<H>, saga: Saga, lease: &LeaseKeeper) -> Note {
     let task_id = saga.task_id.clone();
     let client = &recovery.client;
@@ -111,7 +112,7 @@ async fn undo_each<H: CompensationHandler>(
     Ok(())
 }
 
-/// The compensation to undo next; `None` when all are done or waived.
+/// The compensation to run next; `None` if all are done or waived.
 fn next_pending(saga: &Saga) -> Option<&Compensation> {
     let pending = saga.compensations.iter().filter(|compensation| match compensation.state() {
         CompensationState::Done | CompensationState::Waived => false,
@@ -135,7 +136,7 @@ async fn record<H>(
         position,
         outcome: outcome.into(),
         detail,
-        // One for each attempt: two failures are two, though they look the same.
+        // A new one for each attempt: two failures count twice although they look the same.
         request_id: Uuid::new_v4().to_string(),
     };
     let give_up = worker::give_up(lease);

@@ -5,7 +5,7 @@ use prost::Message;
 use crate::{
     domain::{
         bounds::{CLAIM_SAGAS, KINDS, TTL_DEFAULT, TTL_MAX, TTL_MIN, WAIT_MAX},
-        command::{Change as SagaChange, ClaimNext, Command, FreeVerb, Verb},
+        command::{Change as SagaChange, ClaimNext, Command, Operation, UnleasedOperation},
         ids::{Malformed, OwnerId, TaskId},
         lease::LeasePurpose,
         text::{Actor, Kind, Text},
@@ -33,8 +33,8 @@ impl Change for proto::DispatchRequest {
         let ttl = ttl(self.ttl.as_ref(), v);
         let actor = v.check("actor", Actor::parse(&self.actor));
         let reason = v.check("reason", Text::parse(&self.reason));
-        let verb = FreeVerb::Dispatch { assignee: assignee?, ttl: ttl?, actor: actor?, reason: reason? };
-        Some(Command::Change(SagaChange { task_id: task_id?, verb: Verb::Free(verb) }))
+        let operation = UnleasedOperation::Dispatch { assignee: assignee?, ttl: ttl?, actor: actor?, reason: reason? };
+        Some(Command::Change(SagaChange { task_id: task_id?, operation: Operation::Unleased(operation) }))
     }
 }
 
@@ -51,8 +51,8 @@ impl Change for proto::ClaimRequest {
         let ttl = ttl(self.ttl.as_ref(), v);
         let purpose = v.check("purpose", purpose(self.purpose));
         let reason = v.check("reason", Text::parse(&self.reason));
-        let verb = FreeVerb::Claim { owner: owner?, ttl: ttl?, purpose: purpose?, reason: reason? };
-        Some(Command::Change(SagaChange { task_id: task_id?, verb: Verb::Free(verb) }))
+        let operation = UnleasedOperation::Claim { owner: owner?, ttl: ttl?, purpose: purpose?, reason: reason? };
+        Some(Command::Change(SagaChange { task_id: task_id?, operation: Operation::Unleased(operation) }))
     }
 }
 

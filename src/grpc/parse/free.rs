@@ -4,7 +4,8 @@ use crate::{
     domain::{
         bounds::{PURGE_DEFAULT, PURGE_SAGAS, REVOKE_DEFAULT, REVOKE_LEASES},
         command::{
-            Change as SagaChange, Command, FreeVerb, HeldVerb, Holder, Purge, RecoveryDecision, SetPaused, Verb,
+            Change as SagaChange, Command, Holder, HolderOperation, Operation, Purge, RecoveryDecision, SetPaused,
+            UnleasedOperation,
         },
         ids::{Malformed, OwnerId, QueueName, TaskId},
         saga::State,
@@ -22,7 +23,7 @@ use super::{
 
 /// Implements [`ChangeRequest`] for requests that don't come from a lease's holder.
 macro_rules! free {
-    ($request:ident, $rpc:literal, |$message:ident, $violations:ident| $verb:expr) => {
+    ($request:ident, $rpc:literal, |$message:ident, $violations:ident| $operation:expr) => {
         impl Change for proto::$request {
             const RPC: &'static str = $rpc;
 
@@ -37,8 +38,8 @@ macro_rules! free {
             fn parse(self, $violations: &mut Violations) -> Option<Command> {
                 let $message = self;
                 let task_id = $violations.check("task_id", TaskId::parse(&$message.task_id));
-                let verb = $verb;
-                Some(Command::Change(SagaChange { task_id: task_id?, verb }))
+                let operation = $operation;
+                Some(Command::Change(SagaChange { task_id: task_id?, operation }))
             }
         }
     };
@@ -48,7 +49,7 @@ free!(WaiveCompensationRequest, "WaiveCompensation", |message, v| {
     let position = v.position(message.position);
     let actor = v.check("actor", Actor::parse(&message.actor));
     let reason = v.required_text("reason", &message.reason);
-    Verb::Free(FreeVerb::WaiveCompensation { position: position?, actor: actor?, reason: reason? })
+    Operation::Unleased(UnleasedOperation::WaiveCompensation { position: position?, actor: actor?, reason: reason? })
 });
 
 free!(QuarantineRequest, "Quarantine", |message, v| quarantine(&message, v)?);
@@ -58,7 +59,7 @@ free!(RecoverRequest, "Recover", |message, v| {
     let actor = v.check("actor", Actor::parse(&message.actor));
     let reason = v.required_text("reason", &message.reason);
     let token = v.token_or_none(message.fencing_token);
-    Verb::Free(FreeVerb::Recover {
+    Operation::Unleased(UnleasedOperation::Recover {
         decision: decision?,
         actor: actor?,
         reason: reason?,
@@ -70,7 +71,11 @@ free!(RecoverRequest, "Recover", |message, v| {
 free!(RequestCancelRequest, "RequestCancel", |message, v| {
     let actor = v.check("actor", Actor::parse(&message.actor));
     let reason = v.required_text("reason", &message.reason);
-    Verb::Free(FreeVerb::RequestCancel { actor: actor?, reason: reason?, revoke_lease: message.revoke_lease })
+    Operation::Unleased(UnleasedOperation::RequestCancel {
+        actor: actor?,
+        reason: reason?,
+        revoke_lease: message.revoke_lease,
+    })
 });
 
 free!(AnnotateRequest, "Annotate", |message, v| {
@@ -81,7 +86,12 @@ free!(AnnotateRequest, "Annotate", |message, v| {
     let note = v.check("note", Text::parse(&message.note));
     let details = v.labels("details", message.details);
     let terminal_reason = v.optional("terminal_reason", &message.terminal_reason, Text::parse);
-    Verb::Free(FreeVerb::Annotate { actor: actor?, note: note?, details: details?, terminal_reason: terminal_reason? })
+    Operation::Unleased(UnleasedOperation::Annotate {
+        actor: actor?,
+        note: note?,
+        details: details?,
+        terminal_reason: terminal_reason?,
+    })
 });
 
 /// The field of a request that names who asks.
@@ -112,7 +122,7 @@ impl Asks for proto::QuarantineRequest {
 }
 
 /// From the lease's holder or from a person, not both.
-fn quarantine(message: &proto::QuarantineRequest, v: &mut Violations) -> Option<Verb> {
+fn quarantine(message: &proto::QuarantineRequest, v: &mut Violations) -> Option<Operation> {
     let reason = v.required_text("reason", &message.reason);
     let by_holder = !message.owner_id.is_empty() || message.fencing_token != 0;
     match (by_holder, message.actor.is_empty()) {
@@ -131,12 +141,12 @@ fn quarantine(message: &proto::QuarantineRequest, v: &mut Violations) -> Option<
             let owner = v.check("owner_id", OwnerId::parse(&message.owner_id));
             let token = v.token(message.fencing_token);
             let holder = Holder { owner: owner?, token: token? };
-            Some(Verb::Held(holder, HeldVerb::Quarantine { reason: reason? }))
+            Some(Operation::ByHolder(holder, HolderOperation::Quarantine { reason: reason? }))
         }
         (false, false) => {
             let actor = v.check("actor", Actor::parse(&message.actor))?;
             let revoke_lease = message.revoke_lease;
-            Some(Verb::Free(FreeVerb::Quarantine { actor, reason: reason?, revoke_lease }))
+            Some(Operation::Unleased(UnleasedOperation::Quarantine { actor, reason: reason?, revoke_lease }))
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::{
     domain::{
         bounds::{TTL_MAX, TTL_MIN},
-        command::{Change as SagaChange, Command, HeldVerb, Holder, Verb},
+        command::{Change as SagaChange, Command, Holder, HolderOperation, Operation},
         compensation::CompensationOutcome,
         ids::{Malformed, OwnerId, TaskId},
         text::{Blob, Text},
@@ -33,15 +33,15 @@ impl Lease {
         }
     }
 
-    fn command(self, verb: HeldVerb) -> Option<Command> {
+    fn command(self, operation: HolderOperation) -> Option<Command> {
         let holder = Holder { owner: self.owner?, token: self.token? };
-        Some(Command::Change(SagaChange { task_id: self.task_id?, verb: Verb::Held(holder, verb) }))
+        Some(Command::Change(SagaChange { task_id: self.task_id?, operation: Operation::ByHolder(holder, operation) }))
     }
 }
 
 /// Implements [`ChangeRequest`] for requests under a lease that can have a `request_id`.
 macro_rules! held {
-    ($request:ident, $rpc:literal, |$message:ident, $violations:ident| $verb:expr) => {
+    ($request:ident, $rpc:literal, |$message:ident, $violations:ident| $operation:expr) => {
         impl Change for proto::$request {
             const RPC: &'static str = $rpc;
 
@@ -52,7 +52,7 @@ macro_rules! held {
             fn parse(self, $violations: &mut Violations) -> Option<Command> {
                 let $message = self;
                 let lease = Lease::parse(&$message.task_id, &$message.owner_id, $message.fencing_token, $violations);
-                lease.command($verb)
+                lease.command($operation)
             }
         }
     };
@@ -72,7 +72,7 @@ impl Change for proto::HeartbeatRequest {
             ttl @ Some(_) => v.span("ttl", ttl.as_ref(), TTL_MIN, TTL_MAX).map(Some),
         };
         let progress = progress(self.progress, v);
-        lease.command(HeldVerb::Heartbeat { ttl: ttl?, progress: progress? })
+        lease.command(HolderOperation::Heartbeat { ttl: ttl?, progress: progress? })
     }
 }
 
@@ -99,21 +99,21 @@ held!(ReleaseRequest, "Release", |message, v| {
     let delay = delay(message.delay.as_ref(), v);
     let reason = v.check("reason", Text::parse(&message.reason));
     let progress = progress(message.progress, v);
-    HeldVerb::Release { delay: delay?, reason: reason?, progress: progress? }
+    HolderOperation::Release { delay: delay?, reason: reason?, progress: progress? }
 });
 
 held!(RegisterCompensationRequest, "RegisterCompensation", |message, v| {
     if message.compensations.is_empty() {
         v.add("compensations", "is required");
     }
-    HeldVerb::RegisterCompensation { compensations: compensations(message.compensations, v)? }
+    HolderOperation::RegisterCompensation { compensations: compensations(message.compensations, v)? }
 });
 
 held!(CompleteRequest, "Complete", |message, v| {
     let result = v.blob("result", message.result);
     let reason = v.check("reason", Text::parse(&message.reason));
     let progress = progress(message.progress, v);
-    HeldVerb::Complete { result: result?, reason: reason?, progress: progress? }
+    HolderOperation::Complete { result: result?, reason: reason?, progress: progress? }
 });
 
 held!(FailRequest, "Fail", |message, v| {
@@ -121,18 +121,18 @@ held!(FailRequest, "Fail", |message, v| {
     let compensations = compensations(message.compensations, v);
     let progress = progress(message.progress, v);
     let retryable = message.retryable;
-    HeldVerb::Fail { reason: reason?, compensations: compensations?, retryable, progress: progress? }
+    HolderOperation::Fail { reason: reason?, compensations: compensations?, retryable, progress: progress? }
 });
 
 held!(RecordCompensationRequest, "RecordCompensation", |message, v| {
     let position = v.position(message.position);
     let outcome = v.check("outcome", outcome(message.outcome));
     let detail = v.check("detail", Text::parse(&message.detail));
-    HeldVerb::RecordCompensation { position: position?, outcome: outcome?, detail: detail? }
+    HolderOperation::RecordCompensation { position: position?, outcome: outcome?, detail: detail? }
 });
 
 held!(CompensateRequest, "Compensate", |message, v| {
-    HeldVerb::Compensate { reason: v.check("reason", Text::parse(&message.reason))? }
+    HolderOperation::Compensate { reason: v.check("reason", Text::parse(&message.reason))? }
 });
 
 /// A worker's progress. The inner none: unchanged.

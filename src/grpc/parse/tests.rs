@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     domain::{
         bounds::{BATCH_SAGAS, COMPENSATIONS},
-        command::{Creation, FreeVerb, HeldVerb, Request, Verb},
+        command::{Creation, HolderOperation, Operation, Request, UnleasedOperation},
         ids::QueueName,
         lease::LeasePurpose,
         time::Span,
@@ -146,8 +146,8 @@ fn a_batch_names_index_and_field() {
 fn claims_have_their_defaults() {
     let message = ClaimRequest { task_id: "t".into(), owner_id: "o".into(), ..Default::default() };
     match command(message) {
-        Command::Change(change) => match change.verb {
-            Verb::Free(FreeVerb::Claim { ttl, purpose, .. }) => {
+        Command::Change(change) => match change.operation {
+            Operation::Unleased(UnleasedOperation::Claim { ttl, purpose, .. }) => {
                 assert_eq!((ttl, purpose), (Span::from_secs(30), LeasePurpose::Execute));
             }
             other => panic!("{other:?}"),
@@ -206,8 +206,10 @@ fn a_heartbeat_may_say_nothing_new() {
     let message =
         HeartbeatRequest { task_id: "t".into(), owner_id: "o".into(), fencing_token: 7, ..Default::default() };
     match command(message) {
-        Command::Change(change) => match change.verb {
-            Verb::Held(holder, HeldVerb::Heartbeat { ttl: None, progress: None }) => assert_eq!(holder.token.0, 7),
+        Command::Change(change) => match change.operation {
+            Operation::ByHolder(holder, HolderOperation::Heartbeat { ttl: None, progress: None }) => {
+                assert_eq!(holder.token.0, 7)
+            }
             other => panic!("{other:?}"),
         },
         other => panic!("{other:?}"),

@@ -35,7 +35,7 @@ pub fn purpose(purpose: LeasePurpose) -> proto::LeasePurpose {
 /// The standing of a lease as the rules would judge a call under it at `moment`.
 pub fn standing(lease: &Lease, moment: &Moment) -> proto::LeaseStanding {
     match lease.standing {
-        Standing::Held if lease.is_live(moment.now, &moment.absence) => proto::LeaseStanding::Held,
+        Standing::Held if lease.is_live(moment.now, &moment.grace) => proto::LeaseStanding::Held,
         Standing::Expired { .. } if lease.is_revoked() => proto::LeaseStanding::EndedByOther,
         Standing::Held | Standing::Expired { .. } => proto::LeaseStanding::Expired,
         Standing::EndedByHolder(_) => proto::LeaseStanding::EndedByHolder,

@@ -109,7 +109,7 @@ pub fn listed(saga: &Saga, moment: &Moment) -> proto::Saga {
         payload: bytes::Bytes::new(),
         compensations: saga.compensations.iter().map(compensation).collect(),
         lease: saga.lease.as_ref().map(|last| lease(last, moment)),
-        stale: saga.is_stale(moment.now, &moment.absence),
+        stale: saga.is_stale(moment.now, &moment.grace),
         cancel_requested: saga.cancel.is_some(),
         cancel_reason: saga.cancel.as_ref().map(|cancel| cancel.reason.to_string()).unwrap_or_default(),
         assignee: reservation.map(|reservation| reservation.assignee.to_string()).unwrap_or_default(),
@@ -155,7 +155,7 @@ pub fn lease(lease: &Lease, moment: &Moment) -> proto::Lease {
         heartbeat_interval: Some(span(lease.heartbeat_interval())),
         standing: standing(lease, moment).into(),
         effective_expire_time: match lease.standing {
-            Standing::Held => Some(time(lease.effective_expiry(&moment.absence))),
+            Standing::Held => Some(time(lease.effective_expiry(&moment.grace))),
             Standing::Expired { .. } if lease.is_revoked() => None,
             // As it was judged when it was noticed; an absence since then doesn't change it.
             Standing::Expired { at, .. } => Some(time(at)),

@@ -8,7 +8,7 @@ use tonic_types::StatusExt;
 use crate::{
     domain::{
         ids::{FencingToken, OwnerId, QueueName, Revision, TaskId},
-        rejection::{Refusal, Rejection, StandingLease},
+        rejection::{CommandRefusal, Rejection, UnextendedLease},
         saga::State,
         text::Text,
         time::{Span, Timestamp},
@@ -24,8 +24,8 @@ fn owner() -> OwnerId {
     OwnerId::parse("worker-1").unwrap()
 }
 
-fn standing(cancel: bool) -> StandingLease {
-    StandingLease { expire_time: THEN, cancel_reason: cancel.then(|| Text::parse("not needed").unwrap()) }
+fn standing(cancel: bool) -> UnextendedLease {
+    UnextendedLease { expire_time: THEN, cancel_reason: cancel.then(|| Text::parse("not needed").unwrap()) }
 }
 
 fn every_rejection() -> Vec<Rejection> {
@@ -112,7 +112,7 @@ fn every_refusal_has_its_row() {
     assert_eq!(every.iter().map(discriminant).collect::<HashSet<_>>().len(), 24);
     for why in every {
         let (code, name, retries, keys) = row(&why);
-        let refusal = Refusal {
+        let refusal = CommandRefusal {
             task_id: Some(TaskId::parse("task-1").unwrap()),
             state: Some(State::Running),
             index: Some(7),
@@ -154,7 +154,7 @@ fn every_error_of_the_store_has_its_row() {
 
 #[test]
 fn times_are_rfc_3339_with_microseconds() {
-    let refusal = Refusal::plain(Rejection::NotReady { not_before: THEN, retry_after: SOON });
+    let refusal = CommandRefusal::plain(Rejection::NotReady { not_before: THEN, retry_after: SOON });
     let problem = Problem::from(StoreError::Refused(Box::new(refusal)));
     assert_eq!(problem.metadata["not_before"], "2023-11-14T22:13:20.123456Z");
     assert_eq!(problem.retry_after, Some(SOON));
@@ -162,7 +162,8 @@ fn times_are_rfc_3339_with_microseconds() {
 
 #[test]
 fn a_batch_names_the_request() {
-    let refusal = Refusal { index: Some(7), ..Refusal::plain(Rejection::SagaExists { field: "task_id" }) };
+    let refusal =
+        CommandRefusal { index: Some(7), ..CommandRefusal::plain(Rejection::SagaExists { field: "task_id" }) };
     let problem = Problem::from(StoreError::Refused(Box::new(refusal)));
     assert_eq!(problem.metadata["field"], "requests[7].task_id");
     assert!(problem.message.starts_with("requests[7].task_id"));
@@ -173,7 +174,7 @@ fn a_refused_heartbeat_still_carries_its_directive() {
     for (cancel, directive) in
         [(false, Directive::Continue), (true, Directive::Cancel(Text::parse("not needed").unwrap()))]
     {
-        let refusal = Refusal::plain(Rejection::LeaseNotExtended(standing(cancel)));
+        let refusal = CommandRefusal::plain(Rejection::LeaseNotExtended(standing(cancel)));
         assert_eq!(Problem::from(StoreError::Refused(Box::new(refusal))).directive, Some(Box::new(directive)));
     }
 }
@@ -183,11 +184,11 @@ fn errors_fit_into_a_header() {
     let long = Text::parse(&"💥".repeat(1000)).unwrap();
     let huge: std::sync::Arc<str> = "💥".repeat(10_000).into();
     for why in [
-        Rejection::ExecutionTimeout(StandingLease { expire_time: THEN, cancel_reason: Some(long) }),
+        Rejection::ExecutionTimeout(UnextendedLease { expire_time: THEN, cancel_reason: Some(long) }),
         Rejection::WrongState { detail: huge.clone() },
         Rejection::CompensationPending { kinds: huge },
     ] {
-        let status = status(StoreError::Refused(Box::new(Refusal::plain(why))));
+        let status = status(StoreError::Refused(Box::new(CommandRefusal::plain(why))));
         assert!(status.details().len() * 4 / 3 + 3 * status.message().len() < 6 * 1024);
     }
 }

@@ -7,7 +7,7 @@ use crate::{
         bounds::ANSWER_BYTES,
         compensation::{Compensation, CompensationSpec},
         ids::{OwnerId, Revision},
-        lease::Absence,
+        lease::ReturnGrace,
         saga::{CancelRequest, Reservation, Saga, Spec, State},
         text::{Actor, Blob, Kind, Text},
         time::{Span, Timestamp},
@@ -30,7 +30,7 @@ use crate::{
 const THEN: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
 
 fn at(seconds: u32) -> Moment {
-    Moment { now: THEN.plus(Span::from_secs(seconds)), absence: Absence::default() }
+    Moment { now: THEN.plus(Span::from_secs(seconds)), grace: ReturnGrace::default() }
 }
 
 #[test]
@@ -38,9 +38,9 @@ fn stale_is_judged_at_the_moment() {
     let running = running("t", "q", None);
     assert!(!saga(&running, &at(29)).stale);
     assert!(saga(&running, &at(30)).stale);
-    let graced = Absence { returned_at: at(29).now, grace: Span::from_secs(10) };
-    assert!(!saga(&running, &Moment { absence: graced, ..at(35) }).stale);
-    assert!(saga(&running, &Moment { absence: graced, ..at(39) }).stale);
+    let graced = ReturnGrace { returned_at: at(29).now, length: Span::from_secs(10) };
+    assert!(!saga(&running, &Moment { grace: graced, ..at(35) }).stale);
+    assert!(saga(&running, &Moment { grace: graced, ..at(39) }).stale);
 }
 
 #[test]
@@ -59,13 +59,13 @@ fn a_lease_is_said_to_stand_as_it_is_judged() {
     };
     assert_eq!(told(&held, &at(29)), (LeaseStanding::Held, Some(30)));
     assert_eq!(told(&held, &at(30)), (LeaseStanding::Expired, Some(30)), "before any sweep has noticed");
-    let graced = Absence { returned_at: at(29).now, grace: Span::from_secs(10) };
-    assert_eq!(told(&held, &Moment { absence: graced, ..at(35) }), (LeaseStanding::Held, Some(39)));
-    assert_eq!(told(&held, &Moment { absence: graced, ..at(39) }), (LeaseStanding::Expired, Some(39)));
+    let graced = ReturnGrace { returned_at: at(29).now, length: Span::from_secs(10) };
+    assert_eq!(told(&held, &Moment { grace: graced, ..at(35) }), (LeaseStanding::Held, Some(39)));
+    assert_eq!(told(&held, &Moment { grace: graced, ..at(39) }), (LeaseStanding::Expired, Some(39)));
     // Once it was noticed as expired, a later absence changes nothing.
     let expired = with(Standing::Expired { at: at(30).now, revision: Revision(5) });
-    let later = Absence { returned_at: at(50).now, grace: Span::from_secs(10) };
-    assert_eq!(told(&expired, &Moment { absence: later, ..at(55) }), (LeaseStanding::Expired, Some(30)));
+    let later = ReturnGrace { returned_at: at(50).now, length: Span::from_secs(10) };
+    assert_eq!(told(&expired, &Moment { grace: later, ..at(55) }), (LeaseStanding::Expired, Some(30)));
     let ended = with(Standing::EndedByHolder(HolderEnd::Released));
     assert_eq!(told(&ended, &at(0)), (LeaseStanding::EndedByHolder, None));
     assert_eq!(told(&with(Standing::EndedByOther), &at(0)), (LeaseStanding::EndedByOther, None));

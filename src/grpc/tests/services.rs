@@ -18,9 +18,9 @@ use crate::{
     clock::{Clock, ManualClock},
     domain::{
         bounds,
-        command::{self, Answer, Command, HeldVerb, LeaseAnswer, Purged, Verb},
+        command::{self, Answer, Command, HolderOperation, LeaseAnswer, Operation, PurgeResult},
         ids::Revision,
-        rejection::{Refusal, Rejection, StandingLease},
+        rejection::{CommandRefusal, Rejection, UnextendedLease},
         text::Text,
         time::{Span, Timestamp},
     },
@@ -89,7 +89,7 @@ async fn serve_with(respond: impl Fn(command::Request) -> Result<Answer, StoreEr
 }
 
 fn refused(why: Rejection) -> StoreError {
-    StoreError::Refused(Box::new(Refusal::plain(why)))
+    StoreError::Refused(Box::new(CommandRefusal::plain(why)))
 }
 
 fn reason(status: &Status) -> String {
@@ -103,9 +103,11 @@ fn heartbeat(task_id: &str) -> proto::KeepAliveRequest {
 /// Accepts heartbeats, except those of the saga `clamped`.
 fn heartbeats(request: command::Request) -> Result<Answer, StoreError> {
     match request.command {
-        Command::Change(change) if matches!(&change.verb, Verb::Held(_, HeldVerb::Heartbeat { .. })) => {
+        Command::Change(change)
+            if matches!(&change.operation, Operation::ByHolder(_, HolderOperation::Heartbeat { .. })) =>
+        {
             if change.task_id.as_str() == "clamped" {
-                return Err(refused(Rejection::ExecutionTimeout(StandingLease {
+                return Err(refused(Rejection::ExecutionTimeout(UnextendedLease {
                     expire_time: Timestamp::ZERO,
                     cancel_reason: Some(Text::parse("not needed").unwrap()),
                 })));
@@ -157,7 +159,8 @@ async fn a_changed_saga_comes_back_whole() {
 
 #[tokio::test]
 async fn the_index_of_a_refusal_is_for_batches() {
-    let exists = || Refusal { index: Some(0), ..Refusal::plain(Rejection::SagaExists { field: "task_id" }) };
+    let exists =
+        || CommandRefusal { index: Some(0), ..CommandRefusal::plain(Rejection::SagaExists { field: "task_id" }) };
     let mut served = serve_with(move |_| Err(StoreError::Refused(Box::new(exists())))).await;
     let request = proto::CreateSagaRequest { task_id: "a".into(), ..Default::default() };
     let status = served.sagas.create_saga(request.clone()).await.unwrap_err();
@@ -304,7 +307,7 @@ async fn a_purge_goes_in_steps() {
         if !purge.validate_only {
             *left -= sagas;
         }
-        Ok(Answer::Purged(Purged { sagas, events: 3 * sagas, more: *left > 0, ..Purged::default() }))
+        Ok(Answer::Purged(PurgeResult { sagas, events: 3 * sagas, more: *left > 0, ..PurgeResult::default() }))
     })
     .await;
     let request = |max_sagas, validate_only| proto::PurgeSagasRequest {

@@ -11,8 +11,8 @@ use crate::{
         bounds::ANSWER_BYTES,
         compensation::{Compensation, CompensationSpec},
         ids::{FencingToken, OwnerId, TaskId},
-        lease::Absence,
-        rejection::{Refusal, Rejection, StandingLease},
+        lease::ReturnGrace,
+        rejection::{CommandRefusal, Rejection, UnextendedLease},
         saga::{Saga, Spec, State},
         text::{Blob, Kind, Text},
         time::{Span, Timestamp},
@@ -61,7 +61,7 @@ proptest! {
     #[test]
     fn p12_an_answer_is_no_larger_than_clients_accept(sizes in sizes()) {
         let stored: Vec<Saga> = sizes.into_iter().enumerate().map(|(place, size)| saga(place, size)).collect();
-        let moment = Moment { now: Timestamp::from_micros(1_700_000_000_000_000), absence: Absence::default() };
+        let moment = Moment { now: Timestamp::from_micros(1_700_000_000_000_000), grace: ReturnGrace::default() };
         let shown = sagas(&stored, &moment);
         prop_assert!(shown.iter().map(|saga| &saga.task_id).eq(stored.iter().map(|saga| saga.task_id().as_str())));
         let answer = proto::ClaimNextResponse { sagas: shown, waited: Some(render::span(Span::from_secs(60))) };
@@ -75,7 +75,7 @@ proptest! {
         let text = Text::own(&words);
         let owner = OwnerId::parse(&id).unwrap();
         let (then, soon) = (Timestamp::from_micros(at), Span::from_secs(3));
-        let standing = StandingLease { expire_time: then, cancel_reason: Some(text) };
+        let standing = UnextendedLease { expire_time: then, cancel_reason: Some(text) };
         for why in [
             Rejection::LeaseHeld { owner: owner.clone(), token: FencingToken(at), expire_time: then, retry_after: soon },
             Rejection::DispatchedElsewhere { assignee: owner.clone(), expire_time: then, retry_after: soon },
@@ -87,7 +87,7 @@ proptest! {
             Rejection::ProgressTimeout(standing),
         ] {
             let task_id = TaskId::parse(&id).ok();
-            let refusal = Refusal { task_id, state: Some(State::Compensating), index: Some(999), why };
+            let refusal = CommandRefusal { task_id, state: Some(State::Compensating), index: Some(999), why };
             let status = Status::from(Problem::from(StoreError::Refused(Box::new(refusal))));
             let header = status.details().len().div_ceil(3) * 4 + 3 * status.message().len();
             prop_assert!(header < HEADER_BYTES, "{header}: {status:?}");

@@ -279,9 +279,9 @@ fn clocks(metrics: &mut MetricsText, vitals: &Vitals, store: &Store) {
     );
     let longest = one(seconds(clock.longest_absence.micros()));
     metrics.gauge("sagad_absence_longest_seconds", "The longest such absence", longest);
-    let absence = store.moment().absence;
+    let grace = store.moment().grace;
     // The grace is on the coordinator's clock; the metric is on the machine's.
-    let ends = absence.returned_at.plus(absence.grace).micros().saturating_add(clock.distance);
+    let ends = grace.returned_at.plus(grace.length).micros().saturating_add(clock.distance);
     metrics.gauge(
         "sagad_restart_grace_end_time_seconds",
         "Until when leases that ran out in the last absence stand, seconds since 1970",

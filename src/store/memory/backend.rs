@@ -1,11 +1,11 @@
-//! The writing half: what a turn comes to is written under one lock, or nothing of it.
+//! The writing half: the changes of a turn are written under one lock, all or none.
 
 use std::{cmp::Reverse, sync::Arc};
 
 use crate::{
     coordinator::{
-        Appended, Backend, Candidate, ChangeSet, ContentBytes, Fault, IdleBudget, Key, Loaded, ReadyScan, Removed,
-        RowId, StoredAnswer, brief,
+        AppendedEvent, Backend, BackendError, ChangeSet, ClaimCandidate, ContentBytes, LoadKey, LoadResult,
+        MaintenanceBudget, ReadyScan, RemovalCounts, RowId, StoredAnswer, without_contents,
     },
     domain::{
         command::QueueStatus,
@@ -19,11 +19,11 @@ use crate::{
 
 use super::{Facts, Memory, Record};
 
-/// Memory as a turn's backend.
+/// The in-memory backend of a turn.
 pub struct MemoryBackend(pub(super) Memory);
 
 impl Facts {
-    fn write(&mut self, changes: &ChangeSet) -> Result<(), Fault> {
+    fn write(&mut self, changes: &ChangeSet) -> Result<(), BackendError> {
         for id in &changes.removed {
             self.remove(*id);
         }
@@ -31,17 +31,23 @@ impl Facts {
             let Some(after) = &change.after else { continue };
             let stored = self.sagas.get(&change.id).map(|record| &record.saga);
             if stored != change.before.as_deref() {
-                return Err(Fault::OutcomeUnknown(format!("{:?} was not what the turn began with", after.task_id())));
+                return Err(BackendError::OutcomeUnknown(format!(
+                    "{:?} was not what the turn began with",
+                    after.task_id()
+                )));
             }
             self.put(change.id, Record { saga: Saga::clone(after), derived: change.derived });
         }
-        for Appended { saga, prev, event } in &changes.events {
+        for AppendedEvent { saga, prev, event } in &changes.events {
             let newest = self.events_of(*saga).next_back().map(|event| event.revision);
             if newest != *prev {
-                return Err(Fault::OutcomeUnknown(format!("{prev:?} is not the event before {}", event.revision)));
+                return Err(BackendError::OutcomeUnknown(format!(
+                    "{prev:?} is not the event before {}",
+                    event.revision
+                )));
             }
             if self.events.insert(event.revision, (*saga, event.clone())).is_some() {
-                return Err(Fault::OutcomeUnknown(format!("revision {} was given twice", event.revision)));
+                return Err(BackendError::OutcomeUnknown(format!("revision {} was given twice", event.revision)));
             }
         }
         for (id, answer) in &changes.answers {
@@ -85,15 +91,15 @@ impl Facts {
         }
     }
 
-    fn load(&self, key: &Key) -> Loaded {
+    fn load(&self, key: &LoadKey) -> LoadResult {
         let id = match key {
-            Key::Task(id) => self.tasks.get(id),
-            Key::Saga(id) => self.saga_ids.get(id),
-            Key::Place(id) => Some(id),
+            LoadKey::Task(id) => self.tasks.get(id),
+            LoadKey::Saga(id) => self.saga_ids.get(id),
+            LoadKey::Row(id) => Some(id),
         };
         match id.and_then(|id| Some((*id, self.sagas.get(id)?))) {
-            Some((id, record)) => Loaded::Saga(id, Arc::new(record.saga.clone())),
-            None => Loaded::Nothing,
+            Some((id, record)) => LoadResult::Saga(id, Arc::new(record.saga.clone())),
+            None => LoadResult::Nothing,
         }
     }
 
@@ -103,25 +109,29 @@ impl Facts {
 }
 
 impl Backend for MemoryBackend {
-    fn load(&mut self, keys: &[Key]) -> Result<Vec<Loaded>, Fault> {
+    fn load(&mut self, keys: &[LoadKey]) -> Result<Vec<LoadResult>, BackendError> {
         let facts = self.0.facts();
         Ok(keys.iter().map(|key| facts.load(key)).collect())
     }
 
-    fn load_brief(&mut self, id: RowId, compensations: bool) -> Result<Option<(Saga, ContentBytes)>, Fault> {
-        Ok(self.0.facts().sagas.get(&id).map(|record| brief(record.saga.clone(), compensations)))
+    fn load_without_contents(
+        &mut self,
+        id: RowId,
+        compensations: bool,
+    ) -> Result<Option<(Saga, ContentBytes)>, BackendError> {
+        Ok(self.0.facts().sagas.get(&id).map(|record| without_contents(record.saga.clone(), compensations)))
     }
 
-    fn payload(&mut self, id: RowId) -> Result<Option<Blob>, Fault> {
+    fn payload(&mut self, id: RowId) -> Result<Option<Blob>, BackendError> {
         Ok(self.0.facts().sagas.get(&id).map(|record| record.saga.spec.payload.clone()))
     }
 
-    fn answers(&mut self, ids: &[[u8; 16]]) -> Result<Vec<Option<StoredAnswer>>, Fault> {
+    fn answers(&mut self, ids: &[[u8; 16]]) -> Result<Vec<Option<StoredAnswer>>, BackendError> {
         let facts = self.0.facts();
         Ok(ids.iter().map(|id| facts.answers.get(id).map(|(_, answer)| answer.clone())).collect())
     }
 
-    fn ends_of_lease(&mut self, id: RowId, token: FencingToken, newest: usize) -> Result<Vec<Event>, Fault> {
+    fn lease_events(&mut self, id: RowId, token: FencingToken, newest: usize) -> Result<Vec<Event>, BackendError> {
         let facts = self.0.facts();
         let claimed = facts.events.get(&Revision(token.0)).map(|(_, event)| event);
         let is_end = |event: &&Event| event.token == Some(token) && event.details.contains_key("ended_by");
@@ -129,7 +139,7 @@ impl Backend for MemoryBackend {
         Ok(claimed.into_iter().chain(ended).cloned().collect())
     }
 
-    fn ready(&mut self, scan: &ReadyScan) -> Result<Vec<Candidate>, Fault> {
+    fn ready(&mut self, scan: &ReadyScan) -> Result<Vec<ClaimCandidate>, BackendError> {
         let facts = self.0.facts();
         let wanted = facts
             .sagas
@@ -139,14 +149,19 @@ impl Backend for MemoryBackend {
         found.retain(|position| scan.after.is_none_or(|after| *position > after));
         found.sort_unstable();
         found.truncate(scan.limit);
-        Ok(found.into_iter().map(|(Reverse(priority), id)| Candidate { priority, id }).collect())
+        Ok(found.into_iter().map(|(Reverse(priority), id)| ClaimCandidate { priority, id }).collect())
     }
 
-    fn knows_queue(&mut self, queue: &QueueName) -> Result<bool, Fault> {
+    fn queue_exists(&mut self, queue: &QueueName) -> Result<bool, BackendError> {
         Ok(self.0.facts().queues.contains_key(queue))
     }
 
-    fn ended(&mut self, states: &[State], before: Timestamp, limit: usize) -> Result<Vec<(Timestamp, RowId)>, Fault> {
+    fn ended(
+        &mut self,
+        states: &[State],
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, RowId)>, BackendError> {
         let facts = self.0.facts();
         let sagas = facts.sagas.iter().map(|(id, record)| (*id, &record.saga));
         let wanted = sagas
@@ -157,14 +172,14 @@ impl Backend for MemoryBackend {
         Ok(found)
     }
 
-    fn weigh(&mut self, id: RowId) -> Result<Removed, Fault> {
+    fn count_removal(&mut self, id: RowId) -> Result<RemovalCounts, BackendError> {
         let facts = self.0.facts();
         let compensations = facts.sagas.get(&id).map_or(0, |record| record.saga.compensations.len());
         let newest = facts.events_of(id).next_back().map(|event| event.revision);
-        Ok(Removed { events: facts.events_of(id).count(), compensations, newest: newest.unwrap_or_default() })
+        Ok(RemovalCounts { events: facts.events_of(id).count(), compensations, newest: newest.unwrap_or_default() })
     }
 
-    fn commit(&mut self, changes: &ChangeSet) -> Result<(), Fault> {
+    fn commit(&mut self, changes: &ChangeSet) -> Result<(), BackendError> {
         let mut facts = self.0.facts_mut();
         let writes = changes.sagas.len() + changes.events.len() + changes.answers.len() + changes.queues.len();
         if let Some(room) = &mut facts.room {
@@ -172,22 +187,22 @@ impl Backend for MemoryBackend {
                 Some(left) => *room = left,
                 None => {
                     *room = 0;
-                    return Err(Fault::Full);
+                    return Err(BackendError::Full);
                 }
             }
         }
         let unwritable = changes.sagas.iter().find(|change| facts.unwritable.contains(&change.id));
         if let Some(change) = unwritable {
-            return Err(Fault::Unwritable(change.id, "a test says so".into()));
+            return Err(BackendError::Unwritable(change.id, "a test says so".into()));
         }
         facts.write(changes)
     }
 
-    fn idle(&mut self, _: IdleBudget) -> Result<bool, Fault> {
-        if self.0.is_full() { Err(Fault::Full) } else { Ok(false) }
+    fn maintain(&mut self, _: MaintenanceBudget) -> Result<bool, BackendError> {
+        if self.0.is_full() { Err(BackendError::Full) } else { Ok(false) }
     }
 
-    fn close(&mut self, now: Timestamp) -> Result<(), Fault> {
+    fn close(&mut self, now: Timestamp) -> Result<(), BackendError> {
         let mut facts = self.0.facts_mut();
         let next = facts.head().after(1).max(facts.numbers.opened_at);
         let numbers = &mut facts.numbers;

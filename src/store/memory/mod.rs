@@ -1,7 +1,7 @@
-//! The reference backend: facts in memory, kept as plainly as possible, so that it can be believed by reading.
+//! The reference backend: data in memory, stored as simply as possible, so that one can see that it is correct.
 //!
-//! It is for tests, which run the same commands here and on disk and compare every answer; and for the simulation, which
-//! makes its disk full. Whatever it does slowly, it does slowly on purpose: but for ids it searches instead of keeping indexes.
+//! Tests run the same commands here and on disk and compare every answer; the simulation makes its disk full. It is
+//! slow on purpose: apart from ids it searches instead of keeping indexes.
 
 mod backend;
 mod reader;
@@ -18,7 +18,7 @@ use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::{
     clock::Clock,
-    coordinator::{Derived, Opening, ReadyEntry, RowId, StoredAnswer, StoredDue},
+    coordinator::{DerivedFields, InitialState, ReadyEntry, RowId, StoredAnswer, StoredDue},
     domain::{
         command::QueueStatus,
         event::Event,
@@ -35,12 +35,12 @@ use super::{
 
 pub use self::backend::MemoryBackend;
 
-/// What a disk would hold. It outlives the stores that are opened on it; clones are the same disk.
+/// What a disk would hold. It outlives the stores opened on it; clones share it.
 #[derive(Clone, Default)]
 pub struct Memory(Arc<RwLock<Facts>>);
 
 impl Memory {
-    /// Opens a store on what is there and starts its writer. One at a time: nothing guards against a second.
+    /// Opens a store on the data and starts its writer. Open only one at a time: nothing prevents a second.
     pub fn open(&self, options: &StoreOptions, clock: Arc<dyn Clock>) -> Result<(Store, WriterThread), std::io::Error> {
         let (backend, opening) = self.open_backend();
         let (reader, description) = (Arc::new(self.clone()), "memory".to_owned());
@@ -48,8 +48,8 @@ impl Memory {
         writer::start(options, clock, OpenedBackend { make, opening, reader, log, description, guard: () })
     }
 
-    /// The writing half and what a coordinator has to know. For those who drive one themselves.
-    pub fn open_backend(&self) -> (MemoryBackend, Opening) {
+    /// The writing half and the coordinator's initial state, for callers that drive a coordinator themselves.
+    pub fn open_backend(&self) -> (MemoryBackend, InitialState) {
         let opening = self.facts_mut().opening();
         (MemoryBackend(self.clone()), opening)
     }
@@ -59,7 +59,7 @@ impl Memory {
         self.clone()
     }
 
-    /// What is there.
+    /// The data.
     pub fn facts(&self) -> RwLockReadGuard<'_, Facts> {
         self.0.read()
     }
@@ -68,20 +68,20 @@ impl Memory {
         self.0.write()
     }
 
-    /// Has room for so many more rows and events; none: for any number of them. The turn that needs more has failed, and so do
-    /// all after it until this is called again.
+    /// Sets for how many more rows and events there is room; none: for any number. The turn that needs more fails, and
+    /// so do all after it until this is called again.
     pub fn leave_room(&self, room: Option<usize>) {
         self.facts_mut().room = room;
     }
 
-    /// From now on no commit can change a task's saga.
+    /// Makes commits that change a task's saga fail.
     pub fn make_unwritable(&self, task_id: &TaskId) {
         let mut facts = self.facts_mut();
         let id = facts.tasks.get(task_id).copied();
         facts.unwritable.extend(id);
     }
 
-    /// Whether there is no room for anything.
+    /// True if there is no room left.
     pub fn is_full(&self) -> bool {
         self.facts().room == Some(0)
     }
@@ -91,44 +91,44 @@ impl Memory {
 #[derive(Clone)]
 struct Record {
     saga: Saga,
-    derived: Derived,
+    derived: DerivedFields,
 }
 
-/// Everything that is kept.
+/// All stored data.
 #[derive(Default)]
 pub struct Facts {
     /// In order of creation.
     sagas: BTreeMap<RowId, Record>,
     tasks: HashMap<TaskId, RowId>,
     saga_ids: HashMap<SagaId, RowId>,
-    /// The history, each event with the place of its saga.
+    /// The history, each event with the row of its saga.
     events: BTreeMap<Revision, (RowId, Event)>,
-    /// By `request_id`, each with its place in the order in which they were given.
+    /// By `request_id`, each with the number of its insertion.
     answers: BTreeMap<[u8; 16], (u64, StoredAnswer)>,
     queues: BTreeMap<QueueName, QueueStatus>,
-    /// Revisions that no event has: above the first, up to and including the second.
+    /// Revisions that no event has: above the key, up to and including the value.
     gaps: BTreeMap<Revision, Revision>,
     numbers: Numbers,
-    /// For how many more rows and events there is room.
+    /// For how many more rows and events there is room; none: any number.
     room: Option<usize>,
     /// Sagas that no commit can change.
     unwritable: HashSet<RowId>,
-    /// How many stretches of the history were read.
+    /// How many pages of the history were read.
     event_reads: AtomicUsize,
-    /// What a backup holds; none: there are none.
+    /// The content of backups; none: backups fail.
     backup: Option<Vec<u8>>,
 }
 
-/// What is kept about the store as a whole.
+/// Numbers about the store as a whole.
 #[derive(Clone, Copy, Default)]
 struct Numbers {
-    /// The place of the newest saga that there ever was.
+    /// The highest row ever assigned.
     last_row: i64,
     /// How many answers were ever stored.
     answers: u64,
     /// The newest event that was purged.
     compacted: Revision,
-    /// Every revision ever given is below this.
+    /// Every revision ever assigned is below this.
     revision_floor: Revision,
     /// The next revision when the store was last opened.
     opened_at: Revision,
@@ -152,12 +152,12 @@ impl Facts {
         self.sagas.is_empty()
     }
 
-    /// The saga at a place, by the order of creation of those that are there.
+    /// The saga in a row.
     pub fn nth(&self, place: RowId) -> Option<&Saga> {
         self.sagas.get(&place).map(|record| &record.saga)
     }
 
-    /// The history behind a revision, up to and including another.
+    /// The events after a revision, up to and including another.
     pub fn events(&self, after: Revision, through: Revision) -> impl Iterator<Item = &Event> {
         let is_some = after < through;
         let range = (Bound::Excluded(after), Bound::Included(through.max(after.after(1))));
@@ -170,7 +170,7 @@ impl Facts {
         newest.unwrap_or_default().max(self.numbers.compacted)
     }
 
-    fn opening(&mut self) -> Opening {
+    fn opening(&mut self) -> InitialState {
         let head = self.head();
         let next_revision = head.after(1).max(self.numbers.revision_floor);
         if next_revision > head.after(1) {
@@ -181,7 +181,7 @@ impl Facts {
         let in_flight = self.sagas.values().map(|record| &record.saga).filter(|saga| !saga.state.is_terminal());
         let last_heartbeat = in_flight.filter_map(|saga| Some(saga.lease.as_ref()?.heartbeat_time)).max();
         let last_time = [last_event, last_heartbeat, Some(self.numbers.last_time)].into_iter().flatten().max();
-        Opening {
+        InitialState {
             head,
             next_revision,
             next_row: RowId(self.numbers.last_row + 1),

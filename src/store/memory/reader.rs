@@ -1,9 +1,9 @@
-//! The reading half: searches the committed facts.
+//! The reading half: searches the committed data.
 
 use std::{io::Write, ops::Bound, path::Path, sync::atomic::Ordering};
 
 use crate::{
-    coordinator::brief,
+    coordinator::without_contents,
     domain::{
         command::QueueStatus,
         event::Event,
@@ -23,7 +23,7 @@ use super::{
 };
 
 impl Facts {
-    /// Whether the history can be resumed behind a revision.
+    /// Checks that the history can be followed from a revision on.
     fn check_position(&self, after: Revision) -> Result<(), StoreError> {
         let oldest = self.numbers.compacted;
         if after < oldest {
@@ -79,7 +79,7 @@ impl Reader for Memory {
         sagas.truncate(query.limit);
         let next = sagas.last().map(|(cursor, _)| *cursor).filter(|_| more);
         Ok(SagaPage {
-            sagas: sagas.into_iter().map(|(cursor, saga)| (cursor, brief(saga.clone(), true).0)).collect(),
+            sagas: sagas.into_iter().map(|(cursor, saga)| (cursor, without_contents(saga.clone(), true).0)).collect(),
             next,
         })
     }

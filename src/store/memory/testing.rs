@@ -1,16 +1,16 @@
-//! What the tests of the floors above need beside commands: sagas and events put where they are wanted, reads that are
-//! counted, and a writer that answers as it is told.
+//! Helpers for tests of the layers above: insert sagas and events directly, count reads, and answer changes with a
+//! given function.
 
 use std::sync::{Arc, atomic::Ordering};
 
 use crate::{
     clock::{Clock, ManualClock},
-    coordinator::{Derived, RowId},
+    coordinator::{DerivedFields, RowId},
     domain::{
         command::{Answer, Creation, Request},
         event::Event,
         ids::{FencingToken, OwnerId, QueueName, Revision, TaskId},
-        lease::{Absence, Lease, LeasePurpose, StaleCause, Standing},
+        lease::{Lease, LeasePurpose, ReturnGrace, StaleCause, Standing},
         saga::{Saga, State},
         time::{Span, Timestamp},
         transition::create,
@@ -31,11 +31,11 @@ impl Memory {
         let mut facts = self.facts_mut();
         for saga in sagas {
             let id = RowId(facts.numbers.last_row + 1);
-            facts.put(id, Record { saga, derived: Derived { ready: None, due: None } });
+            facts.put(id, Record { saga, derived: DerivedFields { ready: None, due: None } });
         }
     }
 
-    /// Adds events as they are, of sagas that need not be there.
+    /// Adds events as they are; their sagas need not exist.
     pub(crate) fn append(&self, events: impl IntoIterator<Item = Event>) {
         let mut facts = self.facts_mut();
         for event in events {
@@ -50,7 +50,7 @@ impl Memory {
         store.shared.recent.publish(events);
     }
 
-    /// The history has gaps below this revision.
+    /// Makes the history compacted below this revision.
     pub(crate) fn compact(&self, oldest: Revision) {
         self.facts_mut().numbers.compacted = oldest;
     }
@@ -60,12 +60,12 @@ impl Memory {
         self.facts().event_reads.load(Ordering::Relaxed)
     }
 
-    /// The content of backups, instead of none.
+    /// Sets the content of backups.
     pub(crate) fn back_up_as(&self, content: Vec<u8>) {
         self.facts_mut().backup = Some(content);
     }
 
-    /// A store on what is there, whose writer answers as it is told and changes nothing.
+    /// A store on this data whose writer answers with a function and changes nothing.
     pub(crate) fn answered_by(
         &self,
         respond: impl Fn(Request) -> Result<Answer, StoreError> + Send + 'static,
@@ -74,7 +74,7 @@ impl Memory {
         let shared = Shared::new(
             clock,
             Arc::new(RecentEvents::starting_at(self.facts().head())),
-            Absence::default(),
+            ReturnGrace::default(),
             Arc::default(),
         );
         let (store, messages) = Store::new(1024, Arc::new(self.clone()), 4, shared, "memory");
@@ -91,18 +91,18 @@ impl Memory {
         store
     }
 
-    /// A store on what is there, which is only read.
+    /// A store on this data that is only read.
     pub(crate) fn looked_at(&self) -> Store {
         self.answered_by(|_| Err(StoreError::ShuttingDown))
     }
 }
 
-/// A saga to be, with nothing special about it.
+/// A new saga with all defaults.
 pub(crate) fn creation(task_id: &str, queue: &str) -> Creation {
     Creation::new(TaskId::parse(task_id).unwrap(), QueueName::parse(queue).unwrap())
 }
 
-/// A planned saga that nothing has happened to.
+/// A saga that was just created.
 pub(crate) fn planned(task_id: &str, queue: &str) -> Saga {
     create(creation(task_id, queue), NOW, Revision(1)).0
 }

@@ -1,11 +1,11 @@
-//! SQLite as a turn's backend: what is asked of it, and one transaction for what a turn comes to.
+//! Implements [`Backend`] for SQLite: reads for a turn, and one transaction for its changes.
 
 use std::{cmp::Reverse, sync::Arc};
 
 use crate::{
     coordinator::{
-        Backend, Candidate, ChangeSet, ContentBytes, Fault, IdleBudget, Key, Loaded, ReadyScan, Removed, RowId,
-        StoredAnswer,
+        Backend, BackendError, ChangeSet, ClaimCandidate, ContentBytes, LoadKey, LoadResult, MaintenanceBudget,
+        ReadyScan, RemovalCounts, RowId, StoredAnswer,
     },
     domain::{
         event::Event,
@@ -19,35 +19,39 @@ use crate::{
 use super::{error::RowsError, rows::SqliteRows};
 
 impl SqliteRows {
-    /// What an error means for whoever drives the backend. Before the commit nothing has happened.
-    fn fault(&mut self, error: RowsError) -> Fault {
+    /// The backend error for an SQLite error. Before the commit nothing has happened.
+    fn fault(&mut self, error: RowsError) -> BackendError {
         match self.judge(error) {
             RowsError::Full => {
                 self.is_full = true;
-                Fault::Full
+                BackendError::Full
             }
-            RowsError::Corrupt(what) => Fault::Corrupt(what),
-            RowsError::Broken(what) | RowsError::Unwritten(what) => Fault::Unavailable(what),
-            RowsError::Gone(what) => Fault::Gone(what),
+            RowsError::Corrupt(what) => BackendError::Corrupt(what),
+            RowsError::Broken(what) | RowsError::Unwritten(what) => BackendError::Unavailable(what),
+            RowsError::Gone(what) => BackendError::Gone(what),
         }
     }
 
-    /// Reads within one transaction for the whole turn: each statement by itself would lock and unlock the log.
-    fn reading<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, RowsError>) -> Result<T, Fault> {
+    /// Reads within one transaction for the whole turn; otherwise each statement would lock and unlock the log.
+    fn reading<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, RowsError>) -> Result<T, BackendError> {
         let read = self.begin().and_then(|()| read(self));
         read.map_err(|error| self.fault(error))
     }
 
-    /// Does something between turns, when no transaction is open.
-    pub(super) fn between<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, RowsError>) -> Result<T, Fault> {
+    /// Runs maintenance between turns, when no transaction is open.
+    pub(super) fn between<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, RowsError>,
+    ) -> Result<T, BackendError> {
         let done = self.let_go().and_then(|()| work(self));
         done.map_err(|error| self.fault(error))
     }
 
-    /// Writes a turn; `saga` tells of which saga's rows an error is, if it is of one's, and whether it is stored.
+    /// Writes a turn's changes. On an error, `saga` says whose rows it concerns, if one saga's, and whether that saga
+    /// was stored before.
     fn write(&mut self, changes: &ChangeSet, saga: &mut Option<(RowId, bool)>) -> Result<(), RowsError> {
         self.begin()?;
-        // First: what is created may have the ids of what is removed.
+        // Removals come first: new sagas may have the ids of removed ones.
         for id in &changes.removed {
             *saga = Some((*id, true));
             self.remove(*id)?;
@@ -79,17 +83,17 @@ impl SqliteRows {
         Ok(())
     }
 
-    /// Undoes a transaction that failed, and says what that means.
-    fn undo(&mut self, error: RowsError) -> Fault {
+    /// Rolls back a failed transaction and returns the backend error.
+    fn undo(&mut self, error: RowsError) -> BackendError {
         let fault = self.fault(error);
         match self.rollback() {
             Ok(()) => fault,
-            Err(worse) => Fault::Unavailable(worse.to_string()),
+            Err(worse) => BackendError::Unavailable(worse.to_string()),
         }
     }
 }
 
-/// Writes turns one on top of the other, lets them be looked at after each, and undoes them all.
+/// Writes turns one after the other, calls `look` after each, and rolls them all back.
 #[cfg(feature = "fuzzing")]
 pub fn write_and_undo(rows: &mut SqliteRows, turns: &[ChangeSet], mut look: impl FnMut(usize, &mut SqliteRows)) {
     for (number, changes) in turns.iter().enumerate() {
@@ -102,12 +106,12 @@ pub fn write_and_undo(rows: &mut SqliteRows, turns: &[ChangeSet], mut look: impl
 }
 
 impl Backend for SqliteRows {
-    fn load(&mut self, keys: &[Key]) -> Result<Vec<Loaded>, Fault> {
+    fn load(&mut self, keys: &[LoadKey]) -> Result<Vec<LoadResult>, BackendError> {
         let load = |rows: &mut Self| {
             let loaded = keys.iter().map(|key| match rows.load_one(key) {
-                Ok(None) => Ok(Loaded::Nothing),
-                Ok(Some((id, saga))) => Ok(Loaded::Saga(id, Arc::new(saga))),
-                Err(RowsError::Corrupt(what)) => Ok(Loaded::Unreadable(what)),
+                Ok(None) => Ok(LoadResult::Nothing),
+                Ok(Some((id, saga))) => Ok(LoadResult::Saga(id, Arc::new(saga))),
+                Err(RowsError::Corrupt(what)) => Ok(LoadResult::Unreadable(what)),
                 Err(other) => Err(other),
             });
             loaded.collect()
@@ -115,23 +119,27 @@ impl Backend for SqliteRows {
         self.reading(load)
     }
 
-    fn load_brief(&mut self, id: RowId, compensations: bool) -> Result<Option<(Saga, ContentBytes)>, Fault> {
+    fn load_without_contents(
+        &mut self,
+        id: RowId,
+        compensations: bool,
+    ) -> Result<Option<(Saga, ContentBytes)>, BackendError> {
         self.reading(|rows| rows.brief(id, compensations))
     }
 
-    fn payload(&mut self, id: RowId) -> Result<Option<Blob>, Fault> {
+    fn payload(&mut self, id: RowId) -> Result<Option<Blob>, BackendError> {
         self.reading(|rows| rows.stored_payload(id))
     }
 
-    fn answers(&mut self, ids: &[[u8; 16]]) -> Result<Vec<Option<StoredAnswer>>, Fault> {
+    fn answers(&mut self, ids: &[[u8; 16]]) -> Result<Vec<Option<StoredAnswer>>, BackendError> {
         self.reading(|rows| ids.iter().map(|id| rows.answer(id)).collect())
     }
 
-    fn ends_of_lease(&mut self, id: RowId, token: FencingToken, newest: usize) -> Result<Vec<Event>, Fault> {
+    fn lease_events(&mut self, id: RowId, token: FencingToken, newest: usize) -> Result<Vec<Event>, BackendError> {
         self.reading(|rows| rows.lease_ends(id, token, newest))
     }
 
-    fn ready(&mut self, scan: &ReadyScan) -> Result<Vec<Candidate>, Fault> {
+    fn ready(&mut self, scan: &ReadyScan) -> Result<Vec<ClaimCandidate>, BackendError> {
         self.reading(|rows| {
             let Some(queue) = rows.queue(&scan.queue)? else { return Ok(Vec::new()) };
             let (Reverse(priority), after) = scan.after.unwrap_or((Reverse(i32::MAX), RowId(0)));
@@ -139,28 +147,33 @@ impl Backend for SqliteRows {
         })
     }
 
-    fn knows_queue(&mut self, queue: &QueueName) -> Result<bool, Fault> {
+    fn queue_exists(&mut self, queue: &QueueName) -> Result<bool, BackendError> {
         self.reading(|rows| Ok(rows.queue(queue)?.is_some()))
     }
 
-    fn ended(&mut self, states: &[State], before: Timestamp, limit: usize) -> Result<Vec<(Timestamp, RowId)>, Fault> {
+    fn ended(
+        &mut self,
+        states: &[State],
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, RowId)>, BackendError> {
         self.reading(|rows| rows.purgeable(states, before, limit))
     }
 
-    fn weigh(&mut self, id: RowId) -> Result<Removed, Fault> {
+    fn count_removal(&mut self, id: RowId) -> Result<RemovalCounts, BackendError> {
         self.reading(|rows| rows.weigh_one(id))
     }
 
-    fn commit(&mut self, changes: &ChangeSet) -> Result<(), Fault> {
+    fn commit(&mut self, changes: &ChangeSet) -> Result<(), BackendError> {
         let next = self.reserve_for(changes)?;
         let mut saga = None;
         if let Err(error) = self.write(changes, &mut saga) {
             return Err(match (self.undo(error), saga) {
-                (Fault::Corrupt(what), Some((id, true))) => Fault::Unwritable(id, what),
-                // Its place goes to the next one that is new.
-                (fault @ Fault::Corrupt(_), Some((_, false))) => fault,
-                // What belongs to no saga is in every turn's way.
-                (Fault::Corrupt(what), None) => Fault::Unavailable(what),
+                (BackendError::Corrupt(what), Some((id, true))) => BackendError::Unwritable(id, what),
+                // Its row number is used for the next new saga.
+                (fault @ BackendError::Corrupt(_), Some((_, false))) => fault,
+                // A damaged row that belongs to no saga would make every turn fail.
+                (BackendError::Corrupt(what), None) => BackendError::Unavailable(what),
                 (fault, _) => fault,
             });
         }
@@ -171,25 +184,25 @@ impl Backend for SqliteRows {
             }
             Err(error) => match self.judge(error) {
                 RowsError::Full => Err(self.undo(RowsError::Full)),
-                // The row can be there when the store is opened again.
+                // The change may be there when the store is opened again.
                 RowsError::Broken(what) | RowsError::Corrupt(what) | RowsError::Unwritten(what) => {
-                    Err(Fault::OutcomeUnknown(what))
+                    Err(BackendError::OutcomeUnknown(what))
                 }
-                RowsError::Gone(what) => Err(Fault::Gone(what)),
+                RowsError::Gone(what) => Err(BackendError::Gone(what)),
             },
         }
     }
 
-    fn idle(&mut self, budget: IdleBudget) -> Result<bool, Fault> {
+    fn maintain(&mut self, budget: MaintenanceBudget) -> Result<bool, BackendError> {
         if self.is_full {
             self.try_to_write()?;
             self.is_full = false;
         }
-        self.between(|rows| rows.keep_bounded(budget.quiet))?;
+        self.between(|rows| rows.keep_bounded(budget.no_calls_waiting))?;
         if budget.step { self.between(Self::give_back) } else { Ok(false) }
     }
 
-    fn close(&mut self, now: Timestamp) -> Result<(), Fault> {
+    fn close(&mut self, now: Timestamp) -> Result<(), BackendError> {
         self.between(|rows| rows.end_in_order(rows.reservation.next, now))
     }
 }

@@ -1,4 +1,4 @@
-//! Verifying a store that no daemon has open: SQLite's own structures, every row, and what holds across tables.
+//! Verifies a store that no daemon has open: SQLite's structures, every row, and what must hold across tables.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -28,12 +28,12 @@ use super::{
     sql, stored_opening,
 };
 
-/// The version of the schema from which on what is in flight has a table of its own.
+/// The schema version since which sagas in flight have a table of their own.
 const NARROW_SINCE: i32 = 3;
-/// Findings that are told one by one; further ones are counted.
+/// Most problems that are listed; further ones are only counted.
 const TOLD: usize = 100;
 
-/// What a verification found.
+/// The result of a verification.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// Sagas looked at.
@@ -44,16 +44,16 @@ pub struct Report {
     pub head: Revision,
     /// Bytes of the file.
     pub bytes: u64,
-    /// Of them, what holds nothing.
+    /// Bytes of the file in free pages.
     pub free_bytes: u64,
-    /// What is wrong, a sentence each: the first hundred.
+    /// The first hundred problems, a sentence each.
     pub problems: Vec<String>,
     /// How many problems there are.
     pub problem_count: u64,
 }
 
 impl Report {
-    /// Whether so much holds nothing that it is worth giving back.
+    /// True if so much is free that it is worth giving back.
     pub fn has_much_room(&self) -> bool {
         Room::of_bytes(self.free_bytes, self.bytes).is_much()
     }
@@ -66,7 +66,7 @@ impl Report {
     }
 }
 
-/// Verifies the store in a directory, changing nothing in it. Fails when there is none, or when it is in use.
+/// Verifies the store in a directory and changes nothing. Fails if there is none, or if it is in use.
 pub fn check(data: &Path) -> Result<Report, OpenError> {
     let path = data.join("sagad.db");
     if !path.exists() {
@@ -89,7 +89,7 @@ pub fn check_file(path: &Path) -> Result<Report, OpenError> {
     report.bytes = room.all.unsigned_abs() * PAGE_BYTES;
     report.free_bytes = room.free.unsigned_abs() * PAGE_BYTES;
     let row_problems = check_structures(&connection, &mut report).map_err(failed)?;
-    // What is broken below can't be relied on to be read above.
+    // If SQLite's structures are broken, the rows can't be read reliably.
     if report.problem_count == row_problems {
         check_numbers(&connection, &mut report).map_err(failed)?;
         check_rows(&connection, &mut report);
@@ -99,7 +99,7 @@ pub fn check_file(path: &Path) -> Result<Report, OpenError> {
     Ok(report)
 }
 
-/// Lets the statements of the newest version find what a store of an older one holds, without changing it.
+/// Lets the statements of the newest schema version read a store of an older one, by temporary views.
 pub(super) fn show_as_newest(connection: &Connection, version: i32) -> Result<(), rusqlite::Error> {
     if version >= NARROW_SINCE {
         return Ok(());
@@ -108,7 +108,7 @@ pub(super) fn show_as_newest(connection: &Connection, version: i32) -> Result<()
     connection.execute_batch(include_str!("older.sql"))
 }
 
-/// Returns how many of the problems are about values of rows, which can be read all the same.
+/// Returns how many of the problems concern values of rows only, which can be read all the same.
 fn check_structures(connection: &Connection, report: &mut Report) -> Result<u64, rusqlite::Error> {
     let mut of_rows = 0;
     each(connection, sql::INTEGRITY_CHECK, [], |row| {
@@ -142,7 +142,7 @@ fn check_structures(connection: &Connection, report: &mut Report) -> Result<u64,
     Ok(of_rows)
 }
 
-/// Adds what is wrong with a value of a row; another error is one.
+/// Adds a problem for a damaged value; returns any other error.
 fn wrong(checked: Result<(), rusqlite::Error>, table: &str, report: &mut Report) -> Result<(), rusqlite::Error> {
     checked.or_else(|error| {
         report.add(format!("{table}: {}", codec::wrong_value(&error).ok_or(error)?));
@@ -173,7 +173,7 @@ fn check_numbers(connection: &Connection, report: &mut Report) -> Result<(), rus
     })
 }
 
-/// The numbers with which a daemon would go on.
+/// Checks the numbers with which a daemon would continue.
 fn check_revisions(connection: &Connection, report: &mut Report) -> Result<(), rusqlite::Error> {
     report.head = connection.query_row(sql::HEAD, [], |row| row.get(0))?;
     let opening = stored_opening(connection)?;
@@ -183,7 +183,7 @@ fn check_revisions(connection: &Connection, report: &mut Report) -> Result<(), r
     if counted.is_some_and(|counted| counted > opening.head.0) {
         report.add(format!("meta: what is counted is told up to {counted:?}, behind the newest event"));
     }
-    // A store that was just made holds no event, and has none reserved.
+    // A new store has no event and no reserved revisions.
     if report.head != Revision(0) && report.head.0 >= floor {
         report.add(format!(
             "meta: the newest event has revision {}, but revisions are reserved below {floor} only",
@@ -203,7 +203,7 @@ fn check_revisions(connection: &Connection, report: &mut Report) -> Result<(), r
     })
 }
 
-/// What else is stored in rows that belong to no saga.
+/// Checks rows that belong to no saga.
 fn check_rows(connection: &Connection, report: &mut Report) {
     if let Err(error) = queue_statuses(connection, None, usize::MAX) {
         report.add(format!("queue: {error}"));
@@ -214,7 +214,7 @@ fn check_rows(connection: &Connection, report: &mut Report) {
     }
 }
 
-/// The counts that are kept are those of the rows.
+/// Checks that the stored counts are those of the rows.
 fn check_counts(connection: &Connection, report: &mut Report) -> Result<(), rusqlite::Error> {
     let (Some(kept), found) = (counts::stored(connection)?, counts::scan(connection)?) else { return Ok(()) };
     let queues: BTreeSet<_> = kept.keys().chain(found.keys()).collect();
@@ -263,7 +263,7 @@ fn check_sagas(connection: &Connection, report: &mut Report) -> Result<(), RowsE
     Ok(())
 }
 
-/// What must hold between a saga and its history, which is looked at event by event, since it may be long. Returns how many there are.
+/// Checks a saga against its history, event by event, since the history may be long. Returns the number of events.
 fn check_history(connection: &Connection, id: RowId, saga: &Saga, wrong: &mut Vec<String>) -> Result<u64, RowsError> {
     let all = history::of_saga(connection, id, saga.revision, Revision(0), saga.revision, usize::MAX)?;
     let mut statement = connection.prepare_cached(sql::EVENT_BY_REVISION)?;
@@ -279,7 +279,7 @@ fn check_history(connection: &Connection, id: RowId, saga: &Saga, wrong: &mut Ve
         let prev = connection
             .prepare_cached(sql::PREV)
             .and_then(|mut s| s.query_row([event.revision.0], |row| row.get::<_, Option<i64>>(0)).optional());
-        // The old history names none.
+        // Events of the old history don't name one.
         let before = last.as_ref().map(|event| event.revision.0);
         if prev?.is_some_and(|prev| prev != before) && breaks < TOLD {
             breaks += 1;
@@ -326,7 +326,7 @@ fn check_history(connection: &Connection, id: RowId, saga: &Saga, wrong: &mut Ve
     Ok(count)
 }
 
-/// As what a saga is stored, which it does not say itself: when it is due, for what it is ready, in which table it is.
+/// Stored fields that are derived from a saga: when it is due, what it is ready for, which table it is in.
 struct StoredAs {
     due_at: Option<i64>,
     ready: Option<LeasePurpose>,
@@ -346,7 +346,7 @@ impl StoredAs {
     }
 }
 
-/// What must hold of a saga by itself.
+/// Checks a saga by itself.
 fn check_saga(saga: &Saga, count: u32, stored: &StoredAs, wrong: &mut Vec<String>) {
     if count as usize != saga.compensations.len() {
         wrong.push(format!("{count} compensations are counted, {} are there", saga.compensations.len()));
@@ -386,7 +386,7 @@ fn check_saga(saga: &Saga, count: u32, stored: &StoredAs, wrong: &mut Vec<String
         wrong.push(format!("it is {state}, but reserved"));
     }
     let may_be_ready = match stored.ready {
-        // Anyone may claim what waits and is not delayed.
+        // A planned saga without a delay must be ready.
         None => saga.state != State::Planned || saga.not_before.is_some(),
         Some(LeasePurpose::Execute) => saga.state == State::Planned,
         Some(LeasePurpose::Compensate) => saga.state == State::Compensating,
@@ -401,7 +401,7 @@ fn check_saga(saga: &Saga, count: u32, stored: &StoredAs, wrong: &mut Vec<String
 mod tests {
     use super::*;
 
-    /// Breaks a healthy store by one statement; returns what is found.
+    /// Damages a healthy store with one statement; returns the problems found.
     fn broken_by(statement: &str) -> Vec<String> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sagad.db");
@@ -468,7 +468,7 @@ mod tests {
         }
     }
 
-    /// What a store of before holds is verified before anything of it is changed, and is the same afterwards.
+    /// An older store is verified before it is changed, and holds the same data afterwards.
     #[test]
     fn a_store_of_version_2_is_verified_as_it_is_and_migrated_whole() {
         let dir = tempfile::tempdir().unwrap();
@@ -499,7 +499,7 @@ mod tests {
         assert_eq!(check_file(&path).unwrap().problems, Vec::<String>::new());
     }
 
-    /// A kill between the making of a store and the first reservation leaves it so.
+    /// A kill between creating a store and the first reservation leaves it in this state.
     #[test]
     fn a_store_in_which_nothing_was_reserved_yet_is_healthy() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,8 +1,8 @@
-//! Checkpoints: from the log into the database, so that the log stays within its bound.
+//! Checkpoints: copy the log into the database, so that the log stays bounded.
 //!
-//! SQLite's own are off, since it swallows their errors. Ours copy a little whenever enough has gathered, which never
-//! waits for anyone. Only when readers have kept the log from being reused until it has reached its bound does the
-//! writer shut the gate to new reads, let the ones under way end (they are bounded), and start the log anew.
+//! SQLite's automatic checkpoints are off, because it hides their errors. Ours copy a part of the log whenever enough
+//! has gathered, which never waits. Only if readers keep the log from being restarted until it has reached its bound
+//! does the writer block new reads, wait for those that run (they are bounded), and restart the log.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -18,39 +18,39 @@ use super::{
     sql,
 };
 
-/// Pages of 4 KiB that gather before a checkpoint: 4 MiB, about what a disk writes in the time of a few syncs.
+/// Pages of 4 KiB in the log before a checkpoint: 4 MiB, about what a disk writes in the time of a few syncs.
 const GATHERED_PAGES: u64 = 1024;
-/// The same while nobody waits: then it disturbs nobody.
+/// The same while no call waits.
 const GATHERED_PAGES_IDLE: u64 = 256;
-/// SQLite's default, which stores are made with.
+/// SQLite's default page size, which stores are created with.
 pub const PAGE_BYTES: u64 = 4096;
-/// How long the writer waits for the locks of other processes, which tools take for moments.
+/// How long the writer waits for locks of other processes, which tools hold for moments.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
-/// How long it waits for reads that don't come through the gate before it lets the log grow further.
+/// How long it waits for reads that don't take the read lock before it lets the log grow further.
 const RESTART_WAIT: Duration = Duration::from_millis(20);
-/// How often a restart is tried again while the log grows by its bound once more.
+/// How often a restart is retried while the log grows by its bound again.
 const RETRIES_PER_BOUND: u64 = 8;
 
-/// The gate through which every read goes.
+/// Every read holds it shared; restarting the log holds it exclusively.
 pub type Gate = Arc<RwLock<()>>;
 
-/// Keeps the log bounded.
+/// Keeps the log within its bound.
 pub struct Checkpoints {
-    /// Bytes of the log's pages, as of the last commit, and what became of checkpoints.
+    /// Metrics: bytes of the log as of the last commit, and the checkpoints.
     meter: Arc<LogMeter>,
     /// Pages in the log when it was last copied.
     copied: u64,
     max_pages: u64,
-    /// From how many pages on to start the log anew.
+    /// From how many pages on to restart the log.
     retry_at: u64,
     gate: Gate,
 }
 
 impl Checkpoints {
-    /// Takes over the checkpoints of a writing connection; the log is to stay below `max_bytes`.
+    /// Takes over checkpointing of a writing connection; the log is to stay below `max_bytes`.
     pub fn take_over(connection: &mut Connection, max_bytes: u64, gate: Gate) -> Result<Self, RowsError> {
         connection.pragma_update(None, "wal_autocheckpoint", 0)?;
-        // What a long read made of the log's file is cut off again when the log begins anew.
+        // If a long read made the log's file grow, it is truncated when the log is restarted.
         let limit = i64::try_from(max_bytes).unwrap_or(i64::MAX);
         connection.pragma_update(None, "journal_size_limit", limit)?;
         let meter = Arc::new(LogMeter::default());
@@ -64,21 +64,21 @@ impl Checkpoints {
         Ok(Checkpoints { meter, copied: 0, max_pages, retry_at: max_pages, gate })
     }
 
-    /// Where it is told what the log holds, and what became of checkpoints.
+    /// The metrics of the log and its checkpoints.
     pub fn meter(&self) -> Arc<LogMeter> {
         self.meter.clone()
     }
 
-    /// Copies what has gathered, if it is enough; starts the log anew, if it has reached its bound.
+    /// Copies a part of the log if enough has gathered; restarts the log if it has reached its bound.
     pub fn keep_bounded(&mut self, connection: &Connection, idle: bool) -> Result<(), RowsError> {
         let pages = self.meter.bytes.load(Ordering::Relaxed) / PAGE_BYTES;
         if pages < self.copied {
-            // The log has begun anew by itself, as it does when all of it was copied and nobody reads it.
+            // SQLite has restarted the log itself, as it does when all of it was copied and nobody reads it.
             self.begun_anew();
         }
         if pages >= self.retry_at {
             if !self.restart(connection)? {
-                // A backup, or another process. Asking again at once would only stall the writer again.
+                // A backup or another process reads. Trying again at once would only stall the writer again.
                 self.retry_at = pages + self.max_pages / RETRIES_PER_BOUND;
                 tracing::warn!(log_pages = pages, "a long read keeps the database's log from being started anew");
             }
@@ -89,8 +89,8 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Whether a read keeps more than half of the log's bound in it, so that what can wait should. Where all of it can be
-    /// copied, the next commit begins it anew.
+    /// True if a read keeps more than half of the log's bound in it, so that maintenance should wait. If all of it can
+    /// be copied, the next commit restarts it.
     pub fn is_held(&mut self, connection: &Connection) -> Result<bool, RowsError> {
         let pages = self.meter.bytes.load(Ordering::Relaxed) / PAGE_BYTES;
         if pages <= self.max_pages / 2 {
@@ -103,8 +103,8 @@ impl Checkpoints {
         Ok(!copied?)
     }
 
-    /// Copies everything and makes the next commit start the log anew. Waits for the bounded reads under way, and a
-    /// little for others; returns whether it could.
+    /// Copies everything and makes the next commit restart the log. Waits for running bounded reads, and a little for
+    /// others; returns true if it succeeded.
     pub fn restart(&mut self, connection: &Connection) -> Result<bool, RowsError> {
         let gate = self.gate.clone();
         let _shut = gate.write();
@@ -125,7 +125,7 @@ impl Checkpoints {
         self.meter.begun.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Runs a checkpoint; returns whether something was in its way.
+    /// Runs a checkpoint; returns true if a read or lock prevented it.
     fn run(&self, connection: &Connection, kind: Checkpoint) -> Result<bool, RowsError> {
         let statement = match kind {
             Checkpoint::Passive => sql::CHECKPOINT_PASSIVE,

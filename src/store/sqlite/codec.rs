@@ -1,4 +1,4 @@
-//! Rows → domain. A number or text that stands for nothing is a damaged row, which names itself.
+//! Decodes rows into domain types. A value that makes no sense is an error that names its row and column.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -27,7 +27,7 @@ use super::{
     more::More,
 };
 
-/// A number within its range. Whoever adds to it, or tells it, need not fear the ends of 64 bits.
+/// Checks a number's range, so that code that adds to it can't overflow.
 fn within(value: ValueRef<'_>, least: i64, most: i64, what: &str) -> FromSqlResult<i64> {
     let number = value.as_i64()?;
     if (least..=most).contains(&number) {
@@ -67,7 +67,7 @@ impl FromSql for RowId {
     }
 }
 
-/// How many there are of something, or the highest number that a row had.
+/// A count, or the highest row number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quantity(pub i64);
 
@@ -77,7 +77,7 @@ impl FromSql for Quantity {
     }
 }
 
-/// What is wrong with a value of a row, if that is what an error is about, and not a statement or the file.
+/// What is wrong with a value, if the error concerns a value and not a statement or the file.
 pub fn wrong_value(error: &rusqlite::Error) -> Option<String> {
     use rusqlite::Error;
     match error {
@@ -88,12 +88,12 @@ pub fn wrong_value(error: &rusqlite::Error) -> Option<String> {
     }
 }
 
-/// That a store holds something that makes no sense, as an error of its reading.
+/// An error for a stored value that makes no sense.
 pub fn senseless(what: String) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Integer, what.into())
 }
 
-/// Reads a column of a statement whose first column is the row's number. A value that makes no sense is told with both.
+/// Reads a column of a statement whose first column is the row number. An error names the row and the column.
 pub fn column<T: FromSql>(row: &Row<'_>, index: usize) -> Result<T, rusqlite::Error> {
     row.get(index).map_err(|error| match wrong_value(&error) {
         Some(what) => senseless(place(row, index, &what)),
@@ -183,13 +183,13 @@ impl Columns<'_, '_> {
         Blob::parse(Bytes::from(bytes)).map_err(|e| self.damaged(self.next - 1, &e.0))
     }
 
-    /// Those of which NULL stands for none.
+    /// Contents; NULL stands for empty.
     fn contents(&mut self) -> Result<Blob, RowsError> {
         let bytes: Option<Vec<u8>> = self.get()?;
         Blob::parse(bytes.unwrap_or_default().into()).map_err(|e| self.damaged(self.next - 1, &e.0))
     }
 
-    /// NULL stands for none.
+    /// A map stored as JSON; NULL stands for empty.
     fn pairs(&mut self) -> Result<BTreeMap<String, String>, RowsError> {
         let json: Option<String> = self.get()?;
         let Some(json) = json.filter(|json| json != "{}") else { return Ok(BTreeMap::new()) };
@@ -209,13 +209,13 @@ pub fn json(pairs: &BTreeMap<String, String>) -> String {
     serde_json::to_string(pairs).expect("a map of texts has a JSON form")
 }
 
-/// A row of `sql::SAGA_BY_…` and the like; its compensations are still to be read, if it has any: their count comes
-/// with it.
+/// Decodes a row of `sql::SAGA_BY_…` and similar statements. The compensations must be read separately, if there are
+/// any: their count is returned too.
 pub fn saga(row: &Row<'_>) -> Result<(RowId, Saga, u32), RowsError> {
     let mut c = Columns { row, next: 0 };
     let id = c.get()?;
     let spec = spec(&mut c)?;
-    // A saga in flight has some of what follows here, instead of in the columns that ended ones have for it.
+    // Sagas in flight store some of the following fields in this column, ended ones in columns of their own.
     let more = c.more()?;
     let state = c.coded()?;
     let revision = c.get()?;

@@ -1,4 +1,4 @@
-//! What an enum's number stands for, once.
+//! The numbers that stand for enum values in the database.
 
 use crate::domain::{
     compensation::CompensationState,
@@ -96,7 +96,7 @@ impl Coded for EventType {
     ];
 }
 
-/// Marks: 1 begins staleness, these end it.
+/// Marks of events: 1 starts staleness, these end it.
 impl Coded for Resolution {
     const CODES: &'static [(Self, i64)] = &[
         (Resolution::Reclaimed, 2),
@@ -106,7 +106,7 @@ impl Coded for Resolution {
     ];
 }
 
-/// The mark of an event that begins staleness.
+/// The mark of an event that starts staleness.
 pub const MARK_STALE: i64 = 1;
 const STANDING_EXPIRED: i64 = 2;
 
@@ -124,7 +124,7 @@ pub fn standing_code(standing: Standing) -> i64 {
     }
 }
 
-/// What a number stands for; an expired lease says when.
+/// The standing with this number; an expired lease needs its time and revision.
 pub fn standing(code: i64, expired: Option<(Timestamp, Revision)>) -> Option<Standing> {
     Some(match code {
         1 => Standing::Held,

@@ -1,21 +1,21 @@
-//! Opening a database: the one place where a connection is made (a test over the sources holds that). None makes the file:
-//! that is [`crate::private_files`]' business.
+//! Opens databases: the only module that opens connections (a test over the sources checks this). It never creates the
+//! file: [`crate::private_files`] does.
 
 use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
-/// Opens a database that is there, to be read and written.
+/// Opens an existing database to read and write.
 pub fn open(path: &Path) -> Result<Connection, rusqlite::Error> {
     open_with(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
 }
 
-/// Opens a database that is there, to be read. Where it has no log, one is made nevertheless, as readers need it.
+/// Opens an existing database to read. If it has no log, SQLite makes one, as readers need it.
 pub fn open_to_read(path: &Path) -> Result<Connection, rusqlite::Error> {
     open_with(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
 }
 
-/// Opens a database that nobody changes meanwhile and that has no log. Nothing is made beside it.
+/// Opens a database that nobody changes meanwhile and that has no log. Creates no files beside it.
 pub fn open_unchanging(path: &Path) -> Result<Connection, rusqlite::Error> {
     let Some(text) = path.to_str() else { return open_to_read(path) };
     let escaped = text.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
@@ -36,8 +36,8 @@ fn open_with(path: &Path, flags: OpenFlags) -> Result<Connection, rusqlite::Erro
     Ok(connection)
 }
 
-/// Nothing that a database says about itself may do harm: its schema calls no functions with effects, and no statement
-/// changes the schema's own table or what lies behind a virtual table.
+/// A database's content must not do harm: its schema can't call functions with side effects, and no statement can
+/// change the schema table or the tables behind a virtual table.
 fn distrust(connection: &Connection) -> Result<(), rusqlite::Error> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;

@@ -1,10 +1,9 @@
-//! How many sagas of each queue are in each state, without looking at their rows.
+//! Counts sagas by queue and state without reading their rows.
 //!
-//! The writer keeps the counts in memory: what a transaction changes is gathered while it lasts and added once it is
-//! durable, so that one that fails leaves no trace, and readers never see what may yet be undone. Now and then they are
-//! stored by a transaction that is written anyway, with the revision that they are true for; the next start adds what the
-//! events behind that revision tell. A transaction that removes events stores them itself, since later nobody could add
-//! what those told.
+//! The writer keeps the counts in memory. A transaction's changes are collected and added once it is durable, so a
+//! failed one leaves no trace and readers never see what may still be undone. Now and then the counts are stored by a
+//! transaction that is written anyway, with the revision up to which they hold; the next start adds the events after
+//! that revision. A transaction that removes events stores the counts itself, since those events can't be added later.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,12 +27,12 @@ use super::{
     sql,
 };
 
-/// After how many events they are stored again: a start reads that many in some 30 ms.
+/// After how many events the counts are stored again: a start reads that many in about 30 ms.
 const STORE_EVERY: usize = 20_000;
-/// Of each state, in the order of its code, which begins with one.
+/// The number of states; counts are in the order of the codes, which start with 1.
 const STATES: usize = 8;
 
-/// The counts of one queue, or what changes in them.
+/// The counts of one queue, or a change of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
     states: [i64; STATES],
@@ -48,7 +47,7 @@ impl Count {
         self.stale += other.stale;
     }
 
-    /// Adds to a state by its code; a code that no state has changes nothing.
+    /// Adds to a state by its code; an unknown code changes nothing.
     fn add_to(&mut self, code: i64, more: i64) {
         if let Some(count) =
             code.checked_sub(1).and_then(|n| usize::try_from(n).ok()).and_then(|n| self.states.get_mut(n))
@@ -86,38 +85,38 @@ impl fmt::Display for Count {
 /// Counts by the number of the queue.
 pub type ByQueue = BTreeMap<i64, Count>;
 
-/// What is committed, for those who read.
+/// The committed counts, shared with readers.
 pub type Counts = Arc<Mutex<ByQueue>>;
 
-/// The writer's side.
+/// The writer's counts.
 #[derive(Default)]
 pub struct Tally {
     committed: Counts,
-    /// What the transaction under way changes: of few queues, so they are searched.
+    /// The changes of the current transaction. They concern few queues, so a linear search is enough.
     changes: Vec<(i64, Count)>,
     /// Queues whose stored counts are out of date.
     unstored: BTreeSet<i64>,
-    /// Events since they were stored.
+    /// Events since the counts were stored.
     events: usize,
-    /// The newest event, of the transaction under way, too.
+    /// The newest event, including the current transaction.
     newest: Revision,
-    /// Whether this transaction has to store them.
+    /// True if this transaction must store the counts.
     must_store: bool,
     stores: bool,
-    /// For undoing this transaction.
+    /// To undo the current transaction.
     began_at: (usize, Revision),
 }
 
 impl Tally {
-    /// Of a store whose sagas have been counted; the newest event ever is `head`.
+    /// Starts with these counts, which hold up to `head`, the newest event.
     pub fn new(counted: ByQueue, head: Revision) -> Self {
-        // All are stored again when first they are: then whatever was wrong before is not kept.
+        // All are stored again the first time, so that an earlier error is not kept.
         let unstored = counted.keys().copied().collect();
         let committed = Arc::new(Mutex::new(counted));
         Tally { committed, unstored, newest: head, began_at: (0, head), ..Tally::default() }
     }
 
-    /// What readers look at.
+    /// The counts that readers see.
     pub fn committed(&self) -> Counts {
         self.committed.clone()
     }
@@ -130,17 +129,17 @@ impl Tally {
         &mut self.changes[at].1
     }
 
-    /// A saga is new.
+    /// Counts a new saga.
     pub fn added(&mut self, queue: i64, saga: &Saga) {
         self.of(queue).add_to(saga.state.code(), 1);
     }
 
-    /// Whether a change of a saga changes what is counted.
+    /// True if a change of a saga changes the counts.
     pub fn is_moved(before: &Saga, after: &Saga) -> bool {
         before.state != after.state || before.reported_stale().is_some() != after.reported_stale().is_some()
     }
 
-    /// A saga has changed.
+    /// Counts a changed saga.
     pub fn moved(&mut self, queue: i64, before: &Saga, after: &Saga) {
         let count = self.of(queue);
         count.add_to(before.state.code(), -1);
@@ -148,24 +147,24 @@ impl Tally {
         count.stale += i64::from(after.reported_stale().is_some()) - i64::from(before.reported_stale().is_some());
     }
 
-    /// A saga in a terminal state, by its code, is gone with its events.
+    /// Counts a removed saga, by the code of its terminal state.
     pub fn removed(&mut self, queue: i64, state: i64) {
         self.of(queue).add_to(state, -1);
         self.must_store = true;
     }
 
-    /// An event was appended.
+    /// Records that an event was appended.
     pub fn told(&mut self, revision: Revision) {
         self.events += 1;
         self.newest = revision;
     }
 
-    /// A transaction begins.
+    /// Starts a transaction.
     pub fn begin(&mut self) {
         self.began_at = (self.events, self.newest);
     }
 
-    /// Before the commit: stores the counts within the transaction, if it is time to.
+    /// Stores the counts within the transaction if it is time to. Call it before the commit.
     pub fn store_if_due(&mut self, connection: &Connection) -> Result<(), RowsError> {
         if self.must_store || self.events >= STORE_EVERY { self.store(connection) } else { Ok(()) }
     }
@@ -185,7 +184,7 @@ impl Tally {
         Ok(())
     }
 
-    /// Behind the commit: what it changed counts.
+    /// Applies the transaction's changes. Call it after the commit.
     pub fn commit(&mut self) {
         if mem::take(&mut self.stores) {
             self.unstored.clear();
@@ -202,7 +201,7 @@ impl Tally {
         }
     }
 
-    /// The transaction did not happen.
+    /// Drops the transaction's changes.
     pub fn rollback(&mut self) {
         self.changes.clear();
         (self.events, self.newest) = self.began_at;
@@ -211,8 +210,8 @@ impl Tally {
     }
 }
 
-/// Reads the stored counts and adds what happened since; counts all rows where that was never done, and stores what came of
-/// it. Within a transaction that may write.
+/// Reads the stored counts and adds the events since; counts all rows if that was never done, and stores the result.
+/// Call it within a transaction that may write.
 pub fn open(connection: &Connection) -> Result<ByQueue, rusqlite::Error> {
     if let Some(counted) = stored(connection)? {
         return with_stale(connection, counted);
@@ -226,9 +225,9 @@ pub fn open(connection: &Connection) -> Result<ByQueue, rusqlite::Error> {
     with_stale(connection, counted)
 }
 
-/// The stored counts with what the events behind them tell; none: nobody has counted yet.
+/// The stored counts plus the events after them; none: the rows were never counted.
 pub fn stored(connection: &Connection) -> Result<Option<ByQueue>, rusqlite::Error> {
-    // An older schema does not know of them.
+    // An older schema has none.
     let through = connection.query_row(sql::META, ["counted"], |row| row.get::<_, i64>(0)).optional()?;
     let Some(through) = through.filter(|through| *through >= 0) else { return Ok(None) };
     let mut counted = ByQueue::new();
@@ -262,7 +261,7 @@ pub fn scan(connection: &Connection) -> Result<ByQueue, rusqlite::Error> {
     Ok(counted)
 }
 
-/// Those that are stale have an index of their own.
+/// Adds the stale sagas, which have an index of their own.
 fn with_stale(connection: &Connection, mut counted: ByQueue) -> Result<ByQueue, rusqlite::Error> {
     each(connection, sql::STALE_COUNTS, [], |row| {
         counted.entry(row.get(0)?).or_default().stale = row.get(1)?;
@@ -308,7 +307,7 @@ mod tests {
         assert_eq!(stored(&connection), Ok(None));
         let counted = open(&connection).unwrap();
         assert_eq!(states(&counted, 1), [(State::Running, 1)]);
-        // What is not told by an event is not noticed: the rows are not looked at again.
+        // Changes without an event are not noticed: the rows are not counted again.
         connection.execute_batch("DELETE FROM event; DELETE FROM compensation; DELETE FROM work;").unwrap();
         assert_eq!(open(&connection).unwrap(), counted);
     }

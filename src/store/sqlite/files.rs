@@ -1,6 +1,6 @@
-//! [`Files`]: the store's files by name: whether they are still those that were opened, and whether the disk has room.
+//! [`Files`]: checks that the store's files are still those that were opened, and whether the disk has room.
 //!
-//! Names are looked up and nothing of SQLite's is opened: closing the database's file would drop SQLite's locks on it.
+//! It only looks up names and never opens SQLite's files: closing the database file would drop SQLite's locks on it.
 
 use std::{
     fs, io,
@@ -13,25 +13,25 @@ use crate::private_files;
 use super::error::RowsError;
 use crate::mutants::{self, Mutant};
 
-/// How much is written to find out whether there is room: more than the page that found none, and than any block.
+/// What is written to find out whether there is room: more than the page that found none, and than any block.
 static PROBE: [u8; 64 << 10] = [0; 64 << 10];
 
-/// Which files the store has open.
+/// The files that the store has open.
 pub(super) struct Files {
     directory: PathBuf,
-    /// The database, its log and the lock, each with its device and number.
+    /// The database, its log and the lock file, each with its device and inode.
     open: Vec<(PathBuf, (u64, u64))>,
 }
 
 impl Files {
-    /// Those that have the names now. What is not there is not looked after: a test has no lock.
+    /// The files that have the names now. Missing ones are not checked: a test has no lock file.
     pub(super) fn of(database: &Path) -> Self {
         let names = [database.to_owned(), database.with_extension("db-wal"), database.with_file_name("sagad.lock")];
         let open = names.into_iter().filter_map(|path| identity(&path).ok().map(|identity| (path, identity)));
         Files { directory: private_files::directory_of(database).to_owned(), open: open.collect() }
     }
 
-    /// Whether each name still leads to the file that was opened. It costs the kernel a few microseconds.
+    /// Checks that each name still leads to the file that was opened. It takes a few microseconds.
     pub(super) fn are_in_place(&self) -> Result<(), RowsError> {
         if mutants::on(Mutant::StoreGoneUnnoticed) {
             return Ok(());
@@ -43,7 +43,7 @@ impl Files {
                 Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                     "was removed or renamed"
                 }
-                // A directory that may not be searched any more, for example: nothing is known of the file.
+                // For example, the directory may not be searched any more: nothing is known about the file.
                 Err(_) => continue,
             };
             return Err(RowsError::Gone(format!("{} {what}", path.display())));
@@ -51,11 +51,11 @@ impl Files {
         Ok(())
     }
 
-    /// Whether a write to the store's disk fails for lack of room: no free block, or a quota that is used up.
+    /// True if a write to the store's disk fails for lack of room: no free block, or a used-up quota.
     ///
-    /// SQLite reports a used-up quota as any other failed write and has the system's reason for itself, so a write of our
-    /// own asks for it. A commit that was refused so did not happen: its last frame, which makes it one, was not written.
-    /// (A disk that fails for another reason, just when a quota is used up, is taken for a full one.)
+    /// SQLite reports a used-up quota like any other failed write and doesn't pass on errno, so this writes a file of
+    /// its own to find out. A commit that was refused so did not happen: its last frame, which completes it, was not
+    /// written. (If a disk fails for another reason just when a quota is used up, it counts as full.)
     pub(super) fn lack_room(&self) -> bool {
         let probed = private_files::unnamed(&self.directory).and_then(|file| file.write_all_at(&PROBE, 0));
         probed.is_err_and(|error| matches!(error.kind(), io::ErrorKind::QuotaExceeded | io::ErrorKind::StorageFull))

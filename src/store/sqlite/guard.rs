@@ -1,6 +1,6 @@
-//! Before the store is opened: is this a place and a file that it may be opened in?
+//! Checks made before a store is opened: the directory, its lock, and the database file.
 //!
-//! What is refused here is left as it was found.
+//! What is refused is left unchanged.
 
 use std::{
     fs::{File, TryLockError},
@@ -16,10 +16,10 @@ use crate::mutants::{self, Mutant};
 
 /// Marks a database as sagad's: "saga" in ASCII.
 pub const APPLICATION_ID: i32 = 0x7361_6761;
-/// The version of the schema that this program reads and writes.
+/// The schema version that this program reads and writes.
 pub const SCHEMA_VERSION: i32 = 3;
 
-/// Why a store was not opened. Each says what to do.
+/// Why a store was not opened. Each message says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The directory can't be used.
@@ -41,7 +41,7 @@ pub enum OpenError {
         /// The lock file.
         lock: PathBuf,
     },
-    /// A restore into the directory did not come to its end.
+    /// A restore into the directory was interrupted.
     #[error(
         "{partial} is what a restore left that was cut off: there is no store here yet; run `sagad restore` again, or \
          remove that file to begin with an empty store"
@@ -50,7 +50,7 @@ pub enum OpenError {
         /// What is left of it.
         partial: PathBuf,
     },
-    /// File locks and syncs can't be relied on there.
+    /// The directory is on a network file system, whose locks and syncs are not reliable.
     #[error(
         "the data directory {path} is on a network file system ({kind}), whose locks and syncs can't be relied on; \
          choose a directory on a local disk with --data"
@@ -61,7 +61,7 @@ pub enum OpenError {
         /// Which file system.
         kind: &'static str,
     },
-    /// Some other program's database.
+    /// The file is another program's database.
     #[error(
         "{path} is a database of another program (application id {found:#x}); sagad has not touched it; choose \
          another directory with --data"
@@ -72,7 +72,7 @@ pub enum OpenError {
         /// Its application id.
         found: i32,
     },
-    /// Written by a later version.
+    /// The file was written by a later version.
     #[error(
         "{path} was written by a newer sagad (schema {found}, this one knows up to {SCHEMA_VERSION}); install that \
          version or a later one; nothing was changed"
@@ -83,7 +83,7 @@ pub enum OpenError {
         /// Its schema's version.
         found: i32,
     },
-    /// Not a database, or no longer.
+    /// The file is damaged, or no database.
     #[error(
         "{path} is damaged: {what}; nothing was changed; keep a copy of it with its -wal file, and start from a backup"
     )]
@@ -93,7 +93,7 @@ pub enum OpenError {
         /// What is wrong.
         what: String,
     },
-    /// It can't be read or written.
+    /// The file can't be read or written.
     #[error("{path} can't be opened: {what}")]
     Unusable {
         /// The file.
@@ -103,7 +103,7 @@ pub enum OpenError {
     },
 }
 
-/// File systems whose locks or syncs pass through a network, by the numbers of statfs(2).
+/// File systems whose locks or syncs go over a network, by their statfs(2) numbers.
 const NETWORK_FILE_SYSTEMS: &[(u32, &str)] = &[
     (0x6969, "NFS"),
     (0x517B, "SMB"),
@@ -122,20 +122,21 @@ pub fn network_file_system(number: u32) -> Option<&'static str> {
     NETWORK_FILE_SYSTEMS.iter().find(|(known, _)| *known == number).map(|(_, name)| *name)
 }
 
-/// Makes the directory if need be, checks its file system, and takes its lock. The lock lasts as long as the file.
+/// Creates the directory if needed, checks its file system, and takes its lock, which is held as long as the file is
+/// open.
 ///
-/// It is a file of its own, since opening and closing the database's file would drop SQLite's locks on it.
+/// The lock is a separate file, since opening and closing the database file would drop SQLite's locks on it.
 pub fn take_directory(path: &Path) -> Result<File, OpenError> {
     let unusable = |error| OpenError::Directory { path: path.to_owned(), error };
     private_files::create_directories(path).map_err(unusable)?;
     let info = rustix::fs::statfs(path).map_err(|e| unusable(e.into()))?;
-    // The number is 32 bits wide, whatever the width of the field.
+    // The number has 32 bits, whatever the width of the field.
     if let Some(kind) = network_file_system(info.f_type as u32) {
         return Err(OpenError::NetworkFileSystem { path: path.to_owned(), kind });
     }
     let lock = path.join("sagad.lock");
     let file = private_files::open_or_create(&lock).map_err(unusable)?;
-    // Whoever may open it may hold its lock, and keep the daemon from starting.
+    // Anybody who can open it could hold its lock and keep the daemon from starting.
     private_files::make_private(&file);
     match file.try_lock() {
         Ok(()) => Ok(file),
@@ -145,12 +146,12 @@ pub fn take_directory(path: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// Where a restore makes its store until it is whole.
+/// The file in which a restore builds the store until it is complete.
 pub fn partial(data: &Path) -> PathBuf {
     data.join("sagad.db.partial")
 }
 
-/// Refuses to begin an empty store where one was being restored: it would give tokens that were given before.
+/// Refuses to create an empty store where a restore was interrupted: it would assign tokens that were assigned before.
 pub fn refuse_unrestored(data: &Path) -> Result<(), OpenError> {
     let partial = partial(data);
     if partial.exists() && !data.join("sagad.db").exists() {
@@ -159,8 +160,8 @@ pub fn refuse_unrestored(data: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Removes an unfinished database with what SQLite keeps beside it. A journal that is left would be played back into
-/// the next file of that name.
+/// Removes an unfinished database and SQLite's files beside it. A remaining journal would be played back into the next
+/// file of that name.
 pub fn remove_database(path: &Path) -> io::Result<()> {
     for suffix in ["-journal", "-wal", "-shm", ""] {
         let mut name = path.as_os_str().to_owned();
@@ -173,8 +174,8 @@ pub fn remove_database(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// What is open to others of the store in a directory, and what to do about it. SQLite gives what it keeps beside a
-/// database the database's mode.
+/// Warnings about files of the store that others can access, and what to do. SQLite gives its files beside a database
+/// the database's mode.
 pub fn openness(data: &Path) -> Vec<String> {
     let told = |path: PathBuf, mode: &str, what: &str| {
         let others = private_files::others_with_access(&path)?;
@@ -186,30 +187,30 @@ pub fn openness(data: &Path) -> Vec<String> {
     told(data.to_owned(), "700", "the data directory").into_iter().chain(files).collect()
 }
 
-/// What is found where the database is to be.
+/// What was found in place of the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
     /// Nothing yet.
     Nothing,
-    /// A database of sagad's, with its schema's version.
+    /// A database of sagad, with its schema version.
     Ours(i32),
 }
 
-/// Looks at a database without changing it.
+/// Inspects a database without changing it.
 pub fn inspect(path: &Path) -> Result<Found, OpenError> {
     let log = path.with_extension("db-wal").metadata().map_or(0, |metadata| metadata.len());
     let is_damaged = |what: &str| OpenError::Damaged { path: path.to_owned(), what: what.to_owned() };
     let size = match path.symlink_metadata() {
-        // What SQLite keeps beside the database would lie elsewhere, and be missed there.
+        // SQLite's files beside the database would be in another directory, and be missed there.
         Ok(metadata) if metadata.is_symlink() => {
             let what = "it is a symbolic link; name the directory that it leads to with --data".to_owned();
             return Err(OpenError::Unusable { path: path.to_owned(), what });
         }
-        // A store has its name only once it is whole, so that this is what is left of one.
+        // A store gets its name only when it is complete, so an empty file is what is left of one.
         Ok(metadata) if metadata.len() == 0 => return Err(is_damaged("it is empty")),
         Ok(metadata) => metadata.len(),
         Err(error) if error.kind() == io::ErrorKind::NotFound && log == 0 => return Ok(Found::Nothing),
-        // SQLite would throw the log away, beginning anew.
+        // SQLite would create a new database and discard the log.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(is_damaged("it is gone, though its -wal file is there"));
         }
@@ -217,12 +218,12 @@ pub fn inspect(path: &Path) -> Result<Found, OpenError> {
     };
     let damaged = |error: rusqlite::Error| open_error(path, &error);
     let log = path.with_extension("db-wal").metadata().map_or(0, |metadata| metadata.len());
-    // Even a reader makes a log and its index beside a database that is to have them; so, unless there is a log to be read,
-    // SQLite is told that nothing changes, and needs neither.
+    // Even a reader creates a log and its index beside a database in WAL mode. So, unless there is a log to read,
+    // SQLite is told that nothing changes and needs neither.
     let opened = if log > 0 { connection::open_to_read(path) } else { connection::open_unchanging(path) };
     let connection = opened.map_err(damaged)?;
     let pragma = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(damaged);
-    // The schema has to be readable, whosever it is.
+    // Reading the schema shows whether the file is a database at all.
     let objects = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
     let objects = objects.map_err(damaged)?;
     let (application, version) = (pragma("application_id")? as i32, pragma("user_version")? as i32);
@@ -249,7 +250,7 @@ pub fn inspect(path: &Path) -> Result<Found, OpenError> {
     Ok(Found::Ours(version))
 }
 
-/// What an error of SQLite's on a file means to whoever opens it.
+/// The error of opening a file on which SQLite failed.
 pub fn open_error(path: &Path, error: &rusqlite::Error) -> OpenError {
     use rusqlite::ErrorCode;
     let (path, what) = (path.to_owned(), error.to_string());

@@ -1,6 +1,6 @@
-//! A saga's own history, event by event. Each event names the one before, so that is how it is read: back from the newest, or
-//! from one of the places that an index has of it, one event in some sixty. What was written before events did so is in a
-//! table of its own, with an index by saga.
+//! Reads the history of one saga. Each event names the previous one, so the history is read backwards from the newest
+//! event, or from an indexed one: the index has one event in 61. Events written before they named the previous one are
+//! in a separate table with an index by saga.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -9,7 +9,8 @@ use crate::domain::ids::Revision;
 
 use super::{error::RowsError, sql};
 
-/// The revisions of a saga's events after one revision and up to another, in order: at most `most`. Its newest event is `newest`.
+/// The revisions of a saga's events after one revision and up to another, in order: at most `most`. `newest` is its
+/// newest event.
 pub fn of_saga(
     connection: &Connection,
     id: RowId,
@@ -24,7 +25,7 @@ pub fn of_saga(
     let mut behind = found.last().copied().unwrap_or(after);
     while found.len() < most && behind < newest.min(through) {
         let place = next_place.query_row([id.0, behind.0], |row| row.get(0).map(Revision)).optional();
-        // The newest is the last place; a place beyond it is a damaged row's.
+        // No indexed event is newer than the newest one, unless a row is damaged.
         let place = place?.map_or(newest, |place| place.min(newest));
         let mut back = revisions(connection, sql::CHAIN, [place.0, behind.0])?;
         back.reverse();

@@ -1,4 +1,4 @@
-//! Reading rows on any connection, the writing one and those of the readers alike.
+//! Reads rows on any connection, the writing one or a reading one.
 
 use rusqlite::{CachedStatement, Connection, types::FromSql};
 
@@ -7,13 +7,13 @@ use crate::domain::{compensation::Compensation, event::Event, saga::Saga};
 
 use super::{super::query::SagaKey, codec, error::RowsError, sql};
 
-/// What an error of SQLite's means for the transaction and the store.
+/// What an error of SQLite means for the transaction and the store.
 pub fn rows_error(error: rusqlite::Error) -> RowsError {
     match error.sqlite_error_code() {
         Some(rusqlite::ErrorCode::DiskFull) => RowsError::Full,
-        // A row is there of which nothing was found, as of a saga that has lost the other half of it.
+        // A row exists that was not found before, for example of a saga that lost its other half.
         Some(rusqlite::ErrorCode::ConstraintViolation) => RowsError::Corrupt(error.to_string()),
-        // A write that was refused, not a sync or a read that failed: SQLite tells a used-up quota so.
+        // A refused write, not a failed sync or read: SQLite reports a used-up quota this way.
         Some(_)
             if error.sqlite_error().is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_IOERR_WRITE) =>
         {
@@ -41,7 +41,7 @@ pub fn meta<T: FromSql>(connection: &Connection, key: &str) -> Result<T, rusqlit
     })
 }
 
-/// Runs a statement, once, for each of its rows.
+/// Runs a statement and calls `seen` for each row.
 pub fn each(
     connection: &Connection,
     sql: &'static str,
@@ -83,7 +83,7 @@ pub fn one_saga(
     Ok(Some((id, saga)))
 }
 
-/// A saga without its contents, of which nothing is read but how large they are; without compensations unless wanted.
+/// Loads a saga without its contents, of which only the sizes are read; without compensations unless wanted.
 pub fn brief_saga(
     connection: &Connection,
     id: RowId,

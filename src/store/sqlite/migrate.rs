@@ -1,10 +1,10 @@
-//! The schema's versions, and the way from one to the next.
+//! The versions of the schema, and the migrations between them.
 
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::guard::{APPLICATION_ID, Found, SCHEMA_VERSION};
 
-/// The schema's versions, each from the one before.
+/// The migrations; each makes a version from the one before.
 pub const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_begin.sql"),
     include_str!("migrations/0002_counts.sql"),
@@ -12,11 +12,12 @@ pub const MIGRATIONS: &[&str] = &[
 ];
 const _: () = assert!(MIGRATIONS.len() == SCHEMA_VERSION as usize, "each version of the schema has its migration");
 
-/// Brings a database that was found to the newest of these versions, one version a transaction: cut off at any moment,
-/// it has some version whole, and the next start goes on from there. Of use beyond [`MIGRATIONS`] to tests alone.
+/// Migrates a database to the newest of these versions, one transaction per version. If it is interrupted, the
+/// database has some version completely, and the next start continues. Only tests pass other migrations than
+/// [`MIGRATIONS`].
 ///
 /// # Errors
-/// SQLite's. The versions before the one that failed stay.
+/// An error of SQLite. The versions before the failed one stay.
 pub fn migrate(connection: &mut Connection, found: Found, migrations: &[&str]) -> Result<(), rusqlite::Error> {
     let have = match found {
         Found::Nothing => 0,

@@ -38,7 +38,7 @@ use rusqlite::{Connection, OptionalExtension, config::DbConfig};
 
 use crate::{
     clock::Clock,
-    coordinator::{Opening, ReadyEntry, RowId, StoredDue, Takers},
+    coordinator::{Eligibility, InitialState, ReadyEntry, RowId, StoredDue},
     domain::{
         bounds::{HAPPENED_MAX, NUMBERS_LEFT, REVISION_MAX, ROW_MAX},
         ids::{QueueName, Revision},
@@ -84,11 +84,12 @@ use super::{
     writer::{self, OpenedBackend, WriterThread},
 };
 
-/// Page cache of the writing connection, in KiB: its indexes, and what a batch changes. (The readers keep SQLite's default.)
+/// Page cache of the writing connection, in KiB: enough for its indexes and the changes of a batch. (Readers keep
+/// SQLite's default.)
 const WRITER_CACHE_KIB: i64 = 16_384;
 
-/// Opens the store in a directory, or makes it, and starts its writer; its log is to stay below `max_wal_bytes`. Blocks while
-/// an older schema is brought up to date.
+/// Opens the store in a directory, or creates it, and starts its writer. The log is to stay below `max_wal_bytes`.
+/// Blocks while an older schema is migrated.
 pub fn open(
     data: &Path,
     max_wal_bytes: u64,
@@ -107,16 +108,16 @@ pub fn open(
         .map_err(|e| OpenError::Unusable { path, what: e.to_string() })
 }
 
-/// What the reading half shares with the writing one, beside the file.
+/// What the readers share with the writer, besides the file.
 #[derive(Clone)]
 pub struct Beside {
     gate: Gate,
     counts: Counts,
 }
 
-/// Opens the writing connection and reads what the engine has to know. For [`open`], and for tests that drive an engine
-/// themselves.
-pub fn open_rows(path: &Path, max_wal_bytes: u64) -> Result<(OpenedRows, Opening, Beside), OpenError> {
+/// Opens the writing connection and reads the coordinator's initial state. For [`open`], and for tests that drive a
+/// coordinator themselves.
+pub fn open_rows(path: &Path, max_wal_bytes: u64) -> Result<(OpenedRows, InitialState, Beside), OpenError> {
     let found = match inspect(path)? {
         Found::Nothing => make(path)?,
         found @ Found::Ours(_) => found,
@@ -130,7 +131,8 @@ pub fn open_rows(path: &Path, max_wal_bytes: u64) -> Result<(OpenedRows, Opening
         connection.pragma_update(None, "synchronous", "NORMAL").map_err(failed)?;
     }
     keep_plans(&connection).map_err(failed)?;
-    // What these would look at with each write, the verification looks at, and a debug build, as far as CHECKs go.
+    // `sagad check` verifies what foreign keys and CHECKs would verify with each write; a debug build has the CHECKs
+    // on.
     connection.pragma_update(None, "foreign_keys", false).map_err(failed)?;
     connection.pragma_update(None, "ignore_check_constraints", cfg!(not(debug_assertions))).map_err(failed)?;
     connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB).map_err(failed)?;
@@ -141,26 +143,27 @@ pub fn open_rows(path: &Path, max_wal_bytes: u64) -> Result<(OpenedRows, Opening
     let gate = Gate::default();
     let checkpoints = Checkpoints::take_over(&mut connection, max_wal_bytes, gate.clone())
         .map_err(|e| OpenError::Unusable { path: path.to_owned(), what: e.to_string() })?;
-    // The log is there by now.
+    // The log file exists by now.
     let files = Files::of(path);
     let reservation = Reservation::none(opening.next_revision);
     Ok((OpenedRows { connection, checkpoints, tally, files, reservation }, opening, Beside { gate, counts }))
 }
 
-/// Plans a connection's statements once. Otherwise a statement on a table with a partial index is planned anew whenever a
-/// parameter is bound, in case its value makes the index fit; ours say what makes it fit.
+/// Makes SQLite plan each statement once. Otherwise a statement on a table with a partial index is planned again
+/// whenever a parameter is bound, in case its value makes the index usable; our statements contain the index's
+/// condition.
 fn keep_plans(connection: &Connection) -> Result<(), rusqlite::Error> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
 }
 
-/// The reading half of an opened file. For [`open`], and for tests that drive an engine themselves.
+/// The readers of an opened file. For [`open`], and for tests that drive a coordinator themselves.
 pub fn open_reader(path: &Path, size: usize, beside: Beside) -> Result<impl Reader + use<>, OpenError> {
     let unusable = |e: r2d2::Error| OpenError::Unusable { path: path.to_owned(), what: e.to_string() };
     SqliteReader::open(path.to_owned(), size, beside).map_err(unusable)
 }
 
-/// Makes an empty store. It has its name only once it is whole and synced: so what has the name and is no store is
-/// damaged, and is not taken for one that was never begun.
+/// Creates an empty store. It gets its name only when it is complete and synced, so a file of that name that is no
+/// store is damaged, and not an interrupted creation.
 fn make(path: &Path) -> Result<Found, OpenError> {
     let unfinished = path.with_extension("db.new");
     let failed = |error: rusqlite::Error| open_error(&unfinished, &error);
@@ -168,23 +171,23 @@ fn make(path: &Path) -> Result<Found, OpenError> {
     remove_database(&unfinished).map_err(io)?;
     private_files::create_new(&unfinished).map_err(io)?;
     let mut connection = connection::open(&unfinished).map_err(failed)?;
-    // No log beside the file: it is to be whole by itself.
+    // No log beside the file until it is complete.
     connection.pragma_update(None, "journal_mode", "DELETE").map_err(failed)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
-    // Before the first table, or it takes a copy of everything: so that pages can be given back.
+    // Must be set before the first table is created; later it takes a VACUUM. It lets free pages be given back.
     connection.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(failed)?;
     migrate(&mut connection, Found::Nothing, MIGRATIONS).map_err(failed)?;
-    // Not later, under its name: a switch that is cut off leaves a journal, which no look at the file gets past.
+    // Switched before the rename: an interrupted switch leaves a journal, with which the file can't be inspected.
     connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
     connection.close().map_err(|(_, error)| failed(error))?;
     private_files::rename_synced(&unfinished, path).map_err(io)?;
     Ok(Found::Ours(SCHEMA_VERSION))
 }
 
-/// Reads what is known at the start. Revisions that an earlier run may have given, and of which a lost tail of the log
-/// would leave no trace, are never given again: the next one is above all that were reserved, and those in between are
-/// kept as a gap in which no watch can resume.
-fn opening(connection: &mut Connection) -> Result<(Opening, counts::ByQueue), rusqlite::Error> {
+/// Reads the initial state. Revisions that an earlier run may have assigned, and that a lost tail of the log may have
+/// hidden, are never assigned again: the next one is above all that were reserved, and those between are recorded as a
+/// gap from which no watch can resume.
+fn opening(connection: &mut Connection) -> Result<(InitialState, counts::ByQueue), rusqlite::Error> {
     let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     let opening = stored_opening(&transaction)?;
     let (head, last_lost) = (opening.head.0, opening.next_revision.0 - 1);
@@ -201,8 +204,8 @@ fn opening(connection: &mut Connection) -> Result<(Opening, counts::ByQueue), ru
     Ok((opening, counted))
 }
 
-/// What a store is opened with, as it is stored. Fails on numbers with which no daemon could go on: the verification asks here, too.
-fn stored_opening(connection: &Connection) -> Result<Opening, rusqlite::Error> {
+/// Reads the stored initial state. Fails on numbers with which no daemon could continue. The verification uses it too.
+fn stored_opening(connection: &Connection) -> Result<InitialState, rusqlite::Error> {
     let head: Revision = connection.query_row(sql::HEAD, [], |row| row.get(0))?;
     let head = head.max(meta(connection, "compacted")?);
     let next_revision = head.after(1).max(meta(connection, "revision_floor")?);
@@ -210,7 +213,7 @@ fn stored_opening(connection: &Connection) -> Result<Opening, rusqlite::Error> {
         let what = format!("the next revision would be {next_revision}, with too few left up to {REVISION_MAX}");
         return Err(senseless(what));
     }
-    // Later than anything in the store, so that an absence is told from what happens after it.
+    // Later than anything in the store, so that the absence is after it.
     let last_time = last_time(connection)?.plus(Span::MICROSECOND);
     let names = queue_names(connection)?;
     let (due, ready) = (stored_due(connection, &names)?, stored_ready(connection, &names)?);
@@ -220,10 +223,10 @@ fn stored_opening(connection: &Connection) -> Result<Opening, rusqlite::Error> {
         Ok(())
     })?;
     let next_row = RowId(last_row(connection)? + 1);
-    Ok(Opening { head, next_revision, next_row, last_time, due, ready, paused })
+    Ok(InitialState { head, next_revision, next_row, last_time, due, ready, paused })
 }
 
-/// When something happened last.
+/// The time of the newest event, heartbeat or closing.
 fn last_time(connection: &Connection) -> Result<Timestamp, rusqlite::Error> {
     let newest = |sql| connection.query_row(sql, [], |row| column::<Option<Timestamp>>(row, 1)).optional();
     let last_event = newest(sql::LAST_EVENT_TIME)?.flatten().unwrap_or_default();
@@ -239,7 +242,7 @@ fn last_time(connection: &Connection) -> Result<Timestamp, rusqlite::Error> {
     Ok(last)
 }
 
-/// Queues by their numbers. One whose name makes no sense is left out, and with it sagas that can't be read anyway.
+/// Queue names by number. A damaged name is skipped, and with it sagas that can't be read anyway.
 fn queue_names(connection: &Connection) -> Result<HashMap<i64, QueueName>, rusqlite::Error> {
     let mut names = HashMap::new();
     each(connection, sql::QUEUE_NAMES, [], |row| {
@@ -253,7 +256,7 @@ fn queue_names(connection: &Connection) -> Result<HashMap<i64, QueueName>, rusql
 fn stored_due(connection: &Connection, names: &HashMap<i64, QueueName>) -> Result<Vec<StoredDue>, rusqlite::Error> {
     let mut all = Vec::new();
     each(connection, sql::DUE, [], |row| {
-        let due = Due { at: column(row, 1)?, running_since: column(row, 2)? };
+        let due = Due { at: column(row, 1)?, grace_reference: column(row, 2)? };
         let (queue, state) = (names.get(&row.get(3)?), State::decode(row.get(4)?));
         if let (Some(queue), Some(state)) = (queue, state) {
             all.push(StoredDue { id: column(row, 0)?, due, queue: queue.clone(), state });
@@ -276,27 +279,27 @@ fn stored_ready(
     let mut all = Vec::new();
     for (id, (priority, queue, kinds)) in kinds {
         if let Some(queue) = names.get(&queue) {
-            let takers = Takers::OfKinds(kinds.into_iter().collect());
-            all.push((id, ReadyEntry { priority, queue: queue.clone(), takers }));
+            let eligibility = Eligibility::Kinds(kinds.into_iter().collect());
+            all.push((id, ReadyEntry { priority, queue: queue.clone(), eligibility }));
         }
     }
     each(connection, sql::RESERVED, [], |row| {
         let due_at: Option<Timestamp> = column(row, 3)?;
-        // One that makes no sense is passed over with the saga, which can't be read either.
+        // A damaged value is skipped with its saga, which can't be read either.
         let more = More::parse(row.get_ref(4)?.as_str_or_null()?).unwrap_or_default();
-        // What is due next lies behind its delay, or it is delayed still.
+        // If nothing is due after its delay, it is still delayed.
         let delayed = more.not_before.is_some_and(|ready| due_at.is_none_or(|due| due <= ready));
         let reservation = more.reservation.filter(|_| !delayed);
         if let (Some(queue), Some(reservation)) = (names.get(&row.get(2)?), reservation) {
-            let takers = Takers::Assignee(reservation.assignee);
-            all.push((column(row, 0)?, ReadyEntry { priority: column(row, 1)?, queue: queue.clone(), takers }));
+            let eligibility = Eligibility::Assignee(reservation.assignee);
+            all.push((column(row, 0)?, ReadyEntry { priority: column(row, 1)?, queue: queue.clone(), eligibility }));
         }
         Ok(())
     })?;
     Ok(all)
 }
 
-/// The highest number that a saga's row had.
+/// The highest row number of any saga ever.
 fn last_row(connection: &Connection) -> Result<i64, rusqlite::Error> {
     let Quantity(floor) = meta(connection, "row_floor")?;
     let Quantity(last) = connection.query_row(sql::LAST_ROW, [], |row| column(row, 0))?;

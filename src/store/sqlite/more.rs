@@ -1,4 +1,5 @@
-//! What few sagas in flight have: one column of JSON in the table `work`, so that a change of the others writes none of it.
+//! [`RareFields`]: fields that few sagas in flight have, as JSON in the column `more` of the table `work`, so that
+//! changes of the others don't write them.
 
 use serde_json::{Map, Value};
 
@@ -11,7 +12,7 @@ use crate::domain::{
     time::Timestamp,
 };
 
-/// The column's content for a saga; none: it has nothing of it.
+/// The column's value for a saga; none if it has none of the fields.
 pub fn of(saga: &Saga) -> Option<String> {
     let expired_at = match saga.lease.as_ref().map(|lease| lease.standing) {
         Some(Standing::Expired { at, .. }) => Some(at),
@@ -52,7 +53,7 @@ pub fn of(saga: &Saga) -> Option<String> {
     Some(Value::Object(all).to_string())
 }
 
-/// What the column told.
+/// The fields of the column.
 #[derive(Debug, Default, PartialEq)]
 pub struct More {
     pub expirations: u32,
@@ -66,7 +67,7 @@ pub struct More {
 }
 
 impl More {
-    /// Reads the column. An error is a sentence about what makes no sense in it.
+    /// Parses the column. The error is a sentence about what is wrong with it.
     pub fn parse(column: Option<&str>) -> Result<Self, String> {
         let Some(json) = column else { return Ok(More::default()) };
         let all: Map<String, Value> = serde_json::from_str(json).map_err(|error| error.to_string())?;

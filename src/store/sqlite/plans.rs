@@ -1,10 +1,10 @@
-//! That each statement finds its rows by the index that was made for it.
+//! Tests that each statement uses its index.
 
 use rusqlite::Connection;
 
 use super::{keep_plans, migrate::MIGRATIONS, sql};
 
-/// What SQLite says it will do, a line for each table.
+/// SQLite's query plan, a line for each table.
 fn plan(statement: &str) -> Vec<String> {
     let connection = Connection::open_in_memory().unwrap();
     keep_plans(&connection).unwrap();
@@ -12,11 +12,11 @@ fn plan(statement: &str) -> Vec<String> {
         connection.execute_batch(migration).unwrap();
     }
     let mut explained = connection.prepare(&format!("EXPLAIN QUERY PLAN {statement}")).unwrap();
-    // Unbound parameters are NULL, which the plan does not depend on.
+    // Unbound parameters are NULL; the plan doesn't depend on them.
     explained.raw_query().mapped(|row| row.get("detail")).map(Result::unwrap).collect()
 }
 
-/// Looks neither through a whole table nor sorts what it finds.
+/// True if the step neither scans a whole table nor sorts.
 fn is_bounded(line: &str) -> bool {
     let of_a_request = line.starts_with("SCAN json_each") || line.starts_with("SCAN (subquery");
     (!line.starts_with("SCAN") || of_a_request) && !line.contains("TEMP B-TREE FOR ORDER BY")
@@ -80,7 +80,7 @@ fn each_statement_uses_its_index() {
 
 #[test]
 fn what_reads_from_one_end_needs_no_sorting() {
-    // They scan, but in the order of the table's key, and end after as many rows as they are to see.
+    // They scan in the order of the table's key and stop after as many rows as they need.
     for (name, statement) in
         [("FORGET_ANSWERS", sql::FORGET_ANSWERS), ("LAST_EVENT_TIME", sql::LAST_EVENT_TIME), ("HEAD", sql::HEAD)]
     {

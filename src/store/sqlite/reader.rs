@@ -1,4 +1,4 @@
-//! The reading connections: a pool, each `query_only`, each read one bounded snapshot.
+//! [`SqliteReader`]: a pool of `query_only` connections; each read is one bounded snapshot.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::private_files;
 use crate::{
-    coordinator::{RowId, weight},
+    coordinator::{RowId, encoded_size},
     domain::{
         bounds::ANSWER_BYTES,
         command::QueueStatus,
@@ -35,15 +35,15 @@ use super::{
     sql,
 };
 
-/// Most rows that one snapshot looks at, wanted or not: a few milliseconds, so that the log can be reused.
+/// Most rows that one snapshot scans, matching or not: a few milliseconds, so that the log can be restarted.
 const ROWS_PER_SNAPSHOT: usize = 5000;
-/// Pages that a backup copies at a time, and its pause between: about 100 MB/s at most.
+/// Pages that a backup copies at a time, and the pause after them: at most about 100 MB/s.
 const BACKUP_PAGES: i32 = 256;
 const BACKUP_PAUSE: Duration = Duration::from_millis(10);
 /// How long a read waits for a free connection.
 const CONNECTION_WAIT: Duration = Duration::from_secs(10);
 
-/// Opens reading connections.
+/// Opens the reading connections of the pool.
 pub struct ReadConnections {
     path: PathBuf,
 }
@@ -53,7 +53,8 @@ impl ManageConnection for ReadConnections {
     type Error = rusqlite::Error;
 
     fn connect(&self) -> Result<Connection, rusqlite::Error> {
-        // Read-write, since a reader of a WAL database may have to make its index; `query_only` keeps it from writing.
+        // Opened read-write, since a reader of a WAL database may have to create its index; `query_only` keeps it from
+        // writing.
         let connection = connection::open(&self.path)?;
         keep_plans(&connection)?;
         connection.pragma_update(None, "query_only", true)?;
@@ -68,15 +69,15 @@ impl ManageConnection for ReadConnections {
     }
 
     fn has_broken(&self, connection: &mut Connection) -> bool {
-        // A read that ended within its transaction must not pin its snapshot.
+        // A connection that is still in a transaction must not keep its snapshot.
         !connection.is_autocommit()
     }
 }
 
-/// SQLite as those who only look see it.
+/// Reads a store in SQLite.
 pub struct SqliteReader {
     pool: Pool<ReadConnections>,
-    /// Backups have connections of their own: each would keep one of the pool for minutes.
+    /// Backups have connections of their own, since they would occupy one of the pool for minutes.
     backups: ReadConnections,
     beside: Beside,
     ready: Mutex<Option<LookAtReady>>,
@@ -95,7 +96,7 @@ impl SqliteReader {
         Ok(SqliteReader { pool, backups, beside, ready: Mutex::default() })
     }
 
-    /// What is ready, by queue.
+    /// The ready sagas, counted by queue.
     fn ready(&self, connection: &Connection, now: Timestamp) -> Result<BTreeMap<i64, Ready>, RowsError> {
         let known = self.ready.lock().clone();
         if let Some(known) = known.filter(|known| known.holds_at(now)) {
@@ -106,11 +107,11 @@ impl SqliteReader {
         Ok(look.by_queue)
     }
 
-    /// Looks at one snapshot.
+    /// Reads from one snapshot.
     fn look<T>(&self, look: impl FnOnce(&Connection) -> Result<T, RowsError>) -> Result<T, StoreError> {
         let mut connection =
             self.pool.get().map_err(|e| StoreError::Unavailable(format!("no reading connection: {e}")))?;
-        // Only now: the gate must not stay open for a read that still waits for its connection.
+        // Taken only now: a read that still waits for a connection must not hold the lock.
         let _open = self.beside.gate.read();
         let snapshot = connection.transaction().map_err(|e| read_error(e.into()))?;
         look(&snapshot).map_err(read_error)
@@ -129,7 +130,7 @@ fn head(connection: &Connection) -> Result<Revision, RowsError> {
     Ok(connection.prepare_cached(sql::HEAD)?.query_row([], |row| row.get(0))?)
 }
 
-/// Whether the history can be read on from behind a revision.
+/// Checks that the history can be read from a revision on.
 fn check_position(connection: &Connection, after: Revision) -> Result<Result<(), StoreError>, RowsError> {
     let oldest: Revision = meta(connection, "compacted")?;
     if after < oldest {
@@ -143,7 +144,7 @@ fn check_position(connection: &Connection, after: Revision) -> Result<Result<(),
     Ok(Ok(()))
 }
 
-/// What a stretch of the history has that a query asks for.
+/// The matching events of a bounded part of the history.
 fn stretch(connection: &Connection, query: &EventQuery) -> Result<Stretch<Event>, RowsError> {
     let queues = queue_filter(&query.queues);
     let (after, limit) = (query.after.0, query.limit);
@@ -165,14 +166,14 @@ fn stretch(connection: &Connection, query: &EventQuery) -> Result<Stretch<Event>
     Ok(Stretch::of_events(found, limit, through))
 }
 
-/// The same of one saga's own history.
+/// Like [`stretch`], for the history of one saga.
 fn of_task(connection: &Connection, task_id: &TaskId, query: &EventQuery) -> Result<Stretch<Event>, RowsError> {
     let mut statement = connection.prepare_cached(sql::PLACE_OF_TASK)?;
     let place = statement.query_row([task_id.as_str()], |row| Ok((RowId(row.get(0)?), Revision(row.get(1)?))));
     let Some((id, newest)) = place.optional()? else {
         return Ok(Stretch { found: Vec::new(), through: query.through });
     };
-    // What passes over what it does not want looks through so many.
+    // A query that skips events scans at most this many.
     let passes_over = query.marked_only || !query.queues.is_empty();
     let most = if passes_over { ROWS_PER_SNAPSHOT + 1 } else { query.limit };
     let revisions = history::of_saga(connection, id, newest, query.after, query.through, most)?;
@@ -191,8 +192,7 @@ fn of_task(connection: &Connection, task_id: &TaskId, query: &EventQuery) -> Res
     Ok(Stretch::of_events(found, query.limit, through))
 }
 
-/// Where the stretch ends that a read looks through which passes over what it does not want: a filter that wants little must
-/// not make one snapshot last.
+/// The end of the part that a filtering read scans: a filter that matches little must not make one snapshot last long.
 fn window(
     connection: &Connection,
     statement: &'static str,
@@ -207,7 +207,7 @@ fn queue_filter(queues: &[QueueName]) -> Option<String> {
     if queues.is_empty() { None } else { Some(json_array(queues.iter().map(QueueName::as_str))) }
 }
 
-/// Reads sagas with their compensations.
+/// Loads sagas with their compensations.
 fn sagas(
     connection: &Connection,
     statement: &'static str,
@@ -216,7 +216,7 @@ fn sagas(
     sagas_while(connection, statement, params, |_| true)
 }
 
-/// The same, up to the first that says no, with it.
+/// Like [`sagas`], until `go_on` returns false; that saga is included.
 fn sagas_while(
     connection: &Connection,
     statement: &'static str,
@@ -253,8 +253,8 @@ impl Reader for SqliteReader {
             (true, true) => sql::LIST_IN_FLIGHT_NEWEST,
         };
         let start = query.after.map_or(if query.newest_first { i64::MAX } else { 0 }, |cursor| cursor.0);
-        // One more than wanted tells whether more follows; a page that looked at its bound ends there, and so does one of as many
-        // bytes as an answer holds.
+        // Reads one more than wanted to know whether more follows. A page also ends when it has scanned its bound, or
+        // holds as many bytes as an answer.
         self.look(|connection| {
             let mut page = SagaPage::default();
             let mut statement = connection.prepare_cached(statement)?;
@@ -270,7 +270,7 @@ impl Reader for SqliteReader {
                     if count > 0 {
                         saga.compensations = compensations(connection, id)?;
                     }
-                    bytes += weight(&saga);
+                    bytes += encoded_size(&saga);
                     if bytes > ANSWER_BYTES && !page.sagas.is_empty() {
                         page.next = last;
                         return Ok(page);
@@ -287,7 +287,7 @@ impl Reader for SqliteReader {
 
     fn events(&self, query: &EventQuery) -> Result<Stretch<Event>, StoreError> {
         self.look(|connection| {
-            // In the same snapshot: what was purged meanwhile must not be passed over in silence.
+            // Checked in the same snapshot: events purged meanwhile must not be skipped silently.
             if !query.whole
                 && let Err(gone) = check_position(connection, query.after)?
             {
@@ -317,9 +317,9 @@ impl Reader for SqliteReader {
             } else {
                 through
             };
-            // The saga that is too much is read, and not kept.
+            // The saga that exceeds the bound is read, but dropped.
             let found = sagas_while(c, sql::STALE, params![after.0, through.0, queues, bounds.sagas], |saga| {
-                bytes += weight(saga);
+                bytes += encoded_size(saga);
                 bytes <= bounds.bytes
             })?;
             Ok((found, through))
@@ -329,7 +329,7 @@ impl Reader for SqliteReader {
     }
 
     fn counts(&self, moment: &Moment) -> Result<Vec<QueueCounts>, StoreError> {
-        // First what is in memory: every queue in it is then in the snapshot, too.
+        // Memory is read first: every queue in it is then also in the snapshot.
         let mut counted = self.beside.counts.lock().clone();
         self.look(|connection| {
             let ready = self.ready(connection, moment.now)?;
@@ -365,12 +365,12 @@ impl Reader for SqliteReader {
         let unavailable = |error: rusqlite::Error| StoreError::Unavailable(format!("the backup failed: {error}"));
         private_files::create_new(path).map_err(|e| StoreError::Unavailable(format!("the backup failed: {e}")))?;
         let mut copy = connection::open(path).map_err(unavailable)?;
-        // Not through the gate, which would be open for as long as the copy takes. One snapshot, or the copy would begin
-        // anew with each commit; the log grows meanwhile.
+        // Doesn't take the read lock, which would be held as long as the copy takes. The copy is one snapshot, or it
+        // would start again with each commit; the log grows meanwhile.
         let connection = self.backups.connect().map_err(unavailable)?;
         {
             let snapshot = connection.unchecked_transaction().map_err(unavailable)?;
-            // It begins with its first read; without one, each step of the copy would take a snapshot of its own.
+            // The snapshot starts with its first read; without one, each step of the copy would take its own.
             head(&snapshot).map_err(read_error)?;
             let backup = rusqlite::backup::Backup::new(&snapshot, &mut copy).map_err(unavailable)?;
             backup.run_to_completion(BACKUP_PAGES, BACKUP_PAUSE, None).map_err(unavailable)?;
@@ -383,7 +383,7 @@ fn corrupt_queue(error: crate::domain::ids::Malformed) -> RowsError {
     RowsError::Corrupt(format!("a queue: {}", error.0))
 }
 
-/// The queues behind one of them, in order of name, with their numbers: at most `limit`.
+/// The queues after one of them, by name, with their numbers: at most `limit`.
 pub(super) fn queue_statuses(
     connection: &Connection,
     after: Option<&QueueName>,

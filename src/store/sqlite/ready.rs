@@ -1,7 +1,7 @@
-//! How many sagas are ready, and since when the oldest is: from the index that `ClaimNext` chooses by.
+//! Counts ready sagas, and since when the oldest is ready, from the index that `ClaimNext` uses.
 //!
-//! The index is counted entry by entry, some 30 ms for a million. So where many are ready the answer is kept for a while,
-//! in proportion to what it took; where few are, it is always that of the snapshot.
+//! The index is counted entry by entry: about 30 ms per million. So if many are ready, the result is reused for a
+//! while, in proportion to its cost; if few are, it is always that of the snapshot.
 
 use std::collections::BTreeMap;
 
@@ -11,23 +11,23 @@ use crate::domain::time::{Span, Timestamp};
 
 use super::{codec::senseless, error::RowsError, more::More, sql};
 
-/// For so many entries the answer is kept for a millisecond: that leaves about three of a hundred to the counting.
+/// For each this many entries the result is reused for a millisecond: counting then takes about 3 % of the time.
 const ENTRIES_PER_MILLISECOND: u64 = 1000;
-/// What a row costs in entries: three lookups instead of one step.
+/// The cost of a row in entries: three lookups instead of one step.
 const ENTRIES_PER_ROW: u64 = 30;
-/// It is kept no longer than that.
+/// The longest that a result is reused.
 const KEPT: Span = Span::from_secs(60);
 
-/// What is ready in one queue.
+/// The ready sagas of one queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ready {
     /// How many sagas.
     pub sagas: u64,
-    /// Since when the oldest is.
+    /// Since when the oldest is ready.
     pub since: Option<Timestamp>,
 }
 
-/// What was found, when, and what it took.
+/// A result, when it was made, and its cost.
 #[derive(Clone, Debug, Default)]
 pub struct LookAtReady {
     at: Timestamp,
@@ -37,14 +37,14 @@ pub struct LookAtReady {
 }
 
 impl LookAtReady {
-    /// Whether it is good enough still.
+    /// True if the result may still be used.
     pub fn holds_at(&self, now: Timestamp) -> bool {
         let kept = u32::try_from(self.entries / ENTRIES_PER_MILLISECOND).map_or(KEPT, Span::from_millis).min(KEPT);
         self.at <= now && now.since(self.at) < kept
     }
 }
 
-/// Looks at what is ready.
+/// Counts ready sagas.
 pub fn count_ready(connection: &Connection, at: Timestamp) -> Result<LookAtReady, RowsError> {
     let mut look = LookAtReady { at, ..LookAtReady::default() };
     let mut statement = connection.prepare_cached(sql::READY_COUNTS)?;
@@ -58,8 +58,8 @@ pub fn count_ready(connection: &Connection, at: Timestamp) -> Result<LookAtReady
     Ok(look)
 }
 
-/// Since when the oldest ready saga of a queue is, and how many rows were looked at: a few of each priority, unless many
-/// were put off for longer than it took to create the rest.
+/// Since when the oldest ready saga of a queue is ready, and how many rows were read: a few for each priority, unless
+/// many were delayed for longer than it took to create the rest.
 fn oldest(connection: &Connection, queue: i64) -> Result<(Option<Timestamp>, u64), rusqlite::Error> {
     let mut priorities = connection.prepare_cached(sql::READY_PRIORITY)?;
     let mut statement = connection.prepare_cached(sql::READY_SINCE)?;
@@ -71,7 +71,7 @@ fn oldest(connection: &Connection, queue: i64) -> Result<(Option<Timestamp>, u64
             let created: i64 = row.get(1)?;
             let more = More::parse(row.get_ref(2)?.as_str_or_null()?).map_err(senseless)?;
             let since = more.not_before.map_or(created, |time| created.max(time.micros()));
-            // None is ready before it is created, and those that follow were created later.
+            // A saga is never ready before its creation, and those that follow were created later.
             if oldest.is_some_and(|oldest| oldest <= created) {
                 break;
             }

@@ -1,9 +1,9 @@
-//! Revisions are reserved before they are given: a power cut can lose the tail of the log, and with it every trace of the
-//! revisions that were given there. A reservation is checkpointed, so it is in the database itself; the next start begins
-//! behind all that were reserved.
+//! Reserves revisions before they are assigned. A power loss can lose the tail of the log, and with it every trace of
+//! the revisions assigned there. A reservation is checkpointed, so it is in the database file itself; the next start
+//! continues above all that were reserved.
 
 use crate::{
-    coordinator::{ChangeSet, Fault},
+    coordinator::{BackendError, ChangeSet},
     domain::ids::Revision,
     mutants::{self, Mutant},
 };
@@ -13,33 +13,33 @@ use super::{
     rows::{OpenedRows, SqliteRows},
 };
 
-/// After how many revisions a reservation that a read was in the way of is tried again.
+/// After how many revisions a reservation that a read prevented is tried again.
 const RETRY: usize = 1 << 16;
 
-/// Which revisions may be given.
+/// The reserved revisions.
 #[derive(Clone, Copy, Debug)]
 pub struct Reservation {
     /// The next event's revision.
     pub next: Revision,
-    /// No revision from here on may be given.
+    /// Revisions from here on are not reserved.
     end: Revision,
-    /// From which next revision on more are to be reserved: half of a block before its end.
+    /// From which next revision on more are reserved: half a block before the end.
     more_at: Revision,
 }
 
 impl Reservation {
-    /// Nothing is reserved yet; the first commit does it.
+    /// Nothing is reserved yet; the first commit reserves.
     pub fn none(next: Revision) -> Self {
         Reservation { next, end: next, more_at: next }
     }
 }
 
 impl OpenedRows {
-    /// The rows, for use by this thread, with the first revisions reserved.
+    /// Makes the writer for this thread and reserves the first revisions.
     ///
     /// # Errors
     /// No revisions can be reserved: the disk is full or fails, or another process reads the database.
-    pub fn start(self) -> Result<SqliteRows, Fault> {
+    pub fn start(self) -> Result<SqliteRows, BackendError> {
         let mut rows = self.into_rows();
         rows.reserve(rows.reservation.next)?;
         Ok(rows)
@@ -47,17 +47,18 @@ impl OpenedRows {
 }
 
 impl SqliteRows {
-    /// Makes sure that a commit gives only revisions that are reserved; returns the next one after it. A long read that is in
-    /// the way has until the block's end.
-    pub(super) fn reserve_for(&mut self, changes: &ChangeSet) -> Result<Revision, Fault> {
-        // Events of sagas that are removed in the same turn are published and not stored; `compacted` is not below them.
+    /// Reserves more revisions if a commit needs them; returns the next revision after it. If a long read prevents it,
+    /// it is retried until the end of the block.
+    pub(super) fn reserve_for(&mut self, changes: &ChangeSet) -> Result<Revision, BackendError> {
+        // Events of sagas removed in the same turn are published but not stored; `compacted` is at least their
+        // revision.
         let newest = changes.events.last().map(|appended| appended.event.revision).max(changes.compacted);
         let next = newest.map_or(self.reservation.next, |newest| newest.after(1).max(self.reservation.next));
         self.reserve(next)?;
         Ok(next)
     }
 
-    fn reserve(&mut self, next: Revision) -> Result<(), Fault> {
+    fn reserve(&mut self, next: Revision) -> Result<(), BackendError> {
         if next < self.reservation.more_at || mutants::on(Mutant::RevisionsNotReserved) {
             return Ok(());
         }
@@ -69,15 +70,15 @@ impl SqliteRows {
                 true => "another process reads the database and keeps its log from being checkpointed",
                 false => "no revisions can be reserved: a read has been in the way for millions",
             };
-            return Err(Fault::Unavailable(what.into()));
+            return Err(BackendError::Unavailable(what.into()));
         } else {
             self.reservation.more_at = next.after(RETRY);
         }
         Ok(())
     }
 
-    /// Writes again what is reserved: whether the disk takes a write, without changing anything.
-    pub(super) fn try_to_write(&mut self) -> Result<(), Fault> {
+    /// Writes the reserved end again, to find out whether the disk takes a write, without changing anything.
+    pub(super) fn try_to_write(&mut self) -> Result<(), BackendError> {
         self.between(|rows| rows.raise_floor(rows.reservation.end)).map(drop)
     }
 }
@@ -90,19 +91,19 @@ mod tests {
     use super::*;
     use crate::coordinator::Backend;
 
-    /// A turn that gives revisions up to this one.
+    /// A turn that assigns revisions up to this one.
     fn up_to(revision: i64) -> ChangeSet {
         ChangeSet { compacted: Some(Revision(revision)), ..ChangeSet::default() }
     }
 
-    /// What the database says without its log: what is left after a power cut at the worst.
+    /// The value in the database without its log: what is left after a power loss in the worst case.
     fn floor_without_log(path: &Path) -> Revision {
         let copy = path.with_file_name("copy.db");
         std::fs::copy(path, &copy).unwrap();
         meta(&connection::open_unchanging(&copy).unwrap(), "revision_floor").unwrap()
     }
 
-    /// What is read now stays in the log until this is dropped.
+    /// A read transaction that keeps the log from being restarted.
     fn reading(path: &Path) -> rusqlite::Connection {
         let reader = connection::open_to_read(path).unwrap();
         reader.execute_batch("BEGIN; SELECT count(*) FROM meta").unwrap();
@@ -142,7 +143,10 @@ mod tests {
         }
         let before = rows.reservation.next;
         let refused = rows.commit(&up_to(end + 5));
-        assert!(matches!(&refused, Err(Fault::Unavailable(what)) if what.contains("for millions")), "{refused:?}");
+        assert!(
+            matches!(&refused, Err(BackendError::Unavailable(what)) if what.contains("for millions")),
+            "{refused:?}"
+        );
         assert_eq!(rows.reservation.next, before, "it did not happen");
         drop(reader);
         rows.commit(&up_to(end + 5)).unwrap();
@@ -156,6 +160,9 @@ mod tests {
         let (rows, _, _) = open_rows(&path, 1 << 20).unwrap();
         let _reader = reading(&path);
         let refused = rows.start().map(drop);
-        assert!(matches!(&refused, Err(Fault::Unavailable(what)) if what.contains("another process")), "{refused:?}");
+        assert!(
+            matches!(&refused, Err(BackendError::Unavailable(what)) if what.contains("another process")),
+            "{refused:?}"
+        );
     }
 }

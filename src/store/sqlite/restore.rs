@@ -1,8 +1,8 @@
-//! A store anew from a copy.
+//! Restores a store from a backup.
 //!
-//! The copy does not know what the lost store did after it: tokens were given that it has not seen. So everything it
-//! gives from now on lies far above whatever the lost store can have given, and positions in the lost history are known
-//! not to exist.
+//! The copy doesn't have the tokens and revisions that the lost store assigned after it. So everything that the
+//! restored store assigns is far above whatever the lost store can have assigned, and positions in the lost history
+//! are known not to exist.
 
 use std::{
     fs::File,
@@ -30,11 +30,11 @@ use super::{
     sql,
 };
 
-/// How far revisions jump: more than a store gives in a day at the highest rate, for each day of a year between the
-/// copy and the loss; and 2^53 lasts for thousands of restores.
+/// How far revisions jump: more than a store assigns at the highest rate on each day of a year between the copy and
+/// the loss; 2^53 still lasts for thousands of restores.
 const JUMP: i64 = 1 << 40;
 
-/// 2026-01-01, in microseconds: from when a copy without events may be.
+/// 2026-01-01, in microseconds: the assumed time of a copy without events.
 const BEFORE_ANY_COPY: i64 = 1_767_225_600_000_000;
 
 /// Why nothing was restored.
@@ -43,18 +43,18 @@ pub enum RestoreError {
     /// The directory or the copy can't be used.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// There is a store already.
+    /// The directory already has a store.
     #[error("{path} exists already; sagad restores into an empty directory only, so that no store is lost by mistake")]
     Exists {
         /// The database.
         path: PathBuf,
     },
-    /// The copy is not whole.
+    /// The copy is damaged.
     #[error("the copy {path} is damaged, and nothing was restored: {problem}")]
     Damaged {
         /// The copy.
         path: PathBuf,
-        /// The first thing that is wrong with it.
+        /// The first problem found.
         problem: String,
     },
     /// Files can't be copied or synced.
@@ -70,14 +70,14 @@ pub enum RestoreError {
 /// What was restored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Restored {
-    /// What the verification of the copy counted.
+    /// The verification of the copy.
     pub report: Report,
     /// The next revision, and the next token, is at least this.
     pub next_revision: Revision,
 }
 
-/// Makes a store in `data` from `copy`, verified first and synced before it is there under its name. `now` is what tells
-/// two restores from one copy apart.
+/// Restores `copy` into `data`. The copy is verified, and the store synced before it gets its name. `now` makes two
+/// restores from one copy differ.
 pub fn restore(copy: &Path, data: &Path, now: Timestamp) -> Result<Restored, RestoreError> {
     let _lock = take_directory(data)?;
     let path = data.join("sagad.db");
@@ -90,7 +90,7 @@ pub fn restore(copy: &Path, data: &Path, now: Timestamp) -> Result<Restored, Res
         let path = path.to_owned();
         move |error| RestoreError::Io { path, error }
     };
-    // Under another name until it is whole: a restore that is cut off leaves no store behind that could be taken for one.
+    // Built under another name: an interrupted restore leaves no file that could be mistaken for a store.
     let partial = partial(data);
     remove_database(&partial).map_err(io(&partial))?;
     copy_file(copy, &partial).map_err(io(copy))?;
@@ -105,7 +105,7 @@ pub fn restore(copy: &Path, data: &Path, now: Timestamp) -> Result<Restored, Res
     restored
 }
 
-/// Verifies what was copied, in the name of the copy that it was made from.
+/// Verifies the copied file; errors name the original.
 fn whole(partial: &Path, copy: &Path) -> Result<Report, RestoreError> {
     let path = copy.to_owned();
     let mut report = match check_file(partial) {
@@ -127,25 +127,25 @@ fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
     io::copy(&mut source, &mut target).map(drop)
 }
 
-/// Lifts revisions above all that were given since the copy.
+/// Raises the next revision above all that were assigned since the copy.
 fn jump(path: &Path, head: Revision, now: Timestamp) -> Result<Revision, rusqlite::Error> {
     let connection = connection::open(path)?;
-    // No log beside the file: it is to be whole by itself until it has its name.
+    // No log beside the file until it has its name.
     connection.pragma_update(None, "journal_mode", "DELETE")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
-    // The copy may be of an older version, which the next start of the daemon brings up to date.
+    // The copy may have an older schema version, which the next start of the daemon migrates.
     show_as_newest(&connection, connection.pragma_query_value(None, "user_version", |row| row.get(0))?)?;
     let floor: Revision = meta(&connection, "revision_floor")?;
     let last_event = connection.query_row(sql::LAST_EVENT_TIME, [], |row| row.get(1)).optional()?;
     let copied_at = last_event.unwrap_or(Timestamp::from_micros(BEFORE_ANY_COPY));
-    // One more for each microsecond since then, which is more than a store gives: so a second restore from the same copy
-    // lies above all that was given after the first.
+    // One more for each microsecond since then, which is more than a store assigns. So a second restore from the same
+    // copy is above all that was assigned after the first.
     let next = floor.max(head.after(1)).0.saturating_add(JUMP).saturating_add(now.since(copied_at).micros());
     if next > REVISION_MAX - NUMBERS_LEFT {
         return Err(senseless(format!("the next revision would be {next}, with too few left up to {REVISION_MAX}")));
     }
     connection.execute(sql::RAISE_META, rusqlite::params!["revision_floor", next])?;
-    // Not later, under its name: a switch that is cut off leaves a journal, which no look at the file gets past.
+    // Switched before the rename: an interrupted switch leaves a journal, with which the file can't be inspected.
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.close().map_err(|(_, error)| error)?;
     Ok(Revision(next))

@@ -1,11 +1,14 @@
-//! The writing connection: what the engine loads and writes.
+//! [`SqliteWriter`]: the writing connection, with the loads and writes of a turn.
 
 use std::{collections::HashMap, sync::Arc};
 
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::{
-    coordinator::{Appended, Candidate, ContentBytes, Derived, Key, Removed, RowId, SagaChange, StoredAnswer},
+    coordinator::{
+        AppendedEvent, ClaimCandidate, ContentBytes, DerivedFields, LoadKey, RemovalCounts, RowId, SagaChange,
+        StoredAnswer,
+    },
     domain::{
         command::QueueStatus,
         event::{Event, EventType},
@@ -33,7 +36,7 @@ use super::{
     write::expired_revision,
 };
 
-/// A store that has been opened, not yet bound to the thread that writes.
+/// An opened store that is not yet bound to the writer thread.
 pub struct OpenedRows {
     pub(super) connection: Connection,
     pub(super) checkpoints: Checkpoints,
@@ -43,12 +46,12 @@ pub struct OpenedRows {
 }
 
 impl OpenedRows {
-    /// What the log and its checkpoints are noted in.
+    /// The metrics of the log and its checkpoints.
     pub(in crate::store) fn log_meter(&self) -> Arc<LogMeter> {
         self.checkpoints.meter()
     }
 
-    /// The rows, for use by this thread; revisions are reserved by the first commit.
+    /// Makes the writer for this thread. The first commit reserves revisions.
     pub fn into_rows(self) -> SqliteRows {
         let OpenedRows { connection, checkpoints, tally, files, reservation } = self;
         connection.set_prepared_statement_cache_capacity(64);
@@ -66,19 +69,19 @@ impl OpenedRows {
     }
 }
 
-/// SQLite as the engine sees it.
+/// Writes a store in SQLite.
 pub struct SqliteRows {
     statements: Statements,
     checkpoints: Checkpoints,
-    /// The numbers of queues that are known to be stored.
+    /// The numbers of stored queues, as far as they are known.
     queues: HashMap<QueueName, i64>,
-    /// Those stored in this transaction, which a rollback forgets.
+    /// Queues added by this transaction; a rollback drops them.
     new_queues: Vec<QueueName>,
     tally: Tally,
     shrinking: Shrinking,
     files: Files,
     pub(super) reservation: Reservation,
-    /// Something found no room, and since then no write has.
+    /// A write found no room, and none has succeeded since.
     pub(super) is_full: bool,
 }
 
@@ -124,7 +127,7 @@ impl SqliteRows {
         found.ok_or_else(|| RowsError::Corrupt(format!("row {}: its queue {} is not there", id.0, saga.spec.queue)))
     }
 
-    /// A number by a saga's place, or the numbers that a statement takes.
+    /// Reads one number with a statement.
     fn number(&self, sql: &'static str, params: impl rusqlite::Params) -> Result<Option<i64>, RowsError> {
         let found =
             self.connection().prepare_cached(sql).and_then(|mut s| s.query_row(params, |row| row.get(0)).optional());
@@ -135,15 +138,15 @@ impl SqliteRows {
         Ok(self.number(sql::NEWEST_OF_ROW, [id.0])?.map(Revision))
     }
 
-    fn is_ready_as_stored(&self, id: RowId, known: Option<Derived>) -> bool {
+    fn is_ready_as_stored(&self, id: RowId, known: Option<DerivedFields>) -> bool {
         known.is_none_or(|known| self.number(sql::READY_OF_ROW, [id.0]) == Ok(Some(ready_code(known.ready))))
     }
 
-    /// Writes a change between two states in flight.
+    /// Writes a change of a saga that stays in flight.
     fn update_in_flight(&self, change: &SagaChange, before: &Saga, after: &Saga) -> Result<(), RowsError> {
         let SagaChange { id, derived, derived_before, .. } = change;
         debug_assert!(self.is_ready_as_stored(*id, *derived_before), "what is kept beside a saga is what is stored");
-        // Only heartbeats leave the revision as it is, and they neither begin nor end anything.
+        // The same revision means a heartbeat: write the lease's columns only.
         if before.revision == after.revision && before.lease != after.lease {
             self.update_lease(*id, after, derived)?;
         } else {
@@ -178,11 +181,11 @@ impl SqliteRows {
         self.execute("COMMIT", &[])?;
         self.tally.commit();
         self.new_queues.clear();
-        // Behind the commit, so that nothing is acknowledged that was written to a file which is gone.
+        // Checked after the commit, so that nothing is acknowledged that was written to a file which is gone.
         self.files.are_in_place()
     }
 
-    /// Whether a write that the system refused, if that is what the error is about, was refused for lack of room.
+    /// Turns a refused write into `Full` if the disk lacks room, else into `Broken`.
     pub(super) fn judge(&self, error: RowsError) -> RowsError {
         match error {
             RowsError::Unwritten(what) if !self.files.lack_room() => RowsError::Broken(what),
@@ -191,29 +194,30 @@ impl SqliteRows {
         }
     }
 
-    /// Undoes the transaction.
+    /// Rolls back the transaction.
     pub(super) fn rollback(&mut self) -> Result<(), RowsError> {
         self.tally.rollback();
         for queue in self.new_queues.drain(..) {
             self.queues.remove(&queue);
         }
-        // Some errors, a full disk among them, have rolled it back already.
+        // Some errors, such as a full disk, have rolled it back already.
         if self.connection().is_autocommit() { Ok(()) } else { self.execute("ROLLBACK", &[]).map(drop) }
     }
 
-    /// Ends a transaction in which nothing was written.
+    /// Ends a transaction that has written nothing.
     pub(super) fn let_go(&mut self) -> Result<(), RowsError> {
         if self.connection().is_autocommit() { Ok(()) } else { self.execute("COMMIT", &[]).map(drop) }
     }
 
     pub(super) fn keep_bounded(&mut self, idle: bool) -> Result<(), RowsError> {
-        // An idle store notices it, too.
+        // Checked here too, so that an idle store notices it.
         self.files.are_in_place()?;
         self.checkpoints.keep_bounded(self.statements.connection(), idle)
     }
 
     pub(super) fn give_back(&mut self) -> Result<bool, RowsError> {
-        // What a long read keeps in the log is not added to; it may take long, so this is seen only now and then.
+        // Not while a long read keeps the log from being restarted, which would make it grow. The check may be slow,
+        // so it runs only now and then.
         match self.checkpoints.is_held(self.statements.connection()) {
             Ok(false) => {}
             Ok(true) | Err(RowsError::Full) => return Ok(false),
@@ -239,12 +243,12 @@ impl SqliteRows {
         self.checkpoints.restart(self.statements.connection()).map(drop)
     }
 
-    pub(super) fn load_one(&self, key: &Key) -> Result<Option<(RowId, Saga)>, RowsError> {
+    pub(super) fn load_one(&self, key: &LoadKey) -> Result<Option<(RowId, Saga)>, RowsError> {
         let connection = self.statements.connection();
         match key {
-            Key::Task(id) => load::find(connection, &SagaKey::Task(id.clone())),
-            Key::Saga(id) => load::find(connection, &SagaKey::Saga(id.clone())),
-            Key::Place(id) => load::one_saga(connection, sql::SAGA_BY_ROW, id.0),
+            LoadKey::Task(id) => load::find(connection, &SagaKey::Task(id.clone())),
+            LoadKey::Saga(id) => load::find(connection, &SagaKey::Saga(id.clone())),
+            LoadKey::Row(id) => load::one_saga(connection, sql::SAGA_BY_ROW, id.0),
         }
     }
 
@@ -259,8 +263,8 @@ impl SqliteRows {
         parsed.map_err(|e| RowsError::Corrupt(format!("row {}, column payload: {}", id.0, e.0)))
     }
 
-    /// Adds a saga, as it is at the end of the turn that created it.
-    pub(super) fn insert(&mut self, id: RowId, saga: &Saga, derived: &Derived) -> Result<(), RowsError> {
+    /// Adds a saga as it is at the end of the turn that created it.
+    pub(super) fn insert(&mut self, id: RowId, saga: &Saga, derived: &DerivedFields) -> Result<(), RowsError> {
         let queue = self.queue_or_new(&saga.spec.queue)?;
         self.insert_saga(id, queue, &saga.spec)?;
         if saga.state.is_terminal() {
@@ -284,7 +288,7 @@ impl SqliteRows {
                         self.remove_one(id, if was_ended { sql::REMOVE_ENDED } else { sql::REMOVE_WORK })?;
                         self.put_ended(id, queue, after)?;
                     }
-                    // No rule allows it, but it is not for this to say.
+                    // No rule allows this, but the store doesn't check rules.
                     (_, false) => {
                         self.remove_one(id, sql::REMOVE_ENDED)?;
                         self.insert_work(id, queue, after, &change.derived)?;
@@ -301,7 +305,7 @@ impl SqliteRows {
         Ok(())
     }
 
-    pub(super) fn append(&mut self, appended: &Appended) -> Result<(), RowsError> {
+    pub(super) fn append(&mut self, appended: &AppendedEvent) -> Result<(), RowsError> {
         self.tally.told(appended.event.revision);
         self.insert_event(appended.saga, &appended.event, appended.prev)
     }
@@ -321,7 +325,7 @@ impl SqliteRows {
             let looked =
                 ends.query_row([revision, id.0, token.0, tried], |row| Ok((row.get(0)?, row.get(1)?))).optional();
             let Some((prev, ends)) = looked.map_err(rows_error)? else {
-                // From here on the old history has them.
+                // The older events are in the old history.
                 ended = self.number(sql::ENDS_LEASE_OLD, rusqlite::params![id.0, token.0, left, tried])?;
                 break;
             };
@@ -341,11 +345,11 @@ impl SqliteRows {
         queue: i64,
         (priority, after): (i32, RowId),
         limit: usize,
-    ) -> Result<Vec<Candidate>, RowsError> {
+    ) -> Result<Vec<ClaimCandidate>, RowsError> {
         let mut statement = self.connection().prepare_cached(sql::READY).map_err(rows_error)?;
         let found = statement
             .query_map(rusqlite::params![purpose.code(), queue, priority, after.0, limit], |row| {
-                Ok(Candidate { priority: codec::column(row, 1)?, id: codec::column(row, 0)? })
+                Ok(ClaimCandidate { priority: codec::column(row, 1)?, id: codec::column(row, 0)? })
             })
             .and_then(Iterator::collect);
         found.map_err(rows_error)
@@ -398,7 +402,7 @@ impl SqliteRows {
     ) -> Result<Vec<(Timestamp, RowId)>, RowsError> {
         let mut statement = self.connection().prepare_cached(sql::PURGEABLE).map_err(rows_error)?;
         let mut found = Vec::new();
-        // State by state, so that those of one which is kept for ever are not looked at each time.
+        // One query per state, so that sagas of a state that is kept for ever are not scanned each time.
         for state in states {
             let params = rusqlite::params![state.code(), before.micros(), limit];
             let of_state = statement.query_map(params, |row| Ok((row.get(1)?, RowId(row.get(0)?))));
@@ -410,14 +414,14 @@ impl SqliteRows {
         Ok(found)
     }
 
-    pub(super) fn weigh_one(&self, id: RowId) -> Result<Removed, RowsError> {
+    pub(super) fn weigh_one(&self, id: RowId) -> Result<RemovalCounts, RowsError> {
         let newest = self.newest_of(id)?.unwrap_or_default();
         let count = |sql, params: &[i64]| self.number(sql, rusqlite::params_from_iter(params));
         let of_chain = count(sql::COUNT_EVENTS, &[newest.0, 0])?;
         let (older, compensations) =
             (count(sql::COUNT_OLD_EVENTS, &[id.0])?, count(sql::COUNT_COMPENSATIONS, &[id.0])?);
         let size = |count: Option<i64>| usize::try_from(count.unwrap_or_default()).unwrap_or(usize::MAX);
-        Ok(Removed { events: size(of_chain) + size(older), compensations: size(compensations), newest })
+        Ok(RemovalCounts { events: size(of_chain) + size(older), compensations: size(compensations), newest })
     }
 
     pub(super) fn remove(&mut self, id: RowId) -> Result<(), RowsError> {

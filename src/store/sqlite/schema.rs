@@ -1,5 +1,5 @@
-//! Whether a database has the schema that sagad makes, and nothing else: a trigger, a view or a changed table in a file that
-//! came from elsewhere would run within the daemon.
+//! Checks that a database has exactly the schema that sagad creates. A trigger, a view or a changed table in a file
+//! from elsewhere would run within the daemon.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -12,7 +12,7 @@ use super::{
     sql,
 };
 
-/// Tables that other programs keep in a store, which hold nothing that runs: `ANALYZE` and Litestream make them.
+/// Tables that other programs add to a store and that contain no code: `ANALYZE` and Litestream create them.
 const TOLERATED: [(&str, &str); 4] = [
     ("sqlite_stat1", "CREATE TABLE sqlite_stat1(tbl,idx,stat)"),
     ("sqlite_stat4", "CREATE TABLE sqlite_stat4(tbl,idx,neq,nlt,ndlt,sample)"),
@@ -20,14 +20,14 @@ const TOLERATED: [(&str, &str); 4] = [
     ("_litestream_lock", "CREATE TABLE _litestream_lock (id INTEGER)"),
 ];
 
-/// Stands for what can't be read, and is like nothing that sagad makes.
+/// Stands for unreadable text; it equals nothing that sagad creates.
 const UNREADABLE: &str = "\0";
 
-/// What a schema is made of, by kind and name: for which table, and its definition.
+/// The objects of a schema, by kind and name: the table and the definition.
 type Objects = BTreeMap<(String, String), (String, String)>;
 
-/// Refuses what [`difference`] finds, on the connection that is going to be used: a journal that lies beside the file is
-/// played back only by one that may write, so a look at the file before sees another schema.
+/// Refuses a schema that differs, on the connection that will be used: a journal beside the file is played back only
+/// by a connection that may write, so an earlier inspection of the file may see another schema.
 pub fn verify(connection: &Connection, path: &Path, found: Found) -> Result<(), OpenError> {
     let Found::Ours(version) = found else { return Ok(()) };
     let known = usize::try_from(version).unwrap_or(0);
@@ -37,7 +37,7 @@ pub fn verify(connection: &Connection, path: &Path, found: Found) -> Result<(), 
     }
 }
 
-/// What differs from the schema of this version, in words; none: nothing does.
+/// What differs from the schema of this version, as a sentence; none if nothing does.
 pub fn difference(found: &Connection, version: usize) -> Result<Option<String>, rusqlite::Error> {
     let expected = expected(version)?;
     let found = objects(found)?;
@@ -53,7 +53,7 @@ pub fn difference(found: &Connection, version: usize) -> Result<Option<String>, 
     Ok(missing.map(|(kind, name)| format!("its {kind} {name:?} is missing")))
 }
 
-/// The schema of a version, as its migrations make it.
+/// The schema of a version, made by its migrations.
 fn expected(version: usize) -> Result<Objects, rusqlite::Error> {
     let connection = connection::in_memory()?;
     for migration in MIGRATIONS.iter().take(version) {
@@ -69,26 +69,26 @@ fn objects(connection: &Connection) -> Result<Objects, rusqlite::Error> {
     while let Some(row) = rows.next()? {
         let text = |column: usize| row.get_ref(column).map(readable);
         let (kind, name, table) = (text(0)?, text(1)?, text(2)?);
-        // The index of a UNIQUE or PRIMARY KEY follows from its table's definition, and has none of its own.
+        // The index of a UNIQUE or PRIMARY KEY follows from its table's definition and has no definition of its own.
         if kind == "index" && row.get_ref(3)? == ValueRef::Null && name.starts_with("sqlite_autoindex_") {
             continue;
         }
         let definition = normalised(&text(3)?);
         let object = objects.entry((kind, name));
-        // Of two with one name, neither is ours.
+        // Two objects with one name are never ours.
         object.and_modify(|(_, twice)| UNREADABLE.clone_into(twice)).or_insert((table, definition));
     }
     Ok(objects)
 }
 
-/// A text of the schema. SQLite runs what is a blob or no UTF-8 as well, up to the first NUL; none of ours is that.
+/// A text of the schema. SQLite also runs blobs and invalid UTF-8, up to the first NUL; ours are never that.
 fn readable(value: ValueRef<'_>) -> String {
     let text = value.as_str().ok().filter(|text| !text.contains('\0'));
     text.unwrap_or(UNREADABLE).to_owned()
 }
 
-/// A definition without comments, and with one space where there is white space: so that a comment can be mended in a
-/// migration that has run on stores already.
+/// A definition without comments and with single spaces, so that a comment can be corrected in a migration that has
+/// already run on stores.
 fn normalised(definition: &str) -> String {
     let mut text = String::with_capacity(definition.len());
     let mut rest = definition.chars().peekable();
@@ -101,7 +101,7 @@ fn normalised(definition: &str) -> String {
             c if c.is_ascii_whitespace() => space(&mut text),
             '\'' | '"' | '`' => {
                 text.push(c);
-                // A doubled quote ends one quoted part and begins the next.
+                // A doubled quote ends one quoted part and starts the next.
                 for inner in rest.by_ref() {
                     text.push(inner);
                     if inner == c {

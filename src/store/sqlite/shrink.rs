@@ -1,50 +1,50 @@
-//! Giving room back: pages that purges have emptied leave the end of the file, a few at a time.
+//! [`Shrinker`]: gives free pages at the end of the file back to the file system, a few at a time.
 //!
-//! Only stores that were made for it can ([`super::make`]; `sagad vacuum` makes an older one so). Empty pages are used again
-//! by whatever is written next, so it begins only where they are a good part of the file, and leaves some.
+//! Only stores created for it can do this; `sagad vacuum` converts an older one. Free pages are reused by the next
+//! writes, so it starts only if they are a good part of the file, and leaves some.
 
 use rusqlite::Connection;
 
 use super::{checkpoint::PAGE_BYTES, error::RowsError, sql};
 
-/// It begins when one page in so many is empty …
+/// It starts when one page in this many is free …
 const BEGIN_AT: i64 = 4;
-/// … and there are so many of them at least (4 MiB) …
+/// … and there are at least this many of them (4 MiB) …
 const BEGIN_PAGES: i64 = 1024;
-/// … and ends when only one in so many is.
+/// … and stops when only one page in this many is free.
 const END_AT: i64 = 10;
 
-/// Whether empty pages are being given back.
+/// Gives free pages back.
 #[derive(Debug, Default)]
 pub struct Shrinking {
-    /// Whether this store can.
+    /// Whether this store can give pages back, if known.
     can: Option<bool>,
     is_under_way: bool,
 }
 
-/// How much room there is that nobody needs.
+/// How many pages of a file are free.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Room {
-    /// Pages that hold nothing.
+    /// Free pages.
     pub free: i64,
     /// All pages.
     pub all: i64,
 }
 
 impl Room {
-    /// Reads it from the file's first page.
+    /// Reads the numbers from the file's first page.
     pub fn of(connection: &Connection) -> Result<Self, RowsError> {
         let number = |sql| connection.prepare_cached(sql).and_then(|mut s| s.query_row([], |row| row.get(0)));
         Ok(Room { free: number(sql::FREE_PAGES)?, all: number(sql::PAGES)? })
     }
 
-    /// From bytes.
+    /// Converts from bytes.
     pub fn of_bytes(free: u64, all: u64) -> Self {
         let pages = |bytes: u64| i64::try_from(bytes / PAGE_BYTES).unwrap_or(i64::MAX);
         Room { free: pages(free), all: pages(all) }
     }
 
-    /// Whether it is so much that it is worth giving back.
+    /// True if so many pages are free that it is worth giving them back.
     pub fn is_much(&self) -> bool {
         self.free >= BEGIN_PAGES && self.free >= self.all / BEGIN_AT
     }
@@ -55,8 +55,8 @@ impl Room {
 }
 
 impl Shrinking {
-    /// Gives back a few pages if there are many; returns whether there are more to be given back. On a full disk nothing
-    /// is: whoever writes next finds that out.
+    /// Gives back a few pages if many are free; returns true if there are more to give back. Does nothing on a full
+    /// disk, which the next writer finds out.
     pub fn step(&mut self, connection: &Connection) -> Result<bool, RowsError> {
         let can = match self.can {
             Some(can) => can,
@@ -91,7 +91,7 @@ impl Shrinking {
     }
 }
 
-/// One step. The pragma gives back one page each time it is asked for a row.
+/// Gives back the pages of one step. The pragma gives back one page per row that is read.
 fn give_back(connection: &Connection) -> Result<(), RowsError> {
     let mut statement = connection.prepare_cached(sql::GIVE_BACK)?;
     let mut rows = statement.query([])?;

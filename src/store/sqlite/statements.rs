@@ -1,12 +1,13 @@
-//! A connection with the statements that were prepared on it: each is prepared once and held until the connection closes. (A
-//! cache of statements, as `rusqlite` has it, looks each up by its whole text and clears its parameters after each use.) What a
-//! parameter was bound to stays, so that only what differs from the last time is bound: half of what a change writes does not.
+//! [`Statements`]: a connection with its prepared statements. Each is prepared once and kept until the connection
+//! closes. (`rusqlite`'s cache looks statements up by their text and clears their parameters after each use.)
+//! Parameters stay bound, so only those that differ from the last use are bound again: half of what a change writes
+//! doesn't differ.
 
 use std::cell::RefCell;
 
 use rusqlite::{Connection, Statement, types::Null};
 
-/// What a parameter stands for.
+/// The value of a parameter.
 #[derive(Clone, Copy)]
 pub(super) enum Param<'a> {
     Null,
@@ -54,18 +55,18 @@ impl<'a, T: Into<Param<'a>>> From<Option<T>> for Param<'a> {
     }
 }
 
-/// What a parameter is bound to.
+/// What a parameter is currently bound to.
 #[derive(Clone, Copy, PartialEq)]
 enum Bound {
     Null,
     Integer(i64),
-    /// Something whose comparison would cost as much as binding it.
+    /// A value whose comparison would cost as much as binding it.
     Other,
 }
 
 /// A prepared statement.
 struct Held<'c> {
-    /// Where its text lies.
+    /// The address of its text, which identifies it.
     text: *const u8,
     statement: Statement<'c>,
     bound: Vec<Bound>,
@@ -83,7 +84,7 @@ impl Held<'_> {
             if wanted == *bound && wanted != Bound::Other {
                 continue;
             }
-            // Until it is bound.
+            // In case binding fails.
             *bound = Bound::Other;
             match param {
                 Param::Null => self.statement.raw_bind_parameter(place + 1, Null),
@@ -97,12 +98,12 @@ impl Held<'_> {
     }
 }
 
-/// Those prepared so far. The few that are used all the time come first, since they are needed first: looking through them costs
-/// less than hashing.
+/// The statements prepared so far. The most used ones are needed first, so they come first: a linear search costs less
+/// than hashing.
 type All<'c> = RefCell<Vec<Held<'c>>>;
 
 self_cell::self_cell!(
-    /// Belongs to the thread that made it.
+    /// A connection and the statements that borrow it.
     struct Cell {
         owner: Connection,
         #[not_covariant]
@@ -110,7 +111,7 @@ self_cell::self_cell!(
     }
 );
 
-/// A connection and its held statements. It can't be sent to another thread.
+/// A connection and its prepared statements. It can't be sent to another thread.
 pub(super) struct Statements(Cell);
 
 impl Statements {
@@ -122,7 +123,7 @@ impl Statements {
         self.0.borrow_owner()
     }
 
-    /// Executes a statement that returns no rows; how many it changed.
+    /// Executes a statement that returns no rows; returns how many it changed.
     pub(super) fn execute(&self, sql: &'static str, params: &[Param<'_>]) -> Result<usize, rusqlite::Error> {
         self.0.with_dependent(|connection, all| {
             let mut all = all.borrow_mut();
@@ -152,7 +153,7 @@ mod tests {
         for value in [Some(1), None, None] {
             assert_eq!(statements.execute(insert, params![value]), Ok(1));
         }
-        // One that failed is as good as before, and what it did is undone.
+        // A failed statement can be used again, and has changed nothing.
         assert!(statements.execute(insert, params![1]).is_err());
         assert_eq!(statements.execute(insert, params![2]), Ok(1));
         let found: (i64, i64) = statements

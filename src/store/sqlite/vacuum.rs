@@ -1,6 +1,7 @@
-//! Giving all free room back at once, on a store that no daemon has open; and making an older store able to do so by itself.
+//! Gives all free pages back at once, on a store that no daemon has open; and makes an older store able to give pages
+//! back while in use.
 //!
-//! SQLite writes the whole store anew, in one transaction: cut off, nothing has happened.
+//! SQLite rewrites the whole store in one transaction: if interrupted, nothing has happened.
 
 use std::path::Path;
 
@@ -10,20 +11,20 @@ use super::{
     schema, sql,
 };
 
-/// What came of it.
+/// The result of a vacuum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Vacuumed {
     /// Bytes of the database before.
     pub before: u64,
-    /// Bytes of it now.
+    /// Bytes of the database after.
     pub after: u64,
 }
 
-/// Makes the store in a directory as small as it can be, and able to give room back while it is in use. Needs as much room
+/// Makes the store in a directory as small as possible, and able to give pages back while in use. Needs as much room
 /// beside the store as it will have, and as much again for the log.
 ///
 /// # Errors
-/// There is no store, it is in use or can't be used, or the disk is full: then it is as it was.
+/// There is no store, it is in use or can't be used, or the disk is full; then nothing has changed.
 pub fn vacuum(data: &Path) -> Result<Vacuumed, OpenError> {
     let path = data.join("sagad.db");
     if !path.exists() {

@@ -1,6 +1,6 @@
-//! What the writer writes, column by column: the other side of `codec.rs`.
+//! Encodes sagas and events as columns: the counterpart of `codec.rs`.
 
-use crate::coordinator::{Derived, RowId};
+use crate::coordinator::{DerivedFields, RowId};
 use crate::domain::{
     compensation::Compensation,
     event::{Event, StaleMark},
@@ -20,7 +20,7 @@ use super::{
 };
 
 impl SqliteRows {
-    /// Adds what never changes.
+    /// Adds the columns that never change.
     pub(super) fn insert_saga(&self, id: RowId, queue: i64, spec: &Spec) -> Result<(), RowsError> {
         let (policy, labels) = (&spec.policy, codec::json(spec.labels.pairs()));
         self.execute(
@@ -54,7 +54,13 @@ impl SqliteRows {
     }
 
     /// Adds a saga in flight.
-    pub(super) fn insert_work(&self, id: RowId, queue: i64, saga: &Saga, derived: &Derived) -> Result<(), RowsError> {
+    pub(super) fn insert_work(
+        &self,
+        id: RowId,
+        queue: i64,
+        saga: &Saga,
+        derived: &DerivedFields,
+    ) -> Result<(), RowsError> {
         let (due_at, due_since) = due_columns(derived);
         let (lease, more) = (saga.lease.as_ref(), more::of(saga));
         let params = params![
@@ -87,7 +93,7 @@ impl SqliteRows {
         self.execute(sql::INSERT_WORK, params).map(drop)
     }
 
-    /// Writes those that have changed.
+    /// Writes the compensations that changed.
     pub(super) fn put_compensations(
         &self,
         id: RowId,
@@ -120,8 +126,8 @@ impl SqliteRows {
         Ok(())
     }
 
-    /// Writes what a heartbeat changes.
-    pub(super) fn update_lease(&self, id: RowId, saga: &Saga, derived: &Derived) -> Result<(), RowsError> {
+    /// Writes the columns that a heartbeat changes.
+    pub(super) fn update_lease(&self, id: RowId, saga: &Saga, derived: &DerivedFields) -> Result<(), RowsError> {
         let Some(lease) = &saga.lease else { return Ok(()) };
         let (due_at, due_since) = due_columns(derived);
         let params = params![
@@ -137,12 +143,13 @@ impl SqliteRows {
         self.change_one(id, sql::UPDATE_LEASE, params)
     }
 
-    /// Writes all that can change of a saga in flight but its progress and result; what indexes hold, only if told to.
+    /// Writes all columns of a saga in flight that can change, except progress and result; indexed columns only if
+    /// `indexed`.
     pub(super) fn update_work(
         &self,
         id: RowId,
         saga: &Saga,
-        derived: &Derived,
+        derived: &DerivedFields,
         indexed: bool,
     ) -> Result<(), RowsError> {
         let (due_at, due_since) = due_columns(derived);
@@ -223,7 +230,7 @@ impl SqliteRows {
         self.change_one(id, sql, params![id.0])
     }
 
-    /// Changes a row that must be there: one that is not is a store that was damaged behind the writer's back.
+    /// Changes a row that must exist. If it doesn't, the store was damaged.
     fn change_one(&self, id: RowId, sql: &'static str, params: &[Param<'_>]) -> Result<(), RowsError> {
         match self.execute(sql, params)? {
             1 => Ok(()),
@@ -231,7 +238,7 @@ impl SqliteRows {
         }
     }
 
-    /// Adds an event to the history; `prev` is the saga's event before.
+    /// Adds an event to the history; `prev` is the saga's previous event.
     pub(super) fn insert_event(&self, id: RowId, event: &Event, prev: Option<Revision>) -> Result<(), RowsError> {
         macro_rules! with {
             ($($added:expr)*) => {
@@ -250,7 +257,7 @@ impl SqliteRows {
                 ]
             };
         }
-        // What a claim tells has columns of its own.
+        // A claim's details have columns of their own.
         let claim = event.details.claim().filter(|_| !matches!(event.mark, Some(StaleMark::Stale { .. })));
         let details = (claim.is_none() && !event.details.is_empty()).then(|| codec::json(&event.details));
         let details = details.as_deref();
@@ -274,7 +281,7 @@ impl SqliteRows {
     }
 }
 
-/// The revision under which a saga in flight is reported stale: what `work_stale` holds.
+/// The revision of the `lease_expired` event of a stale saga: the column indexed by `work_stale`.
 pub(super) fn expired_revision(saga: &Saga) -> Option<i64> {
     match saga.lease.as_ref()?.standing {
         Standing::Expired { revision, .. } => Some(revision.0),
@@ -286,7 +293,7 @@ fn contents(blob: &Blob) -> Option<&[u8]> {
     Some(&blob.bytes()[..]).filter(|bytes| !bytes.is_empty())
 }
 
-fn due_columns(derived: &Derived) -> (Option<i64>, Option<i64>) {
+fn due_columns(derived: &DerivedFields) -> (Option<i64>, Option<i64>) {
     let due = derived.due;
-    (due.map(|due| due.at.micros()), due.and_then(|due| due.running_since).map(Timestamp::micros))
+    (due.map(|due| due.at.micros()), due.and_then(|due| due.grace_reference).map(Timestamp::micros))
 }

@@ -1,5 +1,5 @@
-//! Distributions in atomics: one with the same few bounds for ever, for those who add up over time, and one of the last
-//! minute, fine enough to tell a quantile.
+//! Histograms in atomics: one with a few fixed bounds, for metrics that add up over time, and one of the last minute,
+//! fine enough for quantiles.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -13,7 +13,7 @@ pub(super) const MICROS: &[u64] = &[
 /// Bounds of the number of changes in a batch.
 pub(super) const BATCH_SIZES: &[u64] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16_384, 65_536];
 
-/// Values counted by bounds.
+/// A histogram with fixed bounds.
 #[derive(Debug)]
 pub(super) struct Histogram {
     bounds: &'static [u64],
@@ -22,12 +22,12 @@ pub(super) struct Histogram {
     sum: AtomicU64,
 }
 
-/// What a histogram held.
+/// The contents of a histogram.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Buckets {
-    /// The largest value of each bucket; what is above the last is in a bucket more.
+    /// The upper bound of each bucket; a last bucket holds what is above them.
     pub bounds: &'static [u64],
-    /// How many values fell into each: not into it and those below.
+    /// The number of values in each bucket; not cumulative.
     pub counts: Vec<u64>,
     /// All values together.
     pub sum: u64,
@@ -56,17 +56,17 @@ impl Histogram {
     }
 }
 
-/// How long a slot of the sliding view lasts.
+/// The length of a slot of the sliding window, in microseconds.
 const SLOT: i64 = 10_000_000;
-/// Slots: the last six, and the one that is being filled.
+/// The number of slots: the last six and the current one.
 const SLOTS: usize = 7;
-/// Each power of two is cut into so many: a quantile is at most an eighth too high.
+/// Each power of two is split into this many buckets, so a quantile is at most an eighth too high.
 const CUTS: u64 = 8;
-/// The largest exponent that is told apart: two minutes.
+/// The largest exponent with its own buckets: two minutes.
 const EXPONENTS: u64 = 27;
 const FINE: usize = ((EXPONENTS - 2) * CUTS + CUTS) as usize;
 
-/// Times of about the last minute, in microseconds. One thread records.
+/// Durations of about the last minute, in microseconds. Only one thread records.
 #[derive(Debug, Default)]
 pub(super) struct Sliding([Slot; SLOTS]);
 
@@ -88,16 +88,16 @@ impl Default for Slot {
     }
 }
 
-/// Times of about the last minute: of its last fifty to sixty seconds.
+/// Quantiles of about the last minute: of the last fifty to sixty seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Minute {
     /// How many there were.
     pub count: u64,
-    /// Half of them were no longer; up to an eighth too high.
+    /// The median; up to an eighth too high.
     pub p50: Span,
-    /// All but one of a hundred were no longer; up to an eighth too high.
+    /// The 99th percentile; up to an eighth too high.
     pub p99: Span,
-    /// None was longer.
+    /// The maximum.
     pub max: Span,
 }
 
@@ -142,11 +142,11 @@ impl Sliding {
 }
 
 fn slot_number(now: Timestamp) -> u64 {
-    // Never the number of a slot that was not used yet.
+    // Never 0, which marks an unused slot.
     now.micros().div_euclid(SLOT).max(0) as u64 + 1
 }
 
-/// Where a value is counted: exactly below eight, then in eighths of each power of two.
+/// The bucket of a value: exact below eight, then an eighth of each power of two.
 fn place(micros: u64) -> usize {
     if micros < CUTS {
         return micros as usize;
@@ -156,7 +156,7 @@ fn place(micros: u64) -> usize {
     (((exponent - 2) * CUTS + cut) as usize).min(FINE - 1)
 }
 
-/// The largest value that is counted there.
+/// The largest value of a bucket.
 fn largest(place: usize) -> u64 {
     let place = place as u64;
     if place < CUTS {

@@ -1,7 +1,7 @@
-//! What the store measures of itself, for those who watch over it: [`super::Store::vitals`] tells it at a glance.
+//! The store's metrics, read by [`super::Store::vitals`].
 //!
-//! The writer notes a few numbers for each batch, none for each change, into atomics that anyone may read at any time
-//! without stopping it. So a glance may see one number of a batch and not yet another. All counts begin with the process.
+//! The writer updates a few atomics per batch, none per change; anyone may read them at any time without stopping it.
+//! So a reader may see one number of a batch and not yet another. All counts start with the process.
 
 mod histogram;
 mod queues;
@@ -35,15 +35,15 @@ use histogram::{BATCH_SIZES, Histogram, MICROS, Sliding};
 use queues::Queues;
 use watches::Watches;
 
-/// By how much the wall clock has to leave the coordinator's within [`STEP_LOOK`] to have been stepped: a clock that is only
-/// slewed moves by half a millisecond a second.
+/// By how much, in microseconds, the wall clock must move against the coordinator's within [`STEP_LOOK`] to count as
+/// stepped. A slewed clock moves by half a millisecond a second.
 const STEP: i64 = 250_000;
 /// How often the clocks are compared.
 const STEP_LOOK: Span = Span::from_secs(1);
 /// No time yet.
 const NEVER: i64 = i64::MIN;
 
-/// What is measured, by those who measure it.
+/// The store's metrics.
 #[derive(Debug)]
 pub(super) struct Meter {
     changes: AtomicU64,
@@ -64,7 +64,7 @@ pub(super) struct Meter {
     log_begun_at: AtomicI64,
 }
 
-/// Requests that were turned away for lack of room.
+/// Requests that were refused for lack of room.
 #[derive(Debug, Default)]
 pub(super) struct RefusedMeter {
     pub(super) queue_full: AtomicU64,
@@ -73,32 +73,32 @@ pub(super) struct RefusedMeter {
     pub(super) disk_full: AtomicU64,
 }
 
-/// The clocks, and when they were last compared. Both change seldom.
+/// The clock metrics, and when the clocks were last compared.
 #[derive(Debug, Default)]
 struct Clocks {
     vitals: ClockVitals,
     compared_at: Option<Timestamp>,
 }
 
-/// What a backend tells of its log and its checkpoints.
+/// Metrics of a backend's log and checkpoints.
 #[derive(Debug, Default)]
 pub struct LogMeter {
     /// Bytes in the log that are not free for reuse.
     pub(super) bytes: AtomicU64,
-    /// How often the log was started anew.
+    /// How often the log was restarted.
     pub(super) begun: AtomicU64,
     /// By kind and outcome.
     pub(super) checkpoints: [[AtomicU64; 3]; 2],
 }
 
 impl LogMeter {
-    /// A checkpoint has ended.
+    /// Records a checkpoint.
     pub(super) fn checkpointed(&self, kind: Checkpoint, outcome: Outcome) {
         self.checkpoints[kind as usize][outcome as usize].fetch_add(1, Relaxed);
     }
 }
 
-/// A batch that was committed, by its times.
+/// The times of a committed batch.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Batch {
     pub(super) changes: usize,
@@ -109,7 +109,7 @@ pub(super) struct Batch {
 }
 
 impl Meter {
-    /// Begins to measure at `now`.
+    /// Starts at `now`.
     pub(super) fn new(now: Timestamp) -> Self {
         Meter {
             changes: AtomicU64::new(0),
@@ -131,22 +131,22 @@ impl Meter {
         }
     }
 
-    /// The same, for a backend that tells of its log.
+    /// With the metrics of the backend's log.
     pub(super) fn with_log(self, log: Arc<LogMeter>) -> Self {
         Meter { log, ..self }
     }
 
-    /// The writer has turned: it is there.
+    /// Records that the writer's loop ran.
     pub(super) fn turned(&self, now: Timestamp) {
         self.turned_at.store(now.micros(), Relaxed);
     }
 
-    /// How long the writer has not turned.
+    /// The time since the writer's loop last ran.
     pub(super) fn silence(&self, now: Timestamp) -> Span {
         now.since(Timestamp::from_micros(self.turned_at.load(Relaxed)))
     }
 
-    /// A batch is on disk and answered.
+    /// Records a batch that is committed and answered.
     pub(super) fn batch(&self, batch: Batch, events: Tally) {
         let micros = |span: Span| u64::try_from(span.micros()).unwrap_or(0);
         let whole = micros(batch.answered.since(batch.begun));
@@ -169,12 +169,12 @@ impl Meter {
         }
     }
 
-    /// The disk is full, or has room again.
+    /// Records that the disk is full, or has room again.
     pub(super) fn disk_is_full(&self, full: bool) {
         self.disk_full.store(full, Relaxed);
     }
 
-    /// The coordinator was away.
+    /// Records an absence of the coordinator.
     pub(super) fn absent(&self, away: Span, now: Timestamp) {
         let clock = &mut self.clocks.lock().vitals;
         clock.absences += 1;
@@ -182,12 +182,13 @@ impl Meter {
         clock.longest_absence = clock.longest_absence.max(away);
     }
 
-    /// Whether it is time to compare the clocks.
+    /// True if it is time to compare the clocks.
     pub(super) fn is_to_compare_clocks(&self, now: Timestamp) -> bool {
         self.clocks.lock().compared_at.is_none_or(|last| now.since(last) >= STEP_LOOK)
     }
 
-    /// Compares the wall clock with the coordinator's; returns by how much it was stepped since the last time, if it was.
+    /// Compares the wall clock with the coordinator's; returns by how many microseconds it was stepped since the last
+    /// comparison, if it was.
     pub(super) fn compare_clocks(&self, now: Timestamp, utc: Timestamp) -> Option<i64> {
         let Clocks { vitals: clock, compared_at } = &mut *self.clocks.lock();
         let distance = utc.micros().saturating_sub(now.micros());
@@ -201,14 +202,14 @@ impl Meter {
         Some(step)
     }
 
-    /// A request is on its way. What claims for compensation ask for is kept: which kinds somebody handles.
+    /// Records which kinds a claim for compensation asks for, and so which kinds somebody handles.
     pub(super) fn asked(&self, command: &Command, now: Timestamp) {
-        if let Command::ClaimNext(wish @ ClaimNext { purpose: LeasePurpose::Compensate, .. }) = command {
-            self.queues.asked(wish, now);
+        if let Command::ClaimNext(claim @ ClaimNext { purpose: LeasePurpose::Compensate, .. }) = command {
+            self.queues.asked(claim, now);
         }
     }
 
-    /// All of it.
+    /// Reads all metrics.
     pub(super) fn read(&self, now: Timestamp, utc: Timestamp) -> Vitals {
         let time = |at: &AtomicI64| Some(at.load(Relaxed)).filter(|at| *at != NEVER).map(Timestamp::from_micros);
         let (queues, other_queues, asking) = self.queues.read();
@@ -255,18 +256,18 @@ impl Meter {
     }
 }
 
-/// What is counted of a queue when it happens: seldom, beside all else.
+/// A rare event that is counted by queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rare {
     /// A lease for execution ran out.
     ExecutionExpired,
     /// A lease for compensation ran out.
     CompensationExpired,
-    /// A saga was parked for a person.
+    /// A saga was quarantined.
     Quarantined,
 }
 
-/// The events of one batch, counted.
+/// The events of one batch, counted by type.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     kinds: [u64; EventType::ALL.len()],
@@ -274,7 +275,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// Counts them.
+    /// Counts events.
     pub(super) fn of(events: &[Event]) -> Self {
         let mut tally = Tally::default();
         for event in events {

@@ -1,5 +1,5 @@
-//! What is counted by queue, and who handles which compensations there. Both are bounded: whoever makes up queues gets no
-//! memory for it.
+//! Counters by queue, and which kinds of compensations somebody handles there. Both are bounded: a caller that makes
+//! up queue names gets no memory for it.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,21 +14,21 @@ use crate::domain::{
 
 use super::Rare;
 
-/// Queues that are told apart. The others are counted together.
+/// Most queues with counters of their own. The others are counted together.
 const QUEUES: usize = 200;
-/// Kinds of compensations that are kept of a queue.
+/// Most kinds of compensations kept for a queue.
 const KINDS: usize = 64;
-/// A claim for compensation is forgotten after this: whoever handles compensations asks again within seconds.
+/// A claim for compensation is dropped after this: a handler claims again within seconds.
 const ASKED_KEPT: Span = Span::from_secs(3600);
 
-/// What happened in a queue.
+/// The counters of a queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueueVitals {
     /// Leases for execution that ran out.
     pub execution_expired: u64,
     /// Leases for compensation that ran out.
     pub compensation_expired: u64,
-    /// Sagas that were parked for a person.
+    /// Sagas that were quarantined.
     pub quarantined: u64,
 }
 
@@ -42,14 +42,14 @@ impl QueueVitals {
     }
 }
 
-/// What a `ClaimNext` for compensation asked for.
+/// A kind that a `ClaimNext` for compensation asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asking {
     /// In which queue.
     pub queue: QueueName,
     /// Which kind; none: any.
     pub kind: Option<Kind>,
-    /// When somebody last did.
+    /// When it was last asked for.
     pub last: Timestamp,
 }
 
@@ -69,9 +69,9 @@ impl Queues {
         }
     }
 
-    pub(super) fn asked(&self, wish: &ClaimNext, now: Timestamp) {
+    pub(super) fn asked(&self, claim: &ClaimNext, now: Timestamp) {
         let mut asked = self.asked.lock();
-        for queue in &wish.queues {
+        for queue in &claim.queues {
             if asked.len() >= QUEUES && !asked.contains_key(queue) {
                 asked.retain(|_, kinds| kinds.values().any(|last| now.since(*last) < ASKED_KEPT));
                 if asked.len() >= QUEUES {
@@ -79,8 +79,8 @@ impl Queues {
                 }
             }
             let kinds = asked.entry(queue.clone()).or_default();
-            let any = wish.kinds.is_empty().then_some(None);
-            for kind in any.into_iter().chain(wish.kinds.iter().cloned().map(Some)) {
+            let any = claim.kinds.is_empty().then_some(None);
+            for kind in any.into_iter().chain(claim.kinds.iter().cloned().map(Some)) {
                 if kinds.len() >= KINDS && !kinds.contains_key(&kind) {
                     kinds.retain(|_, last| now.since(*last) < ASKED_KEPT);
                 }
@@ -91,7 +91,7 @@ impl Queues {
         }
     }
 
-    /// By queue, in order of name; those that are not told apart; and what was asked for.
+    /// The counters by queue, in order of name; those of all other queues; and the handled kinds.
     pub(super) fn read(&self) -> (Vec<(QueueName, QueueVitals)>, QueueVitals, Vec<Asking>) {
         let (queues, others) = {
             let counts = self.counts.lock();
@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(others.execution_expired, 1000 - QUEUES as u64);
     }
 
-    fn wish(queues: impl IntoIterator<Item = usize>, kinds: &[&str]) -> ClaimNext {
+    fn claim(queues: impl IntoIterator<Item = usize>, kinds: &[&str]) -> ClaimNext {
         ClaimNext {
             queues: queues.into_iter().map(queue).collect(),
             owner: OwnerId::parse("w").unwrap(),
@@ -151,9 +151,9 @@ mod tests {
     #[test]
     fn p10_what_is_asked_for_is_kept_within_bounds_and_forgotten() {
         let queues = Queues::default();
-        queues.asked(&wish([0], &["a", "b"]), at(1));
-        queues.asked(&wish([0], &["a"]), at(2));
-        queues.asked(&wish([1], &[]), at(3));
+        queues.asked(&claim([0], &["a", "b"]), at(1));
+        queues.asked(&claim([0], &["a"]), at(2));
+        queues.asked(&claim([1], &[]), at(3));
         let told = |queues: &Queues| {
             let (_, _, asking) = queues.read();
             asking.into_iter().map(|a| (a.queue, a.kind.map(|kind| kind.to_string()), a.last)).collect::<Vec<_>>()
@@ -161,13 +161,13 @@ mod tests {
         let (a, b) = (Some("a".to_owned()), Some("b".to_owned()));
         assert_eq!(told(&queues), [(queue(0), a, at(2)), (queue(0), b, at(1)), (queue(1), None, at(3))]);
         for number in 0..500 {
-            queues.asked(&wish([number], &[]), at(4));
-            queues.asked(&wish([0], &[&format!("k{number}")]), at(4));
+            queues.asked(&claim([number], &[]), at(4));
+            queues.asked(&claim([0], &[&format!("k{number}")]), at(4));
         }
         let (_, _, asking) = queues.read();
         assert_eq!(asking.iter().filter(|a| a.queue == queue(0)).count(), KINDS);
         assert_eq!(asking.len(), KINDS + QUEUES - 1);
-        queues.asked(&wish([700], &["new"]), at(5000));
+        queues.asked(&claim([700], &["new"]), at(5000));
         assert!(told(&queues).iter().any(|(name, _, _)| *name == queue(700)), "those of long ago make room");
         assert_eq!(told(&queues).len(), 1);
     }

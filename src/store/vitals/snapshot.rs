@@ -1,4 +1,4 @@
-//! What the store measured of itself, at one glance.
+//! [`Vitals`]: the values of the store's metrics.
 
 use crate::domain::{
     event::EventType,
@@ -8,37 +8,37 @@ use crate::domain::{
 
 use super::{Asking, Buckets, Minute, QueueVitals, WatchKind};
 
-/// All that the store measures. Counts begin with the process.
+/// The values of all metrics. Counts start with the process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vitals {
     /// When this was read, on the coordinator's clock.
     pub time: Timestamp,
-    /// Requests to change something that were carried out or refused by the rules, in batches that were committed.
+    /// Changes that were executed or refused by the rules, in committed batches.
     pub changes: u64,
-    /// Requests in each committed batch; how many batches there were is its count. One that only applied what was due has
+    /// Changes per committed batch; its count is the number of batches. A batch that only applied what was due has
     /// none.
     pub batch_sizes: Buckets,
-    /// From the beginning of a batch to its answers, in microseconds.
+    /// From the start of a batch to its answers, in microseconds.
     pub batch_micros: Buckets,
-    /// The commit alone, in microseconds: the writing of the log and its sync, which SQLite does not tell apart.
+    /// The commit alone, in microseconds: writing and syncing the log, which SQLite doesn't report separately.
     pub commit_micros: Buckets,
     /// [`Self::batch_micros`] of the last minute.
     pub batch_minute: Minute,
     /// [`Self::commit_micros`] of the last minute.
     pub commit_minute: Minute,
-    /// Changes are refused, because the disk is full.
+    /// True while changes are refused because the disk is full.
     pub disk_full: bool,
-    /// Requests that were turned away.
+    /// Requests that were refused for lack of room.
     pub refusals: Refusals,
     /// Events that were committed, by type.
     pub events: Vec<(EventType, u64)>,
-    /// What happened in queues, in order of name: of the first 200 in which something did.
+    /// Counters of the first 200 queues in which something happened, by name.
     pub queues: Vec<(QueueName, QueueVitals)>,
-    /// What happened in all others.
+    /// Counters of all other queues.
     pub other_queues: QueueVitals,
-    /// What `ClaimNext` calls for compensation asked for, in order of queue and kind.
+    /// Kinds that `ClaimNext` calls for compensation asked for, by queue and kind.
     pub asking: Vec<Asking>,
-    /// When the writer last turned. Idle it does so four times a second.
+    /// When the writer's loop last ran. It runs four times a second when idle.
     pub turned_at: Timestamp,
     /// Clocks and absences.
     pub clock: ClockVitals,
@@ -50,18 +50,18 @@ pub struct Vitals {
     pub waiting: u64,
     /// Requests that wait for the writer.
     pub writer_queue_depth: u64,
-    /// Most that may.
+    /// The capacity of the writer's queue.
     pub writer_queue_max: u64,
     /// The newest durable revision.
     pub head: Revision,
 }
 
-/// Requests that were turned away, and may come again.
+/// Requests that were refused for lack of room and may be sent again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Refusals {
     /// The writer's queue was full.
     pub queue_full: u64,
-    /// What waits for the writer holds too much memory.
+    /// Pending changes held too much memory.
     pub no_room: u64,
     /// Too many claims are held.
     pub too_many_waiting: u64,
@@ -69,33 +69,33 @@ pub struct Refusals {
     pub disk_full: u64,
 }
 
-/// What happened to clocks, and to the coordinator as a whole.
+/// Metrics of the clocks and of the coordinator's absences.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClockVitals {
-    /// By how much the wall clock is ahead of the coordinator's, in microseconds.
+    /// How far the wall clock is ahead of the coordinator's, in microseconds.
     pub distance: i64,
     /// How often the wall clock was stepped.
     pub steps: u64,
-    /// By how much it was the last time, in microseconds.
+    /// The last step, in microseconds.
     pub last_step: i64,
     /// When that was.
     pub last_step_at: Option<Timestamp>,
-    /// How often the coordinator was away while it ran: stopped, starved, or stuck in a write.
+    /// How often the coordinator was away while it ran: stopped, starved of CPU, or blocked in a write.
     pub absences: u64,
-    /// For how long it was the last time.
+    /// The length of the last absence.
     pub last_absence: Span,
-    /// For how long it was at most.
+    /// The length of the longest absence.
     pub longest_absence: Span,
-    /// When it came back.
+    /// When the last absence ended.
     pub last_absence_at: Option<Timestamp>,
 }
 
 /// A way to copy the log into the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Checkpoint {
-    /// What can be copied without waiting for anyone.
+    /// Copies what it can without waiting.
     Passive,
-    /// All of it, so that the log begins anew.
+    /// Copies everything, so that the log is restarted.
     Restart,
 }
 
@@ -109,7 +109,7 @@ impl Checkpoint {
 pub enum Outcome {
     /// Well.
     Done,
-    /// A read was in the way.
+    /// A read prevented it.
     Busy,
     /// With an error.
     Failed,
@@ -123,11 +123,11 @@ impl Outcome {
 /// The write-ahead log. All zero where the backend has none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogVitals {
-    /// Bytes of pages in it, as of the last commit: since it was last started anew.
+    /// Bytes of pages written since the log was last restarted, as of the last commit.
     pub bytes: u64,
-    /// How often it was started anew.
+    /// How often it was restarted.
     pub begun: u64,
-    /// When it was last, as of the batch behind it.
+    /// When it was last restarted, as noticed by the next batch.
     pub begun_at: Option<Timestamp>,
     /// Checkpoints, by kind and outcome.
     pub checkpoints: Vec<(Checkpoint, Outcome, u64)>,
@@ -142,6 +142,6 @@ pub struct WatchVitals {
     pub queues: Vec<QueueName>,
     /// Of one saga alone.
     pub one_task: bool,
-    /// Everything up to here was handed out, or is not wanted.
+    /// Everything up to here was sent or is not wanted.
     pub position: Revision,
 }

@@ -1,4 +1,5 @@
-//! [`Timing`]: when one request got where, for whoever traces it. The writer fills it in and knows nothing of traces.
+//! [`Timing`]: when one request reached which stage, for traces. The writer fills it in and knows nothing about
+//! traces.
 
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
@@ -6,22 +7,22 @@ use crate::domain::time::Timestamp;
 
 use super::NEVER;
 
-/// When one request got where. A held claim's times are those of its first judgement.
+/// When one request reached which stage. The times of a held claim are those of its first execution.
 #[derive(Debug)]
 pub struct Timing([AtomicI64; 5]);
 
-/// Where a request gets, in this order.
+/// The stages of a request, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Into the writer's queue.
+    /// It was queued for the writer.
     Queued,
-    /// Out of it: the writer begins with it.
+    /// The writer took it from the queue.
     Taken,
-    /// The rules have judged it, and what follows is written.
+    /// It was executed.
     Judged,
-    /// The commit of its batch begins.
+    /// The commit of its batch started.
     Committing,
-    /// Its batch is on disk.
+    /// Its batch is durable.
     Committed,
 }
 
@@ -32,12 +33,12 @@ impl Default for Timing {
 }
 
 impl Timing {
-    /// It got there.
+    /// Records that it reached a stage.
     pub(in crate::store) fn reached(&self, step: Step, now: Timestamp) {
         self.0[step as usize].store(now.micros(), Relaxed);
     }
 
-    /// When it did, if it did.
+    /// When it reached a stage, if it did.
     pub fn at(&self, step: Step) -> Option<Timestamp> {
         Some(self.0[step as usize].load(Relaxed)).filter(|at| *at != NEVER).map(Timestamp::from_micros)
     }

@@ -1,4 +1,4 @@
-//! Which watches are open, on what, and how far each has come.
+//! The open watches: on what, and how far each has got.
 
 use std::{
     collections::HashMap,
@@ -52,7 +52,7 @@ pub struct Watching {
 }
 
 impl Watching {
-    /// Everything up to here was handed out, or is not wanted.
+    /// Records that everything up to here was sent or is not wanted.
     pub fn at(&self, position: Revision) {
         self.entry.position.store(position.0, Relaxed);
     }
@@ -65,7 +65,7 @@ impl Drop for Watching {
 }
 
 impl Watches {
-    /// A watch is opened at a position. No queues: all of them; `one_task`: of one saga alone.
+    /// Registers a watch at a position. No queues: all queues; `one_task`: one saga only.
     pub(in crate::store) fn open(
         self: &Arc<Self>,
         kind: WatchKind,

@@ -1,25 +1,25 @@
-//! What the writer does between transactions: it notices that it was away, and lets the backend do its own work.
+//! What the writer does between transactions: it notices absences and runs the backend's maintenance.
 
 use crate::{
-    coordinator::{Backend, Fault, IdleBudget},
-    domain::{bounds::ABSENCE, lease::Absence, time::Span},
+    coordinator::{Backend, BackendError, MaintenanceBudget},
+    domain::{bounds::ABSENCE_WITHOUT_GRACE, lease::ReturnGrace, time::Span},
     mutants::{self, Mutant},
 };
 
 use super::Writer;
 
-/// How often the backend may do a step of what can wait, if there was nothing left of that …
+/// How often the backend may do a step of work that can wait, if none was left …
 const STEP_EVERY: Span = Span::from_secs(1);
-/// … and how long the writer has for others at least, if there was.
+/// … and the least pause between steps, if some was.
 const STEP_REST: Span = Span::from_millis(5);
 
 impl<B: Backend> Writer<B> {
-    /// Lets the backend do its own work: what can wait, for a tenth of the writer's time at most.
-    pub(super) fn maintain(&mut self) -> Result<(), Fault> {
-        // The time of this turn's beginning will do.
+    /// Runs the backend's maintenance. Work that can wait takes at most a tenth of the writer's time.
+    pub(super) fn maintain(&mut self) -> Result<(), BackendError> {
+        // The start of this turn is precise enough.
         let step = self.last_able >= self.step_at && !self.disk_was_full;
         let begun = if step { self.shared.clock.now() } else { self.last_able };
-        match self.backend.idle(IdleBudget { quiet: self.inbox.is_empty(), step }) {
+        match self.backend.maintain(MaintenanceBudget { no_calls_waiting: self.inbox.is_empty(), step }) {
             Ok(_) if !step => Ok(()),
             Ok(left) => {
                 self.steps_left = left;
@@ -28,7 +28,7 @@ impl<B: Backend> Writer<B> {
                 self.step_at = done.plus(rest.unwrap_or(STEP_EVERY).max(STEP_REST));
                 Ok(())
             }
-            Err(Fault::Full) => {
+            Err(BackendError::Full) => {
                 self.disk_is_full(true);
                 Ok(())
             }
@@ -36,7 +36,7 @@ impl<B: Backend> Writer<B> {
         }
     }
 
-    /// Tells that the writer is there, and looks whether the wall clock was stepped.
+    /// Records that the writer runs, and checks whether the wall clock was stepped.
     pub(super) fn begin_turn(&mut self) {
         let now = self.shared.clock.now();
         let meter = &self.shared.meter;
@@ -49,7 +49,7 @@ impl<B: Backend> Writer<B> {
         self.notice_absence();
     }
 
-    /// After the coordinator was away, leases that wait for their heartbeat get their grace.
+    /// If the coordinator was away, gives the grace to live leases.
     pub(super) fn notice_absence(&mut self) {
         let now = self.shared.clock.now();
         let meter = &self.shared.meter;
@@ -57,31 +57,31 @@ impl<B: Backend> Writer<B> {
             self.last_able = now;
         }
         let away = now.since(self.last_able);
-        if away > ABSENCE && !self.disk_was_full {
+        if away > ABSENCE_WITHOUT_GRACE && !self.disk_was_full {
             meter.absent(away, now);
-            let absence = Absence { returned_at: now, grace: self.options.restart_grace };
-            tracing::warn!(away = %away, grace = %absence.grace, "the coordinator was away; leases get their grace");
-            *self.shared.absence.write() = absence;
-            self.coordinator.returned(absence);
+            let grace = ReturnGrace { returned_at: now, length: self.options.restart_grace };
+            tracing::warn!(away = %away, grace = %grace.length, "the coordinator was away; leases get their grace");
+            *self.shared.grace.write() = grace;
+            self.coordinator.returned(grace);
         }
         if !self.disk_was_full {
             self.last_able = now;
         }
     }
 
-    /// Whether the disk, once full, takes a write again.
-    pub(super) fn has_room(&mut self) -> Result<bool, Fault> {
+    /// True if the disk, once full, takes a write again.
+    pub(super) fn has_room(&mut self) -> Result<bool, BackendError> {
         if mutants::on(Mutant::FullForEver) {
             return Ok(false);
         }
-        match self.backend.idle(IdleBudget::default()) {
+        match self.backend.maintain(MaintenanceBudget::default()) {
             Ok(_) => {
                 tracing::info!("the disk has room again");
                 self.disk_is_full(false);
                 self.notice_absence();
                 Ok(true)
             }
-            Err(Fault::Full) => Ok(false),
+            Err(BackendError::Full) => Ok(false),
             Err(other) => Err(other),
         }
     }

@@ -2,7 +2,8 @@
 
 use sagad::domain::{
     command::{
-        Change, ClaimNext, Command, Creation, FreeVerb, HeldVerb, Holder, Purge, RecoveryDecision, SetPaused, Verb,
+        Change, ClaimNext, Command, Creation, Holder, HolderOperation, Operation, Purge, RecoveryDecision, SetPaused,
+        UnleasedOperation,
     },
     compensation::{CompensationOutcome, CompensationSpec},
     ids::{FencingToken, SagaId},
@@ -41,7 +42,7 @@ pub fn command(dice: &mut Dice, known: &[Option<Saga>]) -> Command {
             reason: text(dice.word(&["", "rollout"])),
         }),
         9 if dice.once_in(2) => Command::Purge(purge(dice)),
-        10..=14 => change(dice, |dice, _| Verb::Free(free(dice)), known),
+        10..=14 => change(dice, |dice, _| Operation::Unleased(free(dice)), known),
         _ => change(dice, held, known),
     }
 }
@@ -130,7 +131,11 @@ fn purge(dice: &mut Dice) -> Purge {
     }
 }
 
-fn change(dice: &mut Dice, verb: impl FnOnce(&mut Dice, Option<&Saga>) -> Verb, known: &[Option<Saga>]) -> Command {
+fn change(
+    dice: &mut Dice,
+    operation: impl FnOnce(&mut Dice, Option<&Saga>) -> Operation,
+    known: &[Option<Saga>],
+) -> Command {
     let held: Vec<_> = (0..TASKS).filter(|n| known[*n].as_ref().is_some_and(is_held)).collect();
     let waiting: Vec<_> = (0..TASKS).filter(|n| known[*n].as_ref().is_some_and(is_waiting)).collect();
     // Mostly one that somebody is at work on, or that waits: the others refuse nearly everything.
@@ -140,8 +145,8 @@ fn change(dice: &mut Dice, verb: impl FnOnce(&mut Dice, Option<&Saga>) -> Verb, 
         _ if !held.is_empty() => *dice.pick(&held),
         _ => dice.below(TASKS),
     };
-    let verb = verb(dice, known[n].as_ref());
-    Command::Change(Change { task_id: task(&name(n)), verb })
+    let operation = operation(dice, known[n].as_ref());
+    Command::Change(Change { task_id: task(&name(n)), operation })
 }
 
 /// Reserved, or delayed.
@@ -153,35 +158,41 @@ fn is_held(saga: &Saga) -> bool {
     saga.lease.as_ref().is_some_and(|lease| lease.standing == Standing::Held)
 }
 
-fn free(dice: &mut Dice) -> FreeVerb {
+fn free(dice: &mut Dice) -> UnleasedOperation {
     let (actor, reason) = (actor("op"), text(dice.word(&["why", "because"])));
     match dice.below(11) {
-        0 => FreeVerb::Dispatch { assignee: owner(dice.word(&OWNERS)), ttl: dice.span(), actor, reason },
-        1..=4 => FreeVerb::Claim {
+        0 => UnleasedOperation::Dispatch { assignee: owner(dice.word(&OWNERS)), ttl: dice.span(), actor, reason },
+        1..=4 => UnleasedOperation::Claim {
             owner: owner(dice.word(&OWNERS)),
             ttl: dice.span(),
             purpose: *dice.pick(&PURPOSES),
             reason,
         },
-        5 => FreeVerb::WaiveCompensation { position: dice.below(4) as u32, actor, reason },
-        6 => FreeVerb::Quarantine { actor, reason, revoke_lease: dice.once_in(2) },
+        5 => UnleasedOperation::WaiveCompensation { position: dice.below(4) as u32, actor, reason },
+        6 => UnleasedOperation::Quarantine { actor, reason, revoke_lease: dice.once_in(2) },
         7 => {
             let all = [RecoveryDecision::Requeue, RecoveryDecision::Compensate, RecoveryDecision::Quarantine];
             let token = dice.once_in(3).then(|| FencingToken(1 + dice.below(50) as i64));
-            FreeVerb::Recover { decision: *dice.pick(&all), actor, reason, token, validate_only: dice.once_in(4) }
+            UnleasedOperation::Recover {
+                decision: *dice.pick(&all),
+                actor,
+                reason,
+                token,
+                validate_only: dice.once_in(4),
+            }
         }
-        8 => FreeVerb::RequestCancel { actor, reason, revoke_lease: dice.once_in(2) },
-        9 => FreeVerb::RevokeLease { token: FencingToken(1 + dice.below(50) as i64), actor, reason },
+        8 => UnleasedOperation::RequestCancel { actor, reason, revoke_lease: dice.once_in(2) },
+        9 => UnleasedOperation::RevokeLease { token: FencingToken(1 + dice.below(50) as i64), actor, reason },
         _ => {
             let terminal_reason = dice.once_in(2).then(|| text(dice.word(&["", "amended"])));
             let details = if dice.once_in(2) { labels(&[("k", "v")]) } else { labels(&[]) };
-            FreeVerb::Annotate { actor, note: reason, details, terminal_reason }
+            UnleasedOperation::Annotate { actor, note: reason, details, terminal_reason }
         }
     }
 }
 
 /// Mostly by who holds the lease; else by an earlier holder, or by nobody who ever did.
-fn held(dice: &mut Dice, saga: Option<&Saga>) -> Verb {
+fn held(dice: &mut Dice, saga: Option<&Saga>) -> Operation {
     let lease = saga.and_then(|saga| saga.lease.as_ref());
     let mut holder = match lease {
         Some(lease) => Holder { owner: lease.owner.clone(), token: lease.token },
@@ -194,28 +205,28 @@ fn held(dice: &mut Dice, saga: Option<&Saga>) -> Verb {
         _ => {}
     }
     let reason = text(dice.word(&["", "why"]));
-    let verb = match dice.below(14) {
-        0..=2 => HeldVerb::Heartbeat { ttl: dice.once_in(2).then(|| dice.span()), progress: progress(dice) },
-        3 => HeldVerb::Release {
+    let operation = match dice.below(14) {
+        0..=2 => HolderOperation::Heartbeat { ttl: dice.once_in(2).then(|| dice.span()), progress: progress(dice) },
+        3 => HolderOperation::Release {
             delay: if dice.once_in(2) { dice.span() } else { Span::ZERO },
             reason,
             progress: progress(dice),
         },
-        4 => HeldVerb::RegisterCompensation { compensations: compensations(dice) },
-        5 => HeldVerb::Complete { result: blob(dice.word(&["", "result"])), reason, progress: progress(dice) },
-        6 | 7 => HeldVerb::Fail {
+        4 => HolderOperation::RegisterCompensation { compensations: compensations(dice) },
+        5 => HolderOperation::Complete { result: blob(dice.word(&["", "result"])), reason, progress: progress(dice) },
+        6 | 7 => HolderOperation::Fail {
             reason: text("broken"),
             compensations: compensations(dice),
             retryable: dice.once_in(2),
             progress: progress(dice),
         },
-        8..=10 => HeldVerb::RecordCompensation {
+        8..=10 => HolderOperation::RecordCompensation {
             position: dice.below(4) as u32,
             outcome: *dice.pick(&[CompensationOutcome::Done, CompensationOutcome::Done, CompensationOutcome::Failed]),
             detail: reason,
         },
-        11 => HeldVerb::Compensate { reason },
-        _ => HeldVerb::Quarantine { reason: Text::parse("odd").unwrap() },
+        11 => HolderOperation::Compensate { reason },
+        _ => HolderOperation::Quarantine { reason: Text::parse("odd").unwrap() },
     };
-    Verb::Held(holder, verb)
+    Operation::ByHolder(holder, operation)
 }

@@ -12,7 +12,7 @@ use sagad::{
     domain::{
         command::{Answer, Command, Request, RequestKey},
         ids::{OwnerId, Revision},
-        lease::Absence,
+        lease::ReturnGrace,
         saga::{Saga, State},
         text::Labels,
         time::{Span, Timestamp},
@@ -130,12 +130,12 @@ struct Twins {
 impl Twins {
     fn new(seed: u64) -> Self {
         let now = super::bench::START;
-        let absence = Absence { returned_at: now, grace: Span::ZERO };
+        let grace = ReturnGrace { returned_at: now, length: Span::ZERO };
         Twins {
             dice: Dice(seed),
             now,
-            memory: Side::open(MemoryDisk::default(), absence),
-            sqlite: Side::open(SqliteDisk::default(), absence),
+            memory: Side::open(MemoryDisk::default(), grace),
+            sqlite: Side::open(SqliteDisk::default(), grace),
             requests: Vec::new(),
             executed: 0,
             compared_through: Revision::ZERO,
@@ -168,8 +168,8 @@ impl Twins {
 
     /// Often to the very instant at which something is due, or next to it.
     fn pass_time(&mut self) {
-        let next = self.memory.coordinator().agenda().next();
-        assert_eq!(next, self.sqlite.coordinator().agenda().next(), "at {}", self.executed);
+        let next = self.memory.coordinator().due_index().next();
+        assert_eq!(next, self.sqlite.coordinator().due_index().next(), "at {}", self.executed);
         let step = match self.dice.below(8) {
             0..=2 => Span::ZERO,
             3 => Span::from_micros(1).unwrap(),
@@ -266,9 +266,9 @@ impl Twins {
     fn be_away(&mut self) {
         self.now = self.now.plus(self.dice.span());
         let grace = *self.dice.pick(&[Span::ZERO, Span::from_secs(10)]);
-        let absence = Absence { returned_at: self.now, grace };
-        self.memory.returned(absence);
-        self.sqlite.returned(absence);
+        let grace = ReturnGrace { returned_at: self.now, length: grace };
+        self.memory.returned(grace);
+        self.sqlite.returned(grace);
     }
 
     /// In good order, or with what was not committed lost.
@@ -281,9 +281,9 @@ impl Twins {
             let expected = self.memory.lose_turn(1 << 20, std::slice::from_ref(&request), now);
             assert_eq!(self.sqlite.lose_turn(1 << 20, &[request], now), expected);
         }
-        let absence = Absence { returned_at: self.now, grace: Span::from_secs(1) };
-        let expected = self.memory.reopen(in_order, self.now, absence);
-        assert_eq!(self.sqlite.reopen(in_order, self.now, absence), expected, "opened after {}", self.executed);
+        let grace = ReturnGrace { returned_at: self.now, length: Span::from_secs(1) };
+        let expected = self.memory.reopen(in_order, self.now, grace);
+        assert_eq!(self.sqlite.reopen(in_order, self.now, grace), expected, "opened after {}", self.executed);
         assert!(expected.last_time <= self.now.plus(Span::from_micros(1).unwrap()));
         self.compare_sagas();
     }
@@ -303,7 +303,7 @@ impl Twins {
 
     /// All that can be asked, with questions at random.
     fn compare_all(&mut self) {
-        let moment = Moment { now: self.now, absence: self.memory.coordinator().absence() };
+        let moment = Moment { now: self.now, grace: self.memory.coordinator().grace() };
         let (a, b) = (self.memory.reader(), self.sqlite.reader());
         assert_eq!(b.counts(&moment), a.counts(&moment), "after {}", self.executed);
         for (after, limit) in [(None, 100), (None, 2), (Some(queue(self.dice.word(&QUEUES))), 2)] {

@@ -3,11 +3,14 @@
 use std::{cell::Cell, path::PathBuf, rc::Rc};
 
 use sagad::{
-    coordinator::{Backend, Call, Caller, Coordinator, IdleBudget, Limits, Opening, Outcome, SweepBudget, TurnStep},
+    coordinator::{
+        Backend, Call, CallOutcome, Caller, Coordinator, InitialState, MaintenanceBudget, SweepBudget, TurnLimits,
+        TurnStep,
+    },
     domain::{
         command::{ClaimNext, Command, Request},
         event::Event,
-        lease::Absence,
+        lease::ReturnGrace,
         time::Timestamp,
     },
     store::{
@@ -21,7 +24,7 @@ use tempfile::TempDir;
 /// What outlives a coordinator.
 pub trait Disk {
     type Backend: Backend;
-    fn open(&self) -> (Self::Backend, Opening, Box<dyn Reader>);
+    fn open(&self) -> (Self::Backend, InitialState, Box<dyn Reader>);
 }
 
 #[derive(Default)]
@@ -30,7 +33,7 @@ pub struct MemoryDisk(Memory);
 impl Disk for MemoryDisk {
     type Backend = MemoryBackend;
 
-    fn open(&self) -> (MemoryBackend, Opening, Box<dyn Reader>) {
+    fn open(&self) -> (MemoryBackend, InitialState, Box<dyn Reader>) {
         let (backend, opening) = self.0.open_backend();
         (backend, opening, Box::new(self.0.reader()))
     }
@@ -58,7 +61,7 @@ impl SqliteDisk {
 impl Disk for SqliteDisk {
     type Backend = sqlite::SqliteRows;
 
-    fn open(&self) -> (Self::Backend, Opening, Box<dyn Reader>) {
+    fn open(&self) -> (Self::Backend, InitialState, Box<dyn Reader>) {
         let (rows, opening, gate) = sqlite::open_rows(&self.path(), 1 << 20).unwrap();
         (rows.start().unwrap(), opening, Box::new(sqlite::open_reader(&self.path(), 2, gate).unwrap()))
     }
@@ -76,15 +79,15 @@ impl Caller for SideCaller {
         self.is_gone.get()
     }
 
-    fn held(&self) {
+    fn on_held(&self) {
         self.is_held.set(true);
     }
 }
 
 /// Held calls that were answered, with what.
-pub type Served = Vec<(ClaimNext, Outcome)>;
+pub type Served = Vec<(ClaimNext, CallOutcome)>;
 /// An outcome, none for a call that is held, and which held calls were answered after it with what.
-pub type Executed = (Option<Outcome>, Served);
+pub type Executed = (Option<CallOutcome>, Served);
 
 /// What a turn came to.
 #[derive(Debug, PartialEq)]
@@ -114,15 +117,15 @@ pub struct Side<D: Disk> {
 }
 
 impl<D: Disk> Side<D> {
-    pub fn open(disk: D, absence: Absence) -> Self {
+    pub fn open(disk: D, grace: ReturnGrace) -> Self {
         let mut side = Side { disk, open: None, held: Vec::new() };
-        side.open_again(absence);
+        side.open_again(grace);
         side
     }
 
-    fn open_again(&mut self, absence: Absence) -> Opening {
+    fn open_again(&mut self, grace: ReturnGrace) -> InitialState {
         let (backend, mut opening, reader) = self.disk.open();
-        let coordinator = Coordinator::new(opening.clone(), absence, usize::MAX, Timestamp::ZERO);
+        let coordinator = Coordinator::new(opening.clone(), grace, usize::MAX, Timestamp::ZERO);
         self.open = Some(Open { coordinator, backend, reader });
         opening.due.sort_by_key(|due| due.id);
         opening.ready.sort_by_key(|(id, _)| *id);
@@ -164,11 +167,11 @@ impl<D: Disk> Side<D> {
         let mut observe = |seen: TurnStep<'_, SideCaller>, _, _| match seen {
             TurnStep::Judged(_, outcome) => report.executed.push((Some(outcome.clone()), Vec::new())),
             TurnStep::Served(served) => {
-                let wish = |caller: &SideCaller| match &caller.command {
-                    Command::ClaimNext(wish) => wish.clone(),
+                let claim = |caller: &SideCaller| match &caller.command {
+                    Command::ClaimNext(claim) => claim.clone(),
                     other => panic!("held: {other:?}"),
                 };
-                let served = served.iter().map(|(caller, outcome)| (wish(caller), outcome.clone()));
+                let served = served.iter().map(|(caller, outcome)| (claim(caller), outcome.clone()));
                 match report.executed.last_mut().filter(|_| !is_swept) {
                     Some((_, after)) => after.extend(served),
                     None => report.served.extend(served),
@@ -177,16 +180,16 @@ impl<D: Disk> Side<D> {
             TurnStep::Swept(complete) => (report.complete, is_swept) = (complete, true),
             TurnStep::Unreadable(id, what) => panic!("{id:?}: {what}"),
         };
-        let limits = Limits { sweep: SweepBudget::of_cost(budget), ..Limits::default() };
+        let limits = TurnLimits { sweep: SweepBudget::of_cost(budget), ..TurnLimits::default() };
         let Open { coordinator, backend, .. } = self.open.as_mut().unwrap();
         let turn = coordinator.turn(backend, calls.collect(), Some(now), limits, &mut observe);
-        let turn = turn.unwrap_or_else(|failed| panic!("{:?}", failed.fault));
+        let turn = turn.unwrap_or_else(|failed| panic!("{:?}", failed.error));
         if commits {
-            report.events = turn.commit().unwrap_or_else(|failed| panic!("{:?}", failed.fault)).events;
+            report.events = turn.commit().unwrap_or_else(|failed| panic!("{:?}", failed.error)).events;
         } else {
             drop(turn);
         }
-        backend.idle(IdleBudget { quiet: true, step: false }).unwrap();
+        backend.maintain(MaintenanceBudget { no_calls_waiting: true, step: false }).unwrap();
         for ((outcome, _), (is_held, is_gone)) in report.executed.iter_mut().zip(held) {
             if is_held.get() {
                 *outcome = None;
@@ -196,12 +199,12 @@ impl<D: Disk> Side<D> {
         report
     }
 
-    pub fn returned(&mut self, absence: Absence) {
-        self.coordinator_mut().returned(absence);
+    pub fn returned(&mut self, grace: ReturnGrace) {
+        self.coordinator_mut().returned(grace);
     }
 
     pub fn let_go_overdue(&mut self, now: Timestamp) {
-        while self.coordinator_mut().waiters.take_overdue(now).is_some() {}
+        while self.coordinator_mut().held_claims.take_overdue(now).is_some() {}
     }
 
     /// The oldest caller goes away, whether or not it was answered.
@@ -212,16 +215,16 @@ impl<D: Disk> Side<D> {
     }
 
     /// Ends, in good order or not, and opens again.
-    pub fn reopen(&mut self, in_order: bool, now: Timestamp, absence: Absence) -> Opening {
+    pub fn reopen(&mut self, in_order: bool, now: Timestamp, grace: ReturnGrace) -> InitialState {
         self.held.clear();
         if let Some(Open { coordinator, mut backend, .. }) = self.open.take()
             && in_order
         {
             backend.close(now).unwrap();
-            let opening = self.open_again(absence);
+            let opening = self.open_again(grace);
             assert_eq!(opening.next_revision, coordinator.next_revision(), "none is skipped");
             return opening;
         }
-        self.open_again(absence)
+        self.open_again(grace)
     }
 }

@@ -39,9 +39,9 @@ impl World {
         self.schedule_turn(self.now);
     }
 
-    pub(super) fn fault(&mut self) {
+    pub(super) fn error(&mut self) {
         let delay = self.rng.between(50_000, 600_000);
-        self.after(delay, Happening::Fault);
+        self.after(delay, Happening::BackendError);
         match self.rng.below(30) {
             0 if self.daemon.is_some() => self.crash(),
             1 => self.closes = true,

@@ -5,7 +5,7 @@ use sagad::{
         command::{Answer, Command, Request},
         rejection::Rejection,
     },
-    store::{Outcome, StoreError},
+    store::{CallOutcome, StoreError},
 };
 
 use super::{
@@ -97,7 +97,7 @@ impl World {
         }
     }
 
-    pub(super) fn answered(&mut self, call: Call, outcome: &Outcome) {
+    pub(super) fn answered(&mut self, call: Call, outcome: &CallOutcome) {
         self.trace("answered", &(&call, outcome));
         let From::Worker(n, incarnation) = call.from else { return };
         if self.workers[n].incarnation != incarnation {
@@ -114,7 +114,7 @@ impl World {
             }
             Ok(Answer::Saga(saga)) => match (&self.workers[n].job, first_sent) {
                 (None, Some(sent)) if saga.lease.as_ref().is_some_and(|l| l.owner == self.workers[n].owner) => {
-                    if matches!(&call.request.command, Command::Change(change) if people::is_claim(&change.verb)) {
+                    if matches!(&call.request.command, Command::Change(change) if people::is_claim(&change.operation)) {
                         self.workers[n].take(saga, sent, &mut self.rng);
                         self.work(n);
                     }

@@ -1,4 +1,4 @@
-//! A verb on its way, over the rest of the screen: what is asked, what will be sent, what came of it.
+//! Draws the dialog of an action over the rest of the screen: the question, the request, the result.
 
 use ratatui::{
     Frame,
@@ -86,7 +86,7 @@ fn lines(ask: &Ask) -> Vec<Line<'static>> {
     }
 }
 
-/// The request, word for word: a field a line.
+/// The request: one field per line.
 fn sent(action: &Action) -> Vec<Line<'static>> {
     let (rpc, fields) = match action.rendered() {
         Ok((rpc, json)) => (rpc, serde_json::from_str::<serde_json::Map<_, _>>(&json).unwrap_or_default()),

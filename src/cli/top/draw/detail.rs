@@ -1,4 +1,4 @@
-//! One saga: what it is, who has or had it, what undoes it, and its history.
+//! Draws the detail view: the saga, its leases, its compensations, and its history.
 
 use ratatui::{
     Frame,

@@ -1,4 +1,4 @@
-//! The top of the screen: the coordinator, how old what one sees is, and the totals.
+//! Draws the header: the coordinator, the age of the snapshot, and the totals.
 
 use ratatui::{
     style::{Modifier, Style},
@@ -14,7 +14,7 @@ use crate::{
     proto::{GetStatsResponse, GetVitalsResponse, SagaState},
 };
 
-/// Most lines of each of its two parts, however narrow the screen is.
+/// Most lines of each of its two parts on a narrow screen.
 const LINES_MAX: usize = 3;
 /// A clock that is further from UTC than this stands out: certificates and people's clocks are no further apart.
 const OFFSET_FINE: f64 = 1.0;
@@ -28,7 +28,7 @@ pub fn lines(model: &Model, width: u16) -> Vec<Line<'static>> {
     lines
 }
 
-/// How it fares, as far as it tells.
+/// The daemon's vitals, if known.
 fn machine(vitals: &GetVitalsResponse) -> Vec<Span<'static>> {
     let mut facts = Vec::new();
     match vitals.commits.as_ref().filter(|commits| commits.count > 0) {
@@ -71,7 +71,7 @@ fn daemon(model: &Model) -> Vec<Span<'static>> {
     facts
 }
 
-/// Whether it answers, and how old what one sees is.
+/// Whether the daemon answers, and the age of the snapshot.
 fn link(model: &Model) -> Span<'static> {
     let age = model.sight.as_ref().map(|sight| model.now.since(sight.seen));
     let age = age.map(|age| words::short(i64::try_from(age.as_micros()).unwrap_or(i64::MAX)));

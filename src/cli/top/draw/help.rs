@@ -1,4 +1,4 @@
-//! The keys, over the rest of the screen.
+//! Draws the help over the rest of the screen.
 
 use ratatui::{
     Frame,

@@ -1,4 +1,4 @@
-//! From the model to the screen. Pure: the same model on the same size is the same screen.
+//! Draws the model. Pure: the same model and size make the same screen.
 
 mod ask;
 mod detail;

@@ -1,4 +1,4 @@
-//! The queues: what is in them, and what goes through them in a second.
+//! Draws the table of queues: their counts and rates.
 
 use ratatui::{Frame, layout::Rect};
 
@@ -33,7 +33,7 @@ const COLUMNS: &[Column] = &[
     text("PAUSED BY", 20, 60),
 ];
 
-/// Draws them; `alone` where there is no room for the sagas.
+/// Draws the table; `alone` if there is no room for the sagas.
 pub fn draw(frame: &mut Frame, area: Rect, model: &Model, alone: bool) {
     let stats = model.sight.iter().flat_map(|sight| &sight.stats.queues);
     let shown = model.queues();

@@ -1,4 +1,4 @@
-//! The sagas of the page, whose leases count down between two looks.
+//! Draws the table of sagas. Leases count down between two snapshots.
 
 use ratatui::{Frame, layout::Rect, style::Style};
 
@@ -31,7 +31,7 @@ const COLUMNS: &[Column] = &[
     text("WHAT", 30, 80),
 ];
 
-/// Draws them; `alone` where there is no room for the queues.
+/// Draws the table; `alone` if there is no room for the queues.
 pub fn draw(frame: &mut Frame, area: Rect, model: &Model, alone: bool) {
     let rows: Vec<Vec<Cell>> = model.rows().into_iter().map(|saga| row(model, saga)).collect();
     let focused = model.focus == Focus::Sagas;
@@ -82,14 +82,14 @@ fn row(model: &Model, saga: &Saga) -> Vec<Cell> {
     ]
 }
 
-/// What it is about; and of one that was asked to end, why.
+/// What the saga is about, and why its cancellation was requested, if it was.
 fn what(saga: &Saga) -> String {
     let subject = printable(&tables::subject(saga));
     if saga.cancel_requested { format!("{subject} cancel: {}", printable(&saga.cancel_reason)) } else { subject }
 }
 
-/// The time that is left to a lease or a reservation, or for how long a lease has been over. By the coordinator's
-/// clock: it alone decides whether a lease has run out.
+/// The remaining time of a lease or reservation, or for how long a lease has been over, by the coordinator's clock,
+/// which alone decides.
 pub fn left(model: &Model, saga: &Saga) -> (String, Style) {
     let lease = tables::held(saga).and_then(|lease| lease.expire_time.as_ref());
     let reserved = saga.dispatch_expire_time.as_ref().filter(|_| saga.state() == SagaState::Dispatched);

@@ -1,5 +1,6 @@
-//! A table that fits: each column as wide as its widest cell, and where there is no room for all of them, the least
-//! important ones are left out and named on the border, rather than all of them cut. The two most important ones stay.
+//! Draws a table that fits: each column is as wide as its widest cell. If there is no room for all columns, the least
+//! important ones are left out and named on the border, rather than cutting all of them. The two most important ones
+//! stay.
 
 use ratatui::{
     Frame,
@@ -15,11 +16,11 @@ use crate::cli::text::cut;
 pub struct Column {
     /// Its heading.
     pub title: &'static str,
-    /// How much it matters: the lowest go first. No two of a table are the same.
+    /// Its importance: the lowest columns are left out first. Unique within a table.
     pub weight: u8,
-    /// Whether it holds numbers, which end below each other.
+    /// True for numbers, which are right-aligned.
     pub right: bool,
-    /// The widest it gets.
+    /// Its maximum width.
     pub most: usize,
 }
 
@@ -33,7 +34,7 @@ pub const fn figures(title: &'static str, weight: u8) -> Column {
     Column { title, weight, right: true, most: 12 }
 }
 
-/// The least that is left of the most important column for the sake of the next one: some letters of an id.
+/// The least width of the most important column to make room for the next one: some letters of an id.
 const FIRST_LEAST: usize = 8;
 
 /// A cell.

@@ -1,8 +1,8 @@
-//! Times, rates and facts in few characters.
+//! Formats times, rates and facts briefly.
 
 use ratatui::text::{Line, Span};
 
-/// A length in microseconds, short: `850ms`, `12.3s`, `2m 05s`, `1h 02m`, `3d 4h`.
+/// A duration in microseconds, short: `850ms`, `12.3s`, `2m 05s`, `1h 02m`, `3d 4h`.
 pub fn short(micros: i64) -> String {
     let micros = micros.max(0);
     let seconds = micros / 1_000_000;
@@ -15,7 +15,7 @@ pub fn short(micros: i64) -> String {
     }
 }
 
-/// A length in microseconds, in its largest unit: `5s`, `9m`, `3d`.
+/// A duration in microseconds, in its largest unit: `5s`, `9m`, `3d`.
 pub fn rough(micros: i64) -> String {
     let seconds = micros.max(0) / 1_000_000;
     match seconds {
@@ -26,7 +26,7 @@ pub fn rough(micros: i64) -> String {
     }
 }
 
-/// A length on the wire, short; a dash where there is none.
+/// A protobuf duration, short; a dash if absent.
 pub fn length(length: Option<&prost_types::Duration>) -> String {
     length.map_or_else(
         || "-".to_owned(),
@@ -34,7 +34,7 @@ pub fn length(length: Option<&prost_types::Duration>) -> String {
     )
 }
 
-/// A signed length in seconds: `+0.012s`.
+/// A signed duration in seconds: `+0.012s`.
 pub fn offset(length: &prost_types::Duration) -> String {
     let seconds = length.seconds as f64 + f64::from(length.nanos) / 1e9;
     // A clock that is a nanosecond off is not off.
@@ -63,7 +63,7 @@ pub fn number(number: i64) -> String {
     }
 }
 
-/// Facts side by side, as many on a line as fit; none is broken. At most `lines` of them.
+/// Facts side by side, as many per line as fit; none is split. At most `lines` lines.
 pub fn flow(facts: Vec<Span<'static>>, width: u16, lines: usize) -> Vec<Line<'static>> {
     const GAP: usize = 3;
     let mut flowed: Vec<Line<'static>> = Vec::new();

@@ -6,7 +6,7 @@ use crate::{
     domain::{
         bounds::{self, Bound},
         characters::is_control,
-        command::{Command, Creation, FreeVerb, HeldVerb, Purge, Verb},
+        command::{Command, Creation, HolderOperation, Operation, Purge, UnleasedOperation},
         compensation::CompensationSpec,
         policy::Policy,
         saga::State,
@@ -148,13 +148,13 @@ pub fn command(command: &Command) {
         }
         Command::Change(change) => {
             id(change.task_id.as_str());
-            match &change.verb {
-                Verb::Held(holder, verb) => {
+            match &change.operation {
+                Operation::ByHolder(holder, operation) => {
                     id(holder.owner.as_str());
                     token(holder.token.0);
-                    held(verb);
+                    held(operation);
                 }
-                Verb::Free(verb) => free(verb),
+                Operation::Unleased(operation) => free(operation),
             }
         }
         Command::SetPaused(pause) => {
@@ -170,75 +170,75 @@ fn token(token: i64) {
     assert!(0 < token && token < bounds::REVISION_MAX, "{token}");
 }
 
-fn held(verb: &HeldVerb) {
-    match verb {
-        HeldVerb::Heartbeat { ttl: length, progress } => {
+fn held(operation: &HolderOperation) {
+    match operation {
+        HolderOperation::Heartbeat { ttl: length, progress } => {
             length.iter().for_each(|length| ttl(*length));
             progress.iter().for_each(blob);
         }
-        HeldVerb::Release { delay, reason, progress } => {
+        HolderOperation::Release { delay, reason, progress } => {
             between(0, *delay, "delay_max");
             text(reason.as_str());
             progress.iter().for_each(blob);
         }
-        HeldVerb::RegisterCompensation { compensations: specs } => {
+        HolderOperation::RegisterCompensation { compensations: specs } => {
             assert!(!specs.is_empty());
             compensations(specs);
         }
-        HeldVerb::Complete { result, reason, progress } => {
+        HolderOperation::Complete { result, reason, progress } => {
             blob(result);
             text(reason.as_str());
             progress.iter().for_each(blob);
         }
-        HeldVerb::Fail { reason, compensations: specs, retryable: _, progress } => {
+        HolderOperation::Fail { reason, compensations: specs, retryable: _, progress } => {
             needed(reason.as_str());
             compensations(specs);
             progress.iter().for_each(blob);
         }
-        HeldVerb::RecordCompensation { position, outcome: _, detail } => {
+        HolderOperation::RecordCompensation { position, outcome: _, detail } => {
             assert!(*position > 0);
             text(detail.as_str());
         }
-        HeldVerb::Compensate { reason } => text(reason.as_str()),
-        HeldVerb::Quarantine { reason } => needed(reason.as_str()),
+        HolderOperation::Compensate { reason } => text(reason.as_str()),
+        HolderOperation::Quarantine { reason } => needed(reason.as_str()),
     }
 }
 
-fn free(verb: &FreeVerb) {
-    match verb {
-        FreeVerb::Dispatch { assignee, ttl: length, actor, reason } => {
+fn free(operation: &UnleasedOperation) {
+    match operation {
+        UnleasedOperation::Dispatch { assignee, ttl: length, actor, reason } => {
             id(assignee.as_str());
             ttl(*length);
             printable("actor_bytes", actor.as_str());
             text(reason.as_str());
         }
-        FreeVerb::Claim { owner, ttl: length, purpose: _, reason } => {
+        UnleasedOperation::Claim { owner, ttl: length, purpose: _, reason } => {
             id(owner.as_str());
             ttl(*length);
             text(reason.as_str());
         }
-        FreeVerb::WaiveCompensation { position, actor, reason } => {
+        UnleasedOperation::WaiveCompensation { position, actor, reason } => {
             assert!(*position > 0);
             printable("actor_bytes", actor.as_str());
             needed(reason.as_str());
         }
-        FreeVerb::Recover { decision: _, actor, reason, token: about, validate_only: _ } => {
+        UnleasedOperation::Recover { decision: _, actor, reason, token: about, validate_only: _ } => {
             printable("actor_bytes", actor.as_str());
             needed(reason.as_str());
             about.iter().for_each(|about| token(about.0));
         }
         // No request is parsed to this one: `RevokePrincipal` makes it.
-        FreeVerb::RevokeLease { token: about, actor, reason } => {
+        UnleasedOperation::RevokeLease { token: about, actor, reason } => {
             printable("actor_bytes", actor.as_str());
             needed(reason.as_str());
             token(about.0);
         }
-        FreeVerb::Quarantine { actor, reason, revoke_lease: _ }
-        | FreeVerb::RequestCancel { actor, reason, revoke_lease: _ } => {
+        UnleasedOperation::Quarantine { actor, reason, revoke_lease: _ }
+        | UnleasedOperation::RequestCancel { actor, reason, revoke_lease: _ } => {
             printable("actor_bytes", actor.as_str());
             needed(reason.as_str());
         }
-        FreeVerb::Annotate { actor, note, details, terminal_reason } => {
+        UnleasedOperation::Annotate { actor, note, details, terminal_reason } => {
             printable("actor_bytes", actor.as_str());
             text(note.as_str());
             labels(details);

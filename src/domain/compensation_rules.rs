@@ -1,25 +1,29 @@
-//! Compensations: registered before the effect, settled in reverse.
+//! The rules of compensations: registered before the effect, settled in reverse order.
 
 use super::{
-    accepted::Accepted,
     bounds::COMPENSATIONS,
     command::Holder,
     compensation::{Compensation, CompensationOutcome, CompensationSpec, CompensationState},
-    draft::{Draft, Said, actor_of},
+    draft::{Attribution, Draft, actor_of},
     event::EventType,
     ids::FencingToken,
     rejection::Rejection,
     saga::Saga,
     text::Text,
+    transition_effect::TransitionEffect,
 };
 
-/// Registers what is not registered yet.
-pub(super) fn register(draft: &mut Draft, holder: &Holder, wanted: &[CompensationSpec]) -> Result<Accepted, Rejection> {
-    let new: Vec<_> = wanted.iter().filter(|spec| find(&draft.saga, spec).is_none()).cloned().collect();
+/// Registers the compensations that are not registered yet.
+pub(super) fn register(
+    draft: &mut Draft,
+    holder: &Holder,
+    wanted: &[CompensationSpec],
+) -> Result<TransitionEffect, Rejection> {
+    let new: Vec<_> = wanted.iter().filter(|spec| find_compensation(&draft.saga, spec).is_none()).cloned().collect();
     if draft.saga.compensations.len() + new.len() > COMPENSATIONS {
         return Err(Rejection::CompensationLimit);
     }
-    let accepted = if new.is_empty() { Accepted::Repeated } else { Accepted::Changed };
+    let accepted = if new.is_empty() { TransitionEffect::Unchanged } else { TransitionEffect::Changed };
     let state = draft.saga.state;
     let actor = actor_of(&holder.owner);
     for spec in new {
@@ -28,13 +32,13 @@ pub(super) fn register(draft: &mut Draft, holder: &Holder, wanted: &[Compensatio
             [("position", position.to_string()), ("kind", spec.kind.to_string()), ("target", spec.target.to_string())];
         let reason = spec.reason.clone();
         draft.saga.compensations.push(Compensation::pending(position, spec, Some(holder.token)));
-        let said = Said::by(&actor, &reason);
+        let said = Attribution::by(&actor, &reason);
         draft.emit(EventType::CompensationRegistered, state, said, Some(holder.token), &details);
     }
     Ok(accepted)
 }
 
-/// Records how an attempt to undo went.
+/// Records how an attempt at a compensation went.
 pub(super) fn record(
     draft: &mut Draft,
     holder: &Holder,
@@ -42,7 +46,7 @@ pub(super) fn record(
     outcome: CompensationOutcome,
     detail: &Text,
 ) -> Result<(), Rejection> {
-    let index = unsettled(&draft.saga, position)?;
+    let index = unsettled_index(&draft.saga, position)?;
     let later = draft.saga.compensations[index + 1..].iter().rev().find(|c| !c.is_settled());
     if let Some(first) = later {
         return Err(Rejection::CompensationOrder { first: first.position });
@@ -66,12 +70,18 @@ pub(super) fn record(
         }
     };
     let actor = actor_of(&holder.owner);
-    settled(draft, index, name, Said::by(&actor, detail), Some(holder.token));
+    emit_settled(draft, index, name, Attribution::by(&actor, detail), Some(holder.token));
     Ok(())
 }
 
-/// Appends the event of a compensation that was tried, done or waived.
-pub(super) fn settled(draft: &mut Draft, index: usize, outcome: &str, said: Said<'_>, token: Option<FencingToken>) {
+/// Appends the event of a compensation that failed, was done, or was waived.
+pub(super) fn emit_settled(
+    draft: &mut Draft,
+    index: usize,
+    outcome: &str,
+    said: Attribution<'_>,
+    token: Option<FencingToken>,
+) {
     let compensation = &draft.saga.compensations[index];
     let details = [
         ("position", compensation.position.to_string()),
@@ -85,7 +95,7 @@ pub(super) fn settled(draft: &mut Draft, index: usize, outcome: &str, said: Said
 }
 
 /// The index of a compensation that can still be settled.
-pub(super) fn unsettled(saga: &Saga, position: u32) -> Result<usize, Rejection> {
+pub(super) fn unsettled_index(saga: &Saga, position: u32) -> Result<usize, Rejection> {
     let Some(compensation) = at_position(saga, position) else {
         return Err(Rejection::CompensationNotFound { position });
     };
@@ -101,6 +111,6 @@ pub(super) fn at_position(saga: &Saga, position: u32) -> Option<&Compensation> {
 }
 
 /// The compensation of this kind and target.
-pub(super) fn find<'a>(saga: &'a Saga, spec: &CompensationSpec) -> Option<&'a Compensation> {
+pub(super) fn find_compensation<'a>(saga: &'a Saga, spec: &CompensationSpec) -> Option<&'a Compensation> {
     saga.compensations.iter().find(|known| known.spec.kind == spec.kind && known.spec.target == spec.target)
 }

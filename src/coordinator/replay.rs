@@ -1,14 +1,14 @@
-//! Requests that are repeated: what is kept of their answers, and how these are given again.
+//! Repeated requests: stores answers by `request_id`, and gives them again.
 
 use std::sync::Arc;
 
 use crate::{
     domain::{
         bounds::{ANSWER_BYTES, ANSWER_KEPT},
-        command::{Answer, Change, Command, FreeVerb, Holder, Request, RequestKey, Verb},
+        command::{Answer, Change, Command, Holder, Operation, Request, RequestKey, UnleasedOperation},
         draft::Draft,
         ids::FencingToken,
-        rejection::{Refusal, Rejection},
+        rejection::{CommandRefusal, Rejection},
         saga::Saga,
         time::Timestamp,
         transition::check_lease,
@@ -17,41 +17,42 @@ use crate::{
 };
 
 use super::{
-    Backend, Caller, Fault, Outcome, RowId, StoredAnswer, Turn,
-    judge::{answer, refuse},
-    scope::out_of_reach,
-    weight::{SAGA_OVERHEAD_BYTES, weight},
+    Backend, BackendError, CallOutcome, Caller, RowId, StoredAnswer, Turn,
+    encoded_size::{SAGA_OVERHEAD_BYTES, encoded_size},
+    execute::{answer, refuse},
+    scope::saga_refusal,
 };
 
-/// What a saga weighs in a repeated answer beside its blobs and texts. Less than the upper bound that claims go by, or a
-/// thousand small ones would leave no room for what they were created with; the answer is measured again when it is rendered.
+/// Bytes of a saga in a repeated answer beside its blobs and texts. It is less than the upper bound that claims use,
+/// or a thousand small sagas would leave no room for the contents they were created with. The answer is measured again
+/// when it is rendered.
 const REPEATED_SAGA_BYTES: usize = 512;
 
 impl<B: Backend, C: Caller> Turn<'_, B, C> {
-    /// What is kept of the answer to a request that was answered less than an hour ago.
+    /// The stored answer to a request that was answered less than an hour ago.
     fn stored_answer(
         &mut self,
         key: Option<RequestKey>,
         now: Timestamp,
-    ) -> Result<Option<(RequestKey, StoredAnswer)>, Fault> {
+    ) -> Result<Option<(RequestKey, StoredAnswer)>, BackendError> {
         let Some(key) = key else { return Ok(None) };
         let stored = self.stored(&key.id)?;
         Ok(stored.filter(|stored| now.since(stored.time) < ANSWER_KEPT).map(|stored| (key, stored)))
     }
 
-    /// Whether a request was answered before.
-    pub(super) fn is_answered(&mut self, key: Option<RequestKey>, now: Timestamp) -> Result<bool, Fault> {
+    /// True if the request was answered before.
+    pub(super) fn is_answered(&mut self, key: Option<RequestKey>, now: Timestamp) -> Result<bool, BackendError> {
         Ok(self.stored_answer(key, now)?.is_some())
     }
 
     /// The answer to a request that was answered before.
-    pub(super) fn replay(&mut self, request: &Request, now: Timestamp) -> Result<Option<Outcome>, Fault> {
+    pub(super) fn replay(&mut self, request: &Request, now: Timestamp) -> Result<Option<CallOutcome>, BackendError> {
         let Some((key, stored)) = self.stored_answer(request.key, now)? else { return Ok(None) };
         if mutants::on(Mutant::AnswersNotKept) {
             return Ok(None);
         }
         if stored.digest != key.digest {
-            return Ok(Some(refuse(Refusal::plain(Rejection::RequestIdReused))));
+            return Ok(Some(refuse(CommandRefusal::plain(Rejection::RequestIdReused))));
         }
         let of_several = match &request.command {
             Command::ClaimNext(_) => true,
@@ -64,7 +65,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         let mut sagas = Vec::with_capacity(stored.sagas.len());
         for (id, token) in stored.sagas {
             let Some(before) = self.load(id)? else {
-                return Ok(Some(refuse(Refusal::plain(Rejection::SagaNotFound))));
+                return Ok(Some(refuse(CommandRefusal::plain(Rejection::SagaNotFound))));
             };
             if let Some(refused) = refused_queue(request, &before) {
                 return Ok(Some(refuse(refused)));
@@ -74,12 +75,12 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
             let saga = self.save(id, before, draft);
             if let Some(why) = why {
                 let (task_id, state) = (Some(saga.spec.task_id.clone()), Some(saga.state));
-                return Ok(Some(refuse(Refusal { task_id, state, index: None, why })));
+                return Ok(Some(refuse(CommandRefusal { task_id, state, index: None, why })));
             }
             sagas.push(saga);
         }
         Ok(Some(Ok(match (&request.command, sagas.as_slice()) {
-            (Command::Change(change), [saga]) => answer(&change.verb, saga.clone()),
+            (Command::Change(change), [saga]) => answer(&change.operation, saga.clone()),
             (
                 Command::Change(_)
                 | Command::Create(_)
@@ -91,27 +92,27 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         })))
     }
 
-    /// The sagas of an answer of several: without those that were purged since, and of a claim without those whose lease is
-    /// over. They may have grown to any size since the first answer, so first they are read without contents, and then as
-    /// much of these as fits into an answer: all of them, or the payloads, or none.
+    /// The sagas of an answer with several: without those purged since and, for a claim, without those whose lease is
+    /// over. They may have grown to any size since the first answer, so they are read without contents first, and then
+    /// with as much as an answer holds: all contents, or the payloads, or none.
     fn replay_several(
         &mut self,
         request: &Request,
         stored: Vec<(RowId, Option<FencingToken>)>,
         now: Timestamp,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<CallOutcome, BackendError> {
         let room = self.limits.answer_room.min(ANSWER_BYTES);
         let (mut found, mut bytes) = (Vec::with_capacity(stored.len()), 0);
         for (id, token) in stored {
-            if self.coordinator.agenda.is_due(id, now) {
+            if self.coordinator.due_index.is_due(id, now) {
                 self.sweep_one(id, now)?;
             }
             let with_compensations = bytes <= room;
-            let Some((mut saga, contents)) = self.load_brief(id, with_compensations)? else { continue };
+            let Some((mut saga, contents)) = self.load_without_contents(id, with_compensations)? else { continue };
             match refused_queue(request, &saga) {
                 None => {}
-                // As one that was purged.
-                Some(Refusal { why: Rejection::SagaNotFound, .. }) => continue,
+                // Treated like a purged saga.
+                Some(CommandRefusal { why: Rejection::SagaNotFound, .. }) => continue,
                 Some(refused) => return Ok(refuse(refused)),
             }
             if let Some(token) = token {
@@ -122,7 +123,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
                 saga = draft.saga;
             }
             saga.contents_omitted = !with_compensations;
-            bytes += weight(&saga) - SAGA_OVERHEAD_BYTES + REPEATED_SAGA_BYTES;
+            bytes += encoded_size(&saga) - SAGA_OVERHEAD_BYTES + REPEATED_SAGA_BYTES;
             found.push((id, saga, contents));
         }
         let all: usize = found.iter().map(|(_, _, contents)| contents.all()).sum();
@@ -148,8 +149,13 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         Ok(Ok(Answer::Sagas(sagas)))
     }
 
-    /// Keeps the answer to a request that can be repeated.
-    pub(super) fn keep(&mut self, key: Option<RequestKey>, sagas: Vec<(RowId, Option<FencingToken>)>, time: Timestamp) {
+    /// Stores the answer to a request with a `request_id`.
+    pub(super) fn keep_answer(
+        &mut self,
+        key: Option<RequestKey>,
+        sagas: Vec<(RowId, Option<FencingToken>)>,
+        time: Timestamp,
+    ) {
         if let Some(RequestKey { id, digest }) = key
             && !sagas.is_empty()
         {
@@ -158,19 +164,21 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     }
 }
 
-/// Refuses a saga of a foreign queue: the caller's queues may be fewer than they were. One that it may not even look at is
-/// refused as one that was purged.
-fn refused_queue(request: &Request, saga: &Saga) -> Option<Refusal> {
-    let why = out_of_reach(&request.by, &saga.spec.queue)?;
+/// Refuses a saga of a queue that the caller may not use (any more). A caller that may not even see it gets the same
+/// answer as for a purged saga.
+fn refused_queue(request: &Request, saga: &Saga) -> Option<CommandRefusal> {
+    let why = saga_refusal(&request.by, &saga.spec.queue)?;
     let task_id = (why != Rejection::SagaNotFound).then(|| saga.spec.task_id.clone());
-    Some(Refusal { task_id, state: None, index: None, why })
+    Some(CommandRefusal { task_id, state: None, index: None, why })
 }
 
-/// What a repeated claim's lease is answered with, if it no longer stands.
+/// Why the lease of a repeated claim no longer holds, if it doesn't.
 fn lease_error(draft: &Draft, request: &Request, token: FencingToken) -> Option<Rejection> {
     let owner = match &request.command {
-        Command::ClaimNext(wish) => wish.owner.clone(),
-        Command::Change(Change { verb: Verb::Free(FreeVerb::Claim { owner, .. }), .. }) => owner.clone(),
+        Command::ClaimNext(claim) => claim.owner.clone(),
+        Command::Change(Change { operation: Operation::Unleased(UnleasedOperation::Claim { owner, .. }), .. }) => {
+            owner.clone()
+        }
         Command::Change(_) | Command::Create(_) | Command::SetPaused(_) | Command::Purge(_) => return None,
     };
     check_lease(draft, &Holder { owner, token }).err()

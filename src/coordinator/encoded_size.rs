@@ -1,25 +1,25 @@
-//! What sagas weigh in answers.
+//! Upper bounds of the size of sagas and answers.
 
 use crate::domain::{command::Answer, saga::Saga};
 
-use super::Outcome;
+use super::CallOutcome;
 
-/// What a saga weighs in an answer beside its blobs and texts: ids, times, numbers, tags.
+/// Bytes of a saga in an answer beside its blobs and texts: ids, times, numbers, tags.
 pub(super) const SAGA_OVERHEAD_BYTES: usize = 2048;
-/// What a compensation weighs beside its texts.
+/// Bytes of a compensation beside its texts.
 const COMPENSATION_OVERHEAD_BYTES: usize = 512;
 
-/// Upper bound of an outcome's size in an answer, and about what it takes in memory.
-pub(super) fn answer_bytes(outcome: &Outcome) -> usize {
+/// Upper bound of the encoded size of an outcome; also roughly its memory.
+pub(super) fn answer_bytes(outcome: &CallOutcome) -> usize {
     match outcome {
-        Ok(Answer::Saga(saga)) => weight(saga),
-        Ok(Answer::Sagas(sagas)) => sagas.iter().map(|saga| weight(saga)).sum(),
+        Ok(Answer::Saga(saga)) => encoded_size(saga),
+        Ok(Answer::Sagas(sagas)) => sagas.iter().map(|saga| encoded_size(saga)).sum(),
         Ok(Answer::Lease(_) | Answer::Queue(_) | Answer::Purged(_)) | Err(_) => 0,
     }
 }
 
-/// Upper bound of a saga's size in an answer.
-pub fn weight(saga: &Saga) -> usize {
+/// Upper bound of the encoded size of a saga.
+pub fn encoded_size(saga: &Saga) -> usize {
     let spec = &saga.spec;
     let texts = [&spec.branch, &spec.worktree].map(|text| text.as_str().len()).iter().sum::<usize>();
     let labels = spec.labels.pairs().iter().map(|(key, value)| key.len() + value.len() + 8).sum::<usize>();

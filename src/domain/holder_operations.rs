@@ -1,56 +1,56 @@
-//! What the holder of a lease can do.
+//! Operations that require the lease.
 
 use super::{
-    accepted::Accepted,
-    admission::{admit, allow, is_repeat},
-    command::{HeldVerb, Holder},
+    command::{Holder, HolderOperation},
     compensation::CompensationSpec,
-    draft::{Draft, Said, actor_of},
+    compensation_rules::{record, register},
+    draft::{Attribution, Draft, actor_of},
     due::end_if_nothing_to_undo,
     earlier_lease::EarlierLease,
     event::EventType,
     lease::{HolderEnd, Lease, StaleCause},
+    lease_check::{check_holder, check_state, is_repeat},
     policy::FailureAction,
-    rejection::{Rejection, StandingLease},
+    rejection::{Rejection, UnextendedLease},
     saga::{Saga, State},
     text::{Blob, Text},
     time::Span,
-    undo::{record, register},
+    transition_effect::TransitionEffect,
 };
 
-/// Judges a call under a lease, and makes its change.
+/// Checks a call under a lease and applies it to the draft.
 pub(super) fn apply(
     draft: &mut Draft,
     holder: &Holder,
-    verb: &HeldVerb,
+    operation: &HolderOperation,
     earlier: Option<&EarlierLease>,
-) -> Result<Accepted, Rejection> {
-    if is_repeat(draft, holder, verb, earlier) {
-        return Ok(Accepted::Repeated);
+) -> Result<TransitionEffect, Rejection> {
+    if is_repeat(draft, holder, operation, earlier) {
+        return Ok(TransitionEffect::Unchanged);
     }
-    let lease = admit(draft, holder, verb)?.clone();
-    allow(draft.saga.state, verb)?;
-    match verb {
-        HeldVerb::Heartbeat { ttl, progress } => heartbeat(draft, &lease, *ttl, progress.as_ref())?,
-        HeldVerb::Release { delay, reason, progress } => {
+    let lease = check_holder(draft, holder, operation)?.clone();
+    check_state(draft.saga.state, operation)?;
+    match operation {
+        HolderOperation::Heartbeat { ttl, progress } => heartbeat(draft, &lease, *ttl, progress.as_ref())?,
+        HolderOperation::Release { delay, reason, progress } => {
             note_progress(draft, progress.as_ref());
             release(draft, holder, *delay, reason);
         }
-        HeldVerb::RegisterCompensation { compensations } => return register(draft, holder, compensations),
-        HeldVerb::Complete { result, reason, progress } => {
+        HolderOperation::RegisterCompensation { compensations } => return register(draft, holder, compensations),
+        HolderOperation::Complete { result, reason, progress } => {
             note_progress(draft, progress.as_ref());
             draft.end_by_holder(HolderEnd::Completed);
             draft.saga.result = result.clone();
             end(draft, holder, State::Completed, EventType::Completed, reason);
         }
-        HeldVerb::Fail { reason, compensations, retryable, progress } => {
+        HolderOperation::Fail { reason, compensations, retryable, progress } => {
             fail(draft, holder, reason, compensations, *retryable)?;
             note_progress(draft, progress.as_ref());
         }
-        HeldVerb::RecordCompensation { position, outcome, detail } => {
+        HolderOperation::RecordCompensation { position, outcome, detail } => {
             record(draft, holder, *position, *outcome, detail)?;
         }
-        HeldVerb::Compensate { reason } => {
+        HolderOperation::Compensate { reason } => {
             let kinds = draft.saga.pending_kinds().join(",");
             if !kinds.is_empty() {
                 return Err(Rejection::CompensationPending { kinds: kinds.into() });
@@ -58,12 +58,12 @@ pub(super) fn apply(
             draft.end_by_holder(HolderEnd::Compensated);
             end(draft, holder, State::Compensated, EventType::Compensated, reason);
         }
-        HeldVerb::Quarantine { reason } => {
+        HolderOperation::Quarantine { reason } => {
             draft.end_by_holder(HolderEnd::Quarantined);
             end(draft, holder, State::Quarantined, EventType::Quarantined, reason);
         }
     }
-    Ok(Accepted::Changed)
+    Ok(TransitionEffect::Changed)
 }
 
 fn heartbeat(draft: &mut Draft, lease: &Lease, ttl: Option<Span>, progress: Option<&Blob>) -> Result<(), Rejection> {
@@ -71,26 +71,27 @@ fn heartbeat(draft: &mut Draft, lease: &Lease, ttl: Option<Span>, progress: Opti
     let changed = progress.filter(|progress| **progress != draft.saga.progress);
     let progress_time = if changed.is_some() { draft.now } else { lease.progress_time };
     let (expire_time, limit) = draft.clamp(lease.purpose, lease.acquire_time, progress_time, ttl);
-    // A timeout's end is a moment of the coordinator's clock. Where that was ahead after an absence, it may come before the end
-    // that the worker was promised, which the grace keeps: a heartbeat must not bring it forward.
+    // The end of a timeout is an instant on the coordinator's clock. If that clock was ahead after an absence, the
+    // timeout may end before the time that the worker was promised and that the grace preserves. A heartbeat must not
+    // shorten that.
     let present = match limit {
-        StaleCause::ExecutionTimeout => lease.effective_expiry(&draft.absence),
-        StaleCause::ProgressTimeout if changed.is_none() => lease.effective_expiry(&draft.absence),
+        StaleCause::ExecutionTimeout => lease.effective_expiry(&draft.grace),
+        StaleCause::ProgressTimeout if changed.is_none() => lease.effective_expiry(&draft.grace),
         StaleCause::ProgressTimeout | StaleCause::Ttl | StaleCause::Revoked => lease.expire_time,
     };
     let extended = expire_time > present;
-    // Two heartbeats within a microsecond, and the second may bring progress. But where a timeout of the policy keeps the
-    // expiry as it is, however late the heartbeat comes, its caller has to know; for `progress_timeout`, unless there is
-    // progress.
+    // Two heartbeats within a microsecond leave the expiry unchanged and are accepted; the second may bring progress.
+    // But if a timeout of the policy fixes the expiry, however late the heartbeat comes, the caller has to know; with
+    // `progress_timeout`, unless there is progress.
     let unchanged = expire_time == lease.expire_time
         && match limit {
-            // No lease is bounded by a revocation.
+            // A lease's limit is never `Revoked`.
             StaleCause::Ttl | StaleCause::Revoked => true,
             StaleCause::ExecutionTimeout => false,
             StaleCause::ProgressTimeout => changed.is_some(),
         };
     if expire_time <= draft.now || !(extended || unchanged) {
-        let standing = StandingLease { expire_time: lease.expire_time, cancel_reason: cancel_reason(&draft.saga) };
+        let standing = UnextendedLease { expire_time: lease.expire_time, cancel_reason: cancel_reason(&draft.saga) };
         return Err(match limit {
             StaleCause::Ttl | StaleCause::Revoked => Rejection::LeaseNotExtended(standing),
             StaleCause::ExecutionTimeout => Rejection::ExecutionTimeout(standing),
@@ -105,15 +106,15 @@ fn heartbeat(draft: &mut Draft, lease: &Lease, ttl: Option<Span>, progress: Opti
     Ok(())
 }
 
-/// The worker's last word of how far it came, for the next attempt and for who looks. The lease ends with this call, so
-/// no limit on progress is reckoned from it any more.
+/// Stores the worker's last progress, for the next attempt and for readers. The lease ends with this call, so
+/// `progress_timeout` no longer matters.
 fn note_progress(draft: &mut Draft, progress: Option<&Blob>) {
     if let Some(progress) = progress {
         draft.saga.progress = progress.clone();
     }
 }
 
-/// Why the worker is to stop, if it is: a cancellation is a directive to those who execute, not to those who undo.
+/// Why the worker must stop, if it must. A cancellation concerns only executing workers, not compensating ones.
 pub fn cancel_reason(saga: &Saga) -> Option<Text> {
     saga.cancel.as_ref().filter(|_| saga.state == State::Running).map(|cancel| cancel.reason.clone())
 }
@@ -136,7 +137,7 @@ fn release(draft: &mut Draft, holder: &Holder, delay: Span, reason: &Text) {
     let actor = actor_of(&holder.owner);
     let mut details = vec![("ended_by", HolderEnd::Released.name().to_owned())];
     details.extend(not_before.map(|ready| ("not_before", ready.to_string())));
-    draft.emit(kind, from, Said::by(&actor, reason), Some(holder.token), &details);
+    draft.emit(kind, from, Attribution::by(&actor, reason), Some(holder.token), &details);
 }
 
 fn fail(
@@ -182,7 +183,7 @@ fn fail(
         }
     };
     let actor = actor_of(&holder.owner);
-    draft.emit(kind, State::Running, Said::by(&actor, reason), Some(holder.token), &details);
+    draft.emit(kind, State::Running, Attribution::by(&actor, reason), Some(holder.token), &details);
     if by_policy {
         end_if_nothing_to_undo(draft);
     }
@@ -193,5 +194,5 @@ fn end(draft: &mut Draft, holder: &Holder, state: State, kind: EventType, reason
     let from = draft.saga.state;
     draft.become_terminal(state, reason);
     let actor = actor_of(&holder.owner);
-    draft.emit(kind, from, Said::by(&actor, reason), Some(holder.token), &[]);
+    draft.emit(kind, from, Attribution::by(&actor, reason), Some(holder.token), &[]);
 }

@@ -1,10 +1,10 @@
-//! What can be asked for without holding the lease: to reserve, to claim, to decide, to cancel, to annotate.
+//! Operations that don't require the lease: dispatch, claim, waive, quarantine, recover, revoke, cancel, annotate.
 
 use super::{
-    accepted::Accepted,
-    command::{FreeVerb, RecoveryDecision},
+    command::{RecoveryDecision, UnleasedOperation},
     compensation::CompensationState,
-    draft::{Draft, Said, actor_of},
+    compensation_rules::{emit_settled, unsettled_index},
+    draft::{Attribution, Draft, actor_of},
     due::revoke_lease,
     event::{ClaimDetails, EventDetails, EventType},
     ids::{FencingToken, OwnerId},
@@ -13,53 +13,57 @@ use super::{
     saga::{CancelRequest, Reservation, State},
     text::{Actor, Labels, Text},
     time::Span,
-    undo::{settled, unsettled},
+    transition_effect::TransitionEffect,
 };
 
-/// Judges a call of anyone's, and makes its change.
-pub(super) fn apply(draft: &mut Draft, verb: &FreeVerb) -> Result<Accepted, Rejection> {
-    match verb {
-        FreeVerb::Annotate { .. } => {}
-        FreeVerb::Dispatch { .. }
-        | FreeVerb::Claim { .. }
-        | FreeVerb::WaiveCompensation { .. }
-        | FreeVerb::Quarantine { .. }
-        | FreeVerb::Recover { .. }
-        | FreeVerb::RevokeLease { .. }
-        | FreeVerb::RequestCancel { .. } => {
+/// Checks an operation and applies it to the draft.
+pub(super) fn apply(draft: &mut Draft, operation: &UnleasedOperation) -> Result<TransitionEffect, Rejection> {
+    match operation {
+        UnleasedOperation::Annotate { .. } => {}
+        UnleasedOperation::Dispatch { .. }
+        | UnleasedOperation::Claim { .. }
+        | UnleasedOperation::WaiveCompensation { .. }
+        | UnleasedOperation::Quarantine { .. }
+        | UnleasedOperation::Recover { .. }
+        | UnleasedOperation::RevokeLease { .. }
+        | UnleasedOperation::RequestCancel { .. } => {
             if draft.saga.state.is_terminal() {
                 return Err(Rejection::SagaTerminal);
             }
         }
     }
-    match verb {
-        FreeVerb::Annotate { actor, note, details, terminal_reason } => {
+    match operation {
+        UnleasedOperation::Annotate { actor, note, details, terminal_reason } => {
             annotate(draft, actor, note, details, terminal_reason.as_ref())
         }
-        FreeVerb::Dispatch { assignee, ttl, actor, reason } => dispatch(draft, assignee, *ttl, actor, reason),
-        FreeVerb::Claim { owner, ttl, purpose, reason } => {
+        UnleasedOperation::Dispatch { assignee, ttl, actor, reason } => dispatch(draft, assignee, *ttl, actor, reason),
+        UnleasedOperation::Claim { owner, ttl, purpose, reason } => {
             claimable(draft, owner, *purpose)?;
             take_lease(draft, owner, *ttl, *purpose, reason);
-            Ok(Accepted::Changed)
+            Ok(TransitionEffect::Changed)
         }
-        FreeVerb::WaiveCompensation { position, actor, reason } => waive(draft, *position, actor, reason),
-        FreeVerb::Quarantine { actor, reason, revoke_lease } => quarantine(draft, actor, reason, *revoke_lease),
-        FreeVerb::Recover { decision, actor, reason, token, validate_only } => {
+        UnleasedOperation::WaiveCompensation { position, actor, reason } => waive(draft, *position, actor, reason),
+        UnleasedOperation::Quarantine { actor, reason, revoke_lease } => {
+            quarantine(draft, actor, reason, *revoke_lease)
+        }
+        UnleasedOperation::Recover { decision, actor, reason, token, validate_only } => {
             recoverable(draft, *decision, *token)?;
             if *validate_only {
-                return Ok(Accepted::Repeated);
+                return Ok(TransitionEffect::Unchanged);
             }
             recover(draft, *decision, actor, reason);
-            Ok(Accepted::Changed)
+            Ok(TransitionEffect::Changed)
         }
-        FreeVerb::RevokeLease { token, actor, reason } => {
+        UnleasedOperation::RevokeLease { token, actor, reason } => {
             if draft.live_lease().is_none_or(|lease| lease.token != *token) {
                 return Err(Rejection::LeaseSuperseded);
             }
             revoke_lease(draft, actor, reason);
-            Ok(Accepted::Changed)
+            Ok(TransitionEffect::Changed)
         }
-        FreeVerb::RequestCancel { actor, reason, revoke_lease } => Ok(cancel(draft, actor, reason, *revoke_lease)),
+        UnleasedOperation::RequestCancel { actor, reason, revoke_lease } => {
+            Ok(cancel(draft, actor, reason, *revoke_lease))
+        }
     }
 }
 
@@ -69,7 +73,7 @@ fn dispatch(
     ttl: Span,
     actor: &Actor,
     reason: &Text,
-) -> Result<Accepted, Rejection> {
+) -> Result<TransitionEffect, Rejection> {
     let from = draft.saga.state;
     match from {
         State::Planned | State::Dispatched => {}
@@ -84,11 +88,11 @@ fn dispatch(
     draft.saga.state = State::Dispatched;
     draft.saga.reservation = Some(Reservation { assignee: assignee.clone(), expire_time });
     let details = [("assignee", assignee.to_string()), ("expire_time", expire_time.to_string())];
-    draft.emit(EventType::Dispatched, from, Said::by(actor, reason), None, &details);
-    Ok(Accepted::Changed)
+    draft.emit(EventType::Dispatched, from, Attribution::by(actor, reason), None, &details);
+    Ok(TransitionEffect::Changed)
 }
 
-/// Whether a lease can be taken now. The order of the refusals is part of the contract.
+/// Checks whether the lease can be taken now. The order of the refusals is part of the contract.
 fn claimable(draft: &Draft, owner: &OwnerId, purpose: LeasePurpose) -> Result<(), Rejection> {
     let saga = &draft.saga;
     if purpose == LeasePurpose::Execute {
@@ -110,8 +114,8 @@ fn claimable(draft: &Draft, owner: &OwnerId, purpose: LeasePurpose) -> Result<()
             retry_after: draft.until(reservation.expire_time),
         });
     }
-    // A claim for compensation makes the delay of a planned saga pointless; the delay of one that is already being
-    // undone was asked for by whoever gave it back.
+    // A claim for compensation ignores the delay of a planned saga; the delay of a compensating one was requested with
+    // its `Release` and counts.
     let delay_counts = purpose == LeasePurpose::Execute || saga.state == State::Compensating;
     if let Some(not_before) = saga.not_before.filter(|ready| delay_counts && draft.now < *ready) {
         return Err(Rejection::NotReady { not_before, retry_after: draft.until(not_before) });
@@ -128,7 +132,7 @@ fn lease_held(draft: &Draft, lease: &Lease) -> Rejection {
         owner: lease.owner.clone(),
         token: lease.token,
         expire_time: lease.expire_time,
-        retry_after: draft.until(lease.effective_expiry(&draft.absence)),
+        retry_after: draft.until(lease.effective_expiry(&draft.grace)),
     }
 }
 
@@ -164,18 +168,18 @@ fn take_lease(draft: &mut Draft, owner: &OwnerId, ttl: Span, purpose: LeasePurpo
     draft.saga.not_before = None;
     draft.saga.settle_until = None;
     let details = EventDetails::of_claim(ClaimDetails { purpose, expire_time, attempt: draft.saga.attempt });
-    draft.emit_with(EventType::Claimed, from, Said::by(&actor_of(owner), reason), Some(token), details);
+    draft.emit_with(EventType::Claimed, from, Attribution::by(&actor_of(owner), reason), Some(token), details);
 }
 
-fn waive(draft: &mut Draft, position: u32, actor: &Actor, reason: &Text) -> Result<Accepted, Rejection> {
+fn waive(draft: &mut Draft, position: u32, actor: &Actor, reason: &Text) -> Result<TransitionEffect, Rejection> {
     if draft.saga.state != State::Compensating {
         return Err(Rejection::wrong_state(&format!("the saga is {}", draft.saga.state.name())));
     }
-    let index = unsettled(&draft.saga, position)?;
+    let index = unsettled_index(&draft.saga, position)?;
     let now = draft.now;
     draft.saga.idle_since = Some(now);
     waive_at(draft, index, actor, reason);
-    Ok(Accepted::Changed)
+    Ok(TransitionEffect::Changed)
 }
 
 fn waive_at(draft: &mut Draft, index: usize, actor: &Actor, reason: &Text) {
@@ -183,18 +187,18 @@ fn waive_at(draft: &mut Draft, index: usize, actor: &Actor, reason: &Text) {
     compensation.state = CompensationState::Waived;
     compensation.settled_by = Some(actor.as_str().into());
     compensation.settle_time = Some(draft.now);
-    settled(draft, index, "WAIVED", Said::by(actor, reason), None);
+    emit_settled(draft, index, "WAIVED", Attribution::by(actor, reason), None);
 }
 
-fn quarantine(draft: &mut Draft, actor: &Actor, reason: &Text, revoke: bool) -> Result<Accepted, Rejection> {
+fn quarantine(draft: &mut Draft, actor: &Actor, reason: &Text, revoke: bool) -> Result<TransitionEffect, Rejection> {
     if let Some(lease) = draft.live_lease().filter(|_| !revoke) {
         return Err(lease_held(draft, lease));
     }
     let (from, token) = (draft.saga.state, draft.token());
     draft.end_by_other();
     draft.become_terminal(State::Quarantined, reason);
-    draft.emit(EventType::Quarantined, from, Said::by(actor, reason), token, &[]);
-    Ok(Accepted::Changed)
+    draft.emit(EventType::Quarantined, from, Attribution::by(actor, reason), token, &[]);
+    Ok(TransitionEffect::Changed)
 }
 
 fn recoverable(draft: &Draft, decision: RecoveryDecision, token: Option<FencingToken>) -> Result<(), Rejection> {
@@ -209,7 +213,7 @@ fn recoverable(draft: &Draft, decision: RecoveryDecision, token: Option<FencingT
         RecoveryDecision::Requeue | RecoveryDecision::Compensate | RecoveryDecision::Quarantine => {}
     }
     let last = draft.token();
-    let stale = saga.is_stale(draft.now, &draft.absence);
+    let stale = saga.is_stale(draft.now, &draft.grace);
     if !stale || token.is_some_and(|token| Some(token) != last) {
         return Err(Rejection::NotStale { token: last, stale, state: saga.state });
     }
@@ -219,7 +223,7 @@ fn recoverable(draft: &Draft, decision: RecoveryDecision, token: Option<FencingT
 fn recover(draft: &mut Draft, decision: RecoveryDecision, actor: &Actor, reason: &Text) {
     let (from, token, now) = (draft.saga.state, draft.token(), draft.now);
     let details = [("decision", decision.name().to_owned())];
-    draft.emit(EventType::RecoveryDecided, from, Said::by(actor, reason), token, &details);
+    draft.emit(EventType::RecoveryDecided, from, Attribution::by(actor, reason), token, &details);
     draft.end_by_other();
     let kind = match decision {
         RecoveryDecision::Requeue => {
@@ -227,8 +231,8 @@ fn recover(draft: &mut Draft, decision: RecoveryDecision, actor: &Actor, reason:
             EventType::Requeued
         }
         RecoveryDecision::Compensate => {
-            // A decision settles nothing: for a saga that is being undone already, the time until somebody must have
-            // moved it on goes on counting.
+            // A decision settles no compensation: if the saga is compensating already, its compensation timeout keeps
+            // running.
             let since = draft.saga.idle_since.filter(|_| from == State::Compensating).unwrap_or(now);
             draft.become_compensating(None, since);
             EventType::Compensating
@@ -238,39 +242,39 @@ fn recover(draft: &mut Draft, decision: RecoveryDecision, actor: &Actor, reason:
             EventType::Quarantined
         }
     };
-    draft.emit(kind, from, Said::by(actor, reason), token, &[]);
+    draft.emit(kind, from, Attribution::by(actor, reason), token, &[]);
 }
 
-fn cancel(draft: &mut Draft, actor: &Actor, reason: &Text, revoke: bool) -> Accepted {
+fn cancel(draft: &mut Draft, actor: &Actor, reason: &Text, revoke: bool) -> TransitionEffect {
     let from = draft.saga.state;
     if from == State::Compensating {
-        // What a cancellation asks for is under way.
-        return Accepted::Repeated;
+        // It is being compensated already.
+        return TransitionEffect::Unchanged;
     }
     let live = draft.live_lease().is_some();
     let asked_before = draft.saga.cancel.is_some();
     if asked_before && live && !revoke {
-        return Accepted::Repeated;
+        return TransitionEffect::Unchanged;
     }
     let token = draft.token();
     if !asked_before {
         draft.saga.cancel = Some(CancelRequest { actor: actor.clone(), reason: reason.clone() });
     }
     let details = [("revoke_lease", revoke.to_string())];
-    draft.emit(EventType::CancelRequested, from, Said::by(actor, reason), token, &details);
+    draft.emit(EventType::CancelRequested, from, Attribution::by(actor, reason), token, &details);
     if draft.saga.lease.is_none() {
         for index in (0..draft.saga.compensations.len()).rev() {
             waive_at(draft, index, actor, &Text::own(&format!("never started: {reason}")));
         }
         draft.become_terminal(State::Compensated, reason);
-        draft.emit(EventType::Compensated, from, Said::by(actor, reason), None, &[]);
+        draft.emit(EventType::Compensated, from, Attribution::by(actor, reason), None, &[]);
     } else if !live || revoke {
         draft.end_by_other();
         let now = draft.now;
         draft.become_compensating(None, now);
-        draft.emit(EventType::Compensating, from, Said::by(actor, reason), token, &[]);
+        draft.emit(EventType::Compensating, from, Attribution::by(actor, reason), token, &[]);
     }
-    Accepted::Changed
+    TransitionEffect::Changed
 }
 
 fn annotate(
@@ -279,7 +283,7 @@ fn annotate(
     note: &Text,
     details: &Labels,
     terminal_reason: Option<&Text>,
-) -> Result<Accepted, Rejection> {
+) -> Result<TransitionEffect, Rejection> {
     let state = draft.saga.state;
     let mut told: Vec<(&str, String)> =
         details.pairs().iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
@@ -295,6 +299,6 @@ fn annotate(
         let before = draft.saga.terminal_reason.replace(amended).unwrap_or_default();
         told.push(("previous_terminal_reason", before.to_string()));
     }
-    draft.emit(EventType::Annotated, state, Said::by(actor, note), None, &told);
-    Ok(Accepted::Changed)
+    draft.emit(EventType::Annotated, state, Attribution::by(actor, note), None, &told);
+    Ok(TransitionEffect::Changed)
 }

@@ -1,4 +1,4 @@
-//! What a turn works on: what it has changed so far, on top of what memory has, on top of what the backend has.
+//! The data a turn works on: its own changes, on top of what memory has, on top of what the backend has.
 
 use std::sync::Arc;
 
@@ -18,15 +18,15 @@ use crate::{
 };
 
 use super::{
-    Appended, Backend, Caller, Candidate, ContentBytes, Derived, Fault, Key, Loaded, ReadyEntry, Removed, RowId,
-    SagaChange, StoredAnswer, Takers, Turn, TurnStep, Wake, brief,
+    AppendedEvent, Backend, BackendError, Caller, ClaimCandidate, Claimable, ContentBytes, DerivedFields, Eligibility,
+    LoadKey, LoadResult, ReadyEntry, RemovalCounts, RowId, SagaChange, StoredAnswer, Turn, TurnStep, without_contents,
 };
 
-/// A saga with its place.
-type Placed = (RowId, Arc<Saga>);
+/// A saga with its row.
+type SagaWithRow = (RowId, Arc<Saga>);
 
 impl<B: Backend, C: Caller> Turn<'_, B, C> {
-    /// A saga as this turn has left it, if it has changed it; removed ones are `Some(None)`.
+    /// A saga as this turn changed it, if it did; `Some(None)` if it removed it.
     fn changed(&self, id: RowId) -> Option<Option<&Arc<Saga>>> {
         if self.removed.contains(&id) {
             return Some(None);
@@ -35,7 +35,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     }
 
     /// A task's saga.
-    pub(super) fn find(&mut self, task_id: &TaskId) -> Result<Option<Placed>, Fault> {
+    pub(super) fn find(&mut self, task_id: &TaskId) -> Result<Option<SagaWithRow>, BackendError> {
         if let Some(id) = self.tasks.get(task_id).copied()
             && let Some(Some(saga)) = self.changed(id)
         {
@@ -48,11 +48,11 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
                 None => self.coordinator.cache.forget_place(task_id),
             }
         }
-        Ok(self.ask(&[Key::Task(task_id.clone())])?.pop().flatten())
+        Ok(self.ask(&[LoadKey::Task(task_id.clone())])?.pop().flatten())
     }
 
-    /// A saga by its place.
-    pub(super) fn load(&mut self, id: RowId) -> Result<Option<Arc<Saga>>, Fault> {
+    /// Loads a saga by its row.
+    pub(super) fn load(&mut self, id: RowId) -> Result<Option<Arc<Saga>>, BackendError> {
         if let Some(changed) = self.changed(id) {
             return Ok(changed.cloned());
         }
@@ -60,25 +60,25 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
             debug_assert!(self.is_stored(id, &saga), "what is kept is what is stored");
             return Ok(Some(saga));
         }
-        Ok(self.ask(&[Key::Place(id)])?.pop().flatten().map(|(_, saga)| saga))
+        Ok(self.ask(&[LoadKey::Row(id)])?.pop().flatten().map(|(_, saga)| saga))
     }
 
     fn is_stored(&mut self, id: RowId, saga: &Arc<Saga>) -> bool {
-        let stored = self.backend.load(&[Key::Place(id)]);
-        stored.is_err() || stored == Ok(vec![Loaded::Saga(id, saga.clone())])
+        let stored = self.backend.load(&[LoadKey::Row(id)]);
+        stored.is_err() || stored == Ok(vec![LoadResult::Saga(id, saga.clone())])
     }
 
-    /// Asks the backend: what it has, as this turn has left it.
-    fn ask(&mut self, keys: &[Key]) -> Result<Vec<Option<Placed>>, Fault> {
+    /// Loads from the backend, with this turn's changes on top.
+    fn ask(&mut self, keys: &[LoadKey]) -> Result<Vec<Option<SagaWithRow>>, BackendError> {
         let mut found = Vec::with_capacity(keys.len());
         for loaded in self.backend.load(keys)? {
             found.push(match loaded {
-                Loaded::Nothing => None,
-                Loaded::Unreadable(what) => return Err(Fault::Corrupt(what)),
-                Loaded::Saga(id, _) if self.coordinator.unwritable.contains(&id) => {
-                    return Err(Fault::Corrupt(format!("row {}: it could not be changed before", id.0)));
+                LoadResult::Nothing => None,
+                LoadResult::Unreadable(what) => return Err(BackendError::Corrupt(what)),
+                LoadResult::Saga(id, _) if self.coordinator.unwritable.contains(&id) => {
+                    return Err(BackendError::Corrupt(format!("row {}: it could not be changed before", id.0)));
                 }
-                Loaded::Saga(id, saga) => match self.changed(id) {
+                LoadResult::Saga(id, saga) => match self.changed(id) {
                     Some(changed) => changed.cloned().map(|saga| (id, saga)),
                     None => {
                         self.coordinator.cache.keep(id, saga.clone(), None);
@@ -91,30 +91,35 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         Ok(found)
     }
 
-    /// A saga that can be read: one that can't must not keep the others from what is due to them.
-    pub(super) fn load_readable(&mut self, id: RowId) -> Result<Option<Arc<Saga>>, Fault> {
+    /// Loads a saga, or returns `None` if it can't be read: a damaged one must not keep the others from what is due to
+    /// them.
+    pub(super) fn load_readable(&mut self, id: RowId) -> Result<Option<Arc<Saga>>, BackendError> {
         match self.load(id) {
-            Err(Fault::Corrupt(what)) => {
-                self.see(TurnStep::Unreadable(id, &what));
+            Err(BackendError::Corrupt(what)) => {
+                self.observe_step(TurnStep::Unreadable(id, &what));
                 Ok(None)
             }
             loaded => loaded,
         }
     }
 
-    /// A saga without its contents, but how large they are; without its compensations, unless they are wanted.
-    pub(super) fn load_brief(&mut self, id: RowId, compensations: bool) -> Result<Option<(Saga, ContentBytes)>, Fault> {
+    /// Loads a saga without its contents, but with their sizes; without its compensations unless they are wanted.
+    pub(super) fn load_without_contents(
+        &mut self,
+        id: RowId,
+        compensations: bool,
+    ) -> Result<Option<(Saga, ContentBytes)>, BackendError> {
         if let Some(changed) = self.changed(id) {
-            return Ok(changed.map(|saga| brief(Saga::clone(saga), compensations)));
+            return Ok(changed.map(|saga| without_contents(Saga::clone(saga), compensations)));
         }
         match self.coordinator.cache.saga(id) {
-            Some(saga) => Ok(Some(brief(Saga::clone(saga), compensations))),
-            None => self.backend.load_brief(id, compensations),
+            Some(saga) => Ok(Some(without_contents(Saga::clone(saga), compensations))),
+            None => self.backend.load_without_contents(id, compensations),
         }
     }
 
     /// A saga's payload.
-    pub(super) fn payload(&mut self, id: RowId) -> Result<Option<Blob>, Fault> {
+    pub(super) fn payload(&mut self, id: RowId) -> Result<Option<Blob>, BackendError> {
         let in_memory = self.changed(id).unwrap_or_else(|| self.coordinator.cache.saga(id));
         match in_memory {
             Some(saga) => Ok(Some(saga.spec.payload.clone())),
@@ -122,18 +127,18 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         }
     }
 
-    /// The index of the first of these that has an id which is taken, and the field's name.
-    pub(super) fn taken(&mut self, creations: &[Creation]) -> Result<Option<(usize, &'static str)>, Fault> {
+    /// The index of the first new saga whose task or saga id is taken, and the field's name.
+    pub(super) fn taken(&mut self, creations: &[Creation]) -> Result<Option<(usize, &'static str)>, BackendError> {
         let keys = creations
             .iter()
-            .flat_map(|creation| [Key::Task(creation.task_id.clone()), Key::Saga(creation.saga_id.clone())]);
+            .flat_map(|creation| [LoadKey::Task(creation.task_id.clone()), LoadKey::Saga(creation.saga_id.clone())]);
         let keys: Vec<_> = keys.collect();
         let stored = self.backend.load(&keys)?;
-        let is_there = |loaded: &Loaded| match loaded {
-            Loaded::Nothing => false,
-            Loaded::Unreadable(_) => true,
-            // Unless this turn has removed it.
-            Loaded::Saga(id, _) => self.changed(*id).is_none_or(|changed| changed.is_some()),
+        let is_there = |loaded: &LoadResult| match loaded {
+            LoadResult::Nothing => false,
+            LoadResult::Unreadable(_) => true,
+            // Not taken if this turn removed it.
+            LoadResult::Saga(id, _) => self.changed(*id).is_none_or(|changed| changed.is_some()),
         };
         for (index, (creation, stored)) in creations.iter().zip(stored.chunks(2)).enumerate() {
             if is_there(&stored[0]) || self.tasks.contains_key(&creation.task_id) {
@@ -146,14 +151,14 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         Ok(None)
     }
 
-    /// Adds a saga with its first event; returns its place.
+    /// Adds a saga with its first event; returns its row.
     pub(super) fn insert(&mut self, saga: &Arc<Saga>, event: Event, now: Timestamp) -> RowId {
         let id = self.next_row;
         self.next_row = RowId(id.0 + 1);
         self.next_revision = self.next_revision.after(1);
         self.tasks.insert(saga.spec.task_id.clone(), id);
         self.saga_ids.insert(saga.spec.saga_id.clone());
-        self.changes.events.push(Appended { saga: id, prev: None, event });
+        self.changes.events.push(AppendedEvent { saga: id, prev: None, event });
         let derived = self.derive(saga, now);
         self.put(id, None, saga.clone(), derived);
         id
@@ -161,12 +166,12 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
 
     /// A draft to which what is due has been applied.
     pub(super) fn draft(&self, saga: &Saga, now: Timestamp) -> Draft {
-        let mut draft = Draft::begin(saga.clone(), now, self.coordinator.absence, self.next_revision);
+        let mut draft = Draft::begin(saga.clone(), now, self.coordinator.grace, self.next_revision);
         apply_due(&mut draft);
         draft
     }
 
-    /// Takes what a draft changed into the turn; returns the saga as it is now.
+    /// Adds the changes of a draft to the turn; returns the saga as it is now.
     pub(super) fn save(&mut self, id: RowId, before: Arc<Saga>, draft: Draft) -> Arc<Saga> {
         if *before == draft.saga {
             return before;
@@ -180,7 +185,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
                 event.actor = None;
             }
             let newest = event.revision;
-            self.changes.events.push(Appended { saga: id, prev: Some(prev), event });
+            self.changes.events.push(AppendedEvent { saga: id, prev: Some(prev), event });
             prev = newest;
         }
         let derived = self.derive(&saga, now);
@@ -189,26 +194,26 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         after
     }
 
-    fn derive(&self, saga: &Saga, now: Timestamp) -> Derived {
-        let absence = &self.coordinator.absence;
+    fn derive(&self, saga: &Saga, now: Timestamp) -> DerivedFields {
+        let grace = &self.coordinator.grace;
         let given_out_twice = mutants::on(Mutant::ClaimNextIgnoresLease) && saga.state == State::Compensating;
-        let ready = if given_out_twice { Some(LeasePurpose::Compensate) } else { saga.ready_for(now, absence) };
-        Derived { ready, due: next_due(saga, now, absence) }
+        let ready = if given_out_twice { Some(LeasePurpose::Compensate) } else { saga.ready_for(now, grace) };
+        DerivedFields { ready, due: next_due(saga, now, grace) }
     }
 
-    /// Nothing happened to a saga, but it may have become claimable.
+    /// Updates the derived fields of a saga that did not change but may have become claimable.
     pub(super) fn derive_anew(&mut self, id: RowId, saga: Arc<Saga>, now: Timestamp) {
         let derived = self.derive(&saga, now);
         self.put(id, Some(saga.clone()), saga, derived);
     }
 
-    fn put(&mut self, id: RowId, before: Option<Arc<Saga>>, after: Arc<Saga>, derived: Derived) {
+    fn put(&mut self, id: RowId, before: Option<Arc<Saga>>, after: Arc<Saga>, derived: DerivedFields) {
         let place = self.touched.get(&id).copied();
         if place.is_none() {
             self.remember(id);
         }
         self.coordinator.note(id, &after, &derived);
-        self.wake_for(&after, &derived);
+        self.note_claimable_saga(&after, &derived);
         match place {
             Some(place) => {
                 let change = &mut self.changes.sagas[place];
@@ -223,36 +228,36 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         }
     }
 
-    /// Notes what a saga's change makes claimable for held calls.
-    fn wake_for(&mut self, saga: &Saga, derived: &Derived) {
+    /// Records what a change makes claimable for held calls.
+    fn note_claimable_saga(&mut self, saga: &Saga, derived: &DerivedFields) {
         match derived.ready {
-            Some(LeasePurpose::Execute) => self.wake(Wake::ToExecute(saga.spec.queue.clone())),
+            Some(LeasePurpose::Execute) => self.note_claimable(Claimable::ToExecute(saga.spec.queue.clone())),
             Some(LeasePurpose::Compensate) => {
-                if let Some(ReadyEntry { takers: Takers::OfKinds(kinds), .. }) = ReadyEntry::of(saga, derived) {
-                    self.wake(Wake::ToCompensate(saga.spec.queue.clone(), kinds));
+                if let Some(ReadyEntry { eligibility: Eligibility::Kinds(kinds), .. }) = ReadyEntry::of(saga, derived) {
+                    self.note_claimable(Claimable::ToCompensate(saga.spec.queue.clone(), kinds));
                 }
             }
             None => {}
         }
         if let Some(reservation) = &saga.reservation {
-            self.wake(Wake::Reserved(reservation.assignee.clone(), saga.spec.queue.clone()));
+            self.note_claimable(Claimable::Reserved(reservation.assignee.clone(), saga.spec.queue.clone()));
         }
     }
 
-    /// Something became claimable. Of many such things in a row, which a large batch creates, one is enough to be looked at.
-    pub(super) fn wake(&mut self, wake: Wake) {
-        if self.woken.last() != Some(&wake) {
-            self.woken.push(wake);
+    /// Records that something became claimable. A large batch creates many equal entries in a row; one is enough.
+    pub(super) fn note_claimable(&mut self, claimable: Claimable) {
+        if self.claimable.last() != Some(&claimable) {
+            self.claimable.push(claimable);
         }
     }
 
-    /// What would be removed with a saga.
-    pub(super) fn weigh(&mut self, id: RowId) -> Result<Removed, Fault> {
+    /// Counts what would be removed with a saga.
+    pub(super) fn count_removal(&mut self, id: RowId) -> Result<RemovalCounts, BackendError> {
         let place = self.touched.get(&id).copied();
         let change = place.map(|place| &self.changes.sagas[place]);
         let (is_new, after) = (change.is_some_and(|c| c.before.is_none()), change.and_then(|c| c.after.as_ref()));
         let compensations = after.map(|saga| saga.compensations.len());
-        let mut removed = if is_new { Removed::default() } else { self.backend.weigh(id)? };
+        let mut removed = if is_new { RemovalCounts::default() } else { self.backend.count_removal(id)? };
         removed.compensations = compensations.unwrap_or(removed.compensations);
         for appended in self.changes.events.iter().filter(|appended| appended.saga == id) {
             removed.events += 1;
@@ -261,9 +266,9 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         Ok(removed)
     }
 
-    /// Removes a saga with all that is its own. It need not make sense.
-    pub(super) fn remove(&mut self, id: RowId) -> Result<Removed, Fault> {
-        let removed = self.weigh(id)?;
+    /// Removes a saga with everything that belongs to it. It may be damaged.
+    pub(super) fn remove(&mut self, id: RowId) -> Result<RemovalCounts, BackendError> {
+        let removed = self.count_removal(id)?;
         let change = self.touched.get(&id).map(|place| &mut self.changes.sagas[*place]);
         let is_new = change.as_ref().is_some_and(|change| change.before.is_none());
         match change.and_then(|change| change.after.take()) {
@@ -277,12 +282,17 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         if !is_new {
             self.changes.removed.push(id);
         }
-        self.coordinator.agenda.set(id, None, &self.coordinator.absence);
+        self.coordinator.due_index.set(id, None, &self.coordinator.grace);
         Ok(removed)
     }
 
-    /// Ended sagas in these states, unchanged since before a time, oldest first: at most `limit`.
-    pub(super) fn ended(&mut self, states: &[State], before: Timestamp, limit: usize) -> Result<Vec<RowId>, Fault> {
+    /// Ended sagas in these states that were last changed before a time, oldest first: at most `limit`.
+    pub(super) fn ended(
+        &mut self,
+        states: &[State],
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<RowId>, BackendError> {
         let mut found = self.backend.ended(states, before, limit + self.changes.sagas.len() + self.removed.len())?;
         found.retain(|(_, id)| !self.touched.contains_key(id) && !self.removed.contains(id));
         let changed = self.changes.sagas.iter().filter_map(|change| Some((change.id, change.after.as_ref()?)));
@@ -300,7 +310,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         purpose: LeasePurpose,
         queue: &QueueName,
         limit: usize,
-    ) -> Result<Vec<Candidate>, Fault> {
+    ) -> Result<Vec<ClaimCandidate>, BackendError> {
         loop {
             if let Some(found) = self.coordinator.windows.first(purpose, queue, limit) {
                 return Ok(found);
@@ -308,7 +318,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
             let scan = self.coordinator.windows.scan(purpose, queue, limit);
             let found = self.backend.ready(&scan)?;
             self.coordinator.windows.extend(&scan, &found);
-            // What this turn has changed is not stored yet.
+            // This turn's changes are not stored yet.
             for change in &self.changes.sagas {
                 if let Some(saga) = &change.after {
                     self.coordinator.windows.follow(change.id, saga, change.derived.ready);
@@ -317,16 +327,21 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         }
     }
 
-    /// What is kept of the answer to a request.
-    pub(super) fn stored(&mut self, id: &[u8; 16]) -> Result<Option<StoredAnswer>, Fault> {
+    /// The stored answer to a request.
+    pub(super) fn stored(&mut self, id: &[u8; 16]) -> Result<Option<StoredAnswer>, BackendError> {
         match self.kept.get(id) {
             Some(answer) => Ok(Some(answer.clone())),
             None => Ok(self.backend.answers(&[*id])?.pop().flatten()),
         }
     }
 
-    /// The events of an earlier lease: its beginning and, among the newest of the saga, how its holder ended it.
-    pub(super) fn ends_of_lease(&mut self, id: RowId, token: FencingToken, newest: usize) -> Result<Vec<Event>, Fault> {
+    /// The events of an earlier lease: its claim and, if among the newest of the saga, how its holder ended it.
+    pub(super) fn lease_events(
+        &mut self,
+        id: RowId,
+        token: FencingToken,
+        newest: usize,
+    ) -> Result<Vec<Event>, BackendError> {
         let of_turn = || self.changes.events.iter().rev();
         let of_saga = || of_turn().filter(|appended| appended.saga == id).map(|appended| &appended.event);
         let claimed = of_saga().find(|event| event.revision.0 == token.0);
@@ -336,7 +351,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         if found.len() < 2 {
             let left = newest.saturating_sub(of_saga().count());
             let (has_begun, has_ended) = (claimed.is_some(), ended.is_some());
-            let stored = self.backend.ends_of_lease(id, token, left)?;
+            let stored = self.backend.lease_events(id, token, left)?;
             found.extend(stored.into_iter().filter(|event| match Revision(token.0) == event.revision {
                 true => !has_begun,
                 false => !has_ended,
@@ -345,15 +360,15 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         Ok(found)
     }
 
-    /// Whether a queue ever held a saga or was paused.
-    pub(super) fn knows_queue(&mut self, queue: &QueueName) -> Result<bool, Fault> {
+    /// True if the queue ever held a saga or was paused.
+    pub(super) fn queue_exists(&mut self, queue: &QueueName) -> Result<bool, BackendError> {
         let of_turn = self.changes.queues.iter().any(|status| status.queue == *queue);
         let sagas = self.changes.sagas.iter().filter_map(|change| change.after.as_ref());
         let is_new = of_turn || sagas.into_iter().any(|saga| saga.spec.queue == *queue);
-        Ok(is_new || self.backend.knows_queue(queue)?)
+        Ok(is_new || self.backend.queue_exists(queue)?)
     }
 
-    /// Whether a queue gives nothing.
+    /// True if the queue is paused.
     pub(super) fn is_paused(&self, queue: &QueueName) -> bool {
         self.paused.as_ref().unwrap_or(&self.coordinator.paused).contains(queue)
     }

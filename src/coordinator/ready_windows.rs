@@ -1,8 +1,8 @@
-//! The next sagas of each queue that `ClaimNext` could give to any caller, in memory.
+//! [`ReadyWindows`]: the next sagas of each queue that any caller can claim, in memory.
 //!
-//! There may be millions that are ready, and few of them are next. So memory has the first some hundreds of each queue that
-//! is claimed from: a *window*, which follows each change in its range, and is extended by a scan of the store when it has
-//! been claimed empty.
+//! Millions of sagas may be ready, but only the first are needed. So memory holds the first few hundred of each queue
+//! that is claimed from: a *window*, which is updated with each change in its range and extended by a scan of the
+//! store when it has been used up.
 
 use std::{
     cmp::Reverse,
@@ -11,37 +11,37 @@ use std::{
 
 use crate::domain::{ids::QueueName, lease::LeasePurpose, saga::Saga};
 
-use super::{Candidate, Position, ReadyScan, RowId};
+use super::{ClaimCandidate, ReadyPosition, ReadyScan, RowId};
 
-/// How many sagas a scan asks for. A window is cut when it has grown to twice as many.
+/// How many sagas a scan reads. A window is cut to this when it has grown to twice as many.
 const WINDOW: usize = 512;
-/// Most sagas in all windows together: about 3 MB. When there are more, those of other queues are forgotten.
+/// Most sagas in all windows together: about 3 MB. Above that the windows of other queues are dropped.
 const ALL: usize = 1 << 16;
 
 /// One queue's next sagas for one purpose.
 #[derive(Debug)]
-struct Window {
-    ready: BTreeSet<Position>,
-    /// It has every one up to here; none: every one there is.
-    through: Option<Position>,
+struct ReadyWindow {
+    ready: BTreeSet<ReadyPosition>,
+    /// It holds every ready saga up to this position; none: every one there is.
+    through: Option<ReadyPosition>,
 }
 
-/// A queue's windows: to execute, and to compensate.
+/// A queue's windows, one for each purpose.
 #[derive(Debug, Default)]
-struct OfQueue {
-    execute: Option<Window>,
-    compensate: Option<Window>,
+struct QueueWindows {
+    execute: Option<ReadyWindow>,
+    compensate: Option<ReadyWindow>,
 }
 
-impl OfQueue {
-    fn of(&self, purpose: LeasePurpose) -> Option<&Window> {
+impl QueueWindows {
+    fn of(&self, purpose: LeasePurpose) -> Option<&ReadyWindow> {
         match purpose {
             LeasePurpose::Execute => self.execute.as_ref(),
             LeasePurpose::Compensate => self.compensate.as_ref(),
         }
     }
 
-    fn of_mut(&mut self, purpose: LeasePurpose) -> &mut Option<Window> {
+    fn of_mut(&mut self, purpose: LeasePurpose) -> &mut Option<ReadyWindow> {
         match purpose {
             LeasePurpose::Execute => &mut self.execute,
             LeasePurpose::Compensate => &mut self.compensate,
@@ -55,20 +55,20 @@ impl OfQueue {
 
 /// The windows of all queues that are claimed from.
 #[derive(Debug, Default)]
-pub(super) struct Windows {
-    queues: HashMap<QueueName, OfQueue>,
+pub(super) struct ReadyWindows {
+    queues: HashMap<QueueName, QueueWindows>,
 }
 
-impl Windows {
-    /// Follows a saga: for which purpose it is ready now, if for any. A window that has grown too long gives up its end.
+impl ReadyWindows {
+    /// Updates a saga: for which purpose it is ready now, if any. Cuts a window that has grown too long.
     pub(super) fn set(&mut self, id: RowId, saga: &Saga, ready: Option<LeasePurpose>) {
         self.follow(id, saga, ready);
         if let Some(of_queue) = self.queues.get_mut(&saga.spec.queue) {
-            [&mut of_queue.execute, &mut of_queue.compensate].into_iter().flatten().for_each(Window::cut);
+            [&mut of_queue.execute, &mut of_queue.compensate].into_iter().flatten().for_each(ReadyWindow::cut);
         }
     }
 
-    /// The same without giving anything up: behind a scan, whose caller wants all of what it found.
+    /// Like [`Self::set`], but doesn't cut: used after a scan, whose caller wants all of what it found.
     pub(super) fn follow(&mut self, id: RowId, saga: &Saga, ready: Option<LeasePurpose>) {
         let Some(of_queue) = self.queues.get_mut(&saga.spec.queue) else { return };
         let position = (Reverse(saga.spec.priority), id);
@@ -82,43 +82,43 @@ impl Windows {
         }
     }
 
-    /// The first of a queue, as far as its window tells: `None`, if more of them have to be asked for.
-    pub(super) fn first(&self, purpose: LeasePurpose, queue: &QueueName, limit: usize) -> Option<Vec<Candidate>> {
+    /// The first sagas of a queue; `None` if its window has too few and must be extended.
+    pub(super) fn first(&self, purpose: LeasePurpose, queue: &QueueName, limit: usize) -> Option<Vec<ClaimCandidate>> {
         let window = self.queues.get(queue)?.of(purpose)?;
         if window.ready.len() < limit && window.through.is_some() {
             return None;
         }
-        let candidate = |(Reverse(priority), id): &Position| Candidate { priority: *priority, id: *id };
+        let candidate = |(Reverse(priority), id): &ReadyPosition| ClaimCandidate { priority: *priority, id: *id };
         Some(window.ready.iter().take(limit).map(candidate).collect())
     }
 
-    /// What is to be asked for, so that a queue's window has `limit` of them.
+    /// The scan that extends a queue's window to `limit` sagas.
     pub(super) fn scan(&self, purpose: LeasePurpose, queue: &QueueName, limit: usize) -> ReadyScan {
         let window = self.queues.get(queue).and_then(|of_queue| of_queue.of(purpose));
         let after = window.and_then(|window| window.through);
         ReadyScan { purpose, queue: queue.clone(), after, limit: limit.max(WINDOW) }
     }
 
-    /// Takes in what a scan found. Whatever was changed since the store was written has to be set again.
-    pub(super) fn extend(&mut self, scan: &ReadyScan, found: &[Candidate]) {
-        if self.queues.values().map(OfQueue::len).sum::<usize>() > ALL {
+    /// Adds what a scan found. What was changed since the last commit must be set again.
+    pub(super) fn extend(&mut self, scan: &ReadyScan, found: &[ClaimCandidate]) {
+        if self.queues.values().map(QueueWindows::len).sum::<usize>() > ALL {
             self.queues.retain(|queue, _| *queue == scan.queue);
         }
         let of_queue = self.queues.entry(scan.queue.clone()).or_default();
-        let window = of_queue.of_mut(scan.purpose).get_or_insert(Window { ready: BTreeSet::new(), through: None });
+        let window = of_queue.of_mut(scan.purpose).get_or_insert(ReadyWindow { ready: BTreeSet::new(), through: None });
         let positions = found.iter().map(|candidate| (Reverse(candidate.priority), candidate.id));
         window.through = if found.len() < scan.limit { None } else { positions.clone().next_back() };
         window.ready.extend(positions);
     }
 
-    /// Forgets everything: a turn was undone.
+    /// Drops all windows, because a turn was undone.
     pub(super) fn clear(&mut self) {
         self.queues.clear();
     }
 }
 
-impl Window {
-    /// Gives up its end when it has grown too long.
+impl ReadyWindow {
+    /// Cuts the window when it has grown too long.
     fn cut(&mut self) {
         if self.ready.len() > 2 * WINDOW
             && let Some(first_out) = self.ready.iter().nth(WINDOW).copied()
@@ -143,22 +143,22 @@ mod tests {
         saga
     }
 
-    fn ids(windows: &Windows, limit: usize) -> Option<Vec<i64>> {
+    fn ids(windows: &ReadyWindows, limit: usize) -> Option<Vec<i64>> {
         let found = windows.first(EXECUTE, &saga(0).spec.queue, limit)?;
         Some(found.into_iter().map(|candidate| candidate.id.0).collect())
     }
 
     /// What a store would answer that has these places with priority 0.
-    fn scan(windows: &mut Windows, stored: impl Iterator<Item = i64>, limit: usize) {
+    fn scan(windows: &mut ReadyWindows, stored: impl Iterator<Item = i64>, limit: usize) {
         let scan = windows.scan(EXECUTE, &saga(0).spec.queue, limit);
         let behind = stored.map(RowId).filter(|id| scan.after.is_none_or(|after| (Reverse(0), *id) > after));
-        let found: Vec<_> = behind.take(scan.limit).map(|id| Candidate { priority: 0, id }).collect();
+        let found: Vec<_> = behind.take(scan.limit).map(|id| ClaimCandidate { priority: 0, id }).collect();
         windows.extend(&scan, &found);
     }
 
     #[test]
     fn a_window_follows_changes_in_its_range_and_asks_for_the_rest() {
-        let mut windows = Windows::default();
+        let mut windows = ReadyWindows::default();
         assert_eq!(ids(&windows, 1), None, "nothing is known yet");
         windows.set(RowId(7), &saga(0), Some(EXECUTE));
         let all = WINDOW as i64 * 2;
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_window_is_bounded_but_for_who_asks_for_more() {
-        let mut windows = Windows::default();
+        let mut windows = ReadyWindows::default();
         scan(&mut windows, std::iter::empty(), 1);
         (1..=10 * WINDOW as i64).for_each(|id| windows.set(RowId(id), &saga(0), Some(EXECUTE)));
         assert!(ids(&windows, 2 * WINDOW + 1).is_none(), "it grows with what is created");
