@@ -35,7 +35,7 @@ lint:
     buf breaking proto --against proto/baseline.binpb
     cargo fmt --check --manifest-path fuzz/Cargo.toml
     cargo fmt --check --manifest-path examples/rust/Cargo.toml
-    shellcheck -x .ci/run .ci/slow .ci/mutants .ci/fuzz .ci/instructions .ci/deploy examples/*.sh fuzz/*.sh tests/*.sh \
+    shellcheck -x .ci/run .ci/slow .ci/mutants .ci/fuzz .ci/instructions .ci/deploy examples/*.sh fuzz/*.sh tests/support/*.sh \
         benches/compare benches/goals benches/growth benches/lib.sh benches/peers/beanstalkd benches/peers/build-go \
         benches/peers/etcd benches/peers/postgres benches/peers/redis benches/peers/temporal \
         deploy/dist deploy/docker/build deploy/debian/postinst deploy/debian/postrm deploy/systemd/sagad-rotate-backups \

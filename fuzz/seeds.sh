@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 
 readonly FLAGS=(--sanitizer none --no-cfg-fuzzing --codegen-units 16 --target-dir target/fuzz)
 work=$(mktemp -d)
-SAGAD_SEEDS=$work/captured cargo test --locked --features fuzzing --test wire
+SAGAD_SEEDS=$work/captured cargo test --locked --features fuzzing --test contract wire::
 # The first byte of an input says which request it is, by its place among those that `fuzz/src/requests.rs` lists.
 mkdir -p "$work/corpus/requests"
 place=0

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     daemon::{self, Launch, SAGAD},
-    tools,
+    support::tools,
 };
 
 fn root() -> &'static Path {

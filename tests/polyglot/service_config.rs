@@ -9,10 +9,12 @@ use serde_json::Value;
 use tonic::Code;
 
 use crate::{
-    fake::{Fake, refusal_for_now},
     languages::{Language, Role},
     program::Program,
-    support::eventually,
+    support::{
+        eventually,
+        fake::{Fake, refusal_for_now},
+    },
 };
 
 /// Longer than the test: within it a helper, which heeds this, does not try again. So whoever does is the library.

@@ -6,10 +6,12 @@
 pub mod api;
 pub mod daemon;
 pub mod errors;
+pub mod fake;
+pub mod people;
+pub mod pki;
 pub mod session;
 pub mod strace;
 pub mod time;
-#[path = "tools.rs"]
 pub mod tools;
 
 pub use api::{Api, Key, claim, compensation, create, held, key, named};

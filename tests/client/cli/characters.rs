@@ -1,0 +1,152 @@
+//! Texts with characters that would do something to a terminal, or are not seen: whatever a command prints, as text and as
+//! JSON, and what workers make of those that no program can be given.
+
+use rusqlite::Connection;
+use rustix::process::Signal;
+use sagad::domain::characters::{all_unprintable, is_unprintable};
+use serde_json::{Value, json};
+
+use super::{
+    daemon::{Daemon, until},
+    running::{Ran, Running},
+};
+
+/// All of them but NUL, which is refused, in texts that are short enough.
+fn texts() -> Vec<String> {
+    let all: Vec<char> = all_unprintable().filter(|c| *c != '\0').collect();
+    all.chunks(900).map(|some| format!("a{}b", some.iter().collect::<String>())).collect()
+}
+
+/// Nothing in it does anything to a terminal.
+fn harmless(ran: &Ran, line: &str) {
+    for text in [&ran.out, &ran.err] {
+        let bad = text.chars().find(|c| *c != '\n' && is_unprintable(*c));
+        assert_eq!(bad, None, "sagad {line}\n{}\n{}", ran.out, ran.err);
+    }
+}
+
+#[test]
+fn nothing_that_can_t_be_shown_is_printed_as_it_is() {
+    let d = Daemon::start();
+    for (number, text) in texts().iter().enumerate() {
+        let request = json!({
+            "taskId": format!("t-{number}"), "queue": "q", "branch": text, "worktree": text,
+            "labels": {"k": text.chars().take(60).collect::<String>()},
+            "compensations": [{"kind": "branch", "target": text, "reason": text}],
+        });
+        let ran = d.run_with("create --from - -o json", &format!("{request}\n"));
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        harmless(&ran, "create");
+        for line in ["annotate", "quarantine"] {
+            let mut command = d.command(&format!("{line} t-{number}"));
+            command.args([if line == "annotate" { "--note" } else { "--reason" }, text]);
+            let ran = Ran::of(command);
+            assert_eq!(ran.code, 0, "{line}: {}", ran.err);
+            harmless(&ran, line);
+        }
+        let mut command = d.command("pause q");
+        command.args(["--reason", text]);
+        harmless(&Ran::of(command), "pause");
+        // What it is told is quoted in errors.
+        for line in ["get", "list --queue", "nonsense", "get --output", "claim t-0 --ttl 1s --owner"] {
+            for form in ["text", "json"] {
+                let mut command = d.command(&format!("-o {form} {line}"));
+                command.arg(text.chars().take(40).collect::<String>());
+                let ran = Ran::of(command);
+                assert_ne!(ran.code, 0, "{line}");
+                harmless(&ran, line);
+            }
+        }
+    }
+    for line in [
+        "get t-0",
+        "get t-1",
+        "list",
+        "list -o wide",
+        "history t-0",
+        "history t-1",
+        "stats",
+        "queues",
+        "top --once",
+        "doctor",
+        "watch --snapshot",
+        "info",
+    ] {
+        for form in ["", "-o json"] {
+            let line = format!("{line} {form}");
+            let ran = d.run(&line);
+            harmless(&ran, &line);
+            if !form.is_empty() {
+                ran.out.lines().for_each(|line| drop(serde_json::from_str::<Value>(line).expect(line)));
+            }
+        }
+    }
+    // The value is the same.
+    for (number, text) in texts().iter().enumerate() {
+        assert_eq!(d.get(&format!("t-{number}"))["branch"], text.as_str());
+    }
+    let events = d.json("history t-0");
+    assert!(events.iter().any(|event| event["reason"] == texts()[0].as_str()), "{events:?}");
+}
+
+#[test]
+fn a_worker_tells_nothing_as_it_is() {
+    let d = Daemon::start();
+    let text = "b\u{9b}31m\u{202e}\u{2028}c";
+    d.ok("create --task-id t --queue q");
+    let work = d.spawn("work --queue q -- sleep 30");
+    d.await_state("t", "running");
+    let mut command = d.command("cancel t");
+    command.args(["--reason", text]);
+    assert_eq!(Ran::of(command).code, 0);
+    until("the cancel is told", || work.err().iter().any(|line| line.contains("31m")));
+    super::daemon::signal(&work.child, Signal::TERM);
+    let ran: Ran = Running::finish(work);
+    assert!(ran.err.contains("b\\u{9b}31m\\u{202e}\\u{2028}c"), "{}", ran.err);
+    harmless(&ran, "work");
+}
+
+/// Coordinators up to 0.1.0 took NUL, and stores hold it.
+#[test]
+fn what_no_program_can_be_given_fails_that_attempt_and_names_the_field() {
+    let mut d = Daemon::start();
+    for id in ["t-branch", "t-fine"] {
+        d.ok(&format!("create --task-id {id} --queue q --branch fix"));
+    }
+    d.ok("create --task-id t-kept --queue q --branch fix --compensate branch=fix");
+    d.compensating("t-target", "--queue undo --compensate branch=fix");
+    let store = Connection::open(d.file("data/sagad.db")).unwrap();
+    let with_nul = "fix\0-7\u{202e}";
+    for statement in [
+        "UPDATE saga SET branch = ?1 WHERE task_id IN ('t-branch', 't-kept')",
+        "UPDATE compensation SET target = ?1 WHERE saga = (SELECT id FROM saga WHERE task_id = 't-target')",
+        "UPDATE event SET actor = ?1, reason = ?1 WHERE saga = (SELECT id FROM saga WHERE task_id = 't-target')",
+    ] {
+        assert!(store.execute(statement, [with_nul]).unwrap() > 0, "{statement}");
+    }
+    drop(store);
+    d.restart(Signal::KILL);
+    // It stays readable.
+    assert_eq!(d.get("t-branch")["branch"], with_nul);
+    assert_eq!(d.get("t-target")["compensations"][0]["target"], with_nul);
+    assert!(d.ok("get t-branch").contains("fix\\u{0}-7\\u{202e}"));
+    assert!(d.ok("history t-target").contains("fix\\u{0}-7"));
+
+    let ran = d.run("work --queue q --drain -- true");
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    const TOLD: &str = "its branch holds a NUL character, which no program can be given in its environment";
+    assert!(ran.err.contains(TOLD), "{}", ran.err);
+    assert_eq!(
+        (d.state("t-fine"), d.state("t-branch"), d.state("t-kept")),
+        ("completed".into(), "quarantined".into(), "failed".into())
+    );
+    assert_eq!(d.get("t-branch")["terminalReason"], TOLD);
+    assert_eq!(d.get("t-branch")["attempt"], 1, "it is not tried over and over");
+
+    let ran = d.run("compensate --queue undo --drain --attempts 2 --handler branch=true");
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let saga = d.get("t-target");
+    assert_eq!(saga["state"], "SAGA_STATE_QUARANTINED", "{}", ran.err);
+    let told = saga["compensations"][0]["lastError"].as_str().unwrap();
+    assert!(told.starts_with("its target holds a NUL character"), "{saga}");
+}

@@ -1,0 +1,284 @@
+//! A daemon of its own for each test, and the binary as a shell would run it against that daemon.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::running::{Ran, Running};
+
+/// Longer than anything takes on a busy machine; what does not come by then does not come.
+pub const PATIENCE: Duration = Duration::from_secs(40);
+
+/// The machine's clock for waiting, the one place of these tests that reads one.
+#[allow(clippy::disallowed_methods)]
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// Asks until the answer is yes.
+pub fn until(what: &str, mut yes: impl FnMut() -> bool) {
+    let end = now() + PATIENCE;
+    while !yes() {
+        assert!(now() < end, "waited in vain for: {what}");
+        thread::sleep(Duration::from_millis(25));
+    }
+}
+
+/// Whether a process runs, by its number.
+pub fn runs(pid: &str) -> bool {
+    // A zombie that nobody reaps has ended as well.
+    fs::read_to_string(Path::new("/proc").join(pid).join("stat"))
+        .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with('Z')))
+}
+
+/// The process id of a child of ours.
+pub fn pid_of(child: &Child) -> Pid {
+    i32::try_from(child.id()).ok().and_then(Pid::from_raw).unwrap()
+}
+
+/// Sends a signal to a child of ours.
+pub fn signal(child: &Child, signal: Signal) {
+    kill_process(pid_of(child), signal).unwrap();
+}
+
+/// A running coordinator. It is killed at the end of the test.
+pub struct Daemon {
+    child: Child,
+    address: String,
+    dir: TempDir,
+}
+
+impl Daemon {
+    /// Starts one on a free port. Its grace after an absence is short: a busy machine counts as one.
+    pub fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (child, address) = serve("127.0.0.1:0", dir.path(), "1s");
+        Self { child, address, dir }
+    }
+
+    /// Ends it by a signal, and starts it again on the same port and data; leases get a grace that is long enough.
+    pub fn restart(&mut self, by: Signal) {
+        signal(&self.child, by);
+        self.child.wait().unwrap();
+        let (child, address) = serve(&self.address, self.dir.path(), "10s");
+        assert_eq!(address, self.address);
+        self.child = child;
+    }
+
+    /// Stops or continues it.
+    pub fn signal(&self, by: Signal) {
+        signal(&self.child, by);
+    }
+
+    /// `http://HOST:PORT`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// A file of this test's own.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The lines of such a file; none where there is no such file yet.
+    pub fn lines(&self, name: &str) -> Vec<String> {
+        let text = fs::read_to_string(self.file(name)).unwrap_or_default();
+        text.lines().map(ToOwned::to_owned).collect()
+    }
+
+    /// Writes a script for a job or a handler, to be run by its path.
+    pub fn script(&self, name: &str, text: &str) -> String {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.file(name);
+        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// The binary with these arguments, in this test's directory, and with nothing of ours in its environment.
+    pub fn command(&self, line: &str) -> Command {
+        let mut command = sagad(line);
+        command.env("SAGAD_SERVER", self.url()).current_dir(self.dir.path());
+        command
+    }
+
+    /// Runs the binary to its end.
+    pub fn run(&self, line: &str) -> Ran {
+        Ran::of(self.command(line))
+    }
+
+    /// Runs it with this on its standard input.
+    pub fn run_with(&self, line: &str, input: &str) -> Ran {
+        let mut command = self.command(line);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (mut stdin, input) = (child.stdin.take().unwrap(), input.to_owned());
+        // What refuses its input ends without reading all of it.
+        let writer = thread::spawn(move || stdin.write_all(input.as_bytes()).ok());
+        let ran = Ran::from(child.wait_with_output().unwrap());
+        writer.join().unwrap();
+        ran
+    }
+
+    /// Starts the binary, to be watched while it runs.
+    pub fn spawn(&self, line: &str) -> Running {
+        Running::start(self.command(line))
+    }
+
+    /// Runs it; it must succeed, and say nothing on stderr. Its stdout.
+    pub fn ok(&self, line: &str) -> String {
+        let ran = self.run(line);
+        assert_eq!((ran.code, ran.err.as_str()), (0, ""), "sagad {line}\n{}", ran.out);
+        ran.out
+    }
+
+    /// The same with `-o json`: one value for each line.
+    pub fn json(&self, line: &str) -> Vec<Value> {
+        let out = self.ok(&format!("-o json {line}"));
+        out.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}"))).collect()
+    }
+
+    /// The same where there is one line.
+    pub fn one(&self, line: &str) -> Value {
+        let mut lines = self.json(line);
+        assert_eq!(lines.len(), 1, "sagad {line}: {lines:?}");
+        lines.remove(0)
+    }
+
+    /// It must fail with this exit code and reason, as text and as JSON, with nothing on stdout. The JSON error.
+    pub fn refused(&self, code: i32, reason: &str, line: &str) -> Value {
+        let text = self.run(line);
+        assert_eq!((text.code, text.out.as_str()), (code, ""), "sagad {line}\n{}", text.err);
+        // Of what the command itself found out people are not told a name, only what it is.
+        let named = reason == "USAGE" || text.err.contains(reason);
+        assert!(text.err.starts_with("sagad: ") && named, "sagad {line}: {}", text.err);
+        let json = self.run(&format!("-o json {line}"));
+        assert_eq!((json.code, json.out.as_str()), (code, ""), "sagad {line}\n{}", json.err);
+        let error: Value = serde_json::from_str(&json.err).unwrap_or_else(|_| panic!("not JSON: {}", json.err));
+        assert_eq!(error["error"]["reason"], reason, "{error}");
+        error["error"].clone()
+    }
+
+    /// The saga as it is now.
+    pub fn get(&self, id: &str) -> Value {
+        self.one(&format!("get {id}"))
+    }
+
+    /// Its state: `running`, …
+    pub fn state(&self, id: &str) -> String {
+        let state = self.get(id)["state"].as_str().unwrap_or_default().to_owned();
+        state.trim_start_matches("SAGA_STATE_").to_lowercase()
+    }
+
+    /// Waits until it is in this state.
+    pub fn await_state(&self, id: &str, state: &str) {
+        until(&format!("{id} to be {state}"), || self.state(id) == state);
+    }
+
+    /// Waits until watchers know that a saga is stale: by the clock it is so a moment before the writer has said it.
+    pub fn await_stale(&self, id: &str) {
+        let named = format!("\"taskId\":\"{id}\"");
+        until(&format!("{id} is reported stale"), || self.ok("watch --snapshot -o json").contains(&named));
+    }
+
+    /// The kinds of what happened to it, in order.
+    pub fn events(&self, id: &str) -> Vec<String> {
+        let events = self.json(&format!("history {id}"));
+        let kind = |event: &Value| event["type"].as_str().unwrap().trim_start_matches("EVENT_TYPE_").to_lowercase();
+        events.iter().map(kind).collect()
+    }
+
+    /// Claims a saga by id; its token.
+    pub fn claim(&self, id: &str, owner: &str, flags: &str) -> String {
+        let saga = self.one(&format!("claim {id} --owner {owner} {flags}"));
+        saga["lease"]["fencingToken"].as_str().unwrap().to_owned()
+    }
+
+    /// A saga whose lease, for 200 ms, has run out.
+    pub fn stale(&self, id: &str, flags: &str) -> String {
+        let token = self.expiring(id, flags);
+        self.await_stale(id);
+        token
+    }
+
+    /// A saga whose lease, for 200 ms, nobody will extend.
+    pub fn expiring(&self, id: &str, flags: &str) -> String {
+        self.ok(&format!("create --task-id {id} {flags}"));
+        self.claim(id, "gone", "--ttl 200ms")
+    }
+
+    /// A saga that waits to be compensated: it had an owner `w`, and these compensations.
+    pub fn compensating(&self, id: &str, flags: &str) {
+        self.ok(&format!("create --task-id {id} --on-failure compensate {flags}"));
+        let token = self.claim(id, "w", "--ttl 1m");
+        self.ok(&format!("fail {id} --owner w --token {token} --reason broken"));
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// The binary with these arguments and nothing of ours in its environment.
+pub fn sagad(line: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sagad"));
+    command.args(words(line)).stdin(Stdio::null());
+    for name in ["SAGAD_SERVER", "SAGAD_OWNER", "SAGAD_TOKEN", "SAGAD_TASK_ID", "SAGAD_ACTOR", "NO_COLOR"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// A line taken apart at blanks, but for those between single quotes.
+fn words(line: &str) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    let (mut quoted, mut inside) = (false, false);
+    for c in line.chars() {
+        match c {
+            '\'' => {
+                (quoted, inside) = (
+                    !quoted,
+                    if inside {
+                        true
+                    } else {
+                        words.push(String::new());
+                        true
+                    },
+                )
+            }
+            c if c.is_whitespace() && !quoted => inside = false,
+            c => {
+                if !inside {
+                    words.push(String::new());
+                    inside = true;
+                }
+                words.last_mut().unwrap().push(c);
+            }
+        }
+    }
+    words
+}
+
+fn serve(listen: &str, dir: &Path, grace: &str) -> (Child, String) {
+    let mut child = sagad(&format!("serve --listen {listen} --restart-grace {grace} --data"))
+        .arg(dir.join("data"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut first = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    let address = first.trim().strip_prefix("sagad: serving gRPC on ");
+    (child, address.unwrap_or_else(|| panic!("the first line is {first:?}")).to_owned())
+}

@@ -1,0 +1,281 @@
+//! Nobody takes all places of calls that wait: a principal over any number of connections, or one connection where callers are not
+//! known.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use sagad::proto::*;
+use tokio::{task::JoinSet, time::timeout};
+use tonic::{Code, Status};
+
+use crate::support::{
+    Daemon, create, eventually, ms,
+    people::{Client, House, entry, token},
+};
+
+/// Places in these tests, and what one caller gets of them at most.
+const PLACES: &str = "--max-waiting=200";
+const SHARE: usize = 150;
+
+fn wish(owner: &str) -> ClaimNextRequest {
+    let queues = vec!["q".to_owned()];
+    ClaimNextRequest { queues, owner_id: owner.into(), wait: ms(60_000), ..Default::default() }
+}
+
+/// Has a caller wait as often as it can: 400 calls over these connections.
+fn flood(clients: &[Client], owner: &str) -> JoinSet<Result<(), Status>> {
+    let mut calls = JoinSet::new();
+    for n in 0..400 {
+        let mut client = clients[n % clients.len()].clone();
+        let owner = format!("{owner}/{n}");
+        calls.spawn(async move { client.sagas.claim_next(wish(&owner)).await.map(drop) });
+    }
+    calls
+}
+
+async fn waiting(client: &Client) -> usize {
+    let stats = client.clone().sagas.get_stats(GetStatsRequest {}).await.unwrap();
+    usize::try_from(stats.into_inner().waiting).unwrap()
+}
+
+/// The flood is answered but for its share, which waits; then another waits, too, and gets what there is next but one.
+async fn others_get_in(mut flood: JoinSet<Result<(), Status>>, mut other: Client, operator: Client) {
+    for _ in 0..400 - SHARE {
+        let status = flood.join_next().await.unwrap().unwrap().unwrap_err();
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    }
+    assert_eq!(waiting(&operator).await, SHARE);
+    let held = tokio::spawn(async move { other.sagas.claim_next(wish("other")).await });
+    eventually("another waits beside it", || async { (waiting(&operator).await == SHARE + 1).then_some(()) }).await;
+    // Served in order of arrival: the flood first, as often as it waits.
+    let one = |n| CreateSagaRequest { queue: "q".into(), ..create(&format!("t-{n}")) };
+    let requests = (0..=SHARE).map(one).collect();
+    let batch = BatchCreateSagasRequest { requests, ..Default::default() };
+    operator.clone().sagas.batch_create_sagas(batch).await.unwrap();
+    assert_eq!(held.await.unwrap().unwrap().into_inner().sagas.len(), 1);
+    eventually("nobody waits", || async { (waiting(&operator).await == 0).then_some(()) }).await;
+    while let Some(answer) = flood.join_next().await {
+        answer.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_principal_takes_no_more_than_its_share_over_however_many_connections() {
+    let worker = |name| entry(name, "['worker']", "['q']");
+    let people = [worker("greedy"), worker("other"), entry("jo", "['operator']", "")].concat();
+    let house = House::start_with(&people, &[PLACES]);
+    let mut connections = Vec::new();
+    for _ in 0..4 {
+        connections.push(house.client("greedy").await);
+    }
+    let (other, operator) = (house.client("other").await, house.client("jo").await);
+    others_get_in(flood(&connections, "greedy"), other, operator.clone()).await;
+    // Its places are its own again.
+    let again = flood(&connections, "greedy");
+    eventually("its share waits again", || async { (waiting(&operator).await == SHARE).then_some(()) }).await;
+    drop(again);
+}
+
+#[tokio::test]
+async fn without_principals_a_connection_takes_no_more_than_its_share() {
+    let daemon = Daemon::start_with(&[PLACES, "--max-concurrent-streams=1000"]);
+    let client = async || Client::new(daemon.channel().await, None);
+    let (greedy, other, operator) = (client().await, client().await, client().await);
+    others_get_in(flood(&[greedy], "greedy"), other, operator).await;
+}
+
+/// The same for streams: watches, and `KeepAlive`.
+#[tokio::test]
+async fn a_principal_opens_no_more_than_its_share_of_streams() {
+    let worker = |name| entry(name, "['worker']", "['q']");
+    let house = House::start_with(&[worker("greedy"), worker("other")].concat(), &["--max-watches=200"]);
+    let (mut greedy, mut other) = (Vec::new(), house.client("other").await);
+    for _ in 0..3 {
+        greedy.push(house.client("greedy").await);
+    }
+    let mut open = Vec::new();
+    for n in 0..200 {
+        match greedy[n % 3].sagas.watch_events(WatchEventsRequest::default()).await {
+            Ok(stream) => open.push(stream.into_inner()),
+            Err(status) => assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}"),
+        }
+    }
+    assert_eq!(open.len(), SHARE);
+    let _watch = other.sagas.watch_events(WatchEventsRequest::default()).await.unwrap();
+    let _stale = other.sagas.watch_stale(WatchStaleRequest::default()).await.unwrap();
+    let (mut kept, mut items) = (Vec::new(), Vec::new());
+    for n in 0..200 {
+        let (sender, stream) = futures::channel::mpsc::channel::<KeepAliveRequest>(1);
+        if let Ok(stream) = greedy[n % 3].sagas.keep_alive(stream).await {
+            kept.push(stream.into_inner());
+            items.push(sender);
+        }
+    }
+    assert_eq!(kept.len(), SHARE);
+    let (_item, stream) = futures::channel::mpsc::channel::<KeepAliveRequest>(1);
+    other.sagas.keep_alive(stream).await.unwrap();
+    // Sessions have the same places.
+    let session = async |client: &mut Client| {
+        let (item, stream) = futures::channel::mpsc::channel::<SessionRequest>(1);
+        client.sagas.session(stream).await.map(|answers| (item, answers.into_inner()))
+    };
+    assert_eq!(session(&mut greedy[0]).await.unwrap_err().code(), Code::ResourceExhausted);
+    let _session = session(&mut other).await.unwrap();
+    // What is closed can be opened again.
+    open.truncate(SHARE - 10);
+    eventually("a place is free", || async {
+        greedy[0].clone().sagas.watch_events(WatchEventsRequest::default()).await.ok().map(drop)
+    })
+    .await;
+}
+
+/// Sagas, and so events, of the test of reads: two of the stretches that a read looks through at once.
+const LOOKED_THROUGH: usize = 10_001;
+/// Reads of one principal that are kept waiting.
+const READS: usize = 100;
+/// Most of them that another's read may have to wait for: as many as there are readers, and those that are answered while its
+/// own call and answer are on their way. In the order of arrival it would be all that wait.
+const WAITED_FOR: usize = READS / 5;
+
+/// Sagas, each with an event, of which only the last is in another queue.
+async fn fill(mut operator: Client) {
+    for first in (0..LOOKED_THROUGH).step_by(1000) {
+        let one = |n| {
+            let queue = if n + 1 == LOOKED_THROUGH { "rare" } else { "q" };
+            CreateSagaRequest { queue: queue.into(), ..create(&format!("t-{n}")) }
+        };
+        let requests = (first..LOOKED_THROUGH.min(first + 1000)).map(one).collect();
+        operator.sagas.batch_create_sagas(BatchCreateSagasRequest { requests, ..Default::default() }).await.unwrap();
+    }
+}
+
+/// Has a read made as often as it is answered, many at a time; meanwhile another looks for one saga. Returns how many of the reads
+/// were answered while one of its looks lasted: the median of these.
+async fn waited_for<F: Future<Output = ()> + Send + 'static>(
+    mut other: Client,
+    read: impl Fn() -> F + Clone + Send + 'static,
+) -> usize {
+    let answered = Arc::new(AtomicUsize::new(0));
+    let mut reads = JoinSet::new();
+    for _ in 0..READS {
+        let (read, answered) = (read.clone(), answered.clone());
+        reads.spawn(async move {
+            loop {
+                read().await;
+                answered.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    eventually("they wait", || async { (answered.load(Ordering::Relaxed) >= READS).then_some(()) }).await;
+    let mut counts = Vec::new();
+    for _ in 0..9 {
+        let before = answered.load(Ordering::Relaxed);
+        other.sagas.get_saga(GetSagaRequest { task_id: "t-0".into(), ..Default::default() }).await.unwrap();
+        counts.push(answered.load(Ordering::Relaxed) - before);
+    }
+    reads.shutdown().await;
+    counts.sort_unstable();
+    counts[counts.len() / 2]
+}
+
+#[tokio::test]
+async fn a_read_does_not_wait_for_all_those_of_somebody_else() {
+    let reader = |name| entry(name, "['reader']", "");
+    let house = House::start(&[reader("greedy"), reader("other"), entry("jo", "['operator']", "")].concat());
+    fill(house.client("jo").await).await;
+    let (greedy, other) = (house.client("greedy").await, house.client("other").await);
+
+    let client = greedy.clone();
+    let listing = move || {
+        let mut client = client.clone();
+        async move {
+            let nothing = ListSagasRequest { owner_id: "nobody".into(), ..Default::default() };
+            let page = client.sagas.list_sagas(nothing).await.unwrap().into_inner();
+            assert!(page.sagas.is_empty() && !page.next_page_token.is_empty(), "it looks at as much as one does");
+        }
+    };
+    let most = waited_for(other.clone(), listing).await;
+    assert!(most < WAITED_FOR, "{most} listings were answered before it");
+
+    let watch = move || {
+        let mut client = greedy.clone();
+        async move {
+            let from_far =
+                WatchEventsRequest { queues: vec!["rare".into()], after_revision: Some(1), ..Default::default() };
+            let mut watch = client.sagas.watch_events(from_far).await.unwrap().into_inner();
+            watch.message().await.unwrap().expect("where it begins");
+            watch.message().await.unwrap().expect("the last event");
+        }
+    };
+    let most = waited_for(other, watch).await;
+    assert!(most < WAITED_FOR, "{most} watches had looked through the history before it");
+}
+
+/// How long somebody may wait for a connection and the answer to a first call. It takes milliseconds; without shares, for ever.
+const SOON: Duration = Duration::from_secs(10);
+
+/// A principal's connection with a call on it that goes on; none if it was closed for another before.
+async fn busy(client: &Client) -> Option<tonic::Streaming<WatchEventsResponse>> {
+    let mut watch = client.clone().sagas.watch_events(WatchEventsRequest::default()).await.ok()?.into_inner();
+    watch.message().await.ok()?;
+    Some(watch)
+}
+
+/// The same for connections: with a call running on each that there may be, and with more that are opened all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p10_a_principal_that_takes_all_connections_keeps_nobody_out() {
+    const PLACES: usize = 64;
+    let worker = |name| entry(name, "['worker']", "['q']");
+    let people = [worker("greedy"), worker("other"), entry("jo", "['operator']", "")].concat();
+    let mut house = House::start_with(&people, &[&format!("--max-connections={PLACES}")]);
+    let stays = house.client("jo").await;
+    let mut watch = busy(&stays).await.unwrap();
+    let address = house.daemon.address();
+    let mut flood = JoinSet::new();
+    for _ in 0..2 {
+        flood.spawn(async move {
+            let mut held = std::collections::VecDeque::new();
+            loop {
+                let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap();
+                let Ok(channel) = endpoint.connect().await else { continue };
+                let client = Client::new(channel, Some(&token("greedy")));
+                if let Some(watch) = busy(&client).await {
+                    held.push_back((client, watch));
+                }
+                if held.len() > PLACES {
+                    held.pop_front();
+                }
+            }
+        });
+    }
+    eventually("all places were taken", || async { house.daemon.log().contains("max_connections").then_some(()) })
+        .await;
+    let mut others = Vec::new();
+    for number in 0..PLACES / 4 {
+        let comes = async {
+            loop {
+                let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap();
+                let Ok(channel) = endpoint.connect().await else { continue };
+                let client = Client::new(channel, Some(&token("other")));
+                if let Some(watch) = busy(&client).await {
+                    return watch;
+                }
+            }
+        };
+        others.push(timeout(SOON, comes).await.unwrap_or_else(|_| panic!("number {number} gets in")));
+    }
+    for watch in &mut others {
+        assert!(timeout(Duration::from_millis(20), watch.message()).await.is_err(), "who is in stays in");
+    }
+    flood.shutdown().await;
+    stays.clone().sagas.get_stats(GetStatsRequest {}).await.unwrap();
+    assert!(timeout(Duration::from_millis(20), watch.message()).await.is_err(), "it goes on");
+    drop((others, watch, stays));
+    let log = house.daemon.terminate().await;
+    assert!(log.contains("greedy has most of them"), "it says who: {log}");
+}

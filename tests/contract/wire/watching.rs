@@ -1,0 +1,169 @@
+//! A watcher misses nothing and sees nothing twice.
+
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use sagad::proto::*;
+
+use super::follow::{Load, Seen, Stream, Watcher, staleness_of};
+use crate::support::{daemon::End, *};
+
+const CUTS: usize = 50;
+
+/// Every event there is, saga by saga, in order of revision: by another way than the streams'.
+async fn whole_history(api: &Api) -> Vec<SagaEvent> {
+    let mut events = Vec::new();
+    let mut request = ListSagasRequest { page_size: 1000, ..Default::default() };
+    loop {
+        let page = api.list_sagas(request.clone()).await.unwrap();
+        for saga in &page.sagas {
+            events.extend(api.history(&saga.task_id).await);
+        }
+        if page.next_page_token.is_empty() {
+            events.sort_by_key(|event| event.revision);
+            return events;
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
+/// Cuts watchers of both kinds off at random, restarts the daemon now and then, and compares what they saw.
+async fn cut_off_at_random(seed: u64, restarts: &[(usize, End)]) {
+    // Without grace, so that leases end in every run, however short.
+    let mut daemon = Daemon::start_with(&["--restart-grace", "0s"]);
+    let address = daemon.address();
+    let load = Load::start(address, seed);
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut stale = Watcher::new(Stream::Stale);
+    let mut events = Watcher::new(Stream::Events);
+    for cut in 0..CUTS {
+        let (some, more) = (random.random_range(0..8), random.random_range(0..40));
+        match restarts.iter().find(|(when, _)| *when == cut) {
+            None => {
+                tokio::join!(stale.glance(address, some), events.glance(address, more));
+            }
+            Some((_, how)) => {
+                // Both are in the middle of it when the daemon goes away.
+                let watching = async { tokio::join!(stale.glance(address, 1000), events.glance(address, 1000)) };
+                let restarting = async {
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    daemon.restart(*how).await;
+                };
+                tokio::join!(watching, restarting);
+            }
+        }
+    }
+    load.stop().await;
+    let api = daemon.api().await;
+    // Whatever still runs has ended, and one thing is stale at the end of it all.
+    let last = api.stale(create("last"), "w").await.revision;
+    stale.catch_up(&api, last).await;
+    events.catch_up(&api, last).await;
+
+    let history = whole_history(&api).await;
+    let seen: Vec<_> = events.seen.iter().map(|seen| seen.revision).collect();
+    let stored: Vec<_> = history.iter().map(|event| event.revision).filter(|revision| *revision <= last).collect();
+    assert_eq!(seen, stored, "seed {seed}: WatchEvents against ListEvents");
+    assert_eq!(events.seen, Stream::Events.whole(&api, last).await, "seed {seed}: WatchEvents");
+    assert_eq!(stale.seen, Stream::Stale.whole(&api, last).await, "seed {seed}: WatchStale");
+    let expected: Vec<_> = staleness_of(&history).into_iter().filter(|seen| seen.revision <= last).collect();
+    assert_eq!(stale.seen.len(), expected.len(), "seed {seed}");
+    for (seen, expected) in stale.seen.iter().zip(&expected) {
+        let same = seen.revision == expected.revision && seen.what.starts_with(&expected.what);
+        assert!(same, "seed {seed}: {seen:?} where the history has {expected:?}");
+    }
+    assert!(expected.len() > 20, "too little happened: {}", expected.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p7_watchers_cut_off_50_times_miss_nothing_and_see_nothing_twice() {
+    cut_off_at_random(1, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p7_watchers_cut_off_by_restarts_miss_nothing_and_see_nothing_twice() {
+    let restarts = [(5, End::Told), (14, End::Killed), (23, End::Told), (31, End::Killed), (40, End::Killed)];
+    cut_off_at_random(2, &restarts).await;
+}
+
+#[tokio::test]
+async fn p7_events_begin_with_a_bookmark_and_go_on_from_there() {
+    let daemon = Daemon::start();
+    let api = daemon.api().await;
+    let mut fresh = api.watch_events(WatchEventsRequest::default()).await.unwrap();
+    let first = fresh.message().await.unwrap().unwrap();
+    assert_eq!(first.revision, 0, "the bookmark of a store without any event");
+    assert!(matches!(first.item, Some(watch_events_response::Item::Bookmark(_))));
+
+    let saga = api.running("t", "w").await;
+    api.until_published(saga.revision).await;
+    let mut now_on = api.watch_events(WatchEventsRequest::default()).await.unwrap();
+    assert_eq!(now_on.message().await.unwrap().unwrap().revision, saga.revision);
+    let mut from = Stream::Events.open(&api, Some(1)).await.unwrap();
+    assert_eq!(from.next().await.unwrap(), Seen { revision: 1, what: String::new() });
+    assert_eq!(from.next().await.unwrap().revision, 2);
+
+    let done = api.complete(key(&saga).complete()).await.unwrap();
+    let answer = now_on.message().await.unwrap().unwrap();
+    let Some(watch_events_response::Item::Event(event)) = answer.item else { panic!("{answer:?}") };
+    assert_eq!((event.revision, event.r#type()), (done.revision, EventType::Completed));
+    assert_eq!(event, api.history("t").await.pop().unwrap(), "the same as listed");
+}
+
+#[tokio::test]
+async fn p7_events_of_one_saga_or_some_queues() {
+    let daemon = Daemon::start();
+    let api = daemon.api().await;
+    for (task_id, queue) in [("a", "one"), ("b", "two"), ("c", "one"), ("d", "three")] {
+        api.create_saga(CreateSagaRequest { queue: queue.into(), ..create(task_id) }).await.unwrap();
+        api.claim(claim(task_id, "w", 60_000)).await.unwrap();
+    }
+    let of = async |request: WatchEventsRequest, count: usize| {
+        let request = WatchEventsRequest { after_revision: Some(0), ..request };
+        let mut stream = api.watch_events(request).await.unwrap();
+        let mut ids = Vec::new();
+        while ids.len() < count {
+            let answer = stream.message().await.unwrap().unwrap();
+            if let Some(watch_events_response::Item::Event(event)) = answer.item {
+                ids.push(event.task_id);
+            }
+        }
+        ids
+    };
+    let saga = WatchEventsRequest { task_id: "b".into(), ..Default::default() };
+    assert_eq!(of(saga, 2).await, ["b", "b"]);
+    let queues = WatchEventsRequest { queues: vec!["one".into(), "three".into()], ..Default::default() };
+    assert_eq!(of(queues, 6).await, ["a", "a", "c", "c", "d", "d"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p7_readers_that_do_not_read_disturb_nobody_and_miss_nothing() {
+    const SAGAS: usize = 5000;
+    let daemon = Daemon::start();
+    let api = daemon.api().await;
+    let mut slow = Vec::new();
+    for place in 0..20 {
+        let stream = if place % 2 == 0 { Stream::Events } else { Stream::Stale };
+        let own = daemon.api().await;
+        slow.push((own.clone(), stream, stream.open(&own, Some(0)).await.unwrap()));
+    }
+    let mut watch = Stream::Events.open(&api, Some(0)).await.unwrap();
+    for batch in 0..SAGAS / 1000 {
+        let requests = (0..1000).map(|i| create(&format!("t-{batch}-{i}"))).collect();
+        api.batch_create_sagas(BatchCreateSagasRequest { requests, ..Default::default() }).await.unwrap();
+    }
+    let saga = api.stale(create("stale"), "w").await;
+    // One that reads has everything, while the others have read nothing.
+    let mut count = 0;
+    while count < SAGAS + 3 {
+        count += usize::from(!watch.next().await.unwrap().what.is_empty());
+    }
+    // They resume where they stand, far behind.
+    for (_, stream, open) in &mut slow {
+        let mut seen = Vec::new();
+        while seen.last().is_none_or(|last: &Seen| last.revision < saga.revision) {
+            let item = tokio::time::timeout(PATIENCE, open.next()).await.expect("it goes on").unwrap();
+            seen.extend(Some(item).filter(|item| !item.what.is_empty()));
+        }
+        assert!(seen.is_sorted_by(|a, b| a.revision < b.revision));
+        assert_eq!(seen.len(), if *stream == Stream::Events { SAGAS + 3 } else { 1 });
+    }
+}

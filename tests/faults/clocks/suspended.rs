@@ -1,0 +1,111 @@
+//! A daemon that is suspended again and again while it writes: at whatever moment of a transaction that falls.
+//!
+//!   SUSPENSIONS=n     how often (default 12)
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use rand::RngExt;
+use rustix::process::Signal;
+use sagad::proto::*;
+use tokio::task::JoinSet;
+
+use super::{claim, claimed, heartbeat, ran_out};
+use crate::daemon::{self, Launch, Sagas, reason};
+
+/// Leases that are kept, each by a task of its own.
+const KEPT: usize = 16;
+/// Their length. A suspension lasts longer, so that all of them are over when it ends.
+const TTL_MS: i64 = 1000;
+const SUSPENDED: Duration = Duration::from_millis(1300);
+/// Clients that change something all the time.
+const BUSY: usize = 8;
+
+/// Heartbeats as a worker would, and sooner: so that only the suspensions are longer than the lease.
+async fn keep(mut sagas: Sagas, saga: Saga, over: Arc<AtomicBool>) {
+    while !over.load(SeqCst) {
+        if let Err(status) = heartbeat(&mut sagas, &saga).await {
+            panic!("{} was kept alive, and lost: {status:?}", saga.task_id);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Tries to take what is kept, without a pause: right after a return, too.
+async fn steal(mut sagas: Sagas, over: Arc<AtomicBool>) {
+    while !over.load(SeqCst) {
+        for number in 0..KEPT {
+            match claim(&mut sagas, &format!("kept-{number}"), "thief", TTL_MS).await {
+                Ok(saga) => panic!("{} was kept alive, and taken", saga.task_id),
+                Err(status) => assert_eq!(reason(&status), "LEASE_HELD", "{status:?}"),
+            }
+        }
+    }
+}
+
+async fn create_and_create(mut sagas: Sagas, name: usize, over: Arc<AtomicBool>, made: Arc<AtomicU64>) {
+    let payload = vec![b'x'; 2000];
+    for number in 0.. {
+        if over.load(SeqCst) {
+            return;
+        }
+        let request = CreateSagaRequest {
+            task_id: format!("busy-{name}-{number}"),
+            payload: payload.clone().into(),
+            ..CreateSagaRequest::default()
+        };
+        sagas.create_saga(request).await.unwrap();
+        made.fetch_add(1, SeqCst);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p6_suspensions_under_load_cost_no_lease() {
+    let suspensions = std::env::var("SUSPENSIONS").map_or(12, |value| value.parse().expect("a number"));
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let (mut daemon, address) = Launch::on(&data).arg("--restart-grace=5s").start();
+    let mut sagas = daemon::sagas(address).await;
+    let (over, made) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let mut clients = JoinSet::new();
+    for number in 0..KEPT {
+        let saga = claimed(&mut sagas, &format!("kept-{number}"), TTL_MS).await;
+        clients.spawn(keep(sagas.clone(), saga, over.clone()));
+    }
+    for name in 0..BUSY {
+        // Each on a connection of its own, so that what they send waits beside each other.
+        clients.spawn(create_and_create(daemon::sagas(address).await, name, over.clone(), made.clone()));
+    }
+    for _ in 0..2 {
+        clients.spawn(steal(daemon::sagas(address).await, over.clone()));
+    }
+    for _ in 0..suspensions {
+        let between = rand::rng().random_range(100..400);
+        tokio::time::sleep(Duration::from_millis(between)).await;
+        daemon.signal(Signal::STOP);
+        tokio::time::sleep(SUSPENDED).await;
+        daemon.signal(Signal::CONT);
+        // What one of them found is the verdict.
+        if let Some(ended) = clients.try_join_next() {
+            ended.unwrap();
+        }
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    over.store(true, SeqCst);
+    while let Some(ended) = clients.join_next().await {
+        ended.unwrap();
+    }
+    for number in 0..KEPT {
+        assert_eq!(ran_out(&mut sagas, &format!("kept-{number}")).await, None, "kept-{number}");
+    }
+    let noticed = daemon.log().matches("the coordinator was away").count();
+    eprintln!("{suspensions} suspensions, {noticed} absences noticed, {} sagas made meanwhile", made.load(SeqCst));
+    assert!(noticed >= suspensions, "each is an absence");
+    daemon.terminate();
+    daemon::check(&data);
+}

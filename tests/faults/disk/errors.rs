@@ -1,0 +1,150 @@
+//! P3: when the disk fails, the daemon stops; it never answers OK for what may not be there.
+//!
+//! `strace` lets the N-th sync, or the N-th write, of a thread fail with EIO, for N over a whole short run.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
+
+use sagad::proto::Saga;
+use tonic::Status;
+
+use super::small::{annotate, claim, create, get};
+use crate::daemon::{self, Launch, Sagas, check, copy_data};
+
+/// What a run under a failing disk came to.
+struct Run {
+    /// Each saga as it was last acknowledged.
+    acknowledged: HashMap<String, Saga>,
+    /// Exit code and stderr, if the daemon ended by itself.
+    ended: Option<(Option<i32>, String)>,
+    served: bool,
+}
+
+async fn changes(sagas: &mut Sagas, acknowledged: &mut HashMap<String, Saga>) -> Result<(), Status> {
+    for number in 0..6 {
+        let task_id = format!("task-{number}");
+        let saga = create(sagas, &task_id, 1000).await?;
+        acknowledged.insert(task_id.clone(), saga);
+        let saga = claim(sagas, &task_id, 3600).await?;
+        acknowledged.insert(task_id.clone(), saga);
+        let saga = annotate(sagas, &task_id, "noted").await?;
+        acknowledged.insert(task_id, saga);
+    }
+    Ok(())
+}
+
+/// A short run whose N-th call of a kind fails in the thread that makes it.
+async fn run_failing(directory: &Path, begun: Option<&Path>, calls: &str, nth: usize) -> Run {
+    let data = directory.join("data");
+    if let Some(begun) = begun {
+        copy_data(begun, &data);
+    }
+    let inject = format!("inject={calls}:error=EIO:when={nth}");
+    let options = ["-e", &format!("trace={calls}"), "-e", &inject];
+    let mut daemon = Launch::on(&data).traced(&directory.join("trace"), &options).spawn();
+    let mut acknowledged = HashMap::new();
+    let Some(address) = daemon.address() else {
+        let (status, log) = daemon.end();
+        return Run { acknowledged, ended: Some((status.code(), log)), served: false };
+    };
+    let mut failure = None;
+    if let Ok(channel) = daemon::channel(address).await {
+        failure = changes(&mut Sagas::new(channel), &mut acknowledged).await.err();
+    }
+    let ended = match failure {
+        Some(_) => {
+            let (status, log) = daemon.end();
+            Some((status.code(), log))
+        }
+        None => {
+            daemon.kill();
+            None
+        }
+    };
+    Run { acknowledged, ended, served: true }
+}
+
+/// How many runs met the failure before they served, and while they did.
+#[derive(Clone, Copy, Debug, Default)]
+struct Swept {
+    refused: u32,
+    stopped: u32,
+}
+
+/// Sweeps N until a run is through without meeting the failure: on a store that is there, or on none.
+async fn sweep(begun: Option<&Path>, calls: &str, step: usize) -> Swept {
+    let Swept { mut refused, mut stopped } = Swept::default();
+    let mut last = 0;
+    for nth in (1..).step_by(step) {
+        let directory = tempfile::tempdir().unwrap();
+        let run = run_failing(directory.path(), begun, calls, nth).await;
+        let injected = std::fs::read_to_string(directory.path().join("trace")).unwrap().contains("(INJECTED)");
+        last = nth;
+        if let Some((code, log)) = &run.ended {
+            assert_eq!(*code, Some(1), "{calls} {nth}: it ends with an exit code that says so:\n{log}");
+            assert!(log.contains("disk I/O error") || log.contains("Input/output error"), "it says why: {log}");
+            if run.served { stopped += 1 } else { refused += 1 }
+        }
+        nothing_is_lost(&directory.path().join("data"), &run).await;
+        if !injected && run.ended.is_none() {
+            break;
+        }
+    }
+    eprintln!("{calls}: up to the {last}th; {refused} runs ended before they served, {stopped} while they did");
+    Swept { refused, stopped }
+}
+
+/// A small store at rest.
+fn begun(directory: &Path) -> PathBuf {
+    let data = directory.join("begun");
+    let (mut daemon, _) = Launch::on(&data).start();
+    daemon.terminate();
+    data
+}
+
+async fn nothing_is_lost(data: &Path, run: &Run) {
+    let (mut daemon, address) = Launch::on(data).start();
+    let mut sagas = daemon::sagas(address).await;
+    for (task_id, known) in &run.acknowledged {
+        let saga = get(&mut sagas, task_id).await.expect("an acknowledged saga is there");
+        assert!(saga.revision >= known.revision, "lost: {known:?} {saga:?}");
+        assert_eq!(saga.lease.is_some(), known.lease.is_some() || saga.revision > known.revision);
+    }
+    // At most the one change that was under way when the disk failed is there unacknowledged.
+    let told = run.acknowledged.values().map(|saga| saga.revision).max().unwrap_or(0);
+    let created = create(&mut sagas, "afterwards", 10).await.expect("it takes changes again");
+    assert!(created.revision > told);
+    daemon.terminate();
+    check(data);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
+async fn p3_a_sync_that_fails_ends_the_daemon() {
+    let directory = tempfile::tempdir().unwrap();
+    let swept = sweep(Some(&begun(directory.path())), "fsync,fdatasync", 1).await;
+    // Calls are counted for each thread: while N is among those of the thread that opens, the writer's are not reached.
+    assert!(swept.refused + swept.stopped >= 18 && swept.stopped >= 10, "each change has a sync: {swept:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
+async fn p3_a_write_that_fails_ends_the_daemon() {
+    let directory = tempfile::tempdir().unwrap();
+    let swept = sweep(Some(&begun(directory.path())), "pwrite64", stride(7)).await;
+    assert!(swept.stopped >= 10, "too few failures met a change: {swept:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
+async fn p3_a_store_is_not_made_on_a_disk_that_fails() {
+    let swept = sweep(None, "fsync,fdatasync", 1).await;
+    assert!(swept.refused >= 3, "making a store has syncs that can fail: {swept:?}");
+}
+
+/// `TORTURE_EVERY=1` takes each N.
+fn stride(default: usize) -> usize {
+    std::env::var("TORTURE_EVERY").map_or(default, |text| text.parse().expect("TORTURE_EVERY is a number"))
+}

@@ -1,0 +1,181 @@
+//! P9: tokens never repeat, even after a restore from a backup or a log that lost its tail.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use sagad::proto::*;
+use tonic::Code;
+
+use super::small::{annotate, claim, create, killed_store};
+use crate::daemon::{self, Launch, Sagas, backup, check, copy_data, reason, run};
+
+/// Size of the log's header, and of a frame: its header and a page.
+const LOG_HEADER: usize = 32;
+const FRAME: usize = 24 + 4096;
+
+/// Why events can't be watched from a position on; nothing if they can.
+async fn refusal(sagas: &mut Sagas, after: i64) -> Option<String> {
+    let request = WatchEventsRequest { after_revision: Some(after), ..WatchEventsRequest::default() };
+    let first = match sagas.watch_events(request).await {
+        Ok(stream) => stream.into_inner().message().await.map(drop),
+        Err(status) => Err(status),
+    };
+    let status = first.err()?;
+    assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
+    Some(reason(&status))
+}
+
+/// The same of stale sagas.
+async fn stale_refusal(sagas: &mut Sagas, after: i64) -> Option<String> {
+    let request = WatchStaleRequest { after_revision: Some(after), ..WatchStaleRequest::default() };
+    match sagas.watch_stale(request).await {
+        Ok(stream) => {
+            let mut stream = stream.into_inner();
+            let first = tokio::time::timeout(std::time::Duration::from_millis(300), stream.message()).await;
+            match first {
+                Ok(Err(status)) => Some(reason(&status)),
+                _ => None,
+            }
+        }
+        Err(status) => Some(reason(&status)),
+    }
+}
+
+async fn head(sagas: &mut Sagas) -> i64 {
+    sagas.get_stats(GetStatsRequest {}).await.unwrap().into_inner().revision
+}
+
+/// Claims a new saga; its token.
+async fn next_token(sagas: &mut Sagas, task_id: &str) -> i64 {
+    create(sagas, task_id, 10).await.unwrap();
+    claim(sagas, task_id, 60).await.unwrap().lease.unwrap().fencing_token
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p9_after_a_restore_no_token_repeats() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = directory.path().join("first");
+    let (mut daemon, address) = Launch::on(&first).start();
+    let mut sagas = daemon::sagas(address).await;
+    // A token is the revision of its claim, and nothing follows it. The statistics learn of it a moment later.
+    let mut in_copy = 0;
+    for number in 0..10 {
+        in_copy = next_token(&mut sagas, &format!("before-{number}")).await;
+    }
+    let copy = directory.path().join("copy.db");
+    fs::write(&copy, backup(address).await.expect("a backup")).unwrap();
+    let mut tokens = BTreeSet::new();
+    for number in 0..50 {
+        tokens.insert(next_token(&mut sagas, &format!("after-{number}")).await);
+    }
+    let lost = *tokens.last().unwrap();
+    daemon.kill();
+
+    // Twice from the same copy: what the first restored store gave must not come again either.
+    for round in 0..2 {
+        let data = directory.path().join(format!("restored-{round}"));
+        let restored = run(&["restore", copy.to_str().unwrap(), "--data", data.to_str().unwrap()]);
+        assert!(restored.status.success(), "{restored:?}");
+        check(&data);
+        let (mut daemon, address) = Launch::on(&data).start();
+        let mut sagas = daemon::sagas(address).await;
+        for position in [0, 1, in_copy] {
+            assert_eq!(refusal(&mut sagas, position).await, None, "the copy has {position}");
+        }
+        for position in [in_copy + 1, in_copy + 20, lost] {
+            assert_eq!(refusal(&mut sagas, position).await.as_deref(), Some("REVISION_UNKNOWN"), "{position}");
+            assert_eq!(stale_refusal(&mut sagas, position).await.as_deref(), Some("REVISION_UNKNOWN"), "{position}");
+        }
+        let token = next_token(&mut sagas, "again").await;
+        assert!(token > *tokens.last().unwrap(), "token {token} may have been given before");
+        if round == 0 {
+            assert!(tokens.insert(token));
+        }
+        // The lost positions stay unknown, though the head is above them now.
+        assert_eq!(refusal(&mut sagas, lost).await.as_deref(), Some("REVISION_UNKNOWN"));
+        daemon.kill();
+    }
+}
+
+/// Starts on a store whose log was changed; returns how many revisions it has lost.
+async fn goes_on_above(data: &Path, told: i64, what: &str) -> i64 {
+    let (mut daemon, address) = Launch::on(data).start();
+    let mut sagas = daemon::sagas(address).await;
+    let head = head(&mut sagas).await;
+    assert!(head <= told, "{what}");
+    assert_eq!(refusal(&mut sagas, head).await, None, "{what}: what is there can be resumed from");
+    if head < told {
+        for position in [head + 1, told] {
+            let reason = refusal(&mut sagas, position).await;
+            assert_eq!(reason.as_deref(), Some("REVISION_UNKNOWN"), "{what}: {position} of {head}");
+        }
+    }
+    let token = next_token(&mut sagas, "afterwards").await;
+    assert!(token > told, "{what}: token {token}, though {told} was given");
+    if head < told {
+        assert_eq!(refusal(&mut sagas, told).await.as_deref(), Some("REVISION_UNKNOWN"), "{what}");
+    }
+    annotate(&mut sagas, "afterwards", "it goes on").await.unwrap();
+    daemon.kill();
+    check(data);
+    told - head
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p9_a_log_that_lost_its_tail_gives_no_token_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let whole = directory.path().join("whole");
+    let told = killed_store(&whole, 12).await;
+    let log = fs::read(whole.join("sagad.db-wal")).unwrap();
+    let frames = (log.len() - LOG_HEADER) / FRAME;
+    let at_frames = (0..frames).step_by((frames / 8).max(1)).map(|frame| LOG_HEADER + frame * FRAME);
+    let mut lengths: Vec<_> = at_frames.flat_map(|at| [at, at + 7, at + 24, at + FRAME / 2]).collect();
+    lengths.extend([0, 5, LOG_HEADER - 1, log.len() - 1, log.len() - FRAME, log.len()]);
+    let (mut lost, mut runs) = (0, 0);
+    for length in lengths {
+        let data = directory.path().join(format!("cut-{length}"));
+        copy_data(&whole, &data);
+        fs::write(data.join("sagad.db-wal"), &log[..length]).unwrap();
+        lost += i64::from(goes_on_above(&data, told, &format!("cut at {length} of {}", log.len())).await > 0);
+        runs += 1;
+        fs::remove_dir_all(&data).unwrap();
+    }
+    eprintln!("{runs} cuts of a log of {frames} frames: {lost} lost changes, none repeated a token");
+    assert!(lost > 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p9_a_log_with_flipped_bits_gives_no_token_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let whole = directory.path().join("whole");
+    let told = killed_store(&whole, 12).await;
+    let log = fs::read(whole.join("sagad.db-wal")).unwrap();
+    let (mut lost, mut refused, mut runs) = (0, 0, 0);
+    for place in (3..log.len()).step_by(log.len() / 24) {
+        let data = directory.path().join(format!("flip-{place}"));
+        copy_data(&whole, &data);
+        let mut bytes = log.clone();
+        bytes[place] ^= 0x10;
+        fs::write(data.join("sagad.db-wal"), bytes).unwrap();
+        runs += 1;
+        if let Some(log) = refuses(&data) {
+            assert!(log.contains("damaged") && log.contains("backup"), "{log}");
+            refused += 1;
+        } else {
+            lost += i64::from(goes_on_above(&data, told, &format!("bit flipped at {place}")).await > 0);
+        }
+        fs::remove_dir_all(&data).unwrap();
+    }
+    eprintln!("{runs} flipped bits in the log: {refused} refused, {lost} lost changes, none repeated a token");
+    assert!(lost + refused > 10, "flipped bits are noticed by what is missing");
+}
+
+/// What the daemon says if it refuses a store; nothing if it serves it.
+fn refuses(data: &Path) -> Option<String> {
+    let copy = data.with_extension("tried");
+    copy_data(data, &copy);
+    let mut daemon = Launch::on(&copy).spawn();
+    let refused = daemon.address().is_none().then(|| daemon.end().1);
+    daemon.kill();
+    fs::remove_dir_all(&copy).unwrap();
+    refused
+}

@@ -1,0 +1,172 @@
+//! A client as the README asks for one: what was not answered is sent again, the same, with its `request_id`, after a
+//! jittered delay that doubles. And the figures of all of them.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    future::Future,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use tonic::{Code, Status, transport::Endpoint};
+use tonic_types::StatusExt;
+
+use crate::support::{Api, PATIENCE, now};
+
+/// One sending waits for its answer so long.
+const SENDING: Duration = Duration::from_secs(10);
+const PAUSE_FIRST: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_millis(400);
+
+/// What all clients met.
+pub struct Figures {
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    answered: u64,
+    /// Sendings that were not answered, by what came instead.
+    retried: BTreeMap<String, u64>,
+    slowest: Duration,
+    last_answer: Instant,
+    longest_gap: Duration,
+    streams_ended: BTreeMap<String, u64>,
+}
+
+impl Figures {
+    pub fn new() -> Arc<Self> {
+        let inner = Inner {
+            answered: 0,
+            retried: BTreeMap::new(),
+            slowest: Duration::ZERO,
+            last_answer: now(),
+            longest_gap: Duration::ZERO,
+            streams_ended: BTreeMap::new(),
+        };
+        Arc::new(Figures { inner: Mutex::new(inner) })
+    }
+
+    fn answered(&self, took: Duration) {
+        let mut inner = self.inner.lock().unwrap();
+        inner.answered += 1;
+        inner.slowest = inner.slowest.max(took);
+        inner.longest_gap = inner.longest_gap.max(inner.last_answer.elapsed());
+        inner.last_answer = now();
+    }
+
+    fn retried(&self, status: &Status) {
+        *self.inner.lock().unwrap().retried.entry(name(status)).or_default() += 1;
+    }
+
+    pub fn stream_ended(&self, status: &Status) {
+        *self.inner.lock().unwrap().streams_ended.entry(name(status)).or_default() += 1;
+    }
+
+    /// Calls that were answered, and sendings that were not.
+    pub fn counts(&self) -> (u64, u64) {
+        let inner = self.inner.lock().unwrap();
+        (inner.answered, inner.retried.values().sum())
+    }
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let inner = self.inner.lock().unwrap();
+        write!(
+            f,
+            "{} calls answered, sent again after {:?}; the slowest took {:?}, the longest time without an answer to \
+             anyone was {:?}; streams ended by {:?}",
+            inner.answered, inner.retried, inner.slowest, inner.longest_gap, inner.streams_ended
+        )
+    }
+}
+
+/// What is behind an error of the transport's.
+fn innermost(status: &Status) -> String {
+    let causes = std::iter::successors(std::error::Error::source(status), |cause| cause.source());
+    causes.last().map_or_else(|| status.message().to_owned(), ToString::to_string)
+}
+
+/// The daemon's reason, or what is known of an error that is not the daemon's.
+fn name(status: &Status) -> String {
+    let reason = status.get_details_error_info().map(|info| info.reason);
+    reason.unwrap_or_else(|| format!("no answer ({:?}: {})", status.code(), innermost(status)))
+}
+
+/// Whether the call may be sent again: the daemon says so, or it is not the daemon that speaks.
+pub fn may_be_repeated(status: &Status) -> bool {
+    let own = status.get_details_error_info();
+    let passing = matches!(status.code(), Code::Unavailable | Code::ResourceExhausted);
+    passing || own.is_none() || own.is_some_and(|info| info.reason == "OUTCOME_UNKNOWN")
+}
+
+/// The delays between sendings.
+pub struct Pauses(Duration);
+
+impl Pauses {
+    pub fn new() -> Self {
+        Pauses(PAUSE_FIRST)
+    }
+
+    /// Waits; at least as long as the daemon asked for.
+    pub async fn wait(&mut self, status: &Status) {
+        let jittered = self.0.mul_f64(rand::random_range(0.5..1.0));
+        self.0 = (self.0 * 2).min(PAUSE_MAX);
+        let asked = status.get_details_retry_info().and_then(|info| info.retry_delay).unwrap_or_default();
+        tokio::time::sleep(jittered.max(asked)).await;
+    }
+}
+
+/// One client, with a connection of its own.
+#[derive(Clone)]
+pub struct Caller {
+    pub api: Api,
+    pub figures: Arc<Figures>,
+}
+
+impl Caller {
+    pub fn new(address: SocketAddr, figures: &Arc<Figures>) -> Self {
+        let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
+        Caller { api: Api::new(channel), figures: figures.clone() }
+    }
+
+    /// Sends it until it is answered. A refusal is an answer.
+    pub async fn call<Q, A, F>(&self, request: Q, send: impl Fn(Api, Q) -> F) -> Result<A, Status>
+    where
+        Q: Clone + fmt::Debug,
+        F: Future<Output = Result<A, Status>>,
+    {
+        let begun = now();
+        let mut pauses = Pauses::new();
+        loop {
+            let sent = tokio::time::timeout(SENDING, send(self.api.clone(), request.clone())).await;
+            let status = match sent.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time"))) {
+                Err(status) if may_be_repeated(&status) => status,
+                answer => {
+                    self.figures.answered(begun.elapsed());
+                    return answer;
+                }
+            };
+            self.figures.retried(&status);
+            assert!(begun.elapsed() < PATIENCE, "it fails in the end: {request:?}: {status:?}");
+            pauses.wait(&status).await;
+        }
+    }
+
+    /// The same for what must not be refused.
+    pub async fn must<Q, A, F>(&self, request: Q, send: impl Fn(Api, Q) -> F) -> A
+    where
+        Q: Clone + fmt::Debug,
+        F: Future<Output = Result<A, Status>>,
+    {
+        let answer = self.call(request.clone(), send).await;
+        answer.unwrap_or_else(|status| panic!("refused: {request:?}: {status:?}"))
+    }
+}
+
+/// A fresh `request_id`.
+pub fn fresh() -> String {
+    uuid::Uuid::new_v4().to_string()
+}

@@ -1,0 +1,184 @@
+//! The parts of what is shipped, and how a test uses them: workers, undoers, a lease, watches, a process.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use rand::random_range;
+use sagad::{
+    client::{
+        Client, LeaseKeeper, LeaseStatus, Note, Notes, Shutdown,
+        follow::{Follow, Followed, Revisioned},
+        recovery::{self, CompensationHandler, RecoveryOptions, Undo, Undone},
+        retry::Again,
+        time,
+        worker::{Handler, Outcome, Task},
+    },
+    proto::*,
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{OUTAGE, calls::fresh, ledger::Ledger};
+use crate::support::{PATIENCE, claim, compensation};
+
+/// A worker's sagas at a time.
+pub const CONCURRENCY: usize = 4;
+
+pub fn client(address: SocketAddr) -> Client {
+    Client::new(&format!("http://{address}"), Duration::from_secs(10)).unwrap()
+}
+
+/// The library's holders stop at their own deadline, whatever the coordinator would still accept: so their leases outlast
+/// the longest outage.
+pub const TTL: Duration = OUTAGE.saturating_mul(2);
+
+/// Works for a moment; fails what is to be undone.
+pub struct Work;
+
+impl Handler for Work {
+    async fn run(&self, task: &Task) -> Outcome {
+        tokio::time::sleep(Duration::from_millis(random_range(10..300))).await;
+        assert_eq!(*task.lease.status().borrow(), LeaseStatus::Held);
+        let reason = String::from("so it is");
+        if task.saga.labels.contains_key("fails") {
+            return Outcome::Failed { reason, retryable: false, compensations: Vec::new() };
+        }
+        Outcome::Completed { result: task.saga.task_id.clone().into(), reason }
+    }
+}
+
+impl CompensationHandler for Work {
+    fn handles(&self, _: &str) -> bool {
+        true
+    }
+
+    async fn undo(&self, undo: Undo<'_>) -> Undone {
+        tokio::time::sleep(Duration::from_millis(random_range(10..100))).await;
+        assert_eq!(*undo.lease.status().borrow(), LeaseStatus::Held);
+        Undone::Done("it is gone".into())
+    }
+}
+
+/// Counts what workers tell, and keeps what they should not have to.
+#[derive(Clone, Default)]
+pub struct Told {
+    pub counts: Arc<Mutex<BTreeMap<&'static str, u64>>>,
+    pub trouble: Arc<Mutex<Vec<String>>>,
+}
+
+impl Told {
+    pub fn notes(&self) -> Notes {
+        let told = self.clone();
+        Arc::new(move |note| {
+            let kind = match &note {
+                Note::Claimed { .. } => "claimed",
+                Note::Finished { .. } => "finished",
+                Note::Compensation { error: None, .. } => "undone",
+                Note::Unreachable { .. } => "unreachable",
+                Note::Reachable => "reachable",
+                Note::Skipped { .. } => "skipped",
+                Note::Compensation { .. } | Note::Lost { .. } | Note::NotReported { .. } => {
+                    told.trouble.lock().unwrap().push(note.to_string());
+                    "trouble"
+                }
+            };
+            *told.counts.lock().unwrap().entry(kind).or_default() += 1;
+        })
+    }
+}
+
+/// Makes sagas, each with one call of the library's.
+pub async fn produce(client: Client, ledger: Ledger, calls: Arc<AtomicU64>, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        let fails = random_range(0..4) == 0;
+        let policy = Policy { on_failure: FailureAction::Compensate.into(), ..Default::default() };
+        let request = CreateSagaRequest {
+            queue: if random_range(0..5) == 0 { "shell" } else { "work" }.into(),
+            labels: if fails { [("fails".to_owned(), String::new())].into() } else { Default::default() },
+            compensations: vec![compensation("a")],
+            policy: Some(policy),
+            request_id: fresh(),
+            ..Default::default()
+        };
+        let give_up = time::now() + PATIENCE;
+        let send = |mut c: saga_service_client::SagaServiceClient<_>, r| async move { c.create_saga(r).await };
+        let answer = client.call(request, Again::Unknown, || give_up, send).await.expect("no call fails in the end");
+        ledger.created(&answer.saga.unwrap().task_id);
+        calls.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(random_range(20..120))).await;
+    }
+}
+
+/// Undoes what there is, and ends; again and again. It never ends with an error.
+pub async fn clean_up(client: Client, notes: Notes, stop: CancellationToken) -> u64 {
+    let mut rounds = 0;
+    while !stop.is_cancelled() {
+        let options = recovery_options("cleaner", true);
+        let done = recovery::run(client.clone(), options, Work, Shutdown::default(), notes.clone()).await;
+        done.expect("it ends when there is nothing left");
+        rounds += 1;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    rounds
+}
+
+pub fn recovery_options(owner: &str, drain: bool) -> RecoveryOptions {
+    RecoveryOptions {
+        queues: vec!["work".into()],
+        owner_id: owner.into(),
+        ttl: TTL,
+        concurrency: CONCURRENCY,
+        stale: true,
+        drain,
+        kinds: Vec::new(),
+        attempts: 1,
+    }
+}
+
+/// Follows a stream until `head` is set and reached.
+pub async fn follow<T: Revisioned>(mut follow: Follow<T>, mut head: watch::Receiver<i64>) -> Vec<T> {
+    let mut record = Vec::new();
+    while follow.after() < Some(*head.borrow()) {
+        let followed = tokio::select! {
+            followed = follow.next() => followed,
+            _ = head.changed() => continue,
+        };
+        match followed.expect("it goes on") {
+            Followed::Item(item) => record.push(item),
+            Followed::Broken(_) => {}
+            Followed::End => panic!("it ended"),
+        }
+    }
+    record
+}
+
+/// A lease that is kept through everything.
+pub async fn kept(client: &Client) -> LeaseKeeper {
+    let asked = time::now();
+    let send = |request| async { client.sagas().claim(client.unary(request)).await.map(tonic::Response::into_inner) };
+    let saga = send(ClaimRequest { request_id: fresh(), ..claim("kept", "keeper", TTL.as_millis() as u64) })
+        .await
+        .unwrap()
+        .saga;
+    LeaseKeeper::start(client, &saga.unwrap(), asked).await.unwrap()
+}
+
+/// `sagad work`, for a shell's sagas.
+pub fn work_process(address: SocketAddr) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_sagad"))
+        .args(["work", "--queue", "shell", "--ttl", "12s", "--concurrency", "2", "--", "sleep", "0.05"])
+        .env("SAGAD_SERVER", format!("http://{address}"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}

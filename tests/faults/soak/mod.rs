@@ -1,0 +1,81 @@
+//! A soak: the real daemon under load with churn, for as long as `SOAK_MINUTES` says (by default 40 s), at `SOAK_RATE` calls
+//! a second (by default 300). Once everything has been purged for the first time, nothing may grow any more: neither the
+//! database nor its log, nor memory, open files and threads; and no call may fail but as the contract allows.
+//!
+//! The samples are printed and lie in `target/soak/samples.tsv`.
+
+mod load;
+mod retention;
+mod samples;
+mod shrink;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use crate::daemon::{self, Launch, PATIENCE, now};
+use load::Load;
+use sagad::proto::{GetStatsRequest, SagaState};
+use samples::{Gauge, Samples};
+
+/// The log's bound in this test: small, so that it is reached again and again.
+const WAL_BYTES: u64 = 4 << 20;
+/// How many samples are taken.
+const SAMPLES: u32 = 60;
+
+fn setting(name: &str, default: f64) -> f64 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
+}
+
+/// Waits until all that has ended was purged.
+async fn until_gone(address: SocketAddr) {
+    use SagaState::{Compensated, Completed, Failed, Quarantined};
+    let (mut sagas, begun) = (daemon::sagas(address).await, now());
+    loop {
+        let stats = sagas.get_stats(GetStatsRequest {}).await.unwrap().into_inner();
+        let states = stats.queues.iter().flat_map(|queue| &queue.states).filter(|state| state.count > 0);
+        let ended = |state: SagaState| [Completed, Failed, Compensated, Quarantined].contains(&state);
+        let left: Vec<_> = states.filter(|state| ended(state.state())).collect();
+        if left.is_empty() {
+            return;
+        }
+        // The longest age, and what a busy machine takes.
+        assert!(begun.elapsed() < 2 * PATIENCE, "they are never purged: {left:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_grows_under_load_with_churn() {
+    let length = Duration::from_secs_f64(60.0 * setting("SOAK_MINUTES", 0.67));
+    let rate = setting("SOAK_RATE", 300.0);
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    // Short enough to reach its steady state within the first quarter.
+    let age = format!("{}s", (length.as_secs() / 20).clamp(1, 60));
+    let mut launch = Launch::on(&data).arg("--log=warn").arg(&format!("--max-wal-bytes={WAL_BYTES}"));
+    for state in ["completed", "failed", "compensated", "quarantined"] {
+        launch = launch.arg(&format!("--retain-{state}={age}"));
+    }
+    let (mut daemon, address) = launch.start();
+
+    let load = Arc::new(Load::begin(address, rate));
+    let gauge = Gauge::of(daemon.pid().as_raw_nonzero().get(), &data);
+    let mut samples = Samples::default();
+    let begun = now();
+    for number in 1..=SAMPLES {
+        let at = length * number / SAMPLES;
+        tokio::time::sleep(at.saturating_sub(begun.elapsed())).await;
+        assert!(!daemon.has_ended(), "the daemon ended:\n{}", daemon.log());
+        samples.add(gauge.sample(begun.elapsed(), load.done(), load.stored(address).await));
+    }
+    let failures = load.end().await;
+    until_gone(address).await;
+    println!("{samples}");
+    samples.keep();
+    println!("{:.0} s: {} calls", begun.elapsed().as_secs_f64(), load.done());
+    assert!(failures.is_empty(), "calls that failed otherwise than they may: {failures:#?}");
+    assert!(load.done() as f64 > rate * length.as_secs_f64() / 4.0, "too little was done: {}", load.done());
+    samples.judge(WAL_BYTES);
+    let log = daemon.terminate();
+    assert!(!log.contains("ERROR"), "{log}");
+    daemon::check(&data);
+}

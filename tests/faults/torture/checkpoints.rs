@@ -1,0 +1,105 @@
+//! Kills while the log is copied into the database, and while it begins anew: moments that take a few milliseconds of
+//! many seconds, so they are aimed at. `strace` kills the daemon at its N-th call that writes to, or syncs, the one file.
+
+use std::path::Path;
+
+use rand::random_range;
+use sagad::proto::*;
+
+use super::{supervisor::number_from_environment, verify};
+use crate::daemon::{self, Launch, Sagas, check};
+
+/// Enough for three logs of the smallest size.
+const SAGAS_MAX: usize = 600;
+const PAYLOAD_BYTES: usize = 5000;
+
+/// A file, calls, and which of them to be killed at.
+struct Aim {
+    file: &'static str,
+    calls: &'static str,
+    at: Vec<usize>,
+}
+
+/// Every so many of them, from any on; `TORTURE_EVERY=1` takes all.
+fn every(stride: usize, most: usize) -> Vec<usize> {
+    let stride = number_from_environment("TORTURE_EVERY").map_or(stride, |every| every.max(1) as usize);
+    (random_range(1..=stride)..=most).step_by(stride).collect()
+}
+
+fn payload(number: usize) -> Vec<u8> {
+    vec![number as u8; PAYLOAD_BYTES]
+}
+
+/// Makes sagas until the daemon is gone; returns how many were acknowledged.
+async fn make_until_gone(sagas: &mut Sagas) -> usize {
+    for number in 0..SAGAS_MAX {
+        let request = CreateSagaRequest {
+            task_id: format!("task-{number}"),
+            payload: payload(number).into(),
+            ..CreateSagaRequest::default()
+        };
+        if sagas.create_saga(request).await.is_err() {
+            return number;
+        }
+    }
+    SAGAS_MAX
+}
+
+/// Lets it be killed, and returns whether it was, while it served.
+async fn killed_at(directory: &Path, aim: &Aim, call: usize) -> bool {
+    let data = directory.join(format!("{}-{call}", aim.calls));
+    // A store that is there: what is aimed at is not its making.
+    Launch::on(&data).start().0.terminate();
+    let file = data.join(aim.file);
+    let (trace, inject) = (format!("trace={}", aim.calls), format!("inject={}:signal=KILL:when={call}", aim.calls));
+    let options = ["-P", file.to_str().unwrap(), "-e", &trace, "-e", &inject];
+    let launch = Launch::on(&data).arg("--max-wal-bytes=1MiB").arg("--log=warn");
+    let mut daemon = launch.traced(&directory.join("trace"), &options).spawn();
+    let Some(address) = daemon.address() else {
+        daemon.end();
+        return false;
+    };
+    let Ok(channel) = daemon::channel(address).await else {
+        daemon.end();
+        return false;
+    };
+    let acknowledged = make_until_gone(&mut Sagas::new(channel)).await;
+    let was_killed = acknowledged < SAGAS_MAX;
+    daemon.kill();
+    check(&data);
+    let (mut daemon, address) = Launch::on(&data).start();
+    let mut sagas = daemon::sagas(address).await;
+    for number in 0..acknowledged {
+        let saga = verify::get(&mut sagas, &format!("task-{number}")).await;
+        let saga = saga.unwrap_or_else(|| panic!("task-{number} of {acknowledged} is lost: {} {call}", aim.calls));
+        assert!(saga.payload == payload(number), "task-{number} has other contents");
+    }
+    // The last one may have happened, unheard.
+    assert!(verify::list(&mut sagas).await.len() - acknowledged <= 1);
+    daemon.terminate();
+    check(&data);
+    was_killed
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
+async fn p1_a_checkpoint_that_was_cut_off_loses_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let aims = [
+        // In the middle of the copying, of the first time and the next.
+        Aim { file: "sagad.db", calls: "pwrite64", at: every(120, 500) },
+        // When all is copied and not synced; when it is.
+        Aim { file: "sagad.db", calls: "fsync,fdatasync", at: every(2, 6) },
+        // About where the log begins anew, with its header.
+        Aim { file: "sagad.db-wal", calls: "pwrite64", at: every(170, 700) },
+        Aim { file: "sagad.db-wal", calls: "fsync,fdatasync", at: every(130, 400) },
+    ];
+    for aim in aims {
+        let mut killed = 0;
+        for call in &aim.at {
+            killed += u32::from(killed_at(directory.path(), &aim, *call).await);
+        }
+        eprintln!("{} of {}: killed at {killed} of {} calls, while serving", aim.calls, aim.file, aim.at.len());
+        assert!(killed > 0, "none of these calls was met: {:?}", aim.at);
+    }
+}

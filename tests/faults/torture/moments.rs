@@ -1,0 +1,205 @@
+//! Kills at moments that chance seldom hits: at each call to the kernel that writes, while a store is made, while it is
+//! opened again, while one is restored; and while a backup streams.
+//!
+//! `strace` kills the process at its N-th call. By itself some N are taken; `TORTURE_EVERY=1` takes each.
+
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use sagad::proto::*;
+
+use super::{supervisor::number_from_environment, verify};
+use crate::daemon::{self, Launch, SAGAD, backup, check, copy_data, run};
+
+/// What changes files.
+const WRITES: &str = "write,pwrite64,fsync,fdatasync,ftruncate,fallocate,unlink,rename,renameat,renameat2,mkdir,\
+                      copy_file_range,sendfile";
+
+/// Every so many calls, from any on: what one run leaves out, another takes.
+pub fn calls(stride: usize) -> impl Iterator<Item = usize> {
+    let stride = number_from_environment("TORTURE_EVERY").map_or(stride, |every| every.max(1) as usize);
+    (rand::random_range(1..=stride)..).step_by(stride)
+}
+
+pub fn kill_at(call: usize) -> [String; 4] {
+    ["-e".into(), format!("trace={WRITES}"), "-e".into(), format!("inject={WRITES}:signal=KILL:when={call}")]
+}
+
+/// Makes a saga, which shows that the store works; returns its revision.
+pub async fn make_one(address: std::net::SocketAddr, payload_bytes: usize) -> i64 {
+    let request = CreateSagaRequest { payload: vec![7; payload_bytes].into(), ..CreateSagaRequest::default() };
+    let saga = daemon::sagas(address).await.create_saga(request).await.expect("it takes a saga").into_inner().saga;
+    saga.expect("the answer carries it").revision
+}
+
+#[tokio::test]
+#[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
+async fn p1_a_store_whose_making_was_cut_off_is_made_by_the_next_start() {
+    let mut killed = 0;
+    for call in calls(4) {
+        let directory = tempfile::tempdir().unwrap();
+        let data = directory.path().join("data");
+        let options = kill_at(call);
+        let options: Vec<_> = options.iter().map(String::as_str).collect();
+        let mut daemon = Launch::on(&data).traced(&directory.path().join("trace"), &options).spawn();
+        let served = daemon.address().is_some();
+        if !served {
+            daemon.end();
+            killed += 1;
+        }
+        daemon.kill();
+        if data.join("sagad.db").exists() {
+            check(&data);
+        }
+        // Starting on what is left, once as it is, and once more after that.
+        for _ in 0..2 {
+            let (mut daemon, address) = Launch::on(&data).start();
+            make_one(address, 10).await;
+            daemon.terminate();
+            check(&data);
+        }
+        if served {
+            break;
+        }
+    }
+    eprintln!("killed at {killed} calls while a store was made");
+    assert!(killed > 5, "too few calls were hit: {killed}");
+}
+
+#[tokio::test]
+#[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
+async fn p1_a_start_that_was_cut_off_loses_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let begun = directory.path().join("begun");
+    let (mut daemon, address) = Launch::on(&begun).start();
+    let mut told = 0;
+    for _ in 0..40 {
+        told = make_one(address, 5000).await;
+    }
+    daemon.kill();
+    let mut killed = 0;
+    for call in calls(3) {
+        let data = directory.path().join(format!("data-{call}"));
+        copy_data(&begun, &data);
+        let options = kill_at(call);
+        let options: Vec<_> = options.iter().map(String::as_str).collect();
+        let mut daemon = Launch::on(&data).traced(&directory.path().join("trace"), &options).spawn();
+        let served = daemon.address().is_some();
+        // It may be killed a moment after it began to serve.
+        thread::sleep(Duration::from_millis(20));
+        let ended = daemon.has_ended();
+        daemon.kill();
+        killed += u64::from(ended);
+        check(&data);
+        let (mut daemon, address) = Launch::on(&data).start();
+        let mut sagas = daemon::sagas(address).await;
+        assert_eq!(verify::list(&mut sagas).await.len(), 40, "killed at call {call}");
+        assert!(make_one(address, 10).await > told);
+        daemon.terminate();
+        if served && !ended {
+            break;
+        }
+    }
+    eprintln!("killed at {killed} calls of a start on an existing store");
+    assert!(killed > 1, "too few calls were hit: {killed}");
+}
+
+#[tokio::test]
+#[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
+async fn p9_a_restore_that_was_cut_off_leaves_no_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut daemon, address) = Launch::on(&directory.path().join("first")).start();
+    let mut told = 0;
+    for _ in 0..10 {
+        told = make_one(address, 3000).await;
+    }
+    let copy = directory.path().join("copy.db");
+    std::fs::write(&copy, backup(address).await.expect("a backup")).unwrap();
+    daemon.terminate();
+    let mut killed = 0;
+    for call in calls(2) {
+        let data = directory.path().join(format!("data-{call}"));
+        let ended = Command::new("strace")
+            .args(["-f", "-q", "-o", "/dev/null"])
+            .args(kill_at(call))
+            .args(["--", SAGAD, "restore", copy.to_str().unwrap(), "--data", data.to_str().unwrap()])
+            .output()
+            .unwrap();
+        killed += u64::from(!ended.status.success());
+        after_a_cut_restore(&copy, &data, told).await;
+        if ended.status.success() {
+            break;
+        }
+    }
+    eprintln!("killed at {killed} calls of a restore");
+    assert!(killed > 5, "too few calls were hit: {killed}");
+}
+
+/// What was left is a whole store, or none: then nothing starts on it, and restoring again succeeds.
+async fn after_a_cut_restore(copy: &Path, data: &Path, told: i64) {
+    if !data.join("sagad.db").exists() {
+        if data.join("sagad.db.partial").exists() {
+            let (status, log) = Launch::on(data).refused();
+            assert_eq!(status.code(), Some(1));
+            assert!(log.contains("restore") && log.contains("again"), "it says what to do: {log}");
+        }
+        let again = run(&["restore", copy.to_str().unwrap(), "--data", data.to_str().unwrap()]);
+        assert!(again.status.success(), "{again:?}");
+    }
+    check(data);
+    let (mut daemon, address) = Launch::on(data).start();
+    let mut sagas = daemon::sagas(address).await;
+    assert_eq!(verify::list(&mut sagas).await.len(), 10);
+    assert!(make_one(address, 10).await > told + (1 << 39), "revisions go on far above all that was given");
+    daemon.terminate();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p1_a_backup_that_was_cut_off_leaves_nothing_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let file = directory.path().join("copy.db");
+    let (mut daemon, address) = Launch::on(&data).start();
+    for _ in 0..60 {
+        make_one(address, 64 << 10).await;
+    }
+    daemon.terminate();
+    let mut cut_off = 0;
+    for round in 0..8u64 {
+        let (mut daemon, address) = Launch::on(&data).start();
+        let backup = Command::new(SAGAD)
+            .args(["backup", file.to_str().unwrap()])
+            .env("SAGAD_SERVER", format!("http://{address}"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        thread::sleep(Duration::from_millis(20 + 70 * round));
+        daemon.kill();
+        let output = backup.wait_with_output().unwrap();
+        assert_eq!(output.status.success(), file.exists(), "half a copy under its name, or none: {output:?}");
+        cut_off += u64::from(!output.status.success());
+        if file.exists() {
+            restored_and_whole(&file, &directory.path().join(format!("early-{round}")));
+            std::fs::remove_file(&file).unwrap();
+        }
+        check(&data);
+    }
+    eprintln!("{cut_off} of 8 backups were cut off");
+    let (mut daemon, address) = Launch::on(&data).start();
+    std::fs::write(&file, backup(address).await.expect("a backup")).unwrap();
+    daemon.terminate();
+    let left: Vec<_> = std::fs::read_dir(&data).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().starts_with("backup-")), "left behind: {left:?}");
+    restored_and_whole(&file, &directory.path().join("restored"));
+}
+
+fn restored_and_whole(copy: &Path, data: &Path) {
+    let restored = run(&["restore", copy.to_str().unwrap(), "--data", data.to_str().unwrap()]);
+    assert!(restored.status.success(), "{restored:?}");
+    check(data);
+}

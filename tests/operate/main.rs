@@ -1,0 +1,10 @@
+//! Running the daemon: metrics, logs and traces, `sagad top` and `sagad doctor`, and the documents that say how.
+
+#![allow(clippy::unwrap_used, missing_docs, reason = "a test fails by panicking")]
+
+mod figures;
+mod ops;
+mod readme;
+#[path = "../support/mod.rs"]
+mod support;
+mod topdoc;

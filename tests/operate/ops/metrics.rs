@@ -1,0 +1,216 @@
+//! The metrics: what they count, that docs/metrics.md tells them all, and that nobody can make them many.
+
+use std::{collections::BTreeMap, io::Write, process::Stdio};
+
+use sagad::proto::{session_request::Call, *};
+
+use super::{
+    load::some_of_everything,
+    page::{Watched, get},
+};
+use crate::support::{
+    claim, create, eventually, key, secs,
+    session::{Session, saga_of},
+};
+
+const DOCS: &str = include_str!("../../../docs/metrics.md");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_thing_is_counted() {
+    let watched = Watched::start(&["--restart-grace", "0s"]).await;
+    let load = some_of_everything(&watched).await;
+    let metrics = eventually("the counts of sagas are new", || async {
+        let metrics = watched.metrics();
+        metrics.value("sagad_sagas{queue=\"builds\",state=\"planned\"}").map(|_| metrics)
+    })
+    .await;
+    let sagas = "sagad.v1.SagaService";
+    for (series, value) in [
+        ("sagad_ready".to_owned(), 1.0),
+        (format!("sagad_build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION")), 1.0),
+        ("sagad_sagas{queue=\"builds\",state=\"planned\"}".into(), 1.0),
+        ("sagad_sagas{queue=\"builds\",state=\"running\"}".into(), 1.0),
+        ("sagad_sagas{queue=\"builds\",state=\"completed\"}".into(), 1.0),
+        ("sagad_sagas{queue=\"default\",state=\"quarantined\"}".into(), 1.0),
+        ("sagad_sagas_ready{queue=\"builds\"}".into(), 1.0),
+        ("sagad_sagas_stale{queue=\"builds\"}".into(), 1.0),
+        ("sagad_sagas_stale{queue=\"undo\"}".into(), 1.0),
+        ("sagad_lease_expirations_total{queue=\"builds\",purpose=\"execute\"}".into(), 1.0),
+        ("sagad_lease_expirations_total{queue=\"builds\",purpose=\"compensate\"}".into(), 0.0),
+        ("sagad_lease_expirations_total{queue=\"undo\",purpose=\"compensate\"}".into(), 1.0),
+        ("sagad_quarantines_total{queue=\"default\"}".into(), 1.0),
+        ("sagad_events_total{type=\"created\"}".into(), 5.0),
+        ("sagad_events_total{type=\"lease_expired\"}".into(), 2.0),
+        ("sagad_claims_waiting".into(), 1.0),
+        ("sagad_watches_open{kind=\"stale\"}".into(), 1.0),
+        ("sagad_watches_open{kind=\"events\"}".into(), 1.0),
+        ("sagad_stale_watches{queue=\"builds\"}".into(), 1.0),
+        ("sagad_stale_watches{queue=\"undo\"}".into(), 0.0),
+        ("sagad_streams_open{rpc_method=\"sagad.v1.SagaService/WatchStale\"}".into(), 1.0),
+        ("sagad_calls_in_flight{rpc_method=\"sagad.v1.SagaService/ClaimNext\"}".into(), 1.0),
+        ("sagad_connections_open".into(), 2.0),
+        ("sagad_connections_accepted_total".into(), 2.0),
+        ("sagad_wal_limit_bytes".into(), 67_108_864.0),
+        ("sagad_clock_steps_total".into(), 0.0),
+        ("sagad_requests_turned_away_total{reason=\"queue_full\"}".into(), 0.0),
+    ] {
+        assert_eq!(metrics.value(&series), Some(value), "{series} in\n{}", metrics.0);
+    }
+    let calls = |rpc: &str, code: &str| {
+        let labels =
+            format!("rpc_system_name=\"grpc\",rpc_method=\"{sagas}/{rpc}\",rpc_response_status_code=\"{code}\"");
+        metrics.value(&format!("rpc_server_call_duration_seconds_count{{{labels}}}"))
+    };
+    assert_eq!((calls("CreateSaga", "OK"), calls("CreateSaga", "ALREADY_EXISTS")), (Some(5.0), Some(1.0)));
+    assert_eq!((calls("Complete", "OK"), calls("Complete", "INTERNAL")), (Some(1.0), None));
+    let of_streams =
+        metrics.series().keys().filter(|name| name.starts_with("sagad_stream_duration_seconds_count")).count();
+    assert!(
+        of_streams >= 1
+            && !metrics.0.contains(
+                "rpc_method=\"sagad.v1.SagaService/WatchStale\",rpc_response_status_code=\"OK\",le=\"0.00025\""
+            )
+    );
+    for positive in [
+        "sagad_writer_batch_size_count",
+        "sagad_writer_batch_duration_seconds_sum",
+        "sagad_store_commit_duration_seconds_sum",
+        "sagad_writer_changes_total",
+        "sagad_wal_bytes",
+        "sagad_wal_file_bytes",
+        "sagad_database_size_bytes",
+        "sagad_disk_free_bytes",
+        "sagad_oldest_ready_age_seconds{queue=\"builds\"}",
+        "sagad_compensation_asked_time_seconds{queue=\"undo\"}",
+        "sagad_restart_grace_end_time_seconds",
+        "sagad_revision",
+        "process_resident_memory_bytes",
+        "process_start_time_seconds",
+        "process_open_fds",
+    ] {
+        assert!(metrics.value(positive).is_some_and(|value| value > 0.0), "{positive} in\n{}", metrics.0);
+    }
+    assert!(!metrics.0.contains("secret"), "an id is told:\n{}", metrics.0);
+    drop(load);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn items_of_a_session_are_counted_as_the_calls_that_they_are() {
+    let watched = Watched::start(&[]).await;
+    let api = watched.daemon.api().await;
+    api.create_saga(create("t")).await.unwrap();
+    let mut session = Session::open(&api).await;
+    let call = Call::Claim(claim("t", "w", 60_000));
+    let lease = key(&saga_of(session.call(call.clone()).await.unwrap()));
+    session.call(call).await.unwrap_err();
+    for _ in 0..7 {
+        session.call(Call::Heartbeat(lease.heartbeat())).await.unwrap();
+    }
+    let next =
+        ClaimNextRequest { queues: vec!["q".into()], owner_id: "w".into(), wait: secs(60), ..Default::default() };
+    for _ in 0..3 {
+        session.send(Call::ClaimNext(next.clone())).await;
+    }
+    let sagas = "sagad.v1.SagaService";
+    let gauge = |name: &str, rpc: &str| watched.metrics().value(&format!("{name}{{rpc_method=\"{sagas}/{rpc}\"}}"));
+    eventually("three calls are in flight", || async {
+        (gauge("sagad_calls_in_flight", "ClaimNext") == Some(3.0)).then_some(())
+    })
+    .await;
+    assert_eq!(gauge("sagad_streams_open", "Session"), Some(1.0));
+    let calls = |rpc: &str, code: &str| {
+        let labels =
+            format!("rpc_system_name=\"grpc\",rpc_method=\"{sagas}/{rpc}\",rpc_response_status_code=\"{code}\"");
+        watched.metrics().value(&format!("rpc_server_call_duration_seconds_count{{{labels}}}"))
+    };
+    assert_eq!((calls("Claim", "OK"), calls("Claim", "FAILED_PRECONDITION")), (Some(1.0), Some(1.0)));
+    assert_eq!((calls("Heartbeat", "OK"), calls("ClaimNext", "OK")), (Some(7.0), None));
+    // Who goes away cancels what it waits for.
+    drop(session);
+    eventually("none is in flight", || async {
+        (gauge("sagad_calls_in_flight", "ClaimNext") == Some(0.0)).then_some(())
+    })
+    .await;
+    assert_eq!(calls("ClaimNext", "CANCELLED"), Some(3.0));
+    assert_eq!(gauge("sagad_streams_open", "Session"), Some(0.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_documentation_tells_every_metric_as_it_is() {
+    let watched = Watched::start(&[]).await;
+    let load = some_of_everything(&watched).await;
+    let metrics = watched.metrics();
+    let rows = DOCS.lines().filter_map(|line| {
+        let mut cells = line.strip_prefix("| `")?.split(" | ");
+        let (name, kind, labels) = (cells.next()?.trim_end_matches('`'), cells.next()?, cells.next()?);
+        let labels: Vec<_> = labels.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+        Some((name.to_owned(), (kind.to_owned(), labels, cells.next()?.trim_end_matches(" |").to_owned())))
+    });
+    let told: BTreeMap<_, _> = rows.collect();
+    let help = |name: &str| metrics.0.lines().find_map(|line| line.strip_prefix(&format!("# HELP {name} ")));
+    let served = metrics.types().into_iter().map(|(name, kind)| {
+        let help = help(name).unwrap_or_else(|| panic!("{name} has no help"));
+        (name.to_owned(), (kind.to_owned(), metrics.labels(name), help.to_owned()))
+    });
+    assert_eq!(told, served.collect());
+    drop(load);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_written_as_the_asker_reads() {
+    let watched = Watched::start(&[]).await;
+    let plain = watched.get("/metrics");
+    assert_eq!(plain.kind, "text/plain; version=0.0.4; charset=utf-8");
+    assert!(!plain.text.contains("# UNIT") && !plain.text.contains("# EOF"));
+    let accept = "Accept: application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.3\r\n";
+    let open = get(watched.ops, "/metrics", accept);
+    assert_eq!(open.kind, "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    assert!(open.text.ends_with("# EOF\n") && open.text.contains("# UNIT sagad_wal_bytes bytes\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(without_promtool, ignore = "promtool is not installed")]
+async fn promtool_finds_nothing_wrong_with_them() {
+    let watched = Watched::start(&[]).await;
+    let load = some_of_everything(&watched).await;
+    let mut check = std::process::Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    check.stdin.take().unwrap().write_all(watched.metrics().0.as_bytes()).unwrap();
+    let output = check.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success() && said.is_empty(), "{}\n{said}", output.status);
+    drop(load);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p10_a_thousand_queues_are_two_hundred_and_the_others() {
+    let watched = Watched::start(&[]).await;
+    let api = watched.daemon.api().await;
+    let requests = (0..1000).map(|n| CreateSagaRequest { queue: format!("q{n}"), ..create(&format!("secret-{n}")) });
+    let largest = CreateSagaRequest { queue: "z-largest".into(), ..create("secret-l") };
+    api.create_saga(largest.clone()).await.unwrap();
+    api.create_saga(CreateSagaRequest { task_id: "secret-m".into(), ..largest }).await.unwrap();
+    let batch = BatchCreateSagasRequest { requests: requests.collect(), ..Default::default() };
+    api.batch_create_sagas(batch).await.unwrap();
+    let metrics = watched.metrics();
+    let of = |metric: &str| {
+        let series = metrics.series();
+        series
+            .into_iter()
+            .filter(|(name, _)| name.starts_with(metric))
+            .map(|(n, v)| (n.to_owned(), v))
+            .collect::<Vec<_>>()
+    };
+    let ready = of("sagad_sagas_ready{");
+    assert_eq!(ready.len(), 201);
+    assert_eq!(ready.iter().map(|(_, value)| value).sum::<f64>(), 1002.0, "none is lost");
+    assert_eq!(metrics.value("sagad_sagas_ready{queue=\"_other\"}"), Some(801.0));
+    assert_eq!(metrics.value("sagad_sagas_ready{queue=\"z-largest\"}"), Some(2.0));
+    assert!(metrics.series().len() < 3000, "{} series", metrics.series().len());
+    assert!(!metrics.0.contains("secret"));
+}

@@ -1,0 +1,350 @@
+//! A store on a clock that moves when told, and what the cases do with it.
+
+use std::{path::PathBuf, pin::Pin, sync::Arc, task::Poll, time::Duration};
+
+use futures::{FutureExt, future::BoxFuture};
+use rusqlite::Connection;
+use sagad::{
+    clock::{Clock, ManualClock},
+    domain::{
+        command::{Answer, LeaseAnswer, PurgeResult, Request},
+        event::Event,
+        ids::{Revision, TaskId},
+        rejection::Rejection,
+        saga::Saga,
+        time::{Span, Timestamp},
+    },
+    store::{
+        EventQuery, ListQuery, SagaKey, SagaPage, Store, StoreError, StoreOptions, WriterThread, memory::Memory, sqlite,
+    },
+};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use super::build::{ToCommand, annotate, key_of};
+
+/// Makes each case a test on every backend.
+macro_rules! on_every_backend {
+    ($($case:ident)*) => {
+        mod memory {
+            $(#[test] fn $case() { super::$case(crate::bench::Bench::memory()) })*
+        }
+        mod sqlite {
+            $(#[test] fn $case() { super::$case(crate::bench::Bench::sqlite()) })*
+        }
+    };
+}
+
+/// When every case begins.
+pub const START: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
+/// How long anything may take in real time before a case fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Clone)]
+enum Place {
+    Memory(Memory),
+    Sqlite(Arc<TempDir>),
+}
+
+/// How the store is opened.
+#[derive(Clone, Copy)]
+pub struct Setup {
+    pub restart_grace: Span,
+    pub max_waiting: usize,
+    pub max_wal_bytes: u64,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Setup { restart_grace: Span::ZERO, max_waiting: 100, max_wal_bytes: 64 << 20 }
+    }
+}
+
+/// An open store.
+pub struct Bench {
+    pub store: Store,
+    pub clock: Arc<ManualClock>,
+    pub runtime: Runtime,
+    writer: WriterThread,
+    place: Place,
+    setup: Setup,
+}
+
+impl Bench {
+    pub fn memory() -> Self {
+        Self::open(Place::Memory(Memory::default()), Setup::default(), Arc::new(ManualClock::at(START)))
+    }
+
+    pub fn sqlite() -> Self {
+        Self::sqlite_with(Setup::default())
+    }
+
+    pub fn sqlite_with(setup: Setup) -> Self {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        Self::open(Place::Sqlite(dir), setup, Arc::new(ManualClock::at(START)))
+    }
+
+    /// An empty store on the same kind of backend.
+    pub fn fresh(&self) -> Self {
+        match &self.place {
+            Place::Memory(_) => Self::memory(),
+            Place::Sqlite(_) => Self::sqlite_with(self.setup),
+        }
+    }
+
+    /// Of many like cases, one in so many is enough: where each opens files, since the reference has gone through all.
+    pub fn thinned_by(&self) -> usize {
+        match &self.place {
+            Place::Memory(_) => 1,
+            Place::Sqlite(_) => 11,
+        }
+    }
+
+    fn open(place: Place, setup: Setup, clock: Arc<ManualClock>) -> Self {
+        let Setup { restart_grace, max_waiting, max_wal_bytes } = setup;
+        let (queue, batch, readers) = (10_000, 1000, 4);
+        let as_clock: Arc<dyn Clock> = clock.clone();
+        let options = StoreOptions { restart_grace, queue, batch, readers, max_waiting };
+        let (store, writer) = match &place {
+            Place::Memory(memory) => memory.open(&options, as_clock).unwrap(),
+            Place::Sqlite(dir) => sqlite::open(dir.path(), max_wal_bytes, &options, as_clock).unwrap(),
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        Bench { store, clock, runtime, writer, place, setup }
+    }
+
+    /// The directory of a store on disk.
+    pub fn data(&self) -> PathBuf {
+        self.keep().path().to_owned()
+    }
+
+    /// The directory, to be kept beyond the store's end.
+    pub fn keep(&self) -> Arc<TempDir> {
+        match &self.place {
+            Place::Memory(_) => panic!("in memory"),
+            Place::Sqlite(dir) => dir.clone(),
+        }
+    }
+
+    /// From now on no commit can change a task's saga.
+    pub fn make_unwritable(&self, task: &str) {
+        match &self.place {
+            Place::Memory(memory) => memory.make_unwritable(&TaskId::parse(task).unwrap()),
+            Place::Sqlite(dir) => {
+                let damage = Connection::open(dir.path().join("sagad.db")).unwrap();
+                damage.busy_timeout(PATIENCE).unwrap();
+                let trigger = format!(
+                    "CREATE TRIGGER ignore_{task} BEFORE UPDATE ON work \
+                     WHEN old.id = (SELECT id FROM saga WHERE task_id = '{task}') BEGIN SELECT RAISE(IGNORE); END"
+                );
+                damage.execute_batch(&trigger).unwrap();
+            }
+        }
+    }
+
+    /// The same store with other options, from its next opening on.
+    pub fn reopened_with(mut self, setup: Setup) -> Self {
+        self.setup = setup;
+        self.reopened()
+    }
+
+    /// Ends the writer in good order and opens the store again, on a clock that stands where this one stands.
+    pub fn reopened(self) -> Self {
+        let (place, setup, now) = (self.place.clone(), self.setup, self.now());
+        self.close();
+        Self::open(place, setup, Arc::new(ManualClock::at(now)))
+    }
+
+    /// Ends the writer in good order.
+    pub fn close(mut self) {
+        self.store.close();
+        self.runtime.block_on(async { self.writer.ended().await }).unwrap();
+    }
+
+    /// Opens what is in a directory.
+    pub fn open_dir(dir: Arc<TempDir>, setup: Setup, now: Timestamp) -> Self {
+        Self::open(Place::Sqlite(dir), setup, Arc::new(ManualClock::at(now)))
+    }
+
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub fn wait<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(async { tokio::time::timeout(PATIENCE, future).await.expect("it takes too long") })
+    }
+
+    /// Submits a command.
+    pub fn submit(&self, command: impl ToCommand) -> Result<Answer, StoreError> {
+        self.wait(self.store.submit(Request { command: command.command(), key: None, by: None }))
+    }
+
+    /// Submits a command with the `request_id` that this number stands for.
+    pub fn submit_as(&self, id: u8, command: impl ToCommand) -> Result<Answer, StoreError> {
+        let command = command.command();
+        let key = Some(key_of(id, &command));
+        self.wait(self.store.submit(Request { command, key, by: None }))
+    }
+
+    /// A command that changes one saga and is accepted.
+    pub fn saga(&self, command: impl ToCommand) -> Saga {
+        saga_of(self.submit(command))
+    }
+
+    /// A command whose answer is sagas.
+    pub fn sagas(&self, command: impl ToCommand) -> Vec<Saga> {
+        sagas_of(self.submit(command))
+    }
+
+    /// The task ids of a command's sagas.
+    pub fn tasks(&self, command: impl ToCommand) -> Vec<String> {
+        self.sagas(command).iter().map(task_of).collect()
+    }
+
+    pub fn lease(&self, command: impl ToCommand) -> LeaseAnswer {
+        match self.submit(command) {
+            Ok(Answer::Lease(lease)) => lease,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn purged(&self, command: impl ToCommand) -> PurgeResult {
+        match self.submit(command) {
+            Ok(Answer::Purged(purged)) => purged,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Why a command is refused.
+    pub fn refusal(&self, command: impl ToCommand) -> Rejection {
+        refusal_of(self.submit(command))
+    }
+
+    /// Waits until the writer has done everything up to now: what was submitted before, and what is due.
+    pub fn settle(&self) {
+        assert_eq!(self.refusal(annotate("nobody-at-all", "poke")), Rejection::SagaNotFound);
+    }
+
+    /// Moves the clock on without telling the writer.
+    pub fn tick(&self, span: Span) {
+        self.clock.advance(span);
+    }
+
+    /// Moves the clock on, and lets the writer do what became due.
+    pub fn advance(&self, span: Span) {
+        self.tick(span);
+        self.settle();
+    }
+
+    /// Submits a command that is to be held.
+    pub fn hold(&self, command: impl ToCommand) -> Held<'_> {
+        self.hold_request(Request { command: command.command(), key: None, by: None })
+    }
+
+    pub fn hold_as(&self, id: u8, command: impl ToCommand) -> Held<'_> {
+        let command = command.command();
+        let key = Some(key_of(id, &command));
+        self.hold_request(Request { command, key, by: None })
+    }
+
+    fn hold_request(&self, request: Request) -> Held<'_> {
+        let mut held = self.begin(request);
+        held.poll();
+        self.settle();
+        held
+    }
+
+    /// Submits a command without looking whether the writer has taken it up.
+    pub fn hold_unsettled(&self, command: impl ToCommand) -> Held<'_> {
+        let mut held = self.begin(Request { command: command.command(), key: None, by: None });
+        held.poll();
+        held
+    }
+
+    fn begin(&self, request: Request) -> Held<'_> {
+        let store = self.store.clone();
+        Held { bench: self, call: async move { store.submit(request).await }.boxed(), answer: None }
+    }
+
+    pub fn get(&self, task: &str) -> Option<Saga> {
+        self.wait(self.store.get(SagaKey::Task(TaskId::parse(task).unwrap()))).unwrap()
+    }
+
+    pub fn list(&self, query: ListQuery) -> SagaPage {
+        self.wait(self.store.list(query)).unwrap()
+    }
+
+    pub fn events(&self, query: EventQuery) -> Result<Vec<Event>, StoreError> {
+        self.wait(self.store.events(query))
+    }
+
+    /// The whole history.
+    pub fn history(&self) -> Vec<Event> {
+        let all = EventQuery { through: Revision(i64::MAX), limit: 1 << 20, whole: true, ..EventQuery::default() };
+        self.events(all).unwrap()
+    }
+}
+
+/// A call that the store may hold.
+pub struct Held<'a> {
+    bench: &'a Bench,
+    call: BoxFuture<'static, Result<Answer, StoreError>>,
+    answer: Option<Result<Answer, StoreError>>,
+}
+
+impl Held<'_> {
+    fn poll(&mut self) {
+        if self.answer.is_none() {
+            let call = Pin::new(&mut self.call);
+            self.answer = match self.bench.runtime.block_on(async { futures::poll!(call) }) {
+                Poll::Ready(answer) => Some(answer),
+                Poll::Pending => None,
+            };
+        }
+    }
+
+    /// Whether there is no answer yet.
+    pub fn is_held(&mut self) -> bool {
+        self.poll();
+        self.answer.is_none()
+    }
+
+    /// The answer, which must be there soon.
+    pub fn answer(mut self) -> Result<Answer, StoreError> {
+        self.poll();
+        match self.answer.take() {
+            Some(answer) => answer,
+            None => self.bench.wait(&mut self.call),
+        }
+    }
+
+    /// The task ids of its sagas.
+    pub fn tasks(self) -> Vec<String> {
+        sagas_of(self.answer()).iter().map(task_of).collect()
+    }
+}
+
+pub fn task_of(saga: &Saga) -> String {
+    saga.spec.task_id.to_string()
+}
+
+pub fn saga_of(outcome: Result<Answer, StoreError>) -> Saga {
+    match outcome {
+        Ok(Answer::Saga(saga)) => Arc::unwrap_or_clone(saga),
+        other => panic!("{other:?}"),
+    }
+}
+
+pub fn sagas_of(outcome: Result<Answer, StoreError>) -> Vec<Saga> {
+    match outcome {
+        Ok(Answer::Sagas(sagas)) => sagas.into_iter().map(Arc::unwrap_or_clone).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+pub fn refusal_of(outcome: Result<Answer, StoreError>) -> Rejection {
+    match outcome {
+        Err(StoreError::Refused(refusal)) => refusal.why,
+        other => panic!("{other:?}"),
+    }
+}
