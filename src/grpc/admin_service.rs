@@ -54,7 +54,7 @@ impl Admin {
 
     async fn server_info(&self, visitor: &Visitor) -> Result<proto::GetServerInfoResponse, Problem> {
         let store = self.desk.store(&visitor.permit("GetServerInfo", false)?, visitor)?;
-        let now = store.moment().now;
+        let now = store.read_time().now;
         let ahead = now.micros().saturating_sub(store.utc().micros());
         Ok(proto::GetServerInfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -117,7 +117,7 @@ impl Visitor {
         if self.certificate_end().is_cancelled() {
             return Some(permits::certificate_ended(rpc));
         }
-        let is_over = self.credentials().is_some_and(|credentials| credentials.are_over_at(utc));
+        let is_over = self.credentials().is_some_and(|credentials| credentials.are_invalid_at(utc));
         is_over.then(|| permits::unauthenticated(rpc))
     }
 

@@ -216,7 +216,7 @@ impl Desk {
             },
             Answer::Lease(_) | Answer::Queue(_) | Answer::Purged(_) => return Err(unexpected(rpc)),
         };
-        Ok(Some(render::saga::only_saga(&saga, &self.slot.get()?.moment())))
+        Ok(Some(render::saga::only_saga(&saga, &self.slot.get()?.read_time())))
     }
 
     /// A change whose answer is any number of sagas.
@@ -249,7 +249,7 @@ impl Desk {
         answer: Answer,
     ) -> Result<proto::ClaimNextResponse, Problem> {
         let sagas = sagas_of(ClaimNextRequest::RPC, answer)?;
-        let now = self.slot.get()?.moment().now;
+        let now = self.slot.get()?.read_time().now;
         let given = sagas.iter().filter_map(|saga| Some(saga.lease.as_ref()?.acquire_time)).min();
         // Until the leases were given and not until now: they run already while the change is committed. Of leases given
         // before this call arrived, which a repeat is answered with, it is nothing.
@@ -259,7 +259,7 @@ impl Desk {
 
     /// This moment on the coordinator's clock; none while the store is not open.
     pub(super) fn now(&self) -> Option<Timestamp> {
-        self.slot.get().ok().map(|store| store.moment().now)
+        self.slot.get().ok().map(|store| store.read_time().now)
     }
 
     /// A change whose answer is a lease: a heartbeat.
@@ -272,16 +272,16 @@ impl Desk {
     pub(super) fn beat_of(&self, rpc: &'static str, answer: Answer) -> Result<Beat, Problem> {
         match answer {
             Answer::Lease(LeaseAnswer { lease, cancel_reason }) => {
-                let moment = self.slot.get()?.moment();
-                Ok(Beat { lease: render::saga::lease(&lease, &moment), cancel_reason })
+                let read_time = self.slot.get()?.read_time();
+                Ok(Beat { lease: render::saga::lease(&lease, &read_time), cancel_reason })
             }
             Answer::Saga(_) | Answer::Sagas(_) | Answer::Queue(_) | Answer::Purged(_) => Err(unexpected(rpc)),
         }
     }
 
     fn render(&self, sagas: &[Arc<Saga>]) -> Result<Vec<proto::Saga>, Problem> {
-        let moment = self.slot.get()?.moment();
-        Ok(render::saga::sagas(sagas, &moment))
+        let read_time = self.slot.get()?.read_time();
+        Ok(render::saga::sagas(sagas, &read_time))
     }
 
     /// Answers an rpc that only looks.

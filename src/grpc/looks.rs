@@ -36,7 +36,7 @@ pub(super) async fn get_saga(
     };
     // What the caller may not see is answered as what is not there.
     match store.get(key).await?.filter(|saga| permit.sees(&saga.spec.queue)) {
-        Some(saga) => Ok(proto::GetSagaResponse { saga: Some(render::saga::saga(&saga, &store.moment())) }),
+        Some(saga) => Ok(proto::GetSagaResponse { saga: Some(render::saga::saga(&saga, &store.read_time())) }),
         None => {
             let refusal = CommandRefusal { task_id, ..CommandRefusal::plain(Rejection::SagaNotFound) };
             Err(StoreError::Refused(Box::new(refusal)).into())
@@ -90,7 +90,7 @@ pub(super) fn watch_stale(
         let items = watch::watch_stale(store, queues, after, request.snapshot_only);
         let cut = end.clone();
         let items = end.cuts(items).map(move |item| match item {
-            Ok(item) => Ok(render::watch::stale_item(item, &clock.moment())),
+            Ok(item) => Ok(render::watch::stale_item(item, &clock.read_time())),
             Err(error) => Err(ended(&refused, &caller, RPC, error, &cut)),
         });
         Ok(streams::answers(items, seat, end))

@@ -26,7 +26,7 @@ const SAGAS_READ: usize = 100;
 
 /// A page of sagas.
 pub(super) async fn sagas(store: &Store, listing: Listing) -> Result<proto::ListSagasResponse, Problem> {
-    let moment = store.moment();
+    let read_time = store.read_time();
     let mut room = Room::whole();
     let mut sagas = Vec::new();
     let mut after = listing.after;
@@ -37,9 +37,9 @@ pub(super) async fn sagas(store: &Store, listing: Listing) -> Result<proto::List
             break true;
         }
         let (filter, newest_first) = (listing.filter.clone(), listing.newest_first);
-        let page = store.list(ListQuery { filter, newest_first, after, limit: step, moment }).await?;
+        let page = store.list(ListQuery { filter, newest_first, after, limit: step, read_time }).await?;
         let read = page.sagas.len();
-        if !add(&mut sagas, &mut after, &mut room, page.sagas, &moment) {
+        if !add(&mut sagas, &mut after, &mut room, page.sagas, &read_time) {
             break true;
         }
         let Some(next) = page.next else { break false };
@@ -60,10 +60,10 @@ fn add(
     after: &mut Option<Cursor>,
     room: &mut Room,
     page: Vec<(Cursor, Saga)>,
-    moment: &crate::store::Moment,
+    read_time: &crate::store::ReadTime,
 ) -> bool {
     for (place, saga) in page {
-        let saga = render::saga::listed(&saga, moment);
+        let saga = render::saga::listed(&saga, read_time);
         if !room.take(&saga) {
             return false;
         }

@@ -60,7 +60,7 @@ pub(super) fn answers(
     let (visitor, items) = desk.open(RPC, request)?;
     let open = || {
         visitor.permit(RPC, true)?;
-        let now = desk.slot().get()?.moment().now;
+        let now = desk.slot().get()?.read_time().now;
         Ok((seats.take(&visitor)?, timeout.map(|timeout| now.plus(timeout))))
     };
     let (seat, deadline) = open().inspect_err(|problem| desk.refused(&visitor, RPC, "", problem))?;

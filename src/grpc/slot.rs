@@ -30,7 +30,7 @@ impl StoreSlot {
     /// Puts the store there: from now on requests are served. Returns whether it was the first; a later one changes
     /// nothing.
     pub fn set(&self, store: Store) -> bool {
-        let start_time = store.moment().now;
+        let start_time = store.read_time().now;
         self.filled.set(Filled { store, start_time }).is_ok()
     }
 

@@ -136,12 +136,12 @@ impl Front {
         }
     }
 
-    /// Closes the socket, tells clients to go, waits until `answered_by` for calls in flight, then at most `linger` for
+    /// Closes the socket, tells clients to go, waits until `store_answering_with` for calls in flight, then at most `linger` for
     /// connections to close, and cuts the rest. Streams are to be ended by others; they are not calls in flight.
-    pub(super) async fn end(mut self, answered_by: Instant, linger: Duration) {
+    pub(super) async fn end(mut self, store_answering_with: Instant, linger: Duration) {
         self.closing.cancel();
         self.calls.close();
-        if timeout_at(answered_by, self.calls.wait()).await.is_err() {
+        if timeout_at(store_answering_with, self.calls.wait()).await.is_err() {
             warn!(calls = self.calls.len(), "some calls are not answered in time");
         }
         if timeout(linger, &mut self.serving).await.is_ok() {

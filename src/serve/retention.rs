@@ -20,7 +20,7 @@ use crate::{
         time::Span,
     },
     grpc,
-    store::{EventQuery, Moment, Store, StoreError},
+    store::{EventQuery, ReadTime, Store, StoreError},
 };
 
 use super::export::{Export, Lines};
@@ -94,7 +94,7 @@ impl Keeper {
     async fn purge_all(&mut self, state: State, age: Span) -> Result<(), Failure> {
         let mut all = PurgeResult::default();
         let outcome = loop {
-            let begun = self.store.moment().now;
+            let begun = self.store.read_time().now;
             let step = match self.step(state, age).await {
                 Ok(step) => step,
                 Err(failure) => break Err(failure),
@@ -105,7 +105,7 @@ impl Keeper {
             if !step.more {
                 break Ok(());
             }
-            let took = self.store.moment().now.since(begun).to_std();
+            let took = self.store.read_time().now.since(begun).to_std();
             time::sleep((took * PAUSE).max(PAUSE_MIN)).await;
         };
         if all.sagas > 0 {
@@ -142,8 +142,8 @@ impl Keeper {
 
     /// Exports some of those that are of age, and purges them.
     async fn export_and_purge(&self, export: &Arc<Export>, state: State, age: Span) -> Result<PurgeResult, Failure> {
-        let moment = self.store.moment();
-        let before = moment.now.minus(age);
+        let read_time = self.store.read_time();
+        let before = read_time.now.minus(age);
         let found = self.store.ended(state, before, EXPORT_STEP).await?;
         if found.is_empty() {
             return Ok(PurgeResult::default());
@@ -157,7 +157,7 @@ impl Keeper {
                 break;
             }
             let is_whole;
-            (lines, is_whole) = self.add_line(lines, &saga, &moment).await?;
+            (lines, is_whole) = self.add_line(lines, &saga, &read_time).await?;
             // Otherwise it has changed since it was found: it is found again when it is of age again.
             if is_whole {
                 exported.push((saga.task_id().clone(), saga.revision));
@@ -184,7 +184,7 @@ impl Keeper {
     }
 
     /// Adds a saga with its whole history as a line, which is written as it is read; not, if the saga has changed.
-    async fn add_line(&self, mut lines: Lines, saga: &Saga, moment: &Moment) -> Result<(Lines, bool), Failure> {
+    async fn add_line(&self, mut lines: Lines, saga: &Saga, read_time: &ReadTime) -> Result<(Lines, bool), Failure> {
         let mut query = EventQuery {
             task_id: Some(saga.task_id().clone()),
             through: saga.revision,
@@ -192,7 +192,7 @@ impl Keeper {
             whole: true,
             ..EventQuery::default()
         };
-        lines.push(&grpc::export::begin(saga, moment).map_err(Failure::Form)?);
+        lines.push(&grpc::export::begin(saga, read_time).map_err(Failure::Form)?);
         let mut newest = None;
         loop {
             let page = self.store.events(query.clone()).await?;
@@ -276,10 +276,10 @@ mod tests {
         // One that has changed since it was looked for leaves nothing of its line.
         let mut old = saga.clone();
         old.revision = Revision(saga.revision.0 + 1);
-        let moment = store.moment();
-        let (lines, is_whole) = keeper.add_line(export.begin(START).unwrap(), &old, &moment).await.unwrap();
+        let read_time = store.read_time();
+        let (lines, is_whole) = keeper.add_line(export.begin(START).unwrap(), &old, &read_time).await.unwrap();
         assert!(!is_whole && lines.bytes() == 0);
-        let (lines, is_whole) = keeper.add_line(lines, &saga, &moment).await.unwrap();
+        let (lines, is_whole) = keeper.add_line(lines, &saga, &read_time).await.unwrap();
         let (bytes, peak) = (lines.bytes(), lines.peak());
         assert!(is_whole && bytes > 16 << 20, "{bytes} bytes");
         // A page of events, and what was there before it.

@@ -9,7 +9,7 @@ use crate::{
         saga::State,
     },
     proto,
-    store::Moment,
+    store::ReadTime,
 };
 
 /// A saga's state.
@@ -35,9 +35,9 @@ pub fn purpose(purpose: LeasePurpose) -> proto::LeasePurpose {
 }
 
 /// Whether a lease stands, as a call under it would be judged at the moment.
-pub fn standing(lease: &Lease, moment: &Moment) -> proto::LeaseStanding {
+pub fn standing(lease: &Lease, read_time: &ReadTime) -> proto::LeaseStanding {
     match lease.standing {
-        Standing::Held if lease.is_live(moment.now, &moment.grace) => proto::LeaseStanding::Held,
+        Standing::Held if lease.is_live(read_time.now, &read_time.grace) => proto::LeaseStanding::Held,
         Standing::Expired { .. } if lease.is_revoked() => proto::LeaseStanding::EndedByOther,
         Standing::Held | Standing::Expired { .. } => proto::LeaseStanding::Expired,
         Standing::EndedByHolder(_) => proto::LeaseStanding::EndedByHolder,

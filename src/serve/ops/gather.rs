@@ -15,7 +15,7 @@ use crate::{
     logs,
     store::{
         QueueCounts, Store,
-        vitals::{Buckets, Checkpoint, Outcome, QueueVitals, Vitals, WatchKind},
+        vitals::{CheckpointKind, CheckpointOutcome, HistogramSnapshot, QueueVitals, Vitals, WatchKind},
     },
 };
 
@@ -180,14 +180,14 @@ fn threads(sheet: &mut Sheet, ops: &Ops) {
     );
 }
 
-fn histogram(sheet: &mut Sheet, name: &'static str, help: &'static str, scale: f64, buckets: &Buckets) {
+fn histogram(sheet: &mut Sheet, name: &'static str, help: &'static str, scale: f64, buckets: &HistogramSnapshot) {
     sheet.histogram(name, help, scale, [(Vec::new(), buckets.bounds, buckets.counts.clone(), buckets.sum)]);
 }
 
 fn writer(sheet: &mut Sheet, vitals: &Vitals, store: &Store) {
     sheet.gauge("sagad_writer_queue_depth", "Requests that wait for the writer", one(vitals.writer_queue_depth as f64));
     sheet.gauge("sagad_writer_queue_limit", "Most that may wait (writer_queue)", one(vitals.writer_queue_max as f64));
-    let silence = one(seconds(store.silence().micros()));
+    let silence = one(seconds(store.time_since_turn().micros()));
     sheet.gauge(
         "sagad_writer_silence_seconds",
         "How long ago the writer last turned; a quarter of a second when idle",
@@ -240,13 +240,13 @@ fn log(sheet: &mut Sheet, vitals: &Vitals, ops: &Ops) {
     sheet.counter("sagad_wal_begun_anew", "How often the write-ahead log was started anew", one(log.begun as f64));
     let checkpoints = log.checkpoints.iter().map(|(kind, outcome, count)| {
         let kind = match kind {
-            Checkpoint::Passive => "passive",
-            Checkpoint::Restart => "restart",
+            CheckpointKind::Passive => "passive",
+            CheckpointKind::Restart => "restart",
         };
         let outcome = match outcome {
-            Outcome::Done => "done",
-            Outcome::Busy => "busy",
-            Outcome::Failed => "failed",
+            CheckpointOutcome::Done => "done",
+            CheckpointOutcome::Busy => "busy",
+            CheckpointOutcome::Failed => "failed",
         };
         (vec![("kind", kind.to_owned()), ("outcome", outcome.to_owned())], *count as f64)
     });
@@ -274,7 +274,7 @@ fn clocks(sheet: &mut Sheet, vitals: &Vitals, store: &Store) {
     );
     let longest = one(seconds(clock.longest_absence.micros()));
     sheet.gauge("sagad_absence_longest_seconds", "The longest such absence", longest);
-    let grace = store.moment().grace;
+    let grace = store.read_time().grace;
     // On the coordinator's clock, told on the machine's.
     let ends = grace.returned_at.plus(grace.length).micros().saturating_add(clock.distance);
     sheet.gauge(
@@ -351,7 +351,8 @@ fn sagas(sheet: &mut Sheet, kept: &Kept, vitals: &Vitals) {
     let watching = queues.iter().map(|(queue, _)| (label("queue", queue.clone()), watching(queue) as f64));
     sheet.gauge("sagad_stale_watches", "Open watches that would be told of a stale saga of the queue", watching);
     let asked = |queue: &str| {
-        let times = vitals.asking.iter().filter(|asking| asking.queue.as_str() == queue).map(|asking| asking.last);
+        let times =
+            vitals.handled_kinds.iter().filter(|asking| asking.queue.as_str() == queue).map(|asking| asking.last);
         times.max().map_or(0.0, |last: Timestamp| seconds(last.micros().saturating_add(vitals.clock.distance)))
     };
     let asked = queues.iter().map(|(queue, _)| (label("queue", queue.clone()), asked(queue)));

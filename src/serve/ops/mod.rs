@@ -207,7 +207,7 @@ mod tests {
         ops.opened(store.clone());
         liveness.writer_is(Arc::new({
             let store = store.clone();
-            move || store.silence()
+            move || store.time_since_turn()
         }));
         assert_eq!(wrong(&ops), []);
         // A writer that has ended turns as little as one that hangs.

@@ -48,9 +48,9 @@ impl StatsKept {
             // It goes on when whoever asked has gone, so that what it has read is not lost.
             let reading = tokio::spawn(async move {
                 let _turn = turn;
-                let at = store.moment().now;
+                let at = store.read_time().now;
                 if let Ok(stats) = store.stats().await {
-                    let took = store.moment().now.since(at);
+                    let took = store.read_time().now.since(at);
                     *kept.lock() = Some(Arc::new(Kept { stats, at, took }));
                 }
             });
@@ -61,7 +61,7 @@ impl StatsKept {
 
     fn are_old(&self, store: &Store) -> bool {
         self.kept.lock().as_ref().is_none_or(|kept| {
-            let age = store.moment().now.since(kept.at);
+            let age = store.read_time().now.since(kept.at);
             age >= AGE && age.micros() >= kept.took.micros().saturating_mul(SHARE)
         })
     }

@@ -10,7 +10,7 @@ use super::{
     Context,
     sender::{Tracer, text},
 };
-use crate::{domain::time::Timestamp, grpc::Notes, listen::Peer, store::vitals::Step};
+use crate::{domain::time::Timestamp, grpc::Notes, listen::Peer, store::vitals::WriteStage};
 
 /// What is known of a call when it has ended.
 pub(in crate::serve) struct CallSpan<'a> {
@@ -32,9 +32,9 @@ impl CallSpan<'_> {
     pub(in crate::serve) fn send(self, tracer: &Tracer) {
         let whole = self.whole();
         for (name, begin, end) in [
-            ("queue", Step::Queued, Step::Taken),
-            ("transition", Step::Taken, Step::Judged),
-            ("commit", Step::Committing, Step::Committed),
+            ("queue", WriteStage::Queued, WriteStage::Taken),
+            ("transition", WriteStage::Taken, WriteStage::Judged),
+            ("commit", WriteStage::Committing, WriteStage::Committed),
         ] {
             if let Some(span) = self.within(&whole, name, begin, end) {
                 tracer.send(span);
@@ -43,7 +43,7 @@ impl CallSpan<'_> {
         tracer.send(whole);
     }
 
-    fn within(&self, whole: &Span, name: &str, begin: Step, end: Step) -> Option<Span> {
+    fn within(&self, whole: &Span, name: &str, begin: WriteStage, end: WriteStage) -> Option<Span> {
         let timing = self.notes.timing()?;
         Some(Span {
             parent_span_id: whole.span_id.clone(),
