@@ -18,7 +18,7 @@ use sagad::{
     },
     grpc::{parse, render},
     proto::{ClaimRequest, ClaimResponse, CompleteRequest, CreateSagaRequest, HeartbeatRequest, HeartbeatResponse},
-    store::Moment,
+    store::ReadTime,
 };
 use support::{Cycles, claim, creation, start, task};
 
@@ -59,14 +59,14 @@ fn running() -> Saga {
 fn answers(c: &mut Criterion) {
     let saga = running();
     let lease = saga.lease.clone().unwrap();
-    let moment = Moment { now: start(), grace: ReturnGrace::default() };
+    let read_time = ReadTime { now: start(), grace: ReturnGrace::default() };
     let mut group = c.benchmark_group("render and encode");
     group.bench_function("Claim", |b| {
-        b.iter(|| ClaimResponse { saga: Some(render::saga::saga(black_box(&saga), &moment)) }.encode_to_vec());
+        b.iter(|| ClaimResponse { saga: Some(render::saga::saga(black_box(&saga), &read_time)) }.encode_to_vec());
     });
     group.bench_function("Heartbeat", |b| {
         b.iter(|| {
-            let lease = Some(render::saga::lease(black_box(&lease), &moment));
+            let lease = Some(render::saga::lease(black_box(&lease), &read_time));
             HeartbeatResponse { lease, directive: 1, ..Default::default() }.encode_to_vec()
         });
     });

@@ -19,7 +19,7 @@ use sagad::{
         text::{Blob, Text},
         time::{Span, Timestamp},
     },
-    store::sqlite::{SqliteRows, open_rows},
+    store::sqlite::{SqliteWriter, open_writer},
 };
 
 /// Commands of one transaction, as with so many clients.
@@ -71,7 +71,7 @@ impl Caller for Nobody {}
 /// A coordinator with its store.
 pub struct Core {
     coordinator: Coordinator<Nobody>,
-    backend: SqliteRows,
+    backend: SqliteWriter,
 }
 
 /// A store, and how far it has got.
@@ -86,10 +86,10 @@ pub struct Cycles {
 impl Cycles {
     /// On a new store in this directory.
     pub fn on(dir: &Path) -> Self {
-        let (rows, opening, _) = open_rows(&dir.join("bench.db"), MAX_WAL_BYTES).unwrap();
+        let (rows, opening, _) = open_writer(&dir.join("bench.db"), MAX_WAL_BYTES).unwrap();
         let grace = ReturnGrace { returned_at: start(), length: Span::ZERO };
         let coordinator = Coordinator::new(opening, grace, 0, start());
-        let core = Core { coordinator, backend: rows.into_rows() };
+        let core = Core { coordinator, backend: rows.into_writer() };
         Cycles { core, run, now: START, created: 0, completed: 0 }
     }
 

@@ -77,7 +77,7 @@ fuzz_target!(|page: Page<'_>| {
                 newest_first: listing.newest_first,
                 after: listing.after,
                 limit: listing.limit,
-                moment: STORED.with(Stored::moment),
+                read_time: STORED.with(Stored::read_time),
             };
             let found = STORED.with(|stored| stored.reader().list(&query)).expect("a listing from any place");
             assert!(found.sagas.len() <= listing.limit);

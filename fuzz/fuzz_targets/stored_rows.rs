@@ -12,8 +12,8 @@ use sagad::{
     domain::{ids::FencingToken, saga::Saga, time::Timestamp},
     grpc::render,
     store::sqlite::{
-        SqliteRows,
-        fuzzing::{RowsError, compensation, event, saga, write_and_undo},
+        SqliteWriter,
+        fuzzing::{SqliteError, compensation, event, saga, write_and_undo},
     },
 };
 use sagad_fuzz::sagas::{self, Stored};
@@ -72,8 +72,8 @@ fn columns(u: &mut Unstructured<'_>, sound: &str) -> Result<Vec<Value>> {
 /// Reads a row that has these columns.
 fn read<T>(
     columns: Vec<Value>,
-    read: impl FnOnce(&Row<'_>) -> std::result::Result<T, RowsError>,
-) -> std::result::Result<T, RowsError> {
+    read: impl FnOnce(&Row<'_>) -> std::result::Result<T, SqliteError>,
+) -> std::result::Result<T, SqliteError> {
     PLAIN.with(|connection| {
         let places: Vec<String> = (1..=columns.len()).map(|place| format!("?{place} AS c{place}")).collect();
         let sql = format!("SELECT {}", places.join(", "));
@@ -83,14 +83,14 @@ fn read<T>(
     })
 }
 
-fn judge<T>(read: std::result::Result<T, RowsError>) -> Option<T> {
+fn judge<T>(read: std::result::Result<T, SqliteError>) -> Option<T> {
     match read {
         Ok(value) => Some(value),
-        Err(RowsError::Corrupt(what)) => {
+        Err(SqliteError::Corrupt(what)) => {
             assert!(what.starts_with("row ") && what.contains(", column c"), "{what}");
             None
         }
-        Err(RowsError::Full | RowsError::Broken(_) | RowsError::Unwritten(_) | RowsError::Gone(_)) => {
+        Err(SqliteError::Full | SqliteError::Broken(_) | SqliteError::Unwritten(_) | SqliteError::Gone(_)) => {
             panic!("a damaged row is no broken store")
         }
     }
@@ -101,9 +101,9 @@ fn damaged(u: &mut Unstructured<'_>) -> Result<()> {
         0 => {
             let row = columns(u, "ntttnottjonnnnnnnoonnbonnnnnnnoooonnnnnnnnnootooooobb")?;
             if let Some((_, found, _)) = judge(read(row, saga)) {
-                let moment = STORED.with_borrow(Stored::moment);
-                render::saga::saga(&found, &moment);
-                sagas::derived(&found, moment.now);
+                let read_time = STORED.with_borrow(Stored::read_time);
+                render::saga::saga(&found, &read_time);
+                sagas::derived(&found, read_time.now);
             }
         }
         1 => drop(judge(read(columns(u, "ntttnntoooo")?, compensation))),
@@ -126,7 +126,7 @@ fn written(u: &mut Unstructured<'_>) -> Result<()> {
     let sagas = vec![sagas::change(id, Some(&before), &after, now)];
     let events = vec![AppendedEvent { saga: id, prev: None, event: happened.clone() }];
     let changed = ChangeSet { sagas, events, ..ChangeSet::default() };
-    let stored_under = |rows: &mut SqliteRows, key: LoadKey, saga: &Saga| {
+    let stored_under = |rows: &mut SqliteWriter, key: LoadKey, saga: &Saga| {
         let loaded = rows.load(&[key]).expect("the store takes what the rules may make");
         assert_eq!(loaded, [LoadResult::Saga(id, saga.clone().into())]);
     };

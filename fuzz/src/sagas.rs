@@ -20,8 +20,8 @@ use sagad::{
         transition,
     },
     store::{
-        Moment, Reader,
-        sqlite::{self, SqliteRows},
+        ReadTime, Reader,
+        sqlite::{self, SqliteWriter},
     },
 };
 
@@ -251,7 +251,7 @@ pub fn change(id: RowId, before: Option<&Saga>, after: &Saga, now: Timestamp) ->
 
 /// A store in a temporary directory, which goes with it.
 pub struct Stored {
-    rows: SqliteRows,
+    rows: SqliteWriter,
     reader: Arc<dyn Reader>,
     /// Removed when this is dropped.
     directory: tempfile::TempDir,
@@ -262,9 +262,9 @@ impl Stored {
     pub fn empty() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("sagad.db");
-        let (rows, _, gate) = sqlite::open_rows(&path, 1 << 20).expect("a new store");
+        let (rows, _, gate) = sqlite::open_writer(&path, 1 << 20).expect("a new store");
         let reader = Arc::new(sqlite::open_reader(&path, 1, gate).expect("its reader"));
-        Stored { rows: rows.into_rows(), reader, directory }
+        Stored { rows: rows.into_writer(), reader, directory }
     }
 
     /// One with three planned sagas, `t0` to `t2`.
@@ -290,7 +290,7 @@ impl Stored {
     }
 
     /// The writing half.
-    pub fn rows(&mut self) -> &mut SqliteRows {
+    pub fn rows(&mut self) -> &mut SqliteWriter {
         &mut self.rows
     }
 
@@ -305,7 +305,7 @@ impl Stored {
     }
 
     /// A moment to look at it.
-    pub fn moment(&self) -> Moment {
-        Moment { now: Timestamp::from_micros(1_800_000_000_000_000), grace: ReturnGrace::default() }
+    pub fn read_time(&self) -> ReadTime {
+        ReadTime { now: Timestamp::from_micros(1_800_000_000_000_000), grace: ReturnGrace::default() }
     }
 }

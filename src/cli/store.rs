@@ -18,7 +18,7 @@ use crate::{
     private_files::NewFile,
     proto::{BackupRequest, BackupResponse},
     store::sqlite::{
-        check::{self, Report},
+        check::{self, CheckReport},
         restore, vacuum,
     },
 };
@@ -150,7 +150,7 @@ pub fn vacuum(output: &Output, args: &VacuumArgs) -> Result<(), CliError> {
     }
 }
 
-fn tell(output: &Output, report: &Report) -> Result<(), CliError> {
+fn tell(output: &Output, report: &CheckReport) -> Result<(), CliError> {
     match output.format() {
         Format::Json => output.line(
             &json!({

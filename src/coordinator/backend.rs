@@ -15,33 +15,7 @@ use crate::domain::{
     transition::Due,
 };
 
-use super::{ChangeSet, ReadyEntry};
-
-/// A saga's row number, in order of creation. Never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RowId(pub i64);
-
-/// Hashes row numbers. The coordinator assigns them one after the other, so nobody can provoke collisions.
-pub type RowIdBuildHasher = std::hash::BuildHasherDefault<RowIdHasher>;
-
-/// The hasher of [`RowIdBuildHasher`]: one multiplication, then the upper half is folded into the lower.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct RowIdHasher(u64);
-
-impl std::hash::Hasher for RowIdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_i64((*byte).into()));
-    }
-
-    fn write_i64(&mut self, number: i64) {
-        let spread = (self.0 ^ number.cast_unsigned()).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        self.0 = spread ^ spread >> 32;
-    }
-}
+use super::{ChangeSet, ClaimCandidate, DerivedFields, ReadyEntry, ReadyPosition, RowId, StoredAnswer};
 
 /// Why a backend call failed. Each variant says whether the change happened.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -87,26 +61,6 @@ pub enum LoadResult {
     Saga(RowId, Arc<Saga>),
     /// A damaged row; says why.
     Unreadable(String),
-}
-
-/// The stored answer to a request with a `request_id`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredAnswer {
-    /// Of the request's content.
-    pub digest: [u8; 16],
-    /// When it was given.
-    pub time: Timestamp,
-    /// The sagas in it, each with the token of its lease if the request was a claim.
-    pub sagas: Vec<(RowId, Option<FencingToken>)>,
-}
-
-/// Fields derived from a saga, by which it is found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DerivedFields {
-    /// For which purpose `ClaimNext` may claim it.
-    pub ready: Option<LeasePurpose>,
-    /// When something is due next.
-    pub due: Option<Due>,
 }
 
 /// The sizes of a saga's contents, in bytes.
@@ -174,18 +128,6 @@ impl StoredDue {
         Some(StoredDue { id, due: derived.due?, queue: saga.spec.queue.clone(), state: saga.state })
     }
 }
-
-/// A candidate for `ClaimNext`: its priority and place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClaimCandidate {
-    /// Higher first.
-    pub priority: i32,
-    /// Earlier first.
-    pub id: RowId,
-}
-
-/// The position of a ready saga in its queue's claim order: higher priority first, then earlier creation.
-pub type ReadyPosition = (std::cmp::Reverse<i32>, RowId);
 
 /// Which ready sagas are wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]

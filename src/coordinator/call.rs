@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::domain::{
     command::{Answer, Request},
     principal::Requester,
+    rejection::CommandRefusal,
     time::Timestamp,
 };
 
@@ -12,6 +13,11 @@ use super::StoreError;
 
 /// The result of a call.
 pub type CallOutcome = Result<Answer, StoreError>;
+
+/// A refusal as a call's outcome.
+pub(super) fn refuse(refusal: CommandRefusal) -> CallOutcome {
+    Err(StoreError::Refused(Box::new(refusal)))
+}
 
 /// A request to the coordinator.
 pub struct Call<C> {

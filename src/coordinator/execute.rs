@@ -22,6 +22,7 @@ use crate::{
 
 use super::{
     Backend, BackendError, CallOutcome, Caller, Claimable, RemovalCounts, RowId, StoreError, Turn,
+    call::refuse,
     scope::{out_of_scope, saga_refusal},
 };
 
@@ -258,9 +259,4 @@ pub(super) fn answer(operation: &Operation, saga: Arc<Saga>) -> Answer {
         }
         (Operation::ByHolder(..) | Operation::Unleased(_), _) => Answer::Saga(saga),
     }
-}
-
-/// A refusal as a call's outcome.
-pub(super) fn refuse(refusal: CommandRefusal) -> CallOutcome {
-    Err(StoreError::Refused(Box::new(refusal)))
 }

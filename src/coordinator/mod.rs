@@ -28,17 +28,19 @@ mod held_claims;
 mod ready_index;
 mod ready_windows;
 mod replay;
+mod row_id;
 mod scope;
 mod serve_held_claims;
 mod state;
+mod stored_fields;
 mod sweep;
+mod sweep_budget;
 mod turn;
 mod working_set;
 
 pub use backend::{
-    Backend, BackendError, ClaimCandidate, ContentBytes, DerivedFields, InitialState, LoadKey, LoadResult,
-    MaintenanceBudget, ReadyPosition, ReadyScan, RemovalCounts, RowId, RowIdBuildHasher, RowIdHasher, StoredAnswer,
-    StoredDue, without_contents,
+    Backend, BackendError, ContentBytes, InitialState, LoadKey, LoadResult, MaintenanceBudget, ReadyScan,
+    RemovalCounts, StoredDue, without_contents,
 };
 pub use call::{Call, CallOutcome, Caller, CallerKey};
 pub use change_set::{AppendedEvent, ChangeSet, SagaChange};
@@ -47,7 +49,9 @@ pub use encoded_size::encoded_size;
 pub use error::StoreError;
 pub use held_claims::{Claimable, FAIR_HELD_CLAIMS, HeldClaim, HeldClaimSummary, HeldClaims, HeldUntil};
 pub use ready_index::{Eligibility, KindSet, ReadyEntry, ReadyIndex};
+pub use row_id::{RowId, RowIdBuildHasher, RowIdHasher};
 pub use scope::out_of_scope;
 pub use state::Coordinator;
-pub use sweep::SweepBudget;
+pub use stored_fields::{ClaimCandidate, DerivedFields, ReadyPosition, StoredAnswer};
+pub use sweep_budget::SweepBudget;
 pub use turn::{CommittedTurn, FailedTurn, Turn, TurnLimits, TurnObserver, TurnStep};

@@ -18,8 +18,9 @@ use crate::{
 
 use super::{
     Backend, BackendError, CallOutcome, Caller, RowId, StoredAnswer, Turn,
+    call::refuse,
     encoded_size::{SAGA_OVERHEAD_BYTES, encoded_size},
-    execute::{answer, refuse},
+    execute::answer,
     scope::saga_refusal,
 };
 

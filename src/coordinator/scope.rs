@@ -12,7 +12,7 @@ use crate::{
     mutants::{self, Mutant},
 };
 
-use super::{CallOutcome, execute::refuse};
+use super::{CallOutcome, call::refuse};
 
 /// Why the caller may not act on a saga of this queue, if so. A caller that may not even see it is told that there is
 /// none.

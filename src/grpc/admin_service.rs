@@ -54,7 +54,7 @@ impl AdminHandlers {
 
     async fn server_info(&self, caller: &AuthenticatedCaller) -> Result<proto::GetServerInfoResponse, Problem> {
         let store = self.context.store(&caller.authorize("GetServerInfo", false)?, caller)?;
-        let now = store.moment().now;
+        let now = store.read_time().now;
         let ahead = now.micros().saturating_sub(store.utc().micros());
         Ok(proto::GetServerInfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -118,7 +118,7 @@ impl AuthenticatedCaller {
         if self.certificate_invalidated().is_cancelled() {
             return Some(permissions::certificate_ended(rpc));
         }
-        let is_expired = self.credentials().is_some_and(|credentials| credentials.are_over_at(utc));
+        let is_expired = self.credentials().is_some_and(|credentials| credentials.are_invalid_at(utc));
         is_expired.then(|| permissions::unauthenticated(rpc))
     }
 

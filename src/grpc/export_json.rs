@@ -3,7 +3,7 @@
 use crate::{
     domain::{event::Event, saga::Saga},
     proto::json,
-    store::Moment,
+    store::ReadTime,
 };
 
 use super::render;
@@ -16,8 +16,8 @@ pub const END: &str = "]}";
 ///
 /// # Errors
 /// A message has no descriptor: a bug of the build.
-pub fn begin(saga: &Saga, moment: &Moment) -> Result<String, String> {
-    Ok(format!("{{\"saga\":{},\"events\":[", json::render(&render::saga::saga(saga, moment))?))
+pub fn begin(saga: &Saga, read_time: &ReadTime) -> Result<String, String> {
+    Ok(format!("{{\"saga\":{},\"events\":[", json::render(&render::saga::saga(saga, read_time))?))
 }
 
 /// One event of the line.

@@ -229,7 +229,7 @@ impl HandlerContext {
             },
             Answer::Lease(_) | Answer::Queue(_) | Answer::Purged(_) => return Err(unexpected(rpc)),
         };
-        Ok(Some(render::saga::single_saga(&saga, &self.slot.get()?.moment())))
+        Ok(Some(render::saga::single_saga(&saga, &self.slot.get()?.read_time())))
     }
 
     /// A change whose answer is any number of sagas.
@@ -262,7 +262,7 @@ impl HandlerContext {
         answer: Answer,
     ) -> Result<proto::ClaimNextResponse, Problem> {
         let sagas = sagas_of(ClaimNextRequest::RPC, answer)?;
-        let now = self.slot.get()?.moment().now;
+        let now = self.slot.get()?.read_time().now;
         let given = sagas.iter().filter_map(|saga| Some(saga.lease.as_ref()?.acquire_time)).min();
         // Until the leases were taken, not until now: they already run while the change is committed. A repeated request is
         // answered with leases from before it arrived; then it is zero.
@@ -272,7 +272,7 @@ impl HandlerContext {
 
     /// Now, on the coordinator's clock; none while the store is not open.
     pub(super) fn now(&self) -> Option<Timestamp> {
-        self.slot.get().ok().map(|store| store.moment().now)
+        self.slot.get().ok().map(|store| store.read_time().now)
     }
 
     /// A change whose answer is a lease: a heartbeat.
@@ -289,16 +289,16 @@ impl HandlerContext {
     pub(super) fn renewed_lease(&self, rpc: &'static str, answer: Answer) -> Result<RenewedLease, Problem> {
         match answer {
             Answer::Lease(LeaseAnswer { lease, cancel_reason }) => {
-                let moment = self.slot.get()?.moment();
-                Ok(RenewedLease { lease: render::saga::lease(&lease, &moment), cancel_reason })
+                let read_time = self.slot.get()?.read_time();
+                Ok(RenewedLease { lease: render::saga::lease(&lease, &read_time), cancel_reason })
             }
             Answer::Saga(_) | Answer::Sagas(_) | Answer::Queue(_) | Answer::Purged(_) => Err(unexpected(rpc)),
         }
     }
 
     fn render(&self, sagas: &[Arc<Saga>]) -> Result<Vec<proto::Saga>, Problem> {
-        let moment = self.slot.get()?.moment();
-        Ok(render::saga::sagas(sagas, &moment))
+        let read_time = self.slot.get()?.read_time();
+        Ok(render::saga::sagas(sagas, &read_time))
     }
 
     /// Answers an rpc that only reads.

@@ -25,7 +25,7 @@ const QUEUES_READ: usize = 1000;
 const SAGAS_READ: usize = 100;
 
 pub(super) async fn sagas(store: &Store, listing: ListSagasQuery) -> Result<proto::ListSagasResponse, Problem> {
-    let moment = store.moment();
+    let read_time = store.read_time();
     let mut budget = ResponseBudget::full();
     let mut sagas = Vec::new();
     let mut after = listing.after;
@@ -36,9 +36,9 @@ pub(super) async fn sagas(store: &Store, listing: ListSagasQuery) -> Result<prot
             break true;
         }
         let (filter, newest_first) = (listing.filter.clone(), listing.newest_first);
-        let page = store.list(ListQuery { filter, newest_first, after, limit: step, moment }).await?;
+        let page = store.list(ListQuery { filter, newest_first, after, limit: step, read_time }).await?;
         let read = page.sagas.len();
-        if !add(&mut sagas, &mut after, &mut budget, page.sagas, &moment) {
+        if !add(&mut sagas, &mut after, &mut budget, page.sagas, &read_time) {
             break true;
         }
         let Some(next) = page.next else { break false };
@@ -59,10 +59,10 @@ fn add(
     after: &mut Option<Cursor>,
     budget: &mut ResponseBudget,
     page: Vec<(Cursor, Saga)>,
-    moment: &crate::store::Moment,
+    read_time: &crate::store::ReadTime,
 ) -> bool {
     for (place, saga) in page {
-        let saga = render::saga::summary(&saga, moment);
+        let saga = render::saga::summary(&saga, read_time);
         if !budget.take(&saga) {
             return false;
         }

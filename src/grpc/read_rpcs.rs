@@ -37,7 +37,7 @@ pub(super) async fn get_saga(
     };
     // A saga that the caller may not see is answered like one that does not exist.
     match store.get(key).await?.filter(|saga| authorization.sees(&saga.spec.queue)) {
-        Some(saga) => Ok(proto::GetSagaResponse { saga: Some(render::saga::saga(&saga, &store.moment())) }),
+        Some(saga) => Ok(proto::GetSagaResponse { saga: Some(render::saga::saga(&saga, &store.read_time())) }),
         None => {
             let refusal = CommandRefusal { task_id, ..CommandRefusal::plain(Rejection::SagaNotFound) };
             Err(StoreError::Refused(Box::new(refusal)).into())
@@ -94,7 +94,7 @@ pub(super) fn watch_stale(
         let items = watch::watch_stale(store, queues, after, request.snapshot_only);
         let cut = end.clone();
         let items = end.until_end(items).map(move |item| match item {
-            Ok(item) => Ok(render::watch::stale_item(item, &clock.moment())),
+            Ok(item) => Ok(render::watch::stale_item(item, &clock.read_time())),
             Err(error) => Err(stream_error(&refusal_context, &refused_caller, RPC, error, &cut)),
         });
         Ok(streams::limited_stream(items, permit, end))

@@ -17,7 +17,7 @@ use crate::{
         saga::State,
     },
     proto,
-    store::{CallOrigin, Credentials, Cursor, Filter, ListQuery, Moment, ReadCaller, SagaPage, Store, StoreError},
+    store::{CallOrigin, Credentials, Cursor, Filter, ListQuery, ReadCaller, ReadTime, SagaPage, Store, StoreError},
 };
 
 use super::{
@@ -129,7 +129,7 @@ impl<'a> LiveLeases<'a> {
         if self.is_over {
             return Ok(None);
         }
-        let page = page(self.store, self.filter.clone(), self.after, self.store.moment()).await?;
+        let page = page(self.store, self.filter.clone(), self.after, self.store.read_time()).await?;
         (self.after, self.is_over) = (page.next, page.next.is_none());
         let leases = page.sagas.into_iter().filter_map(|(_, saga)| {
             let token = saga.lease.as_ref()?.token;
@@ -139,8 +139,13 @@ impl<'a> LiveLeases<'a> {
     }
 }
 
-async fn page(store: &Store, filter: Filter, after: Option<Cursor>, moment: Moment) -> Result<SagaPage, StoreError> {
-    store.list(ListQuery { filter, newest_first: false, after, limit: PAGE, moment }).await
+async fn page(
+    store: &Store,
+    filter: Filter,
+    after: Option<Cursor>,
+    read_time: ReadTime,
+) -> Result<SagaPage, StoreError> {
+    store.list(ListQuery { filter, newest_first: false, after, limit: PAGE, read_time }).await
 }
 
 /// The holders of live leases that belong to none of the `known` principals.
@@ -151,11 +156,11 @@ pub(super) async fn unknown_holders(
     let mut holders: BTreeMap<String, i64> = BTreeMap::new();
     let filter =
         Filter { states: vec![State::Running, State::Compensating], in_flight_only: true, ..Filter::default() };
-    let (mut after, moment, mut searched) = (None, store.moment(), 0);
+    let (mut after, read_time, mut searched) = (None, store.read_time(), 0);
     loop {
-        let page = page(store, filter.clone(), after, moment).await?;
+        let page = page(store, filter.clone(), after, read_time).await?;
         searched += PAGE;
-        let owners = page.sagas.iter().filter_map(|(_, saga)| saga.live_lease(moment.now, &moment.grace));
+        let owners = page.sagas.iter().filter_map(|(_, saga)| saga.live_lease(read_time.now, &read_time.grace));
         for holder in owners.filter_map(|lease| unknown_holder(&lease.owner, &known)) {
             *holders.entry(holder.to_owned()).or_default() += 1;
         }

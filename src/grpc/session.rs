@@ -60,7 +60,7 @@ pub(super) fn answers(
     let (caller, items) = context.authenticate(RPC, request)?;
     let open = || {
         caller.authorize(RPC, true)?;
-        let now = context.slot().get()?.moment().now;
+        let now = context.slot().get()?.read_time().now;
         Ok((limiter.take(&caller)?, timeout.map(|timeout| now.plus(timeout))))
     };
     let (permit, deadline) = open().inspect_err(|problem| context.log_refused(&caller, RPC, "", problem))?;

@@ -28,7 +28,7 @@ impl StoreSlot {
 
     /// Sets the store: requests are served from now on. False: there was one already, and nothing changes.
     pub fn set(&self, store: Store) -> bool {
-        let start_time = store.moment().now;
+        let start_time = store.read_time().now;
         self.filled.set(Filled { store, start_time }).is_ok()
     }
 

@@ -11,8 +11,11 @@ use crate::{
     domain::time::{Span, Timestamp},
     proto,
     store::{
-        HeldClaimSummary, Moment, Store,
-        vitals::{Checkpoint, ClockVitals, LogVitals, Minute, Outcome, Refusals, Vitals, WatchKind, WatchVitals},
+        HeldClaimSummary, ReadTime, Store,
+        vitals::{
+            CheckpointKind, CheckpointOutcome, ClockVitals, LastMinute, LogVitals, Refusals, Vitals, WatchKind,
+            WatchVitals,
+        },
     },
 };
 
@@ -58,15 +61,15 @@ impl SystemVitals {
 pub(super) async fn answer(store: &Store, settings: &ServerSettings, system: SystemVitals) -> proto::GetVitalsResponse {
     let vitals = store.vitals();
     let bound = settings.bounds.iter().find(|bound| bound.name == "max_wal_bytes");
-    let mut answer = render(&vitals, &store.moment(), bound.map_or(0, |bound| bound.value));
+    let mut answer = render(&vitals, &store.read_time(), bound.map_or(0, |bound| bound.value));
     (answer.disk, answer.open_files, answer.open_files_max) = (system.disk, system.open_files, system.open_files_max);
     answer.waiting_claims = waiting_claims(store.waiting().await.unwrap_or_default());
-    answer.writer_silence = Some(span(store.silence()));
+    answer.writer_silence = Some(span(store.time_since_turn()));
     answer
 }
 
-fn render(vitals: &Vitals, moment: &Moment, max_log_bytes: i64) -> proto::GetVitalsResponse {
-    let asked = vitals.asking.iter().filter(|asking| vitals.time.since(asking.last) < ASKED);
+fn render(vitals: &Vitals, read_time: &ReadTime, max_log_bytes: i64) -> proto::GetVitalsResponse {
+    let asked = vitals.handled_kinds.iter().filter(|asking| vitals.time.since(asking.last) < ASKED);
     proto::GetVitalsResponse {
         current_time: Some(time(vitals.time)),
         commits: Some(timings(&vitals.commit_minute)),
@@ -81,7 +84,7 @@ fn render(vitals: &Vitals, moment: &Moment, max_log_bytes: i64) -> proto::GetVit
         log: Some(log(&vitals.log, max_log_bytes)),
         disk: None,
         clock: Some(clock(&vitals.clock)),
-        restart_grace_left: grace_left(moment, vitals.time),
+        restart_grace_left: grace_left(read_time, vitals.time),
         stale_watches: stale_watches(&vitals.watches),
         event_watches: count(vitals.watches.iter().filter(|watch| watch.kind == WatchKind::Events).count() as u64),
         waiting_claims: Vec::new(),
@@ -98,7 +101,7 @@ fn render(vitals: &Vitals, moment: &Moment, max_log_bytes: i64) -> proto::GetVit
     }
 }
 
-fn timings(minute: &Minute) -> proto::Timings {
+fn timings(minute: &LastMinute) -> proto::Timings {
     proto::Timings {
         count: count(minute.count),
         p50: Some(span(minute.p50)),
@@ -118,8 +121,9 @@ fn refusals(refusals: &Refusals) -> proto::Refusals {
 
 fn log(log: &LogVitals, max_bytes: i64) -> proto::Log {
     let blocked = log.checkpoints.iter().filter(|(kind, outcome, _)| match (kind, outcome) {
-        (Checkpoint::Restart, Outcome::Busy) => true,
-        (Checkpoint::Restart, Outcome::Done | Outcome::Failed) | (Checkpoint::Passive, _) => false,
+        (CheckpointKind::Restart, CheckpointOutcome::Busy) => true,
+        (CheckpointKind::Restart, CheckpointOutcome::Done | CheckpointOutcome::Failed)
+        | (CheckpointKind::Passive, _) => false,
     });
     proto::Log {
         bytes: count(log.bytes),
@@ -144,8 +148,8 @@ fn clock(clock: &ClockVitals) -> proto::ClockVitals {
     }
 }
 
-fn grace_left(moment: &Moment, now: Timestamp) -> Option<prost_types::Duration> {
-    let left = moment.grace.returned_at.plus(moment.grace.length).since(now);
+fn grace_left(read_time: &ReadTime, now: Timestamp) -> Option<prost_types::Duration> {
+    let left = read_time.grace.returned_at.plus(read_time.grace.length).since(now);
     (left > Span::ZERO).then(|| span(left))
 }
 
@@ -197,9 +201,10 @@ mod tests {
     #[test]
     fn the_grace_runs_from_the_return_on() {
         let returned_at = Timestamp::from_micros(1_000_000);
-        let moment = Moment { grace: ReturnGrace { returned_at, length: Span::from_secs(10) }, ..Moment::default() };
-        assert_eq!(grace_left(&moment, Timestamp::from_micros(8_000_000)).unwrap().seconds, 3);
-        assert_eq!(grace_left(&moment, Timestamp::from_micros(11_000_000)), None);
+        let read_time =
+            ReadTime { grace: ReturnGrace { returned_at, length: Span::from_secs(10) }, ..ReadTime::default() };
+        assert_eq!(grace_left(&read_time, Timestamp::from_micros(8_000_000)).unwrap().seconds, 3);
+        assert_eq!(grace_left(&read_time, Timestamp::from_micros(11_000_000)), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{io, thread};
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::store::post;
+use crate::store::reply;
 
 /// The threads that serve connections.
 pub(super) struct NetworkThreads {
@@ -29,7 +29,7 @@ impl NetworkThreads {
             handles.push(runtime.handle().clone());
             let stop = stop.clone();
             thread::Builder::new().name(format!("sagad-net-{number}")).spawn(move || {
-                runtime.block_on(stop.run_until_cancelled_owned(post::receive_here()));
+                runtime.block_on(stop.run_until_cancelled_owned(reply::deliver_replies()));
                 // What still blocks ends with the process.
                 runtime.shutdown_background();
             })?;

@@ -20,7 +20,7 @@ use crate::{
         time::Span,
     },
     grpc,
-    store::{EventQuery, Moment, Store, StoreError},
+    store::{EventQuery, ReadTime, Store, StoreError},
 };
 
 use super::export_directory::{ExportBatch, ExportDirectory};
@@ -94,7 +94,7 @@ impl Purger {
     async fn purge_all(&mut self, state: State, age: Span) -> Result<(), PurgeError> {
         let mut all = PurgeResult::default();
         let outcome = loop {
-            let begun = self.store.moment().now;
+            let begun = self.store.read_time().now;
             let step = match self.step(state, age).await {
                 Ok(step) => step,
                 Err(failure) => break Err(failure),
@@ -105,7 +105,7 @@ impl Purger {
             if !step.more {
                 break Ok(());
             }
-            let took = self.store.moment().now.since(begun).to_std();
+            let took = self.store.read_time().now.since(begun).to_std();
             time::sleep((took * PAUSE).max(PAUSE_MIN)).await;
         };
         if all.sagas > 0 {
@@ -147,8 +147,8 @@ impl Purger {
         state: State,
         age: Span,
     ) -> Result<PurgeResult, PurgeError> {
-        let moment = self.store.moment();
-        let before = moment.now.minus(age);
+        let read_time = self.store.read_time();
+        let before = read_time.now.minus(age);
         let found = self.store.ended(state, before, EXPORT_STEP).await?;
         if found.is_empty() {
             return Ok(PurgeResult::default());
@@ -162,7 +162,7 @@ impl Purger {
                 break;
             }
             let is_complete;
-            (batch, is_complete) = self.add_line(batch, &saga, &moment).await?;
+            (batch, is_complete) = self.add_line(batch, &saga, &read_time).await?;
             // Otherwise it has changed since it was read, and a later step finds it again.
             if is_complete {
                 exported.push((saga.task_id().clone(), saga.revision));
@@ -193,7 +193,7 @@ impl Purger {
         &self,
         mut batch: ExportBatch,
         saga: &Saga,
-        moment: &Moment,
+        read_time: &ReadTime,
     ) -> Result<(ExportBatch, bool), PurgeError> {
         let mut query = EventQuery {
             task_id: Some(saga.task_id().clone()),
@@ -202,7 +202,7 @@ impl Purger {
             whole: true,
             ..EventQuery::default()
         };
-        batch.push(&grpc::export_json::begin(saga, moment).map_err(PurgeError::Json)?);
+        batch.push(&grpc::export_json::begin(saga, read_time).map_err(PurgeError::Json)?);
         let mut newest = None;
         loop {
             let page = self.store.events(query.clone()).await?;
@@ -286,10 +286,10 @@ mod tests {
         // A saga that has changed since it was read leaves no line.
         let mut old = saga.clone();
         old.revision = Revision(saga.revision.0 + 1);
-        let moment = store.moment();
-        let (batch, is_complete) = purger.add_line(export.begin(START).unwrap(), &old, &moment).await.unwrap();
+        let read_time = store.read_time();
+        let (batch, is_complete) = purger.add_line(export.begin(START).unwrap(), &old, &read_time).await.unwrap();
         assert!(!is_complete && batch.bytes() == 0);
-        let (batch, is_complete) = purger.add_line(batch, &saga, &moment).await.unwrap();
+        let (batch, is_complete) = purger.add_line(batch, &saga, &read_time).await.unwrap();
         let (bytes, peak) = (batch.bytes(), batch.peak());
         assert!(is_complete && bytes > 16 << 20, "{bytes} bytes");
         // One page of events, and what was in the buffer before.

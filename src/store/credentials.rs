@@ -20,17 +20,17 @@ pub struct Credentials {
 
 impl Credentials {
     /// True if the call must be refused.
-    pub fn are_over(&self, clock: &dyn Clock) -> bool {
-        self.are_over_at(clock.utc())
+    pub fn are_invalid(&self, clock: &dyn Clock) -> bool {
+        self.are_invalid_at(clock.utc())
     }
 
-    /// Like [`Self::are_over`], at a time of the wall clock.
-    pub fn are_over_at(&self, utc: Timestamp) -> bool {
+    /// Like [`Self::are_invalid`], at a time of the wall clock.
+    pub fn are_invalid_at(&self, utc: Timestamp) -> bool {
         self.revoked.is_cancelled() || self.certificate.is_cancelled() || self.not_after.is_some_and(|end| utc >= end)
     }
 
     /// Resolves when they are revoked. (It does not wait for `not_after`, which the other methods check.)
-    pub async fn end(&self) {
+    pub async fn wait_revoked(&self) {
         tokio::select! {
             () = self.revoked.cancelled() => {}
             () = self.certificate.cancelled() => {}

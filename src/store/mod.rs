@@ -4,33 +4,36 @@
 //! [`Store`] is the handle that the layers above use: they submit requests, read, and follow the history. Behind it,
 //! one writer thread owns the backend, and a [`Reader`] answers everything that only reads.
 
+mod command_queue;
 pub mod credentials;
-mod feed;
-pub mod handle;
-mod inbox;
+mod event_feed;
 pub mod memory;
-mod memory_share;
-pub mod post;
+mod memory_budget;
 pub mod query;
 mod read_queue;
 pub mod reader;
 pub mod recent_events;
+pub mod reply;
+mod shared_state;
 pub mod sqlite;
+#[allow(clippy::module_inception, reason = "it is named after `Store`, as the other files are after their types")]
+pub mod store;
 mod submission;
 pub mod vitals;
 pub mod writer;
+mod writer_message;
 
 pub use crate::coordinator::{CallOutcome, CallerKey, HeldClaimSummary, StoreError};
 pub use credentials::{CallOrigin, Credentials};
-pub use feed::{Feed, NextEvents};
-pub use handle::{PendingAnswer, Store};
+pub use event_feed::{EventFeed, NextEvents};
 pub use query::{
-    Cursor, EventQuery, Filter, ListQuery, Moment, PageBounds, QueueCounts, SagaKey, SagaPage, Stats, Stretch,
+    Cursor, EventQuery, Filter, ListQuery, PageBounds, QueueCounts, ReadTime, SagaKey, SagaPage, ScanPage, Stats,
 };
 pub use read_queue::ReadCaller;
 pub use reader::Reader;
 pub use recent_events::RecentEvents;
-pub use sqlite::guard::OpenError;
+pub use sqlite::open_error::OpenError;
+pub use store::{PendingAnswer, Store};
 pub use writer::{StoreOptions, WriterFailure, WriterThread};
 
 /// How many revisions are reserved at once: enough to do it rarely, and few enough that 2^53 last for 500 million

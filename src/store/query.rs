@@ -13,7 +13,7 @@ use crate::coordinator::encoded_size;
 
 /// A time on the coordinator's clock with the grace: what is needed to tell whether a lease is live then.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Moment {
+pub struct ReadTime {
     /// The time.
     pub now: Timestamp,
     /// The grace after the last absence.
@@ -53,18 +53,18 @@ pub struct Filter {
 
 impl Filter {
     /// True if a saga matches at a time.
-    pub fn matches(&self, saga: &Saga, moment: &Moment) -> bool {
+    pub fn matches(&self, saga: &Saga, read_time: &ReadTime) -> bool {
         (self.states.is_empty() || self.states.contains(&saga.state))
             && (self.queues.is_empty() || self.queues.contains(&saga.spec.queue))
             && self.owner.as_ref().is_none_or(|owner| saga.lease.as_ref().is_some_and(|lease| lease.owner == *owner))
             && self.held_by.as_ref().is_none_or(|principal| {
-                let live = saga.live_lease(moment.now, &moment.grace);
+                let live = saga.live_lease(read_time.now, &read_time.grace);
                 live.is_some_and(|lease| lease.owner.belongs_to(principal.as_str()))
             })
             && saga.spec.labels.contains_all(&self.labels)
             && (self.issue.is_none() || self.issue == saga.spec.issue)
             && (!self.in_flight_only || !saga.state.is_terminal())
-            && (!self.stale_only || saga.is_stale(moment.now, &moment.grace))
+            && (!self.stale_only || saga.is_stale(read_time.now, &read_time.grace))
     }
 
     /// True if no terminal saga can match.
@@ -92,7 +92,7 @@ pub struct ListQuery {
     /// At most this many; fewer if they are large.
     pub limit: usize,
     /// The time at which leases are judged.
-    pub moment: Moment,
+    pub read_time: ReadTime,
 }
 
 /// A page of a listing. It may be shorter than asked for even if more follows.
@@ -124,20 +124,20 @@ impl PageBounds {
         &self,
         sagas: impl IntoIterator<Item = (Revision, Saga)>,
         through: Revision,
-    ) -> Stretch<(Revision, Saga)> {
+    ) -> ScanPage<(Revision, Saga)> {
         let mut bytes = 0;
         let mut page: Vec<(Revision, Saga)> = Vec::new();
         for (revision, saga) in sagas {
             bytes += encoded_size(&saga);
             if !page.is_empty() && bytes > self.bytes {
-                return Stretch { through: page.last().map_or(through, |(revision, _)| *revision), found: page };
+                return ScanPage { through: page.last().map_or(through, |(revision, _)| *revision), found: page };
             }
             page.push((revision, saga));
             if page.len() == self.sagas || bytes > self.bytes {
-                return Stretch { through: revision, found: page };
+                return ScanPage { through: revision, found: page };
             }
         }
-        Stretch { through, found: page }
+        ScanPage { through, found: page }
     }
 }
 
@@ -178,18 +178,18 @@ impl EventQuery {
 /// What a read found in the part of the history that it scanned, in order of revision. The part is bounded whether or
 /// not it matches, so that no read takes long; it may end before the requested range does.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stretch<T> {
+pub struct ScanPage<T> {
     /// What matched.
     pub found: Vec<T>,
     /// The end of the scanned part; the next read starts after it.
     pub through: Revision,
 }
 
-impl Stretch<Event> {
+impl ScanPage<Event> {
     /// The matching events up to a revision, or the first `limit` of them.
     pub fn of_events(found: Vec<Event>, limit: usize, through: Revision) -> Self {
         let last = found.last().filter(|_| found.len() >= limit).map(|event| event.revision);
-        Stretch { through: last.unwrap_or(through), found }
+        ScanPage { through: last.unwrap_or(through), found }
     }
 }
 

@@ -31,14 +31,14 @@ pub struct ReadCaller {
 
 /// Runs the reads of one caller, each when its turn comes. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Reads {
+pub(super) struct CallerReader {
     pub(super) reader: Arc<dyn Reader>,
     pub(super) queue: Arc<ReadQueue>,
     pub(super) caller: ReadCaller,
     pub(super) clock: Arc<dyn Clock>,
 }
 
-impl Reads {
+impl CallerReader {
     /// Reads when it is the caller's turn.
     pub(super) async fn read<T: Send + 'static>(
         &self,
@@ -46,7 +46,7 @@ impl Reads {
     ) -> Result<T, StoreError> {
         let permit = self.queue.turn(&self.caller, &*self.clock).await?;
         let reader = self.reader.clone();
-        in_background(move || {
+        spawn_read(move || {
             let _permit = permit;
             look(&*reader)
         })
@@ -55,7 +55,7 @@ impl Reads {
 }
 
 /// Runs a read on a thread that may block.
-pub(super) async fn in_background<T: Send + 'static>(
+pub(super) async fn spawn_read<T: Send + 'static>(
     read: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
     let read = tokio::task::spawn_blocking(read).await;
@@ -93,7 +93,7 @@ pub(super) struct ReadPermit {
 }
 
 /// A place in the queue, given up when this is dropped.
-struct Place {
+struct QueuePlace {
     queue: Arc<ReadQueue>,
     share: Option<CallerKey>,
     number: u64,
@@ -117,7 +117,7 @@ impl ReadQueue {
             Err(mut place) => {
                 let revoked = async {
                     match &caller.credentials {
-                        Some(credentials) => credentials.end().await,
+                        Some(credentials) => credentials.wait_revoked().await,
                         None => std::future::pending().await,
                     }
                 };
@@ -129,13 +129,13 @@ impl ReadQueue {
             }
         };
         match &caller.credentials {
-            Some(credentials) if credentials.are_over(clock) => Err(StoreError::Revoked),
+            Some(credentials) if credentials.are_invalid(clock) => Err(StoreError::Revoked),
             Some(_) | None => Ok(permit),
         }
     }
 
     /// Takes a free reader, or else a place in the queue.
-    fn take(self: &Arc<Self>, share: &Option<CallerKey>) -> Result<ReadPermit, Place> {
+    fn take(self: &Arc<Self>, share: &Option<CallerKey>) -> Result<ReadPermit, QueuePlace> {
         let mut state = self.state.lock();
         let number = state.next_number();
         let is_free = state.free > 0;
@@ -150,7 +150,7 @@ impl ReadQueue {
         reads.waiting.insert(number, give);
         let at = (reads.running, reads.turn, share.clone());
         state.order.insert(at);
-        Err(Place { queue: self.clone(), share: share.clone(), number, permit })
+        Err(QueuePlace { queue: self.clone(), share: share.clone(), number, permit })
     }
 
     /// Takes a reader back and gives it to the next caller.
@@ -202,7 +202,7 @@ impl Drop for ReadPermit {
     }
 }
 
-impl Drop for Place {
+impl Drop for QueuePlace {
     fn drop(&mut self) {
         let mut state = self.queue.state.lock();
         // If it is gone already, its permit is on the way and is dropped with the other end.
@@ -223,16 +223,16 @@ mod tests {
     }
 
     /// A read queue under test, with its clock.
-    struct Reads {
+    struct CallerReader {
         queue: Arc<ReadQueue>,
         clock: ManualClock,
     }
 
     type Read<'a> = std::pin::Pin<Box<dyn Future<Output = Result<ReadPermit, StoreError>> + 'a>>;
 
-    impl Reads {
+    impl CallerReader {
         fn over(readers: usize) -> Self {
-            Reads { queue: ReadQueue::new(readers), clock: ManualClock::default() }
+            CallerReader { queue: ReadQueue::new(readers), clock: ManualClock::default() }
         }
 
         /// A read that has asked for its turn.
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn whoever_has_fewer_reads_running_is_next_then_whoever_was_served_longest_ago() {
-        let reads = Reads::over(2);
+        let reads = CallerReader::over(2);
         let callers: Vec<_> = (0..3).map(caller).collect();
         // Two run of the first caller, and many wait; then each of the others asks for two.
         let mut running: Vec<_> = (0..2).map(|_| reads.ask(&callers[0]).now_or_never().unwrap().unwrap()).collect();
@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn what_is_given_up_or_revoked_takes_no_reader() {
-        let reads = Reads::over(1);
+        let reads = CallerReader::over(1);
         let running = reads.ask(&caller(0)).now_or_never().unwrap().unwrap();
         let (gone, other) = (caller(1), caller(2));
         let given_up = reads.ask(&gone);

@@ -11,7 +11,7 @@ use crate::domain::{
 
 use super::{
     StoreError,
-    query::{EventQuery, ListQuery, Moment, PageBounds, QueueCounts, SagaKey, SagaPage, Stretch},
+    query::{EventQuery, ListQuery, PageBounds, QueueCounts, ReadTime, SagaKey, SagaPage, ScanPage},
 };
 
 /// Reads from committed snapshots.
@@ -24,7 +24,7 @@ pub trait Reader: Send + Sync + 'static {
 
     /// The matching events of a bounded part of the history. Fails if part of it is compacted, or if it starts at a
     /// revision that was never assigned; neither is checked for a `whole` saga's history.
-    fn events(&self, query: &EventQuery) -> Result<Stretch<Event>, StoreError>;
+    fn events(&self, query: &EventQuery) -> Result<ScanPage<Event>, StoreError>;
 
     /// Sagas that are reported stale with a `lease_expired` event after `after` and up to `through`, in order of those
     /// events, each with its revision. Scans a bounded part of the history and returns as many as the bounds admit,
@@ -35,14 +35,14 @@ pub trait Reader: Send + Sync + 'static {
         after: Revision,
         through: Revision,
         bounds: PageBounds,
-    ) -> Result<Stretch<(Revision, Saga)>, StoreError>;
+    ) -> Result<ScanPage<(Revision, Saga)>, StoreError>;
 
     /// Sagas in a terminal state that were last changed before a time, oldest first: at most `limit`, with their
     /// contents.
     fn ended(&self, state: State, before: Timestamp, limit: usize) -> Result<Vec<Saga>, StoreError>;
 
     /// Counts by queue, in order of name.
-    fn counts(&self, moment: &Moment) -> Result<Vec<QueueCounts>, StoreError>;
+    fn counts(&self, read_time: &ReadTime) -> Result<Vec<QueueCounts>, StoreError>;
 
     /// The queues that ever held a saga or were paused, by name, after one of them: at most `limit`.
     fn queues(&self, after: Option<&QueueName>, limit: usize) -> Result<Vec<QueueStatus>, StoreError>;

@@ -22,7 +22,7 @@ use crate::{
 const EVENTS_KEPT: usize = 8192;
 /// Most memory of the events and their encodings: 2 KiB for each event. Usually one takes less than 1 KiB; the largest
 /// takes over 50 KiB.
-pub(crate) const TAIL_BYTES: usize = 16 << 20;
+pub(crate) const RECENT_EVENTS_BYTES: usize = 16 << 20;
 /// Most memory of a run's events: a few dozen of the usual size; a larger event is a run of its own. A follower sends
 /// one run at a time, so this is what it holds. The encoding of a run fits into one HTTP/2 frame.
 pub(crate) const RUN_BYTES: usize = 16 << 10;
@@ -86,7 +86,7 @@ impl EventRun {
         self.encoded.get_or_init(|| encode(&self.events))
     }
 
-    /// The run's part of [`TAIL_BYTES`]: its events, and an encoding of at most the same size.
+    /// The run's part of [`RECENT_EVENTS_BYTES`]: its events, and an encoding of at most the same size.
     fn weight(&self) -> usize {
         2 * self.bytes
     }
@@ -122,7 +122,7 @@ impl RecentEvents {
             ring.bytes += run.weight();
             ring.runs.push_back(Arc::new(run));
         }
-        while ring.events > EVENTS_KEPT || ring.bytes > TAIL_BYTES {
+        while ring.events > EVENTS_KEPT || ring.bytes > RECENT_EVENTS_BYTES {
             let Some(run) = ring.runs.pop_front() else { break };
             ring.events -= run.events.len();
             ring.bytes -= run.weight();
@@ -223,7 +223,7 @@ pub(super) mod tests {
     #[test]
     fn p10_what_is_kept_is_bounded_by_number_and_by_bytes() {
         const LARGE: usize = 25 << 10;
-        for (bytes, kept) in [(1, EVENTS_KEPT), (LARGE, TAIL_BYTES / 2 / event(1, LARGE).weight())] {
+        for (bytes, kept) in [(1, EVENTS_KEPT), (LARGE, RECENT_EVENTS_BYTES / 2 / event(1, LARGE).weight())] {
             let recent = RecentEvents::starting_at(Revision::ZERO);
             let last = EVENTS_KEPT as i64 + 10;
             (1..=last).for_each(|revision| recent.publish([event(revision, bytes)]));

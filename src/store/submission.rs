@@ -9,9 +9,9 @@ use crate::{
 
 use super::{
     CallOrigin, Credentials,
-    handle::Shared,
-    post::Reply,
-    vitals::{Step, Timing},
+    reply::Reply,
+    shared_state::SharedState,
+    vitals::{Timing, WriteStage},
 };
 
 /// A queued change.
@@ -25,11 +25,16 @@ pub(super) struct WaitingCaller {
     connection: Option<u64>,
     /// Where the stages of the change are recorded, if they are.
     timing: Option<Arc<Timing>>,
-    shared: Arc<Shared>,
+    shared: Arc<SharedState>,
 }
 
 impl WaitingCaller {
-    pub(super) fn new(reply: Reply, origin: CallOrigin, timing: Option<Arc<Timing>>, shared: &Arc<Shared>) -> Self {
+    pub(super) fn new(
+        reply: Reply,
+        origin: CallOrigin,
+        timing: Option<Arc<Timing>>,
+        shared: &Arc<SharedState>,
+    ) -> Self {
         let CallOrigin { credentials, connection } = origin;
         WaitingCaller { reply, credentials, connection, timing, shared: shared.clone() }
     }
@@ -40,13 +45,13 @@ impl WaitingCaller {
     }
 
     /// Records that the change reached a stage.
-    pub(super) fn reached(&self, step: Step, now: Timestamp) {
+    pub(super) fn reached(&self, step: WriteStage, now: Timestamp) {
         if let Some(timing) = &self.timing {
             timing.reached(step, now);
         }
     }
 
-    fn reached_now(&self, step: Step) {
+    fn reached_now(&self, step: WriteStage) {
         if let Some(timing) = &self.timing {
             timing.reached(step, self.shared.clock.now());
         }
@@ -59,7 +64,7 @@ impl Caller for WaitingCaller {
     }
 
     fn is_revoked(&self) -> bool {
-        self.credentials.as_ref().is_some_and(|shown| shown.are_over(&*self.shared.clock))
+        self.credentials.as_ref().is_some_and(|shown| shown.are_invalid(&*self.shared.clock))
     }
 
     fn share(&self, by: Option<&Requester>) -> Option<CallerKey> {
@@ -67,11 +72,11 @@ impl Caller for WaitingCaller {
     }
 
     fn on_taken(&self) {
-        self.reached_now(Step::Taken);
+        self.reached_now(WriteStage::Taken);
     }
 
     fn on_judged(&self) {
-        self.reached_now(Step::Judged);
+        self.reached_now(WriteStage::Judged);
     }
 
     fn on_held(&self) {
@@ -79,7 +84,7 @@ impl Caller for WaitingCaller {
     }
 
     fn on_hold_refused(&self) {
-        self.shared.meter.refused.too_many_waiting.fetch_add(1, Ordering::Relaxed);
+        self.shared.metrics.refused.too_many_waiting.fetch_add(1, Ordering::Relaxed);
     }
 
     fn on_answered(&self, bytes: usize) {

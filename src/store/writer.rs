@@ -32,15 +32,16 @@ use crate::{
 
 use super::{
     Reader, RecentEvents, Store,
-    handle::{Message, Shared},
-    inbox::Inbox,
-    post::send_all,
+    command_queue::CommandQueue,
+    reply::send_all,
+    shared_state::SharedState,
     submission::{Submission, WaitingCaller},
-    vitals::{Batch, LogMeter, Step, Tally},
+    vitals::{BatchEvents, BatchTimes, LogMetrics, WriteStage},
+    writer_message::WriterMessage,
 };
 
 /// How often an idle writer runs: often enough to notice its own absence.
-const LOOK_UP: Span = Span::from_millis(250);
+const IDLE_WAKE: Span = Span::from_millis(250);
 /// When a caller should try again if the disk was full.
 const FULL_RETRY: Span = Span::from_secs(5);
 /// From how many sagas on a request counts as large, and how many sagas of large requests one transaction takes
@@ -93,7 +94,7 @@ pub(super) struct OpenedBackend<M, G> {
     pub(super) opening: InitialState,
     pub(super) reader: Arc<dyn Reader>,
     /// The metrics of its log.
-    pub(super) log: Arc<LogMeter>,
+    pub(super) log: Arc<LogMetrics>,
     /// A description for people: its name, then its version and location.
     pub(super) description: String,
     /// Keeps other processes out; dropped when the writer has ended.
@@ -113,7 +114,7 @@ pub(super) fn start<B: Backend>(
     clock.advance_to(opening.last_time);
     // Leases that were live when the last run ended had no coordinator since.
     let grace = ReturnGrace { returned_at: clock.now(), length: options.restart_grace };
-    let shared = Shared::new(clock, Arc::new(RecentEvents::starting_at(opening.head)), grace, log);
+    let shared = SharedState::new(clock, Arc::new(RecentEvents::starting_at(opening.head)), grace, log);
     let (store, messages) = Store::new(options.queue, reader, options.readers, shared.clone(), &description);
     let options = *options;
     let (done, ended) = oneshot::channel();
@@ -135,12 +136,12 @@ pub(super) fn start<B: Backend>(
             | BackendError::Unavailable(_)
             | BackendError::OutcomeUnknown(_) => WriterFailure::Failed(failure.to_string()),
         });
-        writer.refuse_what_waits();
-        let inbox = writer.into_inbox();
+        writer.refuse_waiting();
+        let command_queue = writer.into_command_queue();
         drop(guard);
         // Perhaps nobody waits for the end.
         let _ = done.send(result);
-        inbox.refuse_until_nobody_is_left();
+        command_queue.refuse_the_rest();
     })?;
     // Wait for it before anyone can read: a backup that started at once would be in its way.
     has_started.recv().map_err(std::io::Error::other)?.map_err(std::io::Error::other)?;
@@ -150,8 +151,8 @@ pub(super) fn start<B: Backend>(
 struct Writer<B> {
     coordinator: Coordinator<WaitingCaller>,
     backend: B,
-    inbox: Inbox,
-    shared: Arc<Shared>,
+    command_queue: CommandQueue,
+    shared: Arc<SharedState>,
     /// Large requests that wait for their turn. Their memory counts with that of all changes.
     large: VecDeque<Submission>,
     options: StoreOptions,
@@ -168,8 +169,8 @@ impl<B: Backend> Writer<B> {
     fn new(
         backend: B,
         opening: InitialState,
-        messages: Receiver<Message>,
-        shared: Arc<Shared>,
+        messages: Receiver<WriterMessage>,
+        shared: Arc<SharedState>,
         options: StoreOptions,
     ) -> Self {
         let now = shared.clock.now();
@@ -178,7 +179,7 @@ impl<B: Backend> Writer<B> {
         Writer {
             coordinator: Coordinator::new(opening, grace, options.max_waiting, now),
             backend,
-            inbox: Inbox::new(messages, Arc::clone(&shared.clock)),
+            command_queue: CommandQueue::new(messages, Arc::clone(&shared.clock)),
             large: VecDeque::new(),
             options,
             last_able: now,
@@ -198,7 +199,7 @@ impl<B: Backend> Writer<B> {
                 match first {
                     // There is no room to close the store properly, and no need to: the next start skips what was
                     // reserved.
-                    Some(Message::Close) => return Ok(()),
+                    Some(WriterMessage::Close) => return Ok(()),
                     Some(message) => self.refuse_for_lack_of_room(message),
                     None => {}
                 }
@@ -207,7 +208,7 @@ impl<B: Backend> Writer<B> {
                     held.caller.send(Err(StoreError::Full { retry_after: FULL_RETRY }));
                 }
                 for submission in std::mem::take(&mut self.large) {
-                    self.refuse_for_lack_of_room(Message::Submit(submission));
+                    self.refuse_for_lack_of_room(WriterMessage::Submit(submission));
                 }
                 continue;
             }
@@ -223,19 +224,19 @@ impl<B: Backend> Writer<B> {
             let mut next = first;
             while let Some(message) = next {
                 match message {
-                    Message::Submit(submission) if is_large(&submission) => self.large.push_back(submission),
-                    Message::Submit(submission) => batch.push(submission),
-                    Message::Tell(answer) => self.tell(answer),
-                    Message::Drain => self.drain(),
-                    Message::Close => closing = true,
+                    WriterMessage::Submit(submission) if is_large(&submission) => self.large.push_back(submission),
+                    WriterMessage::Submit(submission) => batch.push(submission),
+                    WriterMessage::ReportHeldClaims(answer) => self.report_held_claims(answer),
+                    WriterMessage::Drain => self.drain(),
+                    WriterMessage::Close => closing = true,
                 }
                 if closing || batch.len() >= self.options.batch {
                     break;
                 }
-                next = self.inbox.take();
+                next = self.command_queue.take();
             }
             self.take_large(&mut batch, closing);
-            self.inbox.turned(batch.len());
+            self.command_queue.turn_done(batch.len());
             // The machine may have been suspended since the turn began, and the batch may hold what arrived after its
             // return. From here on nothing is executed with a later time than this.
             if !mutants::on(Mutant::AbsenceUnnoticedWhileDraining) {
@@ -262,47 +263,47 @@ impl<B: Backend> Writer<B> {
     }
 
     /// Answers with the summaries of held claims. The asker may have stopped waiting.
-    fn tell(&self, answer: oneshot::Sender<Vec<HeldClaimSummary>>) {
+    fn report_held_claims(&self, answer: oneshot::Sender<Vec<HeldClaimSummary>>) {
         let _ = answer.send(self.coordinator.held_claims.summaries());
     }
 
     /// Waits for a message, but not beyond what is due next.
-    fn wait(&mut self) -> Option<Message> {
+    fn wait(&mut self) -> Option<WriterMessage> {
         let now = self.shared.clock.now();
-        let mut until = now.plus(LOOK_UP);
+        let mut until = now.plus(IDLE_WAKE);
         // While the disk is full, what is due can't be applied.
         let due = [self.coordinator.next_at(now), self.steps_left.then_some(self.step_at)];
         for due in due.into_iter().flatten().filter(|_| !self.disk_was_full) {
             until = until.min(due);
         }
         if !self.large.is_empty() {
-            return self.inbox.take();
+            return self.command_queue.take();
         }
-        self.inbox.wait(until)
+        self.command_queue.wait(until)
     }
 
-    fn refuse_for_lack_of_room(&mut self, message: Message) {
+    fn refuse_for_lack_of_room(&mut self, message: WriterMessage) {
         match message {
-            Message::Submit(submission) => {
-                self.shared.meter.refused.disk_full.fetch_add(1, Ordering::Relaxed);
+            WriterMessage::Submit(submission) => {
+                self.shared.metrics.refused.disk_full.fetch_add(1, Ordering::Relaxed);
                 submission.caller.send(Err(StoreError::Full { retry_after: FULL_RETRY }));
             }
-            Message::Tell(answer) => self.tell(answer),
-            Message::Drain => self.drain(),
-            Message::Close => {}
+            WriterMessage::ReportHeldClaims(answer) => self.report_held_claims(answer),
+            WriterMessage::Drain => self.drain(),
+            WriterMessage::Close => {}
         }
     }
 
     /// Refuses what was not executed before the end.
-    fn refuse_what_waits(&mut self) {
-        self.release_all();
-        self.large.drain(..).map(Message::Submit).for_each(Message::refuse);
-        std::iter::from_fn(|| self.inbox.take()).for_each(Message::refuse);
+    fn refuse_waiting(&mut self) {
+        self.refuse_held_claims();
+        self.large.drain(..).map(WriterMessage::Submit).for_each(WriterMessage::refuse);
+        std::iter::from_fn(|| self.command_queue.take()).for_each(WriterMessage::refuse);
     }
 
     /// Drops the backend and everything else.
-    fn into_inbox(self) -> Inbox {
-        self.inbox
+    fn into_command_queue(self) -> CommandQueue {
+        self.command_queue
     }
 
     /// Runs one turn: the batch, then what is due by `sweep_to`, or by the last arrival if more is queued.
@@ -317,15 +318,17 @@ impl<B: Backend> Writer<B> {
             Ok((CommittedTurn { events, answered }, commit_begun)) => {
                 let committed = self.shared.clock.now();
                 for (caller, _) in &answered {
-                    caller.reached(Step::Committing, commit_begun);
-                    caller.reached(Step::Committed, committed);
+                    caller.reached(WriteStage::Committing, commit_begun);
+                    caller.reached(WriteStage::Committed, committed);
                 }
                 send_all(answered.into_iter().map(|(caller, outcome)| (caller.reply, outcome)).collect());
-                let tally = Tally::of(&events);
+                let batch_events = BatchEvents::of(&events);
                 self.shared.recent.publish(events);
                 self.shared.waiting.store(self.coordinator.held_claims.len() as u64, Ordering::Relaxed);
                 let answered = self.shared.clock.now();
-                self.shared.meter.batch(Batch { changes, begun, commit_begun, committed, answered }, tally);
+                self.shared
+                    .metrics
+                    .batch(BatchTimes { changes, begun, commit_begun, committed, answered }, batch_events);
                 Ok(())
             }
             Err(FailedTurn { error, callers }) => {
@@ -340,7 +343,7 @@ impl<B: Backend> Writer<B> {
                 let (outcome, goes_on) = self.failed(&error);
                 let told = callers.into_iter().map(|caller| caller.send(Err(outcome.clone()))).count() as u64;
                 if error == BackendError::Full {
-                    self.shared.meter.refused.disk_full.fetch_add(told, Ordering::Relaxed);
+                    self.shared.metrics.refused.disk_full.fetch_add(told, Ordering::Relaxed);
                 }
                 if goes_on { Ok(()) } else { Err(error) }
             }
@@ -387,10 +390,10 @@ impl<B: Backend> Writer<B> {
 
     fn drain(&mut self) {
         self.coordinator.drain();
-        self.release_all();
+        self.refuse_held_claims();
     }
 
-    fn release_all(&mut self) {
+    fn refuse_held_claims(&mut self) {
         for held in self.coordinator.held_claims.take_all() {
             held.caller.send(Err(StoreError::ShuttingDown));
         }

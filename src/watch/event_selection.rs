@@ -15,7 +15,7 @@ use crate::{
 pub struct EventSelection {
     run: Arc<EventRun>,
     /// The indexes of the wanted events, in order; none: all.
-    places: Option<Vec<usize>>,
+    indexes: Option<Vec<usize>>,
 }
 
 /// The encoding of a selection.
@@ -30,36 +30,36 @@ pub enum SelectionBytes<'a> {
 impl EventSelection {
     /// The whole run.
     pub(super) fn all(run: Arc<EventRun>) -> Self {
-        EventSelection { run, places: None }
+        EventSelection { run, indexes: None }
     }
 
     /// The wanted events of a run; `None` if there are none.
     pub(super) fn of(run: Arc<EventRun>, wants: impl Fn(&Event) -> bool) -> Option<Self> {
-        let places: Vec<_> = (0..run.events().len()).filter(|place| wants(&run.events()[*place])).collect();
-        if places.is_empty() {
+        let indexes: Vec<_> = (0..run.events().len()).filter(|index| wants(&run.events()[*index])).collect();
+        if indexes.is_empty() {
             return None;
         }
-        let all = places.len() == run.events().len();
-        Some(EventSelection { run, places: (!all).then_some(places) })
+        let all = indexes.len() == run.events().len();
+        Some(EventSelection { run, indexes: (!all).then_some(indexes) })
     }
 
     /// The events, in order of revision.
     pub fn events(&self) -> impl Iterator<Item = &Arc<Event>> {
-        let (all, some) = match &self.places {
+        let (all, some) = match &self.indexes {
             None => (self.run.events(), &[][..]),
-            Some(places) => (&[][..], &places[..]),
+            Some(indexes) => (&[][..], &indexes[..]),
         };
-        all.iter().chain(some.iter().map(|place| &self.run.events()[*place]))
+        all.iter().chain(some.iter().map(|index| &self.run.events()[*index]))
     }
 
     /// Their encoding. `encode` encodes the whole run, if no other watcher has needed that yet.
     pub fn encoded(&self, encode: impl FnOnce(&[Arc<Event>]) -> EncodedRun) -> SelectionBytes<'_> {
         let whole = self.run.encoded(encode);
-        let Some(places) = &self.places else { return SelectionBytes::All(&whole.bytes) };
-        let begin = |place: usize| place.checked_sub(1).map_or(0, |before| whole.ends[before]);
+        let Some(indexes) = &self.indexes else { return SelectionBytes::All(&whole.bytes) };
+        let begin = |index: usize| index.checked_sub(1).map_or(0, |before| whole.ends[before]);
         if mutants::on(Mutant::WatchSelectionsIgnored) {
             return SelectionBytes::All(&whole.bytes);
         }
-        SelectionBytes::Parts(places.iter().map(|place| &whole.bytes[begin(*place)..whole.ends[*place]]).collect())
+        SelectionBytes::Parts(indexes.iter().map(|index| &whole.bytes[begin(*index)..whole.ends[*index]]).collect())
     }
 }

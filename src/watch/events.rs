@@ -5,14 +5,14 @@ use futures::{Stream, stream};
 use crate::{
     domain::ids::{QueueName, Revision, TaskId},
     store::{
-        EventQuery, Feed, Store, StoreError,
-        vitals::{WatchKind, Watching},
+        EventFeed, EventQuery, Store, StoreError,
+        vitals::{OpenWatch, WatchKind},
     },
 };
 
 use super::{
     event_selection::EventSelection,
-    follower::{Follower, Step},
+    follower::{FollowStep, Follower},
 };
 
 /// An item of an event watch.
@@ -24,8 +24,8 @@ pub enum EventItem {
     Bookmark(Revision),
 }
 
-enum At {
-    Begin { feed: Feed, wanted: EventQuery, after: Option<Revision>, watching: Watching },
+enum EventWatch {
+    Begin { feed: EventFeed, wanted: EventQuery, after: Option<Revision>, open_watch: OpenWatch },
     Tail(Follower),
 }
 
@@ -39,27 +39,27 @@ pub fn watch_events(
     queues: Vec<QueueName>,
     after: Option<Revision>,
 ) -> impl Stream<Item = Result<EventItem, StoreError>> + Send + 'static {
-    let feed = store.feed();
+    let feed = store.event_feed();
     let from = after.unwrap_or_else(|| feed.head());
-    let watching = store.watching(WatchKind::Events, queues.clone(), task_id.is_some(), from);
+    let open_watch = store.open_watch(WatchKind::Events, queues.clone(), task_id.is_some(), from);
     let wanted = EventQuery { task_id, queues, ..EventQuery::default() };
-    stream::try_unfold(At::Begin { feed, wanted, after, watching }, async |at| match at {
-        At::Begin { feed, wanted, after, watching } => {
+    stream::try_unfold(EventWatch::Begin { feed, wanted, after, open_watch }, async |at| match at {
+        EventWatch::Begin { feed, wanted, after, open_watch } => {
             let follower = match after {
-                Some(after) => Follower::resume(feed, wanted, after, watching).await?,
+                Some(after) => Follower::resume(feed, wanted, after, open_watch).await?,
                 None => {
                     let head = feed.head();
-                    Follower::behind(feed, wanted, head, watching)
+                    Follower::starting_after(feed, wanted, head, open_watch)
                 }
             };
-            Ok(Some((EventItem::Bookmark(follower.position()), At::Tail(follower))))
+            Ok(Some((EventItem::Bookmark(follower.position()), EventWatch::Tail(follower))))
         }
-        At::Tail(mut follower) => {
+        EventWatch::Tail(mut follower) => {
             let item = match follower.next_events().await? {
-                Step::Next(events) => EventItem::Events(events),
-                Step::Quiet(revision) => EventItem::Bookmark(revision),
+                FollowStep::Next(events) => EventItem::Events(events),
+                FollowStep::Quiet(revision) => EventItem::Bookmark(revision),
             };
-            Ok(Some((item, At::Tail(follower))))
+            Ok(Some((item, EventWatch::Tail(follower))))
         }
     })
 }

@@ -9,15 +9,15 @@ use super::event_selection::EventSelection;
 use crate::{
     domain::{event::Event, ids::Revision},
     mutants::{self, Mutant},
-    store::{EventQuery, Feed, NextEvents, StoreError, recent_events::EventRun, vitals::Watching},
+    store::{EventFeed, EventQuery, NextEvents, StoreError, recent_events::EventRun, vitals::OpenWatch},
 };
 
 /// The longest time between two items: a little below the promised 10 s, to allow for the way to the client.
-const BOOKMARK_AFTER: Duration = Duration::from_secs(9);
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(9);
 
 /// The next item.
 #[derive(Debug)]
-pub(super) enum Step<T> {
+pub(super) enum FollowStep<T> {
     /// One event, or several.
     Next(T),
     /// A bookmark: everything up to here was sent or is not wanted.
@@ -26,7 +26,7 @@ pub(super) enum Step<T> {
 
 /// A position in the history, and how to get what follows.
 pub(super) struct Follower {
-    feed: Feed,
+    feed: EventFeed,
     /// Which events are followed.
     wanted: EventQuery,
     /// Everything up to here was returned, is in the page, or is not wanted.
@@ -35,29 +35,34 @@ pub(super) struct Follower {
     page: VecDeque<Arc<Event>>,
     head: watch::Receiver<Revision>,
     /// The timer of the next bookmark; started when the watcher first waits after an item.
-    quiet: Option<Pin<Box<Sleep>>>,
+    bookmark_timer: Option<Pin<Box<Sleep>>>,
     /// Reports the position to the metrics.
-    watching: Watching,
+    open_watch: OpenWatch,
 }
 
 impl Follower {
     /// Starts after a revision that the watcher got before. Fails if what follows is no longer kept, or if no event
     /// had that revision.
     pub(super) async fn resume(
-        feed: Feed,
+        feed: EventFeed,
         wanted: EventQuery,
         after: Revision,
-        watching: Watching,
+        open_watch: OpenWatch,
     ) -> Result<Self, StoreError> {
         feed.check_position(after).await?;
         let after = if mutants::on(Mutant::WatchSkipsAtResume) { feed.head() } else { after };
-        Ok(Follower::behind(feed, wanted, after, watching))
+        Ok(Follower::starting_after(feed, wanted, after, open_watch))
     }
 
     /// Starts after a revision that is known to be in the history.
-    pub(super) fn behind(feed: Feed, wanted: EventQuery, position: Revision, watching: Watching) -> Self {
+    pub(super) fn starting_after(
+        feed: EventFeed,
+        wanted: EventQuery,
+        position: Revision,
+        open_watch: OpenWatch,
+    ) -> Self {
         let head = feed.subscribe();
-        Follower { feed, wanted, position, page: VecDeque::new(), head, quiet: None, watching }
+        Follower { feed, wanted, position, page: VecDeque::new(), head, bookmark_timer: None, open_watch }
     }
 
     /// The current position.
@@ -66,11 +71,11 @@ impl Follower {
     }
 
     /// The next wanted event, or a bookmark.
-    pub(super) async fn next_event(&mut self) -> Result<Step<Arc<Event>>, StoreError> {
+    pub(super) async fn next_event(&mut self) -> Result<FollowStep<Arc<Event>>, StoreError> {
         if self.page.is_empty() {
             match self.advance().await? {
-                Step::Next(wanted) => self.page.extend(wanted.events().cloned()),
-                Step::Quiet(revision) => return Ok(Step::Quiet(revision)),
+                FollowStep::Next(wanted) => self.page.extend(wanted.events().cloned()),
+                FollowStep::Quiet(revision) => return Ok(FollowStep::Quiet(revision)),
             }
         } else {
             // A watcher with many events must let the other tasks of its thread run.
@@ -78,47 +83,47 @@ impl Follower {
         }
         match self.page.pop_front() {
             Some(event) => {
-                self.watching.at(event.revision);
-                Ok(Step::Next(event))
+                self.open_watch.at(event.revision);
+                Ok(FollowStep::Next(event))
             }
             // Can't happen: a selection has at least one event.
-            None => Ok(Step::Quiet(self.position)),
+            None => Ok(FollowStep::Quiet(self.position)),
         }
     }
 
     /// The next wanted events, or a bookmark. Holds at most [`PAGE_BYTES`](super::PAGE_BYTES) of events, or a single
     /// larger one.
-    pub(super) async fn next_events(&mut self) -> Result<Step<EventSelection>, StoreError> {
+    pub(super) async fn next_events(&mut self) -> Result<FollowStep<EventSelection>, StoreError> {
         let step = self.advance().await?;
-        self.watching.at(self.position);
+        self.open_watch.at(self.position);
         Ok(step)
     }
 
     /// Moves to the end of the next run with wanted events, or to the end of the history.
-    async fn advance(&mut self) -> Result<Step<EventSelection>, StoreError> {
+    async fn advance(&mut self) -> Result<FollowStep<EventSelection>, StoreError> {
         loop {
             tokio::task::coop::consume_budget().await;
-            self.watching.at(self.position);
-            if self.is_due().await {
-                return Ok(self.sign_of_life());
+            self.open_watch.at(self.position);
+            if self.bookmark_is_due().await {
+                return Ok(self.bookmark());
             }
             // Read before the feed: what is published in between wakes the wait below.
             let head = *self.head.borrow_and_update();
             let NextEvents { run, through } = self.feed.next(&self.wanted, self.position, head).await?;
             let before = std::mem::replace(&mut self.position, through);
-            let wanted = run.and_then(|run| self.wanted_of(run, before));
+            let wanted = run.and_then(|run| self.select(run, before));
             if let Some(wanted) = wanted {
-                self.quiet = None;
-                return Ok(Step::Next(wanted));
+                self.bookmark_timer = None;
+                return Ok(FollowStep::Next(wanted));
             }
             if self.position == before && !self.wait().await? {
-                return Ok(self.sign_of_life());
+                return Ok(self.bookmark());
             }
         }
     }
 
     /// The wanted events of a run after a position.
-    fn wanted_of(&self, run: Arc<EventRun>, after: Revision) -> Option<EventSelection> {
+    fn select(&self, run: Arc<EventRun>, after: Revision) -> Option<EventSelection> {
         if self.wanted.matches_all() && run.events().first().is_some_and(|first| first.revision > after) {
             return Some(EventSelection::all(run));
         }
@@ -127,28 +132,28 @@ impl Follower {
 
     /// Waits for new events; returns false if a bookmark is due first.
     async fn wait(&mut self) -> Result<bool, StoreError> {
-        let quiet = self.quiet.get_or_insert_with(begin_quiet);
+        let bookmark_timer = self.bookmark_timer.get_or_insert_with(bookmark_timer);
         tokio::select! {
             changed = self.head.changed() => match changed {
                 Ok(()) => Ok(true),
                 // Can't fail: the sender lives as long as the feed, which this follower holds.
                 Err(_) => Err(StoreError::ShuttingDown),
             },
-            () = quiet => Ok(false),
+            () = bookmark_timer => Ok(false),
         }
     }
 
     /// True if a bookmark is due although unwanted events keep this watcher busy.
-    async fn is_due(&mut self) -> bool {
-        self.quiet.get_or_insert_with(begin_quiet).now_or_never().is_some()
+    async fn bookmark_is_due(&mut self) -> bool {
+        self.bookmark_timer.get_or_insert_with(bookmark_timer).now_or_never().is_some()
     }
 
-    fn sign_of_life(&mut self) -> Step<EventSelection> {
-        self.quiet = None;
-        Step::Quiet(self.position)
+    fn bookmark(&mut self) -> FollowStep<EventSelection> {
+        self.bookmark_timer = None;
+        FollowStep::Quiet(self.position)
     }
 }
 
-fn begin_quiet() -> Pin<Box<Sleep>> {
-    Box::pin(tokio::time::sleep(BOOKMARK_AFTER))
+fn bookmark_timer() -> Pin<Box<Sleep>> {
+    Box::pin(tokio::time::sleep(BOOKMARK_INTERVAL))
 }

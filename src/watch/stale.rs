@@ -14,14 +14,14 @@ use crate::{
     },
     mutants::{self, Mutant},
     store::{
-        EventQuery, PageBounds, SagaKey, Store, StoreError, Stretch,
-        vitals::{WatchKind, Watching},
+        EventQuery, PageBounds, SagaKey, ScanPage, Store, StoreError,
+        vitals::{OpenWatch, WatchKind},
     },
 };
 
 use super::{
     PAGE_BYTES,
-    follower::{Follower, Step},
+    follower::{FollowStep, Follower},
 };
 
 /// How much of a snapshot is read at once: a saga can be over a MiB, and each watcher holds a page.
@@ -66,14 +66,14 @@ pub enum StaleItem {
 }
 
 /// The state of a watch. Each step returns one item.
-enum At {
-    Begin { store: Store, queues: Vec<QueueName>, after: Option<Revision>, snapshot_only: bool, watching: Watching },
-    Snapshot(Snapshot),
+enum StaleWatch {
+    Begin { store: Store, queues: Vec<QueueName>, after: Option<Revision>, snapshot_only: bool, open_watch: OpenWatch },
+    Snapshot(StaleSnapshot),
     Tail(Store, Follower),
     End,
 }
 
-struct Snapshot {
+struct StaleSnapshot {
     store: Store,
     queues: Vec<QueueName>,
     /// Sagas reported stale later come from the history.
@@ -82,7 +82,7 @@ struct Snapshot {
     position: Revision,
     page: VecDeque<(Revision, Saga)>,
     only: bool,
-    watching: Watching,
+    open_watch: OpenWatch,
 }
 
 /// Watches which sagas of some queues are stale; no queues: all. Without `after`: first all that are stale now, each
@@ -98,64 +98,64 @@ pub fn watch_stale(
     snapshot_only: bool,
 ) -> impl Stream<Item = Result<StaleItem, StoreError>> + Send + 'static {
     // For the metrics, a snapshot is at the head that it shows.
-    let from = after.unwrap_or_else(|| store.feed().head());
-    let watching = store.watching(WatchKind::Stale, queues.clone(), false, from);
-    stream::try_unfold(At::Begin { store, queues, after, snapshot_only, watching }, step)
+    let from = after.unwrap_or_else(|| store.event_feed().head());
+    let open_watch = store.open_watch(WatchKind::Stale, queues.clone(), false, from);
+    stream::try_unfold(StaleWatch::Begin { store, queues, after, snapshot_only, open_watch }, step)
 }
 
-async fn step(mut at: At) -> Result<Option<(StaleItem, At)>, StoreError> {
+async fn step(mut at: StaleWatch) -> Result<Option<(StaleItem, StaleWatch)>, StoreError> {
     loop {
         at = match at {
-            At::Begin { store, queues, after: Some(after), snapshot_only: _, watching } => {
-                let follower = Follower::resume(store.feed(), marks(queues), after, watching).await?;
-                At::Tail(store, follower)
+            StaleWatch::Begin { store, queues, after: Some(after), snapshot_only: _, open_watch } => {
+                let follower = Follower::resume(store.event_feed(), marks(queues), after, open_watch).await?;
+                StaleWatch::Tail(store, follower)
             }
-            At::Begin { store, queues, after: None, snapshot_only, watching } => {
+            StaleWatch::Begin { store, queues, after: None, snapshot_only, open_watch } => {
                 // The head is read first: what happens while the snapshot is read comes after it, from the history.
-                let through = store.feed().head();
-                At::Snapshot(Snapshot {
+                let through = store.event_feed().head();
+                StaleWatch::Snapshot(StaleSnapshot {
                     store,
                     queues,
                     through,
                     position: Revision::ZERO,
                     page: VecDeque::new(),
                     only: snapshot_only,
-                    watching,
+                    open_watch,
                 })
             }
-            At::Snapshot(mut snapshot) => match snapshot.next().await? {
-                Some(item) => return Ok(Some((item, At::Snapshot(snapshot)))),
+            StaleWatch::Snapshot(mut snapshot) => match snapshot.next().await? {
+                Some(item) => return Ok(Some((item, StaleWatch::Snapshot(snapshot)))),
                 None => {
                     let item = StaleItem::Bookmark { revision: snapshot.through, snapshot_end: true };
-                    return Ok(Some((item, snapshot.behind())));
+                    return Ok(Some((item, snapshot.into_tail())));
                 }
             },
-            At::Tail(store, mut follower) => {
+            StaleWatch::Tail(store, mut follower) => {
                 let item = match follower.next_event().await? {
-                    Step::Quiet(revision) => StaleItem::Bookmark { revision, snapshot_end: false },
-                    Step::Next(event) => match tail_item(&store, &event).await? {
+                    FollowStep::Quiet(revision) => StaleItem::Bookmark { revision, snapshot_end: false },
+                    FollowStep::Next(event) => match tail_item(&store, &event).await? {
                         Some(item) => item,
                         None => {
-                            at = At::Tail(store, follower);
+                            at = StaleWatch::Tail(store, follower);
                             continue;
                         }
                     },
                 };
-                return Ok(Some((item, At::Tail(store, follower))));
+                return Ok(Some((item, StaleWatch::Tail(store, follower))));
             }
-            At::End => return Ok(None),
+            StaleWatch::End => return Ok(None),
         };
     }
 }
 
-impl Snapshot {
+impl StaleSnapshot {
     async fn next(&mut self) -> Result<Option<StaleItem>, StoreError> {
         while self.page.is_empty() && self.position < self.through {
             let mut bounds = SNAPSHOT_PAGE;
             if mutants::on(Mutant::WatchPagesUnbounded) {
                 bounds.bytes = usize::MAX;
             }
-            let Stretch { found, through } =
+            let ScanPage { found, through } =
                 self.store.stale(self.queues.clone(), self.position, self.through, bounds).await?;
             (self.page, self.position) = (found.into(), through);
         }
@@ -176,12 +176,13 @@ impl Snapshot {
     }
 
     /// The state after the snapshot.
-    fn behind(self) -> At {
+    fn into_tail(self) -> StaleWatch {
         if self.only {
-            return At::End;
+            return StaleWatch::End;
         }
-        let follower = Follower::behind(self.store.feed(), marks(self.queues), self.through, self.watching);
-        At::Tail(self.store, follower)
+        let follower =
+            Follower::starting_after(self.store.event_feed(), marks(self.queues), self.through, self.open_watch);
+        StaleWatch::Tail(self.store, follower)
     }
 }
 

@@ -139,7 +139,7 @@ fn revisions(items: &[SentItem]) -> Vec<i64> {
 async fn it_begins_with_a_bookmark_and_follows() {
     let memory = Memory::default();
     memory.append((1..=5).map(event));
-    let store = memory.looked_at();
+    let store = memory.read_only_store();
     let mut watch = follow(&store, &[], None);
     assert_eq!(watch.next().await, Some(Ok(SentItem::Bookmark(Revision(5)))));
     assert!(watch.next().now_or_never().is_none());
@@ -155,7 +155,7 @@ async fn it_begins_with_a_bookmark_and_follows() {
 async fn one_saga_and_one_queue_can_be_followed() {
     let memory = Memory::default();
     memory.append((1..=400).map(event));
-    let store = memory.looked_at();
+    let store = memory.read_only_store();
     let task_id = TaskId::parse("t2").unwrap();
     let mut one = sent(watch_events(store.clone(), Some(task_id), Vec::new(), Some(Revision(10))));
     let mut odd = follow(&store, &[queue(1)], Some(Revision(10)));
@@ -170,7 +170,7 @@ async fn one_saga_and_one_queue_can_be_followed() {
 async fn p17_a_task_id_that_is_used_again_shows_no_other_saga() {
     for used_again in [false, true] {
         let memory = Memory::default();
-        let store = memory.looked_at();
+        let store = memory.read_only_store();
         let mut watch = follow_stale(&store, None, false);
         assert!(matches!(watch.next().await, Some(Ok(StaleItem::Bookmark { .. }))));
         let mut saga = running("t2", "elsewhere", None);
@@ -190,7 +190,7 @@ async fn p17_a_task_id_that_is_used_again_shows_no_other_saga() {
 #[tokio::test(start_paused = true)]
 async fn p17_what_is_shared_among_watchers_shows_none_what_it_does_not_want() {
     let memory = Memory::default();
-    let store = memory.looked_at();
+    let store = memory.read_only_store();
     let task_id = TaskId::parse("t2").unwrap();
     let mut all = follow(&store, &[], None);
     let mut all_too = follow(&store, &[queue(0), queue(1)], None);
@@ -214,7 +214,7 @@ async fn p17_what_is_shared_among_watchers_shows_none_what_it_does_not_want() {
 #[tokio::test(start_paused = true)]
 async fn watchers_in_step_share_what_they_are_sent() {
     let memory = Memory::default();
-    let store = memory.looked_at();
+    let store = memory.read_only_store();
     let mut watches = [0, 1].map(|_| Box::pin(watch_events(store.clone(), None, Vec::new(), None)));
     for watch in &mut watches {
         watch.next().await.unwrap().unwrap();
@@ -234,7 +234,7 @@ async fn what_is_compacted_or_unknown_ends_it_at_once() {
     let memory = Memory::default();
     memory.append((1..=20).map(event));
     memory.compact(Revision(10));
-    let store = memory.looked_at();
+    let store = memory.read_only_store();
     let compacted = StoreError::Compacted { oldest: Revision(10) };
     let unknown = StoreError::UnknownRevision { head: Revision(20) };
     assert_eq!(follow(&store, &[], Some(Revision(9))).next().await, Some(Err(compacted.clone())));
@@ -249,7 +249,7 @@ async fn what_is_compacted_or_unknown_ends_it_at_once() {
 #[tokio::test(start_paused = true)]
 async fn a_slow_watcher_is_served_from_the_store() {
     let memory = Memory::default();
-    let store = memory.looked_at();
+    let store = memory.read_only_store();
     let mut watch = follow(&store, &[], None);
     assert_eq!(watch.next().await, Some(Ok(SentItem::Bookmark(Revision::ZERO))));
     for batch in 0..100 {
@@ -264,7 +264,7 @@ async fn a_slow_watcher_is_served_from_the_store() {
 #[tokio::test(start_paused = true)]
 async fn a_purge_that_overtakes_a_slow_watcher_is_told() {
     let memory = Memory::default();
-    let store = memory.looked_at();
+    let store = memory.read_only_store();
     let mut watch = follow(&store, &[], None);
     watch.next().await;
     memory.publish(&store, (1..=10_000).map(event).collect());
@@ -275,7 +275,7 @@ async fn a_purge_that_overtakes_a_slow_watcher_is_told() {
 #[tokio::test(start_paused = true)]
 async fn bookmarks_tell_how_far_it_is_while_nothing_is_wanted() {
     let memory = Memory::default();
-    let store = memory.looked_at();
+    let store = memory.read_only_store();
     let task_id = TaskId::parse("nobody").unwrap();
     let mut watch = sent(watch_events(store.clone(), Some(task_id), Vec::new(), None));
     assert_eq!(watch.next().await, Some(Ok(SentItem::Bookmark(Revision::ZERO))));
@@ -299,7 +299,7 @@ async fn bookmarks_tell_how_far_it_is_while_nothing_is_wanted() {
     let mut last = -1;
     for bookmark in bookmarks {
         let SentItem::Bookmark(revision) = bookmark else { panic!("{bookmark:?}") };
-        assert!(revision.0 > last && revision <= store.feed().head());
+        assert!(revision.0 > last && revision <= store.event_feed().head());
         last = revision.0;
     }
     assert!(last > 80, "{last}");
@@ -311,7 +311,7 @@ async fn a_snapshot_comes_in_order_and_then_the_tail() {
     memory.append((1..=100).map(event));
     // In another order than that of their expiries, and more than a page of them.
     memory.put((1..=40).map(|i| running(&format!("s{i}"), "q0", Some(Revision((i * 37) % 41)))));
-    let store = memory.looked_at();
+    let store = memory.read_only_store();
     let mut watch = follow_stale(&store, None, false);
     let mut seen = Vec::new();
     for _ in 0..40 {
@@ -337,7 +337,7 @@ async fn a_snapshot_comes_in_order_and_then_the_tail() {
 
 /// One thing that happens while a watcher is there.
 #[derive(Clone, Copy, Debug)]
-enum Happening {
+enum WatchTestStep {
     /// So many events are committed together, with a gap of so many revisions before them.
     Publish(u8, u8),
     /// The watcher takes so many items.
@@ -346,19 +346,19 @@ enum Happening {
     Cut,
 }
 
-fn happening() -> impl Strategy<Value = Happening> {
+fn happening() -> impl Strategy<Value = WatchTestStep> {
     prop_oneof![
-        3 => (1_u8..40, 0_u8..3).prop_map(|(count, gap)| Happening::Publish(count, gap)),
-        3 => (1_u8..60).prop_map(Happening::Take),
-        2 => Just(Happening::Cut),
+        3 => (1_u8..40, 0_u8..3).prop_map(|(count, gap)| WatchTestStep::Publish(count, gap)),
+        3 => (1_u8..60).prop_map(WatchTestStep::Take),
+        2 => Just(WatchTestStep::Cut),
     ]
 }
 
 /// Runs a watcher through what happens; returns the events it saw, and those there were.
-async fn watched(kept: i64, happenings: Vec<Happening>, only_odd: bool) -> (Vec<i64>, Vec<i64>) {
+async fn watched(kept: i64, happenings: Vec<WatchTestStep>, only_odd: bool) -> (Vec<i64>, Vec<i64>) {
     let memory = Memory::default();
     memory.append((1..=kept).map(event));
-    let store = memory.looked_at();
+    let store = memory.read_only_store();
     let queues = if only_odd { vec![queue(1)] } else { Vec::new() };
     let mut position = Revision::ZERO;
     let mut head = kept;
@@ -366,13 +366,13 @@ async fn watched(kept: i64, happenings: Vec<Happening>, only_odd: bool) -> (Vec<
     let mut watch = follow(&store, &queues, Some(position));
     for happening in happenings {
         match happening {
-            Happening::Publish(count, gap) => {
+            WatchTestStep::Publish(count, gap) => {
                 let first = head + i64::from(gap) + 1;
                 head = first + i64::from(count) - 1;
                 memory.publish(&store, (first..=head).map(event).collect());
             }
-            Happening::Cut => watch = follow(&store, &queues, Some(position)),
-            Happening::Take(count) => {
+            WatchTestStep::Cut => watch = follow(&store, &queues, Some(position)),
+            WatchTestStep::Take(count) => {
                 for _ in 0..count {
                     let Ok(item) = tokio::time::timeout(Duration::from_millis(10), watch.next()).await else { break };
                     take(item.unwrap().unwrap(), &mut position, &mut seen);
@@ -384,7 +384,7 @@ async fn watched(kept: i64, happenings: Vec<Happening>, only_odd: bool) -> (Vec<
         take(item, &mut position, &mut seen);
     }
     let there = memory
-        .facts()
+        .data()
         .events(Revision::ZERO, Revision(i64::MAX))
         .map(|e| e.revision.0)
         .filter(|r| !only_odd || r % 2 == 1)
@@ -405,23 +405,23 @@ fn take(item: SentItem, position: &mut Revision, seen: &mut Vec<i64>) {
 }
 
 /// The same for a watcher of stale sagas.
-async fn watched_stale(happenings: Vec<Happening>) -> (Vec<i64>, Vec<i64>) {
+async fn watched_stale(happenings: Vec<WatchTestStep>) -> (Vec<i64>, Vec<i64>) {
     let memory = Memory::default();
-    let store = memory.looked_at();
+    let store = memory.read_only_store();
     let (mut position, mut head) = (Revision::ZERO, 0);
     let mut seen = Vec::new();
     let mut watch = follow_stale(&store, None, false);
     let nothing = StaleItem::Bookmark { revision: Revision::ZERO, snapshot_end: true };
     assert_eq!(watch.next().await, Some(Ok(nothing)));
-    for happening in happenings.into_iter().chain([Happening::Take(u8::MAX); 8]) {
+    for happening in happenings.into_iter().chain([WatchTestStep::Take(u8::MAX); 8]) {
         match happening {
-            Happening::Publish(count, gap) => {
+            WatchTestStep::Publish(count, gap) => {
                 let first = head + i64::from(gap) + 1;
                 head = first + i64::from(count) - 1;
                 memory.publish(&store, (first..=head).map(event).collect());
             }
-            Happening::Cut => watch = follow_stale(&store, Some(position), false),
-            Happening::Take(count) => {
+            WatchTestStep::Cut => watch = follow_stale(&store, Some(position), false),
+            WatchTestStep::Take(count) => {
                 for _ in 0..count {
                     let Ok(item) = tokio::time::timeout(Duration::from_millis(10), watch.next()).await else { break };
                     let item = item.unwrap().unwrap();
@@ -436,12 +436,8 @@ async fn watched_stale(happenings: Vec<Happening>) -> (Vec<i64>, Vec<i64>) {
             }
         }
     }
-    let there = memory
-        .facts()
-        .events(Revision::ZERO, Revision(i64::MAX))
-        .map(|e| e.revision.0)
-        .filter(|r| r % 3 == 0)
-        .collect();
+    let there =
+        memory.data().events(Revision::ZERO, Revision(i64::MAX)).map(|e| e.revision.0).filter(|r| r % 3 == 0).collect();
     (seen, there)
 }
 
@@ -474,7 +470,7 @@ proptest! {
 fn streams_can_move_between_threads() {
     fn sendable<T: Send + 'static>(_: T) {}
     let memory = Memory::default();
-    let store = memory.looked_at();
+    let store = memory.read_only_store();
     sendable(watch_events(store.clone(), None, Vec::new(), None));
     sendable(watch_stale(store, Vec::new(), None, false));
 }

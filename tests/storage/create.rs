@@ -169,5 +169,5 @@ fn revisions_and_tokens_only_grow(bench: Bench) {
     assert!(revisions.windows(2).all(|pair| pair[0] < pair[1]));
     assert_eq!(revisions.len(), 22);
     bench.settle();
-    assert_eq!(bench.store.feed().head(), *revisions.last().unwrap());
+    assert_eq!(bench.store.event_feed().head(), *revisions.last().unwrap());
 }

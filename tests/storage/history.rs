@@ -105,7 +105,7 @@ fn filters_hold_together(bench: Bench) {
 fn p7_only_revisions_that_were_given_can_be_resumed_from(bench: Bench) {
     bench.sagas(create([creation("a")]));
     bench.settle();
-    let head = bench.store.feed().head();
+    let head = bench.store.event_feed().head();
     let above = bench.events(EventQuery { after: head.after(1), ..all() });
     assert_eq!(above, Err(StoreError::UnknownRevision { head }));
     assert_eq!(bench.events(EventQuery { after: head, ..all() }), Ok(vec![]));

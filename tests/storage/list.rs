@@ -23,7 +23,7 @@ on_every_backend! {
 }
 
 fn query(bench: &Bench, filter: Filter) -> ListQuery {
-    ListQuery { filter, newest_first: false, after: None, limit: 1000, moment: bench.store.moment() }
+    ListQuery { filter, newest_first: false, after: None, limit: 1000, read_time: bench.store.read_time() }
 }
 
 /// All pages, one after the other; between them, something may happen.
@@ -125,8 +125,8 @@ fn stale_by_the_clock(bench: Bench) {
     assert_eq!(ids(&bench, Filter { stale_only: true, ..Filter::default() }), ["a"]);
     bench.settle();
     assert_eq!(ids(&bench, Filter { stale_only: true, ..Filter::default() }), ["a"]);
-    let later = sagad::store::Moment { now: bench.now().plus(us(1)), ..bench.store.moment() };
-    let query = ListQuery { moment: later, ..query(&bench, Filter { stale_only: true, ..Filter::default() }) };
+    let later = sagad::store::ReadTime { now: bench.now().plus(us(1)), ..bench.store.read_time() };
+    let query = ListQuery { read_time: later, ..query(&bench, Filter { stale_only: true, ..Filter::default() }) };
     assert_eq!(bench.list(query).sagas.len(), 2);
 }
 

@@ -114,8 +114,13 @@ async fn used(opened: &Opened) -> Vec<StoreError> {
     let mut failed = Vec::new();
     let mut tasks: Vec<TaskId> = Vec::new();
     for newest_first in [false, true] {
-        let query =
-            ListQuery { filter: Filter::default(), newest_first, after: None, limit: 100, moment: store.moment() };
+        let query = ListQuery {
+            filter: Filter::default(),
+            newest_first,
+            after: None,
+            limit: 100,
+            read_time: store.read_time(),
+        };
         match store.list(query).await {
             Ok(page) => tasks.extend(page.sagas.iter().map(|(_, saga): &(_, Saga)| saga.task_id().clone())),
             Err(error) => failed.push(error),

@@ -158,7 +158,7 @@ fn p7_the_history_below_is_compacted(bench: Bench) {
     bench.purged(purge(secs(0), 10));
     assert_eq!(bench.events(EventQuery { after: newest, ..all.clone() }), Ok(vec![]));
     let bench = bench.reopened();
-    assert_eq!(bench.store.feed().head(), newest);
+    assert_eq!(bench.store.event_feed().head(), newest);
     assert_eq!(bench.events(EventQuery { after: newest, ..all.clone() }), Ok(vec![]));
     assert_eq!(bench.events(all), Err(StoreError::Compacted { oldest: newest }));
     assert!(bench.sagas(create([creation("next")]))[0].revision > newest);
@@ -166,8 +166,8 @@ fn p7_the_history_below_is_compacted(bench: Bench) {
 
 fn ids_are_free_again_and_places_are_not(bench: Bench) {
     let place = |bench: &Bench| -> Vec<Cursor> {
-        let (filter, moment) = (Filter::default(), bench.store.moment());
-        let query = ListQuery { filter, newest_first: false, after: None, limit: 100, moment };
+        let (filter, read_time) = (Filter::default(), bench.store.read_time());
+        let query = ListQuery { filter, newest_first: false, after: None, limit: 100, read_time };
         bench.list(query).sagas.into_iter().map(|(cursor, _)| cursor).collect()
     };
     ended(&bench, "a");

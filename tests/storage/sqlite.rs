@@ -23,7 +23,7 @@ use sagad::{
     },
     store::{
         EventQuery, PageBounds, SagaKey, Store, StoreError, StoreOptions, WriterThread,
-        sqlite::{self, guard::OpenError},
+        sqlite::{self, open_error::OpenError},
     },
 };
 use tempfile::TempDir;
@@ -460,7 +460,7 @@ fn a_read_that_wants_nothing_looks_through_a_bounded_stretch() {
     });
     // Nothing of it is in memory any more.
     let bench = bench.reopened();
-    let feed = bench.store.feed();
+    let feed = bench.store.event_feed();
     let of_task = EventQuery { task_id: Some(task("t0")), ..EventQuery::default() };
     let marked = EventQuery { marked_only: true, ..EventQuery::default() };
     for which in [EventQuery::default(), marked, of_task] {

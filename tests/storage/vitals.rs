@@ -3,7 +3,7 @@
 use futures::StreamExt;
 use sagad::{
     domain::{event::EventType, time::Span},
-    store::vitals::{Checkpoint, Outcome, QueueVitals, Vitals, WatchKind},
+    store::vitals::{CheckpointKind, CheckpointOutcome, QueueVitals, Vitals, WatchKind},
     watch,
 };
 
@@ -72,7 +72,7 @@ fn who_handles_compensations_is_known(bench: Bench) {
     bench.advance(secs(1));
     assert_eq!(bench.tasks(next_undo("w", &[])), [""; 0]);
     assert_eq!(bench.tasks(next(&["q", "p"], "w")), [""; 0]);
-    let asking = bench.store.vitals().asking;
+    let asking = bench.store.vitals().handled_kinds;
     let told: Vec<_> =
         asking.iter().map(|a| (a.kind.as_ref().map(|kind| kind.as_str()), bench.now().since(a.last))).collect();
     let (now, before) = (Span::ZERO, secs(1));
@@ -114,7 +114,7 @@ fn absences_are_counted(bench: Bench) {
     assert_eq!((clock.absences, clock.last_absence, clock.longest_absence), (1, secs(60), secs(60)));
     assert_eq!(clock.last_absence_at, Some(bench.now()));
     assert_eq!((clock.steps, clock.distance), (0, 0), "no clock was stepped");
-    assert_eq!(bench.store.silence(), Span::ZERO);
+    assert_eq!(bench.store.time_since_turn(), Span::ZERO);
     assert_eq!(bench.store.vitals().turned_at, bench.now());
 }
 
@@ -123,18 +123,21 @@ fn checkpoints_are_counted_and_the_log_is_known() {
     let bench = Bench::sqlite_with(Setup { max_wal_bytes: 1 << 20, ..Setup::default() });
     let done = |kind| {
         let log = vitals(&bench).log;
-        log.checkpoints.iter().find(|(k, o, _)| (*k, *o) == (kind, Outcome::Done)).unwrap().2
+        log.checkpoints.iter().find(|(k, o, _)| (*k, *o) == (kind, CheckpointOutcome::Done)).unwrap().2
     };
     bench.sagas(create([creation("a")]));
     let before = vitals(&bench).log;
     assert!(before.bytes > 0 && before.bytes < 1 << 20, "{before:?}");
-    let restarts = done(Checkpoint::Restart);
+    let restarts = done(CheckpointKind::Restart);
     for n in 0..400 {
         bench.sagas(create((0..10).map(|m| creation(&format!("{n}-{m}")))));
     }
     let after = vitals(&bench).log;
-    assert!(done(Checkpoint::Restart) > restarts && after.begun > before.begun, "{after:?}");
+    assert!(done(CheckpointKind::Restart) > restarts && after.begun > before.begun, "{after:?}");
     assert_eq!(after.begun_at, Some(bench.now()));
     assert!(after.bytes <= (1 << 20) + (1 << 19), "{after:?}");
-    assert!(after.checkpoints.iter().all(|(_, outcome, count)| *outcome == Outcome::Done || *count == 0), "{after:?}");
+    assert!(
+        after.checkpoints.iter().all(|(_, outcome, count)| *outcome == CheckpointOutcome::Done || *count == 0),
+        "{after:?}"
+    );
 }

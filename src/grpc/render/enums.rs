@@ -9,7 +9,7 @@ use crate::{
         saga::State,
     },
     proto,
-    store::Moment,
+    store::ReadTime,
 };
 
 pub fn state(state: State) -> proto::SagaState {
@@ -32,10 +32,10 @@ pub fn purpose(purpose: LeasePurpose) -> proto::LeasePurpose {
     }
 }
 
-/// The standing of a lease as the rules would judge a call under it at `moment`.
-pub fn standing(lease: &Lease, moment: &Moment) -> proto::LeaseStanding {
+/// The standing of a lease as the rules would judge a call under it at `read_time`.
+pub fn standing(lease: &Lease, read_time: &ReadTime) -> proto::LeaseStanding {
     match lease.standing {
-        Standing::Held if lease.is_live(moment.now, &moment.grace) => proto::LeaseStanding::Held,
+        Standing::Held if lease.is_live(read_time.now, &read_time.grace) => proto::LeaseStanding::Held,
         Standing::Expired { .. } if lease.is_revoked() => proto::LeaseStanding::EndedByOther,
         Standing::Held | Standing::Expired { .. } => proto::LeaseStanding::Expired,
         Standing::EndedByHolder(_) => proto::LeaseStanding::EndedByHolder,

@@ -10,7 +10,7 @@ use crate::{
         saga::{Saga, State},
     },
     proto,
-    store::Moment,
+    store::ReadTime,
 };
 
 use super::{
@@ -22,11 +22,11 @@ use super::{
 /// Sagas in full, if they fit into one answer. New and claimed ones do. A repeated request gets the same sagas as they are
 /// now, and they may have grown; then all are rendered without progress and result, or also without payload, or else only
 /// with their ids and state.
-pub fn sagas(sagas: &[impl Borrow<Saga>], moment: &Moment) -> Vec<proto::Saga> {
+pub fn sagas(sagas: &[impl Borrow<Saga>], read_time: &ReadTime) -> Vec<proto::Saga> {
     for form in DETAIL_LEVELS {
         let mut budget = ResponseBudget::full();
         let shown: Vec<proto::Saga> =
-            sagas.iter().map(|one| form(one.borrow(), moment)).take_while(|shown| budget.take(shown)).collect();
+            sagas.iter().map(|one| form(one.borrow(), read_time)).take_while(|shown| budget.take(shown)).collect();
         if shown.len() == sagas.len() {
             return shown;
         }
@@ -35,9 +35,9 @@ pub fn sagas(sagas: &[impl Borrow<Saga>], moment: &Moment) -> Vec<proto::Saga> {
 }
 
 /// The same for one saga.
-pub fn single_saga(saga: &Saga, moment: &Moment) -> proto::Saga {
+pub fn single_saga(saga: &Saga, read_time: &ReadTime) -> proto::Saga {
     for form in DETAIL_LEVELS {
-        let shown = form(saga, moment);
+        let shown = form(saga, read_time);
         if ResponseBudget::full().take(&shown) {
             return shown;
         }
@@ -46,20 +46,20 @@ pub fn single_saga(saga: &Saga, moment: &Moment) -> proto::Saga {
 }
 
 /// Ways to render a saga, the fullest first.
-const DETAIL_LEVELS: [fn(&Saga, &Moment) -> proto::Saga; 3] = [saga, without_outcome, without_contents];
+const DETAIL_LEVELS: [fn(&Saga, &ReadTime) -> proto::Saga; 3] = [saga, without_outcome, without_contents];
 
-fn without_outcome(saga: &Saga, moment: &Moment) -> proto::Saga {
+fn without_outcome(saga: &Saga, read_time: &ReadTime) -> proto::Saga {
     let omitted = !saga.progress.bytes().is_empty() || !saga.result.bytes().is_empty();
     proto::Saga {
         payload: saga.spec.payload.bytes().clone(),
         contents_omitted: saga.contents_omitted || omitted,
-        ..summary(saga, moment)
+        ..summary(saga, read_time)
     }
 }
 
-fn without_contents(saga: &Saga, moment: &Moment) -> proto::Saga {
-    let contents_omitted = without_outcome(saga, moment).contents_omitted || !saga.spec.payload.bytes().is_empty();
-    proto::Saga { contents_omitted, ..summary(saga, moment) }
+fn without_contents(saga: &Saga, read_time: &ReadTime) -> proto::Saga {
+    let contents_omitted = without_outcome(saga, read_time).contents_omitted || !saga.spec.payload.bytes().is_empty();
+    proto::Saga { contents_omitted, ..summary(saga, read_time) }
 }
 
 fn ids_only(saga: &Saga) -> proto::Saga {
@@ -73,18 +73,18 @@ fn ids_only(saga: &Saga) -> proto::Saga {
     }
 }
 
-/// A saga in full. Whether it is stale is judged at `moment`.
-pub fn saga(saga: &Saga, moment: &Moment) -> proto::Saga {
+/// A saga in full. Whether it is stale is judged at `read_time`.
+pub fn saga(saga: &Saga, read_time: &ReadTime) -> proto::Saga {
     proto::Saga {
         payload: saga.spec.payload.bytes().clone(),
         progress: saga.progress.bytes().clone(),
         result: saga.result.bytes().clone(),
-        ..summary(saga, moment)
+        ..summary(saga, read_time)
     }
 }
 
 /// A saga as listings have it: without payload, progress and result.
-pub fn summary(saga: &Saga, moment: &Moment) -> proto::Saga {
+pub fn summary(saga: &Saga, read_time: &ReadTime) -> proto::Saga {
     let spec = &saga.spec;
     let reservation = match saga.state {
         State::Dispatched => saga.reservation.as_ref(),
@@ -108,8 +108,8 @@ pub fn summary(saga: &Saga, moment: &Moment) -> proto::Saga {
         labels: spec.labels.pairs().clone(),
         payload: bytes::Bytes::new(),
         compensations: saga.compensations.iter().map(compensation).collect(),
-        lease: saga.lease.as_ref().map(|last| lease(last, moment)),
-        stale: saga.is_stale(moment.now, &moment.grace),
+        lease: saga.lease.as_ref().map(|last| lease(last, read_time)),
+        stale: saga.is_stale(read_time.now, &read_time.grace),
         cancel_requested: saga.cancel.is_some(),
         cancel_reason: saga.cancel.as_ref().map(|cancel| cancel.reason.to_string()).unwrap_or_default(),
         assignee: reservation.map(|reservation| reservation.assignee.to_string()).unwrap_or_default(),
@@ -142,8 +142,8 @@ fn terminal_reason(saga: &Saga) -> String {
     }
 }
 
-/// A lease. Its standing is judged at `moment`.
-pub fn lease(lease: &Lease, moment: &Moment) -> proto::Lease {
+/// A lease. Its standing is judged at `read_time`.
+pub fn lease(lease: &Lease, read_time: &ReadTime) -> proto::Lease {
     proto::Lease {
         owner_id: lease.owner.to_string(),
         fencing_token: lease.token.0,
@@ -153,9 +153,9 @@ pub fn lease(lease: &Lease, moment: &Moment) -> proto::Lease {
         expire_time: Some(time(lease.expire_time)),
         ttl: Some(span(lease.ttl)),
         heartbeat_interval: Some(span(lease.heartbeat_interval())),
-        standing: standing(lease, moment).into(),
+        standing: standing(lease, read_time).into(),
         effective_expire_time: match lease.standing {
-            Standing::Held => Some(time(lease.effective_expiry(&moment.grace))),
+            Standing::Held => Some(time(lease.effective_expiry(&read_time.grace))),
             Standing::Expired { .. } if lease.is_revoked() => None,
             // As it was judged when it was noticed; an absence since then doesn't change it.
             Standing::Expired { at, .. } => Some(time(at)),

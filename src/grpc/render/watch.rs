@@ -8,7 +8,7 @@ use prost::Message;
 use crate::{
     domain::event::Event,
     proto,
-    store::{Moment, recent_events::EncodedRun},
+    store::{ReadTime, recent_events::EncodedRun},
     watch::{EventItem, SelectionBytes, StaleItem},
 };
 
@@ -20,12 +20,12 @@ use super::{
 };
 
 /// An item of `WatchStale`.
-pub fn stale_item(item: StaleItem, moment: &Moment) -> proto::WatchStaleResponse {
+pub fn stale_item(item: StaleItem, read_time: &ReadTime) -> proto::WatchStaleResponse {
     use proto::watch_stale_response::Item;
     let (revision, item) = match item {
         StaleItem::Stale { revision, saga: found, task_id, owner, token, expire_time, cause } => {
             let stale = proto::StaleSaga {
-                saga: found.map(|found| saga(&found, moment)),
+                saga: found.map(|found| saga(&found, read_time)),
                 task_id: task_id.to_string(),
                 owner_id: owner.to_string(),
                 fencing_token: token.0,

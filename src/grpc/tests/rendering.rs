@@ -19,7 +19,7 @@ use crate::{
     },
     proto,
     store::{
-        Moment, Store,
+        ReadTime, Store,
         memory::{
             Memory,
             testing::{planned, running},
@@ -29,8 +29,8 @@ use crate::{
 
 const THEN: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
 
-fn at(seconds: u32) -> Moment {
-    Moment { now: THEN.plus(Span::from_secs(seconds)), grace: ReturnGrace::default() }
+fn at(seconds: u32) -> ReadTime {
+    ReadTime { now: THEN.plus(Span::from_secs(seconds)), grace: ReturnGrace::default() }
 }
 
 #[test]
@@ -39,8 +39,8 @@ fn stale_is_judged_at_the_moment() {
     assert!(!saga(&running, &at(29)).stale);
     assert!(saga(&running, &at(30)).stale);
     let graced = ReturnGrace { returned_at: at(29).now, length: Span::from_secs(10) };
-    assert!(!saga(&running, &Moment { grace: graced, ..at(35) }).stale);
-    assert!(saga(&running, &Moment { grace: graced, ..at(39) }).stale);
+    assert!(!saga(&running, &ReadTime { grace: graced, ..at(35) }).stale);
+    assert!(saga(&running, &ReadTime { grace: graced, ..at(39) }).stale);
 }
 
 #[test]
@@ -51,8 +51,8 @@ fn a_lease_is_said_to_stand_as_it_is_judged() {
         let lease = crate::domain::lease::Lease { standing, ..held.lease.clone().unwrap() };
         Saga { lease: Some(lease), ..held.clone() }
     };
-    let told = |one: &Saga, moment: &Moment| {
-        let shown = saga(one, moment);
+    let told = |one: &Saga, read_time: &ReadTime| {
+        let shown = saga(one, read_time);
         let lease = shown.lease.unwrap();
         assert_eq!(shown.stale, lease.standing() == LeaseStanding::Expired, "stale is what has run out");
         (lease.standing(), lease.effective_expire_time.map(|time| time.seconds - 1_700_000_000))
@@ -60,12 +60,12 @@ fn a_lease_is_said_to_stand_as_it_is_judged() {
     assert_eq!(told(&held, &at(29)), (LeaseStanding::Held, Some(30)));
     assert_eq!(told(&held, &at(30)), (LeaseStanding::Expired, Some(30)), "before any sweep has noticed");
     let graced = ReturnGrace { returned_at: at(29).now, length: Span::from_secs(10) };
-    assert_eq!(told(&held, &Moment { grace: graced, ..at(35) }), (LeaseStanding::Held, Some(39)));
-    assert_eq!(told(&held, &Moment { grace: graced, ..at(39) }), (LeaseStanding::Expired, Some(39)));
+    assert_eq!(told(&held, &ReadTime { grace: graced, ..at(35) }), (LeaseStanding::Held, Some(39)));
+    assert_eq!(told(&held, &ReadTime { grace: graced, ..at(39) }), (LeaseStanding::Expired, Some(39)));
     // Once it was noticed as expired, a later absence changes nothing.
     let expired = with(Standing::Expired { at: at(30).now, revision: Revision(5) });
     let later = ReturnGrace { returned_at: at(50).now, length: Span::from_secs(10) };
-    assert_eq!(told(&expired, &Moment { grace: later, ..at(55) }), (LeaseStanding::Expired, Some(30)));
+    assert_eq!(told(&expired, &ReadTime { grace: later, ..at(55) }), (LeaseStanding::Expired, Some(30)));
     let ended = with(Standing::EndedByHolder(HolderEnd::Released));
     assert_eq!(told(&ended, &at(0)), (LeaseStanding::EndedByHolder, None));
     assert_eq!(told(&with(Standing::EndedByOther), &at(0)), (LeaseStanding::EndedByOther, None));
@@ -166,7 +166,7 @@ fn a_repeat_fits_however_its_sagas_have_grown() {
 fn open(sagas: Vec<Saga>) -> Store {
     let memory = Memory::default();
     memory.put(sagas);
-    memory.looked_at()
+    memory.read_only_store()
 }
 
 async fn list_all(store: &Store, filter: proto::ListSagasRequest) -> (Vec<String>, usize) {
@@ -226,7 +226,7 @@ async fn a_history_is_listed_in_pages() {
     memory.put([saga.clone()]);
     memory.append((1..=2000).map(event));
     memory.compact(Revision(1500));
-    let store = memory.looked_at();
+    let store = memory.read_only_store();
     let (mut seen, mut page_token) = (Vec::new(), String::new());
     loop {
         use prost::Message;

@@ -87,7 +87,7 @@ async fn serve() -> Served {
 /// Serves a store whose writer answers with `answer`.
 async fn serve_with(respond: impl Fn(command::Request) -> Result<Answer, StoreError> + Send + 'static) -> Served {
     let served = serve().await;
-    served.slot.set(served.memory.answered_by(respond));
+    served.slot.set(served.memory.store_answering_with(respond));
     served
 }
 

@@ -22,7 +22,7 @@ use crate::{
         render::{self, saga::sagas},
     },
     proto,
-    store::{Moment, StoreError, memory::testing::planned},
+    store::{ReadTime, StoreError, memory::testing::planned},
 };
 
 /// The header size that some clients are limited to, in bytes.
@@ -61,8 +61,8 @@ proptest! {
     #[test]
     fn p12_an_answer_is_no_larger_than_clients_accept(sizes in sizes()) {
         let stored: Vec<Saga> = sizes.into_iter().enumerate().map(|(place, size)| saga(place, size)).collect();
-        let moment = Moment { now: Timestamp::from_micros(1_700_000_000_000_000), grace: ReturnGrace::default() };
-        let shown = sagas(&stored, &moment);
+        let read_time = ReadTime { now: Timestamp::from_micros(1_700_000_000_000_000), grace: ReturnGrace::default() };
+        let shown = sagas(&stored, &read_time);
         prop_assert!(shown.iter().map(|saga| &saga.task_id).eq(stored.iter().map(|saga| saga.task_id().as_str())));
         let answer = proto::ClaimNextResponse { sagas: shown, waited: Some(render::span(Span::from_secs(60))) };
         prop_assert!(answer.encoded_len() <= ANSWER_BYTES, "{}", answer.encoded_len());

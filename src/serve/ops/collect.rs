@@ -16,7 +16,7 @@ use crate::{
     logs,
     store::{
         QueueCounts, Store,
-        vitals::{Buckets, Checkpoint, Outcome, QueueVitals, Vitals, WatchKind},
+        vitals::{CheckpointKind, CheckpointOutcome, HistogramSnapshot, QueueVitals, Vitals, WatchKind},
     },
 };
 
@@ -181,7 +181,13 @@ fn threads(metrics: &mut MetricsText, ops: &Ops) {
     );
 }
 
-fn histogram(metrics: &mut MetricsText, name: &'static str, help: &'static str, scale: f64, buckets: &Buckets) {
+fn histogram(
+    metrics: &mut MetricsText,
+    name: &'static str,
+    help: &'static str,
+    scale: f64,
+    buckets: &HistogramSnapshot,
+) {
     metrics.histogram(name, help, scale, [(Vec::new(), buckets.bounds, buckets.counts.clone(), buckets.sum)]);
 }
 
@@ -192,7 +198,7 @@ fn writer(metrics: &mut MetricsText, vitals: &Vitals, store: &Store) {
         one(vitals.writer_queue_depth as f64),
     );
     metrics.gauge("sagad_writer_queue_limit", "Most that may wait (writer_queue)", one(vitals.writer_queue_max as f64));
-    let silence = one(seconds(store.silence().micros()));
+    let silence = one(seconds(store.time_since_turn().micros()));
     metrics.gauge(
         "sagad_writer_silence_seconds",
         "How long ago the writer last turned; a quarter of a second when idle",
@@ -245,13 +251,13 @@ fn log(metrics: &mut MetricsText, vitals: &Vitals, ops: &Ops) {
     metrics.counter("sagad_wal_begun_anew", "How often the write-ahead log was started anew", one(log.begun as f64));
     let checkpoints = log.checkpoints.iter().map(|(kind, outcome, count)| {
         let kind = match kind {
-            Checkpoint::Passive => "passive",
-            Checkpoint::Restart => "restart",
+            CheckpointKind::Passive => "passive",
+            CheckpointKind::Restart => "restart",
         };
         let outcome = match outcome {
-            Outcome::Done => "done",
-            Outcome::Busy => "busy",
-            Outcome::Failed => "failed",
+            CheckpointOutcome::Done => "done",
+            CheckpointOutcome::Busy => "busy",
+            CheckpointOutcome::Failed => "failed",
         };
         (vec![("kind", kind.to_owned()), ("outcome", outcome.to_owned())], *count as f64)
     });
@@ -279,7 +285,7 @@ fn clocks(metrics: &mut MetricsText, vitals: &Vitals, store: &Store) {
     );
     let longest = one(seconds(clock.longest_absence.micros()));
     metrics.gauge("sagad_absence_longest_seconds", "The longest such absence", longest);
-    let grace = store.moment().grace;
+    let grace = store.read_time().grace;
     // The grace is on the coordinator's clock; the metric is on the machine's.
     let ends = grace.returned_at.plus(grace.length).micros().saturating_add(clock.distance);
     metrics.gauge(
@@ -361,7 +367,8 @@ fn sagas(metrics: &mut MetricsText, cached: &CachedStats, vitals: &Vitals) {
     let watching = queues.iter().map(|(queue, _)| (label("queue", queue.clone()), watching(queue) as f64));
     metrics.gauge("sagad_stale_watches", "Open watches that would be told of a stale saga of the queue", watching);
     let asked = |queue: &str| {
-        let times = vitals.asking.iter().filter(|asking| asking.queue.as_str() == queue).map(|asking| asking.last);
+        let times =
+            vitals.handled_kinds.iter().filter(|asking| asking.queue.as_str() == queue).map(|asking| asking.last);
         times.max().map_or(0.0, |last: Timestamp| seconds(last.micros().saturating_add(vitals.clock.distance)))
     };
     let asked = queues.iter().map(|(queue, _)| (label("queue", queue.clone()), asked(queue)));

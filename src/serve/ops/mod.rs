@@ -212,7 +212,7 @@ mod tests {
         ops.set_store(store.clone());
         liveness.set_writer(Arc::new({
             let store = store.clone();
-            move || store.silence()
+            move || store.time_since_turn()
         }));
         assert_eq!(wrong(&ops), []);
         // A writer that has ended turns no more, like one that hangs.

@@ -48,9 +48,9 @@ impl StatsCache {
             // The read goes on if the caller gives up, so that its result is cached.
             let reading = tokio::spawn(async move {
                 let _turn = turn;
-                let at = store.moment().now;
+                let at = store.read_time().now;
                 if let Ok(stats) = store.stats().await {
-                    let took = store.moment().now.since(at);
+                    let took = store.read_time().now.since(at);
                     *cached.lock() = Some(Arc::new(CachedStats { stats, at, took }));
                 }
             });
@@ -61,7 +61,7 @@ impl StatsCache {
 
     fn is_outdated(&self, store: &Store) -> bool {
         self.cached.lock().as_ref().is_none_or(|cached| {
-            let age = store.moment().now.since(cached.at);
+            let age = store.read_time().now.since(cached.at);
             age >= AGE_MAX && age.micros() >= cached.took.micros().saturating_mul(SHARE)
         })
     }

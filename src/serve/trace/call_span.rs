@@ -10,7 +10,7 @@ use super::{
     TraceContext,
     tracer::{Tracer, text},
 };
-use crate::{domain::time::Timestamp, grpc::CallNotes, listen::Peer, store::vitals::Step};
+use crate::{domain::time::Timestamp, grpc::CallNotes, listen::Peer, store::vitals::WriteStage};
 
 /// What is known of a call when it has ended.
 pub(in crate::serve) struct CallSpan<'a> {
@@ -32,9 +32,9 @@ impl CallSpan<'_> {
     pub(in crate::serve) fn send(self, tracer: &Tracer) {
         let server_span = self.server_span();
         for (name, begin, end) in [
-            ("queue", Step::Queued, Step::Taken),
-            ("transition", Step::Taken, Step::Judged),
-            ("commit", Step::Committing, Step::Committed),
+            ("queue", WriteStage::Queued, WriteStage::Taken),
+            ("transition", WriteStage::Taken, WriteStage::Judged),
+            ("commit", WriteStage::Committing, WriteStage::Committed),
         ] {
             if let Some(span) = self.child_span(&server_span, name, begin, end) {
                 tracer.send(span);
@@ -43,7 +43,7 @@ impl CallSpan<'_> {
         tracer.send(server_span);
     }
 
-    fn child_span(&self, parent: &Span, name: &str, begin: Step, end: Step) -> Option<Span> {
+    fn child_span(&self, parent: &Span, name: &str, begin: WriteStage, end: WriteStage) -> Option<Span> {
         let timing = self.notes.timing()?;
         Some(Span {
             parent_span_id: parent.span_id.clone(),

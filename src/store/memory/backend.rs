@@ -17,12 +17,12 @@ use crate::{
     },
 };
 
-use super::{Facts, Memory, Record};
+use super::{Memory, Record, StoredData};
 
 /// The in-memory backend of a turn.
 pub struct MemoryBackend(pub(super) Memory);
 
-impl Facts {
+impl StoredData {
     fn write(&mut self, changes: &ChangeSet) -> Result<(), BackendError> {
         for id in &changes.removed {
             self.remove(*id);
@@ -110,8 +110,8 @@ impl Facts {
 
 impl Backend for MemoryBackend {
     fn load(&mut self, keys: &[LoadKey]) -> Result<Vec<LoadResult>, BackendError> {
-        let facts = self.0.facts();
-        Ok(keys.iter().map(|key| facts.load(key)).collect())
+        let data = self.0.data();
+        Ok(keys.iter().map(|key| data.load(key)).collect())
     }
 
     fn load_without_contents(
@@ -119,29 +119,29 @@ impl Backend for MemoryBackend {
         id: RowId,
         compensations: bool,
     ) -> Result<Option<(Saga, ContentBytes)>, BackendError> {
-        Ok(self.0.facts().sagas.get(&id).map(|record| without_contents(record.saga.clone(), compensations)))
+        Ok(self.0.data().sagas.get(&id).map(|record| without_contents(record.saga.clone(), compensations)))
     }
 
     fn payload(&mut self, id: RowId) -> Result<Option<Blob>, BackendError> {
-        Ok(self.0.facts().sagas.get(&id).map(|record| record.saga.spec.payload.clone()))
+        Ok(self.0.data().sagas.get(&id).map(|record| record.saga.spec.payload.clone()))
     }
 
     fn answers(&mut self, ids: &[[u8; 16]]) -> Result<Vec<Option<StoredAnswer>>, BackendError> {
-        let facts = self.0.facts();
-        Ok(ids.iter().map(|id| facts.answers.get(id).map(|(_, answer)| answer.clone())).collect())
+        let data = self.0.data();
+        Ok(ids.iter().map(|id| data.answers.get(id).map(|(_, answer)| answer.clone())).collect())
     }
 
     fn lease_events(&mut self, id: RowId, token: FencingToken, newest: usize) -> Result<Vec<Event>, BackendError> {
-        let facts = self.0.facts();
-        let claimed = facts.events.get(&Revision(token.0)).map(|(_, event)| event);
+        let data = self.0.data();
+        let claimed = data.events.get(&Revision(token.0)).map(|(_, event)| event);
         let is_end = |event: &&Event| event.token == Some(token) && event.details.contains_key("ended_by");
-        let ended = facts.events_of(id).rev().take(newest).find(is_end);
+        let ended = data.events_of(id).rev().take(newest).find(is_end);
         Ok(claimed.into_iter().chain(ended).cloned().collect())
     }
 
     fn ready(&mut self, scan: &ReadyScan) -> Result<Vec<ClaimCandidate>, BackendError> {
-        let facts = self.0.facts();
-        let wanted = facts
+        let data = self.0.data();
+        let wanted = data
             .sagas
             .iter()
             .filter(|(_, record)| record.derived.ready == Some(scan.purpose) && record.saga.spec.queue == scan.queue);
@@ -153,7 +153,7 @@ impl Backend for MemoryBackend {
     }
 
     fn queue_exists(&mut self, queue: &QueueName) -> Result<bool, BackendError> {
-        Ok(self.0.facts().queues.contains_key(queue))
+        Ok(self.0.data().queues.contains_key(queue))
     }
 
     fn ended(
@@ -162,8 +162,8 @@ impl Backend for MemoryBackend {
         before: Timestamp,
         limit: usize,
     ) -> Result<Vec<(Timestamp, RowId)>, BackendError> {
-        let facts = self.0.facts();
-        let sagas = facts.sagas.iter().map(|(id, record)| (*id, &record.saga));
+        let data = self.0.data();
+        let sagas = data.sagas.iter().map(|(id, record)| (*id, &record.saga));
         let wanted = sagas
             .filter(|(_, saga)| saga.state.is_terminal() && states.contains(&saga.state) && saga.update_time < before);
         let mut found: Vec<_> = wanted.map(|(id, saga)| (saga.update_time, id)).collect();
@@ -173,16 +173,16 @@ impl Backend for MemoryBackend {
     }
 
     fn count_removal(&mut self, id: RowId) -> Result<RemovalCounts, BackendError> {
-        let facts = self.0.facts();
-        let compensations = facts.sagas.get(&id).map_or(0, |record| record.saga.compensations.len());
-        let newest = facts.events_of(id).next_back().map(|event| event.revision);
-        Ok(RemovalCounts { events: facts.events_of(id).count(), compensations, newest: newest.unwrap_or_default() })
+        let data = self.0.data();
+        let compensations = data.sagas.get(&id).map_or(0, |record| record.saga.compensations.len());
+        let newest = data.events_of(id).next_back().map(|event| event.revision);
+        Ok(RemovalCounts { events: data.events_of(id).count(), compensations, newest: newest.unwrap_or_default() })
     }
 
     fn commit(&mut self, changes: &ChangeSet) -> Result<(), BackendError> {
-        let mut facts = self.0.facts_mut();
+        let mut data = self.0.data_mut();
         let writes = changes.sagas.len() + changes.events.len() + changes.answers.len() + changes.queues.len();
-        if let Some(room) = &mut facts.room {
+        if let Some(room) = &mut data.room {
             match room.checked_sub(writes) {
                 Some(left) => *room = left,
                 None => {
@@ -191,11 +191,11 @@ impl Backend for MemoryBackend {
                 }
             }
         }
-        let unwritable = changes.sagas.iter().find(|change| facts.unwritable.contains(&change.id));
+        let unwritable = changes.sagas.iter().find(|change| data.unwritable.contains(&change.id));
         if let Some(change) = unwritable {
             return Err(BackendError::Unwritable(change.id, "a test says so".into()));
         }
-        facts.write(changes)
+        data.write(changes)
     }
 
     fn maintain(&mut self, _: MaintenanceBudget) -> Result<bool, BackendError> {
@@ -203,9 +203,9 @@ impl Backend for MemoryBackend {
     }
 
     fn close(&mut self, now: Timestamp) -> Result<(), BackendError> {
-        let mut facts = self.0.facts_mut();
-        let next = facts.head().after(1).max(facts.numbers.opened_at);
-        let numbers = &mut facts.numbers;
+        let mut data = self.0.data_mut();
+        let next = data.head().after(1).max(data.numbers.opened_at);
+        let numbers = &mut data.numbers;
         numbers.last_time = numbers.last_time.max(now);
         numbers.revision_floor = next;
         Ok(())

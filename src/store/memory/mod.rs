@@ -37,7 +37,7 @@ pub use self::backend::MemoryBackend;
 
 /// What a disk would hold. It outlives the stores opened on it; clones share it.
 #[derive(Clone, Default)]
-pub struct Memory(Arc<RwLock<Facts>>);
+pub struct Memory(Arc<RwLock<StoredData>>);
 
 impl Memory {
     /// Opens a store on the data and starts its writer. Open only one at a time: nothing prevents a second.
@@ -50,7 +50,7 @@ impl Memory {
 
     /// The writing half and the coordinator's initial state, for callers that drive a coordinator themselves.
     pub fn open_backend(&self) -> (MemoryBackend, InitialState) {
-        let opening = self.facts_mut().opening();
+        let opening = self.data_mut().opening();
         (MemoryBackend(self.clone()), opening)
     }
 
@@ -60,30 +60,30 @@ impl Memory {
     }
 
     /// The data.
-    pub fn facts(&self) -> RwLockReadGuard<'_, Facts> {
+    pub fn data(&self) -> RwLockReadGuard<'_, StoredData> {
         self.0.read()
     }
 
-    fn facts_mut(&self) -> RwLockWriteGuard<'_, Facts> {
+    fn data_mut(&self) -> RwLockWriteGuard<'_, StoredData> {
         self.0.write()
     }
 
     /// Sets for how many more rows and events there is room; none: for any number. The turn that needs more fails, and
     /// so do all after it until this is called again.
-    pub fn leave_room(&self, room: Option<usize>) {
-        self.facts_mut().room = room;
+    pub fn set_room(&self, room: Option<usize>) {
+        self.data_mut().room = room;
     }
 
     /// Makes commits that change a task's saga fail.
     pub fn make_unwritable(&self, task_id: &TaskId) {
-        let mut facts = self.facts_mut();
-        let id = facts.tasks.get(task_id).copied();
-        facts.unwritable.extend(id);
+        let mut data = self.data_mut();
+        let id = data.tasks.get(task_id).copied();
+        data.unwritable.extend(id);
     }
 
     /// True if there is no room left.
     pub fn is_full(&self) -> bool {
-        self.facts().room == Some(0)
+        self.data().room == Some(0)
     }
 }
 
@@ -96,7 +96,7 @@ struct Record {
 
 /// All stored data.
 #[derive(Default)]
-pub struct Facts {
+pub struct StoredData {
     /// In order of creation.
     sagas: BTreeMap<RowId, Record>,
     tasks: HashMap<TaskId, RowId>,
@@ -108,7 +108,7 @@ pub struct Facts {
     queues: BTreeMap<QueueName, QueueStatus>,
     /// Revisions that no event has: above the key, up to and including the value.
     gaps: BTreeMap<Revision, Revision>,
-    numbers: Numbers,
+    numbers: StoreCounters,
     /// For how many more rows and events there is room; none: any number.
     room: Option<usize>,
     /// Sagas that no commit can change.
@@ -121,7 +121,7 @@ pub struct Facts {
 
 /// Numbers about the store as a whole.
 #[derive(Clone, Copy, Default)]
-struct Numbers {
+struct StoreCounters {
     /// The highest row ever assigned.
     last_row: i64,
     /// How many answers were ever stored.
@@ -136,7 +136,7 @@ struct Numbers {
     last_time: Timestamp,
 }
 
-impl Facts {
+impl StoredData {
     /// All sagas, in order of creation.
     pub fn sagas(&self) -> impl DoubleEndedIterator<Item = &Saga> {
         self.sagas.values().map(|record| &record.saga)

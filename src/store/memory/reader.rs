@@ -17,12 +17,13 @@ use crate::{
 
 use super::{
     super::{
-        Cursor, EventQuery, ListQuery, Moment, PageBounds, QueueCounts, Reader, SagaKey, SagaPage, StoreError, Stretch,
+        Cursor, EventQuery, ListQuery, PageBounds, QueueCounts, ReadTime, Reader, SagaKey, SagaPage, ScanPage,
+        StoreError,
     },
-    Facts, Memory, Record,
+    Memory, Record, StoredData,
 };
 
-impl Facts {
+impl StoredData {
     /// Checks that the history can be followed from a revision on.
     fn check_position(&self, after: Revision) -> Result<(), StoreError> {
         let oldest = self.numbers.compacted;
@@ -37,7 +38,7 @@ impl Facts {
         Ok(())
     }
 
-    fn counts_of(&self, status: &QueueStatus, moment: &Moment) -> QueueCounts {
+    fn counts_of(&self, status: &QueueStatus, read_time: &ReadTime) -> QueueCounts {
         let records: Vec<&Record> = self.sagas.values().filter(|r| r.saga.spec.queue == status.queue).collect();
         let in_state = |state| records.iter().filter(|record| record.saga.state == state).count() as u64;
         let counted = State::ALL.into_iter().map(|state| (state, in_state(state)));
@@ -50,30 +51,30 @@ impl Facts {
             states: counted.filter(|(_, count)| *count > 0).collect(),
             ready: ready.len() as u64,
             stale: records.iter().filter(|record| record.saga.reported_stale().is_some()).count() as u64,
-            oldest_ready_age: ready.iter().map(since).min().map(|since| moment.now.since(since)),
+            oldest_ready_age: ready.iter().map(since).min().map(|since| read_time.now.since(since)),
         }
     }
 }
 
 impl Reader for Memory {
     fn get(&self, key: &SagaKey) -> Result<Option<Saga>, StoreError> {
-        let facts = self.facts();
+        let data = self.data();
         let id = match key {
-            SagaKey::Task(id) => facts.tasks.get(id),
-            SagaKey::Saga(id) => facts.saga_ids.get(id),
+            SagaKey::Task(id) => data.tasks.get(id),
+            SagaKey::Saga(id) => data.saga_ids.get(id),
         };
-        Ok(id.and_then(|id| facts.nth(*id)).cloned())
+        Ok(id.and_then(|id| data.nth(*id)).cloned())
     }
 
     fn list(&self, query: &ListQuery) -> Result<SagaPage, StoreError> {
-        let facts = self.facts();
-        let mut sagas: Vec<_> = facts.sagas.iter().map(|(id, record)| (Cursor(id.0), &record.saga)).collect();
+        let data = self.data();
+        let mut sagas: Vec<_> = data.sagas.iter().map(|(id, record)| (Cursor(id.0), &record.saga)).collect();
         if query.newest_first {
             sagas.reverse();
         }
         let beyond = |cursor: Cursor, after: Cursor| if query.newest_first { cursor < after } else { cursor > after };
         sagas.retain(|(cursor, saga)| {
-            query.after.is_none_or(|after| beyond(*cursor, after)) && query.filter.matches(saga, &query.moment)
+            query.after.is_none_or(|after| beyond(*cursor, after)) && query.filter.matches(saga, &query.read_time)
         });
         let more = sagas.len() > query.limit;
         sagas.truncate(query.limit);
@@ -84,20 +85,20 @@ impl Reader for Memory {
         })
     }
 
-    fn events(&self, query: &EventQuery) -> Result<Stretch<Event>, StoreError> {
-        let facts = self.facts();
-        facts.event_reads.fetch_add(1, Ordering::Relaxed);
+    fn events(&self, query: &EventQuery) -> Result<ScanPage<Event>, StoreError> {
+        let data = self.data();
+        data.event_reads.fetch_add(1, Ordering::Relaxed);
         if !query.whole {
-            facts.check_position(query.after)?;
+            data.check_position(query.after)?;
         }
-        let wanted = facts.events(query.after, query.through).filter(|event| query.matches(event));
+        let wanted = data.events(query.after, query.through).filter(|event| query.matches(event));
         let found = wanted.take(query.limit).cloned().collect();
-        Ok(Stretch::of_events(found, query.limit, query.through))
+        Ok(ScanPage::of_events(found, query.limit, query.through))
     }
 
     fn ended(&self, state: State, before: Timestamp, limit: usize) -> Result<Vec<Saga>, StoreError> {
-        let facts = self.facts();
-        let sagas = facts.sagas.iter().map(|(id, record)| (*id, &record.saga));
+        let data = self.data();
+        let sagas = data.sagas.iter().map(|(id, record)| (*id, &record.saga));
         let mut ended: Vec<_> = sagas.filter(|(_, saga)| saga.state == state && saga.update_time < before).collect();
         ended.sort_by_key(|(id, saga)| (saga.update_time, *id));
         Ok(ended.into_iter().take(limit).map(|(_, saga)| saga.clone()).collect())
@@ -109,9 +110,9 @@ impl Reader for Memory {
         after: Revision,
         through: Revision,
         bounds: PageBounds,
-    ) -> Result<Stretch<(Revision, Saga)>, StoreError> {
-        let facts = self.facts();
-        let mut stale: Vec<_> = facts
+    ) -> Result<ScanPage<(Revision, Saga)>, StoreError> {
+        let data = self.data();
+        let mut stale: Vec<_> = data
             .sagas
             .values()
             .map(|record| &record.saga)
@@ -123,24 +124,24 @@ impl Reader for Memory {
         Ok(bounds.admitted(stale, through))
     }
 
-    fn counts(&self, moment: &Moment) -> Result<Vec<QueueCounts>, StoreError> {
-        let facts = self.facts();
-        Ok(facts.queues.values().map(|status| facts.counts_of(status, moment)).collect())
+    fn counts(&self, read_time: &ReadTime) -> Result<Vec<QueueCounts>, StoreError> {
+        let data = self.data();
+        Ok(data.queues.values().map(|status| data.counts_of(status, read_time)).collect())
     }
 
     fn queues(&self, after: Option<&QueueName>, limit: usize) -> Result<Vec<QueueStatus>, StoreError> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let facts = self.facts();
-        Ok(facts.queues.range((from, Bound::Unbounded)).take(limit).map(|(_, status)| status.clone()).collect())
+        let data = self.data();
+        Ok(data.queues.range((from, Bound::Unbounded)).take(limit).map(|(_, status)| status.clone()).collect())
     }
 
     fn backup(&self, path: &Path) -> Result<Revision, StoreError> {
-        let facts = self.facts();
-        let Some(content) = &facts.backup else {
+        let data = self.data();
+        let Some(content) = &data.backup else {
             return Err(StoreError::Unavailable("what is in memory only can't be backed up".into()));
         };
         let written = private_files::create_new(path).and_then(|mut file| file.write_all(content));
         written.map_err(|e| StoreError::Unavailable(e.to_string()))?;
-        Ok(facts.head())
+        Ok(data.head())
     }
 }

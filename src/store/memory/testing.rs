@@ -15,10 +15,7 @@ use crate::{
         time::{Span, Timestamp},
         transition::create,
     },
-    store::{
-        RecentEvents, Store, StoreError,
-        handle::{Message, Shared},
-    },
+    store::{RecentEvents, Store, StoreError, shared_state::SharedState, writer_message::WriterMessage},
 };
 
 use super::{Memory, Record};
@@ -28,19 +25,19 @@ const NOW: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
 impl Memory {
     /// Adds sagas as they are.
     pub(crate) fn put(&self, sagas: impl IntoIterator<Item = Saga>) {
-        let mut facts = self.facts_mut();
+        let mut data = self.data_mut();
         for saga in sagas {
-            let id = RowId(facts.numbers.last_row + 1);
-            facts.put(id, Record { saga, derived: DerivedFields { ready: None, due: None } });
+            let id = RowId(data.numbers.last_row + 1);
+            data.put(id, Record { saga, derived: DerivedFields { ready: None, due: None } });
         }
     }
 
     /// Adds events as they are; their sagas need not exist.
     pub(crate) fn append(&self, events: impl IntoIterator<Item = Event>) {
-        let mut facts = self.facts_mut();
+        let mut data = self.data_mut();
         for event in events {
-            let id = facts.tasks.get(&event.task_id).copied().unwrap_or(RowId(0));
-            facts.events.insert(event.revision, (id, event));
+            let id = data.tasks.get(&event.task_id).copied().unwrap_or(RowId(0));
+            data.events.insert(event.revision, (id, event));
         }
     }
 
@@ -52,28 +49,28 @@ impl Memory {
 
     /// Makes the history compacted below this revision.
     pub(crate) fn compact(&self, oldest: Revision) {
-        self.facts_mut().numbers.compacted = oldest;
+        self.data_mut().numbers.compacted = oldest;
     }
 
     /// How many stretches of the history were read.
     pub(crate) fn event_reads(&self) -> usize {
-        self.facts().event_reads.load(Ordering::Relaxed)
+        self.data().event_reads.load(Ordering::Relaxed)
     }
 
     /// Sets the content of backups.
     pub(crate) fn back_up_as(&self, content: Vec<u8>) {
-        self.facts_mut().backup = Some(content);
+        self.data_mut().backup = Some(content);
     }
 
     /// A store on this data whose writer answers with a function and changes nothing.
-    pub(crate) fn answered_by(
+    pub(crate) fn store_answering_with(
         &self,
         respond: impl Fn(Request) -> Result<Answer, StoreError> + Send + 'static,
     ) -> Store {
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(NOW));
-        let shared = Shared::new(
+        let shared = SharedState::new(
             clock,
-            Arc::new(RecentEvents::starting_at(self.facts().head())),
+            Arc::new(RecentEvents::starting_at(self.data().head())),
             ReturnGrace::default(),
             Arc::default(),
         );
@@ -82,9 +79,9 @@ impl Memory {
             for message in messages {
                 match message {
                     // A caller that is gone needs no answer.
-                    Message::Submit(submission) => submission.caller.send(respond(submission.request)),
-                    Message::Tell(_) | Message::Drain => {}
-                    Message::Close => break,
+                    WriterMessage::Submit(submission) => submission.caller.send(respond(submission.request)),
+                    WriterMessage::ReportHeldClaims(_) | WriterMessage::Drain => {}
+                    WriterMessage::Close => break,
                 }
             }
         });
@@ -92,8 +89,8 @@ impl Memory {
     }
 
     /// A store on this data that is only read.
-    pub(crate) fn looked_at(&self) -> Store {
-        self.answered_by(|_| Err(StoreError::ShuttingDown))
+    pub(crate) fn read_only_store(&self) -> Store {
+        self.store_answering_with(|_| Err(StoreError::ShuttingDown))
     }
 }
 

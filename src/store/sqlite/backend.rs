@@ -16,24 +16,24 @@ use crate::{
     },
 };
 
-use super::{error::RowsError, rows::SqliteRows};
+use super::{error::SqliteError, writer::SqliteWriter};
 
-impl SqliteRows {
+impl SqliteWriter {
     /// The backend error for an SQLite error. Before the commit nothing has happened.
-    fn fault(&mut self, error: RowsError) -> BackendError {
+    fn fault(&mut self, error: SqliteError) -> BackendError {
         match self.judge(error) {
-            RowsError::Full => {
+            SqliteError::Full => {
                 self.is_full = true;
                 BackendError::Full
             }
-            RowsError::Corrupt(what) => BackendError::Corrupt(what),
-            RowsError::Broken(what) | RowsError::Unwritten(what) => BackendError::Unavailable(what),
-            RowsError::Gone(what) => BackendError::Gone(what),
+            SqliteError::Corrupt(what) => BackendError::Corrupt(what),
+            SqliteError::Broken(what) | SqliteError::Unwritten(what) => BackendError::Unavailable(what),
+            SqliteError::Gone(what) => BackendError::Gone(what),
         }
     }
 
     /// Reads within one transaction for the whole turn; otherwise each statement would lock and unlock the log.
-    fn reading<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, RowsError>) -> Result<T, BackendError> {
+    fn reading<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, SqliteError>) -> Result<T, BackendError> {
         let read = self.begin().and_then(|()| read(self));
         read.map_err(|error| self.fault(error))
     }
@@ -41,15 +41,15 @@ impl SqliteRows {
     /// Runs maintenance between turns, when no transaction is open.
     pub(super) fn between<T>(
         &mut self,
-        work: impl FnOnce(&mut Self) -> Result<T, RowsError>,
+        work: impl FnOnce(&mut Self) -> Result<T, SqliteError>,
     ) -> Result<T, BackendError> {
-        let done = self.let_go().and_then(|()| work(self));
+        let done = self.end_read().and_then(|()| work(self));
         done.map_err(|error| self.fault(error))
     }
 
     /// Writes a turn's changes. On an error, `saga` says whose rows it concerns, if one saga's, and whether that saga
     /// was stored before.
-    fn write(&mut self, changes: &ChangeSet, saga: &mut Option<(RowId, bool)>) -> Result<(), RowsError> {
+    fn write(&mut self, changes: &ChangeSet, saga: &mut Option<(RowId, bool)>) -> Result<(), SqliteError> {
         self.begin()?;
         // Removals come first: new sagas may have the ids of removed ones.
         for id in &changes.removed {
@@ -84,7 +84,7 @@ impl SqliteRows {
     }
 
     /// Rolls back a failed transaction and returns the backend error.
-    fn undo(&mut self, error: RowsError) -> BackendError {
+    fn undo(&mut self, error: SqliteError) -> BackendError {
         let fault = self.fault(error);
         match self.rollback() {
             Ok(()) => fault,
@@ -95,7 +95,7 @@ impl SqliteRows {
 
 /// Writes turns one after the other, calls `look` after each, and rolls them all back.
 #[cfg(feature = "fuzzing")]
-pub fn write_and_undo(rows: &mut SqliteRows, turns: &[ChangeSet], mut look: impl FnMut(usize, &mut SqliteRows)) {
+pub fn write_and_undo(rows: &mut SqliteWriter, turns: &[ChangeSet], mut look: impl FnMut(usize, &mut SqliteWriter)) {
     for (number, changes) in turns.iter().enumerate() {
         if let Err(error) = rows.write(changes, &mut None) {
             panic!("a turn can't be written: {error}");
@@ -105,13 +105,13 @@ pub fn write_and_undo(rows: &mut SqliteRows, turns: &[ChangeSet], mut look: impl
     assert_eq!(rows.rollback(), Ok(()));
 }
 
-impl Backend for SqliteRows {
+impl Backend for SqliteWriter {
     fn load(&mut self, keys: &[LoadKey]) -> Result<Vec<LoadResult>, BackendError> {
         let load = |rows: &mut Self| {
             let loaded = keys.iter().map(|key| match rows.load_one(key) {
                 Ok(None) => Ok(LoadResult::Nothing),
                 Ok(Some((id, saga))) => Ok(LoadResult::Saga(id, Arc::new(saga))),
-                Err(RowsError::Corrupt(what)) => Ok(LoadResult::Unreadable(what)),
+                Err(SqliteError::Corrupt(what)) => Ok(LoadResult::Unreadable(what)),
                 Err(other) => Err(other),
             });
             loaded.collect()
@@ -183,12 +183,12 @@ impl Backend for SqliteRows {
                 Ok(())
             }
             Err(error) => match self.judge(error) {
-                RowsError::Full => Err(self.undo(RowsError::Full)),
+                SqliteError::Full => Err(self.undo(SqliteError::Full)),
                 // The change may be there when the store is opened again.
-                RowsError::Broken(what) | RowsError::Corrupt(what) | RowsError::Unwritten(what) => {
+                SqliteError::Broken(what) | SqliteError::Corrupt(what) | SqliteError::Unwritten(what) => {
                     Err(BackendError::OutcomeUnknown(what))
                 }
-                RowsError::Gone(what) => Err(BackendError::Gone(what)),
+                SqliteError::Gone(what) => Err(BackendError::Gone(what)),
             },
         }
     }

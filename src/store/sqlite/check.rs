@@ -16,26 +16,27 @@ use crate::domain::{
 
 use super::{
     checkpoint::PAGE_BYTES,
-    codec,
     codes::Coded,
-    connection, counts,
-    error::RowsError,
-    guard::{Found, OpenError, inspect, open_error, take_directory},
-    history, last_row,
+    connection, decode,
+    error::SqliteError,
+    history,
+    initial_state::{last_row, stored_initial_state},
     load::{self, compensations, each},
+    open_checks::{inspect, take_directory},
+    open_error::{FoundDatabase, OpenError, open_error},
     reader::queue_statuses,
-    shrink::Room,
-    sql, stored_opening,
+    shrinker::PageUsage,
+    sql, state_counts,
 };
 
 /// The schema version since which sagas in flight have a table of their own.
 const NARROW_SINCE: i32 = 3;
 /// Most problems that are listed; further ones are only counted.
-const TOLD: usize = 100;
+const LISTED_PROBLEMS: usize = 100;
 
 /// The result of a verification.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct CheckReport {
     /// Sagas looked at.
     pub sagas: u64,
     /// Events looked at.
@@ -52,22 +53,22 @@ pub struct Report {
     pub problem_count: u64,
 }
 
-impl Report {
+impl CheckReport {
     /// True if so much is free that it is worth giving back.
     pub fn has_much_room(&self) -> bool {
-        Room::of_bytes(self.free_bytes, self.bytes).is_much()
+        PageUsage::of_bytes(self.free_bytes, self.bytes).is_much()
     }
 
     fn add(&mut self, problem: String) {
         self.problem_count += 1;
-        if self.problems.len() < TOLD {
+        if self.problems.len() < LISTED_PROBLEMS {
             self.problems.push(problem);
         }
     }
 }
 
 /// Verifies the store in a directory and changes nothing. Fails if there is none, or if it is in use.
-pub fn check(data: &Path) -> Result<Report, OpenError> {
+pub fn check(data: &Path) -> Result<CheckReport, OpenError> {
     let path = data.join("sagad.db");
     if !path.exists() {
         return Err(OpenError::Unusable { path, what: "there is no store here".into() });
@@ -77,15 +78,16 @@ pub fn check(data: &Path) -> Result<Report, OpenError> {
 }
 
 /// Verifies one database file.
-pub fn check_file(path: &Path) -> Result<Report, OpenError> {
-    let Found::Ours(version) = inspect(path)? else {
+pub fn check_file(path: &Path) -> Result<CheckReport, OpenError> {
+    let FoundDatabase::Ours(version) = inspect(path)? else {
         return Err(OpenError::Unusable { path: path.to_owned(), what: "there is no store in it".into() });
     };
     let failed = |error: rusqlite::Error| open_error(path, &error);
     let connection = connection::open_to_read(path).map_err(failed)?;
-    show_as_newest(&connection, version).map_err(failed)?;
-    let mut report = Report::default();
-    let room = Room::of(&connection).map_err(|e| OpenError::Unusable { path: path.to_owned(), what: e.to_string() })?;
+    create_newest_views(&connection, version).map_err(failed)?;
+    let mut report = CheckReport::default();
+    let room =
+        PageUsage::of(&connection).map_err(|e| OpenError::Unusable { path: path.to_owned(), what: e.to_string() })?;
     report.bytes = room.all.unsigned_abs() * PAGE_BYTES;
     report.free_bytes = room.free.unsigned_abs() * PAGE_BYTES;
     let row_problems = check_structures(&connection, &mut report).map_err(failed)?;
@@ -100,7 +102,7 @@ pub fn check_file(path: &Path) -> Result<Report, OpenError> {
 }
 
 /// Lets the statements of the newest schema version read a store of an older one, by temporary views.
-pub(super) fn show_as_newest(connection: &Connection, version: i32) -> Result<(), rusqlite::Error> {
+pub(super) fn create_newest_views(connection: &Connection, version: i32) -> Result<(), rusqlite::Error> {
     if version >= NARROW_SINCE {
         return Ok(());
     }
@@ -109,7 +111,7 @@ pub(super) fn show_as_newest(connection: &Connection, version: i32) -> Result<()
 }
 
 /// Returns how many of the problems concern values of rows only, which can be read all the same.
-fn check_structures(connection: &Connection, report: &mut Report) -> Result<u64, rusqlite::Error> {
+fn check_structures(connection: &Connection, report: &mut CheckReport) -> Result<u64, rusqlite::Error> {
     let mut of_rows = 0;
     each(connection, sql::INTEGRITY_CHECK, [], |row| {
         let said: String = row.get(0)?;
@@ -143,14 +145,14 @@ fn check_structures(connection: &Connection, report: &mut Report) -> Result<u64,
 }
 
 /// Adds a problem for a damaged value; returns any other error.
-fn wrong(checked: Result<(), rusqlite::Error>, table: &str, report: &mut Report) -> Result<(), rusqlite::Error> {
+fn wrong(checked: Result<(), rusqlite::Error>, table: &str, report: &mut CheckReport) -> Result<(), rusqlite::Error> {
     checked.or_else(|error| {
-        report.add(format!("{table}: {}", codec::wrong_value(&error).ok_or(error)?));
+        report.add(format!("{table}: {}", decode::wrong_value(&error).ok_or(error)?));
         Ok(())
     })
 }
 
-fn check_numbers(connection: &Connection, report: &mut Report) -> Result<(), rusqlite::Error> {
+fn check_numbers(connection: &Connection, report: &mut CheckReport) -> Result<(), rusqlite::Error> {
     wrong(check_revisions(connection, report), "the store", report)?;
     wrong(check_counts(connection, report), "queue_count", report)?;
     each(connection, sql::EVENTS_IN_GAPS, [], |row| {
@@ -174,9 +176,9 @@ fn check_numbers(connection: &Connection, report: &mut Report) -> Result<(), rus
 }
 
 /// Checks the numbers with which a daemon would continue.
-fn check_revisions(connection: &Connection, report: &mut Report) -> Result<(), rusqlite::Error> {
+fn check_revisions(connection: &Connection, report: &mut CheckReport) -> Result<(), rusqlite::Error> {
     report.head = connection.query_row(sql::HEAD, [], |row| row.get(0))?;
-    let opening = stored_opening(connection)?;
+    let opening = stored_initial_state(connection)?;
     last_row(connection)?;
     let floor = load::meta::<Revision>(connection, "revision_floor")?.0;
     let counted: Option<i64> = connection.query_row(sql::META, ["counted"], |row| row.get(0)).optional()?;
@@ -195,7 +197,7 @@ fn check_revisions(connection: &Connection, report: &mut Report) -> Result<(), r
         report.add(format!("meta: events are purged up to {compacted}, but revisions are reserved below {floor} only"));
     }
     each(connection, sql::GAPS, [], |row| {
-        let (after, through): (Revision, Revision) = (codec::column(row, 0)?, codec::column(row, 1)?);
+        let (after, through): (Revision, Revision) = (decode::column(row, 0)?, decode::column(row, 1)?);
         if through.0 >= floor {
             report.add(format!("gap {after}: ends at {through}, but revisions are reserved below {floor} only"));
         }
@@ -204,19 +206,21 @@ fn check_revisions(connection: &Connection, report: &mut Report) -> Result<(), r
 }
 
 /// Checks rows that belong to no saga.
-fn check_rows(connection: &Connection, report: &mut Report) {
+fn check_rows(connection: &Connection, report: &mut CheckReport) {
     if let Err(error) = queue_statuses(connection, None, usize::MAX) {
         report.add(format!("queue: {error}"));
     }
-    let answers = each(connection, sql::ANSWER_TIMES, [], |row| codec::column::<Timestamp>(row, 1).map(drop));
+    let answers = each(connection, sql::ANSWER_TIMES, [], |row| decode::column::<Timestamp>(row, 1).map(drop));
     if let Err(error) = answers {
-        report.add(format!("answer: {}", codec::wrong_value(&error).unwrap_or_else(|| error.to_string())));
+        report.add(format!("answer: {}", decode::wrong_value(&error).unwrap_or_else(|| error.to_string())));
     }
 }
 
 /// Checks that the stored counts are those of the rows.
-fn check_counts(connection: &Connection, report: &mut Report) -> Result<(), rusqlite::Error> {
-    let (Some(kept), found) = (counts::stored(connection)?, counts::scan(connection)?) else { return Ok(()) };
+fn check_counts(connection: &Connection, report: &mut CheckReport) -> Result<(), rusqlite::Error> {
+    let (Some(kept), found) = (state_counts::stored(connection)?, state_counts::scan(connection)?) else {
+        return Ok(());
+    };
     let queues: BTreeSet<_> = kept.keys().chain(found.keys()).collect();
     for queue in queues {
         let (kept, found) = (kept.get(queue).copied(), found.get(queue).copied());
@@ -228,14 +232,14 @@ fn check_counts(connection: &Connection, report: &mut Report) -> Result<(), rusq
     Ok(())
 }
 
-fn check_sagas(connection: &Connection, report: &mut Report) -> Result<(), RowsError> {
+fn check_sagas(connection: &Connection, report: &mut CheckReport) -> Result<(), SqliteError> {
     let mut statement = connection.prepare(sql::ALL_SAGAS)?;
     let mut rows = statement.query([])?;
     let mut all_read = true;
     while let Some(row) = rows.next()? {
         report.sagas += 1;
-        let found = codec::saga(row).and_then(|(id, mut saga, count)| {
-            let stored = StoredAs::read(row)?;
+        let found = decode::saga(row).and_then(|(id, mut saga, count)| {
+            let stored = StoredDerived::read(row)?;
             saga.compensations = compensations(connection, id)?;
             let mut wrong = Vec::new();
             check_saga(&saga, count, &stored, &mut wrong);
@@ -249,7 +253,7 @@ fn check_sagas(connection: &Connection, report: &mut Report) -> Result<(), RowsE
                     report.add(format!("saga {}: {what}", saga.task_id()));
                 }
             }
-            Err(RowsError::Corrupt(what)) => {
+            Err(SqliteError::Corrupt(what)) => {
                 all_read = false;
                 report.add(format!("can't be read: {what}"));
             }
@@ -264,7 +268,7 @@ fn check_sagas(connection: &Connection, report: &mut Report) -> Result<(), RowsE
 }
 
 /// Checks a saga against its history, event by event, since the history may be long. Returns the number of events.
-fn check_history(connection: &Connection, id: RowId, saga: &Saga, wrong: &mut Vec<String>) -> Result<u64, RowsError> {
+fn check_history(connection: &Connection, id: RowId, saga: &Saga, wrong: &mut Vec<String>) -> Result<u64, SqliteError> {
     let all = history::of_saga(connection, id, saga.revision, Revision(0), saga.revision, usize::MAX)?;
     let mut statement = connection.prepare_cached(sql::EVENT_BY_REVISION)?;
     let (mut count, mut last, mut breaks) = (0_u64, None::<Event>, 0);
@@ -272,7 +276,7 @@ fn check_history(connection: &Connection, id: RowId, saga: &Saga, wrong: &mut Ve
     for event in all.into_iter().map(|revision| load::events(&mut statement, [revision.0])) {
         let Some(event) = event?.pop() else { continue };
         count += 1;
-        if event.task_id != *saga.task_id() && breaks < TOLD {
+        if event.task_id != *saga.task_id() && breaks < LISTED_PROBLEMS {
             breaks += 1;
             wrong.push(format!("event {} of saga {} is in its history", event.revision, event.task_id));
         }
@@ -281,7 +285,7 @@ fn check_history(connection: &Connection, id: RowId, saga: &Saga, wrong: &mut Ve
             .and_then(|mut s| s.query_row([event.revision.0], |row| row.get::<_, Option<i64>>(0)).optional());
         // Events of the old history don't name one.
         let before = last.as_ref().map(|event| event.revision.0);
-        if prev?.is_some_and(|prev| prev != before) && breaks < TOLD {
+        if prev?.is_some_and(|prev| prev != before) && breaks < LISTED_PROBLEMS {
             breaks += 1;
             wrong.push(format!("event {} does not name the one before it", event.revision));
         }
@@ -289,7 +293,7 @@ fn check_history(connection: &Connection, id: RowId, saga: &Saga, wrong: &mut Ve
             None if event.kind != EventType::Created => {
                 wrong.push("its history does not begin with its creation".into());
             }
-            Some(before) if event.from_state != Some(before.to_state) && breaks < TOLD => {
+            Some(before) if event.from_state != Some(before.to_state) && breaks < LISTED_PROBLEMS => {
                 breaks += 1;
                 wrong.push(format!("event {} does not begin where event {} ended", event.revision, before.revision));
             }
@@ -327,27 +331,27 @@ fn check_history(connection: &Connection, id: RowId, saga: &Saga, wrong: &mut Ve
 }
 
 /// Stored fields that are derived from a saga: when it is due, what it is ready for, which table it is in.
-struct StoredAs {
+struct StoredDerived {
     due_at: Option<i64>,
     ready: Option<LeasePurpose>,
     in_flight: bool,
 }
 
-impl StoredAs {
+impl StoredDerived {
     fn read(row: &Row<'_>) -> Result<Self, rusqlite::Error> {
         let ready = match row.get::<_, Option<i64>>("ready")? {
             None => None,
             Some(code) => Some(
                 LeasePurpose::decode(code)
-                    .ok_or_else(|| codec::senseless(format!("ready: {code} stands for nothing")))?,
+                    .ok_or_else(|| decode::corrupt_value(format!("ready: {code} stands for nothing")))?,
             ),
         };
-        Ok(StoredAs { due_at: row.get("due_at")?, ready, in_flight: row.get("in_flight")? })
+        Ok(StoredDerived { due_at: row.get("due_at")?, ready, in_flight: row.get("in_flight")? })
     }
 }
 
 /// Checks a saga by itself.
-fn check_saga(saga: &Saga, count: u32, stored: &StoredAs, wrong: &mut Vec<String>) {
+fn check_saga(saga: &Saga, count: u32, stored: &StoredDerived, wrong: &mut Vec<String>) {
     if count as usize != saga.compensations.len() {
         wrong.push(format!("{count} compensations are counted, {} are there", saga.compensations.len()));
     }
@@ -405,7 +409,7 @@ mod tests {
     fn broken_by(statement: &str) -> Vec<String> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sagad.db");
-        drop(super::super::open_rows(&path, 1 << 20).unwrap());
+        drop(super::super::open_writer(&path, 1 << 20).unwrap());
         let connection = Connection::open(&path).unwrap();
         connection.execute_batch(include_str!("healthy.sql")).unwrap();
         assert_eq!(check_file(&path).unwrap().problems, Vec::<String>::new(), "the store was healthy");
@@ -476,14 +480,14 @@ mod tests {
         Connection::open(&path).unwrap().execute_batch(include_str!("store_2.sql")).unwrap();
         let all = |version| {
             let connection = connection::open_to_read(&path).unwrap();
-            show_as_newest(&connection, version).unwrap();
+            create_newest_views(&connection, version).unwrap();
             let mut statement = connection.prepare(sql::ALL_SAGAS).unwrap();
             let mut rows = statement.query([]).unwrap();
             let mut sagas = Vec::new();
             while let Some(row) = rows.next().unwrap() {
-                let (id, mut saga, _) = codec::saga(row).unwrap();
+                let (id, mut saga, _) = decode::saga(row).unwrap();
                 saga.compensations = compensations(&connection, id).unwrap();
-                let stored = StoredAs::read(row).unwrap();
+                let stored = StoredDerived::read(row).unwrap();
                 sagas.push((id, saga, stored.due_at, stored.ready));
             }
             let everything = rusqlite::params![0, i64::MAX, None::<i64>, i64::MAX];
@@ -493,7 +497,7 @@ mod tests {
         let before = all(2);
         let report = check_file(&path).unwrap();
         assert_eq!((report.problems.clone(), report.sagas, report.events), (Vec::new(), 13, 33));
-        drop(super::super::open_rows(&path, 1 << 20).unwrap());
+        drop(super::super::open_writer(&path, 1 << 20).unwrap());
         assert_eq!(all(3), before);
         assert_eq!((before.0.len(), before.1.len()), (13, 33));
         assert_eq!(check_file(&path).unwrap().problems, Vec::<String>::new());
@@ -504,7 +508,7 @@ mod tests {
     fn a_store_in_which_nothing_was_reserved_yet_is_healthy() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sagad.db");
-        super::super::make(&path).unwrap();
+        super::super::open::create_store(&path).unwrap();
         let report = check_file(&path).unwrap();
         assert_eq!((report.problems, report.head), (Vec::new(), Revision(0)));
     }
@@ -513,7 +517,7 @@ mod tests {
     fn damage_to_the_file_is_found() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sagad.db");
-        drop(super::super::open_rows(&path, 1 << 20).unwrap());
+        drop(super::super::open_writer(&path, 1 << 20).unwrap());
         Connection::open(&path).unwrap().execute_batch(include_str!("healthy.sql")).unwrap();
         let mut bytes = std::fs::read(&path).unwrap();
         let middle = bytes.len() / 2 / 4096 * 4096;

@@ -13,8 +13,8 @@ use parking_lot::RwLock;
 use rusqlite::Connection;
 
 use super::{
-    super::vitals::{Checkpoint, LogMeter, Outcome},
-    error::RowsError,
+    super::vitals::{CheckpointKind, CheckpointOutcome, LogMetrics},
+    error::SqliteError,
     sql,
 };
 
@@ -32,46 +32,46 @@ const RESTART_WAIT: Duration = Duration::from_millis(20);
 const RETRIES_PER_BOUND: u64 = 8;
 
 /// Every read holds it shared; restarting the log holds it exclusively.
-pub type Gate = Arc<RwLock<()>>;
+pub type ReadLock = Arc<RwLock<()>>;
 
 /// Keeps the log within its bound.
 pub struct Checkpoints {
     /// Metrics: bytes of the log as of the last commit, and the checkpoints.
-    meter: Arc<LogMeter>,
+    metrics: Arc<LogMetrics>,
     /// Pages in the log when it was last copied.
     copied: u64,
     max_pages: u64,
     /// From how many pages on to restart the log.
     retry_at: u64,
-    gate: Gate,
+    read_lock: ReadLock,
 }
 
 impl Checkpoints {
     /// Takes over checkpointing of a writing connection; the log is to stay below `max_bytes`.
-    pub fn take_over(connection: &mut Connection, max_bytes: u64, gate: Gate) -> Result<Self, RowsError> {
+    pub fn take_over(connection: &mut Connection, max_bytes: u64, read_lock: ReadLock) -> Result<Self, SqliteError> {
         connection.pragma_update(None, "wal_autocheckpoint", 0)?;
         // If a long read made the log's file grow, it is truncated when the log is restarted.
         let limit = i64::try_from(max_bytes).unwrap_or(i64::MAX);
         connection.pragma_update(None, "journal_size_limit", limit)?;
-        let meter = Arc::new(LogMeter::default());
-        let seen = meter.clone();
+        let metrics = Arc::new(LogMetrics::default());
+        let seen = metrics.clone();
         connection.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages: std::ffi::c_int| {
             seen.bytes.store(u64::from(pages.unsigned_abs()) * PAGE_BYTES, Ordering::Relaxed);
             Ok(())
         }))?;
         connection.busy_timeout(BUSY_WAIT)?;
         let max_pages = max_bytes / PAGE_BYTES;
-        Ok(Checkpoints { meter, copied: 0, max_pages, retry_at: max_pages, gate })
+        Ok(Checkpoints { metrics, copied: 0, max_pages, retry_at: max_pages, read_lock })
     }
 
     /// The metrics of the log and its checkpoints.
-    pub fn meter(&self) -> Arc<LogMeter> {
-        self.meter.clone()
+    pub fn metrics(&self) -> Arc<LogMetrics> {
+        self.metrics.clone()
     }
 
     /// Copies a part of the log if enough has gathered; restarts the log if it has reached its bound.
-    pub fn keep_bounded(&mut self, connection: &Connection, idle: bool) -> Result<(), RowsError> {
-        let pages = self.meter.bytes.load(Ordering::Relaxed) / PAGE_BYTES;
+    pub fn keep_bounded(&mut self, connection: &Connection, idle: bool) -> Result<(), SqliteError> {
+        let pages = self.metrics.bytes.load(Ordering::Relaxed) / PAGE_BYTES;
         if pages < self.copied {
             // SQLite has restarted the log itself, as it does when all of it was copied and nobody reads it.
             self.begun_anew();
@@ -83,7 +83,7 @@ impl Checkpoints {
                 tracing::warn!(log_pages = pages, "a long read keeps the database's log from being started anew");
             }
         } else if pages - self.copied >= if idle { GATHERED_PAGES_IDLE } else { GATHERED_PAGES } {
-            self.run(connection, Checkpoint::Passive)?;
+            self.run(connection, CheckpointKind::Passive)?;
             self.copied = pages;
         }
         Ok(())
@@ -91,8 +91,8 @@ impl Checkpoints {
 
     /// True if a read keeps more than half of the log's bound in it, so that maintenance should wait. If all of it can
     /// be copied, the next commit restarts it.
-    pub fn is_held(&mut self, connection: &Connection) -> Result<bool, RowsError> {
-        let pages = self.meter.bytes.load(Ordering::Relaxed) / PAGE_BYTES;
+    pub fn is_held(&mut self, connection: &Connection) -> Result<bool, SqliteError> {
+        let pages = self.metrics.bytes.load(Ordering::Relaxed) / PAGE_BYTES;
         if pages <= self.max_pages / 2 {
             return Ok(false);
         }
@@ -105,40 +105,40 @@ impl Checkpoints {
 
     /// Copies everything and makes the next commit restart the log. Waits for running bounded reads, and a little for
     /// others; returns true if it succeeded.
-    pub fn restart(&mut self, connection: &Connection) -> Result<bool, RowsError> {
-        let gate = self.gate.clone();
-        let _shut = gate.write();
+    pub fn restart(&mut self, connection: &Connection) -> Result<bool, SqliteError> {
+        let read_lock = self.read_lock.clone();
+        let _shut = read_lock.write();
         connection.busy_timeout(RESTART_WAIT)?;
-        let done = self.run(connection, Checkpoint::Restart);
+        let done = self.run(connection, CheckpointKind::Restart);
         connection.busy_timeout(BUSY_WAIT)?;
         if done? {
             return Ok(false);
         }
         self.begun_anew();
-        self.meter.bytes.store(0, Ordering::Relaxed);
+        self.metrics.bytes.store(0, Ordering::Relaxed);
         Ok(true)
     }
 
     fn begun_anew(&mut self) {
         self.copied = 0;
         self.retry_at = self.max_pages;
-        self.meter.begun.fetch_add(1, Ordering::Relaxed);
+        self.metrics.begun.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Runs a checkpoint; returns true if a read or lock prevented it.
-    fn run(&self, connection: &Connection, kind: Checkpoint) -> Result<bool, RowsError> {
+    fn run(&self, connection: &Connection, kind: CheckpointKind) -> Result<bool, SqliteError> {
         let statement = match kind {
-            Checkpoint::Passive => sql::CHECKPOINT_PASSIVE,
-            Checkpoint::Restart => sql::CHECKPOINT_RESTART,
+            CheckpointKind::Passive => sql::CHECKPOINT_PASSIVE,
+            CheckpointKind::Restart => sql::CHECKPOINT_RESTART,
         };
         let busy = connection.prepare_cached(statement).and_then(|mut s| s.query_row([], |row| row.get::<_, i64>(0)));
         let busy = busy.map(|busy| busy != 0);
-        self.meter.checkpointed(
+        self.metrics.checkpointed(
             kind,
             match &busy {
-                Ok(false) => Outcome::Done,
-                Ok(true) => Outcome::Busy,
-                Err(_) => Outcome::Failed,
+                Ok(false) => CheckpointOutcome::Done,
+                Ok(true) => CheckpointOutcome::Busy,
+                Err(_) => CheckpointOutcome::Failed,
             },
         );
         Ok(busy?)

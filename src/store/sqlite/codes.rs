@@ -6,7 +6,7 @@ use crate::domain::{
     ids::Revision,
     lease::{HolderEnd, LeasePurpose, StaleCause, Standing},
     policy::{FailureAction, StaleAction},
-    saga::State,
+    saga::{Saga, State},
     time::Timestamp,
 };
 
@@ -154,6 +154,14 @@ pub fn mark_code(mark: Option<&StaleMark>) -> i64 {
 /// The number of what a saga is ready for.
 pub fn ready_code(ready: Option<LeasePurpose>) -> i64 {
     ready.map_or(0, Coded::code)
+}
+
+/// The revision of the `lease_expired` event of a stale saga: the column indexed by `work_stale`.
+pub(super) fn expired_revision(saga: &Saga) -> Option<i64> {
+    match saga.lease.as_ref()?.standing {
+        Standing::Expired { revision, .. } => Some(revision.0),
+        Standing::Held | Standing::EndedByHolder(_) | Standing::EndedByOther => None,
+    }
 }
 
 #[cfg(test)]

@@ -26,19 +26,26 @@ pub fn open_unchanging(path: &Path) -> Result<Connection, rusqlite::Error> {
 /// An empty database in memory.
 pub fn in_memory() -> Result<Connection, rusqlite::Error> {
     let connection = Connection::open_in_memory()?;
-    distrust(&connection)?;
+    harden(&connection)?;
     Ok(connection)
+}
+
+/// Makes SQLite plan each statement once. Otherwise a statement on a table with a partial index is planned again
+/// whenever a parameter is bound, in case its value makes the index usable; our statements contain the index's
+/// condition.
+pub fn keep_query_plans(connection: &Connection) -> Result<(), rusqlite::Error> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
 }
 
 fn open_with(path: &Path, flags: OpenFlags) -> Result<Connection, rusqlite::Error> {
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    distrust(&connection)?;
+    harden(&connection)?;
     Ok(connection)
 }
 
 /// A database's content must not do harm: its schema can't call functions with side effects, and no statement can
 /// change the schema table or the tables behind a virtual table.
-fn distrust(connection: &Connection) -> Result<(), rusqlite::Error> {
+fn harden(connection: &Connection) -> Result<(), rusqlite::Error> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     Ok(())

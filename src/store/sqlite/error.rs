@@ -2,7 +2,7 @@
 
 /// Why SQLite can't read or write.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum RowsError {
+pub enum SqliteError {
     /// The disk is full: the transaction did not happen.
     #[error("the disk is full")]
     Full,

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use crate::coordinator::RowId;
 use crate::domain::ids::Revision;
 
-use super::{error::RowsError, sql};
+use super::{error::SqliteError, sql};
 
 /// The revisions of a saga's events after one revision and up to another, in order: at most `most`. `newest` is its
 /// newest event.
@@ -18,7 +18,7 @@ pub fn of_saga(
     after: Revision,
     through: Revision,
     most: usize,
-) -> Result<Vec<Revision>, RowsError> {
+) -> Result<Vec<Revision>, SqliteError> {
     let limit = i64::try_from(most).unwrap_or(i64::MAX);
     let mut found = revisions(connection, sql::OLD_EVENTS_OF_SAGA, params![id.0, after.0, through.0, limit])?;
     let mut next_place = connection.prepare_cached(sql::NEXT_PLACE)?;
@@ -40,7 +40,7 @@ fn revisions(
     connection: &Connection,
     sql: &'static str,
     params: impl rusqlite::Params,
-) -> Result<Vec<Revision>, RowsError> {
+) -> Result<Vec<Revision>, SqliteError> {
     let mut statement = connection.prepare_cached(sql)?;
     Ok(statement.query_map(params, |row| row.get(0).map(Revision))?.collect::<Result<_, _>>()?)
 }

@@ -5,38 +5,38 @@ use rusqlite::{CachedStatement, Connection, types::FromSql};
 use crate::coordinator::{ContentBytes, RowId};
 use crate::domain::{compensation::Compensation, event::Event, saga::Saga};
 
-use super::{super::query::SagaKey, codec, error::RowsError, sql};
+use super::{super::query::SagaKey, decode, error::SqliteError, sql};
 
 /// What an error of SQLite means for the transaction and the store.
-pub fn rows_error(error: rusqlite::Error) -> RowsError {
+pub fn sqlite_error(error: rusqlite::Error) -> SqliteError {
     match error.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::DiskFull) => RowsError::Full,
+        Some(rusqlite::ErrorCode::DiskFull) => SqliteError::Full,
         // A row exists that was not found before, for example of a saga that lost its other half.
-        Some(rusqlite::ErrorCode::ConstraintViolation) => RowsError::Corrupt(error.to_string()),
+        Some(rusqlite::ErrorCode::ConstraintViolation) => SqliteError::Corrupt(error.to_string()),
         // A refused write, not a failed sync or read: SQLite reports a used-up quota this way.
         Some(_)
             if error.sqlite_error().is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_IOERR_WRITE) =>
         {
-            RowsError::Unwritten(error.to_string())
+            SqliteError::Unwritten(error.to_string())
         }
-        _ => match codec::wrong_value(&error) {
-            Some(what) => RowsError::Corrupt(what),
-            None => RowsError::Broken(error.to_string()),
+        _ => match decode::wrong_value(&error) {
+            Some(what) => SqliteError::Corrupt(what),
+            None => SqliteError::Broken(error.to_string()),
         },
     }
 }
 
-impl From<rusqlite::Error> for RowsError {
+impl From<rusqlite::Error> for SqliteError {
     fn from(error: rusqlite::Error) -> Self {
-        rows_error(error)
+        sqlite_error(error)
     }
 }
 
 /// A number about the store as a whole.
 pub fn meta<T: FromSql>(connection: &Connection, key: &str) -> Result<T, rusqlite::Error> {
     let found = connection.prepare_cached(sql::META).and_then(|mut s| s.query_row([key], |row| row.get(0)));
-    found.map_err(|error| match codec::wrong_value(&error) {
-        Some(what) => codec::senseless(format!("meta, row {key:?}, column value: {what}")),
+    found.map_err(|error| match decode::wrong_value(&error) {
+        Some(what) => decode::corrupt_value(format!("meta, row {key:?}, column value: {what}")),
         None => error,
     })
 }
@@ -57,12 +57,12 @@ pub fn each(
 }
 
 /// The compensations of a saga.
-pub fn compensations(connection: &Connection, id: RowId) -> Result<Vec<Compensation>, RowsError> {
+pub fn compensations(connection: &Connection, id: RowId) -> Result<Vec<Compensation>, SqliteError> {
     let mut statement = connection.prepare_cached(sql::COMPENSATIONS)?;
     let mut rows = statement.query([id.0])?;
     let mut all = Vec::new();
     while let Some(row) = rows.next()? {
-        all.push(codec::compensation(row)?);
+        all.push(decode::compensation(row)?);
     }
     Ok(all)
 }
@@ -72,11 +72,11 @@ pub fn one_saga(
     connection: &Connection,
     sql: &'static str,
     key: impl rusqlite::ToSql,
-) -> Result<Option<(RowId, Saga)>, RowsError> {
+) -> Result<Option<(RowId, Saga)>, SqliteError> {
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query([key])?;
     let Some(row) = rows.next()? else { return Ok(None) };
-    let (id, mut saga, count) = codec::saga(row)?;
+    let (id, mut saga, count) = decode::saga(row)?;
     if count > 0 {
         saga.compensations = compensations(connection, id)?;
     }
@@ -88,13 +88,13 @@ pub fn brief_saga(
     connection: &Connection,
     id: RowId,
     with_compensations: bool,
-) -> Result<Option<(Saga, ContentBytes)>, RowsError> {
+) -> Result<Option<(Saga, ContentBytes)>, SqliteError> {
     let mut statement = connection.prepare_cached(sql::BRIEF_BY_ROW)?;
     let mut rows = statement.query([id.0])?;
     let Some(row) = rows.next()? else { return Ok(None) };
-    let bytes = |column| row.get::<_, usize>(column).map_err(rows_error);
+    let bytes = |column| row.get::<_, usize>(column).map_err(sqlite_error);
     let contents = ContentBytes { payload: bytes("payload_bytes")?, outcome: bytes("outcome_bytes")? };
-    let (_, mut saga, count) = codec::saga(row)?;
+    let (_, mut saga, count) = decode::saga(row)?;
     if count > 0 && with_compensations {
         saga.compensations = compensations(connection, id)?;
     }
@@ -102,7 +102,7 @@ pub fn brief_saga(
 }
 
 /// A saga by one of its ids.
-pub fn find(connection: &Connection, key: &SagaKey) -> Result<Option<(RowId, Saga)>, RowsError> {
+pub fn find(connection: &Connection, key: &SagaKey) -> Result<Option<(RowId, Saga)>, SqliteError> {
     match key {
         SagaKey::Task(id) => one_saga(connection, sql::SAGA_BY_TASK, id.as_str()),
         SagaKey::Saga(id) => one_saga(connection, sql::SAGA_BY_SAGA, id.as_str()),
@@ -110,11 +110,11 @@ pub fn find(connection: &Connection, key: &SagaKey) -> Result<Option<(RowId, Sag
 }
 
 /// The rows of `sql::EVENTS` and the like.
-pub fn events(statement: &mut CachedStatement<'_>, params: impl rusqlite::Params) -> Result<Vec<Event>, RowsError> {
+pub fn events(statement: &mut CachedStatement<'_>, params: impl rusqlite::Params) -> Result<Vec<Event>, SqliteError> {
     let mut rows = statement.query(params)?;
     let mut events = Vec::new();
     while let Some(row) = rows.next()? {
-        events.push(codec::event(row)?);
+        events.push(decode::event(row)?);
     }
     Ok(events)
 }

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::guard::{APPLICATION_ID, Found, SCHEMA_VERSION};
+use super::open_error::{APPLICATION_ID, FoundDatabase, SCHEMA_VERSION};
 
 /// The migrations; each makes a version from the one before.
 pub const MIGRATIONS: &[&str] = &[
@@ -18,10 +18,10 @@ const _: () = assert!(MIGRATIONS.len() == SCHEMA_VERSION as usize, "each version
 ///
 /// # Errors
 /// An error of SQLite. The versions before the failed one stay.
-pub fn migrate(connection: &mut Connection, found: Found, migrations: &[&str]) -> Result<(), rusqlite::Error> {
+pub fn migrate(connection: &mut Connection, found: FoundDatabase, migrations: &[&str]) -> Result<(), rusqlite::Error> {
     let have = match found {
-        Found::Nothing => 0,
-        Found::Ours(version) => version as usize,
+        FoundDatabase::Nothing => 0,
+        FoundDatabase::Ours(version) => version as usize,
     };
     for (version, migration) in migrations.iter().enumerate().skip(have) {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -51,7 +51,7 @@ mod tests {
     /// A store of the first version.
     fn first() -> Connection {
         let mut connection = Connection::open_in_memory().unwrap();
-        migrate(&mut connection, Found::Nothing, &MIGRATIONS[..1]).unwrap();
+        migrate(&mut connection, FoundDatabase::Nothing, &MIGRATIONS[..1]).unwrap();
         connection
     }
 
@@ -64,25 +64,25 @@ mod tests {
         let (version, _, values) = state(&connection);
         assert_eq!(version, 1);
         let all = [MIGRATIONS[0], SECOND, THIRD];
-        migrate(&mut connection, Found::Ours(1), &all).unwrap();
+        migrate(&mut connection, FoundDatabase::Ours(1), &all).unwrap();
         let migrated = state(&connection);
         assert_eq!(migrated.0, 3);
         assert!(migrated.1.iter().any(|sql| sql.contains("third")), "{migrated:?}");
         assert_eq!(migrated.2, values.iter().map(|value| value + 1000).collect::<Vec<_>>(), "once");
-        migrate(&mut connection, Found::Ours(3), &all).unwrap();
+        migrate(&mut connection, FoundDatabase::Ours(3), &all).unwrap();
         assert_eq!(state(&connection), migrated, "there is nothing left to do");
     }
 
     #[test]
     fn a_version_that_fails_half_way_leaves_the_one_before_whole() {
         let mut connection = first();
-        migrate(&mut connection, Found::Ours(1), &[MIGRATIONS[0], SECOND]).unwrap();
+        migrate(&mut connection, FoundDatabase::Ours(1), &[MIGRATIONS[0], SECOND]).unwrap();
         let before = state(&connection);
         let broken = "CREATE TABLE third (x INTEGER) STRICT; DROP TABLE second; UPDATE meta SET value = 0;
                       INSERT INTO nowhere VALUES (1);";
-        assert!(migrate(&mut connection, Found::Ours(2), &[MIGRATIONS[0], SECOND, broken]).is_err());
+        assert!(migrate(&mut connection, FoundDatabase::Ours(2), &[MIGRATIONS[0], SECOND, broken]).is_err());
         assert_eq!(state(&connection), before);
-        migrate(&mut connection, Found::Ours(2), &[MIGRATIONS[0], SECOND, THIRD]).unwrap();
+        migrate(&mut connection, FoundDatabase::Ours(2), &[MIGRATIONS[0], SECOND, THIRD]).unwrap();
         assert_eq!(state(&connection).0, 3, "mended, it goes on from there");
     }
 }

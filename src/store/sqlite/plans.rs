@@ -2,12 +2,12 @@
 
 use rusqlite::Connection;
 
-use super::{keep_plans, migrate::MIGRATIONS, sql};
+use super::{connection::keep_query_plans, migrate::MIGRATIONS, sql};
 
 /// SQLite's query plan, a line for each table.
 fn plan(statement: &str) -> Vec<String> {
     let connection = Connection::open_in_memory().unwrap();
-    keep_plans(&connection).unwrap();
+    keep_query_plans(&connection).unwrap();
     for migration in MIGRATIONS {
         connection.execute_batch(migration).unwrap();
     }

@@ -22,17 +22,19 @@ use crate::{
 
 use super::{
     super::{
-        EventQuery, ListQuery, Moment, PageBounds, QueueCounts, Reader, SagaKey, SagaPage, StoreError, Stretch,
+        EventQuery, ListQuery, PageBounds, QueueCounts, ReadTime, Reader, SagaKey, SagaPage, ScanPage, StoreError,
         query::Cursor,
     },
-    Beside, codec,
+    checkpoint::ReadLock,
     codes::Coded,
-    connection,
-    error::RowsError,
-    history, keep_plans,
+    connection::{self, keep_query_plans},
+    decode,
+    error::SqliteError,
+    history,
     load::{compensations, events, find, json_array, meta},
-    ready::{LookAtReady, Ready, count_ready},
+    ready_counts::{ReadyCount, ReadySnapshot, count_ready},
     sql,
+    state_counts::SharedCounts,
 };
 
 /// Most rows that one snapshot scans, matching or not: a few milliseconds, so that the log can be restarted.
@@ -42,6 +44,13 @@ const BACKUP_PAGES: i32 = 256;
 const BACKUP_PAUSE: Duration = Duration::from_millis(10);
 /// How long a read waits for a free connection.
 const CONNECTION_WAIT: Duration = Duration::from_secs(10);
+
+/// What the readers share with the writer, besides the file.
+#[derive(Clone)]
+pub struct ReaderShared {
+    pub(super) read_lock: ReadLock,
+    pub(super) counts: SharedCounts,
+}
 
 /// Opens the reading connections of the pool.
 pub struct ReadConnections {
@@ -56,7 +65,7 @@ impl ManageConnection for ReadConnections {
         // Opened read-write, since a reader of a WAL database may have to create its index; `query_only` keeps it from
         // writing.
         let connection = connection::open(&self.path)?;
-        keep_plans(&connection)?;
+        keep_query_plans(&connection)?;
         connection.pragma_update(None, "query_only", true)?;
         connection.pragma_update(None, "wal_autocheckpoint", 0)?;
         connection.busy_timeout(Duration::from_secs(5))?;
@@ -79,13 +88,13 @@ pub struct SqliteReader {
     pool: Pool<ReadConnections>,
     /// Backups have connections of their own, since they would occupy one of the pool for minutes.
     backups: ReadConnections,
-    beside: Beside,
-    ready: Mutex<Option<LookAtReady>>,
+    shared: ReaderShared,
+    ready: Mutex<Option<ReadySnapshot>>,
 }
 
 impl SqliteReader {
     /// A pool of `size` reading connections.
-    pub fn open(path: PathBuf, size: usize, beside: Beside) -> Result<Self, r2d2::Error> {
+    pub fn open(path: PathBuf, size: usize, shared: ReaderShared) -> Result<Self, r2d2::Error> {
         let backups = ReadConnections { path: path.clone() };
         let pool = Pool::builder()
             .max_size(size as u32)
@@ -93,11 +102,11 @@ impl SqliteReader {
             .test_on_check_out(false)
             .connection_timeout(CONNECTION_WAIT)
             .build(ReadConnections { path })?;
-        Ok(SqliteReader { pool, backups, beside, ready: Mutex::default() })
+        Ok(SqliteReader { pool, backups, shared, ready: Mutex::default() })
     }
 
     /// The ready sagas, counted by queue.
-    fn ready(&self, connection: &Connection, now: Timestamp) -> Result<BTreeMap<i64, Ready>, RowsError> {
+    fn ready(&self, connection: &Connection, now: Timestamp) -> Result<BTreeMap<i64, ReadyCount>, SqliteError> {
         let known = self.ready.lock().clone();
         if let Some(known) = known.filter(|known| known.holds_at(now)) {
             return Ok(known.by_queue);
@@ -108,30 +117,32 @@ impl SqliteReader {
     }
 
     /// Reads from one snapshot.
-    fn look<T>(&self, look: impl FnOnce(&Connection) -> Result<T, RowsError>) -> Result<T, StoreError> {
+    fn look<T>(&self, look: impl FnOnce(&Connection) -> Result<T, SqliteError>) -> Result<T, StoreError> {
         let mut connection =
             self.pool.get().map_err(|e| StoreError::Unavailable(format!("no reading connection: {e}")))?;
         // Taken only now: a read that still waits for a connection must not hold the lock.
-        let _open = self.beside.gate.read();
+        let _open = self.shared.read_lock.read();
         let snapshot = connection.transaction().map_err(|e| read_error(e.into()))?;
         look(&snapshot).map_err(read_error)
     }
 }
 
-fn read_error(error: RowsError) -> StoreError {
+fn read_error(error: SqliteError) -> StoreError {
     match error {
-        RowsError::Corrupt(what) => StoreError::Corrupt(what),
-        RowsError::Full => StoreError::Unavailable("the disk is full".into()),
-        RowsError::Broken(what) | RowsError::Unwritten(what) | RowsError::Gone(what) => StoreError::Unavailable(what),
+        SqliteError::Corrupt(what) => StoreError::Corrupt(what),
+        SqliteError::Full => StoreError::Unavailable("the disk is full".into()),
+        SqliteError::Broken(what) | SqliteError::Unwritten(what) | SqliteError::Gone(what) => {
+            StoreError::Unavailable(what)
+        }
     }
 }
 
-fn head(connection: &Connection) -> Result<Revision, RowsError> {
+fn head(connection: &Connection) -> Result<Revision, SqliteError> {
     Ok(connection.prepare_cached(sql::HEAD)?.query_row([], |row| row.get(0))?)
 }
 
 /// Checks that the history can be read from a revision on.
-fn check_position(connection: &Connection, after: Revision) -> Result<Result<(), StoreError>, RowsError> {
+fn check_position(connection: &Connection, after: Revision) -> Result<Result<(), StoreError>, SqliteError> {
     let oldest: Revision = meta(connection, "compacted")?;
     if after < oldest {
         return Ok(Err(StoreError::Compacted { oldest }));
@@ -145,7 +156,7 @@ fn check_position(connection: &Connection, after: Revision) -> Result<Result<(),
 }
 
 /// The matching events of a bounded part of the history.
-fn stretch(connection: &Connection, query: &EventQuery) -> Result<Stretch<Event>, RowsError> {
+fn stretch(connection: &Connection, query: &EventQuery) -> Result<ScanPage<Event>, SqliteError> {
     let queues = queue_filter(&query.queues);
     let (after, limit) = (query.after.0, query.limit);
     if let Some(task_id) = &query.task_id {
@@ -163,15 +174,15 @@ fn stretch(connection: &Connection, query: &EventQuery) -> Result<Stretch<Event>
     };
     let mut statement = connection.prepare_cached(statement)?;
     let found = events(&mut statement, params![after, through.0, queues, limit])?;
-    Ok(Stretch::of_events(found, limit, through))
+    Ok(ScanPage::of_events(found, limit, through))
 }
 
 /// Like [`stretch`], for the history of one saga.
-fn of_task(connection: &Connection, task_id: &TaskId, query: &EventQuery) -> Result<Stretch<Event>, RowsError> {
+fn of_task(connection: &Connection, task_id: &TaskId, query: &EventQuery) -> Result<ScanPage<Event>, SqliteError> {
     let mut statement = connection.prepare_cached(sql::PLACE_OF_TASK)?;
     let place = statement.query_row([task_id.as_str()], |row| Ok((RowId(row.get(0)?), Revision(row.get(1)?))));
     let Some((id, newest)) = place.optional()? else {
-        return Ok(Stretch { found: Vec::new(), through: query.through });
+        return Ok(ScanPage { found: Vec::new(), through: query.through });
     };
     // A query that skips events scans at most this many.
     let passes_over = query.marked_only || !query.queues.is_empty();
@@ -189,7 +200,7 @@ fn of_task(connection: &Connection, task_id: &TaskId, query: &EventQuery) -> Res
             break;
         }
     }
-    Ok(Stretch::of_events(found, query.limit, through))
+    Ok(ScanPage::of_events(found, query.limit, through))
 }
 
 /// The end of the part that a filtering read scans: a filter that matches little must not make one snapshot last long.
@@ -198,7 +209,7 @@ fn window(
     statement: &'static str,
     params: impl rusqlite::Params,
     through: Revision,
-) -> Result<Revision, RowsError> {
+) -> Result<Revision, SqliteError> {
     let end = connection.prepare_cached(statement).and_then(|mut s| s.query_row(params, |row| row.get(0)).optional());
     Ok(end?.map_or(through, Revision))
 }
@@ -212,7 +223,7 @@ fn sagas(
     connection: &Connection,
     statement: &'static str,
     params: impl rusqlite::Params,
-) -> Result<Vec<(RowId, Saga)>, RowsError> {
+) -> Result<Vec<(RowId, Saga)>, SqliteError> {
     sagas_while(connection, statement, params, |_| true)
 }
 
@@ -222,12 +233,12 @@ fn sagas_while(
     statement: &'static str,
     params: impl rusqlite::Params,
     mut go_on: impl FnMut(&Saga) -> bool,
-) -> Result<Vec<(RowId, Saga)>, RowsError> {
+) -> Result<Vec<(RowId, Saga)>, SqliteError> {
     let mut statement = connection.prepare_cached(statement)?;
     let mut rows = statement.query(params)?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        let (id, mut saga, count) = codec::saga(row)?;
+        let (id, mut saga, count) = decode::saga(row)?;
         if count > 0 {
             saga.compensations = compensations(connection, id)?;
         }
@@ -265,8 +276,8 @@ impl Reader for SqliteReader {
                     page.next = last;
                     return Ok(page);
                 }
-                let (id, mut saga, count) = codec::saga(row)?;
-                if query.filter.matches(&saga, &query.moment) {
+                let (id, mut saga, count) = decode::saga(row)?;
+                if query.filter.matches(&saga, &query.read_time) {
                     if count > 0 {
                         saga.compensations = compensations(connection, id)?;
                     }
@@ -285,7 +296,7 @@ impl Reader for SqliteReader {
         })
     }
 
-    fn events(&self, query: &EventQuery) -> Result<Stretch<Event>, StoreError> {
+    fn events(&self, query: &EventQuery) -> Result<ScanPage<Event>, StoreError> {
         self.look(|connection| {
             // Checked in the same snapshot: events purged meanwhile must not be skipped silently.
             if !query.whole
@@ -308,7 +319,7 @@ impl Reader for SqliteReader {
         after: Revision,
         through: Revision,
         bounds: PageBounds,
-    ) -> Result<Stretch<(Revision, Saga)>, StoreError> {
+    ) -> Result<ScanPage<(Revision, Saga)>, StoreError> {
         let queues = queue_filter(queues);
         let mut bytes = 0;
         let (found, through) = self.look(|c| {
@@ -328,11 +339,11 @@ impl Reader for SqliteReader {
         Ok(bounds.admitted(found, through))
     }
 
-    fn counts(&self, moment: &Moment) -> Result<Vec<QueueCounts>, StoreError> {
+    fn counts(&self, read_time: &ReadTime) -> Result<Vec<QueueCounts>, StoreError> {
         // Memory is read first: every queue in it is then also in the snapshot.
-        let mut counted = self.beside.counts.lock().clone();
+        let mut counted = self.shared.counts.lock().clone();
         self.look(|connection| {
-            let ready = self.ready(connection, moment.now)?;
+            let ready = self.ready(connection, read_time.now)?;
             let mut all = Vec::new();
             let mut statement = connection.prepare_cached(sql::QUEUES_BRIEF)?;
             let mut rows = statement.query([])?;
@@ -349,7 +360,7 @@ impl Reader for SqliteReader {
                     states: count.states(),
                     ready: ready.sagas,
                     stale: count.stale(),
-                    oldest_ready_age: ready.since.map(|since| moment.now.since(since)),
+                    oldest_ready_age: ready.since.map(|since| read_time.now.since(since)),
                 });
             }
             Ok(all)
@@ -379,8 +390,8 @@ impl Reader for SqliteReader {
     }
 }
 
-fn corrupt_queue(error: crate::domain::ids::Malformed) -> RowsError {
-    RowsError::Corrupt(format!("a queue: {}", error.0))
+fn corrupt_queue(error: crate::domain::ids::Malformed) -> SqliteError {
+    SqliteError::Corrupt(format!("a queue: {}", error.0))
 }
 
 /// The queues after one of them, by name, with their numbers: at most `limit`.
@@ -388,7 +399,7 @@ pub(super) fn queue_statuses(
     connection: &Connection,
     after: Option<&QueueName>,
     limit: usize,
-) -> Result<Vec<(i64, QueueStatus)>, RowsError> {
+) -> Result<Vec<(i64, QueueStatus)>, SqliteError> {
     let mut statement = connection.prepare_cached(sql::QUEUES)?;
     // No name is empty.
     let after = after.map_or("", QueueName::as_str);
@@ -403,7 +414,7 @@ pub(super) fn queue_statuses(
             paused: row.get(1)?,
             actor: actor.map(|actor| Actor::stored(&actor)).transpose().map_err(corrupt_queue)?,
             reason: Text::stored(&reason).map_err(corrupt_queue)?,
-            change_time: codec::column(row, 4)?,
+            change_time: decode::column(row, 4)?,
         };
         all.push((row.get(5)?, status));
     }

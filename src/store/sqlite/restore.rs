@@ -22,11 +22,12 @@ use crate::{
 };
 
 use super::{
-    check::{Report, check_file, show_as_newest},
-    codec::senseless,
+    check::{CheckReport, check_file, create_newest_views},
     connection,
-    guard::{OpenError, open_error, partial, remove_database, take_directory},
+    decode::corrupt_value,
     load::meta,
+    open_checks::{partial, remove_database, take_directory},
+    open_error::{OpenError, open_error},
     sql,
 };
 
@@ -69,16 +70,16 @@ pub enum RestoreError {
 
 /// What was restored.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Restored {
+pub struct RestoreResult {
     /// The verification of the copy.
-    pub report: Report,
+    pub report: CheckReport,
     /// The next revision, and the next token, is at least this.
     pub next_revision: Revision,
 }
 
 /// Restores `copy` into `data`. The copy is verified, and the store synced before it gets its name. `now` makes two
 /// restores from one copy differ.
-pub fn restore(copy: &Path, data: &Path, now: Timestamp) -> Result<Restored, RestoreError> {
+pub fn restore(copy: &Path, data: &Path, now: Timestamp) -> Result<RestoreResult, RestoreError> {
     let _lock = take_directory(data)?;
     let path = data.join("sagad.db");
     for existing in [path.clone(), data.join("sagad.db-wal")] {
@@ -95,7 +96,7 @@ pub fn restore(copy: &Path, data: &Path, now: Timestamp) -> Result<Restored, Res
     remove_database(&partial).map_err(io(&partial))?;
     copy_file(copy, &partial).map_err(io(copy))?;
     let restored = whole(&partial, copy).and_then(|report| match jump(&partial, report.head, now) {
-        Ok(next_revision) => Ok(Restored { report, next_revision }),
+        Ok(next_revision) => Ok(RestoreResult { report, next_revision }),
         Err(error) => Err(open_error(copy, &error).into()),
     });
     match restored {
@@ -106,7 +107,7 @@ pub fn restore(copy: &Path, data: &Path, now: Timestamp) -> Result<Restored, Res
 }
 
 /// Verifies the copied file; errors name the original.
-fn whole(partial: &Path, copy: &Path) -> Result<Report, RestoreError> {
+fn whole(partial: &Path, copy: &Path) -> Result<CheckReport, RestoreError> {
     let path = copy.to_owned();
     let mut report = match check_file(partial) {
         Ok(report) => report,
@@ -134,7 +135,7 @@ fn jump(path: &Path, head: Revision, now: Timestamp) -> Result<Revision, rusqlit
     connection.pragma_update(None, "journal_mode", "DELETE")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     // The copy may have an older schema version, which the next start of the daemon migrates.
-    show_as_newest(&connection, connection.pragma_query_value(None, "user_version", |row| row.get(0))?)?;
+    create_newest_views(&connection, connection.pragma_query_value(None, "user_version", |row| row.get(0))?)?;
     let floor: Revision = meta(&connection, "revision_floor")?;
     let last_event = connection.query_row(sql::LAST_EVENT_TIME, [], |row| row.get(1)).optional()?;
     let copied_at = last_event.unwrap_or(Timestamp::from_micros(BEFORE_ANY_COPY));
@@ -142,7 +143,9 @@ fn jump(path: &Path, head: Revision, now: Timestamp) -> Result<Revision, rusqlit
     // copy is above all that was assigned after the first.
     let next = floor.max(head.after(1)).0.saturating_add(JUMP).saturating_add(now.since(copied_at).micros());
     if next > REVISION_MAX - NUMBERS_LEFT {
-        return Err(senseless(format!("the next revision would be {next}, with too few left up to {REVISION_MAX}")));
+        return Err(corrupt_value(format!(
+            "the next revision would be {next}, with too few left up to {REVISION_MAX}"
+        )));
     }
     connection.execute(sql::RAISE_META, rusqlite::params!["revision_floor", next])?;
     // Switched before the rename: an interrupted switch leaves a journal, with which the file can't be inspected.
@@ -156,13 +159,13 @@ mod tests {
     use rusqlite::Connection;
 
     use super::*;
-    use crate::store::sqlite::open_rows;
+    use crate::store::sqlite::open_writer;
 
     const NOW: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
 
     fn healthy_copy(dir: &Path) -> PathBuf {
         let copy = dir.join("copy");
-        drop(open_rows(&copy, 1 << 20).unwrap());
+        drop(open_writer(&copy, 1 << 20).unwrap());
         Connection::open(&copy).unwrap().execute_batch(include_str!("healthy.sql")).unwrap();
         copy
     }
@@ -174,7 +177,7 @@ mod tests {
         let data = dir.path().join("data");
         let restored = restore(&copy, &data, NOW).unwrap();
         assert_eq!(restored.report.sagas, 1);
-        let (_, opening, _) = open_rows(&data.join("sagad.db"), 1 << 20).unwrap();
+        let (_, opening, _) = open_writer(&data.join("sagad.db"), 1 << 20).unwrap();
         assert_eq!((opening.head, opening.next_revision), (Revision(2), restored.next_revision));
         assert!(opening.next_revision.0 > JUMP);
         assert!(matches!(restore(&copy, &data, NOW), Err(RestoreError::Exists { .. })));
@@ -191,7 +194,7 @@ mod tests {
         let path = data.join("sagad.db");
         let version = |path| Connection::open(path).unwrap().pragma_query_value(None, "user_version", |row| row.get(0));
         assert_eq!(version(&path), Ok(2));
-        let (_, opening, _) = open_rows(&path, 1 << 20).unwrap();
+        let (_, opening, _) = open_writer(&path, 1 << 20).unwrap();
         assert_eq!((opening.head, opening.next_revision), (Revision(36), restored.next_revision));
         assert_eq!(version(&path), Ok(3));
         assert_eq!(check_file(&path).unwrap().problems, Vec::<String>::new());

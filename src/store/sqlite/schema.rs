@@ -7,8 +7,8 @@ use rusqlite::{Connection, types::ValueRef};
 
 use super::{
     connection,
-    guard::{Found, OpenError, open_error},
     migrate::MIGRATIONS,
+    open_error::{FoundDatabase, OpenError, open_error},
     sql,
 };
 
@@ -28,8 +28,8 @@ type Objects = BTreeMap<(String, String), (String, String)>;
 
 /// Refuses a schema that differs, on the connection that will be used: a journal beside the file is played back only
 /// by a connection that may write, so an earlier inspection of the file may see another schema.
-pub fn verify(connection: &Connection, path: &Path, found: Found) -> Result<(), OpenError> {
-    let Found::Ours(version) = found else { return Ok(()) };
+pub fn verify(connection: &Connection, path: &Path, found: FoundDatabase) -> Result<(), OpenError> {
+    let FoundDatabase::Ours(version) = found else { return Ok(()) };
     let known = usize::try_from(version).unwrap_or(0);
     match difference(connection, known).map_err(|error| open_error(path, &error))? {
         None => Ok(()),
@@ -124,13 +124,13 @@ fn space(text: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{guard::Found, migrate::migrate},
+        super::{migrate::migrate, open_error::FoundDatabase},
         *,
     };
 
     fn store(version: usize) -> Connection {
         let mut connection = connection::in_memory().unwrap();
-        migrate(&mut connection, Found::Nothing, &MIGRATIONS[..version]).unwrap();
+        migrate(&mut connection, FoundDatabase::Nothing, &MIGRATIONS[..version]).unwrap();
         connection
     }
 
@@ -161,7 +161,7 @@ mod tests {
         let hidden = "PRAGMA writable_schema = ON; INSERT INTO sqlite_schema VALUES ('trigger', 'sqlite_autoindex_x', \
                       'event', 0, 'CREATE TRIGGER sqlite_autoindex_x AFTER INSERT ON event BEGIN SELECT 1; END')";
         let mut connection = Connection::open_in_memory().unwrap();
-        migrate(&mut connection, Found::Nothing, MIGRATIONS).unwrap();
+        migrate(&mut connection, FoundDatabase::Nothing, MIGRATIONS).unwrap();
         connection.execute_batch(hidden).unwrap();
         assert!(difference(&connection, newest).unwrap().unwrap().contains("holds the trigger \"sqlite_autoindex_x\""));
     }

@@ -57,7 +57,7 @@ impl<'a, T: Into<Param<'a>>> From<Option<T>> for Param<'a> {
 
 /// What a parameter is currently bound to.
 #[derive(Clone, Copy, PartialEq)]
-enum Bound {
+enum BoundValue {
     Null,
     Integer(i64),
     /// A value whose comparison would cost as much as binding it.
@@ -65,27 +65,27 @@ enum Bound {
 }
 
 /// A prepared statement.
-struct Held<'c> {
+struct PreparedStatement<'c> {
     /// The address of its text, which identifies it.
     text: *const u8,
     statement: Statement<'c>,
-    bound: Vec<Bound>,
+    bound: Vec<BoundValue>,
 }
 
-impl Held<'_> {
+impl PreparedStatement<'_> {
     fn execute(&mut self, params: &[Param<'_>]) -> Result<usize, rusqlite::Error> {
         debug_assert_eq!(params.len(), self.bound.len(), "as many as the statement has");
         for (place, (param, bound)) in params.iter().zip(&mut self.bound).enumerate() {
             let wanted = match param {
-                Param::Null => Bound::Null,
-                Param::Integer(number) => Bound::Integer(*number),
-                Param::Text(_) | Param::Blob(_) => Bound::Other,
+                Param::Null => BoundValue::Null,
+                Param::Integer(number) => BoundValue::Integer(*number),
+                Param::Text(_) | Param::Blob(_) => BoundValue::Other,
             };
-            if wanted == *bound && wanted != Bound::Other {
+            if wanted == *bound && wanted != BoundValue::Other {
                 continue;
             }
             // In case binding fails.
-            *bound = Bound::Other;
+            *bound = BoundValue::Other;
             match param {
                 Param::Null => self.statement.raw_bind_parameter(place + 1, Null),
                 Param::Integer(number) => self.statement.raw_bind_parameter(place + 1, number),
@@ -100,23 +100,23 @@ impl Held<'_> {
 
 /// The statements prepared so far. The most used ones are needed first, so they come first: a linear search costs less
 /// than hashing.
-type All<'c> = RefCell<Vec<Held<'c>>>;
+type StatementList<'c> = RefCell<Vec<PreparedStatement<'c>>>;
 
 self_cell::self_cell!(
     /// A connection and the statements that borrow it.
-    struct Cell {
+    struct StatementCell {
         owner: Connection,
         #[not_covariant]
-        dependent: All,
+        dependent: StatementList,
     }
 );
 
 /// A connection and its prepared statements. It can't be sent to another thread.
-pub(super) struct Statements(Cell);
+pub(super) struct Statements(StatementCell);
 
 impl Statements {
     pub(super) fn of(connection: Connection) -> Self {
-        Statements(Cell::new(connection, |_| RefCell::default()))
+        Statements(StatementCell::new(connection, |_| RefCell::default()))
     }
 
     pub(super) fn connection(&self) -> &Connection {
@@ -131,8 +131,8 @@ impl Statements {
                 Some(place) => place,
                 None => {
                     let statement = connection.prepare(sql)?;
-                    let bound = vec![Bound::Null; statement.parameter_count()];
-                    all.push(Held { text: sql.as_ptr(), statement, bound });
+                    let bound = vec![BoundValue::Null; statement.parameter_count()];
+                    all.push(PreparedStatement { text: sql.as_ptr(), statement, bound });
                     all.len() - 1
                 }
             };

@@ -6,14 +6,15 @@
 use std::path::Path;
 
 use super::{
-    SCHEMA_VERSION, connection,
-    guard::{Found, OpenError, inspect, open_error, refuse_unrestored, take_directory},
+    connection,
+    open_checks::{inspect, refuse_unrestored, take_directory},
+    open_error::{FoundDatabase, OpenError, SCHEMA_VERSION, open_error},
     schema, sql,
 };
 
 /// The result of a vacuum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Vacuumed {
+pub struct VacuumResult {
     /// Bytes of the database before.
     pub before: u64,
     /// Bytes of the database after.
@@ -25,7 +26,7 @@ pub struct Vacuumed {
 ///
 /// # Errors
 /// There is no store, it is in use or can't be used, or the disk is full; then nothing has changed.
-pub fn vacuum(data: &Path) -> Result<Vacuumed, OpenError> {
+pub fn vacuum(data: &Path) -> Result<VacuumResult, OpenError> {
     let path = data.join("sagad.db");
     if !path.exists() {
         return Err(OpenError::Unusable { path, what: "there is no store here".into() });
@@ -35,17 +36,19 @@ pub fn vacuum(data: &Path) -> Result<Vacuumed, OpenError> {
     let unusable = |what: String| OpenError::Unusable { path: path.clone(), what };
     let found = inspect(&path)?;
     match found {
-        Found::Ours(version) if version == SCHEMA_VERSION => {}
-        Found::Ours(_) => return Err(unusable("it is of an older version: start the daemon on it once".into())),
-        Found::Nothing => return Err(unusable("there is no store in it".into())),
+        FoundDatabase::Ours(version) if version == SCHEMA_VERSION => {}
+        FoundDatabase::Ours(_) => {
+            return Err(unusable("it is of an older version: start the daemon on it once".into()));
+        }
+        FoundDatabase::Nothing => return Err(unusable("there is no store in it".into())),
     }
     let size = || path.metadata().map(|metadata| metadata.len()).map_err(|e| unusable(e.to_string()));
     let before = size()?;
     write_anew(&path, found)?;
-    Ok(Vacuumed { before, after: size()? })
+    Ok(VacuumResult { before, after: size()? })
 }
 
-fn write_anew(path: &Path, found: Found) -> Result<(), OpenError> {
+fn write_anew(path: &Path, found: FoundDatabase) -> Result<(), OpenError> {
     let failed = |error: rusqlite::Error| open_error(path, &error);
     let connection = connection::open(path).map_err(failed)?;
     schema::verify(&connection, path, found)?;
@@ -61,14 +64,14 @@ fn write_anew(path: &Path, found: Found) -> Result<(), OpenError> {
 mod tests {
     use rusqlite::Connection;
 
-    use super::super::open_rows;
+    use super::super::open_writer;
     use super::*;
 
     #[test]
     fn a_store_from_before_is_shrunk_and_can_then_shrink_by_itself() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sagad.db");
-        drop(open_rows(&path, 1 << 20).unwrap());
+        drop(open_writer(&path, 1 << 20).unwrap());
         let connection = Connection::open(&path).unwrap();
         connection.execute_batch(include_str!("healthy.sql")).unwrap();
         // As stores were made before.
@@ -90,7 +93,7 @@ mod tests {
     fn what_is_no_store_or_in_use_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         assert!(vacuum(dir.path()).unwrap_err().to_string().contains("no store"));
-        drop(open_rows(&dir.path().join("sagad.db"), 1 << 20).unwrap());
+        drop(open_writer(&dir.path().join("sagad.db"), 1 << 20).unwrap());
         let lock = take_directory(dir.path()).unwrap();
         assert!(matches!(vacuum(dir.path()), Err(OpenError::Locked { .. })));
         drop(lock);

@@ -24,7 +24,7 @@ pub(super) struct Histogram {
 
 /// The contents of a histogram.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Buckets {
+pub struct HistogramSnapshot {
     /// The upper bound of each bucket; a last bucket holds what is above them.
     pub bounds: &'static [u64],
     /// The number of values in each bucket; not cumulative.
@@ -33,7 +33,7 @@ pub struct Buckets {
     pub sum: u64,
 }
 
-impl Buckets {
+impl HistogramSnapshot {
     /// How many values there were.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
@@ -50,9 +50,9 @@ impl Histogram {
         self.sum.fetch_add(value, Relaxed);
     }
 
-    pub(super) fn read(&self) -> Buckets {
+    pub(super) fn read(&self) -> HistogramSnapshot {
         let counts = self.counts.iter().map(|count| count.load(Relaxed)).collect();
-        Buckets { bounds: self.bounds, counts, sum: self.sum.load(Relaxed) }
+        HistogramSnapshot { bounds: self.bounds, counts, sum: self.sum.load(Relaxed) }
     }
 }
 
@@ -68,7 +68,7 @@ const FINE: usize = ((EXPONENTS - 2) * CUTS + CUTS) as usize;
 
 /// Durations of about the last minute, in microseconds. Only one thread records.
 #[derive(Debug, Default)]
-pub(super) struct Sliding([Slot; SLOTS]);
+pub(super) struct SlidingWindow([Slot; SLOTS]);
 
 #[derive(Debug)]
 struct Slot {
@@ -90,7 +90,7 @@ impl Default for Slot {
 
 /// Quantiles of about the last minute: of the last fifty to sixty seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Minute {
+pub struct LastMinute {
     /// How many there were.
     pub count: u64,
     /// The median; up to an eighth too high.
@@ -101,7 +101,7 @@ pub struct Minute {
     pub max: Span,
 }
 
-impl Sliding {
+impl SlidingWindow {
     pub(super) fn record(&self, now: Timestamp, micros: u64) {
         let number = slot_number(now);
         let slot = &self.0[number as usize % SLOTS];
@@ -114,7 +114,7 @@ impl Sliding {
         slot.max.fetch_max(micros, Relaxed);
     }
 
-    pub(super) fn read(&self, now: Timestamp) -> Minute {
+    pub(super) fn read(&self, now: Timestamp) -> LastMinute {
         let newest = slot_number(now);
         let oldest = newest.saturating_sub(SLOTS as u64 - 2);
         let slots = || self.0.iter().filter(|slot| (oldest..=newest).contains(&slot.number.load(Relaxed)));
@@ -135,9 +135,9 @@ impl Sliding {
             span(found.map_or(max, largest))
         };
         if count == 0 {
-            return Minute::default();
+            return LastMinute::default();
         }
-        Minute { count, p50: quantile(0.5), p99: quantile(0.99), max: span(max) }
+        LastMinute { count, p50: quantile(0.5), p99: quantile(0.99), max: span(max) }
     }
 }
 
@@ -200,8 +200,8 @@ mod tests {
 
     #[test]
     fn a_minute_forgets_what_is_older() {
-        let sliding = Sliding::default();
-        assert_eq!(sliding.read(at(0)), Minute::default());
+        let sliding = SlidingWindow::default();
+        assert_eq!(sliding.read(at(0)), LastMinute::default());
         (0..99).for_each(|_| sliding.record(at(5), 100));
         sliding.record(at(14), 5_000_000);
         let minute = sliding.read(at(20));
@@ -209,11 +209,11 @@ mod tests {
         assert!(minute.p50.micros() >= 100 && minute.p99.micros() < 115, "{minute:?}");
         assert_eq!(sliding.read(at(62)).count, 1, "the first ten seconds are gone");
         assert_eq!(sliding.read(at(62)).p50, Span::from_secs(5));
-        assert_eq!(sliding.read(at(200)), Minute::default());
+        assert_eq!(sliding.read(at(200)), LastMinute::default());
         sliding.record(at(75), 7);
         assert_eq!(
             sliding.read(at(76)),
-            Minute {
+            LastMinute {
                 count: 1,
                 p50: Span::from_micros(7).unwrap(),
                 p99: Span::from_micros(7).unwrap(),

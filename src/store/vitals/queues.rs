@@ -12,7 +12,7 @@ use crate::domain::{
     time::{Span, Timestamp},
 };
 
-use super::Rare;
+use super::batch_events::QueueCount;
 
 /// Most queues with counters of their own. The others are counted together.
 const QUEUES: usize = 200;
@@ -33,18 +33,18 @@ pub struct QueueVitals {
 }
 
 impl QueueVitals {
-    fn count(&mut self, what: Rare) {
+    fn count(&mut self, what: QueueCount) {
         match what {
-            Rare::ExecutionExpired => self.execution_expired += 1,
-            Rare::CompensationExpired => self.compensation_expired += 1,
-            Rare::Quarantined => self.quarantined += 1,
+            QueueCount::ExecutionExpired => self.execution_expired += 1,
+            QueueCount::CompensationExpired => self.compensation_expired += 1,
+            QueueCount::Quarantined => self.quarantined += 1,
         }
     }
 }
 
 /// A kind that a `ClaimNext` for compensation asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asking {
+pub struct HandledKind {
     /// In which queue.
     pub queue: QueueName,
     /// Which kind; none: any.
@@ -54,13 +54,13 @@ pub struct Asking {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Queues {
+pub(super) struct QueueCounters {
     counts: Mutex<(HashMap<QueueName, QueueVitals>, QueueVitals)>,
     asked: Mutex<HashMap<QueueName, HashMap<Option<Kind>, Timestamp>>>,
 }
 
-impl Queues {
-    pub(super) fn count(&self, queue: &QueueName, what: Rare) {
+impl QueueCounters {
+    pub(super) fn count(&self, queue: &QueueName, what: QueueCount) {
         let (queues, others) = &mut *self.counts.lock();
         if queues.len() < QUEUES || queues.contains_key(queue) {
             queues.entry(queue.clone()).or_default().count(what);
@@ -92,21 +92,21 @@ impl Queues {
     }
 
     /// The counters by queue, in order of name; those of all other queues; and the handled kinds.
-    pub(super) fn read(&self) -> (Vec<(QueueName, QueueVitals)>, QueueVitals, Vec<Asking>) {
+    pub(super) fn read(&self) -> (Vec<(QueueName, QueueVitals)>, QueueVitals, Vec<HandledKind>) {
         let (queues, others) = {
             let counts = self.counts.lock();
             (counts.0.iter().map(|(queue, counts)| (queue.clone(), *counts)).collect::<BTreeMap<_, _>>(), counts.1)
         };
-        let mut asking: Vec<_> = self
+        let mut handled_kinds: Vec<_> = self
             .asked
             .lock()
             .iter()
             .flat_map(|(queue, kinds)| {
-                kinds.iter().map(|(kind, last)| Asking { queue: queue.clone(), kind: kind.clone(), last: *last })
+                kinds.iter().map(|(kind, last)| HandledKind { queue: queue.clone(), kind: kind.clone(), last: *last })
             })
             .collect();
-        asking.sort_by(|a, b| (&a.queue, &a.kind).cmp(&(&b.queue, &b.kind)));
-        (queues.into_iter().collect(), others, asking)
+        handled_kinds.sort_by(|a, b| (&a.queue, &a.kind).cmp(&(&b.queue, &b.kind)));
+        (queues.into_iter().collect(), others, handled_kinds)
     }
 }
 
@@ -125,10 +125,10 @@ mod tests {
 
     #[test]
     fn p10_a_thousand_queues_are_not_all_told_apart_and_none_is_lost() {
-        let queues = Queues::default();
+        let queues = QueueCounters::default();
         for number in 0..1000 {
-            queues.count(&queue(number), Rare::ExecutionExpired);
-            queues.count(&queue(0), Rare::Quarantined);
+            queues.count(&queue(number), QueueCount::ExecutionExpired);
+            queues.count(&queue(0), QueueCount::Quarantined);
         }
         let (told, others, _) = queues.read();
         assert_eq!((told.len(), told[0].0.clone()), (QUEUES, queue(0)));
@@ -150,13 +150,16 @@ mod tests {
 
     #[test]
     fn p10_what_is_asked_for_is_kept_within_bounds_and_forgotten() {
-        let queues = Queues::default();
+        let queues = QueueCounters::default();
         queues.asked(&claim([0], &["a", "b"]), at(1));
         queues.asked(&claim([0], &["a"]), at(2));
         queues.asked(&claim([1], &[]), at(3));
-        let told = |queues: &Queues| {
-            let (_, _, asking) = queues.read();
-            asking.into_iter().map(|a| (a.queue, a.kind.map(|kind| kind.to_string()), a.last)).collect::<Vec<_>>()
+        let told = |queues: &QueueCounters| {
+            let (_, _, handled_kinds) = queues.read();
+            handled_kinds
+                .into_iter()
+                .map(|a| (a.queue, a.kind.map(|kind| kind.to_string()), a.last))
+                .collect::<Vec<_>>()
         };
         let (a, b) = (Some("a".to_owned()), Some("b".to_owned()));
         assert_eq!(told(&queues), [(queue(0), a, at(2)), (queue(0), b, at(1)), (queue(1), None, at(3))]);
@@ -164,9 +167,9 @@ mod tests {
             queues.asked(&claim([number], &[]), at(4));
             queues.asked(&claim([0], &[&format!("k{number}")]), at(4));
         }
-        let (_, _, asking) = queues.read();
-        assert_eq!(asking.iter().filter(|a| a.queue == queue(0)).count(), KINDS);
-        assert_eq!(asking.len(), KINDS + QUEUES - 1);
+        let (_, _, handled_kinds) = queues.read();
+        assert_eq!(handled_kinds.iter().filter(|a| a.queue == queue(0)).count(), KINDS);
+        assert_eq!(handled_kinds.len(), KINDS + QUEUES - 1);
         queues.asked(&claim([700], &["new"]), at(5000));
         assert!(told(&queues).iter().any(|(name, _, _)| *name == queue(700)), "those of long ago make room");
         assert_eq!(told(&queues).len(), 1);

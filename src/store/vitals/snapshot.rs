@@ -6,7 +6,7 @@ use crate::domain::{
     time::{Span, Timestamp},
 };
 
-use super::{Asking, Buckets, Minute, QueueVitals, WatchKind};
+use super::{HandledKind, HistogramSnapshot, LastMinute, QueueVitals, WatchVitals};
 
 /// The values of all metrics. Counts start with the process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,15 +17,15 @@ pub struct Vitals {
     pub changes: u64,
     /// Changes per committed batch; its count is the number of batches. A batch that only applied what was due has
     /// none.
-    pub batch_sizes: Buckets,
+    pub batch_sizes: HistogramSnapshot,
     /// From the start of a batch to its answers, in microseconds.
-    pub batch_micros: Buckets,
+    pub batch_micros: HistogramSnapshot,
     /// The commit alone, in microseconds: writing and syncing the log, which SQLite doesn't report separately.
-    pub commit_micros: Buckets,
+    pub commit_micros: HistogramSnapshot,
     /// [`Self::batch_micros`] of the last minute.
-    pub batch_minute: Minute,
+    pub batch_minute: LastMinute,
     /// [`Self::commit_micros`] of the last minute.
-    pub commit_minute: Minute,
+    pub commit_minute: LastMinute,
     /// True while changes are refused because the disk is full.
     pub disk_full: bool,
     /// Requests that were refused for lack of room.
@@ -37,7 +37,7 @@ pub struct Vitals {
     /// Counters of all other queues.
     pub other_queues: QueueVitals,
     /// Kinds that `ClaimNext` calls for compensation asked for, by queue and kind.
-    pub asking: Vec<Asking>,
+    pub handled_kinds: Vec<HandledKind>,
     /// When the writer's loop last ran. It runs four times a second when idle.
     pub turned_at: Timestamp,
     /// Clocks and absences.
@@ -92,21 +92,21 @@ pub struct ClockVitals {
 
 /// A way to copy the log into the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Checkpoint {
+pub enum CheckpointKind {
     /// Copies what it can without waiting.
     Passive,
     /// Copies everything, so that the log is restarted.
     Restart,
 }
 
-impl Checkpoint {
+impl CheckpointKind {
     /// All of them.
-    pub const ALL: [Checkpoint; 2] = [Checkpoint::Passive, Checkpoint::Restart];
+    pub const ALL: [CheckpointKind; 2] = [CheckpointKind::Passive, CheckpointKind::Restart];
 }
 
 /// How a checkpoint ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Outcome {
+pub enum CheckpointOutcome {
     /// Well.
     Done,
     /// A read prevented it.
@@ -115,9 +115,10 @@ pub enum Outcome {
     Failed,
 }
 
-impl Outcome {
+impl CheckpointOutcome {
     /// All of them.
-    pub const ALL: [Outcome; 3] = [Outcome::Done, Outcome::Busy, Outcome::Failed];
+    pub const ALL: [CheckpointOutcome; 3] =
+        [CheckpointOutcome::Done, CheckpointOutcome::Busy, CheckpointOutcome::Failed];
 }
 
 /// The write-ahead log. All zero where the backend has none.
@@ -130,18 +131,5 @@ pub struct LogVitals {
     /// When it was last restarted, as noticed by the next batch.
     pub begun_at: Option<Timestamp>,
     /// Checkpoints, by kind and outcome.
-    pub checkpoints: Vec<(Checkpoint, Outcome, u64)>,
-}
-
-/// An open watch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WatchVitals {
-    /// Of what.
-    pub kind: WatchKind,
-    /// In which queues; none: in all.
-    pub queues: Vec<QueueName>,
-    /// Of one saga alone.
-    pub one_task: bool,
-    /// Everything up to here was sent or is not wanted.
-    pub position: Revision,
+    pub checkpoints: Vec<(CheckpointKind, CheckpointOutcome, u64)>,
 }

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
 use crate::domain::time::Timestamp;
 
-use super::NEVER;
+/// No time yet.
+pub(super) const NEVER: i64 = i64::MIN;
 
 /// When one request reached which stage. The times of a held claim are those of its first execution.
 #[derive(Debug)]
@@ -13,7 +14,7 @@ pub struct Timing([AtomicI64; 5]);
 
 /// The stages of a request, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum WriteStage {
     /// It was queued for the writer.
     Queued,
     /// The writer took it from the queue.
@@ -34,12 +35,12 @@ impl Default for Timing {
 
 impl Timing {
     /// Records that it reached a stage.
-    pub(in crate::store) fn reached(&self, step: Step, now: Timestamp) {
+    pub(in crate::store) fn reached(&self, step: WriteStage, now: Timestamp) {
         self.0[step as usize].store(now.micros(), Relaxed);
     }
 
     /// When it reached a stage, if it did.
-    pub fn at(&self, step: Step) -> Option<Timestamp> {
+    pub fn at(&self, step: WriteStage) -> Option<Timestamp> {
         Some(self.0[step as usize].load(Relaxed)).filter(|at| *at != NEVER).map(Timestamp::from_micros)
     }
 }

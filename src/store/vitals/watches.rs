@@ -12,8 +12,6 @@ use parking_lot::Mutex;
 
 use crate::domain::ids::{QueueName, Revision};
 
-use super::WatchVitals;
-
 /// What is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum WatchKind {
@@ -28,15 +26,28 @@ impl WatchKind {
     pub const ALL: [WatchKind; 2] = [WatchKind::Stale, WatchKind::Events];
 }
 
+/// An open watch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WatchVitals {
+    /// Of what.
+    pub kind: WatchKind,
+    /// In which queues; none: in all.
+    pub queues: Vec<QueueName>,
+    /// Of one saga alone.
+    pub one_task: bool,
+    /// Everything up to here was sent or is not wanted.
+    pub position: Revision,
+}
+
 /// The open watches.
 #[derive(Debug, Default)]
 pub(in crate::store) struct Watches {
     next: AtomicU64,
-    open: Mutex<HashMap<u64, Arc<Entry>>>,
+    open: Mutex<HashMap<u64, Arc<WatchEntry>>>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct WatchEntry {
     kind: WatchKind,
     queues: Vec<QueueName>,
     one_task: bool,
@@ -45,20 +56,20 @@ struct Entry {
 
 /// An open watch, until it is dropped.
 #[derive(Debug)]
-pub struct Watching {
+pub struct OpenWatch {
     all: Arc<Watches>,
     number: u64,
-    entry: Arc<Entry>,
+    entry: Arc<WatchEntry>,
 }
 
-impl Watching {
+impl OpenWatch {
     /// Records that everything up to here was sent or is not wanted.
     pub fn at(&self, position: Revision) {
         self.entry.position.store(position.0, Relaxed);
     }
 }
 
-impl Drop for Watching {
+impl Drop for OpenWatch {
     fn drop(&mut self) {
         self.all.open.lock().remove(&self.number);
     }
@@ -72,18 +83,18 @@ impl Watches {
         queues: Vec<QueueName>,
         one_task: bool,
         position: Revision,
-    ) -> Watching {
+    ) -> OpenWatch {
         let number = self.next.fetch_add(1, Relaxed);
-        let entry = Arc::new(Entry { kind, queues, one_task, position: AtomicI64::new(position.0) });
+        let entry = Arc::new(WatchEntry { kind, queues, one_task, position: AtomicI64::new(position.0) });
         self.open.lock().insert(number, entry.clone());
-        Watching { all: self.clone(), number, entry }
+        OpenWatch { all: self.clone(), number, entry }
     }
 
     pub(super) fn read(&self) -> Vec<WatchVitals> {
         let open = self.open.lock();
         let mut watches: Vec<_> = open.iter().collect();
         watches.sort_by_key(|(number, _)| **number);
-        let read = |entry: &Arc<Entry>| WatchVitals {
+        let read = |entry: &Arc<WatchEntry>| WatchVitals {
             kind: entry.kind,
             queues: entry.queues.clone(),
             one_task: entry.one_task,

@@ -19,7 +19,7 @@ impl<B: Backend> Writer<B> {
         // The start of this turn is precise enough.
         let step = self.last_able >= self.step_at && !self.disk_was_full;
         let begun = if step { self.shared.clock.now() } else { self.last_able };
-        match self.backend.maintain(MaintenanceBudget { no_calls_waiting: self.inbox.is_empty(), step }) {
+        match self.backend.maintain(MaintenanceBudget { no_calls_waiting: self.command_queue.is_empty(), step }) {
             Ok(_) if !step => Ok(()),
             Ok(left) => {
                 self.steps_left = left;
@@ -39,10 +39,10 @@ impl<B: Backend> Writer<B> {
     /// Records that the writer runs, and checks whether the wall clock was stepped.
     pub(super) fn begin_turn(&mut self) {
         let now = self.shared.clock.now();
-        let meter = &self.shared.meter;
-        meter.turned(now);
-        if meter.is_to_compare_clocks(now)
-            && let Some(step) = meter.compare_clocks(now, self.shared.clock.utc())
+        let metrics = &self.shared.metrics;
+        metrics.record_turn(now);
+        if metrics.clock_comparison_is_due(now)
+            && let Some(step) = metrics.compare_clocks(now, self.shared.clock.utc())
         {
             tracing::warn!(step_ms = step / 1000, "the machine's wall clock was stepped; leases don't depend on it");
         }
@@ -52,13 +52,13 @@ impl<B: Backend> Writer<B> {
     /// If the coordinator was away, gives the grace to live leases.
     pub(super) fn notice_absence(&mut self) {
         let now = self.shared.clock.now();
-        let meter = &self.shared.meter;
+        let metrics = &self.shared.metrics;
         if mutants::on(Mutant::AbsenceUnnoticed) {
             self.last_able = now;
         }
         let away = now.since(self.last_able);
         if away > ABSENCE_WITHOUT_GRACE && !self.disk_was_full {
-            meter.absent(away, now);
+            metrics.record_absence(away, now);
             let grace = ReturnGrace { returned_at: now, length: self.options.restart_grace };
             tracing::warn!(away = %away, grace = %grace.length, "the coordinator was away; leases get their grace");
             *self.shared.grace.write() = grace;
@@ -88,6 +88,6 @@ impl<B: Backend> Writer<B> {
 
     pub(super) fn disk_is_full(&mut self, full: bool) {
         self.disk_was_full = full;
-        self.shared.meter.disk_is_full(full);
+        self.shared.metrics.disk_is_full(full);
     }
 }

@@ -8,8 +8,8 @@ use std::{
 
 use rusqlite::Connection;
 use sagad::store::sqlite::{
-    guard::Found,
     migrate::{MIGRATIONS, migrate},
+    open_error::FoundDatabase,
 };
 
 use super::small::{create, killed_store};
@@ -233,7 +233,7 @@ async fn p8_an_earlier_schema_is_looked_at_before_it_is_brought_up_to_date() {
     let begun = |data: &Path, planted: &str| {
         fs::create_dir(data).unwrap();
         let mut connection = Connection::open(data.join("sagad.db")).unwrap();
-        migrate(&mut connection, Found::Nothing, &MIGRATIONS[..1]).unwrap();
+        migrate(&mut connection, FoundDatabase::Nothing, &MIGRATIONS[..1]).unwrap();
         connection.execute_batch(planted).unwrap();
     };
     let data = directory.path().join("planted");

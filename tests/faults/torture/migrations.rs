@@ -10,9 +10,10 @@ use std::{
 use rusqlite::Connection;
 use sagad::store::sqlite::{
     check::check_file,
-    guard::{Found, inspect},
     migrate::{MIGRATIONS, migrate},
-    open_rows,
+    open_checks::inspect,
+    open_error::FoundDatabase,
+    open_writer,
 };
 
 use super::moments::{calls, kill_at, make_one};
@@ -64,8 +65,8 @@ fn migrates_a_store_of_another_test() {
     let Some(store) = env::var_os(STORE) else { return };
     let mut connection = open(store.as_ref());
     let migrated = match env::var(VERSION) {
-        Ok(version) => migrate(&mut connection, Found::Ours(version.parse().unwrap()), MIGRATIONS),
-        Err(_) => migrate(&mut connection, Found::Ours(NOW as i32), &with_next()),
+        Ok(version) => migrate(&mut connection, FoundDatabase::Ours(version.parse().unwrap()), MIGRATIONS),
+        Err(_) => migrate(&mut connection, FoundDatabase::Ours(NOW as i32), &with_next()),
     };
     migrated.expect("it is brought up to date");
 }
@@ -96,10 +97,10 @@ async fn p1_a_migration_that_was_cut_off_is_done_by_the_next() {
         if version == NOW {
             // As it was, it is a store like any other.
             let copy = copied(store.parent().unwrap(), &directory.path().join(format!("copy-{call}")));
-            assert_eq!(inspect(&copy).unwrap(), Found::Ours(NOW as i32));
+            assert_eq!(inspect(&copy).unwrap(), FoundDatabase::Ours(NOW as i32));
             check(copy.parent().unwrap());
         }
-        migrate(&mut open(&store), Found::Ours(version as i32), &with_next()).unwrap();
+        migrate(&mut open(&store), FoundDatabase::Ours(version as i32), &with_next()).unwrap();
         assert_eq!(state(&store), (NEXT, SAGAS, floor + 1000), "killed at call {call}");
         // To this program it is a newer one's.
         let data = store.parent().unwrap();
@@ -150,7 +151,7 @@ fn p1_the_step_from_version_2_that_was_cut_off_is_done_by_the_next_start() {
         for _ in 0..2 {
             let report = check_file(&store).unwrap();
             assert_eq!((report.problems, report.sagas, report.events), (Vec::new(), 13, 33), "killed at call {call}");
-            open_rows(&store, 1 << 20).map(drop).unwrap();
+            open_writer(&store, 1 << 20).map(drop).unwrap();
         }
         if ended.status.success() {
             break;

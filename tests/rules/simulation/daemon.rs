@@ -101,7 +101,7 @@ impl Daemon {
         let returned = ReturnGrace { returned_at: clock, length: grace };
         judge.grace = returned;
         let recent = Arc::new(RecentEvents::starting_at(opening.head));
-        let store = Store::looking_on(Arc::new(disk.reader()), Arc::new(ManualClock::at(clock)), recent.clone());
+        let store = Store::observer(Arc::new(disk.reader()), Arc::new(ManualClock::at(clock)), recent.clone());
         let told = if sabotage == Sabotage::NoGrace { ReturnGrace::default() } else { returned };
         Daemon {
             coordinator: Coordinator::new(opening, told, WAITING, clock),

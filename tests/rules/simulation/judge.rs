@@ -14,7 +14,7 @@ use sagad::{
         saga::{Saga, State},
         time::Timestamp,
     },
-    store::{CallOutcome, StoreError, memory::Facts},
+    store::{CallOutcome, StoreError, memory::StoredData},
 };
 
 /// The last lease of a saga, until something ends it.
@@ -435,7 +435,7 @@ impl Judge {
     }
 
     /// P1: after a crash, and now and then, what is stored is what was acknowledged and what the history says.
-    pub fn compare(&self, facts: &Facts) {
+    pub fn compare(&self, facts: &StoredData) {
         assert_eq!(
             facts.len() + self.counts.purged as usize,
             self.sagas.len(),

@@ -40,7 +40,7 @@ fn simulate(seed: u64, steps: u64, sabotage: Sabotage) -> World {
     for _ in 0..steps {
         world.step();
     }
-    world.judge.compare(&world.disk.facts());
+    world.judge.compare(&world.disk.data());
     world
 }
 
@@ -128,7 +128,7 @@ fn nothing_that_is_promised_is_ever_broken() {
 fn the_same_seed_gives_the_same_world() {
     let history = |seed| {
         let world = simulate(seed, 3000, Sabotage::None);
-        format!("{:?}", world.disk.facts().events(Revision::ZERO, Revision(i64::MAX)).collect::<Vec<_>>())
+        format!("{:?}", world.disk.data().events(Revision::ZERO, Revision(i64::MAX)).collect::<Vec<_>>())
     };
     assert_eq!(history(7), history(7));
     assert_ne!(history(7), history(8));

@@ -78,7 +78,7 @@ pub fn create(world: &mut World) {
 
 /// A saga, preferably one of the newer ones, in one of these states if there is one nearby.
 fn some(world: &mut World, wanted: impl Fn(&sagad::domain::saga::Saga) -> bool) -> Option<TaskId> {
-    let facts = world.disk.facts();
+    let facts = world.disk.data();
     let there = world.judge.created_so_far() as u64;
     for _ in 0..20 {
         let back = world.rng.below(300.min(there));

@@ -10,7 +10,7 @@ use sagad::{
     },
     store::{
         Store, StoreError,
-        memory::{Facts, Memory},
+        memory::{Memory, StoredData},
     },
     watch::{EventItem, StaleItem, watch_events, watch_stale},
 };
@@ -65,7 +65,7 @@ impl Watcher {
     fn begin(&mut self, store: &Store, skip: bool) -> Items {
         let mut after = self.position;
         if let (Some(after), true) = (&mut after, skip) {
-            *after = store.feed().head();
+            *after = store.event_feed().head();
         }
         if self.stale {
             self.in_snapshot = after.is_none();
@@ -112,7 +112,7 @@ impl Watcher {
             (taken, Some(Revision::ZERO))
         });
         self.items = Some(items);
-        let facts = disk.facts();
+        let facts = disk.data();
         for item in taken {
             self.compare(item, &facts, judge);
         }
@@ -137,7 +137,7 @@ impl Watcher {
     }
 
     /// What is still stale, and was when the snapshot began, must have been in it.
-    fn complete(&self, through: Revision, facts: &Facts) {
+    fn complete(&self, through: Revision, facts: &StoredData) {
         for saga in facts.sagas() {
             if let Some(revision) = saga.reported_stale().filter(|revision| *revision <= through)
                 && (self.queues.is_empty() || self.queues.contains(&saga.spec.queue))
@@ -147,7 +147,7 @@ impl Watcher {
         }
     }
 
-    fn compare(&mut self, item: Item, facts: &Facts, judge: &Judge) {
+    fn compare(&mut self, item: Item, facts: &StoredData, judge: &Judge) {
         let position = self.position.unwrap_or(Revision::ZERO);
         match item {
             Item::Event(revision, event) if self.in_snapshot => {

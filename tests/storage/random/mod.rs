@@ -17,7 +17,7 @@ use sagad::{
         text::Labels,
         time::{Span, Timestamp},
     },
-    store::{Cursor, EventQuery, Filter, ListQuery, Moment, PageBounds, Reader, SagaKey, StoreError},
+    store::{Cursor, EventQuery, Filter, ListQuery, PageBounds, ReadTime, Reader, SagaKey, StoreError},
 };
 
 use self::{
@@ -303,9 +303,9 @@ impl Twins {
 
     /// All that can be asked, with questions at random.
     fn compare_all(&mut self) {
-        let moment = Moment { now: self.now, grace: self.memory.coordinator().grace() };
+        let read_time = ReadTime { now: self.now, grace: self.memory.coordinator().grace() };
         let (a, b) = (self.memory.reader(), self.sqlite.reader());
-        assert_eq!(b.counts(&moment), a.counts(&moment), "after {}", self.executed);
+        assert_eq!(b.counts(&read_time), a.counts(&read_time), "after {}", self.executed);
         for (after, limit) in [(None, 100), (None, 2), (Some(queue(self.dice.word(&QUEUES))), 2)] {
             assert_eq!(b.queues(after.as_ref(), limit), a.queues(after.as_ref(), limit));
         }
@@ -313,7 +313,7 @@ impl Twins {
         assert_eq!(b.events(&whole), a.events(&whole));
         let dice = &mut self.dice;
         for _ in 0..8 {
-            let list = list_query(dice, moment);
+            let list = list_query(dice, read_time);
             assert_eq!(all_pages(b, &list), all_pages(a, &list), "{list:?}");
             let events = event_query(dice, self.compared_through);
             assert_eq!(b.events(&events), a.events(&events), "{events:?}");
@@ -325,7 +325,7 @@ impl Twins {
             let bounds = PageBounds { sagas: limit, bytes: dice.below(4000) };
             assert_eq!(b.stale(&queues, after, through, bounds), a.stale(&queues, after, through, bounds));
         }
-        for saga in all_pages(a, &ListQuery { filter: Filter::default(), ..list_query(dice, moment) }) {
+        for saga in all_pages(a, &ListQuery { filter: Filter::default(), ..list_query(dice, read_time) }) {
             let key = SagaKey::Saga(saga.spec.saga_id.clone());
             assert_eq!(b.get(&key), a.get(&key));
         }
@@ -349,7 +349,7 @@ fn event_query(dice: &mut Dice, newest: Revision) -> EventQuery {
     }
 }
 
-fn list_query(dice: &mut Dice, moment: Moment) -> ListQuery {
+fn list_query(dice: &mut Dice, read_time: ReadTime) -> ListQuery {
     let owners: Vec<OwnerId> = ["w0", "w1"].into_iter().map(owner).collect();
     let filter = Filter {
         states: if dice.once_in(3) { dice.some(&State::ALL) } else { Vec::new() },
@@ -361,7 +361,7 @@ fn list_query(dice: &mut Dice, moment: Moment) -> ListQuery {
         stale_only: dice.once_in(3),
         in_flight_only: dice.once_in(3),
     };
-    ListQuery { filter, newest_first: dice.once_in(2), after: None, limit: *dice.pick(&[1, 2, 100]), moment }
+    ListQuery { filter, newest_first: dice.once_in(2), after: None, limit: *dice.pick(&[1, 2, 100]), read_time }
 }
 
 /// Backends may divide a list into pages differently: what counts is what is in all of them.

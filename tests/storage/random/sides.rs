@@ -59,10 +59,10 @@ impl SqliteDisk {
 }
 
 impl Disk for SqliteDisk {
-    type Backend = sqlite::SqliteRows;
+    type Backend = sqlite::SqliteWriter;
 
     fn open(&self) -> (Self::Backend, InitialState, Box<dyn Reader>) {
-        let (rows, opening, gate) = sqlite::open_rows(&self.path(), 1 << 20).unwrap();
+        let (rows, opening, gate) = sqlite::open_writer(&self.path(), 1 << 20).unwrap();
         (rows.start().unwrap(), opening, Box::new(sqlite::open_reader(&self.path(), 2, gate).unwrap()))
     }
 }

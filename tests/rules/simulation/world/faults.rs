@@ -32,9 +32,9 @@ impl World {
     }
 
     pub(super) fn restart(&mut self) {
-        self.judge.compare(&self.disk.facts());
+        self.judge.compare(&self.disk.data());
         let utc = self.now + self.wall;
-        self.disk.leave_room(None);
+        self.disk.set_room(None);
         self.daemon = Some(Daemon::start(&self.disk, self.now, utc, self.grace, self.sabotage, &mut self.judge));
         self.schedule_turn(self.now);
     }
@@ -56,16 +56,16 @@ impl World {
             4 => {
                 self.faults.full += 1;
                 let room = self.rng.below(20) as usize;
-                self.disk.leave_room(Some(room));
+                self.disk.set_room(Some(room));
             }
-            5..=14 => self.disk.leave_room(None),
+            5..=14 => self.disk.set_room(None),
             15..=22 => self.crash_worker(),
             23..=27 => {
                 self.faults.cuts += 1;
                 let n = self.rng.below(WATCHERS as u64) as usize;
                 self.watchers[n].cut_off();
             }
-            _ => self.judge.compare(&self.disk.facts()),
+            _ => self.judge.compare(&self.disk.data()),
         }
     }
 

@@ -23,8 +23,8 @@ use crate::domain::{
 
 use super::{
     codes::{Coded, MARK_STALE, standing},
-    error::RowsError,
-    more::More,
+    error::SqliteError,
+    rare_fields::RareFields,
 };
 
 /// Checks a number's range, so that code that adds to it can't overflow.
@@ -89,14 +89,14 @@ pub fn wrong_value(error: &rusqlite::Error) -> Option<String> {
 }
 
 /// An error for a stored value that makes no sense.
-pub fn senseless(what: String) -> rusqlite::Error {
+pub fn corrupt_value(what: String) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Integer, what.into())
 }
 
 /// Reads a column of a statement whose first column is the row number. An error names the row and the column.
 pub fn column<T: FromSql>(row: &Row<'_>, index: usize) -> Result<T, rusqlite::Error> {
     row.get(index).map_err(|error| match wrong_value(&error) {
-        Some(what) => senseless(place(row, index, &what)),
+        Some(what) => corrupt_value(place(row, index, &what)),
         None => error,
     })
 }
@@ -119,34 +119,34 @@ struct Columns<'a, 'b> {
 }
 
 impl Columns<'_, '_> {
-    fn get<T: FromSql>(&mut self) -> Result<T, RowsError> {
+    fn get<T: FromSql>(&mut self) -> Result<T, SqliteError> {
         let column = self.next;
         self.next += 1;
         self.row.get(column).map_err(|e| self.damaged(column, &wrong_value(&e).unwrap_or_else(|| e.to_string())))
     }
 
-    fn text(&mut self) -> Result<String, RowsError> {
+    fn text(&mut self) -> Result<String, SqliteError> {
         self.get()
     }
 
-    fn time(&mut self) -> Result<Timestamp, RowsError> {
+    fn time(&mut self) -> Result<Timestamp, SqliteError> {
         self.get()
     }
 
-    fn maybe_time(&mut self) -> Result<Option<Timestamp>, RowsError> {
+    fn maybe_time(&mut self) -> Result<Option<Timestamp>, SqliteError> {
         self.get()
     }
 
-    fn count(&mut self) -> Result<u32, RowsError> {
+    fn count(&mut self) -> Result<u32, SqliteError> {
         self.get()
     }
 
-    fn coded<T: Coded>(&mut self) -> Result<T, RowsError> {
+    fn coded<T: Coded>(&mut self) -> Result<T, SqliteError> {
         let code = self.get()?;
         T::decode(code).ok_or_else(|| self.damaged(self.next - 1, &format!("{code} stands for nothing")))
     }
 
-    fn maybe_coded<T: Coded>(&mut self) -> Result<Option<T>, RowsError> {
+    fn maybe_coded<T: Coded>(&mut self) -> Result<Option<T>, SqliteError> {
         match self.get::<Option<i64>>()? {
             None => Ok(None),
             Some(code) => T::decode(code)
@@ -155,49 +155,49 @@ impl Columns<'_, '_> {
         }
     }
 
-    fn parsed<T>(&mut self, parse: impl Fn(&str) -> Result<T, Malformed>) -> Result<T, RowsError> {
+    fn parsed<T>(&mut self, parse: impl Fn(&str) -> Result<T, Malformed>) -> Result<T, SqliteError> {
         let text = self.text()?;
         parse(&text).map_err(|e| self.damaged(self.next - 1, &e.0))
     }
 
-    fn maybe<T>(&mut self, parse: impl Fn(&str) -> Result<T, Malformed>) -> Result<Option<T>, RowsError> {
+    fn maybe<T>(&mut self, parse: impl Fn(&str) -> Result<T, Malformed>) -> Result<Option<T>, SqliteError> {
         let text: Option<String> = self.get()?;
         text.map(|text| parse(&text)).transpose().map_err(|e| self.damaged(self.next - 1, &e.0))
     }
 
-    fn more(&mut self) -> Result<More, RowsError> {
+    fn more(&mut self) -> Result<RareFields, SqliteError> {
         let json: Option<String> = self.get()?;
-        More::parse(json.as_deref()).map_err(|what| self.damaged(self.next - 1, &what))
+        RareFields::parse(json.as_deref()).map_err(|what| self.damaged(self.next - 1, &what))
     }
 
-    fn span(&mut self) -> Result<Span, RowsError> {
+    fn span(&mut self) -> Result<Span, SqliteError> {
         self.get()
     }
 
-    fn maybe_span(&mut self) -> Result<Option<Span>, RowsError> {
+    fn maybe_span(&mut self) -> Result<Option<Span>, SqliteError> {
         self.get()
     }
 
-    fn blob(&mut self) -> Result<Blob, RowsError> {
+    fn blob(&mut self) -> Result<Blob, SqliteError> {
         let bytes: Vec<u8> = self.get()?;
         Blob::parse(Bytes::from(bytes)).map_err(|e| self.damaged(self.next - 1, &e.0))
     }
 
     /// Contents; NULL stands for empty.
-    fn contents(&mut self) -> Result<Blob, RowsError> {
+    fn contents(&mut self) -> Result<Blob, SqliteError> {
         let bytes: Option<Vec<u8>> = self.get()?;
         Blob::parse(bytes.unwrap_or_default().into()).map_err(|e| self.damaged(self.next - 1, &e.0))
     }
 
     /// A map stored as JSON; NULL stands for empty.
-    fn pairs(&mut self) -> Result<BTreeMap<String, String>, RowsError> {
+    fn pairs(&mut self) -> Result<BTreeMap<String, String>, SqliteError> {
         let json: Option<String> = self.get()?;
         let Some(json) = json.filter(|json| json != "{}") else { return Ok(BTreeMap::new()) };
         serde_json::from_str(&json).map_err(|e| self.damaged(self.next - 1, &e.to_string()))
     }
 
-    fn damaged(&self, column: usize, what: &str) -> RowsError {
-        RowsError::Corrupt(place(self.row, column, what))
+    fn damaged(&self, column: usize, what: &str) -> SqliteError {
+        SqliteError::Corrupt(place(self.row, column, what))
     }
 }
 
@@ -211,7 +211,7 @@ pub fn json(pairs: &BTreeMap<String, String>) -> String {
 
 /// Decodes a row of `sql::SAGA_BY_…` and similar statements. The compensations must be read separately, if there are
 /// any: their count is returned too.
-pub fn saga(row: &Row<'_>) -> Result<(RowId, Saga, u32), RowsError> {
+pub fn saga(row: &Row<'_>) -> Result<(RowId, Saga, u32), SqliteError> {
     let mut c = Columns { row, next: 0 };
     let id = c.get()?;
     let spec = spec(&mut c)?;
@@ -256,7 +256,7 @@ pub fn saga(row: &Row<'_>) -> Result<(RowId, Saga, u32), RowsError> {
     Ok((id, saga, compensations))
 }
 
-fn spec(c: &mut Columns<'_, '_>) -> Result<Spec, RowsError> {
+fn spec(c: &mut Columns<'_, '_>) -> Result<Spec, SqliteError> {
     let task_id = c.parsed(TaskId::parse)?;
     let saga_id = c.parsed(SagaId::parse)?;
     let queue = c.parsed(QueueName::parse)?;
@@ -296,7 +296,7 @@ fn spec(c: &mut Columns<'_, '_>) -> Result<Spec, RowsError> {
     })
 }
 
-fn lease(c: &mut Columns<'_, '_>, expired_at: Option<Timestamp>) -> Result<Option<Lease>, RowsError> {
+fn lease(c: &mut Columns<'_, '_>, expired_at: Option<Timestamp>) -> Result<Option<Lease>, SqliteError> {
     let token: Option<FencingToken> = c.get()?;
     let Some(token) = token else {
         c.next += 11;
@@ -330,7 +330,7 @@ fn lease(c: &mut Columns<'_, '_>, expired_at: Option<Timestamp>) -> Result<Optio
 }
 
 /// A row of `sql::COMPENSATIONS`.
-pub fn compensation(row: &Row<'_>) -> Result<Compensation, RowsError> {
+pub fn compensation(row: &Row<'_>) -> Result<Compensation, SqliteError> {
     let mut c = Columns { row, next: 0 };
     let position = c.count()?;
     let spec = CompensationSpec {
@@ -352,7 +352,7 @@ pub fn compensation(row: &Row<'_>) -> Result<Compensation, RowsError> {
 }
 
 /// A row of `sql::EVENTS` and the like.
-pub fn event(row: &Row<'_>) -> Result<Event, RowsError> {
+pub fn event(row: &Row<'_>) -> Result<Event, SqliteError> {
     let mut c = Columns { row, next: 0 };
     let revision = c.get()?;
     let task_id = c.parsed(TaskId::parse)?;

@@ -20,9 +20,9 @@ use crate::domain::{
 };
 
 use super::{
-    codec::{Quantity, column},
     codes::Coded,
-    error::RowsError,
+    decode::{Quantity, column},
+    error::SqliteError,
     load::each,
     sql,
 };
@@ -34,13 +34,13 @@ const STATES: usize = 8;
 
 /// The counts of one queue, or a change of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Count {
+pub struct QueueStates {
     states: [i64; STATES],
     stale: i64,
 }
 
-impl Count {
-    fn add(&mut self, other: &Count) {
+impl QueueStates {
+    fn add(&mut self, other: &QueueStates) {
         for (mine, more) in self.states.iter_mut().zip(other.states) {
             *mine += more;
         }
@@ -57,7 +57,7 @@ impl Count {
     }
 
     fn holds_none(&self) -> bool {
-        *self == Count::default()
+        *self == QueueStates::default()
     }
 
     /// How many sagas are in each state; states without any are left out.
@@ -72,7 +72,7 @@ impl Count {
     }
 }
 
-impl fmt::Display for Count {
+impl fmt::Display for QueueStates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let counted = (1..).zip(self.states).filter(|(_, count)| *count != 0);
         let told: Vec<_> =
@@ -83,17 +83,17 @@ impl fmt::Display for Count {
 }
 
 /// Counts by the number of the queue.
-pub type ByQueue = BTreeMap<i64, Count>;
+pub type CountsByQueue = BTreeMap<i64, QueueStates>;
 
 /// The committed counts, shared with readers.
-pub type Counts = Arc<Mutex<ByQueue>>;
+pub type SharedCounts = Arc<Mutex<CountsByQueue>>;
 
 /// The writer's counts.
 #[derive(Default)]
-pub struct Tally {
-    committed: Counts,
+pub struct StateCounts {
+    committed: SharedCounts,
     /// The changes of the current transaction. They concern few queues, so a linear search is enough.
-    changes: Vec<(i64, Count)>,
+    changes: Vec<(i64, QueueStates)>,
     /// Queues whose stored counts are out of date.
     unstored: BTreeSet<i64>,
     /// Events since the counts were stored.
@@ -107,23 +107,23 @@ pub struct Tally {
     began_at: (usize, Revision),
 }
 
-impl Tally {
+impl StateCounts {
     /// Starts with these counts, which hold up to `head`, the newest event.
-    pub fn new(counted: ByQueue, head: Revision) -> Self {
+    pub fn new(counted: CountsByQueue, head: Revision) -> Self {
         // All are stored again the first time, so that an earlier error is not kept.
         let unstored = counted.keys().copied().collect();
         let committed = Arc::new(Mutex::new(counted));
-        Tally { committed, unstored, newest: head, began_at: (0, head), ..Tally::default() }
+        StateCounts { committed, unstored, newest: head, began_at: (0, head), ..StateCounts::default() }
     }
 
     /// The counts that readers see.
-    pub fn committed(&self) -> Counts {
+    pub fn committed(&self) -> SharedCounts {
         self.committed.clone()
     }
 
-    fn of(&mut self, queue: i64) -> &mut Count {
+    fn of(&mut self, queue: i64) -> &mut QueueStates {
         let at = self.changes.iter().position(|(known, _)| *known == queue).unwrap_or_else(|| {
-            self.changes.push((queue, Count::default()));
+            self.changes.push((queue, QueueStates::default()));
             self.changes.len() - 1
         });
         &mut self.changes[at].1
@@ -165,12 +165,12 @@ impl Tally {
     }
 
     /// Stores the counts within the transaction if it is time to. Call it before the commit.
-    pub fn store_if_due(&mut self, connection: &Connection) -> Result<(), RowsError> {
+    pub fn store_if_due(&mut self, connection: &Connection) -> Result<(), SqliteError> {
         if self.must_store || self.events >= STORE_EVERY { self.store(connection) } else { Ok(()) }
     }
 
     /// Stores the counts within the transaction.
-    pub fn store(&mut self, connection: &Connection) -> Result<(), RowsError> {
+    pub fn store(&mut self, connection: &Connection) -> Result<(), SqliteError> {
         let mut wanted = self.unstored.clone();
         wanted.extend(self.changes.iter().map(|(queue, _)| queue));
         let committed = self.committed.lock();
@@ -212,7 +212,7 @@ impl Tally {
 
 /// Reads the stored counts and adds the events since; counts all rows if that was never done, and stores the result.
 /// Call it within a transaction that may write.
-pub fn open(connection: &Connection) -> Result<ByQueue, rusqlite::Error> {
+pub fn open(connection: &Connection) -> Result<CountsByQueue, rusqlite::Error> {
     if let Some(counted) = stored(connection)? {
         return with_stale(connection, counted);
     }
@@ -226,13 +226,13 @@ pub fn open(connection: &Connection) -> Result<ByQueue, rusqlite::Error> {
 }
 
 /// The stored counts plus the events after them; none: the rows were never counted.
-pub fn stored(connection: &Connection) -> Result<Option<ByQueue>, rusqlite::Error> {
+pub fn stored(connection: &Connection) -> Result<Option<CountsByQueue>, rusqlite::Error> {
     // An older schema has none.
     let through = connection.query_row(sql::META, ["counted"], |row| row.get::<_, i64>(0)).optional()?;
     let Some(through) = through.filter(|through| *through >= 0) else { return Ok(None) };
-    let mut counted = ByQueue::new();
+    let mut counted = CountsByQueue::new();
     each(connection, sql::STORED_COUNTS, [], |row| {
-        let count: &mut Count = counted.entry(row.get(0)?).or_default();
+        let count: &mut QueueStates = counted.entry(row.get(0)?).or_default();
         for (index, count) in count.states.iter_mut().enumerate() {
             *count = column::<Quantity>(row, index + 1)?.0;
         }
@@ -252,8 +252,8 @@ pub fn stored(connection: &Connection) -> Result<Option<ByQueue>, rusqlite::Erro
 }
 
 /// Counts the rows.
-pub fn scan(connection: &Connection) -> Result<ByQueue, rusqlite::Error> {
-    let mut counted = ByQueue::new();
+pub fn scan(connection: &Connection) -> Result<CountsByQueue, rusqlite::Error> {
+    let mut counted = CountsByQueue::new();
     each(connection, sql::SCANNED_COUNTS, [], |row| {
         counted.entry(row.get(0)?).or_default().add_to(row.get(1)?, row.get(2)?);
         Ok(())
@@ -262,7 +262,7 @@ pub fn scan(connection: &Connection) -> Result<ByQueue, rusqlite::Error> {
 }
 
 /// Adds the stale sagas, which have an index of their own.
-fn with_stale(connection: &Connection, mut counted: ByQueue) -> Result<ByQueue, rusqlite::Error> {
+fn with_stale(connection: &Connection, mut counted: CountsByQueue) -> Result<CountsByQueue, rusqlite::Error> {
     each(connection, sql::STALE_COUNTS, [], |row| {
         counted.entry(row.get(0)?).or_default().stale = row.get(1)?;
         Ok(())
@@ -270,7 +270,7 @@ fn with_stale(connection: &Connection, mut counted: ByQueue) -> Result<ByQueue, 
     Ok(counted)
 }
 
-fn put(connection: &Connection, queue: i64, count: &Count) -> Result<(), rusqlite::Error> {
+fn put(connection: &Connection, queue: i64, count: &QueueStates) -> Result<(), rusqlite::Error> {
     let [planned, dispatched, running, compensating, completed, failed, compensated, quarantined] = count.states;
     let params =
         params![queue, planned, dispatched, running, compensating, completed, failed, compensated, quarantined];
@@ -283,17 +283,17 @@ fn set_counted(connection: &Connection, through: Revision) -> Result<(), rusqlit
 
 #[cfg(test)]
 mod tests {
-    use super::super::{guard::Found, migrate};
+    use super::super::{migrate, open_error::FoundDatabase};
     use super::*;
 
-    fn states(counted: &ByQueue, queue: i64) -> Vec<(State, u64)> {
+    fn states(counted: &CountsByQueue, queue: i64) -> Vec<(State, u64)> {
         counted.get(&queue).copied().unwrap_or_default().states()
     }
 
     /// A store with one running saga, whose schema has this version.
     fn healthy(version: usize) -> Connection {
         let mut connection = Connection::open_in_memory().unwrap();
-        migrate::migrate(&mut connection, Found::Nothing, &migrate::MIGRATIONS[..version]).unwrap();
+        migrate::migrate(&mut connection, FoundDatabase::Nothing, &migrate::MIGRATIONS[..version]).unwrap();
         let healthy = if version < 3 { include_str!("healthy_2.sql") } else { include_str!("healthy.sql") };
         connection.execute_batch(healthy).unwrap();
         connection
@@ -303,7 +303,7 @@ mod tests {
     fn a_store_from_before_is_counted_once() {
         let mut connection = healthy(1);
         assert_eq!(stored(&connection), Ok(None), "the verification has nothing to verify");
-        migrate::migrate(&mut connection, Found::Ours(1), migrate::MIGRATIONS).unwrap();
+        migrate::migrate(&mut connection, FoundDatabase::Ours(1), migrate::MIGRATIONS).unwrap();
         assert_eq!(stored(&connection), Ok(None));
         let counted = open(&connection).unwrap();
         assert_eq!(states(&counted, 1), [(State::Running, 1)]);
@@ -315,28 +315,28 @@ mod tests {
     #[test]
     fn they_are_stored_when_enough_has_happened() {
         let connection = healthy(migrate::MIGRATIONS.len());
-        let mut tally = Tally::new(open(&connection).unwrap(), Revision(2));
+        let mut state_counts = StateCounts::new(open(&connection).unwrap(), Revision(2));
         let through = || connection.query_row(sql::META, ["counted"], |row| row.get::<_, i64>(0)).unwrap();
         assert_eq!(through(), 2);
         for revision in 1..=STORE_EVERY as i64 {
-            tally.begin();
-            tally.told(Revision(2 + revision));
-            tally.of(1).add_to(State::Failed.code(), 1);
-            tally.store_if_due(&connection).unwrap();
+            state_counts.begin();
+            state_counts.told(Revision(2 + revision));
+            state_counts.of(1).add_to(State::Failed.code(), 1);
+            state_counts.store_if_due(&connection).unwrap();
             let now = revision == STORE_EVERY as i64;
             assert_eq!(through(), if now { 2 + revision } else { 2 });
-            tally.commit();
+            state_counts.commit();
         }
         let expected = [(State::Running, 1), (State::Failed, STORE_EVERY as u64)];
         assert_eq!(states(&stored(&connection).unwrap().unwrap(), 1), expected);
-        assert_eq!(states(&tally.committed().lock(), 1), expected);
+        assert_eq!(states(&state_counts.committed().lock(), 1), expected);
 
-        tally.begin();
-        tally.removed(1, State::Failed.code());
-        tally.rollback();
-        tally.begin();
-        tally.store_if_due(&connection).unwrap();
-        tally.commit();
-        assert_eq!(states(&tally.committed().lock(), 1), expected, "what was rolled back is forgotten");
+        state_counts.begin();
+        state_counts.removed(1, State::Failed.code());
+        state_counts.rollback();
+        state_counts.begin();
+        state_counts.store_if_due(&connection).unwrap();
+        state_counts.commit();
+        assert_eq!(states(&state_counts.committed().lock(), 1), expected, "what was rolled back is forgotten");
     }
 }

@@ -4,16 +4,12 @@
 use std::{
     path::PathBuf,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
     time::Duration,
 };
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
-use parking_lot::RwLock;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -31,51 +27,29 @@ use crate::{
 };
 
 use super::{
-    CallOrigin, CallOutcome, Credentials, EventQuery, Feed, HeldClaimSummary, ListQuery, Moment, PageBounds,
-    ReadCaller, Reader, RecentEvents, SagaKey, SagaPage, Stats, StoreError, Stretch,
-    memory_share::{ChangesMemory, MemoryShare},
-    post::Reply,
-    read_queue::{ReadQueue, Reads, in_background},
+    CallOrigin, CallOutcome, Credentials, EventFeed, EventQuery, HeldClaimSummary, ListQuery, PageBounds, ReadCaller,
+    ReadTime, Reader, RecentEvents, SagaKey, SagaPage, ScanPage, Stats, StoreError,
+    memory_budget::MemoryReservation,
+    read_queue::{CallerReader, ReadQueue, spawn_read},
+    reply::Reply,
+    shared_state::SharedState,
     submission::{Submission, WaitingCaller},
-    vitals::{LogMeter, Meter, Step, Timing, Vitals, WatchKind, Watching},
+    vitals::{OpenWatch, Timing, Vitals, WatchKind, WriteStage},
+    writer_message::WriterMessage,
 };
 
 /// When a caller should try again if the queue was full: by then the writer has worked off most of it.
 const OVERLOAD_RETRY: Span = Span::from_millis(100);
 
 /// How long to wait for the writer's report of held claims: a batch or two on a slow disk.
-const TELLING: Duration = Duration::from_millis(500);
-
-/// A message to the writer.
-#[allow(clippy::large_enum_variant, reason = "nearly every message is a change, and a box for each would cost more")]
-pub(super) enum Message {
-    /// A change to execute.
-    Submit(Submission),
-    /// Asks for a summary of the held claims.
-    Tell(oneshot::Sender<Vec<HeldClaimSummary>>),
-    /// Answers all held claims, and stops holding.
-    Drain,
-    /// The last message: answer what came before it, then end.
-    Close,
-}
-
-impl Message {
-    /// Answers the sender that the writer has ended.
-    pub(super) fn refuse(self) {
-        match self {
-            Message::Submit(submission) => submission.caller.send(Err(StoreError::ShuttingDown)),
-            // Dropping its sender answers it.
-            Message::Tell(_) | Message::Drain | Message::Close => {}
-        }
-    }
-}
+const REPORT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The answer to a change that was queued. Dropping it doesn't cancel the change.
 #[derive(Debug)]
 pub struct PendingAnswer {
     answered: oneshot::Receiver<CallOutcome>,
     /// Memory of the change and its answer, until the answer has arrived.
-    _memory: Arc<MemoryShare>,
+    _memory: Arc<MemoryReservation>,
 }
 
 impl Future for PendingAnswer {
@@ -88,44 +62,12 @@ impl Future for PendingAnswer {
     }
 }
 
-/// State shared by the writer and the handles.
-pub(super) struct Shared {
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) recent: Arc<RecentEvents>,
-    /// The grace after the last absence; only the writer changes it.
-    pub(super) grace: RwLock<ReturnGrace>,
-    /// The number of held claims; only the writer changes it.
-    pub(super) waiting: AtomicU64,
-    /// Set when the caller of a held call was revoked: the writer then checks all held calls and clears it.
-    pub(super) revoked: AtomicBool,
-    /// Memory of pending changes and their answers.
-    pub(super) memory: ChangesMemory,
-    /// Metrics of the store.
-    pub(super) meter: Meter,
-}
-
-impl Shared {
-    /// For a store whose newest event is at `head`, with the grace after the absence before, and the backend's metrics
-    /// of its log.
-    pub(super) fn new(
-        clock: Arc<dyn Clock>,
-        recent: Arc<RecentEvents>,
-        grace: ReturnGrace,
-        log: Arc<LogMeter>,
-    ) -> Arc<Self> {
-        let meter = Meter::new(clock.now()).with_log(log);
-        let grace = RwLock::new(grace);
-        let (waiting, revoked, memory) = (AtomicU64::new(0), AtomicBool::new(false), ChangesMemory::default());
-        Arc::new(Shared { clock, recent, grace, waiting, revoked, memory, meter })
-    }
-}
-
 /// A handle to an open store, for the daemon itself or for one caller. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
-    intake: Sender<Message>,
-    reads: Reads,
-    pub(super) shared: Arc<Shared>,
+    intake: Sender<WriterMessage>,
+    reads: CallerReader,
+    pub(super) shared: Arc<SharedState>,
     description: Arc<str>,
 }
 
@@ -134,27 +76,31 @@ impl Store {
         queue: usize,
         reader: Arc<dyn Reader>,
         reads: usize,
-        shared: Arc<Shared>,
+        shared: Arc<SharedState>,
         description: &str,
-    ) -> (Self, Receiver<Message>) {
+    ) -> (Self, Receiver<WriterMessage>) {
         let (intake, messages) = crossbeam_channel::bounded(queue);
         let (queue, caller, clock) = (ReadQueue::new(reads), ReadCaller::default(), shared.clock.clone());
-        let store =
-            Store { intake, reads: Reads { reader, queue, caller, clock }, shared, description: description.into() };
+        let store = Store {
+            intake,
+            reads: CallerReader { reader, queue, caller, clock },
+            shared,
+            description: description.into(),
+        };
         (store, messages)
     }
 
     /// A store that only reads what somebody else writes and publishes: for the simulation, which drives the
     /// coordinator itself.
-    pub fn looking_on(reader: Arc<dyn Reader>, clock: Arc<dyn Clock>, recent: Arc<RecentEvents>) -> Self {
-        let shared = Shared::new(clock, recent, ReturnGrace::default(), Arc::default());
+    pub fn observer(reader: Arc<dyn Reader>, clock: Arc<dyn Clock>, recent: Arc<RecentEvents>) -> Self {
+        let shared = SharedState::new(clock, recent, ReturnGrace::default(), Arc::default());
         Self::new(1, reader, 1, shared, "looking on").0
     }
 
     /// A handle for one caller: its reads take turns with those of others, and are refused once its credentials are
     /// invalid.
     pub fn read_for(&self, caller: ReadCaller) -> Self {
-        Store { reads: Reads { caller, ..self.reads.clone() }, ..self.clone() }
+        Store { reads: CallerReader { caller, ..self.reads.clone() }, ..self.clone() }
     }
 
     /// Submits a change and waits until it is committed. If the future is dropped, the change may still happen.
@@ -191,25 +137,25 @@ impl Store {
         origin: CallOrigin,
         timing: Option<Arc<Timing>>,
     ) -> Result<PendingAnswer, StoreError> {
-        let refused = &self.shared.meter.refused;
-        let Some(memory) = self.shared.memory.take(request.command.weight()) else {
+        let refused = &self.shared.metrics.refused;
+        let Some(memory) = self.shared.memory.reserve(request.command.weight()) else {
             refused.no_room.fetch_add(1, Ordering::Relaxed);
             return Err(StoreError::Overloaded { retry_after: OVERLOAD_RETRY });
         };
         // Kept until the answer has arrived, which may be larger than the request.
         let memory = Arc::new(memory);
-        let (answer, answered) = Reply::counted(memory.clone());
+        let (answer, answered) = Reply::channel_with_memory(memory.clone());
         let arrival = self.shared.clock.now();
         // Only callers that may claim there count as handlers of the kinds.
         if matches!(request.command, Command::ClaimNext(_)) && out_of_scope(&request).is_none() {
-            self.shared.meter.asked(&request.command, arrival);
+            self.shared.metrics.record_claim(&request.command, arrival);
         }
         if let Some(timing) = &timing {
-            timing.reached(Step::Queued, arrival);
+            timing.reached(WriteStage::Queued, arrival);
         }
         let caller = WaitingCaller::new(answer, origin, timing, &self.shared);
         let submission = Submission { request, arrival, caller };
-        match self.send(Message::Submit(submission)) {
+        match self.send(WriterMessage::Submit(submission)) {
             Ok(()) => Ok(PendingAnswer { answered, _memory: memory }),
             Err(not_sent) => {
                 if let StoreError::Overloaded { .. } = not_sent {
@@ -221,7 +167,7 @@ impl Store {
     }
 
     /// Queues a message for the writer, if there is room for it.
-    fn send(&self, message: Message) -> Result<(), StoreError> {
+    fn send(&self, message: WriterMessage) -> Result<(), StoreError> {
         self.intake.try_send(message).map_err(|not_sent| match not_sent {
             TrySendError::Full(_) => StoreError::Overloaded { retry_after: OVERLOAD_RETRY },
             TrySendError::Disconnected(_) => StoreError::ShuttingDown,
@@ -244,7 +190,7 @@ impl Store {
         tokio::select! {
             biased;
             outcome = &mut answer => return outcome,
-            () = credentials.end() => self.caller_revoked(),
+            () = credentials.wait_revoked() => self.caller_revoked(),
         }
         answer.await
     }
@@ -252,7 +198,7 @@ impl Store {
     /// Waits until the writer has committed what it had started when this was called.
     pub async fn caught_up(&self) -> Result<(), StoreError> {
         let (answer, told) = oneshot::channel();
-        self.send(Message::Tell(answer))?;
+        self.send(WriterMessage::ReportHeldClaims(answer))?;
         told.await.map(drop).map_err(|_| StoreError::ShuttingDown)
     }
 
@@ -271,7 +217,7 @@ impl Store {
         let mut all = Vec::new();
         loop {
             let part = query.clone();
-            let Stretch { found, through } = self.reads.read(move |reader| reader.events(&part)).await?;
+            let ScanPage { found, through } = self.reads.read(move |reader| reader.events(&part)).await?;
             query.limit -= found.len();
             query.after = through;
             all.extend(found);
@@ -288,7 +234,7 @@ impl Store {
         after: Revision,
         through: Revision,
         bounds: PageBounds,
-    ) -> Result<Stretch<(Revision, Saga)>, StoreError> {
+    ) -> Result<ScanPage<(Revision, Saga)>, StoreError> {
         self.reads.read(move |reader| reader.stale(&queues, after, through, bounds)).await
     }
 
@@ -300,8 +246,8 @@ impl Store {
 
     /// Counts of everything.
     pub async fn stats(&self) -> Result<Stats, StoreError> {
-        let moment = self.moment();
-        let queues = self.reads.read(move |reader| reader.counts(&moment)).await?;
+        let read_time = self.read_time();
+        let queues = self.reads.read(move |reader| reader.counts(&read_time)).await?;
         Ok(Stats {
             queues,
             waiting: self.shared.waiting.load(Ordering::Relaxed),
@@ -319,7 +265,7 @@ impl Store {
     /// occupy a reader meanwhile.
     pub async fn backup(&self, path: PathBuf) -> Result<Revision, StoreError> {
         let reader = self.reads.reader.clone();
-        in_background(move || reader.backup(&path)).await
+        spawn_read(move || reader.backup(&path)).await
     }
 
     /// The store's metrics. Reads a few hundred numbers and never waits for the writer.
@@ -330,40 +276,40 @@ impl Store {
             writer_queue_depth: self.intake.len() as u64,
             writer_queue_max: self.intake.capacity().unwrap_or(0) as u64,
             head: shared.recent.head(),
-            ..shared.meter.read(shared.clock.now(), shared.clock.utc())
+            ..shared.metrics.read(shared.clock.now(), shared.clock.utc())
         }
     }
 
     /// The time since the writer's loop last ran. It runs every 250 ms when idle; a step of it takes tens of
     /// milliseconds, and a sync as long as the disk takes. So many seconds mean a hanging disk, a suspended machine,
     /// or a bug. It also grows after the writer has ended.
-    pub fn silence(&self) -> Span {
-        self.shared.meter.silence(self.shared.clock.now())
+    pub fn time_since_turn(&self) -> Span {
+        self.shared.metrics.time_since_turn(self.shared.clock.now())
     }
 
     /// Registers an open watch that has sent everything up to a position, until the result is dropped. No queues: all
     /// queues; `one_task`: one saga only.
-    pub fn watching(&self, kind: WatchKind, queues: Vec<QueueName>, one_task: bool, position: Revision) -> Watching {
-        self.shared.meter.watches.open(kind, queues, one_task, position)
+    pub fn open_watch(&self, kind: WatchKind, queues: Vec<QueueName>, one_task: bool, position: Revision) -> OpenWatch {
+        self.shared.metrics.watches.open(kind, queues, one_task, position)
     }
 
     /// Summaries of the held claims by queue and purpose, which the writer answers between two batches. `None` if it
     /// doesn't within half a second, or if its queue is full.
     pub async fn waiting(&self) -> Option<Vec<HeldClaimSummary>> {
         let (answer, told) = oneshot::channel();
-        self.send(Message::Tell(answer)).ok()?;
-        tokio::time::timeout(TELLING, told).await.ok()?.ok()
+        self.send(WriterMessage::ReportHeldClaims(answer)).ok()?;
+        tokio::time::timeout(REPORT_TIMEOUT, told).await.ok()?.ok()
     }
 
     /// The time on the coordinator's clock, and the grace, for reading leases.
-    pub fn moment(&self) -> Moment {
+    pub fn read_time(&self) -> ReadTime {
         let now = self.shared.clock.now();
         let mut grace = *self.shared.grace.read();
         // After an absence that the writer has not noticed yet. It will, before it executes anything.
-        if self.shared.meter.silence(now) > ABSENCE_WITHOUT_GRACE {
+        if self.shared.metrics.time_since_turn(now) > ABSENCE_WITHOUT_GRACE {
             grace.returned_at = now;
         }
-        Moment { now, grace }
+        ReadTime { now, grace }
     }
 
     /// The wall clock, to show how far the coordinator's clock is from it.
@@ -372,8 +318,8 @@ impl Store {
     }
 
     /// The history for followers.
-    pub fn feed(&self) -> Feed {
-        Feed::new(self.shared.recent.clone(), self.reads.clone())
+    pub fn event_feed(&self) -> EventFeed {
+        EventFeed::new(self.shared.recent.clone(), self.reads.clone())
     }
 
     /// The backend's name.
@@ -389,12 +335,12 @@ impl Store {
     /// Answers all held claims, and stops holding. Blocks while the queue is full.
     pub fn drain(&self) {
         // If the writer has ended, it holds no claims.
-        let _ = self.intake.send(Message::Drain);
+        let _ = self.intake.send(WriterMessage::Drain);
     }
 
     /// Ends the writer once it has answered what was submitted before. Blocks while the queue is full.
     pub fn close(&self) {
-        let _ = self.intake.send(Message::Close);
+        let _ = self.intake.send(WriterMessage::Close);
     }
 }
 
@@ -417,12 +363,12 @@ mod tests {
         let minute = Span::from_secs(60);
         clock.advance(minute);
         // An idle writer looks up by itself.
-        while store.silence() > Span::ZERO {
+        while store.time_since_turn() > Span::ZERO {
             thread::sleep(Duration::from_millis(5));
         }
         store.close();
         futures::executor::block_on(writer.ended()).unwrap();
         clock.advance(minute);
-        assert_eq!(store.silence(), minute, "whoever has ended turns no more");
+        assert_eq!(store.time_since_turn(), minute, "whoever has ended turns no more");
     }
 }

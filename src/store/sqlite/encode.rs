@@ -1,28 +1,28 @@
-//! Encodes sagas and events as columns: the counterpart of `codec.rs`.
+//! Encodes sagas and events as columns: the counterpart of `decode.rs`.
 
 use crate::coordinator::{DerivedFields, RowId};
 use crate::domain::{
     compensation::Compensation,
     event::{Event, StaleMark},
     ids::{Revision, TaskId},
-    lease::Standing,
     saga::{Saga, Spec},
     text::Blob,
     time::Timestamp,
 };
 
 use super::{
-    SqliteRows, codec,
-    codes::{Coded, mark_code, standing_code},
-    error::RowsError,
-    more, sql,
+    codes::{Coded, expired_revision, mark_code, standing_code},
+    decode,
+    error::SqliteError,
+    rare_fields, sql,
     statements::{Param, params},
+    writer::SqliteWriter,
 };
 
-impl SqliteRows {
+impl SqliteWriter {
     /// Adds the columns that never change.
-    pub(super) fn insert_saga(&self, id: RowId, queue: i64, spec: &Spec) -> Result<(), RowsError> {
-        let (policy, labels) = (&spec.policy, codec::json(spec.labels.pairs()));
+    pub(super) fn insert_saga(&self, id: RowId, queue: i64, spec: &Spec) -> Result<(), SqliteError> {
+        let (policy, labels) = (&spec.policy, decode::json(spec.labels.pairs()));
         self.execute(
             sql::INSERT_SAGA,
             params![
@@ -60,9 +60,9 @@ impl SqliteRows {
         queue: i64,
         saga: &Saga,
         derived: &DerivedFields,
-    ) -> Result<(), RowsError> {
+    ) -> Result<(), SqliteError> {
         let (due_at, due_since) = due_columns(derived);
-        let (lease, more) = (saga.lease.as_ref(), more::of(saga));
+        let (lease, more) = (saga.lease.as_ref(), rare_fields::of(saga));
         let params = params![
             id.0,
             saga.state.code(),
@@ -99,7 +99,7 @@ impl SqliteRows {
         id: RowId,
         before: &[Compensation],
         after: &[Compensation],
-    ) -> Result<(), RowsError> {
+    ) -> Result<(), SqliteError> {
         for (index, compensation) in after.iter().enumerate() {
             if before.get(index) == Some(compensation) {
                 continue;
@@ -127,7 +127,7 @@ impl SqliteRows {
     }
 
     /// Writes the columns that a heartbeat changes.
-    pub(super) fn update_lease(&self, id: RowId, saga: &Saga, derived: &DerivedFields) -> Result<(), RowsError> {
+    pub(super) fn update_lease(&self, id: RowId, saga: &Saga, derived: &DerivedFields) -> Result<(), SqliteError> {
         let Some(lease) = &saga.lease else { return Ok(()) };
         let (due_at, due_since) = due_columns(derived);
         let params = params![
@@ -151,9 +151,9 @@ impl SqliteRows {
         saga: &Saga,
         derived: &DerivedFields,
         indexed: bool,
-    ) -> Result<(), RowsError> {
+    ) -> Result<(), SqliteError> {
         let (due_at, due_since) = due_columns(derived);
-        let (lease, more) = (saga.lease.as_ref(), more::of(saga));
+        let (lease, more) = (saga.lease.as_ref(), rare_fields::of(saga));
         macro_rules! with {
             ($($added:expr)*) => {
                 params![
@@ -188,7 +188,7 @@ impl SqliteRows {
     }
 
     /// Writes an ended saga, whole.
-    pub(super) fn put_ended(&self, id: RowId, queue: i64, saga: &Saga) -> Result<(), RowsError> {
+    pub(super) fn put_ended(&self, id: RowId, queue: i64, saga: &Saga) -> Result<(), SqliteError> {
         let micros = |time: Option<Timestamp>| time.map(Timestamp::micros);
         let lease = saga.lease.as_ref();
         let params = params![
@@ -226,20 +226,20 @@ impl SqliteRows {
     }
 
     /// Removes a row that must be there.
-    pub(super) fn remove_one(&self, id: RowId, sql: &'static str) -> Result<(), RowsError> {
+    pub(super) fn remove_one(&self, id: RowId, sql: &'static str) -> Result<(), SqliteError> {
         self.change_one(id, sql, params![id.0])
     }
 
     /// Changes a row that must exist. If it doesn't, the store was damaged.
-    fn change_one(&self, id: RowId, sql: &'static str, params: &[Param<'_>]) -> Result<(), RowsError> {
+    fn change_one(&self, id: RowId, sql: &'static str, params: &[Param<'_>]) -> Result<(), SqliteError> {
         match self.execute(sql, params)? {
             1 => Ok(()),
-            _ => Err(RowsError::Corrupt(format!("row {}: it is not in the table where it was", id.0))),
+            _ => Err(SqliteError::Corrupt(format!("row {}: it is not in the table where it was", id.0))),
         }
     }
 
     /// Adds an event to the history; `prev` is the saga's previous event.
-    pub(super) fn insert_event(&self, id: RowId, event: &Event, prev: Option<Revision>) -> Result<(), RowsError> {
+    pub(super) fn insert_event(&self, id: RowId, event: &Event, prev: Option<Revision>) -> Result<(), SqliteError> {
         macro_rules! with {
             ($($added:expr)*) => {
                 params![
@@ -259,7 +259,7 @@ impl SqliteRows {
         }
         // A claim's details have columns of their own.
         let claim = event.details.claim().filter(|_| !matches!(event.mark, Some(StaleMark::Stale { .. })));
-        let details = (claim.is_none() && !event.details.is_empty()).then(|| codec::json(&event.details));
+        let details = (claim.is_none() && !event.details.is_empty()).then(|| decode::json(&event.details));
         let details = details.as_deref();
         let mark = event.mark.as_ref().map(|mark| mark_code(Some(mark)));
         let inserted = match (&event.mark, claim) {
@@ -278,14 +278,6 @@ impl SqliteRows {
             (None, None) => self.execute(sql::INSERT_EVENT, with![details]),
         };
         inserted.map(drop)
-    }
-}
-
-/// The revision of the `lease_expired` event of a stale saga: the column indexed by `work_stale`.
-pub(super) fn expired_revision(saga: &Saga) -> Option<i64> {
-    match saga.lease.as_ref()?.standing {
-        Standing::Expired { revision, .. } => Some(revision.0),
-        Standing::Held | Standing::EndedByHolder(_) | Standing::EndedByOther => None,
     }
 }
 

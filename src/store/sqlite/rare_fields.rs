@@ -55,7 +55,7 @@ pub fn of(saga: &Saga) -> Option<String> {
 
 /// The fields of the column.
 #[derive(Debug, Default, PartialEq)]
-pub struct More {
+pub struct RareFields {
     pub expirations: u32,
     pub failures: u32,
     pub not_before: Option<Timestamp>,
@@ -66,10 +66,10 @@ pub struct More {
     pub cancel: Option<CancelRequest>,
 }
 
-impl More {
+impl RareFields {
     /// Parses the column. The error is a sentence about what is wrong with it.
     pub fn parse(column: Option<&str>) -> Result<Self, String> {
-        let Some(json) = column else { return Ok(More::default()) };
+        let Some(json) = column else { return Ok(RareFields::default()) };
         let all: Map<String, Value> = serde_json::from_str(json).map_err(|error| error.to_string())?;
         let time = |name: &str| match all.get(name) {
             None => Ok(None),
@@ -95,7 +95,7 @@ impl More {
             text("cancel_actor")?.map(Actor::stored).transpose().map_err(|e| format!("cancel_actor: {}", e.0))?;
         let reason = text("cancel_reason")?.map(Text::stored).transpose();
         let reason = reason.map_err(|e| format!("cancel_reason: {}", e.0))?;
-        Ok(More {
+        Ok(RareFields {
             expirations: count("expirations")?,
             failures: count("failures")?,
             not_before: time("not_before")?,
@@ -114,8 +114,11 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_named() {
-        assert_eq!(More::parse(None), Ok(More::default()));
-        assert_eq!(More::parse(Some(r#"{"failures":2}"#)), Ok(More { failures: 2, ..More::default() }));
+        assert_eq!(RareFields::parse(None), Ok(RareFields::default()));
+        assert_eq!(
+            RareFields::parse(Some(r#"{"failures":2}"#)),
+            Ok(RareFields { failures: 2, ..RareFields::default() })
+        );
         for (json, expected) in [
             ("{", "EOF"),
             ("[]", "invalid type"),
@@ -127,7 +130,7 @@ mod tests {
             (r#"{"assignee":"","reserved_until":1}"#, "assignee: "),
             (r#"{"cancel_actor":7,"cancel_reason":""}"#, "cancel_actor is 7"),
         ] {
-            let told = More::parse(Some(json)).unwrap_err();
+            let told = RareFields::parse(Some(json)).unwrap_err();
             assert!(told.contains(expected), "{json}: {told}");
         }
     }

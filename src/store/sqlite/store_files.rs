@@ -1,4 +1,4 @@
-//! [`Files`]: checks that the store's files are still those that were opened, and whether the disk has room.
+//! [`StoreFiles`]: checks that the store's files are still those that were opened, and whether the disk has room.
 //!
 //! It only looks up names and never opens SQLite's files: closing the database file would drop SQLite's locks on it.
 
@@ -10,29 +10,29 @@ use std::{
 
 use crate::private_files;
 
-use super::error::RowsError;
+use super::error::SqliteError;
 use crate::mutants::{self, Mutant};
 
 /// What is written to find out whether there is room: more than the page that found none, and than any block.
 static PROBE: [u8; 64 << 10] = [0; 64 << 10];
 
 /// The files that the store has open.
-pub(super) struct Files {
+pub(super) struct StoreFiles {
     directory: PathBuf,
     /// The database, its log and the lock file, each with its device and inode.
     open: Vec<(PathBuf, (u64, u64))>,
 }
 
-impl Files {
+impl StoreFiles {
     /// The files that have the names now. Missing ones are not checked: a test has no lock file.
     pub(super) fn of(database: &Path) -> Self {
         let names = [database.to_owned(), database.with_extension("db-wal"), database.with_file_name("sagad.lock")];
         let open = names.into_iter().filter_map(|path| identity(&path).ok().map(|identity| (path, identity)));
-        Files { directory: private_files::directory_of(database).to_owned(), open: open.collect() }
+        StoreFiles { directory: private_files::directory_of(database).to_owned(), open: open.collect() }
     }
 
     /// Checks that each name still leads to the file that was opened. It takes a few microseconds.
-    pub(super) fn are_in_place(&self) -> Result<(), RowsError> {
+    pub(super) fn are_in_place(&self) -> Result<(), SqliteError> {
         if mutants::on(Mutant::StoreGoneUnnoticed) {
             return Ok(());
         }
@@ -46,7 +46,7 @@ impl Files {
                 // For example, the directory may not be searched any more: nothing is known about the file.
                 Err(_) => continue,
             };
-            return Err(RowsError::Gone(format!("{} {what}", path.display())));
+            return Err(SqliteError::Gone(format!("{} {what}", path.display())));
         }
         Ok(())
     }
@@ -76,16 +76,16 @@ mod tests {
         let database = dir.path().join("sagad.db");
         let names = ["sagad.db", "sagad.db-wal", "sagad.lock"].map(|name| dir.path().join(name));
         names.iter().for_each(|name| fs::write(name, "x").unwrap());
-        let files = Files::of(&database);
+        let files = StoreFiles::of(&database);
         files.are_in_place().unwrap();
         for name in &names {
             let aside = dir.path().join("aside");
             fs::rename(name, &aside).unwrap();
             let gone = files.are_in_place().unwrap_err();
-            assert_eq!(gone, RowsError::Gone(format!("{} was removed or renamed", name.display())));
+            assert_eq!(gone, SqliteError::Gone(format!("{} was removed or renamed", name.display())));
             fs::write(name, "x").unwrap();
             let replaced = files.are_in_place().unwrap_err();
-            assert_eq!(replaced, RowsError::Gone(format!("{} was replaced by another file", name.display())));
+            assert_eq!(replaced, SqliteError::Gone(format!("{} was replaced by another file", name.display())));
             fs::rename(&aside, name).unwrap();
             files.are_in_place().unwrap();
         }

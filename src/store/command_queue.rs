@@ -14,55 +14,55 @@ use crate::{
     domain::time::{Span, Timestamp},
 };
 
-use super::handle::Message;
+use super::writer_message::WriterMessage;
 
 /// How long the writer spins before it sleeps: a little longer than a round trip on one machine.
-const LOOKING: Span = match Span::from_micros(200) {
+const SPIN_TIME: Span = match Span::from_micros(200) {
     Some(span) => span,
     None => Span::ZERO,
 };
 /// Most iterations of the spin, in case the clock stands still.
-const LOOKS: usize = 20_000;
+const SPINS: usize = 20_000;
 
 /// The receiving end of the queue.
-pub(super) struct Inbox {
-    messages: Receiver<Message>,
+pub(super) struct CommandQueue {
+    messages: Receiver<WriterMessage>,
     clock: Arc<dyn Clock>,
     /// True if the last turn was one change that arrived soon after the turn before; then the next one may, too.
-    brisk: bool,
+    expects_next: bool,
     /// True if the last message arrived soon.
-    soon: bool,
+    arrived_soon: bool,
     /// False with one processor: nobody could send while the writer spins.
-    may_look: bool,
+    may_spin: bool,
 }
 
-impl Inbox {
-    pub(super) fn new(messages: Receiver<Message>, clock: Arc<dyn Clock>) -> Self {
-        let may_look = std::thread::available_parallelism().is_ok_and(|processors| processors.get() > 1);
-        Inbox { messages, clock, brisk: false, soon: false, may_look }
+impl CommandQueue {
+    pub(super) fn new(messages: Receiver<WriterMessage>, clock: Arc<dyn Clock>) -> Self {
+        let may_spin = std::thread::available_parallelism().is_ok_and(|processors| processors.get() > 1);
+        CommandQueue { messages, clock, expects_next: false, arrived_soon: false, may_spin }
     }
 
-    /// Waits for a message until `until`. If all senders are gone, returns [`Message::Close`].
-    pub(super) fn wait(&mut self, until: Timestamp) -> Option<Message> {
+    /// Waits for a message until `until`. If all senders are gone, returns [`WriterMessage::Close`].
+    pub(super) fn wait(&mut self, until: Timestamp) -> Option<WriterMessage> {
         let began = self.clock.now();
-        let message = match self.look(until.min(began.plus(LOOKING))) {
+        let message = match self.spin(until.min(began.plus(SPIN_TIME))) {
             Some(message) => Some(message),
             None => self.sleep(until),
         };
         // Waking up takes about as long as the spin.
-        self.soon = self.clock.now() < began.plus(LOOKING).plus(LOOKING);
+        self.arrived_soon = self.clock.now() < began.plus(SPIN_TIME).plus(SPIN_TIME);
         message
     }
 
     /// A message that is already queued.
-    pub(super) fn take(&self) -> Option<Message> {
+    pub(super) fn take(&self) -> Option<WriterMessage> {
         self.messages.try_recv().ok()
     }
 
     /// Refuses all further messages until all senders are gone. Otherwise a message sent just before the receiver was
     /// dropped would stay in the channel, and its caller would wait as long as there are senders.
-    pub(super) fn refuse_until_nobody_is_left(self) {
-        self.messages.into_iter().for_each(Message::refuse);
+    pub(super) fn refuse_the_rest(self) {
+        self.messages.into_iter().for_each(WriterMessage::refuse);
     }
 
     /// True if no message waits.
@@ -71,15 +71,15 @@ impl Inbox {
     }
 
     /// Records how many changes the turn had that started with the last message.
-    pub(super) fn turned(&mut self, changes: usize) {
-        self.brisk = self.may_look && self.soon && changes == 1;
+    pub(super) fn turn_done(&mut self, changes: usize) {
+        self.expects_next = self.may_spin && self.arrived_soon && changes == 1;
     }
 
-    fn look(&self, until: Timestamp) -> Option<Message> {
-        if !self.brisk {
+    fn spin(&self, until: Timestamp) -> Option<WriterMessage> {
+        if !self.expects_next {
             return None;
         }
-        for _ in 0..LOOKS {
+        for _ in 0..SPINS {
             if let Ok(message) = self.messages.try_recv() {
                 return Some(message);
             }
@@ -91,13 +91,13 @@ impl Inbox {
         None
     }
 
-    fn sleep(&self, until: Timestamp) -> Option<Message> {
+    fn sleep(&self, until: Timestamp) -> Option<WriterMessage> {
         let left = until.since(self.clock.now()).to_std();
         // At least a microsecond, so that queued messages come before what is due.
         match self.messages.recv_timeout(left.max(std::time::Duration::from_micros(1))) {
             Ok(message) => Some(message),
             Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => Some(Message::Close),
+            Err(RecvTimeoutError::Disconnected) => Some(WriterMessage::Close),
         }
     }
 }
@@ -111,27 +111,27 @@ mod tests {
     use super::*;
     use crate::clock::{ManualClock, SystemClock};
 
-    fn brisk(messages: Receiver<Message>, clock: Arc<dyn Clock>) -> Inbox {
-        let mut inbox = Inbox::new(messages, clock);
-        inbox.may_look = true;
-        inbox.soon = true;
-        inbox.turned(1);
-        assert!(inbox.brisk);
-        inbox
+    fn expects_next(messages: Receiver<WriterMessage>, clock: Arc<dyn Clock>) -> CommandQueue {
+        let mut command_queue = CommandQueue::new(messages, clock);
+        command_queue.may_spin = true;
+        command_queue.arrived_soon = true;
+        command_queue.turn_done(1);
+        assert!(command_queue.expects_next);
+        command_queue
     }
 
     #[test]
     fn a_message_that_comes_while_it_looks_is_taken() {
         let (sender, messages) = unbounded();
         // The clock stands still: it spins the most iterations, then sleeps.
-        let mut inbox = brisk(messages, Arc::new(ManualClock::default()));
+        let mut command_queue = expects_next(messages, Arc::new(ManualClock::default()));
         let sending = thread::spawn(move || {
             thread::sleep(Duration::from_micros(50));
-            sender.send(Message::Drain).unwrap();
+            sender.send(WriterMessage::Drain).unwrap();
             sender
         });
-        let message = inbox.wait(Timestamp::from_micros(10_000_000));
-        assert!(matches!(message, Some(Message::Drain)));
+        let message = command_queue.wait(Timestamp::from_micros(10_000_000));
+        assert!(matches!(message, Some(WriterMessage::Drain)));
         drop(sending.join());
     }
 
@@ -139,24 +139,24 @@ mod tests {
     fn it_looks_no_further_than_it_is_to_wait_and_sleeps_when_nobody_is_brisk() {
         let clock = Arc::new(SystemClock::start());
         let (_sender, messages) = unbounded();
-        let mut inbox = brisk(messages, Arc::clone(&clock) as Arc<dyn Clock>);
+        let mut command_queue = expects_next(messages, Arc::clone(&clock) as Arc<dyn Clock>);
         let until = clock.now().plus(Span::from_millis(2));
-        assert!(inbox.wait(until).is_none());
+        assert!(command_queue.wait(until).is_none());
         assert!(clock.now() >= until);
-        assert!(!inbox.soon);
-        inbox.turned(1);
-        assert!(!inbox.brisk, "what came late is not awaited awake");
-        inbox.soon = true;
-        inbox.turned(2);
-        assert!(!inbox.brisk, "with several callers there is something to do anyway");
+        assert!(!command_queue.arrived_soon);
+        command_queue.turn_done(1);
+        assert!(!command_queue.expects_next, "what came late is not awaited awake");
+        command_queue.arrived_soon = true;
+        command_queue.turn_done(2);
+        assert!(!command_queue.expects_next, "with several callers there is something to do anyway");
     }
 
     #[test]
     fn without_anybody_who_could_ask_it_is_to_close() {
         let (sender, messages) = unbounded();
         drop(sender);
-        let mut inbox = brisk(messages, Arc::new(ManualClock::default()));
-        assert!(matches!(inbox.wait(Timestamp::MAX), Some(Message::Close)));
-        assert!(inbox.take().is_none() && inbox.is_empty());
+        let mut command_queue = expects_next(messages, Arc::new(ManualClock::default()));
+        assert!(matches!(command_queue.wait(Timestamp::MAX), Some(WriterMessage::Close)));
+        assert!(command_queue.take().is_none() && command_queue.is_empty());
     }
 }

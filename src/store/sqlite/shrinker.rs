@@ -5,7 +5,7 @@
 
 use rusqlite::Connection;
 
-use super::{checkpoint::PAGE_BYTES, error::RowsError, sql};
+use super::{checkpoint::PAGE_BYTES, error::SqliteError, sql};
 
 /// It starts when one page in this many is free …
 const BEGIN_AT: i64 = 4;
@@ -16,7 +16,7 @@ const END_AT: i64 = 10;
 
 /// Gives free pages back.
 #[derive(Debug, Default)]
-pub struct Shrinking {
+pub struct Shrinker {
     /// Whether this store can give pages back, if known.
     can: Option<bool>,
     is_under_way: bool,
@@ -24,24 +24,24 @@ pub struct Shrinking {
 
 /// How many pages of a file are free.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Room {
+pub struct PageUsage {
     /// Free pages.
     pub free: i64,
     /// All pages.
     pub all: i64,
 }
 
-impl Room {
+impl PageUsage {
     /// Reads the numbers from the file's first page.
-    pub fn of(connection: &Connection) -> Result<Self, RowsError> {
+    pub fn of(connection: &Connection) -> Result<Self, SqliteError> {
         let number = |sql| connection.prepare_cached(sql).and_then(|mut s| s.query_row([], |row| row.get(0)));
-        Ok(Room { free: number(sql::FREE_PAGES)?, all: number(sql::PAGES)? })
+        Ok(PageUsage { free: number(sql::FREE_PAGES)?, all: number(sql::PAGES)? })
     }
 
     /// Converts from bytes.
     pub fn of_bytes(free: u64, all: u64) -> Self {
         let pages = |bytes: u64| i64::try_from(bytes / PAGE_BYTES).unwrap_or(i64::MAX);
-        Room { free: pages(free), all: pages(all) }
+        PageUsage { free: pages(free), all: pages(all) }
     }
 
     /// True if so many pages are free that it is worth giving them back.
@@ -54,10 +54,10 @@ impl Room {
     }
 }
 
-impl Shrinking {
+impl Shrinker {
     /// Gives back a few pages if many are free; returns true if there are more to give back. Does nothing on a full
     /// disk, which the next writer finds out.
-    pub fn step(&mut self, connection: &Connection) -> Result<bool, RowsError> {
+    pub fn step(&mut self, connection: &Connection) -> Result<bool, SqliteError> {
         let can = match self.can {
             Some(can) => can,
             None => connection.query_row(sql::AUTO_VACUUM, [], |row| row.get::<_, i64>(0))? == 2,
@@ -66,7 +66,7 @@ impl Shrinking {
         if !can {
             return Ok(false);
         }
-        let room = Room::of(connection)?;
+        let room = PageUsage::of(connection)?;
         if !self.is_under_way && room.is_much() {
             tracing::info!(free_pages = room.free, pages = room.all, "giving free pages back to the file system");
             self.is_under_way = true;
@@ -76,13 +76,13 @@ impl Shrinking {
         }
         match give_back(connection) {
             Ok(()) => {}
-            Err(RowsError::Full) => {
+            Err(SqliteError::Full) => {
                 self.is_under_way = false;
                 return Ok(false);
             }
             Err(other) => return Err(other),
         }
-        let room = Room::of(connection)?;
+        let room = PageUsage::of(connection)?;
         self.is_under_way = !room.is_little();
         if !self.is_under_way {
             tracing::info!(free_pages = room.free, pages = room.all, "free pages were given back");
@@ -92,7 +92,7 @@ impl Shrinking {
 }
 
 /// Gives back the pages of one step. The pragma gives back one page per row that is read.
-fn give_back(connection: &Connection) -> Result<(), RowsError> {
+fn give_back(connection: &Connection) -> Result<(), SqliteError> {
     let mut statement = connection.prepare_cached(sql::GIVE_BACK)?;
     let mut rows = statement.query([])?;
     while rows.next()?.is_some() {}

@@ -14,12 +14,12 @@ pub(super) const SMALL_BYTES: usize = 4 << 10;
 
 /// The memory that all changes hold together.
 #[derive(Clone, Debug, Default)]
-pub(super) struct ChangesMemory(Arc<AtomicUsize>);
+pub(super) struct MemoryBudget(Arc<AtomicUsize>);
 
-impl ChangesMemory {
+impl MemoryBudget {
     /// Reserves memory for a change; `None` if there is no room for it.
-    pub(super) fn take(&self, bytes: usize) -> Option<MemoryShare> {
-        let share = MemoryShare { all: self.clone(), bytes: AtomicUsize::new(bytes) };
+    pub(super) fn reserve(&self, bytes: usize) -> Option<MemoryReservation> {
+        let share = MemoryReservation { all: self.clone(), bytes: AtomicUsize::new(bytes) };
         let all = self.0.fetch_add(bytes, Relaxed) + bytes;
         (bytes <= SMALL_BYTES || all <= CHANGES_BYTES).then_some(share)
     }
@@ -32,12 +32,12 @@ impl ChangesMemory {
 
 /// The memory of one change, released when the last holder drops it.
 #[derive(Debug)]
-pub(super) struct MemoryShare {
-    all: ChangesMemory,
+pub(super) struct MemoryReservation {
+    all: MemoryBudget,
     bytes: AtomicUsize,
 }
 
-impl MemoryShare {
+impl MemoryReservation {
     /// Adds the size of an answer that is being sent.
     pub(super) fn add(&self, bytes: usize) {
         self.bytes.fetch_add(bytes, Relaxed);
@@ -50,7 +50,7 @@ impl MemoryShare {
     }
 }
 
-impl Drop for MemoryShare {
+impl Drop for MemoryReservation {
     fn drop(&mut self) {
         self.release();
     }
@@ -62,14 +62,14 @@ mod tests {
 
     #[test]
     fn p10_large_changes_share_the_memory_and_small_ones_are_never_refused() {
-        let memory = ChangesMemory::default();
-        let half = memory.take(CHANGES_BYTES / 2).unwrap();
-        let other = memory.take(CHANGES_BYTES / 2).unwrap();
+        let memory = MemoryBudget::default();
+        let half = memory.reserve(CHANGES_BYTES / 2).unwrap();
+        let other = memory.reserve(CHANGES_BYTES / 2).unwrap();
         assert_eq!(memory.left(), 0);
-        assert!(memory.take(SMALL_BYTES + 1).is_none());
-        let _small = memory.take(SMALL_BYTES).unwrap();
+        assert!(memory.reserve(SMALL_BYTES + 1).is_none());
+        let _small = memory.reserve(SMALL_BYTES).unwrap();
         drop(half);
-        assert!(memory.take(CHANGES_BYTES / 4).is_some());
+        assert!(memory.reserve(CHANGES_BYTES / 4).is_some());
         assert_eq!(memory.left(), CHANGES_BYTES / 2 - SMALL_BYTES, "what was refused took nothing");
         // The request has been released, an answer added.
         other.release();

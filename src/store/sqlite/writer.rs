@@ -21,47 +21,63 @@ use crate::{
 };
 
 use super::{
-    super::{query::SagaKey, vitals::LogMeter},
+    super::{query::SagaKey, vitals::LogMetrics},
     checkpoint::Checkpoints,
-    codec,
-    codes::{Coded, ready_code},
-    counts::Tally,
-    error::RowsError,
-    files::Files,
-    load::{self, events, rows_error},
-    reservation::Reservation,
-    shrink::Shrinking,
+    codes::{Coded, expired_revision, ready_code},
+    decode,
+    error::SqliteError,
+    load::{self, events, sqlite_error},
+    shrinker::Shrinker,
     sql,
+    state_counts::StateCounts,
     statements::{Param, Statements, params},
-    write::expired_revision,
+    store_files::StoreFiles,
 };
 
-/// An opened store that is not yet bound to the writer thread.
-pub struct OpenedRows {
-    pub(super) connection: Connection,
-    pub(super) checkpoints: Checkpoints,
-    pub(super) tally: Tally,
-    pub(super) files: Files,
-    pub(super) reservation: Reservation,
+/// The reserved revisions.
+#[derive(Clone, Copy, Debug)]
+pub struct RevisionReservation {
+    /// The next event's revision.
+    pub next: Revision,
+    /// Revisions from here on are not reserved.
+    pub(super) end: Revision,
+    /// From which next revision on more are reserved: half a block before the end.
+    pub(super) more_at: Revision,
 }
 
-impl OpenedRows {
+impl RevisionReservation {
+    /// Nothing is reserved yet; the first commit reserves.
+    pub fn none(next: Revision) -> Self {
+        RevisionReservation { next, end: next, more_at: next }
+    }
+}
+
+/// An opened store that is not yet bound to the writer thread.
+pub struct OpenedSqliteWriter {
+    pub(super) connection: Connection,
+    pub(super) checkpoints: Checkpoints,
+    pub(super) state_counts: StateCounts,
+    pub(super) files: StoreFiles,
+    pub(super) reservation: RevisionReservation,
+}
+
+impl OpenedSqliteWriter {
     /// The metrics of the log and its checkpoints.
-    pub(in crate::store) fn log_meter(&self) -> Arc<LogMeter> {
-        self.checkpoints.meter()
+    pub(in crate::store) fn log_metrics(&self) -> Arc<LogMetrics> {
+        self.checkpoints.metrics()
     }
 
     /// Makes the writer for this thread. The first commit reserves revisions.
-    pub fn into_rows(self) -> SqliteRows {
-        let OpenedRows { connection, checkpoints, tally, files, reservation } = self;
+    pub fn into_writer(self) -> SqliteWriter {
+        let OpenedSqliteWriter { connection, checkpoints, state_counts, files, reservation } = self;
         connection.set_prepared_statement_cache_capacity(64);
-        SqliteRows {
+        SqliteWriter {
             statements: Statements::of(connection),
             checkpoints,
             queues: HashMap::new(),
             new_queues: Vec::new(),
-            tally,
-            shrinking: Shrinking::default(),
+            state_counts,
+            shrinker: Shrinker::default(),
             files,
             reservation,
             is_full: false,
@@ -70,24 +86,24 @@ impl OpenedRows {
 }
 
 /// Writes a store in SQLite.
-pub struct SqliteRows {
+pub struct SqliteWriter {
     statements: Statements,
     checkpoints: Checkpoints,
     /// The numbers of stored queues, as far as they are known.
     queues: HashMap<QueueName, i64>,
     /// Queues added by this transaction; a rollback drops them.
     new_queues: Vec<QueueName>,
-    tally: Tally,
-    shrinking: Shrinking,
-    files: Files,
-    pub(super) reservation: Reservation,
+    state_counts: StateCounts,
+    shrinker: Shrinker,
+    files: StoreFiles,
+    pub(super) reservation: RevisionReservation,
     /// A write found no room, and none has succeeded since.
     pub(super) is_full: bool,
 }
 
-impl SqliteRows {
-    pub(super) fn execute(&self, sql: &'static str, params: &[Param<'_>]) -> Result<usize, RowsError> {
-        self.statements.execute(sql, params).map_err(rows_error)
+impl SqliteWriter {
+    pub(super) fn execute(&self, sql: &'static str, params: &[Param<'_>]) -> Result<usize, SqliteError> {
+        self.statements.execute(sql, params).map_err(sqlite_error)
     }
 
     fn connection(&self) -> &Connection {
@@ -95,7 +111,7 @@ impl SqliteRows {
     }
 
     /// A queue's number, if it is stored.
-    pub(super) fn queue(&mut self, name: &QueueName) -> Result<Option<i64>, RowsError> {
+    pub(super) fn queue(&mut self, name: &QueueName) -> Result<Option<i64>, SqliteError> {
         if let Some(id) = self.queues.get(name) {
             return Ok(Some(*id));
         }
@@ -103,14 +119,14 @@ impl SqliteRows {
             .connection()
             .prepare_cached(sql::QUEUE_ID)
             .and_then(|mut s| s.query_row([name.as_str()], |row| row.get::<_, i64>(0)).optional());
-        let found = found.map_err(rows_error)?;
+        let found = found.map_err(sqlite_error)?;
         if let Some(id) = found {
             self.queues.insert(name.clone(), id);
         }
         Ok(found)
     }
 
-    fn queue_or_new(&mut self, name: &QueueName) -> Result<i64, RowsError> {
+    fn queue_or_new(&mut self, name: &QueueName) -> Result<i64, SqliteError> {
         if let Some(id) = self.queue(name)? {
             return Ok(id);
         }
@@ -122,19 +138,19 @@ impl SqliteRows {
     }
 
     /// The number of a stored saga's queue.
-    fn queue_of(&mut self, id: RowId, saga: &Saga) -> Result<i64, RowsError> {
+    fn queue_of(&mut self, id: RowId, saga: &Saga) -> Result<i64, SqliteError> {
         let found = self.queue(&saga.spec.queue)?;
-        found.ok_or_else(|| RowsError::Corrupt(format!("row {}: its queue {} is not there", id.0, saga.spec.queue)))
+        found.ok_or_else(|| SqliteError::Corrupt(format!("row {}: its queue {} is not there", id.0, saga.spec.queue)))
     }
 
     /// Reads one number with a statement.
-    fn number(&self, sql: &'static str, params: impl rusqlite::Params) -> Result<Option<i64>, RowsError> {
+    fn number(&self, sql: &'static str, params: impl rusqlite::Params) -> Result<Option<i64>, SqliteError> {
         let found =
             self.connection().prepare_cached(sql).and_then(|mut s| s.query_row(params, |row| row.get(0)).optional());
-        found.map_err(rows_error)
+        found.map_err(sqlite_error)
     }
 
-    fn newest_of(&self, id: RowId) -> Result<Option<Revision>, RowsError> {
+    fn newest_of(&self, id: RowId) -> Result<Option<Revision>, SqliteError> {
         Ok(self.number(sql::NEWEST_OF_ROW, [id.0])?.map(Revision))
     }
 
@@ -143,7 +159,7 @@ impl SqliteRows {
     }
 
     /// Writes a change of a saga that stays in flight.
-    fn update_in_flight(&self, change: &SagaChange, before: &Saga, after: &Saga) -> Result<(), RowsError> {
+    fn update_in_flight(&self, change: &SagaChange, before: &Saga, after: &Saga) -> Result<(), SqliteError> {
         let SagaChange { id, derived, derived_before, .. } = change;
         debug_assert!(self.is_ready_as_stored(*id, *derived_before), "what is kept beside a saga is what is stored");
         // The same revision means a heartbeat: write the lease's columns only.
@@ -165,38 +181,38 @@ impl SqliteRows {
     }
 }
 
-impl SqliteRows {
+impl SqliteWriter {
     /// Begins a transaction, unless one is open.
-    pub(super) fn begin(&mut self) -> Result<(), RowsError> {
+    pub(super) fn begin(&mut self) -> Result<(), SqliteError> {
         if !self.connection().is_autocommit() {
             return Ok(());
         }
-        self.tally.begin();
+        self.state_counts.begin();
         self.execute("BEGIN IMMEDIATE", &[]).map(drop)
     }
 
     /// Makes the transaction durable.
-    pub(super) fn end(&mut self) -> Result<(), RowsError> {
-        self.tally.store_if_due(self.statements.connection())?;
+    pub(super) fn end(&mut self) -> Result<(), SqliteError> {
+        self.state_counts.store_if_due(self.statements.connection())?;
         self.execute("COMMIT", &[])?;
-        self.tally.commit();
+        self.state_counts.commit();
         self.new_queues.clear();
         // Checked after the commit, so that nothing is acknowledged that was written to a file which is gone.
         self.files.are_in_place()
     }
 
     /// Turns a refused write into `Full` if the disk lacks room, else into `Broken`.
-    pub(super) fn judge(&self, error: RowsError) -> RowsError {
+    pub(super) fn judge(&self, error: SqliteError) -> SqliteError {
         match error {
-            RowsError::Unwritten(what) if !self.files.lack_room() => RowsError::Broken(what),
-            RowsError::Unwritten(_) => RowsError::Full,
-            RowsError::Full | RowsError::Corrupt(_) | RowsError::Broken(_) | RowsError::Gone(_) => error,
+            SqliteError::Unwritten(what) if !self.files.lack_room() => SqliteError::Broken(what),
+            SqliteError::Unwritten(_) => SqliteError::Full,
+            SqliteError::Full | SqliteError::Corrupt(_) | SqliteError::Broken(_) | SqliteError::Gone(_) => error,
         }
     }
 
     /// Rolls back the transaction.
-    pub(super) fn rollback(&mut self) -> Result<(), RowsError> {
-        self.tally.rollback();
+    pub(super) fn rollback(&mut self) -> Result<(), SqliteError> {
+        self.state_counts.rollback();
         for queue in self.new_queues.drain(..) {
             self.queues.remove(&queue);
         }
@@ -205,45 +221,45 @@ impl SqliteRows {
     }
 
     /// Ends a transaction that has written nothing.
-    pub(super) fn let_go(&mut self) -> Result<(), RowsError> {
+    pub(super) fn end_read(&mut self) -> Result<(), SqliteError> {
         if self.connection().is_autocommit() { Ok(()) } else { self.execute("COMMIT", &[]).map(drop) }
     }
 
-    pub(super) fn keep_bounded(&mut self, idle: bool) -> Result<(), RowsError> {
+    pub(super) fn keep_bounded(&mut self, idle: bool) -> Result<(), SqliteError> {
         // Checked here too, so that an idle store notices it.
         self.files.are_in_place()?;
         self.checkpoints.keep_bounded(self.statements.connection(), idle)
     }
 
-    pub(super) fn give_back(&mut self) -> Result<bool, RowsError> {
+    pub(super) fn give_back(&mut self) -> Result<bool, SqliteError> {
         // Not while a long read keeps the log from being restarted, which would make it grow. The check may be slow,
         // so it runs only now and then.
         match self.checkpoints.is_held(self.statements.connection()) {
             Ok(false) => {}
-            Ok(true) | Err(RowsError::Full) => return Ok(false),
+            Ok(true) | Err(SqliteError::Full) => return Ok(false),
             Err(other) => return Err(other),
         }
-        match self.shrinking.step(self.statements.connection()).map_err(|error| self.judge(error)) {
-            Err(RowsError::Full) => Ok(false),
+        match self.shrinker.step(self.statements.connection()).map_err(|error| self.judge(error)) {
+            Err(SqliteError::Full) => Ok(false),
             done => done,
         }
     }
 
-    pub(super) fn raise_floor(&mut self, through: Revision) -> Result<bool, RowsError> {
+    pub(super) fn raise_floor(&mut self, through: Revision) -> Result<bool, SqliteError> {
         self.execute(sql::RAISE_META, params!["revision_floor", through.0])?;
         self.checkpoints.restart(self.statements.connection())
     }
 
-    pub(super) fn end_in_order(&mut self, next: Revision, now: Timestamp) -> Result<(), RowsError> {
+    pub(super) fn end_in_order(&mut self, next: Revision, now: Timestamp) -> Result<(), SqliteError> {
         self.begin()?;
         self.execute(sql::RAISE_META, params!["last_time", now.micros()])?;
         self.execute(sql::SET_META, params!["revision_floor", next.0])?;
-        self.tally.store(self.statements.connection())?;
+        self.state_counts.store(self.statements.connection())?;
         self.end()?;
         self.checkpoints.restart(self.statements.connection()).map(drop)
     }
 
-    pub(super) fn load_one(&self, key: &LoadKey) -> Result<Option<(RowId, Saga)>, RowsError> {
+    pub(super) fn load_one(&self, key: &LoadKey) -> Result<Option<(RowId, Saga)>, SqliteError> {
         let connection = self.statements.connection();
         match key {
             LoadKey::Task(id) => load::find(connection, &SagaKey::Task(id.clone())),
@@ -252,19 +268,19 @@ impl SqliteRows {
         }
     }
 
-    pub(super) fn brief(&self, id: RowId, compensations: bool) -> Result<Option<(Saga, ContentBytes)>, RowsError> {
+    pub(super) fn brief(&self, id: RowId, compensations: bool) -> Result<Option<(Saga, ContentBytes)>, SqliteError> {
         load::brief_saga(self.statements.connection(), id, compensations)
     }
 
-    pub(super) fn stored_payload(&self, id: RowId) -> Result<Option<Blob>, RowsError> {
-        let mut statement = self.connection().prepare_cached(sql::PAYLOAD_BY_ROW).map_err(rows_error)?;
-        let found = statement.query_row([id.0], |row| row.get::<_, Vec<u8>>(0)).optional().map_err(rows_error)?;
+    pub(super) fn stored_payload(&self, id: RowId) -> Result<Option<Blob>, SqliteError> {
+        let mut statement = self.connection().prepare_cached(sql::PAYLOAD_BY_ROW).map_err(sqlite_error)?;
+        let found = statement.query_row([id.0], |row| row.get::<_, Vec<u8>>(0)).optional().map_err(sqlite_error)?;
         let parsed = found.map(|payload| Blob::parse(payload.into())).transpose();
-        parsed.map_err(|e| RowsError::Corrupt(format!("row {}, column payload: {}", id.0, e.0)))
+        parsed.map_err(|e| SqliteError::Corrupt(format!("row {}, column payload: {}", id.0, e.0)))
     }
 
     /// Adds a saga as it is at the end of the turn that created it.
-    pub(super) fn insert(&mut self, id: RowId, saga: &Saga, derived: &DerivedFields) -> Result<(), RowsError> {
+    pub(super) fn insert(&mut self, id: RowId, saga: &Saga, derived: &DerivedFields) -> Result<(), SqliteError> {
         let queue = self.queue_or_new(&saga.spec.queue)?;
         self.insert_saga(id, queue, &saga.spec)?;
         if saga.state.is_terminal() {
@@ -273,11 +289,11 @@ impl SqliteRows {
             self.insert_work(id, queue, saga, derived)?;
         }
         self.put_compensations(id, &[], &saga.compensations)?;
-        self.tally.added(queue, saga);
+        self.state_counts.added(queue, saga);
         Ok(())
     }
 
-    pub(super) fn update(&mut self, change: &SagaChange, before: &Saga, after: &Saga) -> Result<(), RowsError> {
+    pub(super) fn update(&mut self, change: &SagaChange, before: &Saga, after: &Saga) -> Result<(), SqliteError> {
         let id = change.id;
         match (before.state.is_terminal(), after.state.is_terminal()) {
             (false, false) => self.update_in_flight(change, before, after)?,
@@ -297,25 +313,25 @@ impl SqliteRows {
                 self.put_compensations(id, &before.compensations, &after.compensations)?;
             }
         }
-        if Tally::is_moved(before, after)
+        if StateCounts::is_moved(before, after)
             && let Some(queue) = self.queue(&after.spec.queue)?
         {
-            self.tally.moved(queue, before, after);
+            self.state_counts.moved(queue, before, after);
         }
         Ok(())
     }
 
-    pub(super) fn append(&mut self, appended: &AppendedEvent) -> Result<(), RowsError> {
-        self.tally.told(appended.event.revision);
+    pub(super) fn append(&mut self, appended: &AppendedEvent) -> Result<(), SqliteError> {
+        self.state_counts.told(appended.event.revision);
         self.insert_event(appended.saga, &appended.event, appended.prev)
     }
 
-    pub(super) fn lease_ends(&self, id: RowId, token: FencingToken, newest: usize) -> Result<Vec<Event>, RowsError> {
-        let mut statement = self.connection().prepare_cached(sql::EVENT_OF_SAGA).map_err(rows_error)?;
+    pub(super) fn lease_ends(&self, id: RowId, token: FencingToken, newest: usize) -> Result<Vec<Event>, SqliteError> {
+        let mut statement = self.connection().prepare_cached(sql::EVENT_OF_SAGA).map_err(sqlite_error)?;
         let mut found = events(&mut statement, [id.0, token.0])?;
         let tried = EventType::CompensationSettled.code();
         let mut next = self.newest_of(id)?.map(|revision| revision.0);
-        let mut ends = self.connection().prepare_cached(sql::ENDS_LEASE).map_err(rows_error)?;
+        let mut ends = self.connection().prepare_cached(sql::ENDS_LEASE).map_err(sqlite_error)?;
         let mut left = newest;
         let mut ended = None;
         while left > 0
@@ -324,7 +340,7 @@ impl SqliteRows {
         {
             let looked =
                 ends.query_row([revision, id.0, token.0, tried], |row| Ok((row.get(0)?, row.get(1)?))).optional();
-            let Some((prev, ends)) = looked.map_err(rows_error)? else {
+            let Some((prev, ends)) = looked.map_err(sqlite_error)? else {
                 // The older events are in the old history.
                 ended = self.number(sql::ENDS_LEASE_OLD, rusqlite::params![id.0, token.0, left, tried])?;
                 break;
@@ -345,44 +361,44 @@ impl SqliteRows {
         queue: i64,
         (priority, after): (i32, RowId),
         limit: usize,
-    ) -> Result<Vec<ClaimCandidate>, RowsError> {
-        let mut statement = self.connection().prepare_cached(sql::READY).map_err(rows_error)?;
+    ) -> Result<Vec<ClaimCandidate>, SqliteError> {
+        let mut statement = self.connection().prepare_cached(sql::READY).map_err(sqlite_error)?;
         let found = statement
             .query_map(rusqlite::params![purpose.code(), queue, priority, after.0, limit], |row| {
-                Ok(ClaimCandidate { priority: codec::column(row, 1)?, id: codec::column(row, 0)? })
+                Ok(ClaimCandidate { priority: decode::column(row, 1)?, id: decode::column(row, 0)? })
             })
             .and_then(Iterator::collect);
-        found.map_err(rows_error)
+        found.map_err(sqlite_error)
     }
 
-    pub(super) fn answer(&self, id: &[u8; 16]) -> Result<Option<StoredAnswer>, RowsError> {
-        let mut statement = self.connection().prepare_cached(sql::ANSWER).map_err(rows_error)?;
+    pub(super) fn answer(&self, id: &[u8; 16]) -> Result<Option<StoredAnswer>, SqliteError> {
+        let mut statement = self.connection().prepare_cached(sql::ANSWER).map_err(sqlite_error)?;
         let found = statement
             .query_row([&id[..]], |row| {
                 Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, Timestamp>(1)?, row.get::<_, String>(2)?))
             })
             .optional()
-            .map_err(rows_error)?;
+            .map_err(sqlite_error)?;
         let Some((digest, time, sagas)) = found else { return Ok(None) };
         let sagas: Vec<(i64, Option<i64>)> =
-            serde_json::from_str(&sagas).map_err(|e| RowsError::Corrupt(format!("a stored answer: {e}")))?;
+            serde_json::from_str(&sagas).map_err(|e| SqliteError::Corrupt(format!("a stored answer: {e}")))?;
         let sagas = sagas.into_iter().map(|(id, token)| (RowId(id), token.map(FencingToken))).collect();
         Ok(Some(StoredAnswer { digest, time, sagas }))
     }
 
-    pub(super) fn keep_answer(&self, id: &[u8; 16], answer: &StoredAnswer) -> Result<(), RowsError> {
+    pub(super) fn keep_answer(&self, id: &[u8; 16], answer: &StoredAnswer) -> Result<(), SqliteError> {
         let sagas: Vec<(i64, Option<i64>)> =
             answer.sagas.iter().map(|(id, token)| (id.0, token.map(|token| token.0))).collect();
-        let sagas = serde_json::to_string(&sagas).map_err(|e| RowsError::Broken(e.to_string()))?;
+        let sagas = serde_json::to_string(&sagas).map_err(|e| SqliteError::Broken(e.to_string()))?;
         let params = params![&id[..], &answer.digest[..], answer.time.micros(), sagas.as_str()];
         self.execute(sql::KEEP_ANSWER, params).map(drop)
     }
 
-    pub(super) fn forget_answers(&self, before: Timestamp, limit: usize) -> Result<(), RowsError> {
+    pub(super) fn forget_answers(&self, before: Timestamp, limit: usize) -> Result<(), SqliteError> {
         self.execute(sql::FORGET_ANSWERS, params![before.micros(), limit]).map(drop)
     }
 
-    pub(super) fn set_paused(&mut self, status: &QueueStatus) -> Result<(), RowsError> {
+    pub(super) fn set_paused(&mut self, status: &QueueStatus) -> Result<(), SqliteError> {
         self.queue_or_new(&status.queue)?;
         let params = params![
             status.queue.as_str(),
@@ -399,14 +415,14 @@ impl SqliteRows {
         states: &[State],
         before: Timestamp,
         limit: usize,
-    ) -> Result<Vec<(Timestamp, RowId)>, RowsError> {
-        let mut statement = self.connection().prepare_cached(sql::PURGEABLE).map_err(rows_error)?;
+    ) -> Result<Vec<(Timestamp, RowId)>, SqliteError> {
+        let mut statement = self.connection().prepare_cached(sql::PURGEABLE).map_err(sqlite_error)?;
         let mut found = Vec::new();
         // One query per state, so that sagas of a state that is kept for ever are not scanned each time.
         for state in states {
             let params = rusqlite::params![state.code(), before.micros(), limit];
             let of_state = statement.query_map(params, |row| Ok((row.get(1)?, RowId(row.get(0)?))));
-            let of_state = of_state.and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(rows_error)?;
+            let of_state = of_state.and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(sqlite_error)?;
             found.extend(of_state);
         }
         found.sort_unstable();
@@ -414,7 +430,7 @@ impl SqliteRows {
         Ok(found)
     }
 
-    pub(super) fn weigh_one(&self, id: RowId) -> Result<RemovalCounts, RowsError> {
+    pub(super) fn weigh_one(&self, id: RowId) -> Result<RemovalCounts, SqliteError> {
         let newest = self.newest_of(id)?.unwrap_or_default();
         let count = |sql, params: &[i64]| self.number(sql, rusqlite::params_from_iter(params));
         let of_chain = count(sql::COUNT_EVENTS, &[newest.0, 0])?;
@@ -424,13 +440,13 @@ impl SqliteRows {
         Ok(RemovalCounts { events: size(of_chain) + size(older), compensations: size(compensations), newest })
     }
 
-    pub(super) fn remove(&mut self, id: RowId) -> Result<(), RowsError> {
+    pub(super) fn remove(&mut self, id: RowId) -> Result<(), SqliteError> {
         let newest = self.newest_of(id)?.unwrap_or_default();
         let (queue, state) = {
-            let mut statement = self.connection().prepare_cached(sql::COUNTED_AS).map_err(rows_error)?;
-            statement.query_row([id.0], |row| Ok((row.get(0)?, row.get(1)?))).map_err(rows_error)?
+            let mut statement = self.connection().prepare_cached(sql::COUNTED_AS).map_err(sqlite_error)?;
+            statement.query_row([id.0], |row| Ok((row.get(0)?, row.get(1)?))).map_err(sqlite_error)?
         };
-        self.tally.removed(queue, state);
+        self.state_counts.removed(queue, state);
         self.execute(sql::REMOVE_EVENTS, params![newest.0, 0])?;
         for sql in [sql::REMOVE_OLD_EVENTS, sql::REMOVE_COMPENSATIONS, sql::REMOVE_ENDED, sql::REMOVE_SAGA] {
             self.execute(sql, params![id.0])?;
@@ -438,7 +454,7 @@ impl SqliteRows {
         self.execute(sql::RAISE_META, params!["row_floor", id.0]).map(drop)
     }
 
-    pub(super) fn compact(&self, through: Revision) -> Result<(), RowsError> {
+    pub(super) fn compact(&self, through: Revision) -> Result<(), SqliteError> {
         self.execute(sql::RAISE_META, params!["compacted", through.0]).map(drop)
     }
 }

@@ -10,98 +10,13 @@ use std::{
 
 use crate::private_files;
 
-use super::{codec, connection, schema};
+use super::{
+    connection,
+    open_error::{APPLICATION_ID, FoundDatabase, OpenError, SCHEMA_VERSION, open_error},
+    schema,
+};
 
 use crate::mutants::{self, Mutant};
-
-/// Marks a database as sagad's: "saga" in ASCII.
-pub const APPLICATION_ID: i32 = 0x7361_6761;
-/// The schema version that this program reads and writes.
-pub const SCHEMA_VERSION: i32 = 3;
-
-/// Why a store was not opened. Each message says what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The directory can't be used.
-    #[error("the data directory {path} can't be used: {error}; choose another with --data or mend its permissions")]
-    Directory {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
-    /// Another daemon has it open.
-    #[error(
-        "the data directory {path} is in use by another sagad (it holds {lock}); stop that one first or choose \
-         another directory with --data"
-    )]
-    Locked {
-        /// The directory.
-        path: PathBuf,
-        /// The lock file.
-        lock: PathBuf,
-    },
-    /// A restore into the directory was interrupted.
-    #[error(
-        "{partial} is what a restore left that was cut off: there is no store here yet; run `sagad restore` again, or \
-         remove that file to begin with an empty store"
-    )]
-    Unrestored {
-        /// What is left of it.
-        partial: PathBuf,
-    },
-    /// The directory is on a network file system, whose locks and syncs are not reliable.
-    #[error(
-        "the data directory {path} is on a network file system ({kind}), whose locks and syncs can't be relied on; \
-         choose a directory on a local disk with --data"
-    )]
-    NetworkFileSystem {
-        /// The directory.
-        path: PathBuf,
-        /// Which file system.
-        kind: &'static str,
-    },
-    /// The file is another program's database.
-    #[error(
-        "{path} is a database of another program (application id {found:#x}); sagad has not touched it; choose \
-         another directory with --data"
-    )]
-    Foreign {
-        /// The file.
-        path: PathBuf,
-        /// Its application id.
-        found: i32,
-    },
-    /// The file was written by a later version.
-    #[error(
-        "{path} was written by a newer sagad (schema {found}, this one knows up to {SCHEMA_VERSION}); install that \
-         version or a later one; nothing was changed"
-    )]
-    Newer {
-        /// The file.
-        path: PathBuf,
-        /// Its schema's version.
-        found: i32,
-    },
-    /// The file is damaged, or no database.
-    #[error(
-        "{path} is damaged: {what}; nothing was changed; keep a copy of it with its -wal file, and start from a backup"
-    )]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        what: String,
-    },
-    /// The file can't be read or written.
-    #[error("{path} can't be opened: {what}")]
-    Unusable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        what: String,
-    },
-}
 
 /// File systems whose locks or syncs go over a network, by their statfs(2) numbers.
 const NETWORK_FILE_SYSTEMS: &[(u32, &str)] = &[
@@ -176,7 +91,7 @@ pub fn remove_database(path: &Path) -> io::Result<()> {
 
 /// Warnings about files of the store that others can access, and what to do. SQLite gives its files beside a database
 /// the database's mode.
-pub fn openness(data: &Path) -> Vec<String> {
+pub fn permission_warnings(data: &Path) -> Vec<String> {
     let told = |path: PathBuf, mode: &str, what: &str| {
         let others = private_files::others_with_access(&path)?;
         let path = path.display();
@@ -187,17 +102,8 @@ pub fn openness(data: &Path) -> Vec<String> {
     told(data.to_owned(), "700", "the data directory").into_iter().chain(files).collect()
 }
 
-/// What was found in place of the database.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
-    /// Nothing yet.
-    Nothing,
-    /// A database of sagad, with its schema version.
-    Ours(i32),
-}
-
 /// Inspects a database without changing it.
-pub fn inspect(path: &Path) -> Result<Found, OpenError> {
+pub fn inspect(path: &Path) -> Result<FoundDatabase, OpenError> {
     let log = path.with_extension("db-wal").metadata().map_or(0, |metadata| metadata.len());
     let is_damaged = |what: &str| OpenError::Damaged { path: path.to_owned(), what: what.to_owned() };
     let size = match path.symlink_metadata() {
@@ -209,7 +115,7 @@ pub fn inspect(path: &Path) -> Result<Found, OpenError> {
         // A store gets its name only when it is complete, so an empty file is what is left of one.
         Ok(metadata) if metadata.len() == 0 => return Err(is_damaged("it is empty")),
         Ok(metadata) => metadata.len(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound && log == 0 => return Ok(Found::Nothing),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && log == 0 => return Ok(FoundDatabase::Nothing),
         // SQLite would create a new database and discard the log.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(is_damaged("it is gone, though its -wal file is there"));
@@ -247,20 +153,7 @@ pub fn inspect(path: &Path) -> Result<Found, OpenError> {
     if let Some(difference) = schema::difference(&connection, known).map_err(damaged)? {
         return Err(is_damaged(&difference));
     }
-    Ok(Found::Ours(version))
-}
-
-/// The error of opening a file on which SQLite failed.
-pub fn open_error(path: &Path, error: &rusqlite::Error) -> OpenError {
-    use rusqlite::ErrorCode;
-    let (path, what) = (path.to_owned(), error.to_string());
-    match error.sqlite_error_code() {
-        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => OpenError::Damaged { path, what },
-        _ => match codec::wrong_value(error) {
-            Some(what) => OpenError::Damaged { path, what },
-            None => OpenError::Unusable { path, what },
-        },
-    }
+    Ok(FoundDatabase::Ours(version))
 }
 
 #[cfg(test)]
@@ -289,7 +182,7 @@ mod tests {
     fn p8_what_is_not_ours_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sagad.db");
-        assert_eq!(inspect(&path).unwrap(), Found::Nothing);
+        assert_eq!(inspect(&path).unwrap(), FoundDatabase::Nothing);
 
         std::fs::write(&path, b"this is no database at all, but it is long enough to look at").unwrap();
         assert!(matches!(inspect(&path), Err(OpenError::Damaged { .. })));

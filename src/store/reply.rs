@@ -9,35 +9,35 @@ use std::{cell::RefCell, sync::Arc};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use super::{CallOutcome, memory_share::MemoryShare};
+use super::{CallOutcome, memory_budget::MemoryReservation};
 
 /// After how many replies a thread is woken again: it starts with the first while the others are still being appended.
-const SLICE: usize = 64;
+const WAKE_EVERY: usize = 64;
 
 thread_local! {
     /// The reply queue of this thread, if it has one.
-    static HERE: RefCell<Option<Arc<Letterbox>>> = const { RefCell::new(None) };
+    static THREAD_QUEUE: RefCell<Option<Arc<ReplyQueue>>> = const { RefCell::new(None) };
 }
 
 /// An outcome and the task that waits for it.
-type Letter = (oneshot::Sender<CallOutcome>, CallOutcome);
+type PendingReply = (oneshot::Sender<CallOutcome>, CallOutcome);
 
 /// The replies for the tasks of one thread.
 #[derive(Default)]
-struct Letterbox {
-    letters: Mutex<Vec<Letter>>,
-    bell: Notify,
+struct ReplyQueue {
+    replies: Mutex<Vec<PendingReply>>,
+    wake: Notify,
 }
 
 /// Creates a reply queue for this thread and delivers its replies for as long as this runs. For threads that run
 /// nothing but one single-threaded runtime. Callers on other threads are answered directly.
-pub async fn receive_here() {
-    let letterbox = Arc::new(Letterbox::default());
-    HERE.set(Some(letterbox.clone()));
+pub async fn deliver_replies() {
+    let queue = Arc::new(ReplyQueue::default());
+    THREAD_QUEUE.set(Some(queue.clone()));
     loop {
-        letterbox.bell.notified().await;
-        let letters = std::mem::take(&mut *letterbox.letters.lock());
-        for (to, outcome) in letters {
+        queue.wake.notified().await;
+        let replies = std::mem::take(&mut *queue.replies.lock());
+        for (to, outcome) in replies {
             // A caller that is gone is not told; its change happened all the same.
             let _ = to.send(outcome);
         }
@@ -47,22 +47,22 @@ pub async fn receive_here() {
 /// The sending end for one outcome.
 pub struct Reply {
     to: oneshot::Sender<CallOutcome>,
-    by: Option<Arc<Letterbox>>,
+    queue: Option<Arc<ReplyQueue>>,
     /// Memory of the change and its answer, if it is counted.
-    memory: Option<Arc<MemoryShare>>,
+    memory: Option<Arc<MemoryReservation>>,
 }
 
 impl Reply {
     /// A reply to a task of this thread.
-    pub fn expected() -> (Self, oneshot::Receiver<CallOutcome>) {
-        let (to, expected) = oneshot::channel();
-        (Reply { to, by: HERE.with_borrow(Clone::clone), memory: None }, expected)
+    pub fn channel() -> (Self, oneshot::Receiver<CallOutcome>) {
+        let (to, channel) = oneshot::channel();
+        (Reply { to, queue: THREAD_QUEUE.with_borrow(Clone::clone), memory: None }, channel)
     }
 
-    /// Like [`Self::expected`], and counts the memory of the change, and of its answer until it has arrived.
-    pub(super) fn counted(memory: Arc<MemoryShare>) -> (Self, oneshot::Receiver<CallOutcome>) {
-        let (reply, expected) = Self::expected();
-        (Reply { memory: Some(memory), ..reply }, expected)
+    /// Like [`Self::channel`], and counts the memory of the change, and of its answer until it has arrived.
+    pub(super) fn channel_with_memory(memory: Arc<MemoryReservation>) -> (Self, oneshot::Receiver<CallOutcome>) {
+        let (reply, channel) = Self::channel();
+        (Reply { memory: Some(memory), ..reply }, channel)
     }
 
     /// Adds the size of the answer.
@@ -92,34 +92,34 @@ impl Reply {
 
 /// Sends the outcomes of a batch, in order for each thread.
 pub fn send_all(answered: Vec<(Reply, CallOutcome)>) {
-    let mut bags: Vec<(Arc<Letterbox>, Vec<Letter>)> = Vec::new();
-    for (Reply { to, by, memory: _ }, outcome) in answered {
-        let Some(by) = by else {
+    let mut batches: Vec<(Arc<ReplyQueue>, Vec<PendingReply>)> = Vec::new();
+    for (Reply { to, queue, memory: _ }, outcome) in answered {
+        let Some(queue) = queue else {
             let _ = to.send(outcome);
             continue;
         };
-        let place = bags.iter().position(|(letterbox, _)| Arc::ptr_eq(letterbox, &by)).unwrap_or_else(|| {
-            bags.push((by, Vec::new()));
-            bags.len() - 1
+        let place = batches.iter().position(|(known, _)| Arc::ptr_eq(known, &queue)).unwrap_or_else(|| {
+            batches.push((queue, Vec::new()));
+            batches.len() - 1
         });
-        let (letterbox, bag) = &mut bags[place];
-        bag.push((to, outcome));
-        if bag.len() == SLICE {
-            letterbox.put(bag);
+        let (queue, batch) = &mut batches[place];
+        batch.push((to, outcome));
+        if batch.len() == WAKE_EVERY {
+            queue.put(batch);
         }
     }
-    for (letterbox, mut bag) in bags {
-        letterbox.put(&mut bag);
+    for (queue, mut batch) in batches {
+        queue.put(&mut batch);
     }
 }
 
-impl Letterbox {
-    fn put(&self, bag: &mut Vec<Letter>) {
-        if bag.is_empty() {
+impl ReplyQueue {
+    fn put(&self, batch: &mut Vec<PendingReply>) {
+        if batch.is_empty() {
             return;
         }
-        self.letters.lock().append(bag);
-        self.bell.notify_one();
+        self.replies.lock().append(batch);
+        self.wake.notify_one();
     }
 }
 
@@ -130,26 +130,26 @@ mod tests {
 
     #[tokio::test]
     async fn outcomes_reach_those_who_asked_through_a_letterbox_and_without() {
-        let (direct, expected_directly) = Reply::expected();
-        let emptied = tokio::spawn(receive_here());
+        let (direct, expected_directly) = Reply::channel();
+        let emptied = tokio::spawn(deliver_replies());
         tokio::task::yield_now().await;
-        let (replies, expected): (Vec<_>, Vec<_>) = (0..3 * SLICE + 1).map(|_| Reply::expected()).unzip();
-        assert!(replies.iter().all(|reply| reply.by.is_some()));
+        let (replies, channel): (Vec<_>, Vec<_>) = (0..3 * WAKE_EVERY + 1).map(|_| Reply::channel()).unzip();
+        assert!(replies.iter().all(|reply| reply.queue.is_some()));
         let outcome = || Err(StoreError::ShuttingDown);
         let answered = std::iter::once(direct).chain(replies).map(|reply| (reply, outcome())).collect();
         std::thread::spawn(move || send_all(answered)).join().unwrap();
         assert!(matches!(expected_directly.await, Ok(Err(StoreError::ShuttingDown))));
-        for expected in expected {
-            assert!(matches!(expected.await, Ok(Err(StoreError::ShuttingDown))));
+        for channel in channel {
+            assert!(matches!(channel.await, Ok(Err(StoreError::ShuttingDown))));
         }
         emptied.abort();
     }
 
     #[test]
     fn a_caller_that_went_away_is_noticed() {
-        let (reply, expected) = Reply::expected();
+        let (reply, channel) = Reply::channel();
         assert!(!reply.is_closed());
-        drop(expected);
+        drop(channel);
         assert!(reply.is_closed());
         reply.send(Err(StoreError::ShuttingDown));
     }

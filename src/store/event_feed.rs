@@ -1,4 +1,4 @@
-//! [`Feed`]: the history for followers: its head, and the events after a revision.
+//! [`EventFeed`]: the history for followers: its head, and the events after a revision.
 //!
 //! Recent events come from memory, older ones are read from the store; followers don't see the difference. This module
 //! doesn't know who puts events into memory: the writer of this process, or a listener for what another process
@@ -11,8 +11,8 @@ use tokio::sync::watch;
 use crate::domain::ids::Revision;
 
 use super::{
-    EventQuery, StoreError, Stretch,
-    read_queue::Reads,
+    EventQuery, ScanPage, StoreError,
+    read_queue::CallerReader,
     recent_events::{EventRun, NextRun, RecentEvents, runs},
 };
 
@@ -21,9 +21,9 @@ const EVENTS_READ: usize = 128;
 
 /// The history for one caller, whose reads take turns with those of others. Cheap to clone.
 #[derive(Clone)]
-pub struct Feed {
+pub struct EventFeed {
     recent: Arc<RecentEvents>,
-    reads: Reads,
+    reads: CallerReader,
 }
 
 /// What follows a revision, as far as it was searched.
@@ -37,9 +37,9 @@ pub struct NextEvents {
     pub through: Revision,
 }
 
-impl Feed {
-    pub(super) fn new(recent: Arc<RecentEvents>, reads: Reads) -> Self {
-        Feed { recent, reads }
+impl EventFeed {
+    pub(super) fn new(recent: Arc<RecentEvents>, reads: CallerReader) -> Self {
+        EventFeed { recent, reads }
     }
 
     /// The newest durable revision.
@@ -75,7 +75,7 @@ impl Feed {
 
     async fn read(&self, wanted: &EventQuery, after: Revision, head: Revision) -> Result<NextEvents, StoreError> {
         let query = EventQuery { after, through: head, limit: EVENTS_READ, whole: false, ..wanted.clone() };
-        let Stretch { found, through } = self.reads.read(move |reader| reader.events(&query)).await?;
+        let ScanPage { found, through } = self.reads.read(move |reader| reader.events(&query)).await?;
         let mut runs = runs(found).into_iter();
         let run = runs.next();
         // Only the first run is returned; the rest is read again later, so that no follower holds more than one run.
@@ -99,7 +99,7 @@ mod tests {
     async fn pages(bytes: &[usize]) -> Vec<usize> {
         let memory = Memory::default();
         memory.append((1..).zip(bytes).map(|(revision, bytes)| event(revision, *bytes)));
-        let feed = memory.looked_at().feed();
+        let feed = memory.read_only_store().event_feed();
         let (mut lengths, mut after) = (Vec::new(), Revision::ZERO);
         while after < feed.head() {
             let NextEvents { run, through } = feed.next(&EventQuery::default(), after, feed.head()).await.unwrap();

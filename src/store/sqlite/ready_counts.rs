@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::domain::time::{Span, Timestamp};
 
-use super::{codec::senseless, error::RowsError, more::More, sql};
+use super::{decode::corrupt_value, error::SqliteError, rare_fields::RareFields, sql};
 
 /// For each this many entries the result is reused for a millisecond: counting then takes about 3 % of the time.
 const ENTRIES_PER_MILLISECOND: u64 = 1000;
@@ -20,7 +20,7 @@ const KEPT: Span = Span::from_secs(60);
 
 /// The ready sagas of one queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ready {
+pub struct ReadyCount {
     /// How many sagas.
     pub sagas: u64,
     /// Since when the oldest is ready.
@@ -29,14 +29,14 @@ pub struct Ready {
 
 /// A result, when it was made, and its cost.
 #[derive(Clone, Debug, Default)]
-pub struct LookAtReady {
+pub struct ReadySnapshot {
     at: Timestamp,
     entries: u64,
     /// By the number of the queue; queues without any are left out.
-    pub by_queue: BTreeMap<i64, Ready>,
+    pub by_queue: BTreeMap<i64, ReadyCount>,
 }
 
-impl LookAtReady {
+impl ReadySnapshot {
     /// True if the result may still be used.
     pub fn holds_at(&self, now: Timestamp) -> bool {
         let kept = u32::try_from(self.entries / ENTRIES_PER_MILLISECOND).map_or(KEPT, Span::from_millis).min(KEPT);
@@ -45,15 +45,15 @@ impl LookAtReady {
 }
 
 /// Counts ready sagas.
-pub fn count_ready(connection: &Connection, at: Timestamp) -> Result<LookAtReady, RowsError> {
-    let mut look = LookAtReady { at, ..LookAtReady::default() };
+pub fn count_ready(connection: &Connection, at: Timestamp) -> Result<ReadySnapshot, SqliteError> {
+    let mut look = ReadySnapshot { at, ..ReadySnapshot::default() };
     let mut statement = connection.prepare_cached(sql::READY_COUNTS)?;
     let counted = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).and_then(Iterator::collect);
     let counted: Vec<(i64, u64)> = counted?;
     for (queue, sagas) in counted {
         let (since, rows) = oldest(connection, queue)?;
         look.entries += sagas + rows * ENTRIES_PER_ROW;
-        look.by_queue.insert(queue, Ready { sagas, since });
+        look.by_queue.insert(queue, ReadyCount { sagas, since });
     }
     Ok(look)
 }
@@ -69,7 +69,7 @@ fn oldest(connection: &Connection, queue: i64) -> Result<(Option<Timestamp>, u64
         while let Some(row) = rows.next()? {
             looked_at += 1;
             let created: i64 = row.get(1)?;
-            let more = More::parse(row.get_ref(2)?.as_str_or_null()?).map_err(senseless)?;
+            let more = RareFields::parse(row.get_ref(2)?.as_str_or_null()?).map_err(corrupt_value)?;
             let since = more.not_before.map_or(created, |time| created.max(time.micros()));
             // A saga is never ready before its creation, and those that follow were created later.
             if oldest.is_some_and(|oldest| oldest <= created) {

@@ -10,43 +10,25 @@ use crate::{
 
 use super::{
     super::RESERVED,
-    rows::{OpenedRows, SqliteRows},
+    writer::{OpenedSqliteWriter, RevisionReservation, SqliteWriter},
 };
 
 /// After how many revisions a reservation that a read prevented is tried again.
 const RETRY: usize = 1 << 16;
 
-/// The reserved revisions.
-#[derive(Clone, Copy, Debug)]
-pub struct Reservation {
-    /// The next event's revision.
-    pub next: Revision,
-    /// Revisions from here on are not reserved.
-    end: Revision,
-    /// From which next revision on more are reserved: half a block before the end.
-    more_at: Revision,
-}
-
-impl Reservation {
-    /// Nothing is reserved yet; the first commit reserves.
-    pub fn none(next: Revision) -> Self {
-        Reservation { next, end: next, more_at: next }
-    }
-}
-
-impl OpenedRows {
+impl OpenedSqliteWriter {
     /// Makes the writer for this thread and reserves the first revisions.
     ///
     /// # Errors
     /// No revisions can be reserved: the disk is full or fails, or another process reads the database.
-    pub fn start(self) -> Result<SqliteRows, BackendError> {
-        let mut rows = self.into_rows();
+    pub fn start(self) -> Result<SqliteWriter, BackendError> {
+        let mut rows = self.into_writer();
         rows.reserve(rows.reservation.next)?;
         Ok(rows)
     }
 }
 
-impl SqliteRows {
+impl SqliteWriter {
     /// Reserves more revisions if a commit needs them; returns the next revision after it. If a long read prevents it,
     /// it is retried until the end of the block.
     pub(super) fn reserve_for(&mut self, changes: &ChangeSet) -> Result<Revision, BackendError> {
@@ -64,7 +46,7 @@ impl SqliteRows {
         }
         let end = next.after(RESERVED);
         if self.between(|rows| rows.raise_floor(end))? {
-            self.reservation = Reservation { end, more_at: next.after(RESERVED / 2), ..self.reservation };
+            self.reservation = RevisionReservation { end, more_at: next.after(RESERVED / 2), ..self.reservation };
         } else if next.after(RETRY) > self.reservation.end {
             let what = match self.reservation.end == self.reservation.next {
                 true => "another process reads the database and keeps its log from being checkpointed",
@@ -87,7 +69,7 @@ impl SqliteRows {
 mod tests {
     use std::path::Path;
 
-    use super::super::{connection, load::meta, open_rows};
+    use super::super::{connection, load::meta, open_writer};
     use super::*;
     use crate::coordinator::Backend;
 
@@ -114,7 +96,7 @@ mod tests {
     fn p9_a_commit_reserves_what_it_gives_before_it_gives_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sagad.db");
-        let (rows, opening, _) = open_rows(&path, 1 << 20).unwrap();
+        let (rows, opening, _) = open_writer(&path, 1 << 20).unwrap();
         let mut rows = rows.start().unwrap();
         let (first, block) = (opening.next_revision.0, RESERVED as i64);
         assert_eq!(floor_without_log(&path).0, first + block, "before anything is given");
@@ -124,7 +106,7 @@ mod tests {
         }
         rows.close(crate::domain::time::Timestamp::ZERO).unwrap();
         drop(rows);
-        let (_, opening, _) = open_rows(&path, 1 << 20).unwrap();
+        let (_, opening, _) = open_writer(&path, 1 << 20).unwrap();
         assert_eq!(opening.next_revision.0, first + 9 * block + 1, "an end in good order leaves no gap");
     }
 
@@ -132,7 +114,7 @@ mod tests {
     fn p9_a_long_read_is_waited_for_until_the_blocks_end() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sagad.db");
-        let (rows, opening, _) = open_rows(&path, 1 << 20).unwrap();
+        let (rows, opening, _) = open_writer(&path, 1 << 20).unwrap();
         let mut rows = rows.start().unwrap();
         let end = opening.next_revision.0 + RESERVED as i64;
         rows.commit(&up_to(1)).unwrap();
@@ -157,7 +139,7 @@ mod tests {
     fn p9_no_revision_is_given_while_another_process_keeps_the_first_from_being_reserved() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sagad.db");
-        let (rows, _, _) = open_rows(&path, 1 << 20).unwrap();
+        let (rows, _, _) = open_writer(&path, 1 << 20).unwrap();
         let _reader = reading(&path);
         let refused = rows.start().map(drop);
         assert!(
