@@ -43,7 +43,7 @@ fn requests(c: &mut Criterion) {
     group.finish();
 }
 
-fn parsed<M: parse::Change + Default>(b: &mut criterion::Bencher<'_>, message: &M) {
+fn parsed<M: parse::ChangeRequest + Default>(b: &mut criterion::Bencher<'_>, message: &M) {
     let bytes = message.encode_to_vec();
     b.iter(|| parse::request(M::decode(black_box(bytes.as_slice())).unwrap()).unwrap());
 }

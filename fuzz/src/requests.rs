@@ -8,9 +8,9 @@ use prost::{Message, Name};
 use sagad::{
     domain::command::Request,
     grpc::{
-        edge,
-        parse::{self, Change, Violations, free, queries, session},
-        status::Problem,
+        transport_errors,
+        parse::{self, ChangeRequest, Violations, free, queries, session},
+        problem::Problem,
     },
     proto::{self, codec::BoundedCodec},
 };
@@ -68,7 +68,7 @@ pub fn assert_complete() {
     assert_eq!(fuzzed, paths::requests(), "every request of the contract is fuzzed");
 }
 
-fn change<M: Change + Name + Default + Clone + PartialEq + Debug + 'static>(bytes: &[u8]) {
+fn change<M: ChangeRequest + Name + Default + Clone + PartialEq + Debug + 'static>(bytes: &[u8]) {
     let Some(message) = decoded::<M>(bytes) else { return };
     match parse::request(message.clone()) {
         Ok(Request { command, key, by: _ }) => {
@@ -99,7 +99,7 @@ fn decoded<M: Message + Name + Default + 'static>(bytes: &[u8]) -> Option<M> {
     match futures::executor::block_on(stream.message()) {
         Ok(message) => Some(message.expect("one frame, one message")),
         Err(status) => {
-            let fields = fields(&edge::complete(&status));
+            let fields = fields(&transport_errors::complete_status(&status));
             for field in fields {
                 // Bytes that don't even name a field can't be told by one.
                 let nameless = field.is_empty() && !status.message().contains(&format!("{}.", M::NAME));

@@ -14,16 +14,16 @@ use crate::{
 };
 
 use super::{
-    ServerFacts, backup,
-    caller::{Principals, Visitor},
-    desk::{Desk, unexpected},
+    ServerSettings, backup,
+    caller::{AuthenticatedCaller, Principals},
+    handler_context::{HandlerContext, unexpected},
     pages,
-    parse::{self, Change, free, queries},
+    parse::{self, ChangeRequest, free, queries},
+    problem::Problem,
     render::{count, server, signed, span, time},
     revoke,
-    status::Problem,
-    streams::{Answers, End, Seats},
-    vitals::{self, Machine},
+    streams::{ResponseStream, StreamEnd, StreamLimiter},
+    vitals::{self, SystemVitals},
 };
 
 /// Sagas purged by one command: what the writer does in one turn while other requests wait.
@@ -33,50 +33,50 @@ type Outcome<T> = Result<Response<T>, Status>;
 
 /// The AdminService over a store.
 #[derive(Clone)]
-pub struct Admin {
-    desk: Desk,
-    facts: ServerFacts,
+pub struct AdminHandlers {
+    context: HandlerContext,
+    settings: ServerSettings,
     principals: Option<Arc<dyn Principals>>,
-    backups: Seats,
+    backups: StreamLimiter,
     stop: CancellationToken,
 }
 
-impl Admin {
+impl AdminHandlers {
     pub(super) fn new(
-        desk: Desk,
-        facts: ServerFacts,
+        context: HandlerContext,
+        settings: ServerSettings,
         principals: Option<Arc<dyn Principals>>,
         stop: CancellationToken,
     ) -> Self {
         // One at a time: a backup uses the disk that the writer needs, and takes room on it.
-        Admin { desk, facts, principals, backups: Seats::new(1, "backups"), stop }
+        AdminHandlers { context, settings, principals, backups: StreamLimiter::new(1, "backups"), stop }
     }
 
-    async fn server_info(&self, visitor: &Visitor) -> Result<proto::GetServerInfoResponse, Problem> {
-        let store = self.desk.store(&visitor.permit("GetServerInfo", false)?, visitor)?;
+    async fn server_info(&self, caller: &AuthenticatedCaller) -> Result<proto::GetServerInfoResponse, Problem> {
+        let store = self.context.store(&caller.authorize("GetServerInfo", false)?, caller)?;
         let now = store.moment().now;
         let ahead = now.micros().saturating_sub(store.utc().micros());
         Ok(proto::GetServerInfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            store: if visitor.is_admin() { store.description() } else { store.kind() }.to_owned(),
-            start_time: Some(time(self.desk.slot().start_time()?)),
+            store: if caller.is_admin() { store.description() } else { store.kind() }.to_owned(),
+            start_time: Some(time(self.context.slot().start_time()?)),
             current_time: Some(time(now)),
             clock_offset: Some(signed(ahead)),
-            restart_grace: Some(span(self.facts.restart_grace)),
-            bounds: bounds::ALL.iter().chain(&self.facts.bounds).map(server::bound).collect(),
+            restart_grace: Some(span(self.settings.restart_grace)),
+            bounds: bounds::ALL.iter().chain(&self.settings.bounds).map(server::bound).collect(),
         })
     }
 
     async fn vitals(
         &self,
-        visitor: &Visitor,
+        caller: &AuthenticatedCaller,
         request: proto::GetVitalsRequest,
     ) -> Result<proto::GetVitalsResponse, Problem> {
-        let store = self.desk.store(&visitor.permit("GetVitals", false)?, visitor)?;
-        let data = self.facts.backup_dir.clone();
+        let store = self.context.store(&caller.authorize("GetVitals", false)?, caller)?;
+        let data = self.settings.backup_dir.clone();
         // On a blocking thread: a disk that hangs must not hold up other calls.
-        let machine = tokio::task::spawn_blocking(move || Machine::look(&data)).await.unwrap_or_default();
-        let mut answer = vitals::answer(&store, &self.facts, machine).await;
+        let system = tokio::task::spawn_blocking(move || SystemVitals::read(&data)).await.unwrap_or_default();
+        let mut answer = vitals::answer(&store, &self.settings, system).await;
         if let Some(principals) = self.principals.as_ref().filter(|_| request.look_for_unknown_holders) {
             answer.unknown_holders = revoke::unknown_holders(&store, principals.names()).await?;
         }
@@ -85,15 +85,15 @@ impl Admin {
 
     async fn list(
         &self,
-        visitor: &Visitor,
+        caller: &AuthenticatedCaller,
         request: proto::ListQueuesRequest,
     ) -> Result<proto::ListQueuesResponse, Problem> {
         let wanted = queries::list_queues(request)?;
-        pages::queues(&self.desk.store(&visitor.permit("ListQueues", false)?, visitor)?, wanted).await
+        pages::queues(&self.context.store(&caller.authorize("ListQueues", false)?, caller)?, wanted).await
     }
 
-    async fn set_paused<M: Change>(&self, request: Request<M>) -> Result<Option<proto::Queue>, Problem> {
-        match self.desk.change(request).await? {
+    async fn set_paused<M: ChangeRequest>(&self, request: Request<M>) -> Result<Option<proto::Queue>, Problem> {
+        match self.context.change(request).await? {
             Answer::Queue(status) => Ok(Some(server::queue(&status))),
             Answer::Saga(_) | Answer::Sagas(_) | Answer::Lease(_) | Answer::Purged(_) => Err(unexpected(M::RPC)),
         }
@@ -102,19 +102,19 @@ impl Admin {
     /// Purges in steps, each a command of its own, so that other calls are served in between.
     async fn purge(&self, request: Request<proto::PurgeSagasRequest>) -> Result<PurgeResult, Problem> {
         const RPC: &str = "PurgeSagas";
-        let (visitor, mut request) = self.desk.open(RPC, request)?;
-        if let Some(principal) = visitor.name() {
-            parse::sign(principal, &mut request.actor);
+        let (caller, mut request) = self.context.authenticate(RPC, request)?;
+        if let Some(principal) = caller.principal_name() {
+            parse::set_actor(principal, &mut request.actor);
         }
-        let whole = free::purge(&request)?;
+        let request_total = free::purge(&request)?;
         let mut total = PurgeResult::default();
         loop {
-            let left = whole.max_sagas - total.sagas;
+            let left = request_total.max_sagas - total.sagas;
             // With `validate_only` nothing is removed, so a second step would count the same sagas again: one step does it.
-            let max_sagas = if whole.validate_only { left } else { left.min(PURGE_STEP) };
-            let command = Command::Purge(Purge { max_sagas, ..whole.clone() });
+            let max_sagas = if request_total.validate_only { left } else { left.min(PURGE_STEP) };
+            let command = Command::Purge(Purge { max_sagas, ..request_total.clone() });
             let request = command::Request { command, key: None, by: None };
-            let purged = match self.desk.submit(RPC, &visitor, Ok(request)).await? {
+            let purged = match self.context.submit(RPC, &caller, Ok(request)).await? {
                 Answer::Purged(purged) => purged,
                 Answer::Saga(_) | Answer::Sagas(_) | Answer::Lease(_) | Answer::Queue(_) => {
                     return Err(unexpected(RPC));
@@ -123,7 +123,11 @@ impl Admin {
             total.sagas += purged.sagas;
             total.events += purged.events;
             total.more = purged.more;
-            if !purged.more || purged.sagas == 0 || whole.validate_only || total.sagas >= whole.max_sagas {
+            if !purged.more
+                || purged.sagas == 0
+                || request_total.validate_only
+                || total.sagas >= request_total.max_sagas
+            {
                 return Ok(total);
             }
         }
@@ -131,13 +135,13 @@ impl Admin {
 }
 
 #[tonic::async_trait]
-impl AdminService for Admin {
+impl AdminService for AdminHandlers {
     async fn get_server_info(
         &self,
         request: Request<proto::GetServerInfoRequest>,
     ) -> Outcome<proto::GetServerInfoResponse> {
-        let (visitor, _) = self.desk.open("GetServerInfo", request)?;
-        self.desk.look("GetServerInfo", "", &visitor, self.server_info(&visitor)).await
+        let (caller, _) = self.context.authenticate("GetServerInfo", request)?;
+        self.context.answer_read("GetServerInfo", "", &caller, self.server_info(&caller)).await
     }
 
     async fn pause_queue(&self, request: Request<proto::PauseQueueRequest>) -> Outcome<proto::PauseQueueResponse> {
@@ -151,13 +155,13 @@ impl AdminService for Admin {
     }
 
     async fn list_queues(&self, request: Request<proto::ListQueuesRequest>) -> Outcome<proto::ListQueuesResponse> {
-        let (visitor, request) = self.desk.open("ListQueues", request)?;
-        self.desk.look("ListQueues", "", &visitor, self.list(&visitor, request)).await
+        let (caller, request) = self.context.authenticate("ListQueues", request)?;
+        self.context.answer_read("ListQueues", "", &caller, self.list(&caller, request)).await
     }
 
     async fn get_vitals(&self, request: Request<proto::GetVitalsRequest>) -> Outcome<proto::GetVitalsResponse> {
-        let (visitor, request) = self.desk.open("GetVitals", request)?;
-        self.desk.look("GetVitals", "", &visitor, self.vitals(&visitor, request)).await
+        let (caller, request) = self.context.authenticate("GetVitals", request)?;
+        self.context.answer_read("GetVitals", "", &caller, self.vitals(&caller, request)).await
     }
 
     async fn purge_sagas(&self, request: Request<proto::PurgeSagasRequest>) -> Outcome<proto::PurgeSagasResponse> {
@@ -173,22 +177,29 @@ impl AdminService for Admin {
         &self,
         request: Request<proto::RevokePrincipalRequest>,
     ) -> Outcome<proto::RevokePrincipalResponse> {
-        let (visitor, request) = self.desk.open("RevokePrincipal", request)?;
+        let (caller, request) = self.context.authenticate("RevokePrincipal", request)?;
         let subject = request.principal.clone();
-        let revoked = revoke::principal(&self.desk, self.principals.as_deref(), &visitor, request);
-        self.desk.look("RevokePrincipal", &subject, &visitor, revoked).await
+        let revoked = revoke::revoke_principal(&self.context, self.principals.as_deref(), &caller, request);
+        self.context.answer_read("RevokePrincipal", &subject, &caller, revoked).await
     }
 
-    type BackupStream = Answers<proto::BackupResponse>;
+    type BackupStream = ResponseStream<proto::BackupResponse>;
 
     async fn backup(&self, request: Request<proto::BackupRequest>) -> Outcome<Self::BackupStream> {
         const RPC: &str = "Backup";
-        let (visitor, _) = self.desk.open(RPC, request)?;
-        let permit = visitor.permit(RPC, false).inspect_err(|problem| self.desk.refused(&visitor, RPC, "", problem))?;
-        let store = self.desk.store(&permit, &visitor)?;
-        let seat = self.backups.take(&visitor)?;
+        let (caller, _) = self.context.authenticate(RPC, request)?;
+        let authorization =
+            caller.authorize(RPC, false).inspect_err(|problem| self.context.log_refused(&caller, RPC, "", problem))?;
+        let store = self.context.store(&authorization, &caller)?;
+        let permit = self.backups.take(&caller)?;
         tracing::info!(rpc = RPC, "request");
-        let end = End::new(&self.stop, &visitor, RPC);
-        Ok(Response::new(backup::stream((self.desk.clone(), visitor), store, self.facts.backup_dir.clone(), seat, end)))
+        let end = StreamEnd::new(&self.stop, &caller, RPC);
+        Ok(Response::new(backup::stream(
+            (self.context.clone(), caller),
+            store,
+            self.settings.backup_dir.clone(),
+            permit,
+            end,
+        )))
     }
 }

@@ -29,10 +29,10 @@ use crate::{
 };
 
 use super::{
-    caller::Visitor,
-    desk::Desk,
-    status::Problem,
-    streams::{Answers, End, Seat},
+    caller::AuthenticatedCaller,
+    handler_context::HandlerContext,
+    problem::Problem,
+    streams::{ResponseStream, StreamEnd, StreamPermit},
 };
 
 /// Size of a chunk: far below clients' message limits, and large enough to read at the disk's speed.
@@ -50,12 +50,12 @@ const FULL_RETRY: Span = Span::from_secs(60);
 
 /// Makes a copy and sends it to a caller.
 pub(super) fn stream(
-    (desk, caller): (Desk, Visitor),
+    (context, caller): (HandlerContext, AuthenticatedCaller),
     store: Store,
     directory: PathBuf,
-    seat: Seat,
-    early: End,
-) -> Answers<proto::BackupResponse> {
+    permit: StreamPermit,
+    early: StreamEnd,
+) -> ResponseStream<proto::BackupResponse> {
     let (pieces, answers) = mpsc::channel(CHUNKS_AHEAD);
     // The result has its own channel, so that a full channel of chunks can't make a broken copy look complete.
     let (end, ended) = oneshot::channel();
@@ -63,19 +63,19 @@ pub(super) fn stream(
     tokio::spawn(async move {
         let outcome = tokio::select! {
             outcome = make_and_send(store, directory, pieces) => outcome,
-            () = early.clone().comes() => Err(early.why().unwrap_or_else(|| StoreError::ShuttingDown.into())),
+            () = early.clone().wait() => Err(early.reason().unwrap_or_else(|| StoreError::ShuttingDown.into())),
         };
         if let Err(problem) = &outcome {
-            desk.refused(&caller, "Backup", "", problem);
+            context.log_refused(&caller, "Backup", "", problem);
         }
         // A client that has disconnected needs no reason.
         let _ = end.send(outcome);
-        drop(seat);
+        drop(permit);
     });
-    let pieces = cut.cuts(ReceiverStream::new(answers));
+    let pieces = cut.until_end(ReceiverStream::new(answers));
     let last = ended.map(move |outcome| match outcome {
         // Everything was sent, but a client that had not read it all lost the rest when the stream was ended early.
-        Ok(Ok(())) => cut.why().map(|why| Err(why.into())),
+        Ok(Ok(())) => cut.reason().map(|why| Err(why.into())),
         Ok(Err(problem)) => Some(Err(problem.into())),
         Err(_) => Some(Err(Problem::from(StoreError::Unavailable("the backup ended early".into())).into())),
     });

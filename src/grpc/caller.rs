@@ -19,11 +19,11 @@ use crate::{
     store::{CallOrigin, CallerKey, Credentials, ReadCaller},
 };
 
-use super::{permits, refusal, refusal_log::RefusedCaller, status::Problem};
+use super::{error_table, permissions, problem::Problem, refusal_log::RefusedCaller};
 
 /// The principal of a call and its credentials: a request extension, set by authentication.
 #[derive(Clone, Debug)]
-pub struct Caller {
+pub struct CallerIdentity {
     pub principal: Arc<Principal>,
     /// `revoked` is cancelled when the credentials no longer authenticate this principal with these rights.
     pub credentials: Credentials,
@@ -50,48 +50,48 @@ pub trait Principals: Send + Sync {
 /// Cancelled when the connection's client certificate has expired or was revoked: a request extension where certificates
 /// are required.
 #[derive(Clone, Debug)]
-pub struct CertificateEnd(pub CancellationToken);
+pub struct CertificateInvalidated(pub CancellationToken);
 
 /// The caller of a request: a principal, or anybody where calls need no credentials; with its connection.
 #[derive(Clone, Debug)]
-pub(super) struct Visitor {
-    caller: Option<Caller>,
+pub(super) struct AuthenticatedCaller {
+    identity: Option<CallerIdentity>,
     connection: Option<CallConnection>,
-    certificate_end: Option<CertificateEnd>,
+    certificate_invalidated: Option<CertificateInvalidated>,
 }
 
 /// Permission for one call.
 #[derive(Clone, Debug)]
-pub(super) struct Permit {
+pub(super) struct Authorization {
     pub(super) by: Option<Arc<Requester>>,
 }
 
-impl Visitor {
+impl AuthenticatedCaller {
     /// From a request's extensions. `required`: a request without a caller is refused.
     pub(super) fn of(extensions: &Extensions, rpc: &str, required: bool) -> Result<Self, Problem> {
-        match extensions.get::<Caller>() {
+        match extensions.get::<CallerIdentity>() {
             // If the layer that authenticates were missing, all calls would be refused.
-            None if required => Err(permits::unauthenticated(rpc)),
-            caller => Ok(Visitor {
-                caller: caller.cloned(),
+            None if required => Err(permissions::unauthenticated(rpc)),
+            identity => Ok(AuthenticatedCaller {
+                identity: identity.cloned(),
                 connection: extensions.get().copied(),
-                certificate_end: extensions.get().cloned(),
+                certificate_invalidated: extensions.get().cloned(),
             }),
         }
     }
 
     /// The principal; none where calls need no credentials.
     pub(super) fn principal(&self) -> Option<&Principal> {
-        self.caller.as_ref().map(|caller| &*caller.principal)
+        self.identity.as_ref().map(|caller| &*caller.principal)
     }
 
-    pub(super) fn name(&self) -> Option<&PrincipalName> {
+    pub(super) fn principal_name(&self) -> Option<&PrincipalName> {
         self.principal().map(|principal| &principal.name)
     }
 
     /// The name under which its refusals are logged and counted.
-    pub(super) fn refused(&self) -> RefusedCaller {
-        match self.name() {
+    pub(super) fn refused_caller(&self) -> RefusedCaller {
+        match self.principal_name() {
             Some(name) => RefusedCaller::Principal(name.clone()),
             None => RefusedCaller::at(self.connection.and_then(|connection| connection.network)),
         }
@@ -104,20 +104,22 @@ impl Visitor {
 
     /// The credentials of the call; none where it needs none.
     pub(super) fn credentials(&self) -> Option<Credentials> {
-        let shown = self.caller.as_ref().map(|caller| caller.credentials.clone());
-        match &self.certificate_end {
-            Some(CertificateEnd(end)) => Some(Credentials { certificate: end.clone(), ..shown.unwrap_or_default() }),
+        let shown = self.identity.as_ref().map(|caller| caller.credentials.clone());
+        match &self.certificate_invalidated {
+            Some(CertificateInvalidated(end)) => {
+                Some(Credentials { certificate: end.clone(), ..shown.unwrap_or_default() })
+            }
             None => shown,
         }
     }
 
     /// An error if the credentials are no longer valid at `utc`, the time of the wall clock.
-    pub(super) fn is_over(&self, rpc: &str, utc: Timestamp) -> Option<Problem> {
-        if self.certificate_end().is_cancelled() {
-            return Some(permits::certificate_ended(rpc));
+    pub(super) fn credential_problem(&self, rpc: &str, utc: Timestamp) -> Option<Problem> {
+        if self.certificate_invalidated().is_cancelled() {
+            return Some(permissions::certificate_ended(rpc));
         }
-        let is_over = self.credentials().is_some_and(|credentials| credentials.are_over_at(utc));
-        is_over.then(|| permits::unauthenticated(rpc))
+        let is_expired = self.credentials().is_some_and(|credentials| credentials.are_over_at(utc));
+        is_expired.then(|| permissions::unauthenticated(rpc))
     }
 
     /// Where its changes come from; the writer checks this again in the change's turn.
@@ -133,43 +135,43 @@ impl Visitor {
     /// The unit in which its streams and reads are limited.
     pub(super) fn share(&self) -> Option<CallerKey> {
         let connection = self.connection.map(|connection| connection.number);
-        CallerKey::of_caller(self.name().map(PrincipalName::as_str), connection)
+        CallerKey::of_caller(self.principal_name().map(PrincipalName::as_str), connection)
     }
 
     /// Cancelled when the connection's certificate becomes invalid; never where there is none.
-    pub(super) fn certificate_end(&self) -> CancellationToken {
-        self.certificate_end.as_ref().map(|CertificateEnd(end)| end.clone()).unwrap_or_default()
+    pub(super) fn certificate_invalidated(&self) -> CancellationToken {
+        self.certificate_invalidated.as_ref().map(|CertificateInvalidated(end)| end.clone()).unwrap_or_default()
     }
 
     /// Cancelled when the caller is revoked; never where calls need no credentials.
     pub(super) fn revoked(&self) -> CancellationToken {
-        self.caller.as_ref().map(|caller| caller.credentials.revoked.clone()).unwrap_or_default()
+        self.identity.as_ref().map(|caller| caller.credentials.revoked.clone()).unwrap_or_default()
     }
 
     /// Authorizes an rpc; `as_holder`: as the holder of a lease.
-    pub(super) fn permit(&self, rpc: &str, as_holder: bool) -> Result<Permit, Problem> {
-        let Some(principal) = self.principal() else { return Ok(Permit { by: None }) };
+    pub(super) fn authorize(&self, rpc: &str, as_holder: bool) -> Result<Authorization, Problem> {
+        let Some(principal) = self.principal() else { return Ok(Authorization { by: None }) };
         // A request may take half a minute to arrive, and its caller may have been revoked since it was authenticated.
         if self.revoked().is_cancelled() {
-            return Err(permits::unauthenticated(rpc));
+            return Err(permissions::unauthenticated(rpc));
         }
-        let scope = permits::scope(principal, rpc, as_holder)?;
-        let actor = principal.name.to_actor().map_err(|Malformed(why)| permits::denied(principal, rpc, why))?;
-        let sees_all = permits::scope(principal, "GetSaga", false).is_ok_and(|sight| sight == Scope::All);
-        Ok(Permit { by: Some(Arc::new(Requester { actor, scope, sees_all })) })
+        let scope = permissions::scope(principal, rpc, as_holder)?;
+        let actor = principal.name.to_actor().map_err(|Malformed(why)| permissions::denied(principal, rpc, why))?;
+        let sees_all = permissions::scope(principal, "GetSaga", false).is_ok_and(|scope| scope == Scope::All);
+        Ok(Authorization { by: Some(Arc::new(Requester { actor, scope, sees_all })) })
     }
 
     /// Authorizes a command, including the owner under which it would hold a lease.
-    pub(super) fn permit_command(&self, rpc: &str, command: &Command) -> Result<Permit, Problem> {
-        let permit = self.permit(rpc, permits::is_held(command))?;
+    pub(super) fn authorize_command(&self, rpc: &str, command: &Command) -> Result<Authorization, Problem> {
+        let authorization = self.authorize(rpc, permissions::is_held(command))?;
         if let Some(principal) = self.principal() {
-            permits::check_owner(principal, rpc, command)?;
+            permissions::check_owner(principal, rpc, command)?;
         }
-        Ok(permit)
+        Ok(authorization)
     }
 
     /// Adds the principal and the rpc to a denial by the store, which knows neither.
-    pub(super) fn complete(&self, problem: Problem, rpc: &str) -> Problem {
+    pub(super) fn complete_denial(&self, problem: Problem, rpc: &str) -> Problem {
         match self.principal() {
             Some(principal) if problem.reason == "PERMISSION_DENIED" => {
                 problem.with("principal", &principal.name).with("rpc", rpc)
@@ -180,7 +182,7 @@ impl Visitor {
     }
 }
 
-impl Permit {
+impl Authorization {
     /// Whether the caller may see sagas of this queue.
     pub(super) fn sees(&self, queue: &QueueName) -> bool {
         self.by.as_ref().is_none_or(|by| by.scope.allows(queue))
@@ -190,7 +192,9 @@ impl Permit {
     fn check_queue(&self, queue: &QueueName) -> Result<(), Problem> {
         match &self.by {
             Some(by) if !by.scope.allows(queue) => {
-                Err(refusal::problem(&CommandRefusal::plain(Rejection::NotPermitted { queue: queue.clone() })))
+                Err(error_table::refusal_problem(&CommandRefusal::plain(Rejection::NotPermitted {
+                    queue: queue.clone(),
+                })))
             }
             Some(_) | None => Ok(()),
         }

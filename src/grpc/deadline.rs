@@ -80,7 +80,7 @@ mod tests {
             prop::collection::vec(any::<u8>(), 0..40)])
         {
             let mut metadata = MetadataMap::new();
-            // What is no header never gets here.
+            // An invalid header value never gets here.
             if let Ok(value) = AsciiMetadataValue::try_from(&value[..]) {
                 metadata.insert("grpc-timeout", value);
             }

@@ -10,11 +10,11 @@ use tonic::{Request, Streaming};
 use crate::proto::{self, Directive};
 
 use super::{
-    caller::Visitor,
-    desk::{Beat, Desk},
-    edge, refusal,
-    status::Problem,
-    streams::{self, Answers, End, Seats},
+    caller::AuthenticatedCaller,
+    handler_context::{HandlerContext, RenewedLease},
+    problem::{HeartbeatDirective, Problem},
+    streams::{self, ResponseStream, StreamEnd, StreamLimiter},
+    transport_errors,
 };
 
 /// Heartbeats of one stream that are being handled: a fraction of the writer's queue, so that one client can't fill it.
@@ -22,37 +22,41 @@ const IN_FLIGHT: usize = 64;
 
 /// Answers each item. Items that were read before `stop` are still answered.
 pub(super) fn answers(
-    desk: &Desk,
+    context: &HandlerContext,
     request: Request<Streaming<proto::KeepAliveRequest>>,
-    seats: &Seats,
+    limiter: &StreamLimiter,
     stop: &CancellationToken,
-) -> Result<Answers<proto::KeepAliveResponse>, Problem> {
+) -> Result<ResponseStream<proto::KeepAliveResponse>, Problem> {
     const RPC: &str = "KeepAlive";
-    let (visitor, items) = desk.open(RPC, request)?;
-    visitor.permit(RPC, true).inspect_err(|problem| desk.refused(&visitor, RPC, "", problem))?;
-    let seat = seats.take(&visitor)?;
-    let end = End::new(stop, &visitor, RPC);
-    let desk = desk.clone();
+    let (caller, items) = context.authenticate(RPC, request)?;
+    caller.authorize(RPC, true).inspect_err(|problem| context.log_refused(&caller, RPC, "", problem))?;
+    let permit = limiter.take(&caller)?;
+    let end = StreamEnd::new(stop, &caller, RPC);
+    let context = context.clone();
     let answers = end
-        .cuts(items)
+        .until_end(items)
         .map(move |item| {
-            let (desk, visitor) = (desk.clone(), visitor.clone());
+            let (context, caller) = (context.clone(), caller.clone());
             async move {
                 match item {
-                    Ok(item) => Ok(answer(&desk, &visitor, item).await),
+                    Ok(item) => Ok(answer(&context, &caller, item).await),
                     // The stream is broken: nothing after this can be read.
-                    Err(status) => Err(edge::complete(&status)),
+                    Err(status) => Err(transport_errors::complete_status(&status)),
                 }
             }
         })
         .buffered(IN_FLIGHT);
-    Ok(streams::answers(answers, seat, end))
+    Ok(streams::limited_stream(answers, permit, end))
 }
 
-async fn answer(desk: &Desk, visitor: &Visitor, item: proto::KeepAliveRequest) -> proto::KeepAliveResponse {
+async fn answer(
+    context: &HandlerContext,
+    caller: &AuthenticatedCaller,
+    item: proto::KeepAliveRequest,
+) -> proto::KeepAliveResponse {
     // As it was sent, even if malformed, but no longer than any id.
-    let task_id = super::status::cut(item.task_id.clone(), 2 * crate::domain::bounds::ID_BYTES);
-    match desk.heartbeat(visitor, item).await {
+    let task_id = super::problem::truncate(item.task_id.clone(), 2 * crate::domain::bounds::ID_BYTES);
+    match context.heartbeat(caller, item).await {
         Ok(answer) => proto::KeepAliveResponse {
             task_id,
             lease: Some(answer.lease),
@@ -62,15 +66,15 @@ async fn answer(desk: &Desk, visitor: &Visitor, item: proto::KeepAliveRequest) -
             reason: String::new(),
             message: String::new(),
         },
-        Err(problem) => refused(task_id, problem),
+        Err(problem) => refused_item(task_id, problem),
     }
 }
 
-fn refused(task_id: String, problem: Problem) -> proto::KeepAliveResponse {
+fn refused_item(task_id: String, problem: Problem) -> proto::KeepAliveResponse {
     let (directive, cancel_reason) = match problem.directive.map(|directive| *directive) {
         None => (Directive::Unspecified, String::new()),
-        Some(refusal::Directive::Continue) => (Directive::Continue, String::new()),
-        Some(refusal::Directive::Cancel(why)) => (Directive::Cancel, why.to_string()),
+        Some(HeartbeatDirective::Continue) => (Directive::Continue, String::new()),
+        Some(HeartbeatDirective::Cancel(why)) => (Directive::Cancel, why.to_string()),
     };
     proto::KeepAliveResponse {
         task_id,
@@ -84,7 +88,7 @@ fn refused(task_id: String, problem: Problem) -> proto::KeepAliveResponse {
 }
 
 /// The response to a unary heartbeat.
-pub(super) fn heartbeat(Beat { lease, cancel_reason }: Beat) -> proto::HeartbeatResponse {
+pub(super) fn heartbeat(RenewedLease { lease, cancel_reason }: RenewedLease) -> proto::HeartbeatResponse {
     proto::HeartbeatResponse {
         lease: Some(lease),
         directive: directive(cancel_reason.is_some()).into(),

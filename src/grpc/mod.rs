@@ -2,35 +2,35 @@
 //! from one table ([`error_table`]). On the daemon's side nothing else uses the generated types.
 
 mod admin_service;
-mod answer_body;
 mod backup;
+mod call_notes;
+pub mod call_tracker;
 pub mod caller;
-pub mod counted;
 mod deadline;
-mod desk;
-pub mod edge;
-pub mod export;
-mod frames;
+pub mod error_table;
+pub mod export_json;
+mod framed_stream;
+mod handler_body;
+mod handler_context;
 mod keep_alive;
-mod looks;
-mod notes;
 pub mod page_token;
 mod pages;
 pub mod parse;
-pub mod permits;
-pub mod refusal;
+pub mod permissions;
+pub mod problem;
+mod read_rpcs;
 pub mod refusal_log;
 pub mod render;
 mod revoke;
 mod saga_service;
 mod services;
 mod session;
-mod slot;
-pub mod status;
+mod store_slot;
 mod streams;
 #[cfg(test)]
 mod tests;
-mod unary;
+pub mod transport_errors;
+mod unary_fast_path;
 mod vitals;
 
 use std::{path::PathBuf, sync::Arc};
@@ -46,18 +46,19 @@ use crate::{
     proto::{admin_service_server::AdminServiceServer, saga_service_server},
 };
 
-pub use admin_service::Admin;
-pub use answer_body::AnswerBody;
-use unary::SagaCalls;
+pub use admin_service::AdminHandlers;
+pub use handler_body::HandlerBody;
+use handler_context::HandlerContext;
+use unary_fast_path::UnaryFastPath;
 
-pub use caller::{CallConnection, Caller, CertificateEnd, Principals};
-pub use counted::{CountCalls, CountedCall, SessionCounter};
+pub use call_notes::CallNotes;
+pub use call_tracker::{CallTracker, SessionCallTracker, TrackedCall};
+pub use caller::{CallConnection, CallerIdentity, CertificateInvalidated, Principals};
 pub use deadline::call_timeout;
-pub use notes::Notes;
 pub use refusal_log::RefusalLog;
-pub use saga_service::Sagas;
-pub use services::{Answering, Services};
-pub use slot::StoreSlot;
+pub use saga_service::SagaHandlers;
+pub use services::{ResponseFuture, Services};
+pub use store_slot::StoreSlot;
 
 /// For the fuzzer, with the feature `fuzzing`, which no release has.
 #[cfg(feature = "fuzzing")]
@@ -82,7 +83,7 @@ pub struct GrpcLimits {
 
 /// What the services need of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServerFacts {
+pub struct ServerSettings {
     /// How long leases are spared after the coordinator was away; `GetServerInfo` returns it.
     pub restart_grace: Span,
     /// An existing directory with room for a copy of the store, which `Backup` makes there before it streams it.
@@ -98,7 +99,7 @@ const GZIP: CompressionEncoding = CompressionEncoding::Gzip;
 /// streams end with `SHUTTING_DOWN`; other calls are answered.
 pub fn services<B>(
     slot: StoreSlot,
-    facts: ServerFacts,
+    facts: ServerSettings,
     limits: GrpcLimits,
     principals: Option<Arc<dyn Principals>>,
     clock: Arc<dyn Clock>,
@@ -107,9 +108,9 @@ pub fn services<B>(
 where
     B: Body<Data = Bytes, Error = Status> + Send + 'static,
 {
-    let desk = desk::Desk::new(slot, limits.callers_known, RefusalLog::new(clock));
-    let sagas = SagaCalls::new(Sagas::new(desk.clone(), limits, stop.clone()), limits.max_message_bytes);
-    let admin = AdminServiceServer::new(Admin::new(desk, facts, principals, stop));
+    let desk = HandlerContext::new(slot, limits.callers_known, RefusalLog::new(clock));
+    let sagas = UnaryFastPath::new(SagaHandlers::new(desk.clone(), limits, stop.clone()), limits.max_message_bytes);
+    let admin = AdminServiceServer::new(AdminHandlers::new(desk, facts, principals, stop));
     Services::default()
         .with_any(saga_service_server::SERVICE_NAME, sagas)
         .with(admin.max_decoding_message_size(limits.max_message_bytes).accept_compressed(GZIP))

@@ -13,9 +13,9 @@ use crate::{
 
 use super::{
     page_token,
-    parse::queries::{History, Listing, Queues},
-    render::{self, Room},
-    status::Problem,
+    parse::queries::{ListEventsQuery, ListQueuesQuery, ListSagasQuery},
+    problem::Problem,
+    render::{self, ResponseBudget},
 };
 
 /// Queues read at a time, of up to 5 KiB each. A thousand rows keep a snapshot for a few milliseconds.
@@ -24,9 +24,9 @@ const QUEUES_READ: usize = 1000;
 /// Sagas read at a time. Each can be over a MiB, and many listings may run at once.
 const SAGAS_READ: usize = 100;
 
-pub(super) async fn sagas(store: &Store, listing: Listing) -> Result<proto::ListSagasResponse, Problem> {
+pub(super) async fn sagas(store: &Store, listing: ListSagasQuery) -> Result<proto::ListSagasResponse, Problem> {
     let moment = store.moment();
-    let mut room = Room::whole();
+    let mut budget = ResponseBudget::full();
     let mut sagas = Vec::new();
     let mut after = listing.after;
     let limit = listing.limit.min(PAGE_MAX);
@@ -38,7 +38,7 @@ pub(super) async fn sagas(store: &Store, listing: Listing) -> Result<proto::List
         let (filter, newest_first) = (listing.filter.clone(), listing.newest_first);
         let page = store.list(ListQuery { filter, newest_first, after, limit: step, moment }).await?;
         let read = page.sagas.len();
-        if !add(&mut sagas, &mut after, &mut room, page.sagas, &moment) {
+        if !add(&mut sagas, &mut after, &mut budget, page.sagas, &moment) {
             break true;
         }
         let Some(next) = page.next else { break false };
@@ -57,13 +57,13 @@ pub(super) async fn sagas(store: &Store, listing: Listing) -> Result<proto::List
 fn add(
     sagas: &mut Vec<proto::Saga>,
     after: &mut Option<Cursor>,
-    room: &mut Room,
+    budget: &mut ResponseBudget,
     page: Vec<(Cursor, Saga)>,
     moment: &crate::store::Moment,
 ) -> bool {
     for (place, saga) in page {
-        let saga = render::saga::listed(&saga, moment);
-        if !room.take(&saga) {
+        let saga = render::saga::summary(&saga, moment);
+        if !budget.take(&saga) {
             return false;
         }
         sagas.push(saga);
@@ -72,9 +72,9 @@ fn add(
     true
 }
 
-pub(super) async fn queues(store: &Store, wanted: Queues) -> Result<proto::ListQueuesResponse, Problem> {
-    let Queues { mut after, limit, digest } = wanted;
-    let mut room = Room::whole();
+pub(super) async fn queues(store: &Store, wanted: ListQueuesQuery) -> Result<proto::ListQueuesResponse, Problem> {
+    let ListQueuesQuery { mut after, limit, digest } = wanted;
+    let mut budget = ResponseBudget::full();
     let mut queues = Vec::new();
     let limit = limit.unwrap_or(usize::MAX);
     let more = 'page: loop {
@@ -84,7 +84,7 @@ pub(super) async fn queues(store: &Store, wanted: Queues) -> Result<proto::ListQ
         let is_last = read.len() <= step;
         for status in read.into_iter().take(step) {
             let queue = render::server::queue(&status);
-            if !room.take(&queue) {
+            if !budget.take(&queue) {
                 break 'page true;
             }
             queues.push(queue);
@@ -102,10 +102,10 @@ pub(super) async fn queues(store: &Store, wanted: Queues) -> Result<proto::ListQ
 /// A page of one saga's history. A saga that the caller may not see is answered like one that does not exist.
 pub(super) async fn events(
     store: &Store,
-    history: History,
+    history: ListEventsQuery,
     may_see: impl FnOnce(&Saga) -> bool,
 ) -> Result<proto::ListEventsResponse, Problem> {
-    let History { task_id, after, limit, digest } = history;
+    let ListEventsQuery { task_id, after, limit, digest } = history;
     let Some(saga) = store.get(SagaKey::Task(task_id.clone())).await?.filter(may_see) else {
         let refusal = CommandRefusal { task_id: Some(task_id), ..CommandRefusal::plain(Rejection::SagaNotFound) };
         return Err(StoreError::Refused(Box::new(refusal)).into());
@@ -123,12 +123,12 @@ pub(super) async fn events(
     let mut read = store.events(query).await?;
     // The saga may have been purged since, and another one with its task_id, which this caller may not see, created.
     read.retain(|event| event.saga_id == saga.spec.saga_id);
-    let mut room = Room::whole();
+    let mut budget = ResponseBudget::full();
     let mut last = after;
     let mut events = Vec::with_capacity(read.len().min(limit));
     for event in read.iter().take(limit) {
         let message = render::event::event(event);
-        if !room.take(&message) {
+        if !budget.take(&message) {
             break;
         }
         events.push(message);

@@ -21,35 +21,35 @@ use crate::{
 };
 
 use super::{
-    caller::{Principals, Visitor},
-    desk::Desk,
-    parse::{free, sign},
+    caller::{AuthenticatedCaller, Principals},
+    handler_context::HandlerContext,
+    parse::{free, set_actor},
+    problem::Problem,
     render::count,
-    status::Problem,
 };
 
 /// Leases read at a time.
 const PAGE: usize = 500;
 /// Leases that are being ended at a time: a fraction of the writer's queue, so that a revocation can't fill it.
-const AT_ONCE: usize = 64;
+const CONCURRENT: usize = 64;
 /// Most holders in an answer.
-const HOLDERS: usize = 1000;
+const HOLDERS_MAX: usize = 1000;
 /// Most sagas in flight that are searched for holders: about a second of reading.
-const LOOKED_AT: usize = 100_000;
+const SAGAS_SEARCHED_MAX: usize = 100_000;
 
 /// Ends the leases, the streams and the waiting calls of a principal.
-pub(super) async fn principal(
-    desk: &Desk,
+pub(super) async fn revoke_principal(
+    context: &HandlerContext,
     principals: Option<&dyn Principals>,
-    visitor: &Visitor,
+    caller: &AuthenticatedCaller,
     mut request: proto::RevokePrincipalRequest,
 ) -> Result<proto::RevokePrincipalResponse, Problem> {
-    if let Some(name) = visitor.name() {
-        sign(name, &mut request.actor);
+    if let Some(name) = caller.principal_name() {
+        set_actor(name, &mut request.actor);
     }
     let wanted = free::revoke_principal(&request)?;
-    let permit = visitor.permit("RevokePrincipal", false)?;
-    let store = desk.store(&permit, visitor)?;
+    let authorization = caller.authorize("RevokePrincipal", false)?;
+    let store = context.store(&authorization, caller)?;
     let known = match principals {
         Some(principals) if wanted.validate_only => {
             principals.names().iter().any(|name| name.as_str() == wanted.principal.as_str())
@@ -59,11 +59,12 @@ pub(super) async fn principal(
     };
     store.caught_up().await?;
     // A principal that revokes itself may finish this call.
-    let credentials =
-        visitor.credentials().filter(|_| visitor.name().is_none_or(|name| name.as_str() != wanted.principal.as_str()));
+    let credentials = caller
+        .credentials()
+        .filter(|_| caller.principal_name().is_none_or(|name| name.as_str() != wanted.principal.as_str()));
     let mut revoked = 0;
-    let store = store.read_for(ReadCaller { share: visitor.share(), credentials: credentials.clone() });
-    let mut leases = Leases::held_by(&store, &wanted.principal);
+    let store = store.read_for(ReadCaller { share: caller.share(), credentials: credentials.clone() });
+    let mut leases = LiveLeases::held_by(&store, &wanted.principal);
     let more = loop {
         let Some(mut page) = leases.next().await? else { break false };
         let left = wanted.max_leases - revoked;
@@ -96,7 +97,7 @@ async fn end_all(
         let origin = CallOrigin { credentials: credentials.clone(), connection: None };
         store.submit_for(Request { command, key: None, by: None }, origin, None)
     });
-    let mut ended = ended.buffer_unordered(AT_ONCE);
+    let mut ended = ended.buffer_unordered(CONCURRENT);
     let mut revoked = 0;
     while let Some(outcome) = ended.next().await {
         match outcome {
@@ -110,17 +111,17 @@ async fn end_all(
 }
 
 /// Reads live leases page by page, in the order in which their sagas were created.
-struct Leases<'a> {
+struct LiveLeases<'a> {
     store: &'a Store,
     filter: Filter,
     after: Option<Cursor>,
     is_over: bool,
 }
 
-impl<'a> Leases<'a> {
+impl<'a> LiveLeases<'a> {
     fn held_by(store: &'a Store, principal: &OwnerId) -> Self {
         let filter = Filter { held_by: Some(principal.clone()), ..Filter::default() };
-        Leases { store, filter, after: None, is_over: false }
+        LiveLeases { store, filter, after: None, is_over: false }
     }
 
     /// The next page; none after the last one. A page may be empty even if others follow.
@@ -150,21 +151,21 @@ pub(super) async fn unknown_holders(
     let mut holders: BTreeMap<String, i64> = BTreeMap::new();
     let filter =
         Filter { states: vec![State::Running, State::Compensating], in_flight_only: true, ..Filter::default() };
-    let (mut after, moment, mut looked_at) = (None, store.moment(), 0);
+    let (mut after, moment, mut searched) = (None, store.moment(), 0);
     loop {
         let page = page(store, filter.clone(), after, moment).await?;
-        looked_at += PAGE;
+        searched += PAGE;
         let owners = page.sagas.iter().filter_map(|(_, saga)| saga.live_lease(moment.now, &moment.grace));
         for holder in owners.filter_map(|lease| unknown_holder(&lease.owner, &known)) {
             *holders.entry(holder.to_owned()).or_default() += 1;
         }
         after = page.next;
-        if after.is_none() || looked_at >= LOOKED_AT {
+        if after.is_none() || searched >= SAGAS_SEARCHED_MAX {
             break;
         }
     }
-    let told = holders.into_iter().take(HOLDERS);
-    Ok(told.map(|(principal, leases)| proto::UnknownHolder { principal, leases }).collect())
+    let listed = holders.into_iter().take(HOLDERS_MAX);
+    Ok(listed.map(|(principal, leases)| proto::UnknownHolder { principal, leases }).collect())
 }
 
 /// The holder of a lease if it belongs to no known principal: a name for `RevokePrincipal` that matches no known one.

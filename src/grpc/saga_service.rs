@@ -6,31 +6,31 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::proto::{self, saga_service_server::SagaService};
 
 use super::{
-    GrpcLimits,
-    desk::Desk,
-    frames, keep_alive, looks, session,
-    streams::{Answers, Seats},
+    GrpcLimits, framed_stream,
+    handler_context::HandlerContext,
+    keep_alive, read_rpcs, session,
+    streams::{ResponseStream, StreamLimiter},
 };
 
 type Outcome<T> = Result<Response<T>, Status>;
 
 /// The SagaService over a store.
 #[derive(Clone)]
-pub struct Sagas {
-    desk: Desk,
-    watches: Seats,
+pub struct SagaHandlers {
+    context: HandlerContext,
+    watches: StreamLimiter,
     /// Limits `KeepAlive` and `Session`.
-    worker_streams: Seats,
+    worker_streams: StreamLimiter,
     max_session_calls: usize,
     stop: CancellationToken,
 }
 
-impl Sagas {
-    pub(super) fn new(desk: Desk, limits: GrpcLimits, stop: CancellationToken) -> Self {
-        Sagas {
-            desk,
-            watches: Seats::new(limits.max_watches, "watches"),
-            worker_streams: Seats::new(limits.max_worker_streams, "KeepAlive and Session streams"),
+impl SagaHandlers {
+    pub(super) fn new(context: HandlerContext, limits: GrpcLimits, stop: CancellationToken) -> Self {
+        SagaHandlers {
+            context,
+            watches: StreamLimiter::new(limits.max_watches, "watches"),
+            worker_streams: StreamLimiter::new(limits.max_worker_streams, "KeepAlive and Session streams"),
             max_session_calls: limits.max_session_calls,
             stop,
         }
@@ -38,9 +38,9 @@ impl Sagas {
 }
 
 #[tonic::async_trait]
-impl SagaService for Sagas {
+impl SagaService for SagaHandlers {
     async fn create_saga(&self, request: Request<proto::CreateSagaRequest>) -> Outcome<proto::CreateSagaResponse> {
-        let saga = self.desk.change_saga(request).await?;
+        let saga = self.context.change_saga(request).await?;
         Ok(Response::new(proto::CreateSagaResponse { saga }))
     }
 
@@ -48,57 +48,60 @@ impl SagaService for Sagas {
         &self,
         request: Request<proto::BatchCreateSagasRequest>,
     ) -> Outcome<proto::BatchCreateSagasResponse> {
-        let sagas = self.desk.change_sagas(request).await?;
+        let sagas = self.context.change_sagas(request).await?;
         Ok(Response::new(proto::BatchCreateSagasResponse { sagas }))
     }
 
     async fn get_saga(&self, request: Request<proto::GetSagaRequest>) -> Outcome<proto::GetSagaResponse> {
-        let (visitor, request) = self.desk.open("GetSaga", request)?;
+        let (caller, request) = self.context.authenticate("GetSaga", request)?;
         let subject = format!("{}{}", request.task_id, request.saga_id);
-        self.desk.look("GetSaga", &subject, &visitor, looks::get_saga(&self.desk, &visitor, &request)).await
+        self.context
+            .answer_read("GetSaga", &subject, &caller, read_rpcs::get_saga(&self.context, &caller, &request))
+            .await
     }
 
     async fn list_sagas(&self, request: Request<proto::ListSagasRequest>) -> Outcome<proto::ListSagasResponse> {
-        let (visitor, request) = self.desk.open("ListSagas", request)?;
-        self.desk.look("ListSagas", "", &visitor, looks::list_sagas(&self.desk, &visitor, request)).await
+        let (caller, request) = self.context.authenticate("ListSagas", request)?;
+        self.context.answer_read("ListSagas", "", &caller, read_rpcs::list_sagas(&self.context, &caller, request)).await
     }
 
     async fn dispatch(&self, request: Request<proto::DispatchRequest>) -> Outcome<proto::DispatchResponse> {
-        let saga = self.desk.change_saga(request).await?;
+        let saga = self.context.change_saga(request).await?;
         Ok(Response::new(proto::DispatchResponse { saga }))
     }
 
     async fn claim(&self, request: Request<proto::ClaimRequest>) -> Outcome<proto::ClaimResponse> {
-        let saga = self.desk.change_saga(request).await?;
+        let saga = self.context.change_saga(request).await?;
         Ok(Response::new(proto::ClaimResponse { saga }))
     }
 
     async fn claim_next(&self, request: Request<proto::ClaimNextRequest>) -> Outcome<proto::ClaimNextResponse> {
         let (metadata, extensions, message) = request.into_parts();
-        Ok(Response::new(self.desk.claim_next(message, &metadata, &extensions).await?))
+        Ok(Response::new(self.context.claim_next(message, &metadata, &extensions).await?))
     }
 
     async fn heartbeat(&self, request: Request<proto::HeartbeatRequest>) -> Outcome<proto::HeartbeatResponse> {
-        let (visitor, message) = self.desk.open("Heartbeat", request)?;
-        Ok(Response::new(keep_alive::heartbeat(self.desk.heartbeat(&visitor, message).await?)))
+        let (caller, message) = self.context.authenticate("Heartbeat", request)?;
+        Ok(Response::new(keep_alive::heartbeat(self.context.heartbeat(&caller, message).await?)))
     }
 
-    type KeepAliveStream = Answers<proto::KeepAliveResponse>;
+    type KeepAliveStream = ResponseStream<proto::KeepAliveResponse>;
 
     async fn keep_alive(&self, request: Request<Streaming<proto::KeepAliveRequest>>) -> Outcome<Self::KeepAliveStream> {
-        let answers = keep_alive::answers(&self.desk, request, &self.worker_streams, &self.stop)?;
+        let answers = keep_alive::answers(&self.context, request, &self.worker_streams, &self.stop)?;
         Ok(Response::new(answers))
     }
 
-    type SessionStream = Answers<proto::SessionResponse>;
+    type SessionStream = ResponseStream<proto::SessionResponse>;
 
     async fn session(&self, request: Request<Streaming<proto::SessionRequest>>) -> Outcome<Self::SessionStream> {
-        let answers = session::answers(&self.desk, request, &self.worker_streams, self.max_session_calls, &self.stop)?;
-        Ok(frames::response(answers))
+        let answers =
+            session::answers(&self.context, request, &self.worker_streams, self.max_session_calls, &self.stop)?;
+        Ok(framed_stream::framed_response(answers))
     }
 
     async fn release(&self, request: Request<proto::ReleaseRequest>) -> Outcome<proto::ReleaseResponse> {
-        let saga = self.desk.change_saga(request).await?;
+        let saga = self.context.change_saga(request).await?;
         Ok(Response::new(proto::ReleaseResponse { saga }))
     }
 
@@ -106,17 +109,17 @@ impl SagaService for Sagas {
         &self,
         request: Request<proto::RegisterCompensationRequest>,
     ) -> Outcome<proto::RegisterCompensationResponse> {
-        let saga = self.desk.change_saga(request).await?;
+        let saga = self.context.change_saga(request).await?;
         Ok(Response::new(proto::RegisterCompensationResponse { saga }))
     }
 
     async fn complete(&self, request: Request<proto::CompleteRequest>) -> Outcome<proto::CompleteResponse> {
-        let saga = self.desk.change_saga(request).await?;
+        let saga = self.context.change_saga(request).await?;
         Ok(Response::new(proto::CompleteResponse { saga }))
     }
 
     async fn fail(&self, request: Request<proto::FailRequest>) -> Outcome<proto::FailResponse> {
-        let saga = self.desk.change_saga(request).await?;
+        let saga = self.context.change_saga(request).await?;
         Ok(Response::new(proto::FailResponse { saga }))
     }
 
@@ -124,7 +127,7 @@ impl SagaService for Sagas {
         &self,
         request: Request<proto::RecordCompensationRequest>,
     ) -> Outcome<proto::RecordCompensationResponse> {
-        let saga = self.desk.change_saga(request).await?;
+        let saga = self.context.change_saga(request).await?;
         Ok(Response::new(proto::RecordCompensationResponse { saga }))
     }
 
@@ -132,22 +135,22 @@ impl SagaService for Sagas {
         &self,
         request: Request<proto::WaiveCompensationRequest>,
     ) -> Outcome<proto::WaiveCompensationResponse> {
-        let saga = self.desk.change_saga(request).await?;
+        let saga = self.context.change_saga(request).await?;
         Ok(Response::new(proto::WaiveCompensationResponse { saga }))
     }
 
     async fn compensate(&self, request: Request<proto::CompensateRequest>) -> Outcome<proto::CompensateResponse> {
-        let saga = self.desk.change_saga(request).await?;
+        let saga = self.context.change_saga(request).await?;
         Ok(Response::new(proto::CompensateResponse { saga }))
     }
 
     async fn quarantine(&self, request: Request<proto::QuarantineRequest>) -> Outcome<proto::QuarantineResponse> {
-        let saga = self.desk.change_saga(request).await?;
+        let saga = self.context.change_saga(request).await?;
         Ok(Response::new(proto::QuarantineResponse { saga }))
     }
 
     async fn recover(&self, request: Request<proto::RecoverRequest>) -> Outcome<proto::RecoverResponse> {
-        let saga = self.desk.change_saga(request).await?;
+        let saga = self.context.change_saga(request).await?;
         Ok(Response::new(proto::RecoverResponse { saga }))
     }
 
@@ -155,37 +158,39 @@ impl SagaService for Sagas {
         &self,
         request: Request<proto::RequestCancelRequest>,
     ) -> Outcome<proto::RequestCancelResponse> {
-        let saga = self.desk.change_saga(request).await?;
+        let saga = self.context.change_saga(request).await?;
         Ok(Response::new(proto::RequestCancelResponse { saga }))
     }
 
     async fn annotate(&self, request: Request<proto::AnnotateRequest>) -> Outcome<proto::AnnotateResponse> {
-        let saga = self.desk.change_saga(request).await?;
+        let saga = self.context.change_saga(request).await?;
         Ok(Response::new(proto::AnnotateResponse { saga }))
     }
 
-    type WatchStaleStream = Answers<proto::WatchStaleResponse>;
+    type WatchStaleStream = ResponseStream<proto::WatchStaleResponse>;
 
     async fn watch_stale(&self, request: Request<proto::WatchStaleRequest>) -> Outcome<Self::WatchStaleStream> {
-        let items = looks::watch_stale(&self.desk, request, &self.watches, &self.stop)?;
+        let items = read_rpcs::watch_stale(&self.context, request, &self.watches, &self.stop)?;
         Ok(Response::new(items))
     }
 
-    type WatchEventsStream = Answers<proto::WatchEventsResponse>;
+    type WatchEventsStream = ResponseStream<proto::WatchEventsResponse>;
 
     async fn watch_events(&self, request: Request<proto::WatchEventsRequest>) -> Outcome<Self::WatchEventsStream> {
-        let frames = looks::watch_events(&self.desk, request, &self.watches, &self.stop)?;
-        Ok(frames::response(frames))
+        let frames = read_rpcs::watch_events(&self.context, request, &self.watches, &self.stop)?;
+        Ok(framed_stream::framed_response(frames))
     }
 
     async fn list_events(&self, request: Request<proto::ListEventsRequest>) -> Outcome<proto::ListEventsResponse> {
-        let (visitor, request) = self.desk.open("ListEvents", request)?;
+        let (caller, request) = self.context.authenticate("ListEvents", request)?;
         let subject = request.task_id.clone();
-        self.desk.look("ListEvents", &subject, &visitor, looks::list_events(&self.desk, &visitor, request)).await
+        self.context
+            .answer_read("ListEvents", &subject, &caller, read_rpcs::list_events(&self.context, &caller, request))
+            .await
     }
 
     async fn get_stats(&self, request: Request<proto::GetStatsRequest>) -> Outcome<proto::GetStatsResponse> {
-        let (visitor, _) = self.desk.open("GetStats", request)?;
-        self.desk.look("GetStats", "", &visitor, looks::get_stats(&self.desk, &visitor)).await
+        let (caller, _) = self.context.authenticate("GetStats", request)?;
+        self.context.answer_read("GetStats", "", &caller, read_rpcs::get_stats(&self.context, &caller)).await
     }
 }

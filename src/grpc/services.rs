@@ -12,32 +12,35 @@ use futures::future::BoxFuture;
 use http::{Request, Response};
 use tonic::{Status, body::Body, codegen::Service, server::NamedService};
 
-use super::{answer_body::AnswerBody, edge, frames, notes::Notes};
+use super::{call_notes::CallNotes, framed_stream, handler_body::HandlerBody, transport_errors};
 
 /// The future that generated services return.
-type LibraryAnswer = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+type GeneratedFuture = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
 /// A service that takes requests with bodies of type `B`.
-pub(super) trait AnyService<B>: Send + Sync {
+pub(super) trait GrpcService<B>: Send + Sync {
     /// Handles a call.
-    fn call(&self, request: Request<B>) -> Answering;
+    fn call(&self, request: Request<B>) -> ResponseFuture;
 }
 
 /// A service made by the generated code.
-struct Generated<S>(S);
+struct GeneratedService<S>(S);
 
-impl<B, S> AnyService<B> for Generated<S>
+impl<B, S> GrpcService<B> for GeneratedService<S>
 where
-    S: Service<Request<B>, Response = Response<Body>, Error = Infallible, Future = LibraryAnswer> + Clone + Send + Sync,
+    S: Service<Request<B>, Response = Response<Body>, Error = Infallible, Future = GeneratedFuture>
+        + Clone
+        + Send
+        + Sync,
 {
-    fn call(&self, request: Request<B>) -> Answering {
+    fn call(&self, request: Request<B>) -> ResponseFuture {
         // Generated services are always ready, and cheap to clone.
-        Answering::of_library(self.0.clone().call(request))
+        ResponseFuture::from_generated(self.0.clone().call(request))
     }
 }
 
 /// The services of one server, by name.
-pub struct Services<B>(Vec<(&'static str, Box<dyn AnyService<B>>)>);
+pub struct Services<B>(Vec<(&'static str, Box<dyn GrpcService<B>>)>);
 
 impl<B> Default for Services<B> {
     fn default() -> Self {
@@ -50,76 +53,76 @@ impl<B> Services<B> {
     #[must_use]
     pub fn with<S>(self, service: S) -> Self
     where
-        S: Service<Request<B>, Response = Response<Body>, Error = Infallible, Future = LibraryAnswer>
+        S: Service<Request<B>, Response = Response<Body>, Error = Infallible, Future = GeneratedFuture>
             + NamedService
             + Clone
             + Send
             + Sync
             + 'static,
     {
-        self.with_any(S::NAME, Generated(service))
+        self.with_any(S::NAME, GeneratedService(service))
     }
 
     /// Adds any service.
     #[must_use]
-    pub(super) fn with_any(mut self, name: &'static str, service: impl AnyService<B> + 'static) -> Self {
+    pub(super) fn with_any(mut self, name: &'static str, service: impl GrpcService<B> + 'static) -> Self {
         self.0.push((name, Box::new(service)));
         self
     }
 
     /// Hands a call to its service. Unknown services are answered with `UNIMPLEMENTED`, like unknown methods.
-    pub fn call(&self, request: Request<B>) -> Answering {
+    pub fn call(&self, request: Request<B>) -> ResponseFuture {
         let path = request.uri().path();
         let name = path.strip_prefix('/').and_then(|path| path.split_once('/')).map(|(name, _)| name);
         match self.0.iter().find(|(known, _)| name == Some(known)) {
             Some((_, service)) => service.call(request),
-            None => Answering::refused(Status::unimplemented("")),
+            None => ResponseFuture::refused(Status::unimplemented("")),
         }
     }
 }
 
 /// A call's future. Its response has one `ErrorInfo` if it is an error, and framed messages as its body if it has any.
-pub struct Answering(Kind);
+pub struct ResponseFuture(FutureKind);
 
-enum Kind {
-    Library(LibraryAnswer),
-    Own(BoxFuture<'static, Response<AnswerBody>>),
+enum FutureKind {
+    Generated(GeneratedFuture),
+    Own(BoxFuture<'static, Response<HandlerBody>>),
 }
 
-impl Answering {
+impl ResponseFuture {
     /// A call that the generated code handles.
-    pub(super) fn of_library(answer: LibraryAnswer) -> Self {
-        Answering(Kind::Library(answer))
+    pub(super) fn from_generated(answer: GeneratedFuture) -> Self {
+        ResponseFuture(FutureKind::Generated(answer))
     }
 
     /// A call that is handled without it.
-    pub(super) fn of_unary(answer: impl Future<Output = Response<AnswerBody>> + Send + 'static) -> Self {
-        Answering(Kind::Own(Box::pin(answer)))
+    pub(super) fn from_future(answer: impl Future<Output = Response<HandlerBody>> + Send + 'static) -> Self {
+        ResponseFuture(FutureKind::Own(Box::pin(answer)))
     }
 
     /// The response to a call that reaches no handler.
     pub fn refused(status: impl Into<Status>) -> Self {
-        Answering::of_unary(future::ready(status.into().into_http()))
+        ResponseFuture::from_future(future::ready(status.into().into_http()))
     }
 
     /// The same call, whose handler finds these notes.
     #[must_use]
-    pub fn noted_in(self, notes: Arc<Notes>) -> Self {
-        Answering::of_unary(Notes::taken_in(notes, self))
+    pub fn with_notes(self, notes: Arc<CallNotes>) -> Self {
+        ResponseFuture::from_future(CallNotes::scope(notes, self))
     }
 }
 
-impl Future for Answering {
-    type Output = Response<AnswerBody>;
+impl Future for ResponseFuture {
+    type Output = Response<HandlerBody>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response<AnswerBody>> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response<HandlerBody>> {
         let response = match &mut self.0 {
-            Kind::Library(answer) => match ready!(answer.as_mut().poll(cx)) {
-                Ok(response) => frames::with_frames(response).map(AnswerBody::Library),
+            FutureKind::Generated(answer) => match ready!(answer.as_mut().poll(cx)) {
+                Ok(response) => framed_stream::use_framed_body(response).map(HandlerBody::Generated),
                 Err(never) => match never {},
             },
-            Kind::Own(answer) => ready!(answer.as_mut().poll(cx)),
+            FutureKind::Own(answer) => ready!(answer.as_mut().poll(cx)),
         };
-        Poll::Ready(edge::complete_response(response))
+        Poll::Ready(transport_errors::complete_response(response))
     }
 }

@@ -30,80 +30,80 @@ use crate::{
 };
 
 use super::{
-    caller::Visitor,
-    counted::{CountedCall, SessionCounter},
+    call_notes::CallNotes,
+    call_tracker::{SessionCallTracker, TrackedCall},
+    caller::AuthenticatedCaller,
     deadline,
-    desk::{Begun, Desk, claim_within},
-    edge,
-    frames::put_frame,
+    framed_stream::put_framed,
+    handler_context::{HandlerContext, SubmittedChange, claim_within},
     keep_alive,
-    notes::Notes,
-    parse::{self, Change, session::SessionItem},
-    status::Problem,
-    streams::{self, Answers, End, Seats},
+    parse::{self, ChangeRequest, session::SessionItem},
+    problem::Problem,
+    streams::{self, ResponseStream, StreamEnd, StreamLimiter},
+    transport_errors,
 };
 
 const RPC: &str = "Session";
 /// After this many items in a row the stream checks whether it has to end.
-const LOOK_AFTER: u32 = 64;
+const END_CHECK_INTERVAL: u32 = 64;
 
 /// Answers each item, with at most `max_calls` in flight. Items that were read before `stop` are still answered.
 pub(super) fn answers(
-    desk: &Desk,
+    context: &HandlerContext,
     request: Request<Streaming<proto::SessionRequest>>,
-    seats: &Seats,
+    limiter: &StreamLimiter,
     max_calls: usize,
     stop: &CancellationToken,
-) -> Result<Answers<Bytes>, Problem> {
+) -> Result<ResponseStream<Bytes>, Problem> {
     let timeout = deadline::call_timeout(request.metadata().as_ref());
-    let counter = request.extensions().get::<SessionCounter>().cloned();
-    let (visitor, items) = desk.open(RPC, request)?;
+    let tracker = request.extensions().get::<SessionCallTracker>().cloned();
+    let (caller, items) = context.authenticate(RPC, request)?;
     let open = || {
-        visitor.permit(RPC, true)?;
-        let now = desk.slot().get()?.moment().now;
-        Ok((seats.take(&visitor)?, timeout.map(|timeout| now.plus(timeout))))
+        caller.authorize(RPC, true)?;
+        let now = context.slot().get()?.moment().now;
+        Ok((limiter.take(&caller)?, timeout.map(|timeout| now.plus(timeout))))
     };
-    let (seat, deadline) = open().inspect_err(|problem| desk.refused(&visitor, RPC, "", problem))?;
+    let (permit, deadline) = open().inspect_err(|problem| context.log_refused(&caller, RPC, "", problem))?;
     tracing::debug!(rpc = RPC, "opened");
-    let end = End::new(stop, &visitor, RPC);
-    let session = Session {
-        desk: desk.clone(),
-        visitor,
-        counter,
+    let end = StreamEnd::new(stop, &caller, RPC);
+    let session = SessionStream {
+        context: context.clone(),
+        caller,
+        tracker,
         deadline,
         max_calls,
         items: Some(items),
-        broken: None,
-        end: end.clone().comes().boxed(),
-        unlooked: 0,
+        read_error: None,
+        end: end.clone().wait().boxed(),
+        items_since_end_check: 0,
         pending: FuturesUnordered::new(),
         answers: BytesMut::new(),
     };
-    Ok(streams::answers(session, seat, end))
+    Ok(streams::limited_stream(session, permit, end))
 }
 
 /// The stream of a session's answers.
-struct Session {
-    desk: Desk,
-    visitor: Visitor,
-    counter: Option<SessionCounter>,
+struct SessionStream {
+    context: HandlerContext,
+    caller: AuthenticatedCaller,
+    tracker: Option<SessionCallTracker>,
     /// The stream's deadline, as its client sent it.
     deadline: Option<Timestamp>,
     max_calls: usize,
     /// None: nothing more is read.
     items: Option<Streaming<proto::SessionRequest>>,
     /// The error that ended reading; sent after all items before it are answered.
-    broken: Option<Status>,
+    read_error: Option<Status>,
     /// Ready when the stream has to end early.
     end: BoxFuture<'static, ()>,
     /// Items read since `end` was last polled.
-    unlooked: u32,
-    pending: FuturesUnordered<Pending>,
+    items_since_end_check: u32,
+    pending: FuturesUnordered<PendingItem>,
     /// Framed answers that have not been returned yet.
     answers: BytesMut,
 }
 
-impl Stream for Session {
+impl Stream for SessionStream {
     /// Framed answers: as many as there are, up to a bound.
     type Item = Result<Bytes, Status>;
 
@@ -117,11 +117,11 @@ impl Stream for Session {
             return Poll::Ready(Some(Ok(this.answers.split().freeze())));
         }
         ready!(advanced);
-        Poll::Ready(this.broken.take().map(Err))
+        Poll::Ready(this.read_error.take().map(Err))
     }
 }
 
-impl Session {
+impl SessionStream {
     /// Handles one answer or one item. None: all items are answered and no more come.
     fn advance(&mut self, cx: &mut Context<'_>) -> Poll<Option<()>> {
         // Answers first: they make room for more items.
@@ -130,12 +130,12 @@ impl Session {
         } else if self.items.is_none() {
             return if self.pending.is_empty() { Poll::Ready(None) } else { Poll::Pending };
         } else if self.pending.len() >= self.max_calls {
-            ready!(self.look_for_end(cx));
+            ready!(self.poll_end(cx));
         } else {
             match self.poll_item(cx) {
                 Poll::Ready(Some(item)) => self.begin(item),
                 Poll::Ready(None) => self.items = None,
-                Poll::Pending => ready!(self.look_for_end(cx)),
+                Poll::Pending => ready!(self.poll_end(cx)),
             }
         }
         Poll::Ready(Some(()))
@@ -144,26 +144,26 @@ impl Session {
     /// The next item; none if there are no more.
     fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Option<proto::SessionRequest>> {
         let Some(items) = &mut self.items else { return Poll::Ready(None) };
-        if self.unlooked >= LOOK_AFTER {
-            self.unlooked = 0;
+        if self.items_since_end_check >= END_CHECK_INTERVAL {
+            self.items_since_end_check = 0;
             if self.end.poll_unpin(cx).is_ready() {
                 self.stop_reading();
                 return Poll::Ready(None);
             }
         }
-        self.unlooked += 1;
+        self.items_since_end_check += 1;
         items.poll_next_unpin(cx).map(|item| match item? {
             Ok(item) => Some(item),
             Err(status) => {
-                self.broken = Some(edge::complete(&status));
+                self.read_error = Some(transport_errors::complete_status(&status));
                 None
             }
         })
     }
 
     /// Ready when the stream has to end; then nothing more is read.
-    fn look_for_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.unlooked = 0;
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.items_since_end_check = 0;
         ready!(self.end.poll_unpin(cx));
         self.stop_reading();
         Poll::Ready(())
@@ -172,7 +172,7 @@ impl Session {
     fn stop_reading(&mut self) {
         self.items = None;
         // One of its calls may be held. If the caller was revoked it must not get a lease any more.
-        if let Ok(store) = self.desk.slot().get() {
+        if let Ok(store) = self.context.slot().get() {
             store.caller_revoked();
         }
     }
@@ -184,120 +184,123 @@ impl Session {
             Ok(item) => item,
             Err(violations) => {
                 let problem = Problem::from(violations);
-                self.desk.refused(&self.visitor, RPC, "", &problem);
-                return self.put(call_id, Err(problem));
+                self.context.log_refused(&self.caller, RPC, "", &problem);
+                return self.push_answer(call_id, Err(problem));
             }
         };
-        let kind = Kind::of(&call);
-        let counted = match &self.counter {
+        let kind = CallKind::of(&call);
+        let tracked = match &self.tracker {
             None => None,
-            Some(SessionCounter(counter)) => match counter.begin(kind.path(), length(&call)) {
-                Ok(counted) => Some(counted),
-                Err(problem) => return self.put(call_id, Err(problem)),
+            Some(SessionCallTracker(tracker)) => match tracker.begin(kind.path(), request_bytes(&call)) {
+                Ok(tracked) => Some(tracked),
+                Err(problem) => return self.push_answer(call_id, Err(problem)),
             },
         };
-        let is_timed = self.deadline.is_some() || kind == Kind::ClaimNext;
-        let arrived = if is_timed { self.desk.now() } else { None };
+        let is_timed = self.deadline.is_some() || kind == CallKind::ClaimNext;
+        let arrived = if is_timed { self.context.now() } else { None };
         let left = arrived.zip(self.deadline).map(|(now, deadline)| deadline.since(now));
         let timeout = timeout.into_iter().chain(left).min();
         let submit = || self.submit(call, timeout);
-        let begun = match counted.as_ref().and_then(|counted| counted.notes()) {
+        let begun = match tracked.as_ref().and_then(|tracked| tracked.notes()) {
             None => submit(),
-            Some(notes) => Notes::noting(notes, submit),
+            Some(notes) => CallNotes::sync_scope(notes, submit),
         };
         match begun {
-            Ok(Begun { subject, answer }) => {
-                self.pending.push(Pending { item: Some(Item { call_id, kind, arrived, subject, counted }), answer });
+            Ok(SubmittedChange { subject, answer }) => {
+                self.pending
+                    .push(PendingItem { item: Some(ItemContext { call_id, kind, arrived, subject, tracked }), answer });
             }
-            Err(problem) => self.end(call_id, counted, Err(problem)),
+            Err(problem) => self.end(call_id, tracked, Err(problem)),
         }
     }
 
-    fn submit(&self, call: Call, timeout: Option<Span>) -> Result<Begun, Problem> {
+    fn submit(&self, call: Call, timeout: Option<Span>) -> Result<SubmittedChange, Problem> {
         match call {
-            Call::Claim(message) => self.hand_over(message),
+            Call::Claim(message) => self.submit_change(message),
             Call::ClaimNext(message) => {
-                let parsed = claim_within(message, self.visitor.name(), timeout);
-                self.desk.begin(proto::ClaimNextRequest::RPC, &self.visitor, parsed)
+                let parsed = claim_within(message, self.caller.principal_name(), timeout);
+                self.context.begin(proto::ClaimNextRequest::RPC, &self.caller, parsed)
             }
-            Call::Heartbeat(message) => self.hand_over(message),
-            Call::Release(message) => self.hand_over(message),
-            Call::RegisterCompensation(message) => self.hand_over(message),
-            Call::Complete(message) => self.hand_over(message),
-            Call::Fail(message) => self.hand_over(message),
-            Call::RecordCompensation(message) => self.hand_over(message),
-            Call::Compensate(message) => self.hand_over(message),
+            Call::Heartbeat(message) => self.submit_change(message),
+            Call::Release(message) => self.submit_change(message),
+            Call::RegisterCompensation(message) => self.submit_change(message),
+            Call::Complete(message) => self.submit_change(message),
+            Call::Fail(message) => self.submit_change(message),
+            Call::RecordCompensation(message) => self.submit_change(message),
+            Call::Compensate(message) => self.submit_change(message),
         }
     }
 
-    fn hand_over<M: Change>(&self, message: M) -> Result<Begun, Problem> {
-        self.desk.begin(M::RPC, &self.visitor, parse::request_of(message, self.visitor.name()))
+    fn submit_change<M: ChangeRequest>(&self, message: M) -> Result<SubmittedChange, Problem> {
+        self.context.begin(M::RPC, &self.caller, parse::request_from(message, self.caller.principal_name()))
     }
 
     /// Answers an item that the writer has handled.
-    fn answer(&mut self, (item, outcome): (Item, Result<Answer, StoreError>)) {
-        let Item { call_id, kind, arrived, subject, counted } = item;
-        let answer = self.desk.conclude(kind.rpc(), &self.visitor, &subject, outcome);
+    fn answer(&mut self, (item, outcome): (ItemContext, Result<Answer, StoreError>)) {
+        let ItemContext { call_id, kind, arrived, subject, tracked } = item;
+        let answer = self.context.conclude(kind.rpc(), &self.caller, &subject, outcome);
         let result = answer.and_then(|answer| self.render(kind, arrived, answer));
-        self.end(call_id, counted, result);
+        self.end(call_id, tracked, result);
     }
 
     /// An item is done.
-    fn end(&mut self, call_id: i64, counted: Option<Box<dyn CountedCall>>, result: Result<Outcome, Problem>) {
-        if let Some(counted) = counted {
-            counted.end(result.as_ref().map_or_else(|problem| problem.code, |_| Code::Ok));
+    fn end(&mut self, call_id: i64, tracked: Option<Box<dyn TrackedCall>>, result: Result<Outcome, Problem>) {
+        if let Some(tracked) = tracked {
+            tracked.end(result.as_ref().map_or_else(|problem| problem.code, |_| Code::Ok));
         }
-        self.put(call_id, result);
+        self.push_answer(call_id, result);
     }
 
-    fn put(&mut self, call_id: i64, result: Result<Outcome, Problem>) {
+    fn push_answer(&mut self, call_id: i64, result: Result<Outcome, Problem>) {
         let result = result.unwrap_or_else(|problem| Outcome::Error(problem.into()));
         if self.answers.capacity() < MESSAGE_BUFFER {
             self.answers.reserve(STREAM_BUFFER);
         }
-        put_frame(&mut self.answers, &SessionResponse { call_id, result: Some(result) });
+        put_framed(&mut self.answers, &SessionResponse { call_id, result: Some(result) });
     }
 
-    fn render(&self, kind: Kind, arrived: Option<Timestamp>, answer: Answer) -> Result<Outcome, Problem> {
-        let saga = |answer| self.desk.saga_of(kind.rpc(), answer);
+    fn render(&self, kind: CallKind, arrived: Option<Timestamp>, answer: Answer) -> Result<Outcome, Problem> {
+        let saga = |answer| self.context.saga_of(kind.rpc(), answer);
         Ok(match kind {
-            Kind::Claim => Outcome::Claim(proto::ClaimResponse { saga: saga(answer)? }),
-            Kind::ClaimNext => Outcome::ClaimNext(self.desk.claimed(arrived, answer)?),
-            Kind::Heartbeat => Outcome::Heartbeat(keep_alive::heartbeat(self.desk.beat_of(kind.rpc(), answer)?)),
-            Kind::Release => Outcome::Release(proto::ReleaseResponse { saga: saga(answer)? }),
-            Kind::RegisterCompensation => {
+            CallKind::Claim => Outcome::Claim(proto::ClaimResponse { saga: saga(answer)? }),
+            CallKind::ClaimNext => Outcome::ClaimNext(self.context.claim_next_response(arrived, answer)?),
+            CallKind::Heartbeat => {
+                Outcome::Heartbeat(keep_alive::heartbeat(self.context.renewed_lease(kind.rpc(), answer)?))
+            }
+            CallKind::Release => Outcome::Release(proto::ReleaseResponse { saga: saga(answer)? }),
+            CallKind::RegisterCompensation => {
                 Outcome::RegisterCompensation(proto::RegisterCompensationResponse { saga: saga(answer)? })
             }
-            Kind::Complete => Outcome::Complete(proto::CompleteResponse { saga: saga(answer)? }),
-            Kind::Fail => Outcome::Fail(proto::FailResponse { saga: saga(answer)? }),
-            Kind::RecordCompensation => {
+            CallKind::Complete => Outcome::Complete(proto::CompleteResponse { saga: saga(answer)? }),
+            CallKind::Fail => Outcome::Fail(proto::FailResponse { saga: saga(answer)? }),
+            CallKind::RecordCompensation => {
                 Outcome::RecordCompensation(proto::RecordCompensationResponse { saga: saga(answer)? })
             }
-            Kind::Compensate => Outcome::Compensate(proto::CompensateResponse { saga: saga(answer)? }),
+            CallKind::Compensate => Outcome::Compensate(proto::CompensateResponse { saga: saga(answer)? }),
         })
     }
 }
 
 /// The future of an item in flight.
-struct Pending {
+struct PendingItem {
     /// Taken when it is done.
-    item: Option<Item>,
+    item: Option<ItemContext>,
     answer: PendingAnswer,
 }
 
 /// What an item's answer needs.
-struct Item {
+struct ItemContext {
     call_id: i64,
-    kind: Kind,
+    kind: CallKind,
     /// Only for calls that need it. None also if the store was not open.
     arrived: Option<Timestamp>,
     /// Its subject, for the log.
     subject: Box<str>,
-    counted: Option<Box<dyn CountedCall>>,
+    tracked: Option<Box<dyn TrackedCall>>,
 }
 
-impl Future for Pending {
-    type Output = (Item, Result<Answer, StoreError>);
+impl Future for PendingItem {
+    type Output = (ItemContext, Result<Answer, StoreError>);
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let outcome = ready!(Pin::new(&mut self.answer).poll(cx));
@@ -306,37 +309,37 @@ impl Future for Pending {
     }
 }
 
-macro_rules! kinds {
+macro_rules! call_kinds {
     ($($kind:ident)*) => {
         /// Which call an item is.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        enum Kind {
+        enum CallKind {
             $($kind,)*
         }
 
-        impl Kind {
+        impl CallKind {
             fn of(call: &Call) -> Self {
                 match call {
-                    $(Call::$kind(_) => Kind::$kind,)*
+                    $(Call::$kind(_) => CallKind::$kind,)*
                 }
             }
 
             fn rpc(self) -> &'static str {
                 match self {
-                    $(Kind::$kind => stringify!($kind),)*
+                    $(CallKind::$kind => stringify!($kind),)*
                 }
             }
 
             /// The path of the unary call.
             fn path(self) -> &'static str {
                 match self {
-                    $(Kind::$kind => concat!("/sagad.v1.SagaService/", stringify!($kind)),)*
+                    $(CallKind::$kind => concat!("/sagad.v1.SagaService/", stringify!($kind)),)*
                 }
             }
         }
 
         /// The length of the encoded request.
-        fn length(call: &Call) -> usize {
+        fn request_bytes(call: &Call) -> usize {
             match call {
                 $(Call::$kind(message) => message.encoded_len(),)*
             }
@@ -344,4 +347,4 @@ macro_rules! kinds {
     };
 }
 
-kinds!(Claim ClaimNext Heartbeat Release RegisterCompensation Complete Fail RecordCompensation Compensate);
+call_kinds!(Claim ClaimNext Heartbeat Release RegisterCompensation Complete Fail RecordCompensation Compensate);

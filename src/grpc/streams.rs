@@ -13,7 +13,7 @@ use crate::{
     store::{CallerKey, StoreError},
 };
 
-use super::{caller::Visitor, permits, status::Problem};
+use super::{caller::AuthenticatedCaller, permissions, problem::Problem};
 
 /// When clients should retry after too many streams were open.
 const RETRY: Span = Span::from_secs(1);
@@ -23,61 +23,61 @@ const RETRY: Span = Span::from_secs(1);
 const FAIR: usize = 64;
 
 /// The items of a streaming response.
-pub(super) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(super) type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Limits the number of open streams; cheap to clone.
 #[derive(Clone)]
-pub(super) struct Seats {
+pub(super) struct StreamLimiter {
     most: usize,
     what: &'static str,
-    taken: Arc<Mutex<Taken>>,
+    open: Arc<Mutex<OpenStreams>>,
 }
 
 /// The number of open streams, in total and by caller.
 #[derive(Default)]
-struct Taken {
+struct OpenStreams {
     all: usize,
     shares: HashMap<CallerKey, usize>,
 }
 
 /// Permission for one open stream, until it is dropped.
-pub(super) struct Seat {
-    taken: Arc<Mutex<Taken>>,
+pub(super) struct StreamPermit {
+    open: Arc<Mutex<OpenStreams>>,
     share: Option<CallerKey>,
 }
 
-impl Seats {
+impl StreamLimiter {
     pub(super) fn new(most: usize, what: &'static str) -> Self {
-        Seats { most, what, taken: Arc::default() }
+        StreamLimiter { most, what, open: Arc::default() }
     }
 
     /// A permit for a caller. `OVERLOADED` if none is left, or only ones that this caller's fair share does not include.
-    pub(super) fn take(&self, visitor: &Visitor) -> Result<Seat, Problem> {
-        let share = visitor.share();
-        let mut taken = self.taken.lock();
-        let mine = share.as_ref().and_then(|share| taken.shares.get(share)).copied().unwrap_or(0);
-        if taken.all >= self.most || (taken.all >= self.most / 4 * 3 && mine >= FAIR) {
+    pub(super) fn take(&self, caller: &AuthenticatedCaller) -> Result<StreamPermit, Problem> {
+        let share = caller.share();
+        let mut open = self.open.lock();
+        let own = share.as_ref().and_then(|share| open.shares.get(share)).copied().unwrap_or(0);
+        if open.all >= self.most || (open.all >= self.most / 4 * 3 && own >= FAIR) {
             let what = self.what;
             return Err(Problem::overloaded(format!("too many {what} are open: close some, or try again"), RETRY));
         }
-        taken.all += 1;
+        open.all += 1;
         if let Some(share) = &share {
-            *taken.shares.entry(share.clone()).or_default() += 1;
+            *open.shares.entry(share.clone()).or_default() += 1;
         }
-        Ok(Seat { taken: self.taken.clone(), share })
+        Ok(StreamPermit { open: self.open.clone(), share })
     }
 }
 
-impl Drop for Seat {
+impl Drop for StreamPermit {
     fn drop(&mut self) {
-        let mut taken = self.taken.lock();
-        taken.all -= 1;
+        let mut open = self.open.lock();
+        open.all -= 1;
         if let Some(share) = &self.share
-            && let Some(count) = taken.shares.get_mut(share)
+            && let Some(count) = open.shares.get_mut(share)
         {
             *count -= 1;
             if *count == 0 {
-                taken.shares.remove(share);
+                open.shares.remove(share);
             }
         }
     }
@@ -85,7 +85,7 @@ impl Drop for Seat {
 
 /// What ends a stream early; cheap to clone.
 #[derive(Clone)]
-pub(super) struct End {
+pub(super) struct StreamEnd {
     /// The coordinator shuts down.
     stop: CancellationToken,
     /// The caller is revoked.
@@ -95,18 +95,18 @@ pub(super) struct End {
     rpc: &'static str,
 }
 
-impl End {
-    pub(super) fn new(stop: &CancellationToken, visitor: &Visitor, rpc: &'static str) -> Self {
-        End { stop: stop.clone(), revoked: visitor.revoked(), certificate: visitor.certificate_end(), rpc }
+impl StreamEnd {
+    pub(super) fn new(stop: &CancellationToken, caller: &AuthenticatedCaller, rpc: &'static str) -> Self {
+        StreamEnd { stop: stop.clone(), revoked: caller.revoked(), certificate: caller.certificate_invalidated(), rpc }
     }
 
     /// The items until the stream has to end.
-    pub(super) fn cuts<S: Stream>(&self, items: S) -> impl Stream<Item = S::Item> + use<S> {
-        items.take_until(self.clone().comes())
+    pub(super) fn until_end<S: Stream>(&self, items: S) -> impl Stream<Item = S::Item> + use<S> {
+        items.take_until(self.clone().wait())
     }
 
     /// Ready when the stream has to end.
-    pub(super) async fn comes(self) {
+    pub(super) async fn wait(self) {
         tokio::select! {
             () = self.stop.cancelled() => {}
             () = self.revoked.cancelled(), if !mutants::on(Mutant::RevokedStreamsGoOn) => {}
@@ -115,7 +115,7 @@ impl End {
     }
 
     /// Why the stream has to end; none if it doesn't.
-    pub(super) fn why(&self) -> Option<Problem> {
+    pub(super) fn reason(&self) -> Option<Problem> {
         if mutants::on(Mutant::StreamsEndUnsaid) {
             return None;
         }
@@ -123,10 +123,10 @@ impl End {
             Some(Problem::from(StoreError::ShuttingDown))
         } else if self.certificate.is_cancelled() {
             tracing::info!(rpc = self.rpc, "ended a stream: its connection's certificate has run out, or was revoked");
-            Some(permits::certificate_ended(self.rpc))
+            Some(permissions::certificate_ended(self.rpc))
         } else if self.revoked.is_cancelled() {
             tracing::info!(rpc = self.rpc, "ended a stream: its caller's principal was changed, or is no more");
-            Some(permits::unauthenticated(self.rpc))
+            Some(permissions::unauthenticated(self.rpc))
         } else {
             None
         }
@@ -134,15 +134,15 @@ impl End {
 }
 
 /// The items, then the reason if they were ended early. The permit is held until the stream is dropped.
-pub(super) fn answers<T: Send + 'static>(
+pub(super) fn limited_stream<T: Send + 'static>(
     answers: impl Stream<Item = Result<T, Status>> + Send + 'static,
-    seat: Seat,
-    end: End,
-) -> Answers<T> {
-    let end = future::lazy(move |_| end.why().map(|why| Err(why.into()))).into_stream();
+    permit: StreamPermit,
+    end: StreamEnd,
+) -> ResponseStream<T> {
+    let end = future::lazy(move |_| end.reason().map(|reason| Err(reason.into()))).into_stream();
     let answers = answers.chain(end.filter_map(future::ready));
     Box::pin(answers.map(move |answer| {
-        let _held = &seat;
+        let _held = &permit;
         answer
     }))
 }

@@ -17,7 +17,7 @@ use crate::{
 };
 
 use super::{
-    ServerFacts,
+    ServerSettings,
     render::{enums::purpose, signed, span, time},
 };
 
@@ -30,52 +30,51 @@ const FILES: [&str; 2] = ["sagad.db", "sagad.db-wal"];
 
 /// What the system reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Machine {
+pub(super) struct SystemVitals {
     disk: Option<proto::Disk>,
     open_files: i64,
     open_files_max: i64,
 }
 
-impl Machine {
+impl SystemVitals {
     /// Reads it for a data directory and this process. Blocks as long as the disk does.
-    pub(super) fn look(data: &Path) -> Self {
+    pub(super) fn read(data: &Path) -> Self {
         let size = |file: &&str| fs::metadata(data.join(file)).map_or(0, |metadata| metadata.len());
         let disk = statvfs(data).ok().map(|disk| proto::Disk {
-            free_bytes: number(disk.f_bavail.saturating_mul(disk.f_frsize)),
-            total_bytes: number(disk.f_blocks.saturating_mul(disk.f_frsize)),
-            store_bytes: number(FILES.iter().map(size).sum()),
+            free_bytes: count(disk.f_bavail.saturating_mul(disk.f_frsize)),
+            total_bytes: count(disk.f_blocks.saturating_mul(disk.f_frsize)),
+            store_bytes: count(FILES.iter().map(size).sum()),
         });
         let open = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-        Machine {
+        SystemVitals {
             disk,
             // One of them is the directory that is being read.
-            open_files: number(open.saturating_sub(1) as u64),
-            open_files_max: getrlimit(Resource::Nofile).current.map_or(0, number),
+            open_files: count(open.saturating_sub(1) as u64),
+            open_files_max: getrlimit(Resource::Nofile).current.map_or(0, count),
         }
     }
 }
 
-pub(super) async fn answer(store: &Store, facts: &ServerFacts, machine: Machine) -> proto::GetVitalsResponse {
+pub(super) async fn answer(store: &Store, settings: &ServerSettings, system: SystemVitals) -> proto::GetVitalsResponse {
     let vitals = store.vitals();
-    let bound = facts.bounds.iter().find(|bound| bound.name == "max_wal_bytes");
-    let mut answer = rendered(&vitals, &store.moment(), bound.map_or(0, |bound| bound.value));
-    (answer.disk, answer.open_files, answer.open_files_max) =
-        (machine.disk, machine.open_files, machine.open_files_max);
+    let bound = settings.bounds.iter().find(|bound| bound.name == "max_wal_bytes");
+    let mut answer = render(&vitals, &store.moment(), bound.map_or(0, |bound| bound.value));
+    (answer.disk, answer.open_files, answer.open_files_max) = (system.disk, system.open_files, system.open_files_max);
     answer.waiting_claims = waiting_claims(store.waiting().await.unwrap_or_default());
     answer.writer_silence = Some(span(store.silence()));
     answer
 }
 
-fn rendered(vitals: &Vitals, moment: &Moment, max_log_bytes: i64) -> proto::GetVitalsResponse {
+fn render(vitals: &Vitals, moment: &Moment, max_log_bytes: i64) -> proto::GetVitalsResponse {
     let asked = vitals.asking.iter().filter(|asking| vitals.time.since(asking.last) < ASKED);
     proto::GetVitalsResponse {
         current_time: Some(time(vitals.time)),
         commits: Some(timings(&vitals.commit_minute)),
         batches: Some(timings(&vitals.batch_minute)),
-        changes: number(vitals.changes),
-        batch_count: number(vitals.batch_sizes.count()),
-        writer_queue_depth: number(vitals.writer_queue_depth),
-        writer_queue_max: number(vitals.writer_queue_max),
+        changes: count(vitals.changes),
+        batch_count: count(vitals.batch_sizes.count()),
+        writer_queue_depth: count(vitals.writer_queue_depth),
+        writer_queue_max: count(vitals.writer_queue_max),
         writer_silence: None,
         disk_full: vitals.disk_full,
         refusals: Some(refusals(&vitals.refusals)),
@@ -84,7 +83,7 @@ fn rendered(vitals: &Vitals, moment: &Moment, max_log_bytes: i64) -> proto::GetV
         clock: Some(clock(&vitals.clock)),
         restart_grace_left: grace_left(moment, vitals.time),
         stale_watches: stale_watches(&vitals.watches),
-        event_watches: number(vitals.watches.iter().filter(|watch| watch.kind == WatchKind::Events).count() as u64),
+        event_watches: count(vitals.watches.iter().filter(|watch| watch.kind == WatchKind::Events).count() as u64),
         waiting_claims: Vec::new(),
         asked_kinds: asked
             .map(|asking| proto::AskedKind {
@@ -101,7 +100,7 @@ fn rendered(vitals: &Vitals, moment: &Moment, max_log_bytes: i64) -> proto::GetV
 
 fn timings(minute: &Minute) -> proto::Timings {
     proto::Timings {
-        count: number(minute.count),
+        count: count(minute.count),
         p50: Some(span(minute.p50)),
         p99: Some(span(minute.p99)),
         max: Some(span(minute.max)),
@@ -110,10 +109,10 @@ fn timings(minute: &Minute) -> proto::Timings {
 
 fn refusals(refusals: &Refusals) -> proto::Refusals {
     proto::Refusals {
-        queue_full: number(refusals.queue_full),
-        no_room: number(refusals.no_room),
-        too_many_waiting: number(refusals.too_many_waiting),
-        disk_full: number(refusals.disk_full),
+        queue_full: count(refusals.queue_full),
+        no_room: count(refusals.no_room),
+        too_many_waiting: count(refusals.too_many_waiting),
+        disk_full: count(refusals.disk_full),
     }
 }
 
@@ -123,11 +122,11 @@ fn log(log: &LogVitals, max_bytes: i64) -> proto::Log {
         (Checkpoint::Restart, Outcome::Done | Outcome::Failed) | (Checkpoint::Passive, _) => false,
     });
     proto::Log {
-        bytes: number(log.bytes),
+        bytes: count(log.bytes),
         max_bytes,
-        restarts: number(log.begun),
+        restarts: count(log.begun),
         restart_time: log.begun_at.map(time),
-        blocked_restarts: number(blocked.map(|(_, _, count)| count).sum()),
+        blocked_restarts: count(blocked.map(|(_, _, count)| count).sum()),
     }
 }
 
@@ -135,10 +134,10 @@ fn clock(clock: &ClockVitals) -> proto::ClockVitals {
     let ever = |length: Span| (clock.absences > 0).then(|| span(length));
     proto::ClockVitals {
         offset: Some(signed(clock.distance.saturating_neg())),
-        steps: number(clock.steps),
+        steps: count(clock.steps),
         last_step: (clock.steps > 0).then(|| signed(clock.last_step)),
         last_step_time: clock.last_step_at.map(time),
-        absences: number(clock.absences),
+        absences: count(clock.absences),
         last_absence: ever(clock.last_absence),
         longest_absence: ever(clock.longest_absence),
         last_absence_time: clock.last_absence_at.map(time),
@@ -152,13 +151,13 @@ fn grace_left(moment: &Moment, now: Timestamp) -> Option<prost_types::Duration> 
 
 fn waiting_claims(mut waiting: Vec<HeldClaimSummary>) -> Vec<proto::WaitingClaims> {
     waiting.sort_by(|a, b| (&a.queue, a.purpose as u8).cmp(&(&b.queue, b.purpose as u8)));
-    let told = waiting.into_iter().map(|waiting| proto::WaitingClaims {
+    let listed = waiting.into_iter().map(|waiting| proto::WaitingClaims {
         queue: waiting.queue.to_string(),
         purpose: purpose(waiting.purpose).into(),
-        count: number(waiting.count as u64),
+        count: count(waiting.count as u64),
         compensation_kinds: waiting.kinds.iter().map(ToString::to_string).collect(),
     });
-    told.collect()
+    listed.collect()
 }
 
 fn stale_watches(watches: &[WatchVitals]) -> Vec<proto::StaleWatches> {
@@ -174,8 +173,8 @@ fn stale_watches(watches: &[WatchVitals]) -> Vec<proto::StaleWatches> {
     counts.into_iter().take(WATCHED_QUEUES).map(|(queue, count)| proto::StaleWatches { queue, count }).collect()
 }
 
-fn number(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
+fn count(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -187,12 +186,12 @@ mod tests {
     fn the_disk_and_the_files_are_told() {
         let data = tempfile::tempdir().unwrap();
         fs::write(data.path().join("sagad.db"), [0; 4096]).unwrap();
-        let machine = Machine::look(data.path());
-        let disk = machine.disk.unwrap();
+        let system = SystemVitals::read(data.path());
+        let disk = system.disk.unwrap();
         assert_eq!(disk.store_bytes, 4096);
         assert!(disk.free_bytes > 0 && disk.total_bytes >= disk.free_bytes, "{disk:?}");
-        assert!((3..=machine.open_files_max).contains(&machine.open_files), "{machine:?}");
-        assert_eq!(Machine::look(Path::new("/nowhere/at/all")).disk, None);
+        assert!((3..=system.open_files_max).contains(&system.open_files), "{system:?}");
+        assert_eq!(SystemVitals::read(Path::new("/nowhere/at/all")).disk, None);
     }
 
     #[test]
@@ -217,8 +216,8 @@ mod tests {
             watch(WatchKind::Stale, &[]),
             watch(WatchKind::Events, &["a"]),
         ];
-        let told = stale_watches(&watches).into_iter().map(|watches| (watches.queue, watches.count));
+        let listed = stale_watches(&watches).into_iter().map(|watches| (watches.queue, watches.count));
         let expected = [("", 1), ("a", 2), ("b", 1)].map(|(queue, count)| (queue.to_owned(), count));
-        assert_eq!(told.collect::<Vec<_>>(), expected);
+        assert_eq!(listed.collect::<Vec<_>>(), expected);
     }
 }

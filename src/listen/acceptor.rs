@@ -138,7 +138,7 @@ impl<A: Accept> Acceptor<A> {
             let peer = state.peer();
             let stream = match stream.attach() {
                 Ok(stream) => stream,
-                Err(error) => return debug!(%peer, %error, "closed: it can't be waited for"),
+                Err(error) => return debug!(%peer, %error, "closed: it can't be registered with the event queue"),
             };
             // Without it a small answer waits for the peer's delayed acknowledgement: 40 ms.
             if let Socket::Tcp(stream) = &stream

@@ -219,9 +219,12 @@ impl ConnectionLimiter {
             );
         }
         if let Some(displaced) = displaced {
-            let why =
-                if over_share.is_some() { "it is beyond its holder's share" } else { "it made no authenticated call" };
-            debug!(peer = %displaced.peer(), "closed: {why}, and its place is needed");
+            let why = if over_share.is_some() {
+                "it is beyond its holder's share"
+            } else {
+                "no authenticated call was made on it"
+            };
+            debug!(peer = %displaced.peer(), "closed to make room: {why}");
             displaced.cut_as(&shared.counters.displaced);
         }
         Some((ConnectionPermit { shared: shared.clone(), connection: connection.clone() }, connection))

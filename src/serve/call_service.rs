@@ -32,7 +32,7 @@ use super::{
     session_trackers::SessionTrackers,
 };
 use crate::{
-    grpc::{AnswerBody, Answering, Services, call_timeout, status::Problem},
+    grpc::{HandlerBody, ResponseFuture, Services, call_timeout, problem::Problem},
     listen::ConnectionState,
 };
 
@@ -64,7 +64,7 @@ impl Service<Request<Incoming>> for CallService {
         let method = methods.properties(path);
         let timeout = call_timeout(request.headers());
         let mut running = RunningCall {
-            answering: None,
+            response: None,
             timeout: timeout.map(|timeout| Box::pin(sleep(timeout.to_std()))),
             observed,
             call: None,
@@ -72,14 +72,14 @@ impl Service<Request<Incoming>> for CallService {
             stream_permit: None,
             drain_token: None,
         };
-        let answering = match self.begin(request, &mut running, method) {
-            Ok(answering) => match running.observed.as_ref().and_then(ObservedCall::notes) {
-                None => answering,
-                Some(notes) => answering.noted_in(notes),
+        let response = match self.begin(request, &mut running, method) {
+            Ok(response) => match running.observed.as_ref().and_then(ObservedCall::notes) {
+                None => response,
+                Some(notes) => response.with_notes(notes),
             },
-            Err(problem) => Answering::refused(problem),
+            Err(problem) => ResponseFuture::refused(problem),
         };
-        RunningCall { answering: Some(answering), ..running }
+        RunningCall { response: Some(response), ..running }
     }
 }
 
@@ -90,7 +90,7 @@ impl CallService {
         request: Request<Incoming>,
         running: &mut RunningCall,
         method: MethodProperties,
-    ) -> Result<Answering, Problem> {
+    ) -> Result<ResponseFuture, Problem> {
         let CallContext { trackers, library_streams, caller_check, services, .. } = &*self.context;
         let call = trackers.limiter.begin(Some(&self.connection)).ok_or_else(no_slot)?;
         running.call = Some(call.clone());
@@ -110,7 +110,7 @@ impl CallService {
 /// A call until the headers of its response.
 pub(super) struct RunningCall {
     /// None once the response is ready.
-    answering: Option<Answering>,
+    response: Option<ResponseFuture>,
     timeout: Option<Pin<Box<Sleep>>>,
     observed: Option<ObservedCall>,
     call: Option<Arc<CallPermit>>,
@@ -122,8 +122,8 @@ pub(super) struct RunningCall {
 }
 
 impl RunningCall {
-    fn answered(&mut self, response: Response<AnswerBody>) -> Response<ResponseBody> {
-        self.answering = None;
+    fn answered(&mut self, response: Response<HandlerBody>) -> Response<ResponseBody> {
+        self.response = None;
         self.drain_token = None;
         if let Some(observed) = &mut self.observed {
             // A refusal has its status in the headers, and often no body of which anybody reads the trailers.
@@ -148,8 +148,8 @@ impl Future for RunningCall {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        let Some(answering) = &mut this.answering else { return Poll::Pending };
-        if let Poll::Ready(response) = Pin::new(answering).poll(cx) {
+        let Some(response) = &mut this.response else { return Poll::Pending };
+        if let Poll::Ready(response) = Pin::new(response).poll(cx) {
             return Poll::Ready(Ok(this.answered(response)));
         }
         let is_over = this.timeout.as_mut().is_some_and(|timeout| timeout.as_mut().poll(cx).is_ready());

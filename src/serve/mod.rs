@@ -126,12 +126,12 @@ pub async fn run(
 ) -> Result<(), ServeError> {
     let security = LoadedSecurity::read(&config.security, &clock)?;
     let served = served_store::sqlite(&config, clock);
-    let endpoint = Endpoint { listeners: listener.into(), security };
+    let endpoint = ListenEndpoint { listeners: listener.into(), security };
     run_with(&config, endpoint, &NetworkThreads::current(), served, &ServiceManager::none(), |_| {}, shutdown).await
 }
 
 /// The listening sockets, and the security settings of their connections.
-struct Endpoint {
+struct ListenEndpoint {
     listeners: Listeners,
     security: LoadedSecurity,
 }
@@ -139,14 +139,14 @@ struct Endpoint {
 /// [`run`] with any store and threads, and a service manager. `announce` is called once calls are served.
 async fn run_with(
     config: &Config,
-    endpoint: Endpoint,
+    endpoint: ListenEndpoint,
     threads: &NetworkThreads,
     served: ServedStore,
     manager: &ServiceManager,
     announce: impl FnOnce(&[LocalAddress]),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let Endpoint { listeners, security } = endpoint;
+    let ListenEndpoint { listeners, security } = endpoint;
     let bound = listeners.local_addresses().map_err(ServeError::Listener)?;
     let address = bound.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let mut shutdown = pin!(shutdown);
@@ -244,14 +244,14 @@ fn start_ops(
 ) -> Result<Option<(Arc<Ops>, TcpListener)>, ServeError> {
     let Some(address) = config.ops_listen else { return Ok(None) };
     let socket = process::bind(address).map_err(|source| ServeError::OpsListener { address, source })?;
-    let facts = OpsSettings {
+    let settings = OpsSettings {
         data: config.data.clone(),
         max_wal_bytes: config.limits.max_wal_bytes,
         max_connections: config.limits.max_connections,
         spans: spans.clone(),
         liveness: liveness.clone(),
     };
-    Ok(Some((Ops::new(facts, clock)?, socket)))
+    Ok(Some((Ops::new(settings, clock)?, socket)))
 }
 
 /// Waits until the store ends by itself, and returns why.
@@ -308,7 +308,7 @@ impl Shutdown {
             Ok(Err(failure)) => Err(ServeError::of_store(failure)),
             Err(_) => {
                 // Everything acknowledged is synced. The next start does the rest.
-                warn!("the store takes longer to close than the grace allows; ending without");
+                warn!("the store did not close within the grace; exiting without waiting for it");
                 Ok(())
             }
         }

@@ -12,7 +12,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    Endpoint, auth::LoadedSecurity, network_threads::NetworkThreads, run_with, served_store,
+    ListenEndpoint, auth::LoadedSecurity, network_threads::NetworkThreads, run_with, served_store,
     service_manager::ServiceManager,
 };
 use crate::{
@@ -96,7 +96,7 @@ fn run_until_signal(
         })?;
         tokio::spawn(forward_hangups(signals.hangup, security.reload.clone()));
         let served = served_store::sqlite(&config, clock);
-        let (manager, endpoint) = (ServiceManager::from_env(), Endpoint { listeners, security });
+        let (manager, endpoint) = (ServiceManager::from_env(), ListenEndpoint { listeners, security });
         run_with(&config, endpoint, &threads, served, &manager, announce, signals.stop.first()).await?;
         Ok(())
     });

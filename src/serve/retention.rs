@@ -202,7 +202,7 @@ impl Purger {
             whole: true,
             ..EventQuery::default()
         };
-        batch.push(&grpc::export::begin(saga, moment).map_err(PurgeError::Json)?);
+        batch.push(&grpc::export_json::begin(saga, moment).map_err(PurgeError::Json)?);
         let mut newest = None;
         loop {
             let page = self.store.events(query.clone()).await?;
@@ -210,7 +210,7 @@ impl Purger {
                 if newest.replace(event.revision).is_some() {
                     batch.push(",");
                 }
-                batch.push(&grpc::export::event(event).map_err(PurgeError::Json)?);
+                batch.push(&grpc::export_json::event(event).map_err(PurgeError::Json)?);
             }
             if page.len() < EVENTS {
                 break;
@@ -225,7 +225,7 @@ impl Purger {
             batch = blocking(move || batch.discard_line().map(|()| batch)).await?;
             return Ok((batch, false));
         }
-        batch.push(grpc::export::END);
+        batch.push(grpc::export_json::END);
         batch.end_line();
         if batch.is_large() {
             batch = blocking(move || batch.flush().map(|()| batch)).await?;

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::Clock,
     config::Config,
-    grpc::{self, GrpcLimits, Principals, ServerFacts, Services, StoreSlot},
+    grpc::{self, GrpcLimits, Principals, ServerSettings, Services, StoreSlot},
     store::{Store, StoreOptions, sqlite},
 };
 
@@ -49,8 +49,11 @@ pub(super) struct OpenStore {
 /// The coordinator's services on a store in SQLite.
 pub(super) fn sqlite(config: &Config, clock: Arc<dyn Clock>) -> ServedStore {
     let slot = StoreSlot::new();
-    let settings =
-        ServerFacts { restart_grace: config.restart_grace, backup_dir: config.data.clone(), bounds: config.bounds() };
+    let settings = ServerSettings {
+        restart_grace: config.restart_grace,
+        backup_dir: config.data.clone(),
+        bounds: config.bounds(),
+    };
     let limits = GrpcLimits {
         max_watches: config.limits.max_watches,
         max_worker_streams: config.limits.max_watches,

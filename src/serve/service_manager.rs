@@ -55,7 +55,7 @@ impl ServiceManager {
     /// From `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` of this process.
     pub(super) fn from_env() -> Self {
         let socket = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()).and_then(|name| {
-            connect(&name).inspect_err(|error| warn!(?name, %error, "the service manager can't be told anything")).ok()
+            connect(&name).inspect_err(|error| warn!(?name, %error, "can't connect to the service manager")).ok()
         });
         let number = |name: &str| env::var(name).ok()?.parse::<u64>().ok();
         let ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
@@ -116,7 +116,7 @@ impl ServiceManager {
     fn send(&self, message: &str) {
         // The manager may be restarting itself. Important messages are repeated.
         if let Some(error) = self.socket.as_ref().and_then(|socket| socket.send(message.as_bytes()).err()) {
-            warn!(%error, message, "the service manager can't be told");
+            warn!(%error, message, "can't notify the service manager");
         }
     }
 }

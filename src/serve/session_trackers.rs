@@ -12,7 +12,7 @@ use super::{
     observe::{CallObserver, ObservedCall},
 };
 use crate::{
-    grpc::{CountCalls, CountedCall, Notes, SessionCounter, status::Problem},
+    grpc::{CallNotes, CallTracker, SessionCallTracker, TrackedCall, problem::Problem},
     listen::ConnectionState,
 };
 
@@ -30,12 +30,12 @@ pub(super) struct SessionTrackers {
 
 impl SessionTrackers {
     /// The tracker of a session with these headers: its items belong to the session's connection and trace.
-    pub(super) fn tracker(&self, headers: &HeaderMap, connection: &Arc<ConnectionState>) -> SessionCounter {
+    pub(super) fn tracker(&self, headers: &HeaderMap, connection: &Arc<ConnectionState>) -> SessionCallTracker {
         let trace = TRACE_HEADERS.into_iter().filter_map(|name| {
             let value = headers.get(&name)?.clone();
             Some((name, value))
         });
-        SessionCounter(Arc::new(SessionTracker {
+        SessionCallTracker(Arc::new(SessionTracker {
             all: self.clone(),
             connection: connection.clone(),
             trace: trace.collect(),
@@ -57,8 +57,8 @@ struct TrackedItem {
     _drain_token: TaskTrackerToken,
 }
 
-impl CountCalls for SessionTracker {
-    fn begin(&self, path: &'static str, bytes: usize) -> Result<Box<dyn CountedCall>, Problem> {
+impl CallTracker for SessionTracker {
+    fn begin(&self, path: &'static str, bytes: usize) -> Result<Box<dyn TrackedCall>, Problem> {
         let SessionTrackers { observer, limiter, calls } = &self.all;
         let mut observed = ObservedCall::of(observer, path, &self.trace, Some(self.connection.peer()));
         match limiter.begin_item(Some(&self.connection), bytes) {
@@ -73,8 +73,8 @@ impl CountCalls for SessionTracker {
     }
 }
 
-impl CountedCall for TrackedItem {
-    fn notes(&self) -> Option<Arc<Notes>> {
+impl TrackedCall for TrackedItem {
+    fn notes(&self) -> Option<Arc<CallNotes>> {
         self.observed.as_ref().and_then(ObservedCall::notes)
     }
 

@@ -115,7 +115,7 @@ impl Daemon {
         let served = stub_store(opening, failing);
         let run = tokio::spawn(async move {
             let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
-            let endpoint = Endpoint {
+            let endpoint = ListenEndpoint {
                 listeners: listener.into(),
                 security: LoadedSecurity::read(&config.security, &clock).unwrap(),
             };

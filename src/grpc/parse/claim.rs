@@ -14,9 +14,9 @@ use crate::{
     proto,
 };
 
-use super::{Change, Violations, values::unknown};
+use super::{ChangeRequest, Violations, violations::unknown};
 
-impl Change for proto::DispatchRequest {
+impl ChangeRequest for proto::DispatchRequest {
     const RPC: &'static str = "Dispatch";
 
     fn take_request_id(&mut self) -> String {
@@ -38,7 +38,7 @@ impl Change for proto::DispatchRequest {
     }
 }
 
-impl Change for proto::ClaimRequest {
+impl ChangeRequest for proto::ClaimRequest {
     const RPC: &'static str = "Claim";
 
     fn take_request_id(&mut self) -> String {
@@ -56,7 +56,7 @@ impl Change for proto::ClaimRequest {
     }
 }
 
-impl Change for proto::ClaimNextRequest {
+impl ChangeRequest for proto::ClaimNextRequest {
     const RPC: &'static str = "ClaimNext";
 
     fn take_request_id(&mut self) -> String {

@@ -17,9 +17,9 @@ use crate::{
     proto,
 };
 
-use super::{Change, Violations, policy::policy};
+use super::{ChangeRequest, Violations, policy::policy};
 
-impl Change for proto::CreateSagaRequest {
+impl ChangeRequest for proto::CreateSagaRequest {
     const RPC: &'static str = "CreateSaga";
 
     fn take_request_id(&mut self) -> String {
@@ -31,7 +31,7 @@ impl Change for proto::CreateSagaRequest {
     }
 }
 
-impl Change for proto::BatchCreateSagasRequest {
+impl ChangeRequest for proto::BatchCreateSagasRequest {
     const RPC: &'static str = "BatchCreateSagas";
 
     fn take_request_id(&mut self) -> String {
@@ -53,7 +53,7 @@ impl Change for proto::BatchCreateSagasRequest {
             // One violation of the batch explains more than thousands in its parts.
             return None;
         }
-        let mut given = Given::default();
+        let mut ids = BatchIds::default();
         let mut creations = Some(Vec::with_capacity(count));
         for (i, request) in self.requests.into_iter().enumerate() {
             let creation = v.within(format_args!("requests[{i}]."), |v| {
@@ -61,7 +61,7 @@ impl Change for proto::BatchCreateSagasRequest {
                     v.add("request_id", "must be absent inside a batch: the batch has its own");
                 }
                 let creation = creation(request, v)?;
-                given.note(i, &creation, v);
+                ids.note(i, &creation, v);
                 Some(creation)
             });
             creations = creations.zip(creation).map(|(mut creations, creation)| {
@@ -75,12 +75,12 @@ impl Change for proto::BatchCreateSagasRequest {
 
 /// The ids in a batch so far, each with the index of its request.
 #[derive(Default)]
-struct Given {
+struct BatchIds {
     task_ids: HashMap<TaskId, usize>,
     saga_ids: HashMap<SagaId, usize>,
 }
 
-impl Given {
+impl BatchIds {
     fn note(&mut self, i: usize, creation: &Creation, v: &mut Violations) {
         if let Some(first) = self.task_ids.insert(creation.task_id.clone(), i) {
             v.add("task_id", format!("is the task_id of requests[{first}], too"));

@@ -16,15 +16,15 @@ use crate::{
 };
 
 use super::{
-    Change, Violations,
+    ChangeRequest, Violations,
     queries::states,
-    values::{DURATION_MAX, required, unknown},
+    violations::{DURATION_MAX, required, unknown},
 };
 
 /// Implements [`ChangeRequest`] for requests that don't come from a lease's holder.
 macro_rules! free {
     ($request:ident, $rpc:literal, |$message:ident, $violations:ident| $operation:expr) => {
-        impl Change for proto::$request {
+        impl ChangeRequest for proto::$request {
             const RPC: &'static str = $rpc;
 
             fn take_request_id(&mut self) -> String {
@@ -32,7 +32,7 @@ macro_rules! free {
             }
 
             fn actor(&mut self) -> Option<&mut String> {
-                self.asker()
+                self.actor_field()
             }
 
             fn parse(self, $violations: &mut Violations) -> Option<Command> {
@@ -95,16 +95,16 @@ free!(AnnotateRequest, "Annotate", |message, v| {
 });
 
 /// The field of a request that names who asks.
-trait Asks {
+trait ActorField {
     /// None if the request comes from a lease's holder.
-    fn asker(&mut self) -> Option<&mut String>;
+    fn actor_field(&mut self) -> Option<&mut String>;
 }
 
-macro_rules! asks {
+macro_rules! actor_field_of {
     ($($request:ident)*) => {
         $(
-            impl Asks for proto::$request {
-                fn asker(&mut self) -> Option<&mut String> {
+            impl ActorField for proto::$request {
+                fn actor_field(&mut self) -> Option<&mut String> {
                     Some(&mut self.actor)
                 }
             }
@@ -112,10 +112,10 @@ macro_rules! asks {
     };
 }
 
-asks!(WaiveCompensationRequest RecoverRequest RequestCancelRequest AnnotateRequest);
+actor_field_of!(WaiveCompensationRequest RecoverRequest RequestCancelRequest AnnotateRequest);
 
-impl Asks for proto::QuarantineRequest {
-    fn asker(&mut self) -> Option<&mut String> {
+impl ActorField for proto::QuarantineRequest {
+    fn actor_field(&mut self) -> Option<&mut String> {
         let by_holder = !self.owner_id.is_empty() || self.fencing_token != 0;
         (!by_holder).then_some(&mut self.actor)
     }
@@ -163,7 +163,7 @@ fn decision(value: i32) -> Result<RecoveryDecision, Malformed> {
 /// Implements [`ChangeRequest`] for `PauseQueue` and `ResumeQueue`.
 macro_rules! set_paused {
     ($request:ident, $rpc:literal, $paused:literal) => {
-        impl Change for proto::$request {
+        impl ChangeRequest for proto::$request {
             const RPC: &'static str = $rpc;
 
             fn take_request_id(&mut self) -> String {

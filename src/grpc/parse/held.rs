@@ -12,21 +12,21 @@ use crate::{
 };
 
 use super::{
-    Change, Violations,
+    ChangeRequest, Violations,
     create::{compensations, delay},
-    values::{required, unknown},
+    violations::{required, unknown},
 };
 
 /// The saga and the lease of a request.
-struct Lease {
+struct LeaseFields {
     task_id: Option<TaskId>,
     owner: Option<OwnerId>,
     token: Option<crate::domain::ids::FencingToken>,
 }
 
-impl Lease {
+impl LeaseFields {
     fn parse(task_id: &str, owner_id: &str, fencing_token: i64, v: &mut Violations) -> Self {
-        Lease {
+        LeaseFields {
             task_id: v.check("task_id", TaskId::parse(task_id)),
             owner: v.check("owner_id", OwnerId::parse(owner_id)),
             token: v.token(fencing_token),
@@ -42,7 +42,7 @@ impl Lease {
 /// Implements [`ChangeRequest`] for requests under a lease that can have a `request_id`.
 macro_rules! held {
     ($request:ident, $rpc:literal, |$message:ident, $violations:ident| $operation:expr) => {
-        impl Change for proto::$request {
+        impl ChangeRequest for proto::$request {
             const RPC: &'static str = $rpc;
 
             fn take_request_id(&mut self) -> String {
@@ -51,14 +51,15 @@ macro_rules! held {
 
             fn parse(self, $violations: &mut Violations) -> Option<Command> {
                 let $message = self;
-                let lease = Lease::parse(&$message.task_id, &$message.owner_id, $message.fencing_token, $violations);
+                let lease =
+                    LeaseFields::parse(&$message.task_id, &$message.owner_id, $message.fencing_token, $violations);
                 lease.command($operation)
             }
         }
     };
 }
 
-impl Change for proto::HeartbeatRequest {
+impl ChangeRequest for proto::HeartbeatRequest {
     const RPC: &'static str = "Heartbeat";
 
     fn take_request_id(&mut self) -> String {
@@ -66,7 +67,7 @@ impl Change for proto::HeartbeatRequest {
     }
 
     fn parse(self, v: &mut Violations) -> Option<Command> {
-        let lease = Lease::parse(&self.task_id, &self.owner_id, self.fencing_token, v);
+        let lease = LeaseFields::parse(&self.task_id, &self.owner_id, self.fencing_token, v);
         let ttl = match &self.ttl {
             None => Some(None),
             ttl @ Some(_) => v.span("ttl", ttl.as_ref(), TTL_MIN, TTL_MAX).map(Some),
@@ -76,7 +77,7 @@ impl Change for proto::HeartbeatRequest {
     }
 }
 
-impl Change for proto::KeepAliveRequest {
+impl ChangeRequest for proto::KeepAliveRequest {
     const RPC: &'static str = "KeepAlive";
 
     fn take_request_id(&mut self) -> String {

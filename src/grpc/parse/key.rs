@@ -8,29 +8,32 @@ use crate::domain::{
     principal::PrincipalName,
 };
 
-use super::{Change, Violations};
+use super::{ChangeRequest, Violations};
 
 /// The store's request, or all violations.
-pub fn request<M: Change>(message: M) -> Result<Request, Violations> {
-    request_of(message, None)
+pub fn request<M: ChangeRequest>(message: M) -> Result<Request, Violations> {
+    request_from(message, None)
 }
 
 /// The same for a request of a principal. The history names it, and `request_id`s are per principal, so that nobody gets
 /// the answer to another principal's request.
-pub fn request_of<M: Change>(mut message: M, principal: Option<&PrincipalName>) -> Result<Request, Violations> {
+pub fn request_from<M: ChangeRequest>(
+    mut message: M,
+    principal: Option<&PrincipalName>,
+) -> Result<Request, Violations> {
     let mut violations = Violations::default();
     let id = message.take_request_id();
     // Before any field is filled in: the digest covers what the caller sent, not the ids made here.
     let key = key(&id, &message, principal, &mut violations);
     if let (Some(principal), Some(actor)) = (principal, message.actor()) {
-        sign(principal, actor);
+        set_actor(principal, actor);
     }
     let command = message.parse(&mut violations);
     violations.unless_any(command).map(|command| Request { command, key, by: None })
 }
 
 /// Writes the principal into the `actor` field, before the name that the caller gave.
-pub fn sign(principal: &PrincipalName, actor: &mut String) {
+pub fn set_actor(principal: &PrincipalName, actor: &mut String) {
     let name = principal.as_str();
     if actor.is_empty() {
         name.clone_into(actor);
@@ -39,7 +42,7 @@ pub fn sign(principal: &PrincipalName, actor: &mut String) {
     }
 }
 
-fn key<M: Change>(
+fn key<M: ChangeRequest>(
     id: &str,
     message: &M,
     principal: Option<&PrincipalName>,

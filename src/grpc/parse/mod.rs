@@ -11,7 +11,6 @@ pub mod key;
 pub mod policy;
 pub mod queries;
 pub mod session;
-pub mod values;
 pub mod violations;
 
 #[cfg(test)]
@@ -19,7 +18,7 @@ mod properties;
 #[cfg(test)]
 mod tests;
 
-pub use key::{request, request_of, sign};
+pub use key::{request, request_from, set_actor};
 pub use violations::Violations;
 
 use prost::Message;
@@ -27,7 +26,7 @@ use prost::Message;
 use crate::domain::command::Command;
 
 /// A request that changes something.
-pub trait Change: Message + Sized {
+pub trait ChangeRequest: Message + Sized {
     /// The rpc's name.
     const RPC: &'static str;
 

@@ -12,7 +12,7 @@ use crate::{
     proto,
 };
 
-use super::{Violations, values::unknown};
+use super::{Violations, violations::unknown};
 
 /// Shortest timeout. With a shorter one no work under a lease would be possible.
 const TIMEOUT_MIN: Span = Span::from_millis(1);

@@ -12,12 +12,12 @@ use crate::{
 
 use super::{
     Violations,
-    values::{required, unknown},
+    violations::{required, unknown},
 };
 
 /// A parsed `ListSagas`.
 #[derive(Debug)]
-pub struct Listing {
+pub struct ListSagasQuery {
     pub filter: Filter,
     pub newest_first: bool,
     /// After this position.
@@ -29,7 +29,7 @@ pub struct Listing {
 
 /// A parsed `ListEvents`.
 #[derive(Debug)]
-pub struct History {
+pub struct ListEventsQuery {
     pub task_id: TaskId,
     /// After this revision.
     pub after: Revision,
@@ -40,7 +40,7 @@ pub struct History {
 
 /// A parsed `ListQueues`.
 #[derive(Debug)]
-pub struct Queues {
+pub struct ListQueuesQuery {
     /// After this queue, in order of name.
     pub after: Option<QueueName>,
     /// None: as many as fit into the answer.
@@ -51,7 +51,7 @@ pub struct Queues {
 
 /// A parsed `WatchStale` or `WatchEvents`.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Watch {
+pub struct WatchQuery {
     /// Only this saga.
     pub task_id: Option<TaskId>,
     /// Only these queues; empty: all.
@@ -77,7 +77,7 @@ pub fn get_saga(request: &proto::GetSagaRequest) -> Result<SagaKey, Violations> 
     v.unless_any(key)
 }
 
-pub fn list_sagas(mut request: proto::ListSagasRequest) -> Result<Listing, Violations> {
+pub fn list_sagas(mut request: proto::ListSagasRequest) -> Result<ListSagasQuery, Violations> {
     let mut v = Violations::default();
     let limit = v.page_size(std::mem::take(&mut request.page_size));
     let token = std::mem::take(&mut request.page_token);
@@ -85,7 +85,7 @@ pub fn list_sagas(mut request: proto::ListSagasRequest) -> Result<Listing, Viola
     let after = v.check("page_token", page_token::read(digest, &token));
     let newest_first = request.newest_first;
     let filter = filter(request, &mut v);
-    let listing = filter.zip(after).zip(limit).map(|((filter, after), limit)| Listing {
+    let listing = filter.zip(after).zip(limit).map(|((filter, after), limit)| ListSagasQuery {
         filter,
         newest_first,
         after: after.map(Cursor),
@@ -142,14 +142,14 @@ fn state(value: i32) -> Result<State, Malformed> {
     }
 }
 
-pub fn list_events(mut request: proto::ListEventsRequest) -> Result<History, Violations> {
+pub fn list_events(mut request: proto::ListEventsRequest) -> Result<ListEventsQuery, Violations> {
     let mut v = Violations::default();
     let limit = v.page_size(std::mem::take(&mut request.page_size));
     let token = std::mem::take(&mut request.page_token);
     let digest = FilterDigest::of("ListEvents", &request);
     let after = v.check("page_token", page_token::read(digest, &token));
     let task_id = v.check("task_id", TaskId::parse(&request.task_id));
-    let history = task_id.zip(after).zip(limit).map(|((task_id, after), limit)| History {
+    let history = task_id.zip(after).zip(limit).map(|((task_id, after), limit)| ListEventsQuery {
         task_id,
         after: after.map_or(Revision::ZERO, Revision),
         limit,
@@ -158,7 +158,7 @@ pub fn list_events(mut request: proto::ListEventsRequest) -> Result<History, Vio
     v.unless_any(history)
 }
 
-pub fn list_queues(mut request: proto::ListQueuesRequest) -> Result<Queues, Violations> {
+pub fn list_queues(mut request: proto::ListQueuesRequest) -> Result<ListQueuesQuery, Violations> {
     let mut v = Violations::default();
     let limit = match std::mem::take(&mut request.page_size) {
         0 => Some(None),
@@ -167,26 +167,26 @@ pub fn list_queues(mut request: proto::ListQueuesRequest) -> Result<Queues, Viol
     let token = std::mem::take(&mut request.page_token);
     let digest = FilterDigest::of("ListQueues", &request);
     let after = v.check("page_token", page_token::read_queue(digest, &token));
-    v.unless_any(after.zip(limit).map(|(after, limit)| Queues { after, limit, digest }))
+    v.unless_any(after.zip(limit).map(|(after, limit)| ListQueuesQuery { after, limit, digest }))
 }
 
-pub fn watch_stale(request: &proto::WatchStaleRequest) -> Result<Watch, Violations> {
+pub fn watch_stale(request: &proto::WatchStaleRequest) -> Result<WatchQuery, Violations> {
     let mut v = Violations::default();
     let queues = v.queues(&request.queues);
     let after = after_revision(request.after_revision, &mut v);
     if request.snapshot_only && request.after_revision.is_some() {
         v.add("snapshot_only", "must be absent when after_revision is given: then there is no snapshot");
     }
-    let watch = queues.zip(after).map(|(queues, after)| Watch { task_id: None, queues, after });
+    let watch = queues.zip(after).map(|(queues, after)| WatchQuery { task_id: None, queues, after });
     v.unless_any(watch)
 }
 
-pub fn watch_events(request: &proto::WatchEventsRequest) -> Result<Watch, Violations> {
+pub fn watch_events(request: &proto::WatchEventsRequest) -> Result<WatchQuery, Violations> {
     let mut v = Violations::default();
     let task_id = v.optional("task_id", &request.task_id, TaskId::parse);
     let queues = v.queues(&request.queues);
     let after = after_revision(request.after_revision, &mut v);
-    let watch = task_id.zip(queues).zip(after).map(|((task_id, queues), after)| Watch { task_id, queues, after });
+    let watch = task_id.zip(queues).zip(after).map(|((task_id, queues), after)| WatchQuery { task_id, queues, after });
     v.unless_any(watch)
 }
 

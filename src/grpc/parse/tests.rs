@@ -20,11 +20,11 @@ fn fields(violations: Violations) -> Vec<String> {
     violations.into_list().into_iter().map(|(field, _)| field).collect()
 }
 
-fn wrong<M: Change>(message: M) -> Vec<String> {
+fn wrong<M: ChangeRequest>(message: M) -> Vec<String> {
     fields(request(message).unwrap_err())
 }
 
-fn command<M: Change>(message: M) -> Command {
+fn command<M: ChangeRequest>(message: M) -> Command {
     request(message).unwrap().command
 }
 
@@ -280,7 +280,7 @@ fn everything_wrong_with_a_look_is_said_at_once() {
     assert_eq!(fields(queries::watch_events(&message).unwrap_err()), ["task_id", "after_revision"]);
 }
 
-fn key<M: Change>(message: M) -> crate::domain::command::RequestKey {
+fn key<M: ChangeRequest>(message: M) -> crate::domain::command::RequestKey {
     let Request { key, .. } = request(message).unwrap();
     key.unwrap()
 }

@@ -41,14 +41,14 @@ pub fn count(count: usize) -> i64 {
 
 /// How many bytes still fit into one answer.
 #[derive(Debug)]
-pub struct Room {
+pub struct ResponseBudget {
     left: usize,
 }
 
-impl Room {
+impl ResponseBudget {
     /// The budget of an empty answer.
-    pub fn whole() -> Self {
-        Room { left: ANSWER_BYTES - REST_BYTES }
+    pub fn full() -> Self {
+        ResponseBudget { left: ANSWER_BYTES - REST_BYTES }
     }
 
     /// Whether one more entry fits; if so its bytes are taken off the budget.

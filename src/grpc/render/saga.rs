@@ -14,7 +14,7 @@ use crate::{
 };
 
 use super::{
-    Room,
+    ResponseBudget,
     enums::{compensation_state, failure_action, purpose, stale_action, standing, state},
     span, time,
 };
@@ -23,46 +23,46 @@ use super::{
 /// now, and they may have grown; then all are rendered without progress and result, or also without payload, or else only
 /// with their ids and state.
 pub fn sagas(sagas: &[impl Borrow<Saga>], moment: &Moment) -> Vec<proto::Saga> {
-    for form in FORMS {
-        let mut room = Room::whole();
+    for form in DETAIL_LEVELS {
+        let mut budget = ResponseBudget::full();
         let shown: Vec<proto::Saga> =
-            sagas.iter().map(|one| form(one.borrow(), moment)).take_while(|shown| room.take(shown)).collect();
+            sagas.iter().map(|one| form(one.borrow(), moment)).take_while(|shown| budget.take(shown)).collect();
         if shown.len() == sagas.len() {
             return shown;
         }
     }
-    sagas.iter().map(|one| named(one.borrow())).collect()
+    sagas.iter().map(|one| ids_only(one.borrow())).collect()
 }
 
 /// The same for one saga.
-pub fn only_saga(saga: &Saga, moment: &Moment) -> proto::Saga {
-    for form in FORMS {
+pub fn single_saga(saga: &Saga, moment: &Moment) -> proto::Saga {
+    for form in DETAIL_LEVELS {
         let shown = form(saga, moment);
-        if Room::whole().take(&shown) {
+        if ResponseBudget::full().take(&shown) {
             return shown;
         }
     }
-    named(saga)
+    ids_only(saga)
 }
 
 /// Ways to render a saga, the fullest first.
-const FORMS: [fn(&Saga, &Moment) -> proto::Saga; 3] = [saga, without_outcome, without_contents];
+const DETAIL_LEVELS: [fn(&Saga, &Moment) -> proto::Saga; 3] = [saga, without_outcome, without_contents];
 
 fn without_outcome(saga: &Saga, moment: &Moment) -> proto::Saga {
     let omitted = !saga.progress.bytes().is_empty() || !saga.result.bytes().is_empty();
     proto::Saga {
         payload: saga.spec.payload.bytes().clone(),
         contents_omitted: saga.contents_omitted || omitted,
-        ..listed(saga, moment)
+        ..summary(saga, moment)
     }
 }
 
 fn without_contents(saga: &Saga, moment: &Moment) -> proto::Saga {
     let contents_omitted = without_outcome(saga, moment).contents_omitted || !saga.spec.payload.bytes().is_empty();
-    proto::Saga { contents_omitted, ..listed(saga, moment) }
+    proto::Saga { contents_omitted, ..summary(saga, moment) }
 }
 
-fn named(saga: &Saga) -> proto::Saga {
+fn ids_only(saga: &Saga) -> proto::Saga {
     proto::Saga {
         task_id: saga.spec.task_id.to_string(),
         saga_id: saga.spec.saga_id.to_string(),
@@ -79,12 +79,12 @@ pub fn saga(saga: &Saga, moment: &Moment) -> proto::Saga {
         payload: saga.spec.payload.bytes().clone(),
         progress: saga.progress.bytes().clone(),
         result: saga.result.bytes().clone(),
-        ..listed(saga, moment)
+        ..summary(saga, moment)
     }
 }
 
 /// A saga as listings have it: without payload, progress and result.
-pub fn listed(saga: &Saga, moment: &Moment) -> proto::Saga {
+pub fn summary(saga: &Saga, moment: &Moment) -> proto::Saga {
     let spec = &saga.spec;
     let reservation = match saga.state {
         State::Dispatched => saga.reservation.as_ref(),

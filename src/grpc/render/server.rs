@@ -6,14 +6,14 @@ use crate::{
     store::{QueueCounts, Stats},
 };
 
-use super::{Room, count, enums::state, span, time};
+use super::{ResponseBudget, count, enums::state, span, time};
 
 /// The counts of all queues. If they don't all fit, queues with sagas in flight come first.
 pub fn stats(stats: &Stats) -> proto::GetStatsResponse {
     let (busy, idle): (Vec<_>, Vec<_>) = stats.queues.iter().partition(|queue| queue.has_in_flight());
-    let mut room = Room::whole();
+    let mut budget = ResponseBudget::full();
     let mut queues: Vec<proto::QueueStats> =
-        busy.into_iter().chain(idle).map(queue_stats).take_while(|queue| room.take(queue)).collect();
+        busy.into_iter().chain(idle).map(queue_stats).take_while(|queue| budget.take(queue)).collect();
     queues.sort_unstable_by(|a, b| a.queue.cmp(&b.queue));
     proto::GetStatsResponse {
         omitted_queues: count(stats.queues.len() - queues.len()),

@@ -67,13 +67,13 @@ pub(in crate::grpc) fn encode_run(events: &[Arc<Event>]) -> EncodedRun {
 }
 
 /// Size of a message's prefix: a compression flag and the length. (gRPC over HTTP/2, Length-Prefixed-Message)
-const PREFIX: usize = 5;
+const PREFIX_BYTES: usize = 5;
 
 /// Frames messages, not compressed, one after the other.
 fn frames<M: Message>(messages: &[M]) -> EncodedRun {
     let lengths: Vec<usize> = messages.iter().map(Message::encoded_len).collect();
     // Allocates exactly what is needed: the buffer may be kept as long as the events.
-    let mut bytes = BytesMut::with_capacity(lengths.iter().map(|length| PREFIX + length).sum());
+    let mut bytes = BytesMut::with_capacity(lengths.iter().map(|length| PREFIX_BYTES + length).sum());
     let mut ends = Vec::with_capacity(messages.len());
     for (message, length) in messages.iter().zip(lengths) {
         bytes.put_u8(0);

@@ -13,7 +13,7 @@ use crate::{
         text::Text,
         time::{Span, Timestamp},
     },
-    grpc::{refusal::Directive, status::Problem},
+    grpc::problem::{HeartbeatDirective, Problem},
     store::StoreError,
 };
 
@@ -172,7 +172,7 @@ fn a_batch_names_the_request() {
 #[test]
 fn a_refused_heartbeat_still_carries_its_directive() {
     for (cancel, directive) in
-        [(false, Directive::Continue), (true, Directive::Cancel(Text::parse("not needed").unwrap()))]
+        [(false, HeartbeatDirective::Continue), (true, HeartbeatDirective::Cancel(Text::parse("not needed").unwrap()))]
     {
         let refusal = CommandRefusal::plain(Rejection::LeaseNotExtended(standing(cancel)));
         assert_eq!(Problem::from(StoreError::Refused(Box::new(refusal))).directive, Some(Box::new(directive)));

@@ -15,7 +15,7 @@ use crate::{
     grpc::{
         pages,
         parse::queries,
-        render::saga::{listed, saga, sagas},
+        render::saga::{saga, sagas, summary},
     },
     proto,
     store::{
@@ -135,7 +135,7 @@ fn large(task_id: &str) -> Saga {
 fn lists_leave_the_bytes_out() {
     use prost::Message;
     let large = large("t");
-    let (whole, entry) = (saga(&large, &at(0)), listed(&large, &at(0)));
+    let (whole, entry) = (saga(&large, &at(0)), summary(&large, &at(0)));
     assert_eq!((whole.payload.len(), whole.progress.len(), whole.result.len()), (65_536, 65_536, 65_536));
     assert_eq!((entry.payload.len(), entry.progress.len(), entry.result.len()), (0, 0, 0));
     assert!(whole.encoded_len() < ANSWER_BYTES);

@@ -24,7 +24,7 @@ use crate::{
         text::Text,
         time::{Span, Timestamp},
     },
-    grpc::{GrpcLimits, ServerFacts, StoreSlot, services},
+    grpc::{GrpcLimits, ServerSettings, StoreSlot, services},
     proto::{self, admin_service_client::AdminServiceClient, saga_service_client::SagaServiceClient},
     store::{
         StoreError,
@@ -58,8 +58,11 @@ async fn serve() -> Served {
     let slot = StoreSlot::new();
     let stop = CancellationToken::new();
     let backups = tempfile::tempdir().unwrap();
-    let facts =
-        ServerFacts { restart_grace: Span::from_secs(10), backup_dir: backups.path().to_owned(), bounds: Vec::new() };
+    let facts = ServerSettings {
+        restart_grace: Span::from_secs(10),
+        backup_dir: backups.path().to_owned(),
+        bounds: Vec::new(),
+    };
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::default());
     let services = Arc::new(services(slot.clone(), facts, LIMITS, None, clock, stop.clone()));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

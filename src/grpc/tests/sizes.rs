@@ -18,8 +18,8 @@ use crate::{
         time::{Span, Timestamp},
     },
     grpc::{
+        problem::Problem,
         render::{self, saga::sagas},
-        status::Problem,
     },
     proto,
     store::{Moment, StoreError, memory::testing::planned},

@@ -7,7 +7,7 @@ use parking_lot::RwLock;
 use tracing::info;
 
 use super::{
-    bearer::{self, Authorization},
+    bearer::{self, AuthorizationHeader},
     principal_table::{AuthenticationFailure, PrincipalTable},
     principals_file::PrincipalEntry,
 };
@@ -15,9 +15,9 @@ use crate::{
     clock::Clock,
     domain::{principal::PrincipalName, time::Timestamp},
     grpc::{
-        CallConnection, Caller, CertificateEnd, Principals, RefusalLog, permits,
-        refusal_log::{LeftOut, RefusedCaller},
-        status::Problem,
+        CallConnection, CallerIdentity, CertificateInvalidated, Principals, RefusalLog, permissions,
+        problem::Problem,
+        refusal_log::{RefusedCaller, SuppressedCount},
     },
     listen::ConnectionState,
     serve::calls::RequestBody,
@@ -62,30 +62,42 @@ impl Authenticator {
     }
 
     /// The caller of a request; none where no credentials are needed (health checks).
-    fn authenticate<B>(&self, request: &Request<B>, connection: &ConnectionState) -> Result<Option<Caller>, Problem> {
+    fn authenticate<B>(
+        &self,
+        request: &Request<B>,
+        connection: &ConnectionState,
+    ) -> Result<Option<CallerIdentity>, Problem> {
         let path = request.uri().path();
         if path.starts_with(HEALTH) {
             return Ok(None);
         }
         let rpc = path.rsplit('/').next().unwrap_or_default();
-        let known = permits::knows(path);
+        let known = permissions::is_known_path(path);
         let caller = self.identify(request, connection).map_err(|why| {
             self.log_refusal(connection, if known { rpc } else { "unknown" }, why);
-            permits::unauthenticated(if known { rpc } else { "" })
+            permissions::unauthenticated(if known { rpc } else { "" })
         })?;
         // Health checks don't get here: anyone may make them, so they don't make a connection authenticated.
         connection.set_authenticated(Some((caller.principal.name.as_str(), &caller.credentials.revoked)));
-        if known || is_reflection(path) { Ok(Some(caller)) } else { Err(permits::unknown(&caller.principal, "")) }
+        if known || is_reflection(path) {
+            Ok(Some(caller))
+        } else {
+            Err(permissions::unknown_rpc(&caller.principal, ""))
+        }
     }
 
     /// Uses the token if there is one, else the connection's certificate.
-    fn identify<B>(&self, request: &Request<B>, connection: &ConnectionState) -> Result<Caller, AuthenticationFailure> {
+    fn identify<B>(
+        &self,
+        request: &Request<B>,
+        connection: &ConnectionState,
+    ) -> Result<CallerIdentity, AuthenticationFailure> {
         let now = self.clock.utc();
         let shown = connection.certificate();
         let mut caller = match bearer::read_authorization(request.headers()) {
-            Authorization::Token(token) => self.table().by_token(&bearer::hash_token(token), now)?,
-            Authorization::Malformed => return Err(AuthenticationFailure::Malformed),
-            Authorization::Absent => {
+            AuthorizationHeader::Token(token) => self.table().by_token(&bearer::hash_token(token), now)?,
+            AuthorizationHeader::Malformed => return Err(AuthenticationFailure::Malformed),
+            AuthorizationHeader::Absent => {
                 let shown = shown.ok_or(AuthenticationFailure::NoCredentials)?;
                 let mut caller = self.table().by_certificate(&shown.certificate().names, now)?;
                 caller.credentials.revoked = shown.caller_token(&caller.credentials.revoked);
@@ -103,7 +115,7 @@ impl Authenticator {
 
     fn log_refusal(&self, connection: &ConnectionState, rpc: &str, why: AuthenticationFailure) {
         let caller = RefusedCaller::at(connection.peer().network());
-        if let Some(LeftOut { own, others }) = self.refusals.next(caller, why.text()) {
+        if let Some(SuppressedCount { own, others }) = self.refusals.record(caller, why.text()) {
             let peer = connection.peer().to_string();
             let others_left_out = (others > 0).then_some(others);
             info!(peer, rpc, why = why.text(), left_out = own, others_left_out, "refused: unauthenticated");
@@ -148,9 +160,9 @@ impl CallerCheck {
         if let Some(shown) = connection.certificate() {
             // A token doesn't replace the certificate: without a valid one the connection would not have been accepted.
             if shown.invalidated().is_cancelled() || shown.is_expired_at(self.clock.utc().micros() / 1_000_000) {
-                return Err(permits::certificate_ended(permits::rpc(request.uri().path())));
+                return Err(permissions::certificate_ended(permissions::rpc_name(request.uri().path())));
             }
-            request.extensions_mut().insert(CertificateEnd(shown.invalidated().clone()));
+            request.extensions_mut().insert(CertificateInvalidated(shown.invalidated().clone()));
         }
         request
             .extensions_mut()

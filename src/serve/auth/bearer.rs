@@ -12,7 +12,7 @@ const PREFIX: &str = "sagad~";
 
 /// The `authorization` header of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Authorization<'a> {
+pub enum AuthorizationHeader<'a> {
     /// There is no header.
     Absent,
     /// One bearer token.
@@ -22,12 +22,14 @@ pub enum Authorization<'a> {
 }
 
 /// Reads the `authorization` header.
-pub fn read_authorization(headers: &HeaderMap) -> Authorization<'_> {
+pub fn read_authorization(headers: &HeaderMap) -> AuthorizationHeader<'_> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     match (values.next(), values.next()) {
-        (None, _) => Authorization::Absent,
-        (Some(value), None) => token(value.as_bytes()).map_or(Authorization::Malformed, Authorization::Token),
-        (Some(_), Some(_)) => Authorization::Malformed,
+        (None, _) => AuthorizationHeader::Absent,
+        (Some(value), None) => {
+            token(value.as_bytes()).map_or(AuthorizationHeader::Malformed, AuthorizationHeader::Token)
+        }
+        (Some(_), Some(_)) => AuthorizationHeader::Malformed,
     }
 }
 
@@ -72,9 +74,9 @@ mod tests {
             headers.append(AUTHORIZATION, HeaderValue::from_bytes(value).unwrap());
         }
         match read_authorization(&headers) {
-            Authorization::Absent => Some(Vec::new()),
-            Authorization::Token(token) => Some(token.to_vec()),
-            Authorization::Malformed => None,
+            AuthorizationHeader::Absent => Some(Vec::new()),
+            AuthorizationHeader::Token(token) => Some(token.to_vec()),
+            AuthorizationHeader::Malformed => None,
         }
     }
 
@@ -108,11 +110,11 @@ mod tests {
         #[test]
         fn p12_no_header_makes_it_panic(value in prop::collection::vec(any::<u8>(), 0..60), scheme in "[Bb]earer ") {
             for value in [value.clone(), [scheme.into_bytes(), value].concat()] {
-                // What is no header never gets here.
+                // An invalid header value never gets here.
                 if let Ok(value) = HeaderValue::from_bytes(&value) {
                     let mut headers = HeaderMap::new();
                     headers.insert(AUTHORIZATION, value);
-                    if let Authorization::Token(token) = read_authorization(&headers) {
+                    if let AuthorizationHeader::Token(token) = read_authorization(&headers) {
                         prop_assert!(!token.is_empty() && token.iter().all(u8::is_ascii_graphic));
                     }
                 }

@@ -129,7 +129,7 @@ pub fn check(config: &Config, clock: &Arc<dyn Clock>) -> Result<Vec<String>, Sec
         for (key, end) in tls_config::build(files, pems, now)?.expiries {
             if end <= now {
                 let file = if key == "tls_cert" { Some(&files.cert) } else { files.client_ca.as_ref() };
-                let problem = format!("holds a certificate that ran out at {}", crate::grpc::status::rfc3339(end));
+                let problem = format!("holds a certificate that ran out at {}", crate::grpc::problem::rfc3339(end));
                 return Err(SecurityError::new(key, file.unwrap_or(&files.cert), problem));
             }
         }
@@ -143,7 +143,7 @@ pub fn check(config: &Config, clock: &Arc<dyn Clock>) -> Result<Vec<String>, Sec
 }
 
 fn expiry_warning(key: &str, end: Timestamp, now: Timestamp) -> Option<String> {
-    let when = crate::grpc::status::rfc3339(end);
+    let when = crate::grpc::problem::rfc3339(end);
     if end <= now {
         Some(format!("{key}: the certificate ran out at {when}: clients refuse it"))
     } else if end < now.plus(SOON) {

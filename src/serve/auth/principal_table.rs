@@ -11,7 +11,7 @@ use crate::{
         principal::{Principal, PrincipalName},
         time::Timestamp,
     },
-    grpc::Caller,
+    grpc::CallerIdentity,
     listen::CertificateName,
     store::Credentials,
 };
@@ -140,7 +140,7 @@ impl PrincipalTable {
     }
 
     /// The caller with this token. All tokens are compared, each in constant time, so the duration tells nothing.
-    pub(super) fn by_token(&self, hash: &TokenHash, now: Timestamp) -> Result<Caller, AuthenticationFailure> {
+    pub(super) fn by_token(&self, hash: &TokenHash, now: Timestamp) -> Result<CallerIdentity, AuthenticationFailure> {
         let mut place = u64::MAX;
         for (index, (known, _)) in (0..).zip(&self.tokens) {
             place.conditional_assign(&index, known.ct_eq(hash));
@@ -154,7 +154,7 @@ impl PrincipalTable {
         &self,
         names: &[CertificateName],
         now: Timestamp,
-    ) -> Result<Caller, AuthenticationFailure> {
+    ) -> Result<CallerIdentity, AuthenticationFailure> {
         let named = |name: &CertificateName| match name {
             CertificateName::Common(name) | CertificateName::Dns(name) => ConfiguredCertificateName::Name(name.clone()),
             CertificateName::Uri(uri) => ConfiguredCertificateName::Uri(uri.clone()),
@@ -173,13 +173,13 @@ impl CredentialEntry {
         self.not_after.is_some_and(|end| now >= end)
     }
 
-    fn caller(&self, now: Timestamp) -> Result<Caller, AuthenticationFailure> {
+    fn caller(&self, now: Timestamp) -> Result<CallerIdentity, AuthenticationFailure> {
         if self.is_expired(now) {
             return Err(AuthenticationFailure::Expired);
         }
         let credentials =
             Credentials { revoked: self.revoked.clone(), not_after: self.not_after, ..Credentials::default() };
-        Ok(Caller { principal: self.principal.clone(), credentials })
+        Ok(CallerIdentity { principal: self.principal.clone(), credentials })
     }
 }
 

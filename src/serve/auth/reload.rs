@@ -78,7 +78,7 @@ impl Reloader {
             .await
             {
                 Ok(reloader) => self = reloader,
-                Err(error) => return error!(%error, "certificates and principals are not read anew any more"),
+                Err(error) => return error!(%error, "certificates and principals are no longer reloaded"),
             }
         }
     }
@@ -127,7 +127,7 @@ impl Reloader {
             if !shown.invalidated().is_cancelled()
                 && let Some(why) = why()
             {
-                info!(peer = %connection.peer(), why, "the certificate of a connection holds no more");
+                info!(peer = %connection.peer(), why, "the certificate of a connection is no longer valid");
                 shown.invalidate();
             }
         }

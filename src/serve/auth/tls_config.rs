@@ -227,7 +227,7 @@ fn revocation_warnings(
     });
     let overdue = lists.iter().filter_map(|(_, list)| {
         let next = Timestamp::from_micros(list.next_update()?.timestamp().saturating_mul(1_000_000));
-        let (name, when) = (list.issuer().to_string(), crate::grpc::status::rfc3339(next));
+        let (name, when) = (list.issuer().to_string(), crate::grpc::problem::rfc3339(next));
         let text = "a newer one was due at";
         (next <= now).then(|| {
             format!(

@@ -18,7 +18,7 @@ use tracing::{debug, warn};
 use super::CallLimits;
 use crate::{
     domain::time::Span,
-    grpc::status::Problem,
+    grpc::problem::Problem,
     listen::{ConnectionState, Connections},
 };
 
@@ -111,7 +111,7 @@ impl CallLimiter {
         }
         while self.bytes.load(Relaxed) > self.limits.max_call_bytes {
             if !self.abort_oldest(Some(call)) && !self.cut_stalled() {
-                self.log_shortage("bytes of their messages", self.limits.max_call_bytes);
+                self.log_shortage("bytes of messages", self.limits.max_call_bytes);
                 call.release_bytes();
                 return Err(AbortReason::NoRoom);
             }
@@ -199,7 +199,7 @@ impl CallLimiter {
                     .iter()
                     .filter(|connection| connection.unread_answers_since(now - answer - 1) > 0)
                 {
-                    self.cut(connection, "it takes no answers (answer_timeout)");
+                    self.cut(connection, "it reads no answers (answer_timeout)");
                 }
             }
             if self.calls.load(Relaxed) < self.limits.max_calls / 4 * 3

@@ -63,7 +63,7 @@ impl HealthWatchLimiter {
         if let Some(connection) = connection
             && connections().filter(|other| Arc::ptr_eq(other, connection)).count() >= PER_CONNECTION
         {
-            return Err("this connection watches the daemon's health often enough: 4 times");
+            return Err("this connection has 4 health watches open already, which is the most");
         }
         let reserve_from = (self.max / 4 * 3).max(1);
         let share = (self.max / SHARE).max(PER_CONNECTION);
@@ -78,8 +78,8 @@ impl HealthWatchLimiter {
         });
         if refused || open.connections.len() >= self.max {
             return Err(
-                "too many health watches are open: close some, or try again. A connection on which a call was let in may have \
-                        one while others may not (max_watches)",
+                "too many health watches are open: close some, or try again. Some are reserved for connections on which an \
+                 authenticated call was made (max_watches)",
             );
         }
         Ok(())

@@ -9,7 +9,7 @@ use super::{
     health_watch_limiter::{HealthWatchLimiter, HealthWatchPermit},
     method_table::MethodProperties,
 };
-use crate::{domain::time::Span, grpc::status::Problem, listen::ConnectionState};
+use crate::{domain::time::Span, grpc::problem::Problem, listen::ConnectionState};
 
 /// The part that health watches get: an eighth, 512 with the defaults. They need no credentials, so their limit is
 /// separate.

@@ -13,7 +13,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Code, Status};
 
 use super::call_limiter::{AbortReason, ArrivingRequest, CallPermit, no_room};
-use crate::grpc::status::Problem;
+use crate::grpc::problem::Problem;
 
 /// Size of a message's prefix: a flag and a length of four bytes. (gRPC over HTTP/2, Length-Prefixed-Message)
 const PREFIX: usize = 5;

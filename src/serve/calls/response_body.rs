@@ -15,11 +15,11 @@ use super::{
     call_limiter::{CallPermit, UnreadAnswer},
     library_stream_limiter::LibraryStreamPermit,
 };
-use crate::{grpc::AnswerBody, serve::observe::ObservedCall};
+use crate::{grpc::HandlerBody, serve::observe::ObservedCall};
 
 /// The body of a response that is being sent.
 pub(in crate::serve) struct ResponseBody {
-    pub(in crate::serve) inner: AnswerBody,
+    pub(in crate::serve) inner: HandlerBody,
     /// None: the call was refused because there was no slot.
     pub(in crate::serve) call: Option<Arc<CallPermit>>,
     /// The client may read it as slowly as it likes: `answer_timeout` doesn't apply.

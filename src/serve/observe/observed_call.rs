@@ -13,7 +13,7 @@ use super::{
 use crate::{
     clock::Clock,
     domain::time::{Span, Timestamp},
-    grpc::Notes,
+    grpc::CallNotes,
     listen::Peer,
     serve::trace::{CallSpan, TraceContext, Tracer, sample},
 };
@@ -37,7 +37,7 @@ struct CallRecord {
     rpc: String,
     peer: Option<Peer>,
     trace_id: Option<String>,
-    notes: Arc<Notes>,
+    notes: Arc<CallNotes>,
     logged: bool,
     traced: Option<(Tracer, TraceContext)>,
 }
@@ -58,7 +58,7 @@ impl ObservedCall {
                 rpc: path.trim_start_matches('/').to_owned(),
                 peer,
                 trace_id: trace_id(headers).map(str::to_owned),
-                notes: Notes::new(traced.is_some()),
+                notes: CallNotes::new(traced.is_some()),
                 logged,
                 traced,
             })
@@ -74,7 +74,7 @@ impl ObservedCall {
     }
 
     /// Where its handler notes the subject of the call; none if nothing reads that.
-    pub(in crate::serve) fn notes(&self) -> Option<Arc<Notes>> {
+    pub(in crate::serve) fn notes(&self) -> Option<Arc<CallNotes>> {
         self.record.as_ref().map(|record| record.notes.clone())
     }
 

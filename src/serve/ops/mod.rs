@@ -164,7 +164,7 @@ impl Ops {
                 live: false,
             },
             ProbeCheck {
-                condition: "the daemon stays",
+                condition: "the daemon is not ending",
                 failure: "the daemon is ending".to_owned(),
                 ok: !ending,
                 live: false,

@@ -10,7 +10,7 @@ use super::{
     TraceContext,
     tracer::{Tracer, text},
 };
-use crate::{domain::time::Timestamp, grpc::Notes, listen::Peer, store::vitals::Step};
+use crate::{domain::time::Timestamp, grpc::CallNotes, listen::Peer, store::vitals::Step};
 
 /// What is known of a call when it has ended.
 pub(in crate::serve) struct CallSpan<'a> {
@@ -24,7 +24,7 @@ pub(in crate::serve) struct CallSpan<'a> {
     pub(in crate::serve) ended: Timestamp,
     /// By how many microseconds the wall clock is ahead of `begun` and `ended`.
     pub(in crate::serve) clock_offset: i64,
-    pub(in crate::serve) notes: &'a Notes,
+    pub(in crate::serve) notes: &'a CallNotes,
 }
 
 impl CallSpan<'_> {
@@ -81,7 +81,7 @@ impl CallSpan<'_> {
             Peer::Unix => text("network.transport", "unix"),
         }));
         attributes.extend(self.notes.subject().map(|subject| text("sagad.task_id", &subject)));
-        attributes.extend(self.notes.more().iter().map(|(key, value)| text(key, value)));
+        attributes.extend(self.notes.attributes().iter().map(|(key, value)| text(key, value)));
         attributes.extend(failed.then(|| text("error.type", self.code_name)));
         attributes
     }

@@ -7,9 +7,9 @@
 //! exporter does not count dropped spans.
 
 mod call_span;
-mod context;
+mod trace_context;
 mod tracer;
 
 pub(super) use call_span::CallSpan;
-pub(super) use context::{TraceContext, sample};
+pub(super) use trace_context::{TraceContext, sample};
 pub(super) use tracer::{FLUSH_TIMEOUT, SpanCounts, Tracer};

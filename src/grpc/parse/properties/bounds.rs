@@ -15,19 +15,19 @@ use crate::{
     },
     grpc::parse::{
         free::Revocation,
-        queries::{History, Listing, Queues, Watch},
+        queries::{ListEventsQuery, ListQueuesQuery, ListSagasQuery, WatchQuery},
         session::SessionItem,
     },
 };
 
 /// The value of a bound as `GetServerInfo` returns it.
-fn told(name: &str) -> i64 {
+fn bound_value(name: &str) -> i64 {
     let found = bounds::ALL.iter().find(|Bound { name: known, .. }| *known == name);
     found.map(|bound| bound.value).expect("the bound is told")
 }
 
 fn at_most(name: &str, value: usize) {
-    assert!(value as i64 <= told(name), "{value} is more than {name}");
+    assert!(value as i64 <= bound_value(name), "{value} is more than {name}");
 }
 
 fn id(value: &str) {
@@ -76,11 +76,11 @@ fn labels(labels: &Labels) {
 }
 
 fn between(least: i64, value: Span, most: &str) {
-    assert!(least <= value.micros() && value.micros() <= told(most), "{value} is not within {least} and {most}");
+    assert!(least <= value.micros() && value.micros() <= bound_value(most), "{value} is not within {least} and {most}");
 }
 
 fn ttl(value: Span) {
-    between(told("ttl_min"), value, "ttl_max");
+    between(bound_value("ttl_min"), value, "ttl_max");
 }
 
 fn compensations(specs: &[CompensationSpec]) {
@@ -96,7 +96,7 @@ fn compensations(specs: &[CompensationSpec]) {
 
 fn policy(policy: &Policy) {
     for count in [policy.max_attempts, policy.max_expirations] {
-        assert!(1 <= count && i64::from(count) <= told("count_max"), "{count}");
+        assert!(1 <= count && i64::from(count) <= bound_value("count_max"), "{count}");
     }
     for length in [policy.retry_backoff, policy.retry_backoff_max, policy.settle] {
         between(0, length, "delay_max");
@@ -273,7 +273,7 @@ pub fn purge(purge: &Purge) {
 }
 
 /// Checks a listing against the contract's bounds.
-pub fn listing(listing: &Listing) {
+pub fn listing(listing: &ListSagasQuery) {
     page(listing.limit);
     assert!(listing.filter.states.len() <= State::ALL.len());
     at_most("queues", listing.filter.queues.len());
@@ -281,19 +281,19 @@ pub fn listing(listing: &Listing) {
 }
 
 /// Checks a page of events against the contract's bounds.
-pub fn history(history: &History) {
+pub fn history(history: &ListEventsQuery) {
     page(history.limit);
     id(history.task_id.as_str());
 }
 
 /// Checks a page of queues against the contract's bounds.
-pub fn queues(wanted: &Queues) {
+pub fn queues(wanted: &ListQueuesQuery) {
     wanted.limit.iter().for_each(|limit| page(*limit));
     wanted.after.iter().for_each(|after| queue(after.as_str()));
 }
 
 /// Checks a watch against the contract's bounds.
-pub fn watch(watch: &Watch) {
+pub fn watch(watch: &WatchQuery) {
     at_most("queues", watch.queues.len());
     assert!(watch.after.is_none_or(|after| after.0 >= 0));
 }

@@ -1,7 +1,7 @@
 //! Arbitrary requests: no parser panics, each names all violations, and what it accepts is within the contract's bounds.
 
+mod arbitrary;
 mod bounds;
-mod dice;
 mod paths;
 
 use std::collections::BTreeSet;
@@ -10,9 +10,9 @@ use proptest::prelude::*;
 use tonic::Code;
 use tonic_types::StatusExt;
 
-use self::dice::Dice;
+use self::arbitrary::ArbitraryFields;
 use super::*;
-use crate::{grpc::status::Problem, proto::*};
+use crate::{grpc::problem::Problem, proto::*};
 
 /// The header size that some clients are limited to, in bytes.
 const HEADER_BYTES: usize = 8 * 1024;
@@ -39,12 +39,12 @@ fn judge(message: &str, violations: Violations) -> Result<(), TestCaseError> {
 }
 
 /// Parses a request that changes something and checks the command.
-fn change<M: Change>(message: M) -> Result<(), Violations> {
+fn change<M: ChangeRequest>(message: M) -> Result<(), Violations> {
     request(message).map(|request| bounds::command(&request.command))
 }
 
 macro_rules! never_panics {
-    ($($test:ident: $request:ident by $parse:expr, |$dice:ident| $message:expr;)*) => {
+    ($($test:ident: $request:ident by $parse:expr, |$arbitrary:ident| $message:expr;)*) => {
         /// The requests that have a property below.
         const TRIED: &[&str] = &[$(stringify!($request)),*];
 
@@ -52,9 +52,9 @@ macro_rules! never_panics {
             #![proptest_config(ProptestConfig::with_cases(96))]
             $(
                 #[test]
-                fn $test(rolls in prop::collection::vec(any::<u64>(), 0..64)) {
-                    let mut dice = Dice::new(rolls);
-                    let $dice = &mut dice;
+                fn $test(numbers in prop::collection::vec(any::<u64>(), 0..64)) {
+                    let mut arbitrary = ArbitraryFields::new(numbers);
+                    let $arbitrary = &mut arbitrary;
                     let message: $request = $message;
                     let parse: fn($request) -> Result<(), Violations> = $parse;
                     if let Err(violations) = parse(message) {

@@ -13,11 +13,11 @@ use crate::domain::{
     },
 };
 
-use super::status::Problem;
+use super::problem::Problem;
 
 /// The permissions of one rpc.
 #[derive(Clone, Copy, Debug)]
-pub struct Rule {
+pub struct Permission {
     /// The service's full name.
     pub service: &'static str,
     pub rpc: &'static str,
@@ -31,67 +31,67 @@ const SAGAS: &str = "sagad.v1.SagaService";
 const ADMIN: &str = "sagad.v1.AdminService";
 
 /// Every principal.
-const EVERYONE: &[Role] = &[Worker, Operator, Reader, Admin];
+const ANY_ROLE: &[Role] = &[Worker, Operator, Reader, Admin];
 /// For reading everything.
-const LOOKING: &[Role] = &[Operator, Reader, Admin];
+const READERS: &[Role] = &[Operator, Reader, Admin];
 /// For working under leases.
-const WORKING: &[Role] = &[Worker, Admin];
+const WORKERS: &[Role] = &[Worker, Admin];
 /// For creating sagas.
-const CREATING: &[Role] = &[Worker, Operator, Admin];
+const CREATORS: &[Role] = &[Worker, Operator, Admin];
 /// For decisions of people.
-const DECIDING: &[Role] = &[Operator, Admin];
+const OPERATORS: &[Role] = &[Operator, Admin];
 /// For what concerns the whole store.
-const KEEPING: &[Role] = &[Admin];
+const ADMINS: &[Role] = &[Admin];
 
-const fn sagas(rpc: &'static str, roles: &'static [Role]) -> Rule {
-    Rule { service: SAGAS, rpc, roles, as_holder: None }
+const fn sagas(rpc: &'static str, roles: &'static [Role]) -> Permission {
+    Permission { service: SAGAS, rpc, roles, as_holder: None }
 }
 
-const fn admin(rpc: &'static str, roles: &'static [Role]) -> Rule {
-    Rule { service: ADMIN, rpc, roles, as_holder: None }
+const fn admin(rpc: &'static str, roles: &'static [Role]) -> Permission {
+    Permission { service: ADMIN, rpc, roles, as_holder: None }
 }
 
 /// The permissions of all rpcs.
-pub const TABLE: &[Rule] = &[
-    sagas("CreateSaga", CREATING),
-    sagas("BatchCreateSagas", CREATING),
-    sagas("GetSaga", EVERYONE),
-    sagas("ListSagas", EVERYONE),
-    sagas("Dispatch", DECIDING),
-    sagas("Claim", WORKING),
-    sagas("ClaimNext", WORKING),
-    sagas("Heartbeat", WORKING),
-    sagas("KeepAlive", WORKING),
-    sagas("Session", WORKING),
-    sagas("Release", WORKING),
-    sagas("RegisterCompensation", WORKING),
-    sagas("Complete", WORKING),
-    sagas("Fail", WORKING),
-    sagas("RecordCompensation", WORKING),
-    sagas("WaiveCompensation", DECIDING),
-    sagas("Compensate", WORKING),
-    Rule { as_holder: Some(WORKING), ..sagas("Quarantine", DECIDING) },
-    sagas("Recover", DECIDING),
-    sagas("RequestCancel", DECIDING),
-    sagas("Annotate", DECIDING),
-    sagas("WatchStale", EVERYONE),
-    sagas("WatchEvents", EVERYONE),
-    sagas("ListEvents", EVERYONE),
-    sagas("GetStats", LOOKING),
-    admin("GetServerInfo", EVERYONE),
-    admin("PauseQueue", DECIDING),
-    admin("ResumeQueue", DECIDING),
-    admin("ListQueues", LOOKING),
-    admin("PurgeSagas", KEEPING),
-    admin("RevokePrincipal", DECIDING),
-    admin("Backup", KEEPING),
-    admin("GetVitals", LOOKING),
+pub const TABLE: &[Permission] = &[
+    sagas("CreateSaga", CREATORS),
+    sagas("BatchCreateSagas", CREATORS),
+    sagas("GetSaga", ANY_ROLE),
+    sagas("ListSagas", ANY_ROLE),
+    sagas("Dispatch", OPERATORS),
+    sagas("Claim", WORKERS),
+    sagas("ClaimNext", WORKERS),
+    sagas("Heartbeat", WORKERS),
+    sagas("KeepAlive", WORKERS),
+    sagas("Session", WORKERS),
+    sagas("Release", WORKERS),
+    sagas("RegisterCompensation", WORKERS),
+    sagas("Complete", WORKERS),
+    sagas("Fail", WORKERS),
+    sagas("RecordCompensation", WORKERS),
+    sagas("WaiveCompensation", OPERATORS),
+    sagas("Compensate", WORKERS),
+    Permission { as_holder: Some(WORKERS), ..sagas("Quarantine", OPERATORS) },
+    sagas("Recover", OPERATORS),
+    sagas("RequestCancel", OPERATORS),
+    sagas("Annotate", OPERATORS),
+    sagas("WatchStale", ANY_ROLE),
+    sagas("WatchEvents", ANY_ROLE),
+    sagas("ListEvents", ANY_ROLE),
+    sagas("GetStats", READERS),
+    admin("GetServerInfo", ANY_ROLE),
+    admin("PauseQueue", OPERATORS),
+    admin("ResumeQueue", OPERATORS),
+    admin("ListQueues", READERS),
+    admin("PurgeSagas", ADMINS),
+    admin("RevokePrincipal", OPERATORS),
+    admin("Backup", ADMINS),
+    admin("GetVitals", READERS),
 ];
 
 /// Whether the table has this path.
-pub fn knows(path: &str) -> bool {
+pub fn is_known_path(path: &str) -> bool {
     let Some((service, rpc)) = path.strip_prefix('/').and_then(|path| path.split_once('/')) else { return false };
-    TABLE.iter().any(|rule| rule.service == service && rule.rpc == rpc)
+    TABLE.iter().any(|permission| permission.service == service && permission.rpc == rpc)
 }
 
 /// The queues for which a principal may call an rpc; `as_holder`: as the holder of a lease.
@@ -99,8 +99,9 @@ pub fn knows(path: &str) -> bool {
 /// # Errors
 /// `PERMISSION_DENIED`, with the roles that may call it.
 pub(super) fn scope(principal: &Principal, rpc: &str, as_holder: bool) -> Result<Scope, Problem> {
-    let rule = TABLE.iter().find(|rule| rule.rpc == rpc);
-    let wanted = rule.map_or(&[][..], |rule| rule.as_holder.filter(|_| as_holder).unwrap_or(rule.roles));
+    let permission = TABLE.iter().find(|permission| permission.rpc == rpc);
+    let wanted =
+        permission.map_or(&[][..], |permission| permission.as_holder.filter(|_| as_holder).unwrap_or(permission.roles));
     let mut granted = principal.roles.iter().filter(|role| wanted.contains(role)).peekable();
     if granted.peek().is_none() {
         let roles = wanted.iter().map(|role| role.name()).collect::<Vec<_>>().join(", ");
@@ -140,7 +141,7 @@ pub(super) fn is_held(command: &Command) -> bool {
 fn owner(command: &Command) -> Option<&OwnerId> {
     use crate::domain::command::UnleasedOperation;
     match command {
-        Command::ClaimNext(wish) => Some(&wish.owner),
+        Command::ClaimNext(claim) => Some(&claim.owner),
         Command::Change(change) => match &change.operation {
             Operation::ByHolder(
                 holder,
@@ -185,12 +186,12 @@ pub fn certificate_ended(rpc: &str) -> Problem {
 }
 
 /// The rpc's name in this path; empty if the table does not have it.
-pub fn rpc(path: &str) -> &str {
-    if knows(path) { path.rsplit('/').next().unwrap_or_default() } else { "" }
+pub fn rpc_name(path: &str) -> &str {
+    if is_known_path(path) { path.rsplit('/').next().unwrap_or_default() } else { "" }
 }
 
 /// The error for a path that the table does not have.
-pub fn unknown(principal: &Principal, rpc: &str) -> Problem {
+pub fn unknown_rpc(principal: &Principal, rpc: &str) -> Problem {
     denied(principal, rpc, "there is no such rpc that anybody may call".to_owned())
 }
 
@@ -218,14 +219,15 @@ mod tests {
                     .collect::<Vec<_>>()
             })
             .collect();
-        let table: BTreeSet<_> = TABLE.iter().map(|rule| format!("/{}/{}", rule.service, rule.rpc)).collect();
+        let table: BTreeSet<_> =
+            TABLE.iter().map(|permission| format!("/{}/{}", permission.service, permission.rpc)).collect();
         assert_eq!(table, contract);
         assert_eq!(TABLE.len(), table.len(), "one rule each");
-        assert!(table.iter().all(|path| knows(path)));
+        assert!(table.iter().all(|path| is_known_path(path)));
         for unknown in ["", "/", "/sagad.v1.SagaService/", "/sagad.v1.SagaService/Nothing", "/x/GetSaga", "GetSaga"] {
-            assert!(!knows(unknown), "{unknown}");
+            assert!(!is_known_path(unknown), "{unknown}");
         }
-        assert!(TABLE.iter().all(|rule| rule.roles.contains(&Admin)), "an admin may call everything");
+        assert!(TABLE.iter().all(|permission| permission.roles.contains(&Admin)), "an admin may call everything");
     }
 
     /// `docs/security.md` has a row for each entry, with a `yes` for each role.
@@ -236,9 +238,9 @@ mod tests {
             format!("| `{rpc}`{note} |{} |", cells.join(" |"))
         };
         let mut expected = Vec::new();
-        for rule in TABLE {
-            expected.extend(rule.as_holder.map(|roles| row(rule.rpc, " by the lease's holder", roles)));
-            expected.push(row(rule.rpc, "", rule.roles));
+        for permission in TABLE {
+            expected.extend(permission.as_holder.map(|roles| row(permission.rpc, " by the lease's holder", roles)));
+            expected.push(row(permission.rpc, "", permission.roles));
         }
         let text = include_str!("../../docs/security.md");
         let table = text.lines().skip_while(|line| !line.starts_with("| rpc |")).skip(2);

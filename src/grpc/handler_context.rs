@@ -20,19 +20,18 @@ use crate::{
 };
 
 use super::{
-    StoreSlot,
-    caller::{Permit, Visitor},
+    StoreSlot, call_notes,
+    caller::{AuthenticatedCaller, Authorization},
     deadline::{call_timeout, wait_within},
-    notes,
-    parse::{self, Change, Violations},
-    refusal_log::{LeftOut, RefusalLog, RefusedCaller},
+    parse::{self, ChangeRequest, Violations},
+    problem::{Problem, truncate},
+    refusal_log::{RefusalLog, RefusedCaller, SuppressedCount},
     render,
-    status::{Problem, cut},
 };
 
 /// The store, once it is open, and the log of refusals; cheap to clone.
 #[derive(Clone)]
-pub(super) struct Desk {
+pub(super) struct HandlerContext {
     slot: StoreSlot,
     /// Whether calls without a principal are refused.
     callers_known: bool,
@@ -40,23 +39,23 @@ pub(super) struct Desk {
 }
 
 /// A change that was handed to the writer.
-pub(super) struct Begun {
+pub(super) struct SubmittedChange {
     /// Its subject, for the log.
     pub(super) subject: Box<str>,
     pub(super) answer: PendingAnswer,
 }
 
 /// The answer to a heartbeat.
-pub(super) struct Beat {
+pub(super) struct RenewedLease {
     /// The lease as it is now.
     pub(super) lease: proto::Lease,
     /// Why the worker should stop. None: it should go on.
     pub(super) cancel_reason: Option<Text>,
 }
 
-impl Desk {
+impl HandlerContext {
     pub(super) fn new(slot: StoreSlot, callers_known: bool, refusals: Arc<RefusalLog>) -> Self {
-        Desk { slot, callers_known, refusals }
+        HandlerContext { slot, callers_known, refusals }
     }
 
     pub(super) fn slot(&self) -> &StoreSlot {
@@ -64,58 +63,66 @@ impl Desk {
     }
 
     /// The store, for an authorized rpc that only reads. Its reads take turns with those of other callers.
-    pub(super) fn store(&self, _permitted: &Permit, visitor: &Visitor) -> Result<Store, Problem> {
-        Ok(self.slot.get()?.read_for(visitor.read_caller()))
+    pub(super) fn store(&self, _authorized: &Authorization, caller: &AuthenticatedCaller) -> Result<Store, Problem> {
+        Ok(self.slot.get()?.read_for(caller.read_caller()))
     }
 
     /// The caller and the message of a request.
-    pub(super) fn open<M>(&self, rpc: &'static str, request: tonic::Request<M>) -> Result<(Visitor, M), Problem> {
+    pub(super) fn authenticate<M>(
+        &self,
+        rpc: &'static str,
+        request: tonic::Request<M>,
+    ) -> Result<(AuthenticatedCaller, M), Problem> {
         let (_, extensions, message) = request.into_parts();
-        Ok((self.visitor(rpc, &extensions)?, message))
+        Ok((self.caller_of(rpc, &extensions)?, message))
     }
 
     /// The caller of a request with these extensions.
-    pub(super) fn visitor(&self, rpc: &'static str, extensions: &Extensions) -> Result<Visitor, Problem> {
-        Visitor::of(extensions, rpc, self.callers_known)
+    pub(super) fn caller_of(&self, rpc: &'static str, extensions: &Extensions) -> Result<AuthenticatedCaller, Problem> {
+        AuthenticatedCaller::of(extensions, rpc, self.callers_known)
             .inspect_err(|problem| self.log_refusal(rpc, "", problem, || RefusedCaller::Local))
     }
 
     /// Parses a request, submits it, and answers once it is committed. After that the change no longer depends on its
     /// caller: if this future is dropped, the writer goes on.
-    pub(super) async fn change<M: Change>(&self, request: tonic::Request<M>) -> Result<Answer, Problem> {
-        let (visitor, message) = self.open(M::RPC, request)?;
-        self.change_for(&visitor, message).await
+    pub(super) async fn change<M: ChangeRequest>(&self, request: tonic::Request<M>) -> Result<Answer, Problem> {
+        let (caller, message) = self.authenticate(M::RPC, request)?;
+        self.change_for(&caller, message).await
     }
 
     /// Like [`HandlerContext::change`], for a caller that is known already.
-    pub(super) async fn change_for<M: Change>(&self, visitor: &Visitor, message: M) -> Result<Answer, Problem> {
-        self.submit(M::RPC, visitor, parse::request_of(message, visitor.name())).await
+    pub(super) async fn change_for<M: ChangeRequest>(
+        &self,
+        caller: &AuthenticatedCaller,
+        message: M,
+    ) -> Result<Answer, Problem> {
+        self.submit(M::RPC, caller, parse::request_from(message, caller.principal_name())).await
     }
 
     /// Submits a parsed request if its caller is authorized, and waits for its answer.
     pub(super) async fn submit(
         &self,
         rpc: &'static str,
-        visitor: &Visitor,
+        caller: &AuthenticatedCaller,
         parsed: Result<Request, Violations>,
     ) -> Result<Answer, Problem> {
-        let request = self.permit(rpc, visitor, parsed)?;
+        let request = self.authorize(rpc, caller, parsed)?;
         let subject = subject(&request.command);
         let decider = decider(&request.command).cloned();
-        let told = notes::about(&subject);
-        let timing = notes::traced(&request.command);
+        let has_notes = call_notes::note_subject(&subject);
+        let timing = call_notes::note_command(&request.command);
         let outcome = match self.slot.get() {
-            Ok(store) => store.submit_for(request, visitor.origin(), timing).await.map_err(|error| problem(rpc, error)),
+            Ok(store) => store.submit_for(request, caller.origin(), timing).await.map_err(|error| problem(rpc, error)),
             Err(problem) => Err(problem),
         };
         // Not in a call of its own but an item of a stream, which would otherwise leave no line in the log.
-        if !told {
+        if !has_notes {
             debug!(rpc, task_id = subject, accepted = outcome.is_ok(), "item");
         }
         if let (Ok(_), Some(actor)) = (&outcome, decider) {
             info!(rpc, task_id = subject, actor = actor.as_str(), "decided");
         }
-        outcome.map_err(|problem| self.refuse(visitor, rpc, &subject, problem))
+        outcome.map_err(|problem| self.refusal(caller, rpc, &subject, problem))
     }
 
     /// Submits a parsed request if its caller is authorized, without waiting. Requests are judged in the order of these
@@ -123,20 +130,20 @@ impl Desk {
     pub(super) fn begin(
         &self,
         rpc: &'static str,
-        visitor: &Visitor,
+        caller: &AuthenticatedCaller,
         parsed: Result<Request, Violations>,
-    ) -> Result<Begun, Problem> {
-        let request = self.permit(rpc, visitor, parsed)?;
+    ) -> Result<SubmittedChange, Problem> {
+        let request = self.authorize(rpc, caller, parsed)?;
         let subject = subject(&request.command).into_boxed_str();
-        notes::about(&subject);
-        let timing = notes::traced(&request.command);
+        call_notes::note_subject(&subject);
+        let timing = call_notes::note_command(&request.command);
         let begun = self
             .slot
             .get()
-            .and_then(|store| store.begin(request, visitor.origin(), timing).map_err(|error| problem(rpc, error)));
+            .and_then(|store| store.begin(request, caller.origin(), timing).map_err(|error| problem(rpc, error)));
         match begun {
-            Ok(answer) => Ok(Begun { subject, answer }),
-            Err(problem) => Err(self.refuse(visitor, rpc, &subject, problem)),
+            Ok(answer) => Ok(SubmittedChange { subject, answer }),
+            Err(problem) => Err(self.refusal(caller, rpc, &subject, problem)),
         }
     }
 
@@ -144,36 +151,42 @@ impl Desk {
     pub(super) fn conclude(
         &self,
         rpc: &'static str,
-        visitor: &Visitor,
+        caller: &AuthenticatedCaller,
         subject: &str,
         outcome: Result<Answer, StoreError>,
     ) -> Result<Answer, Problem> {
-        outcome.map_err(|error| self.refuse(visitor, rpc, subject, problem(rpc, error)))
+        outcome.map_err(|error| self.refusal(caller, rpc, subject, problem(rpc, error)))
     }
 
-    fn permit(
+    fn authorize(
         &self,
         rpc: &'static str,
-        visitor: &Visitor,
+        caller: &AuthenticatedCaller,
         parsed: Result<Request, Violations>,
     ) -> Result<Request, Problem> {
-        let permitted = parsed.map_err(Problem::from).and_then(|mut request| {
-            request.by = visitor.permit_command(rpc, &request.command)?.by;
+        let authorized = parsed.map_err(Problem::from).and_then(|mut request| {
+            request.by = caller.authorize_command(rpc, &request.command)?.by;
             Ok(request)
         });
-        permitted.inspect_err(|problem| self.refused(visitor, rpc, "", problem))
+        authorized.inspect_err(|problem| self.log_refused(caller, rpc, "", problem))
     }
 
     /// Completes a problem for its caller, and logs it.
-    fn refuse(&self, visitor: &Visitor, rpc: &'static str, subject: &str, problem: Problem) -> Problem {
-        let problem = visitor.complete(problem, rpc);
-        self.refused(visitor, rpc, subject, &problem);
+    fn refusal(&self, caller: &AuthenticatedCaller, rpc: &'static str, subject: &str, problem: Problem) -> Problem {
+        let problem = caller.complete_denial(problem, rpc);
+        self.log_refused(caller, rpc, subject, &problem);
         problem
     }
 
     /// Logs a refusal, unless its caller has been refused too often lately.
-    pub(super) fn refused(&self, visitor: &Visitor, rpc: &'static str, subject: &str, problem: &Problem) {
-        self.log_refusal(rpc, subject, problem, || visitor.refused());
+    pub(super) fn log_refused(
+        &self,
+        caller: &AuthenticatedCaller,
+        rpc: &'static str,
+        subject: &str,
+        problem: &Problem,
+    ) {
+        self.log_refusal(rpc, subject, problem, || caller.refused_caller());
     }
 
     fn log_refusal(&self, rpc: &'static str, subject: &str, problem: &Problem, caller: impl FnOnce() -> RefusedCaller) {
@@ -184,10 +197,10 @@ impl Desk {
             }
             _ => {
                 // At debug level every refusal has a line.
-                let all = || tracing::enabled!(tracing::Level::DEBUG).then(LeftOut::default);
+                let all = || tracing::enabled!(tracing::Level::DEBUG).then(SuppressedCount::default);
                 let caller = caller();
                 let name = caller.to_string();
-                if let Some(LeftOut { own, others }) = self.refusals.next(caller, reason).or_else(all) {
+                if let Some(SuppressedCount { own, others }) = self.refusals.record(caller, reason).or_else(all) {
                     // Both are almost always 0, and left out then.
                     let (left_out, others_left_out) = ((own > 0).then_some(own), (others > 0).then_some(others));
                     let why = &**message;
@@ -198,7 +211,7 @@ impl Desk {
     }
 
     /// A change whose answer is one saga.
-    pub(super) async fn change_saga<M: Change>(
+    pub(super) async fn change_saga<M: ChangeRequest>(
         &self,
         request: tonic::Request<M>,
     ) -> Result<Option<proto::Saga>, Problem> {
@@ -216,11 +229,11 @@ impl Desk {
             },
             Answer::Lease(_) | Answer::Queue(_) | Answer::Purged(_) => return Err(unexpected(rpc)),
         };
-        Ok(Some(render::saga::only_saga(&saga, &self.slot.get()?.moment())))
+        Ok(Some(render::saga::single_saga(&saga, &self.slot.get()?.moment())))
     }
 
     /// A change whose answer is any number of sagas.
-    pub(super) async fn change_sagas<M: Change>(
+    pub(super) async fn change_sagas<M: ChangeRequest>(
         &self,
         request: tonic::Request<M>,
     ) -> Result<Vec<proto::Saga>, Problem> {
@@ -235,15 +248,15 @@ impl Desk {
         metadata: &MetadataMap,
         extensions: &Extensions,
     ) -> Result<proto::ClaimNextResponse, Problem> {
-        let visitor = self.visitor(ClaimNextRequest::RPC, extensions)?;
+        let caller = self.caller_of(ClaimNextRequest::RPC, extensions)?;
         let arrived = self.now();
-        let parsed = claim_within(message, visitor.name(), call_timeout(metadata.as_ref()));
-        let answer = self.submit(ClaimNextRequest::RPC, &visitor, parsed).await?;
-        self.claimed(arrived, answer)
+        let parsed = claim_within(message, caller.principal_name(), call_timeout(metadata.as_ref()));
+        let answer = self.submit(ClaimNextRequest::RPC, &caller, parsed).await?;
+        self.claim_next_response(arrived, answer)
     }
 
     /// The response to a `ClaimNext` that arrived at `arrived`.
-    pub(super) fn claimed(
+    pub(super) fn claim_next_response(
         &self,
         arrived: Option<Timestamp>,
         answer: Answer,
@@ -263,17 +276,21 @@ impl Desk {
     }
 
     /// A change whose answer is a lease: a heartbeat.
-    pub(super) async fn heartbeat<M: Change>(&self, visitor: &Visitor, message: M) -> Result<Beat, Problem> {
-        let answer = self.change_for(visitor, message).await?;
-        self.beat_of(M::RPC, answer)
+    pub(super) async fn heartbeat<M: ChangeRequest>(
+        &self,
+        caller: &AuthenticatedCaller,
+        message: M,
+    ) -> Result<RenewedLease, Problem> {
+        let answer = self.change_for(caller, message).await?;
+        self.renewed_lease(M::RPC, answer)
     }
 
     /// The lease of an answer, rendered.
-    pub(super) fn beat_of(&self, rpc: &'static str, answer: Answer) -> Result<Beat, Problem> {
+    pub(super) fn renewed_lease(&self, rpc: &'static str, answer: Answer) -> Result<RenewedLease, Problem> {
         match answer {
             Answer::Lease(LeaseAnswer { lease, cancel_reason }) => {
                 let moment = self.slot.get()?.moment();
-                Ok(Beat { lease: render::saga::lease(&lease, &moment), cancel_reason })
+                Ok(RenewedLease { lease: render::saga::lease(&lease, &moment), cancel_reason })
             }
             Answer::Saga(_) | Answer::Sagas(_) | Answer::Queue(_) | Answer::Purged(_) => Err(unexpected(rpc)),
         }
@@ -285,24 +302,24 @@ impl Desk {
     }
 
     /// Answers an rpc that only reads.
-    pub(super) async fn look<T>(
+    pub(super) async fn answer_read<T>(
         &self,
         rpc: &'static str,
         subject: &str,
-        visitor: &Visitor,
-        look: impl Future<Output = Result<T, Problem>>,
+        caller: &AuthenticatedCaller,
+        read: impl Future<Output = Result<T, Problem>>,
     ) -> Result<Response<T>, Status> {
         // The caller sent it, so it may be of any length.
-        let subject = cut(subject.to_owned(), ID_BYTES);
-        notes::about(&subject);
+        let subject = truncate(subject.to_owned(), ID_BYTES);
+        call_notes::note_subject(&subject);
         // A read may wait for its turn. A caller that was revoked meanwhile must not see the result.
-        let looked = look.await;
-        let is_over = self.slot.get().ok().and_then(|store| visitor.is_over(rpc, store.utc()));
-        match is_over.map_or(looked, Err) {
+        let outcome = read.await;
+        let invalid = self.slot.get().ok().and_then(|store| caller.credential_problem(rpc, store.utc()));
+        match invalid.map_or(outcome, Err) {
             Ok(answer) => Ok(Response::new(answer)),
             Err(problem) => {
-                let problem = visitor.complete(problem, rpc);
-                self.refused(visitor, rpc, &subject, &problem);
+                let problem = caller.complete_denial(problem, rpc);
+                self.log_refused(caller, rpc, &subject, &problem);
                 Err(problem.into())
             }
         }
@@ -315,7 +332,7 @@ pub(super) fn claim_within(
     principal: Option<&PrincipalName>,
     timeout: Option<Span>,
 ) -> Result<Request, Violations> {
-    let mut parsed = parse::request_of(message, principal);
+    let mut parsed = parse::request_from(message, principal);
     if let Ok(Request { command: Command::ClaimNext(claim), .. }) = &mut parsed {
         claim.wait = wait_within(claim.wait, timeout);
     }
@@ -343,7 +360,7 @@ fn problem(rpc: &'static str, error: StoreError) -> Problem {
 
 /// The store's answer does not fit the command: a bug. The change was made but can't be shown.
 pub(super) fn unexpected(rpc: &'static str) -> Problem {
-    tracing::error!(rpc, "the store's answer has another form than the request's");
+    tracing::error!(rpc, "the store's answer does not fit the request");
     Problem::from(StoreError::OutcomeUnknown)
 }
 

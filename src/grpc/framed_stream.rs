@@ -19,54 +19,54 @@ use parking_lot::Mutex;
 use prost::Message;
 use tonic::{Response, Status, body::Body};
 
-use super::streams::Answers;
+use super::streams::ResponseStream;
 
 /// Size of a message's prefix: a compression flag and the length. (gRPC over HTTP/2, Length-Prefixed-Message)
-pub(super) const PREFIX: usize = 5;
+pub(super) const PREFIX_BYTES: usize = 5;
 
 /// Writes a message with its prefix, not compressed. The length is filled in afterwards: computing it first would take half
 /// as long as the encoding.
-pub(super) fn put_frame(frames: &mut BytesMut, message: &impl Message) {
+pub(super) fn put_framed(frames: &mut BytesMut, message: &impl Message) {
     let start = frames.len();
-    frames.put_bytes(0, PREFIX);
+    frames.put_bytes(0, PREFIX_BYTES);
     message.encode_raw(frames);
-    let length = u32::try_from(frames.len() - start - PREFIX).expect("an answer is bounded to some MiB");
-    frames[start + 1..start + PREFIX].copy_from_slice(&length.to_be_bytes());
+    let length = u32::try_from(frames.len() - start - PREFIX_BYTES).expect("an answer is bounded to some MiB");
+    frames[start + 1..start + PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
 }
 
 /// The framed messages of a response, until they become its body.
 #[derive(Clone)]
-struct Frames(Arc<Mutex<Option<Answers<Bytes>>>>);
+struct FramedMessages(Arc<Mutex<Option<ResponseStream<Bytes>>>>);
 
 /// A response of framed messages; each item holds one or more.
-pub(super) fn response<T: Send + 'static>(frames: Answers<Bytes>) -> Response<Answers<T>> {
-    let nothing: Answers<T> = Box::pin(stream::empty());
+pub(super) fn framed_response<T: Send + 'static>(frames: ResponseStream<Bytes>) -> Response<ResponseStream<T>> {
+    let nothing: ResponseStream<T> = Box::pin(stream::empty());
     let mut response = Response::new(nothing);
-    response.extensions_mut().insert(Frames(Arc::new(Mutex::new(Some(frames)))));
+    response.extensions_mut().insert(FramedMessages(Arc::new(Mutex::new(Some(frames)))));
     response
 }
 
 /// Gives a response made by [`framed_response`] its framed messages as body. Other responses stay as they are.
-pub(super) fn with_frames(mut response: http::Response<Body>) -> http::Response<Body> {
-    match response.extensions_mut().remove::<Frames>().and_then(|frames| frames.0.lock().take()) {
+pub(super) fn use_framed_body(mut response: http::Response<Body>) -> http::Response<Body> {
+    match response.extensions_mut().remove::<FramedMessages>().and_then(|frames| frames.0.lock().take()) {
         None => response,
-        Some(frames) => response.map(|_| Body::new(FramesBody { frames, is_over: false })),
+        Some(frames) => response.map(|_| Body::new(FramedBody { frames, is_done: false })),
     }
 }
 
 /// A body of framed messages, followed by the status.
-struct FramesBody {
-    frames: Answers<Bytes>,
-    is_over: bool,
+struct FramedBody {
+    frames: ResponseStream<Bytes>,
+    is_done: bool,
 }
 
-impl HttpBody for FramesBody {
+impl HttpBody for FramedBody {
     type Data = Bytes;
     type Error = Status;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
-        if this.is_over {
+        if this.is_done {
             return Poll::Ready(None);
         }
         let status = match ready!(this.frames.as_mut().poll_next(cx)) {
@@ -74,13 +74,13 @@ impl HttpBody for FramesBody {
             Some(Err(status)) => status,
             None => Status::ok(""),
         };
-        this.is_over = true;
+        this.is_done = true;
         let mut trailers = HeaderMap::new();
         Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.is_over
+        self.is_done
     }
 }
 
@@ -94,11 +94,11 @@ mod tests {
 
     /// The bytes of a response's body, and its trailers.
     fn read(frames: Vec<Result<Bytes, Status>>) -> (Vec<u8>, HeaderMap) {
-        let answer = response::<()>(Box::pin(stream::iter(frames)));
+        let answer = framed_response::<()>(Box::pin(stream::iter(frames)));
         let (_, _, extensions) = answer.into_parts();
         let mut response = http::Response::new(Body::empty());
         *response.extensions_mut() = extensions;
-        let body = block_on(with_frames(response).into_body().collect()).unwrap();
+        let body = block_on(use_framed_body(response).into_body().collect()).unwrap();
         let trailers = body.trailers().cloned().unwrap_or_default();
         (body.to_bytes().to_vec(), trailers)
     }
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn other_answers_stay_as_they_are() {
         let response = http::Response::new(Body::new(String::from("whole")));
-        let body = block_on(with_frames(response).into_body().collect()).unwrap();
+        let body = block_on(use_framed_body(response).into_body().collect()).unwrap();
         assert_eq!(&body.to_bytes()[..], b"whole");
     }
 }

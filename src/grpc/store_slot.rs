@@ -8,7 +8,7 @@ use crate::{
     store::{Store, StoreError},
 };
 
-use super::status::Problem;
+use super::problem::Problem;
 
 /// A slot for one store; cheap to clone.
 #[derive(Clone, Default)]

@@ -3,30 +3,78 @@
 
 use tonic::Code;
 
-use crate::domain::{
-    bounds::COMPENSATIONS,
-    ids::FencingToken,
-    rejection::{CommandRefusal, Rejection, UnextendedLease},
-    saga::State,
-    text::Text,
+use crate::{
+    domain::{
+        bounds::COMPENSATIONS,
+        ids::FencingToken,
+        rejection::{CommandRefusal, Rejection, UnextendedLease},
+        saga::State,
+        time::Span,
+    },
+    store::StoreError,
 };
 
-use super::status::{Problem, cut, rfc3339};
+use super::problem::{HeartbeatDirective, Problem, rfc3339, truncate};
 
+/// When clients should retry after the coordinator ended or could not reach its store.
+const UNAVAILABLE_RETRY: Span = Span::from_secs(1);
 /// Longest list of kinds in a message, in bytes.
 const KINDS_BYTES: usize = 200;
 
-/// What a worker should do whose heartbeat was refused while its lease is live.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Directive {
-    /// Go on, until the lease expires.
-    Continue,
-    /// Stop, for this reason.
-    Cancel(Text),
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Refused(refusal) => refusal_problem(&refusal),
+            StoreError::Overloaded { retry_after } => {
+                Problem::overloaded("too many requests are waiting; nothing was changed: try again", retry_after)
+            }
+            StoreError::Full { retry_after } => Problem::new(
+                Code::ResourceExhausted,
+                "STORE_FULL",
+                "the coordinator's disk is full; nothing was changed: make room, then try again",
+            )
+            .retry_after(retry_after),
+            StoreError::ShuttingDown => Problem::new(
+                Code::Unavailable,
+                "SHUTTING_DOWN",
+                "the coordinator is shutting down; nothing was changed: try again once it is back",
+            )
+            .retry_after(UNAVAILABLE_RETRY),
+            StoreError::Revoked => Problem::unauthenticated(),
+            StoreError::Unavailable(why) => Problem::new(
+                Code::Unavailable,
+                "STORE_UNAVAILABLE",
+                format!("the store is not available; nothing was changed: try again ({why})"),
+            )
+            .retry_after(UNAVAILABLE_RETRY),
+            StoreError::OutcomeUnknown => Problem::new(
+                Code::Unknown,
+                "OUTCOME_UNKNOWN",
+                "whether the change was committed is not known: repeat it with the same request_id, or look",
+            ),
+            StoreError::Corrupt(what) => Problem::new(
+                Code::DataLoss,
+                "CORRUPT",
+                format!("the store is damaged: stop the coordinator and run `sagad check` ({what})"),
+            ),
+            StoreError::Compacted { oldest } => Problem::new(
+                Code::OutOfRange,
+                "REVISION_COMPACTED",
+                format!("the history below revision {oldest} is not kept any more: begin anew, or at {oldest}"),
+            )
+            .with("oldest_revision", oldest),
+            StoreError::UnknownRevision { head } => Problem::new(
+                Code::OutOfRange,
+                "REVISION_UNKNOWN",
+                format!("no event has this revision; the newest is {head}: begin anew without after_revision"),
+            )
+            .with("head_revision", head),
+        }
+    }
 }
 
 /// A refusal by the rules, with what is known of its saga.
-pub fn problem(refusal: &CommandRefusal) -> Problem {
+pub fn refusal_problem(refusal: &CommandRefusal) -> Problem {
     let mut problem = reason(refusal);
     if let Some(task_id) = &refusal.task_id {
         problem = problem.with("task_id", task_id);
@@ -107,7 +155,7 @@ fn reason(refusal: &CommandRefusal) -> Problem {
         ),
         Rejection::CompensationPending { kinds } => precondition(
             "COMPENSATION_PENDING",
-            format!("not undone yet: {}; record or waive each first", cut(kinds.to_string(), KINDS_BYTES)),
+            format!("not undone yet: {}; record or waive each first", truncate(kinds.to_string(), KINDS_BYTES)),
         )
         .with("kinds", kinds),
         Rejection::CompensationOrder { first } => precondition(
@@ -187,8 +235,10 @@ fn not_stale(token: Option<FencingToken>, stale: bool, state: State) -> Problem 
 fn stands(reason: &'static str, message: &str, lease: &UnextendedLease) -> Problem {
     let problem = precondition(reason, message).with_time("expire_time", lease.expire_time);
     let (mut problem, directive) = match &lease.cancel_reason {
-        None => (problem.with("directive", "CONTINUE"), Directive::Continue),
-        Some(why) => (problem.with("directive", "CANCEL").with("cancel_reason", why), Directive::Cancel(why.clone())),
+        None => (problem.with("directive", "CONTINUE"), HeartbeatDirective::Continue),
+        Some(why) => {
+            (problem.with("directive", "CANCEL").with("cancel_reason", why), HeartbeatDirective::Cancel(why.clone()))
+        }
     };
     problem.directive = Some(Box::new(directive));
     problem

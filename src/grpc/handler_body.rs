@@ -16,46 +16,46 @@ const OK: HeaderValue = HeaderValue::from_static("0");
 
 /// A body of the generated code, or one message and its status.
 #[derive(Debug, Default)]
-pub enum AnswerBody {
+pub enum HandlerBody {
     /// A body of the generated code.
-    Library(Body),
+    Generated(Body),
     /// A message with its prefix, not sent yet.
     Message(Bytes),
     /// The message was sent; the trailers with status 0 follow.
-    Succeeded,
+    OkTrailers,
     #[default]
-    Over,
+    Done,
 }
 
-impl HttpBody for AnswerBody {
+impl HttpBody for HandlerBody {
     type Data = Bytes;
     type Error = Status;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
         let frame = match this {
-            AnswerBody::Library(body) => return Pin::new(body).poll_frame(cx),
-            AnswerBody::Message(message) => {
+            HandlerBody::Generated(body) => return Pin::new(body).poll_frame(cx),
+            HandlerBody::Message(message) => {
                 let message = std::mem::take(message);
-                *this = AnswerBody::Succeeded;
+                *this = HandlerBody::OkTrailers;
                 Frame::data(message)
             }
-            AnswerBody::Succeeded => {
-                *this = AnswerBody::Over;
+            HandlerBody::OkTrailers => {
+                *this = HandlerBody::Done;
                 let mut trailers = HeaderMap::with_capacity(1);
                 trailers.insert(STATUS, OK);
                 Frame::trailers(trailers)
             }
-            AnswerBody::Over => return Poll::Ready(None),
+            HandlerBody::Done => return Poll::Ready(None),
         };
         Poll::Ready(Some(Ok(frame)))
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            AnswerBody::Library(body) => body.is_end_stream(),
-            AnswerBody::Message(_) | AnswerBody::Succeeded => false,
-            AnswerBody::Over => true,
+            HandlerBody::Generated(body) => body.is_end_stream(),
+            HandlerBody::Message(_) | HandlerBody::OkTrailers => false,
+            HandlerBody::Done => true,
         }
     }
 }

@@ -9,12 +9,10 @@ use prost::Message;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-use crate::{
-    domain::time::{Span, Timestamp},
-    store::StoreError,
+use crate::domain::{
+    text::Text,
+    time::{Span, Timestamp},
 };
-
-use super::{parse::Violations, refusal};
 
 /// The domain of every `ErrorInfo`.
 pub const DOMAIN: &str = "sagad";
@@ -22,8 +20,15 @@ pub const DOMAIN: &str = "sagad";
 const MESSAGE_BYTES: usize = 512;
 /// Longest metadata value, in bytes: enough for any id and actor.
 const VALUE_BYTES: usize = 600;
-/// When clients should retry after the coordinator ended or could not reach its store.
-const UNAVAILABLE_RETRY: Span = Span::from_secs(1);
+
+/// What a worker should do whose heartbeat was refused while its lease is live.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HeartbeatDirective {
+    /// Go on, until the lease expires.
+    Continue,
+    /// Stop, for this reason.
+    Cancel(Text),
+}
 
 /// One error, before it is sent.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,7 +45,7 @@ pub struct Problem {
     /// Violations by proto path.
     pub violations: Vec<(String, String)>,
     /// For a refused heartbeat of a live lease: whether the worker goes on or stops.
-    pub directive: Option<Box<refusal::Directive>>,
+    pub directive: Option<Box<HeartbeatDirective>>,
 }
 
 impl Problem {
@@ -48,7 +53,7 @@ impl Problem {
         Problem {
             code,
             reason,
-            message: cut(message.into(), MESSAGE_BYTES).into(),
+            message: truncate(message.into(), MESSAGE_BYTES).into(),
             metadata: BTreeMap::new(),
             retry_after: None,
             violations: Vec::new(),
@@ -59,7 +64,7 @@ impl Problem {
     /// Adds metadata.
     #[must_use]
     pub fn with(mut self, key: &'static str, value: impl ToString) -> Self {
-        self.metadata.insert(key, cut(value.to_string(), VALUE_BYTES));
+        self.metadata.insert(key, truncate(value.to_string(), VALUE_BYTES));
         self
     }
 
@@ -86,75 +91,6 @@ impl Problem {
     /// Too much is open or waiting; nothing was changed.
     pub fn overloaded(message: impl Into<String>, retry_after: Span) -> Self {
         Problem::new(Code::ResourceExhausted, "OVERLOADED", message).retry_after(retry_after)
-    }
-}
-
-impl From<StoreError> for Problem {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Refused(refusal) => refusal::problem(&refusal),
-            StoreError::Overloaded { retry_after } => {
-                Problem::overloaded("too many requests are waiting; nothing was changed: try again", retry_after)
-            }
-            StoreError::Full { retry_after } => Problem::new(
-                Code::ResourceExhausted,
-                "STORE_FULL",
-                "the coordinator's disk is full; nothing was changed: make room, then try again",
-            )
-            .retry_after(retry_after),
-            StoreError::ShuttingDown => Problem::new(
-                Code::Unavailable,
-                "SHUTTING_DOWN",
-                "the coordinator is shutting down; nothing was changed: try again once it is back",
-            )
-            .retry_after(UNAVAILABLE_RETRY),
-            StoreError::Revoked => Problem::unauthenticated(),
-            StoreError::Unavailable(why) => Problem::new(
-                Code::Unavailable,
-                "STORE_UNAVAILABLE",
-                format!("the store is not available; nothing was changed: try again ({why})"),
-            )
-            .retry_after(UNAVAILABLE_RETRY),
-            StoreError::OutcomeUnknown => Problem::new(
-                Code::Unknown,
-                "OUTCOME_UNKNOWN",
-                "whether the change was committed is not known: repeat it with the same request_id, or look",
-            ),
-            StoreError::Corrupt(what) => Problem::new(
-                Code::DataLoss,
-                "CORRUPT",
-                format!("the store is damaged: stop the coordinator and run `sagad check` ({what})"),
-            ),
-            StoreError::Compacted { oldest } => Problem::new(
-                Code::OutOfRange,
-                "REVISION_COMPACTED",
-                format!("the history below revision {oldest} is not kept any more: begin anew, or at {oldest}"),
-            )
-            .with("oldest_revision", oldest),
-            StoreError::UnknownRevision { head } => Problem::new(
-                Code::OutOfRange,
-                "REVISION_UNKNOWN",
-                format!("no event has this revision; the newest is {head}: begin anew without after_revision"),
-            )
-            .with("head_revision", head),
-        }
-    }
-}
-
-impl From<Violations> for Problem {
-    fn from(violations: Violations) -> Self {
-        let violations = violations.into_list();
-        let message = match violations.as_slice() {
-            [] => "the request is malformed".to_owned(),
-            [(field, wrong)] => format!("{field} {wrong}"),
-            [(field, wrong), more @ ..] => format!("{field} {wrong} (and {} more)", more.len()),
-        };
-        let mut problem = Problem::new(Code::InvalidArgument, "INVALID_ARGUMENT", message);
-        if let Some((field, _)) = violations.first() {
-            problem = problem.with("field", field);
-        }
-        problem.violations = violations;
-        problem
     }
 }
 
@@ -197,7 +133,7 @@ pub fn rfc3339(time: Timestamp) -> String {
 }
 
 /// `text` truncated to `max` bytes, with a mark.
-pub fn cut(mut text: String, max: usize) -> String {
+pub fn truncate(mut text: String, max: usize) -> String {
     const MARK: &str = "…";
     if text.len() > max {
         let mut end = max.saturating_sub(MARK.len());

@@ -9,29 +9,29 @@ use crate::proto::{CompensationSpec, CreateSagaRequest, Policy};
 /// Makes request fields out of random numbers: valid ones, absent ones, and each kind of invalid one.
 ///
 /// Half of the requests are valid except for a field here and there; otherwise hardly any would get past the parser.
-pub struct Dice {
-    rolls: std::vec::IntoIter<u64>,
-    sound: bool,
+pub struct ArbitraryFields {
+    numbers: std::vec::IntoIter<u64>,
+    valid: bool,
 }
 
-impl Dice {
-    pub fn new(rolls: Vec<u64>) -> Self {
-        let mut dice = Dice { rolls: rolls.into_iter(), sound: false };
-        dice.sound = dice.flag();
-        dice
+impl ArbitraryFields {
+    pub fn new(numbers: Vec<u64>) -> Self {
+        let mut arbitrary = ArbitraryFields { numbers: numbers.into_iter(), valid: false };
+        arbitrary.valid = arbitrary.flag();
+        arbitrary
     }
 
     /// Whether the next field gets an ordinary value.
-    fn plain(&mut self) -> bool {
-        self.sound && self.roll(8) != 7
+    fn ordinary(&mut self) -> bool {
+        self.valid && self.next_below(8) != 7
     }
 
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.rolls.next().unwrap_or(0) % sides
+    fn next_below(&mut self, bound: u64) -> u64 {
+        self.numbers.next().unwrap_or(0) % bound
     }
 
     pub fn text(&mut self) -> String {
-        if self.plain() {
+        if self.ordinary() {
             return "t".to_owned();
         }
         const TEXTS: [&str; 14] = [
@@ -50,16 +50,16 @@ impl Dice {
             "%",
             "a\nb",
         ];
-        match self.roll(16) {
-            14 => "x".repeat(201 + self.roll(5000) as usize),
-            15 => "💥".repeat(self.roll(20_000) as usize),
+        match self.next_below(16) {
+            14 => "x".repeat(201 + self.next_below(5000) as usize),
+            15 => "💥".repeat(self.next_below(20_000) as usize),
             i => TEXTS[i as usize].to_owned(),
         }
     }
 
     /// A field that is usually absent and needs a special form: a `request_id`, a page token.
     pub fn absent(&mut self) -> String {
-        if self.plain() { String::new() } else { self.text() }
+        if self.ordinary() { String::new() } else { self.text() }
     }
 
     pub fn texts(&mut self) -> Vec<String> {
@@ -67,24 +67,24 @@ impl Dice {
     }
 
     pub fn count(&mut self) -> u64 {
-        if self.plain() {
+        if self.ordinary() {
             return 1;
         }
-        [0, 1, 2, 5, 130][self.roll(5) as usize]
+        [0, 1, 2, 5, 130][self.next_below(5) as usize]
     }
 
     pub fn number(&mut self) -> i64 {
-        if self.plain() {
+        if self.ordinary() {
             return 1;
         }
-        [0, 1, -1, 2, 7, 100, 1001, i64::MIN, i64::MAX, 1 << 53, (1 << 53) - 1][self.roll(11) as usize]
+        [0, 1, -1, 2, 7, 100, 1001, i64::MIN, i64::MAX, 1 << 53, (1 << 53) - 1][self.next_below(11) as usize]
     }
 
     pub fn small(&mut self) -> i32 {
-        if self.plain() {
+        if self.ordinary() {
             return 1;
         }
-        [0, 1, -1, 2, 3, 5, 8, 9, 101, i32::MIN, i32::MAX][self.roll(11) as usize]
+        [0, 1, -1, 2, 3, 5, 8, 9, 101, i32::MIN, i32::MAX][self.next_below(11) as usize]
     }
 
     pub fn smalls(&mut self) -> Vec<i32> {
@@ -92,7 +92,7 @@ impl Dice {
     }
 
     pub fn length(&mut self) -> Option<Duration> {
-        match self.roll(6) {
+        match self.next_below(6) {
             0 => None,
             1 => Some(Duration { seconds: 30, nanos: 0 }),
             // A little too long for a lease, and for a delay.
@@ -103,7 +103,7 @@ impl Dice {
     }
 
     pub fn bytes(&mut self) -> bytes::Bytes {
-        vec![7; [0, 3, 65_536, 65_537][self.roll(4) as usize]].into()
+        vec![7; [0, 3, 65_536, 65_537][self.next_below(4) as usize]].into()
     }
 
     pub fn pairs(&mut self) -> BTreeMap<String, String> {
@@ -117,7 +117,7 @@ impl Dice {
     }
 
     pub fn flag(&mut self) -> bool {
-        self.roll(2) == 1
+        self.next_below(2) == 1
     }
 
     pub fn policy(&mut self) -> Option<Policy> {

@@ -10,32 +10,32 @@ use crate::{
 };
 
 tokio::task_local! {
-    static NOTES: Arc<Notes>;
+    static NOTES: Arc<CallNotes>;
 }
 
 /// The notes of one call.
 #[derive(Debug, Default)]
-pub struct Notes {
+pub struct CallNotes {
     subject: Mutex<Option<String>>,
     /// Span attributes: owner and queue.
-    more: Mutex<Vec<(&'static str, String)>>,
+    attributes: Mutex<Vec<(&'static str, String)>>,
     /// When its change reached which step, for traced calls.
     timing: Option<Arc<Timing>>,
 }
 
-impl Notes {
+impl CallNotes {
     /// `timed`: the steps of its change are noted, too.
-    pub fn new(timed: bool) -> Arc<Self> {
-        Arc::new(Notes { timing: timed.then(Arc::default), ..Notes::default() })
+    pub fn new(is_traced: bool) -> Arc<Self> {
+        Arc::new(CallNotes { timing: is_traced.then(Arc::default), ..CallNotes::default() })
     }
 
     /// Runs a call so that its handler finds these notes.
-    pub fn taken_in<F: Future>(notes: Arc<Notes>, call: F) -> impl Future<Output = F::Output> {
+    pub fn scope<F: Future>(notes: Arc<CallNotes>, call: F) -> impl Future<Output = F::Output> {
         NOTES.scope(notes, call)
     }
 
     /// The same for a synchronous call.
-    pub(super) fn noting<T>(notes: Arc<Notes>, call: impl FnOnce() -> T) -> T {
+    pub(super) fn sync_scope<T>(notes: Arc<CallNotes>, call: impl FnOnce() -> T) -> T {
         NOTES.sync_scope(notes, call)
     }
 
@@ -45,8 +45,8 @@ impl Notes {
     }
 
     /// Owner and queue, if the call names them, as span attributes.
-    pub fn more(&self) -> Vec<(&'static str, String)> {
-        self.more.lock().clone()
+    pub fn attributes(&self) -> Vec<(&'static str, String)> {
+        self.attributes.lock().clone()
     }
 
     /// When its change reached which step.
@@ -56,8 +56,8 @@ impl Notes {
 }
 
 /// Notes the subject of the current call. False: the call has no notes.
-pub(super) fn about(subject: &str) -> bool {
-    let note = |notes: &Arc<Notes>| {
+pub(super) fn note_subject(subject: &str) -> bool {
+    let note = |notes: &Arc<CallNotes>| {
         if !subject.is_empty() {
             *notes.subject.lock() = Some(subject.to_owned());
         }
@@ -66,23 +66,23 @@ pub(super) fn about(subject: &str) -> bool {
 }
 
 /// Notes what a traced call's command names. Returns where the writer notes its steps, if the call is traced.
-pub(super) fn traced(command: &Command) -> Option<Arc<Timing>> {
-    let note = |notes: &Arc<Notes>| {
+pub(super) fn note_command(command: &Command) -> Option<Arc<Timing>> {
+    let note = |notes: &Arc<CallNotes>| {
         let timing = notes.timing.clone()?;
-        let mut more = notes.more.lock();
+        let mut attributes = notes.attributes.lock();
         match command {
             Command::Create(creations) => {
-                more.extend(creations.first().map(|first| ("sagad.queue", first.queue.to_string())));
+                attributes.extend(creations.first().map(|first| ("sagad.queue", first.queue.to_string())));
             }
             Command::ClaimNext(claim) => {
-                more.extend(claim.queues.first().map(|first| ("sagad.queue", first.to_string())));
-                more.push(("sagad.owner_id", claim.owner.to_string()));
+                attributes.extend(claim.queues.first().map(|first| ("sagad.queue", first.to_string())));
+                attributes.push(("sagad.owner_id", claim.owner.to_string()));
             }
             Command::Change(change) => match &change.operation {
-                Operation::ByHolder(holder, _) => more.push(("sagad.owner_id", holder.owner.to_string())),
+                Operation::ByHolder(holder, _) => attributes.push(("sagad.owner_id", holder.owner.to_string())),
                 Operation::Unleased(_) => {}
             },
-            Command::SetPaused(pause) => more.push(("sagad.queue", pause.queue.to_string())),
+            Command::SetPaused(pause) => attributes.push(("sagad.queue", pause.queue.to_string())),
             Command::Purge(_) => {}
         }
         Some(timing)

@@ -14,10 +14,10 @@ use prost::{Message, Name};
 use tonic::{Code, Status, codegen::Service, metadata::MetadataMap};
 
 use super::{
-    GZIP, Sagas,
-    answer_body::AnswerBody,
-    frames::{PREFIX, put_frame},
-    services::{Answering, AnyService},
+    GZIP, SagaHandlers,
+    framed_stream::{PREFIX_BYTES, put_framed},
+    handler_body::HandlerBody,
+    services::{GrpcService, ResponseFuture},
 };
 use crate::proto::{
     codec::{self, MESSAGE_BUFFER},
@@ -29,50 +29,51 @@ const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
 /// A handler of the generated trait.
-type Handler<M, A> = for<'a> fn(&'a Sagas, tonic::Request<M>) -> BoxFuture<'a, Result<tonic::Response<A>, Status>>;
+type Handler<M, A> =
+    for<'a> fn(&'a SagaHandlers, tonic::Request<M>) -> BoxFuture<'a, Result<tonic::Response<A>, Status>>;
 
 /// The SagaService, with a fast path for frequent calls.
 #[derive(Clone)]
-pub(super) struct SagaCalls {
-    sagas: Arc<Sagas>,
+pub(super) struct UnaryFastPath {
+    sagas: Arc<SagaHandlers>,
     /// For all other calls.
-    generated: SagaServiceServer<Sagas>,
+    generated: SagaServiceServer<SagaHandlers>,
     max_message_bytes: usize,
 }
 
-impl SagaCalls {
+impl UnaryFastPath {
     /// Larger messages are refused.
-    pub(super) fn new(sagas: Sagas, max_message_bytes: usize) -> Self {
+    pub(super) fn new(sagas: SagaHandlers, max_message_bytes: usize) -> Self {
         let sagas = Arc::new(sagas);
         let generated = SagaServiceServer::from_arc(sagas.clone())
             .max_decoding_message_size(max_message_bytes)
             .accept_compressed(GZIP);
-        SagaCalls { sagas, generated, max_message_bytes }
+        UnaryFastPath { sagas, generated, max_message_bytes }
     }
 
-    fn answer<B, M, A>(&self, request: Request<B>, handler: Handler<M, A>) -> Answering
+    fn answer<B, M, A>(&self, request: Request<B>, handler: Handler<M, A>) -> ResponseFuture
     where
         B: HttpBody<Data = Bytes, Error = Status> + Send + 'static,
         M: Message + Name + Default + 'static,
         A: Message + 'static,
     {
         let (sagas, max) = (self.sagas.clone(), self.max_message_bytes);
-        Answering::of_unary(async move {
+        ResponseFuture::from_future(async move {
             match answer(&sagas, request, max, handler).await {
-                Ok(answer) => encoded(&answer),
+                Ok(answer) => encode_response(&answer),
                 Err(status) => status.into_http(),
             }
         })
     }
 }
 
-impl<B> AnyService<B> for SagaCalls
+impl<B> GrpcService<B> for UnaryFastPath
 where
     B: HttpBody<Data = Bytes, Error = Status> + Send + 'static,
 {
-    fn call(&self, request: Request<B>) -> Answering {
+    fn call(&self, request: Request<B>) -> ResponseFuture {
         if request.headers().contains_key(ENCODING) {
-            return Answering::of_library(self.generated.clone().call(request));
+            return ResponseFuture::from_generated(self.generated.clone().call(request));
         }
         match request.uri().path() {
             "/sagad.v1.SagaService/Claim" => self.answer(request, |sagas, request| sagas.claim(request)),
@@ -83,25 +84,30 @@ where
             "/sagad.v1.SagaService/Release" => self.answer(request, |sagas, request| sagas.release(request)),
             "/sagad.v1.SagaService/CreateSaga" => self.answer(request, |sagas, request| sagas.create_saga(request)),
             "/sagad.v1.SagaService/GetSaga" => self.answer(request, |sagas, request| sagas.get_saga(request)),
-            _ => Answering::of_library(self.generated.clone().call(request)),
+            _ => ResponseFuture::from_generated(self.generated.clone().call(request)),
         }
     }
 }
 
-async fn answer<B, M, A>(sagas: &Sagas, request: Request<B>, max: usize, handler: Handler<M, A>) -> Result<A, Status>
+async fn answer<B, M, A>(
+    sagas: &SagaHandlers,
+    request: Request<B>,
+    max: usize,
+    handler: Handler<M, A>,
+) -> Result<A, Status>
 where
     B: HttpBody<Data = Bytes, Error = Status> + Send + 'static,
     M: Message + Name + Default,
 {
     let (head, body) = request.into_parts();
-    let message = received(body, max).await?;
+    let message = read_message(body, max).await?;
     let request = tonic::Request::from_parts(MetadataMap::from_headers(head.headers), head.extensions, message);
     // Our handlers set no headers of their own.
     handler(sagas, request).await.map(tonic::Response::into_inner)
 }
 
 /// The one message of a body, read until the client has ended it.
-async fn received<B, M>(body: B, max: usize) -> Result<M, Status>
+async fn read_message<B, M>(body: B, max: usize) -> Result<M, Status>
 where
     B: HttpBody<Data = Bytes, Error = Status> + Send + 'static,
     M: Message + Name + Default,
@@ -128,7 +134,7 @@ where
         check_prefix(if more.is_empty() { &first } else { &more }, max)?;
     }
     let whole: &[u8] = if more.is_empty() { &first } else { &more };
-    match whole.split_first_chunk::<PREFIX>() {
+    match whole.split_first_chunk::<PREFIX_BYTES>() {
         None if whole.is_empty() => Err(Status::internal("Missing request message.")),
         Some((prefix, message)) if message.len() >= length(prefix) => codec::decode(&message[..length(prefix)]),
         Some(_) | None => Err(Status::internal("Unexpected EOF decoding stream.")),
@@ -137,7 +143,7 @@ where
 
 /// Refuses a message from its prefix on, with the same errors as `tonic`.
 fn check_prefix(begun: &[u8], max: usize) -> Result<(), Status> {
-    let Some(prefix) = begun.first_chunk::<PREFIX>() else { return Ok(()) };
+    let Some(prefix) = begun.first_chunk::<PREFIX_BYTES>() else { return Ok(()) };
     let length = length(prefix);
     match prefix[0] {
         0 if length > max => Err(Status::out_of_range(format!(
@@ -154,16 +160,16 @@ fn check_prefix(begun: &[u8], max: usize) -> Result<(), Status> {
     }
 }
 
-fn length(&[_, a, b, c, d]: &[u8; PREFIX]) -> usize {
+fn length(&[_, a, b, c, d]: &[u8; PREFIX_BYTES]) -> usize {
     u32::from_be_bytes([a, b, c, d]) as usize
 }
 
-fn encoded(answer: &impl Message) -> Response<AnswerBody> {
+fn encode_response(answer: &impl Message) -> Response<HandlerBody> {
     let mut message = BytesMut::with_capacity(MESSAGE_BUFFER);
-    put_frame(&mut message, answer);
+    put_framed(&mut message, answer);
     let mut headers = HeaderMap::with_capacity(1);
     headers.insert(CONTENT_TYPE, GRPC);
-    let mut response = Response::new(AnswerBody::Message(message.freeze()));
+    let mut response = Response::new(HandlerBody::Message(message.freeze()));
     *response.headers_mut() = headers;
     response
 }
@@ -181,17 +187,17 @@ mod tests {
     use crate::{
         clock::ManualClock,
         domain::time::Span,
-        grpc::{GrpcLimits, ServerFacts, StoreSlot, services},
+        grpc::{GrpcLimits, ServerSettings, StoreSlot, services},
         proto::{CreateSagaRequest, HeartbeatRequest},
     };
 
     const MAX: usize = 4096;
 
     /// What a caller gets: `grpc-status` and `grpc-message` from headers or trailers, and the body.
-    type Told = (Option<String>, Option<String>, Vec<u8>);
+    type Received = (Option<String>, Option<String>, Vec<u8>);
 
     /// Sends heartbeats with this body in chunks of `size`: to the fast path, and to the generated code.
-    fn both(body: &[u8], size: usize) -> [Told; 2] {
+    fn both(body: &[u8], size: usize) -> [Received; 2] {
         let limits = GrpcLimits {
             max_watches: 1,
             max_worker_streams: 1,
@@ -199,7 +205,7 @@ mod tests {
             max_message_bytes: MAX,
             callers_known: false,
         };
-        let facts = ServerFacts { restart_grace: Span::ZERO, backup_dir: "/none".into(), bounds: Vec::new() };
+        let facts = ServerSettings { restart_grace: Span::ZERO, backup_dir: "/none".into(), bounds: Vec::new() };
         let (clock, stop) = (Arc::new(ManualClock::default()), CancellationToken::new());
         let services = services(StoreSlot::new(), facts, limits, None, clock, stop);
         [None, Some("identity")].map(|encoding| {
@@ -220,7 +226,7 @@ mod tests {
 
     fn framed(message: &impl Message) -> Vec<u8> {
         let mut frame = BytesMut::new();
-        put_frame(&mut frame, message);
+        put_framed(&mut frame, message);
         frame.to_vec()
     }
 
@@ -259,11 +265,11 @@ mod tests {
     #[test]
     fn an_answer_is_one_frame_and_its_status() {
         let answer = HeartbeatRequest { task_id: "t".repeat(1000), ..HeartbeatRequest::default() };
-        let body = block_on(encoded(&answer).into_body().collect()).unwrap();
+        let body = block_on(encode_response(&answer).into_body().collect()).unwrap();
         assert_eq!(body.trailers().unwrap().get("grpc-status").unwrap(), "0");
         let bytes = body.to_bytes();
         let read: Result<HeartbeatRequest, Status> =
-            block_on(received(http_body_util::Full::new(bytes).map_err(|never: Infallible| match never {}), MAX));
+            block_on(read_message(http_body_util::Full::new(bytes).map_err(|never: Infallible| match never {}), MAX));
         assert_eq!(read.unwrap(), answer);
     }
 }

@@ -5,7 +5,7 @@
 
 use tonic::{Code, Status};
 
-use super::status::Problem;
+use super::problem::Problem;
 
 /// Completes the status in a response's headers. Only responses without a body have it there: refusals and `tonic`'s
 /// errors.
@@ -15,13 +15,13 @@ pub(super) fn complete_response<Body>(mut response: http::Response<Body>) -> htt
         && status.details().is_empty()
     {
         // A status that can't be written as headers stays as it was.
-        let _ = complete(&status).add_header(response.headers_mut());
+        let _ = complete_status(&status).add_header(response.headers_mut());
     }
     response
 }
 
 /// Adds an `ErrorInfo` and the contract's code, unless the status has details.
-pub fn complete(status: &Status) -> Status {
+pub fn complete_status(status: &Status) -> Status {
     if !status.details().is_empty() {
         return status.clone();
     }
@@ -40,7 +40,7 @@ fn malformed(message: &str) -> Problem {
     if !field.is_empty() {
         problem = problem.with("field", &field);
     }
-    problem.violations.push((field, super::status::cut(message.to_owned(), 400)));
+    problem.violations.push((field, super::problem::truncate(message.to_owned(), 400)));
     problem
 }
 
@@ -105,7 +105,7 @@ mod tests {
     use crate::proto::CreateSagaRequest;
 
     fn completed(status: Status) -> (Code, String, Vec<String>) {
-        let status = complete(&status);
+        let status = complete_status(&status);
         let details = status.get_error_details();
         let fields = details.bad_request().map(|bad| bad.field_violations.iter().map(|v| v.field.clone()).collect());
         (status.code(), details.error_info().unwrap().reason.clone(), fields.unwrap_or_default())
@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn what_is_too_large_is_invalid_and_names_the_limit() {
         let text = "Error, decoded message length too large: found 9 bytes, the limit is: 4 bytes";
-        let status = complete(&Status::out_of_range(text));
+        let status = complete_status(&Status::out_of_range(text));
         assert_eq!(status.code(), Code::InvalidArgument);
         assert!(status.message().contains("limit is: 4 bytes"));
     }
@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn our_own_errors_are_left_alone() {
         let own: Status = Problem::overloaded("x", crate::domain::time::Span::ZERO).into();
-        assert_eq!(complete(&own).code(), Code::ResourceExhausted);
+        assert_eq!(complete_status(&own).code(), Code::ResourceExhausted);
         let mut response = http::Response::new(());
         Status::unimplemented("").add_header(response.headers_mut()).unwrap();
         let status = Status::from_header_map(complete_response(response).headers()).unwrap();
