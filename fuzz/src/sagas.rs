@@ -12,7 +12,7 @@ use sagad::{
         compensation::{Compensation, CompensationSpec, CompensationState},
         event::{Event, EventType, Resolution, StaleMark},
         ids::{FencingToken, Malformed, OwnerId, QueueName, Revision, SagaId, TaskId},
-        lease::{ReturnGrace, HolderEnd, Lease, LeasePurpose, StaleCause, Standing},
+        lease::{HolderEnd, Lease, LeasePurpose, ReturnGrace, StaleCause, Standing},
         policy::{FailureAction, Policy, StaleAction},
         saga::{CancelRequest, Reservation, Saga, State},
         text::{Actor, Blob, Kind, Labels, Text},
