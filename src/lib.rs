@@ -9,6 +9,7 @@ pub mod domain;
 pub mod grpc;
 pub mod listen;
 pub mod logs;
+pub mod metrics;
 pub mod mutants;
 pub mod private_files;
 pub mod proto;

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use crate::{
     domain::command::{Command, Operation},
-    store::vitals::Timing,
+    metrics::Timing,
 };
 
 tokio::task_local! {

@@ -9,14 +9,11 @@ use rustix::{
 
 use crate::{
     domain::time::{Span, Timestamp},
-    proto,
-    store::{
-        HeldClaimSummary, ReadTime, Store,
-        vitals::{
-            CheckpointKind, CheckpointOutcome, ClockVitals, LastMinute, LogVitals, Refusals, Vitals, WatchKind,
-            WatchVitals,
-        },
+    metrics::{
+        CheckpointKind, CheckpointOutcome, ClockVitals, LastMinute, LogVitals, Refusals, Vitals, WatchKind, WatchVitals,
     },
+    proto,
+    store::{HeldClaimSummary, ReadTime, Store},
 };
 
 use super::{

@@ -19,7 +19,6 @@ pub mod sqlite;
 #[allow(clippy::module_inception, reason = "it is named after `Store`, as the other files are after their types")]
 pub mod store;
 mod submission;
-pub mod vitals;
 pub mod writer;
 mod writer_message;
 

@@ -7,13 +7,13 @@ use std::sync::{
 
 use parking_lot::RwLock;
 
-use crate::{clock::Clock, domain::lease::ReturnGrace};
-
-use super::{
-    RecentEvents,
-    memory_budget::MemoryBudget,
-    vitals::{LogMetrics, StoreMetrics},
+use crate::{
+    clock::Clock,
+    domain::lease::ReturnGrace,
+    metrics::{LogMetrics, StoreMetrics},
 };
+
+use super::{RecentEvents, memory_budget::MemoryBudget};
 
 /// State shared by the writer and the handles.
 pub(super) struct SharedState {

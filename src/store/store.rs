@@ -24,6 +24,7 @@ use crate::{
         saga::{Saga, State},
         time::{Span, Timestamp},
     },
+    metrics::{OpenWatch, Timing, Vitals, WatchKind, WriteStage},
 };
 
 use super::{
@@ -34,7 +35,6 @@ use super::{
     reply::Reply,
     shared_state::SharedState,
     submission::{Submission, WaitingCaller},
-    vitals::{OpenWatch, Timing, Vitals, WatchKind, WriteStage},
     writer_message::WriterMessage,
 };
 

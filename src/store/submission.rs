@@ -5,14 +5,10 @@ use std::sync::{Arc, atomic::Ordering};
 use crate::{
     coordinator::{Call, CallOutcome, Caller, CallerKey},
     domain::{principal::Requester, time::Timestamp},
+    metrics::{Timing, WriteStage},
 };
 
-use super::{
-    CallOrigin, Credentials,
-    reply::Reply,
-    shared_state::SharedState,
-    vitals::{Timing, WriteStage},
-};
+use super::{CallOrigin, Credentials, reply::Reply, shared_state::SharedState};
 
 /// A queued change.
 pub(super) type Submission = Call<WaitingCaller>;

@@ -27,6 +27,7 @@ use crate::{
         lease::ReturnGrace,
         time::{Span, Timestamp},
     },
+    metrics::{BatchEvents, BatchTimes, LogMetrics, WriteStage},
     mutants::{self, Mutant},
 };
 
@@ -36,7 +37,6 @@ use super::{
     reply::send_all,
     shared_state::SharedState,
     submission::{Submission, WaitingCaller},
-    vitals::{BatchEvents, BatchTimes, LogMetrics, WriteStage},
     writer_message::WriterMessage,
 };
 

@@ -4,10 +4,8 @@ use futures::{Stream, stream};
 
 use crate::{
     domain::ids::{QueueName, Revision, TaskId},
-    store::{
-        EventFeed, EventQuery, Store, StoreError,
-        vitals::{OpenWatch, WatchKind},
-    },
+    metrics::{OpenWatch, WatchKind},
+    store::{EventFeed, EventQuery, Store, StoreError},
 };
 
 use super::{

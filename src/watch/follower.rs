@@ -8,8 +8,9 @@ use tokio::{sync::watch, time::Sleep};
 use super::event_selection::EventSelection;
 use crate::{
     domain::{event::Event, ids::Revision},
+    metrics::OpenWatch,
     mutants::{self, Mutant},
-    store::{EventFeed, EventQuery, NextEvents, StoreError, recent_events::EventRun, vitals::OpenWatch},
+    store::{EventFeed, EventQuery, NextEvents, StoreError, recent_events::EventRun},
 };
 
 /// The longest time between two items: a little below the promised 10 s, to allow for the way to the client.

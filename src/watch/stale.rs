@@ -12,11 +12,9 @@ use crate::{
         saga::Saga,
         time::Timestamp,
     },
+    metrics::{OpenWatch, WatchKind},
     mutants::{self, Mutant},
-    store::{
-        EventQuery, PageBounds, SagaKey, ScanPage, Store, StoreError,
-        vitals::{OpenWatch, WatchKind},
-    },
+    store::{EventQuery, PageBounds, SagaKey, ScanPage, Store, StoreError},
 };
 
 use super::{

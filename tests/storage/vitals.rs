@@ -3,7 +3,7 @@
 use futures::StreamExt;
 use sagad::{
     domain::{event::EventType, time::Span},
-    store::vitals::{CheckpointKind, CheckpointOutcome, QueueVitals, Vitals, WatchKind},
+    metrics::{CheckpointKind, CheckpointOutcome, QueueVitals, Vitals, WatchKind},
     watch,
 };
 

@@ -10,7 +10,7 @@ use super::trace::Tracer;
 use crate::clock::Clock;
 
 pub(super) use observed_call::ObservedCall;
-pub(super) use rpc_metrics::RpcMetrics;
+pub(super) use rpc_metrics::{MethodMetrics, RpcMetrics};
 
 /// What observes all calls of a server; cheap to clone.
 #[derive(Clone)]

@@ -15,7 +15,7 @@ use crate::{
     domain::time::{Span, Timestamp},
     grpc::CallNotes,
     listen::Peer,
-    serve::trace::{CallSpan, TraceContext, Tracer, sample},
+    serve::trace::{CallSpan, TraceContext, TraceParent, Tracer, sample},
 };
 
 /// The header or trailer with the status code of a call.
@@ -52,12 +52,14 @@ impl ObservedCall {
     ) -> Option<Self> {
         let metrics = observer.metrics.as_ref().map(|metrics| (metrics.clone(), metrics.index(path)));
         let logged = tracing::enabled!(target: TARGET, Level::DEBUG);
-        let traced = observer.tracer.as_ref().and_then(|tracer| Some((tracer.clone(), sample(headers, tracer.share)?)));
+        let parent = (logged || observer.tracer.is_some()).then(|| TraceParent::of(headers)).flatten();
+        let sampled = |tracer: &Tracer| Some((tracer.clone(), sample(parent, headers, tracer.share)?));
+        let traced = observer.tracer.as_ref().and_then(sampled);
         let record = (logged || traced.is_some()).then(|| {
             Box::new(CallRecord {
                 rpc: path.trim_start_matches('/').to_owned(),
                 peer,
-                trace_id: trace_id(headers).map(str::to_owned),
+                trace_id: parent.map(|parent| parent.trace_id()),
                 notes: CallNotes::new(traced.is_some()),
                 logged,
                 traced,
@@ -121,32 +123,5 @@ impl CallRecord {
 impl Drop for ObservedCall {
     fn drop(&mut self) {
         self.end(Code::Cancelled);
-    }
-}
-
-/// The id of the call's trace, as its client sends it. (W3C Trace Context: version, trace id, parent id, flags)
-fn trace_id(headers: &HeaderMap) -> Option<&str> {
-    let id = headers.get("traceparent")?.to_str().ok()?.split('-').nth(1)?;
-    (id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(id)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn p12_a_trace_id_is_taken_only_if_it_is_one() {
-        let told = |value: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert("traceparent", value.parse().unwrap());
-            trace_id(&headers).map(str::to_owned)
-        };
-        let id = "0af7651916cd43dd8448eb211c80319c";
-        assert_eq!(told(&format!("00-{id}-b7ad6b7169203331-01")), Some(id.to_owned()));
-        for other in ["", "00", "00-", "00-xyz-b7ad6b7169203331-01", &format!("00-{id}0-b7ad6b7169203331-01"), "-\"}{-"]
-        {
-            assert_eq!(told(other), None, "{other}");
-        }
-        assert_eq!(trace_id(&HeaderMap::new()), None);
     }
 }

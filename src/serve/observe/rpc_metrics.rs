@@ -2,12 +2,12 @@
 
 use std::sync::{
     OnceLock,
-    atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+    atomic::{AtomicI64, Ordering::Relaxed},
 };
 
 use tonic::Code;
 
-use crate::{domain::time::Span, serve::path_map::PathMap};
+use crate::{domain::time::Span, metrics::Histogram, serve::path_map::PathMap};
 
 /// The names of gRPC's status codes, by number. (Values of `rpc.response.status_code` in OpenTelemetry's semantic
 /// conventions)
@@ -55,27 +55,7 @@ pub(in crate::serve) struct MethodMetrics {
     /// Its calls last as long as their clients like.
     pub(in crate::serve) streams: bool,
     pub(in crate::serve) open: AtomicI64,
-    ends: [OnceLock<DurationHistogram>; CODES.len()],
-}
-
-/// A histogram of the durations of calls with one status code.
-#[derive(Debug)]
-pub(in crate::serve) struct DurationHistogram {
-    bounds: &'static [u64],
-    counts: Box<[AtomicU64]>,
-    micros: AtomicU64,
-}
-
-impl DurationHistogram {
-    fn new(bounds: &'static [u64]) -> Self {
-        let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
-        DurationHistogram { bounds, counts, micros: AtomicU64::new(0) }
-    }
-
-    /// The bounds in microseconds, the count of each bucket (one more than there are bounds), and the sum in microseconds.
-    pub(in crate::serve) fn read(&self) -> (&'static [u64], Vec<u64>, u64) {
-        (self.bounds, self.counts.iter().map(|count| count.load(Relaxed)).collect(), self.micros.load(Relaxed))
-    }
+    ends: [OnceLock<Histogram>; CODES.len()],
 }
 
 impl RpcMetrics {
@@ -105,10 +85,8 @@ impl RpcMetrics {
         let method = &self.methods[index];
         method.open.fetch_sub(1, Relaxed);
         let bounds = if method.streams { STREAM_MICROS } else { CALL_MICROS };
-        let times = method.ends[code as usize].get_or_init(|| DurationHistogram::new(bounds));
-        let micros = u64::try_from(took.micros()).unwrap_or(0);
-        times.counts[bounds.partition_point(|bound| *bound < micros)].fetch_add(1, Relaxed);
-        times.micros.fetch_add(micros, Relaxed);
+        let times = method.ends[code as usize].get_or_init(|| Histogram::new(bounds));
+        times.record(u64::try_from(took.micros()).unwrap_or(0));
     }
 
     /// All rpcs, in order of name.
@@ -119,7 +97,7 @@ impl RpcMetrics {
 
 impl MethodMetrics {
     /// The status codes that its calls ended with, each with the durations.
-    pub(in crate::serve) fn ends(&self) -> impl Iterator<Item = (&'static str, &DurationHistogram)> {
+    pub(in crate::serve) fn ends(&self) -> impl Iterator<Item = (&'static str, &Histogram)> {
         CODES.into_iter().zip(&self.ends).filter_map(|(code, times)| Some((code, times.get()?)))
     }
 }
@@ -153,8 +131,8 @@ mod tests {
         assert_eq!(metrics.methods()[1].open.load(Relaxed), 1);
         let other = &metrics.methods()[2];
         let ends: Vec<_> = other.ends().map(|(code, times)| (code, times.read())).collect();
-        let (code, (_, counts, micros)) = &ends[0];
-        assert_eq!((ends.len(), *code, counts[2], *micros), (1, "UNIMPLEMENTED", 1000, 1_000_000));
+        let (code, times) = &ends[0];
+        assert_eq!((ends.len(), *code, times.counts[2], times.sum), (1, "UNIMPLEMENTED", 1000, 1_000_000));
         assert_eq!(other.open.load(Relaxed), 0);
     }
 }

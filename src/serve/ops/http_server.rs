@@ -17,8 +17,8 @@ use std::{
     time::Duration,
 };
 
+use axum::{Router, body::Body};
 use bytes::Bytes;
-
 use futures::future::{Either, select};
 use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -34,11 +34,11 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
-use tonic::{Status, body::Body, server::NamedService};
+use tonic::server::NamedService;
 use tower::{Service, ServiceExt, service_fn};
 use tracing::{debug, warn};
 
-use super::{Ops, routes};
+use super::{Ops, routes::routes};
 use crate::{
     config::OPS_CONNECTIONS,
     domain::time::{Span, Timestamp},
@@ -61,7 +61,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// The health service as `tonic-health` makes it; its type can't be named.
 pub(in crate::serve) trait HealthService:
-    Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
+    Service<Request<Body>, Response = Response<tonic::body::Body>, Error = Infallible, Future: Send>
     + NamedService
     + Clone
     + Send
@@ -71,7 +71,7 @@ pub(in crate::serve) trait HealthService:
 }
 
 impl<S> HealthService for S where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
+    S: Service<Request<Body>, Response = Response<tonic::body::Body>, Error = Infallible, Future: Send>
         + NamedService
         + Clone
         + Send
@@ -90,6 +90,7 @@ struct OpenConnection {
 
 /// Accepts and serves connections. Never returns.
 pub(super) async fn accept_loop<H: HealthService>(socket: TcpListener, ops: Arc<Ops>, health: H) {
+    let router = routes(ops.clone(), health);
     let mut open: VecDeque<OpenConnection> = VecDeque::with_capacity(OPS_CONNECTIONS);
     loop {
         match socket.accept().await {
@@ -106,7 +107,7 @@ pub(super) async fn accept_loop<H: HealthService>(socket: TcpListener, ops: Arc<
                     }
                 }
                 let answering = Arc::new(AtomicUsize::new(0));
-                let served = serve(stream, ops.clone(), health.clone(), answering.clone());
+                let served = serve(stream, router.clone(), answering.clone());
                 let task = AbortOnDropHandle::new(tokio::spawn(served));
                 let address = peer.ip().to_canonical();
                 open.push_back(OpenConnection { address, since: ops.clock.now(), answering, task });
@@ -159,9 +160,9 @@ struct CountedBody {
 
 impl HttpBody for CountedBody {
     type Data = Bytes;
-    type Error = Status;
+    type Error = axum::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         Pin::new(&mut self.get_mut().inner).poll_frame(cx)
     }
 
@@ -174,21 +175,15 @@ impl HttpBody for CountedBody {
     }
 }
 
-async fn serve<H: HealthService>(stream: TcpStream, ops: Arc<Ops>, health: H, answering: Arc<AtomicUsize>) {
+async fn serve(stream: TcpStream, router: Router, answering: Arc<AtomicUsize>) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEADER_BYTES);
     builder.http2().timer(TokioTimer::new()).max_header_list_size(HEADER_BYTES as u32).max_concurrent_streams(STREAMS);
     let answer = service_fn(move |request: Request<Incoming>| {
-        let (ops, health, guard) = (ops.clone(), health.clone(), RequestGuard::begin(&answering));
+        let (router, guard) = (router.clone(), RequestGuard::begin(&answering));
         async move {
-            let request = request.map(Body::new);
-            let answer = if request.uri().path().strip_prefix('/').is_some_and(|path| path.starts_with(H::NAME)) {
-                health.oneshot(request).await?
-            } else {
-                let (head, _) = request.into_parts();
-                routes::answer(&ops, &head).await
-            };
-            Ok::<_, Infallible>(answer.map(|inner| Body::new(CountedBody { inner, _guard: guard })))
+            let answer = router.oneshot(request).await?;
+            Ok::<_, Infallible>(answer.map(|inner| CountedBody { inner, _guard: guard }))
         }
     });
     let service = TowerToHyperService::new(answer);

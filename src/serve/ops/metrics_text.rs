@@ -1,6 +1,6 @@
-//! [`MetricsText`]: all metrics at one moment, and their text in two formats.
+//! [`MetricsText`]: all metrics at one moment, as OpenMetrics text.
 
-use std::{collections::HashSet, fmt};
+use std::fmt;
 
 use prometheus_client::{
     collector::Collector,
@@ -9,112 +9,69 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-/// The formats of `/metrics`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum MetricsFormat {
-    /// OpenMetrics 1.0.
-    OpenMetrics,
-    /// Prometheus text format 0.0.4, unless the client asks for OpenMetrics.
-    Prometheus,
-}
+use super::{
+    metrics::{Kind, METRICS, Metric, Samples, Value},
+    readings::Readings,
+};
 
-impl MetricsFormat {
-    pub(super) fn content_type(self) -> &'static str {
-        match self {
-            MetricsFormat::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            MetricsFormat::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
-        }
-    }
-}
+/// What the text is. (OpenMetrics 1.0, which Prometheus and its relatives read)
+pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-pub(super) type Labels = Vec<(&'static str, String)>;
-
-/// The value of a metric with one set of labels.
-#[derive(Clone, Debug)]
-pub(super) enum Value {
-    Counter(f64),
-    Gauge(f64),
-    /// The buckets, each with its upper bound and its own count (the last bound is infinite), and the sum.
-    Histogram(Vec<(f64, u64)>, f64),
-}
-
-impl Value {
-    fn write(&self, to: &mut MetricEncoder<'_>) -> Result<(), fmt::Error> {
-        match self {
-            Value::Counter(value) => to.encode_counter::<NoLabelSet, _, f64>(value, None),
-            Value::Gauge(value) => to.encode_gauge(value),
-            Value::Histogram(buckets, sum) => {
-                let count = buckets.iter().map(|(_, count)| count).sum();
-                to.encode_histogram::<NoLabelSet>(*sum, count, buckets, None)
-            }
-        }
-    }
-}
-
-/// A metric with its values.
+/// The metrics with their values.
 #[derive(Debug)]
-pub(super) struct Family {
-    /// Without its unit, and without the `_total` of counters.
-    pub(super) name: &'static str,
-    pub(super) help: &'static str,
-    pub(super) unit: Option<Unit>,
-    pub(super) kind: MetricType,
-    pub(super) values: Vec<(Labels, Value)>,
-}
-
-/// All metrics.
-#[derive(Debug, Default)]
-pub(super) struct MetricsText(Vec<Family>);
+pub(super) struct MetricsText(Vec<(&'static Metric, Samples)>);
 
 impl MetricsText {
-    pub(super) fn counter(
-        &mut self,
-        name: &'static str,
-        help: &'static str,
-        values: impl IntoIterator<Item = (Labels, f64)>,
-    ) {
-        let values = values.into_iter().map(|(labels, value)| (labels, Value::Counter(value))).collect();
-        let (name, unit) = split(name);
-        self.0.push(Family { name, help, unit, kind: MetricType::Counter, values });
+    /// Reads every metric.
+    pub(super) fn read(now: &Readings) -> Self {
+        let all = METRICS.iter().flat_map(|(_, metrics)| *metrics);
+        MetricsText(all.map(|metric| (metric, (metric.read)(now))).filter(|(_, samples)| !samples.is_empty()).collect())
     }
 
-    pub(super) fn gauge(
-        &mut self,
-        name: &'static str,
-        help: &'static str,
-        values: impl IntoIterator<Item = (Labels, f64)>,
-    ) {
-        let values = values.into_iter().map(|(labels, value)| (labels, Value::Gauge(value))).collect();
-        let (name, unit) = split(name);
-        self.0.push(Family { name, help, unit, kind: MetricType::Gauge, values });
-    }
-
-    /// Bounds and sums are divided by `scale`: 1e6 for seconds from microseconds.
-    pub(super) fn histogram<'a>(
-        &mut self,
-        name: &'static str,
-        help: &'static str,
-        scale: f64,
-        values: impl IntoIterator<Item = (Labels, &'a [u64], Vec<u64>, u64)>,
-    ) {
-        let values = values.into_iter().map(|(labels, bounds, counts, sum)| {
-            let bounds = bounds.iter().map(|bound| *bound as f64 / scale).chain([f64::INFINITY]);
-            (labels, Value::Histogram(bounds.zip(counts).collect(), sum as f64 / scale))
-        });
-        let (name, unit) = split(name);
-        self.0.push(Family { name, help, unit, kind: MetricType::Histogram, values: values.collect() });
-    }
-
-    /// Renders all metrics.
-    pub(super) fn render(self, format: MetricsFormat) -> Result<String, fmt::Error> {
+    /// Renders all of them.
+    pub(super) fn render(self) -> Result<String, fmt::Error> {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(self));
         let mut text = String::with_capacity(64 << 10);
         encode(&mut text, &registry)?;
-        Ok(match format {
-            MetricsFormat::OpenMetrics => text,
-            MetricsFormat::Prometheus => to_prometheus(&text),
-        })
+        Ok(text)
+    }
+}
+
+impl Collector for MetricsText {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        for (metric, samples) in &self.0 {
+            let (name, unit) = split(metric.name);
+            let kind = match metric.kind {
+                Kind::Counter => MetricType::Counter,
+                Kind::Gauge => MetricType::Gauge,
+                Kind::Histogram => MetricType::Histogram,
+            };
+            let mut to = encoder.encode_descriptor(name, metric.help, unit.as_ref(), kind)?;
+            // Microseconds where the name says seconds.
+            let scale = if matches!(unit, Some(Unit::Seconds)) { 1e6 } else { 1.0 };
+            for (labels, value) in samples {
+                let labels: Vec<_> = metric.labels.iter().copied().zip(labels.iter().map(String::as_str)).collect();
+                if labels.is_empty() {
+                    write(metric.kind, value, scale, &mut to)?;
+                } else {
+                    write(metric.kind, value, scale, &mut to.encode_family(&labels)?)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn write(kind: Kind, value: &Value, scale: f64, to: &mut MetricEncoder<'_>) -> Result<(), fmt::Error> {
+    match value {
+        Value::Number(number) if kind == Kind::Counter => to.encode_counter::<NoLabelSet, _, f64>(number, None),
+        Value::Number(number) => to.encode_gauge(number),
+        Value::Histogram(values) => {
+            let bounds = values.bounds.iter().map(|bound| *bound as f64 / scale).chain([f64::INFINITY]);
+            let buckets: Vec<_> = bounds.zip(values.counts.iter().copied()).collect();
+            to.encode_histogram::<NoLabelSet>(values.sum as f64 / scale, values.count(), &buckets, None)
+        }
     }
 }
 
@@ -129,66 +86,71 @@ fn split(name: &'static str) -> (&'static str, Option<Unit>) {
     }
 }
 
-impl Collector for MetricsText {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        for family in self.0.iter().filter(|family| !family.values.is_empty()) {
-            let mut metric = encoder.encode_descriptor(family.name, family.help, family.unit.as_ref(), family.kind)?;
-            for (labels, value) in &family.values {
-                if labels.is_empty() {
-                    value.write(&mut metric)?;
-                } else {
-                    value.write(&mut metric.encode_family(labels)?)?;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Turns OpenMetrics into Prometheus text: without units and `# EOF`, and with `_total` in the header lines of counters.
-fn to_prometheus(text: &str) -> String {
-    let kinds = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"));
-    let counters: HashSet<&str> = kinds.collect();
-    let mut written = String::with_capacity(text.len());
-    for line in text.lines() {
-        let mut words = line.splitn(4, ' ');
-        match (words.next(), words.next(), words.next(), words.next()) {
-            (Some("#"), Some("EOF" | "UNIT"), _, _) => continue,
-            (Some("#"), Some(what), Some(name), Some(rest)) if counters.contains(name) => {
-                written.push_str(&format!("# {what} {name}_total {rest}"));
-            }
-            _ => written.push_str(line),
-        }
-        written.push('\n');
-    }
-    written
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::{collections::BTreeSet, env, fs, path::Path};
 
-    fn metrics() -> MetricsText {
-        let mut metrics = MetricsText::default();
-        let label = |queue: &str| vec![("queue", queue.to_owned())];
-        metrics.counter("a_things", "Things", [(label("q\"\\\n1"), 2.0), (label("q2"), 3.0)]);
-        metrics.gauge("a_room_bytes", "Room", [(Vec::new(), 1.5)]);
-        metrics.gauge("nothing", "Nothing", []);
-        metrics.histogram("a_time_seconds", "Time", 1e6, [(Vec::new(), &[1_000_000_u64][..], vec![2, 1], 5_000_000)]);
-        metrics
+    use super::*;
+    use crate::metrics::HistogramSnapshot;
+
+    const PAGE: &str = "docs/metrics.md";
+    const BEGIN: &str =
+        "<!-- Made from src/serve/ops/metrics.rs: SAGAD_WRITE_DOCS=1 cargo test --lib metrics_text -->\n";
+
+    #[test]
+    fn it_is_written_as_openmetrics() {
+        fn nothing(_: &Readings) -> Samples {
+            Vec::new()
+        }
+        const fn metric(name: &'static str, kind: Kind, labels: &'static [&'static str]) -> Metric {
+            Metric { name, kind, labels, help: "Help", read: nothing }
+        }
+        static THINGS: Metric = metric("a_things", Kind::Counter, &["queue"]);
+        static ROOM: Metric = metric("a_room_bytes", Kind::Gauge, &[]);
+        static TIME: Metric = metric("a_time_seconds", Kind::Histogram, &[]);
+        let times = HistogramSnapshot { bounds: &[1_000_000], counts: vec![2, 1], sum: 5_000_000 };
+        let label = |queue: &str| vec![queue.to_owned()];
+        let metrics = MetricsText(vec![
+            (&THINGS, vec![(label("q\"\\\n1"), Value::Number(2.0)), (label("q2"), Value::Number(3.0))]),
+            (&ROOM, vec![(Vec::new(), Value::Number(1.5))]),
+            (&TIME, vec![(Vec::new(), Value::Histogram(times))]),
+        ]);
+        let text = "# HELP a_things Help\n# TYPE a_things counter\na_things_total{queue=\"q\\\"\\\\\\n1\"} 2.0\n\
+             a_things_total{queue=\"q2\"} 3.0\n\
+             # HELP a_room_bytes Help\n# TYPE a_room_bytes gauge\n# UNIT a_room_bytes bytes\na_room_bytes 1.5\n\
+             # HELP a_time_seconds Help\n# TYPE a_time_seconds histogram\n# UNIT a_time_seconds seconds\n\
+             a_time_seconds_sum 5.0\na_time_seconds_count 3\n\
+             a_time_seconds_bucket{le=\"1.0\"} 2\na_time_seconds_bucket{le=\"+Inf\"} 3\n# EOF\n";
+        assert_eq!(metrics.render().unwrap(), text);
     }
 
     #[test]
-    fn it_is_written_in_both_forms() {
-        let open = "# HELP a_things Things\n# TYPE a_things counter\na_things_total{queue=\"q\\\"\\\\\\n1\"} 2.0\n\
-             a_things_total{queue=\"q2\"} 3.0\n\
-             # HELP a_room_bytes Room\n# TYPE a_room_bytes gauge\n# UNIT a_room_bytes bytes\na_room_bytes 1.5\n\
-             # HELP a_time_seconds Time\n# TYPE a_time_seconds histogram\n# UNIT a_time_seconds seconds\n\
-             a_time_seconds_sum 5.0\na_time_seconds_count 3\n\
-             a_time_seconds_bucket{le=\"1.0\"} 2\na_time_seconds_bucket{le=\"+Inf\"} 3\n# EOF\n";
-        assert_eq!(metrics().render(MetricsFormat::OpenMetrics).unwrap(), open);
-        let text = metrics().render(MetricsFormat::Prometheus).unwrap();
-        assert!(text.contains("# HELP a_things_total Things\n# TYPE a_things_total counter\n"), "{text}");
-        assert!(!text.contains("UNIT") && !text.contains("EOF") && text.contains("\na_room_bytes 1.5\n"), "{text}");
+    fn the_documentation_is_made_of_the_declarations() {
+        let mut made = BEGIN.to_owned();
+        let mut names = BTreeSet::new();
+        for (section, metrics) in METRICS {
+            made.push_str(&format!("\n## {section}\n\n| metric | type | labels | meaning |\n|---|---|---|---|\n"));
+            for Metric { name, kind, labels, help, .. } in *metrics {
+                assert!(names.insert(name), "{name} is declared twice");
+                let (kind, total) = match kind {
+                    Kind::Counter => ("counter", "_total"),
+                    Kind::Gauge => ("gauge", ""),
+                    Kind::Histogram => ("histogram", ""),
+                };
+                let labels = match labels {
+                    [] => "-".to_owned(),
+                    labels => labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", "),
+                };
+                made.push_str(&format!("| `{name}{total}` | {kind} | {labels} | {help} |\n"));
+            }
+        }
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(PAGE);
+        let page = fs::read_to_string(&path).unwrap();
+        let (before, after) = page.split_once(BEGIN).expect("the place of the tables");
+        if env::var_os("SAGAD_WRITE_DOCS").is_some() {
+            fs::write(&path, format!("{before}{made}")).unwrap();
+        } else {
+            assert!(format!("{BEGIN}{after}") == made, "{PAGE} is to be made anew: see the line in it");
+        }
     }
 }

@@ -4,9 +4,10 @@
 //! It has no authentication. It shows the names of queues, but no task ids. At shutdown it is the first to report it and
 //! the last to end.
 
-mod collect;
 mod http_server;
+mod metrics;
 mod metrics_text;
+mod readings;
 mod routes;
 mod stats_cache;
 mod system_metrics;

@@ -1,52 +1,64 @@
 //! The routes of the operators' port.
 
-use http::{
-    HeaderValue, Method, Response, StatusCode,
-    header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE},
-    request::Parts,
-};
-use tonic::body::Body;
+use std::sync::Arc;
 
-use super::{Ops, ProbeCheck, collect::collect, metrics_text::MetricsFormat};
+use axum::{
+    Router,
+    extract::{RawQuery, State},
+    http::{
+        StatusCode,
+        header::{CACHE_CONTROL, CONTENT_TYPE},
+    },
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use tonic::server::NamedService;
+
+use super::{
+    Ops, ProbeCheck,
+    http_server::HealthService,
+    metrics_text::{CONTENT_TYPE as METRICS, MetricsText},
+    readings::Readings,
+};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// Answers a request.
-pub(super) async fn answer(ops: &Ops, request: &Parts) -> Response<Body> {
-    if request.method != Method::GET && request.method != Method::HEAD {
-        let mut refused = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".to_owned());
-        refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return refused;
-    }
-    let verbose = request.uri.query().is_some_and(|query| query.split('&').any(|part| part.starts_with("verbose")));
-    match request.uri.path() {
-        "/metrics" => metrics(ops, request).await,
-        "/livez" => {
-            probe_response(ops.checks_with_retries().await.into_iter().filter(|check| check.live).collect(), verbose)
-        }
-        "/readyz" => probe_response(ops.checks_with_retries().await, verbose),
-        _ => page(StatusCode::NOT_FOUND, TEXT, "there are /metrics, /livez and /readyz\n".to_owned()),
-    }
+/// `/metrics`, the probes, and gRPC health.
+pub(super) fn routes<H: HealthService + NamedService>(ops: Arc<Ops>, health: H) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route_service(&format!("/{}/{{*rpc}}", H::NAME), health)
+        .fallback(async || page(StatusCode::NOT_FOUND, TEXT, "there are /metrics, /livez and /readyz\n".to_owned()))
+        .method_not_allowed_fallback(async || {
+            page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".to_owned())
+        })
+        .with_state(ops)
 }
 
-async fn metrics(ops: &Ops, request: &Parts) -> Response<Body> {
-    let wants_openmetrics = request
-        .headers
-        .get_all(ACCEPT)
-        .iter()
-        .any(|accept| accept.to_str().is_ok_and(|accept| accept.contains("application/openmetrics-text")));
-    let format = if wants_openmetrics { MetricsFormat::OpenMetrics } else { MetricsFormat::Prometheus };
-    match collect(ops).await.render(format) {
-        Ok(text) => page(StatusCode::OK, format.content_type(), text),
+async fn metrics(State(ops): State<Arc<Ops>>) -> Response {
+    match MetricsText::read(&Readings::now(&ops).await).render() {
+        Ok(text) => page(StatusCode::OK, METRICS, text),
         // Only for a label that can't be encoded, and there is none.
         Err(error) => page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("the metrics can't be written: {error}\n")),
     }
 }
 
-/// `ok`, or the first failed check. `verbose`: all checks, one per line.
-fn probe_response(checks: Vec<ProbeCheck>, verbose: bool) -> Response<Body> {
-    let wrong = checks.iter().find(|check| !check.ok);
-    let status = if wrong.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+async fn livez(State(ops): State<Arc<Ops>>, RawQuery(query): RawQuery) -> Response {
+    let checks = ops.checks_with_retries().await;
+    probe_response(checks.into_iter().filter(|check| check.live).collect(), query)
+}
+
+async fn readyz(State(ops): State<Arc<Ops>>, RawQuery(query): RawQuery) -> Response {
+    probe_response(ops.checks_with_retries().await, query)
+}
+
+/// `ok`, or the first failed check. With `?verbose`: all checks, one per line.
+fn probe_response(checks: Vec<ProbeCheck>, query: Option<String>) -> Response {
+    let verbose = query.is_some_and(|query| query.split('&').any(|part| part.starts_with("verbose")));
+    let failed = checks.iter().find(|check| !check.ok);
+    let status = if failed.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let lines = checks.iter().map(|check| {
         let (mark, text) = if check.ok { ('+', check.condition) } else { ('-', check.failure.as_str()) };
         format!("[{mark}] {text}\n")
@@ -54,15 +66,11 @@ fn probe_response(checks: Vec<ProbeCheck>, verbose: bool) -> Response<Body> {
     let text = if verbose {
         lines.collect()
     } else {
-        wrong.map_or_else(|| "ok\n".to_owned(), |check| format!("{}\n", check.failure))
+        failed.map_or_else(|| "ok\n".to_owned(), |check| format!("{}\n", check.failure))
     };
     page(status, TEXT, text)
 }
 
-fn page(status: StatusCode, kind: &'static str, text: String) -> Response<Body> {
-    let mut response = Response::new(Body::new(http_body_util::Full::from(text)));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+fn page(status: StatusCode, kind: &'static str, text: String) -> Response {
+    (status, [(CONTENT_TYPE, kind), (CACHE_CONTROL, "no-store")], text).into_response()
 }

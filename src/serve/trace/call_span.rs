@@ -10,7 +10,7 @@ use super::{
     TraceContext,
     tracer::{Tracer, text},
 };
-use crate::{domain::time::Timestamp, grpc::CallNotes, listen::Peer, store::vitals::WriteStage};
+use crate::{domain::time::Timestamp, grpc::CallNotes, listen::Peer, metrics::WriteStage};
 
 /// What is known of a call when it has ended.
 pub(in crate::serve) struct CallSpan<'a> {

@@ -11,5 +11,5 @@ mod trace_context;
 mod tracer;
 
 pub(super) use call_span::CallSpan;
-pub(super) use trace_context::{TraceContext, sample};
+pub(super) use trace_context::{TraceContext, TraceParent, sample};
 pub(super) use tracer::{FLUSH_TIMEOUT, SpanCounts, Tracer};

@@ -1,4 +1,4 @@
-//! [`TraceContext`]: which trace a call belongs to (W3C Trace TraceContext), and whether it is sampled.
+//! [`TraceContext`]: which trace a call belongs to (W3C Trace Context), and whether it is sampled.
 
 use http::HeaderMap;
 use rand::RngExt;
@@ -12,31 +12,47 @@ pub(in crate::serve) struct TraceContext {
     pub(super) state: String,
 }
 
-/// The longest `tracestate` that is passed on, in bytes. (W3C Trace TraceContext, 3.3.1.5)
+/// The longest `tracestate` that is passed on, in bytes. (W3C Trace Context, 3.3.1.5)
 const STATE_BYTES: usize = 512;
+
+/// What a client says of its trace: the header `traceparent`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::serve) struct TraceParent {
+    trace_id: [u8; 16],
+    span_id: [u8; 8],
+    sampled: bool,
+}
+
+impl TraceParent {
+    /// Parses the header. A malformed one is ignored. (W3C Trace Context: version, trace id, parent id, flags)
+    pub(in crate::serve) fn of(headers: &HeaderMap) -> Option<Self> {
+        let mut parts = headers.get("traceparent")?.to_str().ok()?.split('-');
+        let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let ([version], [flags]) = (bytes::<1>(version)?, bytes::<1>(flags)?);
+        // Later versions may have more parts; version 0 must not.
+        if version == 0xff || (version == 0 && parts.next().is_some()) {
+            return None;
+        }
+        let (trace_id, span_id) = (bytes::<16>(trace)?, bytes::<8>(span)?);
+        let sampled = flags & 1 == 1;
+        (trace_id != [0; 16] && span_id != [0; 8]).then_some(TraceParent { trace_id, span_id, sampled })
+    }
+
+    /// The trace's id in hexadecimal digits.
+    pub(in crate::serve) fn trace_id(&self) -> String {
+        self.trace_id.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
 
 /// The call's trace context. None: it is not sampled. If the client sends a trace it decides; of other calls the part
 /// `share` (0.0 to 1.0) is sampled.
-pub(in crate::serve) fn sample(headers: &HeaderMap, share: f64) -> Option<TraceContext> {
-    if let Some((trace_id, parent, sampled)) = parent(headers) {
-        return sampled.then(|| TraceContext { trace_id, parent: Some(parent), state: state(headers) });
+pub(in crate::serve) fn sample(parent: Option<TraceParent>, headers: &HeaderMap, share: f64) -> Option<TraceContext> {
+    if let Some(TraceParent { trace_id, span_id, sampled }) = parent {
+        return sampled.then(|| TraceContext { trace_id, parent: Some(span_id), state: state(headers) });
     }
     let mut random = rand::rng();
     let sampled = random.random_bool(share.clamp(0.0, 1.0));
     sampled.then(|| TraceContext { trace_id: random.random(), parent: None, state: String::new() })
-}
-
-/// The trace id, the span id, and whether it is sampled. A malformed header is ignored.
-fn parent(headers: &HeaderMap) -> Option<([u8; 16], [u8; 8], bool)> {
-    let mut parts = headers.get("traceparent")?.to_str().ok()?.split('-');
-    let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let ([version], [flags]) = (bytes::<1>(version)?, bytes::<1>(flags)?);
-    // Later versions may have more parts; version 0 must not.
-    if version == 0xff || (version == 0 && parts.next().is_some()) {
-        return None;
-    }
-    let (trace, span) = (bytes::<16>(trace)?, bytes::<8>(span)?);
-    (trace != [0; 16] && span != [0; 8]).then_some((trace, span, flags & 1 == 1))
 }
 
 /// Parses exactly `2 * N` lower-case hexadecimal digits.
@@ -67,7 +83,28 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("traceparent", value.parse().unwrap());
         headers.insert("tracestate", "a=b".parse().unwrap());
-        sample(&headers, share)
+        sample(TraceParent::of(&headers), &headers, share)
+    }
+
+    #[test]
+    fn p12_a_trace_id_is_shown_only_if_it_is_one() {
+        let shown = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("traceparent", value.parse().unwrap());
+            TraceParent::of(&headers).map(|parent| parent.trace_id())
+        };
+        assert_eq!(shown(&format!("00-{TRACE}-b7ad6b7169203331-01")).as_deref(), Some(TRACE));
+        assert_eq!(
+            shown(&format!("00-{TRACE}-b7ad6b7169203331-00")).as_deref(),
+            Some(TRACE),
+            "one that is not sampled, too"
+        );
+        for other in
+            ["", "00", "00-", "00-xyz-b7ad6b7169203331-01", &format!("00-{TRACE}0-b7ad6b7169203331-01"), "-\"}{-"]
+        {
+            assert_eq!(shown(other), None, "{other}");
+        }
+        assert_eq!(TraceParent::of(&HeaderMap::new()), None);
     }
 
     #[test]

@@ -12,11 +12,9 @@ use std::{
 use parking_lot::RwLock;
 use rusqlite::Connection;
 
-use super::{
-    super::vitals::{CheckpointKind, CheckpointOutcome, LogMetrics},
-    error::SqliteError,
-    sql,
-};
+use crate::metrics::{CheckpointKind, CheckpointOutcome, LogMetrics};
+
+use super::{error::SqliteError, sql};
 
 /// Pages of 4 KiB in the log before a checkpoint: 4 MiB, about what a disk writes in the time of a few syncs.
 const GATHERED_PAGES: u64 = 1024;

@@ -18,10 +18,11 @@ use crate::{
         text::Blob,
         time::Timestamp,
     },
+    metrics::LogMetrics,
 };
 
 use super::{
-    super::{query::SagaKey, vitals::LogMetrics},
+    super::query::SagaKey,
     checkpoint::Checkpoints,
     codes::{Coded, expired_revision, ready_code},
     decode,

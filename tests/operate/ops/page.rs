@@ -75,7 +75,7 @@ pub fn ask(ops: SocketAddr, request: &str) -> Page {
     Page { status, kind, text: text.to_owned() }
 }
 
-/// Metrics in Prometheus's text.
+/// Metrics as OpenMetrics text.
 pub struct Metrics(pub String);
 
 impl Metrics {
@@ -91,14 +91,17 @@ impl Metrics {
     }
 
     /// The types of all metrics.
-    pub fn types(&self) -> BTreeMap<&str, &str> {
+    pub fn types(&self) -> BTreeMap<String, &str> {
         let types = self.0.lines().filter_map(|line| line.strip_prefix("# TYPE "));
-        types.map(|line| line.split_once(' ').unwrap()).collect()
+        let types = types.map(|line| line.split_once(' ').unwrap());
+        types
+            .map(|(name, kind)| (if kind == "counter" { format!("{name}_total") } else { name.to_owned() }, kind))
+            .collect()
     }
 
     /// The names of all labels.
     pub fn labels_anywhere(&self) -> Vec<String> {
-        self.types().into_keys().flat_map(|name| self.labels(name)).collect()
+        self.types().into_keys().flat_map(|name| self.labels(&name)).collect()
     }
 
     /// The names of a metric's labels, in order; `le` left out.

@@ -16,7 +16,8 @@ use crate::domain::{
 
 use super::{
     BatchEvents, CheckpointKind, CheckpointOutcome, ClockVitals, LogVitals, Refusals, Vitals,
-    histogram::{BATCH_SIZES, Histogram, MICROS, SlidingWindow},
+    histogram::{BATCH_SIZES, Histogram, MICROS},
+    last_minute::SlidingWindow,
     queues::QueueCounters,
     timing::NEVER,
     watches::Watches,
@@ -30,7 +31,7 @@ const STEP_LOOK: Span = Span::from_secs(1);
 
 /// The store's metrics.
 #[derive(Debug)]
-pub(in crate::store) struct StoreMetrics {
+pub(crate) struct StoreMetrics {
     changes: AtomicU64,
     batch_sizes: Histogram,
     batch_micros: Histogram,
@@ -38,12 +39,12 @@ pub(in crate::store) struct StoreMetrics {
     batch_minute: SlidingWindow,
     commit_minute: SlidingWindow,
     disk_full: AtomicBool,
-    pub(in crate::store) refused: RefusalCounters,
+    pub(crate) refused: RefusalCounters,
     events: [AtomicU64; EventType::ALL.len()],
     queues: QueueCounters,
     turned_at: AtomicI64,
     clocks: Mutex<ClockComparison>,
-    pub(in crate::store) watches: Arc<Watches>,
+    pub(crate) watches: Arc<Watches>,
     log: Arc<LogMetrics>,
     log_begun_seen: AtomicU64,
     log_begun_at: AtomicI64,
@@ -51,11 +52,11 @@ pub(in crate::store) struct StoreMetrics {
 
 /// Requests that were refused for lack of room.
 #[derive(Debug, Default)]
-pub(in crate::store) struct RefusalCounters {
-    pub(in crate::store) queue_full: AtomicU64,
-    pub(in crate::store) no_room: AtomicU64,
-    pub(in crate::store) too_many_waiting: AtomicU64,
-    pub(in crate::store) disk_full: AtomicU64,
+pub(crate) struct RefusalCounters {
+    pub(crate) queue_full: AtomicU64,
+    pub(crate) no_room: AtomicU64,
+    pub(crate) too_many_waiting: AtomicU64,
+    pub(crate) disk_full: AtomicU64,
 }
 
 /// The clock metrics, and when the clocks were last compared.
@@ -69,33 +70,33 @@ struct ClockComparison {
 #[derive(Debug, Default)]
 pub struct LogMetrics {
     /// Bytes in the log that are not free for reuse.
-    pub(in crate::store) bytes: AtomicU64,
+    pub(crate) bytes: AtomicU64,
     /// How often the log was restarted.
-    pub(in crate::store) begun: AtomicU64,
+    pub(crate) begun: AtomicU64,
     /// By kind and outcome.
-    pub(in crate::store) checkpoints: [[AtomicU64; 3]; 2],
+    pub(crate) checkpoints: [[AtomicU64; 3]; 2],
 }
 
 impl LogMetrics {
     /// Records a checkpoint.
-    pub(in crate::store) fn checkpointed(&self, kind: CheckpointKind, outcome: CheckpointOutcome) {
+    pub(crate) fn checkpointed(&self, kind: CheckpointKind, outcome: CheckpointOutcome) {
         self.checkpoints[kind as usize][outcome as usize].fetch_add(1, Relaxed);
     }
 }
 
 /// The times of a committed batch.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::store) struct BatchTimes {
-    pub(in crate::store) changes: usize,
-    pub(in crate::store) begun: Timestamp,
-    pub(in crate::store) commit_begun: Timestamp,
-    pub(in crate::store) committed: Timestamp,
-    pub(in crate::store) answered: Timestamp,
+pub(crate) struct BatchTimes {
+    pub(crate) changes: usize,
+    pub(crate) begun: Timestamp,
+    pub(crate) commit_begun: Timestamp,
+    pub(crate) committed: Timestamp,
+    pub(crate) answered: Timestamp,
 }
 
 impl StoreMetrics {
     /// Starts at `now`.
-    pub(in crate::store) fn new(now: Timestamp) -> Self {
+    pub(crate) fn new(now: Timestamp) -> Self {
         StoreMetrics {
             changes: AtomicU64::new(0),
             batch_sizes: Histogram::new(BATCH_SIZES),
@@ -117,22 +118,22 @@ impl StoreMetrics {
     }
 
     /// With the metrics of the backend's log.
-    pub(in crate::store) fn with_log(self, log: Arc<LogMetrics>) -> Self {
+    pub(crate) fn with_log(self, log: Arc<LogMetrics>) -> Self {
         StoreMetrics { log, ..self }
     }
 
     /// Records that the writer's loop ran.
-    pub(in crate::store) fn record_turn(&self, now: Timestamp) {
+    pub(crate) fn record_turn(&self, now: Timestamp) {
         self.turned_at.store(now.micros(), Relaxed);
     }
 
     /// The time since the writer's loop last ran.
-    pub(in crate::store) fn time_since_turn(&self, now: Timestamp) -> Span {
+    pub(crate) fn time_since_turn(&self, now: Timestamp) -> Span {
         now.since(Timestamp::from_micros(self.turned_at.load(Relaxed)))
     }
 
     /// Records a batch that is committed and answered.
-    pub(in crate::store) fn batch(&self, batch: BatchTimes, events: BatchEvents) {
+    pub(crate) fn batch(&self, batch: BatchTimes, events: BatchEvents) {
         let micros = |span: Span| u64::try_from(span.micros()).unwrap_or(0);
         let whole = micros(batch.answered.since(batch.begun));
         let commit = micros(batch.committed.since(batch.commit_begun));
@@ -155,12 +156,12 @@ impl StoreMetrics {
     }
 
     /// Records that the disk is full, or has room again.
-    pub(in crate::store) fn disk_is_full(&self, full: bool) {
+    pub(crate) fn disk_is_full(&self, full: bool) {
         self.disk_full.store(full, Relaxed);
     }
 
     /// Records an absence of the coordinator.
-    pub(in crate::store) fn record_absence(&self, away: Span, now: Timestamp) {
+    pub(crate) fn record_absence(&self, away: Span, now: Timestamp) {
         let clock = &mut self.clocks.lock().vitals;
         clock.absences += 1;
         (clock.last_absence, clock.last_absence_at) = (away, Some(now));
@@ -168,13 +169,13 @@ impl StoreMetrics {
     }
 
     /// True if it is time to compare the clocks.
-    pub(in crate::store) fn clock_comparison_is_due(&self, now: Timestamp) -> bool {
+    pub(crate) fn clock_comparison_is_due(&self, now: Timestamp) -> bool {
         self.clocks.lock().compared_at.is_none_or(|last| now.since(last) >= STEP_LOOK)
     }
 
     /// Compares the wall clock with the coordinator's; returns by how many microseconds it was stepped since the last
     /// comparison, if it was.
-    pub(in crate::store) fn compare_clocks(&self, now: Timestamp, utc: Timestamp) -> Option<i64> {
+    pub(crate) fn compare_clocks(&self, now: Timestamp, utc: Timestamp) -> Option<i64> {
         let ClockComparison { vitals: clock, compared_at } = &mut *self.clocks.lock();
         let distance = utc.micros().saturating_sub(now.micros());
         let is_first = compared_at.replace(now).is_none();
@@ -188,14 +189,14 @@ impl StoreMetrics {
     }
 
     /// Records which kinds a claim for compensation asks for, and so which kinds somebody handles.
-    pub(in crate::store) fn record_claim(&self, command: &Command, now: Timestamp) {
+    pub(crate) fn record_claim(&self, command: &Command, now: Timestamp) {
         if let Command::ClaimNext(claim @ ClaimNext { purpose: LeasePurpose::Compensate, .. }) = command {
             self.queues.asked(claim, now);
         }
     }
 
     /// Reads all metrics.
-    pub(in crate::store) fn read(&self, now: Timestamp, utc: Timestamp) -> Vitals {
+    pub(crate) fn read(&self, now: Timestamp, utc: Timestamp) -> Vitals {
         let time = |at: &AtomicI64| Some(at.load(Relaxed)).filter(|at| *at != NEVER).map(Timestamp::from_micros);
         let (queues, other_queues, handled_kinds) = self.queues.read();
         let count = |counter: &AtomicU64| counter.load(Relaxed);

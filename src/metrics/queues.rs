@@ -54,13 +54,13 @@ pub struct HandledKind {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct QueueCounters {
+pub(crate) struct QueueCounters {
     counts: Mutex<(HashMap<QueueName, QueueVitals>, QueueVitals)>,
     asked: Mutex<HashMap<QueueName, HashMap<Option<Kind>, Timestamp>>>,
 }
 
 impl QueueCounters {
-    pub(super) fn count(&self, queue: &QueueName, what: QueueCount) {
+    pub(crate) fn count(&self, queue: &QueueName, what: QueueCount) {
         let (queues, others) = &mut *self.counts.lock();
         if queues.len() < QUEUES || queues.contains_key(queue) {
             queues.entry(queue.clone()).or_default().count(what);
@@ -69,7 +69,7 @@ impl QueueCounters {
         }
     }
 
-    pub(super) fn asked(&self, claim: &ClaimNext, now: Timestamp) {
+    pub(crate) fn asked(&self, claim: &ClaimNext, now: Timestamp) {
         let mut asked = self.asked.lock();
         for queue in &claim.queues {
             if asked.len() >= QUEUES && !asked.contains_key(queue) {
@@ -92,7 +92,7 @@ impl QueueCounters {
     }
 
     /// The counters by queue, in order of name; those of all other queues; and the handled kinds.
-    pub(super) fn read(&self) -> (Vec<(QueueName, QueueVitals)>, QueueVitals, Vec<HandledKind>) {
+    pub(crate) fn read(&self) -> (Vec<(QueueName, QueueVitals)>, QueueVitals, Vec<HandledKind>) {
         let (queues, others) = {
             let counts = self.counts.lock();
             (counts.0.iter().map(|(queue, counts)| (queue.clone(), *counts)).collect::<BTreeMap<_, _>>(), counts.1)

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use crate::domain::time::Timestamp;
 
 /// No time yet.
-pub(super) const NEVER: i64 = i64::MIN;
+pub(crate) const NEVER: i64 = i64::MIN;
 
 /// When one request reached which stage. The times of a held claim are those of its first execution.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl Default for Timing {
 
 impl Timing {
     /// Records that it reached a stage.
-    pub(in crate::store) fn reached(&self, step: WriteStage, now: Timestamp) {
+    pub(crate) fn reached(&self, step: WriteStage, now: Timestamp) {
         self.0[step as usize].store(now.micros(), Relaxed);
     }
 

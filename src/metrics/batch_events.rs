@@ -8,7 +8,7 @@ use crate::domain::{
 
 /// A rare event that is counted by queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum QueueCount {
+pub(crate) enum QueueCount {
     /// A lease for execution ran out.
     ExecutionExpired,
     /// A lease for compensation ran out.
@@ -19,14 +19,14 @@ pub(super) enum QueueCount {
 
 /// The events of one batch, counted by type.
 #[derive(Debug, Default)]
-pub(in crate::store) struct BatchEvents {
-    pub(super) kinds: [u64; EventType::ALL.len()],
-    pub(super) queue_counts: Vec<(QueueName, QueueCount)>,
+pub(crate) struct BatchEvents {
+    pub(crate) kinds: [u64; EventType::ALL.len()],
+    pub(crate) queue_counts: Vec<(QueueName, QueueCount)>,
 }
 
 impl BatchEvents {
     /// Counts events.
-    pub(in crate::store) fn of(events: &[Event]) -> Self {
+    pub(crate) fn of(events: &[Event]) -> Self {
         let mut batch_events = BatchEvents::default();
         for event in events {
             batch_events.kinds[event.kind as usize] += 1;

@@ -41,7 +41,7 @@ pub struct WatchVitals {
 
 /// The open watches.
 #[derive(Debug, Default)]
-pub(in crate::store) struct Watches {
+pub(crate) struct Watches {
     next: AtomicU64,
     open: Mutex<HashMap<u64, Arc<WatchEntry>>>,
 }
@@ -77,7 +77,7 @@ impl Drop for OpenWatch {
 
 impl Watches {
     /// Registers a watch at a position. No queues: all queues; `one_task`: one saga only.
-    pub(in crate::store) fn open(
+    pub(crate) fn open(
         self: &Arc<Self>,
         kind: WatchKind,
         queues: Vec<QueueName>,
@@ -90,7 +90,7 @@ impl Watches {
         OpenWatch { all: self.clone(), number, entry }
     }
 
-    pub(super) fn read(&self) -> Vec<WatchVitals> {
+    pub(crate) fn read(&self) -> Vec<WatchVitals> {
         let open = self.open.lock();
         let mut watches: Vec<_> = open.iter().collect();
         watches.sort_by_key(|(number, _)| **number);
