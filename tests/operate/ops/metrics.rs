@@ -9,7 +9,7 @@ use super::{
     page::{Watched, get},
 };
 use crate::support::{
-    claim, create, eventually, key, secs,
+    claim, create, eventually, key, needs, secs,
     session::{Session, saga_of},
 };
 
@@ -169,8 +169,8 @@ async fn it_is_written_as_the_asker_reads() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[cfg_attr(without_promtool, ignore = "promtool is not installed")]
 async fn promtool_finds_nothing_wrong_with_them() {
+    needs!("promtool");
     let watched = Watched::start(&[]).await;
     let load = some_of_everything(&watched).await;
     let mut check = std::process::Command::new("promtool")
