@@ -7,6 +7,7 @@ use tokio::process::Command;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::support::SAGAD;
 use crate::support::fake::{Fake, Seen, binary::*, refusal, saga};
 
 const TTL_MS: i64 = 600;
@@ -52,7 +53,7 @@ async fn lists_go_through_all_pages_up_to_their_limit() {
     assert_eq!(stdout.lines().count(), 25);
     assert!(stdout.lines().all(|line| line.starts_with(r#"{"taskId":"t-"#)), "{stdout}");
 
-    let pipe = format!("{} list | head -n 1", env!("CARGO_BIN_EXE_sagad"));
+    let pipe = format!("{SAGAD} list | head -n 1");
     let piped = Command::new("sh").args(["-c", &pipe]).env("SAGAD_SERVER", client.server()).output().await;
     let piped = piped.expect("sh runs");
     assert!(piped.stderr.is_empty(), "{}", String::from_utf8_lossy(&piped.stderr));

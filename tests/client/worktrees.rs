@@ -2,13 +2,11 @@
 
 use std::{fs, path::Path, process::Command};
 
-use crate::support::tools;
-
-const SAGAD: &str = env!("CARGO_BIN_EXE_sagad");
+use crate::support::{SAGAD, needs, tools};
 
 #[test]
-#[cfg_attr(any(without_bash, without_git, without_jq, without_flock), ignore = "needs bash, git, jq and flock")]
 fn a_killed_worker_leaves_no_worktree_and_no_branch() {
+    needs!("bash", "git", "jq", "flock");
     tools::must_succeed(
         Command::new("bash")
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/worktrees.sh"))
@@ -27,8 +25,8 @@ fn handler(name: &str) -> String {
 
 /// Whoever may hold a saga chooses the targets that a handler gets.
 #[test]
-#[cfg_attr(any(without_bash, without_git, without_flock), ignore = "needs bash, git and flock")]
 fn a_handler_removes_only_what_may_be_removed() {
+    needs!("bash", "git", "flock");
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     let (trees, precious, repo) = (dir.join("trees"), dir.join("precious"), dir.join("repo"));

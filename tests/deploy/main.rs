@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test fails by panicking")]
 
-#[path = "../faults/daemon.rs"]
-mod daemon;
 mod notify;
 #[path = "../support/mod.rs"]
 mod support;

@@ -14,7 +14,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use sagad::proto::CreateSagaRequest;
 
-use crate::daemon::{self, Daemon, Launch, PATIENCE, now};
+use crate::support::{self, Daemon, Launch, PATIENCE, needs, now};
 
 /// Something that a writer never does by itself: to be idle for so long.
 const WATCHDOG: Duration = Duration::from_secs(2);
@@ -104,28 +104,29 @@ impl Drop for Hanging {
 async fn the_manager_hears_that_it_serves_lives_and_ends() {
     let directory = tempfile::tempdir().unwrap();
     let (manager, socket) = Manager::at(directory.path());
-    let (mut daemon, address) = launch(&directory.path().join("data"), &socket).arg("--drain-grace=7s").start();
+    let mut daemon = launch(&directory.path().join("data"), &socket).arg("--drain-grace=7s").start();
+    let address = daemon.address();
     let ready = manager.until("READY=1").pop().unwrap();
     assert_eq!(ready, format!("READY=1\nSTATUS=serving gRPC on {address}"));
     // It goes on, though nobody asks for anything.
     for _ in 0..4 {
         manager.until("WATCHDOG=1");
     }
-    daemon.terminate();
+    daemon.terminate().await;
     let last = manager.until("STOPPING=1").pop().unwrap();
     assert!(last.contains("\nEXTEND_TIMEOUT_USEC=12000000"), "the grace and a little more: {last}");
     assert_eq!(manager.hear(Duration::from_millis(100)), None, "nothing follows");
 }
 
 #[test]
-#[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
 fn while_the_store_is_opened_it_asks_for_time() {
+    needs!("strace");
     let directory = tempfile::tempdir().unwrap();
     let (manager, socket) = Manager::abstractly();
     // Each sync of the new store takes a while, so that it is seen to be opened.
     let slow = ["-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:delay_enter=300000"];
     let launch = launch(&directory.path().join("data"), &socket).traced(&directory.path().join("trace"), &slow);
-    let (daemon, _) = launch.start();
+    let daemon = launch.start();
     let heard = manager.until("READY=1");
     assert_eq!(heard[..2], ["STATUS=opening the store", "EXTEND_TIMEOUT_USEC=60000000"], "{heard:?}");
     assert!(!heard.iter().any(|news| news.contains("WATCHDOG")), "nothing turns yet: {heard:?}");
@@ -133,15 +134,16 @@ fn while_the_store_is_opened_it_asks_for_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
 async fn a_writer_that_hangs_is_not_called_alive() {
+    needs!("strace");
     let directory = tempfile::tempdir().unwrap();
     let (manager, socket) = Manager::abstractly();
-    let (daemon, address) = launch(&directory.path().join("data"), &socket).start();
+    let daemon = launch(&directory.path().join("data"), &socket).start();
+    let address = daemon.address();
     manager.until("WATCHDOG=1");
 
     let hanging = Hanging::begin(&daemon, &directory.path().join("trace"));
-    let mut sagas = daemon::sagas(address).await;
+    let mut sagas = support::sagas(address).await;
     let change = tokio::spawn(async move { sagas.create_saga(CreateSagaRequest::default()).await });
     manager.until("STATUS=the writer has been silent");
     let begun = now();

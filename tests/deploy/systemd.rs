@@ -6,10 +6,7 @@ use std::{
     process::{Command, Output},
 };
 
-use crate::{
-    daemon::{self, Launch, SAGAD},
-    support::tools,
-};
+use crate::support::{self, Launch, SAGAD, binary, needs, tools};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -36,15 +33,12 @@ fn succeeds(command: &mut Command) -> Output {
 
 /// A client command of the binary, from outside.
 fn sagad(address: &str, words: &str) {
-    succeeds(Command::new(SAGAD).args(["--server", address]).args(words.split(' ')));
+    succeeds(binary::sagad().args(["--server", address]).args(words.split(' ')));
 }
 
-#[test]
-#[cfg_attr(
-    any(without_systemd_analyze, without_seccomp),
-    ignore = "needs systemd-analyze and Debian's python3-seccomp"
-)]
-fn the_unit_lets_the_daemon_do_all_that_it_does() {
+#[tokio::test]
+async fn the_unit_lets_the_daemon_do_all_that_it_does() {
+    needs!("systemd-analyze", "seccomp");
     let confined = confined("sagad.service");
     let directory = tempfile::tempdir().unwrap();
     let mut launch = Launch::on(&directory.path().join("data"));
@@ -52,7 +46,8 @@ fn the_unit_lets_the_daemon_do_all_that_it_does() {
     launch = launch.arg("--max-wal-bytes=1MiB");
     launch.wrapper = confined.into_iter().map(Into::into).collect();
     for _again in 0..2 {
-        let (mut daemon, address) = launch.start();
+        let mut daemon = launch.start();
+        let address = daemon.address();
         let server = format!("http://{address}");
         let copy = directory.path().join("copy.db");
         for mode in ["cycle", "keepalive"] {
@@ -66,20 +61,18 @@ fn the_unit_lets_the_daemon_do_all_that_it_does() {
         sagad(&server, "stats");
         sagad(&server, "health");
         sagad(&server, &format!("backup --force {}", copy.display()));
-        daemon.terminate();
+        daemon.terminate().await;
     }
-    daemon::check(&launch.data);
+    support::check(&launch.data);
 }
 
 #[test]
-#[cfg_attr(
-    any(without_systemd_analyze, without_seccomp),
-    ignore = "needs systemd-analyze and Debian's python3-seccomp"
-)]
 fn the_backup_s_unit_lets_it_copy_and_try_the_copy() {
+    needs!("systemd-analyze", "seccomp");
     let confined = confined("sagad-backup.service");
     let directory = tempfile::tempdir().unwrap();
-    let (daemon, address) = Launch::on(&directory.path().join("data")).start();
+    let daemon = Launch::on(&directory.path().join("data")).start();
+    let address = daemon.address();
     let server = format!("http://{address}");
     let copies = directory.path().join("copies");
     let script = root().join("deploy/systemd/sagad-rotate-backups");
@@ -116,11 +109,8 @@ fn the_backup_s_unit_lets_it_copy_and_try_the_copy() {
 }
 
 #[test]
-#[cfg_attr(
-    any(without_systemd_analyze, without_seccomp),
-    ignore = "needs systemd-analyze and Debian's python3-seccomp"
-)]
 fn what_a_unit_does_not_let_through_is_noticed() {
+    needs!("systemd-analyze", "seccomp");
     let confined = confined("sagad.service");
     // By this test's own interpreter, so that there is nothing else to go wrong.
     for (call, signal) in [

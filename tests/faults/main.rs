@@ -5,7 +5,6 @@
 
 mod badclients;
 mod clocks;
-mod daemon;
 mod disk;
 mod histories;
 mod restart;

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     pages::{self, Block, INSTALL, RUN},
-    support::now,
+    support::{SAGAD, now},
 };
 
 /// One language: a directory of `examples/`.
@@ -118,7 +118,7 @@ impl Language {
 
 /// Where this test was built: beside it lies what else cargo builds.
 pub fn target() -> PathBuf {
-    let binary = Path::new(env!("CARGO_BIN_EXE_sagad"));
+    let binary = Path::new(SAGAD);
     binary.parent().and_then(Path::parent).expect("a binary lies in target/<profile>").to_owned()
 }
 

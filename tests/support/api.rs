@@ -1,13 +1,23 @@
 //! Clients, and requests in short.
 
+use std::net::SocketAddr;
+
 use sagad::proto::{admin_service_client::AdminServiceClient, saga_service_client::SagaServiceClient, *};
 use tonic::{Code, Status, Streaming, transport::Channel};
+
+/// A client of the SagaService.
+pub type Sagas = SagaServiceClient<Channel>;
+
+/// A client on a connection of its own, whose calls end after 20 s.
+pub async fn sagas(address: SocketAddr) -> Sagas {
+    Sagas::new(super::channel(address).await.expect("it serves"))
+}
 
 /// Both services' clients on one connection; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Api {
     /// The SagaService's.
-    pub sagas: SagaServiceClient<Channel>,
+    pub sagas: Sagas,
     /// The AdminService's.
     pub admin: AdminServiceClient<Channel>,
     /// The connection.

@@ -15,9 +15,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
-use super::{Api, PATIENCE, now};
+use super::{Api, PATIENCE, area, binary::SAGAD, now};
 
-const SAGAD: &str = env!("CARGO_BIN_EXE_sagad");
 /// What the first line on stdout begins with.
 const SERVING: &str = "sagad: serving gRPC on ";
 
@@ -32,12 +31,25 @@ pub struct Launch {
     pub args: Vec<String>,
     /// A program with its arguments that runs the daemon, such as `strace -D …`. It must become the daemon.
     pub wrapper: Vec<OsString>,
+    /// Variables of its environment.
+    pub env: Vec<(String, String)>,
 }
 
 impl Launch {
     /// On any free port.
     pub fn on(data: &Path) -> Self {
-        Launch { data: data.to_owned(), listen: "127.0.0.1:0".into(), args: Vec::new(), wrapper: Vec::new() }
+        Launch {
+            data: data.to_owned(),
+            listen: "127.0.0.1:0".into(),
+            args: Vec::new(),
+            wrapper: Vec::new(),
+            env: Vec::new(),
+        }
+    }
+
+    /// With one further argument.
+    pub fn arg(self, arg: &str) -> Self {
+        self.args(&[arg])
     }
 
     /// With further arguments.
@@ -46,14 +58,32 @@ impl Launch {
         self
     }
 
+    /// With a variable in its environment.
+    pub fn env(mut self, key: &str, value: &str) -> Self {
+        self.env.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Under `strace` with these options, its trace going to a file. `-D`: the tracer runs in the background, so that signals and
+    /// the exit status are the daemon's own.
+    pub fn traced(mut self, trace: &Path, options: &[&str]) -> Self {
+        self.wrapper = ["strace", "-D", "-f", "-q", "-o"].map(Into::into).to_vec();
+        self.wrapper.push(trace.into());
+        self.wrapper.extend(options.iter().map(Into::into));
+        self.wrapper.push("--".into());
+        self
+    }
+
     /// Starts the process, and does not wait for anything.
     pub fn spawn(&self) -> Process {
+        area::enter();
         let mut words: Vec<OsString> = self.wrapper.clone();
         words.extend([SAGAD, "serve", "--listen", &self.listen, "--data"].map(OsString::from));
         words.push(self.data.clone().into());
         words.extend(self.args.iter().map(OsString::from));
         let mut child = Command::new(&words[0])
             .args(&words[1..])
+            .envs(self.env.iter().map(|(key, value)| (key, value)))
             .env_remove("SAGAD_SERVER")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -74,20 +104,29 @@ impl Launch {
     }
 
     /// Starts it and waits until it serves. A port that was given may be busy for a moment: then it is tried again.
-    pub fn start(self) -> Daemon {
+    pub fn start(&self) -> Daemon {
         let begun = now();
         loop {
             let mut process = self.spawn();
             match process.address() {
-                Some(address) => return Daemon { launch: self, process, address, _own: None },
+                Some(address) => return Daemon { launch: self.clone(), process, address, _own: None },
                 None => {
-                    let (status, log) = process.last_words();
+                    let (status, log) = process.wait();
                     let busy = log.contains("can't listen on") && begun.elapsed() < PATIENCE;
                     assert!(busy, "the daemon did not start: {status}\n{log}");
                     thread::sleep(Duration::from_millis(100));
                 }
             }
         }
+    }
+
+    /// Starts it, expecting that it refuses to serve; returns its exit status and all that it wrote to stderr.
+    pub fn refused(&self) -> (ExitStatus, String) {
+        let mut process = self.spawn();
+        if let Some(address) = process.address() {
+            panic!("the daemon was to refuse, but serves on {address}:\n{}", process.log());
+        }
+        process.wait()
     }
 }
 
@@ -123,6 +162,12 @@ impl Process {
         }
     }
 
+    /// The same, if it says so in time.
+    pub fn address_within(&mut self, time: Duration) -> Option<SocketAddr> {
+        let line = self.lines.recv_timeout(time).ok()?;
+        Some(line.strip_prefix(SERVING).expect("a line on stdout that says where").parse().unwrap())
+    }
+
     /// Its number.
     pub fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
@@ -151,11 +196,25 @@ impl Process {
             assert!(begun.elapsed() < PATIENCE, "the daemon does not end:\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        self.last_words()
+        self.wait()
     }
 
-    /// How it ended, or is about to, and all that it wrote to stderr.
-    fn last_words(&mut self) -> (ExitStatus, String) {
+    /// Kills it, and waits until it has ended.
+    pub async fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        self.end().await;
+    }
+
+    /// Tells it to end, and waits until it has; it has to end well. Returns its log.
+    pub async fn terminate(&mut self) -> String {
+        self.signal(Signal::TERM);
+        let (status, log) = self.end().await;
+        assert_eq!(status.code(), Some(0), "{log}");
+        log
+    }
+
+    /// Waits for its end, while nothing else in this thread goes on; returns how it ended and all that it wrote to stderr.
+    pub fn wait(&mut self) -> (ExitStatus, String) {
         let status = self.child.wait().unwrap();
         if let Some(reading) = self.reading.take() {
             reading.join().unwrap();
@@ -217,6 +276,21 @@ impl Daemon {
         self.process.log()
     }
 
+    /// The number of its process.
+    pub fn pid(&self) -> Pid {
+        self.process.pid()
+    }
+
+    /// Sends it a signal; one that has ended takes none.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Whether it has ended, and how.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.process.has_ended()
+    }
+
     /// A connection of its own.
     pub async fn channel(&self) -> Channel {
         connect(self.address).await
@@ -239,16 +313,12 @@ impl Daemon {
 
     /// Tells it to end and waits until it has; it has to end well. Returns its log.
     pub async fn terminate(&mut self) -> String {
-        self.tell_to_end();
-        let (status, log) = self.process.end().await;
-        assert_eq!(status.code(), Some(0), "{log}");
-        log
+        self.process.terminate().await
     }
 
     /// Ends it as a crash does.
     pub async fn kill(&mut self) {
-        self.process.signal(Signal::KILL);
-        self.process.end().await;
+        self.process.kill().await;
     }
 
     /// Starts it again, after its end, on the same store and the same port.
@@ -306,4 +376,9 @@ async fn connect_from(address: SocketAddr, own: Option<IpAddr>) -> Channel {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// One attempt at a connection, whose calls end after 20 s.
+pub async fn channel(address: SocketAddr) -> Result<Channel, tonic::transport::Error> {
+    Endpoint::from_shared(format!("http://{address}"))?.timeout(Duration::from_secs(20)).connect().await
 }

@@ -129,3 +129,8 @@ impl<T: Debug> Refused for Result<T, Status> {
         }
     }
 }
+
+/// The reason that an error carries; empty for one that the daemon did not make.
+pub fn reason(status: &Status) -> String {
+    status.get_details_error_info().map(|info| info.reason).unwrap_or_default()
+}

@@ -2,13 +2,14 @@
 
 use std::{
     future::Future,
+    thread,
     time::{Duration, Instant},
 };
 
 use prost_types::Timestamp;
 
 /// How long a test waits for what has to happen soon. It only ever runs out when something is wrong, so it is generous.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// For measuring how long something takes.
 #[allow(clippy::disallowed_methods, reason = "a test measures from outside; the code under test is told the time")]
@@ -42,5 +43,14 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: i
         }
         assert!(begun.elapsed() < PATIENCE, "waited in vain: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Asks until the answer is yes, while nothing else in this thread goes on.
+pub fn until(what: &str, mut yes: impl FnMut() -> bool) {
+    let begun = now();
+    while !yes() {
+        assert!(begun.elapsed() < PATIENCE, "waited in vain: {what}");
+        thread::sleep(Duration::from_millis(25));
     }
 }

@@ -1,4 +1,4 @@
-//! Programs that some tests run. A test whose program is not installed is ignored: `build.rs` looks for them.
+//! What some tests need beside Rust and the binary. A test without it is skipped, which is said loudly; in CI (`CI=true`) it fails.
 
 use std::{
     env,
@@ -8,28 +8,47 @@ use std::{
     process::Command,
 };
 
-/// Whether all of these can be run. If not, says loudly that the test is skipped; in CI (`CI=true`) that is a failure.
-#[allow(dead_code, reason = "each test target uses a part of it")]
+/// What is there if a command succeeds. Anything else is a program, which is there if `PATH` has a file of that name.
+const PROBES: [(&str, &[&str]); 4] = [
+    ("mount", &["unshare", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"]),
+    ("pid_namespace", &["unshare", "--pid", "--fork", "--mount-proc", "true"]),
+    // Of Debian's package, whatever other Python is found first.
+    ("seccomp", &["/usr/bin/python3", "-c", "import seccomp"]),
+    // The kernel may forbid tracing.
+    ("strace", &["strace", "-f", "-o", "/dev/null", "true"]),
+];
+
+/// The first statement of a test that needs something: where that is missing, the test returns.
+macro_rules! needs {
+    ($($name:literal),+) => {
+        if !$crate::support::tools::are_there(&[$($name),+]) {
+            return;
+        }
+    };
+}
+pub(crate) use needs;
+
+/// Whether all of these are there. If not, says loudly that the test is skipped; in CI that is a failure.
 pub fn are_there(names: &[&str]) -> bool {
     let directories = directories();
-    let missing: Vec<_> =
-        names.iter().filter(|name| !directories.iter().any(|directory| directory.join(name).is_file())).collect();
+    let missing: Vec<_> = names.iter().filter(|name| !is_there(name, &directories)).collect();
     if missing.is_empty() {
         return true;
     }
-    assert!(env::var_os("CI").is_none_or(|ci| ci != "true"), "not installed, but needed in CI: {missing:?}");
-    say_skipped(&format!("not installed: {missing:?}"));
+    skip(&format!("not there, or not allowed: {missing:?}"));
     false
 }
 
-/// Says loudly that a test tests nothing here; in CI (`CI=true`) that is a failure.
-#[allow(dead_code, reason = "each test target uses a part of it")]
-pub fn skip(why: &str) {
-    assert!(env::var_os("CI").is_none_or(|ci| ci != "true"), "needed in CI: {why}");
-    say_skipped(why);
+fn is_there(name: &str, directories: &[PathBuf]) -> bool {
+    let Some((_, command)) = PROBES.iter().find(|(probed, _)| *probed == name) else {
+        return directories.iter().any(|directory| directory.join(name).is_file());
+    };
+    Command::new(command[0]).args(&command[1..]).output().is_ok_and(|output| output.status.success())
 }
 
-fn say_skipped(why: &str) {
+/// Says loudly that a test tests nothing here; in CI that is a failure.
+pub fn skip(why: &str) {
+    assert!(env::var_os("CI").is_none_or(|ci| ci != "true"), "needed in CI: {why}");
     say(&format!("\n!!! SKIPPED, NOTHING WAS TESTED: {why} !!!"));
 }
 
@@ -54,11 +73,7 @@ pub fn path_with(binary: &str) -> OsString {
 
 fn directories() -> Vec<PathBuf> {
     let mut all: Vec<PathBuf> = env::var_os("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default();
-    if let Ok(output) = Command::new("go").args(["env", "GOPATH"]).output() {
-        let gopath = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        if !gopath.is_empty() {
-            all.push(Path::new(&gopath).join("bin"));
-        }
-    }
+    let go = env::var_os("GOPATH").map(PathBuf::from).or_else(|| Some(env::home_dir()?.join("go")));
+    all.extend(go.map(|go| go.join("bin")));
     all
 }

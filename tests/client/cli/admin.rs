@@ -9,6 +9,7 @@ use std::{
 use rustix::process::Signal;
 
 use super::daemon::{Daemon, sagad};
+use crate::support::SAGAD;
 
 #[test]
 fn a_paused_queue_gives_nothing_out_until_it_is_resumed() {
@@ -65,10 +66,7 @@ fn purge_asks_on_a_terminal() {
     let d = Daemon::start();
     d.ok("create --task-id t-1");
     d.ok("quarantine t-1 --reason r");
-    let purge = format!(
-        "'{}' purge --state quarantined --older-than 1ms --reason old; echo \"exit $?\"",
-        env!("CARGO_BIN_EXE_sagad")
-    );
+    let purge = format!("'{SAGAD}' purge --state quarantined --older-than 1ms --reason old; echo \"exit $?\"");
     for (answer, told, left) in [("n\n", "nothing was purged", 1), ("y\n", "purged 1 saga and 2 events", 0)] {
         let mut command = Command::new("script");
         command.args(["-qec", &purge, "/dev/null"]).env("SAGAD_SERVER", d.url());

@@ -10,10 +10,8 @@ use std::{
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::{
-    daemon::{Daemon, sagad, signal, until},
-    running::Ran,
-};
+use super::daemon::{Daemon, sagad, signal};
+use crate::support::{binary::Ran, until};
 
 /// Each mode with the rpcs that it times.
 const MODES: &[(&str, &[&str])] = &[

@@ -6,10 +6,8 @@ use rustix::process::Signal;
 use sagad::domain::characters::{all_unprintable, is_unprintable};
 use serde_json::{Value, json};
 
-use super::{
-    daemon::{Daemon, until},
-    running::{Ran, Running},
-};
+use super::{daemon::Daemon, running::Running};
+use crate::support::{binary::Ran, until};
 
 /// All of them but NUL, which is refused, in texts that are short enough.
 fn texts() -> Vec<String> {

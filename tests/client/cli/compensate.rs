@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use super::daemon::{Daemon, until};
+use super::daemon::Daemon;
+use crate::support::until;
 
 #[test]
 fn undo_runs_in_reverse_and_each_outcome_is_recorded() {

@@ -4,10 +4,8 @@ use std::{env, fs, path::Path, process::Command};
 
 use serde_json::{Value, json};
 
-use super::{
-    daemon::{Daemon, sagad},
-    running::Ran,
-};
+use super::daemon::{Daemon, sagad};
+use crate::support::binary::Ran;
 
 /// Runs it with these variables and none of the machine's.
 fn run(line: &str, variables: &[(&str, &str)]) -> Ran {

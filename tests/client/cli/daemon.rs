@@ -2,36 +2,22 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Write},
+    io::Write,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
-    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::running::{Ran, Running};
-
-/// Longer than anything takes on a busy machine; what does not come by then does not come.
-pub const PATIENCE: Duration = Duration::from_secs(40);
-
-/// The machine's clock for waiting, the one place of these tests that reads one.
-#[allow(clippy::disallowed_methods)]
-pub fn now() -> Instant {
-    Instant::now()
-}
-
-/// Asks until the answer is yes.
-pub fn until(what: &str, mut yes: impl FnMut() -> bool) {
-    let end = now() + PATIENCE;
-    while !yes() {
-        assert!(now() < end, "waited in vain for: {what}");
-        thread::sleep(Duration::from_millis(25));
-    }
-}
+use super::running::Running;
+use crate::support::{
+    self, Launch,
+    binary::{self, Ran},
+    until,
+};
 
 /// Whether a process runs, by its number.
 pub fn runs(pid: &str) -> bool {
@@ -52,8 +38,7 @@ pub fn signal(child: &Child, signal: Signal) {
 
 /// A running coordinator. It is killed at the end of the test.
 pub struct Daemon {
-    child: Child,
-    address: String,
+    served: support::Daemon,
     dir: TempDir,
 }
 
@@ -61,27 +46,26 @@ impl Daemon {
     /// Starts one on a free port. Its grace after an absence is short: a busy machine counts as one.
     pub fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (child, address) = serve("127.0.0.1:0", dir.path(), "1s");
-        Self { child, address, dir }
+        let served = Launch::on(&dir.path().join("data")).args(&["--restart-grace", "1s"]).start();
+        Self { served, dir }
     }
 
     /// Ends it by a signal, and starts it again on the same port and data; leases get a grace that is long enough.
     pub fn restart(&mut self, by: Signal) {
-        signal(&self.child, by);
-        self.child.wait().unwrap();
-        let (child, address) = serve(&self.address, self.dir.path(), "10s");
-        assert_eq!(address, self.address);
-        self.child = child;
+        self.served.signal(by);
+        self.served.process().wait();
+        self.served.set_args(&["--restart-grace", "10s"]);
+        self.served.start_again();
     }
 
     /// Stops or continues it.
     pub fn signal(&self, by: Signal) {
-        signal(&self.child, by);
+        self.served.signal(by);
     }
 
     /// `http://HOST:PORT`.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.served.address())
     }
 
     /// A file of this test's own.
@@ -223,20 +207,10 @@ impl Daemon {
     }
 }
 
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
 /// The binary with these arguments and nothing of ours in its environment.
 pub fn sagad(line: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sagad"));
-    command.args(words(line)).stdin(Stdio::null());
-    for name in ["SAGAD_SERVER", "SAGAD_OWNER", "SAGAD_TOKEN", "SAGAD_TASK_ID", "SAGAD_ACTOR", "NO_COLOR"] {
-        command.env_remove(name);
-    }
+    let mut command = binary::sagad();
+    command.args(words(line));
     command
 }
 
@@ -268,17 +242,4 @@ fn words(line: &str) -> Vec<String> {
         }
     }
     words
-}
-
-fn serve(listen: &str, dir: &Path, grace: &str) -> (Child, String) {
-    let mut child = sagad(&format!("serve --listen {listen} --restart-grace {grace} --data"))
-        .arg(dir.join("data"))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut first = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
-    let address = first.trim().strip_prefix("sagad: serving gRPC on ");
-    (child, address.unwrap_or_else(|| panic!("the first line is {first:?}")).to_owned())
 }

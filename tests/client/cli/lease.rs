@@ -2,7 +2,8 @@
 
 use std::{fs, time::Duration};
 
-use super::daemon::{Daemon, now};
+use super::daemon::Daemon;
+use crate::support::now;
 
 const ID: &str = "6f1c2f0e-6f0e-4b6e-9d53-0f0a6b9f5f11";
 
@@ -108,7 +109,7 @@ fn fail_needs_a_compensation_unless_a_retry_is_left() {
     let token = d.claim("t-1", "me", "");
     let text = d.ok(&format!("fail t-1 --owner me --token {token} --reason flaky --retryable"));
     assert_eq!(text, "t-1  planned  queue default\n");
-    super::daemon::until("the retry to be ready", || d.run("claim t-1 --owner me").code == 0);
+    crate::support::until("the retry to be ready", || d.run("claim t-1 --owner me").code == 0);
     let token = d.get("t-1")["lease"]["fencingToken"].as_str().unwrap().to_owned();
     d.refused(3, "COMPENSATION_REQUIRED", &format!("fail t-1 --owner me --token {token} --reason broken --retryable"));
     let line =
@@ -155,7 +156,7 @@ fn the_environment_names_the_lease() {
     let ran = |line: &str| {
         let mut command = d.command(line);
         command.env("SAGAD_TASK_ID", "t-1").env("SAGAD_OWNER", "me").env("SAGAD_TOKEN", &token);
-        super::running::Ran::of(command)
+        crate::support::binary::Ran::of(command)
     };
     assert_eq!(ran("heartbeat --progress half").code, 0);
     assert_eq!(ran("register-compensation --compensate dir=/w").code, 0);

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::daemon::{Daemon, until};
+use super::daemon::Daemon;
+use crate::support::until;
 
 fn ids(d: &Daemon, flags: &str) -> Vec<String> {
     let sagas = d.json(&format!("list {flags}"));

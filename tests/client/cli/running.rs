@@ -2,36 +2,15 @@
 
 use std::{
     io::{BufRead, BufReader, Read},
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     thread,
 };
 
 use rustix::process::Signal;
 
-use super::daemon::{signal, until};
-
-/// How a run of the binary ended.
-#[derive(Debug)]
-pub struct Ran {
-    pub code: i32,
-    pub out: String,
-    pub err: String,
-}
-
-impl Ran {
-    /// Runs a command to its end.
-    pub fn of(mut command: Command) -> Self {
-        command.output().unwrap().into()
-    }
-}
-
-impl From<Output> for Ran {
-    fn from(output: Output) -> Self {
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        Self { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
-    }
-}
+use super::daemon::signal;
+use crate::support::{binary::Ran, until};
 
 type Lines = Arc<Mutex<Vec<String>>>;
 

@@ -4,7 +4,8 @@ use std::fs;
 
 use rustix::process::Signal;
 
-use super::daemon::{Daemon, until};
+use super::daemon::Daemon;
+use crate::support::until;
 
 const THREE: &str = "--queue q --compensate a=1 --compensate b=2 --compensate c=3";
 

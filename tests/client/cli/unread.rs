@@ -7,10 +7,8 @@ use std::{
     process::Stdio,
 };
 
-use super::{
-    daemon::{Daemon, sagad},
-    running::Ran,
-};
+use super::daemon::{Daemon, sagad};
+use crate::support::{SAGAD, binary::Ran};
 
 /// Runs it with a pipe whose reader has gone before the first line.
 fn unread(d: &Daemon, line: &str) -> Ran {
@@ -53,7 +51,7 @@ fn an_import_goes_on_without_its_reader() {
     fs::write(d.file("more.jsonl"), lines).unwrap();
     let mut command = std::process::Command::new("sh");
     command.args(["-c", &format!("{{ {script}; }} | head -1")]).current_dir(d.file("."));
-    command.env("SAGAD", env!("CARGO_BIN_EXE_sagad")).env("SAGAD_SERVER", d.url());
+    command.env("SAGAD", SAGAD).env("SAGAD_SERVER", d.url());
     let ran = Ran::of(command);
     assert_eq!(ran.out, "u-0\n", "{ran:?}");
     assert!(ran.err.contains("created 20000 sagas") && ran.err.ends_with("exit 1\n"), "{}", ran.err);

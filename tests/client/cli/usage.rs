@@ -2,10 +2,8 @@
 
 use std::process::{Command, Stdio};
 
-use super::{
-    daemon::{Daemon, sagad},
-    running::Ran,
-};
+use super::daemon::{Daemon, sagad};
+use crate::support::{SAGAD, binary::Ran};
 
 /// Every command of the contract's command line.
 const COMMANDS: &str = "serve create get list history stats watch work compensate claim claim-next heartbeat release \
@@ -203,7 +201,7 @@ fn a_reader_that_has_seen_enough_is_nothing_to_complain_about() {
     {
         let script = format!("{{ \"$SAGAD\" {line}; echo \"exit $?\" >&2; }} | head -1");
         let mut command = Command::new("sh");
-        command.args(["-c", &script]).env("SAGAD", env!("CARGO_BIN_EXE_sagad")).env("SAGAD_SERVER", d.url());
+        command.args(["-c", &script]).env("SAGAD", SAGAD).env("SAGAD_SERVER", d.url());
         let ran = Ran::of(command);
         assert!(ran.out.starts_with(first) && ran.out.lines().count() == 1, "{ran:?}");
         assert_eq!(ran.err, "exit 0\n", "{line}");
@@ -216,7 +214,7 @@ fn on_a_terminal(d: &Daemon, line: &str, no_color: Option<&str>) -> Option<Strin
 }
 
 fn on_a_terminal_of(columns: u16, d: &Daemon, line: &str, no_color: Option<&str>) -> Option<String> {
-    let inner = format!("stty cols {columns}; '{}' {line}", env!("CARGO_BIN_EXE_sagad"));
+    let inner = format!("stty cols {columns}; '{SAGAD}' {line}");
     let mut command = Command::new("script");
     command.args(["-qec", &inner, "/dev/null"]).env("SAGAD_SERVER", d.url()).env("TERM", "xterm");
     command.env_remove("NO_COLOR").stdin(Stdio::null());

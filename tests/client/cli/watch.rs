@@ -6,6 +6,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::{daemon::Daemon, running::Running};
+use crate::support::SAGAD;
 
 fn parsed(running: &Running) -> Vec<Value> {
     running.out().iter().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -100,7 +101,7 @@ fn events_are_followed_by_queue_and_task() {
     );
     one.await_out(&["bookmark"]);
     // Text has no bookmarks to wait for; what happens until it is there is asked for again.
-    super::daemon::until("the watches to have begun", || {
+    crate::support::until("the watches to have begun", || {
         d.ok("create --queue noise");
         d.run("annotate t-2 --note n").code + d.run("create --task-id t-2 --queue two").code >= 0
             && !all.out().is_empty()
@@ -120,7 +121,7 @@ fn an_interrupt_ends_it() {
     let d = Daemon::start();
     // Whoever runs the tests in the background may have had the signal ignored, which is inherited.
     let mut command = Command::new("env");
-    let sagad = env!("CARGO_BIN_EXE_sagad");
+    let sagad = SAGAD;
     command.args(["--default-signal=INT", sagad, "watch", "-o", "json", "--server", &d.url()]);
     let watch = Running::start(command);
     watch.await_out(&["bookmark"]);

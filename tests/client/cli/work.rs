@@ -1,6 +1,7 @@
 //! `sagad work`: the command, its environment, and what its end means.
 
-use super::daemon::{Daemon, until};
+use super::daemon::Daemon;
+use crate::support::{SAGAD, until};
 
 #[test]
 fn the_command_finds_its_saga_and_completes_it() {
@@ -86,7 +87,7 @@ fn another_exit_fails_or_parks() {
 fn a_compensation_is_registered_from_inside() {
     let d = Daemon::start();
     d.ok("create --task-id t-1 --queue q");
-    let sagad = env!("CARGO_BIN_EXE_sagad");
+    let sagad = SAGAD;
     let script = d.script(
         "job",
         &format!(

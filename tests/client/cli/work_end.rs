@@ -4,7 +4,8 @@ use std::fs;
 
 use rustix::process::Signal;
 
-use super::daemon::{Daemon, until};
+use super::daemon::Daemon;
+use crate::support::until;
 
 /// A job that says that it runs, and ends when the file `go` is there.
 fn waiting(d: &Daemon) -> String {

@@ -11,9 +11,10 @@ use std::{
 use rustix::process::Signal;
 
 use super::{
-    daemon::{Daemon, now, runs, until},
+    daemon::{Daemon, runs},
     running::Running,
 };
+use crate::support::{needs, now, until};
 
 /// A job of two processes that tell their numbers, and that end with the file `go`, or with the directory that they are in.
 fn pair(d: &Daemon) -> String {
@@ -151,8 +152,8 @@ fn what_a_command_leaves_running_is_ended_before_its_outcome_is_told() {
 }
 
 #[test]
-#[cfg_attr(without_setsid, ignore = "setsid is not installed")]
 fn what_left_the_group_on_purpose_is_left_alone() {
+    needs!("setsid");
     let d = Daemon::start();
     d.ok("create --task-id t-1 --queue q");
     let script = d.script(
@@ -204,8 +205,8 @@ fn parent(pid: &str) -> String {
 }
 
 #[test]
-#[cfg_attr(without_pid_namespace, ignore = "needs root, for a process namespace")]
 fn as_process_1_it_reaps_and_zombies_do_not_hold_up_a_cancel() {
+    needs!("pid_namespace");
     let d = Daemon::start();
     let script = d.script(
         "job",

@@ -4,7 +4,8 @@ use std::{fs, thread, time::Duration};
 
 use rustix::process::Signal;
 
-use super::daemon::{Daemon, runs, until};
+use super::daemon::{Daemon, runs};
+use crate::support::until;
 
 /// Whatever becomes of its test, a job ends with the directory that it is in.
 ///

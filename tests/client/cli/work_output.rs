@@ -14,7 +14,8 @@ use rustix::{
     process::Signal,
 };
 
-use super::daemon::{Daemon, now, signal, until};
+use super::daemon::{Daemon, signal};
+use crate::support::{now, until};
 
 /// A pipe with no room left. Its end to write blocks whoever writes to it until somebody reads from the other.
 fn full_pipe() -> (PipeReader, File) {

@@ -4,7 +4,8 @@ use std::fs;
 
 use rustix::process::Signal;
 
-use super::daemon::{Daemon, until};
+use super::daemon::Daemon;
+use crate::support::until;
 
 /// Progress as JSON has it.
 const HALF: &str = "aGFsZg==";

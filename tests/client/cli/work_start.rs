@@ -5,9 +5,10 @@ use std::{fs, path::Path};
 use rustix::process::{Resource, Rlimit, prlimit};
 
 use super::{
-    daemon::{Daemon, pid_of, until},
-    running::{Ran, Running},
+    daemon::{Daemon, pid_of},
+    running::Running,
 };
+use crate::support::{binary::Ran, until};
 
 const FIVE: &str = "could not be started 5 times in a row";
 

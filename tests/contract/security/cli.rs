@@ -1,32 +1,22 @@
 //! The commands, with credentials.
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
-    path::PathBuf,
-    process::{Command, Stdio},
-};
+use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::{
-    Daemon,
+    Daemon, SAGAD,
+    binary::{self, Ran},
     daemon::Launch,
     eventually,
     people::{entry, token},
     pki::Ca,
 };
 
-struct Ran {
-    code: i32,
-    out: String,
-    err: String,
-}
-
 /// Runs `sagad` with these words, and none of this machine's settings; `input` on standard input.
 fn sagad_with(words: &[&str], input: &str) -> Ran {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sagad"));
+    let mut command = binary::sagad();
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SAGAD_")) {
         command.env_remove(name);
     }
@@ -34,8 +24,7 @@ fn sagad_with(words: &[&str], input: &str) -> Ran {
         command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    Ran { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+    output.into()
 }
 
 fn sagad(words: &[&str]) -> Ran {
@@ -114,7 +103,7 @@ fn commands_call_with_certificates_and_tokens() {
     );
     // A worker's command is called with the same credentials, and calls back.
     let seen = site.path("seen");
-    let script = format!("env | grep ^SAGAD_ > {seen}; {} heartbeat >> {seen} 2>&1", env!("CARGO_BIN_EXE_sagad"));
+    let script = format!("env | grep ^SAGAD_ > {seen}; {SAGAD} heartbeat >> {seen} 2>&1");
     let ran = site.run("w", &["work", "--queue", "q", "--drain", "--", "sh", "-c", &script]);
     assert_eq!(ran.code, 0, "{}", ran.err);
     let seen = fs::read_to_string(seen).unwrap();

@@ -8,14 +8,11 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::support::tools;
+use crate::support::{SAGAD, needs, tools};
 
 #[test]
-#[cfg_attr(
-    any(without_bash, without_grpcurl, without_jq, without_openssl),
-    ignore = "needs bash, grpcurl, jq and openssl"
-)]
 fn the_page_does_what_it_shows() {
+    needs!("bash", "grpcurl", "jq", "openssl");
     let directory = tempfile::tempdir().unwrap();
     // Nobody else takes it in the moment until the page's daemon does.
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -24,7 +21,7 @@ fn the_page_does_what_it_shows() {
         .arg(format!("{root}/tests/support/readme.sh"))
         .arg(format!("{root}/docs/security.md"))
         .arg(address.to_string())
-        .env("PATH", tools::path_with(env!("CARGO_BIN_EXE_sagad")))
+        .env("PATH", tools::path_with(SAGAD))
         .current_dir(directory.path())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -21,9 +21,7 @@ use std::{
 use rustix::fs::{FlockOperation, flock};
 use sagad::proto::CreateSagaRequest;
 
-use crate::support::{Launch, claim, create, eventually, key};
-
-const SAGAD: &str = env!("CARGO_BIN_EXE_sagad");
+use crate::support::{Launch, SAGAD, claim, create, eventually, key};
 
 /// Runs the binary with a umask that takes nothing away, and with its temporary files in a directory of the test's.
 fn sagad(root: &Path, arguments: &[&str]) -> Output {

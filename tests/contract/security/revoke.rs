@@ -13,7 +13,7 @@ use tonic_reflection::pb::v1::{
 };
 
 use crate::support::{
-    Problem, Refused, create, eventually, ms,
+    Problem, Refused, binary, create, eventually, ms,
     people::{Bearer, Client, House, entry, token},
     session::Session,
 };
@@ -398,7 +398,7 @@ async fn many_leases_end_in_steps_and_doctor_tells_of_them() {
 fn sagad(house: &House, args: &[&str]) -> String {
     let token_file = house.directory.path().join("jo.token");
     std::fs::write(&token_file, token("jo")).unwrap();
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_sagad"))
+    let output = binary::sagad()
         .args(args)
         .arg(format!("--server=http://{}", house.daemon.address()))
         .arg(format!("--token-file={}", token_file.display()))
@@ -433,17 +433,13 @@ async fn a_principal_that_could_act_for_another_is_refused() {
         house.client("honest").await.admin.get_server_info(GetServerInfoRequest {}).await.unwrap();
         let named = format!("--principals={}", house.file.display());
         for command in [&["config", "check"][..], &["serve", "--listen=127.0.0.1:0"]] {
-            let output = std::process::Command::new(env!("CARGO_BIN_EXE_sagad"))
-                .args(command)
-                .arg(&named)
-                .current_dir(house.directory.path())
-                .output()
-                .unwrap();
+            let output =
+                binary::sagad().args(command).arg(&named).current_dir(house.directory.path()).output().unwrap();
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             assert!(!output.status.success() && said.contains(about), "{command:?}: {said}");
         }
     }
-    let token = std::process::Command::new(env!("CARGO_BIN_EXE_sagad")).args(["token", "sagad"]).output().unwrap();
+    let token = binary::sagad().args(["token", "sagad"]).output().unwrap();
     assert_eq!(token.status.code(), Some(2), "{token:?}");
     assert!(token.stdout.is_empty(), "no token is made");
 }

@@ -37,12 +37,12 @@ impl Traced {
 }
 
 #[tokio::test]
-#[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
 async fn p2_a_sync_of_the_log_lies_before_every_answer() {
+    needs!("strace");
     let own = tempfile::tempdir().unwrap();
     let trace = own.path().join("trace");
     let options = ["-ttt", "-T", "-y", "-e", "trace=pwrite64,fsync,fdatasync"];
-    let mut daemon = strace::launch(&own.path().join("data"), &trace, &options).start();
+    let mut daemon = Launch::on(&own.path().join("data")).traced(&trace, &options).start();
     let pid = daemon.process().pid();
     let api = daemon.api().await;
     let mut windows = Vec::new();
@@ -73,7 +73,7 @@ async fn p2_a_sync_of_the_log_lies_before_every_answer() {
 async fn until_the_disk_fails(data: &Path, n: usize) -> Vec<String> {
     let trace = data.with_extension("trace");
     let inject = format!("inject=fsync,fdatasync:error=EIO:when={n}+");
-    let launch = strace::launch(data, &trace, &["-e", "trace=fsync,fdatasync", "-e", &inject]);
+    let launch = Launch::on(data).traced(&trace, &["-e", "trace=fsync,fdatasync", "-e", &inject]);
     let mut process = launch.spawn();
     let mut acknowledged = Vec::new();
     if let Some(address) = process.address() {
@@ -96,8 +96,8 @@ async fn until_the_disk_fails(data: &Path, n: usize) -> Vec<String> {
 }
 
 #[tokio::test]
-#[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
 async fn p3_when_the_disk_fails_it_ends_and_what_it_acknowledged_is_there() {
+    needs!("strace");
     let own = tempfile::tempdir().unwrap();
     let data = own.path().join("data");
     let mut acknowledged = Vec::new();

@@ -157,16 +157,13 @@ async fn m16_an_unknown_rpc_is_unimplemented_with_error_info() {
 }
 
 #[tokio::test]
-#[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
 async fn m15_one_thread_writes_the_store() {
+    needs!("strace");
     let own = tempfile::tempdir().unwrap();
     let trace = own.path().join("trace");
-    let mut daemon = strace::launch(
-        &own.path().join("data"),
-        &trace,
-        &["-y", "-e", "trace=pwrite64,write,writev,fsync,fdatasync,ftruncate"],
-    )
-    .start();
+    let mut daemon = Launch::on(&own.path().join("data"))
+        .traced(&trace, &["-y", "-e", "trace=pwrite64,write,writev,fsync,fdatasync,ftruncate"])
+        .start();
     let pid = daemon.process().pid();
     let api = daemon.api().await;
     let served = fs::read_to_string(&trace).unwrap().lines().count();
@@ -202,8 +199,7 @@ fn thread_named(pid: rustix::process::Pid, name: &str) -> String {
 
 /// Runs a client's command and returns how it ended and what it said.
 fn client(server: &str, words: &[&str]) -> (Option<i32>, String) {
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_sagad"));
-    let output = command.args(["--server", server]).args(words).env_remove("SAGAD_SERVER").output().unwrap();
+    let output = binary::sagad().args(["--server", server]).args(words).output().unwrap();
     (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
 }
 

@@ -331,7 +331,7 @@ async fn m4_what_a_killed_process_held_by_its_sessions_stays_held() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let server = format!("http://{}", daemon.address());
-    let mut bench = std::process::Command::new(env!("CARGO_BIN_EXE_sagad"))
+    let mut bench = binary::sagad()
         .args(["bench", "--mode", "session", "--connections", "2", "--clients", "64", "--duration", "60s"])
         .args(["--warmup", "0s", "--preload", "20000", "--server", &server])
         .stdout(std::process::Stdio::null())
@@ -493,7 +493,7 @@ async fn m13_a_worker_that_is_killed_leaves_its_lease_until_the_ttl() {
     let daemon = Daemon::start_with(&["--log", "sagad=debug"]);
     let api = daemon.api().await;
     api.create_saga(create("t")).await.unwrap();
-    let mut worker = std::process::Command::new(env!("CARGO_BIN_EXE_sagad"))
+    let mut worker = binary::sagad()
         .args(["work", "--queue", "default", "--owner", "w", "--ttl", "2s"])
         .args(["--server", &format!("http://{}", daemon.address()), "--", "sleep", "60"])
         .stdout(std::process::Stdio::null())

@@ -10,7 +10,7 @@ mod suspended;
 use sagad::proto::*;
 use tonic::Status;
 
-use crate::daemon::Sagas;
+use crate::support::Sagas;
 
 /// Microseconds since 1970.
 fn micros(time: &prost_types::Timestamp) -> i64 {

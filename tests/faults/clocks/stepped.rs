@@ -9,7 +9,7 @@ use std::{
 use sagad::proto::{admin_service_client::AdminServiceClient, *};
 
 use super::{annotate, claim, claimed, get, heartbeat, history, micros, ran_out};
-use crate::daemon::{self, Launch, Sagas, reason};
+use crate::support::{self, Launch, Sagas, needs, reason};
 
 const HOUR: i64 = 3600 * 1_000_000;
 
@@ -32,7 +32,7 @@ fn launch(library: &Path, data: &Path, offset: &Path) -> Launch {
 
 /// What the daemon says of its clock: its time, and how far that is from the wall clock's.
 async fn clock(sagas: std::net::SocketAddr) -> (i64, i64) {
-    let mut admin = AdminServiceClient::new(daemon::channel(sagas).await.unwrap());
+    let mut admin = AdminServiceClient::new(support::channel(sagas).await.unwrap());
     let info = admin.get_server_info(GetServerInfoRequest {}).await.unwrap().into_inner();
     let offset = info.clock_offset.unwrap();
     (micros(&info.current_time.unwrap()), offset.seconds * 1_000_000 + i64::from(offset.nanos) / 1000)
@@ -45,7 +45,7 @@ async fn leases_keep_their_length(sagas: &mut Sagas, name: &str) {
     let renewed = claimed(sagas, &long, 1500).await;
     let saga = claimed(sagas, &short, 1000).await;
     let acquired = micros(&saga.lease.unwrap().acquire_time.unwrap());
-    let begun = daemon::now();
+    let begun = support::now();
     while begun.elapsed() < Duration::from_secs(3) {
         heartbeat(sagas, &renewed).await.expect("a lease that is renewed does not run out");
         if begun.elapsed() < Duration::from_millis(800) {
@@ -60,18 +60,19 @@ async fn leases_keep_their_length(sagas: &mut Sagas, name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[cfg_attr(without_faketime, ignore = "faketime is not installed")]
 async fn p6_a_step_of_the_wall_clock_moves_no_lease() {
+    needs!("faketime");
     let library = library();
     let directory = tempfile::tempdir().unwrap();
     let offset = directory.path().join("offset");
     fs::write(&offset, "+0").unwrap();
-    let (mut daemon, address) = launch(&library, &directory.path().join("data"), &offset).start();
-    let mut sagas = daemon::sagas(address).await;
+    let mut daemon = launch(&library, &directory.path().join("data"), &offset).start();
+    let address = daemon.address();
+    let mut sagas = support::sagas(address).await;
     let held = claimed(&mut sagas, "held", 60_000).await;
     let (begun, from_utc) = clock(address).await;
     assert!(from_utc.abs() < HOUR / 60, "at the start the clock is UTC's: {from_utc}");
-    let real = daemon::now();
+    let real = support::now();
     for (step, name, expected) in [("+3600", "ahead", -HOUR), ("-3600", "back", HOUR), ("+0", "right", 0)] {
         annotate(&mut sagas, "held").await;
         fs::write(&offset, step).unwrap();
@@ -90,32 +91,34 @@ async fn p6_a_step_of_the_wall_clock_moves_no_lease() {
     assert!(times.is_sorted(), "times went back: {times:?}");
     assert!(times.last().unwrap() - times[0] < HOUR / 2, "times jumped: {times:?}");
     heartbeat(&mut sagas, &held).await.unwrap();
-    daemon.terminate();
-    daemon::check(&directory.path().join("data"));
+    daemon.terminate().await;
+    support::check(&directory.path().join("data"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[cfg_attr(without_faketime, ignore = "faketime is not installed")]
 async fn p6_time_goes_on_over_a_restart_with_the_wall_clock_back() {
+    needs!("faketime");
     let library = library();
     for killed in [true, false] {
         let directory = tempfile::tempdir().unwrap();
         let (offset, data) = (directory.path().join("offset"), directory.path().join("data"));
         fs::write(&offset, "+0").unwrap();
-        let (mut daemon, address) = launch(&library, &data, &offset).start();
-        let mut sagas = daemon::sagas(address).await;
+        let mut daemon = launch(&library, &data, &offset).start();
+        let address = daemon.address();
+        let mut sagas = support::sagas(address).await;
         let held = claimed(&mut sagas, "held", 20_000).await;
         let before = annotate(&mut sagas, "held").await;
         let last = micros(&before.update_time.unwrap());
         if killed {
-            daemon.kill()
+            daemon.kill().await
         } else {
-            drop(daemon.terminate())
+            drop(daemon.terminate().await)
         }
 
         fs::write(&offset, "-86400").unwrap();
-        let (mut daemon, address) = launch(&library, &data, &offset).start();
-        let mut sagas = daemon::sagas(address).await;
+        let mut daemon = launch(&library, &data, &offset).start();
+        let address = daemon.address();
+        let mut sagas = support::sagas(address).await;
         let (now, from_utc) = clock(address).await;
         assert!(now >= last, "time went back by {} µs", last - now);
         assert!(now - last < HOUR / 60, "time goes on from the last that is stored: {} µs", now - last);
@@ -126,8 +129,8 @@ async fn p6_time_goes_on_over_a_restart_with_the_wall_clock_back() {
         heartbeat(&mut sagas, &held).await.expect("the lease goes on");
         leases_keep_their_length(&mut sagas, "a-day-back").await;
         annotate(&mut sagas, "held").await;
-        daemon.terminate();
+        daemon.terminate().await;
         // The check holds event times against each other, over all sagas.
-        daemon::check(&data);
+        support::check(&data);
     }
 }

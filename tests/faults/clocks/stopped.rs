@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use sagad::proto::{watch_stale_response::Item, *};
 
 use super::{claim, heartbeat, micros, ran_out};
-use crate::daemon::{self, Launch, Sagas, reason};
+use crate::support::{self, Launch, Sagas, reason};
 
 const LEASES: usize = 12;
 
@@ -31,8 +31,9 @@ async fn claimed_at_once(sagas: &mut Sagas, seconds: i64) -> Vec<Saga> {
 async fn p6_nobody_runs_out_when_a_stopped_daemon_comes_back() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
-    let (mut daemon, address) = Launch::on(&data).arg("--restart-grace=8s").start();
-    let mut sagas = daemon::sagas(address).await;
+    let mut daemon = Launch::on(&data).arg("--restart-grace=8s").start();
+    let address = daemon.address();
+    let mut sagas = support::sagas(address).await;
     let mut stale = sagas.watch_stale(WatchStaleRequest::default()).await.unwrap().into_inner();
     let held = claimed_at_once(&mut sagas, 3).await;
     daemon.signal(Signal::STOP);
@@ -43,7 +44,7 @@ async fn p6_nobody_runs_out_when_a_stopped_daemon_comes_back() {
     let waiting = tokio::spawn(async move { heartbeat(&mut early, &first).await });
     tokio::time::sleep(Duration::from_millis(100)).await;
     daemon.signal(Signal::CONT);
-    let back = daemon::now();
+    let back = support::now();
     waiting.await.unwrap().expect("a heartbeat that waited is accepted");
 
     for saga in &held[..LEASES / 2] {
@@ -77,8 +78,8 @@ async fn p6_nobody_runs_out_when_a_stopped_daemon_comes_back() {
         reported += usize::from(matches!(answer.item, Some(Item::Stale(_))));
     }
     assert_eq!(reported, LEASES - LEASES / 2, "each of the others was reported once");
-    daemon.terminate();
-    daemon::check(&data);
+    daemon.terminate().await;
+    support::check(&data);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -86,14 +87,16 @@ async fn p6_nobody_runs_out_over_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
     let launch = Launch::on(&data).arg("--restart-grace=5s");
-    let (mut daemon, address) = launch.start();
-    let mut sagas = daemon::sagas(address).await;
+    let mut daemon = launch.start();
+    let address = daemon.address();
+    let mut sagas = support::sagas(address).await;
     let held = claimed_at_once(&mut sagas, 1).await;
-    daemon.kill();
+    daemon.kill().await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
-    let (mut daemon, address) = launch.start();
-    let back = daemon::now();
-    let mut sagas = daemon::sagas(address).await;
+    let mut daemon = launch.start();
+    let address = daemon.address();
+    let back = support::now();
+    let mut sagas = support::sagas(address).await;
     for saga in &held {
         let status = claim(&mut sagas, &saga.task_id, "other", 1000).await.expect_err("it is in its grace");
         assert_eq!(reason(&status), "LEASE_HELD", "{status:?}");
@@ -105,6 +108,6 @@ async fn p6_nobody_runs_out_over_a_restart() {
         assert!(ran_out(&mut sagas, &saga.task_id).await.is_some(), "the grace is over, once");
         claim(&mut sagas, &saga.task_id, "other", 1000).await.expect("another may have it");
     }
-    daemon.terminate();
-    daemon::check(&data);
+    daemon.terminate().await;
+    support::check(&data);
 }

@@ -16,7 +16,7 @@ use sagad::proto::*;
 use tokio::task::JoinSet;
 
 use super::{claim, claimed, heartbeat, ran_out};
-use crate::daemon::{self, Launch, Sagas, reason};
+use crate::support::{self, Launch, Sagas, reason};
 
 /// Leases that are kept, each by a task of its own.
 const KEPT: usize = 16;
@@ -69,8 +69,9 @@ async fn p6_suspensions_under_load_cost_no_lease() {
     let suspensions = std::env::var("SUSPENSIONS").map_or(12, |value| value.parse().expect("a number"));
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
-    let (mut daemon, address) = Launch::on(&data).arg("--restart-grace=5s").start();
-    let mut sagas = daemon::sagas(address).await;
+    let mut daemon = Launch::on(&data).arg("--restart-grace=5s").start();
+    let address = daemon.address();
+    let mut sagas = support::sagas(address).await;
     let (over, made) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let mut clients = JoinSet::new();
     for number in 0..KEPT {
@@ -79,10 +80,10 @@ async fn p6_suspensions_under_load_cost_no_lease() {
     }
     for name in 0..BUSY {
         // Each on a connection of its own, so that what they send waits beside each other.
-        clients.spawn(create_and_create(daemon::sagas(address).await, name, over.clone(), made.clone()));
+        clients.spawn(create_and_create(support::sagas(address).await, name, over.clone(), made.clone()));
     }
     for _ in 0..2 {
-        clients.spawn(steal(daemon::sagas(address).await, over.clone()));
+        clients.spawn(steal(support::sagas(address).await, over.clone()));
     }
     for _ in 0..suspensions {
         let between = rand::rng().random_range(100..400);
@@ -106,6 +107,6 @@ async fn p6_suspensions_under_load_cost_no_lease() {
     let noticed = daemon.log().matches("the coordinator was away").count();
     eprintln!("{suspensions} suspensions, {noticed} absences noticed, {} sagas made meanwhile", made.load(SeqCst));
     assert!(noticed >= suspensions, "each is an absence");
-    daemon.terminate();
-    daemon::check(&data);
+    daemon.terminate().await;
+    support::check(&data);
 }

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     os::unix::fs::{MetadataExt, symlink},
     path::Path,
-    process::{Command, Stdio},
+    process::Stdio,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -17,25 +17,25 @@ use rustix::process::{Pid, Signal, kill_process};
 use sagad::proto::{BatchCreateSagasRequest, CreateSagaRequest, GetStatsRequest};
 
 use super::small::{annotate, claim, create, get};
-use crate::daemon::{self, Launch, backup, check, run};
+use crate::support::{self, Launch, backup, binary, check, run};
 
 const CLIENTS: usize = 4;
 
 /// Changes sagas until told to stop; returns how long each change took.
 async fn change(address: SocketAddr, number: usize, stop: Arc<AtomicBool>) -> Vec<Duration> {
-    let mut sagas = daemon::sagas(address).await;
+    let mut sagas = support::sagas(address).await;
     let mut took = Vec::new();
     let mut made = 0;
     while !stop.load(Ordering::Relaxed) {
         let task_id = format!("load-{number}-{made}");
         made += 1;
-        let begun = daemon::now();
+        let begun = support::now();
         create(&mut sagas, &task_id, 500).await.unwrap();
         took.push(begun.elapsed());
-        let begun = daemon::now();
+        let begun = support::now();
         claim(&mut sagas, &task_id, 60).await.unwrap();
         took.push(begun.elapsed());
-        let begun = daemon::now();
+        let begun = support::now();
         annotate(&mut sagas, &task_id, "noted").await.unwrap();
         took.push(begun.elapsed());
     }
@@ -64,8 +64,9 @@ fn percentile(sorted: &[Duration], of: usize) -> Duration {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backup_under_load_is_consistent() {
     let directory = tempfile::tempdir().unwrap();
-    let (mut daemon, address) = Launch::on(&directory.path().join("data")).start();
-    let mut sagas = daemon::sagas(address).await;
+    let mut daemon = Launch::on(&directory.path().join("data")).start();
+    let address = daemon.address();
+    let mut sagas = support::sagas(address).await;
     for batch in 0..16 {
         let one = |n: usize| CreateSagaRequest {
             task_id: format!("before-{}", batch * 30 + n),
@@ -77,7 +78,7 @@ async fn a_backup_under_load_is_consistent() {
     }
     let ((), quiet) = under_load(address, 0, tokio::time::sleep(Duration::from_secs(2))).await;
     let before = sagas.get_stats(GetStatsRequest {}).await.unwrap().into_inner().revision;
-    let begun = daemon::now();
+    let begun = support::now();
     let (copies, busy) = under_load(address, CLIENTS, async {
         let mut copies = Vec::new();
         for _ in 0..3 {
@@ -98,7 +99,7 @@ async fn a_backup_under_load_is_consistent() {
         percentile(&quiet, 99),
         quiet.len(),
     );
-    daemon.terminate();
+    daemon.terminate().await;
     for (number, copy) in copies.iter().enumerate() {
         let file = directory.path().join(format!("copy-{number}.db"));
         fs::write(&file, copy).unwrap();
@@ -106,16 +107,17 @@ async fn a_backup_under_load_is_consistent() {
         let restored = run(&["restore", file.to_str().unwrap(), "--data", data.to_str().unwrap()]);
         assert!(restored.status.success(), "{restored:?}");
         check(&data);
-        let (mut daemon, address) = Launch::on(&data).start();
+        let mut daemon = Launch::on(&data).start();
+        let address = daemon.address();
         for file in [data.join("sagad.db"), data.join("sagad.db-wal"), directory.path().join("data/sagad.db")] {
             let mode = fs::metadata(&file).unwrap().mode() & 0o777;
             assert_eq!(mode, 0o600, "{} is nobody else's to read", file.display());
         }
-        let mut sagas = daemon::sagas(address).await;
+        let mut sagas = support::sagas(address).await;
         let revision = sagas.get_stats(GetStatsRequest {}).await.unwrap().into_inner().revision;
         assert!(revision >= before, "what was acknowledged before the backup is in it: {revision} {before}");
         assert_eq!(get(&mut sagas, "before-7").await.unwrap().payload.len(), 60 << 10);
-        daemon.kill();
+        daemon.kill().await;
     }
 }
 
@@ -128,8 +130,9 @@ fn names_ending(directory: &Path, end: &str) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_backups_to_one_name_dont_disturb_each_other() {
     let directory = tempfile::tempdir().unwrap();
-    let (mut daemon, address) = Launch::on(&directory.path().join("data")).start();
-    let mut sagas = daemon::sagas(address).await;
+    let mut daemon = Launch::on(&directory.path().join("data")).start();
+    let address = daemon.address();
+    let mut sagas = support::sagas(address).await;
     for number in 0..100 {
         create(&mut sagas, &format!("task-{number}"), 60 << 10).await.unwrap();
     }
@@ -139,8 +142,8 @@ async fn two_backups_to_one_name_dont_disturb_each_other() {
     let server = format!("http://{address}");
     let arguments = ["backup", copy.to_str().unwrap(), "--server", &server];
     // The first is stopped while it writes.
-    let first = Command::new(daemon::SAGAD).args(arguments).stderr(Stdio::piped()).spawn().unwrap();
-    let begun = daemon::now();
+    let first = binary::sagad().args(arguments).stderr(Stdio::piped()).spawn().unwrap();
+    let begun = support::now();
     while names_ending(&copies, ".partial").is_empty() {
         assert!(begun.elapsed() < Duration::from_secs(30), "no copy is begun");
         std::thread::sleep(Duration::from_millis(1));
@@ -161,7 +164,7 @@ async fn two_backups_to_one_name_dont_disturb_each_other() {
     assert_eq!(copy.metadata().unwrap().mode() & 0o777, 0o600, "it is for its owner alone");
     let again = run(&["backup", copy.to_str().unwrap(), "--server", &server]);
     assert_eq!(again.status.code(), Some(1));
-    daemon.kill();
+    daemon.kill().await;
     let restored = directory.path().join("restored");
     let output = run(&["restore", copy.to_str().unwrap(), "--data", restored.to_str().unwrap()]);
     assert!(output.status.success(), "{output:?}");
@@ -171,7 +174,8 @@ async fn two_backups_to_one_name_dont_disturb_each_other() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_written_through_a_link_that_was_put_in_the_way() {
     let directory = tempfile::tempdir().unwrap();
-    let (mut daemon, address) = Launch::on(&directory.path().join("data")).start();
+    let mut daemon = Launch::on(&directory.path().join("data")).start();
+    let address = daemon.address();
     let victim = directory.path().join("victim");
     fs::write(&victim, "mine").unwrap();
     let copies = directory.path().join("copies");
@@ -189,13 +193,13 @@ async fn nothing_is_written_through_a_link_that_was_put_in_the_way() {
     let output = run(&["backup", copy.to_str().unwrap(), "--force", "--server", &server]);
     assert!(output.status.success() && copy.symlink_metadata().unwrap().is_file(), "{output:?}");
     assert_eq!(fs::read_to_string(&victim).unwrap(), "mine");
-    daemon.kill();
+    daemon.kill().await;
 
     // Nor is a lock made elsewhere.
     let data = directory.path().join("linked");
     fs::create_dir(&data).unwrap();
     symlink(directory.path().join("elsewhere"), data.join("sagad.lock")).unwrap();
-    let (status, log) = Launch::on(&data).spawn().end();
+    let (status, log) = Launch::on(&data).spawn().end().await;
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(!directory.path().join("elsewhere").exists());
 }

@@ -13,14 +13,14 @@ use sagad::store::sqlite::{
 };
 
 use super::small::{create, killed_store};
-use crate::daemon::{self, Launch, run};
+use crate::support::{self, Launch, run};
 
 /// A store at rest that was closed well, so that all of it is in the one file.
 async fn closed_store(directory: &Path) -> PathBuf {
     let data = directory.join("data");
     killed_store(&data, 60).await;
-    let (mut daemon, _) = Launch::on(&data).start();
-    daemon.terminate();
+    let mut daemon = Launch::on(&data).start();
+    daemon.terminate().await;
     // Into the database with what the log holds, as another program might.
     let connection = Connection::open(data.join("sagad.db")).unwrap();
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
@@ -65,7 +65,7 @@ async fn p8_a_damaged_header_is_refused() {
         refused(&data, &["damaged", "backup"]);
     }
     fs::write(&file, whole).unwrap();
-    daemon::check(&data);
+    support::check(&data);
 }
 
 #[tokio::test]
@@ -79,7 +79,7 @@ async fn p8_a_truncated_file_is_refused() {
         refused(&data, &["damaged", "backup"]);
     }
     fs::write(&file, whole).unwrap();
-    daemon::check(&data);
+    support::check(&data);
 }
 
 /// A damaged page is found by `sagad check` wherever it is, and by `sagad restore`; the daemon finds it when it comes to
@@ -113,7 +113,7 @@ async fn p8_a_damaged_page_is_found_by_check() {
         if page % 5 == 0 {
             let mut daemon = Launch::on(&data).spawn();
             if daemon.address().is_none() {
-                let (_, log) = daemon.end();
+                let (_, log) = daemon.end().await;
                 assert!(log.contains("damaged") || log.contains("malformed"), "{log}");
                 refusals += 1;
             }
@@ -147,8 +147,9 @@ async fn p8_foreign_and_newer_files_are_refused() {
 async fn p8_a_second_daemon_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
-    let (mut first, address) = Launch::on(&data).start();
-    let mut sagas = daemon::sagas(address).await;
+    let mut first = Launch::on(&data).start();
+    let address = first.address();
+    let mut sagas = support::sagas(address).await;
     create(&mut sagas, "one", 10).await.unwrap();
     let (status, log) = Launch::on(&data).refused();
     assert_eq!(status.code(), Some(1));
@@ -159,8 +160,8 @@ async fn p8_a_second_daemon_is_refused() {
         assert!(String::from_utf8_lossy(&output.stderr).contains("in use"), "{output:?}");
     }
     create(&mut sagas, "two", 10).await.expect("the first goes on");
-    first.terminate();
-    daemon::check(&data);
+    first.terminate().await;
+    support::check(&data);
 }
 
 /// A database whose log is there and which itself is gone, or empty, is no place for a new store: making one would throw
@@ -206,7 +207,7 @@ async fn p8_a_schema_that_is_not_sagads_is_refused_by_name() {
             "the index \"sqlite_autoindex_zz\", which sagad does not make",
         ),
     ] {
-        daemon::copy_data(&data, &directory.path().join("planted"));
+        support::copy_data(&data, &directory.path().join("planted"));
         let planted_in = directory.path().join("planted");
         Connection::open(planted_in.join("sagad.db")).unwrap().execute_batch(planted).unwrap();
         refused(&planted_in, &["damaged", name, "backup"]);
@@ -223,7 +224,7 @@ async fn p8_a_schema_that_is_not_sagads_is_refused_by_name() {
         assert!(!restored.join("sagad.db").exists() && !restored.join("sagad.db.partial").exists());
         fs::remove_dir_all(&planted_in).unwrap();
     }
-    daemon::check(&data);
+    support::check(&data);
 }
 
 /// A store of an earlier version is brought up to date if it is whole, and only then.
@@ -244,12 +245,13 @@ async fn p8_an_earlier_schema_is_looked_at_before_it_is_brought_up_to_date() {
     refused(&data, &["damaged", "its index \"work_terminal\" is not as sagad makes it"]);
     let data = directory.path().join("whole");
     begun(&data, "ANALYZE");
-    let (mut daemon, address) = Launch::on(&data).start();
-    create(&mut daemon::sagas(address).await, "t", 10).await.unwrap();
-    daemon.terminate();
-    daemon::check(&data);
+    let mut daemon = Launch::on(&data).start();
+    let address = daemon.address();
+    create(&mut support::sagas(address).await, "t", 10).await.unwrap();
+    daemon.terminate().await;
+    support::check(&data);
     // Made otherwise than a new one, it is as good the next time.
-    Launch::on(&data).start().0.terminate();
+    Launch::on(&data).start().terminate().await;
 }
 
 /// A rollback journal of SQLite's (<https://www.sqlite.org/fileformat.html>, section 3) that puts these pages in the place of

@@ -11,7 +11,7 @@ use sagad::proto::Saga;
 use tonic::Status;
 
 use super::small::{annotate, claim, create, get};
-use crate::daemon::{self, Launch, Sagas, check, copy_data};
+use crate::support::{self, Launch, Sagas, check, copy_data, needs};
 
 /// What a run under a failing disk came to.
 struct Run {
@@ -46,20 +46,20 @@ async fn run_failing(directory: &Path, begun: Option<&Path>, calls: &str, nth: u
     let mut daemon = Launch::on(&data).traced(&directory.join("trace"), &options).spawn();
     let mut acknowledged = HashMap::new();
     let Some(address) = daemon.address() else {
-        let (status, log) = daemon.end();
+        let (status, log) = daemon.end().await;
         return Run { acknowledged, ended: Some((status.code(), log)), served: false };
     };
     let mut failure = None;
-    if let Ok(channel) = daemon::channel(address).await {
+    if let Ok(channel) = support::channel(address).await {
         failure = changes(&mut Sagas::new(channel), &mut acknowledged).await.err();
     }
     let ended = match failure {
         Some(_) => {
-            let (status, log) = daemon.end();
+            let (status, log) = daemon.end().await;
             Some((status.code(), log))
         }
         None => {
-            daemon.kill();
+            daemon.kill().await;
             None
         }
     };
@@ -97,16 +97,17 @@ async fn sweep(begun: Option<&Path>, calls: &str, step: usize) -> Swept {
 }
 
 /// A small store at rest.
-fn begun(directory: &Path) -> PathBuf {
+async fn begun(directory: &Path) -> PathBuf {
     let data = directory.join("begun");
-    let (mut daemon, _) = Launch::on(&data).start();
-    daemon.terminate();
+    let mut daemon = Launch::on(&data).start();
+    daemon.terminate().await;
     data
 }
 
 async fn nothing_is_lost(data: &Path, run: &Run) {
-    let (mut daemon, address) = Launch::on(data).start();
-    let mut sagas = daemon::sagas(address).await;
+    let mut daemon = Launch::on(data).start();
+    let address = daemon.address();
+    let mut sagas = support::sagas(address).await;
     for (task_id, known) in &run.acknowledged {
         let saga = get(&mut sagas, task_id).await.expect("an acknowledged saga is there");
         assert!(saga.revision >= known.revision, "lost: {known:?} {saga:?}");
@@ -116,30 +117,30 @@ async fn nothing_is_lost(data: &Path, run: &Run) {
     let told = run.acknowledged.values().map(|saga| saga.revision).max().unwrap_or(0);
     let created = create(&mut sagas, "afterwards", 10).await.expect("it takes changes again");
     assert!(created.revision > told);
-    daemon.terminate();
+    daemon.terminate().await;
     check(data);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
 async fn p3_a_sync_that_fails_ends_the_daemon() {
+    needs!("strace");
     let directory = tempfile::tempdir().unwrap();
-    let swept = sweep(Some(&begun(directory.path())), "fsync,fdatasync", 1).await;
+    let swept = sweep(Some(&begun(directory.path()).await), "fsync,fdatasync", 1).await;
     // Calls are counted for each thread: while N is among those of the thread that opens, the writer's are not reached.
     assert!(swept.refused + swept.stopped >= 18 && swept.stopped >= 10, "each change has a sync: {swept:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
 async fn p3_a_write_that_fails_ends_the_daemon() {
+    needs!("strace");
     let directory = tempfile::tempdir().unwrap();
-    let swept = sweep(Some(&begun(directory.path())), "pwrite64", stride(7)).await;
+    let swept = sweep(Some(&begun(directory.path()).await), "pwrite64", stride(7)).await;
     assert!(swept.stopped >= 10, "too few failures met a change: {swept:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
 async fn p3_a_store_is_not_made_on_a_disk_that_fails() {
+    needs!("strace");
     let swept = sweep(None, "fsync,fdatasync", 1).await;
     assert!(swept.refused >= 3, "making a store has syncs that can fail: {swept:?}");
 }

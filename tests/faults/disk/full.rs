@@ -1,50 +1,17 @@
 //! P4: a full disk refuses changes, keeps serving reads, keeps leases, and recovers when there is room.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use rusqlite::Connection;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use super::small::{claim, create, get, heartbeat};
-use crate::daemon::{self, Daemon, Launch, Sagas, check, reason};
+use crate::support::{self, Daemon, Launch, Sagas, SmallDisk, check, needs, reason};
 
 /// Bytes of a frame in the log, and frames in the first part of its index.
 const FRAME: u64 = 24 + 4096;
 const INDEXED: u64 = 4062;
-
-/// A small file system of its own; gone with the value.
-struct SmallDisk {
-    path: PathBuf,
-    _directory: tempfile::TempDir,
-}
-
-impl SmallDisk {
-    fn mount(size: &str) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("disk");
-        fs::create_dir(&path).unwrap();
-        let options = format!("size={size}");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&path).output().unwrap();
-        assert!(mounted.status.success(), "a tmpfs can't be mounted: {mounted:?}");
-        SmallDisk { path, _directory: directory }
-    }
-
-    fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.path).output();
-    }
-}
 
 fn is_full(status: &Status) -> bool {
     let refused = (status.code(), reason(status).as_str()) == (Code::ResourceExhausted, "STORE_FULL");
@@ -55,14 +22,15 @@ fn is_full(status: &Status) -> bool {
 /// A store of some hundred KiB fills its disk, and is given room again. What fits into the log as it is, such as a
 /// heartbeat, may be accepted all the while.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[cfg_attr(without_mount, ignore = "a tmpfs can't be mounted")]
 async fn p4_a_full_disk_refuses_and_recovers() {
+    needs!("mount");
     let disk = SmallDisk::mount("900k");
     let ballast = disk.path().join("ballast");
     fs::write(&ballast, vec![1; 256 << 10]).unwrap();
     let data = disk.path().join("data");
-    let (mut daemon, address) = Launch::on(&data).start();
-    let mut sagas = daemon::sagas(address).await;
+    let mut daemon = Launch::on(&data).start();
+    let address = daemon.address();
+    let mut sagas = support::sagas(address).await;
     create(&mut sagas, "held", 10).await.unwrap();
     let held = claim(&mut sagas, "held", 3).await.unwrap();
 
@@ -89,10 +57,10 @@ async fn p4_a_full_disk_refuses_and_recovers() {
         assert!(made.len() < 1000, "the disk does not fill");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert!(!daemon.has_ended(), "{}", daemon.log());
+    assert!(daemon.has_ended().is_none(), "{}", daemon.log());
 
     fs::remove_file(&ballast).unwrap();
-    let begun = daemon::now();
+    let begun = support::now();
     while let Err(status) = create(&mut sagas, "now", 8 << 10).await {
         assert!(is_full(&status), "{status:?}");
         assert!(begun.elapsed() < Duration::from_secs(5), "it does not recover");
@@ -101,28 +69,29 @@ async fn p4_a_full_disk_refuses_and_recovers() {
     let count = made.len();
     eprintln!("{count} sagas fit, {refused} refused, {renewed} heartbeats accepted; room after {:?}", begun.elapsed());
     heartbeat(&mut sagas, &held).await.expect("the lease goes on");
-    daemon.kill();
+    daemon.kill().await;
     check(&data);
-    let (mut daemon, address) = Launch::on(&data).start();
-    let mut sagas = daemon::sagas(address).await;
+    let mut daemon = Launch::on(&data).start();
+    let address = daemon.address();
+    let mut sagas = support::sagas(address).await;
     for saga in &made {
         assert_eq!(get(&mut sagas, &saga.task_id).await.expect("it was acknowledged").payload, saga.payload);
     }
     let next = get(&mut sagas, &format!("task-{count}")).await;
     assert_eq!(next.expect_err("it was refused").code(), Code::NotFound);
-    daemon.kill();
+    daemon.kill().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
 async fn p4_leases_have_their_grace_after_a_full_disk() {
+    needs!("strace");
     leases_are_kept_while_writes_are_told("ENOSPC").await;
 }
 
 /// SQLite takes a quota that is used up for a disk that fails.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
 async fn p4_a_quota_that_is_used_up_is_a_full_disk() {
+    needs!("strace");
     leases_are_kept_while_writes_are_told("EDQUOT").await;
 }
 
@@ -130,8 +99,9 @@ async fn p4_a_quota_that_is_used_up_is_a_full_disk() {
 async fn leases_are_kept_while_writes_are_told(error: &str) {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
-    let (mut daemon, address) = Launch::on(&data).arg("--restart-grace=3s").start();
-    let mut sagas = daemon::sagas(address).await;
+    let mut daemon = Launch::on(&data).arg("--restart-grace=3s").start();
+    let address = daemon.address();
+    let mut sagas = support::sagas(address).await;
     create(&mut sagas, "held", 10).await.unwrap();
     create(&mut sagas, "silent", 10).await.unwrap();
     let held = claim(&mut sagas, "held", 2).await.unwrap();
@@ -142,7 +112,7 @@ async fn leases_are_kept_while_writes_are_told(error: &str) {
         .arg(daemon.pid().as_raw_nonzero().to_string())
         .spawn()
         .unwrap();
-    let begun = daemon::now();
+    let begun = support::now();
     let (mut refused, mut accepted) = (0, 0);
     while begun.elapsed() < Duration::from_secs(4) {
         match heartbeat(&mut sagas, &held).await {
@@ -160,7 +130,7 @@ async fn leases_are_kept_while_writes_are_told(error: &str) {
     rustix::process::kill_process(rustix::process::Pid::from_child(&full), rustix::process::Signal::TERM).unwrap();
     full.wait().unwrap();
     for task_id in ["held", "silent"] {
-        let begun = daemon::now();
+        let begun = support::now();
         let status = loop {
             match claim(&mut sagas, task_id, 2).await {
                 Err(status) if is_full(&status) => {}
@@ -173,7 +143,7 @@ async fn leases_are_kept_while_writes_are_told(error: &str) {
     heartbeat(&mut sagas, &held).await.expect("the lease has its grace");
     eprintln!("{accepted} heartbeats before the disk was full, {refused} refused; then accepted again");
     assert!(refused > 20);
-    daemon.terminate();
+    daemon.terminate().await;
     check(&data);
 }
 
@@ -181,14 +151,15 @@ async fn leases_are_kept_while_writes_are_told(error: &str) {
 /// log growing; then so much room is left that the log's frames fit behind that border, and the index does not. The commit is
 /// then in the log, and is not known not to have happened: the daemon says so and ends, as after any failed commit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[cfg_attr(without_mount, ignore = "a tmpfs can't be mounted")]
 async fn p4_an_index_of_the_log_that_finds_no_room_loses_nothing() {
+    needs!("mount");
     for step in 0..7 {
         let disk = SmallDisk::mount("48m");
         let ballast = disk.path().join("ballast");
         let data = disk.path().join("data");
-        let (mut daemon, address) = Launch::on(&data).start();
-        let mut sagas = daemon::sagas(address).await;
+        let mut daemon = Launch::on(&data).start();
+        let address = daemon.address();
+        let mut sagas = support::sagas(address).await;
         create(&mut sagas, "first", 10).await.unwrap();
         let reader = Connection::open(data.join("sagad.db")).unwrap();
         reader.execute_batch("BEGIN").unwrap();
@@ -212,33 +183,34 @@ async fn p4_an_index_of_the_log_that_finds_no_room_loses_nothing() {
         drop(reader);
         if !is_full(&status) {
             assert_eq!(reason(&status), "OUTCOME_UNKNOWN", "{step}: {status:?}");
-            let (ended, log) = daemon.end();
+            let (ended, log) = daemon.process().end().await;
             assert_eq!(ended.code(), Some(1));
             assert!(log.contains("the store failed: disk I/O error") && log.contains("free space"), "{log}");
             eprintln!("step {step}: ended with OUTCOME_UNKNOWN");
             (daemon, sagas) = started_again(&data).await;
         }
-        let begun = daemon::now();
+        let begun = support::now();
         while let Err(status) = create(&mut sagas, &format!("task-{made}"), 60 << 10).await {
             // It may have happened before the daemon ended.
             if reason(&status) == "SAGA_EXISTS" {
                 break;
             }
-            assert!(is_full(&status) && !daemon.has_ended(), "{step}: {status:?}\n{}", daemon.log());
+            assert!(is_full(&status) && daemon.has_ended().is_none(), "{step}: {status:?}\n{}", daemon.log());
             assert!(begun.elapsed() < Duration::from_secs(5), "it does not recover");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         for number in 0..made {
             get(&mut sagas, &format!("task-{number}")).await.expect("it was acknowledged");
         }
-        daemon.kill();
+        daemon.kill().await;
         check(&data);
     }
 }
 
 async fn started_again(data: &Path) -> (Daemon, Sagas) {
-    let (daemon, address) = Launch::on(data).start();
-    (daemon, daemon::sagas(address).await)
+    let daemon = Launch::on(data).start();
+    let address = daemon.address();
+    (daemon, support::sagas(address).await)
 }
 
 /// Writes ballast until only so many bytes are left.

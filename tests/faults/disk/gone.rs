@@ -4,7 +4,7 @@
 use std::{fs, path::Path};
 
 use super::small::create;
-use crate::daemon::{self, Launch, copy_data, reason};
+use crate::support::{self, Launch, copy_data, reason};
 
 /// What happens to a data directory, with another beside it to put things aside.
 type Loss = fn(&Path, &Path);
@@ -31,8 +31,9 @@ async fn p3_a_store_that_is_gone_acknowledges_nothing_and_ends_the_daemon() {
         for asked in [true, false] {
             let directory = tempfile::tempdir().unwrap();
             let (data, aside) = (directory.path().join("data"), directory.path().join("aside"));
-            let (mut daemon, address) = Launch::on(&data).start();
-            let mut sagas = daemon::sagas(address).await;
+            let mut daemon = Launch::on(&data).start();
+            let address = daemon.address();
+            let mut sagas = support::sagas(address).await;
             create(&mut sagas, "before", 10).await.unwrap();
             lose(&data, &aside);
             if asked {
@@ -44,7 +45,7 @@ async fn p3_a_store_that_is_gone_acknowledges_nothing_and_ends_the_daemon() {
                     "{what}: {status:?}"
                 );
             }
-            let (ended, log) = daemon.end();
+            let (ended, log) = daemon.process().end().await;
             assert_eq!(ended.code(), Some(1), "{what}: {log}");
             let message =
                 log.lines().find(|line| line.starts_with("sagad: ")).unwrap_or_else(|| panic!("{what}: {log}"));

@@ -6,7 +6,7 @@ use sagad::proto::*;
 use tonic::Code;
 
 use super::small::{annotate, claim, create, killed_store};
-use crate::daemon::{self, Launch, Sagas, backup, check, copy_data, reason, run};
+use crate::support::{self, Launch, Sagas, backup, check, copy_data, reason, run};
 
 /// Size of the log's header, and of a frame: its header and a page.
 const LOG_HEADER: usize = 32;
@@ -54,8 +54,9 @@ async fn next_token(sagas: &mut Sagas, task_id: &str) -> i64 {
 async fn p9_after_a_restore_no_token_repeats() {
     let directory = tempfile::tempdir().unwrap();
     let first = directory.path().join("first");
-    let (mut daemon, address) = Launch::on(&first).start();
-    let mut sagas = daemon::sagas(address).await;
+    let mut daemon = Launch::on(&first).start();
+    let address = daemon.address();
+    let mut sagas = support::sagas(address).await;
     // A token is the revision of its claim, and nothing follows it. The statistics learn of it a moment later.
     let mut in_copy = 0;
     for number in 0..10 {
@@ -68,7 +69,7 @@ async fn p9_after_a_restore_no_token_repeats() {
         tokens.insert(next_token(&mut sagas, &format!("after-{number}")).await);
     }
     let lost = *tokens.last().unwrap();
-    daemon.kill();
+    daemon.kill().await;
 
     // Twice from the same copy: what the first restored store gave must not come again either.
     for round in 0..2 {
@@ -76,8 +77,9 @@ async fn p9_after_a_restore_no_token_repeats() {
         let restored = run(&["restore", copy.to_str().unwrap(), "--data", data.to_str().unwrap()]);
         assert!(restored.status.success(), "{restored:?}");
         check(&data);
-        let (mut daemon, address) = Launch::on(&data).start();
-        let mut sagas = daemon::sagas(address).await;
+        let mut daemon = Launch::on(&data).start();
+        let address = daemon.address();
+        let mut sagas = support::sagas(address).await;
         for position in [0, 1, in_copy] {
             assert_eq!(refusal(&mut sagas, position).await, None, "the copy has {position}");
         }
@@ -92,14 +94,15 @@ async fn p9_after_a_restore_no_token_repeats() {
         }
         // The lost positions stay unknown, though the head is above them now.
         assert_eq!(refusal(&mut sagas, lost).await.as_deref(), Some("REVISION_UNKNOWN"));
-        daemon.kill();
+        daemon.kill().await;
     }
 }
 
 /// Starts on a store whose log was changed; returns how many revisions it has lost.
 async fn goes_on_above(data: &Path, told: i64, what: &str) -> i64 {
-    let (mut daemon, address) = Launch::on(data).start();
-    let mut sagas = daemon::sagas(address).await;
+    let mut daemon = Launch::on(data).start();
+    let address = daemon.address();
+    let mut sagas = support::sagas(address).await;
     let head = head(&mut sagas).await;
     assert!(head <= told, "{what}");
     assert_eq!(refusal(&mut sagas, head).await, None, "{what}: what is there can be resumed from");
@@ -115,7 +118,7 @@ async fn goes_on_above(data: &Path, told: i64, what: &str) -> i64 {
         assert_eq!(refusal(&mut sagas, told).await.as_deref(), Some("REVISION_UNKNOWN"), "{what}");
     }
     annotate(&mut sagas, "afterwards", "it goes on").await.unwrap();
-    daemon.kill();
+    daemon.kill().await;
     check(data);
     told - head
 }
@@ -157,7 +160,7 @@ async fn p9_a_log_with_flipped_bits_gives_no_token_again() {
         bytes[place] ^= 0x10;
         fs::write(data.join("sagad.db-wal"), bytes).unwrap();
         runs += 1;
-        if let Some(log) = refuses(&data) {
+        if let Some(log) = refuses(&data).await {
             assert!(log.contains("damaged") && log.contains("backup"), "{log}");
             refused += 1;
         } else {
@@ -170,12 +173,12 @@ async fn p9_a_log_with_flipped_bits_gives_no_token_again() {
 }
 
 /// What the daemon says if it refuses a store; nothing if it serves it.
-fn refuses(data: &Path) -> Option<String> {
+async fn refuses(data: &Path) -> Option<String> {
     let copy = data.with_extension("tried");
     copy_data(data, &copy);
     let mut daemon = Launch::on(&copy).spawn();
-    let refused = daemon.address().is_none().then(|| daemon.end().1);
-    daemon.kill();
+    let refused = if daemon.address().is_none() { Some(daemon.end().await.1) } else { None };
+    daemon.kill().await;
     fs::remove_dir_all(&copy).unwrap();
     refused
 }

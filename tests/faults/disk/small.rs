@@ -5,7 +5,7 @@ use std::path::Path;
 use sagad::proto::*;
 use tonic::Status;
 
-use crate::daemon::{Launch, Sagas, sagas};
+use crate::support::{Launch, Sagas, sagas};
 
 pub fn seconds(seconds: i64) -> Option<prost_types::Duration> {
     Some(prost_types::Duration { seconds, nanos: 0 })
@@ -57,7 +57,8 @@ pub async fn get(sagas: &mut Sagas, task_id: &str) -> Result<Saga, Status> {
 /// A store with some sagas, each claimed and annotated, whose daemon was killed: its log holds them. Returns the highest
 /// revision that was told.
 pub async fn killed_store(data: &Path, count: usize) -> i64 {
-    let (mut daemon, address) = Launch::on(data).start();
+    let mut daemon = Launch::on(data).start();
+    let address = daemon.address();
     let mut client = sagas(address).await;
     let mut told = 0;
     for number in 0..count {
@@ -66,6 +67,6 @@ pub async fn killed_store(data: &Path, count: usize) -> i64 {
         claim(&mut client, &task_id, 3600).await.unwrap();
         told = annotate(&mut client, &task_id, "noted").await.unwrap().revision;
     }
-    daemon.kill();
+    daemon.kill().await;
     told
 }

@@ -12,7 +12,7 @@ use super::{
     small::seconds,
     trace::{Act, Change, acts, answered_early},
 };
-use crate::daemon::{self, Launch};
+use crate::support::{self, Launch, needs};
 
 /// Changes that the one client makes, one after the other.
 const CHANGES: usize = 80;
@@ -25,8 +25,9 @@ async fn traced_run(directory: &Path) -> (Vec<Act>, Vec<Change>) {
     let calls = "trace=pwrite64,fsync,fdatasync,sendto,sendmsg,write,writev";
     // A page is written whole.
     let launch = Launch::on(&directory.join("data")).traced(&file, &["-y", "-s", "8192", "-e", calls]);
-    let (mut daemon, address) = launch.start();
-    let mut sagas = daemon::sagas(address).await;
+    let mut daemon = launch.start();
+    let address = daemon.address();
+    let mut sagas = support::sagas(address).await;
     // What belongs to the start is over.
     let begun = std::fs::read_to_string(&file).unwrap().len();
     for number in 0..CHANGES / 4 {
@@ -58,7 +59,7 @@ async fn traced_run(directory: &Path) -> (Vec<Act>, Vec<Change>) {
         sagas.annotate(request).await.unwrap();
     }
     let trace = std::fs::read_to_string(&file).unwrap();
-    daemon.kill();
+    daemon.kill().await;
     let marks = (0..CHANGES).map(|n| format!("{}-{:03}.", ["made", "held", "beat", "note"][n % 4], n / 4));
     // A client's streams have odd numbers, in order.
     let changes = marks.zip((1..).step_by(2)).map(|(mark, stream)| Change { mark, stream });
@@ -66,8 +67,8 @@ async fn traced_run(directory: &Path) -> (Vec<Act>, Vec<Change>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
 async fn p2_the_log_is_synced_before_every_answer() {
+    needs!("strace");
     let directory = tempfile::tempdir().unwrap();
     let (acts, changes) = traced_run(directory.path()).await;
     let syncs = acts.iter().filter(|act| **act == Act::LogSynced).count();

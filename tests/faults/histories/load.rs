@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -20,15 +19,14 @@ use super::{
         record::{self, Call, Outcome, Purpose, Recorder},
     },
     client::{Client, Held, Sagas, TTL},
-    daemon::Daemon,
 };
+use crate::support::Launch;
 
 const CLIENTS: usize = 8;
 const OPEN_SAGAS: usize = 5;
 
 /// What is to be run.
 pub struct Load {
-    pub binary: PathBuf,
     pub mutant: Option<&'static str>,
     pub seed: u64,
     pub lasts: Duration,
@@ -57,8 +55,13 @@ fn seen(event: &SagaEvent) -> Seen {
 
 impl Load {
     pub async fn run(&self) -> Ran {
-        let mut daemon = Daemon::start(&self.binary, self.mutant);
-        let channel = Endpoint::from_shared(format!("http://{}", daemon.address)).unwrap().connect_lazy();
+        let directory = tempfile::tempdir().unwrap();
+        let mut launch = Launch::on(directory.path()).args(&["--restart-grace", "200ms", "--log", "warn"]);
+        if let Some(mutant) = self.mutant {
+            launch = launch.env("SAGAD_MUTANT", mutant);
+        }
+        let (mut daemon, mut kills) = (launch.start(), 0);
+        let channel = Endpoint::from_shared(format!("http://{}", daemon.address())).unwrap().connect_lazy();
         let sagas = Sagas::new(channel);
         let recorder = Recorder::start();
         let (tasks, all): (Tasks, Tasks) = Default::default();
@@ -78,7 +81,9 @@ impl Load {
         let mut rng = StdRng::seed_from_u64(self.seed * 1000 + 900);
         while recorder.now_us() < until_us {
             tokio::time::sleep(Duration::from_millis(rng.random_range(300..1100))).await;
-            tokio::task::block_in_place(|| daemon.kill_and_start());
+            daemon.kill().await;
+            tokio::task::block_in_place(|| daemon.start_again());
+            kills += 1;
         }
         while clients.join_next().await.transpose().expect("no client fails").is_some() {}
         // Until no lease is left that could run out.
@@ -96,7 +101,7 @@ impl Load {
             record::write(&calls, std::fs::File::create(file).unwrap()).unwrap();
         }
         let complaints = check::all(&calls, &history, &watched);
-        Ran { complaints, calls, events: history.len(), cuts, kills: daemon.kills }
+        Ran { complaints, calls, events: history.len(), cuts, kills }
     }
 }
 

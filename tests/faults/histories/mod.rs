@@ -8,7 +8,6 @@
 
 mod checker;
 mod client;
-mod daemon;
 mod load;
 mod wrong;
 
@@ -21,12 +20,7 @@ fn number(name: &str, default: u64) -> u64 {
 }
 
 fn healthy() -> Load {
-    Load {
-        binary: env!("CARGO_BIN_EXE_sagad").into(),
-        mutant: None,
-        seed: number("SAGAD_LOAD_SEED", 1),
-        lasts: Duration::from_secs(number("SAGAD_LOAD_SECS", 5)),
-    }
+    Load { mutant: None, seed: number("SAGAD_LOAD_SEED", 1), lasts: Duration::from_secs(number("SAGAD_LOAD_SECS", 5)) }
 }
 
 #[tokio::test(flavor = "multi_thread")]

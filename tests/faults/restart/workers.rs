@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -27,7 +27,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{OUTAGE, calls::fresh, ledger::Ledger};
-use crate::support::{PATIENCE, claim, compensation};
+use crate::support::{PATIENCE, binary, claim, compensation};
 
 /// A worker's sagas at a time.
 pub const CONCURRENCY: usize = 4;
@@ -173,10 +173,9 @@ pub async fn kept(client: &Client) -> LeaseKeeper {
 
 /// `sagad work`, for a shell's sagas.
 pub fn work_process(address: SocketAddr) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_sagad"))
+    binary::sagad()
         .args(["work", "--queue", "shell", "--ttl", "12s", "--concurrency", "2", "--", "sleep", "0.05"])
         .env("SAGAD_SERVER", format!("http://{address}"))
-        .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()

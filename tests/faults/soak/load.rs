@@ -15,7 +15,7 @@ use sagad::proto::*;
 use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 
-use crate::daemon::{self, Sagas, now, reason};
+use crate::support::{self, Sagas, now, reason};
 
 /// Who works at a time.
 const WORKERS: u64 = 6;
@@ -83,7 +83,7 @@ impl Load {
 
     /// How many sagas there are.
     pub async fn stored(&self, address: SocketAddr) -> i64 {
-        let stats = daemon::sagas(address).await.get_stats(GetStatsRequest {}).await.unwrap().into_inner();
+        let stats = support::sagas(address).await.get_stats(GetStatsRequest {}).await.unwrap().into_inner();
         stats.queues.iter().flat_map(|queue| &queue.states).map(|state| state.count).sum()
     }
 
@@ -101,14 +101,14 @@ impl Load {
 /// Sagas one after the other, at a pace.
 async fn work(address: SocketAddr, tally: Arc<Tally>, number: u64, pause: Duration) {
     let mut rng = StdRng::seed_from_u64(number);
-    let mut sagas = daemon::sagas(address).await;
+    let mut sagas = support::sagas(address).await;
     for serial in 0u64.. {
         if !tally.goes_on() {
             return;
         }
         let begun = now();
         if serial % 200 == 199 {
-            sagas = daemon::sagas(address).await;
+            sagas = support::sagas(address).await;
         }
         live(&mut sagas, &tally, &mut rng, &format!("w{number}-{serial}")).await;
         tokio::time::sleep(pause.saturating_sub(begun.elapsed())).await;
@@ -202,7 +202,7 @@ async fn undo(sagas: &mut Sagas, tally: &Tally, task_id: &str, owner_id: &str) -
 async fn watch(address: SocketAddr, tally: Arc<Tally>) {
     let mut after = None;
     while tally.goes_on() {
-        let mut sagas = daemon::sagas(address).await;
+        let mut sagas = support::sagas(address).await;
         let request = WatchEventsRequest { after_revision: after, ..Default::default() };
         let Some(stream) = tally.take("WatchEvents", sagas.watch_events(request).await) else { continue };
         let mut stream = stream.into_inner();
@@ -226,7 +226,7 @@ async fn watch(address: SocketAddr, tally: Arc<Tally>) {
 
 async fn watch_stale(address: SocketAddr, tally: Arc<Tally>) {
     while tally.goes_on() {
-        let mut sagas = daemon::sagas(address).await;
+        let mut sagas = support::sagas(address).await;
         if let Some(stream) = tally.take("WatchStale", sagas.watch_stale(WatchStaleRequest::default()).await) {
             let mut stream = stream.into_inner();
             let _ = tokio::time::timeout(Duration::from_millis(700), stream.message()).await;
@@ -238,7 +238,7 @@ async fn watch_stale(address: SocketAddr, tally: Arc<Tally>) {
 /// Connections that come, look and go.
 async fn come_and_go(address: SocketAddr, tally: Arc<Tally>) {
     while tally.goes_on() {
-        let mut sagas = daemon::sagas(address).await;
+        let mut sagas = support::sagas(address).await;
         tally.take("ListSagas", sagas.list_sagas(ListSagasRequest { page_size: 100, ..Default::default() }).await);
         tally.take("GetStats", sagas.get_stats(GetStatsRequest {}).await);
         tokio::time::sleep(Duration::from_millis(100)).await;

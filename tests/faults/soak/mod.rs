@@ -11,7 +11,7 @@ mod shrink;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use crate::daemon::{self, Launch, PATIENCE, now};
+use crate::support::{self, Launch, PATIENCE, now};
 use load::Load;
 use sagad::proto::{GetStatsRequest, SagaState};
 use samples::{Gauge, Samples};
@@ -28,7 +28,7 @@ fn setting(name: &str, default: f64) -> f64 {
 /// Waits until all that has ended was purged.
 async fn until_gone(address: SocketAddr) {
     use SagaState::{Compensated, Completed, Failed, Quarantined};
-    let (mut sagas, begun) = (daemon::sagas(address).await, now());
+    let (mut sagas, begun) = (support::sagas(address).await, now());
     loop {
         let stats = sagas.get_stats(GetStatsRequest {}).await.unwrap().into_inner();
         let states = stats.queues.iter().flat_map(|queue| &queue.states).filter(|state| state.count > 0);
@@ -55,7 +55,8 @@ async fn nothing_grows_under_load_with_churn() {
     for state in ["completed", "failed", "compensated", "quarantined"] {
         launch = launch.arg(&format!("--retain-{state}={age}"));
     }
-    let (mut daemon, address) = launch.start();
+    let mut daemon = launch.start();
+    let address = daemon.address();
 
     let load = Arc::new(Load::begin(address, rate));
     let gauge = Gauge::of(daemon.pid().as_raw_nonzero().get(), &data);
@@ -64,7 +65,7 @@ async fn nothing_grows_under_load_with_churn() {
     for number in 1..=SAMPLES {
         let at = length * number / SAMPLES;
         tokio::time::sleep(at.saturating_sub(begun.elapsed())).await;
-        assert!(!daemon.has_ended(), "the daemon ended:\n{}", daemon.log());
+        assert!(daemon.has_ended().is_none(), "the daemon ended:\n{}", daemon.log());
         samples.add(gauge.sample(begun.elapsed(), load.done(), load.stored(address).await));
     }
     let failures = load.end().await;
@@ -75,7 +76,7 @@ async fn nothing_grows_under_load_with_churn() {
     assert!(failures.is_empty(), "calls that failed otherwise than they may: {failures:#?}");
     assert!(load.done() as f64 > rate * length.as_secs_f64() / 4.0, "too little was done: {}", load.done());
     samples.judge(WAL_BYTES);
-    let log = daemon.terminate();
+    let log = daemon.terminate().await;
     assert!(!log.contains("ERROR"), "{log}");
-    daemon::check(&data);
+    support::check(&data);
 }

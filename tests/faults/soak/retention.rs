@@ -1,20 +1,14 @@
 //! Retention by the real daemon: what goes and what stays, what watches are told, and what is exported first.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use sagad::proto::*;
 use serde_json::Value;
 use tonic::Code;
 
 use crate::{
-    daemon::{Launch, PATIENCE, Sagas, now, reason, sagas},
     disk::small::{annotate, claim, create, get},
+    support::{Launch, PATIENCE, Sagas, SmallDisk, needs, now, reason, sagas},
 };
 
 /// Waits until something holds.
@@ -69,7 +63,8 @@ fn exported(directory: &Path) -> Vec<Value> {
 #[tokio::test]
 async fn p7_what_is_of_age_goes_and_watches_learn_it() {
     let directory = tempfile::tempdir().unwrap();
-    let (mut daemon, address) = Launch::on(directory.path()).arg("--retain-completed=1s").start();
+    let mut daemon = Launch::on(directory.path()).arg("--retain-completed=1s").start();
+    let address = daemon.address();
     let mut client = sagas(address).await;
     parked(&mut client, "parked").await;
     create(&mut client, "planned", 0).await.unwrap();
@@ -87,9 +82,9 @@ async fn p7_what_is_of_age_goes_and_watches_learn_it() {
     annotate(&mut client, "parked", "seen").await.unwrap();
     let told = async { while resumed.message().await.unwrap().unwrap().item.is_none() {} };
     tokio::time::timeout(PATIENCE, told).await.expect("what follows is told");
-    let log = daemon.terminate();
+    let log = daemon.terminate().await;
     assert!(log.contains("sagas that were of age were purged"), "{log}");
-    crate::daemon::check(directory.path());
+    crate::support::check(directory.path());
 }
 
 #[tokio::test]
@@ -99,7 +94,8 @@ async fn a_saga_is_exported_before_it_goes() {
     let launch = Launch::on(&directory.path().join("data"))
         .arg("--retain-completed=1s")
         .arg(&format!("--retention-export={}", export.display()));
-    let (mut daemon, address) = launch.start();
+    let mut daemon = launch.start();
+    let address = daemon.address();
     let mut client = sagas(address).await;
     let done = completed(&mut client, "done").await;
     // There is no such directory, so nothing goes, and it says why.
@@ -114,14 +110,15 @@ async fn a_saga_is_exported_before_it_goes() {
     assert_eq!(saga["revision"].as_str(), Some(&*done.revision.to_string()));
     let types: Vec<_> = events.iter().map(|event| event["type"].as_str().unwrap()).collect();
     assert_eq!(types, ["EVENT_TYPE_CREATED", "EVENT_TYPE_CLAIMED", "EVENT_TYPE_COMPLETED"]);
-    daemon.terminate();
+    daemon.terminate().await;
 }
 
 #[tokio::test]
 async fn each_state_has_its_age() {
     let directory = tempfile::tempdir().unwrap();
     let launch = Launch::on(directory.path()).arg("--retain-completed=1h").arg("--retain-quarantined=1s");
-    let (mut daemon, address) = launch.start();
+    let mut daemon = launch.start();
+    let address = daemon.address();
     let mut client = sagas(address).await;
     completed(&mut client, "young").await;
     parked(&mut client, "old").await;
@@ -131,7 +128,7 @@ async fn each_state_has_its_age() {
     let mut counts: Vec<_> = stats.queues[0].states.iter().map(|count| (count.state(), count.count)).collect();
     counts.retain(|(_, count)| *count > 0);
     assert_eq!(counts, [(SagaState::Completed, 1)]);
-    daemon.terminate();
+    daemon.terminate().await;
 }
 
 /// More than one step exports.
@@ -140,22 +137,24 @@ async fn all_that_goes_is_exported_once_and_whole() {
     let directory = tempfile::tempdir().unwrap();
     let (data, export) = (directory.path().join("data"), directory.path().join("export"));
     fs::create_dir(&export).unwrap();
-    let (mut daemon, address) = Launch::on(&data).start();
+    let mut daemon = Launch::on(&data).start();
+    let address = daemon.address();
     let mut client = sagas(address).await;
     let mut ended = BTreeMap::new();
     for number in 0..150 {
         let saga = completed(&mut client, &format!("done-{number}")).await;
         ended.insert(saga.task_id, saga.revision.to_string());
     }
-    daemon.terminate();
+    daemon.terminate().await;
     let launch =
         Launch::on(&data).arg("--retain-completed=1s").arg(&format!("--retention-export={}", export.display()));
-    let (mut daemon, address) = launch.start();
+    let mut daemon = launch.start();
+    let address = daemon.address();
     let client = sagas(address).await;
     for task_id in ended.keys() {
         until("it is gone", || is_gone(&client, task_id)).await;
     }
-    daemon.terminate();
+    daemon.terminate().await;
     let lines = exported(&export);
     assert_eq!(lines.len(), ended.len());
     let told = lines.iter().map(|line| {
@@ -167,21 +166,22 @@ async fn all_that_goes_is_exported_once_and_whole() {
 }
 
 #[tokio::test]
-#[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
 async fn an_export_is_on_disk_before_the_purge_is_written() {
+    needs!("strace");
     let directory = tempfile::tempdir().unwrap();
     let (data, export) = (directory.path().join("data"), directory.path().join("export"));
     fs::create_dir(&export).unwrap();
     let trace = directory.path().join("trace");
-    let (mut daemon, address) = Launch::on(&data)
+    let mut daemon = Launch::on(&data)
         .arg("--retain-completed=1s")
         .arg(&format!("--retention-export={}", export.display()))
         .traced(&trace, &["-y", "-s", "0", "-e", "trace=write,pwrite64,fsync,fdatasync"])
         .start();
+    let address = daemon.address();
     let client = sagas(address).await;
     completed(&mut client.clone(), "done").await;
     until("it is gone", || is_gone(&client, "done")).await;
-    daemon.terminate();
+    daemon.terminate().await;
     until("the trace has its end", || async { fs::read_to_string(&trace).unwrap().contains(" +++ exited") }).await;
     let text = fs::read_to_string(&trace).unwrap();
     // What follows the export, up to the next change of the store: that is the purge.
@@ -197,16 +197,16 @@ async fn an_export_is_on_disk_before_the_purge_is_written() {
 
 #[tokio::test]
 async fn what_can_not_be_exported_stays() {
-    let directory = tempfile::tempdir().unwrap();
-    let small = Small::mounted(&directory.path().join("small"));
-    let Some(small) = small else { return };
+    needs!("mount");
+    let (directory, small) = (tempfile::tempdir().unwrap(), SmallDisk::mount("64k"));
     let launch = Launch::on(&directory.path().join("data"))
         .arg("--retain-completed=1s")
-        .arg(&format!("--retention-export={}", small.0.display()));
+        .arg(&format!("--retention-export={}", small.path().display()));
     // On a file system of its own, which is full.
-    let ballast = small.0.join("ballast");
+    let ballast = small.path().join("ballast");
     assert!(fs::write(&ballast, vec![1; 1 << 20]).is_err(), "it is smaller than that");
-    let (mut daemon, address) = launch.start();
+    let mut daemon = launch.start();
+    let address = daemon.address();
     let mut client = sagas(address).await;
     for number in 0..5 {
         completed(&mut client, &format!("done-{number}")).await;
@@ -220,30 +220,6 @@ async fn what_can_not_be_exported_stays() {
         let task_id = format!("done-{number}");
         until("it is gone", || is_gone(&client, &task_id)).await;
     }
-    assert_eq!(exported(&small.0).len(), 5, "whole lines only, each once");
-    daemon.terminate();
-}
-
-/// A file system of 64 KiB.
-struct Small(PathBuf);
-
-impl Small {
-    /// None where this process may not mount.
-    fn mounted(at: &Path) -> Option<Self> {
-        fs::create_dir(at).unwrap();
-        let mounted =
-            std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"]).arg(at).output();
-        if mounted.is_ok_and(|output| output.status.success()) {
-            return Some(Small(at.to_owned()));
-        }
-        assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "a tmpfs has to be mounted in CI, as root");
-        eprintln!("!!! SKIPPED, NOTHING WAS TESTED: a tmpfs can't be mounted !!!");
-        None
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg(&self.0).output();
-    }
+    assert_eq!(exported(small.path()).len(), 5, "whole lines only, each once");
+    daemon.terminate().await;
 }

@@ -10,8 +10,8 @@ use rusqlite::Connection;
 use sagad::proto::*;
 
 use crate::{
-    daemon::{Daemon, Launch, PATIENCE, check, now, run, sagas},
     disk::small::{claim, create, get, heartbeat},
+    support::{Daemon, Launch, PATIENCE, check, now, run, sagas},
 };
 
 const WAL_BYTES: u64 = 2 << 20;
@@ -25,7 +25,8 @@ async fn the_database_shrinks_when_most_of_it_was_purged() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path();
     let launch = Launch::on(data).arg(&format!("--max-wal-bytes={WAL_BYTES}"));
-    let (mut daemon, address) = launch.start();
+    let mut daemon = launch.start();
+    let address = daemon.address();
     let mut client = sagas(address).await;
     for number in 0..40 {
         let requests = (0..20).map(|index| CreateSagaRequest {
@@ -47,11 +48,12 @@ async fn the_database_shrinks_when_most_of_it_was_purged() {
     }
     create(&mut client, "kept", 1000).await.unwrap();
     let kept = claim(&mut client, "kept", 3600).await.unwrap();
-    daemon.terminate();
+    daemon.terminate().await;
     let before = size(data, "sagad.db");
     assert!(before > 20 << 20, "{before}");
 
-    let (mut daemon, address) = launch.arg("--retain-quarantined=1s").start();
+    let mut daemon = launch.arg("--retain-quarantined=1s").start();
+    let address = daemon.address();
     let mut client = sagas(address).await;
     let (begun, mut longest) = (now(), 0);
     while size(data, "sagad.db") > before / 4 {
@@ -66,7 +68,7 @@ async fn the_database_shrinks_when_most_of_it_was_purged() {
         assert!(begun.elapsed() < PATIENCE, "it doesn't end:\n{}", daemon.log());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    daemon.terminate();
+    daemon.terminate().await;
     check(data);
 }
 
@@ -81,9 +83,10 @@ fn told(data: &Path) -> String {
 async fn free_room_is_told_of_and_given_back_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path();
-    let (mut daemon, address) = Launch::on(data).start();
+    let mut daemon = Launch::on(data).start();
+    let address = daemon.address();
     create(&mut sagas(address).await, "kept", 1000).await.unwrap();
-    daemon.terminate();
+    daemon.terminate().await;
     assert!(!told(data).contains("hold nothing"));
     let connection = Connection::open(data.join("sagad.db")).unwrap();
     connection.execute_batch("CREATE TABLE big AS SELECT zeroblob(8000000) AS x; DROP TABLE big").unwrap();
@@ -97,9 +100,10 @@ async fn free_room_is_told_of_and_given_back_at_once() {
     let line = format!("{}: {after} bytes, {before} before\n", data.display());
     assert_eq!(String::from_utf8(output.stdout).unwrap(), line);
     assert!(!told(data).contains("hold nothing"));
-    let (mut daemon, address) = Launch::on(data).start();
+    let mut daemon = Launch::on(data).start();
+    let address = daemon.address();
     get(&mut sagas(address).await, "kept").await.expect("it is as it was");
-    daemon.terminate();
+    daemon.terminate().await;
 }
 
 /// How often the writer has waited for something.
@@ -118,7 +122,8 @@ fn writer_turns(daemon: &Daemon) -> u64 {
 async fn the_log_shrinks_when_a_long_read_is_over() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path();
-    let (mut daemon, address) = Launch::on(data).arg(&format!("--max-wal-bytes={WAL_BYTES}")).start();
+    let mut daemon = Launch::on(data).arg(&format!("--max-wal-bytes={WAL_BYTES}")).start();
+    let address = daemon.address();
     let mut client = sagas(address).await;
     create(&mut client, "first", 10).await.unwrap();
     let reader = Connection::open(data.join("sagad.db")).unwrap();
@@ -140,5 +145,5 @@ async fn the_log_shrinks_when_a_long_read_is_over() {
         number += 1;
         create(&mut client, &format!("task-{number}"), 60_000).await.unwrap();
     }
-    daemon.terminate();
+    daemon.terminate().await;
 }

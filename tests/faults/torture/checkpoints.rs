@@ -7,7 +7,7 @@ use rand::random_range;
 use sagad::proto::*;
 
 use super::{supervisor::number_from_environment, verify};
-use crate::daemon::{self, Launch, Sagas, check};
+use crate::support::{self, Launch, Sagas, check, needs};
 
 /// Enough for three logs of the smallest size.
 const SAGAS_MAX: usize = 600;
@@ -49,26 +49,27 @@ async fn make_until_gone(sagas: &mut Sagas) -> usize {
 async fn killed_at(directory: &Path, aim: &Aim, call: usize) -> bool {
     let data = directory.join(format!("{}-{call}", aim.calls));
     // A store that is there: what is aimed at is not its making.
-    Launch::on(&data).start().0.terminate();
+    Launch::on(&data).start().terminate().await;
     let file = data.join(aim.file);
     let (trace, inject) = (format!("trace={}", aim.calls), format!("inject={}:signal=KILL:when={call}", aim.calls));
     let options = ["-P", file.to_str().unwrap(), "-e", &trace, "-e", &inject];
     let launch = Launch::on(&data).arg("--max-wal-bytes=1MiB").arg("--log=warn");
     let mut daemon = launch.traced(&directory.join("trace"), &options).spawn();
     let Some(address) = daemon.address() else {
-        daemon.end();
+        daemon.end().await;
         return false;
     };
-    let Ok(channel) = daemon::channel(address).await else {
-        daemon.end();
+    let Ok(channel) = support::channel(address).await else {
+        daemon.end().await;
         return false;
     };
     let acknowledged = make_until_gone(&mut Sagas::new(channel)).await;
     let was_killed = acknowledged < SAGAS_MAX;
-    daemon.kill();
+    daemon.kill().await;
     check(&data);
-    let (mut daemon, address) = Launch::on(&data).start();
-    let mut sagas = daemon::sagas(address).await;
+    let mut daemon = Launch::on(&data).start();
+    let address = daemon.address();
+    let mut sagas = support::sagas(address).await;
     for number in 0..acknowledged {
         let saga = verify::get(&mut sagas, &format!("task-{number}")).await;
         let saga = saga.unwrap_or_else(|| panic!("task-{number} of {acknowledged} is lost: {} {call}", aim.calls));
@@ -76,14 +77,14 @@ async fn killed_at(directory: &Path, aim: &Aim, call: usize) -> bool {
     }
     // The last one may have happened, unheard.
     assert!(verify::list(&mut sagas).await.len() - acknowledged <= 1);
-    daemon.terminate();
+    daemon.terminate().await;
     check(&data);
     was_killed
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
 async fn p1_a_checkpoint_that_was_cut_off_loses_nothing() {
+    needs!("strace");
     let directory = tempfile::tempdir().unwrap();
     let aims = [
         // In the middle of the copying, of the first time and the next.

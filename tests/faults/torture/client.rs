@@ -16,7 +16,7 @@ use super::{
     choose,
     op::{Answer, Op},
 };
-use crate::daemon::{self, Sagas};
+use crate::support::{self, Sagas};
 
 /// Sagas that a client works on at a time.
 const ACTIVE: usize = 12;
@@ -57,7 +57,7 @@ impl Client {
 
     /// Works until the daemon is gone.
     pub async fn work(mut self, address: std::net::SocketAddr) -> Self {
-        let Ok(channel) = daemon::channel(address).await else { return self };
+        let Ok(channel) = support::channel(address).await else { return self };
         let mut sagas = Sagas::new(channel);
         while self.pending.is_none() {
             let op = self.choose();
@@ -77,7 +77,7 @@ impl Client {
                 self.pending = None;
             }
             // An error with a reason of the daemon's says that it did not happen; it is held to that.
-            Err(status) => match daemon::reason(&status).as_str() {
+            Err(status) => match support::reason(&status).as_str() {
                 "" | "OUTCOME_UNKNOWN" => {}
                 reason => {
                     let what = format!("{}: {reason}", op.name());

@@ -17,7 +17,7 @@ use sagad::store::sqlite::{
 };
 
 use super::moments::{calls, kill_at, make_one};
-use crate::daemon::{self, Launch, check, copy_data};
+use crate::support::{self, Launch, check, copy_data, needs};
 
 /// The version that this program's stores have.
 const NOW: i64 = MIGRATIONS.len() as i64;
@@ -72,17 +72,18 @@ fn migrates_a_store_of_another_test() {
 }
 
 #[tokio::test]
-#[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
 async fn p1_a_migration_that_was_cut_off_is_done_by_the_next() {
+    needs!("strace");
     const SAGAS: i64 = 40;
     let directory = tempfile::tempdir().unwrap();
     let begun = directory.path().join("begun");
-    let (mut daemon, address) = Launch::on(&begun).start();
+    let mut daemon = Launch::on(&begun).start();
+    let address = daemon.address();
     for _ in 0..SAGAS {
         make_one(address, 5000).await;
     }
     // Some of it is in the log alone.
-    daemon.kill();
+    daemon.kill().await;
     let (_, _, floor) = state(&copied(&begun, &directory.path().join("looked-at")));
     let (mut before, mut after) = (0, 0);
     for call in calls(4) {
@@ -113,7 +114,7 @@ async fn p1_a_migration_that_was_cut_off_is_done_by_the_next() {
     }
     eprintln!("killed while migrating: {before} times it had not happened, {after} times it had (the last one unhurt)");
     assert!(before > 5 && after > 0, "too few calls were hit: {before}, {after}");
-    daemon::check(&begun);
+    support::check(&begun);
 }
 
 /// A process that migrates a store, killed at its so manieth call to the system.
@@ -132,8 +133,8 @@ fn killed_while_migrating(store: &Path, call: usize, settings: &[(&str, &str)]) 
 
 /// The real step from the version before to this one, which moves what is in flight and renames tables.
 #[test]
-#[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
 fn p1_the_step_from_version_2_that_was_cut_off_is_done_by_the_next_start() {
+    needs!("strace");
     let directory = tempfile::tempdir().unwrap();
     let begun = directory.path().join("begun");
     fs::create_dir(&begun).unwrap();

@@ -15,7 +15,7 @@ mod supervisor;
 mod verify;
 mod watcher;
 
-use crate::daemon;
+use crate::support;
 use supervisor::{Plan, number_from_environment, run};
 
 /// Kills in one store before a new one is begun, so that verifying it stays quick.
@@ -25,7 +25,7 @@ const KILLS_PER_STORE: u64 = 25;
 async fn p1_acknowledged_changes_survive_kills() {
     let kills = number_from_environment("TORTURE_KILLS").unwrap_or(KILLS_PER_STORE);
     let seed = number_from_environment("TORTURE_SEED").unwrap_or_else(rand::random);
-    let begun = daemon::now();
+    let begun = support::now();
     let mut done = supervisor::Tally::default();
     for round in 0..kills.div_ceil(KILLS_PER_STORE) {
         let plan = Plan {

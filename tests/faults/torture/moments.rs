@@ -13,7 +13,7 @@ use std::{
 use sagad::proto::*;
 
 use super::{supervisor::number_from_environment, verify};
-use crate::daemon::{self, Launch, SAGAD, backup, check, copy_data, run};
+use crate::support::{self, Launch, SAGAD, backup, binary, check, copy_data, needs, run};
 
 /// What changes files.
 const WRITES: &str = "write,pwrite64,fsync,fdatasync,ftruncate,fallocate,unlink,rename,renameat,renameat2,mkdir,\
@@ -32,13 +32,13 @@ pub fn kill_at(call: usize) -> [String; 4] {
 /// Makes a saga, which shows that the store works; returns its revision.
 pub async fn make_one(address: std::net::SocketAddr, payload_bytes: usize) -> i64 {
     let request = CreateSagaRequest { payload: vec![7; payload_bytes].into(), ..CreateSagaRequest::default() };
-    let saga = daemon::sagas(address).await.create_saga(request).await.expect("it takes a saga").into_inner().saga;
+    let saga = support::sagas(address).await.create_saga(request).await.expect("it takes a saga").into_inner().saga;
     saga.expect("the answer carries it").revision
 }
 
 #[tokio::test]
-#[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
 async fn p1_a_store_whose_making_was_cut_off_is_made_by_the_next_start() {
+    needs!("strace");
     let mut killed = 0;
     for call in calls(4) {
         let directory = tempfile::tempdir().unwrap();
@@ -48,18 +48,19 @@ async fn p1_a_store_whose_making_was_cut_off_is_made_by_the_next_start() {
         let mut daemon = Launch::on(&data).traced(&directory.path().join("trace"), &options).spawn();
         let served = daemon.address().is_some();
         if !served {
-            daemon.end();
+            daemon.end().await;
             killed += 1;
         }
-        daemon.kill();
+        daemon.kill().await;
         if data.join("sagad.db").exists() {
             check(&data);
         }
         // Starting on what is left, once as it is, and once more after that.
         for _ in 0..2 {
-            let (mut daemon, address) = Launch::on(&data).start();
+            let mut daemon = Launch::on(&data).start();
+            let address = daemon.address();
             make_one(address, 10).await;
-            daemon.terminate();
+            daemon.terminate().await;
             check(&data);
         }
         if served {
@@ -71,16 +72,17 @@ async fn p1_a_store_whose_making_was_cut_off_is_made_by_the_next_start() {
 }
 
 #[tokio::test]
-#[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
 async fn p1_a_start_that_was_cut_off_loses_nothing() {
+    needs!("strace");
     let directory = tempfile::tempdir().unwrap();
     let begun = directory.path().join("begun");
-    let (mut daemon, address) = Launch::on(&begun).start();
+    let mut daemon = Launch::on(&begun).start();
+    let address = daemon.address();
     let mut told = 0;
     for _ in 0..40 {
         told = make_one(address, 5000).await;
     }
-    daemon.kill();
+    daemon.kill().await;
     let mut killed = 0;
     for call in calls(3) {
         let data = directory.path().join(format!("data-{call}"));
@@ -91,15 +93,16 @@ async fn p1_a_start_that_was_cut_off_loses_nothing() {
         let served = daemon.address().is_some();
         // It may be killed a moment after it began to serve.
         thread::sleep(Duration::from_millis(20));
-        let ended = daemon.has_ended();
-        daemon.kill();
+        let ended = daemon.has_ended().is_some();
+        daemon.kill().await;
         killed += u64::from(ended);
         check(&data);
-        let (mut daemon, address) = Launch::on(&data).start();
-        let mut sagas = daemon::sagas(address).await;
+        let mut daemon = Launch::on(&data).start();
+        let address = daemon.address();
+        let mut sagas = support::sagas(address).await;
         assert_eq!(verify::list(&mut sagas).await.len(), 40, "killed at call {call}");
         assert!(make_one(address, 10).await > told);
-        daemon.terminate();
+        daemon.terminate().await;
         if served && !ended {
             break;
         }
@@ -109,17 +112,18 @@ async fn p1_a_start_that_was_cut_off_loses_nothing() {
 }
 
 #[tokio::test]
-#[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
 async fn p9_a_restore_that_was_cut_off_leaves_no_store() {
+    needs!("strace");
     let directory = tempfile::tempdir().unwrap();
-    let (mut daemon, address) = Launch::on(&directory.path().join("first")).start();
+    let mut daemon = Launch::on(&directory.path().join("first")).start();
+    let address = daemon.address();
     let mut told = 0;
     for _ in 0..10 {
         told = make_one(address, 3000).await;
     }
     let copy = directory.path().join("copy.db");
     std::fs::write(&copy, backup(address).await.expect("a backup")).unwrap();
-    daemon.terminate();
+    daemon.terminate().await;
     let mut killed = 0;
     for call in calls(2) {
         let data = directory.path().join(format!("data-{call}"));
@@ -151,11 +155,12 @@ async fn after_a_cut_restore(copy: &Path, data: &Path, told: i64) {
         assert!(again.status.success(), "{again:?}");
     }
     check(data);
-    let (mut daemon, address) = Launch::on(data).start();
-    let mut sagas = daemon::sagas(address).await;
+    let mut daemon = Launch::on(data).start();
+    let address = daemon.address();
+    let mut sagas = support::sagas(address).await;
     assert_eq!(verify::list(&mut sagas).await.len(), 10);
     assert!(make_one(address, 10).await > told + (1 << 39), "revisions go on far above all that was given");
-    daemon.terminate();
+    daemon.terminate().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -163,15 +168,17 @@ async fn p1_a_backup_that_was_cut_off_leaves_nothing_behind() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
     let file = directory.path().join("copy.db");
-    let (mut daemon, address) = Launch::on(&data).start();
+    let mut daemon = Launch::on(&data).start();
+    let address = daemon.address();
     for _ in 0..60 {
         make_one(address, 64 << 10).await;
     }
-    daemon.terminate();
+    daemon.terminate().await;
     let mut cut_off = 0;
     for round in 0..8u64 {
-        let (mut daemon, address) = Launch::on(&data).start();
-        let backup = Command::new(SAGAD)
+        let mut daemon = Launch::on(&data).start();
+        let address = daemon.address();
+        let backup = binary::sagad()
             .args(["backup", file.to_str().unwrap()])
             .env("SAGAD_SERVER", format!("http://{address}"))
             .stdout(Stdio::piped())
@@ -179,7 +186,7 @@ async fn p1_a_backup_that_was_cut_off_leaves_nothing_behind() {
             .spawn()
             .unwrap();
         thread::sleep(Duration::from_millis(20 + 70 * round));
-        daemon.kill();
+        daemon.kill().await;
         let output = backup.wait_with_output().unwrap();
         assert_eq!(output.status.success(), file.exists(), "half a copy under its name, or none: {output:?}");
         cut_off += u64::from(!output.status.success());
@@ -190,9 +197,10 @@ async fn p1_a_backup_that_was_cut_off_leaves_nothing_behind() {
         check(&data);
     }
     eprintln!("{cut_off} of 8 backups were cut off");
-    let (mut daemon, address) = Launch::on(&data).start();
+    let mut daemon = Launch::on(&data).start();
+    let address = daemon.address();
     std::fs::write(&file, backup(address).await.expect("a backup")).unwrap();
-    daemon.terminate();
+    daemon.terminate().await;
     let left: Vec<_> = std::fs::read_dir(&data).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(!left.iter().any(|name| name.to_string_lossy().starts_with("backup-")), "left behind: {left:?}");
     restored_and_whole(&file, &directory.path().join("restored"));

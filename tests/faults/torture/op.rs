@@ -3,7 +3,7 @@
 use sagad::proto::*;
 use tonic::Status;
 
-use crate::daemon::Sagas;
+use crate::support::Sagas;
 
 /// What an accepted change answers with.
 pub enum Answer {

@@ -19,7 +19,7 @@ use super::{
     verify::{verify, verify_contents},
     watcher::{Record, Watcher},
 };
-use crate::daemon::{self, Daemon, Launch, Sagas};
+use crate::support::{self, Daemon, Launch, Sagas};
 
 /// Clients that work at a time.
 const CLIENTS: usize = 8;
@@ -100,11 +100,12 @@ pub async fn run(plan: Plan) -> Tally {
     let mut tally = Tally::default();
     while tally.kills < plan.kills {
         if rng.random_bool(0.25) {
-            kill_early(&mut rng, &launch, &mut tally);
+            kill_early(&mut rng, &launch, &mut tally).await;
             verify_at_rest(&mut rng, &data, directory.path());
         }
-        let (mut daemon, address) = launch.start();
-        let mut sagas = daemon::sagas(address).await;
+        let mut daemon = launch.start();
+        let address = daemon.address();
+        let mut sagas = support::sagas(address).await;
         compare(&mut sagas, &mut clients, &mut tally).await;
         told.send_replace(Some(address));
         clients = work_and_kill(&mut rng, &mut daemon, address, clients).await;
@@ -112,15 +113,16 @@ pub async fn run(plan: Plan) -> Tally {
         told.send_replace(None);
         verify_at_rest(&mut rng, &data, directory.path());
     }
-    let (mut daemon, address) = launch.start();
-    let mut sagas = daemon::sagas(address).await;
+    let mut daemon = launch.start();
+    let address = daemon.address();
+    let mut sagas = support::sagas(address).await;
     told.send_replace(Some(address));
     compare(&mut sagas, &mut clients, &mut tally).await;
     verify_contents(&mut sagas, &clients).await;
     let head = sagas.get_stats(GetStatsRequest {}).await.unwrap().into_inner().revision;
     let record = watcher.through(head).await;
-    daemon.terminate();
-    daemon::check(&data);
+    daemon.terminate().await;
+    support::check(&data);
     compare_history(&record, &data);
     tally.events = record.events.len() as u64;
     tally.resumed = record.resumed;
@@ -135,10 +137,10 @@ pub async fn run(plan: Plan) -> Tally {
 }
 
 /// Kills a daemon that has just been started: on its way to serving, or right behind it.
-fn kill_early(rng: &mut StdRng, launch: &Launch, tally: &mut Tally) {
+async fn kill_early(rng: &mut StdRng, launch: &Launch, tally: &mut Tally) {
     let mut daemon = launch.spawn();
     let served = daemon.address_within(Duration::from_micros(rng.random_range(0..25_000))).is_some();
-    daemon.kill();
+    daemon.kill().await;
     tally.kills += 1;
     tally.early += u64::from(!served);
 }
@@ -159,8 +161,8 @@ async fn work_and_kill(
     let working: Vec<_> = clients.into_iter().map(|client| tokio::spawn(client.work(address))).collect();
     let most = if rng.random_bool(0.3) { 100_000 } else { 1_200_000 };
     tokio::time::sleep(Duration::from_micros(rng.random_range(0..most))).await;
-    assert!(!daemon.has_ended(), "the daemon ended by itself:\n{}", daemon.log());
-    daemon.kill();
+    assert!(daemon.has_ended().is_none(), "the daemon ended by itself:\n{}", daemon.log());
+    daemon.kill().await;
     let mut back = Vec::new();
     for client in working {
         back.push(client.await.expect("a client goes on until the daemon is gone"));
@@ -176,19 +178,19 @@ fn verify_at_rest(rng: &mut StdRng, data: &Path, beside: &Path) {
         return;
     }
     if rng.random_bool(0.2) {
-        daemon::check(data);
+        support::check(data);
         return;
     }
     let copy = beside.join("copy");
-    daemon::copy_data(data, &copy);
-    daemon::check(&copy);
+    support::copy_data(data, &copy);
+    support::check(&copy);
     std::fs::remove_dir_all(&copy).unwrap();
 }
 
 /// Whether there is a store, and not only the file for one.
 fn has_tables(data: &Path) -> bool {
     let copy = tempfile::tempdir().unwrap();
-    daemon::copy_data(data, copy.path());
+    support::copy_data(data, copy.path());
     let connection = Connection::open(copy.path().join("sagad.db")).unwrap();
     connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0)).unwrap() > 0
 }

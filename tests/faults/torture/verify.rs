@@ -9,7 +9,7 @@ use super::{
     client::Client,
     op::{Answer, Op},
 };
-use crate::daemon::Sagas;
+use crate::support::Sagas;
 
 /// Compares everything, and repeats what was not answered. Returns how many of those had happened, and how many not.
 pub async fn verify(sagas: &mut Sagas, clients: &mut [Client]) -> (u64, u64) {
@@ -154,7 +154,7 @@ async fn repeat(sagas: &mut Sagas, client: &mut Client, op: &Op, happened: bool)
     }
     let answered = op.send(sagas).await;
     if let Err(status) = &answered {
-        assert!(!crate::daemon::reason(status).is_empty(), "{op:?}: {status:?}");
+        assert!(!crate::support::reason(status).is_empty(), "{op:?}: {status:?}");
         assert_ne!(status.code(), Code::AlreadyExists, "a repeat is known by its request_id: {op:?} {status:?}");
     }
     let mut grown = 0;

@@ -10,7 +10,7 @@ use sagad::proto::{watch_events_response::Item, *};
 use tokio::{sync::watch, task::JoinHandle};
 use tonic::Code;
 
-use crate::daemon;
+use crate::support;
 
 /// What a watcher received.
 #[derive(Default)]
@@ -36,7 +36,7 @@ impl Watcher {
 
     /// Waits until it has seen everything up to a revision, and returns what it saw.
     pub async fn through(self, head: i64) -> Record {
-        let begun = daemon::now();
+        let begun = support::now();
         loop {
             if self.task.is_finished() {
                 self.task.await.expect("the watcher goes on");
@@ -45,7 +45,7 @@ impl Watcher {
             if self.record.lock().unwrap().last >= head {
                 break;
             }
-            assert!(begun.elapsed() < daemon::PATIENCE, "the watcher does not get to {head}");
+            assert!(begun.elapsed() < support::PATIENCE, "the watcher does not get to {head}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         self.task.abort();
@@ -70,7 +70,7 @@ async fn tail(address: SocketAddr, record: &Mutex<Record>) {
     let Ok(channel) = endpoint.connect().await else { return };
     let after = record.lock().unwrap().last;
     let request = WatchEventsRequest { after_revision: Some(after), ..WatchEventsRequest::default() };
-    let mut stream = match daemon::Sagas::new(channel).watch_events(request).await {
+    let mut stream = match support::Sagas::new(channel).watch_events(request).await {
         Ok(stream) => stream.into_inner(),
         Err(status) => return assert_gone(&status, after),
     };

@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 
 use super::{load::some_of_everything, page::Watched};
-use crate::support::tools::must_succeed;
+use crate::support::{needs, tools::must_succeed};
 
 const ALERTS: &str = include_str!("../../../deploy/prometheus/alerts.yml");
 const ALERTS_TEST: &str = include_str!("../../../deploy/prometheus/alerts_test.yml");
@@ -99,8 +99,8 @@ fn the_dashboard_is_whole() {
 }
 
 #[test]
-#[cfg_attr(without_promtool, ignore = "promtool is not installed")]
 fn prometheus_takes_its_configuration_and_rules() {
+    needs!("promtool");
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/prometheus");
     for words in ["check config prometheus.yml", "check rules alerts.yml", "test rules alerts_test.yml"] {
         must_succeed(Command::new("promtool").args(words.split(' ')).current_dir(&directory));

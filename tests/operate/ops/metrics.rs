@@ -15,7 +15,7 @@ use super::{
     page::{Watched, get},
 };
 use crate::support::{
-    claim, create, eventually, key, secs,
+    claim, create, eventually, key, needs, secs,
     session::{Session, saga_of},
 };
 
@@ -208,8 +208,8 @@ impl Drop for Prometheus {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[cfg_attr(without_promtool, ignore = "promtool is not installed")]
 async fn prometheus_reads_them() {
+    needs!("promtool");
     let watched = Watched::start(&[]).await;
     let load = some_of_everything(&watched).await;
     let directory = tempfile::tempdir().unwrap();

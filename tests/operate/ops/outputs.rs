@@ -19,7 +19,7 @@ use super::page::{Metrics, Watched, get};
 use crate::support::{
     Api, Launch, claim, create,
     daemon::{Process, connect},
-    eventually, key, ms, now,
+    eventually, key, ms, needs, now,
 };
 
 /// A lease that is kept by heartbeats every 200 ms: it ends only if those wait for many seconds.
@@ -179,8 +179,8 @@ fn threads_named(pid: i32, name: &str) -> Vec<i32> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
 async fn p13_a_network_thread_that_hangs_makes_it_neither_live_nor_ready() {
+    needs!("strace");
     let mut watched = Watched::start(&["--network-threads", "2"]).await;
     let pid = watched.daemon.process().pid().as_raw_nonzero().get();
     let thread = threads_named(pid, "sagad-net-1")[0];

@@ -1,6 +1,6 @@
 //! `sagad doctor`: each ailment brought about with the real daemon, found, and gone once it is mended.
 
-use std::{collections::BTreeSet, future::Future, path::Path, process::Command, time::Duration};
+use std::{collections::BTreeSet, future::Future, path::Path, time::Duration};
 
 use futures::StreamExt;
 use rustix::process::Signal;
@@ -8,7 +8,9 @@ use sagad::proto::*;
 use serde_json::Value;
 
 use super::once::sagad;
-use crate::support::{Api, Daemon, Launch, PATIENCE, claim, create, eventually, held, key, ms, now, secs, strace};
+use crate::support::{
+    Api, Daemon, Launch, PATIENCE, binary, claim, create, eventually, held, key, ms, needs, now, secs,
+};
 
 /// What the doctor finds: its exit code, and a line for each finding.
 async fn doctor(daemon: &Daemon, arguments: &[&str]) -> (i32, Vec<Value>) {
@@ -258,8 +260,8 @@ async fn what_dead_workers_left_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[cfg_attr(without_faketime, ignore = "faketime is not installed")]
 async fn steps_of_the_clock_are_found() {
+    needs!("faketime");
     let libraries = std::fs::read_dir("/usr/lib").unwrap().filter_map(Result::ok);
     let mut libraries = libraries.map(|entry| entry.path().join("faketime/libfaketimeMT.so.1"));
     let library = libraries.find(|path| path.is_file()).expect("faketime is installed with its library");
@@ -301,14 +303,14 @@ async fn a_daemon_that_was_away_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[cfg_attr(without_strace, ignore = "strace is not installed, or may not trace")]
 async fn a_slow_disk_and_a_writer_that_hangs_in_it_are_found() {
+    needs!("strace");
     let own = tempfile::tempdir().unwrap();
     let trace = own.path().join("trace");
     let calls = "trace=fsync,fdatasync";
     // A tenth of a second for each sync.
     let slow = "inject=fsync,fdatasync:delay_enter=100000:when=1+";
-    let daemon = strace::launch(&own.path().join("slow"), &trace, &["-e", calls, "-e", slow]).start();
+    let daemon = Launch::on(&own.path().join("slow")).traced(&trace, &["-e", calls, "-e", slow]).start();
     let api = daemon.api().await;
     until_found(&daemon, "disk-speed", "note", &["nothing was committed"]).await;
     let _busy = Background::run(busy(api));
@@ -319,7 +321,7 @@ async fn a_slow_disk_and_a_writer_that_hangs_in_it_are_found() {
 
     // Twelve seconds for every twentieth, after the start.
     let hanging = "inject=fsync,fdatasync:delay_enter=12000000:when=40+20";
-    let daemon = strace::launch(&own.path().join("hangs"), &trace, &["-e", calls, "-e", hanging]).start();
+    let daemon = Launch::on(&own.path().join("hangs")).traced(&trace, &["-e", calls, "-e", hanging]).start();
     let _busy = Background::run(busy(daemon.api().await));
     until_found(&daemon, "writer", "problem", &["has not turned for"]).await;
 }
@@ -399,10 +401,7 @@ async fn what_is_told_to_people_says_what_to_do() {
     let begun = now();
     loop {
         let server = format!("http://{}", daemon.address());
-        let output = Command::new(env!("CARGO_BIN_EXE_sagad"))
-            .args(["doctor", "--patience", "1s", "--server", &server])
-            .output()
-            .unwrap();
+        let output = binary::sagad().args(["doctor", "--patience", "1s", "--server", &server]).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         if text.contains("PROBLEM (stuck-queue): queue nobodys has 1 saga ready") {
             assert_eq!(output.status.code(), Some(1));

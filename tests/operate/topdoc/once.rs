@@ -1,15 +1,15 @@
 //! `sagad top` where there is no terminal.
 
-use std::process::{Command, Stdio};
-
-use crate::support::{Daemon, create};
+use crate::support::{
+    Daemon,
+    binary::{self, Ran},
+    create,
+};
 
 /// Runs `sagad` without a terminal: exit code, stdout, stderr.
 pub fn sagad(arguments: &[&str]) -> (i32, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sagad"));
-    let output = command.args(arguments).env_remove("SAGAD_SERVER").stdin(Stdio::null()).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    let Ran { code, out, err } = binary::run(arguments).into();
+    (code, out, err)
 }
 
 #[test]

@@ -10,9 +10,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::support::{PATIENCE, now};
-
-const SAGAD: &str = env!("CARGO_BIN_EXE_sagad");
+use crate::support::{PATIENCE, SAGAD, now};
 
 /// A terminal in which a shell runs `sagad`, tells its exit code, and stays.
 pub struct Tmux {

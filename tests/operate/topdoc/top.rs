@@ -4,7 +4,7 @@ use rustix::process::Signal;
 use sagad::proto::{BatchCreateSagasRequest, EventType, SagaState};
 
 use super::tmux::Tmux;
-use crate::support::{Daemon, claim, create, daemon::End};
+use crate::support::{Daemon, claim, create, daemon::End, needs};
 
 const UTF8: (&str, &str) = ("LANG", "C.UTF-8");
 
@@ -15,8 +15,8 @@ fn top(daemon: &Daemon, width: u16, height: u16, variables: &[(&str, &str)], arg
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[cfg_attr(without_tmux, ignore = "tmux is not installed")]
 async fn a_saga_goes_stale_is_recovered_by_keys_and_runs_again() {
+    needs!("tmux");
     let daemon = Daemon::start();
     let api = daemon.api().await;
     api.create_saga(create("fix-7")).await.unwrap();
@@ -49,8 +49,8 @@ async fn a_saga_goes_stale_is_recovered_by_keys_and_runs_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[cfg_attr(without_tmux, ignore = "tmux is not installed")]
 async fn a_refusal_is_shown_and_a_live_worker_loses_its_lease_only_by_name() {
+    needs!("tmux");
     let daemon = Daemon::start();
     let api = daemon.api().await;
     api.running("fix-7", "worker-1").await;
@@ -91,8 +91,8 @@ async fn a_refusal_is_shown_and_a_live_worker_loses_its_lease_only_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[cfg_attr(without_tmux, ignore = "tmux is not installed")]
 async fn read_only_changes_nothing() {
+    needs!("tmux");
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let before = api.stale(create("fix-7"), "worker-1").await;
@@ -107,8 +107,8 @@ async fn read_only_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[cfg_attr(without_tmux, ignore = "tmux is not installed")]
 async fn it_survives_the_daemon_and_says_how_old_what_it_shows_is() {
+    needs!("tmux");
     let mut daemon = Daemon::start();
     daemon.api().await.running("fix-7", "worker-1").await;
     let top = top(&daemon, 120, 24, &[UTF8], "");
@@ -120,8 +120,8 @@ async fn it_survives_the_daemon_and_says_how_old_what_it_shows_is() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[cfg_attr(without_tmux, ignore = "tmux is not installed")]
 async fn the_terminal_is_given_back_on_every_way_out() {
+    needs!("tmux");
     let daemon = Daemon::start();
     for way in ["q", "C-c", "TERM", "INT", "HUP"] {
         let top = top(&daemon, 100, 24, &[UTF8], "");
@@ -138,8 +138,8 @@ async fn the_terminal_is_given_back_on_every_way_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[cfg_attr(without_tmux, ignore = "tmux is not installed")]
 async fn it_does_with_little_a_terminal_without_unicode_without_colours_and_narrow() {
+    needs!("tmux");
     let daemon = Daemon::start();
     let api = daemon.api().await;
     api.stale(create("fix-7"), "worker-1").await;
@@ -171,8 +171,8 @@ async fn it_does_with_little_a_terminal_without_unicode_without_colours_and_narr
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[cfg_attr(without_tmux, ignore = "tmux is not installed")]
 async fn thousands_are_seen_page_by_page_and_found_by_their_text() {
+    needs!("tmux");
     let daemon = Daemon::start();
     let api = daemon.api().await;
     for batch in 0..2 {

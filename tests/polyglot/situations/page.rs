@@ -9,7 +9,7 @@ use crate::{
     pages::{OWN, RUN, Shown, session},
     program::{Program, patience},
     scene::Scene,
-    support::{now, tools},
+    support::{SAGAD, now, tools},
 };
 
 /// What is large in a language's directory, and not written to by what its page says: linked to, where the rest is copied.
@@ -69,7 +69,7 @@ async fn plays(scene: &Scene, commands: Vec<Shown>) {
             let output = Command::new("bash")
                 .args(["-c", &command])
                 .current_dir(scene.path(""))
-                .env("PATH", tools::path_with(env!("CARGO_BIN_EXE_sagad")))
+                .env("PATH", tools::path_with(SAGAD))
                 .env("SAGAD_SERVER", format!("http://{}", scene.daemon.address()))
                 .output()
                 .expect("bash is there");

@@ -4,9 +4,11 @@ use std::{process::Stdio, time::Duration};
 
 use tokio::process::{Child, Command};
 
+use crate::support::SAGAD;
+
 /// Starts the binary.
 pub fn spawn(server: &str, arguments: &[&str]) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_sagad"))
+    Command::new(SAGAD)
         .args(arguments)
         .env("SAGAD_SERVER", server)
         .stdout(Stdio::piped())

@@ -21,6 +21,8 @@ use tokio_stream::{Stream, wrappers::TcpListenerStream};
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use super::area;
+
 /// The answer of a call that its test has nothing to say about.
 pub fn unscripted<T>() -> Result<T, Status> {
     Err(Status::unimplemented("not in the script"))
@@ -166,6 +168,7 @@ impl Fake {
 
     /// Starts it on a port of its own; it ends with the test's runtime.
     pub async fn start(self) -> (Client, Arc<Fake>) {
+        area::enter();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let fake = Arc::new(self);

@@ -1,6 +1,6 @@
 //! Errors of the store and of the daemon's life.
 
-use std::{process::Command, time::Duration};
+use std::time::Duration;
 
 use futures::future::join_all;
 use sagad::proto::*;
@@ -101,40 +101,13 @@ pub async fn overloaded() -> Problem {
     problem
 }
 
-/// A file system of this size in memory, unmounted when it is dropped.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount(size: &str) -> Option<Self> {
-        let disk = SmallDisk(tempfile::tempdir().unwrap());
-        let done = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "sagad-test"])
-            .arg(disk.0.path())
-            .output();
-        if done.as_ref().is_ok_and(|done| done.status.success()) {
-            return Some(disk);
-        }
-        tools::skip(&format!("a tmpfs can't be mounted: {done:?}"));
-        None
-    }
-
-    fn grow(&self, size: &str) {
-        let options = format!("remount,size={size}");
-        let done = Command::new("mount").args(["-o", &options]).arg(self.0.path()).status().unwrap();
-        assert!(done.success());
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
-    }
-}
-
 /// Also P4: it refuses, keeps serving reads, and recovers when there is room.
 pub async fn store_full() -> Option<Problem> {
-    let disk = SmallDisk::mount("2m")?;
-    let mut daemon = Launch::on(disk.0.path()).args(&["--max-wal-bytes", "64MiB"]).start();
+    if !tools::are_there(&["mount"]) {
+        return None;
+    }
+    let disk = SmallDisk::mount("2m");
+    let mut daemon = Launch::on(disk.path()).args(&["--max-wal-bytes", "64MiB"]).start();
     let api = daemon.api().await;
     let large = |i: usize| CreateSagaRequest { payload: vec![7; 60 << 10].into(), ..create(&format!("t-{i}")) };
     let mut made = 0;
@@ -212,18 +185,15 @@ pub async fn store_unavailable() -> Problem {
 
 /// A commit whose sync failed: the daemon can't know, says so, and ends.
 pub async fn outcome_unknown() -> Option<Problem> {
-    if cfg!(without_strace) {
+    if !tools::are_there(&["strace"]) {
         return None;
     }
     let own = tempfile::tempdir().unwrap();
     let trace = own.path().join("trace");
     // Late enough for the start, whatever it migrates: the count is each thread's own.
-    let mut daemon = strace::launch(
-        &own.path().join("data"),
-        &trace,
-        &["-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:error=EIO:when=100+"],
-    )
-    .start();
+    let mut daemon = Launch::on(&own.path().join("data"))
+        .traced(&trace, &["-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:error=EIO:when=100+"])
+        .start();
     let api = daemon.api().await;
     let mut made = 0;
     let problem = loop {
