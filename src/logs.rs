@@ -25,11 +25,11 @@ use crate::{
     config::LogFormat,
     domain::characters::{PrintableWriter, printable_lines},
 };
-pub use output::{JsonLines, Line, Output, Reports};
+pub use output::{JsonLines, Output, OutputEvents, TextLine};
 
 /// Where log lines and messages go.
 static STDERR: LazyLock<Output> = LazyLock::new(|| {
-    let reports = Reports {
+    let reports = OutputEvents {
         dropped: |lines| tracing::warn!(lines, "lines of the log were dropped: whoever reads it was too slow"),
         // There is nowhere to report it.
         failed: |_| {},
@@ -38,7 +38,7 @@ static STDERR: LazyLock<Output> = LazyLock::new(|| {
 });
 /// Where results go.
 static STDOUT: LazyLock<Output> = LazyLock::new(|| {
-    let reports = Reports {
+    let reports = OutputEvents {
         dropped: |_| {},
         // The reader closed stdout; that is no reason to end.
         failed: |error| tracing::info!(%error, "stdout can't be written to"),
@@ -92,7 +92,7 @@ pub fn start(format: LogFormat, filter: &str) -> Result<(), LogError> {
         let name = thread.name().unwrap_or("<unnamed>");
         let backtrace =
             if backtrace.status() == BacktraceStatus::Captured { format!("\n{backtrace}") } else { String::new() };
-        fail(format, &format!("thread '{name}' {info}{backtrace}"));
+        report_failure(format, &format!("thread '{name}' {info}{backtrace}"));
     }));
     Ok(())
 }
@@ -116,21 +116,21 @@ fn fields() -> impl for<'writer> FormatFields<'writer> {
 
 /// Reports on stderr why something failed: as a log line if a collector reads JSON; else as a message, so that it is
 /// seen even if the filter hides log lines.
-pub fn fail(format: LogFormat, error: &str) {
+pub fn report_failure(format: LogFormat, error: &str) {
     if format == LogFormat::Json && tracing::enabled!(tracing::Level::ERROR) {
         tracing::error!(error, "failed");
     } else {
-        say(error);
+        print_message(error);
     }
 }
 
 /// Writes a message to stderr.
-pub fn say(message: &str) {
+pub fn print_message(message: &str) {
     STDERR.push(format!("sagad: {}\n", printable_lines(message)).as_bytes());
 }
 
 /// Writes a result to stdout.
-pub fn answer(line: &str) {
+pub fn print_result(line: &str) {
     STDOUT.push(format!("{}\n", printable_lines(line)).as_bytes());
 }
 

@@ -96,7 +96,7 @@ pub struct NewFile {
 
 impl NewFile {
     /// A new file whose final name is `path`.
-    pub fn beside(path: &Path) -> io::Result<Self> {
+    pub fn next_to(path: &Path) -> io::Result<Self> {
         Self::with_mode(path, FILE_MODE)
     }
 
@@ -224,15 +224,15 @@ mod tests {
         let (victim, path) = (dir.path().join("victim"), dir.path().join("file"));
         fs::write(&victim, "mine").unwrap();
         symlink(&victim, &path).unwrap();
-        let refused = NewFile::beside(&path).unwrap().place(false).unwrap_err();
+        let refused = NewFile::next_to(&path).unwrap().place(false).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
-        let mut file = NewFile::beside(&path).unwrap();
+        let mut file = NewFile::next_to(&path).unwrap();
         file.file().write_all(b"new").unwrap();
         assert_eq!(mode(file.path()), FILE_MODE);
         file.place(true).unwrap();
         assert_eq!((fs::read_to_string(&path).unwrap().as_str(), mode(&path)), ("new", FILE_MODE));
         assert_eq!(fs::read_to_string(&victim).unwrap(), "mine");
-        drop(NewFile::beside(&path).unwrap());
+        drop(NewFile::next_to(&path).unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing is left of what was not placed");
     }
 

@@ -12,7 +12,7 @@ use super::{
     context::Context,
     errors::CliError,
     output::{Cell, Columns, Format, alarming, fine, notice},
-    tables::Facts,
+    tables::NamedValues,
     text::{counted, exact, length, or_dash, printable, stamp, when},
 };
 use crate::{
@@ -248,7 +248,7 @@ pub async fn info(context: &Context) -> Result<(), CliError> {
 }
 
 fn info_text(info: &GetServerInfoResponse) -> String {
-    let mut facts = Facts::default();
+    let mut facts = NamedValues::default();
     facts
         .add("version", printable(&info.version))
         .add("store", printable(&info.store))

@@ -12,7 +12,7 @@ use http::Uri;
 use tonic::Code;
 
 use super::text;
-use crate::client::{ClientOptions, Refusal};
+use crate::client::{ClientOptions, StatusDetails};
 
 /// What a command says to somebody whose coordinator is not there.
 pub const NOT_THERE: &str = "start it with `sagad serve`, or name another with --server or SAGAD_SERVER";
@@ -27,7 +27,7 @@ const STEP: Duration = Duration::from_secs(1);
 
 /// What listens at an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Peer {
+enum Listener {
     /// HTTP/2 without TLS.
     Plain,
     /// TLS.
@@ -39,7 +39,7 @@ enum Peer {
 }
 
 /// What to do about an error, if it is one of those. May ask the server what it speaks.
-pub fn on(refusal: &Refusal, options: &ClientOptions) -> Option<String> {
+pub fn on(refusal: &StatusDetails, options: &ClientOptions) -> Option<String> {
     if refusal.code == Code::Unauthenticated {
         return Some(on_unknown(options));
     }
@@ -100,7 +100,7 @@ fn on_certificates(message: &str, options: &ClientOptions) -> Option<String> {
 }
 
 /// The scheme is not the server's.
-fn on_scheme(refusal: &Refusal, options: &ClientOptions) -> Option<String> {
+fn on_scheme(refusal: &StatusDetails, options: &ClientOptions) -> Option<String> {
     if options.server.starts_with("unix:") {
         return refusal.unsent.then(|| NOT_THERE.to_owned());
     }
@@ -109,18 +109,18 @@ fn on_scheme(refusal: &Refusal, options: &ClientOptions) -> Option<String> {
     let address = server.authority()?.to_string();
     let address = text::printable(&address);
     match (secure, look_at(&server)) {
-        (true, Peer::Plain) => Some(format!("{address} serves without TLS: name it as http://{address}")),
-        (false, Peer::Tls) => Some(format!(
+        (true, Listener::Plain) => Some(format!("{address} serves without TLS: name it as http://{address}")),
+        (false, Listener::Tls) => Some(format!(
             "{address} serves with TLS: name it as https://{address}, and the file with its CA with --ca or SAGAD_CA, \
              unless this machine trusts it anyway"
         )),
-        (_, Peer::Other) => Some(format!(
+        (_, Listener::Other) => Some(format!(
             "something listens at {address}, but it does not answer as a coordinator does: name another with --server or \
              SAGAD_SERVER"
         )),
         // With TLS 1.3 a server that misses a certificate closes a connection that the client takes for made, and its
         // reason may be lost on the way.
-        (true, Peer::Tls) if !refusal.unsent && was_closed(&refusal.message) => Some(match &options.cert {
+        (true, Listener::Tls) if !refusal.unsent && was_closed(&refusal.message) => Some(match &options.cert {
             None => format!(
                 "{address} closed the TLS connection: if the coordinator asks for a certificate, name yours with --cert and \
                      --key"
@@ -130,18 +130,20 @@ fn on_scheme(refusal: &Refusal, options: &ClientOptions) -> Option<String> {
                 shown(file)
             ),
         }),
-        (true, Peer::Tls) | (false, Peer::Plain) | (_, Peer::Nothing) => refusal.unsent.then(|| NOT_THERE.to_owned()),
+        (true, Listener::Tls) | (false, Listener::Plain) | (_, Listener::Nothing) => {
+            refusal.unsent.then(|| NOT_THERE.to_owned())
+        }
     }
 }
 
 /// Says hello without TLS, and looks at the first bytes of the answer.
-fn look_at(server: &Uri) -> Peer {
+fn look_at(server: &Uri) -> Listener {
     let host = server.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
     let port = server.port_u16().unwrap_or(if server.scheme_str() == Some("https") { 443 } else { 80 });
     let addresses = (host, port).to_socket_addrs().into_iter().flatten();
     // The first few: each may take a second.
     let Some(mut stream) = addresses.take(3).find_map(|address| TcpStream::connect_timeout(&address, STEP).ok()) else {
-        return Peer::Nothing;
+        return Listener::Nothing;
     };
     let mut answer = [0; 9];
     let asked = stream
@@ -151,10 +153,10 @@ fn look_at(server: &Uri) -> Peer {
         .and_then(|()| stream.read(&mut answer));
     match (asked, answer) {
         // A TLS record: an alert, or a handshake.
-        (Ok(1..), [0x15 | 0x16, 3, ..]) => Peer::Tls,
+        (Ok(1..), [0x15 | 0x16, 3, ..]) => Listener::Tls,
         // A frame with settings, the first thing that an HTTP/2 server says.
-        (Ok(9..), [_, _, _, 4, ..]) => Peer::Plain,
-        (Ok(_) | Err(_), _) => Peer::Other,
+        (Ok(9..), [_, _, _, 4, ..]) => Listener::Plain,
+        (Ok(_) | Err(_), _) => Listener::Other,
     }
 }
 

@@ -10,12 +10,12 @@ use super::{
     context::Context,
     errors::CliError,
     output::notice,
-    process::{self, CommandLine, Ended},
+    process::{self, CommandExit, CommandLine},
     program, work,
 };
 use crate::client::{
     ClientOptions, Shutdown,
-    recovery::{self, CompensationHandler, RecoveryOptions, Undo, Undone},
+    recovery::{self, CompensationHandler, CompensationResult, CompensationRun, RecoveryOptions},
     time, worker,
 };
 
@@ -91,10 +91,10 @@ impl CompensationHandler for Commands {
         self.commands.contains_key(kind)
     }
 
-    async fn undo(&self, undo: Undo<'_>) -> Undone {
-        let Undo { saga, compensation, lease, kill } = undo;
+    async fn undo(&self, undo: CompensationRun<'_>) -> CompensationResult {
+        let CompensationRun { saga, compensation, lease, kill } = undo;
         let Some(command) = self.commands.get(&compensation.kind) else {
-            return Undone::Failed(format!("no handler for kind `{}`", compensation.kind));
+            return CompensationResult::Failed(format!("no handler for kind `{}`", compensation.kind));
         };
         let mut environment = process::environment(saga, lease, &self.options);
         environment.extend([
@@ -104,7 +104,7 @@ impl CompensationHandler for Commands {
             ("SAGAD_POSITION", compensation.position.to_string().into()),
         ]);
         if let Some(reason) = process::unpassable(&environment) {
-            return Undone::Failed(reason);
+            return CompensationResult::Failed(reason);
         }
         let command = CommandLine {
             program: SHELL.into(),
@@ -114,28 +114,30 @@ impl CompensationHandler for Commands {
         let mut running = match process::start(&command, environment, saga, lease.deadlines()).await {
             Ok(running) => running,
             // The compensation had no part in it, so it does not count as an attempt.
-            Err(reason) => return Undone::NotStarted(reason),
+            Err(reason) => return CompensationResult::NotStarted(reason),
         };
         tokio::select! {
             biased;
             ended = running.wait() => undone(ended),
             lost = worker::lost(lease) => {
                 running.end(lease.deadline().min(time::now() + self.kill_after)).await.ok();
-                Undone::Stopped(lost.to_string())
+                CompensationResult::Stopped(lost.to_string())
             }
             () = kill.cancelled() => {
                 running.end(time::now() + self.kill_after).await.ok();
-                Undone::Stopped("the worker was told to end".to_owned())
+                CompensationResult::Stopped("the worker was told to end".to_owned())
             }
         }
     }
 }
 
-fn undone(ended: Result<Ended, String>) -> Undone {
+fn undone(ended: Result<CommandExit, String>) -> CompensationResult {
     match ended {
-        Ok(ended) if ended.by_deadline => Undone::Stopped("it was ended at the deadline of its lease".to_owned()),
-        Ok(ended) if ended.status.success() => Undone::Done(String::new()),
-        Ok(ended) => Undone::Failed(process::describe(ended.status)),
-        Err(reason) => Undone::Failed(reason),
+        Ok(ended) if ended.by_deadline => {
+            CompensationResult::Stopped("it was ended at the deadline of its lease".to_owned())
+        }
+        Ok(ended) if ended.status.success() => CompensationResult::Done(String::new()),
+        Ok(ended) => CompensationResult::Failed(process::describe(ended.status)),
+        Err(reason) => CompensationResult::Failed(reason),
     }
 }

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     client::{
-        Client, ClientOptions, Wire,
-        retry::{Again, retry},
+        AuthenticatedChannel, Client, ClientOptions,
+        retry::{RetryOn, retry},
         time,
     },
     proto::{Saga, admin_service_client::AdminServiceClient, saga_service_client::SagaServiceClient},
@@ -49,18 +49,18 @@ impl Context {
     pub async fn call<Q, A, F, Fut>(&self, request: Q, method: F) -> Result<A, CliError>
     where
         Q: Clone,
-        F: Fn(SagaServiceClient<Wire>, Request<Q>) -> Fut,
+        F: Fn(SagaServiceClient<AuthenticatedChannel>, Request<Q>) -> Fut,
         Fut: Future<Output = Result<Response<A>, Status>>,
     {
         let give_up = time::now() + self.client.timeout();
-        Ok(self.client.call(request, Again::NotNow, || give_up, method).await?)
+        Ok(self.client.call(request, RetryOn::NotNow, || give_up, method).await?)
     }
 
     /// The same for a change: should its outcome stay unknown, the error tells the id to repeat it with.
     pub async fn change<Q, A, F, Fut>(&self, request_id: &str, request: Q, method: F) -> Result<A, CliError>
     where
         Q: Clone,
-        F: Fn(SagaServiceClient<Wire>, Request<Q>) -> Fut,
+        F: Fn(SagaServiceClient<AuthenticatedChannel>, Request<Q>) -> Fut,
         Fut: Future<Output = Result<Response<A>, Status>>,
     {
         self.call(request, method).await.map_err(|error| error.repeatable_with(request_id))
@@ -70,11 +70,11 @@ impl Context {
     pub async fn admin<Q, A, F, Fut>(&self, request: Q, method: F) -> Result<A, CliError>
     where
         Q: Clone,
-        F: Fn(AdminServiceClient<Wire>, Request<Q>) -> Fut,
+        F: Fn(AdminServiceClient<AuthenticatedChannel>, Request<Q>) -> Fut,
         Fut: Future<Output = Result<Response<A>, Status>>,
     {
         let give_up = time::now() + self.client.timeout();
         let call = || method(self.client.admin(), self.client.unary(request.clone()));
-        Ok(retry(Again::NotNow, || give_up, call).await?.into_inner())
+        Ok(retry(RetryOn::NotNow, || give_up, call).await?.into_inner())
     }
 }

@@ -33,7 +33,7 @@ pub struct CreateArgs {
     #[arg(long, requires = "from", conflicts_with_all = ["request_id", "one", "policies"])]
     skip_existing: bool,
     #[command(flatten)]
-    one: One,
+    one: SingleSagaArgs,
     #[command(flatten)]
     policy: PolicyArgs,
     #[command(flatten)]
@@ -43,7 +43,7 @@ pub struct CreateArgs {
 /// One saga.
 #[derive(Debug, Args)]
 #[group(id = "one", multiple = true)]
-struct One {
+struct SingleSagaArgs {
     /// Its id, which no other saga of the store has [default: a new one]
     #[arg(long, value_name = "ID")]
     task_id: Option<String>,
@@ -184,7 +184,7 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<(), CliError> {
     context.saga(answer.saga)
 }
 
-fn request(one: One, policy: Option<Policy>, request_id: String) -> Result<CreateSagaRequest, CliError> {
+fn request(one: SingleSagaArgs, policy: Option<Policy>, request_id: String) -> Result<CreateSagaRequest, CliError> {
     let reason = one.compensate_reason.unwrap_or_default();
     Ok(CreateSagaRequest {
         task_id: one.task_id.unwrap_or_default(),

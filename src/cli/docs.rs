@@ -6,11 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-use super::{Cli, errors::CliError};
+use super::errors::CliError;
 use crate::private_files;
 
 /// What `completions` takes.
@@ -24,10 +24,10 @@ pub struct CompletionsArgs {
     shell: Shell,
 }
 
-/// Prints a completion script.
-pub fn completions(args: &CompletionsArgs) -> Result<(), CliError> {
+/// Prints a completion script for a command line.
+pub fn completions(args: &CompletionsArgs, mut command: Command) -> Result<(), CliError> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "sagad", &mut script);
+    clap_complete::generate(args.shell, &mut command, "sagad", &mut script);
     print(&script)
 }
 
@@ -40,21 +40,21 @@ pub struct ManArgs {
     dir: Option<PathBuf>,
 }
 
-/// Prints the manual page, or writes all of them.
-pub fn man(args: &ManArgs) -> Result<(), CliError> {
+/// Prints the manual page of a command line, or writes all of them.
+pub fn man(args: &ManArgs, command: Command) -> Result<(), CliError> {
     if let Some(dir) = &args.dir {
         let failed = |error: std::io::Error| CliError::Failed(format!("can't write to {}: {error}", dir.display()));
-        return write_pages(dir).map_err(failed);
+        return write_pages(dir, command).map_err(failed);
     }
     let mut page = Vec::new();
-    Man::new(Cli::command()).render(&mut page)?;
+    Man::new(command).render(&mut page)?;
     print(&page)
 }
 
 /// The generator follows links and overwrites what it finds, so it writes into a directory of ours.
-fn write_pages(dir: &Path) -> io::Result<()> {
+fn write_pages(dir: &Path, command: Command) -> io::Result<()> {
     let made = private_files::temporary_directory(&env::temp_dir(), "sagad-man-")?;
-    clap_mangen::generate_to(Cli::command(), made.path())?;
+    clap_mangen::generate_to(command, made.path())?;
     private_files::create_public_directories(dir)?;
     for page in fs::read_dir(made.path())? {
         let page = page?;
@@ -72,12 +72,14 @@ fn print(bytes: &[u8]) -> Result<(), CliError> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     #[test]
     fn a_page_is_written_for_each_command() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        man(&ManArgs { dir: Some(dir.path().to_owned()) }).expect("written");
+        man(&ManArgs { dir: Some(dir.path().to_owned()) }, crate::cli::Cli::command()).expect("written");
         for page in ["sagad.1", "sagad-work.1", "sagad-compensate.1", "sagad-config-show.1"] {
             assert!(dir.path().join(page).exists(), "{page}");
         }

@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, ffi::OsString, fmt::Write as _, io};
 use serde_json::json;
 use tonic::{Code, Status};
 
-use super::{advice, notices, output::Format, text};
+use super::{advice, format::Format, notices, text};
 use crate::{
-    client::{ClientOptions, Happened, Refusal, WorkerError, convert, time},
+    client::{CallEffect, ClientOptions, StatusDetails, WorkerError, convert, time},
     domain::characters,
 };
 
@@ -28,7 +28,7 @@ pub enum CliError {
     /// The coordinator refused the call, or did not answer.
     Call {
         /// Its answer.
-        refusal: Box<Refusal>,
+        refusal: Box<StatusDetails>,
         /// What to repeat the call with to learn its outcome.
         request_id: Option<String>,
     },
@@ -44,7 +44,7 @@ pub enum CliError {
 
 impl From<Status> for CliError {
     fn from(status: Status) -> Self {
-        CliError::Call { refusal: Box::new(Refusal::from(&status)), request_id: None }
+        CliError::Call { refusal: Box::new(StatusDetails::from(&status)), request_id: None }
     }
 }
 
@@ -159,7 +159,7 @@ impl CliError {
         if let Some(delay) = refusal.retry_after {
             write!(told, "\n  try again in {}", text::length(delay)).ok();
         }
-        if let (Happened::Unknown, Some(id)) = (refusal.happened, request_id) {
+        if let (CallEffect::Unknown, Some(id)) = (refusal.happened, request_id) {
             write!(told, "\n  it may have happened: to find out, repeat it with --request-id {id}").ok();
         }
         Some(told)
@@ -170,7 +170,7 @@ impl CliError {
         let error = match self {
             CliError::Call { refusal, request_id } => {
                 let mut error = json!({
-                    "code": crate::client::refusal::code_name(refusal.code),
+                    "code": crate::client::status_details::code_name(refusal.code),
                     "reason": refusal.reason,
                     "message": refusal.message,
                     "metadata": refusal.metadata,
@@ -183,7 +183,7 @@ impl CliError {
                 if let Some(delay) = refusal.retry_after {
                     error["retryAfterMs"] = json!(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
                 }
-                if let (Happened::Unknown, Some(id)) = (refusal.happened, request_id) {
+                if let (CallEffect::Unknown, Some(id)) = (refusal.happened, request_id) {
                     error["requestId"] = json!(id);
                 }
                 error
@@ -208,7 +208,7 @@ fn fact(value: &str) -> String {
     }
 }
 
-fn code_of(refusal: &Refusal) -> u8 {
+fn code_of(refusal: &StatusDetails) -> u8 {
     match refusal.code {
         Code::InvalidArgument => USAGE,
         Code::FailedPrecondition | Code::Aborted | Code::AlreadyExists | Code::OutOfRange | Code::PermissionDenied => {

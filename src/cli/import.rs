@@ -23,7 +23,7 @@ use super::{
     text,
 };
 use crate::{
-    client::{Refusal, retry::Again, time},
+    client::{StatusDetails, retry::RetryOn, time},
     proto::{BatchCreateSagasRequest, CreateSagaRequest, GetSagaRequest},
 };
 
@@ -43,7 +43,7 @@ const LOOKUPS: usize = 16;
 
 /// Lines read and not sent yet.
 #[derive(Default)]
-struct Batch {
+struct ImportBatch {
     requests: Vec<CreateSagaRequest>,
     /// The line that each came from, from 1.
     lines: Vec<u64>,
@@ -52,7 +52,7 @@ struct Batch {
     ids: HashSet<String>,
 }
 
-impl Batch {
+impl ImportBatch {
     fn has_room_for(&self, request: &CreateSagaRequest) -> bool {
         self.requests.is_empty()
             || (self.requests.len() < BATCH_SAGAS_MAX && self.bytes + cost(request) <= BATCH_BYTES_MAX)
@@ -152,7 +152,7 @@ struct Import<'a> {
 
 impl Import<'_> {
     async fn all(&mut self, mut lines: Lines, file: &str) -> Result<(), CliError> {
-        let mut batch = Batch::default();
+        let mut batch = ImportBatch::default();
         let mut line = Vec::new();
         let mut number = 0;
         loop {
@@ -190,7 +190,7 @@ impl Import<'_> {
     }
 
     /// Creates what is in the batch; with `--skip-existing`, what of it does not exist.
-    async fn send(&mut self, mut batch: Batch) -> Result<(), CliError> {
+    async fn send(&mut self, mut batch: ImportBatch) -> Result<(), CliError> {
         while !batch.requests.is_empty() {
             let refusal = match self.create(&batch).await? {
                 Ok(()) => return Ok(()),
@@ -209,7 +209,7 @@ impl Import<'_> {
     }
 
     /// Which of a batch's task ids a saga has, by their place.
-    async fn existing(&self, batch: &Batch) -> Result<Vec<bool>, CliError> {
+    async fn existing(&self, batch: &ImportBatch) -> Result<Vec<bool>, CliError> {
         let ids = batch.requests.iter().map(|request| request.task_id.clone());
         stream::iter(ids).map(|task_id| self.exists(task_id)).buffered(LOOKUPS).try_collect().await
     }
@@ -219,19 +219,19 @@ impl Import<'_> {
         let give_up = time::now() + PATIENCE;
         let call = self.context.client.call(
             request,
-            Again::Unknown,
+            RetryOn::Unknown,
             || give_up,
             |mut c, r| async move { c.get_saga(r).await },
         );
         match call.await {
             Ok(_) => Ok(true),
-            Err(status) if Refusal::from(&status).reason == "SAGA_NOT_FOUND" => Ok(false),
+            Err(status) if StatusDetails::from(&status).reason == "SAGA_NOT_FOUND" => Ok(false),
             Err(status) => Err(status.into()),
         }
     }
 
     /// Creates all of the batch and shows it, or says why the coordinator refused.
-    async fn create(&mut self, batch: &Batch) -> Result<Result<(), Refusal>, CliError> {
+    async fn create(&mut self, batch: &ImportBatch) -> Result<Result<(), StatusDetails>, CliError> {
         let request_id = match self.request_id {
             Some(id) => batch_id(id, self.batches),
             None => Uuid::new_v4(),
@@ -241,13 +241,13 @@ impl Import<'_> {
         let give_up = time::now() + PATIENCE;
         let call = self.context.client.call(
             request,
-            Again::Unknown,
+            RetryOn::Unknown,
             || give_up,
             |mut c, r| async move { c.batch_create_sagas(r).await },
         );
         let answer = match call.await {
             Ok(answer) => answer,
-            Err(status) => return Ok(Err(Refusal::from(&status))),
+            Err(status) => return Ok(Err(StatusDetails::from(&status))),
         };
         self.created += answer.sagas.len();
         let output = &self.context.output;
@@ -257,7 +257,7 @@ impl Import<'_> {
     }
 
     /// The error with lines in place of indices, and how far it got.
-    fn failed(&self, refusal: &Refusal, lines: &[u64]) -> CliError {
+    fn failed(&self, refusal: &StatusDetails, lines: &[u64]) -> CliError {
         let mut refusal = refusal.clone();
         let mut named: Vec<u64> = Vec::new();
         for (field, _) in &mut refusal.violations {
@@ -319,7 +319,7 @@ mod tests {
 
     #[test]
     fn batches_are_bounded_by_number_and_bytes() {
-        let mut batch = Batch::default();
+        let mut batch = ImportBatch::default();
         let large = CreateSagaRequest { payload: Bytes::from(vec![0; 60_000]), ..CreateSagaRequest::default() };
         let mut count = 0;
         while batch.has_room_for(&large) {
@@ -330,7 +330,7 @@ mod tests {
             BatchCreateSagasRequest { requests: batch.requests, request_id: String::new() }.encoded_len() <= 3 << 19
         );
         assert_eq!(count, 26);
-        let mut batch = Batch::default();
+        let mut batch = ImportBatch::default();
         let small = CreateSagaRequest::default();
         (0..1_000).for_each(|line| batch.push(small.clone(), line));
         assert!(!batch.has_room_for(&small));

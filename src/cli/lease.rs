@@ -278,7 +278,7 @@ pub async fn register(context: &Context, args: RegisterArgs) -> Result<(), CliEr
 
 /// The outcome of a compensation.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Outcome {
+enum OutcomeArg {
     /// What it names is undone.
     Done,
     /// It failed; it may be tried again.
@@ -298,7 +298,7 @@ pub struct RecordArgs {
     position: i32,
     /// How it went.
     #[arg(long, value_enum)]
-    outcome: Outcome,
+    outcome: OutcomeArg,
     /// What was done, or what went wrong.
     #[arg(long, default_value = "", hide_default_value = true)]
     detail: String,
@@ -311,8 +311,8 @@ pub async fn record(context: &Context, args: RecordArgs) -> Result<(), CliError>
     let LeaseKey { task_id, owner_id, fencing_token } = args.lease.key();
     let id = args.request_id.or_new();
     let outcome = match args.outcome {
-        Outcome::Done => CompensationOutcome::Done,
-        Outcome::Failed => CompensationOutcome::Failed,
+        OutcomeArg::Done => CompensationOutcome::Done,
+        OutcomeArg::Failed => CompensationOutcome::Failed,
     };
     let request = RecordCompensationRequest {
         task_id,

@@ -13,6 +13,7 @@ mod create;
 mod docs;
 mod doctor;
 pub mod errors;
+mod format;
 mod health;
 mod import;
 mod json;
@@ -414,8 +415,8 @@ async fn run_command(global: &GlobalArgs, output: &Output, command: ClientComman
         ClientCommand::Bench(args) => bench::run(output, global.server_named.then(|| global.options()), *args).await,
         ClientCommand::Info(_) => admin::info(&context()?).await,
         ClientCommand::Health(args) => health::run(&context()?, args).await,
-        ClientCommand::Completions(args) => docs::completions(&args),
-        ClientCommand::Man(args) => docs::man(&args),
+        ClientCommand::Completions(args) => docs::completions(&args, Cli::command()),
+        ClientCommand::Man(args) => docs::man(&args, Cli::command()),
     }
 }
 

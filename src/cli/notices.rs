@@ -43,13 +43,13 @@ pub fn finish(limit: Option<Duration>) {
 }
 
 /// The process' one queue. The first message starts its thread.
-static QUEUE: OnceLock<Queue> = OnceLock::new();
+static QUEUE: OnceLock<NoticeQueue> = OnceLock::new();
 
-fn shared() -> &'static Queue {
+fn shared() -> &'static NoticeQueue {
     let mut first = false;
     let queue = QUEUE.get_or_init(|| {
         first = true;
-        Queue::default()
+        NoticeQueue::default()
     });
     if first {
         let writer = || queue.write_to(io::stderr());
@@ -62,7 +62,7 @@ fn shared() -> &'static Queue {
 }
 
 #[derive(Debug, Default)]
-struct Queue {
+struct NoticeQueue {
     state: Mutex<State>,
     added: Condvar,
     written: Condvar,
@@ -70,7 +70,7 @@ struct Queue {
 
 #[derive(Debug, Default)]
 struct State {
-    waiting: VecDeque<Message>,
+    waiting: VecDeque<Notice>,
     bytes: usize,
     /// How many were dropped since the last message that was taken in.
     dropped: u64,
@@ -81,13 +81,13 @@ struct State {
 }
 
 #[derive(Debug)]
-struct Message {
+struct Notice {
     /// How many were dropped between the message before and this one.
     dropped_before: u64,
     text: String,
 }
 
-impl Queue {
+impl NoticeQueue {
     fn push(&self, text: String) {
         let mut state = self.state.lock();
         let size = text.len() + MESSAGE_BYTES;
@@ -97,14 +97,14 @@ impl Queue {
         }
         state.bytes += size;
         let dropped_before = std::mem::take(&mut state.dropped);
-        state.waiting.push_back(Message { dropped_before, text });
+        state.waiting.push_back(Notice { dropped_before, text });
         self.added.notify_one();
     }
 
     /// Writes messages for ever, in their order.
     fn write_to(&self, mut out: impl Write) {
         loop {
-            let Message { dropped_before, text } = self.take();
+            let Notice { dropped_before, text } = self.take();
             if dropped_before > 0 {
                 out.write_all(dropped_line(dropped_before).as_bytes()).ok();
             }
@@ -115,7 +115,7 @@ impl Queue {
     }
 
     /// The next message. When the last is written and some were dropped behind it, that is the message.
-    fn take(&self) -> Message {
+    fn take(&self) -> Notice {
         let mut state = self.state.lock();
         state.writing = false;
         loop {
@@ -126,7 +126,7 @@ impl Queue {
             }
             if state.dropped > 0 {
                 state.writing = true;
-                return Message { dropped_before: std::mem::take(&mut state.dropped), text: String::new() };
+                return Notice { dropped_before: std::mem::take(&mut state.dropped), text: String::new() };
             }
             self.written.notify_all();
             self.added.wait(&mut state);
@@ -178,8 +178,8 @@ mod tests {
         }
     }
 
-    fn start() -> (Arc<Queue>, Sender<()>, Receiver<String>) {
-        let (queue, (go, may), (lines, read)) = (Arc::new(Queue::default()), channel(), channel());
+    fn start() -> (Arc<NoticeQueue>, Sender<()>, Receiver<String>) {
+        let (queue, (go, may), (lines, read)) = (Arc::new(NoticeQueue::default()), channel(), channel());
         let writer = Arc::clone(&queue);
         std::thread::spawn(move || writer.write_to(Slow { go: may, lines }));
         (queue, go, read)

@@ -6,15 +6,17 @@ use std::{
     sync::Arc,
 };
 
-use clap::ValueEnum;
 use comfy_table::{Attribute, Color, ColumnConstraint, ContentArrangement, Row, Table, Width, presets};
 use parking_lot::Mutex;
 
-pub use super::notices::notice;
 use super::{
     errors::CliError,
     json::{self, Named},
     text::{self, cut},
+};
+pub use super::{
+    format::{Format, OutputArg},
+    notices::notice,
 };
 use crate::domain::characters;
 
@@ -26,33 +28,6 @@ const NARROW: u16 = 110;
 
 /// What is left of the last column where the others leave it no room: enough to say something.
 const LAST_COLUMN_MIN: u16 = 10;
-
-/// The form of results.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "its names say it")]
-pub enum Format {
-    Text,
-    Json,
-}
-
-/// What `--output` takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[allow(missing_docs, reason = "a comment on each would be shown in every command's help")]
-pub enum OutputArg {
-    Text,
-    Wide,
-    Json,
-}
-
-impl OutputArg {
-    /// The form that it stands for.
-    pub fn format(self) -> Format {
-        match self {
-            OutputArg::Text | OutputArg::Wide => Format::Text,
-            OutputArg::Json => Format::Json,
-        }
-    }
-}
 
 /// The columns of a table.
 #[derive(Clone, Copy, Debug)]

@@ -22,7 +22,7 @@ use tokio::{
     sync::watch,
 };
 
-use super::supervise::{self, Order};
+use super::supervise::{self, SupervisorArgs};
 use crate::{
     client::{
         ClientOptions, LeaseKeeper,
@@ -48,7 +48,7 @@ pub struct CommandLine {
 }
 
 /// A running command.
-pub struct Running {
+pub struct RunningCommand {
     from_supervisor: OwnedReadHalf,
     received: Vec<u8>,
     to_supervisor: watch::Sender<Option<Moment>>,
@@ -56,12 +56,12 @@ pub struct Running {
     /// The group that the command leads.
     group: Option<Pid>,
     // Removed when this is dropped.
-    files: Files,
+    files: CommandFiles,
 }
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ended {
+pub struct CommandExit {
     /// The status of the command itself.
     pub status: ExitStatus,
     /// Whether it was killed because the lease's deadline had come.
@@ -71,13 +71,13 @@ pub struct Ended {
 }
 
 /// The files of one command, in a directory of their own that nobody else can read.
-struct Files {
+struct CommandFiles {
     directory: TempDir,
 }
 
-impl Files {
+impl CommandFiles {
     fn new(payload: &[u8], progress: &[u8]) -> std::io::Result<Self> {
-        let files = Files { directory: private_files::temporary_directory(&std::env::temp_dir(), "sagad-")? };
+        let files = CommandFiles { directory: private_files::temporary_directory(&std::env::temp_dir(), "sagad-")? };
         for (path, content) in [(files.payload(), payload), (files.progress(), progress)] {
             private_files::create_new(&path)?.write_all(content)?;
         }
@@ -99,7 +99,7 @@ pub fn can_make_files() -> Result<(), String> {
         let directory = std::env::temp_dir();
         format!("can't make files in {} (TMPDIR names another directory): {error}", directory.display())
     };
-    Files::new(b"", b"").map(|_| ()).map_err(why)
+    CommandFiles::new(b"", b"").map(|_| ()).map_err(why)
 }
 
 /// The environment that tells a command about its saga.
@@ -146,7 +146,7 @@ pub async fn start(
     environment: Vec<(&'static str, OsString)>,
     saga: &Saga,
     deadlines: watch::Receiver<Moment>,
-) -> Result<Running, String> {
+) -> Result<RunningCommand, String> {
     let could_not = |why: String| format!("could not start {}: {why}", command.program.display());
     let mut running = spawn(command, environment, saga, deadlines).map_err(|error| could_not(error.to_string()))?;
     loop {
@@ -172,11 +172,11 @@ fn spawn(
     environment: Vec<(&'static str, OsString)>,
     saga: &Saga,
     deadlines: watch::Receiver<Moment>,
-) -> std::io::Result<Running> {
-    let files = Files::new(&saga.payload, &saga.progress)?;
+) -> std::io::Result<RunningCommand> {
+    let files = CommandFiles::new(&saga.payload, &saga.progress)?;
     let (ours, theirs) = StdUnixStream::pair()?;
     ours.set_nonblocking(true)?;
-    let order = Order {
+    let order = SupervisorArgs {
         program: &command.program,
         arguments: &command.arguments,
         directory: files.directory.path(),
@@ -193,10 +193,10 @@ fn spawn(
     let supervisor = Command::from(supervisor).spawn()?;
     let (to_supervisor, orders) = watch::channel(None);
     tokio::spawn(tell(socket, deadlines, orders));
-    Ok(Running { from_supervisor, received: Vec::new(), to_supervisor, supervisor, group: None, files })
+    Ok(RunningCommand { from_supervisor, received: Vec::new(), to_supervisor, supervisor, group: None, files })
 }
 
-/// Tells the supervisor each deadline and the order to end, until [`Running`] is dropped or the supervisor has gone.
+/// Tells the supervisor each deadline and the order to end, until [`RunningCommand`] is dropped or the supervisor has gone.
 async fn tell(
     mut socket: OwnedWriteHalf,
     mut deadlines: watch::Receiver<Moment>,
@@ -225,7 +225,7 @@ async fn tell(
     }
 }
 
-impl Running {
+impl RunningCommand {
     /// The file by which the command says how far it is. It goes away with this.
     pub fn progress_file(&self) -> PathBuf {
         self.files.progress()
@@ -233,7 +233,7 @@ impl Running {
 
     /// Waits for the command and its process group to end. Dropping the future loses nothing. An error says what became of the
     /// supervisor, in whose place the group has been killed then.
-    pub async fn wait(&mut self) -> Result<Ended, String> {
+    pub async fn wait(&mut self) -> Result<CommandExit, String> {
         let line = self.line().await;
         // It has said its last; what is left is to reap it.
         let status = self.supervisor.wait().await;
@@ -246,7 +246,7 @@ impl Running {
     }
 
     /// Ends the command and all of its group: TERM now, KILL at `kill_at`.
-    pub async fn end(&mut self, kill_at: Moment) -> Result<Ended, String> {
+    pub async fn end(&mut self, kill_at: Moment) -> Result<CommandExit, String> {
         self.to_supervisor.send_replace(Some(kill_at));
         tokio::select! {
             ended = self.wait() => return ended,
@@ -278,10 +278,10 @@ impl Running {
     }
 }
 
-fn parse_ended(line: &str) -> Option<Ended> {
+fn parse_ended(line: &str) -> Option<CommandExit> {
     let mut numbers = line.strip_prefix("ended ")?.split(' ').map(|number| number.parse::<i32>().ok());
     let (status, by_deadline, leftovers) = (numbers.next()??, numbers.next()??, numbers.next()??);
-    Some(Ended { status: ExitStatus::from_raw(status), by_deadline: by_deadline != 0, leftovers: leftovers != 0 })
+    Some(CommandExit { status: ExitStatus::from_raw(status), by_deadline: by_deadline != 0, leftovers: leftovers != 0 })
 }
 
 /// An exit status in words.
@@ -301,7 +301,7 @@ mod tests {
 
     #[test]
     fn the_payload_is_a_file_that_goes_away() {
-        let files = Files::new(b"payload", b"half").expect("there is room");
+        let files = CommandFiles::new(b"payload", b"half").expect("there is room");
         let path = files.payload();
         assert_eq!(fs::read(&path).expect("it is there"), b"payload");
         let mode = |path: &std::path::Path| fs::metadata(path).expect("it is there").permissions().mode() & 0o777;

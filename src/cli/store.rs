@@ -41,7 +41,7 @@ pub async fn backup(context: &Context, args: BackupArgs) -> Result<(), CliError>
     }
     // With a random name until it is whole, so that two backups to one name don't disturb each other. Half a copy is of no
     // use to anyone: on each way out but one its file is removed.
-    let mut partial = NewFile::beside(&args.file).map_err(at(&args.file))?;
+    let mut partial = NewFile::next_to(&args.file).map_err(at(&args.file))?;
     let (bytes, revision) = receive(context, &mut partial).await?;
     partial.place(args.force).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => is_there(&args.file),

@@ -75,7 +75,7 @@ const LINE_BYTES: usize = 256;
 
 /// What a supervisor is told at its start.
 #[derive(Debug)]
-pub struct Order<'a> {
+pub struct SupervisorArgs<'a> {
     /// The program, as it was given.
     pub program: &'a OsStr,
     /// Its arguments.
@@ -89,7 +89,7 @@ pub struct Order<'a> {
 }
 
 /// The command that starts a supervisor. Its standard input is to be the socket.
-pub fn command(order: &Order<'_>) -> Command {
+pub fn command(order: &SupervisorArgs<'_>) -> Command {
     let mut command = Command::new(own_program());
     command
         .arg0("sagad")
@@ -133,12 +133,12 @@ pub fn run(arguments: &[OsString]) -> Option<ExitCode> {
     })
 }
 
-fn parse(arguments: &[OsString]) -> Result<Order<'_>, String> {
+fn parse(arguments: &[OsString]) -> Result<SupervisorArgs<'_>, String> {
     let [kill_after, until, directory, program, arguments @ ..] = arguments else {
         return Err("arguments are missing".to_owned());
     };
     let number = |text: &OsStr| text.to_str().and_then(|text| text.parse().ok()).ok_or("a number is expected");
-    Ok(Order {
+    Ok(SupervisorArgs {
         program,
         arguments,
         directory: Path::new(directory),
@@ -164,20 +164,20 @@ fn become_command(arguments: &[OsString]) -> ExitCode {
 }
 
 /// A process that waits to become the command, at the head of a group of its own.
-struct Waiting {
+struct PendingCommand {
     leader: Pid,
     socket: UnixStream,
 }
 
-impl Waiting {
-    fn start(order: &Order<'_>) -> io::Result<Self> {
+impl PendingCommand {
+    fn start(order: &SupervisorArgs<'_>) -> io::Result<Self> {
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let socket = UnixStream::from_std(ours)?;
         let mut command = Command::new(own_program());
         command.arg0("sagad").arg(BECOME).arg(order.program).args(order.arguments);
         let child = command.stdin(Stdio::from(OwnedFd::from(theirs))).process_group(0).spawn()?;
-        Ok(Waiting { leader: pid_of(&child), socket })
+        Ok(PendingCommand { leader: pid_of(&child), socket })
     }
 
     /// Lets it become the command; an error says why it did not.
@@ -220,13 +220,13 @@ fn ending_signals() -> io::Result<[SignalStream; 4]> {
     ])
 }
 
-async fn supervise(order: &Order<'_>, control: StdUnixStream) -> io::Result<()> {
+async fn supervise(order: &SupervisorArgs<'_>, control: StdUnixStream) -> io::Result<()> {
     // A service manager sends them to all processes of a service. The worker says what becomes of the command.
     let _ignored = ending_signals()?;
     let mut children = signal(SignalKind::child())?;
     adopt_orphans();
-    let mut control = Control { socket: UnixStream::from_std(control)?, received: Vec::new() };
-    let waiting = match Waiting::start(order) {
+    let mut control = ControlChannel { socket: UnixStream::from_std(control)?, received: Vec::new() };
+    let waiting = match PendingCommand::start(order) {
         Ok(waiting) => waiting,
         Err(error) => {
             control.send(&format!("failed {error}\n")).await;
@@ -244,7 +244,8 @@ async fn supervise(order: &Order<'_>, control: StdUnixStream) -> io::Result<()> 
         return Ok(());
     }
     control.send("started\n").await;
-    let mut group = Group { leader, until: order.until, kill_at: None, killed: None, status: None, leftovers: false };
+    let mut group =
+        ProcessGroup { leader, until: order.until, kill_at: None, killed: None, status: None, leftovers: false };
     let mut worker_gone = false;
     let mut poll = GONE_POLL;
     let status = loop {
@@ -262,8 +263,8 @@ async fn supervise(order: &Order<'_>, control: StdUnixStream) -> io::Result<()> 
         tokio::select! {
             _ = children.recv() => {}
             message = control.next(), if !worker_gone => match message {
-                Some(Message::Until(until)) => group.until = until,
-                Some(Message::End(kill_at)) => group.end(kill_at),
+                Some(WorkerMessage::Until(until)) => group.until = until,
+                Some(WorkerMessage::End(kill_at)) => group.end(kill_at),
                 None => {
                     worker_gone = true;
                     if !mutants::on(Mutant::CommandOutlivesWorker) {
@@ -275,7 +276,7 @@ async fn supervise(order: &Order<'_>, control: StdUnixStream) -> io::Result<()> 
             () = tokio::time::sleep(poll), if group.status.is_some() => poll = (poll * 2).min(GONE_POLL_MAX),
         }
     };
-    let by_deadline = group.killed == Some(Cause::Deadline);
+    let by_deadline = group.killed == Some(KillCause::Deadline);
     let ended = format!("ended {status} {} {}\n", u8::from(by_deadline), u8::from(group.leftovers));
     if worker_gone || !control.send(&ended).await {
         // The worker removes its files itself, unless it was killed.
@@ -290,24 +291,24 @@ fn pid_of(child: &Child) -> Pid {
 
 /// What a worker says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Message {
+enum WorkerMessage {
     Until(Moment),
     End(Moment),
 }
 
-struct Control {
+struct ControlChannel {
     socket: UnixStream,
     received: Vec<u8>,
 }
 
-impl Control {
+impl ControlChannel {
     /// Whether it could be sent.
     async fn send(&mut self, line: &str) -> bool {
         self.socket.write_all(line.as_bytes()).await.is_ok()
     }
 
     /// The next message; `None` when the worker is gone. Dropping the future loses nothing.
-    async fn next(&mut self) -> Option<Message> {
+    async fn next(&mut self) -> Option<WorkerMessage> {
         loop {
             if let Some(end) = self.received.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.received.drain(..=end).collect();
@@ -320,19 +321,19 @@ impl Control {
     }
 }
 
-fn parse_message(line: &[u8]) -> Option<Message> {
+fn parse_message(line: &[u8]) -> Option<WorkerMessage> {
     let (word, moment) = std::str::from_utf8(line).ok()?.trim_end().split_once(' ')?;
     let moment = Moment::from_micros(moment.parse().ok()?);
     match word {
-        "until" => Some(Message::Until(moment)),
-        "end" => Some(Message::End(moment)),
+        "until" => Some(WorkerMessage::Until(moment)),
+        "end" => Some(WorkerMessage::End(moment)),
         _ => None,
     }
 }
 
 /// Why a group was killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cause {
+enum KillCause {
     /// The lease's deadline had come, and nobody had asked for the end.
     Deadline,
     /// It did not end by itself after TERM.
@@ -340,18 +341,18 @@ enum Cause {
 }
 
 /// The command's process group.
-struct Group {
+struct ProcessGroup {
     leader: Pid,
     until: Moment,
     /// Set when it has to end: TERM has been sent.
     kill_at: Option<Moment>,
-    killed: Option<Cause>,
+    killed: Option<KillCause>,
     /// The leader's status as `waitpid` tells it, once it has ended.
     status: Option<i32>,
     leftovers: bool,
 }
 
-impl Group {
+impl ProcessGroup {
     /// Reaps the leader and all adopted orphans that have ended.
     fn reap(&mut self) {
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
@@ -375,7 +376,7 @@ impl Group {
 
     fn kill_if_due(&mut self) {
         if self.killed.is_none() && time::now() >= self.next_kill() {
-            self.killed = Some(if self.kill_at.is_some() { Cause::Slow } else { Cause::Deadline });
+            self.killed = Some(if self.kill_at.is_some() { KillCause::Slow } else { KillCause::Deadline });
             self.signal(Signal::KILL);
         }
     }
@@ -479,8 +480,8 @@ mod tests {
 
     #[test]
     fn messages_are_read() {
-        assert_eq!(parse_message(b"until 5\n"), Some(Message::Until(Moment::from_micros(5))));
-        assert_eq!(parse_message(b"end 0\n"), Some(Message::End(Moment::from_micros(0))));
+        assert_eq!(parse_message(b"until 5\n"), Some(WorkerMessage::Until(Moment::from_micros(5))));
+        assert_eq!(parse_message(b"end 0\n"), Some(WorkerMessage::End(Moment::from_micros(0))));
         for wrong in ["", "end", "end x", "stop 5", "until -1"] {
             assert_eq!(parse_message(wrong.as_bytes()), None, "{wrong}");
         }

@@ -166,9 +166,9 @@ pub fn holder(lease: &Lease) -> String {
 
 /// Names and values, one a line, values aligned, empty ones left out.
 #[derive(Default)]
-pub struct Facts(String);
+pub struct NamedValues(String);
 
-impl Facts {
+impl NamedValues {
     /// Adds a fact unless it is empty.
     pub fn add(&mut self, name: &str, value: impl AsRef<str>) -> &mut Self {
         let value = value.as_ref();
@@ -187,7 +187,7 @@ impl Facts {
 /// One saga in full.
 pub fn saga_in_full(saga: &Saga) -> String {
     let time = |time: &Option<prost_types::Timestamp>| time.as_ref().map(when).unwrap_or_default();
-    let mut facts = Facts::default();
+    let mut facts = NamedValues::default();
     facts
         .add("task", printable(&saga.task_id))
         .add("saga", printable(&saga.saga_id))

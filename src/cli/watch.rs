@@ -11,7 +11,7 @@ use super::{
     text::{printable, stamp, when, word},
 };
 use crate::{
-    client::follow::{Follow, Followed, Revisioned},
+    client::follow::{Follow, FollowItem, Revisioned},
     proto::{
         WatchEventsRequest, WatchEventsResponse, WatchStaleRequest, WatchStaleResponse, watch_events_response,
         watch_stale_response,
@@ -62,16 +62,16 @@ async fn show<T: Named + Revisioned>(
 ) -> Result<(), CliError> {
     loop {
         match follow.next().await? {
-            Followed::Item(item) => match (context.output.format(), text(&item)) {
+            FollowItem::Item(item) => match (context.output.format(), text(&item)) {
                 (Format::Json, _) => context.output.message(&item, |_| String::new())?,
                 (Format::Text, Some(line)) => context.output.line(&line)?,
                 (Format::Text, None) => {}
             },
-            Followed::Broken(reason) => {
+            FollowItem::Broken(reason) => {
                 let after = follow.after().map(|revision| format!(" after revision {revision}")).unwrap_or_default();
                 notice(&format!("the watch broke, resuming{after}: {}", printable(&reason)));
             }
-            Followed::End => return Ok(()),
+            FollowItem::End => return Ok(()),
         }
     }
 }

@@ -10,7 +10,7 @@ use super::{
     context::Context,
     errors::CliError,
     output::notice,
-    process::{self, CommandLine, Ended, Running},
+    process::{self, CommandExit, CommandLine, RunningCommand},
     program,
     progress::ProgressFile,
     text::printable,
@@ -18,7 +18,7 @@ use super::{
 use crate::client::{
     ClientOptions, LeaseLost, LeaseStatus, Notes, Shutdown, convert,
     time::{self, Moment},
-    worker::{self, Handler, Outcome, Task, WorkerOptions},
+    worker::{self, Handler, Task, WorkOutcome, WorkerOptions},
 };
 
 /// The exit code by which a command says that another try may succeed: `EX_TEMPFAIL` of sysexits.h.
@@ -90,7 +90,7 @@ struct CommandHandler {
 }
 
 impl Handler for CommandHandler {
-    async fn run(&self, task: &Task) -> Outcome {
+    async fn run(&self, task: &Task) -> WorkOutcome {
         let environment = process::environment(&task.saga, &task.lease, &self.options);
         if let Some(reason) = process::unpassable(&environment) {
             // It is the saga's fault, and stays so whoever tries.
@@ -112,13 +112,13 @@ impl Handler for CommandHandler {
                 outcome
             }
             // The saga had no part in it: another worker may have what is missing here.
-            Err(reason) => Outcome::NotStarted { reason },
+            Err(reason) => WorkOutcome::NotStarted { reason },
         }
     }
 }
 
 impl CommandHandler {
-    async fn follow(&self, task: &Task, running: &mut Running) -> Outcome {
+    async fn follow(&self, task: &Task, running: &mut RunningCommand) -> WorkOutcome {
         let ending = tokio::select! {
             // A command that has ended has an outcome, whatever else happened at the same time.
             biased;
@@ -126,7 +126,7 @@ impl CommandHandler {
             status = worker::must_stop(&task.lease) => status,
             () = task.kill.cancelled() => {
                 running.end(self.kill_at()).await.ok();
-                return Outcome::Released { reason: "the worker was told to end".to_owned() };
+                return WorkOutcome::Released { reason: "the worker was told to end".to_owned() };
             }
         };
         match ending {
@@ -141,7 +141,7 @@ impl CommandHandler {
     }
 
     /// The lease is still kept while the command ends, but may be lost over it.
-    async fn cancel(&self, task: &Task, running: &mut Running, reason: &str) -> Outcome {
+    async fn cancel(&self, task: &Task, running: &mut RunningCommand, reason: &str) -> WorkOutcome {
         let kill_at = self.kill_at();
         let lost = tokio::select! {
             biased;
@@ -155,17 +155,17 @@ impl CommandHandler {
     }
 
     /// From its deadline on the saga may be another worker's, so the command gets no time beyond it.
-    async fn abandon(&self, task: &Task, running: &mut Running, lost: LeaseLost) -> Outcome {
+    async fn abandon(&self, task: &Task, running: &mut RunningCommand, lost: LeaseLost) -> WorkOutcome {
         running.end(task.lease.deadline().min(self.kill_at())).await.ok();
-        Outcome::Abandoned(lost)
+        WorkOutcome::Abandoned(lost)
     }
 }
 
-fn failed(reason: String, retryable: bool) -> Outcome {
-    Outcome::Failed { reason, retryable, compensations: Vec::new() }
+fn failed(reason: String, retryable: bool) -> WorkOutcome {
+    WorkOutcome::Failed { reason, retryable, compensations: Vec::new() }
 }
 
-fn outcome(task: &Task, ended: Result<Ended, String>) -> Outcome {
+fn outcome(task: &Task, ended: Result<CommandExit, String>) -> WorkOutcome {
     let ended = match ended {
         Ok(ended) => ended,
         // Nobody knows how far the command was.
@@ -176,19 +176,19 @@ fn outcome(task: &Task, ended: Result<Ended, String>) -> Outcome {
     }
     if ended.by_deadline {
         return match task.lease.check() {
-            LeaseStatus::Lost(lost) => Outcome::Abandoned(lost),
+            LeaseStatus::Lost(lost) => WorkOutcome::Abandoned(lost),
             // A heartbeat was accepted in the very moment in which the command was killed.
             LeaseStatus::Held | LeaseStatus::Cancelled(_) => {
-                Outcome::Released { reason: "the command was ended at the deadline of its lease".to_owned() }
+                WorkOutcome::Released { reason: "the command was ended at the deadline of its lease".to_owned() }
             }
         };
     }
     of_status(ended.status)
 }
 
-fn of_status(status: std::process::ExitStatus) -> Outcome {
+fn of_status(status: std::process::ExitStatus) -> WorkOutcome {
     if status.success() {
-        Outcome::Completed { result: Bytes::new(), reason: String::new() }
+        WorkOutcome::Completed { result: Bytes::new(), reason: String::new() }
     } else {
         failed(process::describe(status), status.code() == Some(RETRYABLE))
     }
@@ -203,8 +203,8 @@ mod tests {
     #[test]
     fn exit_codes_are_outcomes() {
         let exited = |code: i32| of_status(ExitStatus::from_raw(code << 8));
-        assert!(matches!(exited(0), Outcome::Completed { .. }));
-        assert!(matches!(exited(75), Outcome::Failed { retryable: true, .. }));
+        assert!(matches!(exited(0), WorkOutcome::Completed { .. }));
+        assert!(matches!(exited(75), WorkOutcome::Failed { retryable: true, .. }));
         assert_eq!(exited(3), failed("exit code 3".to_owned(), false));
         assert_eq!(of_status(ExitStatus::from_raw(9)), failed("killed by signal 9".to_owned(), false));
     }

@@ -1,6 +1,7 @@
 //! Credentials of a client: the CAs it trusts, its certificate, its token.
 
 use std::{
+    error::Error,
     fmt, fs,
     net::IpAddr,
     os::unix::fs::{MetadataExt, PermissionsExt},
@@ -14,53 +15,19 @@ use http::{HeaderValue, Uri, header::AUTHORIZATION};
 use parking_lot::Mutex;
 use tonic::{
     body::Body,
-    transport::{Certificate, Channel, ClientTlsConfig, Identity},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 use tower::Service;
 
 use super::{
-    connect::{ConnectError, DEFAULT_SERVER, DEFAULT_TIMEOUT},
+    options::{ClientOptions, ConnectError},
     time::{self, Moment},
 };
 
 /// How often files with a token, a certificate or a key are checked for changes while calls are made.
-const LOOK: Duration = Duration::from_secs(1);
+const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest token that the coordinator accepts.
 const TOKEN_BYTES: usize = 1024;
-
-/// Options of a client. The defaults are those of a coordinator on the same machine that doesn't authenticate callers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientOptions {
-    /// `http://HOST:PORT`, `https://HOST:PORT`, or `unix:PATH`.
-    pub server: String,
-    /// The deadline of a unary call.
-    pub timeout: Duration,
-    /// PEM file with the CAs trusted to sign the coordinator's certificate; none: those of this machine. When this
-    /// file or one of the next two changes, calls made a second later use a new connection with the new contents.
-    pub ca: Option<PathBuf>,
-    /// PEM file with the client's certificate.
-    pub cert: Option<PathBuf>,
-    /// PEM file with its key.
-    pub key: Option<PathBuf>,
-    /// File with a token on its first line. Read anew within a second when it changes.
-    pub token_file: Option<PathBuf>,
-    /// Send the token over `http://` to other machines too, where it can be read on the way.
-    pub insecure_token: bool,
-}
-
-impl Default for ClientOptions {
-    fn default() -> Self {
-        ClientOptions {
-            server: DEFAULT_SERVER.to_owned(),
-            timeout: DEFAULT_TIMEOUT,
-            ca: None,
-            cert: None,
-            key: None,
-            token_file: None,
-            insecure_token: false,
-        }
-    }
-}
 
 impl ClientOptions {
     /// The principal that the token in the file names, if it is a token of `sagad token`.
@@ -103,7 +70,7 @@ impl ClientOptions {
     pub(super) fn token(&self, uri: &Uri) -> Result<Option<Arc<TokenFile>>, ConnectError> {
         let Some(file) = &self.token_file else { return Ok(None) };
         let plain = uri.scheme_str() != Some("https");
-        if plain && !self.insecure_token && !is_here(uri.host().unwrap_or_default()) {
+        if plain && !self.insecure_token && !is_loopback(uri.host().unwrap_or_default()) {
             return Err(ConnectError::TokenInTheOpen);
         }
         TokenFile::open(file).map(|file| Some(Arc::new(file)))
@@ -111,7 +78,7 @@ impl ClientOptions {
 }
 
 /// True if the host is this machine, judging by its name or address.
-fn is_here(host: &str) -> bool {
+fn is_loopback(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     host == "localhost" || address.is_ok_and(|address| address.to_canonical().is_loopback())
 }
@@ -130,6 +97,14 @@ fn read_token(file: &Path) -> Result<String, ConnectError> {
     }
     Ok(token.to_owned())
 }
+
+/// Connecting takes a round trip. If it takes longer than this, the address is wrong or the host is down.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A peer that lost power sends nothing, so it is pinged. Both together bound how long a call waits for it.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A token in a file, and its header.
 pub(super) struct TokenFile {
@@ -153,7 +128,7 @@ impl TokenFile {
     fn header(&self) -> HeaderValue {
         let mut state = self.state.lock();
         let now = time::now();
-        if now.since(state.1) >= LOOK {
+        if now.since(state.1) >= FILE_CHECK_INTERVAL {
             state.1 = now;
             if let Ok(header) = header(&self.file) {
                 state.0 = header;
@@ -172,16 +147,59 @@ fn header(file: &Path) -> Result<HeaderValue, ConnectError> {
 }
 
 /// Identifies a version of a file: modification time, size and inode. `None` if it doesn't exist.
-type Stamp = Option<(i64, i64, u64, u64)>;
+type FileStamp = Option<(i64, i64, u64, u64)>;
 
-fn stamp(file: &Path) -> Stamp {
+fn stamp(file: &Path) -> FileStamp {
     let found = fs::metadata(file).ok()?;
     Some((found.mtime(), found.mtime_nsec(), found.size(), found.ino()))
 }
 
+impl ClientOptions {
+    /// The validated endpoint, and the URI by which tokens and certificates are checked.
+    pub(super) fn endpoint(&self) -> Result<(Endpoint, Uri), ConnectError> {
+        if !self.server.starts_with("unix:") && self.server.contains('@') {
+            return Err(ConnectError::UserInfo);
+        }
+        let wrong = || ConnectError::Address(self.server.clone());
+        let endpoint = Endpoint::from_shared(self.server.clone()).map_err(|_| wrong())?;
+        // A Unix socket stays on this machine.
+        let local = self.server.strip_prefix("unix:");
+        let uri = if local.is_some() { Uri::from_static("http://localhost") } else { endpoint.uri().clone() };
+        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.authority().is_none() || local == Some("") {
+            return Err(wrong());
+        }
+        Ok((endpoint, uri))
+    }
+
+    /// A channel with the files as they are now; not connected yet.
+    pub(super) fn channel(&self) -> Result<Channel, ConnectError> {
+        let (mut endpoint, uri) = self.endpoint()?;
+        if let Some(tls) = self.tls(&uri)? {
+            endpoint = endpoint.tls_config(tls).map_err(|error| ConnectError::Tls(told(&error)))?;
+        }
+        Ok(endpoint
+            .user_agent(concat!("sagad/", env!("CARGO_PKG_VERSION")))
+            .map_err(|_| ConnectError::Address(self.server.clone()))?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .connect_lazy())
+    }
+}
+
+/// The innermost cause, which is the informative one.
+fn told(error: &tonic::transport::Error) -> String {
+    let mut cause: &dyn Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
 /// The channel to the coordinator, replaced when one of its files has changed: a renewed certificate is used long
 /// before the old one expires, however long the connection would last.
-pub(super) struct Channels {
+pub(super) struct ReloadingChannel {
     options: ClientOptions,
     made: Mutex<OpenChannel>,
 }
@@ -190,23 +208,23 @@ struct OpenChannel {
     channel: Channel,
     /// How often it was replaced.
     version: u64,
-    stamps: Vec<Stamp>,
+    stamps: Vec<FileStamp>,
     looked: Moment,
 }
 
-impl fmt::Debug for Channels {
+impl fmt::Debug for ReloadingChannel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Channels").field("server", &self.options.server).finish_non_exhaustive()
     }
 }
 
-impl Channels {
+impl ReloadingChannel {
     /// To be called within a tokio runtime.
     pub fn new(options: ClientOptions) -> Result<Self, ConnectError> {
         // Taken before the files are read, so that a change in between is noticed.
         let stamps = options.stamps();
         let made = OpenChannel { channel: options.channel()?, version: 0, stamps, looked: time::now() };
-        Ok(Channels { options, made: Mutex::new(made) })
+        Ok(ReloadingChannel { options, made: Mutex::new(made) })
     }
 
     /// The channel with the files as they are. If they can't be used just now, or don't fit together yet, the channel
@@ -214,7 +232,7 @@ impl Channels {
     fn current(&self) -> (Channel, u64) {
         let mut made = self.made.lock();
         let now = time::now();
-        if !made.stamps.is_empty() && now.since(made.looked) >= LOOK {
+        if !made.stamps.is_empty() && now.since(made.looked) >= FILE_CHECK_INTERVAL {
             made.looked = now;
             let stamps = self.options.stamps();
             if stamps != made.stamps
@@ -229,48 +247,48 @@ impl Channels {
 
 impl ClientOptions {
     /// The versions of the files that a connection uses.
-    fn stamps(&self) -> Vec<Stamp> {
+    fn stamps(&self) -> Vec<FileStamp> {
         [&self.ca, &self.cert, &self.key].into_iter().flatten().map(|file| stamp(file)).collect()
     }
 }
 
 /// A channel that adds the token, if there is one, to each call.
 #[derive(Debug)]
-pub struct Wire {
-    pub(super) channels: Arc<Channels>,
+pub struct AuthenticatedChannel {
+    pub(super) reloading: Arc<ReloadingChannel>,
     pub(super) token: Option<Arc<TokenFile>>,
     /// The channel that was polled ready for the next call. It is not kept longer, which would keep its connection
     /// open.
     pub(super) ready: Option<Channel>,
 }
 
-impl Wire {
+impl AuthenticatedChannel {
     /// Identifies the credentials in use: it changes when a file of the channel, or the token, has changed.
     pub(super) fn version(&self) -> (u64, Option<HeaderValue>) {
-        (self.channels.current().1, self.token.as_ref().map(|token| token.header()))
+        (self.reloading.current().1, self.token.as_ref().map(|token| token.header()))
     }
 }
 
-impl Clone for Wire {
+impl Clone for AuthenticatedChannel {
     fn clone(&self) -> Self {
-        Wire { channels: Arc::clone(&self.channels), token: self.token.clone(), ready: None }
+        AuthenticatedChannel { reloading: Arc::clone(&self.reloading), token: self.token.clone(), ready: None }
     }
 }
 
-impl Service<http::Request<Body>> for Wire {
+impl Service<http::Request<Body>> for AuthenticatedChannel {
     type Response = http::Response<Body>;
     type Error = tonic::transport::Error;
     type Future = <Channel as Service<http::Request<Body>>>::Future;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.ready.get_or_insert_with(|| self.channels.current().0).poll_ready(cx)
+        self.ready.get_or_insert_with(|| self.reloading.current().0).poll_ready(cx)
     }
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         if let Some(token) = &self.token {
             request.headers_mut().insert(AUTHORIZATION, token.header());
         }
-        let mut channel = self.ready.take().unwrap_or_else(|| self.channels.current().0);
+        let mut channel = self.ready.take().unwrap_or_else(|| self.reloading.current().0);
         channel.call(request)
     }
 }

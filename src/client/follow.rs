@@ -5,7 +5,7 @@ use std::{future::Future, pin::Pin, time::Duration};
 
 use tonic::{Status, Streaming};
 
-use super::{Client, Happened, Refusal, retry::Backoff};
+use super::{CallEffect, Client, StatusDetails, retry::Backoff};
 use crate::proto::{WatchEventsRequest, WatchEventsResponse, WatchStaleRequest, WatchStaleResponse};
 
 /// `WatchStale` sends a bookmark at least every ten seconds. After three times that without a message, the stream
@@ -32,7 +32,7 @@ impl Revisioned for WatchEventsResponse {
 
 /// An item of a followed stream.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Followed<T> {
+pub enum FollowItem<T> {
     /// An answer.
     Item(T),
     /// The stream broke; the next call opens it again, after a pause.
@@ -41,13 +41,13 @@ pub enum Followed<T> {
     End,
 }
 
-type Opening<T> = Pin<Box<dyn Future<Output = Result<Streaming<T>, Status>> + Send>>;
-type Open<T> = Box<dyn FnMut(Option<i64>) -> Opening<T> + Send>;
+type OpenFuture<T> = Pin<Box<dyn Future<Output = Result<Streaming<T>, Status>> + Send>>;
+type OpenFn<T> = Box<dyn FnMut(Option<i64>) -> OpenFuture<T> + Send>;
 
 /// A stream being followed.
 ///
 /// ```no_run
-/// use sagad::client::{Client, follow::{Follow, Followed}};
+/// use sagad::client::{Client, follow::{Follow, FollowItem}};
 /// use sagad::proto::{WatchStaleRequest, watch_stale_response::Item};
 ///
 /// # async fn example(client: Client, kept: Option<i64>) -> Result<(), tonic::Status> {
@@ -55,20 +55,20 @@ type Open<T> = Box<dyn FnMut(Option<i64>) -> Opening<T> + Send>;
 /// let mut stale = Follow::stale(&client, WatchStaleRequest { after_revision: kept, ..Default::default() });
 /// loop {
 ///     match stale.next().await? {
-///         Followed::Item(item) => {
+///         FollowItem::Item(item) => {
 ///             if let Some(Item::Stale(stale)) = item.item {
 ///                 println!("{} is stale under {}: decide", stale.task_id, stale.fencing_token);
 ///             }
 ///             // Keep `item.revision` now that the item is dealt with.
 ///         }
-///         Followed::Broken(why) => eprintln!("{why}: it is opened again by the next call"),
-///         Followed::End => return Ok(()),
+///         FollowItem::Broken(why) => eprintln!("{why}: it is opened again by the next call"),
+///         FollowItem::End => return Ok(()),
 ///     }
 /// }
 /// # }
 /// ```
 pub struct Follow<T> {
-    open: Open<T>,
+    open: OpenFn<T>,
     /// Whether a stream that ends or breaks is opened again. A snapshot is not, since half of one can't be resumed.
     resume: bool,
     after: Option<i64>,
@@ -83,7 +83,7 @@ impl Follow<WatchStaleResponse> {
     /// `WatchStale`, from where the request says; with `snapshot_only` it ends after the snapshot.
     pub fn stale(client: &Client, request: WatchStaleRequest) -> Self {
         let (client, resume, after) = (client.clone(), !request.snapshot_only, request.after_revision);
-        let open = move |after_revision| -> Opening<WatchStaleResponse> {
+        let open = move |after_revision| -> OpenFuture<WatchStaleResponse> {
             let request = WatchStaleRequest { after_revision, ..request.clone() };
             let mut sagas = client.sagas();
             Box::pin(async move { sagas.watch_stale(request).await.map(tonic::Response::into_inner) })
@@ -96,7 +96,7 @@ impl Follow<WatchEventsResponse> {
     /// `WatchEvents`, from where the request says.
     pub fn events(client: &Client, request: WatchEventsRequest) -> Self {
         let (client, after) = (client.clone(), request.after_revision);
-        let open = move |after_revision| -> Opening<WatchEventsResponse> {
+        let open = move |after_revision| -> OpenFuture<WatchEventsResponse> {
             let request = WatchEventsRequest { after_revision, ..request.clone() };
             let mut sagas = client.sagas();
             Box::pin(async move { sagas.watch_events(request).await.map(tonic::Response::into_inner) })
@@ -106,7 +106,7 @@ impl Follow<WatchEventsResponse> {
 }
 
 impl<T: Revisioned> Follow<T> {
-    fn new(open: Open<T>, resume: bool, after: Option<i64>, silence_max: Option<Duration>) -> Self {
+    fn new(open: OpenFn<T>, resume: bool, after: Option<i64>, silence_max: Option<Duration>) -> Self {
         Self {
             open,
             resume,
@@ -126,7 +126,7 @@ impl<T: Revisioned> Follow<T> {
 
     /// The next item. Errors are the coordinator's refusals, and failing to reach it the first time. Dropping the
     /// future loses nothing.
-    pub async fn next(&mut self) -> Result<Followed<T>, Status> {
+    pub async fn next(&mut self) -> Result<FollowItem<T>, Status> {
         if let Some(pause) = self.pause {
             tokio::time::sleep(pause).await;
             self.pause = None;
@@ -153,22 +153,22 @@ impl<T: Revisioned> Follow<T> {
                 if item.revision() > 0 {
                     self.after = Some(item.revision());
                 }
-                Ok(Followed::Item(item))
+                Ok(FollowItem::Item(item))
             }
-            Ok(None) if !self.resume => Ok(Followed::End),
+            Ok(None) if !self.resume => Ok(FollowItem::End),
             // A coordinator that shuts down may end its streams without an error.
             Ok(None) => self.broken(Status::unavailable("the coordinator ended the stream")),
             Err(status) => self.broken(status),
         }
     }
 
-    fn broken(&mut self, status: Status) -> Result<Followed<T>, Status> {
+    fn broken(&mut self, status: Status) -> Result<FollowItem<T>, Status> {
         self.stream = None;
-        let refusal = Refusal::from(&status);
-        if refusal.happened == Happened::Refused || !self.resume || !self.connected_once {
+        let refusal = StatusDetails::from(&status);
+        if refusal.happened == CallEffect::Refused || !self.resume || !self.connected_once {
             return Err(status);
         }
         self.pause = Some(self.backoff.delay().max(refusal.retry_after.unwrap_or_default()));
-        Ok(Followed::Broken(refusal.message))
+        Ok(FollowItem::Broken(refusal.message))
     }
 }

@@ -18,36 +18,14 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+pub use super::heartbeat::{DEADLINE, LeaseLost};
 use super::{
-    Client,
-    heartbeat::{Grant, INTERVAL_MIN, RETRY_MAX, Verdict, beat, beat_timeout},
+    Client, LeaseKey,
+    heartbeat::{HeartbeatAnswer, INTERVAL_MIN, LeaseGrant, RETRY_MAX, heartbeat_timeout, send_heartbeat},
     retry::Backoff,
     time::{self, Moment},
 };
 use crate::proto::Saga;
-
-/// Identifies a lease in a call.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LeaseKey {
-    /// The saga.
-    pub task_id: String,
-    /// Who holds it.
-    pub owner_id: String,
-    /// Which of its leases.
-    pub fencing_token: i64,
-}
-
-impl LeaseKey {
-    /// The key of a saga's lease; `None` when it never had one.
-    pub fn of(saga: &Saga) -> Option<Self> {
-        let lease = saga.lease.as_ref()?;
-        Some(Self {
-            task_id: saga.task_id.clone(),
-            owner_id: lease.owner_id.clone(),
-            fencing_token: lease.fencing_token,
-        })
-    }
-}
 
 /// What the holder of a lease may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +40,7 @@ pub enum LeaseStatus {
 
 /// The outcome of one heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Beat {
+pub enum HeartbeatOutcome {
     /// It was accepted; the lease lasts until this moment.
     Accepted(Moment),
     /// It had no clear answer; holds the name of a gRPC code. The work continues.
@@ -95,27 +73,8 @@ pub struct LeaseKeeper {
     key: LeaseKey,
     shared: Arc<Shared>,
     status: watch::Receiver<LeaseStatus>,
-    beats: watch::Receiver<Option<Beat>>,
+    heartbeats: watch::Receiver<Option<HeartbeatOutcome>>,
     _stop: DropGuard,
-}
-
-/// Why a lease is not held any more.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct LeaseLost {
-    /// The reason of the coordinator's refusal, such as `LEASE_SUPERSEDED`, or [`DEADLINE`].
-    pub reason: String,
-    /// In words.
-    pub message: String,
-}
-
-/// The reason of a lease that was not extended in time, as far as its holder knows.
-pub const DEADLINE: &str = "DEADLINE";
-
-impl LeaseLost {
-    pub(super) fn deadline(message: impl Into<String>) -> Self {
-        LeaseLost { reason: DEADLINE.to_owned(), message: message.into() }
-    }
 }
 
 #[derive(Debug)]
@@ -134,26 +93,26 @@ impl LeaseKeeper {
         let lost = || LeaseLost::deadline(format!("{} has no lease", saga.task_id));
         let key = LeaseKey::of(saga).ok_or_else(lost)?;
         let lease = saga.lease.clone().ok_or_else(lost)?;
-        let mut grant = Grant::new(&lease, asked);
+        let mut grant = LeaseGrant::new(&lease, asked);
         let received = time::now();
         if grant.deadline.since(received) < grant.length / 2 {
             confirm(client, &key, &mut grant, received).await?;
         }
         let shared = Arc::new(Shared { deadline: watch::Sender::new(grant.deadline), progress: Mutex::new(None) });
         let (sender, status) = watch::channel(LeaseStatus::Held);
-        let (beating, beats) = watch::channel(None);
+        let (beating, heartbeats) = watch::channel(None);
         let stop = CancellationToken::new();
-        let keeping = Keeping {
+        let task = HeartbeatTask {
             client: client.clone(),
             key: key.clone(),
             shared: Arc::clone(&shared),
             status: sender,
-            beats: beating,
+            heartbeats: beating,
             grant,
             backoff: Backoff::new(INTERVAL_MIN, RETRY_MAX),
         };
-        tokio::spawn(keeping.run(stop.clone()));
-        Ok(Self { key, shared, status, beats, _stop: stop.drop_guard() })
+        tokio::spawn(task.run(stop.clone()));
+        Ok(Self { key, shared, status, heartbeats, _stop: stop.drop_guard() })
     }
 
     /// The lease being kept.
@@ -179,8 +138,8 @@ impl LeaseKeeper {
     }
 
     /// The outcome of the last heartbeat; `None` before the first. For showing to people, not for decisions.
-    pub fn beats(&self) -> watch::Receiver<Option<Beat>> {
-        self.beats.clone()
+    pub fn heartbeats(&self) -> watch::Receiver<Option<HeartbeatOutcome>> {
+        self.heartbeats.clone()
     }
 
     /// When the lease ends unless another heartbeat is accepted before.
@@ -206,16 +165,16 @@ impl LeaseKeeper {
 }
 
 /// Sends heartbeats until the end of a lease, whose start is not known on our clock, is known.
-async fn confirm(client: &Client, key: &LeaseKey, grant: &mut Grant, received: Moment) -> Result<(), LeaseLost> {
+async fn confirm(client: &Client, key: &LeaseKey, grant: &mut LeaseGrant, received: Moment) -> Result<(), LeaseLost> {
     let mut backoff = Backoff::new(INTERVAL_MIN, RETRY_MAX);
     let latest = received + grant.length;
     loop {
-        match beat(client, key, None, beat_timeout(client, grant)).await {
-            Verdict::Extended(extended, _) => {
+        match send_heartbeat(client, key, None, heartbeat_timeout(client, grant)).await {
+            HeartbeatAnswer::Extended(extended, _) => {
                 *grant = extended;
                 return Ok(());
             }
-            Verdict::Stands(expire_time, _) => {
+            HeartbeatAnswer::Stands(expire_time, _) => {
                 // The lease is held, but we have no time of ours for it. The wall clocks are the best estimate; the
                 // next heartbeat, a third of the lease away, corrects it.
                 let left = expire_time.or(grant.expire_time).map(|end| end - time::utc_now());
@@ -223,8 +182,8 @@ async fn confirm(client: &Client, key: &LeaseKey, grant: &mut Grant, received: M
                 grant.deadline = time::now() + left.min(grant.length);
                 return Ok(());
             }
-            Verdict::Lost(lost) => return Err(lost),
-            Verdict::Unknown(unknown) => {
+            HeartbeatAnswer::Lost(lost) => return Err(lost),
+            HeartbeatAnswer::Unknown(unknown) => {
                 let delay = backoff.delay();
                 if time::now() + delay >= latest {
                     let why = unknown.why;
@@ -236,22 +195,22 @@ async fn confirm(client: &Client, key: &LeaseKey, grant: &mut Grant, received: M
     }
 }
 
-struct Keeping {
+struct HeartbeatTask {
     client: Client,
     key: LeaseKey,
     shared: Arc<Shared>,
     status: watch::Sender<LeaseStatus>,
-    beats: watch::Sender<Option<Beat>>,
-    grant: Grant,
+    heartbeats: watch::Sender<Option<HeartbeatOutcome>>,
+    grant: LeaseGrant,
     backoff: Backoff,
 }
 
-impl Keeping {
+impl HeartbeatTask {
     async fn run(mut self, stop: CancellationToken) {
         let mut next = time::now() + self.grant.interval;
         let mut trouble = None;
         loop {
-            let timeout = beat_timeout(&self.client, &self.grant);
+            let timeout = heartbeat_timeout(&self.client, &self.grant);
             let (verdict, progress) = tokio::select! {
                 // The deadline comes first: after it, even an answer that has already arrived must not prolong the
                 // work.
@@ -265,7 +224,7 @@ impl Keeping {
                     time::sleep_until(next).await;
                     // The progress of now, not of when the last heartbeat was answered.
                     let progress = self.shared.progress.lock().clone();
-                    (beat(&self.client, &self.key, progress.clone(), timeout).await, progress)
+                    (send_heartbeat(&self.client, &self.key, progress.clone(), timeout).await, progress)
                 } => verdict,
             };
             match self.apply(verdict, progress, &mut trouble) {
@@ -276,10 +235,15 @@ impl Keeping {
     }
 
     /// Applies an answer; returns the pause before the next heartbeat, or `None` if the lease is lost.
-    fn apply(&mut self, verdict: Verdict, sent: Option<Bytes>, trouble: &mut Option<String>) -> Option<Duration> {
+    fn apply(
+        &mut self,
+        verdict: HeartbeatAnswer,
+        sent: Option<Bytes>,
+        trouble: &mut Option<String>,
+    ) -> Option<Duration> {
         let cancel = match verdict {
-            Verdict::Extended(grant, cancel) => {
-                self.beats.send_replace(Some(Beat::Accepted(grant.deadline)));
+            HeartbeatAnswer::Extended(grant, cancel) => {
+                self.heartbeats.send_replace(Some(HeartbeatOutcome::Accepted(grant.deadline)));
                 self.grant = grant;
                 *trouble = None;
                 let mut progress = self.shared.progress.lock();
@@ -288,19 +252,19 @@ impl Keeping {
                 }
                 cancel
             }
-            Verdict::Stands(expire_time, cancel) => {
+            HeartbeatAnswer::Stands(expire_time, cancel) => {
                 if let Some(expire_time) = expire_time {
-                    self.grant.stands_until(expire_time);
+                    self.grant.extend_to(expire_time);
                 }
                 *trouble = Some("the coordinator extends it no further".to_owned());
                 cancel
             }
-            Verdict::Unknown(unknown) => {
-                self.beats.send_replace(Some(Beat::Unknown(unknown.code)));
+            HeartbeatAnswer::Unknown(unknown) => {
+                self.heartbeats.send_replace(Some(HeartbeatOutcome::Unknown(unknown.code)));
                 *trouble = Some(unknown.why);
                 return Some(self.backoff.delay().min(self.grant.interval));
             }
-            Verdict::Lost(lost) => {
+            HeartbeatAnswer::Lost(lost) => {
                 self.lose(lost);
                 return None;
             }

@@ -5,7 +5,7 @@
 //!
 //! - [`connect`]: a channel that notices a dead peer, with a deadline on every unary call, over TLS and with a token if
 //!   [`ClientOptions`] say so;
-//! - [`refusal`]: an error's reason and metadata, and whether the call happened;
+//! - [`status_details`]: an error's reason and metadata, and whether the call happened;
 //! - [`retry`]: trying again, jittered, with the same `request_id`;
 //! - [`session`]: a worker's calls over one stream, where the coordinator has that;
 //! - [`lease`]: heartbeats from a task of their own, and the moment from which work must stop;
@@ -19,28 +19,34 @@
 //!
 //! `sagad work` and `sagad compensate` are thin layers over [`worker`] and [`recovery`].
 
-mod claims;
+mod calls;
+mod claimer;
 pub mod connect;
 pub mod convert;
 mod credentials;
+mod failed_starts;
 pub mod follow;
 mod heartbeat;
 pub mod lease;
+mod lease_key;
 pub mod note;
+mod options;
 pub mod recovery;
-pub mod refusal;
 pub mod retry;
 pub mod session;
 mod shutdown;
-mod starts;
+pub mod status_details;
 pub mod time;
 pub mod worker;
 
-pub use connect::{Client, ConnectError};
-pub use credentials::{ClientOptions, Wire};
-pub use lease::{Beat, LeaseKeeper, LeaseKey, LeaseLost, LeaseStatus};
-pub use note::{Note, Notes, Report};
-pub use refusal::{Happened, Refusal};
+pub use connect::Client;
+pub use credentials::AuthenticatedChannel;
+pub use failed_starts::WorkerError;
+pub use heartbeat::LeaseLost;
+pub use lease::{HeartbeatOutcome, LeaseKeeper, LeaseStatus};
+pub use lease_key::LeaseKey;
+pub use note::{Note, Notes, ReportRpc};
+pub use options::{ClientOptions, ConnectError};
 pub use session::WorkerCall;
 pub use shutdown::Shutdown;
-pub use starts::WorkerError;
+pub use status_details::{CallEffect, StatusDetails};

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use tonic::Status;
 
-use super::{LeaseLost, Refusal};
+use super::{LeaseLost, StatusDetails};
 use crate::proto::{Saga, SagaState};
 
 /// Receives notes. Called from the worker's tasks, so it must not block.
@@ -29,7 +29,7 @@ pub enum Note {
         /// Which one.
         task_id: String,
         /// How it was reported.
-        report: Report,
+        report: ReportRpc,
         /// What it is now.
         state: SagaState,
         /// What was reported.
@@ -47,7 +47,7 @@ pub enum Note {
         /// Which one.
         task_id: String,
         /// What was to be reported.
-        report: Report,
+        report: ReportRpc,
         /// What was to be said.
         reason: String,
         /// The reason of the last answer, such as `SAGA_TERMINAL` or `UNAVAILABLE`.
@@ -84,7 +84,7 @@ pub enum Note {
 
 /// The rpcs by which a holder reports how the work ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Report {
+pub enum ReportRpc {
     /// `Complete`.
     Complete,
     /// `Fail`.
@@ -99,16 +99,16 @@ pub enum Report {
     Compensate,
 }
 
-impl Report {
+impl ReportRpc {
     /// The rpc's name.
     pub fn rpc(self) -> &'static str {
         match self {
-            Report::Complete => "Complete",
-            Report::Fail => "Fail",
-            Report::Release => "Release",
-            Report::Quarantine => "Quarantine",
-            Report::RecordCompensation => "RecordCompensation",
-            Report::Compensate => "Compensate",
+            ReportRpc::Complete => "Complete",
+            ReportRpc::Fail => "Fail",
+            ReportRpc::Release => "Release",
+            ReportRpc::Quarantine => "Quarantine",
+            ReportRpc::RecordCompensation => "RecordCompensation",
+            ReportRpc::Compensate => "Compensate",
         }
     }
 }
@@ -117,14 +117,14 @@ impl Note {
     /// The note for the result of a report.
     pub(super) fn reported(
         task_id: String,
-        report: Report,
+        report: ReportRpc,
         reason: String,
         answer: Result<Option<Saga>, Status>,
     ) -> Self {
         match answer {
             Ok(saga) => Note::Finished { task_id, report, state: saga.unwrap_or_default().state(), reason },
             Err(status) => {
-                let Refusal { reason: refusal, message, .. } = Refusal::from(&status);
+                let StatusDetails { reason: refusal, message, .. } = StatusDetails::from(&status);
                 Note::NotReported { task_id, report, reason, refusal, message }
             }
         }

@@ -3,14 +3,12 @@
 
 use std::{future::Future, time::Duration};
 
-use tonic::{Request, Response, Status};
+use tonic::Status;
 
 use super::{
-    Client, Happened, Refusal, Wire,
-    connect::with_timeout,
+    CallEffect, StatusDetails,
     time::{self, Moment},
 };
-use crate::proto::saga_service_client::SagaServiceClient;
 
 /// A delay that doubles up to a bound. Half of it is random, so that clients that failed together don't retry
 /// together.
@@ -58,7 +56,7 @@ impl Default for Backoff {
 
 /// Which errors are retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Again {
+pub enum RetryOn {
     /// Only errors by which the coordinator says that it did not happen. For calls of a person: an address that
     /// doesn't answer is reported at once.
     NotNow,
@@ -66,18 +64,18 @@ pub enum Again {
     Unknown,
 }
 
-impl Again {
-    fn includes(self, happened: Happened) -> bool {
+impl RetryOn {
+    fn includes(self, happened: CallEffect) -> bool {
         match (happened, self) {
-            (Happened::Refused, _) | (Happened::Unknown, Again::NotNow) => false,
-            (Happened::NotNow, _) | (Happened::Unknown, Again::Unknown) => true,
+            (CallEffect::Refused, _) | (CallEffect::Unknown, RetryOn::NotNow) => false,
+            (CallEffect::NotNow, _) | (CallEffect::Unknown, RetryOn::Unknown) => true,
         }
     }
 }
 
 /// Repeats `call` until it succeeds, is refused, or `give_up` has passed, and returns the last outcome. `give_up` is
 /// evaluated before each retry, so it may move, as a lease's deadline does.
-pub async fn retry<T, F, Fut>(again: Again, give_up: impl Fn() -> Moment, mut call: F) -> Result<T, Status>
+pub async fn retry<T, F, Fut>(retry_on: RetryOn, give_up: impl Fn() -> Moment, mut call: F) -> Result<T, Status>
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = Result<T, Status>>,
@@ -88,47 +86,12 @@ where
             Ok(answer) => return Ok(answer),
             Err(status) => status,
         };
-        let refusal = Refusal::from(&status);
+        let refusal = StatusDetails::from(&status);
         let delay = backoff.delay().max(refusal.retry_after.unwrap_or_default());
-        if !again.includes(refusal.happened) || time::now() + delay >= give_up() {
+        if !retry_on.includes(refusal.happened) || time::now() + delay >= give_up() {
             return Err(status);
         }
         tokio::time::sleep(delay).await;
-    }
-}
-
-impl Client {
-    /// Makes one `SagaService` call with retries until `give_up`, each try with this client's deadline.
-    ///
-    /// ```no_run
-    /// # use sagad::client::{Client, retry::Again, time};
-    /// # use sagad::proto::GetStatsRequest;
-    /// # async fn example(client: Client) -> Result<(), tonic::Status> {
-    /// let give_up = time::now() + client.timeout();
-    /// let stats = client
-    ///     .call(GetStatsRequest {}, Again::Unknown, || give_up, |mut sagas, request| async move {
-    ///         sagas.get_stats(request).await
-    ///     })
-    ///     .await?;
-    /// println!("{} ready", stats.ready);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn call<Q, A, F, Fut>(
-        &self,
-        request: Q,
-        again: Again,
-        give_up: impl Fn() -> Moment,
-        method: F,
-    ) -> Result<A, Status>
-    where
-        Q: Clone,
-        F: Fn(SagaServiceClient<Wire>, Request<Q>) -> Fut,
-        Fut: Future<Output = Result<Response<A>, Status>>,
-    {
-        retry(again, give_up, || method(self.sagas(), with_timeout(request.clone(), self.timeout())))
-            .await
-            .map(Response::into_inner)
     }
 }
 
@@ -145,7 +108,7 @@ mod tests {
     #[tokio::test]
     async fn what_did_not_happen_is_tried_again() {
         let tries = Cell::new(0);
-        let answer = retry(Again::NotNow, soon, || {
+        let answer = retry(RetryOn::NotNow, soon, || {
             tries.set(tries.get() + 1);
             let this = tries.get();
             async move { if this < 3 { Err(Status::resource_exhausted("full")) } else { Ok(this) } }
@@ -156,12 +119,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_refusal_and_a_silent_peer_are_reported_at_once() {
-        for (status, again) in [
-            (Status::failed_precondition("no"), Again::Unknown),
-            (Status::unavailable("connection refused"), Again::NotNow),
+        for (status, retry_on) in [
+            (Status::failed_precondition("no"), RetryOn::Unknown),
+            (Status::unavailable("connection refused"), RetryOn::NotNow),
         ] {
             let tries = Cell::new(0);
-            let answer: Result<(), Status> = retry(again, soon, || {
+            let answer: Result<(), Status> = retry(retry_on, soon, || {
                 tries.set(tries.get() + 1);
                 let status = status.clone();
                 async move { Err(status) }
@@ -176,7 +139,7 @@ mod tests {
     async fn it_gives_up_in_time() {
         let end = time::now();
         let answer: Result<(), Status> =
-            retry(Again::Unknown, || end, || async { Err(Status::unavailable("gone")) }).await;
+            retry(RetryOn::Unknown, || end, || async { Err(Status::unavailable("gone")) }).await;
         assert!(answer.is_err());
     }
 }

@@ -9,28 +9,21 @@ use std::{collections::HashMap, fmt, time::Duration};
 use http::HeaderValue;
 use prost::Message;
 use tokio::sync::{Mutex, mpsc, oneshot};
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::StatusExt;
 
-use super::{
-    Client, Wire,
-    connect::with_timeout,
-    convert,
-    retry::{Again, retry},
-    time::{self, Moment},
-};
+use super::{AuthenticatedChannel, convert, time::Moment};
 use crate::proto::{
     self, SessionRequest, SessionResponse, saga_service_client::SagaServiceClient, session_request::Call,
-    session_response::Result as Outcome,
+    session_response::Result as SessionResult,
 };
 
 /// Most unanswered calls of one session: the coordinator's default. Further ones wait here.
-const CALLS: usize = 256;
+pub(super) const CALLS: usize = 256;
 /// How long a coordinator without sessions is not asked for one again: it may have been updated since.
-const WITHOUT: Duration = Duration::from_secs(300);
+pub(super) const WITHOUT: Duration = Duration::from_secs(300);
 /// How long a coordinator with too many sessions is not asked again.
-const CROWDED: Duration = Duration::from_secs(30);
+pub(super) const CROWDED: Duration = Duration::from_secs(30);
 /// Longest `timeout` of an item.
 const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -43,11 +36,11 @@ pub trait WorkerCall: Clone + Send + 'static {
     fn into_call(self) -> Call;
 
     /// Its answer from an item's result; none: it is the answer to another call.
-    fn answer(outcome: Outcome) -> Option<Self::Answer>;
+    fn answer(outcome: SessionResult) -> Option<Self::Answer>;
 
     /// Makes the call by itself.
     fn by_itself(
-        sagas: SagaServiceClient<Wire>,
+        sagas: SagaServiceClient<AuthenticatedChannel>,
         request: Request<Self>,
     ) -> impl Future<Output = Result<Response<Self::Answer>, Status>> + Send;
 }
@@ -62,15 +55,15 @@ macro_rules! worker_calls {
                     Call::$kind(self)
                 }
 
-                fn answer(outcome: Outcome) -> Option<Self::Answer> {
+                fn answer(outcome: SessionResult) -> Option<Self::Answer> {
                     match outcome {
-                        Outcome::$kind(answer) => Some(answer),
+                        SessionResult::$kind(answer) => Some(answer),
                         _ => None,
                     }
                 }
 
                 async fn by_itself(
-                    mut sagas: SagaServiceClient<Wire>,
+                    mut sagas: SagaServiceClient<AuthenticatedChannel>,
                     request: Request<Self>,
                 ) -> Result<Response<Self::Answer>, Status> {
                     sagas.$rpc(request).await
@@ -92,109 +85,14 @@ worker_calls! {
     Compensate compensate CompensateRequest CompensateResponse;
 }
 
-impl Client {
-    /// Makes one call: over this client's session, or by itself if the coordinator has no sessions, or no place for
-    /// one.
-    ///
-    /// ```no_run
-    /// # use sagad::{client::{Client, LeaseKey}, proto::HeartbeatRequest};
-    /// # async fn example(client: Client, lease: LeaseKey) -> Result<(), tonic::Status> {
-    /// let LeaseKey { task_id, owner_id, fencing_token } = lease;
-    /// let beat = HeartbeatRequest { task_id, owner_id, fencing_token, ..Default::default() };
-    /// let answer = client.ask(beat, client.timeout()).await?;
-    /// println!("{:?}", answer.directive());
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// As for the unary call. `DEADLINE_EXCEEDED` after `timeout`.
-    pub async fn ask<C: WorkerCall>(&self, call: C, timeout: Duration) -> Result<C::Answer, Status> {
-        let give_up = time::now() + timeout;
-        let over_session = async {
-            match self.session().await? {
-                None => Ok(None),
-                Some(session) => session.ask(call.clone().into_call(), timeout).await.map(Some),
-            }
-        };
-        match tokio::time::timeout(timeout, over_session).await {
-            Ok(Ok(Some(outcome))) => {
-                C::answer(outcome).ok_or_else(|| Status::internal("the answer is to another call"))
-            }
-            Ok(Ok(None)) => {
-                let left = give_up.since(time::now());
-                C::by_itself(self.sagas(), with_timeout(call, left)).await.map(Response::into_inner)
-            }
-            Ok(Err(status)) => Err(status),
-            Err(_) => {
-                // In case the session hangs, the next call doesn't use it.
-                if let Ok(mut state) = self.sessions.state.try_lock() {
-                    *state = State::None;
-                }
-                Err(Status::deadline_exceeded("no answer came in time"))
-            }
-        }
-    }
-
-    /// Like [`Self::ask`], with retries until `give_up`, each try with this client's deadline.
-    ///
-    /// # Errors
-    /// Of the last try.
-    pub async fn ask_again<C: WorkerCall>(
-        &self,
-        call: C,
-        again: Again,
-        give_up: impl Fn() -> Moment,
-    ) -> Result<C::Answer, Status> {
-        retry(again, give_up, || self.ask(call.clone(), self.timeout())).await
-    }
-
-    /// The session, opened if there is none; `None`: make calls by themselves.
-    async fn session(&self) -> Result<Option<Session>, Status> {
-        let mut state = self.sessions.state.lock().await;
-        let version = self.wire().version();
-        match &*state {
-            State::Open(session) if !session.calls.is_closed() && session.version == version => {
-                return Ok(Some(session.clone()));
-            }
-            State::Without { until } if time::now() < *until => return Ok(None),
-            State::Open(_) | State::Without { .. } | State::None => {}
-        }
-        let (items, sent) = mpsc::channel(CALLS);
-        let opened = self.sagas().session(ReceiverStream::new(sent)).await;
-        match opened {
-            Ok(answers) => {
-                let (calls, asked) = mpsc::channel(CALLS);
-                tokio::spawn(run(asked, items, answers.into_inner()));
-                let session = Session { calls, version };
-                *state = State::Open(session.clone());
-                Ok(Some(session))
-            }
-            Err(status) => {
-                let without = match status.code() {
-                    // An older coordinator with authentication denies rpcs that it doesn't know.
-                    Code::Unimplemented | Code::PermissionDenied => WITHOUT,
-                    Code::ResourceExhausted => CROWDED,
-                    _ => {
-                        *state = State::None;
-                        return Err(status);
-                    }
-                };
-                *state = State::Without { until: time::now() + without };
-                Ok(None)
-            }
-        }
-    }
-}
-
 /// The session of a client.
 #[derive(Default)]
 pub(super) struct Sessions {
-    state: Mutex<State>,
+    pub(super) state: Mutex<SessionState>,
 }
 
 #[derive(Default)]
-enum State {
+pub(super) enum SessionState {
     /// There is no session yet, or it has ended.
     #[default]
     None,
@@ -213,41 +111,41 @@ impl fmt::Debug for Sessions {
 
 /// A handle to an open session. When all handles are dropped, it ends after the last answer.
 #[derive(Clone)]
-struct Session {
-    calls: mpsc::Sender<Asked>,
+pub(super) struct Session {
+    pub(super) calls: mpsc::Sender<SessionCall>,
     /// The credentials it was opened with; after a change another session is opened.
-    version: (u64, Option<HeaderValue>),
+    pub(super) version: (u64, Option<HeaderValue>),
 }
 
 /// A queued call of a session.
-struct Asked {
+pub(super) struct SessionCall {
     call: Call,
     timeout: Duration,
-    answer: oneshot::Sender<Result<Outcome, Status>>,
+    answer: oneshot::Sender<Result<SessionResult, Status>>,
 }
 
 impl Session {
-    async fn ask(&self, call: Call, timeout: Duration) -> Result<Outcome, Status> {
+    pub(super) async fn ask(&self, call: Call, timeout: Duration) -> Result<SessionResult, Status> {
         let (answer, answered) = oneshot::channel();
         let ended = || Status::unknown("the session ended before the answer came");
-        self.calls.send(Asked { call, timeout, answer }).await.map_err(|_| ended())?;
+        self.calls.send(SessionCall { call, timeout, answer }).await.map_err(|_| ended())?;
         answered.await.unwrap_or_else(|_| Err(ended()))
     }
 }
 
 /// Sends calls and distributes answers until the session ends.
-async fn run(
-    mut asked: mpsc::Receiver<Asked>,
+pub(super) async fn run(
+    mut asked: mpsc::Receiver<SessionCall>,
     items: mpsc::Sender<SessionRequest>,
     mut answers: Streaming<SessionResponse>,
 ) {
-    let mut waiting: HashMap<i64, oneshot::Sender<Result<Outcome, Status>>> = HashMap::new();
+    let mut waiting: HashMap<i64, oneshot::Sender<Result<SessionResult, Status>>> = HashMap::new();
     let mut items = Some(items);
     let mut call_id = 0;
     let end = loop {
         tokio::select! {
             asked = asked.recv(), if items.is_some() && waiting.len() < CALLS => match (asked, &items) {
-                (Some(Asked { call, timeout, answer }), Some(sent)) => {
+                (Some(SessionCall { call, timeout, answer }), Some(sent)) => {
                     call_id += 1;
                     let timeout = Some(convert::to_proto(timeout.min(TIMEOUT_MAX)));
                     // There is always room: no more calls are sent than wait for answers.
@@ -277,14 +175,14 @@ async fn run(
     }
     // Calls that were not sent get the same status.
     asked.close();
-    while let Ok(Asked { answer, .. }) = asked.try_recv() {
+    while let Ok(SessionCall { answer, .. }) = asked.try_recv() {
         let _ = answer.send(Err(status.clone()));
     }
 }
 
-fn result_of(result: Option<Outcome>) -> Result<Outcome, Status> {
+fn result_of(result: Option<SessionResult>) -> Result<SessionResult, Status> {
     match result {
-        Some(Outcome::Error(error)) => {
+        Some(SessionResult::Error(error)) => {
             let details = error.encode_to_vec().into();
             Err(Status::with_details(error.code.into(), error.message, details))
         }
@@ -313,7 +211,7 @@ mod tests {
     use tonic_types::ErrorDetails;
 
     use super::*;
-    use crate::client::{Happened, Refusal};
+    use crate::client::{CallEffect, StatusDetails};
 
     fn judged(code: Code, reason: &str) -> Status {
         Status::with_error_details(code, "no", ErrorDetails::with_error_info(reason, "sagad", HashMap::new()))
@@ -321,20 +219,20 @@ mod tests {
 
     #[test]
     fn what_a_session_ended_with_tells_whether_its_calls_happened() {
-        let happened = |end: Option<Status>| Refusal::from(&end_of(end)).happened;
-        assert_eq!(happened(Some(judged(Code::Unavailable, "SHUTTING_DOWN"))), Happened::NotNow);
-        assert_eq!(happened(Some(judged(Code::Unauthenticated, "UNAUTHENTICATED"))), Happened::Refused);
-        assert_eq!(happened(Some(judged(Code::InvalidArgument, "INVALID_ARGUMENT"))), Happened::Unknown);
-        assert_eq!(happened(Some(Status::unavailable("the connection broke"))), Happened::Unknown);
-        assert_eq!(happened(None), Happened::Unknown);
+        let happened = |end: Option<Status>| StatusDetails::from(&end_of(end)).happened;
+        assert_eq!(happened(Some(judged(Code::Unavailable, "SHUTTING_DOWN"))), CallEffect::NotNow);
+        assert_eq!(happened(Some(judged(Code::Unauthenticated, "UNAUTHENTICATED"))), CallEffect::Refused);
+        assert_eq!(happened(Some(judged(Code::InvalidArgument, "INVALID_ARGUMENT"))), CallEffect::Unknown);
+        assert_eq!(happened(Some(Status::unavailable("the connection broke"))), CallEffect::Unknown);
+        assert_eq!(happened(None), CallEffect::Unknown);
     }
 
     #[test]
     fn an_items_error_is_a_status_with_its_details() {
         let unary = judged(Code::Aborted, "LEASE_EXPIRED");
         let error = tonic_types::Status::decode(unary.details()).expect("what gRPC sends");
-        let told = result_of(Some(Outcome::Error(error))).expect_err("an error");
-        let refusal = Refusal::from(&told);
+        let told = result_of(Some(SessionResult::Error(error))).expect_err("an error");
+        let refusal = StatusDetails::from(&told);
         assert_eq!((refusal.code, refusal.reason.as_str(), refusal.judged), (Code::Aborted, "LEASE_EXPIRED", true));
     }
 }

@@ -19,7 +19,7 @@ const CLOCK: ClockId = ClockId::Boottime;
 const CLOCK: ClockId = ClockId::Monotonic;
 
 /// The runtime's timers stop in suspend, so a long sleep checks the clock this often.
-const LONGEST_NAP: Duration = Duration::from_secs(1);
+const MAX_SLEEP: Duration = Duration::from_secs(1);
 
 /// A point in time since this machine started; comparable only on this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,7 +78,7 @@ pub async fn sleep_until(moment: Moment) {
         if left.is_zero() {
             return;
         }
-        tokio::time::sleep(left.min(LONGEST_NAP)).await;
+        tokio::time::sleep(left.min(MAX_SLEEP)).await;
     }
 }
 

@@ -12,11 +12,12 @@ use tonic::Status;
 use uuid::Uuid;
 
 use super::{
-    Client, LeaseKeeper, LeaseKey, LeaseLost, LeaseStatus, Note, Notes, Refusal, Report, Shutdown, WorkerError,
-    claims::{Claimed, Claims},
+    Client, LeaseKeeper, LeaseKey, LeaseLost, LeaseStatus, Note, Notes, ReportRpc, Shutdown, StatusDetails,
+    WorkerError,
+    claimer::{ClaimResult, Claimer},
     convert,
-    retry::Again,
-    starts::FailedStarts,
+    failed_starts::FailedStarts,
+    retry::RetryOn,
     time::Moment,
 };
 use crate::proto::{
@@ -56,13 +57,13 @@ pub struct Task {
     pub saga: Saga,
     /// Its lease. Check its status: once it is `Lost`, somebody else may do the work.
     pub lease: LeaseKeeper,
-    /// Set when the worker must end at once: stop and return [`Outcome::Released`].
+    /// Set when the worker must end at once: stop and return [`WorkOutcome::Released`].
     pub kill: CancellationToken,
 }
 
 /// How the work on a saga ended.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Outcome {
+pub enum WorkOutcome {
     /// It is done.
     Completed {
         /// What came out of it, at most 64 KiB.
@@ -97,7 +98,7 @@ pub enum Outcome {
 /// The work.
 pub trait Handler: Send + Sync + 'static {
     /// Does the work of one saga. Must stop when `task.lease` is `Cancelled` or `Lost`, and on `task.kill`.
-    fn run(&self, task: &Task) -> impl Future<Output = Outcome> + Send;
+    fn run(&self, task: &Task) -> impl Future<Output = WorkOutcome> + Send;
 }
 
 /// Runs until told to stop, or with `drain` until there is nothing left. Waits for running work before it returns. The
@@ -109,32 +110,32 @@ pub trait Handler: Send + Sync + 'static {
 /// use sagad::client::{
 ///     Client, LeaseStatus, Shutdown,
 ///     connect::{DEFAULT_SERVER, DEFAULT_TIMEOUT},
-///     worker::{self, Handler, Outcome, Task, WorkerOptions},
+///     worker::{self, Handler, WorkOutcome, Task, WorkerOptions},
 /// };
 /// use sagad::proto::CompensationSpec;
 ///
 /// struct Tables(Client);
 ///
 /// impl Handler for Tables {
-///     async fn run(&self, task: &Task) -> Outcome {
+///     async fn run(&self, task: &Task) -> WorkOutcome {
 ///         let undo = CompensationSpec { kind: "drop-table".into(), target: "t_42".into(), ..Default::default() };
 ///         // Before the effect.
 ///         if let Err(status) = worker::register(&self.0, &task.lease, vec![undo]).await {
-///             return Outcome::Failed { reason: status.to_string(), retryable: true, compensations: Vec::new() };
+///             return WorkOutcome::Failed { reason: status.to_string(), retryable: true, compensations: Vec::new() };
 ///         }
 ///         for step in 0..100 {
 ///             // Before each effect; it looks at the clock itself.
 ///             match task.lease.check() {
-///                 LeaseStatus::Lost(lost) => return Outcome::Abandoned(lost),
+///                 LeaseStatus::Lost(lost) => return WorkOutcome::Abandoned(lost),
 ///                 LeaseStatus::Cancelled(reason) => {
-///                     return Outcome::Failed { reason, retryable: false, compensations: Vec::new() };
+///                     return WorkOutcome::Failed { reason, retryable: false, compensations: Vec::new() };
 ///                 }
 ///                 LeaseStatus::Held => {}
 ///             }
 ///             // One effect, to which the fencing token goes along.
 ///             task.lease.set_progress(format!("{step}/100").into());
 ///         }
-///         Outcome::Completed { result: "done".into(), reason: String::new() }
+///         WorkOutcome::Completed { result: "done".into(), reason: String::new() }
 ///     }
 /// }
 ///
@@ -166,8 +167,8 @@ pub async fn run<H: Handler>(
     notes: Notes,
 ) -> Result<(), WorkerError> {
     let stop = shutdown.drain.child_token();
-    let starts = Arc::new(FailedStarts::new(stop.clone()));
-    let claims = Claims {
+    let failed_starts = Arc::new(FailedStarts::new(stop.clone()));
+    let claimer = Claimer {
         client: client.clone(),
         queues: options.queues.clone(),
         owner_id: options.owner_id.clone(),
@@ -184,17 +185,17 @@ pub async fn run<H: Handler>(
         while running.try_join_next().is_some() {}
         let Some(mut permits) = free_slots(&slots, &stop).await else { break Ok(()) };
         // Checked after the slot: the work that had it before may just have failed to start.
-        starts.pause().await;
-        let (sagas, asked) = match claims.next(permits.len(), &stop).await {
-            Ok(Claimed::Sagas(sagas, asked)) => (sagas, asked),
-            Ok(Claimed::Stopped) => break Ok(()),
+        failed_starts.pause().await;
+        let (sagas, asked) = match claimer.next(permits.len(), &stop).await {
+            Ok(ClaimResult::Sagas(sagas, asked)) => (sagas, asked),
+            Ok(ClaimResult::Stopped) => break Ok(()),
             Err(status) => break Err(status),
         };
         if sagas.is_empty() && options.drain {
             drop(permits);
             while running.try_join_next().is_some() {}
             if running.is_empty() {
-                if starts.look_again() {
+                if failed_starts.look_again() {
                     continue;
                 }
                 break Ok(());
@@ -209,7 +210,7 @@ pub async fn run<H: Handler>(
                 handler: Arc::clone(&handler),
                 kill: shutdown.kill.clone(),
                 notes: Arc::clone(&notes),
-                starts: Arc::clone(&starts),
+                failed_starts: Arc::clone(&failed_starts),
             };
             let permit = permits.pop();
             running.spawn(async move {
@@ -219,7 +220,7 @@ pub async fn run<H: Handler>(
         }
     };
     while running.join_next().await.is_some() {}
-    match starts.error() {
+    match failed_starts.error() {
         Some(error) => Err(error),
         None => Ok(result?),
     }
@@ -245,7 +246,7 @@ struct Work<H> {
     handler: Arc<H>,
     kill: CancellationToken,
     notes: Notes,
-    starts: Arc<FailedStarts>,
+    failed_starts: Arc<FailedStarts>,
 }
 
 impl<H: Handler> Work<H> {
@@ -260,9 +261,11 @@ impl<H: Handler> Work<H> {
         let task = Task { saga, lease, kill: self.kill };
         let outcome = self.handler.run(&task).await;
         let note = match outcome {
-            Outcome::NotStarted { reason } => give_back(&self.client, &task.lease, &self.starts, task_id, reason).await,
+            WorkOutcome::NotStarted { reason } => {
+                give_back(&self.client, &task.lease, &self.failed_starts, task_id, reason).await
+            }
             started => {
-                self.starts.started();
+                self.failed_starts.started();
                 report(&self.client, &task.lease, started).await
             }
         };
@@ -274,39 +277,39 @@ impl<H: Handler> Work<H> {
 pub(super) async fn give_back(
     client: &Client,
     lease: &LeaseKeeper,
-    starts: &FailedStarts,
+    failed_starts: &FailedStarts,
     task_id: String,
     reason: String,
 ) -> Note {
-    let delay = starts.failed(&reason);
+    let delay = failed_starts.failed(&reason);
     let answer = release_after(client, lease, reason.clone(), delay).await;
-    starts.given_back(delay);
-    Note::reported(task_id, Report::Release, reason, answer)
+    failed_starts.given_back(delay);
+    Note::reported(task_id, ReportRpc::Release, reason, answer)
 }
 
 /// Reports how the work under a lease ended. Retries until the coordinator has accepted or refused it, or until
 /// [`REPORT_GRACE`] after the lease's deadline. Heartbeats continue meanwhile. Progress that no heartbeat has
 /// delivered is sent along, unless the saga is quarantined.
-pub async fn report(client: &Client, lease: &LeaseKeeper, outcome: Outcome) -> Note {
+pub async fn report(client: &Client, lease: &LeaseKeeper, outcome: WorkOutcome) -> Note {
     let task_id = lease.key().task_id.clone();
     let key = lease.key().clone();
     let (report, answer, reason) = match outcome {
-        Outcome::Completed { result, reason } => {
-            (Report::Complete, complete(client, lease, key, result, reason.clone()).await, reason)
+        WorkOutcome::Completed { result, reason } => {
+            (ReportRpc::Complete, complete(client, lease, key, result, reason.clone()).await, reason)
         }
-        Outcome::Failed { reason, retryable, compensations } => {
+        WorkOutcome::Failed { reason, retryable, compensations } => {
             let failed = fail(client, lease, key, reason.clone(), retryable, compensations).await;
             match failed {
-                Err(status) if Refusal::from(&status).is("COMPENSATION_REQUIRED") => {
-                    (Report::Quarantine, quarantine(client, lease, reason.clone()).await, reason)
+                Err(status) if StatusDetails::from(&status).is("COMPENSATION_REQUIRED") => {
+                    (ReportRpc::Quarantine, quarantine(client, lease, reason.clone()).await, reason)
                 }
-                other => (Report::Fail, other, reason),
+                other => (ReportRpc::Fail, other, reason),
             }
         }
-        Outcome::Released { reason } | Outcome::NotStarted { reason } => {
-            (Report::Release, release(client, lease, reason.clone()).await, reason)
+        WorkOutcome::Released { reason } | WorkOutcome::NotStarted { reason } => {
+            (ReportRpc::Release, release(client, lease, reason.clone()).await, reason)
         }
-        Outcome::Abandoned(lost) => return Note::Lost { task_id, lost },
+        WorkOutcome::Abandoned(lost) => return Note::Lost { task_id, lost },
     };
     Note::reported(task_id, report, reason, answer)
 }
@@ -325,7 +328,7 @@ pub async fn register(
     let LeaseKey { task_id, owner_id, fencing_token } = lease.key().clone();
     let request_id = Uuid::new_v4().to_string();
     let request = RegisterCompensationRequest { task_id, owner_id, fencing_token, compensations, request_id };
-    let answer = client.ask_again(request, Again::Unknown, || lease.deadline()).await?;
+    let answer = client.ask_again(request, RetryOn::Unknown, || lease.deadline()).await?;
     answer.saga.ok_or_else(|| Status::internal("an answer without a saga"))
 }
 
@@ -339,7 +342,7 @@ async fn complete(
     let request_id = Uuid::new_v4().to_string();
     let progress = lease.unsent_progress();
     let request = CompleteRequest { task_id, owner_id, fencing_token, result, reason, request_id, progress };
-    let call = client.ask_again(request, Again::Unknown, give_up(lease));
+    let call = client.ask_again(request, RetryOn::Unknown, give_up(lease));
     call.await.map(|answer| answer.saga)
 }
 
@@ -355,7 +358,7 @@ async fn fail(
     let progress = lease.unsent_progress();
     let request =
         FailRequest { task_id, owner_id, fencing_token, reason, compensations, retryable, request_id, progress };
-    let call = client.ask_again(request, Again::Unknown, give_up(lease));
+    let call = client.ask_again(request, RetryOn::Unknown, give_up(lease));
     call.await.map(|answer| answer.saga)
 }
 
@@ -365,7 +368,7 @@ pub async fn quarantine(client: &Client, lease: &LeaseKeeper, reason: String) ->
     let request_id = Uuid::new_v4().to_string();
     let request =
         QuarantineRequest { task_id, reason, owner_id, fencing_token, request_id, ..QuarantineRequest::default() };
-    let call = client.call(request, Again::Unknown, give_up(lease), |mut c, r| async move { c.quarantine(r).await });
+    let call = client.call(request, RetryOn::Unknown, give_up(lease), |mut c, r| async move { c.quarantine(r).await });
     call.await.map(|answer| answer.saga)
 }
 
@@ -387,7 +390,7 @@ pub async fn release_after(
     let delay = (!delay.is_zero()).then(|| convert::to_proto(delay));
     let progress = lease.unsent_progress();
     let request = ReleaseRequest { task_id, owner_id, fencing_token, delay, reason, request_id, progress };
-    client.ask_again(request, Again::Unknown, || lease.deadline()).await.map(|answer| answer.saga)
+    client.ask_again(request, RetryOn::Unknown, || lease.deadline()).await.map(|answer| answer.saga)
 }
 
 /// Until when a late result is reported. The deadline moves while heartbeats are accepted.

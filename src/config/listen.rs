@@ -2,8 +2,6 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf};
 
-use super::value::Parsed;
-
 /// The longest path of a socket that the kernel accepts, without the terminating byte (`sun_path`).
 const SOCKET_PATH_BYTES: usize = 107;
 
@@ -51,7 +49,7 @@ impl fmt::Display for Listen {
 }
 
 /// Parses an address or a name with a port, or `unix:` with a path.
-pub(super) fn parse(text: &str) -> Parsed<Listen> {
+pub(super) fn parse(text: &str) -> Result<Listen, String> {
     if let Some(path) = text.strip_prefix("unix:") {
         return match path.len() {
             0 => Err("names no file: unix:/run/sagad/sagad.sock, for example".to_owned()),

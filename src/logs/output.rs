@@ -32,22 +32,22 @@ use crate::{
 /// at `debug`, so this covers a pause of half a second.
 const CAPACITY: usize = 4 << 20;
 /// A buffer larger than this is shrunk once it is written.
-const KEPT: usize = 64 << 10;
+const MAX_IDLE_CAPACITY: usize = 64 << 10;
 /// Most bytes in one write: a pipe takes this much atomically, so that lines of several processes don't mix.
 const CHUNK: usize = 4096;
 /// How long to wait if the file is non-blocking (its other end made it so) and takes nothing.
-const RETRY: Duration = Duration::from_millis(20);
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 /// How often [`Output::flush`] checks for progress.
-const LOOK: Duration = Duration::from_millis(25);
+const FLUSH_POLL_INTERVAL: Duration = Duration::from_millis(25);
 /// Checks without progress after which `flush` gives up: 250 ms. A reader that reads at all has read something by
 /// then.
-const STALLED_LOOKS: u32 = 10;
+const MAX_STALLED_POLLS: u32 = 10;
 /// Most checks of one `flush`: a second in all, by which a slow reader can delay the end of the process.
-const LOOKS: u32 = 40;
+const MAX_FLUSH_POLLS: u32 = 40;
 
 /// Callbacks of an output.
 #[derive(Clone, Copy, Debug)]
-pub struct Reports {
+pub struct OutputEvents {
     /// Called with the number of lines dropped since the last report. It may write lines itself.
     pub dropped: fn(u64),
     /// A write failed.
@@ -82,7 +82,7 @@ struct State {
 impl Output {
     /// Starts writing to a file. If no thread can be started, everything is dropped; the process can't serve then
     /// anyway.
-    pub fn start(name: &str, file: impl Write + Send + 'static, reports: Reports) -> Self {
+    pub fn start(name: &str, file: impl Write + Send + 'static, reports: OutputEvents) -> Self {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             filled: Condvar::new(),
@@ -123,14 +123,14 @@ impl Output {
     pub fn flush(&self) {
         let mut state = self.0.state.lock();
         let (mut seen, mut stalled) = (state.chunks, 0);
-        for _ in 0..LOOKS {
+        for _ in 0..MAX_FLUSH_POLLS {
             if state.waiting.is_empty() && !state.writing {
                 return;
             }
-            self.0.empty.wait_for(&mut state, LOOK);
+            self.0.empty.wait_for(&mut state, FLUSH_POLL_INTERVAL);
             stalled = if state.chunks == seen { stalled + 1 } else { 0 };
             seen = state.chunks;
-            if stalled == STALLED_LOOKS {
+            if stalled == MAX_STALLED_POLLS {
                 return;
             }
         }
@@ -141,7 +141,7 @@ impl Output {
 struct Writer<F> {
     shared: Arc<Shared>,
     file: F,
-    reports: Reports,
+    reports: OutputEvents,
     /// True if the last write failed. Then nothing is reported, since the report would fail too and be reported again.
     failing: bool,
 }
@@ -170,7 +170,7 @@ impl<F: Write> Writer<F> {
                 }
             }
             lines.clear();
-            lines.shrink_to(KEPT);
+            lines.shrink_to(MAX_IDLE_CAPACITY);
         }
     }
 
@@ -215,7 +215,7 @@ fn write_all(file: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => bytes = &bytes[written..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(RETRY),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(RETRY_INTERVAL),
             Err(error) => return Err(error),
         }
     }
@@ -233,10 +233,10 @@ pub(super) fn without_lock(standard: impl AsFd + Write + Send + 'static) -> Box<
 }
 
 impl<'a> MakeWriter<'a> for Output {
-    type Writer = Line<'a>;
+    type Writer = TextLine<'a>;
 
-    fn make_writer(&'a self) -> Line<'a> {
-        Line(self)
+    fn make_writer(&'a self) -> TextLine<'a> {
+        TextLine(self)
     }
 }
 
@@ -267,9 +267,9 @@ impl Write for JsonLine<'_> {
 }
 
 /// Writes one log line, which arrives in one piece.
-pub struct Line<'a>(&'a Output);
+pub struct TextLine<'a>(&'a Output);
 
-impl Write for Line<'_> {
+impl Write for TextLine<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.0.push(line);
         Ok(line.len())
@@ -286,7 +286,7 @@ mod tests {
 
     use super::*;
 
-    const QUIET: Reports = Reports { dropped: |_| {}, failed: |_| {} };
+    const QUIET: OutputEvents = OutputEvents { dropped: |_| {}, failed: |_| {} };
 
     /// Takes a write only for each permit that it gets.
     struct Gate {
@@ -309,7 +309,7 @@ mod tests {
     #[test]
     fn p13_a_file_that_takes_nothing_costs_lines_and_no_time() {
         static REPORTED: AtomicU64 = AtomicU64::new(0);
-        let reports = Reports {
+        let reports = OutputEvents {
             dropped: |lines| {
                 REPORTED.fetch_add(lines, Relaxed);
             },
@@ -329,7 +329,7 @@ mod tests {
         output.flush();
         drop(permits);
         while written.lock().iter().map(Vec::len).sum::<usize>() < (lines - dropped as usize) * line.len() {
-            thread::sleep(LOOK);
+            thread::sleep(FLUSH_POLL_INTERVAL);
         }
         output.flush();
         assert_eq!(REPORTED.load(Relaxed), dropped, "what was dropped is reported once");
@@ -348,7 +348,7 @@ mod tests {
             }
         }
         static REPORTED: AtomicU64 = AtomicU64::new(0);
-        let reports = Reports {
+        let reports = OutputEvents {
             dropped: |_| {
                 REPORTED.fetch_add(1, Relaxed);
             },

@@ -19,9 +19,9 @@ use super::SessionRequest;
 use crate::domain::bounds::{BATCH_SAGAS, COMPENSATIONS, LABELS};
 
 /// Most fields of a request, counting each element of repeated ones: the largest batch, and room for the rest.
-const FIELDS: usize = BATCH_SAGAS + 200;
+const MAX_FIELDS: usize = BATCH_SAGAS + 200;
 /// Most fields of all messages within a request: the largest batch with every bound reached in each saga.
-const INNER_FIELDS: usize = BATCH_SAGAS * (COMPENSATIONS + LABELS + 32);
+const MAX_INNER_FIELDS: usize = BATCH_SAGAS * (COMPENSATIONS + LABELS + 32);
 
 /// The initial buffer for a message of a unary call; most are smaller. It grows as needed.
 pub const MESSAGE_BUFFER: usize = 512;
@@ -30,7 +30,7 @@ pub const STREAM_BUFFER: usize = 8 << 10;
 /// The most bytes of a stream that are sent at once.
 pub const STREAM_PIECE: usize = 32 << 10;
 /// Prefixes of the names of stream messages.
-const STREAMED: [&str; 2] = ["Session", "KeepAlive"];
+const STREAM_MESSAGES: [&str; 2] = ["Session", "KeepAlive"];
 
 /// The codec of the generated code: prost's, with the fields counted first.
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +62,7 @@ where
 }
 
 fn buffers(message: &str) -> BufferSettings {
-    let is_streamed = STREAMED.iter().any(|name| message.starts_with(name));
+    let is_streamed = STREAM_MESSAGES.iter().any(|name| message.starts_with(name));
     BufferSettings::new(if is_streamed { STREAM_BUFFER } else { MESSAGE_BUFFER }, STREAM_PIECE)
 }
 
@@ -102,9 +102,9 @@ fn check<M: Name>(message: &[u8]) -> Result<(), Status> {
     super::seeds::keep(M::NAME, message);
     // The call in a session item is a request itself.
     let (fields, inner) = if M::NAME == SessionRequest::NAME { count_within(message) } else { count(message) };
-    if fields > FIELDS || inner > INNER_FIELDS {
+    if fields > MAX_FIELDS || inner > MAX_INNER_FIELDS {
         return Err(Status::invalid_argument(format!(
-            "the request holds {fields} fields and {inner} in them; at most {FIELDS} and {INNER_FIELDS} are read"
+            "the request holds {fields} fields and {inner} in them; at most {MAX_FIELDS} and {MAX_INNER_FIELDS} are read"
         )));
     }
     Ok(())
@@ -117,7 +117,7 @@ fn count(message: &[u8]) -> (usize, usize) {
     for content in Fields(message) {
         fields += 1;
         inner += Fields(content).count();
-        if fields > FIELDS || inner > INNER_FIELDS {
+        if fields > MAX_FIELDS || inner > MAX_INNER_FIELDS {
             break;
         }
     }
@@ -187,17 +187,17 @@ mod tests {
         let request = CreateSagaRequest { compensations: vec![spec; COMPENSATIONS], ..CreateSagaRequest::default() };
         let batch = BatchCreateSagasRequest { requests: vec![request; BATCH_SAGAS], request_id: "x".into() };
         let (fields, inner) = count(&batch.encode_to_vec());
-        assert!(fields <= FIELDS && inner <= INNER_FIELDS, "{fields} {inner}");
+        assert!(fields <= MAX_FIELDS && inner <= MAX_INNER_FIELDS, "{fields} {inner}");
     }
 
     #[test]
     fn p10_a_call_in_a_session_has_the_bounds_of_a_request() {
-        let compensations = vec![CompensationSpec::default(); FIELDS + 1];
+        let compensations = vec![CompensationSpec::default(); MAX_FIELDS + 1];
         let call = RegisterCompensationRequest { task_id: "t".into(), compensations, ..Default::default() };
         let refused = count(&call.encode_to_vec());
         let item = SessionRequest { call_id: 7, call: Some(Call::RegisterCompensation(call)), timeout: None };
         assert_eq!(count_within(&item.encode_to_vec()), refused);
-        assert!(refused.0 > FIELDS);
+        assert!(refused.0 > MAX_FIELDS);
         // A field that is repeated is merged by the decoder.
         let twice = [item.encode_to_vec(), item.encode_to_vec()].concat();
         assert_eq!(count_within(&twice).0, 2 * refused.0);
@@ -207,7 +207,7 @@ mod tests {
     fn p10_a_flood_of_empty_elements_is_counted_no_further_than_needed() {
         let empty =
             BatchCreateSagasRequest { requests: vec![CreateSagaRequest::default(); 100_000], ..Default::default() };
-        assert_eq!(count(&empty.encode_to_vec()).0, FIELDS + 1);
+        assert_eq!(count(&empty.encode_to_vec()).0, MAX_FIELDS + 1);
     }
 
     proptest! {

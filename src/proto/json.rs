@@ -83,11 +83,12 @@ pub fn parse<M: Named>(line: &str) -> Result<M, String> {
     let mut deserializer = serde_json::Deserializer::from_str(line);
     let options = DeserializeOptions::new();
     let dynamic = DynamicMessage::deserialize_with_options(descriptor.clone(), &mut deserializer, &options);
-    let dynamic =
-        dynamic.map_err(|error| match serde_json::from_str(line).ok().map(|value| wrong(&descriptor, &value)) {
+    let dynamic = dynamic.map_err(|error| {
+        match serde_json::from_str(line).ok().map(|value| find_invalid_field(&descriptor, &value)) {
             Some(Some((path, error))) if !path.is_empty() => format!("{path}: {error}"),
             Some(_) | None => error.to_string(),
-        })?;
+        }
+    })?;
     deserializer.end().map_err(|error| error.to_string())?;
     let mut deserializer = serde_json::Deserializer::from_str(line);
     DuplicateFieldCheck(Some(descriptor)).deserialize(&mut deserializer).map_err(|error| error.to_string())?;
@@ -95,7 +96,7 @@ pub fn parse<M: Named>(line: &str) -> Result<M, String> {
 }
 
 /// The field that can't be parsed, and why. An unknown field is reported by the path to its message.
-fn wrong(message: &MessageDescriptor, value: &Value) -> Option<(String, String)> {
+fn find_invalid_field(message: &MessageDescriptor, value: &Value) -> Option<(String, String)> {
     let Value::Object(fields) = value else { return None };
     fields.iter().find_map(|(key, value)| {
         let alone = Value::Object(Map::from_iter([(key.clone(), value.clone())]));
@@ -103,7 +104,7 @@ fn wrong(message: &MessageDescriptor, value: &Value) -> Option<(String, String)>
             DynamicMessage::deserialize_with_options(message.clone(), alone, &DeserializeOptions::new()).err()?;
         let Some(field) = field(message, key) else { return Some((String::new(), error.to_string())) };
         let inside = |name: String, value: &Value| {
-            let (path, error) = wrong(&inner(&field)?, value)?;
+            let (path, error) = find_invalid_field(&message_type(&field)?, value)?;
             Some((if path.is_empty() { name } else { format!("{name}.{path}") }, error))
         };
         let inside = match value {
@@ -122,7 +123,7 @@ fn field(message: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> {
 }
 
 /// The message that a field holds, where its JSON form is an object with that message's fields.
-fn inner(field: &FieldDescriptor) -> Option<MessageDescriptor> {
+fn message_type(field: &FieldDescriptor) -> Option<MessageDescriptor> {
     match field.kind() {
         Kind::Message(message) if !field.is_map() => Some(message),
         _ => None,
@@ -189,7 +190,7 @@ impl<'de> Visitor<'de> for DuplicateFieldCheck {
                     format!("`{key}` and `{first}` are the same field, given twice")
                 }));
             }
-            entries.next_value_seed(DuplicateFieldCheck(field.as_ref().and_then(inner)))?;
+            entries.next_value_seed(DuplicateFieldCheck(field.as_ref().and_then(message_type)))?;
         }
         Ok(())
     }

@@ -36,7 +36,7 @@ pub fn command(args: &ServeArgs) -> ExitCode {
         Ok(config) => serve(config),
         Err(error) => {
             let _flush_logs = FlushLogsOnDrop;
-            logs::say(&error.to_string());
+            logs::print_message(&error.to_string());
             ExitCode::from(USAGE)
         }
     }
@@ -55,7 +55,7 @@ impl Drop for FlushLogsOnDrop {
 pub fn serve(config: Config) -> ExitCode {
     let _flush_logs = FlushLogsOnDrop;
     if let Err(error) = logs::start(config.log_format, &config.log) {
-        logs::say(&error.to_string());
+        logs::print_message(&error.to_string());
         return ExitCode::from(USAGE);
     }
     let format = config.log_format;
@@ -63,7 +63,7 @@ pub fn serve(config: Config) -> ExitCode {
     let security = match LoadedSecurity::read(&config.security, &clock) {
         Ok(security) => security,
         Err(error) => {
-            logs::say(&error.to_string());
+            logs::print_message(&error.to_string());
             return ExitCode::from(USAGE);
         }
     };
@@ -71,7 +71,7 @@ pub fn serve(config: Config) -> ExitCode {
     match run_until_signal(config, security, clock) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            logs::fail(format, &error.to_string());
+            logs::report_failure(format, &error.to_string());
             ExitCode::from(FAILED)
         }
     }
@@ -120,7 +120,7 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// One line per address, so a script that reads only the first line has an address to use.
 fn announce(bound: &[LocalAddress]) {
-    bound.iter().for_each(|address| logs::answer(&format!("sagad: serving gRPC on {address}")));
+    bound.iter().for_each(|address| logs::print_result(&format!("sagad: serving gRPC on {address}")));
 }
 
 /// Binds the configured address; for a host name, all of its addresses.
@@ -236,7 +236,7 @@ impl StopSignals {
         info!(signal = name, "told to end");
         tokio::spawn(async move {
             let name = self.next().await;
-            logs::say(&format!("second signal ({name}): ending at once"));
+            logs::print_message(&format!("second signal ({name}): ending at once"));
             logs::flush();
             std::process::exit(FAILED.into());
         });

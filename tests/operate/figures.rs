@@ -87,13 +87,13 @@ fn phrases() -> Vec<String> {
         "src/serve/grpc_server.rs",
         "src/serve/calls/call_limiter.rs",
         "src/serve/calls/request_body.rs",
-        "src/store/memory_share.rs",
+        "src/store/memory_budget.rs",
         "src/watch/mod.rs",
         "src/store/recent_events.rs",
         "src/coordinator/cache.rs",
         "src/logs/output.rs",
         "src/domain/bounds.rs",
-        "src/store/sqlite/mod.rs",
+        "src/store/sqlite/open.rs",
         "src/store/sqlite/reader.rs",
         "src/serve/retention.rs",
         "tests/faults/soak/samples.rs",
@@ -117,7 +117,7 @@ fn phrases() -> Vec<String> {
     let export = retention["EXPORT_STEP"];
     vec![
         format!("where callers are not known) that has {} gets no more. As many others", streams_open["FAIR"]),
-        format!("where callers are not known) that has {} gets no more |", held_claims["FAIR_WAITING"]),
+        format!("where callers are not known) that has {} gets no more |", held_claims["FAIR_HELD_CLAIMS"]),
         format!("the newest {} addresses", thousands(connection_limiter["KNOWN_ADDRESSES"])),
         // What belongs to one network.
         "of IPv6 the first 64 bits count".into(),
@@ -158,7 +158,7 @@ fn phrases() -> Vec<String> {
             mib(changes + queue * memory["SMALL_BYTES"])
         ),
         format!("x a page of {} = {};", kib(watch["PAGE_BYTES"]), mib(watches * watch["PAGE_BYTES"])),
-        format!("the newest events, for all watches | {}", mib(tail["TAIL_BYTES"])),
+        format!("the newest events, for all watches | {}", mib(tail["RECENT_EVENTS_BYTES"])),
         format!(
             "{}, and {} places of {PLACE_BYTES} bytes: {} MiB",
             mib(cache["SAGA_BYTES"]),

@@ -1,7 +1,7 @@
 //! The floors of the house, read off the sources: what may use what. Tests inside the sources may use anything.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -50,7 +50,7 @@ struct Source {
     paths: BTreeSet<String>,
 }
 
-fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
@@ -61,7 +61,7 @@ fn sources() -> Vec<Source> {
     files.into_iter().filter(|path| path.file_name().unwrap() != "tests.rs").map(read).collect()
 }
 
-fn collect(directory: &Path, files: &mut Vec<PathBuf>) {
+pub(crate) fn collect(directory: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
@@ -85,13 +85,13 @@ fn read(path: PathBuf) -> Source {
     Source { path, module, paths }
 }
 
-fn without_comments(text: &str) -> String {
+pub(crate) fn without_comments(text: &str) -> String {
     // A `//` inside a string is an address; what follows it on its line names no path.
     text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
 }
 
 /// Without what stands behind the first module of tests: they come last.
-fn without_tests(code: &str) -> String {
+pub(crate) fn without_tests(code: &str) -> String {
     match code.find("#[cfg(test)]\nmod tests {") {
         Some(begin) => code[..begin].to_owned(),
         None => code.to_owned(),
@@ -117,7 +117,7 @@ fn paths(code: &str) -> Vec<String> {
 }
 
 /// Where the next `use` begins, at the beginning of a line.
-fn find_use(code: &str) -> Option<usize> {
+pub(crate) fn find_use(code: &str) -> Option<usize> {
     let mut place = 0;
     for line in code.split_inclusive('\n') {
         let words = line.trim_start();
@@ -133,7 +133,7 @@ fn find_use(code: &str) -> Option<usize> {
 }
 
 /// `a::{b, c::{d, e}}` as `a::b`, `a::c::d`, `a::c::e`.
-fn expand(prefix: &str, tree: &str, found: &mut Vec<String>) {
+pub(crate) fn expand(prefix: &str, tree: &str, found: &mut Vec<String>) {
     let tree = tree.trim();
     let Some(brace) = tree.find('{') else {
         let path = tree.split(" as ").next().unwrap_or_default().trim();
@@ -264,53 +264,6 @@ fn the_domain_and_the_coordinator_are_pure() {
             }
         }
     }
-}
-
-/// Which modules of a part of the crate use which, by the names of the files (and folders) directly below it.
-fn modules_of(part: &str, sources: &[Source]) -> BTreeMap<String, BTreeSet<String>> {
-    let mut modules: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for source in sources.iter().filter(|source| source.part() == Some(part)) {
-        // The part's own list of modules is none of them.
-        let Some(name) = source.module.get(1) else { continue };
-        let inside = format!("crate::{part}::");
-        let used = source.paths.iter().filter_map(|path| path.strip_prefix(&inside)?.split("::").next());
-        modules.entry(name.clone()).or_default().extend(used.filter(|used| used != name).map(str::to_owned));
-    }
-    modules
-}
-
-/// The modules that use each other in a circle: those that are left when those that use none of the rest are taken away, one
-/// after the other, and likewise those that none of the rest use.
-fn circle(mut modules: BTreeMap<String, BTreeSet<String>>) -> BTreeSet<String> {
-    loop {
-        let left: BTreeSet<String> = modules.keys().cloned().collect();
-        let used: BTreeSet<String> = modules.values().flatten().cloned().collect();
-        modules.retain(|name, uses| used.contains(name) && !uses.is_disjoint(&left));
-        modules.values_mut().for_each(|uses| uses.retain(|name| left.contains(name)));
-        if modules.len() == left.len() {
-            return left;
-        }
-    }
-}
-
-#[test]
-fn circles_are_found() {
-    let source = |name: &str, uses: &[&str]| Source {
-        path: PathBuf::new(),
-        module: vec!["domain".to_owned(), name.to_owned()],
-        paths: uses.iter().map(|path| format!("crate::domain::{path}")).collect(),
-    };
-    let chain = [source("a", &["b::X", "c"]), source("b", &["c::Y"]), source("c", &["c::Own"])];
-    assert_eq!(circle(modules_of("domain", &chain)), BTreeSet::new());
-    let round = [source("a", &["b"]), source("b", &["c::Y"]), source("c", &["d"]), source("d", &["b::Z"])];
-    assert_eq!(circle(modules_of("domain", &round)), ["b", "c", "d"].map(str::to_owned).into());
-}
-
-#[test]
-fn the_modules_of_the_domain_have_no_circles() {
-    let modules = modules_of("domain", &sources());
-    assert!(modules.len() > 20 && modules["transition"].contains("held"), "they are read: {modules:?}");
-    assert_eq!(circle(modules), BTreeSet::new(), "these modules of the domain use each other in a circle");
 }
 
 #[test]

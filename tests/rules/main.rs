@@ -5,4 +5,5 @@
 
 mod domain;
 mod floors;
+mod module_circles;
 mod simulation;

@@ -10,9 +10,9 @@ use std::{
 };
 
 use sagad::client::{
-    Client, Refusal, Shutdown,
+    Client, Shutdown, StatusDetails,
     connect::DEFAULT_SERVER,
-    retry::{Again, Backoff},
+    retry::{Backoff, RetryOn},
     time,
 };
 use sagad::proto::GetStatsRequest;
@@ -74,9 +74,10 @@ impl Settings {
         let mut backoff = Backoff::default();
         loop {
             // Tried once: how often is decided here.
-            let ask = self.client.call(GetStatsRequest {}, Again::NotNow, time::now, |mut sagas, request| async move {
-                sagas.get_stats(request).await
-            });
+            let ask =
+                self.client.call(GetStatsRequest {}, RetryOn::NotNow, time::now, |mut sagas, request| async move {
+                    sagas.get_stats(request).await
+                });
             let answered = tokio::select! {
                 answered = ask => answered,
                 () = shutdown.drain.cancelled() => return false,
@@ -85,7 +86,7 @@ impl Settings {
                 self.outage.over();
                 return true;
             };
-            self.outage.waiting(&Refusal::from(&status).message);
+            self.outage.waiting(&StatusDetails::from(&status).message);
             tokio::select! {
                 () = tokio::time::sleep(backoff.delay()) => {}
                 () = shutdown.drain.cancelled() => return false,

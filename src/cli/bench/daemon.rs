@@ -14,7 +14,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::{fill, ids::Stock, progress::Progress, usage::Wal};
+use super::{preload, progress::Progress, saga_pool::SagaPool, usage::Wal};
 use crate::{
     cli::errors::CliError,
     client::{Client, ClientOptions, time},
@@ -64,9 +64,9 @@ impl Daemon {
     }
 
     /// Stops it, adds these sagas to its store directly, and starts it again. Its earlier log size doesn't count.
-    pub async fn filled(mut self, stock: &Stock, progress: &Progress) -> Result<Self, CliError> {
+    pub async fn filled(mut self, pool: &SagaPool, progress: &Progress) -> Result<Self, CliError> {
         self.end();
-        fill::directly(&self.dir.path().join("data"), stock, progress).await?;
+        preload::directly(&self.dir.path().join("data"), pool, progress).await?;
         (self.child, self.address) = spawn(self.dir.path())?;
         self.wal = Wal::watch(self.dir.path().join("data/sagad.db-wal"));
         self.first_answer().await?;

@@ -10,68 +10,26 @@ use tokio::{
     sync::oneshot,
     task::{JoinHandle, JoinSet},
 };
-use uuid::Uuid;
 
 use super::{
     args::{Mode, Plan},
-    ids::Stock,
-    record::Tally,
-    session, streams, turns,
-    window::Window,
+    load_client::{LoadClient, RunState},
+    record::BenchTotals,
+    session, streams, unary_client,
 };
-use crate::{
-    cli::errors::CliError,
-    client::{Client, ClientOptions},
-};
+use crate::{cli::errors::CliError, client::Client};
 
 /// How long calls in flight at the end may take.
 const LAST_ANSWERS: Duration = Duration::from_secs(10);
 
-/// The state shared by the threads of a run.
-pub struct Shared {
-    /// What to measure.
-    pub plan: Plan,
-    /// Where.
-    pub options: ClientOptions,
-    /// The sagas for the load.
-    pub stock: Stock,
-    /// When it is measured.
-    pub window: Window,
-}
-
-/// One client of the load: its connection, which it may share, and its totals.
-#[derive(Clone)]
-pub struct Lane {
-    /// Its number in the run.
-    pub number: u32,
-    /// Its connection.
-    pub client: Client,
-    /// The totals of its thread.
-    pub tally: Arc<Mutex<Tally>>,
-    /// What all share.
-    pub shared: Arc<Shared>,
-}
-
-impl Lane {
-    /// Its owner id.
-    pub fn owner(&self) -> String {
-        format!("bench-{}", self.number)
-    }
-
-    /// The `request_id` for a change: a new one, or empty if none were asked for.
-    pub fn request_id(&self) -> String {
-        if self.shared.plan.request_ids { Uuid::new_v4().to_string() } else { String::new() }
-    }
-}
-
 /// The running load.
 pub struct Load {
-    ended: Vec<oneshot::Receiver<Result<Tally, CliError>>>,
+    ended: Vec<oneshot::Receiver<Result<BenchTotals, CliError>>>,
 }
 
 impl Load {
     /// Starts the threads. They end with the window.
-    pub fn start(shared: &Arc<Shared>) -> Result<Self, CliError> {
+    pub fn start(shared: &Arc<RunState>) -> Result<Self, CliError> {
         let threads = shared.plan.threads;
         let start = |thread| on_a_thread(format!("bench-load-{thread}"), clients(shared.clone(), thread));
         Ok(Load { ended: (0..threads).map(start).collect::<Result<_, _>>()? })
@@ -83,10 +41,10 @@ impl Load {
     }
 
     /// The totals of all threads, once they have ended.
-    pub async fn end(self) -> Result<Tally, CliError> {
-        let mut all = Tally::new()?;
-        for tally in future::try_join_all(self.ended.into_iter().map(ended)).await? {
-            all.add(&tally)?;
+    pub async fn end(self) -> Result<BenchTotals, CliError> {
+        let mut all = BenchTotals::new()?;
+        for totals in future::try_join_all(self.ended.into_iter().map(ended)).await? {
+            all.add(&totals)?;
         }
         Ok(all)
     }
@@ -114,30 +72,31 @@ pub async fn ended<T>(thread: oneshot::Receiver<Result<T, CliError>>) -> Result<
 }
 
 /// Runs the clients of one thread.
-async fn clients(shared: Arc<Shared>, thread: u32) -> Result<Tally, CliError> {
+async fn clients(shared: Arc<RunState>, thread: u32) -> Result<BenchTotals, CliError> {
     let plan = &shared.plan;
-    let tally = Arc::new(Mutex::new(Tally::new()?));
+    let totals = Arc::new(Mutex::new(BenchTotals::new()?));
     let mut tasks: JoinSet<Result<(), CliError>> = JoinSet::new();
     let mut creators = Vec::new();
     for connection in (thread..plan.connections).step_by(plan.threads as usize) {
         let client = Client::connect(&shared.options).map_err(|e| CliError::Usage(e.to_string()))?;
-        let lane = |number| Lane { number, client: client.clone(), tally: tally.clone(), shared: shared.clone() };
+        let load_client =
+            |number| LoadClient { number, client: client.clone(), totals: totals.clone(), shared: shared.clone() };
         let numbers = || (connection..plan.clients).step_by(plan.connections as usize);
         match plan.mode {
             Mode::Keepalive => {
                 let in_flight = numbers().count();
-                tasks.spawn(streams::keep_alive(lane(connection), in_flight));
+                tasks.spawn(streams::keep_alive(load_client(connection), in_flight));
             }
             Mode::Session => {
                 let in_flight = numbers().count();
-                tasks.spawn(session::cycles(lane(connection), in_flight));
+                tasks.spawn(session::cycles(load_client(connection), in_flight));
             }
             Mode::Watch => {
-                numbers().for_each(|number| drop(tasks.spawn(streams::watch(lane(number)))));
-                creators.push(Ender(tokio::spawn(streams::create(lane(connection)))));
+                numbers().for_each(|number| drop(tasks.spawn(streams::watch(load_client(number)))));
+                creators.push(AbortOnDrop(tokio::spawn(streams::create(load_client(connection)))));
             }
             Mode::Cycle | Mode::Create | Mode::Claim | Mode::ClaimNext | Mode::Heartbeat | Mode::Echo => {
-                numbers().for_each(|number| drop(tasks.spawn(turns::run(lane(number)))))
+                numbers().for_each(|number| drop(tasks.spawn(unary_client::run(load_client(number)))))
             }
         }
     }
@@ -153,17 +112,17 @@ async fn clients(shared: Arc<Shared>, thread: u32) -> Result<Tally, CliError> {
     };
     tokio::select! {
         result = all => result?,
-        () = late => tally.lock().failure(|| "calls were not answered within 10 s of the end".to_owned()),
+        () = late => totals.lock().failure(|| "calls were not answered within 10 s of the end".to_owned()),
     }
     drop(creators);
-    let mut seen = tally.lock();
-    Ok(std::mem::replace(&mut *seen, Tally::new()?))
+    let mut seen = totals.lock();
+    Ok(std::mem::replace(&mut *seen, BenchTotals::new()?))
 }
 
 /// Aborts a task when dropped.
-struct Ender(JoinHandle<()>);
+struct AbortOnDrop(JoinHandle<()>);
 
-impl Drop for Ender {
+impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
     }

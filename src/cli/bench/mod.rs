@@ -1,21 +1,22 @@
 //! `sagad bench`: puts load on its own or another daemon and reports the figures. All parameters are fixed, down to
 //! the client's threads, so that two runs can be compared; only calls that lie within the measured window count.
 
-mod ahead;
 mod args;
-mod beside;
+mod background_load;
 mod daemon;
 mod disk;
-mod due;
-mod fill;
-mod ids;
+mod due_at_once;
 mod load;
+mod load_client;
+mod preload;
 mod progress;
 mod record;
 mod report;
+mod saga_pool;
+mod sagas_ahead;
 mod session;
 mod streams;
-mod turns;
+mod unary_client;
 mod usage;
 mod window;
 
@@ -30,15 +31,16 @@ use tonic_health::pb::HealthCheckRequest;
 
 pub use args::BenchArgs;
 use args::{Ids, Plan};
-use beside::{Beside, Queues};
+use background_load::{BackgroundLoad, BackgroundQueues};
 use daemon::Daemon;
-use due::DueAtOnce;
-use ids::Stock;
-use load::{Load, Shared};
+use due_at_once::DueAtOnce;
+use load::Load;
+use load_client::RunState;
 use progress::Progress;
-use record::{Tally, Times};
-use report::{Report, Server};
-use window::{Closing, Window};
+use record::{BenchTotals, Times};
+use report::{BenchReport, DaemonUsage};
+use saga_pool::SagaPool;
+use window::{CloseOnDrop, Window};
 
 use super::{
     errors::CliError,
@@ -70,36 +72,36 @@ pub async fn run(output: &Output, server: Option<ClientOptions>, args: BenchArgs
 }
 
 /// The measured daemon.
-struct Target {
+struct LoadTarget {
     options: ClientOptions,
     daemon: Option<Daemon>,
-    facts: Server,
+    facts: DaemonUsage,
     fdatasync: Option<Times>,
 }
 
-async fn bench(plan: Plan, server: Option<ClientOptions>) -> Result<Report, CliError> {
+async fn bench(plan: Plan, server: Option<ClientOptions>) -> Result<BenchReport, CliError> {
     let is_own = server.is_none();
     let mut target = match server {
         Some(options) => another(options, plan.dir.as_deref()).await?,
         None => own(plan.dir.as_deref()).await?,
     };
     let progress = Progress::new();
-    let Prepared { run, empty, queues, due, client } = prepare(&plan, &mut target, &progress).await?;
+    let PreparedRun { run, empty, queues, due, client } = prepare(&plan, &mut target, &progress).await?;
 
     let pid = target.daemon.as_ref().map(Daemon::pid);
     let cpu = || (pid.and_then(usage::cpu_seconds), usage::cpu_seconds(process::id()));
     if let Some(due) = &due {
         due.begin(&plan).await;
     }
-    let ((tally, beside), [before, after]) = measure(&run, Some(queues), &progress, cpu).await?;
+    let ((totals, background_load), [before, after]) = measure(&run, Some(queues), &progress, cpu).await?;
     let due = match due {
         Some(due) => Some(due.done(&client).await?),
         None => None,
     };
     let seconds = run.window.length().as_secs_f64();
-    let overall = tally.overall()?;
+    let overall = totals.overall()?;
     if overall.count() == 0 {
-        let why = tally.first_error.unwrap_or_else(|| "it was over before it began: try more --preload".to_owned());
+        let why = totals.first_error.unwrap_or_else(|| "it was over before it began: try more --preload".to_owned());
         return Err(CliError::Failed(format!("not one call was measured: {why}")));
     }
     let spent = |before: Option<f64>, after: Option<f64>| Some(after? - before?);
@@ -119,56 +121,57 @@ async fn bench(plan: Plan, server: Option<ClientOptions>) -> Result<Report, CliE
     let client_cores = spent(before.1, after.1).map(|cpu| cpu / seconds);
     let server = is_own.then_some(target.facts);
     let fdatasync = target.fdatasync;
-    Ok(Report { plan, seconds, tally, overall, empty, fdatasync, server, client_cores, beside, due })
+    Ok(BenchReport { plan, seconds, totals, overall, empty, fdatasync, server, client_cores, background_load, due })
 }
 
 /// What is prepared before the measurement.
-struct Prepared {
-    run: Arc<Shared>,
+struct PreparedRun {
+    run: Arc<RunState>,
     /// Times of empty calls without other load.
     empty: Times,
-    queues: Queues,
+    queues: BackgroundQueues,
     due: Option<DueAtOnce>,
     client: Client,
 }
 
 /// Creates what the plan needs in the store, and measures the empty call.
-async fn prepare(plan: &Plan, target: &mut Target, progress: &Progress) -> Result<Prepared, CliError> {
-    let stock = Stock::new(rand::random(), plan.ids, plan.preload);
+async fn prepare(plan: &Plan, target: &mut LoadTarget, progress: &Progress) -> Result<PreparedRun, CliError> {
+    let pool = SagaPool::new(rand::random(), plan.ids, plan.preload);
     let is_special = plan.undo || plan.ahead > 0;
     let is_direct = target.daemon.is_some() && !is_special && plan.preload >= DIRECTLY_FROM;
     if let Some(daemon) = target.daemon.take_if(|_| is_direct) {
-        let daemon = daemon.filled(&stock, progress).await?;
+        let daemon = daemon.filled(&pool, progress).await?;
         target.options = daemon.options();
         target.daemon = Some(daemon);
     }
     let client = Client::connect(&target.options).map_err(|error| CliError::Usage(error.to_string()))?;
-    let shared = |plan: &Plan, stock| {
-        Arc::new(Shared { plan: plan.clone(), options: target.options.clone(), stock, window: Window::new() })
+    let shared = |plan: &Plan, pool| {
+        Arc::new(RunState { plan: plan.clone(), options: target.options.clone(), pool, window: Window::new() })
     };
-    let echo = shared(&plan.echo(ECHO), Stock::new(0, Ids::Ordered, 0));
+    let echo = shared(&plan.echo(ECHO), SagaPool::new(0, Ids::Ordered, 0));
     let (empty, _) = measure(&echo, None, &Progress::new(), || ()).await?;
     let empty = empty.0.overall()?;
 
-    let run = shared(plan, stock);
+    let run = shared(plan, pool);
     let plain = CreateSagaRequest::default();
     if is_special {
-        ahead::create(&client, plan, &run.stock, progress).await?;
+        sagas_ahead::create(&client, plan, &run.pool, progress).await?;
     } else if !is_direct {
-        fill::create(&client, &run.stock, &plain, progress).await?;
+        preload::create(&client, &run.pool, &plain, progress).await?;
     }
-    let held = Stock::new(rand::random(), Ids::Ordered, plan.leases.into());
-    fill::create(&client, &held, &plain, progress).await?;
-    fill::lease(&client, &held.queue(), plan.leases, progress).await?;
-    let ending = Stock::new(rand::random(), Ids::Ordered, Beside::ending(plan));
-    fill::create(&client, &ending, &plain, progress).await?;
+    let held = SagaPool::new(rand::random(), Ids::Ordered, plan.leases.into());
+    preload::create(&client, &held, &plain, progress).await?;
+    preload::lease(&client, &held.queue(), plan.leases, progress).await?;
+    let ending = SagaPool::new(rand::random(), Ids::Ordered, BackgroundLoad::ending(plan));
+    preload::create(&client, &ending, &plain, progress).await?;
     let due = DueAtOnce::prepare(&client, plan, progress).await?;
-    let queues = Queues { ending: ending.queue(), due: due.as_ref().map(DueAtOnce::queues).unwrap_or_default() };
-    Ok(Prepared { run, empty, queues, due, client })
+    let queues =
+        BackgroundQueues { ending: ending.queue(), due: due.as_ref().map(DueAtOnce::queues).unwrap_or_default() };
+    Ok(PreparedRun { run, empty, queues, due, client })
 }
 
 /// Starts the bench's own daemon in a directory whose syncs were timed.
-async fn own(dir: Option<&Path>) -> Result<Target, CliError> {
+async fn own(dir: Option<&Path>) -> Result<LoadTarget, CliError> {
     let dir = daemon::temporary(dir)?;
     if disk::in_memory(dir.path()) {
         notice("the directory is in memory, where nothing is synced: name one on a disk with --dir");
@@ -176,12 +179,12 @@ async fn own(dir: Option<&Path>) -> Result<Target, CliError> {
     let (dir, fdatasync) = syncs(dir).await?;
     let (daemon, took) = Daemon::start(dir).await?;
     let start_ms = took.as_secs_f64() * 1e3;
-    let facts = Server { start_ms, rss_idle_bytes: usage::rss_bytes(daemon.pid()), ..Server::default() };
-    Ok(Target { options: daemon.options(), daemon: Some(daemon), facts, fdatasync: Some(fdatasync) })
+    let facts = DaemonUsage { start_ms, rss_idle_bytes: usage::rss_bytes(daemon.pid()), ..DaemonUsage::default() };
+    Ok(LoadTarget { options: daemon.options(), daemon: Some(daemon), facts, fdatasync: Some(fdatasync) })
 }
 
 /// Uses a running daemon, if it answers. Its disk is taken to be that of `dir`, if given.
-async fn another(options: ClientOptions, dir: Option<&Path>) -> Result<Target, CliError> {
+async fn another(options: ClientOptions, dir: Option<&Path>) -> Result<LoadTarget, CliError> {
     let options = ClientOptions { timeout: DEFAULT_TIMEOUT, ..options };
     let client = Client::connect(&options).map_err(|error| CliError::Usage(error.to_string()))?;
     client.health().check(client.unary(HealthCheckRequest::default())).await?;
@@ -189,7 +192,7 @@ async fn another(options: ClientOptions, dir: Option<&Path>) -> Result<Target, C
         Some(dir) => Some(syncs(daemon::temporary(Some(dir))?).await?.1),
         None => None,
     };
-    Ok(Target { options, daemon: None, facts: Server::default(), fdatasync })
+    Ok(LoadTarget { options, daemon: None, facts: DaemonUsage::default(), fdatasync })
 }
 
 async fn syncs(dir: TempDir) -> Result<(TempDir, Times), CliError> {
@@ -199,15 +202,15 @@ async fn syncs(dir: TempDir) -> Result<(TempDir, Times), CliError> {
 
 /// Runs the load and the background load through the window; `look` is called at its start and its end.
 async fn measure<T>(
-    shared: &Arc<Shared>,
-    queues: Option<Queues>,
+    shared: &Arc<RunState>,
+    queues: Option<BackgroundQueues>,
     progress: &Progress,
     look: impl Fn() -> T,
-) -> Result<((Tally, Option<beside::Seen>), [T; 2]), CliError> {
+) -> Result<((BenchTotals, Option<background_load::BackgroundResults>), [T; 2]), CliError> {
     let (plan, window) = (&shared.plan, &shared.window);
-    let closing = Closing(window);
-    let beside = queues.map(|queues| Beside::start(shared, queues)).transpose()?;
-    let parties = Load::parties(plan) + if beside.is_some() { Beside::parties(plan) } else { 0 };
+    let closing = CloseOnDrop(window);
+    let background_load = queues.map(|queues| BackgroundLoad::start(shared, queues)).transpose()?;
+    let parties = Load::parties(plan) + if background_load.is_some() { BackgroundLoad::parties(plan) } else { 0 };
     let load = Load::start(shared)?;
     let through = async {
         let begun = async {
@@ -229,9 +232,9 @@ async fn measure<T>(
         [before, after]
     };
     let ended = async {
-        match beside {
-            Some(beside) => tokio::try_join!(load.end(), beside.end()),
-            None => load.end().await.map(|tally| (tally, None)),
+        match background_load {
+            Some(background_load) => tokio::try_join!(load.end(), background_load.end()),
+            None => load.end().await.map(|totals| (totals, None)),
         }
     };
     // The load ends early with an error, or when nothing is left to do, which closes the window.

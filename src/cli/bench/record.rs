@@ -87,7 +87,7 @@ fn micros(nanos: u64) -> f64 {
 }
 
 /// The calls of one thread's clients.
-pub struct Tally {
+pub struct BenchTotals {
     times: Vec<Times>,
     /// Calls that failed.
     pub errors: u64,
@@ -95,11 +95,11 @@ pub struct Tally {
     pub first_error: Option<String>,
 }
 
-impl Tally {
+impl BenchTotals {
     /// Nothing yet.
     pub fn new() -> Result<Self, CliError> {
         let times = ALL.iter().map(|_| Times::new()).collect::<Result<_, _>>()?;
-        Ok(Tally { times, errors: 0, first_error: None })
+        Ok(BenchTotals { times, errors: 0, first_error: None })
     }
 
     /// Records a successful call.
@@ -121,7 +121,7 @@ impl Tally {
     }
 
     /// Adds the totals of another thread.
-    pub fn add(&mut self, other: &Tally) -> Result<(), CliError> {
+    pub fn add(&mut self, other: &BenchTotals) -> Result<(), CliError> {
         self.errors += other.errors;
         if self.first_error.is_none() {
             self.first_error.clone_from(&other.first_error);
@@ -148,14 +148,14 @@ mod tests {
 
     #[test]
     fn each_rpc_has_its_place() {
-        let mut tally = Tally::new().expect("bounds are sound");
+        let mut totals = BenchTotals::new().expect("bounds are sound");
         for (place, (rpc, _)) in ALL.iter().enumerate() {
             assert_eq!(*rpc as usize, place);
-            (0..=place).for_each(|_| tally.record(*rpc, 1));
+            (0..=place).for_each(|_| totals.record(*rpc, 1));
         }
-        let counts: Vec<_> = tally.rpcs().map(|(name, times)| (name, times.count())).collect();
+        let counts: Vec<_> = totals.rpcs().map(|(name, times)| (name, times.count())).collect();
         assert_eq!(counts, ALL.iter().map(|(_, name)| *name).zip(1..).collect::<Vec<_>>());
-        assert_eq!(tally.overall().expect("bounds are the same").count(), 36);
+        assert_eq!(totals.overall().expect("bounds are the same").count(), 36);
     }
 
     #[test]

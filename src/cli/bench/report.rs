@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::{
     args::{Ids, Plan},
-    beside::Seen,
-    record::{Tally, Times},
+    background_load::BackgroundResults,
+    record::{BenchTotals, Times},
 };
 use crate::cli::{
     errors::CliError,
@@ -15,7 +15,7 @@ use crate::cli::{
 
 /// The daemon's resource usage; only known for the bench's own.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Server {
+pub struct DaemonUsage {
     /// Processor time while it was measured, in seconds.
     pub cpu_seconds: Option<f64>,
     /// The same as a number of cores.
@@ -37,25 +37,25 @@ pub struct Server {
 }
 
 /// All results.
-pub struct Report {
+pub struct BenchReport {
     pub plan: Plan,
     /// How long it measured, in seconds.
     pub seconds: f64,
-    pub tally: Tally,
+    pub totals: BenchTotals,
     pub overall: Times,
     /// Empty calls with nothing beside them.
     pub empty: Times,
     /// None if the daemon's disk is not known.
     pub fdatasync: Option<Times>,
-    pub server: Option<Server>,
+    pub server: Option<DaemonUsage>,
     /// Processor time of this process while it was measured, as a number of cores.
     pub client_cores: Option<f64>,
-    pub beside: Option<Seen>,
+    pub background_load: Option<BackgroundResults>,
     /// What was due at one moment, if anything was.
     pub due: Option<Value>,
 }
 
-impl Report {
+impl BenchReport {
     /// Prints the report.
     pub fn show(&self, output: &Output) -> Result<(), CliError> {
         match output.format() {
@@ -69,14 +69,14 @@ impl Report {
     }
 
     /// Events per second received by all watchers together.
-    fn events_per_s(&self, seen: &Seen) -> f64 {
+    fn events_per_s(&self, seen: &BackgroundResults) -> f64 {
         rounded(count(seen.events_measured) / self.seconds.max(1e-9))
     }
 
     fn json(&self) -> Value {
         let plan = &self.plan;
         let mut latency = self.overall.json();
-        latency["rpcs"] = self.tally.rpcs().map(|(name, times)| (name.to_owned(), times.json())).collect();
+        latency["rpcs"] = self.totals.rpcs().map(|(name, times)| (name.to_owned(), times.json())).collect();
         let server = self.server.map(|server| {
             json!({
                 "cpu_seconds": server.cpu_seconds.map(rounded), "cpu_cores": server.cpu_cores.map(rounded),
@@ -86,7 +86,7 @@ impl Report {
                 "restart_rss_bytes": server.restart_rss_bytes,
             })
         });
-        let beside = self.beside.as_ref().map(|seen| {
+        let background_load = self.background_load.as_ref().map(|seen| {
             json!({
                 "pages": seen.pages, "sagas_listed": seen.listed, "events": seen.events,
                 "events_per_s": self.events_per_s(seen),
@@ -112,14 +112,14 @@ impl Report {
             "duration_s": rounded(self.seconds),
             "ops": self.overall.count(),
             "ops_per_s": self.ops_per_s(),
-            "errors": self.tally.errors,
-            "first_error": self.tally.first_error,
+            "errors": self.totals.errors,
+            "first_error": self.totals.first_error,
             "latency_us": latency,
             "empty_us": self.empty.json(),
             "fdatasync_us": self.fdatasync.as_ref().map(Times::json),
             "server": server,
             "client_cores": self.client_cores.map(rounded),
-            "beside": beside,
+            "beside": background_load,
             "due": self.due,
         })
     }
@@ -133,16 +133,16 @@ impl Report {
             plan.clients,
             plan.connections,
             self.seconds,
-            self.tally.errors
+            self.totals.errors
         ))?;
-        if let Some(error) = &self.tally.first_error {
+        if let Some(error) = &self.totals.first_error {
             output.line(&format!("the first error: {}", text::printable(error)))?;
         }
         let all = [("all", &self.overall), ("empty call, alone", &self.empty)];
         let sync = self.fdatasync.as_ref().map(|times| ("fdatasync", times));
-        let late = self.beside.as_ref().map(|seen| ("lease's end to watcher", &seen.late));
+        let late = self.background_load.as_ref().map(|seen| ("lease's end to watcher", &seen.late));
         let rows: Vec<(&str, &Times)> =
-            self.tally.rpcs().chain(all).chain(sync).chain(late.filter(|(_, times)| times.count() > 0)).collect();
+            self.totals.rpcs().chain(all).chain(sync).chain(late.filter(|(_, times)| times.count() > 0)).collect();
         output.line("")?;
         let header = ["MICROSECONDS", "COUNT", "P50", "P90", "P99", "P99.9", "MAX"];
         output.tabulate(&rows, Some(&header), |(name, times)| {
@@ -172,7 +172,7 @@ impl Report {
         if let Some(due) = &self.due {
             facts.push(("due at once", format!("{} leases, {} delays", due["leases"], due["delays"])));
         }
-        if let Some(seen) = &self.beside {
+        if let Some(seen) = &self.background_load {
             facts.push(("listed", format!("{} sagas on {} pages", seen.listed, seen.pages)));
             facts.push(("followed", format!("{} events, {:.0} a second", seen.events, self.events_per_s(seen))));
         }

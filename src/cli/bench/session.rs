@@ -3,13 +3,13 @@
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{load::Lane, record::Rpc};
+use super::{load_client::LoadClient, record::Rpc};
 use crate::{
     cli::errors::CliError,
     client::{LeaseKey, convert::to_proto},
     proto::{
         ClaimRequest, CompleteRequest, HeartbeatRequest, SessionRequest, session_request::Call,
-        session_response::Result as Outcome,
+        session_response::Result as SessionResult,
     },
 };
 
@@ -26,8 +26,8 @@ struct Cycle {
 ///
 /// # Errors
 /// The stream can't be opened, or broke.
-pub async fn cycles(lane: Lane, in_flight: usize) -> Result<(), CliError> {
-    let (shared, mut sagas) = (lane.shared.clone(), lane.client.sagas());
+pub async fn cycles(load_client: LoadClient, in_flight: usize) -> Result<(), CliError> {
+    let (shared, mut sagas) = (load_client.shared.clone(), load_client.client.sagas());
     let (calls, requests) = mpsc::channel(in_flight);
     let mut answers = sagas.session(ReceiverStream::new(requests)).await?.into_inner();
     let window = &shared.window;
@@ -35,7 +35,7 @@ pub async fn cycles(lane: Lane, in_flight: usize) -> Result<(), CliError> {
     let mut cycles: Vec<Cycle> = Vec::new();
     cycles.resize_with(in_flight, Cycle::default);
     for (place, cycle) in cycles.iter_mut().enumerate() {
-        let Some(call) = claim(&lane) else { break };
+        let Some(call) = claim(&load_client) else { break };
         cycle.sent = window.now();
         calls.send(item(place, call)).await.map_err(|_| broken())?;
     }
@@ -48,21 +48,21 @@ pub async fn cycles(lane: Lane, in_flight: usize) -> Result<(), CliError> {
         let place = usize::try_from(answer.call_id).map_err(|_| broken())?;
         let cycle = cycles.get_mut(place).ok_or_else(broken)?;
         let (rpc, next) = match answer.result {
-            Some(Outcome::Claim(claimed)) => {
+            Some(SessionResult::Claim(claimed)) => {
                 cycle.lease = claimed.saga.as_ref().and_then(LeaseKey::of);
                 let LeaseKey { task_id, owner_id, fencing_token } = cycle.lease.clone().ok_or_else(broken)?;
                 let beat = HeartbeatRequest { task_id, owner_id, fencing_token, ..Default::default() };
                 (Some(Rpc::Claim), Some(Call::Heartbeat(beat)))
             }
-            Some(Outcome::Heartbeat(_)) => {
+            Some(SessionResult::Heartbeat(_)) => {
                 let LeaseKey { task_id, owner_id, fencing_token } = cycle.lease.take().ok_or_else(broken)?;
-                let request_id = lane.request_id();
+                let request_id = load_client.request_id();
                 let done = CompleteRequest { task_id, owner_id, fencing_token, request_id, ..Default::default() };
                 (Some(Rpc::Heartbeat), Some(Call::Complete(done)))
             }
-            Some(Outcome::Complete(_)) => (Some(Rpc::Complete), None),
-            Some(Outcome::Error(error)) => {
-                lane.tally.lock().failure(|| format!("{}: {}", error.code, error.message));
+            Some(SessionResult::Complete(_)) => (Some(Rpc::Complete), None),
+            Some(SessionResult::Error(error)) => {
+                load_client.totals.lock().failure(|| format!("{}: {}", error.code, error.message));
                 (None, None)
             }
             Some(_) | None => return Err(broken()),
@@ -70,7 +70,7 @@ pub async fn cycles(lane: Lane, in_flight: usize) -> Result<(), CliError> {
         if let Some(rpc) = rpc
             && window.covers(cycle.sent, now)
         {
-            lane.tally.lock().record(rpc, now - cycle.sent);
+            load_client.totals.lock().record(rpc, now - cycle.sent);
         }
         if window.is_over(now) {
             return Ok(());
@@ -78,7 +78,7 @@ pub async fn cycles(lane: Lane, in_flight: usize) -> Result<(), CliError> {
         let next = match next {
             Some(call) => call,
             None => {
-                let Some(call) = claim(&lane) else {
+                let Some(call) = claim(&load_client) else {
                     window.close();
                     return Ok(());
                 };
@@ -91,10 +91,10 @@ pub async fn cycles(lane: Lane, in_flight: usize) -> Result<(), CliError> {
 }
 
 /// A claim on the next saga; none if none is left.
-fn claim(lane: &Lane) -> Option<Call> {
-    let task_id = lane.shared.stock.next()?;
-    let (ttl, request_id) = (Some(to_proto(lane.shared.plan.ttl())), lane.request_id());
-    Some(Call::Claim(ClaimRequest { task_id, owner_id: lane.owner(), ttl, request_id, ..Default::default() }))
+fn claim(load_client: &LoadClient) -> Option<Call> {
+    let task_id = load_client.shared.pool.next()?;
+    let (ttl, request_id) = (Some(to_proto(load_client.shared.plan.ttl())), load_client.request_id());
+    Some(Call::Claim(ClaimRequest { task_id, owner_id: load_client.owner(), ttl, request_id, ..Default::default() }))
 }
 
 fn item(place: usize, call: Call) -> SessionRequest {

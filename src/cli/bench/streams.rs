@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{load::Lane, record::Rpc};
+use super::{load_client::LoadClient, record::Rpc};
 use crate::{
     cli::errors::CliError,
     client::{LeaseKey, convert::to_proto},
@@ -19,13 +19,13 @@ const CLAIMED_AT_ONCE: usize = 100;
 ///
 /// # Errors
 /// The leases can't be taken, or the stream can't be opened or broke.
-pub async fn keep_alive(lane: Lane, in_flight: usize) -> Result<(), CliError> {
-    let (shared, mut sagas) = (lane.shared.clone(), lane.client.sagas());
+pub async fn keep_alive(load_client: LoadClient, in_flight: usize) -> Result<(), CliError> {
+    let (shared, mut sagas) = (load_client.shared.clone(), load_client.client.sagas());
     let mut leases: Vec<LeaseKey> = Vec::with_capacity(in_flight);
     while leases.len() < in_flight {
         let request = ClaimNextRequest {
-            queues: vec![shared.stock.queue()],
-            owner_id: lane.owner(),
+            queues: vec![shared.pool.queue()],
+            owner_id: load_client.owner(),
             ttl: Some(to_proto(shared.plan.ttl())),
             max_sagas: i32::try_from((in_flight - leases.len()).min(CLAIMED_AT_ONCE)).unwrap_or(1),
             ..Default::default()
@@ -54,9 +54,9 @@ pub async fn keep_alive(lane: Lane, in_flight: usize) -> Result<(), CliError> {
         let now = window.now();
         let Some(place) = places.get(&answer.task_id).copied() else { continue };
         if answer.code != 0 {
-            lane.tally.lock().failure(|| format!("{}: {}", answer.reason, answer.message));
+            load_client.totals.lock().failure(|| format!("{}: {}", answer.reason, answer.message));
         } else if window.covers(sent[place], now) {
-            lane.tally.lock().record(Rpc::KeepAlive, now - sent[place]);
+            load_client.totals.lock().record(Rpc::KeepAlive, now - sent[place]);
         }
         if window.is_over(now) {
             return Ok(());
@@ -83,11 +83,11 @@ fn broken() -> CliError {
 ///
 /// # Errors
 /// The stream can't be had, or broke.
-pub async fn watch(lane: Lane) -> Result<(), CliError> {
-    let shared = lane.shared.clone();
+pub async fn watch(load_client: LoadClient) -> Result<(), CliError> {
+    let shared = load_client.shared.clone();
     let window = &shared.window;
-    let request = WatchEventsRequest { queues: vec![shared.stock.queue()], ..Default::default() };
-    let mut events = lane.client.sagas().watch_events(request).await?.into_inner();
+    let request = WatchEventsRequest { queues: vec![shared.pool.queue()], ..Default::default() };
+    let mut events = load_client.client.sagas().watch_events(request).await?.into_inner();
     let mut begun = false;
     loop {
         let answer = tokio::select! {
@@ -101,7 +101,7 @@ pub async fn watch(lane: Lane) -> Result<(), CliError> {
                 if let Some(sent) = sent
                     && window.covers(sent, now)
                 {
-                    lane.tally.lock().record(Rpc::WatchEvents, now.saturating_sub(sent));
+                    load_client.totals.lock().record(Rpc::WatchEvents, now.saturating_sub(sent));
                 }
             }
             // The stream begins with a bookmark.
@@ -119,8 +119,8 @@ pub async fn watch(lane: Lane) -> Result<(), CliError> {
 
 /// Creates sagas for the watchers, one after the other, or as many a second as were asked for of all its like. An id tells
 /// when it was sent.
-pub async fn create(lane: Lane) {
-    let (shared, mut sagas) = (lane.shared.clone(), lane.client.sagas());
+pub async fn create(load_client: LoadClient) {
+    let (shared, mut sagas) = (load_client.shared.clone(), load_client.client.sagas());
     let window = &shared.window;
     let interval = shared.plan.rate.map(|rate| 1e9 * f64::from(shared.plan.connections) / f64::from(rate));
     let mut pace = interval.map(|nanos| tokio::time::interval(std::time::Duration::from_nanos(nanos as u64).max(MIN)));
@@ -128,10 +128,10 @@ pub async fn create(lane: Lane) {
         if let Some(pace) = &mut pace {
             pace.tick().await;
         }
-        let task_id = format!("w{}-{}", lane.number, window.now());
-        let request = CreateSagaRequest { task_id, queue: shared.stock.queue(), ..Default::default() };
+        let task_id = format!("w{}-{}", load_client.number, window.now());
+        let request = CreateSagaRequest { task_id, queue: shared.pool.queue(), ..Default::default() };
         if let Err(status) = sagas.create_saga(request).await {
-            lane.tally.lock().failed(&status);
+            load_client.totals.lock().failed(&status);
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
     }

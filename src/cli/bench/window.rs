@@ -88,9 +88,9 @@ impl Window {
 }
 
 /// Ends the window when the run ends, however it ends, so that the threads of the load end.
-pub struct Closing<'a>(pub &'a Window);
+pub struct CloseOnDrop<'a>(pub &'a Window);
 
-impl Drop for Closing<'_> {
+impl Drop for CloseOnDrop<'_> {
     fn drop(&mut self) {
         self.0.close();
     }

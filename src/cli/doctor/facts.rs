@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use tonic::{Code, Status};
 
 use crate::{
-    cli::{paused::who_paused, top::sight::micros},
+    cli::{paused::who_paused, top::snapshot::micros},
     client::{Client, convert, time},
     proto::{
         GetServerInfoRequest, GetServerInfoResponse, GetStatsRequest, GetStatsResponse, GetVitalsRequest,
@@ -22,7 +22,7 @@ const QUEUES_MAX: usize = 50;
 
 /// The facts.
 #[derive(Clone, Debug, Default)]
-pub struct Facts {
+pub struct DoctorFacts {
     /// The version of this program.
     pub client_version: String,
     /// The daemon, its clock and its bounds.
@@ -49,7 +49,7 @@ pub struct Facts {
     pub patience: Duration,
 }
 
-impl Facts {
+impl DoctorFacts {
     /// The coordinator's time in microseconds since 1970.
     pub fn now(&self) -> i64 {
         self.info.current_time.as_ref().map_or(0, micros)
@@ -81,10 +81,10 @@ pub fn ready_for(queue: &QueueStats) -> Duration {
 }
 
 /// Asks the daemon for all of it. The vitals are asked for twice, `over` apart, to see what is happening now.
-pub async fn gather(client: &Client, patience: Duration, over: Duration) -> Result<Facts, Status> {
+pub async fn gather(client: &Client, patience: Duration, over: Duration) -> Result<DoctorFacts, Status> {
     let vitals_before = vitals(client, false).await?;
     tokio::time::sleep(over).await;
-    let mut facts = Facts {
+    let mut facts = DoctorFacts {
         client_version: env!("CARGO_PKG_VERSION").to_owned(),
         vitals: vitals(client, true).await?,
         vitals_before,
@@ -97,7 +97,7 @@ pub async fn gather(client: &Client, patience: Duration, over: Duration) -> Resu
             sagas(client, newest, 3).await?
         },
         patience,
-        ..Facts::default()
+        ..DoctorFacts::default()
     };
     let held_up = facts.held_up().into_iter().take(QUEUES_MAX).map(|queue| queue.queue.clone()).collect();
     facts.queues = who_paused(client, held_up, ANSWERS_MAX).await?;

@@ -16,7 +16,7 @@ use super::{
     output::{Format, Output},
     text::counted,
 };
-use crate::client::Refusal;
+use crate::client::StatusDetails;
 use finding::{Finding, Severity};
 
 /// How long the daemon is looked at: long enough to see whether changes are turned away just now.
@@ -70,7 +70,7 @@ async fn not_serving(context: &Context) -> Result<Option<Finding>, CliError> {
             "it opens its store, or is about to end: its log says which (`journalctl -u sagad`)",
         ),
         Err(status) => {
-            let refusal = Refusal::from(&status);
+            let refusal = StatusDetails::from(&status);
             if !refusal.unreachable {
                 return Err(status.into());
             }

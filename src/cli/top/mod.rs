@@ -1,20 +1,20 @@
 //! `sagad top`: shows queues, leases and stale sagas as they are now, with the operator's actions on keys.
 //!
-//! The state ([`model`], [`ask`]), the keys (`update`) and drawing (`draw`) are pure. Around them are the terminal and
-//! the calls to the coordinator (`feed`).
+//! The state ([`model`], [`action_dialog`]), the keys (`key_bindings`) and drawing (`draw`) are pure. Around them are the terminal and
+//! the calls to the coordinator (`server`).
 
-mod ask;
+mod action_dialog;
 mod draw;
-mod feed;
+mod key_bindings;
 mod keys;
 mod model;
 mod once;
+mod operator_action;
 mod query;
 mod rows;
-pub mod sight;
+mod server;
+pub mod snapshot;
 mod terminal;
-mod update;
-mod verb;
 
 use std::time::Duration;
 
@@ -31,8 +31,8 @@ use super::{
     output::{Format, notice},
 };
 use crate::client::time;
-use ask::Stage;
-use draw::Looks;
+use action_dialog::DialogStage;
+use draw::Theme;
 use model::{Effect, Message, Model, Settings};
 use query::{Query, View};
 use terminal::Screen;
@@ -88,8 +88,8 @@ pub async fn run(context: &Context, args: TopArgs) -> Result<(), CliError> {
     let query = Query { view: args.view, queues: args.queues, ..Query::default() };
     let model = Model::new(settings, query, time::now());
     if args.once {
-        let sight = feed::look(&context.client, &model.query).await?;
-        return once::print(&context.output, model, sight);
+        let snapshot = server::fetch_snapshot(&context.client, &model.query).await?;
+        return once::print(&context.output, model, snapshot);
     }
     if context.output.format() == Format::Json {
         return Err(CliError::Usage(
@@ -104,17 +104,17 @@ pub async fn run(context: &Context, args: TopArgs) -> Result<(), CliError> {
 }
 
 async fn live(context: &Context, mut model: Model, interval: Duration) -> Result<(), CliError> {
-    let looks = Looks::here();
+    let theme = Theme::here();
     let (sender, mut messages) = mpsc::channel(MESSAGES);
     let (queries, asked) = watch::channel(model.query.clone());
     end_on_signals(&sender)?;
     let mut screen = Screen::take()?;
     terminal::read_keys(sender.clone());
-    tokio::spawn(feed::eyes(context.client.clone(), asked, interval, sender.clone()));
-    tokio::spawn(feed::ears(context.client.clone(), model.query.queues.clone(), sender.clone()));
+    tokio::spawn(server::poll_snapshots(context.client.clone(), asked, interval, sender.clone()));
+    tokio::spawn(server::count_events(context.client.clone(), model.query.queues.clone(), sender.clone()));
     let mut on = true;
     while on {
-        screen.show(&model, looks)?;
+        screen.show(&model, theme)?;
         let mut next = tokio::select! {
             message = messages.recv() => message,
             () = tokio::time::sleep(TICK) => Some(Message::Tick),
@@ -123,12 +123,12 @@ async fn live(context: &Context, mut model: Model, interval: Duration) -> Result
         while let Some(message) = next {
             for effect in model.update(time::now(), message) {
                 match effect {
-                    Effect::Look(query) => drop(queries.send_replace(query)),
+                    Effect::Fetch(query) => drop(queries.send_replace(query)),
                     Effect::Send(action) => {
                         let (client, sender) = (context.client.clone(), sender.clone());
-                        tokio::spawn(
-                            async move { sender.send(Message::Sent(feed::act(&client, *action).await)).await },
-                        );
+                        tokio::spawn(async move {
+                            sender.send(Message::Answered(server::send_action(&client, *action).await)).await
+                        });
                     }
                     Effect::Leave => on = false,
                 }
@@ -147,7 +147,7 @@ fn end_on_signals(sender: &mpsc::Sender<Message>) -> Result<(), CliError> {
         let (mut signals, sender) = (signal(kind)?, sender.clone());
         tokio::spawn(async move {
             signals.recv().await;
-            sender.send(Message::Told).await.ok();
+            sender.send(Message::Terminate).await.ok();
         });
     }
     Ok(())
@@ -155,13 +155,17 @@ fn end_on_signals(sender: &mpsc::Sender<Message>) -> Result<(), CliError> {
 
 /// Tells a user who leaves before the answer came what may have been done.
 fn tell_what_is_open(model: &Model) {
-    let Some(ask) = &model.ask else { return };
-    match ask.stage {
-        Stage::Sending | Stage::Unknown(_) => {
-            if let Ok((rpc, request)) = ask.action().rendered() {
+    let Some(dialog) = &model.dialog else { return };
+    match dialog.stage {
+        DialogStage::Sending | DialogStage::Unknown(_) => {
+            if let Ok((rpc, request)) = dialog.action().rendered() {
                 notice(&format!("no answer came to this {rpc}, which may have been done: {request}"));
             }
         }
-        Stage::Decision | Stage::Position | Stage::Reason | Stage::Confirm(_) | Stage::Refused(_) => {}
+        DialogStage::Decision
+        | DialogStage::Position
+        | DialogStage::Reason
+        | DialogStage::Confirm(_)
+        | DialogStage::Refused(_) => {}
     }
 }

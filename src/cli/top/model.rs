@@ -4,12 +4,12 @@
 use uuid::Uuid;
 
 use super::{
-    ask::{Ask, Sent},
+    action_dialog::{ActionDialog, ActionResult},
     keys::Key,
+    operator_action::ActionRequest,
     query::{Query, View},
-    rows::{Chosen, Sort},
-    sight::{Rates, Sight, Stretch},
-    verb::Action,
+    rows::{Selection, Sort},
+    snapshot::{CountsInterval, Rates, Snapshot},
 };
 use crate::{client::time::Moment, proto::Saga};
 
@@ -34,24 +34,24 @@ pub enum Message {
     /// Time passed, or the screen was resized.
     Tick,
     /// A snapshot was fetched.
-    Seen(Box<Sight>),
+    Fetched(Box<Snapshot>),
     /// A snapshot could not be fetched; says why.
-    Blind(String),
+    FetchFailed(String),
     /// Events.
-    Happened(Stretch),
+    Counted(CountsInterval),
     /// The result of an action.
-    Sent(Sent),
+    Answered(ActionResult),
     /// A signal asked to end.
-    Told,
+    Terminate,
 }
 
 /// Something to be done.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
     /// Fetch snapshots with this query, now and from now on.
-    Look(Query),
+    Fetch(Query),
     /// Send this, once.
-    Send(Box<Action>),
+    Send(Box<ActionRequest>),
     /// Restore the terminal and end.
     Leave,
 }
@@ -82,9 +82,9 @@ pub struct Model {
     /// The current time.
     pub now: Moment,
     /// The last snapshot.
-    pub sight: Option<Sight>,
+    pub snapshot: Option<Snapshot>,
     /// Why the last fetch failed; none if it succeeded.
-    pub blind: Option<String>,
+    pub fetch_error: Option<String>,
     /// Rates of events.
     pub rates: Rates,
     /// The current query.
@@ -98,17 +98,17 @@ pub struct Model {
     /// The half with the focus.
     pub focus: Focus,
     /// The selected saga.
-    pub saga: Chosen,
+    pub saga: Selection,
     /// True after an action of this user: if the saga then leaves the view, the row in its place is selected.
     decided: bool,
     /// The selected queue.
-    pub queue: Chosen,
+    pub queue: Selection,
     /// The scroll position of the detail view.
     pub scroll: usize,
     /// What is being typed.
     pub typing: Option<Typing>,
     /// The open dialog.
-    pub ask: Option<Ask>,
+    pub dialog: Option<ActionDialog>,
     /// Whether help is shown.
     pub help: bool,
     /// The result of the last action, or why a key did nothing.
@@ -121,20 +121,20 @@ impl Model {
         Model {
             settings,
             now,
-            sight: None,
-            blind: None,
+            snapshot: None,
+            fetch_error: None,
             rates: Rates::default(),
             query,
             pages: Vec::new(),
             sort: Sort::default(),
             reversed: false,
             focus: Focus::default(),
-            saga: Chosen::default(),
+            saga: Selection::default(),
             decided: false,
-            queue: Chosen::default(),
+            queue: Selection::default(),
             scroll: 0,
             typing: None,
-            ask: None,
+            dialog: None,
             help: false,
             notice: String::new(),
         }
@@ -144,29 +144,29 @@ impl Model {
     pub fn update(&mut self, now: Moment, message: Message) -> Vec<Effect> {
         self.now = now;
         match message {
-            Message::Key(Key::Interrupt, _) | Message::Told => vec![Effect::Leave],
+            Message::Key(Key::Interrupt, _) | Message::Terminate => vec![Effect::Leave],
             Message::Key(key, id) => self.key(key, id),
             Message::Paste(text) => {
                 self.paste(&text);
                 Vec::new()
             }
             Message::Tick => Vec::new(),
-            Message::Seen(sight) => self.seen(*sight),
-            Message::Blind(why) => {
-                self.blind = Some(why);
+            Message::Fetched(snapshot) => self.seen(*snapshot),
+            Message::FetchFailed(why) => {
+                self.fetch_error = Some(why);
                 Vec::new()
             }
-            Message::Happened(stretch) => {
-                self.rates.add(stretch);
+            Message::Counted(interval) => {
+                self.rates.add(interval);
                 Vec::new()
             }
-            Message::Sent(sent) => self.sent(&sent),
+            Message::Answered(sent) => self.sent(&sent),
         }
     }
 
     /// The sagas in screen order.
     pub fn rows(&self) -> Vec<&Saga> {
-        let mut rows: Vec<&Saga> = self.sight.iter().flat_map(|sight| &sight.page.sagas).collect();
+        let mut rows: Vec<&Saga> = self.snapshot.iter().flat_map(|snapshot| &snapshot.page.sagas).collect();
         rows.sort_by(|a, b| self.sort.compare(a, b));
         if self.reversed {
             rows.reverse();
@@ -176,7 +176,7 @@ impl Model {
 
     /// The names of the queues in screen order.
     pub fn queues(&self) -> Vec<&str> {
-        let all = self.sight.iter().flat_map(|sight| &sight.stats.queues).map(|queue| queue.queue.as_str());
+        let all = self.snapshot.iter().flat_map(|snapshot| &snapshot.stats.queues).map(|queue| queue.queue.as_str());
         let wanted = &self.query.queues;
         all.filter(|queue| wanted.is_empty() || wanted.iter().any(|wanted| wanted == queue)).collect()
     }
@@ -190,49 +190,49 @@ impl Model {
     }
 
     /// Changes the query.
-    pub fn look(&mut self, change: impl FnOnce(&mut Query)) -> Vec<Effect> {
+    pub fn set_query(&mut self, change: impl FnOnce(&mut Query)) -> Vec<Effect> {
         change(&mut self.query);
         self.query.number += 1;
-        vec![Effect::Look(self.query.clone())]
+        vec![Effect::Fetch(self.query.clone())]
     }
 
-    fn seen(&mut self, sight: Sight) -> Vec<Effect> {
-        self.blind = None;
+    fn seen(&mut self, snapshot: Snapshot) -> Vec<Effect> {
+        self.fetch_error = None;
         // A snapshot for an old query; the right one will follow.
-        if sight.number != self.query.number {
+        if snapshot.number != self.query.number {
             return Vec::new();
         }
-        let page_is_gone = sight.page.sagas.is_empty() && sight.page.next_page_token.is_empty();
-        self.sight = Some(sight);
+        let page_is_gone = snapshot.page.sagas.is_empty() && snapshot.page.next_page_token.is_empty();
+        self.snapshot = Some(snapshot);
         self.follow();
         if std::mem::take(&mut self.decided) && self.saga.name.is_none() {
             let rows: Vec<String> = self.rows().iter().map(|saga| saga.task_id.clone()).collect();
             self.saga.step(0, rows.iter().map(String::as_str));
         }
         match if page_is_gone { self.pages.pop() } else { None } {
-            Some(before) => self.look(|query| query.page_token = before),
+            Some(before) => self.set_query(|query| query.page_token = before),
             None => Vec::new(),
         }
     }
 
-    fn sent(&mut self, sent: &Sent) -> Vec<Effect> {
-        if self.ask.as_mut().is_some_and(|ask| ask.answered(sent)) {
-            self.ask = None;
+    fn sent(&mut self, sent: &ActionResult) -> Vec<Effect> {
+        if self.dialog.as_mut().is_some_and(|dialog| dialog.answered(sent)) {
+            self.dialog = None;
         }
         match sent {
-            Sent::Done(what) => {
+            ActionResult::Done(what) => {
                 self.notice = what.clone();
                 self.decided = true;
             }
-            Sent::Refused(_) | Sent::Unknown(_) => {}
+            ActionResult::Refused(_) | ActionResult::Unknown(_) => {}
         }
         // The effect of the action must be visible at once.
-        self.look(|_| {})
+        self.set_query(|_| {})
     }
 
     fn paste(&mut self, text: &str) {
-        if let Some(ask) = &mut self.ask {
-            ask.paste(text);
+        if let Some(dialog) = &mut self.dialog {
+            dialog.paste(text);
         } else if let Some(Typing::Text(typed) | Typing::Queues(typed)) = &mut self.typing {
             typed.extend(text.chars().filter(|c| !c.is_control()));
         }

@@ -4,9 +4,9 @@ use ratatui::{Terminal, backend::TestBackend};
 use serde_json::{Value, json};
 
 use super::{
-    draw::{self, Looks},
+    draw::{self, Theme},
     model::{Message, Model},
-    sight::Sight,
+    snapshot::Snapshot,
 };
 use crate::{
     cli::{
@@ -23,12 +23,12 @@ const WIDTH: u16 = 120;
 const OTHER_LINES: usize = 9 + 3 + 3 + 1;
 
 /// Prints it.
-pub fn print(output: &Output, mut model: Model, sight: Sight) -> Result<(), CliError> {
+pub fn print(output: &Output, mut model: Model, snapshot: Snapshot) -> Result<(), CliError> {
     if output.format() == Format::Json {
-        return output.line(&data(&model, &sight)?.to_string());
+        return output.line(&data(&model, &snapshot)?.to_string());
     }
-    let rows = OTHER_LINES + sight.stats.queues.len() + sight.page.sagas.len();
-    model.update(time::now(), Message::Seen(Box::new(sight)));
+    let rows = OTHER_LINES + snapshot.stats.queues.len() + snapshot.page.sagas.len();
+    model.update(time::now(), Message::Fetched(Box::new(snapshot)));
     let height = u16::try_from(rows).unwrap_or(u16::MAX);
     let lines = screen(&model, output.width().unwrap_or(WIDTH), height)?;
     output.line(&lines.join("\n"))
@@ -38,8 +38,8 @@ pub fn print(output: &Output, mut model: Model, sight: Sight) -> Result<(), CliE
 fn screen(model: &Model, width: u16, height: u16) -> Result<Vec<String>, CliError> {
     let failed = |error: std::convert::Infallible| CliError::Failed(error.to_string());
     let mut terminal = Terminal::new(TestBackend::new(width, height)).map_err(failed)?;
-    let looks = Looks { colour: false, ..Looks::here() };
-    terminal.draw(|frame| draw::draw(frame, model, looks)).map_err(failed)?;
+    let theme = Theme { colour: false, ..Theme::here() };
+    terminal.draw(|frame| draw::draw(frame, model, theme)).map_err(failed)?;
     let buffer = terminal.backend().buffer();
     let rows = buffer.content.chunks(usize::from(width.max(1)));
     let mut lines: Vec<String> =
@@ -48,15 +48,15 @@ fn screen(model: &Model, width: u16, height: u16) -> Result<Vec<String>, CliErro
     Ok(lines)
 }
 
-fn data(model: &Model, sight: &Sight) -> Result<Value, CliError> {
+fn data(model: &Model, snapshot: &Snapshot) -> Result<Value, CliError> {
     Ok(json!({
         "server": model.settings.server,
-        "info": value(&sight.info)?,
-        "stats": value(&sight.stats)?,
-        "vitals": sight.vitals.as_ref().map(value).transpose()?,
-        "queues": sight.queues.iter().map(value).collect::<Result<Vec<_>, _>>()?,
-        "sagas": sight.page.sagas.iter().map(value).collect::<Result<Vec<_>, _>>()?,
-        "more": !sight.page.next_page_token.is_empty(),
+        "info": value(&snapshot.info)?,
+        "stats": value(&snapshot.stats)?,
+        "vitals": snapshot.vitals.as_ref().map(value).transpose()?,
+        "queues": snapshot.queues.iter().map(value).collect::<Result<Vec<_>, _>>()?,
+        "sagas": snapshot.page.sagas.iter().map(value).collect::<Result<Vec<_>, _>>()?,
+        "more": !snapshot.page.next_page_token.is_empty(),
     }))
 }
 

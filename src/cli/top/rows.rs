@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::sight::micros;
+use super::snapshot::micros;
 use crate::proto::Saga;
 
 /// How the sagas of a page are ordered.
@@ -68,7 +68,7 @@ impl Sort {
 
 /// The selected row, identified by name, so that it stays selected when rows come and go.
 #[derive(Clone, Debug, Default)]
-pub struct Chosen {
+pub struct Selection {
     /// Its name.
     pub name: Option<String>,
     /// Its last row number.
@@ -77,7 +77,7 @@ pub struct Chosen {
     begun: bool,
 }
 
-impl Chosen {
+impl Selection {
     /// Finds its row among these names. If it is gone, nothing is selected, rather than its neighbour.
     pub fn follow<'a>(&mut self, names: impl Iterator<Item = &'a str>) {
         let names: Vec<&str> = names.collect();

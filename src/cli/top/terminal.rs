@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::{
-    draw::{self, Looks},
+    draw::{self, Theme},
     keys,
     model::{Message, Model},
 };
@@ -35,12 +35,12 @@ pub fn is_there() -> bool {
     io::stdout().is_terminal() && io::stdin().is_terminal() && !dumb
 }
 
-impl Looks {
+impl Theme {
     /// The theme for the environment: `NO_COLOR`, and whether the locale uses UTF-8.
     pub fn here() -> Self {
         let colour = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let set = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().filter_map(|name| env::var(name).ok());
-        Looks { unicode: is_utf8(set), colour }
+        Theme { unicode: is_utf8(set), colour }
     }
 }
 
@@ -51,9 +51,9 @@ fn is_utf8(mut set: impl Iterator<Item = String>) -> bool {
 }
 
 /// Restores the terminal when dropped.
-struct Given<W: Write>(W);
+struct TerminalGuard<W: Write>(W);
 
-impl<W: Write> Drop for Given<W> {
+impl<W: Write> Drop for TerminalGuard<W> {
     fn drop(&mut self) {
         give_back(&mut self.0);
     }
@@ -68,7 +68,7 @@ fn give_back(out: &mut impl Write) {
 /// The terminal in full-screen mode.
 pub struct Screen {
     terminal: Terminal<CrosstermBackend<Stdout>>,
-    _given: Given<Stdout>,
+    _given: TerminalGuard<Stdout>,
 }
 
 impl Screen {
@@ -83,7 +83,7 @@ impl Screen {
             give_back(&mut io::stdout());
             before(info);
         }));
-        let given = Given(io::stdout());
+        let given = TerminalGuard(io::stdout());
         enable_raw_mode()?;
         execute!(io::stdout(), EnterAlternateScreen, EnableBracketedPaste, Hide)?;
         Ok(Screen { terminal: Terminal::new(CrosstermBackend::new(io::stdout()))?, _given: given })
@@ -93,8 +93,8 @@ impl Screen {
     ///
     /// # Errors
     /// The system's: the terminal is gone.
-    pub fn show(&mut self, model: &Model, looks: Looks) -> io::Result<()> {
-        self.terminal.draw(|frame| draw::draw(frame, model, looks)).map(|_| ())
+    pub fn show(&mut self, model: &Model, theme: Theme) -> io::Result<()> {
+        self.terminal.draw(|frame| draw::draw(frame, model, theme)).map(|_| ())
     }
 }
 
@@ -113,9 +113,9 @@ pub fn read_keys(messages: mpsc::Sender<Message>) {
                 Ok(Event::Resize(..)) => Some(Message::Tick),
                 Ok(Event::FocusGained | Event::FocusLost | Event::Mouse(_)) => None,
                 // The terminal is gone.
-                Err(_) => Some(Message::Told),
+                Err(_) => Some(Message::Terminate),
             };
-            let told = matches!(message, Some(Message::Told));
+            let told = matches!(message, Some(Message::Terminate));
             if message.is_some_and(|message| messages.blocking_send(message).is_err()) || told {
                 return;
             }
@@ -147,7 +147,7 @@ mod tests {
         let out = Shared::default();
         let taken = out.clone();
         let ended = panic::catch_unwind(panic::AssertUnwindSafe(move || {
-            let _given = Given(taken);
+            let _given = TerminalGuard(taken);
             panic!("as a mistake in drawing would");
         }));
         assert!(ended.is_err());

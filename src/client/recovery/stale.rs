@@ -6,12 +6,15 @@ use std::{collections::BTreeMap, future::pending, sync::Arc, time::Duration};
 use tonic::Status;
 use uuid::Uuid;
 
-use super::{CompensationHandler, Pool, Recovery, claim_next};
+use super::{
+    options::{CompensationHandler, Recovery},
+    pool::{Pool, claim_next},
+};
 use crate::{
     client::{
-        Happened, Note, Refusal, convert,
-        follow::{Follow, Followed},
-        retry::{Again, Backoff, retry},
+        CallEffect, Note, StatusDetails, convert,
+        follow::{Follow, FollowItem},
+        retry::{Backoff, RetryOn, retry},
         time::{self, Moment},
         worker::DRAIN_PATIENCE,
     },
@@ -25,7 +28,7 @@ use crate::{
 const SETTLING_MAX: Duration = Duration::from_secs(5);
 
 /// The result of a claim by id.
-enum Claim {
+enum ClaimByIdResult {
     Ours(Box<Saga>, Moment),
     /// It must settle: try again after this.
     Later(Duration),
@@ -51,29 +54,29 @@ pub(super) async fn follow<H: CompensationHandler>(recovery: &Arc<Recovery<H>>) 
             biased;
             () = stop.cancelled() => break Ok(()),
             followed = watch.next() => match followed {
-                Ok(Followed::Item(item)) => { take_in(item, &mut waiting); first_tries.reset(); }
-                Ok(Followed::Broken(_) | Followed::End) => {}
-                Err(status) => match Refusal::from(&status) {
+                Ok(FollowItem::Item(item)) => { take_in(item, &mut waiting); first_tries.reset(); }
+                Ok(FollowItem::Broken(_) | FollowItem::End) => {}
+                Err(status) => match StatusDetails::from(&status) {
                     // The revision to resume from is gone: a new snapshot shows all that is stale now.
                     refusal if refusal.is("REVISION_COMPACTED") || refusal.is("REVISION_UNKNOWN") => {
                         watch = Follow::stale(&recovery.client, request());
                     }
-                    refusal if refusal.happened == Happened::Refused => break Err(status),
+                    refusal if refusal.happened == CallEffect::Refused => break Err(status),
                     refusal => wait_or_stop(first_tries.delay().max(refusal.retry_after.unwrap_or_default()), &stop).await,
                 },
             },
             () = at(due) => {
                 let Some(task_id) = next_due(&waiting) else { continue };
                 let Some(slot) = pool.free_slot().await else { break Ok(()) };
-                recovery.starts.pause().await;
+                recovery.failed_starts.pause().await;
                 match claim(recovery, &task_id).await {
-                    Ok(Claim::Ours(saga, asked)) => { waiting.remove(&task_id); pool.start(*saga, asked, slot); }
-                    Ok(Claim::Later(delay)) => { waiting.insert(task_id, time::now() + delay); }
-                    Ok(Claim::Gone(reason)) => {
+                    Ok(ClaimByIdResult::Ours(saga, asked)) => { waiting.remove(&task_id); pool.start(*saga, asked, slot); }
+                    Ok(ClaimByIdResult::Later(delay)) => { waiting.insert(task_id, time::now() + delay); }
+                    Ok(ClaimByIdResult::Gone(reason)) => {
                         waiting.remove(&task_id);
                         (recovery.notes)(Note::Skipped { task_id, reason });
                     }
-                    Err(status) if Refusal::from(&status).happened == Happened::Refused => break Err(status),
+                    Err(status) if StatusDetails::from(&status).happened == CallEffect::Refused => break Err(status),
                     Err(_) => { waiting.insert(task_id, time::now() + SETTLING_MAX); }
                 }
             }
@@ -117,7 +120,7 @@ fn take_in(item: WatchStaleResponse, waiting: &mut BTreeMap<String, Moment>) {
     }
 }
 
-async fn claim<H>(recovery: &Recovery<H>, task_id: &str) -> Result<Claim, Status> {
+async fn claim<H>(recovery: &Recovery<H>, task_id: &str) -> Result<ClaimByIdResult, Status> {
     let request = ClaimRequest {
         task_id: task_id.to_owned(),
         owner_id: recovery.options.owner_id.clone(),
@@ -130,18 +133,18 @@ async fn claim<H>(recovery: &Recovery<H>, task_id: &str) -> Result<Claim, Status
     // A worker that follows gets the saga again later; one that drains doesn't.
     let patience = if recovery.options.drain { DRAIN_PATIENCE } else { recovery.client.timeout() };
     let give_up = || asked + patience;
-    let status = match recovery.client.ask_again(request, Again::Unknown, give_up).await {
+    let status = match recovery.client.ask_again(request, RetryOn::Unknown, give_up).await {
         Ok(answer) => {
             let saga = answer.saga.ok_or_else(|| Status::internal("an answer without a saga"))?;
-            return Ok(Claim::Ours(Box::new(saga), asked));
+            return Ok(ClaimByIdResult::Ours(Box::new(saga), asked));
         }
         Err(status) => status,
     };
-    let refusal = Refusal::from(&status);
+    let refusal = StatusDetails::from(&status);
     match refusal.reason.as_str() {
-        "SETTLING" => Ok(Claim::Later(refusal.retry_after.unwrap_or(SETTLING_MAX).min(SETTLING_MAX))),
+        "SETTLING" => Ok(ClaimByIdResult::Later(refusal.retry_after.unwrap_or(SETTLING_MAX).min(SETTLING_MAX))),
         "LEASE_HELD" | "SAGA_TERMINAL" | "SAGA_NOT_FOUND" | "WRONG_STATE" | "DISPATCHED_ELSEWHERE" | "NOT_READY" => {
-            Ok(Claim::Gone(refusal.message))
+            Ok(ClaimByIdResult::Gone(refusal.message))
         }
         _ => Err(status),
     }
@@ -157,18 +160,20 @@ pub(super) async fn drain<H: CompensationHandler>(recovery: &Arc<Recovery<H>>) -
         let mut again_in = None;
         for task_id in left_over(recovery).await? {
             let Some(slot) = pool.free_slot().await else { break };
-            recovery.starts.pause().await;
+            recovery.failed_starts.pause().await;
             match claim(recovery, &task_id).await? {
-                Claim::Ours(saga, asked) => {
+                ClaimByIdResult::Ours(saga, asked) => {
                     pool.start(*saga, asked, slot);
                     again_in = Some(Duration::ZERO);
                 }
-                Claim::Later(delay) => again_in = Some(again_in.map_or(delay, |other: Duration| other.min(delay))),
-                Claim::Gone(_) => {}
+                ClaimByIdResult::Later(delay) => {
+                    again_in = Some(again_in.map_or(delay, |other: Duration| other.min(delay)))
+                }
+                ClaimByIdResult::Gone(_) => {}
             }
         }
         pool.finish().await;
-        if recovery.starts.look_again() {
+        if recovery.failed_starts.look_again() {
             again_in = Some(Duration::ZERO);
         }
         match again_in {
@@ -192,7 +197,7 @@ async fn left_over<H>(recovery: &Recovery<H>) -> Result<Vec<String>, Status> {
         let give_up = || started + DRAIN_PATIENCE;
         let call = recovery
             .client
-            .call(request.clone(), Again::Unknown, give_up, |mut c, r| async move { c.list_sagas(r).await });
+            .call(request.clone(), RetryOn::Unknown, give_up, |mut c, r| async move { c.list_sagas(r).await });
         let page = call.await?;
         found.extend(page.sagas.into_iter().map(|saga| saga.task_id));
         if page.next_page_token.is_empty() {
@@ -209,13 +214,13 @@ async fn left_over<H>(recovery: &Recovery<H>) -> Result<Vec<String>, Status> {
         let look = || async {
             let mut watch = Follow::stale(&recovery.client, snapshot.clone());
             let mut waiting = BTreeMap::new();
-            while let Followed::Item(item) = watch.next().await? {
+            while let FollowItem::Item(item) = watch.next().await? {
                 take_in(item, &mut waiting);
             }
             Ok(waiting)
         };
         // Half a snapshot can't be resumed, so it starts again.
-        let waiting = retry(Again::Unknown, || started + DRAIN_PATIENCE, look).await?;
+        let waiting = retry(RetryOn::Unknown, || started + DRAIN_PATIENCE, look).await?;
         found.extend(waiting.into_keys());
     }
     Ok(found)

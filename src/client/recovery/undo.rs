@@ -6,11 +6,11 @@ use std::time::Duration;
 use tonic::Status;
 use uuid::Uuid;
 
-use super::{CompensationHandler, Recovery, Undo, Undone};
+use super::options::{CompensationHandler, CompensationResult, CompensationRun, Recovery};
 use crate::{
     client::{
-        LeaseKeeper, LeaseKey, LeaseLost, LeaseStatus, Note, Report,
-        retry::{Again, Backoff},
+        LeaseKeeper, LeaseKey, LeaseLost, LeaseStatus, Note, ReportRpc,
+        retry::{Backoff, RetryOn},
         worker,
     },
     proto::{CompensateRequest, Compensation, CompensationOutcome, CompensationState, RecordCompensationRequest, Saga},
@@ -21,7 +21,7 @@ const PAUSE_FIRST: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Why a saga was not fully compensated.
-enum Ended {
+enum UndoStop {
     /// The lease is lost.
     Lost(LeaseLost),
     /// The worker must end; the lease is released.
@@ -31,7 +31,7 @@ enum Ended {
     /// A person must look at it: the saga is quarantined.
     Park(String),
     /// The coordinator refused an outcome.
-    Refused(Report, Status),
+    Refused(ReportRpc, Status),
 }
 
 /// Compensates a saga and reports the outcome.
@@ -40,17 +40,21 @@ pub(super) async fn undo_all<H: CompensationHandler>(recovery: &Recovery<H>, sag
     let client = &recovery.client;
     let ended = match undo_each(recovery, saga, lease).await {
         Ok(()) => match compensate(recovery, lease).await {
-            Ok(saga) => return Note::reported(task_id, Report::Compensate, String::new(), Ok(Some(saga))),
-            Err(status) => Ended::Refused(Report::Compensate, status),
+            Ok(saga) => return Note::reported(task_id, ReportRpc::Compensate, String::new(), Ok(Some(saga))),
+            Err(status) => UndoStop::Refused(ReportRpc::Compensate, status),
         },
         Err(ended) => ended,
     };
     let (report, answer, reason) = match ended {
-        Ended::Lost(lost) => return Note::Lost { task_id, lost },
-        Ended::NotStarted(reason) => return worker::give_back(client, lease, &recovery.starts, task_id, reason).await,
-        Ended::Stopped(reason) => (Report::Release, worker::release(client, lease, reason.clone()).await, reason),
-        Ended::Park(reason) => (Report::Quarantine, worker::quarantine(client, lease, reason.clone()).await, reason),
-        Ended::Refused(report, status) => (report, Err(status), "compensation".to_owned()),
+        UndoStop::Lost(lost) => return Note::Lost { task_id, lost },
+        UndoStop::NotStarted(reason) => {
+            return worker::give_back(client, lease, &recovery.failed_starts, task_id, reason).await;
+        }
+        UndoStop::Stopped(reason) => (ReportRpc::Release, worker::release(client, lease, reason.clone()).await, reason),
+        UndoStop::Park(reason) => {
+            (ReportRpc::Quarantine, worker::quarantine(client, lease, reason.clone()).await, reason)
+        }
+        UndoStop::Refused(report, status) => (report, Err(status), "compensation".to_owned()),
     };
     Note::reported(task_id, report, reason, answer)
 }
@@ -59,7 +63,7 @@ async fn undo_each<H: CompensationHandler>(
     recovery: &Recovery<H>,
     mut saga: Saga,
     lease: &LeaseKeeper,
-) -> Result<(), Ended> {
+) -> Result<(), UndoStop> {
     let mut backoff = Backoff::new(PAUSE_FIRST, PAUSE_MAX);
     let mut last = 0;
     while let Some(compensation) = next_pending(&saga).cloned() {
@@ -69,34 +73,35 @@ async fn undo_each<H: CompensationHandler>(
         }
         let (position, kind) = (compensation.position, &compensation.kind);
         if !recovery.handler.handles(kind) {
-            return Err(Ended::Park(format!("no handler for compensation {position} of kind `{kind}`")));
+            return Err(UndoStop::Park(format!("no handler for compensation {position} of kind `{kind}`")));
         }
         if compensation.attempts >= recovery.options.attempts {
             let (attempts, error) = (compensation.attempts, &compensation.last_error);
             let reason = format!("compensation {position} of kind `{kind}` failed {attempts} times, at last: {error}");
-            return Err(Ended::Park(reason));
+            return Err(UndoStop::Park(reason));
         }
         let kill = &recovery.shutdown.kill;
-        let undone = recovery.handler.undo(Undo { saga: &saga, compensation: &compensation, lease, kill }).await;
-        if !matches!(undone, Undone::NotStarted(_)) {
-            recovery.starts.started();
+        let undone =
+            recovery.handler.undo(CompensationRun { saga: &saga, compensation: &compensation, lease, kill }).await;
+        if !matches!(undone, CompensationResult::NotStarted(_)) {
+            recovery.failed_starts.started();
         }
         let (outcome, detail) = match undone {
-            Undone::NotStarted(reason) => return Err(Ended::NotStarted(reason)),
-            Undone::Done(detail) => (CompensationOutcome::Done, detail),
-            Undone::Failed(detail) => (CompensationOutcome::Failed, detail),
-            Undone::Stopped(reason) if kill.is_cancelled() => return Err(Ended::Stopped(reason)),
-            Undone::Stopped(reason) => {
+            CompensationResult::NotStarted(reason) => return Err(UndoStop::NotStarted(reason)),
+            CompensationResult::Done(detail) => (CompensationOutcome::Done, detail),
+            CompensationResult::Failed(detail) => (CompensationOutcome::Failed, detail),
+            CompensationResult::Stopped(reason) if kill.is_cancelled() => return Err(UndoStop::Stopped(reason)),
+            CompensationResult::Stopped(reason) => {
                 let lost = match lease.check() {
                     LeaseStatus::Lost(lost) => lost,
                     LeaseStatus::Held | LeaseStatus::Cancelled(_) => LeaseLost::deadline(reason),
                 };
-                return Err(Ended::Lost(lost));
+                return Err(UndoStop::Lost(lost));
             }
         };
         saga = record(recovery, lease, position, outcome, detail.clone())
             .await
-            .map_err(|status| Ended::Refused(Report::RecordCompensation, status))?;
+            .map_err(|status| UndoStop::Refused(ReportRpc::RecordCompensation, status))?;
         let failed = outcome == CompensationOutcome::Failed;
         let task_id = saga.task_id.clone();
         let error = failed.then_some(detail);
@@ -104,8 +109,8 @@ async fn undo_each<H: CompensationHandler>(
         if failed && next_pending(&saga).is_some_and(|next| next.attempts < recovery.options.attempts) {
             tokio::select! {
                 () = tokio::time::sleep(backoff.delay()) => {}
-                lost = worker::lost(lease) => return Err(Ended::Lost(lost)),
-                () = kill.cancelled() => return Err(Ended::Stopped("the worker was told to end".to_owned())),
+                lost = worker::lost(lease) => return Err(UndoStop::Lost(lost)),
+                () = kill.cancelled() => return Err(UndoStop::Stopped("the worker was told to end".to_owned())),
             }
         }
     }
@@ -140,7 +145,7 @@ async fn record<H>(
         request_id: Uuid::new_v4().to_string(),
     };
     let give_up = worker::give_up(lease);
-    let answer = recovery.client.ask_again(request, Again::Unknown, give_up).await?;
+    let answer = recovery.client.ask_again(request, RetryOn::Unknown, give_up).await?;
     answer.saga.ok_or_else(|| Status::internal("an answer without a saga"))
 }
 
@@ -149,7 +154,7 @@ async fn compensate<H>(recovery: &Recovery<H>, lease: &LeaseKeeper) -> Result<Sa
     let request_id = Uuid::new_v4().to_string();
     let request = CompensateRequest { task_id, owner_id, fencing_token, reason: String::new(), request_id };
     let give_up = worker::give_up(lease);
-    let answer = recovery.client.ask_again(request, Again::Unknown, give_up).await?;
+    let answer = recovery.client.ask_again(request, RetryOn::Unknown, give_up).await?;
     answer.saga.ok_or_else(|| Status::internal("an answer without a saga"))
 }
 

@@ -477,7 +477,7 @@ async fn the_rust_client_has_one_session_and_opens_another_when_it_ends() {
     assert_eq!(sessions, 1, "{log}");
     // What fails now is told as what it is, and another session is opened when the daemon is back.
     let gone = client.ask(lease.heartbeat(), Duration::from_millis(300)).await.unwrap_err();
-    assert_ne!(sagad::client::Refusal::from(&gone).happened, sagad::client::Happened::Refused, "{gone:?}");
+    assert_ne!(sagad::client::StatusDetails::from(&gone).happened, sagad::client::CallEffect::Refused, "{gone:?}");
     daemon.start_again();
     let done = eventually("it is back", || async { client.ask(lease.complete(), PATIENCE).await.ok() }).await;
     assert_eq!(done.saga.unwrap().state(), SagaState::Completed);

@@ -15,9 +15,9 @@ use rand::random_range;
 use sagad::{
     client::{
         Client, LeaseKeeper, LeaseStatus, Note, Notes, Shutdown,
-        follow::{Follow, Followed, Revisioned},
-        recovery::{self, CompensationHandler, RecoveryOptions, Undo, Undone},
-        retry::Again,
+        follow::{Follow, FollowItem, Revisioned},
+        recovery::{self, CompensationHandler, CompensationResult, CompensationRun, RecoveryOptions},
+        retry::RetryOn,
         time,
         worker::{Handler, Outcome, Task},
     },
@@ -60,10 +60,10 @@ impl CompensationHandler for Work {
         true
     }
 
-    async fn undo(&self, undo: Undo<'_>) -> Undone {
+    async fn undo(&self, undo: CompensationRun<'_>) -> CompensationResult {
         tokio::time::sleep(Duration::from_millis(random_range(10..100))).await;
         assert_eq!(*undo.lease.status().borrow(), LeaseStatus::Held);
-        Undone::Done("it is gone".into())
+        CompensationResult::Done("it is gone".into())
     }
 }
 
@@ -110,7 +110,7 @@ pub async fn produce(client: Client, ledger: Ledger, calls: Arc<AtomicU64>, stop
         };
         let give_up = time::now() + PATIENCE;
         let send = |mut c: saga_service_client::SagaServiceClient<_>, r| async move { c.create_saga(r).await };
-        let answer = client.call(request, Again::Unknown, || give_up, send).await.expect("no call fails in the end");
+        let answer = client.call(request, RetryOn::Unknown, || give_up, send).await.expect("no call fails in the end");
         ledger.created(&answer.saga.unwrap().task_id);
         calls.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(random_range(20..120))).await;
@@ -152,9 +152,9 @@ pub async fn follow<T: Revisioned>(mut follow: Follow<T>, mut head: watch::Recei
             _ = head.changed() => continue,
         };
         match followed.expect("it goes on") {
-            Followed::Item(item) => record.push(item),
-            Followed::Broken(_) => {}
-            Followed::End => panic!("it ended"),
+            FollowItem::Item(item) => record.push(item),
+            FollowItem::Broken(_) => {}
+            FollowItem::End => panic!("it ended"),
         }
     }
     record

@@ -3,9 +3,9 @@
 use std::{fs, io, path::PathBuf, process::ExitCode, time::Duration};
 
 use sagad::client::{
-    Client, Happened, Refusal,
-    follow::{Follow, Followed},
-    retry::{Again, Backoff},
+    CallEffect, Client, StatusDetails,
+    follow::{Follow, FollowItem},
+    retry::{Backoff, RetryOn},
     time,
 };
 use sagad::proto::{
@@ -60,24 +60,24 @@ async fn watch(settings: &Settings, mut place: Place) -> Result<(), Box<dyn std:
     let mut backoff = Backoff::default();
     loop {
         let item = match stream.next().await {
-            Ok(Followed::Item(item)) => {
+            Ok(FollowItem::Item(item)) => {
                 settings.outage.over();
                 item
             }
-            Ok(Followed::Broken(why)) => {
+            Ok(FollowItem::Broken(why)) => {
                 settings.outage.waiting(&why);
                 emit("reconnecting", json!({"revision": place.revision}));
                 continue;
             }
-            Ok(Followed::End) => return Ok(()),
-            Err(status) => match Refusal::from(&status) {
+            Ok(FollowItem::End) => return Ok(()),
+            Err(status) => match StatusDetails::from(&status) {
                 // The place is gone: a snapshot tells all that is stale now.
                 refusal if refusal.is("REVISION_COMPACTED") || refusal.is("REVISION_UNKNOWN") => {
                     (place.revision, resumed) = (None, false);
                     stream = Follow::stale(&settings.client, request(None));
                     continue;
                 }
-                refusal if refusal.happened == Happened::Refused => return Err(status.into()),
+                refusal if refusal.happened == CallEffect::Refused => return Err(status.into()),
                 refusal => {
                     settings.outage.waiting(&refusal.message);
                     tokio::time::sleep(backoff.delay().max(refusal.retry_after.unwrap_or_default())).await;
@@ -136,9 +136,9 @@ async fn decide(client: &Client, actor: &str, stale: StaleSaga) -> Result<(), St
     let send = |mut sagas: sagad::proto::saga_service_client::SagaServiceClient<_>, request| async move {
         sagas.recover(request).await
     };
-    match client.call(request, Again::Unknown, || give_up, send).await {
+    match client.call(request, RetryOn::Unknown, || give_up, send).await {
         Ok(_) => emit_of("decided", &stale.task_id, json!({"decision": word})),
-        Err(status) => match Refusal::from(&status).reason.as_str() {
+        Err(status) => match StatusDetails::from(&status).reason.as_str() {
             // Somebody was first, or the worker came back.
             "NOT_STALE" | "SAGA_TERMINAL" | "SAGA_NOT_FOUND" | "WRONG_STATE" => {
                 emit_of("not_stale", &stale.task_id, json!({}));

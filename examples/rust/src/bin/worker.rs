@@ -11,10 +11,11 @@ use std::{
 };
 
 use sagad::client::{
-    Beat, Client, LeaseKeeper, LeaseLost, LeaseStatus, Note, Notes, Report as Call, Shutdown, WorkerError,
-    recovery::{self, CompensationHandler, RecoveryOptions, Undo, Undone},
+    Client, HeartbeatOutcome, LeaseKeeper, LeaseLost, LeaseStatus, Note, Notes, ReportRpc as Call, Shutdown,
+    WorkerError,
+    recovery::{self, CompensationHandler, CompensationResult, CompensationRun, RecoveryOptions},
     time,
-    worker::{self, Handler, Outcome, Task, WorkerOptions},
+    worker::{self, Handler, Task, WorkOutcome, WorkerOptions},
 };
 use sagad::proto::CompensationSpec;
 use sagad_example::{
@@ -97,24 +98,26 @@ struct Reports {
 }
 
 impl Handler for Reports {
-    async fn run(&self, task: &Task) -> Outcome {
+    async fn run(&self, task: &Task) -> WorkOutcome {
         let reporting = tell_of(&task.saga.task_id, &task.lease, self.outage.clone());
         let done = self.write(task).await;
         // From here on the report ends the lease: that is no news.
         reporting.store(true, Ordering::SeqCst);
         let stopped = || emit_of("stopped", &task.saga.task_id, json!({}));
         match done {
-            Ok(digest) => Outcome::Completed { result: digest.into(), reason: String::new() },
-            Err(Broken::Failed(reason, retryable)) => Outcome::Failed { reason, retryable, compensations: Vec::new() },
+            Ok(digest) => WorkOutcome::Completed { result: digest.into(), reason: String::new() },
+            Err(Broken::Failed(reason, retryable)) => {
+                WorkOutcome::Failed { reason, retryable, compensations: Vec::new() }
+            }
             Err(Broken::Cancelled(reason)) => {
                 emit_of("cancelled", &task.saga.task_id, json!({"reason": reason}));
                 stopped();
                 let reason = format!("cancelled: {reason}");
-                Outcome::Failed { reason, retryable: false, compensations: Vec::new() }
+                WorkOutcome::Failed { reason, retryable: false, compensations: Vec::new() }
             }
             // `lost` and `stopped` are told by the note.
-            Err(Broken::Lost(lost)) => Outcome::Abandoned(lost),
-            Err(Broken::Killed) => Outcome::Released { reason: "the worker was told to end".to_owned() },
+            Err(Broken::Lost(lost)) => WorkOutcome::Abandoned(lost),
+            Err(Broken::Killed) => WorkOutcome::Released { reason: "the worker was told to end".to_owned() },
         }
     }
 }
@@ -150,7 +153,7 @@ impl Reports {
             }
             Err(status) => {
                 may_go_on(task)?;
-                let refusal = sagad::client::Refusal::from(&status);
+                let refusal = sagad::client::StatusDetails::from(&status);
                 Err(if refusal.judged && refusal.code == Code::Aborted {
                     Broken::Lost(LeaseLost { reason: refusal.reason, message: refusal.message })
                 } else {
@@ -216,13 +219,13 @@ impl CompensationHandler for Directories {
         kind == REMOVE_DIR
     }
 
-    async fn undo(&self, undo: Undo<'_>) -> Undone {
+    async fn undo(&self, undo: CompensationRun<'_>) -> CompensationResult {
         if let LeaseStatus::Lost(lost) = undo.lease.check() {
-            return Undone::Stopped(lost.to_string());
+            return CompensationResult::Stopped(lost.to_string());
         }
         match block_in_place(|| report::remove(Path::new(&undo.compensation.target), &undo.saga.task_id)) {
-            Ok(()) => Undone::Done(String::new()),
-            Err(why) => Undone::Failed(why),
+            Ok(()) => CompensationResult::Done(String::new()),
+            Err(why) => CompensationResult::Failed(why),
         }
     }
 }
@@ -230,25 +233,25 @@ impl CompensationHandler for Directories {
 /// Tells of a lease's heartbeats, until the lease is over. Once the switch that it returns is set, it tells only whether the
 /// coordinator answers.
 fn tell_of(task_id: &str, lease: &LeaseKeeper, outage: Arc<Outage>) -> Arc<AtomicBool> {
-    let (task_id, mut beats, reporting) = (task_id.to_owned(), lease.beats(), Arc::new(AtomicBool::new(false)));
+    let (task_id, mut beats, reporting) = (task_id.to_owned(), lease.heartbeats(), Arc::new(AtomicBool::new(false)));
     let is_reporting = reporting.clone();
     tokio::spawn(async move {
         while beats.changed().await.is_ok() {
             let beat = beats.borrow_and_update().clone();
             match &beat {
-                Some(Beat::Accepted(_)) => outage.over(),
-                Some(Beat::Unknown(code)) => outage.waiting(code),
+                Some(HeartbeatOutcome::Accepted(_)) => outage.over(),
+                Some(HeartbeatOutcome::Unknown(code)) => outage.waiting(code),
                 None => {}
             }
             if is_reporting.load(Ordering::SeqCst) {
                 continue;
             }
             match beat {
-                Some(Beat::Accepted(deadline)) => {
+                Some(HeartbeatOutcome::Accepted(deadline)) => {
                     let left = deadline.since(time::now()).as_millis();
                     emit_of("heartbeat", &task_id, json!({"expire_in_ms": u64::try_from(left).unwrap_or(u64::MAX)}));
                 }
-                Some(Beat::Unknown(code)) => emit_of("heartbeat_unknown", &task_id, json!({"code": code})),
+                Some(HeartbeatOutcome::Unknown(code)) => emit_of("heartbeat_unknown", &task_id, json!({"code": code})),
                 None => {}
             }
         }

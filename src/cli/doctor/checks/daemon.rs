@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::{
-    facts::Facts,
+    facts::DoctorFacts,
     finding::{Finding, Severity, length, seconds},
 };
 use crate::{
@@ -25,7 +25,7 @@ const LATELY: Duration = Duration::from_secs(3600);
 const FILES_MANY: f64 = 0.8;
 const FILES_TOO_MANY: f64 = 0.95;
 
-pub(super) fn version(facts: &Facts) -> Vec<Finding> {
+pub(super) fn version(facts: &DoctorFacts) -> Vec<Finding> {
     let (ours, theirs) = (&facts.client_version, &facts.info.version);
     if ours == theirs && facts.vitals.is_some() {
         return Vec::new();
@@ -39,7 +39,7 @@ pub(super) fn version(facts: &Facts) -> Vec<Finding> {
     }]
 }
 
-pub(super) fn writer(facts: &Facts) -> Vec<Finding> {
+pub(super) fn writer(facts: &DoctorFacts) -> Vec<Finding> {
     let silence = facts.vitals.as_ref().map(|vitals| length(vitals.writer_silence.as_ref())).unwrap_or_default();
     if silence < SILENCE_MAX {
         return Vec::new();
@@ -59,7 +59,7 @@ fn turned_away(vitals: Option<&GetVitalsResponse>) -> i64 {
     queue_full.saturating_add(no_room).saturating_add(too_many_waiting)
 }
 
-pub(super) fn overload(facts: &Facts) -> Vec<Finding> {
+pub(super) fn overload(facts: &DoctorFacts) -> Vec<Finding> {
     let Some(vitals) = &facts.vitals else { return Vec::new() };
     let (depth, max) = (vitals.writer_queue_depth, vitals.writer_queue_max.max(1));
     let all = turned_away(Some(vitals));
@@ -84,7 +84,7 @@ pub(super) fn overload(facts: &Facts) -> Vec<Finding> {
     }]
 }
 
-pub(super) fn clock(facts: &Facts) -> Vec<Finding> {
+pub(super) fn clock(facts: &DoctorFacts) -> Vec<Finding> {
     let off = seconds(facts.info.clock_offset.as_ref());
     let clock = facts.vitals.as_ref().and_then(|vitals| vitals.clock).unwrap_or_default();
     let stepped = clock.steps > 0 && facts.since(clock.last_step_time.as_ref()) < LATELY;
@@ -123,7 +123,7 @@ pub(super) fn clock(facts: &Facts) -> Vec<Finding> {
     }]
 }
 
-pub(super) fn absences(facts: &Facts) -> Vec<Finding> {
+pub(super) fn absences(facts: &DoctorFacts) -> Vec<Finding> {
     let clock = facts.vitals.as_ref().and_then(|vitals| vitals.clock).unwrap_or_default();
     let ago = facts.since(clock.last_absence_time.as_ref());
     if clock.absences == 0 || ago >= LATELY {
@@ -146,7 +146,7 @@ pub(super) fn absences(facts: &Facts) -> Vec<Finding> {
     }]
 }
 
-pub(super) fn grace(facts: &Facts) -> Vec<Finding> {
+pub(super) fn grace(facts: &DoctorFacts) -> Vec<Finding> {
     let left = facts.vitals.as_ref().and_then(|vitals| vitals.restart_grace_left.as_ref());
     let Some(left) = left else { return Vec::new() };
     vec![Finding {
@@ -161,7 +161,7 @@ pub(super) fn grace(facts: &Facts) -> Vec<Finding> {
     }]
 }
 
-pub(super) fn open_files(facts: &Facts) -> Vec<Finding> {
+pub(super) fn open_files(facts: &DoctorFacts) -> Vec<Finding> {
     let Some(vitals) = &facts.vitals else { return Vec::new() };
     let share = vitals.open_files as f64 / vitals.open_files_max.max(1) as f64;
     if vitals.open_files_max == 0 || share < FILES_MANY {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::{
-    facts::Facts,
+    facts::DoctorFacts,
     finding::{Finding, Severity, length},
 };
 use crate::{
@@ -27,7 +27,7 @@ const STORE_LARGE: i64 = 20 << 30;
 /// Ended sagas that nobody looks through any more.
 const ENDED_MANY: i64 = 5_000_000;
 
-pub(super) fn speed(facts: &Facts) -> Vec<Finding> {
+pub(super) fn speed(facts: &DoctorFacts) -> Vec<Finding> {
     let Some(commits) = facts.vitals.as_ref().and_then(|vitals| vitals.commits.as_ref()) else { return Vec::new() };
     if commits.count == 0 {
         return vec![Finding {
@@ -65,7 +65,7 @@ pub(super) fn speed(facts: &Facts) -> Vec<Finding> {
     }]
 }
 
-pub(super) fn space(facts: &Facts) -> Vec<Finding> {
+pub(super) fn space(facts: &DoctorFacts) -> Vec<Finding> {
     let Some(vitals) = &facts.vitals else { return Vec::new() };
     let Some(disk) = &vitals.disk else { return Vec::new() };
     let log = vitals.log.as_ref().map_or(0, |log| log.max_bytes);
@@ -93,7 +93,7 @@ pub(super) fn space(facts: &Facts) -> Vec<Finding> {
     }]
 }
 
-pub(super) fn wal(facts: &Facts) -> Vec<Finding> {
+pub(super) fn wal(facts: &DoctorFacts) -> Vec<Finding> {
     let Some(log) = facts.vitals.as_ref().and_then(|vitals| vitals.log.as_ref()) else { return Vec::new() };
     if log.max_bytes == 0 || log.bytes < log.max_bytes {
         return Vec::new();
@@ -121,7 +121,7 @@ pub(super) fn wal(facts: &Facts) -> Vec<Finding> {
     }]
 }
 
-pub(super) fn store_size(facts: &Facts) -> Vec<Finding> {
+pub(super) fn store_size(facts: &DoctorFacts) -> Vec<Finding> {
     let size = facts.vitals.as_ref().and_then(|vitals| vitals.disk.as_ref()).map_or(0, |disk| disk.store_bytes);
     let states = facts.stats.queues.iter().flat_map(|queue| &queue.states);
     let ended = states

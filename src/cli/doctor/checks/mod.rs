@@ -7,10 +7,10 @@ mod recovery;
 #[cfg(test)]
 mod tests;
 
-use super::{facts::Facts, finding::Finding};
+use super::{facts::DoctorFacts, finding::Finding};
 
 /// A check.
-pub type Check = fn(&Facts) -> Vec<Finding>;
+pub type Check = fn(&DoctorFacts) -> Vec<Finding>;
 
 /// All of them, by their names, in the order in which they are told: what makes others wrong comes first.
 pub const ALL: &[(&str, Check)] = &[

@@ -1,7 +1,7 @@
 //! Queues in which work waits, and nobody takes it.
 
 use super::super::{
-    facts::{Facts, ready_for},
+    facts::{DoctorFacts, ready_for},
     finding::{Finding, Severity, first_few},
 };
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     proto::Queue,
 };
 
-pub(super) fn stuck(facts: &Facts) -> Vec<Finding> {
+pub(super) fn stuck(facts: &DoctorFacts) -> Vec<Finding> {
     // A claim that waited for the queue would have got one of them; and whoever works on one is going to come back.
     let stuck = facts.backlogs().filter(|queue| facts.worked_on.get(&queue.queue) == Some(&false));
     let found = stuck.map(|queue| Finding {
@@ -30,7 +30,7 @@ pub(super) fn stuck(facts: &Facts) -> Vec<Finding> {
     first_few(found)
 }
 
-pub(super) fn paused(facts: &Facts) -> Vec<Finding> {
+pub(super) fn paused(facts: &DoctorFacts) -> Vec<Finding> {
     let found = facts.held_up().into_iter().map(|queue| {
         let known = facts.queues.iter().find(|known| known.queue == queue.queue);
         let by = known.map(|Queue { actor, reason, change_time, .. }| {
@@ -54,7 +54,7 @@ pub(super) fn paused(facts: &Facts) -> Vec<Finding> {
     first_few(found)
 }
 
-pub(super) fn dispatched(facts: &Facts) -> Vec<Finding> {
+pub(super) fn dispatched(facts: &DoctorFacts) -> Vec<Finding> {
     let waits = |saga: &&crate::proto::Saga| facts.since(saga.update_time.as_ref()) >= facts.patience;
     let found = facts.dispatched.iter().filter(waits).map(|saga| Finding {
         check: "dispatched",

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::super::{
-    facts::Facts,
+    facts::DoctorFacts,
     finding::{Finding, Severity, first_few},
 };
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
 /// Of a compensation's time, what may be gone before somebody should look.
 const TIMEOUT_SHARE: f64 = 0.75;
 
-pub(super) fn stale(facts: &Facts) -> Vec<Finding> {
+pub(super) fn stale(facts: &DoctorFacts) -> Vec<Finding> {
     let Some(vitals) = &facts.vitals else { return Vec::new() };
     let watched = |queue: &str| vitals.stale_watches.iter().any(|watch| watch.queue.is_empty() || watch.queue == queue);
     let standing = |saga: &Saga| facts.since(saga.lease.as_ref().and_then(|lease| lease.expire_time.as_ref()));
@@ -88,19 +88,19 @@ fn open(saga: &Saga) -> impl Iterator<Item = &Compensation> {
 }
 
 /// Compensating sagas that nobody has, and for how long nothing happened to them.
-fn idle(facts: &Facts) -> impl Iterator<Item = (&Saga, Duration)> {
+fn idle(facts: &DoctorFacts) -> impl Iterator<Item = (&Saga, Duration)> {
     let now = facts.now();
     let has_lease = move |saga: &Saga| {
         let ends = saga.lease.as_ref().and_then(|lease| lease.expire_time.as_ref());
         let compensating =
             saga.lease.as_ref().is_some_and(|lease| lease.purpose() == crate::proto::LeasePurpose::Compensate);
-        compensating && !saga.stale && ends.is_some_and(|ends| crate::cli::top::sight::micros(ends) > now)
+        compensating && !saga.stale && ends.is_some_and(|ends| crate::cli::top::snapshot::micros(ends) > now)
     };
     let idle = facts.compensating.iter().filter(move |saga| !has_lease(saga));
     idle.map(|saga| (saga, facts.since(saga.update_time.as_ref())))
 }
 
-pub(super) fn kinds(facts: &Facts) -> Vec<Finding> {
+pub(super) fn kinds(facts: &DoctorFacts) -> Vec<Finding> {
     let Some(vitals) = &facts.vitals else { return Vec::new() };
     let asked = |queue: &str, kind: &str| {
         vitals.asked_kinds.iter().any(|asked| asked.queue == queue && (asked.kind.is_empty() || asked.kind == kind))
@@ -134,7 +134,7 @@ pub(super) fn kinds(facts: &Facts) -> Vec<Finding> {
     first_few(found)
 }
 
-pub(super) fn timeout(facts: &Facts) -> Vec<Finding> {
+pub(super) fn timeout(facts: &DoctorFacts) -> Vec<Finding> {
     let near = idle(facts).filter_map(|(saga, since)| {
         let policy = saga.policy.as_ref().and_then(|policy| policy.compensation_timeout.as_ref());
         let timeout = convert::from_proto(policy?);
@@ -159,7 +159,7 @@ pub(super) fn timeout(facts: &Facts) -> Vec<Finding> {
     first_few(found)
 }
 
-pub(super) fn unknown_holders(facts: &Facts) -> Vec<Finding> {
+pub(super) fn unknown_holders(facts: &DoctorFacts) -> Vec<Finding> {
     let holders = facts.vitals.iter().flat_map(|vitals| &vitals.unknown_holders);
     let found = holders.map(|holder| Finding {
         check: "unknown-holders",
@@ -179,7 +179,7 @@ pub(super) fn unknown_holders(facts: &Facts) -> Vec<Finding> {
     first_few(found)
 }
 
-pub(super) fn quarantined(facts: &Facts) -> Vec<Finding> {
+pub(super) fn quarantined(facts: &DoctorFacts) -> Vec<Finding> {
     let states = facts.stats.queues.iter().flat_map(|queue| &queue.states);
     let quarantined = states.filter(|count| count.state() == SagaState::Quarantined);
     let count = total(quarantined.map(|count| count.count));

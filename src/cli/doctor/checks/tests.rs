@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    super::{facts::Facts, finding::Severity},
+    super::{facts::DoctorFacts, finding::Severity},
     ALL, queues,
 };
 use crate::proto::{
@@ -22,7 +22,7 @@ fn span(millis: i64) -> Option<prost_types::Duration> {
 }
 
 /// A busy daemon with which all is well: a backlog that somebody works on, a saga that is being undone.
-fn healthy() -> Facts {
+fn healthy() -> DoctorFacts {
     let queue = QueueStats {
         queue: "builds".to_owned(),
         ready: 300,
@@ -46,7 +46,7 @@ fn healthy() -> Facts {
         open_files_max: 1024,
         ..GetVitalsResponse::default()
     };
-    Facts {
+    DoctorFacts {
         client_version: "1".to_owned(),
         info: GetServerInfoResponse {
             version: "1".to_owned(),
@@ -61,7 +61,7 @@ fn healthy() -> Facts {
         dispatched: vec![saga("dispatched", SagaState::Dispatched, 5)],
         worked_on: [("builds".to_owned(), true)].into(),
         patience: Duration::from_secs(60),
-        ..Facts::default()
+        ..DoctorFacts::default()
     }
 }
 
@@ -86,7 +86,7 @@ fn undoing(changed_ago: i64) -> Saga {
 }
 
 /// What is found after a change of the healthy facts: which checks, and how bad.
-fn found(change: impl FnOnce(&mut Facts)) -> Vec<(&'static str, Severity)> {
+fn found(change: impl FnOnce(&mut DoctorFacts)) -> Vec<(&'static str, Severity)> {
     let mut facts = healthy();
     change(&mut facts);
     let findings = ALL.iter().flat_map(|(name, check)| {
@@ -97,7 +97,7 @@ fn found(change: impl FnOnce(&mut Facts)) -> Vec<(&'static str, Severity)> {
     findings.map(|finding| (finding.check, finding.severity)).collect()
 }
 
-fn vitals(facts: &mut Facts) -> &mut GetVitalsResponse {
+fn vitals(facts: &mut DoctorFacts) -> &mut GetVitalsResponse {
     facts.vitals.as_mut().expect("set")
 }
 

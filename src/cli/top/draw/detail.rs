@@ -8,14 +8,18 @@ use ratatui::{
     widgets::{Paragraph, Wrap},
 };
 
-use super::{ALARM, BUSY, DIM, FINE, block, sagas, words};
+use super::{
+    sagas,
+    style::{ALARM, BUSY, DIM, FINE, block},
+    words,
+};
 use crate::{
     cli::{
         tables,
         text::{content, printable, stamp},
         top::{
             model::Model,
-            sight::{Detail, micros},
+            snapshot::{Detail, micros},
         },
     },
     proto::{Compensation, CompensationState, Saga},
@@ -23,7 +27,7 @@ use crate::{
 
 /// Draws it.
 pub fn draw(frame: &mut Frame, area: Rect, model: &Model, task_id: &str) {
-    let seen = model.sight.as_ref().and_then(|sight| sight.detail.as_ref());
+    let seen = model.snapshot.as_ref().and_then(|snapshot| snapshot.detail.as_ref());
     let lines = match seen {
         Some(Detail { saga: Some(saga), events, cut }) if saga.task_id == task_id => {
             let mut lines = facts(model, saga);
@@ -52,7 +56,7 @@ fn heading(text: &'static str) -> Line<'static> {
 }
 
 fn facts(model: &Model, saga: &Saga) -> Vec<Line<'static>> {
-    let now = model.sight.as_ref().map(|sight| sight.clock.at(model.now));
+    let now = model.snapshot.as_ref().map(|snapshot| snapshot.clock.at(model.now));
     let time = |at: &Option<prost_types::Timestamp>| {
         let (Some(at), Some(now)) = (at, now) else { return String::new() };
         let away = micros(at) - now;

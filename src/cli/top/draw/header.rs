@@ -5,7 +5,10 @@ use ratatui::{
     text::{Line, Span},
 };
 
-use super::{ALARM, BUSY, DIM, FINE, PLAIN, words};
+use super::{
+    style::{ALARM, BUSY, DIM, FINE, PLAIN},
+    words,
+};
 use crate::{
     cli::{
         text::{bytes, printable, total},
@@ -23,7 +26,7 @@ const OFFSET_FINE: f64 = 1.0;
 pub fn lines(model: &Model, width: u16) -> Vec<Line<'static>> {
     let mut lines = words::flow(daemon(model), width, LINES_MAX);
     lines.extend(words::flow(totals(model), width, LINES_MAX));
-    let vitals = model.sight.as_ref().and_then(|sight| sight.vitals.as_ref());
+    let vitals = model.snapshot.as_ref().and_then(|snapshot| snapshot.vitals.as_ref());
     lines.extend(words::flow(vitals.map(machine).unwrap_or_default(), width, LINES_MAX));
     lines
 }
@@ -54,15 +57,15 @@ fn machine(vitals: &GetVitalsResponse) -> Vec<Span<'static>> {
 fn daemon(model: &Model) -> Vec<Span<'static>> {
     let bold = Style::new().add_modifier(Modifier::BOLD);
     let server = Span::styled(printable(&model.settings.server), bold);
-    let Some(sight) = &model.sight else { return vec![server, link(model)] };
-    let info = &sight.info;
-    let started = info.start_time.as_ref().map_or(0, crate::cli::top::sight::micros);
+    let Some(snapshot) = &model.snapshot else { return vec![server, link(model)] };
+    let info = &snapshot.info;
+    let started = info.start_time.as_ref().map_or(0, crate::cli::top::snapshot::micros);
     let mut facts = vec![
         Span::styled(format!("sagad {}", printable(&info.version)), bold),
         server,
         link(model),
-        Span::raw(format!("up {}", words::short(sight.clock.at(model.now) - started))),
-        Span::raw(format!("revision {}", sight.stats.revision)),
+        Span::raw(format!("up {}", words::short(snapshot.clock.at(model.now) - started))),
+        Span::raw(format!("revision {}", snapshot.stats.revision)),
     ];
     if let Some(offset) = &info.clock_offset {
         let off = (offset.seconds as f64 + f64::from(offset.nanos) / 1e9).abs() > OFFSET_FINE;
@@ -73,9 +76,9 @@ fn daemon(model: &Model) -> Vec<Span<'static>> {
 
 /// Whether the daemon answers, and the age of the snapshot.
 fn link(model: &Model) -> Span<'static> {
-    let age = model.sight.as_ref().map(|sight| model.now.since(sight.seen));
+    let age = model.snapshot.as_ref().map(|snapshot| model.now.since(snapshot.seen));
     let age = age.map(|age| words::short(i64::try_from(age.as_micros()).unwrap_or(i64::MAX)));
-    match (&model.blind, age) {
+    match (&model.fetch_error, age) {
         (None, None) => Span::styled("asking...", BUSY),
         (None, Some(age)) => Span::styled(format!("live, {age} old"), FINE),
         (Some(why), None) => Span::styled(format!("NO ANSWER: {why}"), ALARM),
@@ -85,7 +88,7 @@ fn link(model: &Model) -> Span<'static> {
 
 fn totals(model: &Model) -> Vec<Span<'static>> {
     let Some(GetStatsResponse { queues, ready, stale, waiting, oldest_ready_age, writer_queue_depth, .. }) =
-        model.sight.as_ref().map(|sight| &sight.stats)
+        model.snapshot.as_ref().map(|snapshot| &snapshot.stats)
     else {
         return Vec::new();
     };

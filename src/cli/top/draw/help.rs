@@ -7,7 +7,7 @@ use ratatui::{
     widgets::{Clear, Paragraph, Wrap},
 };
 
-use super::block;
+use super::style::block;
 
 const KEYS: &[(&str, &str)] = &[
     ("q, Ctrl-C", "leave"),

@@ -1,11 +1,12 @@
 //! Draws the model. Pure: the same model and size make the same screen.
 
-mod ask;
+mod action_dialog;
 mod detail;
 mod header;
 mod help;
 mod queues;
 mod sagas;
+mod style;
 mod table;
 mod words;
 
@@ -18,15 +19,16 @@ use ratatui::{
     layout::{Constraint, Layout, Rect},
     style::{Color, Modifier, Style},
     text::Line,
-    widgets::{Block, Paragraph},
+    widgets::Paragraph,
 };
 
+use self::style::DIM;
 use super::model::{Focus, Model, Typing};
 use crate::domain::characters;
 
 /// What the terminal can show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Looks {
+pub struct Theme {
     /// More than ASCII.
     pub unicode: bool,
     /// Colours.
@@ -43,19 +45,8 @@ const AROUND_ROWS: u16 = 3;
 /// Queues shown above the sagas, unless the keys are for them.
 const QUEUES_SHOWN: u16 = 6;
 
-/// What needs a person.
-const ALARM: Style = Style::new().fg(Color::Red).add_modifier(Modifier::BOLD);
-/// What is under way.
-const BUSY: Style = Style::new().fg(Color::Yellow);
-/// What is fine.
-const FINE: Style = Style::new().fg(Color::Green);
-/// What is there for the sake of completeness.
-const DIM: Style = Style::new().fg(Color::DarkGray);
-/// Nothing special.
-const PLAIN: Style = Style::new();
-
 /// Draws everything.
-pub fn draw(frame: &mut Frame, model: &Model, looks: Looks) {
+pub fn draw(frame: &mut Frame, model: &Model, theme: Theme) {
     let all = frame.area();
     let header = header::lines(model, all.width);
     let height = u16::try_from(header.len()).unwrap_or(u16::MAX);
@@ -73,13 +64,13 @@ pub fn draw(frame: &mut Frame, model: &Model, looks: Looks) {
         }
     }
     frame.render_widget(Paragraph::new(foot(model)), bottom);
-    if let Some(ask) = &model.ask {
-        ask::draw(frame, body, ask);
+    if let Some(dialog) = &model.dialog {
+        action_dialog::draw(frame, body, dialog);
     }
     if model.help {
         help::draw(frame, all);
     }
-    plain(frame.buffer_mut(), looks);
+    plain(frame.buffer_mut(), theme);
 }
 
 /// Where the queues go and where the sagas; on a low screen only that which the keys are for.
@@ -100,12 +91,6 @@ fn halves(model: &Model, body: Rect) -> (Option<Rect>, Option<Rect>) {
     };
     let [queues, sagas] = Layout::vertical([Constraint::Length(shown + AROUND_ROWS), Constraint::Min(0)]).areas(body);
     (Some(queues), Some(sagas))
-}
-
-/// A frame around a part of the screen; that which the keys are for stands out.
-fn block(title: String, focused: bool) -> Block<'static> {
-    let style = if focused { Style::new().add_modifier(Modifier::BOLD) } else { DIM };
-    Block::bordered().title(Line::styled(format!(" {title} "), style)).border_style(style)
 }
 
 /// The line at the bottom: what is being typed, what came of the last key, or which keys there are.
@@ -132,16 +117,16 @@ fn foot(model: &Model) -> Line<'static> {
 }
 
 /// Takes from the screen what the terminal can't show, or is not to.
-fn plain(buffer: &mut Buffer, looks: Looks) {
+fn plain(buffer: &mut Buffer, theme: Theme) {
     for cell in &mut buffer.content {
-        if !looks.colour {
+        if !theme.colour {
             (cell.fg, cell.bg) = (Color::Reset, Color::Reset);
         }
         // Texts come escaped. Should one not, it still does nothing to the terminal.
         if cell.symbol().contains(characters::is_unprintable) {
             cell.set_symbol("?");
         }
-        if !looks.unicode && !cell.symbol().is_ascii() {
+        if !theme.unicode && !cell.symbol().is_ascii() {
             cell.set_symbol(match cell.symbol() {
                 "─" => "-",
                 "│" => "|",

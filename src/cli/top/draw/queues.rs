@@ -3,7 +3,7 @@
 use ratatui::{Frame, layout::Rect};
 
 use super::{
-    ALARM, BUSY, DIM, PLAIN, block,
+    style::{ALARM, BUSY, DIM, PLAIN, block},
     table::{self, Cell, Column, figures, text},
     words,
 };
@@ -35,7 +35,7 @@ const COLUMNS: &[Column] = &[
 
 /// Draws the table; `alone` if there is no room for the sagas.
 pub fn draw(frame: &mut Frame, area: Rect, model: &Model, alone: bool) {
-    let stats = model.sight.iter().flat_map(|sight| &sight.stats.queues);
+    let stats = model.snapshot.iter().flat_map(|snapshot| &snapshot.stats.queues);
     let shown = model.queues();
     let rows: Vec<Vec<Cell>> =
         stats.filter(|queue| shown.contains(&queue.queue.as_str())).map(|queue| row(model, queue)).collect();
@@ -45,7 +45,7 @@ pub fn draw(frame: &mut Frame, area: Rect, model: &Model, alone: bool) {
         (count, true) => format!("queues: {count}"),
         (count, false) => format!("queues: {count}, filtered"),
     };
-    let left_out = model.sight.as_ref().map_or(0, |sight| sight.stats.omitted_queues);
+    let left_out = model.snapshot.as_ref().map_or(0, |snapshot| snapshot.stats.omitted_queues);
     if left_out > 0 {
         title.push_str(&format!(", {left_out} not shown"));
     }
@@ -82,7 +82,7 @@ fn row(model: &Model, queue: &QueueStats) -> Vec<Cell> {
 }
 
 fn paused_by(model: &Model, queue: &QueueStats) -> String {
-    let known = model.sight.iter().flat_map(|sight| &sight.queues);
+    let known = model.snapshot.iter().flat_map(|snapshot| &snapshot.queues);
     let by = known.filter(|known| queue.paused && known.queue == queue.queue);
     by.map(|known| format!("{}: {}", printable(&known.actor), printable(&known.reason))).next().unwrap_or_default()
 }

@@ -3,7 +3,7 @@
 use ratatui::{Frame, layout::Rect, style::Style};
 
 use super::{
-    ALARM, BUSY, DIM, FINE, PLAIN, block,
+    style::{ALARM, BUSY, DIM, FINE, PLAIN, block},
     table::{self, Cell, Column, figures, text},
     words,
 };
@@ -14,7 +14,7 @@ use crate::{
         top::{
             model::{Focus, Model},
             rows::Sort,
-            sight::micros,
+            snapshot::micros,
         },
     },
     proto::{Saga, SagaState},
@@ -44,7 +44,7 @@ pub fn draw(frame: &mut Frame, area: Rect, model: &Model, alone: bool) {
 }
 
 fn title(model: &Model, rows: usize) -> String {
-    let more = model.sight.as_ref().is_some_and(|sight| !sight.page.next_page_token.is_empty());
+    let more = model.snapshot.as_ref().is_some_and(|snapshot| !snapshot.page.next_page_token.is_empty());
     let mut title = format!("{}: {rows}", model.query.view.name());
     if !model.pages.is_empty() || more {
         title.push_str(&format!(", page {}{}", model.pages.len() + 1, if more { " (> next)" } else { "" }));
@@ -68,8 +68,8 @@ fn title(model: &Model, rows: usize) -> String {
 
 fn row(model: &Model, saga: &Saga) -> Vec<Cell> {
     let (left, style) = left(model, saga);
-    let changed = saga.update_time.as_ref().zip(model.sight.as_ref());
-    let changed = changed.map(|(at, sight)| words::short(sight.clock.at(model.now) - micros(at)));
+    let changed = saga.update_time.as_ref().zip(model.snapshot.as_ref());
+    let changed = changed.map(|(at, snapshot)| words::short(snapshot.clock.at(model.now) - micros(at)));
     vec![
         (printable(&saga.task_id), PLAIN),
         (tables::state_text(saga), state_style(saga)),
@@ -93,8 +93,8 @@ fn what(saga: &Saga) -> String {
 pub fn left(model: &Model, saga: &Saga) -> (String, Style) {
     let lease = tables::held(saga).and_then(|lease| lease.expire_time.as_ref());
     let reserved = saga.dispatch_expire_time.as_ref().filter(|_| saga.state() == SagaState::Dispatched);
-    let (Some(end), Some(sight)) = (lease.or(reserved), &model.sight) else { return ("-".to_owned(), DIM) };
-    let left = micros(end) - sight.clock.at(model.now);
+    let (Some(end), Some(snapshot)) = (lease.or(reserved), &model.snapshot) else { return ("-".to_owned(), DIM) };
+    let left = micros(end) - snapshot.clock.at(model.now);
     let over = || words::short(-left);
     match (saga.stale, left) {
         (true, _) => (format!("expired {} ago", words::rough(-left)), ALARM),

@@ -5,15 +5,15 @@ use std::time::Duration;
 use ratatui::{Terminal, backend::TestBackend, style::Modifier};
 use uuid::Uuid;
 
-use super::{Looks, draw};
+use super::{Theme, draw};
 use crate::{
     cli::top::{
-        ask::Sent,
+        action_dialog::ActionResult,
         keys::Key,
         model::{Effect, Message, Model, Settings},
+        operator_action::ActionRequest,
         query::{Query, View},
-        sight::{Counts, Detail, Page, ServerClock, Sight, Stretch},
-        verb::Action,
+        snapshot::{CountsInterval, Detail, EventCounts, Page, ServerClock, Snapshot},
     },
     client::time::{self, Moment},
     domain::characters::{all_unprintable, is_unprintable},
@@ -46,7 +46,7 @@ fn saga(id: &str, ends: i64, stale: bool) -> Saga {
     }
 }
 
-fn sight(model: &Model, at: Moment, sagas: Vec<Saga>) -> Sight {
+fn snapshot(model: &Model, at: Moment, sagas: Vec<Saga>) -> Snapshot {
     let queue = |name: &str, paused| QueueStats {
         queue: name.to_owned(),
         paused,
@@ -56,7 +56,7 @@ fn sight(model: &Model, at: Moment, sagas: Vec<Saga>) -> Sight {
         ..QueueStats::default()
     };
     let queues = vec![queue("builds", false), queue("tests", true)];
-    Sight {
+    Snapshot {
         number: model.query.number,
         info: GetServerInfoResponse {
             version: "9.9.9".to_owned(),
@@ -84,8 +84,8 @@ fn model(read_only: bool) -> (Model, Moment) {
 }
 
 fn seen(model: &mut Model, at: Moment, sagas: Vec<Saga>) {
-    let sight = sight(model, at, sagas);
-    model.update(at, Message::Seen(Box::new(sight)));
+    let snapshot = snapshot(model, at, sagas);
+    model.update(at, Message::Fetched(Box::new(snapshot)));
 }
 
 fn press(model: &mut Model, keys: &str) -> Vec<Effect> {
@@ -102,14 +102,14 @@ fn press(model: &mut Model, keys: &str) -> Vec<Effect> {
     effects
 }
 
-fn rendered(model: &Model, width: u16, height: u16, looks: Looks) -> Terminal<TestBackend> {
+fn rendered(model: &Model, width: u16, height: u16, theme: Theme) -> Terminal<TestBackend> {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("a screen");
-    terminal.draw(|frame| draw(frame, model, looks)).expect("drawn");
+    terminal.draw(|frame| draw(frame, model, theme)).expect("drawn");
     terminal
 }
 
 fn screen(model: &Model, width: u16, height: u16) -> String {
-    let terminal = rendered(model, width, height, Looks { unicode: true, colour: true });
+    let terminal = rendered(model, width, height, Theme { unicode: true, colour: true });
     let rows = terminal.backend().buffer().content.chunks(usize::from(width));
     rows.map(|row| row.iter().map(|cell| cell.symbol()).collect::<String>() + "\n").collect()
 }
@@ -145,9 +145,9 @@ fn nothing_that_can_t_be_shown_gets_onto_the_screen() {
 #[test]
 fn queues_that_the_answer_left_out_are_counted() {
     let (mut model, at) = model(false);
-    let mut sight = sight(&model, at, Vec::new());
-    sight.stats.omitted_queues = 34_626;
-    model.update(at, Message::Seen(Box::new(sight)));
+    let mut snapshot = snapshot(&model, at, Vec::new());
+    snapshot.stats.omitted_queues = 34_626;
+    model.update(at, Message::Fetched(Box::new(snapshot)));
     assert!(screen(&model, 160, 40).contains("queues: 2, 34626 not shown"));
 }
 
@@ -155,9 +155,10 @@ fn queues_that_the_answer_left_out_are_counted() {
 fn a_wide_screen_shows_daemon_queues_and_leases() {
     let (mut model, at) = model(false);
     seen(&mut model, at, vec![saga("fix-7", 30, false), saga("fix-8", -5, true)]);
-    let counts = Counts { created: 4, ..Counts::default() };
-    let stretch = Stretch { end: at, length: Duration::from_secs(2), counts: [("builds".to_owned(), counts)].into() };
-    model.update(at, Message::Happened(stretch));
+    let counts = EventCounts { created: 4, ..EventCounts::default() };
+    let interval =
+        CountsInterval { end: at, length: Duration::from_secs(2), counts: [("builds".to_owned(), counts)].into() };
+    model.update(at, Message::Counted(interval));
     let text = screen(&model, 160, 40);
     for part in [
         "sagad 9.9.9",
@@ -189,12 +190,12 @@ fn leases_count_down_between_two_looks_by_the_coordinators_clock() {
     let text = screen(&model, 160, 40);
     assert!(line_of(&text, "fix-7").contains("18.0s"), "{text}");
     assert!(text.contains("live, 12.0s old"), "{text}");
-    model.update(at + Duration::from_secs(40), Message::Blind("connection refused".to_owned()));
+    model.update(at + Duration::from_secs(40), Message::FetchFailed("connection refused".to_owned()));
     let text = screen(&model, 160, 40);
     assert!(text.contains("NO ANSWER, 40.0s OLD: connection refused"), "{text}");
     assert!(line_of(&text, "fix-7").contains("due 10.0s"), "whether it is stale, only the coordinator says:\n{text}");
-    let sight = sight(&model, at + Duration::from_secs(41), Vec::new());
-    model.update(at + Duration::from_secs(41), Message::Seen(Box::new(sight)));
+    let snapshot = snapshot(&model, at + Duration::from_secs(41), Vec::new());
+    model.update(at + Duration::from_secs(41), Message::Fetched(Box::new(snapshot)));
     assert!(screen(&model, 160, 40).contains("live, 0ms old"), "it answers again");
 }
 
@@ -236,12 +237,12 @@ fn a_narrow_or_low_screen_shows_what_matters_most() {
 fn without_unicode_and_colours_nothing_of_either_is_sent() {
     let (mut model, at) = model(false);
     seen(&mut model, at, vec![saga("fix-8", -5, true)]);
-    let terminal = rendered(&model, 160, 40, Looks { unicode: false, colour: false });
+    let terminal = rendered(&model, 160, 40, Theme { unicode: false, colour: false });
     let buffer = terminal.backend().buffer();
     assert!(buffer.content.iter().all(|cell| cell.symbol().is_ascii()));
     assert!(buffer.content.iter().all(|cell| cell.fg == super::Color::Reset && cell.bg == super::Color::Reset));
     assert!(buffer.content.iter().any(|cell| cell.modifier.contains(Modifier::REVERSED)), "the chosen row stands out");
-    let coloured = rendered(&model, 160, 40, Looks { unicode: true, colour: true });
+    let coloured = rendered(&model, 160, 40, Theme { unicode: true, colour: true });
     let buffer = coloured.backend().buffer();
     assert!(
         buffer.content.iter().any(|cell| cell.fg == super::Color::Red)
@@ -262,7 +263,7 @@ fn the_chosen_saga_stays_chosen_and_a_neighbour_never_takes_its_place() {
     seen(&mut model, at, vec![saga("new", 9, false), saga("a", 30, false)]);
     assert_eq!(model.saga.name, None);
     press(&mut model, "x");
-    assert_eq!((model.ask.is_none(), model.notice.as_str()), (true, "choose a saga first"));
+    assert_eq!((model.dialog.is_none(), model.notice.as_str()), (true, "choose a saga first"));
 }
 
 #[test]
@@ -271,12 +272,12 @@ fn after_a_decision_the_next_row_is_chosen() {
     let rows = |ids: &[&str]| ids.iter().map(|id| saga(id, -5, true)).collect::<Vec<_>>();
     seen(&mut model, at, rows(&["a", "b", "c"]));
     press(&mut model, "jrrrebooted\ny");
-    assert!(model.ask.is_some(), "on its way");
-    model.update(at, Message::Sent(Sent::Done("done: b is planned".to_owned())));
+    assert!(model.dialog.is_some(), "on its way");
+    model.update(at, Message::Answered(ActionResult::Done("done: b is planned".to_owned())));
     seen(&mut model, at, rows(&["a", "c"]));
     assert_eq!(model.saga.name.as_deref(), Some("c"), "that which took its place");
     press(&mut model, "rrrebooted\ny");
-    model.update(at, Message::Sent(Sent::Done("done: c is planned".to_owned())));
+    model.update(at, Message::Answered(ActionResult::Done("done: c is planned".to_owned())));
     seen(&mut model, at, rows(&["a"]));
     assert_eq!(model.saga.name.as_deref(), Some("a"), "or the last");
     // One that goes by itself leaves nothing chosen, as ever.
@@ -300,12 +301,15 @@ fn a_verb_shows_what_it_sends_and_sends_that_once() {
         assert!(text.contains(part), "{part}:\n{text}");
     }
     let effects = press(&mut model, "yyy");
-    assert!(matches!(&effects[..], [Effect::Send(action)] if matches!(**action, Action::Recover(_))), "{effects:?}");
-    let effects = model.update(at, Message::Sent(Sent::Refused("it came back (NOT_STALE)".to_owned())));
-    assert!(matches!(&effects[..], [Effect::Look(_)]), "it looks, and sends nothing: {effects:?}");
+    assert!(
+        matches!(&effects[..], [Effect::Send(action)] if matches!(**action, ActionRequest::Recover(_))),
+        "{effects:?}"
+    );
+    let effects = model.update(at, Message::Answered(ActionResult::Refused("it came back (NOT_STALE)".to_owned())));
+    assert!(matches!(&effects[..], [Effect::Fetch(_)]), "it looks, and sends nothing: {effects:?}");
     assert!(screen(&model, 160, 40).contains("it came back (NOT_STALE)"));
     press(&mut model, "\n");
-    assert!(model.ask.is_none());
+    assert!(model.dialog.is_none());
 }
 
 #[test]
@@ -314,7 +318,7 @@ fn read_only_means_it() {
     seen(&mut model, at, vec![saga("fix-8", -5, true)]);
     for key in ["r", "c", "C", "x", "X", "w", "a", "p", "\tp"] {
         assert_eq!(press(&mut model, key), []);
-        assert!(model.ask.is_none(), "{key}");
+        assert!(model.dialog.is_none(), "{key}");
         assert!(model.notice.contains("--read-only"), "{key}");
     }
 }
@@ -323,7 +327,7 @@ fn read_only_means_it() {
 fn views_filters_and_pages_ask_for_something_else() {
     let (mut model, at) = model(false);
     let query = |effects: Vec<Effect>| match effects.into_iter().next_back() {
-        Some(Effect::Look(query)) => query,
+        Some(Effect::Fetch(query)) => query,
         other => panic!("{other:?}"),
     };
     assert_eq!(query(press(&mut model, "2")).view, View::Stale);
@@ -332,16 +336,16 @@ fn views_filters_and_pages_ask_for_something_else() {
     let cleared = query(press(&mut model, "\u{1b}"));
     assert!(cleared.text.is_empty() && cleared.queues.is_empty());
     assert_eq!(press(&mut model, ">"), [], "there is no further page");
-    let mut sight = sight(&model, at, vec![saga("a", 1, false)]);
-    sight.page.next_page_token = "second".to_owned();
+    let mut snapshot = snapshot(&model, at, vec![saga("a", 1, false)]);
+    snapshot.page.next_page_token = "second".to_owned();
     // An answer to an earlier question is not shown.
-    model.update(at, Message::Seen(Box::new(Sight { number: 0, ..sight.clone() })));
-    assert!(model.sight.is_none());
-    model.update(at, Message::Seen(Box::new(sight)));
+    model.update(at, Message::Fetched(Box::new(Snapshot { number: 0, ..snapshot.clone() })));
+    assert!(model.snapshot.is_none());
+    model.update(at, Message::Fetched(Box::new(snapshot)));
     assert_eq!(query(press(&mut model, ">")).page_token, "second");
     // The page went empty: back to the one before.
-    let empty = Sight { page: Page::default(), ..super::tests::sight(&model, at, Vec::new()) };
-    assert_eq!(query(model.update(at, Message::Seen(Box::new(empty)))).page_token, "");
+    let empty = Snapshot { page: Page::default(), ..super::tests::snapshot(&model, at, Vec::new()) };
+    assert_eq!(query(model.update(at, Message::Fetched(Box::new(empty)))).page_token, "");
     assert!(model.pages.is_empty());
 }
 
@@ -350,7 +354,7 @@ fn a_saga_is_looked_at_closely() {
     let (mut model, at) = model(false);
     let mut looked_at = saga("fix-7", 30, false);
     seen(&mut model, at, vec![looked_at.clone()]);
-    assert!(matches!(&press(&mut model, "\n")[..], [Effect::Look(query)] if query.detail.as_deref() == Some("fix-7")));
+    assert!(matches!(&press(&mut model, "\n")[..], [Effect::Fetch(query)] if query.detail.as_deref() == Some("fix-7")));
     assert!(screen(&model, 100, 40).contains("asking..."));
     looked_at.compensations = vec![Compensation {
         position: 1,
@@ -361,9 +365,9 @@ fn a_saga_is_looked_at_closely() {
     }];
     looked_at.progress = b"half\nsecond line".to_vec().into();
     let events = vec![SagaEvent { revision: 70, actor: "somebody".to_owned(), r#type: 3, ..SagaEvent::default() }];
-    let mut sight = sight(&model, at, Vec::new());
-    sight.detail = Some(Detail { saga: Some(looked_at), events, cut: true });
-    model.update(at, Message::Seen(Box::new(sight)));
+    let mut snapshot = snapshot(&model, at, Vec::new());
+    snapshot.detail = Some(Detail { saga: Some(looked_at), events, cut: true });
+    model.update(at, Message::Fetched(Box::new(snapshot)));
     let text = screen(&model, 100, 40);
     for part in ["pending branch fix\\u{1b}[2J", "by somebody", "progress     half", "30.0s", "sagad history fix-7"] {
         assert!(text.contains(part), "{part}:\n{text}");
@@ -397,19 +401,19 @@ fn whatever_numbers_a_daemon_tells_are_drawn() {
                 (saga.attempt, saga.failures, saga.revision, saga.priority) = (i32::MAX, i32::MIN, end, i32::MIN);
                 saga.lease.as_mut().expect("it has one").expire_time = at_end;
             }
-            let mut sight = sight(&model, at, odd.to_vec());
-            sight.clock = ServerClock::told(&prost_types::Timestamp { seconds: told, nanos: 0 }, at, at);
-            sight.info.start_time = at_end;
-            sight.info.clock_offset = Some(prost_types::Duration { seconds: end, nanos: i32::MIN });
-            (sight.stats.ready, sight.stats.stale, sight.stats.revision) = (end, end, end);
-            for queue in &mut sight.stats.queues {
+            let mut snapshot = snapshot(&model, at, odd.to_vec());
+            snapshot.clock = ServerClock::told(&prost_types::Timestamp { seconds: told, nanos: 0 }, at, at);
+            snapshot.info.start_time = at_end;
+            snapshot.info.clock_offset = Some(prost_types::Duration { seconds: end, nanos: i32::MIN });
+            (snapshot.stats.ready, snapshot.stats.stale, snapshot.stats.revision) = (end, end, end);
+            for queue in &mut snapshot.stats.queues {
                 (queue.ready, queue.stale) = (end, end);
                 queue.states[0].count = end;
                 queue.oldest_ready_age = Some(prost_types::Duration { seconds: end, nanos: i32::MAX });
             }
-            sight.vitals.as_mut().expect("set").log = Some(Log { bytes: end, max_bytes: end, ..Log::default() });
-            model.update(at, Message::Seen(Box::new(sight)));
-            let screen = rendered(&model, 160, 40, Looks { unicode: true, colour: false });
+            snapshot.vitals.as_mut().expect("set").log = Some(Log { bytes: end, max_bytes: end, ..Log::default() });
+            model.update(at, Message::Fetched(Box::new(snapshot)));
+            let screen = rendered(&model, 160, 40, Theme { unicode: true, colour: false });
             assert!(format!("{}", screen.backend()).contains("odd"));
         }
     }

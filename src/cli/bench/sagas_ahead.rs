@@ -7,9 +7,9 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{
     args::{Ids, Plan},
-    fill,
-    ids::Stock,
+    preload,
     progress::Progress,
+    saga_pool::SagaPool,
 };
 use crate::{
     cli::errors::CliError,
@@ -41,17 +41,17 @@ const LOOK: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// A call failed, or the daemon did not make the sagas with expired leases compensating.
-pub async fn create(client: &Client, plan: &Plan, stock: &Stock, progress: &Progress) -> Result<(), CliError> {
-    let queue = stock.queue();
-    let ahead = Stock::new(rand::random(), Ids::Ordered, plan.ahead.into()).in_queue(queue.clone());
+pub async fn create(client: &Client, plan: &Plan, pool: &SagaPool, progress: &Progress) -> Result<(), CliError> {
+    let queue = pool.queue();
+    let ahead = SagaPool::new(rand::random(), Ids::Ordered, plan.ahead.into()).in_queue(queue.clone());
     if !plan.undo {
-        fill::create(client, &ahead, &CreateSagaRequest::default(), progress).await?;
+        preload::create(client, &ahead, &CreateSagaRequest::default(), progress).await?;
         reserve(client, &ahead, progress).await?;
-        return fill::create(client, stock, &CreateSagaRequest::default(), progress).await;
+        return preload::create(client, pool, &CreateSagaRequest::default(), progress).await;
     }
-    fill::create(client, &ahead, &undoable(OTHER_KIND), progress).await?;
-    fill::create(client, stock, &undoable(KIND), progress).await?;
-    compensate(client, &queue, ahead.total() + stock.total(), progress).await
+    preload::create(client, &ahead, &undoable(OTHER_KIND), progress).await?;
+    preload::create(client, pool, &undoable(KIND), progress).await?;
+    compensate(client, &queue, ahead.total() + pool.total(), progress).await
 }
 
 /// A saga that becomes compensating as soon as a lease on it expires.
@@ -63,12 +63,12 @@ fn undoable(kind: &str) -> CreateSagaRequest {
 }
 
 /// Reserves all sagas of a pool for a worker that never claims them.
-async fn reserve(client: &Client, stock: &Stock, progress: &Progress) -> Result<(), CliError> {
-    let bar = progress.counting(stock.total(), "reservations");
-    stream::iter(0..stock.total())
+async fn reserve(client: &Client, pool: &SagaPool, progress: &Progress) -> Result<(), CliError> {
+    let bar = progress.counting(pool.total(), "reservations");
+    stream::iter(0..pool.total())
         .map(|n| {
             let request = DispatchRequest {
-                task_id: stock.task_id(n),
+                task_id: pool.task_id(n),
                 assignee: "bench-elsewhere".to_owned(),
                 ttl: Some(to_proto(LONG_TTL)),
                 actor: "bench".to_owned(),

@@ -9,10 +9,10 @@ use tonic::Status;
 
 use super::{
     args::{Ids, Plan},
-    fill,
-    ids::Stock,
-    load::Shared,
+    load_client::RunState,
+    preload,
     progress::Progress,
+    saga_pool::SagaPool,
 };
 use crate::{
     cli::errors::CliError,
@@ -42,11 +42,11 @@ const LONG_TTL: Duration = Duration::from_secs(12 * 3600);
 /// Leases and delays with one common end.
 pub struct DueAtOnce {
     /// Sagas that stay stale.
-    held: Stock,
+    held: SagaPool,
     /// Sagas that are requeued.
-    again: Stock,
+    again: SagaPool,
     /// Sagas that are delayed.
-    late: Stock,
+    late: SagaPool,
     at: Moment,
 }
 
@@ -60,22 +60,22 @@ impl DueAtOnce {
         if plan.due + plan.delays == 0 {
             return Ok(None);
         }
-        let stock = |count: u32| Stock::new(rand::random(), Ids::Ordered, count.into());
-        let (held, again, late) = (stock(plan.due / 2), stock(plan.due - plan.due / 2), stock(plan.delays));
+        let pool = |count: u32| SagaPool::new(rand::random(), Ids::Ordered, count.into());
+        let (held, again, late) = (pool(plan.due / 2), pool(plan.due - plan.due / 2), pool(plan.delays));
         let requeued = Policy { on_stale: StaleAction::Requeue.into(), ..Default::default() };
         let requeued = CreateSagaRequest { policy: Some(requeued), ..Default::default() };
-        fill::create(client, &held, &CreateSagaRequest::default(), progress).await?;
-        fill::create(client, &again, &requeued, progress).await?;
+        preload::create(client, &held, &CreateSagaRequest::default(), progress).await?;
+        preload::create(client, &again, &requeued, progress).await?;
 
         let allowed = Duration::from_secs((8 + (plan.due + plan.delays) / PREPARED_PER_SECOND).into());
         let before = plan.warmup + plan.duration / 2;
         let at = time::now() + allowed + before;
-        for stock in [&held, &again] {
-            take(client, stock, at, progress).await?;
+        for pool in [&held, &again] {
+            take(client, pool, at, progress).await?;
         }
         let delay = Some(to_proto(left(at)?));
         let delayed = CreateSagaRequest { delay, ..Default::default() };
-        fill::create(client, &late, &delayed, progress).await?;
+        preload::create(client, &late, &delayed, progress).await?;
         left(at - before)?;
         Ok(Some(DueAtOnce { held, again, late, at }))
     }
@@ -88,7 +88,7 @@ impl DueAtOnce {
 
     /// The queues that claimers claim from.
     pub fn queues(&self) -> Vec<String> {
-        [&self.held, &self.again, &self.late].map(Stock::queue).into()
+        [&self.held, &self.again, &self.late].map(SagaPool::queue).into()
     }
 
     /// What the daemon has processed by now.
@@ -118,15 +118,14 @@ fn left(at: Moment) -> Result<Duration, CliError> {
 }
 
 /// Takes a lease on each saga of a pool; all end at `at`, except for the time that a call takes to arrive.
-async fn take(client: &Client, stock: &Stock, at: Moment, progress: &Progress) -> Result<(), CliError> {
-    let bar = progress.counting(stock.total(), "leases");
-    stream::iter((0..stock.total()).step_by(CLAIMED_AT_ONCE as usize))
+async fn take(client: &Client, pool: &SagaPool, at: Moment, progress: &Progress) -> Result<(), CliError> {
+    let bar = progress.counting(pool.total(), "leases");
+    stream::iter((0..pool.total()).step_by(CLAIMED_AT_ONCE as usize))
         .map(|first| {
-            let (count, bar) = ((stock.total() - first).min(CLAIMED_AT_ONCE.into()), &bar);
+            let (count, bar) = ((pool.total() - first).min(CLAIMED_AT_ONCE.into()), &bar);
             async move {
                 let ttl = left(at)?;
-                let request =
-                    claim(stock.queue(), "bench-gone", i32::try_from(count).unwrap_or(1), ttl, Duration::ZERO);
+                let request = claim(pool.queue(), "bench-gone", i32::try_from(count).unwrap_or(1), ttl, Duration::ZERO);
                 let claimed = client.sagas().claim_next(client.unary(request)).await?.into_inner().sagas;
                 bar.inc(count);
                 if claimed.len() as u64 == count {
@@ -142,7 +141,7 @@ async fn take(client: &Client, stock: &Stock, at: Moment, progress: &Progress) -
 }
 
 /// Claims repeatedly from one of the queues, or from an empty one; half of the claimers wait for a saga.
-pub async fn claim_on(client: Client, number: u32, mut queues: Vec<String>, shared: &Shared) -> Result<(), Status> {
+pub async fn claim_on(client: Client, number: u32, mut queues: Vec<String>, shared: &RunState) -> Result<(), Status> {
     queues.push("bench-empty".to_owned());
     let queue = queues.swap_remove(number as usize % queues.len());
     let wait = if (number / 4).is_multiple_of(2) { Duration::ZERO } else { WAIT };

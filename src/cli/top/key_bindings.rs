@@ -3,11 +3,11 @@
 use uuid::Uuid;
 
 use super::{
-    ask::{Ask, Step, pointless},
+    action_dialog::{ActionDialog, DialogStep, why_impossible},
     keys::Key,
     model::{Effect, Focus, Model, Typing, view},
-    rows::Chosen,
-    verb::{Subject, Verb},
+    operator_action::{ActionTarget, OperatorAction},
+    rows::Selection,
 };
 use crate::proto::RecoveryDecision;
 
@@ -20,14 +20,14 @@ impl Model {
             self.help = false;
             return Vec::new();
         }
-        if let Some(ask) = &mut self.ask {
-            return match ask.key(key) {
-                Step::Stay => Vec::new(),
-                Step::Leave => {
-                    self.ask = None;
+        if let Some(dialog) = &mut self.dialog {
+            return match dialog.key(key) {
+                DialogStep::Stay => Vec::new(),
+                DialogStep::Leave => {
+                    self.dialog = None;
                     Vec::new()
                 }
-                Step::Send(action) => vec![Effect::Send(action)],
+                DialogStep::Send(action) => vec![Effect::Send(action)],
             };
         }
         if self.typing.is_some() {
@@ -77,12 +77,12 @@ impl Model {
             'o' => return self.first_page(|query| query.newest_first = !query.newest_first),
             '>' => return self.next_page(),
             '<' => return self.previous_page(),
-            ' ' => return self.look(|_| {}),
-            'r' => self.begin(Verb::Recover(RecoveryDecision::Unspecified), id),
-            'c' | 'C' => self.begin(Verb::Cancel { revoke: c == 'C' }, id),
-            'x' | 'X' => self.begin(Verb::Quarantine { revoke: c == 'X' }, id),
-            'w' => self.begin(Verb::Waive, id),
-            'a' => self.begin(Verb::Annotate, id),
+            ' ' => return self.set_query(|_| {}),
+            'r' => self.begin(OperatorAction::Recover(RecoveryDecision::Unspecified), id),
+            'c' | 'C' => self.begin(OperatorAction::Cancel { revoke: c == 'C' }, id),
+            'x' | 'X' => self.begin(OperatorAction::Quarantine { revoke: c == 'X' }, id),
+            'w' => self.begin(OperatorAction::Waive, id),
+            'a' => self.begin(OperatorAction::Annotate, id),
             'p' => self.pause(id),
             other => {
                 if let Some(view) = view(other) {
@@ -97,27 +97,31 @@ impl Model {
     /// Changes the query and shows its first page.
     fn first_page(&mut self, change: impl FnOnce(&mut super::query::Query)) -> Vec<Effect> {
         self.pages.clear();
-        self.saga = Chosen::default();
-        self.look(|query| {
+        self.saga = Selection::default();
+        self.set_query(|query| {
             query.page_token.clear();
             change(query);
         })
     }
 
     fn next_page(&mut self) -> Vec<Effect> {
-        let next = self.sight.as_ref().map(|sight| sight.page.next_page_token.clone()).filter(|next| !next.is_empty());
+        let next = self
+            .snapshot
+            .as_ref()
+            .map(|snapshot| snapshot.page.next_page_token.clone())
+            .filter(|next| !next.is_empty());
         // A snapshot for an earlier query has the token of another listing.
-        let current = self.sight.as_ref().is_some_and(|sight| sight.number == self.query.number);
+        let current = self.snapshot.as_ref().is_some_and(|snapshot| snapshot.number == self.query.number);
         let Some(next) = next.filter(|_| current) else { return Vec::new() };
         self.pages.push(self.query.page_token.clone());
-        self.saga = Chosen::default();
-        self.look(|query| query.page_token = next)
+        self.saga = Selection::default();
+        self.set_query(|query| query.page_token = next)
     }
 
     fn previous_page(&mut self) -> Vec<Effect> {
         let Some(before) = self.pages.pop() else { return Vec::new() };
-        self.saga = Chosen::default();
-        self.look(|query| query.page_token = before)
+        self.saga = Selection::default();
+        self.set_query(|query| query.page_token = before)
     }
 
     fn step(&mut self, by: isize) -> Vec<Effect> {
@@ -144,7 +148,7 @@ impl Model {
 
     /// An upper bound of the lines of the detail view.
     fn scroll_max(&self) -> usize {
-        let detail = self.sight.as_ref().and_then(|sight| sight.detail.as_ref());
+        let detail = self.snapshot.as_ref().and_then(|snapshot| snapshot.detail.as_ref());
         detail.map_or(0, |detail| {
             let compensations = detail.saga.as_ref().map_or(0, |saga| saga.compensations.len());
             (30 + compensations + detail.events.len()).saturating_sub(5)
@@ -158,7 +162,7 @@ impl Model {
                     return Vec::new();
                 };
                 self.scroll = 0;
-                self.look(|query| query.detail = Some(name))
+                self.set_query(|query| query.detail = Some(name))
             }
             Focus::Queues => {
                 let Some(queue) = self.queue.name.clone() else { return Vec::new() };
@@ -171,7 +175,7 @@ impl Model {
     /// Leaves the detail view; then clears the filters.
     fn back(&mut self) -> Vec<Effect> {
         if self.query.detail.is_some() {
-            return self.look(|query| query.detail = None);
+            return self.set_query(|query| query.detail = None);
         }
         if self.query.queues.is_empty() && self.query.text.is_empty() {
             return Vec::new();
@@ -212,19 +216,19 @@ impl Model {
     }
 
     /// The saga of an action: that of the detail view, or the selected one.
-    fn subject(&self) -> Option<Subject> {
-        let sight = self.sight.as_ref()?;
+    fn subject(&self) -> Option<ActionTarget> {
+        let snapshot = self.snapshot.as_ref()?;
         let saga = match &self.query.detail {
-            Some(task_id) => sight.detail.as_ref()?.saga.as_ref().filter(|saga| saga.task_id == *task_id)?,
+            Some(task_id) => snapshot.detail.as_ref()?.saga.as_ref().filter(|saga| saga.task_id == *task_id)?,
             None => {
                 let name = self.saga.name.as_ref()?;
-                sight.page.sagas.iter().find(|saga| saga.task_id == *name)?
+                snapshot.page.sagas.iter().find(|saga| saga.task_id == *name)?
             }
         };
-        Some(Subject::Saga(Box::new(saga.clone())))
+        Some(ActionTarget::Saga(Box::new(saga.clone())))
     }
 
-    fn begin(&mut self, verb: Verb, id: Uuid) {
+    fn begin(&mut self, verb: OperatorAction, id: Uuid) {
         if self.settings.read_only {
             "nothing is changed from here: --read-only".clone_into(&mut self.notice);
             return;
@@ -233,9 +237,9 @@ impl Model {
             "choose a saga first".clone_into(&mut self.notice);
             return;
         };
-        match pointless(verb, &subject) {
+        match why_impossible(verb, &subject) {
             Some(why) => self.notice = format!("{}: {why}", subject.name()),
-            None => self.ask = Some(Ask::new(verb, subject, &self.settings.actor, id)),
+            None => self.dialog = Some(ActionDialog::new(verb, subject, &self.settings.actor, id)),
         }
     }
 
@@ -247,16 +251,16 @@ impl Model {
         }
         let queue = match (self.focus, self.subject()) {
             (Focus::Queues, _) => self.queue.name.clone(),
-            (Focus::Sagas, Some(Subject::Saga(saga))) => Some(saga.queue),
-            (Focus::Sagas, Some(Subject::Queue(_)) | None) => None,
+            (Focus::Sagas, Some(ActionTarget::Saga(saga))) => Some(saga.queue),
+            (Focus::Sagas, Some(ActionTarget::Queue(_)) | None) => None,
         };
         let Some(queue) = queue else {
             "choose a queue first: Tab".clone_into(&mut self.notice);
             return;
         };
-        let stats = self.sight.iter().flat_map(|sight| &sight.stats.queues);
+        let stats = self.snapshot.iter().flat_map(|snapshot| &snapshot.stats.queues);
         let paused = stats.filter(|stats| stats.queue == queue).any(|stats| stats.paused);
-        let verb = if paused { Verb::Resume } else { Verb::Pause };
-        self.ask = Some(Ask::new(verb, Subject::Queue(queue), &self.settings.actor, id));
+        let verb = if paused { OperatorAction::Resume } else { OperatorAction::Pause };
+        self.dialog = Some(ActionDialog::new(verb, ActionTarget::Queue(queue), &self.settings.actor, id));
     }
 }

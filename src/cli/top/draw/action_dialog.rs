@@ -8,18 +8,18 @@ use ratatui::{
     widgets::{Clear, Paragraph, Wrap},
 };
 
-use super::{ALARM, BUSY, DIM, block};
+use super::style::{ALARM, BUSY, DIM, block};
 use crate::cli::{
     text::printable,
     top::{
-        ask::{Ask, Stage},
-        verb::Action,
+        action_dialog::{ActionDialog, DialogStage},
+        operator_action::ActionRequest,
     },
 };
 
 /// Draws it in the middle of an area.
-pub fn draw(frame: &mut Frame, area: Rect, ask: &Ask) {
-    let lines = lines(ask);
+pub fn draw(frame: &mut Frame, area: Rect, dialog: &ActionDialog) {
+    let lines = lines(dialog);
     let width = area.width.min(100);
     let inside = usize::from(width.saturating_sub(2)).max(1);
     let rows: usize = lines.iter().map(|line| line.width().div_ceil(inside).max(1)).sum();
@@ -27,33 +27,33 @@ pub fn draw(frame: &mut Frame, area: Rect, ask: &Ask) {
     let height = u16::try_from(rows + rows / 4 + 2).unwrap_or(u16::MAX).min(area.height);
     let place = Rect { x: area.x + (area.width - width) / 2, y: area.y + (area.height - height) / 2, width, height };
     frame.render_widget(Clear, place);
-    let title = format!("{}: {}", ask.verb.title(), printable(ask.subject.name()));
+    let title = format!("{}: {}", dialog.verb.title(), printable(dialog.subject.name()));
     frame.render_widget(Paragraph::new(lines).block(block(title, true)).wrap(Wrap { trim: false }), place);
 }
 
-fn lines(ask: &Ask) -> Vec<Line<'static>> {
+fn lines(dialog: &ActionDialog) -> Vec<Line<'static>> {
     let bold = Style::new().add_modifier(Modifier::BOLD);
     let keys = |text: &'static str| Line::styled(text, DIM);
-    match &ask.stage {
-        Stage::Decision => vec![
+    match &dialog.stage {
+        DialogStage::Decision => vec![
             Line::styled("r  plan it again, for another worker", bold),
             Line::styled("c  undo what it left behind", bold),
             Line::styled("x  park it for a person", bold),
             keys("Esc: leave"),
         ],
-        Stage::Position => vec![
-            Line::styled(format!("position of the compensation: {}_", ask.position), bold),
+        DialogStage::Position => vec![
+            Line::styled(format!("position of the compensation: {}_", dialog.position), bold),
             keys("Enter: on   Esc: leave"),
         ],
-        Stage::Reason => vec![
-            Line::styled(format!("{}: {}_", ask.verb.asks(), printable(&ask.reason)), bold),
+        DialogStage::Reason => vec![
+            Line::styled(format!("{}: {}_", dialog.verb.asks(), printable(&dialog.reason)), bold),
             keys("Enter: on   Esc: leave"),
         ],
-        Stage::Confirm(typed) => {
-            let mut lines = sent(&ask.action());
+        DialogStage::Confirm(typed) => {
+            let mut lines = sent(&dialog.action());
             lines.push(Line::raw(""));
-            if ask.verb.is_hard() {
-                let name = printable(ask.subject.name());
+            if dialog.verb.is_hard() {
+                let name = printable(dialog.subject.name());
                 lines.push(Line::styled(
                     "A live worker loses its lease. What it is doing goes on until it notices.",
                     ALARM,
@@ -65,21 +65,21 @@ fn lines(ask: &Ask) -> Vec<Line<'static>> {
             }
             lines
         }
-        Stage::Sending => {
-            let mut lines = sent(&ask.action());
+        DialogStage::Sending => {
+            let mut lines = sent(&dialog.action());
             lines.push(Line::styled("sent, waiting for the answer...", BUSY));
             lines
         }
-        Stage::Refused(why) => {
+        DialogStage::Refused(why) => {
             let mut lines = vec![Line::styled("NOT DONE", ALARM)];
             lines.extend(why.lines().map(|line| Line::raw(line.to_owned())));
             lines.push(keys("any key: leave"));
             lines
         }
-        Stage::Unknown(why) => {
+        DialogStage::Unknown(why) => {
             let mut lines = vec![Line::styled("NO ANSWER: it may have been done, or not", ALARM)];
             lines.extend(why.lines().map(|line| Line::raw(line.to_owned())));
-            lines.extend(sent(&ask.action()));
+            lines.extend(sent(&dialog.action()));
             lines.push(Line::styled("y: send the very same again, which does it once at most   Esc: leave", bold));
             lines
         }
@@ -87,7 +87,7 @@ fn lines(ask: &Ask) -> Vec<Line<'static>> {
 }
 
 /// The request: one field per line.
-fn sent(action: &Action) -> Vec<Line<'static>> {
+fn sent(action: &ActionRequest) -> Vec<Line<'static>> {
     let (rpc, fields) = match action.rendered() {
         Ok((rpc, json)) => (rpc, serde_json::from_str::<serde_json::Map<_, _>>(&json).unwrap_or_default()),
         Err(error) => return vec![Line::styled(error.text("").unwrap_or_default(), ALARM)],

@@ -6,15 +6,15 @@ use tokio::sync::{mpsc, watch};
 use tonic::{Code, Status, Streaming};
 
 use super::{
-    ask::Sent,
+    action_dialog::ActionResult,
     model::Message,
+    operator_action::ActionRequest,
     query::{PAGE_SIZE, Query, SEARCH_ANSWERS},
-    sight::{Counts, Detail, Page, ServerClock, Sight, Stretch},
-    verb::Action,
+    snapshot::{CountsInterval, Detail, EventCounts, Page, ServerClock, Snapshot},
 };
 use crate::{
     cli::{errors::CliError, paused::who_paused, tables, text::printable},
-    client::{Client, Happened, Refusal, retry::Backoff, time},
+    client::{CallEffect, Client, StatusDetails, retry::Backoff, time},
     proto::{
         GetSagaRequest, GetServerInfoRequest, GetServerInfoResponse, GetStatsRequest, GetStatsResponse,
         GetVitalsRequest, GetVitalsResponse, ListEventsRequest, Queue, Saga, WatchEventsRequest, WatchEventsResponse,
@@ -28,12 +28,12 @@ const EVENT_ANSWERS: usize = 5;
 /// Pages of queues that are read for each snapshot to find who paused them.
 const QUEUE_ANSWERS: usize = 4;
 /// The length of an interval of counts.
-const STRETCH: Duration = Duration::from_secs(1);
+const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 /// Most queues with rates, in case a coordinator has ever new ones.
 const QUEUES_MAX: usize = 1_000;
 
 /// Fetches one snapshot.
-pub async fn look(client: &Client, query: &Query) -> Result<Sight, Status> {
+pub async fn fetch_snapshot(client: &Client, query: &Query) -> Result<Snapshot, Status> {
     let (told, (stats, queues), vitals, page, detail) = tokio::try_join!(
         server(client),
         counts(client),
@@ -42,7 +42,7 @@ pub async fn look(client: &Client, query: &Query) -> Result<Sight, Status> {
         detail(client, query.detail.as_deref()),
     )?;
     let (info, clock) = told;
-    Ok(Sight { number: query.number, info, stats, queues, vitals, page, detail, clock, seen: time::now() })
+    Ok(Snapshot { number: query.number, info, stats, queues, vitals, page, detail, clock, seen: time::now() })
 }
 
 /// The counts, and who paused the paused queues.
@@ -90,7 +90,7 @@ async fn detail(client: &Client, task_id: Option<&str>) -> Result<Option<Detail>
     let request = GetSagaRequest { task_id: task_id.to_owned(), ..GetSagaRequest::default() };
     let saga: Saga = match client.sagas().get_saga(client.unary(request)).await {
         Ok(answer) => answer.into_inner().saga.unwrap_or_default(),
-        Err(status) if Refusal::from(&status).is("SAGA_NOT_FOUND") => {
+        Err(status) if StatusDetails::from(&status).is("SAGA_NOT_FOUND") => {
             return Ok(Some(Detail { saga: None, events: Vec::new(), cut: false }));
         }
         Err(status) => return Err(status),
@@ -113,7 +113,7 @@ async fn detail(client: &Client, task_id: Option<&str>) -> Result<Option<Detail>
 
 /// Fetches snapshots repeatedly: after `interval`, or at once when the query changes. Ends when the receiver is
 /// dropped.
-pub async fn eyes(
+pub async fn poll_snapshots(
     client: Client,
     mut queries: watch::Receiver<Query>,
     interval: Duration,
@@ -122,7 +122,7 @@ pub async fn eyes(
     loop {
         let query = queries.borrow_and_update().clone();
         let looked = tokio::select! {
-            looked = look(&client, &query) => looked,
+            looked = fetch_snapshot(&client, &query) => looked,
             // A snapshot for an old query is not waited for.
             changed = queries.changed() => match changed {
                 Ok(()) => continue,
@@ -130,8 +130,8 @@ pub async fn eyes(
             },
         };
         let message = match looked {
-            Ok(sight) => Message::Seen(Box::new(sight)),
-            Err(status) => Message::Blind(why(&Refusal::from(&status))),
+            Ok(snapshot) => Message::Fetched(Box::new(snapshot)),
+            Err(status) => Message::FetchFailed(why(&StatusDetails::from(&status))),
         };
         if messages.send(message).await.is_err() {
             return;
@@ -144,29 +144,29 @@ pub async fn eyes(
 }
 
 /// The error in one line.
-fn why(refusal: &Refusal) -> String {
+fn why(refusal: &StatusDetails) -> String {
     if refusal.message.is_empty() { refusal.reason.clone() } else { printable(&refusal.message) }
 }
 
 /// Counts events from now on, and again from then on when the stream ends: a rate is about the present. Ends when the
 /// receiver is dropped.
-pub async fn ears(client: Client, queues: Vec<String>, messages: mpsc::Sender<Message>) {
+pub async fn count_events(client: Client, queues: Vec<String>, messages: mpsc::Sender<Message>) {
     let mut backoff = Backoff::default();
     while !messages.is_closed() {
         let request = WatchEventsRequest { queues: queues.clone(), ..WatchEventsRequest::default() };
         if let Ok(events) = client.sagas().watch_events(request).await {
             backoff.reset();
             // However the stream ends, it is opened again.
-            listen(events.into_inner(), &messages).await;
+            count_stream(events.into_inner(), &messages).await;
         }
         tokio::time::sleep(backoff.delay()).await;
     }
 }
 
-async fn listen(mut events: Streaming<WatchEventsResponse>, messages: &mpsc::Sender<Message>) -> Option<()> {
-    let mut ticks = tokio::time::interval(STRETCH);
+async fn count_stream(mut events: Streaming<WatchEventsResponse>, messages: &mpsc::Sender<Message>) -> Option<()> {
+    let mut ticks = tokio::time::interval(COUNT_INTERVAL);
     let mut begun = time::now();
-    let mut counts: BTreeMap<String, Counts> = BTreeMap::new();
+    let mut counts: BTreeMap<String, EventCounts> = BTreeMap::new();
     loop {
         tokio::select! {
             event = events.message() => {
@@ -182,14 +182,14 @@ async fn listen(mut events: Streaming<WatchEventsResponse>, messages: &mpsc::Sen
                 let length = end.since(begun);
                 begun = end;
                 let counts = std::mem::take(&mut counts);
-                messages.send(Message::Happened(Stretch { end, length, counts })).await.ok()?;
+                messages.send(Message::Counted(CountsInterval { end, length, counts })).await.ok()?;
             }
         }
     }
 }
 
 /// Sends an action once; it is never repeated without being asked.
-pub async fn act(client: &Client, action: Action) -> Sent {
+pub async fn send_action(client: &Client, action: ActionRequest) -> ActionResult {
     let (mut sagas, mut admin) = (client.sagas(), client.admin());
     let saga = |saga: Option<Saga>| {
         let saga = saga.unwrap_or_default();
@@ -200,24 +200,24 @@ pub async fn act(client: &Client, action: Action) -> Sent {
         format!("done: {} is {}", printable(&queue.queue), if queue.paused { "paused" } else { "open" })
     };
     let answer = match action {
-        Action::Recover(r) => sagas.recover(client.unary(r)).await.map(|a| saga(a.into_inner().saga)),
-        Action::Cancel(r) => sagas.request_cancel(client.unary(r)).await.map(|a| saga(a.into_inner().saga)),
-        Action::Quarantine(r) => sagas.quarantine(client.unary(r)).await.map(|a| saga(a.into_inner().saga)),
-        Action::Waive(r) => sagas.waive_compensation(client.unary(r)).await.map(|a| saga(a.into_inner().saga)),
-        Action::Annotate(r) => sagas.annotate(client.unary(r)).await.map(|a| saga(a.into_inner().saga)),
-        Action::Pause(r) => admin.pause_queue(client.unary(r)).await.map(|a| queue(a.into_inner().queue)),
-        Action::Resume(r) => admin.resume_queue(client.unary(r)).await.map(|a| queue(a.into_inner().queue)),
+        ActionRequest::Recover(r) => sagas.recover(client.unary(r)).await.map(|a| saga(a.into_inner().saga)),
+        ActionRequest::Cancel(r) => sagas.request_cancel(client.unary(r)).await.map(|a| saga(a.into_inner().saga)),
+        ActionRequest::Quarantine(r) => sagas.quarantine(client.unary(r)).await.map(|a| saga(a.into_inner().saga)),
+        ActionRequest::Waive(r) => sagas.waive_compensation(client.unary(r)).await.map(|a| saga(a.into_inner().saga)),
+        ActionRequest::Annotate(r) => sagas.annotate(client.unary(r)).await.map(|a| saga(a.into_inner().saga)),
+        ActionRequest::Pause(r) => admin.pause_queue(client.unary(r)).await.map(|a| queue(a.into_inner().queue)),
+        ActionRequest::Resume(r) => admin.resume_queue(client.unary(r)).await.map(|a| queue(a.into_inner().queue)),
     };
     match answer {
-        Ok(done) => Sent::Done(done),
+        Ok(done) => ActionResult::Done(done),
         Err(status) => {
-            let Refusal { happened, unsent, .. } = Refusal::from(&status);
+            let StatusDetails { happened, unsent, .. } = StatusDetails::from(&status);
             let told = CliError::from(status).text(client.server()).unwrap_or_default();
             let told = told.strip_prefix("sagad: ").unwrap_or(&told).to_owned();
             match happened {
-                Happened::Refused | Happened::NotNow => Sent::Refused(told),
-                Happened::Unknown if unsent => Sent::Refused(told),
-                Happened::Unknown => Sent::Unknown(told),
+                CallEffect::Refused | CallEffect::NotNow => ActionResult::Refused(told),
+                CallEffect::Unknown if unsent => ActionResult::Refused(told),
+                CallEffect::Unknown => ActionResult::Unknown(told),
             }
         }
     }

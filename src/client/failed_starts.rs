@@ -39,13 +39,13 @@ pub enum WorkerError {
 /// Counts failed starts in a row, and spaces them. Failures at one moment, of sagas claimed together, count once.
 #[derive(Debug)]
 pub(super) struct FailedStarts {
-    state: Mutex<State>,
+    state: Mutex<FailureState>,
     /// Set when there were too many.
     stop: CancellationToken,
 }
 
 #[derive(Debug)]
-struct State {
+struct FailureState {
     in_a_row: u32,
     reason: String,
     backoff: Backoff,
@@ -57,7 +57,7 @@ struct State {
 
 impl FailedStarts {
     pub fn new(stop: CancellationToken) -> Self {
-        let state = State {
+        let state = FailureState {
             in_a_row: 0,
             reason: String::new(),
             backoff: Backoff::new(PAUSE_FIRST, PAUSE_MAX),
@@ -134,35 +134,35 @@ mod tests {
     #[test]
     fn failures_of_one_moment_count_once() {
         let stop = CancellationToken::new();
-        let starts = FailedStarts::new(stop.clone());
-        let first = starts.failed("no memory");
+        let failed_starts = FailedStarts::new(stop.clone());
+        let first = failed_starts.failed("no memory");
         for _ in 0..50 {
-            assert_eq!(starts.failed("no memory"), first);
+            assert_eq!(failed_starts.failed("no memory"), first);
         }
-        assert!(!stop.is_cancelled() && starts.error().is_none());
-        assert!(!starts.look_again());
-        starts.given_back(first);
-        assert!(starts.look_again() && !starts.look_again());
+        assert!(!stop.is_cancelled() && failed_starts.error().is_none());
+        assert!(!failed_starts.look_again());
+        failed_starts.given_back(first);
+        assert!(failed_starts.look_again() && !failed_starts.look_again());
     }
 
     #[test]
     fn five_in_a_row_are_the_end_and_one_success_between_them_is_not() {
         let stop = CancellationToken::new();
-        let starts = FailedStarts::new(stop.clone());
+        let failed_starts = FailedStarts::new(stop.clone());
         let again = || {
-            starts.state.lock().paused_until = None;
-            starts.failed("no memory")
+            failed_starts.state.lock().paused_until = None;
+            failed_starts.failed("no memory")
         };
         let pauses: Vec<Duration> = (0..4).map(|_| again()).collect();
         assert!(pauses[3] > pauses[0] * 2, "{pauses:?}");
-        starts.started();
+        failed_starts.started();
         for _ in 0..4 {
             again();
         }
-        assert!(!stop.is_cancelled() && starts.error().is_none());
+        assert!(!stop.is_cancelled() && failed_starts.error().is_none());
         again();
         assert!(stop.is_cancelled());
-        let error = starts.error().expect("it has to end").to_string();
+        let error = failed_starts.error().expect("it has to end").to_string();
         assert_eq!(error, "the work could not be started 5 times in a row, at last: no memory");
     }
 }

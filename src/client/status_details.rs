@@ -8,7 +8,7 @@ use tonic_types::StatusExt;
 
 /// What an error says about whether the call took effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Happened {
+pub enum CallEffect {
     /// The coordinator refused the call: nothing changed, and repeating it unchanged won't help.
     Refused,
     /// The coordinator could not accept the call now: nothing changed, and it may succeed later.
@@ -19,7 +19,7 @@ pub enum Happened {
 
 /// A `Status` with its decoded `google.rpc` details.
 #[derive(Clone, Debug)]
-pub struct Refusal {
+pub struct StatusDetails {
     /// The gRPC code.
     pub code: Code,
     /// The `ErrorInfo`'s reason such as `LEASE_HELD`; without one, the code's name such as `UNAVAILABLE`.
@@ -33,7 +33,7 @@ pub struct Refusal {
     /// How long to wait before another try, when the coordinator says so.
     pub retry_after: Option<Duration>,
     /// Whether the call took effect.
-    pub happened: Happened,
+    pub happened: CallEffect,
     /// Whether it comes from the coordinator (it has an `ErrorInfo`) and not from the transport or a proxy.
     pub judged: bool,
     /// Whether the coordinator could not be reached: no connection, no answer in time, or it is shutting down.
@@ -43,27 +43,27 @@ pub struct Refusal {
     pub unsent: bool,
 }
 
-impl Refusal {
+impl StatusDetails {
     /// Whether this is the coordinator's refusal for `reason`.
     pub fn is(&self, reason: &str) -> bool {
         self.reason == reason
     }
 }
 
-impl From<&Status> for Refusal {
+impl From<&Status> for StatusDetails {
     fn from(status: &Status) -> Self {
         let info = status.get_details_error_info();
         let happened = match (&info, status.code()) {
             // Errors without an `ErrorInfo` come from the transport, or from a proxy in between.
-            (Some(info), _) if info.reason == "OUTCOME_UNKNOWN" => Happened::Unknown,
-            (Some(_), Code::Unavailable | Code::ResourceExhausted) => Happened::NotNow,
-            (Some(_), _) => Happened::Refused,
-            (None, _) if status.source().is_some() => Happened::Unknown,
+            (Some(info), _) if info.reason == "OUTCOME_UNKNOWN" => CallEffect::Unknown,
+            (Some(_), Code::Unavailable | Code::ResourceExhausted) => CallEffect::NotNow,
+            (Some(_), _) => CallEffect::Refused,
+            (None, _) if status.source().is_some() => CallEffect::Unknown,
             (None, Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::Unknown | Code::Internal) => {
-                Happened::Unknown
+                CallEffect::Unknown
             }
-            (None, Code::ResourceExhausted) => Happened::NotNow,
-            (None, _) => Happened::Refused,
+            (None, Code::ResourceExhausted) => CallEffect::NotNow,
+            (None, _) => CallEffect::Refused,
         };
         let violations = status.get_details_bad_request().map(|bad| bad.field_violations).unwrap_or_default();
         let judged = info.is_some();
@@ -143,21 +143,21 @@ mod tests {
 
     #[test]
     fn the_coordinators_word_tells_whether_it_happened() {
-        let happened = |status: &Status| Refusal::from(status).happened;
-        assert_eq!(happened(&with_reason(Code::Unavailable, "SHUTTING_DOWN")), Happened::NotNow);
-        assert_eq!(happened(&with_reason(Code::ResourceExhausted, "OVERLOADED")), Happened::NotNow);
-        assert_eq!(happened(&with_reason(Code::Unknown, "OUTCOME_UNKNOWN")), Happened::Unknown);
-        assert_eq!(happened(&with_reason(Code::Aborted, "LEASE_EXPIRED")), Happened::Refused);
-        assert_eq!(happened(&Status::unavailable("a proxy says so")), Happened::Unknown);
-        assert_eq!(happened(&Status::deadline_exceeded("late")), Happened::Unknown);
+        let happened = |status: &Status| StatusDetails::from(status).happened;
+        assert_eq!(happened(&with_reason(Code::Unavailable, "SHUTTING_DOWN")), CallEffect::NotNow);
+        assert_eq!(happened(&with_reason(Code::ResourceExhausted, "OVERLOADED")), CallEffect::NotNow);
+        assert_eq!(happened(&with_reason(Code::Unknown, "OUTCOME_UNKNOWN")), CallEffect::Unknown);
+        assert_eq!(happened(&with_reason(Code::Aborted, "LEASE_EXPIRED")), CallEffect::Refused);
+        assert_eq!(happened(&Status::unavailable("a proxy says so")), CallEffect::Unknown);
+        assert_eq!(happened(&Status::deadline_exceeded("late")), CallEffect::Unknown);
     }
 
     #[test]
     fn without_details_the_codes_name_is_the_reason() {
-        let refusal = Refusal::from(&Status::unimplemented("what?"));
+        let refusal = StatusDetails::from(&Status::unimplemented("what?"));
         assert_eq!(refusal.reason, "UNIMPLEMENTED");
         assert!(!refusal.unreachable);
-        assert!(!Refusal::from(&Status::internal("a bug")).unreachable);
-        assert!(Refusal::from(&Status::deadline_exceeded("late")).unreachable);
+        assert!(!StatusDetails::from(&Status::internal("a bug")).unreachable);
+        assert!(StatusDetails::from(&Status::deadline_exceeded("late")).unreachable);
     }
 }

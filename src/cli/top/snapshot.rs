@@ -66,7 +66,7 @@ pub struct Detail {
 
 /// What was fetched at one time.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Sight {
+pub struct Snapshot {
     /// The query that it answers.
     pub number: u64,
     /// The coordinator.
@@ -89,7 +89,7 @@ pub struct Sight {
 
 /// Counts of events in a queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct EventCounts {
     /// Sagas created.
     pub created: u64,
     /// Leases given.
@@ -102,7 +102,7 @@ pub struct Counts {
     pub expired: u64,
 }
 
-impl Counts {
+impl EventCounts {
     /// Counts an event.
     pub fn count(&mut self, event: EventType) {
         match event {
@@ -126,7 +126,7 @@ impl Counts {
         }
     }
 
-    fn add(&mut self, other: &Counts) {
+    fn add(&mut self, other: &EventCounts) {
         self.created += other.created;
         self.claimed += other.claimed;
         self.completed += other.completed;
@@ -137,49 +137,49 @@ impl Counts {
 
 /// Counts of events in an interval of time, by queue.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Stretch {
+pub struct CountsInterval {
     /// When it ended.
     pub end: Moment,
     /// How long it was.
     pub length: Duration,
     /// By queue; queues without events are left out.
-    pub counts: BTreeMap<String, Counts>,
+    pub counts: BTreeMap<String, EventCounts>,
 }
 
 /// Rates by queue, over the last few intervals.
 #[derive(Clone, Debug, Default)]
 pub struct Rates {
-    stretches: VecDeque<Stretch>,
+    intervals: VecDeque<CountsInterval>,
 }
 
 /// Intervals over which a rate is averaged: at a second each, long enough to be readable and short enough to be
 /// current.
-const STRETCHES: usize = 5;
+const RATE_INTERVALS: usize = 5;
 /// An older rate is not shown.
 const FRESH: Duration = Duration::from_secs(10);
 
 impl Rates {
     /// Adds an interval.
-    pub fn add(&mut self, stretch: Stretch) {
-        self.stretches.push_back(stretch);
-        while self.stretches.len() > STRETCHES {
-            self.stretches.pop_front();
+    pub fn add(&mut self, interval: CountsInterval) {
+        self.intervals.push_back(interval);
+        while self.intervals.len() > RATE_INTERVALS {
+            self.intervals.pop_front();
         }
     }
 
     /// Events per second in a queue: created, claimed, completed, failed, expired. `None` if not known, or not
     /// current.
     pub fn of(&self, queue: &str, now: Moment) -> Option<[f64; 5]> {
-        let last = self.stretches.back()?;
+        let last = self.intervals.back()?;
         if now.since(last.end) > FRESH {
             return None;
         }
-        let mut total = Counts::default();
-        for stretch in &self.stretches {
-            total.add(stretch.counts.get(queue).unwrap_or(&Counts::default()));
+        let mut total = EventCounts::default();
+        for interval in &self.intervals {
+            total.add(interval.counts.get(queue).unwrap_or(&EventCounts::default()));
         }
-        let seconds: f64 = self.stretches.iter().map(|stretch| stretch.length.as_secs_f64()).sum();
-        let Counts { created, claimed, completed, failed, expired } = total;
+        let seconds: f64 = self.intervals.iter().map(|interval| interval.length.as_secs_f64()).sum();
+        let EventCounts { created, claimed, completed, failed, expired } = total;
         (seconds > 0.0).then(|| [created, claimed, completed, failed, expired].map(|count| count as f64 / seconds))
     }
 }
@@ -206,10 +206,10 @@ mod tests {
         let begun = time::now();
         assert_eq!(rates.of("q", begun), None);
         for second in 1..=8 {
-            let mut counts = Counts::default();
+            let mut counts = EventCounts::default();
             (0..second * 2).for_each(|_| counts.count(EventType::Completed));
             let (end, length) = (begun + Duration::from_secs(second), Duration::from_secs(1));
-            rates.add(Stretch { end, length, counts: [("q".to_owned(), counts)].into() });
+            rates.add(CountsInterval { end, length, counts: [("q".to_owned(), counts)].into() });
         }
         let now = begun + Duration::from_secs(9);
         // Of the seconds 4 to 8: 8, 10, 12, 14, 16.

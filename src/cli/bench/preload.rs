@@ -6,10 +6,10 @@ use std::{fmt::Display, path::Path, sync::Arc, time::Duration};
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::task::spawn_blocking;
 
-use super::{ids::Stock, progress::Progress};
+use super::{progress::Progress, saga_pool::SagaPool};
 use crate::{
     cli::errors::CliError,
-    client::{Client, convert::to_proto, retry::Again, time},
+    client::{Client, convert::to_proto, retry::RetryOn, time},
     clock::SystemClock,
     domain::{
         command::{Command, Creation, Request as CommandRequest},
@@ -36,15 +36,15 @@ const TTL: Duration = Duration::from_secs(12 * 3600);
 /// Creates all sagas of a pool from a template.
 pub async fn create(
     client: &Client,
-    stock: &Stock,
+    pool: &SagaPool,
     template: &CreateSagaRequest,
     progress: &Progress,
 ) -> Result<(), CliError> {
-    let bar = progress.counting(stock.total(), "sagas");
-    let queue = &stock.queue();
-    let batches = (0..stock.total()).step_by(BATCH as usize).map(|first| {
-        let last = (first + BATCH).min(stock.total());
-        let one = |n| CreateSagaRequest { task_id: stock.task_id(n), queue: queue.clone(), ..template.clone() };
+    let bar = progress.counting(pool.total(), "sagas");
+    let queue = &pool.queue();
+    let batches = (0..pool.total()).step_by(BATCH as usize).map(|first| {
+        let last = (first + BATCH).min(pool.total());
+        let one = |n| CreateSagaRequest { task_id: pool.task_id(n), queue: queue.clone(), ..template.clone() };
         BatchCreateSagasRequest { requests: (first..last).map(one).collect(), ..Default::default() }
     });
     stream::iter(batches)
@@ -53,7 +53,7 @@ pub async fn create(
             async move {
                 let give_up = time::now() + PATIENCE;
                 let send = |mut sagas: Sagas, request| async move { sagas.batch_create_sagas(request).await };
-                client.call(batch, Again::NotNow, || give_up, send).await?;
+                client.call(batch, RetryOn::NotNow, || give_up, send).await?;
                 bar.inc(count);
                 Ok(())
             }
@@ -65,18 +65,18 @@ pub async fn create(
 
 /// Creates all sagas of a pool directly in the store of this directory, which no daemon has open: several times faster
 /// than by calls.
-pub async fn directly(data: &Path, stock: &Stock, progress: &Progress) -> Result<(), CliError> {
+pub async fn directly(data: &Path, pool: &SagaPool, progress: &Progress) -> Result<(), CliError> {
     let failed = |error: &dyn Display| CliError::Failed(format!("the store can't be filled: {error}"));
     let (restart_grace, batch) = (Span::ZERO, BATCH as usize);
     let options = StoreOptions { restart_grace, queue: IN_FLIGHT, batch, readers: 1, max_waiting: 1 };
     let (data, clock) = (data.to_owned(), Arc::new(SystemClock::start()));
     let opened = spawn_blocking(move || sqlite::open(&data, DIRECT_WAL_BYTES, &options, clock));
     let (store, mut writer) = opened.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
-    let queue = QueueName::parse(&stock.queue()).map_err(|error| failed(&error.0))?;
-    let bar = progress.counting(stock.total(), "sagas");
-    let sagas = stock.by_id();
+    let queue = QueueName::parse(&pool.queue()).map_err(|error| failed(&error.0))?;
+    let bar = progress.counting(pool.total(), "sagas");
+    let sagas = pool.by_id();
     let batches = sagas.chunks(batch).map(|sagas| {
-        let ids = sagas.iter().map(|n| TaskId::parse(&stock.task_id(*n)));
+        let ids = sagas.iter().map(|n| TaskId::parse(&pool.task_id(*n)));
         ids.map(|id| id.map(|id| Creation::new(id, queue.clone()))).collect::<Result<Vec<_>, _>>()
     });
     let filled = stream::iter(batches)
@@ -96,7 +96,7 @@ pub async fn directly(data: &Path, stock: &Stock, progress: &Progress) -> Result
     filled
 }
 
-type Sagas = crate::proto::saga_service_client::SagaServiceClient<crate::client::Wire>;
+type Sagas = crate::proto::saga_service_client::SagaServiceClient<crate::client::AuthenticatedChannel>;
 
 /// Takes leases in a queue, which must have enough sagas.
 pub async fn lease(client: &Client, queue: &str, count: u32, progress: &Progress) -> Result<(), CliError> {

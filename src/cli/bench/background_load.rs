@@ -10,12 +10,7 @@ use tokio::{sync::oneshot, task::JoinSet};
 use tonic::{Request, Status, client::Grpc};
 use tonic_prost::ProstCodec;
 
-use super::{
-    args::Plan,
-    due,
-    load::{self, Shared},
-    record::Times,
-};
+use super::{args::Plan, due_at_once, load, load_client::RunState, record::Times};
 use crate::{
     cli::errors::CliError,
     client::{
@@ -39,7 +34,7 @@ const TICK: Duration = Duration::from_millis(10);
 const ENDING: Duration = Duration::from_secs(1);
 
 /// What the background load saw, before and during the measurement.
-pub struct Seen {
+pub struct BackgroundResults {
     /// Pages that were listed.
     pub pages: u64,
     /// Sagas on them.
@@ -52,15 +47,15 @@ pub struct Seen {
     pub late: Times,
 }
 
-impl Seen {
+impl BackgroundResults {
     fn new() -> Result<Self, CliError> {
-        Ok(Seen { pages: 0, listed: 0, events: 0, events_measured: 0, late: Times::new()? })
+        Ok(BackgroundResults { pages: 0, listed: 0, events: 0, events_measured: 0, late: Times::new()? })
     }
 }
 
 /// The queues of the background load.
 #[derive(Clone, Debug, Default)]
-pub struct Queues {
+pub struct BackgroundQueues {
     /// The queue of sagas whose leases are to expire.
     pub ending: String,
     /// Those that the claimers claim from.
@@ -68,18 +63,18 @@ pub struct Queues {
 }
 
 /// The running background load.
-pub struct Beside {
-    ended: Option<oneshot::Receiver<Result<Seen, CliError>>>,
+pub struct BackgroundLoad {
+    ended: Option<oneshot::Receiver<Result<BackgroundResults, CliError>>>,
 }
 
-impl Beside {
+impl BackgroundLoad {
     /// Starts what the plan asks for.
-    pub fn start(shared: &Arc<Shared>, queues: Queues) -> Result<Self, CliError> {
+    pub fn start(shared: &Arc<RunState>, queues: BackgroundQueues) -> Result<Self, CliError> {
         if Self::parties(&shared.plan) == 0 {
-            return Ok(Beside { ended: None });
+            return Ok(BackgroundLoad { ended: None });
         }
         let thread = load::on_a_thread("bench-beside".to_owned(), all(shared.clone(), queues))?;
-        Ok(Beside { ended: Some(thread) })
+        Ok(BackgroundLoad { ended: Some(thread) })
     }
 
     /// How many clients report that they are ready.
@@ -94,7 +89,7 @@ impl Beside {
     }
 
     /// The results, once it has ended; none if there was no background load.
-    pub async fn end(self) -> Result<Option<Seen>, CliError> {
+    pub async fn end(self) -> Result<Option<BackgroundResults>, CliError> {
         match self.ended {
             Some(thread) => load::ended(thread).await.map(Some),
             None => Ok(None),
@@ -102,10 +97,10 @@ impl Beside {
     }
 }
 
-type SharedSeen = Arc<Mutex<Seen>>;
+type SharedResults = Arc<Mutex<BackgroundResults>>;
 
-async fn all(shared: Arc<Shared>, queues: Queues) -> Result<Seen, CliError> {
-    let seen = Arc::new(Mutex::new(Seen::new()?));
+async fn all(shared: Arc<RunState>, queues: BackgroundQueues) -> Result<BackgroundResults, CliError> {
+    let seen = Arc::new(Mutex::new(BackgroundResults::new()?));
     let client = || Client::connect(&shared.options).map_err(|error| CliError::Usage(error.to_string()));
     let mut tasks: JoinSet<Result<(), Status>> = JoinSet::new();
     for _ in 0..shared.plan.readers {
@@ -115,12 +110,12 @@ async fn all(shared: Arc<Shared>, queues: Queues) -> Result<Seen, CliError> {
         tasks.spawn(follow(client()?, shared.clone(), seen.clone()));
     }
     if shared.plan.expiring > 0 {
-        tasks.spawn(hear(client()?, shared.clone(), queues.ending.clone(), seen.clone()));
+        tasks.spawn(measure_expiry(client()?, shared.clone(), queues.ending.clone(), seen.clone()));
         tasks.spawn(take(client()?, shared.clone(), queues.ending));
     }
     for number in 0..shared.plan.claimers {
         let (client, shared, queues) = (client()?, shared.clone(), queues.due.clone());
-        tasks.spawn(async move { due::claim_on(client, number, queues, &shared).await });
+        tasks.spawn(async move { due_at_once::claim_on(client, number, queues, &shared).await });
     }
     let first = tokio::select! {
         Some(first) = tasks.join_next() => Some(first),
@@ -133,11 +128,11 @@ async fn all(shared: Arc<Shared>, queues: Queues) -> Result<Seen, CliError> {
     }
     tasks.shutdown().await;
     let mut seen = seen.lock();
-    Ok(std::mem::replace(&mut *seen, Seen::new()?))
+    Ok(std::mem::replace(&mut *seen, BackgroundResults::new()?))
 }
 
 /// Lists all sagas, page by page, repeatedly.
-async fn list(client: Client, shared: Arc<Shared>, seen: SharedSeen) -> Result<(), Status> {
+async fn list(client: Client, shared: Arc<RunState>, seen: SharedResults) -> Result<(), Status> {
     shared.window.ready();
     let mut page_token = String::new();
     loop {
@@ -159,8 +154,8 @@ struct EventOrBookmark {
 }
 
 /// Follows all events, and counts them.
-async fn follow(client: Client, shared: Arc<Shared>, seen: SharedSeen) -> Result<(), Status> {
-    let mut sagas = Grpc::new(client.wire());
+async fn follow(client: Client, shared: Arc<RunState>, seen: SharedResults) -> Result<(), Status> {
+    let mut sagas = Grpc::new(client.channel());
     sagas.ready().await.map_err(|error| Status::from_error(error.into()))?;
     let path = PathAndQuery::from_static("/sagad.v1.SagaService/WatchEvents");
     let request = Request::new(WatchEventsRequest::default());
@@ -178,7 +173,7 @@ async fn follow(client: Client, shared: Arc<Shared>, seen: SharedSeen) -> Result
 }
 
 /// Takes leases and lets them expire.
-async fn take(client: Client, shared: Arc<Shared>, queue: String) -> Result<(), Status> {
+async fn take(client: Client, shared: Arc<RunState>, queue: String) -> Result<(), Status> {
     let (window, a_second) = (&shared.window, u128::from(shared.plan.expiring));
     let begun = window.now();
     let mut taken = 0;
@@ -210,7 +205,12 @@ fn claim(queue: &str, count: u64) -> ClaimNextRequest {
 }
 
 /// Measures how late a watcher learns of expired leases. Only meaningful if both clocks are those of this machine.
-async fn hear(client: Client, shared: Arc<Shared>, queue: String, seen: SharedSeen) -> Result<(), Status> {
+async fn measure_expiry(
+    client: Client,
+    shared: Arc<RunState>,
+    queue: String,
+    seen: SharedResults,
+) -> Result<(), Status> {
     let info = client.admin().get_server_info(client.unary(GetServerInfoRequest {})).await?.into_inner();
     let ahead = info.clock_offset.map_or(0, |offset| offset.seconds * 1_000_000_000 + i64::from(offset.nanos));
     let ahead = chrono::TimeDelta::nanoseconds(ahead);

@@ -8,7 +8,7 @@ use uuid::Builder;
 use super::args::Ids;
 
 /// The sagas that a run created before the measurement, handed out one by one.
-pub struct Stock {
+pub struct SagaPool {
     run: u64,
     ids: Ids,
     total: u64,
@@ -18,15 +18,15 @@ pub struct Stock {
     queue: Option<String>,
 }
 
-impl Stock {
+impl SagaPool {
     /// A pool of sagas of the run with this number.
     pub fn new(run: u32, ids: Ids, total: u64) -> Self {
-        Stock { run: run.into(), ids, total, stride: stride(total), given: AtomicU64::new(0), queue: None }
+        SagaPool { run: run.into(), ids, total, stride: stride(total), given: AtomicU64::new(0), queue: None }
     }
 
     /// The same in this queue instead of its own.
     pub fn in_queue(self, queue: String) -> Self {
-        Stock { queue: Some(queue), ..self }
+        SagaPool { queue: Some(queue), ..self }
     }
 
     /// How many there are.
@@ -121,16 +121,16 @@ mod tests {
     use super::*;
 
     fn all(ids: Ids, total: u64) -> Vec<String> {
-        let stock = Stock::new(7, ids, total);
-        std::iter::from_fn(|| stock.next()).collect()
+        let pool = SagaPool::new(7, ids, total);
+        std::iter::from_fn(|| pool.next()).collect()
     }
 
     #[test]
     fn each_is_given_once_and_was_created() {
         for ids in [Ids::Ordered, Ids::Random] {
             for total in [0, 1, 2, 3, 10, 1000, 1024, 4999] {
-                let stock = Stock::new(7, ids, total);
-                let created: BTreeSet<_> = (0..total).map(|n| stock.task_id(n)).collect();
+                let pool = SagaPool::new(7, ids, total);
+                let created: BTreeSet<_> = (0..total).map(|n| pool.task_id(n)).collect();
                 let given = all(ids, total);
                 assert_eq!(given.len() as u64, total, "{ids:?} {total}");
                 assert_eq!(given.into_iter().collect::<BTreeSet<_>>(), created, "{ids:?} {total}");
@@ -148,8 +148,8 @@ mod tests {
     #[test]
     fn by_id_each_is_there_once_and_in_order() {
         for ids in [Ids::Ordered, Ids::Random] {
-            let stock = Stock::new(7, ids, 1000);
-            let sorted: Vec<_> = stock.by_id().into_iter().map(|n| stock.task_id(n)).collect();
+            let pool = SagaPool::new(7, ids, 1000);
+            let sorted: Vec<_> = pool.by_id().into_iter().map(|n| pool.task_id(n)).collect();
             assert!(sorted.is_sorted(), "{ids:?}");
             assert_eq!(sorted.into_iter().collect::<BTreeSet<_>>().len(), 1000);
         }
@@ -157,8 +157,8 @@ mod tests {
 
     #[test]
     fn random_neighbours_in_time_are_far_apart() {
-        let stock = Stock::new(7, Ids::Random, 1000);
-        let places: Vec<u64> = (0..1000).map(|place| stock.nth(place)).collect();
+        let pool = SagaPool::new(7, Ids::Random, 1000);
+        let places: Vec<u64> = (0..1000).map(|place| pool.nth(place)).collect();
         assert!(places.windows(2).all(|pair| pair[0].abs_diff(pair[1]) > 300));
     }
 }

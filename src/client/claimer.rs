@@ -8,7 +8,7 @@ use tonic::{Response, Status};
 use uuid::Uuid;
 
 use super::{
-    Client, Happened, LeaseKey, Note, Notes, Refusal,
+    CallEffect, Client, LeaseKey, Note, Notes, StatusDetails,
     connect::with_timeout,
     convert,
     retry::Backoff,
@@ -28,14 +28,14 @@ const WAIT_MIN: Duration = Duration::from_secs(1);
 const CLEANUP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The result of a claim.
-pub(super) enum Claimed {
+pub(super) enum ClaimResult {
     /// Claimed sagas, whose leases did not begin before this moment. Empty: there is nothing to claim.
     Sagas(Vec<Saga>, Moment),
     /// It was told to stop.
     Stopped,
 }
 
-pub(super) struct Claims {
+pub(super) struct Claimer {
     pub client: Client,
     pub queues: Vec<String>,
     pub owner_id: String,
@@ -50,10 +50,10 @@ pub(super) struct Claims {
     pub notes: Notes,
 }
 
-impl Claims {
+impl Claimer {
     /// Claims up to `max` sagas; retries until the coordinator answers or `stop` is set. The coordinator's refusals
     /// are errors.
-    pub async fn next(&self, max: usize, stop: &CancellationToken) -> Result<Claimed, Status> {
+    pub async fn next(&self, max: usize, stop: &CancellationToken) -> Result<ClaimResult, Status> {
         let wait = if self.wait { (self.ttl / 3).clamp(WAIT_MIN, WAIT_MAX) } else { Duration::ZERO };
         let mut request = ClaimNextRequest {
             queues: self.queues.clone(),
@@ -74,7 +74,7 @@ impl Claims {
                 answer = self.ask(&request, wait) => answer,
                 () = stop.cancelled() => {
                     self.give_back(&mut request).await;
-                    return Ok(Claimed::Stopped);
+                    return Ok(ClaimResult::Stopped);
                 }
             };
             let status = match answer {
@@ -86,14 +86,14 @@ impl Claims {
                     // The leases began when the wait was over. If the coordinator doesn't tell how long that was, they
                     // will be confirmed.
                     let waited = waited.as_ref().map(convert::from_proto).unwrap_or_default().min(wait);
-                    return Ok(Claimed::Sagas(sagas, asked + waited));
+                    return Ok(ClaimResult::Sagas(sagas, asked + waited));
                 }
                 Err(status) => status,
             };
-            let refusal = Refusal::from(&status);
+            let refusal = StatusDetails::from(&status);
             let delay = backoff.delay().max(refusal.retry_after.unwrap_or_default());
             let spent = self.patience.is_some_and(|patience| (time::now() + delay).since(asked) > patience);
-            if refusal.happened == Happened::Refused || spent {
+            if refusal.happened == CallEffect::Refused || spent {
                 return Err(status);
             }
             if !away {
@@ -104,7 +104,7 @@ impl Claims {
                 () = tokio::time::sleep(delay) => {}
                 () = stop.cancelled() => {
                     self.give_back(&mut request).await;
-                    return Ok(Claimed::Stopped);
+                    return Ok(ClaimResult::Stopped);
                 }
             }
         }

@@ -1,0 +1,304 @@
+//! [`ActionDialog`]: one operator action from its key to its answer: the target, the reason, the request, the
+//! confirmation, the result.
+
+use uuid::Uuid;
+
+use super::{
+    keys::Key,
+    operator_action::{ActionRequest, ActionTarget, OperatorAction, action},
+};
+use crate::proto::{CompensationState, RecoveryDecision, SagaState};
+
+/// The longest reason and note that the coordinator takes.
+const REASON_BYTES_MAX: usize = 4096;
+
+/// How far it is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum DialogStage {
+    /// Which decision on a stale saga?
+    Decision,
+    /// Which compensation?
+    Position,
+    /// Why?
+    Reason,
+    /// Yes? With what was typed so far where a name is to be typed.
+    Confirm(String),
+    /// Sent, not answered yet.
+    Sending,
+    /// Not done; why.
+    Refused(String),
+    /// It may have been done; why that is not known.
+    Unknown(String),
+}
+
+/// What happens after a key.
+#[derive(Clone, Debug, PartialEq)]
+pub enum DialogStep {
+    /// The dialog stays open.
+    Stay,
+    /// The dialog closes.
+    Leave,
+    /// This request is to be sent, once.
+    Send(Box<ActionRequest>),
+}
+
+/// The result of an action.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ActionResult {
+    /// Done; in words.
+    Done(String),
+    /// Not done; why.
+    Refused(String),
+    /// No answer came, or one that leaves it open.
+    Unknown(String),
+}
+
+/// An open dialog.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ActionDialog {
+    /// What.
+    pub verb: OperatorAction,
+    /// To what.
+    pub subject: ActionTarget,
+    /// Which compensation, for a waiver; as typed.
+    pub position: String,
+    /// Why, or the note; as typed.
+    pub reason: String,
+    /// How far it is.
+    pub stage: DialogStage,
+    actor: String,
+    id: Uuid,
+}
+
+impl ActionDialog {
+    /// Opens a dialog. `id` becomes the `request_id` of everything that it sends.
+    pub fn new(verb: OperatorAction, subject: ActionTarget, actor: &str, id: Uuid) -> Self {
+        let stage = match verb {
+            OperatorAction::Recover(RecoveryDecision::Unspecified) => DialogStage::Decision,
+            OperatorAction::Waive => DialogStage::Position,
+            OperatorAction::Recover(_)
+            | OperatorAction::Cancel { .. }
+            | OperatorAction::Quarantine { .. }
+            | OperatorAction::Annotate
+            | OperatorAction::Pause
+            | OperatorAction::Resume => DialogStage::Reason,
+        };
+        let position = if verb == OperatorAction::Waive { first_open(&subject) } else { String::new() };
+        ActionDialog { verb, subject, position, reason: String::new(), stage, actor: actor.to_owned(), id }
+    }
+
+    /// What will be sent.
+    pub fn action(&self) -> ActionRequest {
+        let position = self.position.parse().unwrap_or(0);
+        action(self.verb, &self.subject, position, &self.actor, self.reason.trim(), self.id)
+    }
+
+    /// What a key does.
+    pub fn key(&mut self, key: Key) -> DialogStep {
+        let has_reason = self.has_reason();
+        match (&mut self.stage, key) {
+            // It can't be cancelled, and its answer must be seen.
+            (DialogStage::Sending, _) => {}
+            (_, Key::Escape) => return DialogStep::Leave,
+            (DialogStage::Decision, Key::Char(decision)) => self.decide(decision),
+            (DialogStage::Position, Key::Char(digit)) if digit.is_ascii_digit() && self.position.len() < 3 => {
+                self.position.push(digit);
+            }
+            (DialogStage::Position, Key::Backspace) => drop(self.position.pop()),
+            (DialogStage::Position, Key::Enter) if self.position.parse().is_ok_and(|position: i32| position > 0) => {
+                self.stage = DialogStage::Reason;
+            }
+            (DialogStage::Reason, Key::Char(c)) => self.write(&c.to_string()),
+            (DialogStage::Reason, Key::Backspace) => drop(self.reason.pop()),
+            (DialogStage::Reason, Key::Enter) if has_reason => self.stage = DialogStage::Confirm(String::new()),
+            (DialogStage::Confirm(_), Key::Char('y')) if !self.verb.is_hard() => return self.send(),
+            (DialogStage::Confirm(_), Key::Char('n')) if !self.verb.is_hard() => return DialogStep::Leave,
+            (DialogStage::Confirm(typed), Key::Char(c)) if self.verb.is_hard() => typed.push(c),
+            (DialogStage::Confirm(typed), Key::Backspace) => drop(typed.pop()),
+            (DialogStage::Confirm(typed), Key::Enter) if self.verb.is_hard() && typed == self.subject.name() => {
+                return self.send();
+            }
+            (DialogStage::Unknown(_), Key::Char('y')) => return self.send(),
+            (DialogStage::Refused(_), Key::Enter | Key::Char(_)) => return DialogStep::Leave,
+            (
+                DialogStage::Decision
+                | DialogStage::Position
+                | DialogStage::Reason
+                | DialogStage::Confirm(_)
+                | DialogStage::Refused(_)
+                | DialogStage::Unknown(_),
+                _,
+            ) => {}
+        }
+        DialogStep::Stay
+    }
+
+    /// Pasted text; never a confirmation, whatever it contains.
+    pub fn paste(&mut self, text: &str) {
+        let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        match &mut self.stage {
+            DialogStage::Reason => self.write(&text),
+            DialogStage::Confirm(typed) if self.verb.is_hard() => typed.push_str(text.trim()),
+            DialogStage::Decision
+            | DialogStage::Position
+            | DialogStage::Confirm(_)
+            | DialogStage::Sending
+            | DialogStage::Refused(_)
+            | DialogStage::Unknown(_) => {}
+        }
+    }
+
+    /// Applies the result; returns true if it is done and the dialog can close.
+    pub fn answered(&mut self, sent: &ActionResult) -> bool {
+        match sent {
+            ActionResult::Done(_) => return true,
+            ActionResult::Refused(why) => self.stage = DialogStage::Refused(why.clone()),
+            ActionResult::Unknown(why) => self.stage = DialogStage::Unknown(why.clone()),
+        }
+        false
+    }
+
+    fn send(&mut self) -> DialogStep {
+        self.stage = DialogStage::Sending;
+        DialogStep::Send(Box::new(self.action()))
+    }
+
+    fn decide(&mut self, key: char) {
+        let decision = match key {
+            'r' => RecoveryDecision::Requeue,
+            'c' => RecoveryDecision::Compensate,
+            'x' => RecoveryDecision::Quarantine,
+            _ => return,
+        };
+        (self.verb, self.stage) = (OperatorAction::Recover(decision), DialogStage::Reason);
+    }
+
+    fn write(&mut self, text: &str) {
+        if self.reason.len() + text.len() <= REASON_BYTES_MAX {
+            self.reason.push_str(text);
+        }
+    }
+
+    /// Pausing and resuming a queue needs no reason.
+    fn has_reason(&self) -> bool {
+        !self.reason.trim().is_empty() || matches!(self.verb, OperatorAction::Pause | OperatorAction::Resume)
+    }
+}
+
+/// The next compensation: they run from the last to the first.
+fn first_open(subject: &ActionTarget) -> String {
+    let ActionTarget::Saga(saga) = subject else { return String::new() };
+    let open = saga.compensations.iter().filter(|compensation| match compensation.state() {
+        CompensationState::Pending | CompensationState::Failed => true,
+        CompensationState::Done | CompensationState::Waived | CompensationState::Unspecified => false,
+    });
+    open.map(|compensation| compensation.position).max().map(|position| position.to_string()).unwrap_or_default()
+}
+
+/// Why an action makes no sense for a target; `None` if it does. The coordinator decides; this only saves typing a
+/// reason in vain.
+pub fn why_impossible(verb: OperatorAction, subject: &ActionTarget) -> Option<&'static str> {
+    let ActionTarget::Saga(saga) = subject else { return None };
+    match verb {
+        OperatorAction::Recover(_) if !saga.stale => Some("only a stale saga is recovered"),
+        OperatorAction::Waive if saga.state() != SagaState::Compensating => Some("only of a compensating saga"),
+        OperatorAction::Cancel { .. } | OperatorAction::Quarantine { .. } if saga.end_time.is_some() => {
+            Some("it has ended")
+        }
+        OperatorAction::Recover(_)
+        | OperatorAction::Waive
+        | OperatorAction::Cancel { .. }
+        | OperatorAction::Quarantine { .. }
+        | OperatorAction::Annotate
+        | OperatorAction::Pause
+        | OperatorAction::Resume => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::{Compensation, Saga};
+
+    fn saga() -> ActionTarget {
+        ActionTarget::Saga(Box::new(Saga { task_id: "t-1".to_owned(), stale: true, ..Saga::default() }))
+    }
+
+    fn dialog(verb: OperatorAction) -> ActionDialog {
+        ActionDialog::new(verb, saga(), "me@here", Uuid::from_u128(7))
+    }
+
+    fn typed(dialog: &mut ActionDialog, text: &str) -> Vec<DialogStep> {
+        text.chars().map(|c| dialog.key(if c == '\n' { Key::Enter } else { Key::Char(c) })).collect()
+    }
+
+    #[test]
+    fn a_reason_and_a_yes_are_needed() {
+        let mut dialog = dialog(OperatorAction::Recover(RecoveryDecision::Unspecified));
+        typed(&mut dialog, "r\n\n");
+        assert_eq!(dialog.stage, DialogStage::Reason, "without a reason it does not go on");
+        typed(&mut dialog, "rebooted\n");
+        assert_eq!(dialog.stage, DialogStage::Confirm(String::new()));
+        assert_eq!(dialog.key(Key::Enter), DialogStep::Stay, "Enter is no yes");
+        let DialogStep::Send(sent) = dialog.key(Key::Char('y')) else { panic!("it is sent") };
+        assert_eq!(*sent, dialog.action());
+        assert_eq!(dialog.key(Key::Char('y')), DialogStep::Stay, "and sent once");
+        assert_eq!(dialog.key(Key::Escape), DialogStep::Stay, "nor left without its answer");
+    }
+
+    #[test]
+    fn taking_work_from_a_live_worker_needs_its_name() {
+        let mut dialog = dialog(OperatorAction::Cancel { revoke: true });
+        let steps = typed(&mut dialog, "amok\ny\n");
+        assert!(steps.iter().all(|step| *step == DialogStep::Stay), "y is not enough");
+        dialog.key(Key::Backspace);
+        let steps = typed(&mut dialog, "t-1\n");
+        assert!(matches!(steps.last(), Some(DialogStep::Send(_))), "{steps:?}");
+    }
+
+    #[test]
+    fn a_lost_answer_is_asked_for_with_the_same_request_and_only_when_told() {
+        let mut dialog = dialog(OperatorAction::Cancel { revoke: false });
+        let steps = typed(&mut dialog, "closed\ny");
+        let Some(DialogStep::Send(first)) = steps.into_iter().next_back() else { panic!("it is sent") };
+        assert!(!dialog.answered(&ActionResult::Unknown("no answer".to_owned())));
+        assert_eq!(dialog.key(Key::Enter), DialogStep::Stay);
+        let DialogStep::Send(second) = dialog.key(Key::Char('y')) else { panic!("it is sent again") };
+        assert_eq!(first, second, "the same request_id, too");
+        assert!(!dialog.answered(&ActionResult::Refused("NOT_STALE".to_owned())));
+        assert_eq!(dialog.stage, DialogStage::Refused("NOT_STALE".to_owned()));
+        assert_eq!(dialog.key(Key::Enter), DialogStep::Leave);
+    }
+
+    #[test]
+    fn what_is_pasted_confirms_nothing() {
+        let mut dialog = dialog(OperatorAction::Annotate);
+        dialog.paste("told\ny\ny");
+        assert_eq!((dialog.reason.as_str(), &dialog.stage), ("told y y", &DialogStage::Reason));
+        dialog.key(Key::Enter);
+        dialog.paste("y");
+        assert_eq!(dialog.stage, DialogStage::Confirm(String::new()));
+    }
+
+    #[test]
+    fn the_compensation_whose_turn_it_is_is_offered() {
+        let compensation = |position, state: CompensationState| Compensation {
+            position,
+            state: state.into(),
+            ..Compensation::default()
+        };
+        let compensations = vec![
+            compensation(1, CompensationState::Pending),
+            compensation(2, CompensationState::Failed),
+            compensation(3, CompensationState::Done),
+        ];
+        let subject = ActionTarget::Saga(Box::new(Saga { compensations, ..Saga::default() }));
+        let mut dialog = ActionDialog::new(OperatorAction::Waive, subject, "me", Uuid::nil());
+        assert_eq!(dialog.position, "2");
+        dialog.key(Key::Backspace);
+        typed(&mut dialog, "0\nx");
+        assert_eq!(dialog.stage, DialogStage::Position, "there is none at 0");
+        assert_eq!(why_impossible(OperatorAction::Waive, &saga()), Some("only of a compensating saga"));
+        assert_eq!(why_impossible(OperatorAction::Recover(RecoveryDecision::Requeue), &saga()), None);
+    }
+}
