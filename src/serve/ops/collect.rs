@@ -1,4 +1,4 @@
-//! [`collect`]: all metrics, and where each value comes from. `docs/metrics.md` lists them; a test compares the two.
+//! [`collect`]: all metrics, and where each value comes from. `docs/reference/metrics.md` lists them; a test compares the two.
 //!
 //! No label has values that clients can make up without limit: only the 200 largest queues are named, the others are
 //! `_other`, and there are no ids.

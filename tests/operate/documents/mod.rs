@@ -1,0 +1,3 @@
+//! The documents: their blocks do what they show.
+
+mod run;
