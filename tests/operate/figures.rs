@@ -87,7 +87,7 @@ fn phrases() -> Vec<String> {
         "src/serve/grpc_server.rs",
         "src/serve/calls/call_limiter.rs",
         "src/serve/calls/request_body.rs",
-        "src/store/memory_share.rs",
+        "src/store/memory_budget.rs",
         "src/watch/mod.rs",
         "src/store/recent_events.rs",
         "src/coordinator/cache.rs",

@@ -1,5 +1,5 @@
 //! The pages of `docs/reference/` that are made from the program: the contract from its descriptors, the commands from their help, the
-//! settings from `deploy/sagad.toml`. `SAGAD_ACCEPT=1` writes them anew.
+//! settings from `deploy/sagad.toml`. `SAGAD_WRITE_DOCS=1` writes them anew.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,7 +27,7 @@ pub const GENERATED: [(&str, fn() -> String); 3] = [
 
 #[test]
 fn reference_pages_are_what_the_program_says() {
-    let accept = env::var_os("SAGAD_ACCEPT").is_some_and(|accept| accept == "1");
+    let accept = env::var_os("SAGAD_WRITE_DOCS").is_some();
     let mut differ = Vec::new();
     for (path, make) in GENERATED {
         let text = make();
@@ -40,7 +40,7 @@ fn reference_pages_are_what_the_program_says() {
             differ.push(path);
         }
     }
-    assert!(differ.is_empty(), "not what the program says, until SAGAD_ACCEPT=1 makes it so: {differ:?}");
+    assert!(differ.is_empty(), "not what the program says, until SAGAD_WRITE_DOCS=1 makes it so: {differ:?}");
 }
 
 /// `docs/reference/errors.md` has the reasons of the contract, with their codes, and no others.
@@ -161,7 +161,7 @@ fn settings() -> String {
     let mut comment: Vec<&str> = Vec::new();
     for line in text.lines() {
         if let Some(title) = line.strip_prefix("# --- ") {
-            write!(page, "\n## {}\n", title.trim_end_matches(" ---").split(": docs/").next().unwrap()).unwrap();
+            write!(page, "\n## {}\n", title.trim_end_matches(" ---").split(" (see docs/").next().unwrap()).unwrap();
         } else if let Some(text) = line.strip_prefix("# ") {
             comment.push(text);
         } else if let Some((key, default)) = line.strip_prefix('#').and_then(|line| line.split_once(" = ")) {

@@ -72,7 +72,8 @@ fn each_alert_says_what_is_wrong_and_what_to_do_and_is_tried() {
         };
         assert!(said("summary").len() > 30 && said("action").len() > 20, "{name}");
         let runbook = said("runbook");
-        let section = runbook.strip_prefix("docs/how-to/troubleshoot.md#").unwrap_or_else(|| panic!("{name}: {runbook}"));
+        let section =
+            runbook.strip_prefix("docs/how-to/troubleshoot.md#").unwrap_or_else(|| panic!("{name}: {runbook}"));
         assert!(headings.iter().any(|heading| heading == section), "{name}: there is no section {section}");
         for tried in ["fires", "keeps quiet"] {
             assert!(
