@@ -60,6 +60,10 @@ deploy *PARTS:
     cargo build --profile dist --locked
     .ci/deploy {{ PARTS }}
 
+# The pages of docs/ as a book, in target/book; mdbook is found where `.ci/run` has installed it
+book:
+    mdbook build
+
 # Makes the contract as it is now the one that `buf breaking` guards: after an extension, never to get a breakage through
 baseline:
     buf build proto --exclude-source-info -o proto/baseline.binpb
@@ -76,6 +80,6 @@ bench *NAME:
 compare *FLAGS:
     benches/compare {{ FLAGS }}
 
-# The goals of docs/performance.md on this machine, or some of them: `just goals --quick s9 s12`
+# The goals of docs/explanation/performance.md on this machine, or some of them: `just goals --quick s9 s12`
 goals *PARTS:
     benches/goals {{ PARTS }}

@@ -1,5 +1,5 @@
 # The results of `benches/compare`: medians and spread as a table of tabs, then, behind an empty line each, the rows of S1 to S3 and the
-# peers' table of docs/performance.md.
+# peers' table of docs/explanation/performance.md.
 def median: sort | if length % 2 == 1 then .[length / 2 | floor] else (.[length / 2 - 1] + .[length / 2]) / 2 end;
 # Three digits, thousands as "k".
 def rounded: if . == 0 then 0 else (2 - (fabs | log10 | floor)) as $digits

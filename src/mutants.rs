@@ -1,5 +1,5 @@
 //! Faults to test the tests with: each promise has at least one fault, and a test that must fail with it
-//! (`.ci/mutants`; the table is in `docs/reliability.md`).
+//! (`.ci/mutants`; the table is in `docs/maintainers/evidence.md`).
 //!
 //! They exist only with the feature `mutants`, which no release has; the variable `SAGAD_MUTANT` chooses one. Without
 //! the feature [`on`] is a constant, and the places that call it compile to nothing.

@@ -1,5 +1,5 @@
 //! What the fuzz targets share: the requests of every rpc, what has to hold for each of them, and sagas made of random
-//! bytes. See `docs/reliability.md`, P12.
+//! bytes. See `docs/maintainers/evidence.md`, P12.
 
 use sagad::{domain, grpc, proto};
 

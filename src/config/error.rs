@@ -85,7 +85,7 @@ pub enum ConfigError {
     /// Anyone on the network could use the daemon, or read what it is told.
     #[error(
         "listening on {listen}, which other machines reach, needs TLS and principals, and {missing}. Give them (see \
-         docs/security.md), listen on 127.0.0.1 behind a proxy or a tunnel that has both, or accept it with --insecure \
+         docs/how-to/secure.md), listen on 127.0.0.1 behind a proxy or a tunnel that has both, or accept it with --insecure \
          (SAGAD_INSECURE=true, insecure = true)"
     )]
     Exposed {

@@ -1,5 +1,5 @@
 //! What a setting is. All of them are declared in [`super::settings`]; the flags, the variables, the keys of the file,
-//! `sagad config`, `deploy/sagad.toml`, `docs/limits.md` and `GetServerInfo` follow from the declarations.
+//! `sagad config`, `deploy/sagad.toml`, `docs/reference/limits.md` and `GetServerInfo` follow from the declarations.
 
 use super::{
     listen,
@@ -20,7 +20,7 @@ pub struct Setting {
     pub help: &'static str,
     /// A paragraph for the configuration file: what it does, and why the default is what it is.
     pub about: &'static str,
-    /// What happens when the bound is reached, in Markdown, for `docs/limits.md`. Empty: nothing that needs saying.
+    /// What happens when the bound is reached, in Markdown, for `docs/reference/limits.md`. Empty: nothing that needs saying.
     pub at_bound: &'static str,
 }
 

@@ -14,7 +14,7 @@ pub struct Group {
     pub settings: &'static [Setting],
 }
 
-/// The help heading of what the daemon bounds: those settings are told by `GetServerInfo`, and stand in `docs/limits.md`.
+/// The help heading of what the daemon bounds: those settings are told by `GetServerInfo`, and stand in `docs/reference/limits.md`.
 pub(super) const LIMITS: &str = "Limits";
 const SECURITY: &str = "Security";
 const RETENTION: &str = "Retention";
@@ -85,7 +85,7 @@ pub const GROUPS: &[Group] = &[
         ],
     },
     Group {
-        title: "Who may connect, and what they may call (see docs/security.md)",
+        title: "Who may connect, and what they may call (see docs/how-to/secure.md)",
         help_heading: Some(SECURITY),
         settings: &[
             Setting::new(
@@ -277,7 +277,7 @@ pub const GROUPS: &[Group] = &[
             .about(
                 "Most calls and streams at a time on one connection. Clients make further ones wait, heartbeats too: keep it \
                  above the held ClaimNext calls of one process. Lower it where clients are not trusted (see \
-                 docs/limits.md).",
+                 docs/reference/limits.md).",
             )
             .at_bound("clients make further calls wait; those of clients that don't are refused"),
             Setting::new(
@@ -469,7 +469,7 @@ pub const GROUPS: &[Group] = &[
         .at_bound("connections share them")],
     },
     Group {
-        title: "Retention (see docs/operations.md, \"Keep it small\")",
+        title: "Retention (see docs/how-to/retention.md)",
         help_heading: Some(RETENTION),
         settings: &[
             Setting::new(

@@ -230,7 +230,7 @@ mod tests {
         assert!(TABLE.iter().all(|permission| permission.roles.contains(&Admin)), "an admin may call everything");
     }
 
-    /// `docs/security.md` has a row for each entry, with a `yes` for each role.
+    /// `docs/reference/roles.md` has a row for each entry, with a `yes` for each role.
     #[test]
     fn the_table_of_the_documents_is_this_one() {
         let row = |rpc: &str, note: &str, roles: &[Role]| {
@@ -242,7 +242,7 @@ mod tests {
             expected.extend(permission.as_holder.map(|roles| row(permission.rpc, " by the lease's holder", roles)));
             expected.push(row(permission.rpc, "", permission.roles));
         }
-        let text = include_str!("../../docs/security.md");
+        let text = include_str!("../../docs/reference/roles.md");
         let table = text.lines().skip_while(|line| !line.starts_with("| rpc |")).skip(2);
         let rows: Vec<_> = table.take_while(|line| line.starts_with("| `")).collect();
         assert_eq!(rows, expected);

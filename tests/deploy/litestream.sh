@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Why litestream is not used beside a daemon, with settings that bound its log (litestream.yml): docs/operations.md tells
+# Why litestream is not used beside a daemon, with settings that bound its log (litestream.yml): docs/how-to/backup.md tells
 # what this shows, and it fails when that is no longer so. Not a part of CI: it is about another program, which takes minutes
 # to build.
 #
@@ -22,7 +22,7 @@ ended() {
 trap ended EXIT
 say() { printf '  - [%4d s] %s\n' "$SECONDS" "$*"; }
 fail() { echo "FAILED: $*" >&2; tail -n 5 "$work"/*.log >&2; exit 1; }
-no_longer() { fail "$*: say so in docs/operations.md"; }
+no_longer() { fail "$*: say so in docs/how-to/backup.md"; }
 
 # serve NAME: a daemon on the store NAME; its address is in $SAGAD_SERVER, if it comes to serve.
 serve() {
@@ -116,4 +116,4 @@ grep -q "the store failed: database is locked" "$work/large.log" || fail "it end
 say "the daemon ended: $(tail -n 1 "$work/large.log" | cut -d. -f1)"
 [[ ! -e $work/third.log ]] || say "litestream: $(grep -c 'forcing truncate' "$work/third.log") forced checkpoints"
 
-echo "litestream does not work with sagad, as docs/operations.md tells"
+echo "litestream does not work with sagad, as docs/how-to/backup.md tells"

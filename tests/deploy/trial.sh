@@ -75,7 +75,7 @@ systemctl start sagad-backup
 copies=(/var/lib/sagad-backup/sagad-*.db)
 [[ -s ${copies[0]} && $(stat -c '%U %a' "${copies[0]}") == "sagad 600" ]] || fail "no copy: ${copies[*]}"
 
-say "secured, as docs/operations.md says; reloaded without a restart; backed up with a token"
+say "secured, as docs/how-to/deploy.md says; reloaded without a restart; backed up with a token"
 cp -a /etc/sagad/sagad.toml /tmp/open.toml
 # jo is made now, ann after the start.
 sagad token jo --role admin --out /etc/sagad/backup.token 2>/etc/sagad/principals.toml

@@ -1,11 +1,11 @@
-//! Every figure of `docs/limits.md` is what the program's constants make of it. They are read off the sources, most of them being
+//! Every figure of `docs/reference/limits.md` is what the program's constants make of it. They are read off the sources, most of them being
 //! nobody else's business.
 
 use std::{collections::HashMap, fs, path::Path};
 
 use sagad::config::Limits;
 
-/// What is measured rather than decided, each for one of something: `docs/reliability.md` says how.
+/// What is measured rather than decided, each for one of something: `docs/maintainers/evidence.md` says how.
 const CONNECTION_KIB: u64 = 17;
 const CALL_KIB: u64 = 18;
 const HTTP2_STREAM_KIB: u64 = 2;
@@ -199,7 +199,7 @@ fn phrases() -> Vec<String> {
 
 #[test]
 fn every_figure_of_the_limits_is_the_programs() {
-    let document = include_str!("../../docs/limits.md");
+    let document = include_str!("../../docs/reference/limits.md");
     // The defaults are compared by a test of the configuration. What was measured once stands in the last columns.
     let lines = document.lines().map(|line| {
         let cells: Vec<_> = line.split(" | ").collect();
@@ -214,12 +214,12 @@ fn every_figure_of_the_limits_is_the_programs() {
     });
     let mut text = lines.collect::<Vec<_>>().join(" ").split_whitespace().collect::<Vec<_>>().join(" ");
     for phrase in phrases() {
-        assert!(text.contains(&phrase), "docs/limits.md does not say: {phrase}");
+        assert!(text.contains(&phrase), "docs/reference/limits.md does not say: {phrase}");
         text = text.replacen(&phrase, "", 1);
     }
     // What is code is an example; a protocol has a number for a name; 0 is a setting.
     let prose: String = text.split('`').step_by(2).collect();
     let prose = prose.replace("HTTP/2", "").replace("0: one for each processor", "");
     let left: Vec<_> = prose.split_whitespace().filter(|word| word.contains(|c: char| c.is_ascii_digit())).collect();
-    assert!(left.is_empty(), "figures of docs/limits.md that nothing computes: {left:?} in {prose}");
+    assert!(left.is_empty(), "figures of docs/reference/limits.md that nothing computes: {left:?} in {prose}");
 }

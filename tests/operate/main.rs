@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test fails by panicking")]
 
+mod documents;
 mod figures;
 mod ops;
-mod readme;
 #[path = "../support/mod.rs"]
 mod support;
 mod topdoc;

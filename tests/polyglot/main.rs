@@ -4,12 +4,12 @@
 //!
 //! | variable | |
 //! |---|---|
-//! | `POLYGLOT` | only these languages, such as `python,go`; the README's table is not looked at then |
+//! | `POLYGLOT` | only these languages, such as `python,go`; the table of `examples/README.md` is not looked at then |
 //! | `POLYGLOT_ONLY` | only the situations with these words in their names |
 //! | `POLYGLOT_AT_ONCE` | so many situations at a time (4) |
 //! | `POLYGLOT_EXAMPLES` | another directory than `examples/`: to see that workers which are broken are caught |
 //! | `POLYGLOT_PATIENCE` | how long what has to happen is waited for, in seconds (60) |
-//! | `SAGAD_ACCEPT=1` | writes the table into the README |
+//! | `SAGAD_ACCEPT=1` | writes the table into `examples/README.md` |
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test fails by panicking")]
 

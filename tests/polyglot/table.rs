@@ -1,4 +1,4 @@
-//! What came of it, as a table: printed, written to `target/polyglot.md`, and held against the one in the README.
+//! What came of it, as a table: printed, written to `target/polyglot.md`, and held against the one in `examples/README.md`.
 
 use std::{collections::BTreeMap, env, fs, path::Path};
 
@@ -66,15 +66,15 @@ impl Table {
         told.collect()
     }
 
-    /// Fails unless it is complete and the README shows it; with `SAGAD_ACCEPT=1` it makes the README show it. One that
+    /// Fails unless it is complete and the page shows it; with `SAGAD_ACCEPT=1` it makes the page show it. One that
     /// is not complete fails in CI, and elsewhere is not compared.
     pub fn is_what_the_readme_shows(&self) {
         if self.languages.len() < LANGUAGES.len() || self.situations.len() < SITUATIONS.len() {
             return tools::skip("not every language went through every situation");
         }
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/README.md");
         let readme = fs::read_to_string(&path).unwrap();
-        let begin = readme.find(BEGIN).expect("the README has a place for the table") + BEGIN.len();
+        let begin = readme.find(BEGIN).expect("the page has a place for the table") + BEGIN.len();
         let end = begin + readme[begin..].find(END).expect("the place for the table has an end");
         if readme[begin..end] == self.text() {
             return;
@@ -84,7 +84,7 @@ impl Table {
             fs::write(path, text).unwrap();
             return;
         }
-        panic!("the README shows another table; SAGAD_ACCEPT=1 puts this one there:\n{}", self.text());
+        panic!("examples/README.md shows another table; SAGAD_ACCEPT=1 puts this one there:\n{}", self.text());
     }
 }
 

@@ -413,7 +413,7 @@ fn each_promise_has_the_tests_that_are_told() {
     assert_eq!(promised, 17);
 }
 
-/// The table of promises and faults: `docs/reliability.md` has the rows that `.ci/mutants` tries, each fault is in one of them, and
+/// The table of promises and faults: `docs/maintainers/evidence.md` has the rows that `.ci/mutants` tries, each fault is in one of them, and
 /// each test is where it is said to be.
 #[test]
 fn each_fault_has_a_test_that_is_tried_on_it() {
@@ -422,13 +422,13 @@ fn each_fault_has_a_test_that_is_tried_on_it() {
     let (_, table) = script.split_once("TABLE='\n").expect("the script's table");
     let (table, _) = table.split_once('\'').unwrap();
     let tried: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
-    let document = read("docs/reliability.md");
+    let document = read("docs/maintainers/evidence.md");
     let rows = document.lines().filter(|line| line.starts_with("| P") || line.starts_with("| M"));
     let told: Vec<Vec<&str>> = rows
         .map(|row| row.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`')).collect::<Vec<_>>())
         .filter(|cells| cells.len() == 4)
         .collect();
-    assert_eq!(told, tried, "docs/reliability.md and .ci/mutants");
+    assert_eq!(told, tried, "docs/maintainers/evidence.md and .ci/mutants");
 
     let faults: BTreeSet<_> = Mutant::ALL.iter().map(|mutant| mutant.name()).collect();
     assert_eq!(

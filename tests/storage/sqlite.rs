@@ -542,13 +542,13 @@ fn after_25(history: &[sagad::domain::event::Event]) -> usize {
     history.iter().filter(|event| event.revision > Revision(25)).count()
 }
 
-/// What `docs/tables.md` tells to ask is answered, each with something.
+/// What `docs/reference/tables.md` tells to ask is answered, each with something.
 #[test]
 fn the_queries_of_the_page_about_the_tables_find_what_there_is() {
     let bench = Bench::sqlite();
     populate(&bench);
     let file = Connection::open(bench.data().join("sagad.db")).unwrap();
-    let page = include_str!("../../docs/tables.md");
+    let page = include_str!("../../docs/reference/tables.md");
     let queries: Vec<_> = page.split("```sql\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
     assert_eq!(queries.len(), 10);
     for query in queries {

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs the `sh` blocks of a page such as the README, in order and in one shell, as a reader would who pastes them one by one,
+# Runs the `sh` blocks of a page, in order and in one shell, as a reader would who pastes them one by one,
 # and compares what each prints with the `json` or `text` block that follows it.
 #
 #   readme.sh PAGE ADDRESS    a coordinator serves at ADDRESS (host:port); sagad, grpcurl and jq are on PATH
 set -euo pipefail
-readme=$1
+page=$1
 address=$2
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -21,10 +21,10 @@ awk -v dir="$work" -v address="$address" '
     }
     /^```/ { inside = 0; if (out) close(out); out = ""; next }
     inside && out { gsub(/127\.0\.0\.1:7420/, address); print >out }
-' "$readme"
+' "$page"
 blocks=("$work"/*.sh)
 if [[ ! -e ${blocks[0]} ]]; then
-    echo "no sh block found in $readme" >&2
+    echo "no sh block found in $page" >&2
     exit 1
 fi
 
@@ -44,13 +44,13 @@ for block in "${blocks[@]}"; do
     fi
     if ((code)) || ! cmp -s "$expected" "$work/printed"; then
         failed=1
-        echo "--- this block of the README ended with exit code $code:"
+        echo "--- this block of $page ended with exit code $code:"
         cat "$block"
-        echo "--- shown in the README (-), printed (+):"
+        echo "--- shown on the page (-), printed (+):"
         diff -u "$expected" "$work/printed" || true
         # What comes after builds on it.
         break
     fi
 done >&2
 if ((failed)); then exit 1; fi
-echo "${#blocks[@]} blocks did as the README says"
+echo "${#blocks[@]} blocks did as $page says"

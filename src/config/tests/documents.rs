@@ -1,11 +1,11 @@
-//! What is made of the declarations: `deploy/sagad.toml` and the table of `docs/limits.md`. To make them anew:
+//! What is made of the declarations: `deploy/sagad.toml` and the table of `docs/reference/limits.md`. To make them anew:
 //! `sagad config defaults > deploy/sagad.toml`, and `SAGAD_WRITE_DOCS=1 cargo test --lib documents`.
 
 use std::{collections::HashMap, env, fs, io::Write, path::PathBuf};
 
 use super::{super::*, args};
 
-const LIMITS_PAGE: &str = "docs/limits.md";
+const LIMITS_PAGE: &str = "docs/reference/limits.md";
 const BEGIN: &str = "<!-- Made from src/config/settings.rs: SAGAD_WRITE_DOCS=1 cargo test --lib documents -->\n";
 const END: &str = "<!-- End of what is made. -->\n";
 

@@ -1,4 +1,4 @@
-//! Every metric of `/metrics`, declared once: its name, labels, help, and what reads it. `docs/metrics.md` is made from
+//! Every metric of `/metrics`, declared once: its name, labels, help, and what reads it. `docs/reference/metrics.md` is made from
 //! this table.
 //!
 //! No label has values that clients can make up without limit: only the 200 largest queues are named, the others are

@@ -93,7 +93,7 @@ mod tests {
     use super::*;
     use crate::metrics::HistogramSnapshot;
 
-    const PAGE: &str = "docs/metrics.md";
+    const PAGE: &str = "docs/reference/metrics.md";
     const BEGIN: &str =
         "<!-- Made from src/serve/ops/metrics.rs: SAGAD_WRITE_DOCS=1 cargo test --lib metrics_text -->\n";
 

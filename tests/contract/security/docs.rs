@@ -1,4 +1,4 @@
-//! `docs/security.md` is run as it stands there: certificates, tokens, a daemon, and everything changed under it.
+//! `docs/how-to/secure.md` is run as it stands there: certificates, tokens, a daemon, and everything changed under it.
 
 use std::{
     net::TcpListener,
@@ -19,7 +19,7 @@ fn the_page_does_what_it_shows() {
     let root = env!("CARGO_MANIFEST_DIR");
     let child = Command::new("bash")
         .arg(format!("{root}/tests/support/readme.sh"))
-        .arg(format!("{root}/docs/security.md"))
+        .arg(format!("{root}/docs/how-to/secure.md"))
         .arg(address.to_string())
         .env("PATH", tools::path_with(SAGAD))
         .current_dir(directory.path())

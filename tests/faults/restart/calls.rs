@@ -1,4 +1,4 @@
-//! A client as the README asks for one: what was not answered is sent again, the same, with its `request_id`, after a
+//! A client as `docs/how-to/worker.md` asks for one: what was not answered is sent again, the same, with its `request_id`, after a
 //! jittered delay that doubles. And the figures of all of them.
 
 use std::{

@@ -2,7 +2,7 @@
 //! does, while clients of every kind go on and repeat what was not answered. No call fails in the end, nothing happens
 //! twice, no lease is lost, and every watcher's record is the history.
 //!
-//! `plain`: clients as a generated stub and the README make them. `shipped`: the library's, and `sagad work`.
+//! `plain`: clients as a generated stub and `docs/how-to/worker.md` make them. `shipped`: the library's, and `sagad work`.
 //! `RESTARTS=n` makes it longer.
 
 mod calls;

@@ -14,7 +14,7 @@ use crate::support::{needs, tools::must_succeed};
 const ALERTS: &str = include_str!("../../../deploy/prometheus/alerts.yml");
 const ALERTS_TEST: &str = include_str!("../../../deploy/prometheus/alerts_test.yml");
 const DASHBOARD: &str = include_str!("../../../deploy/grafana/sagad.json");
-const OPERATIONS: &str = include_str!("../../../docs/operations.md");
+const RUNBOOK: &str = include_str!("../../../docs/how-to/troubleshoot.md");
 
 /// The names in a text that look like our metrics.
 fn metrics(text: &str) -> BTreeSet<String> {
@@ -58,10 +58,10 @@ async fn alerts_and_dashboard_ask_for_what_is_served() {
 
 #[test]
 fn each_alert_says_what_is_wrong_and_what_to_do_and_is_tried() {
-    let headings: Vec<String> = OPERATIONS
+    let headings: Vec<String> = RUNBOOK
         .lines()
         .filter_map(|line| line.strip_prefix('#'))
-        .map(|line| line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-"))
+        .map(|line| line.trim_start_matches('#').trim().trim_end_matches('?').to_lowercase().replace(' ', "-"))
         .collect();
     for (name, rule) in alerts() {
         let severities = ["severity: page", "severity: ticket"];
@@ -72,7 +72,8 @@ fn each_alert_says_what_is_wrong_and_what_to_do_and_is_tried() {
         };
         assert!(said("summary").len() > 30 && said("action").len() > 20, "{name}");
         let runbook = said("runbook");
-        let section = runbook.strip_prefix("docs/operations.md#").unwrap_or_else(|| panic!("{name}: {runbook}"));
+        let section =
+            runbook.strip_prefix("docs/how-to/troubleshoot.md#").unwrap_or_else(|| panic!("{name}: {runbook}"));
         assert!(headings.iter().any(|heading| heading == section), "{name}: there is no section {section}");
         for tried in ["fires", "keeps quiet"] {
             assert!(

@@ -1,4 +1,4 @@
-//! The metrics: what they count, that docs/metrics.md tells them all, and that nobody can make them many.
+//! The metrics: what they count, that docs/reference/metrics.md tells them all, and that nobody can make them many.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ use crate::support::{
     session::{Session, saga_of},
 };
 
-const DOCS: &str = include_str!("../../../docs/metrics.md");
+const DOCS: &str = include_str!("../../../docs/reference/metrics.md");
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_thing_is_counted() {

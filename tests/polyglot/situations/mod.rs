@@ -1,4 +1,4 @@
-//! The situations, in the order of the README's table.
+//! The situations, in the order of the table in `examples/README.md`.
 
 mod ends;
 mod leases;
@@ -16,7 +16,7 @@ use crate::languages::Language;
 pub struct Situation {
     /// How it is called here.
     pub name: &'static str,
-    /// What the README says.
+    /// What the table says.
     pub title: &'static str,
     /// Plays it; panics where something is not as it has to be.
     pub play: fn(&'static Language) -> LocalBoxFuture<'static, ()>,

@@ -1,0 +1,300 @@
+//! The pages of `docs/reference/` that are made from the program: the contract from its descriptors, the commands from their help, the
+//! settings from `deploy/sagad.toml`. `SAGAD_WRITE_DOCS=1` writes them anew.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env,
+    fmt::Write,
+    fs,
+};
+
+use clap::{Command, CommandFactory};
+use prost::Message;
+use prost_types::{
+    DescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet,
+    field_descriptor_proto::{Label, Type},
+};
+use sagad::cli::Cli;
+
+use super::root;
+
+/// The generated pages, and what makes them.
+pub const GENERATED: [(&str, fn() -> String); 3] = [
+    ("docs/reference/cli.md", commands),
+    ("docs/reference/contract.md", contract),
+    ("docs/reference/settings.md", settings),
+];
+
+#[test]
+fn reference_pages_are_what_the_program_says() {
+    let accept = env::var_os("SAGAD_WRITE_DOCS").is_some();
+    let mut differ = Vec::new();
+    for (path, make) in GENERATED {
+        let text = make();
+        if fs::read_to_string(root().join(path)).is_ok_and(|page| page == text) {
+            continue;
+        }
+        if accept {
+            fs::write(root().join(path), text).unwrap();
+        } else {
+            differ.push(path);
+        }
+    }
+    assert!(differ.is_empty(), "not what the program says, until SAGAD_WRITE_DOCS=1 makes it so: {differ:?}");
+}
+
+/// `docs/reference/errors.md` has the reasons of the contract, with their codes, and no others.
+#[test]
+fn reference_of_errors_has_every_reason() {
+    let mut expected = BTreeSet::new();
+    for file in ["saga_service.proto", "admin_service.proto"] {
+        let text = fs::read_to_string(root().join("proto/sagad/v1").join(file)).unwrap();
+        // In comments, whose lines are joined, a code is followed by its reasons: "`CODE`: `REASON`, `REASON` (…), or `REASON`".
+        let text = text.lines().map(|line| line.trim().trim_start_matches("//").trim()).collect::<Vec<_>>().join(" ");
+        for (code, rest) in text.split("`: `").zip(text.split("`: `").skip(1)) {
+            let Some(code) = code.rsplit('`').next().filter(|code| is_word(code)) else { continue };
+            let mut pieces = rest.split('`');
+            expected.extend(pieces.next().map(|reason| (code.to_owned(), reason.to_owned())));
+            while let (Some(between), Some(reason)) = (pieces.next(), pieces.next()) {
+                if !(between == ", " || between.ends_with(" or ")) || !is_word(reason) {
+                    break;
+                }
+                expected.insert((code.to_owned(), reason.to_owned()));
+            }
+        }
+    }
+    expected.retain(|(code, reason)| is_code(code) && !is_code(reason) && reason != "REASON");
+    let page = fs::read_to_string(root().join("docs/reference/errors.md")).unwrap();
+    let rows = page.lines().filter_map(|line| {
+        let cells: Vec<&str> = line.split(" | ").collect();
+        let name = |cell: &str| cell.trim_start_matches("| ").trim_matches('`').to_owned();
+        (cells.len() >= 3 && cells[0].starts_with("| `")).then(|| (name(cells[0]), name(cells[1])))
+    });
+    // Where code and reason have one name, the contract writes it once.
+    let told: BTreeSet<_> = rows.filter(|(code, reason)| is_code(code) && code != reason).collect();
+    assert_eq!(told, expected);
+}
+
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_uppercase() || c == '_')
+}
+
+/// Whether it is a code of gRPC.
+fn is_code(text: &str) -> bool {
+    const CODES: [&str; 16] = [
+        "CANCELLED",
+        "UNKNOWN",
+        "INVALID_ARGUMENT",
+        "DEADLINE_EXCEEDED",
+        "NOT_FOUND",
+        "ALREADY_EXISTS",
+        "PERMISSION_DENIED",
+        "RESOURCE_EXHAUSTED",
+        "FAILED_PRECONDITION",
+        "ABORTED",
+        "OUT_OF_RANGE",
+        "UNIMPLEMENTED",
+        "INTERNAL",
+        "UNAVAILABLE",
+        "DATA_LOSS",
+        "UNAUTHENTICATED",
+    ];
+    CODES.contains(&text)
+}
+
+// ------------------------------------------------------------------------------------------------------------- commands
+
+fn commands() -> String {
+    let mut page = "# Commands\n\n\
+        Generated from `sagad --help`. The exit codes are in [Errors](errors.md#which-exit-code-does-the-command-have).\n\n\
+        ## Global options\n\nEvery command but `serve` takes these:\n\n"
+        .to_owned();
+    let root = Cli::command();
+    let global = root.get_arguments().filter(|argument| argument.is_global_set());
+    let options = global.fold(Command::new("sagad").disable_help_flag(true), |all, argument| all.arg(argument.clone()));
+    let help = tidy(options).render_long_help().to_string();
+    fenced(
+        &mut page,
+        help.split_once("options:\n").or(help.split_once("Options:\n")).map_or(help.as_str(), |(_, options)| options),
+    );
+    for sub in root.get_subcommands() {
+        command(&mut page, "sagad", sub);
+    }
+    page
+}
+
+fn command(page: &mut String, parent: &str, command: &Command) {
+    let name = format!("{parent} {}", command.get_name());
+    if command.is_hide_set() || command.get_name() == "help" {
+        return;
+    }
+    write!(page, "\n## {name}\n\n").unwrap();
+    let help = tidy(command.clone()).bin_name(&name).render_long_help().to_string();
+    fenced(page, &help);
+    for sub in command.get_subcommands() {
+        self::command(page, &name, sub);
+    }
+}
+
+/// As wide on every machine, and without what is in this process's environment.
+fn tidy(command: Command) -> Command {
+    command.term_width(100).mut_args(|argument| argument.hide_env_values(true))
+}
+
+fn fenced(page: &mut String, text: &str) {
+    let lines: Vec<&str> = text.trim_end().lines().map(str::trim_end).collect();
+    writeln!(page, "```text\n{}\n```", lines.join("\n")).unwrap();
+}
+
+// ------------------------------------------------------------------------------------------------------------- settings
+
+fn settings() -> String {
+    let mut page = "# Settings\n\n\
+        Generated from `deploy/sagad.toml`. Each setting of `sagad serve` is a key of the TOML file (`--config FILE`), a variable and a\n\
+        flag. The flag wins over the variable, the variable over the file, the file over the default. `sagad config check` says whether a\n\
+        configuration is valid, and `sagad config show` each value and where it comes from.\n"
+        .to_owned();
+    let text = fs::read_to_string(root().join("deploy/sagad.toml")).unwrap();
+    // What comes before the first section is about the file.
+    let (_, text) = text.split_once("# --- ").unwrap();
+    let text = format!("# --- {text}");
+    let mut comment: Vec<&str> = Vec::new();
+    for line in text.lines() {
+        if let Some(title) = line.strip_prefix("# --- ") {
+            write!(page, "\n## {}\n", title.trim_end_matches(" ---").split(" (see docs/").next().unwrap()).unwrap();
+        } else if let Some(text) = line.strip_prefix("# ") {
+            comment.push(text);
+        } else if let Some((key, default)) = line.strip_prefix('#').and_then(|line| line.split_once(" = ")) {
+            let flag = key.replace('_', "-");
+            let variable = format!("SAGAD_{}", key.to_uppercase());
+            write!(page, "\n### `{key}`\n\nDefault `{default}`; `--{flag}`, `{variable}`.\n\n{}\n", comment.join("\n"))
+                .unwrap();
+            comment.clear();
+        }
+    }
+    page
+}
+
+// ------------------------------------------------------------------------------------------------------------- contract
+
+/// The comments of a file, by the path of what they stand before.
+type Comments = BTreeMap<Vec<i32>, String>;
+
+fn contract() -> String {
+    let set = FileDescriptorSet::decode(sagad::proto::DESCRIPTORS).unwrap();
+    let ours = set.file.iter().filter(|file| file.package() == "sagad.v1");
+    let files: Vec<(&FileDescriptorProto, Comments)> = ours.map(|file| (file, comments(file))).collect();
+    let mut page = "# The contract\n\n\
+        Generated from `proto/sagad/v1/`. A daemon describes itself, too: `grpcurl HOST:PORT describe`.\n"
+        .to_owned();
+    for (file, comments) in &files {
+        if let Some(text) = comments.get(&vec![12]) {
+            let name = file.name().rsplit('/').next().unwrap();
+            write!(page, "\n## Conventions of {name}\n\n{}\n", escaped(text)).unwrap();
+        }
+    }
+    for (file, comments) in &files {
+        for (place, service) in (0..).zip(&file.service) {
+            let text = comments.get(&vec![6, place]).map(String::as_str).unwrap_or_default();
+            write!(page, "\n## {}\n\n{}\n", service.name(), escaped(text)).unwrap();
+            for (number, method) in (0..).zip(&service.method) {
+                let side =
+                    |streams: bool, name: &str| format!("{}{}", if streams { "stream of " } else { "" }, linked(name));
+                let request = side(method.client_streaming(), method.input_type());
+                let response = side(method.server_streaming(), method.output_type());
+                let text = comments.get(&vec![6, place, 2, number]).map(String::as_str).unwrap_or_default();
+                write!(page, "\n### {}\n\n{request} → {response}\n\n{}\n", method.name(), escaped(text)).unwrap();
+            }
+        }
+    }
+    page += "\n## Messages\n";
+    for (file, comments) in &files {
+        for (place, message) in (0..).zip(&file.message_type) {
+            self::message(&mut page, message, &[4, place], comments);
+        }
+    }
+    page += "\n## Enums\n";
+    for (file, comments) in &files {
+        for (place, choice) in (0..).zip(&file.enum_type) {
+            let text = comments.get(&vec![5, place]).map(String::as_str).unwrap_or_default();
+            write!(page, "\n### {}\n\n{}\n\n| value | number | |\n|---|---|---|\n", choice.name(), escaped(text))
+                .unwrap();
+            for (number, value) in (0..).zip(&choice.value) {
+                let text = comments.get(&vec![5, place, 2, number]).map(String::as_str).unwrap_or_default();
+                writeln!(page, "| `{}` | {} | {} |", value.name(), value.number(), cell(text)).unwrap();
+            }
+        }
+    }
+    page
+}
+
+fn comments(file: &FileDescriptorProto) -> Comments {
+    let locations = file.source_code_info.iter().flat_map(|info| &info.location);
+    let told = locations.filter(|location| location.leading_comments.is_some());
+    told.map(|location| (location.path.clone(), plain(location.leading_comments()))).collect()
+}
+
+/// A comment without the space that each of its lines begins with.
+fn plain(comment: &str) -> String {
+    let lines = comment.trim_end().lines().map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end());
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Outside of code, `<` begins no tag.
+fn escaped(text: &str) -> String {
+    let pieces = text.split('`').enumerate();
+    let pieces = pieces.map(|(place, piece)| if place % 2 == 0 { piece.replace('<', "\\<") } else { piece.to_owned() });
+    pieces.collect::<Vec<_>>().join("`")
+}
+
+fn cell(text: &str) -> String {
+    escaped(text).replace('\n', " ").replace('|', "\\|")
+}
+
+fn message(page: &mut String, message: &DescriptorProto, path: &[i32], comments: &Comments) {
+    let text = comments.get(path).map(String::as_str).unwrap_or_default();
+    write!(page, "\n### {}\n\n{}\n", message.name(), escaped(text)).unwrap();
+    if message.field.is_empty() {
+        return;
+    }
+    *page += "\n| field | type | number | |\n|---|---|---|---|\n";
+    for (number, field) in (0..).zip(&message.field) {
+        let place: Vec<i32> = path.iter().copied().chain([2, number]).collect();
+        let text = comments.get(&place).map(String::as_str).unwrap_or_default();
+        let kind = kind(message, field);
+        writeln!(page, "| `{}` | {kind} | {} | {} |", field.name(), field.number(), cell(text)).unwrap();
+    }
+}
+
+/// A field's type as the `.proto` file has it.
+fn kind(message: &DescriptorProto, field: &FieldDescriptorProto) -> String {
+    let name = match field.r#type() {
+        Type::Message | Type::Enum => {
+            let last = field.type_name().rsplit('.').next().unwrap();
+            // A map is a repeated message of the message's own.
+            let entry = message.nested_type.iter().find(|nested| nested.name() == last);
+            if let Some([key, value]) = entry.map(|entry| entry.field.as_slice()) {
+                return format!("map of {} to {}", kind(message, key), kind(message, value));
+            }
+            linked(field.type_name())
+        }
+        scalar => format!("`{}`", scalar.as_str_name().trim_start_matches("TYPE_").to_lowercase()),
+    };
+    match (field.label(), field.proto3_optional(), field.oneof_index) {
+        (Label::Repeated, _, _) => format!("repeated {name}"),
+        (_, true, _) => format!("optional {name}"),
+        (_, false, Some(index)) => {
+            let oneof = message.oneof_decl.get(usize::try_from(index).unwrap()).map_or("", |oneof| oneof.name());
+            format!("{name}, one of `{oneof}`")
+        }
+        (_, false, None) => name,
+    }
+}
+
+/// A type's name: ours with a link.
+fn linked(full: &str) -> String {
+    match full.strip_prefix(".sagad.v1.") {
+        Some(name) => format!("[{name}](#{})", name.to_lowercase()),
+        None => format!("`{}`", full.trim_start_matches('.')),
+    }
+}
