@@ -18,8 +18,10 @@ use sagad::cli::Cli;
 
 use super::root;
 
+type Generator = fn() -> String;
+
 /// The generated pages, and what makes them.
-pub const GENERATED: [(&str, fn() -> String); 3] = [
+pub const GENERATED: [(&str, Generator); 3] = [
     ("docs/reference/cli.md", commands),
     ("docs/reference/contract.md", contract),
     ("docs/reference/settings.md", settings),
