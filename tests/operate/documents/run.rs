@@ -63,42 +63,28 @@ fn does_what_it_shows(page: &str) {
     );
 }
 
-/// A test for each page, by what it needs, and the list of them.
+/// A test for each page, by what it needs beside bash, and the list of them.
 macro_rules! run {
-    (
-        jq: { $($plain:ident: $plain_page:literal,)* }
-        jq_and_git: { $($git:ident: $git_page:literal,)* }
-        jq_and_grpcurl: { $($grpcurl:ident: $grpcurl_page:literal,)* }
-    ) => {
+    ($([$($tool:literal),+]: { $($test:ident: $page:literal,)* })*) => {
         /// Pages whose `sh` blocks are run, and what they print compared with the `text` or `json` blocks.
-        pub const RUN: &[&str] = &[$($plain_page,)* $($git_page,)* $($grpcurl_page,)*];
+        pub const RUN: &[&str] = &[$($($page,)*)*];
 
-        $(
-            #[test]
-            #[cfg_attr(any(without_bash, without_jq), ignore = "needs bash and jq")]
-            fn $plain() {
-                does_what_it_shows($plain_page);
-            }
-        )*
-        $(
-            #[test]
-            #[cfg_attr(any(without_bash, without_jq, without_git, without_flock), ignore = "needs bash, jq, git and flock")]
-            fn $git() {
-                does_what_it_shows($git_page);
-            }
-        )*
-        $(
-            #[test]
-            #[cfg_attr(any(without_bash, without_jq, without_grpcurl), ignore = "needs bash, jq and grpcurl")]
-            fn $grpcurl() {
-                does_what_it_shows($grpcurl_page);
-            }
-        )*
+        $(run!(@tests [$($tool),+] $($test $page)*);)*
+    };
+    (@tests $tools:tt $($test:ident $page:literal)*) => {
+        $(run!(@test $tools $test $page);)*
+    };
+    (@test [$($tool:literal),+] $test:ident $page:literal) => {
+        #[test]
+        fn $test() {
+            needs!("bash", $($tool),+);
+            does_what_it_shows($page);
+        }
     };
 }
 
 run! {
-    jq: {
+    ["jq"]: {
         the_readme_does_what_it_shows: "README.md",
         the_page_on_workers_does_what_it_shows: "docs/how-to/worker.md",
         the_page_on_undoing_does_what_it_shows: "docs/how-to/undo.md",
@@ -109,10 +95,10 @@ run! {
         the_page_on_backups_does_what_it_shows: "docs/how-to/backup.md",
         the_page_on_retention_does_what_it_shows: "docs/how-to/retention.md",
     }
-    jq_and_git: {
+    ["jq", "git", "flock"]: {
         the_page_on_coding_agents_does_what_it_shows: "docs/how-to/coding-agents.md",
     }
-    jq_and_grpcurl: {
+    ["jq", "grpcurl"]: {
         the_walkthrough_does_what_it_shows: "docs/walkthrough.md",
         the_recipes_for_debugging_do_what_they_show: "docs/how-to/debug.md",
         the_page_on_errors_does_what_it_shows: "docs/reference/errors.md",

@@ -181,8 +181,8 @@ struct Prometheus(Child, SocketAddr);
 impl Prometheus {
     /// One that reads the metrics every second, with its data in `directory`.
     fn reading(ops: SocketAddr, directory: &Path) -> Self {
-        let promtool = env::split_paths(&env::var_os("PATH").unwrap()).map(|dir| dir.join("promtool"));
-        let promtool = promtool.filter_map(|file| file.canonicalize().ok()).next().unwrap();
+        let path = env::var_os("PATH").unwrap();
+        let promtool = env::split_paths(&path).find_map(|dir| dir.join("promtool").canonicalize().ok()).unwrap();
         let config = directory.join("prometheus.yml");
         let job = format!("{{job_name: sagad, static_configs: [{{targets: ['{ops}']}}]}}");
         fs::write(&config, format!("global: {{scrape_interval: 1s}}\nscrape_configs: [{job}]\n")).unwrap();
