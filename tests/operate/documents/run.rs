@@ -1,63 +1,19 @@
 //! The `sh` blocks of the pages are run as they stand there, against a real daemon, and what they print is compared.
 
-use std::{
-    io::{BufRead, BufReader},
-    path::Path,
-    process::{Child, Command, Stdio},
-    sync::mpsc,
-    thread,
-    time::Duration,
-};
+use std::process::Command;
 
-use crate::support::tools;
-
-const SAGAD: &str = env!("CARGO_BIN_EXE_sagad");
-
-/// A daemon that is killed when the test is over, however it ends.
-struct Daemon(Child);
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Daemon {
-    /// Starts it on any free port; returns it with its address.
-    fn start(data: &Path) -> (Self, String) {
-        let mut child = Command::new(SAGAD)
-            .args(["serve", "--listen", "127.0.0.1:0", "--data"])
-            .arg(data.join("store"))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the binary under test can be run");
-        let stdout = child.stdout.take().expect("it is piped");
-        let daemon = Daemon(child);
-        let (sender, first_line) = mpsc::channel();
-        // The thread goes on reading to the end, so that the daemon never waits for a reader.
-        thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                let _ = sender.send(line);
-            }
-        });
-        let line = first_line.recv_timeout(Duration::from_secs(30)).expect("the daemon says where it serves");
-        let address = line.strip_prefix("sagad: serving gRPC on ").expect("its first line says where it serves");
-        (daemon, address.to_owned())
-    }
-}
+use crate::support::{Launch, SAGAD, needs, tools};
 
 /// Runs a page's blocks against a daemon of its own.
 fn does_what_it_shows(page: &str) {
     let data = tempfile::tempdir().expect("a directory can be made");
-    let (_daemon, address) = Daemon::start(data.path());
+    let daemon = Launch::on(&data.path().join("store")).start();
     let root = env!("CARGO_MANIFEST_DIR");
     tools::must_succeed(
         Command::new("bash")
             .arg(format!("{root}/tests/support/readme.sh"))
             .arg(format!("{root}/{page}"))
-            .arg(address)
+            .arg(daemon.address().to_string())
             .env("PATH", tools::path_with(SAGAD))
             .current_dir(data.path()),
     );
