@@ -19,7 +19,7 @@ use sagad::{
         recovery::{self, CompensationHandler, CompensationResult, CompensationRun, RecoveryOptions},
         retry::RetryOn,
         time,
-        worker::{Handler, Outcome, Task},
+        worker::{Handler, Task, WorkOutcome},
     },
     proto::*,
 };
@@ -44,14 +44,14 @@ pub const TTL: Duration = OUTAGE.saturating_mul(2);
 pub struct Work;
 
 impl Handler for Work {
-    async fn run(&self, task: &Task) -> Outcome {
+    async fn run(&self, task: &Task) -> WorkOutcome {
         tokio::time::sleep(Duration::from_millis(random_range(10..300))).await;
         assert_eq!(*task.lease.status().borrow(), LeaseStatus::Held);
         let reason = String::from("so it is");
         if task.saga.labels.contains_key("fails") {
-            return Outcome::Failed { reason, retryable: false, compensations: Vec::new() };
+            return WorkOutcome::Failed { reason, retryable: false, compensations: Vec::new() };
         }
-        Outcome::Completed { result: task.saga.task_id.clone().into(), reason }
+        WorkOutcome::Completed { result: task.saga.task_id.clone().into(), reason }
     }
 }
 
