@@ -8,7 +8,7 @@ use prost::{Message, Name};
 use sagad::{
     domain::command::Request,
     grpc::{
-        parse::{self, ChangeRequest, Violations, free, queries, session},
+        parse::{self, ChangeRequest, Violations, queries, session, unleased_operations},
         problem::Problem,
         transport_errors,
     },
@@ -56,9 +56,9 @@ rpcs! {
         WatchStaleRequest => |m| queries::watch_stale(&m).map(|watch| bounds::watch(&watch)),
         WatchEventsRequest => |m| queries::watch_events(&m).map(|watch| bounds::watch(&watch)),
         ListQueuesRequest => |m| queries::list_queues(m).map(|wanted| bounds::queues(&wanted)),
-        PurgeSagasRequest => |m| free::purge(&m).map(|purge| bounds::purge(&purge));
+        PurgeSagasRequest => |m| unleased_operations::purge(&m).map(|purge| bounds::purge(&purge));
     empty: GetStatsRequest GetServerInfoRequest GetVitalsRequest BackupRequest;
-    later: RevokePrincipalRequest => |m| free::revoke_principal(&m).map(|wanted| bounds::revocation(&wanted)),
+    later: RevokePrincipalRequest => |m| unleased_operations::revoke_principal(&m).map(|wanted| bounds::revocation(&wanted)),
         SessionRequest => |m| session::item(m).map(|item| bounds::item(&item));
 }
 

@@ -18,7 +18,7 @@ use super::{
     caller::{AuthenticatedCaller, Principals},
     handler_context::{HandlerContext, unexpected},
     pages,
-    parse::{self, ChangeRequest, free, queries},
+    parse::{self, ChangeRequest, queries, unleased_operations},
     problem::Problem,
     render::{count, server, signed, span, time},
     revoke,
@@ -106,7 +106,7 @@ impl AdminHandlers {
         if let Some(principal) = caller.principal_name() {
             parse::set_actor(principal, &mut request.actor);
         }
-        let request_total = free::purge(&request)?;
+        let request_total = unleased_operations::purge(&request)?;
         let mut total = PurgeResult::default();
         loop {
             let left = request_total.max_sagas - total.sagas;

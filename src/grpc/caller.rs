@@ -129,11 +129,11 @@ impl AuthenticatedCaller {
 
     /// The caller of its reads, by which reads take turns.
     pub(super) fn read_caller(&self) -> ReadCaller {
-        ReadCaller { share: self.share(), credentials: self.credentials() }
+        ReadCaller { share: self.key(), credentials: self.credentials() }
     }
 
     /// The unit in which its streams and reads are limited.
-    pub(super) fn share(&self) -> Option<CallerKey> {
+    pub(super) fn key(&self) -> Option<CallerKey> {
         let connection = self.connection.map(|connection| connection.number);
         CallerKey::of_caller(self.principal_name().map(PrincipalName::as_str), connection)
     }
@@ -163,7 +163,7 @@ impl AuthenticatedCaller {
 
     /// Authorizes a command, including the owner under which it would hold a lease.
     pub(super) fn authorize_command(&self, rpc: &str, command: &Command) -> Result<Authorization, Problem> {
-        let authorization = self.authorize(rpc, permissions::is_held(command))?;
+        let authorization = self.authorize(rpc, permissions::is_by_holder(command))?;
         if let Some(principal) = self.principal() {
             permissions::check_owner(principal, rpc, command)?;
         }

@@ -127,7 +127,7 @@ pub(super) fn check_owner(principal: &Principal, rpc: &str, command: &Command) -
 }
 
 /// Whether a command comes from a lease's holder.
-pub(super) fn is_held(command: &Command) -> bool {
+pub(super) fn is_by_holder(command: &Command) -> bool {
     match command {
         Command::Change(change) => match &change.operation {
             Operation::ByHolder(..) => true,

@@ -23,7 +23,7 @@ use crate::{
 use super::{
     caller::{AuthenticatedCaller, Principals},
     handler_context::HandlerContext,
-    parse::{free, set_actor},
+    parse::{set_actor, unleased_operations},
     problem::Problem,
     render::count,
 };
@@ -47,7 +47,7 @@ pub(super) async fn revoke_principal(
     if let Some(name) = caller.principal_name() {
         set_actor(name, &mut request.actor);
     }
-    let wanted = free::revoke_principal(&request)?;
+    let wanted = unleased_operations::revoke_principal(&request)?;
     let authorization = caller.authorize("RevokePrincipal", false)?;
     let store = context.store(&authorization, caller)?;
     let known = match principals {
@@ -63,7 +63,7 @@ pub(super) async fn revoke_principal(
         .credentials()
         .filter(|_| caller.principal_name().is_none_or(|name| name.as_str() != wanted.principal.as_str()));
     let mut revoked = 0;
-    let store = store.read_for(ReadCaller { share: caller.share(), credentials: credentials.clone() });
+    let store = store.read_for(ReadCaller { share: caller.key(), credentials: credentials.clone() });
     let mut leases = LiveLeases::held_by(&store, &wanted.principal);
     let more = loop {
         let Some(mut page) = leases.next().await? else { break false };
@@ -87,7 +87,7 @@ pub(super) async fn revoke_principal(
 async fn end_all(
     store: &Store,
     leases: Vec<(TaskId, FencingToken)>,
-    wanted: &free::Revocation,
+    wanted: &unleased_operations::Revocation,
     credentials: Option<Credentials>,
 ) -> Result<usize, Problem> {
     let ended = stream::iter(leases).map(|(task_id, token)| {

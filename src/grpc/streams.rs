@@ -37,13 +37,13 @@ pub(super) struct StreamLimiter {
 #[derive(Default)]
 struct OpenStreams {
     all: usize,
-    shares: HashMap<CallerKey, usize>,
+    by_caller: HashMap<CallerKey, usize>,
 }
 
 /// Permission for one open stream, until it is dropped.
 pub(super) struct StreamPermit {
     open: Arc<Mutex<OpenStreams>>,
-    share: Option<CallerKey>,
+    caller_key: Option<CallerKey>,
 }
 
 impl StreamLimiter {
@@ -53,18 +53,18 @@ impl StreamLimiter {
 
     /// A permit for a caller. `OVERLOADED` if none is left, or only ones that this caller's fair share does not include.
     pub(super) fn take(&self, caller: &AuthenticatedCaller) -> Result<StreamPermit, Problem> {
-        let share = caller.share();
+        let caller_key = caller.key();
         let mut open = self.open.lock();
-        let own = share.as_ref().and_then(|share| open.shares.get(share)).copied().unwrap_or(0);
+        let own = caller_key.as_ref().and_then(|caller_key| open.by_caller.get(caller_key)).copied().unwrap_or(0);
         if open.all >= self.most || (open.all >= self.most / 4 * 3 && own >= FAIR) {
             let what = self.what;
             return Err(Problem::overloaded(format!("too many {what} are open: close some, or try again"), RETRY));
         }
         open.all += 1;
-        if let Some(share) = &share {
-            *open.shares.entry(share.clone()).or_default() += 1;
+        if let Some(caller_key) = &caller_key {
+            *open.by_caller.entry(caller_key.clone()).or_default() += 1;
         }
-        Ok(StreamPermit { open: self.open.clone(), share })
+        Ok(StreamPermit { open: self.open.clone(), caller_key })
     }
 }
 
@@ -72,12 +72,12 @@ impl Drop for StreamPermit {
     fn drop(&mut self) {
         let mut open = self.open.lock();
         open.all -= 1;
-        if let Some(share) = &self.share
-            && let Some(count) = open.shares.get_mut(share)
+        if let Some(caller_key) = &self.caller_key
+            && let Some(count) = open.by_caller.get_mut(caller_key)
         {
             *count -= 1;
             if *count == 0 {
-                open.shares.remove(share);
+                open.by_caller.remove(caller_key);
             }
         }
     }

@@ -5,12 +5,12 @@
 
 pub mod claim;
 pub mod create;
-pub mod free;
-pub mod held;
-pub mod key;
+pub mod holder_operations;
 pub mod policy;
 pub mod queries;
+pub mod request_key;
 pub mod session;
+pub mod unleased_operations;
 pub mod violations;
 
 #[cfg(test)]
@@ -18,7 +18,7 @@ mod properties;
 #[cfg(test)]
 mod tests;
 
-pub use key::{request, request_from, set_actor};
+pub use request_key::{request, request_from, set_actor};
 pub use violations::Violations;
 
 use prost::Message;

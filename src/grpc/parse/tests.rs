@@ -245,11 +245,11 @@ fn everything_wrong_with_decisions_is_said_at_once() {
     );
     let message = PurgeSagasRequest { states: vec![3, 5, 0, 77], max_sagas: -1, ..Default::default() };
     assert_eq!(
-        fields(free::purge(&message).unwrap_err()),
+        fields(unleased_operations::purge(&message).unwrap_err()),
         ["states[0]", "states[2]", "states[3]", "older_than", "max_sagas", "actor"]
     );
     let message = PurgeSagasRequest { older_than: seconds(0), actor: "Jo".into(), ..Default::default() };
-    let purge = free::purge(&message).unwrap();
+    let purge = unleased_operations::purge(&message).unwrap();
     assert_eq!((purge.states.len(), purge.max_sagas), (4, 1000));
 }
 

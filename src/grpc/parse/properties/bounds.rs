@@ -14,9 +14,9 @@ use crate::{
         time::Span,
     },
     grpc::parse::{
-        free::Revocation,
         queries::{ListEventsQuery, ListQueuesQuery, ListSagasQuery, WatchQuery},
         session::SessionItem,
+        unleased_operations::Revocation,
     },
 };
 
@@ -152,9 +152,9 @@ pub fn command(command: &Command) {
                 Operation::ByHolder(holder, operation) => {
                     id(holder.owner.as_str());
                     token(holder.token.0);
-                    held(operation);
+                    holder_operation(operation);
                 }
-                Operation::Unleased(operation) => free(operation),
+                Operation::Unleased(operation) => unleased_operation(operation),
             }
         }
         Command::SetPaused(pause) => {
@@ -170,7 +170,7 @@ fn token(token: i64) {
     assert!(0 < token && token < bounds::REVISION_MAX, "{token}");
 }
 
-fn held(operation: &HolderOperation) {
+fn holder_operation(operation: &HolderOperation) {
     match operation {
         HolderOperation::Heartbeat { ttl: length, progress } => {
             length.iter().for_each(|length| ttl(*length));
@@ -204,7 +204,7 @@ fn held(operation: &HolderOperation) {
     }
 }
 
-fn free(operation: &UnleasedOperation) {
+fn unleased_operation(operation: &UnleasedOperation) {
     match operation {
         UnleasedOperation::Dispatch { assignee, ttl: length, actor, reason } => {
             id(assignee.as_str());

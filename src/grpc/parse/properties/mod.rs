@@ -163,11 +163,11 @@ never_panics! {
     |d| WatchEventsRequest {
         task_id: d.text(), queues: d.texts(), after_revision: d.flag().then(|| d.number()),
     };
-    p12_purge: PurgeSagasRequest by |m| free::purge(&m).map(|purge| bounds::purge(&purge)), |d| PurgeSagasRequest {
+    p12_purge: PurgeSagasRequest by |m| unleased_operations::purge(&m).map(|purge| bounds::purge(&purge)), |d| PurgeSagasRequest {
         states: d.smalls(), older_than: d.length(), max_sagas: d.small(), actor: d.text(), reason: d.text(),
         validate_only: d.flag(),
     };
-    p12_revoke: RevokePrincipalRequest by |m| free::revoke_principal(&m).map(|wanted| bounds::revocation(&wanted)),
+    p12_revoke: RevokePrincipalRequest by |m| unleased_operations::revoke_principal(&m).map(|wanted| bounds::revocation(&wanted)),
     |d| RevokePrincipalRequest {
         principal: d.text(), actor: d.text(), reason: d.text(), max_leases: d.small(), validate_only: d.flag(),
     };

@@ -40,7 +40,7 @@ impl LeaseFields {
 }
 
 /// Implements [`ChangeRequest`] for requests under a lease that can have a `request_id`.
-macro_rules! held {
+macro_rules! holder_request {
     ($request:ident, $rpc:literal, |$message:ident, $violations:ident| $operation:expr) => {
         impl ChangeRequest for proto::$request {
             const RPC: &'static str = $rpc;
@@ -96,28 +96,28 @@ impl ChangeRequest for proto::KeepAliveRequest {
     }
 }
 
-held!(ReleaseRequest, "Release", |message, v| {
+holder_request!(ReleaseRequest, "Release", |message, v| {
     let delay = delay(message.delay.as_ref(), v);
     let reason = v.check("reason", Text::parse(&message.reason));
     let progress = progress(message.progress, v);
     HolderOperation::Release { delay: delay?, reason: reason?, progress: progress? }
 });
 
-held!(RegisterCompensationRequest, "RegisterCompensation", |message, v| {
+holder_request!(RegisterCompensationRequest, "RegisterCompensation", |message, v| {
     if message.compensations.is_empty() {
         v.add("compensations", "is required");
     }
     HolderOperation::RegisterCompensation { compensations: compensations(message.compensations, v)? }
 });
 
-held!(CompleteRequest, "Complete", |message, v| {
+holder_request!(CompleteRequest, "Complete", |message, v| {
     let result = v.blob("result", message.result);
     let reason = v.check("reason", Text::parse(&message.reason));
     let progress = progress(message.progress, v);
     HolderOperation::Complete { result: result?, reason: reason?, progress: progress? }
 });
 
-held!(FailRequest, "Fail", |message, v| {
+holder_request!(FailRequest, "Fail", |message, v| {
     let reason = v.required_text("reason", &message.reason);
     let compensations = compensations(message.compensations, v);
     let progress = progress(message.progress, v);
@@ -125,14 +125,14 @@ held!(FailRequest, "Fail", |message, v| {
     HolderOperation::Fail { reason: reason?, compensations: compensations?, retryable, progress: progress? }
 });
 
-held!(RecordCompensationRequest, "RecordCompensation", |message, v| {
+holder_request!(RecordCompensationRequest, "RecordCompensation", |message, v| {
     let position = v.position(message.position);
     let outcome = v.check("outcome", outcome(message.outcome));
     let detail = v.check("detail", Text::parse(&message.detail));
     HolderOperation::RecordCompensation { position: position?, outcome: outcome?, detail: detail? }
 });
 
-held!(CompensateRequest, "Compensate", |message, v| {
+holder_request!(CompensateRequest, "Compensate", |message, v| {
     HolderOperation::Compensate { reason: v.check("reason", Text::parse(&message.reason))? }
 });
 

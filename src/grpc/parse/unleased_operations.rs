@@ -22,7 +22,7 @@ use super::{
 };
 
 /// Implements [`ChangeRequest`] for requests that don't come from a lease's holder.
-macro_rules! free {
+macro_rules! unleased_request {
     ($request:ident, $rpc:literal, |$message:ident, $violations:ident| $operation:expr) => {
         impl ChangeRequest for proto::$request {
             const RPC: &'static str = $rpc;
@@ -45,16 +45,16 @@ macro_rules! free {
     };
 }
 
-free!(WaiveCompensationRequest, "WaiveCompensation", |message, v| {
+unleased_request!(WaiveCompensationRequest, "WaiveCompensation", |message, v| {
     let position = v.position(message.position);
     let actor = v.check("actor", Actor::parse(&message.actor));
     let reason = v.required_text("reason", &message.reason);
     Operation::Unleased(UnleasedOperation::WaiveCompensation { position: position?, actor: actor?, reason: reason? })
 });
 
-free!(QuarantineRequest, "Quarantine", |message, v| quarantine(&message, v)?);
+unleased_request!(QuarantineRequest, "Quarantine", |message, v| quarantine(&message, v)?);
 
-free!(RecoverRequest, "Recover", |message, v| {
+unleased_request!(RecoverRequest, "Recover", |message, v| {
     let decision = v.check("decision", decision(message.decision));
     let actor = v.check("actor", Actor::parse(&message.actor));
     let reason = v.required_text("reason", &message.reason);
@@ -68,7 +68,7 @@ free!(RecoverRequest, "Recover", |message, v| {
     })
 });
 
-free!(RequestCancelRequest, "RequestCancel", |message, v| {
+unleased_request!(RequestCancelRequest, "RequestCancel", |message, v| {
     let actor = v.check("actor", Actor::parse(&message.actor));
     let reason = v.required_text("reason", &message.reason);
     Operation::Unleased(UnleasedOperation::RequestCancel {
@@ -78,7 +78,7 @@ free!(RequestCancelRequest, "RequestCancel", |message, v| {
     })
 });
 
-free!(AnnotateRequest, "Annotate", |message, v| {
+unleased_request!(AnnotateRequest, "Annotate", |message, v| {
     if message.note.is_empty() && message.details.is_empty() && message.terminal_reason.is_empty() {
         v.add("note", "is required, or details, or terminal_reason: there is nothing to annotate");
     }
