@@ -25,6 +25,7 @@ mod revoke;
 mod saga_service;
 mod services;
 mod session;
+mod settings;
 mod store_slot;
 mod streams;
 #[cfg(test)]
@@ -33,22 +34,22 @@ pub mod transport_errors;
 mod unary_fast_path;
 mod vitals;
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body::Body;
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, codec::CompressionEncoding};
+use tonic::Status;
 
 use crate::{
     clock::Clock,
-    domain::{bounds::Bound, time::Span},
     proto::{admin_service_server::AdminServiceServer, saga_service_server},
 };
 
 pub use admin_service::AdminHandlers;
 pub use handler_body::HandlerBody;
 use handler_context::HandlerContext;
+use settings::GZIP;
 use unary_fast_path::UnaryFastPath;
 
 pub use call_notes::CallNotes;
@@ -58,6 +59,7 @@ pub use deadline::call_timeout;
 pub use refusal_log::RefusalLog;
 pub use saga_service::SagaHandlers;
 pub use services::{ResponseFuture, Services};
+pub use settings::{GrpcLimits, ServerSettings};
 pub use store_slot::StoreSlot;
 
 /// For the fuzzer, with the feature `fuzzing`, which no release has.
@@ -66,40 +68,11 @@ pub mod fuzzing {
     pub use super::deadline::bounded_wait;
 }
 
-/// Limits on what clients may have open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GrpcLimits {
-    /// Most `WatchStale` and `WatchEvents` streams, together.
-    pub max_watches: usize,
-    /// Most `KeepAlive` and `Session` streams, together.
-    pub max_worker_streams: usize,
-    /// Most items of one `Session` that have no answer yet.
-    pub max_session_calls: usize,
-    /// Largest request message, in bytes.
-    pub max_message_bytes: usize,
-    /// Calls without a [`CallerIdentity`] are refused: authentication in front of the services adds it.
-    pub callers_known: bool,
-}
-
-/// What the services need of the configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServerSettings {
-    /// How long leases are spared after the coordinator was away; `GetServerInfo` returns it.
-    pub restart_grace: Span,
-    /// An existing directory with room for a copy of the store, which `Backup` makes there before it streams it.
-    pub backup_dir: PathBuf,
-    /// Configured limits, which `GetServerInfo` returns beside the contract's.
-    pub bounds: Vec<Bound>,
-}
-
-/// Compression of requests. The size after decompression is limited like that of other requests.
-const GZIP: CompressionEncoding = CompressionEncoding::Gzip;
-
 /// Both services, on the store that `slot` will hold. `clock` is for the log of refusals. When `stop` is cancelled their
 /// streams end with `SHUTTING_DOWN`; other calls are answered.
 pub fn services<B>(
     slot: StoreSlot,
-    facts: ServerSettings,
+    settings: ServerSettings,
     limits: GrpcLimits,
     principals: Option<Arc<dyn Principals>>,
     clock: Arc<dyn Clock>,
@@ -108,9 +81,9 @@ pub fn services<B>(
 where
     B: Body<Data = Bytes, Error = Status> + Send + 'static,
 {
-    let desk = HandlerContext::new(slot, limits.callers_known, RefusalLog::new(clock));
-    let sagas = UnaryFastPath::new(SagaHandlers::new(desk.clone(), limits, stop.clone()), limits.max_message_bytes);
-    let admin = AdminServiceServer::new(AdminHandlers::new(desk, facts, principals, stop));
+    let context = HandlerContext::new(slot, limits.callers_known, RefusalLog::new(clock));
+    let sagas = UnaryFastPath::new(SagaHandlers::new(context.clone(), limits, stop.clone()), limits.max_message_bytes);
+    let admin = AdminServiceServer::new(AdminHandlers::new(context, settings, principals, stop));
     Services::default()
         .with_any(saga_service_server::SERVICE_NAME, sagas)
         .with(admin.max_decoding_message_size(limits.max_message_bytes).accept_compressed(GZIP))

@@ -14,10 +14,11 @@ use prost::{Message, Name};
 use tonic::{Code, Status, codegen::Service, metadata::MetadataMap};
 
 use super::{
-    GZIP, SagaHandlers,
+    SagaHandlers,
     framed_stream::{PREFIX_BYTES, put_framed},
     handler_body::HandlerBody,
     services::{GrpcService, ResponseFuture},
+    settings::GZIP,
 };
 use crate::proto::{
     codec::{self, MESSAGE_BUFFER},
