@@ -17,7 +17,6 @@ use tokio_rustls::rustls::ServerConfig;
 use tracing::{debug, info, warn};
 
 use super::{
-    ListenLimits,
     connection::{Connection, PREFACE},
     connection_limiter::{ConnectionLimiter, ConnectionPermit},
     connections::{ConnectionState, Connections, HandshakeFailure},
@@ -32,6 +31,17 @@ use crate::mutants::{self, Mutant};
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// The longest wait. It bounds how late the first client is served once descriptors are free again.
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// The limits of all listeners together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenLimits {
+    /// Most connections at a time, whether their handshake is over or not.
+    pub max_connections: usize,
+    /// How long a connection may take to send the HTTP/2 preface, including the TLS handshake.
+    pub preface_timeout: Duration,
+    /// How long it may take until a call on it passes authentication. See [`super::ConnectionState::set_authenticated`].
+    pub auth_timeout: Duration,
+}
 
 /// Accepts the connections of all listeners within their limits, and hands them to the network threads.
 pub(super) struct Acceptor<A> {

@@ -20,11 +20,12 @@ mod network_thread;
 mod socket;
 mod tls;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
+pub use acceptor::ListenLimits;
 pub use connection::Connection;
 pub use connection_holder::ConnectionHolder;
 pub use connections::{ConnectionState, Connections};
@@ -34,17 +35,6 @@ pub use tls::{CertificateName, ClientCertificate, ConnectionCertificate, Tls};
 /// Connections per network thread that it has not picked up yet: one burst. The thread picks them up at once, so a longer
 /// queue would only hide that it doesn't.
 const HANDSHAKEN: usize = 64;
-
-/// The limits of all listeners together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ListenLimits {
-    /// Most connections at a time, whether their handshake is over or not.
-    pub max_connections: usize,
-    /// How long a connection may take to send the HTTP/2 preface, including the TLS handshake.
-    pub preface_timeout: Duration,
-    /// How long it may take until a call on it passes authentication. See [`ConnectionState::set_authenticated`].
-    pub auth_timeout: Duration,
-}
 
 /// A running accept loop.
 #[derive(Debug)]
