@@ -1,4 +1,4 @@
-//! Builds the languages, plays each situation with each of them, and compares what came of it with the table of the README.
+//! Builds the languages, plays each situation with each of them, and compares what came of it with the table of `examples/README.md`.
 
 use std::{
     collections::BTreeMap,
