@@ -20,7 +20,7 @@ use std::{
 use axum::{Router, body::Body};
 use bytes::Bytes;
 use futures::future::{Either, select};
-use http::{Request, Response};
+use http::Request;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper_util::{
@@ -34,11 +34,13 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
-use tonic::server::NamedService;
-use tower::{Service, ServiceExt, service_fn};
+use tower::{ServiceExt, service_fn};
 use tracing::{debug, warn};
 
-use super::{Ops, routes::routes};
+use super::{
+    Ops,
+    routes::{HealthService, routes},
+};
 use crate::{
     config::OPS_CONNECTIONS,
     domain::time::{Span, Timestamp},
@@ -58,27 +60,6 @@ const HEADER_BYTES: usize = 16 << 10;
 const STREAMS: u32 = 16;
 /// How long to wait after a failed accept.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-
-/// The health service as `tonic-health` makes it; its type can't be named.
-pub(in crate::serve) trait HealthService:
-    Service<Request<Body>, Response = Response<tonic::body::Body>, Error = Infallible, Future: Send>
-    + NamedService
-    + Clone
-    + Send
-    + Sync
-    + 'static
-{
-}
-
-impl<S> HealthService for S where
-    S: Service<Request<Body>, Response = Response<tonic::body::Body>, Error = Infallible, Future: Send>
-        + NamedService
-        + Clone
-        + Send
-        + Sync
-        + 'static
-{
-}
 
 struct OpenConnection {
     address: IpAddr,

@@ -101,7 +101,7 @@ impl Ops {
     }
 
     /// Serves until the result is dropped.
-    pub(super) fn serve<H: http_server::HealthService>(
+    pub(super) fn serve<H: routes::HealthService>(
         self: &Arc<Self>,
         socket: TcpListener,
         health: H,

@@ -1,30 +1,52 @@
 //! The routes of the operators' port.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     Router,
+    body::Body,
     extract::{RawQuery, State},
     http::{
-        StatusCode,
+        Request, StatusCode,
         header::{CACHE_CONTROL, CONTENT_TYPE},
     },
     response::{IntoResponse, Response},
     routing::get,
 };
 use tonic::server::NamedService;
+use tower::Service;
 
 use super::{
     Ops, ProbeCheck,
-    http_server::HealthService,
     metrics_text::{CONTENT_TYPE as METRICS, MetricsText},
     readings::Readings,
 };
 
+/// The health service as `tonic-health` makes it; its type can't be named.
+pub(in crate::serve) trait HealthService:
+    Service<Request<Body>, Response = axum::http::Response<tonic::body::Body>, Error = Infallible, Future: Send>
+    + NamedService
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> HealthService for S where
+    S: Service<Request<Body>, Response = axum::http::Response<tonic::body::Body>, Error = Infallible, Future: Send>
+        + NamedService
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// `/metrics`, the probes, and gRPC health.
-pub(super) fn routes<H: HealthService + NamedService>(ops: Arc<Ops>, health: H) -> Router {
+pub(super) fn routes<H: HealthService>(ops: Arc<Ops>, health: H) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .route("/livez", get(livez))
