@@ -119,12 +119,13 @@ async fn p1_a_migration_that_was_cut_off_is_done_by_the_next() {
 
 /// A process that migrates a store, killed at its so manieth call to the system.
 fn killed_while_migrating(store: &Path, call: usize, settings: &[(&str, &str)]) -> Output {
+    let (_binary, module) = module_path!().split_once("::").unwrap();
     Command::new("strace")
         .args(["-f", "-q", "-o", "/dev/null"])
         .args(kill_at(call))
         .arg("--")
         .arg(env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "migrations::migrates_a_store_of_another_test"])
+        .args(["--ignored", "--exact", &format!("{module}::migrates_a_store_of_another_test")])
         .env(STORE, store)
         .envs(settings.iter().copied())
         .output()
