@@ -17,10 +17,10 @@ use tonic::codec::CompressionEncoding;
 use tracing::{info, warn};
 
 use super::{
-    ServeError,
-    auth::{CallerCheck, LoadedSecurity},
+    auth::{CallerCheck, LoadedSecurity, reload_on_change},
     call_service::CallContext,
     calls::{CallLimiter, CallLimits, LibraryStreamLimiter, MethodTable, RequestBody},
+    error::ServeError,
     http2_server,
     network_threads::NetworkThreads,
     observe::CallObserver,
@@ -119,7 +119,7 @@ impl GrpcServer {
         let served = join_all(served);
         let serving = tokio::spawn(async move { drop(served.await) });
         let _timeouts = AbortOnDropHandle::new(tokio::spawn(limiter.enforce_timeouts()));
-        let _reload = AbortOnDropHandle::new(tokio::spawn(security.reload_on_change(accept_loop.connections.clone())));
+        let _reload = AbortOnDropHandle::new(tokio::spawn(reload_on_change(security, accept_loop.connections.clone())));
         Ok(GrpcServer {
             serving,
             accepting: accept_loop.task,

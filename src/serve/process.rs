@@ -1,10 +1,10 @@
-//! `sagad serve`: the process around [`super::run`]: limits, threads, signals and the exit code.
+//! `sagad serve`: the process around [`super::run()`]: limits, threads, signals and the exit code.
 
 use std::{io, net::SocketAddr, process::ExitCode, sync::Arc};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
-    net::{TcpListener, TcpSocket, lookup_host},
+    net::{TcpListener, lookup_host},
     runtime::Runtime,
     signal::unix::{Signal, SignalKind, signal},
     sync::Notify,
@@ -12,7 +12,11 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    ListenEndpoint, auth::LoadedSecurity, network_threads::NetworkThreads, run_with, served_store,
+    auth::LoadedSecurity,
+    bind::bind,
+    network_threads::NetworkThreads,
+    run::{ListenEndpoint, run_with},
+    served_store,
     service_manager::ServiceManager,
 };
 use crate::{
@@ -26,9 +30,6 @@ use crate::{
 const FAILED: u8 = 1;
 /// Exit code: the command line, a variable or the configuration file is wrong.
 const USAGE: u8 = 2;
-/// Length of the kernel's accept queue (less where `net.core.somaxconn` is lower). Beyond `max_connections` clients wait
-/// there.
-const BACKLOG: u32 = 4096;
 
 /// `sagad serve`, from arguments to exit code. 0: told to stop; 1: failed; 2: wrong usage.
 pub fn command(args: &ServeArgs) -> ExitCode {
@@ -108,14 +109,6 @@ fn run_until_signal(
 /// The runtime that accepts connections and waits for signals. Network threads and the writer have their own.
 fn runtime() -> io::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
-}
-
-pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // So that a restart doesn't wait for TIME_WAIT of old connections.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
 }
 
 /// One line per address, so a script that reads only the first line has an address to use.

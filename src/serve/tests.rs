@@ -1,6 +1,6 @@
 //! The daemon's life over real sockets, with a stub in place of the store: how it starts, and that no peer delays its end.
 
-use std::{future::pending, sync::mpsc, time::Duration};
+use std::{future::pending, net::SocketAddr, sync::mpsc, time::Duration};
 
 use futures::{FutureExt, Stream, StreamExt, stream};
 use tokio::{
@@ -201,7 +201,7 @@ async fn is_closed(stream: &mut TcpStream) -> bool {
 async fn health_answers_before_the_store_is_open() {
     let mut daemon = Daemon::start(Span::from_secs(10)).await;
     let mut health = HealthClient::new(daemon.channel().await);
-    for name in health::NAMES {
+    for name in super::super::health::NAMES {
         let status = health.check(asking(name)).await.unwrap().into_inner().status();
         assert_eq!(status, ServingStatus::NotServing, "{name}");
     }

@@ -14,13 +14,14 @@ use tokio::{sync::Notify, task, time::timeout};
 use tracing::{error, info, warn};
 
 use super::{
-    FileContents, LoadedSecurity, Security, SecurityError,
     authenticator::Authenticator,
-    entries, read, read_principals,
+    loaded_security::{FileContents, LoadedSecurity, entries, permission_warnings, read, read_principals},
+    security_error::SecurityError,
     tls_config::{self, PemFiles},
 };
 use crate::{
     clock::Clock,
+    config::Security,
     listen::{ClientCertificate, ConnectionState, Connections, Tls},
 };
 
@@ -29,24 +30,22 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// Checks between two log lines for a file that is still broken: ten minutes.
 const CHECKS_PER_REMINDER: u32 = 300;
 
-impl LoadedSecurity {
-    /// Reloads the files whenever they change, and invalidates certificates of `connections` that are no longer accepted.
-    /// The future never ends.
-    pub(in crate::serve) fn reload_on_change(
-        &self,
-        connections: Connections,
-    ) -> impl Future<Output = ()> + Send + use<> {
-        let reloader = Reloader {
-            files: self.files.clone(),
-            contents: self.contents.clone(),
-            reported: BTreeMap::new(),
-            authenticator: self.authenticator.clone(),
-            tls: self.tls.clone(),
-            clock: self.clock.clone(),
-            connections,
-        };
-        reloader.run(self.reload.clone())
-    }
+/// Reloads the files whenever they change, and invalidates certificates of `connections` that are no longer accepted.
+/// The future never ends.
+pub(in crate::serve) fn reload_on_change(
+    security: &LoadedSecurity,
+    connections: Connections,
+) -> impl Future<Output = ()> + Send + use<> {
+    let reloader = Reloader {
+        files: security.files.clone(),
+        contents: security.contents.clone(),
+        reported: BTreeMap::new(),
+        authenticator: security.authenticator.clone(),
+        tls: security.tls.clone(),
+        clock: security.clock.clone(),
+        connections,
+    };
+    reloader.run(security.reload.clone())
 }
 
 struct Reloader {
@@ -195,7 +194,7 @@ impl Reloader {
         };
         tls.replace(built.config);
         info!(cert = %files.cert.display(), "new connections get the new certificates");
-        super::permission_warnings(&self.files).iter().chain(&built.warnings).for_each(|warning| warn!("{warning}"));
+        permission_warnings(&self.files).iter().chain(&built.warnings).for_each(|warning| warn!("{warning}"));
         let of_clients = |pems: &PemFiles| (pems.client_ca.clone(), pems.client_crl.clone());
         if let Some(verifier) = built.verifier.filter(|_| of_clients(&next) != of_clients(before)) {
             // Each open connection's certificate is verified as for a new connection: against the CAs and the revocation

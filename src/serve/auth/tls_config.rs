@@ -15,7 +15,7 @@ use tokio_rustls::rustls::{
 };
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate, X509Error};
 
-use super::SecurityError;
+use super::security_error::SecurityError;
 use crate::{config::TlsFiles, domain::time::Timestamp};
 
 /// gRPC runs over HTTP/2. (RFC 7540, section 3.3)

@@ -15,7 +15,6 @@ use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 use tracing::{debug, warn};
 
-use super::CallLimits;
 use crate::{
     domain::time::Span,
     grpc::problem::Problem,
@@ -36,6 +35,21 @@ const SMALL_BYTES: usize = 4 << 10;
 const TICK: Duration = Duration::from_millis(100);
 /// After this many ticks without reading anything a peer counts as stalled, and may be cut when there is no room.
 const STALLED_TICKS: u64 = 10;
+
+/// The limits, from the configuration.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::serve) struct CallLimits {
+    /// How long a message may take to arrive, from the begin of its call or of the message.
+    pub(in crate::serve) request_timeout: Duration,
+    /// How long a client may read nothing while answers wait for it.
+    pub(in crate::serve) answer_timeout: Duration,
+    /// Largest message, in bytes.
+    pub(in crate::serve) max_message_bytes: usize,
+    /// Most calls and streams at a time, counted until their answers have been read.
+    pub(in crate::serve) max_calls: usize,
+    /// Most bytes of messages that are arriving, being handled or unread.
+    pub(in crate::serve) max_call_bytes: usize,
+}
 
 /// The counts of all calls.
 pub(in crate::serve) struct CallLimiter {

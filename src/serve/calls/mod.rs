@@ -20,25 +20,8 @@ mod method_table;
 mod request_body;
 mod response_body;
 
-use std::time::Duration;
-
-pub(super) use call_limiter::{CallLimiter, CallPermit, no_slot};
+pub(super) use call_limiter::{CallLimiter, CallLimits, CallPermit, no_slot};
 pub(super) use library_stream_limiter::{LibraryStreamLimiter, LibraryStreamPermit};
 pub(super) use method_table::{MethodProperties, MethodTable, SESSION};
 pub(super) use request_body::RequestBody;
 pub(super) use response_body::ResponseBody;
-
-/// The limits, from the configuration.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct CallLimits {
-    /// How long a message may take to arrive, from the begin of its call or of the message.
-    pub(super) request_timeout: Duration,
-    /// How long a client may read nothing while answers wait for it.
-    pub(super) answer_timeout: Duration,
-    /// Largest message, in bytes.
-    pub(super) max_message_bytes: usize,
-    /// Most calls and streams at a time, counted until their answers have been read.
-    pub(super) max_calls: usize,
-    /// Most bytes of messages that are arriving, being handled or unread.
-    pub(super) max_call_bytes: usize,
-}

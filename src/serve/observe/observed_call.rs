@@ -7,7 +7,7 @@ use tonic::Code;
 use tracing::{Level, debug};
 
 use super::{
-    CallObserver,
+    call_observer::CallObserver,
     rpc_metrics::{CODES, RpcMetrics},
 };
 use crate::{

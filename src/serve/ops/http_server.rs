@@ -7,6 +7,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     convert::Infallible,
+    io,
     net::IpAddr,
     pin::{Pin, pin},
     sync::{
@@ -35,11 +36,11 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 use tower::{ServiceExt, service_fn};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::{
-    Ops,
     routes::{HealthService, routes},
+    state::Ops,
 };
 use crate::{
     config::OPS_CONNECTIONS,
@@ -69,8 +70,19 @@ struct OpenConnection {
     task: AbortOnDropHandle<()>,
 }
 
+/// Serves until the result is dropped.
+pub(in crate::serve) fn serve<H: HealthService>(
+    ops: &Arc<Ops>,
+    socket: TcpListener,
+    health: H,
+) -> io::Result<AbortOnDropHandle<()>> {
+    let address = socket.local_addr()?;
+    info!(%address, "serving metrics and probes");
+    Ok(AbortOnDropHandle::new(tokio::spawn(accept_loop(socket, ops.clone(), health))))
+}
+
 /// Accepts and serves connections. Never returns.
-pub(super) async fn accept_loop<H: HealthService>(socket: TcpListener, ops: Arc<Ops>, health: H) {
+async fn accept_loop<H: HealthService>(socket: TcpListener, ops: Arc<Ops>, health: H) {
     let router = routes(ops.clone(), health);
     let mut open: VecDeque<OpenConnection> = VecDeque::with_capacity(OPS_CONNECTIONS);
     loop {
@@ -88,7 +100,7 @@ pub(super) async fn accept_loop<H: HealthService>(socket: TcpListener, ops: Arc<
                     }
                 }
                 let answering = Arc::new(AtomicUsize::new(0));
-                let served = serve(stream, router.clone(), answering.clone());
+                let served = serve_connection(stream, router.clone(), answering.clone());
                 let task = AbortOnDropHandle::new(tokio::spawn(served));
                 let address = peer.ip().to_canonical();
                 open.push_back(OpenConnection { address, since: ops.clock.now(), answering, task });
@@ -156,7 +168,7 @@ impl HttpBody for CountedBody {
     }
 }
 
-async fn serve(stream: TcpStream, router: Router, answering: Arc<AtomicUsize>) {
+async fn serve_connection(stream: TcpStream, router: Router, answering: Arc<AtomicUsize>) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEADER_BYTES);
     builder.http2().timer(TokioTimer::new()).max_header_list_size(HEADER_BYTES as u32).max_concurrent_streams(STREAMS);

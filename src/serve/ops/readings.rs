@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    Ops,
+    state::Ops,
     system_metrics::{DiskMetrics, ProcessMetrics},
 };
 use crate::{

@@ -17,9 +17,9 @@ use tonic::server::NamedService;
 use tower::Service;
 
 use super::{
-    Ops, ProbeCheck,
     metrics_text::{CONTENT_TYPE as METRICS, MetricsText},
     readings::Readings,
+    state::{Ops, ProbeCheck},
 };
 
 /// The health service as `tonic-health` makes it; its type can't be named.
