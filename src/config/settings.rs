@@ -151,10 +151,10 @@ pub const GROUPS: &[Group] = &[
                 "restart_grace",
                 seconds(0, 3600),
                 "10s",
-                "How long leases are kept after the coordinator was away",
+                "How long leases are kept after the coordinator was away (restart, suspension, full disk)",
             )
             .about(
-                "How long leases are kept after the coordinator was away, so that workers that are alive can heartbeat \
+                "How long leases are kept after the coordinator was away, by a restart, a suspension or a full disk, so that workers that are alive can heartbeat \
                  first. With the default ttl of 30s they do so every 10s: set it longer where ttls are longer.",
             ),
             // A second is what closing connections and the store may take by themselves.
@@ -351,7 +351,7 @@ pub const GROUPS: &[Group] = &[
             )
             .about(
                 "Most calls and open streams at a time, on all connections, until their answers are taken: room for \
-                 max_waiting, max_watches (of two kinds), and 14,000 short calls. Each costs some 10 KiB; beyond it, calls \
+                 max_waiting, max_watches (of three kinds), and 14,000 short calls. Each costs some 10 KiB; beyond it, calls \
                  are refused with OVERLOADED.",
             )
             .at_bound("see below; then `OVERLOADED`"),
@@ -371,11 +371,11 @@ pub const GROUPS: &[Group] = &[
                 "max_watches",
                 count(1_000_000),
                 "4096",
-                "Most open streams at a time: of watches, of workers (KeepAlive, Session), of all others",
+                "Most open streams at a time of each kind: watches, of workers (KeepAlive, Session), all others",
             )
             .about(
                 "Most open watches at a time; as many streams of workers (KeepAlive, Session), and as many others. Each \
-                 holds a page of events, mostly a few KiB and at worst 1 MiB.",
+                 holds at most 16 KiB of what it watches; what is larger is read when it is sent.",
             )
             .at_bound(
                 "`OVERLOADED`. From three quarters on, a principal (or a connection, where callers are not known) that has 64 \

@@ -54,7 +54,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         match &request.command {
             Command::Create(creations) => self.create(creations, request, now),
             Command::Change(change) => self.change(change, request, now),
-            Command::SetPaused(claim) => self.set_paused(claim, now),
+            Command::SetPaused(pause) => self.set_paused(pause, now),
             Command::Purge(purge) => self.purge(purge, now).map(Ok),
             Command::ClaimNext(claim) => {
                 let sagas = self.claim_next(claim, request.key, now)?;
@@ -143,24 +143,24 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         ))
     }
 
-    fn set_paused(&mut self, claim: &SetPaused, now: Timestamp) -> Result<CallOutcome, BackendError> {
-        if claim.must_exist && !self.queue_exists(&claim.queue)? {
-            return Ok(refuse(CommandRefusal::plain(Rejection::QueueNotFound { queue: claim.queue.clone() })));
+    fn set_paused(&mut self, pause: &SetPaused, now: Timestamp) -> Result<CallOutcome, BackendError> {
+        if pause.must_exist && !self.queue_exists(&pause.queue)? {
+            return Ok(refuse(CommandRefusal::plain(Rejection::QueueNotFound { queue: pause.queue.clone() })));
         }
         let status = QueueStatus {
-            queue: claim.queue.clone(),
-            paused: claim.paused,
-            actor: Some(claim.actor.clone()),
-            reason: claim.reason.clone(),
+            queue: pause.queue.clone(),
+            paused: pause.paused,
+            actor: Some(pause.actor.clone()),
+            reason: pause.reason.clone(),
             change_time: Some(now),
         };
         self.changes.queues.push(status.clone());
         let paused = self.paused.get_or_insert_with(|| self.coordinator.paused.clone());
-        if claim.paused {
-            paused.insert(claim.queue.clone());
+        if pause.paused {
+            paused.insert(pause.queue.clone());
         } else {
-            paused.remove(&claim.queue);
-            self.note_claimable(Claimable::Resumed(claim.queue.clone()));
+            paused.remove(&pause.queue);
+            self.note_claimable(Claimable::Resumed(pause.queue.clone()));
         }
         Ok(Ok(Answer::Queue(status)))
     }

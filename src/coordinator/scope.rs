@@ -45,7 +45,7 @@ pub fn out_of_scope(request: &Request) -> Option<CallOutcome> {
             let why = claim.queues.iter().find_map(|queue| denied(&request.by, queue))?;
             Some(refuse(CommandRefusal::plain(why)))
         }
-        Command::SetPaused(claim) => denied(&request.by, &claim.queue).map(|why| refuse(CommandRefusal::plain(why))),
+        Command::SetPaused(pause) => denied(&request.by, &pause.queue).map(|why| refuse(CommandRefusal::plain(why))),
         // A saga's queue is known once it is loaded; a purge covers all queues.
         Command::Change(_) | Command::Purge(_) => None,
     }

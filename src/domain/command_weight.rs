@@ -16,9 +16,11 @@ impl Command {
             Command::Create(creations) => creations.iter().map(creation).sum(),
             Command::ClaimNext(claim) => ITEM_BYTES + (claim.queues.len() + claim.kinds.len()) * ITEM_BYTES,
             Command::Change(Change { operation: Operation::ByHolder(_, operation), .. }) => {
-                ITEM_BYTES + held(operation)
+                ITEM_BYTES + holder_operation(operation)
             }
-            Command::Change(Change { operation: Operation::Unleased(operation), .. }) => ITEM_BYTES + free(operation),
+            Command::Change(Change { operation: Operation::Unleased(operation), .. }) => {
+                ITEM_BYTES + unleased_operation(operation)
+            }
             Command::SetPaused(_) | Command::Purge(_) => ITEM_BYTES,
         }
     }
@@ -29,7 +31,7 @@ fn creation(creation: &Creation) -> usize {
     2 * ITEM_BYTES + texts + labels(&creation.labels) + compensations(&creation.compensations)
 }
 
-fn held(operation: &HolderOperation) -> usize {
+fn holder_operation(operation: &HolderOperation) -> usize {
     match operation {
         HolderOperation::Heartbeat { progress, .. } => maybe(progress),
         HolderOperation::RegisterCompensation { compensations: specs } => compensations(specs),
@@ -45,7 +47,7 @@ fn maybe(blob: &Option<Blob>) -> usize {
     blob.as_ref().map_or(0, |blob| blob.bytes().len())
 }
 
-fn free(operation: &UnleasedOperation) -> usize {
+fn unleased_operation(operation: &UnleasedOperation) -> usize {
     match operation {
         UnleasedOperation::Dispatch { reason, .. }
         | UnleasedOperation::Claim { reason, .. }

@@ -38,7 +38,7 @@ pub(super) fn apply(draft: &mut Draft, operation: &UnleasedOperation) -> Result<
         }
         UnleasedOperation::Dispatch { assignee, ttl, actor, reason } => dispatch(draft, assignee, *ttl, actor, reason),
         UnleasedOperation::Claim { owner, ttl, purpose, reason } => {
-            claimable(draft, owner, *purpose)?;
+            check_claimable(draft, owner, *purpose)?;
             take_lease(draft, owner, *ttl, *purpose, reason);
             Ok(TransitionEffect::Changed)
         }
@@ -47,7 +47,7 @@ pub(super) fn apply(draft: &mut Draft, operation: &UnleasedOperation) -> Result<
             quarantine(draft, actor, reason, *revoke_lease)
         }
         UnleasedOperation::Recover { decision, actor, reason, token, validate_only } => {
-            recoverable(draft, *decision, *token)?;
+            check_recoverable(draft, *decision, *token)?;
             if *validate_only {
                 return Ok(TransitionEffect::Unchanged);
             }
@@ -93,7 +93,7 @@ fn dispatch(
 }
 
 /// Checks whether the lease can be taken now. The order of the refusals is part of the contract.
-fn claimable(draft: &Draft, owner: &OwnerId, purpose: LeasePurpose) -> Result<(), Rejection> {
+fn check_claimable(draft: &Draft, owner: &OwnerId, purpose: LeasePurpose) -> Result<(), Rejection> {
     let saga = &draft.saga;
     if purpose == LeasePurpose::Execute {
         if saga.state == State::Compensating {
@@ -201,7 +201,7 @@ fn quarantine(draft: &mut Draft, actor: &Actor, reason: &Text, revoke: bool) -> 
     Ok(TransitionEffect::Changed)
 }
 
-fn recoverable(draft: &Draft, decision: RecoveryDecision, token: Option<FencingToken>) -> Result<(), Rejection> {
+fn check_recoverable(draft: &Draft, decision: RecoveryDecision, token: Option<FencingToken>) -> Result<(), Rejection> {
     let saga = &draft.saga;
     match decision {
         RecoveryDecision::Requeue if saga.state == State::Compensating => {

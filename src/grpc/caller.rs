@@ -155,9 +155,10 @@ impl AuthenticatedCaller {
         if self.revoked().is_cancelled() {
             return Err(permissions::unauthenticated(rpc));
         }
-        let scope = permissions::scope(principal, rpc, as_holder)?;
+        let scope = permissions::permitted_queues(principal, rpc, as_holder)?;
         let actor = principal.name.to_actor().map_err(|Malformed(why)| permissions::denied(principal, rpc, why))?;
-        let sees_all = permissions::scope(principal, "GetSaga", false).is_ok_and(|scope| scope == Scope::All);
+        let sees_all =
+            permissions::permitted_queues(principal, "GetSaga", false).is_ok_and(|scope| scope == Scope::All);
         Ok(Authorization { by: Some(Arc::new(Requester { actor, scope, sees_all })) })
     }
 

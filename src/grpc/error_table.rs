@@ -75,7 +75,7 @@ impl From<StoreError> for Problem {
 
 /// A refusal by the rules, with what is known of its saga.
 pub fn refusal_problem(refusal: &CommandRefusal) -> Problem {
-    let mut problem = reason(refusal);
+    let mut problem = problem_of(refusal);
     if let Some(task_id) = &refusal.task_id {
         problem = problem.with("task_id", task_id);
     }
@@ -97,7 +97,7 @@ fn aborted(reason: &'static str, message: impl Into<String>) -> Problem {
 }
 
 /// Code, reason and message of each refusal.
-fn reason(refusal: &CommandRefusal) -> Problem {
+fn problem_of(refusal: &CommandRefusal) -> Problem {
     match &refusal.why {
         Rejection::SagaNotFound => {
             Problem::new(Code::NotFound, "SAGA_NOT_FOUND", "there is no such saga: check the id; it may be purged")
@@ -166,15 +166,21 @@ fn reason(refusal: &CommandRefusal) -> Problem {
         Rejection::CompensationLimit => {
             precondition("COMPENSATION_LIMIT", format!("a saga has at most {COMPENSATIONS} compensations"))
         }
-        Rejection::LeaseNotExtended(lease) => {
-            stands("LEASE_NOT_EXTENDED", "the heartbeat would not extend the lease: send a longer ttl, or later", lease)
-        }
-        Rejection::ExecutionTimeout(lease) => {
-            stands("EXECUTION_TIMEOUT", "the lease has reached its execution_timeout: finish before it expires", lease)
-        }
-        Rejection::ProgressTimeout(lease) => {
-            stands("PROGRESS_TIMEOUT", "no change of progress within progress_timeout: report one, or finish", lease)
-        }
+        Rejection::LeaseNotExtended(lease) => unextended_lease(
+            "LEASE_NOT_EXTENDED",
+            "the heartbeat would not extend the lease: send a longer ttl, or later",
+            lease,
+        ),
+        Rejection::ExecutionTimeout(lease) => unextended_lease(
+            "EXECUTION_TIMEOUT",
+            "the lease has reached its execution_timeout: finish before it expires",
+            lease,
+        ),
+        Rejection::ProgressTimeout(lease) => unextended_lease(
+            "PROGRESS_TIMEOUT",
+            "no change of progress within progress_timeout: report one, or finish",
+            lease,
+        ),
         Rejection::LeaseExpired { expire_time } => {
             aborted("LEASE_EXPIRED", format!("the lease ran out at {}: stop", rfc3339(*expire_time)))
                 .with_time("expire_time", *expire_time)
@@ -232,7 +238,7 @@ fn not_stale(token: Option<FencingToken>, stale: bool, state: State) -> Problem 
 }
 
 /// A heartbeat that changed nothing: tells the worker when its lease expires, and whether to go on.
-fn stands(reason: &'static str, message: &str, lease: &UnextendedLease) -> Problem {
+fn unextended_lease(reason: &'static str, message: &str, lease: &UnextendedLease) -> Problem {
     let problem = precondition(reason, message).with_time("expire_time", lease.expire_time);
     let (mut problem, directive) = match &lease.cancel_reason {
         None => (problem.with("directive", "CONTINUE"), HeartbeatDirective::Continue),

@@ -21,14 +21,14 @@ pub struct Permission {
     /// The service's full name.
     pub service: &'static str,
     pub rpc: &'static str,
-    /// Who may call it; `Quarantine`: as a person.
+    /// Who may call it without holding the saga's lease.
     pub roles: &'static [Role],
     /// Who may call it as the holder of the saga's lease, if that is different.
     pub as_holder: Option<&'static [Role]>,
 }
 
-const SAGAS: &str = "sagad.v1.SagaService";
-const ADMIN: &str = "sagad.v1.AdminService";
+const SAGA_SERVICE: &str = "sagad.v1.SagaService";
+const ADMIN_SERVICE: &str = "sagad.v1.AdminService";
 
 /// Every principal.
 const ANY_ROLE: &[Role] = &[Worker, Operator, Reader, Admin];
@@ -43,49 +43,49 @@ const OPERATORS: &[Role] = &[Operator, Admin];
 /// For what concerns the whole store.
 const ADMINS: &[Role] = &[Admin];
 
-const fn sagas(rpc: &'static str, roles: &'static [Role]) -> Permission {
-    Permission { service: SAGAS, rpc, roles, as_holder: None }
+const fn saga_rpc(rpc: &'static str, roles: &'static [Role]) -> Permission {
+    Permission { service: SAGA_SERVICE, rpc, roles, as_holder: None }
 }
 
-const fn admin(rpc: &'static str, roles: &'static [Role]) -> Permission {
-    Permission { service: ADMIN, rpc, roles, as_holder: None }
+const fn admin_rpc(rpc: &'static str, roles: &'static [Role]) -> Permission {
+    Permission { service: ADMIN_SERVICE, rpc, roles, as_holder: None }
 }
 
 /// The permissions of all rpcs.
 pub const TABLE: &[Permission] = &[
-    sagas("CreateSaga", CREATORS),
-    sagas("BatchCreateSagas", CREATORS),
-    sagas("GetSaga", ANY_ROLE),
-    sagas("ListSagas", ANY_ROLE),
-    sagas("Dispatch", OPERATORS),
-    sagas("Claim", WORKERS),
-    sagas("ClaimNext", WORKERS),
-    sagas("Heartbeat", WORKERS),
-    sagas("KeepAlive", WORKERS),
-    sagas("Session", WORKERS),
-    sagas("Release", WORKERS),
-    sagas("RegisterCompensation", WORKERS),
-    sagas("Complete", WORKERS),
-    sagas("Fail", WORKERS),
-    sagas("RecordCompensation", WORKERS),
-    sagas("WaiveCompensation", OPERATORS),
-    sagas("Compensate", WORKERS),
-    Permission { as_holder: Some(WORKERS), ..sagas("Quarantine", OPERATORS) },
-    sagas("Recover", OPERATORS),
-    sagas("RequestCancel", OPERATORS),
-    sagas("Annotate", OPERATORS),
-    sagas("WatchStale", ANY_ROLE),
-    sagas("WatchEvents", ANY_ROLE),
-    sagas("ListEvents", ANY_ROLE),
-    sagas("GetStats", READERS),
-    admin("GetServerInfo", ANY_ROLE),
-    admin("PauseQueue", OPERATORS),
-    admin("ResumeQueue", OPERATORS),
-    admin("ListQueues", READERS),
-    admin("PurgeSagas", ADMINS),
-    admin("RevokePrincipal", OPERATORS),
-    admin("Backup", ADMINS),
-    admin("GetVitals", READERS),
+    saga_rpc("CreateSaga", CREATORS),
+    saga_rpc("BatchCreateSagas", CREATORS),
+    saga_rpc("GetSaga", ANY_ROLE),
+    saga_rpc("ListSagas", ANY_ROLE),
+    saga_rpc("Dispatch", OPERATORS),
+    saga_rpc("Claim", WORKERS),
+    saga_rpc("ClaimNext", WORKERS),
+    saga_rpc("Heartbeat", WORKERS),
+    saga_rpc("KeepAlive", WORKERS),
+    saga_rpc("Session", WORKERS),
+    saga_rpc("Release", WORKERS),
+    saga_rpc("RegisterCompensation", WORKERS),
+    saga_rpc("Complete", WORKERS),
+    saga_rpc("Fail", WORKERS),
+    saga_rpc("RecordCompensation", WORKERS),
+    saga_rpc("WaiveCompensation", OPERATORS),
+    saga_rpc("Compensate", WORKERS),
+    Permission { as_holder: Some(WORKERS), ..saga_rpc("Quarantine", OPERATORS) },
+    saga_rpc("Recover", OPERATORS),
+    saga_rpc("RequestCancel", OPERATORS),
+    saga_rpc("Annotate", OPERATORS),
+    saga_rpc("WatchStale", ANY_ROLE),
+    saga_rpc("WatchEvents", ANY_ROLE),
+    saga_rpc("ListEvents", ANY_ROLE),
+    saga_rpc("GetStats", READERS),
+    admin_rpc("GetServerInfo", ANY_ROLE),
+    admin_rpc("PauseQueue", OPERATORS),
+    admin_rpc("ResumeQueue", OPERATORS),
+    admin_rpc("ListQueues", READERS),
+    admin_rpc("PurgeSagas", ADMINS),
+    admin_rpc("RevokePrincipal", OPERATORS),
+    admin_rpc("Backup", ADMINS),
+    admin_rpc("GetVitals", READERS),
 ];
 
 /// Whether the table has this path.
@@ -94,11 +94,11 @@ pub fn is_known_path(path: &str) -> bool {
     TABLE.iter().any(|permission| permission.service == service && permission.rpc == rpc)
 }
 
-/// The queues for which a principal may call an rpc; `as_holder`: as the holder of a lease.
+/// Checks a principal's roles, and returns the queues in which it may call an rpc; `as_holder`: as the holder of a lease.
 ///
 /// # Errors
 /// `PERMISSION_DENIED`, with the roles that may call it.
-pub(super) fn scope(principal: &Principal, rpc: &str, as_holder: bool) -> Result<Scope, Problem> {
+pub(super) fn permitted_queues(principal: &Principal, rpc: &str, as_holder: bool) -> Result<Scope, Problem> {
     let permission = TABLE.iter().find(|permission| permission.rpc == rpc);
     let wanted =
         permission.map_or(&[][..], |permission| permission.as_holder.filter(|_| as_holder).unwrap_or(permission.roles));
@@ -256,15 +256,15 @@ mod tests {
             roles: roles.to_vec(),
             queues: queues.clone(),
         };
-        assert_eq!(scope(&with(&[Worker]), "GetSaga", false).unwrap(), queues);
-        assert_eq!(scope(&with(&[Worker, Reader]), "GetSaga", false).unwrap(), Scope::All);
-        assert_eq!(scope(&with(&[Worker, Reader]), "Claim", false).unwrap(), queues);
-        assert_eq!(scope(&with(&[Admin, Worker]), "Claim", false).unwrap(), Scope::All);
-        assert!(scope(&with(&[Worker]), "Quarantine", false).is_err());
-        assert_eq!(scope(&with(&[Worker]), "Quarantine", true).unwrap(), queues);
-        assert!(scope(&with(&[Operator]), "Quarantine", true).is_err());
-        assert!(scope(&with(&[Admin]), "Nothing", false).is_err());
-        let problem = scope(&with(&[Reader]), "Claim", false).unwrap_err();
+        assert_eq!(permitted_queues(&with(&[Worker]), "GetSaga", false).unwrap(), queues);
+        assert_eq!(permitted_queues(&with(&[Worker, Reader]), "GetSaga", false).unwrap(), Scope::All);
+        assert_eq!(permitted_queues(&with(&[Worker, Reader]), "Claim", false).unwrap(), queues);
+        assert_eq!(permitted_queues(&with(&[Admin, Worker]), "Claim", false).unwrap(), Scope::All);
+        assert!(permitted_queues(&with(&[Worker]), "Quarantine", false).is_err());
+        assert_eq!(permitted_queues(&with(&[Worker]), "Quarantine", true).unwrap(), queues);
+        assert!(permitted_queues(&with(&[Operator]), "Quarantine", true).is_err());
+        assert!(permitted_queues(&with(&[Admin]), "Nothing", false).is_err());
+        let problem = permitted_queues(&with(&[Reader]), "Claim", false).unwrap_err();
         assert_eq!((problem.reason, problem.metadata["roles"].as_str()), ("PERMISSION_DENIED", "worker, admin"));
     }
 }

@@ -111,7 +111,7 @@ mod tests {
     use super::*;
     use crate::clock::{ManualClock, SystemClock};
 
-    fn expects_next(messages: Receiver<WriterMessage>, clock: Arc<dyn Clock>) -> CommandQueue {
+    fn queue_that_expects_next(messages: Receiver<WriterMessage>, clock: Arc<dyn Clock>) -> CommandQueue {
         let mut command_queue = CommandQueue::new(messages, clock);
         command_queue.may_spin = true;
         command_queue.arrived_soon = true;
@@ -121,10 +121,10 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_comes_while_it_looks_is_taken() {
+    fn a_message_that_comes_while_it_spins_is_taken() {
         let (sender, messages) = unbounded();
         // The clock stands still: it spins the most iterations, then sleeps.
-        let mut command_queue = expects_next(messages, Arc::new(ManualClock::default()));
+        let mut command_queue = queue_that_expects_next(messages, Arc::new(ManualClock::default()));
         let sending = thread::spawn(move || {
             thread::sleep(Duration::from_micros(50));
             sender.send(WriterMessage::Drain).unwrap();
@@ -136,10 +136,10 @@ mod tests {
     }
 
     #[test]
-    fn it_looks_no_further_than_it_is_to_wait_and_sleeps_when_nobody_is_brisk() {
+    fn it_spins_no_longer_than_it_may_wait_and_sleeps_when_no_caller_is_quick() {
         let clock = Arc::new(SystemClock::start());
         let (_sender, messages) = unbounded();
-        let mut command_queue = expects_next(messages, Arc::clone(&clock) as Arc<dyn Clock>);
+        let mut command_queue = queue_that_expects_next(messages, Arc::clone(&clock) as Arc<dyn Clock>);
         let until = clock.now().plus(Span::from_millis(2));
         assert!(command_queue.wait(until).is_none());
         assert!(clock.now() >= until);
@@ -155,7 +155,7 @@ mod tests {
     fn without_anybody_who_could_ask_it_is_to_close() {
         let (sender, messages) = unbounded();
         drop(sender);
-        let mut command_queue = expects_next(messages, Arc::new(ManualClock::default()));
+        let mut command_queue = queue_that_expects_next(messages, Arc::new(ManualClock::default()));
         assert!(matches!(command_queue.wait(Timestamp::MAX), Some(WriterMessage::Close)));
         assert!(command_queue.take().is_none() && command_queue.is_empty());
     }

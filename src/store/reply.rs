@@ -129,7 +129,7 @@ mod tests {
     use crate::store::StoreError;
 
     #[tokio::test]
-    async fn outcomes_reach_those_who_asked_through_a_letterbox_and_without() {
+    async fn outcomes_reach_those_who_asked_through_a_reply_queue_and_without() {
         let (direct, expected_directly) = Reply::channel();
         let emptied = tokio::spawn(deliver_replies());
         tokio::task::yield_now().await;

@@ -1,4 +1,4 @@
-//! The floors of the house, read off the sources: what may use what. Tests inside the sources may use anything.
+//! Which module may use which, read off the sources. Tests inside the sources may use anything.
 
 use std::{
     collections::BTreeSet,
@@ -44,7 +44,7 @@ const NOT_IN_STORE: &[&str] = &["tonic", "prost", "tower", "http", "hyper", "cla
 /// One source file.
 struct Source {
     path: PathBuf,
-    /// Its place in the crate, such as `store::sqlite::rows`.
+    /// Its place in the crate, such as `store::sqlite::decode`.
     module: Vec<String>,
     /// What it names by path, from the crate's root (`crate`) or another crate on.
     paths: BTreeSet<String>,

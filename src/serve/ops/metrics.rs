@@ -296,7 +296,7 @@ pub(super) const METRICS: &[(&str, &[Metric])] = &[
     (
         "Clocks",
         &[
-            gauge("sagad_absence_longest_seconds", "The longest such absence", |now| {
+            gauge("sagad_absence_longest_seconds", "The longest absence of the coordinator", |now| {
                 now.of_store(|store| one(seconds(store.vitals.clock.longest_absence.micros())))
             }),
             counter(

@@ -296,10 +296,13 @@ fn spec(c: &mut Columns<'_, '_>) -> Result<Spec, SqliteError> {
     })
 }
 
+/// The columns of a lease in `in_flight_columns!`, the token first.
+const LEASE_COLUMNS: usize = 12;
+
 fn lease(c: &mut Columns<'_, '_>, expired_at: Option<Timestamp>) -> Result<Option<Lease>, SqliteError> {
     let token: Option<FencingToken> = c.get()?;
     let Some(token) = token else {
-        c.next += 11;
+        c.next += LEASE_COLUMNS - 1;
         return Ok(None);
     };
     let purpose = c.coded()?;

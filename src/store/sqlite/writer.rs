@@ -163,7 +163,8 @@ impl SqliteWriter {
     fn update_in_flight(&self, change: &SagaChange, before: &Saga, after: &Saga) -> Result<(), SqliteError> {
         let SagaChange { id, derived, derived_before, .. } = change;
         debug_assert!(self.is_ready_as_stored(*id, *derived_before), "what is kept beside a saga is what is stored");
-        // The same revision means a heartbeat: write the lease's columns only.
+        // The same revision means a heartbeat: only the lease's columns and the progress are written. What else a heartbeat may
+        // come to change has to be compared here.
         if before.revision == after.revision && before.lease != after.lease {
             self.update_lease(*id, after, derived)?;
         } else {

@@ -7,7 +7,7 @@ use sagad::domain::{
 
 use super::{
     situations::Situation,
-    table_held::*,
+    table_by_holder::*,
     verbs::*,
     world::{TTL, us},
 };
