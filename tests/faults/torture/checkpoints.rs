@@ -47,7 +47,8 @@ async fn make_until_gone(sagas: &mut Sagas) -> usize {
 
 /// Lets it be killed, and returns whether it was, while it served.
 async fn killed_at(directory: &Path, aim: &Aim, call: usize) -> bool {
-    let data = directory.join(format!("{}-{call}", aim.calls));
+    // The file, too: two aims may come to the same calls and the same number.
+    let data = directory.join(format!("{}-{}-{call}", aim.file, aim.calls));
     // A store that is there: what is aimed at is not its making.
     Launch::on(&data).start().terminate().await;
     let file = data.join(aim.file);
