@@ -43,8 +43,9 @@ async fn p10_ten_thousand_connections() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p10_silent_and_half_open_connections_give_their_places_back() {
     raise();
-    let siege =
-        Siege::begin("2,000 silent connections", &["--max-connections", "1500", "--preface-timeout", "1s"]).await;
+    // Only for want of a preface: no call would close them much later.
+    let settings = ["--max-connections", "1500", "--preface-timeout", "1s", "--auth-timeout", "1h"];
+    let siege = Siege::begin("2,000 silent connections", &settings).await;
     let mut silent = Vec::new();
     for place in 0..2000 {
         // More than there are places for: the well-behaved newcomers wait for theirs among them.
