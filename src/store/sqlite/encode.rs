@@ -19,6 +19,35 @@ use super::{
     writer::SqliteWriter,
 };
 
+/// The columns of a saga in flight that can change, in the order of `in_flight_columns!`, and further ones behind them. The
+/// values that are only borrowed have to live where this is used.
+macro_rules! work_params {
+    [($id:ident, $saga:ident, $due:ident, $lease:ident, $rare:ident) $(, $further:expr)* $(,)?] => {
+        params![
+            $id.0,
+            $saga.state.code(),
+            $saga.revision.0,
+            $saga.update_time.micros(),
+            $due.0,
+            $due.1,
+            $saga.attempt,
+            $saga.compensations.len(),
+            $lease.map(|lease| lease.token.0),
+            $lease.map(|lease| lease.purpose.code()),
+            $lease.map(|lease| lease.acquire_time.micros()),
+            $lease.map(|lease| lease.heartbeat_time.micros()),
+            $lease.map(|lease| lease.expire_time.micros()),
+            $lease.map(|lease| lease.ttl.micros()),
+            $lease.map(|lease| lease.limit.code()),
+            $lease.map(|lease| lease.progress_time.micros()),
+            $lease.map(|lease| standing_code(lease.standing)),
+            $lease.map(|lease| lease.owner.as_str()),
+            $rare.as_deref(),
+            $($further,)*
+        ]
+    };
+}
+
 impl SqliteWriter {
     /// Adds the columns that never change.
     pub(super) fn insert_saga(&self, id: RowId, queue: i64, spec: &Spec) -> Result<(), SqliteError> {
@@ -61,28 +90,10 @@ impl SqliteWriter {
         saga: &Saga,
         derived: &DerivedFields,
     ) -> Result<(), SqliteError> {
-        let (due_at, due_since) = due_columns(derived);
-        let (lease, more) = (saga.lease.as_ref(), rare_fields::of(saga));
-        let params = params![
-            id.0,
-            saga.state.code(),
-            saga.revision.0,
-            saga.update_time.micros(),
-            due_at,
-            due_since,
-            saga.attempt,
-            saga.compensations.len(),
-            lease.map(|lease| lease.token.0),
-            lease.map(|lease| lease.purpose.code()),
-            lease.map(|lease| lease.acquire_time.micros()),
-            lease.map(|lease| lease.heartbeat_time.micros()),
-            lease.map(|lease| lease.expire_time.micros()),
-            lease.map(|lease| lease.ttl.micros()),
-            lease.map(|lease| lease.limit.code()),
-            lease.map(|lease| lease.progress_time.micros()),
-            lease.map(|lease| standing_code(lease.standing)),
-            lease.map(|lease| lease.owner.as_str()),
-            more.as_deref(),
+        let due = due_columns(derived);
+        let (lease, rare) = (saga.lease.as_ref(), rare_fields::of(saga));
+        let params = work_params![
+            (id, saga, due, lease, rare),
             derived.ready.map(Coded::code),
             expired_revision(saga),
             queue,
@@ -152,39 +163,14 @@ impl SqliteWriter {
         derived: &DerivedFields,
         indexed: bool,
     ) -> Result<(), SqliteError> {
-        let (due_at, due_since) = due_columns(derived);
-        let (lease, more) = (saga.lease.as_ref(), rare_fields::of(saga));
-        macro_rules! with {
-            ($($added:expr)*) => {
-                params![
-                    id.0,
-                    saga.state.code(),
-                    saga.revision.0,
-                    saga.update_time.micros(),
-                    due_at,
-                    due_since,
-                    saga.attempt,
-                    saga.compensations.len(),
-                    lease.map(|lease| lease.token.0),
-                    lease.map(|lease| lease.purpose.code()),
-                    lease.map(|lease| lease.acquire_time.micros()),
-                    lease.map(|lease| lease.heartbeat_time.micros()),
-                    lease.map(|lease| lease.expire_time.micros()),
-                    lease.map(|lease| lease.ttl.micros()),
-                    lease.map(|lease| lease.limit.code()),
-                    lease.map(|lease| lease.progress_time.micros()),
-                    lease.map(|lease| standing_code(lease.standing)),
-                    lease.map(|lease| lease.owner.as_str()),
-                    more.as_deref(),
-                    $($added,)*
-                ]
-            };
-        }
+        let due = due_columns(derived);
+        let (lease, rare) = (saga.lease.as_ref(), rare_fields::of(saga));
         if indexed {
-            let added = with![derived.ready.map(Coded::code) expired_revision(saga)];
-            return self.change_one(id, sql::UPDATE_INDEXED, added);
+            let params =
+                work_params![(id, saga, due, lease, rare), derived.ready.map(Coded::code), expired_revision(saga),];
+            return self.change_one(id, sql::UPDATE_INDEXED, params);
         }
-        self.change_one(id, sql::UPDATE_WORK, with![])
+        self.change_one(id, sql::UPDATE_WORK, work_params![(id, saga, due, lease, rare)])
     }
 
     /// Writes an ended saga, whole.
