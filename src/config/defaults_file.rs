@@ -1,6 +1,6 @@
 //! The configuration file with every setting commented out: its default, and why it is that.
 
-use super::{setting::Setting, settings::GROUPS};
+use super::settings::GROUPS;
 
 /// The longest line of a comment, in characters.
 const LINE: usize = 120;
@@ -24,18 +24,11 @@ pub fn defaults_file() -> String {
         file.push_str(&format!("\n# --- {} ---\n", group.title));
         for setting in group.settings {
             file.push('\n');
-            comment(&about(setting), &mut file);
-            file.push_str(&format!("#{} = {}\n", setting.key, setting.default_value().shown()));
+            comment(&setting.about_with_range(), &mut file);
+            file.push_str(&format!("#{} = {}\n", setting.key, setting.default_in_file()));
         }
     }
     file
-}
-
-fn about(setting: &Setting) -> String {
-    match setting.kind.range() {
-        Some((least, most)) => format!("{} From {least} to {most}.", setting.about),
-        None => setting.about.to_owned(),
-    }
 }
 
 /// Writes a paragraph as a comment.

@@ -106,6 +106,19 @@ impl Setting {
         self.kind.parse(self.default).expect("each default is a value of its kind: a test parses them all")
     }
 
+    /// The default, as the file has it.
+    pub fn default_in_file(&self) -> String {
+        self.default_value().shown().to_string()
+    }
+
+    /// What it does and why, with its range.
+    pub fn about_with_range(&self) -> String {
+        match self.kind.range() {
+            Some((least, most)) => format!("{} From {least} to {most}.", self.about),
+            None => self.about.to_owned(),
+        }
+    }
+
     /// The help with the range and the default.
     pub fn help_with_default(&self) -> String {
         let range = self.kind.range().map(|(least, most)| format!(", {least} to {most}")).unwrap_or_default();
@@ -115,19 +128,10 @@ impl Setting {
 
     /// The bound as `GetServerInfo` shows it, with the value in effect: bytes, a count or microseconds.
     pub(super) fn bound(&self, value: i64) -> Bound {
-        let unit = match self.kind {
-            Kind::Length { .. } | Kind::Age { .. } => "microseconds",
-            Kind::Size { .. } => "bytes",
-            Kind::Count { .. }
-            | Kind::Listen
-            | Kind::Directory
-            | Kind::Path { .. }
-            | Kind::Flag
-            | Kind::LogFormat
-            | Kind::LogFilter
-            | Kind::Address
-            | Kind::Url
-            | Kind::Share => "count",
+        let unit = match self.kind.ends() {
+            Some((Value::Length(_), _)) => "microseconds",
+            Some((Value::Size(_), _)) => "bytes",
+            Some(_) | None => "count",
         };
         Bound { name: self.key, value, unit, meaning: self.help }
     }
@@ -182,10 +186,17 @@ impl Kind {
             SettingValue::Count(count) => count.to_string(),
             SettingValue::Flag(flag) => flag.to_string(),
         };
-        let (least, most) = match *self {
-            Kind::Length { least, most } | Kind::Age { least, most } => (Value::Length(least), Value::Length(most)),
-            Kind::Count { least, most } => (Value::Count(least), Value::Count(most)),
-            Kind::Size { least, most } => (Value::Size(least), Value::Size(most)),
+        self.ends().map(|(least, most)| (text(least), text(most)))
+    }
+
+    /// The least and the most, if it has bounds.
+    fn ends(&self) -> Option<(Value, Value)> {
+        match *self {
+            Kind::Length { least, most } | Kind::Age { least, most } => {
+                Some((Value::Length(least), Value::Length(most)))
+            }
+            Kind::Count { least, most } => Some((Value::Count(least), Value::Count(most))),
+            Kind::Size { least, most } => Some((Value::Size(least), Value::Size(most))),
             Kind::Listen
             | Kind::Directory
             | Kind::Path { .. }
@@ -194,8 +205,7 @@ impl Kind {
             | Kind::LogFilter
             | Kind::Address
             | Kind::Url
-            | Kind::Share => return None,
-        };
-        Some((text(least), text(most)))
+            | Kind::Share => None,
+        }
     }
 }

@@ -1,5 +1,5 @@
 //! The pages of `docs/reference/` that are made from the program: the contract from its descriptors, the commands from their help, the
-//! settings from `deploy/sagad.toml`. `SAGAD_WRITE_DOCS=1` writes them anew.
+//! settings from their declarations. `SAGAD_WRITE_DOCS=1` writes them anew.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +14,8 @@ use prost_types::{
     DescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet,
     field_descriptor_proto::{Label, Type},
 };
-use sagad::cli::Cli;
+use sagad::{cli::Cli, config::settings::GROUPS};
+use tonic::Code;
 
 use super::root;
 
@@ -81,27 +82,9 @@ fn is_word(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_uppercase() || c == '_')
 }
 
-/// Whether it is a code of gRPC.
+/// Whether it is a code of gRPC, by the library's names of them.
 fn is_code(text: &str) -> bool {
-    const CODES: [&str; 16] = [
-        "CANCELLED",
-        "UNKNOWN",
-        "INVALID_ARGUMENT",
-        "DEADLINE_EXCEEDED",
-        "NOT_FOUND",
-        "ALREADY_EXISTS",
-        "PERMISSION_DENIED",
-        "RESOURCE_EXHAUSTED",
-        "FAILED_PRECONDITION",
-        "ABORTED",
-        "OUT_OF_RANGE",
-        "UNIMPLEMENTED",
-        "INTERNAL",
-        "UNAVAILABLE",
-        "DATA_LOSS",
-        "UNAUTHENTICATED",
-    ];
-    CODES.contains(&text)
+    (1..=16).any(|number| format!("{:?}", Code::from(number)).to_uppercase() == text.replace('_', ""))
 }
 
 // ------------------------------------------------------------------------------------------------------------- commands
@@ -152,26 +135,22 @@ fn fenced(page: &mut String, text: &str) {
 
 fn settings() -> String {
     let mut page = "# Settings\n\n\
-        Generated from `deploy/sagad.toml`. Each setting of `sagad serve` is a key of the TOML file (`--config FILE`), a variable and a\n\
+        Generated from `src/config/settings.rs`. Each setting of `sagad serve` is a key of the TOML file (`--config FILE`), a variable and a\n\
         flag. The flag wins over the variable, the variable over the file, the file over the default. `sagad config check` says whether a\n\
         configuration is valid, and `sagad config show` each value and where it comes from.\n"
         .to_owned();
-    let text = fs::read_to_string(root().join("deploy/sagad.toml")).unwrap();
-    // What comes before the first section is about the file.
-    let (_, text) = text.split_once("# --- ").unwrap();
-    let text = format!("# --- {text}");
-    let mut comment: Vec<&str> = Vec::new();
-    for line in text.lines() {
-        if let Some(title) = line.strip_prefix("# --- ") {
-            write!(page, "\n## {}\n", title.trim_end_matches(" ---").split(" (see docs/").next().unwrap()).unwrap();
-        } else if let Some(text) = line.strip_prefix("# ") {
-            comment.push(text);
-        } else if let Some((key, default)) = line.strip_prefix('#').and_then(|line| line.split_once(" = ")) {
-            let flag = key.replace('_', "-");
-            let variable = format!("SAGAD_{}", key.to_uppercase());
-            write!(page, "\n### `{key}`\n\nDefault `{default}`; `--{flag}`, `{variable}`.\n\n{}\n", comment.join("\n"))
-                .unwrap();
-            comment.clear();
+    for group in GROUPS {
+        write!(page, "\n## {}\n", group.title.split(" (see docs/").next().unwrap()).unwrap();
+        for one in group.settings {
+            let (default, about) = (one.default_in_file(), one.about_with_range());
+            write!(
+                page,
+                "\n### `{}`\n\nDefault `{default}`; `{}`, `{}`.\n\n{about}\n",
+                one.key,
+                one.flag(),
+                one.variable()
+            )
+            .unwrap();
         }
     }
     page
