@@ -7,13 +7,14 @@ use sagad::domain::{
         Change, ClaimNext, Command, Creation, Holder, HolderOperation, Operation, Purge, RecoveryDecision, RequestKey,
         SetPaused, UnleasedOperation,
     },
-    compensation::{CompensationOutcome, CompensationSpec},
-    ids::{OwnerId, QueueName, TaskId},
+    compensation::CompensationOutcome,
     lease::LeasePurpose,
     saga::{Saga, State},
-    text::{Actor, Blob, Kind, Labels, Text},
+    text::{Labels, Text},
     time::Span,
 };
+
+pub use crate::values::*;
 
 /// What is a command, or the content of one.
 pub trait ToCommand {
@@ -40,51 +41,8 @@ impl ToCommand for Purge {
 
 pub const TTL: Span = Span::from_secs(30);
 
-pub fn text(s: &str) -> Text {
-    Text::parse(s).unwrap()
-}
-
-pub fn actor(s: &str) -> Actor {
-    Actor::parse(s).unwrap()
-}
-
-pub fn owner(s: &str) -> OwnerId {
-    OwnerId::parse(s).unwrap()
-}
-
-pub fn queue(s: &str) -> QueueName {
-    QueueName::parse(s).unwrap()
-}
-
-pub fn task(s: &str) -> TaskId {
-    TaskId::parse(s).unwrap()
-}
-
-pub fn kind(s: &str) -> Kind {
-    Kind::parse(s).unwrap()
-}
-
-pub fn blob(s: &str) -> Blob {
-    Blob::parse(s.to_owned().into()).unwrap()
-}
-
 pub fn labels(pairs: &[(&str, &str)]) -> Labels {
     Labels::parse(pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()).unwrap()
-}
-
-pub fn us(micros: i64) -> Span {
-    Span::from_micros(micros).unwrap()
-}
-
-pub fn secs(n: u32) -> Span {
-    Span::from_secs(n)
-}
-
-/// One compensation per kind; its target is named after it.
-pub fn specs(kinds: &[&str]) -> Vec<CompensationSpec> {
-    let spec =
-        |name: &&str| CompensationSpec { kind: kind(name), target: text(&format!("/{name}")), reason: text("r") };
-    kinds.iter().map(spec).collect()
 }
 
 /// A saga to be, with nothing special about it.

@@ -1,6 +1,6 @@
 //! One suite for every backend: what a store answers, keeps and forgets, on the reference in memory and on SQLite.
 
-#![allow(clippy::unwrap_used, missing_docs, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[macro_use]
 mod bench;
@@ -21,4 +21,6 @@ mod random;
 mod repeat;
 mod sqlite;
 mod suspended;
+#[path = "../support/values.rs"]
+mod values;
 mod vitals;

@@ -2,18 +2,18 @@
 
 use sagad::domain::{
     command::{Creation, Holder, Operation},
-    compensation::CompensationSpec,
     draft::Draft,
     event::{Event, EventType},
-    ids::{FencingToken, OwnerId, QueueName, Revision, TaskId},
+    ids::{FencingToken, QueueName, Revision, TaskId},
     lease::{Lease, ReturnGrace},
     policy::Policy,
     rejection::Rejection,
     saga::{Saga, State},
-    text::{Actor, Blob, Kind, Text},
     time::{Span, Timestamp},
     transition::{EarlierLease, TransitionEffect, apply_due, create, transition},
 };
+
+pub use crate::values::*;
 
 /// When every test's saga is created.
 pub const START: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
@@ -21,40 +21,6 @@ pub const START: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
 pub const TTL: Span = Span::from_secs(30);
 /// A token that no lease here ever gets.
 pub const NEVER_GIVEN: FencingToken = FencingToken(1 << 40);
-
-pub fn us(micros: i64) -> Span {
-    Span::from_micros(micros).expect("a length is not negative")
-}
-
-pub fn secs(n: u32) -> Span {
-    Span::from_secs(n)
-}
-
-pub fn text(s: &str) -> Text {
-    Text::parse(s).unwrap()
-}
-
-pub fn actor(s: &str) -> Actor {
-    Actor::parse(s).unwrap()
-}
-
-pub fn owner(s: &str) -> OwnerId {
-    OwnerId::parse(s).unwrap()
-}
-
-pub fn blob(s: &str) -> Blob {
-    Blob::parse(s.to_owned().into()).unwrap()
-}
-
-/// One compensation per kind; its target is named after it.
-pub fn specs(kinds: &[&str]) -> Vec<CompensationSpec> {
-    let spec = |kind: &&str| CompensationSpec {
-        kind: Kind::parse(kind).unwrap(),
-        target: text(&format!("/{kind}")),
-        reason: text("left behind"),
-    };
-    kinds.iter().map(spec).collect()
-}
 
 /// The contract's name of a refusal.
 pub fn reason(rejection: &Rejection) -> &'static str {
