@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    env, fs,
+    fs,
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
@@ -175,19 +175,17 @@ async fn it_is_openmetrics_whatever_is_asked_for() {
     }
 }
 
-/// The server that belongs to `promtool`: Debian has both in one package.
+/// A real server.
 struct Prometheus(Child, SocketAddr);
 
 impl Prometheus {
     /// One that reads the metrics every second, with its data in `directory`.
     fn reading(ops: SocketAddr, directory: &Path) -> Self {
-        let path = env::var_os("PATH").unwrap();
-        let promtool = env::split_paths(&path).find_map(|dir| dir.join("promtool").canonicalize().ok()).unwrap();
         let config = directory.join("prometheus.yml");
         let job = format!("{{job_name: sagad, static_configs: [{{targets: ['{ops}']}}]}}");
         fs::write(&config, format!("global: {{scrape_interval: 1s}}\nscrape_configs: [{job}]\n")).unwrap();
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let mut command = Command::new(promtool.with_file_name("prometheus"));
+        let mut command = Command::new("prometheus");
         command.arg(format!("--config.file={}", config.display()));
         command.arg(format!("--storage.tsdb.path={}", directory.join("data").display()));
         command.arg(format!("--web.listen-address={address}")).stderr(Stdio::null());
@@ -209,7 +207,7 @@ impl Drop for Prometheus {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn prometheus_reads_them() {
-    needs!("promtool");
+    needs!("prometheus");
     let watched = Watched::start(&[]).await;
     let load = some_of_everything(&watched).await;
     let directory = tempfile::tempdir().unwrap();
