@@ -1,7 +1,7 @@
 //! Kills, full and failing disks, stepped clocks, suspensions, restarts, hostile clients, and hours of load: what is
 //! promised has to hold. Takes minutes, and the whole machine: `.ci/slow` runs it.
 
-#![allow(clippy::unwrap_used, missing_docs, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod badclients;
 mod clocks;

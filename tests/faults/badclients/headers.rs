@@ -161,7 +161,7 @@ async fn p10_health_watches_and_reflection_are_bounded() {
     api.sagas.clone().get_stats(GetStatsRequest {}).await.unwrap();
     watches.pop();
     let mut health = HealthClient::new(other.channel.clone());
-    eventually("a seat is free", || async { health.clone().watch(HealthCheckRequest::default()).await.ok() }).await;
+    eventually("a stream is free", || async { health.clone().watch(HealthCheckRequest::default()).await.ok() }).await;
     health.check(HealthCheckRequest::default()).await.unwrap();
     drop((watches, streams, health, reflection, api, other));
     siege.end(96).await;

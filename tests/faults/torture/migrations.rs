@@ -60,7 +60,7 @@ fn state(store: &Path) -> (i64, i64, i64) {
 
 /// What the killed process does; not a test of its own.
 #[test]
-#[ignore = "it is started by the other test"]
+#[ignore = "no test: the process that p1_a_migration_that_was_cut_off_is_done_by_the_next starts and kills"]
 fn migrates_a_store_of_another_test() {
     let Some(store) = env::var_os(STORE) else { return };
     let mut connection = open(store.as_ref());
