@@ -1,6 +1,6 @@
 //! What lies between bytes and the rules: requests decoded and parsed, answers rendered and encoded, rows read.
 
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

@@ -2,7 +2,7 @@
 //! counts what happens within [`measured`], and compares with what it was. Unlike time that is the same on a busy machine. What
 //! the commands are made of, and their answers' end, don't count. Prints how many changes those were.
 
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

@@ -1,6 +1,6 @@
 //! The rules alone: what one decision costs, without a store.
 
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

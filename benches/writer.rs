@@ -2,7 +2,7 @@
 //! a sync costs nothing, so it is the work alone (goal: 5 µs or less); `synced` is where temporary files are, which should
 //! be a disk (`TMPDIR`).
 
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

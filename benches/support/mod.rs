@@ -1,12 +1,7 @@
 //! What the benches share: the engine on a store in SQLite, without network or threads, driven as the writer drives it, through
 //! cycles of claim, heartbeat, complete.
 
-#![allow(
-    dead_code,
-    missing_docs,
-    clippy::unwrap_used,
-    reason = "each bench uses a part; a bench that fails has to panic"
-)]
+#![allow(dead_code, clippy::unwrap_used, reason = "each bench uses a part; a bench that fails has to panic")]
 
 use std::path::Path;
 

@@ -132,7 +132,6 @@ fn queue_line(queue: &Queue) -> String {
 
 /// A terminal state.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-#[allow(missing_docs, reason = "each is the state of the same name")]
 enum TerminalState {
     Completed,
     Failed,

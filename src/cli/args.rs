@@ -218,7 +218,6 @@ impl From<Purpose> for LeasePurpose {
 
 /// A state, as given on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[allow(missing_docs, reason = "each is the state of the same name")]
 pub enum State {
     Planned,
     Dispatched,

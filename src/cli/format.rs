@@ -4,7 +4,6 @@ use clap::ValueEnum;
 
 /// The form of results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "its names say it")]
 pub enum Format {
     Text,
     Json,
@@ -12,7 +11,7 @@ pub enum Format {
 
 /// What `--output` takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[allow(missing_docs, reason = "a comment on each would be shown in every command's help")]
+// No doc comments: they would be shown in every command's help.
 pub enum OutputArg {
     Text,
     Wide,

@@ -61,7 +61,6 @@ enum TokenCommand {
 
 /// What a principal is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[allow(missing_docs, reason = "each is the role of the same name")]
 enum Role {
     Worker,
     Operator,

@@ -49,8 +49,7 @@ macro_rules! limits {
         /// The daemon's limits, a field for each setting of that name; what each means is said in `config/settings.rs`.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub struct Limits {
-            $(#[allow(missing_docs, reason = "the setting says what it is")]
-            pub $key: $type,)*
+            $(pub $key: $type,)*
         }
 
         impl Limits {

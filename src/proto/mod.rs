@@ -1,6 +1,6 @@
 //! The contract's messages, servers and clients as generated from `proto/sagad/v1/`.
 //! Used by [`crate::grpc`] on the daemon's side and by `client` and `cli` on the other; nothing else sees these types.
-#![allow(missing_docs, clippy::all)]
+#![allow(clippy::all)]
 
 pub mod codec;
 pub mod json;

@@ -1,6 +1,6 @@
 //! The commands and the library's client: against a real daemon, and against a server whose every answer is scripted.
 
-#![allow(clippy::unwrap_used, missing_docs, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod cli;
 mod cli_calls;

@@ -1,6 +1,6 @@
 //! Running the daemon: metrics, logs and traces, `sagad top` and `sagad doctor`, and the documents that say how.
 
-#![allow(clippy::unwrap_used, missing_docs, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod documents;
 mod figures;

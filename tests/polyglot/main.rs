@@ -11,7 +11,7 @@
 //! | `POLYGLOT_PATIENCE` | how long what has to happen is waited for, in seconds (60) |
 //! | `SAGAD_ACCEPT=1` | writes the table into `examples/README.md` |
 
-#![allow(clippy::unwrap_used, missing_docs, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod languages;
 mod pages;

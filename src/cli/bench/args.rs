@@ -153,7 +153,6 @@ pub struct BenchArgs {
 
 /// What to measure, with all defaults filled in.
 #[derive(Clone, Debug)]
-#[allow(missing_docs, reason = "each is the argument of the same name")]
 pub struct Plan {
     pub mode: Mode,
     pub clients: u32,

@@ -13,7 +13,6 @@ const DIGITS: u8 = 3;
 
 /// What is timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "each is the rpc of the same name")]
 pub enum Rpc {
     CreateSaga,
     Claim,

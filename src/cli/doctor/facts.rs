@@ -81,7 +81,7 @@ pub fn ready_for(queue: &QueueStats) -> Duration {
 }
 
 /// Asks the daemon for all of it. The vitals are asked for twice, `over` apart, to see what is happening now.
-pub async fn gather(client: &Client, patience: Duration, over: Duration) -> Result<DoctorFacts, Status> {
+pub async fn collect(client: &Client, patience: Duration, over: Duration) -> Result<DoctorFacts, Status> {
     let vitals_before = vitals(client, false).await?;
     tokio::time::sleep(over).await;
     let mut facts = DoctorFacts {

@@ -48,7 +48,7 @@ pub async fn run(context: &Context, args: DoctorArgs) -> Result<(), CliError> {
         tell(&context.output, &[finding])?;
         return Err(CliError::Told(super::errors::UNREACHABLE));
     }
-    let facts = facts::gather(&context.client, args.patience, OVER).await?;
+    let facts = facts::collect(&context.client, args.patience, OVER).await?;
     let wanted = |name: &str| args.checks.is_empty() || args.checks.iter().any(|check| check == name);
     let checks: Vec<_> = checks::ALL.iter().filter(|(name, _)| wanted(name)).collect();
     let findings: Vec<Finding> = checks.iter().flat_map(|(_, check)| check(&facts)).collect();

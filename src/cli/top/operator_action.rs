@@ -82,7 +82,6 @@ impl OperatorAction {
 
 /// A request to send. If it is sent again, it is identical, including its `request_id`, so that it happens once.
 #[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs, reason = "each is the request of its name")]
 pub enum ActionRequest {
     Recover(RecoverRequest),
     Cancel(RequestCancelRequest),
