@@ -63,6 +63,8 @@ mutants! {
     ForeignFileTaken = "foreign-file-taken",
     /// The lock of the data directory is not taken.
     LockNotTaken = "lock-not-taken",
+    /// A coordinator that was replaced goes on writing.
+    EpochUnchecked = "epoch-unchecked",
     /// Revisions are given without being reserved.
     RevisionsNotReserved = "revisions-not-reserved",
     /// Connections that say nothing are kept.

@@ -11,6 +11,7 @@ mod security;
 mod setting;
 pub mod settings;
 mod sources;
+mod store_location;
 mod value;
 mod warnings;
 
@@ -28,6 +29,7 @@ pub use retention::Retention;
 pub use security::{Security, TlsFiles};
 pub use setting::{Kind, Setting};
 pub use sources::{EffectiveSetting, EffectiveSettings};
+pub use store_location::StoreLocation;
 pub use value::{LogFormat, SettingValue, Value};
 
 use crate::domain::{bounds::Bound, time::Span};
@@ -53,6 +55,8 @@ pub struct Config {
     pub listen: Listen,
     /// The directory that holds the store.
     pub data: PathBuf,
+    /// Where the store is, if not in `data`.
+    pub store: Option<StoreLocation>,
     /// How long leases are kept after the coordinator was away.
     pub restart_grace: Span,
     /// How long the daemon may take to end.
@@ -134,6 +138,7 @@ impl Config {
         Config {
             listen: settings.get("listen"),
             data: settings.get("data"),
+            store: settings.get("store"),
             restart_grace: settings.get("restart_grace"),
             drain_grace: settings.get("drain_grace"),
             log_format: settings.get("log_format"),
@@ -151,6 +156,11 @@ impl Config {
     fn exposed_without_security(&self) -> Option<ConfigError> {
         let missing = self.security.missing().filter(|_| self.is_exposed() && !self.insecure)?;
         Some(ConfigError::Exposed { listen: self.listen.clone(), missing })
+    }
+
+    /// Where the store is.
+    pub fn store(&self) -> StoreLocation {
+        self.store.clone().unwrap_or_else(|| StoreLocation::Sqlite(self.data.clone()))
     }
 
     /// Whether other machines may reach the port.

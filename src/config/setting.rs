@@ -2,7 +2,7 @@
 //! `sagad config`, `deploy/sagad.toml`, `docs/reference/limits.md` and `GetServerInfo` follow from the declarations.
 
 use super::{
-    listen,
+    listen, store_location,
     value::{self, Parsed, SettingValue, Value},
 };
 use crate::domain::{bounds::Bound, time::Span};
@@ -46,6 +46,8 @@ pub enum Kind {
     Address,
     /// The address of a gRPC server; the empty text is none.
     Url,
+    /// `sqlite:` and a directory, or the URL of a database of PostgreSQL; the empty text is none.
+    Store,
     /// A share of a whole, 0 to 1.
     Share,
     /// A length of time.
@@ -154,6 +156,7 @@ impl Kind {
             Kind::LogFilter => value::log_filter(text).map(Value::LogFilter),
             Kind::Address => value::address_or_none(text).map(Value::Address),
             Kind::Url => value::url_or_none(text).map(Value::Url),
+            Kind::Store => store_location::parse(text).map(Value::Store),
             Kind::Share => value::share(text).map(Value::Share),
             Kind::Length { least, most } => value::span(text, least, most).map(Value::Length),
             Kind::Age { least, most } => value::age(text, least, most).map(Value::Age),
@@ -171,7 +174,7 @@ impl Kind {
             Kind::Flag => "true|false",
             Kind::LogFormat => "text|json",
             Kind::LogFilter => "FILTER",
-            Kind::Url => "URL",
+            Kind::Url | Kind::Store => "URL",
             Kind::Share => "SHARE",
             Kind::Length { .. } | Kind::Age { .. } => "DURATION",
             Kind::Count { .. } => "COUNT",
@@ -205,6 +208,7 @@ impl Kind {
             | Kind::LogFilter
             | Kind::Address
             | Kind::Url
+            | Kind::Store
             | Kind::Share => None,
         }
     }

@@ -77,6 +77,19 @@ pub const GROUPS: &[Group] = &[
                      directory of the daemon, so give a full path where a service manager starts it. It has to be on a \
                      local disk, and only one daemon at a time can use it.",
                 ),
+            Setting::new(
+                "store",
+                Kind::Store,
+                "",
+                "Where the store is: sqlite:DIR, which is the same as --data DIR, or postgres://USER@HOST/DATABASE",
+            )
+            .about(
+                "Where the store is, if it is not in the directory `data`: \"sqlite:\" and a directory, or the URL of a \
+                 PostgreSQL database (14 or later), as in \"postgres://sagad@db.example/sagad?sslmode=verify-full\". Any number \
+                 of coordinators may have the same database: one of them writes, and another takes over when it is gone. Keep \
+                 the password out of the URL, which other users of the machine may see: PGPASSFILE or ~/.pgpass has it, or \
+                 PGPASSWORD. See docs/how-to/cluster.md.",
+            ),
             Setting::new("insecure", Kind::Flag, "false", "Listen beyond this machine though TLS or principals are missing")
                 .about(
                     "Listen beyond this machine though TLS or principals are missing, so that others can read the tokens \

@@ -37,6 +37,7 @@ fn nothing_said_gives_the_defaults() {
         trace_sample: 0.01,
         listen: Listen::Address("127.0.0.1:7420".parse().unwrap()),
         data: "./sagad-data".into(),
+        store: None,
         restart_grace: Span::from_secs(10),
         drain_grace: Span::from_secs(10),
         log_format: LogFormat::Text,
@@ -73,6 +74,7 @@ fn every_key_can_be_said_in_all_three_ways() {
         let (value, default) = match key {
             "listen" => ("[::1]:7", "127.0.0.1:7420"),
             "data" => ("/d", "./sagad-data"),
+            "store" => ("sqlite:/s", ""),
             "log_format" => ("json", "text"),
             "log" => ("debug", "info"),
             "insecure" => ("true", "false"),

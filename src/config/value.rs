@@ -9,7 +9,7 @@ use std::{
 
 use tracing_subscriber::filter::Targets;
 
-use super::Listen;
+use super::{Listen, StoreLocation};
 use crate::domain::time::Span;
 
 /// The units of sizes, the smallest first.
@@ -47,6 +47,8 @@ pub enum Value {
     Address(Option<SocketAddr>),
     /// The address of a gRPC server, or none.
     Url(Option<String>),
+    /// Where the store is, or nothing.
+    Store(Option<StoreLocation>),
     /// A share of a whole.
     Share(f64),
     /// A length of time.
@@ -86,6 +88,7 @@ impl Value {
             Value::LogFilter(filter) => text(filter),
             Value::Address(address) => address.as_ref().map_or_else(none, |address| text(address)),
             Value::Url(url) => url.as_ref().map_or_else(none, |url| text(url)),
+            Value::Store(store) => store.as_ref().map_or_else(none, |store| text(store)),
             Value::Share(share) => text(share),
             Value::Age(None) => text(&"forever"),
             // In as many units as it takes: `1h30m`.
@@ -150,6 +153,7 @@ value_as! {
     String: LogFilter,
     Option<SocketAddr>: Address,
     Option<String>: Url,
+    Option<StoreLocation>: Store,
     f64: Share,
     Span: Length,
     Option<Span>: Age,

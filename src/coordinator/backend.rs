@@ -23,6 +23,12 @@ pub enum BackendError {
     /// The disk is full: it did not happen.
     #[error("the disk is full")]
     Full,
+    /// The store can't be reached for the moment: it did not happen.
+    #[error("the store can't be reached: {0}")]
+    Away(String),
+    /// Another coordinator has taken over: it did not happen, and this one changes nothing any more.
+    #[error("another coordinator has taken over")]
+    Deposed,
     /// A stored row is damaged: it did not happen. Other rows may be fine.
     #[error("a stored row can't be read: {0}")]
     Corrupt(String),
@@ -42,7 +48,7 @@ pub enum BackendError {
 }
 
 /// How a saga is looked up.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum LoadKey {
     /// Its task's id.
     Task(TaskId),
@@ -164,6 +170,13 @@ pub struct MaintenanceBudget {
 
 /// Stores the data. One thread drives it.
 pub trait Backend: 'static {
+    /// True if each call takes a round trip over a network: then a turn says first what it will ask for.
+    const IS_REMOTE: bool = false;
+
+    /// Loads at once what the next turn is going to ask for: sagas, and the stored answers to requests.
+    fn load_ahead(&mut self, _keys: Vec<LoadKey>, _answers: &[[u8; 16]]) -> Result<(), BackendError> {
+        Ok(())
+    }
     /// Loads what is stored under each key, in the order of the keys.
     fn load(&mut self, keys: &[LoadKey]) -> Result<Vec<LoadResult>, BackendError>;
     /// Loads a saga without its contents, of which only the sizes are read; and without its compensations unless they
@@ -200,8 +213,14 @@ pub trait Backend: 'static {
     /// before; after one that says that it may have, it is not used any more.
     fn commit(&mut self, changes: &ChangeSet) -> Result<(), BackendError>;
 
+    /// Makes sure that a turn without changes read what is true: that no other coordinator has taken over since.
+    fn confirm(&mut self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
     /// Does bounded maintenance between two turns; returns true if more work that can wait is left. Once a call has
-    /// returned [`BackendError::Full`], this does too until there is room again, and nothing else is called meanwhile.
+    /// returned [`BackendError::Full`] or [`BackendError::Away`], this does too until the store takes changes again, and
+    /// nothing else is called meanwhile.
     fn maintain(&mut self, budget: MaintenanceBudget) -> Result<bool, BackendError>;
     /// Closes the store at a time, so that the next start continues with the next revision and leaves no gap.
     fn close(&mut self, now: Timestamp) -> Result<(), BackendError>;

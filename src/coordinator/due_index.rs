@@ -111,6 +111,11 @@ impl DueIndex {
         first_by(&self.order, now)
     }
 
+    /// All sagas to which something is due by `now`, the earliest first.
+    pub fn all_due_by(&self, now: Timestamp) -> impl Iterator<Item = RowId> {
+        self.order.iter().take_while(move |(at, _)| *at <= now).map(|(_, id)| *id)
+    }
+
     /// Like [`Self::due_by`], among the sagas of a queue that may become ready for a purpose.
     pub fn due_for(&self, purpose: LeasePurpose, queue: &QueueName, now: Timestamp) -> Option<RowId> {
         let QueueDue { execute, compensate } = self.by_queue.get(queue)?;

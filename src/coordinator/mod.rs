@@ -25,6 +25,7 @@ mod encoded_size;
 mod error;
 mod execute;
 mod held_claims;
+mod load_ahead;
 mod ready_index;
 mod ready_windows;
 mod replay;

@@ -92,6 +92,12 @@ impl ReadyWindows {
         Some(window.ready.iter().take(limit).map(candidate).collect())
     }
 
+    /// The sagas of a queue's window, in claim order.
+    pub(super) fn known(&self, purpose: LeasePurpose, queue: &QueueName) -> impl Iterator<Item = RowId> {
+        let window = self.queues.get(queue).and_then(|of_queue| of_queue.of(purpose));
+        window.into_iter().flat_map(|window| &window.ready).map(|(_, id)| *id)
+    }
+
     /// The scan that extends a queue's window to `limit` sagas.
     pub(super) fn scan(&self, purpose: LeasePurpose, queue: &QueueName, limit: usize) -> ReadyScan {
         let window = self.queues.get(queue).and_then(|of_queue| of_queue.of(purpose));

@@ -1,6 +1,9 @@
 //! [`Turn`]: a batch of calls that are executed and committed together.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    vec,
+};
 
 use crate::{
     domain::{
@@ -16,7 +19,7 @@ use crate::{
 use super::{
     Backend, BackendError, Call, CallOutcome, Caller, ChangeSet, Claimable, Coordinator, DueEntry, HeldClaim,
     HeldUntil, ReadyEntry, RowId, RowIdBuildHasher, SagaChange, StoreError, StoredAnswer, SweepBudget,
-    encoded_size::answer_bytes,
+    encoded_size::answer_bytes, load_ahead::LoadAhead,
 };
 
 /// Most sagas that one turn hands to held calls: a few milliseconds of the writer's time. When a queue with much work
@@ -158,11 +161,12 @@ impl<C: Caller> Coordinator<C> {
 }
 
 impl<B: Backend, C: Caller> Turn<'_, B, C> {
-    fn run(
-        &mut self,
-        calls: &mut impl Iterator<Item = Call<C>>,
-        sweep_to: Option<Timestamp>,
-    ) -> Result<(), BackendError> {
+    fn run(&mut self, calls: &mut vec::IntoIter<Call<C>>, sweep_to: Option<Timestamp>) -> Result<(), BackendError> {
+        if B::IS_REMOTE {
+            let LoadAhead { keys, answers } =
+                self.coordinator.load_ahead(calls.as_slice(), sweep_to.unwrap_or(self.now()));
+            self.backend.load_ahead(keys, &answers)?;
+        }
         // What the last turn left to serve, if anything.
         self.serve()?;
         for call in calls {
@@ -270,7 +274,11 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         // Events of removed sagas are published, but not stored.
         let events_with_removed = (!self.removed.is_empty()).then(|| self.changes.events.clone());
         self.changes.events.retain(|appended| !self.removed.contains(&appended.saga));
-        let committed = if self.changes.is_empty() { Ok(()) } else { self.backend.commit(&self.changes) };
+        let committed = match (self.changes.is_empty(), self.answered.is_empty()) {
+            (false, _) => self.backend.commit(&self.changes),
+            (true, false) => self.backend.confirm(),
+            (true, true) => Ok(()),
+        };
         let answered = std::mem::take(&mut self.answered);
         if let Err(error) = committed {
             return Err(FailedTurn { error, callers: answered.into_iter().map(|(caller, _)| caller).collect() });

@@ -3,6 +3,8 @@
 
 use std::sync::{Arc, OnceLock};
 
+use parking_lot::Mutex;
+
 use crate::{
     domain::time::Timestamp,
     store::{Store, StoreError},
@@ -14,6 +16,8 @@ use super::problem::Problem;
 #[derive(Clone, Default)]
 pub struct StoreSlot {
     filled: Arc<OnceLock<Filled>>,
+    /// What it waits for, if not for files to be read.
+    waiting_for: Arc<Mutex<Option<String>>>,
 }
 
 struct Filled {
@@ -32,19 +36,25 @@ impl StoreSlot {
         self.filled.set(Filled { store, start_time }).is_ok()
     }
 
+    /// Says why the store is not open yet.
+    pub fn set_waiting_for(&self, what: String) {
+        *self.waiting_for.lock() = Some(what);
+    }
+
     /// The store; `STORE_UNAVAILABLE` while it is not open.
     pub(super) fn get(&self) -> Result<&Store, Problem> {
-        self.filled.get().map(|filled| &filled.store).ok_or_else(not_open)
+        self.filled.get().map(|filled| &filled.store).ok_or_else(|| self.not_open())
     }
 
     /// When the store was set, which is the start of this run. `STORE_UNAVAILABLE` while it is not open.
     pub(super) fn start_time(&self) -> Result<Timestamp, Problem> {
-        self.filled.get().map(|filled| filled.start_time).ok_or_else(not_open)
+        self.filled.get().map(|filled| filled.start_time).ok_or_else(|| self.not_open())
     }
-}
 
-fn not_open() -> Problem {
-    Problem::from(StoreError::Unavailable("it is not open yet".into()))
+    fn not_open(&self) -> Problem {
+        let what = self.waiting_for.lock().clone();
+        Problem::from(StoreError::Unavailable(what.unwrap_or_else(|| "it is not open yet".into())))
+    }
 }
 
 #[cfg(test)]

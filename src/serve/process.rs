@@ -96,7 +96,7 @@ fn run_until_signal(
             format!("can't listen on {}: {error}. Another address can be given with --listen", config.listen)
         })?;
         tokio::spawn(forward_hangups(signals.hangup, security.reload.clone()));
-        let served = served_store::sqlite(&config, clock);
+        let served = served_store::configured(&config, clock);
         let (manager, endpoint) = (ServiceManager::from_env(), ListenEndpoint { listeners, security });
         run_with(&config, endpoint, &threads, served, &manager, announce, signals.stop.first()).await?;
         Ok(())

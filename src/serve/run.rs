@@ -42,7 +42,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let security = LoadedSecurity::read(&config.security, &clock)?;
-    let served = served_store::sqlite(&config, clock);
+    let served = served_store::configured(&config, clock);
     let endpoint = ListenEndpoint { listeners: listener.into(), security };
     run_with(&config, endpoint, &NetworkThreads::current(), served, &ServiceManager::none(), |_| {}, shutdown).await
 }

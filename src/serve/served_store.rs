@@ -7,9 +7,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::Clock,
-    config::Config,
+    config::{Config, StoreLocation},
     grpc::{self, GrpcLimits, Principals, ServerSettings, Services, StoreSlot},
-    store::{Store, StoreOptions, sqlite},
+    store::{
+        Store, StoreOptions, WriterThread,
+        postgres::{self, ConnectOptions, CoordinatorName},
+        sqlite,
+    },
 };
 
 use super::{calls::RequestBody, liveness::WriterSilence, retention};
@@ -46,8 +50,8 @@ pub(super) struct OpenStore {
     pub(super) silence: WriterSilence,
 }
 
-/// The coordinator's services on a store in SQLite.
-pub(super) fn sqlite(config: &Config, clock: Arc<dyn Clock>) -> ServedStore {
+/// The coordinator's services on the configured store.
+pub(super) fn configured(config: &Config, clock: Arc<dyn Clock>) -> ServedStore {
     let slot = StoreSlot::new();
     let settings = ServerSettings {
         restart_grace: config.restart_grace,
@@ -62,7 +66,8 @@ pub(super) fn sqlite(config: &Config, clock: Arc<dyn Clock>) -> ServedStore {
         callers_known: config.security.principals.is_some(),
     };
     let retained = config.retention.clone();
-    let (data, max_wal_bytes) = (config.data.clone(), config.limits.max_wal_bytes);
+    let (location, max_wal_bytes) = (config.store(), config.limits.max_wal_bytes);
+    let me = CoordinatorName { name: host_name(), address: config.listen.to_string() };
     let options = StoreOptions {
         restart_grace: config.restart_grace,
         queue: config.limits.writer_queue,
@@ -78,7 +83,10 @@ pub(super) fn sqlite(config: &Config, clock: Arc<dyn Clock>) -> ServedStore {
         }),
         clock: clock.clone(),
         open: Box::new(move || {
-            let (store, mut writer) = sqlite::open(&data, max_wal_bytes, &options, clock)?;
+            let (store, mut writer) = match location {
+                StoreLocation::Sqlite(data) => sqlite::open(&data, max_wal_bytes, &options, clock)?,
+                StoreLocation::Postgres(url) => open_postgres(&url, &me, &options, clock, &slot)?,
+            };
             slot.set(store.clone());
             let (drained, closed) = (store.clone(), store.clone());
             let kept = store.clone();
@@ -92,4 +100,25 @@ pub(super) fn sqlite(config: &Config, clock: Arc<dyn Clock>) -> ServedStore {
             })
         }),
     }
+}
+
+/// Opens a store in PostgreSQL. Until this coordinator writes, callers are told who does.
+fn open_postgres(
+    url: &str,
+    me: &CoordinatorName,
+    options: &StoreOptions,
+    clock: Arc<dyn Clock>,
+    slot: &StoreSlot,
+) -> Result<(Store, WriterThread), postgres::OpenError> {
+    let connect = ConnectOptions::parse(url)?;
+    postgres::open(&connect, me, options, clock, |writer| {
+        let what = format!("another coordinator writes: {} at {}", writer.name, writer.address);
+        tracing::info!("{what}; this one waits for its turn");
+        slot.set_waiting_for(what);
+    })
+}
+
+/// What this machine is called.
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

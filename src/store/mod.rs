@@ -4,14 +4,17 @@
 //! [`Store`] is the handle that the layers above use: they submit requests, read, and follow the history. Behind it,
 //! one writer thread owns the backend, and a [`Reader`] answers everything that only reads.
 
+mod columns;
 mod command_queue;
 pub mod credentials;
 mod event_feed;
 pub mod memory;
 mod memory_budget;
+pub mod postgres;
 pub mod query;
 mod read_queue;
 pub mod reader;
+mod ready_snapshot;
 pub mod recent_events;
 pub mod reply;
 mod shared_state;
@@ -34,6 +37,10 @@ pub use recent_events::RecentEvents;
 pub use sqlite::open_error::OpenError;
 pub use store::{PendingAnswer, Store};
 pub use writer::{StoreOptions, WriterFailure, WriterThread};
+
+/// How far revisions jump when what was acknowledged last may be missing, after a restore or a failover: more than a store
+/// assigns at the highest rate on each day of a year between the copy and the loss; 2^53 still lasts for thousands of jumps.
+const REVISION_JUMP: i64 = 1 << 40;
 
 /// How many revisions are reserved at once: enough to do it rarely, and few enough that 2^53 last for 500 million
 /// starts.

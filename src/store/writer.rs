@@ -131,6 +131,8 @@ pub(super) fn start<B: Backend>(
         let result = writer.run().map_err(|failure| match failure {
             BackendError::Gone(what) => WriterFailure::Gone(what),
             BackendError::Full
+            | BackendError::Away(_)
+            | BackendError::Deposed
             | BackendError::Corrupt(_)
             | BackendError::Unwritable(..)
             | BackendError::Unavailable(_)
@@ -162,7 +164,8 @@ struct Writer<B> {
     /// one.
     step_at: Timestamp,
     steps_left: bool,
-    disk_was_full: bool,
+    /// While the backend takes no changes: what callers are told instead.
+    refusal: Option<StoreError>,
 }
 
 impl<B: Backend> Writer<B> {
@@ -185,7 +188,7 @@ impl<B: Backend> Writer<B> {
             last_able: now,
             step_at: now,
             steps_left: false,
-            disk_was_full: false,
+            refusal: None,
             shared,
         }
     }
@@ -194,21 +197,22 @@ impl<B: Backend> Writer<B> {
         loop {
             let first = self.wait();
             self.begin_turn();
-            if self.disk_was_full && !self.has_room()? {
+            if let Some(refusal) = self.refusal.clone()
+                && !self.takes_changes_again()?
+            {
                 self.answer_overdue();
                 match first {
-                    // There is no room to close the store properly, and no need to: the next start skips what was
-                    // reserved.
+                    // The store can't be closed properly, and needn't be: the next start skips what was reserved.
                     Some(WriterMessage::Close) => return Ok(()),
-                    Some(message) => self.refuse_for_lack_of_room(message),
+                    Some(message) => self.refuse(message, &refusal),
                     None => {}
                 }
-                // Nothing is swept until there is room, so these would wait too long.
+                // Nothing is swept until it takes changes again, so these would wait too long.
                 for held in self.coordinator.held_claims.take_until_swept() {
-                    held.caller.send(Err(StoreError::Full { retry_after: FULL_RETRY }));
+                    held.caller.send(Err(refusal.clone()));
                 }
                 for submission in std::mem::take(&mut self.large) {
-                    self.refuse_for_lack_of_room(WriterMessage::Submit(submission));
+                    self.refuse(WriterMessage::Submit(submission), &refusal);
                 }
                 continue;
             }
@@ -271,9 +275,9 @@ impl<B: Backend> Writer<B> {
     fn wait(&mut self) -> Option<WriterMessage> {
         let now = self.shared.clock.now();
         let mut until = now.plus(IDLE_WAKE);
-        // While the disk is full, what is due can't be applied.
+        // While the backend takes no changes, what is due can't be applied.
         let due = [self.coordinator.next_at(now), self.steps_left.then_some(self.step_at)];
-        for due in due.into_iter().flatten().filter(|_| !self.disk_was_full) {
+        for due in due.into_iter().flatten().filter(|_| self.refusal.is_none()) {
             until = until.min(due);
         }
         if !self.large.is_empty() {
@@ -282,11 +286,11 @@ impl<B: Backend> Writer<B> {
         self.command_queue.wait(until)
     }
 
-    fn refuse_for_lack_of_room(&mut self, message: WriterMessage) {
+    fn refuse(&mut self, message: WriterMessage, refusal: &StoreError) {
         match message {
             WriterMessage::Submit(submission) => {
-                self.shared.metrics.refused.disk_full.fetch_add(1, Ordering::Relaxed);
-                submission.caller.send(Err(StoreError::Full { retry_after: FULL_RETRY }));
+                self.count_refused(refusal, 1);
+                submission.caller.send(Err(refusal.clone()));
             }
             WriterMessage::ReportHeldClaims(answer) => self.report_held_claims(answer),
             WriterMessage::Drain => self.drain(),
@@ -342,9 +346,7 @@ impl<B: Backend> Writer<B> {
                 };
                 let (outcome, goes_on) = self.failed(&error);
                 let told = callers.into_iter().map(|caller| caller.send(Err(outcome.clone()))).count() as u64;
-                if error == BackendError::Full {
-                    self.shared.metrics.refused.disk_full.fetch_add(told, Ordering::Relaxed);
-                }
+                self.count_refused(&outcome, told);
                 if goes_on { Ok(()) } else { Err(error) }
             }
         }
@@ -399,15 +401,21 @@ impl<B: Backend> Writer<B> {
         }
     }
 
+    fn count_refused(&self, refusal: &StoreError, callers: u64) {
+        if matches!(refusal, StoreError::Full { .. }) {
+            self.shared.metrics.refused.disk_full.fetch_add(callers, Ordering::Relaxed);
+        }
+    }
+
     /// What the callers of a failed turn are told, and whether the writer continues; if it does, nothing of the turn
     /// was stored.
     fn failed(&mut self, error: &BackendError) -> (StoreError, bool) {
         match error {
-            BackendError::Full => {
-                tracing::error!("the disk is full; changes are refused until it has room");
-                self.disk_is_full(true);
-                (StoreError::Full { retry_after: FULL_RETRY }, true)
+            BackendError::Full | BackendError::Away(_) => {
+                tracing::error!(%error, "changes are refused until the store takes them again");
+                (self.refuse_from_now_on(error), true)
             }
+            BackendError::Deposed => (StoreError::Unavailable(error.to_string()), false),
             BackendError::Corrupt(_) | BackendError::Unwritable(..) => {
                 tracing::error!(%error, "a turn was not carried out, since what is stored makes no sense");
                 if let BackendError::Unwritable(id, _) = error {

@@ -6,6 +6,7 @@
 mod badclients;
 mod clocks;
 mod disk;
+mod failover;
 mod histories;
 mod restart;
 mod soak;

@@ -15,13 +15,19 @@ use sagad::{
         time::{Span, Timestamp},
     },
     store::{
-        EventQuery, ListQuery, SagaKey, SagaPage, Store, StoreError, StoreOptions, WriterThread, memory::Memory, sqlite,
+        EventQuery, ListQuery, SagaKey, SagaPage, Store, StoreError, StoreOptions, WriterThread,
+        memory::Memory,
+        postgres::{ConnectOptions, CoordinatorName},
+        sqlite,
     },
 };
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use super::build::{ToCommand, annotate, key_of};
+use super::{
+    build::{ToCommand, annotate, key_of},
+    postgres::{self, Database},
+};
 
 /// Makes each case a test on every backend.
 macro_rules! on_every_backend {
@@ -31,6 +37,9 @@ macro_rules! on_every_backend {
         }
         mod sqlite {
             $(#[test] fn $case() { super::$case(crate::bench::Bench::sqlite()) })*
+        }
+        mod postgres {
+            $(#[test] fn $case() { crate::bench::Bench::postgres().into_iter().for_each(super::$case) })*
         }
     };
 }
@@ -44,6 +53,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 enum Place {
     Memory(Memory),
     Sqlite(Arc<TempDir>),
+    Postgres(Arc<Database>),
 }
 
 /// How the store is opened.
@@ -84,11 +94,18 @@ impl Bench {
         Self::open(Place::Sqlite(dir), setup, Arc::new(ManualClock::at(START)))
     }
 
+    /// None if PostgreSQL is not installed.
+    pub fn postgres() -> Option<Self> {
+        let database = postgres::is_there().then(Database::new)?;
+        Some(Self::open(Place::Postgres(Arc::new(database)), Setup::default(), Arc::new(ManualClock::at(START))))
+    }
+
     /// An empty store on the same kind of backend.
     pub fn fresh(&self) -> Self {
         match &self.place {
             Place::Memory(_) => Self::memory(),
             Place::Sqlite(_) => Self::sqlite_with(self.setup),
+            Place::Postgres(_) => Self::postgres().expect("it is there"),
         }
     }
 
@@ -97,6 +114,7 @@ impl Bench {
         match &self.place {
             Place::Memory(_) => 1,
             Place::Sqlite(_) => 11,
+            Place::Postgres(_) => 47,
         }
     }
 
@@ -108,6 +126,11 @@ impl Bench {
         let (store, writer) = match &place {
             Place::Memory(memory) => memory.open(&options, as_clock).unwrap(),
             Place::Sqlite(dir) => sqlite::open(dir.path(), max_wal_bytes, &options, as_clock).unwrap(),
+            Place::Postgres(database) => {
+                let connect = ConnectOptions::parse(&database.url()).unwrap();
+                let me = CoordinatorName { name: "test".into(), address: "nowhere".into() };
+                sagad::store::postgres::open(&connect, &me, &options, as_clock, |_| {}).unwrap()
+            }
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         Bench { store, clock, runtime, writer, place, setup }
@@ -121,7 +144,7 @@ impl Bench {
     /// The directory, to be kept beyond the store's end.
     pub fn keep(&self) -> Arc<TempDir> {
         match &self.place {
-            Place::Memory(_) => panic!("in memory"),
+            Place::Memory(_) | Place::Postgres(_) => panic!("in no directory"),
             Place::Sqlite(dir) => dir.clone(),
         }
     }
@@ -139,6 +162,11 @@ impl Bench {
                 );
                 damage.execute_batch(&trigger).unwrap();
             }
+            Place::Postgres(database) => database.execute(&format!(
+                "SET search_path = sagad; CREATE FUNCTION ignore_{task}() RETURNS trigger LANGUAGE plpgsql AS \
+                 'BEGIN IF old.id = (SELECT id FROM sagad.saga WHERE task_id = ''{task}'') THEN RETURN NULL; END IF; RETURN new; END'; \
+                 CREATE TRIGGER ignore_{task} BEFORE UPDATE ON work FOR EACH ROW EXECUTE FUNCTION ignore_{task}()"
+            )),
         }
     }
 

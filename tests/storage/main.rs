@@ -15,12 +15,18 @@ mod held;
 mod history;
 mod list;
 mod numbers;
+#[allow(dead_code, reason = "the other binaries use the rest")]
+#[path = "../support/postgres.rs"]
+mod postgres;
 mod purge;
 mod queues;
 mod random;
 mod repeat;
 mod sqlite;
 mod suspended;
+#[allow(dead_code, unused_imports, unused_macros, reason = "the other binaries use the rest")]
+#[path = "../support/tools.rs"]
+mod tools;
 #[path = "../support/values.rs"]
 mod values;
 mod vitals;

@@ -11,6 +11,7 @@ pub mod errors;
 pub mod fake;
 pub mod people;
 pub mod pki;
+pub mod postgres;
 pub mod session;
 pub mod small_disk;
 pub mod store;

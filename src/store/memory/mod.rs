@@ -74,6 +74,13 @@ impl Memory {
         self.data_mut().room = room;
     }
 
+    /// Like a database that loses no commit: no revisions are reserved, and none is skipped when it is opened again.
+    pub fn that_loses_nothing() -> Self {
+        let memory = Memory::default();
+        memory.data_mut().loses_nothing = true;
+        memory
+    }
+
     /// Makes commits that change a task's saga fail.
     pub fn make_unwritable(&self, task_id: &TaskId) {
         let mut data = self.data_mut();
@@ -109,6 +116,8 @@ pub struct StoredData {
     /// Revisions that no event has: above the key, up to and including the value.
     gaps: BTreeMap<Revision, Revision>,
     numbers: StoreCounters,
+    /// No revisions are reserved.
+    loses_nothing: bool,
     /// For how many more rows and events there is room; none: any number.
     room: Option<usize>,
     /// Sagas that no commit can change.
@@ -176,7 +185,8 @@ impl StoredData {
         if next_revision > head.after(1) {
             self.gaps.insert(head, Revision(next_revision.0 - 1));
         }
-        (self.numbers.opened_at, self.numbers.revision_floor) = (next_revision, next_revision.after(RESERVED));
+        let reserved = if self.loses_nothing { 0 } else { RESERVED };
+        (self.numbers.opened_at, self.numbers.revision_floor) = (next_revision, next_revision.after(reserved));
         let last_event = self.events.values().next_back().map(|(_, event)| event.time);
         let in_flight = self.sagas.values().map(|record| &record.saga).filter(|saga| !saga.state.is_terminal());
         let last_heartbeat = in_flight.filter_map(|saga| Some(saga.lease.as_ref()?.heartbeat_time)).max();

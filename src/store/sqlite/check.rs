@@ -15,9 +15,9 @@ use crate::domain::{
 };
 
 use super::{
+    super::columns::{codes::Coded, decode},
     checkpoint::PAGE_BYTES,
-    codes::Coded,
-    connection, decode,
+    connection,
     error::SqliteError,
     history,
     initial_state::{last_row, stored_initial_state},
@@ -26,7 +26,7 @@ use super::{
     open_error::{FoundDatabase, OpenError, open_error},
     reader::queue_statuses,
     shrinker::PageUsage,
-    sql, state_counts,
+    sql, state_counts, values,
 };
 
 /// The schema version since which sagas in flight have a table of their own.
@@ -147,7 +147,7 @@ fn check_structures(connection: &Connection, report: &mut CheckReport) -> Result
 /// Adds a problem for a damaged value; returns any other error.
 fn wrong(checked: Result<(), rusqlite::Error>, table: &str, report: &mut CheckReport) -> Result<(), rusqlite::Error> {
     checked.or_else(|error| {
-        report.add(format!("{table}: {}", decode::wrong_value(&error).ok_or(error)?));
+        report.add(format!("{table}: {}", values::wrong_value(&error).ok_or(error)?));
         Ok(())
     })
 }
@@ -197,7 +197,7 @@ fn check_revisions(connection: &Connection, report: &mut CheckReport) -> Result<
         report.add(format!("meta: events are purged up to {compacted}, but revisions are reserved below {floor} only"));
     }
     each(connection, sql::GAPS, [], |row| {
-        let (after, through): (Revision, Revision) = (decode::column(row, 0)?, decode::column(row, 1)?);
+        let (after, through): (Revision, Revision) = (values::column(row, 0)?, values::column(row, 1)?);
         if through.0 >= floor {
             report.add(format!("gap {after}: ends at {through}, but revisions are reserved below {floor} only"));
         }
@@ -210,9 +210,9 @@ fn check_rows(connection: &Connection, report: &mut CheckReport) {
     if let Err(error) = queue_statuses(connection, None, usize::MAX) {
         report.add(format!("queue: {error}"));
     }
-    let answers = each(connection, sql::ANSWER_TIMES, [], |row| decode::column::<Timestamp>(row, 1).map(drop));
+    let answers = each(connection, sql::ANSWER_TIMES, [], |row| values::column::<Timestamp>(row, 1).map(drop));
     if let Err(error) = answers {
-        report.add(format!("answer: {}", decode::wrong_value(&error).unwrap_or_else(|| error.to_string())));
+        report.add(format!("answer: {}", values::wrong_value(&error).unwrap_or_else(|| error.to_string())));
     }
 }
 
@@ -238,7 +238,7 @@ fn check_sagas(connection: &Connection, report: &mut CheckReport) -> Result<(), 
     let mut all_read = true;
     while let Some(row) = rows.next()? {
         report.sagas += 1;
-        let found = decode::saga(row).and_then(|(id, mut saga, count)| {
+        let found = decode::saga(row).map_err(SqliteError::from).and_then(|(id, mut saga, count)| {
             let stored = StoredDerived::read(row)?;
             saga.compensations = compensations(connection, id)?;
             let mut wrong = Vec::new();
@@ -343,7 +343,7 @@ impl StoredDerived {
             None => None,
             Some(code) => Some(
                 LeasePurpose::decode(code)
-                    .ok_or_else(|| decode::corrupt_value(format!("ready: {code} stands for nothing")))?,
+                    .ok_or_else(|| values::corrupt_value(format!("ready: {code} stands for nothing")))?,
             ),
         };
         Ok(StoredDerived { due_at: row.get("due_at")?, ready, in_flight: row.get("in_flight")? })

@@ -1,4 +1,4 @@
-//! Encodes sagas and events as columns: the counterpart of `decode.rs`.
+//! Encodes sagas and events as columns: the counterpart of `columns::decode`.
 
 use crate::coordinator::{DerivedFields, RowId};
 use crate::domain::{
@@ -11,10 +11,12 @@ use crate::domain::{
 };
 
 use super::{
-    codes::{Coded, expired_revision, mark_code, standing_code},
-    decode,
+    super::columns::{
+        codes::{Coded, expired_revision, mark_code, standing_code},
+        decode, rare_fields,
+    },
     error::SqliteError,
-    rare_fields, sql,
+    sql,
     statements::{Param, params},
     writer::SqliteWriter,
 };

@@ -17,11 +17,10 @@ use crate::{
 };
 
 use super::{
-    codes::Coded,
-    decode::{Quantity, column, corrupt_value},
+    super::columns::{Quantity, codes::Coded, rare_fields::RareFields},
     load::{each, meta},
-    rare_fields::RareFields,
     sql, state_counts,
+    values::{column, corrupt_value},
 };
 
 /// Reads the initial state. Revisions that an earlier run may have assigned, and that a lost tail of the log may have

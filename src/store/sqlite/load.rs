@@ -5,7 +5,11 @@ use rusqlite::{CachedStatement, Connection, types::FromSql};
 use crate::coordinator::{ContentBytes, RowId};
 use crate::domain::{compensation::Compensation, event::Event, saga::Saga};
 
-use super::{super::query::SagaKey, decode, error::SqliteError, sql};
+use super::{
+    super::{columns::decode, query::SagaKey},
+    error::SqliteError,
+    sql, values,
+};
 
 /// What an error of SQLite means for the transaction and the store.
 pub fn sqlite_error(error: rusqlite::Error) -> SqliteError {
@@ -19,7 +23,7 @@ pub fn sqlite_error(error: rusqlite::Error) -> SqliteError {
         {
             SqliteError::Unwritten(error.to_string())
         }
-        _ => match decode::wrong_value(&error) {
+        _ => match values::wrong_value(&error) {
             Some(what) => SqliteError::Corrupt(what),
             None => SqliteError::Broken(error.to_string()),
         },
@@ -35,8 +39,8 @@ impl From<rusqlite::Error> for SqliteError {
 /// A number about the store as a whole.
 pub fn meta<T: FromSql>(connection: &Connection, key: &str) -> Result<T, rusqlite::Error> {
     let found = connection.prepare_cached(sql::META).and_then(|mut s| s.query_row([key], |row| row.get(0)));
-    found.map_err(|error| match decode::wrong_value(&error) {
-        Some(what) => decode::corrupt_value(format!("meta, row {key:?}, column value: {what}")),
+    found.map_err(|error| match values::wrong_value(&error) {
+        Some(what) => values::corrupt_value(format!("meta, row {key:?}, column value: {what}")),
         None => error,
     })
 }

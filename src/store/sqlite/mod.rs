@@ -3,9 +3,7 @@
 mod backend;
 pub mod check;
 mod checkpoint;
-mod codes;
 mod connection;
-mod decode;
 mod encode;
 mod error;
 mod history;
@@ -17,7 +15,6 @@ pub mod open_checks;
 pub mod open_error;
 #[cfg(test)]
 mod plans;
-mod rare_fields;
 mod reader;
 mod ready_counts;
 pub mod restore;
@@ -29,6 +26,7 @@ mod state_counts;
 mod statements;
 mod store_files;
 pub mod vacuum;
+mod values;
 mod writer;
 
 pub use open::{open, open_reader, open_writer};
@@ -39,8 +37,10 @@ pub use writer::{OpenedSqliteWriter, SqliteWriter};
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing {
     pub use super::{
+        super::columns::{
+            DamagedValue,
+            decode::{compensation, event, saga},
+        },
         backend::write_and_undo,
-        decode::{compensation, event, saga},
-        error::SqliteError,
     };
 }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::decode;
+use super::values;
 
 /// Marks a database as sagad's: "saga" in ASCII.
 pub const APPLICATION_ID: i32 = 0x7361_6761;
@@ -112,7 +112,7 @@ pub fn open_error(path: &Path, error: &rusqlite::Error) -> OpenError {
     let (path, what) = (path.to_owned(), error.to_string());
     match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => OpenError::Damaged { path, what },
-        _ => match decode::wrong_value(error) {
+        _ => match values::wrong_value(error) {
             Some(what) => OpenError::Damaged { path, what },
             None => OpenError::Unusable { path, what },
         },

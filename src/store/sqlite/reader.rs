@@ -23,18 +23,19 @@ use crate::{
 use super::{
     super::{
         EventQuery, ListQuery, PageBounds, QueueCounts, ReadTime, Reader, SagaKey, SagaPage, ScanPage, StoreError,
+        columns::{codes::Coded, decode},
         query::Cursor,
+        ready_snapshot::{ReadyCount, ReadySnapshot},
     },
     checkpoint::ReadLock,
-    codes::Coded,
     connection::{self, keep_query_plans},
-    decode,
     error::SqliteError,
     history,
     load::{compensations, events, find, json_array, meta},
-    ready_counts::{ReadyCount, ReadySnapshot, count_ready},
+    ready_counts::count_ready,
     sql,
     state_counts::SharedCounts,
+    values,
 };
 
 /// Most rows that one snapshot scans, matching or not: a few milliseconds, so that the log can be restarted.
@@ -414,7 +415,7 @@ pub(super) fn queue_statuses(
             paused: row.get(1)?,
             actor: actor.map(|actor| Actor::stored(&actor)).transpose().map_err(corrupt_queue)?,
             reason: Text::stored(&reason).map_err(corrupt_queue)?,
-            change_time: decode::column(row, 4)?,
+            change_time: values::column(row, 4)?,
         };
         all.push((row.get(5)?, status));
     }

@@ -22,18 +22,15 @@ use crate::{
 };
 
 use super::{
+    super::REVISION_JUMP,
     check::{CheckReport, check_file, create_newest_views},
     connection,
-    decode::corrupt_value,
     load::meta,
     open_checks::{partial, remove_database, take_directory},
     open_error::{OpenError, open_error},
     sql,
+    values::corrupt_value,
 };
-
-/// How far revisions jump: more than a store assigns at the highest rate on each day of a year between the copy and
-/// the loss; 2^53 still lasts for thousands of restores.
-const JUMP: i64 = 1 << 40;
 
 /// 2026-01-01, in microseconds: the assumed time of a copy without events.
 const BEFORE_ANY_COPY: i64 = 1_767_225_600_000_000;
@@ -141,7 +138,7 @@ fn jump(path: &Path, head: Revision, now: Timestamp) -> Result<Revision, rusqlit
     let copied_at = last_event.unwrap_or(Timestamp::from_micros(BEFORE_ANY_COPY));
     // One more for each microsecond since then, which is more than a store assigns. So a second restore from the same
     // copy is above all that was assigned after the first.
-    let next = floor.max(head.after(1)).0.saturating_add(JUMP).saturating_add(now.since(copied_at).micros());
+    let next = floor.max(head.after(1)).0.saturating_add(REVISION_JUMP).saturating_add(now.since(copied_at).micros());
     if next > REVISION_MAX - NUMBERS_LEFT {
         return Err(corrupt_value(format!(
             "the next revision would be {next}, with too few left up to {REVISION_MAX}"
@@ -179,7 +176,7 @@ mod tests {
         assert_eq!(restored.report.sagas, 1);
         let (_, opening, _) = open_writer(&data.join("sagad.db"), 1 << 20).unwrap();
         assert_eq!((opening.head, opening.next_revision), (Revision(2), restored.next_revision));
-        assert!(opening.next_revision.0 > JUMP);
+        assert!(opening.next_revision.0 > REVISION_JUMP);
         assert!(matches!(restore(&copy, &data, NOW), Err(RestoreError::Exists { .. })));
     }
 

@@ -1,6 +1,6 @@
 //! Every statement, named and gathered. None is built at run time, and no rule hides in one.
 
-/// The columns of a saga in flight, in the order in which `decode.rs` reads them; what only ended sagas have is NULL.
+/// The columns of a saga in flight, in the order in which `columns::decode` reads them; what only ended sagas have is NULL.
 macro_rules! in_flight {
     ($payload:literal, $progress:literal, $result:literal $(, $added:literal)?) => {
         concat!(

@@ -20,11 +20,11 @@ use crate::domain::{
 };
 
 use super::{
-    codes::Coded,
-    decode::{Quantity, column},
+    super::columns::{Quantity, codes::Coded},
     error::SqliteError,
     load::each,
     sql,
+    values::column,
 };
 
 /// After how many events the counts are stored again: a start reads that many in about 30 ms.

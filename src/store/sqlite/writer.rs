@@ -22,10 +22,11 @@ use crate::{
 };
 
 use super::{
-    super::query::SagaKey,
+    super::{
+        columns::codes::{Coded, expired_revision, ready_code},
+        query::SagaKey,
+    },
     checkpoint::Checkpoints,
-    codes::{Coded, expired_revision, ready_code},
-    decode,
     error::SqliteError,
     load::{self, events, sqlite_error},
     shrinker::Shrinker,
@@ -33,6 +34,7 @@ use super::{
     state_counts::StateCounts,
     statements::{Param, Statements, params},
     store_files::StoreFiles,
+    values,
 };
 
 /// The reserved revisions.
@@ -367,7 +369,7 @@ impl SqliteWriter {
         let mut statement = self.connection().prepare_cached(sql::READY).map_err(sqlite_error)?;
         let found = statement
             .query_map(rusqlite::params![purpose.code(), queue, priority, after.0, limit], |row| {
-                Ok(ClaimCandidate { priority: decode::column(row, 1)?, id: decode::column(row, 0)? })
+                Ok(ClaimCandidate { priority: values::column(row, 1)?, id: values::column(row, 0)? })
             })
             .and_then(Iterator::collect);
         found.map_err(sqlite_error)

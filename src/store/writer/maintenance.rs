@@ -1,12 +1,12 @@
 //! What the writer does between transactions: it notices absences and runs the backend's maintenance.
 
 use crate::{
-    coordinator::{Backend, BackendError, MaintenanceBudget},
+    coordinator::{Backend, BackendError, MaintenanceBudget, StoreError},
     domain::{bounds::ABSENCE_WITHOUT_GRACE, lease::ReturnGrace, time::Span},
     mutants::{self, Mutant},
 };
 
-use super::Writer;
+use super::{FULL_RETRY, Writer};
 
 /// How often the backend may do a step of work that can wait, if none was left …
 const STEP_EVERY: Span = Span::from_secs(1);
@@ -17,7 +17,7 @@ impl<B: Backend> Writer<B> {
     /// Runs the backend's maintenance. Work that can wait takes at most a tenth of the writer's time.
     pub(super) fn maintain(&mut self) -> Result<(), BackendError> {
         // The start of this turn is precise enough.
-        let step = self.last_able >= self.step_at && !self.disk_was_full;
+        let step = self.last_able >= self.step_at && self.refusal.is_none();
         let begun = if step { self.shared.clock.now() } else { self.last_able };
         match self.backend.maintain(MaintenanceBudget { no_calls_waiting: self.command_queue.is_empty(), step }) {
             Ok(_) if !step => Ok(()),
@@ -28,8 +28,8 @@ impl<B: Backend> Writer<B> {
                 self.step_at = done.plus(rest.unwrap_or(STEP_EVERY).max(STEP_REST));
                 Ok(())
             }
-            Err(BackendError::Full) => {
-                self.disk_is_full(true);
+            Err(error @ (BackendError::Full | BackendError::Away(_))) => {
+                self.refuse_from_now_on(&error);
                 Ok(())
             }
             Err(other) => Err(other),
@@ -57,37 +57,45 @@ impl<B: Backend> Writer<B> {
             self.last_able = now;
         }
         let away = now.since(self.last_able);
-        if away > ABSENCE_WITHOUT_GRACE && !self.disk_was_full {
+        if away > ABSENCE_WITHOUT_GRACE && self.refusal.is_none() {
             metrics.record_absence(away, now);
             let grace = ReturnGrace { returned_at: now, length: self.options.restart_grace };
             tracing::warn!(away = %away, grace = %grace.length, "the coordinator was away; leases get their grace");
             *self.shared.grace.write() = grace;
             self.coordinator.returned(grace);
         }
-        if !self.disk_was_full {
+        if self.refusal.is_none() {
             self.last_able = now;
         }
     }
 
-    /// True if the disk, once full, takes a write again.
-    pub(super) fn has_room(&mut self) -> Result<bool, BackendError> {
+    /// True if the backend takes changes again that took none.
+    pub(super) fn takes_changes_again(&mut self) -> Result<bool, BackendError> {
         if mutants::on(Mutant::FullForEver) {
             return Ok(false);
         }
         match self.backend.maintain(MaintenanceBudget::default()) {
             Ok(_) => {
-                tracing::info!("the disk has room again");
-                self.disk_is_full(false);
+                tracing::info!("the store takes changes again");
+                self.refusal = None;
+                self.shared.metrics.disk_is_full(false);
                 self.notice_absence();
                 Ok(true)
             }
-            Err(BackendError::Full) => Ok(false),
+            Err(BackendError::Full | BackendError::Away(_)) => Ok(false),
             Err(other) => Err(other),
         }
     }
 
-    pub(super) fn disk_is_full(&mut self, full: bool) {
-        self.disk_was_full = full;
-        self.shared.metrics.disk_is_full(full);
+    /// Refuses changes until the backend takes them again; returns what callers are told.
+    pub(super) fn refuse_from_now_on(&mut self, error: &BackendError) -> StoreError {
+        let refusal = if let BackendError::Away(what) = error {
+            StoreError::Unavailable(what.clone())
+        } else {
+            StoreError::Full { retry_after: FULL_RETRY }
+        };
+        self.shared.metrics.disk_is_full(matches!(refusal, StoreError::Full { .. }));
+        self.refusal = Some(refusal.clone());
+        refusal
     }
 }

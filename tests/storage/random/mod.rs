@@ -1,4 +1,4 @@
-//! The same commands at random against both backends, every answer and everything stored compared.
+//! The same commands at random against the reference in memory and each other backend, every answer and everything stored compared.
 //!
 //! `CONFORMANCE_COMMANDS=n` runs more of them, `CONFORMANCE_SEED=s` other ones; a failure names both.
 
@@ -23,9 +23,12 @@ use sagad::{
 use self::{
     commands::{QUEUES, TASKS, name},
     dice::Dice,
-    sides::{MemoryDisk, Side, SqliteDisk},
+    sides::{Disk, MemoryDisk, PostgresDisk, Side, SqliteDisk},
 };
-use super::build::{key_of, labels, owner, queue, task};
+use super::{
+    build::{key_of, labels, owner, queue, task},
+    postgres,
+};
 
 /// Commands of one run: then the stores begin anew, so that a failure is near its beginning.
 const RUN: usize = 2000;
@@ -36,12 +39,23 @@ fn setting(name: &str, default: u64) -> u64 {
 
 #[test]
 fn random_commands_have_the_same_outcome() {
+    compare(SqliteDisk::default);
+}
+
+#[test]
+fn random_commands_have_the_same_outcome_on_postgres() {
+    if postgres::is_there() {
+        compare(PostgresDisk::default);
+    }
+}
+
+fn compare<D: Disk>(empty: impl Fn() -> D) {
     let first_seed = setting("CONFORMANCE_SEED", 1);
     let wanted = setting("CONFORMANCE_COMMANDS", 10_000) as usize;
     let mut seen = BTreeSet::new();
     for (seed, begun) in (first_seed..).zip((0..wanted).step_by(RUN)) {
         let _named = Named { seed, commands: RUN.min(wanted - begun) };
-        let mut twins = Twins::new(seed);
+        let mut twins = Twins::new(seed, empty());
         twins.run(RUN.min(wanted - begun));
         seen.append(&mut twins.seen);
         twins.finish();
@@ -114,11 +128,11 @@ impl Drop for Named {
 }
 
 /// Two stores that must not differ.
-struct Twins {
+struct Twins<D: Disk> {
     dice: Dice,
     now: Timestamp,
     memory: Side<MemoryDisk>,
-    sqlite: Side<SqliteDisk>,
+    stored: Side<D>,
     /// Lately executed requests with a `request_id`, for repeating them.
     requests: Vec<Request>,
     executed: usize,
@@ -127,15 +141,15 @@ struct Twins {
     seen: BTreeSet<String>,
 }
 
-impl Twins {
-    fn new(seed: u64) -> Self {
+impl<D: Disk> Twins<D> {
+    fn new(seed: u64, stored: D) -> Self {
         let now = super::bench::START;
         let grace = ReturnGrace { returned_at: now, length: Span::ZERO };
         Twins {
             dice: Dice(seed),
             now,
-            memory: Side::open(MemoryDisk::default(), grace),
-            sqlite: Side::open(SqliteDisk::default(), grace),
+            memory: Side::open(stored.reference(), grace),
+            stored: Side::open(stored, grace),
             requests: Vec::new(),
             executed: 0,
             compared_through: Revision::ZERO,
@@ -163,13 +177,13 @@ impl Twins {
         self.compare_all();
         self.reopen();
         self.compare_all();
-        self.sqlite.disk.verify();
+        self.stored.disk.verify();
     }
 
     /// Often to the very instant at which something is due, or next to it.
     fn pass_time(&mut self) {
         let next = self.memory.coordinator().due_index().next();
-        assert_eq!(next, self.sqlite.coordinator().due_index().next(), "at {}", self.executed);
+        assert_eq!(next, self.stored.coordinator().due_index().next(), "at {}", self.executed);
         let step = match self.dice.below(8) {
             0..=2 => Span::ZERO,
             3 => Span::from_micros(1).unwrap(),
@@ -182,10 +196,10 @@ impl Twins {
             self.now = self.now.plus(step);
         }
         self.memory.let_go_overdue(self.now);
-        self.sqlite.let_go_overdue(self.now);
+        self.stored.let_go_overdue(self.now);
         if self.dice.once_in(20) {
             self.memory.lose_a_caller();
-            self.sqlite.lose_a_caller();
+            self.stored.lose_a_caller();
         }
     }
 
@@ -231,10 +245,10 @@ impl Twins {
         let (expected, found) = if self.dice.once_in(10) {
             self.seen.insert("a turn that is lost".to_owned());
             let expected = self.memory.lose_turn(budget, &requests, self.now);
-            (expected, self.sqlite.lose_turn(budget, &requests, self.now))
+            (expected, self.stored.lose_turn(budget, &requests, self.now))
         } else {
             let expected = self.memory.turn(budget, &requests, self.now);
-            (expected, self.sqlite.turn(budget, &requests, self.now))
+            (expected, self.stored.turn(budget, &requests, self.now))
         };
         assert_eq!(found, expected, "the turn up to command {}: {requests:#?}", self.executed);
         expected.executed.iter().for_each(|executed| self.note(executed));
@@ -242,7 +256,7 @@ impl Twins {
         if !expected.complete {
             self.seen.insert("a sweep that left something".to_owned());
         }
-        assert_eq!(self.sqlite.coordinator().next_revision(), self.memory.coordinator().next_revision());
+        assert_eq!(self.stored.coordinator().next_revision(), self.memory.coordinator().next_revision());
         self.compare_sagas();
     }
 
@@ -268,7 +282,7 @@ impl Twins {
         let grace = *self.dice.pick(&[Span::ZERO, Span::from_secs(10)]);
         let grace = ReturnGrace { returned_at: self.now, length: grace };
         self.memory.returned(grace);
-        self.sqlite.returned(grace);
+        self.stored.returned(grace);
     }
 
     /// In good order, or with what was not committed lost.
@@ -279,11 +293,11 @@ impl Twins {
             let (known, now) = (self.known(), self.now);
             let request = Request { command: commands::command(&mut self.dice, &known), key: None, by: None };
             let expected = self.memory.lose_turn(1 << 20, std::slice::from_ref(&request), now);
-            assert_eq!(self.sqlite.lose_turn(1 << 20, &[request], now), expected);
+            assert_eq!(self.stored.lose_turn(1 << 20, &[request], now), expected);
         }
         let grace = ReturnGrace { returned_at: self.now, length: Span::from_secs(1) };
         let expected = self.memory.reopen(in_order, self.now, grace);
-        assert_eq!(self.sqlite.reopen(in_order, self.now, grace), expected, "opened after {}", self.executed);
+        assert_eq!(self.stored.reopen(in_order, self.now, grace), expected, "opened after {}", self.executed);
         assert!(expected.last_time <= self.now.plus(Span::from_micros(1).unwrap()));
         self.compare_sagas();
     }
@@ -292,11 +306,11 @@ impl Twins {
     fn compare_sagas(&mut self) {
         for n in 0..TASKS + 3 {
             let key = SagaKey::Task(task(&name(n)));
-            assert_eq!(self.sqlite.reader().get(&key), self.memory.reader().get(&key), "after {}", self.executed);
+            assert_eq!(self.stored.reader().get(&key), self.memory.reader().get(&key), "after {}", self.executed);
         }
         let new = EventQuery { after: self.compared_through, whole: true, ..everything() };
         let (expected, found) =
-            (self.memory.reader().events(&new).unwrap(), self.sqlite.reader().events(&new).unwrap());
+            (self.memory.reader().events(&new).unwrap(), self.stored.reader().events(&new).unwrap());
         assert_eq!(found, expected, "the history after {}", self.executed);
         self.compared_through = expected.found.last().map_or(self.compared_through, |event| event.revision);
     }
@@ -304,7 +318,7 @@ impl Twins {
     /// All that can be asked, with questions at random.
     fn compare_all(&mut self) {
         let read_time = ReadTime { now: self.now, grace: self.memory.coordinator().grace() };
-        let (a, b) = (self.memory.reader(), self.sqlite.reader());
+        let (a, b) = (self.memory.reader(), self.stored.reader());
         assert_eq!(b.counts(&read_time), a.counts(&read_time), "after {}", self.executed);
         for (after, limit) in [(None, 100), (None, 2), (Some(queue(self.dice.word(&QUEUES))), 2)] {
             assert_eq!(b.queues(after.as_ref(), limit), a.queues(after.as_ref(), limit));

@@ -1,8 +1,9 @@
 //! One store of the two: a coordinator with what it can be opened on again.
 
-use std::{cell::Cell, path::PathBuf, rc::Rc};
+use std::{cell::Cell, path::PathBuf, rc::Rc, sync::Arc};
 
 use sagad::{
+    clock::{Clock, ManualClock},
     coordinator::{
         Backend, Call, CallOutcome, Caller, Coordinator, InitialState, MaintenanceBudget, SweepBudget, TurnLimits,
         TurnStep,
@@ -16,14 +17,26 @@ use sagad::{
     store::{
         Reader,
         memory::{Memory, MemoryBackend},
+        postgres::{self, ConnectOptions, CoordinatorName, PostgresWriter},
         sqlite,
     },
 };
 use tempfile::TempDir;
 
+use crate::postgres::Database;
+
 /// What outlives a coordinator.
 pub trait Disk {
     type Backend: Backend;
+
+    /// The reference that it is compared with.
+    fn reference(&self) -> MemoryDisk {
+        MemoryDisk::default()
+    }
+
+    /// Looks for anything that the comparison can't see.
+    fn verify(&self) {}
+
     fn open(&self) -> (Self::Backend, InitialState, Box<dyn Reader>);
 }
 
@@ -51,19 +64,42 @@ impl SqliteDisk {
     fn path(&self) -> PathBuf {
         self.0.path().join("sagad.db")
     }
-
-    /// Looks for anything that the comparison can't see.
-    pub fn verify(&self) {
-        assert_eq!(sqlite::check::check_file(&self.path()).unwrap().problems, Vec::<String>::new());
-    }
 }
 
 impl Disk for SqliteDisk {
     type Backend = sqlite::SqliteWriter;
 
+    fn verify(&self) {
+        assert_eq!(sqlite::check::check_file(&self.path()).unwrap().problems, Vec::<String>::new());
+    }
+
     fn open(&self) -> (Self::Backend, InitialState, Box<dyn Reader>) {
         let (rows, opening, gate) = sqlite::open_writer(&self.path(), 1 << 20).unwrap();
         (rows.start().unwrap(), opening, Box::new(sqlite::open_reader(&self.path(), 2, gate).unwrap()))
+    }
+}
+
+pub struct PostgresDisk(Database);
+
+impl Default for PostgresDisk {
+    fn default() -> Self {
+        PostgresDisk(Database::new())
+    }
+}
+
+impl Disk for PostgresDisk {
+    type Backend = PostgresWriter;
+
+    fn reference(&self) -> MemoryDisk {
+        MemoryDisk(Memory::that_loses_nothing())
+    }
+
+    fn open(&self) -> (Self::Backend, InitialState, Box<dyn Reader>) {
+        let connect = ConnectOptions::parse(&self.0.url()).unwrap();
+        let me = CoordinatorName { name: "test".into(), address: "nowhere".into() };
+        let clock: Arc<dyn Clock> = Arc::new(ManualClock::default());
+        let opened = postgres::open_parts(&connect, &me, 2, &clock, |_| {}).unwrap();
+        (opened.writer, opened.initial_state, Box::new(opened.reader))
     }
 }
 

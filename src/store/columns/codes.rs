@@ -157,7 +157,7 @@ pub fn ready_code(ready: Option<LeasePurpose>) -> i64 {
 }
 
 /// The revision of the `lease_expired` event of a stale saga: the column indexed by `work_stale`.
-pub(super) fn expired_revision(saga: &Saga) -> Option<i64> {
+pub fn expired_revision(saga: &Saga) -> Option<i64> {
     match saga.lease.as_ref()?.standing {
         Standing::Expired { revision, .. } => Some(revision.0),
         Standing::Held | Standing::EndedByHolder(_) | Standing::EndedByOther => None,

@@ -1,0 +1,94 @@
+//! [`PostgresConnection`]: a connection to the database, driven by the thread that uses it.
+
+use std::time::Duration;
+
+use tokio::{runtime::Runtime, time::timeout};
+use tokio_postgres::{Client, error::SqlState};
+
+use super::{connect_options::ConnectOptions, error::PostgresError, open_error::OpenError};
+
+/// The longest that the thread waits for an answer: then the connection counts as lost. A commit that waits for a slow disk or
+/// a standby takes less.
+const ANSWER_WAIT: Duration = Duration::from_secs(8);
+/// The same at the start, which reads all that is in flight.
+const START_WAIT: Duration = Duration::from_secs(120);
+/// The oldest server that is supported, as `server_version_num`.
+const OLDEST_SERVER: u32 = 140_000;
+
+/// What each session is set to. The plans are those of statements with arrays, which a generic plan fits; a sort or a scan of a
+/// whole table is never right for them.
+const SESSION: &str = "SET search_path = sagad, pg_catalog; SET enable_seqscan = off; SET enable_hashjoin = off; \
+    SET enable_mergejoin = off; SET jit = off; SET plan_cache_mode = force_generic_plan; SET lock_timeout = '5s'; \
+    SET statement_timeout = '30s'; SET idle_in_transaction_session_timeout = '10s'; SET client_min_messages = warning; \
+    SET default_transaction_isolation = 'read committed'; SET DateStyle = ISO; SET tcp_user_timeout = 5000";
+
+/// A connection, and the runtime that it runs on.
+pub struct PostgresConnection {
+    client: Client,
+    runtime: Runtime,
+}
+
+impl PostgresConnection {
+    /// Connects, and sets the session up. Blocks.
+    pub fn open(options: &ConnectOptions) -> Result<Self, OpenError> {
+        let unusable = |error: std::io::Error| OpenError::Unusable(error.to_string());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(unusable)?;
+        let client = runtime.block_on(async {
+            let connected = timeout(ANSWER_WAIT, options.connect()).await;
+            let client = connected.map_err(|_| options.unreachable("it does not answer"))?;
+            client.map_err(|error| refused(options, error))
+        })?;
+        let connection = PostgresConnection { client, runtime };
+        let failed = |error| OpenError::of(options, error);
+        let version = connection.run(async |client| {
+            let row = client.query_one("SELECT current_setting('server_version_num')", &[]).await?;
+            Ok(row.try_get::<_, &str>(0)?.to_owned())
+        });
+        let version = version.map_err(failed)?;
+        if version.parse::<u32>().is_ok_and(|number| number < OLDEST_SERVER) {
+            return Err(OpenError::TooOld { version });
+        }
+        connection.run(async |client| Ok(client.batch_execute(SESSION).await?)).map_err(failed)?;
+        Ok(connection)
+    }
+
+    /// Runs something on the connection and waits for it, but not for ever.
+    pub fn run<T>(&self, work: impl AsyncFnOnce(&Client) -> Result<T, PostgresError>) -> Result<T, PostgresError> {
+        self.run_within(ANSWER_WAIT, work)
+    }
+
+    /// The same for what reads all that is in flight.
+    pub fn run_long<T>(&self, work: impl AsyncFnOnce(&Client) -> Result<T, PostgresError>) -> Result<T, PostgresError> {
+        self.run_within(START_WAIT, work)
+    }
+
+    fn run_within<T>(
+        &self,
+        wait: Duration,
+        work: impl AsyncFnOnce(&Client) -> Result<T, PostgresError>,
+    ) -> Result<T, PostgresError> {
+        let done = self.runtime.block_on(async { timeout(wait, work(&self.client)).await });
+        done.unwrap_or_else(|_| Err(PostgresError::Away("the database does not answer".into())))
+    }
+
+    /// True if nothing can be sent any more.
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+}
+
+/// Why no connection was made: whether it is worth trying again.
+fn refused(options: &ConnectOptions, error: tokio_postgres::Error) -> OpenError {
+    match error.code() {
+        Some(code) if [SqlState::INVALID_PASSWORD, SqlState::INVALID_AUTHORIZATION_SPECIFICATION].contains(code) => {
+            OpenError::NotAllowed(error.as_db_error().map_or_else(|| error.to_string(), |e| e.message().to_owned()))
+        }
+        Some(code) if *code == SqlState::INVALID_CATALOG_NAME => {
+            OpenError::NoDatabase(error.as_db_error().map_or_else(|| error.to_string(), |e| e.message().to_owned()))
+        }
+        _ => match PostgresError::from(error) {
+            PostgresError::Away(what) => options.unreachable(&what),
+            other => OpenError::of(options, other),
+        },
+    }
+}
