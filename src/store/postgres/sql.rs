@@ -237,6 +237,10 @@ pub const FIRST_TURN_BEHIND: &str = "SELECT first_turn FROM epoch WHERE epoch > 
 pub const IS_SAME_TIMELINE: &str = "SELECT (w.system_identifier = s.system_identifier AND w.timeline = c.timeline_id)::int \
      FROM writer w, pg_control_system() s, pg_control_checkpoint() c";
 
+/// Changes a saga's row to what it is, to find out whether it can be changed.
+pub const TRY_WORK: &str = "UPDATE work SET revision = revision WHERE id = $1::bigint";
+pub const TRY_ENDED: &str = "UPDATE ended SET revision = revision WHERE id = $1::bigint";
+
 /// Changes. The first array has a saga's row each; a row that must be there and isn't ends the transaction.
 pub const REMOVE: &str = "WITH gone AS (DELETE FROM ended WHERE id = ANY($1::bigint[]) RETURNING queue, state), \
      counted AS (UPDATE queue_count c SET sagas = c.sagas - g.sagas \

@@ -524,7 +524,7 @@ impl Backend for PostgresWriter {
 impl PostgresWriter {
     fn stored_answers(&mut self, ids: &[[u8; 16]]) -> Result<Vec<Option<StoredAnswer>>, BackendError> {
         let wanted: Vec<&[u8]> = ids.iter().map(|id| &id[..]).collect();
-        let mut found = self.read(async |client, statements| {
+        let found = self.read(async |client, statements| {
             let mut found = HashMap::new();
             for row in client.query(&statements.answers, &[&wanted]).await? {
                 let damaged = || PostgresError::Damaged("an answer can't be read".to_owned());
@@ -536,23 +536,30 @@ impl PostgresWriter {
             }
             Ok(found)
         })?;
-        Ok(ids.iter().map(|id| found.remove(id)).collect())
+        // An id may be asked for twice.
+        Ok(ids.iter().map(|id| found.get(id).cloned()).collect())
     }
 
-    /// The saga whose stored rows are not what the turn began with.
+    /// The saga whose rows can't be changed as the turn wanted, found by trying each by itself.
     fn whose_rows(&mut self, changes: &ChangeSet, what: String) -> BackendError {
-        let stored = changes.sagas.iter().filter(|change| change.before.is_some()).map(|change| change.id);
-        let ids: Vec<RowId> = changes.removed.iter().copied().chain(stored).collect();
-        for id in ids {
-            let found = self.load_key(&LoadKey::Row(id));
-            let before = changes.sagas.iter().find(|change| change.id == id).and_then(|change| change.before.clone());
-            match (found, before) {
-                (Ok(LoadResult::Saga(_, found)), Some(before)) if found == before => {}
-                (Ok(LoadResult::Saga(..)), None) => {}
-                (Err(BackendError::Away(away)), _) => return BackendError::Away(away),
-                _ => return BackendError::Unwritable(id, what),
+        let stored =
+            changes.sagas.iter().filter_map(|change| Some((change.id, change.before.as_ref()?.state.is_terminal())));
+        let removed = changes.removed.iter().map(|id| (*id, true));
+        let found = self.connection.run(async |client| {
+            for (id, is_ended) in removed.chain(stored) {
+                client.batch_execute("BEGIN").await?;
+                let tried = client.execute(if is_ended { sql::TRY_ENDED } else { sql::TRY_WORK }, &[&id.0]).await;
+                client.batch_execute("ROLLBACK").await?;
+                if tried.is_ok_and(|rows| rows == 0) {
+                    return Ok(Some(id));
+                }
             }
+            Ok(None)
+        });
+        match found {
+            Ok(Some(id)) => BackendError::Unwritable(id, what),
+            Ok(None) => BackendError::Corrupt(what),
+            Err(error) => self.fault(error),
         }
-        BackendError::Corrupt(what)
     }
 }
