@@ -14,7 +14,7 @@ use std::{
 };
 
 use tempfile::TempDir;
-use tokio_postgres::NoTls;
+use tokio_postgres::{Client, NoTls};
 
 /// How long the server may take to start.
 const START_WAIT: Duration = Duration::from_secs(60);
@@ -97,23 +97,31 @@ impl Server {
 
     /// Runs statements as the superuser.
     pub fn execute(&self, database: &str, sql: &str) -> Result<(), tokio_postgres::Error> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let url = self.url("postgres", database);
-            let (client, connection) = tokio_postgres::connect(&url, NoTls).await?;
-            tokio::spawn(connection);
-            client.batch_execute(sql).await
-        })
+        self.ask(database, async |client| client.batch_execute(sql).await)
     }
 
     /// A number that a statement returns.
     pub fn number(&self, database: &str, sql: &str) -> i64 {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let url = self.url("postgres", database);
-            let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
-            tokio::spawn(connection);
-            client.query_one(sql, &[]).await.unwrap().get(0)
+        self.ask(database, async |client| Ok(client.query_one(sql, &[]).await?.get(0))).unwrap()
+    }
+
+    /// Uses a connection of its own, on a thread of its own: the caller's may belong to a runtime.
+    fn ask<T: Send>(
+        &self,
+        database: &str,
+        ask: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error> + Send,
+    ) -> Result<T, tokio_postgres::Error> {
+        let url = self.url("postgres", database);
+        thread::scope(|scope| {
+            let asked = scope.spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async {
+                    let (client, connection) = tokio_postgres::connect(&url, NoTls).await?;
+                    tokio::spawn(connection);
+                    ask(&client).await
+                })
+            });
+            asked.join().unwrap()
         })
     }
 

@@ -25,7 +25,17 @@ const SESSION: &str = "SET search_path = sagad, pg_catalog; SET enable_seqscan =
 /// A connection, and the runtime that it runs on.
 pub struct PostgresConnection {
     client: Client,
-    runtime: Runtime,
+    /// None only while it is dropped.
+    runtime: Option<Runtime>,
+}
+
+impl Drop for PostgresConnection {
+    fn drop(&mut self) {
+        // A runtime that waits for its end must not be dropped where another runs, and this one has nothing to wait for.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl PostgresConnection {
@@ -38,7 +48,7 @@ impl PostgresConnection {
             let client = connected.map_err(|_| options.unreachable("it does not answer"))?;
             client.map_err(|error| refused(options, error))
         })?;
-        let connection = PostgresConnection { client, runtime };
+        let connection = PostgresConnection { client, runtime: Some(runtime) };
         let failed = |error| OpenError::of(options, error);
         let version = connection.run(async |client| {
             let row = client.query_one("SELECT current_setting('server_version_num')", &[]).await?;
@@ -67,7 +77,8 @@ impl PostgresConnection {
         wait: Duration,
         work: impl AsyncFnOnce(&Client) -> Result<T, PostgresError>,
     ) -> Result<T, PostgresError> {
-        let done = self.runtime.block_on(async { timeout(wait, work(&self.client)).await });
+        let runtime = self.runtime.as_ref().expect("there until it is dropped");
+        let done = runtime.block_on(async { timeout(wait, work(&self.client)).await });
         done.unwrap_or_else(|_| Err(PostgresError::Away("the database does not answer".into())))
     }
 
