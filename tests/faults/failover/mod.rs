@@ -172,6 +172,27 @@ async fn p15_a_frozen_writer_is_replaced_and_changes_nothing_when_it_wakes() {
     }
 }
 
+/// Even one whose session the database still serves: the lock is a hint, the epoch decides.
+#[tokio::test(flavor = "multi_thread")]
+async fn p15_a_writer_whose_epoch_is_over_changes_nothing() {
+    if !postgres::is_there() {
+        return;
+    }
+    let cluster = Cluster::new();
+    let mut writer = cluster.launch().spawn();
+    let api = api(writer.address().expect("it writes")).await;
+    let claimed = work(&api, "t").await;
+    cluster.database.execute("UPDATE sagad.writer SET epoch = epoch + 1");
+    let events = "SELECT count(*) FROM sagad.event";
+    let before = cluster.database.number(events);
+    let refused = api.complete(complete_of(&claimed[0])).await.expect_err("it was deposed");
+    assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+    let (status, log) = writer.end().await;
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("another coordinator has taken over"), "{log}");
+    assert_eq!(cluster.database.number(events), before);
+}
+
 fn complete_of(saga: &Saga) -> CompleteRequest {
     let HeartbeatRequest { task_id, owner_id, fencing_token, .. } = heartbeat_of(saga);
     CompleteRequest { task_id, owner_id, fencing_token, ..Default::default() }
