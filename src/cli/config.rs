@@ -26,16 +26,6 @@ pub struct ConfigArgs {
     command: ConfigCommand,
 }
 
-impl ConfigArgs {
-    /// Whether its exit code is the answer, or what it prints.
-    pub fn kind(&self) -> CommandKind {
-        match self.command {
-            ConfigCommand::Check(_) => CommandKind::Check,
-            ConfigCommand::Show(_) | ConfigCommand::Defaults => CommandKind::Query,
-        }
-    }
-}
-
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
     /// Say whether `sagad serve` would take its configuration.
@@ -66,8 +56,8 @@ enum ConfigCommand {
 pub fn run(output: &Output, args: &ConfigArgs) -> Result<(), CliError> {
     match &args.command {
         ConfigCommand::Check(args) => check(output, &load(args)?),
-        ConfigCommand::Show(args) => show(output, &load(args)?),
-        ConfigCommand::Defaults => defaults(output),
+        ConfigCommand::Show(args) => show(&output.of_kind(CommandKind::Query), &load(args)?),
+        ConfigCommand::Defaults => defaults(&output.of_kind(CommandKind::Query)),
     }
 }
 

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::{
-    args::{self, RequestIdArg},
+    args::{self, RequestIdArg, contract_values},
     context::Context,
     errors::CliError,
     import,
@@ -122,45 +122,37 @@ struct PolicyArgs {
     compensation_timeout: Option<Duration>,
 }
 
-/// What happens when an execution lease runs out.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum OnStale {
-    /// It is reported, and a claim by id or a decision moves it on.
-    Hold,
-    /// It is planned again.
-    Requeue,
-    /// It is compensated: at once where no compensation was ever registered.
-    Compensate,
-    /// It is parked for a person.
-    Quarantine,
+contract_values! {
+    /// What happens when an execution lease runs out.
+    OnStale => StaleAction {
+        /// It is reported, and a claim by id or a decision moves it on.
+        Hold,
+        /// It is planned again.
+        Requeue,
+        /// It is compensated: at once where no compensation was ever registered.
+        Compensate,
+        /// It is parked for a person.
+        Quarantine,
+    }
 }
 
-/// What happens when it fails for good.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum OnFailure {
-    /// It is failed, which is final.
-    Fail,
-    /// It is compensated: at once where no compensation was ever registered.
-    Compensate,
+contract_values! {
+    /// What happens when it fails for good.
+    OnFailure => FailureAction {
+        /// It is failed, which is final.
+        Fail,
+        /// It is compensated: at once where no compensation was ever registered.
+        Compensate,
+    }
 }
 
 impl PolicyArgs {
     /// The policy; `None` where no flag was given, so that the coordinator's defaults hold.
     fn policy(&self) -> Option<Policy> {
-        let on_stale = self.on_stale.map_or(StaleAction::Unspecified, |action| match action {
-            OnStale::Hold => StaleAction::Hold,
-            OnStale::Requeue => StaleAction::Requeue,
-            OnStale::Compensate => StaleAction::Compensate,
-            OnStale::Quarantine => StaleAction::Quarantine,
-        });
-        let on_failure = self.on_failure.map_or(FailureAction::Unspecified, |action| match action {
-            OnFailure::Fail => FailureAction::Fail,
-            OnFailure::Compensate => FailureAction::Compensate,
-        });
         let policy = Policy {
-            on_stale: on_stale.into(),
+            on_stale: self.on_stale.map_or(StaleAction::Unspecified, StaleAction::from).into(),
             max_expirations: self.max_expirations.unwrap_or_default(),
-            on_failure: on_failure.into(),
+            on_failure: self.on_failure.map_or(FailureAction::Unspecified, FailureAction::from).into(),
             max_attempts: self.max_attempts.unwrap_or_default(),
             retry_backoff: self.retry_backoff.map(to_proto),
             retry_backoff_max: self.retry_backoff_max.map(to_proto),

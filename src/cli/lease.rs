@@ -1,13 +1,13 @@
-//! The rpcs of a worker, each by hand: claim, heartbeat, report. In the environment of `sagad work` they need no
-//! arguments to name the lease.
+//! The calls of a worker, by hand: claim, heartbeat, report. A command that `sagad work` runs has the lease's ids in its
+//! environment, so it gives no arguments for them.
 
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::{
     actor,
-    args::{self, LeaseArgs, Purpose, RequestIdArg},
+    args::{self, LeaseArgs, Purpose, RequestIdArg, contract_values},
     context::Context,
     errors::CliError,
     output::{Format, notice},
@@ -23,7 +23,6 @@ use crate::{
     },
 };
 
-/// What `claim` takes.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  sagad claim fix-7 --owner me --ttl 5m\n  sagad claim fix-7 --purpose compensate -o json | jq -r .lease.fencingToken"
@@ -48,21 +47,19 @@ pub struct ClaimArgs {
     request_id: RequestIdArg,
 }
 
-/// Takes one saga.
-pub async fn claim(context: &Context, args: ClaimArgs) -> Result<(), CliError> {
-    let id = args.request_id.or_new();
-    let request = ClaimRequest {
-        task_id: args.task_id,
-        owner_id: args.owner.unwrap_or_else(actor::worker),
-        ttl: args.ttl.map(to_proto),
-        purpose: LeasePurpose::from(args.purpose).into(),
-        reason: args.reason,
-        request_id: id.clone(),
-    };
-    context.saga(context.change(&id, request, |mut c, r| async move { c.claim(r).await }).await?.saga)
+impl ClaimArgs {
+    pub fn request(self) -> Result<ClaimRequest, CliError> {
+        Ok(ClaimRequest {
+            task_id: self.task_id,
+            owner_id: self.owner.unwrap_or_else(actor::worker),
+            ttl: self.ttl.map(to_proto),
+            purpose: LeasePurpose::from(self.purpose).into(),
+            reason: self.reason,
+            request_id: self.request_id.or_new(),
+        })
+    }
 }
 
-/// What `claim-next` takes.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  sagad claim-next --queue builds --owner me\n  sagad claim-next --queue builds --wait 8s --max 5 -o json"
@@ -118,7 +115,6 @@ pub async fn claim_next(context: &Context, args: ClaimNextArgs) -> Result<(), Cl
     sagas.into_iter().try_for_each(|saga| context.saga(Some(saga)))
 }
 
-/// What `heartbeat` takes.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  sagad heartbeat fix-7 --owner me --token 42\n  sagad heartbeat --progress 'step 3 of 5'   # within sagad work"
@@ -152,7 +148,6 @@ fn heartbeat_text(answer: &HeartbeatResponse) -> String {
     }
 }
 
-/// What `release` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sagad release fix-7 --owner me --token 42 --delay 5m --reason 'disk full'")]
 pub struct ReleaseArgs {
@@ -168,18 +163,14 @@ pub struct ReleaseArgs {
     request_id: RequestIdArg,
 }
 
-/// Gives a lease back.
-pub async fn release(context: &Context, args: ReleaseArgs) -> Result<(), CliError> {
-    let LeaseKey { task_id, owner_id, fencing_token } = args.lease.key();
-    let request_id = args.request_id.or_new();
-    let id = request_id.clone();
-    let delay = args.delay.map(to_proto);
-    let request =
-        ReleaseRequest { task_id, owner_id, fencing_token, delay, reason: args.reason, request_id, progress: None };
-    context.saga(context.change(&id, request, |mut c, r| async move { c.release(r).await }).await?.saga)
+impl ReleaseArgs {
+    pub fn request(self) -> Result<ReleaseRequest, CliError> {
+        let LeaseKey { task_id, owner_id, fencing_token } = self.lease.key();
+        let (delay, request_id) = (self.delay.map(to_proto), self.request_id.or_new());
+        Ok(ReleaseRequest { task_id, owner_id, fencing_token, delay, reason: self.reason, request_id, progress: None })
+    }
 }
 
-/// What `complete` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sagad complete fix-7 --owner me --token 42 --result @out.json")]
 pub struct CompleteArgs {
@@ -195,18 +186,14 @@ pub struct CompleteArgs {
     request_id: RequestIdArg,
 }
 
-/// Reports a saga as done.
-pub async fn complete(context: &Context, args: CompleteArgs) -> Result<(), CliError> {
-    let LeaseKey { task_id, owner_id, fencing_token } = args.lease.key();
-    let request_id = args.request_id.or_new();
-    let id = request_id.clone();
-    let result = args::content(args.result)?;
-    let request =
-        CompleteRequest { task_id, owner_id, fencing_token, result, reason: args.reason, request_id, progress: None };
-    context.saga(context.change(&id, request, |mut c, r| async move { c.complete(r).await }).await?.saga)
+impl CompleteArgs {
+    pub fn request(self) -> Result<CompleteRequest, CliError> {
+        let LeaseKey { task_id, owner_id, fencing_token } = self.lease.key();
+        let (result, request_id) = (args::content(self.result)?, self.request_id.or_new());
+        Ok(CompleteRequest { task_id, owner_id, fencing_token, result, reason: self.reason, request_id, progress: None })
+    }
 }
 
-/// What `fail` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sagad fail fix-7 --owner me --token 42 --reason 'tests fail' --retryable\n  \
                         sagad fail fix-7 --owner me --token 42 --reason 'no access' --compensate branch=fix-7")]
@@ -229,24 +216,22 @@ pub struct FailArgs {
     request_id: RequestIdArg,
 }
 
-/// Reports a saga as failed.
-pub async fn fail(context: &Context, args: FailArgs) -> Result<(), CliError> {
-    let LeaseKey { task_id, owner_id, fencing_token } = args.lease.key();
-    let id = args.request_id.or_new();
-    let request = FailRequest {
-        task_id,
-        owner_id,
-        fencing_token,
-        reason: args.reason,
-        compensations: args::compensations(args.compensations, &args.compensate_reason),
-        retryable: args.retryable,
-        request_id: id.clone(),
-        progress: None,
-    };
-    context.saga(context.change(&id, request, |mut c, r| async move { c.fail(r).await }).await?.saga)
+impl FailArgs {
+    pub fn request(self) -> Result<FailRequest, CliError> {
+        let LeaseKey { task_id, owner_id, fencing_token } = self.lease.key();
+        Ok(FailRequest {
+            task_id,
+            owner_id,
+            fencing_token,
+            reason: self.reason,
+            compensations: args::compensations(self.compensations, &self.compensate_reason),
+            retryable: self.retryable,
+            request_id: self.request_id.or_new(),
+            progress: None,
+        })
+    }
 }
 
-/// What `register-compensation` takes.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  sagad register-compensation fix-7 --owner me --token 42 --compensate branch=fix-7\n  \
@@ -265,27 +250,25 @@ pub struct RegisterArgs {
     request_id: RequestIdArg,
 }
 
-/// Registers compensations.
-pub async fn register(context: &Context, args: RegisterArgs) -> Result<(), CliError> {
-    let LeaseKey { task_id, owner_id, fencing_token } = args.lease.key();
-    let request_id = args.request_id.or_new();
-    let id = request_id.clone();
-    let compensations = args::compensations(args.compensations, &args.reason);
-    let request = RegisterCompensationRequest { task_id, owner_id, fencing_token, compensations, request_id };
-    let call = context.change(&id, request, |mut c, r| async move { c.register_compensation(r).await });
-    context.saga(call.await?.saga)
+impl RegisterArgs {
+    pub fn request(self) -> Result<RegisterCompensationRequest, CliError> {
+        let LeaseKey { task_id, owner_id, fencing_token } = self.lease.key();
+        let compensations = args::compensations(self.compensations, &self.reason);
+        let request_id = self.request_id.or_new();
+        Ok(RegisterCompensationRequest { task_id, owner_id, fencing_token, compensations, request_id })
+    }
 }
 
-/// The outcome of a compensation.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum OutcomeArg {
-    /// What it names is undone.
-    Done,
-    /// It failed; it may be tried again.
-    Failed,
+contract_values! {
+    /// The outcome of a compensation.
+    OutcomeArg => CompensationOutcome {
+        /// What it names is undone.
+        Done,
+        /// It failed; it may be tried again.
+        Failed,
+    }
 }
 
-/// What `record-compensation` takes.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  sagad record-compensation fix-7 --owner me --token 57 --position 2 --outcome done"
@@ -306,28 +289,21 @@ pub struct RecordArgs {
     request_id: RequestIdArg,
 }
 
-/// Records the outcome of one compensation.
-pub async fn record(context: &Context, args: RecordArgs) -> Result<(), CliError> {
-    let LeaseKey { task_id, owner_id, fencing_token } = args.lease.key();
-    let id = args.request_id.or_new();
-    let outcome = match args.outcome {
-        OutcomeArg::Done => CompensationOutcome::Done,
-        OutcomeArg::Failed => CompensationOutcome::Failed,
-    };
-    let request = RecordCompensationRequest {
-        task_id,
-        owner_id,
-        fencing_token,
-        position: args.position,
-        outcome: outcome.into(),
-        detail: args.detail,
-        request_id: id.clone(),
-    };
-    let call = context.change(&id, request, |mut c, r| async move { c.record_compensation(r).await });
-    context.saga(call.await?.saga)
+impl RecordArgs {
+    pub fn request(self) -> Result<RecordCompensationRequest, CliError> {
+        let LeaseKey { task_id, owner_id, fencing_token } = self.lease.key();
+        Ok(RecordCompensationRequest {
+            task_id,
+            owner_id,
+            fencing_token,
+            position: self.position,
+            outcome: CompensationOutcome::from(self.outcome).into(),
+            detail: self.detail,
+            request_id: self.request_id.or_new(),
+        })
+    }
 }
 
-/// What `compensated` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sagad compensated fix-7 --owner me --token 57")]
 pub struct CompensatedArgs {
@@ -340,11 +316,10 @@ pub struct CompensatedArgs {
     request_id: RequestIdArg,
 }
 
-/// Finishes a compensating saga: the rpc `Compensate`, whose name the recovery worker has.
-pub async fn compensated(context: &Context, args: CompensatedArgs) -> Result<(), CliError> {
-    let LeaseKey { task_id, owner_id, fencing_token } = args.lease.key();
-    let request_id = args.request_id.or_new();
-    let id = request_id.clone();
-    let request = CompensateRequest { task_id, owner_id, fencing_token, reason: args.reason, request_id };
-    context.saga(context.change(&id, request, |mut c, r| async move { c.compensate(r).await }).await?.saga)
+impl CompensatedArgs {
+    pub fn request(self) -> Result<CompensateRequest, CliError> {
+        let LeaseKey { task_id, owner_id, fencing_token } = self.lease.key();
+        let request_id = self.request_id.or_new();
+        Ok(CompensateRequest { task_id, owner_id, fencing_token, reason: self.reason, request_id })
+    }
 }

@@ -20,7 +20,6 @@ use crate::{
 /// The most the coordinator gives at a time.
 const PAGE_SIZE_MAX: usize = 1_000;
 
-/// What `get` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sagad get fix-7\n  sagad get --saga-id release-12 -o json")]
 pub struct GetArgs {
@@ -40,7 +39,6 @@ pub async fn get(context: &Context, args: GetArgs) -> Result<(), CliError> {
     context.output.message(&answer.saga.unwrap_or_default(), tables::saga_in_full)
 }
 
-/// What `list` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sagad list --in-flight\n  sagad list --stale --queue builds\n  \
                         sagad list --state quarantined,failed --newest-first --limit 20\n  \
@@ -110,7 +108,6 @@ pub async fn list(context: &Context, args: ListArgs) -> Result<(), CliError> {
     Ok(())
 }
 
-/// What `history` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sagad history fix-7\n  sagad history fix-7 -o json | jq -r .reason")]
 pub struct HistoryArgs {
@@ -135,13 +132,12 @@ pub async fn history(context: &Context, args: HistoryArgs) -> Result<(), CliErro
     }
 }
 
-/// What `stats` takes: nothing.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sagad stats\n  sagad stats -o json | jq .queues")]
 pub struct StatsArgs {}
 
 /// Counts sagas.
-pub async fn stats(context: &Context) -> Result<(), CliError> {
+pub async fn stats(context: &Context, _: StatsArgs) -> Result<(), CliError> {
     let stats = context.call(GetStatsRequest {}, |mut c, r| async move { c.get_stats(r).await }).await?;
     if context.output.format() == Format::Json {
         return context.output.message(&stats, |_| String::new());

@@ -44,6 +44,7 @@ use window::{CloseOnDrop, Window};
 
 use super::{
     errors::CliError,
+    global_args::GlobalArgs,
     output::{Output, notice},
 };
 use crate::{
@@ -56,11 +57,12 @@ const ECHO: Duration = Duration::from_millis(500);
 /// From how many sagas on the bench's own store is filled directly.
 const DIRECTLY_FROM: u64 = 100_000;
 
-/// Measures the daemon at `server`, or its own one.
+/// Measures the daemon that `--server` names, or its own one.
 ///
 /// # Errors
 /// Wrong usage; no daemon answers or starts; no call succeeded within the window; interrupted.
-pub async fn run(output: &Output, server: Option<ClientOptions>, args: BenchArgs) -> Result<(), CliError> {
+pub async fn run(global: &GlobalArgs, output: &Output, args: BenchArgs) -> Result<(), CliError> {
+    let server = global.named_server();
     let plan = Plan::of(args, server.is_none())?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     // Dropping the future ends what it started: the daemon, its directory, the load.
