@@ -9,7 +9,7 @@
 //! | `context` | a command's connection to the coordinator |
 //! | `output`, `tables`, `text`, `json`, `format` | standard output: tables and sentences for people, JSON for programs |
 //! | `notices`, `errors`, `advice` | standard error: messages, and the error that ends a command |
-//! | `process`, `supervise`, `program`, `progress` | the programs that `work` and `compensate` run |
+//! | `process`, `supervise`, `process_group`, `program`, `progress`, `init` | the programs that `work` and `compensate` run |
 
 mod actor;
 mod admin;
@@ -28,6 +28,7 @@ mod format;
 mod global_args;
 mod health;
 mod import;
+mod init;
 mod json;
 mod lease;
 mod look;
@@ -36,6 +37,7 @@ mod operate;
 mod output;
 mod paused;
 mod process;
+mod process_group;
 mod program;
 mod progress;
 #[cfg(test)]
@@ -93,7 +95,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let asked = cli.global.options();
     let last_wait = command.last_wait();
     if last_wait.is_some()
-        && let Some(code) = supervise::as_init(&arguments)
+        && let Some(code) = init::run(&arguments)
     {
         return code;
     }
