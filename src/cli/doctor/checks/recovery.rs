@@ -94,7 +94,7 @@ fn idle(facts: &DoctorFacts) -> impl Iterator<Item = (&Saga, Duration)> {
         let ends = saga.lease.as_ref().and_then(|lease| lease.expire_time.as_ref());
         let compensating =
             saga.lease.as_ref().is_some_and(|lease| lease.purpose() == crate::proto::LeasePurpose::Compensate);
-        compensating && !saga.stale && ends.is_some_and(|ends| crate::cli::top::snapshot::micros(ends) > now)
+        compensating && !saga.stale && ends.is_some_and(|ends| crate::cli::text::micros(ends) > now)
     };
     let idle = facts.compensating.iter().filter(move |saga| !has_lease(saga));
     idle.map(|saga| (saga, facts.since(saga.update_time.as_ref())))

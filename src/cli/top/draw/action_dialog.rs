@@ -27,7 +27,7 @@ pub fn draw(frame: &mut Frame, area: Rect, dialog: &ActionDialog) {
     let height = u16::try_from(rows + rows / 4 + 2).unwrap_or(u16::MAX).min(area.height);
     let place = Rect { x: area.x + (area.width - width) / 2, y: area.y + (area.height - height) / 2, width, height };
     frame.render_widget(Clear, place);
-    let title = format!("{}: {}", dialog.verb.title(), printable(dialog.subject.name()));
+    let title = format!("{}: {}", dialog.action.title(), printable(dialog.target.name()));
     frame.render_widget(Paragraph::new(lines).block(block(title, true)).wrap(Wrap { trim: false }), place);
 }
 
@@ -46,14 +46,14 @@ fn lines(dialog: &ActionDialog) -> Vec<Line<'static>> {
             keys("Enter: on   Esc: leave"),
         ],
         DialogStage::Reason => vec![
-            Line::styled(format!("{}: {}_", dialog.verb.asks(), printable(&dialog.reason)), bold),
+            Line::styled(format!("{}: {}_", dialog.action.asks(), printable(&dialog.reason)), bold),
             keys("Enter: on   Esc: leave"),
         ],
         DialogStage::Confirm(typed) => {
-            let mut lines = sent(&dialog.action());
+            let mut lines = sent(&dialog.request());
             lines.push(Line::raw(""));
-            if dialog.verb.is_hard() {
-                let name = printable(dialog.subject.name());
+            if dialog.action.is_hard() {
+                let name = printable(dialog.target.name());
                 lines.push(Line::styled(
                     "A live worker loses its lease. What it is doing goes on until it notices.",
                     ALARM,
@@ -66,7 +66,7 @@ fn lines(dialog: &ActionDialog) -> Vec<Line<'static>> {
             lines
         }
         DialogStage::Sending => {
-            let mut lines = sent(&dialog.action());
+            let mut lines = sent(&dialog.request());
             lines.push(Line::styled("sent, waiting for the answer...", BUSY));
             lines
         }
@@ -79,7 +79,7 @@ fn lines(dialog: &ActionDialog) -> Vec<Line<'static>> {
         DialogStage::Unknown(why) => {
             let mut lines = vec![Line::styled("NO ANSWER: it may have been done, or not", ALARM)];
             lines.extend(why.lines().map(|line| Line::raw(line.to_owned())));
-            lines.extend(sent(&dialog.action()));
+            lines.extend(sent(&dialog.request()));
             lines.push(Line::styled("y: send the very same again, which does it once at most   Esc: leave", bold));
             lines
         }
@@ -87,8 +87,8 @@ fn lines(dialog: &ActionDialog) -> Vec<Line<'static>> {
 }
 
 /// The request: one field per line.
-fn sent(action: &ActionRequest) -> Vec<Line<'static>> {
-    let (rpc, fields) = match action.rendered() {
+fn sent(request: &ActionRequest) -> Vec<Line<'static>> {
+    let (rpc, fields) = match request.rendered() {
         Ok((rpc, json)) => (rpc, serde_json::from_str::<serde_json::Map<_, _>>(&json).unwrap_or_default()),
         Err(error) => return vec![Line::styled(error.text("").unwrap_or_default(), ALARM)],
     };

@@ -2,13 +2,13 @@
 
 mod action_dialog;
 mod detail;
+mod format;
 mod header;
 mod help;
 mod queues;
 mod sagas;
 mod style;
 mod table;
-mod words;
 
 #[cfg(test)]
 mod tests;
