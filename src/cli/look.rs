@@ -12,13 +12,11 @@ use super::{
 };
 use crate::{
     client::convert,
+    domain::bounds::PAGE_MAX,
     proto::{
         GetSagaRequest, GetStatsRequest, GetStatsResponse, ListEventsRequest, ListSagasRequest, QueueStats, SagaState,
     },
 };
-
-/// The most the coordinator gives at a time.
-const PAGE_SIZE_MAX: usize = 1_000;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sagad get fix-7\n  sagad get --saga-id release-12 -o json")]
@@ -90,7 +88,7 @@ pub async fn list(context: &Context, args: ListArgs) -> Result<(), CliError> {
     };
     let mut first = true;
     while left > 0 {
-        request.page_size = i32::try_from(left.min(PAGE_SIZE_MAX)).unwrap_or(0);
+        request.page_size = i32::try_from(left.min(PAGE_MAX)).unwrap_or(0);
         let page = context.call(request.clone(), |mut c, r| async move { c.list_sagas(r).await }).await?;
         let shown = &page.sagas[..page.sagas.len().min(left)];
         left -= shown.len();
@@ -118,7 +116,7 @@ pub struct HistoryArgs {
 
 /// Shows all that happened to a saga, the oldest first.
 pub async fn history(context: &Context, args: HistoryArgs) -> Result<(), CliError> {
-    let page_size = i32::try_from(PAGE_SIZE_MAX).unwrap_or(0);
+    let page_size = i32::try_from(PAGE_MAX).unwrap_or(0);
     let mut request = ListEventsRequest { task_id: args.task_id, page_size, page_token: String::new() };
     loop {
         let page = context.call(request.clone(), |mut c, r| async move { c.list_events(r).await }).await?;

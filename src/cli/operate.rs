@@ -13,16 +13,17 @@ use super::{
 };
 use crate::{
     client::convert::to_proto,
+    domain::bounds::REVOKE_LEASES,
     proto::{
         AnnotateRequest, DispatchRequest, QuarantineRequest, RecoverRequest, RecoveryDecision, RequestCancelRequest,
         RevokePrincipalRequest, RevokePrincipalResponse, WaiveCompensationRequest,
     },
 };
 
-/// Most leases that one call of `revoke` ends: so few that it is answered well before it counts as lost …
+/// Most leases that one call of `revoke` ends. More could take longer than the default --timeout.
 const REVOKED_AT_ONCE: i32 = 2_000;
-/// … and that it counts, which is much faster.
-const REVOKE_COUNTED: i32 = 100_000;
+/// Most leases that one call of `revoke --dry-run` counts, which is much faster.
+const REVOKE_COUNTED: i32 = REVOKE_LEASES as i32;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sagad dispatch fix-7 --assignee worker-3 --ttl 2m")]

@@ -7,10 +7,10 @@ use uuid::Uuid;
 use super::{
     operator_action::{ActionRequest, ActionTarget, OperatorAction, request},
 };
-use crate::proto::{CompensationState, RecoveryDecision, SagaState};
-
-/// The longest reason and note that the coordinator takes.
-const REASON_BYTES_MAX: usize = 4096;
+use crate::{
+    domain::bounds::TEXT_BYTES,
+    proto::{CompensationState, RecoveryDecision, SagaState},
+};
 
 /// How far it is.
 #[derive(Clone, Debug, PartialEq)]
@@ -173,7 +173,7 @@ impl ActionDialog {
     }
 
     fn write(&mut self, text: &str) {
-        if self.reason.len() + text.len() <= REASON_BYTES_MAX {
+        if self.reason.len() + text.len() <= TEXT_BYTES {
             self.reason.push_str(text);
         }
     }
