@@ -67,11 +67,11 @@ fn queue_row(queue: &Queue) -> Vec<Cell> {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sagad pause builds --reason 'the registry is down'\n  \
                   sagad pause next-week --create --reason 'not before monday'\n\n\
-                  Claims by id, heartbeats and policies go on.")]
+                  Claims by id, heartbeats and policies are not affected.")]
 pub struct PauseArgs {
     /// The queue.
     queue: String,
-    /// Pause it though it never had a saga: what is created in it waits.
+    /// Pause it even if it never had a saga; sagas that are created in it wait.
     #[arg(long)]
     create: bool,
     /// Why.
@@ -141,17 +141,17 @@ contract_values! {
 #[command(
     after_help = "Examples:\n  sagad purge --state completed,compensated --older-than 30days --reason 'retention' --dry-run\n  \
                         sagad purge --state completed --older-than 30days --reason 'retention' --yes\n\n\
-                        What is purged is gone for good, with its history. On a terminal it says how much that is and asks;\n\
-                        elsewhere it wants --yes."
+                        Purged sagas and their histories can't be recovered. On a terminal the command says how many they\n\
+                        are, and asks; elsewhere it needs --yes."
 )]
 pub struct PurgeArgs {
     /// In these terminal states; repeatable, or separated by commas.
     #[arg(long = "state", value_enum, value_delimiter = ',', required = true)]
     states: Vec<TerminalState>,
-    /// Not changed for so long.
+    /// Only sagas that have not changed for this long.
     #[arg(long, value_name = "DURATION", value_parser = args::duration)]
     older_than: Duration,
-    /// At most so many [default: all]
+    /// How many at most [default: all]
     #[arg(long, value_name = "COUNT", value_parser = args::count)]
     max: Option<i32>,
     /// Why, for the coordinator's log.
@@ -160,7 +160,7 @@ pub struct PurgeArgs {
     /// Only count them.
     #[arg(long)]
     dry_run: bool,
-    /// Don't ask.
+    /// Don't ask for confirmation.
     #[arg(long, conflicts_with = "dry_run")]
     yes: bool,
     #[command(flatten)]
@@ -208,7 +208,7 @@ fn amount(total: &PurgeSagasResponse) -> String {
 async fn confirmed(context: &Context, request: &PurgeSagasRequest) -> Result<bool, CliError> {
     if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
         let told =
-            "what is purged is gone for good: add --yes to purge without being asked, or --dry-run to count first";
+            "purged sagas can't be recovered: add --yes to purge without a question, or --dry-run to count them first";
         return Err(CliError::Usage(told.to_owned()));
     }
     let request = PurgeSagasRequest { validate_only: true, ..request.clone() };

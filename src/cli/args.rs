@@ -166,13 +166,13 @@ pub struct WorkerArgs {
     /// The queues to claim from; repeatable, or separated by commas.
     #[arg(long = "queue", value_delimiter = ',', required = true, value_name = "QUEUE")]
     pub queues: Vec<String>,
-    /// Who claims; unique to this worker [default: a name for this process, behind that of the token's principal]
+    /// The id of this worker, which no other worker has [default: a name for this process, after the token's principal]
     #[arg(long, value_name = "ID")]
     owner: Option<String>,
-    /// The length of leases: so long after a worker's death its saga is stale, and its policy or a decision moves it on.
+    /// The length of leases. This long after a worker dies, its saga is stale, and its policy or a person decides.
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = duration)]
     pub ttl: Duration,
-    /// How long a command that is to end has between TERM and KILL.
+    /// How long a command that has to end has between TERM and KILL.
     #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = duration)]
     pub kill_after: Duration,
 }

@@ -145,7 +145,7 @@ commands! {
     Complete(lease::CompleteArgs) Change { call complete }
     /// Report a saga as failed.
     Fail(lease::FailArgs) Change { call fail }
-    /// Register what undoes an effect, before the effect.
+    /// Register how to undo an effect, before the effect.
     RegisterCompensation(lease::RegisterArgs) Change { call register_compensation }
     /// Record the outcome of one compensation.
     RecordCompensation(lease::RecordArgs) Change { call record_compensation }
@@ -156,7 +156,7 @@ commands! {
     Dispatch(operate::DispatchArgs) Change { call dispatch }
     /// Decide on a stale saga.
     Recover(operate::RecoverArgs) Change { call recover }
-    /// Declare a compensation not needed.
+    /// Declare that a compensation is not needed.
     Waive(operate::WaiveArgs) Change { call waive_compensation }
     /// Park a saga for a person.
     Quarantine(operate::QuarantineArgs) Change { call quarantine }
@@ -180,19 +180,19 @@ commands! {
     Restore(store::RestoreArgs) Change { store::restore(output) }
     /// Verify a store that no daemon is running on.
     Check(store::CheckArgs) Check { store::check(output) }
-    /// Give back the room that a store which is not in use does not need.
+    /// Shrink a store that no daemon is running on.
     Vacuum(store::VacuumArgs) Change { store::vacuum(output) }
     // A change: it prints a secret that exists nowhere else.
     /// Make a token for a principal, and the entry with its hash.
     Token(token::TokenArgs) Change { token::run(output) }
-    /// Check or show the coordinator's configuration.
+    /// Check or show the coordinator's configuration, or print its defaults.
     Config(config::ConfigArgs) Check { config::run(output) }
     /// Watch queues, leases and stale sagas live, and act on them.
     Top(top::TopArgs) Query { top::run(context) }
-    /// Say what is wrong with a running server and the work on it, and what to do.
+    /// Find what is wrong with a running server and its sagas, and say what to do.
     Doctor(doctor::DoctorArgs) Check { doctor::run(context) }
     // A change: it creates sagas, also on a daemon that others use.
-    /// Measure how fast a daemon is, under load.
+    /// Measure how fast a daemon is under load.
     Bench(bench::BenchArgs) Change { bench::run(global) }
     /// Show the server's version, clock and bounds.
     Info(admin::InfoArgs) Query { admin::info(context) }

@@ -14,22 +14,22 @@ pub struct GlobalArgs {
     /// Whether that was named on the command line: load is put on nobody's daemon by a variable.
     #[arg(skip)]
     pub server_named: bool,
-    /// File with the CAs that may have signed the coordinator's certificate [default: this machine's].
+    /// File with the CAs that the coordinator's certificate may come from [default: this machine's CAs].
     #[arg(long, global = true, env = "SAGAD_CA", value_name = "FILE", help_heading = "Global options")]
     ca: Option<PathBuf>,
-    /// File with a certificate of one's own, for coordinators that ask for one.
+    /// File with your certificate, for coordinators that require one.
     #[arg(long, global = true, env = "SAGAD_CERT", value_name = "FILE", help_heading = "Global options")]
     cert: Option<PathBuf>,
-    /// File with the key of that certificate.
+    /// File with the private key of your certificate.
     #[arg(long, global = true, env = "SAGAD_KEY", value_name = "FILE", help_heading = "Global options")]
     key: Option<PathBuf>,
-    /// File with a token, for coordinators that want to know who calls.
+    /// File with your token, for coordinators that authenticate their callers.
     #[arg(long, global = true, env = "SAGAD_TOKEN_FILE", value_name = "FILE", help_heading = "Global options")]
     token_file: Option<PathBuf>,
-    /// Send the token over http:// to other machines, too.
+    /// Send the token also over http:// to other machines.
     #[arg(long, global = true, help_heading = "Global options")]
     insecure_token: bool,
-    /// Tables and sentences for people, as wide as the terminal or with all columns, or proto3 JSON, one object a line.
+    /// Form of the output: text that fits the terminal, text with all columns, or proto3 JSON, one object per line.
     #[arg(short, long, global = true, value_enum, default_value = "text", help_heading = "Global options")]
     pub output: OutputArg,
     /// How long one call may take, 1ms to 24h.

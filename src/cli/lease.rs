@@ -74,10 +74,10 @@ pub struct ClaimNextArgs {
     /// The leases' length [default: the server's, 30s]
     #[arg(long, value_name = "DURATION", value_parser = args::duration)]
     ttl: Option<Duration>,
-    /// At most so many.
+    /// How many at most.
     #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = args::count)]
     max: i32,
-    /// How long to wait for one, up to 60s; --timeout comes on top.
+    /// How long to wait for a saga, up to 60s, in addition to --timeout.
     #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = args::duration)]
     wait: Duration,
     /// What the leases are for.
@@ -122,10 +122,10 @@ pub async fn claim_next(context: &Context, args: ClaimNextArgs) -> Result<(), Cl
 pub struct HeartbeatArgs {
     #[command(flatten)]
     lease: LeaseArgs,
-    /// A new length for the lease [default: as it is]
+    /// A new length for the lease [default: unchanged]
     #[arg(long, value_name = "DURATION", value_parser = args::duration)]
     ttl: Option<Duration>,
-    /// How far the work is: text, @FILE, or @- for standard input.
+    /// The progress of the work: text, @FILE, or @- for standard input.
     #[arg(long, value_name = "TEXT|@FILE")]
     progress: Option<String>,
 }
@@ -153,7 +153,7 @@ fn heartbeat_text(answer: &HeartbeatResponse) -> String {
 pub struct ReleaseArgs {
     #[command(flatten)]
     lease: LeaseArgs,
-    /// Not to be claimed again before this has passed.
+    /// How long it can't be claimed again.
     #[arg(long, value_name = "DURATION", value_parser = args::duration)]
     delay: Option<Duration>,
     /// Why, for the history.
@@ -176,7 +176,7 @@ impl ReleaseArgs {
 pub struct CompleteArgs {
     #[command(flatten)]
     lease: LeaseArgs,
-    /// What came out of it: text, @FILE, or @- for standard input.
+    /// The result of the work: text, @FILE, or @- for standard input.
     #[arg(long, value_name = "TEXT|@FILE")]
     result: Option<String>,
     /// A remark for the history.
@@ -206,10 +206,10 @@ pub struct FailArgs {
     /// Another try may succeed.
     #[arg(long)]
     retryable: bool,
-    /// What has to be undone and is not registered yet; repeatable.
+    /// A compensation that is not registered yet; repeatable.
     #[arg(long = "compensate", value_name = "KIND=TARGET", value_parser = args::kind_target)]
     compensations: Vec<(String, String)>,
-    /// Why these have to be undone, for all of them.
+    /// Why these have to be undone; stored with each of them.
     #[arg(long, value_name = "REASON", default_value = "", hide_default_value = true)]
     compensate_reason: String,
     #[command(flatten)]
@@ -243,7 +243,7 @@ pub struct RegisterArgs {
     /// How to undo what comes next; repeatable, undone in reverse order.
     #[arg(long = "compensate", value_name = "KIND=TARGET", value_parser = args::kind_target, required = true)]
     compensations: Vec<(String, String)>,
-    /// Why these have to be undone, for all of them.
+    /// Why these have to be undone; stored with each of them.
     #[arg(long, alias = "compensate-reason", default_value = "", hide_default_value = true)]
     reason: String,
     #[command(flatten)]
@@ -276,10 +276,10 @@ contract_values! {
 pub struct RecordArgs {
     #[command(flatten)]
     lease: LeaseArgs,
-    /// Which one; the latest that is neither done nor waived comes first.
+    /// Which compensation. The last one that is neither done nor waived comes first.
     #[arg(long)]
     position: i32,
-    /// How it went.
+    /// The outcome.
     #[arg(long, value_enum)]
     outcome: OutcomeArg,
     /// What was done, or what went wrong.

@@ -24,7 +24,7 @@ pub struct GetArgs {
     /// The saga's task id.
     #[arg(value_name = "ID", required_unless_present = "saga_id", conflicts_with = "saga_id")]
     task_id: Option<String>,
-    /// Its saga id instead.
+    /// The saga id, instead of the task id.
     #[arg(long, value_name = "ID")]
     saga_id: Option<String>,
 }
@@ -48,7 +48,7 @@ pub struct ListArgs {
     /// Only in these queues; repeatable, or separated by commas.
     #[arg(long = "queue", value_delimiter = ',', value_name = "QUEUE")]
     queues: Vec<String>,
-    /// Only those whose lease, the current or the last, is this worker's.
+    /// Only sagas whose current or last lease is this worker's.
     #[arg(long, value_name = "ID")]
     owner: Option<String>,
     /// Only with this label; repeatable, all must match.
@@ -57,16 +57,16 @@ pub struct ListArgs {
     /// Only about this issue.
     #[arg(long, allow_negative_numbers = true)]
     issue: Option<i64>,
-    /// Only those whose lease ran out.
+    /// Only sagas whose lease ran out.
     #[arg(long)]
     stale: bool,
-    /// Only those that are not terminal.
+    /// Only sagas that are not terminal.
     #[arg(long)]
     in_flight: bool,
-    /// The latest first.
+    /// Newest first.
     #[arg(long)]
     newest_first: bool,
-    /// At most so many [default: all]
+    /// How many at most [default: all]
     #[arg(long, value_name = "COUNT")]
     limit: Option<usize>,
 }

@@ -9,7 +9,7 @@
 //! | `context` | a command's connection to the coordinator |
 //! | `output`, `tables`, `text`, `json`, `format` | standard output: tables and sentences for people, JSON for programs |
 //! | `notices`, `errors`, `advice` | standard error: messages, and the error that ends a command |
-//! | `process`, `supervise`, `process_group`, `program`, `progress`, `init` | the programs that `work` and `compensate` run |
+//! | `running_command`, `supervise`, `process_group`, `program`, `progress`, `init` | the programs that `work` and `compensate` run |
 
 mod actor;
 mod admin;
@@ -36,12 +36,12 @@ mod notices;
 mod operate;
 mod output;
 mod paused;
-mod process;
 mod process_group;
 mod program;
 mod progress;
 #[cfg(test)]
 mod properties;
+mod running_command;
 mod store;
 mod supervise;
 mod tables;

@@ -80,10 +80,10 @@ pub struct RecoverArgs {
     /// What to do with it.
     #[arg(long, value_enum)]
     decision: Decision,
-    /// Only if it is stale under this fencing token, so that a later worker is not run over [default: any]
+    /// Only if the stale lease has this fencing token, so that a later worker is not disturbed [default: any]
     #[arg(long)]
     token: Option<i64>,
-    /// Only say whether it would be done.
+    /// Only check whether it would be accepted.
     #[arg(long)]
     dry_run: bool,
 }
@@ -134,13 +134,13 @@ pub struct QuarantineArgs {
     /// Why, for the history.
     #[arg(long)]
     reason: String,
-    /// As the lease's holder: who that is.
+    /// To call as the holder of the lease: its owner.
     #[arg(long, env = "SAGAD_OWNER", value_name = "ID", requires = "token")]
     owner: Option<String>,
-    /// As the lease's holder: its fencing token.
+    /// To call as the holder of the lease: its fencing token.
     #[arg(long, env = "SAGAD_TOKEN", requires = "owner")]
     token: Option<i64>,
-    /// As a person: though a live lease stands, which ends with it.
+    /// To call as a person: also under a live lease, which ends then.
     #[arg(long)]
     revoke_lease: bool,
     #[command(flatten)]
@@ -235,7 +235,7 @@ pub struct RevokeArgs {
     /// Why, for the history.
     #[arg(long)]
     reason: String,
-    /// At most so many leases [default: all]
+    /// How many leases at most [default: all]
     #[arg(long, value_name = "COUNT", value_parser = args::count)]
     max: Option<i32>,
     /// Only count the leases.
@@ -272,8 +272,8 @@ pub async fn revoke(context: &Context, args: RevokeArgs) -> Result<(), CliError>
     let principal = printable(&args.principal);
     if total.known {
         notice(&format!(
-            "the coordinator knows {principal}: it can call and claim again, unless it is taken out of the file of \
-             principals or gets other credentials there"
+            "the coordinator still knows {principal}: it can call and claim again until it is removed from the file \
+             of principals or has other credentials there"
         ));
     }
     context.output.message(&total, |total| {

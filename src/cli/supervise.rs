@@ -5,7 +5,7 @@
 //! and reaps the command's orphans; otherwise, where process 1 reaps nothing, a group of zombies would never count as gone.
 //!
 //! ```text
-//! worker (process.rs)  <-- socket: lines -->  supervisor  <-- socket: one byte -->  the command, in its own process group
+//! worker (running_command.rs)  <-- socket: lines -->  supervisor  <-- socket: one byte -->  the command, in its own process group
 //! ```
 //!
 //! The socket to the worker is the supervisor's standard input. When it is closed, the worker is gone. A parent-death signal would
@@ -119,13 +119,13 @@ pub fn run(arguments: &[OsString]) -> Option<ExitCode> {
         return None;
     }
     let result = parse(rest).and_then(|args| {
-        let control = control().map_err(|_| "its standard input is no worker's socket".to_owned())?;
+        let control = control().map_err(|_| "standard input is not a worker's socket".to_owned())?;
         block_on(supervise(&args, control)).map_err(|error| error.to_string())
     });
     Some(match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            notices::notice(&format!("this is how `sagad work` starts itself, and nothing else: {why}"));
+            notices::notice(&format!("only `sagad work` and `sagad compensate` start this process: {why}"));
             notices::finish(Some(notices::LAST_WAIT));
             ExitCode::from(errors::USAGE)
         }

@@ -53,7 +53,7 @@ pub enum Mode {
     Keepalive,
     /// Cycles over one Session stream for each connection
     Session,
-    /// From the sending of a change to its event at each of the clients, who all watch
+    /// From sending a change to its event at each of the clients, which all watch
     Watch,
     /// An empty call: Health/Check
     Echo,
@@ -82,8 +82,8 @@ pub enum Ids {
                   sagad bench --clients 256 --duration 10m --readers 2 --watchers 10\n  \
                   sagad bench --rate 20000 --expiring 1000\n\n\
                   Without --server it starts a daemon of its own in a temporary directory, with the SAGAD_… settings of\n\
-                  the environment, and ends it; SAGAD_SERVER is not looked at. With --server it leaves its sagas there,\n\
-                  in queues of its own. `-o json` prints one object: times in microseconds, sizes in bytes.")]
+                  the environment, and ends it; SAGAD_SERVER is ignored. With --server it leaves its sagas there,\n\
+                  in its own queues. `-o json` prints one object: times in microseconds, sizes in bytes.")]
 pub struct BenchArgs {
     /// What is measured.
     #[arg(long, value_enum, default_value = "cycle")]
@@ -91,10 +91,10 @@ pub struct BenchArgs {
     /// Calls in flight at a time [default: 64; of keepalive 64, of session 16 for each connection]
     #[arg(long, value_name = "COUNT", value_parser = value_parser!(u32).range(1..=100_000))]
     pub clients: Option<u32>,
-    /// Connections among which the clients are dealt.
+    /// Connections that the clients are distributed over.
     #[arg(long, value_name = "COUNT", default_value = "16", value_parser = value_parser!(u32).range(1..=10_000))]
     pub connections: u32,
-    /// Threads among which the connections are dealt, each with a runtime of its own [default: one for each core]
+    /// Threads that the connections are distributed over, each with its own runtime [default: one for each core]
     #[arg(long, value_name = "COUNT", value_parser = value_parser!(u32).range(1..=256))]
     pub threads: Option<u32>,
     /// How long it measures.
@@ -103,49 +103,49 @@ pub struct BenchArgs {
     /// How long it runs before that.
     #[arg(long, default_value = "2s", value_name = "DURATION", value_parser = warmup)]
     pub warmup: Duration,
-    /// Sagas created before it begins; when none is left it ends early [default: what the mode can use up]
+    /// Sagas created before it begins; it ends early when none is left [default: as many as the mode can use]
     #[arg(long, value_name = "COUNT", value_parser = value_parser!(u64).range(..=100_000_000))]
     pub preload: Option<u64>,
     /// The order of ids, and of claims.
     #[arg(long, value_enum, default_value = "ordered")]
     pub ids: Ids,
-    /// Changes a second, all clients together [default: as many as there can be]
+    /// Changes per second of all clients together [default: as many as possible]
     #[arg(long, value_name = "COUNT", value_parser = value_parser!(u32).range(1..=10_000_000))]
     pub rate: Option<u32>,
     /// Send a fresh request id with every change that takes one.
     #[arg(long)]
     pub request_ids: bool,
-    /// Leases that are live all the while, of further sagas.
-    #[arg(long, value_name = "COUNT", default_value = "0", help_heading = "Beside the load", value_parser = value_parser!(u32).range(..=1_000_000))]
+    /// Live leases during the whole run, on other sagas.
+    #[arg(long, value_name = "COUNT", default_value = "0", help_heading = "Background load", value_parser = value_parser!(u32).range(..=1_000_000))]
     pub leases: u32,
-    /// Clients who list all sagas, over and over.
-    #[arg(long, value_name = "COUNT", default_value = "0", help_heading = "Beside the load", value_parser = value_parser!(u32).range(..=10_000))]
+    /// Clients that list all sagas repeatedly.
+    #[arg(long, value_name = "COUNT", default_value = "0", help_heading = "Background load", value_parser = value_parser!(u32).range(..=10_000))]
     pub readers: u32,
-    /// Clients who follow all events.
-    #[arg(long, value_name = "COUNT", default_value = "0", help_heading = "Beside the load", value_parser = value_parser!(u32).range(..=10_000))]
+    /// Clients that follow all events.
+    #[arg(long, value_name = "COUNT", default_value = "0", help_heading = "Background load", value_parser = value_parser!(u32).range(..=10_000))]
     pub watchers: u32,
-    /// Leases a second that end; how late a watcher learns of it is reported.
-    #[arg(long, value_name = "COUNT", default_value = "0", help_heading = "Beside the load", value_parser = value_parser!(u32).range(..=100_000))]
+    /// Leases per second that run out; the report says how late a watcher learns of them.
+    #[arg(long, value_name = "COUNT", default_value = "0", help_heading = "Background load", value_parser = value_parser!(u32).range(..=100_000))]
     pub expiring: u32,
-    /// Leases that all end in the middle of the measurement; half of their sagas are requeued.
-    #[arg(long, value_name = "COUNT", default_value = "0", help_heading = "Beside the load", value_parser = value_parser!(u32).range(..=1_000_000))]
+    /// Leases that all run out in the middle of the measurement; half of their sagas are requeued.
+    #[arg(long, value_name = "COUNT", default_value = "0", help_heading = "Background load", value_parser = value_parser!(u32).range(..=1_000_000))]
     pub due: u32,
     /// Sagas whose delay ends at the same moment.
-    #[arg(long, value_name = "COUNT", default_value = "0", help_heading = "Beside the load", value_parser = value_parser!(u32).range(..=1_000_000))]
+    #[arg(long, value_name = "COUNT", default_value = "0", help_heading = "Background load", value_parser = value_parser!(u32).range(..=1_000_000))]
     pub delays: u32,
-    /// Clients who call ClaimNext for these sagas all the while, and for others that there are not.
-    #[arg(long, value_name = "COUNT", default_value = "0", help_heading = "Beside the load", value_parser = value_parser!(u32).range(..=10_000))]
+    /// Clients that call ClaimNext repeatedly, for these sagas and on an empty queue.
+    #[arg(long, value_name = "COUNT", default_value = "0", help_heading = "Background load", value_parser = value_parser!(u32).range(..=10_000))]
     pub claimers: u32,
     /// Sagas ahead in the queue that the load's claims can't take: reserved for another or, with --undo, of another kind.
     #[arg(long, value_name = "COUNT", default_value = "0", value_parser = value_parser!(u32).range(..=1_000_000))]
     pub ahead: u32,
-    /// The sagas are to be compensated, and the load claims them for that, by their kind.
+    /// Make all sagas compensating; the load claims them for compensation, by kind.
     #[arg(long)]
     pub undo: bool,
     /// Where the temporary directory is made, and syncs are timed [default: the system's]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
-    /// Start the daemon once more at the end, on what is stored, and time it to its first answer.
+    /// Restart the daemon on its store at the end, and measure the time to its first answer.
     #[arg(long)]
     pub restart: bool,
 }
@@ -173,16 +173,16 @@ impl Plan {
     pub fn of(args: BenchArgs, own: bool) -> Result<Self, CliError> {
         let wrong = |what: &str| Err(CliError::Usage(what.to_owned()));
         if args.mode == Mode::Session && args.rate.is_some() {
-            return wrong("--rate is not for --mode session, whose cycles follow each other at once");
+            return wrong("--rate can't be used with --mode session, whose cycles follow each other at once");
         }
         if (args.undo || args.ahead > 0) && !matches!(args.mode, Mode::Claim | Mode::ClaimNext) {
-            return wrong("--undo and --ahead are for --mode claim and --mode claim-next");
+            return wrong("--undo and --ahead need --mode claim or --mode claim-next");
         }
         if args.claimers > 0 && args.due + args.delays == 0 {
-            return wrong("--claimers claim what --due and --delays make");
+            return wrong("--claimers needs --due or --delays");
         }
         if args.restart && !own {
-            return wrong("--restart is for a daemon of its own: leave out --server");
+            return wrong("--restart needs the bench's own daemon: leave out --server");
         }
         let in_flight = match args.mode {
             Mode::Keepalive => args.connections * IN_FLIGHT,

@@ -15,7 +15,7 @@ use super::{
     claim_next::{CLAIMED_AT_ONCE, claim_next},
     due_at_once, load,
     load_client::RunState,
-    record::Times,
+    totals::Times,
 };
 use crate::{
     cli::errors::CliError,
@@ -110,7 +110,7 @@ async fn all(shared: Arc<RunState>, queues: BackgroundQueues) -> Result<Backgrou
     match first {
         None | Some(Ok(Ok(()))) => {}
         Some(Ok(Err(status))) => return Err(status.into()),
-        Some(Err(error)) => return Err(CliError::Failed(format!("what goes on beside ended early: {error}"))),
+        Some(Err(error)) => return Err(CliError::Failed(format!("the background load ended early: {error}"))),
     }
     tasks.shutdown().await;
     let seen = std::mem::take(&mut *seen.lock());

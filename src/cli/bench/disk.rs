@@ -5,7 +5,7 @@ use std::{fs::File, os::unix::fs::FileExt, path::Path, time::Duration};
 
 use rustix::fs::{fdatasync, statfs};
 
-use super::record::Times;
+use super::totals::Times;
 use crate::{cli::errors::CliError, client::time, private_files};
 
 /// A page of the store.

@@ -98,7 +98,7 @@ impl DueAtOnce {
         if u64::try_from(stale).ok() != Some(self.held.total()) {
             let of = self.held.total();
             return Err(CliError::Failed(format!(
-                "{stale} of {of} leases were found to have ended: try more --duration"
+                "only {stale} of {of} expired leases were processed: try a longer --duration"
             )));
         }
         Ok(json!({ "leases": self.held.total() + self.again.total(), "delays": self.late.total(), "stale": stale }))
@@ -109,7 +109,7 @@ impl DueAtOnce {
 fn left(at: Moment) -> Result<Duration, CliError> {
     let left = at.since(time::now());
     if left < SHORTEST {
-        return Err(CliError::Failed("the machine is too slow to prepare so many: try fewer --due".to_owned()));
+        return Err(CliError::Failed("the machine is too slow to prepare that many leases: try a smaller --due".to_owned()));
     }
     Ok(left)
 }

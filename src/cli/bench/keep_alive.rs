@@ -8,7 +8,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::{
     claim_next::{CLAIMED_AT_ONCE, claim_next},
     load_client::LoadClient,
-    record::Rpc,
+    totals::Rpc,
 };
 use crate::{cli::errors::CliError, client::LeaseKey, proto::KeepAliveRequest};
 
@@ -69,5 +69,5 @@ fn heartbeat(lease: &LeaseKey) -> KeepAliveRequest {
 }
 
 fn broken() -> CliError {
-    CliError::Failed("a stream ended before it was told to".to_owned())
+    CliError::Failed("a stream ended early".to_owned())
 }

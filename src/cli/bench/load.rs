@@ -15,7 +15,7 @@ use super::{
     args::{Mode, Plan},
     keep_alive,
     load_client::{LoadClient, RunState},
-    record::BenchTotals,
+    totals::BenchTotals,
     session, unary_client, watch,
 };
 use crate::{cli::errors::CliError, client::Client};

@@ -39,7 +39,7 @@
 //! | `background_load` | what goes on beside the load |
 //! | `saga_pool`, `claim_next`, `preload`, `sagas_ahead`, `due_at_once` | ids of sagas, in the order of their claims; requests and sagas that are made before |
 //! | `window` | the measured period |
-//! | `record`, `report` | times and failures; the report |
+//! | `totals`, `report` | times and failures; the report |
 //! | `daemon`, `disk`, `usage` | the bench's own daemon, its disk, and what it uses |
 //! | `progress` | bars on a terminal |
 //!
@@ -60,7 +60,7 @@ mod load;
 mod load_client;
 mod preload;
 mod progress;
-mod record;
+mod totals;
 mod report;
 mod saga_pool;
 mod sagas_ahead;
@@ -87,7 +87,7 @@ use due_at_once::DueAtOnce;
 use load::Load;
 use load_client::RunState;
 use progress::Progress;
-use record::{BenchTotals, Times};
+use totals::{BenchTotals, Times};
 use report::{BenchReport, DaemonUsage};
 use saga_pool::SagaPool;
 use window::{CloseOnDrop, Window};
@@ -153,8 +153,8 @@ async fn bench(plan: Plan, server: Option<ClientOptions>) -> Result<BenchReport,
     let seconds = run.window.length().as_secs_f64();
     let overall = totals.overall();
     if overall.count() == 0 {
-        let why = totals.first_error.unwrap_or_else(|| "it was over before it began: try more --preload".to_owned());
-        return Err(CliError::Failed(format!("not one call was measured: {why}")));
+        let why = totals.first_error.unwrap_or_else(|| "all sagas were used up before the measurement began: try a larger --preload".to_owned());
+        return Err(CliError::Failed(format!("no call was measured: {why}")));
     }
     let spent = |before: Option<f64>, after: Option<f64>| Some(after? - before?);
     if let Some(daemon) = target.daemon.take() {
@@ -226,7 +226,7 @@ async fn prepare(plan: &Plan, target: &mut LoadTarget, progress: &Progress) -> R
 async fn own(dir: Option<&Path>) -> Result<LoadTarget, CliError> {
     let dir = daemon::temporary(dir)?;
     if disk::in_memory(dir.path()) {
-        notice("the directory is in memory, where nothing is synced: name one on a disk with --dir");
+        notice("the directory is in memory, where nothing is synced: choose one on a disk with --dir");
     }
     let (dir, fdatasync) = syncs(dir).await?;
     let (daemon, took) = Daemon::start(dir).await?;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{
     args::{Ids, Plan},
     background_load::BackgroundResults,
-    record::{BenchTotals, Times},
+    totals::{BenchTotals, Times},
 };
 use crate::cli::{
     errors::CliError,
@@ -143,7 +143,7 @@ impl BenchReport {
         rows.push(("empty call, alone".to_owned(), &self.empty));
         rows.extend(self.fdatasync.as_ref().map(|times| ("fdatasync".to_owned(), times)));
         let late = self.background_load.as_ref().map(|seen| &seen.late).filter(|times| times.count() > 0);
-        rows.extend(late.map(|times| ("lease's end to watcher".to_owned(), times)));
+        rows.extend(late.map(|times| ("lease expiry to watcher".to_owned(), times)));
         output.line("")?;
         let header = ["MICROSECONDS", "COUNT", "P50", "P90", "P99", "P99.9", "MAX"];
         output.tabulate(&rows, Some(&header), |(name, times)| {
@@ -167,7 +167,7 @@ impl BenchReport {
             facts.push(("write-ahead log", format!("{} (at most {})", wal.0, wal.1)));
             facts.push(("start to first answer", format!("{:.1} ms", server.start_ms)));
             if let Some(restart) = server.restart_ms {
-                facts.push(("the same, again", format!("{restart:.1} ms, then {}", mib(server.restart_rss_bytes))));
+                facts.push(("restart to first answer", format!("{restart:.1} ms, then {}", mib(server.restart_rss_bytes))));
             }
         }
         if let Some(due) = &self.due {

@@ -108,7 +108,7 @@ async fn compensate(client: &Client, queue: &str, count: u64, progress: &Progres
             bar.inc(compensating - seen);
             (seen, give_up) = (compensating, time::now() + PATIENCE);
         } else if time::now() > give_up {
-            return Err(CliError::Failed(format!("{seen} of {count} sagas are to be compensated, and no more")));
+            return Err(CliError::Failed(format!("only {seen} of {count} sagas became compensating")));
         }
         tokio::time::sleep(LOOK).await;
     }

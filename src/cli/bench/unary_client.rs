@@ -5,7 +5,7 @@ use std::{future::Future, time::Duration};
 use tonic::{Response, Status};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use super::{args::Mode, load_client::LoadClient, record::Rpc, sagas_ahead};
+use super::{args::Mode, load_client::LoadClient, totals::Rpc, sagas_ahead};
 use crate::{
     cli::errors::CliError,
     client::{AuthenticatedChannel, LeaseKey, convert::to_proto},

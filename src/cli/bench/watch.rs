@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{load_client::LoadClient, record::Rpc, unary_client::AFTER_AN_ERROR};
+use super::{load_client::LoadClient, totals::Rpc, unary_client::AFTER_AN_ERROR};
 use crate::{
     cli::errors::CliError,
     proto::{CreateSagaRequest, WatchEventsRequest, watch_events_response::Item},
@@ -70,5 +70,5 @@ pub async fn create(load_client: LoadClient) {
 }
 
 fn ended() -> CliError {
-    CliError::Failed("a stream ended before it was told to".to_owned())
+    CliError::Failed("a stream ended early".to_owned())
 }

@@ -199,8 +199,8 @@ fn first_open(target: &ActionTarget) -> String {
 pub fn why_impossible(action: OperatorAction, target: &ActionTarget) -> Option<&'static str> {
     let ActionTarget::Saga(saga) = target else { return None };
     match action {
-        OperatorAction::Recover(_) if !saga.stale => Some("only a stale saga is recovered"),
-        OperatorAction::Waive if saga.state() != SagaState::Compensating => Some("only of a compensating saga"),
+        OperatorAction::Recover(_) if !saga.stale => Some("only a stale saga can be recovered"),
+        OperatorAction::Waive if saga.state() != SagaState::Compensating => Some("only a compensating saga has compensations to waive"),
         OperatorAction::Cancel { .. } | OperatorAction::Quarantine { .. } if saga.end_time.is_some() => {
             Some("it has ended")
         }
@@ -297,7 +297,7 @@ mod tests {
         dialog.key(KeyCode::Backspace);
         typed(&mut dialog, "0\nx");
         assert_eq!(dialog.stage, DialogStage::Position, "there is none at 0");
-        assert_eq!(why_impossible(OperatorAction::Waive, &saga()), Some("only of a compensating saga"));
+        assert_eq!(why_impossible(OperatorAction::Waive, &saga()), Some("only a compensating saga has compensations to waive"));
         assert_eq!(why_impossible(OperatorAction::Recover(RecoveryDecision::Requeue), &saga()), None);
     }
 }

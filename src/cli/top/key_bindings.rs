@@ -218,12 +218,12 @@ impl Model {
 
     /// Opens the dialog for an action on the selected saga.
     fn begin(&mut self, action: OperatorAction, id: Uuid) {
-        self.open_dialog(action, self.target(), "choose a saga first", id);
+        self.open_dialog(action, self.target(), "select a saga first", id);
     }
 
     fn open_dialog(&mut self, action: OperatorAction, target: Option<ActionTarget>, without: &str, id: Uuid) {
         self.notice = match target {
-            _ if self.settings.read_only => "nothing is changed from here: --read-only".to_owned(),
+            _ if self.settings.read_only => "--read-only disables the keys that change something".to_owned(),
             None => without.to_owned(),
             Some(target) => match why_impossible(action, &target) {
                 Some(why) => format!("{}: {why}", target.name()),
@@ -245,6 +245,6 @@ impl Model {
         let mut stats = self.snapshot.iter().flat_map(|snapshot| &snapshot.stats.queues);
         let paused = stats.any(|stats| stats.paused && Some(&stats.queue) == queue.as_ref());
         let action = if paused { OperatorAction::Resume } else { OperatorAction::Pause };
-        self.open_dialog(action, queue.map(ActionTarget::Queue), "choose a queue first: Tab", id);
+        self.open_dialog(action, queue.map(ActionTarget::Queue), "select a queue first: Tab", id);
     }
 }

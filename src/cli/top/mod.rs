@@ -88,11 +88,11 @@ const INTERVAL_MAX: Duration = Duration::from_secs(24 * 3600);
 #[command(
     after_help = "Examples:\n  sagad top\n  sagad top --queue builds --view stale\n  sagad top --read-only --interval 5s\n  \
                         sagad top --once\n  sagad top --once -o json | jq .stats.stale\n\n\
-                        Keys: ? shows them. Each verb asks for a reason, shows the request that it is going to send, and\n\
-                        wants a yes; what takes work from a live worker wants the saga's id typed. Times that are left\n\
-                        to leases are told by the server's clock. Colours go with NO_COLOR, lines and dots with a\n\
-                        locale that is not UTF-8.\n\n\
-                        Exit codes: 0 left, 2 there is no terminal; with --once as the other commands'."
+                        Keys: ? shows them. Each action asks for a reason, shows the request that it will send, and has\n\
+                        to be confirmed: with a y, or with the saga's id if a live worker loses its lease. The times\n\
+                        left of leases are by the server's clock. NO_COLOR turns colours off; in a locale that is\n\
+                        not UTF-8 the screen is ASCII.\n\n\
+                        Exit codes: 0 ended by a key, 2 there is no terminal; with --once those of the other commands."
 )]
 pub struct TopArgs {
     /// Only these queues; repeatable, or separated by commas.
@@ -104,7 +104,7 @@ pub struct TopArgs {
     /// How often to look at the server, 100ms to 24h.
     #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = interval)]
     interval: Duration,
-    /// Change nothing from here, whichever key is pressed.
+    /// Disable the keys that change something.
     #[arg(long)]
     read_only: bool,
     /// Print one screen as text, or with `-o json` what is on it, and end.
@@ -133,7 +133,7 @@ pub async fn run(context: &Context, args: TopArgs) -> Result<(), CliError> {
             "-o json goes with --once; a stream of events is `sagad watch -o json`".to_owned(),
         ));
     }
-    if !screen::is_there() {
+    if !screen::has_terminal() {
         let told = "top needs a terminal; without one: `sagad stats`, `sagad list`, or `sagad top --once`";
         return Err(CliError::Usage(told.to_owned()));
     }
@@ -174,7 +174,7 @@ async fn live(context: &Context, mut model: Model, interval: Duration) -> Result
         }
     }
     drop(screen);
-    tell_what_is_open(&model);
+    report_unanswered(&model);
     Ok(())
 }
 
@@ -190,13 +190,13 @@ fn end_on_signals(sender: &mpsc::Sender<Message>) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Tells a user who leaves before the answer came what may have been done.
-fn tell_what_is_open(model: &Model) {
+/// If the user leaves before an answer came, says what may have been done.
+fn report_unanswered(model: &Model) {
     let Some(dialog) = &model.dialog else { return };
     match dialog.stage {
         DialogStage::Sending | DialogStage::Unknown(_) => {
             if let Ok((rpc, request)) = dialog.request().rendered() {
-                notice(&format!("no answer came to this {rpc}, which may have been done: {request}"));
+                notice(&format!("there was no answer to this {rpc}, which may have been done: {request}"));
             }
         }
         DialogStage::Decision

@@ -17,7 +17,7 @@ pub enum View {
     /// Claimed for execution, the stale ones included.
     #[default]
     Running,
-    /// Whose lease expired and about which nothing has been decided yet.
+    /// Whose lease expired, while nothing has been decided yet.
     Stale,
     /// Being compensated, or waiting for it.
     Compensating,

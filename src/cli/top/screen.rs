@@ -29,7 +29,7 @@ use super::{
 const PATIENCE: Duration = Duration::from_millis(200);
 
 /// True if there is a terminal for a screen and for keys.
-pub fn is_there() -> bool {
+pub fn has_terminal() -> bool {
     let dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
     io::stdout().is_terminal() && io::stdin().is_terminal() && !dumb
 }

@@ -57,7 +57,7 @@ async fn server(client: &Client) -> Result<(GetServerInfoResponse, ServerClock),
     let asked = time::now();
     let info = client.admin().get_server_info(client.unary(GetServerInfoRequest {})).await?.into_inner();
     let told = info.current_time.unwrap_or_default();
-    Ok((info, ServerClock::told(&told, asked, time::now())))
+    Ok((info, ServerClock::from_answer(&told, asked, time::now())))
 }
 
 /// None if the daemon doesn't know the rpc, or doesn't permit it to this caller.

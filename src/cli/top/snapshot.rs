@@ -21,7 +21,7 @@ pub struct ServerClock {
 impl ServerClock {
     /// Set from an answer to a call that was made at `asked` and answered at `answered`; its time is taken to be
     /// halfway between.
-    pub fn told(time: &prost_types::Timestamp, asked: Moment, answered: Moment) -> Self {
+    pub fn from_answer(time: &prost_types::Timestamp, asked: Moment, answered: Moment) -> Self {
         ServerClock { micros: micros(time), at: asked + answered.since(asked) / 2 }
     }
 
@@ -78,7 +78,7 @@ mod tests {
         let asked = time::now();
         let answered = asked + Duration::from_millis(20);
         // A coordinator whose clock is years away from ours.
-        let clock = ServerClock::told(&prost_types::Timestamp { seconds: 100, nanos: 500_000 }, asked, answered);
+        let clock = ServerClock::from_answer(&prost_types::Timestamp { seconds: 100, nanos: 500_000 }, asked, answered);
         assert_eq!(clock.at(asked + Duration::from_millis(10)), 100_000_500);
         assert_eq!(clock.at(asked + Duration::from_millis(1_010)), 101_000_500);
         assert_eq!(clock.at(asked), 100_000_500, "it never goes back behind what was told");

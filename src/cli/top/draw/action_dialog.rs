@@ -39,15 +39,15 @@ fn lines(dialog: &ActionDialog) -> Vec<Line<'static>> {
             Line::styled("r  plan it again, for another worker", bold),
             Line::styled("c  undo what it left behind", bold),
             Line::styled("x  park it for a person", bold),
-            keys("Esc: leave"),
+            keys("Esc: close"),
         ],
         DialogStage::Position => vec![
             Line::styled(format!("position of the compensation: {}_", dialog.position), bold),
-            keys("Enter: on   Esc: leave"),
+            keys("Enter: next   Esc: close"),
         ],
         DialogStage::Reason => vec![
             Line::styled(format!("{}: {}_", dialog.action.asks(), printable(&dialog.reason)), bold),
-            keys("Enter: on   Esc: leave"),
+            keys("Enter: next   Esc: close"),
         ],
         DialogStage::Confirm(typed) => {
             let mut lines = sent(&dialog.request());
@@ -59,9 +59,9 @@ fn lines(dialog: &ActionDialog) -> Vec<Line<'static>> {
                     ALARM,
                 ));
                 lines.push(Line::styled(format!("type {name} and Enter to do it: {}_", printable(typed)), bold));
-                lines.push(keys("Esc: leave"));
+                lines.push(keys("Esc: close"));
             } else {
-                lines.push(Line::styled("y: do it   n, Esc: leave", bold));
+                lines.push(Line::styled("y: do it   n, Esc: close", bold));
             }
             lines
         }
@@ -73,14 +73,14 @@ fn lines(dialog: &ActionDialog) -> Vec<Line<'static>> {
         DialogStage::Refused(why) => {
             let mut lines = vec![Line::styled("NOT DONE", ALARM)];
             lines.extend(why.lines().map(|line| Line::raw(line.to_owned())));
-            lines.push(keys("any key: leave"));
+            lines.push(keys("any key: close"));
             lines
         }
         DialogStage::Unknown(why) => {
             let mut lines = vec![Line::styled("NO ANSWER: it may have been done, or not", ALARM)];
             lines.extend(why.lines().map(|line| Line::raw(line.to_owned())));
             lines.extend(sent(&dialog.request()));
-            lines.push(Line::styled("y: send the very same again, which does it once at most   Esc: leave", bold));
+            lines.push(Line::styled("y: send the very same again, which is done at most once   Esc: close", bold));
             lines
         }
     }

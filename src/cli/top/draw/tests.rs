@@ -72,7 +72,7 @@ fn snapshot(model: &Model, at: Moment, sagas: Vec<Saga>) -> Snapshot {
         }),
         page: ListSagasResponse { sagas, next_page_token: String::new() },
         detail: None,
-        clock: ServerClock::told(&stamp(0).expect("set"), at, at),
+        clock: ServerClock::from_answer(&stamp(0).expect("set"), at, at),
         seen: at,
     }
 }
@@ -264,7 +264,7 @@ fn the_chosen_saga_stays_chosen_and_a_neighbour_never_takes_its_place() {
     seen(&mut model, at, vec![saga("new", 9, false), saga("a", 30, false)]);
     assert_eq!(model.saga.name, None);
     press(&mut model, "x");
-    assert_eq!((model.dialog.is_none(), model.notice.as_str()), (true, "choose a saga first"));
+    assert_eq!((model.dialog.is_none(), model.notice.as_str()), (true, "select a saga first"));
 }
 
 #[test]
@@ -402,7 +402,7 @@ fn whatever_numbers_a_daemon_tells_are_drawn() {
                 saga.lease.as_mut().expect("it has one").expire_time = at_end;
             }
             let mut snapshot = snapshot(&model, at, odd.to_vec());
-            snapshot.clock = ServerClock::told(&prost_types::Timestamp { seconds: told, nanos: 0 }, at, at);
+            snapshot.clock = ServerClock::from_answer(&prost_types::Timestamp { seconds: told, nanos: 0 }, at, at);
             snapshot.info.start_time = at_end;
             snapshot.info.clock_offset = Some(prost_types::Duration { seconds: end, nanos: i32::MIN });
             (snapshot.stats.ready, snapshot.stats.stale, snapshot.stats.revision) = (end, end, end);
