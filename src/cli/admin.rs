@@ -5,10 +5,10 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::{
-    args::{self, ActorArg},
+    args::{self, ActorArg, contract_values},
     context::Context,
     errors::CliError,
     output::{Cell, Columns, Format, alarming, fine, notice},
@@ -26,7 +26,6 @@ use crate::{
 /// Longest answer that is read from a terminal: a yes or a no.
 const ANSWER_BYTES: u64 = 64;
 
-/// What `queues` takes: nothing.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sagad queues")]
 pub struct QueuesArgs {}
@@ -35,7 +34,7 @@ const QUEUE_COLUMNS: Columns =
     Columns { names: &["QUEUE", "STATE", "SINCE", "BY", "REASON"], spare: &["SINCE", "BY", "REASON"] };
 
 /// Lists queues.
-pub async fn queues(context: &Context) -> Result<(), CliError> {
+pub async fn queues(context: &Context, _: QueuesArgs) -> Result<(), CliError> {
     let mut request = ListQueuesRequest::default();
     let mut is_first = true;
     loop {
@@ -65,15 +64,14 @@ fn queue_row(queue: &Queue) -> Vec<Cell> {
     ]
 }
 
-/// What `pause` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sagad pause builds --reason 'the registry is down'\n  \
                   sagad pause next-week --create --reason 'not before monday'\n\n\
-                  Claims by id, heartbeats and policies go on.")]
+                  Claims by id, heartbeats and policies are not affected.")]
 pub struct PauseArgs {
     /// The queue.
     queue: String,
-    /// Pause it though it never had a saga: what is created in it waits.
+    /// Pause it even if it never had a saga; sagas that are created in it wait.
     #[arg(long)]
     create: bool,
     /// Why.
@@ -92,7 +90,6 @@ pub async fn pause(context: &Context, args: PauseArgs) -> Result<(), CliError> {
     context.output.message(&answer.queue.unwrap_or_default(), queue_line)
 }
 
-/// What `resume` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sagad resume builds --reason 'the registry is back'")]
 pub struct ResumeArgs {
@@ -130,31 +127,31 @@ fn queue_line(queue: &Queue) -> String {
     format!("{}  {}", printable(&queue.queue), if queue.paused { "paused" } else { "open" })
 }
 
-/// A terminal state.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum TerminalState {
-    Completed,
-    Failed,
-    Compensated,
-    Quarantined,
+contract_values! {
+    /// A terminal state.
+    TerminalState => SagaState {
+        Completed,
+        Failed,
+        Compensated,
+        Quarantined,
+    }
 }
 
-/// What `purge` takes.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  sagad purge --state completed,compensated --older-than 30days --reason 'retention' --dry-run\n  \
                         sagad purge --state completed --older-than 30days --reason 'retention' --yes\n\n\
-                        What is purged is gone for good, with its history. On a terminal it says how much that is and asks;\n\
-                        elsewhere it wants --yes."
+                        Purged sagas and their histories can't be recovered. On a terminal the command says how many they\n\
+                        are, and asks; elsewhere it needs --yes."
 )]
 pub struct PurgeArgs {
     /// In these terminal states; repeatable, or separated by commas.
     #[arg(long = "state", value_enum, value_delimiter = ',', required = true)]
     states: Vec<TerminalState>,
-    /// Not changed for so long.
+    /// Only sagas that have not changed for this long.
     #[arg(long, value_name = "DURATION", value_parser = args::duration)]
     older_than: Duration,
-    /// At most so many [default: all]
+    /// How many at most [default: all]
     #[arg(long, value_name = "COUNT", value_parser = args::count)]
     max: Option<i32>,
     /// Why, for the coordinator's log.
@@ -163,7 +160,7 @@ pub struct PurgeArgs {
     /// Only count them.
     #[arg(long)]
     dry_run: bool,
-    /// Don't ask.
+    /// Don't ask for confirmation.
     #[arg(long, conflicts_with = "dry_run")]
     yes: bool,
     #[command(flatten)]
@@ -172,14 +169,8 @@ pub struct PurgeArgs {
 
 /// Removes old terminal sagas, in the coordinator's steps.
 pub async fn purge(context: &Context, args: PurgeArgs) -> Result<(), CliError> {
-    let states = args.states.iter().map(|state| match state {
-        TerminalState::Completed => SagaState::Completed.into(),
-        TerminalState::Failed => SagaState::Failed.into(),
-        TerminalState::Compensated => SagaState::Compensated.into(),
-        TerminalState::Quarantined => SagaState::Quarantined.into(),
-    });
     let mut request = PurgeSagasRequest {
-        states: states.collect(),
+        states: args.states.into_iter().map(|state| SagaState::from(state).into()).collect(),
         older_than: Some(to_proto(args.older_than)),
         max_sagas: args.max.unwrap_or_default(),
         actor: args.actor.or_me(),
@@ -217,7 +208,7 @@ fn amount(total: &PurgeSagasResponse) -> String {
 async fn confirmed(context: &Context, request: &PurgeSagasRequest) -> Result<bool, CliError> {
     if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
         let told =
-            "what is purged is gone for good: add --yes to purge without being asked, or --dry-run to count first";
+            "purged sagas can't be recovered: add --yes to purge without a question, or --dry-run to count them first";
         return Err(CliError::Usage(told.to_owned()));
     }
     let request = PurgeSagasRequest { validate_only: true, ..request.clone() };
@@ -228,13 +219,12 @@ async fn confirmed(context: &Context, request: &PurgeSagasRequest) -> Result<boo
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-/// What `info` takes: nothing.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sagad info\n  sagad info -o json | jq .bounds")]
 pub struct InfoArgs {}
 
 /// Describes the server.
-pub async fn info(context: &Context) -> Result<(), CliError> {
+pub async fn info(context: &Context, _: InfoArgs) -> Result<(), CliError> {
     let answer = context.admin(GetServerInfoRequest {}, |mut c, r| async move { c.get_server_info(r).await }).await?;
     context.output.message(&answer, info_text)?;
     match context.output.format() {

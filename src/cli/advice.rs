@@ -1,5 +1,5 @@
-//! What to do when a coordinator can't be talked to, or doesn't know who asks: it depends on what was asked with (scheme,
-//! CA, token) and on what is there (TLS or not), so both are looked at.
+//! What to do when a coordinator can't be reached, or doesn't know the caller. This depends on the options of the call (scheme,
+//! CA, token) and on what listens there (TLS or not), so both are checked.
 
 use std::{
     io::{Read, Write},
@@ -14,15 +14,15 @@ use tonic::Code;
 use super::text;
 use crate::client::{ClientOptions, StatusDetails};
 
-/// What a command says to somebody whose coordinator is not there.
-pub const NOT_THERE: &str = "start it with `sagad serve`, or name another with --server or SAGAD_SERVER";
-/// What it says to somebody without credentials.
+/// The advice if no coordinator listens.
+pub const NOT_THERE: &str = "start it with `sagad serve`, or choose another with --server or SAGAD_SERVER";
+/// The advice for a call without credentials.
 pub const NO_CREDENTIALS: &str =
     "name a file with a token by --token-file or SAGAD_TOKEN_FILE, or a certificate by --cert and --key";
 
 /// An HTTP/2 client's first words: its preface and empty settings.
 const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-/// How long each step of a look at the server may take: somebody waits for the message.
+/// How long each step of this check may take: a person waits for the message.
 const STEP: Duration = Duration::from_secs(1);
 
 /// What listens at an address.
@@ -38,27 +38,27 @@ enum Listener {
     Nothing,
 }
 
-/// What to do about an error, if it is one of those. May ask the server what it speaks.
-pub fn on(refusal: &StatusDetails, options: &ClientOptions) -> Option<String> {
+/// What to do about an error; none for other errors. May connect to the server to see what it speaks.
+pub fn advice_for(refusal: &StatusDetails, options: &ClientOptions) -> Option<String> {
     if refusal.code == Code::Unauthenticated {
-        return Some(on_unknown(options));
+        return Some(for_unknown_caller(options));
     }
     if !refusal.unreachable || refusal.judged {
         return None;
     }
-    on_certificates(&refusal.message, options).or_else(|| on_scheme(refusal, options))
+    for_certificate(&refusal.message, options).or_else(|| for_scheme(refusal, options))
 }
 
-/// The coordinator does not know who asks.
-fn on_unknown(options: &ClientOptions) -> String {
+/// The coordinator does not know the caller.
+fn for_unknown_caller(options: &ClientOptions) -> String {
     match (&options.token_file, &options.cert) {
         (Some(file), _) => format!(
-            "the coordinator does not know the token in {}, or not any more: ask whoever runs it for a new one",
+            "the coordinator does not know the token in {}, or no longer: ask its operator for a new one",
             shown(file)
         ),
         (None, Some(file)) => format!(
-            "the coordinator knows nobody by the certificate in {}: name a file with a token by --token-file or \
-             SAGAD_TOKEN_FILE, or ask whoever runs it for an entry in its file of principals",
+            "the coordinator does not know the certificate in {}: name a file with a token by --token-file or \
+             SAGAD_TOKEN_FILE, or ask its operator for an entry in its file of principals",
             shown(file)
         ),
         (None, None) => NO_CREDENTIALS.to_owned(),
@@ -66,7 +66,7 @@ fn on_unknown(options: &ClientOptions) -> String {
 }
 
 /// A certificate was not accepted, by one side or the other. By the words of the TLS library.
-fn on_certificates(message: &str, options: &ClientOptions) -> Option<String> {
+fn for_certificate(message: &str, options: &ClientOptions) -> Option<String> {
     let is = |words: &[&str]| words.iter().any(|word| message.contains(word));
     Some(if is(&["UnknownIssuer", "BadSignature", "unknown issuer"]) {
         match &options.ca {
@@ -84,14 +84,14 @@ fn on_certificates(message: &str, options: &ClientOptions) -> Option<String> {
         "the coordinator's certificate does not name the host in --server or SAGAD_SERVER: use a name that it has"
             .to_owned()
     } else if is(&["certificate expired", "Expired"]) {
-        "the coordinator's certificate has run out: whoever runs it has to renew it".to_owned()
+        "the coordinator's certificate has expired: its operator has to renew it".to_owned()
     } else if is(&["CertificateRequired"]) {
         "the coordinator asks for a certificate: name yours with --cert and --key".to_owned()
     } else if is(&["UnknownCA", "DecryptError", "BadCertificate", "CertificateUnknown", "CertificateExpired"])
         && options.cert.is_some()
     {
         format!(
-            "the coordinator does not accept the certificate in {}: ask whoever runs it for another",
+            "the coordinator does not accept the certificate in {}: ask its operator for another",
             options.cert.as_deref().map(shown).unwrap_or_default()
         )
     } else {
@@ -100,7 +100,7 @@ fn on_certificates(message: &str, options: &ClientOptions) -> Option<String> {
 }
 
 /// The scheme is not the server's.
-fn on_scheme(refusal: &StatusDetails, options: &ClientOptions) -> Option<String> {
+fn for_scheme(refusal: &StatusDetails, options: &ClientOptions) -> Option<String> {
     if options.server.starts_with("unix:") {
         return refusal.unsent.then(|| NOT_THERE.to_owned());
     }
@@ -108,7 +108,7 @@ fn on_scheme(refusal: &StatusDetails, options: &ClientOptions) -> Option<String>
     let secure = server.scheme_str() == Some("https");
     let address = server.authority()?.to_string();
     let address = text::printable(&address);
-    match (secure, look_at(&server)) {
+    match (secure, detect_listener(&server)) {
         (true, Listener::Plain) => Some(format!("{address} serves without TLS: name it as http://{address}")),
         (false, Listener::Tls) => Some(format!(
             "{address} serves with TLS: name it as https://{address}, and the file with its CA with --ca or SAGAD_CA, \
@@ -136,8 +136,8 @@ fn on_scheme(refusal: &StatusDetails, options: &ClientOptions) -> Option<String>
     }
 }
 
-/// Says hello without TLS, and looks at the first bytes of the answer.
-fn look_at(server: &Uri) -> Listener {
+/// Sends the first bytes of HTTP/2 without TLS, and judges by the first bytes of the answer.
+fn detect_listener(server: &Uri) -> Listener {
     let host = server.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
     let port = server.port_u16().unwrap_or(if server.scheme_str() == Some("https") { 443 } else { 80 });
     let addresses = (host, port).to_socket_addrs().into_iter().flatten();

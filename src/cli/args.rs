@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs::File, io::Read, time::Duration};
 
 use bytes::Bytes;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use uuid::Uuid;
 
 use super::{actor, errors::CliError};
@@ -22,6 +22,26 @@ const TIMEOUT_MIN: Duration = Duration::from_millis(1);
 
 /// The most that is read as a payload, a result or progress. The coordinator takes less, and says how much.
 const CONTENT_BYTES: u64 = 4 << 20;
+
+/// Makes an enum of the values of an option. Each stands for the value of the same name in the contract.
+macro_rules! contract_values {
+    ($(#[$doc:meta])* $name:ident => $contract:ident { $($(#[$help:meta])* $value:ident,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+        pub enum $name {
+            $($(#[$help])* $value,)*
+        }
+
+        impl From<$name> for $contract {
+            fn from(value: $name) -> Self {
+                match value {
+                    $($name::$value => $contract::$value,)*
+                }
+            }
+        }
+    };
+}
+pub(super) use contract_values;
 
 /// A length such as `30s`, `5m`, `1h30m`, `250ms`, of 100 years at most.
 pub fn duration(text: &str) -> Result<Duration, String> {
@@ -135,8 +155,8 @@ pub struct LeaseArgs {
 
 impl LeaseArgs {
     /// The key of that lease.
-    pub fn key(&self) -> LeaseKey {
-        LeaseKey { task_id: self.task_id.clone(), owner_id: self.owner.clone(), fencing_token: self.token }
+    pub fn key(self) -> LeaseKey {
+        LeaseKey { task_id: self.task_id, owner_id: self.owner, fencing_token: self.token }
     }
 }
 
@@ -146,13 +166,13 @@ pub struct WorkerArgs {
     /// The queues to claim from; repeatable, or separated by commas.
     #[arg(long = "queue", value_delimiter = ',', required = true, value_name = "QUEUE")]
     pub queues: Vec<String>,
-    /// Who claims; unique to this worker [default: a name for this process, behind that of the token's principal]
+    /// The id of this worker, which no other worker has [default: a name for this process, after the token's principal]
     #[arg(long, value_name = "ID")]
     owner: Option<String>,
-    /// The length of leases: so long after a worker's death its saga is stale, and its policy or a decision moves it on.
+    /// The length of leases. This long after a worker dies, its saga is stale, and its policy or a person decides.
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = duration)]
     pub ttl: Duration,
-    /// How long a command that is to end has between TERM and KILL.
+    /// How long a command that has to end has between TERM and KILL.
     #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = duration)]
     pub kill_after: Duration,
 }
@@ -197,50 +217,27 @@ impl ActorArg {
     }
 }
 
-/// What a lease is for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Purpose {
-    /// To do the work.
-    #[default]
-    Execute,
-    /// To undo it.
-    Compensate,
-}
-
-impl From<Purpose> for LeasePurpose {
-    fn from(purpose: Purpose) -> Self {
-        match purpose {
-            Purpose::Execute => LeasePurpose::Execute,
-            Purpose::Compensate => LeasePurpose::Compensate,
-        }
+contract_values! {
+    /// What a lease is for.
+    Purpose => LeasePurpose {
+        /// To do the work.
+        Execute,
+        /// To undo it.
+        Compensate,
     }
 }
 
-/// A state, as given on the command line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum State {
-    Planned,
-    Dispatched,
-    Running,
-    Compensating,
-    Completed,
-    Failed,
-    Compensated,
-    Quarantined,
-}
-
-impl From<State> for SagaState {
-    fn from(state: State) -> Self {
-        match state {
-            State::Planned => SagaState::Planned,
-            State::Dispatched => SagaState::Dispatched,
-            State::Running => SagaState::Running,
-            State::Compensating => SagaState::Compensating,
-            State::Completed => SagaState::Completed,
-            State::Failed => SagaState::Failed,
-            State::Compensated => SagaState::Compensated,
-            State::Quarantined => SagaState::Quarantined,
-        }
+contract_values! {
+    /// A saga's state.
+    State => SagaState {
+        Planned,
+        Dispatched,
+        Running,
+        Compensating,
+        Completed,
+        Failed,
+        Compensated,
+        Quarantined,
     }
 }
 

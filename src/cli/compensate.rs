@@ -10,8 +10,9 @@ use super::{
     context::Context,
     errors::CliError,
     output::notice,
-    process::{self, CommandExit, CommandLine},
-    program, work,
+    program,
+    running_command::{self, CommandExit, CommandLine},
+    work,
 };
 use crate::client::{
     ClientOptions, Shutdown,
@@ -30,10 +31,10 @@ const SHELL: &str = "sh";
                         sagad compensate --queue builds --handler branch=./delete-branch.sh --drain\n\n\
                         A handler is run with sh -c and finds what to undo in SAGAD_KIND, SAGAD_TARGET and\n\
                         SAGAD_REASON, and its saga where `sagad work` has it. It may be run more than once, so it\n\
-                        must succeed when there is nothing left to undo. Whoever may hold the saga chose the\n\
-                        target: check that it is one of yours. Exit code 0: done, any other: failed.\n\
-                        One that can't be started counts as no attempt. When a handler has ended, processes that\n\
-                        it leaves running in its group are ended before its outcome is recorded.")]
+                        must succeed when there is nothing left to undo. Anybody who may hold the saga can\n\
+                        choose the target: check that it is one of yours. Exit code 0: done, any other: failed.\n\
+                        A handler that can't be started does not count as an attempt. When a handler has ended,\n\
+                        processes that it leaves running in its group are ended before its outcome is recorded.")]
 pub struct CompensateArgs {
     #[command(flatten)]
     worker: WorkerArgs,
@@ -46,10 +47,10 @@ pub struct CompensateArgs {
     /// End when there is nothing left to compensate.
     #[arg(long)]
     drain: bool,
-    /// After so many failures of one compensation its saga is quarantined.
+    /// After how many failures of one compensation its saga is quarantined.
     #[arg(long, default_value_t = 3, value_name = "COUNT", value_parser = args::count)]
     attempts: i32,
-    /// How many sagas at a time; with --stale, as many stale ones on top.
+    /// How many sagas at a time; with --stale, the same number of stale sagas in addition.
     #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..))]
     concurrency: u16,
 }
@@ -59,11 +60,11 @@ pub async fn run(context: &Context, args: CompensateArgs) -> Result<(), CliError
     let mut commands = BTreeMap::new();
     for (kind, command) in args.handlers {
         if commands.insert(kind.clone(), command).is_some() {
-            return Err(CliError::Usage(format!("two handlers for kind `{kind}`")));
+            return Err(CliError::Usage(format!("there are two handlers for the kind `{kind}`")));
         }
     }
     program::find(SHELL).map_err(CliError::Usage)?;
-    process::can_make_files().map_err(CliError::Failed)?;
+    running_command::can_make_files().map_err(CliError::Failed)?;
     let shutdown = Shutdown::on_signals(notice)?;
     let options = RecoveryOptions {
         owner_id: args.worker.owner(&context.options),
@@ -96,14 +97,14 @@ impl CompensationHandler for Commands {
         let Some(command) = self.commands.get(&compensation.kind) else {
             return CompensationResult::Failed(format!("no handler for kind `{}`", compensation.kind));
         };
-        let mut environment = process::environment(saga, lease, &self.options);
+        let mut environment = running_command::environment(saga, lease, &self.options);
         environment.extend([
             ("SAGAD_KIND", compensation.kind.clone().into()),
             ("SAGAD_TARGET", compensation.target.clone().into()),
             ("SAGAD_REASON", compensation.reason.clone().into()),
             ("SAGAD_POSITION", compensation.position.to_string().into()),
         ]);
-        if let Some(reason) = process::unpassable(&environment) {
+        if let Some(reason) = running_command::unpassable(&environment) {
             return CompensationResult::Failed(reason);
         }
         let command = CommandLine {
@@ -111,7 +112,7 @@ impl CompensationHandler for Commands {
             arguments: vec!["-c".into(), command.into()],
             kill_after: self.kill_after,
         };
-        let mut running = match process::start(&command, environment, saga, lease.deadlines()).await {
+        let mut running = match running_command::start(&command, environment, saga, lease.deadlines()).await {
             Ok(running) => running,
             // The compensation had no part in it, so it does not count as an attempt.
             Err(reason) => return CompensationResult::NotStarted(reason),
@@ -137,7 +138,7 @@ fn undone(ended: Result<CommandExit, String>) -> CompensationResult {
             CompensationResult::Stopped("it was ended at the deadline of its lease".to_owned())
         }
         Ok(ended) if ended.status.success() => CompensationResult::Done(String::new()),
-        Ok(ended) => CompensationResult::Failed(process::describe(ended.status)),
+        Ok(ended) => CompensationResult::Failed(running_command::describe(ended.status)),
         Err(reason) => CompensationResult::Failed(reason),
     }
 }

@@ -20,32 +20,22 @@ use crate::{
 /// What `config` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sagad config check --config /etc/sagad/sagad.toml\n  sagad config show\n\n\
-                        Both take the flags of `sagad serve`, and read its variables and its file as it would.")]
+                        `check` and `show` take the flags of `sagad serve`, and read its variables and its file as it does.")]
 pub struct ConfigArgs {
     #[command(subcommand)]
     command: ConfigCommand,
 }
 
-impl ConfigArgs {
-    /// Whether its exit code is the answer, or what it prints.
-    pub fn kind(&self) -> CommandKind {
-        match self.command {
-            ConfigCommand::Check(_) => CommandKind::Check,
-            ConfigCommand::Show(_) | ConfigCommand::Defaults => CommandKind::Query,
-        }
-    }
-}
-
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Say whether `sagad serve` would take its configuration.
+    /// Check whether `sagad serve` would accept its configuration.
     #[command(after_help = "Examples:\n  sagad config check --config /etc/sagad/sagad.toml\n  \
                             SAGAD_LISTEN=10.0.0.7:7420 sagad config check -o json\n\n\
                             Nothing is started, and no data directory is touched. Certificates, keys and principals are\n\
-                            read, too: what has run out is an error here. What is valid and yet hardly meant is told on\n\
-                            stderr. Exit codes: 0 valid, 2 not, with the error that `sagad serve` would give.")]
+                            read, too: a certificate that has expired is an error here. Warnings about settings that are\n\
+                            valid and unlikely go to stderr. Exit codes: 0 valid, 2 not valid, with the error of `sagad serve`.")]
     Check(Box<ServeArgs>),
-    /// Show each setting, its value, and who said so.
+    /// Show each setting, its value, and where it comes from.
     #[command(after_help = "Examples:\n  sagad config show --config /etc/sagad/sagad.toml\n  \
                             sagad config show -o json | jq -r .listen.value\n  \
                             sagad config show -o json | jq 'map_values(select(.from != \"default\"))'\n\n\
@@ -66,8 +56,8 @@ enum ConfigCommand {
 pub fn run(output: &Output, args: &ConfigArgs) -> Result<(), CliError> {
     match &args.command {
         ConfigCommand::Check(args) => check(output, &load(args)?),
-        ConfigCommand::Show(args) => show(output, &load(args)?),
-        ConfigCommand::Defaults => defaults(output),
+        ConfigCommand::Show(args) => show(&output.of_kind(CommandKind::Query), &load(args)?),
+        ConfigCommand::Defaults => defaults(&output.of_kind(CommandKind::Query)),
     }
 }
 

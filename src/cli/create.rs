@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::{
-    args::{self, RequestIdArg},
+    args::{self, RequestIdArg, contract_values},
     context::Context,
     errors::CliError,
     import,
@@ -26,10 +26,10 @@ use crate::{
                         line, and how many sagas were created before."
 )]
 pub struct CreateArgs {
-    /// Create many: each line of this file (`-`: standard input) is a CreateSagaRequest in proto3 JSON.
+    /// Create many sagas: each line of this file (`-`: standard input) is a CreateSagaRequest in proto3 JSON.
     #[arg(long, value_name = "FILE", conflicts_with = "one")]
     from: Option<String>,
-    /// Skip each line whose taskId a saga has already, whatever else the two say: so a broken import is continued.
+    /// Skip lines whose taskId exists already, even if other fields differ. Use it to continue a broken import.
     #[arg(long, requires = "from", conflicts_with_all = ["request_id", "one", "policies"])]
     skip_existing: bool,
     #[command(flatten)]
@@ -74,13 +74,13 @@ struct SingleSagaArgs {
     /// How to undo what the work leaves behind; repeatable, undone in reverse order.
     #[arg(long = "compensate", value_name = "KIND=TARGET", value_parser = args::kind_target)]
     compensations: Vec<(String, String)>,
-    /// Why these have to be undone, for all of them.
+    /// Why these have to be undone; stored with each of them.
     #[arg(long, value_name = "REASON", requires = "compensations")]
     compensate_reason: Option<String>,
-    /// Not to be claimed for execution before this has passed.
+    /// How long it can't be claimed for execution.
     #[arg(long, value_name = "DURATION", value_parser = args::duration)]
     delay: Option<Duration>,
-    /// The task id of a saga that this one repeats, for the record: nothing is copied from it, nor need it exist.
+    /// The task id of the saga that this one repeats. It is only recorded: nothing is copied, and that saga need not exist.
     #[arg(long, value_name = "ID")]
     retry_of: Option<String>,
 }
@@ -90,13 +90,13 @@ struct SingleSagaArgs {
 #[command(next_help_heading = "Policy")]
 #[group(id = "policies", multiple = true, conflicts_with = "from")]
 struct PolicyArgs {
-    /// When an execution lease runs out [default: hold]
+    /// What happens when an execution lease runs out [default: hold]
     #[arg(long, value_enum)]
     on_stale: Option<OnStale>,
-    /// Under `requeue`, the expiry that leads to compensating instead [default: 3]
+    /// With --on-stale requeue: at which expiry it is compensated instead [default: 3]
     #[arg(long, value_name = "COUNT", value_parser = args::count)]
     max_expirations: Option<i32>,
-    /// When it fails and no retry is left [default: fail]
+    /// What happens when it fails and no retry is left [default: fail]
     #[arg(long, value_enum)]
     on_failure: Option<OnFailure>,
     /// How many retryable failures end it [default: 1]
@@ -114,53 +114,45 @@ struct PolicyArgs {
     /// The longest an execution lease may last without a change of progress [default: none]
     #[arg(long, value_name = "DURATION", value_parser = args::duration)]
     progress_timeout: Option<Duration>,
-    /// After a lease ran out, how long undoing waits for the worker's last effects [default: none]
+    /// How long compensation waits after a lease ran out, for the worker's last effects [default: none]
     #[arg(long, value_name = "DURATION", value_parser = args::duration)]
     settle: Option<Duration>,
-    /// Compensating without a lease and without a result for so long, it is quarantined [default: 24h]
+    /// After how long of compensating without a lease or a result it is quarantined [default: 24h]
     #[arg(long, value_name = "DURATION", value_parser = args::duration)]
     compensation_timeout: Option<Duration>,
 }
 
-/// What happens when an execution lease runs out.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum OnStale {
-    /// It is reported, and a claim by id or a decision moves it on.
-    Hold,
-    /// It is planned again.
-    Requeue,
-    /// It is compensated: at once where no compensation was ever registered.
-    Compensate,
-    /// It is parked for a person.
-    Quarantine,
+contract_values! {
+    /// What happens when an execution lease runs out.
+    OnStale => StaleAction {
+        /// It is reported as stale, until it is claimed by id or somebody decides.
+        Hold,
+        /// It is planned again.
+        Requeue,
+        /// It is compensated; if no compensation was ever registered, that is done at once.
+        Compensate,
+        /// It is parked for a person.
+        Quarantine,
+    }
 }
 
-/// What happens when it fails for good.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum OnFailure {
-    /// It is failed, which is final.
-    Fail,
-    /// It is compensated: at once where no compensation was ever registered.
-    Compensate,
+contract_values! {
+    /// What happens when it fails for good.
+    OnFailure => FailureAction {
+        /// It is failed, which is final.
+        Fail,
+        /// It is compensated; if no compensation was ever registered, that is done at once.
+        Compensate,
+    }
 }
 
 impl PolicyArgs {
     /// The policy; `None` where no flag was given, so that the coordinator's defaults hold.
     fn policy(&self) -> Option<Policy> {
-        let on_stale = self.on_stale.map_or(StaleAction::Unspecified, |action| match action {
-            OnStale::Hold => StaleAction::Hold,
-            OnStale::Requeue => StaleAction::Requeue,
-            OnStale::Compensate => StaleAction::Compensate,
-            OnStale::Quarantine => StaleAction::Quarantine,
-        });
-        let on_failure = self.on_failure.map_or(FailureAction::Unspecified, |action| match action {
-            OnFailure::Fail => FailureAction::Fail,
-            OnFailure::Compensate => FailureAction::Compensate,
-        });
         let policy = Policy {
-            on_stale: on_stale.into(),
+            on_stale: self.on_stale.map_or(StaleAction::Unspecified, StaleAction::from).into(),
             max_expirations: self.max_expirations.unwrap_or_default(),
-            on_failure: on_failure.into(),
+            on_failure: self.on_failure.map_or(FailureAction::Unspecified, FailureAction::from).into(),
             max_attempts: self.max_attempts.unwrap_or_default(),
             retry_backoff: self.retry_backoff.map(to_proto),
             retry_backoff_max: self.retry_backoff_max.map(to_proto),

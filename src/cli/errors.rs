@@ -36,8 +36,8 @@ pub enum CliError {
     Usage(String),
     /// Anything else.
     Failed(String),
-    /// It was told already, on standard output; with the exit code that goes with it.
-    Told(u8),
+    /// It was printed to standard output already; only the exit code is left.
+    Reported(u8),
     /// Whoever read our output has gone, which is how `sagad list | head` ends.
     ClosedPipe,
 }
@@ -74,7 +74,7 @@ impl CliError {
             // What was never sent did not happen, and a person's call is not tried again after it was.
             CliError::Call { refusal, .. } if refusal.unsent => CliError::Call { refusal, request_id: None },
             CliError::Call { refusal, .. } => CliError::Call { refusal, request_id: Some(id.to_owned()) },
-            CliError::Usage(_) | CliError::Failed(_) | CliError::Told(_) | CliError::ClosedPipe => self,
+            CliError::Usage(_) | CliError::Failed(_) | CliError::Reported(_) | CliError::ClosedPipe => self,
         }
     }
 
@@ -84,7 +84,7 @@ impl CliError {
             CliError::Call { refusal, .. } => code_of(refusal),
             CliError::Usage(_) => USAGE,
             CliError::Failed(_) => FAILED,
-            CliError::Told(code) => *code,
+            CliError::Reported(code) => *code,
             CliError::ClosedPipe => 0,
         }
     }
@@ -94,9 +94,9 @@ impl CliError {
         let text = match (format, self) {
             (Format::Json, _) => self.json(),
             (Format::Text, CliError::Call { refusal, .. }) => {
-                self.advised(&asked.server, advice::on(refusal, asked).as_deref())
+                self.advised(&asked.server, advice::advice_for(refusal, asked).as_deref())
             }
-            (Format::Text, CliError::Usage(_) | CliError::Failed(_) | CliError::Told(_) | CliError::ClosedPipe) => {
+            (Format::Text, CliError::Usage(_) | CliError::Failed(_) | CliError::Reported(_) | CliError::ClosedPipe) => {
                 self.text(&asked.server)
             }
         };
@@ -113,7 +113,7 @@ impl CliError {
             CliError::Call { .. }
             | CliError::Usage(_)
             | CliError::Failed(_)
-            | CliError::Told(_)
+            | CliError::Reported(_)
             | CliError::ClosedPipe => None,
         };
         self.advised(server, advice)
@@ -126,7 +126,7 @@ impl CliError {
             CliError::Usage(message) | CliError::Failed(message) => {
                 return Some(format!("sagad: {}", text::multiline(message)));
             }
-            CliError::Told(_) | CliError::ClosedPipe => return None,
+            CliError::Reported(_) | CliError::ClosedPipe => return None,
         };
         let message = text::printable(&refusal.message);
         let mut told = if refusal.unreachable {
@@ -154,7 +154,7 @@ impl CliError {
             write!(told, "\n  {advice}").ok();
         }
         if refusal.code == Code::PermissionDenied {
-            told.push_str("\n  the roles and queues of a principal stand in the coordinator's file of principals");
+            told.push_str("\n  the coordinator's file of principals has the roles and queues of each principal");
         }
         if let Some(delay) = refusal.retry_after {
             write!(told, "\n  try again in {}", text::length(delay)).ok();
@@ -190,7 +190,7 @@ impl CliError {
             }
             CliError::Usage(message) => local("INVALID_ARGUMENT", "USAGE", message),
             CliError::Failed(message) => local("UNKNOWN", "FAILED", message),
-            CliError::Told(_) | CliError::ClosedPipe => return None,
+            CliError::Reported(_) | CliError::ClosedPipe => return None,
         };
         Some(characters::json(&json!({ "error": error }).to_string()).into_owned())
     }

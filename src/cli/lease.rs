@@ -1,13 +1,13 @@
-//! The rpcs of a worker, each by hand: claim, heartbeat, report. In the environment of `sagad work` they need no
-//! arguments to name the lease.
+//! The calls of a worker, by hand: claim, heartbeat, report. A command that `sagad work` runs has the lease's ids in its
+//! environment, so it gives no arguments for them.
 
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::{
     actor,
-    args::{self, LeaseArgs, Purpose, RequestIdArg},
+    args::{self, LeaseArgs, Purpose, RequestIdArg, contract_values},
     context::Context,
     errors::CliError,
     output::{Format, notice},
@@ -23,7 +23,6 @@ use crate::{
     },
 };
 
-/// What `claim` takes.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  sagad claim fix-7 --owner me --ttl 5m\n  sagad claim fix-7 --purpose compensate -o json | jq -r .lease.fencingToken"
@@ -48,21 +47,19 @@ pub struct ClaimArgs {
     request_id: RequestIdArg,
 }
 
-/// Takes one saga.
-pub async fn claim(context: &Context, args: ClaimArgs) -> Result<(), CliError> {
-    let id = args.request_id.or_new();
-    let request = ClaimRequest {
-        task_id: args.task_id,
-        owner_id: args.owner.unwrap_or_else(actor::worker),
-        ttl: args.ttl.map(to_proto),
-        purpose: LeasePurpose::from(args.purpose).into(),
-        reason: args.reason,
-        request_id: id.clone(),
-    };
-    context.saga(context.change(&id, request, |mut c, r| async move { c.claim(r).await }).await?.saga)
+impl ClaimArgs {
+    pub fn request(self) -> Result<ClaimRequest, CliError> {
+        Ok(ClaimRequest {
+            task_id: self.task_id,
+            owner_id: self.owner.unwrap_or_else(actor::worker),
+            ttl: self.ttl.map(to_proto),
+            purpose: LeasePurpose::from(self.purpose).into(),
+            reason: self.reason,
+            request_id: self.request_id.or_new(),
+        })
+    }
 }
 
-/// What `claim-next` takes.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  sagad claim-next --queue builds --owner me\n  sagad claim-next --queue builds --wait 8s --max 5 -o json"
@@ -77,10 +74,10 @@ pub struct ClaimNextArgs {
     /// The leases' length [default: the server's, 30s]
     #[arg(long, value_name = "DURATION", value_parser = args::duration)]
     ttl: Option<Duration>,
-    /// At most so many.
+    /// How many at most.
     #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = args::count)]
     max: i32,
-    /// How long to wait for one, up to 60s; --timeout comes on top.
+    /// How long to wait for a saga, up to 60s, in addition to --timeout.
     #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = args::duration)]
     wait: Duration,
     /// What the leases are for.
@@ -118,7 +115,6 @@ pub async fn claim_next(context: &Context, args: ClaimNextArgs) -> Result<(), Cl
     sagas.into_iter().try_for_each(|saga| context.saga(Some(saga)))
 }
 
-/// What `heartbeat` takes.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  sagad heartbeat fix-7 --owner me --token 42\n  sagad heartbeat --progress 'step 3 of 5'   # within sagad work"
@@ -126,10 +122,10 @@ pub async fn claim_next(context: &Context, args: ClaimNextArgs) -> Result<(), Cl
 pub struct HeartbeatArgs {
     #[command(flatten)]
     lease: LeaseArgs,
-    /// A new length for the lease [default: as it is]
+    /// A new length for the lease [default: unchanged]
     #[arg(long, value_name = "DURATION", value_parser = args::duration)]
     ttl: Option<Duration>,
-    /// How far the work is: text, @FILE, or @- for standard input.
+    /// The progress of the work: text, @FILE, or @- for standard input.
     #[arg(long, value_name = "TEXT|@FILE")]
     progress: Option<String>,
 }
@@ -152,13 +148,12 @@ fn heartbeat_text(answer: &HeartbeatResponse) -> String {
     }
 }
 
-/// What `release` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sagad release fix-7 --owner me --token 42 --delay 5m --reason 'disk full'")]
 pub struct ReleaseArgs {
     #[command(flatten)]
     lease: LeaseArgs,
-    /// Not to be claimed again before this has passed.
+    /// How long it can't be claimed again.
     #[arg(long, value_name = "DURATION", value_parser = args::duration)]
     delay: Option<Duration>,
     /// Why, for the history.
@@ -168,24 +163,20 @@ pub struct ReleaseArgs {
     request_id: RequestIdArg,
 }
 
-/// Gives a lease back.
-pub async fn release(context: &Context, args: ReleaseArgs) -> Result<(), CliError> {
-    let LeaseKey { task_id, owner_id, fencing_token } = args.lease.key();
-    let request_id = args.request_id.or_new();
-    let id = request_id.clone();
-    let delay = args.delay.map(to_proto);
-    let request =
-        ReleaseRequest { task_id, owner_id, fencing_token, delay, reason: args.reason, request_id, progress: None };
-    context.saga(context.change(&id, request, |mut c, r| async move { c.release(r).await }).await?.saga)
+impl ReleaseArgs {
+    pub fn request(self) -> Result<ReleaseRequest, CliError> {
+        let LeaseKey { task_id, owner_id, fencing_token } = self.lease.key();
+        let (delay, request_id) = (self.delay.map(to_proto), self.request_id.or_new());
+        Ok(ReleaseRequest { task_id, owner_id, fencing_token, delay, reason: self.reason, request_id, progress: None })
+    }
 }
 
-/// What `complete` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sagad complete fix-7 --owner me --token 42 --result @out.json")]
 pub struct CompleteArgs {
     #[command(flatten)]
     lease: LeaseArgs,
-    /// What came out of it: text, @FILE, or @- for standard input.
+    /// The result of the work: text, @FILE, or @- for standard input.
     #[arg(long, value_name = "TEXT|@FILE")]
     result: Option<String>,
     /// A remark for the history.
@@ -195,18 +186,14 @@ pub struct CompleteArgs {
     request_id: RequestIdArg,
 }
 
-/// Reports a saga as done.
-pub async fn complete(context: &Context, args: CompleteArgs) -> Result<(), CliError> {
-    let LeaseKey { task_id, owner_id, fencing_token } = args.lease.key();
-    let request_id = args.request_id.or_new();
-    let id = request_id.clone();
-    let result = args::content(args.result)?;
-    let request =
-        CompleteRequest { task_id, owner_id, fencing_token, result, reason: args.reason, request_id, progress: None };
-    context.saga(context.change(&id, request, |mut c, r| async move { c.complete(r).await }).await?.saga)
+impl CompleteArgs {
+    pub fn request(self) -> Result<CompleteRequest, CliError> {
+        let LeaseKey { task_id, owner_id, fencing_token } = self.lease.key();
+        let (result, request_id) = (args::content(self.result)?, self.request_id.or_new());
+        Ok(CompleteRequest { task_id, owner_id, fencing_token, result, reason: self.reason, request_id, progress: None })
+    }
 }
 
-/// What `fail` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sagad fail fix-7 --owner me --token 42 --reason 'tests fail' --retryable\n  \
                         sagad fail fix-7 --owner me --token 42 --reason 'no access' --compensate branch=fix-7")]
@@ -219,34 +206,32 @@ pub struct FailArgs {
     /// Another try may succeed.
     #[arg(long)]
     retryable: bool,
-    /// What has to be undone and is not registered yet; repeatable.
+    /// A compensation that is not registered yet; repeatable.
     #[arg(long = "compensate", value_name = "KIND=TARGET", value_parser = args::kind_target)]
     compensations: Vec<(String, String)>,
-    /// Why these have to be undone, for all of them.
+    /// Why these have to be undone; stored with each of them.
     #[arg(long, value_name = "REASON", default_value = "", hide_default_value = true)]
     compensate_reason: String,
     #[command(flatten)]
     request_id: RequestIdArg,
 }
 
-/// Reports a saga as failed.
-pub async fn fail(context: &Context, args: FailArgs) -> Result<(), CliError> {
-    let LeaseKey { task_id, owner_id, fencing_token } = args.lease.key();
-    let id = args.request_id.or_new();
-    let request = FailRequest {
-        task_id,
-        owner_id,
-        fencing_token,
-        reason: args.reason,
-        compensations: args::compensations(args.compensations, &args.compensate_reason),
-        retryable: args.retryable,
-        request_id: id.clone(),
-        progress: None,
-    };
-    context.saga(context.change(&id, request, |mut c, r| async move { c.fail(r).await }).await?.saga)
+impl FailArgs {
+    pub fn request(self) -> Result<FailRequest, CliError> {
+        let LeaseKey { task_id, owner_id, fencing_token } = self.lease.key();
+        Ok(FailRequest {
+            task_id,
+            owner_id,
+            fencing_token,
+            reason: self.reason,
+            compensations: args::compensations(self.compensations, &self.compensate_reason),
+            retryable: self.retryable,
+            request_id: self.request_id.or_new(),
+            progress: None,
+        })
+    }
 }
 
-/// What `register-compensation` takes.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  sagad register-compensation fix-7 --owner me --token 42 --compensate branch=fix-7\n  \
@@ -258,34 +243,32 @@ pub struct RegisterArgs {
     /// How to undo what comes next; repeatable, undone in reverse order.
     #[arg(long = "compensate", value_name = "KIND=TARGET", value_parser = args::kind_target, required = true)]
     compensations: Vec<(String, String)>,
-    /// Why these have to be undone, for all of them.
+    /// Why these have to be undone; stored with each of them.
     #[arg(long, alias = "compensate-reason", default_value = "", hide_default_value = true)]
     reason: String,
     #[command(flatten)]
     request_id: RequestIdArg,
 }
 
-/// Registers compensations.
-pub async fn register(context: &Context, args: RegisterArgs) -> Result<(), CliError> {
-    let LeaseKey { task_id, owner_id, fencing_token } = args.lease.key();
-    let request_id = args.request_id.or_new();
-    let id = request_id.clone();
-    let compensations = args::compensations(args.compensations, &args.reason);
-    let request = RegisterCompensationRequest { task_id, owner_id, fencing_token, compensations, request_id };
-    let call = context.change(&id, request, |mut c, r| async move { c.register_compensation(r).await });
-    context.saga(call.await?.saga)
+impl RegisterArgs {
+    pub fn request(self) -> Result<RegisterCompensationRequest, CliError> {
+        let LeaseKey { task_id, owner_id, fencing_token } = self.lease.key();
+        let compensations = args::compensations(self.compensations, &self.reason);
+        let request_id = self.request_id.or_new();
+        Ok(RegisterCompensationRequest { task_id, owner_id, fencing_token, compensations, request_id })
+    }
 }
 
-/// The outcome of a compensation.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum OutcomeArg {
-    /// What it names is undone.
-    Done,
-    /// It failed; it may be tried again.
-    Failed,
+contract_values! {
+    /// The outcome of a compensation.
+    OutcomeArg => CompensationOutcome {
+        /// What it names is undone.
+        Done,
+        /// It failed; it may be tried again.
+        Failed,
+    }
 }
 
-/// What `record-compensation` takes.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  sagad record-compensation fix-7 --owner me --token 57 --position 2 --outcome done"
@@ -293,10 +276,10 @@ enum OutcomeArg {
 pub struct RecordArgs {
     #[command(flatten)]
     lease: LeaseArgs,
-    /// Which one; the latest that is neither done nor waived comes first.
+    /// Which compensation. The last one that is neither done nor waived comes first.
     #[arg(long)]
     position: i32,
-    /// How it went.
+    /// The outcome.
     #[arg(long, value_enum)]
     outcome: OutcomeArg,
     /// What was done, or what went wrong.
@@ -306,28 +289,21 @@ pub struct RecordArgs {
     request_id: RequestIdArg,
 }
 
-/// Records the outcome of one compensation.
-pub async fn record(context: &Context, args: RecordArgs) -> Result<(), CliError> {
-    let LeaseKey { task_id, owner_id, fencing_token } = args.lease.key();
-    let id = args.request_id.or_new();
-    let outcome = match args.outcome {
-        OutcomeArg::Done => CompensationOutcome::Done,
-        OutcomeArg::Failed => CompensationOutcome::Failed,
-    };
-    let request = RecordCompensationRequest {
-        task_id,
-        owner_id,
-        fencing_token,
-        position: args.position,
-        outcome: outcome.into(),
-        detail: args.detail,
-        request_id: id.clone(),
-    };
-    let call = context.change(&id, request, |mut c, r| async move { c.record_compensation(r).await });
-    context.saga(call.await?.saga)
+impl RecordArgs {
+    pub fn request(self) -> Result<RecordCompensationRequest, CliError> {
+        let LeaseKey { task_id, owner_id, fencing_token } = self.lease.key();
+        Ok(RecordCompensationRequest {
+            task_id,
+            owner_id,
+            fencing_token,
+            position: self.position,
+            outcome: CompensationOutcome::from(self.outcome).into(),
+            detail: self.detail,
+            request_id: self.request_id.or_new(),
+        })
+    }
 }
 
-/// What `compensated` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sagad compensated fix-7 --owner me --token 57")]
 pub struct CompensatedArgs {
@@ -340,11 +316,10 @@ pub struct CompensatedArgs {
     request_id: RequestIdArg,
 }
 
-/// Finishes a compensating saga: the rpc `Compensate`, whose name the recovery worker has.
-pub async fn compensated(context: &Context, args: CompensatedArgs) -> Result<(), CliError> {
-    let LeaseKey { task_id, owner_id, fencing_token } = args.lease.key();
-    let request_id = args.request_id.or_new();
-    let id = request_id.clone();
-    let request = CompensateRequest { task_id, owner_id, fencing_token, reason: args.reason, request_id };
-    context.saga(context.change(&id, request, |mut c, r| async move { c.compensate(r).await }).await?.saga)
+impl CompensatedArgs {
+    pub fn request(self) -> Result<CompensateRequest, CliError> {
+        let LeaseKey { task_id, owner_id, fencing_token } = self.lease.key();
+        let request_id = self.request_id.or_new();
+        Ok(CompensateRequest { task_id, owner_id, fencing_token, reason: self.reason, request_id })
+    }
 }

@@ -12,22 +12,19 @@ use super::{
 };
 use crate::{
     client::convert,
+    domain::bounds::PAGE_MAX,
     proto::{
         GetSagaRequest, GetStatsRequest, GetStatsResponse, ListEventsRequest, ListSagasRequest, QueueStats, SagaState,
     },
 };
 
-/// The most the coordinator gives at a time.
-const PAGE_SIZE_MAX: usize = 1_000;
-
-/// What `get` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sagad get fix-7\n  sagad get --saga-id release-12 -o json")]
 pub struct GetArgs {
     /// The saga's task id.
     #[arg(value_name = "ID", required_unless_present = "saga_id", conflicts_with = "saga_id")]
     task_id: Option<String>,
-    /// Its saga id instead.
+    /// The saga id, instead of the task id.
     #[arg(long, value_name = "ID")]
     saga_id: Option<String>,
 }
@@ -40,7 +37,6 @@ pub async fn get(context: &Context, args: GetArgs) -> Result<(), CliError> {
     context.output.message(&answer.saga.unwrap_or_default(), tables::saga_in_full)
 }
 
-/// What `list` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sagad list --in-flight\n  sagad list --stale --queue builds\n  \
                         sagad list --state quarantined,failed --newest-first --limit 20\n  \
@@ -52,7 +48,7 @@ pub struct ListArgs {
     /// Only in these queues; repeatable, or separated by commas.
     #[arg(long = "queue", value_delimiter = ',', value_name = "QUEUE")]
     queues: Vec<String>,
-    /// Only those whose lease, the current or the last, is this worker's.
+    /// Only sagas whose current or last lease is this worker's.
     #[arg(long, value_name = "ID")]
     owner: Option<String>,
     /// Only with this label; repeatable, all must match.
@@ -61,16 +57,16 @@ pub struct ListArgs {
     /// Only about this issue.
     #[arg(long, allow_negative_numbers = true)]
     issue: Option<i64>,
-    /// Only those whose lease ran out.
+    /// Only sagas whose lease ran out.
     #[arg(long)]
     stale: bool,
-    /// Only those that are not terminal.
+    /// Only sagas that are not terminal.
     #[arg(long)]
     in_flight: bool,
-    /// The latest first.
+    /// Newest first.
     #[arg(long)]
     newest_first: bool,
-    /// At most so many [default: all]
+    /// How many at most [default: all]
     #[arg(long, value_name = "COUNT")]
     limit: Option<usize>,
 }
@@ -92,7 +88,7 @@ pub async fn list(context: &Context, args: ListArgs) -> Result<(), CliError> {
     };
     let mut first = true;
     while left > 0 {
-        request.page_size = i32::try_from(left.min(PAGE_SIZE_MAX)).unwrap_or(0);
+        request.page_size = i32::try_from(left.min(PAGE_MAX)).unwrap_or(0);
         let page = context.call(request.clone(), |mut c, r| async move { c.list_sagas(r).await }).await?;
         let shown = &page.sagas[..page.sagas.len().min(left)];
         left -= shown.len();
@@ -110,7 +106,6 @@ pub async fn list(context: &Context, args: ListArgs) -> Result<(), CliError> {
     Ok(())
 }
 
-/// What `history` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sagad history fix-7\n  sagad history fix-7 -o json | jq -r .reason")]
 pub struct HistoryArgs {
@@ -121,7 +116,7 @@ pub struct HistoryArgs {
 
 /// Shows all that happened to a saga, the oldest first.
 pub async fn history(context: &Context, args: HistoryArgs) -> Result<(), CliError> {
-    let page_size = i32::try_from(PAGE_SIZE_MAX).unwrap_or(0);
+    let page_size = i32::try_from(PAGE_MAX).unwrap_or(0);
     let mut request = ListEventsRequest { task_id: args.task_id, page_size, page_token: String::new() };
     loop {
         let page = context.call(request.clone(), |mut c, r| async move { c.list_events(r).await }).await?;
@@ -135,13 +130,12 @@ pub async fn history(context: &Context, args: HistoryArgs) -> Result<(), CliErro
     }
 }
 
-/// What `stats` takes: nothing.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sagad stats\n  sagad stats -o json | jq .queues")]
 pub struct StatsArgs {}
 
 /// Counts sagas.
-pub async fn stats(context: &Context) -> Result<(), CliError> {
+pub async fn stats(context: &Context, _: StatsArgs) -> Result<(), CliError> {
     let stats = context.call(GetStatsRequest {}, |mut c, r| async move { c.get_stats(r).await }).await?;
     if context.output.format() == Format::Json {
         return context.output.message(&stats, |_| String::new());

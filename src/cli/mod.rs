@@ -1,11 +1,22 @@
-//! The commands of the binary that are clients of the API, a file for each or for a tight group: what is on the
-//! command line, where each command goes, and how the process ends.
+//! The commands of the binary: reads the command line, runs the command, and ends the process with its exit code.
+//!
+//! `commands` is the table of all commands; each command, or a group of similar ones, has a file with its arguments and its
+//! work. What several of them use:
+//!
+//! | files | subject |
+//! |---|---|
+//! | `global_args`, `args`, `actor` | options of all commands; values and groups of options that several share |
+//! | `context` | a command's connection to the coordinator |
+//! | `output`, `tables`, `text`, `json`, `format` | standard output: tables and sentences for people, JSON for programs |
+//! | `notices`, `errors`, `advice` | standard error: messages, and the error that ends a command |
+//! | `running_command`, `supervise`, `process_group`, `program`, `progress`, `init` | the programs that `work` and `compensate` run |
 
 mod actor;
 mod admin;
 mod advice;
 mod args;
 mod bench;
+mod commands;
 mod compensate;
 mod config;
 mod context;
@@ -14,8 +25,10 @@ mod docs;
 mod doctor;
 pub mod errors;
 mod format;
+mod global_args;
 mod health;
 mod import;
+mod init;
 mod json;
 mod lease;
 mod look;
@@ -23,11 +36,12 @@ mod notices;
 mod operate;
 mod output;
 mod paused;
-mod process;
+mod process_group;
 mod program;
 mod progress;
 #[cfg(test)]
 mod properties;
+mod running_command;
 mod store;
 mod supervise;
 mod tables;
@@ -37,20 +51,17 @@ mod top;
 mod watch;
 mod work;
 
-use std::{env, ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
+use std::{env, ffi::OsString, process::ExitCode};
 
-use clap::{
-    CommandFactory, FromArgMatches, Parser, Subcommand, builder::Resettable, error::ErrorKind, parser::ValueSource,
-};
+use clap::{CommandFactory, FromArgMatches, builder::Resettable, error::ErrorKind, parser::ValueSource};
 
-use crate::{
-    client::{ClientOptions, connect::DEFAULT_SERVER},
-    config::ServeArgs,
-    domain::characters,
-};
-use context::Context;
+pub use commands::Cli;
+use commands::{ClientCommand, Command};
 use errors::CliError;
-use output::{CommandKind, Format, Output, OutputArg};
+use global_args::GlobalArgs;
+use output::{Format, Output};
+
+use crate::{client::ClientOptions, domain::characters};
 
 /// A line of `create --from`, for the fuzzer: with the feature `fuzzing`, which no release has.
 #[cfg(feature = "fuzzing")]
@@ -63,222 +74,6 @@ pub mod fuzzing {
     /// The line that a request would be.
     pub fn rendered(request: &crate::proto::CreateSagaRequest) -> Option<String> {
         super::json::render(request).ok()
-    }
-}
-
-/// A lease coordinator for long-running work that leaves things behind.
-///
-/// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused by a rule (a held lease, a terminal saga) or for
-/// lack of a role, 4 not found, 5 unreachable.
-#[derive(Debug, Parser)]
-#[command(
-    name = "sagad",
-    version,
-    after_help = "Examples:\n  sagad create --queue builds --branch fix-7 --compensate branch=fix-7\n  \
-                  sagad work --queue builds -- ./build.sh\n  sagad list --in-flight\n  sagad watch --stale"
-)]
-pub struct Cli {
-    #[command(flatten)]
-    global: GlobalArgs,
-    #[command(subcommand)]
-    command: Command,
-}
-
-/// What every client command takes.
-#[derive(Clone, Debug, clap::Args)]
-pub struct GlobalArgs {
-    /// The coordinator's address: http://HOST:PORT, https://HOST:PORT, or unix:PATH for a socket.
-    #[arg(long, global = true, env = "SAGAD_SERVER", default_value = DEFAULT_SERVER, value_name = "URL", help_heading = "Global options")]
-    server: String,
-    /// Whether that was named on the command line: load is put on nobody's daemon by a variable.
-    #[arg(skip)]
-    server_named: bool,
-    /// File with the CAs that may have signed the coordinator's certificate [default: this machine's].
-    #[arg(long, global = true, env = "SAGAD_CA", value_name = "FILE", help_heading = "Global options")]
-    ca: Option<PathBuf>,
-    /// File with a certificate of one's own, for coordinators that ask for one.
-    #[arg(long, global = true, env = "SAGAD_CERT", value_name = "FILE", help_heading = "Global options")]
-    cert: Option<PathBuf>,
-    /// File with the key of that certificate.
-    #[arg(long, global = true, env = "SAGAD_KEY", value_name = "FILE", help_heading = "Global options")]
-    key: Option<PathBuf>,
-    /// File with a token, for coordinators that want to know who calls.
-    #[arg(long, global = true, env = "SAGAD_TOKEN_FILE", value_name = "FILE", help_heading = "Global options")]
-    token_file: Option<PathBuf>,
-    /// Send the token over http:// to other machines, too.
-    #[arg(long, global = true, help_heading = "Global options")]
-    insecure_token: bool,
-    /// Tables and sentences for people, as wide as the terminal or with all columns, or proto3 JSON, one object a line.
-    #[arg(short, long, global = true, value_enum, default_value = "text", help_heading = "Global options")]
-    output: OutputArg,
-    /// How long one call may take, 1ms to 24h.
-    #[arg(long, global = true, default_value = "10s", value_parser = args::timeout, value_name = "DURATION", help_heading = "Global options")]
-    timeout: Duration,
-}
-
-impl GlobalArgs {
-    /// How the coordinator is reached.
-    fn options(&self) -> ClientOptions {
-        ClientOptions {
-            server: self.server.clone(),
-            timeout: self.timeout,
-            ca: self.ca.clone(),
-            cert: self.cert.clone(),
-            key: self.key.clone(),
-            token_file: self.token_file.clone(),
-            insecure_token: self.insecure_token,
-        }
-    }
-}
-
-/// The commands: the daemon itself, and its clients.
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Run the coordinator.
-    #[command(after_help = "Examples:\n  sagad serve\n  sagad serve --listen 127.0.0.1:0 --data /var/lib/sagad\n  \
-                            sagad serve --config /etc/sagad/sagad.toml --log-format json\n\n\
-                            Every setting is a flag, a variable (SAGAD_ and the flag's name: SAGAD_RESTART_GRACE) and a\n\
-                            key of the TOML file (restart_grace = \"10s\"). The flag wins over the variable, the\n\
-                            variable over the file. `sagad config` checks and shows what comes of it.")]
-    Serve(Box<ServeArgs>),
-    /// A client of the API.
-    #[command(flatten)]
-    Client(ClientCommand),
-}
-
-/// The commands that are clients of the API.
-#[derive(Debug, Subcommand)]
-pub enum ClientCommand {
-    /// Create a saga, or many from a file.
-    Create(Box<create::CreateArgs>),
-    /// Show one saga.
-    Get(look::GetArgs),
-    /// List sagas.
-    List(look::ListArgs),
-    /// Show what happened to a saga.
-    History(look::HistoryArgs),
-    /// Count sagas by queue and state.
-    Stats(look::StatsArgs),
-    /// Follow stale sagas, or all events.
-    Watch(watch::WatchArgs),
-    /// Run a command for each saga of a queue.
-    Work(work::WorkArgs),
-    /// Undo what sagas left behind, with a command for each kind of compensation.
-    Compensate(compensate::CompensateArgs),
-    /// Take one saga under a lease.
-    Claim(lease::ClaimArgs),
-    /// Take the next sagas of a queue under leases.
-    ClaimNext(lease::ClaimNextArgs),
-    /// Extend a lease.
-    Heartbeat(lease::HeartbeatArgs),
-    /// Give a lease back.
-    Release(lease::ReleaseArgs),
-    /// Report a saga as done.
-    Complete(lease::CompleteArgs),
-    /// Report a saga as failed.
-    Fail(lease::FailArgs),
-    /// Register what undoes an effect, before the effect.
-    RegisterCompensation(lease::RegisterArgs),
-    /// Record the outcome of one compensation.
-    RecordCompensation(lease::RecordArgs),
-    /// Finish a compensating saga whose compensations are all done or waived.
-    Compensated(lease::CompensatedArgs),
-    /// Reserve a saga for one worker.
-    Dispatch(operate::DispatchArgs),
-    /// Decide on a stale saga.
-    Recover(operate::RecoverArgs),
-    /// Declare a compensation not needed.
-    Waive(operate::WaiveArgs),
-    /// Park a saga for a person.
-    Quarantine(operate::QuarantineArgs),
-    /// Ask for a saga to be cancelled.
-    Cancel(operate::CancelArgs),
-    /// End the leases, streams and waiting calls of a principal.
-    Revoke(operate::RevokeArgs),
-    /// Add a note to a saga, or amend its reason.
-    Annotate(operate::AnnotateArgs),
-    /// List queues.
-    Queues(admin::QueuesArgs),
-    /// Stop handing out a queue's sagas by claim-next.
-    Pause(admin::PauseArgs),
-    /// Hand out a paused queue's sagas again.
-    Resume(admin::ResumeArgs),
-    /// Remove old terminal sagas.
-    Purge(admin::PurgeArgs),
-    /// Write a consistent copy of the running store to a file.
-    Backup(store::BackupArgs),
-    /// Make a new store from a copy.
-    Restore(store::RestoreArgs),
-    /// Verify a store that no daemon is running on.
-    Check(store::CheckArgs),
-    /// Give back the room that a store which is not in use does not need.
-    Vacuum(store::VacuumArgs),
-    /// Make a token for a principal, and the entry with its hash.
-    Token(token::TokenArgs),
-    /// Check or show the coordinator's configuration.
-    Config(config::ConfigArgs),
-    /// Watch queues, leases and stale sagas live, and act on them.
-    Top(top::TopArgs),
-    /// Say what is wrong with a running server and the work on it, and what to do.
-    Doctor(doctor::DoctorArgs),
-    /// Measure how fast a daemon is, under load.
-    Bench(Box<bench::BenchArgs>),
-    /// Show the server's version, clock and bounds.
-    Info(admin::InfoArgs),
-    /// Ask whether the server is serving.
-    Health(health::HealthArgs),
-    /// Print a completion script for a shell.
-    Completions(docs::CompletionsArgs),
-    /// Print the manual page.
-    Man(docs::ManArgs),
-}
-
-impl ClientCommand {
-    /// What it is for: a command that changes something does not stop because nobody reads its output.
-    fn kind(&self) -> CommandKind {
-        match self {
-            ClientCommand::Get(_)
-            | ClientCommand::List(_)
-            | ClientCommand::History(_)
-            | ClientCommand::Stats(_)
-            | ClientCommand::Watch(_)
-            | ClientCommand::Queues(_)
-            | ClientCommand::Top(_)
-            | ClientCommand::Info(_)
-            | ClientCommand::Completions(_)
-            | ClientCommand::Man(_) => CommandKind::Query,
-            ClientCommand::Config(args) => args.kind(),
-            ClientCommand::Check(_) | ClientCommand::Doctor(_) | ClientCommand::Health(_) => CommandKind::Check,
-            ClientCommand::Create(_)
-            | ClientCommand::Work(_)
-            | ClientCommand::Compensate(_)
-            | ClientCommand::Claim(_)
-            | ClientCommand::ClaimNext(_)
-            | ClientCommand::Heartbeat(_)
-            | ClientCommand::Release(_)
-            | ClientCommand::Complete(_)
-            | ClientCommand::Fail(_)
-            | ClientCommand::RegisterCompensation(_)
-            | ClientCommand::RecordCompensation(_)
-            | ClientCommand::Compensated(_)
-            | ClientCommand::Dispatch(_)
-            | ClientCommand::Recover(_)
-            | ClientCommand::Waive(_)
-            | ClientCommand::Quarantine(_)
-            | ClientCommand::Cancel(_)
-            | ClientCommand::Revoke(_)
-            | ClientCommand::Annotate(_)
-            | ClientCommand::Pause(_)
-            | ClientCommand::Resume(_)
-            | ClientCommand::Purge(_)
-            | ClientCommand::Backup(_)
-            | ClientCommand::Restore(_)
-            | ClientCommand::Vacuum(_)
-            // What it prints is a secret that exists nowhere else.
-            | ClientCommand::Token(_)
-            // It creates sagas, on a daemon of others too.
-            | ClientCommand::Bench(_) => CommandKind::Change,
-        }
     }
 }
 
@@ -300,7 +95,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let asked = cli.global.options();
     let last_wait = command.last_wait();
     if last_wait.is_some()
-        && let Some(code) = supervise::as_init(&arguments)
+        && let Some(code) = init::run(&arguments)
     {
         return code;
     }
@@ -313,14 +108,6 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     notices::finish(last_wait);
     code
-}
-
-impl ClientCommand {
-    /// How long its end may wait for the reader of its messages: without limit, but for the workers, which are told to end by
-    /// whoever runs them. A worker that waited for ever would be killed then, or hold up a shutdown.
-    fn last_wait(&self) -> Option<Duration> {
-        matches!(self, ClientCommand::Work(_) | ClientCommand::Compensate(_)).then_some(notices::LAST_WAIT)
-    }
 }
 
 fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
@@ -369,60 +156,17 @@ fn start(global: GlobalArgs, command: ClientCommand) -> Result<(), CliError> {
 
 async fn dispatch(global: GlobalArgs, command: ClientCommand) -> Result<(), CliError> {
     let output = Output::new(global.output, command.kind());
-    let result = run_command(&global, &output, command).await;
+    let result = command.run(&global, &output).await;
     output.finish(result)
-}
-
-async fn run_command(global: &GlobalArgs, output: &Output, command: ClientCommand) -> Result<(), CliError> {
-    let context = || Context::new(global.options(), output.clone());
-    match command {
-        ClientCommand::Create(args) => create::run(&context()?, *args).await,
-        ClientCommand::Get(args) => look::get(&context()?, args).await,
-        ClientCommand::List(args) => look::list(&context()?, args).await,
-        ClientCommand::History(args) => look::history(&context()?, args).await,
-        ClientCommand::Stats(_) => look::stats(&context()?).await,
-        ClientCommand::Watch(args) => watch::run(&context()?, args).await,
-        ClientCommand::Work(args) => work::run(&context()?, args).await,
-        ClientCommand::Compensate(args) => compensate::run(&context()?, args).await,
-        ClientCommand::Claim(args) => lease::claim(&context()?, args).await,
-        ClientCommand::ClaimNext(args) => lease::claim_next(&context()?, args).await,
-        ClientCommand::Heartbeat(args) => lease::heartbeat(&context()?, args).await,
-        ClientCommand::Release(args) => lease::release(&context()?, args).await,
-        ClientCommand::Complete(args) => lease::complete(&context()?, args).await,
-        ClientCommand::Fail(args) => lease::fail(&context()?, args).await,
-        ClientCommand::RegisterCompensation(args) => lease::register(&context()?, args).await,
-        ClientCommand::RecordCompensation(args) => lease::record(&context()?, args).await,
-        ClientCommand::Compensated(args) => lease::compensated(&context()?, args).await,
-        ClientCommand::Dispatch(args) => operate::dispatch(&context()?, args).await,
-        ClientCommand::Recover(args) => operate::recover(&context()?, args).await,
-        ClientCommand::Waive(args) => operate::waive(&context()?, args).await,
-        ClientCommand::Quarantine(args) => operate::quarantine(&context()?, args).await,
-        ClientCommand::Cancel(args) => operate::cancel(&context()?, args).await,
-        ClientCommand::Revoke(args) => operate::revoke(&context()?, args).await,
-        ClientCommand::Annotate(args) => operate::annotate(&context()?, args).await,
-        ClientCommand::Queues(_) => admin::queues(&context()?).await,
-        ClientCommand::Pause(args) => admin::pause(&context()?, args).await,
-        ClientCommand::Resume(args) => admin::resume(&context()?, args).await,
-        ClientCommand::Purge(args) => admin::purge(&context()?, args).await,
-        ClientCommand::Backup(args) => store::backup(&context()?, args).await,
-        ClientCommand::Restore(args) => store::restore(output, &args),
-        ClientCommand::Check(args) => store::check(output, &args),
-        ClientCommand::Vacuum(args) => store::vacuum(output, &args),
-        ClientCommand::Token(args) => token::run(output, &args),
-        ClientCommand::Config(args) => config::run(output, &args),
-        ClientCommand::Top(args) => top::run(&context()?, args).await,
-        ClientCommand::Doctor(args) => doctor::run(&context()?, args).await,
-        ClientCommand::Bench(args) => bench::run(output, global.server_named.then(|| global.options()), *args).await,
-        ClientCommand::Info(_) => admin::info(&context()?).await,
-        ClientCommand::Health(args) => health::run(&context()?, args).await,
-        ClientCommand::Completions(args) => docs::completions(&args, Cli::command()),
-        ClientCommand::Man(args) => docs::man(&args, Cli::command()),
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
+
+    use clap::Parser;
+
+    use super::{output::OutputArg, *};
 
     #[test]
     fn the_command_line_is_sound() {

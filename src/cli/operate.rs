@@ -1,11 +1,11 @@
-//! The verbs of an operator: each changes a saga by a person's decision, and is recorded with who and why.
+//! The calls of an operator: each is a person's decision, and the history keeps who made it and why.
 
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::{
-    args::{self, ActorArg, DecisionArgs, RequestIdArg},
+    args::{self, ActorArg, DecisionArgs, RequestIdArg, contract_values},
     context::Context,
     errors::CliError,
     output::notice,
@@ -13,18 +13,18 @@ use super::{
 };
 use crate::{
     client::convert::to_proto,
+    domain::bounds::REVOKE_LEASES,
     proto::{
         AnnotateRequest, DispatchRequest, QuarantineRequest, RecoverRequest, RecoveryDecision, RequestCancelRequest,
         RevokePrincipalRequest, RevokePrincipalResponse, WaiveCompensationRequest,
     },
 };
 
-/// Most leases that one call of `revoke` ends: so few that it is answered well before it counts as lost …
+/// Most leases that one call of `revoke` ends. More could take longer than the default --timeout.
 const REVOKED_AT_ONCE: i32 = 2_000;
-/// … and that it counts, which is much faster.
-const REVOKE_COUNTED: i32 = 100_000;
+/// Most leases that one call of `revoke --dry-run` counts, which is much faster.
+const REVOKE_COUNTED: i32 = REVOKE_LEASES as i32;
 
-/// What `dispatch` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sagad dispatch fix-7 --assignee worker-3 --ttl 2m")]
 pub struct DispatchArgs {
@@ -46,32 +46,31 @@ pub struct DispatchArgs {
     request_id: RequestIdArg,
 }
 
-/// Reserves a saga for one worker.
-pub async fn dispatch(context: &Context, args: DispatchArgs) -> Result<(), CliError> {
-    let id = args.request_id.or_new();
-    let request = DispatchRequest {
-        task_id: args.task_id,
-        assignee: args.assignee,
-        ttl: args.ttl.map(to_proto),
-        actor: args.actor.or_me(),
-        reason: args.reason,
-        request_id: id.clone(),
-    };
-    context.saga(context.change(&id, request, |mut c, r| async move { c.dispatch(r).await }).await?.saga)
+impl DispatchArgs {
+    pub fn request(self) -> Result<DispatchRequest, CliError> {
+        Ok(DispatchRequest {
+            task_id: self.task_id,
+            assignee: self.assignee,
+            ttl: self.ttl.map(to_proto),
+            actor: self.actor.or_me(),
+            reason: self.reason,
+            request_id: self.request_id.or_new(),
+        })
+    }
 }
 
-/// A decision on a stale saga.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Decision {
-    /// Plan it again, for any worker.
-    Requeue,
-    /// Undo what it left behind.
-    Compensate,
-    /// Park it for a person.
-    Quarantine,
+contract_values! {
+    /// A decision on a stale saga.
+    Decision => RecoveryDecision {
+        /// Plan it again, for any worker.
+        Requeue,
+        /// Undo what it left behind.
+        Compensate,
+        /// Park it for a person.
+        Quarantine,
+    }
 }
 
-/// What `recover` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sagad recover fix-7 --decision requeue --reason 'the host was rebooted'\n  \
                         sagad recover fix-7 --decision compensate --reason 'gone' --token 42 --dry-run")]
@@ -81,35 +80,28 @@ pub struct RecoverArgs {
     /// What to do with it.
     #[arg(long, value_enum)]
     decision: Decision,
-    /// Only if it is stale under this fencing token, so that a later worker is not run over [default: any]
+    /// Only if the stale lease has this fencing token, so that a later worker is not disturbed [default: any]
     #[arg(long)]
     token: Option<i64>,
-    /// Only say whether it would be done.
+    /// Only check whether it would be accepted.
     #[arg(long)]
     dry_run: bool,
 }
 
-/// Decides on a stale saga.
-pub async fn recover(context: &Context, args: RecoverArgs) -> Result<(), CliError> {
-    let id = args.what.request_id.or_new();
-    let decision = match args.decision {
-        Decision::Requeue => RecoveryDecision::Requeue,
-        Decision::Compensate => RecoveryDecision::Compensate,
-        Decision::Quarantine => RecoveryDecision::Quarantine,
-    };
-    let request = RecoverRequest {
-        task_id: args.what.task_id,
-        decision: decision.into(),
-        actor: args.what.actor.or_me(),
-        reason: args.what.reason,
-        fencing_token: args.token.unwrap_or_default(),
-        validate_only: args.dry_run,
-        request_id: id.clone(),
-    };
-    context.saga(context.change(&id, request, |mut c, r| async move { c.recover(r).await }).await?.saga)
+impl RecoverArgs {
+    pub fn request(self) -> Result<RecoverRequest, CliError> {
+        Ok(RecoverRequest {
+            decision: RecoveryDecision::from(self.decision).into(),
+            actor: self.what.actor.or_me(),
+            fencing_token: self.token.unwrap_or_default(),
+            validate_only: self.dry_run,
+            request_id: self.what.request_id.or_new(),
+            task_id: self.what.task_id,
+            reason: self.what.reason,
+        })
+    }
 }
 
-/// What `waive` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sagad waive fix-7 --position 2 --reason 'the worktree was on a lost disk'")]
 pub struct WaiveArgs {
@@ -120,20 +112,18 @@ pub struct WaiveArgs {
     position: i32,
 }
 
-/// Declares a compensation not needed.
-pub async fn waive(context: &Context, args: WaiveArgs) -> Result<(), CliError> {
-    let id = args.what.request_id.or_new();
-    let request = WaiveCompensationRequest {
-        task_id: args.what.task_id,
-        position: args.position,
-        actor: args.what.actor.or_me(),
-        reason: args.what.reason,
-        request_id: id.clone(),
-    };
-    context.saga(context.change(&id, request, |mut c, r| async move { c.waive_compensation(r).await }).await?.saga)
+impl WaiveArgs {
+    pub fn request(self) -> Result<WaiveCompensationRequest, CliError> {
+        Ok(WaiveCompensationRequest {
+            position: self.position,
+            actor: self.what.actor.or_me(),
+            request_id: self.what.request_id.or_new(),
+            task_id: self.what.task_id,
+            reason: self.what.reason,
+        })
+    }
 }
 
-/// What `quarantine` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sagad quarantine fix-7 --reason 'needs a look' --revoke-lease\n  \
                         sagad quarantine fix-7 --reason 'exit 3' --owner me --token 42")]
@@ -144,13 +134,13 @@ pub struct QuarantineArgs {
     /// Why, for the history.
     #[arg(long)]
     reason: String,
-    /// As the lease's holder: who that is.
+    /// To call as the holder of the lease: its owner.
     #[arg(long, env = "SAGAD_OWNER", value_name = "ID", requires = "token")]
     owner: Option<String>,
-    /// As the lease's holder: its fencing token.
+    /// To call as the holder of the lease: its fencing token.
     #[arg(long, env = "SAGAD_TOKEN", requires = "owner")]
     token: Option<i64>,
-    /// As a person: though a live lease stands, which ends with it.
+    /// To call as a person: also under a live lease, which ends then.
     #[arg(long)]
     revoke_lease: bool,
     #[command(flatten)]
@@ -159,23 +149,20 @@ pub struct QuarantineArgs {
     request_id: RequestIdArg,
 }
 
-/// Parks a saga for a person.
-pub async fn quarantine(context: &Context, args: QuarantineArgs) -> Result<(), CliError> {
-    let id = args.request_id.or_new();
-    let actor = if args.owner.is_some() { String::new() } else { args.actor.or_me() };
-    let request = QuarantineRequest {
-        task_id: args.task_id,
-        reason: args.reason,
-        owner_id: args.owner.unwrap_or_default(),
-        fencing_token: args.token.unwrap_or_default(),
-        actor,
-        revoke_lease: args.revoke_lease,
-        request_id: id.clone(),
-    };
-    context.saga(context.change(&id, request, |mut c, r| async move { c.quarantine(r).await }).await?.saga)
+impl QuarantineArgs {
+    pub fn request(self) -> Result<QuarantineRequest, CliError> {
+        Ok(QuarantineRequest {
+            task_id: self.task_id,
+            reason: self.reason,
+            actor: if self.owner.is_some() { String::new() } else { self.actor.or_me() },
+            owner_id: self.owner.unwrap_or_default(),
+            fencing_token: self.token.unwrap_or_default(),
+            revoke_lease: self.revoke_lease,
+            request_id: self.request_id.or_new(),
+        })
+    }
 }
 
-/// What `cancel` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sagad cancel fix-7 --reason 'the issue was closed'\n  \
                         sagad cancel fix-7 --reason 'runs amok' --revoke-lease")]
@@ -187,20 +174,18 @@ pub struct CancelArgs {
     revoke_lease: bool,
 }
 
-/// Asks for a saga to be cancelled.
-pub async fn cancel(context: &Context, args: CancelArgs) -> Result<(), CliError> {
-    let id = args.what.request_id.or_new();
-    let request = RequestCancelRequest {
-        task_id: args.what.task_id,
-        actor: args.what.actor.or_me(),
-        reason: args.what.reason,
-        revoke_lease: args.revoke_lease,
-        request_id: id.clone(),
-    };
-    context.saga(context.change(&id, request, |mut c, r| async move { c.request_cancel(r).await }).await?.saga)
+impl CancelArgs {
+    pub fn request(self) -> Result<RequestCancelRequest, CliError> {
+        Ok(RequestCancelRequest {
+            actor: self.what.actor.or_me(),
+            revoke_lease: self.revoke_lease,
+            request_id: self.what.request_id.or_new(),
+            task_id: self.what.task_id,
+            reason: self.what.reason,
+        })
+    }
 }
 
-/// What `annotate` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sagad annotate fix-7 --note 'the customer was told' --detail ticket=4711\n  \
                         sagad annotate fix-7 --terminal-reason 'the disk, not the code'")]
@@ -224,21 +209,19 @@ pub struct AnnotateArgs {
     request_id: RequestIdArg,
 }
 
-/// Adds a note to a saga, in any state.
-pub async fn annotate(context: &Context, args: AnnotateArgs) -> Result<(), CliError> {
-    let id = args.request_id.or_new();
-    let request = AnnotateRequest {
-        task_id: args.task_id,
-        actor: args.actor.or_me(),
-        note: args.note.unwrap_or_default(),
-        details: args::map(args.details),
-        terminal_reason: args.terminal_reason.unwrap_or_default(),
-        request_id: id.clone(),
-    };
-    context.saga(context.change(&id, request, |mut c, r| async move { c.annotate(r).await }).await?.saga)
+impl AnnotateArgs {
+    pub fn request(self) -> Result<AnnotateRequest, CliError> {
+        Ok(AnnotateRequest {
+            task_id: self.task_id,
+            actor: self.actor.or_me(),
+            note: self.note.unwrap_or_default(),
+            details: args::map(self.details),
+            terminal_reason: self.terminal_reason.unwrap_or_default(),
+            request_id: self.request_id.or_new(),
+        })
+    }
 }
 
-/// What `revoke` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sagad revoke builders --reason 'its token was in a public log'\n  \
                         sagad revoke builders --reason 'just looking' --dry-run\n\n\
@@ -252,7 +235,7 @@ pub struct RevokeArgs {
     /// Why, for the history.
     #[arg(long)]
     reason: String,
-    /// At most so many leases [default: all]
+    /// How many leases at most [default: all]
     #[arg(long, value_name = "COUNT", value_parser = args::count)]
     max: Option<i32>,
     /// Only count the leases.
@@ -289,8 +272,8 @@ pub async fn revoke(context: &Context, args: RevokeArgs) -> Result<(), CliError>
     let principal = printable(&args.principal);
     if total.known {
         notice(&format!(
-            "the coordinator knows {principal}: it can call and claim again, unless it is taken out of the file of \
-             principals or gets other credentials there"
+            "the coordinator still knows {principal}: it can call and claim again until it is removed from the file \
+             of principals or has other credentials there"
         ));
     }
     context.output.message(&total, |total| {

@@ -121,6 +121,11 @@ impl Output {
         }
     }
 
+    /// The same output for a part of a command that is of another kind.
+    pub fn of_kind(&self, kind: CommandKind) -> Self {
+        Output { kind, ..self.clone() }
+    }
+
     /// The form.
     pub fn format(&self) -> Format {
         self.format

@@ -26,7 +26,7 @@ fn find_in(program: &str, path: &OsStr) -> Result<PathBuf, String> {
     }
     if program.contains('/') {
         let path = PathBuf::from(program);
-        return match why_not(&path) {
+        return match why_not_executable(&path) {
             None => Ok(path),
             Some(why) => Err(format!("can't run {program}: {why}")),
         };
@@ -36,7 +36,7 @@ fn find_in(program: &str, path: &OsStr) -> Result<PathBuf, String> {
         // An empty entry of PATH is the directory that we are in.
         let directory = if directory.as_os_str().is_empty() { PathBuf::from(".") } else { directory };
         let candidate = directory.join(program);
-        match why_not(&candidate) {
+        match why_not_executable(&candidate) {
             None => return Ok(candidate),
             Some(why) if fs::metadata(&candidate).is_ok() => {
                 reason.get_or_insert_with(|| format!("{} {why}", candidate.display()));
@@ -49,7 +49,7 @@ fn find_in(program: &str, path: &OsStr) -> Result<PathBuf, String> {
 }
 
 /// Why a file can't be run; `None` when it can, as far as its name and its mode tell.
-fn why_not(path: &Path) -> Option<String> {
+fn why_not_executable(path: &Path) -> Option<String> {
     if mutants::on(Mutant::ClaimsWithoutProgram) {
         return None;
     }

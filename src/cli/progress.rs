@@ -32,16 +32,16 @@ impl ProgressFile {
         ProgressFile { path, known, refused: None }
     }
 
-    /// Looks at it for ever.
+    /// Checks the file repeatedly; never returns.
     pub async fn follow(&mut self, lease: &LeaseKeeper, interval: Duration) -> Infallible {
         loop {
             tokio::time::sleep((interval / 2).clamp(LOOK_MIN, LOOK_MAX)).await;
-            self.look(lease).await;
+            self.check(lease).await;
         }
     }
 
-    /// Looks at it once, and hands what is new to the lease.
-    pub async fn look(&mut self, lease: &LeaseKeeper) {
+    /// Checks the file once, and hands new content to the lease.
+    pub async fn check(&mut self, lease: &LeaseKeeper) {
         // A file that can't be read says nothing new.
         let Ok(Ok(content)) = tokio::time::timeout(LOOK_TIMEOUT, read(&self.path)).await else { return };
         match content {
@@ -54,7 +54,7 @@ impl ProgressFile {
             Content::TooLarge(size) if self.refused != Some(size) => {
                 self.refused = Some(size);
                 let task_id = printable(&lease.key().task_id);
-                notice(&format!("progress of {task_id} not sent: {size} bytes, of which {BLOB_BYTES} are allowed"));
+                notice(&format!("the progress of {task_id} was not sent: it has {size} bytes, and {BLOB_BYTES} are allowed"));
             }
             Content::TooLarge(_) => {}
         }

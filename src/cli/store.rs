@@ -29,7 +29,7 @@ use crate::{
 pub struct BackupArgs {
     /// The file to make.
     file: PathBuf,
-    /// Replace the file if it is there.
+    /// Replace the file if it exists.
     #[arg(long)]
     force: bool,
 }
@@ -37,14 +37,14 @@ pub struct BackupArgs {
 /// Writes a consistent copy of the running store to a file. The file has its name only once it is whole and synced.
 pub async fn backup(context: &Context, args: BackupArgs) -> Result<(), CliError> {
     if args.file.symlink_metadata().is_ok() && !args.force {
-        return Err(is_there(&args.file));
+        return Err(exists_already(&args.file));
     }
     // With a random name until it is whole, so that two backups to one name don't disturb each other. Half a copy is of no
     // use to anyone: on each way out but one its file is removed.
     let mut partial = NewFile::next_to(&args.file).map_err(at(&args.file))?;
     let (bytes, revision) = receive(context, &mut partial).await?;
     partial.place(args.force).map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => is_there(&args.file),
+        io::ErrorKind::AlreadyExists => exists_already(&args.file),
         _ => at(&args.file)(error),
     })?;
     let file = args.file.display().to_string();
@@ -54,8 +54,8 @@ pub async fn backup(context: &Context, args: BackupArgs) -> Result<(), CliError>
     }
 }
 
-fn is_there(file: &Path) -> CliError {
-    CliError::Failed(format!("{} is there already; --force replaces it", file.display()))
+fn exists_already(file: &Path) -> CliError {
+    CliError::Failed(format!("{} exists already; --force replaces it", file.display()))
 }
 
 async fn receive(context: &Context, partial: &mut NewFile) -> Result<(u64, i64), CliError> {
@@ -118,7 +118,7 @@ pub struct CheckArgs {
 /// Verifies a store at rest.
 pub fn check(output: &Output, args: &CheckArgs) -> Result<(), CliError> {
     let report = check::check(&args.data).map_err(|error| CliError::Failed(error.to_string()))?;
-    tell(output, &report)?;
+    print_report(output, &report)?;
     match report.problem_count {
         0 => Ok(()),
         1 => Err(CliError::Failed("the store has a problem; keep a copy of it, and restore a backup".into())),
@@ -131,9 +131,8 @@ pub fn check(output: &Output, args: &CheckArgs) -> Result<(), CliError> {
 /// What `vacuum` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sagad vacuum --data ./sagad-data\n\nThe daemon must not be running on it. \
-                  The store is written anew beside itself, so the disk needs room for twice of what is in it. Cut off at \
-                  any moment, the store is as it was. A store that was made by version 0.1.0 gives room back by itself \
-                  from then on.")]
+                  The store is written to a new file, so the disk needs room for twice the content. If this is \
+                  interrupted, the store is unchanged. A store that version 0.1.0 made shrinks by itself from then on.")]
 pub struct VacuumArgs {
     /// The store's directory.
     #[arg(long, value_name = "DIR")]
@@ -150,7 +149,7 @@ pub fn vacuum(output: &Output, args: &VacuumArgs) -> Result<(), CliError> {
     }
 }
 
-fn tell(output: &Output, report: &CheckReport) -> Result<(), CliError> {
+fn print_report(output: &Output, report: &CheckReport) -> Result<(), CliError> {
     match output.format() {
         Format::Json => output.line(
             &json!({
@@ -170,8 +169,8 @@ fn tell(output: &Output, report: &CheckReport) -> Result<(), CliError> {
                 let mib = |bytes: u64| bytes.div_ceil(1 << 20);
                 let (free, all) = (mib(report.free_bytes), mib(report.bytes));
                 output.line(&format!(
-                    "{free} of {all} MiB hold nothing; a store of this version gives them back by itself, or all at once by \
-                     `sagad vacuum`"
+                    "{free} of {all} MiB are unused; a store of this version gives them back by itself, and `sagad vacuum` does so at \
+                     once"
                 ))?;
             }
             let verdict = if report.problem_count == 0 { "nothing is wrong" } else { "damaged" };

@@ -1,29 +1,31 @@
-//! The process between a worker and the command that it runs: `sagad` itself, started anew for each command.
+//! The supervisor: a process between a worker and the command that it runs. It is `sagad` itself, started anew for each command.
 //!
-//! It ends the command's process group when the worker dies, by whatever signal, and when the lease's deadline passes while the
-//! worker is frozen. It ends what the command leaves running before the worker learns that the command has ended. It adopts and
-//! reaps the orphans of its command, so that a group of zombies counts as gone, also where process 1 reaps nothing.
+//! It ends the command's process group when the worker dies, by whatever signal, and at the lease's deadline, also if the worker
+//! is frozen. It ends the processes that the command leaves running, before the worker learns that the command has ended. It adopts
+//! and reaps the command's orphans; otherwise, where process 1 reaps nothing, a group of zombies would never count as gone.
 //!
-//! The worker holds the other end of a socket, which is this process' standard input. Its end is what tells that the worker is
-//! gone: a parent-death signal would come when the *thread* ends that started this process. The messages are lines:
+//! ```text
+//! worker (running_command.rs)  <-- socket: lines -->  supervisor  <-- socket: one byte -->  the command, in its own process group
+//! ```
+//!
+//! The socket to the worker is the supervisor's standard input. When it is closed, the worker is gone. A parent-death signal would
+//! come when the *thread* ends that started the supervisor. The messages are lines:
 //!
 //! | from the worker | meaning |
 //! |---|---|
-//! | `until MOMENT` | the lease reaches until then; at that moment the group is killed |
-//! | `end MOMENT` | TERM to the group now, KILL at that moment |
+//! | `until MOMENT` | the lease now lasts until this moment; then the group is killed |
+//! | `end MOMENT` | TERM to the group now, KILL at this moment |
 //!
 //! | to the worker | meaning |
 //! |---|---|
-//! | `starting PID` | the process group of that number is there; nothing of the command runs in it yet |
+//! | `starting PID` | the process group with this number exists; nothing of the command runs in it yet |
 //! | `failed WHY` | the command could not be started; the last message |
-//! | `started` | it runs, and leads that group |
-//! | `ended STATUS DEADLINE LEFTOVERS` | it has ended, and its group with it; the last message |
+//! | `started` | the command runs, and leads that group |
+//! | `ended STATUS DEADLINE LEFTOVERS` | the command and its group have ended; the last message |
 //!
-//! Whatever moment this process is killed at, the worker knows which group to end. So the command is not started directly: its
-//! process begins as a third `sagad`, [`become_command`], which waits for a byte on a socket. It gets it once the worker has been
-//! told its number, becomes the command then, and ends if this process is gone before.
-//!
-//! As process 1 of a container, `sagad work` and `sagad compensate` run as a child of a second such process, [`as_init`].
+//! At whatever moment the supervisor is killed, the worker knows which group to kill. For this the command is not started directly:
+//! a third `sagad` process, [`become_command`], waits for a byte from the supervisor. The supervisor sends the byte once the worker
+//! has its process number. Then the process becomes the command. If the supervisor is gone before, the process ends.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -31,86 +33,83 @@ use std::{
     io::{self, Read, Write, stdin},
     os::{
         fd::{AsFd, OwnedFd},
-        unix::{ffi::OsStrExt, net::UnixStream as StdUnixStream, process::CommandExt},
+        unix::{net::UnixStream as StdUnixStream, process::CommandExt},
     },
     path::{Path, PathBuf},
-    process::{Child, Command, ExitCode, ExitStatus, Stdio},
+    process::{Command, ExitCode, Stdio},
     time::Duration,
 };
 
-use rustix::{
-    io::Errno,
-    process::{
-        Pid, Signal, WaitOptions, getpid, kill_process, kill_process_group, set_child_subreaper,
-        test_kill_process_group, wait,
-    },
-};
+use rustix::process::{Pid, getpid, set_child_subreaper};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
     signal::unix::{Signal as SignalStream, SignalKind, signal},
 };
 
-use super::errors;
+use super::{
+    errors, notices,
+    process_group::{KillCause, ProcessGroup},
+};
 use crate::{
     client::time::{self, Moment},
     mutants::{self, Mutant},
 };
 
-/// The first argument by which the binary is this process. No command has such a name.
+/// The first argument that makes the binary a supervisor. No command has this name.
 const SUPERVISE: &str = "__supervise";
-/// The same for the process that becomes the command.
+/// The first argument of the process that becomes the command.
 const BECOME: &str = "__become";
-/// What it waits for.
+/// What that process waits for.
 const GO: &[u8] = b"\n";
-/// The longest answer that says why it could not become the command.
+/// The longest message about why it could not become the command.
 const WHY_BYTES: u64 = 4096;
 
-/// Between two looks at whether a process group is gone, where no signal tells: the first, and the longest after doubling.
+/// The first and the longest pause between two checks whether a process group is gone, which no signal reports. It doubles.
 const GONE_POLL: Duration = Duration::from_millis(10);
 const GONE_POLL_MAX: Duration = Duration::from_millis(200);
 
-/// Longer lines are none of a worker's.
+/// A longer line is not a worker's message.
 const LINE_BYTES: usize = 256;
 
-/// What a supervisor is told at its start.
+/// The arguments of a supervisor.
 #[derive(Debug)]
 pub struct SupervisorArgs<'a> {
     /// The program, as it was given.
     pub program: &'a OsStr,
     /// Its arguments.
     pub arguments: &'a [OsString],
-    /// Where its files are; removed when the worker is gone.
+    /// The directory of its files; the supervisor removes it if the worker is gone.
     pub directory: &'a Path,
-    /// How long the group has between TERM and KILL when nobody says so.
+    /// The time between TERM and KILL, unless the worker sends the moment of KILL.
     pub kill_after: Duration,
-    /// Until when the lease reaches.
+    /// The lease's deadline.
     pub until: Moment,
 }
 
-/// The command that starts a supervisor. Its standard input is to be the socket.
-pub fn command(order: &SupervisorArgs<'_>) -> Command {
+/// The command that starts a supervisor. The caller makes the socket its standard input.
+pub fn command(args: &SupervisorArgs<'_>) -> Command {
     let mut command = Command::new(own_program());
     command
         .arg0("sagad")
         .arg(SUPERVISE)
-        .arg(order.kill_after.as_micros().to_string())
-        .arg(order.until.as_micros().to_string())
-        .arg(order.directory)
-        .arg(order.program)
-        .args(order.arguments)
-        // Signals at the terminal are the worker's, which decides what they mean for the command.
+        .arg(args.kill_after.as_micros().to_string())
+        .arg(args.until.as_micros().to_string())
+        .arg(args.directory)
+        .arg(args.program)
+        .args(args.arguments)
+        // The terminal's signals reach the worker alone, which decides what they mean for the command.
         .process_group(0);
     command
 }
 
-/// This very program, even where its file has been replaced or removed since.
-fn own_program() -> PathBuf {
+/// This program, also if its file was replaced or removed since its start.
+pub fn own_program() -> PathBuf {
     let running = PathBuf::from("/proc/self/exe");
     if running.exists() { running } else { std::env::current_exe().unwrap_or_else(|_| "sagad".into()) }
 }
 
-/// Runs as a supervisor, if that is what the arguments say.
+/// Runs as a supervisor, or becomes a command, if the arguments say so.
 pub fn run(arguments: &[OsString]) -> Option<ExitCode> {
     let [_, mode, rest @ ..] = arguments else { return None };
     if mode == BECOME {
@@ -119,15 +118,15 @@ pub fn run(arguments: &[OsString]) -> Option<ExitCode> {
     if mode != SUPERVISE {
         return None;
     }
-    let result = parse(rest).and_then(|order| {
-        let control = control().map_err(|_| "its standard input is no worker's socket".to_owned())?;
-        block_on(supervise(&order, control)).map_err(|error| error.to_string())
+    let result = parse(rest).and_then(|args| {
+        let control = control().map_err(|_| "standard input is not a worker's socket".to_owned())?;
+        block_on(supervise(&args, control)).map_err(|error| error.to_string())
     });
     Some(match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            super::notices::notice(&format!("this is how `sagad work` starts itself, and nothing else: {why}"));
-            super::notices::finish(Some(super::notices::LAST_WAIT));
+            notices::notice(&format!("only `sagad work` and `sagad compensate` start this process: {why}"));
+            notices::finish(Some(notices::LAST_WAIT));
             ExitCode::from(errors::USAGE)
         }
     })
@@ -147,10 +146,10 @@ fn parse(arguments: &[OsString]) -> Result<SupervisorArgs<'_>, String> {
     })
 }
 
-/// Waits until it may go on, and becomes the command. What keeps it from that it tells on the socket that is its standard input.
+/// Waits for the byte, and becomes the command. If that fails, it writes why to the socket that is its standard input.
 fn become_command(arguments: &[OsString]) -> ExitCode {
     let [program, arguments @ ..] = arguments else { return ExitCode::from(errors::USAGE) };
-    // A copy that a program does not inherit: so its end tells that this has become one.
+    // A copy that is closed on exec: so the supervisor sees the end of the socket once this has become the command.
     let Ok(mut supervisor) = stdin().as_fd().try_clone_to_owned().map(StdUnixStream::from) else {
         return ExitCode::from(errors::USAGE);
     };
@@ -163,21 +162,21 @@ fn become_command(arguments: &[OsString]) -> ExitCode {
     ExitCode::from(errors::FAILED)
 }
 
-/// A process that waits to become the command, at the head of a group of its own.
+/// A process that waits to become the command, and leads a process group of its own.
 struct PendingCommand {
     leader: Pid,
     socket: UnixStream,
 }
 
 impl PendingCommand {
-    fn start(order: &SupervisorArgs<'_>) -> io::Result<Self> {
+    fn start(args: &SupervisorArgs<'_>) -> io::Result<Self> {
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let socket = UnixStream::from_std(ours)?;
         let mut command = Command::new(own_program());
-        command.arg0("sagad").arg(BECOME).arg(order.program).args(order.arguments);
+        command.arg0("sagad").arg(BECOME).arg(args.program).args(args.arguments);
         let child = command.stdin(Stdio::from(OwnedFd::from(theirs))).process_group(0).spawn()?;
-        Ok(PendingCommand { leader: pid_of(&child), socket })
+        Ok(PendingCommand { leader: Pid::from_child(&child), socket })
     }
 
     /// Lets it become the command; an error says why it did not.
@@ -186,7 +185,7 @@ impl PendingCommand {
         if let Err(error) = self.socket.write_all(GO).await {
             return Err(error.to_string());
         }
-        // A read that fails tells as much as the end: it is no longer there to say that it failed.
+        // A failed read means the same as the end of the socket: the process can't report a failure any more.
         self.socket.take(WHY_BYTES).read_to_end(&mut why).await.ok();
         if why.is_empty() { Ok(()) } else { Err(String::from_utf8_lossy(&why).into_owned()) }
     }
@@ -194,24 +193,25 @@ impl PendingCommand {
 
 fn control() -> io::Result<StdUnixStream> {
     let control = StdUnixStream::from(stdin().as_fd().try_clone_to_owned()?);
-    // Fails on what is no socket.
+    // Fails if it is not a socket.
     control.peer_addr()?;
     control.set_nonblocking(true)?;
     Ok(control)
 }
 
-fn block_on<T>(future: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+/// Runs a future on a runtime of its own, in this thread.
+pub fn block_on<T>(future: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
 }
 
-/// Adopts the orphans of all that it starts, so that they are reaped.
+/// Makes this process the parent of all orphans among its descendants, so that they are reaped.
 fn adopt_orphans() {
-    // Where the system has no such thing, process 1 reaps them.
+    // On systems without this, process 1 reaps them.
     set_child_subreaper(Some(getpid())).ok();
 }
 
-/// The signals by which processes are told to end.
-fn ending_signals() -> io::Result<[SignalStream; 4]> {
+/// The signals that ask a process to end.
+pub fn ending_signals() -> io::Result<[SignalStream; 4]> {
     Ok([
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
@@ -220,13 +220,13 @@ fn ending_signals() -> io::Result<[SignalStream; 4]> {
     ])
 }
 
-async fn supervise(order: &SupervisorArgs<'_>, control: StdUnixStream) -> io::Result<()> {
-    // A service manager sends them to all processes of a service. The worker says what becomes of the command.
+async fn supervise(args: &SupervisorArgs<'_>, control: StdUnixStream) -> io::Result<()> {
+    // A service manager sends them to all processes of a service. Only the worker decides when the command ends.
     let _ignored = ending_signals()?;
     let mut children = signal(SignalKind::child())?;
     adopt_orphans();
     let mut control = ControlChannel { socket: UnixStream::from_std(control)?, received: Vec::new() };
-    let waiting = match PendingCommand::start(order) {
+    let waiting = match PendingCommand::start(args) {
         Ok(waiting) => waiting,
         Err(error) => {
             control.send(&format!("failed {error}\n")).await;
@@ -235,8 +235,8 @@ async fn supervise(order: &SupervisorArgs<'_>, control: StdUnixStream) -> io::Re
     };
     let leader = waiting.leader;
     if !control.send(&format!("starting {}\n", leader.as_raw_nonzero())).await {
-        // The worker is gone; so is, with its socket, what waits.
-        fs::remove_dir_all(order.directory).ok();
+        // The worker is gone. The waiting process ends with its socket.
+        fs::remove_dir_all(args.directory).ok();
         return Ok(());
     }
     if let Err(why) = waiting.go().await {
@@ -244,9 +244,8 @@ async fn supervise(order: &SupervisorArgs<'_>, control: StdUnixStream) -> io::Re
         return Ok(());
     }
     control.send("started\n").await;
-    let mut group =
-        ProcessGroup { leader, until: order.until, kill_at: None, killed: None, status: None, leftovers: false };
-    let mut worker_gone = false;
+    let mut group = ProcessGroup::new(leader, args.until);
+    let (mut worker_gone, mut leftovers) = (false, false);
     let mut poll = GONE_POLL;
     let status = loop {
         group.reap();
@@ -254,21 +253,21 @@ async fn supervise(order: &SupervisorArgs<'_>, control: StdUnixStream) -> io::Re
             if group.is_gone() {
                 break status;
             }
-            if group.kill_at.is_none() {
-                group.leftovers = true;
-                group.end(time::now() + order.kill_after);
+            if !group.is_ending() {
+                leftovers = true;
+                group.end(time::now() + args.kill_after);
             }
         }
         group.kill_if_due();
         tokio::select! {
             _ = children.recv() => {}
             message = control.next(), if !worker_gone => match message {
-                Some(WorkerMessage::Until(until)) => group.until = until,
+                Some(WorkerMessage::Until(until)) => group.deadline = until,
                 Some(WorkerMessage::End(kill_at)) => group.end(kill_at),
                 None => {
                     worker_gone = true;
                     if !mutants::on(Mutant::CommandOutlivesWorker) {
-                        group.end(time::now() + order.kill_after);
+                        group.end(time::now() + args.kill_after);
                     }
                 }
             },
@@ -277,32 +276,29 @@ async fn supervise(order: &SupervisorArgs<'_>, control: StdUnixStream) -> io::Re
         }
     };
     let by_deadline = group.killed == Some(KillCause::Deadline);
-    let ended = format!("ended {status} {} {}\n", u8::from(by_deadline), u8::from(group.leftovers));
+    let ended = format!("ended {status} {} {}\n", u8::from(by_deadline), u8::from(leftovers));
     if worker_gone || !control.send(&ended).await {
         // The worker removes its files itself, unless it was killed.
-        fs::remove_dir_all(order.directory).ok();
+        fs::remove_dir_all(args.directory).ok();
     }
     Ok(())
 }
 
-fn pid_of(child: &Child) -> Pid {
-    Pid::from_child(child)
-}
-
-/// What a worker says.
+/// A message from the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum WorkerMessage {
     Until(Moment),
     End(Moment),
 }
 
+/// The socket to the worker.
 struct ControlChannel {
     socket: UnixStream,
     received: Vec<u8>,
 }
 
 impl ControlChannel {
-    /// Whether it could be sent.
+    /// Sends a line; true if that succeeded.
     async fn send(&mut self, line: &str) -> bool {
         self.socket.write_all(line.as_bytes()).await.is_ok()
     }
@@ -331,135 +327,6 @@ fn parse_message(line: &[u8]) -> Option<WorkerMessage> {
     }
 }
 
-/// Why a group was killed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum KillCause {
-    /// The lease's deadline had come, and nobody had asked for the end.
-    Deadline,
-    /// It did not end by itself after TERM.
-    Slow,
-}
-
-/// The command's process group.
-struct ProcessGroup {
-    leader: Pid,
-    until: Moment,
-    /// Set when it has to end: TERM has been sent.
-    kill_at: Option<Moment>,
-    killed: Option<KillCause>,
-    /// The leader's status as `waitpid` tells it, once it has ended.
-    status: Option<i32>,
-    leftovers: bool,
-}
-
-impl ProcessGroup {
-    /// Reaps the leader and all adopted orphans that have ended.
-    fn reap(&mut self) {
-        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-            if pid == self.leader {
-                self.status = Some(status.as_raw());
-            }
-        }
-    }
-
-    /// Sends TERM, unless that has been done, and sees to KILL at `kill_at`, or earlier if that was said before.
-    fn end(&mut self, kill_at: Moment) {
-        if self.kill_at.is_none() && kill_at > time::now() {
-            self.signal(Signal::TERM);
-        }
-        self.kill_at = Some(self.kill_at.map_or(kill_at, |before| before.min(kill_at)));
-    }
-
-    fn next_kill(&self) -> Moment {
-        self.kill_at.map_or(self.until, |kill_at| kill_at.min(self.until))
-    }
-
-    fn kill_if_due(&mut self) {
-        if self.killed.is_none() && time::now() >= self.next_kill() {
-            self.killed = Some(if self.kill_at.is_some() { KillCause::Slow } else { KillCause::Deadline });
-            self.signal(Signal::KILL);
-        }
-    }
-
-    fn signal(&self, signal: Signal) {
-        // That it has gone already is what is wanted.
-        kill_process_group(self.leader, signal).ok();
-    }
-
-    /// Whether nothing of it runs. To be asked once the leader has been reaped.
-    fn is_gone(&self) -> bool {
-        match test_kill_process_group(self.leader) {
-            Ok(()) => !has_living_member(self.leader),
-            // What belongs to another user can't be ended by us, so it is not waited for once all has been tried.
-            Err(Errno::PERM) => self.killed.is_some(),
-            Err(_) => true,
-        }
-    }
-}
-
-/// Whether a process group has a member that is no zombie. Without `/proc`, every member counts.
-fn has_living_member(group: Pid) -> bool {
-    let Ok(processes) = fs::read_dir("/proc") else { return true };
-    processes.flatten().any(|process| {
-        let named_by_number = process.file_name().as_bytes().first().is_some_and(u8::is_ascii_digit);
-        named_by_number
-            && fs::read_to_string(process.path().join("stat")).is_ok_and(|stat| is_living_member(&stat, group))
-    })
-}
-
-/// Of `PID (NAME) STATE PARENT GROUP …`; the name may contain anything.
-fn is_living_member(stat: &str, group: Pid) -> bool {
-    let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-    let (state, its_group) = (fields.next(), fields.nth(1));
-    its_group.and_then(|its| its.parse().ok()) == Some(group.as_raw_nonzero().get())
-        && !matches!(state, Some("Z" | "X"))
-}
-
-/// As process 1: runs the same command line as a child, passes signals on, and reaps whatever is left to it, which a worker with
-/// its own children to wait for can't. `None` for any other process.
-pub fn as_init(arguments: &[OsString]) -> Option<ExitCode> {
-    if !getpid().is_init() {
-        return None;
-    }
-    Some(block_on(init(arguments)).unwrap_or_else(|error| {
-        super::notices::notice(&format!("can't run as process 1: {error}"));
-        super::notices::finish(Some(super::notices::LAST_WAIT));
-        ExitCode::from(errors::FAILED)
-    }))
-}
-
-async fn init(arguments: &[OsString]) -> io::Result<ExitCode> {
-    let [mut terminate, mut interrupt, mut hangup, mut quit] = ending_signals()?;
-    let mut children = signal(SignalKind::child())?;
-    let mut command = Command::new(own_program());
-    // A group of its own: a terminal sends its signals to ours, and they are passed on once.
-    command.arg0("sagad").args(arguments.get(1..).unwrap_or_default()).process_group(0);
-    let worker = pid_of(&command.spawn()?);
-    loop {
-        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-            if pid == worker {
-                return Ok(exit_code(status.as_raw()));
-            }
-        }
-        let passed_on = tokio::select! {
-            _ = children.recv() => continue,
-            _ = terminate.recv() => Signal::TERM,
-            _ = interrupt.recv() => Signal::INT,
-            _ = hangup.recv() => Signal::HUP,
-            _ = quit.recv() => Signal::QUIT,
-        };
-        kill_process(worker, passed_on).ok();
-    }
-}
-
-/// A child's end as ours: its exit code, or 128 and the number of the signal, as shells have it.
-fn exit_code(status: i32) -> ExitCode {
-    use std::os::unix::process::ExitStatusExt;
-    let status = ExitStatus::from_raw(status);
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
-    ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(errors::FAILED))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -473,9 +340,9 @@ mod tests {
             assert!(parse(&arguments(wrong)).is_err(), "{wrong}");
         }
         let words = arguments("5000000 7 /dir sh -c true");
-        let order = parse(&words).expect("these are right");
-        assert_eq!((order.kill_after, order.program), (Duration::from_secs(5), OsStr::new("sh")));
-        assert_eq!((order.until, order.arguments.len()), (Moment::from_micros(7), 2));
+        let args = parse(&words).expect("these are right");
+        assert_eq!((args.kill_after, args.program), (Duration::from_secs(5), OsStr::new("sh")));
+        assert_eq!((args.until, args.arguments.len()), (Moment::from_micros(7), 2));
     }
 
     #[test]
@@ -485,14 +352,5 @@ mod tests {
         for wrong in ["", "end", "end x", "stop 5", "until -1"] {
             assert_eq!(parse_message(wrong.as_bytes()), None, "{wrong}");
         }
-    }
-
-    #[test]
-    fn zombies_and_other_groups_are_no_living_members() {
-        let group = Pid::from_raw(42).expect("a number");
-        assert!(is_living_member("7 (a (b) c) S 1 42 42 0 -1", group));
-        assert!(!is_living_member("7 (sh) Z 1 42 42 0 -1", group));
-        assert!(!is_living_member("42 (sh) S 1 41 42 0 -1", group));
-        assert!(!is_living_member("", group));
     }
 }

@@ -30,6 +30,16 @@ pub fn content(bytes: &[u8]) -> String {
     }
 }
 
+/// The largest distance from 1970, in microseconds, that is shown, so that two times can be subtracted. No calendar
+/// goes as far.
+const FARTHEST: i64 = 1 << 61;
+
+/// A time as microseconds since 1970.
+pub fn micros(time: &Timestamp) -> i64 {
+    let micros = time.seconds.saturating_mul(1_000_000).saturating_add(i64::from(time.nanos) / 1000);
+    micros.clamp(-FARTHEST, FARTHEST)
+}
+
 /// The units of lengths, in microseconds.
 const UNITS: [(&str, u128); 6] =
     [("d", 86_400_000_000), ("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1_000), ("us", 1)];

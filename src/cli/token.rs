@@ -33,7 +33,7 @@ const TOKEN_BYTES: u64 = 64 << 10;
     after_help = "Examples:\n  sagad token ci --role worker --queue builds --out ci.token 2>> principals.toml\n  \
                   sagad token jo --role operator > jo.token\n  sagad token hash < ci.token\n\n\
                   The token goes to stdout, or into the file; its principal's entry, with the hash, to stderr. The\n\
-                  coordinator keeps the hash alone, so a token that is lost has to be made anew."
+                  coordinator has only the hash, so a lost token has to be replaced."
 )]
 pub struct TokenArgs {
     #[command(subcommand)]
@@ -41,7 +41,7 @@ pub struct TokenArgs {
     /// The principal's name: up to 64 letters, digits and . _ : / @ + -
     #[arg(required = true)]
     name: Option<String>,
-    /// What it is for, as its entry says; repeatable.
+    /// Its roles, as in its entry; repeatable.
     #[arg(long = "role", value_enum, value_name = "ROLE", default_value = "reader")]
     roles: Vec<Role>,
     /// The queues of a worker, or '*' for all; repeatable, or separated by commas.
@@ -96,7 +96,7 @@ fn make(output: &Output, args: &TokenArgs) -> Result<(), CliError> {
     let name = PrincipalName::parse(args.name.as_deref().unwrap_or_default())
         .map_err(|Malformed(why)| wrong("the name", &why))?;
     if name.is_the_coordinators() {
-        return Err(wrong("the name", "is the coordinator's own in the history: take another"));
+        return Err(wrong("the name", "is the coordinator's own in the history: choose another"));
     }
     let token = bearer::make_token(name.as_str(), &rand::random());
     let hash = principals_file::format_hash(&bearer::hash_token(token.as_bytes()));
@@ -150,7 +150,7 @@ fn entry(name: &PrincipalName, args: &TokenArgs, hash: &str) -> Result<String, C
 fn write_new(path: &Path, token: &str) -> Result<(), CliError> {
     let failed = |error: std::io::Error| {
         let hint =
-            if error.kind() == std::io::ErrorKind::AlreadyExists { ": remove it first, or name another" } else { "" };
+            if error.kind() == std::io::ErrorKind::AlreadyExists { ": remove it first, or choose another" } else { "" };
         CliError::Failed(format!("can't write {}: {error}{hint}", path.display()))
     };
     // Under its name from the beginning, so that a second one fails at once; a token cut short by a crash is no token.

@@ -35,10 +35,10 @@ pub struct WatchArgs {
     /// Only this saga; with --events.
     #[arg(long, value_name = "ID", requires = "events")]
     task: Option<String>,
-    /// What happened after this revision, nothing twice and nothing missed; 0: from the beginning.
+    /// Start after this revision, without a gap or a repetition; 0: from the beginning.
     #[arg(long, value_name = "REVISION", allow_negative_numbers = true)]
     after: Option<i64>,
-    /// What is stale now, then end.
+    /// Print what is stale now, and end.
     #[arg(long, conflicts_with_all = ["events", "after"])]
     snapshot: bool,
 }

@@ -10,9 +10,9 @@ use super::{
     context::Context,
     errors::CliError,
     output::notice,
-    process::{self, CommandExit, CommandLine, RunningCommand},
     program,
     progress::ProgressFile,
+    running_command::{self, CommandExit, CommandLine, RunningCommand},
     text::printable,
 };
 use crate::client::{
@@ -45,7 +45,7 @@ const RETRYABLE: i32 = 75;
 pub struct WorkArgs {
     #[command(flatten)]
     worker: WorkerArgs,
-    /// How many commands at a time.
+    /// How many commands run at a time.
     #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..))]
     concurrency: u16,
     /// End when the queue is empty.
@@ -73,7 +73,7 @@ pub async fn run(context: &Context, args: WorkArgs) -> Result<(), CliError> {
     };
     let (program, arguments) = args.command.split_first().ok_or_else(|| CliError::Usage("no command".to_owned()))?;
     program::find(program).map_err(CliError::Usage)?;
-    process::can_make_files().map_err(CliError::Failed)?;
+    running_command::can_make_files().map_err(CliError::Failed)?;
     let command = CommandLine {
         program: program.into(),
         arguments: arguments.iter().map(Into::into).collect(),
@@ -91,12 +91,12 @@ struct CommandHandler {
 
 impl Handler for CommandHandler {
     async fn run(&self, task: &Task) -> WorkOutcome {
-        let environment = process::environment(&task.saga, &task.lease, &self.options);
-        if let Some(reason) = process::unpassable(&environment) {
+        let environment = running_command::environment(&task.saga, &task.lease, &self.options);
+        if let Some(reason) = running_command::unpassable(&environment) {
             // It is the saga's fault, and stays so whoever tries.
             return failed(reason, false);
         }
-        let started = process::start(&self.command, environment, &task.saga, task.lease.deadlines());
+        let started = running_command::start(&self.command, environment, &task.saga, task.lease.deadlines());
         match started.await {
             Ok(mut running) => {
                 let mut progress = ProgressFile::new(running.progress_file(), task.saga.progress.clone());
@@ -108,7 +108,7 @@ impl Handler for CommandHandler {
                     never = progress.follow(&task.lease, interval) => match never {},
                 };
                 // What it wrote last goes with the report.
-                progress.look(&task.lease).await;
+                progress.check(&task.lease).await;
                 outcome
             }
             // The saga had no part in it: another worker may have what is missing here.
@@ -190,7 +190,7 @@ fn of_status(status: std::process::ExitStatus) -> WorkOutcome {
     if status.success() {
         WorkOutcome::Completed { result: Bytes::new(), reason: String::new() }
     } else {
-        failed(process::describe(status), status.code() == Some(RETRYABLE))
+        failed(running_command::describe(status), status.code() == Some(RETRYABLE))
     }
 }
 

@@ -344,7 +344,7 @@ fn few_files_write_to_a_terminal() {
         "cli/notices.rs",
         "cli/output.rs",
         "cli/token.rs", // the entry of a principal, whose name has no such characters
-        "cli/top/terminal.rs",
+        "cli/top/screen.rs",
         "logs.rs",
     ];
     assert_eq!(printing, known.map(str::to_owned).into());

@@ -10,30 +10,29 @@ use tokio::{sync::oneshot, task::JoinSet};
 use tonic::{Request, Status, client::Grpc};
 use tonic_prost::ProstCodec;
 
-use super::{args::Plan, due_at_once, load, load_client::RunState, record::Times};
+use super::{
+    args::Plan,
+    claim_next::{CLAIMED_AT_ONCE, claim_next},
+    due_at_once, load,
+    load_client::RunState,
+    totals::Times,
+};
 use crate::{
     cli::errors::CliError,
-    client::{
-        Client,
-        convert::{to_proto, to_utc},
-        time,
-    },
+    client::{Client, convert::to_utc, time},
+    domain::bounds::PAGE_MAX,
     proto::{
-        ClaimNextRequest, GetServerInfoRequest, ListSagasRequest, WatchEventsRequest, WatchStaleRequest,
-        watch_stale_response,
+        GetServerInfoRequest, ListSagasRequest, WatchEventsRequest, WatchStaleRequest, watch_stale_response,
     },
 };
 
-/// Most sagas of a page.
-const PAGE: i32 = 1_000;
-/// Most sagas of one `ClaimNext`.
-const CLAIMED_AT_ONCE: u64 = 100;
 /// How often leases that are to expire are taken.
 const TICK: Duration = Duration::from_millis(10);
 /// How long they last.
 const ENDING: Duration = Duration::from_secs(1);
 
 /// What the background load saw, before and during the measurement.
+#[derive(Default)]
 pub struct BackgroundResults {
     /// Pages that were listed.
     pub pages: u64,
@@ -47,12 +46,6 @@ pub struct BackgroundResults {
     pub late: Times,
 }
 
-impl BackgroundResults {
-    fn new() -> Result<Self, CliError> {
-        Ok(BackgroundResults { pages: 0, listed: 0, events: 0, events_measured: 0, late: Times::new()? })
-    }
-}
-
 /// The queues of the background load.
 #[derive(Clone, Debug, Default)]
 pub struct BackgroundQueues {
@@ -64,56 +57,49 @@ pub struct BackgroundQueues {
 
 /// The running background load.
 pub struct BackgroundLoad {
-    ended: Option<oneshot::Receiver<Result<BackgroundResults, CliError>>>,
+    ended: oneshot::Receiver<Result<BackgroundResults, CliError>>,
 }
 
 impl BackgroundLoad {
     /// Starts what the plan asks for.
     pub fn start(shared: &Arc<RunState>, queues: BackgroundQueues) -> Result<Self, CliError> {
-        if Self::parties(&shared.plan) == 0 {
-            return Ok(BackgroundLoad { ended: None });
-        }
-        let thread = load::on_a_thread("bench-beside".to_owned(), all(shared.clone(), queues))?;
-        Ok(BackgroundLoad { ended: Some(thread) })
+        Ok(BackgroundLoad { ended: load::on_a_thread("bench-beside".to_owned(), all(shared.clone(), queues))? })
     }
 
     /// How many clients report that they are ready.
     pub fn parties(plan: &Plan) -> u32 {
-        plan.readers + plan.watchers + plan.claimers + u32::from(plan.expiring > 0)
+        plan.args.readers + plan.args.watchers + plan.args.claimers + u32::from(plan.args.expiring > 0)
     }
 
     /// How many leases expire in a run.
     pub fn ending(plan: &Plan) -> u64 {
         // Three seconds more: from the start of the load to the end of its last call.
-        u64::from(plan.expiring) * (plan.seconds() + 3)
+        u64::from(plan.args.expiring) * (plan.seconds() + 3)
     }
 
-    /// The results, once it has ended; none if there was no background load.
-    pub async fn end(self) -> Result<Option<BackgroundResults>, CliError> {
-        match self.ended {
-            Some(thread) => load::ended(thread).await.map(Some),
-            None => Ok(None),
-        }
+    /// The results, once it has ended.
+    pub async fn end(self) -> Result<BackgroundResults, CliError> {
+        load::ended(self.ended).await
     }
 }
 
 type SharedResults = Arc<Mutex<BackgroundResults>>;
 
 async fn all(shared: Arc<RunState>, queues: BackgroundQueues) -> Result<BackgroundResults, CliError> {
-    let seen = Arc::new(Mutex::new(BackgroundResults::new()?));
+    let seen = SharedResults::default();
     let client = || Client::connect(&shared.options).map_err(|error| CliError::Usage(error.to_string()));
     let mut tasks: JoinSet<Result<(), Status>> = JoinSet::new();
-    for _ in 0..shared.plan.readers {
+    for _ in 0..shared.plan.args.readers {
         tasks.spawn(list(client()?, shared.clone(), seen.clone()));
     }
-    for _ in 0..shared.plan.watchers {
+    for _ in 0..shared.plan.args.watchers {
         tasks.spawn(follow(client()?, shared.clone(), seen.clone()));
     }
-    if shared.plan.expiring > 0 {
+    if shared.plan.args.expiring > 0 {
         tasks.spawn(measure_expiry(client()?, shared.clone(), queues.ending.clone(), seen.clone()));
         tasks.spawn(take(client()?, shared.clone(), queues.ending));
     }
-    for number in 0..shared.plan.claimers {
+    for number in 0..shared.plan.args.claimers {
         let (client, shared, queues) = (client()?, shared.clone(), queues.due.clone());
         tasks.spawn(async move { due_at_once::claim_on(client, number, queues, &shared).await });
     }
@@ -124,11 +110,11 @@ async fn all(shared: Arc<RunState>, queues: BackgroundQueues) -> Result<Backgrou
     match first {
         None | Some(Ok(Ok(()))) => {}
         Some(Ok(Err(status))) => return Err(status.into()),
-        Some(Err(error)) => return Err(CliError::Failed(format!("what goes on beside ended early: {error}"))),
+        Some(Err(error)) => return Err(CliError::Failed(format!("the background load ended early: {error}"))),
     }
     tasks.shutdown().await;
-    let mut seen = seen.lock();
-    Ok(std::mem::replace(&mut *seen, BackgroundResults::new()?))
+    let seen = std::mem::take(&mut *seen.lock());
+    Ok(seen)
 }
 
 /// Lists all sagas, page by page, repeatedly.
@@ -136,7 +122,7 @@ async fn list(client: Client, shared: Arc<RunState>, seen: SharedResults) -> Res
     shared.window.ready();
     let mut page_token = String::new();
     loop {
-        let request = ListSagasRequest { page_size: PAGE, page_token, ..Default::default() };
+        let request = ListSagasRequest { page_size: PAGE_MAX as i32, page_token, ..Default::default() };
         let answer = client.sagas().list_sagas(client.unary(request)).await?.into_inner();
         let mut seen = seen.lock();
         seen.pages += 1;
@@ -174,7 +160,7 @@ async fn follow(client: Client, shared: Arc<RunState>, seen: SharedResults) -> R
 
 /// Takes leases and lets them expire.
 async fn take(client: Client, shared: Arc<RunState>, queue: String) -> Result<(), Status> {
-    let (window, a_second) = (&shared.window, u128::from(shared.plan.expiring));
+    let (window, a_second) = (&shared.window, u128::from(shared.plan.args.expiring));
     let begun = window.now();
     let mut taken = 0;
     let mut calls: JoinSet<Result<(), Status>> = JoinSet::new();
@@ -185,22 +171,12 @@ async fn take(client: Client, shared: Arc<RunState>, queue: String) -> Result<()
         while taken < due {
             let count = (due - taken).min(CLAIMED_AT_ONCE);
             taken += count;
-            let (mut sagas, request) = (client.sagas(), claim(&queue, count));
+            let (mut sagas, request) = (client.sagas(), claim_next(&queue, "bench-gone", ENDING, count));
             calls.spawn(async move { sagas.claim_next(request).await.map(drop) });
         }
         while let Some(ended) = calls.try_join_next() {
             ended.map_err(|error| Status::internal(error.to_string()))??;
         }
-    }
-}
-
-fn claim(queue: &str, count: u64) -> ClaimNextRequest {
-    ClaimNextRequest {
-        queues: vec![queue.to_owned()],
-        owner_id: "bench-gone".to_owned(),
-        ttl: Some(to_proto(ENDING)),
-        max_sagas: i32::try_from(count).unwrap_or(1),
-        ..Default::default()
     }
 }
 

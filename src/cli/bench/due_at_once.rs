@@ -9,6 +9,7 @@ use tonic::Status;
 
 use super::{
     args::{Ids, Plan},
+    claim_next::{CLAIMED_AT_ONCE, LONG_TTL, claim_next},
     load_client::RunState,
     preload,
     progress::Progress,
@@ -28,16 +29,12 @@ use crate::{
 const PREPARED_PER_SECOND: u32 = 10_000;
 /// The contract's shortest lease. Preparing must be done this long before the common end.
 const SHORTEST: Duration = Duration::from_millis(100);
-/// Most sagas of one `ClaimNext`.
-const CLAIMED_AT_ONCE: u32 = 100;
 /// Calls in flight while it is prepared.
 const IN_FLIGHT: usize = 8;
 /// How long half of the claimers wait for a saga; the others don't wait.
 const WAIT: Duration = Duration::from_millis(500);
 /// The pause between a claimer's answer and its next call.
 const PAUSE: Duration = Duration::from_millis(2);
-/// The length of a claimer's leases, which don't expire while it measures.
-const LONG_TTL: Duration = Duration::from_secs(12 * 3600);
 
 /// Leases and delays with one common end.
 pub struct DueAtOnce {
@@ -57,18 +54,18 @@ impl DueAtOnce {
     /// # Errors
     /// A call failed, or the machine is too slow: leases would end before the measurement begins.
     pub async fn prepare(client: &Client, plan: &Plan, progress: &Progress) -> Result<Option<Self>, CliError> {
-        if plan.due + plan.delays == 0 {
+        if plan.args.due + plan.args.delays == 0 {
             return Ok(None);
         }
         let pool = |count: u32| SagaPool::new(rand::random(), Ids::Ordered, count.into());
-        let (held, again, late) = (pool(plan.due / 2), pool(plan.due - plan.due / 2), pool(plan.delays));
+        let (held, again, late) = (pool(plan.args.due / 2), pool(plan.args.due - plan.args.due / 2), pool(plan.args.delays));
         let requeued = Policy { on_stale: StaleAction::Requeue.into(), ..Default::default() };
         let requeued = CreateSagaRequest { policy: Some(requeued), ..Default::default() };
         preload::create(client, &held, &CreateSagaRequest::default(), progress).await?;
         preload::create(client, &again, &requeued, progress).await?;
 
-        let allowed = Duration::from_secs((8 + (plan.due + plan.delays) / PREPARED_PER_SECOND).into());
-        let before = plan.warmup + plan.duration / 2;
+        let allowed = Duration::from_secs((8 + (plan.args.due + plan.args.delays) / PREPARED_PER_SECOND).into());
+        let before = plan.args.warmup + plan.args.duration / 2;
         let at = time::now() + allowed + before;
         for pool in [&held, &again] {
             take(client, pool, at, progress).await?;
@@ -82,7 +79,7 @@ impl DueAtOnce {
 
     /// Waits until the warmup has to begin.
     pub async fn begin(&self, plan: &Plan) {
-        let begin = self.at - (plan.warmup + plan.duration / 2);
+        let begin = self.at - (plan.args.warmup + plan.args.duration / 2);
         tokio::time::sleep(begin.since(time::now())).await;
     }
 
@@ -101,7 +98,7 @@ impl DueAtOnce {
         if u64::try_from(stale).ok() != Some(self.held.total()) {
             let of = self.held.total();
             return Err(CliError::Failed(format!(
-                "{stale} of {of} leases were found to have ended: try more --duration"
+                "only {stale} of {of} expired leases were processed: try a longer --duration"
             )));
         }
         Ok(json!({ "leases": self.held.total() + self.again.total(), "delays": self.late.total(), "stale": stale }))
@@ -112,7 +109,7 @@ impl DueAtOnce {
 fn left(at: Moment) -> Result<Duration, CliError> {
     let left = at.since(time::now());
     if left < SHORTEST {
-        return Err(CliError::Failed("the machine is too slow to prepare so many: try fewer --due".to_owned()));
+        return Err(CliError::Failed("the machine is too slow to prepare that many leases: try a smaller --due".to_owned()));
     }
     Ok(left)
 }
@@ -122,10 +119,9 @@ async fn take(client: &Client, pool: &SagaPool, at: Moment, progress: &Progress)
     let bar = progress.counting(pool.total(), "leases");
     stream::iter((0..pool.total()).step_by(CLAIMED_AT_ONCE as usize))
         .map(|first| {
-            let (count, bar) = ((pool.total() - first).min(CLAIMED_AT_ONCE.into()), &bar);
+            let (count, bar) = ((pool.total() - first).min(CLAIMED_AT_ONCE), &bar);
             async move {
-                let ttl = left(at)?;
-                let request = claim(pool.queue(), "bench-gone", i32::try_from(count).unwrap_or(1), ttl, Duration::ZERO);
+                let request = claim_next(&pool.queue(), "bench-gone", left(at)?, count);
                 let claimed = client.sagas().claim_next(client.unary(request)).await?.into_inner().sagas;
                 bar.inc(count);
                 if claimed.len() as u64 == count {
@@ -148,18 +144,8 @@ pub async fn claim_on(client: Client, number: u32, mut queues: Vec<String>, shar
     let mut sagas = client.sagas();
     shared.window.ready();
     loop {
-        sagas.claim_next(claim(queue.clone(), "bench-claimer", 1, LONG_TTL, wait)).await?;
+        let request = claim_next(&queue, "bench-claimer", LONG_TTL, 1);
+        sagas.claim_next(ClaimNextRequest { wait: Some(to_proto(wait)), ..request }).await?;
         tokio::time::sleep(PAUSE).await;
-    }
-}
-
-fn claim(queue: String, owner: &str, max_sagas: i32, ttl: Duration, wait: Duration) -> ClaimNextRequest {
-    ClaimNextRequest {
-        queues: vec![queue],
-        owner_id: owner.to_owned(),
-        ttl: Some(to_proto(ttl)),
-        max_sagas,
-        wait: Some(to_proto(wait)),
-        ..Default::default()
     }
 }

@@ -13,9 +13,10 @@ use tokio::{
 
 use super::{
     args::{Mode, Plan},
+    keep_alive,
     load_client::{LoadClient, RunState},
-    record::BenchTotals,
-    session, streams, unary_client,
+    totals::BenchTotals,
+    session, unary_client, watch,
 };
 use crate::{cli::errors::CliError, client::Client};
 
@@ -37,15 +38,13 @@ impl Load {
 
     /// How many clients report that they are ready.
     pub fn parties(plan: &Plan) -> u32 {
-        if matches!(plan.mode, Mode::Keepalive | Mode::Session) { plan.connections } else { plan.clients }
+        if matches!(plan.args.mode, Mode::Keepalive | Mode::Session) { plan.connections } else { plan.clients }
     }
 
     /// The totals of all threads, once they have ended.
     pub async fn end(self) -> Result<BenchTotals, CliError> {
-        let mut all = BenchTotals::new()?;
-        for totals in future::try_join_all(self.ended.into_iter().map(ended)).await? {
-            all.add(&totals)?;
-        }
+        let mut all = BenchTotals::default();
+        future::try_join_all(self.ended.into_iter().map(ended)).await?.into_iter().for_each(|totals| all.add(totals));
         Ok(all)
     }
 }
@@ -74,7 +73,7 @@ pub async fn ended<T>(thread: oneshot::Receiver<Result<T, CliError>>) -> Result<
 /// Runs the clients of one thread.
 async fn clients(shared: Arc<RunState>, thread: u32) -> Result<BenchTotals, CliError> {
     let plan = &shared.plan;
-    let totals = Arc::new(Mutex::new(BenchTotals::new()?));
+    let totals = Arc::<Mutex<BenchTotals>>::default();
     let mut tasks: JoinSet<Result<(), CliError>> = JoinSet::new();
     let mut creators = Vec::new();
     for connection in (thread..plan.connections).step_by(plan.threads as usize) {
@@ -82,18 +81,18 @@ async fn clients(shared: Arc<RunState>, thread: u32) -> Result<BenchTotals, CliE
         let load_client =
             |number| LoadClient { number, client: client.clone(), totals: totals.clone(), shared: shared.clone() };
         let numbers = || (connection..plan.clients).step_by(plan.connections as usize);
-        match plan.mode {
+        match plan.args.mode {
             Mode::Keepalive => {
                 let in_flight = numbers().count();
-                tasks.spawn(streams::keep_alive(load_client(connection), in_flight));
+                tasks.spawn(keep_alive::heartbeats(load_client(connection), in_flight));
             }
             Mode::Session => {
                 let in_flight = numbers().count();
                 tasks.spawn(session::cycles(load_client(connection), in_flight));
             }
             Mode::Watch => {
-                numbers().for_each(|number| drop(tasks.spawn(streams::watch(load_client(number)))));
-                creators.push(AbortOnDrop(tokio::spawn(streams::create(load_client(connection)))));
+                numbers().for_each(|number| drop(tasks.spawn(watch::watch(load_client(number)))));
+                creators.push(AbortOnDrop(tokio::spawn(watch::create(load_client(connection)))));
             }
             Mode::Cycle | Mode::Create | Mode::Claim | Mode::ClaimNext | Mode::Heartbeat | Mode::Echo => {
                 numbers().for_each(|number| drop(tasks.spawn(unary_client::run(load_client(number)))))
@@ -115,8 +114,8 @@ async fn clients(shared: Arc<RunState>, thread: u32) -> Result<BenchTotals, CliE
         () = late => totals.lock().failure(|| "calls were not answered within 10 s of the end".to_owned()),
     }
     drop(creators);
-    let mut seen = totals.lock();
-    Ok(std::mem::replace(&mut *seen, BenchTotals::new()?))
+    let totals = std::mem::take(&mut *totals.lock());
+    Ok(totals)
 }
 
 /// Aborts a task when dropped.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use super::{args::Plan, record::BenchTotals, saga_pool::SagaPool, window::Window};
+use super::{args::Plan, totals::BenchTotals, saga_pool::SagaPool, window::Window};
 use crate::client::{Client, ClientOptions};
 
 /// The state shared by the threads of a run.
@@ -41,6 +41,6 @@ impl LoadClient {
 
     /// The `request_id` for a change: a new one, or empty if none were asked for.
     pub fn request_id(&self) -> String {
-        if self.shared.plan.request_ids { Uuid::new_v4().to_string() } else { String::new() }
+        if self.shared.plan.args.request_ids { Uuid::new_v4().to_string() } else { String::new() }
     }
 }

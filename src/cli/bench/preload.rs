@@ -6,32 +6,33 @@ use std::{fmt::Display, path::Path, sync::Arc, time::Duration};
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::task::spawn_blocking;
 
-use super::{progress::Progress, saga_pool::SagaPool};
+use super::{
+    claim_next::{CLAIMED_AT_ONCE, LONG_TTL, claim_next},
+    progress::Progress,
+    saga_pool::SagaPool,
+};
 use crate::{
     cli::errors::CliError,
-    client::{Client, convert::to_proto, retry::RetryOn, time},
+    client::{AuthenticatedChannel, Client, retry::RetryOn, time},
     clock::SystemClock,
     domain::{
+        bounds::BATCH_SAGAS,
         command::{Command, Creation, Request as CommandRequest},
         ids::{Malformed, QueueName, TaskId},
         time::Span,
     },
-    proto::{BatchCreateSagasRequest, ClaimNextRequest, CreateSagaRequest},
+    proto::{BatchCreateSagasRequest, CreateSagaRequest, saga_service_client::SagaServiceClient},
     store::{StoreOptions, sqlite},
 };
 
-/// Sagas of one call: the contract's limit.
-const BATCH: u64 = 1_000;
+/// Sagas of one call.
+const BATCH: u64 = BATCH_SAGAS as u64;
 /// Batches in flight: one is written while the others are on their way.
 const IN_FLIGHT: usize = 4;
 /// The log's bound while a store is filled directly.
 const DIRECT_WAL_BYTES: u64 = 64 << 20;
 /// How long a batch is retried if the daemon is busy.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Most sagas of one `ClaimNext`.
-const CLAIMED_AT_ONCE: u32 = 100;
-/// The length of leases that don't expire while it measures.
-const TTL: Duration = Duration::from_secs(12 * 3600);
 
 /// Creates all sagas of a pool from a template.
 pub async fn create(
@@ -52,7 +53,9 @@ pub async fn create(
             let (count, bar) = (batch.requests.len() as u64, &bar);
             async move {
                 let give_up = time::now() + PATIENCE;
-                let send = |mut sagas: Sagas, request| async move { sagas.batch_create_sagas(request).await };
+                let send = |mut sagas: SagaServiceClient<AuthenticatedChannel>, request| async move {
+                    sagas.batch_create_sagas(request).await
+                };
                 client.call(batch, RetryOn::NotNow, || give_up, send).await?;
                 bar.inc(count);
                 Ok(())
@@ -96,27 +99,18 @@ pub async fn directly(data: &Path, pool: &SagaPool, progress: &Progress) -> Resu
     filled
 }
 
-type Sagas = crate::proto::saga_service_client::SagaServiceClient<crate::client::AuthenticatedChannel>;
-
 /// Takes leases in a queue, which must have enough sagas.
-pub async fn lease(client: &Client, queue: &str, count: u32, progress: &Progress) -> Result<(), CliError> {
-    let bar = progress.counting(count.into(), "leases");
+pub async fn lease(client: &Client, queue: &str, count: u64, progress: &Progress) -> Result<(), CliError> {
+    let bar = progress.counting(count, "leases");
     let mut left = count;
     while left > 0 {
-        let request = ClaimNextRequest {
-            queues: vec![queue.to_owned()],
-            owner_id: "bench-holder".to_owned(),
-            ttl: Some(to_proto(TTL)),
-            max_sagas: i32::try_from(left.min(CLAIMED_AT_ONCE)).unwrap_or(1),
-            ..Default::default()
-        };
-        let claimed = client.sagas().claim_next(client.unary(request)).await?.into_inner().sagas;
-        let got = u32::try_from(claimed.len()).unwrap_or(left);
-        if got == 0 {
+        let request = claim_next(queue, "bench-holder", LONG_TTL, left.min(CLAIMED_AT_ONCE));
+        let claimed = client.sagas().claim_next(client.unary(request)).await?.into_inner().sagas.len() as u64;
+        if claimed == 0 {
             return Err(CliError::Failed(format!("{left} sagas are missing in queue {queue}")));
         }
-        left = left.saturating_sub(got);
-        bar.inc(got.into());
+        left = left.saturating_sub(claimed);
+        bar.inc(claimed);
     }
     Ok(())
 }

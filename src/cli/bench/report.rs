@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{
     args::{Ids, Plan},
     background_load::BackgroundResults,
-    record::{BenchTotals, Times},
+    totals::{BenchTotals, Times},
 };
 use crate::cli::{
     errors::CliError,
@@ -76,7 +76,7 @@ impl BenchReport {
     fn json(&self) -> Value {
         let plan = &self.plan;
         let mut latency = self.overall.json();
-        latency["rpcs"] = self.totals.rpcs().map(|(name, times)| (name.to_owned(), times.json())).collect();
+        latency["rpcs"] = self.totals.rpcs().map(|(name, times)| (name, times.json())).collect();
         let server = self.server.map(|server| {
             json!({
                 "cpu_seconds": server.cpu_seconds.map(rounded), "cpu_cores": server.cpu_cores.map(rounded),
@@ -94,21 +94,21 @@ impl BenchReport {
             })
         });
         json!({
-            "mode": plan.mode.name(),
+            "mode": plan.args.mode.name(),
             "clients": plan.clients,
             "connections": plan.connections,
             "threads": plan.threads,
             "preload": plan.preload,
-            "ids": match plan.ids { Ids::Ordered => "ordered", Ids::Random => "random" },
-            "request_ids": plan.request_ids,
-            "rate": plan.rate,
-            "leases": plan.leases,
-            "readers": plan.readers,
-            "watchers": plan.watchers,
-            "expiring": plan.expiring,
-            "claimers": plan.claimers,
-            "ahead": plan.ahead,
-            "undo": plan.undo,
+            "ids": match plan.args.ids { Ids::Ordered => "ordered", Ids::Random => "random" },
+            "request_ids": plan.args.request_ids,
+            "rate": plan.args.rate,
+            "leases": plan.args.leases,
+            "readers": plan.args.readers,
+            "watchers": plan.args.watchers,
+            "expiring": plan.args.expiring,
+            "claimers": plan.args.claimers,
+            "ahead": plan.args.ahead,
+            "undo": plan.args.undo,
             "duration_s": rounded(self.seconds),
             "ops": self.overall.count(),
             "ops_per_s": self.ops_per_s(),
@@ -129,7 +129,7 @@ impl BenchReport {
         output.line(&format!(
             "{:.0} ops/s: {}, {} clients on {} connections for {:.1} s, {} errors",
             self.ops_per_s(),
-            plan.mode.name(),
+            plan.args.mode.name(),
             plan.clients,
             plan.connections,
             self.seconds,
@@ -138,17 +138,18 @@ impl BenchReport {
         if let Some(error) = &self.totals.first_error {
             output.line(&format!("the first error: {}", text::printable(error)))?;
         }
-        let all = [("all", &self.overall), ("empty call, alone", &self.empty)];
-        let sync = self.fdatasync.as_ref().map(|times| ("fdatasync", times));
-        let late = self.background_load.as_ref().map(|seen| ("lease's end to watcher", &seen.late));
-        let rows: Vec<(&str, &Times)> =
-            self.totals.rpcs().chain(all).chain(sync).chain(late.filter(|(_, times)| times.count() > 0)).collect();
+        let mut rows: Vec<(String, &Times)> = self.totals.rpcs().collect();
+        rows.push(("all".to_owned(), &self.overall));
+        rows.push(("empty call, alone".to_owned(), &self.empty));
+        rows.extend(self.fdatasync.as_ref().map(|times| ("fdatasync".to_owned(), times)));
+        let late = self.background_load.as_ref().map(|seen| &seen.late).filter(|times| times.count() > 0);
+        rows.extend(late.map(|times| ("lease expiry to watcher".to_owned(), times)));
         output.line("")?;
         let header = ["MICROSECONDS", "COUNT", "P50", "P90", "P99", "P99.9", "MAX"];
         output.tabulate(&rows, Some(&header), |(name, times)| {
             let micros = [0.5, 0.9, 0.99, 0.999].map(|part| times.micros(part).min(times.max_micros()));
             let numbers = micros.into_iter().chain([times.max_micros()]).map(|micros| format!("{micros:.1}"));
-            [(*name).to_owned(), times.count().to_string()].into_iter().chain(numbers).map(Cell::new).collect()
+            [name.clone(), times.count().to_string()].into_iter().chain(numbers).map(Cell::new).collect()
         })?;
         let facts = self.facts();
         output.line("")?;
@@ -166,7 +167,7 @@ impl BenchReport {
             facts.push(("write-ahead log", format!("{} (at most {})", wal.0, wal.1)));
             facts.push(("start to first answer", format!("{:.1} ms", server.start_ms)));
             if let Some(restart) = server.restart_ms {
-                facts.push(("the same, again", format!("{restart:.1} ms, then {}", mib(server.restart_rss_bytes))));
+                facts.push(("restart to first answer", format!("{restart:.1} ms, then {}", mib(server.restart_rss_bytes))));
             }
         }
         if let Some(due) = &self.due {

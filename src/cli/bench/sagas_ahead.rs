@@ -7,6 +7,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{
     args::{Ids, Plan},
+    claim_next::{CLAIMED_AT_ONCE, LONG_TTL, claim_next},
     preload,
     progress::Progress,
     saga_pool::SagaPool,
@@ -15,7 +16,7 @@ use crate::{
     cli::errors::CliError,
     client::{Client, convert::to_proto, time},
     proto::{
-        ClaimNextRequest, CompensationSpec, CreateSagaRequest, DispatchRequest, GetStatsRequest, Policy, SagaState,
+        CompensationSpec, CreateSagaRequest, DispatchRequest, GetStatsRequest, Policy, SagaState,
         StaleAction,
     },
 };
@@ -24,14 +25,10 @@ use crate::{
 pub const KIND: &str = "bench";
 /// A kind that they don't handle.
 const OTHER_KIND: &str = "bench-other";
-/// Most sagas of one `ClaimNext`.
-const CLAIMED_AT_ONCE: u64 = 100;
 /// Calls in flight while the queue is prepared.
 const IN_FLIGHT: usize = 16;
 /// The shortest lease: it is left to expire, which leads to compensation.
 const SHORT_TTL: Duration = Duration::from_millis(100);
-/// A reservation that outlasts any run.
-const LONG_TTL: Duration = Duration::from_secs(12 * 3600);
 /// How long to wait for the next saga to become compensating.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The pause between two checks of it.
@@ -43,8 +40,8 @@ const LOOK: Duration = Duration::from_millis(200);
 /// A call failed, or the daemon did not make the sagas with expired leases compensating.
 pub async fn create(client: &Client, plan: &Plan, pool: &SagaPool, progress: &Progress) -> Result<(), CliError> {
     let queue = pool.queue();
-    let ahead = SagaPool::new(rand::random(), Ids::Ordered, plan.ahead.into()).in_queue(queue.clone());
-    if !plan.undo {
+    let ahead = SagaPool::new(rand::random(), Ids::Ordered, plan.args.ahead.into()).in_queue(queue.clone());
+    if !plan.args.undo {
         preload::create(client, &ahead, &CreateSagaRequest::default(), progress).await?;
         reserve(client, &ahead, progress).await?;
         return preload::create(client, pool, &CreateSagaRequest::default(), progress).await;
@@ -91,13 +88,7 @@ async fn compensate(client: &Client, queue: &str, count: u64, progress: &Progres
     let bar = progress.counting(count, "sagas to be compensated");
     stream::iter((0..count).step_by(CLAIMED_AT_ONCE as usize))
         .map(|_| async {
-            let request = ClaimNextRequest {
-                queues: vec![queue.to_owned()],
-                owner_id: "bench-gone".to_owned(),
-                ttl: Some(to_proto(SHORT_TTL)),
-                max_sagas: i32::try_from(CLAIMED_AT_ONCE).unwrap_or(1),
-                ..Default::default()
-            };
+            let request = claim_next(queue, "bench-gone", SHORT_TTL, CLAIMED_AT_ONCE);
             client.sagas().claim_next(client.unary(request)).await?;
             Ok::<_, CliError>(())
         })
@@ -117,7 +108,7 @@ async fn compensate(client: &Client, queue: &str, count: u64, progress: &Progres
             bar.inc(compensating - seen);
             (seen, give_up) = (compensating, time::now() + PATIENCE);
         } else if time::now() > give_up {
-            return Err(CliError::Failed(format!("{seen} of {count} sagas are to be compensated, and no more")));
+            return Err(CliError::Failed(format!("only {seen} of {count} sagas became compensating")));
         }
         tokio::time::sleep(LOOK).await;
     }

@@ -3,7 +3,7 @@
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{load_client::LoadClient, record::Rpc};
+use super::{load_client::LoadClient, totals::Rpc};
 use crate::{
     cli::errors::CliError,
     client::{LeaseKey, convert::to_proto},
@@ -102,5 +102,5 @@ fn item(place: usize, call: Call) -> SessionRequest {
 }
 
 fn broken() -> CliError {
-    CliError::Failed("a session ended before it was told to, or was not answered as it has to be".to_owned())
+    CliError::Failed("a session ended early, or had an unexpected answer".to_owned())
 }

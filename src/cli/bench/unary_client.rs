@@ -5,7 +5,7 @@ use std::{future::Future, time::Duration};
 use tonic::{Response, Status};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use super::{args::Mode, load_client::LoadClient, record::Rpc, sagas_ahead};
+use super::{args::Mode, load_client::LoadClient, totals::Rpc, sagas_ahead};
 use crate::{
     cli::errors::CliError,
     client::{AuthenticatedChannel, LeaseKey, convert::to_proto},
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The pause after a failed call, so that an overloaded daemon is not called again at once.
-const AFTER_AN_ERROR: Duration = Duration::from_millis(20);
+pub const AFTER_AN_ERROR: Duration = Duration::from_millis(20);
 /// A client that is behind its rate by more than this, in nanoseconds, doesn't catch up.
 const BEHIND_MAX: u64 = 1_000_000_000;
 
@@ -32,7 +32,7 @@ pub async fn run(load_client: LoadClient) -> Result<(), CliError> {
         made: 0,
         load_client,
     };
-    if unary.load_client.shared.plan.mode == Mode::Heartbeat {
+    if unary.load_client.shared.plan.args.mode == Mode::Heartbeat {
         let task_id = unary.load_client.shared.pool.next().unwrap_or_default();
         let request = unary.claim(task_id);
         let saga = unary.sagas.claim(request).await?.into_inner().saga;
@@ -65,7 +65,7 @@ impl Pace {
     fn of(load_client: &LoadClient) -> Self {
         let plan = &load_client.shared.plan;
         let changes = u64::from(plan.clients) * u64::from(plan.changes_a_turn());
-        let interval = plan.rate.map_or(0, |rate| changes * 1_000_000_000 / u64::from(rate));
+        let interval = plan.args.rate.map_or(0, |rate| changes * 1_000_000_000 / u64::from(rate));
         // The clients start one after the other, not all at once.
         let next = load_client.shared.window.now() + interval / u64::from(plan.clients) * u64::from(load_client.number);
         Pace { interval, next }
@@ -96,7 +96,7 @@ struct UnaryClient {
 impl UnaryClient {
     /// Runs one operation; returns false if nothing is left to do.
     async fn turn(&mut self) -> bool {
-        match self.load_client.shared.plan.mode {
+        match self.load_client.shared.plan.args.mode {
             Mode::Cycle => return self.cycle().await,
             Mode::Claim => return self.claim_one().await.is_some(),
             Mode::ClaimNext => return self.claim_next().await,
@@ -151,7 +151,7 @@ impl UnaryClient {
             owner_id: self.load_client.owner(),
             ttl: Some(to_proto(shared.plan.ttl())),
             purpose: self.purpose(),
-            compensation_kinds: shared.plan.undo.then(|| sagas_ahead::KIND.to_owned()).into_iter().collect(),
+            compensation_kinds: shared.plan.args.undo.then(|| sagas_ahead::KIND.to_owned()).into_iter().collect(),
             request_id: self.request_id(),
             ..Default::default()
         };
@@ -185,7 +185,7 @@ impl UnaryClient {
 
     /// What it claims for.
     fn purpose(&self) -> i32 {
-        if self.load_client.shared.plan.undo { LeasePurpose::Compensate.into() } else { LeasePurpose::Execute.into() }
+        if self.load_client.shared.plan.args.undo { LeasePurpose::Compensate.into() } else { LeasePurpose::Execute.into() }
     }
 
     fn request_id(&self) -> String {

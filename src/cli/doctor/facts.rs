@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use tonic::{Code, Status};
 
 use crate::{
-    cli::{paused::who_paused, top::snapshot::micros},
+    cli::{paused::who_paused, text::micros},
     client::{Client, convert, time},
     proto::{
         GetServerInfoRequest, GetServerInfoResponse, GetStatsRequest, GetStatsResponse, GetVitalsRequest,

@@ -1,16 +1,16 @@
 //! [`ActionDialog`]: one operator action from its key to its answer: the target, the reason, the request, the
 //! confirmation, the result.
 
+use ratatui::crossterm::event::KeyCode;
 use uuid::Uuid;
 
 use super::{
-    keys::Key,
-    operator_action::{ActionRequest, ActionTarget, OperatorAction, action},
+    operator_action::{ActionRequest, ActionTarget, OperatorAction, request},
 };
-use crate::proto::{CompensationState, RecoveryDecision, SagaState};
-
-/// The longest reason and note that the coordinator takes.
-const REASON_BYTES_MAX: usize = 4096;
+use crate::{
+    domain::bounds::TEXT_BYTES,
+    proto::{CompensationState, RecoveryDecision, SagaState},
+};
 
 /// How far it is.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,10 +56,10 @@ pub enum ActionResult {
 /// An open dialog.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ActionDialog {
-    /// What.
-    pub verb: OperatorAction,
-    /// To what.
-    pub subject: ActionTarget,
+    /// The action.
+    pub action: OperatorAction,
+    /// Its target.
+    pub target: ActionTarget,
     /// Which compensation, for a waiver; as typed.
     pub position: String,
     /// Why, or the note; as typed.
@@ -72,54 +72,53 @@ pub struct ActionDialog {
 
 impl ActionDialog {
     /// Opens a dialog. `id` becomes the `request_id` of everything that it sends.
-    pub fn new(verb: OperatorAction, subject: ActionTarget, actor: &str, id: Uuid) -> Self {
-        let stage = match verb {
-            OperatorAction::Recover(RecoveryDecision::Unspecified) => DialogStage::Decision,
-            OperatorAction::Waive => DialogStage::Position,
+    pub fn new(action: OperatorAction, target: ActionTarget, actor: &str, id: Uuid) -> Self {
+        let (stage, position) = match action {
+            OperatorAction::Recover(RecoveryDecision::Unspecified) => (DialogStage::Decision, String::new()),
+            OperatorAction::Waive => (DialogStage::Position, first_open(&target)),
             OperatorAction::Recover(_)
             | OperatorAction::Cancel { .. }
             | OperatorAction::Quarantine { .. }
             | OperatorAction::Annotate
             | OperatorAction::Pause
-            | OperatorAction::Resume => DialogStage::Reason,
+            | OperatorAction::Resume => (DialogStage::Reason, String::new()),
         };
-        let position = if verb == OperatorAction::Waive { first_open(&subject) } else { String::new() };
-        ActionDialog { verb, subject, position, reason: String::new(), stage, actor: actor.to_owned(), id }
+        ActionDialog { action, target, position, reason: String::new(), stage, actor: actor.to_owned(), id }
     }
 
     /// What will be sent.
-    pub fn action(&self) -> ActionRequest {
+    pub fn request(&self) -> ActionRequest {
         let position = self.position.parse().unwrap_or(0);
-        action(self.verb, &self.subject, position, &self.actor, self.reason.trim(), self.id)
+        request(self.action, &self.target, position, &self.actor, self.reason.trim(), self.id)
     }
 
     /// What a key does.
-    pub fn key(&mut self, key: Key) -> DialogStep {
-        let has_reason = self.has_reason();
+    pub fn key(&mut self, key: KeyCode) -> DialogStep {
+        let (has_reason, is_hard) = (self.has_reason(), self.action.is_hard());
         match (&mut self.stage, key) {
             // It can't be cancelled, and its answer must be seen.
             (DialogStage::Sending, _) => {}
-            (_, Key::Escape) => return DialogStep::Leave,
-            (DialogStage::Decision, Key::Char(decision)) => self.decide(decision),
-            (DialogStage::Position, Key::Char(digit)) if digit.is_ascii_digit() && self.position.len() < 3 => {
+            (_, KeyCode::Esc) => return DialogStep::Leave,
+            (DialogStage::Decision, KeyCode::Char(decision)) => self.decide(decision),
+            (DialogStage::Position, KeyCode::Char(digit)) if digit.is_ascii_digit() && self.position.len() < 3 => {
                 self.position.push(digit);
             }
-            (DialogStage::Position, Key::Backspace) => drop(self.position.pop()),
-            (DialogStage::Position, Key::Enter) if self.position.parse().is_ok_and(|position: i32| position > 0) => {
+            (DialogStage::Position, KeyCode::Backspace) => drop(self.position.pop()),
+            (DialogStage::Position, KeyCode::Enter) if self.position.parse().is_ok_and(|position: i32| position > 0) => {
                 self.stage = DialogStage::Reason;
             }
-            (DialogStage::Reason, Key::Char(c)) => self.write(&c.to_string()),
-            (DialogStage::Reason, Key::Backspace) => drop(self.reason.pop()),
-            (DialogStage::Reason, Key::Enter) if has_reason => self.stage = DialogStage::Confirm(String::new()),
-            (DialogStage::Confirm(_), Key::Char('y')) if !self.verb.is_hard() => return self.send(),
-            (DialogStage::Confirm(_), Key::Char('n')) if !self.verb.is_hard() => return DialogStep::Leave,
-            (DialogStage::Confirm(typed), Key::Char(c)) if self.verb.is_hard() => typed.push(c),
-            (DialogStage::Confirm(typed), Key::Backspace) => drop(typed.pop()),
-            (DialogStage::Confirm(typed), Key::Enter) if self.verb.is_hard() && typed == self.subject.name() => {
+            (DialogStage::Reason, KeyCode::Char(c)) => self.write(&c.to_string()),
+            (DialogStage::Reason, KeyCode::Backspace) => drop(self.reason.pop()),
+            (DialogStage::Reason, KeyCode::Enter) if has_reason => self.stage = DialogStage::Confirm(String::new()),
+            (DialogStage::Confirm(_), KeyCode::Char('y')) if !is_hard => return self.send(),
+            (DialogStage::Confirm(_), KeyCode::Char('n')) if !is_hard => return DialogStep::Leave,
+            (DialogStage::Confirm(typed), KeyCode::Char(c)) if is_hard => typed.push(c),
+            (DialogStage::Confirm(typed), KeyCode::Backspace) => drop(typed.pop()),
+            (DialogStage::Confirm(typed), KeyCode::Enter) if is_hard && typed == self.target.name() => {
                 return self.send();
             }
-            (DialogStage::Unknown(_), Key::Char('y')) => return self.send(),
-            (DialogStage::Refused(_), Key::Enter | Key::Char(_)) => return DialogStep::Leave,
+            (DialogStage::Unknown(_), KeyCode::Char('y')) => return self.send(),
+            (DialogStage::Refused(_), KeyCode::Enter | KeyCode::Char(_)) => return DialogStep::Leave,
             (
                 DialogStage::Decision
                 | DialogStage::Position
@@ -138,7 +137,7 @@ impl ActionDialog {
         let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         match &mut self.stage {
             DialogStage::Reason => self.write(&text),
-            DialogStage::Confirm(typed) if self.verb.is_hard() => typed.push_str(text.trim()),
+            DialogStage::Confirm(typed) if self.action.is_hard() => typed.push_str(text.trim()),
             DialogStage::Decision
             | DialogStage::Position
             | DialogStage::Confirm(_)
@@ -149,8 +148,8 @@ impl ActionDialog {
     }
 
     /// Applies the result; returns true if it is done and the dialog can close.
-    pub fn answered(&mut self, sent: &ActionResult) -> bool {
-        match sent {
+    pub fn answered(&mut self, result: &ActionResult) -> bool {
+        match result {
             ActionResult::Done(_) => return true,
             ActionResult::Refused(why) => self.stage = DialogStage::Refused(why.clone()),
             ActionResult::Unknown(why) => self.stage = DialogStage::Unknown(why.clone()),
@@ -160,7 +159,7 @@ impl ActionDialog {
 
     fn send(&mut self) -> DialogStep {
         self.stage = DialogStage::Sending;
-        DialogStep::Send(Box::new(self.action()))
+        DialogStep::Send(Box::new(self.request()))
     }
 
     fn decide(&mut self, key: char) {
@@ -170,24 +169,24 @@ impl ActionDialog {
             'x' => RecoveryDecision::Quarantine,
             _ => return,
         };
-        (self.verb, self.stage) = (OperatorAction::Recover(decision), DialogStage::Reason);
+        (self.action, self.stage) = (OperatorAction::Recover(decision), DialogStage::Reason);
     }
 
     fn write(&mut self, text: &str) {
-        if self.reason.len() + text.len() <= REASON_BYTES_MAX {
+        if self.reason.len() + text.len() <= TEXT_BYTES {
             self.reason.push_str(text);
         }
     }
 
     /// Pausing and resuming a queue needs no reason.
     fn has_reason(&self) -> bool {
-        !self.reason.trim().is_empty() || matches!(self.verb, OperatorAction::Pause | OperatorAction::Resume)
+        !self.reason.trim().is_empty() || matches!(self.action, OperatorAction::Pause | OperatorAction::Resume)
     }
 }
 
 /// The next compensation: they run from the last to the first.
-fn first_open(subject: &ActionTarget) -> String {
-    let ActionTarget::Saga(saga) = subject else { return String::new() };
+fn first_open(target: &ActionTarget) -> String {
+    let ActionTarget::Saga(saga) = target else { return String::new() };
     let open = saga.compensations.iter().filter(|compensation| match compensation.state() {
         CompensationState::Pending | CompensationState::Failed => true,
         CompensationState::Done | CompensationState::Waived | CompensationState::Unspecified => false,
@@ -197,11 +196,11 @@ fn first_open(subject: &ActionTarget) -> String {
 
 /// Why an action makes no sense for a target; `None` if it does. The coordinator decides; this only saves typing a
 /// reason in vain.
-pub fn why_impossible(verb: OperatorAction, subject: &ActionTarget) -> Option<&'static str> {
-    let ActionTarget::Saga(saga) = subject else { return None };
-    match verb {
-        OperatorAction::Recover(_) if !saga.stale => Some("only a stale saga is recovered"),
-        OperatorAction::Waive if saga.state() != SagaState::Compensating => Some("only of a compensating saga"),
+pub fn why_impossible(action: OperatorAction, target: &ActionTarget) -> Option<&'static str> {
+    let ActionTarget::Saga(saga) = target else { return None };
+    match action {
+        OperatorAction::Recover(_) if !saga.stale => Some("only a stale saga can be recovered"),
+        OperatorAction::Waive if saga.state() != SagaState::Compensating => Some("only a compensating saga has compensations to waive"),
         OperatorAction::Cancel { .. } | OperatorAction::Quarantine { .. } if saga.end_time.is_some() => {
             Some("it has ended")
         }
@@ -224,12 +223,12 @@ mod tests {
         ActionTarget::Saga(Box::new(Saga { task_id: "t-1".to_owned(), stale: true, ..Saga::default() }))
     }
 
-    fn dialog(verb: OperatorAction) -> ActionDialog {
-        ActionDialog::new(verb, saga(), "me@here", Uuid::from_u128(7))
+    fn dialog(action: OperatorAction) -> ActionDialog {
+        ActionDialog::new(action, saga(), "me@here", Uuid::from_u128(7))
     }
 
     fn typed(dialog: &mut ActionDialog, text: &str) -> Vec<DialogStep> {
-        text.chars().map(|c| dialog.key(if c == '\n' { Key::Enter } else { Key::Char(c) })).collect()
+        text.chars().map(|c| dialog.key(if c == '\n' { KeyCode::Enter } else { KeyCode::Char(c) })).collect()
     }
 
     #[test]
@@ -239,11 +238,11 @@ mod tests {
         assert_eq!(dialog.stage, DialogStage::Reason, "without a reason it does not go on");
         typed(&mut dialog, "rebooted\n");
         assert_eq!(dialog.stage, DialogStage::Confirm(String::new()));
-        assert_eq!(dialog.key(Key::Enter), DialogStep::Stay, "Enter is no yes");
-        let DialogStep::Send(sent) = dialog.key(Key::Char('y')) else { panic!("it is sent") };
-        assert_eq!(*sent, dialog.action());
-        assert_eq!(dialog.key(Key::Char('y')), DialogStep::Stay, "and sent once");
-        assert_eq!(dialog.key(Key::Escape), DialogStep::Stay, "nor left without its answer");
+        assert_eq!(dialog.key(KeyCode::Enter), DialogStep::Stay, "Enter is no yes");
+        let DialogStep::Send(sent) = dialog.key(KeyCode::Char('y')) else { panic!("it is sent") };
+        assert_eq!(*sent, dialog.request());
+        assert_eq!(dialog.key(KeyCode::Char('y')), DialogStep::Stay, "and sent once");
+        assert_eq!(dialog.key(KeyCode::Esc), DialogStep::Stay, "nor left without its answer");
     }
 
     #[test]
@@ -251,7 +250,7 @@ mod tests {
         let mut dialog = dialog(OperatorAction::Cancel { revoke: true });
         let steps = typed(&mut dialog, "amok\ny\n");
         assert!(steps.iter().all(|step| *step == DialogStep::Stay), "y is not enough");
-        dialog.key(Key::Backspace);
+        dialog.key(KeyCode::Backspace);
         let steps = typed(&mut dialog, "t-1\n");
         assert!(matches!(steps.last(), Some(DialogStep::Send(_))), "{steps:?}");
     }
@@ -262,12 +261,12 @@ mod tests {
         let steps = typed(&mut dialog, "closed\ny");
         let Some(DialogStep::Send(first)) = steps.into_iter().next_back() else { panic!("it is sent") };
         assert!(!dialog.answered(&ActionResult::Unknown("no answer".to_owned())));
-        assert_eq!(dialog.key(Key::Enter), DialogStep::Stay);
-        let DialogStep::Send(second) = dialog.key(Key::Char('y')) else { panic!("it is sent again") };
+        assert_eq!(dialog.key(KeyCode::Enter), DialogStep::Stay);
+        let DialogStep::Send(second) = dialog.key(KeyCode::Char('y')) else { panic!("it is sent again") };
         assert_eq!(first, second, "the same request_id, too");
         assert!(!dialog.answered(&ActionResult::Refused("NOT_STALE".to_owned())));
         assert_eq!(dialog.stage, DialogStage::Refused("NOT_STALE".to_owned()));
-        assert_eq!(dialog.key(Key::Enter), DialogStep::Leave);
+        assert_eq!(dialog.key(KeyCode::Enter), DialogStep::Leave);
     }
 
     #[test]
@@ -275,7 +274,7 @@ mod tests {
         let mut dialog = dialog(OperatorAction::Annotate);
         dialog.paste("told\ny\ny");
         assert_eq!((dialog.reason.as_str(), &dialog.stage), ("told y y", &DialogStage::Reason));
-        dialog.key(Key::Enter);
+        dialog.key(KeyCode::Enter);
         dialog.paste("y");
         assert_eq!(dialog.stage, DialogStage::Confirm(String::new()));
     }
@@ -292,13 +291,13 @@ mod tests {
             compensation(2, CompensationState::Failed),
             compensation(3, CompensationState::Done),
         ];
-        let subject = ActionTarget::Saga(Box::new(Saga { compensations, ..Saga::default() }));
-        let mut dialog = ActionDialog::new(OperatorAction::Waive, subject, "me", Uuid::nil());
+        let target = ActionTarget::Saga(Box::new(Saga { compensations, ..Saga::default() }));
+        let mut dialog = ActionDialog::new(OperatorAction::Waive, target, "me", Uuid::nil());
         assert_eq!(dialog.position, "2");
-        dialog.key(Key::Backspace);
+        dialog.key(KeyCode::Backspace);
         typed(&mut dialog, "0\nx");
         assert_eq!(dialog.stage, DialogStage::Position, "there is none at 0");
-        assert_eq!(why_impossible(OperatorAction::Waive, &saga()), Some("only of a compensating saga"));
+        assert_eq!(why_impossible(OperatorAction::Waive, &saga()), Some("only a compensating saga has compensations to waive"));
         assert_eq!(why_impossible(OperatorAction::Recover(RecoveryDecision::Requeue), &saga()), None);
     }
 }

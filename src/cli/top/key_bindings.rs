@@ -1,13 +1,14 @@
 //! The effect of each key.
 
+use ratatui::crossterm::event::KeyCode;
 use uuid::Uuid;
 
 use super::{
     action_dialog::{ActionDialog, DialogStep, why_impossible},
-    keys::Key,
-    model::{Effect, Focus, Model, Typing, view},
+    model::{Effect, Focus, Model, Typing},
     operator_action::{ActionTarget, OperatorAction},
-    rows::Selection,
+    query::{Query, View},
+    selection::Selection,
 };
 use crate::proto::RecoveryDecision;
 
@@ -15,7 +16,7 @@ use crate::proto::RecoveryDecision;
 const PAGE_ROWS: isize = 20;
 
 impl Model {
-    pub(super) fn key(&mut self, key: Key, id: Uuid) -> Vec<Effect> {
+    pub(super) fn key(&mut self, key: KeyCode, id: Uuid) -> Vec<Effect> {
         if self.help {
             self.help = false;
             return Vec::new();
@@ -35,24 +36,23 @@ impl Model {
         }
         self.notice.clear();
         match key {
-            Key::Char(c) => self.letter(c, id),
-            Key::Enter => self.open(),
-            Key::Escape => self.back(),
-            Key::Tab => {
+            KeyCode::Char(c) => self.letter(c, id),
+            KeyCode::Enter => self.open(),
+            KeyCode::Esc => self.back(),
+            KeyCode::Tab => {
                 self.focus = match self.focus {
                     Focus::Sagas => Focus::Queues,
                     Focus::Queues => Focus::Sagas,
                 };
                 Vec::new()
             }
-            Key::Up => self.step(-1),
-            Key::Down => self.step(1),
-            Key::PageUp => self.step(-PAGE_ROWS),
-            Key::PageDown => self.step(PAGE_ROWS),
-            Key::Home => self.step(isize::MIN / 2),
-            Key::End => self.step(isize::MAX / 2),
-            Key::Backspace => Vec::new(),
-            Key::Interrupt => vec![Effect::Leave],
+            KeyCode::Up => self.step(-1),
+            KeyCode::Down => self.step(1),
+            KeyCode::PageUp => self.step(-PAGE_ROWS),
+            KeyCode::PageDown => self.step(PAGE_ROWS),
+            KeyCode::Home => self.step(isize::MIN / 2),
+            KeyCode::End => self.step(isize::MAX / 2),
+            _ => Vec::new(),
         }
     }
 
@@ -85,7 +85,7 @@ impl Model {
             'a' => self.begin(OperatorAction::Annotate, id),
             'p' => self.pause(id),
             other => {
-                if let Some(view) = view(other) {
+                if let Some(view) = View::of_key(other) {
                     self.focus = Focus::Sagas;
                     return self.first_page(|query| (query.view, query.detail) = (view, None));
                 }
@@ -95,7 +95,7 @@ impl Model {
     }
 
     /// Changes the query and shows its first page.
-    fn first_page(&mut self, change: impl FnOnce(&mut super::query::Query)) -> Vec<Effect> {
+    fn first_page(&mut self, change: impl FnOnce(&mut Query)) -> Vec<Effect> {
         self.pages.clear();
         self.saga = Selection::default();
         self.set_query(|query| {
@@ -105,14 +105,10 @@ impl Model {
     }
 
     fn next_page(&mut self) -> Vec<Effect> {
-        let next = self
-            .snapshot
-            .as_ref()
-            .map(|snapshot| snapshot.page.next_page_token.clone())
-            .filter(|next| !next.is_empty());
         // A snapshot for an earlier query has the token of another listing.
-        let current = self.snapshot.as_ref().is_some_and(|snapshot| snapshot.number == self.query.number);
-        let Some(next) = next.filter(|_| current) else { return Vec::new() };
+        let current = self.snapshot.as_ref().filter(|snapshot| snapshot.number == self.query.number);
+        let next = current.map(|snapshot| snapshot.page.next_page_token.clone()).filter(|next| !next.is_empty());
+        let Some(next) = next else { return Vec::new() };
         self.pages.push(self.query.page_token.clone());
         self.saga = Selection::default();
         self.set_query(|query| query.page_token = next)
@@ -131,16 +127,16 @@ impl Model {
         }
         match self.focus {
             Focus::Sagas => {
-                let names: Vec<String> = self.rows().iter().map(|saga| saga.task_id.clone()).collect();
+                let names = self.task_ids();
                 let last = self.saga.row + 1 >= names.len();
                 if by == 1 && last && self.saga.name.is_some() {
                     return self.next_page();
                 }
-                self.saga.step(by, names.iter().map(String::as_str));
+                self.saga.step(by, &names);
             }
             Focus::Queues => {
-                let names: Vec<String> = self.queues().into_iter().map(str::to_owned).collect();
-                self.queue.step(by, names.iter().map(String::as_str));
+                let names = self.queue_names();
+                self.queue.step(by, &names);
             }
         }
         Vec::new()
@@ -186,14 +182,14 @@ impl Model {
         })
     }
 
-    fn type_on(&mut self, key: Key) -> Vec<Effect> {
+    fn type_on(&mut self, key: KeyCode) -> Vec<Effect> {
         let Some(typing) = &mut self.typing else { return Vec::new() };
         let (Typing::Text(typed) | Typing::Queues(typed)) = typing;
         match key {
-            Key::Char(c) if typed.len() < 200 => typed.push(c),
-            Key::Backspace => drop(typed.pop()),
-            Key::Escape => self.typing = None,
-            Key::Enter => match self.typing.take() {
+            KeyCode::Char(c) if typed.len() < 200 => typed.push(c),
+            KeyCode::Backspace => drop(typed.pop()),
+            KeyCode::Esc => self.typing = None,
+            KeyCode::Enter => match self.typing.take() {
                 Some(Typing::Text(text)) => return self.first_page(|query| query.text = text),
                 Some(Typing::Queues(text)) => {
                     let queues = text.split(',').map(str::trim).filter(|queue| !queue.is_empty());
@@ -202,21 +198,13 @@ impl Model {
                 }
                 None => {}
             },
-            Key::Char(_)
-            | Key::Tab
-            | Key::Up
-            | Key::Down
-            | Key::PageUp
-            | Key::PageDown
-            | Key::Home
-            | Key::End
-            | Key::Interrupt => {}
+            _ => {}
         }
         Vec::new()
     }
 
     /// The saga of an action: that of the detail view, or the selected one.
-    fn subject(&self) -> Option<ActionTarget> {
+    fn target(&self) -> Option<ActionTarget> {
         let snapshot = self.snapshot.as_ref()?;
         let saga = match &self.query.detail {
             Some(task_id) => snapshot.detail.as_ref()?.saga.as_ref().filter(|saga| saga.task_id == *task_id)?,
@@ -228,39 +216,35 @@ impl Model {
         Some(ActionTarget::Saga(Box::new(saga.clone())))
     }
 
-    fn begin(&mut self, verb: OperatorAction, id: Uuid) {
-        if self.settings.read_only {
-            "nothing is changed from here: --read-only".clone_into(&mut self.notice);
-            return;
-        }
-        let Some(subject) = self.subject() else {
-            "choose a saga first".clone_into(&mut self.notice);
-            return;
+    /// Opens the dialog for an action on the selected saga.
+    fn begin(&mut self, action: OperatorAction, id: Uuid) {
+        self.open_dialog(action, self.target(), "select a saga first", id);
+    }
+
+    fn open_dialog(&mut self, action: OperatorAction, target: Option<ActionTarget>, without: &str, id: Uuid) {
+        self.notice = match target {
+            _ if self.settings.read_only => "--read-only disables the keys that change something".to_owned(),
+            None => without.to_owned(),
+            Some(target) => match why_impossible(action, &target) {
+                Some(why) => format!("{}: {why}", target.name()),
+                None => {
+                    self.dialog = Some(ActionDialog::new(action, target, &self.settings.actor, id));
+                    return;
+                }
+            },
         };
-        match why_impossible(verb, &subject) {
-            Some(why) => self.notice = format!("{}: {why}", subject.name()),
-            None => self.dialog = Some(ActionDialog::new(verb, subject, &self.settings.actor, id)),
-        }
     }
 
     /// Pauses or resumes a queue: the selected one, or that of the selected saga.
     fn pause(&mut self, id: Uuid) {
-        if self.settings.read_only {
-            "nothing is changed from here: --read-only".clone_into(&mut self.notice);
-            return;
-        }
-        let queue = match (self.focus, self.subject()) {
+        let queue = match (self.focus, self.target()) {
             (Focus::Queues, _) => self.queue.name.clone(),
             (Focus::Sagas, Some(ActionTarget::Saga(saga))) => Some(saga.queue),
             (Focus::Sagas, Some(ActionTarget::Queue(_)) | None) => None,
         };
-        let Some(queue) = queue else {
-            "choose a queue first: Tab".clone_into(&mut self.notice);
-            return;
-        };
-        let stats = self.snapshot.iter().flat_map(|snapshot| &snapshot.stats.queues);
-        let paused = stats.filter(|stats| stats.queue == queue).any(|stats| stats.paused);
-        let verb = if paused { OperatorAction::Resume } else { OperatorAction::Pause };
-        self.dialog = Some(ActionDialog::new(verb, ActionTarget::Queue(queue), &self.settings.actor, id));
+        let mut stats = self.snapshot.iter().flat_map(|snapshot| &snapshot.stats.queues);
+        let paused = stats.any(|stats| stats.paused && Some(&stats.queue) == queue.as_ref());
+        let action = if paused { OperatorAction::Resume } else { OperatorAction::Pause };
+        self.open_dialog(action, queue.map(ActionTarget::Queue), "select a queue first: Tab", id);
     }
 }

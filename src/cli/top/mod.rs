@@ -1,20 +1,57 @@
-//! `sagad top`: shows queues, leases and stale sagas as they are now, with the operator's actions on keys.
+//! `sagad top`: a live screen of queues, leases and stale sagas, with an operator's actions on keys.
 //!
-//! The state ([`model`], [`action_dialog`]), the keys (`key_bindings`) and drawing (`draw`) are pure. Around them are the terminal and
-//! the calls to the coordinator (`server`).
+//! # Parts and data flow
+//!
+//! The state and the drawing are pure functions, so that tests need neither a terminal nor a coordinator. What happens arrives
+//! as a [`Message`], in one channel. [`Model::update`] takes it and returns [`Effect`]s, which [`live`] carries out.
+//!
+//! ```text
+//!  thread: screen::read_keys ────── keys, pasted text ─────┐
+//!  task: signals ────────────────── Terminate ─────────────┤
+//!  task: server::poll_snapshots ─── Fetched, FetchFailed ──┼─► Model::update ─► Effect::Fetch ─► poll_snapshots: a new Query
+//!  task: server::count_events ───── Counted, each second ──┤        │           Effect::Send ──► task: server::send_action
+//!  task: server::send_action ────── Answered ──────────────┘        │           Effect::Leave ─► the end
+//!                                                                   ▼
+//!                                                  draw::draw(&Model) ─► Screen ─► the terminal
+//! ```
+//!
+//! | file | subject |
+//! |---|---|
+//! | `model`, `key_bindings` | [`Model`], the state of the screen, and what each key does to it |
+//! | `action_dialog`, `operator_action` | the dialog of one action: target, reason, request, confirmation, answer; the requests |
+//! | `query`, `snapshot`, `rates` | what is fetched: the [`Query`], its answer, and events per second by queue |
+//! | `selection`, `sort` | the selected row, which is found by its name after each snapshot; the order of rows |
+//! | `draw` | the screen from the model: a file for each part of the screen |
+//! | `server` | all calls to the coordinator |
+//! | `screen` | the terminal in full-screen mode, restored on every way out; its keys |
+//! | `once` | `--once`: one screen as text or JSON, without a terminal |
+//!
+//! # Rules
+//!
+//! - An action is sent once, after its request was shown and confirmed. If the answer is lost, only the user sends it again, with
+//!   the same `request_id`.
+//! - A saga that left the page is not replaced by its neighbour as the target of the next key.
+//! - Times left are measured by the coordinator's clock ([`snapshot::ServerClock`]), never by this machine's wall clock.
+//!
+//! # Bounds
+//!
+//! A page has 200 sagas; a search reads at most 5,000 per page. A detail view has the last 500 of at most 5,000 events. Rates are
+//! kept for 1,000 queues and 5 seconds. 64 messages wait for the screen; then their senders wait. A snapshot is fetched at most
+//! every 100 ms.
 
 mod action_dialog;
 mod draw;
 mod key_bindings;
-mod keys;
 mod model;
 mod once;
 mod operator_action;
 mod query;
-mod rows;
+mod rates;
+mod screen;
+mod selection;
 mod server;
-pub mod snapshot;
-mod terminal;
+mod snapshot;
+mod sort;
 
 use std::time::Duration;
 
@@ -35,7 +72,7 @@ use action_dialog::DialogStage;
 use draw::Theme;
 use model::{Effect, Message, Model, Settings};
 use query::{Query, View};
-use terminal::Screen;
+use screen::Screen;
 
 /// How often the times on the screen are updated.
 const TICK: Duration = Duration::from_millis(250);
@@ -51,11 +88,11 @@ const INTERVAL_MAX: Duration = Duration::from_secs(24 * 3600);
 #[command(
     after_help = "Examples:\n  sagad top\n  sagad top --queue builds --view stale\n  sagad top --read-only --interval 5s\n  \
                         sagad top --once\n  sagad top --once -o json | jq .stats.stale\n\n\
-                        Keys: ? shows them. Each verb asks for a reason, shows the request that it is going to send, and\n\
-                        wants a yes; what takes work from a live worker wants the saga's id typed. Times that are left\n\
-                        to leases are told by the server's clock. Colours go with NO_COLOR, lines and dots with a\n\
-                        locale that is not UTF-8.\n\n\
-                        Exit codes: 0 left, 2 there is no terminal; with --once as the other commands'."
+                        Keys: ? shows them. Each action asks for a reason, shows the request that it will send, and has\n\
+                        to be confirmed: with a y, or with the saga's id if a live worker loses its lease. The times\n\
+                        left of leases are by the server's clock. NO_COLOR turns colours off; in a locale that is\n\
+                        not UTF-8 the screen is ASCII.\n\n\
+                        Exit codes: 0 ended by a key, 2 there is no terminal; with --once those of the other commands."
 )]
 pub struct TopArgs {
     /// Only these queues; repeatable, or separated by commas.
@@ -67,7 +104,7 @@ pub struct TopArgs {
     /// How often to look at the server, 100ms to 24h.
     #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = interval)]
     interval: Duration,
-    /// Change nothing from here, whichever key is pressed.
+    /// Disable the keys that change something.
     #[arg(long)]
     read_only: bool,
     /// Print one screen as text, or with `-o json` what is on it, and end.
@@ -96,7 +133,7 @@ pub async fn run(context: &Context, args: TopArgs) -> Result<(), CliError> {
             "-o json goes with --once; a stream of events is `sagad watch -o json`".to_owned(),
         ));
     }
-    if !terminal::is_there() {
+    if !screen::has_terminal() {
         let told = "top needs a terminal; without one: `sagad stats`, `sagad list`, or `sagad top --once`";
         return Err(CliError::Usage(told.to_owned()));
     }
@@ -109,7 +146,7 @@ async fn live(context: &Context, mut model: Model, interval: Duration) -> Result
     let (queries, asked) = watch::channel(model.query.clone());
     end_on_signals(&sender)?;
     let mut screen = Screen::take()?;
-    terminal::read_keys(sender.clone());
+    screen::read_keys(sender.clone());
     tokio::spawn(server::poll_snapshots(context.client.clone(), asked, interval, sender.clone()));
     tokio::spawn(server::count_events(context.client.clone(), model.query.queues.clone(), sender.clone()));
     let mut on = true;
@@ -137,7 +174,7 @@ async fn live(context: &Context, mut model: Model, interval: Duration) -> Result
         }
     }
     drop(screen);
-    tell_what_is_open(&model);
+    report_unanswered(&model);
     Ok(())
 }
 
@@ -153,13 +190,13 @@ fn end_on_signals(sender: &mpsc::Sender<Message>) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Tells a user who leaves before the answer came what may have been done.
-fn tell_what_is_open(model: &Model) {
+/// If the user leaves before an answer came, says what may have been done.
+fn report_unanswered(model: &Model) {
     let Some(dialog) = &model.dialog else { return };
     match dialog.stage {
         DialogStage::Sending | DialogStage::Unknown(_) => {
-            if let Ok((rpc, request)) = dialog.action().rendered() {
-                notice(&format!("no answer came to this {rpc}, which may have been done: {request}"));
+            if let Ok((rpc, request)) = dialog.request().rendered() {
+                notice(&format!("there was no answer to this {rpc}, which may have been done: {request}"));
             }
         }
         DialogStage::Decision

@@ -1,17 +1,22 @@
 //! [`Model`]: the state of the screen. Pure: it gets what happened ([`Message`]) and returns what is to be done
 //! ([`Effect`]).
 
+use ratatui::crossterm::event::KeyCode;
 use uuid::Uuid;
 
 use super::{
     action_dialog::{ActionDialog, ActionResult},
-    keys::Key,
     operator_action::ActionRequest,
-    query::{Query, View},
-    rows::{Selection, Sort},
-    snapshot::{CountsInterval, Rates, Snapshot},
+    query::Query,
+    rates::{CountsInterval, Rates},
+    selection::Selection,
+    snapshot::Snapshot,
+    sort::Sort,
 };
-use crate::{client::time::Moment, proto::Saga};
+use crate::{
+    client::time::Moment,
+    proto::{QueueStats, Saga},
+};
 
 /// Settings that don't change while it runs.
 #[derive(Clone, Debug)]
@@ -25,10 +30,10 @@ pub struct Settings {
 }
 
 /// Something that happened.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Message {
     /// A key, and an unused id in case it opens a dialog.
-    Key(Key, Uuid),
+    Key(KeyCode, Uuid),
     /// Text was pasted.
     Paste(String),
     /// Time passed, or the screen was resized.
@@ -41,7 +46,7 @@ pub enum Message {
     Counted(CountsInterval),
     /// The result of an action.
     Answered(ActionResult),
-    /// A signal asked to end.
+    /// Ctrl-C, a signal to end, or the loss of the terminal.
     Terminate,
 }
 
@@ -144,24 +149,16 @@ impl Model {
     pub fn update(&mut self, now: Moment, message: Message) -> Vec<Effect> {
         self.now = now;
         match message {
-            Message::Key(Key::Interrupt, _) | Message::Terminate => vec![Effect::Leave],
-            Message::Key(key, id) => self.key(key, id),
-            Message::Paste(text) => {
-                self.paste(&text);
-                Vec::new()
-            }
-            Message::Tick => Vec::new(),
-            Message::Fetched(snapshot) => self.seen(*snapshot),
-            Message::FetchFailed(why) => {
-                self.fetch_error = Some(why);
-                Vec::new()
-            }
-            Message::Counted(interval) => {
-                self.rates.add(interval);
-                Vec::new()
-            }
-            Message::Answered(sent) => self.sent(&sent),
+            Message::Terminate => return vec![Effect::Leave],
+            Message::Key(key, id) => return self.key(key, id),
+            Message::Fetched(snapshot) => return self.show(*snapshot),
+            Message::Answered(result) => return self.answered(&result),
+            Message::Paste(text) => self.paste(&text),
+            Message::FetchFailed(why) => self.fetch_error = Some(why),
+            Message::Counted(interval) => self.rates.add(interval),
+            Message::Tick => {}
         }
+        Vec::new()
     }
 
     /// The sagas in screen order.
@@ -174,19 +171,27 @@ impl Model {
         rows
     }
 
-    /// The names of the queues in screen order.
-    pub fn queues(&self) -> Vec<&str> {
-        let all = self.snapshot.iter().flat_map(|snapshot| &snapshot.stats.queues).map(|queue| queue.queue.as_str());
-        let wanted = &self.query.queues;
-        all.filter(|queue| wanted.is_empty() || wanted.iter().any(|wanted| wanted == queue)).collect()
+    /// Their ids.
+    pub fn task_ids(&self) -> Vec<String> {
+        self.rows().iter().map(|saga| saga.task_id.clone()).collect()
+    }
+
+    /// The queues in screen order.
+    pub fn queues(&self) -> Vec<&QueueStats> {
+        let all = self.snapshot.iter().flat_map(|snapshot| &snapshot.stats.queues);
+        all.filter(|stats| self.query.queues.is_empty() || self.query.queues.contains(&stats.queue)).collect()
+    }
+
+    /// Their names.
+    pub fn queue_names(&self) -> Vec<String> {
+        self.queues().iter().map(|stats| stats.queue.clone()).collect()
     }
 
     /// Finds the selected rows again.
     pub fn follow(&mut self) {
-        let sagas: Vec<String> = self.rows().iter().map(|saga| saga.task_id.clone()).collect();
-        self.saga.follow(sagas.iter().map(String::as_str));
-        let queues: Vec<String> = self.queues().into_iter().map(str::to_owned).collect();
-        self.queue.follow(queues.iter().map(String::as_str));
+        let (sagas, queues) = (self.task_ids(), self.queue_names());
+        self.saga.follow(&sagas);
+        self.queue.follow(&queues);
     }
 
     /// Changes the query.
@@ -196,7 +201,7 @@ impl Model {
         vec![Effect::Fetch(self.query.clone())]
     }
 
-    fn seen(&mut self, snapshot: Snapshot) -> Vec<Effect> {
+    fn show(&mut self, snapshot: Snapshot) -> Vec<Effect> {
         self.fetch_error = None;
         // A snapshot for an old query; the right one will follow.
         if snapshot.number != self.query.number {
@@ -206,8 +211,8 @@ impl Model {
         self.snapshot = Some(snapshot);
         self.follow();
         if std::mem::take(&mut self.decided) && self.saga.name.is_none() {
-            let rows: Vec<String> = self.rows().iter().map(|saga| saga.task_id.clone()).collect();
-            self.saga.step(0, rows.iter().map(String::as_str));
+            let rows = self.task_ids();
+            self.saga.step(0, &rows);
         }
         match if page_is_gone { self.pages.pop() } else { None } {
             Some(before) => self.set_query(|query| query.page_token = before),
@@ -215,16 +220,13 @@ impl Model {
         }
     }
 
-    fn sent(&mut self, sent: &ActionResult) -> Vec<Effect> {
-        if self.dialog.as_mut().is_some_and(|dialog| dialog.answered(sent)) {
+    fn answered(&mut self, result: &ActionResult) -> Vec<Effect> {
+        if self.dialog.as_mut().is_some_and(|dialog| dialog.answered(result)) {
             self.dialog = None;
         }
-        match sent {
-            ActionResult::Done(what) => {
-                self.notice = what.clone();
-                self.decided = true;
-            }
-            ActionResult::Refused(_) | ActionResult::Unknown(_) => {}
+        if let ActionResult::Done(what) = result {
+            self.notice = what.clone();
+            self.decided = true;
         }
         // The effect of the action must be visible at once.
         self.set_query(|_| {})
@@ -237,10 +239,4 @@ impl Model {
             typed.extend(text.chars().filter(|c| !c.is_control()));
         }
     }
-}
-
-/// The view of a number key.
-pub fn view(key: char) -> Option<View> {
-    let number = usize::try_from(key.to_digit(10)?).ok()?.checked_sub(1)?;
-    View::ALL.get(number).copied()
 }

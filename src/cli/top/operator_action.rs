@@ -56,27 +56,12 @@ impl OperatorAction {
 
     /// What the dialog asks for: a note, or else a reason.
     pub fn asks(self) -> &'static str {
-        match self {
-            OperatorAction::Annotate => "note",
-            OperatorAction::Recover(_)
-            | OperatorAction::Cancel { .. }
-            | OperatorAction::Quarantine { .. }
-            | OperatorAction::Waive
-            | OperatorAction::Pause
-            | OperatorAction::Resume => "reason",
-        }
+        if self == OperatorAction::Annotate { "note" } else { "reason" }
     }
 
     /// True if the target's name must be typed, because a live worker loses its work.
     pub fn is_hard(self) -> bool {
-        match self {
-            OperatorAction::Cancel { revoke } | OperatorAction::Quarantine { revoke } => revoke,
-            OperatorAction::Recover(_)
-            | OperatorAction::Waive
-            | OperatorAction::Annotate
-            | OperatorAction::Pause
-            | OperatorAction::Resume => false,
-        }
+        matches!(self, OperatorAction::Cancel { revoke: true } | OperatorAction::Quarantine { revoke: true })
     }
 }
 
@@ -109,27 +94,34 @@ impl ActionTarget {
             ActionTarget::Queue(queue) => queue,
         }
     }
+
+    fn fencing_token(&self) -> i64 {
+        match self {
+            ActionTarget::Saga(saga) => saga.lease.as_ref().map_or(0, |lease| lease.fencing_token),
+            ActionTarget::Queue(_) => 0,
+        }
+    }
 }
 
 /// The request for an action.
-pub fn action(
-    verb: OperatorAction,
-    subject: &ActionTarget,
+pub fn request(
+    action: OperatorAction,
+    target: &ActionTarget,
     position: i32,
     actor: &str,
     reason: &str,
     id: Uuid,
 ) -> ActionRequest {
-    let (name, actor, reason) = (subject.name().to_owned(), actor.to_owned(), reason.to_owned());
+    let (name, actor, reason) = (target.name().to_owned(), actor.to_owned(), reason.to_owned());
     let request_id = id.to_string();
-    match verb {
+    match action {
         OperatorAction::Recover(decision) => ActionRequest::Recover(RecoverRequest {
             task_id: name,
             decision: decision.into(),
             actor,
             reason,
             // The token of the expired lease that was seen, so that a worker that has come back is not interrupted.
-            fencing_token: token(subject),
+            fencing_token: target.fencing_token(),
             validate_only: false,
             request_id,
         }),
@@ -167,13 +159,6 @@ pub fn action(
     }
 }
 
-fn token(subject: &ActionTarget) -> i64 {
-    match subject {
-        ActionTarget::Saga(saga) => saga.lease.as_ref().map_or(0, |lease| lease.fencing_token),
-        ActionTarget::Queue(_) => 0,
-    }
-}
-
 impl ActionRequest {
     /// The rpc's name and the request as JSON, as `grpcurl -d` takes it.
     pub fn rendered(&self) -> Result<(&'static str, String), CliError> {
@@ -198,8 +183,8 @@ mod tests {
     fn a_decision_is_bound_to_the_lease_that_was_seen() {
         let lease = Some(Lease { fencing_token: 42, ..Lease::default() });
         let saga = ActionTarget::Saga(Box::new(Saga { task_id: "t-1".to_owned(), lease, ..Saga::default() }));
-        let verb = OperatorAction::Recover(RecoveryDecision::Requeue);
-        let (rpc, json) = action(verb, &saga, 0, "me@here", "rebooted", Uuid::nil()).rendered().expect("JSON");
+        let action = OperatorAction::Recover(RecoveryDecision::Requeue);
+        let (rpc, json) = request(action, &saga, 0, "me@here", "rebooted", Uuid::nil()).rendered().expect("JSON");
         assert_eq!(rpc, "Recover");
         for part in [
             r#""taskId":"t-1""#,

@@ -17,7 +17,7 @@ pub enum View {
     /// Claimed for execution, the stale ones included.
     #[default]
     Running,
-    /// Whose lease expired and about which nothing has been decided yet.
+    /// Whose lease expired, while nothing has been decided yet.
     Stale,
     /// Being compensated, or waiting for it.
     Compensating,
@@ -30,9 +30,11 @@ pub enum View {
 }
 
 impl View {
-    /// All of them, in the order of their keys.
-    pub const ALL: [View; 6] =
-        [View::Running, View::Stale, View::Compensating, View::Planned, View::Quarantined, View::InFlight];
+    /// The view of a number key; they are counted from 1.
+    pub fn of_key(key: char) -> Option<View> {
+        let number = usize::try_from(key.to_digit(10)?).ok()?.checked_sub(1)?;
+        View::value_variants().get(number).copied()
+    }
 
     /// Its name on the screen.
     pub fn name(self) -> &'static str {

@@ -10,14 +10,15 @@ use super::{
     model::Message,
     operator_action::ActionRequest,
     query::{PAGE_SIZE, Query, SEARCH_ANSWERS},
-    snapshot::{CountsInterval, Detail, EventCounts, Page, ServerClock, Snapshot},
+    rates::{self, CountsInterval, EventCounts},
+    snapshot::{Detail, ServerClock, Snapshot},
 };
 use crate::{
     cli::{errors::CliError, paused::who_paused, tables, text::printable},
     client::{CallEffect, Client, StatusDetails, retry::Backoff, time},
     proto::{
         GetSagaRequest, GetServerInfoRequest, GetServerInfoResponse, GetStatsRequest, GetStatsResponse,
-        GetVitalsRequest, GetVitalsResponse, ListEventsRequest, Queue, Saga, WatchEventsRequest, WatchEventsResponse,
+        GetVitalsRequest, GetVitalsResponse, ListEventsRequest, ListSagasResponse, Queue, Saga, WatchEventsRequest, WatchEventsResponse,
         watch_events_response::Item,
     },
 };
@@ -34,14 +35,13 @@ const QUEUES_MAX: usize = 1_000;
 
 /// Fetches one snapshot.
 pub async fn fetch_snapshot(client: &Client, query: &Query) -> Result<Snapshot, Status> {
-    let (told, (stats, queues), vitals, page, detail) = tokio::try_join!(
+    let ((info, clock), (stats, queues), vitals, page, detail) = tokio::try_join!(
         server(client),
         counts(client),
         vitals(client),
         page(client, query),
         detail(client, query.detail.as_deref()),
     )?;
-    let (info, clock) = told;
     Ok(Snapshot { number: query.number, info, stats, queues, vitals, page, detail, clock, seen: time::now() })
 }
 
@@ -57,7 +57,7 @@ async fn server(client: &Client) -> Result<(GetServerInfoResponse, ServerClock),
     let asked = time::now();
     let info = client.admin().get_server_info(client.unary(GetServerInfoRequest {})).await?.into_inner();
     let told = info.current_time.unwrap_or_default();
-    Ok((info, ServerClock::told(&told, asked, time::now())))
+    Ok((info, ServerClock::from_answer(&told, asked, time::now())))
 }
 
 /// None if the daemon doesn't know the rpc, or doesn't permit it to this caller.
@@ -71,8 +71,8 @@ async fn vitals(client: &Client) -> Result<Option<GetVitalsResponse>, Status> {
 
 /// A page of sagas. With a search text, sagas that don't contain it are skipped, within a bound; then the page ends
 /// early and the next one continues.
-async fn page(client: &Client, query: &Query) -> Result<Page, Status> {
-    let mut page = Page { sagas: Vec::new(), next_page_token: query.page_token.clone() };
+async fn page(client: &Client, query: &Query) -> Result<ListSagasResponse, Status> {
+    let mut page = ListSagasResponse { sagas: Vec::new(), next_page_token: query.page_token.clone() };
     for _ in 0..SEARCH_ANSWERS {
         let request = client.unary(query.request(page.next_page_token));
         let answer = client.sagas().list_sagas(request).await?.into_inner();
@@ -96,7 +96,7 @@ async fn detail(client: &Client, task_id: Option<&str>) -> Result<Option<Detail>
         Err(status) => return Err(status),
     };
     let mut request = ListEventsRequest { task_id: task_id.to_owned(), page_size: 1000, page_token: String::new() };
-    let (mut events, mut cut) = (Vec::new(), false);
+    let mut events = Vec::new();
     for _ in 0..EVENT_ANSWERS {
         let answer = client.sagas().list_events(client.unary(request.clone())).await?.into_inner();
         events.extend(answer.events);
@@ -106,7 +106,7 @@ async fn detail(client: &Client, task_id: Option<&str>) -> Result<Option<Detail>
         }
     }
     // A longer history is shown from its start: its end can't be reached in bounded time.
-    cut |= !request.page_token.is_empty() || events.len() > EVENTS_KEPT;
+    let cut = !request.page_token.is_empty() || events.len() > EVENTS_KEPT;
     let begin = events.len().saturating_sub(EVENTS_KEPT);
     Ok(Some(Detail { saga: Some(saga), events: events.split_off(begin), cut }))
 }
@@ -171,10 +171,9 @@ async fn count_stream(mut events: Streaming<WatchEventsResponse>, messages: &mps
         tokio::select! {
             event = events.message() => {
                 let Some(Item::Event(event)) = event.ok()??.item else { continue };
-                let known = counts.contains_key(&event.queue);
-                if known || counts.len() < QUEUES_MAX {
-                    let kind = event.r#type();
-                    counts.entry(event.queue).or_default().count(kind);
+                let Some(place) = rates::place(event.r#type()) else { continue };
+                if counts.len() < QUEUES_MAX || counts.contains_key(&event.queue) {
+                    counts.entry(event.queue).or_default()[place] += 1;
                 }
             }
             _ = ticks.tick() => {

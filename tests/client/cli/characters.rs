@@ -132,7 +132,7 @@ fn what_no_program_can_be_given_fails_that_attempt_and_names_the_field() {
 
     let ran = d.run("work --queue q --drain -- true");
     assert_eq!(ran.code, 0, "{}", ran.err);
-    const TOLD: &str = "its branch holds a NUL character, which no program can be given in its environment";
+    const TOLD: &str = "its branch holds a NUL character, which can't be in a program's environment";
     assert!(ran.err.contains(TOLD), "{}", ran.err);
     assert_eq!(
         (d.state("t-fine"), d.state("t-branch"), d.state("t-kept")),

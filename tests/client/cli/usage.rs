@@ -303,7 +303,7 @@ fn help_says_of_ids_and_references_what_is_so() {
     d.refused(3, "SAGA_EXISTS", "create --task-id b --saga-id s");
     let token = d.claim("a", "me", "--ttl 5m");
     d.ok(&format!("complete a --owner me --token {token}"));
-    assert!(create.contains("for the record: nothing is copied from it, nor need it exist"), "{create}");
+    assert!(create.contains("It is only recorded: nothing is copied, and that saga need not exist"), "{create}");
     let again = d.one("create --task-id c --retry-of a");
     assert_eq!(again["retryOf"], "a");
     for field in ["branch", "payload", "labels"] {
@@ -324,15 +324,15 @@ fn help_says_of_claims_what_is_so() {
     d.ok("create --task-id high --queue q --priority 1");
     assert_eq!(d.one("claim-next --queue q --owner me --ttl 5m")["taskId"], "high");
     d.claim("low", "me", "--ttl 5m");
-    assert!(list.contains("Only those whose lease, the current or the last, is this worker's"), "{list}");
+    assert!(list.contains("Only sagas whose current or last lease is this worker's"), "{list}");
     let token = d.get("high")["lease"]["fencingToken"].as_str().unwrap().to_owned();
     d.ok(&format!("complete high --owner me --token {token}"));
     assert_eq!(d.json("list --owner me").len(), 2, "the one that it held, too");
-    assert!(create.contains("Not to be claimed for execution before this has passed"), "{create}");
+    assert!(create.contains("How long it can't be claimed for execution"), "{create}");
     d.ok("create --task-id later --delay 1h --compensate branch=x");
     d.refused(3, "NOT_READY", "claim later");
     d.claim("later", "me", "--purpose compensate");
-    assert!(help("claim-next").contains("How long to wait for one, up to 60s"));
+    assert!(help("claim-next").contains("How long to wait for a saga, up to 60s"));
     let error = d.refused(2, "INVALID_ARGUMENT", "claim-next --queue nothing --wait 61s");
     assert_eq!(error["violations"][0]["field"], "wait", "{error}");
     assert!(help("top").contains("How often to look at the server, 100ms to 24h"));
@@ -353,7 +353,7 @@ fn help_says_of_dead_workers_what_is_so() {
     let d = Daemon::start();
     let create = help("create");
     for command in ["work", "compensate"] {
-        let told = "so long after a worker's death its saga is stale, and its policy or a decision moves it on";
+        let told = "This long after a worker dies, its saga is stale, and its policy or a person decides";
         assert!(help(command).contains(told), "{command}");
     }
     d.stale("held", "--queue q");
@@ -361,12 +361,12 @@ fn help_says_of_dead_workers_what_is_so() {
     assert!(help("recover").contains("Plan it again, for any worker"));
     d.ok("recover held --decision requeue --reason r");
     assert_eq!(d.json("claim-next --queue q --owner gone --ttl 5m").len(), 1, "the one that had it, too");
-    assert!(create.contains("It is compensated: at once where no compensation was ever registered"), "{create}");
+    assert!(create.contains("It is compensated; if no compensation was ever registered, that is done at once"), "{create}");
     d.expiring("nothing", "--on-stale compensate");
     d.await_state("nothing", "compensated");
     d.expiring("something", "--on-stale compensate --compensate branch=x");
     d.await_state("something", "compensating");
-    assert!(create.contains("the expiry that leads to compensating instead"), "{create}");
+    assert!(create.contains("at which expiry it is compensated instead"), "{create}");
     d.expiring("twice", "--on-stale requeue --max-expirations 2 --compensate branch=x");
     d.await_state("twice", "planned");
     d.claim("twice", "gone", "--ttl 200ms");

@@ -47,7 +47,7 @@ fn it_goes_with_heartbeats_with_a_release_and_not_when_it_is_too_large() {
     let work = d.spawn(&format!("work --queue q --ttl 9s -- {script}"));
     until("the progress to be sent", || d.get("t-1")["progress"] == HALF);
     fs::write(d.file("large"), "").unwrap();
-    work.await_err(&["progress of t-1 not sent: 65537 bytes, of which 65536 are allowed"]);
+    work.await_err(&["the progress of t-1 was not sent: it has 65537 bytes, and 65536 are allowed"]);
     assert_eq!(d.get("t-1")["progress"], HALF);
     fs::write(d.file("last"), "").unwrap();
     until("the last word", || d.file("written").exists());

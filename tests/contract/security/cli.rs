@@ -380,8 +380,8 @@ fn each_pair_of_scheme_port_ca_and_token_has_its_own_advice() {
                         (_, _, _, "wrong") => (
                             1,
                             format!(
-                                "the coordinator does not know the token in {token_file}, or not any more: ask whoever runs it \
-                                 for a new one"
+                                "the coordinator does not know the token in {token_file}, or no longer: ask its operator for a \
+                                 new one"
                             ),
                         ),
                         (_, _, _, "") => (

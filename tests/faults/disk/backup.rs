@@ -159,7 +159,7 @@ async fn two_backups_to_one_name_dont_disturb_each_other() {
     // The daemon made the second wait, or the second was done first: then its copy stays.
     let told = String::from_utf8_lossy(&if second.status.success() { &first } else { &second }.stderr).into_owned();
     assert!(first.status.success() != second.status.success(), "{first:?} {second:?}");
-    assert!(!second.status.success() || told.contains("is there already; --force replaces it"), "{told}");
+    assert!(!second.status.success() || told.contains("exists already; --force replaces it"), "{told}");
     assert_eq!(names_ending(&copies, ".partial"), [""; 0]);
     assert_eq!(copy.metadata().unwrap().mode() & 0o777, 0o600, "it is for its owner alone");
     let again = run(&["backup", copy.to_str().unwrap(), "--server", &server]);

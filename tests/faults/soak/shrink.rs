@@ -87,19 +87,19 @@ async fn free_room_is_told_of_and_given_back_at_once() {
     let address = daemon.address();
     create(&mut sagas(address).await, "kept", 1000).await.unwrap();
     daemon.terminate().await;
-    assert!(!told(data).contains("hold nothing"));
+    assert!(!told(data).contains("are unused"));
     let connection = Connection::open(data.join("sagad.db")).unwrap();
     connection.execute_batch("CREATE TABLE big AS SELECT zeroblob(8000000) AS x; DROP TABLE big").unwrap();
     drop(connection);
     let before = size(data, "sagad.db");
-    assert!(before > 8_000_000 && told(data).contains("hold nothing"), "{before}: {}", told(data));
+    assert!(before > 8_000_000 && told(data).contains("are unused"), "{before}: {}", told(data));
 
     let output = run(&["vacuum", "--data", data.to_str().unwrap()]);
     let after = size(data, "sagad.db");
     assert!(output.status.success() && after < 300_000, "{after}: {output:?}");
     let line = format!("{}: {after} bytes, {before} before\n", data.display());
     assert_eq!(String::from_utf8(output.stdout).unwrap(), line);
-    assert!(!told(data).contains("hold nothing"));
+    assert!(!told(data).contains("are unused"));
     let mut daemon = Launch::on(data).start();
     let address = daemon.address();
     get(&mut sagas(address).await, "kept").await.expect("it is as it was");

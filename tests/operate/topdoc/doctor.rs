@@ -299,7 +299,7 @@ async fn a_daemon_that_was_away_is_found() {
     tokio::time::sleep(Duration::from_secs(7)).await;
     daemon.process().signal(Signal::CONT);
     until_found(&daemon, "absences", "warning", &["was away"]).await;
-    until_found(&daemon, "grace", "note", &["spared for another"]).await;
+    until_found(&daemon, "grace", "note", &["kept for another"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -323,7 +323,7 @@ async fn a_slow_disk_and_a_writer_that_hangs_in_it_are_found() {
     let hanging = "inject=fsync,fdatasync:delay_enter=12000000:when=40+20";
     let daemon = Launch::on(&own.path().join("hangs")).traced(&trace, &["-e", calls, "-e", hanging]).start();
     let _busy = Background::run(busy(daemon.api().await));
-    until_found(&daemon, "writer", "problem", &["has not turned for"]).await;
+    until_found(&daemon, "writer", "problem", &["has done nothing for"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -336,7 +336,7 @@ async fn a_reader_that_holds_the_log_is_found() {
     reader.execute_batch("PRAGMA query_only = 1; BEGIN; SELECT count(*) FROM sqlite_schema").unwrap();
     reader.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0)).unwrap();
     let busy = Background::run(busy(daemon.api().await));
-    let found = until_found(&daemon, "wal", "problem", &["write-ahead log", "a reader was in the way"]).await;
+    let found = until_found(&daemon, "wal", "problem", &["write-ahead log", "a reader prevented that"]).await;
     assert!(found["do"].as_str().unwrap().contains("lsof"), "{found}");
     reader.execute_batch("COMMIT").unwrap();
     drop(reader);
@@ -348,7 +348,7 @@ async fn a_reader_that_holds_the_log_is_found() {
 async fn a_disk_without_room_and_changes_turned_away_are_found() {
     // A log that may grow to a tebibyte wants two that are free.
     let daemon = Daemon::start_with(&["--max-wal-bytes", "1099511627776", "--max-waiting", "1"]);
-    until_found(&daemon, "disk-space", "problem", &["are free where the store is"]).await;
+    until_found(&daemon, "disk-space", "problem", &["are free on the disk of the store"]).await;
     assert_eq!(doctor(&daemon, &["--check", "overload"]).await, (0, vec![]));
     let ask = || ClaimNextRequest {
         queues: vec!["empty".into()],
@@ -362,14 +362,14 @@ async fn a_disk_without_room_and_changes_turned_away_are_found() {
     eventually("it waits", || async { (api.stats().await.waiting == 1).then_some(()) }).await;
     let refused = api.claim_next(ask()).await.expect_err("there is no room for a second");
     assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
-    until_found(&daemon, "overload", "note", &["1 change was turned away", "0 of them"]).await;
+    until_found(&daemon, "overload", "note", &["1 change was refused", "0 of them"]).await;
     let _turned_away = Background::run(async move {
         loop {
             drop(api.claim_next(ask()).await);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });
-    until_found(&daemon, "overload", "problem", &["turned away since the start"]).await;
+    until_found(&daemon, "overload", "problem", &["refused since the start"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

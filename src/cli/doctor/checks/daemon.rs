@@ -34,8 +34,8 @@ pub(super) fn version(facts: &DoctorFacts) -> Vec<Finding> {
         check: "version",
         severity: Severity::Warning,
         seen: format!("this sagad is {ours}, the daemon is {theirs}"),
-        why: "What one of them knows of, the other may not: checks may be missing, and flags be refused.",
-        mend: format!("install the same version for both: `sagad --version` is to say {theirs}"),
+        why: "One of them may lack what the other has: checks may be missing, and flags may be refused.",
+        mend: format!("install the same version of both: `sagad --version` should print {theirs}"),
     }]
 }
 
@@ -47,8 +47,8 @@ pub(super) fn writer(facts: &DoctorFacts) -> Vec<Finding> {
     vec![Finding {
         check: "writer",
         severity: Severity::Problem,
-        seen: format!("the writer has not turned for {}", text::length(silence)),
-        why: "Nothing is changed meanwhile, heartbeats included. It waits for the disk, or gets no CPU.",
+        seen: format!("the writer has done nothing for {}", text::length(silence)),
+        why: "It waits for the disk, or gets no CPU. Meanwhile no change is made, not even a heartbeat.",
         mend: "look at the disk: `iostat -x 1`, `dmesg | tail`; and at the daemon's log".to_owned(),
     }]
 }
@@ -70,16 +70,16 @@ pub(super) fn overload(facts: &DoctorFacts) -> Vec<Finding> {
     }
     let severity = if now > 0 || full { Severity::Problem } else { Severity::Note };
     let seen = format!(
-        "{depth} of {max} places in the writer's queue are taken; {} turned away since the start, {now} of them while \
-         this was looked at",
+        "{depth} of {max} places in the writer's queue are taken; {} refused since the start, {now} of them during \
+         this check",
         if all == 1 { "1 change was".to_owned() } else { format!("{all} changes were") }
     );
     vec![Finding {
         check: "overload",
         severity,
         seen,
-        why: "What is turned away is tried again later by its client; a heartbeat that comes too late loses its lease.",
-        mend: "fewer or slower clients, longer leases (--ttl), or a faster disk; what it bears: `sagad bench`"
+        why: "Clients try a refused call again later. A heartbeat that comes too late loses its lease.",
+        mend: "use fewer or slower clients, longer leases (--ttl), or a faster disk; `sagad bench` measures what it can do"
             .to_owned(),
     }]
 }
@@ -98,7 +98,7 @@ pub(super) fn clock(facts: &DoctorFacts) -> Vec<Finding> {
         let (last, ago) = (seconds(clock.last_step.as_ref()), facts.since(clock.last_step_time.as_ref()));
         let times = counted(clock.steps, "time");
         seen.push_str(&format!(
-            "; the machine's was stepped {times} in this run, last by {last:+.1} s, {} ago",
+            "; the machine's clock was stepped {times} in this run, last by {last:+.1} s, {} ago",
             text::length(ago)
         ));
     }
@@ -114,11 +114,11 @@ pub(super) fn clock(facts: &DoctorFacts) -> Vec<Finding> {
         check: "clock",
         severity,
         seen,
-        why: "Leases keep their length, as the coordinator does not follow such steps; but times in the history differ \
+        why: "The coordinator does not follow such steps, so leases keep their length; but times in the history differ \
               from those in other logs.",
         mend:
-            "see that the machine keeps time (`timedatectl`); a restart of the daemon takes UTC on again, unless the \
-               store has later times"
+            "make sure that the machine's clock is right (`timedatectl`); after a restart the daemon uses UTC again, \
+               unless the store has later times"
                 .to_owned(),
     }]
 }
@@ -140,7 +140,7 @@ pub(super) fn absences(facts: &DoctorFacts) -> Vec<Finding> {
             text::length(ago),
             span(clock.longest_absence.as_ref()),
         ),
-        why: "It was stopped, got no CPU, or hung in a write. Leases were spared, but for so long nobody was served.",
+        why: "It was stopped, got no CPU, or hung in a write. Leases were extended, but no call was served meanwhile.",
         mend: "look for a suspended machine, a stolen CPU (`vmstat 1`, column st) or a hanging disk (`iostat -x 1`)"
             .to_owned(),
     }]
@@ -153,11 +153,11 @@ pub(super) fn grace(facts: &DoctorFacts) -> Vec<Finding> {
         check: "grace",
         severity: Severity::Note,
         seen: format!(
-            "leases from before the daemon was away are spared for another {}",
+            "leases from before the daemon was away are kept for another {}",
             text::length(length(Some(left)))
         ),
-        why: "Until then dead workers are not told from living ones, so nothing of theirs goes stale.",
-        mend: "wait; how long it lasts is --restart-grace of `sagad serve`".to_owned(),
+        why: "Until then the daemon can't tell dead workers from living ones, so their sagas don't go stale.",
+        mend: "wait; --restart-grace of `sagad serve` sets how long this lasts".to_owned(),
     }]
 }
 

@@ -34,8 +34,8 @@ pub(super) fn speed(facts: &DoctorFacts) -> Vec<Finding> {
             check: "disk-speed",
             severity: Severity::Note,
             seen: "nothing was committed in the last minute".to_owned(),
-            why: "So it is not known how fast the disk is just now.",
-            mend: "look again under load; or measure it beside the daemon: `sagad bench` has the times of its syncs"
+            why: "So the current speed of the disk is not known.",
+            mend: "run this again under load, or run `sagad bench`, which measures the times of syncs"
                 .to_owned(),
         }];
     }
@@ -81,14 +81,15 @@ pub(super) fn space(facts: &DoctorFacts) -> Vec<Finding> {
         check: "disk-space",
         severity,
         seen: format!(
-            "{} of {} are free where the store is, which has {}{refused}",
+            "{} of {} are free on the disk of the store, which has {}{refused}",
             bytes(disk.free_bytes),
             bytes(disk.total_bytes),
             bytes(disk.store_bytes)
         ),
         why: "On a full disk every change is refused (STORE_FULL), and a backup needs as much room as the store has.",
         mend:
-            "make room; old sagas go by `sagad purge --state completed,compensated --older-than 30days --reason full`"
+            "free some space; this removes old sagas: `sagad purge --state completed,compensated --older-than 30days \
+               --reason full`"
                 .to_owned(),
     }]
 }
@@ -100,11 +101,11 @@ pub(super) fn wal(facts: &DoctorFacts) -> Vec<Finding> {
     }
     let held = log.blocked_restarts > 0;
     let seen = format!(
-        "the write-ahead log has {}, and was to begin anew at {}{}",
+        "the write-ahead log has {}, and should have started over at {}{}",
         bytes(log.bytes),
         bytes(log.max_bytes),
         if held {
-            format!("; a reader was in the way {}", text::counted(log.blocked_restarts, "time"))
+            format!("; a reader prevented that {}", text::counted(log.blocked_restarts, "time"))
         } else {
             String::new()
         }
@@ -113,7 +114,7 @@ pub(super) fn wal(facts: &DoctorFacts) -> Vec<Finding> {
         check: "wal",
         severity: if held { Severity::Problem } else { Severity::Note },
         seen,
-        why: "Somebody reads the store for long, a backup or another process. Until that ends the log grows, and fills \
+        why: "A backup or another process has been reading the store for long. Until it ends, the log grows and may fill \
               the disk.",
         mend: "find who has it open: `fuser -v DATA/sagad.db-wal` or `lsof DATA/sagad.db`, and end what is not the \
                daemon; a backup ends by itself"
@@ -143,7 +144,7 @@ pub(super) fn store_size(facts: &DoctorFacts) -> Vec<Finding> {
         severity: Severity::Warning,
         seen: format!("the store has {} and {ended} sagas that have ended", bytes(size)),
         why: "Backups, restores and checks take longer with each of them.",
-        mend: "let them go after a while: retention in the daemon's configuration (`sagad config show`), or `sagad \
+        mend: "remove them after a while: retention in the daemon's configuration (`sagad config show`), or `sagad \
                purge --state completed,compensated --older-than 30days --reason size`"
             .to_owned(),
     }]

@@ -21,9 +21,9 @@ pub(super) fn stuck(facts: &DoctorFacts) -> Vec<Finding> {
             counted(queue.ready, "saga"),
             length(ready_for(queue))
         ),
-        why: "No worker claims from this queue: there is none, or it claims from another queue, or it hangs.",
+        why: "No worker claims from this queue: there is none, it claims from another queue, or it hangs.",
         mend: format!(
-            "start a worker: `sagad work --queue {} -- COMMAND`; or look at the log of the one there is",
+            "start a worker: `sagad work --queue {} -- COMMAND`; or look at the log of the worker that should do it",
             queue.queue
         ),
     });
@@ -48,7 +48,7 @@ pub(super) fn paused(facts: &DoctorFacts) -> Vec<Finding> {
                 length(ready_for(queue))
             ),
             why: "A paused queue gives nothing to workers.",
-            mend: format!("when it may go on: `sagad resume {}`", queue.queue),
+            mend: format!("to resume it: `sagad resume {}`", queue.queue),
         }
     });
     first_few(found)
@@ -66,8 +66,8 @@ pub(super) fn dispatched(facts: &DoctorFacts) -> Vec<Finding> {
             saga.assignee,
             length(facts.since(saga.update_time.as_ref()))
         ),
-        why: "Until the reservation ends nobody else gets it.",
-        mend: format!("see whether {} lives; or `sagad dispatch {} --assignee OTHER`", saga.assignee, saga.task_id),
+        why: "Until the reservation ends, no other worker gets the saga.",
+        mend: format!("check whether {} runs; or `sagad dispatch {} --assignee OTHER`", saga.assignee, saga.task_id),
     });
     first_few(found)
 }

@@ -74,7 +74,7 @@ fn just_stale(queue: &str, count: usize, patience: Duration) -> Finding {
             if count == 1 { "has" } else { "have" },
             length(patience),
         ),
-        why: "A worker is gone. What decides on stale sagas has had little time so far.",
+        why: "A worker is gone. There was little time to decide so far.",
         mend: "look again later; `sagad list --stale` shows them".to_owned(),
     }
 }
@@ -94,7 +94,7 @@ fn idle(facts: &DoctorFacts) -> impl Iterator<Item = (&Saga, Duration)> {
         let ends = saga.lease.as_ref().and_then(|lease| lease.expire_time.as_ref());
         let compensating =
             saga.lease.as_ref().is_some_and(|lease| lease.purpose() == crate::proto::LeasePurpose::Compensate);
-        compensating && !saga.stale && ends.is_some_and(|ends| crate::cli::top::snapshot::micros(ends) > now)
+        compensating && !saga.stale && ends.is_some_and(|ends| crate::cli::text::micros(ends) > now)
     };
     let idle = facts.compensating.iter().filter(move |saga| !has_lease(saga));
     idle.map(|saga| (saga, facts.since(saga.update_time.as_ref())))
@@ -124,7 +124,7 @@ pub(super) fn kinds(facts: &DoctorFacts) -> Vec<Finding> {
             saga.task_id,
             if count == 1 { "waits" } else { "wait" }
         ),
-        why: "What the work left behind stays there; when the policy's time is up, the saga is parked.",
+        why: "What the work left behind stays there. After the policy's compensation_timeout the saga is quarantined.",
         mend: format!(
             "start a handler: `sagad compensate --queue {queue} --handler '{kind}=COMMAND'`; or, if it is not needed: \
              `sagad waive {} --position N --reason WHY`",
@@ -144,13 +144,13 @@ pub(super) fn timeout(facts: &DoctorFacts) -> Vec<Finding> {
         check: "compensation-timeout",
         severity: Severity::Problem,
         seen: format!(
-            "saga {} of queue {} has been waiting to be undone for {}, and is parked after {}",
+            "saga {} of queue {} has been waiting for its compensations for {}, and is quarantined after {}",
             saga.task_id,
             saga.queue,
             length(since),
             length(timeout)
         ),
-        why: "Then it is quarantined: what it left behind has to be undone by hand.",
+        why: "Then a person has to undo what it left behind.",
         mend: format!(
             "`sagad get {}` shows what is left; start a handler: `sagad compensate --queue {}`",
             saga.task_id, saga.queue
@@ -165,12 +165,12 @@ pub(super) fn unknown_holders(facts: &DoctorFacts) -> Vec<Finding> {
         check: "unknown-holders",
         severity: Severity::Warning,
         seen: format!(
-            "{} of {}, which is no principal that the coordinator knows",
+            "{} of {}, which is not a principal that the coordinator knows",
             counted(holder.leases, "live lease"),
             holder.principal
         ),
-        why: "Nobody can heartbeat or finish under these leases, and nobody else gets the sagas before they run out: a day \
-              at most.",
+        why: "Nobody can heartbeat or finish under these leases, and nobody else gets the sagas until the leases run out, \
+              after a day at most.",
         mend: format!(
             "`sagad revoke {} --reason WHY` ends them; or put the principal back into the file of principals",
             holder.principal
@@ -192,8 +192,8 @@ pub(super) fn quarantined(facts: &DoctorFacts) -> Vec<Finding> {
         check: "quarantined",
         severity: Severity::Warning,
         seen: format!("{} quarantined, the newest: {}", counted(count, "saga"), few.join(", ")),
-        why: "Each waits for a person: nothing else is going to be done about it.",
-        mend: "`sagad list --state quarantined`; what is settled: `sagad annotate ID --note WHAT`, and `sagad purge \
+        why: "Each waits for a person: nothing else happens to it.",
+        mend: "`sagad list --state quarantined`; for what is settled: `sagad annotate ID --note WHAT`, and `sagad purge \
                --state quarantined --older-than 7days --reason settled`"
             .to_owned(),
     }]

@@ -11,16 +11,13 @@ use ratatui::{
 use super::{
     sagas,
     style::{ALARM, BUSY, DIM, FINE, block},
-    words,
+    format,
 };
 use crate::{
     cli::{
         tables,
-        text::{content, printable, stamp},
-        top::{
-            model::Model,
-            snapshot::{Detail, micros},
-        },
+        text::{content, micros, printable, stamp},
+        top::{model::Model, snapshot::Detail},
     },
     proto::{Compensation, CompensationState, Saga},
 };
@@ -60,7 +57,7 @@ fn facts(model: &Model, saga: &Saga) -> Vec<Line<'static>> {
     let time = |at: &Option<prost_types::Timestamp>| {
         let (Some(at), Some(now)) = (at, now) else { return String::new() };
         let away = micros(at) - now;
-        let away = if away > 0 { format!("in {}", words::short(away)) } else { format!("{} ago", words::short(-away)) };
+        let away = if away > 0 { format!("in {}", format::short(away)) } else { format!("{} ago", format::short(-away)) };
         format!("{} ({away})", stamp(Some(at)))
     };
     let mut lines = Vec::new();

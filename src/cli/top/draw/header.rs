@@ -7,11 +7,11 @@ use ratatui::{
 
 use super::{
     style::{ALARM, BUSY, DIM, FINE, PLAIN},
-    words,
+    format,
 };
 use crate::{
     cli::{
-        text::{bytes, printable, total},
+        text::{bytes, micros, printable, total},
         top::model::Model,
     },
     proto::{GetStatsResponse, GetVitalsResponse, SagaState},
@@ -24,10 +24,10 @@ const OFFSET_FINE: f64 = 1.0;
 
 /// Its lines.
 pub fn lines(model: &Model, width: u16) -> Vec<Line<'static>> {
-    let mut lines = words::flow(daemon(model), width, LINES_MAX);
-    lines.extend(words::flow(totals(model), width, LINES_MAX));
+    let mut lines = format::flow(daemon(model), width, LINES_MAX);
+    lines.extend(format::flow(totals(model), width, LINES_MAX));
     let vitals = model.snapshot.as_ref().and_then(|snapshot| snapshot.vitals.as_ref());
-    lines.extend(words::flow(vitals.map(machine).unwrap_or_default(), width, LINES_MAX));
+    lines.extend(format::flow(vitals.map(machine).unwrap_or_default(), width, LINES_MAX));
     lines
 }
 
@@ -37,9 +37,9 @@ fn machine(vitals: &GetVitalsResponse) -> Vec<Span<'static>> {
     match vitals.commits.as_ref().filter(|commits| commits.count > 0) {
         Some(commits) => facts.push(Span::raw(format!(
             "commits p50 {} p99 {} max {}",
-            words::length(commits.p50.as_ref()),
-            words::length(commits.p99.as_ref()),
-            words::length(commits.max.as_ref())
+            format::length(commits.p50.as_ref()),
+            format::length(commits.p99.as_ref()),
+            format::length(commits.max.as_ref())
         ))),
         None => facts.push(Span::styled("no commits for a minute", DIM)),
     }
@@ -59,17 +59,17 @@ fn daemon(model: &Model) -> Vec<Span<'static>> {
     let server = Span::styled(printable(&model.settings.server), bold);
     let Some(snapshot) = &model.snapshot else { return vec![server, link(model)] };
     let info = &snapshot.info;
-    let started = info.start_time.as_ref().map_or(0, crate::cli::top::snapshot::micros);
+    let started = info.start_time.as_ref().map_or(0, micros);
     let mut facts = vec![
         Span::styled(format!("sagad {}", printable(&info.version)), bold),
         server,
         link(model),
-        Span::raw(format!("up {}", words::short(snapshot.clock.at(model.now) - started))),
+        Span::raw(format!("up {}", format::short(snapshot.clock.at(model.now) - started))),
         Span::raw(format!("revision {}", snapshot.stats.revision)),
     ];
     if let Some(offset) = &info.clock_offset {
         let off = (offset.seconds as f64 + f64::from(offset.nanos) / 1e9).abs() > OFFSET_FINE;
-        facts.push(Span::styled(format!("clock {}", words::offset(offset)), if off { ALARM } else { PLAIN }));
+        facts.push(Span::styled(format!("clock {}", format::offset(offset)), if off { ALARM } else { PLAIN }));
     }
     facts
 }
@@ -77,7 +77,7 @@ fn daemon(model: &Model) -> Vec<Span<'static>> {
 /// Whether the daemon answers, and the age of the snapshot.
 fn link(model: &Model) -> Span<'static> {
     let age = model.snapshot.as_ref().map(|snapshot| model.now.since(snapshot.seen));
-    let age = age.map(|age| words::short(i64::try_from(age.as_micros()).unwrap_or(i64::MAX)));
+    let age = age.map(|age| format::short(i64::try_from(age.as_micros()).unwrap_or(i64::MAX)));
     match (&model.fetch_error, age) {
         (None, None) => Span::styled("asking...", BUSY),
         (None, Some(age)) => Span::styled(format!("live, {age} old"), FINE),
@@ -98,7 +98,7 @@ fn totals(model: &Model) -> Vec<Span<'static>> {
     };
     let quarantined = count(SagaState::Quarantined);
     let oldest = oldest_ready_age.as_ref().filter(|_| *ready > 0);
-    let oldest = oldest.map(|age| format!(" (oldest {})", words::length(Some(age)))).unwrap_or_default();
+    let oldest = oldest.map(|age| format!(" (oldest {})", format::length(Some(age)))).unwrap_or_default();
     let alarm = |number: i64| if number > 0 { ALARM } else { DIM };
     vec![
         Span::raw(format!("{ready} ready{oldest}")),

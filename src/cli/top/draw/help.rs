@@ -13,18 +13,18 @@ const KEYS: &[(&str, &str)] = &[
     ("q, Ctrl-C", "leave"),
     ("Up Down j k, PgUp PgDn", "move; Home End g G to the ends"),
     ("> <", "next page, page before"),
-    ("Enter, Esc", "look closely, or into a queue; and back"),
+    ("Enter, Esc", "open a saga or a queue; go back"),
     ("Tab", "between queues and sagas"),
     ("1 2 3 4 5 6", "running, stale, compensating, planned, quarantined, in flight"),
     ("/ f", "find a text; only these queues; Esc shows all again"),
     ("s S o", "sort, reverse, newest first"),
-    ("space", "look again now"),
+    ("space", "refresh now"),
     ("r", "recover a stale saga: plan again, undo, park"),
     ("c C", "cancel; C takes it from its worker at once"),
     ("x X", "quarantine; X takes it from its worker at once"),
     ("w a", "waive a compensation; add a note"),
     ("p", "pause or resume the queue"),
-    ("", "Each verb asks why, shows what will be sent, and wants a yes."),
+    ("", "Each action asks for a reason, shows its request, and has to be confirmed."),
 ];
 
 /// Draws them.

@@ -2,13 +2,13 @@
 
 mod action_dialog;
 mod detail;
+mod format;
 mod header;
 mod help;
 mod queues;
 mod sagas;
 mod style;
 mod table;
-mod words;
 
 #[cfg(test)]
 mod tests;
@@ -96,8 +96,8 @@ fn halves(model: &Model, body: Rect) -> (Option<Rect>, Option<Rect>) {
 /// The line at the bottom: what is being typed, what came of the last key, or which keys there are.
 fn foot(model: &Model) -> Line<'static> {
     match &model.typing {
-        Some(Typing::Text(text)) => return Line::raw(format!("look for: {text}_   Enter: do   Esc: don't")),
-        Some(Typing::Queues(text)) => return Line::raw(format!("only queues (a,b): {text}_   Enter: do   Esc: don't")),
+        Some(Typing::Text(text)) => return Line::raw(format!("search for: {text}_   Enter: search   Esc: cancel")),
+        Some(Typing::Queues(text)) => return Line::raw(format!("only queues (a,b): {text}_   Enter: apply   Esc: cancel")),
         None => {}
     }
     if !model.notice.is_empty() {
@@ -106,9 +106,9 @@ fn foot(model: &Model) -> Line<'static> {
     let keys = match (&model.query.detail, model.focus, model.settings.read_only) {
         (Some(_), _, true) => "Esc back  j/k scroll  ? help  q quit  (read-only)",
         (Some(_), _, false) => "Esc back  r recover  c cancel  x quarantine  w waive  a note  ? help  q quit",
-        (None, Focus::Sagas, true) => "Enter look  1-6 view  / find  s sort  Tab queues  ? help  q quit  (read-only)",
+        (None, Focus::Sagas, true) => "Enter open  1-6 view  / find  s sort  Tab queues  ? help  q quit  (read-only)",
         (None, Focus::Sagas, false) => {
-            "? help  q quit  Enter look  r recover  c cancel  x quarantine  1-6 view  / find  s sort  Tab queues"
+            "? help  q quit  Enter open  r recover  c cancel  x quarantine  1-6 view  / find  s sort  Tab queues"
         }
         (None, Focus::Queues, true) => "Enter its sagas  Tab sagas  ? help  q quit  (read-only)",
         (None, Focus::Queues, false) => "Enter its sagas  p pause/resume  Tab sagas  ? help  q quit",

@@ -5,7 +5,7 @@ use ratatui::{Frame, layout::Rect};
 use super::{
     style::{ALARM, BUSY, DIM, PLAIN, block},
     table::{self, Cell, Column, figures, text},
-    words,
+    format,
 };
 use crate::{
     cli::{
@@ -35,10 +35,7 @@ const COLUMNS: &[Column] = &[
 
 /// Draws the table; `alone` if there is no room for the sagas.
 pub fn draw(frame: &mut Frame, area: Rect, model: &Model, alone: bool) {
-    let stats = model.snapshot.iter().flat_map(|snapshot| &snapshot.stats.queues);
-    let shown = model.queues();
-    let rows: Vec<Vec<Cell>> =
-        stats.filter(|queue| shown.contains(&queue.queue.as_str())).map(|queue| row(model, queue)).collect();
+    let rows: Vec<Vec<Cell>> = model.queues().into_iter().map(|queue| row(model, queue)).collect();
     let focused = model.focus == Focus::Queues;
     let chosen = model.queue.name.as_ref().filter(|_| focused).map(|_| model.queue.row);
     let mut title = match (rows.len(), model.query.queues.is_empty()) {
@@ -56,14 +53,14 @@ pub fn draw(frame: &mut Frame, area: Rect, model: &Model, alone: bool) {
 fn row(model: &Model, queue: &QueueStats) -> Vec<Cell> {
     let count =
         |state: SagaState| total(queue.states.iter().filter(|count| count.state() == state).map(|count| count.count));
-    let figure = |number: i64| (words::number(number), if number == 0 { DIM } else { PLAIN });
-    let alarm = |number: i64, style| (words::number(number), if number == 0 { DIM } else { style });
+    let figure = |number: i64| (format::number(number), if number == 0 { DIM } else { PLAIN });
+    let alarm = |number: i64, style| (format::number(number), if number == 0 { DIM } else { style });
     let age = queue.oldest_ready_age.as_ref().filter(|_| queue.ready > 0);
     let name = printable(&queue.queue);
     let mut cells = vec![
         if queue.paused { (format!("{name} PAUSED"), BUSY) } else { (name, PLAIN) },
         figure(queue.ready),
-        (words::length(age), PLAIN),
+        (format::length(age), PLAIN),
         alarm(queue.stale, ALARM),
         figure(count(SagaState::Planned)),
         figure(count(SagaState::Dispatched)),
@@ -73,7 +70,7 @@ fn row(model: &Model, queue: &QueueStats) -> Vec<Cell> {
     ];
     match model.rates.of(&queue.queue, model.now) {
         Some(rates) => {
-            cells.extend(rates.map(|rate| (words::rate(rate), if rate == 0.0 { DIM } else { PLAIN })));
+            cells.extend(rates.map(|rate| (format::rate(rate), if rate == 0.0 { DIM } else { PLAIN })));
         }
         None => cells.extend((0..5).map(|_| ("-".to_owned(), DIM))),
     }

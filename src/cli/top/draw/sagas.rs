@@ -5,16 +5,15 @@ use ratatui::{Frame, layout::Rect, style::Style};
 use super::{
     style::{ALARM, BUSY, DIM, FINE, PLAIN, block},
     table::{self, Cell, Column, figures, text},
-    words,
+    format,
 };
 use crate::{
     cli::{
         tables,
-        text::{or_dash, printable},
+        text::{micros, or_dash, printable},
         top::{
             model::{Focus, Model},
-            rows::Sort,
-            snapshot::micros,
+            sort::Sort,
         },
     },
     proto::{Saga, SagaState},
@@ -69,7 +68,7 @@ fn title(model: &Model, rows: usize) -> String {
 fn row(model: &Model, saga: &Saga) -> Vec<Cell> {
     let (left, style) = left(model, saga);
     let changed = saga.update_time.as_ref().zip(model.snapshot.as_ref());
-    let changed = changed.map(|(at, snapshot)| words::short(snapshot.clock.at(model.now) - micros(at)));
+    let changed = changed.map(|(at, snapshot)| format::short(snapshot.clock.at(model.now) - micros(at)));
     vec![
         (printable(&saga.task_id), PLAIN),
         (tables::state_text(saga), state_style(saga)),
@@ -95,13 +94,13 @@ pub fn left(model: &Model, saga: &Saga) -> (String, Style) {
     let reserved = saga.dispatch_expire_time.as_ref().filter(|_| saga.state() == SagaState::Dispatched);
     let (Some(end), Some(snapshot)) = (lease.or(reserved), &model.snapshot) else { return ("-".to_owned(), DIM) };
     let left = micros(end) - snapshot.clock.at(model.now);
-    let over = || words::short(-left);
+    let over = || format::short(-left);
     match (saga.stale, left) {
-        (true, _) => (format!("expired {} ago", words::rough(-left)), ALARM),
+        (true, _) => (format!("expired {} ago", format::rough(-left)), ALARM),
         // The look was before its end, or it has grace after a restart: the next look tells.
         (false, ..0) => (format!("due {}", over()), BUSY),
-        (false, 0..3_000_000) => (words::short(left), BUSY),
-        (false, _) => (words::short(left), PLAIN),
+        (false, 0..3_000_000) => (format::short(left), BUSY),
+        (false, _) => (format::short(left), PLAIN),
     }
 }
 

@@ -2,23 +2,23 @@
 
 use std::time::Duration;
 
-use ratatui::{Terminal, backend::TestBackend, style::Modifier};
+use ratatui::{Terminal, backend::TestBackend, crossterm::event::KeyCode, style::Modifier};
 use uuid::Uuid;
 
 use super::{Theme, draw};
 use crate::{
     cli::top::{
         action_dialog::ActionResult,
-        keys::Key,
         model::{Effect, Message, Model, Settings},
         operator_action::ActionRequest,
         query::{Query, View},
-        snapshot::{CountsInterval, Detail, EventCounts, Page, ServerClock, Snapshot},
+        rates::{CountsInterval, EventCounts, place},
+        snapshot::{Detail, ServerClock, Snapshot},
     },
     client::time::{self, Moment},
     domain::characters::{all_unprintable, is_unprintable},
     proto::{
-        Compensation, GetServerInfoResponse, GetStatsResponse, GetVitalsResponse, Lease, Log, QueueStats, Saga,
+        Compensation, EventType, GetServerInfoResponse, GetStatsResponse, GetVitalsResponse, Lease, ListSagasResponse, Log, QueueStats, Saga,
         SagaEvent, SagaState, StateCount,
     },
 };
@@ -70,9 +70,9 @@ fn snapshot(model: &Model, at: Moment, sagas: Vec<Saga>) -> Snapshot {
             log: Some(Log { bytes: 20 << 20, max_bytes: 64 << 20, ..Log::default() }),
             ..GetVitalsResponse::default()
         }),
-        page: Page { sagas, next_page_token: String::new() },
+        page: ListSagasResponse { sagas, next_page_token: String::new() },
         detail: None,
-        clock: ServerClock::told(&stamp(0).expect("set"), at, at),
+        clock: ServerClock::from_answer(&stamp(0).expect("set"), at, at),
         seen: at,
     }
 }
@@ -92,10 +92,10 @@ fn press(model: &mut Model, keys: &str) -> Vec<Effect> {
     let mut effects = Vec::new();
     for c in keys.chars() {
         let key = match c {
-            '\n' => Key::Enter,
-            '\t' => Key::Tab,
-            '\u{1b}' => Key::Escape,
-            c => Key::Char(c),
+            '\n' => KeyCode::Enter,
+            '\t' => KeyCode::Tab,
+            '\u{1b}' => KeyCode::Esc,
+            c => KeyCode::Char(c),
         };
         effects.extend(model.update(model.now, Message::Key(key, Uuid::from_u128(5))));
     }
@@ -155,7 +155,8 @@ fn queues_that_the_answer_left_out_are_counted() {
 fn a_wide_screen_shows_daemon_queues_and_leases() {
     let (mut model, at) = model(false);
     seen(&mut model, at, vec![saga("fix-7", 30, false), saga("fix-8", -5, true)]);
-    let counts = EventCounts { created: 4, ..EventCounts::default() };
+    let mut counts = EventCounts::default();
+    counts[place(EventType::Created).expect("it is counted")] = 4;
     let interval =
         CountsInterval { end: at, length: Duration::from_secs(2), counts: [("builds".to_owned(), counts)].into() };
     model.update(at, Message::Counted(interval));
@@ -263,7 +264,7 @@ fn the_chosen_saga_stays_chosen_and_a_neighbour_never_takes_its_place() {
     seen(&mut model, at, vec![saga("new", 9, false), saga("a", 30, false)]);
     assert_eq!(model.saga.name, None);
     press(&mut model, "x");
-    assert_eq!((model.dialog.is_none(), model.notice.as_str()), (true, "choose a saga first"));
+    assert_eq!((model.dialog.is_none(), model.notice.as_str()), (true, "select a saga first"));
 }
 
 #[test]
@@ -344,7 +345,7 @@ fn views_filters_and_pages_ask_for_something_else() {
     model.update(at, Message::Fetched(Box::new(snapshot)));
     assert_eq!(query(press(&mut model, ">")).page_token, "second");
     // The page went empty: back to the one before.
-    let empty = Snapshot { page: Page::default(), ..super::tests::snapshot(&model, at, Vec::new()) };
+    let empty = Snapshot { page: ListSagasResponse::default(), ..super::tests::snapshot(&model, at, Vec::new()) };
     assert_eq!(query(model.update(at, Message::Fetched(Box::new(empty)))).page_token, "");
     assert!(model.pages.is_empty());
 }
@@ -383,8 +384,7 @@ fn control_c_leaves_from_anywhere() {
     seen(&mut model, at, vec![saga("fix-8", -5, true)]);
     for keys in ["", "?", "/abc", "r", "\u{1b}rr"] {
         press(&mut model, keys);
-        let effects = model.update(at, Message::Key(Key::Interrupt, Uuid::nil()));
-        assert_eq!(effects, [Effect::Leave], "{keys}");
+        assert_eq!(model.update(at, Message::Terminate), [Effect::Leave], "{keys}");
     }
     assert_eq!(press(&mut model, "\u{1b}\u{1b}q"), [Effect::Leave]);
 }
@@ -402,7 +402,7 @@ fn whatever_numbers_a_daemon_tells_are_drawn() {
                 saga.lease.as_mut().expect("it has one").expire_time = at_end;
             }
             let mut snapshot = snapshot(&model, at, odd.to_vec());
-            snapshot.clock = ServerClock::told(&prost_types::Timestamp { seconds: told, nanos: 0 }, at, at);
+            snapshot.clock = ServerClock::from_answer(&prost_types::Timestamp { seconds: told, nanos: 0 }, at, at);
             snapshot.info.start_time = at_end;
             snapshot.info.clock_offset = Some(prost_types::Duration { seconds: end, nanos: i32::MIN });
             (snapshot.stats.ready, snapshot.stats.stale, snapshot.stats.revision) = (end, end, end);

@@ -1,4 +1,4 @@
-//! [`Screen`]: the terminal in full-screen mode, restored on every way out, including a panic.
+//! [`Screen`]: the terminal in full-screen mode, restored on every way out, including a panic; and its keys.
 
 use std::{
     env,
@@ -12,7 +12,7 @@ use ratatui::{
     backend::CrosstermBackend,
     crossterm::{
         cursor::{Hide, Show},
-        event::{self, DisableBracketedPaste, EnableBracketedPaste, Event},
+        event::{self, DisableBracketedPaste, EnableBracketedPaste, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
         execute,
         terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode},
     },
@@ -22,7 +22,6 @@ use uuid::Uuid;
 
 use super::{
     draw::{self, Theme},
-    keys,
     model::{Message, Model},
 };
 
@@ -30,7 +29,7 @@ use super::{
 const PATIENCE: Duration = Duration::from_millis(200);
 
 /// True if there is a terminal for a screen and for keys.
-pub fn is_there() -> bool {
+pub fn has_terminal() -> bool {
     let dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
     io::stdout().is_terminal() && io::stdin().is_terminal() && !dumb
 }
@@ -108,7 +107,7 @@ pub fn read_keys(messages: mpsc::Sender<Message>) {
                 Err(error) => Err(error),
             };
             let message = match read {
-                Ok(Event::Key(key)) => keys::read(&key).map(|key| Message::Key(key, Uuid::new_v4())),
+                Ok(Event::Key(key)) => key_message(&key, Uuid::new_v4()),
                 Ok(Event::Paste(text)) => Some(Message::Paste(text)),
                 Ok(Event::Resize(..)) => Some(Message::Tick),
                 Ok(Event::FocusGained | Event::FocusLost | Event::Mouse(_)) => None,
@@ -121,6 +120,25 @@ pub fn read_keys(messages: mpsc::Sender<Message>) {
             }
         }
     });
+}
+
+/// The message for a key; none if the key has no meaning here.
+fn key_message(key: &KeyEvent, id: Uuid) -> Option<Message> {
+    let with = |modifier| key.modifiers.contains(modifier);
+    match key.code {
+        _ if key.kind == KeyEventKind::Release => None,
+        KeyCode::Char('c') if with(KeyModifiers::CONTROL) => Some(Message::Terminate),
+        _ if with(KeyModifiers::CONTROL) => None,
+        KeyCode::Char(_) if with(KeyModifiers::ALT) => None,
+        KeyCode::BackTab => Some(Message::Key(KeyCode::Tab, id)),
+        KeyCode::Char(_) | KeyCode::Enter | KeyCode::Esc | KeyCode::Backspace | KeyCode::Tab => {
+            Some(Message::Key(key.code, id))
+        }
+        KeyCode::Up | KeyCode::Down | KeyCode::PageUp | KeyCode::PageDown | KeyCode::Home | KeyCode::End => {
+            Some(Message::Key(key.code, id))
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -153,6 +171,18 @@ mod tests {
         assert!(ended.is_err());
         let written = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
         assert!(written.contains("\u{1b}[?1049l") && written.contains("\u{1b}[?25h"), "{written:?}");
+    }
+
+    #[test]
+    fn control_is_no_letter() {
+        let id = Uuid::nil();
+        let message = |code, modifiers| key_message(&KeyEvent::new(code, modifiers), id);
+        assert_eq!(message(KeyCode::Char('c'), KeyModifiers::CONTROL), Some(Message::Terminate));
+        assert_eq!(message(KeyCode::Char('y'), KeyModifiers::CONTROL), None);
+        assert_eq!(message(KeyCode::Char('y'), KeyModifiers::ALT), None);
+        let shifted = message(KeyCode::Char('Y'), KeyModifiers::SHIFT);
+        assert_eq!(shifted, Some(Message::Key(KeyCode::Char('Y'), id)));
+        assert_eq!(message(KeyCode::F(1), KeyModifiers::NONE), None);
     }
 
     #[test]

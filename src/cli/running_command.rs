@@ -1,5 +1,5 @@
-//! A command run under a lease: its environment, its files, and its end. Between it and us there is a process that ends it
-//! whatever becomes of us: [`supervise`].
+//! [`RunningCommand`]: a command that runs under a lease: its environment, its files, and its end. Between it and this process
+//! there is a supervisor, which ends the command whatever happens to this process: [`supervise`].
 
 use std::{
     ffi::OsString,
@@ -126,7 +126,7 @@ pub fn environment(saga: &Saga, lease: &LeaseKeeper, options: &ClientOptions) ->
 pub fn unpassable(environment: &[(&'static str, OsString)]) -> Option<String> {
     let (variable, _) = environment.iter().find(|(_, value)| value.as_bytes().contains(&0))?;
     let field = variable.trim_start_matches("SAGAD_").to_ascii_lowercase();
-    Some(format!("its {field} holds a NUL character, which no program can be given in its environment"))
+    Some(format!("its {field} holds a NUL character, which can't be in a program's environment"))
 }
 
 /// The files by which the command calls as its worker does, wherever it changes its directory to.
@@ -192,12 +192,12 @@ fn spawn(
     let (from_supervisor, socket) = UnixStream::from_std(ours)?.into_split();
     let supervisor = Command::from(supervisor).spawn()?;
     let (to_supervisor, orders) = watch::channel(None);
-    tokio::spawn(tell(socket, deadlines, orders));
+    tokio::spawn(send_orders(socket, deadlines, orders));
     Ok(RunningCommand { from_supervisor, received: Vec::new(), to_supervisor, supervisor, group: None, files })
 }
 
-/// Tells the supervisor each deadline and the order to end, until [`RunningCommand`] is dropped or the supervisor has gone.
-async fn tell(
+/// Sends the supervisor each deadline and the order to end, until [`RunningCommand`] is dropped or the supervisor has gone.
+async fn send_orders(
     mut socket: OwnedWriteHalf,
     mut deadlines: watch::Receiver<Moment>,
     mut orders: watch::Receiver<Option<Moment>>,

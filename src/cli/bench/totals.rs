@@ -1,18 +1,18 @@
-//! Records calls: their times by rpc, in HDR histograms with three digits, and the number of failures.
+//! [`BenchTotals`]: the calls of a run: their times by rpc, in HDR histograms with three digits, and the number of failures.
+
+use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 use tonic::Status;
-
-use crate::cli::errors::CliError;
 
 /// The longest recorded time: a minute, in nanoseconds.
 const LONGEST: u64 = 60_000_000_000;
 /// Digits of a time that are kept.
 const DIGITS: u8 = 3;
 
-/// What is timed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What is timed. Its name in the report is its name here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rpc {
     CreateSaga,
     Claim,
@@ -26,27 +26,17 @@ pub enum Rpc {
     Check,
 }
 
-const ALL: [(Rpc, &str); 8] = [
-    (Rpc::CreateSaga, "CreateSaga"),
-    (Rpc::Claim, "Claim"),
-    (Rpc::ClaimNext, "ClaimNext"),
-    (Rpc::Heartbeat, "Heartbeat"),
-    (Rpc::Complete, "Complete"),
-    (Rpc::KeepAlive, "KeepAlive"),
-    (Rpc::WatchEvents, "WatchEvents"),
-    (Rpc::Check, "Check"),
-];
-
 /// Times, in nanoseconds.
 #[derive(Clone)]
 pub struct Times(Histogram<u64>);
 
-impl Times {
-    /// None yet.
-    pub fn new() -> Result<Self, CliError> {
-        Histogram::new_with_bounds(1, LONGEST, DIGITS).map(Times).map_err(|error| CliError::Failed(error.to_string()))
+impl Default for Times {
+    fn default() -> Self {
+        Times(Histogram::new_with_bounds(1, LONGEST, DIGITS).expect("the bounds and digits are within the library's"))
     }
+}
 
+impl Times {
     /// One more; beyond a minute it counts as a minute.
     pub fn record(&mut self, nanos: u64) {
         self.0.saturating_record(nanos);
@@ -58,8 +48,8 @@ impl Times {
     }
 
     /// Adds those of another.
-    pub fn add(&mut self, other: &Times) -> Result<(), CliError> {
-        self.0.add(&other.0).map_err(|error| CliError::Failed(error.to_string()))
+    pub fn add(&mut self, other: &Times) {
+        self.0.add(&other.0).expect("all have the same bounds");
     }
 
     /// A quantile in microseconds; zero if there are no times.
@@ -85,9 +75,10 @@ fn micros(nanos: u64) -> f64 {
     (nanos as f64 / 100.0).round() / 10.0
 }
 
-/// The calls of one thread's clients.
+/// The calls of one thread's clients, or of all.
+#[derive(Default)]
 pub struct BenchTotals {
-    times: Vec<Times>,
+    times: BTreeMap<Rpc, Times>,
     /// Calls that failed.
     pub errors: u64,
     /// The first of them.
@@ -95,17 +86,9 @@ pub struct BenchTotals {
 }
 
 impl BenchTotals {
-    /// Nothing yet.
-    pub fn new() -> Result<Self, CliError> {
-        let times = ALL.iter().map(|_| Times::new()).collect::<Result<_, _>>()?;
-        Ok(BenchTotals { times, errors: 0, first_error: None })
-    }
-
     /// Records a successful call.
     pub fn record(&mut self, rpc: Rpc, nanos: u64) {
-        if let Some(times) = self.times.get_mut(rpc as usize) {
-            times.record(nanos);
-        }
+        self.times.entry(rpc).or_default().record(nanos);
     }
 
     /// Records a failed call.
@@ -120,24 +103,24 @@ impl BenchTotals {
     }
 
     /// Adds the totals of another thread.
-    pub fn add(&mut self, other: &BenchTotals) -> Result<(), CliError> {
+    pub fn add(&mut self, other: BenchTotals) {
         self.errors += other.errors;
-        if self.first_error.is_none() {
-            self.first_error.clone_from(&other.first_error);
+        self.first_error = self.first_error.take().or(other.first_error);
+        for (rpc, times) in &other.times {
+            self.times.entry(*rpc).or_default().add(times);
         }
-        self.times.iter_mut().zip(&other.times).try_for_each(|(ours, theirs)| ours.add(theirs))
     }
 
     /// The rpcs that were called, with their times.
-    pub fn rpcs(&self) -> impl Iterator<Item = (&'static str, &Times)> {
-        ALL.iter().zip(&self.times).filter(|(_, times)| times.count() > 0).map(|((_, name), times)| (*name, times))
+    pub fn rpcs(&self) -> impl Iterator<Item = (String, &Times)> {
+        self.times.iter().map(|(rpc, times)| (format!("{rpc:?}"), times))
     }
 
     /// All of them together.
-    pub fn overall(&self) -> Result<Times, CliError> {
-        let mut overall = Times::new()?;
-        self.times.iter().try_for_each(|times| overall.add(times))?;
-        Ok(overall)
+    pub fn overall(&self) -> Times {
+        let mut overall = Times::default();
+        self.times.values().for_each(|times| overall.add(times));
+        overall
     }
 }
 
@@ -146,20 +129,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_rpc_has_its_place() {
-        let mut totals = BenchTotals::new().expect("bounds are sound");
-        for (place, (rpc, _)) in ALL.iter().enumerate() {
-            assert_eq!(*rpc as usize, place);
-            (0..=place).for_each(|_| totals.record(*rpc, 1));
-        }
+    fn calls_are_counted_by_rpc_and_added_up() {
+        let mut totals = BenchTotals::default();
+        (0..2).for_each(|_| totals.record(Rpc::Heartbeat, 1));
+        totals.record(Rpc::CreateSaga, 1);
+        let mut other = BenchTotals::default();
+        (0..4).for_each(|_| other.record(Rpc::Heartbeat, 1));
+        other.record(Rpc::Check, 1);
+        other.failure(|| "refused".to_owned());
+        totals.add(other);
         let counts: Vec<_> = totals.rpcs().map(|(name, times)| (name, times.count())).collect();
-        assert_eq!(counts, ALL.iter().map(|(_, name)| *name).zip(1..).collect::<Vec<_>>());
-        assert_eq!(totals.overall().expect("bounds are the same").count(), 36);
+        assert_eq!(counts, [("CreateSaga", 1), ("Heartbeat", 6), ("Check", 1)].map(|(name, n)| (name.to_owned(), n)));
+        assert_eq!(totals.overall().count(), 8);
+        assert_eq!((totals.errors, totals.first_error.as_deref()), (1, Some("refused")));
     }
 
     #[test]
     fn quantiles_are_in_order_and_in_microseconds() {
-        let mut times = Times::new().expect("bounds are sound");
+        let mut times = Times::default();
         (1..=1000).for_each(|millis| times.record(millis * 1_000_000));
         let json = times.json();
         let values: Vec<f64> = ["p50", "p90", "p99", "p999", "max"].map(|key| json[key].as_f64().expect(key)).into();
@@ -167,6 +154,6 @@ mod tests {
         assert!((values[0] - 500_000.0).abs() < 1000.0 && (values[4] - 1_000_000.0).abs() < 1000.0, "{json}");
         times.record(u64::MAX);
         assert!(times.max_micros() > 59_000_000.0, "beyond the bound it counts as the bound");
-        assert_eq!(Times::new().expect("bounds are sound").json()["max"], 0.0);
+        assert_eq!(Times::default().json()["max"], 0.0);
     }
 }

@@ -1,4 +1,4 @@
-//! Formats times, rates and facts briefly.
+//! Short forms of times, rates and numbers, and facts side by side.
 
 use ratatui::text::{Line, Span};
 
