@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use sagad::domain::{
     command::{Answer, ClaimNext, Command, Request, SetPaused},
     event::Event,
-    lease::ReturnGrace,
+    lease::RestartGrace,
     policy::{Policy, StaleAction},
     text::Text,
     time::{Span, Timestamp},
@@ -23,7 +23,7 @@ const MANY: usize = 1200;
 const SLICE: usize = 512;
 
 fn open() -> Side<MemoryDisk> {
-    Side::open(MemoryDisk::default(), ReturnGrace::default())
+    Side::open(MemoryDisk::default(), RestartGrace::default())
 }
 
 fn request(command: impl ToCommand) -> Request {
@@ -313,7 +313,7 @@ fn s12_a_claim_looks_at_no_reservation_that_cannot_be_claimed() {
     assert_eq!(got, Some(vec!["t0".to_owned()]));
     assert!(looked_at < 5, "{looked_at}");
     // As they are after the store was opened again.
-    side.reopen(false, later, ReturnGrace { returned_at: later, length: Span::ZERO });
+    side.reopen(false, later, RestartGrace { returned_at: later, length: Span::ZERO });
     let (looked_at, got) = looks(&mut side, ClaimNext { max_sagas: 3, ..next(&["q"], "w") }, later);
     assert_eq!(got, Some(["t1", "t2", "t3"].map(str::to_owned).to_vec()));
     assert!(looked_at < 10, "{looked_at}");

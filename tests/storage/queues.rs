@@ -6,7 +6,7 @@ use sagad::{
         rejection::Rejection,
         saga::State,
     },
-    store::QueueCounts,
+    store::QueueStats,
 };
 
 use super::{bench::Bench, build::*};
@@ -25,7 +25,7 @@ fn statuses(bench: &Bench) -> Vec<QueueStatus> {
     bench.wait(bench.store.queues(None, 100)).unwrap()
 }
 
-fn counts(bench: &Bench) -> Vec<QueueCounts> {
+fn counts(bench: &Bench) -> Vec<QueueStats> {
     bench.wait(bench.store.stats()).unwrap().queues
 }
 

@@ -3,7 +3,7 @@
 use futures::StreamExt;
 use sagad::{
     domain::{event::EventType, time::Span},
-    metrics::{CheckpointKind, CheckpointOutcome, QueueVitals, Vitals, WatchKind},
+    metrics::{CheckpointKind, CheckpointOutcome, QueueEventCounts, Vitals, WatchKind},
     watch,
 };
 
@@ -60,10 +60,10 @@ fn leases_that_run_out_are_counted_by_queue(bench: Bench) {
     bench.advance(secs(3600));
     bench.saga(park("a"));
     let vitals = vitals(&bench);
-    let of_q = QueueVitals { compensation_expired: 1, ..QueueVitals::default() };
-    let of_p = QueueVitals { execution_expired: 1, quarantined: 1, ..QueueVitals::default() };
+    let of_q = QueueEventCounts { compensation_expired: 1, ..QueueEventCounts::default() };
+    let of_p = QueueEventCounts { execution_expired: 1, quarantined: 1, ..QueueEventCounts::default() };
     assert_eq!(vitals.queues, [(queue("p"), of_p), (queue("q"), of_q)]);
-    assert_eq!(vitals.other_queues, QueueVitals::default());
+    assert_eq!(vitals.other_queues, QueueEventCounts::default());
     assert_eq!(events(&vitals, EventType::LeaseExpired), 2);
 }
 
@@ -114,8 +114,8 @@ fn absences_are_counted(bench: Bench) {
     assert_eq!((clock.absences, clock.last_absence, clock.longest_absence), (1, secs(60), secs(60)));
     assert_eq!(clock.last_absence_at, Some(bench.now()));
     assert_eq!((clock.steps, clock.distance), (0, 0), "no clock was stepped");
-    assert_eq!(bench.store.time_since_turn(), Span::ZERO);
-    assert_eq!(bench.store.vitals().turned_at, bench.now());
+    assert_eq!(bench.store.writer_silence(), Span::ZERO);
+    assert_eq!(bench.store.vitals().writer_ran_at, bench.now());
 }
 
 #[test]

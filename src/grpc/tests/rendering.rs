@@ -7,7 +7,7 @@ use crate::{
         bounds::ANSWER_BYTES,
         compensation::{Compensation, CompensationSpec},
         ids::{OwnerId, Revision},
-        lease::ReturnGrace,
+        lease::RestartGrace,
         saga::{CancelRequest, Reservation, Saga, Spec, State},
         text::{Actor, Blob, Kind, Text},
         time::{Span, Timestamp},
@@ -30,7 +30,7 @@ use crate::{
 const THEN: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
 
 fn at(seconds: u32) -> ReadTime {
-    ReadTime { now: THEN.plus(Span::from_secs(seconds)), grace: ReturnGrace::default() }
+    ReadTime { now: THEN.plus(Span::from_secs(seconds)), grace: RestartGrace::default() }
 }
 
 #[test]
@@ -38,7 +38,7 @@ fn stale_is_judged_at_the_moment() {
     let running = running("t", "q", None);
     assert!(!saga(&running, &at(29)).stale);
     assert!(saga(&running, &at(30)).stale);
-    let graced = ReturnGrace { returned_at: at(29).now, length: Span::from_secs(10) };
+    let graced = RestartGrace { returned_at: at(29).now, length: Span::from_secs(10) };
     assert!(!saga(&running, &ReadTime { grace: graced, ..at(35) }).stale);
     assert!(saga(&running, &ReadTime { grace: graced, ..at(39) }).stale);
 }
@@ -59,12 +59,12 @@ fn a_lease_is_said_to_stand_as_it_is_judged() {
     };
     assert_eq!(told(&held, &at(29)), (LeaseStanding::Held, Some(30)));
     assert_eq!(told(&held, &at(30)), (LeaseStanding::Expired, Some(30)), "before any sweep has noticed");
-    let graced = ReturnGrace { returned_at: at(29).now, length: Span::from_secs(10) };
+    let graced = RestartGrace { returned_at: at(29).now, length: Span::from_secs(10) };
     assert_eq!(told(&held, &ReadTime { grace: graced, ..at(35) }), (LeaseStanding::Held, Some(39)));
     assert_eq!(told(&held, &ReadTime { grace: graced, ..at(39) }), (LeaseStanding::Expired, Some(39)));
     // Once it was noticed as expired, a later absence changes nothing.
     let expired = with(Standing::Expired { at: at(30).now, revision: Revision(5) });
-    let later = ReturnGrace { returned_at: at(50).now, length: Span::from_secs(10) };
+    let later = RestartGrace { returned_at: at(50).now, length: Span::from_secs(10) };
     assert_eq!(told(&expired, &ReadTime { grace: later, ..at(55) }), (LeaseStanding::Expired, Some(30)));
     let ended = with(Standing::EndedByHolder(HolderEnd::Released));
     assert_eq!(told(&ended, &at(0)), (LeaseStanding::EndedByHolder, None));

@@ -197,9 +197,9 @@ async fn p13_a_network_thread_that_hangs_makes_it_neither_live_nor_ready() {
     })
     .await;
     assert_eq!(page.status, 503);
-    assert!(page.text.starts_with("network thread 1 has not turned for 1"), "{page:?}");
+    assert!(page.text.starts_with("network thread 1 has been silent for 1"), "{page:?}");
     let ready = tokio::task::spawn_blocking(move || get(ops, "/readyz?verbose", "")).await.unwrap();
-    assert!(ready.status == 503 && ready.text.contains("[+] the writer turns"), "{ready:?}");
+    assert!(ready.status == 503 && ready.text.contains("[+] the writer runs"), "{ready:?}");
     hanging.kill().unwrap();
     hanging.wait().unwrap();
     eventually("it is live again", || async move {

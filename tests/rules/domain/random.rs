@@ -7,7 +7,7 @@ use sagad::domain::{
     draft::Draft,
     event::EventType,
     ids::FencingToken,
-    lease::{LeasePurpose, ReturnGrace, Standing},
+    lease::{LeasePurpose, RestartGrace, Standing},
     policy::{FailureAction, Policy, StaleAction},
     saga::{Saga, State},
     time::{Span, Timestamp},
@@ -170,7 +170,7 @@ fn pass(w: &mut World, pass: Pass) {
         }
         Pass::Away(away, grace) => {
             w.now = w.now.plus(secs(away));
-            w.grace = ReturnGrace { returned_at: w.now, length: secs(grace) };
+            w.grace = RestartGrace { returned_at: w.now, length: secs(grace) };
         }
     }
 }

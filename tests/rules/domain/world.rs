@@ -5,7 +5,7 @@ use sagad::domain::{
     draft::Draft,
     event::{Event, EventType},
     ids::{FencingToken, QueueName, Revision, TaskId},
-    lease::{Lease, ReturnGrace},
+    lease::{Lease, RestartGrace},
     policy::Policy,
     rejection::Rejection,
     saga::{Saga, State},
@@ -56,7 +56,7 @@ pub fn reason(rejection: &Rejection) -> &'static str {
 pub struct World {
     pub saga: Saga,
     pub now: Timestamp,
-    pub grace: ReturnGrace,
+    pub grace: RestartGrace,
     /// The saga's whole history.
     pub events: Vec<Event>,
 }
@@ -73,7 +73,7 @@ impl World {
             ..Creation::new(TaskId::parse("task").unwrap(), QueueName::default())
         };
         let (saga, event) = create(creation, START, Revision(1));
-        World { saga, now: START, grace: ReturnGrace::default(), events: vec![event] }
+        World { saga, now: START, grace: RestartGrace::default(), events: vec![event] }
     }
 
     /// A planned saga with two compensations: `worktree` at position 1, `branch` at position 2.
@@ -159,7 +159,7 @@ impl World {
 
     /// The same saga after the coordinator came back now.
     pub fn after_absence(&self, grace: Span) -> Self {
-        World { grace: ReturnGrace { returned_at: self.now, length: grace }, ..self.clone() }
+        World { grace: RestartGrace { returned_at: self.now, length: grace }, ..self.clone() }
     }
 
     /// A draft that begins here.

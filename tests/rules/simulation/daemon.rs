@@ -18,7 +18,7 @@ use sagad::{
         command::{Answer, Request},
         event::Event,
         ids::Revision,
-        lease::ReturnGrace,
+        lease::RestartGrace,
         time::{Span, Timestamp},
     },
     store::{
@@ -98,11 +98,11 @@ impl Daemon {
     pub fn start(disk: &Memory, now: i64, utc: i64, grace: Span, sabotage: Sabotage, judge: &mut Judge) -> Self {
         let (backend, opening) = disk.open_backend();
         let clock = Timestamp::from_micros(utc).max(opening.last_time);
-        let returned = ReturnGrace { returned_at: clock, length: grace };
+        let returned = RestartGrace { returned_at: clock, length: grace };
         judge.grace = returned;
         let recent = Arc::new(RecentEvents::starting_at(opening.head));
         let store = Store::observer(Arc::new(disk.reader()), Arc::new(ManualClock::at(clock)), recent.clone());
-        let told = if sabotage == Sabotage::NoGrace { ReturnGrace::default() } else { returned };
+        let told = if sabotage == Sabotage::NoGrace { RestartGrace::default() } else { returned };
         Daemon {
             coordinator: Coordinator::new(opening, told, WAITING, clock),
             backend,
@@ -155,7 +155,7 @@ impl Daemon {
     fn notice_absence(&mut self, now: i64, judge: &mut Judge) {
         let clock = self.clock(now);
         if clock.since(self.last_able) > ABSENCE_WITHOUT_GRACE && !self.disk_was_full {
-            let grace = ReturnGrace { returned_at: clock, length: self.grace };
+            let grace = RestartGrace { returned_at: clock, length: self.grace };
             judge.grace = grace;
             if self.sabotage != Sabotage::NoGrace {
                 self.coordinator.returned(grace);

@@ -9,7 +9,7 @@ use sagad::{
         compensation::CompensationSpec,
         event::{Event, EventType},
         ids::{FencingToken, OwnerId, Revision, TaskId},
-        lease::ReturnGrace,
+        lease::RestartGrace,
         rejection::Rejection,
         saga::{Saga, State},
         time::Timestamp,
@@ -84,7 +84,7 @@ pub struct Judge {
     history: Vec<Event>,
     /// Leases ended by somebody else while they were live: their holders can't know yet.
     pub revoked: HashSet<FencingToken>,
-    pub grace: ReturnGrace,
+    pub grace: RestartGrace,
     pub counts: Counts,
 }
 
@@ -109,7 +109,7 @@ impl Judge {
             // An absence gives nothing back.
             return Timestamp::ZERO;
         }
-        let ReturnGrace { returned_at, length } = self.grace;
+        let RestartGrace { returned_at, length } = self.grace;
         if held.renewed < returned_at { held.expire.max(returned_at.plus(length)) } else { held.expire }
     }
 

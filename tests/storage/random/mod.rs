@@ -12,7 +12,7 @@ use sagad::{
     domain::{
         command::{Answer, Command, Request, RequestKey},
         ids::{OwnerId, Revision},
-        lease::ReturnGrace,
+        lease::RestartGrace,
         saga::{Saga, State},
         text::Labels,
         time::{Span, Timestamp},
@@ -130,7 +130,7 @@ struct Twins {
 impl Twins {
     fn new(seed: u64) -> Self {
         let now = super::bench::START;
-        let grace = ReturnGrace { returned_at: now, length: Span::ZERO };
+        let grace = RestartGrace { returned_at: now, length: Span::ZERO };
         Twins {
             dice: Dice(seed),
             now,
@@ -266,7 +266,7 @@ impl Twins {
     fn be_away(&mut self) {
         self.now = self.now.plus(self.dice.span());
         let grace = *self.dice.pick(&[Span::ZERO, Span::from_secs(10)]);
-        let grace = ReturnGrace { returned_at: self.now, length: grace };
+        let grace = RestartGrace { returned_at: self.now, length: grace };
         self.memory.returned(grace);
         self.sqlite.returned(grace);
     }
@@ -281,7 +281,7 @@ impl Twins {
             let expected = self.memory.lose_turn(1 << 20, std::slice::from_ref(&request), now);
             assert_eq!(self.sqlite.lose_turn(1 << 20, &[request], now), expected);
         }
-        let grace = ReturnGrace { returned_at: self.now, length: Span::from_secs(1) };
+        let grace = RestartGrace { returned_at: self.now, length: Span::from_secs(1) };
         let expected = self.memory.reopen(in_order, self.now, grace);
         assert_eq!(self.sqlite.reopen(in_order, self.now, grace), expected, "opened after {}", self.executed);
         assert!(expected.last_time <= self.now.plus(Span::from_micros(1).unwrap()));

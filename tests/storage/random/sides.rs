@@ -10,7 +10,7 @@ use sagad::{
     domain::{
         command::{ClaimNext, Command, Request},
         event::Event,
-        lease::ReturnGrace,
+        lease::RestartGrace,
         time::Timestamp,
     },
     store::{
@@ -117,13 +117,13 @@ pub struct Side<D: Disk> {
 }
 
 impl<D: Disk> Side<D> {
-    pub fn open(disk: D, grace: ReturnGrace) -> Self {
+    pub fn open(disk: D, grace: RestartGrace) -> Self {
         let mut side = Side { disk, open: None, held: Vec::new() };
         side.open_again(grace);
         side
     }
 
-    fn open_again(&mut self, grace: ReturnGrace) -> InitialState {
+    fn open_again(&mut self, grace: RestartGrace) -> InitialState {
         let (backend, mut opening, reader) = self.disk.open();
         let coordinator = Coordinator::new(opening.clone(), grace, usize::MAX, Timestamp::ZERO);
         self.open = Some(Open { coordinator, backend, reader });
@@ -199,7 +199,7 @@ impl<D: Disk> Side<D> {
         report
     }
 
-    pub fn returned(&mut self, grace: ReturnGrace) {
+    pub fn returned(&mut self, grace: RestartGrace) {
         self.coordinator_mut().returned(grace);
     }
 
@@ -215,7 +215,7 @@ impl<D: Disk> Side<D> {
     }
 
     /// Ends, in good order or not, and opens again.
-    pub fn reopen(&mut self, in_order: bool, now: Timestamp, grace: ReturnGrace) -> InitialState {
+    pub fn reopen(&mut self, in_order: bool, now: Timestamp, grace: RestartGrace) -> InitialState {
         self.held.clear();
         if let Some(Open { coordinator, mut backend, .. }) = self.open.take()
             && in_order
