@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::support::SAGAD;
-use crate::support::fake::{Fake, Seen, binary::*, refusal, saga};
+use crate::support::fake_coordinator::{FakeCoordinator, ReceivedCall, binary::*, refusal, saga};
 
 const TTL_MS: i64 = 600;
 
@@ -22,7 +22,7 @@ async fn refusals_have_exit_codes_and_both_forms() {
             refusal(Code::NotFound, "SAGA_NOT_FOUND", &[])
         })
     });
-    let (client, _fake) = Fake { claim, ..Fake::default() }.start().await;
+    let (client, _fake) = FakeCoordinator { claim, ..FakeCoordinator::default() }.start().await;
     let (code, stdout, stderr) = run(client.server(), &["claim", "t-1"]).await;
     assert_eq!((code, stdout.as_str()), (3, ""));
     assert!(
@@ -45,7 +45,7 @@ async fn lists_go_through_all_pages_up_to_their_limit() {
         let next_page_token = if first < 90 { (first + 10).to_string() } else { String::new() };
         Ok(ListSagasResponse { sagas, next_page_token })
     });
-    let (client, _fake) = Fake { list_sagas, ..Fake::default() }.start().await;
+    let (client, _fake) = FakeCoordinator { list_sagas, ..FakeCoordinator::default() }.start().await;
     let (code, stdout, _) = run(client.server(), &["list"]).await;
     assert_eq!((code, stdout.lines().count()), (0, 101), "one header: {stdout}");
     assert!(stdout.lines().all(|line| line.chars().count() <= 100 && !line.contains('\u{1b}')), "{stdout}");
@@ -70,7 +70,7 @@ async fn many_are_created_in_batches_with_ids_that_follow_from_the_runs() {
         let saga = |one: &CreateSagaRequest| Saga { task_id: one.task_id.clone(), ..Saga::default() };
         Ok(BatchCreateSagasResponse { sagas: request.requests.iter().map(saga).collect() })
     };
-    let (client, fake) = Fake { batch_create_sagas: Box::new(create), ..Fake::default() }.start().await;
+    let (client, fake) = FakeCoordinator { batch_create_sagas: Box::new(create), ..FakeCoordinator::default() }.start().await;
     let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
     for number in 0..1_500 {
         writeln!(file, r#"{{"taskId":"t-{number}","queue":"q"}}"#).expect("written");
@@ -82,10 +82,10 @@ async fn many_are_created_in_batches_with_ids_that_follow_from_the_runs() {
         assert_eq!((code, stdout.lines().count(), stderr.trim()), (0, 1_500, "sagad: created 1500 sagas"));
     }
     let batches: Vec<(usize, String)> = fake
-        .seen()
+        .calls_received()
         .iter()
         .map(|seen| match seen {
-            Seen::batch_create_sagas(request) => (request.requests.len(), request.request_id.clone()),
+            ReceivedCall::batch_create_sagas(request) => (request.requests.len(), request.request_id.clone()),
             other => panic!("{other:?}"),
         })
         .collect();

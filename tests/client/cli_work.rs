@@ -9,15 +9,15 @@ use sagad::proto::*;
 use tokio::process::Child;
 use tonic::{Code, Status};
 
-use crate::support::fake::{Fake, Seen, binary::*, lease, refusal, refusal_for_now, saga, unscripted};
+use crate::support::fake_coordinator::{FakeCoordinator, ReceivedCall, binary::*, lease, refusal, refusal_for_now, saga, unscripted};
 
 const TTL_MS: i64 = 600;
 
 /// A fake that hands out one saga, once, and accepts everything that a worker says.
-fn one_saga(saga: Saga) -> Fake {
+fn one_saga(saga: Saga) -> FakeCoordinator {
     let ended = |saga: &Saga, state: SagaState| Some(Saga { state: state.into(), ..saga.clone() });
     let (completed, failed, parked, released) = (saga.clone(), saga.clone(), saga.clone(), saga.clone());
-    Fake {
+    FakeCoordinator {
         claim_next: Box::new(move |number, _| {
             let sagas = if number == 0 { vec![saga.clone()] } else { Vec::new() };
             Ok(ClaimNextResponse { sagas, ..Default::default() })
@@ -31,11 +31,11 @@ fn one_saga(saga: Saga) -> Fake {
         quarantine: Box::new(move |_, _| Ok(QuarantineResponse { saga: ended(&parked, SagaState::Quarantined) })),
         release: Box::new(move |_, _| Ok(ReleaseResponse { saga: ended(&released, SagaState::Planned) })),
         list_sagas: Box::new(|_, _| Ok(ListSagasResponse::default())),
-        ..Fake::default()
+        ..FakeCoordinator::default()
     }
 }
 
-async fn work(fake: Fake, script: &str) -> (Arc<Fake>, (i32, String, String)) {
+async fn work(fake: FakeCoordinator, script: &str) -> (Arc<FakeCoordinator>, (i32, String, String)) {
     let (client, fake) = fake.start().await;
     let line = ["work", "--queue", "q", "--ttl", "600ms", "--drain", "--kill-after", "5s", "--", "sh", "-c", script];
     let ran = run(client.server(), &line).await;
@@ -43,10 +43,10 @@ async fn work(fake: Fake, script: &str) -> (Arc<Fake>, (i32, String, String)) {
 }
 
 /// The calls that report an outcome.
-fn outcomes(fake: &Fake) -> Vec<Seen> {
-    let seen = fake.seen();
+fn outcomes(fake: &FakeCoordinator) -> Vec<ReceivedCall> {
+    let seen = fake.calls_received();
     let others =
-        |seen: &&Seen| !matches!(seen, Seen::heartbeat(_) | Seen::claim_next(_) | Seen::claim(_) | Seen::list_sagas(_));
+        |seen: &&ReceivedCall| !matches!(seen, ReceivedCall::heartbeat(_) | ReceivedCall::claim_next(_) | ReceivedCall::claim(_) | ReceivedCall::list_sagas(_));
     seen.iter().filter(others).cloned().collect()
 }
 
@@ -60,14 +60,14 @@ async fn exit_0_completes_and_the_command_knows_its_saga() {
     let (fake, (code, stdout, stderr)) = work(one_saga(given), script).await;
     assert_eq!((code, stdout.trim()), (0, "t-1 7 fix-7 w 7 the payload"), "{stderr}");
     assert!(stderr.contains("claimed t-1") && stderr.contains("completed t-1"), "{stderr}");
-    assert!(matches!(outcomes(&fake).as_slice(), [Seen::complete(request)] if request.fencing_token == 7));
+    assert!(matches!(outcomes(&fake).as_slice(), [ReceivedCall::complete(request)] if request.fencing_token == 7));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_heartbeats_while_the_command_runs() {
     let (fake, (code, _, stderr)) = work(one_saga(saga(TTL_MS)), "sleep 1.5").await;
     assert_eq!(code, 0, "{stderr}");
-    let beats = fake.seen().iter().filter(|seen| matches!(seen, Seen::heartbeat(_))).count();
+    let beats = fake.calls_received().iter().filter(|seen| matches!(seen, ReceivedCall::heartbeat(_))).count();
     assert!((4..=9).contains(&beats), "{beats} heartbeats in 1.5 s, one each 200 ms");
 }
 
@@ -83,14 +83,14 @@ async fn a_lease_that_came_after_a_wait_counts_from_its_end() {
         let (client, fake) = fake.start().await;
         let child = spawn(client.server(), &["work", "--queue", "q", "--ttl", "12s", "--", "sleep", "9"]);
         let begun = async {
-            while !fake.seen().iter().any(|seen| matches!(seen, Seen::claim_next(_))) {
+            while !fake.calls_received().iter().any(|seen| matches!(seen, ReceivedCall::claim_next(_))) {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
         tokio::time::timeout(Duration::from_secs(20), begun).await.expect("it claims");
         // Long enough for a confirmation, which is made at once, and too short for the first heartbeat, after 2 s.
         tokio::time::sleep(Duration::from_millis(4_300)).await;
-        let seen = fake.seen().iter().filter(|seen| matches!(seen, Seen::heartbeat(_))).count();
+        let seen = fake.calls_received().iter().filter(|seen| matches!(seen, ReceivedCall::heartbeat(_))).count();
         assert_eq!(seen, beats, "{waited:?}");
         drop(child);
     }
@@ -99,7 +99,7 @@ async fn a_lease_that_came_after_a_wait_counts_from_its_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn exit_75_fails_retryably() {
     let (fake, _) = work(one_saga(saga(TTL_MS)), "exit 75").await;
-    assert!(matches!(outcomes(&fake).as_slice(), [Seen::fail(request)] if request.retryable));
+    assert!(matches!(outcomes(&fake).as_slice(), [ReceivedCall::fail(request)] if request.retryable));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -110,7 +110,7 @@ async fn a_failure_that_needs_a_compensation_is_parked_with_its_exit_code() {
     assert_eq!(code, 0);
     assert!(stderr.contains("quarantined t-1: exit code 3"), "{stderr}");
     match outcomes(&fake).as_slice() {
-        [Seen::fail(failed), Seen::quarantine(parked)] => {
+        [ReceivedCall::fail(failed), ReceivedCall::quarantine(parked)] => {
             assert!(!failed.retryable);
             assert_eq!((parked.reason.as_str(), parked.owner_id.as_str()), ("exit code 3", "w"));
         }
@@ -140,7 +140,7 @@ async fn a_cancel_ends_the_command_and_fails() {
     });
     let (fake, (_, stdout, _)) = work(fake, "trap 'echo term; exit 0' TERM; sleep 30 & wait").await;
     assert_eq!(stdout, "term\n");
-    assert!(matches!(outcomes(&fake).as_slice(), [Seen::fail(request)] if request.reason == "cancelled: not needed"));
+    assert!(matches!(outcomes(&fake).as_slice(), [ReceivedCall::fail(request)] if request.reason == "cancelled: not needed"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -154,7 +154,7 @@ async fn an_outcome_is_reported_again_with_the_same_id() {
     let (fake, (_, _, stderr)) = work(fake, "true").await;
     assert!(stderr.contains("completed t-1"), "{stderr}");
     match outcomes(&fake).as_slice() {
-        [Seen::complete(first), Seen::complete(second), Seen::complete(third)] => {
+        [ReceivedCall::complete(first), ReceivedCall::complete(second), ReceivedCall::complete(third)] => {
             assert!(!first.request_id.is_empty());
             assert_eq!(first, second);
             assert_eq!(first, third);
@@ -195,19 +195,19 @@ async fn a_claim_that_comes_too_late_is_given_back() {
     signal(&child, rustix::process::Signal::INT);
     finish(child).await;
     let claims: Vec<String> = fake
-        .seen()
+        .calls_received()
         .iter()
         .filter_map(|seen| match seen {
-            Seen::claim_next(request) => Some(request.request_id.clone()),
+            ReceivedCall::claim_next(request) => Some(request.request_id.clone()),
             _ => None,
         })
         .collect();
     assert!(claims.len() == 2 && claims[0] == claims[1], "{claims:?}");
-    assert!(matches!(outcomes(&fake).as_slice(), [Seen::release(_)]));
+    assert!(matches!(outcomes(&fake).as_slice(), [ReceivedCall::release(_)]));
 }
 
 /// A compensating saga whose compensations the fake keeps.
-fn compensating(kinds: &[&str]) -> (Fake, Arc<Mutex<Saga>>) {
+fn compensating(kinds: &[&str]) -> (FakeCoordinator, Arc<Mutex<Saga>>) {
     let mut given = saga(TTL_MS);
     given.state = SagaState::Compensating.into();
     given.compensations = kinds
@@ -255,7 +255,7 @@ async fn compensations_are_undone_from_the_last_to_the_first() {
     assert!(stderr.contains("compensated t-1"), "{stderr}");
     let outcomes = outcomes(&fake);
     assert_eq!(outcomes.len(), 4);
-    assert!(matches!(outcomes.last(), Some(Seen::compensate(_))));
+    assert!(matches!(outcomes.last(), Some(ReceivedCall::compensate(_))));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -265,7 +265,7 @@ async fn a_kind_without_a_handler_is_parked_by_name() {
     let line = ["compensate", "--queue", "q", "--drain", "--handler", "branch=true"];
     run(client.server(), &line).await;
     match outcomes(&fake).as_slice() {
-        [Seen::record_compensation(done), Seen::quarantine(parked)] => {
+        [ReceivedCall::record_compensation(done), ReceivedCall::quarantine(parked)] => {
             assert_eq!(done.position, 2);
             assert!(parked.reason.contains("`unheard-of`"), "{}", parked.reason);
         }
@@ -281,7 +281,7 @@ async fn one_that_keeps_failing_is_parked_after_its_attempts() {
     let (code, _, stderr) = run(client.server(), &line).await;
     assert_eq!(code, 0);
     match outcomes(&fake).as_slice() {
-        [Seen::record_compensation(first), Seen::record_compensation(second), Seen::quarantine(parked)] => {
+        [ReceivedCall::record_compensation(first), ReceivedCall::record_compensation(second), ReceivedCall::quarantine(parked)] => {
             assert_ne!(first.request_id, second.request_id, "each attempt counts");
             assert!(parked.reason.contains("`branch` failed 2 times"), "{}", parked.reason);
             assert!(parked.reason.contains("exit code 4"), "{}", parked.reason);
@@ -291,7 +291,7 @@ async fn one_that_keeps_failing_is_parked_after_its_attempts() {
 }
 
 /// One stale saga, which has to settle until it is asked for the third time, and is taken then.
-fn settling() -> Fake {
+fn settling() -> FakeCoordinator {
     let (mut fake, kept) = compensating(&["branch"]);
     let claimed = kept.lock().expect("not poisoned").clone();
     fake.claim_next = Box::new(|_, _| Ok(ClaimNextResponse::default()));
@@ -323,7 +323,7 @@ async fn a_stale_saga_is_claimed_once_it_has_settled() {
     signal(&child, rustix::process::Signal::TERM);
     let (_, _, stderr) = finish(child).await;
     assert!(stderr.contains("compensated t-1"), "{stderr}");
-    assert!(matches!(outcomes(&fake).last(), Some(Seen::compensate(_))));
+    assert!(matches!(outcomes(&fake).last(), Some(ReceivedCall::compensate(_))));
     let watches = fake.watches.lock().expect("not poisoned");
     assert_eq!(watches[0].after_revision, None);
     assert!(watches.len() > 1 && watches[1..].iter().all(|watch| watch.after_revision == Some(9)), "{watches:?}");
@@ -335,6 +335,6 @@ async fn draining_waits_for_what_has_to_settle() {
     let line = ["compensate", "--queue", "q", "--stale", "--drain", "--handler", "branch=true"];
     let (code, _, stderr) = run(client.server(), &line).await;
     assert_eq!(code, 0, "{stderr}");
-    assert!(matches!(outcomes(&fake).last(), Some(Seen::compensate(_))), "{stderr}");
+    assert!(matches!(outcomes(&fake).last(), Some(ReceivedCall::compensate(_))), "{stderr}");
     assert!(fake.watches.lock().expect("not poisoned").iter().all(|watch| watch.snapshot_only));
 }

@@ -11,7 +11,7 @@ use sagad::{
 };
 use tonic::{Code, Status};
 
-use crate::support::fake::{Fake, Seen, lease, refusal, saga};
+use crate::support::fake_coordinator::{FakeCoordinator, ReceivedCall, lease, refusal, saga};
 
 const TTL_MS: i64 = 300;
 
@@ -20,7 +20,7 @@ fn accepted(number: usize) -> Result<HeartbeatResponse, Status> {
     Ok(HeartbeatResponse { lease: Some(lease), directive: Directive::Continue.into(), cancel_reason: String::new() })
 }
 
-async fn keep(fake: Fake) -> (LeaseKeeper, Arc<Fake>, time::Moment) {
+async fn keep(fake: FakeCoordinator) -> (LeaseKeeper, Arc<FakeCoordinator>, time::Moment) {
     let (client, fake) = fake.start().await;
     // The connection is made beforehand, so that the first heartbeat is not late by it.
     client.sagas().get_stats(sagad::proto::GetStatsRequest {}).await.expect_err("not scripted");
@@ -36,31 +36,31 @@ async fn lost(keeper: &LeaseKeeper) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn accepted_heartbeats_keep_it() {
     let (keeper, fake, asked) =
-        keep(Fake { heartbeat: Box::new(|number, _| accepted(number)), ..Fake::default() }).await;
+        keep(FakeCoordinator { heartbeat: Box::new(|number, _| accepted(number)), ..FakeCoordinator::default() }).await;
     tokio::time::sleep(Duration::from_millis(1_000)).await;
     assert_eq!(*keeper.status().borrow(), LeaseStatus::Held);
     assert!(keeper.deadline() > asked + Duration::from_millis(1_000));
-    let beats = fake.seen().len();
+    let beats = fake.calls_received().len();
     assert!((5..=11).contains(&beats), "{beats} heartbeats in ten intervals");
     drop(keeper);
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert!(fake.seen().len() <= beats + 2, "heartbeats end with their keeper");
+    assert!(fake.calls_received().len() <= beats + 2, "heartbeats end with their keeper");
 }
 
 /// An older coordinator: each call is made by itself, and it is not asked for a session each time.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_sessions_calls_are_made_by_themselves() {
-    let (keeper, fake, _) = keep(Fake { heartbeat: Box::new(|number, _| accepted(number)), ..Fake::default() }).await;
+    let (keeper, fake, _) = keep(FakeCoordinator { heartbeat: Box::new(|number, _| accepted(number)), ..FakeCoordinator::default() }).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(keeper.check(), LeaseStatus::Held);
-    assert!(fake.seen().len() >= 3, "{:?}", fake.seen());
+    assert!(fake.calls_received().len() >= 3, "{:?}", fake.calls_received());
     assert_eq!(fake.sessions.load(Ordering::Relaxed), 1);
 }
 
 /// On one thread, which the work holds on to: nobody has noticed that the deadline has passed, as after a suspension.
 #[tokio::test]
 async fn a_check_looks_at_the_clock_itself() {
-    let (keeper, _fake, _) = keep(Fake { heartbeat: Box::new(|number, _| accepted(number)), ..Fake::default() }).await;
+    let (keeper, _fake, _) = keep(FakeCoordinator { heartbeat: Box::new(|number, _| accepted(number)), ..FakeCoordinator::default() }).await;
     assert_eq!(keeper.check(), LeaseStatus::Held);
     std::thread::sleep(Duration::from_millis(TTL_MS as u64 + 50));
     assert_eq!(*keeper.status().borrow(), LeaseStatus::Held, "no other task had a turn");
@@ -73,7 +73,7 @@ async fn a_check_looks_at_the_clock_itself() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_an_answer_it_is_held_until_its_deadline_and_no_longer() {
     let silent = Box::new(|_, _: &_| Err(Status::unavailable("gone")));
-    let (keeper, fake, asked) = keep(Fake { heartbeat: silent, ..Fake::default() }).await;
+    let (keeper, fake, asked) = keep(FakeCoordinator { heartbeat: silent, ..FakeCoordinator::default() }).await;
     assert_eq!(keeper.deadline(), asked + Duration::from_millis(TTL_MS as u64));
     tokio::time::sleep(Duration::from_millis(150)).await;
     assert_eq!(*keeper.status().borrow(), LeaseStatus::Held, "unknown is not lost");
@@ -82,7 +82,7 @@ async fn without_an_answer_it_is_held_until_its_deadline_and_no_longer() {
     assert!(held >= Duration::from_millis(TTL_MS as u64), "{held:?}");
     assert!(held < Duration::from_millis(TTL_MS as u64 + 200), "{held:?}");
     assert!(reason.contains("ran out") && reason.contains("gone"), "{reason}");
-    assert!(fake.seen().len() > 2, "it is tried again before the deadline");
+    assert!(fake.calls_received().len() > 2, "it is tried again before the deadline");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -91,7 +91,7 @@ async fn the_deadline_counts_from_the_sending_of_the_last_accepted_one() {
     let heartbeat =
         Box::new(|number, _: &_| if number == 0 { accepted(number) } else { Err(Status::unavailable("gone")) });
     let delay = Duration::from_millis(80);
-    let (keeper, _fake, asked) = keep(Fake { heartbeat, delay, ..Fake::default() }).await;
+    let (keeper, _fake, asked) = keep(FakeCoordinator { heartbeat, delay, ..FakeCoordinator::default() }).await;
     lost(&keeper).await;
     let deadline = keeper.deadline().since(asked);
     // Sent after the interval of 100 ms, accepted for 300.
@@ -107,11 +107,11 @@ async fn a_superseded_lease_is_lost_at_once() {
         (Code::FailedPrecondition, "SAGA_TERMINAL"),
     ] {
         let heartbeat = Box::new(move |_, _: &_| Err(refusal(code, reason, &[])));
-        let (keeper, fake, asked) = keep(Fake { heartbeat, ..Fake::default() }).await;
+        let (keeper, fake, asked) = keep(FakeCoordinator { heartbeat, ..FakeCoordinator::default() }).await;
         assert!(lost(&keeper).await.contains(reason));
         assert!(time::now().since(asked) < Duration::from_millis(TTL_MS as u64 - 20), "before its deadline");
         tokio::time::sleep(Duration::from_millis(200)).await;
-        assert_eq!(fake.seen().len(), 1, "nothing is sent for a lease that is lost");
+        assert_eq!(fake.calls_received().len(), 1, "nothing is sent for a lease that is lost");
     }
 }
 
@@ -125,7 +125,7 @@ async fn what_is_not_extended_stands_until_the_expiry_that_the_coordinator_names
         let metadata = [("expire_time", "1970-01-01T00:00:00.500Z"), ("directive", "DIRECTIVE_CONTINUE")];
         Err(refusal(Code::FailedPrecondition, "EXECUTION_TIMEOUT", &metadata))
     });
-    let (keeper, _fake, asked) = keep(Fake { heartbeat, ..Fake::default() }).await;
+    let (keeper, _fake, asked) = keep(FakeCoordinator { heartbeat, ..FakeCoordinator::default() }).await;
     tokio::time::sleep(Duration::from_millis(350)).await;
     assert_eq!(*keeper.status().borrow(), LeaseStatus::Held);
     lost(&keeper).await;
@@ -138,7 +138,7 @@ async fn a_cancel_is_passed_on_once_and_the_lease_kept() {
         let answer = accepted(number)?;
         Ok(HeartbeatResponse { directive: Directive::Cancel.into(), cancel_reason: "not needed".to_owned(), ..answer })
     });
-    let (keeper, _fake, _) = keep(Fake { heartbeat, ..Fake::default() }).await;
+    let (keeper, _fake, _) = keep(FakeCoordinator { heartbeat, ..FakeCoordinator::default() }).await;
     assert_eq!(worker::must_stop(&keeper).await, LeaseStatus::Cancelled("not needed".to_owned()));
     tokio::time::sleep(Duration::from_millis(600)).await;
     assert_eq!(*keeper.status().borrow(), LeaseStatus::Cancelled("not needed".to_owned()));
@@ -150,21 +150,21 @@ async fn a_cancel_in_a_refusal_counts_too() {
         let metadata = [("directive", "DIRECTIVE_CANCEL"), ("cancel_reason", "stop")];
         Err(refusal(Code::FailedPrecondition, "PROGRESS_TIMEOUT", &metadata))
     });
-    let (keeper, _fake, _) = keep(Fake { heartbeat, ..Fake::default() }).await;
+    let (keeper, _fake, _) = keep(FakeCoordinator { heartbeat, ..FakeCoordinator::default() }).await;
     assert_eq!(worker::must_stop(&keeper).await, LeaseStatus::Cancelled("stop".to_owned()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn progress_goes_with_the_next_heartbeat() {
-    let (keeper, fake, _) = keep(Fake { heartbeat: Box::new(|number, _| accepted(number)), ..Fake::default() }).await;
+    let (keeper, fake, _) = keep(FakeCoordinator { heartbeat: Box::new(|number, _| accepted(number)), ..FakeCoordinator::default() }).await;
     // Long after the keeper began to wait for it.
     tokio::time::sleep(Duration::from_millis(30)).await;
     keeper.set_progress("half".into());
-    while fake.seen().is_empty() {
+    while fake.calls_received().is_empty() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    match &fake.seen()[0] {
-        Seen::heartbeat(first) => assert_eq!(first.progress.as_deref(), Some(&b"half"[..])),
+    match &fake.calls_received()[0] {
+        ReceivedCall::heartbeat(first) => assert_eq!(first.progress.as_deref(), Some(&b"half"[..])),
         other => panic!("{other:?}"),
     }
 }
@@ -173,14 +173,14 @@ async fn progress_goes_with_the_next_heartbeat() {
 async fn progress_is_sent_until_it_is_accepted() {
     let heartbeat =
         Box::new(|number, _: &_| if number == 0 { Err(Status::unavailable("gone")) } else { accepted(number) });
-    let (keeper, fake, _) = keep(Fake { heartbeat, ..Fake::default() }).await;
+    let (keeper, fake, _) = keep(FakeCoordinator { heartbeat, ..FakeCoordinator::default() }).await;
     keeper.set_progress("half".into());
     tokio::time::sleep(Duration::from_millis(500)).await;
     let progress: Vec<_> = fake
-        .seen()
+        .calls_received()
         .iter()
         .map(|seen| match seen {
-            Seen::heartbeat(request) => request.progress.clone(),
+            ReceivedCall::heartbeat(request) => request.progress.clone(),
             other => panic!("{other:?}"),
         })
         .collect();
@@ -191,15 +191,15 @@ async fn progress_is_sent_until_it_is_accepted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_that_waited_is_confirmed_before_work_begins() {
-    let fake = Fake { heartbeat: Box::new(|number, _| accepted(number)), ..Fake::default() };
+    let fake = FakeCoordinator { heartbeat: Box::new(|number, _| accepted(number)), ..FakeCoordinator::default() };
     let (client, fake) = fake.start().await;
     let long_ago = time::now() - Duration::from_secs(5);
     let keeper = LeaseKeeper::start(&client, &saga(TTL_MS), long_ago).await.expect("confirmed");
-    assert_eq!(fake.seen().len(), 1);
+    assert_eq!(fake.calls_received().len(), 1);
     assert!(keeper.deadline() > time::now());
 
     let heartbeat = Box::new(|_, _: &_| Err(refusal(Code::Aborted, "LEASE_EXPIRED", &[])));
-    let (client, _fake) = Fake { heartbeat, ..Fake::default() }.start().await;
+    let (client, _fake) = FakeCoordinator { heartbeat, ..FakeCoordinator::default() }.start().await;
     let lost = LeaseKeeper::start(&client, &saga(TTL_MS), long_ago).await.expect_err("no work begins under it");
     assert!(lost.reason == "LEASE_EXPIRED", "{lost}");
 }

@@ -14,7 +14,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use sagad::proto::CreateSagaRequest;
 
-use crate::support::{self, Daemon, Launch, PATIENCE, needs, now};
+use crate::support::{self, Daemon, Launch, WAIT_MAX, needs, now};
 
 /// Something that a writer never does by itself: to be idle for so long.
 const WATCHDOG: Duration = Duration::from_secs(2);
@@ -48,7 +48,7 @@ impl Manager {
         let begun = now();
         let mut heard = Vec::new();
         loop {
-            let left = PATIENCE.checked_sub(begun.elapsed()).unwrap_or_else(|| panic!("no {what} in {heard:?}"));
+            let left = WAIT_MAX.checked_sub(begun.elapsed()).unwrap_or_else(|| panic!("no {what} in {heard:?}"));
             heard.extend(self.hear(left));
             if heard.last().is_some_and(|news| news.contains(what)) {
                 return heard;
@@ -78,7 +78,7 @@ impl Hanging {
             .unwrap();
         let begun = now();
         while !all_traced(&pid) {
-            assert!(begun.elapsed() < PATIENCE, "strace does not attach");
+            assert!(begun.elapsed() < WAIT_MAX, "strace does not attach");
             std::thread::sleep(Duration::from_millis(10));
         }
         Hanging { strace }
@@ -157,6 +157,6 @@ async fn a_writer_that_hangs_is_not_called_alive() {
     drop(hanging);
     manager.until("STATUS=serving gRPC on");
     manager.until("WATCHDOG=1");
-    let told = PATIENCE.min(Duration::from_secs(30));
+    let told = WAIT_MAX.min(Duration::from_secs(30));
     tokio::time::timeout(told, change).await.expect("it is answered").unwrap().unwrap();
 }

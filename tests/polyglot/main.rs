@@ -8,7 +8,7 @@
 //! | `POLYGLOT_ONLY` | only the situations with these words in their names |
 //! | `POLYGLOT_AT_ONCE` | so many situations at a time (4) |
 //! | `POLYGLOT_EXAMPLES` | another directory than `examples/`: to see that workers which are broken are caught |
-//! | `POLYGLOT_PATIENCE` | how long what has to happen is waited for, in seconds (60) |
+//! | `POLYGLOT_WAIT_MAX` | how long what has to happen is waited for, in seconds (60) |
 //! | `SAGAD_ACCEPT=1` | writes the table into `examples/README.md` |
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]

@@ -14,8 +14,8 @@ use serde_json::Value;
 use crate::support::now;
 
 /// How long a test waits for what has to happen. It only ever runs out when something is wrong, so it is generous.
-pub fn patience() -> Duration {
-    Duration::from_secs(std::env::var("POLYGLOT_PATIENCE").map_or(60, |seconds| seconds.parse().unwrap()))
+pub fn wait_max() -> Duration {
+    Duration::from_secs(std::env::var("POLYGLOT_WAIT_MAX").map_or(60, |seconds| seconds.parse().unwrap()))
 }
 
 /// All that a program has written.
@@ -102,7 +102,7 @@ impl Program {
                 return event;
             }
             assert!(ended.is_none(), "{} has ended ({ended:?}) before: {what}{}", self.name, self.story());
-            assert!(begun.elapsed() < patience(), "{}: waited in vain: {what}{}", self.name, self.story());
+            assert!(begun.elapsed() < wait_max(), "{}: waited in vain: {what}{}", self.name, self.story());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -128,7 +128,7 @@ impl Program {
             }
             assert!(self.child.try_wait().unwrap().is_none(), "{} has ended{}", self.name, self.story());
             let what = format!("{times} lines on stderr with `{text}`");
-            assert!(begun.elapsed() < patience(), "{}: waited in vain: {what}{}", self.name, self.story());
+            assert!(begun.elapsed() < wait_max(), "{}: waited in vain: {what}{}", self.name, self.story());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -167,7 +167,7 @@ impl Program {
                 self.gather();
                 return status.code().unwrap_or_else(|| panic!("{}: {status}{}", self.name, self.story()));
             }
-            assert!(begun.elapsed() < patience(), "{} does not end{}", self.name, self.story());
+            assert!(begun.elapsed() < wait_max(), "{} does not end{}", self.name, self.story());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }

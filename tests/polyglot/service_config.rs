@@ -13,7 +13,7 @@ use crate::{
     program::Program,
     support::{
         eventually,
-        fake::{Fake, refusal_for_now},
+        fake_coordinator::{FakeCoordinator, refusal_for_now},
     },
 };
 
@@ -21,9 +21,9 @@ use crate::{
 const COME_BACK_IN: Duration = Duration::from_secs(600);
 
 /// A worker of a coordinator that refuses each claim for now.
-async fn refused(language: &'static Language, code: Code, reason: &'static str) -> (Program, std::sync::Arc<Fake>) {
+async fn refused(language: &'static Language, code: Code, reason: &'static str) -> (Program, std::sync::Arc<FakeCoordinator>) {
     let claim_next = Box::new(move |_, _: &_| Err(refusal_for_now(code, reason, COME_BACK_IN)));
-    let (client, fake) = Fake { claim_next, ..Fake::default() }.start().await;
+    let (client, fake) = FakeCoordinator { claim_next, ..FakeCoordinator::default() }.start().await;
     let mut command = language.command(Role::Worker);
     command.env("SAGAD_SERVER", client.server()).env("SAGAD_OWNER", "w").env("SAGAD_TTL", "30");
     (Program::start(format!("{} worker `w`", language.name), command), fake)
@@ -32,12 +32,12 @@ async fn refused(language: &'static Language, code: Code, reason: &'static str) 
 /// The language's library takes the config: it repeats what is `UNAVAILABLE`, a few times, and nothing else.
 pub async fn is_heeded(language: &'static Language) {
     let (_worker, fake) = refused(language, Code::Unavailable, "SHUTTING_DOWN").await;
-    eventually("the library tries again", || async { (fake.seen().len() >= 4).then_some(()) }).await;
+    eventually("the library tries again", || async { (fake.calls_received().len() >= 4).then_some(()) }).await;
     let (_worker, other) = refused(language, Code::ResourceExhausted, "OVERLOADED").await;
-    eventually("it asks", || async { (!other.seen().is_empty()).then_some(()) }).await;
+    eventually("it asks", || async { (!other.calls_received().is_empty()).then_some(()) }).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(other.seen().len(), 1, "nothing else is repeated");
-    assert_eq!(fake.seen().len(), 4, "nor is that without end");
+    assert_eq!(other.calls_received().len(), 1, "nothing else is repeated");
+    assert_eq!(fake.calls_received().len(), 4, "nor is that without end");
 }
 
 fn config() -> Value {

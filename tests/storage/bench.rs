@@ -38,7 +38,7 @@ macro_rules! on_every_backend {
 /// When every case begins.
 pub const START: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
 /// How long anything may take in real time before a case fails.
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_MAX: Duration = Duration::from_secs(20);
 
 #[derive(Clone)]
 enum Place {
@@ -132,7 +132,7 @@ impl Bench {
             Place::Memory(memory) => memory.make_unwritable(&TaskId::parse(task).unwrap()),
             Place::Sqlite(dir) => {
                 let damage = Connection::open(dir.path().join("sagad.db")).unwrap();
-                damage.busy_timeout(PATIENCE).unwrap();
+                damage.busy_timeout(WAIT_MAX).unwrap();
                 let trigger = format!(
                     "CREATE TRIGGER ignore_{task} BEFORE UPDATE ON work \
                      WHEN old.id = (SELECT id FROM saga WHERE task_id = '{task}') BEGIN SELECT RAISE(IGNORE); END"
@@ -171,7 +171,7 @@ impl Bench {
     }
 
     pub fn wait<T>(&self, future: impl Future<Output = T>) -> T {
-        self.runtime.block_on(async { tokio::time::timeout(PATIENCE, future).await.expect("it takes too long") })
+        self.runtime.block_on(async { tokio::time::timeout(WAIT_MAX, future).await.expect("it takes too long") })
     }
 
     /// Submits a command.

@@ -27,7 +27,7 @@ use super::{
 
 const ENDS: [i64; 5] = [i64::MIN, -1, 1 << 32, 1 << 53, i64::MAX];
 /// How long what is done with one store may take.
-const PATIENCE: Duration = Duration::from_secs(3);
+const WAIT_MAX: Duration = Duration::from_secs(3);
 const HUGE: Revision = Revision(i64::MAX);
 
 /// A store at rest that has a row in each table and something in each column.
@@ -224,9 +224,9 @@ fn tried(runtime: &Runtime, dir: &TempDir, place: &(String, String, String)) -> 
     })?;
     let Some(mut opened) = opened else { return Ok(true) };
     let (failed, ended) = runtime.block_on(async {
-        let failed = timeout(PATIENCE, used(&opened)).await;
+        let failed = timeout(WAIT_MAX, used(&opened)).await;
         opened.store.close();
-        (failed, timeout(PATIENCE, opened.writer.ended()).await)
+        (failed, timeout(WAIT_MAX, opened.writer.ended()).await)
     });
     match ended {
         Ok(Ok(())) => {}

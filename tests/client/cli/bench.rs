@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::daemon::{Daemon, sagad, signal};
-use crate::support::{binary::Ran, until};
+use crate::support::{binary::CommandOutput, until};
 
 /// Each mode with the rpcs that it times.
 const MODES: &[(&str, &[&str])] = &[
@@ -29,7 +29,7 @@ const SHORT: &str = "--duration 300ms --warmup 50ms --clients 4 --connections 2"
 
 /// What it reports: nothing on stderr, one object, whose figures make sense.
 fn reported(command: Command, what: &str) -> Value {
-    let ran = Ran::of(command);
+    let ran = CommandOutput::of(command);
     // Where the temporary directory is in memory it says so.
     let told: Vec<&str> = ran.err.lines().filter(|line| !line.contains("in memory")).collect();
     assert_eq!((ran.code, told.as_slice()), (0, &[][..]), "{what}\n{}", ran.out);
@@ -138,7 +138,7 @@ fn what_is_due_at_once_is_swept_while_others_claim_it() {
     assert_eq!(report["due"], json!({ "leases": 601, "delays": 200, "stale": 300 }));
     assert_eq!(rpcs(&report), ["Heartbeat"]);
     // Where they end after the measurement, there is nothing to report.
-    let ran = Ran::of(own(dir.path(), "--mode echo --duration 1ms --warmup 0s --due 8000"));
+    let ran = CommandOutput::of(own(dir.path(), "--mode echo --duration 1ms --warmup 0s --due 8000"));
     assert_eq!((ran.code, ran.out.as_str()), (1, ""));
     // Or, on a busy machine, before all were taken.
     let told = ["leases were found to have ended", "too slow to prepare"];
@@ -180,7 +180,7 @@ fn when_no_saga_is_left_it_ends_early_and_says_so() {
     let report =
         reported(own(dir.path(), "--mode claim --preload 2000 --duration 30s --warmup 10ms --clients 4"), "claim");
     assert!(number(&report["duration_s"]) < 25.0 && number(&report["ops"]) <= 2000.0, "{report}");
-    let ran = Ran::of(own(dir.path(), "--mode claim --preload 1 --duration 10s --warmup 2s"));
+    let ran = CommandOutput::of(own(dir.path(), "--mode claim --preload 1 --duration 10s --warmup 2s"));
     assert_eq!((ran.code, ran.out.as_str()), (1, ""));
     assert!(ran.err.contains("more --preload"), "{}", ran.err);
 }
@@ -191,7 +191,7 @@ fn errors_are_counted_and_told() {
     // A writer's queue of one is full most of the time.
     let mut command = own(dir.path(), "--mode create --clients 64 --duration 500ms --warmup 0s");
     command.env("SAGAD_WRITER_QUEUE", "1");
-    let ran = Ran::of(command);
+    let ran = CommandOutput::of(command);
     assert_eq!(ran.code, 0, "{}", ran.err);
     let report: Value = serde_json::from_str(&ran.out).unwrap();
     assert!(number(&report["errors"]) > 0.0, "{report}");
@@ -200,7 +200,7 @@ fn errors_are_counted_and_told() {
 
 #[test]
 fn people_get_a_table() {
-    let ran = Ran::of(sagad(&format!("bench --mode echo {SHORT}")));
+    let ran = CommandOutput::of(sagad(&format!("bench --mode echo {SHORT}")));
     assert_eq!(ran.code, 0, "{}", ran.err);
     for part in [" ops/s: echo, 4 clients on 2 connections for ", "MICROSECONDS", "P99.9", "\nCheck ", "\nfdatasync "] {
         assert!(ran.out.contains(part), "{part}: {}", ran.out);
@@ -223,12 +223,12 @@ fn wrong_usage_is_told_and_nobody_there_is_5() {
         ("--clients 0", "--clients"),
         ("--mode everything", "everything"),
     ] {
-        let ran = Ran::of(sagad(&format!("bench {line}")));
+        let ran = CommandOutput::of(sagad(&format!("bench {line}")));
         assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{line}: {}", ran.err);
         assert!(ran.err.contains(about), "{line}: {}", ran.err);
     }
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let ran = Ran::of(sagad(&format!("bench --server http://{}", socket.local_addr().unwrap())));
+    let ran = CommandOutput::of(sagad(&format!("bench --server http://{}", socket.local_addr().unwrap())));
     assert_eq!((ran.code, ran.out.as_str()), (5, ""), "{}", ran.err);
 }
 
@@ -254,7 +254,7 @@ fn an_interrupt_ends_the_daemon_too_and_leaves_nothing() {
         std::thread::sleep(Duration::from_millis(wait));
         assert!(child.try_wait().unwrap().is_none(), "it runs for an hour");
         signal(&child, kind);
-        let ran = Ran::from(child.wait_with_output().unwrap());
+        let ran = CommandOutput::from(child.wait_with_output().unwrap());
         assert_eq!((ran.code, ran.out.as_str()), (1, ""), "{}", ran.err);
         assert!(ran.err.contains("interrupted"), "{}", ran.err);
         assert_eq!(daemons(dir.path()), [0; 0]);

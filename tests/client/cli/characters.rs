@@ -7,7 +7,7 @@ use sagad::domain::characters::{all_unprintable, is_unprintable};
 use serde_json::{Value, json};
 
 use super::{daemon::Daemon, running::Running};
-use crate::support::{binary::Ran, until};
+use crate::support::{binary::CommandOutput, until};
 
 /// All of them but NUL, which is refused, in texts that are short enough.
 fn texts() -> Vec<String> {
@@ -16,7 +16,7 @@ fn texts() -> Vec<String> {
 }
 
 /// Nothing in it does anything to a terminal.
-fn harmless(ran: &Ran, line: &str) {
+fn harmless(ran: &CommandOutput, line: &str) {
     for text in [&ran.out, &ran.err] {
         let bad = text.chars().find(|c| *c != '\n' && is_unprintable(*c));
         assert_eq!(bad, None, "sagad {line}\n{}\n{}", ran.out, ran.err);
@@ -38,19 +38,19 @@ fn nothing_that_can_t_be_shown_is_printed_as_it_is() {
         for line in ["annotate", "quarantine"] {
             let mut command = d.command(&format!("{line} t-{number}"));
             command.args([if line == "annotate" { "--note" } else { "--reason" }, text]);
-            let ran = Ran::of(command);
+            let ran = CommandOutput::of(command);
             assert_eq!(ran.code, 0, "{line}: {}", ran.err);
             harmless(&ran, line);
         }
         let mut command = d.command("pause q");
         command.args(["--reason", text]);
-        harmless(&Ran::of(command), "pause");
+        harmless(&CommandOutput::of(command), "pause");
         // What it is told is quoted in errors.
         for line in ["get", "list --queue", "nonsense", "get --output", "claim t-0 --ttl 1s --owner"] {
             for form in ["text", "json"] {
                 let mut command = d.command(&format!("-o {form} {line}"));
                 command.arg(text.chars().take(40).collect::<String>());
-                let ran = Ran::of(command);
+                let ran = CommandOutput::of(command);
                 assert_ne!(ran.code, 0, "{line}");
                 harmless(&ran, line);
             }
@@ -96,10 +96,10 @@ fn a_worker_tells_nothing_as_it_is() {
     d.await_state("t", "running");
     let mut command = d.command("cancel t");
     command.args(["--reason", text]);
-    assert_eq!(Ran::of(command).code, 0);
+    assert_eq!(CommandOutput::of(command).code, 0);
     until("the cancel is told", || work.err().iter().any(|line| line.contains("31m")));
     super::daemon::signal(&work.child, Signal::TERM);
-    let ran: Ran = Running::finish(work);
+    let ran: CommandOutput = Running::finish(work);
     assert!(ran.err.contains("b\\u{9b}31m\\u{202e}\\u{2028}c"), "{}", ran.err);
     harmless(&ran, "work");
 }

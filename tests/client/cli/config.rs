@@ -5,11 +5,11 @@ use std::{env, fs, path::Path, process::Command};
 use serde_json::{Value, json};
 
 use super::daemon::{Daemon, sagad};
-use crate::support::binary::Ran;
+use crate::support::binary::CommandOutput;
 
 /// Runs it with these variables and none of the machine's.
-fn run(line: &str, variables: &[(&str, &str)]) -> Ran {
-    Ran::of(command(line, variables))
+fn run(line: &str, variables: &[(&str, &str)]) -> CommandOutput {
+    CommandOutput::of(command(line, variables))
 }
 
 fn command(line: &str, variables: &[(&str, &str)]) -> Command {
@@ -76,7 +76,7 @@ fn what_serve_would_refuse_is_refused_in_its_words() {
             assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{verb} {flags}: {}", ran.err);
             assert!(ran.err.contains(about), "{verb} {flags}: {}", ran.err);
             // A line that is not even one tells its own command's usage.
-            let told = |ran: &Ran| if flags == "--readers" { String::new() } else { ran.err.clone() };
+            let told = |ran: &CommandOutput| if flags == "--readers" { String::new() } else { ran.err.clone() };
             assert_eq!((serve.code, told(&serve)), (ran.code, told(&ran)), "{verb} {flags}");
             let json = run(&format!("config {verb} -o json --data {data} {flags}"), variables);
             let error: Value = serde_json::from_str(&json.err).unwrap();

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use super::running::Running;
 use crate::support::{
     self, Launch,
-    binary::{self, Ran},
+    binary::{self, CommandOutput},
     until,
 };
 
@@ -96,18 +96,18 @@ impl Daemon {
     }
 
     /// Runs the binary to its end.
-    pub fn run(&self, line: &str) -> Ran {
-        Ran::of(self.command(line))
+    pub fn run(&self, line: &str) -> CommandOutput {
+        CommandOutput::of(self.command(line))
     }
 
     /// Runs it with this on its standard input.
-    pub fn run_with(&self, line: &str, input: &str) -> Ran {
+    pub fn run_with(&self, line: &str, input: &str) -> CommandOutput {
         let mut command = self.command(line);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (mut stdin, input) = (child.stdin.take().unwrap(), input.to_owned());
         // What refuses its input ends without reading all of it.
         let writer = thread::spawn(move || stdin.write_all(input.as_bytes()).ok());
-        let ran = Ran::from(child.wait_with_output().unwrap());
+        let ran = CommandOutput::from(child.wait_with_output().unwrap());
         writer.join().unwrap();
         ran
     }

@@ -156,7 +156,7 @@ fn the_environment_names_the_lease() {
     let ran = |line: &str| {
         let mut command = d.command(line);
         command.env("SAGAD_TASK_ID", "t-1").env("SAGAD_OWNER", "me").env("SAGAD_TOKEN", &token);
-        crate::support::binary::Ran::of(command)
+        crate::support::binary::CommandOutput::of(command)
     };
     assert_eq!(ran("heartbeat --progress half").code, 0);
     assert_eq!(ran("register-compensation --compensate dir=/w").code, 0);

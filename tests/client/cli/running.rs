@@ -10,7 +10,7 @@ use std::{
 use rustix::process::Signal;
 
 use super::daemon::signal;
-use crate::support::{binary::Ran, until};
+use crate::support::{binary::CommandOutput, until};
 
 type Lines = Arc<Mutex<Vec<String>>>;
 
@@ -55,7 +55,7 @@ impl Running {
     }
 
     /// Waits for its end.
-    pub fn finish(mut self) -> Ran {
+    pub fn finish(mut self) -> CommandOutput {
         let mut code = None;
         until("a run to end", || {
             code = self.child.try_wait().unwrap().map(|status| status.code().unwrap_or(-1));
@@ -63,19 +63,19 @@ impl Running {
         });
         // The readers come to the end of their pipes once the process has gone, and all of its children.
         until("its pipes to be closed", || Arc::strong_count(&self.out) == 1 && Arc::strong_count(&self.err) == 1);
-        Ran { code: code.unwrap_or(-1), out: self.out().join("\n"), err: self.err().join("\n") }
+        CommandOutput { code: code.unwrap_or(-1), out: self.out().join("\n"), err: self.err().join("\n") }
     }
 
     /// TERM twice, for a worker that should not wait for what it runs, and its end. Two that are sent without a look
     /// in between may arrive as one.
-    pub fn end_now(self) -> Ran {
+    pub fn end_now(self) -> CommandOutput {
         self.signal(Signal::TERM);
         self.await_err(&["taking nothing new"]);
         self.term()
     }
 
     /// TERM, and its end.
-    pub fn term(self) -> Ran {
+    pub fn term(self) -> CommandOutput {
         self.signal(Signal::TERM);
         self.finish()
     }
@@ -109,7 +109,7 @@ fn await_line(lines: &Lines, parts: &[&str]) -> String {
     found.unwrap_or_default()
 }
 
-impl Ran {
+impl CommandOutput {
     /// It was refused before anything was sent: exit code 2, and a pointer to the help.
     pub fn assert_usage(&self) {
         assert_eq!((self.code, self.out.as_str()), (2, ""), "{}", self.err);

@@ -8,10 +8,10 @@ use std::{
 };
 
 use super::daemon::{Daemon, sagad};
-use crate::support::{SAGAD, binary::Ran};
+use crate::support::{SAGAD, binary::CommandOutput};
 
 /// Runs it with a pipe whose reader has gone before the first line.
-fn unread(d: &Daemon, line: &str) -> Ran {
+fn unread(d: &Daemon, line: &str) -> CommandOutput {
     let (reader, writer) = pipe().unwrap();
     drop(reader);
     let mut command = d.command(line);
@@ -21,7 +21,7 @@ fn unread(d: &Daemon, line: &str) -> Ran {
 }
 
 /// Runs it with a full disk as its standard output.
-fn on_a_full_disk(d: &Daemon, line: &str) -> Ran {
+fn on_a_full_disk(d: &Daemon, line: &str) -> CommandOutput {
     let mut command = d.command(line);
     command.stdout(OpenOptions::new().write(true).open("/dev/full").unwrap());
     let child = command.stderr(Stdio::piped()).spawn().unwrap();
@@ -29,7 +29,7 @@ fn on_a_full_disk(d: &Daemon, line: &str) -> Ran {
 }
 
 /// It exits 1 and says that the result, with this in it, was lost.
-fn assert_lost(ran: &Ran, line: &str, part: &str) {
+fn assert_lost(ran: &CommandOutput, line: &str, part: &str) {
     assert_eq!(ran.code, 1, "sagad {line}: {}", ran.err);
     let told = "sagad: done, but the result could not be written to standard output: ";
     assert!(ran.err.contains(told) && ran.err.contains(part), "sagad {line}: {}", ran.err);
@@ -52,7 +52,7 @@ fn an_import_goes_on_without_its_reader() {
     let mut command = std::process::Command::new("sh");
     command.args(["-c", &format!("{{ {script}; }} | head -1")]).current_dir(d.file("."));
     command.env("SAGAD", SAGAD).env("SAGAD_SERVER", d.url());
-    let ran = Ran::of(command);
+    let ran = CommandOutput::of(command);
     assert_eq!(ran.out, "u-0\n", "{ran:?}");
     assert!(ran.err.contains("created 20000 sagas") && ran.err.ends_with("exit 1\n"), "{}", ran.err);
 }
@@ -154,5 +154,5 @@ fn a_change_on_a_full_disk_goes_on_as_well() {
     let d = Daemon::start();
     assert_lost(&on_a_full_disk(&d, "create --task-id a"), "create", "No space");
     assert_eq!(d.state("a"), "planned");
-    assert_eq!(Ran::of(sagad("--version")).code, 0);
+    assert_eq!(CommandOutput::of(sagad("--version")).code, 0);
 }

@@ -3,15 +3,15 @@
 use std::process::{Command, Stdio};
 
 use super::daemon::{Daemon, sagad};
-use crate::support::{SAGAD, binary::Ran};
+use crate::support::{SAGAD, binary::CommandOutput};
 
 /// Every command of the contract's command line.
 const COMMANDS: &str = "serve create get list history stats watch work compensate claim claim-next heartbeat release \
     complete fail register-compensation record-compensation compensated dispatch recover waive quarantine cancel \
     annotate queues pause resume purge backup restore check config bench info health completions man";
 
-fn alone(line: &str) -> Ran {
-    Ran::of(sagad(line))
+fn alone(line: &str) -> CommandOutput {
+    CommandOutput::of(sagad(line))
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn p12_what_is_not_text_is_refused() {
     for flag in ["--server", "--timeout", "--output", "--owner", "--state", "--label", "--limit"] {
         let mut command = sagad("list");
         command.arg(flag).arg(wrong);
-        let ran = Ran::of(command);
+        let ran = CommandOutput::of(command);
         assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{flag}: {}", ran.err);
         assert!(!ran.err.contains("panicked"), "{flag}: {}", ran.err);
     }
@@ -115,7 +115,7 @@ fn p12_what_is_not_text_is_refused() {
             command.env("SAGAD_TASK_ID", "t").env("SAGAD_OWNER", "me").env("SAGAD_TOKEN", "1");
         }
         command.env(variable, wrong);
-        let ran = Ran::of(command);
+        let ran = CommandOutput::of(command);
         assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{variable}: {}", ran.err);
         assert!(!ran.err.contains("panicked"), "{variable}: {}", ran.err);
     }
@@ -130,7 +130,7 @@ fn an_empty_variable_counts_as_not_set() {
         for name in names {
             command.env(name, "");
         }
-        Ran::of(command)
+        CommandOutput::of(command)
     };
     let ran = empty("list", &["SAGAD_CA", "SAGAD_CERT", "SAGAD_KEY", "SAGAD_TOKEN_FILE"]);
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
@@ -202,7 +202,7 @@ fn a_reader_that_has_seen_enough_is_nothing_to_complain_about() {
         let script = format!("{{ \"$SAGAD\" {line}; echo \"exit $?\" >&2; }} | head -1");
         let mut command = Command::new("sh");
         command.args(["-c", &script]).env("SAGAD", SAGAD).env("SAGAD_SERVER", d.url());
-        let ran = Ran::of(command);
+        let ran = CommandOutput::of(command);
         assert!(ran.out.starts_with(first) && ran.out.lines().count() == 1, "{ran:?}");
         assert_eq!(ran.err, "exit 0\n", "{line}");
     }

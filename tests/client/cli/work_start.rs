@@ -8,7 +8,7 @@ use super::{
     daemon::{Daemon, pid_of},
     running::Running,
 };
-use crate::support::{binary::Ran, until};
+use crate::support::{binary::CommandOutput, until};
 
 const FIVE: &str = "could not be started 5 times in a row";
 
@@ -53,7 +53,7 @@ fn a_program_that_is_not_there_is_told_before_anything_is_claimed() {
     }
     let mut command = d.command("compensate --queue q --handler branch=true");
     command.env("PATH", "/nowhere");
-    let ran = Ran::of(command);
+    let ran = CommandOutput::of(command);
     assert!(ran.code == 2 && ran.err.contains("can't run sh: "), "{}", ran.err);
     nothing_is_lost(&d, 20, 0);
 }
@@ -101,7 +101,7 @@ fn without_a_place_for_its_files_a_worker_claims_nothing_or_gives_it_back() {
     for line in ["work --queue slow -- true", "compensate --queue slow --handler branch=true"] {
         let mut command = d.command(line);
         command.env("TMPDIR", "/nonexistent");
-        let ran = Ran::of(command);
+        let ran = CommandOutput::of(command);
         assert!(ran.code == 1 && ran.err.contains("can't make files in /nonexistent"), "{}: {}", ran.code, ran.err);
     }
     nothing_is_lost(&d, 1, 0);

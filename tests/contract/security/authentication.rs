@@ -8,8 +8,8 @@ use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_reques
 
 use super::raw;
 use crate::support::{
-    Daemon, Problem, Refused, eventually,
-    people::{Client, House, entry, everyone, hash, token},
+    Daemon, Problem, ExpectRefusal, eventually,
+    principals::{TokenClient, AuthSetup, entry, everyone, hash, token},
 };
 
 const INFO: &str = "/sagad.v1.AdminService/GetServerInfo";
@@ -22,8 +22,8 @@ fn list() -> Vec<u8> {
 
 #[tokio::test]
 async fn only_a_token_of_the_table_is_somebody() {
-    let house = House::start(&everyone());
-    let channel = house.daemon.channel().await;
+    let setup = AuthSetup::start(&everyone());
+    let channel = setup.daemon.channel().await;
     let right = token("reader");
     let flipped = format!("{}B", &right[..right.len() - 1]);
     for good in [format!("Bearer {right}"), format!("bearer {right}")] {
@@ -53,8 +53,8 @@ async fn only_a_token_of_the_table_is_somebody() {
 
 #[tokio::test]
 async fn health_is_open_and_reflection_for_those_who_are_known() {
-    let house = House::start(&everyone());
-    let channel = house.daemon.channel().await;
+    let setup = AuthSetup::start(&everyone());
+    let channel = setup.daemon.channel().await;
     let asking = HealthCheckRequest { service: String::new() };
     assert_eq!(HealthClient::new(channel.clone()).check(asking).await.unwrap().into_inner().status, 1);
     let answer = raw::call(&channel, REFLECTION, true, list(), &[]).await;
@@ -77,8 +77,8 @@ async fn reflection_can_be_switched_off() {
 async fn who_has_run_out_is_refused() {
     let over = format!("{}not_after = 2020-01-01T00:00:00Z\n", entry("over", "['admin']", ""));
     let on = format!("{}not_after = 2100-01-01T00:00:00Z\n", entry("on", "['admin']", ""));
-    let house = House::start(&format!("{over}{on}"));
-    let channel = house.daemon.channel().await;
+    let setup = AuthSetup::start(&format!("{over}{on}"));
+    let channel = setup.daemon.channel().await;
     let header = |name: &str| format!("Bearer {}", token(name));
     raw::call(&channel, INFO, false, Vec::new(), &[&header("on")]).await.unwrap();
     let answer = raw::call(&channel, INFO, false, Vec::new(), &[&header("over")]).await;
@@ -96,15 +96,15 @@ async fn without_principals_everyone_may_do_everything() {
 /// Whoever is refused as often as it likes hides nobody else's refusals, for the same reason or another.
 #[tokio::test]
 async fn p10_the_refusals_of_one_caller_do_not_hide_those_of_others() {
-    let mut house = House::start(&everyone());
+    let mut setup = AuthSetup::start(&everyone());
     let claim = |queue: &str, owner: &str| ClaimNextRequest {
         queues: vec![queue.into()],
         owner_id: owner.into(),
         ..Default::default()
     };
-    let (mut a, mut b) = (house.client("a").await, house.client("b").await);
+    let (mut a, mut b) = (setup.client("a").await, setup.client("b").await);
     let (flood, other) =
-        (house.daemon.channel_from([127, 0, 0, 66]).await, house.daemon.channel_from([127, 0, 0, 67]).await);
+        (setup.daemon.channel_from([127, 0, 0, 66]).await, setup.daemon.channel_from([127, 0, 0, 67]).await);
     for _ in 0..200 {
         assert_eq!(a.sagas.claim_next(claim("qb", "a/flood")).await.reason(), "PERMISSION_DENIED");
         raw::call(&flood, INFO, false, Vec::new(), &[]).await.unwrap_err();
@@ -112,7 +112,7 @@ async fn p10_the_refusals_of_one_caller_do_not_hide_those_of_others() {
     assert_eq!(b.sagas.claim_next(claim("qa", "b/alone")).await.reason(), "PERMISSION_DENIED");
     raw::call(&other, INFO, false, Vec::new(), &[]).await.unwrap_err();
     drop((a, b, flood, other));
-    let log = house.daemon.terminate().await;
+    let log = setup.daemon.terminate().await;
     let lines = |wanted: &str| log.lines().filter(|line| line.contains("refused") && line.contains(wanted)).count();
     assert_eq!((lines("b/alone"), lines("127.0.0.67")), (1, 1), "{log}");
     assert!(log.contains("caller=\"b\""), "it says who: {log}");
@@ -125,10 +125,10 @@ async fn p10_the_refusals_of_one_caller_do_not_hide_those_of_others() {
 const HEALTH_WATCHES: usize = 32;
 
 /// Opens health watches on connections from an address until one is refused. Returns what is open.
-async fn take_health_watches(house: &House, from: [u8; 4]) -> Vec<Streaming<HealthCheckResponse>> {
+async fn take_health_watches(setup: &AuthSetup, from: [u8; 4]) -> Vec<Streaming<HealthCheckResponse>> {
     let mut open = Vec::new();
     loop {
-        let mut health = HealthClient::new(house.daemon.channel_from(from).await);
+        let mut health = HealthClient::new(setup.daemon.channel_from(from).await);
         for on_it in 0..4 {
             match health.watch(HealthCheckRequest::default()).await {
                 Ok(watch) => open.push(watch.into_inner()),
@@ -150,21 +150,21 @@ async fn watches_health(channel: &Channel) -> Option<Streaming<HealthCheckRespon
 /// that have.
 #[tokio::test]
 async fn p10_who_shows_no_credentials_does_not_take_all_health_watches() {
-    let house = House::start_with(&everyone(), &["--max-watches=256"]);
-    let first = take_health_watches(&house, [127, 0, 0, 66]).await;
+    let setup = AuthSetup::start_with(&everyone(), &["--max-watches=256"]);
+    let first = take_health_watches(&setup, [127, 0, 0, 66]).await;
     assert_eq!(first.len(), 4, "an eighth of them is an address's share");
-    let other = house.daemon.channel_from([127, 0, 0, 67]).await;
+    let other = setup.daemon.channel_from([127, 0, 0, 67]).await;
     drop(watches_health(&other).await.expect("another address is not concerned"));
     let mut taken = first;
     for last in 68..100 {
-        let more = take_health_watches(&house, [127, 0, 0, last]).await;
+        let more = take_health_watches(&setup, [127, 0, 0, last]).await;
         taken.extend(more);
     }
     assert_eq!(taken.len(), HEALTH_WATCHES / 4 * 3, "a quarter is kept");
     // One that has made a call may, from an address that may not any more.
-    let known = house.daemon.channel_from([127, 0, 0, 66]).await;
+    let known = setup.daemon.channel_from([127, 0, 0, 66]).await;
     assert!(watches_health(&known).await.is_none());
-    Client::new(known.clone(), Some(&token("operator"))).sagas.get_stats(GetStatsRequest {}).await.unwrap();
+    TokenClient::new(known.clone(), Some(&token("operator"))).sagas.get_stats(GetStatsRequest {}).await.unwrap();
     let watch = watches_health(&known).await.expect("it has shown who it is");
     // What is closed is free again.
     drop((watch, taken));
@@ -174,18 +174,18 @@ async fn p10_who_shows_no_credentials_does_not_take_all_health_watches() {
 /// Nor does somebody who has shown them: from three quarters on, those that have an eighth get no more.
 #[tokio::test]
 async fn p10_a_principal_does_not_take_all_health_watches() {
-    let house = House::start_with(&everyone(), &["--max-watches=256"]);
+    let setup = AuthSetup::start_with(&everyone(), &["--max-watches=256"]);
     let mut taken = Vec::new();
     for _ in 0..HEALTH_WATCHES / 4 {
-        let channel = house.daemon.channel().await;
-        Client::new(channel.clone(), Some(&token("operator"))).sagas.get_stats(GetStatsRequest {}).await.unwrap();
+        let channel = setup.daemon.channel().await;
+        TokenClient::new(channel.clone(), Some(&token("operator"))).sagas.get_stats(GetStatsRequest {}).await.unwrap();
         for _ in 0..4 {
             taken.extend(watches_health(&channel).await);
         }
     }
     assert_eq!(taken.len(), HEALTH_WATCHES / 4 * 3);
-    let channel = house.daemon.channel().await;
-    let mut reader = Client::new(channel.clone(), Some(&token("reader")));
+    let channel = setup.daemon.channel().await;
+    let mut reader = TokenClient::new(channel.clone(), Some(&token("reader")));
     reader.sagas.get_stats(GetStatsRequest {}).await.unwrap();
     watches_health(&channel).await.expect("another principal gets one");
 }

@@ -7,15 +7,15 @@ use tempfile::TempDir;
 
 use crate::support::{
     Daemon, SAGAD,
-    binary::{self, Ran},
+    binary::{self, CommandOutput},
     daemon::Launch,
     eventually,
-    people::{entry, token},
+    principals::{entry, token},
     pki::Ca,
 };
 
 /// Runs `sagad` with these words, and none of this machine's settings; `input` on standard input.
-fn sagad_with(words: &[&str], input: &str) -> Ran {
+fn sagad_with(words: &[&str], input: &str) -> CommandOutput {
     let mut command = binary::sagad();
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SAGAD_")) {
         command.env_remove(name);
@@ -27,7 +27,7 @@ fn sagad_with(words: &[&str], input: &str) -> Ran {
     output.into()
 }
 
-fn sagad(words: &[&str]) -> Ran {
+fn sagad(words: &[&str]) -> CommandOutput {
     sagad_with(words, "")
 }
 
@@ -70,7 +70,7 @@ impl Site {
     }
 
     /// With a certificate and, if not empty, the token of somebody.
-    fn run(&self, who: &str, words: &[&str]) -> Ran {
+    fn run(&self, who: &str, words: &[&str]) -> CommandOutput {
         let server = format!("https://{}", self.daemon.address());
         let mut all = vec!["--server".to_owned(), server, "--ca".to_owned(), self.path("ca.crt")];
         all.extend(["--cert".to_owned(), self.path("robot.crt"), "--key".to_owned(), self.path("robot.key")]);
@@ -212,7 +212,7 @@ fn tokens_are_made_and_hashed() {
     assert_eq!(ran.code, 0, "{}", ran.err);
     let made = ran.out.trim();
     assert!(made.starts_with("sagad~ci/build~") && made.len() == "sagad~ci/build~".len() + 43, "{made}");
-    let hash = crate::support::people::hash(made);
+    let hash = crate::support::principals::hash(made);
     let entry = format!(
         "[[principal]]\nname = \"ci/build\"\nroles = [\"worker\", \"reader\"]\nqueues = [\"a\", \"b\"]\ntokens = [\"{hash}\"]\n"
     );
@@ -220,7 +220,7 @@ fn tokens_are_made_and_hashed() {
     assert_eq!(sagad_with(&["token", "hash"], &ran.out).out.trim(), hash);
     assert_ne!(sagad(&["token", "ci/build"]).out, ran.out, "each is another");
     let json: Value = serde_json::from_str(&sagad(&["token", "x", "-o", "json"]).out).unwrap();
-    assert_eq!(json["hash"], crate::support::people::hash(json["token"].as_str().unwrap()));
+    assert_eq!(json["hash"], crate::support::principals::hash(json["token"].as_str().unwrap()));
     assert!(json["entry"].as_str().unwrap().contains("roles = [\"reader\"]"));
     let directory = tempfile::tempdir().unwrap();
     let file: PathBuf = directory.path().join("token");
@@ -228,7 +228,7 @@ fn tokens_are_made_and_hashed() {
     let ran = sagad(&["token", "x", "--out", &out]);
     assert_eq!((ran.code, ran.out.as_str()), (0, ""));
     let written = fs::read_to_string(&file).unwrap();
-    assert!(ran.err.contains(&crate::support::people::hash(written.trim())));
+    assert!(ran.err.contains(&crate::support::principals::hash(written.trim())));
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     let again = sagad(&["token", "x", "--out", &out]);
     assert_eq!(again.code, 1, "{}", again.err);

@@ -3,14 +3,14 @@
 use sagad::proto::*;
 
 use crate::support::{
-    Refused,
-    people::{House, everyone},
+    ExpectRefusal,
+    principals::{AuthSetup, everyone},
 };
 
 #[tokio::test]
 async fn the_history_names_the_principal() {
-    let house = House::start(&everyone());
-    let (mut operator, mut worker) = (house.client("operator").await, house.client("worker").await);
+    let setup = AuthSetup::start(&everyone());
+    let (mut operator, mut worker) = (setup.client("operator").await, setup.client("worker").await);
     worker.sagas.create_saga(CreateSagaRequest { task_id: "t".into(), ..Default::default() }).await.unwrap();
     let annotate = |actor: &str| AnnotateRequest {
         task_id: "t".into(),
@@ -37,5 +37,5 @@ async fn the_history_names_the_principal() {
     let queue = operator.admin.pause_queue(pause).await.unwrap().into_inner().queue.unwrap();
     assert_eq!(queue.actor, "operator for jo");
     let purge = PurgeSagasRequest { older_than: crate::support::secs(0), ..Default::default() };
-    house.client("admin").await.admin.purge_sagas(purge).await.unwrap();
+    setup.client("admin").await.admin.purge_sagas(purge).await.unwrap();
 }

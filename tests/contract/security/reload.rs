@@ -8,14 +8,14 @@ use tonic::{Code, Status, Streaming};
 
 use crate::support::{
     Daemon, Problem, eventually,
-    people::{Client, House, entry, everyone, hash, token},
+    principals::{TokenClient, AuthSetup, entry, everyone, hash, token},
 };
 
-async fn info(client: &Client) -> Result<(), Status> {
+async fn info(client: &TokenClient) -> Result<(), Status> {
     client.clone().admin.get_server_info(GetServerInfoRequest {}).await.map(drop)
 }
 
-async fn until(client: &Client, code: Option<Code>) {
+async fn until(client: &TokenClient, code: Option<Code>) {
     eventually(&format!("{code:?}"), || async {
         let answer = info(client).await.err().map(|status| status.code());
         (answer == code).then_some(())
@@ -25,17 +25,17 @@ async fn until(client: &Client, code: Option<Code>) {
 
 #[tokio::test]
 async fn a_new_file_is_in_force_soon_and_a_broken_one_never() {
-    let mut house = House::start(&entry("old", "['reader']", ""));
-    let (old, new) = (house.client("old").await, house.client("new").await);
+    let mut setup = AuthSetup::start(&entry("old", "['reader']", ""));
+    let (old, new) = (setup.client("old").await, setup.client("new").await);
     until(&new, Some(Code::Unauthenticated)).await;
-    house.rewrite(&[entry("old", "['reader']", ""), entry("new", "['reader']", "")].concat());
+    setup.rewrite(&[entry("old", "['reader']", ""), entry("new", "['reader']", "")].concat());
     until(&new, None).await;
     info(&old).await.unwrap();
     for broken in ["", "[[principal]]\nname = 'x'\n", "sagad~oops~a-token-that-was-pasted = 1"] {
-        house.rewrite(broken);
-        house.daemon.process().signal(Signal::HUP);
+        setup.rewrite(broken);
+        setup.daemon.process().signal(Signal::HUP);
         eventually("the error is told", || async {
-            let log = house.daemon.log();
+            let log = setup.daemon.log();
             let told = log.matches("ERROR").count();
             (told >= 1 && log.contains("principals.toml line ")).then_some(())
         })
@@ -43,14 +43,14 @@ async fn a_new_file_is_in_force_soon_and_a_broken_one_never() {
         info(&old).await.unwrap();
         info(&new).await.unwrap();
     }
-    std::fs::remove_file(&house.file).unwrap();
-    house.daemon.process().signal(Signal::HUP);
-    eventually("it is missed", || async { house.daemon.log().contains("can't be read").then_some(()) }).await;
+    std::fs::remove_file(&setup.file).unwrap();
+    setup.daemon.process().signal(Signal::HUP);
+    eventually("it is missed", || async { setup.daemon.log().contains("can't be read").then_some(()) }).await;
     info(&new).await.unwrap();
-    house.rewrite(&entry("new", "['reader']", ""));
+    setup.rewrite(&entry("new", "['reader']", ""));
     until(&old, Some(Code::Unauthenticated)).await;
     info(&new).await.unwrap();
-    let log = house.daemon.terminate().await;
+    let log = setup.daemon.terminate().await;
     assert!(!log.contains("pasted"), "{log}");
 }
 
@@ -62,17 +62,17 @@ async fn a_token_is_rotated_without_a_gap() {
     let both =
         both.replace(&format!("[\"{}\"]", hash(&first)), &format!("[\"{}\", \"{}\"]", hash(&first), hash(&second)));
     let only = entry("w", "['reader']", "").replace(&hash(&first), &hash(&second));
-    let house = House::start(&entry("w", "['reader']", ""));
-    let channel = house.daemon.channel().await;
-    let (old, new) = (Client::new(channel.clone(), Some(&first)), Client::new(channel, Some(&second)));
+    let setup = AuthSetup::start(&entry("w", "['reader']", ""));
+    let channel = setup.daemon.channel().await;
+    let (old, new) = (TokenClient::new(channel.clone(), Some(&first)), TokenClient::new(channel, Some(&second)));
     info(&old).await.unwrap();
-    house.rewrite(&both);
+    setup.rewrite(&both);
     until(&new, None).await;
     info(&old).await.unwrap();
     let mut stays = new.clone().sagas.watch_events(WatchEventsRequest::default()).await.unwrap().into_inner();
     let mut ends = old.clone().sagas.watch_events(WatchEventsRequest::default()).await.unwrap().into_inner();
     stays.message().await.unwrap();
-    house.rewrite(&only);
+    setup.rewrite(&only);
     assert_eq!(end_of(&mut ends).await.code(), Code::Unauthenticated);
     until(&old, Some(Code::Unauthenticated)).await;
     info(&new).await.unwrap();
@@ -91,23 +91,23 @@ async fn end_of<T>(stream: &mut Streaming<T>) -> Status {
             }
         }
     };
-    tokio::time::timeout(crate::support::PATIENCE, until_end).await.expect("it ends soon")
+    tokio::time::timeout(crate::support::WAIT_MAX, until_end).await.expect("it ends soon")
 }
 
 #[tokio::test]
 async fn streams_end_with_their_principal() {
-    let house = House::start(&everyone());
-    let mut worker = house.client("a").await;
-    let mut reader = house.client("reader").await;
+    let setup = AuthSetup::start(&everyone());
+    let mut worker = setup.client("a").await;
+    let mut reader = setup.client("reader").await;
     let mut stale = reader.sagas.watch_stale(WatchStaleRequest::default()).await.unwrap().into_inner();
     let mut events = worker.sagas.watch_events(WatchEventsRequest::default()).await.unwrap().into_inner();
     let (items, stream) = futures::channel::mpsc::channel::<KeepAliveRequest>(1);
     let mut kept = worker.sagas.keep_alive(stream).await.unwrap().into_inner();
-    let mut other = house.client("operator").await;
+    let mut other = setup.client("operator").await;
     let mut stays = other.sagas.watch_stale(WatchStaleRequest::default()).await.unwrap().into_inner();
     // The reader is removed, the worker gets another queue.
     let rest = [entry("operator", "['operator']", ""), entry("a", "['worker']", "['qz']")].concat();
-    house.rewrite(&rest);
+    setup.rewrite(&rest);
     for status in [end_of(&mut stale).await, end_of(&mut events).await, end_of(&mut kept).await] {
         assert_eq!(Problem::of(&status).reason, "UNAUTHENTICATED");
     }
@@ -126,7 +126,7 @@ async fn streams_end_with_their_principal() {
         entry("operator", "['operator']", ""),
         soon.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
     );
-    house.rewrite(&ending);
+    setup.rewrite(&ending);
     assert_eq!(Problem::of(&end_of(&mut stays).await).reason, "UNAUTHENTICATED");
 }
 

@@ -13,8 +13,8 @@ use tonic_reflection::pb::v1::{
 };
 
 use crate::support::{
-    Problem, Refused, binary, create, eventually, ms,
-    people::{Bearer, Client, House, entry, token},
+    Problem, ExpectRefusal, binary, create, eventually, ms,
+    principals::{Bearer, TokenClient, AuthSetup, entry, token},
     session::Session,
 };
 
@@ -43,14 +43,14 @@ fn batch(name: &str, count: usize) -> BatchCreateSagasRequest {
     BatchCreateSagasRequest { requests: (0..count).map(one).collect(), ..Default::default() }
 }
 
-async fn waiting(operator: &Client) -> i64 {
+async fn waiting(operator: &TokenClient) -> i64 {
     operator.clone().sagas.get_stats(GetStatsRequest {}).await.unwrap().into_inner().waiting
 }
 
 /// Takes the thief out of the file, and returns once that is in force.
-async fn take_away(house: &mut House, thief: &Client) {
-    house.rewrite(&staff());
-    house.daemon.process().signal(Signal::HUP);
+async fn take_away(setup: &mut AuthSetup, thief: &TokenClient) {
+    setup.rewrite(&staff());
+    setup.daemon.process().signal(Signal::HUP);
     eventually("the principal is not known any more", || async {
         thief.clone().admin.get_server_info(GetServerInfoRequest {}).await.err()
     })
@@ -61,19 +61,19 @@ async fn take_away(house: &mut House, thief: &Client) {
 #[tokio::test]
 async fn who_is_taken_away_gets_nothing_by_calls_that_wait() {
     const PARKED: usize = 200;
-    let mut house = House::start(&two_workers());
-    let jo = house.client("jo").await;
+    let mut setup = AuthSetup::start(&two_workers());
+    let jo = setup.client("jo").await;
     let mut parked = JoinSet::new();
     let mut connections = Vec::new();
     for _ in 0..4 {
-        connections.push(house.client("thief").await);
+        connections.push(setup.client("thief").await);
     }
     for n in 0..PARKED {
         let mut thief = connections[n % connections.len()].clone();
         parked.spawn(async move { thief.sagas.claim_next(greedy(&format!("thief/{n}"), 60_000)).await });
     }
     eventually("all of them wait", || async { (waiting(&jo).await == PARKED as i64).then_some(()) }).await;
-    take_away(&mut house, &connections[0]).await;
+    take_away(&mut setup, &connections[0]).await;
     // At once: nothing may depend on when the calls learn of it.
     let mut creator = jo.clone();
     for name in ["a", "b"] {
@@ -83,7 +83,7 @@ async fn who_is_taken_away_gets_nothing_by_calls_that_wait() {
         let problem = answer.unwrap().refused();
         assert_eq!((problem.reason.as_str(), problem.fact("rpc")), ("UNAUTHENTICATED", "ClaimNext"));
     }
-    let mut honest = house.client("honest").await;
+    let mut honest = setup.client("honest").await;
     let mut got = 0;
     while got < 2000 {
         let sagas = honest.sagas.claim_next(greedy("honest", 0)).await.unwrap().into_inner().sagas;
@@ -97,11 +97,11 @@ async fn who_is_taken_away_gets_nothing_by_calls_that_wait() {
 #[tokio::test]
 async fn who_is_taken_away_gets_nothing_by_sessions() {
     const PARKED: usize = 50;
-    let mut house = House::start(&two_workers());
-    let (jo, thief) = (house.client("jo").await, house.client("thief").await);
+    let mut setup = AuthSetup::start(&two_workers());
+    let (jo, thief) = (setup.client("jo").await, setup.client("thief").await);
     let mut sessions = Vec::new();
     for n in 0..4 {
-        let mut client = if n == 0 { thief.clone() } else { house.client("thief").await };
+        let mut client = if n == 0 { thief.clone() } else { setup.client("thief").await };
         let mut session = Session::over(async |items| client.sagas.session(items).await).await.unwrap();
         for call in 0..PARKED {
             session.send(Call::ClaimNext(greedy(&format!("thief/{n}-{call}"), 60_000))).await;
@@ -109,7 +109,7 @@ async fn who_is_taken_away_gets_nothing_by_sessions() {
         sessions.push(session);
     }
     eventually("all of them wait", || async { (waiting(&jo).await == 4 * PARKED as i64).then_some(()) }).await;
-    take_away(&mut house, &thief).await;
+    take_away(&mut setup, &thief).await;
     let mut creator = jo.clone();
     for (n, session) in sessions.iter_mut().enumerate() {
         // The first end though nothing happens that calls wait for.
@@ -139,9 +139,9 @@ async fn who_is_taken_away_gets_nothing_by_sessions() {
 /// of the thief is refused, none of its old ones is given anything.
 #[tokio::test]
 async fn there_is_no_moment_between_the_refusal_of_new_calls_and_the_end_of_old_ones() {
-    let mut house = House::start(&two_workers());
-    let (thief, jo) = (house.client("thief").await, house.client("jo").await);
-    let honest = house.client("honest").await;
+    let mut setup = AuthSetup::start(&two_workers());
+    let (thief, jo) = (setup.client("thief").await, setup.client("jo").await);
+    let honest = setup.client("honest").await;
     let stolen = Arc::new(parking_lot::Mutex::new(Vec::new()));
     let mut workers = JoinSet::new();
     for n in 0..20 {
@@ -169,7 +169,7 @@ async fn there_is_no_moment_between_the_refusal_of_new_calls_and_the_end_of_old_
     });
     eventually("the thief gets something as long as it may", || async { (!stolen.lock().is_empty()).then_some(()) })
         .await;
-    take_away(&mut house, &thief).await;
+    take_away(&mut setup, &thief).await;
     // A change that was asked for once a new call was refused: whatever is given to the thief must be older. (What was given
     // before may be on its way to the disk still.)
     let request = CreateSagaRequest { queue: "other".into(), ..create("mark") };
@@ -185,10 +185,10 @@ async fn there_is_no_moment_between_the_refusal_of_new_calls_and_the_end_of_old_
 /// Calls that began while their caller was known, and whose requests arrive behind the revocation: a change, a claim, a read.
 #[tokio::test]
 async fn a_request_that_arrives_behind_the_revocation_is_refused() {
-    let mut house = House::start(&two_workers());
-    let (thief, jo) = (house.client("thief").await, house.client("jo").await);
+    let mut setup = AuthSetup::start(&two_workers());
+    let (thief, jo) = (setup.client("thief").await, setup.client("jo").await);
     jo.clone().sagas.create_saga(CreateSagaRequest { queue: "q".into(), ..create("t") }).await.unwrap();
-    let channel = house.daemon.channel().await;
+    let channel = setup.daemon.channel().await;
     let create = CreateSagaRequest { queue: "q".into(), ..create("mine") }.encode_to_vec();
     let get = GetSagaRequest { task_id: "t".into(), ..Default::default() }.encode_to_vec();
     let mut calls = Vec::new();
@@ -211,9 +211,9 @@ async fn a_request_that_arrives_behind_the_revocation_is_refused() {
         calls.push((rpc, sender, message, call));
     }
     // Their headers have arrived when a later call on the same connection is answered.
-    let mut later = Client::new(channel, Some(&token("thief")));
+    let mut later = TokenClient::new(channel, Some(&token("thief")));
     later.admin.get_server_info(GetServerInfoRequest {}).await.unwrap();
-    take_away(&mut house, &thief).await;
+    take_away(&mut setup, &thief).await;
     for (rpc, mut sender, message, call) in calls {
         futures::SinkExt::send(&mut sender, message).await.unwrap();
         drop(sender);
@@ -227,9 +227,9 @@ async fn a_request_that_arrives_behind_the_revocation_is_refused() {
 
 #[tokio::test]
 async fn reflection_ends_with_its_caller() {
-    let mut house = House::start(&two_workers());
-    let thief = house.client("thief").await;
-    let channel = house.daemon.channel().await;
+    let mut setup = AuthSetup::start(&two_workers());
+    let thief = setup.client("thief").await;
+    let channel = setup.daemon.channel().await;
     let mut reflection = ServerReflectionClient::with_interceptor(channel, Bearer(Some(token("thief"))));
     let (mut questions, stream) = futures::channel::mpsc::channel(1);
     let question = ServerReflectionRequest {
@@ -240,7 +240,7 @@ async fn reflection_ends_with_its_caller() {
     let (_, answers) = tokio::join!(asked, reflection.server_reflection_info(stream));
     let mut answers = answers.unwrap().into_inner();
     answers.message().await.unwrap().expect("an answer");
-    take_away(&mut house, &thief).await;
+    take_away(&mut setup, &thief).await;
     let _ = futures::SinkExt::send(&mut questions, question).await;
     let end = tokio::time::timeout(Duration::from_secs(10), answers.message()).await.expect("it ends soon");
     assert!(!matches!(end, Ok(Some(_))), "{end:?}");
@@ -253,11 +253,11 @@ async fn who_runs_out_gets_nothing_from_that_moment_on() {
     let end: chrono::DateTime<chrono::Utc> = (std::time::SystemTime::UNIX_EPOCH + end).into();
     let stamp = end.to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
     let thief = format!("{}not_after = {stamp}\n", entry("thief", "['worker']", "['q']"));
-    let house = House::start(&[thief, staff()].concat());
-    let jo = house.client("jo").await;
+    let setup = AuthSetup::start(&[thief, staff()].concat());
+    let jo = setup.client("jo").await;
     let mut parked = JoinSet::new();
     for n in 0..20 {
-        let mut thief = house.client("thief").await;
+        let mut thief = setup.client("thief").await;
         parked.spawn(async move { thief.sagas.claim_next(greedy(&format!("thief/{n}"), 60_000)).await });
     }
     eventually("all of them wait", || async { (waiting(&jo).await == 20).then_some(()) }).await;
@@ -274,8 +274,8 @@ async fn who_runs_out_gets_nothing_from_that_moment_on() {
 /// holder reports counts any more.
 #[tokio::test]
 async fn what_a_principal_holds_is_stale_at_once() {
-    let mut house = House::start(&two_workers());
-    let (thief, mut honest, jo) = (house.client("thief").await, house.client("honest").await, house.client("jo").await);
+    let mut setup = AuthSetup::start(&two_workers());
+    let (thief, mut honest, jo) = (setup.client("thief").await, setup.client("honest").await, setup.client("jo").await);
     let policy = |on_stale: StaleAction| Some(Policy { on_stale: on_stale.into(), ..Default::default() });
     let planned = [
         ("held", "thief", StaleAction::Hold),
@@ -351,11 +351,11 @@ async fn what_a_principal_holds_is_stale_at_once() {
     // Again: there is nothing left.
     let revoked = jo.clone().admin.revoke_principal(revoke(false)).await.unwrap().into_inner();
     assert_eq!((revoked.revoked_leases, revoked.more), (0, false));
-    take_away(&mut house, &thief).await;
+    take_away(&mut setup, &thief).await;
     let revoked = jo.clone().admin.revoke_principal(revoke(false)).await.unwrap().into_inner();
     assert_eq!((revoked.revoked_leases, revoked.known), (0, false));
-    house.daemon.restart(crate::support::daemon::End::Killed).await;
-    let mut jo = house.client("jo").await;
+    setup.daemon.restart(crate::support::daemon::ShutdownSignal::Kill).await;
+    let mut jo = setup.client("jo").await;
     let request = GetSagaRequest { task_id: "held".into(), ..Default::default() };
     let found = jo.sagas.get_saga(request).await.unwrap().into_inner().saga.unwrap();
     assert_eq!(found.lease.unwrap().owner_id, "honest");
@@ -365,42 +365,42 @@ async fn what_a_principal_holds_is_stale_at_once() {
 /// are none.
 #[tokio::test]
 async fn many_leases_end_in_steps_and_doctor_tells_of_them() {
-    let mut house = House::start(&two_workers());
-    let (thief, jo) = (house.client("thief").await, house.client("jo").await);
+    let mut setup = AuthSetup::start(&two_workers());
+    let (thief, jo) = (setup.client("thief").await, setup.client("jo").await);
     jo.clone().sagas.batch_create_sagas(batch("a", 1000)).await.unwrap();
     for n in 0..10 {
         let taken = thief.clone().sagas.claim_next(greedy(&format!("thief/{n}"), 0)).await.unwrap().into_inner();
         assert_eq!(taken.sagas.len(), 100);
     }
-    take_away(&mut house, &thief).await;
+    take_away(&mut setup, &thief).await;
     let vitals = GetVitalsRequest { look_for_unknown_holders: true };
     let told = jo.clone().admin.get_vitals(vitals).await.unwrap().into_inner().unknown_holders;
     assert_eq!(told, [UnknownHolder { principal: "thief".into(), leases: 1000 }]);
     let quiet = jo.clone().admin.get_vitals(GetVitalsRequest::default()).await.unwrap().into_inner();
     assert_eq!(quiet.unknown_holders, [], "unless it is asked for");
-    let doctor = sagad(&house, &["doctor", "--check", "unknown-holders"]);
+    let doctor = sagad(&setup, &["doctor", "--check", "unknown-holders"]);
     assert!(doctor.contains("1000 live leases of thief") && doctor.contains("sagad revoke thief"), "{doctor}");
-    let said = sagad(&house, &["revoke", "thief", "--reason", "it leaked", "--max", "300"]);
+    let said = sagad(&setup, &["revoke", "thief", "--reason", "it leaked", "--max", "300"]);
     assert_eq!(said, "revoked 300 leases of thief, and there are more\n");
-    let said = sagad(&house, &["revoke", "thief", "--reason", "it leaked", "--dry-run"]);
+    let said = sagad(&setup, &["revoke", "thief", "--reason", "it leaked", "--dry-run"]);
     assert_eq!(said, "would revoke 700 leases of thief\n");
-    let said = sagad(&house, &["revoke", "thief", "--reason", "it leaked", "-o", "json"]);
+    let said = sagad(&setup, &["revoke", "thief", "--reason", "it leaked", "-o", "json"]);
     assert_eq!(serde_json::from_str::<serde_json::Value>(&said).unwrap()["revokedLeases"], "700", "{said}");
-    assert!(sagad(&house, &["doctor", "--check", "unknown-holders"]).contains("nothing is wrong"));
+    assert!(sagad(&setup, &["doctor", "--check", "unknown-holders"]).contains("nothing is wrong"));
     let stats = jo.clone().sagas.get_stats(GetStatsRequest {}).await.unwrap().into_inner();
     assert_eq!(stats.queues[0].stale, 1000);
-    let log = house.daemon.log();
+    let log = setup.daemon.log();
     assert_eq!(log.matches("revoked a principal's leases").count(), 2, "a line each, and none for each lease");
     assert!(log.matches("RevokePrincipal").count() < 10, "{log}");
 }
 
 /// What a command prints, run as `jo`.
-fn sagad(house: &House, args: &[&str]) -> String {
-    let token_file = house.directory.path().join("jo.token");
+fn sagad(setup: &AuthSetup, args: &[&str]) -> String {
+    let token_file = setup.directory.path().join("jo.token");
     std::fs::write(&token_file, token("jo")).unwrap();
     let output = binary::sagad()
         .args(args)
-        .arg(format!("--server=http://{}", house.daemon.address()))
+        .arg(format!("--server=http://{}", setup.daemon.address()))
         .arg(format!("--token-file={}", token_file.display()))
         .output()
         .unwrap();
@@ -422,19 +422,19 @@ async fn a_principal_that_could_act_for_another_is_refused() {
         ("sagad", "line 11: principal 3: name: `sagad` is the coordinator's own"),
         ("sagad/retention", "line 11: principal 3: name: `sagad` is the coordinator's own"),
     ] {
-        let mut house = House::start(&staff());
+        let mut setup = AuthSetup::start(&staff());
         let wrong = [staff(), entry(second, "['worker']", "['q']")].concat();
         assert_eq!(wrong.lines().nth(10), Some(format!("name = \"{second}\"").as_str()));
-        house.rewrite(&wrong);
-        house.daemon.process().signal(Signal::HUP);
-        eventually("it is told", || async { house.daemon.log().contains(about).then_some(()) }).await;
-        let newcomer = house.client(second).await.admin.get_server_info(GetServerInfoRequest {}).await;
+        setup.rewrite(&wrong);
+        setup.daemon.process().signal(Signal::HUP);
+        eventually("it is told", || async { setup.daemon.log().contains(about).then_some(()) }).await;
+        let newcomer = setup.client(second).await.admin.get_server_info(GetServerInfoRequest {}).await;
         assert_eq!(newcomer.reason(), "UNAUTHENTICATED", "{second}");
-        house.client("honest").await.admin.get_server_info(GetServerInfoRequest {}).await.unwrap();
-        let named = format!("--principals={}", house.file.display());
+        setup.client("honest").await.admin.get_server_info(GetServerInfoRequest {}).await.unwrap();
+        let named = format!("--principals={}", setup.file.display());
         for command in [&["config", "check"][..], &["serve", "--listen=127.0.0.1:0"]] {
             let output =
-                binary::sagad().args(command).arg(&named).current_dir(house.directory.path()).output().unwrap();
+                binary::sagad().args(command).arg(&named).current_dir(setup.directory.path()).output().unwrap();
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             assert!(!output.status.success() && said.contains(about), "{command:?}: {said}");
         }

@@ -7,7 +7,7 @@ use tonic::Code;
 use super::raw::{self, contract};
 use crate::support::{
     Problem, create,
-    people::{House, entry, everyone, token},
+    principals::{AuthSetup, entry, everyone, token},
 };
 
 /// Who may: w(orker), o(perator), r(eader), a(dmin).
@@ -104,8 +104,8 @@ pub fn request(rpc: &str, name: &str, task_id: &str) -> Vec<u8> {
 
 #[tokio::test]
 async fn what_is_in_the_table_is_allowed_and_nothing_else() {
-    let house = House::start(&everyone());
-    let channel = house.daemon.channel().await;
+    let setup = AuthSetup::start(&everyone());
+    let channel = setup.daemon.channel().await;
     let mut rpcs: Vec<_> = contract().into_iter().map(|rpc| (rpc.name.clone(), rpc)).collect();
     let (_, quarantine) = rpcs.iter().find(|(name, _)| name == "Quarantine").unwrap().clone();
     rpcs.push(("Quarantine as holder".to_owned(), quarantine));
@@ -140,8 +140,8 @@ async fn what_is_in_the_table_is_allowed_and_nothing_else() {
 /// Of each rpc whose request can be malformed.
 #[tokio::test]
 async fn malformed_comes_before_denied() {
-    let house = House::start(&everyone());
-    let channel = house.daemon.channel().await;
+    let setup = AuthSetup::start(&everyone());
+    let channel = setup.daemon.channel().await;
     let mut tried = 0;
     for rpc in contract() {
         let ask = async |who: &str| {
@@ -164,8 +164,8 @@ async fn malformed_comes_before_denied() {
 
 #[tokio::test]
 async fn roles_add_up() {
-    let house = House::start(&entry("both", "['worker', 'operator']", "['qa']"));
-    let channel = house.daemon.channel().await;
+    let setup = AuthSetup::start(&entry("both", "['worker', 'operator']", "['qa']"));
+    let channel = setup.daemon.channel().await;
     let header = format!("Bearer {}", token("both"));
     for (name, may) in [("Claim", true), ("Dispatch", true), ("GetStats", true), ("Backup", false)] {
         let rpc = contract().into_iter().find(|rpc| rpc.name == name).unwrap();
@@ -177,8 +177,8 @@ async fn roles_add_up() {
 
 #[tokio::test]
 async fn a_path_that_nobody_knows_is_denied_to_everyone() {
-    let house = House::start(&everyone());
-    let channel = house.daemon.channel().await;
+    let setup = AuthSetup::start(&everyone());
+    let channel = setup.daemon.channel().await;
     for path in ["/sagad.v1.SagaService/DropEverything", "/sagad.v1.OtherService/GetSaga", "/x/y"] {
         assert_eq!(
             Problem::of(&raw::call(&channel, path, false, Vec::new(), &[]).await.unwrap_err()).reason,
@@ -193,19 +193,19 @@ async fn a_path_that_nobody_knows_is_denied_to_everyone() {
 /// What concerns the machine is told to admins; a worker's library gets what it goes by.
 #[tokio::test]
 async fn where_the_store_lies_is_told_to_admins_alone() {
-    let house = House::start(&everyone());
-    let data = house.directory.path().join("data").display().to_string();
+    let setup = AuthSetup::start(&everyone());
+    let data = setup.directory.path().join("data").display().to_string();
     for role in ROLES {
-        let mut client = house.client(role).await;
+        let mut client = setup.client(role).await;
         let info = client.admin.get_server_info(GetServerInfoRequest {}).await.unwrap().into_inner();
         assert_eq!(info.store.contains(&data), role == "admin", "{role}: {}", info.store);
         assert_eq!(info.store == "sqlite", role != "admin", "{role}: {}", info.store);
         let text = format!("{info:?}");
-        assert_eq!(text.contains(house.directory.path().to_str().unwrap()), role == "admin", "{role}: {text}");
+        assert_eq!(text.contains(setup.directory.path().to_str().unwrap()), role == "admin", "{role}: {text}");
         assert!(!info.bounds.is_empty() && info.restart_grace.is_some() && info.current_time.is_some(), "{role}");
     }
     // Nor does anything else that a worker can call tell it.
-    let mut worker = house.client("worker").await;
+    let mut worker = setup.client("worker").await;
     let status = worker.sagas.get_saga(GetSagaRequest { task_id: "t".into(), ..Default::default() }).await.unwrap_err();
     assert!(!format!("{status:?}").contains(&data));
 }

@@ -11,15 +11,15 @@ use super::{
     roles::request,
 };
 use crate::support::{
-    Key, Problem, Refused, compensation, ms, named,
-    people::{Client, House, entry, everyone, token},
+    Key, Problem, ExpectRefusal, compensation, ms, named,
+    principals::{TokenClient, AuthSetup, entry, everyone, token},
     session::Session,
 };
 
-async fn house() -> (House, Client, Client) {
-    let house = House::start(&everyone());
-    let (a, b) = (house.client("a").await, house.client("b").await);
-    (house, a, b)
+async fn setup_with_clients() -> (AuthSetup, TokenClient, TokenClient) {
+    let setup = AuthSetup::start(&everyone());
+    let (a, b) = (setup.client("a").await, setup.client("b").await);
+    (setup, a, b)
 }
 
 fn in_queue(task_id: &str, queue: &str) -> CreateSagaRequest {
@@ -51,7 +51,7 @@ fn hidden<T: std::fmt::Debug>(rpc: &str, answer: Result<T, Status>) {
 
 #[tokio::test]
 async fn every_verb_is_confined() {
-    let (_house, mut a, mut b) = house().await;
+    let (_house, mut a, mut b) = setup_with_clients().await;
     b.sagas.create_saga(in_queue("t", "qb")).await.unwrap();
     let saga = b.sagas.claim(claim("t", "b")).await.unwrap().into_inner().saga.unwrap();
     let lease = saga.lease.unwrap();
@@ -137,7 +137,7 @@ async fn every_verb_is_confined() {
 
 #[tokio::test]
 async fn what_names_no_queue_is_about_ones_own() {
-    let (house, mut a, mut b) = house().await;
+    let (setup, mut a, mut b) = setup_with_clients().await;
     a.sagas.create_saga(in_queue("mine", "qa")).await.unwrap();
     for (task_id, queue) in [("theirs", "qb"), ("theirs-too", "qc")] {
         b.sagas.create_saga(in_queue(task_id, queue)).await.unwrap();
@@ -146,7 +146,7 @@ async fn what_names_no_queue_is_about_ones_own() {
     let all = ListSagasRequest::default;
     assert_eq!(listed(a.sagas.list_sagas(all()).await.unwrap().into_inner()), ["mine"]);
     assert_eq!(listed(b.sagas.list_sagas(all()).await.unwrap().into_inner()), ["theirs", "theirs-too"]);
-    let mut reader = house.client("reader").await;
+    let mut reader = setup.client("reader").await;
     assert_eq!(listed(reader.sagas.list_sagas(all()).await.unwrap().into_inner()).len(), 3);
     let request = WatchEventsRequest { after_revision: Some(0), ..Default::default() };
     let mut events = a.sagas.watch_events(request).await.unwrap().into_inner();
@@ -166,17 +166,17 @@ async fn what_names_no_queue_is_about_ones_own() {
 #[tokio::test]
 async fn p17_watchers_that_share_events_are_sent_their_own_queues_alone() {
     const BATCHES: usize = 20;
-    let (house, mut a, mut b) = house().await;
+    let (setup, mut a, mut b) = setup_with_clients().await;
     let request = WatchEventsRequest { after_revision: Some(0), ..Default::default() };
     let mut watches = Vec::new();
     for (name, last) in [("reader", "last-a"), ("a", "last-a"), ("b", "last-b"), ("reader", "last-a")] {
-        let mut client = house.client(name).await;
+        let mut client = setup.client(name).await;
         let mut events = client.sagas.watch_events(request.clone()).await.unwrap().into_inner();
         // Each is there before anything happens.
         events.message().await.unwrap().unwrap();
         watches.push((name, last, events));
     }
-    let mut operator = house.client("operator").await;
+    let mut operator = setup.client("operator").await;
     for batch in 0..BATCHES {
         let saga = |n: usize| in_queue(&format!("t-{batch}-{n}"), ["qa", "qb", "qa", "qc"][n % 4]);
         let requests = (0..40).map(saga).collect();
@@ -207,13 +207,13 @@ async fn p17_watchers_that_share_events_are_sent_their_own_queues_alone() {
 
 #[tokio::test]
 async fn an_owner_bears_the_name_of_its_principal() {
-    let (house, mut a, _) = house().await;
+    let (setup, mut a, _) = setup_with_clients().await;
     for (n, owner) in ["a", "a/host-7", "a/"].into_iter().enumerate() {
         a.sagas.create_saga(in_queue(&format!("t{n}"), "qa")).await.unwrap();
         a.sagas.claim(claim(&format!("t{n}"), owner)).await.unwrap();
     }
     a.sagas.create_saga(in_queue("t", "qa")).await.unwrap();
-    let mut admin = house.client("admin").await;
+    let mut admin = setup.client("admin").await;
     for owner in ["b", "ab", "A", "b/a"] {
         for client in [&mut a, &mut admin] {
             let problem = denied(owner, client.sagas.claim(claim("t", owner)).await);
@@ -229,11 +229,11 @@ async fn an_owner_bears_the_name_of_its_principal() {
 
 #[tokio::test]
 async fn a_request_id_is_its_principals_own() {
-    let house = House::start(&[entry("a", "['worker']", "['q']"), entry("b", "['worker']", "['q']")].concat());
-    let (mut a, mut b) = (house.client("a").await, house.client("b").await);
+    let setup = AuthSetup::start(&[entry("a", "['worker']", "['q']"), entry("b", "['worker']", "['q']")].concat());
+    let (mut a, mut b) = (setup.client("a").await, setup.client("b").await);
     let request = CreateSagaRequest { request_id: named("once"), payload: "secret".into(), ..in_queue("", "q") };
     let create =
-        async |client: &mut Client| client.sagas.create_saga(request.clone()).await.unwrap().into_inner().saga.unwrap();
+        async |client: &mut TokenClient| client.sagas.create_saga(request.clone()).await.unwrap().into_inner().saga.unwrap();
     let first = create(&mut a).await;
     assert_eq!(create(&mut a).await.task_id, first.task_id, "a repeat");
     assert_ne!(create(&mut b).await.task_id, first.task_id, "another's");
@@ -241,8 +241,8 @@ async fn a_request_id_is_its_principals_own() {
 
 #[tokio::test]
 async fn a_repeat_tells_nothing_of_queues_that_were_taken_away() {
-    let house = House::start(&entry("w", "['worker']", "['q1', 'q2']"));
-    let mut client = house.client("w").await;
+    let setup = AuthSetup::start(&entry("w", "['worker']", "['q1', 'q2']"));
+    let mut client = setup.client("w").await;
     client.sagas.create_saga(in_queue("t", "q1")).await.unwrap();
     let complete = |token| CompleteRequest {
         task_id: "t".into(),
@@ -255,7 +255,7 @@ async fn a_repeat_tells_nothing_of_queues_that_were_taken_away() {
     let token = saga.lease.unwrap().fencing_token;
     client.sagas.complete(complete(token)).await.unwrap();
     client.sagas.complete(complete(token)).await.unwrap();
-    house.rewrite(&entry("w", "['worker']", "['q2']"));
+    setup.rewrite(&entry("w", "['worker']", "['q2']"));
     crate::support::eventually("the queue is taken away", || {
         let mut client = client.clone();
         async move { client.sagas.complete(Request::new(complete(token))).await.err() }
@@ -278,7 +278,7 @@ fn told(status: &Status, id: &str, instead: &str) -> (Problem, usize) {
 /// the last detail, in whatever state the saga is, and whoever holds it.
 #[tokio::test]
 async fn what_may_not_be_seen_is_answered_as_what_is_not_there() {
-    let (house, _, mut b) = house().await;
+    let (setup, _, mut b) = setup_with_clients().await;
     let hidden = ["hidden-planned", "hidden-running", "hidden-undoing", "hidden-ended"];
     for task_id in hidden {
         let policy = Some(Policy { on_failure: FailureAction::Compensate.into(), ..Default::default() });
@@ -303,7 +303,7 @@ async fn what_may_not_be_seen_is_answered_as_what_is_not_there() {
             _ => {}
         }
     }
-    let channel = house.daemon.channel().await;
+    let channel = setup.daemon.channel().await;
     let header = format!("Bearer {}", token("a"));
     let mut rpcs: Vec<_> = contract().into_iter().map(|rpc| (rpc.name.clone(), rpc)).collect();
     let (_, quarantine) = rpcs.iter().find(|(name, _)| name == "Quarantine").unwrap().clone();
@@ -336,7 +336,7 @@ async fn what_may_not_be_seen_is_answered_as_what_is_not_there() {
 /// The rest of what names a saga: by its other id, in streams, by a creation.
 #[tokio::test]
 async fn streams_and_other_ids_tell_no_more() {
-    let (_house, mut a, mut b) = house().await;
+    let (_house, mut a, mut b) = setup_with_clients().await;
     b.sagas.create_saga(CreateSagaRequest { saga_id: "hidden-s".into(), ..in_queue("hidden-t", "qb") }).await.unwrap();
     for (hidden, absent) in [("hidden-s", "absent-s"), ("hidden-t", "absent-t")] {
         let by_saga_id = |saga_id: &str| GetSagaRequest { saga_id: saga_id.into(), ..Default::default() };
@@ -368,7 +368,7 @@ async fn streams_and_other_ids_tell_no_more() {
     // Ids are unique among all sagas, so that one is taken can't be hidden from who wants to create it; but no more is told
     // than of an id that is taken in one's own queue.
     a.sagas.create_saga(in_queue("public-t", "qa")).await.unwrap();
-    let taken = async |client: &mut Client, id: &str| client.sagas.create_saga(in_queue(id, "qa")).await.unwrap_err();
+    let taken = async |client: &mut TokenClient, id: &str| client.sagas.create_saga(in_queue(id, "qa")).await.unwrap_err();
     let (foreign, own) = (taken(&mut a, "hidden-t").await, taken(&mut a, "public-t").await);
     assert_eq!(Problem::of(&foreign).reason, "SAGA_EXISTS");
     assert_eq!(told(&foreign, "hidden-t", "public-t"), told(&own, "public-t", "public-t"));
@@ -377,7 +377,7 @@ async fn streams_and_other_ids_tell_no_more() {
 /// A queue that is named is denied alike, whether there is one of this name or not.
 #[tokio::test]
 async fn a_queue_that_is_named_is_denied_alike_whether_it_is_there_or_not() {
-    let (_house, mut a, mut b) = house().await;
+    let (_house, mut a, mut b) = setup_with_clients().await;
     b.sagas.create_saga(in_queue("t", "qb")).await.unwrap();
     macro_rules! asked {
         ($($rpc:ident $message:ident { $($field:ident: $value:expr),* };)*) => {
@@ -407,8 +407,8 @@ async fn a_queue_that_is_named_is_denied_alike_whether_it_is_there_or_not() {
 /// Who may look at a saga and not work on it is told so: it knows that the saga is there.
 #[tokio::test]
 async fn who_sees_a_saga_is_told_which_queue_it_may_not_touch() {
-    let house = House::start(&[everyone(), entry("both", "['worker', 'reader']", "['qa']")].concat());
-    let (mut b, mut both) = (house.client("b").await, house.client("both").await);
+    let setup = AuthSetup::start(&[everyone(), entry("both", "['worker', 'reader']", "['qa']")].concat());
+    let (mut b, mut both) = (setup.client("b").await, setup.client("both").await);
     b.sagas.create_saga(in_queue("t", "qb")).await.unwrap();
     both.sagas.get_saga(GetSagaRequest { task_id: "t".into(), ..Default::default() }).await.unwrap();
     assert_eq!(denied("Claim", both.sagas.claim(claim("t", "both")).await).fact("queue"), "qb");
@@ -421,7 +421,7 @@ fn annotate(task_id: &str) -> AnnotateRequest {
 /// Whoever may not claim in a queue does not make it look as if somebody served its compensations.
 #[tokio::test]
 async fn a_denied_claim_does_not_count_as_somebody_who_handles_compensations() {
-    let (house, mut a, mut b) = house().await;
+    let (setup, mut a, mut b) = setup_with_clients().await;
     let claim = |queues: &[&str], owner: &str| ClaimNextRequest {
         queues: queues.iter().map(|queue| (*queue).to_owned()).collect(),
         owner_id: owner.into(),
@@ -432,7 +432,7 @@ async fn a_denied_claim_does_not_count_as_somebody_who_handles_compensations() {
     foreign("ClaimNext", a.sagas.claim_next(claim(&["qb"], "a")).await);
     // It may claim in the first, but the call is denied as a whole.
     foreign("ClaimNext", a.sagas.claim_next(claim(&["qa", "qb"], "a")).await);
-    let operator = house.client("operator").await;
+    let operator = setup.client("operator").await;
     let asked = async || {
         let vitals = operator.clone().admin.get_vitals(GetVitalsRequest::default()).await.unwrap().into_inner();
         vitals.asked_kinds.into_iter().map(|asked| asked.queue).collect::<Vec<_>>()

@@ -9,7 +9,7 @@ use super::raw;
 use crate::support::{
     daemon::Launch,
     eventually,
-    people::{Client, entry, token},
+    principals::{TokenClient, entry, token},
     pki::{Ca, connect},
 };
 
@@ -32,7 +32,7 @@ async fn no_secret_is_logged_at_any_level() {
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     let mut daemon = Launch::on(&directory.path().join("data")).args(&flags).start();
     let channel = connect(daemon.address(), &ca, None).await.unwrap();
-    let mut client = Client::new(channel.clone(), Some(&token("w")));
+    let mut client = TokenClient::new(channel.clone(), Some(&token("w")));
     let request = CreateSagaRequest { queue: "q".into(), ..Default::default() };
     client.sagas.create_saga(request).await.unwrap();
     client.sagas.get_stats(GetStatsRequest {}).await.unwrap_err();

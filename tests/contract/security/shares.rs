@@ -15,7 +15,7 @@ use tonic::{Code, Status};
 
 use crate::support::{
     Daemon, create, eventually, ms,
-    people::{Client, House, entry, token},
+    principals::{TokenClient, AuthSetup, entry, token},
 };
 
 /// Places in these tests, and what one caller gets of them at most.
@@ -28,7 +28,7 @@ fn wish(owner: &str) -> ClaimNextRequest {
 }
 
 /// Has a caller wait as often as it can: 400 calls over these connections.
-fn flood(clients: &[Client], owner: &str) -> JoinSet<Result<(), Status>> {
+fn flood(clients: &[TokenClient], owner: &str) -> JoinSet<Result<(), Status>> {
     let mut calls = JoinSet::new();
     for n in 0..400 {
         let mut client = clients[n % clients.len()].clone();
@@ -38,13 +38,13 @@ fn flood(clients: &[Client], owner: &str) -> JoinSet<Result<(), Status>> {
     calls
 }
 
-async fn waiting(client: &Client) -> usize {
+async fn waiting(client: &TokenClient) -> usize {
     let stats = client.clone().sagas.get_stats(GetStatsRequest {}).await.unwrap();
     usize::try_from(stats.into_inner().waiting).unwrap()
 }
 
 /// The flood is answered but for its share, which waits; then another waits, too, and gets what there is next but one.
-async fn others_get_in(mut flood: JoinSet<Result<(), Status>>, mut other: Client, operator: Client) {
+async fn others_get_in(mut flood: JoinSet<Result<(), Status>>, mut other: TokenClient, operator: TokenClient) {
     for _ in 0..400 - SHARE {
         let status = flood.join_next().await.unwrap().unwrap().unwrap_err();
         assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
@@ -68,12 +68,12 @@ async fn others_get_in(mut flood: JoinSet<Result<(), Status>>, mut other: Client
 async fn a_principal_takes_no_more_than_its_share_over_however_many_connections() {
     let worker = |name| entry(name, "['worker']", "['q']");
     let people = [worker("greedy"), worker("other"), entry("jo", "['operator']", "")].concat();
-    let house = House::start_with(&people, &[PLACES]);
+    let setup = AuthSetup::start_with(&people, &[PLACES]);
     let mut connections = Vec::new();
     for _ in 0..4 {
-        connections.push(house.client("greedy").await);
+        connections.push(setup.client("greedy").await);
     }
-    let (other, operator) = (house.client("other").await, house.client("jo").await);
+    let (other, operator) = (setup.client("other").await, setup.client("jo").await);
     others_get_in(flood(&connections, "greedy"), other, operator.clone()).await;
     // Its places are its own again.
     let again = flood(&connections, "greedy");
@@ -84,7 +84,7 @@ async fn a_principal_takes_no_more_than_its_share_over_however_many_connections(
 #[tokio::test]
 async fn without_principals_a_connection_takes_no_more_than_its_share() {
     let daemon = Daemon::start_with(&[PLACES, "--max-concurrent-streams=1000"]);
-    let client = async || Client::new(daemon.channel().await, None);
+    let client = async || TokenClient::new(daemon.channel().await, None);
     let (greedy, other, operator) = (client().await, client().await, client().await);
     others_get_in(flood(&[greedy], "greedy"), other, operator).await;
 }
@@ -93,10 +93,10 @@ async fn without_principals_a_connection_takes_no_more_than_its_share() {
 #[tokio::test]
 async fn a_principal_opens_no_more_than_its_share_of_streams() {
     let worker = |name| entry(name, "['worker']", "['q']");
-    let house = House::start_with(&[worker("greedy"), worker("other")].concat(), &["--max-watches=200"]);
-    let (mut greedy, mut other) = (Vec::new(), house.client("other").await);
+    let setup = AuthSetup::start_with(&[worker("greedy"), worker("other")].concat(), &["--max-watches=200"]);
+    let (mut greedy, mut other) = (Vec::new(), setup.client("other").await);
     for _ in 0..3 {
-        greedy.push(house.client("greedy").await);
+        greedy.push(setup.client("greedy").await);
     }
     let mut open = Vec::new();
     for n in 0..200 {
@@ -120,7 +120,7 @@ async fn a_principal_opens_no_more_than_its_share_of_streams() {
     let (_item, stream) = futures::channel::mpsc::channel::<KeepAliveRequest>(1);
     other.sagas.keep_alive(stream).await.unwrap();
     // Sessions have the same places.
-    let session = async |client: &mut Client| {
+    let session = async |client: &mut TokenClient| {
         let (item, stream) = futures::channel::mpsc::channel::<SessionRequest>(1);
         client.sagas.session(stream).await.map(|answers| (item, answers.into_inner()))
     };
@@ -143,7 +143,7 @@ const READS: usize = 100;
 const WAITED_FOR: usize = READS / 5;
 
 /// Sagas, each with an event, of which only the last is in another queue.
-async fn fill(mut operator: Client) {
+async fn fill(mut operator: TokenClient) {
     for first in (0..LOOKED_THROUGH).step_by(1000) {
         let one = |n| {
             let queue = if n + 1 == LOOKED_THROUGH { "rare" } else { "q" };
@@ -157,7 +157,7 @@ async fn fill(mut operator: Client) {
 /// Has a read made as often as it is answered, many at a time; meanwhile another looks for one saga. Returns how many of the reads
 /// were answered while one of its looks lasted: the median of these.
 async fn waited_for<F: Future<Output = ()> + Send + 'static>(
-    mut other: Client,
+    mut other: TokenClient,
     read: impl Fn() -> F + Clone + Send + 'static,
 ) -> usize {
     let answered = Arc::new(AtomicUsize::new(0));
@@ -186,9 +186,9 @@ async fn waited_for<F: Future<Output = ()> + Send + 'static>(
 #[tokio::test]
 async fn a_read_does_not_wait_for_all_those_of_somebody_else() {
     let reader = |name| entry(name, "['reader']", "");
-    let house = House::start(&[reader("greedy"), reader("other"), entry("jo", "['operator']", "")].concat());
-    fill(house.client("jo").await).await;
-    let (greedy, other) = (house.client("greedy").await, house.client("other").await);
+    let setup = AuthSetup::start(&[reader("greedy"), reader("other"), entry("jo", "['operator']", "")].concat());
+    fill(setup.client("jo").await).await;
+    let (greedy, other) = (setup.client("greedy").await, setup.client("other").await);
 
     let client = greedy.clone();
     let listing = move || {
@@ -220,7 +220,7 @@ async fn a_read_does_not_wait_for_all_those_of_somebody_else() {
 const SOON: Duration = Duration::from_secs(10);
 
 /// A principal's connection with a call on it that goes on; none if it was closed for another before.
-async fn busy(client: &Client) -> Option<tonic::Streaming<WatchEventsResponse>> {
+async fn busy(client: &TokenClient) -> Option<tonic::Streaming<WatchEventsResponse>> {
     let mut watch = client.clone().sagas.watch_events(WatchEventsRequest::default()).await.ok()?.into_inner();
     watch.message().await.ok()?;
     Some(watch)
@@ -232,10 +232,10 @@ async fn p10_a_principal_that_takes_all_connections_keeps_nobody_out() {
     const PLACES: usize = 64;
     let worker = |name| entry(name, "['worker']", "['q']");
     let people = [worker("greedy"), worker("other"), entry("jo", "['operator']", "")].concat();
-    let mut house = House::start_with(&people, &[&format!("--max-connections={PLACES}")]);
-    let stays = house.client("jo").await;
+    let mut setup = AuthSetup::start_with(&people, &[&format!("--max-connections={PLACES}")]);
+    let stays = setup.client("jo").await;
     let mut watch = busy(&stays).await.unwrap();
-    let address = house.daemon.address();
+    let address = setup.daemon.address();
     let mut flood = JoinSet::new();
     for _ in 0..2 {
         flood.spawn(async move {
@@ -243,7 +243,7 @@ async fn p10_a_principal_that_takes_all_connections_keeps_nobody_out() {
             loop {
                 let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap();
                 let Ok(channel) = endpoint.connect().await else { continue };
-                let client = Client::new(channel, Some(&token("greedy")));
+                let client = TokenClient::new(channel, Some(&token("greedy")));
                 if let Some(watch) = busy(&client).await {
                     held.push_back((client, watch));
                 }
@@ -253,7 +253,7 @@ async fn p10_a_principal_that_takes_all_connections_keeps_nobody_out() {
             }
         });
     }
-    eventually("all places were taken", || async { house.daemon.log().contains("max_connections").then_some(()) })
+    eventually("all places were taken", || async { setup.daemon.log().contains("max_connections").then_some(()) })
         .await;
     let mut others = Vec::new();
     for number in 0..PLACES / 4 {
@@ -261,7 +261,7 @@ async fn p10_a_principal_that_takes_all_connections_keeps_nobody_out() {
             loop {
                 let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap();
                 let Ok(channel) = endpoint.connect().await else { continue };
-                let client = Client::new(channel, Some(&token("other")));
+                let client = TokenClient::new(channel, Some(&token("other")));
                 if let Some(watch) = busy(&client).await {
                     return watch;
                 }
@@ -276,6 +276,6 @@ async fn p10_a_principal_that_takes_all_connections_keeps_nobody_out() {
     stays.clone().sagas.get_stats(GetStatsRequest {}).await.unwrap();
     assert!(timeout(Duration::from_millis(20), watch.message()).await.is_err(), "it goes on");
     drop((others, watch, stays));
-    let log = house.daemon.terminate().await;
+    let log = setup.daemon.terminate().await;
     assert!(log.contains("greedy has most of them"), "it says who: {log}");
 }

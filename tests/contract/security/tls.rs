@@ -16,8 +16,8 @@ use crate::support::{
     Daemon, Problem,
     daemon::Launch,
     eventually, now,
-    people::{Client, entry, token},
-    pki::{Ca, Pair, connect},
+    principals::{TokenClient, entry, token},
+    pki::{Ca, CertAndKey, connect},
 };
 
 /// A daemon with a certificate of this CA.
@@ -50,11 +50,11 @@ impl Site {
 }
 
 async fn info(channel: Channel) -> Result<(), Status> {
-    Client::new(channel, None).admin.get_server_info(GetServerInfoRequest {}).await.map(drop)
+    TokenClient::new(channel, None).admin.get_server_info(GetServerInfoRequest {}).await.map(drop)
 }
 
 /// A call over a connection of its own: none if there is no connection.
-async fn works(address: SocketAddr, ca: &Ca, own: Option<&Pair>) -> bool {
+async fn works(address: SocketAddr, ca: &Ca, own: Option<&CertAndKey>) -> bool {
     match connect(address, ca, own).await {
         Ok(channel) => info(channel).await.is_ok(),
         Err(_) => false,
@@ -158,17 +158,17 @@ async fn a_certificate_is_a_principal_and_a_token_decides() {
     let principals = file("principals.toml", &[by_name, by_uri, &entry("w", "['worker']", "'*'")].concat());
     let cas = file("clients.crt", clients.pem());
     let site = Site::start(&ca, &[&format!("--tls-client-ca={cas}"), &format!("--principals={principals}")]);
-    let channel = async |own: &Pair| connect(site.address(), &ca, Some(own)).await.unwrap();
+    let channel = async |own: &CertAndKey| connect(site.address(), &ca, Some(own)).await.unwrap();
     let robot = channel(&clients.client("robot.example", "")).await;
     let stats = async |channel: &Channel, token: Option<&str>| {
-        Client::new(channel.clone(), token).sagas.get_stats(GetStatsRequest {}).await
+        TokenClient::new(channel.clone(), token).sagas.get_stats(GetStatsRequest {}).await
     };
     stats(&robot, None).await.unwrap();
     let purge = PurgeSagasRequest { older_than: crate::support::secs(1), ..Default::default() };
-    let denied = Client::new(robot.clone(), None).admin.purge_sagas(purge.clone()).await.unwrap_err();
+    let denied = TokenClient::new(robot.clone(), None).admin.purge_sagas(purge.clone()).await.unwrap_err();
     assert_eq!(Problem::of(&denied).fact("principal"), "robot");
     let spiffe = channel(&clients.client("other", "spiffe://x/admin")).await;
-    Client::new(spiffe.clone(), None).admin.purge_sagas(purge).await.unwrap();
+    TokenClient::new(spiffe.clone(), None).admin.purge_sagas(purge).await.unwrap();
     // Both: the token decides, for better or worse.
     let denied = stats(&spiffe, Some(&token("w"))).await.unwrap_err();
     assert_eq!(Problem::of(&denied).fact("principal"), "w");
@@ -210,7 +210,7 @@ async fn kinds_of_names_are_kept_apart() {
         let channel = connect(site.address(), &ca, Some(&clients.client_with(cn, hosts, uri))).await.unwrap();
         // What a reader may not do names who it is.
         let purge = PurgeSagasRequest { older_than: crate::support::secs(1), ..Default::default() };
-        let denied = Client::new(channel, None).admin.purge_sagas(purge).await.unwrap_err();
+        let denied = TokenClient::new(channel, None).admin.purge_sagas(purge).await.unwrap_err();
         let problem = Problem::of(&denied);
         match is {
             Some(name) => assert_eq!(problem.fact("principal"), name, "{cn} {hosts:?} {uri}"),
@@ -248,11 +248,11 @@ async fn end_of(stream: &mut tonic::Streaming<WatchStaleResponse>) -> Status {
             }
         }
     };
-    tokio::time::timeout(crate::support::PATIENCE, end).await.expect("it ends soon")
+    tokio::time::timeout(crate::support::WAIT_MAX, end).await.expect("it ends soon")
 }
 
 async fn watch(channel: &Channel, token: Option<&str>) -> tonic::Streaming<WatchStaleResponse> {
-    Client::new(channel.clone(), token).sagas.watch_stale(WatchStaleRequest::default()).await.unwrap().into_inner()
+    TokenClient::new(channel.clone(), token).sagas.watch_stale(WatchStaleRequest::default()).await.unwrap().into_inner()
 }
 
 #[tokio::test]
@@ -270,7 +270,7 @@ async fn a_connection_ends_with_its_certificate() {
             let channel = channel.clone();
             let token = (!principals.is_empty()).then(|| token("t"));
             async move {
-                let mut client = Client::new(channel, token.as_deref());
+                let mut client = TokenClient::new(channel, token.as_deref());
                 loop {
                     if let Err(status) = client.sagas.get_stats(GetStatsRequest {}).await {
                         return status;
@@ -446,7 +446,7 @@ async fn new_connections_get_the_new_certificate_and_old_ones_live_on() {
     let site = Site::start(&old, &[]);
     let kept = connect(site.address(), &old, None).await.unwrap();
     let mut watch =
-        Client::new(kept.clone(), None).sagas.watch_stale(WatchStaleRequest::default()).await.unwrap().into_inner();
+        TokenClient::new(kept.clone(), None).sagas.watch_stale(WatchStaleRequest::default()).await.unwrap().into_inner();
     watch.message().await.unwrap();
     // A key that is not the certificate's, and something that is none: what was there stays.
     let good = new.server();

@@ -37,7 +37,7 @@ fn keep_calling(api: Api, name: usize, outcomes: Outcomes) -> tokio::task::JoinH
 async fn is_closed(mut stream: TcpStream) -> bool {
     let mut buffer = [0; 1024];
     loop {
-        match tokio::time::timeout(PATIENCE, stream.read(&mut buffer)).await {
+        match tokio::time::timeout(WAIT_MAX, stream.read(&mut buffer)).await {
             Ok(Ok(0) | Err(_)) => return true,
             Ok(Ok(_)) => {}
             Err(_) => return false,

@@ -55,7 +55,7 @@ impl Stream {
         let mut open = self.open(api, Some(0)).await.unwrap();
         let mut seen = Vec::new();
         loop {
-            let item = tokio::time::timeout(PATIENCE, open.next()).await.expect("it goes on").unwrap();
+            let item = tokio::time::timeout(WAIT_MAX, open.next()).await.expect("it goes on").unwrap();
             if item.revision > through || (item.revision == through && item.what.is_empty()) {
                 return seen;
             }
@@ -148,7 +148,7 @@ impl Watcher {
     pub async fn catch_up(&mut self, api: &Api, through: i64) {
         let mut open = self.stream.open(api, self.last).await.unwrap();
         while self.last.is_none_or(|last| last < through) {
-            let item = tokio::time::timeout(PATIENCE, open.next()).await.expect("it goes on").unwrap();
+            let item = tokio::time::timeout(WAIT_MAX, open.next()).await.expect("it goes on").unwrap();
             if item.revision <= through {
                 self.take(item);
             } else {

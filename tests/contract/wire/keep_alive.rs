@@ -51,7 +51,7 @@ async fn m4_fifty_leases_on_one_stream_and_a_refused_item_ends_nothing() {
         sent.push(KeepAliveRequest { ttl: ms(1), ..key(&sagas[0]).keep_alive() });
         for item in &sent {
             send.send(item.clone()).await.unwrap();
-            let answer = timeout(PATIENCE, answers.message()).await.unwrap().unwrap().unwrap();
+            let answer = timeout(WAIT_MAX, answers.message()).await.unwrap().unwrap().unwrap();
             assert_eq!(answer.task_id, item.task_id, "answers come in the order of the items");
             let refused = match (&*item.task_id, &*item.owner_id, item.ttl) {
                 (_, _, Some(_)) => Some((Code::InvalidArgument, "INVALID_ARGUMENT")),

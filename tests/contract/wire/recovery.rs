@@ -135,7 +135,7 @@ async fn m13_policies_act_while_nobody_asks() {
     // Reads alone: it is the coordinator that acts.
     let mut expired = 0;
     while expired < cases.len() {
-        let answer = tokio::time::timeout(PATIENCE, watch.message()).await.unwrap().unwrap().unwrap();
+        let answer = tokio::time::timeout(WAIT_MAX, watch.message()).await.unwrap().unwrap().unwrap();
         if let Some(watch_events_response::Item::Event(event)) = answer.item {
             expired += usize::from(event.r#type() == EventType::LeaseExpired);
         }

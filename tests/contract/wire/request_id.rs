@@ -6,7 +6,7 @@ use futures::Future;
 use sagad::proto::*;
 use tonic::Status;
 
-use crate::support::{daemon::End, *};
+use crate::support::{daemon::ShutdownSignal, *};
 
 type Answer = Result<Vec<Saga>, Status>;
 type Call = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Answer> + Send>>>;
@@ -199,7 +199,7 @@ async fn p1_a_repeat_after_a_crash_has_exactly_one_effect() {
         } else if round > 4 {
             tokio::time::sleep(Duration::from_micros(u64::from(round) * 500)).await;
         }
-        daemon.restart(End::Killed).await;
+        daemon.restart(ShutdownSignal::Kill).await;
         let before = before.await.unwrap();
 
         let api = daemon.api().await;

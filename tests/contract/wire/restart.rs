@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use sagad::proto::*;
 
-use crate::support::{daemon::End, *};
+use crate::support::{daemon::ShutdownSignal, *};
 
 fn undo(task_id: &str, owner_id: &str, ttl_ms: u64) -> ClaimRequest {
     ClaimRequest { purpose: LeasePurpose::Compensate.into(), ..claim(task_id, owner_id, ttl_ms) }
@@ -130,7 +130,7 @@ async fn m10_a_restart_preserves_everything_exactly() {
     let before = look(&api).await;
     let states: std::collections::BTreeSet<_> = before.sagas.values().map(|(saga, _)| saga.state()).collect();
     assert_eq!(states.len(), 8, "one in each state");
-    for how in [End::Told, End::Killed, End::Killed, End::Told] {
+    for how in [ShutdownSignal::Term, ShutdownSignal::Kill, ShutdownSignal::Kill, ShutdownSignal::Term] {
         daemon.restart(how).await;
         let after = look(&daemon.api().await).await;
         for (task_id, saga) in &before.sagas {
@@ -151,7 +151,7 @@ async fn m10_a_restart_preserves_everything_exactly() {
 
 #[tokio::test]
 async fn m10_leases_survive_and_can_be_heartbeaten_within_the_grace() {
-    for how in [End::Told, End::Killed] {
+    for how in [ShutdownSignal::Term, ShutdownSignal::Kill] {
         let mut daemon = Daemon::start_with(&["--restart-grace", "60s"]);
         let api = daemon.api().await;
         api.create_saga(create("t")).await.unwrap();
@@ -210,7 +210,7 @@ async fn m11_times_are_utc_on_one_clock_that_never_goes_back() {
         assert!((told - clock).abs() < 10_000_000, "{told} is not UTC, which is {clock}");
         assert!(micros(info.start_time.as_ref()) <= told && told >= last);
         assert!(info.clock_offset.unwrap().seconds.abs() < 10);
-        daemon.restart(if round % 2 == 0 { End::Told } else { End::Killed }).await;
+        daemon.restart(if round % 2 == 0 { ShutdownSignal::Term } else { ShutdownSignal::Kill }).await;
     }
     assert!(last >= began - 1_000_000);
 }

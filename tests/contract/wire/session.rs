@@ -290,7 +290,7 @@ async fn a_wait_ends_before_the_items_deadline_and_before_the_streams() {
     session.send_as(SessionRequest { call_id: 1, call: held(), timeout: ms(400) }).await;
     session.next().await.unwrap().1.unwrap();
     let took = begun.elapsed();
-    assert!(took >= Duration::from_millis(300) && took < PATIENCE / 2, "{took:?}");
+    assert!(took >= Duration::from_millis(300) && took < WAIT_MAX / 2, "{took:?}");
     // The stream's own deadline, for an item that has none.
     let items = [SessionRequest { call_id: 1, call: held(), timeout: secs(30) }];
     let mut request = Request::new(futures::stream::iter(items));
@@ -458,17 +458,17 @@ async fn p11_a_session_is_answered_before_the_daemon_ends() {
 async fn the_rust_client_has_one_session_and_opens_another_when_it_ends() {
     let mut daemon = Daemon::start_with(&["--log", "sagad=debug", "--restart-grace", "0s"]);
     let api = daemon.api().await;
-    let client = sagad::client::Client::new(&format!("http://{}", daemon.address()), PATIENCE).unwrap();
+    let client = sagad::client::Client::new(&format!("http://{}", daemon.address()), WAIT_MAX).unwrap();
     for task_id in ["a", "b"] {
         api.create_saga(create(task_id)).await.unwrap();
     }
-    let claimed = client.ask(claim("a", "w", 60_000), PATIENCE).await.unwrap().saga.unwrap();
+    let claimed = client.ask(claim("a", "w", 60_000), WAIT_MAX).await.unwrap().saga.unwrap();
     let lease = key(&claimed);
-    let beats = (0..50).map(|_| client.ask(lease.heartbeat(), PATIENCE));
+    let beats = (0..50).map(|_| client.ask(lease.heartbeat(), WAIT_MAX));
     for beat in futures::future::join_all(beats).await {
         assert_eq!(beat.unwrap().directive(), Directive::Continue);
     }
-    let refused = client.ask(claim("a", "other", 60_000), PATIENCE).await;
+    let refused = client.ask(claim("a", "other", 60_000), WAIT_MAX).await;
     assert_eq!(refused.refused().fact("owner_id"), "w");
     // Its end is told once it has ended.
     daemon.tell_to_end();
@@ -479,7 +479,7 @@ async fn the_rust_client_has_one_session_and_opens_another_when_it_ends() {
     let gone = client.ask(lease.heartbeat(), Duration::from_millis(300)).await.unwrap_err();
     assert_ne!(sagad::client::StatusDetails::from(&gone).happened, sagad::client::CallEffect::Refused, "{gone:?}");
     daemon.start_again();
-    let done = eventually("it is back", || async { client.ask(lease.complete(), PATIENCE).await.ok() }).await;
+    let done = eventually("it is back", || async { client.ask(lease.complete(), WAIT_MAX).await.ok() }).await;
     assert_eq!(done.saga.unwrap().state(), SagaState::Completed);
     drop(client);
     eventually("the session ends with its client", || async {

@@ -17,7 +17,7 @@ fn after(revision: i64) -> WatchStaleRequest {
 
 /// The next answer of a stream that goes on.
 async fn next(stream: &mut tonic::Streaming<WatchStaleResponse>) -> WatchStaleResponse {
-    tokio::time::timeout(PATIENCE, stream.message()).await.expect("it goes on").unwrap().expect("it does not end")
+    tokio::time::timeout(WAIT_MAX, stream.message()).await.expect("it goes on").unwrap().expect("it does not end")
 }
 
 /// So many stale sagas; returns the revisions of their lease_expired events, in order.

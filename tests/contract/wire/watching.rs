@@ -4,7 +4,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use sagad::proto::*;
 
 use super::follow::{Load, Seen, Stream, Watcher, staleness_of};
-use crate::support::{daemon::End, *};
+use crate::support::{daemon::ShutdownSignal, *};
 
 const CUTS: usize = 50;
 
@@ -26,7 +26,7 @@ async fn whole_history(api: &Api) -> Vec<SagaEvent> {
 }
 
 /// Cuts watchers of both kinds off at random, restarts the daemon now and then, and compares what they saw.
-async fn cut_off_at_random(seed: u64, restarts: &[(usize, End)]) {
+async fn cut_off_at_random(seed: u64, restarts: &[(usize, ShutdownSignal)]) {
     // Without grace, so that leases end in every run, however short.
     let mut daemon = Daemon::start_with(&["--restart-grace", "0s"]);
     let address = daemon.address();
@@ -80,7 +80,7 @@ async fn p7_watchers_cut_off_50_times_miss_nothing_and_see_nothing_twice() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p7_watchers_cut_off_by_restarts_miss_nothing_and_see_nothing_twice() {
-    let restarts = [(5, End::Told), (14, End::Killed), (23, End::Told), (31, End::Killed), (40, End::Killed)];
+    let restarts = [(5, ShutdownSignal::Term), (14, ShutdownSignal::Kill), (23, ShutdownSignal::Term), (31, ShutdownSignal::Kill), (40, ShutdownSignal::Kill)];
     cut_off_at_random(2, &restarts).await;
 }
 
@@ -160,7 +160,7 @@ async fn p7_readers_that_do_not_read_disturb_nobody_and_miss_nothing() {
     for (_, stream, open) in &mut slow {
         let mut seen = Vec::new();
         while seen.last().is_none_or(|last: &Seen| last.revision < saga.revision) {
-            let item = tokio::time::timeout(PATIENCE, open.next()).await.expect("it goes on").unwrap();
+            let item = tokio::time::timeout(WAIT_MAX, open.next()).await.expect("it goes on").unwrap();
             seen.extend(Some(item).filter(|item| !item.what.is_empty()));
         }
         assert!(seen.is_sorted_by(|a, b| a.revision < b.revision));

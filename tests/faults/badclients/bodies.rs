@@ -45,7 +45,7 @@ async fn begin(api: &Api, path: &str, piece: &[u8]) -> Result<http::Response<Bod
     let mut channel = api.channel.clone();
     let failed = |error: tonic::transport::Error| Status::unknown(error.to_string());
     poll_fn(|cx| channel.poll_ready(cx)).await.map_err(failed)?;
-    timeout(PATIENCE, channel.call(request)).await.expect("it is answered").map_err(failed)
+    timeout(WAIT_MAX, channel.call(request)).await.expect("it is answered").map_err(failed)
 }
 
 /// What it says to such a call.

@@ -68,7 +68,7 @@ impl Citizen {
     pub async fn go_home(self) -> u64 {
         self.notes.stop.store(true, Relaxed);
         for task in self.tasks {
-            timeout(PATIENCE, task).await.expect("it ends").expect("the well-behaved client was served");
+            timeout(WAIT_MAX, task).await.expect("it ends").expect("the well-behaved client was served");
         }
         self.notes.rounds.load(Relaxed)
     }

@@ -30,8 +30,8 @@ use tonic::transport::Endpoint;
 use super::sized;
 use crate::support::{
     daemon::Launch,
-    people::{Client, entry, token},
-    pki::{self, Ca, Pair},
+    principals::{TokenClient, entry, token},
+    pki::{self, Ca, CertAndKey},
     *,
 };
 
@@ -59,7 +59,7 @@ pub struct Site {
     pub daemon: Daemon,
     port: Port,
     ca: Ca,
-    own: Pair,
+    own: CertAndKey,
     _directory: tempfile::TempDir,
 }
 
@@ -99,7 +99,7 @@ impl Site {
     }
 
     /// One with a certificate and those that are said to stand above it.
-    pub fn tls_with(&self, own: &Pair, others: &[String]) -> TlsConnector {
+    pub fn tls_with(&self, own: &CertAndKey, others: &[String]) -> TlsConnector {
         let pems = std::iter::once(&own.cert).chain(others);
         let chain = pems.map(|pem| CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()).collect();
         let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes()).unwrap();
@@ -134,12 +134,12 @@ impl Site {
 
     /// A person's connection from an address, and a first call on it; how long both took. A connection that is lost before
     /// its first call is made anew, as every client does.
-    pub async fn comes_in(&self, from: [u8; 4]) -> (Client, Duration) {
+    pub async fn comes_in(&self, from: [u8; 4]) -> (TokenClient, Duration) {
         let begun = now();
         loop {
             let left = SOON.checked_sub(begun.elapsed()).expect("a person with credentials gets in");
             let comes = async {
-                let client = Client::new(self.endpoint(from).connect().await.ok()?, Some(&token("operator")));
+                let client = TokenClient::new(self.endpoint(from).connect().await.ok()?, Some(&token("operator")));
                 let answer = client.clone().sagas.get_stats(GetStatsRequest {}).await;
                 answer.is_ok().then_some(client)
             };
@@ -307,7 +307,7 @@ async fn nobody_is_kept_out_by_a_principal(port: Port) {
             let mut held = std::collections::VecDeque::new();
             loop {
                 let Ok(channel) = endpoint.connect().await else { continue };
-                let mut client = Client::new(channel, Some(&token("greedy")));
+                let mut client = TokenClient::new(channel, Some(&token("greedy")));
                 if let Ok(watch) = client.sagas.watch_stale(WatchStaleRequest::default()).await {
                     held.push_back((client, watch));
                 }

@@ -115,7 +115,7 @@ async fn p10_headers_of_traces_that_are_none() {
             let body = Body::new(http_body_util::Full::from(message(&[])));
             let mut channel = api.channel.clone();
             std::future::poll_fn(|cx| channel.poll_ready(cx)).await.unwrap();
-            let answer = timeout(PATIENCE, channel.call(request.body(body).unwrap())).await.expect("it is answered");
+            let answer = timeout(WAIT_MAX, channel.call(request.body(body).unwrap())).await.expect("it is answered");
             let answer = answer.unwrap();
             let status = tonic::Status::from_header_map(answer.headers());
             // All headers together may have 8 KiB.

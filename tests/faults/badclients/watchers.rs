@@ -48,7 +48,7 @@ async fn p10_a_thousand_watchers_of_which_half_do_not_read() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         api.batch_create_sagas(BatchCreateSagasRequest { requests, ..Default::default() }).await.unwrap();
     }
-    while let Some(read) = tokio::time::timeout(4 * PATIENCE, reading.join_next()).await.expect("they are served") {
+    while let Some(read) = tokio::time::timeout(4 * WAIT_MAX, reading.join_next()).await.expect("they are served") {
         read.unwrap();
     }
     println!(

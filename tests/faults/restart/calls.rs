@@ -13,7 +13,7 @@ use std::{
 use tonic::{Code, Status, transport::Endpoint};
 use tonic_types::StatusExt;
 
-use crate::support::{Api, PATIENCE, now};
+use crate::support::{Api, WAIT_MAX, now};
 
 /// One sending waits for its answer so long.
 const SENDING: Duration = Duration::from_secs(10);
@@ -150,7 +150,7 @@ impl Caller {
                 }
             };
             self.figures.retried(&status);
-            assert!(begun.elapsed() < PATIENCE, "it fails in the end: {request:?}: {status:?}");
+            assert!(begun.elapsed() < WAIT_MAX, "it fails in the end: {request:?}: {status:?}");
             pauses.wait(&status).await;
         }
     }

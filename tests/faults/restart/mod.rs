@@ -15,7 +15,7 @@ mod workers;
 
 use std::time::Duration;
 
-use crate::support::{Daemon, daemon::End, now};
+use crate::support::{Daemon, daemon::ShutdownSignal, now};
 
 /// Leases are shorter than the longest outage; what saves them is the grace.
 const TTL_MS: u64 = 5_000;
@@ -39,7 +39,7 @@ fn number(name: &str, default: u32) -> u32 {
 }
 
 /// Restarts it again and again; amid that it is once away for longer than any lease.
-async fn restart_again_and_again(daemon: &mut Daemon, how: End) -> Restarts {
+async fn restart_again_and_again(daemon: &mut Daemon, how: ShutdownSignal) -> Restarts {
     let mut restarts = Restarts { count: number("RESTARTS", 12), ..Restarts::default() };
     for n in 0..restarts.count {
         tokio::time::sleep(Duration::from_millis(rand::random_range(300..900))).await;
@@ -47,7 +47,7 @@ async fn restart_again_and_again(daemon: &mut Daemon, how: End) -> Restarts {
         // When it is told to end, this asserts that it does with exit code 0.
         daemon.end(how).await;
         let ended = begun.elapsed();
-        assert!(how == End::Killed || ended < DRAIN_GRACE, "it took {ended:?} to end");
+        assert!(how == ShutdownSignal::Kill || ended < DRAIN_GRACE, "it took {ended:?} to end");
         restarts.slowest_end = restarts.slowest_end.max(ended);
         let long = n == restarts.count / 2;
         if long {
@@ -63,20 +63,20 @@ async fn restart_again_and_again(daemon: &mut Daemon, how: End) -> Restarts {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn p11_clients_that_retry_see_no_failure_over_upgrades() {
-    plain::clients_go_on(End::Told).await;
+    plain::clients_go_on(ShutdownSignal::Term).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn p11_clients_that_retry_see_no_failure_over_kills() {
-    plain::clients_go_on(End::Killed).await;
+    plain::clients_go_on(ShutdownSignal::Kill).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn p11_shipped_workers_see_no_failure_over_upgrades() {
-    shipped::workers_go_on(End::Told).await;
+    shipped::workers_go_on(ShutdownSignal::Term).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn p11_shipped_workers_see_no_failure_over_kills() {
-    shipped::workers_go_on(End::Killed).await;
+    shipped::workers_go_on(ShutdownSignal::Kill).await;
 }

@@ -12,7 +12,7 @@ use super::{
     roles::Hand,
     streams,
 };
-use crate::support::{Daemon, daemon::End};
+use crate::support::{Daemon, daemon::ShutdownSignal};
 
 const BY_ID: usize = 24;
 const BY_QUEUE: usize = 16;
@@ -22,7 +22,7 @@ const LISTERS: usize = 4;
 const WATCHERS: usize = 3;
 
 /// All that clients do, over restarts: nothing fails, nothing happens twice, nothing is missed.
-pub async fn clients_go_on(how: End) {
+pub async fn clients_go_on(how: ShutdownSignal) {
     let mut daemon = Daemon::start_with(ARGS);
     let address = daemon.address();
     let (figures, ledger, stop) = (Figures::new(), Ledger::default(), CancellationToken::new());

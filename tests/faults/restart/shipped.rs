@@ -32,7 +32,7 @@ use super::{
     restart_again_and_again,
     workers::{CONCURRENCY, TTL, Told, Work, clean_up, client, follow, kept, produce, recovery_options, work_process},
 };
-use crate::support::{Daemon, PATIENCE, daemon::End, eventually, now};
+use crate::support::{Daemon, WAIT_MAX, daemon::ShutdownSignal, eventually, now};
 
 const PRODUCERS: usize = 8;
 const WORKERS: usize = 12;
@@ -60,7 +60,7 @@ fn spawn(tasks: &mut JoinSet<()>, task: impl Future<Output = Result<(), WorkerEr
 }
 
 /// Workers, recoverers, a lease and watches, over restarts.
-pub async fn workers_go_on(how: End) {
+pub async fn workers_go_on(how: ShutdownSignal) {
     let mut daemon = Daemon::start_with(ARGS);
     let address = daemon.address();
     let (ledger, told, calls) = (Ledger::default(), Told::default(), Arc::new(AtomicU64::new(0)));
@@ -106,7 +106,7 @@ pub async fn workers_go_on(how: End) {
         .iter()
         .all(|saga| saga.task_id == "kept")
     {
-        assert!(begun.elapsed() < PATIENCE, "it is never worked off: {:?}", told.counts.lock().unwrap());
+        assert!(begun.elapsed() < WAIT_MAX, "it is never worked off: {:?}", told.counts.lock().unwrap());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(*keeper.status().borrow(), LeaseStatus::Held, "the lease was kept through everything");

@@ -14,23 +14,23 @@ use super::{
     calls::{Caller, Pauses, may_be_repeated},
     roles::Hand,
 };
-use crate::support::{Problem, daemon::End};
+use crate::support::{Problem, daemon::ShutdownSignal};
 
 /// Leases on one stream.
 const KEPT: usize = 4;
 
 /// How a stream that had answered may end.
-fn assert_ended(caller: &Caller, how: End, status: &Status) {
+fn assert_ended(caller: &Caller, how: ShutdownSignal, status: &Status) {
     caller.figures.stream_ended(status);
     assert!(may_be_repeated(status), "a stream is refused: {status:?}");
-    if how == End::Told {
+    if how == ShutdownSignal::Term {
         assert_eq!(Problem::of(status).reason, "SHUTTING_DOWN", "{status:?}");
         assert_eq!(status.code(), Code::Unavailable);
     }
 }
 
 /// Keeps leases for as long as it goes on; none is lost.
-pub async fn keep_alive(hand: Hand, how: End) {
+pub async fn keep_alive(hand: Hand, how: ShutdownSignal) {
     let mut leases = Vec::new();
     for _ in 0..KEPT {
         let request = CreateSagaRequest { queue: "kept".into(), ..Default::default() };
@@ -94,7 +94,7 @@ async fn kept(answers: &mut Streaming<KeepAliveResponse>, first: &str) -> Result
 pub type Record<T> = Vec<(i64, T)>;
 
 /// Follows all events until `head` is set and reached.
-pub async fn events(caller: Caller, how: End, head: watch::Receiver<i64>) -> Record<SagaEvent> {
+pub async fn events(caller: Caller, how: ShutdownSignal, head: watch::Receiver<i64>) -> Record<SagaEvent> {
     let open = |api: crate::support::Api, after| {
         async move { api.watch_events(WatchEventsRequest { after_revision: Some(after), ..Default::default() }).await }
             .boxed()
@@ -113,7 +113,7 @@ pub async fn events(caller: Caller, how: End, head: watch::Receiver<i64>) -> Rec
 pub type Told = (String, i64, Option<Resolution>);
 
 /// Follows stale sagas until `head` is set and reached.
-pub async fn stale(caller: Caller, how: End, head: watch::Receiver<i64>) -> Record<Told> {
+pub async fn stale(caller: Caller, how: ShutdownSignal, head: watch::Receiver<i64>) -> Record<Told> {
     let open = |api: crate::support::Api, after| {
         async move { api.watch_stale(WatchStaleRequest { after_revision: Some(after), ..Default::default() }).await }
             .boxed()
@@ -137,7 +137,7 @@ type Opening<A> = futures::future::BoxFuture<'static, Result<Streaming<A>, Statu
 
 async fn follow<A: Debug, T>(
     caller: Caller,
-    how: End,
+    how: ShutdownSignal,
     mut head: watch::Receiver<i64>,
     open: impl Fn(crate::support::Api, i64) -> Opening<A>,
     read: impl Fn(A) -> (i64, Option<T>),

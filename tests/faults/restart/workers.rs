@@ -27,7 +27,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{OUTAGE, calls::fresh, ledger::Ledger};
-use crate::support::{PATIENCE, binary, claim, compensation};
+use crate::support::{WAIT_MAX, binary, claim, compensation};
 
 /// A worker's sagas at a time.
 pub const CONCURRENCY: usize = 4;
@@ -108,7 +108,7 @@ pub async fn produce(client: Client, ledger: Ledger, calls: Arc<AtomicU64>, stop
             request_id: fresh(),
             ..Default::default()
         };
-        let give_up = time::now() + PATIENCE;
+        let give_up = time::now() + WAIT_MAX;
         let send = |mut c: saga_service_client::SagaServiceClient<_>, r| async move { c.create_saga(r).await };
         let answer = client.call(request, RetryOn::Unknown, || give_up, send).await.expect("no call fails in the end");
         ledger.created(&answer.saga.unwrap().task_id);

@@ -11,7 +11,7 @@ mod shrink;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use crate::support::{self, Launch, PATIENCE, now};
+use crate::support::{self, Launch, WAIT_MAX, now};
 use load::Load;
 use sagad::proto::{GetStatsRequest, SagaState};
 use samples::{Gauge, Samples};
@@ -38,7 +38,7 @@ async fn until_gone(address: SocketAddr) {
             return;
         }
         // The longest age, and what a busy machine takes.
-        assert!(begun.elapsed() < 2 * PATIENCE, "they are never purged: {left:?}");
+        assert!(begun.elapsed() < 2 * WAIT_MAX, "they are never purged: {left:?}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }

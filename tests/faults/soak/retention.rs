@@ -8,14 +8,14 @@ use tonic::Code;
 
 use crate::{
     disk::small::{annotate, claim, create, get},
-    support::{Launch, PATIENCE, Sagas, SmallDisk, needs, now, reason, sagas},
+    support::{Launch, WAIT_MAX, Sagas, SmallDisk, needs, now, reason, sagas},
 };
 
 /// Waits until something holds.
 async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
     let begun = now();
     while !holds().await {
-        assert!(begun.elapsed() < PATIENCE, "it never came to be that {what}");
+        assert!(begun.elapsed() < WAIT_MAX, "it never came to be that {what}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -81,7 +81,7 @@ async fn p7_what_is_of_age_goes_and_watches_learn_it() {
     let mut resumed = client.watch_events(watch(old.revision)).await.unwrap().into_inner();
     annotate(&mut client, "parked", "seen").await.unwrap();
     let told = async { while resumed.message().await.unwrap().unwrap().item.is_none() {} };
-    tokio::time::timeout(PATIENCE, told).await.expect("what follows is told");
+    tokio::time::timeout(WAIT_MAX, told).await.expect("what follows is told");
     let log = daemon.terminate().await;
     assert!(log.contains("sagas that were of age were purged"), "{log}");
     crate::support::check(directory.path());

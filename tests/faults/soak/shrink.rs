@@ -11,7 +11,7 @@ use sagad::proto::*;
 
 use crate::{
     disk::small::{claim, create, get, heartbeat},
-    support::{Daemon, Launch, PATIENCE, check, now, run, sagas},
+    support::{Daemon, Launch, WAIT_MAX, check, now, run, sagas},
 };
 
 const WAL_BYTES: u64 = 2 << 20;
@@ -57,7 +57,7 @@ async fn the_database_shrinks_when_most_of_it_was_purged() {
     let mut client = sagas(address).await;
     let (begun, mut longest) = (now(), 0);
     while size(data, "sagad.db") > before / 4 {
-        assert!(begun.elapsed() < PATIENCE, "it stays at {} of {before}:\n{}", size(data, "sagad.db"), daemon.log());
+        assert!(begun.elapsed() < WAIT_MAX, "it stays at {} of {before}:\n{}", size(data, "sagad.db"), daemon.log());
         heartbeat(&mut client, &kept).await.expect("others are served meanwhile");
         longest = longest.max(size(data, "sagad.db-wal"));
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -65,7 +65,7 @@ async fn the_database_shrinks_when_most_of_it_was_purged() {
     assert!(longest < WAL_BYTES * 3 / 2, "the log reached {longest}");
     // It ends by itself, and leaves some room to those who write next.
     while !daemon.log().contains("free pages were given back") {
-        assert!(begun.elapsed() < PATIENCE, "it doesn't end:\n{}", daemon.log());
+        assert!(begun.elapsed() < WAIT_MAX, "it doesn't end:\n{}", daemon.log());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     daemon.terminate().await;
@@ -141,7 +141,7 @@ async fn the_log_shrinks_when_a_long_read_is_over() {
     reader.execute_batch("COMMIT").unwrap();
     let begun = now();
     while size(data, "sagad.db-wal") > WAL_BYTES {
-        assert!(begun.elapsed() < PATIENCE, "it stays at {}", size(data, "sagad.db-wal"));
+        assert!(begun.elapsed() < WAIT_MAX, "it stays at {}", size(data, "sagad.db-wal"));
         number += 1;
         create(&mut client, &format!("task-{number}"), 60_000).await.unwrap();
     }

@@ -45,7 +45,7 @@ impl Watcher {
             if self.record.lock().unwrap().last >= head {
                 break;
             }
-            assert!(begun.elapsed() < support::PATIENCE, "the watcher does not get to {head}");
+            assert!(begun.elapsed() < support::WAIT_MAX, "the watcher does not get to {head}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         self.task.abort();

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::support::{Daemon, PATIENCE, now};
+use crate::support::{Daemon, WAIT_MAX, now};
 
 /// A daemon that is watched over.
 pub struct Watched {
@@ -32,7 +32,7 @@ impl Watched {
         let ops = loop {
             match address(&daemon.process().log()) {
                 Some(ops) => break ops,
-                None => assert!(begun.elapsed() < PATIENCE, "it does not say where it serves metrics"),
+                None => assert!(begun.elapsed() < WAIT_MAX, "it does not say where it serves metrics"),
             }
             thread::sleep(Duration::from_millis(5));
         };
@@ -65,7 +65,7 @@ pub fn get(ops: SocketAddr, path: &str, headers: &str) -> Page {
 
 pub fn ask(ops: SocketAddr, request: &str) -> Page {
     let mut stream = TcpStream::connect(ops).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(WAIT_MAX)).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::once::sagad;
 use crate::support::{
-    Api, Daemon, Launch, PATIENCE, binary, claim, create, eventually, held, key, ms, needs, now, secs,
+    Api, Daemon, Launch, WAIT_MAX, binary, claim, create, eventually, held, key, ms, needs, now, secs,
 };
 
 /// What the doctor finds: its exit code, and a line for each finding.
@@ -413,6 +413,6 @@ async fn what_is_told_to_people_says_what_to_do() {
             assert!(!checks.is_empty());
             return;
         }
-        assert!(begun.elapsed() < PATIENCE, "{text}");
+        assert!(begun.elapsed() < WAIT_MAX, "{text}");
     }
 }

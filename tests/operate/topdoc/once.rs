@@ -2,13 +2,13 @@
 
 use crate::support::{
     Daemon,
-    binary::{self, Ran},
+    binary::{self, CommandOutput},
     create,
 };
 
 /// Runs `sagad` without a terminal: exit code, stdout, stderr.
 pub fn sagad(arguments: &[&str]) -> (i32, String, String) {
-    let Ran { code, out, err } = binary::run(arguments).into();
+    let CommandOutput { code, out, err } = binary::run(arguments).into();
     (code, out, err)
 }
 

@@ -10,7 +10,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::support::{PATIENCE, SAGAD, now};
+use crate::support::{WAIT_MAX, SAGAD, now};
 
 /// A terminal in which a shell runs `sagad`, tells its exit code, and stays.
 pub struct Tmux {
@@ -83,7 +83,7 @@ impl Tmux {
             if wanted(&screen) {
                 return screen;
             }
-            assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}:\n{screen}");
+            assert!(begun.elapsed() < WAIT_MAX, "waited in vain for {what}:\n{screen}");
             thread::sleep(Duration::from_millis(50));
         }
     }

@@ -4,7 +4,7 @@ use rustix::process::Signal;
 use sagad::proto::{BatchCreateSagasRequest, EventType, SagaState};
 
 use super::tmux::Tmux;
-use crate::support::{Daemon, claim, create, daemon::End, needs};
+use crate::support::{Daemon, claim, create, daemon::ShutdownSignal, needs};
 
 const UTF8: (&str, &str) = ("LANG", "C.UTF-8");
 
@@ -113,7 +113,7 @@ async fn it_survives_the_daemon_and_says_how_old_what_it_shows_is() {
     daemon.api().await.running("fix-7", "worker-1").await;
     let top = top(&daemon, 120, 24, &[UTF8], "");
     top.until_shown(&["live, ", "fix-7"]);
-    daemon.end(End::Killed).await;
+    daemon.end(ShutdownSignal::Kill).await;
     top.until_shown(&["NO ANSWER, ", "OLD", "fix-7"]);
     daemon.start_again();
     top.until_shown(&["live, ", "fix-7"]);

@@ -8,7 +8,7 @@ use sagad::proto::*;
 use crate::{
     languages::{Language, Role},
     scene::Scene,
-    support::{Refused, key},
+    support::{ExpectRefusal, key},
 };
 
 /// Killed in the middle: it goes stale, the watcher decides that it is undone, the compensator undoes it.

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use crate::{
     languages::{Language, Role, target},
     pages::{OWN, RUN, Shown, session},
-    program::{Program, patience},
+    program::{Program, wait_max},
     scene::Scene,
     support::{SAGAD, now, tools},
 };
@@ -79,7 +79,7 @@ async fn plays(scene: &Scene, commands: Vec<Shown>) {
                 break;
             }
             let changes = command.contains("sagad create");
-            let spent = changes || begun.elapsed() > patience();
+            let spent = changes || begun.elapsed() > wait_max();
             assert!(!spent, "$ {command}\n--- shown:\n{shown}--- printed ({}):\n{printed}", output.status);
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

@@ -126,7 +126,7 @@ pub async fn store_full() -> Option<Problem> {
 
     disk.grow("64m");
     eventually("it recovers", || async { api.create_saga(large(made)).await.ok() }).await;
-    daemon.restart(daemon::End::Killed).await;
+    daemon.restart(daemon::ShutdownSignal::Kill).await;
     let api = daemon.api().await;
     assert_eq!(api.stats().await.ready as usize, made + 1, "all that was acknowledged is there");
     Some(problem)

@@ -1,4 +1,4 @@
-//! Principals with their tokens, a daemon that knows them, and clients of theirs.
+//! Principals with their tokens, a daemon with a principals file, and clients with tokens.
 
 use std::{fmt::Write, fs, path::PathBuf};
 
@@ -19,7 +19,7 @@ pub fn token(name: &str) -> String {
     format!("sagad~{name}~{:A<43}", "not-so-random-")
 }
 
-/// As the file has it.
+/// The hash of a token, as the principals file has it.
 pub fn hash(token: &str) -> String {
     let mut text = "sha256:".to_owned();
     for byte in Sha256::digest(token) {
@@ -28,13 +28,13 @@ pub fn hash(token: &str) -> String {
     text
 }
 
-/// An entry: `roles` and `queues` as TOML, the latter only where not empty.
+/// An entry of the principals file. `roles` and `queues` are TOML; an empty `queues` is left out.
 pub fn entry(name: &str, roles: &str, queues: &str) -> String {
     let queues = if queues.is_empty() { String::new() } else { format!("queues = {queues}\n") };
     format!("[[principal]]\nname = \"{name}\"\nroles = {roles}\n{queues}tokens = [\"{}\"]\n", hash(&token(name)))
 }
 
-/// One of each role, and workers of two queues.
+/// A principal of each role, and workers `a` of `qa` and `b` of `qb` and `qc`.
 pub fn everyone() -> String {
     [
         entry("worker", "['worker']", "'*'"),
@@ -47,14 +47,14 @@ pub fn everyone() -> String {
     .concat()
 }
 
-/// A daemon that knows these principals.
-pub struct House {
+/// A daemon with a principals file.
+pub struct AuthSetup {
     pub daemon: Daemon,
     pub file: PathBuf,
     pub directory: TempDir,
 }
 
-impl House {
+impl AuthSetup {
     pub fn start(principals: &str) -> Self {
         Self::start_with(principals, &[])
     }
@@ -65,19 +65,19 @@ impl House {
         fs::write(&file, principals).unwrap();
         let named = format!("--principals={}", file.display());
         let daemon = Launch::on(&directory.path().join("data")).args(&[named.as_str()]).args(args).start();
-        House { daemon, file, directory }
+        AuthSetup { daemon, file, directory }
     }
 
-    /// Writes another file, as a careful person does: whole, or not at all.
+    /// Replaces the principals file atomically.
     pub fn rewrite(&self, principals: &str) {
         let new = self.directory.path().join("new");
         fs::write(&new, principals).unwrap();
         fs::rename(new, &self.file).unwrap();
     }
 
-    /// Clients with the token of this principal.
-    pub async fn client(&self, name: &str) -> Client {
-        Client::new(self.daemon.channel().await, Some(&token(name)))
+    /// Clients with the token of this principal, on a connection of their own.
+    pub async fn client(&self, name: &str) -> TokenClient {
+        TokenClient::new(self.daemon.channel().await, Some(&token(name)))
     }
 }
 
@@ -97,17 +97,17 @@ impl Interceptor for Bearer {
 
 pub type Wire = InterceptedService<Channel, Bearer>;
 
-/// Clients on one connection.
+/// Clients on one connection, with or without a token.
 #[derive(Clone)]
-pub struct Client {
+pub struct TokenClient {
     pub sagas: SagaServiceClient<Wire>,
     pub admin: AdminServiceClient<Wire>,
 }
 
-impl Client {
+impl TokenClient {
     pub fn new(channel: Channel, token: Option<&str>) -> Self {
         let bearer = Bearer(token.map(str::to_owned));
-        Client {
+        TokenClient {
             sagas: SagaServiceClient::with_interceptor(channel.clone(), bearer.clone()),
             admin: AdminServiceClient::with_interceptor(channel, bearer),
         }

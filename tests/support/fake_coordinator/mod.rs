@@ -23,7 +23,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use super::area;
 
-/// The answer of a call that its test has nothing to say about.
+/// The answer of a call that has no script.
 pub fn unscripted<T>() -> Result<T, Status> {
     Err(Status::unimplemented("not in the script"))
 }
@@ -34,25 +34,25 @@ pub type Script<Q, A> = Box<dyn Fn(usize, &Q) -> Result<A, Status> + Send + Sync
 macro_rules! fake {
     (scripted { $($rpc:ident: $request:ident -> $response:ident),* $(,)? }
      absent { $($absent:ident: $absent_request:ident -> $absent_response:ident),* $(,)? }) => {
-        /// The scripts, and what has been called.
-        pub struct Fake {
+        /// A coordinator with a script for each rpc, which records the calls.
+        pub struct FakeCoordinator {
             $(pub $rpc: Script<$request, $response>,)*
             pub delay: Duration,
             pub watch_stale: Script<WatchStaleRequest, Vec<WatchStaleResponse>>,
-            /// How often a session was asked for, which it does not have.
+            /// How often a session was opened; each is refused as unimplemented.
             pub sessions: AtomicUsize,
             pub watches: Mutex<Vec<WatchStaleRequest>>,
-            pub calls: Mutex<Vec<Seen>>,
+            pub calls: Mutex<Vec<ReceivedCall>>,
         }
 
         /// A call that was received.
         #[derive(Clone, Debug, PartialEq)]
         #[allow(non_camel_case_types)]
-        pub enum Seen {
+        pub enum ReceivedCall {
             $($rpc($request),)*
         }
 
-        impl Default for Fake {
+        impl Default for FakeCoordinator {
             fn default() -> Self {
                 Self {
                     $($rpc: Box::new(|_, _| unscripted()),)*
@@ -70,9 +70,9 @@ macro_rules! fake {
             $(async fn $rpc(&self, request: Request<$request>) -> Result<Response<$response>, Status> {
                 let request = request.into_inner();
                 let number = {
-                    let mut seen = self.0.seen();
-                    seen.push(Seen::$rpc(request.clone()));
-                    seen.iter().filter(|seen| matches!(seen, Seen::$rpc(_))).count() - 1
+                    let mut seen = self.0.calls_received();
+                    seen.push(ReceivedCall::$rpc(request.clone()));
+                    seen.iter().filter(|seen| matches!(seen, ReceivedCall::$rpc(_))).count() - 1
                 };
                 let answer = (self.0.$rpc)(number, &request);
                 tokio::time::sleep(self.0.delay).await;
@@ -95,7 +95,7 @@ macro_rules! fake {
                 unscripted()
             }
 
-            // As a coordinator answers that does not know it.
+            // As an older coordinator answers.
             async fn session(
                 &self,
                 _: Request<Streaming<SessionRequest>>,
@@ -158,16 +158,16 @@ fake! {
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-struct Server(Arc<Fake>);
+struct Server(Arc<FakeCoordinator>);
 
-impl Fake {
-    /// All calls so far, in their order.
-    pub fn seen(&self) -> MutexGuard<'_, Vec<Seen>> {
+impl FakeCoordinator {
+    /// All calls so far, in order.
+    pub fn calls_received(&self) -> MutexGuard<'_, Vec<ReceivedCall>> {
         self.calls.lock().expect("no test panics while it holds this")
     }
 
     /// Starts it on a port of its own; it ends with the test's runtime.
-    pub async fn start(self) -> (Client, Arc<Fake>) {
+    pub async fn start(self) -> (Client, Arc<FakeCoordinator>) {
         area::enter();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");

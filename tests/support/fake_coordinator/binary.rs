@@ -1,4 +1,4 @@
-//! The binary under test, run as a shell would run it.
+//! The binary under test, run against a fake coordinator without blocking the runtime.
 
 use std::{process::Stdio, time::Duration};
 
@@ -18,12 +18,12 @@ pub fn spawn(server: &str, arguments: &[&str]) -> Child {
         .expect("the binary runs")
 }
 
-/// Runs the binary to its end; its exit code, stdout and stderr.
+/// Runs the binary; returns its exit code, stdout and stderr.
 pub async fn run(server: &str, arguments: &[&str]) -> (i32, String, String) {
     finish(spawn(server, arguments)).await
 }
 
-/// Waits for its end: exit code, stdout and stderr.
+/// Waits until it ends; returns its exit code, stdout and stderr.
 pub async fn finish(child: Child) -> (i32, String, String) {
     let output = tokio::time::timeout(Duration::from_secs(20), child.wait_with_output());
     let output = output.await.expect("it ends in time").expect("it ran");
