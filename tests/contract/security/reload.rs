@@ -1,4 +1,4 @@
-//! Files that change under a running daemon, and streams that outlive who opened them.
+//! Changes of the principals file of a running daemon, and the end of streams of removed principals.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ async fn until(client: &TokenClient, code: Option<Code>) {
 }
 
 #[tokio::test]
-async fn a_new_file_is_in_force_soon_and_a_broken_one_never() {
+async fn a_changed_principals_file_takes_effect_soon_and_an_invalid_one_never() {
     let mut setup = AuthSetup::start(&entry("old", "['reader']", ""));
     let (old, new) = (setup.client("old").await, setup.client("new").await);
     until(&new, Some(Code::Unauthenticated)).await;
@@ -55,7 +55,7 @@ async fn a_new_file_is_in_force_soon_and_a_broken_one_never() {
 }
 
 #[tokio::test]
-async fn a_token_is_rotated_without_a_gap() {
+async fn a_token_is_rotated_without_a_refused_call() {
     let first = token("w");
     let second = format!("{}2", &first[..first.len() - 1]);
     let both = entry("w", "['reader']", "");
@@ -77,16 +77,16 @@ async fn a_token_is_rotated_without_a_gap() {
     until(&old, Some(Code::Unauthenticated)).await;
     info(&new).await.unwrap();
     let more = tokio::time::timeout(Duration::from_millis(300), stays.message()).await;
-    assert!(!matches!(more, Ok(Err(_))), "the stream of the token that stayed goes on: {more:?}");
+    assert!(!matches!(more, Ok(Err(_))), "the stream of the remaining token stays open: {more:?}");
 }
 
-/// What a stream ends with.
+/// The error that ends a stream.
 async fn end_of<T>(stream: &mut Streaming<T>) -> Status {
     let until_end = async {
         loop {
             match stream.message().await {
                 Ok(Some(_)) => {}
-                Ok(None) => panic!("it ended well"),
+                Ok(None) => panic!("it ended without an error"),
                 Err(status) => return status,
             }
         }
@@ -95,7 +95,7 @@ async fn end_of<T>(stream: &mut Streaming<T>) -> Status {
 }
 
 #[tokio::test]
-async fn streams_end_with_their_principal() {
+async fn streams_end_when_their_principal_is_removed() {
     let setup = AuthSetup::start(&everyone());
     let mut worker = setup.client("a").await;
     let mut reader = setup.client("reader").await;
@@ -105,7 +105,7 @@ async fn streams_end_with_their_principal() {
     let mut kept = worker.sagas.keep_alive(stream).await.unwrap().into_inner();
     let mut other = setup.client("operator").await;
     let mut stays = other.sagas.watch_stale(WatchStaleRequest::default()).await.unwrap().into_inner();
-    // The reader is removed, the worker gets another queue.
+    // The reader is removed, and the worker's queues change.
     let rest = [entry("operator", "['operator']", ""), entry("a", "['worker']", "['qz']")].concat();
     setup.rewrite(&rest);
     for status in [end_of(&mut stale).await, end_of(&mut events).await, end_of(&mut kept).await] {
@@ -114,11 +114,11 @@ async fn streams_end_with_their_principal() {
     drop(items);
     let mut go_on = 0;
     while let Ok(answer) = tokio::time::timeout(Duration::from_millis(500), stays.message()).await {
-        answer.expect("who is unchanged goes on");
+        answer.expect("an unchanged principal's stream stays open");
         go_on += 1;
     }
-    assert_eq!(go_on, 1, "the end of its snapshot, and nothing else");
-    // Who runs out is ended, too.
+    assert_eq!(go_on, 1, "only the bookmark after its snapshot");
+    // A stream also ends at its principal's not_after.
     let soon = chrono::DateTime::from(std::time::SystemTime::UNIX_EPOCH + since_1970() + Duration::from_secs(4));
     let soon: chrono::DateTime<chrono::Utc> = soon;
     let ending = format!(
@@ -136,7 +136,7 @@ fn since_1970() -> Duration {
 }
 
 #[tokio::test]
-async fn sighup_ends_nothing() {
+async fn sighup_ends_no_call_and_no_stream() {
     let mut daemon = Daemon::start();
     for _ in 0..3 {
         daemon.process().signal(Signal::HUP);

@@ -1,4 +1,4 @@
-//! Nothing that is printed holds a secret, whatever is done wrong and however much is logged.
+//! No log line contains a secret, at any level and after any error.
 
 use std::fs;
 
@@ -40,10 +40,10 @@ async fn no_secret_is_logged_at_any_level() {
     stream.message().await.unwrap();
     const INFO: &str = "/sagad.v1.AdminService/GetServerInfo";
     for header in [format!("Bearer {PASTED}"), format!("Basic {PASTED}"), PASTED.to_owned()] {
-        raw::call(&channel, INFO, false, Vec::new(), &[&header]).await.unwrap_err();
+        raw_rpc::call(&channel, INFO, false, Vec::new(), &[&header]).await.unwrap_err();
     }
     let wrong = format!("{}{}", token("w"), "more");
-    raw::call(&channel, INFO, false, Vec::new(), &[&format!("Bearer {wrong}")]).await.unwrap_err();
+    raw_rpc::call(&channel, INFO, false, Vec::new(), &[&format!("Bearer {wrong}")]).await.unwrap_err();
     for broken in [
         format!("'{PASTED}' = 1"),
         format!("[[principal]]\nname = '{PASTED}'"),
@@ -58,12 +58,12 @@ async fn no_secret_is_logged_at_any_level() {
         eventually("it is told", || async { (daemon.log().matches("stays in force").count() > before).then_some(()) })
             .await;
     }
-    // The key in the place of the certificate.
+    // The key file given as the certificate.
     fs::write(path("server.crt"), &server.key).unwrap();
     eventually("it is told", || async { daemon.log().contains("tls_cert").then_some(()) }).await;
     drop(stream);
     let log = daemon.terminate().await;
-    assert!(log.contains("TRACE") && log.contains("unauthenticated"), "the log is there");
+    assert!(log.contains("TRACE") && log.contains("unauthenticated"), "the log has lines of every level");
     let key_line = server.key.lines().nth(1).unwrap();
     for secret in [token("w"), "not-so-random-".to_owned(), "ThisOneWasPasted".to_owned(), key_line.to_owned()] {
         let place = log.find(&secret).map(|place| &log[place.saturating_sub(300)..place + 40]);

@@ -7,7 +7,7 @@ use sagad::cli::Cli;
 
 use super::{Page, root, run::RUN};
 
-/// Its blocks start a daemon of their own: `the_page_does_what_it_shows` of the tests on security runs them.
+/// Its blocks start a daemon of their own: `the_commands_of_the_secure_page_work` of the tests on security runs them.
 const RUN_ELSEWHERE: &str = "docs/how-to/secure.md";
 
 /// Blocks that nothing runs, by page and language: how many there are.

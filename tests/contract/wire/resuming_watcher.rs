@@ -1,4 +1,4 @@
-//! Watching, cut off at random, and load to watch: what both streams' tests share.
+//! [`ResumingWatcher`]: a watcher that is disconnected at random, for both kinds of watches; and a load of stale sagas.
 
 use std::{
     collections::BTreeSet,
@@ -15,47 +15,47 @@ use tonic::Status;
 
 use crate::support::{daemon::connect, *};
 
-/// One thing that a watcher saw: its revision, and what it was. The saga *as it is now* is left out.
+/// An item of a watch: its revision and its content, without the present state of the saga.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Seen {
+pub struct WatchedItem {
     pub revision: i64,
-    /// Empty: a bookmark.
+    /// The item as text; empty: a bookmark.
     pub what: String,
 }
 
-/// Which stream is watched.
+/// Which rpc is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stream {
+pub enum WatchKind {
     Stale,
     Events,
 }
 
-/// An open stream of either kind.
-pub enum Open {
+/// An open watch of either kind.
+pub enum OpenWatch {
     Stale(tonic::Streaming<WatchStaleResponse>),
     Events(tonic::Streaming<WatchEventsResponse>),
 }
 
-impl Stream {
-    pub async fn open(self, api: &Api, after: Option<i64>) -> Result<Open, Status> {
+impl WatchKind {
+    pub async fn open(self, api: &Api, after: Option<i64>) -> Result<OpenWatch, Status> {
         match self {
-            Stream::Stale => {
+            WatchKind::Stale => {
                 let request = WatchStaleRequest { after_revision: after, ..Default::default() };
-                api.watch_stale(request).await.map(Open::Stale)
+                api.watch_stale(request).await.map(OpenWatch::Stale)
             }
-            Stream::Events => {
+            WatchKind::Events => {
                 let request = WatchEventsRequest { after_revision: after, ..Default::default() };
-                api.watch_events(request).await.map(Open::Events)
+                api.watch_events(request).await.map(OpenWatch::Events)
             }
         }
     }
 
-    /// Everything from the beginning to a revision that something was seen at.
-    pub async fn whole(self, api: &Api, through: i64) -> Vec<Seen> {
+    /// Every item from the beginning up to the revision of an item.
+    pub async fn whole(self, api: &Api, through: i64) -> Vec<WatchedItem> {
         let mut open = self.open(api, Some(0)).await.unwrap();
         let mut seen = Vec::new();
         loop {
-            let item = tokio::time::timeout(WAIT_MAX, open.next()).await.expect("it goes on").unwrap();
+            let item = tokio::time::timeout(WAIT_MAX, open.next()).await.expect("the watch continues").unwrap();
             if item.revision > through || (item.revision == through && item.what.is_empty()) {
                 return seen;
             }
@@ -68,17 +68,17 @@ impl Stream {
     }
 }
 
-impl Open {
-    pub async fn next(&mut self) -> Result<Seen, Status> {
+impl OpenWatch {
+    pub async fn next(&mut self) -> Result<WatchedItem, Status> {
         let ended = || Status::unavailable("the stream ended");
         match self {
-            Open::Stale(stream) => stream.message().await?.map(|answer| stale(&answer)).ok_or_else(ended),
-            Open::Events(stream) => stream.message().await?.map(|answer| event(&answer)).ok_or_else(ended),
+            OpenWatch::Stale(stream) => stream.message().await?.map(|answer| stale(&answer)).ok_or_else(ended),
+            OpenWatch::Events(stream) => stream.message().await?.map(|answer| event(&answer)).ok_or_else(ended),
         }
     }
 }
 
-pub fn stale(answer: &WatchStaleResponse) -> Seen {
+pub fn stale(answer: &WatchStaleResponse) -> WatchedItem {
     use watch_stale_response::Item;
     let what = match answer.item.as_ref().expect("an answer has an item") {
         Item::Stale(item) => {
@@ -88,10 +88,10 @@ pub fn stale(answer: &WatchStaleResponse) -> Seen {
         Item::Resolved(item) => format!("resolved {} {:?}", item.task_id, item.resolution()),
         Item::Bookmark(_) => String::new(),
     };
-    Seen { revision: answer.revision, what }
+    WatchedItem { revision: answer.revision, what }
 }
 
-fn event(answer: &WatchEventsResponse) -> Seen {
+fn event(answer: &WatchEventsResponse) -> WatchedItem {
     use watch_events_response::Item;
     let what = match answer.item.as_ref().expect("an answer has an item") {
         Item::Event(event) => {
@@ -100,33 +100,33 @@ fn event(answer: &WatchEventsResponse) -> Seen {
         }
         Item::Bookmark(_) => String::new(),
     };
-    Seen { revision: answer.revision, what }
+    WatchedItem { revision: answer.revision, what }
 }
 
-/// A watcher that is cut off again and again, and resumes behind what it saw last.
-pub struct Watcher {
-    stream: Stream,
-    pub seen: Vec<Seen>,
+/// A watcher that is disconnected again and again and resumes after its last revision.
+pub struct ResumingWatcher {
+    stream: WatchKind,
+    pub seen: Vec<WatchedItem>,
     /// The highest revision received, of bookmarks too.
     pub last: Option<i64>,
 }
 
-impl Watcher {
-    /// One that begins at the beginning of the history.
-    pub fn new(stream: Stream) -> Self {
-        Watcher { stream, seen: Vec::new(), last: Some(0) }
+impl ResumingWatcher {
+    /// A watcher from the beginning of the history.
+    pub fn new(stream: WatchKind) -> Self {
+        ResumingWatcher { stream, seen: Vec::new(), last: Some(0) }
     }
 
-    /// Connects, watches until so many items have come, nothing comes for a moment, or the connection is lost; and
-    /// drops everything.
-    pub async fn glance(&mut self, address: std::net::SocketAddr, items: usize) {
+    /// Connects and watches until it has this many items, nothing comes for a moment, or the connection is lost; then
+    /// disconnects.
+    pub async fn watch_briefly(&mut self, address: std::net::SocketAddr, items: usize) {
         let api = Api::new(connect(address).await);
         let Ok(mut open) = self.stream.open(&api, self.last).await else { return };
         for _ in 0..items {
             match tokio::time::timeout(Duration::from_millis(300), open.next()).await {
                 Ok(Ok(item)) => self.take(item),
                 Ok(Err(status)) => {
-                    assert_ne!(status.code(), tonic::Code::OutOfRange, "a revision received is safe to resume from");
+                    assert_ne!(status.code(), tonic::Code::OutOfRange, "a received revision can be resumed from");
                     return;
                 }
                 Err(_) => return,
@@ -134,21 +134,21 @@ impl Watcher {
         }
     }
 
-    fn take(&mut self, item: Seen) {
+    fn take(&mut self, item: WatchedItem) {
         let last = self.last.replace(item.revision).unwrap_or(0);
         if item.what.is_empty() {
-            assert!(item.revision >= last, "a bookmark goes back: {item:?} behind {last}");
+            assert!(item.revision >= last, "a bookmark goes back: {item:?} after {last}");
         } else {
-            assert!(item.revision > last, "seen twice or out of order: {item:?} behind {last}");
+            assert!(item.revision > last, "received twice or out of order: {item:?} after {last}");
             self.seen.push(item);
         }
     }
 
-    /// Watches without being cut off until everything up to a revision was seen.
+    /// Watches without interruption until it has everything up to a revision.
     pub async fn catch_up(&mut self, api: &Api, through: i64) {
         let mut open = self.stream.open(api, self.last).await.unwrap();
         while self.last.is_none_or(|last| last < through) {
-            let item = tokio::time::timeout(WAIT_MAX, open.next()).await.expect("it goes on").unwrap();
+            let item = tokio::time::timeout(WAIT_MAX, open.next()).await.expect("the watch continues").unwrap();
             if item.revision <= through {
                 self.take(item);
             } else {
@@ -158,14 +158,14 @@ impl Watcher {
     }
 }
 
-/// Sagas becoming stale and being resolved in every way, until told to stop. What fails because the daemon is away is
-/// not repeated: it only has to be a load.
-pub struct Load {
+/// Sagas that become stale and are resolved in every way, until it is stopped. Calls that fail because the daemon is down are
+/// not repeated.
+pub struct StaleLoad {
     stop: Arc<AtomicBool>,
     task: tokio::task::JoinHandle<()>,
 }
 
-impl Load {
+impl StaleLoad {
     pub fn start(address: std::net::SocketAddr, seed: u64) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
@@ -190,7 +190,7 @@ impl Load {
                 }
             }
         });
-        Load { stop, task }
+        StaleLoad { stop, task }
     }
 
     pub async fn stop(self) {
@@ -224,8 +224,8 @@ async fn resolve(api: &Api, task_id: &str, how: u32) {
     };
 }
 
-/// What the stale sagas' stream has to show, made out of the whole history.
-pub fn staleness_of(history: &[SagaEvent]) -> Vec<Seen> {
+/// The items that `WatchStale` has to send, computed from the whole history.
+pub fn staleness_of(history: &[SagaEvent]) -> Vec<WatchedItem> {
     let mut stale = BTreeSet::new();
     let mut expected = Vec::new();
     for event in history {
@@ -242,7 +242,7 @@ pub fn staleness_of(history: &[SagaEvent]) -> Vec<Seen> {
             EventType::Completed | EventType::Quarantined => resolved(&mut stale, event, Resolution::Terminal),
             _ => None,
         };
-        expected.extend(what.map(|what| Seen { revision: event.revision, what }));
+        expected.extend(what.map(|what| WatchedItem { revision: event.revision, what }));
     }
     expected
 }

@@ -6,7 +6,7 @@ use rustix::{
     process::{Resource, Rlimit, getrlimit, setrlimit},
     time::{ClockId, clock_gettime},
 };
-use sagad::listen::{ListenLimits, listen};
+use sagad::accept_loop::{ListenLimits, listen};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
@@ -15,17 +15,17 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Runs the calling test again in a process of its own, since the limit and the CPU time are the whole process's. False: this
+/// Runs the calling test again in a process of its own, because the limit and the CPU time are per process. False: this
 /// is that process.
 fn runs_in_its_own_process() -> bool {
-    const IN_ITS_OWN: &str = "SAGAD_TEST_IN_ITS_OWN_PROCESS";
-    if env::var_os(IN_ITS_OWN).is_some() {
+    const OWN_PROCESS: &str = "SAGAD_TEST_OWN_PROCESS_PROCESS";
+    if env::var_os(OWN_PROCESS).is_some() {
         return false;
     }
     let current = thread::current();
     let test = current.name().expect("a test's thread has its name");
     let mut again = Command::new(env::current_exe().unwrap());
-    let output = again.args(["--exact", test]).env(IN_ITS_OWN, "1").output().unwrap();
+    let output = again.args(["--exact", test]).env(OWN_PROCESS, "1").output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && said.contains("1 passed"), "{said}");
     true
@@ -37,7 +37,7 @@ fn cpu_time() -> Duration {
 }
 
 #[tokio::test]
-async fn without_descriptors_it_neither_spins_nor_forgets_who_waits() {
+async fn without_file_descriptors_the_accept_loop_waits_and_serves_later() {
     if runs_in_its_own_process() {
         return;
     }

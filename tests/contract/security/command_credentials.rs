@@ -1,4 +1,4 @@
-//! The commands, with credentials.
+//! The commands' options for credentials.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Stdio};
 
@@ -14,7 +14,7 @@ use crate::support::{
     pki::Ca,
 };
 
-/// Runs `sagad` with these words, and none of this machine's settings; `input` on standard input.
+/// Runs `sagad` with these arguments and this standard input, without the settings of whoever runs the tests.
 fn sagad_with(words: &[&str], input: &str) -> CommandOutput {
     let mut command = binary::sagad();
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SAGAD_")) {
@@ -32,13 +32,13 @@ fn sagad(words: &[&str]) -> CommandOutput {
 }
 
 /// A daemon with TLS, client certificates and principals, and the files of its clients.
-struct Site {
+struct MutualTlsSetup {
     daemon: Daemon,
     directory: TempDir,
     ca: Ca,
 }
 
-impl Site {
+impl MutualTlsSetup {
     fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let ca = Ca::new();
@@ -62,14 +62,14 @@ impl Site {
         ];
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
         let daemon = Launch::on(&directory.path().join("data")).args(&flags).start();
-        Site { daemon, directory, ca }
+        MutualTlsSetup { daemon, directory, ca }
     }
 
     fn path(&self, name: &str) -> String {
         self.directory.path().join(name).display().to_string()
     }
 
-    /// With a certificate and, if not empty, the token of somebody.
+    /// Runs a command with a client certificate and, if `who` is not empty, that principal's token.
     fn run(&self, who: &str, words: &[&str]) -> CommandOutput {
         let server = format!("https://{}", self.daemon.address());
         let mut all = vec!["--server".to_owned(), server, "--ca".to_owned(), self.path("ca.crt")];
@@ -84,9 +84,9 @@ impl Site {
 
 #[test]
 fn commands_call_with_certificates_and_tokens() {
-    let site = Site::start();
+    let setup = MutualTlsSetup::start();
     let ok = |who: &str, words: &[&str]| {
-        let ran = site.run(who, words);
+        let ran = setup.run(who, words);
         assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{who} {words:?}: {}", ran.out);
         ran.out
     };
@@ -94,17 +94,17 @@ fn commands_call_with_certificates_and_tokens() {
     ok("", &["stats"]);
     ok("op", &["health"]);
     ok("w", &["create", "--task-id", "t", "--queue", "q"]);
-    let denied = site.run("", &["create", "--task-id", "u"]);
+    let denied = setup.run("", &["create", "--task-id", "u"]);
     assert_eq!(denied.code, 3);
     assert!(
         denied.err.contains("robot may not call CreateSaga") && denied.err.contains("file of principals"),
         "{}",
         denied.err
     );
-    // A worker's command is called with the same credentials, and calls back.
-    let seen = site.path("seen");
+    // A worker passes its credentials to its command, which calls the daemon.
+    let seen = setup.path("seen");
     let script = format!("env | grep ^SAGAD_ > {seen}; {SAGAD} heartbeat >> {seen} 2>&1");
-    let ran = site.run("w", &["work", "--queue", "q", "--drain", "--", "sh", "-c", &script]);
+    let ran = setup.run("w", &["work", "--queue", "q", "--drain", "--", "sh", "-c", &script]);
     assert_eq!(ran.code, 0, "{}", ran.err);
     let seen = fs::read_to_string(seen).unwrap();
     for variable in
@@ -112,7 +112,7 @@ fn commands_call_with_certificates_and_tokens() {
     {
         assert!(seen.contains(variable), "{variable}: {seen}");
     }
-    assert!(!seen.contains("sagad:"), "the heartbeat is accepted: {seen}");
+    assert!(!seen.contains("sagad:"), "the command's heartbeat is accepted: {seen}");
     let get = ok("w", &["get", "t", "-o", "json"]);
     let saga: Value = serde_json::from_str(&get).unwrap();
     assert_eq!(saga["state"], "SAGA_STATE_COMPLETED", "{get}");
@@ -120,11 +120,11 @@ fn commands_call_with_certificates_and_tokens() {
 }
 
 #[test]
-fn what_is_missing_or_wrong_is_told() {
-    let site = Site::start();
-    let server = format!("https://{}", site.daemon.address());
-    let (ca, cert, key) = (site.path("ca.crt"), site.path("robot.crt"), site.path("robot.key"));
-    let wrong = site.path("wrong");
+fn missing_or_wrong_credentials_are_reported() {
+    let setup = MutualTlsSetup::start();
+    let server = format!("https://{}", setup.daemon.address());
+    let (ca, cert, key) = (setup.path("ca.crt"), setup.path("robot.crt"), setup.path("robot.key"));
+    let wrong = setup.path("wrong");
     fs::write(&wrong, "sagad~w~wrong").unwrap();
     fs::set_permissions(&wrong, fs::Permissions::from_mode(0o644)).unwrap();
     let base = ["--server", &server, "--ca", &ca, "--cert", &cert, "--key", &key];
@@ -148,7 +148,7 @@ fn what_is_missing_or_wrong_is_told() {
 }
 
 #[tokio::test]
-async fn a_token_file_is_read_anew() {
+async fn a_changed_token_file_is_read_again() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
     fs::write(path("principals"), entry("w", "['worker']", "['q']")).unwrap();
@@ -165,25 +165,25 @@ async fn a_token_file_is_read_anew() {
     assert_eq!(info().await.unwrap_err().code(), tonic::Code::Unauthenticated);
     fs::write(path("token"), token("w")).unwrap();
     eventually("the new token is sent", || async { info().await.ok() }).await;
-    // A file that is gone for a moment is no reason to call without.
+    // While the file is missing, the last token is used.
     fs::remove_file(path("token")).unwrap();
     tokio::time::sleep(std::time::Duration::from_millis(1200)).await;
     info().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_certificate_is_read_anew() {
-    let site = Site::start();
-    let directory = site.directory.path();
+async fn a_changed_certificate_is_read_again() {
+    let setup = MutualTlsSetup::start();
+    let directory = setup.directory.path();
     let file = |name: &str| directory.join(name);
     let put = |from: &str, to: &str| {
-        // As what renews certificates does it: all at once.
+        // Both files are replaced at once, as certificate renewal does.
         fs::copy(file(from), file("next")).unwrap();
         fs::rename(file("next"), file(to)).unwrap();
     };
-    site.ca.client("stranger", "").write(directory, "own");
+    setup.ca.client("unknown", "").write(directory, "own");
     let options = sagad::client::ClientOptions {
-        server: format!("https://{}", site.daemon.address()),
+        server: format!("https://{}", setup.daemon.address()),
         ca: Some(file("ca.crt")),
         cert: Some(file("own.crt")),
         key: Some(file("own.key")),
@@ -192,7 +192,7 @@ async fn a_certificate_is_read_anew() {
     let client = sagad::client::Client::connect(&options).unwrap();
     let stats = async || client.sagas().get_stats(sagad::proto::GetStatsRequest {}).await;
     assert_eq!(stats().await.unwrap_err().code(), tonic::Code::Unauthenticated);
-    // A certificate whose key is still that of the old one: the connection goes on as it was.
+    // A new certificate with the old key does not match: the old pair is used.
     put("robot.crt", "own.crt");
     tokio::time::sleep(std::time::Duration::from_millis(1200)).await;
     for _ in 0..3 {
@@ -200,14 +200,14 @@ async fn a_certificate_is_read_anew() {
     }
     put("robot.key", "own.key");
     eventually("the new certificate is shown", || async { stats().await.ok() }).await;
-    // Files that are gone for a moment are no reason to call without.
+    // While the files are missing, the last pair is used.
     fs::remove_file(file("own.crt")).unwrap();
     tokio::time::sleep(std::time::Duration::from_millis(1200)).await;
     stats().await.unwrap();
 }
 
 #[test]
-fn tokens_are_made_and_hashed() {
+fn the_token_command_creates_and_hashes_tokens() {
     let ran = sagad(&["token", "ci/build", "--role", "worker", "--role", "reader", "--queue", "a,b"]);
     assert_eq!(ran.code, 0, "{}", ran.err);
     let made = ran.out.trim();
@@ -218,7 +218,7 @@ fn tokens_are_made_and_hashed() {
     );
     assert_eq!(ran.err, entry);
     assert_eq!(sagad_with(&["token", "hash"], &ran.out).out.trim(), hash);
-    assert_ne!(sagad(&["token", "ci/build"]).out, ran.out, "each is another");
+    assert_ne!(sagad(&["token", "ci/build"]).out, ran.out, "each token differs");
     let json: Value = serde_json::from_str(&sagad(&["token", "x", "-o", "json"]).out).unwrap();
     assert_eq!(json["hash"], crate::support::principals::hash(json["token"].as_str().unwrap()));
     assert!(json["entry"].as_str().unwrap().contains("roles = [\"reader\"]"));
@@ -248,7 +248,7 @@ fn tokens_are_made_and_hashed() {
 }
 
 #[test]
-fn config_check_reads_certificates_and_principals() {
+fn config_check_reports_problems_of_certificates_and_principals() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name).display().to_string();
     let ca = Ca::new();
@@ -285,7 +285,7 @@ fn config_check_reads_certificates_and_principals() {
 }
 
 #[test]
-fn beyond_the_machine_both_are_needed() {
+fn a_public_address_needs_tls_and_principals() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name).display().to_string();
     Ca::new().server().write(directory.path(), "s");
@@ -303,7 +303,7 @@ fn beyond_the_machine_both_are_needed() {
         assert_eq!(ran.code, 2, "{}", ran.err);
         assert!(ran.err.contains(missing) && ran.err.contains("--insecure"), "{}", ran.err);
     }
-    // With both it serves; with --insecure too, and says what is the matter.
+    // It serves with both, and with --insecure, which logs a warning.
     for (more, warned) in [
         ([&tls[..], &["--principals", &principals]].concat(), false),
         (vec!["--insecure", "--principals", &principals], true),
@@ -315,7 +315,7 @@ fn beyond_the_machine_both_are_needed() {
     }
 }
 
-/// What a command says on each pair of what was asked with and what is there: scheme, port, CA, token.
+/// The advice for each combination of scheme, kind of port, CA and token.
 #[test]
 fn each_pair_of_scheme_port_ca_and_token_has_its_own_advice() {
     let directory = tempfile::tempdir().unwrap();
@@ -407,22 +407,22 @@ fn each_pair_of_scheme_port_ca_and_token_has_its_own_advice() {
     assert_eq!(seen.len(), 8, "{seen:#?}");
 }
 
-/// Other ways in which a certificate or an address is not the right one.
+/// Further errors of certificates and addresses.
 #[test]
-fn what_is_wrong_with_a_certificate_or_an_address_is_told() {
-    let site = Site::start();
-    let server = format!("https://{}", site.daemon.address());
-    let ca = site.path("ca.crt");
-    // The coordinator's reason arrives, or only that it closed the connection.
+fn a_wrong_certificate_or_address_is_explained() {
+    let setup = MutualTlsSetup::start();
+    let server = format!("https://{}", setup.daemon.address());
+    let ca = setup.path("ca.crt");
+    // The command sees the TLS alert, or only a closed connection.
     let ran = sagad(&["--server", &server, "--ca", &ca, "stats"]);
     assert!(ran.code == 5 && ran.err.contains("asks for a certificate"), "{}", ran.err);
     assert!(ran.err.contains("name yours with --cert and --key"), "{}", ran.err);
     let other = Ca::new();
-    other.client("robot", "").write(site.directory.path(), "stranger");
-    let (cert, key) = (site.path("stranger.crt"), site.path("stranger.key"));
+    other.client("robot", "").write(setup.directory.path(), "unknown");
+    let (cert, key) = (setup.path("unknown.crt"), setup.path("unknown.key"));
     let ran = sagad(&["--server", &server, "--ca", &ca, "--cert", &cert, "--key", &key, "stats"]);
     assert!(ran.code == 5 && ran.err.contains("not accept the certificate in"), "{}", ran.err);
-    // Nobody, and somebody else.
+    // An address without a listener, and a server that is not sagad.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let ran = sagad(&["--server", &format!("http://{free}"), "stats"]);
     assert!(ran.code == 5 && ran.err.contains("start it with `sagad serve`"), "{}", ran.err);

@@ -1,14 +1,14 @@
-//! A watcher misses nothing and sees nothing twice.
+//! A watcher receives every item exactly once, over disconnections and restarts.
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use sagad::proto::*;
 
-use super::follow::{Load, Seen, Stream, Watcher, staleness_of};
+use super::resuming_watcher::{StaleLoad, WatchedItem, WatchKind, ResumingWatcher, staleness_of};
 use crate::support::{daemon::ShutdownSignal, *};
 
 const CUTS: usize = 50;
 
-/// Every event there is, saga by saga, in order of revision: by another way than the streams'.
+/// All events in order of revision, read saga by saga with `ListEvents`.
 async fn whole_history(api: &Api) -> Vec<SagaEvent> {
     let mut events = Vec::new();
     let mut request = ListSagasRequest { page_size: 1000, ..Default::default() };
@@ -25,24 +25,24 @@ async fn whole_history(api: &Api) -> Vec<SagaEvent> {
     }
 }
 
-/// Cuts watchers of both kinds off at random, restarts the daemon now and then, and compares what they saw.
-async fn cut_off_at_random(seed: u64, restarts: &[(usize, ShutdownSignal)]) {
-    // Without grace, so that leases end in every run, however short.
+/// Disconnects watchers of both kinds at random, restarts the daemon now and then, and compares what they received.
+async fn disconnect_at_random(seed: u64, restarts: &[(usize, ShutdownSignal)]) {
+    // Without grace, so that leases end even in a short run.
     let mut daemon = Daemon::start_with(&["--restart-grace", "0s"]);
     let address = daemon.address();
-    let load = Load::start(address, seed);
+    let load = StaleLoad::start(address, seed);
     let mut random = StdRng::seed_from_u64(seed);
-    let mut stale = Watcher::new(Stream::Stale);
-    let mut events = Watcher::new(Stream::Events);
+    let mut stale = ResumingWatcher::new(WatchKind::Stale);
+    let mut events = ResumingWatcher::new(WatchKind::Events);
     for cut in 0..CUTS {
         let (some, more) = (random.random_range(0..8), random.random_range(0..40));
         match restarts.iter().find(|(when, _)| *when == cut) {
             None => {
-                tokio::join!(stale.glance(address, some), events.glance(address, more));
+                tokio::join!(stale.watch_briefly(address, some), events.watch_briefly(address, more));
             }
             Some((_, how)) => {
-                // Both are in the middle of it when the daemon goes away.
-                let watching = async { tokio::join!(stale.glance(address, 1000), events.glance(address, 1000)) };
+                // Both watch while the daemon goes down.
+                let watching = async { tokio::join!(stale.watch_briefly(address, 1000), events.watch_briefly(address, 1000)) };
                 let restarting = async {
                     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
                     daemon.restart(*how).await;
@@ -53,7 +53,7 @@ async fn cut_off_at_random(seed: u64, restarts: &[(usize, ShutdownSignal)]) {
     }
     load.stop().await;
     let api = daemon.api().await;
-    // Whatever still runs has ended, and one thing is stale at the end of it all.
+    // All leases have ended, and one saga is stale at the end.
     let last = api.stale(create("last"), "w").await.revision;
     stale.catch_up(&api, last).await;
     events.catch_up(&api, last).await;
@@ -62,8 +62,8 @@ async fn cut_off_at_random(seed: u64, restarts: &[(usize, ShutdownSignal)]) {
     let seen: Vec<_> = events.seen.iter().map(|seen| seen.revision).collect();
     let stored: Vec<_> = history.iter().map(|event| event.revision).filter(|revision| *revision <= last).collect();
     assert_eq!(seen, stored, "seed {seed}: WatchEvents against ListEvents");
-    assert_eq!(events.seen, Stream::Events.whole(&api, last).await, "seed {seed}: WatchEvents");
-    assert_eq!(stale.seen, Stream::Stale.whole(&api, last).await, "seed {seed}: WatchStale");
+    assert_eq!(events.seen, WatchKind::Events.whole(&api, last).await, "seed {seed}: WatchEvents");
+    assert_eq!(stale.seen, WatchKind::Stale.whole(&api, last).await, "seed {seed}: WatchStale");
     let expected: Vec<_> = staleness_of(&history).into_iter().filter(|seen| seen.revision <= last).collect();
     assert_eq!(stale.seen.len(), expected.len(), "seed {seed}");
     for (seen, expected) in stale.seen.iter().zip(&expected) {
@@ -74,18 +74,18 @@ async fn cut_off_at_random(seed: u64, restarts: &[(usize, ShutdownSignal)]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p7_watchers_cut_off_50_times_miss_nothing_and_see_nothing_twice() {
-    cut_off_at_random(1, &[]).await;
+async fn p7_a_watcher_disconnected_50_times_receives_every_item_exactly_once() {
+    disconnect_at_random(1, &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p7_watchers_cut_off_by_restarts_miss_nothing_and_see_nothing_twice() {
+async fn p7_a_watcher_receives_every_item_exactly_once_over_restarts() {
     let restarts = [(5, ShutdownSignal::Term), (14, ShutdownSignal::Kill), (23, ShutdownSignal::Term), (31, ShutdownSignal::Kill), (40, ShutdownSignal::Kill)];
-    cut_off_at_random(2, &restarts).await;
+    disconnect_at_random(2, &restarts).await;
 }
 
 #[tokio::test]
-async fn p7_events_begin_with_a_bookmark_and_go_on_from_there() {
+async fn p7_watch_events_begins_with_a_bookmark_followed_by_later_events() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let mut fresh = api.watch_events(WatchEventsRequest::default()).await.unwrap();
@@ -97,19 +97,19 @@ async fn p7_events_begin_with_a_bookmark_and_go_on_from_there() {
     api.until_published(saga.revision).await;
     let mut now_on = api.watch_events(WatchEventsRequest::default()).await.unwrap();
     assert_eq!(now_on.message().await.unwrap().unwrap().revision, saga.revision);
-    let mut from = Stream::Events.open(&api, Some(1)).await.unwrap();
-    assert_eq!(from.next().await.unwrap(), Seen { revision: 1, what: String::new() });
+    let mut from = WatchKind::Events.open(&api, Some(1)).await.unwrap();
+    assert_eq!(from.next().await.unwrap(), WatchedItem { revision: 1, what: String::new() });
     assert_eq!(from.next().await.unwrap().revision, 2);
 
     let done = api.complete(key(&saga).complete()).await.unwrap();
     let answer = now_on.message().await.unwrap().unwrap();
     let Some(watch_events_response::Item::Event(event)) = answer.item else { panic!("{answer:?}") };
     assert_eq!((event.revision, event.r#type()), (done.revision, EventType::Completed));
-    assert_eq!(event, api.history("t").await.pop().unwrap(), "the same as listed");
+    assert_eq!(event, api.history("t").await.pop().unwrap(), "the same event as listed");
 }
 
 #[tokio::test]
-async fn p7_events_of_one_saga_or_some_queues() {
+async fn p7_watch_events_selects_one_saga_or_some_queues() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     for (task_id, queue) in [("a", "one"), ("b", "two"), ("c", "one"), ("d", "three")] {
@@ -135,35 +135,35 @@ async fn p7_events_of_one_saga_or_some_queues() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p7_readers_that_do_not_read_disturb_nobody_and_miss_nothing() {
+async fn p7_watchers_that_do_not_read_delay_nobody_and_miss_nothing() {
     const SAGAS: usize = 5000;
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let mut slow = Vec::new();
     for place in 0..20 {
-        let stream = if place % 2 == 0 { Stream::Events } else { Stream::Stale };
+        let stream = if place % 2 == 0 { WatchKind::Events } else { WatchKind::Stale };
         let own = daemon.api().await;
         slow.push((own.clone(), stream, stream.open(&own, Some(0)).await.unwrap()));
     }
-    let mut watch = Stream::Events.open(&api, Some(0)).await.unwrap();
+    let mut watch = WatchKind::Events.open(&api, Some(0)).await.unwrap();
     for batch in 0..SAGAS / 1000 {
         let requests = (0..1000).map(|i| create(&format!("t-{batch}-{i}"))).collect();
         api.batch_create_sagas(BatchCreateSagasRequest { requests, ..Default::default() }).await.unwrap();
     }
     let saga = api.stale(create("stale"), "w").await;
-    // One that reads has everything, while the others have read nothing.
+    // A watcher that reads receives everything while the others read nothing.
     let mut count = 0;
     while count < SAGAS + 3 {
         count += usize::from(!watch.next().await.unwrap().what.is_empty());
     }
-    // They resume where they stand, far behind.
+    // The others then read everything from their old positions.
     for (_, stream, open) in &mut slow {
         let mut seen = Vec::new();
-        while seen.last().is_none_or(|last: &Seen| last.revision < saga.revision) {
-            let item = tokio::time::timeout(WAIT_MAX, open.next()).await.expect("it goes on").unwrap();
+        while seen.last().is_none_or(|last: &WatchedItem| last.revision < saga.revision) {
+            let item = tokio::time::timeout(WAIT_MAX, open.next()).await.expect("the watch continues").unwrap();
             seen.extend(Some(item).filter(|item| !item.what.is_empty()));
         }
         assert!(seen.is_sorted_by(|a, b| a.revision < b.revision));
-        assert_eq!(seen.len(), if *stream == Stream::Events { SAGAS + 3 } else { 1 });
+        assert_eq!(seen.len(), if *stream == WatchKind::Events { SAGAS + 3 } else { 1 });
     }
 }

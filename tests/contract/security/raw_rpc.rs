@@ -1,4 +1,4 @@
-//! Any rpc by its path, with bytes for messages.
+//! [`Rpc`]: any rpc of the contract, called by its path with encoded messages.
 
 use bytes::{Buf, BufMut};
 use http::uri::PathAndQuery;
@@ -10,26 +10,26 @@ use tonic::{
     transport::Channel,
 };
 
-/// Bytes as they are.
+/// Passes encoded messages through.
 #[derive(Clone, Copy, Default)]
-pub struct Bytes;
+pub struct BytesCodec;
 
-impl Codec for Bytes {
+impl Codec for BytesCodec {
     type Encode = Vec<u8>;
     type Decode = Vec<u8>;
-    type Encoder = Bytes;
-    type Decoder = Bytes;
+    type Encoder = BytesCodec;
+    type Decoder = BytesCodec;
 
-    fn encoder(&mut self) -> Bytes {
-        Bytes
+    fn encoder(&mut self) -> BytesCodec {
+        BytesCodec
     }
 
-    fn decoder(&mut self) -> Bytes {
-        Bytes
+    fn decoder(&mut self) -> BytesCodec {
+        BytesCodec
     }
 }
 
-impl Encoder for Bytes {
+impl Encoder for BytesCodec {
     type Item = Vec<u8>;
     type Error = Status;
 
@@ -39,7 +39,7 @@ impl Encoder for Bytes {
     }
 }
 
-impl Decoder for Bytes {
+impl Decoder for BytesCodec {
     type Item = Vec<u8>;
     type Error = Status;
 
@@ -58,7 +58,7 @@ pub struct Rpc {
     pub streams: bool,
 }
 
-/// All of them, off the descriptors.
+/// All rpcs, from the descriptors.
 pub fn contract() -> Vec<Rpc> {
     let pool = DescriptorPool::decode(sagad::proto::DESCRIPTORS).unwrap();
     let services: Vec<_> = pool.services().collect();
@@ -71,7 +71,7 @@ pub fn contract() -> Vec<Rpc> {
     .collect()
 }
 
-/// Calls it with these values of the `authorization` header; of a stream, reads what comes first.
+/// Calls it with these `authorization` headers and reads the first message of the answer.
 pub async fn call(
     channel: &Channel,
     path: &str,
@@ -88,10 +88,10 @@ pub async fn call(
     }
     request.set_timeout(std::time::Duration::from_secs(20));
     if streams {
-        let mut answers = client.streaming(request, path, Bytes).await?.into_inner();
+        let mut answers = client.streaming(request, path, BytesCodec).await?.into_inner();
         answers.message().await?;
         Ok(())
     } else {
-        client.client_streaming(request, path, Bytes).await.map(drop)
+        client.client_streaming(request, path, BytesCodec).await.map(drop)
     }
 }

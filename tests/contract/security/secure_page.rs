@@ -1,4 +1,4 @@
-//! `docs/how-to/secure.md` is run as it stands there: certificates, tokens, a daemon, and everything changed under it.
+//! Runs the commands of `docs/how-to/secure.md`: certificates, tokens, a daemon, and changes of all of them while it runs.
 
 use std::{
     net::TcpListener,
@@ -11,10 +11,10 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use crate::support::{SAGAD, needs, tools};
 
 #[test]
-fn the_page_does_what_it_shows() {
+fn the_commands_of_the_secure_page_work() {
     needs!("bash", "grpcurl", "jq", "openssl");
     let directory = tempfile::tempdir().unwrap();
-    // Nobody else takes it in the moment until the page's daemon does.
+    // The port stays bound until the page's daemon takes it, so that no other process can.
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let root = env!("CARGO_MANIFEST_DIR");
     let child = Command::new("bash")
@@ -31,7 +31,7 @@ fn the_page_does_what_it_shows() {
         .unwrap();
     let group = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
     let output = child.wait_with_output();
-    // Should it have ended early, its daemon has not.
+    // The script may have ended early without ending its daemon.
     let _ = kill_process_group(group, Signal::KILL);
     let output = output.unwrap();
     let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

@@ -1,4 +1,4 @@
-//! Many for one.
+//! Concurrent claims: each saga is given to one worker.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -12,7 +12,7 @@ const WORKERS: usize = 64;
 const CONNECTIONS: usize = 8;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn m3_of_64_workers_that_race_for_one_saga_exactly_one_gets_it() {
+async fn m3_exactly_one_of_64_concurrent_claims_gets_the_saga() {
     let daemon = Daemon::start();
     let clients = join_all((0..CONNECTIONS).map(|_| daemon.api())).await;
     let mut tokens = HashSet::new();
@@ -40,9 +40,9 @@ async fn m3_of_64_workers_that_race_for_one_saga_exactly_one_gets_it() {
             );
         }
         let after = clients[1].get(&task_id).await;
-        assert_eq!(after, won, "the losers changed nothing");
+        assert_eq!(after, won, "the refused claims changed nothing");
         assert_eq!(clients[1].history(&task_id).await.len(), 2, "created and claimed");
-        assert!(tokens.insert(key(&won).fencing_token), "a token was given twice");
+        assert!(tokens.insert(key(&won).fencing_token), "a token was assigned twice");
     }
 }
 

@@ -1,4 +1,4 @@
-//! What texts may hold, for each text of the contract: a field that is added is tried without anybody's doing.
+//! Which characters each text field of the contract accepts. The fields are found by the descriptors, so a new one is tested, too.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use tonic_types::StatusExt;
 use super::raw;
 use crate::support::{Daemon, create};
 
-/// Fields that name somebody or something, and so hold nothing that can't be told from something else.
+/// Fields with names and ids, in which invisible characters are refused.
 const NAMES: &[&str] = &[
     "task_id",
     "saga_id",
@@ -33,27 +33,27 @@ const NAMES: &[&str] = &[
 /// Free text.
 const TEXTS: &[&str] = &["branch", "worktree", "target", "reason", "note", "detail", "terminal_reason"];
 
-/// A request with one text in it, and the path by which an error names that.
-struct Given {
+/// A request with one text field set, and the field's path in an error.
+struct RequestWithText {
     message: DynamicMessage,
     path: String,
-    /// The field that holds it.
+    /// The field.
     field: String,
-    /// Whether it is the key of a map.
+    /// True if the text is the key of a map.
     is_key: bool,
 }
 
-/// A request for each text that the message can hold, itself or in what it holds.
-fn each_text(message: &MessageDescriptor, text: &str) -> Vec<Given> {
+/// A request for each text field of the message and of the messages in it.
+fn each_text(message: &MessageDescriptor, text: &str) -> Vec<RequestWithText> {
     message.fields().flat_map(|field| in_field(message, &field, text)).collect()
 }
 
-fn in_field(message: &MessageDescriptor, field: &FieldDescriptor, text: &str) -> Vec<Given> {
-    let with = |value: Value, path: String, inner: Option<&Given>, is_key: bool| {
+fn in_field(message: &MessageDescriptor, field: &FieldDescriptor, text: &str) -> Vec<RequestWithText> {
+    let with = |value: Value, path: String, inner: Option<&RequestWithText>, is_key: bool| {
         let mut message = DynamicMessage::new(message.clone());
         message.set_field(field, value);
         let name = inner.map_or_else(|| field.name().to_owned(), |inner| inner.field.clone());
-        Given { message, path, field: name, is_key: inner.map_or(is_key, |inner| inner.is_key) }
+        RequestWithText { message, path, field: name, is_key: inner.map_or(is_key, |inner| inner.is_key) }
     };
     let name = field.name();
     if field.is_map() {
@@ -86,23 +86,23 @@ fn in_field(message: &MessageDescriptor, field: &FieldDescriptor, text: &str) ->
     }
 }
 
-/// Calls each rpc with each of its texts; returns the fields that were tried.
-async fn each_is_refused(daemon: &Daemon, text: &str, tried: impl Fn(&Given) -> bool) -> BTreeSet<String> {
+/// Calls each rpc with each of its text fields; returns the fields.
+async fn each_is_refused(daemon: &Daemon, text: &str, tried: impl Fn(&RequestWithText) -> bool) -> BTreeSet<String> {
     let channel = daemon.channel().await;
     let pool = DescriptorPool::decode(sagad::proto::DESCRIPTORS).unwrap();
     let mut fields = BTreeSet::new();
-    for rpc in raw::contract() {
+    for rpc in raw_rpc::contract() {
         let method = pool.services().flat_map(|service| service.methods().collect::<Vec<_>>());
         let method = method.into_iter().find(|method| rpc.path.ends_with(&format!("/{}", method.name()))).unwrap();
         if rpc.name == "KeepAlive" {
-            // It answers with items, an error among them, and is parsed as a heartbeat.
+            // It reports errors in its items, which are parsed as heartbeats are.
             let heartbeat = pool.get_message_by_name("sagad.v1.HeartbeatRequest").unwrap();
             let paths = |message| each_text(message, text).into_iter().map(|given| given.path).collect::<Vec<_>>();
             assert_eq!(paths(&method.input()), paths(&heartbeat));
             continue;
         }
         if rpc.name == "Session" {
-            // Each item is the request of another rpc, which is tried by itself.
+            // Each item is the request of another rpc, which is tried on its own.
             for field in method.input().fields() {
                 match field.kind() {
                     Kind::Message(call) if call.full_name().starts_with("sagad.") => {
@@ -116,7 +116,7 @@ async fn each_is_refused(daemon: &Daemon, text: &str, tried: impl Fn(&Given) -> 
             continue;
         }
         for given in each_text(&method.input(), text).into_iter().filter(&tried) {
-            let status = raw::call(&channel, &rpc.path, rpc.streams, given.message.encode_to_vec(), &[]).await;
+            let status = raw_rpc::call(&channel, &rpc.path, rpc.streams, given.message.encode_to_vec(), &[]).await;
             let told = format!("{} of {}: {text:?}", given.path, rpc.name);
             let status = status.expect_err(&told);
             assert_eq!(status.code(), Code::InvalidArgument, "{told}: {status:?}");
@@ -129,30 +129,30 @@ async fn each_is_refused(daemon: &Daemon, text: &str, tried: impl Fn(&Given) -> 
     fields
 }
 
-/// A word as it is in the name of an rpc.
+/// A word with a capital, as in the names of rpcs.
 fn capital(word: &str) -> String {
     let (first, rest) = word.split_at(1);
     first.to_uppercase() + rest
 }
 
 #[tokio::test]
-async fn nul_is_refused_in_each_text_of_the_contract_and_named() {
+async fn nul_is_refused_in_each_text_field_with_the_field_named() {
     let daemon = Daemon::start();
     let tried = each_is_refused(&daemon, "a\0b", |_| true).await;
     let known = NAMES.iter().chain(TEXTS).chain(&["labels", "details"]).map(|name| (*name).to_owned()).collect();
-    assert_eq!(tried, known, "a new text of the contract is a name or free text");
+    assert_eq!(tried, known, "add a new text field to NAMES or TEXTS");
     let api = daemon.api().await;
-    assert!(api.list_sagas(ListSagasRequest::default()).await.unwrap().sagas.is_empty(), "nothing was created");
+    assert!(api.list_sagas(ListSagasRequest::default()).await.unwrap().sagas.is_empty(), "no saga was created");
 }
 
 #[tokio::test]
-async fn what_can_t_be_seen_is_refused_in_names() {
+async fn invisible_characters_are_refused_in_names() {
     let daemon = Daemon::start();
     for text in ["a\u{9b}b", "a\u{7f}b", "a\u{202e}b", "a\u{2066}b", "a\u{200f}b", "a\u{2028}b", "a\nb"] {
-        let names = |given: &Given| given.is_key || NAMES.contains(&given.field.as_str());
+        let names = |given: &RequestWithText| given.is_key || NAMES.contains(&given.field.as_str());
         each_is_refused(&daemon, text, names).await;
     }
-    // In what people write it is their business: it is escaped wherever it is shown.
+    // Free text may contain them: it is escaped where it is shown.
     let api = daemon.api().await;
     let free = "a\u{9b}\u{202e}\u{2028}\n\tb".to_owned();
     let request = CreateSagaRequest {
@@ -164,9 +164,9 @@ async fn what_can_t_be_seen_is_refused_in_names() {
     assert_eq!(api.create_saga(request).await.unwrap().branch, free);
 }
 
-/// The walk over the contract does not miss a text.
+/// The search through the descriptors finds nested and repeated fields, too.
 #[test]
-fn texts_are_found() {
+fn all_text_fields_of_the_contract_are_found() {
     let descriptor = CreateSagaRequest::default().encode_to_vec();
     let pool = DescriptorPool::decode(sagad::proto::DESCRIPTORS).unwrap();
     let message = pool.get_message_by_name("sagad.v1.BatchCreateSagasRequest").unwrap();

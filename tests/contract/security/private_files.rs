@@ -1,5 +1,4 @@
-//! Whatever is written anywhere is its owner's alone, whatever the umask is, and goes through no link that somebody put in
-//! the way.
+//! Every file is for its owner alone, whatever the umask is, and no file is written through a link.
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +22,7 @@ use sagad::proto::CreateSagaRequest;
 
 use crate::support::{Launch, SAGAD, claim, create, eventually, key};
 
-/// Runs the binary with a umask that takes nothing away, and with its temporary files in a directory of the test's.
+/// Runs the binary with umask 0 and the test's directory for temporary files.
 fn sagad(root: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new("sh");
     command.args(["-c", "umask 000; exec \"$0\" \"$@\"", SAGAD]).args(arguments).current_dir(root);
@@ -35,13 +34,13 @@ fn done(output: Output) -> Output {
     output
 }
 
-/// Looks at all files in a directory, over and over, as somebody else on the machine may; keeps each mode that it saw.
-struct Looker {
+/// Reads the modes of all files in a directory again and again, and keeps those it saw.
+struct ModeObserver {
     over: Arc<AtomicBool>,
     seen: JoinHandle<BTreeMap<PathBuf, u32>>,
 }
 
-impl Looker {
+impl ModeObserver {
     fn at(root: &Path) -> Self {
         let (over, root) = (Arc::new(AtomicBool::new(false)), root.to_owned());
         let until = over.clone();
@@ -54,7 +53,7 @@ impl Looker {
             look(&root, &mut seen);
             seen
         });
-        Looker { over, seen }
+        ModeObserver { over, seen }
     }
 
     fn end(self) -> BTreeMap<PathBuf, u32> {
@@ -64,7 +63,7 @@ impl Looker {
 }
 
 fn look(directory: &Path, seen: &mut BTreeMap<PathBuf, u32>) {
-    // What is gone by the time it is looked at has been somebody's temporary file.
+    // A file that is gone by now was a temporary one.
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let Ok(found) = entry.path().symlink_metadata() else { continue };
         if found.is_symlink() {
@@ -83,14 +82,14 @@ fn day() -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p4_whatever_is_written_is_its_owners_alone() {
+async fn p4_every_file_is_readable_by_its_owner_alone() {
     let root = tempfile::tempdir().unwrap();
     let root = root.path();
     for ours in ["tmp", "export", "copies"] {
         fs::create_dir(root.join(ours)).unwrap();
         fs::set_permissions(root.join(ours), Permissions::from_mode(0o777)).unwrap();
     }
-    let looker = Looker::at(root);
+    let looker = ModeObserver::at(root);
     let path = |name: &str| root.join(name).to_str().unwrap().to_owned();
     let mut launch =
         Launch::on(&root.join("new/data")).args(&["--retain-completed", "1s", "--retention-export", &path("export")]);
@@ -119,7 +118,7 @@ async fn p4_whatever_is_written_is_its_owners_alone() {
     done(sagad(root, &["token", "ci", "--out", &path("ci.token")]));
     let short = "bench --mode create --duration 300ms --warmup 50ms --clients 4 --connections 2 --dir";
     let bench: Vec<&str> = short.split(' ').chain([path("tmp").leak() as &str]).collect();
-    // Whatever it measured: on a busy machine that may be nothing.
+    // Its result does not matter: on a busy machine it may measure nothing.
     sagad(root, &bench);
 
     let seen = looker.end();
@@ -127,7 +126,7 @@ async fn p4_whatever_is_written_is_its_owners_alone() {
     let wide = seen.iter().filter(|(path, mode)| **mode & 0o077 != 0 && !ours.contains(path));
     let wide: Vec<String> = wide.map(|(path, mode)| format!("{} {mode:04o}", path.display())).collect();
     assert_eq!(wide, [""; 0]);
-    // Each kind was there to be seen.
+    // Every kind of file was observed.
     for part in [
         "new/data/sagad.lock",
         "new/data/sagad.db",
@@ -154,31 +153,31 @@ async fn p4_whatever_is_written_is_its_owners_alone() {
 }
 
 #[tokio::test]
-async fn p4_nothing_is_written_through_a_link() {
+async fn p4_no_file_is_written_through_a_link() {
     let root = tempfile::tempdir().unwrap();
     let root = root.path();
     fs::create_dir(root.join("tmp")).unwrap();
-    let victim = root.join("victim");
-    fs::write(&victim, "mine").unwrap();
+    let target = root.join("target");
+    fs::write(&target, "mine").unwrap();
     let path = |name: &str| root.join(name).to_str().unwrap().to_owned();
     let planted = |name: &str| {
         let link = root.join(name);
         fs::create_dir_all(link.parent().unwrap()).unwrap();
-        symlink(&victim, &link).unwrap();
+        symlink(&target, &link).unwrap();
         link
     };
-    let untouched = |what: &str| assert_eq!(fs::read_to_string(&victim).unwrap(), "mine", "{what}");
+    let untouched = |what: &str| assert_eq!(fs::read_to_string(&target).unwrap(), "mine", "{what}");
 
     // A token: refused.
     planted("ci.token");
     assert_eq!(sagad(root, &["token", "ci", "--out", &path("ci.token")]).status.code(), Some(1));
     untouched("a token");
-    // Manual pages, which are everyone's to read: replaced.
+    // Manual pages, which everyone may read: the link is replaced.
     let page = planted("man/sagad.1");
     done(sagad(root, &["man", "--dir", &path("man")]));
     assert!(page.symlink_metadata().unwrap().is_file());
     untouched("a manual page");
-    // An unfinished store: replaced. The lock, a store: refused.
+    // A link in place of an unfinished store is replaced; in place of the lock or the store it is refused.
     planted("data/sagad.db.new");
     let mut daemon = Launch::on(&root.join("data")).start();
     let api = daemon.api().await;
@@ -196,20 +195,20 @@ async fn p4_nothing_is_written_through_a_link() {
         assert!(status.code() == Some(1) && log.contains(told), "{log}");
         untouched(name);
     }
-    // What SQLite keeps beside a store: it does not open a link.
+    // SQLite's own files beside the store: it does not open links.
     for name in ["sagad.db-wal", "sagad.db-shm", "sagad.db-journal"] {
         let data = root.join(format!("beside-{name}"));
         done(sagad(root, &["restore", &path("copy.db"), "--data", data.to_str().unwrap()]));
         planted(&format!("beside-{name}/{name}"));
         let mut process = Launch::on(&data).spawn();
-        // It serves, or says why it does not.
+        // It serves, or refuses and says why.
         let serves = process.address().is_some();
         process.signal(rustix::process::Signal::TERM);
         let (status, log) = process.end().await;
         assert_eq!(status.code(), Some(if serves { 0 } else { 1 }), "{log}");
         untouched(name);
     }
-    // A restore: what it would make first is replaced, and what is there already is not.
+    // A restore replaces a link in place of its temporary file, but not an existing store.
     planted("restored/sagad.db.partial");
     done(sagad(root, &["restore", &path("copy.db"), "--data", &path("restored")]));
     planted("there/sagad.db");
@@ -219,14 +218,14 @@ async fn p4_nothing_is_written_through_a_link() {
 
 /// Sagas that can't be exported safely are kept.
 #[tokio::test]
-async fn p4_an_export_goes_through_no_link() {
+async fn p4_an_export_is_not_written_through_a_link() {
     let root = tempfile::tempdir().unwrap();
     let root = root.path();
-    let (victim, export) = (root.join("victim"), root.join("export"));
+    let (target, export) = (root.join("target"), root.join("export"));
     fs::create_dir(&export).unwrap();
-    fs::write(&victim, "mine\n").unwrap();
+    fs::write(&target, "mine\n").unwrap();
     let file = export.join(format!("sagad-{}.jsonl", day()));
-    symlink(&victim, &file).unwrap();
+    symlink(&target, &file).unwrap();
     let mut daemon = Launch::on(&root.join("data"))
         .args(&["--retain-completed", "1s", "--retention-export", export.to_str().unwrap()])
         .start();
@@ -236,17 +235,17 @@ async fn p4_an_export_goes_through_no_link() {
     api.complete(lease.complete()).await.unwrap();
     eventually("it is told", || async { daemon.log().contains("is not a file").then_some(()) }).await;
     fs::remove_file(&file).unwrap();
-    fs::hard_link(&victim, &file).unwrap();
+    fs::hard_link(&target, &file).unwrap();
     eventually("it is told", || async { daemon.log().contains("is a hard link").then_some(()) }).await;
     assert!(api.find("t").await.unwrap().is_some(), "nothing was purged");
     fs::remove_file(&file).unwrap();
     eventually("it is exported", || async { file.metadata().is_ok_and(|file| file.len() > 0).then_some(()) }).await;
-    assert_eq!(fs::read_to_string(&victim).unwrap(), "mine\n");
+    assert_eq!(fs::read_to_string(&target).unwrap(), "mine\n");
     daemon.terminate().await;
 }
 
-/// Whether another user of the machine can take the lock of a file. Only root can try.
-fn stranger_takes_lock(file: &Path) -> Option<bool> {
+/// True if another user of the machine can lock a file; none: the test is not root and can't try.
+fn other_user_can_lock(file: &Path) -> Option<bool> {
     if !rustix::process::geteuid().is_root() {
         return None;
     }
@@ -255,9 +254,9 @@ fn stranger_takes_lock(file: &Path) -> Option<bool> {
     Some(taken.status.success())
 }
 
-/// A directory that was there before, and is open: told, with what mends it. Its lock is not left to others.
+/// An existing data directory with open permissions is reported with the command that closes it, and its lock is private.
 #[tokio::test]
-async fn p8_a_data_directory_that_others_may_enter_is_told() {
+async fn p8_an_open_data_directory_is_reported_and_its_lock_is_protected() {
     let root = tempfile::tempdir().unwrap();
     let data = root.path().join("data");
     fs::create_dir(&data).unwrap();
@@ -265,12 +264,12 @@ async fn p8_a_data_directory_that_others_may_enter_is_told() {
     fs::write(data.join("sagad.lock"), "").unwrap();
     fs::set_permissions(data.join("sagad.lock"), Permissions::from_mode(0o644)).unwrap();
     fs::set_permissions(root.path(), Permissions::from_mode(0o755)).unwrap();
-    assert_ne!(stranger_takes_lock(&data.join("sagad.lock")), Some(false), "the test can tell");
+    assert_ne!(other_user_can_lock(&data.join("sagad.lock")), Some(false), "the test detects an open lock");
     let mut daemon = Launch::on(&data).start();
-    assert_ne!(stranger_takes_lock(&data.join("sagad.lock")), Some(true));
+    assert_ne!(other_user_can_lock(&data.join("sagad.lock")), Some(true));
     assert_eq!(data.join("sagad.lock").metadata().unwrap().mode() & 0o777, 0o600);
     let log = daemon.terminate().await;
-    assert_ne!(stranger_takes_lock(&data.join("sagad.lock")), Some(true), "between two runs, too");
+    assert_ne!(other_user_can_lock(&data.join("sagad.lock")), Some(true), "also between two runs");
     let told = format!(
         "the data directory {0} is open to every user of this machine (mode 0755); `chmod 700 {0}` keeps them out",
         data.display()
@@ -282,11 +281,11 @@ async fn p8_a_data_directory_that_others_may_enter_is_told() {
     let mut daemon = Launch::on(&data).start();
     let log = daemon.terminate().await;
     assert!(!log.contains("the data directory") && log.contains("sagad.db is open to every user"), "{log}");
-    // One of its own says nothing.
+    // A directory that sagad creates is private and not reported.
     let mut daemon = Launch::on(&root.path().join("own")).start();
     assert_eq!(root.path().join("own").metadata().unwrap().mode() & 0o777, 0o700);
     let lock = root.path().join("own/sagad.lock");
-    assert_eq!(lock.metadata().unwrap().mode() & 0o777, 0o600, "nobody else can open it, and hold its lock");
+    assert_eq!(lock.metadata().unwrap().mode() & 0o777, 0o600, "others can't open it and hold its lock");
     assert!(flock(fs::File::open(&lock).unwrap(), FlockOperation::NonBlockingLockExclusive).is_err(), "it is held");
     let log = daemon.terminate().await;
     assert!(!log.contains("is open to"), "{log}");

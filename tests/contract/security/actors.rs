@@ -1,4 +1,4 @@
-//! Who did something is the principal, whatever a request says.
+//! The actor in the history is the principal, whatever the request says.
 
 use sagad::proto::*;
 
@@ -8,7 +8,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn the_history_names_the_principal() {
+async fn the_actor_in_the_history_is_the_principal() {
     let setup = AuthSetup::start(&everyone());
     let (mut operator, mut worker) = (setup.client("operator").await, setup.client("worker").await);
     worker.sagas.create_saga(CreateSagaRequest { task_id: "t".into(), ..Default::default() }).await.unwrap();

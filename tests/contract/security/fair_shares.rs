@@ -1,5 +1,5 @@
-//! Nobody takes all places of calls that wait: a principal over any number of connections, or one connection where callers are not
-//! known.
+//! No caller occupies all held calls, streams, reads or connections. A caller is a principal, over any number of connections, or
+//! one connection where callers are not known.
 
 use std::{
     sync::{
@@ -18,22 +18,22 @@ use crate::support::{
     principals::{TokenClient, AuthSetup, entry, token},
 };
 
-/// Places in these tests, and what one caller gets of them at most.
+/// The limit of held calls in these tests, and one caller's share of it.
 const PLACES: &str = "--max-waiting=200";
 const SHARE: usize = 150;
 
-fn wish(owner: &str) -> ClaimNextRequest {
+fn waiting_claim(owner: &str) -> ClaimNextRequest {
     let queues = vec!["q".to_owned()];
     ClaimNextRequest { queues, owner_id: owner.into(), wait: ms(60_000), ..Default::default() }
 }
 
-/// Has a caller wait as often as it can: 400 calls over these connections.
+/// Makes 400 calls that wait, over these connections.
 fn flood(clients: &[TokenClient], owner: &str) -> JoinSet<Result<(), Status>> {
     let mut calls = JoinSet::new();
     for n in 0..400 {
         let mut client = clients[n % clients.len()].clone();
         let owner = format!("{owner}/{n}");
-        calls.spawn(async move { client.sagas.claim_next(wish(&owner)).await.map(drop) });
+        calls.spawn(async move { client.sagas.claim_next(waiting_claim(&owner)).await.map(drop) });
     }
     calls
 }
@@ -43,16 +43,16 @@ async fn waiting(client: &TokenClient) -> usize {
     usize::try_from(stats.into_inner().waiting).unwrap()
 }
 
-/// The flood is answered but for its share, which waits; then another waits, too, and gets what there is next but one.
+/// Of the flood only its share is held and the rest refused. Then another caller's claim is held, too, and gets a saga.
 async fn others_get_in(mut flood: JoinSet<Result<(), Status>>, mut other: TokenClient, operator: TokenClient) {
     for _ in 0..400 - SHARE {
         let status = flood.join_next().await.unwrap().unwrap().unwrap_err();
         assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
     }
     assert_eq!(waiting(&operator).await, SHARE);
-    let held = tokio::spawn(async move { other.sagas.claim_next(wish("other")).await });
+    let held = tokio::spawn(async move { other.sagas.claim_next(waiting_claim("other")).await });
     eventually("another waits beside it", || async { (waiting(&operator).await == SHARE + 1).then_some(()) }).await;
-    // Served in order of arrival: the flood first, as often as it waits.
+    // Held claims are served in order of arrival: first those of the flood.
     let one = |n| CreateSagaRequest { queue: "q".into(), ..create(&format!("t-{n}")) };
     let requests = (0..=SHARE).map(one).collect();
     let batch = BatchCreateSagasRequest { requests, ..Default::default() };
@@ -65,7 +65,7 @@ async fn others_get_in(mut flood: JoinSet<Result<(), Status>>, mut other: TokenC
 }
 
 #[tokio::test]
-async fn a_principal_takes_no_more_than_its_share_over_however_many_connections() {
+async fn a_principals_held_calls_are_limited_over_all_its_connections() {
     let worker = |name| entry(name, "['worker']", "['q']");
     let people = [worker("greedy"), worker("other"), entry("jo", "['operator']", "")].concat();
     let setup = AuthSetup::start_with(&people, &[PLACES]);
@@ -75,23 +75,23 @@ async fn a_principal_takes_no_more_than_its_share_over_however_many_connections(
     }
     let (other, operator) = (setup.client("other").await, setup.client("jo").await);
     others_get_in(flood(&connections, "greedy"), other, operator.clone()).await;
-    // Its places are its own again.
+    // The principal can wait again.
     let again = flood(&connections, "greedy");
     eventually("its share waits again", || async { (waiting(&operator).await == SHARE).then_some(()) }).await;
     drop(again);
 }
 
 #[tokio::test]
-async fn without_principals_a_connection_takes_no_more_than_its_share() {
+async fn without_principals_the_held_calls_of_a_connection_are_limited() {
     let daemon = Daemon::start_with(&[PLACES, "--max-concurrent-streams=1000"]);
     let client = async || TokenClient::new(daemon.channel().await, None);
     let (greedy, other, operator) = (client().await, client().await, client().await);
     others_get_in(flood(&[greedy], "greedy"), other, operator).await;
 }
 
-/// The same for streams: watches, and `KeepAlive`.
+/// The same for watches and `KeepAlive` streams.
 #[tokio::test]
-async fn a_principal_opens_no_more_than_its_share_of_streams() {
+async fn the_streams_of_a_principal_are_limited() {
     let worker = |name| entry(name, "['worker']", "['q']");
     let setup = AuthSetup::start_with(&[worker("greedy"), worker("other")].concat(), &["--max-watches=200"]);
     let (mut greedy, mut other) = (Vec::new(), setup.client("other").await);
@@ -119,14 +119,14 @@ async fn a_principal_opens_no_more_than_its_share_of_streams() {
     assert_eq!(kept.len(), SHARE);
     let (_item, stream) = futures::channel::mpsc::channel::<KeepAliveRequest>(1);
     other.sagas.keep_alive(stream).await.unwrap();
-    // Sessions have the same places.
+    // Sessions count in the same limit.
     let session = async |client: &mut TokenClient| {
         let (item, stream) = futures::channel::mpsc::channel::<SessionRequest>(1);
         client.sagas.session(stream).await.map(|answers| (item, answers.into_inner()))
     };
     assert_eq!(session(&mut greedy[0]).await.unwrap_err().code(), Code::ResourceExhausted);
     let _session = session(&mut other).await.unwrap();
-    // What is closed can be opened again.
+    // A closed stream no longer counts.
     open.truncate(SHARE - 10);
     eventually("a place is free", || async {
         greedy[0].clone().sagas.watch_events(WatchEventsRequest::default()).await.ok().map(drop)
@@ -134,15 +134,15 @@ async fn a_principal_opens_no_more_than_its_share_of_streams() {
     .await;
 }
 
-/// Sagas, and so events, of the test of reads: two of the stretches that a read looks through at once.
+/// Sagas, and so events, of the test of reads: more than a read examines in one turn of a reader.
 const LOOKED_THROUGH: usize = 10_001;
-/// Reads of one principal that are kept waiting.
+/// Reads of one principal that wait all the time.
 const READS: usize = 100;
-/// Most of them that another's read may have to wait for: as many as there are readers, and those that are answered while its
-/// own call and answer are on their way. In the order of arrival it would be all that wait.
+/// Most of them that may be answered before another principal's read: as many as there are readers, and those answered while
+/// its own call and answer are on their way. In order of arrival it would be all of them.
 const WAITED_FOR: usize = READS / 5;
 
-/// Sagas, each with an event, of which only the last is in another queue.
+/// Creates the sagas, of which only the last is in another queue.
 async fn fill(mut operator: TokenClient) {
     for first in (0..LOOKED_THROUGH).step_by(1000) {
         let one = |n| {
@@ -154,8 +154,8 @@ async fn fill(mut operator: TokenClient) {
     }
 }
 
-/// Has a read made as often as it is answered, many at a time; meanwhile another looks for one saga. Returns how many of the reads
-/// were answered while one of its looks lasted: the median of these.
+/// Repeats a read without pause, many at a time, while another principal reads one saga. Returns the median number of reads
+/// that were answered during one of its reads.
 async fn waited_for<F: Future<Output = ()> + Send + 'static>(
     mut other: TokenClient,
     read: impl Fn() -> F + Clone + Send + 'static,
@@ -184,7 +184,7 @@ async fn waited_for<F: Future<Output = ()> + Send + 'static>(
 }
 
 #[tokio::test]
-async fn a_read_does_not_wait_for_all_those_of_somebody_else() {
+async fn a_read_does_not_wait_for_all_reads_of_another_principal() {
     let reader = |name| entry(name, "['reader']", "");
     let setup = AuthSetup::start(&[reader("greedy"), reader("other"), entry("jo", "['operator']", "")].concat());
     fill(setup.client("jo").await).await;
@@ -196,7 +196,7 @@ async fn a_read_does_not_wait_for_all_those_of_somebody_else() {
         async move {
             let nothing = ListSagasRequest { owner_id: "nobody".into(), ..Default::default() };
             let page = client.sagas.list_sagas(nothing).await.unwrap().into_inner();
-            assert!(page.sagas.is_empty() && !page.next_page_token.is_empty(), "it looks at as much as one does");
+            assert!(page.sagas.is_empty() && !page.next_page_token.is_empty(), "it ends after the rows of one turn");
         }
     };
     let most = waited_for(other.clone(), listing).await;
@@ -216,19 +216,19 @@ async fn a_read_does_not_wait_for_all_those_of_somebody_else() {
     assert!(most < WAITED_FOR, "{most} watches had looked through the history before it");
 }
 
-/// How long somebody may wait for a connection and the answer to a first call. It takes milliseconds; without shares, for ever.
+/// How long a connection and its first call may take. It takes milliseconds; without shares it would not end.
 const SOON: Duration = Duration::from_secs(10);
 
-/// A principal's connection with a call on it that goes on; none if it was closed for another before.
+/// Opens a watch on a principal's connection; none if the connection was closed for another before.
 async fn busy(client: &TokenClient) -> Option<tonic::Streaming<WatchEventsResponse>> {
     let mut watch = client.clone().sagas.watch_events(WatchEventsRequest::default()).await.ok()?.into_inner();
     watch.message().await.ok()?;
     Some(watch)
 }
 
-/// The same for connections: with a call running on each that there may be, and with more that are opened all the time.
+/// The same for connections: a call runs on each, and more connections are opened all the time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p10_a_principal_that_takes_all_connections_keeps_nobody_out() {
+async fn p10_a_principal_cannot_occupy_all_connections() {
     const PLACES: usize = 64;
     let worker = |name| entry(name, "['worker']", "['q']");
     let people = [worker("greedy"), worker("other"), entry("jo", "['operator']", "")].concat();
@@ -267,15 +267,15 @@ async fn p10_a_principal_that_takes_all_connections_keeps_nobody_out() {
                 }
             }
         };
-        others.push(timeout(SOON, comes).await.unwrap_or_else(|_| panic!("number {number} gets in")));
+        others.push(timeout(SOON, comes).await.unwrap_or_else(|_| panic!("connection {number} is accepted")));
     }
     for watch in &mut others {
-        assert!(timeout(Duration::from_millis(20), watch.message()).await.is_err(), "who is in stays in");
+        assert!(timeout(Duration::from_millis(20), watch.message()).await.is_err(), "open connections stay open");
     }
     flood.shutdown().await;
     stays.clone().sagas.get_stats(GetStatsRequest {}).await.unwrap();
-    assert!(timeout(Duration::from_millis(20), watch.message()).await.is_err(), "it goes on");
+    assert!(timeout(Duration::from_millis(20), watch.message()).await.is_err(), "the watch stays open");
     drop((others, watch, stays));
     let log = setup.daemon.terminate().await;
-    assert!(log.contains("greedy has most of them"), "it says who: {log}");
+    assert!(log.contains("greedy has most of them"), "the log names the principal: {log}");
 }
