@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sagad::accept_loop::{AcceptLoop, Connection, ListenLimits, Peer, listen};
+use sagad::listen::{AcceptLoop, Connection, ListenLimits, Peer, listen};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},

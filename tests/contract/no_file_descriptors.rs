@@ -6,7 +6,7 @@ use rustix::{
     process::{Resource, Rlimit, getrlimit, setrlimit},
     time::{ClockId, clock_gettime},
 };
-use sagad::accept_loop::{ListenLimits, listen};
+use sagad::listen::{ListenLimits, listen};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},

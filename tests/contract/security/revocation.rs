@@ -207,7 +207,7 @@ async fn a_request_body_that_arrives_after_the_removal_is_refused() {
         let call = tokio::spawn(async move {
             client.ready().await.unwrap();
             let path = format!("/sagad.v1.SagaService/{rpc}").parse().unwrap();
-            client.client_streaming(request, path, super::raw_rpc::Bytes).await.map(drop)
+            client.client_streaming(request, path, super::raw_rpc::BytesCodec).await.map(drop)
         });
         calls.push((rpc, sender, message, call));
     }
