@@ -1,4 +1,4 @@
-//! What workers do, and what becomes of it: who works on which saga in true time.
+//! The actions of workers and their answers, with a check of who works on which saga in true time.
 
 use sagad::{
     domain::{
@@ -11,20 +11,20 @@ use sagad::{
 use super::{
     super::{
         people,
-        worker::{Act, Pending},
+        simulated_worker::{WorkerAction, PendingCall},
     },
-    Active, Call, From, World,
+    ActiveWork, Call, CallSource, System,
 };
 
-impl World {
+impl System {
     pub(super) fn wake(&mut self, n: usize) {
         if let Some(pending) = self.workers[n].pending.clone() {
             if self.rng.chance(700) {
-                self.hang_up(n);
+                self.close_connection(n);
                 return self.call(n, pending.id, pending.request, pending.first_sent);
             }
-            // It gives up, and does not know whether it happened.
-            self.hang_up(n);
+            // It gives up without knowing whether the call was executed.
+            self.close_connection(n);
             self.workers[n].pending = None;
         }
         if self.rng.chance(30) {
@@ -33,11 +33,11 @@ impl World {
             return self.wake_after(n, pause);
         }
         match self.workers[n].act(self.now, &self.queues, &mut self.rng) {
-            Act::Call(command, keyed) => {
+            WorkerAction::Call(command, keyed) => {
                 let (id, request) = self.request(command, keyed);
                 self.call(n, id, request, self.now);
             }
-            Act::Recover => match people::stale(self) {
+            WorkerAction::Recover => match operators::stale(self) {
                 Some(task) => {
                     let command = self.workers[n].claim(task, &mut self.rng);
                     let keyed = self.rng.chance(700);
@@ -46,12 +46,12 @@ impl World {
                 }
                 None => self.wake_after(n, 200_000),
             },
-            Act::Drop => {
+            WorkerAction::Drop => {
                 self.stop_working(n);
                 self.workers[n].job = None;
                 self.wake_after(n, 1000);
             }
-            Act::Nothing => self.wake_after(n, 1000),
+            WorkerAction::Nothing => self.wake_after(n, 1000),
         }
     }
 
@@ -59,33 +59,33 @@ impl World {
         let patience = self.rng.between(5_000, 1_500_000);
         let worker = &mut self.workers[n];
         let incarnation = worker.incarnation;
-        worker.pending = Some(Pending { id, request: request.clone(), first_sent });
+        worker.pending = Some(PendingCall { id, request: request.clone(), first_sent });
         if worker.job.as_ref().is_some_and(|job| job.finishing) {
             self.stop_working(n);
         }
-        self.send(Call { id, from: From::Worker(n, incarnation), request, sent: self.now });
+        self.send(Call { id, from: CallSource::Worker(n, incarnation), request, sent: self.now });
         self.wake_after(n, patience);
     }
 
     pub(super) fn stop_working(&mut self, n: usize) {
         let Some(job) = &self.workers[n].job else { return };
-        if let Some(place) = self.judge.place(&job.task)
+        if let Some(place) = self.checker.place(&job.task)
             && self.active.get(&place).is_some_and(|active| active.worker == n && active.token == job.token)
         {
             self.active.remove(&place);
         }
     }
 
-    /// A worker believes from now on that it may work until its own deadline. Nobody else may believe so too.
+    /// A worker works on its saga until its own deadline. No other worker may work on it then.
     pub(super) fn work(&mut self, n: usize) {
         let worker = &self.workers[n];
         let Some(job) = worker.job.as_ref().filter(|job| !job.finishing) else { return };
         let until = worker.true_time(job.until);
-        if until <= self.now || self.judge.revoked.contains(&job.token) {
+        if until <= self.now || self.checker.revoked.contains(&job.token) {
             return;
         }
-        let (Some(place), token) = (self.judge.place(&job.task), job.token) else { return };
-        if let Some(other) = self.active.insert(place, Active { worker: n, token, until }) {
+        let (Some(place), token) = (self.checker.place(&job.task), job.token) else { return };
+        if let Some(other) = self.active.insert(place, ActiveWork { worker: n, token, until }) {
             let both = (other.worker != n || other.token != token) && other.until > self.now;
             assert!(
                 !both,
@@ -99,7 +99,7 @@ impl World {
 
     pub(super) fn answered(&mut self, call: Call, outcome: &CallOutcome) {
         self.trace("answered", &(&call, outcome));
-        let From::Worker(n, incarnation) = call.from else { return };
+        let CallSource::Worker(n, incarnation) = call.from else { return };
         if self.workers[n].incarnation != incarnation {
             return;
         }
@@ -114,7 +114,7 @@ impl World {
             }
             Ok(Answer::Saga(saga)) => match (&self.workers[n].job, first_sent) {
                 (None, Some(sent)) if saga.lease.as_ref().is_some_and(|l| l.owner == self.workers[n].owner) => {
-                    if matches!(&call.request.command, Command::Change(change) if people::is_claim(&change.operation)) {
+                    if matches!(&call.request.command, Command::Change(change) if operators::is_claim(&change.operation)) {
                         self.workers[n].take(saga, sent, &mut self.rng);
                         self.work(n);
                     }
@@ -166,7 +166,7 @@ impl World {
             self.stop_working(n);
             self.workers[n].job = None;
         } else if self.workers[n].job.as_ref().is_some_and(|job| job.finishing) {
-            // What it sent before may yet arrive and end the lease, so it can't go back to work.
+            // An earlier call of it may still arrive and end the lease, so it can't continue to work.
             self.workers[n].job = None;
         }
     }

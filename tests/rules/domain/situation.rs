@@ -1,4 +1,4 @@
-//! Every situation that a command can meet: the state, how the last lease stands, what was asked for.
+//! [`Situation`]: every combination of state, standing of the last lease, and pending request that a command can meet.
 
 use sagad::domain::{
     command::{Holder, Operation, RecoveryDecision},
@@ -9,8 +9,8 @@ use sagad::domain::{
 };
 
 use super::{
-    verbs::*,
-    world::{TTL, World, secs},
+    operations::*,
+    test_saga::{TTL, TestSaga, secs},
 };
 
 macro_rules! situations {
@@ -32,25 +32,25 @@ situations! {
     CompensatingLive, CompensatingSettled, CompensatingStale,
     CompletedByHolder, FailedByHolder,
     CompensatedByHolder, CompensatedUnclaimed,
-    QuarantinedByHolder, QuarantinedByPerson, QuarantinedByPolicy, QuarantinedUnclaimed,
+    QuarantinedByHolder, QuarantinedByOperator, QuarantinedByPolicy, QuarantinedUnclaimed,
 }
 
-/// Failures are retried twice, after one second.
+/// Two retries, the first after one second.
 fn policy() -> Policy {
     Policy { max_attempts: 3, ..Policy::default() }
 }
 
-fn on_stale(on_stale: StaleAction, settle: Span) -> World {
-    World::new(Policy { on_stale, settle, ..policy() })
+fn on_stale(on_stale: StaleAction, settle: Span) -> TestSaga {
+    TestSaga::new(Policy { on_stale, settle, ..policy() })
 }
 
 impl Situation {
-    /// A saga in this situation; whoever claims it is `w`.
-    pub fn world(self) -> World {
-        let mut w = World::new(policy());
+    /// A saga in this situation; its claims are by `w`.
+    pub fn test_saga(self) -> TestSaga {
+        let mut w = TestSaga::new(policy());
         match self {
             Situation::PlannedNew => {}
-            Situation::PlannedDelayed => w = World::with(policy(), &["worktree", "branch"], secs(60)),
+            Situation::PlannedDelayed => w = TestSaga::with(policy(), &["worktree", "branch"], secs(60)),
             Situation::PlannedReleased => w = released(),
             Situation::PlannedRetried => {
                 let h = w.claim("w");
@@ -88,20 +88,20 @@ impl Situation {
             Situation::FailedByHolder => w = after(running(), fail),
             Situation::CompensatedByHolder => w = after(settled(), compensate),
             Situation::CompensatedUnclaimed => drop(w.ok(cancel(false))),
-            Situation::QuarantinedByHolder => w = after(running(), park_held),
-            Situation::QuarantinedByPerson => w = after(running(), |_| park(true)),
+            Situation::QuarantinedByHolder => w = after(running(), quarantine_held),
+            Situation::QuarantinedByOperator => w = after(running(), |_| quarantine_by_operator(true)),
             Situation::QuarantinedByPolicy => {
                 w = on_stale(StaleAction::Quarantine, Span::ZERO);
                 w.claim("w");
                 w.wait(TTL);
             }
-            Situation::QuarantinedUnclaimed => drop(w.ok(park(false))),
+            Situation::QuarantinedUnclaimed => drop(w.ok(quarantine_by_operator(false))),
         }
         w
     }
 
-    /// The state that its name promises, and how the last lease stands.
-    pub fn promise(self) -> (State, Lease) {
+    /// The state and the standing of the last lease in this situation.
+    pub fn expected(self) -> (State, Lease) {
         use Situation as S;
         match self {
             S::PlannedNew | S::PlannedDelayed => (State::Planned, Lease::None),
@@ -125,13 +125,13 @@ impl Situation {
             S::CompensatedByHolder => (State::Compensated, Lease::Ended(HolderEnd::Compensated)),
             S::CompensatedUnclaimed => (State::Compensated, Lease::None),
             S::QuarantinedByHolder => (State::Quarantined, Lease::Ended(HolderEnd::Quarantined)),
-            S::QuarantinedByPerson | S::QuarantinedByPolicy => (State::Quarantined, Lease::EndedByOther),
+            S::QuarantinedByOperator | S::QuarantinedByPolicy => (State::Quarantined, Lease::EndedByOther),
             S::QuarantinedUnclaimed => (State::Quarantined, Lease::None),
         }
     }
 }
 
-/// How the last lease stands.
+/// The standing of the last lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lease {
     None,
@@ -142,50 +142,50 @@ pub enum Lease {
 }
 
 /// Claimed by `w`.
-pub fn running() -> World {
-    let mut w = World::new(policy());
+pub fn running() -> TestSaga {
+    let mut w = TestSaga::new(policy());
     w.claim("w");
     w
 }
 
-/// Claimed by `w`, whose lease ran out.
-pub fn stale() -> World {
+/// Claimed by `w`, whose lease has expired.
+pub fn stale() -> TestSaga {
     let mut w = running();
     w.wait(TTL);
     w
 }
 
-/// Claimed by `w` and given back.
-pub fn released() -> World {
+/// Claimed and released by `w`.
+pub fn released() -> TestSaga {
     let mut w = running();
     w.ok(release(&w.holder()));
     w
 }
 
-/// Claimed by `w`, whose lease ran out, and planned again by decision.
-pub fn requeued() -> World {
+/// Claimed by `w`, whose lease has expired, and planned again by a decision.
+pub fn requeued() -> TestSaga {
     let mut w = stale();
     w.ok(recover(RecoveryDecision::Requeue));
     w
 }
 
-/// Failed by `w`, waiting for somebody to undo it.
-pub fn compensating() -> World {
-    let mut w = World::new(Policy { on_failure: FailureAction::Compensate, ..Policy::default() });
+/// Failed by `w`, waiting to be compensated.
+pub fn compensating() -> TestSaga {
+    let mut w = TestSaga::new(Policy { on_failure: FailureAction::Compensate, ..Policy::default() });
     let h = w.claim("w");
     w.ok(fail(&h));
     w
 }
 
-/// Being undone by `w`.
-pub fn undoing() -> World {
+/// Under a lease of `w` for compensation.
+pub fn undoing() -> TestSaga {
     let mut w = compensating();
     w.claim_undo("w");
     w
 }
 
-/// All undone by `w`, and not said so yet.
-pub fn settled() -> World {
+/// All compensations done by `w`, and the end not reported yet.
+pub fn settled() -> TestSaga {
     let mut w = undoing();
     let h = w.holder();
     w.ok(done(&h, 2));
@@ -193,16 +193,16 @@ pub fn settled() -> World {
     w
 }
 
-/// One command later.
-fn after(mut w: World, operation: impl Fn(&Holder) -> Operation) -> World {
+/// The saga after one more command of its holder.
+fn after(mut w: TestSaga, operation: impl Fn(&Holder) -> Operation) -> TestSaga {
     w.ok(operation(&w.holder()));
     w
 }
 
 #[test]
-fn situations_are_what_they_are_called() {
+fn each_situation_has_the_state_and_lease_of_its_name() {
     for situation in Situation::ALL {
-        let w = situation.world();
+        let w = situation.test_saga();
         let lease = match w.saga.lease.as_ref().map(|lease| lease.standing) {
             None => Lease::None,
             Some(Standing::Held) => Lease::Held,
@@ -210,9 +210,9 @@ fn situations_are_what_they_are_called() {
             Some(Standing::EndedByHolder(end)) => Lease::Ended(end),
             Some(Standing::EndedByOther) => Lease::EndedByOther,
         };
-        assert_eq!((w.state(), lease), situation.promise(), "{situation:?}");
+        assert_eq!((w.state(), lease), situation.expected(), "{situation:?}");
     }
     for state in State::ALL {
-        assert!(Situation::ALL.iter().any(|situation| situation.promise().0 == state), "{state:?} is missing");
+        assert!(Situation::ALL.iter().any(|situation| situation.expected().0 == state), "{state:?} is missing");
     }
 }

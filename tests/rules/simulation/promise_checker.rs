@@ -1,5 +1,5 @@
-//! What must hold, judged from the outside: from the history, from what was answered, and from an account of its own of
-//! who holds what. It shares no code with the rules beyond their types.
+//! [`PromiseChecker`]: verifies the promises from the history, the answers, and its own record of leases. It shares no code with
+//! the rules except their types.
 
 use std::collections::{HashMap, HashSet};
 
@@ -18,10 +18,10 @@ use sagad::{
 };
 
 /// The last lease of a saga, until something ends it.
-struct Held {
+struct HeldLease {
     owner: OwnerId,
     token: FencingToken,
-    /// When it was last renewed: the arrival of what renewed it.
+    /// When it was last renewed: the arrival time of the claim or heartbeat.
     renewed: Timestamp,
     expire: Timestamp,
     /// The true time of the renewal.
@@ -29,23 +29,23 @@ struct Held {
     reported: bool,
 }
 
-/// One saga, as far as the history and the answers tell.
-struct Record {
+/// One saga, as known from the history and the answers.
+struct SagaRecord {
     state: State,
     last_token: FencingToken,
-    lease: Option<Held>,
-    /// By position: whether it is settled.
+    lease: Option<HeldLease>,
+    /// By position: whether the compensation is settled.
     settled: Vec<bool>,
     revision: Revision,
-    /// What was acknowledged: that this revision is there, and that this lease reaches so far.
+    /// The acknowledged revision, and the acknowledged lease with its expiry.
     acknowledged: Revision,
     promised: Option<(FencingToken, Timestamp)>,
-    /// What the leases before did, for telling a repeat.
+    /// The operations of earlier leases, to recognize repeats.
     done: Vec<(FencingToken, String)>,
 }
 
 /// One executed command: its time, its outcome, and the events it made.
-pub struct Executed<'a> {
+pub struct ExecutedCommand<'a> {
     pub request: &'a Request,
     pub outcome: &'a CallOutcome,
     pub events: &'a [Event],
@@ -54,9 +54,9 @@ pub struct Executed<'a> {
     pub true_time: i64,
 }
 
-/// How often things happened: what never happens in a simulation is not tested by it.
+/// How often each kind of event happened: each has to happen in a long simulation.
 #[derive(Clone, Debug, Default)]
-pub struct Counts {
+pub struct EventCounts {
     pub commands: u64,
     pub refused: u64,
     pub events: u64,
@@ -74,21 +74,21 @@ pub struct Counts {
 }
 
 #[derive(Default)]
-pub struct Judge {
+pub struct PromiseChecker {
     index: HashMap<TaskId, usize>,
-    sagas: Vec<Record>,
+    sagas: Vec<SagaRecord>,
     head: Revision,
     newest: Timestamp,
     requests: HashSet<[u8; 16]>,
     /// Every event that was committed, in order.
     history: Vec<Event>,
-    /// Leases ended by somebody else while they were live: their holders can't know yet.
+    /// Live leases that were ended by an operator: their holders may not know it yet.
     pub revoked: HashSet<FencingToken>,
     pub grace: RestartGrace,
-    pub counts: Counts,
+    pub counts: EventCounts,
 }
 
-impl Judge {
+impl PromiseChecker {
     pub fn place(&self, task: &TaskId) -> Option<usize> {
         self.index.get(task).copied()
     }
@@ -98,23 +98,23 @@ impl Judge {
         self.sagas.len()
     }
 
-    /// What was committed behind a revision, in order.
+    /// The events after a revision, in order.
     pub fn after(&self, revision: Revision) -> &[Event] {
         &self.history[self.history.partition_point(|event| event.revision <= revision)..]
     }
 
     /// When a lease may count as expired.
-    fn reaches(&self, held: &Held) -> Timestamp {
+    fn reaches(&self, held: &HeldLease) -> Timestamp {
         if held.reported {
-            // An absence gives nothing back.
+            // An absence does not shorten a lease.
             return Timestamp::ZERO;
         }
         let RestartGrace { returned_at, length } = self.grace;
         if held.renewed < returned_at { held.expire.max(returned_at.plus(length)) } else { held.expire }
     }
 
-    /// What a committed command, or a sweep, came to.
-    pub fn executed(&mut self, done: &Executed<'_>) {
+    /// Checks a committed command, or a sweep.
+    pub fn executed(&mut self, done: &ExecutedCommand<'_>) {
         self.counts.commands += 1;
         let mut others = 0;
         for event in done.events {
@@ -137,13 +137,13 @@ impl Judge {
         }
     }
 
-    /// What was given to calls that were held: the events of all of them, then the answers.
+    /// Checks held calls that were answered: the events of all of them, then the answers.
     pub fn served(&mut self, served: &[(Request, CallOutcome)], events: &[Event], now: Timestamp, true_time: i64) {
         let Some((first, _)) = served.first() else {
             return self.swept(events, now, true_time, false);
         };
         let outcome = Ok(Answer::Sagas(Vec::new()));
-        let done = Executed { request: first, outcome: &outcome, events, now, true_time };
+        let done = ExecutedCommand { request: first, outcome: &outcome, events, now, true_time };
         events.iter().for_each(|event| self.event(event, &done));
         let mut claims = events.iter().filter(|event| event.kind == EventType::Claimed).count();
         for (request, outcome) in served {
@@ -152,29 +152,29 @@ impl Judge {
             if !used {
                 claims -= sagas.len();
             }
-            self.accepted(&Executed { request, outcome, events: &[], now, true_time }, answer, 0);
+            self.accepted(&ExecutedCommand { request, outcome, events: &[], now, true_time }, answer, 0);
         }
         assert_eq!(claims, 0, "a request_id took effect twice: {served:?}");
     }
 
-    /// What a sweep did: only what is due.
+    /// Checks a sweep: it does only what is due.
     pub fn swept(&mut self, events: &[Event], now: Timestamp, true_time: i64, complete: bool) {
         let request = Request { command: Command::Create(Vec::new()), key: None, by: None };
         let outcome = Ok(Answer::Sagas(Vec::new()));
-        let done = Executed { request: &request, outcome: &outcome, events, now, true_time };
+        let done = ExecutedCommand { request: &request, outcome: &outcome, events, now, true_time };
         for event in events {
             assert!(event.actor.as_ref().is_some_and(|actor| actor.as_str() == "sagad"), "a sweep decides: {event:?}");
             self.event(event, &done);
         }
         if complete {
-            let overdue = |record: &&Record| {
+            let overdue = |record: &&SagaRecord| {
                 record.lease.as_ref().is_some_and(|held| !held.reported && self.reaches(held) <= now)
             };
             assert!(self.sagas.iter().filter(overdue).count() == 0, "P6: a due lease was not reported by the sweep");
         }
     }
 
-    fn event(&mut self, event: &Event, done: &Executed<'_>) {
+    fn event(&mut self, event: &Event, done: &ExecutedCommand<'_>) {
         self.counts.events += 1;
         self.history.push(event.clone());
         assert!(event.revision > self.head, "revisions only grow: {} after {}", event.revision, self.head);
@@ -223,7 +223,7 @@ impl Judge {
         let place = self.sagas.len();
         assert!(self.index.insert(event.task_id.clone(), place).is_none(), "created twice: {event:?}");
         let compensations = event.details["compensations"].parse().unwrap();
-        self.sagas.push(Record {
+        self.sagas.push(SagaRecord {
             state: State::Planned,
             last_token: FencingToken(0),
             lease: None,
@@ -235,7 +235,7 @@ impl Judge {
         });
     }
 
-    fn claimed(&mut self, place: usize, event: &Event, done: &Executed<'_>) {
+    fn claimed(&mut self, place: usize, event: &Event, done: &ExecutedCommand<'_>) {
         self.counts.claims += 1;
         let token = event.token.expect("a claim has a token");
         assert_eq!(token, FencingToken::from(event.revision), "a token is its event's revision");
@@ -248,11 +248,11 @@ impl Judge {
         let (renewed, renewed_true) = (done.now, done.true_time);
         let record = &mut self.sagas[place];
         record.last_token = token;
-        // How far it reaches is in the answer.
-        record.lease = Some(Held { owner, token, renewed, expire: Timestamp::MAX, renewed_true, reported: false });
+        // The expiry is in the answer.
+        record.lease = Some(HeldLease { owner, token, renewed, expire: Timestamp::MAX, renewed_true, reported: false });
     }
 
-    fn expired(&mut self, place: usize, event: &Event, done: &Executed<'_>) {
+    fn expired(&mut self, place: usize, event: &Event, done: &ExecutedCommand<'_>) {
         self.counts.expired += 1;
         let held = self.sagas[place].lease.as_ref().expect("only a lease can expire");
         assert_eq!(event.token, Some(held.token));
@@ -280,7 +280,7 @@ impl Judge {
         }
     }
 
-    fn ended(&mut self, place: usize, event: &Event, done: &Executed<'_>) {
+    fn ended(&mut self, place: usize, event: &Event, done: &ExecutedCommand<'_>) {
         let Some(held) = &self.sagas[place].lease else { return };
         let by_holder = event.actor.as_ref().is_some_and(|actor| actor.as_str() == held.owner.as_str());
         if !by_holder && done.now < self.reaches(held) {
@@ -301,7 +301,7 @@ impl Judge {
         self.sagas[place].lease = None;
     }
 
-    fn accepted(&mut self, done: &Executed<'_>, answer: &Answer, others: u32) {
+    fn accepted(&mut self, done: &ExecutedCommand<'_>, answer: &Answer, others: u32) {
         if let Some(key) = done.request.key {
             let sagas = match answer {
                 Answer::Sagas(sagas) => !sagas.is_empty(),
@@ -346,13 +346,13 @@ impl Judge {
         }
     }
 
-    /// P5: what a lease does is accepted only while it is the last one; before that, only what it did already.
+    /// P5: an operation is accepted only under the last lease; under an earlier one, only as a repeat.
     fn accepted_of_lease(
         &mut self,
         place: usize,
         holder: &Holder,
         operation: &HolderOperation,
-        done: &Executed<'_>,
+        done: &ExecutedCommand<'_>,
         others: u32,
     ) {
         let name = fingerprint(operation);
@@ -371,7 +371,7 @@ impl Judge {
             } else {
                 self.counts.late += u64::from(reaches.is_some_and(|reaches| done.now >= reaches));
                 record.done.push((holder.token, name));
-                // A failure registers what it names, so that registering it is a repeat from then on.
+                // A failure registers its compensations, so registering them later is a repeat.
                 if let HolderOperation::Fail { compensations, .. } = operation {
                     let register = |spec: &CompensationSpec| (holder.token, registering(std::slice::from_ref(spec)));
                     record.done.extend(compensations.iter().map(register));
@@ -379,7 +379,7 @@ impl Judge {
             }
         } else {
             self.counts.repeats += 1;
-            // What somebody else registered before may be registered again by the lease that stands.
+            // The current lease may register again what an earlier lease registered.
             let known =
                 matches!(operation, HolderOperation::RegisterCompensation { .. }) && holder.token == record.last_token;
             assert!(
@@ -390,8 +390,8 @@ impl Judge {
         }
     }
 
-    /// The lease in an answer: how far it reaches.
-    fn renewed(&mut self, place: usize, saga: &Saga, done: &Executed<'_>) {
+    /// Records the expiry of the lease in an answer.
+    fn renewed(&mut self, place: usize, saga: &Saga, done: &ExecutedCommand<'_>) {
         let record = &mut self.sagas[place];
         assert_eq!((saga.state, saga.revision), (record.state, record.revision), "an answer is the saga as it is");
         if let (Some(held), Some(lease)) = (&mut record.lease, &saga.lease)
@@ -403,13 +403,13 @@ impl Judge {
         }
     }
 
-    fn extended(&mut self, place: usize, expire: Timestamp, done: &Executed<'_>) {
+    fn extended(&mut self, place: usize, expire: Timestamp, done: &ExecutedCommand<'_>) {
         let held = self.sagas[place].lease.as_mut().expect("extended");
         assert!(expire >= held.expire, "a heartbeat shortens no lease");
         (held.expire, held.renewed, held.renewed_true) = (expire, done.now, done.true_time);
     }
 
-    /// An answer leaves the coordinator: from here on the client may rely on it.
+    /// An answer is sent: from now on the client may rely on it.
     pub fn acknowledged(&mut self, outcome: &CallOutcome, task: Option<&TaskId>) {
         let Ok(answer) = outcome else { return };
         match answer {
@@ -434,16 +434,16 @@ impl Judge {
         }
     }
 
-    /// P1: after a crash, and now and then, what is stored is what was acknowledged and what the history says.
+    /// P1: the stored data agrees with the acknowledged answers and the history. Checked after a crash and from time to time.
     pub fn compare(&self, facts: &StoredData) {
         assert_eq!(
             facts.len() + self.counts.purged as usize,
             self.sagas.len(),
-            "sagas were lost, or came from nowhere"
+            "sagas were lost or appeared without a creation"
         );
         let there: HashSet<_> = facts.sagas().map(Saga::task_id).collect();
         let mut gone = self.index.iter().filter(|(id, _)| !there.contains(id)).map(|(_, place)| &self.sagas[*place]);
-        assert!(gone.all(|record| record.state.is_terminal()), "one was purged that has not ended");
+        assert!(gone.all(|record| record.state.is_terminal()), "a saga was purged that had not ended");
         for saga in facts.sagas() {
             let record = &self.sagas[self.index[saga.task_id()]];
             let id = saga.task_id();
@@ -474,7 +474,7 @@ fn registering(specs: &[CompensationSpec]) -> String {
     format!("register {specs:?}")
 }
 
-/// What makes two calls under a lease the same.
+/// A text that is equal for a call under a lease and its repeats.
 fn fingerprint(operation: &HolderOperation) -> String {
     match operation {
         HolderOperation::Heartbeat { .. } => "heartbeat".into(),

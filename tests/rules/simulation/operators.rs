@@ -1,4 +1,4 @@
-//! Who creates sagas, and who decides about them.
+//! Clients that create sagas, and operators that act on them.
 
 use sagad::{
     coordinator::RowId,
@@ -14,11 +14,11 @@ use sagad::{
 
 use super::{
     rng::Rng,
-    worker::{spec, ttl},
-    world::{Call, From, World},
+    simulated_worker::{spec, ttl},
+    system::{Call, CallSource, System},
 };
 
-/// So many sagas are kept in flight.
+/// The number of sagas that are kept in flight.
 const IN_FLIGHT: u64 = 300;
 
 pub fn is_claim(operation: &Operation) -> bool {
@@ -47,15 +47,15 @@ fn policy(rng: &mut Rng) -> Policy {
 }
 
 /// Keeps some sagas in flight.
-pub fn create(world: &mut World) {
-    let over: u64 = world.judge.counts.by_state.values().sum();
-    let there = world.judge.created_so_far() as u64;
+pub fn create(system: &mut System) {
+    let over: u64 = system.checker.counts.by_state.values().sum();
+    let there = system.checker.created_so_far() as u64;
     if there - over >= IN_FLIGHT {
         return;
     }
     let mut creations = Vec::new();
-    for _ in 0..1 + world.rng.below(8) {
-        let rng = &mut world.rng;
+    for _ in 0..1 + system.rng.below(8) {
+        let rng = &mut system.rng;
         let task_id = TaskId::parse(&format!("t{:x}", rng.next())).unwrap();
         let mut compensations = Vec::new();
         for _ in 0..rng.below(3) {
@@ -64,7 +64,7 @@ pub fn create(world: &mut World) {
                 compensations.push(new);
             }
         }
-        let queue = world.queues[rng.below(3) as usize].clone();
+        let queue = system.queues[rng.below(3) as usize].clone();
         creations.push(Creation {
             priority: rng.below(3) as i32,
             compensations,
@@ -73,15 +73,15 @@ pub fn create(world: &mut World) {
             ..Creation::new(task_id, queue)
         });
     }
-    send(world, Command::Create(creations), true);
+    send(system, Command::Create(creations), true);
 }
 
-/// A saga, preferably one of the newer ones, in one of these states if there is one nearby.
-fn some(world: &mut World, wanted: impl Fn(&sagad::domain::saga::Saga) -> bool) -> Option<TaskId> {
-    let facts = world.disk.data();
-    let there = world.judge.created_so_far() as u64;
+/// A saga, preferably a newer one, for which `wanted` holds if there is one nearby.
+fn some(system: &mut System, wanted: impl Fn(&sagad::domain::saga::Saga) -> bool) -> Option<TaskId> {
+    let facts = system.disk.data();
+    let there = system.checker.created_so_far() as u64;
     for _ in 0..20 {
-        let back = world.rng.below(300.min(there));
+        let back = system.rng.below(300.min(there));
         // Unless it was purged.
         let Some(saga) = facts.nth(RowId(there.checked_sub(back)? as i64)) else { continue };
         if wanted(saga) {
@@ -91,40 +91,40 @@ fn some(world: &mut World, wanted: impl Fn(&sagad::domain::saga::Saga) -> bool) 
     None
 }
 
-pub fn stale(world: &mut World) -> Option<TaskId> {
-    some(world, |saga| saga.reported_stale().is_some())
+pub fn stale(system: &mut System) -> Option<TaskId> {
+    some(system, |saga| saga.reported_stale().is_some())
 }
 
-/// A person does something.
-pub fn act(world: &mut World) {
+/// An operator makes a random call.
+pub fn act(system: &mut System) {
     let actor = Actor::parse("person").unwrap();
     let reason = Text::parse("simulated").unwrap();
-    let revoke_lease = world.rng.chance(300);
-    let what = world.rng.below(21);
+    let revoke_lease = system.rng.chance(300);
+    let what = system.rng.below(21);
     let task = match what {
-        0..=5 => stale(world),
-        6..=8 => some(world, |saga| saga.state == State::Compensating),
-        9..=12 => some(world, |saga| saga.state == State::Planned),
-        _ => some(world, |saga| !saga.state.is_terminal() || saga.revision.0 % 7 == 0),
+        0..=5 => stale(system),
+        6..=8 => some(system, |saga| saga.state == State::Compensating),
+        9..=12 => some(system, |saga| saga.state == State::Planned),
+        _ => some(system, |saga| !saga.state.is_terminal() || saga.revision.0 % 7 == 0),
     };
     let decisions = [RecoveryDecision::Requeue, RecoveryDecision::Compensate, RecoveryDecision::Quarantine];
     let operation = match what {
         0..=5 => {
-            let decision = world.rng.pick(&decisions);
+            let decision = system.rng.pick(&decisions);
             UnleasedOperation::Recover { decision, actor, reason, token: None, validate_only: false }
         }
-        6..=8 => UnleasedOperation::WaiveCompensation { position: 1 + world.rng.below(3) as u32, actor, reason },
+        6..=8 => UnleasedOperation::WaiveCompensation { position: 1 + system.rng.below(3) as u32, actor, reason },
         9..=12 => {
-            let assignee = OwnerId::parse(&format!("w{}", world.rng.below(200))).unwrap();
-            UnleasedOperation::Dispatch { assignee, ttl: ttl(&mut world.rng), actor, reason }
+            let assignee = OwnerId::parse(&format!("w{}", system.rng.below(200))).unwrap();
+            UnleasedOperation::Dispatch { assignee, ttl: ttl(&mut system.rng), actor, reason }
         }
         13 | 14 => UnleasedOperation::RequestCancel { actor, reason, revoke_lease },
         15 => UnleasedOperation::Quarantine { actor, reason, revoke_lease },
         16 => {
-            let queue = world.queues[world.rng.below(3) as usize].clone();
-            let paused = world.rng.chance(300);
+            let queue = system.queues[system.rng.below(3) as usize].clone();
+            let paused = system.rng.chance(300);
             return send(
-                world,
+                system,
                 Command::SetPaused(SetPaused { queue, paused, must_exist: false, actor, reason }),
                 false,
             );
@@ -133,29 +133,29 @@ pub fn act(world: &mut World) {
             let purge = Purge {
                 states: State::ALL.into_iter().filter(|state| state.is_terminal()).collect(),
                 only: Vec::new(),
-                older_than: Span::from_millis(world.rng.below(6_000) as u32),
-                max_sagas: 1 + world.rng.below(20) as usize,
+                older_than: Span::from_millis(system.rng.below(6_000) as u32),
+                max_sagas: 1 + system.rng.below(20) as usize,
                 actor,
                 reason,
-                validate_only: world.rng.chance(200),
+                validate_only: system.rng.chance(200),
             };
-            return send(world, Command::Purge(purge), false);
+            return send(system, Command::Purge(purge), false);
         }
         _ => {
-            let terminal_reason = world.rng.chance(500).then(|| reason.clone());
+            let terminal_reason = system.rng.chance(500).then(|| reason.clone());
             UnleasedOperation::Annotate { actor, note: reason, details: Labels::default(), terminal_reason }
         }
     };
     if let Some(task_id) = task {
-        let keyed = world.rng.chance(700);
-        send(world, Command::Change(Change { task_id, operation: Operation::Unleased(operation) }), keyed);
+        let keyed = system.rng.chance(700);
+        send(system, Command::Change(Change { task_id, operation: Operation::Unleased(operation) }), keyed);
     }
 }
 
-/// Sends it once, or twice: a person who got no answer presses the button again.
-fn send(world: &mut World, command: Command, keyed: bool) {
-    let (id, request) = world.request(command, keyed);
-    for _ in 0..1 + u32::from(keyed && world.rng.chance(300)) {
-        world.send(Call { id, from: From::Person, request: request.clone(), sent: world.now });
+/// Sends a command once, or twice as an operator who got no answer does.
+fn send(system: &mut System, command: Command, keyed: bool) {
+    let (id, request) = system.request(command, keyed);
+    for _ in 0..1 + u32::from(keyed && system.rng.chance(300)) {
+        system.send(Call { id, from: CallSource::Operator, request: request.clone(), sent: system.now });
     }
 }

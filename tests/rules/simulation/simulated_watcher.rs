@@ -1,4 +1,5 @@
-//! Watchers that are cut off and resume from the last revision they saw: their record must equal the history (P7).
+//! [`SimulatedWatcher`]: a watcher that is disconnected and resumes after its last revision. It compares what it receives with
+//! the history (P7).
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -16,37 +17,37 @@ use sagad::{
 };
 use tokio::runtime::Runtime;
 
-use super::judge::Judge;
+use super::promise_checker::PromiseChecker;
 
-enum Item {
-    /// A wanted event, whole if the watch sends it whole.
+enum WatchItem {
+    /// A selected event; complete if the watch sends complete events.
     Event(Revision, Option<Box<Event>>),
-    /// Everything up to here was sent; true: as a snapshot.
+    /// Everything up to here was sent; true: by a snapshot.
     Through(Revision, bool),
 }
 
-type Items = Pin<Box<dyn Stream<Item = Result<Item, StoreError>>>>;
+type WatchItems = Pin<Box<dyn Stream<WatchItem = Result<WatchItem, StoreError>>>>;
 
-/// One watcher, and how far its record goes.
-pub struct Watcher {
+/// A watcher and its position.
+pub struct SimulatedWatcher {
     queues: Vec<QueueName>,
     stale: bool,
-    items: Option<Items>,
+    items: Option<WatchItems>,
     position: Option<Revision>,
-    /// In a snapshot only what is stale now is sent.
+    /// A snapshot contains only sagas that are stale now.
     in_snapshot: bool,
     snapshot: Vec<Revision>,
     pub seen: u64,
-    /// How often it was told that what it wants is compacted.
+    /// How often its position was compacted.
     pub compacted: u64,
 }
 
-/// What is stored, and what ever happened.
-pub type Known<'a> = (&'a Memory, &'a Judge);
+/// The stored data and the whole history.
+pub type KnownData<'a> = (&'a Memory, &'a PromiseChecker);
 
-impl Watcher {
+impl SimulatedWatcher {
     pub fn new(queues: Vec<QueueName>, stale: bool) -> Self {
-        Watcher {
+        SimulatedWatcher {
             queues,
             stale,
             items: None,
@@ -58,11 +59,11 @@ impl Watcher {
         }
     }
 
-    pub fn cut_off(&mut self) {
+    pub fn disconnect(&mut self) {
         self.items = None;
     }
 
-    fn begin(&mut self, store: &Store, skip: bool) -> Items {
+    fn begin(&mut self, store: &Store, skip: bool) -> WatchItems {
         let mut after = self.position;
         if let (Some(after), true) = (&mut after, skip) {
             *after = store.event_feed().head();
@@ -73,18 +74,18 @@ impl Watcher {
             Box::pin(watch_stale(store.clone(), self.queues.clone(), after, false).map(|item| {
                 Ok(match item? {
                     StaleItem::Stale { revision, .. } | StaleItem::Resolved { revision, .. } => {
-                        Item::Event(revision, None)
+                        WatchItem::Event(revision, None)
                     }
-                    StaleItem::Bookmark { revision, snapshot_end } => Item::Through(revision, snapshot_end),
+                    StaleItem::Bookmark { revision, snapshot_end } => WatchItem::Through(revision, snapshot_end),
                 })
             }))
         } else {
             let after = after.or(Some(Revision::ZERO));
             Box::pin(watch_events(store.clone(), None, self.queues.clone(), after).flat_map(|item| {
-                let event = |event: &Arc<Event>| Ok(Item::Event(event.revision, Some(Box::new(Event::clone(event)))));
+                let event = |event: &Arc<Event>| Ok(WatchItem::Event(event.revision, Some(Box::new(Event::clone(event)))));
                 stream::iter(match item {
                     Ok(EventItem::Events(wanted)) => wanted.events().map(event).collect(),
-                    Ok(EventItem::Bookmark(revision)) => vec![Ok(Item::Through(revision, false))],
+                    Ok(EventItem::Bookmark(revision)) => vec![Ok(WatchItem::Through(revision, false))],
                     Err(error) => vec![Err(error)],
                 })
             }))
@@ -92,7 +93,7 @@ impl Watcher {
     }
 
     /// Takes at most `limit` items, and compares them with the history.
-    pub fn watch(&mut self, runtime: &Runtime, store: &Store, (disk, judge): Known<'_>, limit: usize, skip: bool) {
+    pub fn watch(&mut self, runtime: &Runtime, store: &Store, (disk, checker): KnownData<'_>, limit: usize, skip: bool) {
         let mut items = match self.items.take() {
             Some(items) => items,
             None => self.begin(store, skip),
@@ -114,29 +115,29 @@ impl Watcher {
         self.items = Some(items);
         let facts = disk.data();
         for item in taken {
-            self.compare(item, &facts, judge);
+            self.compare(item, &facts, checker);
         }
         if let Some(oldest) = compacted.filter(|oldest| *oldest > Revision::ZERO) {
-            assert!(self.position.is_none_or(|position| position < oldest), "P7: what follows a position was there");
+            assert!(self.position.is_none_or(|position| position < oldest), "P7: the position was refused although its revisions are stored");
             self.compacted += 1;
-            // It begins anew: with a snapshot, or with what there is.
+            // It starts again: with a snapshot, or from the oldest stored event.
             (self.items, self.position) = (None, Some(oldest).filter(|_| !self.stale));
         } else if compacted.is_none()
             && let Some(position) = self.position
         {
-            let missed = self.wanted(judge, position, facts.head());
+            let missed = self.wanted(checker, position, facts.head());
             assert!(missed.is_none(), "P7: a watcher at {position} was not sent {missed:?}");
         }
     }
 
-    /// The first event of its concern behind a revision.
-    fn wanted<'a>(&self, judge: &'a Judge, after: Revision, through: Revision) -> Option<&'a Event> {
-        let until = judge.after(after).iter().take_while(|event| event.revision <= through);
+    /// The first selected event after a revision.
+    fn wanted<'a>(&self, checker: &'a PromiseChecker, after: Revision, through: Revision) -> Option<&'a Event> {
+        let until = checker.after(after).iter().take_while(|event| event.revision <= through);
         let mut wanted = until.filter(|event| self.queues.is_empty() || self.queues.contains(&event.queue));
         wanted.find(|event| !self.stale || event.mark.is_some())
     }
 
-    /// What is still stale, and was when the snapshot began, must have been in it.
+    /// A saga that has been stale since before the snapshot must be in it.
     fn complete(&self, through: Revision, facts: &StoredData) {
         for saga in facts.sagas() {
             if let Some(revision) = saga.reported_stale().filter(|revision| *revision <= through)
@@ -147,29 +148,29 @@ impl Watcher {
         }
     }
 
-    fn compare(&mut self, item: Item, facts: &StoredData, judge: &Judge) {
+    fn compare(&mut self, item: WatchItem, facts: &StoredData, checker: &PromiseChecker) {
         let position = self.position.unwrap_or(Revision::ZERO);
         match item {
-            Item::Event(revision, event) if self.in_snapshot => {
+            WatchItem::Event(revision, event) if self.in_snapshot => {
                 assert!(event.is_none() && revision > position, "P7: a snapshot is in order");
-                let there = judge.after(Revision(revision.0 - 1)).first().expect("it happened");
+                let there = checker.after(Revision(revision.0 - 1)).first().expect("it happened");
                 assert!(there.revision == revision && matches!(there.mark, Some(StaleMark::Stale { .. })), "{there:?}");
                 self.snapshot.push(revision);
                 self.position = Some(revision);
             }
-            Item::Event(revision, event) => {
+            WatchItem::Event(revision, event) => {
                 self.seen += 1;
-                let next = self.wanted(judge, position, revision).expect("P7: it happened");
+                let next = self.wanted(checker, position, revision).expect("P7: it happened");
                 assert_eq!(next.revision, revision, "P7: a watcher at {position} missed {next:?}");
                 if let Some(event) = event {
                     assert_eq!(*event, *next, "P7: sent as it happened");
                 }
                 self.position = Some(revision);
             }
-            Item::Through(revision, snapshot_end) => {
+            WatchItem::Through(revision, snapshot_end) => {
                 assert!(revision >= position && revision <= facts.head(), "P7: bookmarks never go back");
                 if !self.in_snapshot {
-                    let missed = self.wanted(judge, position, revision);
+                    let missed = self.wanted(checker, position, revision);
                     assert!(missed.is_none(), "P7: a bookmark at {revision} passes over {missed:?}");
                 }
                 if snapshot_end {

@@ -1,4 +1,4 @@
-//! A saga with its history, on a clock that moves when told.
+//! [`TestSaga`]: a saga with its history, on a clock that the test moves.
 
 use sagad::domain::{
     command::{Creation, Holder, Operation},
@@ -15,12 +15,12 @@ use sagad::domain::{
 
 pub use crate::values::*;
 
-/// When every test's saga is created.
+/// When each test's saga is created.
 pub const START: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
 /// How long a lease lasts unless a test says otherwise.
 pub const TTL: Span = Span::from_secs(30);
-/// A token that no lease here ever gets.
-pub const NEVER_GIVEN: FencingToken = FencingToken(1 << 40);
+/// A token that no lease in these tests gets.
+pub const UNKNOWN_TOKEN: FencingToken = FencingToken(1 << 40);
 
 /// The contract's name of a refusal.
 pub fn reason(rejection: &Rejection) -> &'static str {
@@ -53,7 +53,7 @@ pub fn reason(rejection: &Rejection) -> &'static str {
 }
 
 #[derive(Clone, Debug)]
-pub struct World {
+pub struct TestSaga {
     pub saga: Saga,
     pub now: Timestamp,
     pub grace: RestartGrace,
@@ -61,7 +61,7 @@ pub struct World {
     pub events: Vec<Event>,
 }
 
-impl World {
+impl TestSaga {
     /// A planned saga with these compensations.
     pub fn with(policy: Policy, kinds: &[&str], delay: Span) -> Self {
         let creation = Creation {
@@ -73,7 +73,7 @@ impl World {
             ..Creation::new(TaskId::parse("task").unwrap(), QueueName::default())
         };
         let (saga, event) = create(creation, START, Revision(1));
-        World { saga, now: START, grace: RestartGrace::default(), events: vec![event] }
+        TestSaga { saga, now: START, grace: RestartGrace::default(), events: vec![event] }
     }
 
     /// A planned saga with two compensations: `worktree` at position 1, `branch` at position 2.
@@ -81,20 +81,20 @@ impl World {
         Self::with(policy, &["worktree", "branch"], Span::ZERO)
     }
 
-    /// A planned saga with none.
+    /// A planned saga without compensations.
     pub fn bare(policy: Policy) -> Self {
         Self::with(policy, &[], Span::ZERO)
     }
 
-    /// What a store does with a command: what is due, then the judgement, then one commit. Whatever is refused, or
-    /// accepted as a repetition, has changed nothing.
+    /// Executes a command as a store does: applies what is due, then the command. A command that is refused, or accepted as
+    /// a repeat, must change nothing.
     pub fn attempt(&mut self, operation: &Operation) -> Result<TransitionEffect, Rejection> {
         let mut draft = self.draft();
         apply_due(&mut draft);
         let before = draft.clone();
         let outcome = transition(&mut draft, operation, self.earlier(operation).as_ref());
         if outcome != Ok(TransitionEffect::Changed) {
-            assert_eq!(draft, before, "{operation:?} was answered with {outcome:?}, and changed something");
+            assert_eq!(draft, before, "{operation:?} was answered with {outcome:?} but changed something");
         }
         self.commit(draft);
         outcome
@@ -120,20 +120,20 @@ impl World {
         }
     }
 
-    /// A command that must be refused, by the contract's name of the refusal.
-    pub fn why(&mut self, operation: Operation) -> &'static str {
+    /// A command that must be refused; returns the reason's name in the contract.
+    pub fn refusal(&mut self, operation: Operation) -> &'static str {
         reason(&self.refused(operation))
     }
 
     /// Takes a lease for execution, which must be possible.
     pub fn claim(&mut self, by: &str) -> Holder {
-        self.ok(super::verbs::claim(by));
+        self.ok(super::operations::claim(by));
         self.holder()
     }
 
     /// Takes a lease for compensation, which must be possible.
     pub fn claim_undo(&mut self, by: &str) -> Holder {
-        self.ok(super::verbs::claim_undo(by));
+        self.ok(super::operations::claim_undo(by));
         self.holder()
     }
 
@@ -146,28 +146,28 @@ impl World {
         self.events[known..].to_vec()
     }
 
-    /// Lets time pass, and applies what is due then.
+    /// Lets time pass and applies what is due then.
     pub fn wait(&mut self, span: Span) -> Vec<Event> {
         self.now = self.now.plus(span);
         self.due()
     }
 
-    /// The same saga at another time, with nothing applied.
+    /// The same saga at another time; nothing is applied.
     pub fn at(&self, now: Timestamp) -> Self {
-        World { now, ..self.clone() }
+        TestSaga { now, ..self.clone() }
     }
 
-    /// The same saga after the coordinator came back now.
+    /// The same saga, with the coordinator returning from an absence now.
     pub fn after_absence(&self, grace: Span) -> Self {
-        World { grace: RestartGrace { returned_at: self.now, length: grace }, ..self.clone() }
+        TestSaga { grace: RestartGrace { returned_at: self.now, length: grace }, ..self.clone() }
     }
 
-    /// A draft that begins here.
+    /// A draft of the saga.
     pub fn draft(&self) -> Draft {
         Draft::begin(self.saga.clone(), self.now, self.grace, self.saga.revision.after(1))
     }
 
-    /// Takes a draft over.
+    /// Applies a draft.
     pub fn commit(&mut self, draft: Draft) {
         self.saga = draft.saga;
         self.events.extend(draft.events);
@@ -180,11 +180,11 @@ impl World {
         }
     }
 
-    /// The holder of the last lease; of one that was never given, if there is none.
+    /// The holder of the last lease; without one, a holder with an unknown token.
     pub fn holder(&self) -> Holder {
         match &self.saga.lease {
             Some(lease) => Holder { owner: lease.owner.clone(), token: lease.token },
-            None => Holder { owner: owner("w"), token: NEVER_GIVEN },
+            None => Holder { owner: owner("w"), token: UNKNOWN_TOKEN },
         }
     }
 
@@ -197,12 +197,12 @@ impl World {
     }
 }
 
-/// What happened, in order.
+/// The types of events, in order.
 pub fn kinds(events: &[Event]) -> Vec<EventType> {
     events.iter().map(|event| event.kind).collect()
 }
 
-/// What the last event says of staleness.
+/// The events' marks of staleness.
 pub fn marks(events: &[Event]) -> Vec<Option<sagad::domain::event::StaleMark>> {
     events.iter().map(|event| event.mark.clone()).collect()
 }

@@ -1,4 +1,4 @@
-//! What people do: decide, cancel, park, annotate.
+//! Operators' calls: decisions, cancel requests, quarantine, annotations, revocations.
 
 use sagad::domain::{
     command::{Holder, RecoveryDecision},
@@ -14,60 +14,60 @@ use sagad::domain::{
 };
 
 use super::{
-    situations::{Situation, running, stale, undoing},
-    verbs::*,
-    world::{NEVER_GIVEN, START, TTL, World, kinds, secs, text, us},
+    situation::{Situation, running, stale, undoing},
+    operations::*,
+    test_saga::{UNKNOWN_TOKEN, START, TTL, TestSaga, kinds, secs, text, us},
 };
 
 const DECISIONS: [RecoveryDecision; 3] =
     [RecoveryDecision::Requeue, RecoveryDecision::Compensate, RecoveryDecision::Quarantine];
 
 #[test]
-fn a_decision_is_about_the_lease_that_it_names() {
+fn a_decision_applies_only_to_the_lease_it_names() {
     for decision in DECISIONS {
         let mut w = stale();
         let token = w.holder().token;
         let last = Some(token);
         let not_under_that = Rejection::NotStale { token: last, stale: true, state: State::Running };
-        assert_eq!(w.refused(recover_lease(decision, Some(NEVER_GIVEN), false)), not_under_that);
+        assert_eq!(w.refused(recover_lease(decision, Some(UNKNOWN_TOKEN), false)), not_under_that);
         w.ok(recover_lease(decision, Some(token), false));
         assert_eq!(w.lease().standing, Standing::EndedByOther);
-        // Stale again under another lease: the decision on the first is not run over the second.
+        // Stale again under another lease: a decision on the first lease does not apply.
         let mut w = stale();
         let first = w.holder().token;
         w.claim("x");
         w.wait(TTL);
-        assert_eq!(w.why(recover_lease(decision, Some(first), false)), "NOT_STALE");
+        assert_eq!(w.refusal(recover_lease(decision, Some(first), false)), "NOT_STALE");
     }
 }
 
 #[test]
-fn a_worker_that_came_back_is_not_run_over() {
+fn a_decision_does_not_apply_to_a_renewed_lease() {
     let mut w = running();
     w.now = w.now.plus(TTL);
     let mut w = w.after_absence(secs(10));
     w.ok(heartbeat(&w.holder()));
     for decision in DECISIONS {
-        assert_eq!(w.why(recover(decision)), "NOT_STALE");
+        assert_eq!(w.refusal(recover(decision)), "NOT_STALE");
     }
     w.ok(complete(&w.holder(), "done"));
 }
 
 #[test]
-fn validate_only_judges_and_changes_nothing() {
+fn validate_only_reports_the_outcome_and_changes_nothing() {
     for decision in DECISIONS {
         let mut w = stale();
         let before = w.saga.clone();
         assert_eq!(w.attempt(&recover_lease(decision, None, true)), Ok(TransitionEffect::Unchanged));
         assert_eq!(w.saga, before);
-        assert_eq!(running().why(recover_lease(decision, None, true)), "NOT_STALE");
+        assert_eq!(running().refusal(recover_lease(decision, None, true)), "NOT_STALE");
     }
-    assert_eq!(undoing().why(recover_lease(RecoveryDecision::Requeue, None, true)), "WRONG_STATE");
+    assert_eq!(undoing().refusal(recover_lease(RecoveryDecision::Requeue, None, true)), "WRONG_STATE");
 }
 
 #[test]
-fn a_decision_may_lead_to_compensating_although_there_is_nothing_to_undo() {
-    let mut w = World::bare(Policy::default());
+fn a_decision_to_compensate_applies_even_without_compensations() {
+    let mut w = TestSaga::bare(Policy::default());
     w.claim("w");
     w.wait(TTL);
     let mut cancelled = w.clone();
@@ -79,10 +79,10 @@ fn a_decision_may_lead_to_compensating_although_there_is_nothing_to_undo() {
 }
 
 #[test]
-fn m12_cancelling_what_was_never_claimed_compensates_at_once() {
+fn m12_cancelling_a_saga_that_was_never_claimed_compensates_it_at_once() {
     for delay in [Span::ZERO, secs(60)] {
         for dispatched in [false, true] {
-            let mut w = World::with(Policy::default(), &["worktree", "branch"], delay);
+            let mut w = TestSaga::with(Policy::default(), &["worktree", "branch"], delay);
             if dispatched {
                 w.ok(dispatch("x", TTL));
             }
@@ -96,7 +96,7 @@ fn m12_cancelling_what_was_never_claimed_compensates_at_once() {
             }
         }
     }
-    let mut w = World::bare(Policy::default());
+    let mut w = TestSaga::bare(Policy::default());
     assert_eq!(kinds(&w.ok(cancel(false))), [EventType::CancelRequested, EventType::Compensated]);
 }
 
@@ -113,27 +113,27 @@ fn a_cancel_request_under_a_live_lease_waits_for_the_worker() {
     let events = w.ok(cancel(true));
     assert_eq!(kinds(&events), [EventType::CancelRequested, EventType::Compensating]);
     assert_eq!((w.state(), w.lease().standing), (State::Compensating, Standing::EndedByOther));
-    assert_eq!(w.why(complete(&h, "too late")), "LEASE_SUPERSEDED");
+    assert_eq!(w.refusal(complete(&h, "too late")), "LEASE_SUPERSEDED");
 }
 
 #[test]
-fn a_person_parks_any_saga_without_a_live_lease_or_revokes_it() {
+fn an_operator_can_quarantine_any_open_saga_or_revoke_its_lease() {
     for situation in Situation::ALL {
-        let w = situation.world();
+        let w = situation.test_saga();
         let live = w.saga.live_lease(w.now, &w.grace).is_some();
         let open = !w.state().is_terminal();
-        assert_eq!(w.clone().attempt(&park(false)).is_ok(), open && !live, "{situation:?}");
+        assert_eq!(w.clone().attempt(&quarantine_by_operator(false)).is_ok(), open && !live, "{situation:?}");
         let mut revoked = w.clone();
-        assert_eq!(revoked.attempt(&park(true)).is_ok(), open, "{situation:?}");
+        assert_eq!(revoked.attempt(&quarantine_by_operator(true)).is_ok(), open, "{situation:?}");
         assert!(revoked.state() == State::Quarantined || !open);
         assert_eq!(revoked.saga.live_lease(w.now, &w.grace), None);
     }
 }
 
 #[test]
-fn m7_a_note_may_be_added_in_any_state_and_changes_nothing_else() {
+fn m7_a_saga_in_any_state_can_be_annotated_and_nothing_else_changes() {
     for situation in Situation::ALL {
-        let mut w = situation.world();
+        let mut w = situation.test_saga();
         let before = w.saga.clone();
         let events = w.ok(annotate_with("note", &[("ticket", "42")], None));
         assert_eq!(kinds(&events), [EventType::Annotated]);
@@ -146,7 +146,7 @@ fn m7_a_note_may_be_added_in_any_state_and_changes_nothing_else() {
 
 #[test]
 fn m7_an_amended_reason_keeps_the_old_one_in_the_history() {
-    let mut w = Situation::QuarantinedByHolder.world();
+    let mut w = Situation::QuarantinedByHolder.test_saga();
     let end_time = w.saga.end_time;
     w.wait(secs(60));
     let events = w.ok(annotate_with("looked into", &[("previous_terminal_reason", "forged")], Some("disk full")));
@@ -156,17 +156,17 @@ fn m7_an_amended_reason_keeps_the_old_one_in_the_history() {
     assert_eq!((w.state(), w.saga.end_time), (State::Quarantined, end_time));
     let events = w.ok(amend(""));
     assert_eq!(events[0].details["previous_terminal_reason"], "disk full");
-    assert_eq!(w.saga.terminal_reason, Some(text("QUARANTINED")), "a reason is never empty");
+    assert_eq!(w.saga.terminal_reason, Some(text("QUARANTINED")), "an empty reason becomes the state's name");
 }
 
 #[test]
-fn dispatching_again_replaces_and_may_take_back_what_was_released() {
-    let mut w = World::new(Policy::default());
+fn a_second_dispatch_replaces_the_first() {
+    let mut w = TestSaga::new(Policy::default());
     w.ok(dispatch("x", TTL));
     let events = w.ok(dispatch("w", secs(5)));
     assert_eq!(kinds(&events), [EventType::Dispatched]);
     assert_eq!((events[0].from_state, events[0].to_state), (Some(State::Dispatched), State::Dispatched));
-    assert_eq!(w.why(claim("x")), "DISPATCHED_ELSEWHERE");
+    assert_eq!(w.refusal(claim("x")), "DISPATCHED_ELSEWHERE");
     w.ok(claim("w"));
     assert_eq!(w.saga.reservation, None);
 }
@@ -174,12 +174,12 @@ fn dispatching_again_replaces_and_may_take_back_what_was_released() {
 #[test]
 fn a_revoked_lease_makes_its_saga_stale_at_once_and_ends_for_its_holder() {
     for situation in Situation::ALL {
-        let w = situation.world();
+        let w = situation.test_saga();
         let live = w.saga.live_lease(w.now, &w.grace).cloned();
         let mut revoked = w.clone();
         let Some(lease) = live else {
             if w.saga.lease.is_some() {
-                let refused = revoked.why(revoke(&w.holder()));
+                let refused = revoked.refusal(revoke(&w.holder()));
                 assert!(["LEASE_SUPERSEDED", "SAGA_TERMINAL"].contains(&refused), "{situation:?}: {refused}");
             }
             continue;
@@ -195,32 +195,32 @@ fn a_revoked_lease_makes_its_saga_stale_at_once_and_ends_for_its_holder() {
             cause: StaleCause::Revoked,
         };
         assert_eq!((&events[0].mark, events[0].details["cause"].as_str()), (&Some(cause), "REVOKED"));
-        // A cancellation that was asked for applies at once.
+        // A requested cancellation applies at once.
         let goes_on = revoked.state() != w.state();
         assert_eq!(goes_on, w.saga.cancel.is_some() && w.state() == State::Running, "{situation:?}");
         assert_eq!(revoked.saga.is_stale(w.now, &w.grace), !goes_on, "{situation:?}");
         for operation in
-            [heartbeat(&h), complete(&h, "late"), fail_with(&h, &["k"]), compensate(&h), park_held(&h), release(&h)]
+            [heartbeat(&h), complete(&h, "late"), fail_with(&h, &["k"]), compensate(&h), quarantine_held(&h), release(&h)]
         {
-            assert_eq!(revoked.clone().why(operation), "LEASE_SUPERSEDED", "{situation:?}");
+            assert_eq!(revoked.clone().refusal(operation), "LEASE_SUPERSEDED", "{situation:?}");
         }
-        // Twice is once, and the next lease is another's.
-        assert_eq!(revoked.clone().why(revoke(&h)), "LEASE_SUPERSEDED");
+        // A second revocation is refused, and a decision applies.
+        assert_eq!(revoked.clone().refusal(revoke(&h)), "LEASE_SUPERSEDED");
         let decided = revoked.at(w.now.plus(us(1))).attempt(&recover(RecoveryDecision::Quarantine));
         assert_eq!(decided.is_ok(), !goes_on, "{situation:?}");
     }
-    // Whoever names another lease revokes none.
+    // A revocation that names another lease is refused.
     let mut w = running();
     let other = Holder { token: FencingToken(w.holder().token.0 + 1), ..w.holder() };
-    assert_eq!(w.why(revoke(&other)), "LEASE_SUPERSEDED");
+    assert_eq!(w.refusal(revoke(&other)), "LEASE_SUPERSEDED");
 }
 
 #[test]
-fn a_revoked_lease_is_told_from_one_that_ran_out_even_in_its_grace() {
+fn a_revoked_lease_differs_from_an_expired_one_even_in_the_grace() {
     let w = running();
     let end = w.lease().expire_time;
     let mut back = w.at(end.plus(secs(1))).after_absence(secs(10));
-    assert!(back.saga.live_lease(back.now, &back.grace).is_some(), "it lives on by the grace");
+    assert!(back.saga.live_lease(back.now, &back.grace).is_some(), "it is live because of the grace");
     let h = back.holder();
     back.ok(revoke(&h));
     assert!(back.lease().is_revoked());
@@ -232,19 +232,19 @@ fn a_revoked_lease_is_told_from_one_that_ran_out_even_in_its_grace() {
 }
 
 #[test]
-fn the_policy_applies_to_a_revoked_lease_as_to_one_that_ran_out() {
+fn the_policy_applies_to_a_revoked_lease_as_to_an_expired_one() {
     for (on_stale, state) in [
         (StaleAction::Hold, State::Running),
         (StaleAction::Requeue, State::Planned),
         (StaleAction::Compensate, State::Compensating),
         (StaleAction::Quarantine, State::Quarantined),
     ] {
-        let mut w = World::new(Policy { on_stale, settle: secs(5), ..Policy::default() });
+        let mut w = TestSaga::new(Policy { on_stale, settle: secs(5), ..Policy::default() });
         let h = w.claim("w");
         w.ok(revoke(&h));
         assert_eq!((w.state(), w.saga.expirations), (state, 1), "{on_stale:?}");
         let settles = [State::Running, State::Planned, State::Compensating].contains(&state);
         assert_eq!(w.saga.settle_until.is_some(), settles, "{on_stale:?}");
-        assert_eq!(w.why(complete(&h, "late")), "LEASE_SUPERSEDED", "{on_stale:?}");
+        assert_eq!(w.refusal(complete(&h, "late")), "LEASE_SUPERSEDED", "{on_stale:?}");
     }
 }

@@ -1,5 +1,5 @@
-//! A worker: asks for work, heartbeats, keeps to its own deadline or is paused past it, repeats what was not answered,
-//! and comes back from the dead. What it decides is here; the world carries it out.
+//! [`SimulatedWorker`]: claims work, sends heartbeats, keeps its own deadline or is paused past it, repeats unanswered calls, and
+//! restarts after a crash. It decides what to do; the system executes it.
 
 use sagad::domain::{
     command::{Change, ClaimNext, Command, Holder, HolderOperation, Operation, Request, UnleasedOperation},
@@ -11,31 +11,31 @@ use sagad::domain::{
     time::Span,
 };
 
-use super::{rng::Rng, sabotage::Sabotage};
+use super::{rng::Rng, planted_fault::PlantedFault};
 
-/// Clocks of workers are at most so many parts in a million too fast or too slow.
+/// The largest error of a worker's clock, in parts per million.
 pub const DRIFT_PPM: i64 = 10_000;
-/// So much of a lease, in parts of a million, a worker leaves unused, because its clock may be slow.
+/// The part of a lease that a worker leaves unused, in parts per million, because its clock may be slow.
 pub const MARGIN_PPM: i64 = 20_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub enum WorkerRole {
     Execute,
     Compensate,
-    /// Claims what is stale, by id, or decides on it.
+    /// Claims stale sagas by id, or decides on them.
     Recover,
 }
 
-/// A call that is not answered yet.
+/// A call without an answer so far.
 #[derive(Clone)]
-pub struct Pending {
+pub struct PendingCall {
     pub id: u64,
     pub request: Request,
     /// When it was first sent.
     pub first_sent: i64,
 }
 
-/// What a worker works on.
+/// The saga that a worker works on.
 #[derive(Clone)]
 pub struct Job {
     pub task: TaskId,
@@ -45,48 +45,48 @@ pub struct Job {
     pub until: i64,
     pub ttl: i64,
     steps: u64,
-    /// It stopped working and says so.
+    /// It has stopped working and reports that.
     pub finishing: bool,
     cancelled: bool,
     unsettled: Vec<u32>,
 }
 
-pub struct Worker {
+pub struct SimulatedWorker {
     pub owner: OwnerId,
-    pub role: Role,
+    pub role: WorkerRole,
     ppm: i64,
     pub incarnation: u32,
-    /// What wakes it next: what has another number is void.
+    /// The number of its next wake-up; others are ignored.
     pub wake: u64,
-    pub pending: Option<Pending>,
+    pub pending: Option<PendingCall>,
     pub job: Option<Job>,
-    /// The leases that it had.
+    /// Its earlier leases.
     had: Vec<(TaskId, FencingToken)>,
-    /// Whether it asks for a lease of another length while it holds one. Not where the wall clock is stepped forward
-    /// during an absence: there a heartbeat that counts as an extension may end the lease sooner in true time.
+    /// True if its heartbeats change the length of the lease. False where the wall clock is stepped forward during an
+    /// absence: there a heartbeat that extends the lease may end it earlier in true time.
     changes_ttl: bool,
-    pub sabotage: Sabotage,
+    pub fault: PlantedFault,
 }
 
-/// What a worker does next.
-pub enum Act {
-    /// Sends this, with a `request_id` or without.
+/// What a worker does next, executed by the system.
+pub enum WorkerAction {
+    /// Sends a command; true: with a `request_id`.
     Call(Command, bool),
-    /// Looks for a stale saga.
+    /// Finds a stale saga and claims it.
     Recover,
-    /// Forgets its job.
+    /// Gives up its job without a report.
     Drop,
     Nothing,
 }
 
-impl Worker {
-    pub fn new(n: usize, rng: &mut Rng, changes_ttl: bool, sabotage: Sabotage) -> Self {
+impl SimulatedWorker {
+    pub fn new(n: usize, rng: &mut Rng, changes_ttl: bool, fault: PlantedFault) -> Self {
         let role = match n % 10 {
-            0 => Role::Recover,
-            1..=3 => Role::Compensate,
-            _ => Role::Execute,
+            0 => WorkerRole::Recover,
+            1..=3 => WorkerRole::Compensate,
+            _ => WorkerRole::Execute,
         };
-        Worker {
+        SimulatedWorker {
             owner: OwnerId::parse(&format!("w{n}")).unwrap(),
             role,
             ppm: rng.between(-DRIFT_PPM, DRIFT_PPM + 1),
@@ -96,7 +96,7 @@ impl Worker {
             job: None,
             had: Vec::new(),
             changes_ttl,
-            sabotage,
+            fault,
         }
     }
 
@@ -105,18 +105,18 @@ impl Worker {
         (i128::from(now) * i128::from(1_000_000 + self.ppm) / 1_000_000) as i64
     }
 
-    /// The true time at which its own clock shows this.
+    /// The true time at which its own clock shows `local`.
     pub fn true_time(&self, local: i64) -> i64 {
         (i128::from(local) * 1_000_000 / i128::from(1_000_000 + self.ppm)) as i64
     }
 
-    /// Until when it works on a lease of a length that it asked for at a true time, by its own clock.
+    /// Until when, by its own clock, it works under a lease of this length that it requested at the true time `sent`.
     pub fn deadline(&self, sent: i64, length: Span) -> i64 {
-        let margin = if self.sabotage == Sabotage::WorkersOverstay { -MARGIN_PPM } else { MARGIN_PPM };
+        let margin = if self.fault == PlantedFault::WorkersExceedDeadlines { -MARGIN_PPM } else { MARGIN_PPM };
         self.local(sent) + (i128::from(length.micros()) * i128::from(1_000_000 - margin) / 1_000_000) as i64
     }
 
-    /// Takes a saga that it was given.
+    /// Begins to work on a claimed saga.
     pub fn take(&mut self, saga: &Saga, first_sent: i64, rng: &mut Rng) {
         let Some(lease) = &saga.lease else { return };
         self.had.push((saga.task_id().clone(), lease.token));
@@ -133,7 +133,7 @@ impl Worker {
         });
     }
 
-    /// What an answer says of the saga it works on.
+    /// Updates its job from an answer.
     pub fn learn(&mut self, saga: &Saga) {
         if let Some(job) = &mut self.job {
             job.unsettled = unsettled(saga);
@@ -150,19 +150,19 @@ impl Worker {
         }
     }
 
-    /// What it does next, given that nothing is pending.
-    pub fn act(&mut self, now: i64, queues: &[QueueName], rng: &mut Rng) -> Act {
-        if let Some(call) = self.confused(rng) {
+    /// What it does next, if no call is pending.
+    pub fn act(&mut self, now: i64, queues: &[QueueName], rng: &mut Rng) -> WorkerAction {
+        if let Some(call) = self.use_earlier_lease(rng) {
             return call;
         }
         let local = self.local(now);
         let Some(job) = &mut self.job else {
-            return if self.role == Role::Recover { Act::Recover } else { self.ask(queues, rng) };
+            return if self.role == WorkerRole::Recover { WorkerAction::Recover } else { self.ask(queues, rng) };
         };
         if local >= job.until && !job.finishing {
-            // It has stopped working. It may try to get the lease back, or to hand in what it has.
+            // It has stopped working. It may try to renew the lease, or report a result.
             return match rng.below(4) {
-                0 => Act::Drop,
+                0 => WorkerAction::Drop,
                 1 => self.held(HolderOperation::Heartbeat { ttl: None, progress: None }, false),
                 _ => self.finish(rng),
             };
@@ -181,28 +181,28 @@ impl Worker {
         }
     }
 
-    /// It takes up again what it had before, or speaks with the token of an earlier lease of the same saga.
-    fn confused(&self, rng: &mut Rng) -> Option<Act> {
+    /// It uses an earlier job again, or the token of an earlier lease of the same saga.
+    fn use_earlier_lease(&self, rng: &mut Rng) -> Option<WorkerAction> {
         if self.had.is_empty() || !rng.chance(60) {
             return None;
         }
         let latest = self.had.len().min(4) as u64;
         let (task, token) = &self.had[self.had.len() - 1 - rng.below(latest) as usize];
-        let Some(job) = &self.job else { return Some(Act::Call(self.claim(task.clone(), rng), true)) };
+        let Some(job) = &self.job else { return Some(WorkerAction::Call(self.claim(task.clone(), rng), true)) };
         if job.task != *task || job.token == *token {
             return None;
         }
         let holder = Holder { owner: self.owner.clone(), token: *token };
         let result = Blob::parse("late".into()).unwrap();
         let operation = HolderOperation::Complete { result, reason: Text::default(), progress: None };
-        Some(Act::Call(
+        Some(WorkerAction::Call(
             Command::Change(Change { task_id: task.clone(), operation: Operation::ByHolder(holder, operation) }),
             false,
         ))
     }
 
-    fn ask(&self, queues: &[QueueName], rng: &mut Rng) -> Act {
-        let purpose = if self.role == Role::Compensate { LeasePurpose::Compensate } else { LeasePurpose::Execute };
+    fn ask(&self, queues: &[QueueName], rng: &mut Rng) -> WorkerAction {
+        let purpose = if self.role == WorkerRole::Compensate { LeasePurpose::Compensate } else { LeasePurpose::Execute };
         let some = rng.chance(200);
         let kinds = if some { vec![kind(0), kind(1), kind(2)] } else { Vec::new() };
         let first = rng.below(queues.len() as u64) as usize;
@@ -216,12 +216,12 @@ impl Worker {
             purpose,
             kinds: if purpose == LeasePurpose::Compensate { kinds } else { Vec::new() },
         };
-        Act::Call(Command::ClaimNext(wish), rng.chance(800))
+        WorkerAction::Call(Command::ClaimNext(wish), rng.chance(800))
     }
 
-    /// The next of the calls that lead to the end of its job.
-    fn finish(&mut self, rng: &mut Rng) -> Act {
-        let Some(job) = &mut self.job else { return Act::Nothing };
+    /// The next call on the way to the end of its job.
+    fn finish(&mut self, rng: &mut Rng) -> WorkerAction {
+        let Some(job) = &mut self.job else { return WorkerAction::Nothing };
         let reason = Text::parse("simulated").unwrap();
         let operation = match job.purpose {
             LeasePurpose::Execute => {
@@ -269,10 +269,10 @@ impl Worker {
         self.held(operation, keyed)
     }
 
-    fn held(&self, operation: HolderOperation, keyed: bool) -> Act {
-        let Some(job) = &self.job else { return Act::Nothing };
+    fn held(&self, operation: HolderOperation, keyed: bool) -> WorkerAction {
+        let Some(job) = &self.job else { return WorkerAction::Nothing };
         let holder = Holder { owner: self.owner.clone(), token: job.token };
-        Act::Call(
+        WorkerAction::Call(
             Command::Change(Change { task_id: job.task.clone(), operation: Operation::ByHolder(holder, operation) }),
             keyed,
         )
@@ -291,7 +291,7 @@ fn unsettled(saga: &Saga) -> Vec<u32> {
     saga.compensations.iter().filter(|c| !c.is_settled()).map(|c| c.position).collect()
 }
 
-/// A lease's length: from the shortest there is to ten seconds.
+/// A random length of a lease: from the minimum to ten seconds.
 pub fn ttl(rng: &mut Rng) -> Span {
     let short = rng.chance(600);
     Span::from_micros(rng.between(100_000, if short { 1_000_000 } else { 10_000_000 })).unwrap()

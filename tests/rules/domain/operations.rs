@@ -1,4 +1,4 @@
-//! Commands, briefly.
+//! Short constructors of operations.
 
 use sagad::domain::{
     command::{Holder, HolderOperation, Operation, RecoveryDecision, UnleasedOperation},
@@ -9,7 +9,7 @@ use sagad::domain::{
     time::Span,
 };
 
-use super::world::{TTL, actor, blob, owner, specs, text};
+use super::test_saga::{TTL, actor, blob, owner, specs, text};
 
 fn held(holder: &Holder, operation: HolderOperation) -> Operation {
     Operation::ByHolder(holder.clone(), operation)
@@ -77,7 +77,7 @@ pub fn compensate(holder: &Holder) -> Operation {
     held(holder, HolderOperation::Compensate { reason: text("") })
 }
 
-pub fn park_held(holder: &Holder) -> Operation {
+pub fn quarantine_held(holder: &Holder) -> Operation {
     held(holder, HolderOperation::Quarantine { reason: text("beyond me") })
 }
 
@@ -110,7 +110,7 @@ pub fn waive(position: u32) -> Operation {
     })
 }
 
-pub fn park(revoke_lease: bool) -> Operation {
+pub fn quarantine_by_operator(revoke_lease: bool) -> Operation {
     Operation::Unleased(UnleasedOperation::Quarantine { actor: actor("ann"), reason: text("look at it"), revoke_lease })
 }
 

@@ -11,14 +11,14 @@ use sagad::domain::{
 };
 
 use super::{
-    situations::{Situation, running, stale},
-    verbs::*,
-    world::{START, TTL, World, secs},
+    situation::{Situation, running, stale},
+    operations::*,
+    test_saga::{START, TTL, TestSaga, secs},
 };
 
 #[test]
 fn m3_of_many_claims_one_is_accepted_and_the_others_change_nothing() {
-    let mut w = World::new(Policy::default());
+    let mut w = TestSaga::new(Policy::default());
     let h = w.claim("w");
     let before = w.saga.clone();
     for other in ["x", "y", "w"] {
@@ -33,7 +33,7 @@ fn m3_of_many_claims_one_is_accepted_and_the_others_change_nothing() {
 
 #[test]
 fn p9_a_token_is_the_revision_of_its_claimed_event_and_only_grows() {
-    let mut w = World::new(Policy::default());
+    let mut w = TestSaga::new(Policy::default());
     let mut last = FencingToken(0);
     for _ in 0..5 {
         let events = w.ok(claim("w"));
@@ -42,7 +42,7 @@ fn p9_a_token_is_the_revision_of_its_claimed_event_and_only_grows() {
         assert_eq!((token, claimed.token), (FencingToken::from(claimed.revision), Some(token)));
         assert!(token > last, "{token} after {last}");
         last = token;
-        // The claim that follows reports the expiry first: its own event is not the command's first.
+        // The claim that follows writes the expiry first, so its own event is not the first of the command.
         w.now = w.now.plus(TTL);
     }
     assert_eq!((w.saga.attempt, w.saga.expirations), (5, 4));
@@ -54,13 +54,13 @@ fn m5_a_stale_saga_is_claimable_by_another_worker() {
     let first = w.holder();
     w.ok(claim("x"));
     assert_eq!((w.state(), w.lease().owner.as_str(), w.saga.attempt), (State::Running, "x", 2));
-    assert_eq!(w.why(complete(&first, "")), "LEASE_SUPERSEDED");
+    assert_eq!(w.refusal(complete(&first, "")), "LEASE_SUPERSEDED");
 }
 
 #[test]
 fn m5_a_terminal_saga_is_never_stale() {
     for situation in Situation::ALL {
-        let w = situation.world();
+        let w = situation.test_saga();
         if w.state().is_terminal() {
             let later = w.now.plus(secs(1_000_000));
             assert!(!w.saga.is_stale(later, &w.grace), "{situation:?}");
@@ -73,19 +73,19 @@ fn m5_a_terminal_saga_is_never_stale() {
 #[test]
 fn claims_for_compensation_take_planned_and_stale_sagas_too() {
     for situation in [Situation::PlannedNew, Situation::PlannedDelayed, Situation::RunningStale] {
-        let mut w = situation.world();
+        let mut w = situation.test_saga();
         let attempt = w.saga.attempt;
         w.ok(claim_undo("x"));
         assert_eq!((w.state(), w.lease().purpose), (State::Compensating, LeasePurpose::Compensate));
-        assert_eq!((w.saga.attempt, w.saga.not_before), (attempt, None), "no attempt at execution");
+        assert_eq!((w.saga.attempt, w.saga.not_before), (attempt, None), "it does not count as an attempt at execution");
     }
 }
 
 #[test]
-fn compensating_is_one_way() {
+fn a_compensating_saga_cannot_be_executed_again() {
     let mut w = running();
     w.ok(cancel(true));
-    assert_eq!(w.why(claim("w")), "WRONG_STATE");
+    assert_eq!(w.refusal(claim("w")), "WRONG_STATE");
     let h = w.claim_undo("w");
     w.ok(release(&h));
     assert_eq!(w.state(), State::Compensating);
@@ -93,11 +93,11 @@ fn compensating_is_one_way() {
     w.wait(TTL);
     assert_eq!((w.state(), w.lease().token), (State::Compensating, h.token));
     assert!(matches!(w.lease().standing, Standing::Expired { .. }));
-    assert_eq!(w.why(recover(RecoveryDecision::Requeue)), "WRONG_STATE");
+    assert_eq!(w.refusal(recover(RecoveryDecision::Requeue)), "WRONG_STATE");
 }
 
 #[test]
-fn m9_a_live_lease_survives_whatever_is_not_meant_to_end_it() {
+fn m9_only_operations_meant_to_end_a_lease_end_it() {
     let mut w = running();
     let lease = w.saga.lease.clone();
     w.ok(annotate("note"));
@@ -105,15 +105,15 @@ fn m9_a_live_lease_survives_whatever_is_not_meant_to_end_it() {
     w.ok(cancel(false));
     w.refused(claim("x"));
     w.refused(dispatch("x", TTL));
-    w.refused(park(false));
+    w.refused(quarantine_by_operator(false));
     w.refused(recover(RecoveryDecision::Quarantine));
     assert_eq!(w.saga.lease, lease);
 }
 
 #[test]
-fn what_claim_next_may_hand_out_is_what_a_claim_by_id_gets() {
+fn claim_next_returns_exactly_what_a_claim_by_id_would_get() {
     for situation in Situation::ALL {
-        let w = situation.world();
+        let w = situation.test_saga();
         let accepted = match w.state() {
             State::Planned => w.clone().attempt(&claim("z")).is_ok().then_some(LeasePurpose::Execute),
             State::Compensating => w.clone().attempt(&claim_undo("z")).is_ok().then_some(LeasePurpose::Compensate),

@@ -1,13 +1,13 @@
-//! What goes wrong: the coordinator dies, ends, stalls, or finds no room; workers die; watchers are cut off.
+//! Faults: the coordinator crashes, shuts down, stalls, or has no room; workers crash; watchers are disconnected.
 
 use sagad::store::StoreError;
 
 use super::{
-    super::{daemon::Daemon, watcher::Watcher},
-    Happening, WATCHERS, WORKERS, World,
+    super::{simulated_daemon::SimulatedDaemon, simulated_watcher::SimulatedWatcher},
+    SimulatedEvent, WATCHERS, WORKERS, System,
 };
 
-impl World {
+impl System {
     pub(super) fn crash(&mut self) {
         self.faults.crashes += 1;
         self.daemon = None;
@@ -15,33 +15,33 @@ impl World {
         self.down();
     }
 
-    /// The coordinator is away for a while.
+    /// The coordinator is down for a while.
     pub(super) fn down(&mut self) {
-        self.watchers.iter_mut().for_each(Watcher::cut_off);
+        self.watchers.iter_mut().for_each(SimulatedWatcher::disconnect);
         if self.rng.chance(400) {
             self.faults.clock_steps += 1;
             self.wall = match self.steps_forward {
                 true => self.rng.between(-3_600_000_000, 3_600_000_000),
-                // Back only: a step forward, be it one back to the right time, cuts short what a grace does not cover.
+                // Only back: a step forward, even one back to the right time, shortens a lease that the grace does not cover.
                 false => self.wall - self.rng.between(0, 600_000_000),
             };
         }
         let long = self.rng.chance(60);
         let away = self.rng.between(1000, if long { 20_000_000 } else { 400_000 });
-        self.after(away, Happening::Restart);
+        self.after(away, SimulatedEvent::Restart);
     }
 
     pub(super) fn restart(&mut self) {
-        self.judge.compare(&self.disk.data());
+        self.checker.compare(&self.disk.data());
         let utc = self.now + self.wall;
         self.disk.set_room(None);
-        self.daemon = Some(Daemon::start(&self.disk, self.now, utc, self.grace, self.sabotage, &mut self.judge));
+        self.daemon = Some(SimulatedDaemon::start(&self.disk, self.now, utc, self.grace, self.fault, &mut self.checker));
         self.schedule_turn(self.now);
     }
 
     pub(super) fn error(&mut self) {
         let delay = self.rng.between(50_000, 600_000);
-        self.after(delay, Happening::BackendError);
+        self.after(delay, SimulatedEvent::BackendError);
         match self.rng.below(30) {
             0 if self.daemon.is_some() => self.crash(),
             1 => self.closes = true,
@@ -63,9 +63,9 @@ impl World {
             23..=27 => {
                 self.faults.cuts += 1;
                 let n = self.rng.below(WATCHERS as u64) as usize;
-                self.watchers[n].cut_off();
+                self.watchers[n].disconnect();
             }
-            _ => self.judge.compare(&self.disk.data()),
+            _ => self.checker.compare(&self.disk.data()),
         }
     }
 
@@ -83,7 +83,7 @@ impl World {
         self.faults.worker_crashes += 1;
         let n = self.rng.below(WORKERS as u64) as usize;
         self.stop_working(n);
-        self.hang_up(n);
+        self.close_connection(n);
         let worker = &mut self.workers[n];
         worker.incarnation += 1;
         (worker.pending, worker.job) = (None, None);
@@ -91,11 +91,11 @@ impl World {
         self.wake_after(n, away);
     }
 
-    /// Its connection is closed, which the coordinator may learn or not.
-    pub(super) fn hang_up(&mut self, n: usize) {
+    /// A worker's connection is closed; the coordinator may learn of it or not.
+    pub(super) fn close_connection(&mut self, n: usize) {
         let told = self.rng.chance(500);
         if let Some(daemon) = self.daemon.as_mut().filter(|_| told) {
-            daemon.hang_up(n, self.calls);
+            daemon.close_connection(n, self.calls);
         }
     }
 }

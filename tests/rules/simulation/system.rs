@@ -1,5 +1,5 @@
-//! The world: true time, the network, faults, and everybody who takes part. Nothing here depends on anything but the
-//! seed.
+//! [`System`]: the simulated system with its true time, network, faults, daemon, workers, operators and watchers. Everything
+//! depends on the seed only.
 
 mod faults;
 mod life;
@@ -21,68 +21,68 @@ use sagad::{
 use tokio::runtime::Runtime;
 
 use super::{
-    daemon::{Batch, Daemon},
-    judge::Judge,
+    simulated_daemon::{Batch, SimulatedDaemon},
+    promise_checker::PromiseChecker,
     people,
     rng::Rng,
-    sabotage::Sabotage,
-    watcher::Watcher,
-    worker::Worker,
+    planted_fault::PlantedFault,
+    simulated_watcher::SimulatedWatcher,
+    simulated_worker::SimulatedWorker,
 };
 
 const WORKERS: usize = 200;
 const WATCHERS: usize = 6;
-/// When the simulated part of history begins, in true and in wall time.
+/// When the simulation begins, in true time and on the wall clock.
 const START: i64 = 1_700_000_000_000_000;
 
 /// Who made a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum From {
+pub enum CallSource {
     Worker(usize, u32),
-    Person,
+    Operator,
 }
 
 /// A call on its way.
 #[derive(Clone, Debug)]
 pub struct Call {
     pub id: u64,
-    pub from: From,
+    pub from: CallSource,
     pub request: Request,
     pub sent: i64,
 }
 
-enum Happening {
+enum SimulatedEvent {
     Arrive(Box<Call>),
     Answered(Box<(Call, CallOutcome)>),
-    /// A worker, and the number of what wakes it.
+    /// A worker, and the number of its wake-up.
     Claimable(usize, u64),
     Turn(u64),
     Write(u64),
     Restart,
     BackendError,
-    Person,
+    Operator,
     Create,
     Watch(usize),
 }
 
-impl Happening {
+impl SimulatedEvent {
     fn name(&self) -> &'static str {
         match self {
-            Happening::Arrive(_) => "step: a request arrives",
-            Happening::Answered(_) => "step: an answer arrives",
-            Happening::Claimable(..) => "step: a worker acts",
-            Happening::Turn(_) => "step: the writer looks up",
-            Happening::Write(_) => "step: a transaction is written",
-            Happening::Restart => "step: the coordinator starts",
-            Happening::BackendError => "step: a fault",
-            Happening::Person => "step: a person acts",
-            Happening::Create => "step: sagas are created",
-            Happening::Watch(_) => "step: a watcher looks",
+            SimulatedEvent::Arrive(_) => "step: a request arrives",
+            SimulatedEvent::Answered(_) => "step: an answer arrives",
+            SimulatedEvent::Claimable(..) => "step: a worker acts",
+            SimulatedEvent::Turn(_) => "step: the writer's loop runs",
+            SimulatedEvent::Write(_) => "step: a transaction is written",
+            SimulatedEvent::Restart => "step: the coordinator starts",
+            SimulatedEvent::BackendError => "step: a fault",
+            SimulatedEvent::Operator => "step: an operator acts",
+            SimulatedEvent::Create => "step: sagas are created",
+            SimulatedEvent::Watch(_) => "step: a watcher reads",
         }
     }
 }
 
-struct Scheduled(i64, u64, Happening);
+struct Scheduled(i64, u64, SimulatedEvent);
 
 impl PartialEq for Scheduled {
     fn eq(&self, other: &Self) -> bool {
@@ -105,15 +105,15 @@ impl Ord for Scheduled {
 }
 
 /// Who works on a saga in true time, and until when.
-struct Active {
+struct ActiveWork {
     worker: usize,
     token: FencingToken,
     until: i64,
 }
 
-/// What happened to the coordinator.
+/// How often each fault happened.
 #[derive(Clone, Debug, Default)]
-pub struct Faults {
+pub struct FaultCounts {
     pub crashes: u64,
     pub in_transaction: u64,
     pub closes: u64,
@@ -128,49 +128,49 @@ pub struct Faults {
     pub compacted: u64,
 }
 
-pub struct World {
+pub struct System {
     pub now: i64,
     pub rng: Rng,
     sequence: u64,
     calls: u64,
     due_index: BinaryHeap<Scheduled>,
     pub disk: Memory,
-    daemon: Option<Daemon>,
+    daemon: Option<SimulatedDaemon>,
     writing: Option<Batch>,
-    /// The turn that is scheduled, and when; others are void.
+    /// The number and time of the scheduled turn; others are ignored.
     turn: (u64, i64),
     busy_until: i64,
-    /// It ends in good order after the next transaction.
+    /// The daemon shuts down cleanly after the next transaction.
     closes: bool,
-    workers: Vec<Worker>,
-    watchers: Vec<Watcher>,
+    workers: Vec<SimulatedWorker>,
+    watchers: Vec<SimulatedWatcher>,
     pub queues: Vec<QueueName>,
-    active: HashMap<usize, Active>,
-    pub judge: Judge,
-    /// What the wall clock is off by.
+    active: HashMap<usize, ActiveWork>,
+    pub checker: PromiseChecker,
+    /// The difference of the wall clock from the true time.
     wall: i64,
     grace: Span,
-    /// Whether the wall clock is also stepped forward; then the grace is as long as the longest lease.
+    /// True if the wall clock is also stepped forward; then the grace is as long as the longest lease.
     steps_forward: bool,
-    pub faults: Faults,
+    pub faults: FaultCounts,
     pub steps: BTreeMap<&'static str, u64>,
     traced: Option<String>,
-    sabotage: Sabotage,
+    fault: PlantedFault,
     runtime: Runtime,
 }
 
-impl World {
-    pub fn new(seed: u64, sabotage: Sabotage) -> Self {
+impl System {
+    pub fn new(seed: u64, fault: PlantedFault) -> Self {
         let mut rng = Rng::new(seed);
         let steps_forward = rng.chance(300);
         let grace = if steps_forward { 10_000_000 } else { rng.pick(&[0, 300_000, 2_000_000, 10_000_000]) };
         let grace = Span::from_micros(grace).unwrap();
-        let (disk, mut judge) = (Memory::default(), Judge::default());
+        let (disk, mut checker) = (Memory::default(), PromiseChecker::default());
         let queues: Vec<_> = ["a", "b", "c"].into_iter().map(|name| QueueName::parse(name).unwrap()).collect();
-        let daemon = Daemon::start(&disk, START, START, grace, sabotage, &mut judge);
-        let workers = (0..WORKERS).map(|n| Worker::new(n, &mut rng, !steps_forward, sabotage)).collect();
+        let daemon = SimulatedDaemon::start(&disk, START, START, grace, fault, &mut checker);
+        let workers = (0..WORKERS).map(|n| SimulatedWorker::new(n, &mut rng, !steps_forward, fault)).collect();
         let watched = |n: usize| if n % 3 == 2 { vec![queues[n % 2].clone()] } else { Vec::new() };
-        let mut world = World {
+        let mut system = System {
             now: START,
             sequence: 0,
             calls: 0,
@@ -182,96 +182,96 @@ impl World {
             busy_until: START,
             closes: false,
             workers,
-            watchers: (0..WATCHERS).map(|n| Watcher::new(watched(n), n % 2 == 1)).collect(),
+            watchers: (0..WATCHERS).map(|n| SimulatedWatcher::new(watched(n), n % 2 == 1)).collect(),
             queues: queues.clone(),
             active: HashMap::new(),
-            judge,
+            checker,
             wall: 0,
             grace,
             steps_forward,
-            faults: Faults::default(),
+            faults: FaultCounts::default(),
             steps: BTreeMap::new(),
             traced: std::env::var("SIM_TRACE").ok(),
-            sabotage,
+            fault,
             runtime: tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap(),
             rng,
         };
         for n in 0..WORKERS {
-            world.after(n as i64 * 1000, Happening::Claimable(n, 0));
+            system.after(n as i64 * 1000, SimulatedEvent::Claimable(n, 0));
         }
         for n in 0..WATCHERS {
-            world.after(500_000, Happening::Watch(n));
+            system.after(500_000, SimulatedEvent::Watch(n));
         }
-        for first in [Happening::Turn(0), Happening::BackendError, Happening::Person, Happening::Create] {
-            world.after(0, first);
+        for first in [SimulatedEvent::Turn(0), SimulatedEvent::BackendError, SimulatedEvent::Operator, SimulatedEvent::Create] {
+            system.after(0, first);
         }
-        world
+        system
     }
 
-    /// How much time has passed in it.
+    /// The simulated seconds so far.
     pub fn seconds(&self) -> u64 {
         ((self.now - START) / 1_000_000) as u64
     }
 
-    fn after(&mut self, delay: i64, happening: Happening) {
+    fn after(&mut self, delay: i64, event: SimulatedEvent) {
         self.sequence += 1;
-        self.due_index.push(Scheduled(self.now + delay, self.sequence, happening));
+        self.due_index.push(Scheduled(self.now + delay, self.sequence, event));
     }
 
-    /// One thing happens.
+    /// Simulates the next event.
     pub fn step(&mut self) {
-        let Scheduled(at, _, happening) = loop {
-            let next = self.due_index.pop().expect("something always comes next");
+        let Scheduled(at, _, event) = loop {
+            let next = self.due_index.pop().expect("there is always a next event");
             if !self.is_void(&next.2) {
                 break next;
             }
         };
         self.now = at;
-        *self.steps.entry(happening.name()).or_default() += 1;
-        match happening {
-            Happening::Arrive(call) => self.arrive(*call),
-            Happening::Answered(answered) => self.answered(answered.0, &answered.1),
-            Happening::Claimable(n, _) => self.wake(n),
-            Happening::Turn(_) => self.turn(),
-            Happening::Write(_) => self.write(),
-            Happening::Restart => self.restart(),
-            Happening::BackendError => self.error(),
-            Happening::Person => {
-                people::act(self);
+        *self.steps.entry(event.name()).or_default() += 1;
+        match event {
+            SimulatedEvent::Arrive(call) => self.arrive(*call),
+            SimulatedEvent::Answered(answered) => self.answered(answered.0, &answered.1),
+            SimulatedEvent::Claimable(n, _) => self.wake(n),
+            SimulatedEvent::Turn(_) => self.turn(),
+            SimulatedEvent::Write(_) => self.write(),
+            SimulatedEvent::Restart => self.restart(),
+            SimulatedEvent::BackendError => self.error(),
+            SimulatedEvent::Operator => {
+                operators::act(self);
                 let delay = self.rng.between(1000, 150_000);
-                self.after(delay, Happening::Person);
+                self.after(delay, SimulatedEvent::Operator);
             }
-            Happening::Create => {
-                people::create(self);
-                self.after(50_000, Happening::Create);
+            SimulatedEvent::Create => {
+                operators::create(self);
+                self.after(50_000, SimulatedEvent::Create);
             }
-            Happening::Watch(n) => self.watch(n),
+            SimulatedEvent::Watch(n) => self.watch(n),
         }
     }
 
-    /// Whether nothing comes of it any more: it is no step.
-    fn is_void(&self, happening: &Happening) -> bool {
-        match happening {
-            Happening::Turn(number) | Happening::Write(number) => self.daemon.is_none() || *number != self.turn.0,
-            Happening::Claimable(n, number) => *number != self.workers[*n].wake,
-            Happening::Arrive(_)
-            | Happening::Answered(_)
-            | Happening::Restart
-            | Happening::BackendError
-            | Happening::Person
-            | Happening::Create
-            | Happening::Watch(_) => false,
+    /// True if the event has no effect any more and is not counted as a step.
+    fn is_void(&self, event: &SimulatedEvent) -> bool {
+        match event {
+            SimulatedEvent::Turn(number) | SimulatedEvent::Write(number) => self.daemon.is_none() || *number != self.turn.0,
+            SimulatedEvent::Claimable(n, number) => *number != self.workers[*n].wake,
+            SimulatedEvent::Arrive(_)
+            | SimulatedEvent::Answered(_)
+            | SimulatedEvent::Restart
+            | SimulatedEvent::BackendError
+            | SimulatedEvent::Operator
+            | SimulatedEvent::Create
+            | SimulatedEvent::Watch(_) => false,
         }
     }
 
-    /// A worker acts next after a delay; what was to wake it before does not.
+    /// Schedules a worker's next action; an earlier wake-up is ignored.
     fn wake_after(&mut self, n: usize, delay: i64) {
         self.workers[n].wake += 1;
         let number = self.workers[n].wake;
-        self.after(delay, Happening::Claimable(n, number));
+        self.after(delay, SimulatedEvent::Claimable(n, number));
     }
 
-    /// How long something takes on the network; none: it gets lost.
+    /// The delay of a message on the network; none: it is lost.
     fn delay(&mut self) -> Option<i64> {
         match self.rng.below(100) {
             0..=87 => Some(self.rng.between(50, 3000)),
@@ -284,7 +284,7 @@ impl World {
         }
     }
 
-    /// Tells what concerns the saga that `SIM_TRACE` names.
+    /// Prints messages about the saga that `SIM_TRACE` names.
     fn trace(&self, what: &str, about: &dyn std::fmt::Debug) {
         if let Some(wanted) = &self.traced {
             let about = format!("{about:?}");
@@ -297,7 +297,7 @@ impl World {
     pub fn send(&mut self, call: Call) {
         self.trace("sent", &call);
         if let Some(delay) = self.delay() {
-            self.after(delay, Happening::Arrive(Box::new(call)));
+            self.after(delay, SimulatedEvent::Arrive(Box::new(call)));
         }
     }
 
@@ -323,7 +323,7 @@ impl World {
 
     fn answer(&mut self, call: Call, outcome: CallOutcome) {
         if let Some(delay) = self.delay() {
-            self.after(delay, Happening::Answered(Box::new((call, outcome))));
+            self.after(delay, SimulatedEvent::Answered(Box::new((call, outcome))));
         }
     }
 
@@ -331,29 +331,29 @@ impl World {
         if self.turn.1 != at {
             self.turn = (self.turn.0 + 1, at);
             let number = self.turn.0;
-            self.after(at - self.now, Happening::Turn(number));
+            self.after(at - self.now, SimulatedEvent::Turn(number));
         }
     }
 
     fn turn(&mut self) {
         let Some(daemon) = &mut self.daemon else { return };
-        self.writing = Some(daemon.turn(self.now, &mut self.judge));
+        self.writing = Some(daemon.turn(self.now, &mut self.checker));
         let long = self.rng.chance(3);
         let latency = if long { self.rng.between(10_000, 4_000_000) } else { self.rng.between(100, 4000) };
         self.turn.1 = -1;
         let number = self.turn.0;
-        self.after(latency, Happening::Write(number));
+        self.after(latency, SimulatedEvent::Write(number));
     }
 
     fn write(&mut self) {
         let (Some(daemon), Some(batch)) = (&mut self.daemon, self.writing.take()) else { return };
         let dies = self.rng.chance(1);
-        let Some(answers) = daemon.write(batch, self.now, &mut self.judge, dies) else {
+        let Some(answers) = daemon.write(batch, self.now, &mut self.checker, dies) else {
             self.faults.in_transaction += 1;
             return self.crash();
         };
         if self.rng.chance(1) {
-            // It dies between the commit and the answers.
+            // The daemon crashes between the commit and the answers.
             return self.crash();
         }
         let next = daemon.next_turn(self.now);
@@ -362,10 +362,10 @@ impl World {
                 Command::Change(change) => Some(change.task_id.clone()),
                 Command::Create(_) | Command::ClaimNext(_) | Command::SetPaused(_) | Command::Purge(_) => None,
             };
-            self.judge.acknowledged(&outcome, task.as_ref());
+            self.checker.acknowledged(&outcome, task.as_ref());
             self.answer(call, outcome);
         }
-        let revoked = &self.judge.revoked;
+        let revoked = &self.checker.revoked;
         self.active.retain(|_, active| !revoked.contains(&active.token));
         if self.closes {
             return self.close();
@@ -376,13 +376,13 @@ impl World {
     fn watch(&mut self, n: usize) {
         let long = self.rng.chance(40);
         let delay = self.rng.between(50_000, if long { 30_000_000 } else { 1_000_000 });
-        self.after(delay, Happening::Watch(n));
+        self.after(delay, SimulatedEvent::Watch(n));
         let Some(daemon) = &self.daemon else { return };
-        let skip = self.sabotage == Sabotage::WatchSkips;
+        let skip = self.fault == PlantedFault::WatchSkips;
         let limit = self.rng.below(400) as usize;
         let seen = self.watchers[n].seen;
         let before = self.watchers[n].compacted;
-        self.watchers[n].watch(&self.runtime, &daemon.store, (&self.disk, &self.judge), limit, skip);
+        self.watchers[n].watch(&self.runtime, &daemon.store, (&self.disk, &self.checker), limit, skip);
         self.faults.watched += self.watchers[n].seen - seen;
         self.faults.compacted += self.watchers[n].compacted - before;
     }

@@ -1,4 +1,4 @@
-//! Random histories of one saga: what must hold after every step.
+//! Random histories of one saga, with invariants after every step.
 
 use proptest::prelude::*;
 use sagad::domain::{
@@ -15,55 +15,55 @@ use sagad::domain::{
 };
 
 use super::{
-    verbs::*,
-    world::{NEVER_GIVEN, World, secs, us},
+    operations::*,
+    test_saga::{UNKNOWN_TOKEN, TestSaga, secs, us},
 };
 
-/// How time goes on before a command.
+/// How time passes before a command.
 #[derive(Clone, Copy, Debug)]
-enum Pass {
+enum TimeStep {
     Nothing,
     Seconds(u32),
-    /// To what is due next, and so many microseconds further.
+    /// To the next deadline, and so many microseconds further.
     Due(i64),
-    /// The coordinator is away for so long, and gives so long a grace.
+    /// The coordinator is away for so many seconds, and then gives so many seconds of grace.
     Away(u32, u32),
 }
 
-/// Who calls, among those who ever held a lease.
+/// Which of the earlier holders calls.
 #[derive(Clone, Copy, Debug)]
-enum Caller {
+enum CallerChoice {
     Last,
     Earlier(usize),
-    Stranger,
+    OtherOwner,
     Unknown,
 }
 
-/// A command whose particulars depend on the saga that it meets: one that fits its state, or any at all.
+/// A command whose details depend on the saga: one that fits its state, or any.
 #[derive(Clone, Copy, Debug)]
-struct Call {
+struct RandomCall {
     fitting: bool,
     which: u8,
     param: u8,
-    caller: Caller,
+    caller: CallerChoice,
 }
 
-fn passes() -> impl Strategy<Value = Pass> {
+fn passes() -> impl Strategy<Value = TimeStep> {
     prop_oneof![
-        5 => Just(Pass::Nothing),
-        3 => (0u32..40).prop_map(Pass::Seconds),
-        1 => prop_oneof![Just(100u32), Just(1000)].prop_map(Pass::Seconds),
-        3 => (-1i64..=1).prop_map(Pass::Due),
-        1 => (1u32..100, 0u32..20).prop_map(|(away, grace)| Pass::Away(away, grace)),
+        5 => Just(TimeStep::Nothing),
+        3 => (0u32..40).prop_map(TimeStep::Seconds),
+        1 => prop_oneof![Just(100u32), Just(1000)].prop_map(TimeStep::Seconds),
+        3 => (-1i64..=1).prop_map(TimeStep::Due),
+        1 => (1u32..100, 0u32..20).prop_map(|(away, grace)| TimeStep::Away(away, grace)),
     ]
 }
 
-fn callers() -> impl Strategy<Value = Caller> {
+fn callers() -> impl Strategy<Value = CallerChoice> {
     prop_oneof![
-        12 => Just(Caller::Last),
-        3 => (0usize..8).prop_map(Caller::Earlier),
-        1 => Just(Caller::Stranger),
-        1 => Just(Caller::Unknown),
+        12 => Just(CallerChoice::Last),
+        3 => (0usize..8).prop_map(CallerChoice::Earlier),
+        1 => Just(CallerChoice::OtherOwner),
+        1 => Just(CallerChoice::Unknown),
     ]
 }
 
@@ -90,7 +90,7 @@ fn policies() -> impl Strategy<Value = Policy> {
     )
 }
 
-/// Those that lead a history on: else most would be over before they began.
+/// Commands that fit a state. Without them most histories would end after a few commands.
 const fn fitting(state: State) -> &'static [u8] {
     match state {
         State::Planned => &[14, 15, 15, 16, 13, 4, 7, 3, 20, 21],
@@ -101,17 +101,17 @@ const fn fitting(state: State) -> &'static [u8] {
     }
 }
 
-/// The command that a call stands for. `param` varies what can be varied.
-fn operation(w: &World, holders: &[Holder], call: Call) -> Operation {
-    let Call { param, caller, .. } = call;
+/// The command of a call; `param` varies its details.
+fn operation(w: &TestSaga, holders: &[Holder], call: RandomCall) -> Operation {
+    let RandomCall { param, caller, .. } = call;
     let suited = fitting(w.state());
     let which = if call.fitting { suited[usize::from(call.which) % suited.len()] } else { call.which % CALLS };
     let last = w.holder();
     let h = &match caller {
-        Caller::Last => last,
-        Caller::Earlier(n) => holders.get(n).cloned().unwrap_or(last),
-        Caller::Stranger => Holder { owner: super::world::owner("nobody"), ..last },
-        Caller::Unknown => Holder { token: NEVER_GIVEN, ..last },
+        CallerChoice::Last => last,
+        CallerChoice::Earlier(n) => holders.get(n).cloned().unwrap_or(last),
+        CallerChoice::OtherOwner => Holder { owner: super::test_saga::owner("nobody"), ..last },
+        CallerChoice::Unknown => Holder { token: UNKNOWN_TOKEN, ..last },
     };
     let (flag, n) = (param.is_multiple_of(2), u32::from(param % 4));
     let who = ["w", "x", "y", "z"][usize::from(param % 4)];
@@ -131,16 +131,16 @@ fn operation(w: &World, holders: &[Holder], call: Call) -> Operation {
         7 => retry(h),
         8 => done(h, n),
         9 => failed(h, n),
-        // The next in order, so that histories get to their end.
+        // The next in order, so that histories reach the end of compensation.
         10 => done(h, w.saga.compensations.iter().rev().find(|c| !c.is_settled()).map_or(1, |c| c.position)),
         11 => compensate(h),
-        12 => park_held(h),
+        12 => quarantine_held(h),
         13 => dispatch(who, secs(n * 10 + 1)),
         14 => claim(who),
         15 => claim_for(who, secs(n * 20 + 1), LeasePurpose::Execute),
         16 => claim_undo(who),
         17 => waive(n),
-        18 => park(flag),
+        18 => quarantine_by_operator(flag),
         19 => recover_lease(decision, flag.then_some(h.token), param > 200),
         20 => cancel(flag),
         _ => annotate_with("note", &[], (param % 4 == 0).then_some(who)),
@@ -149,8 +149,8 @@ fn operation(w: &World, holders: &[Holder], call: Call) -> Operation {
 
 const CALLS: u8 = 22;
 
-fn calls() -> impl Strategy<Value = Call> {
-    (prop::bool::weighted(0.7), any::<u8>(), any::<u8>(), callers()).prop_map(|(fitting, which, param, caller)| Call {
+fn calls() -> impl Strategy<Value = RandomCall> {
+    (prop::bool::weighted(0.7), any::<u8>(), any::<u8>(), callers()).prop_map(|(fitting, which, param, caller)| RandomCall {
         fitting,
         which,
         param,
@@ -158,24 +158,24 @@ fn calls() -> impl Strategy<Value = Call> {
     })
 }
 
-fn pass(w: &mut World, pass: Pass) {
+fn pass(w: &mut TestSaga, pass: TimeStep) {
     match pass {
-        Pass::Nothing => {}
-        Pass::Seconds(n) => w.now = w.now.plus(secs(n)),
-        Pass::Due(further) => {
+        TimeStep::Nothing => {}
+        TimeStep::Seconds(n) => w.now = w.now.plus(secs(n)),
+        TimeStep::Due(further) => {
             if let Some(due) = next_due(&w.saga, w.now, &w.grace) {
                 let at = Timestamp::from_micros(due.effective(&w.grace).micros() + further);
                 w.now = w.now.max(at);
             }
         }
-        Pass::Away(away, grace) => {
+        TimeStep::Away(away, grace) => {
             w.now = w.now.plus(secs(away));
             w.grace = RestartGrace { returned_at: w.now, length: secs(grace) };
         }
     }
 }
 
-/// What holds of every saga, whenever it is looked at.
+/// Invariants of a saga at any time.
 fn check_saga(saga: &Saga) {
     let terminal = saga.state.is_terminal();
     assert_eq!((saga.end_time.is_some(), saga.terminal_reason.is_some()), (terminal, terminal));
@@ -219,8 +219,8 @@ fn check_saga(saga: &Saga) {
     }
 }
 
-/// What holds from one version of a saga to the next.
-fn check_step(before: &Saga, after: &Saga, operation: &Operation, w: &World) {
+/// Invariants between two versions of a saga.
+fn check_step(before: &Saga, after: &Saga, operation: &Operation, w: &TestSaga) {
     let (token, later) = (before.lease.as_ref().map(|l| l.token), after.lease.as_ref().map(|l| l.token));
     if token != later {
         assert!(later > token, "tokens only grow");
@@ -242,7 +242,7 @@ fn check_step(before: &Saga, after: &Saga, operation: &Operation, w: &World) {
     if let Operation::ByHolder(_, HolderOperation::Heartbeat { .. }) = operation {
         assert_eq!((after.revision, after.update_time), (before.revision, before.update_time));
     } else {
-        assert!(after.revision > before.revision && after.update_time == w.now, "{operation:?} left no trace");
+        assert!(after.revision > before.revision && after.update_time == w.now, "{operation:?} changed the saga without a new revision");
     }
     if before.state == State::Compensating {
         let one_way = [State::Compensating, State::Compensated, State::Quarantined].contains(&after.state);
@@ -257,17 +257,17 @@ fn check_step(before: &Saga, after: &Saga, operation: &Operation, w: &World) {
     assert!(after.compensations.len() >= before.compensations.len());
 }
 
-/// What holds of the timer: it fires in the future, and something comes of it.
-fn check_due(w: &World) {
+/// Invariants of the next deadline: it is in the future, and something changes then.
+fn check_due(w: &TestSaga) {
     let mut again = w.draft();
     apply_due(&mut again);
-    assert_eq!((&again.saga, again.events.len()), (&w.saga, 0), "what was due was applied already");
+    assert_eq!((&again.saga, again.events.len()), (&w.saga, 0), "all that was due was applied already");
     let Some(due) = next_due(&w.saga, w.now, &w.grace) else { return };
     let at = due.effective(&w.grace);
     assert!(at > w.now, "{due:?} is not after {}", w.now);
     // As `ClaimNext` hands out: a planned saga for execution, a reserved one to its assignee, one that is being undone
     // for compensation.
-    let claimable = |w: &World| {
+    let claimable = |w: &TestSaga| {
         let assignee = w.saga.reservation.as_ref().map_or("q".to_owned(), |r| r.assignee.to_string());
         let wanted = if w.state() == State::Compensating { claim_undo(&assignee) } else { claim(&assignee) };
         w.clone().attempt(&wanted).is_ok()
@@ -276,11 +276,11 @@ fn check_due(w: &World) {
         let mut then = w.at(now);
         !then.due().is_empty() || claimable(&then) != claimable(w)
     };
-    assert!(changed_by(at), "nothing came of {due:?}");
-    assert!(!changed_by(at.minus(us(1))), "something came before {due:?}");
+    assert!(changed_by(at), "nothing changed at {due:?}");
+    assert!(!changed_by(at.minus(us(1))), "something changed before {due:?}");
 }
 
-/// All but when things were noticed and which revisions they got.
+/// A saga without revisions and the times at which changes were applied.
 fn essence(saga: &Saga) -> Saga {
     let mut saga = saga.clone();
     saga.revision = Default::default();
@@ -294,8 +294,8 @@ fn essence(saga: &Saga) -> Saga {
     saga
 }
 
-/// No outcome depends on whether a sweep has been there: neither the saga's, nor a command's after it.
-fn check_sweeps(w: &World, first: Span, second: Span, operation: &Operation) {
+/// Neither the saga nor the outcome of a later command depends on whether a sweep ran before.
+fn check_sweeps(w: &TestSaga, first: Span, second: Span, operation: &Operation) {
     let judged = |sweeps: &[Span]| {
         let mut w = w.clone();
         let mut kinds: Vec<EventType> = Vec::new();
@@ -303,7 +303,7 @@ fn check_sweeps(w: &World, first: Span, second: Span, operation: &Operation) {
             w.now = w.now.plus(*span);
             kinds.extend(w.due().iter().map(|event| event.kind));
         }
-        (kinds, essence(&w.saga), w.clone().attempt(operation).map_err(|r| super::world::reason(&r)))
+        (kinds, essence(&w.saga), w.clone().attempt(operation).map_err(|r| super::test_saga::reason(&r)))
     };
     let (once, twice) = (us(first.micros() + second.micros()), [first, second]);
     assert_eq!(judged(&[once]), judged(&twice));
@@ -317,7 +317,7 @@ proptest! {
     })]
 
     #[test]
-    fn p5_invariants_hold_over_random_histories(
+    fn p5_invariants_hold_in_random_histories(
         policy in policies(),
         bare in any::<bool>(),
         delay in prop_oneof![Just(0u32), 1u32..20],
@@ -325,15 +325,15 @@ proptest! {
         (first, second) in (0u32..90, 0u32..90),
     ) {
         let kinds: &[&str] = if bare { &[] } else { &["worktree", "branch"] };
-        let mut w = World::with(policy.clone(), kinds, secs(delay));
+        let mut w = TestSaga::with(policy.clone(), kinds, secs(delay));
         let mut idle = 0;
         let mut holders: Vec<Holder> = Vec::new();
         let mut tokens: Vec<FencingToken> = Vec::new();
         for (time, call) in steps {
-            // Enough was tried on what is over: another begins.
+            // After some commands on a terminal saga another one begins.
             idle = if w.state().is_terminal() { idle + 1 } else { 0 };
             if idle > 3 {
-                w = World::with(policy.clone(), kinds, secs(delay));
+                w = TestSaga::with(policy.clone(), kinds, secs(delay));
                 holders.clear();
                 tokens.clear();
             }
