@@ -1,26 +1,26 @@
-//! One suite for every backend: what a store answers, keeps and forgets, on the reference in memory and on SQLite.
+//! One suite for every backend: in memory, which is the reference, and SQLite.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[macro_use]
-mod bench;
-mod build;
+mod test_store;
+mod builders;
 
-mod bounded;
+mod turn_bounds;
 mod claim_next;
 mod create;
-mod damaged;
+mod damaged_rows;
 mod due;
-mod held;
+mod held_claims;
 mod history;
 mod list;
-mod numbers;
+mod extreme_numbers;
 mod purge;
 mod queues;
 mod random;
-mod repeat;
+mod request_id;
 mod sqlite;
-mod suspended;
+mod suspension;
 #[path = "../support/values.rs"]
 mod values;
 mod vitals;

@@ -1,4 +1,4 @@
-//! Values and commands, as short as the cases want them.
+//! Short constructors of values and commands.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -16,7 +16,7 @@ use sagad::domain::{
 
 pub use crate::values::*;
 
-/// What is a command, or the content of one.
+/// A command, or the content of one.
 pub trait ToCommand {
     fn command(self) -> Command;
 }
@@ -45,17 +45,17 @@ pub fn labels(pairs: &[(&str, &str)]) -> Labels {
     Labels::parse(pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()).unwrap()
 }
 
-/// A saga to be, with nothing special about it.
+/// A creation with defaults.
 pub fn creation(id: &str) -> Creation {
     Creation::new(task(id), queue("q"))
 }
 
-/// A saga in this queue with this priority.
+/// A creation in this queue with this priority.
 pub fn placed(id: &str, in_queue: &str, priority: i32) -> Creation {
     Creation { queue: queue(in_queue), priority, ..creation(id) }
 }
 
-/// A saga with a compensation of each kind.
+/// A creation with a compensation of each kind.
 pub fn undoable(id: &str, kinds: &[&str]) -> Creation {
     Creation { compensations: specs(kinds), ..creation(id) }
 }
@@ -68,7 +68,7 @@ pub fn free(id: &str, operation: UnleasedOperation) -> Command {
     Command::Change(Change { task_id: task(id), operation: Operation::Unleased(operation) })
 }
 
-/// By the holder of the saga's last lease.
+/// A command of the holder of the saga's last lease.
 pub fn held(saga: &Saga, operation: HolderOperation) -> Command {
     let lease = saga.lease.as_ref().expect("it was claimed");
     let holder = Holder { owner: lease.owner.clone(), token: lease.token };
@@ -95,7 +95,7 @@ pub fn cancel(id: &str) -> Command {
     free(id, UnleasedOperation::RequestCancel { actor: actor("op"), reason: text("not wanted"), revoke_lease: true })
 }
 
-pub fn park(id: &str) -> Command {
+pub fn quarantine(id: &str) -> Command {
     free(id, UnleasedOperation::Quarantine { actor: actor("op"), reason: text("odd"), revoke_lease: true })
 }
 
@@ -173,7 +173,7 @@ pub fn waiting(by: &str) -> ClaimNext {
     ClaimNext { wait: secs(60), ..next(&["q"], by) }
 }
 
-/// One saga to undo from `q`, with these kinds of handlers.
+/// One saga for compensation from `q`, with handlers of these kinds.
 pub fn next_undo(by: &str, kinds: &[&str]) -> ClaimNext {
     let kinds = kinds.iter().map(|name| kind(name)).collect();
     ClaimNext { purpose: LeasePurpose::Compensate, kinds, ..next(&["q"], by) }
@@ -195,7 +195,7 @@ pub fn purge(older_than: Span, max_sagas: usize) -> Purge {
     Purge { states, older_than, only, max_sagas, actor: actor("op"), reason: text("old"), validate_only: false }
 }
 
-/// The key of a request: its id, and a digest of its content, in which how long it waits does not count.
+/// The key of a request: its id and a digest of its content without the wait.
 pub fn key_of(id: u8, command: &Command) -> RequestKey {
     let mut content = command.clone();
     if let Command::ClaimNext(claim) = &mut content {

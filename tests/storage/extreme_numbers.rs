@@ -1,4 +1,4 @@
-//! Numbers at the ends of their range in a store that comes from elsewhere: the verification names them, or nothing happens.
+//! Extreme numbers in a store: `check` reports them, or they cause no failure.
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
@@ -20,33 +20,33 @@ use tempfile::TempDir;
 use tokio::{runtime::Runtime, time::timeout};
 
 use super::{
-    bench::{Bench, START},
-    build::*,
+    test_store::{TestStore, START},
+    builders::*,
     sqlite::{open_small, populate},
 };
 
 const ENDS: [i64; 5] = [i64::MIN, -1, 1 << 32, 1 << 53, i64::MAX];
-/// How long what is done with one store may take.
+/// The longest time for the calls on one store.
 const WAIT_MAX: Duration = Duration::from_secs(3);
 const HUGE: Revision = Revision(i64::MAX);
 
-/// A store at rest that has a row in each table and something in each column.
+/// A closed store with a row in each table and a value in each column.
 fn whole() -> Vec<u8> {
-    let bench = Bench::sqlite();
-    populate(&bench);
-    bench.submit_as(7, create([creation("purged")])).unwrap();
-    let purged = bench.saga(claim("purged", "w"));
-    bench.saga(complete(&purged));
-    bench.sagas(create(["fresh", "left"].map(creation)));
-    let left = bench.saga(claim("left", "w"));
-    bench.saga(release(&left, secs(500)));
-    bench.advance(secs(20));
-    bench.purged(purge(secs(10), 1));
-    let held = bench.keep();
-    bench.close();
+    let store = TestStore::sqlite();
+    populate(&store);
+    store.submit_as(7, create([creation("purged")])).unwrap();
+    let purged = store.saga(claim("purged", "w"));
+    store.saga(complete(&purged));
+    store.sagas(create(["fresh", "left"].map(creation)));
+    let left = store.saga(claim("left", "w"));
+    store.saga(release(&left, secs(500)));
+    store.advance(secs(20));
+    store.purged(purge(secs(10), 1));
+    let held = store.keep();
+    store.close();
     let connection = Connection::open(held.path().join("sagad.db")).unwrap();
     connection.execute_batch("INSERT INTO gap SELECT value - 1, value FROM meta WHERE key = 'compacted'").unwrap();
-    // The first event as a version before wrote it.
+    // The first event as an earlier version of the schema stored it.
     connection
         .execute_batch(
             "INSERT INTO old_event SELECT revision, saga, time, kind, from_state, to_state, token, 0, NULL, NULL, NULL, actor, \
@@ -59,7 +59,7 @@ fn whole() -> Vec<u8> {
     fs::read(held.path().join("sagad.db")).unwrap()
 }
 
-/// What can be set to a number: each column of numbers, and each row of those that have a meaning of their own.
+/// The places of numbers: each numeric column, and each row of the tables whose rows have a meaning of their own.
 fn places(connection: &Connection) -> Vec<(String, String, String)> {
     let mut tables = connection
         .prepare("SELECT t.name, c.name FROM pragma_table_list t JOIN pragma_table_info(t.name) c WHERE t.schema = 'main' AND t.type = 'table' AND c.type = 'INTEGER' AND t.name NOT LIKE 'sqlite%'")
@@ -82,7 +82,7 @@ fn places(connection: &Connection) -> Vec<(String, String, String)> {
     places
 }
 
-/// Sets a column to a number, in one row where it has to be different in each.
+/// Sets a column to a number; in one row only if its values must be unique.
 fn set(path: &Path, (table, column, rows): &(String, String, String), value: i64) {
     let connection = Connection::open(path).unwrap();
     connection
@@ -95,21 +95,21 @@ fn set(path: &Path, (table, column, rows): &(String, String, String), value: i64
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
 }
 
-struct Opened {
+struct OpenStore {
     store: Store,
     writer: WriterThread,
     clock: Arc<ManualClock>,
 }
 
-fn open(dir: &TempDir) -> Result<Opened, String> {
+fn open(dir: &TempDir) -> Result<OpenStore, String> {
     let clock = Arc::new(ManualClock::at(START));
     let as_clock: Arc<dyn Clock> = clock.clone();
     let (store, writer) = open_small(dir.path(), as_clock).map_err(|error| error.to_string())?;
-    Ok(Opened { store, writer, clock })
+    Ok(OpenStore { store, writer, clock })
 }
 
-/// Reads and changes what there is. Answers are what they may be; only a store that is not there any more is wrong.
-async fn used(opened: &Opened) -> Vec<StoreError> {
+/// Makes reads and changes of all kinds. Any answer is accepted, except that the writer has ended.
+async fn used(opened: &OpenStore) -> Vec<StoreError> {
     let store = &opened.store;
     let mut failed = Vec::new();
     let mut tasks: Vec<TaskId> = Vec::new();
@@ -154,7 +154,7 @@ async fn used(opened: &Opened) -> Vec<StoreError> {
 }
 
 #[test]
-fn p8_numbers_at_their_ends_are_named_or_harmless() {
+fn p8_extreme_numbers_are_reported_by_check_or_harmless() {
     let whole = whole();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let first = tempfile::tempdir().unwrap();
@@ -182,7 +182,7 @@ fn p8_numbers_at_their_ends_are_named_or_harmless() {
     assert!(named > 300 && harmless > 50, "{named} named, {harmless} harmless");
 }
 
-/// Whether the verification names something; an error says what went wrong.
+/// True if `check` reports the number; an error says what failed.
 fn tried(runtime: &Runtime, dir: &TempDir, place: &(String, String, String)) -> Result<bool, String> {
     let (table, column) = (place.0.as_str(), place.1.as_str());
     let path = dir.path().join("sagad.db");
@@ -197,7 +197,7 @@ fn tried(runtime: &Runtime, dir: &TempDir, place: &(String, String, String)) -> 
         };
         Ok(())
     })?;
-    // What is a number that can be read, and does not fit the others, is told of its saga.
+    // A readable number that contradicts others is reported with its saga.
     if let Some(told) = &told
         && ![table, column, "saga "].iter().any(|place| told.contains(place))
     {

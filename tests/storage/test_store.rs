@@ -1,4 +1,4 @@
-//! A store on a clock that moves when told, and what the cases do with it.
+//! [`TestStore`]: a store on a clock that the test moves, for every backend.
 
 use std::{path::PathBuf, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
@@ -21,96 +21,96 @@ use sagad::{
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use super::build::{ToCommand, annotate, key_of};
+use super::builders::{ToCommand, annotate, key_of};
 
-/// Makes each case a test on every backend.
+/// Makes each function a test on every backend.
 macro_rules! on_every_backend {
     ($($case:ident)*) => {
         mod memory {
-            $(#[test] fn $case() { super::$case(crate::bench::Bench::memory()) })*
+            $(#[test] fn $case() { super::$case(crate::test_store::TestStore::memory()) })*
         }
         mod sqlite {
-            $(#[test] fn $case() { super::$case(crate::bench::Bench::sqlite()) })*
+            $(#[test] fn $case() { super::$case(crate::test_store::TestStore::sqlite()) })*
         }
     };
 }
 
-/// When every case begins.
+/// The time at which every test begins.
 pub const START: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
-/// How long anything may take in real time before a case fails.
+/// The longest wait in real time before a test fails.
 const WAIT_MAX: Duration = Duration::from_secs(20);
 
 #[derive(Clone)]
-enum Place {
+enum StoreLocation {
     Memory(Memory),
     Sqlite(Arc<TempDir>),
 }
 
 /// How the store is opened.
 #[derive(Clone, Copy)]
-pub struct Setup {
+pub struct StoreSetup {
     pub restart_grace: Span,
     pub max_waiting: usize,
     pub max_wal_bytes: u64,
 }
 
-impl Default for Setup {
+impl Default for StoreSetup {
     fn default() -> Self {
-        Setup { restart_grace: Span::ZERO, max_waiting: 100, max_wal_bytes: 64 << 20 }
+        StoreSetup { restart_grace: Span::ZERO, max_waiting: 100, max_wal_bytes: 64 << 20 }
     }
 }
 
 /// An open store.
-pub struct Bench {
-    pub store: Store,
+pub struct TestStore {
+    pub handle: Store,
     pub clock: Arc<ManualClock>,
     pub runtime: Runtime,
     writer: WriterThread,
-    place: Place,
-    setup: Setup,
+    place: StoreLocation,
+    setup: StoreSetup,
 }
 
-impl Bench {
+impl TestStore {
     pub fn memory() -> Self {
-        Self::open(Place::Memory(Memory::default()), Setup::default(), Arc::new(ManualClock::at(START)))
+        Self::open(StoreLocation::Memory(Memory::default()), StoreSetup::default(), Arc::new(ManualClock::at(START)))
     }
 
     pub fn sqlite() -> Self {
-        Self::sqlite_with(Setup::default())
+        Self::sqlite_with(StoreSetup::default())
     }
 
-    pub fn sqlite_with(setup: Setup) -> Self {
+    pub fn sqlite_with(setup: StoreSetup) -> Self {
         let dir = Arc::new(tempfile::tempdir().unwrap());
-        Self::open(Place::Sqlite(dir), setup, Arc::new(ManualClock::at(START)))
+        Self::open(StoreLocation::Sqlite(dir), setup, Arc::new(ManualClock::at(START)))
     }
 
-    /// An empty store on the same kind of backend.
+    /// A new store on the same kind of backend.
     pub fn fresh(&self) -> Self {
         match &self.place {
-            Place::Memory(_) => Self::memory(),
-            Place::Sqlite(_) => Self::sqlite_with(self.setup),
+            StoreLocation::Memory(_) => Self::memory(),
+            StoreLocation::Sqlite(_) => Self::sqlite_with(self.setup),
         }
     }
 
-    /// Of many like cases, one in so many is enough: where each opens files, since the reference has gone through all.
+    /// Of many similar cases one in so many is run: fewer on SQLite, where each opens files and the reference has run all.
     pub fn thinned_by(&self) -> usize {
         match &self.place {
-            Place::Memory(_) => 1,
-            Place::Sqlite(_) => 11,
+            StoreLocation::Memory(_) => 1,
+            StoreLocation::Sqlite(_) => 11,
         }
     }
 
-    fn open(place: Place, setup: Setup, clock: Arc<ManualClock>) -> Self {
-        let Setup { restart_grace, max_waiting, max_wal_bytes } = setup;
+    fn open(place: StoreLocation, setup: StoreSetup, clock: Arc<ManualClock>) -> Self {
+        let StoreSetup { restart_grace, max_waiting, max_wal_bytes } = setup;
         let (queue, batch, readers) = (10_000, 1000, 4);
         let as_clock: Arc<dyn Clock> = clock.clone();
         let options = StoreOptions { restart_grace, queue, batch, readers, max_waiting };
         let (store, writer) = match &place {
-            Place::Memory(memory) => memory.open(&options, as_clock).unwrap(),
-            Place::Sqlite(dir) => sqlite::open(dir.path(), max_wal_bytes, &options, as_clock).unwrap(),
+            StoreLocation::Memory(memory) => memory.open(&options, as_clock).unwrap(),
+            StoreLocation::Sqlite(dir) => sqlite::open(dir.path(), max_wal_bytes, &options, as_clock).unwrap(),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        Bench { store, clock, runtime, writer, place, setup }
+        TestStore { handle: store, clock, runtime, writer, place, setup }
     }
 
     /// The directory of a store on disk.
@@ -118,19 +118,19 @@ impl Bench {
         self.keep().path().to_owned()
     }
 
-    /// The directory, to be kept beyond the store's end.
+    /// The directory, which then outlives the store.
     pub fn keep(&self) -> Arc<TempDir> {
         match &self.place {
-            Place::Memory(_) => panic!("in memory"),
-            Place::Sqlite(dir) => dir.clone(),
+            StoreLocation::Memory(_) => panic!("in memory"),
+            StoreLocation::Sqlite(dir) => dir.clone(),
         }
     }
 
-    /// From now on no commit can change a task's saga.
+    /// Makes every later commit that changes this saga fail.
     pub fn make_unwritable(&self, task: &str) {
         match &self.place {
-            Place::Memory(memory) => memory.make_unwritable(&TaskId::parse(task).unwrap()),
-            Place::Sqlite(dir) => {
+            StoreLocation::Memory(memory) => memory.make_unwritable(&TaskId::parse(task).unwrap()),
+            StoreLocation::Sqlite(dir) => {
                 let damage = Connection::open(dir.path().join("sagad.db")).unwrap();
                 damage.busy_timeout(WAIT_MAX).unwrap();
                 let trigger = format!(
@@ -142,28 +142,28 @@ impl Bench {
         }
     }
 
-    /// The same store with other options, from its next opening on.
-    pub fn reopened_with(mut self, setup: Setup) -> Self {
+    /// Closes the store and opens it with other options.
+    pub fn reopened_with(mut self, setup: StoreSetup) -> Self {
         self.setup = setup;
         self.reopened()
     }
 
-    /// Ends the writer in good order and opens the store again, on a clock that stands where this one stands.
+    /// Closes the store cleanly and opens it again, at the same time.
     pub fn reopened(self) -> Self {
         let (place, setup, now) = (self.place.clone(), self.setup, self.now());
         self.close();
         Self::open(place, setup, Arc::new(ManualClock::at(now)))
     }
 
-    /// Ends the writer in good order.
+    /// Closes the store cleanly.
     pub fn close(mut self) {
-        self.store.close();
+        self.handle.close();
         self.runtime.block_on(async { self.writer.ended().await }).unwrap();
     }
 
-    /// Opens what is in a directory.
-    pub fn open_dir(dir: Arc<TempDir>, setup: Setup, now: Timestamp) -> Self {
-        Self::open(Place::Sqlite(dir), setup, Arc::new(ManualClock::at(now)))
+    /// Opens the store in a directory.
+    pub fn open_dir(dir: Arc<TempDir>, setup: StoreSetup, now: Timestamp) -> Self {
+        Self::open(StoreLocation::Sqlite(dir), setup, Arc::new(ManualClock::at(now)))
     }
 
     pub fn now(&self) -> Timestamp {
@@ -176,14 +176,14 @@ impl Bench {
 
     /// Submits a command.
     pub fn submit(&self, command: impl ToCommand) -> Result<Answer, StoreError> {
-        self.wait(self.store.submit(Request { command: command.command(), key: None, by: None }))
+        self.wait(self.handle.submit(Request { command: command.command(), key: None, by: None }))
     }
 
     /// Submits a command with the `request_id` that this number stands for.
     pub fn submit_as(&self, id: u8, command: impl ToCommand) -> Result<Answer, StoreError> {
         let command = command.command();
         let key = Some(key_of(id, &command));
-        self.wait(self.store.submit(Request { command, key, by: None }))
+        self.wait(self.handle.submit(Request { command, key, by: None }))
     }
 
     /// A command that changes one saga and is accepted.
@@ -215,67 +215,67 @@ impl Bench {
         }
     }
 
-    /// Why a command is refused.
+    /// Submits a command that must be refused; returns the reason.
     pub fn refusal(&self, command: impl ToCommand) -> Rejection {
         refusal_of(self.submit(command))
     }
 
-    /// Waits until the writer has done everything up to now: what was submitted before, and what is due.
+    /// Waits until the writer has done everything that was submitted before and all that is due.
     pub fn settle(&self) {
         assert_eq!(self.refusal(annotate("nobody-at-all", "poke")), Rejection::SagaNotFound);
     }
 
-    /// Moves the clock on without telling the writer.
+    /// Moves the clock without waking the writer.
     pub fn tick(&self, span: Span) {
         self.clock.advance(span);
     }
 
-    /// Moves the clock on, and lets the writer do what became due.
+    /// Moves the clock, and waits until the writer has applied what is due.
     pub fn advance(&self, span: Span) {
         self.tick(span);
         self.settle();
     }
 
-    /// Submits a command that is to be held.
-    pub fn hold(&self, command: impl ToCommand) -> Held<'_> {
+    /// Submits a command, which must be held.
+    pub fn hold(&self, command: impl ToCommand) -> HeldCall<'_> {
         self.hold_request(Request { command: command.command(), key: None, by: None })
     }
 
-    pub fn hold_as(&self, id: u8, command: impl ToCommand) -> Held<'_> {
+    pub fn hold_as(&self, id: u8, command: impl ToCommand) -> HeldCall<'_> {
         let command = command.command();
         let key = Some(key_of(id, &command));
         self.hold_request(Request { command, key, by: None })
     }
 
-    fn hold_request(&self, request: Request) -> Held<'_> {
+    fn hold_request(&self, request: Request) -> HeldCall<'_> {
         let mut held = self.begin(request);
         held.poll();
         self.settle();
         held
     }
 
-    /// Submits a command without looking whether the writer has taken it up.
-    pub fn hold_unsettled(&self, command: impl ToCommand) -> Held<'_> {
+    /// Submits a command without waiting until the writer has received it.
+    pub fn hold_unsettled(&self, command: impl ToCommand) -> HeldCall<'_> {
         let mut held = self.begin(Request { command: command.command(), key: None, by: None });
         held.poll();
         held
     }
 
-    fn begin(&self, request: Request) -> Held<'_> {
-        let store = self.store.clone();
-        Held { bench: self, call: async move { store.submit(request).await }.boxed(), answer: None }
+    fn begin(&self, request: Request) -> HeldCall<'_> {
+        let store = self.handle.clone();
+        HeldCall { store: self, call: async move { store.submit(request).await }.boxed(), answer: None }
     }
 
     pub fn get(&self, task: &str) -> Option<Saga> {
-        self.wait(self.store.get(SagaKey::Task(TaskId::parse(task).unwrap()))).unwrap()
+        self.wait(self.handle.get(SagaKey::Task(TaskId::parse(task).unwrap()))).unwrap()
     }
 
     pub fn list(&self, query: ListQuery) -> SagaPage {
-        self.wait(self.store.list(query)).unwrap()
+        self.wait(self.handle.list(query)).unwrap()
     }
 
     pub fn events(&self, query: EventQuery) -> Result<Vec<Event>, StoreError> {
-        self.wait(self.store.events(query))
+        self.wait(self.handle.events(query))
     }
 
     /// The whole history.
@@ -286,35 +286,35 @@ impl Bench {
 }
 
 /// A call that the store may hold.
-pub struct Held<'a> {
-    bench: &'a Bench,
+pub struct HeldCall<'a> {
+    store: &'a TestStore,
     call: BoxFuture<'static, Result<Answer, StoreError>>,
     answer: Option<Result<Answer, StoreError>>,
 }
 
-impl Held<'_> {
+impl HeldCall<'_> {
     fn poll(&mut self) {
         if self.answer.is_none() {
             let call = Pin::new(&mut self.call);
-            self.answer = match self.bench.runtime.block_on(async { futures::poll!(call) }) {
+            self.answer = match self.store.runtime.block_on(async { futures::poll!(call) }) {
                 Poll::Ready(answer) => Some(answer),
                 Poll::Pending => None,
             };
         }
     }
 
-    /// Whether there is no answer yet.
+    /// True if there is no answer yet.
     pub fn is_held(&mut self) -> bool {
         self.poll();
         self.answer.is_none()
     }
 
-    /// The answer, which must be there soon.
+    /// Waits for the answer.
     pub fn answer(mut self) -> Result<Answer, StoreError> {
         self.poll();
         match self.answer.take() {
             Some(answer) => answer,
-            None => self.bench.wait(&mut self.call),
+            None => self.store.wait(&mut self.call),
         }
     }
 

@@ -1,5 +1,4 @@
-//! A coordinator that is suspended at any moment of its writer's turn: whatever arrives after its return is judged with the
-//! grace.
+//! A suspension at any moment of the writer's turn: whatever arrives after the return is executed with the grace.
 
 use std::sync::{
     Arc,
@@ -26,29 +25,29 @@ use sagad::{
 use tokio::runtime::Runtime;
 
 use super::{
-    bench::{START, refusal_of, saga_of, sagas_of},
-    build::*,
+    test_store::{START, refusal_of, saga_of, sagas_of},
+    builders::*,
 };
 
-/// Far longer than the lease, and than the absence that needs no grace.
+/// Far longer than the lease, and than an absence without grace.
 const AWAY: Span = Span::from_secs(60);
 const GRACE: Span = Span::from_secs(20);
 /// At how many reads of the clock it is tried. A turn of a few changes has fewer than 60, but a writer that waits for the next one
 /// reads it, too: with 60, one run in four missed the moment between looking at the clock and taking what arrived.
 const READS: usize = 300;
 
-/// A clock that stands, but for one jump when the writer reads it for the n-th time: then the whole process is taken for
-/// suspended, and the writer goes on when it is told to.
-struct Suspension {
+/// A clock that stands still, except for one jump when the writer reads it for the n-th time. That simulates a suspension of the
+/// process; the writer continues when the test lets it.
+struct SuspendingClock {
     clock: ManualClock,
     armed: AtomicBool,
-    /// Reads of the writer until then.
+    /// The writer's reads until the jump.
     left: AtomicUsize,
     suspended: Mutex<mpsc::Sender<()>>,
     go_on: Mutex<mpsc::Receiver<()>>,
 }
 
-impl Clock for Suspension {
+impl Clock for SuspendingClock {
     fn now(&self) -> Timestamp {
         let is_writer = std::thread::current().name() == Some("sagad-writer");
         if is_writer && self.armed.load(SeqCst) && self.left.fetch_sub(1, SeqCst) == 1 {
@@ -70,13 +69,13 @@ impl Clock for Suspension {
 }
 
 /// A change that is in the writer's queue.
-struct Call(Shared<BoxFuture<'static, Result<Answer, StoreError>>>);
+struct QueuedChange(Shared<BoxFuture<'static, Result<Answer, StoreError>>>);
 
-impl Call {
+impl QueuedChange {
     fn submit(store: &Store, command: impl ToCommand) -> Self {
         let (store, command) = (store.clone(), command.command());
         let call = async move { store.submit(Request { command, key: None, by: None }).await }.boxed().shared();
-        let queued = Call(call);
+        let queued = QueuedChange(call);
         queued.is_answered();
         queued
     }
@@ -90,11 +89,11 @@ impl Call {
     }
 }
 
-/// A lease that ends in the suspension, and what is told right after it.
+/// A lease that expires during the suspension, and the calls right after it.
 fn suspended_at_read(runtime: &Runtime, nth: usize) {
     let (suspended, is_suspended) = mpsc::channel();
     let (goes_on, go_on) = mpsc::channel();
-    let clock = Arc::new(Suspension {
+    let clock = Arc::new(SuspendingClock {
         clock: ManualClock::at(START),
         armed: AtomicBool::new(false),
         left: AtomicUsize::new(nth),
@@ -103,14 +102,14 @@ fn suspended_at_read(runtime: &Runtime, nth: usize) {
     });
     let options = StoreOptions { restart_grace: GRACE, queue: 1000, batch: 100, readers: 1, max_waiting: 10 };
     let (store, mut writer) =
-        Memory::default().open(&options, Arc::<Suspension>::clone(&clock) as Arc<dyn Clock>).unwrap();
-    let at_once = |command: Command| Call::submit(&store, command).answer();
+        Memory::default().open(&options, Arc::<SuspendingClock>::clone(&clock) as Arc<dyn Clock>).unwrap();
+    let at_once = |command: Command| QueuedChange::submit(&store, command).answer();
     sagas_of(at_once(create([creation("kept"), creation("busy")])));
     let held = saga_of(at_once(claim("kept", "w")));
 
     clock.armed.store(true, SeqCst);
     'busy: loop {
-        let change = Call::submit(&store, annotate("busy", "noted"));
+        let change = QueuedChange::submit(&store, annotate("busy", "noted"));
         while !change.is_answered() {
             if is_suspended.try_recv().is_ok() {
                 break 'busy;
@@ -118,19 +117,19 @@ fn suspended_at_read(runtime: &Runtime, nth: usize) {
             std::thread::yield_now();
         }
     }
-    // What others do as soon as they run again, while the writer has not looked at the clock yet.
-    let (stolen, kept) = (Call::submit(&store, claim("kept", "thief")), Call::submit(&store, heartbeat(&held)));
+    // Calls right after the return, before the writer has read the clock.
+    let (claimed, kept) = (QueuedChange::submit(&store, claim("kept", "other")), QueuedChange::submit(&store, heartbeat(&held)));
     goes_on.send(()).unwrap();
 
-    let stolen = refusal_of(stolen.answer());
-    assert!(matches!(stolen, Rejection::LeaseHeld { .. }), "suspended at read {nth}: {stolen:?}");
+    let claimed = refusal_of(claimed.answer());
+    assert!(matches!(claimed, Rejection::LeaseHeld { .. }), "suspended at read {nth}: {claimed:?}");
     let kept = kept.answer();
     assert!(kept.is_ok(), "suspended at read {nth}: {kept:?}");
     let all = EventQuery { through: Revision(i64::MAX), limit: 10_000, whole: true, ..EventQuery::default() };
     let events = runtime.block_on(store.events(all)).unwrap();
     let expired: Vec<_> = events.iter().filter(|event| event.kind == EventType::LeaseExpired).collect();
     assert!(expired.is_empty(), "suspended at read {nth}: {expired:?}");
-    assert!(store.vitals().clock.absences > 0, "suspended at read {nth}: it was not noticed");
+    assert!(store.vitals().clock.absences > 0, "suspended at read {nth}: the absence was not noticed");
     store.close();
     runtime.block_on(writer.ended()).unwrap();
 }

@@ -1,11 +1,11 @@
-//! Numbers that a seed repeats, in every version and on every machine.
+//! [`Rng`]: random numbers that are the same for a seed in every version and on every machine.
 
 use sagad::domain::time::Span;
 
 /// SplitMix64. (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014)
-pub struct Dice(pub u64);
+pub struct Rng(pub u64);
 
-impl Dice {
+impl Rng {
     fn roll(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
@@ -32,12 +32,12 @@ impl Dice {
         all[self.below(all.len())]
     }
 
-    /// Some of them, each at most once.
+    /// Some of the values, each at most once.
     pub fn some<T: Clone>(&mut self, all: &[T]) -> Vec<T> {
         all.iter().filter(|_| self.once_in(2)).cloned().collect()
     }
 
-    /// A length: few different ones, so that deadlines coincide.
+    /// A random length out of few, so that deadlines coincide.
     pub fn span(&mut self) -> Span {
         let micros = *self.pick(&[1, 100_000, 1_000_000, 1_000_000, 5_000_000, 30_000_000, 60_000_000, 3_600_000_000]);
         Span::from_micros(micros).unwrap()

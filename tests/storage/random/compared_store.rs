@@ -1,4 +1,4 @@
-//! One store of the two: a coordinator with what it can be opened on again.
+//! [`ComparedStore`]: a coordinator on a backend, which can be opened again.
 
 use std::{cell::Cell, path::PathBuf, rc::Rc};
 
@@ -21,8 +21,8 @@ use sagad::{
 };
 use tempfile::TempDir;
 
-/// What outlives a coordinator.
-pub trait Disk {
+/// Data that outlives a coordinator.
+pub trait StoreDisk {
     type Backend: Backend;
     fn open(&self) -> (Self::Backend, InitialState, Box<dyn Reader>);
 }
@@ -30,7 +30,7 @@ pub trait Disk {
 #[derive(Default)]
 pub struct MemoryDisk(Memory);
 
-impl Disk for MemoryDisk {
+impl StoreDisk for MemoryDisk {
     type Backend = MemoryBackend;
 
     fn open(&self) -> (MemoryBackend, InitialState, Box<dyn Reader>) {
@@ -52,13 +52,13 @@ impl SqliteDisk {
         self.0.path().join("sagad.db")
     }
 
-    /// Looks for anything that the comparison can't see.
+    /// Runs the checks of `sagad check`.
     pub fn verify(&self) {
         assert_eq!(sqlite::check::check_file(&self.path()).unwrap().problems, Vec::<String>::new());
     }
 }
 
-impl Disk for SqliteDisk {
+impl StoreDisk for SqliteDisk {
     type Backend = sqlite::SqliteWriter;
 
     fn open(&self) -> (Self::Backend, InitialState, Box<dyn Reader>) {
@@ -68,13 +68,13 @@ impl Disk for SqliteDisk {
 }
 
 /// Who made a call.
-pub struct SideCaller {
+pub struct TestCaller {
     command: Command,
     is_held: Rc<Cell<bool>>,
     is_gone: Rc<Cell<bool>>,
 }
 
-impl Caller for SideCaller {
+impl Caller for TestCaller {
     fn is_gone(&self) -> bool {
         self.is_gone.get()
     }
@@ -84,60 +84,60 @@ impl Caller for SideCaller {
     }
 }
 
-/// Held calls that were answered, with what.
-pub type Served = Vec<(ClaimNext, CallOutcome)>;
-/// An outcome, none for a call that is held, and which held calls were answered after it with what.
-pub type Executed = (Option<CallOutcome>, Served);
+/// Held calls with their answers.
+pub type AnsweredClaims = Vec<(ClaimNext, CallOutcome)>;
+/// The outcome of a call, none if it is held, and the held calls that were answered after it.
+pub type CallResult = (Option<CallOutcome>, AnsweredClaims);
 
-/// What a turn came to.
+/// The result of a turn.
 #[derive(Debug, PartialEq)]
-pub struct Report {
+pub struct TurnReport {
     /// For each call.
-    pub executed: Vec<Executed>,
-    /// What held calls were answered before the first call and after the last.
-    pub served: Served,
-    /// Whether all that was due was applied.
+    pub executed: Vec<CallResult>,
+    /// The held calls that were answered before the first call and after the last.
+    pub served: AnsweredClaims,
+    /// True if all that was due was applied.
     pub complete: bool,
-    /// What is published; nothing of a turn that was lost.
+    /// The published events; none of a lost turn.
     pub events: Vec<Event>,
 }
 
-struct Open<B> {
-    coordinator: Coordinator<SideCaller>,
+struct OpenStore<B> {
+    coordinator: Coordinator<TestCaller>,
     backend: B,
     reader: Box<dyn Reader>,
 }
 
-/// One of the two.
-pub struct Side<D: Disk> {
+/// One of the two compared stores.
+pub struct ComparedStore<D: StoreDisk> {
     pub disk: D,
-    open: Option<Open<D::Backend>>,
-    /// Those that were held, in order: whether they have gone away.
+    open: Option<OpenStore<D::Backend>>,
+    /// For each held call, in order, whether it was cancelled.
     held: Vec<Rc<Cell<bool>>>,
 }
 
-impl<D: Disk> Side<D> {
+impl<D: StoreDisk> ComparedStore<D> {
     pub fn open(disk: D, grace: RestartGrace) -> Self {
-        let mut side = Side { disk, open: None, held: Vec::new() };
-        side.open_again(grace);
-        side
+        let mut store = ComparedStore { disk, open: None, held: Vec::new() };
+        store.open_again(grace);
+        store
     }
 
     fn open_again(&mut self, grace: RestartGrace) -> InitialState {
         let (backend, mut opening, reader) = self.disk.open();
         let coordinator = Coordinator::new(opening.clone(), grace, usize::MAX, Timestamp::ZERO);
-        self.open = Some(Open { coordinator, backend, reader });
+        self.open = Some(OpenStore { coordinator, backend, reader });
         opening.due.sort_by_key(|due| due.id);
         opening.ready.sort_by_key(|(id, _)| *id);
         opening.paused.sort();
         opening
     }
 
-    pub fn coordinator(&self) -> &Coordinator<SideCaller> {
+    pub fn coordinator(&self) -> &Coordinator<TestCaller> {
         &self.open.as_ref().unwrap().coordinator
     }
 
-    fn coordinator_mut(&mut self) -> &mut Coordinator<SideCaller> {
+    fn coordinator_mut(&mut self) -> &mut Coordinator<TestCaller> {
         &mut self.open.as_mut().unwrap().coordinator
     }
 
@@ -145,29 +145,29 @@ impl<D: Disk> Side<D> {
         &*self.open.as_ref().unwrap().reader
     }
 
-    /// A turn that may spend so much on what is due.
-    pub fn turn(&mut self, budget: usize, requests: &[Request], now: Timestamp) -> Report {
+    /// Executes a turn with this budget for due changes.
+    pub fn turn(&mut self, budget: usize, requests: &[Request], now: Timestamp) -> TurnReport {
         self.judge(budget, requests, now, true)
     }
 
-    /// The same, lost before its commit.
-    pub fn lose_turn(&mut self, budget: usize, requests: &[Request], now: Timestamp) -> Report {
+    /// The same, but the turn is lost before its commit.
+    pub fn lose_turn(&mut self, budget: usize, requests: &[Request], now: Timestamp) -> TurnReport {
         self.judge(budget, requests, now, false)
     }
 
-    fn judge(&mut self, budget: usize, requests: &[Request], now: Timestamp, commits: bool) -> Report {
+    fn judge(&mut self, budget: usize, requests: &[Request], now: Timestamp, commits: bool) -> TurnReport {
         let held: Vec<_> = requests.iter().map(|_| (Rc::new(Cell::new(false)), Rc::new(Cell::new(false)))).collect();
         let calls = requests.iter().zip(&held).map(|(request, (is_held, is_gone))| {
             let (is_held, is_gone) = (is_held.clone(), is_gone.clone());
-            let caller = SideCaller { command: request.command.clone(), is_held, is_gone };
+            let caller = TestCaller { command: request.command.clone(), is_held, is_gone };
             Call { request: request.clone(), arrival: now, caller }
         });
-        let mut report = Report { executed: Vec::new(), served: Vec::new(), complete: false, events: Vec::new() };
+        let mut report = TurnReport { executed: Vec::new(), served: Vec::new(), complete: false, events: Vec::new() };
         let mut is_swept = false;
-        let mut observe = |seen: TurnStep<'_, SideCaller>, _, _| match seen {
+        let mut observe = |seen: TurnStep<'_, TestCaller>, _, _| match seen {
             TurnStep::Judged(_, outcome) => report.executed.push((Some(outcome.clone()), Vec::new())),
             TurnStep::Served(served) => {
-                let claim = |caller: &SideCaller| match &caller.command {
+                let claim = |caller: &TestCaller| match &caller.command {
                     Command::ClaimNext(claim) => claim.clone(),
                     other => panic!("held: {other:?}"),
                 };
@@ -181,7 +181,7 @@ impl<D: Disk> Side<D> {
             TurnStep::Unreadable(id, what) => panic!("{id:?}: {what}"),
         };
         let limits = TurnLimits { sweep: SweepBudget::of_cost(budget), ..TurnLimits::default() };
-        let Open { coordinator, backend, .. } = self.open.as_mut().unwrap();
+        let OpenStore { coordinator, backend, .. } = self.open.as_mut().unwrap();
         let turn = coordinator.turn(backend, calls.collect(), Some(now), limits, &mut observe);
         let turn = turn.unwrap_or_else(|failed| panic!("{:?}", failed.error));
         if commits {
@@ -203,26 +203,26 @@ impl<D: Disk> Side<D> {
         self.coordinator_mut().returned(grace);
     }
 
-    pub fn let_go_overdue(&mut self, now: Timestamp) {
+    pub fn answer_overdue(&mut self, now: Timestamp) {
         while self.coordinator_mut().held_claims.take_overdue(now).is_some() {}
     }
 
-    /// The oldest caller goes away, whether or not it was answered.
-    pub fn lose_a_caller(&mut self) {
+    /// Cancels the oldest call, whether or not it was answered.
+    pub fn cancel_a_call(&mut self) {
         if !self.held.is_empty() {
             self.held.remove(0).set(true);
         }
     }
 
-    /// Ends, in good order or not, and opens again.
+    /// Closes the store, cleanly or not, and opens it again.
     pub fn reopen(&mut self, in_order: bool, now: Timestamp, grace: RestartGrace) -> InitialState {
         self.held.clear();
-        if let Some(Open { coordinator, mut backend, .. }) = self.open.take()
+        if let Some(OpenStore { coordinator, mut backend, .. }) = self.open.take()
             && in_order
         {
             backend.close(now).unwrap();
             let opening = self.open_again(grace);
-            assert_eq!(opening.next_revision, coordinator.next_revision(), "none is skipped");
+            assert_eq!(opening.next_revision, coordinator.next_revision(), "no revision is skipped");
             return opening;
         }
         self.open_again(grace)
