@@ -1,16 +1,16 @@
-//! `sagad compensate` when it or the daemon ends in the middle: what is done stays done, the rest is done by another.
+//! `sagad compensate` when it or the daemon ends early: done compensations stay done, and another compensator does the rest.
 
 use std::fs;
 
 use rustix::process::Signal;
 
-use super::daemon::Daemon;
+use super::cli_fixture::CliFixture;
 use crate::support::until;
 
 const THREE: &str = "--queue q --compensate a=1 --compensate b=2 --compensate c=3";
 
-/// Handlers of all three kinds; that of `b` waits for the file `go`.
-fn handlers(d: &Daemon) -> String {
+/// Handlers of all three kinds; the handler of `b` waits for the file `go`.
+fn handlers(d: &CliFixture) -> String {
     let script = d.script(
         "undo",
         "echo \"$SAGAD_OWNER $SAGAD_KIND\" >> log\n\
@@ -20,8 +20,8 @@ fn handlers(d: &Daemon) -> String {
 }
 
 #[test]
-fn another_goes_on_where_a_killed_one_was() {
-    let d = Daemon::start();
+fn another_compensator_continues_where_a_killed_one_stopped() {
+    let d = CliFixture::start();
     d.compensating("t-1", THREE);
     let flags = handlers(&d);
     let first = d.spawn(&format!("compensate --queue q --owner first --ttl 3s {flags}"));
@@ -37,8 +37,8 @@ fn another_goes_on_where_a_killed_one_was() {
 }
 
 #[test]
-fn a_second_term_gives_the_saga_back() {
-    let d = Daemon::start();
+fn a_second_term_releases_the_saga() {
+    let d = CliFixture::start();
     d.compensating("t-1", THREE);
     let flags = handlers(&d);
     let first = d.spawn(&format!("compensate --queue q --owner first --ttl 10m {flags}"));
@@ -52,7 +52,7 @@ fn a_second_term_gives_the_saga_back() {
 
 #[test]
 fn a_first_term_finishes_the_saga() {
-    let d = Daemon::start();
+    let d = CliFixture::start();
     d.compensating("t-1", THREE);
     let first = d.spawn(&format!("compensate --queue q --ttl 9s {}", handlers(&d)));
     until("the first to be at b", || d.lines("log").len() == 2);
@@ -64,8 +64,8 @@ fn a_first_term_finishes_the_saga() {
 }
 
 #[test]
-fn a_killed_daemon_costs_nothing() {
-    let mut d = Daemon::start();
+fn a_killed_daemon_loses_no_compensation() {
+    let mut d = CliFixture::start();
     d.compensating("t-1", THREE);
     let undo = d.spawn(&format!("compensate --queue q --owner me --ttl 9s {}", handlers(&d)));
     until("it to be at b", || d.lines("log").len() == 2);
@@ -77,8 +77,8 @@ fn a_killed_daemon_costs_nothing() {
 }
 
 #[test]
-fn a_handler_under_a_lost_lease_is_ended_and_nothing_recorded() {
-    let d = Daemon::start();
+fn a_handler_under_a_lost_lease_is_ended_and_records_nothing() {
+    let d = CliFixture::start();
     d.compensating("t-1", THREE);
     let undo = d.spawn(&format!("compensate --queue q --ttl 4s --kill-after 200ms {}", handlers(&d)));
     until("it to be at b", || d.lines("log").len() == 2);

@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::daemon::Daemon;
+use super::cli_fixture::CliFixture;
 use crate::support::until;
 
-fn ids(d: &Daemon, flags: &str) -> Vec<String> {
+fn ids(d: &CliFixture, flags: &str) -> Vec<String> {
     let sagas = d.json(&format!("list {flags}"));
     sagas.iter().map(|saga| saga["taskId"].as_str().unwrap().to_owned()).collect()
 }
 
 #[test]
 fn get_shows_a_saga_by_either_id() {
-    let d = Daemon::start();
+    let d = CliFixture::start();
     d.ok("create --task-id t-1 --saga-id s-1 --issue 7 --payload 'two words' --compensate branch=fix-7");
     let token = d.claim("t-1", "me", "--ttl 5m");
     let text = d.ok("get t-1");
@@ -31,12 +31,12 @@ fn get_shows_a_saga_by_either_id() {
 
 #[test]
 fn the_grace_after_a_start_is_shown() {
-    let mut d = Daemon::start();
+    let mut d = CliFixture::start();
     d.ok("create --task-id t-1");
     d.claim("t-1", "me", "--ttl 300ms");
     d.restart(Signal::KILL);
     std::thread::sleep(Duration::from_millis(500));
-    // Long past its expiry, and neither stale nor free: this says why, and until when.
+    // The lease is long past its expiry but still valid: the output says why, and until when.
     let text = d.ok("get t-1");
     assert!(text.contains("state         running GRACE\n"), "{text}");
     let lease = text.lines().find(|line| line.starts_with("lease ")).unwrap();
@@ -60,8 +60,8 @@ fn the_grace_after_a_start_is_shown() {
 }
 
 #[test]
-fn list_filters() {
-    let d = Daemon::start();
+fn list_selects_by_each_filter() {
+    let d = CliFixture::start();
     d.ok("create --task-id a --queue one --label team=x --label os=linux --issue 7");
     d.ok("create --task-id b --queue one --label team=x");
     d.ok("create --task-id c --queue two --label team=y");
@@ -88,7 +88,7 @@ fn list_filters() {
 
 #[test]
 fn list_is_a_table_that_grep_and_awk_can_read() {
-    let d = Daemon::start();
+    let d = CliFixture::start();
     d.ok("create --task-id 01a20351-8651-7485-8291-f48890a93860 --issue 7 --branch fix-7");
     d.stale("d", "");
     let text = d.ok("list");
@@ -101,8 +101,8 @@ fn list_is_a_table_that_grep_and_awk_can_read() {
 }
 
 #[test]
-fn a_limit_reaches_over_pages() {
-    let d = Daemon::start();
+fn a_limit_may_span_pages() {
+    let d = CliFixture::start();
     let lines: String = (0..2_100).map(|number| format!("{{\"taskId\":\"t-{number}\"}}\n")).collect();
     assert_eq!(d.run_with("create --from -", &lines).code, 0);
     for (limit, shown) in [("0", 0), ("1", 1), ("1500", 1_500), ("5000", 2_100)] {
@@ -110,13 +110,13 @@ fn a_limit_reaches_over_pages() {
         let expected: Vec<String> = (0..shown).map(|number| format!("t-{number}")).collect();
         assert_eq!(all, expected, "--limit {limit}");
     }
-    // A header once, however many pages there are.
+    // One header, however many pages there are.
     assert_eq!(d.ok("list --limit 2050").matches("TASK ").count(), 1);
 }
 
 #[test]
-fn history_tells_what_happened_in_order() {
-    let d = Daemon::start();
+fn history_prints_events_in_order() {
+    let d = CliFixture::start();
     d.ok("create --task-id t-1");
     let token = d.claim("t-1", "me", "--reason 'it is mine'");
     d.ok(&format!("complete t-1 --owner me --token {token} --reason 'all green'"));
@@ -131,8 +131,8 @@ fn history_tells_what_happened_in_order() {
 }
 
 #[test]
-fn stats_count_by_queue_and_state() {
-    let d = Daemon::start();
+fn stats_prints_counts_by_queue_and_state() {
+    let d = CliFixture::start();
     assert!(d.ok("stats").starts_with("0 ready, 0 stale, 0 waiting; revision 0"));
     d.ok("create --queue one");
     d.ok("create --queue one --delay 1h");

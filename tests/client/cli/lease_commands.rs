@@ -1,15 +1,15 @@
-//! The rpcs of a worker by hand: `claim` to `compensated`.
+//! The commands of a worker, from `claim` to `compensated`.
 
 use std::{fs, time::Duration};
 
-use super::daemon::Daemon;
+use super::cli_fixture::CliFixture;
 use crate::support::now;
 
 const ID: &str = "6f1c2f0e-6f0e-4b6e-9d53-0f0a6b9f5f11";
 
 #[test]
-fn claim_takes_a_lease_and_a_held_one_is_refused() {
-    let d = Daemon::start();
+fn claim_takes_a_lease_and_refuses_a_held_saga() {
+    let d = CliFixture::start();
     d.ok("create --task-id t-1");
     let text = d.ok(&format!("claim t-1 --owner me --ttl 5m --request-id {ID}"));
     assert!(text.starts_with("t-1  running  queue default  lease of me, token 2, expires "), "{text}");
@@ -24,7 +24,7 @@ fn claim_takes_a_lease_and_a_held_one_is_refused() {
 
 #[test]
 fn claim_next_takes_by_priority_and_waits() {
-    let d = Daemon::start();
+    let d = CliFixture::start();
     d.ok("create --task-id low --queue q");
     d.ok("create --task-id high --queue q --priority 5");
     let sagas = d.json("claim-next --queue q,r --owner me --max 5 --ttl 1m");
@@ -46,8 +46,8 @@ fn claim_next_takes_by_priority_and_waits() {
 }
 
 #[test]
-fn claim_next_to_compensate_knows_kinds() {
-    let d = Daemon::start();
+fn claim_next_for_compensation_selects_by_kinds() {
+    let d = CliFixture::start();
     d.compensating("t-1", "--queue q --compensate branch=a --compensate dir=b");
     let next = "claim-next --queue q --purpose compensate --kind branch";
     assert_eq!(d.json(next).len(), 0, "one kind of two is not enough");
@@ -56,8 +56,8 @@ fn claim_next_to_compensate_knows_kinds() {
 }
 
 #[test]
-fn heartbeat_extends_and_says_cancel() {
-    let d = Daemon::start();
+fn heartbeat_extends_the_lease_and_prints_a_cancel() {
+    let d = CliFixture::start();
     d.ok("create --task-id t-1");
     let token = d.claim("t-1", "me", "--ttl 1m");
     let beat = format!("heartbeat t-1 --owner me --token {token}");
@@ -73,15 +73,15 @@ fn heartbeat_extends_and_says_cancel() {
 }
 
 #[test]
-fn release_gives_it_back() {
-    let d = Daemon::start();
+fn release_ends_the_lease_and_plans_the_saga_again() {
+    let d = CliFixture::start();
     d.ok("create --task-id t-1");
     let token = d.claim("t-1", "me", "");
     let text = d.ok(&format!("release t-1 --owner me --token {token} --delay 1h --reason 'disk full'"));
     assert_eq!(text, "t-1  planned  queue default\n");
     assert!(
         d.ok("get t-1").contains(&format!("last lease    me, token {token}, ended by its holder\n")),
-        "and whose it was"
+        "the message names the owner"
     );
     d.refused(3, "NOT_READY", "claim t-1");
     d.refused(3, "NO_LEASE", &format!("heartbeat t-1 --owner me --token {token}"));
@@ -89,8 +89,8 @@ fn release_gives_it_back() {
 }
 
 #[test]
-fn complete_keeps_a_result_and_may_be_repeated() {
-    let d = Daemon::start();
+fn complete_stores_a_result_and_can_be_repeated() {
+    let d = CliFixture::start();
     d.ok("create --task-id t-1");
     let token = d.claim("t-1", "me", "");
     fs::write(d.file("out"), "the result").unwrap();
@@ -104,7 +104,7 @@ fn complete_keeps_a_result_and_may_be_repeated() {
 
 #[test]
 fn fail_needs_a_compensation_unless_a_retry_is_left() {
-    let d = Daemon::start();
+    let d = CliFixture::start();
     d.ok("create --task-id t-1 --max-attempts 2 --retry-backoff 1ms");
     let token = d.claim("t-1", "me", "");
     let text = d.ok(&format!("fail t-1 --owner me --token {token} --reason flaky --retryable"));
@@ -122,7 +122,7 @@ fn fail_needs_a_compensation_unless_a_retry_is_left() {
 
 #[test]
 fn compensations_are_registered_recorded_and_finished() {
-    let d = Daemon::start();
+    let d = CliFixture::start();
     d.ok("create --task-id t-1 --compensate branch=a --on-failure compensate");
     let token = d.claim("t-1", "me", "");
     let text = d.ok(&format!("register-compensation t-1 --owner me --token {token} --compensate dir=/w --reason made"));
@@ -149,8 +149,8 @@ fn compensations_are_registered_recorded_and_finished() {
 }
 
 #[test]
-fn the_environment_names_the_lease() {
-    let d = Daemon::start();
+fn the_environment_can_name_the_lease() {
+    let d = CliFixture::start();
     d.ok("create --task-id t-1");
     let token = d.claim("t-1", "me", "");
     let ran = |line: &str| {

@@ -1,4 +1,4 @@
-//! The lease keeper, against a coordinator whose every answer is scripted.
+//! `LeaseKeeper` with a scripted coordinator.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -22,7 +22,7 @@ fn accepted(number: usize) -> Result<HeartbeatResponse, Status> {
 
 async fn keep(fake: FakeCoordinator) -> (LeaseKeeper, Arc<FakeCoordinator>, time::Moment) {
     let (client, fake) = fake.start().await;
-    // The connection is made beforehand, so that the first heartbeat is not late by it.
+    // Connects first, so that connecting does not delay the first heartbeat.
     client.sagas().get_stats(sagad::proto::GetStatsRequest {}).await.expect_err("not scripted");
     let asked = time::now();
     let keeper = LeaseKeeper::start(&client, &saga(TTL_MS), asked).await.expect("held");
@@ -34,7 +34,7 @@ async fn lost(keeper: &LeaseKeeper) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn accepted_heartbeats_keep_it() {
+async fn accepted_heartbeats_keep_the_lease() {
     let (keeper, fake, asked) =
         keep(FakeCoordinator { heartbeat: Box::new(|number, _| accepted(number)), ..FakeCoordinator::default() }).await;
     tokio::time::sleep(Duration::from_millis(1_000)).await;
@@ -47,9 +47,9 @@ async fn accepted_heartbeats_keep_it() {
     assert!(fake.calls_received().len() <= beats + 2, "heartbeats end with their keeper");
 }
 
-/// An older coordinator: each call is made by itself, and it is not asked for a session each time.
+/// An older coordinator without sessions: calls are unary, and a session is not opened for each call.
 #[tokio::test(flavor = "multi_thread")]
-async fn without_sessions_calls_are_made_by_themselves() {
+async fn without_sessions_each_call_is_unary() {
     let (keeper, fake, _) = keep(FakeCoordinator { heartbeat: Box::new(|number, _| accepted(number)), ..FakeCoordinator::default() }).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(keeper.check(), LeaseStatus::Held);
@@ -57,9 +57,9 @@ async fn without_sessions_calls_are_made_by_themselves() {
     assert_eq!(fake.sessions.load(Ordering::Relaxed), 1);
 }
 
-/// On one thread, which the work holds on to: nobody has noticed that the deadline has passed, as after a suspension.
+/// On one thread, which the work blocks: the keeper could not notice that the deadline passed, as after a suspension.
 #[tokio::test]
-async fn a_check_looks_at_the_clock_itself() {
+async fn a_check_compares_the_deadline_with_the_clock() {
     let (keeper, _fake, _) = keep(FakeCoordinator { heartbeat: Box::new(|number, _| accepted(number)), ..FakeCoordinator::default() }).await;
     assert_eq!(keeper.check(), LeaseStatus::Held);
     std::thread::sleep(Duration::from_millis(TTL_MS as u64 + 50));
@@ -71,7 +71,7 @@ async fn a_check_looks_at_the_clock_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_an_answer_it_is_held_until_its_deadline_and_no_longer() {
+async fn without_an_answer_the_lease_is_held_until_its_deadline() {
     let silent = Box::new(|_, _: &_| Err(Status::unavailable("gone")));
     let (keeper, fake, asked) = keep(FakeCoordinator { heartbeat: silent, ..FakeCoordinator::default() }).await;
     assert_eq!(keeper.deadline(), asked + Duration::from_millis(TTL_MS as u64));
@@ -86,15 +86,15 @@ async fn without_an_answer_it_is_held_until_its_deadline_and_no_longer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_deadline_counts_from_the_sending_of_the_last_accepted_one() {
-    // Each answer takes 80 ms, which the deadline must not be later by.
+async fn the_deadline_counts_from_the_sending_of_the_last_accepted_heartbeat() {
+    // Each answer takes 80 ms, which must not extend the deadline.
     let heartbeat =
         Box::new(|number, _: &_| if number == 0 { accepted(number) } else { Err(Status::unavailable("gone")) });
     let delay = Duration::from_millis(80);
     let (keeper, _fake, asked) = keep(FakeCoordinator { heartbeat, delay, ..FakeCoordinator::default() }).await;
     lost(&keeper).await;
     let deadline = keeper.deadline().since(asked);
-    // Sent after the interval of 100 ms, accepted for 300.
+    // Sent after the interval of 100 ms, valid for 300 ms.
     assert!(deadline >= Duration::from_millis(400), "{deadline:?}");
     assert!(deadline < Duration::from_millis(470), "{deadline:?}");
 }
@@ -116,8 +116,8 @@ async fn a_superseded_lease_is_lost_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_extended_stands_until_the_expiry_that_the_coordinator_names() {
-    // The first heartbeat was accepted, to 500 on the coordinator's clock, but its answer was lost.
+async fn a_lease_that_is_not_extended_is_held_until_the_expiry_in_the_error() {
+    // The first heartbeat was accepted until 500 on the coordinator's clock, but its answer was lost.
     let heartbeat = Box::new(|number, _: &_| {
         if number == 0 {
             return Err(Status::unavailable("gone"));
@@ -133,7 +133,7 @@ async fn what_is_not_extended_stands_until_the_expiry_that_the_coordinator_names
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cancel_is_passed_on_once_and_the_lease_kept() {
+async fn a_cancel_is_reported_once_and_the_lease_is_kept() {
     let heartbeat = Box::new(|number, _: &_| {
         let answer = accepted(number)?;
         Ok(HeartbeatResponse { directive: Directive::Cancel.into(), cancel_reason: "not needed".to_owned(), ..answer })
@@ -145,7 +145,7 @@ async fn a_cancel_is_passed_on_once_and_the_lease_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cancel_in_a_refusal_counts_too() {
+async fn a_cancel_in_a_refused_heartbeat_is_reported() {
     let heartbeat = Box::new(|_, _: &_| {
         let metadata = [("directive", "DIRECTIVE_CANCEL"), ("cancel_reason", "stop")];
         Err(refusal(Code::FailedPrecondition, "PROGRESS_TIMEOUT", &metadata))
@@ -155,9 +155,9 @@ async fn a_cancel_in_a_refusal_counts_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn progress_goes_with_the_next_heartbeat() {
+async fn progress_is_sent_with_the_next_heartbeat() {
     let (keeper, fake, _) = keep(FakeCoordinator { heartbeat: Box::new(|number, _| accepted(number)), ..FakeCoordinator::default() }).await;
-    // Long after the keeper began to wait for it.
+    // Long after the keeper began to wait for progress.
     tokio::time::sleep(Duration::from_millis(30)).await;
     keeper.set_progress("half".into());
     while fake.calls_received().is_empty() {

@@ -1,5 +1,5 @@
-//! Standard output that nobody reads, or that can't be written: a command that changes something goes on and exits 1, one
-//! that checks keeps its exit code, one that only shows something ends quietly.
+//! Standard output that is closed or can't be written: a command that changes something completes it and exits 1, a check keeps
+//! its exit code, and a read exits 0.
 
 use std::{
     fs::{self, OpenOptions},
@@ -7,11 +7,11 @@ use std::{
     process::Stdio,
 };
 
-use super::daemon::{Daemon, sagad};
+use super::cli_fixture::{CliFixture, sagad};
 use crate::support::{SAGAD, binary::CommandOutput};
 
-/// Runs it with a pipe whose reader has gone before the first line.
-fn unread(d: &Daemon, line: &str) -> CommandOutput {
+/// Runs it with a closed pipe as its standard output.
+fn with_closed_stdout(d: &CliFixture, line: &str) -> CommandOutput {
     let (reader, writer) = pipe().unwrap();
     drop(reader);
     let mut command = d.command(line);
@@ -20,15 +20,15 @@ fn unread(d: &Daemon, line: &str) -> CommandOutput {
     child.wait_with_output().unwrap().into()
 }
 
-/// Runs it with a full disk as its standard output.
-fn on_a_full_disk(d: &Daemon, line: &str) -> CommandOutput {
+/// Runs it with `/dev/full` as its standard output.
+fn on_a_full_disk(d: &CliFixture, line: &str) -> CommandOutput {
     let mut command = d.command(line);
     command.stdout(OpenOptions::new().write(true).open("/dev/full").unwrap());
     let child = command.stderr(Stdio::piped()).spawn().unwrap();
     child.wait_with_output().unwrap().into()
 }
 
-/// It exits 1 and says that the result, with this in it, was lost.
+/// Asserts that it exits 1 and reports the lost result, which contains `part`.
 fn assert_lost(ran: &CommandOutput, line: &str, part: &str) {
     assert_eq!(ran.code, 1, "sagad {line}: {}", ran.err);
     let told = "sagad: done, but the result could not be written to standard output: ";
@@ -36,16 +36,16 @@ fn assert_lost(ran: &CommandOutput, line: &str, part: &str) {
 }
 
 #[test]
-fn an_import_goes_on_without_its_reader() {
-    let d = Daemon::start();
+fn an_import_continues_when_its_output_pipe_closes() {
+    let d = CliFixture::start();
     let lines: String = (0..2_500).map(|number| format!("{{\"taskId\":\"t-{number}\",\"queue\":\"q\"}}\n")).collect();
     fs::write(d.file("sagas.jsonl"), lines).unwrap();
-    let ran = unread(&d, "create --from sagas.jsonl");
+    let ran = with_closed_stdout(&d, "create --from sagas.jsonl");
     assert_lost(&ran, "create --from", "Broken pipe");
     assert!(ran.err.contains("sagad: created 2500 sagas\n"), "{}", ran.err);
     assert!(ran.err.ends_with("\n  t-0\n  and 2499 more\n"), "{}", ran.err);
     assert_eq!(d.one("stats")["ready"], "2500");
-    // What a reader took before it went is no different.
+    // The same if the pipe closes after some lines.
     let script = "\"$SAGAD\" create --from more.jsonl; echo \"exit $?\" >&2";
     let lines: String = (0..20_000).map(|number| format!("{{\"taskId\":\"u-{number}\",\"queue\":\"u\"}}\n")).collect();
     fs::write(d.file("more.jsonl"), lines).unwrap();
@@ -58,10 +58,10 @@ fn an_import_goes_on_without_its_reader() {
 }
 
 #[test]
-fn every_change_is_made_and_exits_1_where_nobody_gets_its_result() {
-    let d = Daemon::start();
+fn a_change_whose_output_is_lost_is_made_and_exits_1() {
+    let d = CliFixture::start();
     let lost = |line: &str, part: &str| {
-        let ran = unread(&d, line);
+        let ran = with_closed_stdout(&d, line);
         assert_lost(&ran, line, part);
         ran.err
     };
@@ -82,29 +82,29 @@ fn every_change_is_made_and_exits_1_where_nobody_gets_its_result() {
     assert_eq!(d.state("a"), "quarantined");
     lost("pause q", "\n  q  paused");
     lost("resume q", "\n  q  open");
-    assert_lost(&unread(&d, "backup copy.db"), "backup", "Broken pipe");
+    assert_lost(&with_closed_stdout(&d, "backup copy.db"), "backup", "Broken pipe");
     assert!(d.file("copy.db").exists());
-    assert_lost(&unread(&d, "restore copy.db --data anew"), "restore", "Broken pipe");
+    assert_lost(&with_closed_stdout(&d, "restore copy.db --data anew"), "restore", "Broken pipe");
     assert!(d.file("anew/sagad.db").exists());
-    assert_lost(&unread(&d, "vacuum --data anew"), "vacuum", "Broken pipe");
-    let token = unread(&d, "token ci --role reader");
+    assert_lost(&with_closed_stdout(&d, "vacuum --data anew"), "vacuum", "Broken pipe");
+    let token = with_closed_stdout(&d, "token ci --role reader");
     assert_lost(&token, "token", "Broken pipe");
     assert!(!token.err.contains("sagad~"), "the secret is told nobody else: {}", token.err);
     assert_lost(
-        &unread(&d, "purge --state quarantined --older-than 0s --reason r --yes"),
+        &with_closed_stdout(&d, "purge --state quarantined --older-than 0s --reason r --yes"),
         "purge",
         "\n  purged 1 saga",
     );
     assert_eq!(d.run("get a").code, 4);
-    let json = unread(&d, "-o json create --task-id b");
+    let json = with_closed_stdout(&d, "-o json create --task-id b");
     let error: serde_json::Value = serde_json::from_str(&json.err).unwrap();
     assert_eq!((json.code, &error["error"]["reason"]), (1, &"FAILED".into()));
     assert!(error["error"]["message"].as_str().unwrap().contains("  b  planned"), "in words, as JSON too: {error}");
 }
 
 #[test]
-fn what_only_shows_something_ends_quietly() {
-    let d = Daemon::start();
+fn a_read_whose_output_pipe_closes_exits_0() {
+    let d = CliFixture::start();
     d.ok("create --task-id a --queue q");
     for line in [
         "get a",
@@ -122,7 +122,7 @@ fn what_only_shows_something_ends_quietly() {
         "--help",
         "create --help",
     ] {
-        let ran = unread(&d, line);
+        let ran = with_closed_stdout(&d, line);
         assert_eq!((ran.code, ran.err.as_str()), (0, ""), "sagad {line}");
     }
     let ran = on_a_full_disk(&d, "list");
@@ -131,27 +131,27 @@ fn what_only_shows_something_ends_quietly() {
 }
 
 #[test]
-fn a_check_keeps_its_exit_code() {
-    let d = Daemon::start();
+fn a_check_whose_output_is_lost_keeps_its_exit_code() {
+    let d = CliFixture::start();
     for line in ["doctor", "doctor -o json", "health", "config check"] {
-        let ran = unread(&d, line);
+        let ran = with_closed_stdout(&d, line);
         assert_eq!((ran.code, ran.err.as_str()), (0, ""), "sagad {line}");
     }
     d.stale("a", "--queue q");
     for line in ["doctor --patience 1ms", "doctor --patience 1ms -o json"] {
-        let ran = unread(&d, line);
+        let ran = with_closed_stdout(&d, line);
         assert_eq!((ran.code, ran.err.as_str()), (1, ""), "sagad {line}");
     }
     d.ok("backup copy.db");
     d.ok("restore copy.db --data anew");
-    assert_eq!(unread(&d, "check --data anew").code, 0);
-    // On a full disk nobody learns what was found, and no reader has chosen that.
+    assert_eq!(with_closed_stdout(&d, "check --data anew").code, 0);
+    // On a full disk the findings are lost without anybody's choice, so it exits 1.
     assert_lost(&on_a_full_disk(&d, "config check"), "config check", "No space");
 }
 
 #[test]
-fn a_change_on_a_full_disk_goes_on_as_well() {
-    let d = Daemon::start();
+fn a_change_whose_output_disk_is_full_is_made() {
+    let d = CliFixture::start();
     assert_lost(&on_a_full_disk(&d, "create --task-id a"), "create", "No space");
     assert_eq!(d.state("a"), "planned");
     assert_eq!(CommandOutput::of(sagad("--version")).code, 0);

@@ -1,10 +1,10 @@
-//! The verbs of an operator.
+//! The commands of an operator.
 
-use super::daemon::Daemon;
+use super::cli_fixture::CliFixture;
 
 #[test]
-fn dispatch_reserves() {
-    let d = Daemon::start();
+fn dispatch_reserves_a_saga_for_its_assignee() {
+    let d = CliFixture::start();
     d.ok("create --task-id t-1");
     let text = d.ok("dispatch t-1 --assignee w-3 --ttl 2m --reason 'it has the cache'");
     assert!(text.starts_with("t-1  dispatched  queue default  reserved for w-3 until 2"), "{text}");
@@ -18,8 +18,8 @@ fn dispatch_reserves() {
 }
 
 #[test]
-fn recover_decides_on_what_is_stale() {
-    let d = Daemon::start();
+fn recover_decides_on_a_stale_saga() {
+    let d = CliFixture::start();
     let token = d.stale("a", "--compensate branch=x");
     let error = d.refused(3, "NOT_STALE", "recover a --decision requeue --reason 'host rebooted' --token 1");
     let told = format!("the saga is stale under lease {token}, not under the one that was named: get it, decide anew");
@@ -49,7 +49,7 @@ fn recover_decides_on_what_is_stale() {
 
 #[test]
 fn waive_declares_a_compensation_not_needed() {
-    let d = Daemon::start();
+    let d = CliFixture::start();
     d.ok("create --task-id early --compensate a=1");
     d.refused(3, "WRONG_STATE", "waive early --position 1 --reason r");
     d.compensating("t-1", "--compensate branch=x --compensate dir=/w");
@@ -63,7 +63,7 @@ fn waive_declares_a_compensation_not_needed() {
 
 #[test]
 fn quarantine_by_a_person_and_by_the_holder() {
-    let d = Daemon::start();
+    let d = CliFixture::start();
     d.ok("create --task-id a");
     d.claim("a", "me", "--ttl 5m");
     d.refused(3, "LEASE_HELD", "quarantine a --reason 'needs a look'");
@@ -77,8 +77,8 @@ fn quarantine_by_a_person_and_by_the_holder() {
 }
 
 #[test]
-fn cancel_ends_now_or_asks_the_worker() {
-    let d = Daemon::start();
+fn cancel_ends_a_saga_or_asks_its_worker() {
+    let d = CliFixture::start();
     d.ok("create --task-id a --compensate branch=x");
     assert!(d.ok("cancel a --reason 'the issue was closed'").starts_with("a  compensated  "), "never claimed");
     d.ok("create --task-id b --compensate branch=x");
@@ -94,7 +94,7 @@ fn cancel_ends_now_or_asks_the_worker() {
 
 #[test]
 fn annotate_amends_a_reason_and_the_history_keeps_the_old_one() {
-    let d = Daemon::start();
+    let d = CliFixture::start();
     d.ok("create --task-id t-1");
     d.ok("annotate t-1 --note 'the customer was told' --detail ticket=4711");
     let text = d.ok("history t-1");
@@ -109,8 +109,8 @@ fn annotate_amends_a_reason_and_the_history_keeps_the_old_one() {
 }
 
 #[test]
-fn the_actor_is_the_user_on_this_machine_unless_told() {
-    let d = Daemon::start();
+fn the_default_actor_is_the_user_of_the_machine() {
+    let d = CliFixture::start();
     let ran = |task: &str, user: Option<&str>, actor: Option<&str>| {
         let mut command = d.command(&format!("create --task-id {task}"));
         assert!(command.output().unwrap().status.success());

@@ -1,4 +1,4 @@
-//! The binary while it runs: its lines as they come, and its end.
+//! [`RunningCommand`]: the binary while it runs, with the lines it prints.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -9,32 +9,32 @@ use std::{
 
 use rustix::process::Signal;
 
-use super::daemon::signal;
+use super::cli_fixture::signal;
 use crate::support::{binary::CommandOutput, until};
 
 type Lines = Arc<Mutex<Vec<String>>>;
 
-/// A run that is under way.
-pub struct Running {
+
+pub struct RunningCommand {
     pub child: Child,
     out: Lines,
     err: Lines,
 }
 
-impl Running {
-    /// Starts a command and takes its lines as they come.
+impl RunningCommand {
+    /// Starts a command and collects its lines.
     pub fn start(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (out, err) = (collect(child.stdout.take().unwrap()), collect(child.stderr.take().unwrap()));
         Self { child, out, err }
     }
 
-    /// What it has printed so far.
+    /// What it has printed on stdout so far.
     pub fn out(&self) -> Vec<String> {
         self.out.lock().unwrap().clone()
     }
 
-    /// What it has complained about so far.
+    /// What it has printed on stderr so far.
     pub fn err(&self) -> Vec<String> {
         self.err.lock().unwrap().clone()
     }
@@ -49,39 +49,39 @@ impl Running {
         await_line(&self.err, parts)
     }
 
-    /// Sends it a signal.
+    
     pub fn signal(&self, by: Signal) {
         signal(&self.child, by);
     }
 
-    /// Waits for its end.
+    /// Waits until it ends.
     pub fn finish(mut self) -> CommandOutput {
         let mut code = None;
         until("a run to end", || {
             code = self.child.try_wait().unwrap().map(|status| status.code().unwrap_or(-1));
             code.is_some()
         });
-        // The readers come to the end of their pipes once the process has gone, and all of its children.
+        // The pipes are closed once the process and all of its children have ended.
         until("its pipes to be closed", || Arc::strong_count(&self.out) == 1 && Arc::strong_count(&self.err) == 1);
         CommandOutput { code: code.unwrap_or(-1), out: self.out().join("\n"), err: self.err().join("\n") }
     }
 
-    /// TERM twice, for a worker that should not wait for what it runs, and its end. Two that are sent without a look
-    /// in between may arrive as one.
+    /// Sends TERM twice, so that a worker does not wait for its command, and waits until it ends. Waits between the two
+    /// signals, which could otherwise arrive as one.
     pub fn end_now(self) -> CommandOutput {
         self.signal(Signal::TERM);
         self.await_err(&["taking nothing new"]);
         self.term()
     }
 
-    /// TERM, and its end.
+    /// Sends TERM and waits until it ends.
     pub fn term(self) -> CommandOutput {
         self.signal(Signal::TERM);
         self.finish()
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningCommand {
     fn drop(&mut self) {
         self.child.kill().ok();
         self.child.wait().ok();
@@ -110,7 +110,7 @@ fn await_line(lines: &Lines, parts: &[&str]) -> String {
 }
 
 impl CommandOutput {
-    /// It was refused before anything was sent: exit code 2, and a pointer to the help.
+    /// Asserts that the command line was refused: exit code 2, and a hint to the help.
     pub fn assert_usage(&self) {
         assert_eq!((self.code, self.out.as_str()), (2, ""), "{}", self.err);
         assert!(self.err.starts_with("error: ") && self.err.contains("--help"), "{}", self.err);

@@ -1,4 +1,4 @@
-//! A daemon of its own for each test, and the binary as a shell would run it against that daemon.
+//! [`CliFixture`]: a daemon for one test, and the binary run against it.
 
 use std::{
     fs,
@@ -12,45 +12,45 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::running::Running;
+use super::running_command::RunningCommand;
 use crate::support::{
     self, Launch,
     binary::{self, CommandOutput},
     until,
 };
 
-/// Whether a process runs, by its number.
+/// True if a process is running, by its pid.
 pub fn runs(pid: &str) -> bool {
-    // A zombie that nobody reaps has ended as well.
+    // A zombie has ended, too.
     fs::read_to_string(Path::new("/proc").join(pid).join("stat"))
         .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with('Z')))
 }
 
-/// The process id of a child of ours.
+/// The pid of a child process.
 pub fn pid_of(child: &Child) -> Pid {
     i32::try_from(child.id()).ok().and_then(Pid::from_raw).unwrap()
 }
 
-/// Sends a signal to a child of ours.
+/// Sends a signal to a child process.
 pub fn signal(child: &Child, signal: Signal) {
     kill_process(pid_of(child), signal).unwrap();
 }
 
-/// A running coordinator. It is killed at the end of the test.
-pub struct Daemon {
+/// A daemon with a directory for the test's files. It is killed at the end of the test.
+pub struct CliFixture {
     served: support::Daemon,
     dir: TempDir,
 }
 
-impl Daemon {
-    /// Starts one on a free port. Its grace after an absence is short: a busy machine counts as one.
+impl CliFixture {
+    /// Starts a daemon on a free port. Its grace is short, because a pause of a busy machine counts as an absence.
     pub fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let served = Launch::on(&dir.path().join("data")).args(&["--restart-grace", "1s"]).start();
         Self { served, dir }
     }
 
-    /// Ends it by a signal, and starts it again on the same port and data; leases get a grace that is long enough.
+    /// Ends it by a signal and starts it again on the same port and data, with a longer grace.
     pub fn restart(&mut self, by: Signal) {
         self.served.signal(by);
         self.served.process().wait();
@@ -58,7 +58,7 @@ impl Daemon {
         self.served.start_again();
     }
 
-    /// Stops or continues it.
+    /// Sends it a signal.
     pub fn signal(&self, by: Signal) {
         self.served.signal(by);
     }
@@ -68,18 +68,18 @@ impl Daemon {
         format!("http://{}", self.served.address())
     }
 
-    /// A file of this test's own.
+    /// The path of a file in the test's directory.
     pub fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    /// The lines of such a file; none where there is no such file yet.
+    /// The lines of such a file; none if it does not exist.
     pub fn lines(&self, name: &str) -> Vec<String> {
         let text = fs::read_to_string(self.file(name)).unwrap_or_default();
         text.lines().map(ToOwned::to_owned).collect()
     }
 
-    /// Writes a script for a job or a handler, to be run by its path.
+    /// Writes an executable script; returns its path.
     pub fn script(&self, name: &str, text: &str) -> String {
         use std::os::unix::fs::PermissionsExt;
         let path = self.file(name);
@@ -88,60 +88,61 @@ impl Daemon {
         path.to_str().unwrap().to_owned()
     }
 
-    /// The binary with these arguments, in this test's directory, and with nothing of ours in its environment.
+    /// The binary with these arguments, in the test's directory, with the daemon's address.
     pub fn command(&self, line: &str) -> Command {
         let mut command = sagad(line);
         command.env("SAGAD_SERVER", self.url()).current_dir(self.dir.path());
         command
     }
 
-    /// Runs the binary to its end.
+    /// Runs the binary until it ends.
     pub fn run(&self, line: &str) -> CommandOutput {
         CommandOutput::of(self.command(line))
     }
 
-    /// Runs it with this on its standard input.
+    /// Runs it with this standard input.
     pub fn run_with(&self, line: &str, input: &str) -> CommandOutput {
         let mut command = self.command(line);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (mut stdin, input) = (child.stdin.take().unwrap(), input.to_owned());
-        // What refuses its input ends without reading all of it.
+        // A command that refuses its input may end without reading all of it.
         let writer = thread::spawn(move || stdin.write_all(input.as_bytes()).ok());
         let ran = CommandOutput::from(child.wait_with_output().unwrap());
         writer.join().unwrap();
         ran
     }
 
-    /// Starts the binary, to be watched while it runs.
-    pub fn spawn(&self, line: &str) -> Running {
-        Running::start(self.command(line))
+    /// Starts the binary.
+    pub fn spawn(&self, line: &str) -> RunningCommand {
+        RunningCommand::start(self.command(line))
     }
 
-    /// Runs it; it must succeed, and say nothing on stderr. Its stdout.
+    /// Runs it, which must succeed with nothing on stderr; returns stdout.
     pub fn ok(&self, line: &str) -> String {
         let ran = self.run(line);
         assert_eq!((ran.code, ran.err.as_str()), (0, ""), "sagad {line}\n{}", ran.out);
         ran.out
     }
 
-    /// The same with `-o json`: one value for each line.
+    /// The same with `-o json`; returns a value for each line.
     pub fn json(&self, line: &str) -> Vec<Value> {
         let out = self.ok(&format!("-o json {line}"));
         out.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}"))).collect()
     }
 
-    /// The same where there is one line.
+    /// The same for a command that prints one line.
     pub fn one(&self, line: &str) -> Value {
         let mut lines = self.json(line);
         assert_eq!(lines.len(), 1, "sagad {line}: {lines:?}");
         lines.remove(0)
     }
 
-    /// It must fail with this exit code and reason, as text and as JSON, with nothing on stdout. The JSON error.
+    /// Runs it as text and as JSON, which must both fail with this exit code and reason and an empty stdout. Returns the JSON
+    /// error.
     pub fn refused(&self, code: i32, reason: &str, line: &str) -> Value {
         let text = self.run(line);
         assert_eq!((text.code, text.out.as_str()), (code, ""), "sagad {line}\n{}", text.err);
-        // Of what the command itself found out people are not told a name, only what it is.
+        // The text of an error that the command itself found has no reason's name.
         let named = reason == "USAGE" || text.err.contains(reason);
         assert!(text.err.starts_with("sagad: ") && named, "sagad {line}: {}", text.err);
         let json = self.run(&format!("-o json {line}"));
@@ -156,50 +157,50 @@ impl Daemon {
         self.one(&format!("get {id}"))
     }
 
-    /// Its state: `running`, …
+    /// The saga's state in lower case, such as `running`.
     pub fn state(&self, id: &str) -> String {
         let state = self.get(id)["state"].as_str().unwrap_or_default().to_owned();
         state.trim_start_matches("SAGA_STATE_").to_lowercase()
     }
 
-    /// Waits until it is in this state.
+    /// Waits until a saga is in this state.
     pub fn await_state(&self, id: &str, state: &str) {
         until(&format!("{id} to be {state}"), || self.state(id) == state);
     }
 
-    /// Waits until watchers know that a saga is stale: by the clock it is so a moment before the writer has said it.
+    /// Waits until watchers are told that a saga is stale; reads show it a moment earlier.
     pub fn await_stale(&self, id: &str) {
         let named = format!("\"taskId\":\"{id}\"");
         until(&format!("{id} is reported stale"), || self.ok("watch --snapshot -o json").contains(&named));
     }
 
-    /// The kinds of what happened to it, in order.
+    /// The types of a saga's events, in order.
     pub fn events(&self, id: &str) -> Vec<String> {
         let events = self.json(&format!("history {id}"));
         let kind = |event: &Value| event["type"].as_str().unwrap().trim_start_matches("EVENT_TYPE_").to_lowercase();
         events.iter().map(kind).collect()
     }
 
-    /// Claims a saga by id; its token.
+    /// Claims a saga by id; returns the token.
     pub fn claim(&self, id: &str, owner: &str, flags: &str) -> String {
         let saga = self.one(&format!("claim {id} --owner {owner} {flags}"));
         saga["lease"]["fencingToken"].as_str().unwrap().to_owned()
     }
 
-    /// A saga whose lease, for 200 ms, has run out.
+    /// Creates a saga whose lease of 200 ms has expired.
     pub fn stale(&self, id: &str, flags: &str) -> String {
         let token = self.expiring(id, flags);
         self.await_stale(id);
         token
     }
 
-    /// A saga whose lease, for 200 ms, nobody will extend.
+    /// Creates a saga with a lease of 200 ms.
     pub fn expiring(&self, id: &str, flags: &str) -> String {
         self.ok(&format!("create --task-id {id} {flags}"));
         self.claim(id, "gone", "--ttl 200ms")
     }
 
-    /// A saga that waits to be compensated: it had an owner `w`, and these compensations.
+    /// Creates a saga that waits to be compensated after a failure of `w`.
     pub fn compensating(&self, id: &str, flags: &str) {
         self.ok(&format!("create --task-id {id} --on-failure compensate {flags}"));
         let token = self.claim(id, "w", "--ttl 1m");
@@ -207,14 +208,14 @@ impl Daemon {
     }
 }
 
-/// The binary with these arguments and nothing of ours in its environment.
+/// The binary with these arguments and without the environment of whoever runs the tests.
 pub fn sagad(line: &str) -> Command {
     let mut command = binary::sagad();
     command.args(words(line));
     command
 }
 
-/// A line taken apart at blanks, but for those between single quotes.
+/// The words of a line; single quotes keep blanks.
 fn words(line: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     let (mut quoted, mut inside) = (false, false);

@@ -1,4 +1,4 @@
-//! `sagad work`, `compensate` and `watch` when nobody reads their stderr: a full pipe costs neither leases nor time.
+//! `sagad work`, `compensate` and `watch` with a full pipe as stderr: they lose no lease and end in time.
 
 use std::{
     fs::File,
@@ -14,10 +14,10 @@ use rustix::{
     process::Signal,
 };
 
-use super::daemon::{Daemon, signal};
+use super::cli_fixture::{CliFixture, signal};
 use crate::support::{now, until};
 
-/// A pipe with no room left. Its end to write blocks whoever writes to it until somebody reads from the other.
+/// A full pipe: a write to it blocks until something is read.
 fn full_pipe() -> (PipeReader, File) {
     let (reader, writer) = pipe().unwrap();
     let mut writer = File::from(std::os::fd::OwnedFd::from(writer));
@@ -30,13 +30,13 @@ fn full_pipe() -> (PipeReader, File) {
     (reader, writer)
 }
 
-/// Starts a command whose stderr nobody reads.
-fn unread(mut command: Command) -> (Child, PipeReader) {
+/// Starts a command with a full stderr.
+fn start_with_full_stderr(mut command: Command) -> (Child, PipeReader) {
     let (reader, writer) = full_pipe();
     (command.stdout(std::process::Stdio::null()).stderr(writer).spawn().unwrap(), reader)
 }
 
-/// TERM; it must end with exit code 0 long before a test loses its patience.
+/// Sends TERM; it must end with exit code 0 soon.
 fn ends_in_time(mut child: Child) {
     let begun = now();
     signal(&child, Signal::TERM);
@@ -50,28 +50,28 @@ fn ends_in_time(mut child: Child) {
 }
 
 #[test]
-fn a_full_stderr_costs_a_worker_neither_its_leases_nor_its_end() {
-    let d = Daemon::start();
+fn a_worker_with_a_full_stderr_keeps_its_leases_and_ends_on_term() {
+    let d = CliFixture::start();
     for id in ["a", "b", "c", "d"] {
         d.ok(&format!("create --task-id {id} --queue q"));
     }
-    let (work, mut reader) = unread(d.command("work --queue q --ttl 2s --concurrency 4 -- sleep 5"));
+    let (work, mut reader) = start_with_full_stderr(d.command("work --queue q --ttl 2s --concurrency 4 -- sleep 5"));
     for id in ["a", "b", "c", "d"] {
         d.await_state(id, "completed");
         assert_eq!(d.events(id), ["created", "claimed", "completed"]);
     }
     ends_in_time(work);
-    // What it wanted to say is lost with it, but for what the pipe held already.
+    // Messages that did not fit into the pipe are lost.
     let mut told = Vec::new();
     reader.read_to_end(&mut told).unwrap();
     assert!(told.iter().all(|byte| *byte == b'.'));
 }
 
 #[test]
-fn what_was_held_back_is_said_when_somebody_reads() {
-    let d = Daemon::start();
+fn withheld_messages_are_printed_once_stderr_is_read() {
+    let d = CliFixture::start();
     d.ok("create --task-id a --queue q");
-    let (work, mut reader) = unread(d.command("work --queue q --ttl 2s -- true"));
+    let (work, mut reader) = start_with_full_stderr(d.command("work --queue q --ttl 2s -- true"));
     d.await_state("a", "completed");
     let read = thread::spawn(move || {
         let mut told = String::new();
@@ -88,13 +88,13 @@ fn what_was_held_back_is_said_when_somebody_reads() {
 }
 
 #[test]
-fn a_full_stderr_costs_a_compensator_neither_its_leases_nor_its_end() {
-    let d = Daemon::start();
+fn a_compensator_with_a_full_stderr_keeps_its_leases_and_ends_on_term() {
+    let d = CliFixture::start();
     for id in ["a", "b", "c"] {
         d.compensating(id, "--queue q --compensate branch=one");
     }
     let undo = d.command("compensate --queue q --ttl 2s --concurrency 3 --handler 'branch=sleep 5'");
-    let (undo, _reader) = unread(undo);
+    let (undo, _reader) = start_with_full_stderr(undo);
     for id in ["a", "b", "c"] {
         d.await_state(id, "compensated");
         let claims = d.events(id).iter().filter(|event| *event == "claimed").count();
@@ -104,8 +104,8 @@ fn a_full_stderr_costs_a_compensator_neither_its_leases_nor_its_end() {
 }
 
 #[test]
-fn a_watch_goes_on_with_its_items_when_nobody_reads_what_it_says_of_the_connection() {
-    let mut d = Daemon::start();
+fn a_watch_with_a_full_stderr_keeps_printing_items() {
+    let mut d = CliFixture::start();
     d.ok("create --task-id a --queue q");
     let (_reader, writer) = full_pipe();
     let mut command = d.command("watch --events --after 0 -o json");

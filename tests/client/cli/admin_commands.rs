@@ -1,4 +1,4 @@
-//! Queues, purging, the server's description and health, completions and manual pages.
+//! Queues, purging, server information, health, completions and manual pages.
 
 use std::{
     fs,
@@ -8,12 +8,12 @@ use std::{
 
 use rustix::process::Signal;
 
-use super::daemon::{Daemon, sagad};
+use super::cli_fixture::{CliFixture, sagad};
 use crate::support::SAGAD;
 
 #[test]
-fn a_paused_queue_gives_nothing_out_until_it_is_resumed() {
-    let d = Daemon::start();
+fn a_paused_queue_gives_no_saga_until_it_is_resumed() {
+    let d = CliFixture::start();
     assert_eq!(d.run("queues").err, "sagad: no queues yet\n");
     d.ok("create --task-id t-1 --queue builds");
     assert_eq!(d.ok("pause builds --reason 'the registry is down' --actor ann"), "builds  paused\n");
@@ -28,7 +28,7 @@ fn a_paused_queue_gives_nothing_out_until_it_is_resumed() {
     assert_eq!(d.one("claim-next --queue builds")["taskId"], "t-1");
     assert_eq!(d.ok("resume builds"), "builds  open\n");
     d.refused(2, "INVALID_ARGUMENT", "pause 'no blanks'");
-    // A slip makes no queue.
+    // A misspelled name creates no queue.
     let error = d.refused(4, "QUEUE_NOT_FOUND", "pause biulds --reason r");
     let told = "the queue biulds never had a saga and was never paused: check its name";
     assert_eq!(error["message"], format!("{told}; --create pauses it all the same"));
@@ -40,7 +40,7 @@ fn a_paused_queue_gives_nothing_out_until_it_is_resumed() {
 
 #[test]
 fn purge_removes_old_terminal_sagas() {
-    let d = Daemon::start();
+    let d = CliFixture::start();
     for number in 0..3 {
         d.ok(&format!("create --task-id t-{number}"));
         d.ok(&format!("quarantine t-{number} --reason r"));
@@ -48,7 +48,7 @@ fn purge_removes_old_terminal_sagas() {
     d.ok("create --task-id stays");
     let purge = "purge --state quarantined,completed --older-than 1ms --reason retention";
     assert_eq!(d.ok(&format!("{purge} --dry-run")), "would purge 3 sagas and 6 events\n");
-    // Nobody is there to be asked.
+    // Without a terminal it can't ask.
     let error = d.refused(2, "USAGE", purge).to_string();
     assert!(error.contains("--yes") && error.contains("gone for good"), "{error}");
     assert_eq!(d.json("list").len(), 4);
@@ -63,7 +63,7 @@ fn purge_removes_old_terminal_sagas() {
 
 #[test]
 fn purge_asks_on_a_terminal() {
-    let d = Daemon::start();
+    let d = CliFixture::start();
     d.ok("create --task-id t-1");
     d.ok("quarantine t-1 --reason r");
     let purge = format!("'{SAGAD}' purge --state quarantined --older-than 1ms --reason old; echo \"exit $?\"");
@@ -84,8 +84,8 @@ fn purge_asks_on_a_terminal() {
 }
 
 #[test]
-fn info_tells_the_clock_and_the_bounds() {
-    let d = Daemon::start();
+fn info_prints_the_clock_and_the_bounds() {
+    let d = CliFixture::start();
     let info = d.one("info");
     assert_eq!(info["version"], env!("CARGO_PKG_VERSION"));
     assert!(info["bounds"].as_array().unwrap().len() > 20, "{info}");
@@ -96,8 +96,8 @@ fn info_tells_the_clock_and_the_bounds() {
 }
 
 #[test]
-fn health_is_for_probes() {
-    let mut d = Daemon::start();
+fn health_exits_0_only_while_the_daemon_serves() {
+    let mut d = CliFixture::start();
     assert_eq!(d.ok("health"), "serving\n");
     assert_eq!(d.ok("health --service sagad.v1.SagaService -o json"), "{\"status\":\"SERVING\"}\n");
     assert_eq!(d.run("health --service nonsense").code, 4);

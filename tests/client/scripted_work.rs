@@ -1,4 +1,4 @@
-//! `sagad work` and `sagad compensate`, the binary itself, against a coordinator whose every answer is scripted.
+//! `sagad work` and `sagad compensate` with a scripted coordinator.
 
 use std::{
     sync::{Arc, Mutex},
@@ -13,7 +13,7 @@ use crate::support::fake_coordinator::{FakeCoordinator, ReceivedCall, binary::*,
 
 const TTL_MS: i64 = 600;
 
-/// A fake that hands out one saga, once, and accepts everything that a worker says.
+/// A coordinator that returns one saga to the first claim and accepts all calls of its worker.
 fn one_saga(saga: Saga) -> FakeCoordinator {
     let ended = |saga: &Saga, state: SagaState| Some(Saga { state: state.into(), ..saga.clone() });
     let (completed, failed, parked, released) = (saga.clone(), saga.clone(), saga.clone(), saga.clone());
@@ -51,7 +51,7 @@ fn outcomes(fake: &FakeCoordinator) -> Vec<ReceivedCall> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn exit_0_completes_and_the_command_knows_its_saga() {
+async fn exit_0_completes_the_saga_and_the_command_gets_its_environment() {
     let mut given = saga(TTL_MS);
     given.payload = "the payload".into();
     given.issue = Some(7);
@@ -64,17 +64,17 @@ async fn exit_0_completes_and_the_command_knows_its_saga() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_heartbeats_while_the_command_runs() {
+async fn a_worker_sends_heartbeats_while_the_command_runs() {
     let (fake, (code, _, stderr)) = work(one_saga(saga(TTL_MS)), "sleep 1.5").await;
     assert_eq!(code, 0, "{stderr}");
     let beats = fake.calls_received().iter().filter(|seen| matches!(seen, ReceivedCall::heartbeat(_))).count();
     assert!((4..=9).contains(&beats), "{beats} heartbeats in 1.5 s, one each 200 ms");
 }
 
-/// The lease's length is 6 s, of which the claim took 3.2: counted from its sending there was less than half of it left, which a
-/// heartbeat would have to confirm.
+/// The lease is for 6 s, and the claim took 3.2 s. Counted from the sending of the claim, less than half of the lease would be
+/// left, and a heartbeat would have to confirm it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lease_that_came_after_a_wait_counts_from_its_end() {
+async fn the_deadline_of_a_held_claim_counts_from_the_end_of_its_wait() {
     for (waited, beats) in [(Some(prost_types::Duration { seconds: 3, nanos: 200_000_000 }), 0), (None, 1)] {
         let mut fake = one_saga(saga(6_000));
         fake.delay = Duration::from_millis(3_200);
@@ -88,7 +88,7 @@ async fn a_lease_that_came_after_a_wait_counts_from_its_end() {
             }
         };
         tokio::time::timeout(Duration::from_secs(20), begun).await.expect("it claims");
-        // Long enough for a confirmation, which is made at once, and too short for the first heartbeat, after 2 s.
+        // Long enough for a confirmation, which would come at once, and too short for the first heartbeat, which comes after 2 s.
         tokio::time::sleep(Duration::from_millis(4_300)).await;
         let seen = fake.calls_received().iter().filter(|seen| matches!(seen, ReceivedCall::heartbeat(_))).count();
         assert_eq!(seen, beats, "{waited:?}");
@@ -97,13 +97,13 @@ async fn a_lease_that_came_after_a_wait_counts_from_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn exit_75_fails_retryably() {
+async fn exit_75_reports_a_retryable_failure() {
     let (fake, _) = work(one_saga(saga(TTL_MS)), "exit 75").await;
     assert!(matches!(outcomes(&fake).as_slice(), [ReceivedCall::fail(request)] if request.retryable));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failure_that_needs_a_compensation_is_parked_with_its_exit_code() {
+async fn a_failure_without_a_compensation_is_quarantined_with_its_exit_code() {
     let mut fake = one_saga(saga(TTL_MS));
     fake.fail = Box::new(|_, _| Err(refusal(Code::FailedPrecondition, "COMPENSATION_REQUIRED", &[])));
     let (fake, (code, _, stderr)) = work(fake, "exit 3").await;
@@ -131,7 +131,7 @@ async fn a_lost_lease_kills_the_command_and_reports_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cancel_ends_the_command_and_fails() {
+async fn a_cancel_ends_the_command_and_reports_a_failure() {
     let mut fake = one_saga(saga(TTL_MS));
     fake.heartbeat = Box::new(|number, _| {
         let lease = Some(lease(200 * (number as i64 + 1), TTL_MS));
@@ -144,7 +144,7 @@ async fn a_cancel_ends_the_command_and_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_outcome_is_reported_again_with_the_same_id() {
+async fn an_outcome_is_reported_again_with_the_same_request_id() {
     let mut fake = one_saga(saga(TTL_MS));
     fake.complete = Box::new(|number, _| match number {
         0 => Err(Status::unavailable("restarting")),
@@ -169,7 +169,7 @@ fn signal(child: &Child, signal: rustix::process::Signal) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_first_term_lets_the_command_end_and_a_second_gives_the_saga_back() {
+async fn a_first_term_lets_the_command_end_and_a_second_releases_the_saga() {
     for (terms, expected) in [(1, "completed t-1"), (2, "planned t-1: the worker was told to end")] {
         let (client, _fake) = one_saga(saga(TTL_MS)).start().await;
         let line = ["work", "--queue", "q", "--ttl", "600ms", "--", "sh", "-c", "sleep 2"];
@@ -185,7 +185,7 @@ async fn a_first_term_lets_the_command_end_and_a_second_gives_the_saga_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_claim_that_comes_too_late_is_given_back() {
+async fn a_claim_answered_after_shutdown_is_released() {
     let mut fake = one_saga(saga(TTL_MS));
     fake.delay = Duration::from_millis(800);
     fake.claim_next = Box::new(|_, _| Ok(ClaimNextResponse { sagas: vec![saga(TTL_MS)], ..Default::default() }));
@@ -206,7 +206,7 @@ async fn a_claim_that_comes_too_late_is_given_back() {
     assert!(matches!(outcomes(&fake).as_slice(), [ReceivedCall::release(_)]));
 }
 
-/// A compensating saga whose compensations the fake keeps.
+/// A coordinator with a compensating saga that records the outcomes.
 fn compensating(kinds: &[&str]) -> (FakeCoordinator, Arc<Mutex<Saga>>) {
     let mut given = saga(TTL_MS);
     given.state = SagaState::Compensating.into();
@@ -259,7 +259,7 @@ async fn compensations_are_undone_from_the_last_to_the_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_kind_without_a_handler_is_parked_by_name() {
+async fn a_kind_without_a_handler_is_quarantined_by_name() {
     let (fake, _) = compensating(&["unheard-of", "branch"]);
     let (client, fake) = fake.start().await;
     let line = ["compensate", "--queue", "q", "--drain", "--handler", "branch=true"];
@@ -274,7 +274,7 @@ async fn a_kind_without_a_handler_is_parked_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_keeps_failing_is_parked_after_its_attempts() {
+async fn a_compensation_that_keeps_failing_is_quarantined_after_its_attempts() {
     let (fake, _) = compensating(&["branch"]);
     let (client, fake) = fake.start().await;
     let line = ["compensate", "--queue", "q", "--drain", "--attempts", "2", "--handler", "branch=exit 4"];
@@ -290,7 +290,7 @@ async fn one_that_keeps_failing_is_parked_after_its_attempts() {
     }
 }
 
-/// One stale saga, which has to settle until it is asked for the third time, and is taken then.
+/// A coordinator with a stale saga that is settling until the third claim.
 fn settling() -> FakeCoordinator {
     let (mut fake, kept) = compensating(&["branch"]);
     let claimed = kept.lock().expect("not poisoned").clone();
@@ -330,7 +330,7 @@ async fn a_stale_saga_is_claimed_once_it_has_settled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn draining_waits_for_what_has_to_settle() {
+async fn draining_waits_for_settling_sagas() {
     let (client, fake) = settling().start().await;
     let line = ["compensate", "--queue", "q", "--stale", "--drain", "--handler", "branch=true"];
     let (code, _, stderr) = run(client.server(), &line).await;

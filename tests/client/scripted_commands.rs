@@ -1,4 +1,4 @@
-//! The binary's other commands against a scripted coordinator: forms of output, exit codes, pages, batches.
+//! Commands with a scripted coordinator: output, exit codes, pages, batches.
 
 use std::io::Write;
 
@@ -13,7 +13,7 @@ use crate::support::fake_coordinator::{FakeCoordinator, ReceivedCall, binary::*,
 const TTL_MS: i64 = 600;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refusals_have_exit_codes_and_both_forms() {
+async fn refusals_have_an_exit_code_and_are_printed_as_text_and_json() {
     let metadata = [("owner_id", "worker-7"), ("expire_time", "2020-01-02T03:04:05Z")];
     let claim = Box::new(move |number, _: &_| {
         Err(if number < 2 {
@@ -38,7 +38,7 @@ async fn refusals_have_exit_codes_and_both_forms() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lists_go_through_all_pages_up_to_their_limit() {
+async fn lists_read_all_pages_up_to_their_limit() {
     let list_sagas = Box::new(|_, request: &ListSagasRequest| {
         let first: usize = request.page_token.parse().unwrap_or(0);
         let sagas = (first..first + 10).map(|n| Saga { task_id: format!("t-{n}"), ..saga(TTL_MS) }).collect();
@@ -60,7 +60,7 @@ async fn lists_go_through_all_pages_up_to_their_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_are_created_in_batches_with_ids_that_follow_from_the_runs() {
+async fn sagas_are_created_in_batches_with_request_ids_derived_from_the_runs() {
     let create = |_, request: &BatchCreateSagasRequest| {
         if let Some(wrong) = request.requests.iter().position(|one| one.queue == "wrong") {
             let mut details = ErrorDetails::new();
@@ -95,7 +95,7 @@ async fn many_are_created_in_batches_with_ids_that_follow_from_the_runs() {
 
     writeln!(file, "\n{{\"queue\":\"wrong\"}}").expect("written");
     let (code, stdout, stderr) = run(client.server(), &["create", "--from", &path]).await;
-    assert_eq!((code, stdout.lines().count()), (2, 1_000), "the first batch stands");
+    assert_eq!((code, stdout.lines().count()), (2, 1_000), "the first batch is created");
     assert!(stderr.contains("line 1502") && stderr.contains("line 1502.queue: is wrong"), "{stderr}");
 
     writeln!(file, "{{\"taskld\":1}}").expect("written");

@@ -1,22 +1,22 @@
-//! Texts with characters that would do something to a terminal, or are not seen: whatever a command prints, as text and as
-//! JSON, and what workers make of those that no program can be given.
+//! Texts with control and invisible characters: what commands print, as text and as JSON, and how workers treat texts that no
+//! program can receive.
 
 use rusqlite::Connection;
 use rustix::process::Signal;
 use sagad::domain::characters::{all_unprintable, is_unprintable};
 use serde_json::{Value, json};
 
-use super::{daemon::Daemon, running::Running};
+use super::{cli_fixture::CliFixture, running_command::RunningCommand};
 use crate::support::{binary::CommandOutput, until};
 
-/// All of them but NUL, which is refused, in texts that are short enough.
+/// Texts with all these characters except NUL, which is refused.
 fn texts() -> Vec<String> {
     let all: Vec<char> = all_unprintable().filter(|c| *c != '\0').collect();
     all.chunks(900).map(|some| format!("a{}b", some.iter().collect::<String>())).collect()
 }
 
-/// Nothing in it does anything to a terminal.
-fn harmless(ran: &CommandOutput, line: &str) {
+/// Asserts that the output has no such character.
+fn assert_escaped(ran: &CommandOutput, line: &str) {
     for text in [&ran.out, &ran.err] {
         let bad = text.chars().find(|c| *c != '\n' && is_unprintable(*c));
         assert_eq!(bad, None, "sagad {line}\n{}\n{}", ran.out, ran.err);
@@ -24,8 +24,8 @@ fn harmless(ran: &CommandOutput, line: &str) {
 }
 
 #[test]
-fn nothing_that_can_t_be_shown_is_printed_as_it_is() {
-    let d = Daemon::start();
+fn control_characters_are_never_printed_unescaped() {
+    let d = CliFixture::start();
     for (number, text) in texts().iter().enumerate() {
         let request = json!({
             "taskId": format!("t-{number}"), "queue": "q", "branch": text, "worktree": text,
@@ -34,25 +34,25 @@ fn nothing_that_can_t_be_shown_is_printed_as_it_is() {
         });
         let ran = d.run_with("create --from - -o json", &format!("{request}\n"));
         assert_eq!(ran.code, 0, "{}", ran.err);
-        harmless(&ran, "create");
+        assert_escaped(&ran, "create");
         for line in ["annotate", "quarantine"] {
             let mut command = d.command(&format!("{line} t-{number}"));
             command.args([if line == "annotate" { "--note" } else { "--reason" }, text]);
             let ran = CommandOutput::of(command);
             assert_eq!(ran.code, 0, "{line}: {}", ran.err);
-            harmless(&ran, line);
+            assert_escaped(&ran, line);
         }
         let mut command = d.command("pause q");
         command.args(["--reason", text]);
-        harmless(&CommandOutput::of(command), "pause");
-        // What it is told is quoted in errors.
+        assert_escaped(&CommandOutput::of(command), "pause");
+        // Errors quote their arguments.
         for line in ["get", "list --queue", "nonsense", "get --output", "claim t-0 --ttl 1s --owner"] {
             for form in ["text", "json"] {
                 let mut command = d.command(&format!("-o {form} {line}"));
                 command.arg(text.chars().take(40).collect::<String>());
                 let ran = CommandOutput::of(command);
                 assert_ne!(ran.code, 0, "{line}");
-                harmless(&ran, line);
+                assert_escaped(&ran, line);
             }
         }
     }
@@ -73,13 +73,13 @@ fn nothing_that_can_t_be_shown_is_printed_as_it_is() {
         for form in ["", "-o json"] {
             let line = format!("{line} {form}");
             let ran = d.run(&line);
-            harmless(&ran, &line);
+            assert_escaped(&ran, &line);
             if !form.is_empty() {
                 ran.out.lines().for_each(|line| drop(serde_json::from_str::<Value>(line).expect(line)));
             }
         }
     }
-    // The value is the same.
+    // The JSON value is unchanged.
     for (number, text) in texts().iter().enumerate() {
         assert_eq!(d.get(&format!("t-{number}"))["branch"], text.as_str());
     }
@@ -88,8 +88,8 @@ fn nothing_that_can_t_be_shown_is_printed_as_it_is() {
 }
 
 #[test]
-fn a_worker_tells_nothing_as_it_is() {
-    let d = Daemon::start();
+fn a_worker_prints_no_control_characters() {
+    let d = CliFixture::start();
     let text = "b\u{9b}31m\u{202e}\u{2028}c";
     d.ok("create --task-id t --queue q");
     let work = d.spawn("work --queue q -- sleep 30");
@@ -98,16 +98,16 @@ fn a_worker_tells_nothing_as_it_is() {
     command.args(["--reason", text]);
     assert_eq!(CommandOutput::of(command).code, 0);
     until("the cancel is told", || work.err().iter().any(|line| line.contains("31m")));
-    super::daemon::signal(&work.child, Signal::TERM);
-    let ran: CommandOutput = Running::finish(work);
+    super::cli_fixture::signal(&work.child, Signal::TERM);
+    let ran: CommandOutput = RunningCommand::finish(work);
     assert!(ran.err.contains("b\\u{9b}31m\\u{202e}\\u{2028}c"), "{}", ran.err);
-    harmless(&ran, "work");
+    assert_escaped(&ran, "work");
 }
 
-/// Coordinators up to 0.1.0 took NUL, and stores hold it.
+/// Coordinators up to 0.1.0 accepted NUL, so stores may contain it.
 #[test]
-fn what_no_program_can_be_given_fails_that_attempt_and_names_the_field() {
-    let mut d = Daemon::start();
+fn a_text_with_nul_fails_the_attempt_and_names_the_field() {
+    let mut d = CliFixture::start();
     for id in ["t-branch", "t-fine"] {
         d.ok(&format!("create --task-id {id} --queue q --branch fix"));
     }
@@ -124,7 +124,7 @@ fn what_no_program_can_be_given_fails_that_attempt_and_names_the_field() {
     }
     drop(store);
     d.restart(Signal::KILL);
-    // It stays readable.
+    // The saga can still be read.
     assert_eq!(d.get("t-branch")["branch"], with_nul);
     assert_eq!(d.get("t-target")["compensations"][0]["target"], with_nul);
     assert!(d.ok("get t-branch").contains("fix\\u{0}-7\\u{202e}"));
