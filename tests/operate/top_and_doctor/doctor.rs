@@ -1,4 +1,4 @@
-//! `sagad doctor`: each ailment brought about with the real daemon, found, and gone once it is mended.
+//! `sagad doctor`: each problem is caused on the real daemon, reported, and no longer reported after its repair.
 
 use std::{collections::BTreeSet, future::Future, path::Path, time::Duration};
 
@@ -7,12 +7,12 @@ use rustix::process::Signal;
 use sagad::proto::*;
 use serde_json::Value;
 
-use super::once::sagad;
+use super::top_once::sagad;
 use crate::support::{
     Api, Daemon, Launch, WAIT_MAX, binary, claim, create, eventually, held, key, ms, needs, now, secs,
 };
 
-/// What the doctor finds: its exit code, and a line for each finding.
+/// Runs the doctor; returns its exit code and its findings.
 async fn doctor(daemon: &Daemon, arguments: &[&str]) -> (i32, Vec<Value>) {
     let server = format!("http://{}", daemon.address());
     let mut all = vec!["doctor", "-o", "json", "--server", &server];
@@ -30,7 +30,7 @@ async fn doctor(daemon: &Daemon, arguments: &[&str]) -> (i32, Vec<Value>) {
     .unwrap()
 }
 
-/// Looks until there is a finding of a check with all of these in what was seen.
+/// Runs the doctor until a check has a finding with all of these parts.
 async fn until_found(daemon: &Daemon, check: &str, severity: &str, parts: &[&str]) -> Value {
     eventually(&format!("{check}: {parts:?}"), || async {
         let (code, findings) = doctor(daemon, &["--check", check]).await;
@@ -45,7 +45,7 @@ async fn until_found(daemon: &Daemon, check: &str, severity: &str, parts: &[&str
     .await
 }
 
-/// Looks until a check finds nothing with this in it any more.
+/// Runs the doctor until a check has no finding with this part.
 async fn until_gone(daemon: &Daemon, check: &str, part: &str) {
     eventually(&format!("{check} of {part} is gone"), || async {
         let (_, findings) = doctor(daemon, &["--check", check]).await;
@@ -59,58 +59,58 @@ fn in_queue(request: CreateSagaRequest, queue: &str) -> CreateSagaRequest {
     CreateSagaRequest { queue: queue.into(), ..request }
 }
 
-/// Runs in the background until it is dropped.
-struct Background(tokio::task::JoinHandle<()>);
+/// A task that is aborted when this is dropped.
+struct BackgroundTask(tokio::task::JoinHandle<()>);
 
-impl Background {
+impl BackgroundTask {
     fn run(work: impl Future<Output = ()> + Send + 'static) -> Self {
-        Background(tokio::spawn(work))
+        BackgroundTask(tokio::spawn(work))
     }
 }
 
-impl Drop for Background {
+impl Drop for BackgroundTask {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
 #[test]
-fn who_does_not_answer_is_found_unreachable() {
+fn doctor_reports_an_unreachable_daemon() {
     let (code, out, err) = sagad(&["doctor", "--server", "http://127.0.0.1:1"]);
     assert_eq!((code, err.as_str()), (5, ""));
     assert!(out.starts_with("PROBLEM (serving): no answer from http://127.0.0.1:1"), "{out}");
     assert!(out.contains("do:  start it with `sagad serve`"), "{out}");
     let (code, _, err) = sagad(&["doctor", "--check", "everything"]);
-    assert!(code == 2 && err.contains("stuck-queue"), "the names are told: {err}");
+    assert!(code == 2 && err.contains("stuck-queue"), "the error lists the names: {err}");
 }
 
-/// What a busy machine itself brings about, whatever the daemon does.
+/// Checks that a busy machine may fail by itself.
 const OF_THE_MACHINE: [&str; 3] = ["absences", "disk-speed", "grace"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_healthy_busy_daemon_has_nothing() {
-    // On a disk of memory, where there is one: how full this machine's disk is, is not the point.
+async fn doctor_finds_nothing_on_a_healthy_busy_daemon() {
+    // In memory where possible, because this machine's disk may be nearly full.
     let place = if Path::new("/dev/shm").is_dir() { "/dev/shm".into() } else { std::env::temp_dir() };
     let own = tempfile::tempdir_in(place).unwrap();
     let daemon = Launch::on(own.path()).args(&["--max-wal-bytes", "1048576"]).start();
     let api = daemon.api().await;
     let mut watch = api.watch_stale(WatchStaleRequest::default()).await.unwrap();
-    let _watching = Background::run(async move { while watch.message().await.is_ok_and(|item| item.is_some()) {} });
-    // Work under way, and a backlog behind it.
+    let _watching = BackgroundTask::run(async move { while watch.message().await.is_ok_and(|item| item.is_some()) {} });
+    // Running work and a backlog.
     api.running("long", "worker-1").await;
     api.create_saga(create("waits")).await.unwrap();
-    let _busy = Background::run(busy(daemon.api().await));
+    let _busy = BackgroundTask::run(busy(daemon.api().await));
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     let (code, findings) = doctor(&daemon, &[]).await;
     let own = findings.iter().filter(|finding| !OF_THE_MACHINE.iter().any(|name| finding["check"] == *name));
     assert_eq!(own.collect::<Vec<_>>(), Vec::<&Value>::new());
     assert!(code == 0 || !findings.is_empty());
-    // A stale saga is a problem whoever watches: the check does look.
+    // A stale saga is reported even while a watch is open, so the check works.
     api.stale(create("stale"), "worker-0").await;
     until_found(&daemon, "stale", "problem", &["stale", "a WatchStale stream tells somebody"]).await;
 }
 
-/// Creates, claims, renews and completes without end.
+/// Creates, claims, renews and completes sagas until it is aborted.
 async fn busy(api: Api) {
     for number in 0.. {
         let task_id = format!("busy-{number}");
@@ -121,13 +121,13 @@ async fn busy(api: Api) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn queues_in_which_nobody_works_are_found() {
+async fn doctor_reports_queues_without_workers() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     api.create_saga(in_queue(create("waits"), "nobodys")).await.unwrap();
     let found = until_found(&daemon, "stuck-queue", "problem", &["queue nobodys", "1 saga"]).await;
     assert!(found["do"].as_str().unwrap().contains("sagad work --queue nobodys"), "{found}");
-    // Somebody works there now, whatever waits behind it.
+    // A worker claims from the queue now.
     api.create_saga(in_queue(create("more"), "nobodys")).await.unwrap();
     api.claim(claim("waits", "worker-1", 60_000)).await.unwrap();
     until_gone(&daemon, "stuck-queue", "nobodys").await;
@@ -146,7 +146,7 @@ async fn queues_in_which_nobody_works_are_found() {
     api.admin.clone().resume_queue(resume).await.unwrap();
     until_gone(&daemon, "paused-queue", "held-up").await;
 
-    // More of them than one answer lists: that in which the most waits is told first, with who paused it and why.
+    // More paused queues than one answer lists: the one with the longest backlog comes first, with who paused it and why.
     let requests = (0..802).map(|i| {
         let queue = if i < 800 { format!("many-{i:03}") } else { "zz-last".to_owned() };
         in_queue(create(&format!("held-{i}")), &queue)
@@ -187,7 +187,7 @@ async fn queues_in_which_nobody_works_are_found() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_dead_workers_left_is_found() {
+async fn doctor_reports_what_dead_workers_left() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     api.stale(in_queue(create("dead"), "builds"), "worker-1").await;
@@ -197,12 +197,12 @@ async fn what_dead_workers_left_is_found() {
         advice.contains("sagad recover dead --decision") && advice.contains("sagad compensate --queue builds --stale")
     );
     assert!(advice.contains("--on-stale requeue") && !advice.contains("sagad watch"), "{advice}");
-    // Whoever only watches mends nothing.
+    // An open watch alone does not repair it.
     let request = WatchStaleRequest { queues: vec!["builds".into()], ..Default::default() };
     let watch = api.watch_stale(request).await.unwrap();
     until_found(&daemon, "stale", "problem", &["dead of worker-1", "a WatchStale stream tells somebody"]).await;
     drop(watch);
-    // One that went stale within the patience is counted, and no problem.
+    // A saga that went stale within `--patience` is counted but is no problem.
     let (code, findings) = doctor(&daemon, &["--patience", "1h", "--check", "stale"]).await;
     assert_eq!((code, &findings[0]["severity"]), (0, &"note".into()), "{findings:?}");
     assert!(findings[0]["seen"].as_str().unwrap().contains("1 saga of queue builds has been stale for less than 1h"));
@@ -217,7 +217,7 @@ async fn what_dead_workers_left_is_found() {
     .unwrap();
     until_gone(&daemon, "stale", "dead").await;
 
-    // To be undone, by a handler that there is not.
+    // A saga to compensate, without a handler for its kind.
     api.stale(in_queue(held("undo", &["branch", "worktree"]), "builds"), "worker-1").await;
     let recover = |task_id: &str| RecoverRequest {
         task_id: task_id.into(),
@@ -236,14 +236,14 @@ async fn what_dead_workers_left_is_found() {
         wait: ms(100),
         ..Default::default()
     };
-    assert!(api.claim_next(ask.clone()).await.unwrap().is_empty(), "it has a kind that this handler does not know");
+    assert!(api.claim_next(ask.clone()).await.unwrap().is_empty(), "this handler does not handle its kind");
     until_gone(&daemon, "compensation-kinds", "`branch`").await;
     until_found(&daemon, "compensation-kinds", "problem", &["`worktree`"]).await;
     let both = ClaimNextRequest { compensation_kinds: vec!["branch".into(), "worktree".into()], ..ask };
     assert_eq!(api.claim_next(both).await.unwrap().len(), 1);
     until_gone(&daemon, "compensation-kinds", "undo").await;
 
-    // Parked soon: in the last quarter of its time.
+    // Soon quarantined: in the last quarter of its compensation timeout.
     let policy = Policy { compensation_timeout: secs(40), ..Default::default() };
     api.stale(CreateSagaRequest { policy: Some(policy), ..held("late", &["branch"]) }, "worker-1").await;
     api.recover(recover("late")).await.unwrap();
@@ -260,7 +260,7 @@ async fn what_dead_workers_left_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn steps_of_the_clock_are_found() {
+async fn doctor_reports_clock_steps() {
     needs!("faketime");
     let libraries = std::fs::read_dir("/usr/lib").unwrap().filter_map(Result::ok);
     let mut libraries = libraries.map(|entry| entry.path().join("faketime/libfaketimeMT.so.1"));
@@ -291,7 +291,7 @@ async fn steps_of_the_clock_are_found() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_daemon_that_was_away_is_found() {
+async fn doctor_reports_absences() {
     let mut daemon = Daemon::start_with(&["--restart-grace", "1h"]);
     daemon.api().await.running("t", "worker-1").await;
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -303,39 +303,39 @@ async fn a_daemon_that_was_away_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_disk_and_a_writer_that_hangs_in_it_are_found() {
+async fn doctor_reports_a_slow_disk_and_a_hanging_writer() {
     needs!("strace");
     let own = tempfile::tempdir().unwrap();
     let trace = own.path().join("trace");
     let calls = "trace=fsync,fdatasync";
-    // A tenth of a second for each sync.
+    // Each sync takes a tenth of a second.
     let slow = "inject=fsync,fdatasync:delay_enter=100000:when=1+";
     let daemon = Launch::on(&own.path().join("slow")).traced(&trace, &["-e", calls, "-e", slow]).start();
     let api = daemon.api().await;
     until_found(&daemon, "disk-speed", "note", &["nothing was committed"]).await;
-    let _busy = Background::run(busy(api));
+    let _busy = BackgroundTask::run(busy(api));
     let found = until_found(&daemon, "disk-speed", "warning", &["one in a hundred"]).await;
     assert!(found["seen"].as_str().unwrap().contains("half took up to 1"), "100 ms and more: {found}");
     drop(_busy);
     drop(daemon);
 
-    // Twelve seconds for every twentieth, after the start.
+    // After the start, every twentieth sync takes twelve seconds.
     let hanging = "inject=fsync,fdatasync:delay_enter=12000000:when=40+20";
     let daemon = Launch::on(&own.path().join("hangs")).traced(&trace, &["-e", calls, "-e", hanging]).start();
-    let _busy = Background::run(busy(daemon.api().await));
+    let _busy = BackgroundTask::run(busy(daemon.api().await));
     until_found(&daemon, "writer", "problem", &["has not turned for"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_that_holds_the_log_is_found() {
+async fn doctor_reports_a_reader_that_blocks_checkpoints() {
     let daemon = Daemon::start_with(&["--max-wal-bytes", "1048576"]);
     let api = daemon.api().await;
     api.create_saga(create("first")).await.unwrap();
-    // This process reads, as a tool might, and does not end its read.
+    // This process begins a read and does not end it.
     let reader = rusqlite::Connection::open(daemon.data().join("sagad.db")).unwrap();
     reader.execute_batch("PRAGMA query_only = 1; BEGIN; SELECT count(*) FROM sqlite_schema").unwrap();
     reader.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0)).unwrap();
-    let busy = Background::run(busy(daemon.api().await));
+    let busy = BackgroundTask::run(busy(daemon.api().await));
     let found = until_found(&daemon, "wal", "problem", &["write-ahead log", "a reader was in the way"]).await;
     assert!(found["do"].as_str().unwrap().contains("lsof"), "{found}");
     reader.execute_batch("COMMIT").unwrap();
@@ -345,8 +345,8 @@ async fn a_reader_that_holds_the_log_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_disk_without_room_and_changes_turned_away_are_found() {
-    // A log that may grow to a tebibyte wants two that are free.
+async fn doctor_reports_a_full_disk_and_refused_changes() {
+    // A log limit of a tebibyte needs two tebibytes of free space.
     let daemon = Daemon::start_with(&["--max-wal-bytes", "1099511627776", "--max-waiting", "1"]);
     until_found(&daemon, "disk-space", "problem", &["are free where the store is"]).await;
     assert_eq!(doctor(&daemon, &["--check", "overload"]).await, (0, vec![]));
@@ -358,12 +358,12 @@ async fn a_disk_without_room_and_changes_turned_away_are_found() {
     };
     let api = daemon.api().await;
     let waiting = api.clone();
-    let _waiting = Background::run(async move { drop(waiting.claim_next(ask()).await) });
+    let _waiting = BackgroundTask::run(async move { drop(waiting.claim_next(ask()).await) });
     eventually("it waits", || async { (api.stats().await.waiting == 1).then_some(()) }).await;
     let refused = api.claim_next(ask()).await.expect_err("there is no room for a second");
     assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
     until_found(&daemon, "overload", "note", &["1 change was turned away", "0 of them"]).await;
-    let _turned_away = Background::run(async move {
+    let _turned_away = BackgroundTask::run(async move {
         loop {
             drop(api.claim_next(ask()).await);
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -373,10 +373,10 @@ async fn a_disk_without_room_and_changes_turned_away_are_found() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn too_many_open_files_are_found() {
+async fn doctor_reports_too_many_open_files() {
     let own = tempfile::tempdir().unwrap();
     let mut launch = Launch::on(own.path());
-    // Most of a process's files can be connections: what the store and the threads need is kept for them.
+    // Most open files can be connections; some are reserved for the store and the threads.
     launch.args.extend(["--readers", "1", "--network-threads", "1"].map(Into::into));
     launch.wrapper = ["bash", "-c", "ulimit -n 1000; exec \"$@\"", "limited"].map(Into::into).to_vec();
     let daemon = launch.start();
@@ -384,7 +384,7 @@ async fn too_many_open_files_are_found() {
     let mut open = Vec::new();
     for _ in 0..790 {
         let mut client = tokio::net::TcpStream::connect(daemon.address()).await.unwrap();
-        // The preface, and empty SETTINGS: a client that is there and asks nothing.
+        // The preface and empty SETTINGS: an idle client.
         let hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
         tokio::io::AsyncWriteExt::write_all(&mut client, hello).await.unwrap();
         open.push(client);
@@ -395,7 +395,7 @@ async fn too_many_open_files_are_found() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_told_to_people_says_what_to_do() {
+async fn doctor_prints_what_to_do() {
     let daemon = Daemon::start();
     daemon.api().await.create_saga(in_queue(create("waits"), "nobodys")).await.unwrap();
     let begun = now();

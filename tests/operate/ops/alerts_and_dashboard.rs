@@ -1,4 +1,4 @@
-//! `deploy/prometheus/` and `deploy/grafana/`: valid, and about metrics that there are.
+//! `deploy/prometheus/` and `deploy/grafana/` are valid and use existing metrics.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{load::some_of_everything, page::Watched};
+use super::{sample_load::some_of_everything, watched_daemon::WatchedDaemon};
 use crate::support::{needs, tools::must_succeed};
 
 const ALERTS: &str = include_str!("../../../deploy/prometheus/alerts.yml");
@@ -35,8 +35,8 @@ fn alerts() -> Vec<(&'static str, &'static str)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn alerts_and_dashboard_ask_for_what_is_served() {
-    let watched = Watched::start(&[]).await;
+async fn alerts_and_dashboard_use_existing_metrics() {
+    let watched = WatchedDaemon::start(&[]).await;
     let load = some_of_everything(&watched).await;
     let served = watched.metrics();
     let names: BTreeSet<String> =
@@ -47,7 +47,7 @@ async fn alerts_and_dashboard_ask_for_what_is_served() {
     assert!(alerts.len() >= 15 && expressions(&dashboard).len() >= 30);
     for expression in alerts.iter().chain(&expressions(&dashboard)) {
         let asked = metrics(expression);
-        // What Prometheus adds itself.
+        // Metrics that Prometheus adds itself.
         assert!(!asked.is_empty() || expression.contains("up{"), "{expression}");
         for name in asked.iter().filter(|name| served.labels_anywhere().iter().all(|label| label != *name)) {
             assert!(names.contains(name), "{name} is not served: {expression}");
@@ -57,7 +57,7 @@ async fn alerts_and_dashboard_ask_for_what_is_served() {
 }
 
 #[test]
-fn each_alert_says_what_is_wrong_and_what_to_do_and_is_tried() {
+fn each_alert_has_a_summary_an_action_and_a_test() {
     let headings: Vec<String> = RUNBOOK
         .lines()
         .filter_map(|line| line.strip_prefix('#'))
@@ -78,14 +78,14 @@ fn each_alert_says_what_is_wrong_and_what_to_do_and_is_tried() {
         for tried in ["fires", "keeps quiet"] {
             assert!(
                 ALERTS_TEST.contains(&format!("- name: \"{name} {tried}\"")),
-                "it is not tried that {name} {tried}"
+                "no test that {name} {tried}"
             );
         }
     }
 }
 
 #[test]
-fn the_dashboard_is_whole() {
+fn the_dashboard_has_unique_panels_with_a_source() {
     let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
     let mut seen = BTreeMap::new();
     for panel in dashboard["panels"].as_array().unwrap() {
@@ -100,7 +100,7 @@ fn the_dashboard_is_whole() {
 }
 
 #[test]
-fn prometheus_takes_its_configuration_and_rules() {
+fn prometheus_accepts_its_configuration_and_rules() {
     needs!("promtool");
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/prometheus");
     for words in ["check config prometheus.yml", "check rules alerts.yml", "test rules alerts_test.yml"] {

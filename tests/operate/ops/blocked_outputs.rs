@@ -1,5 +1,5 @@
-//! P13: nothing that serves, beats or shuts down waits for whoever reads the daemon's outputs; and a daemon that doesn't
-//! answer calls isn't called live.
+//! P13: neither calls nor shutdown wait for a reader of the daemon's outputs; and a daemon that does not answer calls is not
+//! reported live.
 
 use std::{
     fs::{File, OpenOptions},
@@ -15,20 +15,20 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use tempfile::TempDir;
 use tonic::{Code, Status};
 
-use super::page::{Metrics, Watched, get};
+use super::watched_daemon::{MetricsText, WatchedDaemon, get};
 use crate::support::{
     Api, Launch, claim, create,
     daemon::{Process, connect},
     eventually, key, ms, needs, now,
 };
 
-/// A lease that is kept by heartbeats every 200 ms: it ends only if those wait for many seconds.
+/// The length of a lease with a heartbeat every 200 ms: it expires only if heartbeats are delayed by seconds.
 const TTL_MS: u64 = 5_000;
-/// The longest that a call or a probe may take: far below what a blocked one would, with room for a busy machine.
+/// The longest time of a call or a probe: far below that of a blocked one, with margin for a busy machine.
 const SOON: Duration = Duration::from_secs(10);
 
-/// A daemon whose stdout and stderr are pipes that are full from the beginning.
-struct Blocked {
+/// A daemon whose stdout and stderr are full pipes from the beginning.
+struct BlockedDaemon {
     process: Process,
     address: SocketAddr,
     ops: SocketAddr,
@@ -38,7 +38,7 @@ struct Blocked {
     _own: TempDir,
 }
 
-/// A named pipe that takes nothing more, until somebody reads what this returns.
+/// A full named pipe: a write to it blocks until the returned file is read.
 fn full_pipe(path: &Path) -> File {
     mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
     let mut options = OpenOptions::new();
@@ -47,12 +47,12 @@ fn full_pipe(path: &Path) -> File {
     pipe
 }
 
-/// An address that nobody listens on.
+/// An address without a listener.
 fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-impl Blocked {
+impl BlockedDaemon {
     fn start(args: &[&str]) -> Self {
         let own = tempfile::tempdir().unwrap();
         let (out, err): (PathBuf, PathBuf) = (own.path().join("out"), own.path().join("err"));
@@ -62,7 +62,7 @@ impl Blocked {
         launch.listen = address.to_string();
         let script = format!("exec \"$@\" >'{}' 2>'{}'", out.display(), err.display());
         launch.wrapper = ["sh", "-c", &script, "sh"].map(Into::into).to_vec();
-        Blocked { process: launch.spawn(), address, ops, stderr, _stdout: stdout, _own: own }
+        BlockedDaemon { process: launch.spawn(), address, ops, stderr, _stdout: stdout, _own: own }
     }
 
     async fn answers(&self, path: &str) -> (u16, String) {
@@ -72,7 +72,7 @@ impl Blocked {
         (page.status, page.text)
     }
 
-    /// Reads stderr from now on, until the daemon has ended or `wanted` was found.
+    /// Reads stderr until the daemon has ended or `wanted` is found.
     async fn stderr_until(&mut self, wanted: &str) -> String {
         let mut log = String::new();
         let begun = now();
@@ -92,13 +92,13 @@ impl Blocked {
     }
 }
 
-/// What has to be answered soon.
+/// Waits for a call that has to be answered soon.
 async fn soon<T>(what: &str, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
     tokio::time::timeout(SOON, call).await.unwrap_or_else(|_| panic!("{what} is not answered"))
 }
 
-/// Makes refusals, each of which has a line, and keeps a lease meanwhile.
-async fn served(blocked: &Blocked, task_id: &str, refusals: usize) {
+/// Makes refused calls, each of which is logged, and keeps a lease meanwhile.
+async fn served(blocked: &BlockedDaemon, task_id: &str, refusals: usize) {
     let api = Api::new(connect(blocked.address).await);
     eventually("the store is open", || async { soon("a call", api.create_saga(create(task_id))).await.ok() }).await;
     let saga = soon("a claim", api.claim(claim(task_id, "w", TTL_MS))).await.unwrap();
@@ -117,9 +117,9 @@ async fn served(blocked: &Blocked, task_id: &str, refusals: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p13_a_log_that_nobody_reads_costs_no_call_and_no_end() {
+async fn p13_an_unread_log_delays_no_call_and_no_shutdown() {
     for (level, format) in [("info", "text"), ("info", "json"), ("debug", "text"), ("debug", "json")] {
-        let mut blocked = Blocked::start(&["--log", level, "--log-format", format]);
+        let mut blocked = BlockedDaemon::start(&["--log", level, "--log-format", format]);
         served(&blocked, "kept", 500).await;
         blocked.process.signal(rustix::process::Signal::TERM);
         let (status, _) = blocked.process.end().await;
@@ -128,14 +128,14 @@ async fn p13_a_log_that_nobody_reads_costs_no_call_and_no_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p13_what_is_dropped_is_counted_and_told_in_the_next_line() {
-    // What the libraries tell of each frame fills any buffer soon.
-    let mut blocked = Blocked::start(&["--log", "trace", "--log-format", "json"]);
-    let dropped = |text: &str| Metrics(text.to_owned()).value("sagad_log_lines_dropped_total").unwrap();
+async fn p13_dropped_log_lines_are_counted_and_reported_in_the_next_line() {
+    // At the level trace the libraries log each frame, which soon fills any buffer.
+    let mut blocked = BlockedDaemon::start(&["--log", "trace", "--log-format", "json"]);
+    let dropped = |text: &str| MetricsText(text.to_owned()).value("sagad_log_lines_dropped_total").unwrap();
     let begun = now();
     let mut metrics = String::new();
     for round in 0.. {
-        assert!(begun.elapsed() < 6 * SOON, "nothing is dropped");
+        assert!(begun.elapsed() < 6 * SOON, "no line is dropped");
         served(&blocked, &format!("kept-{round}"), 50).await;
         metrics = blocked.answers("/metrics").await.1;
         if dropped(&metrics) > 0.0 {
@@ -152,10 +152,10 @@ async fn p13_what_is_dropped_is_counted_and_told_in_the_next_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p13_a_second_signal_and_a_failed_start_end_it_at_once() {
-    let mut blocked = Blocked::start(&["--drain-grace", "5m"]);
+async fn p13_a_second_signal_or_a_failed_start_ends_the_daemon_at_once() {
+    let mut blocked = BlockedDaemon::start(&["--drain-grace", "5m"]);
     served(&blocked, "kept", 1).await;
-    // A call that is not over keeps it from ending by itself.
+    // An open call keeps the daemon from ending after the first signal.
     let api = Api::new(connect(blocked.address).await);
     let mut watch = api.watch_events(Default::default()).await.unwrap();
     watch.message().await.unwrap();
@@ -165,9 +165,9 @@ async fn p13_a_second_signal_and_a_failed_start_end_it_at_once() {
     blocked.process.signal(rustix::process::Signal::CONT);
     blocked.process.end().await;
 
-    let mut blocked = Blocked::start(&["--max-calls", "none"]);
+    let mut blocked = BlockedDaemon::start(&["--max-calls", "none"]);
     assert_eq!(blocked.process.end().await.0.code(), Some(2));
-    let mut blocked = Blocked::start(&["--tls-cert", "/nowhere", "--tls-key", "/nowhere"]);
+    let mut blocked = BlockedDaemon::start(&["--tls-cert", "/nowhere", "--tls-key", "/nowhere"]);
     assert_eq!(blocked.process.end().await.0.code(), Some(2));
 }
 
@@ -179,12 +179,12 @@ fn threads_named(pid: i32, name: &str) -> Vec<i32> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p13_a_network_thread_that_hangs_makes_it_neither_live_nor_ready() {
+async fn p13_a_hanging_network_thread_makes_the_daemon_not_live_and_not_ready() {
     needs!("strace");
-    let mut watched = Watched::start(&["--network-threads", "2"]).await;
+    let mut watched = WatchedDaemon::start(&["--network-threads", "2"]).await;
     let pid = watched.daemon.process().pid().as_raw_nonzero().get();
     let thread = threads_named(pid, "sagad-net-1")[0];
-    // Each wait for events takes a minute to begin.
+    // strace delays each epoll wait of the thread by a minute.
     let mut hanging = Command::new("strace")
         .args(["-q", "-o", "/dev/null", "-e", "inject=epoll_wait,epoll_pwait,epoll_pwait2:delay_enter=60s", "-p"])
         .arg(thread.to_string())

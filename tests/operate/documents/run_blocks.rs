@@ -1,10 +1,10 @@
-//! The `sh` blocks of the pages are run as they stand there, against a real daemon, and what they print is compared.
+//! Runs the `sh` blocks of the pages with a real daemon, and compares their output with the page.
 
 use std::process::Command;
 
 use crate::support::{Launch, SAGAD, needs, tools};
 
-/// Runs a page's blocks against a daemon of its own.
+/// Runs a page's blocks with a daemon of its own.
 fn does_what_it_shows(page: &str) {
     let data = tempfile::tempdir().expect("a directory can be made");
     let daemon = Launch::on(&data.path().join("store")).start();
@@ -19,7 +19,7 @@ fn does_what_it_shows(page: &str) {
     );
 }
 
-/// A test for each page, by what it needs beside bash, and the list of them.
+/// A test for each page, with the tools it needs beside bash, and the list of the pages.
 macro_rules! run {
     ($([$($tool:literal),+]: { $($test:ident: $page:literal,)* })*) => {
         /// Pages whose `sh` blocks are run, and what they print compared with the `text` or `json` blocks.

@@ -1,4 +1,4 @@
-//! A daemon with the operators' listener, and what it answers there.
+//! [`WatchedDaemon`]: a daemon with the operators' listener.
 
 use std::{
     collections::BTreeMap,
@@ -10,47 +10,47 @@ use std::{
 
 use crate::support::{Daemon, WAIT_MAX, now};
 
-/// A daemon that is watched over.
-pub struct Watched {
+/// A daemon with the operators' listener.
+pub struct WatchedDaemon {
     pub daemon: Daemon,
     pub ops: SocketAddr,
 }
 
-/// What was answered.
+/// An HTTP answer.
 #[derive(Debug)]
-pub struct Page {
+pub struct HttpAnswer {
     pub status: u16,
     pub kind: String,
     pub text: String,
 }
 
-impl Watched {
+impl WatchedDaemon {
     pub async fn start(args: &[&str]) -> Self {
         let mut daemon = Daemon::start_with(&[&["--ops-listen", "127.0.0.1:0"], args].concat());
-        // The line is written before calls are served, and read by another thread.
+        // The address is logged before calls are served, but read by another thread.
         let begun = now();
         let ops = loop {
             match address(&daemon.process().log()) {
                 Some(ops) => break ops,
-                None => assert!(begun.elapsed() < WAIT_MAX, "it does not say where it serves metrics"),
+                None => assert!(begun.elapsed() < WAIT_MAX, "the log has no address of the metrics"),
             }
             thread::sleep(Duration::from_millis(5));
         };
-        Watched { daemon, ops }
+        WatchedDaemon { daemon, ops }
     }
 
-    pub fn get(&self, path: &str) -> Page {
+    pub fn get(&self, path: &str) -> HttpAnswer {
         get(self.ops, path, "")
     }
 
-    pub fn metrics(&self) -> Metrics {
+    pub fn metrics(&self) -> MetricsText {
         let page = self.get("/metrics");
         assert_eq!(page.status, 200, "{page:?}");
-        Metrics(page.text)
+        MetricsText(page.text)
     }
 }
 
-/// Where the listener is, as the log tells.
+/// The listener's address, from the log.
 pub fn address(log: &str) -> Option<SocketAddr> {
     let line = log.lines().find(|line| line.contains("serving metrics and probes"))?;
     let (_, rest) = line.split_once("address")?;
@@ -58,12 +58,12 @@ pub fn address(log: &str) -> Option<SocketAddr> {
     rest.trim_start_matches(['=', '"', ':']).split(end).next()?.parse().ok()
 }
 
-/// Asks for a page as any HTTP client would, with further headers.
-pub fn get(ops: SocketAddr, path: &str, headers: &str) -> Page {
+/// Requests a path with further headers.
+pub fn get(ops: SocketAddr, path: &str, headers: &str) -> HttpAnswer {
     ask(ops, &format!("GET {path} HTTP/1.1\r\nHost: ops\r\n{headers}Connection: close\r\n\r\n"))
 }
 
-pub fn ask(ops: SocketAddr, request: &str) -> Page {
+pub fn ask(ops: SocketAddr, request: &str) -> HttpAnswer {
     let mut stream = TcpStream::connect(ops).unwrap();
     stream.set_read_timeout(Some(WAIT_MAX)).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
@@ -72,13 +72,13 @@ pub fn ask(ops: SocketAddr, request: &str) -> Page {
     let (head, text) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
     let kind = head.lines().find_map(|line| line.strip_prefix("content-type: ")).unwrap_or_default().to_owned();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    Page { status, kind, text: text.to_owned() }
+    HttpAnswer { status, kind, text: text.to_owned() }
 }
 
 /// Metrics as OpenMetrics text.
-pub struct Metrics(pub String);
+pub struct MetricsText(pub String);
 
-impl Metrics {
+impl MetricsText {
     /// Each series with its value.
     pub fn series(&self) -> BTreeMap<&str, f64> {
         let lines = self.0.lines().filter(|line| !line.starts_with('#'));

@@ -13,7 +13,7 @@ pub fn sagad(arguments: &[&str]) -> (i32, String, String) {
 }
 
 #[test]
-fn without_a_terminal_it_says_what_else_there_is() {
+fn top_without_a_terminal_names_the_alternatives() {
     let (code, out, err) = sagad(&["top"]);
     assert_eq!((code, out.as_str()), (2, ""));
     assert!(err.contains("sagad stats") && err.contains("sagad list"), "{err}");
@@ -24,7 +24,7 @@ fn without_a_terminal_it_says_what_else_there_is() {
 }
 
 #[tokio::test]
-async fn once_prints_a_screen_or_its_data() {
+async fn top_once_prints_a_screen_or_json() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     api.create_saga(create("waits")).await.unwrap();
@@ -37,7 +37,7 @@ async fn once_prints_a_screen_or_its_data() {
     assert!(line("works").contains("worker-1") && !line("works").contains("STALE"), "{out}");
     assert!(line("hangs").contains("running STALE") && line("hangs").contains("expired "), "{out}");
     assert!(!out.contains("waits") && out.contains("1 ready") && out.contains("1 stale"), "{out}");
-    assert!(!out.contains('\u{1b}'), "no codes in a text");
+    assert!(!out.contains('\u{1b}'), "text output has no escape codes");
     let (code, out, _) = sagad(&["top", "--once", "--view", "planned", "-o", "json", "--server", &server]);
     assert_eq!(code, 0);
     let data: serde_json::Value = serde_json::from_str(&out).unwrap();

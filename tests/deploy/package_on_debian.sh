@@ -2,7 +2,7 @@
 # The Debian package on a Debian that boots: installed, run by its units as they stand, killed, hung, backed up, restored,
 # upgraded, removed. Run inside of a throwaway container by .ci/deploy, as root, with systemd; never on a machine of anyone's.
 #
-#   trial.sh PACKAGE.deb
+#   package_on_debian.sh PACKAGE.deb
 set -euo pipefail
 package=$1
 

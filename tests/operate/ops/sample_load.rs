@@ -1,12 +1,12 @@
-//! Some of everything that is counted.
+//! A load with some of everything that is counted.
 
 use sagad::proto::*;
 
-use super::page::Watched;
+use super::watched_daemon::WatchedDaemon;
 use crate::support::{Api, claim, compensation, create, eventually, held, key, ms};
 
-/// Puts the daemon to work: each kind of metric has values afterwards. Streams stay open as long as what is returned.
-pub async fn some_of_everything(watched: &Watched) -> impl Sized {
+/// Makes calls after which each kind of metric has values. Streams stay open until the result is dropped.
+pub async fn some_of_everything(watched: &WatchedDaemon) -> impl Sized {
     let api = watched.daemon.api().await;
     let of = |task_id: &str, queue: &str| CreateSagaRequest { queue: queue.into(), ..create(task_id) };
     api.create_saga(of("secret-ready", "builds")).await.unwrap();
@@ -51,8 +51,8 @@ async fn park(api: &Api) {
     api.quarantine(park).await.unwrap();
 }
 
-/// A ClaimNext that waits.
-async fn held_claim(watched: &Watched) -> tokio::task::JoinHandle<()> {
+/// Starts a ClaimNext that waits.
+async fn held_claim(watched: &WatchedDaemon) -> tokio::task::JoinHandle<()> {
     let api = watched.daemon.api().await;
     let waiting = tokio::spawn({
         let api = api.clone();

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Boots a Debian with systemd in a container without a network, runs a command in it, and ends with that command's exit code.
 #
-#   boot.sh ROOT COMMAND…     ROOT: the file system; it is changed. As root.
+#   boot_debian.sh ROOT COMMAND…     ROOT: the file system; it is changed. As root.
 set -euo pipefail
 root=$1
 shift

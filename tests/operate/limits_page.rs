@@ -1,19 +1,19 @@
-//! Every figure of `docs/reference/limits.md` is what the program's constants make of it. They are read off the sources, most of them being
-//! nobody else's business.
+//! Every figure of `docs/reference/limits.md` follows from the program's constants, which are read from the sources because most
+//! of them are private.
 
 use std::{collections::HashMap, fs, path::Path};
 
 use sagad::config::Limits;
 
-/// What is measured rather than decided, each for one of something: `docs/maintainers/evidence.md` says how.
+/// Measured figures; `docs/maintainers/evidence.md` says how they were measured.
 const CONNECTION_KIB: u64 = 17;
 const CALL_KIB: u64 = 18;
 const HTTP2_STREAM_KIB: u64 = 2;
-/// SQLite's own default of `cache_size`, in KiB, which the readers keep.
+/// SQLite's default `cache_size` in KiB, which readers use.
 const READER_CACHE_KIB: u64 = 2048;
-/// About what an entry of the writer's places takes.
+/// The approximate size of a place in the writer's memory.
 const PLACE_BYTES: u64 = 150;
-/// What an id, a count or a time takes in the largest saga beside its texts: no more than this for each compensation.
+/// The most that ids, counts and times of a compensation take beside its texts, in the largest saga.
 const COMPENSATION_BESIDE: u64 = 256;
 
 /// The constants of one source file, by name.
@@ -26,8 +26,7 @@ fn constants(file: &str) -> HashMap<String, u64> {
     named.collect()
 }
 
-/// The value of an expression such as `16 << 10`, `4 * 1024 * 1024`, `10_240` or `Span::from_secs(5)`, whose unit is the reader's
-/// to know.
+/// The value of an expression such as `16 << 10`, `4 * 1024 * 1024`, `10_240` or `Span::from_secs(5)`, without its unit.
 fn value_of(expression: &str) -> Option<u64> {
     let expression = expression.split(';').next()?.replace('_', "");
     let expression = match expression.split_once('(') {
@@ -55,12 +54,12 @@ fn gib(bytes: u64) -> String {
     format!("{} GiB", bytes >> 30)
 }
 
-/// With commas, as people read it.
+/// A number with commas.
 fn thousands(number: u64) -> String {
     if number < 1000 { number.to_string() } else { format!("{},{:03}", thousands(number / 1000), number % 1000) }
 }
 
-/// What the document has to say, each phrase with the figures that the program has.
+/// Phrases that the page must contain, with the program's figures.
 fn phrases() -> Vec<String> {
     let [
         streams_open,
@@ -109,7 +108,7 @@ fn phrases() -> Vec<String> {
     let labels = bounds["LABELS"] * (bounds["LABEL_KEY_BYTES"] + bounds["LABEL_VALUE_BYTES"]);
     let event = labels + bounds["TEXT_BYTES"] + names;
     let events = bounds["PAGE_MAX"] * event;
-    // A target, a reason and an error of each compensation; branch, worktree and the reasons of a cancel and an end; three blobs.
+    // Target, reason and error of each compensation; branch, worktree, and the reasons of a cancel and an end; three blobs.
     let compensation = 3 * bounds["TEXT_BYTES"] + bounds["KIND_BYTES"] + COMPENSATION_BESIDE;
     let saga =
         bounds["COMPENSATIONS"] * compensation + 4 * bounds["TEXT_BYTES"] + labels + 3 * bounds["BLOB_BYTES"] + names;
@@ -119,7 +118,7 @@ fn phrases() -> Vec<String> {
         format!("where callers are not known) that has {} gets no more. As many others", streams_open["FAIR"]),
         format!("where callers are not known) that has {} gets no more |", held_claims["FAIR_HELD_CLAIMS"]),
         format!("the newest {} addresses", thousands(connection_limiter["KNOWN_ADDRESSES"])),
-        // What belongs to one network.
+        // Addresses of one network.
         "of IPv6 the first 64 bits count".into(),
         format!("at most {}", constants("src/config/limits.rs")["NETWORK_THREADS"]),
         format!("each looks through {} rows at most", thousands(reader["ROWS_PER_SNAPSHOT"])),
@@ -140,7 +139,7 @@ fn phrases() -> Vec<String> {
             "{} calls cancelled before they were looked at, {} errors",
             server["RESET_STREAMS"], server["ERROR_RESETS"]
         ),
-        // Of the library that speaks HTTP/2.
+        // Limits of the HTTP/2 library.
         "it ends a connection after 100 empty data frames".into(),
         format!("x {CONNECTION_KIB} KiB = {}", mib((connections * CONNECTION_KIB) << 10)),
         format!("x {CALL_KIB} KiB = {}, with the largest headers", mib((calls * CALL_KIB) << 10)),
@@ -191,17 +190,17 @@ fn phrases() -> Vec<String> {
             mib(samples["MEMORY_NOISE"])
         ),
         format!("log bounded by {}", mib(soak["WAL_BYTES"])),
-        // Measured.
+        // Measured figures.
         "an hour, 361 calls a second (1,300,261)".into(),
         "CI takes 40 s".into(),
     ]
 }
 
 #[test]
-fn every_figure_of_the_limits_is_the_programs() {
+fn every_figure_of_the_limits_page_follows_from_the_constants() {
     let document = include_str!("../../docs/reference/limits.md");
-    // The defaults are compared by a test of the configuration. What was measured once stands in the last columns.
-    // A comment says how a table is made.
+    // The defaults are compared by a test of the configuration. Figures that were measured once are in the last columns.
+    // A comment says how a table is generated.
     let lines = document.lines().filter(|line| !line.starts_with("<!--")).map(|line| {
         let cells: Vec<_> = line.split(" | ").collect();
         match (line.starts_with("| "), cells.len()) {
@@ -218,9 +217,9 @@ fn every_figure_of_the_limits_is_the_programs() {
         assert!(text.contains(&phrase), "docs/reference/limits.md does not say: {phrase}");
         text = text.replacen(&phrase, "", 1);
     }
-    // What is code is an example; a protocol has a number for a name; 0 is a setting.
+    // Code is an example, protocol names may contain a number, and 0 is a setting.
     let prose: String = text.split('`').step_by(2).collect();
     let prose = prose.replace("HTTP/2", "").replace("0: one for each processor", "");
     let left: Vec<_> = prose.split_whitespace().filter(|word| word.contains(|c: char| c.is_ascii_digit())).collect();
-    assert!(left.is_empty(), "figures of docs/reference/limits.md that nothing computes: {left:?} in {prose}");
+    assert!(left.is_empty(), "figures of docs/reference/limits.md without a phrase: {left:?} in {prose}");
 }

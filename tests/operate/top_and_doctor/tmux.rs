@@ -1,4 +1,4 @@
-//! A real terminal, by `tmux`: what is on its screen, and keys pressed into it.
+//! [`Tmux`]: a real terminal, its screen and its keys.
 
 use std::{
     fs,
@@ -12,18 +12,18 @@ use tempfile::TempDir;
 
 use crate::support::{WAIT_MAX, SAGAD, now};
 
-/// A terminal in which a shell runs `sagad`, tells its exit code, and stays.
+/// A terminal in which a shell runs `sagad`, prints its exit code, and stays.
 pub struct Tmux {
-    /// Where its server's socket is.
+    /// The directory of the server's socket.
     own: TempDir,
 }
 
 impl Tmux {
-    /// A terminal of this size, with these variables, and `sagad` with these arguments in it.
+    /// Starts a terminal of this size that runs `sagad` with these arguments and variables.
     pub fn start(width: u16, height: u16, variables: &[(&str, &str)], arguments: &str) -> Self {
         let tmux = Tmux { own: tempfile::tempdir().unwrap() };
         let set: String = variables.iter().map(|(name, value)| format!("{name}={value} ")).collect();
-        // The first `stty` shows that the terminal is as it was.
+        // `stty` prints the terminal's settings before and after.
         let shell = format!(
             "env -u NO_COLOR -u LC_ALL -u LC_CTYPE -u SAGAD_SERVER {set}{SAGAD} {arguments}; echo left with $?; \
              stty -a | tr ';' '\\n' | grep -o -- '-*icanon\\|-*echo ' | xargs echo tty:; exec sleep 1000"
@@ -45,12 +45,12 @@ impl Tmux {
         String::from_utf8_lossy(&self.run(arguments).stdout).into_owned()
     }
 
-    /// What is on the screen.
+    /// The text on the screen.
     pub fn screen(&self) -> String {
         self.told(&["capture-pane", "-p"])
     }
 
-    /// Whether anything on it has a colour other than the terminal's own.
+    /// True if any text has a colour.
     pub fn is_coloured(&self) -> bool {
         let screen = self.told(&["capture-pane", "-p", "-e"]);
         let codes = screen.split("\u{1b}[").skip(1).filter_map(|code| code.split('m').next());
@@ -70,7 +70,7 @@ impl Tmux {
         self.run(&["send-keys", "-l", text]);
     }
 
-    /// Makes the terminal another size.
+    /// Resizes the terminal.
     pub fn resize(&self, width: u16, height: u16) {
         self.run(&["resize-window", "-x", &width.to_string(), "-y", &height.to_string()]);
     }
@@ -93,7 +93,7 @@ impl Tmux {
         self.until(&format!("{parts:?}"), |screen| parts.iter().all(|part| screen.contains(part)))
     }
 
-    /// Waits until one line has all of the first, and none of the second.
+    /// Waits until a line has all parts of `with` and none of `without`.
     pub fn until_line(&self, with: &[&str], without: &[&str]) -> String {
         self.until(&format!("a line with {with:?} and without {without:?}"), |screen| {
             let fits = |line: &str| {
@@ -111,11 +111,11 @@ impl Tmux {
         kill_process(Pid::from_raw(sagad).unwrap(), signal).unwrap();
     }
 
-    /// Waits until `sagad` has ended with a code; the terminal has to be as it was.
+    /// Waits until `sagad` has ended with this code; the terminal must be restored.
     pub fn until_left(&self, code: i32) -> String {
         let screen = self.until_shown(&[&format!("left with {code}"), "tty:"]);
         assert!(screen.contains("tty: icanon echo"), "{screen}");
-        // Whether the other screen is shown, and whether the cursor is.
+        // Whether the alternate screen is shown, and whether the cursor is.
         let modes = self.told(&["display-message", "-p", "#{alternate_on} #{cursor_flag}"]);
         assert_eq!(modes.trim(), "0 1");
         screen

@@ -2,7 +2,7 @@
 # Runs the image's file system without a container engine: read-only but for /data, as the image's user, with no program in
 # it but sagad, no /proc, no network but loopback. As root.
 #
-#   alone.sh DIRECTORY      what deploy/docker/build made
+#   image_without_engine.sh DIRECTORY      what deploy/docker/build made
 set -euo pipefail
 out=$1
 work=$(mktemp -d)

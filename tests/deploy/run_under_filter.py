@@ -2,7 +2,7 @@
 """Runs a program under the system call filter of a systemd unit, as systemd would, but for one thing: what the filter does
 not let through ends the program (SIGSYS), where the unit only refuses it, so that nothing passes unnoticed.
 
-    confine.py UNIT PROGRAM ARGUMENT…
+    run_under_filter.py UNIT PROGRAM ARGUMENT…
 
 What groups such as @system-service hold is asked of systemd-analyze. Needs Debian's python3-seccomp.
 """

@@ -9,7 +9,7 @@ async fn vitals(daemon: &Daemon) -> GetVitalsResponse {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_daemon_measures_is_told() {
+async fn vitals_report_what_the_daemon_measures() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let before = vitals(&daemon).await;
@@ -41,7 +41,7 @@ async fn what_the_daemon_measures_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_watches_and_who_asks_is_told() {
+async fn vitals_report_watches_held_claims_and_compensation_handlers() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let queues = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
@@ -56,10 +56,10 @@ async fn who_watches_and_who_asks_is_told() {
     };
     let told = |expected: &[(&str, i64)]| expected.iter().map(|(queue, count)| ((*queue).to_owned(), *count)).collect();
     let expected: (Vec<_>, i64) = (told(&[("", 1), ("a", 2), ("b", 1)]), 1);
-    eventually("all are told", || async { (watched(vitals(&daemon).await) == expected).then_some(()) }).await;
+    eventually("all watches are reported", || async { (watched(vitals(&daemon).await) == expected).then_some(()) }).await;
     drop(one);
     let expected: (Vec<_>, i64) = (told(&[("", 1), ("a", 1)]), 1);
-    eventually("what ended is not", || async { (watched(vitals(&daemon).await) == expected).then_some(()) }).await;
+    eventually("ended watches are not reported", || async { (watched(vitals(&daemon).await) == expected).then_some(()) }).await;
 
     let ask = |kinds: &[&str]| ClaimNextRequest {
         queues: queues(&["a"]),
@@ -102,6 +102,6 @@ async fn who_watches_and_who_asks_is_told() {
         waits("b", LeasePurpose::Compensate, 2, &["branch", "worktree"]),
         waits("c", LeasePurpose::Compensate, 1, &[]),
     ];
-    eventually("who waits is told", || async { (vitals(&daemon).await.waiting_claims == expected).then_some(()) })
+    eventually("held claims are reported", || async { (vitals(&daemon).await.waiting_claims == expected).then_some(()) })
         .await;
 }

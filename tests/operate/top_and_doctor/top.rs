@@ -1,4 +1,4 @@
-//! `sagad top` as an operator has it before them.
+//! `sagad top` in a terminal.
 
 use rustix::process::Signal;
 use sagad::proto::{BatchCreateSagasRequest, EventType, SagaState};
@@ -15,7 +15,7 @@ fn top(daemon: &Daemon, width: u16, height: u16, variables: &[(&str, &str)], arg
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_saga_goes_stale_is_recovered_by_keys_and_runs_again() {
+async fn a_stale_saga_is_recovered_by_keys_and_runs_again() {
     needs!("tmux");
     let daemon = Daemon::start();
     let api = daemon.api().await;
@@ -31,7 +31,7 @@ async fn a_saga_goes_stale_is_recovered_by_keys_and_runs_again() {
     top.type_text("the host was rebooted");
     top.press(&["Enter"]);
     top.until_shown(&["will send Recover", "\"taskId\": \"fix-7\"", "RECOVERY_DECISION_REQUEUE", "y: do it"]);
-    assert!(api.get("fix-7").await.stale, "nothing is sent before the yes");
+    assert!(api.get("fix-7").await.stale, "nothing is sent before the confirmation");
     top.press(&["y"]);
     top.until_shown(&["done: fix-7 is planned"]);
     let history = api.history("fix-7").await;
@@ -39,7 +39,7 @@ async fn a_saga_goes_stale_is_recovered_by_keys_and_runs_again() {
     assert_eq!((decided.actor.as_str(), decided.reason.as_str()), ("ann@desk", "the host was rebooted"));
     api.claim(claim("fix-7", "worker-2", 60_000)).await.unwrap();
     top.until_line(&["fix-7", "worker-2", "running"], &["STALE", "expired"]);
-    // Closely: its compensations and its history.
+    // The details: compensations and history.
     top.press(&["Down", "Enter"]);
     top.until_shown(&["COMPENSATIONS", "HISTORY", "recovery-decided", "by ann@desk"]);
     top.press(&["Escape"]);
@@ -49,7 +49,7 @@ async fn a_saga_goes_stale_is_recovered_by_keys_and_runs_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refusal_is_shown_and_a_live_worker_loses_its_lease_only_by_name() {
+async fn a_refusal_is_shown_and_a_live_lease_is_revoked_only_after_typing_the_task_id() {
     needs!("tmux");
     let daemon = Daemon::start();
     let api = daemon.api().await;
@@ -63,7 +63,7 @@ async fn a_refusal_is_shown_and_a_live_worker_loses_its_lease_only_by_name() {
     top.until_shown(&["will send Quarantine"]);
     top.press(&["y"]);
     top.until_shown(&["NOT DONE", "LEASE_HELD", "worker-1"]);
-    // Alone: with a key close behind it, it would be that key with Alt.
+    // Escape alone: followed closely by another key, it would be that key with Alt.
     top.press(&["Escape"]);
     top.until("the row again", |screen| screen.contains("fix-7") && !screen.contains("NOT DONE"));
     top.press(&["X"]);
@@ -80,7 +80,7 @@ async fn a_refusal_is_shown_and_a_live_worker_loses_its_lease_only_by_name() {
     top.press(&["Enter"]);
     top.until_shown(&["done: fix-7 is quarantined"]);
     assert_eq!(api.get("fix-7").await.terminal_reason, "runs amok");
-    // A queue, paused and resumed.
+    // A queue is paused and resumed.
     top.press(&["Tab", "p"]);
     top.until_shown(&["pause the queue: default"]);
     top.press(&["Enter"]);
@@ -107,7 +107,7 @@ async fn read_only_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_survives_the_daemon_and_says_how_old_what_it_shows_is() {
+async fn top_outlives_the_daemon_and_shows_the_age_of_its_data() {
     needs!("tmux");
     let mut daemon = Daemon::start();
     daemon.api().await.running("fix-7", "worker-1").await;
@@ -120,7 +120,7 @@ async fn it_survives_the_daemon_and_says_how_old_what_it_shows_is() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_terminal_is_given_back_on_every_way_out() {
+async fn the_terminal_is_restored_on_every_way_of_ending() {
     needs!("tmux");
     let daemon = Daemon::start();
     for way in ["q", "C-c", "TERM", "INT", "HUP"] {
@@ -138,7 +138,7 @@ async fn the_terminal_is_given_back_on_every_way_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_does_with_little_a_terminal_without_unicode_without_colours_and_narrow() {
+async fn top_works_without_unicode_without_colours_and_on_a_narrow_terminal() {
     needs!("tmux");
     let daemon = Daemon::start();
     let api = daemon.api().await;
@@ -156,7 +156,7 @@ async fn it_does_with_little_a_terminal_without_unicode_without_colours_and_narr
     top.resize(60, 12);
     top.until("a small screen", |screen| !screen.contains("READY") && screen.contains("fix-7"));
     top.until_shown(&["no room for queues: Tab"]);
-    // A saga with an id of the coordinator's keeps its state, and what is hidden is named.
+    // A saga with a generated id still shows its state, and hidden columns are named.
     let id = "01a20351-8651-7485-8291-f48890a93860";
     api.stale(create(id), "worker-1").await;
     top.resize(60, 20);
@@ -171,7 +171,7 @@ async fn it_does_with_little_a_terminal_without_unicode_without_colours_and_narr
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn thousands_are_seen_page_by_page_and_found_by_their_text() {
+async fn thousands_of_sagas_are_paged_and_searched() {
     needs!("tmux");
     let daemon = Daemon::start();
     let api = daemon.api().await;
