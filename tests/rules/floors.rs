@@ -444,7 +444,7 @@ fn each_mutant_has_a_test_in_the_evidence_table() {
         let defined = format!("fn {test}(");
         let found = files.iter().any(|file| fs::read_to_string(file).unwrap().contains(&defined));
         assert!(found, "tests/{target} has no {test}");
-        if test == "each_broken_daemon_is_caught" {
+        if test == "each_mutant_is_detected" {
             assert!(histories.contains(&format!("(\"{fault}\", \"{promise}\")")), "{test} does not try {fault}");
         }
     }

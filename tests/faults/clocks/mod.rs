@@ -1,7 +1,7 @@
-//! P6: neither a stepped wall clock, nor a stopped process, nor a restart makes leases run out early, late, or all at once.
+//! P6: neither a step of the wall clock, nor a stopped process, nor a restart makes leases expire early, late, or all at once.
 //!
-//! The real binary under `faketime`, which steps the wall clock that it sees and leaves the monotonic ones alone; and under
-//! SIGSTOP, which is what a suspended machine or a stalled hypervisor looks like from inside.
+//! The real binary under `faketime`, which steps the wall clock but not the monotonic ones; and stopped by SIGSTOP, which looks
+//! to the daemon like a suspended machine or a stalled hypervisor.
 
 mod stepped;
 mod stopped;
@@ -61,8 +61,8 @@ async fn history(sagas: &mut Sagas, task_id: &str) -> Vec<SagaEvent> {
     sagas.list_events(request).await.unwrap().into_inner().events
 }
 
-/// When a saga's lease was reported as run out, if it was.
-async fn ran_out(sagas: &mut Sagas, task_id: &str) -> Option<i64> {
+/// The time of a saga's lease_expired event, if it has one.
+async fn expiry_time(sagas: &mut Sagas, task_id: &str) -> Option<i64> {
     let events = history(sagas, task_id).await;
     let found = events.iter().find(|event| event.r#type() == EventType::LeaseExpired);
     found.and_then(|event| event.time.as_ref()).map(micros)

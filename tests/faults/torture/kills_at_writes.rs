@@ -1,7 +1,7 @@
-//! Kills at moments that chance seldom hits: at each call to the kernel that writes, while a store is made, while it is
-//! opened again, while one is restored; and while a backup streams.
+//! Kills at each system call that writes, while a store is created, opened, or restored; and during backups. Random kills seldom
+//! hit these moments.
 //!
-//! `strace` kills the process at its N-th call. By itself some N are taken; `TORTURE_EVERY=1` takes each.
+//! `strace` kills the process at its N-th call. Some N are tried; `TORTURE_EVERY=1` tries each.
 
 use std::{
     path::Path,
@@ -15,11 +15,11 @@ use sagad::proto::*;
 use super::{supervisor::number_from_environment, verify};
 use crate::support::{self, Launch, SAGAD, backup, binary, check, copy_data, needs, run};
 
-/// What changes files.
+/// System calls that change files.
 const WRITES: &str = "write,pwrite64,fsync,fdatasync,ftruncate,fallocate,unlink,rename,renameat,renameat2,mkdir,\
                       copy_file_range,sendfile";
 
-/// Every so many calls, from any on: what one run leaves out, another takes.
+/// Every `stride`-th call, from a random one, so that runs try different calls.
 pub fn calls(stride: usize) -> impl Iterator<Item = usize> {
     let stride = number_from_environment("TORTURE_EVERY").map_or(stride, |every| every.max(1) as usize);
     (rand::random_range(1..=stride)..).step_by(stride)
@@ -29,15 +29,15 @@ pub fn kill_at(call: usize) -> [String; 4] {
     ["-e".into(), format!("trace={WRITES}"), "-e".into(), format!("inject={WRITES}:signal=KILL:when={call}")]
 }
 
-/// Makes a saga, which shows that the store works; returns its revision.
+/// Creates a saga, which shows that the store works; returns its revision.
 pub async fn make_one(address: std::net::SocketAddr, payload_bytes: usize) -> i64 {
     let request = CreateSagaRequest { payload: vec![7; payload_bytes].into(), ..CreateSagaRequest::default() };
-    let saga = support::sagas(address).await.create_saga(request).await.expect("it takes a saga").into_inner().saga;
+    let saga = support::sagas(address).await.create_saga(request).await.expect("a saga is created").into_inner().saga;
     saga.expect("the answer carries it").revision
 }
 
 #[tokio::test]
-async fn p1_a_store_whose_making_was_cut_off_is_made_by_the_next_start() {
+async fn p1_a_store_whose_creation_was_killed_is_created_by_the_next_start() {
     needs!("strace");
     let mut killed = 0;
     for call in calls(4) {
@@ -55,7 +55,7 @@ async fn p1_a_store_whose_making_was_cut_off_is_made_by_the_next_start() {
         if data.join("sagad.db").exists() {
             check(&data);
         }
-        // Starting on what is left, once as it is, and once more after that.
+        // Starts on what is left, and then once more.
         for _ in 0..2 {
             let mut daemon = Launch::on(&data).start();
             let address = daemon.address();
@@ -67,12 +67,12 @@ async fn p1_a_store_whose_making_was_cut_off_is_made_by_the_next_start() {
             break;
         }
     }
-    eprintln!("killed at {killed} calls while a store was made");
+    eprintln!("killed at {killed} calls while a store was created");
     assert!(killed > 5, "too few calls were hit: {killed}");
 }
 
 #[tokio::test]
-async fn p1_a_start_that_was_cut_off_loses_nothing() {
+async fn p1_a_killed_start_loses_nothing() {
     needs!("strace");
     let directory = tempfile::tempdir().unwrap();
     let begun = directory.path().join("begun");
@@ -91,7 +91,7 @@ async fn p1_a_start_that_was_cut_off_loses_nothing() {
         let options: Vec<_> = options.iter().map(String::as_str).collect();
         let mut daemon = Launch::on(&data).traced(&directory.path().join("trace"), &options).spawn();
         let served = daemon.address().is_some();
-        // It may be killed a moment after it began to serve.
+        // It may be killed just after it began to serve.
         thread::sleep(Duration::from_millis(20));
         let ended = daemon.has_ended().is_some();
         daemon.kill().await;
@@ -112,7 +112,7 @@ async fn p1_a_start_that_was_cut_off_loses_nothing() {
 }
 
 #[tokio::test]
-async fn p9_a_restore_that_was_cut_off_leaves_no_store() {
+async fn p9_a_killed_restore_leaves_no_partial_store() {
     needs!("strace");
     let directory = tempfile::tempdir().unwrap();
     let mut daemon = Launch::on(&directory.path().join("first")).start();
@@ -143,7 +143,7 @@ async fn p9_a_restore_that_was_cut_off_leaves_no_store() {
     assert!(killed > 5, "too few calls were hit: {killed}");
 }
 
-/// What was left is a whole store, or none: then nothing starts on it, and restoring again succeeds.
+/// Asserts that a complete store was left, or none: then no daemon starts on it, and another restore succeeds.
 async fn after_a_cut_restore(copy: &Path, data: &Path, told: i64) {
     if !data.join("sagad.db").exists() {
         if data.join("sagad.db.partial").exists() {
@@ -159,12 +159,12 @@ async fn after_a_cut_restore(copy: &Path, data: &Path, told: i64) {
     let address = daemon.address();
     let mut sagas = support::sagas(address).await;
     assert_eq!(verify::list(&mut sagas).await.len(), 10);
-    assert!(make_one(address, 10).await > told + (1 << 39), "revisions go on far above all that was given");
+    assert!(make_one(address, 10).await > told + (1 << 39), "later revisions are far above all that were assigned");
     daemon.terminate().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p1_a_backup_that_was_cut_off_leaves_nothing_behind() {
+async fn p1_a_killed_backup_leaves_no_partial_file() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
     let file = directory.path().join("copy.db");
@@ -188,7 +188,7 @@ async fn p1_a_backup_that_was_cut_off_leaves_nothing_behind() {
         thread::sleep(Duration::from_millis(20 + 70 * round));
         daemon.kill().await;
         let output = backup.wait_with_output().unwrap();
-        assert_eq!(output.status.success(), file.exists(), "half a copy under its name, or none: {output:?}");
+        assert_eq!(output.status.success(), file.exists(), "the copy exists if and only if the backup succeeded: {output:?}");
         cut_off += u64::from(!output.status.success());
         if file.exists() {
             restored_and_whole(&file, &directory.path().join(format!("early-{round}")));
@@ -202,7 +202,7 @@ async fn p1_a_backup_that_was_cut_off_leaves_nothing_behind() {
     std::fs::write(&file, backup(address).await.expect("a backup")).unwrap();
     daemon.terminate().await;
     let left: Vec<_> = std::fs::read_dir(&data).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert!(!left.iter().any(|name| name.to_string_lossy().starts_with("backup-")), "left behind: {left:?}");
+    assert!(!left.iter().any(|name| name.to_string_lossy().starts_with("backup-")), "files were left: {left:?}");
     restored_and_whole(&file, &directory.path().join("restored"));
 }
 

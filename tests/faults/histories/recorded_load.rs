@@ -1,5 +1,5 @@
-//! The load: clients that claim, heartbeat, stop past their ttl and come back; a daemon that is killed; watchers that are
-//! cut off. Then the whole history, and the verdict.
+//! [`RecordedLoad`]: clients that claim, send heartbeats and pause past their ttl, while the daemon is killed and watchers are
+//! disconnected. Then the whole history is checked.
 
 use std::{
     collections::BTreeMap,
@@ -15,27 +15,27 @@ use tonic::transport::Endpoint;
 
 use super::{
     checker::{
-        check::{self, Seen},
-        record::{self, Call, Outcome, Purpose, Recorder},
+        check::{self, HistoryEvent},
+        recorder::{self, RecordedCall, CallOutcome, Purpose, Recorder},
     },
-    client::{Client, Held, Sagas, TTL},
+    recorded_client::{RecordedClient, HeldLease, Sagas, TTL},
 };
 use crate::support::Launch;
 
 const CLIENTS: usize = 8;
 const OPEN_SAGAS: usize = 5;
 
-/// What is to be run.
-pub struct Load {
+/// The settings of a load.
+pub struct RecordedLoad {
     pub mutant: Option<&'static str>,
     pub seed: u64,
     pub lasts: Duration,
 }
 
-/// What it came to.
-pub struct Ran {
+/// The result of a load.
+pub struct LoadResult {
     pub complaints: Vec<String>,
-    calls: Vec<Call>,
+    calls: Vec<RecordedCall>,
     events: usize,
     cuts: u64,
     kills: u64,
@@ -43,8 +43,8 @@ pub struct Ran {
 
 type Tasks = Arc<Mutex<Vec<String>>>;
 
-fn seen(event: &SagaEvent) -> Seen {
-    Seen {
+fn seen(event: &SagaEvent) -> HistoryEvent {
+    HistoryEvent {
         revision: event.revision,
         task: event.task_id.clone(),
         kind: event.r#type().as_str_name().trim_start_matches("EVENT_TYPE_").to_owned(),
@@ -53,8 +53,8 @@ fn seen(event: &SagaEvent) -> Seen {
     }
 }
 
-impl Load {
-    pub async fn run(&self) -> Ran {
+impl RecordedLoad {
+    pub async fn run(&self) -> LoadResult {
         let directory = tempfile::tempdir().unwrap();
         let mut launch = Launch::on(directory.path()).args(&["--restart-grace", "200ms", "--log", "warn"]);
         if let Some(mutant) = self.mutant {
@@ -68,9 +68,9 @@ impl Load {
         let until_us = self.lasts.as_micros() as i64;
         let mut clients = JoinSet::new();
         for n in 0..CLIENTS {
-            let client = Client { sagas: sagas.clone(), recorder: recorder.clone(), owner: format!("w{n}") };
+            let client = RecordedClient { sagas: sagas.clone(), recorder: recorder.clone(), owner: format!("w{n}") };
             let rng = StdRng::seed_from_u64(self.seed * 1000 + n as u64);
-            clients.spawn(live(client, rng, tasks.clone(), all.clone(), until_us));
+            clients.spawn(run_client(client, rng, tasks.clone(), all.clone(), until_us));
         }
         let (stop, stopped) = tokio::sync::watch::channel(i64::MAX);
         let mut watchers = JoinSet::new();
@@ -85,57 +85,57 @@ impl Load {
             tokio::task::block_in_place(|| daemon.start_again());
             kills += 1;
         }
-        while clients.join_next().await.transpose().expect("no client fails").is_some() {}
-        // Until no lease is left that could run out.
+        while clients.join_next().await.transpose().expect("no client panics").is_some() {}
+        // Until every lease has ended.
         tokio::time::sleep(TTL * 4).await;
         let created = all.lock().unwrap().clone();
         let (history, head) = history(sagas.clone(), &created).await;
         stop.send_replace(head);
         let (mut watched, mut cuts) = (Vec::new(), 0);
-        while let Some(record) = watchers.join_next().await.transpose().expect("no watcher fails") {
+        while let Some(record) = watchers.join_next().await.transpose().expect("no watcher panics") {
             watched.push(record.0);
             cuts += record.1;
         }
         let calls = recorder.calls();
         if let Ok(file) = std::env::var("SAGAD_HISTORY") {
-            record::write(&calls, std::fs::File::create(file).unwrap()).unwrap();
+            recorder::write(&calls, std::fs::File::create(file).unwrap()).unwrap();
         }
         let complaints = check::all(&calls, &history, &watched);
-        Ran { complaints, calls, events: history.len(), cuts, kills }
+        LoadResult { complaints, calls, events: history.len(), cuts, kills }
     }
 }
 
-impl Ran {
-    fn count(&self, wanted: impl Fn(&Outcome) -> bool) -> usize {
+impl LoadResult {
+    fn count(&self, wanted: impl Fn(&CallOutcome) -> bool) -> usize {
         self.calls.iter().filter(|call| wanted(&call.outcome)).count()
     }
 
     pub fn summary(&self) -> String {
         let mut refused: BTreeMap<&str, usize> = BTreeMap::new();
         for call in &self.calls {
-            if let Outcome::Refused { reason } = &call.outcome {
+            if let CallOutcome::Refused { reason } = &call.outcome {
                 *refused.entry(reason).or_default() += 1;
             }
         }
         format!(
-            "{} calls: {} accepted, {} of unknown outcome, refused {refused:?}; {} events; {} kills, {} watches cut off",
+            "{} calls: {} accepted, {} of unknown outcome, refused {refused:?}; {} events; {} kills, {} watches disconnected",
             self.calls.len(),
-            self.count(|outcome| matches!(outcome, Outcome::Ok { .. })),
-            self.count(|outcome| *outcome == Outcome::Unknown),
+            self.count(|outcome| matches!(outcome, CallOutcome::Ok { .. })),
+            self.count(|outcome| *outcome == CallOutcome::Unknown),
             self.events,
             self.kills,
             self.cuts,
         )
     }
 
-    /// Whether enough happened.
-    pub fn is_telling(&self) -> bool {
-        self.kills > 1 && self.cuts > 1 && self.count(|outcome| matches!(outcome, Outcome::Ok { .. })) > 50
+    /// True if enough calls were made for a result.
+    pub fn is_large_enough(&self) -> bool {
+        self.kills > 1 && self.cuts > 1 && self.count(|outcome| matches!(outcome, CallOutcome::Ok { .. })) > 50
     }
 }
 
 /// One client, until the time is up.
-async fn live(client: Client, mut rng: StdRng, tasks: Tasks, all: Tasks, until_us: i64) {
+async fn run_client(client: RecordedClient, mut rng: StdRng, tasks: Tasks, all: Tasks, until_us: i64) {
     let mut number = 0;
     while client.recorder.now_us() < until_us {
         let known = tasks.lock().unwrap().clone();
@@ -152,7 +152,7 @@ async fn live(client: Client, mut rng: StdRng, tasks: Tasks, all: Tasks, until_u
         let held = match rng.random_range(0..10) {
             0..3 => client.claim_next(purpose, Duration::ZERO).await,
             3..6 => client.claim_next(purpose, Duration::from_millis(rng.random_range(50..500))).await,
-            // By id, not so many come to be undone that never ran.
+            // By id, so that fewer sagas are compensated that never ran.
             n => claim(&client, &task, if n == 6 { purpose } else { Purpose::Execute }, &tasks).await,
         };
         match held {
@@ -168,10 +168,10 @@ async fn live(client: Client, mut rng: StdRng, tasks: Tasks, all: Tasks, until_u
     }
 }
 
-async fn claim(client: &Client, task: &str, purpose: Purpose, tasks: &Tasks) -> Option<Held> {
+async fn claim(client: &RecordedClient, task: &str, purpose: Purpose, tasks: &Tasks) -> Option<HeldLease> {
     match client.claim(task, purpose).await {
         Ok(held) => Some(held),
-        Err(Outcome::Refused { reason }) if reason == "SAGA_TERMINAL" => {
+        Err(CallOutcome::Refused { reason }) if reason == "SAGA_TERMINAL" => {
             tasks.lock().unwrap().retain(|t| t != task);
             None
         }
@@ -179,8 +179,8 @@ async fn claim(client: &Client, task: &str, purpose: Purpose, tasks: &Tasks) -> 
     }
 }
 
-/// Heartbeats a few times under a lease; returns whether it slept through it.
-async fn linger(client: &Client, rng: &mut StdRng, held: &Held) -> bool {
+/// Sends some heartbeats under a lease; returns true if it slept past the expiry.
+async fn linger(client: &RecordedClient, rng: &mut StdRng, held: &HeldLease) -> bool {
     let mut overslept = false;
     for _ in 0..rng.random_range(0..4) {
         let long = rng.random_bool(0.25);
@@ -194,20 +194,20 @@ async fn linger(client: &Client, rng: &mut StdRng, held: &Held) -> bool {
     overslept
 }
 
-/// Works, and gives back, completes or fails.
-async fn work(client: &Client, rng: &mut StdRng, held: Held, tasks: &Tasks) {
+/// Executes a saga: releases, completes or fails it.
+async fn work(client: &RecordedClient, rng: &mut StdRng, held: HeldLease, tasks: &Tasks) {
     let (task, token) = (held.task.as_str(), held.token);
     let overslept = linger(client, rng, &held).await;
     if rng.random_bool(0.2) {
         client.register(task, token, &format!("made under {token}")).await;
     }
-    // Late results are what there is most to be found out about.
+    // Late results are the most interesting case.
     match rng.random_range(if overslept { 5..10 } else { 0..10 }) {
         0..3 => drop(client.release(task, token).await),
         3..6 => drop(client.fail(task, token).await),
         _ => {
             let result = format!("by {token}");
-            if let Outcome::Ok { .. } = client.complete(task, token, result.clone()).await {
+            if let CallOutcome::Ok { .. } = client.complete(task, token, result.clone()).await {
                 if rng.random_bool(0.5) {
                     client.complete(task, token, result).await;
                 }
@@ -217,8 +217,8 @@ async fn work(client: &Client, rng: &mut StdRng, held: Held, tasks: &Tasks) {
     }
 }
 
-/// Undoes in reverse, though now and then in the wrong order, too soon, or past its ttl.
-async fn undo(client: &Client, rng: &mut StdRng, mut held: Held, tasks: &Tasks) {
+/// Compensates in reverse, but sometimes in the wrong order, too early, or past the ttl.
+async fn undo(client: &RecordedClient, rng: &mut StdRng, mut held: HeldLease, tasks: &Tasks) {
     let (task, token) = (held.task.clone(), held.token);
     let mut failed = false;
     while let Some(last) = held.open.last().copied() {
@@ -232,21 +232,22 @@ async fn undo(client: &Client, rng: &mut StdRng, mut held: Held, tasks: &Tasks) 
                 client.record(&task, token, last, false).await;
             }
             _ => {
-                if !matches!(client.record(&task, token, last, true).await, Outcome::Ok { .. }) {
+                if !matches!(client.record(&task, token, last, true).await, CallOutcome::Ok { .. }) {
                     return;
                 }
                 held.open.pop();
             }
         }
     }
-    if let Outcome::Ok { .. } = client.compensate(&task, token).await {
+    if let CallOutcome::Ok { .. } = client.compensate(&task, token).await {
         tasks.lock().unwrap().retain(|t| *t != task);
     }
 }
 
-/// A watcher, cut off by itself and by each kill, until it has seen what there is; with how often it was cut off.
-async fn watch(mut sagas: Sagas, mut rng: StdRng, stopped: tokio::sync::watch::Receiver<i64>) -> (Vec<Seen>, u64) {
-    let (mut record, mut position, mut cuts, mut idle) = (Vec::<Seen>::new(), 0, 0, 0);
+/// A watcher, disconnected by itself and by each kill, until it has everything. Returns its record and the number of
+/// disconnections.
+async fn watch(mut sagas: Sagas, mut rng: StdRng, stopped: tokio::sync::watch::Receiver<i64>) -> (Vec<HistoryEvent>, u64) {
+    let (mut record, mut position, mut cuts, mut idle) = (Vec::<HistoryEvent>::new(), 0, 0, 0);
     while position < *stopped.borrow() && idle < 20 {
         let request = WatchEventsRequest { after_revision: Some(position), ..WatchEventsRequest::default() };
         let Ok(Ok(answer)) = tokio::time::timeout(Duration::from_secs(1), sagas.watch_events(request)).await else {
@@ -270,7 +271,7 @@ async fn watch(mut sagas: Sagas, mut rng: StdRng, stopped: tokio::sync::watch::R
             }
         }
         cuts += 1;
-        // When the load is over and nothing comes any more, it has what it gets.
+        // The load is over and no item comes for a while: the record is complete.
         idle = if *stopped.borrow() < i64::MAX && position == before { idle + 1 } else { 0 };
     }
     let head = *stopped.borrow();
@@ -278,12 +279,12 @@ async fn watch(mut sagas: Sagas, mut rng: StdRng, stopped: tokio::sync::watch::R
     (record, cuts)
 }
 
-/// The coordinator's own history of all these sagas, and its newest revision.
-async fn history(mut sagas: Sagas, tasks: &[String]) -> (Vec<Seen>, i64) {
+/// The history of all these sagas in the daemon, and its newest revision.
+async fn history(mut sagas: Sagas, tasks: &[String]) -> (Vec<HistoryEvent>, i64) {
     let mut all = Vec::new();
     for task in tasks {
         let mut request = ListEventsRequest { task_id: task.clone(), ..ListEventsRequest::default() };
-        // One whose creation never happened has none.
+        // A saga whose creation did not happen has none.
         while let Ok(answer) = sagas.list_events(request.clone()).await {
             let page = answer.into_inner();
             all.extend(page.events.iter().map(seen));

@@ -1,5 +1,5 @@
-//! A client with its own sagas and its own page of the ledger: the intent is written before a call is sent, the answer
-//! after it. What the daemon knows beyond that page has no witness.
+//! [`TortureClient`]: a client with its own sagas and a record of them. It records each call before it is sent, and the answer
+//! after it.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -18,11 +18,11 @@ use super::{
 };
 use crate::support::{self, Sagas};
 
-/// Sagas that a client works on at a time.
+/// The number of sagas that a client works on at once.
 const ACTIVE: usize = 12;
 
-/// A client and what it knows.
-pub struct Client {
+/// A client with its record.
+pub struct TortureClient {
     pub owner: String,
     pub queue: String,
     rng: StdRng,
@@ -30,18 +30,18 @@ pub struct Client {
     active: Vec<String>,
     /// Each saga as it was last acknowledged.
     pub known: HashMap<String, Saga>,
-    /// What was sent and not answered.
+    /// The call that was sent and not answered.
     pub pending: Option<Op>,
     /// How often each call was acknowledged, and how often it was refused.
     pub acknowledged: BTreeMap<&'static str, u64>,
     pub refused: BTreeMap<String, u64>,
-    /// The highest revision that any client was told.
+    /// The highest revision that any client has received.
     highest: Arc<AtomicI64>,
 }
 
-impl Client {
+impl TortureClient {
     pub fn new(seed: u64, number: usize, highest: Arc<AtomicI64>) -> Self {
-        Client {
+        TortureClient {
             owner: format!("owner-{number}"),
             queue: format!("queue-{number}"),
             rng: StdRng::seed_from_u64(seed ^ (number as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15)),
@@ -55,7 +55,7 @@ impl Client {
         }
     }
 
-    /// Works until the daemon is gone.
+    /// Makes calls until the daemon has ended.
     pub async fn work(mut self, address: std::net::SocketAddr) -> Self {
         let Ok(channel) = support::channel(address).await else { return self };
         let mut sagas = Sagas::new(channel);
@@ -66,7 +66,7 @@ impl Client {
         self
     }
 
-    /// Makes one call, with its entries in the ledger.
+    /// Makes one call and records it.
     async fn call(&mut self, sagas: &mut Sagas, op: Op) {
         let told_before = self.highest.load(Ordering::SeqCst);
         self.pending = Some(op.clone());
@@ -76,7 +76,7 @@ impl Client {
                 self.acknowledge(&op, answer);
                 self.pending = None;
             }
-            // An error with a reason of the daemon's says that it did not happen; it is held to that.
+            // An error with a reason of the daemon says that the call did not happen, which is verified later.
             Err(status) => match support::reason(&status).as_str() {
                 "" | "OUTCOME_UNKNOWN" => {}
                 reason => {
@@ -85,21 +85,21 @@ impl Client {
                     *self.refused.entry(what).or_default() += 1;
                     self.pending = None;
                     let stuck = self.refused.values().sum::<u64>() > 100 + self.acknowledged.values().sum::<u64>();
-                    assert!(!stuck, "more is refused than done: {:?}", self.refused);
+                    assert!(!stuck, "more calls are refused than accepted: {:?}", self.refused);
                 }
             },
         }
     }
 
-    /// Whatever changed has a revision above all that anyone was told before it was asked for.
+    /// A changed saga must have a revision above all that any client had received before the call.
     fn check_growth(&self, op: &Op, answer: &Answer, told_before: i64) {
         let Answer::Sagas(sagas) = answer else { return };
         for saga in sagas {
-            // What is so already is accepted and changes nothing.
+            // Such a call may be accepted without a change.
             let repeated = matches!(op, Op::Cancel(_) | Op::Register(_) | Op::Release(_) | Op::Record(_));
             assert!(
                 saga.revision > told_before || repeated,
-                "{} answered with revision {}, though {told_before} was given before",
+                "{} returned revision {}, although {told_before} was assigned before",
                 op.name(),
                 saga.revision
             );
@@ -110,7 +110,7 @@ impl Client {
         }
     }
 
-    /// Writes an answer into the ledger.
+    /// Records an answer.
     fn acknowledge(&mut self, op: &Op, answer: Answer) {
         *self.acknowledged.entry(op.name()).or_default() += 1;
         match answer {
@@ -122,7 +122,7 @@ impl Client {
             }
             Answer::Lease(lease) => {
                 let Op::Heartbeat(request) = op else { unreachable!("only heartbeats are answered with a lease") };
-                let saga = self.known.get_mut(&request.task_id).expect("it is this client's");
+                let saga = self.known.get_mut(&request.task_id).expect("the saga is this client's");
                 saga.lease = Some(lease);
                 if let Some(progress) = &request.progress {
                     saga.progress = progress.clone();
@@ -131,7 +131,7 @@ impl Client {
         }
     }
 
-    /// Takes a saga as it is now into the ledger.
+    /// Records the present state of a saga.
     pub fn learn(&mut self, saga: Saga) {
         let task_id = saga.task_id.clone();
         let terminal = saga.end_time.is_some();
@@ -155,14 +155,14 @@ impl Client {
         }
         let planned = |id: &&String| matches!(self.known[*id].state(), SagaState::Planned | SagaState::Dispatched);
         let planned: Vec<String> = self.active.iter().filter(planned).cloned().collect();
-        choose::change(&mut self.rng, &self.known[&task_id], &self.owner, &planned)
+        random_ops::change(&mut self.rng, &self.known[&task_id], &self.owner, &planned)
     }
 
     fn make(&mut self) -> Op {
-        let one = |client: &mut Client| {
+        let one = |client: &mut TortureClient| {
             client.made += 1;
             let task_id = format!("{}-{}", client.owner, client.made);
-            choose::create(&mut client.rng, &client.queue, task_id)
+            random_ops::create(&mut client.rng, &client.queue, task_id)
         };
         if self.rng.random_bool(0.8) {
             return Op::Create(one(self));
@@ -170,6 +170,6 @@ impl Client {
         let requests = (0..self.rng.random_range(2..6))
             .map(|_| CreateSagaRequest { request_id: String::new(), ..one(self) })
             .collect();
-        Op::Batch(BatchCreateSagasRequest { requests, request_id: choose::uuid(&mut self.rng) })
+        Op::Batch(BatchCreateSagasRequest { requests, request_id: random_ops::uuid(&mut self.rng) })
     }
 }

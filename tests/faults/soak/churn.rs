@@ -1,4 +1,4 @@
-//! The load: sagas that live and end in every way, watchers and connections that come and go, and people who look.
+//! [`ChurnLoad`]: sagas that end in every way, and watchers, connections and reads that come and go.
 
 use std::{
     collections::BTreeMap,
@@ -17,27 +17,27 @@ use tonic::{Code, Status};
 
 use crate::support::{self, Sagas, now, reason};
 
-/// Who works at a time.
+/// The number of workers.
 const WORKERS: u64 = 6;
-/// The end of a saga that is undone.
+/// The kind of end of a compensated saga.
 const UNDONE: u32 = 3;
-/// How many calls the life of a saga takes, about.
+/// The approximate number of calls in the life of a saga.
 const CALLS: f64 = 5.0;
 
 #[derive(Default)]
-struct Tally {
+struct CallCounts {
     ended: AtomicBool,
     done: AtomicU64,
     /// Unexpected failures, by call and status.
     failures: Mutex<BTreeMap<String, u64>>,
 }
 
-impl Tally {
-    fn goes_on(&self) -> bool {
+impl CallCounts {
+    fn is_running(&self) -> bool {
         !self.ended.load(Relaxed)
     }
 
-    /// Counts a call; none if it failed.
+    /// Counts a call; returns none if it failed.
     fn take<T>(&self, call: &str, outcome: Result<T, Status>) -> Option<T> {
         self.done.fetch_add(1, Relaxed);
         match outcome {
@@ -52,20 +52,20 @@ impl Tally {
     }
 }
 
-/// What may happen to whoever is slow on a machine that is busy: a lease that ran out, a queue that is full for a moment.
+/// Failures that are allowed for a slow client on a busy machine: an expired lease, or a full queue.
 fn is_allowed(status: &Status) -> bool {
     let reasons = ["LEASE_EXPIRED", "LEASE_SUPERSEDED", "OVERLOADED", "REVISION_COMPACTED"];
     reasons.contains(&reason(status).as_str()) || status.code() == Code::Cancelled
 }
 
-pub struct Load {
-    tally: Arc<Tally>,
+pub struct ChurnLoad {
+    tally: Arc<CallCounts>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
-impl Load {
+impl ChurnLoad {
     pub fn begin(address: SocketAddr, rate: f64) -> Self {
-        let tally = Arc::new(Tally::default());
+        let tally = Arc::new(CallCounts::default());
         let pause = Duration::from_secs_f64(WORKERS as f64 * CALLS / rate);
         let mut tasks = Vec::new();
         for number in 0..WORKERS {
@@ -74,36 +74,36 @@ impl Load {
         tasks.push(tokio::spawn(watch(address, tally.clone())));
         tasks.push(tokio::spawn(watch_stale(address, tally.clone())));
         tasks.push(tokio::spawn(come_and_go(address, tally.clone())));
-        Load { tally, tasks: Mutex::new(tasks) }
+        ChurnLoad { tally, tasks: Mutex::new(tasks) }
     }
 
     pub fn done(&self) -> u64 {
         self.tally.done.load(Relaxed)
     }
 
-    /// How many sagas there are.
+    /// The number of stored sagas.
     pub async fn stored(&self, address: SocketAddr) -> i64 {
         let stats = support::sagas(address).await.get_stats(GetStatsRequest {}).await.unwrap().into_inner();
         stats.queues.iter().flat_map(|queue| &queue.states).map(|state| state.count).sum()
     }
 
-    /// Ends it; returns what failed otherwise than it may.
+    /// Stops it; returns the unexpected failures.
     pub async fn end(&self) -> BTreeMap<String, u64> {
         self.tally.ended.store(true, Relaxed);
         let tasks = std::mem::take(&mut *self.tasks.lock().unwrap());
         for task in tasks {
-            task.await.expect("a client goes on until it is told to end");
+            task.await.expect("a client runs until it is stopped");
         }
         self.tally.failures.lock().unwrap().clone()
     }
 }
 
-/// Sagas one after the other, at a pace.
-async fn work(address: SocketAddr, tally: Arc<Tally>, number: u64, pause: Duration) {
+/// Runs sagas one after the other, with a pause.
+async fn work(address: SocketAddr, tally: Arc<CallCounts>, number: u64, pause: Duration) {
     let mut rng = StdRng::seed_from_u64(number);
     let mut sagas = support::sagas(address).await;
     for serial in 0u64.. {
-        if !tally.goes_on() {
+        if !tally.is_running() {
             return;
         }
         let begun = now();
@@ -115,8 +115,8 @@ async fn work(address: SocketAddr, tally: Arc<Tally>, number: u64, pause: Durati
     }
 }
 
-/// One saga's life: it ends completed, failed, compensated or quarantined.
-async fn live(sagas: &mut Sagas, tally: &Tally, rng: &mut StdRng, task_id: &str) -> Option<()> {
+/// The life of one saga: it ends completed, failed, compensated or quarantined.
+async fn live(sagas: &mut Sagas, tally: &CallCounts, rng: &mut StdRng, task_id: &str) -> Option<()> {
     let mut payload = vec![0; rng.random_range(0..2000)];
     rng.fill(&mut payload[..]);
     let compensation =
@@ -171,8 +171,8 @@ async fn live(sagas: &mut Sagas, tally: &Tally, rng: &mut StdRng, task_id: &str)
     Some(())
 }
 
-/// Undoes what a saga left: it ends compensated.
-async fn undo(sagas: &mut Sagas, tally: &Tally, task_id: &str, owner_id: &str) -> Option<()> {
+/// Compensates a saga.
+async fn undo(sagas: &mut Sagas, tally: &CallCounts, task_id: &str, owner_id: &str) -> Option<()> {
     let (task_id, owner_id) = (task_id.to_owned(), owner_id.to_owned());
     let claim = ClaimRequest {
         task_id: task_id.clone(),
@@ -198,10 +198,10 @@ async fn undo(sagas: &mut Sagas, tally: &Tally, task_id: &str, owner_id: &str) -
     Some(())
 }
 
-/// A watcher that reads for a while, goes away, and comes back where it was, or anew if that is gone.
-async fn watch(address: SocketAddr, tally: Arc<Tally>) {
+/// A watcher that reads for a while, disconnects, and resumes, or starts again if its position is compacted.
+async fn watch(address: SocketAddr, tally: Arc<CallCounts>) {
     let mut after = None;
-    while tally.goes_on() {
+    while tally.is_running() {
         let mut sagas = support::sagas(address).await;
         let request = WatchEventsRequest { after_revision: after, ..Default::default() };
         let Some(stream) = tally.take("WatchEvents", sagas.watch_events(request).await) else { continue };
@@ -224,8 +224,8 @@ async fn watch(address: SocketAddr, tally: Arc<Tally>) {
     }
 }
 
-async fn watch_stale(address: SocketAddr, tally: Arc<Tally>) {
-    while tally.goes_on() {
+async fn watch_stale(address: SocketAddr, tally: Arc<CallCounts>) {
+    while tally.is_running() {
         let mut sagas = support::sagas(address).await;
         if let Some(stream) = tally.take("WatchStale", sagas.watch_stale(WatchStaleRequest::default()).await) {
             let mut stream = stream.into_inner();
@@ -235,9 +235,9 @@ async fn watch_stale(address: SocketAddr, tally: Arc<Tally>) {
     }
 }
 
-/// Connections that come, look and go.
-async fn come_and_go(address: SocketAddr, tally: Arc<Tally>) {
-    while tally.goes_on() {
+/// Opens connections, makes a read, and closes them.
+async fn come_and_go(address: SocketAddr, tally: Arc<CallCounts>) {
+    while tally.is_running() {
         let mut sagas = support::sagas(address).await;
         tally.take("ListSagas", sagas.list_sagas(ListSagasRequest { page_size: 100, ..Default::default() }).await);
         tally.take("GetStats", sagas.get_stats(GetStatsRequest {}).await);

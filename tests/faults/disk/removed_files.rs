@@ -1,12 +1,12 @@
-//! P3: a store whose files are removed or replaced while the daemon runs: nothing is acknowledged that the next start would
-//! not find, and the daemon ends and says why.
+//! P3: if files of the store are removed or replaced while the daemon runs, no further change is acknowledged, and the daemon
+//! ends with a message.
 
 use std::{fs, path::Path};
 
-use super::small::create;
+use super::requests::create;
 use crate::support::{self, Launch, copy_data, reason};
 
-/// What happens to a data directory, with another beside it to put things aside.
+/// Removes or replaces files of a data directory; the other directory is for what is moved away.
 type Loss = fn(&Path, &Path);
 
 const LOSSES: &[(&str, Loss, &str)] = &[
@@ -21,12 +21,12 @@ const LOSSES: &[(&str, Loss, &str)] = &[
         "was replaced by another file",
     ),
     ("without its log", |data, _| fs::remove_file(data.join("sagad.db-wal")).unwrap(), "sagad.db-wal was removed"),
-    // A second daemon could start.
+    // Without the lock a second daemon could start.
     ("without its lock", |data, _| fs::remove_file(data.join("sagad.lock")).unwrap(), "sagad.lock was removed"),
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p3_a_store_that_is_gone_acknowledges_nothing_and_ends_the_daemon() {
+async fn p3_removed_or_replaced_store_files_end_the_daemon() {
     for (what, lose, said) in LOSSES {
         for asked in [true, false] {
             let directory = tempfile::tempdir().unwrap();
@@ -38,7 +38,7 @@ async fn p3_a_store_that_is_gone_acknowledges_nothing_and_ends_the_daemon() {
             lose(&data, &aside);
             if asked {
                 let status = create(&mut sagas, "after", 10).await.expect_err(what);
-                // Whoever asks when it has been noticed already meets a daemon that ends, or none.
+                // If the daemon has noticed the loss before the call, it is ending or has ended.
                 let reason = reason(&status);
                 assert!(
                     ["OUTCOME_UNKNOWN", "STORE_UNAVAILABLE", "SHUTTING_DOWN", ""].contains(&&*reason),

@@ -1,4 +1,4 @@
-//! Requests in short.
+//! Short forms of requests.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ pub fn seconds(seconds: i64) -> Option<prost_types::Duration> {
     Some(prost_types::Duration { seconds, nanos: 0 })
 }
 
-/// Makes a saga with a payload.
+/// Creates a saga with a payload.
 pub async fn create(sagas: &mut Sagas, task_id: &str, payload_bytes: usize) -> Result<Saga, Status> {
     let payload = vec![b'x'; payload_bytes].into();
     let request = CreateSagaRequest { task_id: task_id.into(), payload, ..CreateSagaRequest::default() };
@@ -54,8 +54,8 @@ pub async fn get(sagas: &mut Sagas, task_id: &str) -> Result<Saga, Status> {
     Ok(sagas.get_saga(request).await?.into_inner().saga.expect("the answer carries it"))
 }
 
-/// A store with some sagas, each claimed and annotated, whose daemon was killed: its log holds them. Returns the highest
-/// revision that was told.
+/// Makes a store with claimed and annotated sagas and kills its daemon, so that the log has them. Returns the highest
+/// acknowledged revision.
 pub async fn killed_store(data: &Path, count: usize) -> i64 {
     let mut daemon = Launch::on(data).start();
     let address = daemon.address();

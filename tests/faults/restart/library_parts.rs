@@ -1,4 +1,4 @@
-//! The parts of what is shipped, and how a test uses them: workers, undoers, a lease, watches, a process.
+//! Helpers for `library_clients`: a worker, a compensation handler, a lease, watches, and a process.
 
 use std::{
     collections::BTreeMap,
@@ -26,24 +26,24 @@ use sagad::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{OUTAGE, calls::fresh, ledger::Ledger};
+use super::{OUTAGE, retrying_caller::fresh, acknowledged_events::AcknowledgedEvents};
 use crate::support::{WAIT_MAX, binary, claim, compensation};
 
-/// A worker's sagas at a time.
+/// The number of sagas that a worker executes at once.
 pub const CONCURRENCY: usize = 4;
 
 pub fn client(address: SocketAddr) -> Client {
     Client::new(&format!("http://{address}"), Duration::from_secs(10)).unwrap()
 }
 
-/// The library's holders stop at their own deadline, whatever the coordinator would still accept: so their leases outlast
-/// the longest outage.
+/// The library's workers stop at their own deadline, even if the coordinator would still accept a heartbeat. So their leases are
+/// longer than the longest outage.
 pub const TTL: Duration = OUTAGE.saturating_mul(2);
 
-/// Works for a moment; fails what is to be undone.
-pub struct Work;
+/// Executes a saga for a moment, and fails those that should be compensated.
+pub struct TestWork;
 
-impl Handler for Work {
+impl Handler for TestWork {
     async fn run(&self, task: &Task) -> WorkOutcome {
         tokio::time::sleep(Duration::from_millis(random_range(10..300))).await;
         assert_eq!(*task.lease.status().borrow(), LeaseStatus::Held);
@@ -55,7 +55,7 @@ impl Handler for Work {
     }
 }
 
-impl CompensationHandler for Work {
+impl CompensationHandler for TestWork {
     fn handles(&self, _: &str) -> bool {
         true
     }
@@ -67,14 +67,14 @@ impl CompensationHandler for Work {
     }
 }
 
-/// Counts what workers tell, and keeps what they should not have to.
+/// Counts the workers' notes, and keeps those that must not occur.
 #[derive(Clone, Default)]
-pub struct Told {
+pub struct WorkerNotes {
     pub counts: Arc<Mutex<BTreeMap<&'static str, u64>>>,
     pub trouble: Arc<Mutex<Vec<String>>>,
 }
 
-impl Told {
+impl WorkerNotes {
     pub fn notes(&self) -> Notes {
         let told = self.clone();
         Arc::new(move |note| {
@@ -95,8 +95,8 @@ impl Told {
     }
 }
 
-/// Makes sagas, each with one call of the library's.
-pub async fn produce(client: Client, ledger: Ledger, calls: Arc<AtomicU64>, stop: CancellationToken) {
+/// Creates sagas, each with one call of the library.
+pub async fn produce(client: Client, acknowledged: AcknowledgedEvents, calls: Arc<AtomicU64>, stop: CancellationToken) {
     while !stop.is_cancelled() {
         let fails = random_range(0..4) == 0;
         let policy = Policy { on_failure: FailureAction::Compensate.into(), ..Default::default() };
@@ -110,20 +110,20 @@ pub async fn produce(client: Client, ledger: Ledger, calls: Arc<AtomicU64>, stop
         };
         let give_up = time::now() + WAIT_MAX;
         let send = |mut c: saga_service_client::SagaServiceClient<_>, r| async move { c.create_saga(r).await };
-        let answer = client.call(request, RetryOn::Unknown, || give_up, send).await.expect("no call fails in the end");
-        ledger.created(&answer.saga.unwrap().task_id);
+        let answer = client.call(request, RetryOn::Unknown, || give_up, send).await.expect("no call fails finally");
+        acknowledged.created(&answer.saga.unwrap().task_id);
         calls.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(random_range(20..120))).await;
     }
 }
 
-/// Undoes what there is, and ends; again and again. It never ends with an error.
+/// Runs a draining compensator again and again; it must never fail.
 pub async fn clean_up(client: Client, notes: Notes, stop: CancellationToken) -> u64 {
     let mut rounds = 0;
     while !stop.is_cancelled() {
         let options = recovery_options("cleaner", true);
-        let done = recovery::run(client.clone(), options, Work, Shutdown::default(), notes.clone()).await;
-        done.expect("it ends when there is nothing left");
+        let done = recovery::run(client.clone(), options, TestWork, Shutdown::default(), notes.clone()).await;
+        done.expect("it ends without an error when nothing is left");
         rounds += 1;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -151,7 +151,7 @@ pub async fn follow<T: Revisioned>(mut follow: Follow<T>, mut head: watch::Recei
             followed = follow.next() => followed,
             _ = head.changed() => continue,
         };
-        match followed.expect("it goes on") {
+        match followed.expect("the watch continues") {
             FollowItem::Item(item) => record.push(item),
             FollowItem::Broken(_) => {}
             FollowItem::End => panic!("it ended"),
@@ -160,7 +160,7 @@ pub async fn follow<T: Revisioned>(mut follow: Follow<T>, mut head: watch::Recei
     record
 }
 
-/// A lease that is kept through everything.
+/// A lease that is kept during the whole test.
 pub async fn kept(client: &Client) -> LeaseKeeper {
     let asked = time::now();
     let send = |request| async { client.sagas().claim(client.unary(request)).await.map(tonic::Response::into_inner) };
@@ -171,7 +171,7 @@ pub async fn kept(client: &Client) -> LeaseKeeper {
     LeaseKeeper::start(client, &saga.unwrap(), asked).await.unwrap()
 }
 
-/// `sagad work`, for a shell's sagas.
+/// A process of `sagad work`.
 pub fn work_process(address: SocketAddr) -> Child {
     binary::sagad()
         .args(["work", "--queue", "shell", "--ttl", "12s", "--concurrency", "2", "--", "sleep", "0.05"])

@@ -5,14 +5,14 @@ use std::{collections::BTreeSet, fs, path::Path};
 use sagad::proto::*;
 use tonic::Code;
 
-use super::small::{annotate, claim, create, killed_store};
+use super::requests::{annotate, claim, create, killed_store};
 use crate::support::{self, Launch, Sagas, backup, check, copy_data, reason, run};
 
 /// Size of the log's header, and of a frame: its header and a page.
 const LOG_HEADER: usize = 32;
 const FRAME: usize = 24 + 4096;
 
-/// Why events can't be watched from a position on; nothing if they can.
+/// The reason why events can't be watched from a position; none if they can.
 async fn refusal(sagas: &mut Sagas, after: i64) -> Option<String> {
     let request = WatchEventsRequest { after_revision: Some(after), ..WatchEventsRequest::default() };
     let first = match sagas.watch_events(request).await {
@@ -24,7 +24,7 @@ async fn refusal(sagas: &mut Sagas, after: i64) -> Option<String> {
     Some(reason(&status))
 }
 
-/// The same of stale sagas.
+/// The same for stale sagas.
 async fn stale_refusal(sagas: &mut Sagas, after: i64) -> Option<String> {
     let request = WatchStaleRequest { after_revision: Some(after), ..WatchStaleRequest::default() };
     match sagas.watch_stale(request).await {
@@ -44,7 +44,7 @@ async fn head(sagas: &mut Sagas) -> i64 {
     sagas.get_stats(GetStatsRequest {}).await.unwrap().into_inner().revision
 }
 
-/// Claims a new saga; its token.
+/// Claims a new saga; returns the token.
 async fn next_token(sagas: &mut Sagas, task_id: &str) -> i64 {
     create(sagas, task_id, 10).await.unwrap();
     claim(sagas, task_id, 60).await.unwrap().lease.unwrap().fencing_token
@@ -57,7 +57,7 @@ async fn p9_after_a_restore_no_token_repeats() {
     let mut daemon = Launch::on(&first).start();
     let address = daemon.address();
     let mut sagas = support::sagas(address).await;
-    // A token is the revision of its claim, and nothing follows it. The statistics learn of it a moment later.
+    // A token is the revision of its claim, the last event so far. GetStats shows it a moment later.
     let mut in_copy = 0;
     for number in 0..10 {
         in_copy = next_token(&mut sagas, &format!("before-{number}")).await;
@@ -71,7 +71,7 @@ async fn p9_after_a_restore_no_token_repeats() {
     let lost = *tokens.last().unwrap();
     daemon.kill().await;
 
-    // Twice from the same copy: what the first restored store gave must not come again either.
+    // Restored twice from the same copy: tokens of the first restored store must not repeat either.
     for round in 0..2 {
         let data = directory.path().join(format!("restored-{round}"));
         let restored = run(&["restore", copy.to_str().unwrap(), "--data", data.to_str().unwrap()]);
@@ -81,31 +81,31 @@ async fn p9_after_a_restore_no_token_repeats() {
         let address = daemon.address();
         let mut sagas = support::sagas(address).await;
         for position in [0, 1, in_copy] {
-            assert_eq!(refusal(&mut sagas, position).await, None, "the copy has {position}");
+            assert_eq!(refusal(&mut sagas, position).await, None, "the copy contains {position}");
         }
         for position in [in_copy + 1, in_copy + 20, lost] {
             assert_eq!(refusal(&mut sagas, position).await.as_deref(), Some("REVISION_UNKNOWN"), "{position}");
             assert_eq!(stale_refusal(&mut sagas, position).await.as_deref(), Some("REVISION_UNKNOWN"), "{position}");
         }
         let token = next_token(&mut sagas, "again").await;
-        assert!(token > *tokens.last().unwrap(), "token {token} may have been given before");
+        assert!(token > *tokens.last().unwrap(), "token {token} may have been assigned before");
         if round == 0 {
             assert!(tokens.insert(token));
         }
-        // The lost positions stay unknown, though the head is above them now.
+        // Lost positions stay unknown although the head is above them now.
         assert_eq!(refusal(&mut sagas, lost).await.as_deref(), Some("REVISION_UNKNOWN"));
         daemon.kill().await;
     }
 }
 
-/// Starts on a store whose log was changed; returns how many revisions it has lost.
-async fn goes_on_above(data: &Path, told: i64, what: &str) -> i64 {
+/// Starts a daemon on a store with a changed log; returns how many revisions it lost.
+async fn assert_tokens_grow(data: &Path, told: i64, what: &str) -> i64 {
     let mut daemon = Launch::on(data).start();
     let address = daemon.address();
     let mut sagas = support::sagas(address).await;
     let head = head(&mut sagas).await;
     assert!(head <= told, "{what}");
-    assert_eq!(refusal(&mut sagas, head).await, None, "{what}: what is there can be resumed from");
+    assert_eq!(refusal(&mut sagas, head).await, None, "{what}: the head can be resumed from");
     if head < told {
         for position in [head + 1, told] {
             let reason = refusal(&mut sagas, position).await;
@@ -113,7 +113,7 @@ async fn goes_on_above(data: &Path, told: i64, what: &str) -> i64 {
         }
     }
     let token = next_token(&mut sagas, "afterwards").await;
-    assert!(token > told, "{what}: token {token}, though {told} was given");
+    assert!(token > told, "{what}: token {token}, although {told} was assigned");
     if head < told {
         assert_eq!(refusal(&mut sagas, told).await.as_deref(), Some("REVISION_UNKNOWN"), "{what}");
     }
@@ -124,7 +124,7 @@ async fn goes_on_above(data: &Path, told: i64, what: &str) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p9_a_log_that_lost_its_tail_gives_no_token_again() {
+async fn p9_no_token_repeats_after_a_log_lost_its_tail() {
     let directory = tempfile::tempdir().unwrap();
     let whole = directory.path().join("whole");
     let told = killed_store(&whole, 12).await;
@@ -138,7 +138,7 @@ async fn p9_a_log_that_lost_its_tail_gives_no_token_again() {
         let data = directory.path().join(format!("cut-{length}"));
         copy_data(&whole, &data);
         fs::write(data.join("sagad.db-wal"), &log[..length]).unwrap();
-        lost += i64::from(goes_on_above(&data, told, &format!("cut at {length} of {}", log.len())).await > 0);
+        lost += i64::from(assert_tokens_grow(&data, told, &format!("cut at {length} of {}", log.len())).await > 0);
         runs += 1;
         fs::remove_dir_all(&data).unwrap();
     }
@@ -147,7 +147,7 @@ async fn p9_a_log_that_lost_its_tail_gives_no_token_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p9_a_log_with_flipped_bits_gives_no_token_again() {
+async fn p9_no_token_repeats_after_bits_of_the_log_flipped() {
     let directory = tempfile::tempdir().unwrap();
     let whole = directory.path().join("whole");
     let told = killed_store(&whole, 12).await;
@@ -164,15 +164,15 @@ async fn p9_a_log_with_flipped_bits_gives_no_token_again() {
             assert!(log.contains("damaged") && log.contains("backup"), "{log}");
             refused += 1;
         } else {
-            lost += i64::from(goes_on_above(&data, told, &format!("bit flipped at {place}")).await > 0);
+            lost += i64::from(assert_tokens_grow(&data, told, &format!("bit flipped at {place}")).await > 0);
         }
         fs::remove_dir_all(&data).unwrap();
     }
     eprintln!("{runs} flipped bits in the log: {refused} refused, {lost} lost changes, none repeated a token");
-    assert!(lost + refused > 10, "flipped bits are noticed by what is missing");
+    assert!(lost + refused > 10, "too few flipped bits lost changes or were refused");
 }
 
-/// What the daemon says if it refuses a store; nothing if it serves it.
+/// The message of a daemon that refuses a store; none if it serves.
 async fn refuses(data: &Path) -> Option<String> {
     let copy = data.with_extension("tried");
     copy_data(data, &copy);

@@ -1,5 +1,5 @@
-//! What is shipped, over restarts: the library's worker, recovery worker, lease keeper and watches, and `sagad work` as a
-//! process. They have the retrying in them; nobody who uses them sees a restart.
+//! The library's worker, recovery worker, lease keeper and watches, and the process `sagad work`, over restarts. They retry by
+//! themselves, so their users don't notice a restart.
 
 use std::{
     future::Future,
@@ -27,10 +27,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ARGS,
-    calls::{Caller, Figures},
-    ledger::{Ledger, list},
+    retrying_caller::{RetryingCaller, CallFigures},
+    acknowledged_events::{AcknowledgedEvents, list},
     restart_again_and_again,
-    workers::{CONCURRENCY, TTL, Told, Work, clean_up, client, follow, kept, produce, recovery_options, work_process},
+    library_parts::{CONCURRENCY, TTL, WorkerNotes, TestWork, clean_up, client, follow, kept, produce, recovery_options, work_process},
 };
 use crate::support::{Daemon, WAIT_MAX, daemon::ShutdownSignal, eventually, now};
 
@@ -40,7 +40,7 @@ const RECOVERERS: usize = 2;
 const PROCESSES: usize = 2;
 const WATCHERS: usize = 2;
 
-/// Tells it to end; it ends well, having lost and kept back nothing.
+/// Sends SIGTERM; it must end with exit code 0, without a lost lease or an unreported outcome.
 async fn end_process(mut process: Child) {
     kill_process(Pid::from_child(&process), Signal::TERM).unwrap();
     let status = eventually("`sagad work` ends", || {
@@ -54,18 +54,18 @@ async fn end_process(mut process: Child) {
     assert!(!said.contains("lost ") && !said.contains("not reported"), "{said}");
 }
 
-/// Spawns something that has to go on to its end.
+/// Spawns a task that must not fail.
 fn spawn(tasks: &mut JoinSet<()>, task: impl Future<Output = Result<(), WorkerError>> + Send + 'static) {
-    tasks.spawn(async move { task.await.expect("a worker goes on") });
+    tasks.spawn(async move { task.await.expect("a worker does not fail") });
 }
 
-/// Workers, recoverers, a lease and watches, over restarts.
+/// Runs workers, recovery workers, a lease keeper and watches over restarts.
 pub async fn workers_go_on(how: ShutdownSignal) {
     let mut daemon = Daemon::start_with(ARGS);
     let address = daemon.address();
-    let (ledger, told, calls) = (Ledger::default(), Told::default(), Arc::new(AtomicU64::new(0)));
+    let (acknowledged, told, calls) = (AcknowledgedEvents::default(), WorkerNotes::default(), Arc::new(AtomicU64::new(0)));
     let (stop, shutdown) = (CancellationToken::new(), Shutdown::default());
-    let caller = Caller::new(address, &Figures::new());
+    let caller = RetryingCaller::new(address, &CallFigures::new());
     let kept_saga = CreateSagaRequest { task_id: "kept".into(), queue: "kept".into(), ..Default::default() };
     caller.must(kept_saga, |api, r| async move { api.create_saga(r).await }).await;
     let keeper = kept(&client(address)).await;
@@ -77,7 +77,7 @@ pub async fn workers_go_on(how: ShutdownSignal) {
         watchers.spawn(follow(Follow::events(&client(address), request), head.clone()));
     }
     for _ in 0..PRODUCERS {
-        producers.spawn(produce(client(address), ledger.clone(), calls.clone(), stop.clone()));
+        producers.spawn(produce(client(address), acknowledged.clone(), calls.clone(), stop.clone()));
     }
     for n in 0..WORKERS {
         let options = WorkerOptions {
@@ -87,32 +87,32 @@ pub async fn workers_go_on(how: ShutdownSignal) {
             concurrency: CONCURRENCY,
             drain: false,
         };
-        spawn(&mut workers, worker::run(client(address), options, Arc::new(Work), shutdown.clone(), told.notes()));
+        spawn(&mut workers, worker::run(client(address), options, Arc::new(TestWork), shutdown.clone(), told.notes()));
     }
     for n in 0..RECOVERERS {
         let options = recovery_options(&format!("recoverer-{n}"), false);
-        spawn(&mut workers, recovery::run(client(address), options, Work, shutdown.clone(), told.notes()));
+        spawn(&mut workers, recovery::run(client(address), options, TestWork, shutdown.clone(), told.notes()));
     }
     let cleaning = tokio::spawn(clean_up(client(address), told.notes(), stop.clone()));
     let processes: Vec<Child> = (0..PROCESSES).map(|_| work_process(address)).collect();
 
     let restarts = restart_again_and_again(&mut daemon, how).await;
     stop.cancel();
-    while producers.join_next().await.transpose().expect("no producer fails").is_some() {}
-    let rounds = cleaning.await.expect("no cleaner fails");
+    while producers.join_next().await.transpose().expect("no producer panics").is_some() {}
+    let rounds = cleaning.await.expect("no cleaner panics");
     let begun = now();
     while !list(&caller, ListSagasRequest { in_flight_only: true, ..Default::default() })
         .await
         .iter()
         .all(|saga| saga.task_id == "kept")
     {
-        assert!(begun.elapsed() < WAIT_MAX, "it is never worked off: {:?}", told.counts.lock().unwrap());
+        assert!(begun.elapsed() < WAIT_MAX, "the sagas are not finished: {:?}", told.counts.lock().unwrap());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert_eq!(*keeper.status().borrow(), LeaseStatus::Held, "the lease was kept through everything");
+    assert_eq!(*keeper.status().borrow(), LeaseStatus::Held, "the lease was kept over all restarts");
     drop(keeper);
     shutdown.drain.cancel();
-    while workers.join_next().await.transpose().expect("no worker fails").is_some() {}
+    while workers.join_next().await.transpose().expect("no worker panics").is_some() {}
     for process in processes {
         end_process(process).await;
     }
@@ -120,23 +120,23 @@ pub async fn workers_go_on(how: ShutdownSignal) {
     assert!(trouble.is_empty(), "{trouble:#?}");
 
     let sagas = list(&caller, ListSagasRequest { page_size: 1000, ..Default::default() }).await;
-    let history = each_once(&caller, &ledger, &sagas).await;
+    let history = each_once(&caller, &acknowledged, &sagas).await;
     set_head.send_replace(history.last().unwrap().revision);
-    while let Some(record) = watchers.join_next().await.transpose().expect("no watcher fails") {
+    while let Some(record) = watchers.join_next().await.transpose().expect("no watcher panics") {
         let seen = record.into_iter().filter_map(|answer| match answer.item.expect("an answer has an item") {
             watch_events_response::Item::Event(event) => Some(event),
             watch_events_response::Item::Bookmark(_) => None,
         });
-        assert!(seen.collect::<Vec<_>>() == history, "a watcher's record is not the history");
+        assert!(seen.collect::<Vec<_>>() == history, "a watcher's record differs from the history");
     }
     println!("the library's workers, {how:?}: {restarts:?}");
     let counts = told.counts.lock().unwrap();
     println!("{} sagas, {} events; workers told {counts:?}; {rounds} clean-ups", sagas.len(), history.len());
-    assert!(calls.load(Ordering::Relaxed) > u64::from(restarts.count) * 2, "too little happened");
+    assert!(calls.load(Ordering::Relaxed) > u64::from(restarts.count) * 2, "too few calls");
 }
 
-/// Each saga went its way once: no lease ran out, nothing was claimed, reported or undone twice. Returns the history.
-async fn each_once(caller: &Caller, ledger: &Ledger, sagas: &[Saga]) -> Vec<SagaEvent> {
+/// Asserts that no lease expired and that nothing was claimed, reported or compensated twice. Returns the history.
+async fn each_once(caller: &RetryingCaller, acknowledged: &AcknowledgedEvents, sagas: &[Saga]) -> Vec<SagaEvent> {
     use EventType::{Claimed, Compensated, Compensating, CompensationSettled, Completed};
     for saga in sagas {
         let events = caller.api.history(&saga.task_id).await;
@@ -148,15 +148,15 @@ async fn each_once(caller: &Caller, ledger: &Ledger, sagas: &[Saga]) -> Vec<Saga
             _ => panic!("it is not finished: {saga:?}"),
         };
         if saga.task_id == "kept" {
-            ledger.created(&saga.task_id);
+            acknowledged.created(&saga.task_id);
         }
         let mut token = 0;
         for kind in expected {
             if kind == Claimed {
                 token = claims.next().unwrap_or(0);
             }
-            ledger.wrote(&saga.task_id, kind, token);
+            acknowledged.add(&saga.task_id, kind, token);
         }
     }
-    ledger.compare(caller).await
+    acknowledged.compare(caller).await
 }

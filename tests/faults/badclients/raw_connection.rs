@@ -1,4 +1,5 @@
-//! HTTP/2 by hand, so that it can be done wrong (RFC 9113; header blocks as literals without indexing, RFC 7541).
+//! [`RawConnection`]: HTTP/2 frame by frame, so that it can be used wrongly (RFC 9113; header blocks as literals without
+//! indexing, RFC 7541).
 
 use std::{
     io,
@@ -28,7 +29,7 @@ pub const PING: u8 = 6;
 pub const GOAWAY: u8 = 7;
 pub const WINDOW_UPDATE: u8 = 8;
 pub const CONTINUATION: u8 = 9;
-/// A kind that nobody knows.
+/// An unknown kind.
 pub const UNKNOWN: u8 = 0x77;
 
 pub const END_STREAM: u8 = 1;
@@ -38,7 +39,7 @@ pub const END_HEADERS: u8 = 4;
 /// The error of a connection that asked for too much.
 pub const ENHANCE_YOUR_CALM: u32 = 11;
 
-/// `SETTINGS_INITIAL_WINDOW_SIZE`: what we let the daemon send on each stream.
+/// `SETTINGS_INITIAL_WINDOW_SIZE`: how much the daemon may send on each stream.
 pub const INITIAL_WINDOW: u16 = 4;
 
 /// An rpc without a required field, whose answer is small.
@@ -78,7 +79,7 @@ pub fn block(path: &str, more: &[(String, String)]) -> Vec<u8> {
 pub fn field((name, value): (&str, &str)) -> Vec<u8> {
     let mut field = vec![0];
     for text in [name, value] {
-        assert!(text.len() < 127, "one byte tells the length");
+        assert!(text.len() < 127, "the length is one byte");
         field.push(text.len() as u8);
         field.extend(text.as_bytes());
     }
@@ -93,14 +94,14 @@ pub fn message(content: &[u8]) -> Vec<u8> {
     message
 }
 
-/// Lets the daemon send as much as there can be on all streams together.
+/// Opens the connection's window to the maximum.
 pub fn wide_open() -> Vec<u8> {
     frame(WINDOW_UPDATE, 0, 0, &0x7fff_0000_u32.to_be_bytes())
 }
 
-/// What the daemon has sent.
+/// Counts of what the daemon has sent.
 #[derive(Debug, Default)]
-pub struct Seen {
+pub struct ReceivedFrames {
     pub headers: AtomicU64,
     pub resets: AtomicU64,
     pub data_bytes: AtomicU64,
@@ -109,27 +110,27 @@ pub struct Seen {
     /// What it added to the windows of streams.
     pub window: AtomicU64,
     pub goaway: AtomicBool,
-    /// Why, if it said so.
+    /// The error code of GOAWAY.
     pub goaway_code: AtomicU32,
     pub closed: AtomicBool,
 }
 
-/// A connection that has greeted.
-pub struct Raw {
-    pub seen: Arc<Seen>,
+/// A connection that has sent the preface.
+pub struct RawConnection {
+    pub seen: Arc<ReceivedFrames>,
     write: Arc<Mutex<OwnedWriteHalf>>,
     unread: Option<OwnedReadHalf>,
     reading: Option<JoinHandle<()>>,
     next: u32,
 }
 
-impl Raw {
-    /// Greets with the default settings, and does not read.
+impl RawConnection {
+    /// Connects with the default settings and does not read.
     pub async fn connect(address: SocketAddr) -> io::Result<Self> {
-        Raw::with(address, &[]).await
+        RawConnection::with(address, &[]).await
     }
 
-    /// Greets with some settings, and does not read.
+    /// Connects with these settings and does not read.
     pub async fn with(address: SocketAddr, settings: &[(u16, u32)]) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
@@ -138,21 +139,21 @@ impl Raw {
             settings.iter().flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat()).collect();
         write.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &settings)].concat()).await?;
         let write = Arc::new(Mutex::new(write));
-        Ok(Raw { seen: Arc::default(), write, unread: Some(read), reading: None, next: 1 })
+        Ok(RawConnection { seen: Arc::default(), write, unread: Some(read), reading: None, next: 1 })
     }
 
-    /// The same, and reads what the daemon sends from now on.
+    /// Reads what the daemon sends from now on.
     pub fn reading(mut self) -> Self {
         let (seen, write) = (self.seen.clone(), self.write.clone());
         let read = self.unread.take().unwrap();
         self.reading = Some(tokio::spawn(async move {
-            let _ = look(read, &write, &seen).await;
+            let _ = read_frames(read, &write, &seen).await;
             seen.closed.store(true, Relaxed);
         }));
         self
     }
 
-    /// Sends frames as they are.
+    /// Sends encoded frames.
     pub async fn send(&mut self, frames: &[u8]) -> io::Result<()> {
         self.write.lock().await.write_all(frames).await
     }
@@ -164,14 +165,14 @@ impl Raw {
         stream
     }
 
-    /// Begins a call, whose message is still to come.
+    /// Begins a call without sending its message.
     pub async fn begin(&mut self, path: &str) -> io::Result<u32> {
         let stream = self.stream();
         self.send(&frame(HEADERS, END_HEADERS, stream, &block(path, &[]))).await?;
         Ok(stream)
     }
 
-    /// A whole call.
+    /// Sends a complete call.
     pub async fn call(&mut self, path: &str, content: &[u8]) -> io::Result<u32> {
         let stream = self.stream();
         let mut frames = frame(HEADERS, END_HEADERS, stream, &block(path, &[]));
@@ -180,13 +181,13 @@ impl Raw {
         Ok(stream)
     }
 
-    /// Whether the daemon has ended the connection.
+    /// True if the daemon has ended the connection.
     pub fn is_over(&self) -> bool {
         self.seen.closed.load(Relaxed)
     }
 }
 
-impl Drop for Raw {
+impl Drop for RawConnection {
     fn drop(&mut self) {
         if let Some(reading) = &self.reading {
             reading.abort();
@@ -194,8 +195,8 @@ impl Drop for Raw {
     }
 }
 
-/// Reads frames until the end, and answers what asks whether we are there.
-async fn look(mut read: OwnedReadHalf, write: &Mutex<OwnedWriteHalf>, seen: &Seen) -> io::Result<()> {
+/// Reads frames until the end, and answers pings.
+async fn read_frames(mut read: OwnedReadHalf, write: &Mutex<OwnedWriteHalf>, seen: &ReceivedFrames) -> io::Result<()> {
     let mut payload = vec![0; 16 << 10];
     loop {
         let mut head = [0; 9];
@@ -207,7 +208,7 @@ async fn look(mut read: OwnedReadHalf, write: &Mutex<OwnedWriteHalf>, seen: &See
             DATA => drop(seen.data_bytes.fetch_add(length as u64, Relaxed)),
             HEADERS => drop(seen.headers.fetch_add(1, Relaxed)),
             PING if head[4] == ACK => drop(seen.pongs.fetch_add(1, Relaxed)),
-            // They look alive, so that it is not for this that they are cut.
+            // Pings are answered, so that the daemon does not close the connection for that reason.
             PING => write.lock().await.write_all(&frame(PING, ACK, 0, payload)).await?,
             RST_STREAM => drop(seen.resets.fetch_add(1, Relaxed)),
             WINDOW_UPDATE if head[5..] != [0; 4] => {

@@ -1,4 +1,5 @@
-//! What is odd, and neither wrong nor large: conversations in tiny pieces, headers of traces that are none, handshakes without end.
+//! Unusual traffic: connections split into tiny packets, malformed trace headers, floods of TLS handshakes, long certificate
+//! chains.
 
 use std::{
     net::SocketAddr,
@@ -20,10 +21,10 @@ use tokio::{
 use tonic::body::Body;
 use tower::Service;
 
-use super::{lockout, measure::Gauge, raw::*, siege::Siege, sized};
+use super::{lockout, process_usage::ProcessUsage, raw_connection::*, measured_attack::MeasuredAttack, sized};
 use crate::support::{pki::Ca, *};
 
-/// A proxy that hands on what it reads in pieces of these lengths, in turn, each as a packet of its own.
+/// A proxy that passes on what it reads in packets of these lengths in turn.
 async fn proxy(daemon: SocketAddr, lengths: &'static [usize]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -33,14 +34,14 @@ async fn proxy(daemon: SocketAddr, lengths: &'static [usize]) -> SocketAddr {
             client.set_nodelay(true).unwrap();
             server.set_nodelay(true).unwrap();
             let ((mut from, mut back), (mut answers, mut to)) = (client.into_split(), server.into_split());
-            tokio::spawn(async move { in_pieces(&mut from, &mut to, lengths).await });
-            tokio::spawn(async move { in_pieces(&mut answers, &mut back, lengths).await });
+            tokio::spawn(async move { copy_in_pieces(&mut from, &mut to, lengths).await });
+            tokio::spawn(async move { copy_in_pieces(&mut answers, &mut back, lengths).await });
         }
     });
     address
 }
 
-async fn in_pieces(from: &mut (impl AsyncReadExt + Unpin), to: &mut (impl AsyncWriteExt + Unpin), lengths: &[usize]) {
+async fn copy_copy_in_pieces(from: &mut (impl AsyncReadExt + Unpin), to: &mut (impl AsyncWriteExt + Unpin), lengths: &[usize]) {
     let (mut buffer, mut turn) = ([0; 4096], lengths.iter().cycle());
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
         let mut rest = &buffer[..read];
@@ -50,17 +51,17 @@ async fn in_pieces(from: &mut (impl AsyncReadExt + Unpin), to: &mut (impl AsyncW
             if to.write_all(piece).await.is_err() {
                 return;
             }
-            // Another packet, and often another read of the daemon's.
+            // The next piece is another packet, and often another read of the daemon.
             tokio::task::yield_now().await;
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p10_a_proxy_that_splits_everything() {
-    let siege = Siege::begin("a proxy that splits everything", &[]).await;
+async fn p10_requests_split_into_tiny_packets_are_answered() {
+    let attack = MeasuredAttack::begin("a proxy that splits everything", &[]).await;
     for (name, lengths) in [("bytes", &[1][..]), ("odd", &[9, 1, 24, 2, 5, 1, 1, 13, 3])] {
-        let through = proxy(siege.daemon.address(), lengths).await;
+        let through = proxy(attack.daemon.address(), lengths).await;
         let api = Api::new(daemon::connect(through).await);
         let id = format!("split-{name}");
         let payload: bytes::Bytes = vec![7; 20_000].into();
@@ -76,14 +77,14 @@ async fn p10_a_proxy_that_splits_everything() {
         assert_eq!(api.get(&id).await.payload, payload);
         api.complete(key.complete()).await.unwrap();
     }
-    siege.end(96).await;
+    attack.end(96).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p10_headers_of_traces_that_are_none() {
-    // Nobody takes the traces; each call would send one.
-    let siege = Siege::begin("odd traces", &["--otlp-endpoint", "http://127.0.0.1:9", "--trace-sample", "1"]).await;
-    let api = siege.daemon.api().await;
+async fn p10_malformed_trace_headers_are_ignored() {
+    // There is no collector; each call would send a trace.
+    let attack = MeasuredAttack::begin("odd traces", &["--otlp-endpoint", "http://127.0.0.1:9", "--trace-sample", "1"]).await;
+    let api = attack.daemon.api().await;
     let id = "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331";
     let long = "k=v,".repeat(1500);
     let odd: Vec<(&str, Vec<u8>)> = vec![
@@ -106,7 +107,7 @@ async fn p10_headers_of_traces_that_are_none() {
             let mut request = http::Request::post(format!("http://daemon{STATS}"))
                 .header("content-type", "application/grpc")
                 .header("te", "trailers");
-            // Beside one that is sampled, so that a span is made of it.
+            // Beside a valid sampled header, so that the call has a span.
             request = request.header("traceparent", format!("00-{id}-01"));
             let whole = value.len() * times < 7000;
             for _ in 0..times {
@@ -123,23 +124,24 @@ async fn p10_headers_of_traces_that_are_none() {
         }
     }
     drop(api);
-    siege.end(96).await;
+    attack.end(96).await;
 }
 
-/// Handshakes as fast as two attackers can: each costs the daemon more than it costs them, and the calls of others go on.
+/// Handshakes as fast as two attackers can make them. Each costs the daemon more than the attacker, and other calls are
+/// answered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p10_handshakes_without_end() {
+async fn p10_a_flood_of_tls_handshakes_delays_no_other_call() {
     let _alone = lockout::ALONE.lock().await;
-    for port in [lockout::Port::Tls, lockout::Port::Mutual] {
-        let site = lockout::Site::start(port);
-        let (mut client, _) = site.comes_in([127, 0, 0, 1]).await;
+    for port in [lockout::Transport::Tls, lockout::Transport::Mutual] {
+        let target = lockout::AttackTarget::start(port);
+        let (mut client, _) = target.connect_and_call([127, 0, 0, 1]).await;
         let (shaken, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let mut floods = JoinSet::new();
         for _ in 0..8 {
-            let (shaken, over, tls, address) = (shaken.clone(), over.clone(), site.tls(), site.daemon.address());
+            let (shaken, over, tls, address) = (shaken.clone(), over.clone(), target.tls(), target.daemon.address());
             floods.spawn(async move {
                 while !over.load(Relaxed) {
-                    // Where clients need certificates it ends with an alert, once the daemon has done its part.
+                    // With client certificates the handshake ends with an alert after the daemon's part.
                     drop(lockout::whole(address, &tls).await);
                     shaken.fetch_add(1, Relaxed);
                 }
@@ -154,29 +156,29 @@ async fn p10_handshakes_without_end() {
             calls += 1;
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let (newcomer, took) = site.comes_in([127, 0, 0, 1]).await;
+        let (newcomer, took) = target.connect_and_call([127, 0, 0, 1]).await;
         over.store(true, Relaxed);
         let each = shaken.load(Relaxed) as f64 / begun.elapsed().as_secs_f64();
         println!(
             "{port:?}: {each:.0} handshakes a second; {calls} calls, the slowest {slowest:?}; a newcomer: {took:?}"
         );
-        assert!(each > 20.0, "that was no flood");
+        assert!(each > 20.0, "too few handshakes for a flood");
         drop((newcomer, floods));
         assert_eq!(client.sagas.get_stats(GetStatsRequest {}).await.map(drop).ok(), Some(()));
     }
 }
 
-/// Certificates that are large, or many, and signed by nobody the daemon knows: they are refused before they are verified.
+/// Large certificates or many, not signed by a known CA: they are refused before they are verified.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p10_long_chains_and_large_certificates() {
+async fn p10_long_or_large_certificate_chains_are_refused_before_verification() {
     let _alone = lockout::ALONE.lock().await;
-    let mut site = lockout::Site::logging(lockout::Port::Mutual, "sagad=debug");
-    site.comes_in([127, 0, 0, 1]).await;
-    let gauge = Gauge(site.daemon.process().pid().as_raw_nonzero().get());
-    // They bear the name of the daemon's own CA, so that each of them may be the one that signed the others.
+    let mut target = lockout::AttackTarget::logging(lockout::Transport::Mutual, "sagad=debug");
+    target.connect_and_call([127, 0, 0, 1]).await;
+    let gauge = ProcessUsage(target.daemon.process().pid().as_raw_nonzero().get());
+    // They have the name of the daemon's CA, so that each could be the issuer of the others.
     let others = Ca::new();
     let chain = |count: usize| -> Vec<_> { (0..count).map(|_| others.intermediate("a CA of a test", 0)).collect() };
-    // RSA keys of 16 KiB can't be made in a moment; what is refused by its size need not be one.
+    // RSA keys of 16 KiB take long to generate; a certificate that is refused by its size needs no real one.
     let large = vec![others.intermediate("a CA of a test", 16 << 10)];
     let cases = [
         ("one of another CA", Vec::new(), false),
@@ -185,13 +187,13 @@ async fn p10_long_chains_and_large_certificates() {
         ("16 KiB", large, true),
     ];
     for (what, chain, too_long) in cases {
-        let before = site.daemon.log().matches("has too many certificates, or too large ones").count();
-        let tls = site.tls_with(&others.client("operator", ""), &chain);
+        let before = target.daemon.log().matches("has too many certificates, or too large ones").count();
+        let tls = target.tls_with(&others.client("operator", ""), &chain);
         let (cpu, begun) = (gauge.cpu(), now());
         for _ in 0..sized(30, 300) {
-            drop(lockout::whole(site.daemon.address(), &tls).await);
+            drop(lockout::whole(target.daemon.address(), &tls).await);
         }
-        let refused = || site.daemon.log().matches("has too many certificates, or too large ones").count() - before;
+        let refused = || target.daemon.log().matches("has too many certificates, or too large ones").count() - before;
         println!("{what}: {:?} of CPU in {:?}", gauge.cpu() - cpu, begun.elapsed());
         if too_long {
             eventually("all are refused", || async { (refused() == sized(30, 300)).then_some(()) }).await;
@@ -199,5 +201,5 @@ async fn p10_long_chains_and_large_certificates() {
             assert_eq!(refused(), 0, "{what}");
         }
     }
-    site.comes_in([127, 0, 0, 1]).await;
+    target.connect_and_call([127, 0, 0, 1]).await;
 }

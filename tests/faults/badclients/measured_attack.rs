@@ -1,66 +1,65 @@
-//! One attack from its beginning to its end, measured.
+//! [`MeasuredAttack`]: an attack with measurements from begin to end.
 
 use std::time::Duration;
 
 use super::{
-    citizen::Citizen,
-    measure::{Gauge, Peak, Share},
+    well_behaved_client::WellBehavedClient,
+    process_usage::{ProcessUsage, PeakMemory, CpuShare},
 };
 use crate::support::*;
 
 /// Attacks are measured one at a time.
 static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-/// Descriptors that the daemon opens when it first needs them, and keeps: those of its readers.
+/// Descriptors that the daemon opens on first use and keeps: those of its readers.
 const KEPT: usize = 16;
 
-/// What the daemon is to withstand.
-pub struct Siege {
+/// An attack on a daemon with a well-behaved client.
+pub struct MeasuredAttack {
     pub daemon: Daemon,
-    pub gauge: Gauge,
+    pub gauge: ProcessUsage,
     name: &'static str,
-    citizen: Citizen,
+    citizen: WellBehavedClient,
     descriptors: usize,
-    peak: Peak,
-    share: Share,
+    peak: PeakMemory,
+    share: CpuShare,
     _alone: tokio::sync::MutexGuard<'static, ()>,
 }
 
-impl Siege {
-    /// A daemon with a client at work.
+impl MeasuredAttack {
+    /// Starts a daemon and the well-behaved client.
     pub async fn begin(name: &'static str, args: &[&str]) -> Self {
         let alone = ALONE.lock().await;
         let daemon = Daemon::start_with(&[&["--log", "warn"], args].concat());
-        Siege::of(name, daemon, alone).await
+        MeasuredAttack::of(name, daemon, alone).await
     }
 
     async fn of(name: &'static str, mut daemon: Daemon, alone: tokio::sync::MutexGuard<'static, ()>) -> Self {
-        let gauge = Gauge(daemon.process().pid().as_raw_nonzero().get());
+        let gauge = ProcessUsage(daemon.process().pid().as_raw_nonzero().get());
         let descriptors = gauge.descriptors();
-        let citizen = Citizen::at_work(&daemon).await;
+        let citizen = WellBehavedClient::start(&daemon).await;
         citizen.slowest();
-        let (peak, share) = (Peak::watch(gauge), Share::begin(gauge));
-        Siege { daemon, gauge, name, citizen, descriptors, peak, share, _alone: alone }
+        let (peak, share) = (PeakMemory::watch(gauge), CpuShare::begin(gauge));
+        MeasuredAttack { daemon, gauge, name, citizen, descriptors, peak, share, _alone: alone }
     }
 
-    /// Lets the attack last while the client does some rounds of its work.
+    /// Waits until the well-behaved client has done some rounds.
     pub async fn hold(&self, rounds: u64) {
-        self.citizen.work_on(rounds).await;
+        self.citizen.await_rounds(rounds).await;
     }
 
-    /// The attack is over, its connections are closed. All has to be as before: places free, memory below the bound
-    /// throughout, calls answered, the CPU idle.
+    /// After the attack: connections must be closed, the peak of memory below the bound, calls answered, and the CPU idle.
     pub async fn end(self, bound_mib: u64) {
-        let Siege { mut daemon, gauge, name, citizen, descriptors, peak, share, _alone } = self;
+        let MeasuredAttack { mut daemon, gauge, name, citizen, descriptors, peak, share, _alone } = self;
         let cpu = share.so_far();
         let slowest = citizen.slowest();
-        citizen.work_on(2).await;
-        let (after, rounds) = (citizen.slowest(), citizen.go_home().await);
+        citizen.await_rounds(2).await;
+        let (after, rounds) = (citizen.slowest(), citizen.stop().await);
         let peak_mib = peak.highest() / 1024;
         drop(peak);
         eventually("its places are free", || async { (gauge.descriptors() <= descriptors + KEPT).then_some(()) }).await;
         eventually("it is idle", || async {
-            let idle = Share::begin(gauge);
+            let idle = CpuShare::begin(gauge);
             tokio::time::sleep(Duration::from_millis(300)).await;
             (idle.so_far() < 0.25).then_some(())
         })

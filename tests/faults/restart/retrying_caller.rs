@@ -1,5 +1,5 @@
-//! A client as `docs/how-to/worker.md` asks for one: what was not answered is sent again, the same, with its `request_id`, after a
-//! jittered delay that doubles. And the figures of all of them.
+//! [`RetryingCaller`]: sends unanswered calls again as `docs/how-to/worker.md` asks, with the same `request_id` and a jittered
+//! delay that doubles. And the figures of all callers.
 
 use std::{
     collections::BTreeMap,
@@ -15,19 +15,19 @@ use tonic_types::StatusExt;
 
 use crate::support::{Api, WAIT_MAX, now};
 
-/// One sending waits for its answer so long.
+/// The timeout of one sending.
 const SENDING: Duration = Duration::from_secs(10);
 const PAUSE_FIRST: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_millis(400);
 
-/// What all clients met.
-pub struct Figures {
+/// Figures of all clients.
+pub struct CallFigures {
     inner: Mutex<Inner>,
 }
 
 struct Inner {
     answered: u64,
-    /// Sendings that were not answered, by what came instead.
+    /// Sendings without an answer, by error.
     retried: BTreeMap<String, u64>,
     slowest: Duration,
     last_answer: Instant,
@@ -35,7 +35,7 @@ struct Inner {
     streams_ended: BTreeMap<String, u64>,
 }
 
-impl Figures {
+impl CallFigures {
     pub fn new() -> Arc<Self> {
         let inner = Inner {
             answered: 0,
@@ -45,7 +45,7 @@ impl Figures {
             longest_gap: Duration::ZERO,
             streams_ended: BTreeMap::new(),
         };
-        Arc::new(Figures { inner: Mutex::new(inner) })
+        Arc::new(CallFigures { inner: Mutex::new(inner) })
     }
 
     fn answered(&self, took: Duration) {
@@ -64,14 +64,14 @@ impl Figures {
         *self.inner.lock().unwrap().streams_ended.entry(name(status)).or_default() += 1;
     }
 
-    /// Calls that were answered, and sendings that were not.
+    /// The number of answered calls, and of sendings without an answer.
     pub fn counts(&self) -> (u64, u64) {
         let inner = self.inner.lock().unwrap();
         (inner.answered, inner.retried.values().sum())
     }
 }
 
-impl fmt::Display for Figures {
+impl fmt::Display for CallFigures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inner = self.inner.lock().unwrap();
         write!(
@@ -83,19 +83,19 @@ impl fmt::Display for Figures {
     }
 }
 
-/// What is behind an error of the transport's.
+/// The cause of a transport error.
 fn innermost(status: &Status) -> String {
     let causes = std::iter::successors(std::error::Error::source(status), |cause| cause.source());
     causes.last().map_or_else(|| status.message().to_owned(), ToString::to_string)
 }
 
-/// The daemon's reason, or what is known of an error that is not the daemon's.
+/// The daemon's reason, or a description of any other error.
 fn name(status: &Status) -> String {
     let reason = status.get_details_error_info().map(|info| info.reason);
     reason.unwrap_or_else(|| format!("no answer ({:?}: {})", status.code(), innermost(status)))
 }
 
-/// Whether the call may be sent again: the daemon says so, or it is not the daemon that speaks.
+/// True if the call may be sent again: the daemon says so, or the error is not from the daemon.
 pub fn may_be_repeated(status: &Status) -> bool {
     let own = status.get_details_error_info();
     let passing = matches!(status.code(), Code::Unavailable | Code::ResourceExhausted);
@@ -103,11 +103,11 @@ pub fn may_be_repeated(status: &Status) -> bool {
 }
 
 /// The delays between sendings.
-pub struct Pauses(Duration);
+pub struct Backoff(Duration);
 
-impl Pauses {
+impl Backoff {
     pub fn new() -> Self {
-        Pauses(PAUSE_FIRST)
+        Backoff(PAUSE_FIRST)
     }
 
     /// Waits; at least as long as the daemon asked for.
@@ -119,27 +119,27 @@ impl Pauses {
     }
 }
 
-/// One client, with a connection of its own.
+/// A client with its own connection.
 #[derive(Clone)]
-pub struct Caller {
+pub struct RetryingCaller {
     pub api: Api,
-    pub figures: Arc<Figures>,
+    pub figures: Arc<CallFigures>,
 }
 
-impl Caller {
-    pub fn new(address: SocketAddr, figures: &Arc<Figures>) -> Self {
+impl RetryingCaller {
+    pub fn new(address: SocketAddr, figures: &Arc<CallFigures>) -> Self {
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
-        Caller { api: Api::new(channel), figures: figures.clone() }
+        RetryingCaller { api: Api::new(channel), figures: figures.clone() }
     }
 
-    /// Sends it until it is answered. A refusal is an answer.
+    /// Sends a call until it is answered. A refusal is an answer.
     pub async fn call<Q, A, F>(&self, request: Q, send: impl Fn(Api, Q) -> F) -> Result<A, Status>
     where
         Q: Clone + fmt::Debug,
         F: Future<Output = Result<A, Status>>,
     {
         let begun = now();
-        let mut pauses = Pauses::new();
+        let mut pauses = Backoff::new();
         loop {
             let sent = tokio::time::timeout(SENDING, send(self.api.clone(), request.clone())).await;
             let status = match sent.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time"))) {
@@ -150,12 +150,12 @@ impl Caller {
                 }
             };
             self.figures.retried(&status);
-            assert!(begun.elapsed() < WAIT_MAX, "it fails in the end: {request:?}: {status:?}");
+            assert!(begun.elapsed() < WAIT_MAX, "it fails finally: {request:?}: {status:?}");
             pauses.wait(&status).await;
         }
     }
 
-    /// The same for what must not be refused.
+    /// The same for a call that must not be refused.
     pub async fn must<Q, A, F>(&self, request: Q, send: impl Fn(Api, Q) -> F) -> A
     where
         Q: Clone + fmt::Debug,

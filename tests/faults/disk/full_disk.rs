@@ -6,10 +6,10 @@ use rusqlite::Connection;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use super::small::{claim, create, get, heartbeat};
+use super::requests::{claim, create, get, heartbeat};
 use crate::support::{self, Daemon, Launch, Sagas, SmallDisk, check, needs, reason};
 
-/// Bytes of a frame in the log, and frames in the first part of its index.
+/// The bytes of a frame in the log, and the number of frames in the first part of its index.
 const FRAME: u64 = 24 + 4096;
 const INDEXED: u64 = 4062;
 
@@ -19,8 +19,8 @@ fn is_full(status: &Status) -> bool {
     refused
 }
 
-/// A store of some hundred KiB fills its disk, and is given room again. What fits into the log as it is, such as a
-/// heartbeat, may be accepted all the while.
+/// A store of some hundred KiB fills its disk, and then gets room again. A small change that fits into the existing log, such as
+/// a heartbeat, may be accepted meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p4_a_full_disk_refuses_and_recovers() {
     needs!("mount");
@@ -46,7 +46,7 @@ async fn p4_a_full_disk_refuses_and_recovers() {
                 assert!(is_full(&status), "{status:?}");
                 refused += 1;
                 in_a_row += 1;
-                let read = get(&mut sagas, &made[refused % made.len()].task_id).await.expect("reads go on");
+                let read = get(&mut sagas, &made[refused % made.len()].task_id).await.expect("reads are served");
                 assert_eq!(read.payload.len(), 8 << 10);
             }
         }
@@ -68,17 +68,17 @@ async fn p4_a_full_disk_refuses_and_recovers() {
     }
     let count = made.len();
     eprintln!("{count} sagas fit, {refused} refused, {renewed} heartbeats accepted; room after {:?}", begun.elapsed());
-    heartbeat(&mut sagas, &held).await.expect("the lease goes on");
+    heartbeat(&mut sagas, &held).await.expect("the lease is still valid");
     daemon.kill().await;
     check(&data);
     let mut daemon = Launch::on(&data).start();
     let address = daemon.address();
     let mut sagas = support::sagas(address).await;
     for saga in &made {
-        assert_eq!(get(&mut sagas, &saga.task_id).await.expect("it was acknowledged").payload, saga.payload);
+        assert_eq!(get(&mut sagas, &saga.task_id).await.expect("the saga was acknowledged").payload, saga.payload);
     }
     let next = get(&mut sagas, &format!("task-{count}")).await;
-    assert_eq!(next.expect_err("it was refused").code(), Code::NotFound);
+    assert_eq!(next.expect_err("the saga was refused").code(), Code::NotFound);
     daemon.kill().await;
 }
 
@@ -88,14 +88,14 @@ async fn p4_leases_have_their_grace_after_a_full_disk() {
     leases_are_kept_while_writes_are_told("ENOSPC").await;
 }
 
-/// SQLite takes a quota that is used up for a disk that fails.
+/// SQLite reports an exhausted quota like a failing disk.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p4_a_quota_that_is_used_up_is_a_full_disk() {
+async fn p4_an_exhausted_quota_is_treated_as_a_full_disk() {
     needs!("strace");
     leases_are_kept_while_writes_are_told("EDQUOT").await;
 }
 
-/// Every write is told that there is no room, for longer than a lease: nothing can be renewed, and nobody may have it.
+/// Every write fails for lack of room, for longer than a lease: no heartbeat is possible, and no other owner may get the lease.
 async fn leases_are_kept_while_writes_are_told(error: &str) {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
@@ -116,17 +116,17 @@ async fn leases_are_kept_while_writes_are_told(error: &str) {
     let (mut refused, mut accepted) = (0, 0);
     while begun.elapsed() < Duration::from_secs(4) {
         match heartbeat(&mut sagas, &held).await {
-            // Until the tracer is there.
+            // Until the tracer is attached.
             Ok(_) => accepted += 1,
             Err(status) => {
                 assert!(is_full(&status), "{status:?}\n{}", daemon.log());
                 refused += 1;
             }
         }
-        get(&mut sagas, "held").await.expect("reads go on");
+        get(&mut sagas, "held").await.expect("reads are served");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    // strace lets go of the daemon when it is told to end.
+    // strace detaches from the daemon on SIGTERM.
     rustix::process::kill_process(rustix::process::Pid::from_child(&full), rustix::process::Signal::TERM).unwrap();
     full.wait().unwrap();
     for task_id in ["held", "silent"] {
@@ -134,7 +134,7 @@ async fn leases_are_kept_while_writes_are_told(error: &str) {
         let status = loop {
             match claim(&mut sagas, task_id, 2).await {
                 Err(status) if is_full(&status) => {}
-                other => break other.expect_err("its lease is in its grace"),
+                other => break other.expect_err("the lease is in its grace"),
             }
             assert!(begun.elapsed() < Duration::from_secs(2), "it does not recover");
         };
@@ -147,11 +147,11 @@ async fn leases_are_kept_while_writes_are_told(error: &str) {
     check(&data);
 }
 
-/// The log's index grows by 32 KiB for every 4062 frames of log: that, too, can meet a full disk. A long read keeps the
-/// log growing; then so much room is left that the log's frames fit behind that border, and the index does not. The commit is
-/// then in the log, and is not known not to have happened: the daemon says so and ends, as after any failed commit.
+/// The log's index grows by 32 KiB for every 4062 frames, which can fail on a full disk, too. A long read keeps the log growing.
+/// Then so much room is left that the frames fit, but the larger index does not. The commit is then in the log, and it is
+/// unknown whether it happened: the daemon reports that and ends, as after any failed commit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p4_an_index_of_the_log_that_finds_no_room_loses_nothing() {
+async fn p4_a_full_disk_for_the_index_of_the_log_loses_nothing() {
     needs!("mount");
     for step in 0..7 {
         let disk = SmallDisk::mount("48m");
@@ -191,7 +191,7 @@ async fn p4_an_index_of_the_log_that_finds_no_room_loses_nothing() {
         }
         let begun = support::now();
         while let Err(status) = create(&mut sagas, &format!("task-{made}"), 60 << 10).await {
-            // It may have happened before the daemon ended.
+            // The change may have happened before the daemon ended.
             if reason(&status) == "SAGA_EXISTS" {
                 break;
             }
@@ -200,7 +200,7 @@ async fn p4_an_index_of_the_log_that_finds_no_room_loses_nothing() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         for number in 0..made {
-            get(&mut sagas, &format!("task-{number}")).await.expect("it was acknowledged");
+            get(&mut sagas, &format!("task-{number}")).await.expect("the saga was acknowledged");
         }
         daemon.kill().await;
         check(&data);
@@ -213,7 +213,7 @@ async fn started_again(data: &Path) -> (Daemon, Sagas) {
     (daemon, support::sagas(address).await)
 }
 
-/// Writes ballast until only so many bytes are left.
+/// Writes ballast until only this many bytes are free.
 fn fill(ballast: &Path, disk: &Path, left: u64) {
     let state = rustix::fs::statvfs(disk).unwrap();
     let free = state.f_bavail * state.f_frsize;

@@ -1,4 +1,4 @@
-//! What clients do that make one call after the other, until they are told to stop; each ends the round that it is in.
+//! [`PlainClient`]: makes one call after the other until it is stopped, after the end of its round.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -8,21 +8,21 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     TTL_MS,
-    calls::{Caller, fresh},
-    ledger::{Ledger, list},
+    retrying_caller::{RetryingCaller, fresh},
+    acknowledged_events::{AcknowledgedEvents, list},
 };
 use crate::support::{Key, claim, compensation, create, key, ms};
 
-/// A client's hands and eyes.
+/// A client made of a generated stub.
 #[derive(Clone)]
-pub struct Hand {
-    pub caller: Caller,
-    pub ledger: Ledger,
+pub struct PlainClient {
+    pub caller: RetryingCaller,
+    pub acknowledged: AcknowledgedEvents,
     pub owner: String,
     pub stop: CancellationToken,
 }
 
-/// The queue of sagas that nothing happens to, and how many they are.
+/// The queue of sagas that don't change, and their number.
 pub const FIXED: &str = "fixed";
 pub const FIXED_SAGAS: usize = 300;
 
@@ -30,25 +30,25 @@ async fn a_moment() {
     tokio::time::sleep(Duration::from_millis(random_range(5..120))).await;
 }
 
-impl Hand {
-    /// Makes a saga; the coordinator gives it its id, so that two would be two.
+impl PlainClient {
+    /// Creates a saga with a generated id, so that a creation that happened twice would make two.
     pub async fn create(&self, request: CreateSagaRequest) -> String {
         let request = CreateSagaRequest { request_id: fresh(), ..request };
         let saga = self.caller.must(request, |api, r| async move { api.create_saga(r).await }).await;
-        self.ledger.created(&saga.task_id);
+        self.acknowledged.created(&saga.task_id);
         saga.task_id
     }
 
-    /// Claims one by its id.
+    /// Claims a saga by its id.
     pub async fn claim(&self, task_id: &str, purpose: LeasePurpose, ttl_ms: u64) -> Key {
         let request =
             ClaimRequest { purpose: purpose.into(), request_id: fresh(), ..claim(task_id, &self.owner, ttl_ms) };
         let key = key(&self.caller.must(request, |api, r| async move { api.claim(r).await }).await);
-        self.ledger.wrote(task_id, EventType::Claimed, key.fencing_token);
+        self.acknowledged.add(task_id, EventType::Claimed, key.fencing_token);
         key
     }
 
-    /// Heartbeats a few times: the lease is never lost.
+    /// Sends some heartbeats; the lease must not be lost.
     async fn beat(&self, lease: &Key) {
         for _ in 0..random_range(1..5) {
             a_moment().await;
@@ -61,10 +61,10 @@ impl Hand {
         let request = CompleteRequest { request_id: fresh(), ..lease.complete() };
         let saga = self.caller.must(request, |api, r| async move { api.complete(r).await }).await;
         assert_eq!(saga.state(), SagaState::Completed);
-        self.ledger.wrote(&lease.task_id, EventType::Completed, lease.fencing_token);
+        self.acknowledged.add(&lease.task_id, EventType::Completed, lease.fencing_token);
     }
 
-    /// Everything there is under leases taken by id.
+    /// Claims sagas by id and makes all kinds of calls under their leases.
     pub async fn work_by_id(self) {
         while !self.stop.is_cancelled() {
             let policy = Policy { on_failure: FailureAction::Compensate.into(), ..Default::default() };
@@ -75,12 +75,12 @@ impl Hand {
             let request = RegisterCompensationRequest { request_id: fresh(), ..lease.register(&["a", "b"]) };
             self.caller.must(request, |api, r| async move { api.register_compensation(r).await }).await;
             for _ in 0..2 {
-                self.ledger.wrote(&task_id, EventType::CompensationRegistered, lease.fencing_token);
+                self.acknowledged.add(&task_id, EventType::CompensationRegistered, lease.fencing_token);
             }
             if random_range(0..2) == 0 {
                 let request = ReleaseRequest { request_id: fresh(), ..lease.release() };
                 self.caller.must(request, |api, r| async move { api.release(r).await }).await;
-                self.ledger.wrote(&task_id, EventType::Released, lease.fencing_token);
+                self.acknowledged.add(&task_id, EventType::Released, lease.fencing_token);
                 lease = self.claim(&task_id, LeasePurpose::Execute, TTL_MS).await;
             }
             self.beat(&lease).await;
@@ -92,7 +92,7 @@ impl Hand {
         let task_id = lease.task_id.as_str();
         let request = FailRequest { request_id: fresh(), ..lease.fail("it broke") };
         self.caller.must(request, |api, r| async move { api.fail(r).await }).await;
-        self.ledger.wrote(task_id, EventType::Compensating, lease.fencing_token);
+        self.acknowledged.add(task_id, EventType::Compensating, lease.fencing_token);
         let lease = self.claim(task_id, LeasePurpose::Compensate, TTL_MS).await;
         self.beat(&lease).await;
         for (position, outcome) in
@@ -101,14 +101,14 @@ impl Hand {
             let request = RecordCompensationRequest { request_id: fresh(), ..lease.record(position, outcome) };
             let saga = self.caller.must(request, |api, r| async move { api.record_compensation(r).await }).await;
             assert_eq!(saga.compensations[1].attempts, 1, "a failed attempt is counted once");
-            self.ledger.wrote(task_id, EventType::CompensationSettled, lease.fencing_token);
+            self.acknowledged.add(task_id, EventType::CompensationSettled, lease.fencing_token);
         }
         let request = CompensateRequest { request_id: fresh(), ..lease.compensate() };
         self.caller.must(request, |api, r| async move { api.compensate(r).await }).await;
-        self.ledger.wrote(task_id, EventType::Compensated, lease.fencing_token);
+        self.acknowledged.add(task_id, EventType::Compensated, lease.fencing_token);
     }
 
-    /// Puts one into the common queue and takes one out of it, waiting in the coordinator.
+    /// Creates a saga in the common queue and claims one from it with a wait.
     pub async fn work_by_queue(self) {
         while !self.stop.is_cancelled() {
             self.create(CreateSagaRequest { queue: "common".into(), ..Default::default() }).await;
@@ -126,14 +126,14 @@ impl Hand {
                     break key(saga);
                 }
             };
-            self.ledger.wrote(&lease.task_id, EventType::Claimed, lease.fencing_token);
+            self.acknowledged.add(&lease.task_id, EventType::Claimed, lease.fencing_token);
             self.beat(&lease).await;
             self.complete(&lease).await;
         }
     }
 
-    /// Lets leases run out, and decides on what is stale.
-    pub async fn forget(self) {
+    /// Lets leases expire, and decides on the stale sagas.
+    pub async fn let_leases_expire(self) {
         while !self.stop.is_cancelled() {
             let request = CreateSagaRequest { queue: "forgotten".into(), ..Default::default() };
             let task_id = self.create(request).await;
@@ -151,17 +151,17 @@ impl Hand {
                 };
                 match self.caller.call(request, |api, r| async move { api.recover(r).await }).await {
                     Ok(_) => break,
-                    // Not yet, or it has its grace.
+                    // Not stale yet, or in the grace.
                     Err(status) => assert_eq!(crate::support::Problem::of(&status).reason, "NOT_STALE"),
                 }
             }
             for kind in [EventType::LeaseExpired, EventType::RecoveryDecided, EventType::Quarantined] {
-                self.ledger.wrote(&task_id, kind, token);
+                self.acknowledged.add(&task_id, kind, token);
             }
         }
     }
 
-    /// Makes what listers list.
+    /// Creates the sagas of the fixed queue.
     pub async fn make_fixed(&self) {
         let one = |n: usize| CreateSagaRequest {
             queue: FIXED.into(),
@@ -172,11 +172,11 @@ impl Hand {
         let request = BatchCreateSagasRequest { requests, request_id: fresh() };
         let sagas = self.caller.must(request, |api, r| async move { api.batch_create_sagas(r).await }).await;
         for saga in sagas {
-            self.ledger.created(&saga.task_id);
+            self.acknowledged.created(&saga.task_id);
         }
     }
 
-    /// Lists them, page by page, slowly: each is listed once.
+    /// Lists them slowly, page by page: each must be listed once.
     pub async fn list(self) {
         while !self.stop.is_cancelled() {
             let mut request = ListSagasRequest { queues: vec![FIXED.into()], page_size: 25, ..Default::default() };
@@ -192,7 +192,7 @@ impl Hand {
                 }
                 a_moment().await;
             }
-            assert_eq!(seen.len(), FIXED_SAGAS, "the list is not whole");
+            assert_eq!(seen.len(), FIXED_SAGAS, "the list is incomplete");
         }
         assert_eq!(
             list(&self.caller, ListSagasRequest { queues: vec![FIXED.into()], ..Default::default() }).await.len(),

@@ -1,4 +1,4 @@
-//! What was acknowledged: for each saga the events that its history has to have, and no others.
+//! [`AcknowledgedEvents`]: for each saga the events that its history must have, and no others.
 
 use std::{
     collections::BTreeMap,
@@ -7,39 +7,39 @@ use std::{
 
 use sagad::proto::*;
 
-use super::calls::Caller;
+use super::retrying_caller::RetryingCaller;
 
-/// An event, as far as it is known beforehand: its type, and the lease it belongs to (0: none).
-pub type Line = (EventType, i64);
+/// The type of an event, and the token of its lease (0: none).
+pub type ExpectedEvent = (EventType, i64);
 
-/// The ledger of all clients.
+/// The acknowledged events of all clients.
 #[derive(Clone, Default)]
-pub struct Ledger(Arc<Mutex<BTreeMap<String, Vec<Line>>>>);
+pub struct AcknowledgedEvents(Arc<Mutex<BTreeMap<String, Vec<ExpectedEvent>>>>);
 
-impl Ledger {
-    /// A saga was created. Whoever claimed it may have been quicker.
+impl AcknowledgedEvents {
+    /// Records a creation, which may come after the record of the first claim.
     pub fn created(&self, task_id: &str) {
         self.0.lock().unwrap().entry(task_id.to_owned()).or_default().insert(0, (EventType::Created, 0));
     }
 
-    /// Something was acknowledged under a lease.
-    pub fn wrote(&self, task_id: &str, kind: EventType, token: i64) {
+    /// Records an acknowledged event under a lease.
+    pub fn add(&self, task_id: &str, kind: EventType, token: i64) {
         self.0.lock().unwrap().entry(task_id.to_owned()).or_default().push((kind, token));
     }
 
-    /// Compares it with what is there, and returns the whole history in order.
-    pub async fn compare(&self, caller: &Caller) -> Vec<SagaEvent> {
+    /// Compares them with the daemon's sagas, and returns the whole history in order.
+    pub async fn compare(&self, caller: &RetryingCaller) -> Vec<SagaEvent> {
         let expected = self.0.lock().unwrap().clone();
         let there = list(caller, ListSagasRequest::default()).await;
         let known: Vec<&String> = expected.keys().collect();
         let mut there: Vec<&String> = there.iter().map(|saga| &saga.task_id).collect();
         there.sort();
-        assert_eq!(there, known, "other sagas are there than were acknowledged");
+        assert_eq!(there, known, "the daemon's sagas differ from the acknowledged ones");
         let mut all = Vec::new();
         for (task_id, lines) in &expected {
             let events = history(caller, task_id).await;
-            let found: Vec<Line> = events.iter().map(|event| (event.r#type(), event.fencing_token)).collect();
-            assert_eq!(&found, lines, "the history of {task_id}, and what was acknowledged: {events:#?}");
+            let found: Vec<ExpectedEvent> = events.iter().map(|event| (event.r#type(), event.fencing_token)).collect();
+            assert_eq!(&found, lines, "the history of {task_id} and the acknowledged events: {events:#?}");
             all.extend(events);
         }
         all.sort_by_key(|event| event.revision);
@@ -47,8 +47,8 @@ impl Ledger {
     }
 }
 
-/// All pages of a list; no saga is on two.
-pub async fn list(caller: &Caller, mut request: ListSagasRequest) -> Vec<Saga> {
+/// All pages of a list; no saga may be on two.
+pub async fn list(caller: &RetryingCaller, mut request: ListSagasRequest) -> Vec<Saga> {
     let mut all: Vec<Saga> = Vec::new();
     loop {
         let page = caller.must(request.clone(), |api, r| async move { api.list_sagas(r).await }).await;
@@ -61,7 +61,7 @@ pub async fn list(caller: &Caller, mut request: ListSagasRequest) -> Vec<Saga> {
 }
 
 /// A saga's whole history, in small pages.
-async fn history(caller: &Caller, task_id: &str) -> Vec<SagaEvent> {
+async fn history(caller: &RetryingCaller, task_id: &str) -> Vec<SagaEvent> {
     let mut request = ListEventsRequest { task_id: task_id.into(), page_size: 4, ..Default::default() };
     let mut all = Vec::new();
     loop {

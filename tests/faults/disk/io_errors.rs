@@ -1,6 +1,6 @@
-//! P3: when the disk fails, the daemon stops; it never answers OK for what may not be there.
+//! P3: a failing disk ends the daemon, and it never answers OK for a change that may be lost.
 //!
-//! `strace` lets the N-th sync, or the N-th write, of a thread fail with EIO, for N over a whole short run.
+//! `strace` makes the N-th sync or write of a thread fail with EIO, for each N of a short run.
 
 use std::{
     collections::HashMap,
@@ -10,11 +10,11 @@ use std::{
 use sagad::proto::Saga;
 use tonic::Status;
 
-use super::small::{annotate, claim, create, get};
+use super::requests::{annotate, claim, create, get};
 use crate::support::{self, Launch, Sagas, check, copy_data, needs};
 
-/// What a run under a failing disk came to.
-struct Run {
+/// The result of a run on a failing disk.
+struct FailingRun {
     /// Each saga as it was last acknowledged.
     acknowledged: HashMap<String, Saga>,
     /// Exit code and stderr, if the daemon ended by itself.
@@ -35,8 +35,8 @@ async fn changes(sagas: &mut Sagas, acknowledged: &mut HashMap<String, Saga>) ->
     Ok(())
 }
 
-/// A short run whose N-th call of a kind fails in the thread that makes it.
-async fn run_failing(directory: &Path, begun: Option<&Path>, calls: &str, nth: usize) -> Run {
+/// A short run in which each thread's N-th call of a kind fails.
+async fn run_failing(directory: &Path, begun: Option<&Path>, calls: &str, nth: usize) -> FailingRun {
     let data = directory.join("data");
     if let Some(begun) = begun {
         copy_data(begun, &data);
@@ -47,7 +47,7 @@ async fn run_failing(directory: &Path, begun: Option<&Path>, calls: &str, nth: u
     let mut acknowledged = HashMap::new();
     let Some(address) = daemon.address() else {
         let (status, log) = daemon.end().await;
-        return Run { acknowledged, ended: Some((status.code(), log)), served: false };
+        return FailingRun { acknowledged, ended: Some((status.code(), log)), served: false };
     };
     let mut failure = None;
     if let Ok(channel) = support::channel(address).await {
@@ -63,19 +63,19 @@ async fn run_failing(directory: &Path, begun: Option<&Path>, calls: &str, nth: u
             None
         }
     };
-    Run { acknowledged, ended, served: true }
+    FailingRun { acknowledged, ended, served: true }
 }
 
-/// How many runs met the failure before they served, and while they did.
+/// The number of runs that failed before they served, and while they served.
 #[derive(Clone, Copy, Debug, Default)]
-struct Swept {
+struct FailureCounts {
     refused: u32,
     stopped: u32,
 }
 
-/// Sweeps N until a run is through without meeting the failure: on a store that is there, or on none.
-async fn sweep(begun: Option<&Path>, calls: &str, step: usize) -> Swept {
-    let Swept { mut refused, mut stopped } = Swept::default();
+/// Increases N until a run ends without a failure, on an existing store or without one.
+async fn sweep(begun: Option<&Path>, calls: &str, step: usize) -> FailureCounts {
+    let FailureCounts { mut refused, mut stopped } = FailureCounts::default();
     let mut last = 0;
     for nth in (1..).step_by(step) {
         let directory = tempfile::tempdir().unwrap();
@@ -83,7 +83,7 @@ async fn sweep(begun: Option<&Path>, calls: &str, step: usize) -> Swept {
         let injected = std::fs::read_to_string(directory.path().join("trace")).unwrap().contains("(INJECTED)");
         last = nth;
         if let Some((code, log)) = &run.ended {
-            assert_eq!(*code, Some(1), "{calls} {nth}: it ends with an exit code that says so:\n{log}");
+            assert_eq!(*code, Some(1), "{calls} {nth}: it ends with exit code 1:\n{log}");
             assert!(log.contains("disk I/O error") || log.contains("Input/output error"), "it says why: {log}");
             if run.served { stopped += 1 } else { refused += 1 }
         }
@@ -93,10 +93,10 @@ async fn sweep(begun: Option<&Path>, calls: &str, step: usize) -> Swept {
         }
     }
     eprintln!("{calls}: up to the {last}th; {refused} runs ended before they served, {stopped} while they did");
-    Swept { refused, stopped }
+    FailureCounts { refused, stopped }
 }
 
-/// A small store at rest.
+/// A small closed store.
 async fn begun(directory: &Path) -> PathBuf {
     let data = directory.join("begun");
     let mut daemon = Launch::on(&data).start();
@@ -104,18 +104,18 @@ async fn begun(directory: &Path) -> PathBuf {
     data
 }
 
-async fn nothing_is_lost(data: &Path, run: &Run) {
+async fn nothing_is_lost(data: &Path, run: &FailingRun) {
     let mut daemon = Launch::on(data).start();
     let address = daemon.address();
     let mut sagas = support::sagas(address).await;
     for (task_id, known) in &run.acknowledged {
-        let saga = get(&mut sagas, task_id).await.expect("an acknowledged saga is there");
+        let saga = get(&mut sagas, task_id).await.expect("an acknowledged saga exists");
         assert!(saga.revision >= known.revision, "lost: {known:?} {saga:?}");
         assert_eq!(saga.lease.is_some(), known.lease.is_some() || saga.revision > known.revision);
     }
-    // At most the one change that was under way when the disk failed is there unacknowledged.
+    // At most the change that was being written when the disk failed exists without an acknowledgement.
     let told = run.acknowledged.values().map(|saga| saga.revision).max().unwrap_or(0);
-    let created = create(&mut sagas, "afterwards", 10).await.expect("it takes changes again");
+    let created = create(&mut sagas, "afterwards", 10).await.expect("changes are accepted again");
     assert!(created.revision > told);
     daemon.terminate().await;
     check(data);
@@ -126,7 +126,7 @@ async fn p3_a_sync_that_fails_ends_the_daemon() {
     needs!("strace");
     let directory = tempfile::tempdir().unwrap();
     let swept = sweep(Some(&begun(directory.path()).await), "fsync,fdatasync", 1).await;
-    // Calls are counted for each thread: while N is among those of the thread that opens, the writer's are not reached.
+    // strace counts the calls of each thread: while N is in the range of the thread that opens the store, the writer is not reached.
     assert!(swept.refused + swept.stopped >= 18 && swept.stopped >= 10, "each change has a sync: {swept:?}");
 }
 
@@ -139,7 +139,7 @@ async fn p3_a_write_that_fails_ends_the_daemon() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p3_a_store_is_not_made_on_a_disk_that_fails() {
+async fn p3_no_store_is_created_on_a_failing_disk() {
     needs!("strace");
     let swept = sweep(None, "fsync,fdatasync", 1).await;
     assert!(swept.refused >= 3, "making a store has syncs that can fail: {swept:?}");

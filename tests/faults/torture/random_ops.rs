@@ -1,4 +1,4 @@
-//! What a client does next: chosen at random among what its saga's state admits, so that most calls are accepted.
+//! Random calls of a client, chosen by its saga's state so that most of them are accepted.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use sagad::proto::*;
 
 use super::op::Op;
 
-/// Leases that outlive the test.
+/// The length of leases that outlive the test, in seconds.
 const LONG: i64 = 3600;
 
 fn length(duration: Duration) -> Option<prost_types::Duration> {
@@ -39,7 +39,7 @@ pub fn create(rng: &mut StdRng, queue: &str, task_id: String) -> CreateSagaReque
     }
 }
 
-/// A change for a saga, as it was last acknowledged, by its one client.
+/// A random change of a saga by its client, from its last acknowledged state.
 pub fn change(rng: &mut StdRng, saga: &Saga, owner: &str, planned: &[String]) -> Op {
     match rng.random_range(0..20) {
         0 => return annotate(rng, saga, owner),
@@ -93,7 +93,7 @@ fn quarantine(rng: &mut StdRng, saga: &Saga, owner: &str) -> Op {
 }
 
 fn claim(rng: &mut StdRng, saga: &Saga, owner: &str, purpose: LeasePurpose) -> Op {
-    // Some leases run out at once, so that there is something to recover.
+    // Some leases expire soon, so that there are stale sagas to recover.
     let ttl = if rng.random_bool(0.2) { Duration::from_millis(100) } else { Duration::from_secs(LONG as u64) };
     Op::Claim(ClaimRequest {
         task_id: saga.task_id.clone(),
@@ -196,7 +196,7 @@ fn undo(rng: &mut StdRng, saga: &Saga, owner: &str) -> Op {
     if lease.purpose() != LeasePurpose::Compensate {
         return claim(rng, saga, owner, LeasePurpose::Compensate);
     }
-    // The last lease may have been given back, or have run out.
+    // The last lease may have been released or have expired.
     if rng.random_bool(if lease.ttl.is_some_and(|ttl| ttl.seconds < LONG) { 0.3 } else { 0.1 }) {
         return claim(rng, saga, owner, LeasePurpose::Compensate);
     }

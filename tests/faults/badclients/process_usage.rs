@@ -1,4 +1,4 @@
-//! What the daemon uses, from the outside: `/proc`.
+//! [`ProcessUsage`]: memory, CPU time and descriptors of a process, from `/proc`.
 
 use std::{
     fs,
@@ -12,13 +12,13 @@ use std::{
 
 use crate::support::now;
 
-/// A process by its number.
+/// A process, by its pid.
 #[derive(Clone, Copy, Debug)]
-pub struct Gauge(pub i32);
+pub struct ProcessUsage(pub i32);
 
-impl Gauge {
+impl ProcessUsage {
     fn status(self, field: &str) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.0)).expect("the daemon is there");
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0)).expect("the daemon is running");
         let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
         line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().unwrap()
     }
@@ -31,7 +31,7 @@ impl Gauge {
     /// Time on the CPU since its start.
     pub fn cpu(self) -> Duration {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.0)).unwrap();
-        // Behind the name, which may hold anything: fields 14 and 15, in hundredths of a second.
+        // Fields 14 and 15, in hundredths of a second, after the name, which may contain anything.
         let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
         let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
         Duration::from_millis(ticks * 10)
@@ -43,16 +43,16 @@ impl Gauge {
     }
 }
 
-/// The highest memory seen while it lives.
-pub struct Peak {
+/// Measures the highest memory until it is dropped.
+pub struct PeakMemory {
     highest: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Peak {
-    /// Looks every 20 ms, in a thread of its own, which no busy runtime delays.
-    pub fn watch(gauge: Gauge) -> Self {
+impl PeakMemory {
+    /// Measures every 20 ms, in a thread of its own, which a busy runtime does not delay.
+    pub fn watch(gauge: ProcessUsage) -> Self {
         let (highest, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let thread = thread::spawn({
             let (highest, stop) = (highest.clone(), stop.clone());
@@ -63,7 +63,7 @@ impl Peak {
                 }
             }
         });
-        Peak { highest, stop, thread: Some(thread) }
+        PeakMemory { highest, stop, thread: Some(thread) }
     }
 
     /// In KiB.
@@ -72,7 +72,7 @@ impl Peak {
     }
 }
 
-impl Drop for Peak {
+impl Drop for PeakMemory {
     fn drop(&mut self) {
         self.stop.store(true, Relaxed);
         if let Some(thread) = self.thread.take() {
@@ -81,16 +81,16 @@ impl Drop for Peak {
     }
 }
 
-/// CPU time over a stretch of time, as a share of one core.
-pub struct Share {
-    gauge: Gauge,
+/// CPU time since its start, as a share of one core.
+pub struct CpuShare {
+    gauge: ProcessUsage,
     begun: std::time::Instant,
     cpu: Duration,
 }
 
-impl Share {
-    pub fn begin(gauge: Gauge) -> Self {
-        Share { gauge, begun: now(), cpu: gauge.cpu() }
+impl CpuShare {
+    pub fn begin(gauge: ProcessUsage) -> Self {
+        CpuShare { gauge, begun: now(), cpu: gauge.cpu() }
     }
 
     pub fn so_far(&self) -> f64 {
