@@ -19,7 +19,7 @@ pub struct MeasuredAttack {
     pub daemon: Daemon,
     pub gauge: ProcessUsage,
     name: &'static str,
-    citizen: WellBehavedClient,
+    client: WellBehavedClient,
     descriptors: usize,
     peak: PeakMemory,
     share: CpuShare,
@@ -37,24 +37,24 @@ impl MeasuredAttack {
     async fn of(name: &'static str, mut daemon: Daemon, alone: tokio::sync::MutexGuard<'static, ()>) -> Self {
         let gauge = ProcessUsage(daemon.process().pid().as_raw_nonzero().get());
         let descriptors = gauge.descriptors();
-        let citizen = WellBehavedClient::start(&daemon).await;
-        citizen.slowest();
+        let client = WellBehavedClient::start(&daemon).await;
+        client.slowest();
         let (peak, share) = (PeakMemory::watch(gauge), CpuShare::begin(gauge));
-        MeasuredAttack { daemon, gauge, name, citizen, descriptors, peak, share, _alone: alone }
+        MeasuredAttack { daemon, gauge, name, client, descriptors, peak, share, _alone: alone }
     }
 
     /// Waits until the well-behaved client has done some rounds.
     pub async fn hold(&self, rounds: u64) {
-        self.citizen.await_rounds(rounds).await;
+        self.client.await_rounds(rounds).await;
     }
 
     /// After the attack: connections must be closed, the peak of memory below the bound, calls answered, and the CPU idle.
     pub async fn end(self, bound_mib: u64) {
-        let MeasuredAttack { mut daemon, gauge, name, citizen, descriptors, peak, share, _alone } = self;
+        let MeasuredAttack { mut daemon, gauge, name, client, descriptors, peak, share, _alone } = self;
         let cpu = share.so_far();
-        let slowest = citizen.slowest();
-        citizen.await_rounds(2).await;
-        let (after, rounds) = (citizen.slowest(), citizen.stop().await);
+        let slowest = client.slowest();
+        client.await_rounds(2).await;
+        let (after, rounds) = (client.slowest(), client.stop().await);
         let peak_mib = peak.highest() / 1024;
         drop(peak);
         eventually("its places are free", || async { (gauge.descriptors() <= descriptors + KEPT).then_some(()) }).await;

@@ -45,9 +45,9 @@ impl WellBehavedClient {
             tokio::spawn(keep_alive(lease("stream"), notes.clone())),
             tokio::spawn(work(api.clone(), daemon.address(), notes.clone())),
         ];
-        let citizen = WellBehavedClient { notes, tasks };
-        citizen.await_rounds(1).await;
-        citizen
+        let client = WellBehavedClient { notes, tasks };
+        client.await_rounds(1).await;
+        client
     }
 
     /// Waits until it has done this many more rounds.
@@ -90,7 +90,7 @@ impl CallTimes {
 
 async fn lease(api: &Api, task_id: &str, notes: &CallTimes) -> Key {
     notes.timed("create", api.create_saga(create(task_id))).await;
-    key(&notes.timed("claim", api.claim(claim(task_id, "citizen", TTL_MS))).await)
+    key(&notes.timed("claim", api.claim(claim(task_id, "client", TTL_MS))).await)
 }
 
 async fn beat((api, task_id): (Api, String), notes: Arc<CallTimes>) {

@@ -110,13 +110,13 @@ async fn work(address: SocketAddr, tally: Arc<CallCounts>, number: u64, pause: D
         if serial % 200 == 199 {
             sagas = support::sagas(address).await;
         }
-        live(&mut sagas, &tally, &mut rng, &format!("w{number}-{serial}")).await;
+        run_saga(&mut sagas, &tally, &mut rng, &format!("w{number}-{serial}")).await;
         tokio::time::sleep(pause.saturating_sub(begun.elapsed())).await;
     }
 }
 
 /// The life of one saga: it ends completed, failed, compensated or quarantined.
-async fn live(sagas: &mut Sagas, tally: &CallCounts, rng: &mut StdRng, task_id: &str) -> Option<()> {
+async fn run_saga(sagas: &mut Sagas, tally: &CallCounts, rng: &mut StdRng, task_id: &str) -> Option<()> {
     let mut payload = vec![0; rng.random_range(0..2000)];
     rng.fill(&mut payload[..]);
     let compensation =
