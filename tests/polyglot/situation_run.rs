@@ -1,4 +1,4 @@
-//! Where a situation is played: a daemon of its own, a directory for what the work leaves behind, and the programs.
+//! [`SituationRun`]: a situation in one language, with its own daemon, a directory for the work, and the programs.
 
 use std::{
     fs,
@@ -18,11 +18,11 @@ use crate::{
     support::{Api, Daemon, api, create},
 };
 
-/// What a program's environment must not bring along from the one who tests.
+/// Variables that programs must not inherit.
 const SETTINGS: &[&str] = &["SAGAD_SERVER", "SAGAD_QUEUES", "SAGAD_OWNER", "SAGAD_TTL", "SAGAD_REVISION_FILE"];
 
-/// The place and what is in it.
-pub struct Scene {
+/// A situation in one language.
+pub struct SituationRun {
     pub language: &'static Language,
     pub daemon: Daemon,
     pub api: Api,
@@ -30,12 +30,12 @@ pub struct Scene {
     started: Mutex<u32>,
 }
 
-impl Scene {
-    /// A daemon with a new store, and a client.
+impl SituationRun {
+    /// Starts a daemon with a new store.
     pub async fn new(language: &'static Language) -> Self {
         let daemon = Daemon::start_with(&["--log", "warn"]);
         let api = daemon.api().await;
-        Scene { language, daemon, api, own: tempfile::tempdir().unwrap(), started: Mutex::new(0) }
+        SituationRun { language, daemon, api, own: tempfile::tempdir().unwrap(), started: Mutex::new(0) }
     }
 
     /// A path in the situation's own directory.
@@ -43,23 +43,23 @@ impl Scene {
         self.own.path().join(name)
     }
 
-    /// A saga to be created whose work is a report in the directory of its name.
+    /// A creation of a saga whose work is to write a report into the directory of its name.
     pub fn report(&self, task_id: &str, lines: &[&str], pause_ms: u64) -> CreateSagaRequest {
         let payload = json!({"dir": self.path(task_id), "lines": lines, "pause_ms": pause_ms});
         CreateSagaRequest { payload: payload.to_string().into(), ..create(task_id) }
     }
 
-    /// The same, and it takes so long that something can happen meanwhile: so many lines, so much time for each.
+    /// The same with this many lines and this pause after each, so that something can happen meanwhile.
     pub fn long(&self, task_id: &str, lines: usize, pause_ms: u64) -> CreateSagaRequest {
         self.report(task_id, &vec!["word"; lines], pause_ms)
     }
 
     /// Creates a saga.
-    pub async fn make(&self, request: CreateSagaRequest) -> Saga {
+    pub async fn create(&self, request: CreateSagaRequest) -> Saga {
         self.api.create_saga(request).await.unwrap()
     }
 
-    /// Starts a program that calls itself `owner`, with further settings.
+    /// Starts a program with this owner and further settings.
     pub fn start_at(&self, address: SocketAddr, role: Role, owner: &str, settings: &[(&str, &str)]) -> Program {
         let mut command = self.language.command(role);
         for name in SETTINGS {
@@ -74,24 +74,24 @@ impl Scene {
         Program::start(format!("{} {role:?} {} `{owner}`", self.language.name, *started), command)
     }
 
-    /// A worker with leases of so many seconds, once it is ready.
+    /// Starts a worker with leases of this many seconds; returns when it is ready.
     pub async fn worker(&self, owner: &str, ttl: &str) -> Program {
         self.ready(Role::Worker, owner, &[("SAGAD_TTL", ttl)]).await
     }
 
-    /// A program, once it is ready.
+    /// Starts a program; returns when it is ready.
     pub async fn ready(&self, role: Role, owner: &str, settings: &[(&str, &str)]) -> Program {
         let mut program = self.start_at(self.daemon.address(), role, owner, settings);
         program.until_event("ready").await;
         program
     }
 
-    /// What a saga's report says now; empty while there is none.
+    /// The present report of a saga; empty without one.
     pub fn text(&self, task_id: &str) -> String {
         fs::read_to_string(self.path(task_id).join("report.txt")).unwrap_or_default()
     }
 
-    /// A saga is completed, by the first claim for it or the one of that number, and its report is right and was written once.
+    /// Waits until a saga is completed by this attempt, and asserts that its report is correct and was written once.
     pub async fn assert_completed(&self, task_id: &str, lines: &[&str], attempt: i32) {
         let saga = self.api.get(task_id).await;
         assert_eq!(saga.state(), SagaState::Completed, "{saga:?}");
@@ -105,7 +105,7 @@ impl Scene {
         assert_eq!(compensations, [("remove-dir", self.path(task_id).to_str().unwrap())]);
     }
 
-    /// The history of a saga has one event of that type; that is it.
+    /// The only event of this type in a saga's history.
     pub async fn event(&self, task_id: &str, wanted: EventType) -> SagaEvent {
         let history = self.api.history(task_id).await;
         let found: Vec<_> = history.iter().filter(|event| event.r#type() == wanted).collect();
@@ -119,14 +119,14 @@ pub fn remove_dir(path: &Path) -> CompensationSpec {
     CompensationSpec { target: path.to_str().unwrap().to_owned(), ..api::compensation("remove-dir") }
 }
 
-/// Makes a directory as the work of a task would.
+/// Creates a directory as the work of a task does.
 pub fn make_dir(path: &Path, task_id: &str) {
     fs::create_dir(path).unwrap();
     fs::write(path.join(".sagad"), task_id).unwrap();
     fs::write(path.join("report.txt"), "something").unwrap();
 }
 
-/// Whose directory it is.
+/// The task of a directory.
 pub fn mark(path: &Path) -> String {
     fs::read_to_string(path.join(".sagad")).unwrap_or_default()
 }

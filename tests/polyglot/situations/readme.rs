@@ -1,4 +1,4 @@
-//! The language's own page, as its reader goes through it.
+//! The language's README, as its reader follows it.
 
 use std::{fs, os::unix::fs::symlink, path::Path, process::Command, time::Duration};
 
@@ -6,36 +6,36 @@ use rustix::process::Signal;
 
 use crate::{
     languages::{Language, Role, target},
-    pages::{OWN, RUN, Shown, session},
+    pages::{OWN, RUN, ShownCommand, session},
     program::{Program, wait_max},
-    scene::Scene,
+    situation_run::SituationRun,
     support::{SAGAD, now, tools},
 };
 
-/// What is large in a language's directory, and not written to by what its page says: linked to, where the rest is copied.
+/// Large parts of a language's directory that the page's commands don't change: they are linked, the rest is copied.
 const LINKED: &[&str] = &[".venv", "node_modules", "target"];
 
-/// Every block but those that build: the three programs are given something to do, then a program of the reader's own is made
-/// out of the page, started, and given something to do.
+/// Runs every block except those that build: the three programs get work, then a program of the reader's own is made from the
+/// page, started, and gets work.
 pub async fn shown(language: &'static Language) {
-    let scene = Scene::new(language).await;
+    let run = SituationRun::new(language).await;
     let mut programs = Vec::new();
     for role in [Role::Worker, Role::Compensator, Role::Watcher] {
-        programs.push(scene.ready(role, "", &[]).await);
+        programs.push(run.ready(role, "", &[]).await);
     }
-    let console = fill(&scene, &language.block(RUN, "console").text);
-    plays(&scene, session(&console)).await;
+    let console = fill(&run, &language.block(RUN, "console").text);
+    run_commands(&run, session(&console)).await;
     for program in &mut programs {
         program.drain().await;
     }
 
-    let project = scene.path("project");
+    let project = run.path("project");
     copy(&language.directory(), &project, LINKED);
     let code = language.block(OWN, language.code);
     let name = code.before.split('`').nth(1).expect("the line before the program says what to save it as");
     let file = project.join(name);
     fs::create_dir_all(file.parent().unwrap()).unwrap();
-    fs::write(&file, fill(&scene, &code.text)).unwrap();
+    fs::write(&file, fill(&run, &code.text)).unwrap();
     let commands = language.block(OWN, "sh").text;
     let (building, starting) = commands.trim_end().rsplit_once('\n').unwrap_or(("", &commands));
     tools::must_succeed(
@@ -47,30 +47,30 @@ pub async fn shown(language: &'static Language) {
     let mut command = language.start(starting);
     command.current_dir(&project).env_remove("SAGAD_SERVER");
     let mut own = Program::start(format!("{} {name}", language.name), command);
-    let console = fill(&scene, &language.block(OWN, "console").text);
-    plays(&scene, session(&console)).await;
+    let console = fill(&run, &language.block(OWN, "console").text);
+    run_commands(&run, session(&console)).await;
     own.signal(Signal::TERM);
     let code = own.end_of_any().await;
-    assert_eq!(code, 0, "{}", own.story());
+    assert_eq!(code, 0, "{}", own.all_output());
 }
 
-/// The page's text, with the address of the scene's coordinator and the scene's directory in place of `/tmp`.
-fn fill(scene: &Scene, text: &str) -> String {
-    let directory = format!("{}/", scene.path("").to_str().unwrap().trim_end_matches('/'));
-    text.replace("127.0.0.1:7420", &scene.daemon.address().to_string()).replace("/tmp/", &directory)
+/// The page's text with the address of this run's coordinator, and this run's directory instead of `/tmp`.
+fn fill(run: &SituationRun, text: &str) -> String {
+    let directory = format!("{}/", run.path("").to_str().unwrap().trim_end_matches('/'));
+    text.replace("127.0.0.1:7420", &run.daemon.address().to_string()).replace("/tmp/", &directory)
 }
 
-/// Runs the commands in order; each has to print what the page shows. What only looks is run again until it does: a reader
-/// takes a moment between two commands, in which the worker works.
-async fn plays(scene: &Scene, commands: Vec<Shown>) {
-    for Shown { command, output: shown } in commands {
+/// Runs the commands in order; each must print what the page shows. Reads are repeated until they do, because a reader pauses
+/// between two commands, in which the worker works.
+async fn run_commands(run: &SituationRun, commands: Vec<ShownCommand>) {
+    for ShownCommand { command, output: shown } in commands {
         let begun = now();
         loop {
             let output = Command::new("bash")
                 .args(["-c", &command])
-                .current_dir(scene.path(""))
+                .current_dir(run.path(""))
                 .env("PATH", tools::path_with(SAGAD))
-                .env("SAGAD_SERVER", format!("http://{}", scene.daemon.address()))
+                .env("SAGAD_SERVER", format!("http://{}", run.daemon.address()))
                 .output()
                 .expect("bash is there");
             let printed =
@@ -86,7 +86,7 @@ async fn plays(scene: &Scene, commands: Vec<Shown>) {
     }
 }
 
-/// Copies a language's directory, so that what is made in it is gone after the test. What is `linked` in it is linked to.
+/// Copies a language's directory, so that new files are removed after the test. Entries in `linked` are linked.
 fn copy(from: &Path, to: &Path, linked: &[&str]) {
     fs::create_dir(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {

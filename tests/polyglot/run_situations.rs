@@ -1,4 +1,4 @@
-//! Builds the languages, plays each situation with each of them, and compares what came of it with the table of `examples/README.md`.
+//! Builds the languages, runs each situation in each of them, and compares the results with the table of `examples/README.md`.
 
 use std::{
     collections::BTreeMap,
@@ -16,14 +16,14 @@ use crate::{
     service_config,
     situations::{SITUATIONS, Situation},
     support::{now, tools},
-    table::{self, Cell, Table},
+    table::{self, SituationResult, Table},
 };
 
-/// Most of a situation is waiting, so that several at a time share two cores well.
+/// Situations at once. Most of a situation is waiting, so several share two cores well.
 const AT_ONCE: usize = 4;
-/// Building is downloading, and then a compiler that wants all cores.
+/// Builds at once. A build downloads, and then uses all cores.
 const BUILDS_AT_ONCE: usize = 2;
-/// No situation takes so long, unless something in it hangs. The longest compiles a program, on a machine that may be busy.
+/// The longest time of a situation. The longest one compiles a program, possibly on a busy machine.
 const SITUATION_MAX: Duration = Duration::from_secs(600);
 
 fn words(name: &str) -> Option<Vec<String>> {
@@ -43,7 +43,7 @@ fn chosen_situations() -> Vec<&'static Situation> {
     SITUATIONS.iter().filter(chosen).collect()
 }
 
-/// Builds the languages; returns those that could be, and what was said about the others.
+/// Builds the languages; returns those that were built, and the errors of the others.
 async fn build(languages: &[&'static Language]) -> (Vec<&'static Language>, Vec<String>) {
     let slots = Arc::new(Semaphore::new(BUILDS_AT_ONCE));
     let mut builds = JoinSet::new();
@@ -69,8 +69,8 @@ async fn build(languages: &[&'static Language]) -> (Vec<&'static Language>, Vec<
     (built, failed)
 }
 
-/// Plays each situation in each language; returns what became of each.
-async fn play(languages: &[&'static Language], situations: &[&'static Situation]) -> BTreeMap<(usize, usize), Cell> {
+/// Runs each situation in each language; returns the results.
+async fn run(languages: &[&'static Language], situations: &[&'static Situation]) -> BTreeMap<(usize, usize), SituationResult> {
     let at_once = std::env::var("POLYGLOT_AT_ONCE").map_or(AT_ONCE, |text| text.parse().unwrap());
     let slots = Arc::new(Semaphore::new(at_once));
     let (all, done) = (situations.len() * languages.len(), Arc::new(AtomicUsize::new(0)));
@@ -81,17 +81,17 @@ async fn play(languages: &[&'static Language], situations: &[&'static Situation]
             playing.spawn(async move {
                 let _slot = slots.acquire_owned().await.unwrap();
                 let begun = now();
-                // A thread of its own, so that a failure is this situation's alone, and it may block.
+                // A thread for each situation, so that a failure concerns only this one, and it may block.
                 let runtime = Handle::current();
-                let play = tokio::task::spawn_blocking(move || {
-                    runtime.block_on(async { timeout(SITUATION_MAX, (situation.play)(language)).await })
+                let run = tokio::task::spawn_blocking(move || {
+                    runtime.block_on(async { timeout(SITUATION_MAX, (situation.run)(language)).await })
                 });
-                let cell = match play.await {
-                    Ok(Ok(())) => Cell::Passed,
-                    Ok(Err(_)) => Cell::Failed("it hangs".to_owned()),
-                    Err(error) => Cell::Failed(table::panic_message(error)),
+                let cell = match run.await {
+                    Ok(Ok(())) => SituationResult::Passed,
+                    Ok(Err(_)) => SituationResult::Failed("it hangs".to_owned()),
+                    Err(error) => SituationResult::Failed(table::panic_message(error)),
                 };
-                let word = if cell == Cell::Passed { "passed" } else { "FAILED" };
+                let word = if cell == SituationResult::Passed { "passed" } else { "FAILED" };
                 let (nth, took) = (done.fetch_add(1, Ordering::SeqCst) + 1, begun.elapsed().as_secs_f64());
                 tools::say(&format!(
                     "polyglot: {nth}/{all} {word} {}: {} ({took:.1} s)",
@@ -120,15 +120,15 @@ async fn libraries_that_do_not_heed_the_config(languages: &[&'static Language]) 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn m17_five_languages_go_through_every_situation() {
+async fn m17_programs_in_five_languages_pass_every_situation() {
     let (languages, situations) = (chosen_languages(), chosen_situations());
     let begun = now();
     let (built, not_built) = build(&languages).await;
     tools::say(&format!("polyglot: building took {:.0} s", begun.elapsed().as_secs_f64()));
-    // Away from CI it may be that there is no network, out of which most of them come.
+    // Outside of CI there may be no network, from which most dependencies come.
     not_built.iter().for_each(|why| tools::skip(why));
     let begun = now();
-    let cells = play(&built, &situations).await;
+    let cells = run(&built, &situations).await;
     tools::say(&format!("polyglot: playing took {:.0} s", begun.elapsed().as_secs_f64()));
     let table = Table { languages: built, situations, cells };
     table.write();
