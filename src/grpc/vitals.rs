@@ -184,7 +184,7 @@ mod tests {
     use crate::domain::{ids::QueueName, lease::RestartGrace};
 
     #[test]
-    fn the_disk_and_the_files_are_told() {
+    fn vitals_have_the_disk_and_the_open_files() {
         let data = tempfile::tempdir().unwrap();
         fs::write(data.path().join("sagad.db"), [0; 4096]).unwrap();
         let system = SystemVitals::read(data.path());
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn the_grace_runs_from_the_return_on() {
+    fn the_remaining_grace_counts_from_the_return() {
         let returned_at = Timestamp::from_micros(1_000_000);
         let read_time =
             ReadTime { grace: RestartGrace { returned_at, length: Span::from_secs(10) }, ..ReadTime::default() };
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn watches_are_counted_by_queue_and_those_of_all_apart() {
+    fn watches_are_counted_by_queue_and_unfiltered_ones_separately() {
         let watch = |kind, queues: &[&str]| WatchVitals {
             kind,
             queues: queues.iter().map(|queue| QueueName::parse(queue).unwrap()).collect(),

@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn p10_a_thousand_queues_are_not_all_told_apart_and_none_is_lost() {
+    fn p10_only_so_many_queues_are_counted_separately_and_no_event_is_lost() {
         let queues = QueueCounters::default();
         for number in 0..1000 {
             queues.count(&queue(number), QueueEvent::ExecutionExpired);
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn p10_what_is_asked_for_is_kept_within_bounds_and_forgotten() {
+    fn p10_handled_kinds_are_bounded_and_forgotten_after_a_while() {
         let queues = QueueCounters::default();
         queues.asked(&claim([0], &["a", "b"]), at(1));
         queues.asked(&claim([0], &["a"]), at(2));

@@ -251,14 +251,14 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_event_has_its_own_place() {
+    fn every_kind_of_event_has_its_own_counter() {
         for (place, kind) in EventType::ALL.into_iter().enumerate() {
             assert_eq!(kind as usize, place);
         }
     }
 
     #[test]
-    fn a_step_is_told_from_a_slew() {
+    fn a_clock_step_is_distinguished_from_a_slew() {
         let metrics = StoreMetrics::new(at(0));
         assert!(metrics.clock_comparison_is_due(at(0)));
         assert_eq!(metrics.compare_clocks(at(0), at(7_000_000)), None, "the first look knows no other");
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn absences_and_turns_are_kept() {
+    fn absences_and_turns_are_measured() {
         let metrics = StoreMetrics::new(at(0));
         metrics.record_absence(Span::from_secs(9), at(10));
         metrics.record_absence(Span::from_secs(4), at(20));

@@ -107,7 +107,7 @@ mod tests {
     use crate::{clock::SystemClock, serve::network_threads::NetworkThreads};
 
     #[tokio::test]
-    async fn p13_a_network_thread_that_hangs_is_named() {
+    async fn p13_a_hanging_network_thread_is_named() {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
         let threads = NetworkThreads::start(3).unwrap();
         let liveness = Liveness::of(&clock, threads.handles());

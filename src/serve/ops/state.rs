@@ -167,7 +167,7 @@ mod tests {
     };
 
     #[test]
-    fn it_is_live_while_the_writer_turns_and_ready_while_it_stays() {
+    fn the_daemon_is_live_while_the_writer_runs_and_ready_until_shutdown() {
         let clock = Arc::new(ManualClock::default());
         let liveness = Liveness::of(&(clock.clone() as Arc<dyn Clock>), &[]);
         let settings = OpsSettings {
