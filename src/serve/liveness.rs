@@ -83,8 +83,7 @@ impl Liveness {
     /// The network thread that has been silent for the longest time, and how long.
     pub(super) fn network(&self) -> (DaemonThread, Span) {
         let now = self.clock.now();
-        let silences =
-            self.last_runs.iter().map(|last_run| now.since(Timestamp::from_micros(last_run.load(Relaxed))));
+        let silences = self.last_runs.iter().map(|last_run| now.since(Timestamp::from_micros(last_run.load(Relaxed))));
         let longest = silences.enumerate().max_by_key(|(_, silence)| *silence);
         longest.map_or((DaemonThread::Network(0), Span::ZERO), |(number, silence)| {
             (DaemonThread::Network(number), silence)

@@ -15,7 +15,7 @@ use super::{
     liveness::Liveness,
     network_threads::NetworkThreads,
     observe::CallObserver,
-    ops::{self, OpsState, OpsSettings},
+    ops::{self, OpsSettings, OpsState},
     served_store::{self, BoxError, OpenStore, ServedStore},
     service_manager::ServiceManager,
     trace::{FLUSH_TIMEOUT, SpanCounts, Tracer},

@@ -50,7 +50,8 @@ async fn accepted_heartbeats_keep_the_lease() {
 /// An older coordinator without sessions: calls are unary, and a session is not opened for each call.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_sessions_each_call_is_unary() {
-    let (keeper, fake, _) = keep(FakeCoordinator { heartbeat: Box::new(|number, _| accepted(number)), ..FakeCoordinator::default() }).await;
+    let (keeper, fake, _) =
+        keep(FakeCoordinator { heartbeat: Box::new(|number, _| accepted(number)), ..FakeCoordinator::default() }).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(keeper.check(), LeaseStatus::Held);
     assert!(fake.calls_received().len() >= 3, "{:?}", fake.calls_received());
@@ -60,7 +61,8 @@ async fn without_sessions_each_call_is_unary() {
 /// On one thread, which the work blocks: the keeper could not notice that the deadline passed, as after a suspension.
 #[tokio::test]
 async fn a_check_compares_the_deadline_with_the_clock() {
-    let (keeper, _fake, _) = keep(FakeCoordinator { heartbeat: Box::new(|number, _| accepted(number)), ..FakeCoordinator::default() }).await;
+    let (keeper, _fake, _) =
+        keep(FakeCoordinator { heartbeat: Box::new(|number, _| accepted(number)), ..FakeCoordinator::default() }).await;
     assert_eq!(keeper.check(), LeaseStatus::Held);
     std::thread::sleep(Duration::from_millis(TTL_MS as u64 + 50));
     assert_eq!(*keeper.status().borrow(), LeaseStatus::Held, "no other task had a turn");
@@ -156,7 +158,8 @@ async fn a_cancel_in_a_refused_heartbeat_is_reported() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn progress_is_sent_with_the_next_heartbeat() {
-    let (keeper, fake, _) = keep(FakeCoordinator { heartbeat: Box::new(|number, _| accepted(number)), ..FakeCoordinator::default() }).await;
+    let (keeper, fake, _) =
+        keep(FakeCoordinator { heartbeat: Box::new(|number, _| accepted(number)), ..FakeCoordinator::default() }).await;
     // Long after the keeper began to wait for progress.
     tokio::time::sleep(Duration::from_millis(30)).await;
     keeper.set_progress("half".into());

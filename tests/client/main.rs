@@ -3,9 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod cli;
+mod lease_keeper;
 mod scripted_commands;
 mod scripted_work;
-mod lease_keeper;
 #[path = "../support/mod.rs"]
 mod support;
 mod worktrees;

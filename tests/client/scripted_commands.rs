@@ -70,7 +70,8 @@ async fn sagas_are_created_in_batches_with_request_ids_derived_from_the_runs() {
         let saga = |one: &CreateSagaRequest| Saga { task_id: one.task_id.clone(), ..Saga::default() };
         Ok(BatchCreateSagasResponse { sagas: request.requests.iter().map(saga).collect() })
     };
-    let (client, fake) = FakeCoordinator { batch_create_sagas: Box::new(create), ..FakeCoordinator::default() }.start().await;
+    let (client, fake) =
+        FakeCoordinator { batch_create_sagas: Box::new(create), ..FakeCoordinator::default() }.start().await;
     let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
     for number in 0..1_500 {
         writeln!(file, r#"{{"taskId":"t-{number}","queue":"q"}}"#).expect("written");

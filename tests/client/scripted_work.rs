@@ -9,7 +9,9 @@ use sagad::proto::*;
 use tokio::process::Child;
 use tonic::{Code, Status};
 
-use crate::support::fake_coordinator::{FakeCoordinator, ReceivedCall, binary::*, lease, refusal, refusal_for_now, saga, unscripted};
+use crate::support::fake_coordinator::{
+    FakeCoordinator, ReceivedCall, binary::*, lease, refusal, refusal_for_now, saga, unscripted,
+};
 
 const TTL_MS: i64 = 600;
 
@@ -45,8 +47,15 @@ async fn work(fake: FakeCoordinator, script: &str) -> (Arc<FakeCoordinator>, (i3
 /// The calls that report an outcome.
 fn outcomes(fake: &FakeCoordinator) -> Vec<ReceivedCall> {
     let seen = fake.calls_received();
-    let others =
-        |seen: &&ReceivedCall| !matches!(seen, ReceivedCall::heartbeat(_) | ReceivedCall::claim_next(_) | ReceivedCall::claim(_) | ReceivedCall::list_sagas(_));
+    let others = |seen: &&ReceivedCall| {
+        !matches!(
+            seen,
+            ReceivedCall::heartbeat(_)
+                | ReceivedCall::claim_next(_)
+                | ReceivedCall::claim(_)
+                | ReceivedCall::list_sagas(_)
+        )
+    };
     seen.iter().filter(others).cloned().collect()
 }
 
@@ -140,7 +149,9 @@ async fn a_cancel_ends_the_command_and_reports_a_failure() {
     });
     let (fake, (_, stdout, _)) = work(fake, "trap 'echo term; exit 0' TERM; sleep 30 & wait").await;
     assert_eq!(stdout, "term\n");
-    assert!(matches!(outcomes(&fake).as_slice(), [ReceivedCall::fail(request)] if request.reason == "cancelled: not needed"));
+    assert!(
+        matches!(outcomes(&fake).as_slice(), [ReceivedCall::fail(request)] if request.reason == "cancelled: not needed")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -281,7 +292,11 @@ async fn a_compensation_that_keeps_failing_is_quarantined_after_its_attempts() {
     let (code, _, stderr) = run(client.server(), &line).await;
     assert_eq!(code, 0);
     match outcomes(&fake).as_slice() {
-        [ReceivedCall::record_compensation(first), ReceivedCall::record_compensation(second), ReceivedCall::quarantine(parked)] => {
+        [
+            ReceivedCall::record_compensation(first),
+            ReceivedCall::record_compensation(second),
+            ReceivedCall::quarantine(parked),
+        ] => {
             assert_ne!(first.request_id, second.request_id, "each attempt counts");
             assert!(parked.reason.contains("`branch` failed 2 times"), "{}", parked.reason);
             assert!(parked.reason.contains("exit code 4"), "{}", parked.reason);

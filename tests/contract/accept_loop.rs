@@ -130,7 +130,10 @@ async fn at_the_limit_the_oldest_connection_without_a_call_is_closed() {
     assert!(is_closed_by_daemon(&mut idle).await, "the next without a call");
     last.state().set_authenticated(None);
     drop(idle);
-    assert!(timeout(NOT_YET, called.read(&mut [0; 1])).await.is_err(), "a connection with a call is not closed for another");
+    assert!(
+        timeout(NOT_YET, called.read(&mut [0; 1])).await.is_err(),
+        "a connection with a call is not closed for another"
+    );
     let counts = accept_loop.connections.counts();
     assert_eq!((counts.displaced, counts.cut, counts.unauthenticated), (2, 0, 0));
 }

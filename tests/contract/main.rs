@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod no_file_descriptors;
 mod accept_loop;
+mod no_file_descriptors;
 mod security;
 #[path = "../support/mod.rs"]
 mod support;

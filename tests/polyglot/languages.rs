@@ -54,7 +54,6 @@ pub enum Role {
 }
 
 impl Language {
-    
     pub fn directory(&self) -> PathBuf {
         let here = || Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
         std::env::var_os("POLYGLOT_EXAMPLES").map_or_else(here, PathBuf::from).join(self.name)

@@ -15,11 +15,11 @@
 
 mod languages;
 mod pages;
-mod run_situations;
 mod program;
 mod proxy;
-mod situation_run;
+mod run_situations;
 mod service_config;
+mod situation_run;
 mod situations;
 #[path = "../support/mod.rs"]
 mod support;

@@ -96,7 +96,8 @@ mod tests {
 
     #[test]
     fn a_console_block_is_parsed_into_commands_and_output() {
-        let shown = |command: &str, output: &str| ShownCommand { command: command.to_owned(), output: output.to_owned() };
+        let shown =
+            |command: &str, output: &str| ShownCommand { command: command.to_owned(), output: output.to_owned() };
         assert_eq!(session("$ one\n$ two\na\nb\n"), [shown("one", ""), shown("two", "a\nb\n")]);
     }
 

@@ -36,7 +36,6 @@ pub struct Program {
 }
 
 impl Program {
-    
     pub fn start(name: String, mut command: Command) -> Self {
         let mut child =
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("bash is there");

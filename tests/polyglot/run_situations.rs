@@ -70,7 +70,10 @@ async fn build(languages: &[&'static Language]) -> (Vec<&'static Language>, Vec<
 }
 
 /// Runs each situation in each language; returns the results.
-async fn run(languages: &[&'static Language], situations: &[&'static Situation]) -> BTreeMap<(usize, usize), SituationResult> {
+async fn run(
+    languages: &[&'static Language],
+    situations: &[&'static Situation],
+) -> BTreeMap<(usize, usize), SituationResult> {
     let at_once = std::env::var("POLYGLOT_AT_ONCE").map_or(AT_ONCE, |text| text.parse().unwrap());
     let slots = Arc::new(Semaphore::new(at_once));
     let (all, done) = (situations.len() * languages.len(), Arc::new(AtomicUsize::new(0)));

@@ -20,7 +20,11 @@ use crate::{
 const RETRY_DELAY: Duration = Duration::from_secs(600);
 
 /// A worker whose coordinator refuses each claim with a retry delay.
-async fn refused(language: &'static Language, code: Code, reason: &'static str) -> (Program, std::sync::Arc<FakeCoordinator>) {
+async fn refused(
+    language: &'static Language,
+    code: Code,
+    reason: &'static str,
+) -> (Program, std::sync::Arc<FakeCoordinator>) {
     let claim_next = Box::new(move |_, _: &_| Err(refusal_for_now(code, reason, RETRY_DELAY)));
     let (client, fake) = FakeCoordinator { claim_next, ..FakeCoordinator::default() }.start().await;
     let mut command = language.command(Role::Worker);

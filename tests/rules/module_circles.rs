@@ -203,7 +203,8 @@ fn circle(mut modules: Uses) -> BTreeSet<String> {
 
 /// The modules of a crate that has these files with this code.
 fn crate_of(files: &[(&str, &str)]) -> Modules {
-    let place = |path: &str| path.split("::").filter(|part| !part.is_empty()).map(str::to_owned).collect::<ModulePath>();
+    let place =
+        |path: &str| path.split("::").filter(|part| !part.is_empty()).map(str::to_owned).collect::<ModulePath>();
     Modules::of(&files.iter().map(|(path, code)| (place(path), Code::read(code))).collect())
 }
 

@@ -7,7 +7,7 @@ use sagad::domain::{
     text::Blob,
 };
 
-use super::{test_store::TestStore, builders::*};
+use super::{builders::*, test_store::TestStore};
 
 on_every_backend! {
     sagas_are_claimed_by_priority_then_creation

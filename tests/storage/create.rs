@@ -10,7 +10,7 @@ use sagad::{
     store::{SagaKey, StoreError},
 };
 
-use super::{test_store::TestStore, builders::*};
+use super::{builders::*, test_store::TestStore};
 
 on_every_backend! {
     m1_every_field_of_a_creation_is_stored

@@ -4,8 +4,8 @@ use rusqlite::Connection;
 use sagad::{domain::command::ClaimNext, store::StoreError};
 
 use super::{
-    test_store::{TestStore, StoreSetup},
     builders::*,
+    test_store::{StoreSetup, TestStore},
 };
 
 on_every_backend! {
@@ -89,10 +89,7 @@ fn claimed_sagas_are_returned_although_later_rows_are_damaged() {
     let store = TestStore::open_dir(held, StoreSetup::default(), now);
     let claimed = store.sagas(ClaimNext { max_sagas: 2, ..next(&["q"], "w") });
     assert_eq!(claimed.iter().map(|saga| saga.task_id().as_str()).collect::<Vec<_>>(), ["t0"]);
-    assert!(
-        matches!(store.submit(next(&["q"], "w")), Err(StoreError::Corrupt(_))),
-        "only damaged sagas are left"
-    );
+    assert!(matches!(store.submit(next(&["q"], "w")), Err(StoreError::Corrupt(_))), "only damaged sagas are left");
 }
 
 /// A damaged row that belongs to no saga makes every turn fail, so the writer ends.

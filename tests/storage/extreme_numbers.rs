@@ -20,9 +20,9 @@ use tempfile::TempDir;
 use tokio::{runtime::Runtime, time::timeout};
 
 use super::{
-    test_store::{TestStore, START},
     builders::*,
     sqlite::{open_small, populate},
+    test_store::{START, TestStore},
 };
 
 const ENDS: [i64; 5] = [i64::MIN, -1, 1 << 32, 1 << 53, i64::MAX];

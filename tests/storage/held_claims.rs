@@ -11,8 +11,8 @@ use sagad::{
 };
 
 use super::{
-    test_store::{TestStore, sagas_of},
     builders::*,
+    test_store::{TestStore, sagas_of},
 };
 
 on_every_backend! {

@@ -13,8 +13,8 @@ use sagad::{
 };
 
 use super::{
-    test_store::{TestStore, task_of},
     builders::*,
+    test_store::{TestStore, task_of},
 };
 
 on_every_backend! {
@@ -141,7 +141,13 @@ fn events_mark_the_begin_and_the_end_of_staleness(store: TestStore) {
     assert_eq!(marked.len(), 6);
 }
 
-fn stale(store: &TestStore, queues: &[&str], after: Revision, through: Revision, limit: usize) -> Vec<(Revision, Saga)> {
+fn stale(
+    store: &TestStore,
+    queues: &[&str],
+    after: Revision,
+    through: Revision,
+    limit: usize,
+) -> Vec<(Revision, Saga)> {
     let queues: Vec<QueueName> = queues.iter().map(|name| queue(name)).collect();
     store.wait(store.handle.stale(queues, after, through, PageBounds::of_sagas(limit))).unwrap().found
 }

@@ -9,8 +9,8 @@ use sagad::{
 };
 
 use super::{
-    test_store::{TestStore, task_of},
     builders::*,
+    test_store::{TestStore, task_of},
 };
 
 on_every_backend! {

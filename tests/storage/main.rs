@@ -6,21 +6,21 @@
 mod test_store;
 mod builders;
 
-mod turn_bounds;
 mod claim_next;
 mod create;
 mod damaged_rows;
 mod due;
+mod extreme_numbers;
 mod held_claims;
 mod history;
 mod list;
-mod extreme_numbers;
 mod purge;
 mod queues;
 mod random;
 mod request_id;
 mod sqlite;
 mod suspension;
+mod turn_bounds;
 #[path = "../support/values.rs"]
 mod values;
 mod vitals;

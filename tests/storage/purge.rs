@@ -9,7 +9,7 @@ use sagad::{
     store::{Cursor, EventQuery, Filter, ListQuery, StoreError},
 };
 
-use super::{test_store::TestStore, builders::*};
+use super::{builders::*, test_store::TestStore};
 
 on_every_backend! {
     only_old_terminal_sagas_are_purged

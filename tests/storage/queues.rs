@@ -9,7 +9,7 @@ use sagad::{
     store::QueueStats,
 };
 
-use super::{test_store::TestStore, builders::*};
+use super::{builders::*, test_store::TestStore};
 
 on_every_backend! {
     claims_get_nothing_from_a_paused_queue

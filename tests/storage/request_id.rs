@@ -11,8 +11,8 @@ use sagad::domain::{
 };
 
 use super::{
-    test_store::{TestStore, refusal_of, saga_of, sagas_of, task_of},
     builders::*,
+    test_store::{TestStore, refusal_of, saga_of, sagas_of, task_of},
 };
 
 on_every_backend! {

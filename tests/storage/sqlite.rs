@@ -29,8 +29,8 @@ use sagad::{
 use tempfile::TempDir;
 
 use super::{
-    test_store::{TestStore, START, StoreSetup},
     builders::*,
+    test_store::{START, StoreSetup, TestStore},
 };
 
 const HUGE: Revision = Revision(i64::MAX);

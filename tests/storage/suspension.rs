@@ -25,8 +25,8 @@ use sagad::{
 use tokio::runtime::Runtime;
 
 use super::{
-    test_store::{START, refusal_of, saga_of, sagas_of},
     builders::*,
+    test_store::{START, refusal_of, saga_of, sagas_of},
 };
 
 /// Far longer than the lease, and than an absence without grace.
@@ -118,7 +118,8 @@ fn suspended_at_read(runtime: &Runtime, nth: usize) {
         }
     }
     // Calls right after the return, before the writer has read the clock.
-    let (claimed, kept) = (QueuedChange::submit(&store, claim("kept", "other")), QueuedChange::submit(&store, heartbeat(&held)));
+    let (claimed, kept) =
+        (QueuedChange::submit(&store, claim("kept", "other")), QueuedChange::submit(&store, heartbeat(&held)));
     goes_on.send(()).unwrap();
 
     let claimed = refusal_of(claimed.answer());

@@ -12,9 +12,9 @@ use sagad::domain::{
 };
 
 use super::{
-    test_store::{START, sagas_of},
     builders::*,
-    random::compared_store::{Executed, MemoryDisk, Report, ComparedStore},
+    random::compared_store::{ComparedStore, Executed, MemoryDisk, Report},
+    test_store::{START, sagas_of},
 };
 
 /// More sagas than one transaction sweeps.

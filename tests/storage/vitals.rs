@@ -8,8 +8,8 @@ use sagad::{
 };
 
 use super::{
-    test_store::{TestStore, StoreSetup},
     builders::*,
+    test_store::{StoreSetup, TestStore},
 };
 
 on_every_backend! {

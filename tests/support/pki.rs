@@ -159,6 +159,10 @@ pub fn endpoint(address: SocketAddr, ca: &Ca, own: Option<&CertAndKey>) -> Endpo
 }
 
 /// A connection over TLS that trusts this CA, with or without a client certificate.
-pub async fn connect(address: SocketAddr, ca: &Ca, own: Option<&CertAndKey>) -> Result<Channel, tonic::transport::Error> {
+pub async fn connect(
+    address: SocketAddr,
+    ca: &Ca,
+    own: Option<&CertAndKey>,
+) -> Result<Channel, tonic::transport::Error> {
     endpoint(address, ca, own).connect().await
 }

@@ -14,7 +14,6 @@ use crate::support::{binary::CommandOutput, until};
 
 type Lines = Arc<Mutex<Vec<String>>>;
 
-
 pub struct RunningCommand {
     pub child: Child,
     out: Lines,
@@ -49,7 +48,6 @@ impl RunningCommand {
         await_line(&self.err, parts)
     }
 
-    
     pub fn signal(&self, by: Signal) {
         signal(&self.child, by);
     }

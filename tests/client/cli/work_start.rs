@@ -68,7 +68,10 @@ fn a_command_that_cannot_start_ends_the_worker_and_changes_no_saga() {
         let ran = work.finish();
         assert_eq!(ran.code, 1, "{flags}: {}", ran.err);
         let last = ran.err.lines().last().unwrap();
-        assert!(last.contains(FIVE) && last.contains("script_without_interpreter: No such file or directory"), "{last}");
+        assert!(
+            last.contains(FIVE) && last.contains("script_without_interpreter: No such file or directory"),
+            "{last}"
+        );
     }
     // Ten sagas that were claimed together count once.
     nothing_is_lost(&d, 50, 5 + 5 + 50);

@@ -8,8 +8,8 @@ use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_reques
 
 use super::raw;
 use crate::support::{
-    Daemon, Problem, ExpectRefusal, eventually,
-    principals::{TokenClient, AuthSetup, entry, everyone, hash, token},
+    Daemon, ExpectRefusal, Problem, eventually,
+    principals::{AuthSetup, TokenClient, entry, everyone, hash, token},
 };
 
 const INFO: &str = "/sagad.v1.AdminService/GetServerInfo";

@@ -10,8 +10,8 @@ use crate::support::{
     binary::{self, CommandOutput},
     daemon::Launch,
     eventually,
-    principals::{entry, token},
     pki::Ca,
+    principals::{entry, token},
 };
 
 /// Runs `sagad` with these arguments and this standard input, without the settings of whoever runs the tests.

@@ -15,7 +15,7 @@ use tonic::{Code, Status};
 
 use crate::support::{
     Daemon, create, eventually, ms,
-    principals::{TokenClient, AuthSetup, entry, token},
+    principals::{AuthSetup, TokenClient, entry, token},
 };
 
 /// The limit of held calls in these tests, and one caller's share of it.

@@ -2,16 +2,16 @@
 
 mod raw_rpc;
 
+mod actors;
 mod authentication;
 mod command_credentials;
-mod secure_page;
+mod fair_shares;
 mod private_files;
-mod actors;
 mod reload;
 mod revocation;
 mod roles;
 mod scopes;
 mod secrets;
-mod fair_shares;
+mod secure_page;
 mod text_fields;
 mod tls;

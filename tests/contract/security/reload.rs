@@ -8,7 +8,7 @@ use tonic::{Code, Status, Streaming};
 
 use crate::support::{
     Daemon, Problem, eventually,
-    principals::{TokenClient, AuthSetup, entry, everyone, hash, token},
+    principals::{AuthSetup, TokenClient, entry, everyone, hash, token},
 };
 
 async fn info(client: &TokenClient) -> Result<(), Status> {

@@ -13,8 +13,8 @@ use tonic_reflection::pb::v1::{
 };
 
 use crate::support::{
-    Problem, ExpectRefusal, binary, create, eventually, ms,
-    principals::{Bearer, TokenClient, AuthSetup, entry, token},
+    ExpectRefusal, Problem, binary, create, eventually, ms,
+    principals::{AuthSetup, Bearer, TokenClient, entry, token},
     session::Session,
 };
 
@@ -70,7 +70,8 @@ async fn a_removed_principal_gets_nothing_through_held_calls() {
     }
     for n in 0..HELD {
         let mut removed = connections[n % connections.len()].clone();
-        held_calls.spawn(async move { removed.sagas.claim_next(claim_up_to_100(&format!("removed/{n}"), 60_000)).await });
+        held_calls
+            .spawn(async move { removed.sagas.claim_next(claim_up_to_100(&format!("removed/{n}"), 60_000)).await });
     }
     eventually("all of them wait", || async { (waiting(&jo).await == HELD as i64).then_some(()) }).await;
     remove_principal(&mut setup, &connections[0]).await;
@@ -259,7 +260,8 @@ async fn a_principal_gets_nothing_from_its_not_after_on() {
     let mut held_calls = JoinSet::new();
     for n in 0..20 {
         let mut removed = setup.client("removed").await;
-        held_calls.spawn(async move { removed.sagas.claim_next(claim_up_to_100(&format!("removed/{n}"), 60_000)).await });
+        held_calls
+            .spawn(async move { removed.sagas.claim_next(claim_up_to_100(&format!("removed/{n}"), 60_000)).await });
     }
     eventually("all of them wait", || async { (waiting(&jo).await == 20).then_some(()) }).await;
     let left = Duration::from_micros(end.timestamp_micros().unsigned_abs()).saturating_sub(utc());
@@ -275,7 +277,8 @@ async fn a_principal_gets_nothing_from_its_not_after_on() {
 #[tokio::test]
 async fn revoking_a_principal_makes_its_sagas_stale_at_once() {
     let mut setup = AuthSetup::start(&two_workers());
-    let (removed, mut other, jo) = (setup.client("removed").await, setup.client("other").await, setup.client("jo").await);
+    let (removed, mut other, jo) =
+        (setup.client("removed").await, setup.client("other").await, setup.client("jo").await);
     let policy = |on_stale: StaleAction| Some(Policy { on_stale: on_stale.into(), ..Default::default() });
     let planned = [
         ("held", "removed", StaleAction::Hold),
@@ -294,7 +297,8 @@ async fn revoking_a_principal_makes_its_sagas_stale_at_once() {
     let mut stale = stale.into_inner();
     let mut watched = removed.clone().sagas.watch_events(WatchEventsRequest::default()).await.unwrap().into_inner();
     let mut held_calls = removed.clone();
-    let held_calls = tokio::spawn(async move { held_calls.sagas.claim_next(claim_up_to_100("removed/1", 60_000)).await });
+    let held_calls =
+        tokio::spawn(async move { held_calls.sagas.claim_next(claim_up_to_100("removed/1", 60_000)).await });
     eventually("it waits", || async { (waiting(&jo).await == 1).then_some(()) }).await;
     let revoke = |validate_only| RevokePrincipalRequest {
         principal: "removed".into(),
@@ -368,7 +372,8 @@ async fn many_leases_are_revoked_in_steps_and_doctor_reports_them() {
     let (removed, jo) = (setup.client("removed").await, setup.client("jo").await);
     jo.clone().sagas.batch_create_sagas(batch("a", 1000)).await.unwrap();
     for n in 0..10 {
-        let taken = removed.clone().sagas.claim_next(claim_up_to_100(&format!("removed/{n}"), 0)).await.unwrap().into_inner();
+        let taken =
+            removed.clone().sagas.claim_next(claim_up_to_100(&format!("removed/{n}"), 0)).await.unwrap().into_inner();
         assert_eq!(taken.sagas.len(), 100);
     }
     remove_principal(&mut setup, &removed).await;

@@ -11,8 +11,8 @@ use super::{
     roles::request,
 };
 use crate::support::{
-    Key, Problem, ExpectRefusal, compensation, ms, named,
-    principals::{TokenClient, AuthSetup, entry, everyone, token},
+    ExpectRefusal, Key, Problem, compensation, ms, named,
+    principals::{AuthSetup, TokenClient, entry, everyone, token},
     session::Session,
 };
 
@@ -232,8 +232,9 @@ async fn a_request_id_belongs_to_one_principal() {
     let setup = AuthSetup::start(&[entry("a", "['worker']", "['q']"), entry("b", "['worker']", "['q']")].concat());
     let (mut a, mut b) = (setup.client("a").await, setup.client("b").await);
     let request = CreateSagaRequest { request_id: named("once"), payload: "secret".into(), ..in_queue("", "q") };
-    let create =
-        async |client: &mut TokenClient| client.sagas.create_saga(request.clone()).await.unwrap().into_inner().saga.unwrap();
+    let create = async |client: &mut TokenClient| {
+        client.sagas.create_saga(request.clone()).await.unwrap().into_inner().saga.unwrap()
+    };
     let first = create(&mut a).await;
     assert_eq!(create(&mut a).await.task_id, first.task_id, "the owner's repeat");
     assert_ne!(create(&mut b).await.task_id, first.task_id, "another principal's request");
@@ -368,7 +369,8 @@ async fn streams_and_saga_ids_reveal_no_hidden_saga() {
     // Ids are unique among all sagas, so a creation reveals that an id is taken. But the answer is the same as for an id in the
     // caller's own queue.
     a.sagas.create_saga(in_queue("public-t", "qa")).await.unwrap();
-    let taken = async |client: &mut TokenClient, id: &str| client.sagas.create_saga(in_queue(id, "qa")).await.unwrap_err();
+    let taken =
+        async |client: &mut TokenClient, id: &str| client.sagas.create_saga(in_queue(id, "qa")).await.unwrap_err();
     let (foreign, own) = (taken(&mut a, "hidden-t").await, taken(&mut a, "public-t").await);
     assert_eq!(Problem::of(&foreign).reason, "SAGA_EXISTS");
     assert_eq!(told(&foreign, "hidden-t", "public-t"), told(&own, "public-t", "public-t"));

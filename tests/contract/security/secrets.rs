@@ -9,8 +9,8 @@ use super::raw;
 use crate::support::{
     daemon::Launch,
     eventually,
-    principals::{TokenClient, entry, token},
     pki::{Ca, connect},
+    principals::{TokenClient, entry, token},
 };
 
 #[tokio::test]

@@ -16,8 +16,8 @@ use crate::support::{
     Daemon, Problem,
     daemon::Launch,
     eventually, now,
-    principals::{TokenClient, entry, token},
     pki::{Ca, CertAndKey, connect},
+    principals::{TokenClient, entry, token},
 };
 
 /// A daemon with a server certificate of a CA.
@@ -369,7 +369,10 @@ async fn a_revoked_certificate_is_refused_and_its_connections_end() {
         assert!(status.message().contains("was revoked"), "{status:?}");
         assert!(!works(setup.address(), &ca, Some(&b)).await, "a new connection");
         assert!(works(setup.address(), &ca, Some(&a)).await);
-        assert!(tokio::time::timeout(Duration::from_millis(300), stays.message()).await.is_err(), "other connections stay open");
+        assert!(
+            tokio::time::timeout(Duration::from_millis(300), stays.message()).await.is_err(),
+            "other connections stay open"
+        );
         let log = setup.daemon.log();
         assert!(log.contains("is out of date, a newer one was due at 2025-01-01T00:00:00"), "{log}");
         // Certificates of a CA without a list are refused.
@@ -446,8 +449,12 @@ async fn new_connections_get_the_new_certificate_and_open_ones_stay_open() {
     let (old, new) = (Ca::new(), Ca::new());
     let setup = TlsSetup::start(&old, &[]);
     let kept = connect(setup.address(), &old, None).await.unwrap();
-    let mut watch =
-        TokenClient::new(kept.clone(), None).sagas.watch_stale(WatchStaleRequest::default()).await.unwrap().into_inner();
+    let mut watch = TokenClient::new(kept.clone(), None)
+        .sagas
+        .watch_stale(WatchStaleRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
     watch.message().await.unwrap();
     // With a key of another certificate, or an invalid one, the previous certificate stays in use.
     let good = new.server();

@@ -99,7 +99,11 @@ async fn p14_heartbeats_are_answered_while_thousands_of_leases_and_delays_are_du
     println!("{many} leases: the longest of the others' heartbeats took {longest:?}");
     assert!(longest < LONGEST, "a heartbeat took {longest:?}");
     let log = daemon.log();
-    assert_eq!(log.matches("the coordinator was away").count(), 0, "the daemon took its own work for an absence:\n{log}");
+    assert_eq!(
+        log.matches("the coordinator was away").count(),
+        0,
+        "the daemon took its own work for an absence:\n{log}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

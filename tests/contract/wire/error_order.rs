@@ -116,7 +116,11 @@ async fn without_a_lease_the_state_is_checked_before_the_holder() {
     api.dispatch(dispatch("later", "chosen")).await.unwrap();
     assert_eq!(api.claim(claim("later", "other", 1000)).await.reason(), "DISPATCHED_ELSEWHERE");
     assert_eq!(api.claim(claim("later", "chosen", 1000)).await.reason(), "NOT_READY");
-    assert_eq!(api.claim(undo("later", "chosen")).await.reason(), "DISPATCHED_ELSEWHERE", "a claim for compensation, too");
+    assert_eq!(
+        api.claim(undo("later", "chosen")).await.reason(),
+        "DISPATCHED_ELSEWHERE",
+        "a claim for compensation, too"
+    );
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use sagad::proto::*;
 
-use super::resuming_watcher::{StaleLoad, WatchedItem, WatchKind, ResumingWatcher, staleness_of};
+use super::resuming_watcher::{ResumingWatcher, StaleLoad, WatchKind, WatchedItem, staleness_of};
 use crate::support::{daemon::ShutdownSignal, *};
 
 const CUTS: usize = 50;
@@ -42,7 +42,8 @@ async fn disconnect_at_random(seed: u64, restarts: &[(usize, ShutdownSignal)]) {
             }
             Some((_, how)) => {
                 // Both watch while the daemon goes down.
-                let watching = async { tokio::join!(stale.watch_briefly(address, 1000), events.watch_briefly(address, 1000)) };
+                let watching =
+                    async { tokio::join!(stale.watch_briefly(address, 1000), events.watch_briefly(address, 1000)) };
                 let restarting = async {
                     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
                     daemon.restart(*how).await;
@@ -80,7 +81,13 @@ async fn p7_a_watcher_disconnected_50_times_receives_every_item_exactly_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p7_a_watcher_receives_every_item_exactly_once_over_restarts() {
-    let restarts = [(5, ShutdownSignal::Term), (14, ShutdownSignal::Kill), (23, ShutdownSignal::Term), (31, ShutdownSignal::Kill), (40, ShutdownSignal::Kill)];
+    let restarts = [
+        (5, ShutdownSignal::Term),
+        (14, ShutdownSignal::Kill),
+        (23, ShutdownSignal::Term),
+        (31, ShutdownSignal::Kill),
+        (40, ShutdownSignal::Kill),
+    ];
     disconnect_at_random(2, &restarts).await;
 }
 

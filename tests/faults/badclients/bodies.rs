@@ -15,7 +15,7 @@ use tonic::{Code, Status, body::Body};
 use tonic_types::StatusExt;
 use tower::Service;
 
-use super::{raw_connection::*, measured_attack::MeasuredAttack, sized};
+use super::{measured_attack::MeasuredAttack, raw_connection::*, sized};
 use crate::support::*;
 
 const MIB: usize = 1 << 20;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, prlimit, setrlimit};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use super::{process_usage::CpuShare, raw_connection::*, measured_attack::MeasuredAttack};
+use super::{measured_attack::MeasuredAttack, process_usage::CpuShare, raw_connection::*};
 use crate::support::*;
 
 /// Raises this process's limit of open files to its maximum; returns it.

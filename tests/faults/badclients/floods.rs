@@ -6,7 +6,7 @@ use prost::Message;
 use sagad::proto::{HeartbeatRequest, SessionRequest, session_request};
 use tokio::task::JoinSet;
 
-use super::{raw_connection::*, measured_attack::MeasuredAttack, sized};
+use super::{measured_attack::MeasuredAttack, raw_connection::*, sized};
 use crate::support::*;
 
 /// Sends the frames that `frames` makes for each number, over several connections, until the time is over. A connection that

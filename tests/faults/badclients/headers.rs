@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use sagad::proto::GetStatsRequest;
 
-use super::{floods::flood, raw_connection::*, measured_attack::MeasuredAttack, sized};
+use super::{floods::flood, measured_attack::MeasuredAttack, raw_connection::*, sized};
 use crate::support::*;
 
 /// Sends endless header blocks over four connections, which the daemon must end. The fields are valid: an invalid one would end
@@ -65,7 +65,8 @@ async fn p10_oversized_header_lists_are_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p10_calls_without_a_request_body_are_bounded() {
     let calls = sized("4000", "32768");
-    let attack = MeasuredAttack::begin("calls without requests", &["--max-calls", calls, "--request-timeout", "2s"]).await;
+    let attack =
+        MeasuredAttack::begin("calls without requests", &["--max-calls", calls, "--request-timeout", "2s"]).await;
     let mut peers = Vec::new();
     let more: Vec<_> = (0..50).map(|i| (format!("x-{i}"), "v".repeat(100))).collect();
     let header = block(STATS, &more);

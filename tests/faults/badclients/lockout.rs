@@ -30,8 +30,8 @@ use tonic::transport::Endpoint;
 use super::sized;
 use crate::support::{
     daemon::Launch,
-    principals::{TokenClient, entry, token},
     pki::{self, Ca, CertAndKey},
+    principals::{TokenClient, entry, token},
     *,
 };
 

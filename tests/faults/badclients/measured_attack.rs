@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
+    process_usage::{CpuShare, PeakMemory, ProcessUsage},
     well_behaved_client::WellBehavedClient,
-    process_usage::{ProcessUsage, PeakMemory, CpuShare},
 };
 use crate::support::*;
 

@@ -4,17 +4,17 @@
 //! `BADCLIENTS_FULL=1` makes the attacks larger; `--nocapture` shows the figures.
 
 mod bodies;
-mod well_behaved_client;
 mod connections;
 mod floods;
 mod headers;
 mod lockout;
+mod measured_attack;
 mod process_usage;
-mod unusual_traffic;
 mod raw_connection;
 mod unread_answers;
-mod measured_attack;
+mod unusual_traffic;
 mod watchers;
+mod well_behaved_client;
 
 /// A size for CI, or the one for `BADCLIENTS_FULL=1`.
 pub fn sized<T>(small: T, full: T) -> T {

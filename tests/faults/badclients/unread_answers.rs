@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 use prost::Message;
 use sagad::proto::*;
 
-use super::{raw_connection::*, measured_attack::MeasuredAttack, sized};
+use super::{measured_attack::MeasuredAttack, raw_connection::*, sized};
 use crate::support::*;
 
 /// Sagas whose list is large: each has about 30 KiB of labels and compensations.
@@ -33,7 +33,8 @@ async fn p10_unread_answers_take_bounded_memory() {
     for place in 0..sized(30, 200) {
         // The window is closed, or open for a single byte, which moves the whole answer into the library's buffer.
         let window = u32::from(place % 2 == 0);
-        let mut raw = RawConnection::with(attack.daemon.address(), &[(INITIAL_WINDOW, window)]).await.unwrap().reading();
+        let mut raw =
+            RawConnection::with(attack.daemon.address(), &[(INITIAL_WINDOW, window)]).await.unwrap().reading();
         for _ in 0..20 {
             let _ = raw.call(LIST, &list).await;
         }
@@ -64,7 +65,8 @@ async fn p10_unread_session_answers_take_bounded_memory() {
     for place in 0..sized(20, 200) {
         // The window is closed, or open for a single byte, which moves a part of the answers into the library's buffer.
         let window = u32::from(place % 2 == 0);
-        let mut raw = RawConnection::with(attack.daemon.address(), &[(INITIAL_WINDOW, window)]).await.unwrap().reading();
+        let mut raw =
+            RawConnection::with(attack.daemon.address(), &[(INITIAL_WINDOW, window)]).await.unwrap().reading();
         for number in 0..20 {
             let Ok(stream) = raw.begin(SESSION).await else { break };
             let item = |call_id| {
@@ -83,7 +85,10 @@ async fn p10_unread_session_answers_take_bounded_memory() {
     }
     attack.hold(3).await;
     let open = || peers.iter().step_by(2);
-    eventually("those that were given something are cut", || async { open().all(RawConnection::is_over).then_some(()) }).await;
+    eventually("those that were given something are cut", || async {
+        open().all(RawConnection::is_over).then_some(())
+    })
+    .await;
     drop((peers, api));
     attack.end(240).await;
 }
@@ -117,7 +122,9 @@ async fn p10_sockets_that_are_not_read_are_closed() {
 /// A watch with a closed window is closed only beyond the memory limit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p10_a_watch_that_is_read_late_is_not_closed() {
-    let attack = MeasuredAttack::begin("a watch that is read late", &["--answer-timeout", "1s", "--request-timeout", "1s"]).await;
+    let attack =
+        MeasuredAttack::begin("a watch that is read late", &["--answer-timeout", "1s", "--request-timeout", "1s"])
+            .await;
     let mut raw = RawConnection::with(attack.daemon.address(), &[(INITIAL_WINDOW, 1)]).await.unwrap().reading();
     let request = WatchEventsRequest { after_revision: Some(0), ..Default::default() }.encode_to_vec();
     let stream = raw.call("/sagad.v1.SagaService/WatchEvents", &request).await.unwrap();

@@ -21,7 +21,7 @@ use tokio::{
 use tonic::body::Body;
 use tower::Service;
 
-use super::{lockout, process_usage::ProcessUsage, raw_connection::*, measured_attack::MeasuredAttack, sized};
+use super::{lockout, measured_attack::MeasuredAttack, process_usage::ProcessUsage, raw_connection::*, sized};
 use crate::support::{pki::Ca, *};
 
 /// A proxy that passes on what it reads in packets of these lengths in turn.
@@ -41,7 +41,11 @@ async fn proxy(daemon: SocketAddr, lengths: &'static [usize]) -> SocketAddr {
     address
 }
 
-async fn copy_copy_in_pieces(from: &mut (impl AsyncReadExt + Unpin), to: &mut (impl AsyncWriteExt + Unpin), lengths: &[usize]) {
+async fn copy_copy_in_pieces(
+    from: &mut (impl AsyncReadExt + Unpin),
+    to: &mut (impl AsyncWriteExt + Unpin),
+    lengths: &[usize],
+) {
     let (mut buffer, mut turn) = ([0; 4096], lengths.iter().cycle());
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
         let mut rest = &buffer[..read];
@@ -83,7 +87,8 @@ async fn p10_requests_split_into_tiny_packets_are_answered() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p10_malformed_trace_headers_are_ignored() {
     // There is no collector; each call would send a trace.
-    let attack = MeasuredAttack::begin("odd traces", &["--otlp-endpoint", "http://127.0.0.1:9", "--trace-sample", "1"]).await;
+    let attack =
+        MeasuredAttack::begin("odd traces", &["--otlp-endpoint", "http://127.0.0.1:9", "--trace-sample", "1"]).await;
     let api = attack.daemon.api().await;
     let id = "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331";
     let long = "k=v,".repeat(1500);

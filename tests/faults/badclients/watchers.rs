@@ -6,7 +6,7 @@ use prost::Message;
 use sagad::proto::*;
 use tokio::task::JoinSet;
 
-use super::{raw_connection::*, measured_attack::MeasuredAttack, sized};
+use super::{measured_attack::MeasuredAttack, raw_connection::*, sized};
 use crate::support::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -48,7 +48,9 @@ async fn p10_watchers_that_do_not_read_delay_no_others() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         api.batch_create_sagas(BatchCreateSagasRequest { requests, ..Default::default() }).await.unwrap();
     }
-    while let Some(read) = tokio::time::timeout(4 * WAIT_MAX, reading.join_next()).await.expect("the readers are served") {
+    while let Some(read) =
+        tokio::time::timeout(4 * WAIT_MAX, reading.join_next()).await.expect("the readers are served")
+    {
         read.unwrap();
     }
     println!(

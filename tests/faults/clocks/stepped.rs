@@ -8,7 +8,7 @@ use std::{
 
 use sagad::proto::{admin_service_client::AdminServiceClient, *};
 
-use super::{annotate, claim, claimed, get, heartbeat, history, micros, expiry_time};
+use super::{annotate, claim, claimed, expiry_time, get, heartbeat, history, micros};
 use crate::support::{self, Launch, Sagas, needs, reason};
 
 const HOUR: i64 = 3600 * 1_000_000;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use sagad::proto::{watch_stale_response::Item, *};
 
-use super::{claim, heartbeat, micros, expiry_time};
+use super::{claim, expiry_time, heartbeat, micros};
 use crate::support::{self, Launch, Sagas, reason};
 
 const LEASES: usize = 12;

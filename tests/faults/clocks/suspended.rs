@@ -15,7 +15,7 @@ use rustix::process::Signal;
 use sagad::proto::*;
 use tokio::task::JoinSet;
 
-use super::{claim, claimed, heartbeat, expiry_time};
+use super::{claim, claimed, expiry_time, heartbeat};
 use crate::support::{self, Launch, Sagas, reason};
 
 /// Leases that are kept alive, each by its own task.

@@ -2,10 +2,10 @@
 
 mod backup;
 mod damage;
-mod io_errors;
 mod full_disk;
-mod removed_files;
+mod io_errors;
 mod lost_revisions;
+mod removed_files;
 pub mod requests;
 mod sync;
 mod trace;

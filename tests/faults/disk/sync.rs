@@ -10,7 +10,7 @@ use sagad::proto::{AnnotateRequest, ClaimRequest, CreateSagaRequest, HeartbeatRe
 
 use super::{
     requests::seconds,
-    trace::{KernelCall, Change, kernel_calls, answered_early},
+    trace::{Change, KernelCall, answered_early, kernel_calls},
 };
 use crate::support::{self, Launch, needs};
 
@@ -79,7 +79,8 @@ async fn p2_the_log_is_synced_before_every_answer() {
     // The check can fail: on the same run without its syncs, and with each answer before its write.
     let without: Vec<_> = kernel_calls.iter().filter(|act| **act != KernelCall::LogSynced).cloned().collect();
     assert_eq!(answered_early(&without, &changes).len(), CHANGES);
-    let (answers, others): (Vec<_>, Vec<_>) = kernel_calls.into_iter().partition(|act| matches!(act, KernelCall::Answer(_)));
+    let (answers, others): (Vec<_>, Vec<_>) =
+        kernel_calls.into_iter().partition(|act| matches!(act, KernelCall::Answer(_)));
     let mut answers = answers.into_iter();
     let mut shifted: Vec<_> = answers.next().into_iter().collect();
     for act in others {

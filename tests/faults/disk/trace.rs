@@ -120,7 +120,8 @@ pub fn answered_early(kernel_calls: &[KernelCall], changes: &[Change]) -> Vec<St
             KernelCall::LogWrite(_) | KernelCall::LogSynced => false,
         };
         let written = kernel_calls.iter().position(holds_mark);
-        let synced = written.and_then(|at| kernel_calls[at..].iter().position(|act| *act == KernelCall::LogSynced).map(|n| at + n));
+        let synced = written
+            .and_then(|at| kernel_calls[at..].iter().position(|act| *act == KernelCall::LogSynced).map(|n| at + n));
         match (synced, kernel_calls.iter().position(answers)) {
             (Some(synced), Some(answered)) => answered < synced,
             (None, _) | (_, None) => true,
@@ -143,7 +144,15 @@ fn strace_output_is_parsed() {
                  7 fdatasync(9</d/sagad.db-wal>) = -1 EIO (Input/output error) (INJECTED)\n";
     let kernel_calls = kernel_calls(trace);
     let written = b"\0one\x7f2\"\n".to_vec();
-    assert_eq!(kernel_calls, [KernelCall::LogWrite(written), KernelCall::Answer(vec![1]), KernelCall::LogSynced, KernelCall::Answer(vec![3])]);
+    assert_eq!(
+        kernel_calls,
+        [
+            KernelCall::LogWrite(written),
+            KernelCall::Answer(vec![1]),
+            KernelCall::LogSynced,
+            KernelCall::Answer(vec![3])
+        ]
+    );
     let early = |mark: &str, stream| !answered_early(&kernel_calls, &[Change { mark: mark.into(), stream }]).is_empty();
     assert!(early("one", 1), "answered before the sync");
     assert!(!early("one", 3), "answered after the sync");

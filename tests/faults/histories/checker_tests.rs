@@ -3,7 +3,7 @@
 use super::checker::{
     check::{self, HistoryEvent},
     linear::disorder,
-    recorder::{self, RecordedCall, RecordedOp, CallOutcome, Purpose},
+    recorder::{self, CallOutcome, Purpose, RecordedCall, RecordedOp},
 };
 
 const TTL_US: i64 = 1_000_000;
@@ -21,7 +21,13 @@ fn created() -> RecordedCall {
 }
 
 fn claim(owner: &str, token: i64, start_us: i64) -> RecordedCall {
-    call(owner, RecordedOp::Claim { ttl_us: TTL_US, purpose: Purpose::Execute }, start_us, start_us + 10, ok("RUNNING", token))
+    call(
+        owner,
+        RecordedOp::Claim { ttl_us: TTL_US, purpose: Purpose::Execute },
+        start_us,
+        start_us + 10,
+        ok("RUNNING", token),
+    )
 }
 
 fn complete(owner: &str, token: i64, start_us: i64) -> RecordedCall {
@@ -82,7 +88,8 @@ fn a_correct_history_is_accepted() {
 
 #[test]
 fn an_unknown_outcome_may_explain_what_follows_or_not() {
-    let lost = call("a", RecordedOp::Claim { ttl_us: TTL_US, purpose: Purpose::Execute }, 100, 200, CallOutcome::Unknown);
+    let lost =
+        call("a", RecordedOp::Claim { ttl_us: TTL_US, purpose: Purpose::Execute }, 100, 200, CallOutcome::Unknown);
     let held = CallOutcome::Refused { reason: "LEASE_HELD".into() };
     let refused = call("b", RecordedOp::Claim { ttl_us: TTL_US, purpose: Purpose::Execute }, 300, 310, held);
     assert_eq!(disorder(&[created(), lost.clone(), refused.clone()]), None);

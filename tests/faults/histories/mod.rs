@@ -6,9 +6,9 @@
 //!   SAGAD_HISTORY=file    a file for the recorded calls
 
 mod checker;
+mod checker_tests;
 mod recorded_client;
 mod recorded_load;
-mod checker_tests;
 
 use std::{env, time::Duration};
 
@@ -19,7 +19,11 @@ fn number(name: &str, default: u64) -> u64 {
 }
 
 fn healthy() -> RecordedLoad {
-    RecordedLoad { mutant: None, seed: number("SAGAD_LOAD_SEED", 1), lasts: Duration::from_secs(number("SAGAD_LOAD_SECS", 5)) }
+    RecordedLoad {
+        mutant: None,
+        seed: number("SAGAD_LOAD_SEED", 1),
+        lasts: Duration::from_secs(number("SAGAD_LOAD_SECS", 5)),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ use sagad::proto::{saga_service_client::SagaServiceClient, *};
 use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt;
 
-use super::checker::recorder::{RecordedOp, CallOutcome, Purpose, Recorder};
+use super::checker::recorder::{CallOutcome, Purpose, RecordedOp, Recorder};
 
 pub type Sagas = SagaServiceClient<Channel>;
 
@@ -141,7 +141,12 @@ impl RecordedClient {
         uuid::Uuid::new_v4().to_string()
     }
 
-    async fn recorded(&self, task: &str, op: RecordedOp, work: impl Future<Output = Result<CallOutcome, CallOutcome>>) -> CallOutcome {
+    async fn recorded(
+        &self,
+        task: &str,
+        op: RecordedOp,
+        work: impl Future<Output = Result<CallOutcome, CallOutcome>>,
+    ) -> CallOutcome {
         let open = self.recorder.begin(task, &self.owner, op);
         let outcome = work.await.unwrap_or_else(|error| error);
         self.recorder.end(open, outcome.clone());
@@ -179,7 +184,8 @@ impl RecordedClient {
             let (mut sagas, request) = (self.sagas.clone(), request.clone());
             async move { sagas.claim(request).await }
         };
-        let open = self.recorder.begin(task, &self.owner, RecordedOp::Claim { ttl_us: TTL.as_micros() as i64, purpose });
+        let open =
+            self.recorder.begin(task, &self.owner, RecordedOp::Claim { ttl_us: TTL.as_micros() as i64, purpose });
         match until_answered(send, SENDINGS).await {
             Ok(answer) => {
                 let held = answer.saga.as_ref().map(HeldLease::of);
@@ -217,8 +223,11 @@ impl RecordedClient {
             }
         };
         let Some(saga) = answer.pop() else {
-            let none =
-                if ambiguous { CallOutcome::Unknown } else { CallOutcome::Refused { reason: "nothing to claim".into() } };
+            let none = if ambiguous {
+                CallOutcome::Unknown
+            } else {
+                CallOutcome::Refused { reason: "nothing to claim".into() }
+            };
             self.recorder.end(open, none);
             return None;
         };

@@ -16,9 +16,9 @@ use tonic::transport::Endpoint;
 use super::{
     checker::{
         check::{self, HistoryEvent},
-        recorder::{self, RecordedCall, CallOutcome, Purpose, Recorder},
+        recorder::{self, CallOutcome, Purpose, RecordedCall, Recorder},
     },
-    recorded_client::{RecordedClient, HeldLease, Sagas, TTL},
+    recorded_client::{HeldLease, RecordedClient, Sagas, TTL},
 };
 use crate::support::Launch;
 
@@ -246,7 +246,11 @@ async fn undo(client: &RecordedClient, rng: &mut StdRng, mut held: HeldLease, ta
 
 /// A watcher, disconnected by itself and by each kill, until it has everything. Returns its record and the number of
 /// disconnections.
-async fn watch(mut sagas: Sagas, mut rng: StdRng, stopped: tokio::sync::watch::Receiver<i64>) -> (Vec<HistoryEvent>, u64) {
+async fn watch(
+    mut sagas: Sagas,
+    mut rng: StdRng,
+    stopped: tokio::sync::watch::Receiver<i64>,
+) -> (Vec<HistoryEvent>, u64) {
     let (mut record, mut position, mut cuts, mut idle) = (Vec::<HistoryEvent>::new(), 0, 0, 0);
     while position < *stopped.borrow() && idle < 20 {
         let request = WatchEventsRequest { after_revision: Some(position), ..WatchEventsRequest::default() };

@@ -27,10 +27,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ARGS,
-    retrying_caller::{RetryingCaller, CallFigures},
     acknowledged_events::{AcknowledgedEvents, list},
+    library_parts::{
+        CONCURRENCY, TTL, TestWork, WorkerNotes, clean_up, client, follow, kept, produce, recovery_options,
+        work_process,
+    },
     restart_again_and_again,
-    library_parts::{CONCURRENCY, TTL, WorkerNotes, TestWork, clean_up, client, follow, kept, produce, recovery_options, work_process},
+    retrying_caller::{CallFigures, RetryingCaller},
 };
 use crate::support::{Daemon, WAIT_MAX, daemon::ShutdownSignal, eventually, now};
 
@@ -63,7 +66,8 @@ fn spawn(tasks: &mut JoinSet<()>, task: impl Future<Output = Result<(), WorkerEr
 pub async fn workers_go_on(how: ShutdownSignal) {
     let mut daemon = Daemon::start_with(ARGS);
     let address = daemon.address();
-    let (acknowledged, told, calls) = (AcknowledgedEvents::default(), WorkerNotes::default(), Arc::new(AtomicU64::new(0)));
+    let (acknowledged, told, calls) =
+        (AcknowledgedEvents::default(), WorkerNotes::default(), Arc::new(AtomicU64::new(0)));
     let (stop, shutdown) = (CancellationToken::new(), Shutdown::default());
     let caller = RetryingCaller::new(address, &CallFigures::new());
     let kept_saga = CreateSagaRequest { task_id: "kept".into(), queue: "kept".into(), ..Default::default() };

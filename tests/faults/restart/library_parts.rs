@@ -26,7 +26,7 @@ use sagad::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{OUTAGE, retrying_caller::fresh, acknowledged_events::AcknowledgedEvents};
+use super::{OUTAGE, acknowledged_events::AcknowledgedEvents, retrying_caller::fresh};
 use crate::support::{WAIT_MAX, binary, claim, compensation};
 
 /// The number of sagas that a worker executes at once.

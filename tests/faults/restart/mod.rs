@@ -6,13 +6,13 @@
 //! `sagad work`.
 //! `RESTARTS=n` makes it longer.
 
-mod retrying_caller;
 mod acknowledged_events;
-mod plain_clients;
-mod plain_client;
 mod library_clients;
-mod streams;
 mod library_parts;
+mod plain_client;
+mod plain_clients;
+mod retrying_caller;
+mod streams;
 
 use std::time::Duration;
 

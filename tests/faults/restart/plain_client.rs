@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     TTL_MS,
-    retrying_caller::{RetryingCaller, fresh},
     acknowledged_events::{AcknowledgedEvents, list},
+    retrying_caller::{RetryingCaller, fresh},
 };
 use crate::support::{Key, claim, compensation, create, key, ms};
 

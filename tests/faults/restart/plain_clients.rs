@@ -6,10 +6,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ARGS,
-    retrying_caller::{RetryingCaller, CallFigures},
     acknowledged_events::AcknowledgedEvents,
-    restart_again_and_again,
     plain_client::PlainClient,
+    restart_again_and_again,
+    retrying_caller::{CallFigures, RetryingCaller},
     streams,
 };
 use crate::support::{Daemon, daemon::ShutdownSignal};

@@ -11,8 +11,8 @@ use tonic::{Code, Status, Streaming};
 
 use super::{
     TTL_MS,
-    retrying_caller::{RetryingCaller, Backoff, may_be_repeated},
     plain_client::PlainClient,
+    retrying_caller::{Backoff, RetryingCaller, may_be_repeated},
 };
 use crate::support::{Problem, daemon::ShutdownSignal};
 

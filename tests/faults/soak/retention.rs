@@ -8,7 +8,7 @@ use tonic::Code;
 
 use crate::{
     disk::requests::{annotate, claim, create, get},
-    support::{Launch, WAIT_MAX, Sagas, SmallDisk, needs, now, reason, sagas},
+    support::{Launch, Sagas, SmallDisk, WAIT_MAX, needs, now, reason, sagas},
 };
 
 /// Waits until a condition holds.

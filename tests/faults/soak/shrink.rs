@@ -57,7 +57,12 @@ async fn the_database_shrinks_when_most_of_it_was_purged() {
     let mut client = sagas(address).await;
     let (begun, mut longest) = (now(), 0);
     while size(data, "sagad.db") > before / 4 {
-        assert!(begun.elapsed() < WAIT_MAX, "it does not shrink: {} of {before}:\n{}", size(data, "sagad.db"), daemon.log());
+        assert!(
+            begun.elapsed() < WAIT_MAX,
+            "it does not shrink: {} of {before}:\n{}",
+            size(data, "sagad.db"),
+            daemon.log()
+        );
         heartbeat(&mut client, &kept).await.expect("other calls are served meanwhile");
         longest = longest.max(size(data, "sagad.db-wal"));
         tokio::time::sleep(Duration::from_millis(5)).await;

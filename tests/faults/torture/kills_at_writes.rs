@@ -188,7 +188,11 @@ async fn p1_a_killed_backup_leaves_no_partial_file() {
         thread::sleep(Duration::from_millis(20 + 70 * round));
         daemon.kill().await;
         let output = backup.wait_with_output().unwrap();
-        assert_eq!(output.status.success(), file.exists(), "the copy exists if and only if the backup succeeded: {output:?}");
+        assert_eq!(
+            output.status.success(),
+            file.exists(),
+            "the copy exists if and only if the backup succeeded: {output:?}"
+        );
         cut_off += u64::from(!output.status.success());
         if file.exists() {
             restored_and_whole(&file, &directory.path().join(format!("early-{round}")));

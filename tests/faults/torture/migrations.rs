@@ -112,7 +112,9 @@ async fn p1_a_killed_migration_is_completed_by_the_next_attempt() {
             break;
         }
     }
-    eprintln!("killed while migrating: {before} times it had not happened, {after} times it had (the last one was not killed)");
+    eprintln!(
+        "killed while migrating: {before} times it had not happened, {after} times it had (the last one was not killed)"
+    );
     assert!(before > 5 && after > 0, "too few calls were hit: {before}, {after}");
     support::check(&begun);
 }
@@ -159,7 +161,9 @@ fn p1_a_killed_migration_from_version_2_is_completed_by_the_next_start() {
             break;
         }
     }
-    eprintln!("killed while migrating: {before} times it had not happened, {after} times it had (the last one was not killed)");
+    eprintln!(
+        "killed while migrating: {before} times it had not happened, {after} times it had (the last one was not killed)"
+    );
     assert!(before > 5 && after > 0, "too few calls were hit: {before}, {after}");
 }
 

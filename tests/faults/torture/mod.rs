@@ -6,12 +6,12 @@
 //! prints its seed; `TORTURE_SEED=n` repeats the same choices, but not the kernel's scheduling.
 
 mod checkpoints;
-mod random_ops;
-mod torture_client;
-mod migrations;
 mod kills_at_writes;
+mod migrations;
 mod op;
+mod random_ops;
 mod supervisor;
+mod torture_client;
 mod verify;
 mod watcher;
 

@@ -94,7 +94,8 @@ pub async fn run(plan: TorturePlan) -> TortureCounts {
     launch.args.extend(plan.args);
     let mut rng = StdRng::seed_from_u64(plan.seed);
     let highest = Arc::new(AtomicI64::new(0));
-    let mut clients: Vec<_> = (0..CLIENTS).map(|number| TortureClient::new(plan.seed, number, highest.clone())).collect();
+    let mut clients: Vec<_> =
+        (0..CLIENTS).map(|number| TortureClient::new(plan.seed, number, highest.clone())).collect();
     let (told, addresses) = watch::channel(None);
     let watcher = Watcher::follow(addresses);
     let mut tally = TortureCounts::default();

@@ -6,8 +6,8 @@ use sagad::proto::*;
 use tonic::Code;
 
 use super::{
-    torture_client::TortureClient,
     op::{Answer, Op},
+    torture_client::TortureClient,
 };
 use crate::support::Sagas;
 

@@ -76,10 +76,7 @@ fn each_alert_has_a_summary_an_action_and_a_test() {
             runbook.strip_prefix("docs/how-to/troubleshoot.md#").unwrap_or_else(|| panic!("{name}: {runbook}"));
         assert!(headings.iter().any(|heading| heading == section), "{name}: there is no section {section}");
         for tried in ["fires", "keeps quiet"] {
-            assert!(
-                ALERTS_TEST.contains(&format!("- name: \"{name} {tried}\"")),
-                "no test that {name} {tried}"
-            );
+            assert!(ALERTS_TEST.contains(&format!("- name: \"{name} {tried}\"")), "no test that {name} {tried}");
         }
     }
 }

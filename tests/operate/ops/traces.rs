@@ -176,7 +176,8 @@ async fn a_sampled_call_has_spans_for_its_wait_transition_and_commit() {
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_without_a_trace_are_sampled_as_configured_and_failures_are_marked() {
     let (collector, address) = Collector::start().await;
-    let mut watched = WatchedDaemon::start(&["--otlp-endpoint", &format!("http://{address}"), "--trace-sample", "1"]).await;
+    let mut watched =
+        WatchedDaemon::start(&["--otlp-endpoint", &format!("http://{address}"), "--trace-sample", "1"]).await;
     let api = watched.daemon.api().await;
     api.running("t-1", "w").await;
     let mut unknown = tonic::client::Grpc::new(api.channel.clone());

@@ -10,7 +10,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::support::{WAIT_MAX, SAGAD, now};
+use crate::support::{SAGAD, WAIT_MAX, now};
 
 /// A terminal in which a shell runs `sagad`, prints its exit code, and stays.
 pub struct Tmux {

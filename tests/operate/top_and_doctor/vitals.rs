@@ -56,10 +56,14 @@ async fn vitals_report_watches_held_claims_and_compensation_handlers() {
     };
     let told = |expected: &[(&str, i64)]| expected.iter().map(|(queue, count)| ((*queue).to_owned(), *count)).collect();
     let expected: (Vec<_>, i64) = (told(&[("", 1), ("a", 2), ("b", 1)]), 1);
-    eventually("all watches are reported", || async { (watched(vitals(&daemon).await) == expected).then_some(()) }).await;
+    eventually("all watches are reported", || async { (watched(vitals(&daemon).await) == expected).then_some(()) })
+        .await;
     drop(one);
     let expected: (Vec<_>, i64) = (told(&[("", 1), ("a", 1)]), 1);
-    eventually("ended watches are not reported", || async { (watched(vitals(&daemon).await) == expected).then_some(()) }).await;
+    eventually("ended watches are not reported", || async {
+        (watched(vitals(&daemon).await) == expected).then_some(())
+    })
+    .await;
 
     let ask = |kinds: &[&str]| ClaimNextRequest {
         queues: queues(&["a"]),
@@ -102,6 +106,8 @@ async fn vitals_report_watches_held_claims_and_compensation_handlers() {
         waits("b", LeasePurpose::Compensate, 2, &["branch", "worktree"]),
         waits("c", LeasePurpose::Compensate, 1, &[]),
     ];
-    eventually("held claims are reported", || async { (vitals(&daemon).await.waiting_claims == expected).then_some(()) })
-        .await;
+    eventually("held claims are reported", || async {
+        (vitals(&daemon).await.waiting_claims == expected).then_some(())
+    })
+    .await;
 }

@@ -11,8 +11,8 @@ use sagad::domain::{
 };
 
 use super::{
-    situation::{Situation, running, stale},
     operations::*,
+    situation::{Situation, running, stale},
     test_saga::{START, TTL, TestSaga, secs},
 };
 
@@ -77,7 +77,11 @@ fn claims_for_compensation_take_planned_and_stale_sagas_too() {
         let attempt = w.saga.attempt;
         w.ok(claim_undo("x"));
         assert_eq!((w.state(), w.lease().purpose), (State::Compensating, LeasePurpose::Compensate));
-        assert_eq!((w.saga.attempt, w.saga.not_before), (attempt, None), "it does not count as an attempt at execution");
+        assert_eq!(
+            (w.saga.attempt, w.saga.not_before),
+            (attempt, None),
+            "it does not count as an attempt at execution"
+        );
     }
 }
 

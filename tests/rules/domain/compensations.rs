@@ -6,8 +6,8 @@ use sagad::domain::{
 };
 
 use super::{
-    situation::{Situation, running, settled, undoing},
     operations::*,
+    situation::{Situation, running, settled, undoing},
     test_saga::{START, TestSaga, kinds, secs, specs, text},
 };
 
@@ -68,7 +68,11 @@ fn compensations_are_undone_in_reverse_order() {
     assert_eq!(w.refused(done(&h, 1)), Rejection::CompensationOrder { first: 3 });
     assert_eq!(w.refused(failed(&h, 2)), Rejection::CompensationOrder { first: 3 });
     w.ok(failed(&h, 3));
-    assert_eq!(w.refused(done(&h, 2)), Rejection::CompensationOrder { first: 3 }, "a failed attempt does not settle it");
+    assert_eq!(
+        w.refused(done(&h, 2)),
+        Rejection::CompensationOrder { first: 3 },
+        "a failed attempt does not settle it"
+    );
     w.ok(waive(3));
     assert_eq!(w.refused(done(&h, 1)), Rejection::CompensationOrder { first: 2 });
     w.ok(done(&h, 2));

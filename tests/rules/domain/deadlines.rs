@@ -10,8 +10,8 @@ use sagad::domain::{
 };
 
 use super::{
-    situation::{compensating, running, undoing},
     operations::*,
+    situation::{compensating, running, undoing},
     test_saga::{START, TTL, TestSaga, reason, secs, us},
 };
 
@@ -124,8 +124,11 @@ fn an_execution_lease_lasts_no_longer_than_the_progress_timeout() {
 
 #[test]
 fn neither_timeout_applies_to_leases_for_compensation() {
-    let mut w =
-        TestSaga::new(Policy { execution_timeout: Some(secs(1)), progress_timeout: Some(secs(1)), ..Policy::default() });
+    let mut w = TestSaga::new(Policy {
+        execution_timeout: Some(secs(1)),
+        progress_timeout: Some(secs(1)),
+        ..Policy::default()
+    });
     let h = w.claim_undo("w");
     assert_eq!(w.lease().expire_time, START.plus(TTL));
     w.wait(secs(29));

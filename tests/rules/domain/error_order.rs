@@ -12,9 +12,9 @@ use sagad::domain::{
 };
 
 use super::{
-    situation::{Situation, compensating, released, requeued, running, settled, stale, undoing},
     operations::*,
-    test_saga::{UNKNOWN_TOKEN, TTL, TestSaga, owner, secs},
+    situation::{Situation, compensating, released, requeued, running, settled, stale, undoing},
+    test_saga::{TTL, TestSaga, UNKNOWN_TOKEN, owner, secs},
 };
 
 fn other_owner(h: &Holder) -> Holder {

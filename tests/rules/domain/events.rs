@@ -9,8 +9,8 @@ use sagad::domain::{
 };
 
 use super::{
-    situation::{Situation, running, stale, undoing},
     operations::*,
+    situation::{Situation, running, stale, undoing},
     test_saga::{START, TTL, TestSaga, actor, kinds, marks, secs, text},
 };
 

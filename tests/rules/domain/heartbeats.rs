@@ -10,8 +10,8 @@ use sagad::domain::{
 };
 
 use super::{
-    situation::{running, undoing},
     operations::*,
+    situation::{running, undoing},
     test_saga::{START, TTL, TestSaga, blob, owner, reason, secs, text, us},
 };
 
@@ -70,7 +70,11 @@ fn m4_heartbeats_in_the_same_microsecond_are_all_accepted() {
     w.ok(heartbeat(&h));
     w.ok(progress(&h, "half"));
     assert_eq!((w.lease().expire_time, &w.saga.progress), (START.plus(secs(1)).plus(TTL), &blob("half")));
-    assert_eq!(w.refusal(heartbeat_for(&h, us(TTL.micros() - 1))), "LEASE_NOT_EXTENDED", "a microsecond less is refused");
+    assert_eq!(
+        w.refusal(heartbeat_for(&h, us(TTL.micros() - 1))),
+        "LEASE_NOT_EXTENDED",
+        "a microsecond less is refused"
+    );
     w.ok(heartbeat_for(&h, TTL));
 }
 
@@ -119,7 +123,9 @@ fn a_refused_heartbeat_returns_the_standing_and_stores_no_progress() {
     let h = w.claim("w");
     w.wait(secs(1));
     w.ok(cancel(false));
-    let Rejection::ExecutionTimeout(standing) = w.refused(progress(&h, "half")) else { panic!("it names another limit") };
+    let Rejection::ExecutionTimeout(standing) = w.refused(progress(&h, "half")) else {
+        panic!("it names another limit")
+    };
     assert_eq!(standing.expire_time, START.plus(TTL));
     assert_eq!(standing.cancel_reason, Some(text("no longer wanted")));
     assert_eq!(w.saga.progress, blob(""));

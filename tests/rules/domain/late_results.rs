@@ -9,8 +9,8 @@ use sagad::domain::{
 };
 
 use super::{
-    situation::{settled, stale, undoing},
     operations::*,
+    situation::{settled, stale, undoing},
     test_saga::{TTL, TestSaga, blob, kinds, marks, secs},
 };
 

@@ -3,10 +3,11 @@
 mod claims;
 mod compensations;
 mod deadlines;
+mod error_order;
 mod events;
 mod heartbeats;
 mod late_results;
-mod error_order;
+mod operations;
 mod operator_decisions;
 mod policies;
 mod random_histories;
@@ -15,5 +16,4 @@ mod retries;
 mod situation;
 mod table_by_holder;
 mod table_unleased;
-mod operations;
 mod test_saga;

@@ -14,9 +14,9 @@ use sagad::domain::{
 };
 
 use super::{
-    situation::{Situation, running, stale, undoing},
     operations::*,
-    test_saga::{UNKNOWN_TOKEN, START, TTL, TestSaga, kinds, secs, text, us},
+    situation::{Situation, running, stale, undoing},
+    test_saga::{START, TTL, TestSaga, UNKNOWN_TOKEN, kinds, secs, text, us},
 };
 
 const DECISIONS: [RecoveryDecision; 3] =
@@ -199,9 +199,14 @@ fn a_revoked_lease_makes_its_saga_stale_at_once_and_ends_for_its_holder() {
         let goes_on = revoked.state() != w.state();
         assert_eq!(goes_on, w.saga.cancel.is_some() && w.state() == State::Running, "{situation:?}");
         assert_eq!(revoked.saga.is_stale(w.now, &w.grace), !goes_on, "{situation:?}");
-        for operation in
-            [heartbeat(&h), complete(&h, "late"), fail_with(&h, &["k"]), compensate(&h), quarantine_held(&h), release(&h)]
-        {
+        for operation in [
+            heartbeat(&h),
+            complete(&h, "late"),
+            fail_with(&h, &["k"]),
+            compensate(&h),
+            quarantine_held(&h),
+            release(&h),
+        ] {
             assert_eq!(revoked.clone().refusal(operation), "LEASE_SUPERSEDED", "{situation:?}");
         }
         // A second revocation is refused, and a decision applies.

@@ -9,8 +9,8 @@ use sagad::domain::{
 };
 
 use super::{
-    situation::undoing,
     operations::*,
+    situation::undoing,
     test_saga::{START, TTL, TestSaga, kinds, marks, secs, text},
 };
 

@@ -16,7 +16,7 @@ use sagad::domain::{
 
 use super::{
     operations::*,
-    test_saga::{UNKNOWN_TOKEN, TestSaga, secs, us},
+    test_saga::{TestSaga, UNKNOWN_TOKEN, secs, us},
 };
 
 /// How time passes before a command.
@@ -150,12 +150,8 @@ fn operation(w: &TestSaga, holders: &[Holder], call: RandomCall) -> Operation {
 const CALLS: u8 = 22;
 
 fn calls() -> impl Strategy<Value = RandomCall> {
-    (prop::bool::weighted(0.7), any::<u8>(), any::<u8>(), callers()).prop_map(|(fitting, which, param, caller)| RandomCall {
-        fitting,
-        which,
-        param,
-        caller,
-    })
+    (prop::bool::weighted(0.7), any::<u8>(), any::<u8>(), callers())
+        .prop_map(|(fitting, which, param, caller)| RandomCall { fitting, which, param, caller })
 }
 
 fn pass(w: &mut TestSaga, pass: TimeStep) {
@@ -242,7 +238,10 @@ fn check_step(before: &Saga, after: &Saga, operation: &Operation, w: &TestSaga) 
     if let Operation::ByHolder(_, HolderOperation::Heartbeat { .. }) = operation {
         assert_eq!((after.revision, after.update_time), (before.revision, before.update_time));
     } else {
-        assert!(after.revision > before.revision && after.update_time == w.now, "{operation:?} changed the saga without a new revision");
+        assert!(
+            after.revision > before.revision && after.update_time == w.now,
+            "{operation:?} changed the saga without a new revision"
+        );
     }
     if before.state == State::Compensating {
         let one_way = [State::Compensating, State::Compensated, State::Quarantined].contains(&after.state);

@@ -8,8 +8,8 @@ use sagad::domain::{
 };
 
 use super::{
-    situation::{Situation, compensating, running, settled, undoing},
     operations::*,
+    situation::{Situation, compensating, running, settled, undoing},
     test_saga::{TTL, TestSaga, blob, owner, secs, text},
 };
 

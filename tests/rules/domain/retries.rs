@@ -9,8 +9,8 @@ use sagad::domain::{
 };
 
 use super::{
-    situation::running,
     operations::*,
+    situation::running,
     test_saga::{START, TestSaga, kinds, secs, text},
 };
 

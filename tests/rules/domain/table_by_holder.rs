@@ -3,8 +3,8 @@
 use sagad::domain::{command::Operation, saga::State, transition::TransitionEffect};
 
 use super::{
-    situation::Situation,
     operations::*,
+    situation::Situation,
     test_saga::{TestSaga, reason},
 };
 

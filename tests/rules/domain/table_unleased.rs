@@ -6,9 +6,9 @@ use sagad::domain::{
 };
 
 use super::{
+    operations::*,
     situation::Situation,
     table_by_holder::*,
-    operations::*,
     test_saga::{TTL, us},
 };
 

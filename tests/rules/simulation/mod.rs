@@ -9,11 +9,11 @@
 //!   SIM_TRACE=t      prints the calls and answers about the saga whose id contains this
 //!   SIM_RUN_STEPS=n  steps of one run; the next run has the next seed (default 50,000)
 
-mod simulated_daemon;
-mod promise_checker;
 mod operators;
-mod rng;
 mod planted_fault;
+mod promise_checker;
+mod rng;
+mod simulated_daemon;
 mod simulated_watcher;
 mod simulated_worker;
 mod system;
@@ -136,7 +136,12 @@ fn the_same_seed_repeats_a_run() {
 /// The checker must be able to fail.
 #[test]
 fn planted_faults_are_detected() {
-    let broken = [PlantedFault::AnswerBeforeCommit, PlantedFault::NoGrace, PlantedFault::WorkersExceedDeadlines, PlantedFault::WatchSkips];
+    let broken = [
+        PlantedFault::AnswerBeforeCommit,
+        PlantedFault::NoGrace,
+        PlantedFault::WorkersExceedDeadlines,
+        PlantedFault::WatchSkips,
+    ];
     let quiet = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
     let missed: Vec<_> = broken

@@ -28,8 +28,8 @@ use sagad::{
 };
 
 use super::{
-    promise_checker::{ExecutedCommand, PromiseChecker},
     planted_fault::PlantedFault,
+    promise_checker::{ExecutedCommand, PromiseChecker},
     system::{Call, CallSource},
 };
 
@@ -52,7 +52,9 @@ pub struct SimulatedCaller {
 impl Caller for SimulatedCaller {
     fn is_gone(&self) -> bool {
         match self.call.from {
-            CallSource::Worker(worker, _) => self.closed_connections.borrow().get(&worker).is_some_and(|last| self.call.id <= *last),
+            CallSource::Worker(worker, _) => {
+                self.closed_connections.borrow().get(&worker).is_some_and(|last| self.call.id <= *last)
+            }
             CallSource::Operator => false,
         }
     }
@@ -95,7 +97,14 @@ pub struct SimulatedDaemon {
 
 impl SimulatedDaemon {
     /// Opens the store at the true time `now`, when the wall clock shows `utc`.
-    pub fn start(disk: &Memory, now: i64, utc: i64, grace: Span, fault: PlantedFault, checker: &mut PromiseChecker) -> Self {
+    pub fn start(
+        disk: &Memory,
+        now: i64,
+        utc: i64,
+        grace: Span,
+        fault: PlantedFault,
+        checker: &mut PromiseChecker,
+    ) -> Self {
         let (backend, opening) = disk.open_backend();
         let clock = Timestamp::from_micros(utc).max(opening.last_time);
         let returned = RestartGrace { returned_at: clock, length: grace };
@@ -167,7 +176,13 @@ impl SimulatedDaemon {
     }
 
     /// Executes and commits a batch; returns the answers. `None`: the coordinator crashed before the commit.
-    pub fn write(&mut self, batch: Batch, now: i64, checker: &mut PromiseChecker, dies: bool) -> Option<Vec<(Call, CallOutcome)>> {
+    pub fn write(
+        &mut self,
+        batch: Batch,
+        now: i64,
+        checker: &mut PromiseChecker,
+        dies: bool,
+    ) -> Option<Vec<(Call, CallOutcome)>> {
         let full = |caller: SimulatedCaller| (caller.call, Err(StoreError::Full { retry_after: RETRY }));
         if self.disk_was_full {
             if self.disk.is_full() {
@@ -211,10 +226,14 @@ impl SimulatedDaemon {
     ) -> Option<Result<CommittedTurn<SimulatedCaller>, FailedTurn<SimulatedCaller>>> {
         let mut observe = |seen: TurnStep<'_, SimulatedCaller>, through, now| {
             let logged = match seen {
-                TurnStep::Judged(request, outcome) => TurnObservation::Judged(Box::new(request.clone()), outcome.clone()),
+                TurnStep::Judged(request, outcome) => {
+                    TurnObservation::Judged(Box::new(request.clone()), outcome.clone())
+                }
                 TurnStep::Served(served) => {
                     let request = |caller: &SimulatedCaller| caller.call.request.clone();
-                    TurnObservation::Served(served.iter().map(|(caller, outcome)| (request(caller), outcome.clone())).collect())
+                    TurnObservation::Served(
+                        served.iter().map(|(caller, outcome)| (request(caller), outcome.clone())).collect(),
+                    )
                 }
                 TurnStep::Swept(complete) => TurnObservation::Swept(complete),
                 TurnStep::Unreadable(id, what) => panic!("{id:?}: {what}"),

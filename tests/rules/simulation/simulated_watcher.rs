@@ -82,7 +82,8 @@ impl SimulatedWatcher {
         } else {
             let after = after.or(Some(Revision::ZERO));
             Box::pin(watch_events(store.clone(), None, self.queues.clone(), after).flat_map(|item| {
-                let event = |event: &Arc<Event>| Ok(WatchItem::Event(event.revision, Some(Box::new(Event::clone(event)))));
+                let event =
+                    |event: &Arc<Event>| Ok(WatchItem::Event(event.revision, Some(Box::new(Event::clone(event)))));
                 stream::iter(match item {
                     Ok(EventItem::Events(wanted)) => wanted.events().map(event).collect(),
                     Ok(EventItem::Bookmark(revision)) => vec![Ok(WatchItem::Through(revision, false))],
@@ -93,7 +94,14 @@ impl SimulatedWatcher {
     }
 
     /// Takes at most `limit` items, and compares them with the history.
-    pub fn watch(&mut self, runtime: &Runtime, store: &Store, (disk, checker): KnownData<'_>, limit: usize, skip: bool) {
+    pub fn watch(
+        &mut self,
+        runtime: &Runtime,
+        store: &Store,
+        (disk, checker): KnownData<'_>,
+        limit: usize,
+        skip: bool,
+    ) {
         let mut items = match self.items.take() {
             Some(items) => items,
             None => self.begin(store, skip),
@@ -118,7 +126,10 @@ impl SimulatedWatcher {
             self.compare(item, &facts, checker);
         }
         if let Some(oldest) = compacted.filter(|oldest| *oldest > Revision::ZERO) {
-            assert!(self.position.is_none_or(|position| position < oldest), "P7: the position was refused although its revisions are stored");
+            assert!(
+                self.position.is_none_or(|position| position < oldest),
+                "P7: the position was refused although its revisions are stored"
+            );
             self.compacted += 1;
             // It starts again: with a snapshot, or from the oldest stored event.
             (self.items, self.position) = (None, Some(oldest).filter(|_| !self.stale));

@@ -11,7 +11,7 @@ use sagad::domain::{
     time::Span,
 };
 
-use super::{rng::Rng, planted_fault::PlantedFault};
+use super::{planted_fault::PlantedFault, rng::Rng};
 
 /// The largest error of a worker's clock, in parts per million.
 pub const DRIFT_PPM: i64 = 10_000;
@@ -202,7 +202,8 @@ impl SimulatedWorker {
     }
 
     fn ask(&self, queues: &[QueueName], rng: &mut Rng) -> WorkerAction {
-        let purpose = if self.role == WorkerRole::Compensate { LeasePurpose::Compensate } else { LeasePurpose::Execute };
+        let purpose =
+            if self.role == WorkerRole::Compensate { LeasePurpose::Compensate } else { LeasePurpose::Execute };
         let some = rng.chance(200);
         let kinds = if some { vec![kind(0), kind(1), kind(2)] } else { Vec::new() };
         let first = rng.below(queues.len() as u64) as usize;

@@ -2,7 +2,7 @@
 //! depends on the seed only.
 
 mod faults;
-mod life;
+mod worker_events;
 
 use std::{
     cmp::Ordering,
@@ -21,11 +21,11 @@ use sagad::{
 use tokio::runtime::Runtime;
 
 use super::{
-    simulated_daemon::{Batch, SimulatedDaemon},
-    promise_checker::PromiseChecker,
     people,
-    rng::Rng,
     planted_fault::PlantedFault,
+    promise_checker::PromiseChecker,
+    rng::Rng,
+    simulated_daemon::{Batch, SimulatedDaemon},
     simulated_watcher::SimulatedWatcher,
     simulated_worker::SimulatedWorker,
 };
@@ -202,7 +202,9 @@ impl System {
         for n in 0..WATCHERS {
             system.after(500_000, SimulatedEvent::Watch(n));
         }
-        for first in [SimulatedEvent::Turn(0), SimulatedEvent::BackendError, SimulatedEvent::Operator, SimulatedEvent::Create] {
+        for first in
+            [SimulatedEvent::Turn(0), SimulatedEvent::BackendError, SimulatedEvent::Operator, SimulatedEvent::Create]
+        {
             system.after(0, first);
         }
         system
@@ -252,7 +254,9 @@ impl System {
     /// True if the event has no effect any more and is not counted as a step.
     fn is_void(&self, event: &SimulatedEvent) -> bool {
         match event {
-            SimulatedEvent::Turn(number) | SimulatedEvent::Write(number) => self.daemon.is_none() || *number != self.turn.0,
+            SimulatedEvent::Turn(number) | SimulatedEvent::Write(number) => {
+                self.daemon.is_none() || *number != self.turn.0
+            }
             SimulatedEvent::Claimable(n, number) => *number != self.workers[*n].wake,
             SimulatedEvent::Arrive(_)
             | SimulatedEvent::Answered(_)

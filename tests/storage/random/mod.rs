@@ -2,9 +2,9 @@
 //!
 //! `CONFORMANCE_COMMANDS=n` sets their number, `CONFORMANCE_SEED=s` the seed; a failure prints both.
 
+pub mod compared_store;
 mod random_commands;
 mod rng;
-pub mod compared_store;
 
 use std::collections::BTreeSet;
 
@@ -21,9 +21,9 @@ use sagad::{
 };
 
 use self::{
+    compared_store::{ComparedStore, MemoryDisk, SqliteDisk},
     random_commands::{QUEUES, TASKS, name},
     rng::Rng,
-    compared_store::{MemoryDisk, ComparedStore, SqliteDisk},
 };
 use super::builders::{key_of, labels, owner, queue, task};
 

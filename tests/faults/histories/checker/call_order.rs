@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use super::recorder::{RecordedCall, RecordedOp, CallOutcome, Purpose};
+use super::recorder::{CallOutcome, Purpose, RecordedCall, RecordedOp};
 
 /// How much two clocks of one machine may differ over a restart.
 pub const SLACK_US: i64 = 1000;
@@ -51,7 +51,8 @@ pub fn disorder(calls: &[RecordedCall]) -> Option<Vec<RecordedCall>> {
         let is_done = |n: usize| done[n / 64] & (1 << (n % 64)) != 0;
         // A call that began after the end of another comes after it.
         let open = calls.iter().enumerate().filter(|(n, _)| !is_done(*n));
-        let known_ends = open.clone().filter(|(_, call)| call.outcome != CallOutcome::Unknown).map(|(_, call)| call.end_us);
+        let known_ends =
+            open.clone().filter(|(_, call)| call.outcome != CallOutcome::Unknown).map(|(_, call)| call.end_us);
         let first_end = known_ends.min().unwrap_or(i64::MAX);
         for (n, call) in open.take_while(|(_, call)| call.start_us <= first_end) {
             let Some(next) = step(&model, call) else { continue };

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{
     call_order::{SLACK_US, disorder},
-    recorder::{RecordedCall, RecordedOp, CallOutcome},
+    recorder::{CallOutcome, RecordedCall, RecordedOp},
 };
 
 /// One event of the coordinator's history, or of a watcher's record.
@@ -35,9 +35,11 @@ pub fn all(calls: &[RecordedCall], history: &[HistoryEvent], watched: &[Vec<Hist
 /// one of its owner's unanswered calls.
 fn attributed(calls: &[RecordedCall], history: &[HistoryEvent]) -> Vec<RecordedCall> {
     let told: HashSet<i64> = calls.iter().filter_map(granted).map(|(token, _)| token).collect();
-    let (unheard, mut all): (Vec<RecordedCall>, Vec<RecordedCall>) = calls.iter().cloned().partition(|call| call.task.is_empty());
+    let (unheard, mut all): (Vec<RecordedCall>, Vec<RecordedCall>) =
+        calls.iter().cloned().partition(|call| call.task.is_empty());
     for claimed in history.iter().filter(|seen| seen.kind == "CLAIMED" && !told.contains(&seen.token)) {
-        let possible = unheard.iter().filter(|call| call.outcome == CallOutcome::Unknown && call.owner == claimed.actor);
+        let possible =
+            unheard.iter().filter(|call| call.outcome == CallOutcome::Unknown && call.owner == claimed.actor);
         all.extend(possible.map(|call| RecordedCall { task: claimed.task.clone(), ..call.clone() }));
     }
     all
@@ -167,7 +169,9 @@ pub fn after_a_later_lease(calls: &[RecordedCall]) -> Vec<String> {
                 .iter()
                 .find(|other| granted(other).is_some_and(|(later, _)| later > token) && other.end_us < call.start_us);
             let again = calls.iter().any(|other| {
-                other.op == call.op && !matches!(other.op, RecordedOp::Heartbeat { .. }) && other.start_us < call.start_us
+                other.op == call.op
+                    && !matches!(other.op, RecordedOp::Heartbeat { .. })
+                    && other.start_us < call.start_us
             });
             if let (Some(later), false) = (later, again) {
                 complaints.push(format!("P5: accepted from a lease that is over: {call:?}, after {later:?}"));

@@ -16,6 +16,6 @@
 
 #![allow(dead_code, reason = "each of the targets that share this uses a part")]
 
-pub mod check;
 pub mod call_order;
+pub mod check;
 pub mod recorder;

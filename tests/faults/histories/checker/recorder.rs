@@ -79,7 +79,10 @@ impl RecordedOp {
     /// True if it ends the lease.
     pub fn ends_lease(&self) -> bool {
         match self {
-            RecordedOp::Release { .. } | RecordedOp::Complete { .. } | RecordedOp::Fail { .. } | RecordedOp::Compensate { .. } => true,
+            RecordedOp::Release { .. }
+            | RecordedOp::Complete { .. }
+            | RecordedOp::Fail { .. }
+            | RecordedOp::Compensate { .. } => true,
             RecordedOp::Create
             | RecordedOp::Claim { .. }
             | RecordedOp::Heartbeat { .. }

@@ -4,7 +4,7 @@ use sagad::store::StoreError;
 
 use super::{
     super::{simulated_daemon::SimulatedDaemon, simulated_watcher::SimulatedWatcher},
-    SimulatedEvent, WATCHERS, WORKERS, System,
+    SimulatedEvent, System, WATCHERS, WORKERS,
 };
 
 impl System {
@@ -35,7 +35,8 @@ impl System {
         self.checker.compare(&self.disk.data());
         let utc = self.now + self.wall;
         self.disk.set_room(None);
-        self.daemon = Some(SimulatedDaemon::start(&self.disk, self.now, utc, self.grace, self.fault, &mut self.checker));
+        self.daemon =
+            Some(SimulatedDaemon::start(&self.disk, self.now, utc, self.grace, self.fault, &mut self.checker));
         self.schedule_turn(self.now);
     }
 

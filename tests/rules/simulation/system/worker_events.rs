@@ -11,7 +11,7 @@ use sagad::{
 use super::{
     super::{
         people,
-        simulated_worker::{WorkerAction, PendingCall},
+        simulated_worker::{PendingCall, WorkerAction},
     },
     ActiveWork, Call, CallSource, System,
 };
@@ -114,7 +114,8 @@ impl System {
             }
             Ok(Answer::Saga(saga)) => match (&self.workers[n].job, first_sent) {
                 (None, Some(sent)) if saga.lease.as_ref().is_some_and(|l| l.owner == self.workers[n].owner) => {
-                    if matches!(&call.request.command, Command::Change(change) if operators::is_claim(&change.operation)) {
+                    if matches!(&call.request.command, Command::Change(change) if operators::is_claim(&change.operation))
+                    {
                         self.workers[n].take(saga, sent, &mut self.rng);
                         self.work(n);
                     }
