@@ -13,7 +13,7 @@ use sagad::domain::{
 
 use super::{
     builders::*,
-    random::compared_store::{ComparedStore, Executed, MemoryDisk, Report},
+    random::compared_store::{CallResult, ComparedStore, MemoryDisk, TurnReport},
     test_store::{START, sagas_of},
 };
 
@@ -32,7 +32,7 @@ fn request(command: impl ToCommand) -> Request {
 
 /// The outcome of a transaction with some commands and the sweep after them.
 struct TurnResult {
-    executed: Vec<Executed>,
+    executed: Vec<CallResult>,
     answered_by_sweep: Vec<(ClaimNext, Vec<String>)>,
     events: Vec<Event>,
     complete: bool,
@@ -41,7 +41,7 @@ struct TurnResult {
 impl TurnResult {
     fn of(store: &mut ComparedStore<MemoryDisk>, commands: Vec<Command>, now: Timestamp) -> Self {
         let requests: Vec<_> = commands.into_iter().map(request).collect();
-        let Report { executed, served, complete, events } = store.turn(SLICE, &requests, now);
+        let TurnReport { executed, served, complete, events } = store.turn(SLICE, &requests, now);
         let answered_by_sweep = served.into_iter().map(|(claim, outcome)| (claim, ids(outcome.unwrap()))).collect();
         TurnResult { executed, answered_by_sweep, events, complete }
     }
@@ -100,7 +100,7 @@ fn p14_a_claim_is_held_while_something_due_may_be_for_it() {
     // More callers than the slice of this turn can serve, and one for a queue where nothing is due.
     let callers = (0..calls + 3).map(|n| next(&["q"], &format!("w{n}")).command());
     let requests: Vec<_> = callers.chain([elsewhere]).map(request).collect();
-    let Report { mut executed, served: mut answered, .. } = store.turn(8, &requests, now);
+    let TurnReport { mut executed, served: mut answered, .. } = store.turn(8, &requests, now);
     let (outcome, after) = executed.pop().unwrap();
     assert_eq!(ids(outcome.unwrap().unwrap()), [""; 0], "nothing due can be for it, so it is answered at once");
     answered.extend(after);

@@ -6,7 +6,7 @@ use tonic::{Code, Streaming, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_client::HealthClient};
 use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_request::MessageRequest};
 
-use super::raw;
+use super::raw_rpc;
 use crate::support::{
     Daemon, ExpectRefusal, Problem, eventually,
     principals::{AuthSetup, TokenClient, entry, everyone, hash, token},

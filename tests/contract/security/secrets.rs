@@ -5,7 +5,7 @@ use std::fs;
 use rustix::process::Signal;
 use sagad::proto::*;
 
-use super::raw;
+use super::raw_rpc;
 use crate::support::{
     daemon::Launch,
     eventually,

@@ -10,7 +10,7 @@ use sagad::proto::{CreateSagaRequest, ListSagasRequest};
 use tonic::Code;
 use tonic_types::StatusExt;
 
-use super::raw;
+use super::raw_rpc;
 use crate::support::{Daemon, create};
 
 /// Fields with names and ids, in which invisible characters are refused.

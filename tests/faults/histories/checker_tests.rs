@@ -1,8 +1,8 @@
 //! Tests of the checker: wrong histories, each with one error, and correct ones.
 
 use super::checker::{
+    call_order::disorder,
     check::{self, HistoryEvent},
-    linear::disorder,
     recorder::{self, CallOutcome, Purpose, RecordedCall, RecordedOp},
 };
 

@@ -13,8 +13,8 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use sagad::proto::*;
 
 use super::{
-    choose,
     op::{Answer, Op},
+    random_ops,
 };
 use crate::support::{self, Sagas};
 

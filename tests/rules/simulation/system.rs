@@ -21,7 +21,7 @@ use sagad::{
 use tokio::runtime::Runtime;
 
 use super::{
-    people,
+    operators,
     planted_fault::PlantedFault,
     promise_checker::PromiseChecker,
     rng::Rng,

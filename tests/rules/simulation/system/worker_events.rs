@@ -10,7 +10,7 @@ use sagad::{
 
 use super::{
     super::{
-        people,
+        operators,
         simulated_worker::{PendingCall, WorkerAction},
     },
     ActiveWork, Call, CallSource, System,
