@@ -291,7 +291,7 @@ async fn closing_a_connection_wakes_its_waiting_reader_and_writer() {
         waiting.push(tokio::spawn(async move {
             let mut buffer = vec![0; 1 << 20];
             loop {
-                // Nobody reads what is written, so that it soon waits.
+                // The peer does not read, so that the writer soon waits.
                 let done = if writes { connection.write(&buffer).await } else { connection.read(&mut buffer).await };
                 if let Err(error) = done {
                     return error.kind();

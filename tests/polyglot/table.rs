@@ -66,8 +66,8 @@ impl Table {
         told.collect()
     }
 
-    /// Fails unless it is complete and the page shows it; with `SAGAD_ACCEPT=1` it makes the page show it. One that
-    /// is not complete fails in CI, and elsewhere is not compared.
+    /// Fails unless the table is complete and equals the page's; with `SAGAD_ACCEPT=1` it is written to the page. An
+    /// incomplete table fails in CI, and elsewhere is not compared.
     pub fn is_what_the_readme_shows(&self) {
         if self.languages.len() < LANGUAGES.len() || self.situations.len() < SITUATIONS.len() {
             return tools::skip("not every language went through every situation");
@@ -88,7 +88,7 @@ impl Table {
     }
 }
 
-/// What a task said when it failed.
+/// The panic message of a failed task.
 pub fn panic_message(error: JoinError) -> String {
     match error.try_into_panic() {
         Ok(panic) => match (panic.downcast_ref::<String>(), panic.downcast_ref::<&str>()) {

@@ -432,7 +432,7 @@ fn a_read_without_matches_examines_a_bounded_number_of_rows() {
     for first in (0..SAGAS).step_by(1000) {
         store.sagas(create((first..SAGAS.min(first + 1000)).map(|n| creation(&format!("t{n}")))));
     }
-    // Short ones: behind an absence they would all run out at once.
+    // Short ones, so that they don't expire together after an absence.
     let ttl = secs(1);
     while !store.sagas(ClaimNext { ttl, max_sagas: 100, ..next(&["q"], "w") }).is_empty() {}
     store.advance(us(500_000));

@@ -102,7 +102,7 @@ impl Api {
         }
     }
 
-    /// The saga with this id, which is there.
+    /// The saga with this id, which must exist.
     pub async fn get(&self, task_id: &str) -> Saga {
         self.find(task_id).await.unwrap().unwrap_or_else(|| panic!("there is no {task_id}"))
     }
@@ -133,7 +133,7 @@ impl Api {
         self.claim(claim(task_id, owner_id, 60_000)).await.unwrap()
     }
 
-    /// A new saga that is stale: its lease of 100 ms has run out.
+    /// A new stale saga: its lease of 100 ms has expired.
     pub async fn stale(&self, request: CreateSagaRequest, owner_id: &str) -> Saga {
         let task_id = request.task_id.clone();
         self.create_saga(request).await.unwrap();

@@ -97,7 +97,7 @@ fn a_worker_prints_no_control_characters() {
     let mut command = d.command("cancel t");
     command.args(["--reason", text]);
     assert_eq!(CommandOutput::of(command).code, 0);
-    until("the cancel is told", || work.err().iter().any(|line| line.contains("31m")));
+    until("the cancel is printed", || work.err().iter().any(|line| line.contains("31m")));
     super::cli_fixture::signal(&work.child, Signal::TERM);
     let ran: CommandOutput = RunningCommand::finish(work);
     assert!(ran.err.contains("b\\u{9b}31m\\u{202e}\\u{2028}c"), "{}", ran.err);

@@ -89,7 +89,7 @@ fn a_change_whose_output_is_lost_is_made_and_exits_1() {
     assert_lost(&with_closed_stdout(&d, "vacuum --data anew"), "vacuum", "Broken pipe");
     let token = with_closed_stdout(&d, "token ci --role reader");
     assert_lost(&token, "token", "Broken pipe");
-    assert!(!token.err.contains("sagad~"), "the secret is told nobody else: {}", token.err);
+    assert!(!token.err.contains("sagad~"), "the secret is not on stderr: {}", token.err);
     assert_lost(
         &with_closed_stdout(&d, "purge --state quarantined --older-than 0s --reason r --yes"),
         "purge",

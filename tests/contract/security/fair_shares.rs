@@ -58,7 +58,7 @@ async fn others_get_in(mut flood: JoinSet<Result<(), Status>>, mut other: TokenC
     let batch = BatchCreateSagasRequest { requests, ..Default::default() };
     operator.clone().sagas.batch_create_sagas(batch).await.unwrap();
     assert_eq!(held.await.unwrap().unwrap().into_inner().sagas.len(), 1);
-    eventually("nobody waits", || async { (waiting(&operator).await == 0).then_some(()) }).await;
+    eventually("no claim is held", || async { (waiting(&operator).await == 0).then_some(()) }).await;
     while let Some(answer) = flood.join_next().await {
         answer.unwrap().unwrap();
     }

@@ -233,10 +233,10 @@ async fn p4_an_export_is_not_written_through_a_link() {
     api.create_saga(create("t")).await.unwrap();
     let lease = key(&api.claim(claim("t", "w", 60_000)).await.unwrap());
     api.complete(lease.complete()).await.unwrap();
-    eventually("it is told", || async { daemon.log().contains("is not a file").then_some(()) }).await;
+    eventually("it is logged", || async { daemon.log().contains("is not a file").then_some(()) }).await;
     fs::remove_file(&file).unwrap();
     fs::hard_link(&target, &file).unwrap();
-    eventually("it is told", || async { daemon.log().contains("is a hard link").then_some(()) }).await;
+    eventually("it is logged", || async { daemon.log().contains("is a hard link").then_some(()) }).await;
     assert!(api.find("t").await.unwrap().is_some(), "nothing was purged");
     fs::remove_file(&file).unwrap();
     eventually("it is exported", || async { file.metadata().is_ok_and(|file| file.len() > 0).then_some(()) }).await;

@@ -34,7 +34,7 @@ async fn a_changed_principals_file_takes_effect_soon_and_an_invalid_one_never() 
     for broken in ["", "[[principal]]\nname = 'x'\n", "sagad~oops~a-token-that-was-pasted = 1"] {
         setup.rewrite(broken);
         setup.daemon.process().signal(Signal::HUP);
-        eventually("the error is told", || async {
+        eventually("the error is logged", || async {
             let log = setup.daemon.log();
             let told = log.matches("ERROR").count();
             (told >= 1 && log.contains("principals.toml line ")).then_some(())
@@ -141,7 +141,7 @@ async fn sighup_ends_no_call_and_no_stream() {
     for _ in 0..3 {
         daemon.process().signal(Signal::HUP);
     }
-    eventually("it is told", || async { daemon.log().contains("nothing to read anew").then_some(()) }).await;
+    eventually("it is logged", || async { daemon.log().contains("nothing to read anew").then_some(()) }).await;
     daemon.api().await.stats().await;
     daemon.terminate().await;
 }

@@ -431,7 +431,7 @@ async fn a_principal_name_that_could_act_for_another_is_refused() {
         assert_eq!(wrong.lines().nth(10), Some(format!("name = \"{second}\"").as_str()));
         setup.rewrite(&wrong);
         setup.daemon.process().signal(Signal::HUP);
-        eventually("it is told", || async { setup.daemon.log().contains(about).then_some(()) }).await;
+        eventually("it is logged", || async { setup.daemon.log().contains(about).then_some(()) }).await;
         let newcomer = setup.client(second).await.admin.get_server_info(GetServerInfoRequest {}).await;
         assert_eq!(newcomer.reason(), "UNAUTHENTICATED", "{second}");
         setup.client("other").await.admin.get_server_info(GetServerInfoRequest {}).await.unwrap();

@@ -55,12 +55,14 @@ async fn no_secret_is_logged_at_any_level() {
         let before = daemon.log().matches("stays in force").count();
         fs::write(path("principals"), broken).unwrap();
         daemon.process().signal(Signal::HUP);
-        eventually("it is told", || async { (daemon.log().matches("stays in force").count() > before).then_some(()) })
-            .await;
+        eventually("it is logged", || async {
+            (daemon.log().matches("stays in force").count() > before).then_some(())
+        })
+        .await;
     }
     // The key file given as the certificate.
     fs::write(path("server.crt"), &server.key).unwrap();
-    eventually("it is told", || async { daemon.log().contains("tls_cert").then_some(()) }).await;
+    eventually("it is logged", || async { daemon.log().contains("tls_cert").then_some(()) }).await;
     drop(stream);
     let log = daemon.terminate().await;
     assert!(log.contains("TRACE") && log.contains("unauthenticated"), "the log has lines of every level");

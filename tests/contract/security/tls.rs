@@ -356,7 +356,7 @@ async fn a_revoked_certificate_is_refused_and_its_connections_end() {
         for broken in ["nothing", "-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----\n", &forged] {
             let before = setup.daemon.log().matches("tls_client_crl: ").count();
             write(broken);
-            eventually("it is told", || async {
+            eventually("it is logged", || async {
                 (setup.daemon.log().matches("tls_client_crl: ").count() > before).then_some(())
             })
             .await;
@@ -379,7 +379,7 @@ async fn a_revoked_certificate_is_refused_and_its_connections_end() {
         write(&Ca::named("another CA").revokes(&[], 2090));
         assert_eq!(Problem::of(&end_of(&mut stays).await).reason, "UNAUTHENTICATED");
         assert!(!works(setup.address(), &ca, Some(&a)).await);
-        eventually("it is told", || async {
+        eventually("it is logged", || async {
             setup.daemon.log().contains("holds no list of the CA CN=a CA of a test").then_some(())
         })
         .await;

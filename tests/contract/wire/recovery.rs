@@ -59,9 +59,9 @@ async fn m12_a_kind_without_a_handler_quarantines_the_saga_and_is_named() {
         Some(Policy { compensation_timeout: ms(600), on_stale: StaleAction::Compensate.into(), ..Default::default() });
     api.create_saga(CreateSagaRequest { policy, ..held("t", &["worktree", "moonbase"]) }).await.unwrap();
     api.claim(claim("t", "w", 100)).await.unwrap();
-    let parked = api.until("t", "is parked", |saga| saga.state() == SagaState::Quarantined).await;
-    assert!(parked.terminal_reason.contains("moonbase"), "{}", parked.terminal_reason);
-    assert!(parked.compensations.iter().all(|c| c.state() == CompensationState::Pending), "they stay pending");
+    let quarantined = api.until("t", "is quarantined", |saga| saga.state() == SagaState::Quarantined).await;
+    assert!(quarantined.terminal_reason.contains("moonbase"), "{}", quarantined.terminal_reason);
+    assert!(quarantined.compensations.iter().all(|c| c.state() == CompensationState::Pending), "they stay pending");
 
     // A handler that names its kinds gets no saga with other kinds.
     api.create_saga(held("u", &["worktree", "moonbase"])).await.unwrap();

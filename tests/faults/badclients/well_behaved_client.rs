@@ -109,7 +109,7 @@ async fn keep_alive((api, task_id): (Api, String), notes: Arc<CallTimes>) {
     let mut answers = notes.timed("KeepAlive", sagas.keep_alive(ReceiverStream::new(items))).await.into_inner();
     while notes.is_running() {
         send.send(key.keep_alive()).await.unwrap();
-        let answer = notes.timed("an item of KeepAlive", answers.message()).await.expect("the stream goes on");
+        let answer = notes.timed("an item of KeepAlive", answers.message()).await.expect("the stream stays open");
         assert_eq!(answer.code, 0, "{answer:?}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }

@@ -121,7 +121,7 @@ async fn p6_time_continues_after_a_restart_with_the_wall_clock_set_back() {
         let mut sagas = support::sagas(address).await;
         let (now, from_utc) = clock(address).await;
         assert!(now >= last, "time went back by {} µs", last - now);
-        assert!(now - last < HOUR / 60, "time goes on from the last that is stored: {} µs", now - last);
+        assert!(now - last < HOUR / 60, "time continues from the last stored time: {} µs", now - last);
         assert!(from_utc.abs() > 23 * HOUR, "the daemon sees the wall clock a day back: {from_utc}");
         let status = claim(&mut sagas, "held", "other", 1000).await.expect_err("the lease is still valid");
         assert_eq!(reason(&status), "LEASE_HELD");

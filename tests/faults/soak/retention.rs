@@ -37,7 +37,7 @@ async fn completed(sagas: &mut Sagas, task_id: &str) -> Saga {
     sagas.complete(request).await.unwrap().into_inner().saga.unwrap()
 }
 
-async fn parked(sagas: &mut Sagas, task_id: &str) {
+async fn quarantined(sagas: &mut Sagas, task_id: &str) {
     create(sagas, task_id, 100).await.unwrap();
     let request = QuarantineRequest {
         task_id: task_id.into(),
@@ -66,11 +66,11 @@ async fn p7_sagas_past_their_retention_are_purged_and_watches_are_told() {
     let mut daemon = Launch::on(directory.path()).arg("--retain-completed=1s").start();
     let address = daemon.address();
     let mut client = sagas(address).await;
-    parked(&mut client, "parked").await;
+    quarantined(&mut client, "quarantined").await;
     create(&mut client, "planned", 0).await.unwrap();
     let old = completed(&mut client, "old").await;
     until("the completed one is gone", || is_gone(&client, "old")).await;
-    assert!(get(&mut client, "parked").await.is_ok() && get(&mut client, "planned").await.is_ok());
+    assert!(get(&mut client, "quarantined").await.is_ok() && get(&mut client, "planned").await.is_ok());
 
     let watch = |after| WatchEventsRequest { after_revision: Some(after), ..Default::default() };
     let refused = match client.watch_events(watch(old.revision - 1)).await {
@@ -79,7 +79,7 @@ async fn p7_sagas_past_their_retention_are_purged_and_watches_are_told() {
     };
     assert_eq!((refused.code(), reason(&refused)), (Code::OutOfRange, "REVISION_COMPACTED".to_owned()));
     let mut resumed = client.watch_events(watch(old.revision)).await.unwrap().into_inner();
-    annotate(&mut client, "parked", "seen").await.unwrap();
+    annotate(&mut client, "quarantined", "seen").await.unwrap();
     let told = async { while resumed.message().await.unwrap().unwrap().item.is_none() {} };
     tokio::time::timeout(WAIT_MAX, told).await.expect("later events are sent");
     let log = daemon.terminate().await;
@@ -99,7 +99,7 @@ async fn a_saga_is_exported_before_it_is_purged() {
     let mut client = sagas(address).await;
     let done = completed(&mut client, "done").await;
     // The directory does not exist, so nothing is purged, and the log has the reason.
-    until("the failure is told", || async { daemon.log().contains("retention failed") }).await;
+    until("the failure is logged", || async { daemon.log().contains("retention failed") }).await;
     assert!(get(&mut client, "done").await.is_ok());
     fs::create_dir(&export).unwrap();
     until("it is gone", || is_gone(&client, "done")).await;
@@ -121,8 +121,8 @@ async fn each_state_has_its_retention() {
     let address = daemon.address();
     let mut client = sagas(address).await;
     completed(&mut client, "young").await;
-    parked(&mut client, "old").await;
-    until("the parked one is gone", || is_gone(&client, "old")).await;
+    quarantined(&mut client, "old").await;
+    until("the quarantined saga is purged", || is_gone(&client, "old")).await;
     get(&mut client, "young").await.expect("it is kept although it is older than the purged one");
     let stats = client.get_stats(GetStatsRequest {}).await.unwrap().into_inner();
     let mut counts: Vec<_> = stats.queues[0].states.iter().map(|count| (count.state(), count.count)).collect();
@@ -211,7 +211,7 @@ async fn a_saga_that_cannot_be_exported_is_kept() {
     for number in 0..5 {
         completed(&mut client, &format!("done-{number}")).await;
     }
-    until("the failure is told", || async { daemon.log().contains("retention failed") }).await;
+    until("the failure is logged", || async { daemon.log().contains("retention failed") }).await;
     for number in 0..5 {
         assert!(get(&mut client, &format!("done-{number}")).await.is_ok());
     }

@@ -138,7 +138,7 @@ async fn callers_texts_are_escaped_in_both_log_formats() {
         let log = daemon.terminate().await;
         let bad = log.chars().find(|c| *c != '\n' && is_unprintable(*c));
         assert_eq!(bad, None, "{format}");
-        assert_eq!(log.matches("refused").count(), 10, "each is told in one line: {log}");
+        assert_eq!(log.matches("refused").count(), 10, "each is logged in one line: {log}");
         for line in log.lines() {
             assert!(line.starts_with("20") || serde_json::from_str::<Value>(line).is_ok(), "{line}");
         }

@@ -20,7 +20,7 @@ pub async fn some_of_everything(watched: &WatchedDaemon) -> impl Sized {
     let claim_undo =
         ClaimRequest { purpose: LeasePurpose::Compensate.into(), ..claim("secret-undo", "secret-owner", 100) };
     api.claim(claim_undo).await.unwrap();
-    eventually("the lease for compensation ran out", || async { api.get("secret-undo").await.stale.then_some(()) })
+    eventually("the lease for compensation expires", || async { api.get("secret-undo").await.stale.then_some(()) })
         .await;
     let next = ClaimNextRequest {
         queues: vec!["undo".into()],

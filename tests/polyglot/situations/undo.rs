@@ -17,7 +17,7 @@ async fn to_be_undone(run: &SituationRun, task_id: &str, compensations: Vec<Comp
     assert_eq!(saga.state(), SagaState::Compensating);
 }
 
-/// Three directories in reverse order, one of which is not there; then one that is another task's.
+/// Three directories in reverse order, one of which does not exist; then a directory of another task.
 pub async fn undone(language: &'static Language) {
     let run = SituationRun::new(language).await;
     let (outer, inner, absent) = (run.path("outer"), run.path("outer/inner"), run.path("absent"));
@@ -36,9 +36,9 @@ pub async fn undone(language: &'static Language) {
     assert_eq!(saga.state(), SagaState::Compensated);
     assert!(saga.compensations.iter().all(|one| one.state() == CompensationState::Done && one.settled_by == "c"));
 
-    // Of other kinds it takes nothing, even if it waits.
+    // It does not claim sagas with other kinds, even while it waits.
     to_be_undone(&run, "other-kind", vec![crate::support::compensation("melt-ice")]).await;
-    // What another task made is not touched, and is not said to be undone.
+    // A directory of another task is not removed, and its compensation is not reported as done.
     let foreign = run.path("foreign");
     make_dir(&foreign, "another");
     to_be_undone(&run, "u", vec![remove_dir(&foreign)]).await;

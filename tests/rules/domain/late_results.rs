@@ -1,4 +1,4 @@
-//! Results that arrive after the lease ran out, and before anything ended it.
+//! Results that arrive after the lease expired, and before anything ended it.
 
 use sagad::domain::{
     command::{Operation, RecoveryDecision},
