@@ -12,6 +12,7 @@ pub mod fake_coordinator;
 pub mod pki;
 pub mod principals;
 pub mod session;
+pub mod setting;
 pub mod small_disk;
 pub mod store;
 pub mod strace;
@@ -22,7 +23,8 @@ pub use api::{Api, Key, Sagas, claim, compensation, create, held, key, named, sa
 pub use binary::{SAGAD, run};
 pub use daemon::{Daemon, Launch, channel};
 pub use errors::{ExpectRefusal, Problem, reason};
+pub use setting::number;
 pub use small_disk::SmallDisk;
 pub use store::{backup, check, copy_data};
-pub use time::{WAIT_MAX, eventually, micros, ms, now, secs, until};
+pub use time::{WAIT_MAX, eventually, micros, ms, now, secs, since_1970, until};
 pub(crate) use tools::needs;

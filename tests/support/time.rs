@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use prost_types::Timestamp;
@@ -15,6 +15,12 @@ pub const WAIT_MAX: Duration = Duration::from_secs(60);
 #[allow(clippy::disallowed_methods, reason = "a test measures from outside; the code under test is told the time")]
 pub fn now() -> Instant {
     Instant::now()
+}
+
+/// The wall clock, as the time since 1970.
+#[allow(clippy::disallowed_methods, reason = "compared with times that the daemon shows")]
+pub fn since_1970() -> Duration {
+    SystemTime::UNIX_EPOCH.elapsed().unwrap()
 }
 
 /// A duration on the wire.

@@ -9,6 +9,7 @@ use tonic::{Code, Status, Streaming};
 use crate::support::{
     Daemon, Problem, eventually,
     principals::{AuthSetup, TokenClient, entry, everyone, hash, token},
+    since_1970,
 };
 
 async fn info(client: &TokenClient) -> Result<(), Status> {
@@ -128,11 +129,6 @@ async fn streams_end_when_their_principal_is_removed() {
     );
     setup.rewrite(&ending);
     assert_eq!(Problem::of(&end_of(&mut stays).await).reason, "UNAUTHENTICATED");
-}
-
-#[allow(clippy::disallowed_methods, reason = "a test says when somebody's time is over")]
-fn since_1970() -> Duration {
-    std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap()
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use crate::support::{
     ExpectRefusal, Problem, binary, create, eventually, ms,
     principals::{AuthSetup, Bearer, TokenClient, entry, token},
     session::Session,
+    since_1970,
 };
 
 fn two_workers() -> String {
@@ -251,7 +252,7 @@ async fn a_reflection_stream_ends_when_its_principal_is_removed() {
 /// A principal gets nothing from its `not_after` on, without waiting for the next check of the file.
 #[tokio::test]
 async fn a_principal_gets_nothing_from_its_not_after_on() {
-    let end = utc() + Duration::from_secs(3);
+    let end = since_1970() + Duration::from_secs(3);
     let end: chrono::DateTime<chrono::Utc> = (std::time::SystemTime::UNIX_EPOCH + end).into();
     let stamp = end.to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
     let removed = format!("{}not_after = {stamp}\n", entry("removed", "['worker']", "['q']"));
@@ -264,7 +265,7 @@ async fn a_principal_gets_nothing_from_its_not_after_on() {
             .spawn(async move { removed.sagas.claim_next(claim_up_to_100(&format!("removed/{n}"), 60_000)).await });
     }
     eventually("all of them wait", || async { (waiting(&jo).await == 20).then_some(()) }).await;
-    let left = Duration::from_micros(end.timestamp_micros().unsigned_abs()).saturating_sub(utc());
+    let left = Duration::from_micros(end.timestamp_micros().unsigned_abs()).saturating_sub(since_1970());
     tokio::time::sleep(left + Duration::from_millis(5)).await;
     jo.clone().sagas.batch_create_sagas(batch("late", 100)).await.unwrap();
     while let Some(answer) = held_calls.join_next().await {
@@ -446,9 +447,4 @@ async fn a_principal_name_that_could_act_for_another_is_refused() {
     let token = binary::sagad().args(["token", "sagad"]).output().unwrap();
     assert_eq!(token.status.code(), Some(2), "{token:?}");
     assert!(token.stdout.is_empty(), "no token is printed");
-}
-
-#[allow(clippy::disallowed_methods, reason = "a test says when a principal ends")]
-fn utc() -> Duration {
-    std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap()
 }

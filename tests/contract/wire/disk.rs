@@ -1,18 +1,10 @@
 //! Acknowledged changes are synced to disk, and a failing disk ends the daemon.
 
-use std::{
-    path::Path,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{path::Path, time::Duration};
 
 use crate::support::*;
 
 const CALLS: usize = 40;
-
-#[allow(clippy::disallowed_methods, reason = "held against the times of a trace")]
-fn wall_clock() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap()
-}
 
 /// A line of a trace made with `-ttt -T -y`.
 struct LogCall {
@@ -48,7 +40,7 @@ async fn p2_every_answer_follows_a_sync_of_the_log() {
     let mut windows = Vec::new();
     let mut last = None;
     for i in 0..CALLS {
-        let begun = wall_clock();
+        let begun = since_1970();
         // A create, a claim, a heartbeat and a complete.
         match (i % 4, &last) {
             (1, _) => last = Some(api.claim(claim(&format!("t-{}", i - 1), "w", 60_000)).await.unwrap()),
@@ -56,7 +48,7 @@ async fn p2_every_answer_follows_a_sync_of_the_log() {
             (3, Some(saga)) => drop(api.complete(key(saga).complete()).await.unwrap()),
             _ => drop(api.create_saga(create(&format!("t-{i}"))).await.unwrap()),
         }
-        windows.push((begun, wall_clock()));
+        windows.push((begun, since_1970()));
     }
     daemon.terminate().await;
     let traced: Vec<_> = strace::lines(&trace, pid).iter().filter_map(|line| LogCall::parse(line)).collect();

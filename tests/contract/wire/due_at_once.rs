@@ -9,7 +9,7 @@ use crate::support::*;
 
 /// The number of leases; there are a third as many delays. `DUE_AT_ONCE=150000` is the promise's number.
 fn many() -> usize {
-    std::env::var("DUE_AT_ONCE").map_or(24_000, |many| many.parse().expect("a number"))
+    number("DUE_AT_ONCE").unwrap_or(24_000)
 }
 
 /// The longest allowed heartbeat of another lease. Sweeping all leases in one transaction takes several seconds in the dev

@@ -16,7 +16,7 @@ use sagad::proto::*;
 use tokio::task::JoinSet;
 
 use super::{claim, claimed, expiry_time, heartbeat};
-use crate::support::{self, Launch, Sagas, reason};
+use crate::support::{self, Launch, Sagas, number, reason};
 
 /// Leases that are kept alive, each by its own task.
 const KEPT: usize = 16;
@@ -66,7 +66,7 @@ async fn create_and_create(mut sagas: Sagas, name: usize, over: Arc<AtomicBool>,
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p6_suspensions_under_load_lose_no_lease() {
-    let suspensions = std::env::var("SUSPENSIONS").map_or(12, |value| value.parse().expect("a number"));
+    let suspensions = number("SUSPENSIONS").unwrap_or(12);
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
     let mut daemon = Launch::on(&data).arg("--restart-grace=5s").start();

@@ -11,7 +11,7 @@ use sagad::proto::Saga;
 use tonic::Status;
 
 use super::requests::{annotate, claim, create, get};
-use crate::support::{self, Launch, Sagas, check, copy_data, needs};
+use crate::support::{self, Launch, Sagas, check, copy_data, needs, number};
 
 /// The result of a run on a failing disk.
 struct FailingRun {
@@ -134,7 +134,7 @@ async fn p3_a_sync_that_fails_ends_the_daemon() {
 async fn p3_a_write_that_fails_ends_the_daemon() {
     needs!("strace");
     let directory = tempfile::tempdir().unwrap();
-    let swept = sweep(Some(&begun(directory.path()).await), "pwrite64", stride(7)).await;
+    let swept = sweep(Some(&begun(directory.path()).await), "pwrite64", number("TORTURE_EVERY").unwrap_or(7)).await;
     assert!(swept.stopped >= 10, "too few failures met a change: {swept:?}");
 }
 
@@ -143,9 +143,4 @@ async fn p3_no_store_is_created_on_a_failing_disk() {
     needs!("strace");
     let swept = sweep(None, "fsync,fdatasync", 1).await;
     assert!(swept.refused >= 3, "making a store has syncs that can fail: {swept:?}");
-}
-
-/// `TORTURE_EVERY=1` takes each N.
-fn stride(default: usize) -> usize {
-    std::env::var("TORTURE_EVERY").map_or(default, |text| text.parse().expect("TORTURE_EVERY is a number"))
 }

@@ -10,19 +10,16 @@ mod checker_tests;
 mod recorded_client;
 mod recorded_load;
 
-use std::{env, time::Duration};
+use std::time::Duration;
 
+use crate::support::number;
 use recorded_load::RecordedLoad;
-
-fn number(name: &str, default: u64) -> u64 {
-    env::var(name).map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name} is to be a number")))
-}
 
 fn healthy() -> RecordedLoad {
     RecordedLoad {
         mutant: None,
-        seed: number("SAGAD_LOAD_SEED", 1),
-        lasts: Duration::from_secs(number("SAGAD_LOAD_SECS", 5)),
+        seed: number("SAGAD_LOAD_SEED").unwrap_or(1),
+        lasts: Duration::from_secs(number("SAGAD_LOAD_SECS").unwrap_or(5)),
     }
 }
 

@@ -16,7 +16,7 @@ mod streams;
 
 use std::time::Duration;
 
-use crate::support::{Daemon, daemon::ShutdownSignal, now};
+use crate::support::{Daemon, daemon::ShutdownSignal, now, number};
 
 /// Leases are shorter than the longest outage, so they need the grace.
 const TTL_MS: u64 = 5_000;
@@ -35,13 +35,9 @@ struct Restarts {
     slowest_restart: Duration,
 }
 
-fn number(name: &str, default: u32) -> u32 {
-    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
-}
-
 /// Restarts the daemon again and again; one outage is longer than any lease.
 async fn restart_again_and_again(daemon: &mut Daemon, how: ShutdownSignal) -> Restarts {
-    let mut restarts = Restarts { count: number("RESTARTS", 12), ..Restarts::default() };
+    let mut restarts = Restarts { count: number("RESTARTS").unwrap_or(12), ..Restarts::default() };
     for n in 0..restarts.count {
         tokio::time::sleep(Duration::from_millis(rand::random_range(300..900))).await;
         let begun = now();

@@ -11,7 +11,7 @@ mod shrink;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use crate::support::{self, Launch, WAIT_MAX, now};
+use crate::support::{self, Launch, WAIT_MAX, now, number};
 use churn::ChurnLoad;
 use sagad::proto::{GetStatsRequest, SagaState};
 use samples::{DaemonSampler, Samples};
@@ -20,10 +20,6 @@ use samples::{DaemonSampler, Samples};
 const WAL_BYTES: u64 = 4 << 20;
 /// The number of samples.
 const SAMPLES: u32 = 60;
-
-fn setting(name: &str, default: f64) -> f64 {
-    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
-}
 
 /// Waits until all ended sagas are purged.
 async fn until_gone(address: SocketAddr) {
@@ -45,8 +41,8 @@ async fn until_gone(address: SocketAddr) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn files_memory_and_descriptors_do_not_grow_under_load() {
-    let length = Duration::from_secs_f64(60.0 * setting("SOAK_MINUTES", 0.67));
-    let rate = setting("SOAK_RATE", 300.0);
+    let length = Duration::from_secs_f64(60.0 * number("SOAK_MINUTES").unwrap_or(0.67));
+    let rate = number("SOAK_RATE").unwrap_or(300.0);
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
     // Short enough to reach the steady state within the first quarter.

@@ -6,7 +6,7 @@ use std::path::Path;
 use rand::random_range;
 use sagad::proto::*;
 
-use super::{supervisor::number_from_environment, verify};
+use super::verify;
 use crate::support::{self, Launch, Sagas, check, needs};
 
 /// Enough sagas for three logs of the smallest size.
@@ -22,7 +22,7 @@ struct KillPoints {
 
 /// Every `stride`-th number, from a random one; `TORTURE_EVERY=1` takes all.
 fn every(stride: usize, most: usize) -> Vec<usize> {
-    let stride = number_from_environment("TORTURE_EVERY").map_or(stride, |every| every.max(1) as usize);
+    let stride = support::number("TORTURE_EVERY").map_or(stride, |every: usize| every.max(1));
     (random_range(1..=stride)..=most).step_by(stride).collect()
 }
 

@@ -12,7 +12,7 @@ use std::{
 
 use sagad::proto::*;
 
-use super::{supervisor::number_from_environment, verify};
+use super::verify;
 use crate::support::{self, Launch, SAGAD, backup, binary, check, copy_data, needs, run};
 
 /// System calls that change files.
@@ -21,7 +21,7 @@ const WRITES: &str = "write,pwrite64,fsync,fdatasync,ftruncate,fallocate,unlink,
 
 /// Every `stride`-th call, from a random one, so that runs try different calls.
 pub fn calls(stride: usize) -> impl Iterator<Item = usize> {
-    let stride = number_from_environment("TORTURE_EVERY").map_or(stride, |every| every.max(1) as usize);
+    let stride = support::number("TORTURE_EVERY").map_or(stride, |every: usize| every.max(1));
     (rand::random_range(1..=stride)..).step_by(stride)
 }
 

@@ -81,11 +81,6 @@ impl fmt::Display for TortureCounts {
     }
 }
 
-/// A number from the environment.
-pub fn number_from_environment(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
-}
-
 /// Runs all kills with one store.
 pub async fn run(plan: TorturePlan) -> TortureCounts {
     let directory = tempfile::tempdir().unwrap();
