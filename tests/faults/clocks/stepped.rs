@@ -8,8 +8,11 @@ use std::{
 
 use sagad::proto::{admin_service_client::AdminServiceClient, *};
 
-use super::{annotate, claim, claimed, expiry_time, get, heartbeat, history, micros};
-use crate::support::{self, Launch, Sagas, needs, reason};
+use super::{claim, claimed, expiry_time, history};
+use crate::{
+    disk::requests::{annotate, get, heartbeat},
+    support::{self, Launch, Sagas, micros, needs, reason},
+};
 
 const HOUR: i64 = 3600 * 1_000_000;
 
@@ -35,7 +38,7 @@ async fn clock(sagas: std::net::SocketAddr) -> (i64, i64) {
     let mut admin = AdminServiceClient::new(support::channel(sagas).await.unwrap());
     let info = admin.get_server_info(GetServerInfoRequest {}).await.unwrap().into_inner();
     let offset = info.clock_offset.unwrap();
-    (micros(&info.current_time.unwrap()), offset.seconds * 1_000_000 + i64::from(offset.nanos) / 1000)
+    (micros(info.current_time.as_ref()), offset.seconds * 1_000_000 + i64::from(offset.nanos) / 1000)
 }
 
 /// A lease of a second without heartbeats expires after a second, and one with heartbeats does not.
@@ -44,7 +47,7 @@ async fn leases_keep_their_length(sagas: &mut Sagas, name: &str) {
     let long = format!("long-{name}");
     let renewed = claimed(sagas, &long, 1500).await;
     let saga = claimed(sagas, &short, 1000).await;
-    let acquired = micros(&saga.lease.unwrap().acquire_time.unwrap());
+    let acquired = micros(saga.lease.unwrap().acquire_time.as_ref());
     let begun = support::now();
     while begun.elapsed() < Duration::from_secs(3) {
         heartbeat(sagas, &renewed).await.expect("a renewed lease does not expire");
@@ -74,11 +77,11 @@ async fn p6_a_step_of_the_wall_clock_changes_no_lease() {
     assert!(from_utc.abs() < HOUR / 60, "at the start the clock is UTC's: {from_utc}");
     let real = support::now();
     for (step, name, expected) in [("+3600", "ahead", -HOUR), ("-3600", "back", HOUR), ("+0", "right", 0)] {
-        annotate(&mut sagas, "held").await;
+        annotate(&mut sagas, "held", "noted").await.unwrap();
         fs::write(&offset, step).unwrap();
         let (_, from_utc) = clock(address).await;
         assert!((from_utc.abs() - expected.abs()).abs() < HOUR / 60, "the daemon sees the step {name}: {from_utc}");
-        annotate(&mut sagas, "held").await;
+        annotate(&mut sagas, "held", "noted").await.unwrap();
         leases_keep_their_length(&mut sagas, name).await;
         let status = claim(&mut sagas, "held", "other", 1000).await.expect_err("the lease is still valid");
         assert_eq!(reason(&status), "LEASE_HELD", "{name}");
@@ -87,7 +90,7 @@ async fn p6_a_step_of_the_wall_clock_changes_no_lease() {
     let gone = clock(address).await.0 - begun;
     let ours = real.elapsed().as_micros() as i64;
     assert!((gone - ours).abs() < 1_000_000, "{gone} µs went by on its clock, {ours} on ours");
-    let times: Vec<_> = history(&mut sagas, "held").await.iter().map(|e| micros(e.time.as_ref().unwrap())).collect();
+    let times: Vec<_> = history(&mut sagas, "held").await.iter().map(|e| micros(e.time.as_ref())).collect();
     assert!(times.is_sorted(), "times went back: {times:?}");
     assert!(times.last().unwrap() - times[0] < HOUR / 2, "times jumped: {times:?}");
     heartbeat(&mut sagas, &held).await.unwrap();
@@ -107,8 +110,8 @@ async fn p6_time_continues_after_a_restart_with_the_wall_clock_set_back() {
         let address = daemon.address();
         let mut sagas = support::sagas(address).await;
         let held = claimed(&mut sagas, "held", 20_000).await;
-        let before = annotate(&mut sagas, "held").await;
-        let last = micros(&before.update_time.unwrap());
+        let before = annotate(&mut sagas, "held", "noted").await.unwrap();
+        let last = micros(before.update_time.as_ref());
         if killed {
             daemon.kill().await
         } else {
@@ -125,10 +128,13 @@ async fn p6_time_continues_after_a_restart_with_the_wall_clock_set_back() {
         assert!(from_utc.abs() > 23 * HOUR, "the daemon sees the wall clock a day back: {from_utc}");
         let status = claim(&mut sagas, "held", "other", 1000).await.expect_err("the lease is still valid");
         assert_eq!(reason(&status), "LEASE_HELD");
-        assert_eq!(get(&mut sagas, "held").await.lease.unwrap().expire_time, held.lease.clone().unwrap().expire_time);
+        assert_eq!(
+            get(&mut sagas, "held").await.unwrap().lease.unwrap().expire_time,
+            held.lease.clone().unwrap().expire_time
+        );
         heartbeat(&mut sagas, &held).await.expect("the lease is still valid");
         leases_keep_their_length(&mut sagas, "a-day-back").await;
-        annotate(&mut sagas, "held").await;
+        annotate(&mut sagas, "held", "noted").await.unwrap();
         daemon.terminate().await;
         // `sagad check` compares the event times of all sagas.
         support::check(&data);

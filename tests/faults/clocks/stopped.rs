@@ -5,8 +5,11 @@ use std::time::Duration;
 use rustix::process::Signal;
 use sagad::proto::{watch_stale_response::Item, *};
 
-use super::{claim, expiry_time, heartbeat, micros};
-use crate::support::{self, Launch, Sagas, reason};
+use super::{claim, expiry_time};
+use crate::{
+    disk::requests::heartbeat,
+    support::{self, Launch, Sagas, micros, reason},
+};
 
 const LEASES: usize = 12;
 
@@ -69,7 +72,7 @@ async fn p6_no_lease_expires_at_once_when_a_stopped_daemon_continues() {
     }
     for saga in &held[LEASES / 2..] {
         let over = expiry_time(&mut sagas, &saga.task_id).await.expect("the grace is over");
-        let expiry = micros(saga.lease.as_ref().unwrap().expire_time.as_ref().unwrap());
+        let expiry = micros(saga.lease.as_ref().unwrap().expire_time.as_ref());
         // Stopped for 5.1 s of a lease of 3 s: the daemon returned 2 s after the expiry and gave 8 s of grace.
         assert!(over - expiry > 9_500_000, "{}: reported {} µs after its expiry", saga.task_id, over - expiry);
     }

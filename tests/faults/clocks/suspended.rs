@@ -15,13 +15,16 @@ use rustix::process::Signal;
 use sagad::proto::*;
 use tokio::task::JoinSet;
 
-use super::{claim, claimed, expiry_time, heartbeat};
-use crate::support::{self, Launch, Sagas, number, reason};
+use super::{claim, claimed, expiry_time};
+use crate::{
+    disk::requests::heartbeat,
+    support::{self, Launch, Sagas, number, reason},
+};
 
 /// Leases that are kept alive, each by its own task.
 const KEPT: usize = 16;
 /// Their length. A suspension lasts longer, so that all of them are past their expiry when it ends.
-const TTL_MS: i64 = 1000;
+const TTL_MS: u64 = 1000;
 const SUSPENDED: Duration = Duration::from_millis(1300);
 /// Clients that make changes all the time.
 const BUSY: usize = 8;

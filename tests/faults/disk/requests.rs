@@ -5,11 +5,7 @@ use std::path::Path;
 use sagad::proto::*;
 use tonic::Status;
 
-use crate::support::{Launch, Sagas, sagas};
-
-pub fn seconds(seconds: i64) -> Option<prost_types::Duration> {
-    Some(prost_types::Duration { seconds, nanos: 0 })
-}
+use crate::support::{self, Launch, Sagas, key, sagas};
 
 /// Creates a saga with a payload.
 pub async fn create(sagas: &mut Sagas, task_id: &str, payload_bytes: usize) -> Result<Saga, Status> {
@@ -18,31 +14,19 @@ pub async fn create(sagas: &mut Sagas, task_id: &str, payload_bytes: usize) -> R
     Ok(sagas.create_saga(request).await?.into_inner().saga.expect("the answer carries it"))
 }
 
-pub async fn claim(sagas: &mut Sagas, task_id: &str, ttl_s: i64) -> Result<Saga, Status> {
-    let request = ClaimRequest {
-        task_id: task_id.into(),
-        owner_id: "owner".into(),
-        ttl: seconds(ttl_s),
-        ..ClaimRequest::default()
-    };
+pub async fn claim(sagas: &mut Sagas, task_id: &str, ttl_s: u64) -> Result<Saga, Status> {
+    let request = support::claim(task_id, "owner", ttl_s * 1000);
     Ok(sagas.claim(request).await?.into_inner().saga.expect("the answer carries it"))
 }
 
 pub async fn heartbeat(sagas: &mut Sagas, saga: &Saga) -> Result<Lease, Status> {
-    let lease = saga.lease.clone().expect("it was claimed");
-    let request = HeartbeatRequest {
-        task_id: saga.task_id.clone(),
-        owner_id: lease.owner_id,
-        fencing_token: lease.fencing_token,
-        ..HeartbeatRequest::default()
-    };
-    Ok(sagas.heartbeat(request).await?.into_inner().lease.expect("the answer carries it"))
+    Ok(sagas.heartbeat(key(saga).heartbeat()).await?.into_inner().lease.expect("the answer carries it"))
 }
 
 pub async fn annotate(sagas: &mut Sagas, task_id: &str, note: &str) -> Result<Saga, Status> {
     let request = AnnotateRequest {
         task_id: task_id.into(),
-        actor: "somebody".into(),
+        actor: "operator".into(),
         note: note.into(),
         ..AnnotateRequest::default()
     };

@@ -8,10 +8,7 @@ use std::path::Path;
 
 use sagad::proto::{AnnotateRequest, ClaimRequest, CreateSagaRequest, HeartbeatRequest};
 
-use super::{
-    requests::seconds,
-    trace::{Change, KernelCall, answered_early, kernel_calls},
-};
+use super::trace::{Change, KernelCall, answered_early, kernel_calls};
 use crate::support::{self, Launch, needs};
 
 /// The number of changes, made one after the other.
@@ -38,7 +35,7 @@ async fn traced_run(directory: &Path) -> (Vec<KernelCall>, Vec<Change>) {
         let request = ClaimRequest {
             task_id: task_id.clone(),
             owner_id: owner_id.clone(),
-            ttl: seconds(60),
+            ttl: support::secs(60),
             ..ClaimRequest::default()
         };
         let saga = sagas.claim(request).await.unwrap().into_inner().saga.unwrap();
