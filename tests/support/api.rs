@@ -187,6 +187,11 @@ pub fn claim(task_id: &str, owner_id: &str, ttl_ms: u64) -> ClaimRequest {
     ClaimRequest { task_id: task_id.into(), owner_id: owner_id.into(), ttl: super::ms(ttl_ms), ..Default::default() }
 }
 
+/// A claim for compensation.
+pub fn claim_undo(task_id: &str, owner_id: &str, ttl_ms: u64) -> ClaimRequest {
+    ClaimRequest { purpose: LeasePurpose::Compensate.into(), ..claim(task_id, owner_id, ttl_ms) }
+}
+
 /// A UUID derived from a name, so that a test can name its requests.
 pub fn named(name: &str) -> String {
     let mut bytes = [0; 16];

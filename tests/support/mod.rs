@@ -19,7 +19,7 @@ pub mod strace;
 pub mod time;
 pub mod tools;
 
-pub use api::{Api, Key, Sagas, claim, compensation, create, held, key, named, sagas};
+pub use api::{Api, Key, Sagas, claim, claim_undo, compensation, create, held, key, named, sagas};
 pub use binary::{SAGAD, run};
 pub use daemon::{Daemon, Launch, channel};
 pub use errors::{ExpectRefusal, Problem, reason};

@@ -4,10 +4,6 @@ use sagad::proto::*;
 
 use crate::support::*;
 
-fn undo(task_id: &str, owner_id: &str) -> ClaimRequest {
-    ClaimRequest { purpose: LeasePurpose::Compensate.into(), ..claim(task_id, owner_id, 60_000) }
-}
-
 fn dispatch(task_id: &str, assignee: &str) -> DispatchRequest {
     DispatchRequest {
         task_id: task_id.into(),
@@ -72,7 +68,7 @@ async fn under_an_ended_lease_the_expiry_is_checked_before_the_state() {
     let api = daemon.api().await;
     // Expired and in the wrong state: LEASE_EXPIRED for calls that are not accepted late.
     api.create_saga(held("t", &["a"])).await.unwrap();
-    let short = ClaimRequest { ttl: ms(100), ..undo("t", "u") };
+    let short = ClaimRequest { ttl: ms(100), ..claim_undo("t", "u", 60_000) };
     let expired = key(&api.claim(short).await.unwrap());
     api.until_stale("t").await;
     assert_eq!(api.register_compensation(expired.register(&["b"])).await.reason(), "LEASE_EXPIRED");
@@ -82,7 +78,7 @@ async fn under_an_ended_lease_the_expiry_is_checked_before_the_state() {
     assert_eq!(api.compensate(expired.compensate()).await.reason(), "COMPENSATION_PENDING");
 
     // A released lease is checked before the state.
-    let again = key(&api.claim(undo("t", "u")).await.unwrap());
+    let again = key(&api.claim(claim_undo("t", "u", 60_000)).await.unwrap());
     api.release(again.release()).await.unwrap();
     assert_eq!(api.complete(again.complete()).await.reason(), "NO_LEASE");
 }
@@ -93,9 +89,9 @@ async fn without_a_lease_the_state_is_checked_before_the_holder() {
     let api = daemon.api().await;
     // The state is checked before the live lease.
     api.create_saga(held("undone", &["a"])).await.unwrap();
-    let undoing = key(&api.claim(undo("undone", "u")).await.unwrap());
+    let undoing = key(&api.claim(claim_undo("undone", "u", 60_000)).await.unwrap());
     assert_eq!(api.claim(claim("undone", "w", 1000)).await.reason(), "WRONG_STATE");
-    assert_eq!(api.claim(undo("undone", "other")).await.reason(), "LEASE_HELD");
+    assert_eq!(api.claim(claim_undo("undone", "other", 60_000)).await.reason(), "LEASE_HELD");
     assert_eq!(api.dispatch(dispatch("undone", "w")).await.reason(), "WRONG_STATE");
     let decide = |decision: RecoveryDecision| RecoverRequest {
         task_id: "undone".into(),
@@ -117,7 +113,7 @@ async fn without_a_lease_the_state_is_checked_before_the_holder() {
     assert_eq!(api.claim(claim("later", "other", 1000)).await.reason(), "DISPATCHED_ELSEWHERE");
     assert_eq!(api.claim(claim("later", "chosen", 1000)).await.reason(), "NOT_READY");
     assert_eq!(
-        api.claim(undo("later", "chosen")).await.reason(),
+        api.claim(claim_undo("later", "chosen", 60_000)).await.reason(),
         "DISPATCHED_ELSEWHERE",
         "a claim for compensation, too"
     );
@@ -129,12 +125,12 @@ async fn not_ready_is_checked_before_settling() {
     let api = daemon.api().await;
     let policy = Some(Policy { settle: secs(3600), ..Default::default() });
     let stale = api.stale(CreateSagaRequest { policy, ..held("t", &["a"]) }, "w").await;
-    assert_eq!(api.claim(undo("t", "u")).await.reason(), "SETTLING");
+    assert_eq!(api.claim(claim_undo("t", "u", 60_000)).await.reason(), "SETTLING");
     // A late failure that leads to compensation keeps the settling.
     let cancel =
         RequestCancelRequest { task_id: "t".into(), actor: "ada".into(), reason: "why".into(), ..Default::default() };
     let saga = api.request_cancel(cancel).await.unwrap();
     assert_eq!(saga.state(), SagaState::Compensating, "it is compensating at once");
-    assert_eq!(api.claim(undo("t", "u")).await.reason(), "SETTLING");
+    assert_eq!(api.claim(claim_undo("t", "u", 60_000)).await.reason(), "SETTLING");
     assert_eq!(api.fail(key(&stale).fail("late")).await.reason(), "LEASE_SUPERSEDED");
 }

@@ -315,7 +315,7 @@ async fn the_next_lease_gets_the_last_progress() {
     assert_eq!(&api.get("bare").await.progress[..], b"");
     // A release during compensation stores progress, too.
     api.create_saga(held("undo", &["a"])).await.unwrap();
-    let undo = ClaimRequest { purpose: LeasePurpose::Compensate.into(), ..claim("undo", "u", 60_000) };
+    let undo = claim_undo("undo", "u", 60_000);
     let lease = key(&api.claim(undo).await.unwrap());
     let released = api.release(ReleaseRequest { progress: progress("half"), ..lease.release() }).await.unwrap();
     assert_eq!((released.state(), &released.progress[..]), (SagaState::Compensating, &b"half"[..]));
@@ -413,7 +413,7 @@ async fn m9_only_calls_of_its_holder_change_a_live_lease() {
         api.create_saga(create("t")).await.reason(),
         api.claim(claim("t", "w", 60_000)).await.reason(),
         api.claim(claim("t", "other", 60_000)).await.reason(),
-        api.claim(ClaimRequest { purpose: LeasePurpose::Compensate.into(), ..claim("t", "o", 1000) }).await.reason(),
+        api.claim(claim_undo("t", "o", 1000)).await.reason(),
         api.dispatch(DispatchRequest {
             task_id: task_id.clone(),
             assignee: "o".into(),

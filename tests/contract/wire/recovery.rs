@@ -10,16 +10,12 @@ fn on_stale(action: StaleAction) -> Option<Policy> {
     Some(Policy { on_stale: action.into(), ..Default::default() })
 }
 
-fn undo(task_id: &str, owner_id: &str) -> ClaimRequest {
-    ClaimRequest { purpose: LeasePurpose::Compensate.into(), ..claim(task_id, owner_id, 60_000) }
-}
-
 #[tokio::test]
 async fn m12_compensated_means_that_each_is_done_or_waived_by_a_named_person() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     api.create_saga(held("t", &["worktree", "branch", "ticket"])).await.unwrap();
-    let lease = key(&api.claim(undo("t", "u")).await.unwrap());
+    let lease = key(&api.claim(claim_undo("t", "u", 60_000)).await.unwrap());
     let done = |position| lease.record(position, CompensationOutcome::Done);
     assert_eq!(api.compensate(lease.compensate()).await.refused().fact("kinds"), "worktree,branch,ticket");
 
@@ -65,7 +61,7 @@ async fn m12_a_kind_without_a_handler_quarantines_the_saga_and_is_named() {
 
     // A handler that names its kinds gets no saga with other kinds.
     api.create_saga(held("u", &["worktree", "moonbase"])).await.unwrap();
-    let lease = key(&api.claim(undo("u", "first")).await.unwrap());
+    let lease = key(&api.claim(claim_undo("u", "first", 60_000)).await.unwrap());
     api.release(lease.release()).await.unwrap();
     let next = |kinds: &[&str]| ClaimNextRequest {
         queues: vec!["default".into()],

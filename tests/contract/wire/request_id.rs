@@ -23,10 +23,6 @@ macro_rules! call {
     }};
 }
 
-fn undo(task_id: &str) -> ClaimRequest {
-    ClaimRequest { purpose: LeasePurpose::Compensate.into(), ..claim(task_id, "u", 60_000) }
-}
-
 /// Every changing rpc that takes a `request_id`, each for a saga of its own.
 async fn every_call(api: &Api) -> Vec<(&'static str, &'static str, RepeatableCall)> {
     let lease = async |task_id| {
@@ -35,7 +31,7 @@ async fn every_call(api: &Api) -> Vec<(&'static str, &'static str, RepeatableCal
     };
     let undoing = async |task_id| {
         api.create_saga(held(task_id, &["a"])).await.unwrap();
-        key(&api.claim(undo(task_id)).await.unwrap())
+        key(&api.claim(claim_undo(task_id, "u", 60_000)).await.unwrap())
     };
     let [actor, reason] = ["ada", "why"].map(str::to_owned);
     for task_id in ["dispatch", "claim", "annotate"] {

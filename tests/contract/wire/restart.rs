@@ -6,10 +6,6 @@ use sagad::proto::*;
 
 use crate::support::{daemon::ShutdownSignal, *};
 
-fn undo(task_id: &str, owner_id: &str, ttl_ms: u64) -> ClaimRequest {
-    ClaimRequest { purpose: LeasePurpose::Compensate.into(), ..claim(task_id, owner_id, ttl_ms) }
-}
-
 fn by(task_id: &str) -> RequestCancelRequest {
     RequestCancelRequest { task_id: task_id.into(), actor: "ada".into(), reason: "why".into(), ..Default::default() }
 }
@@ -61,12 +57,12 @@ async fn one_of_each(api: &Api) {
     api.release(ReleaseRequest { delay: secs(3600), ..key(&released).release() }).await.unwrap();
 
     api.create_saga(held("compensating", &["a", "b", "c"])).await.unwrap();
-    let lease = key(&api.claim(undo("compensating", "u", 3_600_000)).await.unwrap());
+    let lease = key(&api.claim(claim_undo("compensating", "u", 3_600_000)).await.unwrap());
     api.record_compensation(lease.record(3, CompensationOutcome::Done)).await.unwrap();
     let failed = RecordCompensationRequest { detail: "broke".into(), ..lease.record(2, CompensationOutcome::Failed) };
     api.record_compensation(failed).await.unwrap();
     api.create_saga(held("to-compensate", &["a"])).await.unwrap();
-    let lease = key(&api.claim(undo("to-compensate", "u", 60_000)).await.unwrap());
+    let lease = key(&api.claim(claim_undo("to-compensate", "u", 60_000)).await.unwrap());
     api.release(lease.release()).await.unwrap();
     ended(api).await;
     api.stale(held("stale", &["a"]), "w").await;

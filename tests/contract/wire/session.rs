@@ -102,7 +102,7 @@ async fn each_kind_of_item_does_what_its_unary_call_does() {
         // Another saga is compensated.
         let undone = format!("{task_id}-undone");
         api.create_saga(held(&undone, &["a"])).await.unwrap();
-        let undo = ClaimRequest { purpose: LeasePurpose::Compensate.into(), ..claim(&undone, "w", 60_000) };
+        let undo = claim_undo(&undone, "w", 60_000);
         let lease = key(&saga_of(call!(Call::Claim(undo))));
         call!(Call::RecordCompensation(lease.record(1, CompensationOutcome::Done)));
         call!(Call::Compensate(lease.compensate()));
@@ -196,7 +196,7 @@ async fn items_are_executed_in_the_order_in_which_they_were_sent() {
     // All are sent at once; each is valid only after the one before it.
     let mut wanted = BTreeMap::new();
     for lease in &leases {
-        let compensate = ClaimRequest { purpose: LeasePurpose::Compensate.into(), ..claim(&lease.task_id, "x", 1000) };
+        let compensate = claim_undo(&lease.task_id, "x", 1000);
         let steps = [
             (Call::RegisterCompensation(lease.register(&["k"])), None),
             (Call::Heartbeat(HeartbeatRequest { progress: Some("1".into()), ..lease.heartbeat() }), None),

@@ -119,7 +119,7 @@ fn by_others(api: &Api, task_id: &str) -> Vec<(String, PendingCall)> {
     };
     let dispatch =
         DispatchRequest { task_id: task_id.clone(), assignee: "w".into(), actor: actor.clone(), ..Default::default() };
-    let undo = ClaimRequest { purpose: LeasePurpose::Compensate.into(), ..claim(&task_id, "w", 1000) };
+    let undo = claim_undo(&task_id, "w", 1000);
     calls!(api,
         "Claim EXECUTE" => claim(claim(&task_id, "w", 1000)),
         "Claim COMPENSATE" => claim(undo),

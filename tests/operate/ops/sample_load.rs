@@ -3,7 +3,7 @@
 use sagad::proto::*;
 
 use super::watched_daemon::WatchedDaemon;
-use crate::support::{Api, claim, compensation, create, eventually, held, key, ms};
+use crate::support::{Api, claim, claim_undo, compensation, create, eventually, held, key, ms};
 
 /// Makes calls after which each kind of metric has values. Streams stay open until the result is dropped.
 pub async fn some_of_everything(watched: &WatchedDaemon) -> impl Sized {
@@ -17,8 +17,7 @@ pub async fn some_of_everything(watched: &WatchedDaemon) -> impl Sized {
     api.stale(of("secret-stale", "builds"), "secret-owner").await;
     let undo = CreateSagaRequest { queue: "undo".into(), ..held("secret-undo", &["branch"]) };
     api.create_saga(undo).await.unwrap();
-    let claim_undo =
-        ClaimRequest { purpose: LeasePurpose::Compensate.into(), ..claim("secret-undo", "secret-owner", 100) };
+    let claim_undo = claim_undo("secret-undo", "secret-owner", 100);
     api.claim(claim_undo).await.unwrap();
     eventually("the lease for compensation expires", || async { api.get("secret-undo").await.stale.then_some(()) })
         .await;

@@ -9,7 +9,7 @@ use crate::{
     languages::{Language, Role},
     program::Program,
     situation_run::SituationRun,
-    support::{claim, create, eventually, held, key, ms},
+    support::{claim, claim_undo, create, eventually, held, key, ms},
 };
 
 /// Creates a saga whose lease expires soon.
@@ -66,7 +66,7 @@ pub async fn watched(language: &'static Language) {
     assert_eq!(run.event("with", EventType::RecoveryDecided).await.actor, "the-watcher");
 
     // A stale lease for compensation is left to the compensators: this saga stays stale during the whole test.
-    let undoing = ClaimRequest { purpose: LeasePurpose::Compensate.into(), ..claim("undoing", "gone", 100) };
+    let undoing = claim_undo("undoing", "gone", 100);
     run.create(held("undoing", &["a"])).await;
     run.api.claim(undoing).await.unwrap();
     first.until_of("stale", "undoing").await;
