@@ -11,6 +11,7 @@ pub mod errors;
 pub mod fake_coordinator;
 pub mod pki;
 pub mod principals;
+pub mod process_usage;
 pub mod session;
 pub mod setting;
 pub mod small_disk;

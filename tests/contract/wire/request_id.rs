@@ -6,7 +6,7 @@ use futures::Future;
 use sagad::proto::*;
 use tonic::Status;
 
-use crate::support::{daemon::ShutdownSignal, *};
+use crate::support::{daemon::ShutdownSignal, process_usage::ProcessUsage, *};
 
 type CallAnswer = Result<Vec<Saga>, Status>;
 type RepeatableCall = Box<dyn Fn() -> Pin<Box<dyn Future<Output = CallAnswer> + Send>>>;
@@ -235,13 +235,6 @@ async fn assert_one_effect(api: &Api, round: u32, stock: &[Saga], noted: &Saga) 
     assert_eq!(claims, 1, "claimed once");
 }
 
-/// The most memory that a process ever had, in MiB.
-fn peak_mib(pid: rustix::process::Pid) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    peak.trim().trim_end_matches(" kB").parse::<usize>().unwrap() / 1024
-}
-
 /// The largest batch, each saga with the largest result: 64 MiB, of which an answer holds 3.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p10_many_concurrent_repeats_of_a_large_batch_take_little_memory_and_writer_time() {
@@ -262,7 +255,8 @@ async fn p10_many_concurrent_repeats_of_a_large_batch_take_little_memory_and_wri
         }))
         .await;
     }
-    let before = peak_mib(daemon.process().pid());
+    let usage = ProcessUsage::of(daemon.pid());
+    let before = usage.status("VmHWM") / 1024;
     let lease = key(&api.running("mine", "w").await);
     let others = futures::future::join_all((0..4).map(|_| daemon.api())).await;
     let repeats: Vec<_> = (0..32)
@@ -288,7 +282,7 @@ async fn p10_many_concurrent_repeats_of_a_large_batch_take_little_memory_and_wri
     }
     let whole = api.get("t-0").await;
     assert!(!whole.contents_omitted && whole.result.len() == 64 * 1024);
-    let grown = peak_mib(daemon.process().pid()) - before;
+    let grown = usage.status("VmHWM") / 1024 - before;
     println!("32 repeats: {grown} MiB more, and {longest:?} for the longest of {beats} heartbeats");
     assert!(grown < 400, "it took {grown} MiB more");
     // The heartbeats share this process with tasks that read 32,000 sagas, so the writer's time is read from its vitals.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, prlimit, setrlimit};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use super::{measured_attack::MeasuredAttack, process_usage::CpuShare, raw_connection::*};
-use crate::support::*;
+use super::{measured_attack::MeasuredAttack, raw_connection::*};
+use crate::support::{process_usage::CpuShare, *};
 
 /// Raises this process's limit of open files to its maximum; returns it.
 fn raise_file_limit() -> usize {
@@ -24,15 +24,15 @@ async fn p10_ten_thousand_idle_connections_take_bounded_memory() {
     }
     // None of them makes a call.
     let attack = MeasuredAttack::begin("10,000 idle connections", &["--auth-timeout", "10m"]).await;
-    let before = attack.gauge.memory();
+    let before = attack.usage.memory();
     let mut idle = Vec::with_capacity(wanted);
     while idle.len() < wanted {
         idle.push(RawConnection::connect(attack.daemon.address()).await.unwrap());
     }
     attack.hold(2).await;
-    eventually("all have been accepted", || async { (attack.gauge.descriptors() >= wanted).then_some(()) }).await;
-    let each = (attack.gauge.memory() - before) as f64 / wanted as f64;
-    let share = CpuShare::begin(attack.gauge);
+    eventually("all have been accepted", || async { (attack.usage.descriptors() >= wanted).then_some(()) }).await;
+    let each = (attack.usage.memory() - before) as f64 / wanted as f64;
+    let share = CpuShare::begin(attack.usage);
     tokio::time::sleep(Duration::from_secs(1)).await;
     println!("{wanted} idle connections: {each:.1} KiB each, {:.2} cores", share.so_far());
     attack.hold(2).await;
@@ -56,7 +56,7 @@ async fn p10_silent_and_half_open_connections_are_closed_after_the_timeout() {
         silent.push(stream);
     }
     attack.hold(2).await;
-    eventually("their places are free", || async { (attack.gauge.descriptors() < 100).then_some(()) }).await;
+    eventually("their places are free", || async { (attack.usage.descriptors() < 100).then_some(()) }).await;
     drop(silent);
     attack.end(128).await;
 }
@@ -69,14 +69,14 @@ async fn p10_without_file_descriptors_open_connections_are_served() {
     // New connections of the well-behaved client wait in the backlog, and open ones are served.
     let keeper = attack.daemon.api().await;
     let saga = keeper.running("kept-through", "w").await;
-    let open = attack.gauge.descriptors() as u64;
+    let open = attack.usage.descriptors() as u64;
     prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(open + 20), maximum: limit.maximum }).unwrap();
     let mut peers = Vec::new();
     for _ in 0..200 {
         peers.push(TcpStream::connect(attack.daemon.address()).await.unwrap());
     }
-    eventually("none is left", || async { (attack.gauge.descriptors() as u64 >= open + 20).then_some(()) }).await;
-    let share = CpuShare::begin(attack.gauge);
+    eventually("none is left", || async { (attack.usage.descriptors() as u64 >= open + 20).then_some(()) }).await;
+    let share = CpuShare::begin(attack.usage);
     let begun = now();
     while begun.elapsed() < Duration::from_secs(2) {
         keeper.heartbeat(key(&saga).heartbeat()).await.unwrap();

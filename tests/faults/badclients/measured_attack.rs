@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::{
+use super::well_behaved_client::WellBehavedClient;
+use crate::support::{
     process_usage::{CpuShare, PeakMemory, ProcessUsage},
-    well_behaved_client::WellBehavedClient,
+    *,
 };
-use crate::support::*;
 
 /// Attacks are measured one at a time.
 static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
@@ -17,7 +17,7 @@ const KEPT: usize = 16;
 /// An attack on a daemon with a well-behaved client.
 pub struct MeasuredAttack {
     pub daemon: Daemon,
-    pub gauge: ProcessUsage,
+    pub usage: ProcessUsage,
     name: &'static str,
     client: WellBehavedClient,
     descriptors: usize,
@@ -35,12 +35,12 @@ impl MeasuredAttack {
     }
 
     async fn of(name: &'static str, mut daemon: Daemon, alone: tokio::sync::MutexGuard<'static, ()>) -> Self {
-        let gauge = ProcessUsage(daemon.process().pid().as_raw_nonzero().get());
-        let descriptors = gauge.descriptors();
+        let usage = ProcessUsage::of(daemon.pid());
+        let descriptors = usage.descriptors();
         let client = WellBehavedClient::start(&daemon).await;
         client.slowest();
-        let (peak, share) = (PeakMemory::watch(gauge), CpuShare::begin(gauge));
-        MeasuredAttack { daemon, gauge, name, client, descriptors, peak, share, _alone: alone }
+        let (peak, share) = (PeakMemory::watch(usage), CpuShare::begin(usage));
+        MeasuredAttack { daemon, usage, name, client, descriptors, peak, share, _alone: alone }
     }
 
     /// Waits until the well-behaved client has done some rounds.
@@ -50,16 +50,16 @@ impl MeasuredAttack {
 
     /// After the attack: connections must be closed, the peak of memory below the bound, calls answered, and the CPU idle.
     pub async fn end(self, bound_mib: u64) {
-        let MeasuredAttack { mut daemon, gauge, name, client, descriptors, peak, share, _alone } = self;
+        let MeasuredAttack { mut daemon, usage, name, client, descriptors, peak, share, _alone } = self;
         let cpu = share.so_far();
         let slowest = client.slowest();
         client.await_rounds(2).await;
         let (after, rounds) = (client.slowest(), client.stop().await);
         let peak_mib = peak.highest() / 1024;
         drop(peak);
-        eventually("its places are free", || async { (gauge.descriptors() <= descriptors + KEPT).then_some(()) }).await;
+        eventually("its places are free", || async { (usage.descriptors() <= descriptors + KEPT).then_some(()) }).await;
         eventually("it is idle", || async {
-            let idle = CpuShare::begin(gauge);
+            let idle = CpuShare::begin(usage);
             tokio::time::sleep(Duration::from_millis(300)).await;
             (idle.so_far() < 0.25).then_some(())
         })
@@ -67,7 +67,7 @@ impl MeasuredAttack {
         println!(
             "{name}: at most {peak_mib} MiB (bound {bound_mib}), {} MiB afterwards; {cpu:.2} cores; others: {rounds} \
              rounds, slowest call {:.1} ms, afterwards {:.1} ms",
-            gauge.memory() / 1024,
+            usage.memory() / 1024,
             slowest.as_secs_f64() * 1e3,
             after.as_secs_f64() * 1e3,
         );

@@ -9,7 +9,6 @@ mod floods;
 mod headers;
 mod lockout;
 mod measured_attack;
-mod process_usage;
 mod raw_connection;
 mod unread_answers;
 mod unusual_traffic;

@@ -98,7 +98,7 @@ async fn p10_unread_session_answers_take_bounded_memory() {
 async fn p10_sockets_that_are_not_read_are_closed() {
     let args = ["--keepalive-interval", "1s", "--keepalive-timeout", "2s", "--answer-timeout", "3s"];
     let attack = MeasuredAttack::begin("sockets that are not read", &args).await;
-    let idle = attack.gauge.descriptors();
+    let idle = attack.usage.descriptors();
     let mut peers = Vec::new();
     for _ in 0..sized(20, 200) {
         let mut raw = RawConnection::connect(attack.daemon.address()).await.unwrap();
@@ -111,9 +111,9 @@ async fn p10_sockets_that_are_not_read_are_closed() {
         peers.push(raw);
     }
     attack.hold(2).await;
-    let gauge = attack.gauge;
+    let usage = attack.usage;
     let left = idle + peers.len() / 2;
-    eventually("their connections are ended", || async { (gauge.descriptors() < left).then_some(()) }).await;
+    eventually("their connections are ended", || async { (usage.descriptors() < left).then_some(()) }).await;
     drop(peers);
     // The library keeps the memory of a connection's streams until the connection is closed: 2 MiB each here.
     attack.end(sized(256, 512)).await;

@@ -21,8 +21,8 @@ use tokio::{
 use tonic::body::Body;
 use tower::Service;
 
-use super::{lockout, measured_attack::MeasuredAttack, process_usage::ProcessUsage, raw_connection::*, sized};
-use crate::support::{pki::Ca, *};
+use super::{lockout, measured_attack::MeasuredAttack, raw_connection::*, sized};
+use crate::support::{pki::Ca, process_usage::ProcessUsage, *};
 
 /// A proxy that passes on what it reads in packets of these lengths in turn.
 async fn proxy(daemon: SocketAddr, lengths: &'static [usize]) -> SocketAddr {
@@ -179,7 +179,7 @@ async fn p10_long_or_large_certificate_chains_are_refused_before_verification() 
     let _alone = lockout::ALONE.lock().await;
     let mut target = lockout::AttackTarget::logging(lockout::Transport::Mutual, "sagad=debug");
     target.connect_and_call([127, 0, 0, 1]).await;
-    let gauge = ProcessUsage(target.daemon.process().pid().as_raw_nonzero().get());
+    let usage = ProcessUsage::of(target.daemon.pid());
     // They have the name of the daemon's CA, so that each could be the issuer of the others.
     let others = Ca::new();
     let chain = |count: usize| -> Vec<_> { (0..count).map(|_| others.intermediate("a CA of a test", 0)).collect() };
@@ -194,12 +194,12 @@ async fn p10_long_or_large_certificate_chains_are_refused_before_verification() 
     for (what, chain, too_long) in cases {
         let before = target.daemon.log().matches("has too many certificates, or too large ones").count();
         let tls = target.tls_with(&others.client("operator", ""), &chain);
-        let (cpu, begun) = (gauge.cpu(), now());
+        let (cpu, begun) = (usage.cpu(), now());
         for _ in 0..sized(30, 300) {
             drop(lockout::whole(target.daemon.address(), &tls).await);
         }
         let refused = || target.daemon.log().matches("has too many certificates, or too large ones").count() - before;
-        println!("{what}: {:?} of CPU in {:?}", gauge.cpu() - cpu, begun.elapsed());
+        println!("{what}: {:?} of CPU in {:?}", usage.cpu() - cpu, begun.elapsed());
         if too_long {
             eventually("all are refused", || async { (refused() == sized(30, 300)).then_some(()) }).await;
         } else {

@@ -55,14 +55,14 @@ async fn files_memory_and_descriptors_do_not_grow_under_load() {
     let address = daemon.address();
 
     let load = Arc::new(ChurnLoad::begin(address, rate));
-    let gauge = DaemonSampler::of(daemon.pid().as_raw_nonzero().get(), &data);
+    let sampler = DaemonSampler::of(&daemon, &data);
     let mut samples = Samples::default();
     let begun = now();
     for number in 1..=SAMPLES {
         let at = length * number / SAMPLES;
         tokio::time::sleep(at.saturating_sub(begun.elapsed())).await;
         assert!(daemon.has_ended().is_none(), "the daemon ended:\n{}", daemon.log());
-        samples.add(gauge.sample(begun.elapsed(), load.done(), load.stored(address).await));
+        samples.add(sampler.sample(begun.elapsed(), load.done(), load.stored(address).await));
     }
     let failures = load.end().await;
     until_gone(address).await;

@@ -2,6 +2,8 @@
 
 use std::{fmt, fs, path::PathBuf, time::Duration};
 
+use crate::support::{Daemon, process_usage::ProcessUsage};
+
 /// After the warm-up, the medians of this many first and last samples are compared.
 const COMPARED: usize = 15;
 /// How much memory may grow for each call, while the recent events in memory are fewer than are kept, with their encoded form for
@@ -17,7 +19,7 @@ const COUNT_NOISE: u64 = 12;
 
 /// Samples a daemon.
 pub struct DaemonSampler {
-    pid: i32,
+    usage: ProcessUsage,
     data: PathBuf,
 }
 
@@ -35,26 +37,21 @@ pub struct Sample {
 }
 
 impl DaemonSampler {
-    pub fn of(pid: i32, data: &std::path::Path) -> Self {
-        DaemonSampler { pid, data: data.to_owned() }
+    pub fn of(daemon: &Daemon, data: &std::path::Path) -> Self {
+        DaemonSampler { usage: ProcessUsage::of(daemon.pid()), data: data.to_owned() }
     }
 
     pub fn sample(&self, at: Duration, calls: u64, sagas: i64) -> Sample {
         let size = |name: &str| self.data.join(name).metadata().map_or(0, |metadata| metadata.len());
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).expect("the daemon is running");
-        let field = |name: &str| -> u64 {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-            line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().unwrap()
-        };
         Sample {
             seconds: at.as_secs_f64(),
             calls,
             sagas,
             database: size("sagad.db"),
             log: size("sagad.db-wal"),
-            memory: field("VmRSS") << 10,
-            files: fs::read_dir(format!("/proc/{}/fd", self.pid)).unwrap().count() as u64,
-            threads: field("Threads"),
+            memory: self.usage.memory() << 10,
+            files: self.usage.descriptors() as u64,
+            threads: self.usage.status("Threads"),
         }
     }
 }

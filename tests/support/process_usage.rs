@@ -10,15 +10,26 @@ use std::{
     time::Duration,
 };
 
-use crate::support::now;
+use rustix::process::Pid;
 
-/// A process, by its pid.
+use super::now;
+
+/// A running process.
 #[derive(Clone, Copy, Debug)]
-pub struct ProcessUsage(pub i32);
+pub struct ProcessUsage(Pid);
 
 impl ProcessUsage {
-    fn status(self, field: &str) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.0)).expect("the daemon is running");
+    pub fn of(pid: Pid) -> Self {
+        ProcessUsage(pid)
+    }
+
+    fn file(self, name: &str) -> String {
+        format!("/proc/{}/{name}", self.0.as_raw_nonzero())
+    }
+
+    /// A number in its `status` file, such as `Threads`; memory is in KiB.
+    pub fn status(self, field: &str) -> u64 {
+        let status = fs::read_to_string(self.file("status")).expect("the process is running");
         let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
         line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().unwrap()
     }
@@ -30,7 +41,7 @@ impl ProcessUsage {
 
     /// Time on the CPU since its start.
     pub fn cpu(self) -> Duration {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0)).unwrap();
+        let stat = fs::read_to_string(self.file("stat")).unwrap();
         // Fields 14 and 15, in hundredths of a second, after the name, which may contain anything.
         let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
         let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
@@ -39,7 +50,7 @@ impl ProcessUsage {
 
     /// Open file descriptors.
     pub fn descriptors(self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.0)).unwrap().count()
+        fs::read_dir(self.file("fd")).unwrap().count()
     }
 }
 
@@ -52,13 +63,13 @@ pub struct PeakMemory {
 
 impl PeakMemory {
     /// Measures every 20 ms, in a thread of its own, which a busy runtime does not delay.
-    pub fn watch(gauge: ProcessUsage) -> Self {
+    pub fn watch(usage: ProcessUsage) -> Self {
         let (highest, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let thread = thread::spawn({
             let (highest, stop) = (highest.clone(), stop.clone());
             move || {
                 while !stop.load(Relaxed) {
-                    highest.fetch_max(gauge.memory(), Relaxed);
+                    highest.fetch_max(usage.memory(), Relaxed);
                     thread::sleep(Duration::from_millis(20));
                 }
             }
@@ -83,17 +94,17 @@ impl Drop for PeakMemory {
 
 /// CPU time since its start, as a share of one core.
 pub struct CpuShare {
-    gauge: ProcessUsage,
+    usage: ProcessUsage,
     begun: std::time::Instant,
     cpu: Duration,
 }
 
 impl CpuShare {
-    pub fn begin(gauge: ProcessUsage) -> Self {
-        CpuShare { gauge, begun: now(), cpu: gauge.cpu() }
+    pub fn begin(usage: ProcessUsage) -> Self {
+        CpuShare { usage, begun: now(), cpu: usage.cpu() }
     }
 
     pub fn so_far(&self) -> f64 {
-        (self.gauge.cpu() - self.cpu).as_secs_f64() / self.begun.elapsed().as_secs_f64()
+        (self.usage.cpu() - self.cpu).as_secs_f64() / self.begun.elapsed().as_secs_f64()
     }
 }
