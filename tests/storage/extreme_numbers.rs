@@ -95,21 +95,21 @@ fn set(path: &Path, (table, column, rows): &(String, String, String), value: i64
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
 }
 
-struct OpenStore {
+struct StoreAndWriter {
     store: Store,
     writer: WriterThread,
     clock: Arc<ManualClock>,
 }
 
-fn open(dir: &TempDir) -> Result<OpenStore, String> {
+fn open(dir: &TempDir) -> Result<StoreAndWriter, String> {
     let clock = Arc::new(ManualClock::at(START));
     let as_clock: Arc<dyn Clock> = clock.clone();
     let (store, writer) = open_small(dir.path(), as_clock).map_err(|error| error.to_string())?;
-    Ok(OpenStore { store, writer, clock })
+    Ok(StoreAndWriter { store, writer, clock })
 }
 
 /// Makes reads and changes of all kinds. Any answer is accepted, except that the writer has ended.
-async fn used(opened: &OpenStore) -> Vec<StoreError> {
+async fn used(opened: &StoreAndWriter) -> Vec<StoreError> {
     let store = &opened.store;
     let mut failed = Vec::new();
     let mut tasks: Vec<TaskId> = Vec::new();

@@ -23,7 +23,7 @@ pub enum Op {
     ClaimNext(ClaimNextRequest, Vec<String>),
     Heartbeat(HeartbeatRequest),
     Register(RegisterCompensationRequest),
-    WatchRecord(RecordCompensationRequest),
+    Record(RecordCompensationRequest),
     Complete(CompleteRequest),
     Fail(FailRequest),
     Release(ReleaseRequest),

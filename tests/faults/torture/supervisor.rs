@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use super::{
     torture_client::TortureClient,
     verify::{verify, verify_contents},
-    watcher::{WatchRecord, Watcher},
+    watcher::{TailRecord, Watcher},
 };
 use crate::support::{self, Daemon, Launch, Sagas};
 
@@ -193,7 +193,7 @@ fn has_tables(data: &Path) -> bool {
 }
 
 /// Asserts that the watcher's record equals the history.
-fn compare_history(record: &WatchRecord, data: &Path) {
+fn compare_history(record: &TailRecord, data: &Path) {
     let connection = Connection::open(data.join("sagad.db")).unwrap();
     let sql = "SELECT e.revision, s.task_id, e.to_state FROM event e JOIN saga s ON s.id = e.saga ORDER BY e.revision";
     let mut statement = connection.prepare(sql).unwrap();

@@ -14,7 +14,7 @@ use crate::support;
 
 /// The items that a watcher received.
 #[derive(Default)]
-pub struct WatchRecord {
+pub struct TailRecord {
     pub events: Vec<SagaEvent>,
     /// The last received revision, also of a bookmark.
     pub last: i64,
@@ -24,18 +24,18 @@ pub struct WatchRecord {
 
 /// A running watcher; it follows the daemon to each new address.
 pub struct Watcher {
-    pub record: Arc<Mutex<WatchRecord>>,
+    pub record: Arc<Mutex<TailRecord>>,
     task: JoinHandle<()>,
 }
 
 impl Watcher {
     pub fn follow(addresses: watch::Receiver<Option<SocketAddr>>) -> Self {
-        let record = Arc::new(Mutex::new(WatchRecord::default()));
+        let record = Arc::new(Mutex::new(TailRecord::default()));
         Watcher { record: record.clone(), task: tokio::spawn(follow(addresses, record)) }
     }
 
     /// Waits until it has everything up to a revision; returns its record.
-    pub async fn through(self, head: i64) -> WatchRecord {
+    pub async fn through(self, head: i64) -> TailRecord {
         let begun = support::now();
         loop {
             if self.task.is_finished() {
@@ -53,7 +53,7 @@ impl Watcher {
     }
 }
 
-async fn follow(mut addresses: watch::Receiver<Option<SocketAddr>>, record: Arc<Mutex<WatchRecord>>) {
+async fn follow(mut addresses: watch::Receiver<Option<SocketAddr>>, record: Arc<Mutex<TailRecord>>) {
     loop {
         let address = *addresses.borrow_and_update();
         if let Some(address) = address {
@@ -65,7 +65,7 @@ async fn follow(mut addresses: watch::Receiver<Option<SocketAddr>>, record: Arc<
 }
 
 /// Follows one daemon until it has ended.
-async fn tail(address: SocketAddr, record: &Mutex<WatchRecord>) {
+async fn tail(address: SocketAddr, record: &Mutex<TailRecord>) {
     let Ok(endpoint) = tonic::transport::Endpoint::from_shared(format!("http://{address}")) else { return };
     let Ok(channel) = endpoint.connect().await else { return };
     let after = record.lock().unwrap().last;

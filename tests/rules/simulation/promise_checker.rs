@@ -18,7 +18,7 @@ use sagad::{
 };
 
 /// The last lease of a saga, until something ends it.
-struct HeldLease {
+struct LeaseRecord {
     owner: OwnerId,
     token: FencingToken,
     /// When it was last renewed: the arrival time of the claim or heartbeat.
@@ -33,7 +33,7 @@ struct HeldLease {
 struct SagaRecord {
     state: State,
     last_token: FencingToken,
-    lease: Option<HeldLease>,
+    lease: Option<LeaseRecord>,
     /// By position: whether the compensation is settled.
     settled: Vec<bool>,
     revision: Revision,
@@ -104,7 +104,7 @@ impl PromiseChecker {
     }
 
     /// When a lease may count as expired.
-    fn reaches(&self, held: &HeldLease) -> Timestamp {
+    fn reaches(&self, held: &LeaseRecord) -> Timestamp {
         if held.reported {
             // An absence does not shorten a lease.
             return Timestamp::ZERO;
@@ -249,7 +249,7 @@ impl PromiseChecker {
         let record = &mut self.sagas[place];
         record.last_token = token;
         // The expiry is in the answer.
-        record.lease = Some(HeldLease { owner, token, renewed, expire: Timestamp::MAX, renewed_true, reported: false });
+        record.lease = Some(LeaseRecord { owner, token, renewed, expire: Timestamp::MAX, renewed_true, reported: false });
     }
 
     fn expired(&mut self, place: usize, event: &Event, done: &ExecutedCommand<'_>) {

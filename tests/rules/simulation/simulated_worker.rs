@@ -28,7 +28,7 @@ pub enum WorkerRole {
 
 /// A call without an answer so far.
 #[derive(Clone)]
-pub struct PendingCall {
+pub struct UnansweredCall {
     pub id: u64,
     pub request: Request,
     /// When it was first sent.
@@ -58,7 +58,7 @@ pub struct SimulatedWorker {
     pub incarnation: u32,
     /// The number of its next wake-up; others are ignored.
     pub wake: u64,
-    pub pending: Option<PendingCall>,
+    pub pending: Option<UnansweredCall>,
     pub job: Option<Job>,
     /// Its earlier leases.
     had: Vec<(TaskId, FencingToken)>,

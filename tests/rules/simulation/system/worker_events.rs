@@ -11,7 +11,7 @@ use sagad::{
 use super::{
     super::{
         operators,
-        simulated_worker::{PendingCall, WorkerAction},
+        simulated_worker::{UnansweredCall, WorkerAction},
     },
     ActiveWork, Call, CallSource, System,
 };
@@ -59,7 +59,7 @@ impl System {
         let patience = self.rng.between(5_000, 1_500_000);
         let worker = &mut self.workers[n];
         let incarnation = worker.incarnation;
-        worker.pending = Some(PendingCall { id, request: request.clone(), first_sent });
+        worker.pending = Some(UnansweredCall { id, request: request.clone(), first_sent });
         if worker.job.as_ref().is_some_and(|job| job.finishing) {
             self.stop_working(n);
         }
