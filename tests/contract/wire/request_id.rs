@@ -239,7 +239,7 @@ async fn assert_one_effect(api: &Api, round: u32, stock: &[Saga], noted: &Saga) 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p10_many_concurrent_repeats_of_a_large_batch_take_little_memory_and_writer_time() {
     const SAGAS: usize = 1000;
-    let mut daemon = Daemon::start();
+    let daemon = Daemon::start();
     let api = daemon.api().await;
     let requests = (0..SAGAS).map(|n| CreateSagaRequest { payload: "p".into(), ..create(&format!("t-{n}")) }).collect();
     let batch = BatchCreateSagasRequest { requests, request_id: named("the batch") };

@@ -34,7 +34,7 @@ impl MeasuredAttack {
         MeasuredAttack::of(name, daemon, alone).await
     }
 
-    async fn of(name: &'static str, mut daemon: Daemon, alone: tokio::sync::MutexGuard<'static, ()>) -> Self {
+    async fn of(name: &'static str, daemon: Daemon, alone: tokio::sync::MutexGuard<'static, ()>) -> Self {
         let usage = ProcessUsage::of(daemon.pid());
         let descriptors = usage.descriptors();
         let client = WellBehavedClient::start(&daemon).await;

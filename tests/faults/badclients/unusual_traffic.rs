@@ -41,7 +41,7 @@ async fn proxy(daemon: SocketAddr, lengths: &'static [usize]) -> SocketAddr {
     address
 }
 
-async fn copy_copy_in_pieces(
+async fn copy_in_pieces(
     from: &mut (impl AsyncReadExt + Unpin),
     to: &mut (impl AsyncWriteExt + Unpin),
     lengths: &[usize],
@@ -177,7 +177,7 @@ async fn p10_a_flood_of_tls_handshakes_delays_no_other_call() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p10_long_or_large_certificate_chains_are_refused_before_verification() {
     let _alone = lockout::ALONE.lock().await;
-    let mut target = lockout::AttackTarget::logging(lockout::Transport::Mutual, "sagad=debug");
+    let target = lockout::AttackTarget::logging(lockout::Transport::Mutual, "sagad=debug");
     target.connect_and_call([127, 0, 0, 1]).await;
     let usage = ProcessUsage::of(target.daemon.pid());
     // They have the name of the daemon's CA, so that each could be the issuer of the others.

@@ -24,7 +24,7 @@ const KILLS_PER_STORE: u64 = 25;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p1_acknowledged_changes_survive_kills() {
     let kills = support::number("TORTURE_KILLS").unwrap_or(KILLS_PER_STORE);
-    let seed = support::number("TORTURE_SEED").unwrap_or_else(rand::random);
+    let seed: u64 = support::number("TORTURE_SEED").unwrap_or_else(rand::random);
     let begun = support::now();
     let mut done = supervisor::TortureCounts::default();
     for round in 0..kills.div_ceil(KILLS_PER_STORE) {

@@ -249,7 +249,8 @@ impl PromiseChecker {
         let record = &mut self.sagas[place];
         record.last_token = token;
         // The expiry is in the answer.
-        record.lease = Some(LeaseRecord { owner, token, renewed, expire: Timestamp::MAX, renewed_true, reported: false });
+        record.lease =
+            Some(LeaseRecord { owner, token, renewed, expire: Timestamp::MAX, renewed_true, reported: false });
     }
 
     fn expired(&mut self, place: usize, event: &Event, done: &ExecutedCommand<'_>) {

@@ -26,7 +26,7 @@ enum WatchItem {
     Through(Revision, bool),
 }
 
-type WatchItems = Pin<Box<dyn Stream<WatchItem = Result<WatchItem, StoreError>>>>;
+type WatchItems = Pin<Box<dyn Stream<Item = Result<WatchItem, StoreError>>>>;
 
 /// A watcher and its position.
 pub struct SimulatedWatcher {
